@@ -1,0 +1,94 @@
+//! Random streams that are named, not stored: the same (seed, purpose, index) always gives the same numbers, so no generator
+//! state is ever saved.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::digest::Digest;
+
+/// A deterministic stream of random numbers, stable across versions and platforms.
+pub struct Stream(ChaCha8Rng);
+
+impl Stream {
+    /// The stream for one purpose (`"select"`, `"mutate"`, …) at one index (usually the step).
+    pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
+        let digest = Digest::of_parts([&seed.to_le_bytes()[..], purpose.as_bytes(), &index.to_le_bytes()]);
+        Self(ChaCha8Rng::seed_from_u64(digest.low64()))
+    }
+
+    pub fn next_u64(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    /// A uniform number in `0..bound`; 0 where `bound` is 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        // The bias of this multiplication is below 2^-32 for every bound that fits a collection in memory here.
+        ((u128::from(self.next_u64()) * bound as u128) >> 64) as usize
+    }
+
+    /// A uniform number in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// An index drawn in proportion to its weight; `None` if no weight is positive.
+    pub fn weighted(&mut self, weights: &[f64]) -> Option<usize> {
+        let total: f64 = weights.iter().filter(|weight| **weight > 0.0).sum();
+        if !(total > 0.0 && total.is_finite()) {
+            return None;
+        }
+        let mut left = self.unit() * total;
+        let mut last = None;
+        for (index, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            last = Some(index);
+            left -= weight;
+            if left < 0.0 {
+                break;
+            }
+        }
+        last
+    }
+
+    /// Fisher and Yates's shuffle.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+/// A seed from the operating system, for what no candidate may foresee. The caller records it.
+pub fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // `RandomState` is keyed from the system's entropy once per thread; the clock separates the calls.
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u128(std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos()));
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_repeat_and_differ_by_name() {
+        let draw = |purpose, index| Stream::new(7, purpose, index).next_u64();
+        assert_eq!(draw("select", 3), draw("select", 3));
+        assert_ne!(draw("select", 3), draw("select", 4));
+        assert_ne!(draw("select", 3), draw("mutate", 3));
+    }
+
+    #[test]
+    fn draws_stay_in_their_bounds() {
+        let mut stream = Stream::new(1, "test", 0);
+        assert!((0..1000).all(|_| stream.below(3) < 3));
+        assert_eq!(stream.below(0), 0);
+        assert_eq!(stream.weighted(&[0.0, 2.0, 0.0]), Some(1));
+        assert_eq!(stream.weighted(&[0.0, -1.0]), None);
+        let mut items: Vec<_> = (0..20).collect();
+        stream.shuffle(&mut items);
+        assert_ne!(items, (0..20).collect::<Vec<_>>());
+        items.sort_unstable();
+        assert_eq!(items, (0..20).collect::<Vec<_>>());
+    }
+}

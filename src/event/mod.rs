@@ -1,0 +1,182 @@
+//! What happened, one line each: the vocabulary of the journals (DESIGN section 7).
+//!
+//! The journal folded through `Search::tell` is the state of a search. Plain data; reading and writing lines is `run`'s.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::base::Digest;
+use crate::verdict::{Duel, Verdict};
+
+/// The version of a journal line.
+pub const SCHEMA: u32 = 1;
+
+/// One event of a task's journal. Each variant's name in snake case is the line's `event`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A question was decided upon.
+    Asked(Brief),
+    /// An answer to it: a candidate, its source durable in the step's folder.
+    Proposed(Proposed),
+    /// The step ended without a candidate.
+    Failed(Failed),
+    /// The candidate was judged.
+    Judged(Judged),
+    /// The candidate and the incumbent of its cell were timed against each other.
+    Dueled(Dueled),
+    /// A candidate was measured again with new seeds in fresh processes.
+    Confirmed(Confirmed),
+    /// The search of this task ended, or was told to.
+    Stopped(Stopped),
+}
+
+/// What step to make, from what, and how: everything that a proposer may depend on. Pure: the same brief gives the same question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Brief {
+    pub step: u64,
+    pub operator: Operator,
+    /// Steps whose kernels the proposal is made from; empty for `start`.
+    #[serde(default)]
+    pub parents: Vec<u64>,
+    /// Seeds every random choice of the proposer.
+    pub seed: u64,
+    /// `start`: the file name of the starting kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// `autotune`: the values to put in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<IndexMap<String, i64>>,
+    /// `mutate` and `recombine`: how often this operator was asked of these parents before, so that no mutation is made twice.
+    #[serde(default)]
+    pub attempt: u64,
+}
+
+/// How a candidate is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operator {
+    /// A starting kernel of the task, as it is.
+    Start,
+    /// A move in the space of the declared tunables.
+    Autotune,
+    /// A transformation of the syntax tree.
+    Mutate,
+    /// Tunables and device functions of two parents.
+    Recombine,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proposed {
+    pub step: u64,
+    /// Hash of `kernel.cu`, the source with its values written in force.
+    pub kernel: Digest,
+    pub operator: Operator,
+    pub parents: Vec<u64>,
+    /// What the operator did, for people and for credit: `unroll`, `ROWS=2`, …
+    pub detail: String,
+    /// Hash of the source without the values of its tunables: candidates of one family differ only in those.
+    pub family: Digest,
+    /// The values in force.
+    #[serde(default)]
+    pub point: IndexMap<String, i64>,
+    /// The declared space: every tunable with its allowed values.
+    #[serde(default)]
+    pub space: IndexMap<String, Vec<i64>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    pub step: u64,
+    pub reason: FailedReason,
+    /// `duplicate`: the step that has the same source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// `duplicate`: the hash of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Digest>,
+}
+
+/// Why a step ended without a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailedReason {
+    /// Nothing was changed, or the operator found nothing to change.
+    NoOp,
+    /// The source equals one already tried.
+    Duplicate,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    pub step: u64,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dueled {
+    /// The challenger.
+    pub step: u64,
+    /// The incumbent's step.
+    pub against: u64,
+    /// `None` where one of the two no longer passed.
+    pub duel: Option<Duel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Confirmed {
+    pub step: u64,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stopped {
+    pub why: StopReason,
+    /// The last step that counts.
+    pub at: u64,
+}
+
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// All the steps asked for were made.
+    Steps,
+    /// The wall time is spent.
+    Seconds,
+    /// The target speedup was reached.
+    Target,
+    /// No improvement for `search.patience` steps.
+    Patience,
+    /// Nothing is left to try.
+    Exhausted,
+}
+
+impl Event {
+    /// The name on the journal line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::Asked(_) => "asked",
+            Event::Proposed(_) => "proposed",
+            Event::Failed(_) => "failed",
+            Event::Judged(_) => "judged",
+            Event::Dueled(_) => "dueled",
+            Event::Confirmed(_) => "confirmed",
+            Event::Stopped(_) => "stopped",
+        }
+    }
+
+    /// The step that the event belongs to, if it belongs to one.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Event::Asked(event) => Some(event.step),
+            Event::Proposed(event) => Some(event.step),
+            Event::Failed(event) => Some(event.step),
+            Event::Judged(event) => Some(event.step),
+            Event::Dueled(event) => Some(event.step),
+            Event::Confirmed(event) => Some(event.step),
+            Event::Stopped(_) => None,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Tasks: what is computed, on which shapes and inputs, how precisely, and against which baseline.
+//!
+//! Parses and checks; never compiles or runs anything, and never reads the clock.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::base::Digest;
+use crate::base::expression::Expression;
+
+mod definition;
+mod dtype;
+mod files;
+mod settings;
+mod workload;
+
+pub use definition::{Axis, Definition, Tensor};
+pub use dtype::DType;
+pub use files::{TaskFiles, embedded_names};
+pub use settings::{Distribution, HiddenRange, Profile, Settings, Shape, Tolerance, WorkloadChoice};
+pub use workload::{InputSource, Workload};
+
+/// A definition, its workloads and kforge's own settings, all checked against each other.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The task folder's name, e.g. `gdn_decode`.
+    pub name: String,
+    pub definition: Definition,
+    pub workloads: Vec<Workload>,
+    pub settings: Settings,
+    /// The text of the oracle's kernel file.
+    pub oracle: String,
+    /// The kernels that the settings name, by file name: baselines and starting kernels.
+    pub kernels: IndexMap<String, String>,
+    /// Compulsory bytes, reads plus writes.
+    pub bytes: Expression,
+    pub flops: Expression,
+    /// Over every file of the task folder and every kernel that it names.
+    pub digest: Digest,
+}
+
+/// One binding of all axes: constant ones and a workload's variable ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    pub axes: IndexMap<String, i64>,
+}
+
+impl Task {
+    /// The file name and text of the baseline that speed is measured against.
+    pub fn baseline(&self) -> (&str, &str) {
+        let file = self.settings.baselines.values().next().map_or("", |baseline| baseline.kernel.as_str());
+        (file, self.kernels.get(file).map_or("", String::as_str))
+    }
+
+    /// The starting kernels of a search, by file name, in order.
+    pub fn starts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.settings.start.iter().filter_map(|file| self.kernels.get_key_value(file)).map(|(file, text)| (file.as_str(), text.as_str()))
+    }
+
+    /// The workloads that a profile selects, in the order of `workloads.jsonl`.
+    pub fn selected(&self, profile: &Profile) -> Vec<&Workload> {
+        match &profile.workloads {
+            WorkloadChoice::All => self.workloads.iter().collect(),
+            WorkloadChoice::Named(names) => self.workloads.iter().filter(|workload| names.contains(&workload.id)).collect(),
+        }
+    }
+}

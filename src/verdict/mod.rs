@@ -1,0 +1,173 @@
+//! What became of a candidate (DESIGN section 8). Being wrong is data: nothing here is an error.
+//!
+//! Plain data; `verdict.json`, the journal and `kforge eval` print the same structure.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+mod status;
+
+pub use status::Status;
+
+/// The version of the verdict's JSON.
+pub const SCHEMA: u32 = 1;
+
+/// The whole judgement of one kernel on one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub schema: u32,
+    pub task: String,
+    /// The path or the step that was judged.
+    pub kernel: String,
+    pub backend: String,
+    pub status: Status,
+    /// One sentence for a person; `None` for `passed`.
+    pub reason: Option<String>,
+    /// Whether this was measured again with new seeds in fresh processes.
+    pub confirmed: bool,
+    pub device: DeviceIdentity,
+    /// What held the candidate, for example `process`.
+    pub sandbox: String,
+    #[serde(default)]
+    pub tunables: IndexMap<String, i64>,
+    /// `cold`, `hot`, or `warm` where the host is the device.
+    pub cache: String,
+    /// The share of the timed outputs that was compared with the oracle, 0 to 1; `None` where nothing was timed.
+    pub checked_share: Option<f64>,
+    #[serde(default)]
+    pub voided_blocks: u64,
+    #[serde(default)]
+    pub seeds: Vec<u64>,
+    pub baseline: Option<BaselineIdentity>,
+    /// Over all workloads; only where `status` is `passed`.
+    pub speedup: Option<Speedup>,
+    pub workloads: Vec<WorkloadVerdict>,
+    pub resources: Resources,
+    /// What the archive's axes are made from, by name.
+    #[serde(default)]
+    pub features: IndexMap<String, f64>,
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
+    pub seconds: Seconds,
+}
+
+impl Verdict {
+    /// Whether the candidate is correct, measured, and above the floor.
+    pub fn passed(&self) -> bool {
+        self.status == Status::Passed
+    }
+}
+
+/// Which device judged.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceIdentity {
+    pub name: String,
+    pub arch: String,
+    pub uuid: Option<String>,
+    pub driver: Option<String>,
+    /// Cores that a CPU backend spreads blocks over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
+}
+
+/// What speed was measured against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaselineIdentity {
+    pub name: String,
+    /// `kernel` or `python`.
+    pub kind: String,
+    #[serde(default)]
+    pub versions: IndexMap<String, String>,
+}
+
+/// A speedup over all workloads: baseline time / candidate time, geometric mean.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speedup {
+    pub geomean: f64,
+    pub ci95: [f64; 2],
+}
+
+/// What became of a candidate on one workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadVerdict {
+    pub id: String,
+    pub axes: IndexMap<String, i64>,
+    /// Whether no prompt names this shape; hidden shapes are checked, never timed.
+    #[serde(default)]
+    pub hidden: bool,
+    /// Index of the variant in force, counted from 0; `None` where the file has none or none holds.
+    pub variant: Option<usize>,
+    pub status: Status,
+    pub speedup: Option<f64>,
+    pub ci95: Option<[f64; 2]>,
+    pub candidate_us: Option<Times>,
+    pub baseline_us: Option<Times>,
+    pub floor_us: Option<f64>,
+    pub roofline: Option<f64>,
+    pub max_abs_error: Option<f64>,
+    pub max_rel_error: Option<f64>,
+    pub mean_abs_error: Option<f64>,
+    /// 1 - the largest |x - r| / bound; negative where an element failed.
+    pub tolerance_margin: Option<f64>,
+}
+
+/// A sample of times in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Times {
+    pub median: f64,
+    pub mean: f64,
+    pub std: f64,
+    pub min: f64,
+    pub max: f64,
+    pub n: u64,
+}
+
+/// What the compiler and the driver say; `None` where the backend cannot know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    pub registers: Option<u32>,
+    pub spill_bytes: Option<u64>,
+    pub shared_bytes: Option<u64>,
+    pub occupancy: Option<f64>,
+}
+
+/// What a person needs to reproduce a fault.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evidence {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensor: Option<String>,
+    /// Flat index of the element.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<f64>,
+    /// Text, because it may be `NaN` or `inf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+    /// Line in the kernel file, counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Untrusted: the compiler's words, or the candidate's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+}
+
+/// Wall time that judging took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    pub compile: f64,
+    pub check: f64,
+    pub measure: f64,
+}
+
+/// A paired comparison of two candidates on the same data: incumbent time / challenger time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Duel {
+    pub ratio: f64,
+    pub ci95: [f64; 2],
+}
