@@ -1,0 +1,7 @@
+//! kforge: an evolutionary search driver for GPU kernels.
+
+pub mod base;
+pub mod event;
+pub mod kernel;
+pub mod task;
+pub mod verdict;

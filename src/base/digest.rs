@@ -39,7 +39,9 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -61,7 +63,9 @@ impl<'de> Deserialize<'de> for Digest {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let mut bytes = [0; 16];
         if text.len() != 32 || !text.is_ascii() {
-            return Err(D::Error::custom(format!("`{text}` is not a hash of 32 hexadecimal digits")));
+            return Err(D::Error::custom(format!(
+                "`{text}` is not a hash of 32 hexadecimal digits"
+            )));
         }
         for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
             let pair = std::str::from_utf8(digits).map_err(D::Error::custom)?;
@@ -80,7 +84,10 @@ mod tests {
         let digest = Digest::of("kernel");
         let json = serde_json::to_string(&digest).unwrap();
         assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
-        assert_ne!(Digest::of_parts([b"ab".as_slice(), b"c"]), Digest::of_parts([b"a".as_slice(), b"bc"]));
+        assert_ne!(
+            Digest::of_parts([b"ab".as_slice(), b"c"]),
+            Digest::of_parts([b"a".as_slice(), b"bc"])
+        );
         assert!(serde_json::from_str::<Digest>("\"zz\"").is_err());
     }
 }

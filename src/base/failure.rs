@@ -26,15 +26,27 @@ pub struct Failure {
 
 impl Failure {
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Usage, message: message.into(), hint: None }
+        Self {
+            kind: Kind::Usage,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub fn environment(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Environment, message: message.into(), hint: None }
+        Self {
+            kind: Kind::Environment,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub fn reference(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Reference, message: message.into(), hint: None }
+        Self {
+            kind: Kind::Reference,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     #[must_use]

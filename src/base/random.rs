@@ -12,7 +12,11 @@ pub struct Stream(ChaCha8Rng);
 impl Stream {
     /// The stream for one purpose (`"select"`, `"mutate"`, …) at one index (usually the step).
     pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
-        let digest = Digest::of_parts([&seed.to_le_bytes()[..], purpose.as_bytes(), &index.to_le_bytes()]);
+        let digest = Digest::of_parts([
+            &seed.to_le_bytes()[..],
+            purpose.as_bytes(),
+            &index.to_le_bytes(),
+        ]);
         Self(ChaCha8Rng::seed_from_u64(digest.low64()))
     }
 
@@ -39,7 +43,11 @@ impl Stream {
         }
         let mut left = self.unit() * total;
         let mut last = None;
-        for (index, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        for (index, weight) in weights
+            .iter()
+            .enumerate()
+            .filter(|(_, weight)| **weight > 0.0)
+        {
             last = Some(index);
             left -= weight;
             if left < 0.0 {
@@ -62,7 +70,11 @@ pub fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // `RandomState` is keyed from the system's entropy once per thread; the clock separates the calls.
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u128(std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos()));
+    hasher.write_u128(
+        std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |elapsed| elapsed.as_nanos()),
+    );
     hasher.finish()
 }
 

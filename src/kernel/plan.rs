@@ -49,6 +49,8 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// In launch order; launches whose `when` is false are left out.
     pub launches: Vec<Launch>,
+    /// The definition's outputs in order, each an index into `buffers`.
+    pub outputs: Vec<usize>,
 }
 
 /// One allocation.
@@ -75,8 +77,12 @@ impl Buffer {
 pub enum Role {
     Input,
     Output,
-    /// `zero`: cleared inside the clock before every unit.
-    Scratch { zero: bool },
+    /// An input that the task lets an output overwrite: filled as an input, compared as an output.
+    InPlace,
+    /// Cleared inside the clock before every unit if `zero`, else poisoned outside it.
+    Scratch {
+        zero: bool,
+    },
 }
 
 /// One launch.

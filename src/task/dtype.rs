@@ -53,7 +53,10 @@ impl DType {
     }
 
     pub fn is_float(self) -> bool {
-        !matches!(self, DType::Int64 | DType::Int32 | DType::Int16 | DType::Int8 | DType::Bool)
+        !matches!(
+            self,
+            DType::Int64 | DType::Int32 | DType::Int16 | DType::Int8 | DType::Bool
+        )
     }
 }
 

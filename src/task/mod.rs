@@ -14,10 +14,13 @@ mod files;
 mod settings;
 mod workload;
 
-pub use definition::{Axis, Definition, Tensor};
+pub use definition::{Axis, AxisKind, Definition, Tensor};
 pub use dtype::DType;
-pub use files::{TaskFiles, embedded_names};
-pub use settings::{Distribution, HiddenRange, Profile, Settings, Shape, Tolerance, WorkloadChoice};
+pub use files::{TaskFiles, embedded_names, local_names};
+pub use settings::{
+    Baseline, Distribution, HiddenRange, Norm, PrecisionCheck, Profile, Settings, Shape, Tolerance,
+    WorkloadChoice,
+};
 pub use workload::{InputSource, Workload};
 
 /// A definition, its workloads and kforge's own settings, all checked against each other.
@@ -48,20 +51,33 @@ pub struct Binding {
 impl Task {
     /// The file name and text of the baseline that speed is measured against.
     pub fn baseline(&self) -> (&str, &str) {
-        let file = self.settings.baselines.values().next().map_or("", |baseline| baseline.kernel.as_str());
+        let file = self
+            .settings
+            .baselines
+            .values()
+            .next()
+            .map_or("", |baseline| baseline.kernel.as_str());
         (file, self.kernels.get(file).map_or("", String::as_str))
     }
 
     /// The starting kernels of a search, by file name, in order.
     pub fn starts(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.settings.start.iter().filter_map(|file| self.kernels.get_key_value(file)).map(|(file, text)| (file.as_str(), text.as_str()))
+        self.settings
+            .start
+            .iter()
+            .filter_map(|file| self.kernels.get_key_value(file))
+            .map(|(file, text)| (file.as_str(), text.as_str()))
     }
 
     /// The workloads that a profile selects, in the order of `workloads.jsonl`.
     pub fn selected(&self, profile: &Profile) -> Vec<&Workload> {
         match &profile.workloads {
             WorkloadChoice::All => self.workloads.iter().collect(),
-            WorkloadChoice::Named(names) => self.workloads.iter().filter(|workload| names.contains(&workload.id)).collect(),
+            WorkloadChoice::Named(names) => self
+                .workloads
+                .iter()
+                .filter(|workload| names.contains(&workload.id))
+                .collect(),
         }
     }
 }

@@ -48,19 +48,16 @@ pub struct Tolerance {
     pub atol_rms: f64,
 }
 
-/// Where an input's values come from. Exactly one of `normal`, `uniform` and `value` is given.
+/// Where an input's values come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "TypedDistribution", into = "TypedDistribution")]
 pub struct Distribution {
-    #[serde(flatten)]
     pub shape: Shape,
     /// Divide each row of the last axis by its norm, in double precision, before rounding.
-    #[serde(default)]
     pub normalize: Option<Norm>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shape {
     /// Mean 0 and this standard deviation.
     Normal(f64),
@@ -68,6 +65,72 @@ pub enum Shape {
     Uniform([f64; 2]),
     /// The same everywhere.
     Value(f64),
+}
+
+impl Distribution {
+    /// The value, where it is the same everywhere.
+    pub fn constant(&self) -> Option<f64> {
+        match self.shape {
+            Shape::Value(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// A distribution as it is typed: one of `normal`, `uniform` and `value`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedDistribution {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    normal: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uniform: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    normalize: Option<Norm>,
+}
+
+impl TryFrom<TypedDistribution> for Distribution {
+    type Error = String;
+
+    fn try_from(typed: TypedDistribution) -> Result<Self, String> {
+        let shape = match (typed.normal, typed.uniform, typed.value) {
+            (Some(deviation), None, None) if deviation > 0.0 && deviation.is_finite() => {
+                Shape::Normal(deviation)
+            }
+            (None, Some([low, high]), None)
+                if low < high && low.is_finite() && high.is_finite() =>
+            {
+                Shape::Uniform([low, high])
+            }
+            (None, None, Some(value)) if value.is_finite() => Shape::Value(value),
+            _ => {
+                return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high) and `value: NUMBER`".to_owned());
+            }
+        };
+        Ok(Self {
+            shape,
+            normalize: typed.normalize,
+        })
+    }
+}
+
+impl From<Distribution> for TypedDistribution {
+    fn from(distribution: Distribution) -> Self {
+        let mut typed = Self {
+            normal: None,
+            uniform: None,
+            value: None,
+            normalize: distribution.normalize,
+        };
+        match distribution.shape {
+            Shape::Normal(deviation) => typed.normal = Some(deviation),
+            Shape::Uniform(bounds) => typed.uniform = Some(bounds),
+            Shape::Value(value) => typed.value = Some(value),
+        }
+        typed
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,4 +171,45 @@ pub struct Profile {
 pub enum WorkloadChoice {
     All,
     Named(Vec<String>),
+}
+
+impl Serialize for WorkloadChoice {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            WorkloadChoice::All => serializer.serialize_str("all"),
+            WorkloadChoice::Named(ids) => ids.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WorkloadChoice {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = WorkloadChoice;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("`all` or a list of workload ids")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<WorkloadChoice, E> {
+                match text {
+                    "all" => Ok(WorkloadChoice::All),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut sequence: A,
+            ) -> Result<WorkloadChoice, A::Error> {
+                let mut ids = Vec::new();
+                while let Some(id) = sequence.next_element()? {
+                    ids.push(id);
+                }
+                Ok(WorkloadChoice::Named(ids))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }

@@ -1,0 +1,131 @@
+//! Reading YAML that a person wrote: every error shows the file, the line, and for an unknown key the nearest valid one.
+
+use serde::de::DeserializeOwned;
+use serde_yaml::Error;
+
+use super::failure::Failure;
+use super::text::did_you_mean;
+
+/// Parses one document. `origin` names it in errors: a path, or `--set`.
+pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
+    read_with_line(text, origin, 0)
+}
+
+/// As [`read`], for a text that begins `lines_before` lines into its file.
+pub fn read_with_line<T: DeserializeOwned>(
+    text: &str,
+    origin: &str,
+    lines_before: u32,
+) -> Result<T, Failure> {
+    serde_yaml::from_str(text).map_err(|error| failure(&error, text, origin, lines_before))
+}
+
+fn failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failure {
+    let message = match error.without_snippet() {
+        Error::SerdeUnknownField { field, .. } => format!("unknown key `{field}`"),
+        Error::SerdeUnknownVariant { variant, .. } => format!("unknown value `{variant}`"),
+        other => plain(other),
+    };
+    let hint = match error.without_snippet() {
+        Error::SerdeUnknownField {
+            field, expected, ..
+        } => Some(did_you_mean(field, expected.iter().copied())),
+        Error::SerdeUnknownVariant {
+            variant, expected, ..
+        } => Some(did_you_mean(variant, expected.iter().copied())),
+        _ => None,
+    };
+    let failure = match error.location() {
+        Some(location) => {
+            let line = usize::try_from(location.line()).unwrap_or(0);
+            let shown = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+            let column = usize::try_from(location.column()).unwrap_or(1);
+            let number = line + lines_before as usize;
+            let caret = " ".repeat(column.saturating_sub(1));
+            Failure::usage(format!(
+                "{origin}:{number}:{column}: {message}\n  {number} | {shown}\n  {} | {caret}^",
+                " ".repeat(number.to_string().len())
+            ))
+        }
+        None => Failure::usage(format!("{origin}: {message}")),
+    };
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// The error's own words on one line, without the position that the caller shows.
+fn plain(error: &Error) -> String {
+    let rendered = error.to_string();
+    let first = rendered.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let without_position = match (first.strip_prefix("line "), first.split_once(": ")) {
+        (Some(_), Some((_, rest))) => rest,
+        _ => first
+            .split_once(" at line ")
+            .map_or(first, |(before, _)| before),
+    };
+    match without_position.strip_prefix("invalid ") {
+        Some("f32" | "f64") => "expected a number".to_owned(),
+        Some("bool") => "expected `true` or `false`".to_owned(),
+        Some(integer) if integer.starts_with(['u', 'i']) && integer[1..].parse::<u32>().is_ok() => {
+            "expected a whole number".to_owned()
+        }
+        _ => without_position.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[expect(dead_code, reason = "only its errors are looked at")]
+        steps: u64,
+    }
+
+    fn error(text: &str) -> String {
+        read::<Sample>(text, "run.yaml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_the_line_and_the_nearest_key() {
+        insta::assert_snapshot!(error("# a run\nstep: 4\n"), @r"
+        run.yaml:2:1: unknown key `step`
+          2 | step: 4
+            | ^
+
+        hint: did you mean `steps`?
+        ");
+        insta::assert_snapshot!(error("steps: many\n"), @r"
+        run.yaml:1:8: expected a whole number
+          1 | steps: many
+            |        ^
+        ");
+        insta::assert_snapshot!(error("- a\n"), @r"
+        run.yaml:1:1: expected mapping start
+          1 | - a
+            | ^
+        ");
+    }
+
+    #[test]
+    fn refuses_nonsense_without_panicking() {
+        for text in [
+            "{}",
+            "steps: [1\n",
+            "",
+            "steps: 1\nsteps: 2\n",
+            "a: &a [*a]\n",
+            "\u{0}",
+            "steps: -1",
+        ] {
+            assert!(error(text).starts_with("run.yaml:"), "{text:?}");
+        }
+    }
+}

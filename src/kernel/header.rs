@@ -1,0 +1,562 @@
+//! The header of a kernel file: the YAML in its first comment, typed and checked against the definition (DESIGN section 4).
+//!
+//! The whole grammar is read here, also what a backend cannot do yet: refusing that by name is the backend's. Never evaluates.
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde_yaml::Spanned;
+
+use super::HeaderError;
+use crate::base::expression::{Expression, split_list};
+use crate::base::text::did_you_mean;
+use crate::base::yaml;
+use crate::task::{DType, Definition};
+
+/// Names that every expression may use besides axes and tunables.
+pub(super) const MACHINE_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"];
+
+/// A checked header. Every line is the kernel file's own, counted from 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    pub launches: Vec<LaunchHeader>,
+    /// Allowed values; the first is in force.
+    pub tunables: IndexMap<String, Vec<i64>>,
+    /// Where each tunable's list begins: line, and column counted from 1.
+    pub(super) tunable_places: IndexMap<String, (u32, u32)>,
+    pub variants: Vec<Variant>,
+    pub scratch: IndexMap<String, Scratch>,
+    pub tensor_maps: IndexMap<String, TensorMap>,
+    pub compile: Compile,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchHeader {
+    pub line: u32,
+    /// A C++ expression that names a `__global__` function.
+    pub kernel: String,
+    /// One to three.
+    pub grid: Vec<Placed>,
+    /// One to three.
+    pub block: Vec<Placed>,
+    /// Dynamic shared memory in bytes.
+    pub shared: Option<Placed>,
+    pub cluster: Vec<Placed>,
+    pub cooperative: bool,
+    pub overlap: bool,
+    pub when: Option<Placed>,
+    pub arguments: Vec<ArgumentHeader>,
+}
+
+/// An expression and its line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    pub line: u32,
+    pub expression: Expression,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum ArgumentHeader {
+    /// An input with a shape, an output, or scratch: by name.
+    Tensor(String),
+    /// An input without a shape, by value.
+    Scalar(String),
+    TensorMap(String),
+    I32(Placed),
+    U32(Placed),
+    I64(Placed),
+}
+
+/// Other values for the tunables where a condition holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variant {
+    pub when: Placed,
+    pub values: IndexMap<String, i64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scratch {
+    pub dtype: DType,
+    pub shape: Vec<Placed>,
+    pub zero: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorMap {
+    pub line: u32,
+    pub of: String,
+    pub dims: Vec<Placed>,
+    pub strides: Vec<Placed>,
+    pub tile: Vec<Placed>,
+    pub swizzle: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compile {
+    pub fast_math: bool,
+    pub max_registers: Option<u32>,
+    /// For example `sm_90a`.
+    pub arch: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Typed {
+    launch: Vec<Spanned<TypedLaunch>>,
+    #[serde(default)]
+    tunables: IndexMap<String, Spanned<Vec<i64>>>,
+    #[serde(default)]
+    variants: Vec<Spanned<IndexMap<String, Spanned<String>>>>,
+    #[serde(default)]
+    scratch: IndexMap<String, Spanned<TypedScratch>>,
+    #[serde(default)]
+    tensor_maps: IndexMap<String, Spanned<TypedTensorMap>>,
+    #[serde(default)]
+    compile: Compile,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedLaunch {
+    kernel: Spanned<String>,
+    grid: Spanned<String>,
+    block: Spanned<String>,
+    #[serde(default)]
+    shared: Option<Spanned<String>>,
+    #[serde(default)]
+    cluster: Option<Spanned<String>>,
+    #[serde(default)]
+    cooperative: bool,
+    #[serde(default)]
+    overlap: bool,
+    #[serde(default)]
+    when: Option<Spanned<String>>,
+    args: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedScratch {
+    dtype: DType,
+    shape: Spanned<String>,
+    #[serde(default)]
+    zero: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedTensorMap {
+    of: Spanned<String>,
+    dims: Spanned<String>,
+    strides: Spanned<String>,
+    #[serde(rename = "box")]
+    tile: Spanned<String>,
+    #[serde(default)]
+    swizzle: u32,
+}
+
+/// The YAML of the header comment, and the number of lines before it.
+pub(super) fn locate(text: &str) -> Result<(&str, u32), HeaderError> {
+    let missing = |line, message: &str| {
+        HeaderError {
+        line,
+        message: message.to_owned(),
+        hint: Some("a kernel file begins with `/* kforge`, the launches in YAML, and `*/`: see `kernels/` for examples".to_owned()),
+    }
+    };
+    let start = text.len() - text.trim_start().len();
+    let Some(rest) = text[start..]
+        .strip_prefix("/*")
+        .filter(|rest| rest.trim_start_matches([' ', '\t']).starts_with("kforge"))
+    else {
+        return Err(missing(
+            1,
+            "no header: the first comment does not begin with `/* kforge`",
+        ));
+    };
+    let Some(end) = rest.find("*/") else {
+        return Err(missing(1, "the header comment has no end `*/`"));
+    };
+    let comment = &rest[..end];
+    let Some((first, body)) = comment.split_once('\n') else {
+        return Err(missing(1, "the header is empty"));
+    };
+    if first.trim() != "kforge" {
+        return Err(missing(
+            1,
+            "the header's first line holds more than `kforge`",
+        ));
+    }
+    let lines_before = text[..start].matches('\n').count() + 1;
+    Ok((body, lines_before as u32))
+}
+
+impl Header {
+    pub(super) fn parse(text: &str, definition: &Definition) -> Result<Self, HeaderError> {
+        let (body, lines_before) = locate(text)?;
+        let typed: Typed =
+            yaml::read_with_line(body, "kernel", lines_before).map_err(|failure| {
+                // The message begins `kernel:LINE:COLUMN:`; the line goes into its own field.
+                let line = failure
+                    .message
+                    .split(':')
+                    .nth(1)
+                    .and_then(|line| line.parse().ok())
+                    .unwrap_or(1);
+                let message = failure
+                    .message
+                    .splitn(4, ':')
+                    .nth(3)
+                    .map_or(failure.message.as_str(), str::trim_start)
+                    .to_owned();
+                HeaderError {
+                    line,
+                    message,
+                    hint: failure.hint,
+                }
+            })?;
+        Checker {
+            definition,
+            typed: &typed,
+            lines_before,
+        }
+        .check()
+    }
+}
+
+struct Checker<'a> {
+    definition: &'a Definition,
+    typed: &'a Typed,
+    lines_before: u32,
+}
+
+impl Checker<'_> {
+    fn check(&self) -> Result<Header, HeaderError> {
+        let typed = self.typed;
+        let mut tunable_places = IndexMap::new();
+        for (name, values) in &typed.tunables {
+            let line = self.line(values);
+            self.check_tunable(name, &values.value, line)?;
+            tunable_places.insert(name.clone(), (line, values.defined.column() as u32));
+        }
+        if typed.launch.is_empty() {
+            return Err(self.error(
+                self.lines_before + 1,
+                "`launch` is empty: expected at least one launch",
+            ));
+        }
+        let mut header = Header {
+            launches: Vec::new(),
+            tunables: typed
+                .tunables
+                .iter()
+                .map(|(name, values)| (name.clone(), values.value.clone()))
+                .collect(),
+            tunable_places,
+            variants: Vec::new(),
+            scratch: IndexMap::new(),
+            tensor_maps: IndexMap::new(),
+            compile: typed.compile.clone(),
+        };
+        for (name, scratch) in &typed.scratch {
+            let line = self.line(scratch);
+            if self.definition.inputs.contains_key(name)
+                || self.definition.outputs.contains_key(name)
+            {
+                return Err(self.error(
+                    line,
+                    format!("scratch `{name}` has the name of a tensor of the task"),
+                ));
+            }
+            let shape = self.list(&scratch.value.shape)?;
+            header.scratch.insert(
+                name.clone(),
+                Scratch {
+                    dtype: scratch.value.dtype,
+                    shape,
+                    zero: scratch.value.zero,
+                },
+            );
+        }
+        for (name, map) in &typed.tensor_maps {
+            let line = self.line(map);
+            let map = &map.value;
+            self.tensor(&map.of.value, self.line(&map.of))?;
+            header.tensor_maps.insert(
+                name.clone(),
+                TensorMap {
+                    line,
+                    of: map.of.value.clone(),
+                    dims: self.list(&map.dims)?,
+                    strides: self.list(&map.strides)?,
+                    tile: self.list(&map.tile)?,
+                    swizzle: map.swizzle,
+                },
+            );
+        }
+        for variant in &typed.variants {
+            header.variants.push(self.variant(variant)?);
+        }
+        for launch in &typed.launch {
+            header
+                .launches
+                .push(self.launch(&launch.value, self.line(launch))?);
+        }
+        Ok(header)
+    }
+
+    fn check_tunable(&self, name: &str, values: &[i64], line: u32) -> Result<(), HeaderError> {
+        let well_formed = name.len() >= 3
+            && name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.chars().all(|letter| {
+                letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_'
+            })
+            && name.chars().filter(char::is_ascii_uppercase).count() >= 3;
+        if !well_formed {
+            return Err(self.error(line, format!("tunable `{name}`: expected a name of at least three capital letters, such as `ROWS`")));
+        }
+        if self
+            .definition
+            .axes
+            .keys()
+            .any(|axis| axis.to_uppercase() == name)
+        {
+            return Err(self.error(line, format!("tunable `{name}` has the name of an axis")));
+        }
+        if values.is_empty() {
+            return Err(self.error(
+                line,
+                format!("tunable `{name}`: expected at least one value"),
+            ));
+        }
+        if (1..values.len()).any(|index| values[..index].contains(&values[index])) {
+            return Err(self.error(line, format!("tunable `{name}`: a value is there twice")));
+        }
+        Ok(())
+    }
+
+    fn variant(
+        &self,
+        variant: &Spanned<IndexMap<String, Spanned<String>>>,
+    ) -> Result<Variant, HeaderError> {
+        let line = self.line(variant);
+        let Some(when) = variant.value.get("when") else {
+            return Err(self.error(line, "a variant needs a condition: `when: batch_size <= 4`"));
+        };
+        let mut values = IndexMap::new();
+        for (name, value) in variant.value.iter().filter(|(name, _)| *name != "when") {
+            let line = self.line(value);
+            if !self.typed.tunables.contains_key(name) {
+                return Err(self
+                    .error(
+                        line,
+                        format!("a variant sets `{name}`, which is no tunable"),
+                    )
+                    .hint(did_you_mean(
+                        name,
+                        self.typed.tunables.keys().map(String::as_str),
+                    )));
+            }
+            let value = value.value.parse().map_err(|_| {
+                self.error(
+                    line,
+                    format!("`{name}`: expected a whole number, found `{}`", value.value),
+                )
+            })?;
+            values.insert(name.clone(), value);
+        }
+        Ok(Variant {
+            when: self.expression(&when.value, self.line(when), 0)?,
+            values,
+        })
+    }
+
+    fn launch(&self, launch: &TypedLaunch, line: u32) -> Result<LaunchHeader, HeaderError> {
+        let extent = |list: &Spanned<String>, name: &str| {
+            let parts = self.list(list)?;
+            if parts.is_empty() || parts.len() > 3 {
+                return Err(self.error(
+                    self.line(list),
+                    format!(
+                        "`{name}`: expected one to three sizes, found {}",
+                        parts.len()
+                    ),
+                ));
+            }
+            Ok(parts)
+        };
+        if launch.kernel.value.trim().is_empty() {
+            return Err(self.error(
+                self.line(&launch.kernel),
+                "`kernel`: expected the name of a `__global__` function",
+            ));
+        }
+        if launch
+            .kernel
+            .value
+            .contains(['\n', ';', '{', '}', '#', '"', '\\'])
+        {
+            return Err(self.error(
+                self.line(&launch.kernel),
+                "`kernel`: expected a C++ expression that names a `__global__` function",
+            ));
+        }
+        let single = |value: &Option<Spanned<String>>| {
+            value
+                .as_ref()
+                .map(|value| self.expression(&value.value, self.line(value), 0))
+                .transpose()
+        };
+        let args_line = self.line(&launch.args);
+        let arguments = split_list(&launch.args.value)
+            .into_iter()
+            .map(|(offset, argument)| self.argument(argument, args_line, offset))
+            .collect::<Result<_, _>>()?;
+        Ok(LaunchHeader {
+            line,
+            kernel: launch.kernel.value.trim().to_owned(),
+            grid: extent(&launch.grid, "grid")?,
+            block: extent(&launch.block, "block")?,
+            shared: single(&launch.shared)?,
+            cluster: launch
+                .cluster
+                .as_ref()
+                .map(|cluster| extent(cluster, "cluster"))
+                .transpose()?
+                .unwrap_or_default(),
+            cooperative: launch.cooperative,
+            overlap: launch.overlap,
+            when: single(&launch.when)?,
+            arguments,
+        })
+    }
+
+    fn argument(
+        &self,
+        argument: &str,
+        line: u32,
+        offset: usize,
+    ) -> Result<ArgumentHeader, HeaderError> {
+        for (prefix, make) in [
+            ("i32(", ArgumentHeader::I32 as fn(Placed) -> ArgumentHeader),
+            ("u32(", ArgumentHeader::U32),
+            ("i64(", ArgumentHeader::I64),
+        ] {
+            if let Some(inner) = argument.strip_prefix(prefix) {
+                let Some(inner) = inner.strip_suffix(')') else {
+                    return Err(self.error(
+                        line,
+                        format!("argument `{argument}`: the parenthesis is not closed"),
+                    ));
+                };
+                return Ok(make(self.expression(inner, line, offset + prefix.len())?));
+            }
+        }
+        if let Some(tensor) = self
+            .definition
+            .inputs
+            .get(argument)
+            .filter(|tensor| tensor.shape.is_none())
+        {
+            debug_assert!(tensor.shape.is_none());
+            return Ok(ArgumentHeader::Scalar(argument.to_owned()));
+        }
+        if self.typed.tensor_maps.contains_key(argument) {
+            return Ok(ArgumentHeader::TensorMap(argument.to_owned()));
+        }
+        if self.definition.axes.contains_key(argument) {
+            return Ok(ArgumentHeader::I32(
+                self.expression(argument, line, offset)?,
+            ));
+        }
+        self.tensor(argument, line)?;
+        Ok(ArgumentHeader::Tensor(argument.to_owned()))
+    }
+
+    /// Checks that a name is an input with a shape, an output, or scratch.
+    fn tensor(&self, name: &str, line: u32) -> Result<(), HeaderError> {
+        let is_tensor = self
+            .definition
+            .inputs
+            .get(name)
+            .is_some_and(|tensor| tensor.shape.is_some())
+            || self.definition.outputs.contains_key(name)
+            || self.typed.scratch.contains_key(name);
+        if is_tensor {
+            return Ok(());
+        }
+        let plain = !name.is_empty()
+            && name
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        if !plain {
+            return Err(self
+                .error(
+                    line,
+                    format!("argument `{name}` is neither a name nor `i32(…)`, `u32(…)`, `i64(…)`"),
+                )
+                .hint("expressions go inside `i32(…)`, `u32(…)` or `i64(…)`"));
+        }
+        let definition = self.definition;
+        let known = definition
+            .inputs
+            .keys()
+            .chain(definition.outputs.keys())
+            .chain(definition.axes.keys())
+            .chain(self.typed.scratch.keys());
+        Err(self
+            .error(line, format!("unknown name `{name}`"))
+            .hint(did_you_mean(name, known.map(String::as_str))))
+    }
+
+    fn list(&self, list: &Spanned<String>) -> Result<Vec<Placed>, HeaderError> {
+        let line = self.line(list);
+        split_list(&list.value)
+            .into_iter()
+            .map(|(offset, part)| self.expression(part, line, offset))
+            .collect()
+    }
+
+    /// Parses an expression and checks its names; `offset` is where it begins within its value.
+    fn expression(&self, text: &str, line: u32, offset: usize) -> Result<Placed, HeaderError> {
+        let expression = Expression::parse(text).map_err(|error| {
+            self.error(
+                line,
+                format!(
+                    "expression `{text}`, character {}: {error}",
+                    offset + error.offset + 1
+                ),
+            )
+        })?;
+        for (name, _) in expression.names() {
+            let known = self.definition.axes.contains_key(name)
+                || self.typed.tunables.contains_key(name)
+                || MACHINE_NAMES.contains(&name);
+            if !known {
+                let names = self
+                    .definition
+                    .axes
+                    .keys()
+                    .chain(self.typed.tunables.keys())
+                    .map(String::as_str)
+                    .chain(MACHINE_NAMES);
+                return Err(self
+                    .error(line, format!("expression `{text}`: unknown name `{name}`"))
+                    .hint(did_you_mean(name, names)));
+            }
+        }
+        Ok(Placed { line, expression })
+    }
+
+    fn line<T>(&self, spanned: &Spanned<T>) -> u32 {
+        self.lines_before + spanned.defined.line() as u32
+    }
+
+    fn error(&self, line: u32, message: impl Into<String>) -> HeaderError {
+        HeaderError {
+            line,
+            message: message.into(),
+            hint: None,
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Where tasks lie, and how their files become a checked [`Task`].
+//!
+//! A name is looked for as given, in `tasks/` of the working folder, then among those embedded in the program. The files travel
+//! to workers by content, never by path.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Definition, Settings, Task, Workload, WorkloadChoice};
+use crate::base::expression::Expression;
+use crate::base::text::did_you_mean;
+use crate::base::{Digest, Failure, yaml};
+
+static TASKS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tasks");
+static KERNELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
+
+/// The texts of a task: everything that judging it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFiles {
+    /// The folder's name.
+    pub name: String,
+    /// What errors call the folder: its path, or `NAME (embedded)`.
+    pub origin: String,
+    /// `task.yaml` and the files that it names, by name.
+    pub files: BTreeMap<String, String>,
+    /// The kernels that `task.yaml` names, by file name.
+    pub kernels: BTreeMap<String, String>,
+}
+
+/// The names of the tasks within the program.
+pub fn embedded_names() -> Vec<&'static str> {
+    let mut names: Vec<_> = TASKS
+        .dirs()
+        .filter_map(|folder| folder.path().file_name()?.to_str())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+impl TaskFiles {
+    /// Finds a task by its name or its folder.
+    pub fn find(name: &str) -> Result<Self, Failure> {
+        let as_given = Path::new(name);
+        for folder in [as_given.to_owned(), Path::new("tasks").join(name)] {
+            if folder.join("task.yaml").is_file() {
+                return Self::from_folder(&folder);
+            }
+        }
+        if let Some(folder) = TASKS.get_dir(name) {
+            let read = |file: &str| {
+                folder
+                    .get_file(format!("{name}/{file}"))?
+                    .contents_utf8()
+                    .map(str::to_owned)
+            };
+            let kernel = |file: &str| {
+                KERNELS
+                    .get_file(format!("{name}/{file}"))?
+                    .contents_utf8()
+                    .map(str::to_owned)
+            };
+            return Self::collect(
+                name.to_owned(),
+                format!("{name} (embedded)"),
+                &read,
+                &kernel,
+            );
+        }
+        if as_given.is_dir() {
+            return Err(Failure::usage(format!("`{name}` holds no task.yaml")));
+        }
+        let local = local_names();
+        let known: Vec<_> = embedded_names()
+            .into_iter()
+            .chain(local.iter().map(String::as_str))
+            .collect();
+        Err(
+            Failure::usage(format!("unknown task `{name}`")).hint(format!(
+                "{} `kforge tasks list` shows all",
+                sentence(&did_you_mean(name, known))
+            )),
+        )
+    }
+
+    fn from_folder(folder: &Path) -> Result<Self, Failure> {
+        let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let name = resolved.file_name().map_or_else(
+            || "task".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        let beside = resolved
+            .ancestors()
+            .nth(2)
+            .map(|root| root.join("kernels").join(&name));
+        let folders: Vec<PathBuf> = beside
+            .into_iter()
+            .chain([Path::new("kernels").join(&name)])
+            .collect();
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).ok();
+        let kernel = |file: &str| {
+            let embedded = || {
+                KERNELS
+                    .get_file(format!("{name}/{file}"))?
+                    .contents_utf8()
+                    .map(str::to_owned)
+            };
+            folders
+                .iter()
+                .find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
+                .or_else(embedded)
+        };
+        Self::collect(name.clone(), folder.display().to_string(), &read, &kernel)
+    }
+
+    fn collect(
+        name: String,
+        origin: String,
+        read: &dyn Fn(&str) -> Option<String>,
+        kernel: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Failure> {
+        let mut files = BTreeMap::new();
+        let settings_text = read("task.yaml")
+            .ok_or_else(|| Failure::usage(format!("{origin}/task.yaml: cannot be read")))?;
+        let settings: Settings = yaml::read(&settings_text, &format!("{origin}/task.yaml"))?;
+        files.insert("task.yaml".to_owned(), settings_text);
+        for (key, file) in [
+            ("definition", &settings.definition),
+            ("workloads", &settings.workloads),
+            ("oracle", &settings.oracle),
+        ] {
+            let text =
+                read(file).ok_or_else(|| missing(&origin, key, &format!("{origin}/{file}")))?;
+            files.insert(file.clone(), text);
+        }
+        let mut kernels = BTreeMap::new();
+        let baselines = settings
+            .baselines
+            .iter()
+            .map(|(name, baseline)| (format!("baselines.{name}.kernel"), &baseline.kernel));
+        let starts = settings.start.iter().map(|file| ("start".to_owned(), file));
+        for (key, file) in baselines.chain(starts) {
+            let text = kernel(file)
+                .ok_or_else(|| missing(&origin, &key, &format!("kernels/{name}/{file}")))?;
+            kernels.insert(file.clone(), text);
+        }
+        Ok(Self {
+            name,
+            origin,
+            files,
+            kernels,
+        })
+    }
+
+    /// Parses and checks everything.
+    pub fn load(&self) -> Result<Task, Failure> {
+        let origin = |file: &str| format!("{}/{file}", self.origin);
+        let text = |file: &str| {
+            self.files
+                .get(file)
+                .map(String::as_str)
+                .ok_or_else(|| missing(&self.origin, file, &origin(file)))
+        };
+        let settings: Settings = yaml::read(text("task.yaml")?, &origin("task.yaml"))?;
+        let definition =
+            Definition::parse(text(&settings.definition)?, &origin(&settings.definition))?;
+        let workloads = Workload::parse_all(
+            text(&settings.workloads)?,
+            &definition,
+            &origin(&settings.workloads),
+        )?;
+        let at = |key: &str, failure: Failure| Failure {
+            message: format!("{}: {key}: {}", origin("task.yaml"), failure.message),
+            ..failure
+        };
+        check(&settings, &definition, &workloads).map_err(|(key, failure)| at(&key, failure))?;
+        let expression =
+            |key: &str, text: &str| cost(text, &definition).map_err(|failure| at(key, failure));
+        let kernels = settings
+            .baselines
+            .values()
+            .map(|baseline| &baseline.kernel)
+            .chain(&settings.start)
+            .filter_map(|file| Some((file.clone(), self.kernels.get(file)?.clone())))
+            .collect::<IndexMap<_, _>>();
+        let contents = self
+            .files
+            .iter()
+            .chain(&self.kernels)
+            .flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+        Ok(Task {
+            name: self.name.clone(),
+            oracle: text(&settings.oracle)?.to_owned(),
+            bytes: expression("bytes", &settings.bytes)?,
+            flops: expression("flops", &settings.flops)?,
+            digest: Digest::of_parts(contents),
+            definition,
+            workloads,
+            settings,
+            kernels,
+        })
+    }
+}
+
+/// The tasks in `tasks/` of the working folder.
+pub fn local_names() -> Vec<String> {
+    let entries = std::fs::read_dir("tasks").into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .filter(|entry| entry.path().join("task.yaml").is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn missing(origin: &str, key: &str, path: &str) -> Failure {
+    Failure::usage(format!("{origin}/task.yaml: {key}: no such file: `{path}`"))
+}
+
+fn sentence(text: &str) -> String {
+    if text.ends_with('?') {
+        text.to_owned()
+    } else {
+        format!("{text};")
+    }
+}
+
+fn cost(text: &str, definition: &Definition) -> Result<Expression, Failure> {
+    let expression = Expression::parse(text)
+        .map_err(|error| Failure::usage(format!("column {}: {error}", error.offset + 1)))?;
+    for (name, _) in expression.names() {
+        if !definition.axes.contains_key(name) {
+            return Err(
+                Failure::usage(format!("unknown axis `{name}`")).hint(did_you_mean(
+                    name,
+                    definition.axes.keys().map(String::as_str),
+                )),
+            );
+        }
+    }
+    Ok(expression)
+}
+
+type Keyed = Result<(), (String, Failure)>;
+
+/// What `task.yaml` says, against the definition and the workloads.
+fn check(settings: &Settings, definition: &Definition, workloads: &[Workload]) -> Keyed {
+    let fail = |key: String, message: String| Err((key, Failure::usage(message)));
+    if settings.schema != 1 {
+        return fail(
+            "schema".to_owned(),
+            format!("expected 1, found {}", settings.schema),
+        );
+    }
+    if settings.baselines.is_empty() {
+        return fail("baselines".to_owned(), "expected at least one".to_owned());
+    }
+    let inputs = || definition.inputs.keys().map(String::as_str);
+    let outputs = || definition.outputs.keys().map(String::as_str);
+    for name in settings.inputs.keys() {
+        if !definition.inputs.contains_key(name) {
+            return Err((
+                format!("inputs.{name}"),
+                Failure::usage("no such input")
+                    .hint(did_you_mean(name, inputs().collect::<Vec<_>>())),
+            ));
+        }
+    }
+    for name in settings.tolerance.keys() {
+        if !definition.outputs.contains_key(name) {
+            return Err((
+                format!("tolerance.{name}"),
+                Failure::usage("no such output")
+                    .hint(did_you_mean(name, outputs().collect::<Vec<_>>())),
+            ));
+        }
+    }
+    for output in outputs() {
+        match settings.tolerance.get(output) {
+            None => {
+                return fail(
+                    "tolerance".to_owned(),
+                    format!("output `{output}` has none"),
+                );
+            }
+            Some(tolerance)
+                if !(tolerance.rtol >= 0.0
+                    && tolerance.atol_rms >= 0.0
+                    && tolerance.rtol < 0.5
+                    && tolerance.atol_rms < 0.5) =>
+            {
+                return fail(
+                    format!("tolerance.{output}"),
+                    "expected numbers of at least 0 and below 0.5".to_owned(),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    for (axis, [low, high]) in &settings.hidden {
+        if !definition.variables().any(|variable| variable == axis) {
+            return Err((
+                format!("hidden.{axis}"),
+                Failure::usage("no such variable axis")
+                    .hint(did_you_mean(axis, definition.variables())),
+            ));
+        }
+        if !(1 <= *low && low <= high) {
+            return fail(
+                format!("hidden.{axis}"),
+                format!("expected 1 <= low <= high, found [{low}, {high}]"),
+            );
+        }
+    }
+    for (output, input) in &settings.in_place {
+        let pair = definition
+            .outputs
+            .get(output)
+            .zip(definition.inputs.get(input));
+        if pair.is_none_or(|(output, input)| {
+            output.shape != input.shape || output.dtype != input.dtype
+        }) {
+            return fail(
+                format!("in_place.{output}"),
+                format!(
+                    "expected an output and an input of one shape and dtype, found `{output}` and `{input}`"
+                ),
+            );
+        }
+    }
+    for (name, tensor) in &definition.inputs {
+        let constant = settings
+            .inputs
+            .get(name)
+            .and_then(super::Distribution::constant);
+        let given = |workload: &Workload| workload.inputs.contains_key(name) || constant.is_some();
+        if let Some(workload) = workloads
+            .iter()
+            .find(|workload| tensor.shape.is_none() && !given(workload))
+        {
+            return fail(
+                format!("inputs.{name}"),
+                format!(
+                    "scalar `{name}` has no value here, and none in workload `{}`",
+                    workload.id
+                ),
+            );
+        }
+    }
+    for (name, profile) in &settings.profiles {
+        let key = format!("profiles.{name}");
+        if profile.rounds == 0 || !(profile.seconds > 0.0) || !(profile.precision > 0.0) {
+            return fail(
+                key,
+                "expected `rounds`, `seconds` and `precision` above 0".to_owned(),
+            );
+        }
+        if profile.hidden_shapes > 0
+            && definition
+                .variables()
+                .any(|axis| !settings.hidden.contains_key(axis))
+        {
+            return fail(
+                key,
+                "`hidden_shapes` needs a range for every variable axis under `hidden`".to_owned(),
+            );
+        }
+        if let WorkloadChoice::Named(ids) = &profile.workloads {
+            let known: Vec<_> = workloads
+                .iter()
+                .map(|workload| workload.id.as_str())
+                .collect();
+            if let Some(id) = ids.iter().find(|id| !known.contains(&id.as_str())) {
+                return Err((
+                    format!("{key}.workloads"),
+                    Failure::usage(format!("no workload `{id}`")).hint(did_you_mean(id, known)),
+                ));
+            }
+            if ids.is_empty() {
+                return fail(
+                    format!("{key}.workloads"),
+                    "expected `all` or at least one workload".to_owned(),
+                );
+            }
+        }
+    }
+    for profile in ["quick", "full"] {
+        if !settings.profiles.contains_key(profile) {
+            return fail("profiles".to_owned(), format!("`{profile}` is missing"));
+        }
+    }
+    Ok(())
+}
