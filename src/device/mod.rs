@@ -19,7 +19,14 @@ pub trait Device {
     fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled>;
 
     /// Loads a program and binds it to freshly allocated memory for one workload.
-    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Box<dyn Arm>>;
+    /// A plan or a program that the device refuses is a value.
+    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened>;
+}
+
+/// A device's answer to being asked to load a program.
+pub enum Opened {
+    Ready(Box<dyn Arm>),
+    Refused(Refusal),
 }
 
 /// A compiler's answer.
