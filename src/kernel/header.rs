@@ -207,6 +207,7 @@ impl Header {
                     .message
                     .splitn(4, ':')
                     .nth(3)
+                    .and_then(|message| message.lines().next())
                     .map_or(failure.message.as_str(), str::trim_start)
                     .to_owned();
                 HeaderError {
