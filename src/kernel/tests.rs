@@ -294,3 +294,41 @@ fn limits_are_checked_before_a_launch() {
         assert!(error.message.contains(words), "{to}: {error}");
     }
 }
+
+#[test]
+fn every_shipped_kernel_fits_every_workload_of_its_task() {
+    for name in crate::task::embedded_names() {
+        let task = TaskFiles::find(name)
+            .and_then(|files| files.load())
+            .unwrap();
+        let machine = Machine {
+            sm_count: 2,
+            max_shared_bytes: 232_448,
+        };
+        for (file, text) in &task.kernels {
+            let kernel = Kernel::parse(text, &task.definition)
+                .unwrap_or_else(|error| panic!("{name}/{file}: {error}"));
+            for workload in &task.workloads {
+                let variant = kernel.variant(&workload.binding, &machine).unwrap();
+                let plan = kernel.plan(
+                    &task,
+                    &workload.binding,
+                    &kernel.values(variant),
+                    &Scalars::new(),
+                    &machine,
+                    false,
+                );
+                assert!(
+                    plan.is_ok(),
+                    "{name}/{file}, {}: {}",
+                    workload.id,
+                    plan.unwrap_err()
+                );
+            }
+        }
+        assert!(
+            Kernel::parse(&task.oracle, &task.definition).is_ok(),
+            "{name}/oracle.cu"
+        );
+    }
+}
