@@ -462,9 +462,9 @@ mod tests {
             ),
             (
                 "definition.json",
-                "\"rows\", \"columns\"",
-                "\"rows\", \"colums\"",
-                "unknown axis `colums`\n\nhint: did you mean `columns`?",
+                "\"columns\": {",
+                "\"colums\": {",
+                "unknown axis `columns`\n\nhint: did you mean `colums`?",
             ),
         ] {
             let message = failure(file, from, to);
