@@ -1,51 +1,62 @@
-//! Judging in child processes of this same program: protocol, pool, deadlines.
+//! Judging beside the driver: what an evaluator is asked, and what it answers.
 //!
-//! A worker may crash, hang or be killed without harm to the driver. Messages carry contents, never paths.
+//! Messages carry contents, never paths. A bad kernel is an `Outcome`; an `Err` is broken machinery.
 
-use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use crate::task::Task;
 use crate::verdict::{Duel, Verdict};
 
 mod pool;
 mod protocol;
 mod server;
 
-pub use pool::Pool;
+pub use pool::{Pool, Pools};
 pub use server::serve;
 
-/// One piece of work for an evaluator.
-#[derive(Clone, Debug, PartialEq)]
+/// A future that may be dropped at any await: whatever runs for it is killed then.
+pub type Work<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
+
+/// Judges kernels of one task. Called for several jobs at once, as many as the driver has in flight.
+pub trait Evaluator: Send + Sync {
+    fn evaluate(&self, job: Job) -> Work<'_, Outcome>;
+}
+
+/// Makes an evaluator ready for a task: oracle and baseline compiled and seen to work.
+/// A fault of theirs is a `Failure` of kind `Reference`, which ends the task and no other.
+pub trait EvaluatorFactory: Send + Sync {
+    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>>;
+}
+
+/// One question about one kernel.
+#[derive(Clone, Debug)]
 pub struct Job {
+    /// For messages and deadlines; a step is judged at most once at a time.
     pub step: u64,
-    /// The text of the kernel file.
-    pub source: String,
+    /// The whole kernel file.
+    pub source: Arc<str>,
     pub kind: JobKind,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum JobKind {
+    /// Check and measure.
     Judge,
-    /// Time against another kernel that passed.
-    Duel {
-        against: String,
-    },
-    /// Judge again, with new seeds, in a fresh process.
+    /// Time it against another kernel, both known to pass.
+    Duel { against: Arc<str> },
+    /// Check and measure again: new seeds, fresh processes, the profile's whole budget.
     Confirm,
 }
 
-/// What came of a job.
-#[derive(Clone, Debug, PartialEq)]
+/// The answer, of the kind that the job asked for.
+#[derive(Clone, Debug)]
 pub enum Outcome {
-    Verdict(Box<Verdict>),
+    Verdict {
+        verdict: Box<Verdict>,
+        /// What the compiler said: untrusted text, capped; empty where it said nothing.
+        compile_log: String,
+    },
     /// `None` where one of the two no longer passed.
     Duel(Option<Duel>),
-}
-
-/// The answer to come. Dropping it kills the work.
-pub type Evaluating<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Outcome>> + Send + 'a>>;
-
-/// Whatever turns jobs into outcomes: the pool of worker processes, or a script in tests. `Err` is broken machinery.
-pub trait Evaluator: Send + Sync {
-    fn evaluate(&self, job: Job) -> Evaluating<'_>;
 }

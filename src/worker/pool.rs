@@ -1,7 +1,8 @@
 //! The driver's side: worker processes of one task, started on demand, kept while idle, killed as a group.
 
+use std::collections::HashMap;
 use std::process::Stdio;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,9 +10,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::protocol::{Hello, Request, Response, VERSION};
-use super::{Evaluator, Evaluating, Job, JobKind, Outcome};
+use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
 use crate::eval;
-use crate::task::TaskFiles;
+use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
 
 /// The most that a worker may say in one line.
@@ -51,8 +52,8 @@ impl Pool {
         let name = format!("step {}", job.step);
         let fresh = matches!(job.kind, JobKind::Confirm);
         let request = match job.kind {
-            JobKind::Judge | JobKind::Confirm => Request::Judge { name, source: job.source, seed: None },
-            JobKind::Duel { against } => Request::Duel { challenger: job.source, incumbent: against },
+            JobKind::Judge | JobKind::Confirm => Request::Judge { name, source: job.source.to_string(), seed: None },
+            JobKind::Duel { against } => Request::Duel { challenger: job.source.to_string(), incumbent: against },
         };
         let kept = if fresh { None } else { self.idle.lock().ok().and_then(|mut idle| idle.pop()) };
         let mut worker = match kept {
@@ -70,7 +71,8 @@ impl Pool {
         match response {
             Response::Verdict(mut verdict) => {
                 verdict.confirmed = fresh && verdict.passed();
-                Ok(Outcome::Verdict(verdict))
+                let compile_log = verdict.evidence.as_ref().and_then(|evidence| evidence.log.clone()).unwrap_or_default();
+                Ok(Outcome::Verdict { verdict, compile_log })
             }
             Response::Duel(duel) => Ok(Outcome::Duel(duel)),
             Response::Failure(failure) => Err(failure.into_error()),
@@ -112,8 +114,30 @@ impl Pool {
     }
 }
 
+/// Makes a pool for each task: every task of a run is judged by the same options, its own profile aside.
+pub struct Pools {
+    /// The files of the tasks, by the task's name.
+    pub files: HashMap<String, TaskFiles>,
+    /// The profile's name: `quick` or `full`.
+    pub profile: String,
+    pub launch_seconds: f64,
+}
+
+impl EvaluatorFactory for Pools {
+    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>> {
+        Box::pin(async move {
+            let files = self.files.get(&task.name).with_context(|| format!("task `{}` came without its files", task.name))?;
+            let profile = task.settings.profiles.get(&self.profile).with_context(|| format!("task `{}` has no profile `{}`", task.name, self.profile))?;
+            let options = eval::Options { profile: profile.clone(), launch_seconds: self.launch_seconds };
+            let pool = Pool::new(files.clone(), options, task.selected(profile).len())?;
+            pool.start().await?;
+            Ok(Arc::new(pool) as Arc<dyn Evaluator>)
+        })
+    }
+}
+
 impl Evaluator for Pool {
-    fn evaluate(&self, job: Job) -> Evaluating<'_> {
+    fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
         Box::pin(self.evaluate(job))
     }
 }
