@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::shapes::{Case, distribution_of};
 use super::{Compilation, Finding, Judge, Reference};
-use crate::device::{Answer, Arm, Comparison, Content, Launched, Poison, Question};
+use crate::device::{Answer, Arm, Comparison, Content, Launched, Opened, Poison, Question};
 use crate::kernel::plan::{Plan, Role};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
 
 /// An arm with what is needed to renew and to inspect it.
 pub(super) struct Bound {
-    arm: Box<dyn Arm>,
-    plan: Plan,
-    /// Distribution and seed offset of every input, by buffer.
+    pub(super) arm: Box<dyn Arm>,
+    pub(super) plan: Plan,
+    /// The distribution of every input, by buffer.
     inputs: Vec<(usize, Distribution)>,
 }
 
@@ -149,7 +149,7 @@ impl Bound {
         }
     }
 
-    fn open_reference(judge: &Judge<'_>, reference: &Reference, case: &Case, oracle: bool) -> anyhow::Result<Self> {
+    pub(super) fn open_reference(judge: &Judge<'_>, reference: &Reference, case: &Case, oracle: bool) -> anyhow::Result<Self> {
         let broken = |reason: String| {
             let name = if oracle { "oracle" } else { "baseline" };
             crate::base::Failure::reference(format!("the {name} of task `{}` does not run on `{}`: {reason}", judge.task.name, case.id))
@@ -242,5 +242,3 @@ impl Bound {
         Ok(None)
     }
 }
-
-use crate::device::Opened;

@@ -17,11 +17,13 @@ use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict}
 
 mod bench;
 mod check;
+mod example;
 mod features;
 mod measure;
 mod quiet;
 mod shapes;
 
+pub use example::{Example, example};
 pub use quiet::Quiet;
 
 use bench::Bench;
@@ -73,16 +75,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// `Failure::reference` where the oracle or the baseline does not work, anything else where the machinery does not.
     pub fn new(device: &'a dyn Device, task: &'a Task, options: Options, machine: Machine) -> anyhow::Result<Self> {
-        let quiet = Quiet::open()?;
-        let mut judge = Self {
-            device,
-            task,
-            machine,
-            oracle: Reference::parse(&task.oracle, task, "oracle")?,
-            baseline: Reference::parse(task.baseline().1, task, "baseline")?,
-            quiet,
-            options,
-        };
+        let mut judge = Self::unchecked(device, task, options, machine)?;
         let cases: Vec<_> = task.selected(&judge.options.profile).into_iter().map(Case::visible).collect();
         judge.prepare_references(&cases)?;
         let baseline = Compilation { kernel: judge.baseline.kernel.clone(), programs: judge.baseline.programs.clone(), seconds: 0.0 };
@@ -96,6 +89,19 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(judge)
+    }
+
+    /// Nothing compiled yet, the baseline not looked at.
+    fn unchecked(device: &'a dyn Device, task: &'a Task, options: Options, machine: Machine) -> anyhow::Result<Self> {
+        Ok(Self {
+            device,
+            task,
+            machine,
+            oracle: Reference::parse(&task.oracle, task, "oracle")?,
+            baseline: Reference::parse(task.baseline().1, task, "baseline")?,
+            quiet: Quiet::open()?,
+            options,
+        })
     }
 
     /// Judges one kernel. The seeds are drawn here, after the candidate is fixed, unless `seed` repeats an earlier judgement.

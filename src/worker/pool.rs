@@ -53,7 +53,7 @@ impl Pool {
         let fresh = matches!(job.kind, JobKind::Confirm);
         let request = match job.kind {
             JobKind::Judge | JobKind::Confirm => Request::Judge { name, source: job.source.to_string(), seed: None },
-            JobKind::Duel { against } => Request::Duel { challenger: job.source.to_string(), incumbent: against },
+            JobKind::Duel { against } => Request::Duel { challenger: job.source.to_string(), incumbent: against.to_string() },
         };
         let kept = if fresh { None } else { self.idle.lock().ok().and_then(|mut idle| idle.pop()) };
         let mut worker = match kept {
