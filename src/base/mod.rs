@@ -6,6 +6,7 @@ pub mod digest;
 pub mod expression;
 pub mod failure;
 pub mod random;
+pub mod statistics;
 pub mod text;
 pub mod yaml;
 
