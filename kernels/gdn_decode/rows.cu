@@ -9,8 +9,9 @@ tunables:
   UNROLL: [4, 1, 2, 8, 16]
 */
 
-// One thread per row of a head's state, as in the naive kernel, but the state is read twice and written once: the second pass
-// decays it again, which is cheaper than storing it in between, and reads it with the query on the way.
+// One thread per row of a head's state, as in the naive kernel, but the state is read twice and written once. Both sums come from
+// the old state, before the correction is known; with old = keep * state,
+//   output = scale * (old . q + correction * (k . q)),  correction = beta * (v - old . k)
 
 #include <cuda_bf16.h>
 
@@ -40,21 +41,20 @@ __global__ void gdn_decode(const __nv_bfloat16* q, const __nv_bfloat16* k, const
     const __nv_bfloat16* query = q + qk_head * HEAD_SIZE;
     const __nv_bfloat16* key = k + qk_head * HEAD_SIZE;
 
-    float predicted = 0.0f;
+    float old_key = 0.0f, old_query = 0.0f, key_query = 0.0f;
 #pragma unroll UNROLL
     for (int i = 0; i < HEAD_SIZE; ++i) {
         const float old = state == nullptr ? 0.0f : state[row * HEAD_SIZE + i];
-        predicted += gate.keep * old * __bfloat162float(key[i]);
+        old_key += old * __bfloat162float(key[i]);
+        old_query += old * __bfloat162float(query[i]);
+        key_query += __bfloat162float(key[i]) * __bfloat162float(query[i]);
     }
 
-    const float correction = gate.beta * (__bfloat162float(v[row]) - predicted);
-    float sum = 0.0f;
+    const float correction = gate.beta * (__bfloat162float(v[row]) - gate.keep * old_key);
 #pragma unroll UNROLL
     for (int i = 0; i < HEAD_SIZE; ++i) {
         const float old = state == nullptr ? 0.0f : state[row * HEAD_SIZE + i];
-        const float updated = gate.keep * old + correction * __bfloat162float(key[i]);
-        new_state[row * HEAD_SIZE + i] = updated;
-        sum += updated * __bfloat162float(query[i]);
+        new_state[row * HEAD_SIZE + i] = gate.keep * old + correction * __bfloat162float(key[i]);
     }
-    output[row] = __float2bfloat16(factor * sum);
+    output[row] = __float2bfloat16(factor * (gate.keep * old_query + correction * key_query));
 }
