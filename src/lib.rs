@@ -3,5 +3,6 @@
 pub mod base;
 pub mod event;
 pub mod kernel;
+pub mod search;
 pub mod task;
 pub mod verdict;
