@@ -1,8 +1,11 @@
 //! kforge: an evolutionary search driver for GPU kernels.
 
 pub mod base;
+pub mod device;
+pub mod eval;
 pub mod event;
 pub mod kernel;
 pub mod search;
 pub mod task;
 pub mod verdict;
+pub mod worker;

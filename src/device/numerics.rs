@@ -18,17 +18,46 @@ struct RawComparison {
 }
 
 unsafe extern "C" {
-    fn kforge_fill(dtype: u32, memory: *mut u8, elements: u64, row: u64, shape: u32, first: f64, second: f64, normalize: bool, seed: u64);
+    fn kforge_fill(
+        dtype: u32,
+        memory: *mut u8,
+        elements: u64,
+        row: u64,
+        shape: u32,
+        first: f64,
+        second: f64,
+        normalize: bool,
+        seed: u64,
+    );
     fn kforge_poison(dtype: u32, memory: *mut u8, elements: u64, seed: u64);
-    fn kforge_unwritten(dtype: u32, memory: *const u8, elements: u64, finite: bool, seed: u64, first: *mut u64) -> u64;
+    fn kforge_unwritten(
+        dtype: u32,
+        memory: *const u8,
+        elements: u64,
+        finite: bool,
+        seed: u64,
+        first: *mut u64,
+    ) -> u64;
     fn kforge_values(dtype: u32, memory: *const u8, elements: u64, into: *mut f64);
-    fn kforge_compare(dtype: u32, memory: *const u8, expected: *const f64, elements: u64, atol_rms: f64, rtol: f64, result: *mut RawComparison);
+    fn kforge_compare(
+        dtype: u32,
+        memory: *const u8,
+        expected: *const f64,
+        elements: u64,
+        atol_rms: f64,
+        rtol: f64,
+        result: *mut RawComparison,
+    );
     fn kforge_hash(memory: *const u8, bytes: u64) -> u64;
 }
 
 /// How many whole elements a memory holds. The memory must be aligned for them, as mapped pages and vectors' buffers are.
 fn elements(dtype: DType, memory: &[u8]) -> u64 {
-    assert_eq!(memory.as_ptr().align_offset(dtype.bytes() as usize), 0, "memory for {dtype} is not aligned");
+    assert_eq!(
+        memory.as_ptr().align_offset(dtype.bytes() as usize),
+        0,
+        "memory for {dtype} is not aligned"
+    );
     memory.len() as u64 / dtype.bytes()
 }
 
@@ -36,7 +65,11 @@ fn elements(dtype: DType, memory: &[u8]) -> u64 {
 pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distribution, seed: u64) {
     let elements = elements(dtype, memory);
     let row = row.clamp(1, elements.max(1));
-    assert_eq!(elements % row, 0, "rows of {row} do not divide {elements} elements");
+    assert_eq!(
+        elements % row,
+        0,
+        "rows of {row} do not divide {elements} elements"
+    );
     let (shape, first, second) = match distribution.shape {
         Shape::Normal(deviation) => (0, deviation, 0.0),
         Shape::Uniform([low, high]) => (1, low, high),
@@ -44,7 +77,19 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
     };
     let normalize = distribution.normalize == Some(Norm::L2) && dtype.is_float();
     // SAFETY: the memory holds `elements` aligned elements, and rows divide them.
-    unsafe { kforge_fill(number(dtype), memory.as_mut_ptr(), elements, row, shape, first, second, normalize, seed) }
+    unsafe {
+        kforge_fill(
+            number(dtype),
+            memory.as_mut_ptr(),
+            elements,
+            row,
+            shape,
+            first,
+            second,
+            normalize,
+            seed,
+        )
+    }
 }
 
 /// Fills with a pattern that an honest kernel does not leave behind.
@@ -52,7 +97,14 @@ pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
     match pattern {
         Poison::NotANumber => memory.fill(0xff),
         // SAFETY: the memory holds as many aligned elements as are counted.
-        Poison::Finite { seed } => unsafe { kforge_poison(number(dtype), memory.as_mut_ptr(), elements(dtype, memory), seed) },
+        Poison::Finite { seed } => unsafe {
+            kforge_poison(
+                number(dtype),
+                memory.as_mut_ptr(),
+                elements(dtype, memory),
+                seed,
+            )
+        },
     }
 }
 
@@ -64,7 +116,16 @@ pub fn unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Option<u
     };
     let mut first = 0;
     // SAFETY: the memory holds as many aligned elements as are counted; `first` is written at most once.
-    let count = unsafe { kforge_unwritten(number(dtype), memory.as_ptr(), elements(dtype, memory), finite, seed, &raw mut first) };
+    let count = unsafe {
+        kforge_unwritten(
+            number(dtype),
+            memory.as_ptr(),
+            elements(dtype, memory),
+            finite,
+            seed,
+            &raw mut first,
+        )
+    };
     (count, (count > 0).then_some(first))
 }
 
@@ -73,20 +134,48 @@ pub fn values(dtype: DType, memory: &[u8]) -> Vec<f64> {
     let elements = elements(dtype, memory);
     let mut values = vec![0.0; elements as usize];
     // SAFETY: both sides hold `elements` aligned elements.
-    unsafe { kforge_values(number(dtype), memory.as_ptr(), elements, values.as_mut_ptr()) }
+    unsafe {
+        kforge_values(
+            number(dtype),
+            memory.as_ptr(),
+            elements,
+            values.as_mut_ptr(),
+        )
+    }
     values
 }
 
 /// Every element against its expected value.
 pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Tolerance) -> Comparison {
     let elements = elements(dtype, memory);
-    assert_eq!(elements, expected.len() as u64, "as many expected values as elements");
+    assert_eq!(
+        elements,
+        expected.len() as u64,
+        "as many expected values as elements"
+    );
     let mut raw = RawComparison::default();
     // SAFETY: both sides hold `elements` aligned elements; `raw` has the layout that the other side writes.
     unsafe {
-        kforge_compare(number(dtype), memory.as_ptr(), expected.as_ptr(), elements, tolerance.atol_rms, tolerance.rtol, &raw mut raw);
+        kforge_compare(
+            number(dtype),
+            memory.as_ptr(),
+            expected.as_ptr(),
+            elements,
+            tolerance.atol_rms,
+            tolerance.rtol,
+            &raw mut raw,
+        );
     }
-    let first = (raw.failed > 0).then(|| (raw.first, expected.get(raw.first as usize).copied().unwrap_or(f64::NAN), raw.first_found));
+    let first = (raw.failed > 0).then(|| {
+        (
+            raw.first,
+            expected
+                .get(raw.first as usize)
+                .copied()
+                .unwrap_or(f64::NAN),
+            raw.first_found,
+        )
+    });
     Comparison {
         elements,
         failed: raw.failed,

@@ -47,7 +47,9 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
                 continue;
             }
             b'/' if bytes.get(position + 1) == Some(&b'*') => {
-                let end = source[position + 2..].find("*/").map_or(bytes.len(), |offset| position + 2 + offset + 2);
+                let end = source[position + 2..]
+                    .find("*/")
+                    .map_or(bytes.len(), |offset| position + 2 + offset + 2);
                 line += newlines(&bytes[position..end]);
                 position = end;
                 continue;
@@ -61,7 +63,10 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
                 TokenKind::Literal
             }
             _ if byte.is_ascii_digit() => {
-                while position < bytes.len() && (bytes[position].is_ascii_alphanumeric() || matches!(bytes[position], b'.' | b'\'' | b'_')) {
+                while position < bytes.len()
+                    && (bytes[position].is_ascii_alphanumeric()
+                        || matches!(bytes[position], b'.' | b'\'' | b'_'))
+                {
                     position += 1;
                 }
                 TokenKind::Number
@@ -70,7 +75,8 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
                 while position < bytes.len() && is_word(bytes[position]) {
                     position += 1;
                 }
-                let raw_string = bytes.get(position) == Some(&b'"') && source[start..position].ends_with('R');
+                let raw_string =
+                    bytes.get(position) == Some(&b'"') && source[start..position].ends_with('R');
                 if raw_string {
                     position = end_of_raw_string(source, position);
                     TokenKind::Literal
@@ -84,7 +90,11 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
             }
         };
         at_line_start = false;
-        tokens.push(Token { kind, range: start..position, line });
+        tokens.push(Token {
+            kind,
+            range: start..position,
+            line,
+        });
         line += newlines(&bytes[start..position]);
     }
     tokens
@@ -122,9 +132,13 @@ fn end_of_literal(source: &str, start: usize) -> usize {
 }
 
 fn end_of_raw_string(source: &str, quote: usize) -> usize {
-    let Some(open) = source[quote..].find('(') else { return source.len() };
+    let Some(open) = source[quote..].find('(') else {
+        return source.len();
+    };
     let closing = format!("){}\"", &source[quote + 1..quote + open]);
-    source[quote..].find(&closing).map_or(source.len(), |offset| quote + offset + closing.len())
+    source[quote..]
+        .find(&closing)
+        .map_or(source.len(), |offset| quote + offset + closing.len())
 }
 
 #[cfg(test)]
@@ -134,9 +148,19 @@ mod tests {
     #[test]
     fn tells_code_from_comments_literals_and_directives() {
         let source = "#define A \\\n  asm\n/* asm\n */ x = \"asm\"; // asm\nR\"(asm)\" 'a' 1.5e3f y\n# pragma once";
-        let words: Vec<_> = tokens(source).into_iter().filter(|token| token.kind == TokenKind::Word).map(|token| (&source[token.range], token.line)).collect();
+        let words: Vec<_> = tokens(source)
+            .into_iter()
+            .filter(|token| token.kind == TokenKind::Word)
+            .map(|token| (&source[token.range], token.line))
+            .collect();
         assert_eq!(words, [("x", 4), ("y", 5)]);
-        assert_eq!(tokens(source).iter().filter(|token| token.kind == TokenKind::Directive).count(), 2);
+        assert_eq!(
+            tokens(source)
+                .iter()
+                .filter(|token| token.kind == TokenKind::Directive)
+                .count(),
+            2
+        );
     }
 
     #[test]

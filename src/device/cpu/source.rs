@@ -11,7 +11,11 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
     let mut text = String::from("#include \"kforge_cuda.h\"\n");
     for (name, value) in &unit.constants {
         // In memory of the text alone: writing to a String cannot fail.
-        let kind = if i32::try_from(*value).is_ok() { "int" } else { "long long" };
+        let kind = if i32::try_from(*value).is_ok() {
+            "int"
+        } else {
+            "long long"
+        };
         let _ = writeln!(text, "constexpr {kind} {name} = {value};");
     }
     for (name, value) in &unit.macros {
@@ -21,8 +25,18 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
     text.push_str(&rewrite(unit));
     text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
     for (index, entry) in unit.entries.iter().enumerate() {
-        let types: Vec<_> = entry.arguments.iter().map(|argument| type_of(*argument)).collect();
-        let _ = writeln!(text, "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), ::kforge::types<{}>)", entry.line, entry.expression, types.join(", "));
+        let types: Vec<_> = entry
+            .arguments
+            .iter()
+            .map(|argument| type_of(*argument))
+            .collect();
+        let _ = writeln!(
+            text,
+            "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), ::kforge::types<{}>)",
+            entry.line,
+            entry.expression,
+            types.join(", ")
+        );
     }
     text.push_str("KFORGE_ENTRIES_END\n");
     text
@@ -72,8 +86,16 @@ fn rewrite(unit: &Unit) -> String {
             (TokenKind::Word, "__shared__") => {
                 let end = end_of_declaration(source, &tokens, index);
                 let at_namespace_scope = scopes.iter().all(|is_namespace| *is_namespace);
-                let range = tokens[statement].range.start..tokens.get(end).map_or(source.len(), |token| token.range.end);
-                if let Some(mut replacement) = shared_declaration(source, &tokens[statement..end.min(tokens.len())], at_namespace_scope, &mut shared) {
+                let range = tokens[statement].range.start
+                    ..tokens
+                        .get(end)
+                        .map_or(source.len(), |token| token.range.end);
+                if let Some(mut replacement) = shared_declaration(
+                    source,
+                    &tokens[statement..end.min(tokens.len())],
+                    at_namespace_scope,
+                    &mut shared,
+                ) {
                     replacement.extend(source[range.clone()].matches('\n'));
                     edits.push((range, replacement));
                 }
@@ -93,11 +115,30 @@ fn rewrite(unit: &Unit) -> String {
 
 /// gcc knows `#pragma unroll` under another name, and wants a literal before a loop.
 fn unroll(line: &str, next: Option<&Token>, unit: &Unit) -> Option<String> {
-    let words = line.strip_prefix('#')?.trim_start().strip_prefix("pragma")?.trim_start().strip_prefix("unroll")?;
-    let count = words.trim().trim_start_matches('(').trim_end_matches(')').trim();
-    let named = unit.macros.iter().chain(&unit.constants).find(|(name, _)| name == count).map(|(_, value)| *value);
-    let count = count.parse().ok().or(named).filter(|count| (1..=65_534).contains(count))?;
-    let is_loop = next.is_some_and(|token| matches!(&unit.source[token.range.clone()], "for" | "while" | "do"));
+    let words = line
+        .strip_prefix('#')?
+        .trim_start()
+        .strip_prefix("pragma")?
+        .trim_start()
+        .strip_prefix("unroll")?;
+    let count = words
+        .trim()
+        .trim_start_matches('(')
+        .trim_end_matches(')')
+        .trim();
+    let named = unit
+        .macros
+        .iter()
+        .chain(&unit.constants)
+        .find(|(name, _)| name == count)
+        .map(|(_, value)| *value);
+    let count = count
+        .parse()
+        .ok()
+        .or(named)
+        .filter(|count| (1..=65_534).contains(count))?;
+    let is_loop = next
+        .is_some_and(|token| matches!(&unit.source[token.range.clone()], "for" | "while" | "do"));
     is_loop.then(|| format!("#pragma GCC unroll {count}"))
 }
 
@@ -125,7 +166,12 @@ fn end_of_declaration(source: &str, tokens: &[Token], start: usize) -> usize {
 }
 
 /// One `__shared__` declaration without its `;`, in the runtime's words. `None` leaves it for the compiler to report.
-fn shared_declaration(source: &str, declaration: &[Token], at_namespace_scope: bool, count: &mut usize) -> Option<String> {
+fn shared_declaration(
+    source: &str,
+    declaration: &[Token],
+    at_namespace_scope: bool,
+    count: &mut usize,
+) -> Option<String> {
     let text = |token: &Token| &source[token.range.clone()];
     let mut rest = Vec::new();
     let (mut is_extern, mut alignment) = (false, String::from("1"));
@@ -136,7 +182,8 @@ fn shared_declaration(source: &str, declaration: &[Token], at_namespace_scope: b
             "static" | "__shared__" => {}
             "alignas" | "__align__" => {
                 let close = matching(source, declaration, index + 1)?;
-                let inner = &source[declaration[index + 1].range.end..declaration[close].range.start];
+                let inner =
+                    &source[declaration[index + 1].range.end..declaration[close].range.start];
                 alignment = inner.to_owned();
                 index = close;
             }
@@ -154,15 +201,29 @@ fn shared_declaration(source: &str, declaration: &[Token], at_namespace_scope: b
             (true, _) => {
                 // `T s[]`, or `T s[][33]`: a pointer to what the first brackets hold.
                 let inner = dimensions.get(dimensions.find(']')? + 1..)?;
-                let element = if inner.trim().is_empty() { kind.clone() } else { alias.clone() };
-                let typedef = if inner.trim().is_empty() { String::new() } else { format!("typedef {kind} {alias}{inner}; ") };
+                let element = if inner.trim().is_empty() {
+                    kind.clone()
+                } else {
+                    alias.clone()
+                };
+                let typedef = if inner.trim().is_empty() {
+                    String::new()
+                } else {
+                    format!("typedef {kind} {alias}{inner}; ")
+                };
                 if at_namespace_scope {
                     write!(result, "{typedef}KFORGE_DYNAMIC_SHARED({element}, {name});")
                 } else {
-                    write!(result, "{typedef}{element}* const {name} = static_cast<{element}*>(::kforge::shared_dynamic());")
+                    write!(
+                        result,
+                        "{typedef}{element}* const {name} = static_cast<{element}*>(::kforge::shared_dynamic());"
+                    )
                 }
             }
-            (false, true) => write!(result, "static thread_local {kind} {name}{dimensions}; KFORGE_SHARED_VARIABLE({name});"),
+            (false, true) => write!(
+                result,
+                "static thread_local {kind} {name}{dimensions}; KFORGE_SHARED_VARIABLE({name});"
+            ),
             (false, false) => write!(
                 result,
                 "typedef {kind} {alias}{dimensions}; static thread_local ::kforge::SharedSlot kforge_shared_slot_{number}; \
@@ -215,20 +276,36 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
     let mut kind = String::new();
     let mut result = Vec::new();
     for (order, part) in parts.iter().enumerate() {
-        let open = part.iter().position(|token| &source[token.range.clone()] == "[").unwrap_or(part.len());
-        let name = open.checked_sub(1).map(|index| part[index]).filter(|token| token.kind == TokenKind::Word)?;
+        let open = part
+            .iter()
+            .position(|token| &source[token.range.clone()] == "[")
+            .unwrap_or(part.len());
+        let name = open
+            .checked_sub(1)
+            .map(|index| part[index])
+            .filter(|token| token.kind == TokenKind::Word)?;
         if order == 0 {
             // The words apart: those that were taken out (`extern`, `__shared__`) may stand between them.
-            kind = part[..open - 1].iter().map(|token| &source[token.range.clone()]).collect::<Vec<_>>().join(" ");
+            kind = part[..open - 1]
+                .iter()
+                .map(|token| &source[token.range.clone()])
+                .collect::<Vec<_>>()
+                .join(" ");
             if kind.is_empty() {
                 return None;
             }
         }
         let dimensions = match (part.get(open), part.last()) {
-            (Some(first), Some(last)) => source[first.range.start..last.range.end].replace('\n', " "),
+            (Some(first), Some(last)) => {
+                source[first.range.start..last.range.end].replace('\n', " ")
+            }
             _ => String::new(),
         };
-        result.push((kind.clone(), source[name.range.clone()].to_owned(), dimensions));
+        result.push((
+            kind.clone(),
+            source[name.range.clone()].to_owned(),
+            dimensions,
+        ));
     }
     Some(result)
 }
@@ -273,7 +350,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_left_for_the_compiler() {
-        for source in ["__shared__", "__shared__;", "void f() { __shared__ [3]; }", "}} __shared__ alignas( x", "extern __shared__ float s;"] {
+        for source in [
+            "__shared__",
+            "__shared__;",
+            "void f() { __shared__ [3]; }",
+            "}} __shared__ alignas( x",
+            "extern __shared__ float s;",
+        ] {
             rewritten(source);
         }
     }
