@@ -16,6 +16,7 @@
 #include <climits>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "runtime.h"
 #include "vectors.h"
@@ -73,7 +74,12 @@ inline void __nanosleep(unsigned) { ::kforge::yield(); }
 
 // The C library declares these names, so a definition must not differ from its declaration; none is ever emitted.
 #define KFORGE_LIBRARY extern "C" inline __attribute__((always_inline, gnu_inline))
-KFORGE_LIBRARY clock_t clock() noexcept { return (clock_t)::kforge::device_clock(); }
+#if defined(__GLIBC__)
+#define KFORGE_AS_DECLARED noexcept
+#else
+#define KFORGE_AS_DECLARED
+#endif
+KFORGE_LIBRARY clock_t clock() KFORGE_AS_DECLARED { return (clock_t)::kforge::device_clock(); }
 inline long long clock64() { return (long long)::kforge::device_clock(); }
 inline unsigned long long __clock64() { return ::kforge::device_clock(); }
 inline unsigned long long __globaltimer() { return ::kforge::global_timer(); }

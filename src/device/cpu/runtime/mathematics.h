@@ -8,10 +8,10 @@
 #include "language.h"
 
 // Without a promise that there are no NaNs, compilers call the library for these.
-KFORGE_LIBRARY float fmaxf(float a, float b) noexcept { return a > b || b != b ? a : b; }
-KFORGE_LIBRARY float fminf(float a, float b) noexcept { return a < b || b != b ? a : b; }
-KFORGE_LIBRARY double fmax(double a, double b) noexcept { return a > b || b != b ? a : b; }
-KFORGE_LIBRARY double fmin(double a, double b) noexcept { return a < b || b != b ? a : b; }
+KFORGE_LIBRARY float fmaxf(float a, float b) KFORGE_AS_DECLARED { return a > b || b != b ? a : b; }
+KFORGE_LIBRARY float fminf(float a, float b) KFORGE_AS_DECLARED { return a < b || b != b ? a : b; }
+KFORGE_LIBRARY double fmax(double a, double b) KFORGE_AS_DECLARED { return a > b || b != b ? a : b; }
+KFORGE_LIBRARY double fmin(double a, double b) KFORGE_AS_DECLARED { return a < b || b != b ? a : b; }
 
 namespace kforge {
 
@@ -87,22 +87,22 @@ inline __attribute__((always_inline)) float fast_wave(float x, int quarter) {
 
 }  // namespace kforge
 
-KFORGE_LIBRARY float __expf(float x) noexcept { return ::kforge::fast_exp2(x * 1.44269504f); }
-KFORGE_LIBRARY float __exp10f(float x) noexcept { return ::kforge::fast_exp2(x * 3.32192809f); }
-KFORGE_LIBRARY float __exp2f(float x) noexcept { return ::kforge::fast_exp2(x); }
-KFORGE_LIBRARY float __logf(float x) noexcept { return ::kforge::fast_log2(x) * 0.693147181f; }
-KFORGE_LIBRARY float __log2f(float x) noexcept { return ::kforge::fast_log2(x); }
-KFORGE_LIBRARY float __log10f(float x) noexcept { return ::kforge::fast_log2(x) * 0.301029996f; }
-KFORGE_LIBRARY float __powf(float x, float y) noexcept { return ::kforge::fast_exp2(y * ::kforge::fast_log2(x)); }
-KFORGE_LIBRARY float __sinf(float x) noexcept { return ::kforge::fast_wave(x, 0); }
-KFORGE_LIBRARY float __cosf(float x) noexcept { return ::kforge::fast_wave(x, 1); }
-KFORGE_LIBRARY float __tanf(float x) noexcept { return ::kforge::fast_wave(x, 0) / ::kforge::fast_wave(x, 1); }
-KFORGE_LIBRARY float __tanhf(float x) noexcept {
+KFORGE_LIBRARY float __expf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(x * 1.44269504f); }
+KFORGE_LIBRARY float __exp10f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(x * 3.32192809f); }
+KFORGE_LIBRARY float __exp2f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(x); }
+KFORGE_LIBRARY float __logf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_log2(x) * 0.693147181f; }
+KFORGE_LIBRARY float __log2f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_log2(x); }
+KFORGE_LIBRARY float __log10f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_log2(x) * 0.301029996f; }
+KFORGE_LIBRARY float __powf(float x, float y) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(y * ::kforge::fast_log2(x)); }
+KFORGE_LIBRARY float __sinf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_wave(x, 0); }
+KFORGE_LIBRARY float __cosf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_wave(x, 1); }
+KFORGE_LIBRARY float __tanf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_wave(x, 0) / ::kforge::fast_wave(x, 1); }
+KFORGE_LIBRARY float __tanhf(float x) KFORGE_AS_DECLARED {
     const float bound = x > 10.0f ? 10.0f : x < -10.0f ? -10.0f : x;
     const float power = ::kforge::fast_exp2(bound * 2.88539008f);
     return fabsf(x) < 0.03f ? x - x * x * x * 0.333333333f : (power - 1.0f) / (power + 1.0f);
 }
-KFORGE_LIBRARY void __sincosf(float x, float* sine, float* cosine) noexcept {
+KFORGE_LIBRARY void __sincosf(float x, float* sine, float* cosine) KFORGE_AS_DECLARED {
     *sine = ::kforge::fast_wave(x, 0);
     *cosine = ::kforge::fast_wave(x, 1);
 }
