@@ -3,5 +3,8 @@
 pub mod base;
 pub mod event;
 pub mod kernel;
+pub mod report;
+pub mod run;
 pub mod task;
 pub mod verdict;
+pub mod worker;

@@ -5,6 +5,7 @@
 pub mod digest;
 pub mod expression;
 pub mod failure;
+pub mod files;
 pub mod random;
 pub mod text;
 pub mod yaml;

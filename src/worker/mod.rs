@@ -1,0 +1,55 @@
+//! Judging beside the driver: what an evaluator is asked, and what it answers.
+//!
+//! Messages carry contents, never paths. A bad kernel is an `Outcome`; an `Err` is broken machinery.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::task::Task;
+use crate::verdict::{Duel, Verdict};
+
+/// A future that may be dropped at any await: whatever runs for it is killed then.
+pub type Work<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
+
+/// Judges kernels of one task. Called for several jobs at once, as many as the driver has in flight.
+pub trait Evaluator: Send + Sync {
+    fn evaluate(&self, job: Job) -> Work<'_, Outcome>;
+}
+
+/// Makes an evaluator ready for a task: oracle and baseline compiled and seen to work.
+/// A fault of theirs is a `Failure` of kind `Reference`, which ends the task and no other.
+pub trait EvaluatorFactory: Send + Sync {
+    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>>;
+}
+
+/// One question about one kernel.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// For messages and deadlines; a step is judged at most once at a time.
+    pub step: u64,
+    /// The whole kernel file.
+    pub source: Arc<str>,
+    pub kind: JobKind,
+}
+
+#[derive(Clone, Debug)]
+pub enum JobKind {
+    /// Check and measure.
+    Judge,
+    /// Time it against another kernel, both known to pass.
+    Duel { against: Arc<str> },
+    /// Check and measure again: new seeds, fresh processes, the profile's whole budget.
+    Confirm,
+}
+
+/// The answer, of the kind that the job asked for.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Verdict {
+        verdict: Box<Verdict>,
+        /// What the compiler said: untrusted text, capped; empty where it said nothing.
+        compile_log: String,
+    },
+    /// `None` where one of the two no longer passed.
+    Duel(Option<Duel>),
+}
