@@ -1,10 +1,12 @@
 //! kforge: an evolutionary search driver for GPU kernels.
 
 pub mod base;
+pub mod driver;
 pub mod event;
 pub mod kernel;
 pub mod report;
 pub mod run;
+pub mod search;
 pub mod task;
 pub mod verdict;
 pub mod worker;

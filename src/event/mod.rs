@@ -105,13 +105,15 @@ pub struct Failed {
 }
 
 /// Why a step ended without a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailedReason {
     /// Nothing was changed, or the operator found nothing to change.
     NoOp,
     /// The source equals one already tried.
     Duplicate,
+    /// kforge could not judge it, and gave up: the step is closed, so that the search goes on.
+    HarnessError,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

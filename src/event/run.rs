@@ -50,8 +50,6 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskStarted {
     pub task: String,
-    /// Steps that were already over.
-    pub done: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::event::{Event, StopReason};
+use crate::search::Change;
 use crate::verdict::Speedup;
 
 /// Watches the tasks of a run, one after the other. Called from the driver's loop: it must not wait.
@@ -12,8 +13,8 @@ pub trait Observer: Send {
         let _ = progress;
     }
 
-    /// Something happened; `progress` already counts it.
-    fn event(&mut self, event: &Event, progress: &Progress);
+    /// Something happened, and this is what it changed; `progress` already counts it.
+    fn event(&mut self, event: &Event, changes: &[Change], progress: &Progress);
 
     /// Nothing more will happen to this task in this process.
     fn ended(&mut self, progress: &Progress) {
@@ -25,14 +26,14 @@ pub trait Observer: Send {
 pub struct Silent;
 
 impl Observer for Silent {
-    fn event(&mut self, _event: &Event, _progress: &Progress) {}
+    fn event(&mut self, _event: &Event, _changes: &[Change], _progress: &Progress) {}
 }
 
 /// Where a task stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     pub task: String,
-    /// Steps that are over: judged, or ended without a candidate.
+    /// Steps that are over: all up to this one were judged, or ended without a candidate.
     pub steps: u64,
     /// Steps that were over when this process began, so that a rate is that of this process.
     pub steps_before: u64,

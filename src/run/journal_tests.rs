@@ -181,7 +181,6 @@ fn events_of_a_run_come_back() {
     let path = root.path().join("events.jsonl");
     let event = RunEvent::TaskStarted(TaskStarted {
         task: "softmax".to_owned(),
-        done: 3,
     });
     let mut journal = Journal::open::<RunEvent>(&path, |_, _| Ok(())).unwrap();
     journal.append(&event).unwrap();

@@ -11,5 +11,5 @@ mod time;
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::{Head, Journal, Line};
 pub use lock::Lock;
-pub use record::{Record, TaskRecord};
+pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, refuse};
 pub use time::{milliseconds, now, timestamp};

@@ -139,7 +139,7 @@ fn shown(value: Option<&Value>) -> String {
 }
 
 /// The refusal to go on with other settings, naming each.
-pub(crate) fn refuse(directory: &RunDirectory, changes: &[Change]) -> Failure {
+pub fn refuse(directory: &RunDirectory, changes: &[Change]) -> Failure {
     let list: Vec<_> = changes
         .iter()
         .map(|change| {
