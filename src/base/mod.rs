@@ -7,6 +7,7 @@ pub mod expression;
 pub mod failure;
 pub mod files;
 pub mod random;
+pub mod statistics;
 pub mod text;
 pub mod yaml;
 

@@ -19,7 +19,14 @@ pub trait Device {
     fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled>;
 
     /// Loads a program and binds it to freshly allocated memory for one workload.
-    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Box<dyn Arm>>;
+    /// A plan or a program that the device refuses is a value.
+    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened>;
+}
+
+/// A device's answer to being asked to load a program.
+pub enum Opened {
+    Ready(Box<dyn Arm>),
+    Refused(Refusal),
 }
 
 /// A compiler's answer.
@@ -89,6 +96,8 @@ pub enum Question<'a> {
     Guards,
     /// The elements as double precision (the oracle's outputs).
     Values,
+    /// The memory as it is, little-endian.
+    Bytes,
     /// How do the elements compare with the expected ones?
     Compare { expected: &'a [f64], tolerance: crate::task::Tolerance },
     /// How many elements still hold their poison?
@@ -101,6 +110,7 @@ pub enum Answer {
     /// `None`: intact. Else how far behind the last element (positive, bytes) or before the first (negative) the damage lies.
     Guards(Option<i64>),
     Values(Vec<f64>),
+    Bytes(Vec<u8>),
     Comparison(Comparison),
     /// Count of unwritten elements, and the index of the first.
     Unwritten { count: u64, first: Option<u64> },

@@ -207,6 +207,7 @@ impl Header {
                     .message
                     .splitn(4, ':')
                     .nth(3)
+                    .and_then(|message| message.lines().next())
                     .map_or(failure.message.as_str(), str::trim_start)
                     .to_owned();
                 HeaderError {
@@ -315,13 +316,12 @@ impl Checker<'_> {
         if !well_formed {
             return Err(self.error(line, format!("tunable `{name}`: expected a name of at least three capital letters, such as `ROWS`")));
         }
-        if self
-            .definition
-            .axes
-            .keys()
-            .any(|axis| axis.to_uppercase() == name)
-        {
-            return Err(self.error(line, format!("tunable `{name}` has the name of an axis")));
+        let mut constants = self.definition.constants();
+        if constants.any(|(axis, _)| axis.to_uppercase() == name) {
+            return Err(self.error(
+                line,
+                format!("tunable `{name}` has the name of a constant axis"),
+            ));
         }
         if values.is_empty() {
             return Err(self.error(

@@ -14,6 +14,8 @@ mod header;
 pub mod plan;
 mod point;
 pub mod syntax;
+#[cfg(test)]
+mod tests;
 
 pub use bind::{BindError, Machine, Scalars};
 pub use header::{

@@ -394,3 +394,104 @@ fn check(settings: &Settings, definition: &Definition, workloads: &[Workload]) -
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_task_loads() {
+        for name in embedded_names() {
+            let task = TaskFiles::find(name).and_then(|files| files.load());
+            assert!(task.is_ok(), "{name}: {}", task.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn errors_name_file_and_key_and_what_was_expected() {
+        let files = TaskFiles::find("softmax").unwrap();
+        let failure = |file: &str, from: &str, to: &str| {
+            let mut files = files.clone();
+            let text = files.files.get_mut(file).unwrap();
+            assert!(text.contains(from), "{file} has no `{from}`");
+            *text = text.replacen(from, to, 1);
+            files.load().unwrap_err().to_string()
+        };
+        for (file, from, to, words) in [
+            (
+                "workloads.jsonl",
+                "\"rows\"",
+                "\"rwos\"",
+                "workloads.jsonl:1: workload.axes: unknown axis `rwos`\n\nhint: did you mean `rows`?",
+            ),
+            (
+                "workloads.jsonl",
+                "\"type\": \"random\"",
+                "\"type\": \"random\", \"shape\": [3, 5]",
+                "workload.inputs.x.shape: expected [",
+            ),
+            (
+                "workloads.jsonl",
+                "{\"definition\"",
+                "{\"definition\" 1",
+                "workloads.jsonl:1:15: expected `:`",
+            ),
+            (
+                "workloads.jsonl",
+                "\"definition\": \"",
+                "\"definition\": \"x",
+                "workloads.jsonl:1: definition: expected `",
+            ),
+            (
+                "task.yaml",
+                "tolerance:",
+                "tolerances:",
+                "unknown key `tolerances`\n",
+            ),
+            (
+                "task.yaml",
+                "schema: 1",
+                "schema: 2",
+                "task.yaml: schema: expected 1, found 2",
+            ),
+            (
+                "task.yaml",
+                "bytes: \"",
+                "bytes: \"rwos + ",
+                "task.yaml: bytes: unknown axis `rwos`",
+            ),
+            (
+                "definition.json",
+                "\"columns\": {",
+                "\"colums\": {",
+                "unknown axis `columns`\n\nhint: did you mean `colums`?",
+            ),
+        ] {
+            let message = failure(file, from, to);
+            assert!(message.contains(words), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("task.yaml"),
+            TaskFiles::find("softmax").unwrap().files["task.yaml"].as_bytes(),
+        )
+        .unwrap();
+        let message = TaskFiles::find(&folder.path().display().to_string())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("task.yaml: definition: no such file: `"),
+            "{message}"
+        );
+        let message = TaskFiles::find("sofmax").unwrap_err().to_string();
+        assert!(
+            message.contains("unknown task `sofmax`")
+                && message.contains("did you mean `softmax`?"),
+            "{message}"
+        );
+    }
+}

@@ -8,6 +8,13 @@ use std::sync::Arc;
 use crate::task::Task;
 use crate::verdict::{Duel, Verdict};
 
+mod pool;
+mod protocol;
+mod server;
+
+pub use pool::{Pool, Pools};
+pub use server::serve;
+
 /// A future that may be dropped at any await: whatever runs for it is killed then.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
 

@@ -1,0 +1,46 @@
+//! How long judging a changed `gdn_decode` kernel takes in the quick profile, and where the time goes.
+//!
+//! `cargo bench --bench judge`. Every candidate is new to the compiler's cache; what a run pays once (oracle, baseline, the
+//! precompiled header) is paid before the clock starts, and printed apart.
+
+use std::time::Instant;
+
+use kforge::device::Device;
+use kforge::device::cpu::CpuDevice;
+use kforge::eval::{Judge, Options};
+use kforge::kernel::Machine;
+use kforge::task::TaskFiles;
+
+const CANDIDATES: usize = 8;
+
+fn main() -> anyhow::Result<()> {
+    let task = TaskFiles::find("gdn_decode")?.load()?;
+    let device = CpuDevice::new()?;
+    let cores = device.identity().cores.unwrap_or(1);
+    let options = Options { profile: task.settings.profiles["quick"].clone(), launch_seconds: 20.0 };
+    let machine = Machine { sm_count: i64::from(cores), max_shared_bytes: 232_448 };
+    let begun = Instant::now();
+    let mut judge = Judge::new(&device, &task, options, machine)?;
+    println!("{} on {cores} cores; oracle and baseline ready in {:.2} s", device.identity().name, begun.elapsed().as_secs_f64());
+    println!("{:<14} {:>9} {:>9} {:>9} {:>9}  verdict", "kernel", "compile s", "check s", "measure s", "total s");
+    for (file, text) in task.starts() {
+        for candidate in 0..CANDIDATES {
+            let salt = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
+            let changed = format!("{text}\n// {salt} {candidate}\n");
+            let begun = Instant::now();
+            let verdict = judge.judge(file, &changed, None)?;
+            let total = begun.elapsed().as_secs_f64();
+            let seconds = verdict.seconds;
+            let speedup = verdict.speedup.map_or(String::new(), |speedup| format!(" {:.3}x [{:.3}, {:.3}]", speedup.geomean, speedup.ci95[0], speedup.ci95[1]));
+            println!(
+                "{file:<14} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
+                seconds.compile,
+                seconds.check,
+                seconds.measure,
+                verdict.status,
+                verdict.reason.map_or(String::new(), |reason| format!(" {reason}"))
+            );
+        }
+    }
+    Ok(())
+}

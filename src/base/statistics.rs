@@ -1,0 +1,439 @@
+//! Estimates with intervals, from samples of times: robust to the odd interrupted launch, honest about few samples.
+//!
+//! Never returns a number that is not finite, and never an interval that the sample cannot carry: `None` instead.
+
+/// Two-sided 95 % quantile of the standard normal distribution.
+pub const Z95: f64 = 1.959_963_984_540_054;
+
+/// Up to this many samples the distribution of the signed-rank statistic is counted out; beyond, it is normal to within one rank.
+const EXACT: usize = 50;
+
+/// The fewest samples for which a two-sided 95 % signed-rank interval exists (2 / 2^5 is more than 5 %, 2 / 2^6 is less).
+const LEAST: usize = 6;
+
+/// A sample described.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    pub median: f64,
+    pub mean: f64,
+    /// With n - 1 in the denominator; 0 for a single value.
+    pub std: f64,
+    pub min: f64,
+    pub max: f64,
+    pub n: u64,
+}
+
+impl Summary {
+    /// `None` for an empty sample and for one that holds a value that is not finite.
+    pub fn of(sample: &[f64]) -> Option<Self> {
+        if sample.is_empty() || !sample.iter().all(|value| value.is_finite()) {
+            return None;
+        }
+        let count = sample.len() as f64;
+        // Divided before they are added, so that no sum of large finite values overflows.
+        let mean = sample.iter().map(|value| value / count).sum::<f64>();
+        let squares = sample
+            .iter()
+            .map(|value| (value - mean).powi(2))
+            .sum::<f64>();
+        let std = if sample.len() > 1 {
+            (squares / (count - 1.0)).sqrt()
+        } else {
+            0.0
+        };
+        let mut sorted = sample.to_vec();
+        let median = median(&mut sorted)?;
+        let min = sample.iter().copied().fold(f64::INFINITY, f64::min);
+        let max = sample.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        (mean.is_finite() && std.is_finite()).then_some(Self {
+            median,
+            mean,
+            std,
+            min,
+            max,
+            n: sample.len() as u64,
+        })
+    }
+}
+
+/// A location with its 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    pub estimate: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Estimate {
+    /// An estimate of a logarithm as one of the ratio itself; `None` where that would be zero, infinite or no number.
+    pub fn exp(&self) -> Option<Self> {
+        let ratio = Self {
+            estimate: self.estimate.exp(),
+            low: self.low.exp(),
+            high: self.high.exp(),
+        };
+        let sound = |value: f64| value > 0.0 && value.is_finite();
+        (sound(ratio.estimate) && sound(ratio.low) && sound(ratio.high)).then_some(ratio)
+    }
+
+    fn ordered(&self) -> bool {
+        self.low.is_finite()
+            && self.high.is_finite()
+            && self.low <= self.estimate
+            && self.estimate <= self.high
+    }
+}
+
+/// The logarithm of baseline time / candidate time. `None` unless both are positive and finite: a clock that says 0 proves nothing.
+pub fn log_ratio(baseline: f64, candidate: f64) -> Option<f64> {
+    let sound = |time: f64| time > 0.0 && time.is_finite();
+    // The difference of logarithms cannot overflow where the quotient could.
+    (sound(baseline) && sound(candidate)).then(|| baseline.ln() - candidate.ln())
+}
+
+/// The one-sample Hodges-Lehmann estimate: the median of all Walsh averages (x_i + x_j) / 2, i <= j, with the 95 % interval that
+/// inverts Wilcoxon's signed-rank test. It assumes that the sample is symmetric about its centre, which the log ratio of two times
+/// with the same kind of noise is, and nothing else.
+///
+/// `None` for fewer than six samples and for values that are not finite.
+pub fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
+    let count = log_ratios.len();
+    if count < LEAST || !log_ratios.iter().all(|value| value.is_finite()) {
+        return None;
+    }
+    let mut averages = Vec::with_capacity(count * (count + 1) / 2);
+    for (index, first) in log_ratios.iter().enumerate() {
+        averages.extend(
+            log_ratios[index..]
+                .iter()
+                .map(|second| first / 2.0 + second / 2.0),
+        );
+    }
+    let rank = critical_rank(count);
+    let low = order_statistic(&mut averages, rank - 1)?;
+    let last = averages.len() - rank;
+    let high = order_statistic(&mut averages, last)?;
+    let estimate = Estimate {
+        estimate: median(&mut averages)?,
+        low,
+        high,
+    };
+    estimate.ordered().then_some(estimate)
+}
+
+/// The geometric mean over workloads that were measured independently, from the estimates of their logarithms: the mean of the
+/// estimates, and on each side the half widths in quadrature, `h = sqrt(h_1² + … + h_n²) / n`.
+///
+/// `None` where there is none, or where one is not finite or not in order.
+pub fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
+    if log_estimates.is_empty() || !log_estimates.iter().all(Estimate::ordered) {
+        return None;
+    }
+    let count = log_estimates.len() as f64;
+    let mean = log_estimates
+        .iter()
+        .map(|one| one.estimate / count)
+        .sum::<f64>();
+    let half = |width: fn(&Estimate) -> f64| {
+        log_estimates
+            .iter()
+            .map(|one| (width(one) / count).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let below = half(|one| one.estimate - one.low);
+    let above = half(|one| one.high - one.estimate);
+    let combined = Estimate {
+        estimate: mean,
+        low: mean - below,
+        high: mean + above,
+    };
+    combined.ordered().then_some(combined)
+}
+
+/// The rank, counted from 1 from either end of the sorted Walsh averages, at which the 95 % interval ends: the smallest w >= 1 with
+/// P(W+ <= w) >= 2.5 %.
+fn critical_rank(count: usize) -> usize {
+    if count > EXACT {
+        let n = count as f64;
+        let mean = n * (n + 1.0) / 4.0;
+        let deviation = (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
+        // Rounded down, so that the interval errs on the wide side.
+        return (mean - Z95 * deviation) as usize;
+    }
+    // probabilities[w] = P(W+ = w): each rank is in the sum or not, with equal chances.
+    let mut probabilities = vec![0.0; count * (count + 1) / 2 + 1];
+    probabilities[0] = 1.0;
+    for rank in 1..=count {
+        for sum in (0..probabilities.len()).rev() {
+            let without = if sum >= rank {
+                probabilities[sum - rank]
+            } else {
+                0.0
+            };
+            probabilities[sum] = (probabilities[sum] + without) / 2.0;
+        }
+    }
+    let mut below = 0.0;
+    let reached = probabilities.iter().position(|probability| {
+        below += probability;
+        below >= 0.025
+    });
+    reached.unwrap_or(1).max(1)
+}
+
+/// The median; the mean of the middle two for an even count. Reorders the sample.
+fn median(sample: &mut [f64]) -> Option<f64> {
+    let count = sample.len();
+    let upper = order_statistic(sample, count / 2)?;
+    if count % 2 == 1 {
+        return Some(upper);
+    }
+    // Selection has left everything smaller in front.
+    let lower = sample[..count / 2]
+        .iter()
+        .copied()
+        .fold(f64::NEG_INFINITY, f64::max);
+    Some(lower / 2.0 + upper / 2.0)
+}
+
+/// The value with `index` values before it in sorted order. Reorders the sample.
+fn order_statistic(sample: &mut [f64], index: usize) -> Option<f64> {
+    (index < sample.len()).then(|| *sample.select_nth_unstable_by(index, f64::total_cmp).1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Stream;
+
+    fn close(found: f64, expected: f64) {
+        assert!(
+            (found - expected).abs() < 1e-12,
+            "found {found}, expected {expected}"
+        );
+    }
+
+    #[test]
+    fn summaries_agree_with_an_independent_computation() {
+        let sample = [
+            0.011, -0.004, 0.025, 0.018, 0.007, 0.031, -0.012, 0.016, 0.022, 0.009,
+        ];
+        let summary = Summary::of(&sample).unwrap();
+        close(summary.median, 0.0135);
+        close(summary.mean, 0.0123);
+        close(summary.std, 0.013_115_300_648_902_834);
+        assert_eq!((summary.min, summary.max, summary.n), (-0.012, 0.031, 10));
+        assert_eq!(Summary::of(&[3.0]).unwrap().std, 0.0);
+        assert_eq!(Summary::of(&[]), None);
+    }
+
+    /// Expected values: Walsh averages in NumPy; at the ends of the interval the exact p-value of scipy.stats.wilcoxon crosses 5 %.
+    #[test]
+    fn hodges_lehmann_agrees_with_scipy() {
+        let ten = [
+            0.011, -0.004, 0.025, 0.018, 0.007, 0.031, -0.012, 0.016, 0.022, 0.009,
+        ];
+        let estimate = hodges_lehmann(&ten).unwrap();
+        close(estimate.estimate, 0.0135);
+        close(estimate.low, 0.0025);
+        close(estimate.high, 0.0215);
+
+        let six = hodges_lehmann(&[0.5, 1.25, 0.75, 3.0, -0.25, 0.125]).unwrap();
+        assert_eq!((six.estimate, six.low, six.high), (0.6875, -0.25, 3.0));
+
+        let sixty: Vec<_> = (0..60)
+            .map(|i| ((f64::from(i) * 1.7).sin() * 0.05 + 0.01 * f64::from((i * 7) % 5)) * 1e6)
+            .map(|x| x.round() / 1e6)
+            .collect();
+        let estimate = hodges_lehmann(&sixty).unwrap();
+        close(estimate.estimate, 0.020_167_5);
+        // Beyond 50 samples the rank may be one further out than the exact one.
+        assert!(estimate.low <= 0.009_258_5 + 1e-12 && estimate.low > 0.009_258_5 - 1e-4);
+        assert!(estimate.high >= 0.030_765 - 1e-12 && estimate.high < 0.030_765 + 1e-4);
+    }
+
+    #[test]
+    fn critical_ranks_are_those_of_the_exact_distribution() {
+        for (count, rank) in [
+            (6, 1),
+            (7, 3),
+            (8, 4),
+            (9, 6),
+            (10, 9),
+            (15, 26),
+            (20, 53),
+            (25, 90),
+            (30, 138),
+            (40, 265),
+            (50, 435),
+        ] {
+            assert_eq!(critical_rank(count), rank, "{count} samples");
+        }
+        for (count, exact) in [(51, 454), (60, 649), (100, 1956), (200, 8445), (400, 35567)] {
+            assert!(
+                (exact - 2..=exact).contains(&critical_rank(count)),
+                "{count} samples"
+            );
+        }
+    }
+
+    #[test]
+    fn too_few_samples_carry_no_interval() {
+        assert_eq!(hodges_lehmann(&[0.1; 5]), None);
+        assert!(hodges_lehmann(&[0.1; 6]).is_some());
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused_not_passed_on() {
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let mut sample = [0.1; 8];
+            sample[3] = bad;
+            assert_eq!(hodges_lehmann(&sample), None);
+            assert_eq!(Summary::of(&sample), None);
+            assert_eq!(
+                geometric_mean(&[Estimate {
+                    estimate: 0.0,
+                    low: bad,
+                    high: 0.1
+                }]),
+                None
+            );
+            assert_eq!(log_ratio(bad, 1.0), None);
+            assert_eq!(log_ratio(1.0, bad), None);
+        }
+        assert_eq!(log_ratio(0.0, 1.0), None);
+        assert_eq!(log_ratio(1.0, 0.0), None);
+        assert_eq!(log_ratio(-1.0, 1.0), None);
+        assert_eq!(geometric_mean(&[]), None);
+        assert_eq!(
+            Estimate {
+                estimate: 0.0,
+                low: -1e4,
+                high: 1.0
+            }
+            .exp(),
+            None
+        );
+        assert_eq!(
+            Estimate {
+                estimate: 0.0,
+                low: -1.0,
+                high: 1e4
+            }
+            .exp(),
+            None
+        );
+    }
+
+    #[test]
+    fn workloads_combine_in_quadrature() {
+        let one = Estimate {
+            estimate: 0.2,
+            low: 0.1,
+            high: 0.4,
+        };
+        assert_eq!(geometric_mean(&[one]), Some(one));
+        let four = geometric_mean(&[one; 4]).unwrap();
+        close(four.estimate, 0.2);
+        close(four.low, 0.15);
+        close(four.high, 0.3);
+    }
+
+    /// A standard normal draw, by Box and Muller.
+    fn normal(stream: &mut Stream) -> f64 {
+        (-2.0 * (1.0 - stream.unit()).ln()).sqrt() * (std::f64::consts::TAU * stream.unit()).cos()
+    }
+
+    /// The share of intervals that hold the true log ratio 0.3.
+    fn coverage(samples: usize, noise: impl Fn(&mut Stream) -> f64) -> f64 {
+        let trials = 2000;
+        let mut held = 0;
+        for trial in 0..trials {
+            let mut stream = Stream::new(11, "coverage", trial);
+            let sample: Vec<_> = (0..samples).map(|_| 0.3 + noise(&mut stream)).collect();
+            let estimate = hodges_lehmann(&sample).unwrap();
+            held += u64::from(estimate.low <= 0.3 && 0.3 <= estimate.high);
+        }
+        held as f64 / trials as f64
+    }
+
+    #[test]
+    fn intervals_hold_the_truth_about_as_often_as_they_say() {
+        // One launch in ten is interrupted: each time has a one-sided tail, so their log ratio has two.
+        let interrupted = |stream: &mut Stream| {
+            let mut time = || {
+                0.01 * normal(stream)
+                    + if stream.unit() < 0.1 {
+                        -(1.0 - stream.unit()).ln()
+                    } else {
+                        0.0
+                    }
+            };
+            time() - time()
+        };
+        for samples in [10, 20, 60] {
+            let plain = coverage(samples, |stream| 0.02 * normal(stream));
+            assert!(
+                (0.935..0.97).contains(&plain),
+                "{samples} normal samples: {plain}"
+            );
+            let skewed = coverage(samples, interrupted);
+            assert!(
+                (0.935..0.97).contains(&skewed),
+                "{samples} interrupted samples: {skewed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_speedup_is_positive_and_finite_or_none() {
+        let odd = [
+            0.0,
+            -0.0,
+            -1.0,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::MIN_POSITIVE,
+            f64::MAX,
+            5e-324,
+            1.0,
+            1e-9,
+        ];
+        for round in 0..5000 {
+            let mut stream = Stream::new(5, "scorer", round);
+            let count = 1 + stream.below(12);
+            let ordinary = stream.below(2) == 0;
+            let mut time = || {
+                if ordinary {
+                    stream.unit() + 1e-9
+                } else {
+                    odd[stream.below(odd.len())]
+                }
+            };
+            let pairs: Vec<_> = (0..count).map(|_| (time(), time())).collect();
+            let ratios: Option<Vec<_>> = pairs
+                .iter()
+                .map(|(baseline, candidate)| log_ratio(*baseline, *candidate))
+                .collect();
+            let speedup = ratios
+                .and_then(|ratios| hodges_lehmann(&ratios))
+                .and_then(|one| geometric_mean(&[one, one]))
+                .and_then(|one| one.exp());
+            if let Some(speedup) = speedup {
+                assert!(
+                    speedup.low > 0.0 && speedup.high.is_finite(),
+                    "{speedup:?} of {pairs:?}"
+                );
+                assert!(
+                    speedup.low <= speedup.estimate && speedup.estimate <= speedup.high,
+                    "{speedup:?} of {pairs:?}"
+                );
+            }
+            if ordinary {
+                assert_eq!(speedup.is_some(), count >= LEAST, "{pairs:?}");
+            }
+        }
+    }
+}

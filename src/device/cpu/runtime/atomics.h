@@ -1,0 +1,123 @@
+// Atomic operations, relaxed as CUDA's are: real ones, because blocks run on several cores.
+//
+// An operation that changes nothing may be a poll of a flag or a lock, and lets other threads go on now and then.
+
+#pragma once
+
+#include "bfloat16.h"
+#include "half.h"
+#include "language.h"
+
+namespace kforge {
+
+// Replaces *address by change(old) and returns the old value.
+template <typename Bits, typename T, typename Change>
+inline T atomic_change(T* address, Change change) {
+    static_assert(sizeof(Bits) == sizeof(T), "as many bits as the value has");
+    Bits* place = reinterpret_cast<Bits*>(address);
+    Bits old = __atomic_load_n(place, __ATOMIC_RELAXED);
+    for (;;) {
+        T before;
+        memcpy(&before, &old, sizeof(T));
+        const T after = change(before);
+        Bits next;
+        memcpy(&next, &after, sizeof(T));
+        if (next == old) polled();
+        if (__atomic_compare_exchange_n(place, &old, next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return before;
+    }
+}
+
+template <typename T>
+inline T observed(T old, bool changed) {
+    if (!changed) polled();
+    return old;
+}
+
+}  // namespace kforge
+
+// Every operation also exists with the scope in its name; wider than asked is right.
+#define KFORGE_ATOMIC(name, type, arguments, pass, ...)                \
+    inline type name(type* address, arguments) { __VA_ARGS__ }         \
+    inline type name##_block(type* address, arguments) { return name(address, pass); } \
+    inline type name##_system(type* address, arguments) { return name(address, pass); }
+
+#define KFORGE_FETCH(name, type, builtin) \
+    KFORGE_ATOMIC(name, type, type value, value, return ::kforge::observed(builtin(address, value, __ATOMIC_RELAXED), value != 0);)
+KFORGE_FETCH(atomicAdd, int, __atomic_fetch_add)
+KFORGE_FETCH(atomicAdd, unsigned int, __atomic_fetch_add)
+KFORGE_FETCH(atomicAdd, unsigned long long, __atomic_fetch_add)
+KFORGE_FETCH(atomicSub, int, __atomic_fetch_sub)
+KFORGE_FETCH(atomicSub, unsigned int, __atomic_fetch_sub)
+KFORGE_FETCH(atomicOr, int, __atomic_fetch_or)
+KFORGE_FETCH(atomicOr, unsigned int, __atomic_fetch_or)
+KFORGE_FETCH(atomicOr, unsigned long long, __atomic_fetch_or)
+KFORGE_FETCH(atomicXor, int, __atomic_fetch_xor)
+KFORGE_FETCH(atomicXor, unsigned int, __atomic_fetch_xor)
+KFORGE_FETCH(atomicXor, unsigned long long, __atomic_fetch_xor)
+#undef KFORGE_FETCH
+
+#define KFORGE_AND(type) \
+    KFORGE_ATOMIC(atomicAnd, type, type value, value, return ::kforge::observed(__atomic_fetch_and(address, value, __ATOMIC_RELAXED), value != (type)-1);)
+KFORGE_AND(int)
+KFORGE_AND(unsigned int)
+KFORGE_AND(unsigned long long)
+#undef KFORGE_AND
+
+#define KFORGE_EXCHANGE(type, bits)                                                                         \
+    KFORGE_ATOMIC(atomicExch, type, type value, value, {                                                    \
+        bits next, old;                                                                                     \
+        memcpy(&next, &value, sizeof(next));                                                                \
+        old = __atomic_exchange_n(reinterpret_cast<bits*>(address), next, __ATOMIC_RELAXED);                \
+        type before;                                                                                        \
+        memcpy(&before, &old, sizeof(old));                                                                 \
+        return ::kforge::observed(before, old != next);                                                     \
+    })
+KFORGE_EXCHANGE(int, uint32_t)
+KFORGE_EXCHANGE(unsigned int, uint32_t)
+KFORGE_EXCHANGE(unsigned long long, uint64_t)
+KFORGE_EXCHANGE(float, uint32_t)
+#undef KFORGE_EXCHANGE
+
+#define KFORGE_COMPARE_EXCHANGE(name, type)                                                                            \
+    inline type name(type* address, type compare, type value) {                                                        \
+        type old = compare;                                                                                            \
+        const bool changed = __atomic_compare_exchange_n(address, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
+        return ::kforge::observed(old, changed && value != compare);                                                   \
+    }
+#define KFORGE_COMPARE_EXCHANGES(type)                \
+    KFORGE_COMPARE_EXCHANGE(atomicCAS, type)          \
+    KFORGE_COMPARE_EXCHANGE(atomicCAS_block, type)    \
+    KFORGE_COMPARE_EXCHANGE(atomicCAS_system, type)
+KFORGE_COMPARE_EXCHANGES(int)
+KFORGE_COMPARE_EXCHANGES(unsigned int)
+KFORGE_COMPARE_EXCHANGES(unsigned long long)
+KFORGE_COMPARE_EXCHANGES(unsigned short)
+#undef KFORGE_COMPARE_EXCHANGES
+#undef KFORGE_COMPARE_EXCHANGE
+
+#define KFORGE_CHANGE(name, type, bits, expression) \
+    KFORGE_ATOMIC(name, type, type value, value, return ::kforge::atomic_change<bits>(address, [value](type old) -> type { return expression; });)
+KFORGE_CHANGE(atomicMin, int, uint32_t, value < old ? value : old)
+KFORGE_CHANGE(atomicMin, unsigned int, uint32_t, value < old ? value : old)
+KFORGE_CHANGE(atomicMin, long long, uint64_t, value < old ? value : old)
+KFORGE_CHANGE(atomicMin, unsigned long long, uint64_t, value < old ? value : old)
+KFORGE_CHANGE(atomicMax, int, uint32_t, value > old ? value : old)
+KFORGE_CHANGE(atomicMax, unsigned int, uint32_t, value > old ? value : old)
+KFORGE_CHANGE(atomicMax, long long, uint64_t, value > old ? value : old)
+KFORGE_CHANGE(atomicMax, unsigned long long, uint64_t, value > old ? value : old)
+KFORGE_CHANGE(atomicInc, unsigned int, uint32_t, old >= value ? 0 : old + 1)
+KFORGE_CHANGE(atomicDec, unsigned int, uint32_t, old == 0 || old > value ? value : old - 1)
+KFORGE_CHANGE(atomicAdd, float, uint32_t, old + value)
+KFORGE_CHANGE(atomicAdd, double, uint64_t, old + value)
+KFORGE_CHANGE(atomicAdd, __half, uint16_t, __hadd(old, value))
+KFORGE_CHANGE(atomicAdd, __nv_bfloat16, uint16_t, __hadd(old, value))
+KFORGE_CHANGE(atomicAdd, __half2, uint32_t, __hadd2(old, value))
+KFORGE_CHANGE(atomicAdd, __nv_bfloat162, uint32_t, __hadd2(old, value))
+#undef KFORGE_CHANGE
+#undef KFORGE_ATOMIC
+
+// Each element is atomic, the vector is not, as on the GPU.
+inline float2 atomicAdd(float2* address, float2 value) { return float2{atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y)}; }
+inline float4 atomicAdd(float4* address, float4 value) {
+    return float4{atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y), atomicAdd(&address->z, value.z), atomicAdd(&address->w, value.w)};
+}

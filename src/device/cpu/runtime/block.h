@@ -1,0 +1,329 @@
+// The threads of a block, on one operating system thread: who runs, who waits, and who goes next.
+//
+// A thread starts on the stack of the one that has just ended, so a kernel that never waits runs all its threads on one
+// stack, one call each. A thread that waits keeps its stack, and hands over to the next lane of its warp that can run
+// without a scheduler between them; only when the whole warp waits does another warp go on. The last to arrive at a
+// collective or a barrier computes the answers, releases the others and continues. Exited threads count nowhere, as on
+// hardware. When no thread can run, the kernel has deadlocked, and that is a fault with a name.
+
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "fault.h"
+#include "fiber.h"
+#include "runtime.h"
+
+namespace kforge {
+
+constexpr uint32_t LANES = 32;
+constexpr uint32_t MAX_THREADS = 1024;
+constexpr uint32_t MAX_WARPS = MAX_THREADS / LANES;
+
+struct Warp {
+    uint32_t live;        // lanes that have not exited
+    uint32_t ready;       // lanes that can run, the unstarted and the running one included
+    uint32_t started;     // lanes that have a stack
+    uint32_t waiting;     // lanes in a collective
+    uint32_t at_barrier;  // lanes in a block barrier
+    uint32_t querying;    // lanes that ask which lanes stand beside them
+    uint64_t key;         // mask and kind of the first lane in `waiting`
+    bool mixed;           // some lane in `waiting` has another key
+    uint8_t sources[LANES];
+    uint64_t keys[LANES];
+    uint64_t values[LANES];
+    uint64_t answers[LANES];  // apart from the values: a lane may call again before its neighbours have read theirs
+};
+
+// One per operating system thread.
+struct Worker {
+    // What the running thread reads through the CUDA names lies in thread-local variables, not here.
+    Warp* warp;
+    uint32_t thread;  // the running one
+    uint32_t warp_count;
+    uint32_t thread_count;
+    uint32_t live_threads;
+    uint32_t arrived;  // at the block barrier
+    uint32_t votes;
+    uint32_t released;  // how many the last barrier let go, and how many of them voted yes
+    uint32_t released_votes;
+    const Entry* entry;
+    const void* const* arguments;
+    bool (*next_block)(Worker&);  // prepares the next block of the launch, if any is left
+    Context home;
+    StackPool stacks;
+    Context contexts[MAX_THREADS];
+    uint16_t stack_of[MAX_THREADS];
+    Place places[MAX_THREADS];
+    Warp warps[MAX_WARPS];
+};
+
+static __thread Worker* worker = nullptr;
+
+// `threadIdx` and `blockIdx`, which a candidate sees as constants.
+KFORGE_THREAD_LOCAL Place current_thread asm("threadIdx");
+KFORGE_THREAD_LOCAL Place current_block asm("blockIdx");
+
+void run_threads();  // the function every fiber starts in
+
+inline const char* name_of(Collective kind) {
+    switch (kind) {
+        case Collective::sync: return "__syncwarp";
+        case Collective::shuffle: return "__shfl_sync";
+        case Collective::ballot: return "__ballot_sync";
+        case Collective::match_any: return "__match_any_sync";
+        case Collective::match_all: return "__match_all_sync";
+        default: return "__reduce_sync";
+    }
+}
+
+inline uint32_t first_from(uint32_t lanes, uint32_t lane) {
+    const uint32_t behind = lanes & (~0u << lane);
+    return static_cast<uint32_t>(__builtin_ctz(behind != 0 ? behind : lanes));
+}
+
+// The block has no thread that can run.
+[[noreturn]] inline void report_deadlock(Worker& w) {
+    char waits[160] = "";
+    for (uint32_t i = 0; i < w.warp_count && waits[0] == 0; ++i) {
+        const Warp& warp = w.warps[i];
+        if (warp.waiting == 0) continue;
+        const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(warp.waiting));
+        const uint32_t mask = static_cast<uint32_t>(warp.keys[lane]);
+        const uint32_t missing = mask & warp.live & ~warp.waiting;
+        const Place& place = w.places[i * LANES + lane];
+        const char* name = name_of(static_cast<Collective>(warp.keys[lane] >> 32));
+        if (missing != 0) {
+            snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x for lanes 0x%08x", place.x, place.y, place.z,
+                     name, mask, missing);
+        } else {
+            snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x, where other lanes of it wait with another mask or call",
+                     place.x, place.y, place.z, name, mask);
+        }
+    }
+    if (w.arrived != 0) {
+        fail(FAULT_SYNC_ERROR, "deadlock: %u of %u live threads reached `__syncthreads`, %u never come%s%s", w.arrived, w.live_threads,
+             w.live_threads - w.arrived, waits[0] != 0 ? "; " : "", waits);
+    }
+    fail(FAULT_SYNC_ERROR, "deadlock: %s", waits);
+}
+
+// When no lane of a warp can go on, those that asked who is with them are together by definition.
+inline void answer_queries(Warp& warp) {
+    const uint32_t first = static_cast<uint32_t>(__builtin_ctz(warp.querying));
+    uint32_t together = 0;
+    for (uint32_t lane = first; lane < LANES; ++lane) {
+        if ((warp.querying >> lane & 1) != 0 && warp.values[lane] == warp.values[first]) together |= 1u << lane;
+    }
+    for (uint32_t lane = first; lane < LANES; ++lane) {
+        if ((together >> lane & 1) != 0) warp.answers[lane] = together;
+    }
+    warp.querying &= ~together;
+    warp.ready |= together;
+}
+
+// The next thread that can run: a lane of the same warp if any, else of the next warp that has one.
+inline __attribute__((noinline)) uint32_t next_thread(Worker& w) {
+    Warp& own = *w.warp;
+    const uint32_t index = w.thread / LANES;
+    if (own.ready == 0 && own.querying != 0) answer_queries(own);
+    if (own.ready != 0) return index * LANES + first_from(own.ready, w.thread % LANES);
+    for (uint32_t step = 1, i = index; step < w.warp_count; ++step) {
+        i = i + 1 == w.warp_count ? 0 : i + 1;
+        Warp& warp = w.warps[i];
+        if (warp.ready == 0 && warp.querying != 0) answer_queries(warp);
+        if (warp.ready != 0) return i * LANES + static_cast<uint32_t>(__builtin_ctz(warp.ready));
+    }
+    report_deadlock(w);
+}
+
+// The next thread that can run in the order of the block, for one that polls: every other gets its turn.
+inline uint32_t next_in_turn(const Worker& w) {
+    const uint32_t index = w.thread / LANES;
+    const uint32_t lane = w.thread % LANES;
+    const uint32_t above = w.warp->ready & ~((2u << lane) - 1);
+    if (above != 0) return index * LANES + static_cast<uint32_t>(__builtin_ctz(above));
+    for (uint32_t step = 1, i = index; step < w.warp_count; ++step) {
+        i = i + 1 == w.warp_count ? 0 : i + 1;
+        if (w.warps[i].ready != 0) return i * LANES + static_cast<uint32_t>(__builtin_ctz(w.warps[i].ready));
+    }
+    return index * LANES + static_cast<uint32_t>(__builtin_ctz(w.warp->ready));
+}
+
+// What the thread reads as its own place.
+inline void become(Worker& w, uint32_t thread) {
+    w.thread = thread;
+    w.warp = &w.warps[thread / LANES];
+    current_thread = w.places[thread];
+    current_lane = thread % LANES;
+}
+
+// Marks a thread that is about to run for the first time.
+inline void start(Worker& w, uint32_t thread, uint32_t stack) {
+    w.warp->started |= 1u << (thread % LANES);
+    w.stack_of[thread] = static_cast<uint16_t>(stack);
+}
+
+inline __attribute__((noinline)) void start_fiber(Worker& w, uint32_t thread) {
+    const uint32_t stack = w.stacks.take();
+    start(w, thread, stack);
+    w.contexts[thread] = fresh_context(run_threads, w.stacks.top(stack));
+}
+
+// Leaves the running thread where it stands, until somebody swaps back.
+inline __attribute__((always_inline)) void hand_over(Worker& w, uint32_t next) {
+    Context& from = w.contexts[w.thread];
+    become(w, next);
+    if (__builtin_expect((w.warp->started >> (next % LANES) & 1) == 0, 0)) start_fiber(w, next);
+    swap_context(&from, &w.contexts[next]);
+}
+
+inline void release_barrier(Worker& w) {
+    for (uint32_t i = 0; i < w.warp_count; ++i) {
+        Warp& warp = w.warps[i];
+        warp.ready |= warp.at_barrier;
+        warp.at_barrier = 0;
+    }
+    w.released = w.arrived;
+    w.released_votes = w.votes;
+    w.votes = 0;
+    w.arrived = 0;
+}
+
+inline uint64_t reduce(Collective kind, uint64_t a, uint64_t b) {
+    switch (kind) {
+        case Collective::add: return a + b;
+        case Collective::min_signed: return static_cast<int64_t>(b) < static_cast<int64_t>(a) ? b : a;
+        case Collective::max_signed: return static_cast<int64_t>(b) > static_cast<int64_t>(a) ? b : a;
+        case Collective::min_unsigned: return b < a ? b : a;
+        case Collective::max_unsigned: return b > a ? b : a;
+        case Collective::bit_and: return a & b;
+        case Collective::bit_or: return a | b;
+        default: return a ^ b;
+    }
+}
+
+// The answers of the rarer collectives.
+inline __attribute__((noinline)) void answer(Warp& warp, uint32_t group, Collective kind) {
+    const uint32_t first = static_cast<uint32_t>(__builtin_ctz(group));
+    uint64_t common = 0;
+    bool same = true;
+    switch (kind) {
+        case Collective::match_any:
+            for (uint32_t rest = group; rest != 0; rest &= rest - 1) {
+                const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
+                uint32_t equal = 0;
+                for (uint32_t other = 0; other < LANES; ++other) equal |= static_cast<uint32_t>(warp.values[other] == warp.values[lane]) << other;
+                warp.answers[lane] = equal & group;
+            }
+            return;
+        case Collective::ballot:
+            for (uint32_t lane = 0; lane < LANES; ++lane) common |= static_cast<uint64_t>(warp.values[lane] != 0) << lane;
+            common = static_cast<uint64_t>(group) << 32 | (common & group);
+            break;
+        case Collective::match_all:
+            for (uint32_t rest = group; rest != 0; rest &= rest - 1) same = same && warp.values[__builtin_ctz(rest)] == warp.values[first];
+            common = same ? group : 0;
+            break;
+        default:
+            common = warp.values[first];
+            for (uint32_t rest = group & (group - 1); rest != 0; rest &= rest - 1) common = reduce(kind, common, warp.values[__builtin_ctz(rest)]);
+    }
+    for (uint32_t rest = group; rest != 0; rest &= rest - 1) warp.answers[__builtin_ctz(rest)] = common;
+}
+
+// All lanes of `group` have arrived with the same mask and kind: computes the answer of each, and releases them.
+inline void complete(Warp& warp, uint32_t group, Collective kind) {
+    warp.waiting &= ~group;
+    warp.ready |= group;
+    if (warp.waiting == 0) warp.mixed = false;
+    if (kind == Collective::sync) return;
+    if (kind != Collective::shuffle) {
+        answer(warp, group, kind);
+    } else if (group == ~0u) {
+#pragma GCC unroll 4
+        for (uint32_t lane = 0; lane < LANES; ++lane) warp.answers[lane] = warp.values[warp.sources[lane]];
+    } else {
+        for (uint32_t rest = group; rest != 0; rest &= rest - 1) {
+            const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
+            const uint32_t source = warp.sources[lane];
+            // A lane that does not take part has nothing to give: hardware leaves the answer open, here it is a NaN.
+            warp.answers[lane] = (group >> source & 1) != 0 ? warp.values[source] : ~0ull;
+        }
+    }
+}
+
+// Whether every lane of `group` waits with this key.
+inline bool all_agree(const Warp& warp, uint32_t group, uint64_t key) {
+    for (uint32_t rest = group; rest != 0; rest &= rest - 1) {
+        if (warp.keys[__builtin_ctz(rest)] != key) return false;
+    }
+    return true;
+}
+
+// The lane that has just exited may have been the one that others waited for.
+inline void complete_without(Warp& warp) {
+    for (uint32_t rest = warp.waiting; rest != 0;) {
+        const uint64_t key = warp.keys[__builtin_ctz(rest)];
+        const uint32_t group = static_cast<uint32_t>(key) & warp.live;
+        rest &= ~group;
+        if ((group & ~warp.waiting) != 0 || !all_agree(warp, group, key)) continue;
+        complete(warp, group, static_cast<Collective>(key >> 32));
+    }
+}
+
+// The running thread has returned from its kernel.
+inline void retire(Worker& w) {
+    Warp& warp = *w.warp;
+    const uint32_t bit = 1u << (w.thread % LANES);
+    warp.live &= ~bit;
+    warp.ready &= ~bit;
+    w.live_threads -= 1;
+    if (__builtin_expect(warp.waiting != 0, 0)) complete_without(warp);
+    if (__builtin_expect(w.arrived != 0, 0) && w.arrived == w.live_threads) release_barrier(w);
+}
+
+inline __attribute__((always_inline)) void run_threads_of(Worker& w, uint32_t stack) {
+    for (;;) {
+        w.entry->run(w.arguments);
+        retire(w);
+        if (w.live_threads == 0) {
+            if (!w.next_block(w)) {
+                w.stacks.give_back(stack);
+                enter_context(&w.home);
+            }
+            start(w, w.thread, stack);
+            continue;
+        }
+        const uint32_t ready = w.warp->ready;
+        const uint32_t next = ready != 0 ? (w.thread & ~(LANES - 1)) | first_from(ready, w.thread % LANES) : next_thread(w);
+        become(w, next);
+        if ((w.warp->started >> (next % LANES) & 1) != 0) {
+            w.stacks.give_back(stack);
+            enter_context(&w.contexts[next]);
+        }
+        start(w, next, stack);
+    }
+}
+
+// Makes the block's threads ready, and its first one the running one.
+inline void reset_block(Worker& w) {
+    for (uint32_t i = 0; i < w.warp_count; ++i) {
+        Warp& warp = w.warps[i];
+        const uint32_t lanes = w.thread_count - i * LANES;
+        warp.live = lanes >= LANES ? ~0u : (1u << lanes) - 1;
+        warp.ready = warp.live;
+        warp.started = 0;
+        warp.waiting = 0;
+        warp.at_barrier = 0;
+        warp.querying = 0;
+        warp.mixed = false;
+    }
+    w.live_threads = w.thread_count;
+    w.arrived = 0;
+    w.votes = 0;
+    become(w, 0);
+}
+
+}  // namespace kforge

@@ -1,0 +1,9 @@
+// A failed assertion is recorded with its place, and ends the process. May be included again after a change of NDEBUG,
+// like the header it stands for.
+
+#undef assert
+#ifdef NDEBUG
+#define assert(...) ((void)0)
+#else
+#define assert(...) ((__VA_ARGS__) ? (void)0 : ::kforge::assertion_failed(#__VA_ARGS__, __FILE__, __LINE__))
+#endif

@@ -1,0 +1,3 @@
+// Everything is declared ahead of the source.
+
+#pragma once

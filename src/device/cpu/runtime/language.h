@@ -1,0 +1,110 @@
+// The words that CUDA adds to C++: qualifiers, the place of a thread, barriers, fences, assertions.
+//
+// What this backend cannot run (inline PTX, tensor cores, clusters, bulk copies) is not declared anywhere.
+
+#pragma once
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cfloat>
+#include <climits>
+#include <limits>
+#include <type_traits>
+
+#include "runtime.h"
+#include "vectors.h"
+
+// Sources choose their device code by these; the architecture is that of the reference GPU.
+#define __CUDACC__ 1
+#define __CUDA_ARCH__ 900
+#define __CUDACC_VER_MAJOR__ 12
+#define __CUDACC_VER_MINOR__ 8
+#define CUDART_VERSION 12080
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+// Without `inline`, which sources often write beside it, and may be written once only.
+#define __forceinline__ __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __restrict __restrict__
+#if !defined(__clang__)
+#define __builtin_assume(condition) ((condition) ? (void)0 : __builtin_unreachable())
+#endif
+#define __assume(condition) __builtin_assume(condition)
+
+extern const __thread __attribute__((tls_model("local-exec"))) uint3 threadIdx;
+extern const __thread __attribute__((tls_model("local-exec"))) uint3 blockIdx;
+extern const dim3 blockDim;
+extern const dim3 gridDim;
+constexpr int warpSize = 32;
+
+// ---- Waiting for others ----
+
+inline void __syncthreads() { ::kforge::block_barrier(::kforge::Vote::none, 0); }
+inline int __syncthreads_count(int predicate) { return (int)::kforge::block_barrier(::kforge::Vote::count, predicate != 0); }
+inline int __syncthreads_and(int predicate) { return (int)::kforge::block_barrier(::kforge::Vote::all, predicate != 0); }
+inline int __syncthreads_or(int predicate) { return (int)::kforge::block_barrier(::kforge::Vote::any, predicate != 0); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { ::kforge::collective(mask, ::kforge::Collective::sync, 0, 0); }
+
+// A fence orders what this thread wrote for threads of other blocks, which may run on another core. Threads that poll
+// with volatile reads mostly have one in their loop.
+inline void __threadfence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    ::kforge::polled();
+}
+inline void __threadfence_block() {
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    ::kforge::polled();
+}
+inline void __threadfence_system() { __threadfence(); }
+inline void __nanosleep(unsigned) { ::kforge::yield(); }
+
+// ---- Clocks and faults ----
+
+inline long long clock64() { return (long long)::kforge::device_clock(); }
+inline unsigned long long __clock64() { return ::kforge::device_clock(); }
+inline unsigned long long __globaltimer() { return ::kforge::global_timer(); }
+[[noreturn]] inline void __trap() { ::kforge::device_trap(); }
+inline void __brkpt() {}
+inline void __prof_trigger(int) {}
+
+// ---- Reads and writes with a cache hint, which mean nothing here ----
+
+#define KFORGE_LOAD(name) \
+    template <typename T> \
+    inline __attribute__((always_inline)) T name(const T* address) { return *address; }
+KFORGE_LOAD(__ldg)
+KFORGE_LOAD(__ldca)
+KFORGE_LOAD(__ldcs)
+KFORGE_LOAD(__ldlu)
+#undef KFORGE_LOAD
+
+// These two read memory again at every call: a loop over one is a poll.
+#define KFORGE_LOAD(name)                                                        \
+    template <typename T>                                                        \
+    inline __attribute__((always_inline)) T name(const T* address) {             \
+        __atomic_signal_fence(__ATOMIC_ACQUIRE);                                 \
+        return *address;                                                         \
+    }
+KFORGE_LOAD(__ldcg)
+KFORGE_LOAD(__ldcv)
+#undef KFORGE_LOAD
+
+#define KFORGE_STORE(name)                                                       \
+    template <typename T, typename V>                                            \
+    inline __attribute__((always_inline)) void name(T* address, const V& value) { *address = value; }
+KFORGE_STORE(__stwb)
+KFORGE_STORE(__stcg)
+KFORGE_STORE(__stcs)
+KFORGE_STORE(__stwt)
+#undef KFORGE_STORE

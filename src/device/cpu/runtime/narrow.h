@@ -1,0 +1,93 @@
+// What the two 16-bit floating-point types have in common: their bits, and rounding into them.
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "language.h"
+#include "vectors.h"
+
+namespace kforge {
+
+inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+inline float float_of(uint32_t bits) {
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+inline uint64_t bits_of(double value) {
+    uint64_t bits;
+    __builtin_memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+inline double double_of(uint64_t bits) {
+    double value;
+    __builtin_memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+template <typename N>
+inline N narrow_of(uint16_t bits) {
+    N value;
+    __builtin_memcpy(&value, &bits, sizeof(bits));
+    return value;
+}
+template <typename N>
+inline uint16_t narrow_bits(const N& value) {
+    uint16_t bits;
+    __builtin_memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+// Rounds to odd: a second rounding, into a narrower type, then gives what one rounding would have given.
+inline float odd_float(double value) {
+    const float nearest = (float)value;
+    const double back = nearest;
+    if (back == value || value != value || (bits_of(nearest) & 1) != 0) return nearest;
+    return float_of(bits_of(nearest) + (fabs(back) < fabs(value) ? 1u : ~0u));
+}
+
+// a + b to odd.
+inline double odd_sum(double a, double b) {
+    const double sum = a + b;
+    const double virtual_b = sum - a;
+    const double error = (a - (sum - virtual_b)) + (b - virtual_b);
+    if (__builtin_expect(!(error != 0) || error != error || (bits_of(sum) & 1) != 0, 1)) return sum;
+    return double_of(bits_of(sum) + ((error > 0) == (sum > 0) ? 1u : ~(uint64_t)0));
+}
+
+// An integer as a double that rounds on as the integer would.
+template <typename I>
+inline double odd_double(I value) {
+    if constexpr (sizeof(I) < 8) return (double)value;
+    const bool negative = value < 0;
+    uint64_t magnitude = negative ? 0 - (uint64_t)value : (uint64_t)value;
+    if (magnitude >> 53 != 0) magnitude = (magnitude >> 11 | ((magnitude & 0x7ff) != 0)) << 11;
+    return negative ? -(double)magnitude : (double)magnitude;
+}
+
+// As the GPU converts: what does not fit becomes the nearest end, a NaN becomes zero.
+template <typename I, typename F>
+inline I to_integer(F value) {
+    if (value != value) return 0;
+    constexpr I least = std::numeric_limits<I>::min();
+    constexpr I most = std::numeric_limits<I>::max();
+    if (value <= (F)least) return least;
+    if (value >= (F)most) return most;
+    return (I)value;
+}
+
+// One step in the order of numbers, for the rounding modes other than to nearest.
+inline uint16_t step_to_zero(uint16_t bits, float rounded, float exact) { return (uint16_t)(bits - (fabsf(rounded) > fabsf(exact))); }
+inline uint16_t step_down(uint16_t bits, float rounded, float exact) { return rounded > exact ? (uint16_t)((bits & 0x8000) != 0 ? bits + 1 : bits - 1) : bits; }
+inline uint16_t step_up(uint16_t bits, float rounded, float exact) { return rounded < exact ? (uint16_t)((bits & 0x8000) != 0 ? bits - 1 : bits + 1) : bits; }
+
+}  // namespace kforge

@@ -1,0 +1,94 @@
+// What the CUDA headers ask of the runtime: where a thread is, waiting for others, shared memory, faults, entries.
+//
+// Everything here is called by candidate code through the CUDA names in the other headers; a candidate never includes
+// it by itself. Code runs as fibers that never leave their operating system thread, so thread-local addresses may be
+// kept across any wait.
+
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Initial-exec would cost a second load at every use; all of this is linked into one executable.
+#define KFORGE_THREAD_LOCAL extern __thread __attribute__((tls_model("local-exec")))
+
+namespace kforge {
+
+// One per declaration of static shared memory, template instantiation and operating system thread.
+struct SharedSlot {
+    uint32_t generation;  // the launch in which `address` was given
+    void* address;
+};
+
+// What a warp does together. The last lane of the mask that arrives computes the answers of all.
+enum class Collective : uint8_t {
+    sync,
+    shuffle,
+    ballot,  // answers (present lanes << 32) | lanes whose value is not zero
+    match_any,
+    match_all,
+    add,
+    min_signed,
+    max_signed,
+    min_unsigned,
+    max_unsigned,
+    bit_and,
+    bit_or,
+    bit_xor,
+};
+
+enum class Vote : uint32_t { none, count, all, any };
+
+struct Entry {
+    void (*run)(const void* const* arguments);  // one thread of the kernel
+    uint32_t argument_count;
+};
+
+KFORGE_THREAD_LOCAL uint32_t current_lane asm("kforge_lane");
+KFORGE_THREAD_LOCAL uint32_t shared_generation asm("kforge_shared_generation");
+KFORGE_THREAD_LOCAL void* const dynamic_shared asm("kforge_dynamic_shared");
+
+// Waits until every live lane of `mask` has called with the same mask and kind.
+uint64_t collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) asm("kforge_collective");
+// Waits until every live thread of the block has called; the vote is over those calls.
+uint32_t block_barrier(Vote vote, uint32_t predicate) asm("kforge_block_barrier");
+// The lanes of this warp that stand at the same call once no other lane can go on.
+uint32_t active_lanes() asm("kforge_active_lanes");
+// Lets other threads of the block run: called where a thread polls for what another may write.
+void yield() asm("kforge_yield");
+
+void* shared_place(SharedSlot& slot, size_t bytes, size_t alignment) asm("kforge_shared_place");
+// A variable of shared memory at namespace scope, to be poisoned and counted like the others.
+struct SharedVariable {
+    SharedVariable* next;
+    void* (*address)();
+    size_t bytes;
+    SharedVariable(void* (*address)(), size_t bytes);
+};
+
+[[noreturn]] void device_trap() asm("kforge_trap");
+[[noreturn]] void assertion_failed(const char* expression, const char* file, int line) asm("kforge_assertion_failed");
+uint64_t device_clock() asm("kforge_clock");
+uint64_t global_timer() asm("kforge_global_timer");
+
+inline __attribute__((always_inline)) void* shared_static(SharedSlot& slot, size_t bytes, size_t alignment) {
+    if (__builtin_expect(slot.generation != shared_generation, 0)) return shared_place(slot, bytes, alignment);
+    return slot.address;
+}
+
+inline __attribute__((always_inline)) void* shared_dynamic() { return dynamic_shared; }
+
+// A thread that reads the same value again and again waits for another one. Fibers are not interrupted, so such a
+// thread must step aside now and then, or the one that it waits for never runs.
+KFORGE_THREAD_LOCAL uint32_t poll_count asm("kforge_poll_count");
+inline __attribute__((always_inline)) void polled() {
+    if (__builtin_expect((++poll_count & 127) == 0, 0)) yield();
+}
+
+}  // namespace kforge
+
+#define KFORGE_DYNAMIC_SHARED(type, name) KFORGE_THREAD_LOCAL type* const name asm("kforge_dynamic_shared")
+#define KFORGE_JOIN_(a, b) a##b
+#define KFORGE_JOIN(a, b) KFORGE_JOIN_(a, b)
+#define KFORGE_SHARED_VARIABLE(name) \
+    static ::kforge::SharedVariable KFORGE_JOIN(kforge_shared_variable_, __COUNTER__)([]() -> void* { return (void*)&name; }, sizeof(name))

@@ -1,0 +1,244 @@
+//! The arms of one case: candidate, oracle, and where timed the arm that it is timed against, each bound to memory of its own.
+
+use std::time::Duration;
+
+use super::shapes::{Case, distribution_of};
+use super::{Compilation, Finding, Judge, Reference};
+use crate::device::{Answer, Arm, Comparison, Content, Launched, Opened, Poison, Question};
+use crate::kernel::plan::{Plan, Role};
+use crate::task::{Distribution, Tolerance};
+use crate::verdict::{Evidence, Status};
+
+/// An arm with what is needed to renew and to inspect it.
+pub(super) struct Bound {
+    pub(super) arm: Box<dyn Arm>,
+    pub(super) plan: Plan,
+    /// The distribution of every input, by buffer.
+    inputs: Vec<(usize, Distribution)>,
+}
+
+/// The arms of one case.
+pub(super) struct Bench {
+    pub(super) candidate: Bound,
+    /// The baseline, or in a duel the incumbent.
+    pub(super) opponent: Bound,
+    pub(super) oracle: Bound,
+    tolerances: Vec<(String, Tolerance)>,
+    deadline: Duration,
+}
+
+impl Bench {
+    /// Opens all arms of a case. `opponent`: the baseline if `None`.
+    pub(super) fn open(
+        judge: &Judge<'_>,
+        candidate: &Compilation,
+        opponent: Option<&Compilation>,
+        case: &Case,
+    ) -> anyhow::Result<Result<Self, Finding>> {
+        let candidate = match Bound::open_candidate(judge, candidate, case)? {
+            Ok(bound) => bound,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        let opponent = match opponent {
+            None => Bound::open_reference(judge, &judge.baseline, case, false)?,
+            Some(compilation) => match Bound::open_candidate(judge, compilation, case)? {
+                Ok(bound) => bound,
+                Err(finding) => return Ok(Err(finding)),
+            },
+        };
+        let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
+        let tolerances = judge.task.definition.outputs.keys().filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
+        Ok(Ok(Self { candidate, opponent, oracle, tolerances: tolerances.collect(), deadline: judge.deadline() }))
+    }
+
+    /// The oracle's outputs for one seed, in double precision, one vector for each output.
+    pub(super) fn expected(&mut self, seed: u64) -> anyhow::Result<Vec<Vec<f64>>> {
+        self.oracle.renew(seed, Poison::NotANumber)?;
+        match self.oracle.launch(self.deadline)? {
+            Launched::Finished { .. } => {}
+            Launched::Fault(refusal) => {
+                return Err(crate::base::Failure::reference(format!("the oracle failed: {}", refusal.reason)).into());
+            }
+        }
+        let mut expected = Vec::new();
+        for buffer in self.oracle.plan.outputs.clone() {
+            let Answer::Values(values) = self.oracle.arm.inspect(buffer, &Question::Values)? else {
+                anyhow::bail!("the device gave no values for the oracle's outputs");
+            };
+            let name = &self.oracle.plan.buffers[buffer].name;
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(crate::base::Failure::reference(format!("the oracle's `{name}` is not finite at {index}, seed {seed}")).into());
+            }
+            expected.push(values);
+        }
+        Ok(expected)
+    }
+
+    /// Compares all outputs of an arm; the first output that fails is a finding.
+    pub(super) fn compare(&self, side: Side, expected: &[Vec<f64>], seed: u64) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
+        let bound = self.side(side);
+        let mut comparisons = Vec::new();
+        for ((buffer, expected), (name, tolerance)) in bound.plan.outputs.iter().zip(expected).zip(&self.tolerances) {
+            let question = Question::Compare { expected, tolerance: *tolerance };
+            let Answer::Comparison(comparison) = bound.arm.inspect(*buffer, &question)? else {
+                anyhow::bail!("the device compared nothing");
+            };
+            if let Some((index, wanted, found)) = comparison.first {
+                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
+                let reason = format!(
+                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
+                    comparison.failed, comparison.elements
+                );
+                let evidence = Evidence {
+                    seed: Some(seed),
+                    tensor: Some(name.clone()),
+                    index: Some(index),
+                    expected: Some(wanted),
+                    found: Some(found.to_string()),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
+            }
+            comparisons.push(comparison);
+        }
+        Ok(Ok(comparisons))
+    }
+
+    pub(super) fn side(&self, side: Side) -> &Bound {
+        match side {
+            Side::Candidate => &self.candidate,
+            Side::Opponent => &self.opponent,
+        }
+    }
+
+    pub(super) fn side_mut(&mut self, side: Side) -> &mut Bound {
+        match side {
+            Side::Candidate => &mut self.candidate,
+            Side::Opponent => &mut self.opponent,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+}
+
+/// One of the two arms that are timed against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Candidate,
+    Opponent,
+}
+
+impl Bound {
+    fn open_candidate(judge: &Judge<'_>, compilation: &Compilation, case: &Case) -> anyhow::Result<Result<Self, Finding>> {
+        let kernel = &compilation.kernel;
+        let bound = kernel.variant(&case.binding, &judge.machine).and_then(|variant| {
+            let values = kernel.values(variant);
+            let plan = kernel.plan(judge.task, &case.binding, &values, &case.scalars(judge.task), &judge.machine, false)?;
+            Ok((values, plan))
+        });
+        let (values, plan) = match bound {
+            Ok(bound) => bound,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let program = compilation.program(&values)?;
+        match judge.device.open(program, &plan)? {
+            Opened::Ready(arm) => Ok(Ok(Self::new(judge, arm, plan))),
+            Opened::Refused(refusal) => Ok(Err(Finding { refusal, case: Some(case.id.clone()) })),
+        }
+    }
+
+    pub(super) fn open_reference(judge: &Judge<'_>, reference: &Reference, case: &Case, oracle: bool) -> anyhow::Result<Self> {
+        let broken = |reason: String| {
+            let name = if oracle { "oracle" } else { "baseline" };
+            crate::base::Failure::reference(format!("the {name} of task `{}` does not run on `{}`: {reason}", judge.task.name, case.id))
+        };
+        let variant = reference.kernel.variant(&case.binding, &judge.machine).map_err(|error| broken(error.to_string()))?;
+        let values = reference.kernel.values(variant);
+        let plan = reference
+            .kernel
+            .plan(judge.task, &case.binding, &values, &case.scalars(judge.task), &judge.machine, oracle)
+            .map_err(|error| broken(error.to_string()))?;
+        let program = reference.programs.get(&super::key_of(&values)).ok_or_else(|| broken("it was not compiled".to_owned()))?;
+        match judge.device.open(program, &plan)? {
+            Opened::Ready(arm) => Ok(Self::new(judge, arm, plan)),
+            Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
+        }
+    }
+
+    fn new(judge: &Judge<'_>, arm: Box<dyn Arm>, plan: Plan) -> Self {
+        let is_input = |role: Role| matches!(role, Role::Input | Role::InPlace);
+        let inputs = plan.buffers.iter().enumerate().filter(|(_, buffer)| is_input(buffer.role));
+        let inputs = inputs.map(|(index, buffer)| (index, distribution_of(judge.task, &buffer.name))).collect();
+        Self { arm, plan, inputs }
+    }
+
+    /// Fresh inputs from a seed; outputs and scratch poisoned; guard zones renewed.
+    pub(super) fn renew(&mut self, seed: u64, poison: Poison) -> anyhow::Result<()> {
+        for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
+            // The inputs of all arms come in the definition's order, so that the same seed gives all the same data.
+            let seed = super::shapes::seed_of(seed, "input", order);
+            self.arm.write(*buffer, &Content::Random { distribution, seed })?;
+        }
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if matches!(buffer.role, Role::Output | Role::Scratch { .. }) {
+                self.arm.write(index, &Content::Poison(poison))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
+        self.arm.launch(deadline)
+    }
+
+    /// Hashes of all inputs that nothing may write.
+    pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
+        let mut hashes = Vec::new();
+        for (index, _) in self.plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.role == Role::Input) {
+            let Answer::Hash(hash) = self.arm.inspect(index, &Question::Hash)? else {
+                anyhow::bail!("the device hashed nothing");
+            };
+            hashes.push((index, hash));
+        }
+        Ok(hashes)
+    }
+
+    /// Whether anything was written that must not be: guard zones, and inputs against their earlier hashes.
+    pub(super) fn trespass(&self, hashes: &[(usize, u64)]) -> anyhow::Result<Result<(), Finding>> {
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            let Answer::Guards(damage) = self.arm.inspect(index, &Question::Guards)? else {
+                anyhow::bail!("the device looked at no guard zone");
+            };
+            if let Some(offset) = damage {
+                let place = if offset < 0 { format!("{} bytes before the start", -offset) } else { format!("{offset} bytes past the end") };
+                let evidence = Evidence { tensor: Some(buffer.name.clone()), ..Evidence::default() };
+                return Ok(Err(Finding::new(Status::OutOfBounds, format!("a write {place} of `{}`", buffer.name), evidence)));
+            }
+        }
+        for (index, before) in hashes {
+            if self.arm.inspect(*index, &Question::Hash)? != Answer::Hash(*before) {
+                let name = &self.plan.buffers[*index].name;
+                let evidence = Evidence { tensor: Some(name.clone()), ..Evidence::default() };
+                return Ok(Err(Finding::new(Status::InputMutated, format!("input `{name}` was written"), evidence)));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether an output still holds its poison somewhere.
+    pub(super) fn unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        for (index, buffer) in self.plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.role == Role::Output) {
+            let Answer::Unwritten { count, first } = self.arm.inspect(index, &Question::Unwritten(poison))? else {
+                anyhow::bail!("the device counted nothing");
+            };
+            if count > 0 {
+                let reason = format!("output `{}`: {count} of {} elements were not written", buffer.name, buffer.elements());
+                let evidence = Evidence { tensor: Some(buffer.name.clone()), index: first, ..Evidence::default() };
+                return Ok(Some(Finding::new(Status::OutputUnwritten, reason, evidence)));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,103 @@
+//! Is it right? Every output element of every case against the oracle, twice, with inputs, guard zones and poison looked at.
+
+use super::bench::{Bench, Side};
+use super::shapes::Case;
+use super::{Compilation, Finding, Judge};
+use crate::device::{Comparison, Launched, Poison};
+use crate::verdict::{Status, WorkloadVerdict};
+
+/// How far the outputs of a correct candidate were from the oracle's, over all rounds and outputs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Accuracy {
+    max_abs_error: f64,
+    max_rel_error: f64,
+    mean_abs_error: f64,
+    worst: f64,
+}
+
+impl Accuracy {
+    fn add(&mut self, comparison: &Comparison) {
+        self.max_abs_error = self.max_abs_error.max(comparison.max_abs_error);
+        self.max_rel_error = self.max_rel_error.max(comparison.max_rel_error);
+        self.mean_abs_error = self.mean_abs_error.max(comparison.mean_abs_error);
+        self.worst = self.worst.max(comparison.worst);
+    }
+
+    pub(super) fn write_to(self, entry: &mut WorkloadVerdict) {
+        entry.max_abs_error = Some(self.max_abs_error);
+        entry.max_rel_error = Some(self.max_rel_error);
+        entry.mean_abs_error = Some(self.mean_abs_error);
+        entry.tolerance_margin = Some(1.0 - self.worst);
+    }
+}
+
+/// An entry with nothing known yet.
+pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdict {
+    WorkloadVerdict {
+        id: case.id.clone(),
+        axes: case.binding.axes.clone(),
+        hidden: case.hidden,
+        variant,
+        status: Status::HarnessError,
+        speedup: None,
+        ci95: None,
+        candidate_us: None,
+        baseline_us: None,
+        floor_us: None,
+        roofline: None,
+        max_abs_error: None,
+        max_rel_error: None,
+        mean_abs_error: None,
+        tolerance_margin: None,
+    }
+}
+
+/// Checks one case, one round for each seed.
+pub(super) fn check(judge: &Judge<'_>, compilation: &Compilation, case: &Case, seeds: &[u64]) -> anyhow::Result<Result<Accuracy, Finding>> {
+    let mut bench = match Bench::open(judge, compilation, None, case)? {
+        Ok(bench) => bench,
+        Err(finding) => return Ok(Err(finding)),
+    };
+    let mut accuracy = Accuracy::default();
+    for &seed in seeds {
+        if let Err(finding) = round(&mut bench, seed, &mut accuracy)? {
+            return Ok(Err(finding));
+        }
+    }
+    Ok(Ok(accuracy))
+}
+
+/// One round: the same inputs twice, over outputs that were poisoned in two ways.
+fn round(bench: &mut Bench, seed: u64, accuracy: &mut Accuracy) -> anyhow::Result<Result<(), Finding>> {
+    let mut expected: Option<Vec<Vec<f64>>> = None;
+    for (repetition, poison) in [Poison::NotANumber, Poison::Finite { seed }].into_iter().enumerate() {
+        let candidate = bench.side_mut(Side::Candidate);
+        candidate.renew(seed, poison)?;
+        let hashes = candidate.input_hashes()?;
+        let deadline = bench.deadline();
+        let candidate = bench.side_mut(Side::Candidate);
+        if let Launched::Fault(refusal) = candidate.launch(deadline)? {
+            return Ok(Err(Finding { refusal, case: None }));
+        }
+        if let Err(finding) = candidate.trespass(&hashes)? {
+            return Ok(Err(finding));
+        }
+        let unwritten = candidate.unwritten(poison)?;
+        // Only now that the candidate has finished does anything that it could copy exist.
+        let expected = match &expected {
+            Some(expected) => expected,
+            None => expected.insert(bench.expected(seed)?),
+        };
+        match (bench.compare(Side::Candidate, expected, seed)?, unwritten) {
+            // A finite poison can be the right value by chance; a wrong element that still holds its poison was not written.
+            (Err(_), Some(finding)) => return Ok(Err(finding)),
+            (Err(finding), None) if repetition == 0 => return Ok(Err(finding)),
+            (Err(finding), None) => {
+                let reason = format!("the same inputs gave a right result and then a wrong one: {}", finding.refusal.reason);
+                return Ok(Err(Finding::new(Status::Nondeterministic, reason, finding.refusal.evidence)));
+            }
+            (Ok(comparisons), _) => comparisons.iter().for_each(|comparison| accuracy.add(comparison)),
+        }
+    }
+    Ok(Ok(()))
+}

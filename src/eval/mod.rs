@@ -1,0 +1,360 @@
+//! The judge: compile, check against the oracle, time against the baseline (DESIGN section 9). Written once, over `device`.
+//!
+//! Never decides what to keep, never writes a file, never lets a candidate's fault become an error.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Digest, Failure, random};
+use crate::device::{Compiled, Device, Program, Refusal};
+use crate::kernel::{Kernel, Machine};
+use crate::task::{Profile, Task};
+use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
+
+mod bench;
+mod check;
+mod example;
+mod features;
+mod measure;
+mod quiet;
+mod shapes;
+
+pub use example::{Example, example};
+pub use quiet::Quiet;
+
+use bench::Bench;
+use shapes::Case;
+
+/// How to judge; the same for every candidate of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    pub profile: Profile,
+    /// Deadline of one launch, seconds.
+    pub launch_seconds: f64,
+}
+
+/// A task made ready on a device: the oracle and the baseline are compiled, and the baseline is known to be right.
+pub struct Judge<'a> {
+    device: &'a dyn Device,
+    task: &'a Task,
+    options: Options,
+    machine: Machine,
+    oracle: Reference,
+    baseline: Reference,
+    quiet: Quiet,
+}
+
+/// A kernel of kforge's own or the user's, compiled under each set of values that it needs.
+struct Reference {
+    kernel: Kernel,
+    programs: HashMap<Vec<i64>, Program>,
+}
+
+/// A kernel with its programs: one for each set of tunable values in force on some shape.
+struct Compilation {
+    kernel: Kernel,
+    programs: HashMap<Vec<i64>, Program>,
+    seconds: f64,
+}
+
+/// What ends a judgement before it is complete: a finding about the candidate.
+struct Finding {
+    refusal: Refusal,
+    /// The case that showed it, if any.
+    case: Option<String>,
+}
+
+impl<'a> Judge<'a> {
+    /// Compiles oracle and baseline, and checks the baseline on every selected workload.
+    ///
+    /// # Errors
+    /// `Failure::reference` where the oracle or the baseline does not work, anything else where the machinery does not.
+    pub fn new(device: &'a dyn Device, task: &'a Task, options: Options, machine: Machine) -> anyhow::Result<Self> {
+        let mut judge = Self::unchecked(device, task, options, machine)?;
+        let cases: Vec<_> = task.selected(&judge.options.profile).into_iter().map(Case::visible).collect();
+        judge.prepare_references(&cases)?;
+        let baseline = Compilation { kernel: judge.baseline.kernel.clone(), programs: judge.baseline.programs.clone(), seconds: 0.0 };
+        for case in &cases {
+            let seed = random::fresh_seed();
+            if let Err(finding) = check::check(&judge, &baseline, case, &[seed])? {
+                let reason = finding.refusal.reason;
+                return Err(Failure::reference(format!("the baseline `{}` of task `{}` fails on workload `{}`: {reason}", task.baseline().0, task.name, case.id))
+                    .hint("a baseline must agree with the oracle within the tolerance: mend one of the two")
+                    .into());
+            }
+        }
+        Ok(judge)
+    }
+
+    /// Nothing compiled yet, the baseline not looked at.
+    fn unchecked(device: &'a dyn Device, task: &'a Task, options: Options, machine: Machine) -> anyhow::Result<Self> {
+        Ok(Self {
+            device,
+            task,
+            machine,
+            oracle: Reference::parse(&task.oracle, task, "oracle")?,
+            baseline: Reference::parse(task.baseline().1, task, "baseline")?,
+            quiet: Quiet::open()?,
+            options,
+        })
+    }
+
+    /// Judges one kernel. The seeds are drawn here, after the candidate is fixed, unless `seed` repeats an earlier judgement.
+    pub fn judge(&mut self, name: &str, source: &str, seed: Option<u64>) -> anyhow::Result<Verdict> {
+        let seed = seed.unwrap_or_else(random::fresh_seed);
+        let mut verdict = self.blank_verdict(name, seed);
+        let outcome = self.examine(source, seed, &mut verdict)?;
+        match outcome {
+            Ok(()) => {}
+            Err(finding) => {
+                verdict.status = finding.refusal.status;
+                verdict.reason = Some(finding.refusal.reason);
+                verdict.speedup = None;
+                let mut evidence = finding.refusal.evidence;
+                evidence.seed.get_or_insert(seed);
+                if evidence.workload.is_none() {
+                    evidence.workload = finding.case;
+                }
+                verdict.evidence = Some(evidence);
+            }
+        }
+        Ok(verdict)
+    }
+
+    /// Times two candidates that both passed against each other on every selected workload.
+    /// `None` where one of them no longer runs correctly.
+    pub fn duel(&mut self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
+        let seed = random::fresh_seed();
+        let cases: Vec<_> = self.task.selected(&self.options.profile).into_iter().map(Case::visible).collect();
+        let mut arms = Vec::new();
+        for source in [challenger, incumbent] {
+            let Ok(kernel) = Kernel::parse(source, &self.task.definition) else { return Ok(None) };
+            match self.compile(kernel, &cases)? {
+                Ok(compilation) => arms.push(compilation),
+                Err(_) => return Ok(None),
+            }
+        }
+        let mut estimates = Vec::new();
+        for (index, case) in cases.iter().enumerate() {
+            let bench = Bench::open(self, &arms[0], Some(&arms[1]), case)?;
+            let Ok(mut bench) = bench else { return Ok(None) };
+            match measure::measure(self, &mut bench, case, shapes::seed_of(seed, "duel", index))? {
+                Ok(measurement) => estimates.push(measurement.estimate),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(measure::combine(&estimates).map(|speedup| Duel { ratio: speedup.geomean, ci95: speedup.ci95 }))
+    }
+
+    fn examine(&mut self, source: &str, seed: u64, verdict: &mut Verdict) -> anyhow::Result<Result<(), Finding>> {
+        let kernel = match Kernel::parse(source, &self.task.definition) {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                let evidence = Evidence { line: Some(error.line), ..Evidence::default() };
+                return Ok(Err(Finding::new(Status::Rejected, format!("header, {error}"), evidence)));
+            }
+        };
+        verdict.tunables = kernel.point();
+        let cases = match shapes::cases(self.task, &self.options.profile, &kernel, &self.machine, seed) {
+            Ok(cases) => cases,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        self.prepare_references(&cases)?;
+        let compilation = match self.compile(kernel, &cases)? {
+            Ok(compilation) => compilation,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        verdict.seconds.compile = compilation.seconds;
+        if let Some(program) = compilation.programs.values().next() {
+            verdict.resources = program.resources.clone();
+        }
+        features::of_source(&compilation.kernel, self, &cases, verdict);
+        let begun = Instant::now();
+        let checked = self.check_all(&compilation, &cases, seed, verdict)?;
+        verdict.seconds.check = begun.elapsed().as_secs_f64();
+        if let Err(finding) = checked {
+            return Ok(Err(finding));
+        }
+        let begun = Instant::now();
+        let measured = self.measure_all(&compilation, &cases, seed, verdict)?;
+        verdict.seconds.measure = begun.elapsed().as_secs_f64();
+        Ok(measured)
+    }
+
+    fn check_all(&self, compilation: &Compilation, cases: &[Case], seed: u64, verdict: &mut Verdict) -> anyhow::Result<Result<(), Finding>> {
+        let _sharing = self.quiet.share()?;
+        for (index, case) in cases.iter().enumerate() {
+            let seeds: Vec<_> =
+                (0..self.options.profile.rounds).map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize)).collect();
+            let variant = compilation.kernel.variant(&case.binding, &self.machine).unwrap_or_default();
+            let mut entry = check::blank_entry(case, variant);
+            let outcome = check::check(self, compilation, case, &seeds)?;
+            match outcome {
+                Ok(accuracy) => {
+                    accuracy.write_to(&mut entry);
+                    entry.status = Status::Passed;
+                    verdict.workloads.push(entry);
+                }
+                Err(mut finding) => {
+                    entry.status = finding.refusal.status;
+                    finding.case = Some(case.id.clone());
+                    verdict.workloads.push(entry);
+                    return Ok(Err(finding));
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn measure_all(&self, compilation: &Compilation, cases: &[Case], seed: u64, verdict: &mut Verdict) -> anyhow::Result<Result<(), Finding>> {
+        let mut estimates = Vec::new();
+        let mut variances = Vec::new();
+        for (index, case) in cases.iter().enumerate().filter(|(_, case)| !case.hidden) {
+            let mut bench = match Bench::open(self, compilation, None, case)? {
+                Ok(bench) => bench,
+                Err(finding) => return Ok(Err(finding)),
+            };
+            let measured = measure::measure(self, &mut bench, case, shapes::seed_of(seed, "measure", index))?;
+            let measurement = match measured {
+                Ok(measurement) => measurement,
+                Err(mut finding) => {
+                    finding.case = Some(case.id.clone());
+                    verdict.workloads[index].status = finding.refusal.status;
+                    return Ok(Err(finding));
+                }
+            };
+            variances.push(measurement.candidate.std / measurement.candidate.median);
+            measurement.write_to(&mut verdict.workloads[index]);
+            estimates.push(measurement.estimate);
+        }
+        verdict.checked_share = Some(1.0);
+        verdict.speedup = measure::combine(&estimates);
+        if verdict.speedup.is_none() {
+            bail!("no workload was measured");
+        }
+        features::of_times(verdict, &variances);
+        verdict.status = Status::Passed;
+        Ok(Ok(()))
+    }
+
+    /// Compiles a kernel under every set of values that is in force on some case.
+    fn compile(&self, kernel: Kernel, cases: &[Case]) -> anyhow::Result<Result<Compilation, Finding>> {
+        let _sharing = self.quiet.share()?;
+        let begun = Instant::now();
+        let mut programs = HashMap::new();
+        for case in cases {
+            let values = match kernel.variant(&case.binding, &self.machine) {
+                Ok(variant) => kernel.values(variant),
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let key = key_of(&values);
+            if programs.contains_key(&key) {
+                continue;
+            }
+            match self.device.compile(&kernel.unit(self.task, &values, false))? {
+                Compiled::Ready(program) => programs.insert(key, program),
+                Compiled::Refused(refusal) => return Ok(Err(Finding { refusal, case: None })),
+            };
+        }
+        Ok(Ok(Compilation { kernel, programs, seconds: begun.elapsed().as_secs_f64() }))
+    }
+
+    /// Sees to it that oracle and baseline are compiled for every case.
+    fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
+        let _sharing = self.quiet.share()?;
+        for (reference, name, is_oracle) in [(&mut self.oracle, "oracle", true), (&mut self.baseline, "baseline", false)] {
+            for case in cases {
+                let task = &self.task.name;
+                let broken = |reason: String| Failure::reference(format!("the {name} of task `{task}` does not work: {reason}"));
+                let variant = reference.kernel.variant(&case.binding, &self.machine).map_err(|error| broken(error.to_string()))?;
+                let values = reference.kernel.values(variant);
+                let key = key_of(&values);
+                if reference.programs.contains_key(&key) {
+                    continue;
+                }
+                match self.device.compile(&reference.kernel.unit(self.task, &values, is_oracle))? {
+                    Compiled::Ready(program) => reference.programs.insert(key, program),
+                    Compiled::Refused(refusal) => {
+                        let log = refusal.evidence.log.unwrap_or_default();
+                        return Err(broken(format!("{}\n{log}", refusal.reason)).into());
+                    }
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn blank_verdict(&self, name: &str, seed: u64) -> Verdict {
+        let device = self.device.identity();
+        let host = device.cores.is_some();
+        Verdict {
+            schema: crate::verdict::SCHEMA,
+            task: self.task.name.clone(),
+            kernel: name.to_owned(),
+            backend: if host { "cpu" } else { "cuda" }.to_owned(),
+            status: Status::HarnessError,
+            reason: None,
+            confirmed: false,
+            device,
+            sandbox: "process".to_owned(),
+            tunables: IndexMap::new(),
+            // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
+            cache: if host { "warm" } else { "cold" }.to_owned(),
+            checked_share: None,
+            voided_blocks: 0,
+            seeds: vec![seed],
+            baseline: Some(BaselineIdentity {
+                name: self.task.settings.baselines.keys().next().cloned().unwrap_or_default(),
+                kind: "kernel".to_owned(),
+                versions: IndexMap::from([("source".to_owned(), Digest::of(self.task.baseline().1).to_string())]),
+            }),
+            speedup: None,
+            workloads: Vec::new(),
+            resources: crate::verdict::Resources::default(),
+            features: IndexMap::new(),
+            evidence: None,
+            seconds: Seconds::default(),
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs_f64(self.options.launch_seconds)
+    }
+}
+
+impl Reference {
+    fn parse(text: &str, task: &Task, name: &str) -> anyhow::Result<Self> {
+        let kernel = Kernel::parse(text, &task.definition).map_err(|error| {
+            Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
+        })?;
+        Ok(Self { kernel, programs: HashMap::new() })
+    }
+}
+
+impl Compilation {
+    fn program(&self, values: &IndexMap<String, i64>) -> anyhow::Result<&Program> {
+        self.programs.get(&key_of(values)).context("a kernel was opened under values that it was not compiled for")
+    }
+}
+
+impl Finding {
+    fn new(status: Status, reason: impl Into<String>, evidence: Evidence) -> Self {
+        Self { refusal: Refusal { status, reason: reason.into(), evidence }, case: None }
+    }
+}
+
+impl From<crate::kernel::BindError> for Finding {
+    fn from(error: crate::kernel::BindError) -> Self {
+        let evidence = Evidence { line: Some(error.line), ..Evidence::default() };
+        Self::new(error.status, error.to_string(), evidence)
+    }
+}
+
+fn key_of(values: &IndexMap<String, i64>) -> Vec<i64> {
+    values.values().copied().collect()
+}

@@ -1,0 +1,334 @@
+//! What headers may say, what they may not, and what becomes of them.
+
+use indexmap::IndexMap;
+
+use super::plan::{Argument, ArgumentType, Role};
+use super::*;
+use crate::task::{DType, TaskFiles};
+use crate::verdict::Status;
+
+const MACHINE: Machine = Machine {
+    sm_count: 2,
+    max_shared_bytes: 1000,
+};
+
+fn task_files() -> TaskFiles {
+    let definition = r#"{"name": "scale", "op_type": "test", "axes": {"rows": {"type": "var"}, "columns": {"type": "const", "value": 8}},
+        "inputs": {"x": {"shape": ["rows", "columns"], "dtype": "bfloat16"}, "factor": {"shape": null, "dtype": "float32"}},
+        "outputs": {"y": {"shape": ["rows", "columns"], "dtype": "float32"}}, "reference": "", "novelty": 1}"#;
+    let workloads = r#"{"definition": "scale", "workload": {"uuid": "r4", "axes": {"rows": 4}, "inputs": {"factor": {"type": "scalar", "value": 2.5}}}}"#;
+    let settings = "
+schema: 1
+definition: definition.json
+workloads: workloads.jsonl
+oracle: oracle.cu
+baselines: {naive: {kernel: naive.cu}}
+start: [naive.cu]
+tolerance: {y: {rtol: 1.0e-3, atol_rms: 1.0e-3}}
+hidden: {rows: [1, 9]}
+bytes: rows * columns * 6
+flops: rows * columns
+profiles:
+  quick: {workloads: [r4], hidden_shapes: 1, rounds: 1, seconds: 0.1, precision: 0.05}
+  full: {workloads: all, rounds: 1, seconds: 0.1, precision: 0.05}
+";
+    let files = [
+        ("definition.json", definition),
+        ("workloads.jsonl", workloads),
+        ("task.yaml", settings),
+        ("oracle.cu", ""),
+    ];
+    TaskFiles {
+        name: "scale".to_owned(),
+        origin: "tasks/scale".to_owned(),
+        files: files
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into(),
+        kernels: [("naive.cu".to_owned(), String::new())].into(),
+    }
+}
+
+fn parse(yaml: &str) -> Result<Kernel, HeaderError> {
+    let task = task_files().load().unwrap();
+    Kernel::parse(
+        &format!("/* kforge\n{yaml}\n*/\n__global__ void scale() {{}}\n"),
+        &task.definition,
+    )
+}
+
+const GOOD: &str = "launch:
+  - kernel: scale<ROWS>
+    grid: ceil_div(rows, ROWS), 2
+    block: WIDTH
+    shared: 4 * ROWS
+    args: x, factor, y, rows, i64(rows * columns), partial
+tunables:
+  ROWS: [4, 1, 2]
+  WIDTH: [32, 64]
+variants:
+  - {when: rows <= 2, ROWS: 1}
+scratch:
+  partial: {dtype: float32, shape: \"rows, 2\", zero: true}";
+
+fn refusal(yaml: &str) -> String {
+    parse(yaml).unwrap_err().to_string()
+}
+
+#[test]
+fn binds_a_good_header_to_a_shape() {
+    let task = task_files().load().unwrap();
+    let kernel = parse(GOOD).unwrap();
+    let rows = |rows: i64| {
+        task.definition
+            .bind(&IndexMap::from([("rows".to_owned(), rows)]))
+            .unwrap()
+    };
+    assert_eq!(kernel.variant(&rows(2), &MACHINE), Ok(Some(0)));
+    assert_eq!(kernel.values(Some(0))["ROWS"], 1);
+    assert_eq!(kernel.variant(&rows(3), &MACHINE), Ok(None));
+    let scalars = IndexMap::from([("factor".to_owned(), 2.5)]);
+    let plan = kernel
+        .plan(
+            &task,
+            &rows(9),
+            &kernel.values(None),
+            &scalars,
+            &MACHINE,
+            false,
+        )
+        .unwrap();
+    let launch = &plan.launches[0];
+    assert_eq!(
+        (launch.grid, launch.block, launch.shared),
+        ([3, 2, 1], [32, 1, 1], 16)
+    );
+    let expected = [
+        Argument::Buffer(0),
+        Argument::Scalar(DType::Float32, 2.5),
+        Argument::Buffer(1),
+        Argument::I32(9),
+        Argument::I64(72),
+        Argument::Buffer(2),
+    ];
+    assert_eq!(launch.arguments, expected);
+    assert_eq!(plan.buffers[2].role, Role::Scratch { zero: true });
+    assert_eq!(
+        (plan.buffers[2].elements(), plan.outputs.as_slice()),
+        (18, [1].as_slice())
+    );
+    let unit = kernel.unit(&task, &kernel.values(None), true);
+    assert_eq!(unit.constants, [("COLUMNS".to_owned(), 8)]);
+    assert_eq!(
+        unit.macros,
+        [("ROWS".to_owned(), 4), ("WIDTH".to_owned(), 32)]
+    );
+    assert_eq!(
+        unit.entries[0].arguments[2],
+        ArgumentType::Pointer(DType::Float64)
+    );
+}
+
+#[test]
+fn puts_values_in_force_and_nothing_else() {
+    let kernel = parse(GOOD).unwrap();
+    let point = IndexMap::from([("ROWS".to_owned(), 2), ("WIDTH".to_owned(), 64)]);
+    let moved = with_point(&kernel, &point).unwrap();
+    assert_eq!(
+        moved,
+        kernel
+            .text
+            .replace("[4, 1, 2]", "[2, 1, 4]")
+            .replace("[32, 64]", "[64, 32]")
+    );
+    let task = task_files().load().unwrap();
+    let moved = Kernel::parse(&moved, &task.definition).unwrap();
+    assert_eq!(moved.point(), point);
+    assert_eq!(
+        (moved.family(), moved.space()),
+        (kernel.family(), kernel.space())
+    );
+    assert_ne!(moved.digest(), kernel.digest());
+    assert_eq!(
+        with_point(&kernel, &IndexMap::from([("ROWS".to_owned(), 3)])),
+        None
+    );
+}
+
+#[test]
+fn errors_name_the_line_and_what_was_meant() {
+    for (from, to, message) in [
+        (
+            "ceil_div(rows, ROWS), 2",
+            "rows / 2",
+            "line 4: expression `rows / 2`, character 6: `/` is not an operator here: `//` divides integers, rounding down",
+        ),
+        (
+            "block: WIDTH",
+            "block: WIDHT",
+            "line 5: expression `WIDHT`: unknown name `WIDHT` (did you mean `WIDTH`?)",
+        ),
+        (
+            "args: x, factor",
+            "args: xx, factor",
+            "line 7: unknown name `xx` (did you mean `x`?)",
+        ),
+        (
+            "shared:",
+            "shard:",
+            "line 6: unknown key `shard` (did you mean `shared`?)",
+        ),
+        (
+            "ROWS: [4, 1, 2]",
+            "ROWS: [4, x]",
+            "line 9: expected a whole number",
+        ),
+        (
+            "  WIDTH: [",
+            "  ab: [",
+            "line 10: tunable `ab`: expected a name of at least three capital letters, such as `ROWS`",
+        ),
+        (
+            "when: rows <= 2",
+            "rows: 2",
+            "line 12: a variant needs a condition: `when: batch_size <= 4`",
+        ),
+        (
+            "i64(rows * columns)",
+            "rows * columns",
+            "line 7: argument `rows * columns` is neither a name nor `i32(…)`, `u32(…)`, `i64(…)` (expressions go inside `i32(…)`, `u32(…)` or `i64(…)`)",
+        ),
+        (
+            "dtype: float32",
+            "dtype: float33",
+            "line 14: unknown value `float33` (did you mean `float32`?)",
+        ),
+    ] {
+        assert_eq!(refusal(&GOOD.replace(from, to)), message);
+    }
+    assert!(refusal(&GOOD.replace("    block: WIDTH\n", "")).contains("missing field `block`"));
+}
+
+#[test]
+fn texts_without_a_header_are_refused() {
+    let task = task_files().load().unwrap();
+    for text in [
+        "",
+        "__global__ void f() {}",
+        "/* kforge",
+        "/* kforge */",
+        "// kforge\n",
+        "/* kforge\n*/",
+        "/* kforge\n- 1\n*/",
+        "/*",
+    ] {
+        assert!(Kernel::parse(text, &task.definition).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn limits_are_checked_before_a_launch() {
+    let task = task_files().load().unwrap();
+    let bind = |from: &str, to: &str| {
+        let kernel = parse(&GOOD.replace(from, to)).unwrap();
+        let binding = task
+            .definition
+            .bind(&IndexMap::from([("rows".to_owned(), 4)]))
+            .unwrap();
+        kernel
+            .plan(
+                &task,
+                &binding,
+                &kernel.values(None),
+                &Scalars::new(),
+                &MACHINE,
+                false,
+            )
+            .unwrap_err()
+    };
+    for (from, to, status, words) in [
+        (
+            "block: WIDTH",
+            "block: WIDTH, 64",
+            Status::LaunchError,
+            "2048 threads",
+        ),
+        (
+            "block: WIDTH",
+            "block: 0",
+            Status::LaunchError,
+            "expected 1 to 1024, found 0",
+        ),
+        (
+            "shared: 4 * ROWS",
+            "shared: 4000",
+            Status::LaunchError,
+            "0 to 1000 bytes",
+        ),
+        (
+            "args: x, factor, y, rows",
+            "args: x, factor, y, i32(rows * 9999999999)",
+            Status::LaunchError,
+            "does not fit i32",
+        ),
+        (
+            "grid: ceil_div(rows, ROWS), 2",
+            "grid: rows // (rows - 4)",
+            Status::Rejected,
+            "division by zero",
+        ),
+        (
+            "shape: \"rows, 2\"",
+            "shape: \"rows, 0\"",
+            Status::Rejected,
+            "expected at least 1",
+        ),
+        (
+            "shape: \"rows, 2\"",
+            "shape: \"rows, 99999999999, 999999999\"",
+            Status::LimitExceeded,
+            "GiB",
+        ),
+    ] {
+        let error = bind(from, to);
+        assert_eq!(error.status, status, "{to}");
+        assert!(error.message.contains(words), "{to}: {error}");
+    }
+}
+
+#[test]
+fn every_shipped_kernel_fits_every_workload_of_its_task() {
+    for name in crate::task::embedded_names() {
+        let task = TaskFiles::find(name)
+            .and_then(|files| files.load())
+            .unwrap();
+        let machine = Machine {
+            sm_count: 2,
+            max_shared_bytes: 232_448,
+        };
+        for (file, text) in &task.kernels {
+            let kernel = Kernel::parse(text, &task.definition)
+                .unwrap_or_else(|error| panic!("{name}/{file}: {error}"));
+            for workload in &task.workloads {
+                let variant = kernel.variant(&workload.binding, &machine).unwrap();
+                let plan = kernel.plan(
+                    &task,
+                    &workload.binding,
+                    &kernel.values(variant),
+                    &Scalars::new(),
+                    &machine,
+                    false,
+                );
+                assert!(
+                    plan.is_ok(),
+                    "{name}/{file}, {}: {}",
+                    workload.id,
+                    plan.unwrap_err()
+                );
+            }
+        }
+        assert!(
+            Kernel::parse(&task.oracle, &task.definition).is_ok(),
+            "{name}/oracle.cu"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! What became of every step, in a few bytes each, and the counts over all of them.
+//!
+//! Keeps no source and no verdict: those are in the steps' folders and in the journal.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::base::Digest;
+use crate::event::{FailedReason, Operator};
+use crate::verdict::Status;
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// The candidate passed, with this speedup.
+    Passed { speedup: f64, insert: Insert },
+    /// The candidate was judged and did not pass.
+    NotPassed(Status),
+    /// There was no candidate.
+    Failed(FailedReason),
+    /// The source is that of an earlier step.
+    Duplicate { of: u64 },
+}
+
+/// What the archive did with a candidate that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insert {
+    /// It filled an empty cell.
+    New,
+    /// It replaced the elite of its cell, made in this step.
+    Improved { over: u64 },
+    /// The elite of its cell, made in this step, stays.
+    NotAdded { behind: u64 },
+}
+
+impl Outcome {
+    /// Whether the archive took the candidate.
+    pub fn added(&self) -> bool {
+        matches!(
+            self,
+            Outcome::Passed {
+                insert: Insert::New | Insert::Improved { .. },
+                ..
+            }
+        )
+    }
+
+    /// Whether there was a new candidate to judge.
+    pub fn candidate(&self) -> bool {
+        matches!(self, Outcome::Passed { .. } | Outcome::NotPassed(_))
+    }
+}
+
+/// A step that the fold has passed: its lineage and its outcome.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub operator: Operator,
+    pub parents: Box<[u64]>,
+    /// What the operator did: `unroll`, `ROWS=2`, …; empty where it did nothing.
+    pub detail: Box<str>,
+    pub outcome: Outcome,
+    /// Number of the candidate's family.
+    pub(super) family: Option<u32>,
+}
+
+/// Sums over the steps that the fold has passed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Candidates that were judged, duplicates not among them.
+    pub judged: u64,
+    pub passed: u64,
+    /// Candidates that the archive took.
+    pub added: u64,
+    /// Judged candidates by what became of them, `passed` among them.
+    pub verdicts: BTreeMap<Status, u64>,
+    /// Steps without a candidate, by reason.
+    pub failed: BTreeMap<FailedReason, u64>,
+    pub operators: BTreeMap<Operator, OperatorCounts>,
+}
+
+/// What became of one operator's steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OperatorCounts {
+    pub asked: u64,
+    pub judged: u64,
+    pub passed: u64,
+    pub added: u64,
+}
+
+impl Counts {
+    /// The share of judged candidates that passed; `None` where none was judged.
+    pub fn validity(&self) -> Option<f64> {
+        (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
+    }
+
+    fn count(&mut self, operator: Operator, outcome: &Outcome) {
+        let (judged, passed, added) = (
+            outcome.candidate(),
+            matches!(outcome, Outcome::Passed { .. }),
+            outcome.added(),
+        );
+        self.judged += u64::from(judged);
+        self.passed += u64::from(passed);
+        self.added += u64::from(added);
+        match outcome {
+            Outcome::Passed { .. } => *self.verdicts.entry(Status::Passed).or_default() += 1,
+            Outcome::NotPassed(status) => *self.verdicts.entry(*status).or_default() += 1,
+            Outcome::Failed(reason) => *self.failed.entry(*reason).or_default() += 1,
+            Outcome::Duplicate { .. } => {
+                *self.failed.entry(FailedReason::Duplicate).or_default() += 1
+            }
+        }
+        let by_operator = self.operators.entry(operator).or_default();
+        by_operator.asked += 1;
+        by_operator.judged += u64::from(judged);
+        by_operator.passed += u64::from(passed);
+        by_operator.added += u64::from(added);
+    }
+}
+
+/// The records of steps 1, 2, … without a gap.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    records: Vec<Record>,
+    /// The first step with a source.
+    by_kernel: HashMap<Digest, u64>,
+    pub(super) counts: Counts,
+}
+
+impl Ledger {
+    /// The last step on record.
+    pub(super) fn last(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    pub(super) fn get(&self, step: u64) -> Option<&Record> {
+        self.records
+            .get(usize::try_from(step.checked_sub(1)?).ok()?)
+    }
+
+    pub(super) fn family(&self, step: u64) -> Option<u32> {
+        self.get(step)?.family
+    }
+
+    /// The first step with this source.
+    pub(super) fn owner(&self, kernel: &Digest) -> Option<u64> {
+        self.by_kernel.get(kernel).copied()
+    }
+
+    /// Records the next step.
+    pub(super) fn push(&mut self, record: Record, kernel: Option<Digest>) {
+        self.counts.count(record.operator, &record.outcome);
+        self.records.push(record);
+        if let Some(kernel) = kernel {
+            self.by_kernel
+                .entry(kernel)
+                .or_insert(self.records.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The search against a small world of scripted proposers and verdicts, with steps under way that finish in any order.
+
+mod order;
+mod steps;
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+
+use super::*;
+use crate::base::Stream;
+use crate::event::{Confirmed, Dueled, Failed, FailedReason, Judged, Operator, Stopped};
+use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds};
+
+/// A kernel of the scripted world.
+#[derive(Clone, Debug, PartialEq)]
+struct Source {
+    family: u64,
+    point: IndexMap<String, i64>,
+}
+
+impl Source {
+    fn kernel(&self) -> Digest {
+        Digest::of(format!("{self:?}"))
+    }
+
+    /// A number from 0 to 1 that belongs to this kernel.
+    fn luck(&self, purpose: &str) -> f64 {
+        Stream::new(self.kernel().low64(), purpose, 0).unit()
+    }
+}
+
+fn space() -> IndexMap<String, Vec<i64>> {
+    [
+        ("ROWS".to_owned(), vec![4, 1, 2, 8]),
+        ("UNROLL".to_owned(), vec![1, 2, 4]),
+    ]
+    .into()
+}
+
+fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Verdict {
+    Verdict {
+        schema: 1,
+        task: "toy".to_owned(),
+        kernel: String::new(),
+        backend: "scripted".to_owned(),
+        status,
+        reason: None,
+        confirmed: false,
+        device: DeviceIdentity::default(),
+        sandbox: "none".to_owned(),
+        tunables: IndexMap::new(),
+        cache: "warm".to_owned(),
+        checked_share: None,
+        voided_blocks: 0,
+        seeds: vec![],
+        baseline: None,
+        speedup: speedup.map(|geomean| Speedup {
+            geomean,
+            ci95: [geomean * (1.0 - half), geomean * (1.0 + half)],
+        }),
+        workloads: vec![],
+        resources: Resources::default(),
+        features: [
+            ("block_threads".to_owned(), threads),
+            ("barriers".to_owned(), 0.0),
+        ]
+        .into(),
+        evidence: None,
+        seconds: Seconds::default(),
+    }
+}
+
+/// What may differ between two runs that must come to the same.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// Steps under way at once.
+    under_way: u64,
+    /// Decides who finishes first.
+    order: u64,
+    /// The chance that a verdict is first a `harness_error`.
+    faults: f64,
+}
+
+const ONE_BY_ONE: Manner = Manner {
+    under_way: 1,
+    order: 0,
+    faults: 0.0,
+};
+
+/// A run: a search, its journal, and what the outside knows.
+struct Run {
+    search: Search,
+    journal: Vec<Event>,
+    sources: BTreeMap<u64, Source>,
+    /// Every brief that `ask` gave out.
+    briefs: BTreeMap<u64, Brief>,
+    /// How many mutations a parent has.
+    mutations: u64,
+    changes: Vec<Change>,
+}
+
+fn starts() -> Vec<String> {
+    ["naive.cu", "better.cu"].map(str::to_owned).into()
+}
+
+fn settings() -> Settings {
+    Settings {
+        features: [
+            ("block_threads".to_owned(), vec![64.0, 128.0, 256.0]),
+            ("speedup".to_owned(), vec![1.0, 2.0]),
+        ]
+        .into(),
+        ..Settings::default()
+    }
+}
+
+impl Run {
+    fn new(settings: &Settings, steps: u64) -> Self {
+        let search = Search::new(settings, 42, 4, steps, &starts());
+        Self {
+            search,
+            journal: vec![],
+            sources: BTreeMap::new(),
+            briefs: BTreeMap::new(),
+            mutations: 12,
+            changes: vec![],
+        }
+    }
+
+    /// A run that begins with a journal, as a resumed one does.
+    fn resume(settings: &Settings, steps: u64, journal: &[Event]) -> Self {
+        let mut run = Self::new(settings, steps);
+        let mut pending = BTreeMap::new();
+        for event in journal {
+            if let Event::Asked(brief) = event {
+                assert_eq!(
+                    run.search.ask(brief.step).as_ref(),
+                    Some(brief),
+                    "the question of step {}",
+                    brief.step
+                );
+                pending.insert(brief.step, brief.clone());
+                run.briefs.insert(brief.step, brief.clone());
+            }
+            if let Event::Proposed(_) | Event::Failed(_) = event
+                && let Some(brief) = pending.get(&event.step().unwrap())
+                && let Some(source) = run.propose(brief)
+            {
+                run.sources.insert(brief.step, source);
+            }
+            run.tell(event.clone());
+        }
+        run
+    }
+
+    fn tell(&mut self, event: Event) {
+        let changes = self.search.tell(&event);
+        self.changes.extend(changes);
+        self.journal.push(event);
+    }
+
+    /// The scripted proposer.
+    fn propose(&self, brief: &Brief) -> Option<Source> {
+        let parent = |index: usize| self.source(brief.parents[index]);
+        match brief.operator {
+            Operator::Start => Some(Self::start(brief.step)),
+            Operator::Autotune => brief
+                .point
+                .clone()
+                .map(|point| Source { point, ..parent(0) }),
+            Operator::Mutate if brief.attempt >= self.mutations => None,
+            // Few families, so that different parents often come to the same source.
+            Operator::Mutate => Some(Source {
+                family: (parent(0).family * 7 + brief.attempt * 13 + 5) % 97,
+                ..parent(0)
+            }),
+            Operator::Recombine if brief.attempt > 0 || brief.parents.len() < 2 => None,
+            Operator::Recombine => Some(Source {
+                family: parent(0).family,
+                point: parent(1).point,
+            }),
+        }
+    }
+
+    fn start(step: u64) -> Source {
+        Source {
+            family: step,
+            point: [("ROWS".to_owned(), 4), ("UNROLL".to_owned(), 1)].into(),
+        }
+    }
+
+    /// The parents of the first questions are starting kernels, known before they are judged.
+    fn source(&self, step: u64) -> Source {
+        match self.sources.get(&step) {
+            Some(source) => source.clone(),
+            None if step <= starts().len() as u64 => Self::start(step),
+            None => panic!("step {step} was made a parent before it had a source"),
+        }
+    }
+
+    /// The scripted judge.
+    fn judge(source: &Source) -> Verdict {
+        if source.luck("valid") < 0.25 && source.family > 2 {
+            return verdict(Status::WrongOutput, None, 0.0, 0.0);
+        }
+        let threads = [32.0, 64.0, 128.0, 256.0][(source.luck("threads") * 4.0) as usize];
+        verdict(
+            Status::Passed,
+            Some(0.5 + 2.0 * source.luck("speed")),
+            0.1,
+            threads,
+        )
+    }
+
+    fn duel(&self, request: DuelRequest) -> Event {
+        let luck = Stream::new(
+            self.source(request.step).kernel().low64()
+                ^ self.source(request.against).kernel().low64(),
+            "duel",
+            0,
+        )
+        .unit();
+        let duel = Duel {
+            ratio: 0.9 + luck * 0.3,
+            ci95: [0.85 + luck * 0.3, 0.95 + luck * 0.3],
+        };
+        Event::Dueled(Dueled {
+            step: request.step,
+            against: request.against,
+            duel: (luck > 0.1).then_some(duel),
+        })
+    }
+
+    /// Goes on until the search is over, or until so many events are in the journal.
+    fn go(&mut self, manner: Manner, events: usize) {
+        let mut order = Stream::new(manner.order, "order", 0);
+        let mut under_way: Vec<Brief> = Vec::new();
+        let taken_up: Vec<_> = self.search.unfinished().map(|one| one.step).collect();
+        under_way.extend(taken_up.iter().map(|step| self.briefs[step].clone()));
+        let mut next = self.briefs.keys().last().map_or(1, |last| last + 1);
+        while self.journal.len() < events {
+            while (under_way.len() as u64) < manner.under_way
+                && let Some(brief) = self.search.ask(next)
+            {
+                assert!(
+                    brief
+                        .parents
+                        .iter()
+                        .all(|parent| parent + 4 <= brief.step || *parent <= 2),
+                    "{brief:?} was decided too early"
+                );
+                self.briefs.insert(next, brief.clone());
+                self.tell(Event::Asked(brief.clone()));
+                under_way.push(brief);
+                next += 1;
+            }
+            if let Some(request) = self.search.duel()
+                && order.below(2) == 0
+            {
+                self.tell(self.duel(request));
+                continue;
+            }
+            if under_way.is_empty() {
+                match self.search.duel() {
+                    Some(request) => self.tell(self.duel(request)),
+                    None => break,
+                }
+                continue;
+            }
+            let index = order.below(under_way.len());
+            let brief = under_way[index].clone();
+            if self.answer(&brief, manner, &mut order) {
+                under_way.swap_remove(index);
+            }
+        }
+        assert!(
+            self.journal.len() >= events || self.search.stop().is_some(),
+            "stuck behind step {}",
+            self.search.folded()
+        );
+        assert!(
+            !self
+                .changes
+                .iter()
+                .any(|change| matches!(change, Change::Diverged(_)))
+        );
+    }
+
+    /// The next thing that happens to a step; whether it is done then.
+    fn answer(&mut self, brief: &Brief, manner: Manner, order: &mut Stream) -> bool {
+        let step = brief.step;
+        if let Some(source) = self.sources.get(&step).cloned() {
+            if order.unit() < manner.faults {
+                self.tell(Event::Judged(Judged {
+                    step,
+                    verdict: verdict(Status::HarnessError, None, 0.0, 0.0),
+                }));
+                return false;
+            }
+            self.tell(Event::Judged(Judged {
+                step,
+                verdict: Self::judge(&source),
+            }));
+            return true;
+        }
+        let fail = |reason, of, kernel: Option<Digest>| {
+            Event::Failed(Failed {
+                step,
+                reason,
+                of,
+                detail: kernel.map(|_| detail(brief)),
+                kernel,
+            })
+        };
+        let Some(source) = self.propose(brief) else {
+            self.tell(fail(FailedReason::NoOp, None, None));
+            return true;
+        };
+        self.sources.insert(step, source.clone());
+        let kernel = source.kernel();
+        if let Some(of) = self.search.known(&kernel) {
+            self.tell(fail(FailedReason::Duplicate, Some(of), Some(kernel)));
+            return true;
+        }
+        self.tell(Event::Proposed(Proposed {
+            step,
+            kernel,
+            operator: brief.operator,
+            parents: brief.parents.clone(),
+            detail: detail(brief),
+            family: Digest::of(source.family.to_le_bytes()),
+            point: source.point,
+            space: space(),
+        }));
+        false
+    }
+
+    /// Everything that must not depend on the order of arrival.
+    fn state(&self) -> State {
+        let search = &self.search;
+        State {
+            briefs: self
+                .briefs
+                .range(..=search.folded())
+                .map(|(_, brief)| brief.clone())
+                .collect(),
+            records: (1..=search.folded())
+                .map(|step| search.record(step).unwrap().clone())
+                .collect(),
+            archive: search.archive.clone(),
+            counts: search.counts().clone(),
+            stop: search.stop(),
+            next: (1..=search.window)
+                .map(|ahead| search.plans[ahead as usize - 1].brief.clone())
+                .collect(),
+        }
+    }
+}
+
+fn detail(brief: &Brief) -> String {
+    format!("{:?} {}", brief.operator, brief.attempt)
+}
+
+#[derive(Debug, PartialEq)]
+struct State {
+    briefs: Vec<Brief>,
+    records: Vec<Record>,
+    archive: Archive,
+    counts: Counts,
+    stop: Option<StopReason>,
+    next: Vec<Brief>,
+}
+
+fn whole(steps: u64, manner: Manner) -> Run {
+    let mut run = Run::new(&settings(), steps);
+    run.go(manner, usize::MAX);
+    run
+}
+
+fn outcomes(run: &Run) -> Vec<Outcome> {
+    (1..=run.search.folded())
+        .map(|step| run.search.record(step).unwrap().outcome)
+        .collect()
+}

@@ -1,0 +1,282 @@
+//! Single steps, told by hand: starting kernels, duplicates, duels, faults, confirmation.
+
+use super::*;
+
+/// A search whose steps are all told by hand.
+fn by_hand() -> Search {
+    Search::new(
+        &Settings {
+            features: IndexMap::new(),
+            ..Settings::default()
+        },
+        7,
+        4,
+        100,
+        &starts(),
+    )
+}
+
+fn proposed(search: &Search, step: u64, text: &str) -> Event {
+    let brief = search.ask(step).unwrap();
+    Event::Proposed(Proposed {
+        step,
+        kernel: Digest::of(text),
+        operator: brief.operator,
+        parents: brief.parents,
+        detail: text.to_owned(),
+        family: Digest::of(format!("family of {text}")),
+        point: IndexMap::new(),
+        space: IndexMap::new(),
+    })
+}
+
+fn judged(step: u64, speedup: f64) -> Event {
+    Event::Judged(Judged {
+        step,
+        verdict: verdict(Status::Passed, Some(speedup), 0.1, 64.0),
+    })
+}
+
+fn outcome(search: &Search, step: u64) -> Outcome {
+    search.record(step).unwrap().outcome
+}
+
+#[test]
+fn starting_kernels_come_first_and_are_the_first_parents() {
+    let search = by_hand();
+    let briefs: Vec<_> = (1..=4).map(|step| search.ask(step).unwrap()).collect();
+    assert_eq!(briefs[0].start.as_deref(), Some("naive.cu"));
+    assert_eq!(briefs[1].start.as_deref(), Some("better.cu"));
+    assert!(
+        briefs[2..]
+            .iter()
+            .all(|brief| brief.operator == Operator::Mutate && brief.parents[0] <= 2)
+    );
+    assert_eq!(search.ask(5), None);
+    assert_eq!(search.ask(0), None);
+}
+
+#[test]
+fn the_later_of_two_equal_sources_is_the_duplicate_whoever_came_first() {
+    for later_first in [false, true] {
+        let mut search = by_hand();
+        let (first, second) = if later_first { (2, 1) } else { (1, 2) };
+        search.tell(&proposed(&search, first, "same"));
+        assert_eq!(search.known(&Digest::of("same")), Some(first));
+        let kernel = Some(Digest::of("same"));
+        search.tell(&Event::Failed(Failed {
+            step: second,
+            reason: FailedReason::Duplicate,
+            of: Some(first),
+            detail: Some("same".to_owned()),
+            kernel,
+        }));
+        search.tell(&judged(first, 1.5));
+        assert_eq!(search.folded(), 2);
+        assert_eq!(
+            outcome(&search, 1),
+            Outcome::Passed {
+                speedup: 1.5,
+                insert: Insert::New
+            }
+        );
+        assert_eq!(outcome(&search, 2), Outcome::Duplicate { of: 1 });
+        assert_eq!(search.archive().elites()[0].step, 1);
+        assert_eq!(search.source_step(1), first);
+        assert_eq!(search.known(&Digest::of("same")), Some(1));
+    }
+}
+
+#[test]
+fn duplicates_that_point_at_each_other_do_not_hang() {
+    let mut search = by_hand();
+    for (step, of) in [(1, 2), (2, 1)] {
+        search.tell(&Event::Failed(Failed {
+            step,
+            reason: FailedReason::Duplicate,
+            of: Some(of),
+            detail: None,
+            kernel: None,
+        }));
+    }
+    assert_eq!(search.folded(), 2);
+}
+
+#[test]
+fn overlapping_intervals_are_told_apart_by_a_duel_and_only_by_that() {
+    for (low, winner) in [(1.01, 2), (1.0, 1), (0.9, 1)] {
+        let mut search = by_hand();
+        search.tell(&proposed(&search, 1, "a"));
+        search.tell(&judged(1, 1.0));
+        search.tell(&proposed(&search, 2, "b"));
+        let wanted = DuelRequest {
+            step: 2,
+            against: 1,
+        };
+        assert_eq!(
+            search.tell(&judged(2, 1.05)),
+            vec![Change::DuelWanted(wanted)]
+        );
+        search.tell(&proposed(&search, 3, "c"));
+        assert_eq!((search.duel(), search.folded()), (Some(wanted), 1));
+        let duel = Some(Duel {
+            ratio: low + 0.02,
+            ci95: [low, low + 0.04],
+        });
+        // An answer to another question changes nothing.
+        assert_eq!(
+            search.tell(&Event::Dueled(Dueled {
+                step: 2,
+                against: 9,
+                duel
+            })),
+            vec![]
+        );
+        search.tell(&Event::Dueled(Dueled {
+            step: 2,
+            against: 1,
+            duel,
+        }));
+        assert_eq!((search.duel(), search.folded()), (None, 2));
+        assert_eq!(search.best().unwrap().step, winner);
+    }
+}
+
+#[test]
+fn kforges_own_fault_is_no_result_until_the_step_is_closed() {
+    let mut search = by_hand();
+    search.tell(&proposed(&search, 1, "a"));
+    let fault = Event::Judged(Judged {
+        step: 1,
+        verdict: verdict(Status::HarnessError, None, 0.0, 0.0),
+    });
+    assert_eq!(search.tell(&fault), vec![Change::HarnessError { step: 1 }]);
+    assert_eq!(
+        search
+            .unfinished()
+            .map(|one| (one.step, one.proposed.is_some()))
+            .collect::<Vec<_>>(),
+        [(1, true)]
+    );
+    search.tell(&Event::Failed(Failed {
+        step: 1,
+        reason: FailedReason::HarnessError,
+        of: None,
+        detail: None,
+        kernel: None,
+    }));
+    assert_eq!(
+        outcome(&search, 1),
+        Outcome::Failed(FailedReason::HarnessError)
+    );
+    assert_eq!(search.counts().validity(), None);
+}
+
+#[test]
+fn a_speedup_that_is_no_number_never_reaches_the_archive() {
+    for speedup in [f64::NAN, f64::INFINITY, 0.0, -1.0] {
+        let mut search = by_hand();
+        search.tell(&proposed(&search, 1, "a"));
+        search.tell(&judged(1, speedup));
+        assert_eq!(
+            outcome(&search, 1),
+            Outcome::NotPassed(Status::Inconclusive)
+        );
+        assert_eq!(search.archive().filled(), 0);
+    }
+}
+
+#[test]
+fn a_recorded_question_that_is_not_ours_is_shown_and_then_followed() {
+    let mut search = by_hand();
+    let planned = search.ask(3).unwrap();
+    let told = Brief {
+        parents: vec![3 - planned.parents[0]],
+        ..planned.clone()
+    };
+    let changes = search.tell(&Event::Asked(told.clone()));
+    let [Change::Diverged(divergence)] = changes.as_slice() else {
+        panic!("{changes:?}")
+    };
+    assert!(
+        divergence
+            .to_string()
+            .starts_with("step 3 was asked as `mutate` of step"),
+        "{divergence}"
+    );
+    assert_eq!(search.ask(3), Some(told.clone()));
+    assert_eq!(search.tell(&Event::Asked(told)), vec![]);
+}
+
+#[test]
+fn the_best_is_the_fastest_that_was_confirmed() {
+    let run = whole(120, ONE_BY_ONE);
+    let mut search = run.search;
+    let first = search.to_confirm();
+    assert_eq!(first.len(), 3);
+    assert_eq!(
+        first,
+        search.archive().elites()[..3]
+            .iter()
+            .map(|elite| elite.step)
+            .collect::<Vec<_>>()
+    );
+    let confirm = |step, speedup| {
+        Event::Confirmed(Confirmed {
+            step,
+            verdict: verdict(
+                if speedup > 0.0 {
+                    Status::Passed
+                } else {
+                    Status::Race
+                },
+                (speedup > 0.0).then_some(speedup),
+                0.01,
+                64.0,
+            ),
+        })
+    };
+    assert_eq!(
+        search.tell(&confirm(first[0], 0.0)),
+        vec![Change::Confirmed {
+            step: first[0],
+            passed: false
+        }]
+    );
+    search.tell(&confirm(first[1], 1.8));
+    search.tell(&confirm(first[2], 2.1));
+    assert_eq!(search.confirmed().unwrap().step, first[2]);
+    assert_eq!(search.best().unwrap().step, first[1]);
+    // One did not pass again, so a fourth is wanted.
+    assert_eq!(search.to_confirm(), vec![search.archive().elites()[3].step]);
+}
+
+#[test]
+fn an_elite_that_is_measured_again_moves_or_goes() {
+    let mut search = whole(60, ONE_BY_ONE).search;
+    let best = search.best().unwrap().step;
+    let filled = search.archive().filled();
+    assert_eq!(
+        search.tell(&judged(best, 0.6)).first(),
+        Some(&Change::Remeasured {
+            step: best,
+            kept: false
+        })
+    );
+    assert_ne!(search.best().unwrap().step, best);
+    assert_eq!(search.archive().filled(), filled - 1);
+    let next = search.best().unwrap().step;
+    assert_eq!(
+        search.tell(&judged(next, 9.0)),
+        vec![Change::Remeasured {
+            step: next,
+            kept: true
+        }]
+    );
+    assert_eq!(
+        search
+            .best()
+            .map(|elite| (elite.step, elite.speedup.geomean)),
+        Some((next, 9.0))
+    );
+}

@@ -1,0 +1,81 @@
+//! What driver and worker say to each other: one JSON document a line, the contents of files, never their paths.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Failure, Kind};
+use crate::eval;
+use crate::task::TaskFiles;
+use crate::verdict::{DeviceIdentity, Duel, Verdict};
+
+/// The version of these messages. Both ends are the same program, so a difference means that it was replaced while it ran.
+pub(super) const VERSION: u32 = 1;
+
+/// The first line to a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) version: u32,
+    pub(super) files: TaskFiles,
+    pub(super) options: eval::Options,
+}
+
+/// A further line to a worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Request {
+    Judge { name: String, source: String, seed: Option<u64> },
+    Duel { challenger: String, incumbent: String },
+}
+
+/// A line from a worker: one for the greeting, one for each request.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Response {
+    Ready(DeviceIdentity),
+    Verdict(Box<Verdict>),
+    Duel(Option<Duel>),
+    /// A failure with a remedy, or broken machinery where `kind` is `None`.
+    Failure(WireFailure),
+}
+
+/// A [`Failure`] on its way between processes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WireFailure {
+    kind: Option<WireKind>,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WireKind {
+    Usage,
+    Environment,
+    Reference,
+}
+
+impl WireFailure {
+    pub(super) fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<Failure>() {
+            Some(failure) => Self {
+                kind: Some(match failure.kind {
+                    Kind::Usage => WireKind::Usage,
+                    Kind::Environment => WireKind::Environment,
+                    Kind::Reference => WireKind::Reference,
+                }),
+                message: failure.message.clone(),
+                hint: failure.hint.clone(),
+            },
+            None => Self { kind: None, message: format!("{error:#}"), hint: None },
+        }
+    }
+
+    pub(super) fn into_error(self) -> anyhow::Error {
+        let kind = match self.kind {
+            Some(WireKind::Usage) => Kind::Usage,
+            Some(WireKind::Environment) => Kind::Environment,
+            Some(WireKind::Reference) => Kind::Reference,
+            None => return anyhow::anyhow!("{}", self.message),
+        };
+        Failure { kind, message: self.message, hint: self.hint }.into()
+    }
+}

@@ -1,0 +1,96 @@
+//! Every fixture kernel gets its status, from the outside: `kforge eval`, a real compiler, real processes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// How often everything is judged; more in a soak.
+fn rounds() -> usize {
+    std::env::var("KFORGE_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+fn has_compiler() -> bool {
+    let named = std::env::var("CXX").ok();
+    let names = named.iter().map(String::as_str).chain(["c++", "g++", "clang++"]);
+    names.into_iter().any(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+}
+
+#[derive(Debug)]
+struct Expected {
+    file: String,
+    status: String,
+    line: Option<u64>,
+}
+
+/// The table of fixtures, by task.
+fn table(folder: &Path) -> BTreeMap<String, Vec<Expected>> {
+    let text = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
+    let mut tasks = BTreeMap::<_, Vec<_>>::new();
+    for row in text.lines().filter(|row| !row.is_empty() && !row.starts_with('#')) {
+        let cells: Vec<_> = row.split('\t').collect();
+        let [file, task, status, rest @ ..] = cells.as_slice() else { panic!("a row of the table is short: {row}") };
+        let line = rest.first().and_then(|line| line.trim().parse().ok());
+        tasks.entry(task.trim().to_owned()).or_default().push(Expected { file: file.trim().to_owned(), status: status.trim().to_owned(), line });
+    }
+    tasks
+}
+
+fn eval(task: &str, files: &[String]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kforge")).args(["eval", task, "--format", "json", "--profile", "quick"]).args(files).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{task}: {error}\n{}\n{errors}", String::from_utf8_lossy(&output.stdout)))
+}
+
+#[test]
+fn every_fixture_gets_its_status() {
+    if !has_compiler() {
+        println!("skipped: no C++ compiler");
+        return;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
+    let mut wrong = Vec::new();
+    for round in 0..rounds() {
+        for (task, fixtures) in table(&folder) {
+            let files: Vec<_> = fixtures.iter().map(|fixture| folder.join(&fixture.file).display().to_string()).collect();
+            let verdicts = eval(&task, &files);
+            assert_eq!(verdicts.len(), fixtures.len(), "{task}: one verdict for each kernel");
+            for (fixture, verdict) in fixtures.iter().zip(&verdicts) {
+                let line = verdict["evidence"]["line"].as_u64();
+                let passed = fixture.status == "passed";
+                let timed = verdict["speedup"]["geomean"].as_f64().is_some_and(|speedup| speedup > 0.0);
+                if verdict["status"] != fixture.status.as_str() || (fixture.line.is_some() && line != fixture.line) || timed != passed {
+                    wrong.push(format!("round {round}, {}: expected {}, line {:?}: {verdict:#}", fixture.file, fixture.status, fixture.line));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_reaches_what_it_must() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
+    let fixtures: Vec<_> = table(&folder).into_values().flatten().collect();
+    for status in [
+        "passed",
+        "rejected",
+        "compile_error",
+        "crashed",
+        "timed_out",
+        "wrong_output",
+        "output_unwritten",
+        "input_mutated",
+        "out_of_bounds",
+        "unsupported",
+    ] {
+        assert!(fixtures.iter().any(|fixture| fixture.status == status), "no fixture for {status}");
+    }
+    assert!(fixtures.iter().filter(|fixture| fixture.status == "passed").count() >= 10);
+    let listed: Vec<_> = fixtures.iter().map(|fixture| fixture.file.as_str()).collect();
+    for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(name == "expected.tsv" || listed.contains(&name.as_str()), "{name} is not in the table");
+    }
+}
