@@ -162,6 +162,10 @@ impl Toolchain {
         Ok(toolchain)
     }
 
+    pub(super) fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
     /// In a folder of its own that is renamed when it is whole: another process may be doing the same.
     fn build_runtime(&self, cache: &Path) -> anyhow::Result<()> {
         let building = tempfile::Builder::new()
