@@ -47,7 +47,11 @@ extern const __thread __attribute__((tls_model("local-exec"))) uint3 threadIdx;
 extern const __thread __attribute__((tls_model("local-exec"))) uint3 blockIdx;
 extern const dim3 blockDim;
 extern const dim3 gridDim;
-constexpr int warpSize = 32;
+// Known to the optimiser, but no constant expression, as on the GPU.
+namespace kforge {
+inline int warp_size() { return 32; }
+}  // namespace kforge
+static const int warpSize = ::kforge::warp_size();
 
 // ---- Waiting for others ----
 
