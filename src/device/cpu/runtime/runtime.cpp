@@ -301,7 +301,24 @@ static void wait_until(Condition condition) {
     }
 }
 
-static void* help(void*) {
+// Each thread on a core of its own: otherwise two may share one for the life of the process, and the judge would compare
+// placements rather than kernels. Where a core is refused the thread stays where the system puts it.
+static void settle_on_core(uint32_t thread) {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+    uint32_t turn = thread % static_cast<uint32_t>(CPU_COUNT(&allowed));
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+        if (!CPU_ISSET(core, &allowed) || turn-- != 0) continue;
+        cpu_set_t own;
+        CPU_ZERO(&own);
+        CPU_SET(core, &own);
+        sched_setaffinity(0, sizeof(own), &own);
+        return;
+    }
+}
+
+static void* help(void* number) {
+    settle_on_core(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(number)));
     Worker* own = make_worker();
     __atomic_fetch_add(&job.finished, 1, __ATOMIC_ACQ_REL);
     for (uint32_t seen = 0;;) {
@@ -443,10 +460,12 @@ static int run() {
     make_worker();
     for (uint32_t i = 1; i < job.threads; ++i) {
         pthread_t helper;
-        if (pthread_create(&helper, nullptr, help, nullptr) != 0) fail(FAULT_PROTOCOL, "thread %u of %u could not be started", i, job.threads);
+        if (pthread_create(&helper, nullptr, help, reinterpret_cast<void*>(static_cast<uintptr_t>(i))) != 0) fail(FAULT_PROTOCOL, "thread %u of %u could not be started", i, job.threads);
         pthread_detach(helper);
     }
     wait_for_helpers();
+    // Only now: threads inherit the cores of the one that starts them.
+    settle_on_core(0);
     for (;;) {
         raise(SIGSTOP);
         run_unit(control);
