@@ -2,9 +2,12 @@
 
 pub mod base;
 pub mod device;
+pub mod driver;
 pub mod eval;
 pub mod event;
 pub mod kernel;
+pub mod report;
+pub mod run;
 pub mod search;
 pub mod task;
 pub mod verdict;

@@ -5,6 +5,7 @@
 pub mod digest;
 pub mod expression;
 pub mod failure;
+pub mod files;
 pub mod random;
 pub mod statistics;
 pub mod text;

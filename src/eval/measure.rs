@@ -20,9 +20,9 @@ const BLOCKS_A_LOOK: usize = 5;
 /// The most blocks, whatever the budget.
 const MOST_BLOCKS: usize = 400;
 /// A result whose half width is more than this many times the wanted precision says nothing.
-const USELESS: f64 = 10.0;
-/// The longest time for the least blocks, as a multiple of the budget.
-const PATIENCE: f64 = 10.0;
+const USELESS: f64 = 20.0;
+/// The longest time for a result that says something, as a multiple of the budget.
+const PATIENCE: f64 = 5.0;
 
 /// The times of one case.
 pub(super) struct Measurement {
@@ -96,20 +96,18 @@ pub(super) fn measure(
         log_ratios.push(log_ratio);
         let blocks = log_ratios.len();
         let spent = begun.elapsed().as_secs_f64();
+        let out_of_patience = blocks >= MOST_BLOCKS || spent >= PATIENCE * profile.seconds;
         let look = blocks >= LEAST_BLOCKS && blocks.is_multiple_of(BLOCKS_A_LOOK);
-        let over = blocks >= MOST_BLOCKS
-            || (blocks >= LEAST_BLOCKS && spent >= profile.seconds)
-            || spent >= PATIENCE * profile.seconds;
-        if look || over {
+        if look || out_of_patience {
             let estimate = statistics::hodges_lehmann(&log_ratios);
             let half_width = estimate.map_or(f64::INFINITY, |estimate| {
                 (estimate.high - estimate.low) / 2.0
             });
-            if over || half_width <= profile.precision {
-                break (
-                    estimate.filter(|_| half_width <= USELESS * profile.precision),
-                    half_width,
-                );
+            let says_something = half_width <= USELESS * profile.precision;
+            // Noise buys more time, up to a bound; a good or a bad result never does.
+            let spent_well = spent >= profile.seconds && says_something;
+            if half_width <= profile.precision || spent_well || out_of_patience {
+                break (estimate.filter(|_| says_something), half_width);
             }
         }
     };

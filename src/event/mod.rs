@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::base::Digest;
 use crate::verdict::{Duel, Verdict};
 
+mod run;
+
+pub use run::{
+    Accepted, BestOfTask, Change, Interrupted, RunEvent, Session, TaskEnded, TaskStarted,
+};
+
 /// The version of a journal line.
 pub const SCHEMA: u32 = 1;
 

@@ -138,7 +138,6 @@ inline float norm4df(float x, float y, float z, float w) { return sqrtf(x * x + 
 inline float fdividef(float x, float y) { return x / y; }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __saturatef(float x) { return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f; }
-inline float saturate(float x) { return __saturatef(x); }
 
 // Rounding modes: to nearest is exact; the directed ones step from it, which double precision shows to be due.
 #define KFORGE_ROUNDED(name, parameters, single, exact)                                                            \

@@ -1,0 +1,251 @@
+//! Files that survive a crash: temporary name, rename, sync. Every error names its path.
+//!
+//! A failed sync is never tried again: the pages may be gone although a second call says that all is well.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Failure;
+
+/// Above this many files, one sync of the whole file system is cheaper than one for each.
+const FEW: usize = 12;
+
+/// How many files a batch holds open at most; a process may have no more than 1,024 on many systems.
+const OPEN: usize = 256;
+
+/// Reads a text file.
+pub fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| explain("read", path, error))
+}
+
+/// Creates a folder and those above it. Not synced: what is later written into it is.
+pub fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|error| explain("create", path, error))
+}
+
+/// Puts a file in place as a whole: a reader sees the old contents or the new. Not synced: for copies that can be made again.
+pub fn replace(path: &Path, contents: &[u8]) -> Result<()> {
+    put(path, contents).map(drop)
+}
+
+/// As `replace`, and durable when it returns.
+pub fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
+    let file = put(path, contents)?;
+    sync(&file, path)?;
+    sync_folder(folder_of(path))
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    let folder = File::open(path).map_err(|error| explain("open", path, error))?;
+    sync(&folder, path)
+}
+
+/// Files that become durable together: many writes, one sync.
+#[derive(Default)]
+pub struct Batch {
+    written: Vec<(PathBuf, File)>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Batch {
+    /// Writes a file under its final name; its folder must exist. Durable only after `sync`.
+    pub fn write(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
+        if self.written.len() >= OPEN {
+            self.sync()?;
+        }
+        let file = put(&path, contents)?;
+        let folder = folder_of(&path);
+        if !self.folders.contains(folder) {
+            self.folders.insert(folder.to_owned());
+        }
+        self.written.push((path, file));
+        Ok(())
+    }
+
+    /// As `write`, into a folder that may not exist yet.
+    pub fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
+        let folder = folder_of(&path);
+        if !self.folders.contains(folder) {
+            match fs::create_dir(folder) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => create_folder(folder)?,
+                Err(error) => return Err(explain("create", folder, error)),
+            }
+            // The folder's own name must be durable too.
+            self.folders.insert(folder_of(folder).to_owned());
+        }
+        self.write(path, contents)
+    }
+
+    /// Makes everything written so far durable.
+    pub fn sync(&mut self) -> Result<()> {
+        if self.written.len() > FEW
+            && let Some((path, file)) = self.written.first()
+            && whole_file_system(file).map_err(|error| explain("sync", path, error))?
+        {
+            self.clear();
+            return Ok(());
+        }
+        for (path, file) in &self.written {
+            sync(file, path)?;
+        }
+        for folder in &self.folders {
+            sync_folder(folder)?;
+        }
+        self.clear();
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.written.clear();
+        self.folders.clear();
+    }
+}
+
+/// Syncs the file system that holds `file`. False where the system has no such call.
+#[cfg(target_os = "linux")]
+fn whole_file_system(file: &File) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
+    match unsafe { libc::syncfs(file.as_raw_fd()) } {
+        0 => Ok(true),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn whole_file_system(_file: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Writes beside the final name, then renames. The handle is that of the file in its place.
+fn put(path: &Path, contents: &[u8]) -> Result<File> {
+    let name = path
+        .file_name()
+        .with_context(|| format!("`{}` does not name a file", path.display()))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".tmp");
+    let temporary = path.with_file_name(hidden);
+    let write = || -> io::Result<File> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(contents)?;
+        fs::rename(&temporary, path)?;
+        Ok(file)
+    };
+    write().map_err(|error| explain("write", path, error))
+}
+
+/// Flushes a file's contents and length.
+pub fn sync(file: &File, path: &Path) -> Result<()> {
+    file.sync_data()
+        .map_err(|error| explain("sync", path, error))
+}
+
+/// The folder that a path lies in; `.` for a bare name.
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// What a person can do about a failed file operation, with the path.
+pub fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
+    use io::ErrorKind;
+    let message = format!("cannot {action} `{}`: {}", path.display(), plain(&error));
+    let failure = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Failure::environment(message).hint("free some space there, then resume: nothing that was recorded is lost")
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Failure::environment(message).hint("give yourself the right to write there, or choose another place with `--output`")
+        }
+        ErrorKind::NotFound => Failure::usage(message).hint("check the path"),
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => {
+            Failure::usage(message).hint("something else lies at that path: move it away, or choose another place with `--output`")
+        }
+        _ => Failure::environment(message).hint("the disk or its file system reports a fault: see the system's log"),
+    };
+    failure.into()
+}
+
+/// The system's words without its number.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(characters).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Kind;
+
+    #[test]
+    fn few_and_many_files_arrive_whole() {
+        let root = tempfile::tempdir().unwrap();
+        for count in [1, FEW, 3 * FEW] {
+            let mut batch = Batch::default();
+            for index in 0..count {
+                let path = root.path().join(format!("{count}/{index}/kernel.cu"));
+                batch
+                    .write_in_new_folder(path, format!("source {index}").as_bytes())
+                    .unwrap();
+            }
+            batch.sync().unwrap();
+            for index in 0..count {
+                let folder = root.path().join(format!("{count}/{index}"));
+                assert_eq!(
+                    read(&folder.join("kernel.cu")).unwrap(),
+                    format!("source {index}")
+                );
+                assert_eq!(
+                    fs::read_dir(folder).unwrap().count(),
+                    1,
+                    "no temporary file stays behind"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_path_and_a_remedy() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("missing/file");
+        let error = read(&missing).unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.kind, Kind::Usage);
+        assert!(
+            failure.message.contains("missing/file")
+                && failure.message.ends_with("no such file or directory"),
+            "{failure}"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_the_environments_fault() {
+        let full = Path::new("/dev/full");
+        let error = File::options()
+            .write(true)
+            .open(full)
+            .unwrap()
+            .write_all(b"x")
+            .unwrap_err();
+        let failure = explain("write", full, error).downcast::<Failure>().unwrap();
+        assert_eq!(failure.kind, Kind::Environment);
+        assert!(
+            failure.message.contains("no space left on device") && failure.hint.is_some(),
+            "{failure}"
+        );
+    }
+}

@@ -1,0 +1,369 @@
+//! The driver: runs a search to its end, and takes it up again wherever it was stopped (DESIGN sections 7 and 10).
+//!
+//! `run` lays out or opens the run's directory, then works through its tasks one after the other. Each task has one loop
+//! (`task`) that owns the search and the journal; a `Proposer` and an `Evaluator` work beside it and send messages.
+//! Invariant: nothing is told to the search, shown, or built upon before the journal's line of it is on disk.
+//!
+//! Knows nothing of arguments, terminals or exit codes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::sync::watch;
+
+mod interrupt;
+mod proposer;
+mod resume;
+mod running;
+mod settle;
+mod sources;
+mod summary;
+mod task;
+
+pub use interrupt::{never, watch_signals};
+pub use proposer::{Answer, Candidate, Parent, Proposer};
+
+use crate::base::files::Batch;
+use crate::base::{Failure, Kind, files};
+use crate::event::{
+    Accepted, BestOfTask, Interrupted, RunEvent, Session, StopReason, TaskEnded, TaskStarted,
+};
+use crate::report::{Best, Observer, Progress};
+use crate::run::{self, Journal, Lock, Record, RunDirectory};
+use crate::search::{self, Search};
+use crate::task::Task;
+use crate::worker::EvaluatorFactory;
+use resume::Past;
+use running::Running;
+use summary::Summary;
+use task::{LoopEnd, TaskLoop};
+
+/// A run: what to search for, how, and where to keep it.
+pub struct Options {
+    pub directory: PathBuf,
+    pub start: Start,
+    /// What the results depend on. On resume it is compared with the one in the directory, so `window` must be the recorded
+    /// one unless somebody asked for another.
+    pub record: Record,
+    pub tasks: Vec<Arc<Task>>,
+    pub search: search::Settings,
+    /// Per task, those of earlier processes included.
+    pub steps: u64,
+    /// How many kernels are with the judge at once; at least 1.
+    pub in_flight: usize,
+    /// Wall time per task, that of earlier processes included.
+    pub budget: Option<Duration>,
+}
+
+/// Whether the directory is expected to hold a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// It must not.
+    New,
+    /// It must, with the same record; `accept_changes`: or with another, which is written down.
+    Resume { accept_changes: bool },
+}
+
+/// How a run came to its end.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Told to stop: there is more to do, and resuming will do it.
+    pub interrupted: bool,
+    /// The tasks that were taken up, in order.
+    pub tasks: Vec<TaskEnd>,
+}
+
+/// How a task came to its end.
+#[derive(Clone, Debug)]
+pub struct TaskEnd {
+    /// Where it stands: counts, and the best kernel with its speedup.
+    pub progress: Progress,
+    /// Where `best.cu` and `best.json` lie, and everything else of this task.
+    pub directory: PathBuf,
+    /// The oracle or the baseline failed.
+    pub failure: Option<String>,
+}
+
+impl TaskEnd {
+    /// Why the search stopped; `None` where it was interrupted or failed.
+    pub fn why(&self) -> Option<StopReason> {
+        self.progress.stopped
+    }
+
+    /// The best kernel that passed.
+    pub fn best(&self) -> Option<Best> {
+        self.progress.best
+    }
+}
+
+/// Runs every task to its end. An `Err` is broken machinery, a directory that cannot be used, or a full disk: what was
+/// recorded until then is kept, and the run can be resumed.
+pub async fn run(
+    options: Options,
+    proposer: Arc<dyn Proposer>,
+    evaluators: &dyn EvaluatorFactory,
+    observer: &mut dyn Observer,
+    mut interrupt: watch::Receiver<bool>,
+) -> Result<Ended> {
+    let mut run = Run::open(&options)?;
+    let mut summary = Summary::new(run.directory.clone(), &options.record.kforge);
+    let mut ended = Ended {
+        interrupted: false,
+        tasks: Vec::new(),
+    };
+    for task in &options.tasks {
+        let mut work = run.take_up(&options, task, &proposer, &mut summary, observer)?;
+        work.observer.started(&work.progress);
+        let failure = match run.work_on(&mut work, evaluators, &mut interrupt).await {
+            Ok(end) => {
+                ended.interrupted = end == LoopEnd::Interrupted;
+                None
+            }
+            // One task's oracle or baseline is nothing to the others.
+            Err(error) => Some(reference_failure(error)?),
+        };
+        run.put_down(&work, ended.interrupted, failure.clone())?;
+        work.write_summary(failure.clone())?;
+        work.observer.ended(&work.progress);
+        ended.tasks.push(TaskEnd {
+            progress: work.progress.clone(),
+            directory: work.directory.root().to_owned(),
+            failure,
+        });
+        if ended.interrupted {
+            break;
+        }
+    }
+    summary.write(!ended.interrupted)?;
+    Ok(ended)
+}
+
+/// The words of a failed oracle or baseline; any other error as it is.
+fn reference_failure(error: anyhow::Error) -> Result<String> {
+    match error.downcast_ref::<Failure>() {
+        Some(failure) if failure.kind == Kind::Reference => Ok(failure.to_string()),
+        _ => Err(error),
+    }
+}
+
+/// An open run directory.
+struct Run {
+    directory: RunDirectory,
+    journal: Journal,
+    /// By task.
+    pasts: HashMap<String, Past>,
+    /// The last change that somebody accepted.
+    accepted: Option<String>,
+    /// Tasks that this process has begun to work on.
+    begun: HashSet<String>,
+    _lock: Lock,
+}
+
+impl Run {
+    /// Lays out a new directory, or opens an existing one and sees that it is still the same experiment.
+    fn open(options: &Options) -> Result<Self> {
+        let directory = RunDirectory::new(&options.directory);
+        let mut names = HashSet::new();
+        if let Some(task) = options.tasks.iter().find(|task| !names.insert(&task.name)) {
+            return Err(
+                Failure::usage(format!("the task `{}` is named twice", task.name))
+                    .hint("name every task once")
+                    .into(),
+            );
+        }
+        // Before anything is written: a mistyped directory is not to come into being.
+        if options.start != Start::New {
+            Record::read(&directory)?;
+        }
+        files::create_folder(directory.root())?;
+        let lock = Lock::take(&directory.lock())?;
+        let recorded = match options.start {
+            Start::New if directory.record().exists() => {
+                return Err(Failure::usage(format!(
+                    "`{}` already holds a run",
+                    directory.root().display()
+                ))
+                .hint(
+                    "go on with it by `kforge resume`, or choose another directory with `--output`",
+                )
+                .into());
+            }
+            Start::New => None,
+            Start::Resume { .. } => Some(Record::read(&directory)?),
+        };
+        let mut pasts: HashMap<String, Past> = HashMap::new();
+        let mut accepted = None;
+        let journal = Journal::open(&directory.journal(), |head, event: RunEvent| {
+            match event {
+                RunEvent::TaskStarted(started) => {
+                    let past = pasts.entry(started.task).or_default();
+                    past.sessions.push(head.time.to_owned());
+                }
+                RunEvent::Accepted(_) => accepted = Some(head.time.to_owned()),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let mut run = Self {
+            directory,
+            journal,
+            pasts,
+            accepted,
+            begun: HashSet::new(),
+            _lock: lock,
+        };
+        run.note_session(options, recorded.as_ref())?;
+        if recorded.as_ref() != Some(&options.record) {
+            options.record.write(&run.directory)?;
+        }
+        Ok(run)
+    }
+
+    /// Writes down that this process works here, and with what changes.
+    fn note_session(&mut self, options: &Options, recorded: Option<&Record>) -> Result<()> {
+        let changes = recorded
+            .map(|recorded| recorded.differences(&options.record))
+            .unwrap_or_default();
+        if !changes.is_empty()
+            && options.start
+                != (Start::Resume {
+                    accept_changes: true,
+                })
+        {
+            return Err(run::refuse(&self.directory, &changes).into());
+        }
+        let session = Session {
+            kforge: options.record.kforge.clone(),
+            host: options.record.host.clone(),
+            steps: options.steps,
+            in_flight: options.in_flight,
+        };
+        let event = match self.journal.is_empty() {
+            true => RunEvent::Created(session),
+            false => RunEvent::Resumed(session),
+        };
+        self.journal.append(&event)?;
+        if changes.is_empty() {
+            return self.journal.sync();
+        }
+        self.journal
+            .append(&RunEvent::Accepted(Accepted { changes }))?;
+        self.journal.sync()?;
+        self.accepted = Some(run::timestamp(run::now()));
+        Ok(())
+    }
+
+    /// Folds a task's journal, and puts what it left open back in its place.
+    fn take_up<'a>(
+        &mut self,
+        options: &Options,
+        task: &Arc<Task>,
+        proposer: &Arc<dyn Proposer>,
+        summary: &'a mut Summary,
+        observer: &'a mut dyn Observer,
+    ) -> Result<TaskLoop<'a>> {
+        let directory = self.directory.task(&task.name)?;
+        let mut past = self.pasts.remove(&task.name).unwrap_or_default();
+        past.accepted = self.accepted.clone();
+        let starts: Vec<_> = task.starts().map(|(name, _)| name.to_owned()).collect();
+        let Record { seed, window, .. } = options.record;
+        let search = Search::new(&options.search, seed, window, options.steps, &starts);
+        let replayed = resume::replay(&directory, search, &past)?;
+        let mut work = TaskLoop {
+            task: task.clone(),
+            directory,
+            journal: replayed.journal,
+            search: replayed.search,
+            sources: replayed.sources,
+            next: replayed.next,
+            unsent: replayed.open.keys().copied().collect(),
+            open: replayed.open,
+            unjudged: BTreeMap::new(),
+            stale: replayed.stale.into(),
+            faults: HashMap::new(),
+            closed: 0,
+            stopped: replayed.stopped,
+            running: Running::default(),
+            batch: Batch::default(),
+            progress: Progress {
+                task: task.name.clone(),
+                total: options.steps,
+                budget: options.budget,
+                spent_before: replayed.spent,
+                ..Progress::default()
+            },
+            shown: None,
+            begun: Instant::now(),
+            in_flight: options.in_flight.max(1),
+            proposer: proposer.clone(),
+            evaluator: None,
+            summary,
+            observer,
+        };
+        for step in replayed.unjudged {
+            let source = work.sources.text(step)?;
+            work.unjudged.insert(step, source);
+        }
+        work.refresh();
+        work.progress.steps_before = work.progress.steps;
+        Ok(work)
+    }
+
+    /// Runs a task to its end. One that is there already is left as it is, and no judge is made ready for it.
+    async fn work_on(
+        &mut self,
+        work: &mut TaskLoop<'_>,
+        evaluators: &dyn EvaluatorFactory,
+        interrupt: &mut watch::Receiver<bool>,
+    ) -> Result<LoopEnd> {
+        if work.is_finished() {
+            work.progress.stopped = work.stopped.as_ref().map(|stopped| stopped.why);
+            work.show_best()?;
+            return Ok(LoopEnd::Finished);
+        }
+        let task = work.task.name.clone();
+        self.begun.insert(task.clone());
+        self.journal
+            .append(&RunEvent::TaskStarted(TaskStarted { task }))?;
+        self.journal.sync()?;
+        work.begun = Instant::now();
+        work.evaluator = tokio::select! {
+            biased;
+            () = interrupt::come(interrupt) => return Ok(LoopEnd::Interrupted),
+            evaluator = evaluators.open(work.task.clone()) => Some(evaluator?),
+        };
+        work.run(interrupt).await
+    }
+
+    /// Writes down how far a task has come.
+    fn put_down(
+        &mut self,
+        work: &TaskLoop<'_>,
+        interrupted: bool,
+        failure: Option<String>,
+    ) -> Result<()> {
+        let task = work.task.name.clone();
+        if !self.begun.contains(&task) {
+            return Ok(());
+        }
+        let event = match interrupted {
+            true => RunEvent::Interrupted(Interrupted { task }),
+            false => RunEvent::TaskEnded(TaskEnded {
+                task,
+                steps: work.progress.steps,
+                why: work.progress.stopped,
+                failure,
+                best: work.progress.best.map(|best| BestOfTask {
+                    step: best.step,
+                    speedup: best.speedup,
+                    confirmed: best.confirmed,
+                }),
+            }),
+        };
+        self.journal.append(&event)?;
+        self.journal.sync()
+    }
+}

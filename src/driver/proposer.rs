@@ -1,0 +1,40 @@
+//! What turns a brief into a kernel: kforge's own operators here; tests and benchmarks bring theirs.
+
+use indexmap::IndexMap;
+
+use crate::base::Digest;
+use crate::event::Brief;
+use crate::task::Task;
+
+/// Answers briefs. Pure: the same brief and parents give the same answer, so that an unanswered one can be asked again.
+pub trait Proposer: Send + Sync {
+    fn propose(&self, brief: &Brief, parents: &[Parent], task: &Task) -> anyhow::Result<Answer>;
+}
+
+/// What became of a brief.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Candidate(Candidate),
+    /// Nothing to change, with the reason.
+    NoOp(String),
+}
+
+/// A kernel, and where it lies among its kind.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The whole file, its values written in force.
+    pub source: String,
+    /// What was done, for people and for credit.
+    pub detail: String,
+    /// The same for all that differ only in the values of their tunables.
+    pub family: Digest,
+    pub point: IndexMap<String, i64>,
+    pub space: IndexMap<String, Vec<i64>>,
+}
+
+/// A kernel that a proposal is made from.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    pub step: u64,
+    pub source: String,
+}

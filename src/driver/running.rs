@@ -1,0 +1,111 @@
+//! What runs beside the loop, and how it comes back.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::task::{JoinError, JoinSet};
+
+use super::proposer::{Answer, Parent, Proposer};
+use crate::event::Brief;
+use crate::task::Task;
+use crate::worker::{Evaluator, Job, Outcome};
+
+/// Proposals and evaluations under way. Dropping it gives them up.
+#[derive(Default)]
+pub(super) struct Running {
+    tasks: JoinSet<Message>,
+    evaluations: usize,
+    proposing: bool,
+    dueling: bool,
+}
+
+/// What comes back.
+pub(super) enum Message {
+    Answered(Vec<(u64, Result<Answer>)>),
+    Evaluated(u64, Purpose, Result<Outcome>),
+}
+
+/// Why a kernel is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Judge,
+    Duel { against: u64 },
+    Confirm,
+}
+
+impl Running {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    pub(super) fn evaluations(&self) -> usize {
+        self.evaluations
+    }
+
+    pub(super) fn is_proposing(&self) -> bool {
+        self.proposing
+    }
+
+    pub(super) fn is_dueling(&self) -> bool {
+        self.dueling
+    }
+
+    /// Answers questions one after the other, on a thread of their own.
+    pub(super) fn propose(
+        &mut self,
+        proposer: Arc<dyn Proposer>,
+        task: Arc<Task>,
+        questions: Vec<(Brief, Vec<Parent>)>,
+    ) {
+        self.proposing = true;
+        self.tasks.spawn_blocking(move || {
+            let answer = |(brief, parents): (Brief, Vec<Parent>)| {
+                if parents.len() < brief.parents.len() {
+                    let reason = "a parent has no kernel".to_owned();
+                    return (brief.step, Ok(Answer::NoOp(reason)));
+                }
+                (brief.step, proposer.propose(&brief, &parents, &task))
+            };
+            Message::Answered(questions.into_iter().map(answer).collect())
+        });
+    }
+
+    pub(super) fn evaluate(&mut self, evaluator: &Arc<dyn Evaluator>, job: Job, purpose: Purpose) {
+        self.evaluations += 1;
+        self.dueling |= matches!(purpose, Purpose::Duel { .. });
+        let evaluator = evaluator.clone();
+        self.tasks.spawn(async move {
+            let step = job.step;
+            Message::Evaluated(step, purpose, evaluator.evaluate(job).await)
+        });
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Message> {
+        let joined = self.tasks.join_next().await;
+        let joined = joined.context("nothing is under way, so nothing will happen")?;
+        self.note(joined)
+    }
+
+    pub(super) fn try_next(&mut self) -> Result<Option<Message>> {
+        let joined = self.tasks.try_join_next();
+        joined.map(|joined| self.note(joined)).transpose()
+    }
+
+    /// Gives up everything under way, and waits until it is gone: dropping an evaluation kills what runs for it.
+    pub(super) async fn abandon(&mut self) {
+        self.tasks.shutdown().await;
+        *self = Self::default();
+    }
+
+    fn note(&mut self, joined: Result<Message, JoinError>) -> Result<Message> {
+        let message = joined.map_err(|error| anyhow!("a part of the run broke down: {error}"))?;
+        match &message {
+            Message::Answered(_) => self.proposing = false,
+            Message::Evaluated(_, purpose, _) => {
+                self.evaluations -= 1;
+                self.dueling &= !matches!(purpose, Purpose::Duel { .. });
+            }
+        }
+        Ok(message)
+    }
+}

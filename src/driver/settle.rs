@@ -1,0 +1,332 @@
+//! From messages to facts: artefacts written, all synced at once, the journal's lines after them, and only then the search
+//! and whoever watches.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::proposer::Answer;
+use super::running::{Message, Purpose};
+use super::task::TaskLoop;
+use crate::base::{Digest, Failure, files};
+use crate::event::{Confirmed, Dueled, Event, Failed, FailedReason, Judged, Proposed};
+use crate::report::Best;
+use crate::search::Change;
+use crate::verdict::{Status, Verdict};
+use crate::worker::Outcome;
+
+/// How often a kernel is judged anew because the judge failed, before its step is closed.
+const TRIES: u32 = 3;
+
+/// So many steps closed that way in a row mean that the machinery is broken, not a kernel unlucky.
+const CLOSED_IN_A_ROW: u32 = 5;
+
+impl TaskLoop<'_> {
+    /// Makes everything that has arrived durable, and builds upon it. A failure of the machinery comes after what it did not touch.
+    pub(super) fn settle(&mut self, messages: Vec<Message>) -> Result<()> {
+        let mut events = Vec::new();
+        let mut broken = None;
+        for message in messages {
+            let settled = match message {
+                Message::Answered(answers) => answers
+                    .into_iter()
+                    .try_for_each(|(step, answer)| self.answered(step, answer, &mut events)),
+                Message::Evaluated(step, purpose, Ok(outcome)) => {
+                    self.evaluated(step, purpose, outcome, &mut events)
+                }
+                Message::Evaluated(step, purpose, Err(error)) => {
+                    self.not_evaluated(step, purpose, error, &mut events)
+                }
+            };
+            if let Err(error) = settled {
+                broken.get_or_insert(error);
+            }
+        }
+        self.record(events)?;
+        broken.map_or(Ok(()), Err)
+    }
+
+    /// Artefacts, journal, search, observer: in this order, for all events at once.
+    pub(super) fn record(&mut self, events: Vec<Event>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.batch.sync()?;
+        for event in &events {
+            self.journal.append(event)?;
+        }
+        self.journal.sync()?;
+        let mut improved = false;
+        for event in &events {
+            let changes = self.search.tell(event);
+            self.refresh();
+            for change in &changes {
+                match change {
+                    Change::Best { .. } | Change::Confirmed { .. } => improved = true,
+                    Change::Diverged(divergence) => {
+                        return Err(anyhow!("{divergence}")
+                            .context("a question has changed since it was asked"));
+                    }
+                    _ => {}
+                }
+            }
+            self.observer.event(event, &changes, &self.progress);
+        }
+        if improved && self.summary.is_due() {
+            self.show_best()?;
+            self.write_summary(None)?;
+        }
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        step: u64,
+        answer: Result<Answer>,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        let brief = self
+            .open
+            .remove(&step)
+            .with_context(|| format!("step {step} was answered without being asked"))?;
+        let answer = answer.with_context(|| format!("cannot propose for step {step}"))?;
+        let candidate = match answer {
+            Answer::NoOp(reason) => {
+                events.push(Event::Failed(Failed {
+                    step,
+                    reason: FailedReason::NoOp,
+                    of: None,
+                    detail: Some(reason),
+                    kernel: None,
+                }));
+                return Ok(());
+            }
+            Answer::Candidate(candidate) => candidate,
+        };
+        let kernel = Digest::of(&candidate.source);
+        let holder = self.sources.holder(kernel);
+        self.sources.note(step, kernel);
+        if let Some(holder) = holder {
+            events.push(Event::Failed(Failed {
+                step,
+                reason: FailedReason::Duplicate,
+                of: Some(holder),
+                detail: Some(candidate.detail),
+                kernel: Some(kernel),
+            }));
+            return Ok(());
+        }
+        self.batch
+            .write_in_new_folder(self.directory.source(step), candidate.source.as_bytes())?;
+        let source: Arc<str> = candidate.source.into();
+        self.sources.keep(kernel, source.clone());
+        self.unjudged.insert(step, source);
+        events.push(Event::Proposed(Proposed {
+            step,
+            kernel,
+            operator: brief.operator,
+            parents: brief.parents,
+            detail: candidate.detail,
+            family: candidate.family,
+            point: candidate.point,
+            space: candidate.space,
+        }));
+        Ok(())
+    }
+
+    fn evaluated(
+        &mut self,
+        step: u64,
+        purpose: Purpose,
+        outcome: Outcome,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        match (purpose, outcome) {
+            (
+                Purpose::Judge,
+                Outcome::Verdict {
+                    verdict,
+                    compile_log,
+                },
+            ) => self.judged(step, *verdict, &compile_log, events),
+            (Purpose::Confirm, Outcome::Verdict { verdict, .. }) => {
+                let fault = verdict.status == Status::HarnessError;
+                let reason = verdict.reason.clone().unwrap_or_default();
+                events.push(Event::Confirmed(Confirmed {
+                    step,
+                    verdict: *verdict,
+                }));
+                if fault {
+                    self.count_fault(step, &anyhow!(reason));
+                }
+                Ok(())
+            }
+            (Purpose::Duel { against }, Outcome::Duel(duel)) => {
+                events.push(Event::Dueled(Dueled {
+                    step,
+                    against,
+                    duel,
+                }));
+                Ok(())
+            }
+            _ => Err(anyhow!(
+                "step {step} was judged for something else than was asked"
+            )),
+        }
+    }
+
+    fn judged(
+        &mut self,
+        step: u64,
+        mut verdict: Verdict,
+        compile_log: &str,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        // The judge may know the kernel by another name.
+        verdict.kernel = format!("step {step}");
+        let mut copy = serde_json::to_vec_pretty(&verdict)?;
+        copy.push(b'\n');
+        self.batch
+            .write_in_new_folder(self.directory.verdict(step), &copy)?;
+        if !compile_log.is_empty() {
+            self.batch
+                .write_in_new_folder(self.directory.compile_log(step), compile_log.as_bytes())?;
+        }
+        let fault = (verdict.status == Status::HarnessError)
+            .then(|| verdict.reason.clone().unwrap_or_default());
+        events.push(Event::Judged(Judged { step, verdict }));
+        match fault {
+            Some(reason) => self.try_again(step, anyhow!(reason), events),
+            None => {
+                self.closed = 0;
+                Ok(())
+            }
+        }
+    }
+
+    /// The machinery failed, and there is no verdict. What a person can mend ends the task; anything else is tried again.
+    fn not_evaluated(
+        &mut self,
+        step: u64,
+        purpose: Purpose,
+        error: anyhow::Error,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        if error.downcast_ref::<Failure>().is_some() {
+            return Err(error);
+        }
+        tracing::warn!("step {step} was not judged: {error:#}");
+        match purpose {
+            Purpose::Judge => self.try_again(step, error, events),
+            Purpose::Duel { against } if self.count_fault(step, &error) >= TRIES => {
+                events.push(Event::Dueled(Dueled {
+                    step,
+                    against,
+                    duel: None,
+                }));
+                Ok(())
+            }
+            Purpose::Duel { .. } | Purpose::Confirm => {
+                self.count_fault(step, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Judges a step once more, or closes it.
+    fn try_again(
+        &mut self,
+        step: u64,
+        error: anyhow::Error,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        if self.count_fault(step, &error) < TRIES {
+            let source = self.sources.text(step)?;
+            self.unjudged.insert(step, source);
+            return Ok(());
+        }
+        events.push(Event::Failed(Failed {
+            step,
+            reason: FailedReason::HarnessError,
+            of: None,
+            detail: Some(format!("{error:#}")),
+            kernel: None,
+        }));
+        self.closed += 1;
+        if self.closed >= CLOSED_IN_A_ROW {
+            return Err(error.context(format!(
+                "the judge failed for {CLOSED_IN_A_ROW} steps in a row"
+            )));
+        }
+        Ok(())
+    }
+
+    fn count_fault(&mut self, step: u64, error: &anyhow::Error) -> u32 {
+        let faults = self.faults.entry(step).or_default();
+        *faults += 1;
+        tracing::warn!("the judge failed on step {step}, time {faults}: {error:#}");
+        *faults
+    }
+
+    /// Whether a step was tried as often as it makes sense.
+    pub(super) fn is_hopeless(&self, step: u64) -> bool {
+        self.faults
+            .get(&step)
+            .is_some_and(|faults| *faults >= TRIES)
+    }
+
+    /// Brings `progress` up to date.
+    pub(super) fn refresh(&mut self) {
+        let (search, progress) = (&self.search, &mut self.progress);
+        progress.steps = search.folded();
+        progress.judged = search.counts().judged;
+        progress.passed = search.counts().passed;
+        progress.cells = search.archive().filled();
+        progress.elapsed = self.begun.elapsed();
+        let confirmed = search.confirmed().and_then(|confirmed| {
+            Some(Best {
+                step: confirmed.step,
+                speedup: confirmed.speedup?,
+                confirmed: true,
+            })
+        });
+        let estimated = || {
+            search.best().map(|elite| Best {
+                step: elite.step,
+                speedup: elite.speedup,
+                confirmed: false,
+            })
+        };
+        progress.best = confirmed.or_else(estimated);
+    }
+
+    /// Puts the best kernel and its verdict in place, where they are not there already.
+    pub(super) fn show_best(&mut self) -> Result<()> {
+        let Some(best) = self.progress.best else {
+            return Ok(());
+        };
+        if self.shown == Some((best.step, best.confirmed)) {
+            return Ok(());
+        }
+        let verdict = match self.search.confirmed() {
+            Some(confirmed) => Some(confirmed.verdict.clone()),
+            None => self.search.best().and_then(|elite| elite.verdict.clone()),
+        };
+        let source = self.sources.text(best.step)?;
+        files::replace_durably(&self.directory.best_source(), source.as_bytes())?;
+        if let Some(verdict) = verdict {
+            let mut text = serde_json::to_vec_pretty(&*verdict)?;
+            text.push(b'\n');
+            files::replace_durably(&self.directory.best_verdict(), &text)?;
+        }
+        self.shown = Some((best.step, best.confirmed));
+        Ok(())
+    }
+
+    pub(super) fn write_summary(&mut self, failure: Option<String>) -> Result<()> {
+        self.progress.elapsed = self.begun.elapsed();
+        self.summary
+            .set(&self.progress, self.search.counts(), failure);
+        self.summary.write(false)
+    }
+}

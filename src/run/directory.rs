@@ -1,0 +1,135 @@
+//! The layout of a run's directory. Every path below it is made here.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::base::{Failure, files};
+
+/// `outputs/RUN`.
+#[derive(Clone, Debug)]
+pub struct RunDirectory {
+    root: PathBuf,
+}
+
+/// `outputs/RUN/TASK`.
+#[derive(Clone, Debug)]
+pub struct TaskDirectory {
+    root: PathBuf,
+}
+
+/// Names at the top that no task may have.
+const TAKEN: [&str; 5] = [
+    "run.yaml",
+    "lock",
+    "events.jsonl",
+    "summary.json",
+    "report.html",
+];
+
+impl RunDirectory {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The record of what runs here. Its presence is what makes the folder a run.
+    pub fn record(&self) -> PathBuf {
+        self.root.join("run.yaml")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("events.jsonl")
+    }
+
+    pub fn summary(&self) -> PathBuf {
+        self.root.join("summary.json")
+    }
+
+    /// The folder of one task, created where it is missing.
+    pub fn task(&self, name: &str) -> Result<TaskDirectory> {
+        let task = self.existing_task(name)?;
+        files::create_folder(&task.root.join("steps"))?;
+        files::sync_folder(&task.root)?;
+        files::sync_folder(&self.root)?;
+        Ok(task)
+    }
+
+    /// The folder of one task, for reading.
+    pub fn existing_task(&self, name: &str) -> Result<TaskDirectory> {
+        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+        if !plain || TAKEN.contains(&name) {
+            return Err(Failure::usage(format!(
+                "the task `{name}` cannot have a folder of that name"
+            ))
+            .hint("rename the task's folder")
+            .into());
+        }
+        Ok(TaskDirectory {
+            root: self.root.join(name),
+        })
+    }
+}
+
+impl TaskDirectory {
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("events.jsonl")
+    }
+
+    /// The folder of one step: six digits, more where they are needed.
+    pub fn step(&self, step: u64) -> PathBuf {
+        self.root.join("steps").join(format!("{step:06}"))
+    }
+
+    pub fn source(&self, step: u64) -> PathBuf {
+        self.step(step).join("kernel.cu")
+    }
+
+    /// A copy of the journal's verdict, for people.
+    pub fn verdict(&self, step: u64) -> PathBuf {
+        self.step(step).join("verdict.json")
+    }
+
+    pub fn compile_log(&self, step: u64) -> PathBuf {
+        self.step(step).join("compile.log")
+    }
+
+    pub fn best_source(&self) -> PathBuf {
+        self.root.join("best.cu")
+    }
+
+    pub fn best_verdict(&self) -> PathBuf {
+        self.root.join("best.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_task_leaves_its_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDirectory::new(root.path());
+        for name in ["", "..", "a/b", "/etc", "lock", ".hidden", "run.yaml"] {
+            assert!(run.task(name).is_err(), "{name}");
+        }
+        let task = run.task("gdn_decode").unwrap();
+        assert_eq!(
+            task.source(7),
+            root.path().join("gdn_decode/steps/000007/kernel.cu")
+        );
+        assert!(task.step(1_234_567).ends_with("steps/1234567"));
+    }
+}

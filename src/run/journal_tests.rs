@@ -1,0 +1,195 @@
+use super::*;
+use crate::base::Digest;
+use crate::event::{
+    Brief, Dueled, Failed, FailedReason, Operator, Proposed, StopReason, Stopped, TaskStarted,
+};
+
+fn events() -> Vec<Event> {
+    vec![
+        Event::Asked(Brief {
+            step: 7,
+            operator: Operator::Mutate,
+            parents: vec![1, 2],
+            seed: 9,
+            start: None,
+            point: None,
+            attempt: 0,
+        }),
+        Event::Proposed(Proposed {
+            step: 7,
+            kernel: Digest::of("k"),
+            operator: Operator::Mutate,
+            parents: vec![1],
+            detail: "a \"quoted\"\nline, and an event\":\"judged\"".to_owned(),
+            family: Digest::of("f"),
+            point: Default::default(),
+            space: Default::default(),
+        }),
+        Event::Failed(Failed {
+            step: 8,
+            reason: FailedReason::NoOp,
+            of: None,
+            detail: None,
+            kernel: None,
+        }),
+        Event::Dueled(Dueled {
+            step: 7,
+            against: 1,
+            duel: None,
+        }),
+        Event::Stopped(Stopped {
+            why: StopReason::Steps,
+            at: 8,
+        }),
+    ]
+}
+
+fn write(path: &Path) {
+    let mut journal = Journal::open::<Event>(path, |_, _| Ok(())).unwrap();
+    for event in events() {
+        journal.append(&event).unwrap();
+    }
+    journal.sync().unwrap();
+}
+
+fn read(path: &Path) -> Result<Vec<Event>> {
+    let mut found = Vec::new();
+    Journal::open::<Event>(path, |_, event| {
+        found.push(event);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+#[test]
+fn lines_have_the_documented_shape_and_come_back() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    write(&path);
+    assert_eq!(read(&path).unwrap(), events());
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (line, event) in text.lines().zip(events()) {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let keys: Vec<_> = value.as_object().unwrap().keys().take(5).cloned().collect();
+        let expected: &[_] = match event {
+            Event::Stopped(_) => &["schema", "seq", "time", "event", "why"],
+            _ => &["schema", "seq", "time", "step", "event"],
+        };
+        assert_eq!(keys, expected, "{line}");
+        assert_eq!(
+            line.matches("\"step\":").count(),
+            usize::from(event.step().is_some())
+        );
+        assert_eq!(value["event"], event.name());
+    }
+}
+
+#[test]
+fn a_head_in_another_order_is_read_too() {
+    let line = r#"{"event":"stopped","why":"steps","at":8,"time":"2024-03-01T00:00:00.000Z","seq":1,"schema":1}"#;
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    std::fs::write(&path, format!("{line}\n")).unwrap();
+    assert_eq!(read(&path).unwrap().len(), 1);
+}
+
+#[test]
+fn a_cut_at_any_byte_loses_the_last_line_only() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    write(&path);
+    let whole = std::fs::read(&path).unwrap();
+    for cut in 0..=whole.len() {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let kept = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(read(&path).unwrap(), events()[..kept], "cut at {cut}");
+        // What was dropped lies beside it, and the next line follows on.
+        let torn = whole[..cut].rsplit(|byte| *byte == b'\n').next().unwrap();
+        let copy = root.path().join(format!("events.jsonl.torn-{}", kept + 1));
+        assert_eq!(copy.exists(), !torn.is_empty());
+        if copy.exists() {
+            assert_eq!(std::fs::read(&copy).unwrap(), torn);
+            std::fs::remove_file(copy).unwrap();
+        }
+        let mut journal = Journal::open::<Event>(&path, |_, _| Ok(())).unwrap();
+        journal.append(&events()[0]).unwrap();
+        journal.sync().unwrap();
+        assert_eq!(read(&path).unwrap().len(), kept + 1);
+    }
+}
+
+#[test]
+fn faults_before_the_end_name_their_line() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    write(&path);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    for (from, to, expected) in [
+        (
+            "\"seq\":2",
+            "\"seq\":3",
+            ":2: line 2 says that it is number 3",
+        ),
+        (
+            "\"event\":\"failed\"",
+            "\"event\":\"exploded\"",
+            ":3: unknown event `exploded`",
+        ),
+        (
+            "\"against\":1",
+            "\"against\":\"one\"",
+            ":4: not a journal line",
+        ),
+        (
+            "{\"schema\":1,\"seq\":2",
+            "\0\0\0",
+            ":2: not a journal line",
+        ),
+        (
+            "{\"schema\":1,\"seq\":2",
+            "{\"schema\":2,\"seq\":{}",
+            ":2: written by a newer kforge",
+        ),
+        (
+            "\"why\":\"steps\"",
+            "\"why\":\"boredom\"",
+            ":5: not a journal line",
+        ),
+        (
+            "{\"schema\":1,\"seq\":5",
+            "{\"schema\":2,\"seq\":5",
+            ":5: written by a newer kforge",
+        ),
+    ] {
+        let damaged = whole.replacen(from, to, 1);
+        assert_ne!(damaged, whole);
+        std::fs::write(&path, &damaged).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(error.downcast_ref::<Failure>().is_some());
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            damaged,
+            "nothing is changed"
+        );
+    }
+}
+
+#[test]
+fn events_of_a_run_come_back() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    let event = RunEvent::TaskStarted(TaskStarted {
+        task: "softmax".to_owned(),
+    });
+    let mut journal = Journal::open::<RunEvent>(&path, |_, _| Ok(())).unwrap();
+    journal.append(&event).unwrap();
+    journal.sync().unwrap();
+    let mut found = Vec::new();
+    Journal::open(&path, |_, event: RunEvent| {
+        found.push(event);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(found, [event]);
+}

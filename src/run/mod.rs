@@ -1,0 +1,15 @@
+//! A run's directory: its layout, its lock, its record, its journals (DESIGN section 7).
+//!
+//! The journals are the only source of truth. Nothing here knows what a search is, or decides what happens next.
+
+mod directory;
+mod journal;
+mod lock;
+mod record;
+mod time;
+
+pub use directory::{RunDirectory, TaskDirectory};
+pub use journal::{Head, Journal, Line};
+pub use lock::Lock;
+pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, refuse};
+pub use time::{milliseconds, now, timestamp};

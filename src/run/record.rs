@@ -1,0 +1,236 @@
+//! `run.yaml`: what a run was begun with, and what has changed since.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use anyhow::{Context, Result};
+
+use super::RunDirectory;
+use crate::base::{Digest, Failure, files, yaml};
+use crate::event::Change;
+use crate::verdict::DeviceIdentity;
+
+/// The version of `run.yaml`.
+pub const SCHEMA: u32 = 1;
+
+/// Everything that a run's results depend on, and where it was made. Never a secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub schema: u32,
+    /// The version of the program.
+    pub kforge: String,
+    pub host: String,
+    pub seed: u64,
+    /// Step n's question is made from the results of steps 1 … n - window.
+    pub window: u64,
+    pub backend: String,
+    pub device: DeviceIdentity,
+    pub tasks: IndexMap<String, TaskRecord>,
+    /// The resolved configuration.
+    pub config: Value,
+}
+
+/// What a task consisted of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Over every file of the task's folder and every kernel that it names.
+    pub folder: Digest,
+    pub oracle: Digest,
+    pub baseline: Digest,
+}
+
+/// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
+const FREE: [&str; 4] = [
+    "config.steps",
+    "config.budget",
+    "config.output",
+    "config.eval.in_flight",
+];
+
+impl Record {
+    /// Reads the record of an existing run.
+    pub fn read(directory: &RunDirectory) -> Result<Self> {
+        let path = directory.record();
+        if !path.exists() {
+            return Err(Failure::usage(format!(
+                "`{}` is not a run: it has no run.yaml",
+                directory.root().display()
+            ))
+            .hint("name a directory below `outputs/`, or begin a run with `kforge evolve`")
+            .into());
+        }
+        let text = files::read(&path)?;
+        let origin = path.display().to_string();
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let version: Version = yaml::read(&text, &origin)?;
+        if version.schema > SCHEMA {
+            return Err(Failure::usage(format!(
+                "{origin}: written by a newer kforge (schema {}, this one reads up to {SCHEMA})",
+                version.schema
+            ))
+            .hint("go on with the version that wrote it, or a later one")
+            .into());
+        }
+        Ok(yaml::read(&text, &origin)?)
+    }
+
+    /// Puts the record in place; from then on the directory is a run.
+    pub fn write(&self, directory: &RunDirectory) -> Result<()> {
+        let text = serde_yaml::to_string(self).context("cannot write the record of the run")?;
+        files::replace_durably(&directory.record(), text.as_bytes())
+    }
+
+    /// Every difference that would make the results of before and after belong to two experiments.
+    pub fn differences(&self, now: &Record) -> Vec<Change> {
+        let mut changes = Vec::new();
+        compare("", &self.comparable(), &now.comparable(), &mut changes);
+        changes
+    }
+
+    /// Without what may differ: the host's name, and the keys of `FREE`.
+    fn comparable(&self) -> Value {
+        let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
+        if let Value::Object(record) = &mut value {
+            record.shift_remove("schema");
+            record.shift_remove("host");
+        }
+        value
+    }
+}
+
+fn compare(what: &str, was: &Value, now: &Value, changes: &mut Vec<Change>) {
+    if FREE.contains(&what) || was == now {
+        return;
+    }
+    if let (Value::Object(was), Value::Object(now)) = (was, now) {
+        let added = now.keys().filter(|key| !was.contains_key(*key));
+        for key in was.keys().chain(added) {
+            let dotted = if what.is_empty() {
+                key.clone()
+            } else {
+                format!("{what}.{key}")
+            };
+            let side = |map: &serde_json::Map<String, Value>| map.get(key).cloned();
+            match (side(was), side(now)) {
+                (Some(was), Some(now)) => compare(&dotted, &was, &now, changes),
+                (was, now) if !FREE.contains(&dotted.as_str()) => changes.push(Change {
+                    what: dotted,
+                    was: shown(was.as_ref()),
+                    now: shown(now.as_ref()),
+                }),
+                _ => {}
+            }
+        }
+        return;
+    }
+    changes.push(Change {
+        what: what.to_owned(),
+        was: shown(Some(was)),
+        now: shown(Some(now)),
+    });
+}
+
+fn shown(value: Option<&Value>) -> String {
+    value.map_or_else(|| "absent".to_owned(), Value::to_string)
+}
+
+/// The refusal to go on with other settings, naming each.
+pub fn refuse(directory: &RunDirectory, changes: &[Change]) -> Failure {
+    let list: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            format!(
+                "\n  `{}` was {}, is {}",
+                change.what, change.was, change.now
+            )
+        })
+        .collect();
+    Failure::usage(format!(
+        "`{}` was begun with something else:{}",
+        directory.root().display(),
+        list.concat()
+    ))
+    .hint("put it back as it was, or go on with `--accept-changes`, which is recorded")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn record(config: Value) -> Record {
+        let digest = Digest::of("x");
+        let task = TaskRecord {
+            folder: digest,
+            oracle: digest,
+            baseline: digest,
+        };
+        Record {
+            schema: SCHEMA,
+            kforge: "0.1.0".to_owned(),
+            host: "here".to_owned(),
+            seed: u64::MAX,
+            window: 4,
+            backend: "cpu".to_owned(),
+            device: DeviceIdentity::default(),
+            tasks: IndexMap::from([("softmax".to_owned(), task)]),
+            config,
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_was_written() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::new(root.path());
+        assert!(
+            Record::read(&directory)
+                .unwrap_err()
+                .to_string()
+                .contains("is not a run")
+        );
+        let config = json!({"tasks": ["no", "1.10", "a: b", "~", "é\n"], "search": {"explore": 0.1, "none": null, "yes": true},
+            "budget": {"seconds": 100.0}, "empty": [], "nothing": {}});
+        let record = record(config);
+        record.write(&directory).unwrap();
+        assert_eq!(Record::read(&directory).unwrap(), record);
+        let newer = files::read(&directory.record())
+            .unwrap()
+            .replace("schema: 1", "schema: 9");
+        std::fs::write(directory.record(), newer).unwrap();
+        assert!(
+            Record::read(&directory)
+                .unwrap_err()
+                .to_string()
+                .contains("newer kforge")
+        );
+    }
+
+    #[test]
+    fn names_what_matters_and_nothing_else() {
+        let was = record(
+            json!({"steps": 10, "search": {"explore": 0.1, "bins": [1, 2]}, "eval": {"in_flight": 2}}),
+        );
+        let mut now = record(
+            json!({"steps": 20, "budget": {"seconds": 9}, "search": {"explore": 0.2, "bins": [1, 2], "new": 1}, "eval": {"in_flight": 4}}),
+        );
+        now.host = "there".to_owned();
+        let names: Vec<_> = was
+            .differences(&now)
+            .into_iter()
+            .map(|change| change.what)
+            .collect();
+        assert_eq!(names, ["config.search.explore", "config.search.new"]);
+        now.tasks.clear();
+        assert!(
+            was.differences(&now)
+                .iter()
+                .any(|change| change.what == "tasks.softmax")
+        );
+        assert!(was.differences(&was).is_empty());
+    }
+}
