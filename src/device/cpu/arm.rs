@@ -69,7 +69,7 @@ impl CpuArm {
         for place in &places {
             renew_canaries(&mut memory, place);
         }
-        let (mut process, ended) = Process::spawn(executable, &memory, folder, START_DEADLINE)?;
+        let (mut process, ended) = Process::spawn(executable, &memory, folder, threads, START_DEADLINE)?;
         match ended {
             Ended::Stopped => Ok(Opened::Ready(Box::new(Self {
                 memory,
