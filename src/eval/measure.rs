@@ -1,7 +1,8 @@
 //! How fast is it? Paired, in random order, on the same fresh data, until the interval is narrow enough or the budget is spent.
 //!
 //! A block is two pairs, in one of the orders ABBA and BAAB; each pair has data of its own that both arms share, and the
-//! candidate's timed outputs are checked like any other. Never stops because a result looks good.
+//! candidate's timed outputs are checked like any other. Every few blocks both arms begin anew in fresh processes, so that
+//! the chance of one process's placement in memory and on cores is part of the sample. Never stops because a result looks good.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
 
 /// The fewest blocks before the interval is looked at.
 const LEAST_BLOCKS: usize = 20;
-/// How many blocks lie between two looks.
-const BLOCKS_A_LOOK: usize = 5;
+/// How many blocks lie between two looks, and are measured in the same pair of processes.
+const BLOCKS_A_LOOK: usize = 4;
 /// The most blocks, whatever the budget.
 const MOST_BLOCKS: usize = 400;
 /// A result whose half width is more than this many times the wanted precision says nothing.

@@ -163,6 +163,10 @@ impl Toolchain {
         Ok(toolchain)
     }
 
+    pub(super) fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
     pub(super) fn empty_folder(&self) -> &Path {
         &self.empty
     }
@@ -326,8 +330,11 @@ fn refused<T>(log: &str) -> anyhow::Result<Result<T, Refusal>> {
 
 fn no_room(error: &dyn std::fmt::Display) -> Failure {
     let folder = std::env::temp_dir();
-    Failure::environment(format!("failed to compile in `{}`: {error}", folder.display()))
-        .hint("make room there, or name another folder in the environment variable TMPDIR")
+    Failure::environment(format!(
+        "failed to compile in `{}`: {error}",
+        folder.display()
+    ))
+    .hint("make room there, or name another folder in the environment variable TMPDIR")
 }
 
 /// Runs a compiler in a process group of its own, under limits.
@@ -363,8 +370,10 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
         .spawn()
         .with_context(|| format!("failed to run `{}`", program.display()))?;
     let watch = super::watchdog::Watch::start(child.id() as libc::pid_t, TIME_LIMIT);
+    super::process::wait_for_news(child.id() as libc::pid_t, libc::WEXITED)?;
+    let timed_out = watch.stop();
     let status = child.wait().context("failed to wait for the compiler")?;
-    if watch.stop() {
+    if timed_out {
         return Ok(Run::TimedOut);
     }
     if status.success() {

@@ -10,6 +10,7 @@ mod cache;
 mod compiler;
 mod control;
 mod diagnostics;
+mod kept;
 mod lexer;
 mod process;
 mod refuse;
@@ -26,7 +27,7 @@ use crate::verdict::{DeviceIdentity, Resources};
 pub struct CpuDevice {
     toolchain: compiler::Toolchain,
     cores: u32,
-    kept: Rc<RefCell<arm::Kept>>,
+    kept: Rc<RefCell<kept::Kept>>,
 }
 
 impl CpuDevice {
@@ -43,20 +44,32 @@ impl CpuDevice {
     }
 }
 
+/// What judges on this machine, without a look at the compiler.
+pub fn identity() -> DeviceIdentity {
+    DeviceIdentity {
+        name: processor_name(),
+        arch: std::env::consts::ARCH.to_owned(),
+        uuid: None,
+        driver: None,
+        cores: Some(cores()),
+    }
+}
+
 /// The cores that this process may use.
 pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
+impl CpuDevice {
+    /// The compiler that it found.
+    pub fn compiler(&self) -> &Compiler {
+        self.toolchain.compiler()
+    }
+}
+
 impl Device for CpuDevice {
     fn identity(&self) -> DeviceIdentity {
-        DeviceIdentity {
-            name: processor_name(),
-            arch: std::env::consts::ARCH.to_owned(),
-            uuid: None,
-            driver: None,
-            cores: Some(self.cores),
-        }
+        identity()
     }
 
     fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {

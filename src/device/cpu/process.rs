@@ -206,7 +206,7 @@ impl Process {
         if resume && unsafe { libc::kill(self.id, libc::SIGCONT) } != 0 {
             return Err(std::io::Error::last_os_error()).context("failed to continue a candidate");
         }
-        self.wait_for_news()?;
+        wait_for_news(self.id, libc::WEXITED | libc::WSTOPPED)?;
         let time = begun.elapsed();
         // From here on the watchdog kills nothing of that number, so that it may be given up.
         let timed_out = watch.stop();
@@ -215,24 +215,6 @@ impl Process {
             self.kill();
         }
         Ok((if timed_out { Ended::TimedOut } else { ended }, time))
-    }
-
-    /// Blocks until the child has stopped or ended, and leaves the news to be collected: a child that has ended keeps its
-    /// number. The watchdog sees to it that this returns.
-    fn wait_for_news(&self) -> anyhow::Result<()> {
-        let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT;
-        loop {
-            // SAFETY: plain integers and unions of them; all zeros are a valid value.
-            let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
-            // SAFETY: `news` is a valid place to write; the number is that of a child which was not reaped.
-            if unsafe { libc::waitid(libc::P_PID, self.id as libc::id_t, &raw mut news, flags) } == 0 {
-                return Ok(());
-            }
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(error).context("failed to wait for a candidate");
-            }
-        }
     }
 
     /// Collects that the child has stopped; tells how it ended without reaping it.
@@ -286,6 +268,32 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Blocks until there is news of a child, and leaves them to be collected: a child that has ended keeps its number. A watchdog
+/// sees to it that this returns.
+pub(super) fn wait_for_news(child: libc::pid_t, kinds: libc::c_int) -> anyhow::Result<()> {
+    loop {
+        // SAFETY: plain integers and unions of them; all zeros are a valid value.
+        let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let place = &raw mut news;
+        // SAFETY: `news` is a valid place to write.
+        let result = unsafe {
+            libc::waitid(
+                libc::P_PID,
+                child as libc::id_t,
+                place,
+                kinds | libc::WNOWAIT,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error).context("failed to wait for a child process");
+        }
     }
 }
 

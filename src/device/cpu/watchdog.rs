@@ -59,11 +59,21 @@ impl Watch {
 
     /// Ends the watch; tells whether the deadline had passed, and the group was killed.
     pub(super) fn stop(self) -> bool {
+        self.end()
+    }
+
+    fn end(&self) -> bool {
         let watched = &mut watches().watched;
         let place = watched
             .iter()
             .position(|watched| watched.number == self.number);
         place.is_some_and(|place| watched.swap_remove(place).fired)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
