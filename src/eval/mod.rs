@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Digest, Failure, random};
 use crate::device::{Compiled, Device, Program, Refusal};
-use crate::kernel::{Kernel, Machine};
+use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
 
@@ -461,13 +461,18 @@ impl Finding {
     }
 }
 
-impl From<crate::kernel::BindError> for Finding {
-    fn from(error: crate::kernel::BindError) -> Self {
+impl From<BindError> for Finding {
+    fn from(error: BindError) -> Self {
+        let status = match error.fault {
+            BindFault::Rejected => Status::Rejected,
+            BindFault::LaunchError => Status::LaunchError,
+            BindFault::LimitExceeded => Status::LimitExceeded,
+        };
         let evidence = Evidence {
             line: Some(error.line),
             ..Evidence::default()
         };
-        Self::new(error.status, error.to_string(), evidence)
+        Self::new(status, error.to_string(), evidence)
     }
 }
 
