@@ -17,12 +17,25 @@ fn main() -> anyhow::Result<()> {
     let task = TaskFiles::find("gdn_decode")?.load()?;
     let device = CpuDevice::new()?;
     let cores = device.identity().cores.unwrap_or(1);
-    let options = Options { profile: task.settings.profiles["quick"].clone(), launch_seconds: 20.0 };
-    let machine = Machine { sm_count: i64::from(cores), max_shared_bytes: 232_448 };
+    let options = Options {
+        profile: task.settings.profiles["quick"].clone(),
+        launch_seconds: 20.0,
+    };
+    let machine = Machine {
+        sm_count: i64::from(cores),
+        max_shared_bytes: 232_448,
+    };
     let begun = Instant::now();
     let mut judge = Judge::new(&device, &task, options, machine)?;
-    println!("{} on {cores} cores; oracle and baseline ready in {:.2} s", device.identity().name, begun.elapsed().as_secs_f64());
-    println!("{:<14} {:>9} {:>9} {:>9} {:>9}  verdict", "kernel", "compile s", "check s", "measure s", "total s");
+    println!(
+        "{} on {cores} cores; oracle and baseline ready in {:.2} s",
+        device.identity().name,
+        begun.elapsed().as_secs_f64()
+    );
+    println!(
+        "{:<14} {:>9} {:>9} {:>9} {:>9}  verdict",
+        "kernel", "compile s", "check s", "measure s", "total s"
+    );
     for (file, text) in task.starts() {
         for candidate in 0..CANDIDATES {
             let salt = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
@@ -31,14 +44,21 @@ fn main() -> anyhow::Result<()> {
             let verdict = judge.judge(file, &changed, None)?;
             let total = begun.elapsed().as_secs_f64();
             let seconds = verdict.seconds;
-            let speedup = verdict.speedup.map_or(String::new(), |speedup| format!(" {:.3}x [{:.3}, {:.3}]", speedup.geomean, speedup.ci95[0], speedup.ci95[1]));
+            let speedup = verdict.speedup.map_or(String::new(), |speedup| {
+                format!(
+                    " {:.3}x [{:.3}, {:.3}]",
+                    speedup.geomean, speedup.ci95[0], speedup.ci95[1]
+                )
+            });
             println!(
                 "{file:<14} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
                 seconds.compile,
                 seconds.check,
                 seconds.measure,
                 verdict.status,
-                verdict.reason.map_or(String::new(), |reason| format!(" {reason}"))
+                verdict
+                    .reason
+                    .map_or(String::new(), |reason| format!(" {reason}"))
             );
         }
     }

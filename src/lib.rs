@@ -1,7 +1,9 @@
 //! kforge: an evolutionary search driver for GPU kernels.
 
 pub mod base;
+pub mod device;
 pub mod driver;
+pub mod eval;
 pub mod event;
 pub mod kernel;
 pub mod report;

@@ -8,13 +8,24 @@ use serde_json::Value;
 
 /// How often everything is judged; more in a soak.
 fn rounds() -> usize {
-    std::env::var("KFORGE_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+    std::env::var("KFORGE_TEST_ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(1)
 }
 
 fn has_compiler() -> bool {
     let named = std::env::var("CXX").ok();
-    let names = named.iter().map(String::as_str).chain(["c++", "g++", "clang++"]);
-    names.into_iter().any(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+    let names = named
+        .iter()
+        .map(String::as_str)
+        .chain(["c++", "g++", "clang++"]);
+    names.into_iter().any(|name| {
+        Command::new(name)
+            .arg("--version")
+            .output()
+            .is_ok_and(|output| output.status.success())
+    })
 }
 
 #[derive(Debug)]
@@ -28,19 +39,40 @@ struct Expected {
 fn table(folder: &Path) -> BTreeMap<String, Vec<Expected>> {
     let text = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
     let mut tasks = BTreeMap::<_, Vec<_>>::new();
-    for row in text.lines().filter(|row| !row.is_empty() && !row.starts_with('#')) {
+    for row in text
+        .lines()
+        .filter(|row| !row.is_empty() && !row.starts_with('#'))
+    {
         let cells: Vec<_> = row.split('\t').collect();
-        let [file, task, status, rest @ ..] = cells.as_slice() else { panic!("a row of the table is short: {row}") };
+        let [file, task, status, rest @ ..] = cells.as_slice() else {
+            panic!("a row of the table is short: {row}")
+        };
         let line = rest.first().and_then(|line| line.trim().parse().ok());
-        tasks.entry(task.trim().to_owned()).or_default().push(Expected { file: file.trim().to_owned(), status: status.trim().to_owned(), line });
+        tasks
+            .entry(task.trim().to_owned())
+            .or_default()
+            .push(Expected {
+                file: file.trim().to_owned(),
+                status: status.trim().to_owned(),
+                line,
+            });
     }
     tasks
 }
 
 fn eval(task: &str, files: &[String]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_kforge")).args(["eval", task, "--format", "json", "--profile", "quick"]).args(files).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
+        .args(["eval", task, "--format", "json", "--profile", "quick"])
+        .args(files)
+        .output()
+        .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{task}: {error}\n{}\n{errors}", String::from_utf8_lossy(&output.stdout)))
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "{task}: {error}\n{}\n{errors}",
+            String::from_utf8_lossy(&output.stdout)
+        )
+    })
 }
 
 #[test]
@@ -53,15 +85,30 @@ fn every_fixture_gets_its_status() {
     let mut wrong = Vec::new();
     for round in 0..rounds() {
         for (task, fixtures) in table(&folder) {
-            let files: Vec<_> = fixtures.iter().map(|fixture| folder.join(&fixture.file).display().to_string()).collect();
+            let files: Vec<_> = fixtures
+                .iter()
+                .map(|fixture| folder.join(&fixture.file).display().to_string())
+                .collect();
             let verdicts = eval(&task, &files);
-            assert_eq!(verdicts.len(), fixtures.len(), "{task}: one verdict for each kernel");
+            assert_eq!(
+                verdicts.len(),
+                fixtures.len(),
+                "{task}: one verdict for each kernel"
+            );
             for (fixture, verdict) in fixtures.iter().zip(&verdicts) {
                 let line = verdict["evidence"]["line"].as_u64();
                 let passed = fixture.status == "passed";
-                let timed = verdict["speedup"]["geomean"].as_f64().is_some_and(|speedup| speedup > 0.0);
-                if verdict["status"] != fixture.status.as_str() || (fixture.line.is_some() && line != fixture.line) || timed != passed {
-                    wrong.push(format!("round {round}, {}: expected {}, line {:?}: {verdict:#}", fixture.file, fixture.status, fixture.line));
+                let timed = verdict["speedup"]["geomean"]
+                    .as_f64()
+                    .is_some_and(|speedup| speedup > 0.0);
+                if verdict["status"] != fixture.status.as_str()
+                    || (fixture.line.is_some() && line != fixture.line)
+                    || timed != passed
+                {
+                    wrong.push(format!(
+                        "round {round}, {}: expected {}, line {:?}: {verdict:#}",
+                        fixture.file, fixture.status, fixture.line
+                    ));
                 }
             }
         }
@@ -85,12 +132,27 @@ fn the_table_reaches_what_it_must() {
         "out_of_bounds",
         "unsupported",
     ] {
-        assert!(fixtures.iter().any(|fixture| fixture.status == status), "no fixture for {status}");
+        assert!(
+            fixtures.iter().any(|fixture| fixture.status == status),
+            "no fixture for {status}"
+        );
     }
-    assert!(fixtures.iter().filter(|fixture| fixture.status == "passed").count() >= 10);
-    let listed: Vec<_> = fixtures.iter().map(|fixture| fixture.file.as_str()).collect();
+    assert!(
+        fixtures
+            .iter()
+            .filter(|fixture| fixture.status == "passed")
+            .count()
+            >= 10
+    );
+    let listed: Vec<_> = fixtures
+        .iter()
+        .map(|fixture| fixture.file.as_str())
+        .collect();
     for entry in std::fs::read_dir(&folder).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
-        assert!(name == "expected.tsv" || listed.contains(&name.as_str()), "{name} is not in the table");
+        assert!(
+            name == "expected.tsv" || listed.contains(&name.as_str()),
+            "{name} is not in the table"
+        );
     }
 }

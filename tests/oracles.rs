@@ -12,8 +12,16 @@ use serde_json::json;
 
 /// Whether Python with NumPy is at hand; says so in one line where it is not.
 fn python() -> Option<String> {
-    let names = std::env::var("KFORGE_TEST_PYTHON").ok().into_iter().chain(["python3".to_owned()]);
-    let found = names.into_iter().find(|name| Command::new(name).args(["-c", "import numpy"]).output().is_ok_and(|output| output.status.success()));
+    let names = std::env::var("KFORGE_TEST_PYTHON")
+        .ok()
+        .into_iter()
+        .chain(["python3".to_owned()]);
+    let found = names.into_iter().find(|name| {
+        Command::new(name)
+            .args(["-c", "import numpy"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    });
     if found.is_none() {
         println!("skipped: no Python with NumPy");
     }
@@ -29,17 +37,38 @@ fn oracles_agree_with_numpy() {
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/check.py");
     for name in embedded_names() {
-        let task = TaskFiles::find(name).and_then(|files| files.load()).unwrap();
+        let task = TaskFiles::find(name)
+            .and_then(|files| files.load())
+            .unwrap();
         for workload in task.workloads.iter().take(3) {
             for seed in [1, 2] {
                 let folder = tempfile::tempdir().unwrap();
-                let options = eval::Options { profile: task.settings.profiles["quick"].clone(), launch_seconds: 20.0 };
-                let machine = Machine { sm_count: i64::from(device.identity().cores.unwrap_or(1)), max_shared_bytes: 232_448 };
-                let example = eval::example(&device, &task, workload, options, machine, seed).unwrap();
+                let options = eval::Options {
+                    profile: task.settings.profiles["quick"].clone(),
+                    launch_seconds: 20.0,
+                };
+                let machine = Machine {
+                    sm_count: i64::from(device.identity().cores.unwrap_or(1)),
+                    max_shared_bytes: 232_448,
+                };
+                let example =
+                    eval::example(&device, &task, workload, options, machine, seed).unwrap();
                 write(&example, &workload.binding.axes, folder.path());
-                let output = Command::new(&python).arg(&script).arg(name).arg(folder.path()).output().unwrap();
-                let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-                assert!(output.status.success(), "{name}, {}, seed {seed}:\n{out}{err}", workload.id);
+                let output = Command::new(&python)
+                    .arg(&script)
+                    .arg(name)
+                    .arg(folder.path())
+                    .output()
+                    .unwrap();
+                let (out, err) = (
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr),
+                );
+                assert!(
+                    output.status.success(),
+                    "{name}, {}, seed {seed}:\n{out}{err}",
+                    workload.id
+                );
             }
         }
     }
@@ -52,13 +81,27 @@ fn write(example: &Example, axes: &indexmap::IndexMap<String, i64>, folder: &Pat
     for (buffer, bytes) in &example.inputs {
         let file = format!("{}.bin", buffer.name);
         std::fs::write(folder.join(&file), bytes).unwrap();
-        inputs.insert(buffer.name.clone(), json!({"file": file, "dtype": buffer.dtype, "shape": buffer.shape}));
+        inputs.insert(
+            buffer.name.clone(),
+            json!({"file": file, "dtype": buffer.dtype, "shape": buffer.shape}),
+        );
     }
     for (buffer, values) in &example.outputs {
         let file = format!("{}.bin", buffer.name);
-        std::fs::write(folder.join(&file), values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()).unwrap();
-        outputs.insert(buffer.name.clone(), json!({"file": file, "dtype": "float64", "shape": buffer.shape}));
+        std::fs::write(
+            folder.join(&file),
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect::<Vec<_>>(),
+        )
+        .unwrap();
+        outputs.insert(
+            buffer.name.clone(),
+            json!({"file": file, "dtype": "float64", "shape": buffer.shape}),
+        );
     }
-    let case = json!({"axes": axes, "scalars": example.scalars, "inputs": inputs, "outputs": outputs});
+    let case =
+        json!({"axes": axes, "scalars": example.scalars, "inputs": inputs, "outputs": outputs});
     std::fs::write(folder.join("case.json"), case.to_string()).unwrap();
 }

@@ -73,7 +73,10 @@ pub trait Arm {
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
     /// Random values: the same distribution, seed and shape give the same bits on every device.
-    Random { distribution: &'a Distribution, seed: u64 },
+    Random {
+        distribution: &'a Distribution,
+        seed: u64,
+    },
     /// A pattern that no honest kernel leaves behind, to see which elements were written. The guard zones are renewed too.
     Poison(Poison),
 }
@@ -99,7 +102,10 @@ pub enum Question<'a> {
     /// The memory as it is, little-endian.
     Bytes,
     /// How do the elements compare with the expected ones?
-    Compare { expected: &'a [f64], tolerance: crate::task::Tolerance },
+    Compare {
+        expected: &'a [f64],
+        tolerance: crate::task::Tolerance,
+    },
     /// How many elements still hold their poison?
     Unwritten(Poison),
 }
@@ -113,7 +119,10 @@ pub enum Answer {
     Bytes(Vec<u8>),
     Comparison(Comparison),
     /// Count of unwritten elements, and the index of the first.
-    Unwritten { count: u64, first: Option<u64> },
+    Unwritten {
+        count: u64,
+        first: Option<u64>,
+    },
 }
 
 /// A tensor against its expected values, every element looked at, sums in a fixed order.
@@ -135,7 +144,9 @@ pub struct Comparison {
 /// How a launch ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Launched {
-    Finished { time: Duration },
+    Finished {
+        time: Duration,
+    },
     /// The arm is dead: open a new one.
     Fault(Refusal),
 }

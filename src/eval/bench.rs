@@ -47,8 +47,19 @@ impl Bench {
             },
         };
         let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
-        let tolerances = judge.task.definition.outputs.keys().filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
-        Ok(Ok(Self { candidate, opponent, oracle, tolerances: tolerances.collect(), deadline: judge.deadline() }))
+        let tolerances = judge
+            .task
+            .definition
+            .outputs
+            .keys()
+            .filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
+        Ok(Ok(Self {
+            candidate,
+            opponent,
+            oracle,
+            tolerances: tolerances.collect(),
+            deadline: judge.deadline(),
+        }))
     }
 
     /// The oracle's outputs for one seed, in double precision, one vector for each output.
@@ -57,7 +68,11 @@ impl Bench {
         match self.oracle.launch(self.deadline)? {
             Launched::Finished { .. } => {}
             Launched::Fault(refusal) => {
-                return Err(crate::base::Failure::reference(format!("the oracle failed: {}", refusal.reason)).into());
+                return Err(crate::base::Failure::reference(format!(
+                    "the oracle failed: {}",
+                    refusal.reason
+                ))
+                .into());
             }
         }
         let mut expected = Vec::new();
@@ -67,7 +82,10 @@ impl Bench {
             };
             let name = &self.oracle.plan.buffers[buffer].name;
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(crate::base::Failure::reference(format!("the oracle's `{name}` is not finite at {index}, seed {seed}")).into());
+                return Err(crate::base::Failure::reference(format!(
+                    "the oracle's `{name}` is not finite at {index}, seed {seed}"
+                ))
+                .into());
             }
             expected.push(values);
         }
@@ -75,11 +93,25 @@ impl Bench {
     }
 
     /// Compares all outputs of an arm; the first output that fails is a finding.
-    pub(super) fn compare(&self, side: Side, expected: &[Vec<f64>], seed: u64) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
+    pub(super) fn compare(
+        &self,
+        side: Side,
+        expected: &[Vec<f64>],
+        seed: u64,
+    ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
         let bound = self.side(side);
         let mut comparisons = Vec::new();
-        for ((buffer, expected), (name, tolerance)) in bound.plan.outputs.iter().zip(expected).zip(&self.tolerances) {
-            let question = Question::Compare { expected, tolerance: *tolerance };
+        for ((buffer, expected), (name, tolerance)) in bound
+            .plan
+            .outputs
+            .iter()
+            .zip(expected)
+            .zip(&self.tolerances)
+        {
+            let question = Question::Compare {
+                expected,
+                tolerance: *tolerance,
+            };
             let Answer::Comparison(comparison) = bound.arm.inspect(*buffer, &question)? else {
                 anyhow::bail!("the device compared nothing");
             };
@@ -131,13 +163,26 @@ pub(super) enum Side {
 }
 
 impl Bound {
-    fn open_candidate(judge: &Judge<'_>, compilation: &Compilation, case: &Case) -> anyhow::Result<Result<Self, Finding>> {
+    fn open_candidate(
+        judge: &Judge<'_>,
+        compilation: &Compilation,
+        case: &Case,
+    ) -> anyhow::Result<Result<Self, Finding>> {
         let kernel = &compilation.kernel;
-        let bound = kernel.variant(&case.binding, &judge.machine).and_then(|variant| {
-            let values = kernel.values(variant);
-            let plan = kernel.plan(judge.task, &case.binding, &values, &case.scalars(judge.task), &judge.machine, false)?;
-            Ok((values, plan))
-        });
+        let bound = kernel
+            .variant(&case.binding, &judge.machine)
+            .and_then(|variant| {
+                let values = kernel.values(variant);
+                let plan = kernel.plan(
+                    judge.task,
+                    &case.binding,
+                    &values,
+                    &case.scalars(judge.task),
+                    &judge.machine,
+                    false,
+                )?;
+                Ok((values, plan))
+            });
         let (values, plan) = match bound {
             Ok(bound) => bound,
             Err(error) => return Ok(Err(error.into())),
@@ -145,22 +190,46 @@ impl Bound {
         let program = compilation.program(&values)?;
         match judge.device.open(program, &plan)? {
             Opened::Ready(arm) => Ok(Ok(Self::new(judge, arm, plan))),
-            Opened::Refused(refusal) => Ok(Err(Finding { refusal, case: Some(case.id.clone()) })),
+            Opened::Refused(refusal) => Ok(Err(Finding {
+                refusal,
+                case: Some(case.id.clone()),
+            })),
         }
     }
 
-    pub(super) fn open_reference(judge: &Judge<'_>, reference: &Reference, case: &Case, oracle: bool) -> anyhow::Result<Self> {
+    pub(super) fn open_reference(
+        judge: &Judge<'_>,
+        reference: &Reference,
+        case: &Case,
+        oracle: bool,
+    ) -> anyhow::Result<Self> {
         let broken = |reason: String| {
             let name = if oracle { "oracle" } else { "baseline" };
-            crate::base::Failure::reference(format!("the {name} of task `{}` does not run on `{}`: {reason}", judge.task.name, case.id))
+            crate::base::Failure::reference(format!(
+                "the {name} of task `{}` does not run on `{}`: {reason}",
+                judge.task.name, case.id
+            ))
         };
-        let variant = reference.kernel.variant(&case.binding, &judge.machine).map_err(|error| broken(error.to_string()))?;
+        let variant = reference
+            .kernel
+            .variant(&case.binding, &judge.machine)
+            .map_err(|error| broken(error.to_string()))?;
         let values = reference.kernel.values(variant);
         let plan = reference
             .kernel
-            .plan(judge.task, &case.binding, &values, &case.scalars(judge.task), &judge.machine, oracle)
+            .plan(
+                judge.task,
+                &case.binding,
+                &values,
+                &case.scalars(judge.task),
+                &judge.machine,
+                oracle,
+            )
             .map_err(|error| broken(error.to_string()))?;
-        let program = reference.programs.get(&super::key_of(&values)).ok_or_else(|| broken("it was not compiled".to_owned()))?;
+        let program = reference
+            .programs
+            .get(&super::key_of(&values))
+            .ok_or_else(|| broken("it was not compiled".to_owned()))?;
         match judge.device.open(program, &plan)? {
             Opened::Ready(arm) => Ok(Self::new(judge, arm, plan)),
             Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
@@ -169,8 +238,14 @@ impl Bound {
 
     fn new(judge: &Judge<'_>, arm: Box<dyn Arm>, plan: Plan) -> Self {
         let is_input = |role: Role| matches!(role, Role::Input | Role::InPlace);
-        let inputs = plan.buffers.iter().enumerate().filter(|(_, buffer)| is_input(buffer.role));
-        let inputs = inputs.map(|(index, buffer)| (index, distribution_of(judge.task, &buffer.name))).collect();
+        let inputs = plan
+            .buffers
+            .iter()
+            .enumerate()
+            .filter(|(_, buffer)| is_input(buffer.role));
+        let inputs = inputs
+            .map(|(index, buffer)| (index, distribution_of(judge.task, &buffer.name)))
+            .collect();
         Self { arm, plan, inputs }
     }
 
@@ -179,7 +254,8 @@ impl Bound {
         for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
             // The inputs of all arms come in the definition's order, so that the same seed gives all the same data.
             let seed = super::shapes::seed_of(seed, "input", order);
-            self.arm.write(*buffer, &Content::Random { distribution, seed })?;
+            self.arm
+                .write(*buffer, &Content::Random { distribution, seed })?;
         }
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
             if matches!(buffer.role, Role::Output | Role::Scratch { .. }) {
@@ -196,7 +272,13 @@ impl Bound {
     /// Hashes of all inputs that nothing may write.
     pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
         let mut hashes = Vec::new();
-        for (index, _) in self.plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.role == Role::Input) {
+        for (index, _) in self
+            .plan
+            .buffers
+            .iter()
+            .enumerate()
+            .filter(|(_, buffer)| buffer.role == Role::Input)
+        {
             let Answer::Hash(hash) = self.arm.inspect(index, &Question::Hash)? else {
                 anyhow::bail!("the device hashed nothing");
             };
@@ -212,16 +294,34 @@ impl Bound {
                 anyhow::bail!("the device looked at no guard zone");
             };
             if let Some(offset) = damage {
-                let place = if offset < 0 { format!("{} bytes before the start", -offset) } else { format!("{offset} bytes past the end") };
-                let evidence = Evidence { tensor: Some(buffer.name.clone()), ..Evidence::default() };
-                return Ok(Err(Finding::new(Status::OutOfBounds, format!("a write {place} of `{}`", buffer.name), evidence)));
+                let place = if offset < 0 {
+                    format!("{} bytes before the start", -offset)
+                } else {
+                    format!("{offset} bytes past the end")
+                };
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(
+                    Status::OutOfBounds,
+                    format!("a write {place} of `{}`", buffer.name),
+                    evidence,
+                )));
             }
         }
         for (index, before) in hashes {
             if self.arm.inspect(*index, &Question::Hash)? != Answer::Hash(*before) {
                 let name = &self.plan.buffers[*index].name;
-                let evidence = Evidence { tensor: Some(name.clone()), ..Evidence::default() };
-                return Ok(Err(Finding::new(Status::InputMutated, format!("input `{name}` was written"), evidence)));
+                let evidence = Evidence {
+                    tensor: Some(name.clone()),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(
+                    Status::InputMutated,
+                    format!("input `{name}` was written"),
+                    evidence,
+                )));
             }
         }
         Ok(Ok(()))
@@ -229,14 +329,34 @@ impl Bound {
 
     /// Whether an output still holds its poison somewhere.
     pub(super) fn unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
-        for (index, buffer) in self.plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.role == Role::Output) {
-            let Answer::Unwritten { count, first } = self.arm.inspect(index, &Question::Unwritten(poison))? else {
+        for (index, buffer) in self
+            .plan
+            .buffers
+            .iter()
+            .enumerate()
+            .filter(|(_, buffer)| buffer.role == Role::Output)
+        {
+            let Answer::Unwritten { count, first } =
+                self.arm.inspect(index, &Question::Unwritten(poison))?
+            else {
                 anyhow::bail!("the device counted nothing");
             };
             if count > 0 {
-                let reason = format!("output `{}`: {count} of {} elements were not written", buffer.name, buffer.elements());
-                let evidence = Evidence { tensor: Some(buffer.name.clone()), index: first, ..Evidence::default() };
-                return Ok(Some(Finding::new(Status::OutputUnwritten, reason, evidence)));
+                let reason = format!(
+                    "output `{}`: {count} of {} elements were not written",
+                    buffer.name,
+                    buffer.elements()
+                );
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    index: first,
+                    ..Evidence::default()
+                };
+                return Ok(Some(Finding::new(
+                    Status::OutputUnwritten,
+                    reason,
+                    evidence,
+                )));
             }
         }
         Ok(None)

@@ -53,7 +53,12 @@ pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdic
 }
 
 /// Checks one case, one round for each seed.
-pub(super) fn check(judge: &Judge<'_>, compilation: &Compilation, case: &Case, seeds: &[u64]) -> anyhow::Result<Result<Accuracy, Finding>> {
+pub(super) fn check(
+    judge: &Judge<'_>,
+    compilation: &Compilation,
+    case: &Case,
+    seeds: &[u64],
+) -> anyhow::Result<Result<Accuracy, Finding>> {
     let mut bench = match Bench::open(judge, compilation, None, case)? {
         Ok(bench) => bench,
         Err(finding) => return Ok(Err(finding)),
@@ -68,16 +73,26 @@ pub(super) fn check(judge: &Judge<'_>, compilation: &Compilation, case: &Case, s
 }
 
 /// One round: the same inputs twice, over outputs that were poisoned in two ways.
-fn round(bench: &mut Bench, seed: u64, accuracy: &mut Accuracy) -> anyhow::Result<Result<(), Finding>> {
+fn round(
+    bench: &mut Bench,
+    seed: u64,
+    accuracy: &mut Accuracy,
+) -> anyhow::Result<Result<(), Finding>> {
     let mut expected: Option<Vec<Vec<f64>>> = None;
-    for (repetition, poison) in [Poison::NotANumber, Poison::Finite { seed }].into_iter().enumerate() {
+    for (repetition, poison) in [Poison::NotANumber, Poison::Finite { seed }]
+        .into_iter()
+        .enumerate()
+    {
         let candidate = bench.side_mut(Side::Candidate);
         candidate.renew(seed, poison)?;
         let hashes = candidate.input_hashes()?;
         let deadline = bench.deadline();
         let candidate = bench.side_mut(Side::Candidate);
         if let Launched::Fault(refusal) = candidate.launch(deadline)? {
-            return Ok(Err(Finding { refusal, case: None }));
+            return Ok(Err(Finding {
+                refusal,
+                case: None,
+            }));
         }
         if let Err(finding) = candidate.trespass(&hashes)? {
             return Ok(Err(finding));
@@ -93,10 +108,19 @@ fn round(bench: &mut Bench, seed: u64, accuracy: &mut Accuracy) -> anyhow::Resul
             (Err(_), Some(finding)) => return Ok(Err(finding)),
             (Err(finding), None) if repetition == 0 => return Ok(Err(finding)),
             (Err(finding), None) => {
-                let reason = format!("the same inputs gave a right result and then a wrong one: {}", finding.refusal.reason);
-                return Ok(Err(Finding::new(Status::Nondeterministic, reason, finding.refusal.evidence)));
+                let reason = format!(
+                    "the same inputs gave a right result and then a wrong one: {}",
+                    finding.refusal.reason
+                );
+                return Ok(Err(Finding::new(
+                    Status::Nondeterministic,
+                    reason,
+                    finding.refusal.evidence,
+                )));
             }
-            (Ok(comparisons), _) => comparisons.iter().for_each(|comparison| accuracy.add(comparison)),
+            (Ok(comparisons), _) => comparisons
+                .iter()
+                .for_each(|comparison| accuracy.add(comparison)),
         }
     }
     Ok(Ok(()))

@@ -18,7 +18,14 @@ pub struct Example {
 }
 
 /// Runs the oracle on inputs from a seed: the same inputs that a candidate would be given under that seed.
-pub fn example(device: &dyn Device, task: &Task, workload: &Workload, options: Options, machine: Machine, seed: u64) -> anyhow::Result<Example> {
+pub fn example(
+    device: &dyn Device,
+    task: &Task,
+    workload: &Workload,
+    options: Options,
+    machine: Machine,
+    seed: u64,
+) -> anyhow::Result<Example> {
     let deadline = std::time::Duration::from_secs_f64(options.launch_seconds);
     let mut judge = Judge::unchecked(device, task, options, machine)?;
     let case = Case::visible(workload);
@@ -28,10 +35,18 @@ pub fn example(device: &dyn Device, task: &Task, workload: &Workload, options: O
     if let Launched::Fault(refusal) = oracle.launch(deadline)? {
         anyhow::bail!("the oracle failed: {}", refusal.reason);
     }
-    let mut example = Example { scalars: case.scalars(task), inputs: Vec::new(), outputs: Vec::new() };
+    let mut example = Example {
+        scalars: case.scalars(task),
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+    };
     for (index, buffer) in oracle.plan.buffers.iter().enumerate() {
         let is_output = oracle.plan.outputs.contains(&index);
-        let question = if is_output { Question::Values } else { Question::Bytes };
+        let question = if is_output {
+            Question::Values
+        } else {
+            Question::Bytes
+        };
         match oracle.arm.inspect(index, &question)? {
             Answer::Values(values) => example.outputs.push((buffer.clone(), values)),
             Answer::Bytes(bytes) => example.inputs.push((buffer.clone(), bytes)),

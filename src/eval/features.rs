@@ -13,20 +13,44 @@ pub(super) fn of_source(kernel: &Kernel, judge: &Judge<'_>, cases: &[Case], verd
     set("vector_bytes", f64::from(facts.vector_bytes));
     set("barriers", f64::from(facts.barriers));
     let Some(case) = cases.first() else { return };
-    let variant = kernel.variant(&case.binding, &judge.machine).unwrap_or_default();
-    let plan = kernel.plan(judge.task, &case.binding, &kernel.values(variant), &case.scalars(judge.task), &judge.machine, false);
+    let variant = kernel
+        .variant(&case.binding, &judge.machine)
+        .unwrap_or_default();
+    let plan = kernel.plan(
+        judge.task,
+        &case.binding,
+        &kernel.values(variant),
+        &case.scalars(judge.task),
+        &judge.machine,
+        false,
+    );
     let Ok(plan) = plan else { return };
-    let threads = plan.launches.iter().map(|launch| launch.block.iter().product::<u32>()).max().unwrap_or(0);
-    let dynamic = plan.launches.iter().map(|launch| u64::from(launch.shared)).max().unwrap_or(0);
+    let threads = plan
+        .launches
+        .iter()
+        .map(|launch| launch.block.iter().product::<u32>())
+        .max()
+        .unwrap_or(0);
+    let dynamic = plan
+        .launches
+        .iter()
+        .map(|launch| u64::from(launch.shared))
+        .max()
+        .unwrap_or(0);
     set("launches", plan.launches.len() as f64);
     set("block_threads", f64::from(threads));
-    set("shared_bytes", (dynamic + facts.shared_bytes.unwrap_or(0)) as f64);
+    set(
+        "shared_bytes",
+        (dynamic + facts.shared_bytes.unwrap_or(0)) as f64,
+    );
 }
 
 /// Facts from the clock: the speedup, and the candidate's standard deviation over its median, mean of all workloads.
 pub(super) fn of_times(verdict: &mut Verdict, variances: &[f64]) {
     if let Some(speedup) = verdict.speedup {
-        verdict.features.insert("speedup".to_owned(), speedup.geomean);
+        verdict
+            .features
+            .insert("speedup".to_owned(), speedup.geomean);
     }
     if !variances.is_empty() {
         let mean = variances.iter().sum::<f64>() / variances.len() as f64;

@@ -44,11 +44,19 @@ impl Measurement {
 /// The speedup over all workloads.
 pub(super) fn combine(estimates: &[Estimate]) -> Option<Speedup> {
     let combined = statistics::geometric_mean(estimates)?;
-    Some(Speedup { geomean: combined.estimate.exp(), ci95: [combined.low.exp(), combined.high.exp()] })
+    Some(Speedup {
+        geomean: combined.estimate.exp(),
+        ci95: [combined.low.exp(), combined.high.exp()],
+    })
 }
 
 /// Times the candidate against its opponent on one case.
-pub(super) fn measure(judge: &Judge<'_>, bench: &mut Bench, case: &Case, seed: u64) -> anyhow::Result<Result<Measurement, Finding>> {
+pub(super) fn measure(
+    judge: &Judge<'_>,
+    bench: &mut Bench,
+    case: &Case,
+    seed: u64,
+) -> anyhow::Result<Result<Measurement, Finding>> {
     let profile = &judge.options.profile;
     let _alone = judge.quiet.alone()?;
     let mut stream = Stream::new(seed, "order", 0);
@@ -60,15 +68,24 @@ pub(super) fn measure(judge: &Judge<'_>, bench: &mut Bench, case: &Case, seed: u
     let (mut log_ratios, mut candidate, mut opponent) = (Vec::new(), Vec::new(), Vec::new());
     let estimate = loop {
         let block = log_ratios.len();
-        let first = if stream.below(2) == 0 { Side::Opponent } else { Side::Candidate };
-        let second = if first == Side::Opponent { Side::Candidate } else { Side::Opponent };
+        let first = if stream.below(2) == 0 {
+            Side::Opponent
+        } else {
+            Side::Candidate
+        };
+        let second = if first == Side::Opponent {
+            Side::Candidate
+        } else {
+            Side::Opponent
+        };
         let mut log_ratio = 0.0;
         for (index, leader) in [first, second].into_iter().enumerate() {
             let times = match pair(bench, seed_of(seed, "pair", 2 * block + index), leader)? {
                 Ok(times) => times,
                 Err(finding) => return Ok(Err(finding)),
             };
-            let (candidate_time, opponent_time) = (times.candidate.as_secs_f64(), times.opponent.as_secs_f64());
+            let (candidate_time, opponent_time) =
+                (times.candidate.as_secs_f64(), times.opponent.as_secs_f64());
             if !(candidate_time > 0.0 && opponent_time > 0.0) {
                 anyhow::bail!("the clock gave a time of 0");
             }
@@ -80,12 +97,19 @@ pub(super) fn measure(judge: &Judge<'_>, bench: &mut Bench, case: &Case, seed: u
         let blocks = log_ratios.len();
         let spent = begun.elapsed().as_secs_f64();
         let look = blocks >= LEAST_BLOCKS && blocks.is_multiple_of(BLOCKS_A_LOOK);
-        let over = blocks >= MOST_BLOCKS || (blocks >= LEAST_BLOCKS && spent >= profile.seconds) || spent >= PATIENCE * profile.seconds;
+        let over = blocks >= MOST_BLOCKS
+            || (blocks >= LEAST_BLOCKS && spent >= profile.seconds)
+            || spent >= PATIENCE * profile.seconds;
         if look || over {
             let estimate = statistics::hodges_lehmann(&log_ratios);
-            let half_width = estimate.map_or(f64::INFINITY, |estimate| (estimate.high - estimate.low) / 2.0);
+            let half_width = estimate.map_or(f64::INFINITY, |estimate| {
+                (estimate.high - estimate.low) / 2.0
+            });
             if over || half_width <= profile.precision {
-                break (estimate.filter(|_| half_width <= USELESS * profile.precision), half_width);
+                break (
+                    estimate.filter(|_| half_width <= USELESS * profile.precision),
+                    half_width,
+                );
             }
         }
     };
@@ -97,10 +121,18 @@ pub(super) fn measure(judge: &Judge<'_>, bench: &mut Bench, case: &Case, seed: u
             begun.elapsed().as_secs_f64(),
             estimate.1 * 100.0
         );
-        return Ok(Err(Finding::new(Status::Inconclusive, reason, Evidence::default())));
+        return Ok(Err(Finding::new(
+            Status::Inconclusive,
+            reason,
+            Evidence::default(),
+        )));
     };
     match (times_of(&candidate), times_of(&opponent)) {
-        (Some(candidate), Some(opponent)) => Ok(Ok(Measurement { estimate, candidate, opponent })),
+        (Some(candidate), Some(opponent)) => Ok(Ok(Measurement {
+            estimate,
+            candidate,
+            opponent,
+        })),
         _ => anyhow::bail!("the clock gave times that are no numbers"),
     }
 }
@@ -112,8 +144,15 @@ struct PairTimes {
 
 /// One launch of each arm on the same fresh data; `leader` goes first. The oracle runs only after the candidate has finished.
 fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<PairTimes, Finding>> {
-    let mut times = PairTimes { candidate: Duration::ZERO, opponent: Duration::ZERO };
-    let follower = if leader == Side::Candidate { Side::Opponent } else { Side::Candidate };
+    let mut times = PairTimes {
+        candidate: Duration::ZERO,
+        opponent: Duration::ZERO,
+    };
+    let follower = if leader == Side::Candidate {
+        Side::Opponent
+    } else {
+        Side::Candidate
+    };
     let deadline = bench.deadline();
     for side in [leader, follower] {
         let bound = bench.side_mut(side);
@@ -121,8 +160,15 @@ fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<Pai
         match (bound.launch(deadline)?, side) {
             (Launched::Finished { time }, Side::Candidate) => times.candidate = time,
             (Launched::Finished { time }, Side::Opponent) => times.opponent = time,
-            (Launched::Fault(refusal), Side::Candidate) => return Ok(Err(Finding { refusal, case: None })),
-            (Launched::Fault(refusal), Side::Opponent) => anyhow::bail!("the baseline failed while it was timed: {}", refusal.reason),
+            (Launched::Fault(refusal), Side::Candidate) => {
+                return Ok(Err(Finding {
+                    refusal,
+                    case: None,
+                }));
+            }
+            (Launched::Fault(refusal), Side::Opponent) => {
+                anyhow::bail!("the baseline failed while it was timed: {}", refusal.reason)
+            }
         }
     }
     let expected = bench.expected(seed)?;
@@ -131,15 +177,29 @@ fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<Pai
     }
     if let Err(finding) = bench.compare(Side::Candidate, &expected, seed)? {
         let reason = format!("while it was timed: {}", finding.refusal.reason);
-        return Ok(Err(Finding::new(finding.refusal.status, reason, finding.refusal.evidence)));
+        return Ok(Err(Finding::new(
+            finding.refusal.status,
+            reason,
+            finding.refusal.evidence,
+        )));
     }
     if let Err(finding) = bench.compare(Side::Opponent, &expected, seed)? {
-        anyhow::bail!("the baseline went wrong while it was timed: {}", finding.refusal.reason);
+        anyhow::bail!(
+            "the baseline went wrong while it was timed: {}",
+            finding.refusal.reason
+        );
     }
     Ok(Ok(times))
 }
 
 fn times_of(microseconds: &[f64]) -> Option<Times> {
     let summary = Summary::of(microseconds)?;
-    Some(Times { median: summary.median, mean: summary.mean, std: summary.std, min: summary.min, max: summary.max, n: summary.n })
+    Some(Times {
+        median: summary.median,
+        mean: summary.mean,
+        std: summary.std,
+        min: summary.min,
+        max: summary.max,
+        n: summary.n,
+    })
 }

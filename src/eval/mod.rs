@@ -74,11 +74,24 @@ impl<'a> Judge<'a> {
     ///
     /// # Errors
     /// `Failure::reference` where the oracle or the baseline does not work, anything else where the machinery does not.
-    pub fn new(device: &'a dyn Device, task: &'a Task, options: Options, machine: Machine) -> anyhow::Result<Self> {
+    pub fn new(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: Options,
+        machine: Machine,
+    ) -> anyhow::Result<Self> {
         let mut judge = Self::unchecked(device, task, options, machine)?;
-        let cases: Vec<_> = task.selected(&judge.options.profile).into_iter().map(Case::visible).collect();
+        let cases: Vec<_> = task
+            .selected(&judge.options.profile)
+            .into_iter()
+            .map(Case::visible)
+            .collect();
         judge.prepare_references(&cases)?;
-        let baseline = Compilation { kernel: judge.baseline.kernel.clone(), programs: judge.baseline.programs.clone(), seconds: 0.0 };
+        let baseline = Compilation {
+            kernel: judge.baseline.kernel.clone(),
+            programs: judge.baseline.programs.clone(),
+            seconds: 0.0,
+        };
         for case in &cases {
             let seed = random::fresh_seed();
             if let Err(finding) = check::check(&judge, &baseline, case, &[seed])? {
@@ -92,7 +105,12 @@ impl<'a> Judge<'a> {
     }
 
     /// Nothing compiled yet, the baseline not looked at.
-    fn unchecked(device: &'a dyn Device, task: &'a Task, options: Options, machine: Machine) -> anyhow::Result<Self> {
+    fn unchecked(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: Options,
+        machine: Machine,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             device,
             task,
@@ -105,7 +123,12 @@ impl<'a> Judge<'a> {
     }
 
     /// Judges one kernel. The seeds are drawn here, after the candidate is fixed, unless `seed` repeats an earlier judgement.
-    pub fn judge(&mut self, name: &str, source: &str, seed: Option<u64>) -> anyhow::Result<Verdict> {
+    pub fn judge(
+        &mut self,
+        name: &str,
+        source: &str,
+        seed: Option<u64>,
+    ) -> anyhow::Result<Verdict> {
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = self.blank_verdict(name, seed);
         let outcome = self.examine(source, seed, &mut verdict)?;
@@ -130,10 +153,17 @@ impl<'a> Judge<'a> {
     /// `None` where one of them no longer runs correctly.
     pub fn duel(&mut self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
         let seed = random::fresh_seed();
-        let cases: Vec<_> = self.task.selected(&self.options.profile).into_iter().map(Case::visible).collect();
+        let cases: Vec<_> = self
+            .task
+            .selected(&self.options.profile)
+            .into_iter()
+            .map(Case::visible)
+            .collect();
         let mut arms = Vec::new();
         for source in [challenger, incumbent] {
-            let Ok(kernel) = Kernel::parse(source, &self.task.definition) else { return Ok(None) };
+            let Ok(kernel) = Kernel::parse(source, &self.task.definition) else {
+                return Ok(None);
+            };
             match self.compile(kernel, &cases)? {
                 Ok(compilation) => arms.push(compilation),
                 Err(_) => return Ok(None),
@@ -142,25 +172,48 @@ impl<'a> Judge<'a> {
         let mut estimates = Vec::new();
         for (index, case) in cases.iter().enumerate() {
             let bench = Bench::open(self, &arms[0], Some(&arms[1]), case)?;
-            let Ok(mut bench) = bench else { return Ok(None) };
+            let Ok(mut bench) = bench else {
+                return Ok(None);
+            };
             match measure::measure(self, &mut bench, case, shapes::seed_of(seed, "duel", index))? {
                 Ok(measurement) => estimates.push(measurement.estimate),
                 Err(_) => return Ok(None),
             }
         }
-        Ok(measure::combine(&estimates).map(|speedup| Duel { ratio: speedup.geomean, ci95: speedup.ci95 }))
+        Ok(measure::combine(&estimates).map(|speedup| Duel {
+            ratio: speedup.geomean,
+            ci95: speedup.ci95,
+        }))
     }
 
-    fn examine(&mut self, source: &str, seed: u64, verdict: &mut Verdict) -> anyhow::Result<Result<(), Finding>> {
+    fn examine(
+        &mut self,
+        source: &str,
+        seed: u64,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<Result<(), Finding>> {
         let kernel = match Kernel::parse(source, &self.task.definition) {
             Ok(kernel) => kernel,
             Err(error) => {
-                let evidence = Evidence { line: Some(error.line), ..Evidence::default() };
-                return Ok(Err(Finding::new(Status::Rejected, format!("header, {error}"), evidence)));
+                let evidence = Evidence {
+                    line: Some(error.line),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(
+                    Status::Rejected,
+                    format!("header, {error}"),
+                    evidence,
+                )));
             }
         };
         verdict.tunables = kernel.point();
-        let cases = match shapes::cases(self.task, &self.options.profile, &kernel, &self.machine, seed) {
+        let cases = match shapes::cases(
+            self.task,
+            &self.options.profile,
+            &kernel,
+            &self.machine,
+            seed,
+        ) {
             Ok(cases) => cases,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -186,12 +239,22 @@ impl<'a> Judge<'a> {
         Ok(measured)
     }
 
-    fn check_all(&self, compilation: &Compilation, cases: &[Case], seed: u64, verdict: &mut Verdict) -> anyhow::Result<Result<(), Finding>> {
+    fn check_all(
+        &self,
+        compilation: &Compilation,
+        cases: &[Case],
+        seed: u64,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<Result<(), Finding>> {
         let _sharing = self.quiet.share()?;
         for (index, case) in cases.iter().enumerate() {
-            let seeds: Vec<_> =
-                (0..self.options.profile.rounds).map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize)).collect();
-            let variant = compilation.kernel.variant(&case.binding, &self.machine).unwrap_or_default();
+            let seeds: Vec<_> = (0..self.options.profile.rounds)
+                .map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize))
+                .collect();
+            let variant = compilation
+                .kernel
+                .variant(&case.binding, &self.machine)
+                .unwrap_or_default();
             let mut entry = check::blank_entry(case, variant);
             let outcome = check::check(self, compilation, case, &seeds)?;
             match outcome {
@@ -211,7 +274,13 @@ impl<'a> Judge<'a> {
         Ok(Ok(()))
     }
 
-    fn measure_all(&self, compilation: &Compilation, cases: &[Case], seed: u64, verdict: &mut Verdict) -> anyhow::Result<Result<(), Finding>> {
+    fn measure_all(
+        &self,
+        compilation: &Compilation,
+        cases: &[Case],
+        seed: u64,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<Result<(), Finding>> {
         let mut estimates = Vec::new();
         let mut variances = Vec::new();
         for (index, case) in cases.iter().enumerate().filter(|(_, case)| !case.hidden) {
@@ -219,7 +288,12 @@ impl<'a> Judge<'a> {
                 Ok(bench) => bench,
                 Err(finding) => return Ok(Err(finding)),
             };
-            let measured = measure::measure(self, &mut bench, case, shapes::seed_of(seed, "measure", index))?;
+            let measured = measure::measure(
+                self,
+                &mut bench,
+                case,
+                shapes::seed_of(seed, "measure", index),
+            )?;
             let measurement = match measured {
                 Ok(measurement) => measurement,
                 Err(mut finding) => {
@@ -243,7 +317,11 @@ impl<'a> Judge<'a> {
     }
 
     /// Compiles a kernel under every set of values that is in force on some case.
-    fn compile(&self, kernel: Kernel, cases: &[Case]) -> anyhow::Result<Result<Compilation, Finding>> {
+    fn compile(
+        &self,
+        kernel: Kernel,
+        cases: &[Case],
+    ) -> anyhow::Result<Result<Compilation, Finding>> {
         let _sharing = self.quiet.share()?;
         let begun = Instant::now();
         let mut programs = HashMap::new();
@@ -256,28 +334,53 @@ impl<'a> Judge<'a> {
             if programs.contains_key(&key) {
                 continue;
             }
-            match self.device.compile(&kernel.unit(self.task, &values, false))? {
+            match self
+                .device
+                .compile(&kernel.unit(self.task, &values, false))?
+            {
                 Compiled::Ready(program) => programs.insert(key, program),
-                Compiled::Refused(refusal) => return Ok(Err(Finding { refusal, case: None })),
+                Compiled::Refused(refusal) => {
+                    return Ok(Err(Finding {
+                        refusal,
+                        case: None,
+                    }));
+                }
             };
         }
-        Ok(Ok(Compilation { kernel, programs, seconds: begun.elapsed().as_secs_f64() }))
+        Ok(Ok(Compilation {
+            kernel,
+            programs,
+            seconds: begun.elapsed().as_secs_f64(),
+        }))
     }
 
     /// Sees to it that oracle and baseline are compiled for every case.
     fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
         let _sharing = self.quiet.share()?;
-        for (reference, name, is_oracle) in [(&mut self.oracle, "oracle", true), (&mut self.baseline, "baseline", false)] {
+        for (reference, name, is_oracle) in [
+            (&mut self.oracle, "oracle", true),
+            (&mut self.baseline, "baseline", false),
+        ] {
             for case in cases {
                 let task = &self.task.name;
-                let broken = |reason: String| Failure::reference(format!("the {name} of task `{task}` does not work: {reason}"));
-                let variant = reference.kernel.variant(&case.binding, &self.machine).map_err(|error| broken(error.to_string()))?;
+                let broken = |reason: String| {
+                    Failure::reference(format!(
+                        "the {name} of task `{task}` does not work: {reason}"
+                    ))
+                };
+                let variant = reference
+                    .kernel
+                    .variant(&case.binding, &self.machine)
+                    .map_err(|error| broken(error.to_string()))?;
                 let values = reference.kernel.values(variant);
                 let key = key_of(&values);
                 if reference.programs.contains_key(&key) {
                     continue;
                 }
-                match self.device.compile(&reference.kernel.unit(self.task, &values, is_oracle))? {
+                match self
+                    .device
+                    .compile(&reference.kernel.unit(self.task, &values, is_oracle))?
+                {
                     Compiled::Ready(program) => reference.programs.insert(key, program),
                     Compiled::Refused(refusal) => {
                         let log = refusal.evidence.log.unwrap_or_default();
@@ -309,9 +412,19 @@ impl<'a> Judge<'a> {
             voided_blocks: 0,
             seeds: vec![seed],
             baseline: Some(BaselineIdentity {
-                name: self.task.settings.baselines.keys().next().cloned().unwrap_or_default(),
+                name: self
+                    .task
+                    .settings
+                    .baselines
+                    .keys()
+                    .next()
+                    .cloned()
+                    .unwrap_or_default(),
                 kind: "kernel".to_owned(),
-                versions: IndexMap::from([("source".to_owned(), Digest::of(self.task.baseline().1).to_string())]),
+                versions: IndexMap::from([(
+                    "source".to_owned(),
+                    Digest::of(self.task.baseline().1).to_string(),
+                )]),
             }),
             speedup: None,
             workloads: Vec::new(),
@@ -332,25 +445,40 @@ impl Reference {
         let kernel = Kernel::parse(text, &task.definition).map_err(|error| {
             Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
         })?;
-        Ok(Self { kernel, programs: HashMap::new() })
+        Ok(Self {
+            kernel,
+            programs: HashMap::new(),
+        })
     }
 }
 
 impl Compilation {
     fn program(&self, values: &IndexMap<String, i64>) -> anyhow::Result<&Program> {
-        self.programs.get(&key_of(values)).context("a kernel was opened under values that it was not compiled for")
+        self.programs
+            .get(&key_of(values))
+            .context("a kernel was opened under values that it was not compiled for")
     }
 }
 
 impl Finding {
     fn new(status: Status, reason: impl Into<String>, evidence: Evidence) -> Self {
-        Self { refusal: Refusal { status, reason: reason.into(), evidence }, case: None }
+        Self {
+            refusal: Refusal {
+                status,
+                reason: reason.into(),
+                evidence,
+            },
+            case: None,
+        }
     }
 }
 
 impl From<crate::kernel::BindError> for Finding {
     fn from(error: crate::kernel::BindError) -> Self {
-        let evidence = Evidence { line: Some(error.line), ..Evidence::default() };
+        let evidence = Evidence {
+            line: Some(error.line),
+            ..Evidence::default()
+        };
         Self::new(error.status, error.to_string(), evidence)
     }
 }

@@ -48,18 +48,31 @@ impl Quiet {
         loop {
             match lock(&file) {
                 Ok(()) => return Ok(Held { _file: file }),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(pause),
-                Err(TryLockError::WouldBlock) => {
-                    anyhow::bail!("`{}` has been held by another kforge process for {} s", self.path.display(), PATIENCE.as_secs())
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                    std::thread::sleep(pause)
                 }
-                Err(TryLockError::Error(error)) => return Err(error).context(format!("failed to lock `{}`", self.path.display())),
+                Err(TryLockError::WouldBlock) => {
+                    anyhow::bail!(
+                        "`{}` has been held by another kforge process for {} s",
+                        self.path.display(),
+                        PATIENCE.as_secs()
+                    )
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).context(format!("failed to lock `{}`", self.path.display()));
+                }
             }
             pause = (pause * 2).min(Duration::from_millis(5));
         }
     }
 
     fn file(&self) -> anyhow::Result<File> {
-        let open = File::options().create(true).truncate(false).write(true).read(true).open(&self.path);
+        let open = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            .open(&self.path);
         open.with_context(|| format!("failed to open `{}`", self.path.display()))
     }
 }
@@ -71,14 +84,19 @@ mod tests {
     #[test]
     fn sharers_go_together_and_the_clock_goes_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let quiet = Quiet { path: folder.path().join("lock") };
+        let quiet = Quiet {
+            path: folder.path().join("lock"),
+        };
         let first = quiet.share().unwrap();
         let second = quiet.share().unwrap();
         let file = quiet.file().unwrap();
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop((first, second));
         let alone = quiet.alone().unwrap();
-        assert!(matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(
+            file.try_lock_shared(),
+            Err(TryLockError::WouldBlock)
+        ));
         drop(alone);
         assert!(file.try_lock().is_ok());
     }

@@ -35,9 +35,21 @@ struct Worker {
 impl Pool {
     pub fn new(files: TaskFiles, options: eval::Options, workloads: usize) -> anyhow::Result<Self> {
         // Far beyond any honest judgement: what takes longer is broken machinery, not a slow kernel, which has its own deadline.
-        let deadline = Duration::from_secs_f64(180.0 + 20.0 * options.profile.seconds * workloads as f64 + 10.0 * options.launch_seconds);
-        let hello = serde_json::to_string(&Hello { version: VERSION, files, options })?;
-        Ok(Self { hello, deadline, idle: Mutex::new(Vec::new()) })
+        let deadline = Duration::from_secs_f64(
+            180.0
+                + 20.0 * options.profile.seconds * workloads as f64
+                + 10.0 * options.launch_seconds,
+        );
+        let hello = serde_json::to_string(&Hello {
+            version: VERSION,
+            files,
+            options,
+        })?;
+        Ok(Self {
+            hello,
+            deadline,
+            idle: Mutex::new(Vec::new()),
+        })
     }
 
     /// Starts the first worker: shows that the oracle and the baseline work, and which device judges.
@@ -52,10 +64,21 @@ impl Pool {
         let name = format!("step {}", job.step);
         let fresh = matches!(job.kind, JobKind::Confirm);
         let request = match job.kind {
-            JobKind::Judge | JobKind::Confirm => Request::Judge { name, source: job.source.to_string(), seed: None },
-            JobKind::Duel { against } => Request::Duel { challenger: job.source.to_string(), incumbent: against.to_string() },
+            JobKind::Judge | JobKind::Confirm => Request::Judge {
+                name,
+                source: job.source.to_string(),
+                seed: None,
+            },
+            JobKind::Duel { against } => Request::Duel {
+                challenger: job.source.to_string(),
+                incumbent: against.to_string(),
+            },
         };
-        let kept = if fresh { None } else { self.idle.lock().ok().and_then(|mut idle| idle.pop()) };
+        let kept = if fresh {
+            None
+        } else {
+            self.idle.lock().ok().and_then(|mut idle| idle.pop())
+        };
         let mut worker = match kept {
             Some(worker) => worker,
             None => self.spawn().await?,
@@ -63,7 +86,10 @@ impl Pool {
         let response = tokio::time::timeout(self.deadline, worker.ask(&request)).await;
         let response = match response {
             Ok(response) => response?,
-            Err(_) => bail!("a worker gave no answer within {:.0} s", self.deadline.as_secs_f64()),
+            Err(_) => bail!(
+                "a worker gave no answer within {:.0} s",
+                self.deadline.as_secs_f64()
+            ),
         };
         if !fresh {
             self.keep(worker);
@@ -71,8 +97,15 @@ impl Pool {
         match response {
             Response::Verdict(mut verdict) => {
                 verdict.confirmed = fresh && verdict.passed();
-                let compile_log = verdict.evidence.as_ref().and_then(|evidence| evidence.log.clone()).unwrap_or_default();
-                Ok(Outcome::Verdict { verdict, compile_log })
+                let compile_log = verdict
+                    .evidence
+                    .as_ref()
+                    .and_then(|evidence| evidence.log.clone())
+                    .unwrap_or_default();
+                Ok(Outcome::Verdict {
+                    verdict,
+                    compile_log,
+                })
             }
             Response::Duel(duel) => Ok(Outcome::Duel(duel)),
             Response::Failure(failure) => Err(failure.into_error()),
@@ -81,9 +114,14 @@ impl Pool {
     }
 
     async fn spawn(&self) -> anyhow::Result<Worker> {
-        let program = std::env::current_exe().context("failed to find kforge's own program file")?;
+        let program =
+            std::env::current_exe().context("failed to find kforge's own program file")?;
         let mut command = Command::new(&program);
-        command.arg("__worker").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .arg("__worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         // Nothing below ever needs a model's key.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().ends_with("_API_KEY") {
@@ -91,18 +129,28 @@ impl Pool {
             }
         }
         command.process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("failed to start a worker from `{}`", program.display()))?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("failed to start a worker from `{}`", program.display()))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("a worker started without its pipes");
         };
-        let mut worker = Worker { child, input, output: BufReader::new(output), identity: DeviceIdentity::default() };
+        let mut worker = Worker {
+            child,
+            input,
+            output: BufReader::new(output),
+            identity: DeviceIdentity::default(),
+        };
         worker.send(&self.hello).await?;
         match tokio::time::timeout(self.deadline, worker.receive()).await {
             Ok(Ok(Response::Ready(identity))) => worker.identity = identity,
             Ok(Ok(Response::Failure(failure))) => return Err(failure.into_error()),
             Ok(Ok(_)) => bail!("a worker did not greet back"),
             Ok(Err(error)) => return Err(error),
-            Err(_) => bail!("a worker was not ready within {:.0} s", self.deadline.as_secs_f64()),
+            Err(_) => bail!(
+                "a worker was not ready within {:.0} s",
+                self.deadline.as_secs_f64()
+            ),
         }
         Ok(worker)
     }
@@ -126,9 +174,17 @@ pub struct Pools {
 impl EvaluatorFactory for Pools {
     fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>> {
         Box::pin(async move {
-            let files = self.files.get(&task.name).with_context(|| format!("task `{}` came without its files", task.name))?;
-            let profile = task.settings.profiles.get(&self.profile).with_context(|| format!("task `{}` has no profile `{}`", task.name, self.profile))?;
-            let options = eval::Options { profile: profile.clone(), launch_seconds: self.launch_seconds };
+            let files = self
+                .files
+                .get(&task.name)
+                .with_context(|| format!("task `{}` came without its files", task.name))?;
+            let profile = task.settings.profiles.get(&self.profile).with_context(|| {
+                format!("task `{}` has no profile `{}`", task.name, self.profile)
+            })?;
+            let options = eval::Options {
+                profile: profile.clone(),
+                launch_seconds: self.launch_seconds,
+            };
             let pool = Pool::new(files.clone(), options, task.selected(profile).len())?;
             pool.start().await?;
             Ok(Arc::new(pool) as Arc<dyn Evaluator>)
@@ -159,9 +215,17 @@ impl Worker {
 
     async fn receive(&mut self) -> anyhow::Result<Response> {
         let mut line = String::new();
-        let read = (&mut self.output).take(MAX_LINE).read_line(&mut line).await.context("failed to read from a worker")?;
+        let read = (&mut self.output)
+            .take(MAX_LINE)
+            .read_line(&mut line)
+            .await
+            .context("failed to read from a worker")?;
         if read == 0 {
-            let status = self.child.wait().await.context("failed to wait for a worker")?;
+            let status = self
+                .child
+                .wait()
+                .await
+                .context("failed to wait for a worker")?;
             bail!("a worker ended without an answer: {status}");
         }
         serde_json::from_str(&line).context("a worker's answer is not understood")

@@ -22,8 +22,15 @@ pub(super) struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
-    Judge { name: String, source: String, seed: Option<u64> },
-    Duel { challenger: String, incumbent: String },
+    Judge {
+        name: String,
+        source: String,
+        seed: Option<u64>,
+    },
+    Duel {
+        challenger: String,
+        incumbent: String,
+    },
 }
 
 /// A line from a worker: one for the greeting, one for each request.
@@ -65,7 +72,11 @@ impl WireFailure {
                 message: failure.message.clone(),
                 hint: failure.hint.clone(),
             },
-            None => Self { kind: None, message: format!("{error:#}"), hint: None },
+            None => Self {
+                kind: None,
+                message: format!("{error:#}"),
+                hint: None,
+            },
         }
     }
 
@@ -76,6 +87,11 @@ impl WireFailure {
             Some(WireKind::Reference) => Kind::Reference,
             None => return anyhow::anyhow!("{}", self.message),
         };
-        Failure { kind, message: self.message, hint: self.hint }.into()
+        Failure {
+            kind,
+            message: self.message,
+            hint: self.hint,
+        }
+        .into()
     }
 }

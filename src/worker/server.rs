@@ -21,33 +21,55 @@ const MAX_SHARED_BYTES: i64 = 227 * 1024;
 pub fn serve() -> anyhow::Result<()> {
     let mut output = private_output()?;
     let mut lines = BufReader::new(std::io::stdin().lock()).lines();
-    let Some(hello) = lines.next() else { return Ok(()) };
+    let Some(hello) = lines.next() else {
+        return Ok(());
+    };
     let hello: Hello = serde_json::from_str(&hello?).context("the greeting is not understood")?;
     if hello.version != VERSION {
-        bail!("the driver speaks version {} of the worker protocol, this worker {VERSION}: kforge was replaced while it ran", hello.version);
+        bail!(
+            "the driver speaks version {} of the worker protocol, this worker {VERSION}: kforge was replaced while it ran",
+            hello.version
+        );
     }
     let task = match hello.files.load() {
         Ok(task) => task,
-        Err(failure) => return send(&mut output, &Response::Failure(WireFailure::of(&failure.into()))),
+        Err(failure) => {
+            return send(
+                &mut output,
+                &Response::Failure(WireFailure::of(&failure.into())),
+            );
+        }
     };
     let device = match CpuDevice::new() {
         Ok(device) => device,
         Err(error) => return send(&mut output, &Response::Failure(WireFailure::of(&error))),
     };
     let identity = device.identity();
-    let machine = Machine { sm_count: i64::from(identity.cores.unwrap_or(1)), max_shared_bytes: MAX_SHARED_BYTES };
+    let machine = Machine {
+        sm_count: i64::from(identity.cores.unwrap_or(1)),
+        max_shared_bytes: MAX_SHARED_BYTES,
+    };
     let mut judge = match Judge::new(&device, &task, hello.options, machine) {
         Ok(judge) => judge,
         Err(error) => return send(&mut output, &Response::Failure(WireFailure::of(&error))),
     };
     send(&mut output, &Response::Ready(identity))?;
     for line in lines {
-        let request: Request = serde_json::from_str(&line?).context("a request is not understood")?;
+        let request: Request =
+            serde_json::from_str(&line?).context("a request is not understood")?;
         let answer = match request {
-            Request::Judge { name, source, seed } => judge.judge(&name, &source, seed).map(|verdict| Response::Verdict(Box::new(verdict))),
-            Request::Duel { challenger, incumbent } => judge.duel(&challenger, &incumbent).map(Response::Duel),
+            Request::Judge { name, source, seed } => judge
+                .judge(&name, &source, seed)
+                .map(|verdict| Response::Verdict(Box::new(verdict))),
+            Request::Duel {
+                challenger,
+                incumbent,
+            } => judge.duel(&challenger, &incumbent).map(Response::Duel),
         };
-        send(&mut output, &answer.unwrap_or_else(|error| Response::Failure(WireFailure::of(&error))))?;
+        send(
+            &mut output,
+            &answer.unwrap_or_else(|error| Response::Failure(WireFailure::of(&error))),
+        )?;
     }
     Ok(())
 }
@@ -60,7 +82,8 @@ fn private_output() -> anyhow::Result<File> {
     unsafe {
         let copy = libc::fcntl(stdout, libc::F_DUPFD_CLOEXEC, 3);
         if copy < 0 || libc::dup2(stderr, stdout) < 0 {
-            return Err(std::io::Error::last_os_error()).context("failed to set the worker's standard output apart");
+            return Err(std::io::Error::last_os_error())
+                .context("failed to set the worker's standard output apart");
         }
         Ok(File::from_raw_fd(copy))
     }
@@ -69,5 +92,7 @@ fn private_output() -> anyhow::Result<File> {
 fn send(output: &mut File, response: &Response) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');
-    output.write_all(&line).context("the driver has closed the pipe")
+    output
+        .write_all(&line)
+        .context("the driver has closed the pipe")
 }

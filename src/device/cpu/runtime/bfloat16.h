@@ -32,6 +32,9 @@ struct __nv_bfloat162_raw {
 #define KFORGE_NARROW_TO_FLOAT(bits) ::kforge::bfloat16_to_float(bits)
 #define KFORGE_NARROW_INFINITY 0x7f80
 #define KFORGE_NARROW_NAN 0x7fff
+// Half a unit in the last place, in the bits of a float; and the least number with all its places.
+#define KFORGE_NARROW_HALF_UNIT 0x8000
+#define KFORGE_NARROW_LEAST_NORMAL 0x1p-126f
 #include "narrow_type.h"
 #undef KFORGE_NARROW
 #undef KFORGE_NARROW_2
@@ -41,6 +44,8 @@ struct __nv_bfloat162_raw {
 #undef KFORGE_NARROW_TO_FLOAT
 #undef KFORGE_NARROW_INFINITY
 #undef KFORGE_NARROW_NAN
+#undef KFORGE_NARROW_HALF_UNIT
+#undef KFORGE_NARROW_LEAST_NORMAL
 
 typedef __nv_bfloat16 nv_bfloat16;
 typedef __nv_bfloat162 nv_bfloat162;

@@ -83,7 +83,15 @@ inline uint32_t first_from(uint32_t lanes, uint32_t lane) {
     return static_cast<uint32_t>(__builtin_ctz(behind != 0 ? behind : lanes));
 }
 
-// The block has no thread that can run.
+// What the thread reads as its own place.
+inline void become(Worker& w, uint32_t thread) {
+    w.thread = thread;
+    w.warp = &w.warps[thread / LANES];
+    current_thread = w.places[thread];
+    current_lane = thread % LANES;
+}
+
+// The block has no thread that can run. The record names one that waits.
 [[noreturn]] inline void report_deadlock(Worker& w) {
     char waits[160] = "";
     for (uint32_t i = 0; i < w.warp_count && waits[0] == 0; ++i) {
@@ -93,6 +101,7 @@ inline uint32_t first_from(uint32_t lanes, uint32_t lane) {
         const uint32_t mask = static_cast<uint32_t>(warp.keys[lane]);
         const uint32_t missing = mask & warp.live & ~warp.waiting;
         const Place& place = w.places[i * LANES + lane];
+        become(w, i * LANES + lane);
         const char* name = name_of(static_cast<Collective>(warp.keys[lane] >> 32));
         if (missing != 0) {
             snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x for lanes 0x%08x", place.x, place.y, place.z,
@@ -149,14 +158,6 @@ inline uint32_t next_in_turn(const Worker& w) {
         if (w.warps[i].ready != 0) return i * LANES + static_cast<uint32_t>(__builtin_ctz(w.warps[i].ready));
     }
     return index * LANES + static_cast<uint32_t>(__builtin_ctz(w.warp->ready));
-}
-
-// What the thread reads as its own place.
-inline void become(Worker& w, uint32_t thread) {
-    w.thread = thread;
-    w.warp = &w.warps[thread / LANES];
-    current_thread = w.places[thread];
-    current_lane = thread % LANES;
 }
 
 // Marks a thread that is about to run for the first time.

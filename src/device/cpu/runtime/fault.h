@@ -92,9 +92,14 @@ inline void on_signal(int signal, siginfo_t* info, void*) {
         if (fault.message[0] == 0) strncpy(fault.message, message, sizeof(fault.message) - 1);
         __atomic_store_n(&fault.kind, kind, __ATOMIC_RELEASE);
     } else if (control_page != nullptr) {
+        // Another thread is writing the record, and will end the process.
         for (int waited = 0; waited < 1000 && control_page->fault.kind == FAULT_NONE; ++waited) usleep(100);
     }
-    // The handler is gone after one use: returning repeats the fault, which now ends the process by its signal.
+    // Returning repeats the fault, which now ends the process by its signal. One that was sent is sent again.
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = SIG_DFL;
+    sigaction(signal, &action, nullptr);
     if (info->si_code <= 0) raise(signal);
 }
 
@@ -102,7 +107,7 @@ inline void handle_signals() {
     struct sigaction action;
     memset(&action, 0, sizeof(action));
     action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | static_cast<int>(SA_RESETHAND);
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigemptyset(&action.sa_mask);
     constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
     for (int signal : SIGNALS) sigaction(signal, &action, nullptr);

@@ -106,7 +106,8 @@ class coalesced_group : public warp_group {
     explicit coalesced_group(unsigned int mask) : warp_group(mask) {}
 };
 
-inline __attribute__((always_inline)) coalesced_group coalesced_threads() { return coalesced_group(__activemask()); }
+inline coalesced_group coalesced_threads_at(unsigned int place) { return coalesced_group(::kforge::active_lanes(place)); }
+#define coalesced_threads() coalesced_threads_at(__COUNTER__)
 
 template <typename Group>
 inline void sync(const Group& group) {

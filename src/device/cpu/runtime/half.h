@@ -65,6 +65,9 @@ struct __half2_raw {
 #define KFORGE_NARROW_TO_FLOAT(bits) ::kforge::half_to_float(bits)
 #define KFORGE_NARROW_INFINITY 0x7c00
 #define KFORGE_NARROW_NAN 0x7fff
+// Half a unit in the last place, in the bits of a float; and the least number with all its places.
+#define KFORGE_NARROW_HALF_UNIT 0x1000
+#define KFORGE_NARROW_LEAST_NORMAL 0x1p-14f
 #include "narrow_type.h"
 #undef KFORGE_NARROW
 #undef KFORGE_NARROW_2
@@ -74,6 +77,8 @@ struct __half2_raw {
 #undef KFORGE_NARROW_TO_FLOAT
 #undef KFORGE_NARROW_INFINITY
 #undef KFORGE_NARROW_NAN
+#undef KFORGE_NARROW_HALF_UNIT
+#undef KFORGE_NARROW_LEAST_NORMAL
 
 typedef __half half;
 typedef __half2 half2;

@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cfloat>
 #include <climits>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "runtime.h"
 #include "vectors.h"
@@ -36,7 +38,6 @@
 // Without `inline`, which sources often write beside it, and may be written once only.
 #define __forceinline__ __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
-#define __restrict __restrict__
 #if !defined(__clang__)
 #define __builtin_assume(condition) ((condition) ? (void)0 : __builtin_unreachable())
 #endif
@@ -71,6 +72,14 @@ inline void __nanosleep(unsigned) { ::kforge::yield(); }
 
 // ---- Clocks and faults ----
 
+// The C library declares these names, so a definition must not differ from its declaration; none is ever emitted.
+#define KFORGE_LIBRARY extern "C" inline __attribute__((always_inline, gnu_inline))
+#if defined(__GLIBC__)
+#define KFORGE_AS_DECLARED noexcept
+#else
+#define KFORGE_AS_DECLARED
+#endif
+KFORGE_LIBRARY clock_t clock() KFORGE_AS_DECLARED { return (clock_t)::kforge::device_clock(); }
 inline long long clock64() { return (long long)::kforge::device_clock(); }
 inline unsigned long long __clock64() { return ::kforge::device_clock(); }
 inline unsigned long long __globaltimer() { return ::kforge::global_timer(); }

@@ -7,14 +7,11 @@
 
 #include "language.h"
 
-// The C library declares these names, so a definition must not differ from its declaration; none is ever emitted.
-#define KFORGE_LIBRARY extern "C" inline __attribute__((always_inline, gnu_inline))
-
 // Without a promise that there are no NaNs, compilers call the library for these.
-KFORGE_LIBRARY float fmaxf(float a, float b) noexcept { return a > b || b != b ? a : b; }
-KFORGE_LIBRARY float fminf(float a, float b) noexcept { return a < b || b != b ? a : b; }
-KFORGE_LIBRARY double fmax(double a, double b) noexcept { return a > b || b != b ? a : b; }
-KFORGE_LIBRARY double fmin(double a, double b) noexcept { return a < b || b != b ? a : b; }
+KFORGE_LIBRARY float fmaxf(float a, float b) KFORGE_AS_DECLARED { return a > b || b != b ? a : b; }
+KFORGE_LIBRARY float fminf(float a, float b) KFORGE_AS_DECLARED { return a < b || b != b ? a : b; }
+KFORGE_LIBRARY double fmax(double a, double b) KFORGE_AS_DECLARED { return a > b || b != b ? a : b; }
+KFORGE_LIBRARY double fmin(double a, double b) KFORGE_AS_DECLARED { return a < b || b != b ? a : b; }
 
 namespace kforge {
 
@@ -72,12 +69,15 @@ inline __attribute__((always_inline)) float fast_log2(float x) {
     return !(x >= 0.0f) ? __builtin_nanf("") : result;
 }
 
-// Sine (quarter 0) or cosine (quarter 1); good where |x| is at most some thousands.
+// Sine (quarter 0) or cosine (quarter 1); accurate where |x| is at most some thousands.
 inline __attribute__((always_inline)) float fast_wave(float x, int quarter) {
     const float turns = __builtin_rintf(x * 0.636619772f);
     float r = __builtin_fmaf(turns, -1.57079637f, x);
     r = __builtin_fmaf(turns, 4.37113883e-8f, r);
-    const int quadrant = (int)turns + quarter;
+    // Beyond that nothing is left of the argument, and the result only stays within its range.
+    r = r > 0.8f ? 0.8f : r;
+    r = r < -0.8f ? -0.8f : r;
+    const int quadrant = (int)(fabsf(turns) < 1e9f ? turns : 0.0f) + quarter;
     const float square = r * r;
     const float sine = r + r * square * ((-1.9515295891e-4f * square + 8.3321608736e-3f) * square - 1.6666654611e-1f);
     const float cosine = 1.0f - 0.5f * square + square * square * ((2.443315711809948e-5f * square - 1.388731625493765e-3f) * square + 4.166664568298827e-2f);
@@ -87,22 +87,22 @@ inline __attribute__((always_inline)) float fast_wave(float x, int quarter) {
 
 }  // namespace kforge
 
-KFORGE_LIBRARY float __expf(float x) noexcept { return ::kforge::fast_exp2(x * 1.44269504f); }
-KFORGE_LIBRARY float __exp10f(float x) noexcept { return ::kforge::fast_exp2(x * 3.32192809f); }
-KFORGE_LIBRARY float __exp2f(float x) noexcept { return ::kforge::fast_exp2(x); }
-KFORGE_LIBRARY float __logf(float x) noexcept { return ::kforge::fast_log2(x) * 0.693147181f; }
-KFORGE_LIBRARY float __log2f(float x) noexcept { return ::kforge::fast_log2(x); }
-KFORGE_LIBRARY float __log10f(float x) noexcept { return ::kforge::fast_log2(x) * 0.301029996f; }
-KFORGE_LIBRARY float __powf(float x, float y) noexcept { return ::kforge::fast_exp2(y * ::kforge::fast_log2(x)); }
-KFORGE_LIBRARY float __sinf(float x) noexcept { return ::kforge::fast_wave(x, 0); }
-KFORGE_LIBRARY float __cosf(float x) noexcept { return ::kforge::fast_wave(x, 1); }
-KFORGE_LIBRARY float __tanf(float x) noexcept { return ::kforge::fast_wave(x, 0) / ::kforge::fast_wave(x, 1); }
-KFORGE_LIBRARY float __tanhf(float x) noexcept {
+KFORGE_LIBRARY float __expf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(x * 1.44269504f); }
+KFORGE_LIBRARY float __exp10f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(x * 3.32192809f); }
+KFORGE_LIBRARY float __exp2f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(x); }
+KFORGE_LIBRARY float __logf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_log2(x) * 0.693147181f; }
+KFORGE_LIBRARY float __log2f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_log2(x); }
+KFORGE_LIBRARY float __log10f(float x) KFORGE_AS_DECLARED { return ::kforge::fast_log2(x) * 0.301029996f; }
+KFORGE_LIBRARY float __powf(float x, float y) KFORGE_AS_DECLARED { return ::kforge::fast_exp2(y * ::kforge::fast_log2(x)); }
+KFORGE_LIBRARY float __sinf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_wave(x, 0); }
+KFORGE_LIBRARY float __cosf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_wave(x, 1); }
+KFORGE_LIBRARY float __tanf(float x) KFORGE_AS_DECLARED { return ::kforge::fast_wave(x, 0) / ::kforge::fast_wave(x, 1); }
+KFORGE_LIBRARY float __tanhf(float x) KFORGE_AS_DECLARED {
     const float bound = x > 10.0f ? 10.0f : x < -10.0f ? -10.0f : x;
     const float power = ::kforge::fast_exp2(bound * 2.88539008f);
-    return (power - 1.0f) / (power + 1.0f);
+    return fabsf(x) < 0.03f ? x - x * x * x * 0.333333333f : (power - 1.0f) / (power + 1.0f);
 }
-KFORGE_LIBRARY void __sincosf(float x, float* sine, float* cosine) noexcept {
+KFORGE_LIBRARY void __sincosf(float x, float* sine, float* cosine) KFORGE_AS_DECLARED {
     *sine = ::kforge::fast_wave(x, 0);
     *cosine = ::kforge::fast_wave(x, 1);
 }
@@ -138,7 +138,6 @@ inline float norm4df(float x, float y, float z, float w) { return sqrtf(x * x + 
 inline float fdividef(float x, float y) { return x / y; }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __saturatef(float x) { return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f; }
-inline float saturate(float x) { return __saturatef(x); }
 
 // Rounding modes: to nearest is exact; the directed ones step from it, which double precision shows to be due.
 #define KFORGE_ROUNDED(name, parameters, single, exact)                                                            \

@@ -71,8 +71,12 @@ inline KFORGE_NARROW __hdiv(KFORGE_NARROW a, KFORGE_NARROW b) { return KFORGE_NA
 inline KFORGE_NARROW __hadd_rn(KFORGE_NARROW a, KFORGE_NARROW b) { return __hadd(a, b); }
 inline KFORGE_NARROW __hsub_rn(KFORGE_NARROW a, KFORGE_NARROW b) { return __hsub(a, b); }
 inline KFORGE_NARROW __hmul_rn(KFORGE_NARROW a, KFORGE_NARROW b) { return __hmul(a, b); }
-// The product is exact in double; the sum is rounded once.
+// Rounded once. A float that does not lie half way between two results rounds on as the exact sum would; else the product
+// is exact in double, and the sum is rounded to odd.
 inline KFORGE_NARROW __hfma(KFORGE_NARROW a, KFORGE_NARROW b, KFORGE_NARROW c) {
+    const float sum = __builtin_fmaf(a, b, c);
+    const bool tie = (::kforge::bits_of(sum) & (2 * KFORGE_NARROW_HALF_UNIT - 1)) == KFORGE_NARROW_HALF_UNIT;
+    if (__builtin_expect(!tie && (fabsf(sum) >= KFORGE_NARROW_LEAST_NORMAL || sum == 0.0f), 1)) return KFORGE_NARROW(sum);
     return KFORGE_NARROW(::kforge::odd_float(::kforge::odd_sum((double)(float)a * (double)(float)b, (double)(float)c)));
 }
 inline KFORGE_NARROW __hneg(KFORGE_NARROW a) { return ::kforge::narrow_of<KFORGE_NARROW>(a.__x ^ 0x8000); }

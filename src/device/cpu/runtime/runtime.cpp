@@ -122,11 +122,11 @@ __attribute__((noinline)) uint32_t block_barrier(Vote vote, uint32_t predicate) 
     }
 }
 
-__attribute__((noinline)) uint32_t active_lanes() {
+__attribute__((noinline)) uint32_t active_lanes(uint32_t place) {
     Worker& w = *worker;
     Warp& warp = *w.warp;
     const uint32_t lane = w.thread % LANES;
-    warp.values[lane] = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+    warp.values[lane] = place;
     warp.querying |= 1u << lane;
     warp.ready &= ~(1u << lane);
     const uint32_t next = next_thread(w);

@@ -52,8 +52,8 @@ KFORGE_THREAD_LOCAL void* const dynamic_shared asm("kforge_dynamic_shared");
 uint64_t collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) asm("kforge_collective");
 // Waits until every live thread of the block has called; the vote is over those calls.
 uint32_t block_barrier(Vote vote, uint32_t predicate) asm("kforge_block_barrier");
-// The lanes of this warp that stand at the same call once no other lane can go on.
-uint32_t active_lanes() asm("kforge_active_lanes");
+// The lanes of this warp that stand at the same place in the source, once no other lane can go on.
+uint32_t active_lanes(uint32_t place) asm("kforge_active_lanes");
 // Lets other threads of the block run: called where a thread polls for what another may write.
 void yield() asm("kforge_yield");
 

@@ -106,8 +106,9 @@ inline int __uni_sync(unsigned mask, int predicate) {
     const uint64_t votes = ::kforge::collective(mask, ::kforge::Collective::ballot, predicate != 0, 0);
     return (uint32_t)votes == 0 || (uint32_t)votes == (uint32_t)(votes >> 32);
 }
-// Always inlined: the lanes that stand at the same place in the source are active together.
-inline __attribute__((always_inline)) unsigned __activemask() { return ::kforge::active_lanes(); }
+// The lanes that stand at the same place in the source are active together. A macro, because an optimiser may merge the
+// calls of two branches into one.
+#define __activemask() ::kforge::active_lanes(__COUNTER__)
 
 // ---- Reductions and matches ----
 

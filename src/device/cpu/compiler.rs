@@ -1,0 +1,447 @@
+//! The system's C++ compiler: found once, run under limits, its results kept by content.
+//!
+//! The compiler is a child with an empty environment, a deadline, and limits on memory and output. What it says about a
+//! candidate is untrusted text, and is shown with the kernel file's own lines.
+
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use include_dir::{Dir, include_dir};
+
+use crate::base::{Digest, Failure};
+use crate::device::Refusal;
+use crate::verdict::{Evidence, Status};
+
+static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
+
+/// The flags of header and candidate alike: a precompiled header is used only under its own.
+const FLAGS: &[&str] = &[
+    "-std=gnu++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-strict-aliasing",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fstack-clash-protection",
+    "-fno-pie",
+    "-w",
+    "-fmax-errors=20",
+];
+const FAST_MATH: &[&str] = &["-ffast-math", "-fno-finite-math-only"];
+/// The runtime's own flags: wide vectors in its switch cost more than they bring.
+const RUNTIME_FLAGS: &[&str] = &[
+    "-std=gnu++17",
+    "-O2",
+    "-march=native",
+    "-fno-tree-vectorize",
+    "-fno-strict-aliasing",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-pie",
+    "-w",
+];
+const LINK_FLAGS: &[&str] = &["-no-pie", "-pthread", "-Wl,--as-needed"];
+
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+const MEMORY_LIMIT: u64 = 4 << 30;
+const FILE_LIMIT: u64 = 256 << 20;
+/// The most that is kept of what a compiler says.
+const LOG_LIMIT: usize = 4096;
+
+/// A compiler that works.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    pub path: PathBuf,
+    /// The first line of `--version`.
+    pub version: String,
+}
+
+/// A compiler with its precompiled headers, and where results are kept.
+#[derive(Debug)]
+pub(super) struct Toolchain {
+    compiler: Compiler,
+    /// Holds the runtime's sources, the precompiled headers and `runtime.o`.
+    runtime: PathBuf,
+    programs: PathBuf,
+    fingerprint: Digest,
+}
+
+/// What a run of the compiler gave.
+enum Run {
+    Done,
+    Failed(String),
+    TimedOut,
+}
+
+/// The first of `$CXX`, `c++`, `g++` and `clang++` that answers.
+pub fn find() -> Result<Compiler, Failure> {
+    let named = std::env::var("CXX").ok().filter(|name| !name.is_empty());
+    for name in named
+        .iter()
+        .map(String::as_str)
+        .chain(["c++", "g++", "clang++"])
+    {
+        let Some(path) = which(name) else { continue };
+        let Ok(output) = Command::new(&path)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+        else {
+            continue;
+        };
+        if output.status.success() {
+            let version = String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            return Ok(Compiler { path, version });
+        }
+    }
+    Err(Failure::environment("no C++ compiler was found: looked for `$CXX`, `c++`, `g++` and `clang++`")
+        .hint("install one, for example with `apt install g++`, or name one in the environment variable CXX"))
+}
+
+fn which(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Path::new(name).is_file().then(|| PathBuf::from(name));
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Where compiled kernels are kept: `$KFORGE_CACHE_DIR`, `$XDG_CACHE_HOME/kforge`, `~/.cache/kforge`, or a temporary folder.
+fn cache_folder() -> PathBuf {
+    let given = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    given("KFORGE_CACHE_DIR")
+        .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("kforge")))
+        .or_else(|| given("HOME").map(|folder| folder.join(".cache/kforge")))
+        .unwrap_or_else(|| std::env::temp_dir().join("kforge-cache"))
+}
+
+impl Toolchain {
+    /// Finds the compiler and builds what all candidates share, unless an earlier process did.
+    pub(super) fn open() -> anyhow::Result<Self> {
+        let compiler = find()?;
+        let mut parts = vec![
+            compiler.version.clone(),
+            compiler.path.display().to_string(),
+            processor(),
+            FLAGS.concat(),
+            RUNTIME_FLAGS.concat(),
+        ];
+        each_file(&RUNTIME, &mut |path, contents| {
+            parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
+        });
+        let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
+        let cache = cache_folder();
+        let toolchain = Self {
+            compiler,
+            runtime: cache.join(format!("runtime-{fingerprint}")),
+            programs: cache.join("programs"),
+            fingerprint,
+        };
+        std::fs::create_dir_all(&toolchain.programs)
+            .map_err(|error| unwritable(&toolchain.programs, &error))?;
+        if !toolchain.runtime.is_dir() {
+            toolchain.build_runtime(&cache)?;
+        }
+        Ok(toolchain)
+    }
+
+    /// In a folder of its own that is renamed when it is whole: another process may be doing the same.
+    fn build_runtime(&self, cache: &Path) -> anyhow::Result<()> {
+        let building = tempfile::Builder::new()
+            .prefix("building-")
+            .tempdir_in(cache)
+            .map_err(|error| unwritable(cache, &error))?;
+        let folder = building.path();
+        let mut written = Ok(());
+        each_file(&RUNTIME, &mut |path, contents| {
+            let file = folder.join(path);
+            let result = file
+                .parent()
+                .map_or(Ok(()), std::fs::create_dir_all)
+                .and_then(|()| std::fs::write(&file, contents));
+            if written.is_ok() {
+                written = result.map_err(|error| unwritable(&file, &error));
+            }
+        });
+        written?;
+        let header = folder.join("kforge_cuda.h");
+        for (name, extra) in [("plain", [].as_slice()), ("fast_math", FAST_MATH)] {
+            // gcc looks for `NAME.gch`, and in a folder of that name for one that fits the flags.
+            let gch = folder.join("kforge_cuda.h.gch");
+            std::fs::create_dir_all(&gch).map_err(|error| unwritable(&gch, &error))?;
+            let arguments = [&["-x", "c++-header"], FLAGS, extra].concat();
+            self.shared_step(folder, &arguments, &header, &gch.join(name))?;
+        }
+        self.shared_step(
+            folder,
+            &[RUNTIME_FLAGS, &["-c"]].concat(),
+            &folder.join("runtime.cpp"),
+            &folder.join("runtime.o"),
+        )?;
+        match std::fs::rename(folder, &self.runtime) {
+            Ok(()) => Ok(()),
+            Err(_) if self.runtime.is_dir() => Ok(()),
+            Err(error) => Err(unwritable(&self.runtime, &error).into()),
+        }
+    }
+
+    fn shared_step(
+        &self,
+        folder: &Path,
+        arguments: &[&str],
+        source: &Path,
+        output: &Path,
+    ) -> anyhow::Result<()> {
+        let mut command = self.command(folder);
+        command.args(arguments).arg(source).arg("-o").arg(output);
+        match run(command)? {
+            Run::Done => Ok(()),
+            Run::Failed(log) => Err(Failure::environment(format!("`{}` cannot compile kforge's CPU runtime:\n{log}", self.compiler.path.display()))
+                .hint("a compiler for C++17 is needed, such as g++ 9 or clang++ 10: name one in the environment variable CXX")
+                .into()),
+            Run::TimedOut => Err(Failure::environment(format!("`{}` took more than {} s for kforge's CPU runtime", self.compiler.path.display(), TIME_LIMIT.as_secs())).into()),
+        }
+    }
+
+    /// Compiles and links one translation unit. Gives the executable and the seconds that it took: about 0 where it was kept.
+    pub(super) fn build(
+        &self,
+        text: &str,
+        fast_math: bool,
+    ) -> anyhow::Result<Result<(PathBuf, f64), Refusal>> {
+        let begun = Instant::now();
+        let key = Digest::of_parts([
+            text.as_bytes(),
+            &[u8::from(fast_math)],
+            self.fingerprint.to_string().as_bytes(),
+        ]);
+        let executable = self.programs.join(key.to_string());
+        if executable.is_file() {
+            return Ok(Ok((executable, begun.elapsed().as_secs_f64())));
+        }
+        let building = tempfile::Builder::new()
+            .prefix("candidate-")
+            .tempdir()
+            .context("failed to make a folder for compiling")?;
+        let folder = building.path();
+        let source = folder.join("unit.cpp");
+        std::fs::write(&source, text).map_err(|error| unwritable(&source, &error))?;
+        let mut command = self.command(folder);
+        command
+            .args(FLAGS)
+            .args(if fast_math { FAST_MATH } else { &[] })
+            .args(["-c", "unit.cpp", "-o", "unit.o"]);
+        match run(command)? {
+            Run::Done => {}
+            Run::Failed(log) => return Ok(Err(compile_error(&log))),
+            Run::TimedOut => {
+                let reason = format!("the compiler took more than {} s", TIME_LIMIT.as_secs());
+                return Ok(Err(Refusal {
+                    status: Status::CompileTimeout,
+                    reason,
+                    evidence: Evidence::default(),
+                }));
+            }
+        }
+        let mut command = self.command(folder);
+        command
+            .args(["unit.o"])
+            .arg(self.runtime.join("runtime.o"))
+            .args(LINK_FLAGS)
+            .args(["-o", "program"]);
+        match run(command)? {
+            Run::Done => {}
+            Run::Failed(log) => return Ok(Err(compile_error(&log))),
+            Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
+        }
+        // Onto the cache's file system first, then in one step to its name.
+        let beside = tempfile::NamedTempFile::new_in(&self.programs)
+            .map_err(|error| unwritable(&self.programs, &error))?;
+        std::fs::copy(folder.join("program"), beside.path())
+            .map_err(|error| unwritable(&executable, &error))?;
+        // Closed before it is renamed: a file that is open for writing cannot be executed.
+        let beside = beside.into_temp_path();
+        beside
+            .persist(&executable)
+            .map_err(|error| unwritable(&executable, &error.error))?;
+        Ok(Ok((executable, begun.elapsed().as_secs_f64())))
+    }
+
+    fn command(&self, folder: &Path) -> Command {
+        let mut command = Command::new(&self.compiler.path);
+        let runtime = if self.runtime.is_dir() {
+            self.runtime.as_path()
+        } else {
+            folder
+        };
+        command
+            .arg("-I")
+            .arg(runtime)
+            .arg("-I")
+            .arg(runtime.join("include"))
+            .current_dir(folder);
+        command.env_clear().env("TMPDIR", folder).env("LC_ALL", "C");
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        command
+    }
+}
+
+/// Runs a compiler in a process group of its own, under limits.
+fn run(mut command: Command) -> anyhow::Result<Run> {
+    let mut log =
+        tempfile::tempfile().context("failed to make a file for the compiler's output")?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log.try_clone()?)
+        .process_group(0);
+    // SAFETY: between fork and exec only setrlimit is called, which is async-signal-safe, on values that were made before.
+    unsafe {
+        command.pre_exec(|| {
+            for (resource, limit) in [
+                (libc::RLIMIT_AS, MEMORY_LIMIT),
+                (libc::RLIMIT_FSIZE, FILE_LIMIT),
+                (libc::RLIMIT_CORE, 0),
+            ] {
+                let limit = libc::rlimit {
+                    rlim_cur: limit,
+                    rlim_max: limit,
+                };
+                if libc::setrlimit(resource, &raw const limit) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    let program = command.get_program().to_owned();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("failed to run `{}`", program.display()))?;
+    let watch = super::watchdog::Watch::start(child.id() as libc::pid_t, TIME_LIMIT);
+    let status = child.wait().context("failed to wait for the compiler")?;
+    if watch.stop() {
+        return Ok(Run::TimedOut);
+    }
+    if status.success() {
+        return Ok(Run::Done);
+    }
+    let mut text = Vec::new();
+    log.rewind()?;
+    Read::by_ref(&mut log)
+        .take(1 << 20)
+        .read_to_end(&mut text)?;
+    Ok(Run::Failed(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// A compiler's words about a candidate: the first error's line, and a log without the folder's name.
+fn compile_error(log: &str) -> Refusal {
+    let wanted = |line: &&str| {
+        !line.starts_with("compilation terminated")
+            && !line.contains("kforge_cuda.h")
+            && !line.starts_with("In file included")
+    };
+    let mut shown = String::new();
+    for line in log.lines().filter(wanted) {
+        if shown.len() + line.len() > LOG_LIMIT {
+            shown.push_str("…\n");
+            break;
+        }
+        shown.push_str(line);
+        shown.push('\n');
+    }
+    let located = |line: &str| {
+        let mut parts = line.strip_prefix("kernel.cu:")?.splitn(3, ':');
+        let number = parts.next()?.parse::<u32>().ok()?;
+        let message = parts.last()?.trim();
+        Some((
+            number,
+            message
+                .strip_prefix("error: ")
+                .or_else(|| message.strip_prefix("fatal error: "))?
+                .to_owned(),
+        ))
+    };
+    let first = log.lines().find_map(located);
+    let other = || {
+        log.lines().find_map(|line| {
+            line.split_once("error: ")
+                .map(|(_, message)| message.trim().to_owned())
+        })
+    };
+    let (line, reason) = match first {
+        Some((line, message)) => (Some(line), format!("line {line}: {message}")),
+        None => (
+            None,
+            other().unwrap_or_else(|| "the compiler failed".to_owned()),
+        ),
+    };
+    Refusal {
+        status: Status::CompileError,
+        reason,
+        evidence: Evidence {
+            line,
+            log: Some(shown),
+            ..Evidence::default()
+        },
+    }
+}
+
+/// What `-march=native` depends on.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let wanted = |line: &&str| {
+        ["model name", "flags", "CPU part", "Features"]
+            .iter()
+            .any(|key| line.starts_with(key))
+    };
+    let first: Vec<_> = text
+        .split("\n\n")
+        .next()
+        .unwrap_or_default()
+        .lines()
+        .filter(wanted)
+        .collect();
+    first.concat()
+}
+
+fn each_file(folder: &Dir<'static>, visit: &mut dyn FnMut(&'static Path, &'static [u8])) {
+    for file in folder.files() {
+        visit(file.path(), file.contents());
+    }
+    for inner in folder.dirs() {
+        each_file(inner, visit);
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::environment(format!("failed to write `{}`: {error}", path.display())).hint(
+        "make room there, or name another folder in the environment variable KFORGE_CACHE_DIR",
+    )
+}
+
+/// A folder with nothing in it, for processes that need no files.
+pub(super) fn empty_folder() -> anyhow::Result<PathBuf> {
+    let folder = std::env::temp_dir().join("kforge-empty");
+    std::fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, &error))?;
+    Ok(folder)
+}

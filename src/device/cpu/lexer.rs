@@ -1,0 +1,175 @@
+//! The tokens of a C++ source, as far as finding declarations and forbidden words needs them. Never fails, whatever the text.
+
+use std::ops::Range;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) kind: TokenKind,
+    pub(super) range: Range<usize>,
+    /// Counted from 1.
+    pub(super) line: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenKind {
+    /// Identifiers and keywords.
+    Word,
+    Number,
+    /// String and character literals.
+    Literal,
+    /// A whole preprocessor line, continuation lines included.
+    Directive,
+    /// One character of punctuation.
+    Symbol,
+}
+
+/// All tokens; comments and white space are left out.
+pub(super) fn tokens(source: &str) -> Vec<Token> {
+    let bytes = source.as_bytes();
+    let mut tokens = Vec::new();
+    let (mut position, mut line, mut at_line_start) = (0, 1u32, true);
+    while position < bytes.len() {
+        let start = position;
+        let byte = bytes[position];
+        let kind = match byte {
+            b'\n' => {
+                at_line_start = true;
+                line += 1;
+                position += 1;
+                continue;
+            }
+            _ if byte.is_ascii_whitespace() => {
+                position += 1;
+                continue;
+            }
+            b'/' if bytes.get(position + 1) == Some(&b'/') => {
+                position = end_of_line(bytes, position);
+                continue;
+            }
+            b'/' if bytes.get(position + 1) == Some(&b'*') => {
+                let end = source[position + 2..]
+                    .find("*/")
+                    .map_or(bytes.len(), |offset| position + 2 + offset + 2);
+                line += newlines(&bytes[position..end]);
+                position = end;
+                continue;
+            }
+            b'#' if at_line_start => {
+                position = end_of_line(bytes, position);
+                TokenKind::Directive
+            }
+            b'"' | b'\'' => {
+                position = end_of_literal(source, position);
+                TokenKind::Literal
+            }
+            _ if byte.is_ascii_digit() => {
+                while position < bytes.len()
+                    && (bytes[position].is_ascii_alphanumeric()
+                        || matches!(bytes[position], b'.' | b'\'' | b'_'))
+                {
+                    position += 1;
+                }
+                TokenKind::Number
+            }
+            _ if is_word(byte) => {
+                while position < bytes.len() && is_word(bytes[position]) {
+                    position += 1;
+                }
+                let raw_string =
+                    bytes.get(position) == Some(&b'"') && source[start..position].ends_with('R');
+                if raw_string {
+                    position = end_of_raw_string(source, position);
+                    TokenKind::Literal
+                } else {
+                    TokenKind::Word
+                }
+            }
+            _ => {
+                position += source[position..].chars().next().map_or(1, char::len_utf8);
+                TokenKind::Symbol
+            }
+        };
+        at_line_start = false;
+        tokens.push(Token {
+            kind,
+            range: start..position,
+            line,
+        });
+        line += newlines(&bytes[start..position]);
+    }
+    tokens
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+fn newlines(bytes: &[u8]) -> u32 {
+    bytes.iter().filter(|byte| **byte == b'\n').count() as u32
+}
+
+/// The end of a line that backslashes may continue.
+fn end_of_line(bytes: &[u8], mut position: usize) -> usize {
+    while position < bytes.len() && !(bytes[position] == b'\n' && bytes[position - 1] != b'\\') {
+        position += 1;
+    }
+    position
+}
+
+/// A literal ends at its quote, or where its line does: an unterminated one is the compiler's to report.
+fn end_of_literal(source: &str, start: usize) -> usize {
+    let bytes = source.as_bytes();
+    let mut position = start + 1;
+    while position < bytes.len() && bytes[position] != bytes[start] && bytes[position] != b'\n' {
+        position += if bytes[position] == b'\\' { 2 } else { 1 };
+    }
+    // A backslash may have skipped into the middle of a letter.
+    let mut end = (position + 1).min(bytes.len());
+    while !source.is_char_boundary(end) {
+        end += 1;
+    }
+    end
+}
+
+fn end_of_raw_string(source: &str, quote: usize) -> usize {
+    let Some(open) = source[quote..].find('(') else {
+        return source.len();
+    };
+    let closing = format!("){}\"", &source[quote + 1..quote + open]);
+    source[quote..]
+        .find(&closing)
+        .map_or(source.len(), |offset| quote + offset + closing.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_code_from_comments_literals_and_directives() {
+        let source = "#define A \\\n  asm\n/* asm\n */ x = \"asm\"; // asm\nR\"(asm)\" 'a' 1.5e3f y\n# pragma once";
+        let words: Vec<_> = tokens(source)
+            .into_iter()
+            .filter(|token| token.kind == TokenKind::Word)
+            .map(|token| (&source[token.range], token.line))
+            .collect();
+        assert_eq!(words, [("x", 4), ("y", 5)]);
+        assert_eq!(
+            tokens(source)
+                .iter()
+                .filter(|token| token.kind == TokenKind::Directive)
+                .count(),
+            2
+        );
+    }
+
+    #[test]
+    fn survives_any_text() {
+        let source = "\"\\é R\"x( /* 'é #\\\n";
+        for end in (0..=source.len()).filter(|end| source.is_char_boundary(*end)) {
+            for token in tokens(&source[..end]) {
+                assert!(source.is_char_boundary(token.range.start) && token.range.end <= end);
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The CPU as a device: CUDA C++ compiled by the system's compiler, its threads as fibers, in a process that holds nothing else.
+//!
+//! A time on this device is a CPU time; whoever shows it says so.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+mod arm;
+mod compiler;
+mod control;
+mod lexer;
+mod process;
+mod refuse;
+mod source;
+mod watchdog;
+
+pub use compiler::{Compiler, find as find_compiler};
+
+use super::{Compiled, Device, Opened, Program};
+use crate::kernel::plan::{Plan, Unit};
+use crate::verdict::{DeviceIdentity, Resources};
+
+/// This machine's processor with its C++ compiler.
+pub struct CpuDevice {
+    toolchain: compiler::Toolchain,
+    cores: u32,
+    empty: PathBuf,
+    kept: Rc<RefCell<arm::Kept>>,
+}
+
+impl CpuDevice {
+    /// Finds the compiler and compiles what all candidates share, unless that was done before.
+    ///
+    /// # Errors
+    /// `Failure::environment` where there is no compiler, or no place for its results.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            toolchain: compiler::Toolchain::open()?,
+            cores: cores(),
+            empty: compiler::empty_folder()?,
+            kept: Rc::default(),
+        })
+    }
+}
+
+/// The cores that this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+}
+
+impl Device for CpuDevice {
+    fn identity(&self) -> DeviceIdentity {
+        DeviceIdentity {
+            name: processor_name(),
+            arch: std::env::consts::ARCH.to_owned(),
+            uuid: None,
+            driver: None,
+            cores: Some(self.cores),
+        }
+    }
+
+    fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
+        if let Some(refusal) = refuse::refuse_unit(unit) {
+            return Ok(Compiled::Refused(refusal));
+        }
+        let text = source::translation_unit(unit);
+        Ok(match self.toolchain.build(&text, unit.fast_math)? {
+            Ok((image, compile_seconds)) => Compiled::Ready(Program {
+                image,
+                resources: Resources::default(),
+                compile_seconds,
+                log: String::new(),
+            }),
+            Err(refusal) => Compiled::Refused(refusal),
+        })
+    }
+
+    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened> {
+        if let Some(refusal) = refuse::refuse_plan(plan) {
+            return Ok(Opened::Refused(refusal));
+        }
+        arm::CpuArm::open(
+            &program.image,
+            plan,
+            self.cores,
+            &self.empty,
+            Rc::clone(&self.kept),
+        )
+    }
+}
+
+fn processor_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find_map(|line| {
+        line.strip_prefix("model name")?
+            .split_once(':')
+            .map(|(_, name)| name.trim().to_owned())
+    });
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}

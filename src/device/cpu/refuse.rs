@@ -1,0 +1,281 @@
+//! What is refused before anything is compiled: words that this backend cannot run, and lines that no honest kernel needs.
+//!
+//! These rules give early, clear messages. They are no defence: what runs is held by the process that runs it.
+
+use super::lexer::{Token, TokenKind, tokens};
+use crate::device::Refusal;
+use crate::kernel::plan::{ArgumentType, Plan, Unit};
+use crate::verdict::{Evidence, Status};
+
+/// Headers of CUDA and of the language that the runtime stands in for.
+const HEADERS: &[&str] = &[
+    "assert.h",
+    "cassert",
+    "cfloat",
+    "climits",
+    "cmath",
+    "cooperative_groups.h",
+    "cooperative_groups/reduce.h",
+    "cstddef",
+    "cstdint",
+    "cstdio",
+    "cstring",
+    "cuda.h",
+    "cuda_bf16.h",
+    "cuda_bf16.hpp",
+    "cuda_fp16.h",
+    "cuda_fp16.hpp",
+    "cuda_runtime.h",
+    "cuda_runtime_api.h",
+    "device_functions.h",
+    "device_launch_parameters.h",
+    "device_types.h",
+    "float.h",
+    "limits",
+    "limits.h",
+    "math.h",
+    "math_constants.h",
+    "math_functions.h",
+    "sm_60_atomic_functions.h",
+    "stddef.h",
+    "stdint.h",
+    "stdio.h",
+    "string.h",
+    "type_traits",
+    "vector_functions.h",
+    "vector_types.h",
+];
+
+/// Headers of CUDA whose contents a CPU cannot run.
+const UNSUPPORTED_HEADERS: &[&str] = &[
+    "mma.h",
+    "crt/mma.h",
+    "cuda/barrier",
+    "cuda/pipeline",
+    "cuda/ptx",
+    "cuda_pipeline.h",
+    "cuda_pipeline_primitives.h",
+    "cudaTypedefs.h",
+    "cuda_fp8.h",
+    "cuda_fp4.h",
+];
+
+const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
+    ("asm", "inline PTX"),
+    ("__asm", "inline PTX"),
+    ("__asm__", "inline PTX"),
+    ("wmma", "tensor cores"),
+    ("nvcuda", "tensor cores"),
+    ("wgmma", "tensor cores"),
+    ("CUtensorMap", "tensor maps"),
+    ("__cluster_dims__", "clusters"),
+    ("this_cluster", "clusters"),
+    ("cluster_group", "clusters"),
+    ("this_grid", "grid-wide barriers"),
+    ("grid_group", "grid-wide barriers"),
+    ("cudaLaunchKernel", "dynamic parallelism"),
+    (
+        "cudaGridDependencySynchronize",
+        "programmatic dependent launches",
+    ),
+    (
+        "cudaTriggerProgrammaticLaunchCompletion",
+        "programmatic dependent launches",
+    ),
+];
+
+/// Whether the source or the types of its arguments are beyond this backend.
+pub(super) fn refuse_unit(unit: &Unit) -> Option<Refusal> {
+    for entry in &unit.entries {
+        if entry.arguments.contains(&ArgumentType::TensorMap) {
+            return Some(refusal(
+                Status::Unsupported,
+                entry.line,
+                "tensor maps do not run on a CPU",
+            ));
+        }
+    }
+    let tokens = tokens(&unit.source);
+    let text = |token: &Token| &unit.source[token.range.clone()];
+    for (index, token) in tokens.iter().enumerate() {
+        let found = match token.kind {
+            TokenKind::Directive => refuse_directive(text(token), token.line),
+            TokenKind::Word => refuse_word(text(token), token.line),
+            TokenKind::Symbol => {
+                let launch = tokens[index..].iter().take(3).map(text).eq(["<", "<", "<"])
+                    && adjacent(&tokens[index..]);
+                launch.then(|| {
+                    refusal(
+                        Status::Unsupported,
+                        token.line,
+                        "dynamic parallelism does not run on a CPU",
+                    )
+                })
+            }
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// Whether the launches of a plan are beyond this backend.
+pub(super) fn refuse_plan(plan: &Plan) -> Option<Refusal> {
+    let refused = |what: &str| {
+        let reason = format!("{what} do not run on a CPU");
+        Some(Refusal {
+            status: Status::Unsupported,
+            reason,
+            evidence: Evidence::default(),
+        })
+    };
+    plan.launches.iter().find_map(|launch| match launch {
+        launch if launch.cluster.is_some() => refused("clusters"),
+        launch if launch.cooperative => refused("cooperative launches"),
+        _ => None,
+    })
+}
+
+fn refuse_word(word: &str, line: u32) -> Option<Refusal> {
+    if word == "_Pragma" {
+        return Some(refusal(
+            Status::Rejected,
+            line,
+            "`_Pragma` is not accepted: write `#pragma unroll`",
+        ));
+    }
+    let (_, what) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word)?;
+    Some(refusal(
+        Status::Unsupported,
+        line,
+        &format!("`{word}`: {what} cannot run on a CPU"),
+    ))
+}
+
+fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
+    let body = directive.strip_prefix('#')?.trim_start();
+    let rejected = |message: &str| Some(refusal(Status::Rejected, line, message));
+    if body.starts_with(|first: char| first.is_ascii_digit()) || is_directive(body, "line") {
+        return rejected("line markers are not accepted");
+    }
+    if is_directive(body, "include_next")
+        || is_directive(body, "embed")
+        || is_directive(body, "import")
+    {
+        return rejected("only `#include <…>` of CUDA's headers is accepted");
+    }
+    if is_directive(body, "pragma") {
+        let pragma = body["pragma".len()..].trim();
+        let accepted = [
+            "unroll",
+            "nounroll",
+            "once",
+            "nv_diag_suppress",
+            "nv_diagnostic",
+        ];
+        return match accepted.iter().any(|known| pragma.starts_with(known)) {
+            true => None,
+            false => rejected(&format!(
+                "`#pragma {pragma}` is not accepted: only `#pragma unroll` is"
+            )),
+        };
+    }
+    if !is_directive(body, "include") {
+        return None;
+    }
+    let named = body["include".len()..].trim();
+    let name = named
+        .strip_prefix('<')
+        .and_then(|rest| rest.split_once('>'))
+        .or_else(|| {
+            named
+                .strip_prefix('"')
+                .and_then(|rest| rest.split_once('"'))
+        });
+    let Some((name, _)) = name else {
+        return rejected("`#include` wants a header's name in `<…>`");
+    };
+    if HEADERS.contains(&name) {
+        return None;
+    }
+    if UNSUPPORTED_HEADERS.contains(&name) {
+        return Some(refusal(
+            Status::Unsupported,
+            line,
+            &format!("`<{name}>` cannot run on a CPU"),
+        ));
+    }
+    rejected(&format!(
+        "`#include <{name}>`: only CUDA's own headers are accepted, such as `<cuda_bf16.h>`"
+    ))
+}
+
+fn is_directive(body: &str, name: &str) -> bool {
+    body.strip_prefix(name).is_some_and(|rest| {
+        !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+    })
+}
+
+fn adjacent(tokens: &[Token]) -> bool {
+    tokens
+        .windows(2)
+        .take(2)
+        .all(|pair| pair[0].range.end == pair[1].range.start)
+}
+
+fn refusal(status: Status, line: u32, message: &str) -> Refusal {
+    Refusal {
+        status,
+        reason: format!("line {line}: {message}"),
+        evidence: Evidence {
+            line: Some(line),
+            ..Evidence::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(source: &str) -> Option<(Status, u32)> {
+        let unit = Unit {
+            source: source.to_owned(),
+            constants: Vec::new(),
+            macros: Vec::new(),
+            entries: Vec::new(),
+            fast_math: false,
+            max_registers: None,
+            arch: None,
+        };
+        refuse_unit(&unit).map(|refusal| (refusal.status, refusal.evidence.line.unwrap()))
+    }
+
+    #[test]
+    fn refuses_by_line() {
+        for (source, expected) in [
+            ("// asm\nint assembly;\n", None),
+            (
+                "int x;\nasm volatile(\"\");",
+                Some((Status::Unsupported, 2)),
+            ),
+            ("#include <mma.h>", Some((Status::Unsupported, 1))),
+            ("k<<<1, 2>>>();", Some((Status::Unsupported, 1))),
+            ("x = 1 << 2 < 3;", None),
+            ("# 1 \"/usr/include/math.h\" 3", Some((Status::Rejected, 1))),
+            ("#line 7", Some((Status::Rejected, 1))),
+            ("#include \"/etc/passwd\"", Some((Status::Rejected, 1))),
+            ("#include <../x>", Some((Status::Rejected, 1))),
+            (
+                "#include <cuda_bf16.h>\n#pragma unroll 4\n#define LINE 1\n#ifdef X\n#endif",
+                None,
+            ),
+            ("#pragma GCC optimize(\"O0\")", Some((Status::Rejected, 1))),
+            ("#  include HEADER", Some((Status::Rejected, 1))),
+        ] {
+            assert_eq!(status(source), expected, "{source}");
+        }
+    }
+}

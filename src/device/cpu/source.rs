@@ -1,0 +1,363 @@
+//! The translation unit of a candidate: constants, tunables, the source with its `__shared__` declarations rewritten in place,
+//! and the entries. Lines in errors stay the kernel file's own.
+
+use std::fmt::Write;
+
+use super::lexer::{Token, TokenKind, tokens};
+use crate::kernel::plan::{ArgumentType, Unit};
+
+/// The C++ text of a unit.
+pub(super) fn translation_unit(unit: &Unit) -> String {
+    let mut text = String::from("#include \"kforge_cuda.h\"\n");
+    for (name, value) in &unit.constants {
+        // In memory of the text alone: writing to a String cannot fail.
+        let kind = if i32::try_from(*value).is_ok() {
+            "int"
+        } else {
+            "long long"
+        };
+        let _ = writeln!(text, "constexpr {kind} {name} = {value};");
+    }
+    for (name, value) in &unit.macros {
+        let _ = writeln!(text, "#define {name} {value}");
+    }
+    text.push_str("# 1 \"kernel.cu\"\n");
+    text.push_str(&rewrite(unit));
+    text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
+    for (index, entry) in unit.entries.iter().enumerate() {
+        let types: Vec<_> = entry
+            .arguments
+            .iter()
+            .map(|argument| type_of(*argument))
+            .collect();
+        let _ = writeln!(
+            text,
+            "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), ::kforge::types<{}>)",
+            entry.line,
+            entry.expression,
+            types.join(", ")
+        );
+    }
+    text.push_str("KFORGE_ENTRIES_END\n");
+    text
+}
+
+fn type_of(argument: ArgumentType) -> String {
+    match argument {
+        ArgumentType::Pointer(dtype) => format!("{}*", dtype.cuda()),
+        ArgumentType::Scalar(dtype) => dtype.cuda().to_owned(),
+        ArgumentType::I32 => "int".to_owned(),
+        ArgumentType::U32 => "unsigned".to_owned(),
+        ArgumentType::I64 => "long long".to_owned(),
+        // Refused before anything is compiled.
+        ArgumentType::TensorMap => "void".to_owned(),
+    }
+}
+
+/// The source with shared declarations and unroll pragmas in words that the host's compiler knows.
+fn rewrite(unit: &Unit) -> String {
+    let source = unit.source.as_str();
+    let tokens = tokens(source);
+    let mut edits: Vec<(std::ops::Range<usize>, String)> = Vec::new();
+    let mut scopes = Vec::new();
+    let mut statement = 0;
+    let mut shared = 0;
+    let mut index = 0;
+    while index < tokens.len() {
+        let token = &tokens[index];
+        match (&token.kind, &source[token.range.clone()]) {
+            (TokenKind::Directive, line) => {
+                if let Some(replacement) = unroll(line, tokens.get(index + 1), unit) {
+                    edits.push((token.range.clone(), replacement));
+                }
+                if statement == index {
+                    statement = index + 1;
+                }
+            }
+            (TokenKind::Symbol, "{") => {
+                scopes.push(opens_namespace(source, &tokens[statement..index]));
+                statement = index + 1;
+            }
+            (TokenKind::Symbol, "}") => {
+                scopes.pop();
+                statement = index + 1;
+            }
+            (TokenKind::Symbol, ";") => statement = index + 1,
+            (TokenKind::Word, "__shared__") => {
+                let end = end_of_declaration(source, &tokens, index);
+                let at_namespace_scope = scopes.iter().all(|is_namespace| *is_namespace);
+                let range = tokens[statement].range.start
+                    ..tokens
+                        .get(end)
+                        .map_or(source.len(), |token| token.range.end);
+                if let Some(mut replacement) = shared_declaration(
+                    source,
+                    &tokens[statement..end.min(tokens.len())],
+                    at_namespace_scope,
+                    &mut shared,
+                ) {
+                    replacement.extend(source[range.clone()].matches('\n'));
+                    edits.push((range, replacement));
+                }
+                index = end;
+                statement = end + 1;
+            }
+            _ => {}
+        }
+        index += 1;
+    }
+    let mut text = source.to_owned();
+    for (range, replacement) in edits.into_iter().rev() {
+        text.replace_range(range, &replacement);
+    }
+    text
+}
+
+/// gcc knows `#pragma unroll` under another name, and wants a literal before a loop.
+fn unroll(line: &str, next: Option<&Token>, unit: &Unit) -> Option<String> {
+    let words = line
+        .strip_prefix('#')?
+        .trim_start()
+        .strip_prefix("pragma")?
+        .trim_start()
+        .strip_prefix("unroll")?;
+    let count = words
+        .trim()
+        .trim_start_matches('(')
+        .trim_end_matches(')')
+        .trim();
+    let named = unit
+        .macros
+        .iter()
+        .chain(&unit.constants)
+        .find(|(name, _)| name == count)
+        .map(|(_, value)| *value);
+    let count = count
+        .parse()
+        .ok()
+        .or(named)
+        .filter(|count| (1..=65_534).contains(count))?;
+    let is_loop = next
+        .is_some_and(|token| matches!(&unit.source[token.range.clone()], "for" | "while" | "do"));
+    is_loop.then(|| format!("#pragma GCC unroll {count}"))
+}
+
+fn opens_namespace(source: &str, statement: &[Token]) -> bool {
+    let mut words = statement.iter().map(|token| &source[token.range.clone()]);
+    match words.next() {
+        Some("namespace" | "inline") => true,
+        Some("extern") => words.next().is_some_and(|word| word.starts_with('"')),
+        _ => false,
+    }
+}
+
+/// The index of the `;` that ends the declaration, or of the end.
+fn end_of_declaration(source: &str, tokens: &[Token], start: usize) -> usize {
+    let mut depth = 0i32;
+    for (index, token) in tokens.iter().enumerate().skip(start) {
+        match &source[token.range.clone()] {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth -= 1,
+            ";" if depth <= 0 => return index,
+            _ => {}
+        }
+    }
+    tokens.len()
+}
+
+/// One `__shared__` declaration without its `;`, in the runtime's words. `None` leaves it for the compiler to report.
+fn shared_declaration(
+    source: &str,
+    declaration: &[Token],
+    at_namespace_scope: bool,
+    count: &mut usize,
+) -> Option<String> {
+    let text = |token: &Token| &source[token.range.clone()];
+    let mut rest = Vec::new();
+    let (mut is_extern, mut alignment) = (false, String::from("1"));
+    let mut index = 0;
+    while index < declaration.len() {
+        match text(&declaration[index]) {
+            "extern" => is_extern = true,
+            "static" | "__shared__" => {}
+            "alignas" | "__align__" => {
+                let close = matching(source, declaration, index + 1)?;
+                let inner =
+                    &source[declaration[index + 1].range.end..declaration[close].range.start];
+                alignment = inner.to_owned();
+                index = close;
+            }
+            _ => rest.push(declaration[index].clone()),
+        }
+        index += 1;
+    }
+    let declarators = declarators(source, &rest)?;
+    let mut result = String::new();
+    for (kind, name, dimensions) in declarators {
+        let number = *count;
+        *count += 1;
+        let alias = format!("kforge_shared_type_{number}");
+        let _ = match (is_extern, at_namespace_scope) {
+            (true, _) => {
+                // `T s[]`, or `T s[][33]`: a pointer to what the first brackets hold.
+                let inner = dimensions.get(dimensions.find(']')? + 1..)?;
+                let element = if inner.trim().is_empty() {
+                    kind.clone()
+                } else {
+                    alias.clone()
+                };
+                let typedef = if inner.trim().is_empty() {
+                    String::new()
+                } else {
+                    format!("typedef {kind} {alias}{inner}; ")
+                };
+                if at_namespace_scope {
+                    write!(result, "{typedef}KFORGE_DYNAMIC_SHARED({element}, {name});")
+                } else {
+                    write!(
+                        result,
+                        "{typedef}{element}* const {name} = static_cast<{element}*>(::kforge::shared_dynamic());"
+                    )
+                }
+            }
+            (false, true) => write!(
+                result,
+                "static thread_local {kind} {name}{dimensions}; KFORGE_SHARED_VARIABLE({name});"
+            ),
+            (false, false) => write!(
+                result,
+                "typedef {kind} {alias}{dimensions}; static thread_local ::kforge::SharedSlot kforge_shared_slot_{number}; \
+                 {alias}& {name} = *static_cast<{alias}*>(::kforge::shared_static(kforge_shared_slot_{number}, sizeof({alias}), \
+                 alignof({alias}) > ({alignment}) ? alignof({alias}) : ({alignment})));"
+            ),
+        };
+    }
+    Some(result)
+}
+
+/// The index of the bracket that closes the one at `open`.
+fn matching(source: &str, tokens: &[Token], open: usize) -> Option<usize> {
+    let mut depth = 0i32;
+    for (index, token) in tokens.iter().enumerate().skip(open) {
+        match &source[token.range.clone()] {
+            "(" => depth += 1,
+            ")" => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(index);
+                }
+            }
+            _ if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Type, name and dimensions of every declarator.
+fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, String)>> {
+    // Split at commas outside of brackets; angle brackets count until the first name is known.
+    let (mut round, mut angle) = (0i32, 0i32);
+    let mut parts = vec![Vec::new()];
+    for token in tokens {
+        match &source[token.range.clone()] {
+            "(" | "[" | "{" => round += 1,
+            ")" | "]" | "}" => round -= 1,
+            "<" if round == 0 => angle += 1,
+            ">" if round == 0 => angle -= 1,
+            "," if round == 0 && angle == 0 => {
+                parts.push(Vec::new());
+                continue;
+            }
+            _ => {}
+        }
+        parts.last_mut()?.push(token);
+    }
+    let mut kind = String::new();
+    let mut result = Vec::new();
+    for (order, part) in parts.iter().enumerate() {
+        let open = part
+            .iter()
+            .position(|token| &source[token.range.clone()] == "[")
+            .unwrap_or(part.len());
+        let name = open
+            .checked_sub(1)
+            .map(|index| part[index])
+            .filter(|token| token.kind == TokenKind::Word)?;
+        if order == 0 {
+            // The words apart: those that were taken out (`extern`, `__shared__`) may stand between them.
+            kind = part[..open - 1]
+                .iter()
+                .map(|token| &source[token.range.clone()])
+                .collect::<Vec<_>>()
+                .join(" ");
+            if kind.is_empty() {
+                return None;
+            }
+        }
+        let dimensions = match (part.get(open), part.last()) {
+            (Some(first), Some(last)) => {
+                source[first.range.start..last.range.end].replace('\n', " ")
+            }
+            _ => String::new(),
+        };
+        result.push((
+            kind.clone(),
+            source[name.range.clone()].to_owned(),
+            dimensions,
+        ));
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(source: &str) -> String {
+        let unit = Unit {
+            source: source.to_owned(),
+            constants: vec![("WIDTH".to_owned(), 8)],
+            macros: vec![("UNROLL".to_owned(), 4)],
+            entries: Vec::new(),
+            fast_math: false,
+            max_registers: None,
+            arch: None,
+        };
+        rewrite(&unit)
+    }
+
+    #[test]
+    fn shared_declarations_become_places_in_the_arena() {
+        insta::assert_snapshot!(rewritten("void f() {\n  __shared__ float a[32][33], b;\n}"), @r"
+        void f() {
+          typedef float kforge_shared_type_0[32][33]; static thread_local ::kforge::SharedSlot kforge_shared_slot_0; kforge_shared_type_0& a = *static_cast<kforge_shared_type_0*>(::kforge::shared_static(kforge_shared_slot_0, sizeof(kforge_shared_type_0), alignof(kforge_shared_type_0) > (1) ? alignof(kforge_shared_type_0) : (1)));typedef float kforge_shared_type_1; static thread_local ::kforge::SharedSlot kforge_shared_slot_1; kforge_shared_type_1& b = *static_cast<kforge_shared_type_1*>(::kforge::shared_static(kforge_shared_slot_1, sizeof(kforge_shared_type_1), alignof(kforge_shared_type_1) > (1) ? alignof(kforge_shared_type_1) : (1)));
+        }
+        ");
+        insta::assert_snapshot!(rewritten("void f() { extern __shared__ __align__(16) unsigned char raw[]; }"), @"void f() { unsigned char* const raw = static_cast<unsigned char*>(::kforge::shared_dynamic()); }");
+        insta::assert_snapshot!(rewritten("namespace n { extern __shared__ float s[]; __shared__ Pair<int, 2> t[WIDTH]; }"), @"namespace n { KFORGE_DYNAMIC_SHARED(float, s); static thread_local Pair < int , 2 > t[WIDTH]; KFORGE_SHARED_VARIABLE(t); }");
+    }
+
+    #[test]
+    fn lines_stay_where_they_are() {
+        let source = "void f() {\n  __shared__ float\n    a[32];\n  int x;\n}\n#pragma unroll UNROLL\nfor (;;) {}\n#pragma unroll\nfor (;;) {}\n#pragma unroll N\nfor (;;) {}";
+        let result = rewritten(source);
+        assert_eq!(result.lines().count(), source.lines().count());
+        assert_eq!(result.lines().nth(3), Some("  int x;"));
+        assert_eq!(result.lines().nth(5), Some("#pragma GCC unroll 4"));
+        assert_eq!(result.lines().nth(7), Some("#pragma unroll"));
+    }
+
+    #[test]
+    fn nonsense_is_left_for_the_compiler() {
+        for source in [
+            "__shared__",
+            "__shared__;",
+            "void f() { __shared__ [3]; }",
+            "}} __shared__ alignas( x",
+            "extern __shared__ float s;",
+        ] {
+            rewritten(source);
+        }
+    }
+}

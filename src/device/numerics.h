@@ -1,0 +1,199 @@
+// What the judge does to memory: fill, poison, compare, hash. Each is a plain function of an index, so that a loop on a CPU
+// and a kernel on a GPU give the same bits: contraction is off, sums have a fixed order, rounding is integer code.
+//
+// Random values come from a counter: mix(seed, index). A normal is the sum of four 16-bit uniforms, less its mean, over its
+// standard deviation (Irwin and Hall's distribution: kurtosis 2.7, no value beyond 3.47 deviations), so that no library's
+// logarithm or sine can differ between devices.
+
+#pragma once
+
+#if defined(__CUDACC__) && !defined(KFORGE_HOST_ONLY)
+#define KFORGE_BOTH __host__ __device__ inline
+#else
+#define KFORGE_BOTH inline
+#endif
+
+namespace kforge_numerics {
+
+typedef unsigned long long u64;
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+// The numbers of `DType` on the Rust side.
+enum DType : u32 { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, INT64, INT32, INT16, INT8, BOOL };
+
+// Steele, Lea and Flood's SplitMix64 finaliser over a Weyl sequence that starts at the seed.
+KFORGE_BOTH u64 mix(u64 seed, u64 index) {
+    u64 z = seed + (index + 1) * 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+
+template <typename To, typename From>
+KFORGE_BOTH To bits_of(From from) {
+    static_assert(sizeof(To) == sizeof(From), "the same size");
+    To to;
+    __builtin_memcpy(&to, &from, sizeof(to));
+    return to;
+}
+
+// ---- Distributions ----
+
+enum Shape : u32 { NORMAL, UNIFORM, VALUE };
+
+struct Distribution {
+    u32 shape;
+    double first;   // the deviation, the low end, or the value
+    double second;  // the high end
+};
+
+KFORGE_BOTH double normal(u64 seed, u64 index) {
+    const u64 h = mix(seed, index);
+    const int sum = (int)(h & 0xffff) + (int)(h >> 16 & 0xffff) + (int)(h >> 32 & 0xffff) + (int)(h >> 48);
+    // The sum's deviation is 65536 / sqrt(3), within 2^-33.
+    return (double)(sum - 131070) * 2.6429114831146424e-05;
+}
+
+KFORGE_BOTH double draw(const Distribution& distribution, u64 seed, u64 index) {
+    if (distribution.shape == NORMAL) return normal(seed, index) * distribution.first;
+    if (distribution.shape == VALUE) return distribution.first;
+    const double unit = (double)(mix(seed, index) >> 11) * 1.1102230246251565e-16;
+    const double span = (distribution.second - distribution.first) * unit;
+    return distribution.first + span;
+}
+
+// For integers both ends are included.
+KFORGE_BOTH long long draw_integer(const Distribution& distribution, u64 seed, u64 index) {
+    if (distribution.shape != UNIFORM) return (long long)draw(distribution, seed, index);
+    const long long low = (long long)distribution.first;
+    const u64 span = (u64)((long long)distribution.second - low) + 1;
+    return low + (long long)(span == 0 ? mix(seed, index) : mix(seed, index) % span);
+}
+
+// ---- Conversions, to nearest, ties to even ----
+
+// A float to a format of fewer bits: `exponent_bits` and `mantissa_bits` with the usual bias, infinity and NaN.
+template <int exponent_bits, int mantissa_bits>
+KFORGE_BOTH u32 narrow(float value) {
+    const u32 bits = bits_of<u32>(value);
+    const u32 sign = bits >> 31 << (exponent_bits + mantissa_bits);
+    const u32 magnitude = bits & 0x7fffffff;
+    const u32 infinity = ((1u << exponent_bits) - 1) << mantissa_bits;
+    if (magnitude > 0x7f800000) return sign | infinity | 1u << (mantissa_bits - 1);
+    constexpr int bias = (1 << (exponent_bits - 1)) - 1;
+    const int exponent = (int)(magnitude >> 23) - 127 + bias;
+    u32 mantissa = (magnitude & 0x7fffff) | ((magnitude >> 23) != 0 ? 0x800000u : 0u);
+    // How many bits fall off, and what is added to the mantissa's leading bit by the exponent field.
+    int drop = 23 - mantissa_bits;
+    u32 field = 0;
+    if (exponent <= 0) {
+        drop += (magnitude >> 23) != 0 ? 1 - exponent : -exponent;
+        if (drop > 31) return sign;
+    } else {
+        field = (u32)(exponent - 1) << mantissa_bits;
+    }
+    const u32 kept = mantissa >> drop;
+    const u32 rest = mantissa & ((1u << drop) - 1);
+    const u32 half = 1u << (drop - 1);
+    u32 result = field + kept;
+    if (rest > half || (rest == half && (kept & 1) != 0)) ++result;
+    return sign | (result >= infinity ? infinity : result);
+}
+
+// e4m3fn has no infinity: beyond its largest value (448) all is NaN.
+KFORGE_BOTH u8 to_e4m3(float value) {
+    const u8 sign = (u8)(bits_of<u32>(value) >> 24 & 0x80);
+    const float magnitude = bits_of<float>(bits_of<u32>(value) & 0x7fffffffu);
+    if (!(magnitude <= 464.0f)) return sign | 0x7f;
+    // With one more exponent bit there is room for the values that IEEE would call infinite.
+    const u32 wide = narrow<5, 3>(magnitude * 0.00390625f);
+    return sign | (u8)(wide > 0x7e ? 0x7e : wide);
+}
+
+KFORGE_BOTH float from_half(u16 half) {
+    const u32 sign = (u32)(half & 0x8000) << 16;
+    const u32 magnitude = half & 0x7fff;
+    if (magnitude >= 0x7c00) return bits_of<float>(sign | 0x7f800000u | (magnitude & 0x3ff) << 13);
+    // Exact: the power of two carries the exponent's bias, also for subnormal numbers.
+    const float scaled = bits_of<float>(magnitude << 13) * 5.192296858534828e+33f;
+    return bits_of<float>(sign | bits_of<u32>(scaled));
+}
+
+KFORGE_BOTH float from_e4m3(u8 bits) {
+    if ((bits & 0x7f) == 0x7f) return bits_of<float>(0x7fc00000u);
+    const float scaled = bits_of<float>((u32)(bits & 0x7f) << 20) * 1.329227995784916e+36f;
+    return bits_of<float>((u32)(bits & 0x80) << 24 | bits_of<u32>(scaled));
+}
+
+// ---- Elements: a stored type, how a double becomes one, and back ----
+
+template <u32 dtype>
+struct Element;
+
+#define KFORGE_FLOAT_ELEMENT(dtype, type, from_double, into_double, poison_bits)                \
+    template <>                                                                                  \
+    struct Element<dtype> {                                                                      \
+        typedef type Stored;                                                                     \
+        static KFORGE_BOTH Stored make(const Distribution& distribution, u64 seed, u64 index) {  \
+            return from(draw(distribution, seed, index));                                        \
+        }                                                                                        \
+        static KFORGE_BOTH Stored from(double value) { return from_double; }                     \
+        static KFORGE_BOTH double value(Stored stored) { return into_double; }                   \
+        static KFORGE_BOTH Stored finite_poison(u64 h) { return poison_bits; }                   \
+    };
+KFORGE_FLOAT_ELEMENT(FLOAT64, u64, bits_of<u64>(value), bits_of<double>(stored), 0x3ff0000000000000ull | (h >> 12) | h << 63)
+KFORGE_FLOAT_ELEMENT(FLOAT32, u32, bits_of<u32>((float)value), (double)bits_of<float>(stored), 0x3f800000u | (u32)(h & 0x7fffff) | (u32)(h >> 32 << 31))
+KFORGE_FLOAT_ELEMENT(FLOAT16, u16, (u16)(narrow<5, 10>((float)value)), (double)from_half(stored), (u16)(0x3c00 | (h & 0x3ff) | h >> 32 << 15))
+KFORGE_FLOAT_ELEMENT(BFLOAT16, u16, (u16)(narrow<8, 7>((float)value)), (double)bits_of<float>((u32)stored << 16), (u16)(0x3f80 | (h & 0x7f) | h >> 32 << 15))
+KFORGE_FLOAT_ELEMENT(FLOAT8_E4M3, u8, to_e4m3((float)value), (double)from_e4m3(stored), (u8)(0x38 | (h & 7) | h >> 32 << 7))
+KFORGE_FLOAT_ELEMENT(FLOAT8_E5M2, u8, (u8)(narrow<5, 2>((float)value)), (double)from_half((u16)((u16)stored << 8)), (u8)(0x3c | (h & 3) | h >> 32 << 7))
+#undef KFORGE_FLOAT_ELEMENT
+
+#define KFORGE_INTEGER_ELEMENT(dtype, type, from_integer)                                        \
+    template <>                                                                                  \
+    struct Element<dtype> {                                                                      \
+        typedef type Stored;                                                                     \
+        static KFORGE_BOTH Stored make(const Distribution& distribution, u64 seed, u64 index) {  \
+            const long long value = draw_integer(distribution, seed, index);                     \
+            return from_integer;                                                                 \
+        }                                                                                        \
+        static KFORGE_BOTH Stored from(double value) { return (Stored)(long long)value; }        \
+        static KFORGE_BOTH double value(Stored stored) { return (double)stored; }                \
+        static KFORGE_BOTH Stored finite_poison(u64 h) { return (Stored)(h >> 1); }              \
+    };
+KFORGE_INTEGER_ELEMENT(INT64, long long, value)
+KFORGE_INTEGER_ELEMENT(INT32, int, (int)value)
+KFORGE_INTEGER_ELEMENT(INT16, short, (short)value)
+KFORGE_INTEGER_ELEMENT(INT8, signed char, (signed char)value)
+KFORGE_INTEGER_ELEMENT(BOOL, u8, (u8)(value != 0))
+#undef KFORGE_INTEGER_ELEMENT
+
+// ---- Comparison ----
+
+// Whether an element is acceptable, and how far it is off in units of its bound.
+KFORGE_BOTH bool is_finite(double value) { return (bits_of<u64>(value) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull; }
+
+KFORGE_BOTH double excess(double found, double expected, double absolute, double relative) {
+    if (!is_finite(found) || !is_finite(expected)) {
+        const bool same = found == expected || (found != found && expected != expected);
+        return same ? 0.0 : bits_of<double>(0x7ff0000000000000ull);
+    }
+    const double error = found > expected ? found - expected : expected - found;
+    const double size = expected < 0 ? -expected : expected;
+    const double scaled = relative * size;
+    const double bound = absolute + scaled;
+    if (error == 0.0) return 0.0;
+    return bound > 0.0 ? error / bound : bits_of<double>(0x7ff0000000000000ull);
+}
+
+// ---- Hash ----
+
+// One word's share of a hash; the shares are added, in any order.
+KFORGE_BOTH u64 hash_word(u64 word, u64 index) {
+    const u64 z = (word ^ (index * 0x9e3779b97f4a7c15ull)) * 0xff51afd7ed558ccdull;
+    return (z ^ (z >> 32)) * 0xc4ceb9fe1a85ec53ull;
+}
+
+}  // namespace kforge_numerics
