@@ -1,6 +1,6 @@
 //! kforge: an evolutionary search driver for GPU kernels.
 //!
-//! The modules in reading order; each uses only those below it. `ARCHITECTURE.md` shows the way through.
+//! `ARCHITECTURE.md` shows the way through: which module to read first, and which may use which.
 
 pub mod base;
 pub mod cli;
