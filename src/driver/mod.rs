@@ -272,8 +272,11 @@ impl Run {
         past.accepted = self.accepted.clone();
         let starts: Vec<_> = task.starts().map(|(name, _)| name.to_owned()).collect();
         let Record { seed, window, .. } = options.record;
-        let search = Search::new(&options.search, seed, window, options.steps, &starts);
-        let replayed = resume::replay(&directory, search, &past)?;
+        let search = Search::new(&options.search, seed, window, u64::MAX, &starts);
+        let mut replayed = resume::replay(&directory, search, &past)?;
+        // What was asked once is paid for: fewer steps than that are not a way back.
+        let steps = options.steps.max(replayed.next - 1);
+        replayed.search.set_steps(steps);
         let mut work = TaskLoop {
             task: task.clone(),
             directory,
@@ -292,7 +295,7 @@ impl Run {
             batch: Batch::default(),
             progress: Progress {
                 task: task.name.clone(),
-                total: options.steps,
+                total: steps,
                 budget: options.budget,
                 spent_before: replayed.spent,
                 ..Progress::default()

@@ -95,7 +95,6 @@ pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> 
         }
     }
     for step in unanswered {
-        // Beyond the planned steps nothing is asked, until there are more of them.
         if let Some(brief) = search.ask(step) {
             open.insert(step, brief);
         }

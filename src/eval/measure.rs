@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::bench::{Bench, Side};
 use super::shapes::{Case, seed_of};
-use super::{Finding, Judge};
+use super::{Compilation, Finding, Judge};
 use crate::base::Stream;
 use crate::base::statistics::{self, Estimate, Summary};
 use crate::device::{Launched, Poison};
@@ -51,33 +51,44 @@ pub(super) fn combine(estimates: &[Estimate]) -> Option<Speedup> {
     })
 }
 
-/// Times the candidate against its opponent on one case.
+/// Times the candidate against its opponent, the baseline if `None`, on one case.
 pub(super) fn measure(
     judge: &Judge<'_>,
-    bench: &mut Bench,
+    candidate: &Compilation,
+    opponent: Option<&Compilation>,
     case: &Case,
     seed: u64,
 ) -> anyhow::Result<Result<Measurement, Finding>> {
     let profile = &judge.options.profile;
     let _alone = judge.quiet.alone()?;
     let mut stream = Stream::new(seed, "order", 0);
-    // One pair through the timed path, unrecorded: pages are touched, threads are awake.
-    if let Err(finding) = pair(bench, seed_of(seed, "warm-up", 0), Side::Opponent)? {
-        return Ok(Err(finding));
-    }
     let begun = Instant::now();
-    let (mut log_ratios, mut candidate, mut opponent) = (Vec::new(), Vec::new(), Vec::new());
-    let estimate = loop {
+    let mut bench = None;
+    let (mut log_ratios, mut candidate_us, mut opponent_us) = (Vec::new(), Vec::new(), Vec::new());
+    let (estimate, half_width) = loop {
         let block = log_ratios.len();
-        let first = if stream.below(2) == 0 {
-            Side::Opponent
-        } else {
-            Side::Candidate
+        if block.is_multiple_of(BLOCKS_A_LOOK) {
+            bench = None; // The old processes end before the new ones begin.
+        }
+        let bench = match &mut bench {
+            Some(bench) => bench,
+            None => {
+                let mut fresh = match Bench::open(judge, candidate, opponent, case)? {
+                    Ok(fresh) => fresh,
+                    Err(finding) => return Ok(Err(finding)),
+                };
+                // One pair through the timed path, unrecorded: pages are touched, threads are awake.
+                if let Err(finding) =
+                    pair(&mut fresh, seed_of(seed, "warm-up", block), Side::Opponent)?
+                {
+                    return Ok(Err(finding));
+                }
+                bench.insert(fresh)
+            }
         };
-        let second = if first == Side::Opponent {
-            Side::Candidate
-        } else {
-            Side::Opponent
+        let (first, second) = match stream.below(2) {
+            0 => (Side::Opponent, Side::Candidate),
+            _ => (Side::Candidate, Side::Opponent),
         };
         let mut log_ratio = 0.0;
         for (index, leader) in [first, second].into_iter().enumerate() {
@@ -91,8 +102,8 @@ pub(super) fn measure(
                 anyhow::bail!("the clock gave a time of 0");
             }
             log_ratio += (opponent_time / candidate_time).ln() / 2.0;
-            candidate.push(candidate_time * 1e6);
-            opponent.push(opponent_time * 1e6);
+            candidate_us.push(candidate_time * 1e6);
+            opponent_us.push(opponent_time * 1e6);
         }
         log_ratios.push(log_ratio);
         let blocks = log_ratios.len();
@@ -112,13 +123,13 @@ pub(super) fn measure(
             }
         }
     };
-    let (Some(estimate), _) = estimate else {
+    let Some(estimate) = estimate else {
         let reason = format!(
             "workload `{}`: after {} blocks in {:.1} s the interval is still ±{:.1} %",
             case.id,
             log_ratios.len(),
             begun.elapsed().as_secs_f64(),
-            estimate.1 * 100.0
+            half_width * 100.0
         );
         return Ok(Err(Finding::new(
             Status::Inconclusive,
@@ -126,7 +137,7 @@ pub(super) fn measure(
             Evidence::default(),
         )));
     };
-    match (times_of(&candidate), times_of(&opponent)) {
+    match (times_of(&candidate_us), times_of(&opponent_us)) {
         (Some(candidate), Some(opponent)) => Ok(Ok(Measurement {
             estimate,
             candidate,

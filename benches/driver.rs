@@ -1,0 +1,96 @@
+//! How fast the driver is by itself: a proposer and a judge that answer at once, every durable write included.
+//!
+//!     cargo bench --bench driver              1,000 steps
+//!     cargo bench --bench driver -- 100000    as many, then their resume in a process of its own
+//!
+//! Prints steps per second, the largest resident memory of the process, and how long the finished run takes to be taken up.
+
+#[path = "../tests/driver/scripted.rs"]
+mod scripted;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kforge::driver;
+use scripted::{judges, options, run_until};
+
+/// Set for the process that only resumes.
+const RESUME: &str = "KFORGE_BENCH_RESUME";
+
+/// Kernels with the judge at once; the window is twice that.
+const IN_FLIGHT: usize = 64;
+
+fn main() -> Result<()> {
+    let steps = std::env::args().skip(1).find_map(|word| word.parse().ok());
+    let steps: u64 = steps.unwrap_or(1000);
+    if let Some(directory) = std::env::var_os(RESUME) {
+        let seconds = go(Path::new(&directory), steps)?;
+        show(&format!(
+            "resumed {steps} steps in {seconds:.2} s, {}",
+            memory()?
+        ));
+        return Ok(());
+    }
+    let root = place()?;
+    let directory = root.path().join("run");
+    let seconds = go(&directory, steps)?;
+    show(&format!(
+        "{steps} steps in {seconds:.2} s: {:.0} steps/s, {}",
+        steps as f64 / seconds,
+        memory()?
+    ));
+    let status = Command::new(std::env::current_exe()?)
+        .arg(steps.to_string())
+        .env(RESUME, &directory)
+        .status()?;
+    ensure!(status.success(), "the resumed run failed");
+    Ok(())
+}
+
+/// Below the folder of the build: the temporary folder may lie in memory, where a sync costs nothing.
+fn place() -> Result<tempfile::TempDir> {
+    let folder: PathBuf = std::env::current_exe()?
+        .parent()
+        .context("the program lies nowhere")?
+        .to_owned();
+    Ok(tempfile::tempdir_in(folder)?)
+}
+
+fn go(directory: &Path, steps: u64) -> Result<f64> {
+    let mut options = options(directory, &["softmax"], steps);
+    options.in_flight = IN_FLIGHT;
+    options.record.window = 2 * IN_FLIGHT as u64;
+    let begun = Instant::now();
+    let ended = run_until(options, &judges(Duration::ZERO), driver::never)?;
+    let progress = &ended.tasks.first().context("no task was run")?.progress;
+    ensure!(
+        progress.steps == steps,
+        "{} steps were made",
+        progress.steps
+    );
+    let best = progress.best.context("nothing passed")?;
+    show(&format!(
+        "  {} judged, {} passed, {} cells, best {:.2}",
+        progress.judged, progress.passed, progress.cells, best.speedup.geomean
+    ));
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// The largest resident memory so far.
+fn memory() -> Result<String> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes: f64 = line
+        .context("the system does not say how much memory is in use")?
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()?;
+    Ok(format!("{:.0} MB resident at most", kilobytes / 1000.0))
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+fn show(line: &str) {
+    println!("{line}");
+}

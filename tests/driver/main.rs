@@ -1,0 +1,140 @@
+//! The driver from outside: real journals, real processes, a scripted proposer and a scripted judge.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kforge::driver;
+use kforge::event::Event;
+use kforge::run::{Journal, Record, RunDirectory};
+use kforge::search::Search;
+use kforge::worker::{Job, JobKind};
+
+mod faults;
+mod refusals;
+mod resume;
+mod scripted;
+mod stopping;
+
+use scripted::{ScriptedJudge, ScriptedJudges, options, run_until, task};
+
+const DIRECTORY: &str = "KFORGE_TEST_DIRECTORY";
+const STEPS: &str = "KFORGE_TEST_STEPS";
+const DELAY: &str = "KFORGE_TEST_DELAY";
+
+/// Not a test: the process that the tests kill, starve and interrupt. Begins a run, or takes it up.
+/// Beside the directory it leaves `.log`, a line for each job, and `.error`, if there was one.
+#[test]
+#[ignore = "run by the other tests as a process of its own"]
+fn driver_process() {
+    let directory = std::env::var(DIRECTORY).unwrap();
+    let directory = Path::new(&directory);
+    let number = |name| std::env::var(name).unwrap().parse().unwrap();
+    let judges = ScriptedJudges(Box::new({
+        let directory = directory.to_owned();
+        move |task| {
+            let log = directory.with_extension("log");
+            let journal = directory.join(&task.name).join("events.jsonl");
+            Ok(ScriptedJudge {
+                delay: Duration::from_millis(number(DELAY)),
+                before: Some(Box::new(move |job| {
+                    note(job, &log, &journal)?;
+                    Ok(None)
+                })),
+                ..ScriptedJudge::default()
+            })
+        }
+    }));
+    let options = options(directory, &["softmax"], number(STEPS));
+    let signals = || driver::watch_signals().unwrap();
+    match run_until(options, &judges, signals) {
+        Ok(ended) if ended.interrupted => {
+            std::fs::write(directory.with_extension("error"), "interrupted").unwrap();
+        }
+        Ok(_) => {}
+        Err(error) => {
+            std::fs::write(directory.with_extension("error"), format!("{error:?}")).unwrap();
+        }
+    }
+}
+
+/// Writes a job down as it begins, and whether the journal already has the verdict that it asks for.
+fn note(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
+    use std::io::Write;
+    let (kind, event) = match &job.kind {
+        JobKind::Judge => ("judge", "judged"),
+        JobKind::Duel { .. } => ("duel", "dueled"),
+        JobKind::Confirm => ("confirm", "confirmed"),
+    };
+    let answer = format!("\"step\":{},\"event\":\"{event}\"", job.step);
+    let again = match std::fs::read_to_string(journal)?.contains(&answer) {
+        true if kind != "duel" => " again",
+        _ => "",
+    };
+    let mut file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(log)?;
+    Ok(file.write_all(format!("{kind} {}{again}\n", job.step).as_bytes())?)
+}
+
+/// The program and arguments that run `driver_process`.
+fn process(directory: &Path, steps: u64, delay: Duration) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "driver_process"]);
+    surround(&mut command, directory, steps, delay);
+    command
+}
+
+fn surround(command: &mut Command, directory: &Path, steps: u64, delay: Duration) {
+    command
+        .env(DIRECTORY, directory)
+        .env(STEPS, steps.to_string())
+        .env(DELAY, delay.as_millis().to_string())
+        .stdout(Stdio::null());
+}
+
+/// The events of a task, in the journal's order.
+pub(crate) fn events(directory: &Path, task: &str) -> Vec<Event> {
+    let path = RunDirectory::new(directory)
+        .existing_task(task)
+        .unwrap()
+        .journal();
+    let mut events = Vec::new();
+    Journal::open(&path, |_, event: Event| {
+        events.push(event);
+        Ok(())
+    })
+    .unwrap();
+    events
+}
+
+/// What a run found and how: its questions by step, its archive, its best. Equal for equal runs, whatever their speed.
+pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
+    let events = events(directory, task_name);
+    let task = task(task_name);
+    let starts: Vec<_> = task.starts().map(|(name, _)| name.to_owned()).collect();
+    let options = options(directory, &[task_name], steps);
+    let Record { seed, window, .. } = options.record;
+    let mut search = Search::new(&options.search, seed, window, steps, &starts);
+    let mut questions = std::collections::BTreeMap::new();
+    for event in &events {
+        if let Event::Asked(brief) = event {
+            let before = questions.insert(brief.step, brief.clone());
+            assert!(before.is_none(), "step {} was asked twice", brief.step);
+        }
+        search.tell(event);
+    }
+    assert_eq!(search.folded(), steps);
+    let elites: Vec<_> = search
+        .archive()
+        .elites()
+        .iter()
+        .map(|elite| (elite.step, &elite.cell, elite.speedup))
+        .collect();
+    let best = std::fs::read_to_string(directory.join(task_name).join("best.cu")).unwrap();
+    format!(
+        "{questions:#?}\n{elites:#?}\n{:#?}\n{best}",
+        search.counts()
+    )
+}

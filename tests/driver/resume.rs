@@ -1,0 +1,250 @@
+//! Nothing paid for is lost: runs that are killed, cut, taken up again and extended end as if nothing had happened.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kforge::base::{Failure, Stream};
+use kforge::event::Event;
+
+use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options, run};
+use crate::{events, process, state};
+
+/// The longest that a scripted verdict takes where processes are killed.
+const DELAY: Duration = Duration::from_millis(8);
+
+#[test]
+fn fifty_kills_change_nothing() {
+    const STEPS: u64 = 120;
+    let root = tempfile::tempdir().unwrap();
+    let reference = root.path().join("reference");
+    let begun = Instant::now();
+    assert!(
+        process(&reference, STEPS, DELAY)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let whole = begun.elapsed();
+    let expected = state(&reference, "softmax", STEPS);
+
+    let mut stream = Stream::new(kforge::base::random::fresh_seed(), "kill", 0);
+    let mut kills = 0;
+    let mut rounds = 0;
+    while kills < 50 {
+        rounds += 1;
+        let directory = root.path().join(format!("killed-{rounds}"));
+        let mut killed_here = 0;
+        loop {
+            let mut child = process(&directory, STEPS, DELAY).spawn().unwrap();
+            let instant = Instant::now() + whole.mul_f64(0.25 * stream.unit());
+            let ended = loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break Some(status);
+                }
+                if Instant::now() >= instant && kills < 50 {
+                    break None;
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            };
+            match ended {
+                Some(status) => {
+                    assert!(status.success());
+                    break;
+                }
+                None => {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    kills += 1;
+                    killed_here += 1;
+                }
+            }
+        }
+        assert_eq!(state(&directory, "softmax", STEPS), expected);
+        judged_once(&directory, killed_here);
+    }
+}
+
+/// No step has two verdicts, and none was judged again but those that were with the judge at a kill.
+fn judged_once(directory: &Path, kills: usize) {
+    let mut judged = BTreeSet::new();
+    let mut confirmed = BTreeSet::new();
+    for event in events(directory, "softmax") {
+        match event {
+            Event::Judged(event) => assert!(judged.insert(event.step), "step {} twice", event.step),
+            Event::Confirmed(event) => assert!(confirmed.insert(event.step)),
+            _ => {}
+        }
+    }
+    let log = std::fs::read_to_string(directory.with_extension("log")).unwrap();
+    assert!(
+        !log.contains("again"),
+        "judged although the journal had the verdict: {log}"
+    );
+    let jobs = log
+        .lines()
+        .filter(|line| line.starts_with("judge "))
+        .count();
+    assert!(
+        jobs >= judged.len() && jobs <= judged.len() + 4 * kills,
+        "{jobs} jobs for {} verdicts, {kills} kills",
+        judged.len()
+    );
+}
+
+#[test]
+fn a_journal_cut_anywhere_in_its_last_records_comes_to_the_same_end() {
+    const STEPS: u64 = 10;
+    let root = memory();
+    let whole = root.path().join("whole");
+    run(options(&whole, &["softmax"], STEPS), &short()).unwrap();
+    let expected = state(&whole, "softmax", STEPS);
+    let journal = std::fs::read(whole.join("softmax/events.jsonl")).unwrap();
+    let ends: Vec<_> = (1..=journal.len())
+        .filter(|end| journal[end - 1] == b'\n')
+        .collect();
+    // The last three records of the search itself: behind them are its end and the confirmations.
+    let text = String::from_utf8(journal.clone()).unwrap();
+    let searched = text
+        .lines()
+        .filter(|line| line.contains("\"event\":\"judged\""))
+        .count();
+    assert!(searched > 3);
+    let stopped = text
+        .lines()
+        .position(|line| line.contains("\"event\":\"stopped\""))
+        .unwrap();
+    let last = ends[ends.len() - 4]..=journal.len();
+    let midst = ends[stopped - 4]..ends[stopped - 1];
+    let cuts: Vec<_> = last.chain(midst).collect();
+    assert!(cuts.len() > 2000);
+    std::thread::scope(|scope| {
+        for (worker, cuts) in cuts.chunks(cuts.len().div_ceil(2)).enumerate() {
+            let copy = root.path().join(format!("cut-{worker}"));
+            let (whole, journal, expected) = (&whole, &journal, &expected);
+            scope.spawn(move || {
+                for cut in cuts {
+                    copy_folder(whole, &copy);
+                    std::fs::write(copy.join("softmax/events.jsonl"), &journal[..*cut]).unwrap();
+                    run(options(&copy, &["softmax"], STEPS), &short()).unwrap();
+                    assert_eq!(state(&copy, "softmax", STEPS), *expected, "cut at {cut}");
+                    std::fs::remove_dir_all(&copy).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// Judges whose verdicts are short, so that there are not too many places to cut.
+fn short() -> ScriptedJudges {
+    ScriptedJudges(Box::new(|_| {
+        Ok(ScriptedJudge {
+            short: true,
+            ..ScriptedJudge::default()
+        })
+    }))
+}
+
+/// A folder in memory where the system has such a place: thousands of runs would keep a disk busy for minutes.
+fn memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => std::fs::copy(entry.path(), target).map(drop).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn verdicts_in_another_order_ask_the_same_questions() {
+    let root = tempfile::tempdir().unwrap();
+    let states = [0, 3, 9].map(|milliseconds| {
+        let directory = root.path().join(format!("{milliseconds}"));
+        let delay = Duration::from_millis(milliseconds);
+        run(options(&directory, &["softmax"], 80), &judges(delay)).unwrap();
+        state(&directory, "softmax", 80)
+    });
+    assert_eq!(states[0], states[1]);
+    assert_eq!(states[0], states[2]);
+    // The run is one in which something happens.
+    for word in [
+        "Autotune",
+        "Mutate",
+        "Recombine",
+        "NoOp",
+        "Duplicate",
+        "WrongOutput",
+    ] {
+        assert!(states[0].contains(word), "no {word}: {}", states[0]);
+    }
+}
+
+#[test]
+fn more_steps_continue_as_if_planned() {
+    let root = tempfile::tempdir().unwrap();
+    let (planned, extended) = (root.path().join("planned"), root.path().join("extended"));
+    let judges = judges(Duration::from_millis(2));
+    run(options(&planned, &["softmax"], 40), &judges).unwrap();
+    let first = run(options(&extended, &["softmax"], 25), &judges).unwrap();
+    assert_eq!(first.tasks[0].progress.steps, 25);
+    let second = run(options(&extended, &["softmax"], 40), &judges).unwrap();
+    assert_eq!(second.tasks[0].progress.steps, 40);
+    assert_eq!(
+        state(&extended, "softmax", 40),
+        state(&planned, "softmax", 40)
+    );
+}
+
+#[test]
+fn of_two_tasks_only_the_unfinished_goes_on() {
+    let root = tempfile::tempdir().unwrap();
+    let (whole, halved) = (root.path().join("whole"), root.path().join("halved"));
+    let tasks = ["softmax", "rmsnorm"];
+    run(options(&whole, &tasks, 30), &judges(Duration::ZERO)).unwrap();
+    // The machine loses its compiler in the midst of the second task.
+    let failing = ScriptedJudges(Box::new(|task| {
+        let second = task.name == "rmsnorm";
+        Ok(ScriptedJudge {
+            before: Some(Box::new(move |job| match job.step {
+                15 if second => Err(Failure::environment("the compiler is gone").into()),
+                _ => Ok(None),
+            })),
+            ..ScriptedJudge::default()
+        })
+    }));
+    let error = run(options(&halved, &tasks, 30), &failing).unwrap_err();
+    assert_eq!(error.to_string(), "the compiler is gone");
+    let finished = std::fs::read(halved.join("softmax/events.jsonl")).unwrap();
+    let done = events(&halved, "rmsnorm");
+    let judged = |event: &&Event| matches!(event, Event::Judged(_));
+    assert!((5..15).contains(&done.iter().filter(judged).count()));
+
+    let only_second = ScriptedJudges(Box::new(|task| {
+        assert_eq!(task.name, "rmsnorm", "a finished task needs no judge");
+        Ok(ScriptedJudge::default())
+    }));
+    let ended = run(options(&halved, &tasks, 30), &only_second).unwrap();
+    assert_eq!(ended.tasks.len(), 2);
+    let confirmed = |task: &kforge::driver::TaskEnd| task.best().is_some_and(|best| best.confirmed);
+    assert!(ended.tasks.iter().all(confirmed));
+    assert_eq!(
+        std::fs::read(halved.join("softmax/events.jsonl")).unwrap(),
+        finished
+    );
+    for task in tasks {
+        assert_eq!(state(&halved, task, 30), state(&whole, task, 30));
+    }
+    // Both over: nothing is judged, and fewer steps than were made are no way back.
+    let nobody = ScriptedJudges(Box::new(|task| panic!("{} is finished", task.name)));
+    let ended = run(options(&halved, &tasks, 12), &nobody).unwrap();
+    assert!(ended.tasks.iter().all(|task| task.progress.steps == 30));
+}

@@ -1,0 +1,319 @@
+//! A proposer and a judge that need no compiler and no device: what they say follows from the text of a kernel alone.
+//! The driver, the journals and the search between them are the real ones.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use indexmap::IndexMap;
+use tokio::sync::watch;
+
+use kforge::base::{Digest, Stream};
+use kforge::driver::{self, Answer, Candidate, Ended, Options, Parent, Proposer, Start};
+use kforge::event::{Brief, Operator};
+use kforge::report::Silent;
+use kforge::run::{RECORD_SCHEMA, Record, TaskRecord};
+use kforge::search;
+use kforge::task::{Task, TaskFiles};
+use kforge::verdict::{
+    DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, Times, Verdict, WorkloadVerdict,
+};
+use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
+
+/// Makes a few lines of text from a brief: a family, and the values of two tunables.
+pub(crate) struct ScriptedProposer;
+
+impl Proposer for ScriptedProposer {
+    fn propose(&self, brief: &Brief, parents: &[Parent], _task: &Task) -> Result<Answer> {
+        let first = parents.first().map(|parent| Kernel::read(&parent.source));
+        let kernel = match (brief.operator, first) {
+            (Operator::Start, _) => Kernel {
+                family: Digest::of(brief.start.clone().unwrap_or_default()),
+                values: [1, 1],
+            },
+            (Operator::Autotune, Some(parent)) => {
+                let point = brief.point.clone().unwrap_or_default();
+                Kernel {
+                    family: parent.family,
+                    values: NAMES.map(|name| point.get(name).copied().unwrap_or(1)),
+                }
+            }
+            // The third attempt finds nothing, the fifth what another has found before: both happen to real operators.
+            (Operator::Mutate, Some(_)) if brief.attempt % 8 == 2 => {
+                return Ok(Answer::NoOp("nothing left to change".to_owned()));
+            }
+            (Operator::Mutate, Some(parent)) => {
+                let attempt = if brief.attempt % 8 == 4 {
+                    0
+                } else {
+                    brief.attempt
+                };
+                let name = format!("{} {attempt}", parent.family);
+                Kernel {
+                    family: Digest::of(name),
+                    values: parent.values,
+                }
+            }
+            (Operator::Recombine, Some(parent)) => Kernel {
+                family: parent.family,
+                values: parents
+                    .last()
+                    .map_or(parent.values, |other| Kernel::read(&other.source).values),
+            },
+            (_, None) => return Ok(Answer::NoOp("no parent".to_owned())),
+        };
+        let named = |values: [i64; 2]| NAMES.map(str::to_owned).into_iter().zip(values);
+        Ok(Answer::Candidate(Candidate {
+            source: kernel.text(),
+            detail: format!("{:?} {}", brief.operator, brief.attempt),
+            family: kernel.family,
+            point: named(kernel.values).collect(),
+            space: NAMES.map(|name| (name.to_owned(), VALUES.to_vec())).into(),
+        }))
+    }
+}
+
+const NAMES: [&str; 2] = ["ROWS", "UNROLL"];
+const VALUES: [i64; 4] = [1, 2, 4, 8];
+
+struct Kernel {
+    family: Digest,
+    values: [i64; 2],
+}
+
+impl Kernel {
+    fn text(&self) -> String {
+        let [rows, unroll] = self.values;
+        let family = serde_json::to_string(&self.family).unwrap();
+        format!("// {family}\n// {rows}\n// {unroll}\n__global__ void kernel() {{}}\n")
+    }
+
+    fn read(text: &str) -> Self {
+        let mut lines = text.lines().map(|line| line.trim_start_matches("// "));
+        let mut line = || lines.next().unwrap_or_default();
+        Self {
+            family: serde_json::from_str(line()).unwrap(),
+            values: [line().parse().unwrap(), line().parse().unwrap()],
+        }
+    }
+}
+
+/// Judges by the hash of the text.
+#[derive(Default)]
+pub(crate) struct ScriptedJudge {
+    /// The longest that an answer takes; how long each takes is random.
+    pub(crate) delay: Duration,
+    /// Verdicts without workloads: lines of a few hundred bytes.
+    pub(crate) short: bool,
+    /// Called with every job before it is judged; what it returns in its place is the answer.
+    pub(crate) before: Option<Box<Before>>,
+}
+
+pub(crate) type Before = dyn Fn(&Job) -> Result<Option<Outcome>> + Send + Sync;
+
+/// Makes a judge for each task, or fails to.
+pub(crate) struct ScriptedJudges(pub(crate) Box<Open>);
+
+type Open = dyn Fn(&Task) -> Result<ScriptedJudge> + Send + Sync;
+
+impl EvaluatorFactory for ScriptedJudges {
+    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>> {
+        let judge = (self.0)(&task);
+        Box::pin(async move { judge.map(|judge| Arc::new(judge) as Arc<dyn Evaluator>) })
+    }
+}
+
+impl Evaluator for ScriptedJudge {
+    fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
+        Box::pin(async move {
+            let answer = self.before.as_ref().map(|before| before(&job));
+            if let Some(outcome) = answer.transpose()?.flatten() {
+                return Ok(outcome);
+            }
+            if !self.delay.is_zero() {
+                let share = kforge::base::random::fresh_seed() % 1000;
+                tokio::time::sleep(self.delay.mul_f64(share as f64 / 1000.0)).await;
+            }
+            Ok(match &job.kind {
+                JobKind::Judge => self.outcome(&job.source, false),
+                JobKind::Confirm => self.outcome(&job.source, true),
+                JobKind::Duel { against } => {
+                    let ratio = speed(&job.source) / speed(against);
+                    Outcome::Duel(Some(Duel {
+                        ratio,
+                        ci95: [ratio * 0.999, ratio * 1.001],
+                    }))
+                }
+            })
+        })
+    }
+}
+
+impl ScriptedJudge {
+    fn outcome(&self, source: &str, confirmed: bool) -> Outcome {
+        let workloads = if self.short { 0 } else { 2 };
+        Outcome::Verdict {
+            compile_log: String::new(),
+            verdict: Box::new(verdict(source, workloads, confirmed)),
+        }
+    }
+}
+
+/// The true speedup of a kernel.
+fn speed(source: &str) -> f64 {
+    let mut stream = Stream::new(0, "speed", Digest::of(source).low64());
+    0.5 + 3.0 * stream.unit()
+}
+
+/// A verdict as a real judge gives it.
+pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict {
+    let mut stream = Stream::new(0, "verdict", Digest::of(source).low64());
+    let start = source.ends_with("kernel() {}\n") && source.contains("\n// 1\n// 1\n");
+    let status = match stream.below(10) {
+        _ if start => Status::Passed,
+        0 => Status::WrongOutput,
+        1 => Status::CompileError,
+        2 => Status::Crashed,
+        _ => Status::Passed,
+    };
+    let geomean = speed(source);
+    let ci95 = [geomean * 0.97, geomean * 1.03];
+    let passed = status == Status::Passed;
+    let times = passed.then_some(Times {
+        median: 10.25 / geomean,
+        mean: 10.5 / geomean,
+        std: 0.125,
+        min: 10.0 / geomean,
+        max: 14.0 / geomean,
+        n: 100,
+    });
+    let workload = |index: i64| WorkloadVerdict {
+        id: format!("w{index}"),
+        axes: [("batch_size".to_owned(), 1 << index)].into(),
+        hidden: false,
+        variant: None,
+        status,
+        speedup: passed.then_some(geomean),
+        ci95: passed.then_some(ci95),
+        candidate_us: times,
+        baseline_us: times,
+        floor_us: None,
+        roofline: None,
+        max_abs_error: Some(1e-7),
+        max_rel_error: Some(1e-5),
+        mean_abs_error: Some(1e-9),
+        tolerance_margin: Some(0.98),
+    };
+    let features: [(&str, &[f64]); 3] = [
+        ("block_threads", &[32.0, 64.0, 128.0, 256.0]),
+        ("vector_bytes", &[4.0, 8.0, 16.0]),
+        ("barriers", &[0.0, 2.0, 8.0]),
+    ];
+    Verdict {
+        schema: kforge::verdict::SCHEMA,
+        task: "softmax".to_owned(),
+        kernel: String::new(),
+        backend: "scripted".to_owned(),
+        status,
+        reason: (!passed).then(|| "as the script says".to_owned()),
+        confirmed: confirmed && passed,
+        device: DeviceIdentity::default(),
+        sandbox: "none".to_owned(),
+        tunables: IndexMap::new(),
+        cache: "warm".to_owned(),
+        checked_share: Some(1.0),
+        voided_blocks: 0,
+        seeds: vec![1, 2],
+        baseline: None,
+        speedup: passed.then_some(Speedup { geomean, ci95 }),
+        workloads: (0..workloads).map(workload).collect(),
+        resources: Resources::default(),
+        features: features
+            .map(|(name, values)| (name.to_owned(), values[stream.below(values.len())]))
+            .into(),
+        evidence: None,
+        seconds: Seconds::default(),
+    }
+}
+
+/// A task of the house; the scripted judge never looks into it.
+pub(crate) fn task(name: &str) -> Arc<Task> {
+    static TASKS: LazyLock<Mutex<HashMap<String, Arc<Task>>>> = LazyLock::new(Mutex::default);
+    let mut tasks = TASKS.lock().unwrap();
+    let load = || Arc::new(TaskFiles::find(name).unwrap().load().unwrap());
+    tasks.entry(name.to_owned()).or_insert_with(load).clone()
+}
+
+/// A run of one task, four in flight.
+pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
+    let tasks: Vec<_> = tasks.iter().map(|name| task(name)).collect();
+    let search = search::Settings::default();
+    let resume = directory.join("run.yaml").exists();
+    let records = tasks.iter().map(|task| {
+        let record = TaskRecord {
+            folder: task.digest,
+            oracle: Digest::of(&task.oracle),
+            baseline: Digest::of(task.baseline().1),
+        };
+        (task.name.clone(), record)
+    });
+    Options {
+        directory: directory.to_owned(),
+        start: match resume {
+            true => Start::Resume {
+                accept_changes: false,
+            },
+            false => Start::New,
+        },
+        record: Record {
+            schema: RECORD_SCHEMA,
+            kforge: "0.0.0".to_owned(),
+            host: "scripted".to_owned(),
+            seed: 7,
+            window: 8,
+            backend: "scripted".to_owned(),
+            device: DeviceIdentity::default(),
+            tasks: records.collect(),
+            config: serde_json::json!({"steps": steps, "search": search}),
+        },
+        tasks,
+        search,
+        steps,
+        in_flight: 4,
+        budget: None,
+    }
+}
+
+/// The same judge for every task.
+pub(crate) fn judges(delay: Duration) -> ScriptedJudges {
+    ScriptedJudges(Box::new(move |_| {
+        Ok(ScriptedJudge {
+            delay,
+            ..ScriptedJudge::default()
+        })
+    }))
+}
+
+/// Runs to the end.
+pub(crate) fn run(options: Options, judges: &ScriptedJudges) -> Result<Ended> {
+    run_until(options, judges, driver::never)
+}
+
+/// Runs to the end, or until the signal that `interrupt` makes inside the runtime.
+pub(crate) fn run_until(
+    options: Options,
+    judges: &ScriptedJudges,
+    interrupt: impl FnOnce() -> watch::Receiver<bool>,
+) -> Result<Ended> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let proposer = Arc::new(ScriptedProposer);
+    runtime.block_on(async {
+        let interrupt = interrupt();
+        driver::run(options, proposer, judges, &mut Silent, interrupt).await
+    })
+}

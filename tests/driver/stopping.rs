@@ -1,0 +1,147 @@
+//! Ways to stop: Ctrl-C, the clock, a target.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use kforge::event::{Event, StopReason};
+use tokio::sync::watch;
+
+use crate::scripted::{ScriptedJudges, judges, options, run, run_until};
+use crate::{events, process, state};
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_was() {
+    const STEPS: u64 = 60;
+    let root = tempfile::tempdir().unwrap();
+    let (plain, stopped) = (root.path().join("plain"), root.path().join("stopped"));
+    let judges = judges(Duration::from_millis(10));
+    run(options(&plain, &["softmax"], STEPS), &judges).unwrap();
+    let soon = || {
+        let (sender, receiver) = watch::channel(false);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            sender.send(true).unwrap();
+        });
+        receiver
+    };
+    let mut interruptions = 0;
+    loop {
+        let ended = run_until(options(&stopped, &["softmax"], STEPS), &judges, soon).unwrap();
+        if !ended.interrupted {
+            break;
+        }
+        interruptions += 1;
+        assert_eq!(ended.tasks.len(), 1);
+        assert!(interruptions < 100);
+    }
+    assert!(interruptions > 0);
+    assert_eq!(
+        state(&stopped, "softmax", STEPS),
+        state(&plain, "softmax", STEPS)
+    );
+    let journal = std::fs::read_to_string(stopped.join("events.jsonl")).unwrap();
+    assert_eq!(
+        journal.matches("\"event\":\"interrupted\"").count(),
+        interruptions
+    );
+}
+
+#[test]
+fn a_signal_does_not_wait_for_the_judge() {
+    for signal in ["INT", "TERM"] {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("run");
+        // Up to ten minutes for each verdict.
+        let mut child = process(&directory, 60, Duration::from_secs(600))
+            .spawn()
+            .unwrap();
+        let log = directory.with_extension("log");
+        while !std::fs::read_to_string(&log).is_ok_and(|log| log.lines().count() >= 4) {
+            assert!(child.try_wait().unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let told = Instant::now();
+        let kill = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(child.id().to_string())
+            .status();
+        assert!(kill.unwrap().success());
+        assert!(child.wait().unwrap().success());
+        assert!(told.elapsed() < Duration::from_secs(5));
+        let end = std::fs::read_to_string(directory.with_extension("error")).unwrap();
+        assert_eq!(end, "interrupted");
+        run(
+            options(&directory, &["softmax"], 20),
+            &judges(Duration::ZERO),
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn time_that_is_spent_stays_spent() {
+    const STEPS: u64 = 60;
+    let root = tempfile::tempdir().unwrap();
+    let (plain, timed) = (root.path().join("plain"), root.path().join("timed"));
+    let slow = judges(Duration::from_millis(30));
+    run(
+        options(&plain, &["softmax"], STEPS),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
+    let with_budget = |milliseconds| {
+        let mut options = options(&timed, &["softmax"], STEPS);
+        options.budget = Some(Duration::from_millis(milliseconds));
+        options
+    };
+    let ended = run(with_budget(150), &slow).unwrap();
+    let task = &ended.tasks[0];
+    assert_eq!(task.why(), Some(StopReason::Seconds));
+    assert!(task.progress.steps > 3 && task.progress.steps < STEPS);
+    assert!(
+        task.best().is_some_and(|best| best.confirmed),
+        "what there is gets confirmed"
+    );
+    let before = events(&timed, "softmax");
+    assert!(before.iter().any(
+        |event| matches!(event, Event::Stopped(stopped) if stopped.why == StopReason::Seconds)
+    ));
+
+    // The same budget again is already spent: nothing is judged.
+    let nobody = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
+    let again = run(with_budget(150), &nobody).unwrap();
+    assert_eq!(again.tasks[0].why(), Some(StopReason::Seconds));
+    assert_eq!(events(&timed, "softmax"), before);
+
+    let more = run(with_budget(600_000), &slow).unwrap();
+    assert_eq!(more.tasks[0].why(), Some(StopReason::Steps));
+    assert_eq!(
+        state(&timed, "softmax", STEPS),
+        state(&plain, "softmax", STEPS)
+    );
+}
+
+#[test]
+fn a_target_ends_the_search_for_good() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let target = || {
+        let mut options = options(&directory, &["softmax"], 1000);
+        options.search.target_speedup = Some(2.5);
+        options.in_flight = 8;
+        options
+    };
+    let judges = judges(Duration::from_millis(2));
+    let ended = run(target(), &judges).unwrap();
+    let task = &ended.tasks[0];
+    assert_eq!(task.why(), Some(StopReason::Target));
+    assert!(task.progress.steps < 1000);
+    assert!(task.best().unwrap().speedup.ci95[0] >= 2.5);
+    let journal = events(&directory, "softmax");
+    let nobody = ScriptedJudges(Box::new(|_| panic!("the target was reached")));
+    assert_eq!(
+        run(target(), &nobody).unwrap().tasks[0].why(),
+        Some(StopReason::Target)
+    );
+    assert_eq!(events(&directory, "softmax"), journal);
+}
