@@ -293,7 +293,7 @@ fn other_faults_have_their_own_status() {
         ),
         ("  __trap();", Status::Crashed, "signal"),
         (
-            "  if (i % 2) __shfl_sync(~0u, i, 0); else if (i >= 0) y[i] = 0;",
+            "  if (threadIdx.x < 16) __syncthreads(); else { __syncwarp(); __syncthreads(); }\n  if (i < n) y[i] = 0;",
             Status::SyncError,
             "",
         ),

@@ -21,7 +21,7 @@ use crate::verdict::{Evidence, Status};
 /// Bytes before and behind every buffer's data that a kernel must leave alone; the data starts at a multiple of 256.
 const CANARY: usize = 256;
 /// How long a process may take to start, map its memory and stop.
-const START_DEADLINE: Duration = Duration::from_secs(20);
+const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where one buffer lies in the shared memory.
 struct Place {
