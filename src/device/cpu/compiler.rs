@@ -346,7 +346,7 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?)
         .process_group(0);
-    // SAFETY: between fork and exec only setrlimit is called, which is async-signal-safe, on values that were made before.
+    // SAFETY: between fork and exec only limits are lowered, by system calls, on values that were made before.
     unsafe {
         command.pre_exec(|| {
             for (resource, limit) in [
@@ -354,13 +354,7 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
                 (libc::RLIMIT_FSIZE, FILE_LIMIT),
                 (libc::RLIMIT_CORE, 0),
             ] {
-                let limit = libc::rlimit {
-                    rlim_cur: limit,
-                    rlim_max: limit,
-                };
-                if libc::setrlimit(resource, &raw const limit) != 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
+                super::process::lower_limit(resource, limit)?;
             }
             Ok(())
         });

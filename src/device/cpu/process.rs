@@ -156,11 +156,7 @@ impl Process {
                     (libc::RLIMIT_FSIZE, OUTPUT_LIMIT),
                     (libc::RLIMIT_DATA, private_bytes),
                 ] {
-                    let limit = libc::rlimit {
-                        rlim_cur: limit,
-                        rlim_max: limit,
-                    };
-                    failed(libc::setrlimit(resource, &raw const limit))?;
+                    lower_limit(resource, limit)?;
                 }
                 Ok(())
             });
@@ -295,6 +291,26 @@ pub(super) fn wait_for_news(child: libc::pid_t, kinds: libc::c_int) -> anyhow::R
             return Err(error).context("failed to wait for a child process");
         }
     }
+}
+
+/// Lowers a limit of this process, for between fork and exec: only system calls. One that is lower already stays.
+pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> std::io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls read and write this one value.
+    let failed = unsafe {
+        libc::getrlimit(resource, &raw mut limit) != 0 || {
+            limit.rlim_max = limit.rlim_max.min(wanted);
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(resource, &raw const limit) != 0
+        }
+    };
+    if failed {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Starts a child and keeps only its number: `Process` reaps it itself.
