@@ -18,9 +18,15 @@ use crate::verdict::{DeviceIdentity, Verdict};
 /// The most that a worker may say in one line.
 const MAX_LINE: u64 = 16 << 20;
 
+/// How many times its timing budget a confirmation may take, and how many times as precise it wants to be: it is the number
+/// that is reported, and there are few.
+const CONFIRMATION: f64 = 3.0;
+
 /// Judges one task in child processes of this same program.
 pub struct Pool {
     hello: String,
+    /// For the fresh processes that confirm.
+    confirming: String,
     deadline: Duration,
     idle: Mutex<Vec<Worker>>,
 }
@@ -37,16 +43,20 @@ impl Pool {
         // Far beyond any honest judgement: what takes longer is broken machinery, not a slow kernel, which has its own deadline.
         let deadline = Duration::from_secs_f64(
             180.0
-                + 20.0 * options.profile.seconds * workloads as f64
+                + 20.0 * CONFIRMATION * options.profile.seconds * workloads as f64
                 + 10.0 * options.launch_seconds,
         );
-        let hello = serde_json::to_string(&Hello {
+        let mut hello = Hello {
             version: VERSION,
             files,
             options,
-        })?;
+        };
+        let judging = serde_json::to_string(&hello)?;
+        hello.options.profile.seconds *= CONFIRMATION;
+        hello.options.profile.precision /= CONFIRMATION;
         Ok(Self {
-            hello,
+            hello: judging,
+            confirming: serde_json::to_string(&hello)?,
             deadline,
             idle: Mutex::new(Vec::new()),
         })
@@ -54,7 +64,7 @@ impl Pool {
 
     /// Starts the first worker: shows that the oracle and the baseline work, and which device judges.
     pub async fn start(&self) -> anyhow::Result<DeviceIdentity> {
-        let worker = self.spawn().await?;
+        let worker = self.spawn(&self.hello).await?;
         let identity = worker.identity.clone();
         self.keep(worker);
         Ok(identity)
@@ -120,7 +130,8 @@ impl Pool {
         };
         let mut worker = match kept {
             Some(worker) => worker,
-            None => self.spawn().await?,
+            None if fresh => self.spawn(&self.confirming).await?,
+            None => self.spawn(&self.hello).await?,
         };
         let Ok(response) = tokio::time::timeout(self.deadline, worker.ask(request)).await else {
             bail!(
@@ -138,7 +149,7 @@ impl Pool {
         }
     }
 
-    async fn spawn(&self) -> anyhow::Result<Worker> {
+    async fn spawn(&self, hello: &str) -> anyhow::Result<Worker> {
         let program =
             std::env::current_exe().context("failed to find kforge's own program file")?;
         let mut command = Command::new(&program);
@@ -166,7 +177,7 @@ impl Pool {
             output: BufReader::new(output),
             identity: DeviceIdentity::default(),
         };
-        worker.send(&self.hello).await?;
+        worker.send(hello).await?;
         match tokio::time::timeout(self.deadline, worker.receive()).await {
             Ok(Ok(Response::Ready(identity))) => worker.identity = identity,
             Ok(Ok(Response::Failure(failure))) => return Err(failure.into_error()),
