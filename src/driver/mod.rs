@@ -15,6 +15,7 @@ use anyhow::Result;
 use tokio::sync::watch;
 
 mod interrupt;
+mod operators;
 mod proposer;
 mod resume;
 mod running;
@@ -24,6 +25,7 @@ mod summary;
 mod task;
 
 pub use interrupt::{never, watch_signals};
+pub use operators::Operators;
 pub use proposer::{Answer, Candidate, Parent, Proposer};
 
 use crate::base::files::Batch;

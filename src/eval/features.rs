@@ -8,7 +8,17 @@ use crate::verdict::Verdict;
 /// Facts that are known before a launch. Launches are those of the first case.
 pub(super) fn of_source(kernel: &Kernel, judge: &Judge<'_>, cases: &[Case], verdict: &mut Verdict) {
     let features = &mut verdict.features;
-    let facts = syntax::facts(&kernel.text);
+    let point = kernel.point();
+    let axes = &judge.task.definition.axes;
+    let facts = syntax::facts(&kernel.text, &|name| {
+        let axis = || {
+            axes.iter()
+                .find(|(axis, _)| axis.to_uppercase() == name)?
+                .1
+                .value
+        };
+        point.get(name).copied().or_else(axis)
+    });
     let mut set = |name: &str, value: f64| features.insert(name.to_owned(), value);
     set("vector_bytes", f64::from(facts.vector_bytes));
     set("barriers", f64::from(facts.barriers));

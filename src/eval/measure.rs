@@ -1,13 +1,14 @@
 //! How fast is it? Paired, in random order, on the same fresh data, until the interval is narrow enough or the budget is spent.
 //!
 //! A block is two pairs, in one of the orders ABBA and BAAB; each pair has data of its own that both arms share, and the
-//! candidate's timed outputs are checked like any other. Never stops because a result looks good.
+//! candidate's timed outputs are checked like any other. Every few blocks both arms begin anew in fresh processes, so that
+//! the chance of one process's placement in memory and on cores is part of the sample. Never stops because a result looks good.
 
 use std::time::{Duration, Instant};
 
 use super::bench::{Bench, Side};
 use super::shapes::{Case, seed_of};
-use super::{Finding, Judge};
+use super::{Compilation, Finding, Judge};
 use crate::base::Stream;
 use crate::base::statistics::{self, Estimate, Summary};
 use crate::device::{Launched, Poison};
@@ -15,14 +16,14 @@ use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
 
 /// The fewest blocks before the interval is looked at.
 const LEAST_BLOCKS: usize = 20;
-/// How many blocks lie between two looks.
-const BLOCKS_A_LOOK: usize = 5;
+/// How many blocks lie between two looks, and are measured in the same pair of processes.
+const BLOCKS_A_LOOK: usize = 4;
 /// The most blocks, whatever the budget.
 const MOST_BLOCKS: usize = 400;
 /// A result whose half width is more than this many times the wanted precision says nothing.
-const USELESS: f64 = 10.0;
-/// The longest time for the least blocks, as a multiple of the budget.
-const PATIENCE: f64 = 10.0;
+const USELESS: f64 = 20.0;
+/// The longest time for a result that says something, as a multiple of the budget.
+const PATIENCE: f64 = 5.0;
 
 /// The times of one case.
 pub(super) struct Measurement {
@@ -50,33 +51,44 @@ pub(super) fn combine(estimates: &[Estimate]) -> Option<Speedup> {
     })
 }
 
-/// Times the candidate against its opponent on one case.
+/// Times the candidate against its opponent, the baseline if `None`, on one case.
 pub(super) fn measure(
     judge: &Judge<'_>,
-    bench: &mut Bench,
+    candidate: &Compilation,
+    opponent: Option<&Compilation>,
     case: &Case,
     seed: u64,
 ) -> anyhow::Result<Result<Measurement, Finding>> {
     let profile = &judge.options.profile;
     let _alone = judge.quiet.alone()?;
     let mut stream = Stream::new(seed, "order", 0);
-    // One pair through the timed path, unrecorded: pages are touched, threads are awake.
-    if let Err(finding) = pair(bench, seed_of(seed, "warm-up", 0), Side::Opponent)? {
-        return Ok(Err(finding));
-    }
     let begun = Instant::now();
-    let (mut log_ratios, mut candidate, mut opponent) = (Vec::new(), Vec::new(), Vec::new());
-    let estimate = loop {
+    let mut bench = None;
+    let (mut log_ratios, mut candidate_us, mut opponent_us) = (Vec::new(), Vec::new(), Vec::new());
+    let (estimate, half_width) = loop {
         let block = log_ratios.len();
-        let first = if stream.below(2) == 0 {
-            Side::Opponent
-        } else {
-            Side::Candidate
+        if block.is_multiple_of(BLOCKS_A_LOOK) {
+            bench = None; // The old processes end before the new ones begin.
+        }
+        let bench = match &mut bench {
+            Some(bench) => bench,
+            None => {
+                let mut fresh = match Bench::open(judge, candidate, opponent, case)? {
+                    Ok(fresh) => fresh,
+                    Err(finding) => return Ok(Err(finding)),
+                };
+                // One pair through the timed path, unrecorded: pages are touched, threads are awake.
+                if let Err(finding) =
+                    pair(&mut fresh, seed_of(seed, "warm-up", block), Side::Opponent)?
+                {
+                    return Ok(Err(finding));
+                }
+                bench.insert(fresh)
+            }
         };
-        let second = if first == Side::Opponent {
-            Side::Candidate
-        } else {
-            Side::Opponent
+        let (first, second) = match stream.below(2) {
+            0 => (Side::Opponent, Side::Candidate),
+            _ => (Side::Candidate, Side::Opponent),
         };
         let mut log_ratio = 0.0;
         for (index, leader) in [first, second].into_iter().enumerate() {
@@ -90,36 +102,34 @@ pub(super) fn measure(
                 anyhow::bail!("the clock gave a time of 0");
             }
             log_ratio += (opponent_time / candidate_time).ln() / 2.0;
-            candidate.push(candidate_time * 1e6);
-            opponent.push(opponent_time * 1e6);
+            candidate_us.push(candidate_time * 1e6);
+            opponent_us.push(opponent_time * 1e6);
         }
         log_ratios.push(log_ratio);
         let blocks = log_ratios.len();
         let spent = begun.elapsed().as_secs_f64();
+        let out_of_patience = blocks >= MOST_BLOCKS || spent >= PATIENCE * profile.seconds;
         let look = blocks >= LEAST_BLOCKS && blocks.is_multiple_of(BLOCKS_A_LOOK);
-        let over = blocks >= MOST_BLOCKS
-            || (blocks >= LEAST_BLOCKS && spent >= profile.seconds)
-            || spent >= PATIENCE * profile.seconds;
-        if look || over {
+        if look || out_of_patience {
             let estimate = statistics::hodges_lehmann(&log_ratios);
             let half_width = estimate.map_or(f64::INFINITY, |estimate| {
                 (estimate.high - estimate.low) / 2.0
             });
-            if over || half_width <= profile.precision {
-                break (
-                    estimate.filter(|_| half_width <= USELESS * profile.precision),
-                    half_width,
-                );
+            let says_something = half_width <= USELESS * profile.precision;
+            // Noise buys more time, up to a bound; a good or a bad result never does.
+            let spent_well = spent >= profile.seconds && says_something;
+            if half_width <= profile.precision || spent_well || out_of_patience {
+                break (estimate.filter(|_| says_something), half_width);
             }
         }
     };
-    let (Some(estimate), _) = estimate else {
+    let Some(estimate) = estimate else {
         let reason = format!(
             "workload `{}`: after {} blocks in {:.1} s the interval is still ±{:.1} %",
             case.id,
             log_ratios.len(),
             begun.elapsed().as_secs_f64(),
-            estimate.1 * 100.0
+            half_width * 100.0
         );
         return Ok(Err(Finding::new(
             Status::Inconclusive,
@@ -127,7 +137,7 @@ pub(super) fn measure(
             Evidence::default(),
         )));
     };
-    match (times_of(&candidate), times_of(&opponent)) {
+    match (times_of(&candidate_us), times_of(&opponent_us)) {
         (Some(candidate), Some(opponent)) => Ok(Ok(Measurement {
             estimate,
             candidate,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Digest, Failure, random};
 use crate::device::{Compiled, Device, Program, Refusal};
-use crate::kernel::{Kernel, Machine};
+use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
 
@@ -26,7 +26,6 @@ mod shapes;
 pub use example::{Example, example};
 pub use quiet::Quiet;
 
-use bench::Bench;
 use shapes::Case;
 
 /// How to judge; the same for every candidate of a run.
@@ -171,11 +170,8 @@ impl<'a> Judge<'a> {
         }
         let mut estimates = Vec::new();
         for (index, case) in cases.iter().enumerate() {
-            let bench = Bench::open(self, &arms[0], Some(&arms[1]), case)?;
-            let Ok(mut bench) = bench else {
-                return Ok(None);
-            };
-            match measure::measure(self, &mut bench, case, shapes::seed_of(seed, "duel", index))? {
+            let seed = shapes::seed_of(seed, "duel", index);
+            match measure::measure(self, &arms[0], Some(&arms[1]), case, seed)? {
                 Ok(measurement) => estimates.push(measurement.estimate),
                 Err(_) => return Ok(None),
             }
@@ -284,16 +280,8 @@ impl<'a> Judge<'a> {
         let mut estimates = Vec::new();
         let mut variances = Vec::new();
         for (index, case) in cases.iter().enumerate().filter(|(_, case)| !case.hidden) {
-            let mut bench = match Bench::open(self, compilation, None, case)? {
-                Ok(bench) => bench,
-                Err(finding) => return Ok(Err(finding)),
-            };
-            let measured = measure::measure(
-                self,
-                &mut bench,
-                case,
-                shapes::seed_of(seed, "measure", index),
-            )?;
+            let seed = shapes::seed_of(seed, "measure", index);
+            let measured = measure::measure(self, compilation, None, case, seed)?;
             let measurement = match measured {
                 Ok(measurement) => measurement,
                 Err(mut finding) => {
@@ -473,13 +461,18 @@ impl Finding {
     }
 }
 
-impl From<crate::kernel::BindError> for Finding {
-    fn from(error: crate::kernel::BindError) -> Self {
+impl From<BindError> for Finding {
+    fn from(error: BindError) -> Self {
+        let status = match error.fault {
+            BindFault::Rejected => Status::Rejected,
+            BindFault::LaunchError => Status::LaunchError,
+            BindFault::LimitExceeded => Status::LimitExceeded,
+        };
         let evidence = Evidence {
             line: Some(error.line),
             ..Evidence::default()
         };
-        Self::new(error.status, error.to_string(), evidence)
+        Self::new(status, error.to_string(), evidence)
     }
 }
 

@@ -3,9 +3,8 @@
 use indexmap::IndexMap;
 
 use crate::base::{Digest, Stream};
-use crate::kernel::{BindError, Kernel, Machine, Scalars};
+use crate::kernel::{BindError, BindFault, Kernel, Machine, Scalars};
 use crate::task::{Binding, Distribution, InputSource, Profile, Shape, Task, Workload};
-use crate::verdict::Status;
 
 /// How many random shapes are tried to meet a variant.
 const DRAWS: usize = 256;
@@ -156,7 +155,7 @@ pub(super) fn cases(
                 None => {
                     let line = kernel.header.variants[wanted].when.line;
                     return Err(BindError {
-                        status: Status::Rejected,
+                        fault: BindFault::Rejected,
                         line,
                         message: format!("variant {wanted} is in force on no workload of the task"),
                     });

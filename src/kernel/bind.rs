@@ -8,7 +8,6 @@ use super::header::{ArgumentHeader, LaunchHeader, Placed};
 use super::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use super::{Kernel, syntax};
 use crate::task::{Binding, DType, Task};
-use crate::verdict::Status;
 
 /// The most memory that one arm may take, in bytes: beyond it a shape is refused rather than left to the system to kill.
 const MAX_ARM_BYTES: u64 = 16 << 30;
@@ -24,12 +23,23 @@ pub struct Machine {
 /// The values of scalar inputs, by name.
 pub type Scalars = IndexMap<String, f64>;
 
-/// Why a kernel cannot be launched on a workload: `rejected` or `launch_error`.
+/// Why a kernel cannot be launched on a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindError {
-    pub status: Status,
+    pub fault: BindFault,
     pub line: u32,
     pub message: String,
+}
+
+/// What kind of fault it is; the judge's statuses have the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindFault {
+    /// The header makes no sense on this shape.
+    Rejected,
+    /// No device would take the launch.
+    LaunchError,
+    /// Too much memory.
+    LimitExceeded,
 }
 
 impl fmt::Display for BindError {
@@ -163,7 +173,7 @@ impl Kernel {
         if launches.is_empty() {
             let line = self.header.launches.first().map_or(1, |launch| launch.line);
             return Err(BindError {
-                status: Status::Rejected,
+                fault: BindFault::Rejected,
                 line,
                 message: "no launch's `when` holds".to_owned(),
             });
@@ -184,7 +194,7 @@ impl Kernel {
         oracle: bool,
     ) -> Result<Vec<Buffer>, BindError> {
         let refuse = |line: u32, message: String| BindError {
-            status: Status::LimitExceeded,
+            fault: BindFault::LimitExceeded,
             line,
             message,
         };
@@ -239,7 +249,7 @@ impl Kernel {
                 let value = evaluate(size, binding, values, machine)?;
                 let size = u64::try_from(value).ok().filter(|size| *size > 0);
                 shape.push(size.ok_or_else(|| BindError {
-                    status: Status::Rejected,
+                    fault: BindFault::Rejected,
                     line: scratch.shape[0].line,
                     message: format!("scratch `{name}`: a size is {value}, expected at least 1"),
                 })?);
@@ -311,7 +321,7 @@ fn launch_of(
                     limits[index]
                 );
                 return Err(BindError {
-                    status: Status::LaunchError,
+                    fault: BindFault::LaunchError,
                     line: part.line,
                     message,
                 });
@@ -327,7 +337,7 @@ fn launch_of(
     if threads > 1024 {
         let message = format!("a block of {threads} threads: expected at most 1024");
         return Err(BindError {
-            status: Status::LaunchError,
+            fault: BindFault::LaunchError,
             line: launch.block[0].line,
             message,
         });
@@ -345,7 +355,7 @@ fn launch_of(
             machine.max_shared_bytes
         );
         return Err(BindError {
-            status: Status::LaunchError,
+            fault: BindFault::LaunchError,
             line,
             message,
         });
@@ -382,7 +392,7 @@ fn evaluate(
         .expression
         .evaluate(&value_of)
         .map_err(|error| BindError {
-            status: Status::Rejected,
+            fault: BindFault::Rejected,
             line: placed.line,
             message: format!("expression `{}`: {error}", placed.expression.text()),
         })
@@ -390,7 +400,7 @@ fn evaluate(
 
 fn fit<T: TryFrom<i64>>(value: i64, placed: &Placed, kind: &str) -> Result<T, BindError> {
     T::try_from(value).map_err(|_| BindError {
-        status: Status::LaunchError,
+        fault: BindFault::LaunchError,
         line: placed.line,
         message: format!(
             "argument `{}` is {value}, which does not fit {kind}: use `i64(…)`",

@@ -17,7 +17,7 @@ pub mod syntax;
 #[cfg(test)]
 mod tests;
 
-pub use bind::{BindError, Machine, Scalars};
+pub use bind::{BindError, BindFault, Machine, Scalars};
 pub use header::{
     ArgumentHeader, Compile, Header, LaunchHeader, Placed, Scratch, TensorMap, Variant,
 };

@@ -5,7 +5,6 @@ use indexmap::IndexMap;
 use super::plan::{Argument, ArgumentType, Role};
 use super::*;
 use crate::task::{DType, TaskFiles};
-use crate::verdict::Status;
 
 const MACHINE: Machine = Machine {
     sm_count: 2,
@@ -245,52 +244,52 @@ fn limits_are_checked_before_a_launch() {
             )
             .unwrap_err()
     };
-    for (from, to, status, words) in [
+    for (from, to, fault, words) in [
         (
             "block: WIDTH",
             "block: WIDTH, 64",
-            Status::LaunchError,
+            BindFault::LaunchError,
             "2048 threads",
         ),
         (
             "block: WIDTH",
             "block: 0",
-            Status::LaunchError,
+            BindFault::LaunchError,
             "expected 1 to 1024, found 0",
         ),
         (
             "shared: 4 * ROWS",
             "shared: 4000",
-            Status::LaunchError,
+            BindFault::LaunchError,
             "0 to 1000 bytes",
         ),
         (
             "args: x, factor, y, rows",
             "args: x, factor, y, i32(rows * 9999999999)",
-            Status::LaunchError,
+            BindFault::LaunchError,
             "does not fit i32",
         ),
         (
             "grid: ceil_div(rows, ROWS), 2",
             "grid: rows // (rows - 4)",
-            Status::Rejected,
+            BindFault::Rejected,
             "division by zero",
         ),
         (
             "shape: \"rows, 2\"",
             "shape: \"rows, 0\"",
-            Status::Rejected,
+            BindFault::Rejected,
             "expected at least 1",
         ),
         (
             "shape: \"rows, 2\"",
             "shape: \"rows, 99999999999, 999999999\"",
-            Status::LimitExceeded,
+            BindFault::LimitExceeded,
             "GiB",
         ),
     ] {
         let error = bind(from, to);
-        assert_eq!(error.status, status, "{to}");
+        assert_eq!(error.fault, fault, "{to}");
         assert!(error.message.contains(words), "{to}: {error}");
     }
 }

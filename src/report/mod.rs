@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+mod describe;
+mod results;
+mod sink;
+
+pub use describe::{task, tasks, verdicts};
+pub use results::{TaskResults, results};
+pub use sink::{Form, Sink};
+
 use crate::event::{Event, StopReason};
 use crate::search::Change;
 use crate::verdict::Speedup;

@@ -1,3 +1,5 @@
+//! What a journal survives, and what it refuses.
+
 use super::*;
 use crate::base::Digest;
 use crate::event::{

@@ -11,5 +11,5 @@ mod time;
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::{Head, Journal, Line};
 pub use lock::Lock;
-pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, refuse};
-pub use time::{milliseconds, now, timestamp};
+pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, host_name, refuse};
+pub use time::{compact_timestamp, milliseconds, now, timestamp};

@@ -40,6 +40,12 @@ pub struct TaskRecord {
     pub baseline: Digest,
 }
 
+/// The name of this machine, as the system gives it.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
 const FREE: [&str; 4] = [
     "config.steps",

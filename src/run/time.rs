@@ -19,6 +19,17 @@ pub fn timestamp(milliseconds: u64) -> String {
 }
 
 /// The inverse of `timestamp`; `None` for anything else.
+/// A moment as a name for a folder: `20261121-053901`.
+pub fn compact_timestamp(milliseconds: u64) -> String {
+    let kept = |letter: &char| letter.is_ascii_digit() || *letter == 'T';
+    timestamp(milliseconds)
+        .chars()
+        .take(19)
+        .filter(kept)
+        .collect::<String>()
+        .replace('T', "-")
+}
+
 pub fn milliseconds(text: &str) -> Option<u64> {
     let shape = |(index, byte): (usize, &u8)| match index {
         4 | 7 => *byte == b'-',

@@ -13,7 +13,7 @@ use super::protocol::{Hello, Request, Response, VERSION};
 use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
 use crate::eval;
 use crate::task::{Task, TaskFiles};
-use crate::verdict::DeviceIdentity;
+use crate::verdict::{DeviceIdentity, Verdict};
 
 /// The most that a worker may say in one line.
 const MAX_LINE: u64 = 16 << 20;
@@ -60,41 +60,40 @@ impl Pool {
         Ok(identity)
     }
 
+    /// Judges one kernel in a kept worker. `seed` repeats an earlier judgement.
+    pub async fn judge(
+        &self,
+        name: &str,
+        source: &str,
+        seed: Option<u64>,
+    ) -> anyhow::Result<Box<Verdict>> {
+        let request = Request::Judge {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            seed,
+        };
+        match self.ask(&request, false).await? {
+            Response::Verdict(verdict) => Ok(verdict),
+            _ => bail!("a worker gave no verdict"),
+        }
+    }
+
     async fn evaluate(&self, job: Job) -> anyhow::Result<Outcome> {
         let name = format!("step {}", job.step);
         let fresh = matches!(job.kind, JobKind::Confirm);
+        let source = job.source.to_string();
         let request = match job.kind {
             JobKind::Judge | JobKind::Confirm => Request::Judge {
                 name,
-                source: job.source.to_string(),
+                source,
                 seed: None,
             },
             JobKind::Duel { against } => Request::Duel {
-                challenger: job.source.to_string(),
+                challenger: source,
                 incumbent: against.to_string(),
             },
         };
-        let kept = if fresh {
-            None
-        } else {
-            self.idle.lock().ok().and_then(|mut idle| idle.pop())
-        };
-        let mut worker = match kept {
-            Some(worker) => worker,
-            None => self.spawn().await?,
-        };
-        let response = tokio::time::timeout(self.deadline, worker.ask(&request)).await;
-        let response = match response {
-            Ok(response) => response?,
-            Err(_) => bail!(
-                "a worker gave no answer within {:.0} s",
-                self.deadline.as_secs_f64()
-            ),
-        };
-        if !fresh {
-            self.keep(worker);
-        }
-        match response {
+        match self.ask(&request, fresh).await? {
             Response::Verdict(mut verdict) => {
                 verdict.confirmed = fresh && verdict.passed();
                 let compile_log = verdict
@@ -108,8 +107,34 @@ impl Pool {
                 })
             }
             Response::Duel(duel) => Ok(Outcome::Duel(duel)),
+            _ => bail!("a worker answered with something else than was asked for"),
+        }
+    }
+
+    /// One request to one worker. A worker that fails to answer is killed.
+    async fn ask(&self, request: &Request, fresh: bool) -> anyhow::Result<Response> {
+        let kept = if fresh {
+            None
+        } else {
+            self.idle.lock().ok().and_then(|mut idle| idle.pop())
+        };
+        let mut worker = match kept {
+            Some(worker) => worker,
+            None => self.spawn().await?,
+        };
+        let Ok(response) = tokio::time::timeout(self.deadline, worker.ask(request)).await else {
+            bail!(
+                "a worker gave no answer within {:.0} s",
+                self.deadline.as_secs_f64()
+            );
+        };
+        let response = response?;
+        if !fresh {
+            self.keep(worker);
+        }
+        match response {
             Response::Failure(failure) => Err(failure.into_error()),
-            Response::Ready(_) => bail!("a worker answered a request with a greeting"),
+            response => Ok(response),
         }
     }
 

@@ -1,7 +1,6 @@
 //! One kernel in its own process with its own memory: the judge fills, launches and looks; the process only computes.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,20 +11,17 @@ use super::control::{
     ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_ZERO, Control, ControlArgument, ControlLaunch,
     FAULT_EXIT_CODE, GUARD_BYTES, MAGIC, MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, VERSION,
 };
+use super::kept::Kept;
 use super::process::{Ended, Process, SharedMemory};
-use crate::base::Digest;
 use crate::device::{Answer, Arm, Content, Launched, Opened, Question, Refusal, numerics};
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::{DType, Distribution};
 use crate::verdict::{Evidence, Status};
 
-const PAGE: usize = 4096;
 /// Bytes before and behind every buffer's data that a kernel must leave alone; the data starts at a multiple of 256.
 const CANARY: usize = 256;
 /// How long a process may take to start, map its memory and stop.
-const START_DEADLINE: Duration = Duration::from_secs(20);
-/// The most memory that the values kept for other arms may take.
-const KEPT_BYTES: usize = 256 << 20;
+const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where one buffer lies in the shared memory.
 struct Place {
@@ -45,13 +41,6 @@ pub(super) struct CpuArm {
     kept: Rc<RefCell<Kept>>,
 }
 
-/// Values that were drawn before: other arms ask for the same.
-#[derive(Default)]
-pub(super) struct Kept {
-    values: VecDeque<(Digest, Rc<[u8]>)>,
-    bytes: usize,
-}
-
 impl CpuArm {
     pub(super) fn open(
         executable: &Path,
@@ -60,7 +49,7 @@ impl CpuArm {
         folder: &Path,
         kept: Rc<RefCell<Kept>>,
     ) -> anyhow::Result<Opened> {
-        if let Some(refusal) = too_many(plan) {
+        if let Some(refusal) = too_many(plan).or_else(|| too_large(plan)) {
             return Ok(Opened::Refused(refusal));
         }
         let (places, bytes) = places(plan);
@@ -69,7 +58,8 @@ impl CpuArm {
         for place in &places {
             renew_canaries(&mut memory, place);
         }
-        let (mut process, ended) = Process::spawn(executable, &memory, folder, START_DEADLINE)?;
+        let (mut process, ended) =
+            Process::spawn(executable, &memory, folder, threads, START_DEADLINE)?;
         match ended {
             Ended::Stopped => Ok(Opened::Ready(Box::new(Self {
                 memory,
@@ -77,10 +67,6 @@ impl CpuArm {
                 places,
                 kept,
             }))),
-            Ended::TimedOut => bail!(
-                "a candidate's process was not ready within {} s",
-                START_DEADLINE.as_secs()
-            ),
             other => {
                 // Constructors run before the first stop; what they do is the candidate's own.
                 let refusal = fault(&memory, &places, other, &mut process);
@@ -99,8 +85,14 @@ impl Arm for CpuArm {
         let memory = &mut self.memory.bytes_mut()[place.data.clone()];
         match content {
             Content::Random { distribution, seed } => {
-                let values = self.kept.borrow_mut().values(place, distribution, *seed);
-                memory.copy_from_slice(&values);
+                let mut kept = self.kept.borrow_mut();
+                memory.copy_from_slice(kept.values(
+                    place.dtype,
+                    memory.len(),
+                    place.row,
+                    distribution,
+                    *seed,
+                ));
             }
             Content::Poison(pattern) => numerics::poison(place.dtype, memory, *pattern),
         }
@@ -163,38 +155,6 @@ impl Arm for CpuArm {
     }
 }
 
-impl Kept {
-    fn values(&mut self, place: &Place, distribution: &Distribution, seed: u64) -> Rc<[u8]> {
-        let description = format!(
-            "{distribution:?} {:?} {} {}",
-            place.dtype,
-            place.row,
-            place.data.len()
-        );
-        let key = Digest::of_parts([description.as_bytes(), &seed.to_le_bytes()]);
-        if let Some((_, values)) = self.values.iter().find(|(known, _)| *known == key) {
-            return Rc::clone(values);
-        }
-        // Eight-byte words, so that elements of every type are aligned.
-        let mut words = vec![0u64; place.data.len().div_ceil(8)];
-        // SAFETY: the words' own memory, seen as bytes; every bit pattern is valid for both.
-        let memory = unsafe {
-            std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), place.data.len())
-        };
-        numerics::fill(place.dtype, memory, place.row, distribution, seed);
-        let values: Rc<[u8]> = Rc::from(&*memory);
-        self.bytes += values.len();
-        self.values.push_back((key, Rc::clone(&values)));
-        while self.bytes > KEPT_BYTES {
-            let Some((_, oldest)) = self.values.pop_front() else {
-                break;
-            };
-            self.bytes -= oldest.len();
-        }
-        values
-    }
-}
-
 fn too_many(plan: &Plan) -> Option<Refusal> {
     let arguments = plan
         .launches
@@ -214,13 +174,52 @@ fn too_many(plan: &Plan) -> Option<Refusal> {
     })
 }
 
+/// All of it is really there while the arm lives: what the machine does not have must not be asked for.
+fn too_large(plan: &Plan) -> Option<Refusal> {
+    let bytes = plan.buffers.iter().try_fold(0u64, |sum, buffer| {
+        let mut sizes = buffer.shape.iter();
+        let elements = sizes.try_fold(1u64, |product, size| product.checked_mul(*size))?;
+        sum.checked_add(elements.checked_mul(buffer.dtype.bytes())?)
+    });
+    let most = available_bytes() / 2;
+    if bytes.is_some_and(|bytes| bytes <= most) {
+        return None;
+    }
+    let asked = bytes.map_or("more memory than can be counted".to_owned(), |bytes| {
+        format!("{} MiB of memory", bytes >> 20)
+    });
+    Some(Refusal {
+        status: Status::LimitExceeded,
+        reason: format!(
+            "the buffers need {asked}: {} MiB are there for them",
+            most >> 20
+        ),
+        evidence: Evidence::default(),
+    })
+}
+
+/// Memory that could be had without swapping; plenty where the system does not say.
+fn available_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kibibytes = text.lines().find_map(|line| {
+        let rest = line.strip_prefix("MemAvailable:")?;
+        rest.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    kibibytes.map_or(1 << 40, |kibibytes| kibibytes << 10)
+}
+
 /// Where everything lies behind the control page, and how much memory that takes.
 fn places(plan: &Plan) -> (Vec<Place>, usize) {
-    let mut next = size_of::<Control>().next_multiple_of(PAGE);
+    let page = page_bytes();
+    let mut next = size_of::<Control>().next_multiple_of(page);
     let mut places = Vec::new();
     for buffer in &plan.buffers {
         let bytes = buffer.bytes() as usize;
-        let mapped = (CANARY + bytes + CANARY).next_multiple_of(PAGE);
+        let mapped = (CANARY + bytes + CANARY).next_multiple_of(page);
         places.push(Place {
             name: buffer.name.clone(),
             dtype: buffer.dtype,
@@ -231,6 +230,12 @@ fn places(plan: &Plan) -> (Vec<Place>, usize) {
         next += mapped;
     }
     (places, next)
+}
+
+fn page_bytes() -> usize {
+    // SAFETY: no preconditions; a machine without an answer gives -1.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).map_or(1 << 16, |bytes| bytes.max(4096))
 }
 
 fn control(memory: &SharedMemory) -> &Control {
@@ -331,8 +336,8 @@ fn zones(place: &Place) -> [std::ops::Range<usize>; 2] {
 fn renew_canaries(memory: &mut SharedMemory, place: &Place) {
     let bytes = memory.bytes_mut();
     for zone in zones(place) {
-        for position in zone {
-            bytes[position] = canary(position);
+        for (byte, position) in bytes[zone.clone()].iter_mut().zip(zone) {
+            *byte = canary(position);
         }
     }
 }
@@ -340,17 +345,13 @@ fn renew_canaries(memory: &mut SharedMemory, place: &Place) {
 /// How far from the data the damage to a guard zone lies that is nearest to it.
 fn damage(bytes: &[u8], place: &Place) -> Option<i64> {
     let [before, behind] = zones(place);
-    let damaged = |position: &usize| bytes[*position] != canary(*position);
-    let behind = behind
-        .clone()
-        .find(damaged)
-        .map(|position| (position - place.data.end) as i64);
-    behind.or_else(|| {
-        before
-            .rev()
-            .find(damaged)
-            .map(|position| position as i64 - place.data.start as i64)
-    })
+    let damaged = |(byte, position): &(&u8, usize)| **byte != canary(*position);
+    let after = bytes[behind.clone()].iter().zip(behind).find(damaged);
+    let ahead = || bytes[before.clone()].iter().zip(before).rev().find(damaged);
+    match after {
+        Some((_, position)) => Some((position - place.data.end) as i64),
+        None => ahead().map(|(_, position)| position as i64 - place.data.start as i64),
+    }
 }
 
 /// What a process died of. The status follows from how it ended; the record that it left only adds words.
@@ -361,7 +362,8 @@ fn fault(memory: &SharedMemory, places: &[Place], ended: Ended, process: &mut Pr
         .iter()
         .position(|byte| *byte == 0)
         .unwrap_or(record.message.len());
-    let message = String::from_utf8_lossy(&record.message[..length]).into_owned();
+    // The candidate could have written this: one line, nothing that moves a terminal's cursor.
+    let message = String::from_utf8_lossy(&record.message[..length]).replace(char::is_control, " ");
     let position = format!(
         "block ({}, {}, {}), thread ({}, {}, {})",
         record.block[0],
@@ -380,36 +382,20 @@ fn fault(memory: &SharedMemory, places: &[Place], ended: Ended, process: &mut Pr
     };
     let (status, reason) = match ended {
         Ended::Signaled(signal) => {
-            let buffer = places
-                .iter()
-                .zip(&control(memory).buffers)
-                .find_map(|(place, slot)| {
-                    let start = slot.address.checked_sub(slot.data_offset)?;
-                    let near = start.saturating_sub(GUARD_BYTES)
-                        ..start
-                            .saturating_add(slot.mapped_bytes)
-                            .saturating_add(GUARD_BYTES);
-                    let offset = record.address.wrapping_sub(slot.address) as i64;
-                    (is_memory_fault(signal) && near.contains(&record.address))
-                        .then(|| (place.name.clone(), offset, place.data.len() as i64))
-                });
+            let buffer = is_memory_fault(signal)
+                .then(|| nearest(memory, places, record.address))
+                .flatten();
             match (buffer, record.kind) {
-                (Some((name, offset, bytes)), _) => {
-                    let place = if offset < 0 {
-                        format!("{} bytes before the start", -offset)
-                    } else {
-                        format!("{} bytes past the end", offset - bytes)
-                    };
-                    (
-                        Status::OutOfBounds,
-                        format!("an access {place} of `{name}`"),
-                    )
-                }
+                (Some(words), _) => (Status::OutOfBounds, words),
                 (None, 6) if is_memory_fault(signal) => {
                     (Status::OutOfBounds, because("shared memory"))
                 }
                 _ => (
-                    Status::Crashed,
+                    match signal {
+                        // What the kernel does to a process that takes too much memory or writes too much.
+                        libc::SIGKILL | libc::SIGXFSZ => Status::LimitExceeded,
+                        _ => Status::Crashed,
+                    },
                     because(&format!(
                         "died of signal {signal} ({})",
                         signal_name(signal)
@@ -428,7 +414,10 @@ fn fault(memory: &SharedMemory, places: &[Place], ended: Ended, process: &mut Pr
         ),
         Ended::Stopped | Ended::TimedOut => (
             Status::TimedOut,
-            "the process did not end in time".to_owned(),
+            format!(
+                "the process was not ready within {} s",
+                START_DEADLINE.as_secs()
+            ),
         ),
     };
     let reason = if record.kind == 0 {
@@ -446,6 +435,32 @@ fn fault(memory: &SharedMemory, places: &[Place], ended: Ended, process: &mut Pr
     }
 }
 
+/// Which buffer an address lies beside, in words. The child says where it put its buffers; all sizes are the judge's own.
+fn nearest(memory: &SharedMemory, places: &[Place], address: u64) -> Option<String> {
+    let slots = control(memory).buffers.iter();
+    places.iter().zip(slots).find_map(|(place, slot)| {
+        let bytes = place.data.len() as u64;
+        let ahead = (place.data.start - place.mapping.start) as u64 + GUARD_BYTES;
+        let behind = (place.mapping.end - place.data.end) as u64 + GUARD_BYTES;
+        let name = &place.name;
+        let start = slot.address;
+        let end = start.checked_add(bytes)?;
+        if address < start && start - address <= ahead {
+            Some(format!(
+                "an access {} bytes before the start of `{name}`",
+                start - address
+            ))
+        } else if address >= end && address - end < behind {
+            Some(format!(
+                "an access {} bytes past the end of `{name}`",
+                address - end
+            ))
+        } else {
+            None
+        }
+    })
+}
+
 fn is_memory_fault(signal: i32) -> bool {
     signal == libc::SIGSEGV || signal == libc::SIGBUS
 }
@@ -458,7 +473,7 @@ fn signal_name(signal: i32) -> &'static str {
         libc::SIGILL => "illegal instruction",
         libc::SIGABRT => "aborted",
         libc::SIGTRAP => "trap",
-        libc::SIGKILL => "killed",
+        libc::SIGKILL => "killed: too much memory?",
         libc::SIGXFSZ => "too much output",
         _ => "signal",
     }

@@ -12,17 +12,25 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use include_dir::{Dir, include_dir};
 
+use super::cache::{self, unwritable};
+use super::diagnostics::{KERNEL, compile_error};
 use crate::base::{Digest, Failure};
 use crate::device::Refusal;
 use crate::verdict::{Evidence, Status};
 
 static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
 
+/// Whatever this machine can do; the name that both compilers know on this architecture.
+const NATIVE: &str = if cfg!(target_arch = "aarch64") {
+    "-mcpu=native"
+} else {
+    "-march=native"
+};
 /// The flags of header and candidate alike: a precompiled header is used only under its own.
 const FLAGS: &[&str] = &[
     "-std=gnu++17",
     "-O3",
-    "-march=native",
+    NATIVE,
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -39,7 +47,7 @@ const FAST_MATH: &[&str] = &["-ffast-math", "-fno-finite-math-only"];
 const RUNTIME_FLAGS: &[&str] = &[
     "-std=gnu++17",
     "-O2",
-    "-march=native",
+    NATIVE,
     "-fno-tree-vectorize",
     "-fno-strict-aliasing",
     "-fno-exceptions",
@@ -52,8 +60,8 @@ const LINK_FLAGS: &[&str] = &["-no-pie", "-pthread", "-Wl,--as-needed"];
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
 const FILE_LIMIT: u64 = 256 << 20;
-/// The most that is kept of what a compiler says.
-const LOG_LIMIT: usize = 4096;
+/// The most that is read of what a compiler says.
+const OUTPUT_LIMIT: u64 = 1 << 20;
 
 /// A compiler that works.
 #[derive(Clone, Debug)]
@@ -70,6 +78,8 @@ pub(super) struct Toolchain {
     /// Holds the runtime's sources, the precompiled headers and `runtime.o`.
     runtime: PathBuf,
     programs: PathBuf,
+    /// Stays empty: where processes run that need no files.
+    empty: PathBuf,
     fingerprint: Digest,
 }
 
@@ -119,19 +129,6 @@ fn which(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Where compiled kernels are kept: `$KFORGE_CACHE_DIR`, `$XDG_CACHE_HOME/kforge`, `~/.cache/kforge`, or a temporary folder.
-fn cache_folder() -> PathBuf {
-    let given = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    given("KFORGE_CACHE_DIR")
-        .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("kforge")))
-        .or_else(|| given("HOME").map(|folder| folder.join(".cache/kforge")))
-        .unwrap_or_else(|| std::env::temp_dir().join("kforge-cache"))
-}
-
 impl Toolchain {
     /// Finds the compiler and builds what all candidates share, unless an earlier process did.
     pub(super) fn open() -> anyhow::Result<Self> {
@@ -147,19 +144,31 @@ impl Toolchain {
             parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
         });
         let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
-        let cache = cache_folder();
+        let cache = cache::folder();
         let toolchain = Self {
             compiler,
             runtime: cache.join(format!("runtime-{fingerprint}")),
             programs: cache.join("programs"),
+            empty: cache.join("empty"),
             fingerprint,
         };
-        std::fs::create_dir_all(&toolchain.programs)
-            .map_err(|error| unwritable(&toolchain.programs, &error))?;
-        if !toolchain.runtime.is_dir() {
+        cache::make(&toolchain.programs)?;
+        cache::make(&toolchain.empty)?;
+        if toolchain.runtime.is_dir() {
+            cache::touch(&toolchain.runtime);
+        } else {
             toolchain.build_runtime(&cache)?;
         }
+        cache::prune(&cache, &toolchain.programs);
         Ok(toolchain)
+    }
+
+    pub(super) fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    pub(super) fn empty_folder(&self) -> &Path {
+        &self.empty
     }
 
     /// In a folder of its own that is renamed when it is whole: another process may be doing the same.
@@ -220,9 +229,11 @@ impl Toolchain {
         }
     }
 
-    /// Compiles and links one translation unit. Gives the executable and the seconds that it took: about 0 where it was kept.
+    /// Compiles and links one translation unit, which was made from a kernel file. Gives the executable and the seconds that
+    /// it took: about 0 where it was kept.
     pub(super) fn build(
         &self,
+        kernel: &str,
         text: &str,
         fast_math: bool,
     ) -> anyhow::Result<Result<(PathBuf, f64), Refusal>> {
@@ -237,12 +248,14 @@ impl Toolchain {
             return Ok(Ok((executable, begun.elapsed().as_secs_f64())));
         }
         let building = tempfile::Builder::new()
-            .prefix("candidate-")
+            .prefix("kforge-compile-")
             .tempdir()
-            .context("failed to make a folder for compiling")?;
+            .map_err(|error| no_room(&error))?;
         let folder = building.path();
-        let source = folder.join("unit.cpp");
-        std::fs::write(&source, text).map_err(|error| unwritable(&source, &error))?;
+        // The compiler quotes the kernel file as it is; what it compiles is the unit.
+        for (name, text) in [(KERNEL, kernel), ("unit.cpp", text)] {
+            std::fs::write(folder.join(name), text).map_err(|error| no_room(&error))?;
+        }
         let mut command = self.command(folder);
         command
             .args(FLAGS)
@@ -250,7 +263,7 @@ impl Toolchain {
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
         match run(command)? {
             Run::Done => {}
-            Run::Failed(log) => return Ok(Err(compile_error(&log))),
+            Run::Failed(log) => return refused(&log),
             Run::TimedOut => {
                 let reason = format!("the compiler took more than {} s", TIME_LIMIT.as_secs());
                 return Ok(Err(Refusal {
@@ -268,7 +281,7 @@ impl Toolchain {
             .args(["-o", "program"]);
         match run(command)? {
             Run::Done => {}
-            Run::Failed(log) => return Ok(Err(compile_error(&log))),
+            Run::Failed(log) => return refused(&log),
             Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
         }
         // Onto the cache's file system first, then in one step to its name.
@@ -305,6 +318,25 @@ impl Toolchain {
     }
 }
 
+/// A refusal, unless it is the machine that failed.
+fn refused<T>(log: &str) -> anyhow::Result<Result<T, Refusal>> {
+    let is_full =
+        |line: &str| !line.starts_with(KERNEL) && line.contains("No space left on device");
+    if log.lines().any(is_full) {
+        return Err(no_room(&"no space is left").into());
+    }
+    Ok(Err(compile_error(log)))
+}
+
+fn no_room(error: &dyn std::fmt::Display) -> Failure {
+    let folder = std::env::temp_dir();
+    Failure::environment(format!(
+        "failed to compile in `{}`: {error}",
+        folder.display()
+    ))
+    .hint("make room there, or name another folder in the environment variable TMPDIR")
+}
+
 /// Runs a compiler in a process group of its own, under limits.
 fn run(mut command: Command) -> anyhow::Result<Run> {
     let mut log =
@@ -314,7 +346,7 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?)
         .process_group(0);
-    // SAFETY: between fork and exec only setrlimit is called, which is async-signal-safe, on values that were made before.
+    // SAFETY: between fork and exec only limits are lowered, by system calls, on values that were made before.
     unsafe {
         command.pre_exec(|| {
             for (resource, limit) in [
@@ -322,13 +354,7 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
                 (libc::RLIMIT_FSIZE, FILE_LIMIT),
                 (libc::RLIMIT_CORE, 0),
             ] {
-                let limit = libc::rlimit {
-                    rlim_cur: limit,
-                    rlim_max: limit,
-                };
-                if libc::setrlimit(resource, &raw const limit) != 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
+                super::process::lower_limit(resource, limit)?;
             }
             Ok(())
         });
@@ -338,8 +364,10 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
         .spawn()
         .with_context(|| format!("failed to run `{}`", program.display()))?;
     let watch = super::watchdog::Watch::start(child.id() as libc::pid_t, TIME_LIMIT);
+    super::process::wait_for_news(child.id() as libc::pid_t, libc::WEXITED)?;
+    let timed_out = watch.stop();
     let status = child.wait().context("failed to wait for the compiler")?;
-    if watch.stop() {
+    if timed_out {
         return Ok(Run::TimedOut);
     }
     if status.success() {
@@ -348,62 +376,9 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
     let mut text = Vec::new();
     log.rewind()?;
     Read::by_ref(&mut log)
-        .take(1 << 20)
+        .take(OUTPUT_LIMIT)
         .read_to_end(&mut text)?;
     Ok(Run::Failed(String::from_utf8_lossy(&text).into_owned()))
-}
-
-/// A compiler's words about a candidate: the first error's line, and a log without the folder's name.
-fn compile_error(log: &str) -> Refusal {
-    let wanted = |line: &&str| {
-        !line.starts_with("compilation terminated")
-            && !line.contains("kforge_cuda.h")
-            && !line.starts_with("In file included")
-    };
-    let mut shown = String::new();
-    for line in log.lines().filter(wanted) {
-        if shown.len() + line.len() > LOG_LIMIT {
-            shown.push_str("…\n");
-            break;
-        }
-        shown.push_str(line);
-        shown.push('\n');
-    }
-    let located = |line: &str| {
-        let mut parts = line.strip_prefix("kernel.cu:")?.splitn(3, ':');
-        let number = parts.next()?.parse::<u32>().ok()?;
-        let message = parts.last()?.trim();
-        Some((
-            number,
-            message
-                .strip_prefix("error: ")
-                .or_else(|| message.strip_prefix("fatal error: "))?
-                .to_owned(),
-        ))
-    };
-    let first = log.lines().find_map(located);
-    let other = || {
-        log.lines().find_map(|line| {
-            line.split_once("error: ")
-                .map(|(_, message)| message.trim().to_owned())
-        })
-    };
-    let (line, reason) = match first {
-        Some((line, message)) => (Some(line), format!("line {line}: {message}")),
-        None => (
-            None,
-            other().unwrap_or_else(|| "the compiler failed".to_owned()),
-        ),
-    };
-    Refusal {
-        status: Status::CompileError,
-        reason,
-        evidence: Evidence {
-            line,
-            log: Some(shown),
-            ..Evidence::default()
-        },
-    }
 }
 
 /// What `-march=native` depends on.
@@ -431,17 +406,4 @@ fn each_file(folder: &Dir<'static>, visit: &mut dyn FnMut(&'static Path, &'stati
     for inner in folder.dirs() {
         each_file(inner, visit);
     }
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::environment(format!("failed to write `{}`: {error}", path.display())).hint(
-        "make room there, or name another folder in the environment variable KFORGE_CACHE_DIR",
-    )
-}
-
-/// A folder with nothing in it, for processes that need no files.
-pub(super) fn empty_folder() -> anyhow::Result<PathBuf> {
-    let folder = std::env::temp_dir().join("kforge-empty");
-    std::fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, &error))?;
-    Ok(folder)
 }

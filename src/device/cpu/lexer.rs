@@ -54,7 +54,10 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
                 position = end;
                 continue;
             }
-            b'#' if at_line_start => {
+            // `%:` is another spelling of `#`.
+            b'#' | b'%'
+                if at_line_start && (byte == b'#' || bytes.get(position + 1) == Some(&b':')) =>
+            {
                 position = end_of_line(bytes, position);
                 TokenKind::Directive
             }

@@ -3,12 +3,14 @@
 //! A time on this device is a CPU time; whoever shows it says so.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::rc::Rc;
 
 mod arm;
+mod cache;
 mod compiler;
 mod control;
+mod diagnostics;
+mod kept;
 mod lexer;
 mod process;
 mod refuse;
@@ -25,8 +27,7 @@ use crate::verdict::{DeviceIdentity, Resources};
 pub struct CpuDevice {
     toolchain: compiler::Toolchain,
     cores: u32,
-    empty: PathBuf,
-    kept: Rc<RefCell<arm::Kept>>,
+    kept: Rc<RefCell<kept::Kept>>,
 }
 
 impl CpuDevice {
@@ -38,9 +39,19 @@ impl CpuDevice {
         Ok(Self {
             toolchain: compiler::Toolchain::open()?,
             cores: cores(),
-            empty: compiler::empty_folder()?,
             kept: Rc::default(),
         })
+    }
+}
+
+/// What judges on this machine, without a look at the compiler.
+pub fn identity() -> DeviceIdentity {
+    DeviceIdentity {
+        name: processor_name(),
+        arch: std::env::consts::ARCH.to_owned(),
+        uuid: None,
+        driver: None,
+        cores: Some(cores()),
     }
 }
 
@@ -49,15 +60,16 @@ pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
+impl CpuDevice {
+    /// The compiler that it found.
+    pub fn compiler(&self) -> &Compiler {
+        self.toolchain.compiler()
+    }
+}
+
 impl Device for CpuDevice {
     fn identity(&self) -> DeviceIdentity {
-        DeviceIdentity {
-            name: processor_name(),
-            arch: std::env::consts::ARCH.to_owned(),
-            uuid: None,
-            driver: None,
-            cores: Some(self.cores),
-        }
+        identity()
     }
 
     fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
@@ -65,15 +77,17 @@ impl Device for CpuDevice {
             return Ok(Compiled::Refused(refusal));
         }
         let text = source::translation_unit(unit);
-        Ok(match self.toolchain.build(&text, unit.fast_math)? {
-            Ok((image, compile_seconds)) => Compiled::Ready(Program {
-                image,
-                resources: Resources::default(),
-                compile_seconds,
-                log: String::new(),
-            }),
-            Err(refusal) => Compiled::Refused(refusal),
-        })
+        Ok(
+            match self.toolchain.build(&unit.source, &text, unit.fast_math)? {
+                Ok((image, compile_seconds)) => Compiled::Ready(Program {
+                    image,
+                    resources: Resources::default(),
+                    compile_seconds,
+                    log: String::new(),
+                }),
+                Err(refusal) => Compiled::Refused(refusal),
+            },
+        )
     }
 
     fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened> {
@@ -84,7 +98,7 @@ impl Device for CpuDevice {
             &program.image,
             plan,
             self.cores,
-            &self.empty,
+            self.toolchain.empty_folder(),
             Rc::clone(&self.kept),
         )
     }

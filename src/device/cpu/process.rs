@@ -22,6 +22,9 @@ const CONTROL_DESCRIPTOR: i32 = 3;
 const OUTPUT_LIMIT: u64 = 1 << 20;
 /// The most of it that is shown.
 const SHOWN_OUTPUT: u64 = 2000;
+/// Private memory for a thread's fibers and for what a candidate allocates itself.
+const THREAD_BYTES: u64 = 256 << 20;
+const HEAP_BYTES: u64 = 1 << 30;
 
 /// Anonymous memory that a child process can map too.
 pub(super) struct SharedMemory {
@@ -116,6 +119,7 @@ impl Process {
         executable: &Path,
         memory: &SharedMemory,
         folder: &Path,
+        threads: u32,
         deadline: Duration,
     ) -> anyhow::Result<(Self, Ended)> {
         let output =
@@ -129,6 +133,7 @@ impl Process {
             .stderr(output.try_clone()?)
             .process_group(0);
         let descriptor = memory.descriptor.as_raw_fd();
+        let private_bytes = HEAP_BYTES + u64::from(threads) * THREAD_BYTES;
         // SAFETY: only async-signal-safe calls between fork and exec, on values made before.
         unsafe {
             command.pre_exec(move || {
@@ -146,14 +151,12 @@ impl Process {
                 }
                 #[cfg(target_os = "linux")]
                 failed(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-                for (resource, limit) in
-                    [(libc::RLIMIT_CORE, 0), (libc::RLIMIT_FSIZE, OUTPUT_LIMIT)]
-                {
-                    let limit = libc::rlimit {
-                        rlim_cur: limit,
-                        rlim_max: limit,
-                    };
-                    failed(libc::setrlimit(resource, &raw const limit))?;
+                for (resource, limit) in [
+                    (libc::RLIMIT_CORE, 0),
+                    (libc::RLIMIT_FSIZE, OUTPUT_LIMIT),
+                    (libc::RLIMIT_DATA, private_bytes),
+                ] {
+                    lower_limit(resource, limit)?;
                 }
                 Ok(())
             });
@@ -165,7 +168,7 @@ impl Process {
             alive: true,
             output,
         };
-        let ended = process.wait(deadline)?.0;
+        let ended = process.wait(deadline, false)?.0;
         Ok((process, ended))
     }
 
@@ -174,7 +177,7 @@ impl Process {
         if !self.alive {
             bail!("a dead process was asked to launch");
         }
-        self.wait_after_continue(deadline)
+        self.wait(deadline, true)
     }
 
     /// What the candidate printed: untrusted, capped.
@@ -191,67 +194,70 @@ impl Process {
         }
     }
 
-    fn wait(&mut self, deadline: Duration) -> anyhow::Result<(Ended, Duration)> {
-        let watchdog = Watch::start(self.id, deadline);
+    /// Continues the process if it is asked to, and waits until all of it has stopped, or has ended.
+    fn wait(&mut self, deadline: Duration, resume: bool) -> anyhow::Result<(Ended, Duration)> {
+        let watch = Watch::start(self.id, deadline);
         let begun = Instant::now();
-        let status = self.wait_once()?;
-        let time = begun.elapsed();
-        Ok((self.ended(status, watchdog.stop()), time))
-    }
-
-    fn wait_after_continue(&mut self, deadline: Duration) -> anyhow::Result<(Ended, Duration)> {
-        let watchdog = Watch::start(self.id, deadline);
-        let begun = Instant::now();
-        // SAFETY: the child has not been waited for as dead, so its number is still its own.
-        if unsafe { libc::kill(self.id, libc::SIGCONT) } != 0 {
+        // SAFETY: the child has not been reaped, so its number is still its own.
+        if resume && unsafe { libc::kill(self.id, libc::SIGCONT) } != 0 {
             return Err(std::io::Error::last_os_error()).context("failed to continue a candidate");
         }
-        let status = self.wait_once()?;
+        wait_for_news(self.id, libc::WEXITED | libc::WSTOPPED)?;
         let time = begun.elapsed();
-        Ok((self.ended(status, watchdog.stop()), time))
-    }
-
-    /// Blocks until the child has stopped or ended. The watchdog sees to it that this returns.
-    fn wait_once(&mut self) -> anyhow::Result<i32> {
-        loop {
-            let mut status = 0;
-            // SAFETY: `status` is a valid place to write.
-            let result = unsafe { libc::waitpid(self.id, &raw mut status, libc::WUNTRACED) };
-            if result == self.id {
-                return Ok(status);
-            }
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(error).context("failed to wait for a candidate");
-            }
-        }
-    }
-
-    fn ended(&mut self, status: i32, timed_out: bool) -> Ended {
-        if libc::WIFSTOPPED(status) && !timed_out {
-            return Ended::Stopped;
-        }
-        self.alive = libc::WIFSTOPPED(status);
-        if timed_out {
+        // From here on the watchdog kills nothing of that number, so that it may be given up.
+        let timed_out = watch.stop();
+        let ended = self.news()?;
+        if timed_out || ended != Ended::Stopped {
             self.kill();
-            Ended::TimedOut
-        } else if libc::WIFSIGNALED(status) {
-            Ended::Signaled(libc::WTERMSIG(status))
-        } else {
-            Ended::Exited(libc::WEXITSTATUS(status))
         }
+        Ok((if timed_out { Ended::TimedOut } else { ended }, time))
     }
 
-    fn kill(&mut self) {
-        // SAFETY: the group is the child's own; a child that is alive has not been reaped, so its number is not reused.
-        unsafe {
-            libc::kill(-self.id, libc::SIGKILL);
-            if self.alive {
-                libc::kill(self.id, libc::SIGKILL);
-                libc::waitpid(self.id, std::ptr::null_mut(), 0);
+    /// Collects that the child has stopped; tells how it ended without reaping it.
+    fn news(&self) -> anyhow::Result<Ended> {
+        // SAFETY: as above.
+        let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let ask = |news: &mut libc::siginfo_t, flags| {
+            // SAFETY: as above; with WNOHANG it never blocks.
+            let result = unsafe {
+                libc::waitid(
+                    libc::P_PID,
+                    self.id as libc::id_t,
+                    &raw mut *news,
+                    flags | libc::WNOHANG,
+                )
+            };
+            if result == 0 {
+                return Ok(());
             }
+            Err(std::io::Error::last_os_error()).context("failed to ask after a candidate")
+        };
+        ask(&mut news, libc::WEXITED | libc::WNOWAIT)?;
+        // SAFETY: waitid filled the fields of a child's signal, or left zeros where there is no news of this kind.
+        if unsafe { news.si_pid() } == 0 {
+            ask(&mut news, libc::WSTOPPED)?;
+            return Ok(Ended::Stopped);
+        }
+        // SAFETY: as above.
+        let status = unsafe { news.si_status() };
+        Ok(match news.si_code {
+            libc::CLD_EXITED => Ended::Exited(status),
+            _ => Ended::Signaled(status),
+        })
+    }
+
+    /// Kills the whole group while the child still holds its number, then reaps it.
+    fn kill(&mut self) {
+        if !self.alive {
+            return;
         }
         self.alive = false;
+        // SAFETY: the child has not been reaped, so the group and the number are its own.
+        unsafe {
+            libc::kill(-self.id, libc::SIGKILL);
+            libc::kill(self.id, libc::SIGKILL);
+            libc::waitpid(self.id, std::ptr::null_mut(), 0);
+        }
     }
 }
 
@@ -259,6 +265,52 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Blocks until there is news of a child, and leaves them to be collected: a child that has ended keeps its number. A watchdog
+/// sees to it that this returns.
+pub(super) fn wait_for_news(child: libc::pid_t, kinds: libc::c_int) -> anyhow::Result<()> {
+    loop {
+        // SAFETY: plain integers and unions of them; all zeros are a valid value.
+        let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let place = &raw mut news;
+        // SAFETY: `news` is a valid place to write.
+        let result = unsafe {
+            libc::waitid(
+                libc::P_PID,
+                child as libc::id_t,
+                place,
+                kinds | libc::WNOWAIT,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error).context("failed to wait for a child process");
+        }
+    }
+}
+
+/// Lowers a limit of this process, for between fork and exec: only system calls. One that is lower already stays.
+pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> std::io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls read and write this one value.
+    let failed = unsafe {
+        libc::getrlimit(resource, &raw mut limit) != 0 || {
+            limit.rlim_max = limit.rlim_max.min(wanted);
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(resource, &raw const limit) != 0
+        }
+    };
+    if failed {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Starts a child and keeps only its number: `Process` reaps it itself.

@@ -16,6 +16,7 @@ const HEADERS: &[&str] = &[
     "cmath",
     "cooperative_groups.h",
     "cooperative_groups/reduce.h",
+    "cooperative_groups/scan.h",
     "cstddef",
     "cstdint",
     "cstdio",
@@ -46,19 +47,20 @@ const HEADERS: &[&str] = &[
     "vector_types.h",
 ];
 
-/// Headers of CUDA whose contents a CPU cannot run.
+/// Headers of CUDA that this backend has nothing for.
 const UNSUPPORTED_HEADERS: &[&str] = &[
     "mma.h",
     "crt/mma.h",
-    "cuda/barrier",
-    "cuda/pipeline",
-    "cuda/ptx",
+    "cooperative_groups/memcpy_async.h",
     "cuda_pipeline.h",
     "cuda_pipeline_primitives.h",
     "cudaTypedefs.h",
     "cuda_fp8.h",
     "cuda_fp4.h",
 ];
+
+/// Libraries of device code, by the folder of their headers.
+const UNSUPPORTED_FOLDERS: &[&str] = &["cuda/", "cub/", "cute/", "cutlass/", "thrust/", "curand"];
 
 const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ("asm", "inline PTX"),
@@ -155,7 +157,11 @@ fn refuse_word(word: &str, line: u32) -> Option<Refusal> {
 }
 
 fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
-    let body = directive.strip_prefix('#')?.trim_start();
+    let plain = without_comments(directive);
+    let body = plain
+        .strip_prefix('#')
+        .or_else(|| plain.strip_prefix("%:"))?
+        .trim_start();
     let rejected = |message: &str| Some(refusal(Status::Rejected, line, message));
     if body.starts_with(|first: char| first.is_ascii_digit()) || is_directive(body, "line") {
         return rejected("line markers are not accepted");
@@ -182,6 +188,9 @@ fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
             )),
         };
     }
+    if is_directive(body, "define") {
+        return refuse_macro(directive, line);
+    }
     if !is_directive(body, "include") {
         return None;
     }
@@ -200,16 +209,48 @@ fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
     if HEADERS.contains(&name) {
         return None;
     }
-    if UNSUPPORTED_HEADERS.contains(&name) {
+    let in_library = UNSUPPORTED_FOLDERS
+        .iter()
+        .any(|folder| name.starts_with(folder));
+    if UNSUPPORTED_HEADERS.contains(&name) || (in_library && !name.contains("..")) {
         return Some(refusal(
             Status::Unsupported,
             line,
-            &format!("`<{name}>` cannot run on a CPU"),
+            &format!("`<{name}>` is not there on a CPU"),
         ));
     }
     rejected(&format!(
         "`#include <{name}>`: only CUDA's own headers are accepted, such as `<cuda_bf16.h>`"
     ))
+}
+
+/// What a macro stands for is code too.
+fn refuse_macro(directive: &str, line: u32) -> Option<Refusal> {
+    let start = directive.find("define")?;
+    tokens(&directive[start..])
+        .iter()
+        .filter(|token| token.kind == TokenKind::Word)
+        .find_map(|token| {
+            refuse_word(
+                &directive[start..][token.range.clone()],
+                line + token.line - 1,
+            )
+        })
+}
+
+/// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
+fn without_comments(directive: &str) -> String {
+    let joined = directive.replace("\\\r\n", "").replace("\\\n", "");
+    let mut plain = String::new();
+    let mut rest = joined.as_str();
+    while let Some(start) = rest.find("/*") {
+        plain.push_str(&rest[..start]);
+        plain.push(' ');
+        rest = rest[start + 2..]
+            .find("*/")
+            .map_or("", |end| &rest[start + 2 + end + 2..]);
+    }
+    plain + rest
 }
 
 fn is_directive(body: &str, name: &str) -> bool {
@@ -274,6 +315,16 @@ mod tests {
             ),
             ("#pragma GCC optimize(\"O0\")", Some((Status::Rejected, 1))),
             ("#  include HEADER", Some((Status::Rejected, 1))),
+            ("#/* */include <sys/mman.h>", Some((Status::Rejected, 1))),
+            ("#inc\\\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("int x;\n%: 1 \"a\"", Some((Status::Rejected, 2))),
+            (
+                "#define WAIT(n) \\\n  asm volatile(\"cp.async\")",
+                Some((Status::Unsupported, 2)),
+            ),
+            ("#define asm_free 1 // asm", None),
+            ("#include <cuda/barrier>", Some((Status::Unsupported, 1))),
+            ("#include <cuda/../x>", Some((Status::Rejected, 1))),
         ] {
             assert_eq!(status(source), expected, "{source}");
         }

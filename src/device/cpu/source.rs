@@ -8,7 +8,9 @@ use crate::kernel::plan::{ArgumentType, Unit};
 
 /// The C++ text of a unit.
 pub(super) fn translation_unit(unit: &Unit) -> String {
-    let mut text = String::from("#include \"kforge_cuda.h\"\n");
+    // A `__shared__` that a macro hides is not rewritten: one OS thread runs one block at a time, so its own variable will do.
+    let mut text =
+        String::from("#include \"kforge_cuda.h\"\n#define __shared__ static thread_local\n");
     for (name, value) in &unit.constants {
         // In memory of the text alone: writing to a String cannot fail.
         let kind = if i32::try_from(*value).is_ok() {
@@ -142,11 +144,16 @@ fn unroll(line: &str, next: Option<&Token>, unit: &Unit) -> Option<String> {
     is_loop.then(|| format!("#pragma GCC unroll {count}"))
 }
 
+/// `namespace …`, `inline namespace …` or `extern "C"`, and nothing of a function.
 fn opens_namespace(source: &str, statement: &[Token]) -> bool {
-    let mut words = statement.iter().map(|token| &source[token.range.clone()]);
-    match words.next() {
-        Some("namespace" | "inline") => true,
-        Some("extern") => words.next().is_some_and(|word| word.starts_with('"')),
+    let words: Vec<_> = statement
+        .iter()
+        .filter(|token| token.kind != TokenKind::Directive)
+        .map(|token| &source[token.range.clone()])
+        .collect();
+    match words.as_slice() {
+        ["namespace", ..] | ["inline", "namespace", ..] => true,
+        ["extern", language] => language.starts_with('"'),
         _ => false,
     }
 }
@@ -276,10 +283,7 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
     let mut kind = String::new();
     let mut result = Vec::new();
     for (order, part) in parts.iter().enumerate() {
-        let open = part
-            .iter()
-            .position(|token| &source[token.range.clone()] == "[")
-            .unwrap_or(part.len());
+        let open = first_bracket(source, part);
         let name = open
             .checked_sub(1)
             .map(|index| part[index])
@@ -310,6 +314,20 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
     Some(result)
 }
 
+/// The index of the first `[` that is in no other bracket, or of the end.
+fn first_bracket(source: &str, tokens: &[&Token]) -> usize {
+    let mut depth = 0i32;
+    for (index, token) in tokens.iter().enumerate() {
+        match &source[token.range.clone()] {
+            "[" if depth == 0 => return index,
+            "(" | "{" | "[" => depth += 1,
+            ")" | "}" | "]" => depth -= 1,
+            _ => {}
+        }
+    }
+    tokens.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,6 +354,40 @@ mod tests {
         ");
         insta::assert_snapshot!(rewritten("void f() { extern __shared__ __align__(16) unsigned char raw[]; }"), @"void f() { unsigned char* const raw = static_cast<unsigned char*>(::kforge::shared_dynamic()); }");
         insta::assert_snapshot!(rewritten("namespace n { extern __shared__ float s[]; __shared__ Pair<int, 2> t[WIDTH]; }"), @"namespace n { KFORGE_DYNAMIC_SHARED(float, s); static thread_local Pair < int , 2 > t[WIDTH]; KFORGE_SHARED_VARIABLE(t); }");
+    }
+
+    #[test]
+    fn only_namespaces_make_a_namespace_scope() {
+        for (source, at_namespace_scope) in [
+            (
+                "extern \"C\" __global__ void f() { __shared__ float s[4]; }",
+                false,
+            ),
+            (
+                "inline __device__ void f() { __shared__ float s[4]; }",
+                false,
+            ),
+            (
+                "#define A\nnamespace { struct S { void f() { __shared__ float s[4]; } }; }",
+                false,
+            ),
+            ("extern \"C\" { __shared__ float s[4]; }", true),
+            ("inline namespace a { __shared__ float s[4]; }", true),
+            ("__shared__ float s[4];", true),
+        ] {
+            assert_eq!(
+                rewritten(source).contains("KFORGE_SHARED_VARIABLE"),
+                at_namespace_scope,
+                "{source}"
+            );
+        }
+        let record = rewritten("void f() { __shared__ struct { float a[2]; int b, c; } s, t[3]; }");
+        assert!(
+            record.contains("kforge_shared_type_0& s = ")
+                && record.contains("kforge_shared_type_1[3]; ")
+                && record.contains("& t = "),
+            "{record}"
+        );
     }
 
     #[test]

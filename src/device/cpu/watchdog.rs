@@ -1,69 +1,121 @@
 //! Deadlines for child processes: whoever is over its own is killed, with its whole group.
 //!
-//! One thread for all of them looks every few milliseconds, so that setting a deadline wakes nobody while a launch is timed.
+//! One thread for all of them sleeps until the earliest deadline that it knows. Deadlines that are set later are mostly later,
+//! so that setting one wakes nobody just when a launch is timed.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How late a deadline may be noticed.
-const TICK: Duration = Duration::from_millis(5);
-
 struct Watched {
+    number: u64,
     group: libc::pid_t,
     deadline: Instant,
     fired: bool,
 }
 
-static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
+#[derive(Default)]
+struct Watches {
+    watched: Vec<Watched>,
+    last_number: u64,
+    /// When the thread will look again; `None`: when it is told to.
+    next_look: Option<Instant>,
+}
+
+static WATCHES: Mutex<Watches> = Mutex::new(Watches {
+    watched: Vec::new(),
+    last_number: 0,
+    next_look: None,
+});
+static EARLIER: Condvar = Condvar::new();
 static WATCHING: OnceLock<()> = OnceLock::new();
 
 /// A deadline in force.
 pub(super) struct Watch {
-    group: libc::pid_t,
+    number: u64,
 }
 
 impl Watch {
-    /// `group` is the number of a child that leads its own process group and has not been reaped.
+    /// `group` is the number of a child that leads its own process group. It must not be reaped before the watch is stopped:
+    /// its number could be another's by then.
     pub(super) fn start(group: libc::pid_t, deadline: Duration) -> Self {
         WATCHING.get_or_init(|| {
             std::thread::spawn(watch);
         });
-        watched().push(Watched {
+        let deadline = Instant::now() + deadline;
+        let mut watches = watches();
+        watches.last_number += 1;
+        let number = watches.last_number;
+        watches.watched.push(Watched {
+            number,
             group,
-            deadline: Instant::now() + deadline,
+            deadline,
             fired: false,
         });
-        Self { group }
+        if watches.next_look.is_none_or(|look| deadline < look) {
+            EARLIER.notify_one();
+        }
+        Self { number }
     }
 
     /// Ends the watch; tells whether the deadline had passed, and the group was killed.
     pub(super) fn stop(self) -> bool {
-        let mut watched = watched();
+        self.end()
+    }
+
+    fn end(&self) -> bool {
+        let watched = &mut watches().watched;
         let place = watched
             .iter()
-            .position(|watched| watched.group == self.group);
+            .position(|watched| watched.number == self.number);
         place.is_some_and(|place| watched.swap_remove(place).fired)
     }
 }
 
-fn watched() -> MutexGuard<'static, Vec<Watched>> {
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn watches() -> MutexGuard<'static, Watches> {
     // Nothing that holds the lock can leave the list half changed.
-    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+    WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn watch() {
+    let mut watches = watches();
     loop {
-        std::thread::sleep(TICK);
         let now = Instant::now();
-        for late in watched()
+        for late in watches
+            .watched
             .iter_mut()
             .filter(|watched| !watched.fired && watched.deadline <= now)
         {
             late.fired = true;
-            // SAFETY: kill has no memory preconditions; the watch is stopped once the child has been waited for.
+            // SAFETY: kill has no memory preconditions; the child is reaped only after its watch was stopped, which needs
+            // the lock that is held here.
             unsafe {
                 libc::kill(-late.group, libc::SIGKILL);
             }
         }
+        // What was stopped meanwhile still counts: to wake once too often is cheaper than to be woken for every launch.
+        let next = watches
+            .watched
+            .iter()
+            .filter(|watched| !watched.fired)
+            .map(|watched| watched.deadline)
+            .min();
+        watches.next_look = next;
+        watches = match next {
+            Some(next) => {
+                let pause = next.saturating_duration_since(Instant::now());
+                EARLIER
+                    .wait_timeout(watches, pause)
+                    .map_or_else(|error| error.into_inner().0, |(watches, _)| watches)
+            }
+            None => EARLIER
+                .wait(watches)
+                .unwrap_or_else(PoisonError::into_inner),
+        };
     }
 }

@@ -33,7 +33,7 @@ struct Warp {
     uint8_t sources[LANES];
     uint64_t keys[LANES];
     uint64_t values[LANES];
-    uint64_t answers[LANES];  // apart from the values: a lane may call again before its neighbours have read theirs
+    Context* contexts;  // of its lanes, where the answers go: a lane may call again before its neighbours have read theirs
 };
 
 // One per operating system thread.
@@ -126,7 +126,7 @@ inline void answer_queries(Warp& warp) {
         if ((warp.querying >> lane & 1) != 0 && warp.values[lane] == warp.values[first]) together |= 1u << lane;
     }
     for (uint32_t lane = first; lane < LANES; ++lane) {
-        if ((together >> lane & 1) != 0) warp.answers[lane] = together;
+        if ((together >> lane & 1) != 0) warp.contexts[lane].answer = together;
     }
     warp.querying &= ~together;
     warp.ready |= together;
@@ -172,12 +172,18 @@ inline __attribute__((noinline)) void start_fiber(Worker& w, uint32_t thread) {
     w.contexts[thread] = fresh_context(run_threads, w.stacks.top(stack));
 }
 
-// Leaves the running thread where it stands, until somebody swaps back.
-inline __attribute__((always_inline)) void hand_over(Worker& w, uint32_t next) {
-    Context& from = w.contexts[w.thread];
+// Makes `next` the running thread: all but the swap itself.
+inline Turn turn_to(Worker& w, uint32_t next) {
+    Context* const own = &w.contexts[w.thread];
     become(w, next);
     if (__builtin_expect((w.warp->started >> (next % LANES) & 1) == 0, 0)) start_fiber(w, next);
-    swap_context(&from, &w.contexts[next]);
+    return {own, &w.contexts[next]};
+}
+
+// Leaves the running thread where it stands, until somebody swaps back.
+inline void hand_over(Worker& w, uint32_t next) {
+    const Turn turn = turn_to(w, next);
+    swap_context(turn.own, turn.next);
 }
 
 inline void release_barrier(Worker& w) {
@@ -216,7 +222,7 @@ inline __attribute__((noinline)) void answer(Warp& warp, uint32_t group, Collect
                 const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
                 uint32_t equal = 0;
                 for (uint32_t other = 0; other < LANES; ++other) equal |= static_cast<uint32_t>(warp.values[other] == warp.values[lane]) << other;
-                warp.answers[lane] = equal & group;
+                warp.contexts[lane].answer = equal & group;
             }
             return;
         case Collective::ballot:
@@ -231,7 +237,7 @@ inline __attribute__((noinline)) void answer(Warp& warp, uint32_t group, Collect
             common = warp.values[first];
             for (uint32_t rest = group & (group - 1); rest != 0; rest &= rest - 1) common = reduce(kind, common, warp.values[__builtin_ctz(rest)]);
     }
-    for (uint32_t rest = group; rest != 0; rest &= rest - 1) warp.answers[__builtin_ctz(rest)] = common;
+    for (uint32_t rest = group; rest != 0; rest &= rest - 1) warp.contexts[__builtin_ctz(rest)].answer = common;
 }
 
 // All lanes of `group` have arrived with the same mask and kind: computes the answer of each, and releases them.
@@ -244,13 +250,13 @@ inline void complete(Warp& warp, uint32_t group, Collective kind) {
         answer(warp, group, kind);
     } else if (group == ~0u) {
 #pragma GCC unroll 4
-        for (uint32_t lane = 0; lane < LANES; ++lane) warp.answers[lane] = warp.values[warp.sources[lane]];
+        for (uint32_t lane = 0; lane < LANES; ++lane) warp.contexts[lane].answer = warp.values[warp.sources[lane]];
     } else {
         for (uint32_t rest = group; rest != 0; rest &= rest - 1) {
             const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
             const uint32_t source = warp.sources[lane];
             // A lane that does not take part has nothing to give: hardware leaves the answer open, here it is a NaN.
-            warp.answers[lane] = (group >> source & 1) != 0 ? warp.values[source] : ~0ull;
+            warp.contexts[lane].answer = (group >> source & 1) != 0 ? warp.values[source] : ~0ull;
         }
     }
 }
@@ -313,6 +319,7 @@ inline void reset_block(Worker& w) {
     for (uint32_t i = 0; i < w.warp_count; ++i) {
         Warp& warp = w.warps[i];
         const uint32_t lanes = w.thread_count - i * LANES;
+        warp.contexts = w.contexts + i * LANES;
         warp.live = lanes >= LANES ? ~0u : (1u << lanes) - 1;
         warp.ready = warp.live;
         warp.started = 0;

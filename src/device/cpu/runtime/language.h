@@ -47,14 +47,24 @@ extern const __thread __attribute__((tls_model("local-exec"))) uint3 threadIdx;
 extern const __thread __attribute__((tls_model("local-exec"))) uint3 blockIdx;
 extern const dim3 blockDim;
 extern const dim3 gridDim;
-constexpr int warpSize = 32;
+// Known to the optimiser, but no constant expression, as on the GPU.
+namespace kforge {
+inline int warp_size() { return 32; }
+}  // namespace kforge
+static const int warpSize = ::kforge::warp_size();
 
 // ---- Waiting for others ----
 
-inline void __syncthreads() { ::kforge::block_barrier(::kforge::Vote::none, 0); }
-inline int __syncthreads_count(int predicate) { return (int)::kforge::block_barrier(::kforge::Vote::count, predicate != 0); }
-inline int __syncthreads_and(int predicate) { return (int)::kforge::block_barrier(::kforge::Vote::all, predicate != 0); }
-inline int __syncthreads_or(int predicate) { return (int)::kforge::block_barrier(::kforge::Vote::any, predicate != 0); }
+inline __attribute__((always_inline)) void __syncthreads() { ::kforge::block_barrier(0); }
+#define KFORGE_BARRIER(name, vote)                                           \
+    inline __attribute__((always_inline)) int name(int predicate) {          \
+        ::kforge::block_barrier(predicate != 0);                             \
+        return (int)::kforge::barrier_vote(::kforge::Vote::vote);            \
+    }
+KFORGE_BARRIER(__syncthreads_count, count)
+KFORGE_BARRIER(__syncthreads_and, all)
+KFORGE_BARRIER(__syncthreads_or, any)
+#undef KFORGE_BARRIER
 inline void __syncwarp(unsigned mask = 0xffffffffu) { ::kforge::collective(mask, ::kforge::Collective::sync, 0, 0); }
 
 // A fence orders what this thread wrote for threads of other blocks, which may run on another core. Threads that poll

@@ -128,6 +128,20 @@ inline void sincospi(double x, double* sine, double* cosine) {
 }
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
+// By Newton's method, from an approximation that is good to three digits.
+inline double erfinv(double x) {
+    if (!(x > -1.0 && x < 1.0)) return x == 1.0 ? __builtin_inf() : x == -1.0 ? -__builtin_inf() : __builtin_nan("");
+    const double logarithm = log1p(-x * x);
+    const double half = 4.330746750799873 + 0.5 * logarithm;
+    double y = copysign(sqrt(sqrt(half * half - logarithm / 0.147) - half), x);
+    for (int step = 0; step < 3; ++step) y -= (erf(y) - x) / (1.1283791670955126 * exp(-y * y));
+    return y;
+}
+inline double normcdfinv(double p) { return 1.4142135623730951 * erfinv(2.0 * p - 1.0); }
+inline double erfcinv(double p) { return erfinv(1.0 - p); }
+inline float erfinvf(float x) { return (float)erfinv((double)x); }
+inline float erfcinvf(float p) { return (float)erfcinv((double)p); }
+inline float normcdfinvf(float p) { return (float)normcdfinv((double)p); }
 inline float erfcxf(float x) { return (float)(exp((double)x * x) * erfc((double)x)); }
 inline float rhypotf(float x, float y) { return 1.0f / hypotf(x, y); }
 inline double rhypot(double x, double y) { return 1.0 / hypot(x, y); }

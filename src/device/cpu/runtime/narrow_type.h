@@ -152,6 +152,40 @@ KFORGE_FUNCTION(trunc, truncf(x))
 KFORGE_FUNCTION(rint, rintf(x))
 #undef KFORGE_FUNCTION
 
+// The C library has a `long double` form of each, to which every conversion is as good as another.
+#define KFORGE_FUNCTION(name) \
+    inline float name(KFORGE_NARROW a) { return name((float)a); }
+KFORGE_FUNCTION(exp)
+KFORGE_FUNCTION(exp2)
+KFORGE_FUNCTION(expm1)
+KFORGE_FUNCTION(log)
+KFORGE_FUNCTION(log2)
+KFORGE_FUNCTION(log10)
+KFORGE_FUNCTION(log1p)
+KFORGE_FUNCTION(sqrt)
+KFORGE_FUNCTION(cbrt)
+KFORGE_FUNCTION(sin)
+KFORGE_FUNCTION(cos)
+KFORGE_FUNCTION(tan)
+KFORGE_FUNCTION(asin)
+KFORGE_FUNCTION(acos)
+KFORGE_FUNCTION(atan)
+KFORGE_FUNCTION(sinh)
+KFORGE_FUNCTION(cosh)
+KFORGE_FUNCTION(tanh)
+KFORGE_FUNCTION(erf)
+KFORGE_FUNCTION(fabs)
+KFORGE_FUNCTION(floor)
+KFORGE_FUNCTION(ceil)
+KFORGE_FUNCTION(round)
+KFORGE_FUNCTION(rint)
+KFORGE_FUNCTION(trunc)
+#undef KFORGE_FUNCTION
+inline float pow(KFORGE_NARROW a, int b) { return powf(a, (float)b); }
+inline float fmax(KFORGE_NARROW a, KFORGE_NARROW b) { return fmaxf(a, b); }
+inline float fmin(KFORGE_NARROW a, KFORGE_NARROW b) { return fminf(a, b); }
+inline float fma(KFORGE_NARROW a, KFORGE_NARROW b, KFORGE_NARROW c) { return fmaf(a, b, c); }
+
 // ---- Pairs: the same, element by element ----
 
 #define KFORGE_UNARY_2(name) \
@@ -186,6 +220,10 @@ KFORGE_TERNARY_2_AS(__hfma2_relu, __hfma_relu)
 #undef KFORGE_BINARY_2
 #undef KFORGE_BINARY_2_AS
 #undef KFORGE_TERNARY_2_AS
+// a * b + c of complex numbers.
+inline KFORGE_NARROW_2 __hcmadd(KFORGE_NARROW_2 a, KFORGE_NARROW_2 b, KFORGE_NARROW_2 c) {
+    return KFORGE_NARROW_2(__hfma(__hneg(a.y), b.y, __hfma(a.x, b.x, c.x)), __hfma(a.y, b.x, __hfma(a.x, b.y, c.y)));
+}
 inline KFORGE_NARROW_2 __hisnan2(KFORGE_NARROW_2 a) { return KFORGE_NARROW_2(KFORGE_NARROW((float)__hisnan(a.x)), KFORGE_NARROW((float)__hisnan(a.y))); }
 
 #define KFORGE_COMPARE_2(name)                                                                                                         \

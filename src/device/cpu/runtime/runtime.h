@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "switch.h"
+
 // Initial-exec would cost a second load at every use; all of this is linked into one executable.
 #define KFORGE_THREAD_LOCAL extern __thread __attribute__((tls_model("local-exec")))
 
@@ -37,7 +39,7 @@ enum class Collective : uint8_t {
     bit_xor,
 };
 
-enum class Vote : uint32_t { none, count, all, any };
+enum class Vote : uint32_t { count, all, any };
 
 struct Entry {
     void (*run)(const void* const* arguments);  // one thread of the kernel
@@ -48,10 +50,30 @@ KFORGE_THREAD_LOCAL uint32_t current_lane asm("kforge_lane");
 KFORGE_THREAD_LOCAL uint32_t shared_generation asm("kforge_shared_generation");
 KFORGE_THREAD_LOCAL void* const dynamic_shared asm("kforge_dynamic_shared");
 
+// The running thread, and the one that goes on in its place if it must wait.
+struct Turn {
+    Context* own;
+    const Context* next;
+};
+
+Turn arrive_at_collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) asm("kforge_collective");
+Turn arrive_at_barrier(uint32_t predicate) asm("kforge_block_barrier");
+// Of the barrier that this thread has just passed.
+uint32_t barrier_vote(Vote vote) asm("kforge_barrier_vote");
+
 // Waits until every live lane of `mask` has called with the same mask and kind.
-uint64_t collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) asm("kforge_collective");
-// Waits until every live thread of the block has called; the vote is over those calls.
-uint32_t block_barrier(Vote vote, uint32_t predicate) asm("kforge_block_barrier");
+inline __attribute__((always_inline)) uint64_t collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) {
+    const Turn turn = arrive_at_collective(mask, kind, value, source_lane);
+    if (turn.next != nullptr) swap_context(turn.own, turn.next);
+    return turn.own->answer;
+}
+
+// Waits until every live thread of the block has called.
+inline __attribute__((always_inline)) void block_barrier(uint32_t predicate) {
+    const Turn turn = arrive_at_barrier(predicate);
+    if (turn.next != nullptr) swap_context(turn.own, turn.next);
+}
+
 // The lanes of this warp that stand at the same place in the source, once no other lane can go on.
 uint32_t active_lanes(uint32_t place) asm("kforge_active_lanes");
 // Lets other threads of the block run: called where a thread polls for what another may write.

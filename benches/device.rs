@@ -1,0 +1,218 @@
+//! What the CPU device costs: compiling, starting a process, an empty launch, and the judge's work on memory.
+//!
+//! `cargo bench --bench device`.
+
+use std::time::{Duration, Instant};
+
+use kforge::device::cpu::CpuDevice;
+use kforge::device::{
+    Arm, Compiled, Content, Device, Launched, Opened, Poison, Question, numerics,
+};
+use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
+use kforge::task::{DType, Distribution, Norm, Shape, Tolerance};
+
+const BYTES: usize = 32 << 20;
+
+fn main() -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let device = CpuDevice::new()?;
+    row("device ready", begun.elapsed(), "");
+    let salt = format!("{:?}", std::time::SystemTime::now());
+    let source = "__global__ void f(float* x) {}\n";
+    let mut seconds = Vec::new();
+    for index in 0..5 {
+        seconds.push(compile(&device, &format!("{source}// {salt} {index}\n"))?.1);
+    }
+    row("compile, new to the cache", median(seconds), "");
+    let (program, kept) = compile(&device, &format!("{source}// {salt} 0\n"))?;
+    row("compile, kept", kept, "");
+    for elements in [1, BYTES as u64 / 4] {
+        let plan = plan(elements);
+        let open = || -> anyhow::Result<(Box<dyn Arm>, Duration)> {
+            let begun = Instant::now();
+            match device.open(&program, &plan)? {
+                Opened::Ready(arm) => Ok((arm, begun.elapsed())),
+                Opened::Refused(refusal) => anyhow::bail!(refusal.reason),
+            }
+        };
+        let mut times = Vec::new();
+        for _ in 0..10 {
+            times.push(open()?.1);
+        }
+        row(
+            "open an arm",
+            median(times),
+            &format!("{} bytes", 4 * elements),
+        );
+        let (mut arm, _) = open()?;
+        let mut launches = Vec::new();
+        for _ in 0..1000 {
+            match arm.launch(Duration::from_secs(1))? {
+                Launched::Finished { time } => launches.push(time),
+                Launched::Fault(refusal) => anyhow::bail!(refusal.reason),
+            }
+        }
+        launches.sort();
+        let detail = format!("p10 {:?}, p90 {:?}", launches[100], launches[900]);
+        row("an empty launch", launches[500], &detail);
+    }
+    let (mut arm, _) = match device.open(&program, &plan(BYTES as u64 / 4))? {
+        Opened::Ready(arm) => (arm, ()),
+        Opened::Refused(refusal) => anyhow::bail!(refusal.reason),
+    };
+    let distribution = normal(None);
+    for (name, seed) in [("write, drawn", 0..4), ("write, kept", 3..4)] {
+        let mut times = Vec::new();
+        for seed in seed {
+            let distribution = &distribution;
+            times.push(timed(|| {
+                arm.write(0, &Content::Random { distribution, seed })
+            }));
+        }
+        rate(name, median(times), BYTES);
+    }
+    rate(
+        "hash of an arm's buffer",
+        timed(|| arm.inspect(0, &Question::Hash)),
+        BYTES,
+    );
+    memory();
+    Ok(())
+}
+
+/// The judge's functions on one core, over memory that is already there.
+fn memory() {
+    let mut words = vec![1u64; BYTES / 8];
+    // SAFETY: the words' own memory, seen as bytes.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), BYTES) };
+    for dtype in [
+        DType::Float32,
+        DType::BFloat16,
+        DType::Float16,
+        DType::Float64,
+        DType::Int32,
+    ] {
+        let elements = BYTES / dtype.bytes() as usize;
+        let name = |function: &str| format!("{function} {dtype}");
+        let best = |function: &mut dyn FnMut()| (0..3).map(|_| timed(&mut *function)).min();
+        let measured = |function: &str, work: &mut dyn FnMut()| {
+            rate(&name(function), best(work).unwrap_or_default(), BYTES);
+        };
+        measured("fill normal", &mut || {
+            numerics::fill(dtype, bytes, 128, &normal(None), 5)
+        });
+        if dtype == DType::Float32 {
+            measured("fill normalised", &mut || {
+                numerics::fill(dtype, bytes, 128, &normal(Some(Norm::L2)), 5)
+            });
+            let uniform = Distribution {
+                shape: Shape::Uniform([-1.0, 1.0]),
+                normalize: None,
+            };
+            measured("fill uniform", &mut || {
+                numerics::fill(dtype, bytes, 128, &uniform, 5)
+            });
+        }
+        let expected = numerics::values(dtype, bytes);
+        assert_eq!(expected.len(), elements);
+        let tolerance = Tolerance {
+            rtol: 1e-3,
+            atol_rms: 1e-3,
+        };
+        measured("compare", &mut || {
+            assert_eq!(
+                numerics::compare(dtype, bytes, &expected, tolerance).failed,
+                0
+            )
+        });
+        let near: Vec<_> = expected.iter().map(|value| value * 1.000_001).collect();
+        measured("compare near", &mut || {
+            numerics::compare(dtype, bytes, &near, tolerance);
+        });
+        let finite = Poison::Finite { seed: 1 };
+        measured("unwritten", &mut || {
+            numerics::unwritten(dtype, bytes, finite);
+        });
+        measured("poison", &mut || numerics::poison(dtype, bytes, finite));
+    }
+    rate(
+        "poison NaN",
+        timed(|| numerics::poison(DType::Float32, bytes, Poison::NotANumber)),
+        BYTES,
+    );
+    rate("hash", timed(|| numerics::hash(bytes)), BYTES);
+}
+
+fn normal(normalize: Option<Norm>) -> Distribution {
+    Distribution {
+        shape: Shape::Normal(1.0),
+        normalize,
+    }
+}
+
+fn compile(
+    device: &CpuDevice,
+    source: &str,
+) -> anyhow::Result<(kforge::device::Program, Duration)> {
+    let unit = Unit {
+        source: source.to_owned(),
+        constants: Vec::new(),
+        macros: Vec::new(),
+        entries: vec![Entry {
+            expression: "f".to_owned(),
+            arguments: vec![ArgumentType::Pointer(DType::Float32)],
+            line: 1,
+        }],
+        fast_math: false,
+        max_registers: None,
+        arch: None,
+    };
+    let begun = Instant::now();
+    match device.compile(&unit)? {
+        Compiled::Ready(program) => Ok((program, begun.elapsed())),
+        Compiled::Refused(refusal) => anyhow::bail!(refusal.reason),
+    }
+}
+
+fn plan(elements: u64) -> Plan {
+    Plan {
+        buffers: vec![Buffer {
+            name: "x".to_owned(),
+            role: Role::Input,
+            dtype: DType::Float32,
+            shape: vec![elements],
+        }],
+        launches: vec![Launch {
+            entry: 0,
+            grid: [64, 1, 1],
+            block: [32, 1, 1],
+            shared: 0,
+            cluster: None,
+            cooperative: false,
+            overlap: false,
+            arguments: vec![Argument::Buffer(0)],
+        }],
+        outputs: Vec::new(),
+    }
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let begun = Instant::now();
+    std::hint::black_box(work());
+    begun.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn rate(name: &str, time: Duration, bytes: usize) {
+    let gigabytes = bytes as f64 / time.as_secs_f64() / 1e9;
+    row(name, time, &format!("{gigabytes:.2} GB/s"));
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+fn row(name: &str, time: Duration, detail: &str) {
+    println!("{name:<28} {time:>12.1?}  {detail}");
+}

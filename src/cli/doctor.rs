@@ -1,0 +1,206 @@
+//! `kforge doctor`: what this machine has and lacks, with one remedy each.
+
+use serde::Serialize;
+
+use super::{Exit, Format, is_colourful, print};
+use crate::device::cpu;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The form of the results.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// One thing looked at.
+#[derive(Serialize)]
+struct Finding {
+    name: &'static str,
+    status: Health,
+    found: String,
+    /// What to do, where something is missing.
+    remedy: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Ok,
+    /// Something that this version can do without.
+    Warn,
+    /// Nothing can be judged without it.
+    Fail,
+}
+
+/// The environment variables that hold models' keys.
+const KEYS: [&str; 4] = [
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENROUTER_API_KEY",
+];
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let findings = [compiler(), cores(), cuda(), nvrtc(), keys()];
+    match arguments.format {
+        Format::Human => print(&table(&findings))?,
+        Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?,
+        Format::Jsonl => {
+            for finding in &findings {
+                print(&format!("{}\n", serde_json::to_string(finding)?))?;
+            }
+        }
+    }
+    Ok(
+        if findings
+            .iter()
+            .any(|finding| finding.status == Health::Fail)
+        {
+            Exit::Environment
+        } else {
+            Exit::Done
+        },
+    )
+}
+
+fn compiler() -> Finding {
+    let name = "C++ compiler";
+    match cpu::CpuDevice::new() {
+        Ok(device) => {
+            let compiler = device.compiler();
+            Finding {
+                name,
+                status: Health::Ok,
+                found: format!("{} ({})", compiler.version, compiler.path.display()),
+                remedy: None,
+            }
+        }
+        Err(error) => {
+            let failure = error.downcast_ref::<crate::base::Failure>();
+            let (found, remedy) = failure.map_or_else(
+                || (format!("{error:#}"), None),
+                |failure| (failure.message.clone(), failure.hint.clone()),
+            );
+            Finding {
+                name,
+                status: Health::Fail,
+                found,
+                remedy,
+            }
+        }
+    }
+}
+
+fn cores() -> Finding {
+    let cores = cpu::cores();
+    let (status, remedy) = match cores {
+        1 => (
+            Health::Warn,
+            Some("judging and compiling take turns on one core: allow the process more".to_owned()),
+        ),
+        _ => (Health::Ok, None),
+    };
+    Finding {
+        name: "cores",
+        status,
+        found: format!("{cores}, {}", cpu::identity().name),
+        remedy,
+    }
+}
+
+fn cuda() -> Finding {
+    let name = "CUDA driver";
+    // SAFETY: only asks the loader whether the library is there; nothing of it is called.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        let remedy = "this version judges on the CPU; a GPU will need NVIDIA's driver".to_owned();
+        return Finding {
+            name,
+            status: Health::Warn,
+            found: "no libcuda".to_owned(),
+            remedy: Some(remedy),
+        };
+    }
+    match cudarc::driver::result::init().and_then(|()| cudarc::driver::result::device::get_count())
+    {
+        Ok(count) => Finding {
+            name,
+            status: Health::Ok,
+            found: format!("{count} devices; this version does not use them yet"),
+            remedy: None,
+        },
+        Err(error) => Finding {
+            name,
+            status: Health::Warn,
+            found: format!("libcuda is there and does not start: {error:?}"),
+            remedy: Some("`nvidia-smi` tells whether the driver works".to_owned()),
+        },
+    }
+}
+
+fn nvrtc() -> Finding {
+    let name = "NVRTC";
+    // SAFETY: as above.
+    match unsafe { cudarc::nvrtc::sys::is_culib_present() } {
+        true => Finding {
+            name,
+            status: Health::Ok,
+            found: "libnvrtc; this version does not use it yet".to_owned(),
+            remedy: None,
+        },
+        false => {
+            let remedy =
+                "this version compiles for the CPU; for CUDA: `pip install nvidia-cuda-nvrtc`"
+                    .to_owned();
+            Finding {
+                name,
+                status: Health::Warn,
+                found: "no libnvrtc".to_owned(),
+                remedy: Some(remedy),
+            }
+        }
+    }
+}
+
+fn keys() -> Finding {
+    let found: Vec<_> = KEYS
+        .into_iter()
+        .filter(|key| std::env::var_os(key).is_some_and(|value| !value.is_empty()))
+        .collect();
+    let name = "model keys";
+    match found.is_empty() {
+        true => Finding {
+            name,
+            status: Health::Ok,
+            found: "none; the search uses kforge's own operators".to_owned(),
+            remedy: None,
+        },
+        false => Finding {
+            name,
+            status: Health::Ok,
+            found: format!("{}; this version asks no model yet", found.join(", ")),
+            remedy: None,
+        },
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let colour = is_colourful(&std::io::stdout());
+    let mut text = String::new();
+    for finding in findings {
+        let (word, code) = match finding.status {
+            Health::Ok => ("ok  ", "32"),
+            Health::Warn => ("warn", "33"),
+            Health::Fail => ("fail", "31"),
+        };
+        let word = if colour {
+            format!("\x1b[{code}m{word}\x1b[0m")
+        } else {
+            word.to_owned()
+        };
+        text += &format!("{word}  {:<13} {}\n", finding.name, finding.found);
+        if let Some(remedy) = &finding.remedy {
+            text += &format!("{:20}{remedy}\n", "");
+        }
+    }
+    text
+}

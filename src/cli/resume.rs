@@ -1,0 +1,44 @@
+//! `kforge resume`: a run's directory says all that is needed to go on.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::Exit;
+use super::evolve::{Common, apply, begin};
+use crate::config::{self, Config};
+use crate::driver::Start;
+use crate::run::{Record, RunDirectory};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The run's directory.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    go_on(arguments.directory, arguments.common)
+}
+
+pub(super) fn go_on(directory: PathBuf, common: Common) -> anyhow::Result<Exit> {
+    let record = Record::read(&RunDirectory::new(&directory))?;
+    let recorded: Config = serde_json::from_value(record.config.clone()).with_context(|| {
+        format!(
+            "`{}/run.yaml`: the config is not understood",
+            directory.display()
+        )
+    })?;
+    let mut config = apply(&recorded, &common)?;
+    config.output = Some(directory);
+    let resolved = config::resolve(&config, "run", "")?;
+    begin(
+        resolved,
+        Start::Resume {
+            accept_changes: common.accept_changes,
+        },
+        &common,
+    )
+}

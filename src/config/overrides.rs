@@ -1,0 +1,107 @@
+//! `--set key.path=value`: any key of a config from the shell, checked as if it stood in the file.
+
+use serde_json::Value;
+
+use super::Config;
+use crate::base::text::did_you_mean;
+use crate::base::{Failure, yaml};
+
+/// The config with all assignments made, in order.
+pub fn apply(config: &Config, assignments: &[String]) -> Result<Config, Failure> {
+    let mut config = config.clone();
+    for assignment in assignments {
+        config = apply_one(&config, assignment)?;
+    }
+    Ok(config)
+}
+
+fn apply_one(config: &Config, assignment: &str) -> Result<Config, Failure> {
+    let fail = |message: String| Failure::usage(format!("`--set {assignment}`: {message}"));
+    let Some((key, value)) = assignment.split_once('=') else {
+        return Err(fail(
+            "expected KEY=VALUE, such as `--set search.exploration=0.5`".to_owned(),
+        ));
+    };
+    let value: Value = yaml::read(value, &format!("--set {key}"))?;
+    let mut whole = serde_json::to_value(config).map_err(|error| fail(error.to_string()))?;
+    let mut place = &mut whole;
+    let parts: Vec<_> = key.split('.').collect();
+    for (depth, part) in parts.iter().enumerate() {
+        let path = parts[..=depth].join(".");
+        let Value::Object(map) = place else {
+            return Err(fail(format!(
+                "`{}` has no keys of its own",
+                parts[..depth].join(".")
+            )));
+        };
+        // The axes of the archive are named by the user; all other keys are there already.
+        let is_open = parts[..depth] == ["search", "features"];
+        if !map.contains_key(*part) && !is_open {
+            let known: Vec<String> = map.keys().cloned().collect();
+            return Err(fail(format!("unknown key `{path}`"))
+                .hint(did_you_mean(part, known.iter().map(String::as_str))));
+        }
+        place = map.entry((*part).to_owned()).or_insert(Value::Null);
+    }
+    *place = value;
+    let text = whole.to_string();
+    // JSON is YAML: the same reader gives the same words for the same mistakes, but its positions would be those of this text.
+    serde_yaml::from_str(&text).map_err(|_| {
+        let expected = serde_json::from_value::<Config>(whole).err().map_or_else(
+            || "a value of another type was expected".to_owned(),
+            |error| error.to_string(),
+        );
+        fail(expected)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(assignment: &str) -> Result<Config, String> {
+        apply(&Config::default(), &[assignment.to_owned()]).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn any_key_can_be_set() {
+        assert_eq!(set("steps=7").unwrap().steps, 7);
+        assert_eq!(
+            set("tasks=[softmax, rmsnorm]").unwrap().tasks,
+            ["softmax", "rmsnorm"]
+        );
+        assert_eq!(
+            set("search.exploration=0.5").unwrap().search.exploration,
+            0.5
+        );
+        assert_eq!(
+            set("search.features.launches=[2, 4]")
+                .unwrap()
+                .search
+                .features["launches"],
+            [2.0, 4.0]
+        );
+        assert_eq!(set("budget.seconds=null").unwrap().budget.seconds, None);
+    }
+
+    #[test]
+    fn mistakes_name_the_assignment_and_the_nearest_key() {
+        for (assignment, words) in [
+            ("steps", "expected KEY=VALUE"),
+            (
+                "stpes=3",
+                "unknown key `stpes`\n\nhint: did you mean `steps`?",
+            ),
+            (
+                "search.explortion=3",
+                "unknown key `search.explortion`\n\nhint: did you mean `exploration`?",
+            ),
+            ("steps.more=3", "`steps` has no keys of its own"),
+            ("steps=many", "`--set steps=many`"),
+            ("backend=tpu", "unknown variant `tpu`"),
+        ] {
+            let error = set(assignment).unwrap_err();
+            assert!(error.contains(words), "{assignment}: {error}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What a compiler says about a candidate, in the kernel file's own lines: no folder of this machine, no header of the runtime.
+//!
+//! The words stay untrusted: a candidate chooses many of them.
+
+use crate::device::Refusal;
+use crate::verdict::{Evidence, Status};
+
+/// The most that is kept of what a compiler says.
+const LOG_LIMIT: usize = 4096;
+/// The most of one line: some are whole types.
+const LINE_LIMIT: usize = 600;
+/// The name under which the compiler knows the kernel file.
+pub(super) const KERNEL: &str = "kernel.cu";
+
+/// A refusal from the compiler's output: the first error and its line, and what was said about the kernel file.
+pub(super) fn compile_error(output: &str) -> Refusal {
+    let mut log = String::new();
+    // Excerpts are indented, and belong to the line before.
+    let mut of_the_kernel = true;
+    for line in output.lines() {
+        let line = without_folders(line);
+        if !line.starts_with(' ') {
+            of_the_kernel = is_shown(&line);
+        }
+        if !of_the_kernel {
+            continue;
+        }
+        let line = shortened(&line);
+        if log.len() + line.len() > LOG_LIMIT {
+            log.push_str("…\n");
+            break;
+        }
+        log.push_str(line);
+        log.push('\n');
+    }
+    let (line, message) = first_error(output);
+    let message = shortened(&message).to_owned();
+    Refusal {
+        status: Status::CompileError,
+        reason: match line {
+            Some(line) => format!("line {line}: {message}"),
+            None => message,
+        },
+        evidence: Evidence {
+            line,
+            log: Some(log),
+            ..Evidence::default()
+        },
+    }
+}
+
+/// Lines about the kernel file, and errors wherever they were noticed; not the ways through the runtime's headers.
+fn is_shown(line: &str) -> bool {
+    let from_elsewhere = line.starts_with("In file included")
+        || line.starts_with("compilation terminated")
+        || line.starts_with("collect2:");
+    line.starts_with(KERNEL)
+        || (!from_elsewhere && (message_of(line).is_some() || !is_header(line)))
+}
+
+fn is_header(line: &str) -> bool {
+    let name = line.split(':').next().unwrap_or_default();
+    name.ends_with(".h") || name.ends_with(".hpp") || name.starts_with("from ")
+}
+
+/// The first error's line in the kernel file, and its words.
+fn first_error(output: &str) -> (Option<u32>, String) {
+    let lines: Vec<_> = output.lines().collect();
+    let at = lines.iter().position(|line| message_of(line).is_some());
+    let Some(at) = at else {
+        return (
+            None,
+            unresolved(&lines).unwrap_or_else(|| "the compiler failed".to_owned()),
+        );
+    };
+    let message = message_of(lines[at]).unwrap_or_default();
+    if message.starts_with("ld returned") || message.starts_with("linker command failed") {
+        return (
+            None,
+            unresolved(&lines).unwrap_or_else(|| without_folders(message)),
+        );
+    }
+    // gcc names the place that led into a header before the error, clang behind it.
+    let line = kernel_line(lines[at])
+        .or_else(|| lines[..at].iter().rev().find_map(|line| kernel_line(line)))
+        .or_else(|| {
+            lines[at + 1..]
+                .iter()
+                .take_while(|line| message_of(line).is_none())
+                .find_map(|line| kernel_line(line))
+        });
+    let message = message
+        .strip_prefix("static assertion failed: ")
+        .or_else(|| message.strip_prefix("static assertion failed due to requirement "))
+        .unwrap_or(message);
+    (line, without_folders(message))
+}
+
+/// What an error line says.
+fn message_of(line: &str) -> Option<&str> {
+    if line.starts_with(' ') {
+        return None;
+    }
+    ["fatal error: ", "error: ", "Error: "]
+        .iter()
+        .find_map(|word| Some(line.split_once(word)?.1.trim()))
+}
+
+fn kernel_line(line: &str) -> Option<u32> {
+    line.strip_prefix(KERNEL)?
+        .strip_prefix(':')?
+        .split(':')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// What the linker missed or found twice.
+fn unresolved(lines: &[&str]) -> Option<String> {
+    lines.iter().find_map(|line| {
+        let start = ["undefined reference to", "multiple definition of"]
+            .iter()
+            .find_map(|words| line.find(words))?;
+        Some(without_folders(&line[start..]))
+    })
+}
+
+/// Every absolute path becomes its last part.
+fn without_folders(line: &str) -> String {
+    let mut result = String::with_capacity(line.len());
+    let ends = |letter: char| {
+        letter.is_whitespace() || matches!(letter, ':' | ',' | ';' | ')' | '\'' | '"' | '`' | '>')
+    };
+    let mut rest = line;
+    while let Some(start) = rest.find('/') {
+        let begins = rest[..start].chars().next_back().is_none_or(|before| {
+            before.is_whitespace() || matches!(before, '\'' | '"' | '`' | '(' | '<')
+        });
+        let path = &rest[start..];
+        let path = &path[..path.find(ends).unwrap_or(path.len())];
+        let is_path = begins
+            && path.len() > 1
+            && !path.starts_with("//")
+            && !path.starts_with("/*")
+            && !path.starts_with("/=");
+        if is_path {
+            result.push_str(&rest[..start]);
+            result.push_str(path.rsplit('/').next().unwrap_or_default());
+            rest = &rest[start + path.len()..];
+        } else {
+            result.push_str(&rest[..=start]);
+            rest = &rest[start + 1..];
+        }
+    }
+    result + rest
+}
+
+fn shortened(line: &str) -> &str {
+    if line.len() <= LINE_LIMIT {
+        return line;
+    }
+    let mut end = LINE_LIMIT;
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    &line[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_the_kernel_keeps_its_excerpt() {
+        let output = "kernel.cu: In function 'void f(const float*, float*, int)':\nkernel.cu:5:10: error: 'undeclared' was not declared in this scope\n    5 |   s[0] = a / undeclared;\n      |          ^~~~~~~~~~\nkernel.cu:6:1: error: another\n";
+        let refusal = compile_error(output);
+        assert_eq!(refusal.evidence.line, Some(5));
+        assert_eq!(
+            refusal.reason,
+            "line 5: 'undeclared' was not declared in this scope"
+        );
+        assert_eq!(refusal.evidence.log.as_deref(), Some(output));
+    }
+
+    #[test]
+    fn an_error_in_a_header_names_the_line_that_led_there() {
+        let gcc = "/home/me/.cache/kforge/building-x/entry.h: In instantiation of 'struct kforge::argument<2, float*, double*>':\n/home/me/.cache/kforge/building-x/entry.h:107:45:   required from 'struct kforge::Check<2>'\nkernel.cu:3:1:   required from here\n/home/me/.cache/kforge/building-x/entry.h:81:40: error: static assertion failed: argument 2: another type\n/home/me/.cache/kforge/building-x/entry.h:86:77: note: in expansion of macro 'A'\n   86 |  A\n";
+        let refusal = compile_error(gcc);
+        assert_eq!(refusal.evidence.line, Some(3));
+        assert_eq!(refusal.reason, "line 3: argument 2: another type");
+        let log = refusal.evidence.log.unwrap();
+        assert_eq!(
+            log,
+            "kernel.cu:3:1:   required from here\nentry.h:81:40: error: static assertion failed: argument 2: another type\n"
+        );
+        let clang = "In file included from unit.cpp:1:\n/c/entry.h:81:5: error: no member\nkernel.cu:4:2: note: in instantiation\n2 errors generated.\n";
+        assert_eq!(compile_error(clang).evidence.line, Some(4));
+    }
+
+    #[test]
+    fn the_linker_and_the_assembler_are_quoted_without_folders() {
+        let refusal = compile_error(
+            "/usr/bin/ld: unit.o: in function `f(int)':\nunit.cpp:(.text+0x5): undefined reference to `g(int)'\ncollect2: error: ld returned 1 exit status\n",
+        );
+        assert_eq!(refusal.reason, "undefined reference to `g(int)'");
+        assert!(!refusal.evidence.log.unwrap().contains("/usr"));
+        let refusal = compile_error(
+            "/tmp/candidate-x/ccABC.s: Assembler messages:\n/tmp/candidate-x/ccABC.s:12: Error: no such instruction: `ldmatrix'\n",
+        );
+        assert_eq!(refusal.reason, "no such instruction: `ldmatrix'");
+        assert!(!refusal.evidence.log.unwrap().contains("/tmp"));
+        assert_eq!(compile_error("").reason, "the compiler failed");
+    }
+
+    #[test]
+    fn a_log_has_an_end() {
+        let output = "kernel.cu:1:1: error: é".to_owned() + &"é".repeat(100_000);
+        let refusal = compile_error(&format!("{output}\n").repeat(20));
+        assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
+        assert!(refusal.reason.len() < LINE_LIMIT + 20);
+    }
+
+    #[test]
+    fn only_paths_are_cut() {
+        for (line, expected) in [
+            ("  a = b / c; // d /* e */", "  a = b / c; // d /* e */"),
+            ("x '/a/b/c.h:3'", "x 'c.h:3'"),
+            ("/a/b", "b"),
+            ("a/b/c.h", "a/b/c.h"),
+            ("x /= 2", "x /= 2"),
+        ] {
+            assert_eq!(without_folders(line), expected);
+        }
+    }
+}

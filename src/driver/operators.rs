@@ -1,0 +1,77 @@
+//! kforge's own operators as a proposer: no model, no waiting.
+
+use anyhow::Context;
+
+use super::proposer::{Answer, Candidate, Parent, Proposer};
+use crate::eval::Quiet;
+use crate::event::{Brief, Operator};
+use crate::kernel::Kernel;
+use crate::propose;
+use crate::task::Task;
+
+/// Starting kernels, `autotune`, `mutate` and `recombine`.
+pub struct Operators {
+    /// Where the device is the host, nothing is proposed while a launch is timed.
+    quiet: Quiet,
+}
+
+impl Operators {
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            quiet: Quiet::open()?,
+        })
+    }
+}
+
+impl Proposer for Operators {
+    fn propose(&self, brief: &Brief, parents: &[Parent], task: &Task) -> anyhow::Result<Answer> {
+        let _sharing = self.quiet.share()?;
+        let start;
+        let mut given: Vec<_> = parents
+            .iter()
+            .map(|parent| propose::Parent {
+                step: parent.step,
+                source: &parent.source,
+            })
+            .collect();
+        if brief.operator == Operator::Start {
+            let name = brief
+                .start
+                .as_deref()
+                .context("a starting step names no kernel")?;
+            start = task
+                .kernels
+                .get(name)
+                .with_context(|| format!("task `{}` has no starting kernel `{name}`", task.name))?;
+            given = vec![propose::Parent {
+                step: brief.step,
+                source: start,
+            }];
+        }
+        let proposal = match propose::propose(brief, &given, task) {
+            propose::Answer::Proposal(proposal) => proposal,
+            propose::Answer::NoOp(reason) => return Ok(Answer::NoOp(reason)),
+        };
+        // A header that the judge will refuse is a candidate like any other: a family of its own, without tunables.
+        let candidate = match Kernel::parse(&proposal.source, &task.definition) {
+            Ok(kernel) => Candidate {
+                family: kernel.family(),
+                point: kernel.point(),
+                space: kernel.space(),
+                source: proposal.source,
+                detail: proposal.detail,
+            },
+            Err(_) => {
+                let family = crate::base::Digest::of(&proposal.source);
+                Candidate {
+                    family,
+                    point: Default::default(),
+                    space: Default::default(),
+                    source: proposal.source,
+                    detail: proposal.detail,
+                }
+            }
+        };
+        Ok(Answer::Candidate(candidate))
+    }
+}

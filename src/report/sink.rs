@@ -1,0 +1,230 @@
+//! A run as it happens: one line a task on a terminal, plain lines elsewhere, or every event as JSON.
+//!
+//! Progress goes to standard error, events to standard output. Never waits, never decides.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{Observer, Progress};
+use crate::event::Event;
+use crate::run::Line;
+use crate::search::Change;
+
+/// How often a plain line may appear.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Progress for a person.
+    Human,
+    /// Nothing but complaints.
+    Quiet,
+    /// Every event as a line of JSON on standard output.
+    Lines,
+}
+
+/// Where a run is shown.
+pub struct Sink {
+    form: Form,
+    bar: Option<ProgressBar>,
+    shown: Option<Instant>,
+}
+
+impl Sink {
+    pub fn new(form: Form) -> Self {
+        Self {
+            form,
+            bar: None,
+            shown: None,
+        }
+    }
+
+    /// A message for a person, beside the progress.
+    pub fn say(&mut self, text: &str) {
+        if self.form == Form::Quiet
+            && !text.starts_with("error")
+            && !text.starts_with("interrupted")
+        {
+            return;
+        }
+        match &self.bar {
+            Some(bar) => bar.suspend(|| to_stderr(text)),
+            None => to_stderr(text),
+        }
+    }
+
+    /// Takes the progress line away.
+    pub fn close(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+
+    fn show(&mut self, progress: &Progress, always: bool) {
+        if self.form != Form::Human {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(progress.steps);
+            bar.set_message(line(progress));
+        } else if always || self.shown.is_none_or(|shown| shown.elapsed() >= PAUSE) {
+            self.shown = Some(Instant::now());
+            to_stderr(&format!("{}: {}", progress.task, line(progress)));
+        }
+    }
+}
+
+impl Observer for Sink {
+    fn started(&mut self, progress: &Progress) {
+        if self.form == Form::Human && std::io::stderr().is_terminal() {
+            self.close();
+            let bar = ProgressBar::with_draw_target(
+                Some(progress.total),
+                ProgressDrawTarget::stderr_with_hz(8),
+            );
+            let style = ProgressStyle::with_template("{prefix:.bold} {bar:20} {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(progress.task.clone());
+            bar.enable_steady_tick(Duration::from_secs(1));
+            self.bar = Some(bar);
+        }
+        self.show(progress, true);
+    }
+
+    fn event(&mut self, event: &Event, _changes: &[Change], progress: &Progress) {
+        match self.form {
+            Form::Lines => to_stdout(&json_line(&progress.task, event)),
+            _ => self.show(progress, false),
+        }
+    }
+
+    fn ended(&mut self, progress: &Progress) {
+        self.show(progress, true);
+        self.close();
+    }
+}
+
+/// Step, best, validity, rate, remaining time.
+fn line(progress: &Progress) -> String {
+    let best = progress.best.map_or_else(
+        || "no kernel passed yet".to_owned(),
+        |best| {
+            format!(
+                "best {:.2}x (step {}{})",
+                best.speedup.geomean,
+                best.step,
+                if best.confirmed { ", confirmed" } else { "" }
+            )
+        },
+    );
+    let valid = progress.validity().map_or_else(String::new, |validity| {
+        format!(", {:.0} % valid", validity * 100.0)
+    });
+    let steps = progress.steps.saturating_sub(progress.steps_before);
+    let minutes = progress.elapsed.as_secs_f64() / 60.0;
+    let rate = if steps > 0 && minutes > 0.0 {
+        steps as f64 / minutes
+    } else {
+        0.0
+    };
+    let speed = if rate > 0.0 {
+        format!(", {rate:.0} steps/min")
+    } else {
+        String::new()
+    };
+    let left = match progress.stopped {
+        Some(_) if progress.best.is_some_and(|best| best.confirmed) => ", done".to_owned(),
+        Some(_) => ", confirming".to_owned(),
+        None if rate > 0.0 => {
+            let by_steps = progress.total.saturating_sub(progress.steps) as f64 / rate * 60.0;
+            let by_time = progress.budget.map(|budget| {
+                budget
+                    .saturating_sub(progress.spent_before + progress.elapsed)
+                    .as_secs_f64()
+            });
+            format!(
+                ", {} left",
+                clock(by_time.map_or(by_steps, |seconds| seconds.min(by_steps)))
+            )
+        }
+        None => String::new(),
+    };
+    format!(
+        "step {}/{}, {best}{valid}{speed}, {} cells{left}",
+        progress.steps, progress.total, progress.cells
+    )
+}
+
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+fn json_line(task: &str, event: &Event) -> String {
+    let mut payload = Vec::new();
+    let parsed = event
+        .write(&mut payload)
+        .and_then(|()| serde_json::from_slice(&payload));
+    let mut line = json!({"task": task, "event": event.name()});
+    if let (Value::Object(line), Ok(Value::Object(payload))) = (&mut line, parsed) {
+        line.extend(payload);
+    }
+    line.to_string()
+}
+
+/// Whoever closed the stream does not want to know; the run goes on.
+fn to_stderr(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+fn to_stdout(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::StopReason;
+    use crate::report::Best;
+    use crate::verdict::Speedup;
+
+    #[test]
+    fn a_line_says_where_a_task_stands() {
+        let mut progress = Progress {
+            task: "softmax".to_owned(),
+            steps: 20,
+            steps_before: 10,
+            total: 60,
+            judged: 18,
+            passed: 9,
+            cells: 4,
+            elapsed: Duration::from_secs(30),
+            ..Progress::default()
+        };
+        assert_eq!(
+            line(&progress),
+            "step 20/60, no kernel passed yet, 50 % valid, 20 steps/min, 4 cells, 2 min 00 s left"
+        );
+        progress.best = Some(Best {
+            step: 7,
+            speedup: Speedup {
+                geomean: 1.5,
+                ci95: [1.4, 1.6],
+            },
+            confirmed: true,
+        });
+        progress.stopped = Some(StopReason::Seconds);
+        assert_eq!(
+            line(&progress),
+            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, 4 cells, done"
+        );
+    }
+}

@@ -1,0 +1,452 @@
+//! The program from the outside: results, exit codes, and what it says to mistakes.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// kforge in an empty folder of its own.
+struct Shell {
+    folder: tempfile::TempDir,
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kforge"));
+        command
+            .args(arguments)
+            .current_dir(self.path())
+            .env("NO_COLOR", "1");
+        for name in [
+            "KFORGE_CONFIG",
+            "KFORGE_OUTPUT",
+            "KFORGE_BACKEND",
+            "KFORGE_LOG",
+        ] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Said {
+        Said::of(&self.command(arguments).output().unwrap())
+    }
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+
+    /// A failure with this code that says all of these words, and nothing on standard output.
+    fn fails(&self, code: i32, words: &[&str]) {
+        for word in words {
+            assert!(
+                self.err.contains(word),
+                "`{word}` is missing:\n{}",
+                self.err
+            );
+        }
+        assert_eq!(self.code, code, "{}", self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+    }
+}
+
+fn has_compiler() -> bool {
+    let found = kforge::device::cpu::find_compiler().is_ok();
+    if !found {
+        println!("skipped: no C++ compiler");
+    }
+    found
+}
+
+const HONEST: &str = "/* kforge
+launch:
+  - kernel: softmax
+    grid: rows
+    block: 1
+    args: x, output, columns
+*/
+__global__ void softmax(const float* x, float* output, int columns) {
+    const float* row = x + (size_t)blockIdx.x * columns;
+    float top = row[0], sum = 0.0f;
+    for (int i = 0; i < columns; ++i) top = fmaxf(top, row[i]);
+    for (int i = 0; i < columns; ++i) sum += expf(row[i] - top);
+    for (int i = 0; i < columns; ++i) output[(size_t)blockIdx.x * columns + i] = expf(row[i] - top) / sum;
+}
+";
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest() {
+    let shell = Shell::new();
+    shell.write("run.yaml", "tasks: [softmax]\nstpes: 3\n");
+    shell.run(&["evolve", "--config", "run.yaml"]).fails(
+        2,
+        &["run.yaml:2:1: unknown key `stpes`", "did you mean `steps`?"],
+    );
+    let set = shell.run(&[
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--set",
+        "search.explortion=0.5",
+    ]);
+    set.fails(
+        2,
+        &[
+            "unknown key `search.explortion`",
+            "did you mean `exploration`?",
+        ],
+    );
+    assert_eq!(
+        std::fs::read_dir(shell.path()).unwrap().count(),
+        1,
+        "nothing was written"
+    );
+}
+
+#[test]
+fn a_wrong_type_shows_the_line_and_what_was_expected() {
+    let shell = Shell::new();
+    shell.write("run.yaml", "tasks: [softmax]\nsteps: many\n");
+    shell
+        .run(&["evolve", "--config", "run.yaml"])
+        .fails(2, &["run.yaml:2:8: expected a whole number", "steps: many"]);
+    shell.write("zero.yaml", "tasks: [softmax]\nsteps: 0\n");
+    shell
+        .run(&["evolve", "--config", "zero.yaml"])
+        .fails(2, &["`steps`: expected at least 1"]);
+    shell.write(
+        "feature.yaml",
+        "tasks: [softmax]\nsearch: {features: {block_thread: [1]}}\n",
+    );
+    shell.run(&["evolve", "--config", "feature.yaml"]).fails(
+        2,
+        &[
+            "unknown feature `block_thread`",
+            "did you mean `block_threads`?",
+        ],
+    );
+}
+
+#[test]
+fn missing_files_and_unknown_tasks_are_named() {
+    let shell = Shell::new();
+    shell.run(&["evolve", "--config", "gdn_decod.yaml"]).fails(
+        2,
+        &[
+            "no such config: `gdn_decod.yaml`",
+            "did you mean `gdn_decode.yaml`?",
+        ],
+    );
+    shell
+        .run(&["tasks", "show", "sofmax"])
+        .fails(2, &["unknown task `sofmax`", "did you mean `softmax`?"]);
+    shell
+        .run(&["eval", "softmax", "absent.cu"])
+        .fails(2, &["failed to read the kernel `absent.cu`"]);
+    shell
+        .run(&["resume", "nowhere"])
+        .fails(2, &["`nowhere` is not a run"]);
+    shell
+        .run(&["evolve", "--config", "gdn_decode.yaml", "--set", "tasks=[]"])
+        .fails(2, &["no task is named"]);
+    shell.run(&["evolve"]).fails(2, &["--config"]);
+}
+
+#[test]
+fn a_kernel_without_a_header_and_an_unknown_name_are_usage_errors() {
+    if !has_compiler() {
+        return;
+    }
+    let shell = Shell::new();
+    shell.write("bare.cu", "__global__ void softmax() {}\n");
+    shell
+        .run(&["eval", "softmax", "bare.cu"])
+        .fails(2, &["bare.cu:1: no header", "begins with `/* kforge`"]);
+    shell.write("name.cu", &HONEST.replace("grid: rows", "grid: rwos"));
+    shell.run(&["eval", "softmax", "name.cu"]).fails(
+        2,
+        &[
+            "name.cu:4: expression `rwos`: unknown name `rwos`",
+            "did you mean `rows`?",
+        ],
+    );
+}
+
+#[test]
+fn no_compiler_is_an_environment_failure_with_a_remedy() {
+    let shell = Shell::new();
+    let kernel = shell.write("kernel.cu", HONEST);
+    for arguments in [
+        ["eval", "softmax", kernel.as_str()].as_slice(),
+        &["evolve", "--config", "gdn_decode.yaml"],
+        &["doctor"],
+    ] {
+        let said = Said::of(
+            &shell
+                .command(arguments)
+                .env("PATH", "/nonexistent")
+                .env_remove("CXX")
+                .output()
+                .unwrap(),
+        );
+        let (text, code) = (format!("{}{}", said.out, said.err), said.code);
+        assert!(
+            text.contains("no C++ compiler was found") && text.contains("apt install g++"),
+            "{arguments:?}: {text}"
+        );
+        assert_eq!(code, 3, "{arguments:?}");
+    }
+    assert!(
+        !shell.path().join("outputs").exists(),
+        "no directory was begun"
+    );
+}
+
+#[test]
+fn a_full_disk_is_an_environment_failure() {
+    if !has_compiler() || !Path::new("/dev/full").exists() {
+        return;
+    }
+    let shell = Shell::new();
+    // Files of this process and its children may not grow beyond 8 KiB: what a full disk looks like to whoever writes.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 8; exec {} evolve --config gdn_decode.yaml --steps 2 --output out",
+        env!("CARGO_BIN_EXE_kforge")
+    );
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(shell.path())
+        .env("KFORGE_CACHE_DIR", shell.path().join("cache"))
+        .output()
+        .unwrap();
+    let said = Said::of(&output);
+    assert!(
+        said.code == 3 || said.code == 2,
+        "{}: {}",
+        said.code,
+        said.err
+    );
+    assert!(
+        said.err.contains("hint:") && !said.err.contains("panicked"),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn verdicts_have_the_documented_form() {
+    if !has_compiler() {
+        return;
+    }
+    let shell = Shell::new();
+    let honest = shell.write("honest.cu", HONEST);
+    let zeros = shell.write(
+        "zeros.cu",
+        &HONEST.replace("expf(row[i] - top) / sum;\n", "0.0f;\n"),
+    );
+    let said = shell.run(&["eval", "softmax", &honest, &zeros, "--format", "json"]);
+    assert_eq!(said.code, 5, "{}", said.err);
+    let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(
+        (
+            verdicts[0]["status"].as_str(),
+            verdicts[1]["status"].as_str()
+        ),
+        (Some("passed"), Some("wrong_output"))
+    );
+    for key in [
+        "schema",
+        "task",
+        "kernel",
+        "backend",
+        "status",
+        "reason",
+        "confirmed",
+        "device",
+        "sandbox",
+        "tunables",
+        "cache",
+        "checked_share",
+        "voided_blocks",
+        "seeds",
+        "baseline",
+        "speedup",
+        "workloads",
+        "resources",
+        "features",
+        "evidence",
+        "seconds",
+    ] {
+        assert!(
+            verdicts.iter().all(|verdict| verdict.get(key).is_some()),
+            "`{key}` is missing"
+        );
+    }
+    assert!(
+        verdicts[1]["speedup"].is_null(),
+        "only what passed has a speedup"
+    );
+    let evidence = &verdicts[1]["evidence"];
+    assert!(
+        evidence["seed"].is_u64() && evidence["index"].is_u64() && evidence["expected"].is_f64(),
+        "{evidence}"
+    );
+    let workload = &verdicts[0]["workloads"][0];
+    assert!(
+        workload["candidate_us"]["n"].as_u64().unwrap() >= 40
+            && workload["ci95"][0].is_f64()
+            && workload["floor_us"].is_null(),
+        "{workload}"
+    );
+    // The same seed finds the same fault.
+    let seed = evidence["seed"].as_u64().unwrap();
+    let again = shell.run(&[
+        "eval",
+        "softmax",
+        &zeros,
+        "--seed",
+        &verdicts[1]["seeds"][0].to_string(),
+        "--format",
+        "json",
+    ]);
+    let again: Vec<serde_json::Value> = serde_json::from_str(&again.out).unwrap();
+    assert_eq!(
+        (
+            again[0]["evidence"]["seed"].as_u64(),
+            &again[0]["evidence"]["found"]
+        ),
+        (Some(seed), &evidence["found"])
+    );
+}
+
+#[test]
+fn a_dry_run_shows_the_choices_and_writes_nothing() {
+    let shell = Shell::new();
+    let said = shell.run(&[
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--dry-run",
+        "--set",
+        "steps=7",
+        "--seed",
+        "3",
+    ]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    for words in [
+        "7 steps",
+        "seed 3",
+        "b1, b4",
+        "naive.cu",
+        "exploration: 0.3",
+        "own operators",
+    ] {
+        assert!(
+            said.out.contains(words),
+            "`{words}` is missing:\n{}",
+            said.out
+        );
+    }
+    assert_eq!(std::fs::read_dir(shell.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
+    if !has_compiler() {
+        return;
+    }
+    let shell = Shell::new();
+    let arguments = [
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--set",
+        "tasks=[softmax]",
+        "--output",
+        "out",
+        "--seed",
+        "5",
+        "--steps",
+        "40",
+    ];
+    let child = shell
+        .command(&arguments)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let journal = shell.path().join("out/softmax/events.jsonl");
+    let begun = std::time::Instant::now();
+    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"judged\"")) {
+        assert!(
+            begun.elapsed().as_secs() < 120,
+            "no verdict within two minutes"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    shell.run(&["resume", "out"]).fails(2, &["out"]);
+    // SAFETY: the child has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let said = Said::of(&child.wait_with_output().unwrap());
+    said.fails(130, &["kforge resume out"]);
+    let judged = || {
+        std::fs::read_to_string(&journal)
+            .unwrap()
+            .matches("\"event\":\"judged\"")
+            .count()
+    };
+    let before = judged();
+    let said = shell.run(&["resume", "out", "--steps", "6", "--format", "json"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let summary: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert!(
+        summary["tasks"][0]["best"]["speedup"]["geomean"].is_f64(),
+        "{summary}"
+    );
+    assert!(judged() >= before);
+    assert!(shell.path().join("out/softmax/best.cu").is_file());
+    shell
+        .run(&["resume", "out", "--set", "search.exploration=0.9"])
+        .fails(2, &["exploration", "--accept-changes"]);
+}
+
+#[test]
+fn help_names_the_exit_codes() {
+    let said = Shell::new().run(&["--help"]);
+    assert_eq!(said.code, 0);
+    for words in ["evolve", "resume", "eval", "tasks", "doctor", "130"] {
+        assert!(said.out.contains(words), "{}", said.out);
+    }
+    for command in ["evolve", "resume", "eval", "tasks", "doctor"] {
+        let said = Shell::new().run(&[command, "--help"]);
+        assert!(said.code == 0 && !said.out.is_empty());
+    }
+}

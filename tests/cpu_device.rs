@@ -1,0 +1,467 @@
+//! The CPU device from the outside: real compiler, real processes. What a kernel does to itself is a value, never an error.
+
+use std::time::Duration;
+
+use kforge::device::cpu::{CpuDevice, find_compiler};
+use kforge::device::{
+    Answer, Arm, Compiled, Content, Device, Launched, Opened, Poison, Question, Refusal,
+};
+use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
+use kforge::task::{DType, Distribution, Shape, Tolerance};
+use kforge::verdict::Status;
+
+const COUNT: u64 = 1000;
+const DEADLINE: Duration = Duration::from_secs(10);
+const EXACT: Tolerance = Tolerance {
+    rtol: 1e-6,
+    atol_rms: 1e-6,
+};
+
+/// `None`, said in one line, where the machine has no compiler.
+fn device() -> Option<CpuDevice> {
+    if find_compiler().is_err() {
+        println!("skipped: no C++ compiler");
+        return None;
+    }
+    Some(CpuDevice::new().expect("a machine with a compiler has a device"))
+}
+
+/// A kernel that takes `(const float* x, float* y, int n)` and is launched once.
+struct Kernel {
+    source: String,
+    expression: &'static str,
+    arguments: Vec<ArgumentType>,
+    grid: u32,
+    block: u32,
+    shared: u32,
+}
+
+fn kernel(source: &str) -> Kernel {
+    Kernel {
+        source: source.to_owned(),
+        expression: "f",
+        arguments: vec![
+            ArgumentType::Pointer(DType::Float32),
+            ArgumentType::Pointer(DType::Float32),
+            ArgumentType::I32,
+        ],
+        grid: 8,
+        block: 128,
+        shared: 0,
+    }
+}
+
+/// The usual parameter list around a body.
+fn body(body: &str) -> Kernel {
+    kernel(&format!(
+        "__global__ void f(const float* x, float* y, int n) {{\n  int i = blockIdx.x * blockDim.x + threadIdx.x;\n{body}\n}}\n"
+    ))
+}
+
+impl Kernel {
+    fn unit(&self) -> Unit {
+        Unit {
+            source: self.source.clone(),
+            constants: vec![("WIDTH".to_owned(), 128)],
+            macros: vec![("FACTOR".to_owned(), 3)],
+            entries: vec![Entry {
+                expression: self.expression.to_owned(),
+                arguments: self.arguments.clone(),
+                line: 1,
+            }],
+            fast_math: false,
+            max_registers: None,
+            arch: None,
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        let buffer = |name: &str, role| Buffer {
+            name: name.to_owned(),
+            role,
+            dtype: DType::Float32,
+            shape: vec![COUNT],
+        };
+        Plan {
+            buffers: vec![buffer("x", Role::Input), buffer("y", Role::Output)],
+            launches: vec![Launch {
+                entry: 0,
+                grid: [self.grid, 1, 1],
+                block: [self.block, 1, 1],
+                shared: self.shared,
+                cluster: None,
+                cooperative: false,
+                overlap: false,
+                arguments: vec![
+                    Argument::Buffer(0),
+                    Argument::Buffer(1),
+                    Argument::I32(COUNT as i32),
+                ],
+            }],
+            outputs: vec![1],
+        }
+    }
+
+    fn refused(&self, device: &CpuDevice) -> Refusal {
+        match device.compile(&self.unit()).unwrap() {
+            Compiled::Refused(refusal) => refusal,
+            Compiled::Ready(_) => panic!("compiled: {}", self.source),
+        }
+    }
+
+    fn open(&self, device: &CpuDevice) -> Result<Box<dyn Arm>, Refusal> {
+        let program = match device.compile(&self.unit()).unwrap() {
+            Compiled::Ready(program) => program,
+            Compiled::Refused(refusal) => panic!("{refusal:?}"),
+        };
+        match device.open(&program, &self.plan()).unwrap() {
+            Opened::Ready(mut arm) => {
+                fill(arm.as_mut());
+                Ok(arm)
+            }
+            Opened::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    fn fault(&self, device: &CpuDevice) -> Refusal {
+        let mut arm = self.open(device).unwrap();
+        match arm.launch(DEADLINE).unwrap() {
+            Launched::Fault(refusal) => refusal,
+            Launched::Finished { .. } => panic!("finished: {}", self.source),
+        }
+    }
+
+    /// Launches twice on fresh data; `y` must be `expected(x)` each time.
+    fn computes(&self, device: &CpuDevice, expected: impl Fn(&[f64]) -> Vec<f64>) {
+        let mut arm = self.open(device).unwrap();
+        for _ in 0..2 {
+            fill(arm.as_mut());
+            let launched = arm.launch(DEADLINE).unwrap();
+            assert!(
+                matches!(launched, Launched::Finished { time } if time > Duration::ZERO),
+                "{launched:?}"
+            );
+            let Answer::Values(x) = arm.inspect(0, &Question::Values).unwrap() else {
+                panic!()
+            };
+            let expected = expected(&x);
+            let Answer::Comparison(comparison) = arm
+                .inspect(
+                    1,
+                    &Question::Compare {
+                        expected: &expected,
+                        tolerance: EXACT,
+                    },
+                )
+                .unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!(comparison.failed, 0, "{comparison:?}\n{}", self.source);
+            for buffer in 0..2 {
+                assert_eq!(
+                    arm.inspect(buffer, &Question::Guards).unwrap(),
+                    Answer::Guards(None)
+                );
+            }
+        }
+    }
+}
+
+fn fill(arm: &mut dyn Arm) {
+    let distribution = Distribution {
+        shape: Shape::Normal(1.0),
+        normalize: None,
+    };
+    arm.write(
+        0,
+        &Content::Random {
+            distribution: &distribution,
+            seed: 7,
+        },
+    )
+    .unwrap();
+    arm.write(1, &Content::Poison(Poison::NotANumber)).unwrap();
+}
+
+/// The sum of every block's share of `x`, in all of the block's elements.
+fn block_sums(x: &[f64]) -> Vec<f64> {
+    x.chunks(128)
+        .flat_map(|chunk| vec![chunk.iter().sum::<f64>(); chunk.len()])
+        .collect()
+}
+
+#[test]
+fn honest_kernels_run() {
+    let Some(device) = device() else { return };
+    body("  if (i < n) y[i] = x[i] + FACTOR;").computes(&device, |x| {
+        x.iter().map(|x| f64::from(*x as f32 + 3.0)).collect()
+    });
+    let reduction = |declaration: &str| {
+        body(&format!(
+            "  {declaration}\n  s[threadIdx.x] = i < n ? x[i] : 0;\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < WIDTH; ++j) sum += s[j];\n  if (i < n) y[i] = sum;"
+        ))
+    };
+    reduction("__shared__ float s[WIDTH];").computes(&device, block_sums);
+    reduction("__shared__ struct { float kept[WIDTH]; int other, third; } a; float* s = a.kept;")
+        .computes(&device, block_sums);
+    let mut dynamic = reduction("extern __shared__ float s[];");
+    dynamic.shared = 4 * 128;
+    dynamic.computes(&device, block_sums);
+    let mut template = kernel(
+        "template <typename T, int N> __global__ void __launch_bounds__(128) f(const T* __restrict__ x, T* y, int n) {\n  __shared__ T s[N];\n  int i = blockIdx.x * N + threadIdx.x;\n  s[threadIdx.x] = i < n ? x[i] : T(0);\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < N; ++j) sum += s[j];\n  if (i < n) y[i] = T(sum);\n}\n",
+    );
+    template.expression = "f<float, WIDTH>";
+    template.computes(&device, block_sums);
+}
+
+/// `inline` and `extern "C"` before a function do not put its variables at namespace scope.
+#[test]
+fn shared_memory_is_found_in_every_kind_of_function() {
+    let Some(device) = device() else { return };
+    kernel(
+        "namespace { struct Summed { template <int N> static inline __device__ double of(float value) {\n  __shared__ float s[N], t[2];\n  s[threadIdx.x] = value;\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < N; ++j) sum += s[j];\n  return sum;\n} }; }\ninline __device__ double twice(float value) {\n  __shared__ double first[2];\n  if (threadIdx.x == 0) first[1] = value;\n  __syncthreads();\n  return first[1] * 2;\n}\nextern \"C\" __global__ void f(const float* x, float* y, int n) {\n  __shared__ alignas(16) volatile float last;\n  int i = blockIdx.x * WIDTH + threadIdx.x;\n  float value = i < n ? x[i] : 0;\n  double sum = Summed::of<WIDTH>(value);\n  double first = twice(value);\n  if (threadIdx.x == 5) last = first - first;\n  __syncthreads();\n  if (i < n) y[i] = sum + last;\n}\n",
+    )
+    .computes(&device, block_sums);
+}
+
+#[test]
+fn memory_faults_name_the_buffer() {
+    let Some(device) = device() else { return };
+    let far = body("  if (i == 0) y[n + 100000] = 1;").fault(&device);
+    assert_eq!(far.status, Status::OutOfBounds, "{far:?}");
+    assert!(
+        far.reason.contains("400000 bytes past the end of `y`"),
+        "{far:?}"
+    );
+    let before = body("  if (i == 0) y[1] = x[-100000];").fault(&device);
+    assert_eq!(before.status, Status::OutOfBounds, "{before:?}");
+    assert!(
+        before
+            .reason
+            .contains("400000 bytes before the start of `x`"),
+        "{before:?}"
+    );
+    let shared = body("  __shared__ float s[4];\n  extern __shared__ float d[];\n  d[i] = s[3];\n  d[1000000 + i] = 1; y[i] = d[5];").fault(&device);
+    assert!(
+        matches!(shared.status, Status::OutOfBounds | Status::Crashed),
+        "{shared:?}"
+    );
+}
+
+#[test]
+fn a_write_just_past_the_end_is_seen_in_the_guard_zone() {
+    let Some(device) = device() else { return };
+    for (body_text, damage) in [
+        ("  if (i <= n) y[i] = 0;", 0),
+        ("  if (i == 0) y[-2] = 0;", -5),
+    ] {
+        let mut arm = body(body_text).open(&device).unwrap();
+        assert!(matches!(
+            arm.launch(DEADLINE).unwrap(),
+            Launched::Finished { .. }
+        ));
+        assert_eq!(
+            arm.inspect(1, &Question::Guards).unwrap(),
+            Answer::Guards(Some(damage))
+        );
+        assert_eq!(
+            arm.inspect(0, &Question::Guards).unwrap(),
+            Answer::Guards(None)
+        );
+        fill(arm.as_mut());
+        assert_eq!(
+            arm.inspect(1, &Question::Guards).unwrap(),
+            Answer::Guards(None)
+        );
+    }
+}
+
+#[test]
+fn other_faults_have_their_own_status() {
+    let Some(device) = device() else { return };
+    for (text, status, words) in [
+        (
+            "  *(volatile int*)nullptr = 1; y[0] = 0;",
+            Status::Crashed,
+            "segmentation fault",
+        ),
+        (
+            "  volatile int zero = n - n; y[0] = n / zero;",
+            Status::Crashed,
+            "arithmetic fault",
+        ),
+        ("  __trap();", Status::Crashed, "signal"),
+        (
+            "  if (threadIdx.x < 16) __syncthreads(); else { __syncwarp(); __syncthreads(); }\n  if (i < n) y[i] = 0;",
+            Status::SyncError,
+            "",
+        ),
+    ] {
+        let refusal = body(text).fault(&device);
+        assert_eq!(refusal.status, status, "{refusal:?}");
+        assert!(refusal.reason.contains(words), "{refusal:?}");
+    }
+    let printing = body("  for (int j = 0; j < 100000; ++j) printf(\"a line of words %d\\n\", j);")
+        .fault(&device);
+    assert_eq!(printing.status, Status::LimitExceeded, "{printing:?}");
+    assert!(
+        printing
+            .evidence
+            .log
+            .is_some_and(|log| log.len() < 4000 && log.contains("a line"))
+    );
+    let hoarding = body("  if (i == 0) for (;;) { char* p = (char*)malloc(1 << 20); if (!p) __trap(); for (int j = 0; j < 1 << 20; j += 4096) p[j] = 1; y[0] = *p; }").fault(&device);
+    assert!(
+        matches!(hoarding.status, Status::Crashed | Status::LimitExceeded),
+        "{hoarding:?}"
+    );
+}
+
+#[test]
+fn a_hang_ends_at_its_deadline() {
+    let Some(device) = device() else { return };
+    for text in [
+        "  while (*(volatile const float*)x != 77.5f) {} y[0] = 1;",
+        "  if (i == 0) while (atomicAdd((int*)&y[1], 0) != 12345) __nanosleep(100);",
+    ] {
+        let mut arm = body(text).open(&device).unwrap();
+        let begun = std::time::Instant::now();
+        let deadline = Duration::from_millis(300);
+        let launched = arm.launch(deadline).unwrap();
+        let late = begun.elapsed().saturating_sub(deadline);
+        assert!(
+            matches!(&launched, Launched::Fault(refusal) if refusal.status == Status::TimedOut),
+            "{launched:?}"
+        );
+        assert!(late < Duration::from_secs(2), "{late:?} late");
+        assert!(arm.launch(deadline).is_err(), "a dead arm launches no more");
+    }
+    let refusal = kernel(
+        "__device__ int spin() { volatile int x = 0; while (x == 0) {} return x; }\n__device__ int never = spin();\n__global__ void f(const float* x, float* y, int n) { y[0] = never; }\n",
+    );
+    let began = refusal.open(&device).err().unwrap();
+    assert_eq!(began.status, Status::TimedOut, "{began:?}");
+}
+
+#[test]
+fn unwritten_elements_are_counted() {
+    let Some(device) = device() else { return };
+    let half = body("  if (i < n / 2) y[i] = x[i];");
+    let mut arm = half.open(&device).unwrap();
+    for poison in [Poison::NotANumber, Poison::Finite { seed: 3 }] {
+        arm.write(1, &Content::Poison(poison)).unwrap();
+        arm.launch(DEADLINE).unwrap();
+        assert_eq!(
+            arm.inspect(1, &Question::Unwritten(poison)).unwrap(),
+            Answer::Unwritten {
+                count: COUNT / 2,
+                first: Some(COUNT / 2)
+            }
+        );
+    }
+}
+
+#[test]
+fn the_same_values_come_to_every_arm() {
+    let Some(device) = device() else { return };
+    let kernel = body("  if (i < n) y[i] = 0;");
+    let (one, other) = (kernel.open(&device).unwrap(), kernel.open(&device).unwrap());
+    assert_eq!(
+        one.inspect(0, &Question::Hash).unwrap(),
+        other.inspect(0, &Question::Hash).unwrap()
+    );
+    assert_ne!(
+        one.inspect(0, &Question::Hash).unwrap(),
+        one.inspect(1, &Question::Hash).unwrap()
+    );
+}
+
+#[test]
+fn an_arm_that_comes_to_nothing_leaves_no_process() {
+    let Some(device) = device() else { return };
+    let mut arm = body("  if (i < n) y[i] = 0;").open(&device).unwrap();
+    arm.launch(DEADLINE).unwrap();
+    let children = || {
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", std::process::id()))
+            .unwrap_or_default()
+    };
+    drop(arm);
+    // Other tests' children live in this process too: none may be a zombie of ours for long.
+    for child in children().split_whitespace() {
+        let status = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(!status.contains(") Z ") || status.is_empty(), "{status}");
+    }
+}
+
+#[test]
+fn a_compile_error_has_the_files_own_line() {
+    let Some(device) = device() else { return };
+    let broken = body("  __shared__ float\n    s[4];\n  s[0] = undeclared;").refused(&device);
+    assert_eq!(broken.status, Status::CompileError);
+    assert_eq!(broken.evidence.line, Some(5), "{broken:?}");
+    let log = broken.evidence.log.unwrap();
+    assert!(
+        log.contains("kernel.cu:5:") && log.contains("undeclared") && !log.contains('/'),
+        "{log}"
+    );
+    assert!(log.len() < 5000);
+}
+
+#[test]
+fn wrong_launch_types_name_the_argument() {
+    let Some(device) = device() else { return };
+    let mut wrong = kernel("\n\n__global__ void f(const float* x, double* y, int n) {}\n");
+    let refusal = wrong.refused(&device);
+    assert_eq!(refusal.status, Status::CompileError);
+    assert!(refusal.reason.contains("argument 2"), "{refusal:?}");
+    assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
+    let log = refusal.evidence.log.unwrap();
+    assert!(!log.contains("/runtime-"), "{log}");
+    wrong.arguments.pop();
+    let refusal = wrong.refused(&device);
+    assert!(refusal.reason.contains("fewer arguments"), "{refusal:?}");
+    wrong.expression = "no_such_kernel";
+    let refusal = wrong.refused(&device);
+    assert!(refusal.reason.contains("no_such_kernel"), "{refusal:?}");
+    assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
+}
+
+#[test]
+fn what_a_cpu_cannot_run_is_unsupported_with_its_line() {
+    let Some(device) = device() else { return };
+    for text in [
+        "  asm volatile(\"cp.async.wait_all;\");",
+        "  nvcuda::wmma::fragment<int> a;",
+        "  f<<<1, 1>>>(x, y, n);",
+    ] {
+        let refusal = body(&format!("\n{text}")).refused(&device);
+        assert_eq!(
+            (refusal.status, refusal.evidence.line),
+            (Status::Unsupported, Some(4)),
+            "{refusal:?}"
+        );
+    }
+    let mut plan = body("").plan();
+    plan.launches[0].cluster = Some([2, 1, 1]);
+    let Compiled::Ready(program) = device.compile(&body("").unit()).unwrap() else {
+        panic!()
+    };
+    let Opened::Refused(refusal) = device.open(&program, &plan).unwrap() else {
+        panic!()
+    };
+    assert_eq!(refusal.status, Status::Unsupported);
+}
+
+#[test]
+fn a_compiled_kernel_is_kept() {
+    let Some(device) = device() else { return };
+    let salt = format!("  // {:?}", std::time::SystemTime::now());
+    let unit = body(&salt).unit();
+    let seconds = || match device.compile(&unit).unwrap() {
+        Compiled::Ready(program) => program.compile_seconds,
+        Compiled::Refused(refusal) => panic!("{refusal:?}"),
+    };
+    let (cold, kept) = (seconds(), seconds());
+    assert!(kept < cold / 5.0, "{cold} s, then {kept} s");
+}
