@@ -1,7 +1,8 @@
 //! How fast the driver is by itself: a proposer and a judge that answer at once, every durable write included.
 //!
 //!     cargo bench --bench driver              1,000 steps
-//!     cargo bench --bench driver -- 100000    as many, then their resume in a process of its own
+//!     cargo bench --bench driver -- 100000    as many
+//!     cargo bench --bench driver -- 1000 4    as many, with 4 kernels at the judge instead of 64
 //!
 //! Prints steps per second, the largest resident memory of the process, and how long the finished run takes to be taken up.
 
@@ -14,19 +15,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kforge::driver;
-use scripted::{judges, options, run_until};
+use scripted::{ScriptedProposer, judges, options, run_until};
 
 /// Set for the process that only resumes.
 const RESUME: &str = "KFORGE_BENCH_RESUME";
 
-/// Kernels with the judge at once; the window is twice that.
-const IN_FLIGHT: usize = 64;
+/// Kernels with the judge at once, unless told otherwise; the window is twice that.
+const IN_FLIGHT: u64 = 64;
 
 fn main() -> Result<()> {
-    let steps = std::env::args().skip(1).find_map(|word| word.parse().ok());
-    let steps: u64 = steps.unwrap_or(1000);
+    // `cargo bench` adds a flag of its own.
+    let mut numbers = std::env::args()
+        .skip(1)
+        .filter_map(|word| word.parse().ok());
+    let steps: u64 = numbers.next().unwrap_or(1000);
+    let in_flight = numbers.next().unwrap_or(IN_FLIGHT);
     if let Some(directory) = std::env::var_os(RESUME) {
-        let seconds = go(Path::new(&directory), steps)?;
+        let seconds = go(Path::new(&directory), steps, in_flight)?;
         show(&format!(
             "resumed {steps} steps in {seconds:.2} s, {}",
             memory()?
@@ -35,14 +40,14 @@ fn main() -> Result<()> {
     }
     let root = place()?;
     let directory = root.path().join("run");
-    let seconds = go(&directory, steps)?;
+    let seconds = go(&directory, steps, in_flight)?;
     show(&format!(
-        "{steps} steps in {seconds:.2} s: {:.0} steps/s, {}",
+        "{steps} steps, {in_flight} in flight, in {seconds:.2} s: {:.0} steps/s, {}",
         steps as f64 / seconds,
         memory()?
     ));
     let status = Command::new(std::env::current_exe()?)
-        .arg(steps.to_string())
+        .args([steps, in_flight].map(|number| number.to_string()))
         .env(RESUME, &directory)
         .status()?;
     ensure!(status.success(), "the resumed run failed");
@@ -58,12 +63,13 @@ fn place() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(folder)?)
 }
 
-fn go(directory: &Path, steps: u64) -> Result<f64> {
+fn go(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
     let mut options = options(directory, &["softmax"], steps);
-    options.in_flight = IN_FLIGHT;
-    options.record.window = 2 * IN_FLIGHT as u64;
+    options.in_flight = usize::try_from(in_flight)?;
+    options.record.window = 2 * in_flight;
+    let proposer = ScriptedProposer { fruitful: true };
     let begun = Instant::now();
-    let ended = run_until(options, &judges(Duration::ZERO), driver::never)?;
+    let ended = run_until(options, proposer, &judges(Duration::ZERO), driver::never)?;
     let progress = &ended.tasks.first().context("no task was run")?.progress;
     ensure!(
         progress.steps == steps,

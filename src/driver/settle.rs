@@ -186,11 +186,10 @@ impl TaskLoop<'_> {
         verdict.kernel = format!("step {step}");
         let mut copy = serde_json::to_vec_pretty(&verdict)?;
         copy.push(b'\n');
-        self.batch
-            .write_in_new_folder(self.directory.verdict(step), &copy)?;
+        self.batch.write(self.directory.verdict(step), &copy)?;
         if !compile_log.is_empty() {
             self.batch
-                .write_in_new_folder(self.directory.compile_log(step), compile_log.as_bytes())?;
+                .write(self.directory.compile_log(step), compile_log.as_bytes())?;
         }
         let fault = (verdict.status == Status::HarnessError)
             .then(|| verdict.reason.clone().unwrap_or_default());

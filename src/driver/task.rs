@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
@@ -22,6 +22,9 @@ use crate::run::{Journal, TaskDirectory};
 use crate::search::Search;
 use crate::task::Task;
 use crate::worker::{Evaluator, Job, JobKind};
+
+/// How long the first of several messages waits for the others: about as long as a sync takes.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// A task under way.
 pub(super) struct TaskLoop<'a> {
@@ -299,6 +302,14 @@ impl TaskLoop<'_> {
         };
         while let Some(message) = self.running.try_next()? {
             messages.push(message);
+        }
+        // Whoever comes in the time of one sync shares it.
+        let until = tokio::time::Instant::now() + GATHER;
+        while end == LoopEnd::Finished
+            && !self.running.is_empty()
+            && let Ok(message) = tokio::time::timeout_at(until, self.running.next()).await
+        {
+            messages.push(message?);
         }
         self.settle(messages)?;
         Ok(end)

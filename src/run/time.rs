@@ -18,7 +18,6 @@ pub fn timestamp(milliseconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{fraction:03}Z")
 }
 
-/// The inverse of `timestamp`; `None` for anything else.
 /// A moment as a name for a folder: `20261121-053901`.
 pub fn compact_timestamp(milliseconds: u64) -> String {
     let kept = |letter: &char| letter.is_ascii_digit() || *letter == 'T';
@@ -30,6 +29,7 @@ pub fn compact_timestamp(milliseconds: u64) -> String {
         .replace('T', "-")
 }
 
+/// The inverse of `timestamp`; `None` for anything else.
 pub fn milliseconds(text: &str) -> Option<u64> {
     let shape = |(index, byte): (usize, &u8)| match index {
         4 | 7 => *byte == b'-',

@@ -10,8 +10,8 @@ use kforge::event::{Event, FailedReason};
 use kforge::verdict::Status;
 use kforge::worker::{Job, JobKind, Outcome};
 
-use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options, run, verdict};
-use crate::{events, state, surround};
+use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options, verdict};
+use crate::{events, run, state, surround};
 
 /// Judges that fail as `fault` says.
 fn faulty(

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kforge::driver;
+use kforge::driver::{self, Ended, Options};
 use kforge::event::Event;
 use kforge::run::{Journal, Record, RunDirectory};
 use kforge::search::Search;
@@ -16,7 +16,7 @@ mod resume;
 mod scripted;
 mod stopping;
 
-use scripted::{ScriptedJudge, ScriptedJudges, options, run_until, task};
+use scripted::{ScriptedJudge, ScriptedJudges, ScriptedProposer, options, run_until, task};
 
 const DIRECTORY: &str = "KFORGE_TEST_DIRECTORY";
 const STEPS: &str = "KFORGE_TEST_STEPS";
@@ -47,7 +47,7 @@ fn driver_process() {
     }));
     let options = options(directory, &["softmax"], number(STEPS));
     let signals = || driver::watch_signals().unwrap();
-    match run_until(options, &judges, signals) {
+    match run_until(options, PROPOSER, &judges, signals) {
         Ok(ended) if ended.interrupted => {
             std::fs::write(directory.with_extension("error"), "interrupted").unwrap();
         }
@@ -76,6 +76,14 @@ fn note(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
         .create(true)
         .open(log)?;
     Ok(file.write_all(format!("{kind} {}{again}\n", job.step).as_bytes())?)
+}
+
+/// One that also finds nothing, or what was found before.
+const PROPOSER: ScriptedProposer = ScriptedProposer { fruitful: false };
+
+/// Runs to the end.
+fn run(options: Options, judges: &ScriptedJudges) -> anyhow::Result<Ended> {
+    run_until(options, PROPOSER, judges, driver::never)
 }
 
 /// The program and arguments that run `driver_process`.

@@ -6,8 +6,8 @@ use kforge::base::{Failure, Kind};
 use kforge::driver::Start;
 use kforge::event::Event;
 
-use crate::scripted::{judges, options, run};
-use crate::{events, process};
+use crate::scripted::{judges, options};
+use crate::{events, process, run};
 
 #[test]
 fn one_process_at_a_time() {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use kforge::base::{Failure, Stream};
 use kforge::event::Event;
 
-use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options, run};
-use crate::{events, process, state};
+use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
+use crate::{events, process, run, state};
 
 /// The longest that a scripted verdict takes where processes are killed.
 const DELAY: Duration = Duration::from_millis(8);

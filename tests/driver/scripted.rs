@@ -23,7 +23,10 @@ use kforge::verdict::{
 use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
 
 /// Makes a few lines of text from a brief: a family, and the values of two tunables.
-pub(crate) struct ScriptedProposer;
+pub(crate) struct ScriptedProposer {
+    /// Every answer is a new kernel. Real operators also find nothing, or what was found before.
+    pub(crate) fruitful: bool,
+}
 
 impl Proposer for ScriptedProposer {
     fn propose(&self, brief: &Brief, parents: &[Parent], _task: &Task) -> Result<Answer> {
@@ -41,18 +44,20 @@ impl Proposer for ScriptedProposer {
                 }
             }
             // The third attempt finds nothing, the fifth what another has found before: both happen to real operators.
-            (Operator::Mutate, Some(_)) if brief.attempt % 8 == 2 => {
+            (Operator::Mutate, Some(_)) if brief.attempt % 8 == 2 && !self.fruitful => {
                 return Ok(Answer::NoOp("nothing left to change".to_owned()));
             }
+            (Operator::Mutate | Operator::Recombine, Some(parent)) if self.fruitful => Kernel {
+                family: Digest::of(format!("{} {}", parent.family, brief.step)),
+                values: parent.values,
+            },
             (Operator::Mutate, Some(parent)) => {
-                let attempt = if brief.attempt % 8 == 4 {
-                    0
-                } else {
-                    brief.attempt
+                let attempt = match brief.attempt % 8 {
+                    4 => 0,
+                    _ => brief.attempt,
                 };
-                let name = format!("{} {attempt}", parent.family);
                 Kernel {
-                    family: Digest::of(name),
+                    family: Digest::of(format!("{} {attempt}", parent.family)),
                     values: parent.values,
                 }
             }
@@ -296,14 +301,10 @@ pub(crate) fn judges(delay: Duration) -> ScriptedJudges {
     }))
 }
 
-/// Runs to the end.
-pub(crate) fn run(options: Options, judges: &ScriptedJudges) -> Result<Ended> {
-    run_until(options, judges, driver::never)
-}
-
 /// Runs to the end, or until the signal that `interrupt` makes inside the runtime.
 pub(crate) fn run_until(
     options: Options,
+    proposer: ScriptedProposer,
     judges: &ScriptedJudges,
     interrupt: impl FnOnce() -> watch::Receiver<bool>,
 ) -> Result<Ended> {
@@ -311,9 +312,8 @@ pub(crate) fn run_until(
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let proposer = Arc::new(ScriptedProposer);
     runtime.block_on(async {
         let interrupt = interrupt();
-        driver::run(options, proposer, judges, &mut Silent, interrupt).await
+        driver::run(options, Arc::new(proposer), judges, &mut Silent, interrupt).await
     })
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use kforge::event::{Event, StopReason};
 use tokio::sync::watch;
 
-use crate::scripted::{ScriptedJudges, judges, options, run, run_until};
-use crate::{events, process, state};
+use crate::scripted::{ScriptedJudges, judges, options, run_until};
+use crate::{PROPOSER, events, process, run, state};
 
 #[test]
 fn an_interrupted_run_goes_on_where_it_was() {
@@ -26,7 +26,13 @@ fn an_interrupted_run_goes_on_where_it_was() {
     };
     let mut interruptions = 0;
     loop {
-        let ended = run_until(options(&stopped, &["softmax"], STEPS), &judges, soon).unwrap();
+        let ended = run_until(
+            options(&stopped, &["softmax"], STEPS),
+            PROPOSER,
+            &judges,
+            soon,
+        )
+        .unwrap();
         if !ended.interrupted {
             break;
         }
