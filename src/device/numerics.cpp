@@ -1,16 +1,18 @@
-// The loops over `numerics.h` for memory that the CPU reaches. Called from `numerics.rs`, which checks every size.
+// The loops over `numerics.h` for memory that the CPU reaches. Called from `numerics.rs`, which checks every size. Compiled once
+// for each kind of processor, under a name of its own: all give the same bits.
 
 #include "numerics.h"
 
 #include <math.h>
 
-using namespace kforge_numerics;
-
+namespace KFORGE_VARIANT {
 namespace {
 
 // Sums run over pieces of this many elements, in eight lanes each, and over the pieces in order.
 constexpr u64 PIECE = 4096;
 constexpr u64 LANES = 8;
+// Elements that are compared without a branch.
+constexpr u64 STRIP = 64;
 constexpr double ALMOST = 1.0 - 1e-12;
 
 template <u32 dtype>
@@ -76,51 +78,90 @@ struct Result {
     double worst;
 };
 
+// What a comparison needs besides the elements.
+struct Bounds {
+    double absolute;
+    double relative;
+    double rms;
+};
+
+// One element that failed, or may be a new largest. Gives its error as it goes into the mean.
+double look_closely(double found, double right, u64 index, const Bounds& bounds, Result* result) {
+    const double infinity = bits_of<double>(0x7ff0000000000000ull);
+    const double size = right < 0 ? -right : right;
+    const double scale = size > bounds.rms ? size : bounds.rms;
+    const double over = excess(found, right, bounds.absolute, bounds.relative);
+    double error = found > right ? found - right : right - found;
+    if (over == 0.0) error = 0.0;
+    if (!(error <= infinity)) error = infinity;
+    if (over > result->worst) result->worst = over;
+    if (!(over <= 1.0)) {
+        if (result->failed == 0) {
+            result->first = index;
+            result->first_found = found;
+        }
+        ++result->failed;
+    }
+    const double share = scale > 0.0 ? error / scale : (error > 0.0 ? infinity : 0.0);
+    if (share > result->max_rel_error) result->max_rel_error = share;
+    return error;
+}
+
+// Up to STRIP elements. Each loop does one thing, so that the compiler makes vectors of it.
+template <u32 dtype>
+inline __attribute__((always_inline)) void compare_strip(const typename Element<dtype>::Stored* stored, const double* expected, u64 count, u64 index,
+                                                         const Bounds& bounds, double* sums, double* largest, Result* result) {
+    double found[STRIP], errors[STRIP];
+    for (u64 i = 0; i < count; ++i) found[i] = Element<dtype>::value(stored[i]);
+    // Divisions are dear: only what may be a new largest is divided, with room for the products' rounding.
+    const double worst = result->worst * ALMOST;
+    const double share = result->max_rel_error * ALMOST;
+    const double absolute = bounds.absolute, relative = bounds.relative, rms = bounds.rms;
+    u64 conspicuous = 0;
+    for (u64 i = 0; i < count; ++i) {
+        const double right = expected[i];
+        const double error = __builtin_fabs(found[i] - right);
+        const double size = __builtin_fabs(right);
+        const double scale = size > rms ? size : rms;
+        const double scaled = relative * size;
+        const double bound = absolute + scaled;
+        const double by_worst = bound * worst;
+        const double by_share = scale * share;
+        double limit = by_worst < bound ? by_worst : bound;
+        limit = by_share < limit ? by_share : limit;
+        errors[i] = error;
+        conspicuous |= (u64)!(error <= limit);
+    }
+    if (conspicuous != 0) {
+        for (u64 i = 0; i < count; ++i) errors[i] = look_closely(found[i], expected[i], index + i, bounds, result);
+    }
+    for (u64 i = 0; i + LANES <= count; i += LANES) {
+        for (u64 lane = 0; lane < LANES; ++lane) sums[lane] += errors[i + lane];
+    }
+    for (u64 i = 0; i + LANES <= count; i += LANES) {
+        for (u64 lane = 0; lane < LANES; ++lane) largest[lane] = errors[i + lane] > largest[lane] ? errors[i + lane] : largest[lane];
+    }
+    for (u64 i = count / LANES * LANES; i < count; ++i) {
+        sums[i % LANES] += errors[i];
+        largest[i % LANES] = errors[i] > largest[i % LANES] ? errors[i] : largest[i % LANES];
+    }
+}
+
 template <u32 dtype>
 void compare(const void* memory, const double* expected, u64 elements, double rms, double atol_rms, double rtol, Result* result) {
-    typedef typename Element<dtype>::Stored Stored;
-    const Stored* stored = static_cast<const Stored*>(memory);
-    const double absolute = atol_rms * rms;
-    const double infinity = bits_of<double>(0x7ff0000000000000ull);
+    const typename Element<dtype>::Stored* stored = static_cast<const typename Element<dtype>::Stored*>(memory);
+    const Bounds bounds = {atol_rms * rms, rtol, rms};
     double total = 0.0;
+    double largest[LANES] = {};
     for (u64 start = 0; start < elements; start += PIECE) {
         const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sums[LANES] = {};
-        for (u64 i = start; i < end; ++i) {
-            const double found = Element<dtype>::value(stored[i]);
-            const double right = expected[i];
-            const double size = right < 0 ? -right : right;
-            const double scale = size > rms ? size : rms;
-            const double scaled = rtol * size;
-            const double bound = absolute + scaled;
-            double error = found > right ? found - right : right - found;
-            if (!(error <= bound)) {
-                const double over = excess(found, right, absolute, rtol);
-                if (over == 0.0) error = 0.0;
-                if (!(error <= infinity)) error = infinity;
-                if (over > result->worst) result->worst = over;
-                if (!(over <= 1.0)) {
-                    if (result->failed == 0) {
-                        result->first = i;
-                        result->first_found = found;
-                    }
-                    ++result->failed;
-                }
-            }
-            sums[(i - start) % LANES] += error;
-            if (error > result->max_abs_error) result->max_abs_error = error;
-            // Divisions are dear: only what may be a new largest is divided, with room for the products' rounding.
-            if (error > result->worst * bound * ALMOST) {
-                const double over = bound > 0.0 ? error / bound : infinity;
-                if (over > result->worst) result->worst = over;
-            }
-            if (error > result->max_rel_error * scale * ALMOST) {
-                const double relative = scale > 0.0 ? error / scale : infinity;
-                if (relative > result->max_rel_error) result->max_rel_error = relative;
-            }
-        }
+        u64 i = start;
+        for (; i + STRIP <= end; i += STRIP) compare_strip<dtype>(stored + i, expected + i, STRIP, i, bounds, sums, largest, result);
+        compare_strip<dtype>(stored + i, expected + i, end - i, i, bounds, sums, largest, result);
         for (u64 lane = 0; lane < LANES; ++lane) total += sums[lane];
     }
+    for (u64 lane = 0; lane < LANES; ++lane) result->max_abs_error = largest[lane] > result->max_abs_error ? largest[lane] : result->max_abs_error;
     result->mean_abs_error = elements == 0 ? 0.0 : total / (double)elements;
 }
 
@@ -134,8 +175,6 @@ double root_mean_square(const double* values, u64 elements) {
     }
     return elements == 0 ? 0.0 : sqrt(total / (double)elements);
 }
-
-}  // namespace
 
 #define KFORGE_EACH_DTYPE(function, ...)                                          \
     switch (dtype) {                                                              \
@@ -152,27 +191,25 @@ double root_mean_square(const double* values, u64 elements) {
         default: return function<BOOL>(__VA_ARGS__);                              \
     }
 
-extern "C" {
-
-void kforge_fill(u32 dtype, void* memory, u64 elements, u64 row, u32 shape, double first, double second, bool normalize, u64 seed) {
+void any_fill(u32 dtype, void* memory, u64 elements, u64 row, u32 shape, double first, double second, bool normalize, u64 seed) {
     const Distribution distribution = {shape, first, second};
     KFORGE_EACH_DTYPE(fill, memory, elements, row, distribution, normalize, seed)
 }
 
-void kforge_poison(u32 dtype, void* memory, u64 elements, u64 seed) { KFORGE_EACH_DTYPE(poison, memory, elements, seed) }
+void any_poison(u32 dtype, void* memory, u64 elements, u64 seed) { KFORGE_EACH_DTYPE(poison, memory, elements, seed) }
 
-u64 kforge_unwritten(u32 dtype, const void* memory, u64 elements, bool finite, u64 seed, u64* first) {
+u64 any_unwritten(u32 dtype, const void* memory, u64 elements, bool finite, u64 seed, u64* first) {
     KFORGE_EACH_DTYPE(unwritten, memory, elements, finite, seed, first)
 }
 
-void kforge_values(u32 dtype, const void* memory, u64 elements, double* into) { KFORGE_EACH_DTYPE(values, memory, elements, into) }
+void any_values(u32 dtype, const void* memory, u64 elements, double* into) { KFORGE_EACH_DTYPE(values, memory, elements, into) }
 
-void kforge_compare(u32 dtype, const void* memory, const double* expected, u64 elements, double atol_rms, double rtol, Result* result) {
+void any_compare(u32 dtype, const void* memory, const double* expected, u64 elements, double atol_rms, double rtol, Result* result) {
     const double rms = root_mean_square(expected, elements);
     KFORGE_EACH_DTYPE(compare, memory, expected, elements, rms, atol_rms, rtol, result)
 }
 
-u64 kforge_hash(const void* memory, u64 bytes) {
+u64 any_hash(const void* memory, u64 bytes) {
     const u8* start = static_cast<const u8*>(memory);
     u64 hash = bytes;
     u64 index = 0;
@@ -185,4 +222,26 @@ u64 kforge_hash(const void* memory, u64 bytes) {
     __builtin_memcpy(&last, start + 8 * index, bytes % 8);
     return bytes % 8 == 0 ? hash : hash + hash_word(last, index);
 }
-}
+
+}  // namespace
+
+// As `numerics.rs` has it.
+struct Functions {
+    decltype(&any_fill) fill;
+    decltype(&any_poison) poison;
+    decltype(&any_unwritten) unwritten;
+    decltype(&any_values) values;
+    decltype(&any_compare) compare;
+    decltype(&any_hash) hash;
+};
+
+}  // namespace KFORGE_VARIANT
+
+#define KFORGE_JOIN_(a, b) a##b
+#define KFORGE_JOIN(a, b) KFORGE_JOIN_(a, b)
+// A variable that is const would be the file's own without a declaration before.
+extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions);
+extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions) = {
+    KFORGE_VARIANT::any_fill,   KFORGE_VARIANT::any_poison,  KFORGE_VARIANT::any_unwritten,
+    KFORGE_VARIANT::any_values, KFORGE_VARIANT::any_compare, KFORGE_VARIANT::any_hash,
+};

@@ -13,7 +13,12 @@
 #define KFORGE_BOTH inline
 #endif
 
-namespace kforge_numerics {
+// A file that is compiled for several processors gives each its own namespace: the linker must never mix their functions.
+#ifndef KFORGE_VARIANT
+#define KFORGE_VARIANT kforge_numerics
+#endif
+
+namespace KFORGE_VARIANT {
 
 typedef unsigned long long u64;
 typedef unsigned int u32;
@@ -77,28 +82,26 @@ KFORGE_BOTH long long draw_integer(const Distribution& distribution, u64 seed, u
 // A float to a format of fewer bits: `exponent_bits` and `mantissa_bits` with the usual bias, infinity and NaN.
 template <int exponent_bits, int mantissa_bits>
 KFORGE_BOTH u32 narrow(float value) {
+    constexpr int drop = 23 - mantissa_bits;
+    constexpr u32 infinity = ((1u << exponent_bits) - 1) << mantissa_bits;
+    // What the exponent field loses with its bias.
+    constexpr u32 rebias = (u32)(128 - (1 << (exponent_bits - 1))) << 23;
     const u32 bits = bits_of<u32>(value);
     const u32 sign = bits >> 31 << (exponent_bits + mantissa_bits);
     const u32 magnitude = bits & 0x7fffffff;
-    const u32 infinity = ((1u << exponent_bits) - 1) << mantissa_bits;
     if (magnitude > 0x7f800000) return sign | infinity | 1u << (mantissa_bits - 1);
-    constexpr int bias = (1 << (exponent_bits - 1)) - 1;
-    const int exponent = (int)(magnitude >> 23) - 127 + bias;
-    u32 mantissa = (magnitude & 0x7fffff) | ((magnitude >> 23) != 0 ? 0x800000u : 0u);
-    // How many bits fall off, and what is added to the mantissa's leading bit by the exponent field.
-    int drop = 23 - mantissa_bits;
-    u32 field = 0;
-    if (exponent <= 0) {
-        drop += (magnitude >> 23) != 0 ? 1 - exponent : -exponent;
-        if (drop > 31) return sign;
-    } else {
-        field = (u32)(exponent - 1) << mantissa_bits;
+    u32 shifted = magnitude - rebias;
+    int lost = drop;
+    if (exponent_bits < 8 && magnitude < rebias + 0x800000u) {
+        // Below the least normal number the leading bit is written out, and every step down loses one more.
+        const int deeper = (int)((rebias >> 23) + 1) - (int)(magnitude >> 23);
+        if (deeper > 30 - drop) return sign;
+        lost = drop + deeper;
+        shifted = (magnitude & 0x7fffff) | 0x800000u;
+        if (magnitude < 0x800000u) return sign;
     }
-    const u32 kept = mantissa >> drop;
-    const u32 rest = mantissa & ((1u << drop) - 1);
-    const u32 half = 1u << (drop - 1);
-    u32 result = field + kept;
-    if (rest > half || (rest == half && (kept & 1) != 0)) ++result;
+    // Half of the last place less one, and one more where that makes the result even.
+    const u32 result = (shifted + ((1u << (lost - 1)) - 1) + (shifted >> lost & 1)) >> lost;
     return sign | (result >= infinity ? infinity : result);
 }
 
@@ -112,19 +115,21 @@ KFORGE_BOTH u8 to_e4m3(float value) {
     return sign | (u8)(wide > 0x7e ? 0x7e : wide);
 }
 
+// Both results are made and one is taken: a loop without branches becomes vectors.
 KFORGE_BOTH float from_half(u16 half) {
     const u32 sign = (u32)(half & 0x8000) << 16;
     const u32 magnitude = half & 0x7fff;
-    if (magnitude >= 0x7c00) return bits_of<float>(sign | 0x7f800000u | (magnitude & 0x3ff) << 13);
     // Exact: the power of two carries the exponent's bias, also for subnormal numbers.
-    const float scaled = bits_of<float>(magnitude << 13) * 5.192296858534828e+33f;
-    return bits_of<float>(sign | bits_of<u32>(scaled));
+    const u32 finite = bits_of<u32>(bits_of<float>(magnitude << 13) * 5.192296858534828e+33f);
+    const u32 other = 0x7f800000u | (magnitude & 0x3ff) << 13;
+    return bits_of<float>(sign | (magnitude >= 0x7c00 ? other : finite));
 }
 
 KFORGE_BOTH float from_e4m3(u8 bits) {
-    if ((bits & 0x7f) == 0x7f) return bits_of<float>(0x7fc00000u);
-    const float scaled = bits_of<float>((u32)(bits & 0x7f) << 20) * 1.329227995784916e+36f;
-    return bits_of<float>((u32)(bits & 0x80) << 24 | bits_of<u32>(scaled));
+    const u32 sign = (u32)(bits & 0x80) << 24;
+    const u32 magnitude = bits & 0x7f;
+    const u32 finite = bits_of<u32>(bits_of<float>(magnitude << 20) * 1.329227995784916e+36f);
+    return bits_of<float>(sign | (magnitude == 0x7f ? 0x7fc00000u : finite));
 }
 
 // ---- Elements: a stored type, how a double becomes one, and back ----
@@ -196,4 +201,4 @@ KFORGE_BOTH u64 hash_word(u64 word, u64 index) {
     return (z ^ (z >> 32)) * 0xc4ceb9fe1a85ec53ull;
 }
 
-}  // namespace kforge_numerics
+}  // namespace KFORGE_VARIANT

@@ -2,11 +2,13 @@
 //!
 //! The functions behind it are those that a GPU will run on its own memory: the same seed gives the same bits everywhere.
 
+use std::sync::OnceLock;
+
 use super::{Comparison, Poison};
 use crate::task::{DType, Distribution, Norm, Shape, Tolerance};
 
 #[repr(C)]
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct RawComparison {
     failed: u64,
     first: u64,
@@ -17,8 +19,10 @@ struct RawComparison {
     worst: f64,
 }
 
-unsafe extern "C" {
-    fn kforge_fill(
+/// The functions of `numerics.cpp`, compiled for one kind of processor.
+#[repr(C)]
+struct Functions {
+    fill: unsafe extern "C" fn(
         dtype: u32,
         memory: *mut u8,
         elements: u64,
@@ -28,18 +32,18 @@ unsafe extern "C" {
         second: f64,
         normalize: bool,
         seed: u64,
-    );
-    fn kforge_poison(dtype: u32, memory: *mut u8, elements: u64, seed: u64);
-    fn kforge_unwritten(
+    ),
+    poison: unsafe extern "C" fn(dtype: u32, memory: *mut u8, elements: u64, seed: u64),
+    unwritten: unsafe extern "C" fn(
         dtype: u32,
         memory: *const u8,
         elements: u64,
         finite: bool,
         seed: u64,
         first: *mut u64,
-    ) -> u64;
-    fn kforge_values(dtype: u32, memory: *const u8, elements: u64, into: *mut f64);
-    fn kforge_compare(
+    ) -> u64,
+    values: unsafe extern "C" fn(dtype: u32, memory: *const u8, elements: u64, into: *mut f64),
+    compare: unsafe extern "C" fn(
         dtype: u32,
         memory: *const u8,
         expected: *const f64,
@@ -47,8 +51,50 @@ unsafe extern "C" {
         atol_rms: f64,
         rtol: f64,
         result: *mut RawComparison,
-    );
-    fn kforge_hash(memory: *const u8, bytes: u64) -> u64;
+    ),
+    hash: unsafe extern "C" fn(memory: *const u8, bytes: u64) -> u64,
+}
+
+unsafe extern "C" {
+    static kforge_numerics_functions: Functions;
+    #[cfg(target_arch = "x86_64")]
+    static kforge_numerics_avx2_functions: Functions;
+    #[cfg(target_arch = "x86_64")]
+    static kforge_numerics_avx512_functions: Functions;
+}
+
+/// Those that this processor can run, the fastest last. All give the same bits.
+fn variants() -> Vec<&'static Functions> {
+    // SAFETY: a constant of the other side, with the layout that both agree on.
+    let mut variants = vec![unsafe { &kforge_numerics_functions }];
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_avx2 = is_x86_feature_detected!("avx2");
+        if has_avx2 {
+            // SAFETY: as above.
+            variants.push(unsafe { &kforge_numerics_avx2_functions });
+        }
+        if has_avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            // SAFETY: as above.
+            variants.push(unsafe { &kforge_numerics_avx512_functions });
+        }
+    }
+    variants
+}
+
+fn functions() -> &'static Functions {
+    static FASTEST: OnceLock<&'static Functions> = OnceLock::new();
+    // SAFETY: as above.
+    FASTEST.get_or_init(|| {
+        variants()
+            .pop()
+            .unwrap_or(unsafe { &kforge_numerics_functions })
+    })
 }
 
 /// How many whole elements a memory holds. The memory must be aligned for them, as mapped pages and vectors' buffers are.
@@ -78,7 +124,7 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
     let normalize = distribution.normalize == Some(Norm::L2) && dtype.is_float();
     // SAFETY: the memory holds `elements` aligned elements, and rows divide them.
     unsafe {
-        kforge_fill(
+        (functions().fill)(
             number(dtype),
             memory.as_mut_ptr(),
             elements,
@@ -98,7 +144,7 @@ pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
         Poison::NotANumber => memory.fill(0xff),
         // SAFETY: the memory holds as many aligned elements as are counted.
         Poison::Finite { seed } => unsafe {
-            kforge_poison(
+            (functions().poison)(
                 number(dtype),
                 memory.as_mut_ptr(),
                 elements(dtype, memory),
@@ -117,7 +163,7 @@ pub fn unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Option<u
     let mut first = 0;
     // SAFETY: the memory holds as many aligned elements as are counted; `first` is written at most once.
     let count = unsafe {
-        kforge_unwritten(
+        (functions().unwritten)(
             number(dtype),
             memory.as_ptr(),
             elements(dtype, memory),
@@ -135,7 +181,7 @@ pub fn values(dtype: DType, memory: &[u8]) -> Vec<f64> {
     let mut values = vec![0.0; elements as usize];
     // SAFETY: both sides hold `elements` aligned elements.
     unsafe {
-        kforge_values(
+        (functions().values)(
             number(dtype),
             memory.as_ptr(),
             elements,
@@ -156,7 +202,7 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
     let mut raw = RawComparison::default();
     // SAFETY: both sides hold `elements` aligned elements; `raw` has the layout that the other side writes.
     unsafe {
-        kforge_compare(
+        (functions().compare)(
             number(dtype),
             memory.as_ptr(),
             expected.as_ptr(),
@@ -189,7 +235,7 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
 
 pub fn hash(memory: &[u8]) -> u64 {
     // SAFETY: exactly the bytes of the slice are read.
-    unsafe { kforge_hash(memory.as_ptr(), memory.len() as u64) }
+    unsafe { (functions().hash)(memory.as_ptr(), memory.len() as u64) }
 }
 
 /// The numbers of `numerics.h`.
@@ -326,6 +372,89 @@ mod tests {
             assert_eq!(stored(dtype, value), expected, "{dtype} {value}");
         }
         assert!(stored(DType::Float8E4M3, 500.0).is_nan());
+    }
+
+    #[test]
+    fn every_kind_of_processor_gives_the_same_bits() {
+        let unit = Distribution {
+            shape: Shape::Normal(0.8),
+            normalize: Some(Norm::L2),
+        };
+        let tolerance = Tolerance {
+            rtol: 1e-2,
+            atol_rms: 1e-3,
+        };
+        let elements = 5 * 1031;
+        for dtype in EVERY {
+            let number = number(dtype);
+            let expected: Vec<_> = filled(dtype, elements, 5, &unit, 1)
+                .1
+                .iter()
+                .map(|value| value * 1.003)
+                .collect();
+            let results = variants().into_iter().map(|functions| {
+                let mut words = vec![0u64; elements];
+                let mut values = vec![0.0; elements];
+                let mut parts = Vec::new();
+                let memory = words.as_mut_ptr().cast::<u8>();
+                let count = elements as u64;
+                for (shape, normalize) in [(0, false), (0, true), (1, false), (2, false)] {
+                    // SAFETY: there is room for that many elements of any type, and rows of 5 divide them.
+                    unsafe {
+                        (functions.fill)(number, memory, count, 5, shape, -1.0, 1.0, normalize, 3);
+                        (functions.values)(number, memory, count, values.as_mut_ptr());
+                        let mut compared = RawComparison::default();
+                        let expected = expected.as_ptr();
+                        (functions.compare)(
+                            number,
+                            memory,
+                            expected,
+                            count,
+                            tolerance.atol_rms,
+                            tolerance.rtol,
+                            &raw mut compared,
+                        );
+                        let mut first = 0;
+                        (functions.poison)(number, memory, count / 2, 9);
+                        let unwritten =
+                            (functions.unwritten)(number, memory, count, true, 9, &raw mut first);
+                        let hash = (functions.hash)(memory, count * dtype.bytes() - 1);
+                        parts.push(format!(
+                            "{compared:?} {unwritten} {first} {hash} {values:?}"
+                        ));
+                    }
+                }
+                parts
+            });
+            let results: Vec<_> = results.collect();
+            assert!(
+                results.iter().all(|result| *result == results[0]),
+                "{dtype}"
+            );
+        }
+    }
+
+    /// Against arithmetic in double precision, where quotients by powers of two are exact.
+    #[test]
+    fn narrow_formats_round_as_arithmetic_says() {
+        for (dtype, mantissa, least, largest) in [
+            (DType::BFloat16, 7, -126, 3.389_531_389_251_535_5e38),
+            (DType::Float16, 10, -14, 65_504.0),
+            (DType::Float8E4M3, 3, -6, 448.0),
+            (DType::Float8E5M2, 2, -14, 57_344.0),
+        ] {
+            for deviation in [1e-7, 1e-4, 1e-2, 1.0, 100.0] {
+                // Through single precision on both sides: the formats are reached through it.
+                let (_, exact) = filled(DType::Float32, 20_000, 1, &normal(deviation), 2);
+                let (_, found) = filled(dtype, 20_000, 1, &normal(deviation), 2);
+                for (exact, found) in exact.into_iter().zip(found) {
+                    let exponent = exact.abs().log2().floor().max(f64::from(least));
+                    let place = (exponent - f64::from(mantissa)).exp2();
+                    let rounded = (exact / place).round_ties_even() * place;
+                    assert_eq!(found, rounded.clamp(-largest, largest), "{dtype} {exact}");
+                }
+            }
+        }
     }
 
     #[test]
