@@ -50,13 +50,15 @@ template <u32 dtype>
 u64 unwritten(const void* memory, u64 elements, bool finite, u64 seed, u64* first) {
     typedef typename Element<dtype>::Stored Stored;
     const Stored* stored = static_cast<const Stored*>(memory);
+    const auto is_poison = [&](u64 i) { return stored[i] == (finite ? Element<dtype>::finite_poison(mix(seed, i)) : (Stored)~0ull); };
     u64 count = 0;
-    for (u64 i = 0; i < elements; ++i) {
-        const Stored pattern = finite ? Element<dtype>::finite_poison(mix(seed, i)) : (Stored)~0ull;
-        if (stored[i] == pattern) {
-            if (count == 0) *first = i;
-            ++count;
-        }
+    if (finite) {
+        for (u64 i = 0; i < elements; ++i) count += (u64)(stored[i] == Element<dtype>::finite_poison(mix(seed, i)));
+    } else {
+        for (u64 i = 0; i < elements; ++i) count += (u64)(stored[i] == (Stored)~0ull);
+    }
+    if (count != 0) {
+        for (*first = 0; !is_poison(*first);) ++*first;
     }
     return count;
 }
