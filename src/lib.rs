@@ -5,6 +5,7 @@ pub mod device;
 pub mod eval;
 pub mod event;
 pub mod kernel;
+pub mod propose;
 pub mod search;
 pub mod task;
 pub mod verdict;

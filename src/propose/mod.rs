@@ -1,0 +1,3 @@
+//! How candidates are made without a model.
+mod edit;
+pub mod mutate;
