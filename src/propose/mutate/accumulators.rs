@@ -1,0 +1,412 @@
+//! `split_accumulator`: one sum becomes several that do not wait for each other. `strip_mine`: a loop in steps of a few.
+//!
+//! Both keep the order of all that a body does; only what is summed up is summed up in another order.
+
+use tree_sitter::Node;
+
+use super::effects::Effects;
+use super::loops::Loop;
+use super::scope::Scope;
+use super::{Place, Subject, Transformation};
+use crate::kernel::syntax::{contains, descendants, line_of, named_children};
+use crate::propose::edit::deeper;
+
+pub(super) struct SplitAccumulator;
+pub(super) struct StripMine;
+
+const SPLITS: [i64; 4] = [4, 8, 16, 32];
+const STRIPS: [i64; 4] = [2, 4, 8, 16];
+
+/// Bodies with more nodes than these would become hard to read.
+const LONGEST: usize = 400;
+
+/// A variable that a loop only adds to, or only takes the larger or smaller with.
+struct Accumulator<'t, 'a> {
+    name: &'a str,
+    kind: &'a str,
+    /// `fmaxf` and the like; `None` is a sum.
+    function: Option<&'a str>,
+    uses: Vec<Node<'t>>,
+}
+
+impl Transformation for SplitAccumulator {
+    fn name(&self) -> &'static str {
+        "split_accumulator"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            for found in Loop::all(&scope)
+                .iter()
+                .filter(|found| is_fit(&scope, found))
+            {
+                let accumulators = accumulators(&scope, found);
+                if accumulators.is_empty() {
+                    continue;
+                }
+                let names: Vec<_> = accumulators
+                    .iter()
+                    .map(|accumulator| accumulator.name)
+                    .collect();
+                for count in SPLITS {
+                    // As many as the loop has iterations would leave no loop.
+                    if found.trips(&scope).is_some_and(|trips| trips < 2 * count) {
+                        continue;
+                    }
+                    let what = format!("{} x{count}", names.join(", "));
+                    let text = split(&scope, found, &accumulators, count);
+                    places.extend(text.map(|text| Place {
+                        what,
+                        line: line_of(found.node),
+                        edits: found.replaced(&scope, &text),
+                    }));
+                }
+            }
+        }
+        places
+    }
+}
+
+impl Transformation for StripMine {
+    fn name(&self) -> &'static str {
+        "strip_mine"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            for found in Loop::all(&scope)
+                .iter()
+                .filter(|found| is_fit(&scope, found))
+            {
+                for count in STRIPS {
+                    if found.trips(&scope).is_some_and(|trips| trips < 2 * count) {
+                        continue;
+                    }
+                    let what = format!("{} by {count}", found.variable);
+                    let text = split(&scope, found, &[], count);
+                    places.extend(text.map(|text| Place {
+                        what,
+                        line: line_of(found.node),
+                        edits: found.replaced(&scope, &text),
+                    }));
+                }
+            }
+        }
+        places
+    }
+}
+
+/// A loop that can be written as a loop over strips.
+fn is_fit(scope: &Scope<'_, '_>, found: &Loop<'_, '_>) -> bool {
+    let is_innermost = descendants(found.body).all(|node| node.kind() != "for_statement");
+    found.is_in_block()
+        && is_innermost
+        && found.body.descendant_count() <= LONGEST
+        && !Effects::of(scope, found.body).jumps
+}
+
+/// The variables that a loop accumulates in, each used for nothing else in the body.
+fn accumulators<'t, 'a>(scope: &Scope<'t, 'a>, found: &Loop<'t, 'a>) -> Vec<Accumulator<'t, 'a>> {
+    let mut accumulators: Vec<Accumulator<'t, 'a>> = Vec::new();
+    for node in descendants(found.body).filter(|node| node.kind() == "assignment_expression") {
+        let Some(name) = node
+            .child_by_field_name("left")
+            .filter(|left| left.kind() == "identifier")
+            .map(|left| scope.text(left))
+        else {
+            continue;
+        };
+        if accumulators.iter().any(|known| known.name == name) {
+            continue;
+        }
+        let uses = scope.uses(found.body, name);
+        let ways: Vec<_> = uses.iter().map(|used| way(scope, *used, name)).collect();
+        let Some(Some(function)) = ways.first().copied() else {
+            continue;
+        };
+        let declared = scope.lookup(name, found.node.start_byte());
+        let Some(declared) = declared.filter(|declared| {
+            declared.pointers == 0
+                && declared.sizes.is_empty()
+                && !declared.is_reference
+                && !declared.is_shared
+        }) else {
+            continue;
+        };
+        let is_number = matches!(declared.kind, "float" | "double" | "int" | "unsigned");
+        if is_number && ways.iter().all(|way| *way == Some(function)) {
+            accumulators.push(Accumulator {
+                name,
+                kind: declared.kind,
+                function,
+                uses,
+            });
+        }
+    }
+    accumulators
+}
+
+/// How a use of a variable accumulates: `Some(None)` in a sum, `Some(Some(function))` through a function, `None` not at all.
+fn way<'a>(scope: &Scope<'_, 'a>, used: Node<'_>, name: &str) -> Option<Option<&'a str>> {
+    let assignment = std::iter::successors(used.parent(), Node::parent)
+        .find(|around| around.kind() == "assignment_expression")?;
+    let left = assignment
+        .child_by_field_name("left")
+        .filter(|left| scope.text(*left) == name)?;
+    let right = assignment.child_by_field_name("right")?;
+    if assignment.parent()?.kind() != "expression_statement" {
+        return None;
+    }
+    match assignment.child_by_field_name("operator")?.kind() {
+        "+=" | "-=" => (left.id() == used.id()).then_some(None),
+        "=" => {
+            let own: Vec<_> = descendants(right)
+                .filter(|node| node.kind() == "identifier" && scope.text(*node) == name)
+                .collect();
+            let [own] = own.as_slice() else { return None };
+            if !(contains(left, used) || own.id() == used.id())
+                || own.parent()?.id() != right.id() && own.parent()?.parent()?.id() != right.id()
+            {
+                return None;
+            }
+            match right.kind() {
+                "binary_expression"
+                    if own.parent()?.id() == right.id()
+                        && right.child_by_field_name("operator")?.kind() == "+" =>
+                {
+                    Some(None)
+                }
+                "call_expression" => {
+                    let function = scope.text(right.child_by_field_name("function")?);
+                    let arguments = right.child_by_field_name("arguments")?;
+                    if own.parent()?.id() != arguments.id() {
+                        return None;
+                    }
+                    match function {
+                        "fmaxf" | "fminf" | "max" | "min" => Some(Some(function)),
+                        // fmaf(a, b, sum)
+                        "fmaf" | "__fmaf_rn" => named_children(arguments)
+                            .last()
+                            .filter(|last| last.id() == own.id())
+                            .map(|_| None),
+                        _ => None,
+                    }
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The loop in strips of `count`, each place of a strip with accumulators of its own.
+fn split<'t>(
+    scope: &Scope<'t, '_>,
+    found: &Loop<'t, '_>,
+    accumulators: &[Accumulator<'t, '_>],
+    count: i64,
+) -> Option<String> {
+    let subject = scope.subject;
+    let indent = found.indent(scope);
+    let part = subject.fresh("part");
+    let step = found.step_text(scope);
+    let step = if step
+        .chars()
+        .all(|letter| letter.is_alphanumeric() || letter == '_')
+    {
+        step.to_owned()
+    } else {
+        format!("({step})")
+    };
+    let (sum, stride) = match step.as_str() {
+        "1" => (format!("{} + {part}", found.variable), count.to_string()),
+        _ => (
+            format!("{} + {part} * {step}", found.variable),
+            format!("{count} * {step}"),
+        ),
+    };
+    let mut edits = found.shift(scope, &sum);
+    let mut before = String::new();
+    let mut after = String::new();
+    let parts_head =
+        format!("#pragma unroll\n{indent}for (int {part} = 0; {part} < {count}; ++{part})");
+    for accumulator in accumulators {
+        let name = accumulator.name;
+        let parts = subject.fresh(&format!("{name}_parts"));
+        for used in &accumulator.uses {
+            edits.replace(used.byte_range(), format!("{parts}[{part}]"));
+        }
+        match accumulator.function {
+            None => {
+                before += &format!("{indent}{} {parts}[{count}] = {{}};\n", accumulator.kind);
+                after += &format!("\n{parts_head} {name} += {parts}[{part}];");
+            }
+            Some(function) => {
+                before += &format!(
+                    "{indent}{} {parts}[{count}];\n{parts_head} {parts}[{part}] = {name};\n",
+                    accumulator.kind
+                );
+                after += &format!("\n{parts_head} {name} = {function}({name}, {parts}[{part}]);");
+            }
+        }
+    }
+    let (start, bound) = (scope.text(found.start), scope.text(found.bound));
+    let mut main_bound = bound.to_owned();
+    let mut rest = String::new();
+    if !found.divides(scope, count) {
+        // What does not fill a strip is left to a loop like the one before.
+        let whole = subject.fresh("whole");
+        let signed = |node: Node<'t>| {
+            let text = scope.text(node);
+            match scope.type_of(node) {
+                Some("int")
+                    if matches!(
+                        node.kind(),
+                        "identifier" | "number_literal" | "call_expression"
+                    ) =>
+                {
+                    text.to_owned()
+                }
+                Some("int") => format!("({text})"),
+                _ if node.kind() == "field_expression" => format!("(int){text}"),
+                _ => format!("(int)({text})"),
+            }
+        };
+        let stride = if stride.contains('*') {
+            format!("({stride})")
+        } else {
+            stride.clone()
+        };
+        let value = match start {
+            "0" => format!("{} / {stride} * {stride}", signed(found.bound)),
+            _ => format!(
+                "{0} + ({1} - {0}) / {stride} * {stride}",
+                signed(found.start),
+                signed(found.bound)
+            ),
+        };
+        before = format!("{indent}const int {whole} = {value};\n{before}");
+        main_bound = whole.clone();
+        let original = found.body_text(scope, &super::Edits::new())?;
+        rest = format!(
+            "\n{indent}{} {{\n{indent}    {original}\n{indent}}}",
+            found.head(&whole, bound, found.step_text(scope))
+        );
+    }
+    let body = deeper(&found.body_text(scope, &edits)?);
+    Some(format!(
+        "{before}{pragma}{indent}{head} {{\n#pragma unroll\n{indent}    for (int {part} = 0; {part} < {count}; ++{part}) {{\n{indent}        {body}\n{indent}    }}\n{indent}}}{rest}{after}",
+        pragma = found.pragma_line(scope),
+        head = found.head(start, &main_bound, &stride),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{changes, labels};
+    use super::*;
+
+    #[test]
+    fn a_sum_is_split_where_the_trip_count_is_known() {
+        let body = "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) {\n        const float value = x[i];\n        sum += value * value;\n    }\n    output[0] = sum;\n";
+        insta::assert_snapshot!(labels(&SplitAccumulator, body), @r#"
+        sum x4 (line 10)
+        sum x8 (line 10)
+        sum x16 (line 10)
+        sum x32 (line 10)
+        "#);
+        insta::assert_snapshot!(changes(&SplitAccumulator, body, "sum x4"), @r#"
+        -     for (int i = 0; i < 64; i++) {
+        -         const float value = x[i];
+        -         sum += value * value;
+        -     }
+        +     float sum_parts[4] = {};
+        +     for (int i = 0; i < 64; i += 4) {
+        + #pragma unroll
+        +         for (int part = 0; part < 4; ++part) {
+        +             const float value = x[i + part];
+        +             sum_parts[part] += value * value;
+        +         }
+        +     }
+        + #pragma unroll
+        +     for (int part = 0; part < 4; ++part) sum += sum_parts[part];
+        "#);
+    }
+
+    #[test]
+    fn a_maximum_is_split_and_the_rest_is_kept() {
+        let body = "    float largest = x[0];\n#pragma unroll 2\n    for (int i = 1; i < columns; ++i) largest = fmaxf(largest, x[i] * 2.0f);\n    output[0] = largest;\n";
+        insta::assert_snapshot!(changes(&SplitAccumulator, body, "largest x4"), @r#"
+        - #pragma unroll 2
+        -     for (int i = 1; i < columns; ++i) largest = fmaxf(largest, x[i] * 2.0f);
+        +     const int whole = 1 + (columns - 1) / 4 * 4;
+        +     float largest_parts[4];
+        + #pragma unroll
+        +     for (int part = 0; part < 4; ++part) largest_parts[part] = largest;
+        + #pragma unroll 2
+        +     for (int i = 1; i < whole; i += 4) {
+        + #pragma unroll
+        +         for (int part = 0; part < 4; ++part) {
+        +             largest_parts[part] = fmaxf(largest_parts[part], x[i + part] * 2.0f);
+        +         }
+        +     }
+        +     for (int i = whole; i < columns; ++i) {
+        +         largest = fmaxf(largest, x[i] * 2.0f);
+        +     }
+        + #pragma unroll
+        +     for (int part = 0; part < 4; ++part) largest = fmaxf(largest, largest_parts[part]);
+        "#);
+    }
+
+    #[test]
+    fn a_loop_of_threads_keeps_its_step() {
+        let body = "    float sum = 0.0f;\n    for (int i = threadIdx.x; i < columns; i += 128) sum += x[i];\n    output[0] = sum;\n";
+        insta::assert_snapshot!(changes(&SplitAccumulator, body, "sum x4"), @r#"
+        -     for (int i = threadIdx.x; i < columns; i += 128) sum += x[i];
+        +     const int whole = (int)threadIdx.x + (columns - (int)threadIdx.x) / (4 * 128) * (4 * 128);
+        +     float sum_parts[4] = {};
+        +     for (int i = threadIdx.x; i < whole; i += 4 * 128) {
+        + #pragma unroll
+        +         for (int part = 0; part < 4; ++part) {
+        +             sum_parts[part] += x[i + part * 128];
+        +         }
+        +     }
+        +     for (int i = whole; i < columns; i += 128) {
+        +         sum += x[i];
+        +     }
+        + #pragma unroll
+        +     for (int part = 0; part < 4; ++part) sum += sum_parts[part];
+        "#);
+    }
+
+    #[test]
+    fn what_is_read_in_between_is_no_accumulator() {
+        for body in [
+            "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum += x[i]; output[i] = sum; }\n",
+            "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum += x[i]; if (sum > 1.0f) break; }\n",
+            "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum = x[i] + sum * sum; }\n",
+            "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum = x[i]; }\n",
+            "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum += sum; }\n",
+        ] {
+            assert_eq!(labels(&SplitAccumulator, body), "", "{body}");
+        }
+    }
+
+    #[test]
+    fn a_loop_is_mined_in_strips() {
+        let body = "    for (int i = 0; i < 64; i++) output[2 * i] = x[i] * i;\n";
+        insta::assert_snapshot!(changes(&StripMine, body, "i by 8"), @r#"
+        -     for (int i = 0; i < 64; i++) output[2 * i] = x[i] * i;
+        +     for (int i = 0; i < 64; i += 8) {
+        + #pragma unroll
+        +         for (int part = 0; part < 8; ++part) {
+        +             output[2 * (i + part)] = x[i + part] * (i + part);
+        +         }
+        +     }
+        "#);
+    }
+}

@@ -1,0 +1,368 @@
+//! `fast_math`: the intrinsics with two underscores, reciprocal roots, and quick divisions.
+
+use tree_sitter::Node;
+
+use super::scope::Scope;
+use super::{Place, Subject, Transformation};
+use crate::kernel::syntax::{descendants, line_of, named_children};
+use crate::propose::edit::Edits;
+
+pub(super) struct FastMath;
+
+const INTRINSICS: [(&str, &str); 9] = [
+    ("expf", "__expf"),
+    ("exp10f", "__exp10f"),
+    ("logf", "__logf"),
+    ("log2f", "__log2f"),
+    ("log10f", "__log10f"),
+    ("powf", "__powf"),
+    ("sinf", "__sinf"),
+    ("cosf", "__cosf"),
+    ("tanf", "__tanf"),
+];
+
+impl Transformation for FastMath {
+    fn name(&self) -> &'static str {
+        "fast_math"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            for node in descendants(function.body) {
+                let found = intrinsic(&scope, node)
+                    .or_else(|| root(&scope, node))
+                    .or_else(|| division(&scope, node));
+                places.extend(found.map(|(what, edits)| Place {
+                    what,
+                    line: line_of(node),
+                    edits,
+                }));
+            }
+        }
+        // All calls at once, too: one fast exponential among slow ones gains little.
+        for (slow, fast) in INTRINSICS {
+            let what = format!("{slow} -> {fast}");
+            let mut same = places.iter().filter(|place| place.what == what);
+            if let Some(first) = same.next().cloned() {
+                let all = same.fold(first.edits.clone(), |edits, place| edits.and(&place.edits));
+                if all != first.edits {
+                    places.push(Place {
+                        what: format!("{what} everywhere"),
+                        edits: all,
+                        ..first
+                    });
+                }
+            }
+        }
+        places
+    }
+}
+
+type Found = Option<(String, Edits)>;
+
+/// `expf(x)` -> `__expf(x)`, `log1pf(x)` -> `__logf(1.0f + x)`.
+fn intrinsic<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
+    let function = node
+        .child_by_field_name("function")
+        .filter(|_| node.kind() == "call_expression")?;
+    let name = scope.text(function);
+    let mut edits = Edits::new();
+    if name == "log1pf" {
+        let argument = named_children(node.child_by_field_name("arguments")?).next()?;
+        edits
+            .replace(function.byte_range(), "__logf")
+            .insert(argument.start_byte(), "1.0f + ");
+        return Some(("log1pf -> __logf".to_owned(), edits));
+    }
+    let (slow, fast) = INTRINSICS.iter().find(|(slow, _)| *slow == name)?;
+    edits.replace(function.byte_range(), *fast);
+    Some((format!("{slow} -> {fast}"), edits))
+}
+
+/// `1.0f / sqrtf(x)` -> `rsqrtf(x)`, `y / sqrtf(x)` -> `y * rsqrtf(x)`.
+fn root<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
+    let (left, right) = quotient(node)?;
+    let function = right
+        .child_by_field_name("function")
+        .filter(|function| right.kind() == "call_expression" && scope.text(*function) == "sqrtf")?;
+    let mut edits = Edits::new();
+    edits.replace(function.byte_range(), "rsqrtf");
+    match scope.text(left) {
+        "1.0f" | "1.f" => edits.replace(left.start_byte()..right.start_byte(), ""),
+        _ => edits.replace(operator(node)?.byte_range(), "*"),
+    };
+    Some(("sqrtf -> rsqrtf".to_owned(), edits))
+}
+
+/// `x / y` -> `__fdividef(x, y)`.
+fn division<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
+    let (left, right) = quotient(node)?;
+    // A division by a constant is a multiplication already.
+    if right.kind() == "number_literal"
+        || scope.subject.constant(right).is_some()
+        || scope.type_of(node) != Some("float")
+    {
+        return None;
+    }
+    let strip = |node: Node<'t>| match node.kind() {
+        "parenthesized_expression" => named_children(node)
+            .next()
+            .map_or("", |inner| scope.text(inner)),
+        _ => scope.text(node),
+    };
+    let mut edits = Edits::new();
+    edits.replace(
+        node.byte_range(),
+        format!("__fdividef({}, {})", strip(left), strip(right)),
+    );
+    Some(("/ -> __fdividef".to_owned(), edits))
+}
+
+fn quotient(node: Node<'_>) -> Option<(Node<'_>, Node<'_>)> {
+    (node.kind() == "binary_expression" && operator(node)?.kind() == "/").then_some(())?;
+    Some((
+        node.child_by_field_name("left")?,
+        node.child_by_field_name("right")?,
+    ))
+}
+
+fn operator(node: Node<'_>) -> Option<Node<'_>> {
+    node.child_by_field_name("operator")
+}
+
+/// `fma`: `a * b + c` as one operation, rounded once.
+pub(super) struct Fma;
+
+impl Transformation for Fma {
+    fn name(&self) -> &'static str {
+        "fma"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            for node in descendants(function.body) {
+                let found = sum(&scope, node).or_else(|| accumulation(&scope, node));
+                places.extend(found.map(|edits| {
+                    Place {
+                        what: subject
+                            .text(node)
+                            .split_whitespace()
+                            .collect::<Vec<_>>()
+                            .join(" "),
+                        line: line_of(node),
+                        edits,
+                    }
+                }));
+            }
+        }
+        places
+    }
+}
+
+/// The factors of a product of floats.
+fn product<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'t>)> {
+    (node.kind() == "binary_expression"
+        && operator(node)?.kind() == "*"
+        && scope.type_of(node) == Some("float"))
+    .then_some(())?;
+    Some((
+        node.child_by_field_name("left")?,
+        node.child_by_field_name("right")?,
+    ))
+}
+
+/// `a * b + c` or `c + a * b`.
+fn sum<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<Edits> {
+    (node.kind() == "binary_expression"
+        && operator(node)?.kind() == "+"
+        && scope.type_of(node) == Some("float"))
+    .then_some(())?;
+    let (left, right) = (
+        node.child_by_field_name("left")?,
+        node.child_by_field_name("right")?,
+    );
+    let ((a, b), c) = match (product(scope, left), product(scope, right)) {
+        (_, Some(factors)) => (factors, left),
+        (Some(factors), None) => (factors, right),
+        (None, None) => return None,
+    };
+    let mut edits = Edits::new();
+    edits.replace(
+        node.byte_range(),
+        format!(
+            "fmaf({}, {}, {})",
+            scope.text(a),
+            scope.text(b),
+            scope.text(c)
+        ),
+    );
+    Some(edits)
+}
+
+/// `sum += a * b`.
+fn accumulation<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<Edits> {
+    (node.kind() == "assignment_expression" && operator(node)?.kind() == "+=").then_some(())?;
+    let (left, right) = (
+        node.child_by_field_name("left")?,
+        node.child_by_field_name("right")?,
+    );
+    let (a, b) = product(scope, right).filter(|_| scope.type_of(left) == Some("float"))?;
+    let target = scope.text(left);
+    let mut edits = Edits::new();
+    edits.replace(
+        node.byte_range(),
+        format!(
+            "{target} = fmaf({}, {}, {target})",
+            scope.text(a),
+            scope.text(b)
+        ),
+    );
+    Some(edits)
+}
+
+/// `reciprocal`: a division by what a loop does not change becomes a multiplication.
+pub(super) struct Reciprocal;
+
+impl Transformation for Reciprocal {
+    fn name(&self) -> &'static str {
+        "reciprocal"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            for found in super::loops::Loop::all(&scope)
+                .into_iter()
+                .filter(|found| found.is_in_block())
+            {
+                let effects = super::effects::Effects::of(&scope, found.body);
+                let mut known: Vec<&str> = Vec::new();
+                for node in descendants(found.body) {
+                    let Some((_, divisor)) =
+                        quotient(node).filter(|_| scope.type_of(node) == Some("float"))
+                    else {
+                        continue;
+                    };
+                    let text = subject.text(divisor);
+                    let is_steady = scope.is_outside(divisor, found.node)
+                        && super::effects::is_pure(&scope, divisor)
+                        && !effects.may_change(&scope, divisor);
+                    if !is_steady
+                        || divisor.kind() == "number_literal"
+                        || known.contains(&text)
+                        || scope.type_of(divisor) != Some("float")
+                    {
+                        continue;
+                    }
+                    known.push(text);
+                    let name = subject.fresh(&format!("inverse_{}", scope.wish(divisor)));
+                    let mut edits = Edits::new();
+                    let value = if matches!(
+                        divisor.kind(),
+                        "identifier" | "parenthesized_expression" | "call_expression"
+                    ) {
+                        text.to_owned()
+                    } else {
+                        format!("({text})")
+                    };
+                    edits.insert(
+                        found.front(&scope),
+                        format!(
+                            "{}const float {name} = 1.0f / {value};\n",
+                            found.indent(&scope)
+                        ),
+                    );
+                    for other in descendants(found.body) {
+                        if let Some((_, same)) = quotient(other).filter(|(_, same)| {
+                            subject.text(*same) == text && scope.type_of(other) == Some("float")
+                        }) && let Some(operator) = operator(other)
+                        {
+                            edits
+                                .replace(operator.byte_range(), "*")
+                                .replace(same.byte_range(), name.clone());
+                        }
+                    }
+                    places.push(Place {
+                        what: format!("1 / {text}"),
+                        line: line_of(node),
+                        edits,
+                    });
+                }
+            }
+        }
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{changes, labels};
+    use super::*;
+
+    const BODY: &str = "    float sum = expf(x[0]) + logf(x[1] / 2.0f) + log1pf(expf(x[2]));\n    output[0] = sum / sqrtf(x[3] + 1.0f) + 1.0f / sqrtf(x[4]) + (x[5] + 1.0f) / sum;\n";
+
+    #[test]
+    fn slow_functions_become_fast_ones() {
+        insta::assert_snapshot!(labels(&FastMath, BODY), @r#"
+        expf -> __expf (line 9)
+        logf -> __logf (line 9)
+        log1pf -> __logf (line 9)
+        expf -> __expf (line 9)
+        sqrtf -> rsqrtf (line 10)
+        sqrtf -> rsqrtf (line 10)
+        / -> __fdividef (line 10)
+        expf -> __expf everywhere (line 9)
+        "#);
+        insta::assert_snapshot!(changes(&FastMath, BODY, "expf -> __expf everywhere"), @r#"
+        -     float sum = expf(x[0]) + logf(x[1] / 2.0f) + log1pf(expf(x[2]));
+        +     float sum = __expf(x[0]) + logf(x[1] / 2.0f) + log1pf(__expf(x[2]));
+        "#);
+        insta::assert_snapshot!(changes(&FastMath, BODY, "log1pf"), @r#"
+        -     float sum = expf(x[0]) + logf(x[1] / 2.0f) + log1pf(expf(x[2]));
+        +     float sum = expf(x[0]) + logf(x[1] / 2.0f) + __logf(1.0f + expf(x[2]));
+        "#);
+        insta::assert_snapshot!(changes(&FastMath, BODY, "sqrtf"), @r#"
+        -     output[0] = sum / sqrtf(x[3] + 1.0f) + 1.0f / sqrtf(x[4]) + (x[5] + 1.0f) / sum;
+        +     output[0] = sum * rsqrtf(x[3] + 1.0f) + 1.0f / sqrtf(x[4]) + (x[5] + 1.0f) / sum;
+        "#);
+        insta::assert_snapshot!(changes(&FastMath, BODY, "/ -> __fdividef"), @r#"
+        -     output[0] = sum / sqrtf(x[3] + 1.0f) + 1.0f / sqrtf(x[4]) + (x[5] + 1.0f) / sum;
+        +     output[0] = sum / sqrtf(x[3] + 1.0f) + 1.0f / sqrtf(x[4]) + __fdividef(x[5] + 1.0f, sum);
+        "#);
+    }
+
+    #[test]
+    fn products_and_sums_become_one() {
+        let body = "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) sum += x[i] * x[i];\n    output[0] = 2.0f * sum + x[1] * 3.0f;\n";
+        insta::assert_snapshot!(labels(&Fma, body), @r#"
+        sum += x[i] * x[i] (line 10)
+        2.0f * sum + x[1] * 3.0f (line 11)
+        "#);
+        insta::assert_snapshot!(changes(&Fma, body, "sum += "), @r#"
+        -     for (int i = 0; i < 64; i++) sum += x[i] * x[i];
+        +     for (int i = 0; i < 64; i++) sum = fmaf(x[i], x[i], sum);
+        "#);
+        insta::assert_snapshot!(changes(&Fma, body, "2.0f"), @r#"
+        -     output[0] = 2.0f * sum + x[1] * 3.0f;
+        +     output[0] = fmaf(x[1], 3.0f, 2.0f * sum);
+        "#);
+    }
+
+    #[test]
+    fn divisions_leave_the_loop() {
+        let body = "    float sum = x[0];\n    for (int i = 0; i < columns; i++) {\n        output[i] = (x[i] - 1.0f) / sum + x[i] / (float)i;\n    }\n";
+        insta::assert_snapshot!(labels(&Reciprocal, body), @r#"1 / sum (line 11)"#);
+        insta::assert_snapshot!(changes(&Reciprocal, body, "1 / sum"), @r#"
+        -     for (int i = 0; i < columns; i++) {
+        -         output[i] = (x[i] - 1.0f) / sum + x[i] / (float)i;
+        +     const float inverse_sum = 1.0f / sum;
+        +     for (int i = 0; i < columns; i++) {
+        +         output[i] = (x[i] - 1.0f) * inverse_sum + x[i] / (float)i;
+        "#);
+    }
+}

@@ -1,0 +1,161 @@
+//! The kernel that is transformed: its tree, its header, and what is known of its constants and names.
+
+use std::collections::HashSet;
+
+use indexmap::IndexMap;
+use tree_sitter::Node;
+
+use crate::kernel::syntax::{Function, Syntax, descendants};
+use crate::kernel::{ArgumentHeader, Header, Kernel};
+use crate::task::Task;
+
+/// More points of the tunables than these are not looked through: nothing is taken for known then.
+const MAX_POINTS: usize = 512;
+
+pub struct Subject<'a> {
+    pub syntax: Syntax<'a>,
+    pub header: Header,
+    task: &'a Task,
+    /// All values that the tunables may take together; one empty point where there are no tunables.
+    points: Vec<IndexMap<String, i64>>,
+    names: HashSet<&'a str>,
+}
+
+impl<'a> Subject<'a> {
+    /// `None` where the text is no kernel of the task that could be transformed.
+    pub fn new(source: &'a str, task: &'a Task) -> Option<Self> {
+        let header = Kernel::parse(source, &task.definition).ok()?.header;
+        let syntax = Syntax::parse(source);
+        if !syntax.is_sound() {
+            return None;
+        }
+        let names = descendants(syntax.root())
+            .filter(|node| node.child_count() == 0)
+            .map(|node| syntax.text(node))
+            .collect();
+        let points = points(&header);
+        Some(Self {
+            syntax,
+            header,
+            task,
+            points,
+            names,
+        })
+    }
+
+    pub fn text(&self, node: Node<'_>) -> &'a str {
+        self.syntax.text(node)
+    }
+
+    pub fn source(&self) -> &'a str {
+        self.syntax.source()
+    }
+
+    pub fn functions(&self) -> Vec<Function<'_>> {
+        self.syntax.functions()
+    }
+
+    /// A name that the file does not use yet: the wish itself, or with a number.
+    pub fn fresh(&self, wish: &str) -> String {
+        std::iter::once(wish.to_owned())
+            .chain((2..).map(|number| format!("{wish}_{number}")))
+            .find(|name| {
+                !self.names.contains(name.as_str()) && !self.header.tunables.contains_key(name)
+            })
+            .unwrap_or_default()
+    }
+
+    /// Whether something holds under all values that the tunables may take. The closure is given what evaluates an expression.
+    pub fn always(&self, holds: &dyn Fn(&dyn Fn(Node<'_>) -> Option<i64>) -> Option<bool>) -> bool {
+        !self.points.is_empty()
+            && self.points.iter().all(|point| {
+                let value_of = |name: &str| point.get(name).copied().or_else(|| self.axis(name));
+                holds(&|node| self.syntax.integer(node, &value_of)) == Some(true)
+            })
+    }
+
+    /// The value of an expression, if it is the same whatever the tunables are.
+    pub fn constant(&self, node: Node<'_>) -> Option<i64> {
+        let point = self.points.first()?;
+        let value = self.syntax.integer(node, &|name| {
+            point.get(name).copied().or_else(|| self.axis(name))
+        })?;
+        self.always(&|evaluate| Some(evaluate(node)? == value))
+            .then_some(value)
+    }
+
+    /// The value of a constant axis by its name in upper case.
+    fn axis(&self, name: &str) -> Option<i64> {
+        let axes = &self.task.definition.axes;
+        axes.iter()
+            .find(|(axis, _)| axis.to_uppercase() == name)?
+            .1
+            .value
+    }
+
+    /// Whether a name stands for a number known when the kernel is compiled.
+    pub fn is_named_constant(&self, name: &str) -> bool {
+        self.header.tunables.contains_key(name) || self.axis(name).is_some()
+    }
+
+    /// The launches of a `__global__` function, by their place in the header.
+    pub fn launches_of(&self, function: &Function<'_>) -> Vec<usize> {
+        let name = self.syntax.name_of(function);
+        let launches = self.header.launches.iter().enumerate();
+        launches
+            .filter(|(_, launch)| {
+                function.is_global
+                    && launch
+                        .kernel
+                        .split('<')
+                        .next()
+                        .is_some_and(|called| called.trim() == name)
+            })
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// Whether two parameters of a `__global__` function may point to the same memory in some launch.
+    pub fn parameters_alias(&self, function: &Function<'_>, left: usize, right: usize) -> bool {
+        let launches = self.launches_of(function);
+        launches.is_empty()
+            || launches.iter().any(|launch| {
+                let arguments = &self.header.launches[*launch].arguments;
+                match (arguments.get(left), arguments.get(right)) {
+                    (Some(ArgumentHeader::Tensor(left)), Some(ArgumentHeader::Tensor(right))) => {
+                        let owner = |name: &String| {
+                            self.task
+                                .settings
+                                .in_place
+                                .get(name)
+                                .unwrap_or(name)
+                                .clone()
+                        };
+                        owner(left) == owner(right)
+                    }
+                    _ => true,
+                }
+            })
+    }
+}
+
+/// The cartesian product of the tunables' lists; empty where it is too large.
+fn points(header: &Header) -> Vec<IndexMap<String, i64>> {
+    let mut points = vec![IndexMap::new()];
+    for (name, values) in &header.tunables {
+        if points.len() * values.len() > MAX_POINTS {
+            return Vec::new();
+        }
+        points = points
+            .iter()
+            .flat_map(|point| {
+                values.iter().map(|value| {
+                    let mut point = point.clone();
+                    point.insert(name.clone(), *value);
+                    point
+                })
+            })
+            .collect();
+    }
+    points
+}
