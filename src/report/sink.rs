@@ -44,13 +44,14 @@ impl Sink {
     }
 
     /// A message for a person, beside the progress.
-    pub fn say(&mut self, text: &str) {
-        if self.form == Form::Quiet
-            && !text.starts_with("error")
-            && !text.starts_with("interrupted")
-        {
-            return;
+    pub fn say(&self, text: &str) {
+        if self.form != Form::Quiet {
+            self.insist(text);
         }
+    }
+
+    /// A message that is shown in every form: something went wrong, or is left to do.
+    pub fn insist(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| to_stderr(text)),
             None => to_stderr(text),
