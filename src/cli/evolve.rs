@@ -202,27 +202,15 @@ fn claim(wanted: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> anyhow::Result<Exit> {
-    // Said before anything is printed: whoever closed standard output still learns of it.
+    let printed = show(resolved, ended, format);
+    // Also to somebody who closed standard output.
     if ended.interrupted {
         sink.insist(&format!(
-            "interrupted; nothing is lost. To go on:\n\n    kforge resume {}\n",
+            "\ninterrupted; nothing is lost. To go on:\n\n    kforge resume {}\n",
             quoted(&resolved.output)
         ));
     }
-    match format {
-        Format::Human => {
-            let tasks: Vec<_> = ended
-                .tasks
-                .iter()
-                .map(|task| task.results.clone())
-                .collect();
-            print(&report::results(&tasks))?;
-        }
-        Format::Json => print(&files::read(
-            &RunDirectory::new(&resolved.output).summary(),
-        )?)?,
-        Format::Jsonl => {}
-    }
+    printed?;
     if ended.interrupted {
         return Ok(Exit::Interrupted);
     }
@@ -234,6 +222,19 @@ fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> an
     } else {
         Exit::Done
     })
+}
+
+fn show(resolved: &Resolved, ended: &Ended, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Human => {
+            let tasks = ended.tasks.iter().map(|task| task.results.clone());
+            print(&report::results(&tasks.collect::<Vec<_>>()))
+        }
+        Format::Json => print(&files::read(
+            &RunDirectory::new(&resolved.output).summary(),
+        )?),
+        Format::Jsonl => Ok(()),
+    }
 }
 
 /// A path as a shell takes it.

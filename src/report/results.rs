@@ -85,13 +85,13 @@ fn one(results: &TaskResults) -> String {
         return text + &starts(&results.starts);
     }
     text += &format!(
-        "\n  {:<4}  {:>8}  {:<16}  {:<9}  {:>5}  {}\n",
-        "rank", "speedup", "95 % interval", "confirmed", "step", "made by"
+        "\n  {:>2}  {:>8}  {:<16}  {:<9}  {:>5}  {}\n",
+        "", "speedup", "95 % interval", "confirmed", "step", "made by"
     );
     for (index, elite) in results.elites.iter().take(LISTED).enumerate() {
         let confirmed = elite.confirmed.map_or("", |_| "yes");
         text += &format!(
-            "  {:>4}  {}  {confirmed:<9}  {:>5}  {}: {}\n        {}\n        {}\n",
+            "  {:>2}  {}  {confirmed:<9}  {:>5}  {}: {}\n      {}\n      {}\n",
             index + 1,
             measured(elite.confirmed.unwrap_or(elite.measured)),
             elite.step,
@@ -103,11 +103,11 @@ fn one(results: &TaskResults) -> String {
     }
     if results.elites.len() > LISTED {
         let more = results.elites.len() - LISTED;
-        text += &format!("        and {more} more, each the fastest of its cell\n");
+        text += &format!("      and {more} more, each the fastest of its cell\n");
     }
     if results.refuted > 0 {
         text += &format!(
-            "        {} looked fast and did not pass when measured again: not listed\n",
+            "      {} looked fast and did not pass when measured again: not listed\n",
             counted(results.refuted as u64, "kernel")
         );
     }
@@ -141,7 +141,7 @@ fn starts(starts: &[Started]) -> String {
             (None, None) => format!("{:>8}  {:<16}", "-", "not judged"),
         };
         format!(
-            "        {found}  {:<9}  {:>5}  {}\n",
+            "      {found}  {:<9}  {:>5}  {}\n",
             "", start.step, start.name
         )
     });
@@ -271,6 +271,6 @@ mod tests {
         let text = results(&[task]);
         assert!(text.contains("\n  no candidate passed\n"), "{text}");
         assert!(text.contains("\n  hint: mend it\n"), "{text}");
-        assert!(!text.contains("rank"), "{text}");
+        assert!(!text.contains("made by"), "{text}");
     }
 }
