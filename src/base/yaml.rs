@@ -20,21 +20,16 @@ pub fn read_with_line<T: DeserializeOwned>(
     serde_yaml::from_str(text).map_err(|error| failure(&error, text, origin, lines_before))
 }
 
+/// As [`read`], for a text that nobody typed as it is, such as an assignment put in its place: errors name the origin alone.
+pub fn read_inline<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
+    serde_yaml::from_str(text).map_err(|error| {
+        let (message, hint) = words(&error);
+        with_hint(Failure::usage(format!("{origin}: {message}")), hint)
+    })
+}
+
 fn failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failure {
-    let message = match error.without_snippet() {
-        Error::SerdeUnknownField { field, .. } => format!("unknown key `{field}`"),
-        Error::SerdeUnknownVariant { variant, .. } => format!("unknown value `{variant}`"),
-        other => plain(other),
-    };
-    let hint = match error.without_snippet() {
-        Error::SerdeUnknownField {
-            field, expected, ..
-        } => Some(did_you_mean(field, expected.iter().copied())),
-        Error::SerdeUnknownVariant {
-            variant, expected, ..
-        } => Some(did_you_mean(variant, expected.iter().copied())),
-        _ => None,
-    };
+    let (message, hint) = words(error);
     let failure = match error.location() {
         Some(location) => {
             let line = usize::try_from(location.line()).unwrap_or(0);
@@ -49,30 +44,86 @@ fn failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failur
         }
         None => Failure::usage(format!("{origin}: {message}")),
     };
+    with_hint(failure, hint)
+}
+
+fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
 }
 
-/// The error's own words on one line, without the position that the caller shows.
+/// What was wrong, and what was probably meant.
+fn words(error: &Error) -> (String, Option<String>) {
+    let (message, hint) = match error.without_snippet() {
+        Error::SerdeUnknownField {
+            field, expected, ..
+        } => (
+            format!("unknown key `{field}`"),
+            did_you_mean(field, expected.iter().copied()),
+        ),
+        Error::SerdeUnknownVariant {
+            variant, expected, ..
+        } => (
+            format!("unknown value `{variant}`"),
+            did_you_mean(variant, expected.iter().copied()),
+        ),
+        Error::DuplicateMappingKey { key, .. } => (
+            match key {
+                Some(key) => format!("the key `{key}` stands here twice"),
+                None => "a key stands here twice".to_owned(),
+            },
+            "keep one of the two".to_owned(),
+        ),
+        Error::SerdeMissingField { field, .. } => return (format!("`{field}` is missing"), None),
+        other => return (plain(other), None),
+    };
+    (message, Some(hint))
+}
+
+/// The error's own words on one line, without the position that the caller shows, and without the parser's own terms.
 fn plain(error: &Error) -> String {
+    match error {
+        Error::Unexpected { expected, .. } => return format!("expected {}", kind(expected)),
+        Error::InvalidScalar { ty, .. } => return format!("expected {}", kind(ty)),
+        Error::InvalidBooleanStrict { .. } => return format!("expected {}", kind("bool")),
+        Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
+            return "expected a single word".to_owned();
+        }
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+            return format!("expected {}", kind(expected));
+        }
+        _ => {}
+    }
     let rendered = error.to_string();
     let first = rendered.lines().next().unwrap_or_default();
     let first = first.strip_prefix("error: ").unwrap_or(first);
-    let without_position = match (first.strip_prefix("line "), first.split_once(": ")) {
+    match (first.strip_prefix("line "), first.split_once(": ")) {
         (Some(_), Some((_, rest))) => rest,
         _ => first
             .split_once(" at line ")
             .map_or(first, |(before, _)| before),
-    };
-    match without_position.strip_prefix("invalid ") {
-        Some("f32" | "f64") => "expected a number".to_owned(),
-        Some("bool") => "expected `true` or `false`".to_owned(),
-        Some(integer) if integer.starts_with(['u', 'i']) && integer[1..].parse::<u32>().is_ok() => {
-            "expected a whole number".to_owned()
+    }
+    .to_owned()
+}
+
+/// A parser's name for a kind of value, as a person would call it.
+fn kind(name: &str) -> &str {
+    match name {
+        "f32" | "f64" | "floating point" => "a number",
+        "bool" | "boolean" => "`true` or `false`",
+        "sequence start" | "a sequence" => "a list, such as `[a, b]`",
+        "mapping start" | "a map" => "keys with values, such as `key: value`",
+        "scalar" | "string" | "string scalar" => "a single value",
+        name if name.starts_with("struct ") => "keys with values, such as `key: value`",
+        name if name
+            .strip_prefix(['u', 'i'])
+            .is_some_and(|bits| bits == "size" || bits.parse::<u32>().is_ok()) =>
+        {
+            "a whole number"
         }
-        _ => without_position.to_owned(),
+        name => name,
     }
 }
 

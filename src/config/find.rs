@@ -1,4 +1,4 @@
-//! Where configs and task lists lie: as given, in `config/` and `tasks/` of the working folder, then within the program.
+//! Where configs and task lists lie: as given, in `config/` or `tasks/` of the working folder, then within the program.
 
 use std::path::Path;
 
@@ -6,31 +6,63 @@ use include_dir::{Dir, include_dir};
 
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
+use crate::task;
 
 static CONFIGS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/config");
 
-/// The text of a file and what errors call it.
-pub fn find(name: &str, kind: &str) -> Result<(String, String), Failure> {
-    for path in [
-        Path::new(name).to_owned(),
-        Path::new("config").join(name),
-        Path::new("tasks").join(name),
-    ] {
+/// The text of a run config, and what errors call it.
+pub fn find(name: &str) -> Result<(String, String), Failure> {
+    let embedded = CONFIGS
+        .files()
+        .filter_map(|file| Some((file.path().to_str()?, file.contents_utf8()?)));
+    look("run config", "config", name, &embedded.collect::<Vec<_>>())
+}
+
+/// The text of a task list, and what errors call it.
+pub(super) fn find_list(name: &str) -> Result<(String, String), Failure> {
+    look("task list", "tasks", name, &task::embedded_lists())
+}
+
+fn look(
+    kind: &str,
+    folder: &str,
+    name: &str,
+    embedded: &[(&str, &str)],
+) -> Result<(String, String), Failure> {
+    for path in [Path::new(name).to_owned(), Path::new(folder).join(name)] {
         if path.is_file() {
             let text = std::fs::read_to_string(&path).map_err(|error| {
                 Failure::usage(format!("failed to read `{}`: {error}", path.display()))
+                    .hint(format!("a {kind} is a text file that you may read"))
             })?;
             return Ok((text, path.display().to_string()));
         }
     }
-    if let Some(text) = CONFIGS.get_file(name).and_then(|file| file.contents_utf8()) {
-        return Ok((text.to_owned(), format!("{name} (embedded)")));
+    if let Some((_, text)) = embedded.iter().find(|(known, _)| *known == name) {
+        return Ok(((*text).to_owned(), format!("{name} (embedded)")));
     }
-    let known: Vec<_> = embedded().collect();
-    Err(Failure::usage(format!("no such {kind}: `{name}`")).hint(did_you_mean(name, known)))
+    if Path::new(name).is_dir() {
+        return Err(Failure::usage(format!(
+            "`{name}` is a folder, not a {kind}"
+        )));
+    }
+    let local = names_in(folder, embedded);
+    let known = embedded
+        .iter()
+        .map(|(known, _)| *known)
+        .chain(local.iter().map(String::as_str));
+    Err(Failure::usage(format!("no such {kind}: `{name}`"))
+        .hint(did_you_mean(name, known.collect::<Vec<_>>())))
 }
 
-/// The names of the configs within the program.
-pub fn embedded() -> impl Iterator<Item = &'static str> {
-    CONFIGS.files().filter_map(|file| file.path().to_str())
+/// Files of the working folder's `config/` or `tasks/` that are not embedded as well.
+fn names_in(folder: &str, embedded: &[(&str, &str)]) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !embedded.iter().any(|(known, _)| known == name))
+        .collect();
+    names.sort_unstable();
+    names
 }

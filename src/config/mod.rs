@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
 use crate::search;
-use crate::task::TaskFiles;
 
 mod find;
+mod models;
 mod overrides;
 mod resolve;
+mod tasks;
 
-pub use find::{embedded, find};
+pub use find::find;
+pub use models::{Models, keys as model_keys};
 pub use overrides::apply;
 pub use resolve::{Resolved, resolve};
 
@@ -42,9 +44,12 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
+    /// The best device that there is; in this version the CPU.
     #[default]
     Auto,
     Cpu,
+    /// Refused by this version, in words.
+    Cuda,
 }
 
 /// How much judging to do.
@@ -77,15 +82,6 @@ pub struct Eval {
 #[serde(default, deny_unknown_fields)]
 pub struct Llm {
     pub models: Models,
-}
-
-/// The models to ask: this version asks none, and searches with its own operators.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Models {
-    #[default]
-    Auto,
-    None,
 }
 
 /// What a run may cost.
@@ -131,6 +127,13 @@ impl Config {
             Err(Failure::usage(format!("`{key}`: expected {expected}")))
         };
         let positive = |value: f64| value > 0.0 && value.is_finite();
+        if self.backend == Backend::Cuda {
+            return Err(Failure::usage(
+                "`backend: cuda`: this version judges on the CPU only",
+            )
+            .hint("say `cpu` or `auto`: CUDA sources then run on the CPU, and their times rank them for this machine"));
+        }
+        self.llm.models.check()?;
         if self.steps == 0 {
             return refuse("steps", "at least 1");
         }
@@ -158,25 +161,5 @@ impl Config {
             return refuse("budget.seconds", "a number above 0");
         }
         self.search.check()
-    }
-
-    /// The files of all tasks, task lists opened.
-    pub fn task_files(&self) -> Result<Vec<TaskFiles>, Failure> {
-        let mut names = Vec::new();
-        for name in &self.tasks {
-            if name.ends_with(".txt") {
-                let (text, _) = find(name, "task list")?;
-                let lines = text
-                    .lines()
-                    .map(|line| line.split('#').next().unwrap_or_default().trim());
-                names.extend(lines.filter(|line| !line.is_empty()).map(str::to_owned));
-            } else {
-                names.push(name.clone());
-            }
-        }
-        if names.is_empty() {
-            return Err(Failure::usage("no task is named").hint("name some in the config: `tasks: [gdn_decode]`, or with `--set tasks=[gdn_decode]`"));
-        }
-        names.iter().map(|name| TaskFiles::find(name)).collect()
     }
 }

@@ -16,18 +16,17 @@ pub fn apply(config: &Config, assignments: &[String]) -> Result<Config, Failure>
 }
 
 fn apply_one(config: &Config, assignment: &str) -> Result<Config, Failure> {
-    let fail = |message: String| Failure::usage(format!("`--set {assignment}`: {message}"));
+    let origin = format!("`--set {assignment}`");
+    let fail = |message: String| Failure::usage(format!("{origin}: {message}"));
     let Some((key, value)) = assignment.split_once('=') else {
-        return Err(fail(
-            "expected KEY=VALUE, such as `--set search.exploration=0.5`".to_owned(),
-        ));
+        return Err(fail("expected KEY=VALUE".to_owned())
+            .hint("for example `--set search.exploration=0.5`"));
     };
-    let value: Value = yaml::read(value, &format!("--set {key}"))?;
+    let value: Value = yaml::read_inline(value, &origin)?;
     let mut whole = serde_json::to_value(config).map_err(|error| fail(error.to_string()))?;
     let mut place = &mut whole;
     let parts: Vec<_> = key.split('.').collect();
     for (depth, part) in parts.iter().enumerate() {
-        let path = parts[..=depth].join(".");
         let Value::Object(map) = place else {
             return Err(fail(format!(
                 "`{}` has no keys of its own",
@@ -38,21 +37,14 @@ fn apply_one(config: &Config, assignment: &str) -> Result<Config, Failure> {
         let is_open = parts[..depth] == ["search", "features"];
         if !map.contains_key(*part) && !is_open {
             let known: Vec<String> = map.keys().cloned().collect();
-            return Err(fail(format!("unknown key `{path}`"))
+            return Err(fail(format!("unknown key `{}`", parts[..=depth].join(".")))
                 .hint(did_you_mean(part, known.iter().map(String::as_str))));
         }
         place = map.entry((*part).to_owned()).or_insert(Value::Null);
     }
     *place = value;
-    let text = whole.to_string();
-    // JSON is YAML: the same reader gives the same words for the same mistakes, but its positions would be those of this text.
-    serde_yaml::from_str(&text).map_err(|_| {
-        let expected = serde_json::from_value::<Config>(whole).err().map_or_else(
-            || "a value of another type was expected".to_owned(),
-            |error| error.to_string(),
-        );
-        fail(expected)
-    })
+    // JSON is YAML: the same reader has the same words for the same mistakes.
+    yaml::read_inline(&whole.to_string(), &origin)
 }
 
 #[cfg(test)]
@@ -90,15 +82,24 @@ mod tests {
             ("steps", "expected KEY=VALUE"),
             (
                 "stpes=3",
-                "unknown key `stpes`\n\nhint: did you mean `steps`?",
+                "`--set stpes=3`: unknown key `stpes`\n\nhint: did you mean `steps`?",
             ),
             (
                 "search.explortion=3",
                 "unknown key `search.explortion`\n\nhint: did you mean `exploration`?",
             ),
             ("steps.more=3", "`steps` has no keys of its own"),
-            ("steps=many", "`--set steps=many`"),
-            ("backend=tpu", "unknown variant `tpu`"),
+            ("steps=many", "`--set steps=many`: expected a whole number"),
+            ("steps=[1", "`--set steps=[1`: unclosed bracket"),
+            ("search.exploration=", "expected a number"),
+            ("search.features=[1]", "expected keys with values"),
+            ("search={explortion: 1}", "did you mean `exploration`?"),
+            ("tasks=softmax", "expected a list"),
+            ("llm.models=gpt", "expected `auto` or a list of models"),
+            (
+                "backend=cpx",
+                "unknown value `cpx`\n\nhint: did you mean `cpu`?",
+            ),
         ] {
             let error = set(assignment).unwrap_err();
             assert!(error.contains(words), "{assignment}: {error}");

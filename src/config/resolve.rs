@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Models, ProfileChoice};
+use super::{Backend, Config, Models, ProfileChoice, tasks};
 use crate::base::{Failure, random};
 use crate::search;
 use crate::task::{Task, TaskFiles};
@@ -17,6 +17,8 @@ pub struct Resolved {
     pub steps: u64,
     pub seed: u64,
     pub output: PathBuf,
+    /// Whether nobody asked for that very directory, so that another will do where it is taken.
+    pub output_is_free: bool,
     /// `cpu`.
     pub backend: String,
     /// `quick` or `full`.
@@ -44,7 +46,7 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
             );
             "cpu"
         }
-        Backend::Cpu => "cpu",
+        Backend::Cpu | Backend::Cuda => "cpu",
     };
     let profile = match config.profile {
         ProfileChoice::Auto => {
@@ -54,18 +56,18 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         ProfileChoice::Quick => "quick",
         ProfileChoice::Full => "full",
     };
-    if config.llm.models == Models::Auto {
-        choices.push("models: none (this version searches with kforge's own operators)".to_owned());
-    }
+    choices.extend(config.llm.models.choice());
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let output = config
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from("outputs").join(format!("{name}-{time}")));
     let mut tasks = Vec::new();
-    for mut files in config.task_files()? {
-        let task = with_overrides(&mut files, config, profile)?;
-        tasks.push((files, task));
+    let mut names = Vec::new();
+    for named in tasks::find(config)? {
+        let task = with_overrides(&named.files, config, profile)?;
+        names.push(named.name);
+        tasks.push((named.files, task));
     }
     let window = config
         .search
@@ -79,13 +81,14 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     record["backend"] = json!(backend);
     record["profile"] = json!(profile);
-    record["llm"]["models"] = json!("none");
-    record["tasks"] = json!(config.tasks);
+    record["llm"]["models"] = json!(Models::Listed(Vec::new()));
+    record["tasks"] = json!(names);
     Ok(Resolved {
         tasks,
         steps: config.steps,
         seed,
         output,
+        output_is_free: config.output.is_none(),
         backend: backend.to_owned(),
         profile: profile.to_owned(),
         in_flight: config.eval.in_flight,
@@ -99,7 +102,7 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
 }
 
 /// The task with the config's own budget and precision in its profile.
-fn with_overrides(files: &mut TaskFiles, config: &Config, profile: &str) -> Result<Task, Failure> {
+fn with_overrides(files: &TaskFiles, config: &Config, profile: &str) -> Result<Task, Failure> {
     let mut task = files.load()?;
     if let Some(profile) = task.settings.profiles.get_mut(profile) {
         profile.seconds = config.eval.seconds.unwrap_or(profile.seconds);

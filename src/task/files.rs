@@ -41,6 +41,15 @@ pub fn embedded_names() -> Vec<&'static str> {
     names
 }
 
+/// The task lists within the program: name and text.
+pub fn embedded_lists() -> Vec<(&'static str, &'static str)> {
+    let lists = TASKS.files();
+    lists
+        .filter_map(|file| Some((file.path().to_str()?, file.contents_utf8()?)))
+        .filter(|(name, _)| name.ends_with(".txt"))
+        .collect()
+}
+
 impl TaskFiles {
     /// Finds a task by its name or its folder.
     pub fn find(name: &str) -> Result<Self, Failure> {

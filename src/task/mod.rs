@@ -16,7 +16,7 @@ mod workload;
 
 pub use definition::{Axis, AxisKind, Definition, Tensor};
 pub use dtype::DType;
-pub use files::{TaskFiles, embedded_names, local_names};
+pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
 pub use settings::{
     Baseline, Distribution, HiddenRange, Norm, PrecisionCheck, Profile, Settings, Shape, Tolerance,
     WorkloadChoice,
