@@ -68,7 +68,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         return super::resume::go_on(directory, arguments.common);
     }
     let name = arguments.config.context("no config was named")?;
-    let (text, origin) = config::find(&name, "config")?;
+    let (text, origin) = config::find(&name)?;
     let typed: Config = yaml::read(&text, &origin)?;
     let mut config = apply(&typed, &arguments.common)?;
     config.output = arguments.output.or(config.output);
