@@ -161,7 +161,7 @@ fn missing_files_and_unknown_tasks_are_named() {
     shell.run(&["evolve", "--config", "gdn_decod.yaml"]).fails(
         2,
         &[
-            "no such config: `gdn_decod.yaml`",
+            "no such run config: `gdn_decod.yaml`",
             "did you mean `gdn_decode.yaml`?",
         ],
     );
