@@ -1,5 +1,7 @@
 //! The CPU device from the outside: real compiler, real processes. What a kernel does to itself is a value, never an error.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
@@ -109,7 +111,7 @@ impl Kernel {
         }
     }
 
-    fn open(&self, device: &CpuDevice) -> Result<Box<dyn Arm>, Refusal> {
+    fn open(&self, device: &CpuDevice) -> Result<Box<dyn Arm>, Box<Refusal>> {
         let program = match device.compile(&self.unit()).unwrap() {
             Compiled::Ready(program) => program,
             Compiled::Refused(refusal) => panic!("{refusal:?}"),
@@ -119,7 +121,7 @@ impl Kernel {
                 fill(arm.as_mut());
                 Ok(arm)
             }
-            Opened::Refused(refusal) => Err(refusal),
+            Opened::Refused(refusal) => Err(Box::new(refusal)),
         }
     }
 
