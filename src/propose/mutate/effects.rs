@@ -257,7 +257,10 @@ pub(super) fn assigns<'t>(scope: &Scope<'t, '_>, region: Node<'t>, name: &str) -
 }
 
 /// The memory that an expression reads through pointers, by root. Arrays of the function count as variables.
-pub(super) fn reads<'t, 'a>(scope: &Scope<'t, 'a>, expression: Node<'t>) -> BTreeSet<Option<&'a str>> {
+pub(super) fn reads<'t, 'a>(
+    scope: &Scope<'t, 'a>,
+    expression: Node<'t>,
+) -> BTreeSet<Option<&'a str>> {
     let mut roots = BTreeSet::new();
     for node in descendants(expression) {
         let is = |operator: &str| {

@@ -13,12 +13,14 @@ mod accumulators;
 mod effects;
 mod fast_math;
 mod loops;
+mod pointers;
 mod reuse;
 mod scope;
 mod subject;
 #[cfg(test)]
 mod testing;
 mod unroll;
+mod vectorize;
 
 pub use subject::Subject;
 
@@ -49,6 +51,11 @@ pub fn transformations() -> &'static [&'static dyn Transformation] {
         &fast_math::FastMath,
         &fast_math::Fma,
         &fast_math::Reciprocal,
+        &vectorize::Vectorize,
+        &pointers::Restrict,
+        &pointers::Ldg,
+        &pointers::StreamingStore,
+        &pointers::RowPointer,
         &reuse::CacheInRegister,
         &reuse::ForwardStore,
         &reuse::Hoist,
