@@ -26,6 +26,7 @@ mod subject;
 mod testing;
 mod unroll;
 mod vectorize;
+mod worth;
 
 pub use subject::Subject;
 
@@ -91,7 +92,8 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             .map(|subject| transformation.places(subject))
             .unwrap_or_default();
         // A transformation that applies everywhere must not crowd out the others.
-        weights.extend(places.iter().map(|_| 1.0 / places.len() as f64));
+        let worth = worth::of(transformation.name());
+        weights.extend(places.iter().map(|_| worth / places.len() as f64));
         pairs.extend(
             places
                 .into_iter()
