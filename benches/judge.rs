@@ -3,6 +3,8 @@
 //! `cargo bench --bench judge`. Every candidate is new to the compiler's cache; what a run pays once (oracle, baseline, the
 //! precompiled header) is paid before the clock starts, and printed apart.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
 use std::time::Instant;
 
 use kforge::device::Device;

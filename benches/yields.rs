@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench yields [-- CHILDREN]`: at most that many children of each starting kernel (default 24).
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+
 use std::collections::BTreeMap;
 
 use kforge::device::Device;

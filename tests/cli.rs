@@ -1,5 +1,7 @@
 //! The program from the outside: results, exit codes, and what it says to mistakes.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -161,7 +163,7 @@ fn missing_files_and_unknown_tasks_are_named() {
     shell.run(&["evolve", "--config", "gdn_decod.yaml"]).fails(
         2,
         &[
-            "no such config: `gdn_decod.yaml`",
+            "no such run config: `gdn_decod.yaml`",
             "did you mean `gdn_decode.yaml`?",
         ],
     );

@@ -1,5 +1,7 @@
 //! Every fixture kernel gets its status, from the outside: `kforge eval`, a real compiler, real processes.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

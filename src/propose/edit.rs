@@ -24,6 +24,13 @@ impl Edits {
         self.replace(at..at, text)
     }
 
+    /// These edits but for those that lie within a range, or fill it.
+    pub fn without(mut self, part: &Range<usize>) -> Self {
+        self.0
+            .retain(|(range, _)| range.start < part.start || part.end < range.end);
+        self
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

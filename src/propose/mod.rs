@@ -1,60 +1,79 @@
-//! How candidates are made without a model.
-
-mod edit;
-pub mod mutate;
+//! How candidates are made without a model: a proposal from a brief and its parents' sources.
+//!
+//! Pure: the same brief and parents give the same answer, whatever the text. Never compiles, measures, or judges.
 
 use crate::event::{Brief, Operator};
 use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
+mod edit;
+mod layout;
+pub mod mutate;
+mod recombine;
+
+/// A kernel that a proposal is made from.
+#[derive(Clone, Copy, Debug)]
 pub struct Parent<'a> {
     pub step: u64,
     pub source: &'a str,
 }
 
+/// A new kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
+    /// The whole kernel file.
     pub source: String,
+    /// What was done, for people and for credit: `split_accumulator sum x4 (line 31)`.
     pub detail: String,
 }
 
+/// What became of a brief.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Proposal(Proposal),
+    /// Nothing to change, with the reason.
     NoOp(String),
 }
 
+/// Answers a brief.
 pub fn propose(brief: &Brief, parents: &[Parent<'_>], task: &Task) -> Answer {
-    let Some(parent) = parents.first() else {
-        return Answer::NoOp("no parent".to_owned());
-    };
-    match brief.operator {
-        Operator::Start => Answer::Proposal(Proposal {
+    let answer = match (brief.operator, parents) {
+        (_, []) => Err("there is no parent to start from".to_owned()),
+        (Operator::Start, [parent, ..]) => Ok(Proposal {
             source: parent.source.to_owned(),
             detail: brief.start.clone().unwrap_or_default(),
         }),
-        Operator::Autotune => {
-            let Some(point) = &brief.point else {
-                return Answer::NoOp("no point".to_owned());
-            };
-            match Kernel::parse(parent.source, &task.definition)
-                .ok()
-                .and_then(|kernel| with_point(&kernel, point))
-            {
-                Some(source) => Answer::Proposal(Proposal {
-                    source,
-                    detail: format!("{point:?}"),
-                }),
-                None => Answer::NoOp("no such point".to_owned()),
-            }
+        (Operator::Autotune, [parent, ..]) => autotune(brief, parent.source, task),
+        (Operator::Mutate, [parent, ..]) => mutate::mutate(parent.source, task, brief.attempt),
+        (Operator::Recombine, [first, second, ..]) => {
+            recombine::recombine(first.source, second.source, task, brief.attempt)
         }
-        Operator::Mutate => {
-            match mutate::children(parent.source, task).nth(brief.attempt as usize) {
-                Some(child) => Answer::Proposal(Proposal {
-                    source: child.source,
-                    detail: child.detail,
-                }),
-                None => Answer::NoOp("no transformation applies".to_owned()),
-            }
-        }
-        Operator::Recombine => Answer::NoOp("not yet".to_owned()),
-    }
+        (Operator::Recombine, [_]) => Err("two parents are needed".to_owned()),
+    };
+    answer.map_or_else(Answer::NoOp, Answer::Proposal)
 }
+
+/// Puts the brief's values in force.
+fn autotune(brief: &Brief, source: &str, task: &Task) -> Result<Proposal, String> {
+    let point = brief.point.as_ref().ok_or("no values are given")?;
+    let kernel = Kernel::parse(source, &task.definition)
+        .map_err(|error| format!("the parent's header: {error}"))?;
+    let now = kernel.point();
+    let changed: Vec<_> = point
+        .iter()
+        .filter(|(name, value)| now.get(*name) != Some(value))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if changed.is_empty() {
+        return Err("these values are in force already".to_owned());
+    }
+    let source = with_point(&kernel, point)
+        .ok_or("the parent has no such values, or its lists are not written on one line")?;
+    Ok(Proposal {
+        source,
+        detail: changed.join(", "),
+    })
+}
+
+#[cfg(test)]
+mod tests;

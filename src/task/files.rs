@@ -406,7 +406,8 @@ fn check(settings: &Settings, definition: &Definition, workloads: &[Workload]) -
     }
     for (name, profile) in &settings.profiles {
         let key = format!("profiles.{name}");
-        if profile.rounds == 0 || !(profile.seconds > 0.0) || !(profile.precision > 0.0) {
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        if profile.rounds == 0 || !positive(profile.seconds) || !positive(profile.precision) {
             return fail(
                 key,
                 "expected `rounds`, `seconds` and `precision` above 0".to_owned(),

@@ -158,7 +158,7 @@ impl Evaluator for ScriptedJudge {
 
 impl ScriptedJudge {
     fn outcome(&self, source: &str, confirmed: bool) -> Outcome {
-        let workloads = if self.short { 0 } else { 2 };
+        let workloads = if self.short { 0 } else { 5 };
         Outcome::Verdict {
             compile_log: String::new(),
             verdict: Box::new(verdict(source, workloads, confirmed)),

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::control::{
-    ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_ZERO, Control, ControlArgument, ControlLaunch,
-    FAULT_EXIT_CODE, GUARD_BYTES, MAGIC, MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, VERSION,
+    ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, MAGIC,
+    MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, VERSION,
 };
+use super::faults::fault;
 use super::kept::Kept;
 use super::process::{Ended, Process, SharedMemory};
 use crate::device::{Answer, Arm, Content, Launched, Opened, Question, Refusal, numerics};
@@ -24,13 +25,13 @@ const CANARY: usize = 256;
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where one buffer lies in the shared memory.
-struct Place {
-    name: String,
+pub(super) struct Place {
+    pub(super) name: String,
     dtype: DType,
     /// Length of the last axis.
     row: u64,
-    mapping: std::ops::Range<usize>,
-    data: std::ops::Range<usize>,
+    pub(super) mapping: std::ops::Range<usize>,
+    pub(super) data: std::ops::Range<usize>,
 }
 
 /// An arm on the CPU.
@@ -69,7 +70,8 @@ impl CpuArm {
             }))),
             other => {
                 // Constructors run before the first stop; what they do is the candidate's own.
-                let refusal = fault(&memory, &places, other, &mut process);
+                let during = ("the start of the process", START_DEADLINE);
+                let refusal = fault(control(&memory), &places, other, &mut process, during);
                 if control(&memory).fault.kind == 5 {
                     bail!("{}", refusal.reason)
                 }
@@ -103,26 +105,12 @@ impl Arm for CpuArm {
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
         match self.process.run(deadline)? {
             (Ended::Stopped, time) => Ok(Launched::Finished { time }),
-            (Ended::TimedOut, _) => {
-                let evidence = Evidence {
-                    log: said(&mut self.process),
-                    ..Evidence::default()
-                };
-                let reason = format!(
-                    "the launch did not end within {:.1} s",
-                    deadline.as_secs_f64()
-                );
-                Ok(Launched::Fault(Refusal {
-                    status: Status::TimedOut,
-                    reason,
-                    evidence,
-                }))
-            }
             (ended, _) => Ok(Launched::Fault(fault(
-                &self.memory,
+                control(&self.memory),
                 &self.places,
                 ended,
                 &mut self.process,
+                ("the launch", deadline),
             ))),
         }
     }
@@ -352,133 +340,4 @@ fn damage(bytes: &[u8], place: &Place) -> Option<i64> {
         Some((_, position)) => Some((position - place.data.end) as i64),
         None => ahead().map(|(_, position)| position as i64 - place.data.start as i64),
     }
-}
-
-/// What a process died of. The status follows from how it ended; the record that it left only adds words.
-fn fault(memory: &SharedMemory, places: &[Place], ended: Ended, process: &mut Process) -> Refusal {
-    let record = &control(memory).fault;
-    let length = record
-        .message
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(record.message.len());
-    // The candidate could have written this: one line, nothing that moves a terminal's cursor.
-    let message = String::from_utf8_lossy(&record.message[..length]).replace(char::is_control, " ");
-    let position = format!(
-        "block ({}, {}, {}), thread ({}, {}, {})",
-        record.block[0],
-        record.block[1],
-        record.block[2],
-        record.thread[0],
-        record.thread[1],
-        record.thread[2]
-    );
-    let because = |text: &str| {
-        if message.is_empty() {
-            text.to_owned()
-        } else {
-            format!("{text}: {message}")
-        }
-    };
-    let (status, reason) = match ended {
-        Ended::Signaled(signal) => {
-            let buffer = is_memory_fault(signal)
-                .then(|| nearest(memory, places, record.address))
-                .flatten();
-            match (buffer, record.kind) {
-                (Some(words), _) => (Status::OutOfBounds, words),
-                (None, 6) if is_memory_fault(signal) => {
-                    (Status::OutOfBounds, because("shared memory"))
-                }
-                _ => (
-                    match signal {
-                        // What the kernel does to a process that takes too much memory or writes too much.
-                        libc::SIGKILL | libc::SIGXFSZ => Status::LimitExceeded,
-                        _ => Status::Crashed,
-                    },
-                    because(&format!(
-                        "died of signal {signal} ({})",
-                        signal_name(signal)
-                    )),
-                ),
-            }
-        }
-        Ended::Exited(FAULT_EXIT_CODE) => match record.kind {
-            2 => (Status::SyncError, message.clone()),
-            4 => (Status::LimitExceeded, message.clone()),
-            _ => (Status::Crashed, because("the process ended itself")),
-        },
-        Ended::Exited(code) => (
-            Status::Crashed,
-            format!("the process exited with code {code} during a launch"),
-        ),
-        Ended::Stopped | Ended::TimedOut => (
-            Status::TimedOut,
-            format!(
-                "the process was not ready within {} s",
-                START_DEADLINE.as_secs()
-            ),
-        ),
-    };
-    let reason = if record.kind == 0 {
-        reason
-    } else {
-        format!("{reason}; {position}")
-    };
-    Refusal {
-        status,
-        reason,
-        evidence: Evidence {
-            log: said(process),
-            ..Evidence::default()
-        },
-    }
-}
-
-/// Which buffer an address lies beside, in words. The child says where it put its buffers; all sizes are the judge's own.
-fn nearest(memory: &SharedMemory, places: &[Place], address: u64) -> Option<String> {
-    let slots = control(memory).buffers.iter();
-    places.iter().zip(slots).find_map(|(place, slot)| {
-        let bytes = place.data.len() as u64;
-        let ahead = (place.data.start - place.mapping.start) as u64 + GUARD_BYTES;
-        let behind = (place.mapping.end - place.data.end) as u64 + GUARD_BYTES;
-        let name = &place.name;
-        let start = slot.address;
-        let end = start.checked_add(bytes)?;
-        if address < start && start - address <= ahead {
-            Some(format!(
-                "an access {} bytes before the start of `{name}`",
-                start - address
-            ))
-        } else if address >= end && address - end < behind {
-            Some(format!(
-                "an access {} bytes past the end of `{name}`",
-                address - end
-            ))
-        } else {
-            None
-        }
-    })
-}
-
-fn is_memory_fault(signal: i32) -> bool {
-    signal == libc::SIGSEGV || signal == libc::SIGBUS
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        libc::SIGSEGV => "segmentation fault",
-        libc::SIGBUS => "bus error",
-        libc::SIGFPE => "arithmetic fault",
-        libc::SIGILL => "illegal instruction",
-        libc::SIGABRT => "aborted",
-        libc::SIGTRAP => "trap",
-        libc::SIGKILL => "killed: too much memory?",
-        libc::SIGXFSZ => "too much output",
-        _ => "signal",
-    }
-}
-
-fn said(process: &mut Process) -> Option<String> {
-    Some(process.printed()).filter(|text| !text.is_empty())
 }

@@ -171,8 +171,16 @@ impl Toolchain {
         &self.empty
     }
 
-    /// In a folder of its own that is renamed when it is whole: another process may be doing the same.
+    /// In a folder of its own that is renamed when it is whole: where files cannot be locked, another process may be doing
+    /// the same.
     fn build_runtime(&self, cache: &Path) -> anyhow::Result<()> {
+        let lock = cache.join("lock");
+        let lock = std::fs::File::create(&lock).map_err(|error| unwritable(&lock, &error))?;
+        // Whoever comes second waits, and finds it made.
+        let _ = lock.lock();
+        if self.runtime.is_dir() {
+            return Ok(());
+        }
         let building = tempfile::Builder::new()
             .prefix("building-")
             .tempdir_in(cache)
@@ -190,20 +198,25 @@ impl Toolchain {
             }
         });
         written?;
+        // gcc looks for `NAME.gch`, and in a folder of that name for one that fits the flags.
         let header = folder.join("kforge_cuda.h");
-        for (name, extra) in [("plain", [].as_slice()), ("fast_math", FAST_MATH)] {
-            // gcc looks for `NAME.gch`, and in a folder of that name for one that fits the flags.
-            let gch = folder.join("kforge_cuda.h.gch");
-            std::fs::create_dir_all(&gch).map_err(|error| unwritable(&gch, &error))?;
+        let gch = folder.join("kforge_cuda.h.gch");
+        cache::make(&gch)?;
+        let precompile = |name: &str, extra: &[&str]| {
             let arguments = [&["-x", "c++-header"], FLAGS, extra].concat();
-            self.shared_step(folder, &arguments, &header, &gch.join(name))?;
-        }
-        self.shared_step(
-            folder,
-            &[RUNTIME_FLAGS, &["-c"]].concat(),
-            &folder.join("runtime.cpp"),
-            &folder.join("runtime.o"),
-        )?;
+            self.shared_step(folder, &arguments, &header, &gch.join(name))
+        };
+        std::thread::scope(|scope| {
+            let plain = scope.spawn(|| precompile("plain", &[]));
+            let fast_math = precompile("fast_math", FAST_MATH);
+            let arguments = [RUNTIME_FLAGS, &["-c"]].concat();
+            let (source, object) = (folder.join("runtime.cpp"), folder.join("runtime.o"));
+            let runtime = self.shared_step(folder, &arguments, &source, &object);
+            let plain = plain
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling the runtime panicked")));
+            plain.and(fast_math).and(runtime)
+        })?;
         match std::fs::rename(folder, &self.runtime) {
             Ok(()) => Ok(()),
             Err(_) if self.runtime.is_dir() => Ok(()),

@@ -10,6 +10,7 @@ mod cache;
 mod compiler;
 mod control;
 mod diagnostics;
+mod faults;
 mod kept;
 mod lexer;
 mod process;

@@ -2,23 +2,31 @@
 //!
 //! Pure and deterministic. Nothing here measures or compiles.
 
+use std::collections::HashSet;
+
 use crate::base::{Digest, Stream};
 use crate::kernel::Kernel;
 use crate::kernel::syntax::Syntax;
 use crate::task::Task;
 
+use super::Proposal;
 use super::edit::Edits;
 
 mod accumulators;
+mod block;
+mod coarsen;
 mod effects;
 mod fast_math;
 mod loops;
+mod pointers;
 mod reuse;
 mod scope;
 mod subject;
 #[cfg(test)]
 mod testing;
 mod unroll;
+mod vectorize;
+mod worth;
 
 pub use subject::Subject;
 
@@ -49,9 +57,17 @@ pub fn transformations() -> &'static [&'static dyn Transformation] {
         &fast_math::FastMath,
         &fast_math::Fma,
         &fast_math::Reciprocal,
+        &vectorize::Vectorize,
+        &pointers::Restrict,
+        &pointers::Ldg,
+        &pointers::StreamingStore,
+        &pointers::RowPointer,
         &reuse::CacheInRegister,
         &reuse::ForwardStore,
         &reuse::Hoist,
+        &block::BlockSize,
+        &block::Tunable,
+        &coarsen::Coarsen,
     ]
 }
 
@@ -76,7 +92,8 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             .map(|subject| transformation.places(subject))
             .unwrap_or_default();
         // A transformation that applies everywhere must not crowd out the others.
-        weights.extend(places.iter().map(|_| 1.0 / places.len() as f64));
+        let worth = worth::of(transformation.name());
+        weights.extend(places.iter().map(|_| worth / places.len() as f64));
         pairs.extend(
             places
                 .into_iter()
@@ -84,7 +101,7 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
         );
     }
     let mut stream = Stream::new(Digest::of(source).low64(), "mutate", 0);
-    let mut seen = vec![identity(source)];
+    let mut seen = HashSet::from([identity(source)]);
     std::iter::from_fn(move || {
         while let Some(index) = stream.weighted(&weights) {
             weights[index] = 0.0;
@@ -95,11 +112,9 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             if !is_kernel(&child, task) {
                 continue;
             }
-            let identity = identity(&child);
-            if seen.contains(&identity) {
+            if !seen.insert(identity(&child)) {
                 continue;
             }
-            seen.push(identity);
             let detail = format!("{transformation} {} (line {})", place.what, place.line);
             return Some(Child {
                 transformation,
@@ -109,6 +124,54 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
         }
         None
     })
+}
+
+/// The `attempt`-th kernel that can be made from a parent: first by one transformation, then by two after another.
+pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal, String> {
+    let exhausted = || format!("nothing is left to change after {attempt} attempts");
+    let attempt = usize::try_from(attempt).map_err(|_| exhausted())?;
+    let mut singles = Vec::new();
+    for child in children(source, task) {
+        if singles.len() == attempt {
+            return Ok(Proposal {
+                source: child.source,
+                detail: child.detail,
+            });
+        }
+        singles.push(child);
+    }
+    let mut left = attempt - singles.len();
+    let mut seen: HashSet<_> = singles
+        .iter()
+        .map(|child| identity(&child.source))
+        .collect();
+    seen.insert(identity(source));
+    // Along the diagonals, so that neither the first nor the second transformation stays the same for long.
+    let mut seconds = Vec::new();
+    loop {
+        let mut found = false;
+        if let Some(next) = singles.get(seconds.len()) {
+            seconds.push(children(&next.source, task));
+            found = true;
+        }
+        for (first, second) in singles.iter().zip(&mut seconds) {
+            let Some(child) = second.find(|child| seen.insert(identity(&child.source))) else {
+                continue;
+            };
+            found = true;
+            if left == 0 {
+                return Ok(Proposal {
+                    source: child.source,
+                    detail: format!("{} + {}", first.detail, child.detail),
+                });
+            }
+            left -= 1;
+        }
+        if !found {
+            break;
+        }
+    }
+    Err(exhausted())
 }
 
 /// What makes a source another candidate: its header and its code, not its comments and spaces.

@@ -1,0 +1,196 @@
+//! `block_size`: threads per block, in the header and in what depends on it; `tunable`: a value beyond a tunable's list.
+
+use tree_sitter::Node;
+
+use super::{Place, Subject, Transformation};
+use crate::kernel::LaunchHeader;
+use crate::kernel::syntax::{Function, descendants};
+use crate::propose::edit::Edits;
+use crate::propose::layout;
+
+pub(super) struct BlockSize;
+pub(super) struct Tunable;
+
+const SIZES: [i64; 6] = [32, 64, 128, 256, 512, 1024];
+
+impl Transformation for BlockSize {
+    fn name(&self) -> &'static str {
+        "block_size"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        let functions = subject.functions();
+        for (index, launch) in subject.header.launches.iter().enumerate() {
+            let line = usize::try_from(launch.line).unwrap_or(1);
+            let sizes = launch.block.iter().map(|size| size.expression.text());
+            for size in sizes
+                .filter_map(|text| text.parse::<i64>().ok())
+                .filter(|size| *size > 8)
+            {
+                let function = functions
+                    .iter()
+                    .find(|function| subject.launches_of(function).contains(&index));
+                for new in SIZES.into_iter().filter(|new| *new != size) {
+                    let edits = resized(subject, launch, function, size, &new.to_string());
+                    places.extend(edits.map(|edits| Place {
+                        what: format!("{size} -> {new}"),
+                        line,
+                        edits,
+                    }));
+                }
+                let name = subject.fresh("BLOCK");
+                let mut values = vec![size];
+                values.extend(
+                    [32, 64, 128, 256]
+                        .into_iter()
+                        .filter(|value| *value != size),
+                );
+                let edits =
+                    resized(subject, launch, function, size, &name).and_then(|mut edits| {
+                        layout::add_tunable(subject.source(), &name, &values, &mut edits)?;
+                        Some(edits)
+                    });
+                places.extend(edits.map(|edits| Place {
+                    what: format!("{size} as {name}"),
+                    line,
+                    edits,
+                }));
+            }
+        }
+        places
+    }
+}
+
+/// Another block size, wherever the launch and its function write the old one as a number.
+fn resized(
+    subject: &Subject<'_>,
+    launch: &LaunchHeader,
+    function: Option<&Function<'_>>,
+    size: i64,
+    new: &str,
+) -> Option<Edits> {
+    let source = subject.source();
+    let old = size.to_string();
+    let mut edits = Edits::new();
+    for key in ["block", "grid"] {
+        let range = layout::launch_value(source, launch.line, key)?;
+        for at in layout::words(&source[range.clone()], &old) {
+            edits.replace(range.start + at..range.start + at + old.len(), new);
+        }
+    }
+    let literals = function
+        .into_iter()
+        .flat_map(|function| descendants(function.node));
+    for literal in literals.filter(|node| {
+        node.kind() == "number_literal" && subject.text(*node) == old && !is_axis(subject, *node)
+    }) {
+        edits.replace(literal.byte_range(), new);
+    }
+    Some(edits)
+}
+
+/// Whether a number stands for something else than threads, as far as can be seen: it sizes an array that is not shared.
+fn is_axis(subject: &Subject<'_>, literal: Node<'_>) -> bool {
+    let declaration = std::iter::successors(literal.parent(), Node::parent)
+        .find(|around| around.kind() == "declaration");
+    let is_size = literal
+        .parent()
+        .is_some_and(|parent| parent.kind() == "array_declarator");
+    is_size
+        && declaration.is_some_and(|declaration| !subject.text(declaration).contains("__shared__"))
+}
+
+impl Transformation for Tunable {
+    fn name(&self) -> &'static str {
+        "tunable"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let source = subject.source();
+        let mut places = Vec::new();
+        for (name, values) in &subject.header.tunables {
+            let (Some(low), Some(high)) = (values.iter().min(), values.iter().max()) else {
+                continue;
+            };
+            let Some(range) = layout::tunable_list(source, name) else {
+                continue;
+            };
+            let beyond = [high.checked_mul(2), Some(low / 2)];
+            for value in beyond
+                .into_iter()
+                .flatten()
+                .filter(|value| *value > 0 && !values.contains(value))
+            {
+                let rest = source[range.clone()].trim_start_matches('[').trim_start();
+                let mut edits = Edits::new();
+                edits.replace(range.clone(), format!("[{value}, {rest}"));
+                let line = source[..range.start].matches('\n').count() + 1;
+                places.push(Place {
+                    what: format!("{name}={value}"),
+                    line,
+                    edits,
+                });
+            }
+        }
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{changes_of, kernel, labels};
+    use super::*;
+
+    fn source() -> String {
+        kernel("    int row = blockIdx.x * 128 + threadIdx.x;\n    if (row < rows) output[row] = x[row];\n").replace("__global__ void", "__global__ void __launch_bounds__(128)")
+    }
+
+    #[test]
+    fn the_block_and_all_that_depends_on_it_change_together() {
+        insta::assert_snapshot!(changes_of(&BlockSize, &source(), "128 -> 256"), @r#"
+        -     grid: ceil_div(rows, 128)
+        -     block: 128
+        -     args: x, output, rows, columns
+        - */
+        - __global__ void __launch_bounds__(128) softmax(const float* x, float* output, int rows, int columns) {
+        -     int row = blockIdx.x * 128 + threadIdx.x;
+        +     grid: ceil_div(rows, 256)
+        +     block: 256
+        +     args: x, output, rows, columns
+        + */
+        + __global__ void __launch_bounds__(256) softmax(const float* x, float* output, int rows, int columns) {
+        +     int row = blockIdx.x * 256 + threadIdx.x;
+        "#);
+        insta::assert_snapshot!(changes_of(&BlockSize, &source(), "128 as BLOCK"), @r#"
+        -     grid: ceil_div(rows, 128)
+        -     block: 128
+        -     args: x, output, rows, columns
+        - */
+        - __global__ void __launch_bounds__(128) softmax(const float* x, float* output, int rows, int columns) {
+        -     int row = blockIdx.x * 128 + threadIdx.x;
+        +     grid: ceil_div(rows, BLOCK)
+        +     block: BLOCK
+        +     args: x, output, rows, columns
+        + tunables:
+        +   BLOCK: [128, 32, 64, 256]
+        + */
+        + __global__ void __launch_bounds__(BLOCK) softmax(const float* x, float* output, int rows, int columns) {
+        +     int row = blockIdx.x * BLOCK + threadIdx.x;
+        "#);
+    }
+
+    #[test]
+    fn a_list_grows_at_both_ends() {
+        let source = source().replace("*/", "tunables:\n  ROWS: [4, 2]\n*/");
+        insta::assert_snapshot!(changes_of(&Tunable, &source, "ROWS=8"), @r#"
+        -   ROWS: [4, 2]
+        +   ROWS: [8, 4, 2]
+        "#);
+        insta::assert_snapshot!(changes_of(&Tunable, &source, "ROWS=1"), @r#"
+        -   ROWS: [4, 2]
+        +   ROWS: [1, 4, 2]
+        "#);
+        assert_eq!(labels(&Tunable, "    output[0] = x[0];\n"), "");
+    }
+}

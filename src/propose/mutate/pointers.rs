@@ -1,0 +1,467 @@
+//! How pointers are declared and memory is reached: `restrict`, `ldg`, `streaming_store` and `row_pointer`.
+
+use std::collections::BTreeMap;
+
+use tree_sitter::Node;
+
+use super::effects::{Effects, Target, assigns, is_pure, reads, target};
+use super::scope::{Declared, Scope};
+use super::{Place, Subject, Transformation};
+use crate::kernel::syntax::{contains, descendants, line_of, named_children};
+use crate::propose::edit::{Edits, indentation, line_start};
+
+pub(super) struct Restrict;
+pub(super) struct Ldg;
+pub(super) struct StreamingStore;
+pub(super) struct RowPointer;
+
+impl Transformation for Restrict {
+    fn name(&self) -> &'static str {
+        "restrict"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            let open: Vec<_> = scope
+                .declared
+                .iter()
+                .filter(|declared| is_open(&scope, declared))
+                .collect();
+            let groups: [(&str, Vec<&Declared<'_, '_>>); 3] = [
+                ("all pointers", open.clone()),
+                (
+                    "const pointers",
+                    open.iter()
+                        .copied()
+                        .filter(|declared| declared.is_const)
+                        .collect(),
+                ),
+                (
+                    "pointers to results",
+                    open.iter()
+                        .copied()
+                        .filter(|declared| !declared.is_const)
+                        .collect(),
+                ),
+            ];
+            for (what, group) in groups {
+                if group.is_empty() || (what != "all pointers" && group.len() == open.len()) {
+                    continue;
+                }
+                let mut edits = Edits::new();
+                for declared in &group {
+                    edits.insert(declared.identifier.start_byte(), "__restrict__ ");
+                    if is_only_read(&scope, declared) {
+                        edits.insert(declared.node.start_byte(), "const ");
+                    }
+                }
+                let what = format!("{what} of {}", subject.syntax.name_of(&function));
+                places.push(Place {
+                    what,
+                    line: line_of(function.declarator),
+                    edits,
+                });
+            }
+        }
+        places
+    }
+}
+
+/// A pointer parameter that says nothing of other pointers, and shares its memory with no other in any launch.
+fn is_open(scope: &Scope<'_, '_>, declared: &Declared<'_, '_>) -> bool {
+    let is_pointer = declared.parameter.is_some()
+        && declared.pointers == 1
+        && !declared.is_restrict
+        && !declared.is_reference;
+    let written = declared
+        .identifier
+        .parent()
+        .is_some_and(|parent| parent.kind() == "pointer_declarator");
+    let others = scope.declared.iter().filter(|other| {
+        other.parameter.is_some() && other.pointers > 0 && other.name != declared.name
+    });
+    is_pointer
+        && written
+        && scope.function.is_global
+        && !others
+            .into_iter()
+            .any(|other| scope.may_alias(Some(declared.name), Some(other.name)))
+}
+
+/// A pointer that lacks `const`, and is used for nothing but reading elements.
+fn is_only_read<'t>(scope: &Scope<'t, '_>, declared: &Declared<'t, '_>) -> bool {
+    !declared.is_const
+        && scope
+            .uses(scope.function.body, declared.name)
+            .iter()
+            .all(|used| {
+                used.parent().is_some_and(|parent| {
+                    parent.kind() == "subscript_expression" && !is_changed(parent)
+                })
+            })
+}
+
+/// Whether an element is assigned, or its address taken.
+fn is_changed(element: Node<'_>) -> bool {
+    element.parent().is_some_and(|parent| match parent.kind() {
+        "assignment_expression" => parent
+            .child_by_field_name("left")
+            .is_some_and(|left| left.id() == element.id()),
+        "update_expression" | "pointer_expression" => true,
+        "field_expression" | "subscript_expression" => is_changed(parent),
+        _ => false,
+    })
+}
+
+/// The elements `p[i]` that are read, by the parameter that they lie behind, where nothing is ever written behind it.
+fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'t>>> {
+    let effects = Effects::of(scope, scope.function.body);
+    let mut found: BTreeMap<&str, Vec<Node<'_>>> = BTreeMap::new();
+    for node in descendants(scope.function.body)
+        .filter(|node| node.kind() == "subscript_expression" && !is_changed(*node))
+    {
+        let Some(root) = scope.root(node) else {
+            continue;
+        };
+        let is_pointer = node
+            .child_by_field_name("argument")
+            .is_some_and(|argument| {
+                argument.kind() == "identifier"
+                    && scope
+                        .lookup_node(argument)
+                        .is_some_and(|declared| declared.pointers == 1)
+            });
+        let is_parameter = scope
+            .parameter(root)
+            .is_some_and(|declared| declared.is_const);
+        let is_constant = effects
+            .stored
+            .iter()
+            .all(|stored| !scope.may_alias(Some(root), *stored));
+        let is_loadable = scope
+            .type_of(node)
+            .is_some_and(|kind| LOADABLE.contains(&kind));
+        if is_pointer && is_parameter && is_constant && is_loadable {
+            found.entry(root).or_default().push(node);
+        }
+    }
+    found
+}
+
+/// Types that `__ldg` and its like take.
+const LOADABLE: [&str; 16] = [
+    "float",
+    "double",
+    "int",
+    "unsigned",
+    "unsigned int",
+    "long long",
+    "float2",
+    "float4",
+    "int2",
+    "int4",
+    "uint2",
+    "uint4",
+    "__nv_bfloat16",
+    "__nv_bfloat162",
+    "__half",
+    "__half2",
+];
+
+impl Transformation for Ldg {
+    fn name(&self) -> &'static str {
+        "ldg"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for function in subject
+            .functions()
+            .into_iter()
+            .filter(|function| function.is_global)
+        {
+            let scope = Scope::new(subject, function);
+            let mut all = Edits::new();
+            let found = constant_reads(&scope);
+            for (root, nodes) in &found {
+                let mut edits = Edits::new();
+                // An index may hold another load.
+                for node in nodes {
+                    edits
+                        .insert(node.start_byte(), "__ldg(&")
+                        .insert(node.end_byte(), ")");
+                }
+                all = all.and(&edits);
+                places.push(Place {
+                    what: (*root).to_owned(),
+                    line: line_of(nodes[0]),
+                    edits,
+                });
+            }
+            if found.len() > 1 {
+                places.push(Place {
+                    what: "all".to_owned(),
+                    line: line_of(function.declarator),
+                    edits: all,
+                });
+            }
+        }
+        places
+    }
+}
+
+impl Transformation for StreamingStore {
+    fn name(&self) -> &'static str {
+        "streaming_store"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for function in subject
+            .functions()
+            .into_iter()
+            .filter(|function| function.is_global)
+        {
+            let scope = Scope::new(subject, function);
+            let mut found: BTreeMap<&str, Vec<Node<'_>>> = BTreeMap::new();
+            for node in
+                descendants(function.body).filter(|node| node.kind() == "assignment_expression")
+            {
+                let Some(left) = node
+                    .child_by_field_name("left")
+                    .filter(|left| left.kind() == "subscript_expression")
+                else {
+                    continue;
+                };
+                let is_plain = node
+                    .child_by_field_name("operator")
+                    .is_some_and(|operator| operator.kind() == "=");
+                let is_statement = node
+                    .parent()
+                    .is_some_and(|parent| parent.kind() == "expression_statement");
+                let is_storable = scope
+                    .type_of(left)
+                    .is_some_and(|kind| LOADABLE.contains(&kind));
+                if let (Target::Memory(Some(root)), true) = (
+                    target(&scope, left),
+                    is_plain && is_statement && is_storable,
+                ) && scope.parameter(root).is_some()
+                {
+                    found.entry(root).or_default().push(node);
+                }
+            }
+            for (root, nodes) in found {
+                // What is read again should stay in the cache.
+                let is_read = descendants(function.body).any(|node| {
+                    node.kind() == "subscript_expression"
+                        && !nodes.iter().any(|store| {
+                            store
+                                .child_by_field_name("left")
+                                .is_some_and(|left| left.id() == node.id())
+                        })
+                        && scope.root(node) == Some(root)
+                });
+                if is_read {
+                    continue;
+                }
+                let mut edits = Edits::new();
+                for node in &nodes {
+                    if let (Some(left), Some(right)) = (
+                        node.child_by_field_name("left"),
+                        node.child_by_field_name("right"),
+                    ) {
+                        edits
+                            .insert(left.start_byte(), "__stcs(&")
+                            .replace(left.end_byte()..right.start_byte(), ", ")
+                            .insert(right.end_byte(), ")");
+                    }
+                }
+                places.push(Place {
+                    what: root.to_owned(),
+                    line: line_of(nodes[0]),
+                    edits,
+                });
+            }
+        }
+        places
+    }
+}
+
+impl Transformation for RowPointer {
+    fn name(&self) -> &'static str {
+        "row_pointer"
+    }
+
+    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for function in subject.functions() {
+            let scope = Scope::new(subject, function);
+            let mut rows: BTreeMap<(&str, String), Vec<(Node<'_>, Node<'_>)>> = BTreeMap::new();
+            for node in
+                descendants(function.body).filter(|node| node.kind() == "subscript_expression")
+            {
+                let Some((pointer, base, _)) = row_of(&scope, node) else {
+                    continue;
+                };
+                let text = subject
+                    .text(base)
+                    .split_whitespace()
+                    .collect::<Vec<_>>()
+                    .join(" ");
+                rows.entry((subject.text(pointer), text))
+                    .or_default()
+                    .push((node, base));
+            }
+            for ((pointer, base), members) in rows {
+                let (first, base_node) = members[0];
+                let Some(front) = statement_of(function.body, first) else {
+                    continue;
+                };
+                let Some(declared) = scope.lookup(pointer, first.start_byte()) else {
+                    continue;
+                };
+                // One statement of the function's own block comes before all of them, and knows all names.
+                let is_known = members
+                    .iter()
+                    .all(|(_, base)| scope.is_outside(*base, front));
+                let is_steady = !assigns(&scope, function.body, pointer)
+                    && descendants(base_node)
+                        .filter(|node| node.kind() == "identifier")
+                        .all(|node| !assigns(&scope, function.body, subject.text(node)));
+                if !is_known || !is_steady || declared.pointers != 1 {
+                    continue;
+                }
+                let name = subject.fresh(&format!("{pointer}_row"));
+                let qualifier = if declared.is_const { "const " } else { "" };
+                let at = super::loops::pragma_of(&scope, front)
+                    .unwrap_or(front)
+                    .start_byte();
+                let mut edits = Edits::new();
+                edits.insert(
+                    line_start(subject.source(), at),
+                    format!(
+                        "{}{qualifier}{}* {name} = {pointer} + {base};\n",
+                        indentation(subject.source(), front.start_byte()),
+                        declared.kind
+                    ),
+                );
+                for (node, _) in &members {
+                    if let Some((pointer, base, rest)) = row_of(&scope, *node) {
+                        edits
+                            .replace(pointer.byte_range(), name.clone())
+                            .replace(base.start_byte()..rest.start_byte(), "");
+                    }
+                }
+                places.push(Place {
+                    what: format!("{pointer} + {base}"),
+                    line: line_of(first),
+                    edits,
+                });
+            }
+        }
+        places
+    }
+}
+
+/// `p[base + rest]` with a product for a base: the pointer, the base and what is left of the index.
+fn row_of<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'t>, Node<'t>)> {
+    let pointer = node
+        .child_by_field_name("argument")
+        .filter(|argument| argument.kind() == "identifier")?;
+    let declared = scope.lookup_node(pointer)?;
+    let is_pointer =
+        declared.pointers == 1 && declared.sizes.is_empty() && declared.parameter.is_some();
+    let mut index = named_children(node.child_by_field_name("indices")?).next()?;
+    let whole = index;
+    // The leftmost term of a sum.
+    loop {
+        let is_sum = index.kind() == "binary_expression"
+            && index.child_by_field_name("operator")?.kind() == "+";
+        let left = index.child_by_field_name("left").filter(|_| is_sum)?;
+        if left.kind() == "binary_expression" && left.child_by_field_name("operator")?.kind() == "+"
+        {
+            index = left;
+            continue;
+        }
+        let right = index.child_by_field_name("right")?;
+        let is_product = left.kind() == "binary_expression"
+            && left.child_by_field_name("operator")?.kind() == "*";
+        let is_fit = is_pointer
+            && is_product
+            && contains(whole, left)
+            && is_pure(scope, left)
+            && reads(scope, left).is_empty();
+        return is_fit.then_some((pointer, left, right));
+    }
+}
+
+/// The statement of a block that a node lies in.
+fn statement_of<'t>(block: Node<'t>, node: Node<'t>) -> Option<Node<'t>> {
+    named_children(block).find(|statement| contains(*statement, node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{changes, kernel, labels};
+    use super::*;
+
+    const BODY: &str = "    int row = blockIdx.x;\n    if (row >= rows) return;\n#pragma unroll 2\n    for (int i = 0; i < columns; i++) {\n        output[row * columns + i] = x[row * columns + i] + x[i];\n    }\n";
+
+    #[test]
+    fn pointers_say_that_they_share_nothing() {
+        insta::assert_snapshot!(labels(&Restrict, BODY), @r#"
+        all pointers of softmax (line 8)
+        const pointers of softmax (line 8)
+        pointers to results of softmax (line 8)
+        "#);
+        insta::assert_snapshot!(changes(&Restrict, BODY, "all"), @r#"
+        - __global__ void softmax(const float* x, float* output, int rows, int columns) {
+        + __global__ void softmax(const float* __restrict__ x, float* __restrict__ output, int rows, int columns) {
+        "#);
+        assert!(kernel(BODY).contains("const float* x"));
+    }
+
+    #[test]
+    fn constant_memory_is_read_through_its_cache() {
+        insta::assert_snapshot!(labels(&Ldg, BODY), @r#"x (line 13)"#);
+        insta::assert_snapshot!(changes(&Ldg, BODY, "x"), @r#"
+        -         output[row * columns + i] = x[row * columns + i] + x[i];
+        +         output[row * columns + i] = __ldg(&x[row * columns + i]) + __ldg(&x[i]);
+        "#);
+        assert_eq!(labels(&Ldg, "    output[0] += 1.0f;\n"), "");
+    }
+
+    #[test]
+    fn what_is_never_read_again_passes_the_cache() {
+        insta::assert_snapshot!(changes(&StreamingStore, BODY, "output"), @r#"
+        -         output[row * columns + i] = x[row * columns + i] + x[i];
+        +         __stcs(&output[row * columns + i], x[row * columns + i] + x[i]);
+        "#);
+        assert_eq!(
+            labels(
+                &StreamingStore,
+                "    output[0] = x[0];\n    output[1] = output[0];\n"
+            ),
+            ""
+        );
+    }
+
+    #[test]
+    fn rows_get_pointers_of_their_own() {
+        insta::assert_snapshot!(labels(&RowPointer, BODY), @r#"
+        output + row * columns (line 13)
+        x + row * columns (line 13)
+        "#);
+        insta::assert_snapshot!(changes(&RowPointer, BODY, "x + "), @r#"
+        - #pragma unroll 2
+        -     for (int i = 0; i < columns; i++) {
+        -         output[row * columns + i] = x[row * columns + i] + x[i];
+        +     const float* x_row = x + row * columns;
+        + #pragma unroll 2
+        +     for (int i = 0; i < columns; i++) {
+        +         output[row * columns + i] = x_row[i] + x[i];
+        "#);
+    }
+}

@@ -1,0 +1,3 @@
+//! The operators over all shipped kernels.
+
+use super::*;
