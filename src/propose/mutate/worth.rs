@@ -9,9 +9,9 @@ pub(super) fn of(transformation: &str) -> f64 {
         "split_accumulator" => 6.0,
         "vectorize" | "stage_in_local" | "fast_math" => 3.0,
         "hoist" | "cache_in_register" | "forward_store" | "reciprocal" | "strip_mine" => 2.0,
-        "restrict" | "fma" | "coarsen" | "fuse_loops" => 1.0,
+        "restrict" | "fma" | "coarsen" | "fuse" | "interchange" | "cache_in_shared" => 1.0,
         "unroll" | "block_size" | "ldg" | "streaming_store" => 0.6,
-        "tunable" | "row_pointer" | "const_index" | "inline" => 0.3,
+        "tunable" | "row_pointer" | "unsigned_index" | "inlining" => 0.3,
         _ => 1.0,
     }
 }
