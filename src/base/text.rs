@@ -43,7 +43,10 @@ pub fn did_you_mean<'a>(
 ) -> String {
     match nearest(typed, candidates.clone()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => format!("there are {}", list(candidates)),
+        None => match candidates.clone().into_iter().count() {
+            1 => format!("there is only {}", list(candidates)),
+            _ => format!("there are {}", list(candidates)),
+        },
     }
 }
 

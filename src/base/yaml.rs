@@ -159,10 +159,46 @@ mod tests {
             |        ^
         ");
         insta::assert_snapshot!(error("- a\n"), @r"
-        run.yaml:1:1: expected mapping start
+        run.yaml:1:1: expected keys with values, such as `key: value`
           1 | - a
             | ^
         ");
+    }
+
+    #[test]
+    fn says_what_was_expected_in_a_persons_words() {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Kinds {
+            number: f64,
+            flag: bool,
+            names: Vec<String>,
+            choice: Choice,
+        }
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Choice {
+            #[default]
+            Auto,
+            Cpu,
+        }
+        for (text, words) in [
+            ("number: lots", "expected a number"),
+            ("flag: maybe", "expected `true` or `false`"),
+            ("names: one", "expected a list, such as `[a, b]`"),
+            ("choice: [auto]", "expected a single word"),
+            (
+                "choice: cpy",
+                "unknown value `cpy`\n\nhint: did you mean `cpu`?",
+            ),
+            (
+                "flag: true\nflag: false",
+                "the key `flag` stands here twice\n\nhint: keep one of the two",
+            ),
+        ] {
+            let message = read_inline::<Kinds>(text, "here").unwrap_err().to_string();
+            assert_eq!(message, format!("here: {words}"));
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Exit, Format, is_colourful, print};
+use super::{Exit, Format, is_colourful, print, print_json, print_json_lines};
+use crate::config::model_keys;
 use crate::device::cpu;
 
 #[derive(Debug, clap::Args)]
@@ -32,24 +33,12 @@ enum Health {
     Fail,
 }
 
-/// The environment variables that hold models' keys.
-const KEYS: [&str; 4] = [
-    "ANTHROPIC_API_KEY",
-    "OPENAI_API_KEY",
-    "GEMINI_API_KEY",
-    "OPENROUTER_API_KEY",
-];
-
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let findings = [compiler(), cores(), cuda(), nvrtc(), keys()];
     match arguments.format {
         Format::Human => print(&table(&findings))?,
-        Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?,
-        Format::Jsonl => {
-            for finding in &findings {
-                print(&format!("{}\n", serde_json::to_string(finding)?))?;
-            }
-        }
+        Format::Json => print_json(&findings)?,
+        Format::Jsonl => print_json_lines(&findings)?,
     }
     Ok(
         if findings
@@ -120,12 +109,17 @@ fn cuda() -> Finding {
             remedy: Some(remedy),
         };
     }
-    match cudarc::driver::result::init().and_then(|()| cudarc::driver::result::device::get_count())
-    {
-        Ok(count) => Finding {
+    match cuda_devices() {
+        Ok(devices) if devices.is_empty() => Finding {
+            name,
+            status: Health::Warn,
+            found: "libcuda is there, and no device".to_owned(),
+            remedy: Some("`nvidia-smi -L` tells which devices the driver sees".to_owned()),
+        },
+        Ok(devices) => Finding {
             name,
             status: Health::Ok,
-            found: format!("{count} devices; this version does not use them yet"),
+            found: format!("{}; this version does not use them yet", devices.join(", ")),
             remedy: None,
         },
         Err(error) => Finding {
@@ -135,6 +129,25 @@ fn cuda() -> Finding {
             remedy: Some("`nvidia-smi` tells whether the driver works".to_owned()),
         },
     }
+}
+
+/// Name and architecture of each device. Makes no context on any of them.
+fn cuda_devices() -> Result<Vec<String>, cudarc::driver::DriverError> {
+    use cudarc::driver::result::{device, init};
+    use cudarc::driver::sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    init()?;
+    (0..device::get_count()?)
+        .map(|ordinal| {
+            let handle = device::get(ordinal)?;
+            // SAFETY: the handle comes from the driver, just now.
+            let part = |attribute| unsafe { device::get_attribute(handle, attribute) };
+            let architecture = format!("sm_{}{}", part(MAJOR)?, part(MINOR)?);
+            Ok(format!("{} ({architecture})", device::get_name(handle)?))
+        })
+        .collect()
 }
 
 fn nvrtc() -> Finding {
@@ -162,10 +175,7 @@ fn nvrtc() -> Finding {
 }
 
 fn keys() -> Finding {
-    let found: Vec<_> = KEYS
-        .into_iter()
-        .filter(|key| std::env::var_os(key).is_some_and(|value| !value.is_empty()))
-        .collect();
+    let found = model_keys();
     let name = "model keys";
     match found.is_empty() {
         true => Finding {

@@ -1,35 +1,51 @@
 //! `kforge eval`: the verdicts on some kernels, outside a search.
 
 use anyhow::Context;
+use tokio::sync::watch;
 
-use super::{Exit, Format, print};
-use crate::base::Failure;
-use crate::config::{self, Config, ProfileChoice};
+use super::evolve::profile;
+use super::{Exit, Format, print, print_json, print_json_lines};
+use crate::base::files;
+use crate::config::{self, Config};
 use crate::device::cpu;
+use crate::driver::watch_signals;
 use crate::kernel::Kernel;
-use crate::report;
+use crate::report::{self, Waiting};
 use crate::task::TaskFiles;
 use crate::verdict::Verdict;
 use crate::worker::Pool;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
 pub(super) struct Arguments {
     /// The task: its name or its folder.
     task: String,
     /// Kernel files.
     #[arg(required = true, value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// How much judging to do.
+    /// How much judging to do; `auto` is `quick` on a CPU.
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = ["auto", "quick", "full"])]
     profile: String,
+    /// What speed is measured against: a baseline that the task names, or a kernel file. Default: the task's first.
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
     /// Deadline of one launch, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     launch_seconds: f64,
-    /// Repeat an earlier judgement: the seed in its verdict.
-    #[arg(long)]
+    /// Repeat an earlier judgement: a seed of its verdict.
+    #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     /// The form of the results.
     #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// What is judged, and how.
+struct Order {
+    pool: Pool,
+    /// Path and source.
+    kernels: Vec<(String, String)>,
+    seed: Option<u64>,
     format: Format,
 }
 
@@ -39,27 +55,23 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         ..Config::default()
     };
     config.eval.launch_seconds = arguments.launch_seconds;
-    config.profile = match arguments.profile.as_str() {
-        "quick" => ProfileChoice::Quick,
-        "full" => ProfileChoice::Full,
-        _ => ProfileChoice::Auto,
-    };
-    config.check()?;
-    let files = TaskFiles::find(&arguments.task)?;
-    let task = files.load()?;
+    config.profile = profile(&arguments.profile);
+    let resolved = config::resolve(&config, "eval", "")?;
+    let mut task_files = TaskFiles::find(&arguments.task)?;
+    if let Some(baseline) = &arguments.baseline {
+        task_files = task_files.against(baseline)?;
+    }
+    let task = task_files.load()?;
     let mut kernels = Vec::new();
-    let mut mistakes = Vec::new();
-    for path in &arguments.kernels {
-        let source = std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format!("failed to read the kernel `{path}`: {error}"))
-        })?;
+    let mut mistake = None;
+    for path in arguments.kernels {
+        let source = files::read(path.as_ref())?;
         if let Err(error) = Kernel::parse(&source, &task.definition) {
-            mistakes.push(error.into_failure(path));
+            mistake = mistake.or(Some(error.into_failure(&path)));
         }
-        kernels.push((path.clone(), source));
+        kernels.push((path, source));
     }
     cpu::find_compiler()?;
-    let resolved = config::resolve(&config, "eval", "")?;
     let profile = task
         .settings
         .profiles
@@ -67,41 +79,58 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         .context("the profile is gone")?;
     let options = crate::eval::Options {
         profile: profile.clone(),
-        launch_seconds: arguments.launch_seconds,
+        launch_seconds: resolved.launch_seconds,
     };
-    let pool = Pool::new(files, options, task.selected(profile).len())?;
+    let order = Order {
+        pool: Pool::new(task_files, options, task.selected(profile).len())?,
+        kernels,
+        seed: arguments.seed,
+        format: arguments.format,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let seed = arguments.seed;
-    let format = arguments.format;
-    let verdicts: Vec<Verdict> = runtime.block_on(async {
-        let mut verdicts = Vec::new();
-        for (path, source) in &kernels {
-            let verdict = pool
-                .judge(path, source, seed)
-                .await
-                .with_context(|| format!("failed to judge `{path}`"))?;
-            if format == Format::Jsonl {
-                print(&format!("{}\n", serde_json::to_string(&verdict)?))?;
-            }
-            verdicts.push(*verdict);
-        }
-        anyhow::Ok(verdicts)
-    })?;
-    match format {
-        Format::Human => print(&report::verdicts(&verdicts))?,
-        Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&verdicts)?))?,
+    let Some(verdicts) = runtime.block_on(async { judge(&order, watch_signals()?).await })? else {
+        return Ok(Exit::Interrupted);
+    };
+    match arguments.format {
+        Format::Human => print(&report::measured_where(&verdicts))?,
+        Format::Json => print_json(&verdicts)?,
         Format::Jsonl => {}
     }
     // A header that is no header is a mistake of whoever typed it, though its verdict is data like any other.
-    if let Some(mistake) = mistakes.into_iter().next() {
-        return Err(mistake.into());
+    match mistake {
+        Some(mistake) => Err(mistake.into()),
+        None if verdicts.iter().all(Verdict::passed) => Ok(Exit::Done),
+        None => Ok(Exit::NothingPassed),
     }
-    Ok(if verdicts.iter().all(Verdict::passed) {
-        Exit::Done
-    } else {
-        Exit::NothingPassed
-    })
+}
+
+/// One kernel after the other; what can be shown at once is. `None`: told to stop.
+async fn judge(
+    order: &Order,
+    mut interrupt: watch::Receiver<bool>,
+) -> anyhow::Result<Option<Vec<Verdict>>> {
+    let waiting = Waiting::new();
+    let mut verdicts = Vec::new();
+    for (index, (path, source)) in order.kernels.iter().enumerate() {
+        waiting.on(&format!(
+            "judging {path} ({}/{})",
+            index + 1,
+            order.kernels.len()
+        ));
+        let verdict = tokio::select! {
+            verdict = order.pool.judge(path, source, order.seed) => verdict,
+            _ = interrupt.wait_for(|told| *told) => return Ok(None),
+        };
+        let verdict = *verdict.with_context(|| format!("failed to judge `{path}`"))?;
+        match order.format {
+            Format::Human => waiting.aside(|| print(&report::verdict(&verdict)))?,
+            Format::Jsonl => waiting.aside(|| print_json_lines([&verdict]))?,
+            Format::Json => {}
+        }
+        verdicts.push(verdict);
+    }
+    Ok(Some(verdicts))
 }

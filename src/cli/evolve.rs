@@ -1,20 +1,22 @@
 //! `kforge evolve`: from a run config to a finished run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::builder::PossibleValue;
 
-use super::{Exit, Format, print};
-use crate::base::{Digest, Failure, yaml};
+use super::{Exit, Format, dry_run, print, print_json, print_json_lines};
+use crate::base::{Digest, Failure, files, yaml};
 use crate::config::{self, Backend, Config, ProfileChoice, Resolved};
 use crate::device::cpu;
 use crate::driver::{self, Ended, Operators, Options, Start};
-use crate::report::{self, Form, Sink, TaskResults};
+use crate::report::{self, Form, Sink};
 use crate::run::{self, RECORD_SCHEMA, Record, RunDirectory, TaskRecord};
 use crate::worker::Pools;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
 pub(super) struct Arguments {
     /// The run config: a file, or the name of one in `config/` or within the program.
     #[arg(
@@ -24,14 +26,14 @@ pub(super) struct Arguments {
         required_unless_present = "resume"
     )]
     config: Option<String>,
-    /// Go on with the run in this directory instead; the same as `kforge resume DIR`.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["config", "output", "seed"])]
+    /// Go on with the run in this directory instead, as `kforge resume DIR` does.
+    #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
-    /// Where to put the run.
+    /// Where to put the run. Default: `outputs/`, the config's name and the time.
     #[arg(long, value_name = "DIR", env = "KFORGE_OUTPUT")]
     output: Option<PathBuf>,
-    /// Seed of the search.
-    #[arg(long)]
+    /// Seed of the search. Default: drawn, shown and recorded.
+    #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     #[command(flatten)]
     common: Common,
@@ -40,27 +42,36 @@ pub(super) struct Arguments {
 /// What `evolve` and `resume` share.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
-    /// Steps per task in all, also on resume.
-    #[arg(long)]
+    /// Steps per task, those made before a resume included.
+    #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
-    /// How much judging to do.
+    /// How much judging to do; `auto` is `quick` on a CPU.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "quick", "full"])]
     pub(super) profile: Option<String>,
-    /// Which device judges.
-    #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = ["auto", "cpu"])]
+    /// Which device judges; this version knows the CPU.
+    #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = backends())]
     pub(super) backend: Option<String>,
-    /// Override any key of the config, such as `--set search.exploration=0.5`; may be repeated.
+    /// Override any key of the config, such as `--set search.exploration=0.5`; may be repeated, and wins over everything else.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
     /// On resume, go on although the task, the config, kforge or the device has changed.
     #[arg(long)]
     pub(super) accept_changes: bool,
-    /// Show what would run, and stop.
+    /// Show what would run, where and on what, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
     /// The form of the results.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
+}
+
+/// `cuda` is understood, so that it can be refused in words.
+fn backends() -> [PossibleValue; 3] {
+    [
+        PossibleValue::new("auto"),
+        PossibleValue::new("cpu"),
+        PossibleValue::new("cuda").hide(true),
+    ]
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
@@ -69,11 +80,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     }
     let name = arguments.config.context("no config was named")?;
     let (text, origin) = config::find(&name)?;
-    let typed: Config = yaml::read(&text, &origin)?;
-    let mut config = apply(&typed, &arguments.common)?;
+    let mut config: Config = yaml::read(&text, &origin)?;
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
-    let stem = PathBuf::from(&name).file_stem().map_or_else(
+    let config = apply(config, &arguments.common)?;
+    let stem = Path::new(&name).file_stem().map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
     );
@@ -81,32 +92,46 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     begin(resolved, Start::New, &arguments.common)
 }
 
-/// The config under the flags that both commands know.
-pub(super) fn apply(config: &Config, common: &Common) -> Result<Config, Failure> {
-    let mut config = config::apply(config, &common.set)?;
+/// The config under the flags that both commands know; `--set` is nearest to whoever types, and comes last.
+pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failure> {
     config.steps = common.steps.unwrap_or(config.steps);
-    match common.profile.as_deref() {
-        Some("quick") => config.profile = ProfileChoice::Quick,
-        Some("full") => config.profile = ProfileChoice::Full,
-        Some(_) => config.profile = ProfileChoice::Auto,
-        None => {}
+    if let Some(name) = common.profile.as_deref() {
+        config.profile = profile(name);
     }
-    match common.backend.as_deref() {
-        Some("cpu") => config.backend = Backend::Cpu,
-        Some(_) => config.backend = Backend::Auto,
-        None => {}
+    if let Some(name) = common.backend.as_deref() {
+        config.backend = match name {
+            "cpu" => Backend::Cpu,
+            "cuda" => Backend::Cuda,
+            _ => Backend::Auto,
+        };
     }
-    Ok(config)
+    config::apply(&config, &common.set)
+}
+
+/// What `--profile` says.
+pub(super) fn profile(name: &str) -> ProfileChoice {
+    match name {
+        "quick" => ProfileChoice::Quick,
+        "full" => ProfileChoice::Full,
+        _ => ProfileChoice::Auto,
+    }
 }
 
 /// Runs, or shows what would run.
-pub(super) fn begin(resolved: Resolved, start: Start, common: &Common) -> anyhow::Result<Exit> {
+pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> anyhow::Result<Exit> {
     if common.dry_run {
-        print(&plan(&resolved)?)?;
+        match common.format {
+            Format::Human => print(&dry_run::describe(&resolved)?)?,
+            Format::Json => print_json(&dry_run::facts(&resolved)?)?,
+            Format::Jsonl => print_json_lines([dry_run::facts(&resolved)?])?,
+        }
         return Ok(Exit::Done);
     }
     // Before a directory comes into being.
     cpu::find_compiler()?;
+    if start == Start::New && resolved.output_is_free {
+        resolved.output = claim(&resolved.output)?;
+    }
     let options = Options {
         directory: resolved.output.clone(),
         start,
@@ -135,7 +160,7 @@ pub(super) fn begin(resolved: Resolved, start: Start, common: &Common) -> anyhow
         Format::Json => Form::Quiet,
         Format::Jsonl => Form::Lines,
     });
-    sink.say(&opening(&resolved));
+    sink.say(&dry_run::opening(&resolved));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -153,52 +178,73 @@ pub(super) fn begin(resolved: Resolved, start: Start, common: &Common) -> anyhow
     });
     // Children of an interrupted run are killed as their handles go; nothing else needs to be waited for.
     runtime.shutdown_background();
-    finish(&resolved, &ended?, &mut sink, common.format)
+    sink.close();
+    finish(&resolved, &ended?, &sink, common.format)
 }
 
-fn finish(
-    resolved: &Resolved,
-    ended: &Ended,
-    sink: &mut Sink,
-    format: Format,
-) -> anyhow::Result<Exit> {
-    sink.close();
-    match format {
-        Format::Human => {
-            let tasks = ended.tasks.iter().map(|task| TaskResults {
-                progress: task.progress.clone(),
-                failure: task.failure.clone(),
-            });
-            print(&report::results(
-                &RunDirectory::new(&resolved.output),
-                &tasks.collect::<Vec<_>>(),
-            )?)?;
-        }
-        Format::Json => {
-            let path = RunDirectory::new(&resolved.output).summary();
-            print(
-                &std::fs::read_to_string(&path)
-                    .with_context(|| format!("failed to read `{}`", path.display()))?,
-            )?;
-        }
-        Format::Jsonl => {}
+/// Makes the folder, or one of the same name with a number behind it where several runs begin in one second.
+fn claim(wanted: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(above) = wanted.parent() {
+        files::create_folder(above)?;
     }
+    for number in 1.. {
+        let folder = match number {
+            1 => wanted.to_owned(),
+            _ => PathBuf::from(format!("{}-{number}", wanted.display())),
+        };
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(files::explain("create", &folder, error)),
+        }
+    }
+    anyhow::bail!("every name for the run's directory is taken")
+}
+
+fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> anyhow::Result<Exit> {
+    let printed = show(resolved, ended, format);
+    // Also to somebody who closed standard output.
     if ended.interrupted {
-        sink.say(&format!(
-            "interrupted; nothing is lost. To go on:\n\n    kforge resume {}\n",
-            resolved.output.display()
+        sink.insist(&format!(
+            "\ninterrupted; nothing is lost. To go on:\n\n    kforge resume {}\n",
+            quoted(&resolved.output)
         ));
+    }
+    printed?;
+    if ended.interrupted {
         return Ok(Exit::Interrupted);
     }
     if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
-        sink.say(&format!("error: {failure}"));
-        return Ok(Exit::Reference);
+        return Err(Failure::reference(failure).into());
     }
     Ok(if ended.tasks.iter().any(|task| task.best().is_none()) {
         Exit::NothingPassed
     } else {
         Exit::Done
     })
+}
+
+fn show(resolved: &Resolved, ended: &Ended, format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Human => {
+            let tasks = ended.tasks.iter().map(|task| task.results.clone());
+            print(&report::results(&tasks.collect::<Vec<_>>()))
+        }
+        Format::Json => print(&files::read(
+            &RunDirectory::new(&resolved.output).summary(),
+        )?),
+        Format::Jsonl => Ok(()),
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:,@%".contains(letter);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// What the run's results depend on.
@@ -224,54 +270,25 @@ fn record(resolved: &Resolved) -> Record {
     }
 }
 
-/// What a person is told before a run begins.
-fn opening(resolved: &Resolved) -> String {
-    let mut text = String::new();
-    for choice in &resolved.choices {
-        text += &format!("{choice}\n");
-    }
-    let tasks: Vec<_> = resolved
-        .tasks
-        .iter()
-        .map(|(_, task)| task.name.as_str())
-        .collect();
-    let budget = resolved.budget.map_or_else(String::new, |budget| {
-        format!(", at most {:.0} s each", budget.as_secs_f64())
-    });
-    text + &format!(
-        "{}: {} steps{budget}, seed {}, into {}",
-        tasks.join(", "),
-        resolved.steps,
-        resolved.seed,
-        resolved.output.display()
-    )
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `--dry-run`: the config with its decisions, and what it would work on.
-fn plan(resolved: &Resolved) -> anyhow::Result<String> {
-    let mut text = format!("{}\n\n", opening(resolved));
-    for (files, task) in &resolved.tasks {
-        let profile = task
-            .settings
-            .profiles
-            .get(&resolved.profile)
-            .context("the profile is gone")?;
-        let workloads: Vec<_> = task
-            .selected(profile)
-            .into_iter()
-            .map(|workload| workload.id.as_str())
-            .collect();
-        let starts: Vec<_> = task.starts().map(|(name, _)| name).collect();
-        text += &format!(
-            "{} ({})\n  workloads  {}\n  baseline   {}\n  starts     {}\n",
-            task.name,
-            files.origin,
-            workloads.join(", "),
-            task.baseline().0,
-            starts.join(", ")
-        );
+    #[test]
+    fn runs_of_one_second_get_folders_of_their_own() {
+        let root = tempfile::tempdir().unwrap();
+        let wanted = root.path().join("outputs/x-1");
+        let names = [(); 3].map(|()| claim(&wanted).unwrap());
+        assert_eq!(names[0], wanted);
+        assert!(names[1].ends_with("x-1-2") && names[2].ends_with("x-1-3"));
+        std::fs::write(root.path().join("file"), "").unwrap();
+        let error = claim(&root.path().join("file/x")).unwrap_err();
+        assert!(error.downcast_ref::<Failure>().unwrap().hint.is_some());
     }
-    Ok(text
-        + "\n"
-        + &serde_yaml::to_string(&resolved.record).context("the config cannot be shown")?)
+
+    #[test]
+    fn a_path_can_be_pasted_into_a_shell() {
+        assert_eq!(quoted(Path::new("outputs/a-1")), "outputs/a-1");
+        assert_eq!(quoted(Path::new("my runs/it's")), r"'my runs/it'\''s'");
+    }
 }

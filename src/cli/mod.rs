@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::base::{Failure, Kind};
 
 mod doctor;
+mod dry_run;
 mod eval;
 mod evolve;
 mod resume;
@@ -73,7 +74,7 @@ enum Format {
     Human,
     /// One JSON document at the end.
     Json,
-    /// One JSON line for each event, as it happens.
+    /// One JSON line for each result or event, as it happens.
     Jsonl,
 }
 
@@ -91,24 +92,26 @@ pub fn run() -> ExitCode {
             });
         }
     };
-    log_to_stderr(arguments.verbose);
-    let result = match arguments.command {
+    match run_command(arguments) {
+        Ok(exit) => ExitCode::from(exit as u8),
+        // Whoever reads the results has seen enough.
+        Err(error) if error.is::<Unread>() => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(exit_of(&error) as u8)
+        }
+    }
+}
+
+fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
+    log_to_stderr(arguments.verbose)?;
+    match arguments.command {
         Command::Evolve(arguments) => evolve::run(arguments),
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),
-    };
-    match result {
-        Ok(exit) => ExitCode::from(exit as u8),
-        Err(error) => {
-            if is_broken_pipe(&error) {
-                return ExitCode::SUCCESS;
-            }
-            complain(&error);
-            ExitCode::from(exit_of(&error) as u8)
-        }
     }
 }
 
@@ -138,43 +141,67 @@ fn is_colourful(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    io_kinds(error).any(|kind| kind == std::io::ErrorKind::BrokenPipe)
-}
-
 fn is_full_disk(error: &anyhow::Error) -> bool {
-    io_kinds(error).any(|kind| {
-        matches!(
-            kind,
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
-        )
-    })
-}
-
-fn io_kinds(error: &anyhow::Error) -> impl Iterator<Item = std::io::ErrorKind> {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind)
+        .any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded))
 }
 
-/// Prints a result. A closed pipe ends the program quietly.
+/// Standard output was closed. Told apart from the pipes to workers, whose end is a fault.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the results")]
+struct Unread;
+
+/// Prints a result.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()?;
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Unread.into()),
+        Err(error) => Err(
+            Failure::environment(format!("failed to print the results: {error}"))
+                .hint("see where standard output goes: that file or disk cannot be written")
+                .into(),
+        ),
+    }
+}
+
+/// Prints results as JSON: one document.
+fn print_json(results: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(results)?))
+}
+
+/// Prints results as JSON: a line for each.
+fn print_json_lines<T: serde::Serialize>(
+    results: impl IntoIterator<Item = T>,
+) -> anyhow::Result<()> {
+    for result in results {
+        print(&format!("{}\n", serde_json::to_string(&result)?))?;
+    }
     Ok(())
 }
 
-fn log_to_stderr(verbosity: u8) {
+/// Sends the log to standard error. `KFORGE_LOG` says what is logged, in the words of `tracing`'s filters.
+fn log_to_stderr(verbosity: u8) -> Result<(), Failure> {
     let level = match verbosity {
         0 => "warn",
         1 => "kforge=info,warn",
         _ => "trace",
     };
-    let filter = std::env::var("KFORGE_LOG").unwrap_or_else(|_| level.to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let filter = match std::env::var("KFORGE_LOG") {
+        Ok(typed) if !typed.is_empty() => {
+            tracing_subscriber::EnvFilter::try_new(&typed).map_err(|error| {
+                Failure::usage(format!("`KFORGE_LOG={typed}`: {error}"))
+                    .hint("for example `KFORGE_LOG=debug` or `KFORGE_LOG=kforge::driver=trace`")
+            })?
+        }
+        _ => tracing_subscriber::EnvFilter::new(level),
+    };
     let colour = is_colourful(&std::io::stderr());
     // A second subscriber can only come from a test that calls this twice.
     let _ = tracing_subscriber::fmt()
@@ -182,4 +209,38 @@ fn log_to_stderr(verbosity: u8) {
         .with_writer(std::io::stderr)
         .with_ansi(colour)
         .try_init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_argument_has_its_help() {
+        Arguments::command().help_expected(true).debug_assert();
+    }
+
+    #[test]
+    fn only_a_closed_standard_output_ends_quietly() {
+        let pipe = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let worker = anyhow::Error::new(pipe()).context("a worker has closed its pipe");
+        assert!(!worker.is::<Unread>());
+        assert_eq!(exit_of(&worker), Exit::Unexpected);
+        assert!(anyhow::Error::new(Unread).is::<Unread>());
+    }
+
+    #[test]
+    fn the_kind_of_a_failure_picks_the_exit_code() {
+        for (failure, exit) in [
+            (Failure::usage("x"), Exit::Usage),
+            (Failure::environment("x"), Exit::Environment),
+            (Failure::reference("x"), Exit::Reference),
+        ] {
+            assert_eq!(exit_of(&anyhow::Error::new(failure).context("while")), exit);
+        }
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(exit_of(&full.into()), Exit::Environment);
+    }
 }

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-
 use super::Exit;
 use super::evolve::{Common, apply, begin};
+use crate::base::Failure;
 use crate::config::{self, Config};
 use crate::driver::Start;
 use crate::run::{Record, RunDirectory};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_CODES)]
 pub(super) struct Arguments {
     /// The run's directory.
     #[arg(value_name = "DIR")]
@@ -25,13 +25,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 
 pub(super) fn go_on(directory: PathBuf, common: Common) -> anyhow::Result<Exit> {
     let record = Record::read(&RunDirectory::new(&directory))?;
-    let recorded: Config = serde_json::from_value(record.config.clone()).with_context(|| {
-        format!(
-            "`{}/run.yaml`: the config is not understood",
-            directory.display()
-        )
+    let recorded: Config = serde_json::from_value(record.config).map_err(|error| {
+        Failure::usage(format!("{}/run.yaml: config: {error}", directory.display()))
+            .hint("put the file back as kforge wrote it")
     })?;
-    let mut config = apply(&recorded, &common)?;
+    let mut config = apply(recorded, &common)?;
     config.output = Some(directory);
     let resolved = config::resolve(&config, "run", "")?;
     begin(

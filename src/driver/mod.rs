@@ -21,6 +21,7 @@ mod resume;
 mod running;
 mod settle;
 mod sources;
+mod standings;
 mod summary;
 mod task;
 
@@ -33,7 +34,7 @@ use crate::base::{Failure, Kind, files};
 use crate::event::{
     Accepted, BestOfTask, Interrupted, RunEvent, Session, StopReason, TaskEnded, TaskStarted,
 };
-use crate::report::{Best, Observer, Progress};
+use crate::report::{Best, Observer, Progress, TaskResults};
 use crate::run::{self, Journal, Lock, Record, RunDirectory};
 use crate::search::{self, Search};
 use crate::task::Task;
@@ -87,6 +88,8 @@ pub struct TaskEnd {
     pub directory: PathBuf,
     /// The oracle or the baseline failed.
     pub failure: Option<String>,
+    /// The best kernels of each kind beside those that the task started from.
+    pub results: TaskResults,
 }
 
 impl TaskEnd {
@@ -133,6 +136,7 @@ pub async fn run(
         ended.tasks.push(TaskEnd {
             progress: work.progress.clone(),
             directory: work.directory.root().to_owned(),
+            results: standings::of(&work, failure.clone()),
             failure,
         });
         if ended.interrupted {

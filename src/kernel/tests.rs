@@ -44,6 +44,7 @@ profiles:
             .map(|(name, text)| (name.to_owned(), text.to_owned()))
             .into(),
         kernels: [("naive.cu".to_owned(), String::new())].into(),
+        baseline: None,
     }
 }
 

@@ -1,22 +1,25 @@
 //! Tasks and verdicts in words and tables, for people.
 
+use serde_json::{Value, json};
+
 use super::results::caveat;
 use crate::task::{Distribution, Shape, Task, Tensor, WorkloadChoice};
-use crate::verdict::Verdict;
+use crate::verdict::{Times, Verdict};
 
 /// A line for each task.
 pub fn tasks(tasks: &[(Task, String)]) -> String {
     let mut text = format!(
-        "{:<14} {:<9} {:<30} {:<10} {}\n",
-        "task", "operation", "definition", "workloads", "found in"
+        "{:<14} {:<10} {:<30} {:>9}  {:<12} {}\n",
+        "task", "operation", "definition", "workloads", "baseline", "found in"
     );
     for (task, origin) in tasks {
         text += &format!(
-            "{:<14} {:<9} {:<30} {:<10} {origin}\n",
+            "{:<14} {:<10} {:<30} {:>9}  {:<12} {origin}\n",
             task.name,
             task.definition.op_type,
             task.definition.name,
-            task.workloads.len()
+            task.workloads.len(),
+            task.baseline().0
         );
     }
     text
@@ -47,7 +50,7 @@ pub fn task(task: &Task, origin: &str) -> String {
             .get(name)
             .map_or_else(|| "default".to_owned(), distribution);
         text += &format!(
-            "  {name:<14} {:<10} {:<46} {values}{}\n",
+            "  {name:<14} {:<10} {:<52} {values}{}\n",
             tensor.dtype.to_string(),
             shape(tensor),
             if tensor.optional { ", optional" } else { "" }
@@ -66,7 +69,7 @@ pub fn task(task: &Task, origin: &str) -> String {
                 )
             });
         text += &format!(
-            "  {name:<14} {:<10} {:<46} {tolerance}\n",
+            "  {name:<14} {:<10} {:<52} {tolerance}\n",
             tensor.dtype.to_string(),
             shape(tensor)
         );
@@ -104,9 +107,9 @@ pub fn task(task: &Task, origin: &str) -> String {
             WorkloadChoice::Named(ids) => ids.join(", "),
         };
         text += &format!(
-            "  {name:<8} {workloads}; {} hidden shapes; {} rounds of checks; timed for {} s a workload, or until the interval is ±{} %\n",
-            profile.hidden_shapes,
-            profile.rounds,
+            "  {name:<8} {workloads}; {}; {} of checks; timed for {} s a workload, or until the interval is ±{} %\n",
+            counted(u64::from(profile.hidden_shapes), "hidden shape"),
+            counted(u64::from(profile.rounds), "round"),
             profile.seconds,
             profile.precision * 100.0
         );
@@ -117,6 +120,45 @@ pub fn task(task: &Task, origin: &str) -> String {
         task.baseline().0,
         starts.join(", ")
     )
+}
+
+/// Everything about one task, for scripts.
+pub fn facts(task: &Task, origin: &str) -> Value {
+    let definition = &task.definition;
+    let tensor = |tensor: &Tensor| json!({"shape": tensor.shape, "dtype": tensor.dtype.to_string(), "optional": tensor.optional, "description": tensor.description});
+    let axes = definition.axes.iter().map(|(name, axis)| {
+        let facts = json!({"value": axis.value, "description": axis.description});
+        (name.clone(), facts)
+    });
+    let inputs = definition.inputs.iter().map(|(name, input)| {
+        let mut facts = tensor(input);
+        facts["values"] = json!(task.settings.inputs.get(name));
+        (name.clone(), facts)
+    });
+    let outputs = definition.outputs.iter().map(|(name, output)| {
+        let mut facts = tensor(output);
+        facts["tolerance"] = json!(task.settings.tolerance.get(name));
+        (name.clone(), facts)
+    });
+    let workloads = task.workloads.iter().map(|workload| {
+        let value_of = |name: &str| workload.binding.axes.get(name).copied();
+        let (bytes, flops) = (task.bytes.evaluate(&value_of), task.flops.evaluate(&value_of));
+        json!({"id": workload.id, "axes": workload.binding.axes, "bytes": bytes.ok(), "flops": flops.ok()})
+    });
+    json!({
+        "task": task.name,
+        "operation": definition.op_type,
+        "definition": definition.name,
+        "description": definition.description,
+        "found_in": origin,
+        "axes": Value::Object(axes.collect()),
+        "inputs": Value::Object(inputs.collect()),
+        "outputs": Value::Object(outputs.collect()),
+        "workloads": workloads.collect::<Vec<_>>(),
+        "profiles": task.settings.profiles,
+        "baseline": task.baseline().0,
+        "starts": task.starts().map(|(name, _)| name).collect::<Vec<_>>(),
+    })
 }
 
 fn shape(tensor: &Tensor) -> String {
@@ -139,63 +181,69 @@ fn distribution(distribution: &Distribution) -> String {
     }
 }
 
-/// Verdicts as a table, with what went wrong below each.
-pub fn verdicts(verdicts: &[Verdict]) -> String {
-    let mut text = String::new();
-    for verdict in verdicts {
-        text += &format!("{}: {}", verdict.kernel, verdict.status);
-        match (&verdict.speedup, &verdict.reason) {
-            (Some(speedup), _) => {
-                text += &format!(
-                    ", {:.3}x [{:.3}, {:.3}] over `{}`\n",
-                    speedup.geomean,
-                    speedup.ci95[0],
-                    speedup.ci95[1],
-                    verdict
-                        .baseline
-                        .as_ref()
-                        .map_or("", |baseline| &baseline.name)
-                )
-            }
-            (None, Some(reason)) => text += &format!(": {reason}\n"),
-            (None, None) => text.push('\n'),
-        }
-        if verdict.passed() {
+/// `1 round`, `2 rounds`.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A verdict as a table, or with what went wrong.
+pub fn verdict(verdict: &Verdict) -> String {
+    let mut text = format!("{}: {}", verdict.kernel, verdict.status);
+    match (&verdict.speedup, &verdict.reason) {
+        (Some(speedup), _) => {
+            let baseline = verdict.baseline.as_ref();
             text += &format!(
-                "  {:<14} {:>9} {:>20} {:>14} {:>14} {:>9}\n",
-                "workload", "speedup", "95 % interval", "kernel us", "baseline us", "margin"
-            );
+                ", {:.3}x [{:.3}, {:.3}] over `{}`\n",
+                speedup.geomean,
+                speedup.ci95[0],
+                speedup.ci95[1],
+                baseline.map_or("", |baseline| &baseline.name)
+            )
         }
-        for workload in &verdict.workloads {
-            let (Some(speedup), Some(ci95)) = (workload.speedup, workload.ci95) else {
-                continue;
-            };
-            let time = |times: &Option<crate::verdict::Times>| {
-                times.map_or_else(String::new, |times| format!("{:.1}", times.median))
-            };
-            text += &format!(
-                "  {:<14} {speedup:>8.3}x {:>20} {:>14} {:>14} {:>9}\n",
-                workload.id,
-                format!("[{:.3}, {:.3}]", ci95[0], ci95[1]),
-                time(&workload.candidate_us),
-                time(&workload.baseline_us),
-                workload
-                    .tolerance_margin
-                    .map_or_else(String::new, |margin| format!("{margin:.3}"))
-            );
-        }
-        if let Some(log) = verdict
-            .evidence
-            .as_ref()
-            .and_then(|evidence| evidence.log.as_ref())
-            .filter(|_| !verdict.passed())
-        {
-            log.lines()
-                .for_each(|line| text += &format!("  | {line}\n"));
-        }
+        (None, Some(reason)) => text += &format!(": {reason}\n"),
+        (None, None) => text.push('\n'),
     }
-    if let Some(verdict) = verdicts.iter().find(|verdict| verdict.passed()) {
-        text += &caveat(&verdict.device);
+    let timed = || {
+        let workloads = verdict.workloads.iter();
+        workloads.filter_map(|workload| Some((workload, workload.speedup?, workload.ci95?)))
+    };
+    if timed().next().is_some() {
+        text += &format!(
+            "  {:<14} {:>9} {:>20} {:>12} {:>12} {:>8}\n",
+            "workload", "speedup", "95 % interval", "kernel us", "baseline us", "margin"
+        );
+    }
+    for (workload, speedup, ci95) in timed() {
+        let time = |times: &Option<Times>| {
+            times.map_or_else(String::new, |times| format!("{:.1}", times.median))
+        };
+        text += &format!(
+            "  {:<14} {speedup:>8.3}x {:>20} {:>12} {:>12} {:>8}\n",
+            workload.id,
+            format!("[{:.3}, {:.3}]", ci95[0], ci95[1]),
+            time(&workload.candidate_us),
+            time(&workload.baseline_us),
+            workload
+                .tolerance_margin
+                .map_or_else(String::new, |margin| format!("{margin:.3}"))
+        );
+    }
+    let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
+    if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
+        log.lines()
+            .for_each(|line| text += &format!("  | {line}\n"));
     }
     text
+}
+
+/// What the times of these verdicts are times of; nothing where none was measured.
+pub fn measured_where(verdicts: &[Verdict]) -> String {
+    let measured = |verdict: &&Verdict| {
+        verdict
+            .workloads
+            .iter()
+            .any(|workload| workload.speedup.is_some())
+    };
+    let first = verdicts.iter().find(measured);
+    first.map_or_else(String::new, |verdict| caveat(&verdict.device))
 }

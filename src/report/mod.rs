@@ -5,10 +5,12 @@ use std::time::Duration;
 mod describe;
 mod results;
 mod sink;
+mod waiting;
 
-pub use describe::{task, tasks, verdicts};
-pub use results::{TaskResults, results};
+pub use describe::{counted, facts, measured_where, task, tasks, verdict};
+pub use results::{Ranked, Started, TaskResults, results};
 pub use sink::{Form, Sink};
+pub use waiting::Waiting;
 
 use crate::event::{Event, StopReason};
 use crate::search::Change;

@@ -1,178 +1,276 @@
-//! What came of a run: the best kernels of each task beside those that it started from, and where they lie.
+//! What came of a task: its best kernels of each kind beside those that it started from, and where they lie.
 //!
-//! Made from the journals alone.
+//! Pure: from what the driver found to text.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Progress;
-use crate::event::{Event, Operator, Proposed};
-use crate::run::{Journal, RunDirectory};
-use crate::verdict::{DeviceIdentity, Speedup, Verdict};
+use super::{Progress, counted};
+use crate::event::{Operator, StopReason};
+use crate::verdict::{DeviceIdentity, Speedup, Status};
 
-/// How many kernels are listed beside the starting ones.
+/// How many kernels are listed.
 const LISTED: usize = 5;
 
-/// One task's end.
+/// One task at its end.
+#[derive(Clone, Debug, Default)]
 pub struct TaskResults {
     pub progress: Progress,
+    /// The oracle or the baseline failed, in words.
     pub failure: Option<String>,
+    /// The elites, the one to report first.
+    pub elites: Vec<Ranked>,
+    /// Elites that were fast when they were judged, and did not pass when they were measured again.
+    pub refuted: usize,
+    pub starts: Vec<Started>,
+    /// The name of what speed is measured against; empty where nothing was judged.
+    pub baseline: String,
+    pub device: Option<DeviceIdentity>,
+    /// Where the best kernel and its verdict lie, and the folder of all steps.
+    pub best: PathBuf,
+    pub best_verdict: PathBuf,
+    pub steps: PathBuf,
 }
 
-/// A kernel that passed.
-struct Row {
-    step: u64,
-    operator: Operator,
-    detail: String,
-    measured: Speedup,
-    confirmed: Option<Speedup>,
+/// An elite.
+#[derive(Clone, Debug)]
+pub struct Ranked {
+    pub step: u64,
+    pub operator: Operator,
+    pub detail: String,
+    /// Its cell, axis by axis.
+    pub cell: String,
+    pub measured: Speedup,
+    /// The same, measured again with new seeds in fresh processes.
+    pub confirmed: Option<Speedup>,
+    pub source: PathBuf,
 }
 
-impl Row {
-    /// The confirmed number where there is one.
-    fn speedup(&self) -> Speedup {
-        self.confirmed.unwrap_or(self.measured)
-    }
+/// A kernel that the search started from.
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub step: u64,
+    pub name: String,
+    /// `None` where it was not judged.
+    pub status: Option<Status>,
+    pub speedup: Option<Speedup>,
 }
 
 /// The tables of all tasks.
-pub fn results(directory: &RunDirectory, tasks: &[TaskResults]) -> anyhow::Result<String> {
-    let mut text = String::new();
-    for task in tasks {
-        text += &one(directory, task)?;
-    }
-    Ok(text)
+pub fn results(tasks: &[TaskResults]) -> String {
+    tasks.iter().map(one).collect()
 }
 
-fn one(directory: &RunDirectory, results: &TaskResults) -> anyhow::Result<String> {
+fn one(results: &TaskResults) -> String {
     let progress = &results.progress;
-    let folder = directory.existing_task(&progress.task)?;
-    let mut proposed = BTreeMap::<u64, Proposed>::new();
-    let mut rows = BTreeMap::<u64, Row>::new();
-    let mut device = None;
-    let mut baseline = String::new();
-    Journal::open(&folder.journal(), |_, event: Event| {
-        match event {
-            Event::Proposed(event) => {
-                proposed.insert(event.step, event);
-            }
-            Event::Judged(event) => {
-                if device.is_none() {
-                    device = Some(event.verdict.device.clone());
-                    baseline = event
-                        .verdict
-                        .baseline
-                        .as_ref()
-                        .map_or_else(String::new, |baseline| baseline.name.clone());
-                }
-                if let (Some(proposed), Some(speedup)) =
-                    (proposed.get(&event.step), passed(&event.verdict))
-                {
-                    let row = Row {
-                        step: event.step,
-                        operator: proposed.operator,
-                        detail: proposed.detail.clone(),
-                        measured: speedup,
-                        confirmed: None,
-                    };
-                    rows.insert(event.step, row);
-                }
-            }
-            Event::Confirmed(event) => {
-                if let Some(row) = rows.get_mut(&event.step) {
-                    row.confirmed = passed(&event.verdict);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    })?;
     let mut text = format!(
-        "\n{}: {} of {} steps, {} judged, {} passed, {} cells filled\n",
+        "\n{}: {} of {}, {} judged, {} passed, {} filled{}\n",
         progress.task,
         progress.steps,
-        progress.total,
+        counted(progress.total, "step"),
         progress.judged,
         progress.passed,
-        progress.cells
+        counted(progress.cells as u64, "cell"),
+        progress
+            .stopped
+            .map_or_else(String::new, |why| format!("; {}", words(why)))
     );
     if let Some(failure) = &results.failure {
-        text += &format!("  {failure}\n");
+        text += &indented(failure);
     }
-    if rows.is_empty() {
+    if results.elites.is_empty() {
         text += "  no candidate passed\n";
-        return Ok(text);
+        if progress.judged > 0 {
+            text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
+        }
+        return text + &starts(&results.starts);
     }
-    let mut order: Vec<_> = rows.values().collect();
-    let best = progress.best.map(|best| best.step);
-    order.sort_by(|left, right| {
-        let key = |row: &Row| (Some(row.step) == best, row.confirmed.is_some());
-        key(right)
-            .cmp(&key(left))
-            .then(right.speedup().geomean.total_cmp(&left.speedup().geomean))
+    text += &format!(
+        "\n  {:>2}  {:>8}  {:<16}  {:<9}  {:>5}  {}\n",
+        "", "speedup", "95 % interval", "confirmed", "step", "made by"
+    );
+    for (index, elite) in results.elites.iter().take(LISTED).enumerate() {
+        let confirmed = elite.confirmed.map_or("", |_| "yes");
+        text += &format!(
+            "  {:>2}  {}  {confirmed:<9}  {:>5}  {}: {}\n      {}\n      {}\n",
+            index + 1,
+            measured(elite.confirmed.unwrap_or(elite.measured)),
+            elite.step,
+            name(elite.operator),
+            elite.detail,
+            elite.cell,
+            elite.source.display()
+        );
+    }
+    if results.elites.len() > LISTED {
+        let more = results.elites.len() - LISTED;
+        text += &format!("      and {more} more, each the fastest of its cell\n");
+    }
+    if results.refuted > 0 {
+        text += &format!(
+            "      {} looked fast and did not pass when measured again: not listed\n",
+            counted(results.refuted as u64, "kernel")
+        );
+    }
+    text += &starts(&results.starts);
+    text += &format!(
+        "\n  speedups are over the baseline `{}`, the geometric mean over the workloads\n",
+        results.baseline
+    );
+    if results.elites.iter().any(|elite| elite.confirmed.is_some()) {
+        text += "  confirmed: measured again with new seeds in fresh processes\n";
+    }
+    text += &results.device.as_ref().map_or_else(String::new, caveat);
+    for (name, path) in [
+        ("best kernel", &results.best),
+        ("its verdict", &results.best_verdict),
+        ("all steps", &results.steps),
+    ] {
+        text += &format!("  {name:<13}{}\n", path.display());
+    }
+    text
+}
+
+fn starts(starts: &[Started]) -> String {
+    if starts.is_empty() {
+        return String::new();
+    }
+    let rows = starts.iter().map(|start| {
+        let found = match (start.speedup, start.status) {
+            (Some(speedup), _) => measured(speedup),
+            (None, Some(status)) => format!("{:>8}  {:<16}", "-", status.to_string()),
+            (None, None) => format!("{:>8}  {:<16}", "-", "not judged"),
+        };
+        format!(
+            "      {found}  {:<9}  {:>5}  {}\n",
+            "", start.step, start.name
+        )
     });
-    text += &format!(
-        "  {:>4}  {:>8}  {:<18} {:<9} {:<10} {}\n",
-        "step", "speedup", "95 % interval", "confirmed", "operator", "what was done"
-    );
-    for row in order
-        .iter()
-        .filter(|row| row.operator != Operator::Start)
-        .take(LISTED)
-    {
-        text += &line(row);
-    }
-    let starts: Vec<_> = order
-        .iter()
-        .filter(|row| row.operator == Operator::Start)
-        .collect();
-    if !starts.is_empty() {
-        text += "  started from\n";
-        starts.into_iter().for_each(|row| text += &line(row));
-    }
-    text += &format!(
-        "  speedups are over the baseline `{baseline}`, geometric mean over the workloads{}\n",
-        confirmed_note(&order)
-    );
-    if let Some(device) = device {
-        text += &caveat(&device);
-    }
-    let show = |name: &str, path: PathBuf| format!("  {name:<13}{}\n", path.display());
-    text += &show("best kernel", folder.best_source());
-    text += &show("its verdict", folder.best_verdict());
-    text += &show("all steps", folder.root().join("steps"));
-    Ok(text)
+    format!("\n  started from\n{}", rows.collect::<String>())
 }
 
-fn line(row: &Row) -> String {
-    let Speedup { geomean, ci95 } = row.speedup();
+fn measured(speedup: Speedup) -> String {
+    let Speedup { geomean, ci95 } = speedup;
     let interval = format!("[{:.3}, {:.3}]", ci95[0], ci95[1]);
-    let confirmed = if row.confirmed.is_some() { "yes" } else { "" };
-    let operator = format!("{:?}", row.operator).to_lowercase();
-    format!(
-        "  {:>4}  {geomean:>7.3}x  {interval:<18} {confirmed:<9} {operator:<10} {}\n",
-        row.step, row.detail
-    )
+    format!("{geomean:>7.3}x  {interval:<16}")
 }
 
-fn confirmed_note(rows: &[&Row]) -> &'static str {
-    match rows.iter().any(|row| row.confirmed.is_some()) {
-        true => "; the confirmed ones were measured again with new seeds in fresh processes",
-        false => "",
+fn name(operator: Operator) -> &'static str {
+    match operator {
+        Operator::Start => "start",
+        Operator::Autotune => "autotune",
+        Operator::Mutate => "mutate",
+        Operator::Recombine => "recombine",
     }
+}
+
+fn words(why: StopReason) -> &'static str {
+    match why {
+        StopReason::Steps => "all steps were made",
+        StopReason::Seconds => "the time is spent",
+        StopReason::Target => "the target was reached",
+        StopReason::Patience => "nothing faster came for long",
+        StopReason::Exhausted => "nothing was left to try",
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// A CPU time is a CPU time, wherever it is shown.
 pub(super) fn caveat(device: &DeviceIdentity) -> String {
     match device.cores {
         Some(cores) => format!(
-            "  times are CPU times ({}, {cores} cores): they rank kernels on this machine, not on a GPU\n",
+            "  times are CPU times on {} ({}): they rank kernels for this machine, not for a GPU\n",
+            counted(u64::from(cores), "core"),
             device.name
         ),
         None => format!("  measured on {}\n", device.name),
     }
 }
 
-fn passed(verdict: &Verdict) -> Option<Speedup> {
-    verdict.speedup.filter(|_| verdict.passed())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speedup(geomean: f64) -> Speedup {
+        Speedup {
+            geomean,
+            ci95: [geomean - 0.05, geomean + 0.05],
+        }
+    }
+
+    fn sample() -> TaskResults {
+        let elite = |step, operator, detail: &str, confirmed| Ranked {
+            step,
+            operator,
+            detail: detail.to_owned(),
+            cell: "block_threads 64 to 128, barriers < 1".to_owned(),
+            measured: speedup(2.0),
+            confirmed,
+            source: format!("out/softmax/steps/{step:06}/kernel.cu").into(),
+        };
+        TaskResults {
+            progress: Progress {
+                task: "softmax".to_owned(),
+                steps: 40,
+                total: 40,
+                judged: 31,
+                passed: 30,
+                cells: 7,
+                stopped: Some(StopReason::Steps),
+                ..Progress::default()
+            },
+            elites: vec![
+                elite(
+                    12,
+                    Operator::Mutate,
+                    "split the sum `total` in 16",
+                    Some(speedup(2.1)),
+                ),
+                elite(2, Operator::Start, "rows.cu", None),
+            ],
+            refuted: 1,
+            starts: vec![
+                Started {
+                    step: 1,
+                    name: "naive.cu".to_owned(),
+                    status: Some(Status::Passed),
+                    speedup: Some(speedup(1.0)),
+                },
+                Started {
+                    step: 2,
+                    name: "rows.cu".to_owned(),
+                    status: Some(Status::Inconclusive),
+                    speedup: None,
+                },
+            ],
+            baseline: "naive".to_owned(),
+            device: Some(DeviceIdentity {
+                name: "a CPU".to_owned(),
+                cores: Some(2),
+                ..DeviceIdentity::default()
+            }),
+            best: "out/softmax/best.cu".into(),
+            best_verdict: "out/softmax/best.json".into(),
+            steps: "out/softmax/steps".into(),
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn a_table_ranks_and_says_what_its_numbers_are() {
+        insta::assert_snapshot!(results(&[sample()]));
+    }
+
+    #[test]
+    fn a_task_without_a_kernel_says_so() {
+        let mut task = sample();
+        task.elites.clear();
+        task.failure = Some("the baseline `naive` fails\n\nhint: mend it".to_owned());
+        let text = results(&[task]);
+        assert!(text.contains("\n  no candidate passed\n"), "{text}");
+        assert!(text.contains("\n  hint: mend it\n"), "{text}");
+        assert!(!text.contains("made by"), "{text}");
+    }
 }

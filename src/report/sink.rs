@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Observer, Progress};
+use super::{Observer, Progress, counted};
 use crate::event::Event;
 use crate::run::Line;
 use crate::search::Change;
@@ -44,23 +44,24 @@ impl Sink {
     }
 
     /// A message for a person, beside the progress.
-    pub fn say(&mut self, text: &str) {
-        if self.form == Form::Quiet
-            && !text.starts_with("error")
-            && !text.starts_with("interrupted")
-        {
-            return;
+    pub fn say(&self, text: &str) {
+        if self.form != Form::Quiet {
+            self.insist(text);
         }
+    }
+
+    /// A message that is shown in every form: something went wrong, or is left to do.
+    pub fn insist(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| to_stderr(text)),
             None => to_stderr(text),
         }
     }
 
-    /// Takes the progress line away.
+    /// Leaves the progress line as it stands.
     pub fn close(&mut self) {
         if let Some(bar) = self.bar.take() {
-            bar.finish();
+            bar.abandon();
         }
     }
 
@@ -70,10 +71,14 @@ impl Sink {
         }
         if let Some(bar) = &self.bar {
             bar.set_position(progress.steps);
-            bar.set_message(line(progress));
+            bar.set_message(line(progress, Length::Short));
         } else if always || self.shown.is_none_or(|shown| shown.elapsed() >= PAUSE) {
             self.shown = Some(Instant::now());
-            to_stderr(&format!("{}: {}", progress.task, line(progress)));
+            to_stderr(&format!(
+                "{}: {}",
+                progress.task,
+                line(progress, Length::Whole)
+            ));
         }
     }
 }
@@ -86,7 +91,7 @@ impl Observer for Sink {
                 Some(progress.total),
                 ProgressDrawTarget::stderr_with_hz(8),
             );
-            let style = ProgressStyle::with_template("{prefix:.bold} {bar:20} {msg}");
+            let style = ProgressStyle::with_template("{prefix:.bold} {bar:10} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(progress.task.clone());
             bar.enable_steady_tick(Duration::from_secs(1));
@@ -108,55 +113,54 @@ impl Observer for Sink {
     }
 }
 
-/// Step, best, validity, rate, remaining time.
-fn line(progress: &Progress) -> String {
-    let best = progress.best.map_or_else(
-        || "no kernel passed yet".to_owned(),
-        |best| {
-            format!(
-                "best {:.2}x (step {}{})",
-                best.speedup.geomean,
-                best.step,
-                if best.confirmed { ", confirmed" } else { "" }
-            )
-        },
-    );
-    let valid = progress.validity().map_or_else(String::new, |validity| {
-        format!(", {:.0} % valid", validity * 100.0)
+/// How much of a line there is room for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Length {
+    /// Behind a bar, within 80 columns for most tasks.
+    Short,
+    Whole,
+}
+
+/// Step, best, validity, rate, remaining time, cells: what matters least stands last, where a narrow terminal cuts.
+fn line(progress: &Progress, length: Length) -> String {
+    let short = length == Length::Short;
+    let mut parts = vec![match short {
+        true => format!("{}/{}", progress.steps, progress.total),
+        false => format!("step {}/{}", progress.steps, progress.total),
+    }];
+    parts.push(match progress.best {
+        None => "none passed yet".to_owned(),
+        Some(best) if short => format!("best {:.2}x", best.speedup.geomean),
+        Some(best) => format!(
+            "best {:.2}x (step {}{})",
+            best.speedup.geomean,
+            best.step,
+            if best.confirmed { ", confirmed" } else { "" }
+        ),
     });
+    if let Some(validity) = progress.validity() {
+        parts.push(format!("{:.0} % valid", validity * 100.0));
+    }
     let steps = progress.steps.saturating_sub(progress.steps_before);
     let minutes = progress.elapsed.as_secs_f64() / 60.0;
-    let rate = if steps > 0 && minutes > 0.0 {
-        steps as f64 / minutes
-    } else {
-        0.0
-    };
-    let speed = if rate > 0.0 {
-        format!(", {rate:.0} steps/min")
-    } else {
-        String::new()
-    };
-    let left = match progress.stopped {
-        Some(_) if progress.best.is_some_and(|best| best.confirmed) => ", done".to_owned(),
-        Some(_) => ", confirming".to_owned(),
-        None if rate > 0.0 => {
-            let by_steps = progress.total.saturating_sub(progress.steps) as f64 / rate * 60.0;
-            let by_time = progress.budget.map(|budget| {
-                budget
-                    .saturating_sub(progress.spent_before + progress.elapsed)
-                    .as_secs_f64()
-            });
-            format!(
-                ", {} left",
-                clock(by_time.map_or(by_steps, |seconds| seconds.min(by_steps)))
-            )
-        }
-        None => String::new(),
-    };
-    format!(
-        "step {}/{}, {best}{valid}{speed}, {} cells{left}",
-        progress.steps, progress.total, progress.cells
-    )
+    let rate = (steps > 0 && minutes > 0.0).then(|| steps as f64 / minutes);
+    parts.extend(rate.map(|rate| format!("{rate:.0} steps/min")));
+    parts.extend(match progress.stopped {
+        Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("done".to_owned()),
+        Some(_) => Some("confirming".to_owned()),
+        None => rate.map(|rate| format!("{} left", clock(seconds_left(progress, rate)))),
+    });
+    parts.push(counted(progress.cells as u64, "cell"));
+    parts.join(", ")
+}
+
+/// Until the steps are made or the time is spent, whichever comes first.
+fn seconds_left(progress: &Progress, rate: f64) -> f64 {
+    let by_steps = progress.total.saturating_sub(progress.steps) as f64 / rate * 60.0;
+    let spent = progress.spent_before + progress.elapsed;
+    progress.budget.map_or(by_steps, |budget| {
+        by_steps.min(budget.saturating_sub(spent).as_secs_f64())
+    })
 }
 
 fn clock(seconds: f64) -> String {
@@ -210,8 +214,14 @@ mod tests {
             ..Progress::default()
         };
         assert_eq!(
-            line(&progress),
-            "step 20/60, no kernel passed yet, 50 % valid, 20 steps/min, 4 cells, 2 min 00 s left"
+            line(&progress, Length::Whole),
+            "step 20/60, none passed yet, 50 % valid, 20 steps/min, 2 min 00 s left, 4 cells"
+        );
+        progress.budget = Some(Duration::from_secs(90));
+        progress.spent_before = Duration::from_secs(15);
+        assert_eq!(
+            line(&progress, Length::Short),
+            "20/60, none passed yet, 50 % valid, 20 steps/min, 45 s left, 4 cells"
         );
         progress.best = Some(Best {
             step: 7,
@@ -223,8 +233,12 @@ mod tests {
         });
         progress.stopped = Some(StopReason::Seconds);
         assert_eq!(
-            line(&progress),
-            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, 4 cells, done"
+            line(&progress, Length::Whole),
+            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, done, 4 cells"
+        );
+        assert_eq!(
+            line(&Progress::default(), Length::Short),
+            "0/0, none passed yet, 0 cells"
         );
     }
 }

@@ -10,7 +10,7 @@ use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Definition, Settings, Task, Workload, WorkloadChoice};
+use super::{Baseline, Definition, Settings, Task, Workload, WorkloadChoice};
 use crate::base::expression::Expression;
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, yaml};
@@ -29,6 +29,10 @@ pub struct TaskFiles {
     pub files: BTreeMap<String, String>,
     /// The kernels that `task.yaml` names, by file name.
     pub kernels: BTreeMap<String, String>,
+    /// What speed is measured against, where it is not the first baseline of `task.yaml`: the name of another, or of a kernel
+    /// in `kernels`.
+    #[serde(default)]
+    pub baseline: Option<String>,
 }
 
 /// The names of the tasks within the program.
@@ -161,7 +165,48 @@ impl TaskFiles {
             origin,
             files,
             kernels,
+            baseline: None,
         })
+    }
+
+    /// The same task, measured against another baseline: one that `task.yaml` names, or a kernel file.
+    pub fn against(mut self, baseline: &str) -> Result<Self, Failure> {
+        let settings = self.settings()?;
+        if !settings.baselines.contains_key(baseline) {
+            let path = Path::new(baseline);
+            if !path.is_file() {
+                let known: Vec<_> = settings.baselines.keys().map(String::as_str).collect();
+                return Err(
+                    Failure::usage(format!("no such baseline: `{baseline}`")).hint(format!(
+                        "{} a kernel file will do as well",
+                        sentence(&did_you_mean(baseline, known))
+                    )),
+                );
+            }
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::usage(format!("failed to read the baseline `{baseline}`: {error}"))
+                    .hint("a baseline is a kernel file: text that you may read")
+            })?;
+            self.kernels.insert(baseline.to_owned(), text);
+        }
+        self.baseline = Some(baseline.to_owned());
+        Ok(self)
+    }
+
+    /// `task.yaml`, with the baseline that was asked for in front.
+    fn settings(&self) -> Result<Settings, Failure> {
+        let origin = format!("{}/task.yaml", self.origin);
+        let text = self.files.get("task.yaml");
+        let text = text.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
+        let mut settings: Settings = yaml::read(text, &origin)?;
+        if let Some(name) = &self.baseline {
+            let named = settings.baselines.shift_remove(name);
+            let baseline = named.unwrap_or_else(|| Baseline {
+                kernel: name.clone(),
+            });
+            settings.baselines.shift_insert(0, name.clone(), baseline);
+        }
+        Ok(settings)
     }
 
     /// Parses and checks everything.
@@ -173,7 +218,7 @@ impl TaskFiles {
                 .map(String::as_str)
                 .ok_or_else(|| missing(&self.origin, file, &origin(file)))
         };
-        let settings: Settings = yaml::read(text("task.yaml")?, &origin("task.yaml"))?;
+        let settings = self.settings()?;
         let definition =
             Definition::parse(text(&settings.definition)?, &origin(&settings.definition))?;
         let workloads = Workload::parse_all(
@@ -480,6 +525,26 @@ mod tests {
             let message = failure(file, from, to);
             assert!(message.contains(words), "{to}: {message}");
         }
+    }
+
+    #[test]
+    fn another_baseline_stands_in_front() {
+        let files = TaskFiles::find("softmax").unwrap();
+        let own = files.load().unwrap().baseline().1.to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.cu").display().to_string();
+        std::fs::write(&path, "/* kforge */").unwrap();
+        let task = files.clone().against(&path).unwrap().load().unwrap();
+        assert_eq!(task.baseline(), (path.as_str(), "/* kforge */"));
+        assert_eq!(task.settings.baselines.get_index(0).unwrap().0, &path);
+        let named = files.clone().against("naive").unwrap().load().unwrap();
+        assert_eq!(named.baseline().1, own);
+        let message = files.against("naiv").unwrap_err().to_string();
+        assert!(
+            message.contains("no such baseline: `naiv`")
+                && message.contains("did you mean `naive`?"),
+            "{message}"
+        );
     }
 
     #[test]
