@@ -81,28 +81,15 @@ pub(super) fn line_start(source: &str, at: usize) -> usize {
 
 /// Every line but the first moved to the right by four spaces; directives stay where they are.
 pub(super) fn deeper(text: &str) -> String {
-    shifted(text, |line| format!("    {line}"))
-}
-
-/// Every line but the first moved to the left by up to four spaces.
-pub(super) fn shallower(text: &str) -> String {
-    shifted(text, |line| {
-        let spaces = line.len() - line.trim_start_matches(' ').len();
-        line[spaces.min(4)..].to_owned()
-    })
-}
-
-fn shifted(text: &str, shift: impl Fn(&str) -> String) -> String {
     let mut result = String::with_capacity(text.len() + 64);
     for (index, line) in text.split('\n').enumerate() {
         if index > 0 {
             result.push('\n');
+            if !line.trim().is_empty() && !line.starts_with('#') {
+                result.push_str("    ");
+            }
         }
-        if index == 0 || line.trim().is_empty() || line.starts_with('#') {
-            result.push_str(line);
-        } else {
-            result.push_str(&shift(line));
-        }
+        result.push_str(line);
     }
     result
 }
@@ -176,10 +163,6 @@ mod tests {
         assert_eq!(
             deeper("a\n  b\n#pragma\n\nc"),
             "a\n      b\n#pragma\n\n    c"
-        );
-        assert_eq!(
-            shallower(&deeper("a\n  b\n#pragma\n\nc")),
-            "a\n  b\n#pragma\n\nc"
         );
     }
 }

@@ -1,3 +1,214 @@
 //! The operators over all shipped kernels.
 
+use std::collections::HashSet;
+
 use super::*;
+use crate::base::Digest;
+use crate::kernel::syntax::Syntax;
+use crate::task::{TaskFiles, embedded_names};
+
+fn tasks() -> Vec<Task> {
+    let load = |name| TaskFiles::find(name).and_then(|files| files.load());
+    embedded_names()
+        .into_iter()
+        .map(|name| load(name).expect("shipped tasks load"))
+        .collect()
+}
+
+fn brief(operator: Operator, attempt: u64) -> Brief {
+    Brief {
+        step: 1,
+        operator,
+        parents: vec![1, 2],
+        seed: 7,
+        start: None,
+        point: None,
+        attempt,
+    }
+}
+
+fn ask(operator: Operator, attempt: u64, sources: &[&str], task: &Task) -> Answer {
+    let parents: Vec<_> = sources
+        .iter()
+        .map(|source| Parent { step: 1, source })
+        .collect();
+    propose(&brief(operator, attempt), &parents, task)
+}
+
+#[test]
+fn every_child_of_every_shipped_kernel_is_a_kernel_of_its_own() {
+    for task in tasks() {
+        for (file, source) in task.starts() {
+            let children: Vec<_> = mutate::children(source, &task).collect();
+            let used: HashSet<_> = children.iter().map(|child| child.transformation).collect();
+            assert!(used.len() >= 8, "{file}: only {used:?}");
+            let mut seen = HashSet::from([Digest::of(source)]);
+            for child in children {
+                let syntax = Syntax::parse(&child.source);
+                assert!(
+                    syntax.is_sound(),
+                    "{file}: {}:\n{}",
+                    child.detail,
+                    child.source
+                );
+                assert_ne!(syntax.words(), Vec::<&str>::new());
+                assert!(
+                    seen.insert(Digest::of(&child.source)),
+                    "{file}: {} twice",
+                    child.detail
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_transformation_applies_to_some_shipped_kernel() {
+    let mut unused: HashSet<_> = mutate::transformations()
+        .iter()
+        .map(|transformation| transformation.name())
+        .collect();
+    for task in tasks() {
+        for (_, source) in task.starts() {
+            for child in mutate::children(source, &task) {
+                unused.remove(child.transformation);
+            }
+        }
+    }
+    // A nest comes from another transformation's hands.
+    assert_eq!(unused, HashSet::from(["interchange"]));
+}
+
+#[test]
+fn attempts_never_repeat_and_never_run_dry() {
+    for task in tasks() {
+        for (file, source) in task.starts() {
+            let singles = mutate::children(source, &task).count() as u64;
+            let mut seen = HashSet::from([mutate::identity(source)]);
+            for attempt in (0..singles).step_by(7).chain(singles..singles + 12) {
+                let answer = ask(Operator::Mutate, attempt, &[source], &task);
+                assert_eq!(answer, ask(Operator::Mutate, attempt, &[source], &task));
+                let Answer::Proposal(proposal) = answer else {
+                    panic!("{file}: {attempt}: {answer:?}")
+                };
+                assert!(
+                    seen.insert(mutate::identity(&proposal.source)),
+                    "{file}: {}",
+                    proposal.detail
+                );
+                assert_eq!(
+                    proposal.detail.contains(", then "),
+                    attempt >= singles,
+                    "{}",
+                    proposal.detail
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn children_of_one_kernel_recombine() {
+    for task in tasks() {
+        let Some((_, source)) = task.starts().next() else {
+            continue;
+        };
+        let children: Vec<_> = mutate::children(source, &task)
+            .filter(|child| matches!(child.transformation, "split_accumulator" | "restrict"))
+            .collect();
+        let of = |name: &str| {
+            children
+                .iter()
+                .find(|child| child.transformation == name)
+                .map_or("", |child| &child.source)
+        };
+        let pair = [of("split_accumulator"), of("restrict")];
+        let both = (0..20)
+            .map(|attempt| ask(Operator::Recombine, attempt, &pair, &task))
+            .any(|answer| match answer {
+                Answer::Proposal(proposal) => {
+                    proposal.source.contains("_parts[") && proposal.source.contains("__restrict__")
+                }
+                Answer::NoOp(_) => false,
+            });
+        assert!(both, "{}", task.name);
+    }
+}
+
+#[test]
+fn autotune_puts_values_in_force() {
+    let task = tasks()
+        .into_iter()
+        .find(|task| task.name == "gdn_decode")
+        .expect("gdn_decode is shipped");
+    let source = task.kernels.get("warp_rows.cu").expect("a start");
+    let tune = |point: &[(&str, i64)]| {
+        let point = point
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect();
+        let brief = Brief {
+            point: Some(point),
+            ..brief(Operator::Autotune, 0)
+        };
+        propose(&brief, &[Parent { step: 3, source }], &task)
+    };
+    let Answer::Proposal(proposal) = tune(&[("ROWS", 2), ("WARPS", 4)]) else {
+        panic!("no proposal")
+    };
+    assert_eq!(proposal.detail, "ROWS=2");
+    assert!(proposal.source.contains("ROWS: [2, 1, 4, 8]"));
+    assert!(matches!(tune(&[("ROWS", 4)]), Answer::NoOp(_)));
+    assert!(matches!(tune(&[("ROWS", 3)]), Answer::NoOp(_)));
+    assert!(matches!(tune(&[("OTHER", 3)]), Answer::NoOp(_)));
+}
+
+#[test]
+fn no_text_makes_an_operator_panic() {
+    let task = tasks().remove(0);
+    let mut stream = crate::base::Stream::new(11, "garbage", 0);
+    let texts: Vec<String> = task.starts().map(|(_, source)| source.to_owned()).collect();
+    for round in 0..60 {
+        let text = &texts[round % texts.len()];
+        // The header stays whole, so that it is the code that is broken.
+        let header = text.find("*/").unwrap_or_default() + 2;
+        let mut bytes = text.clone().into_bytes();
+        match round % 3 {
+            0 => bytes.truncate(header + stream.below(bytes.len() - header)),
+            1 => {
+                let at = header + stream.below(bytes.len() - header);
+                let end = (at + stream.below(40)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            _ => {
+                for _ in 0..3 {
+                    let at = header + stream.below(bytes.len() - header);
+                    bytes[at] = b"(){}[];,*&<>=+-/#\"'a0 \n"[stream.below(23)];
+                }
+            }
+        }
+        let broken = String::from_utf8_lossy(&bytes).into_owned();
+        for operator in [
+            Operator::Start,
+            Operator::Autotune,
+            Operator::Mutate,
+            Operator::Recombine,
+        ] {
+            let _ = ask(operator, round as u64 % 5, &[&broken, text], &task);
+        }
+    }
+    for nothing in ["", "/* kforge\n*/", "*/", "/* kforge", "é"] {
+        assert!(matches!(
+            ask(Operator::Mutate, 0, &[nothing], &task),
+            Answer::NoOp(_)
+        ));
+        assert!(matches!(
+            ask(Operator::Recombine, 0, &[nothing, nothing], &task),
+            Answer::NoOp(_)
+        ));
+    }
+    assert!(matches!(
+        ask(Operator::Mutate, 0, &[], &task),
+        Answer::NoOp(_)
+    ));
+}

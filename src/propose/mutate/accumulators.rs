@@ -34,35 +34,41 @@ impl Transformation for SplitAccumulator {
         "split_accumulator"
     }
 
+    fn weight(&self) -> f64 {
+        4.0
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in Loop::all(&scope)
-                .iter()
+            let loops: Vec<_> = Loop::all(&scope)
+                .into_iter()
                 .filter(|found| is_fit(&scope, found))
-            {
-                let accumulators = accumulators(&scope, found);
-                if accumulators.is_empty() {
-                    continue;
-                }
-                let names: Vec<_> = accumulators
+                .map(|found| (found, accumulators(&scope, &found)))
+                .filter(|(_, accumulators)| !accumulators.is_empty())
+                .collect();
+            for count in SPLITS {
+                let every: Vec<_> = loops
                     .iter()
-                    .map(|accumulator| accumulator.name)
-                    .collect();
-                for count in SPLITS {
+                    .enumerate()
                     // As many as the loop has iterations would leave no loop.
-                    if found.trips(&scope).is_some_and(|trips| trips < 2 * count) {
-                        continue;
-                    }
-                    let what = format!("{} x{count}", names.join(", "));
-                    let text = split(&scope, found, &accumulators, count);
-                    places.extend(text.map(|text| Place {
-                        what,
-                        line: line_of(found.node),
-                        edits: found.replaced(&scope, &text),
-                    }));
-                }
+                    .filter(|(_, (found, _))| is_long(&scope, found, count))
+                    .filter_map(|(index, (found, accumulators))| {
+                        let names: Vec<_> = accumulators.iter().map(|sum| sum.name).collect();
+                        let what = format!("{} x{count}", names.join(", "));
+                        let text = split(&scope, found, accumulators, count, index)?;
+                        let edits = found.replaced(&scope, &text);
+                        Some(Place {
+                            what,
+                            line: line_of(found.node),
+                            edits,
+                        })
+                    })
+                    .collect();
+                let all = Place::all(&every, format!("all sums x{count}"));
+                places.extend(every);
+                places.extend(all);
             }
         }
         places
@@ -87,7 +93,7 @@ impl Transformation for StripMine {
                         continue;
                     }
                     let what = format!("{} by {count}", found.variable);
-                    let text = split(&scope, found, &[], count);
+                    let text = split(&scope, found, &[], count, 0);
                     places.extend(text.map(|text| Place {
                         what,
                         line: line_of(found.node),
@@ -107,6 +113,11 @@ fn is_fit(scope: &Scope<'_, '_>, found: &Loop<'_, '_>) -> bool {
         && is_innermost
         && found.body.descendant_count() <= LONGEST
         && !Effects::of(scope, found.body).jumps
+}
+
+/// Whether at least two strips fit, as far as is known.
+fn is_long(scope: &Scope<'_, '_>, found: &Loop<'_, '_>, count: i64) -> bool {
+    found.trips(scope).is_none_or(|trips| trips >= 2 * count)
 }
 
 /// The variables that a loop accumulates in, each used for nothing else in the body.
@@ -209,6 +220,7 @@ fn split<'t>(
     found: &Loop<'t, '_>,
     accumulators: &[Accumulator<'t, '_>],
     count: i64,
+    index: usize,
 ) -> Option<String> {
     let subject = scope.subject;
     let indent = found.indent(scope);
@@ -259,7 +271,11 @@ fn split<'t>(
     let mut rest = String::new();
     if !found.divides(scope, count) {
         // What does not fill a strip is left to a loop like the one before.
-        let whole = subject.fresh("whole");
+        // Loops of one block that are split together need names of their own.
+        let whole = subject.fresh(&match index {
+            0 => "whole".to_owned(),
+            _ => format!("whole_{}", index + 1),
+        });
         let signed = |node: Node<'t>| {
             let text = scope.text(node);
             match scope.type_of(node) {

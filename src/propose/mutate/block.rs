@@ -106,6 +106,10 @@ impl Transformation for Tunable {
         "tunable"
     }
 
+    fn weight(&self) -> f64 {
+        0.5
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
         let source = subject.source();
         let mut places = Vec::new();

@@ -26,6 +26,10 @@ impl Transformation for FastMath {
         "fast_math"
     }
 
+    fn weight(&self) -> f64 {
+        2.0
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
         let mut places: Vec<Place> = Vec::new();
         for function in subject.functions() {
@@ -138,6 +142,10 @@ pub(super) struct Fma;
 impl Transformation for Fma {
     fn name(&self) -> &'static str {
         "fma"
+    }
+
+    fn weight(&self) -> f64 {
+        0.5
     }
 
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {

@@ -18,15 +18,18 @@ mod coarsen;
 mod effects;
 mod fast_math;
 mod loops;
+mod nest;
 mod pointers;
 mod reuse;
 mod scope;
+mod shared;
+mod spelling;
+mod stage;
 mod subject;
 #[cfg(test)]
 mod testing;
 mod unroll;
 mod vectorize;
-mod worth;
 
 pub use subject::Subject;
 
@@ -36,6 +39,10 @@ pub trait Transformation: Sync {
     fn name(&self) -> &'static str;
     /// Everywhere it applies, with what it would do there.
     fn places(&self, subject: &Subject<'_>) -> Vec<Place>;
+    /// How early it is tried: the chance to come next, shared among its places. Those above 1 are what kernels gain most by.
+    fn weight(&self) -> f64 {
+        1.0
+    }
 }
 
 /// What a transformation would do at one place.
@@ -46,6 +53,21 @@ pub struct Place {
     /// Line of the kernel file, counted from 1.
     pub line: usize,
     pub edits: Edits,
+}
+
+impl Place {
+    /// Several places at once, where there are several.
+    fn all(places: &[Self], what: String) -> Option<Self> {
+        let (first, rest) = places.split_first().filter(|(_, rest)| !rest.is_empty())?;
+        let edits = rest
+            .iter()
+            .fold(first.edits.clone(), |edits, place| edits.and(&place.edits));
+        Some(Self {
+            what,
+            line: first.line,
+            edits,
+        })
+    }
 }
 
 /// All transformations.
@@ -68,6 +90,12 @@ pub fn transformations() -> &'static [&'static dyn Transformation] {
         &block::BlockSize,
         &block::Tunable,
         &coarsen::Coarsen,
+        &stage::StageInLocal,
+        &nest::Fuse,
+        &nest::Interchange,
+        &shared::CacheInShared,
+        &spelling::Inlining,
+        &spelling::UnsignedIndex,
     ]
 }
 
@@ -92,8 +120,11 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             .map(|subject| transformation.places(subject))
             .unwrap_or_default();
         // A transformation that applies everywhere must not crowd out the others.
-        let worth = worth::of(transformation.name());
-        weights.extend(places.iter().map(|_| worth / places.len() as f64));
+        weights.extend(
+            places
+                .iter()
+                .map(|_| transformation.weight() / places.len() as f64),
+        );
         pairs.extend(
             places
                 .into_iter()
@@ -162,7 +193,7 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
             if left == 0 {
                 return Ok(Proposal {
                     source: child.source,
-                    detail: format!("{} + {}", first.detail, child.detail),
+                    detail: format!("{}, then {}", first.detail, child.detail),
                 });
             }
             left -= 1;

@@ -20,6 +20,10 @@ impl Transformation for Restrict {
         "restrict"
     }
 
+    fn weight(&self) -> f64 {
+        3.0
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
         let mut places = Vec::new();
         for function in subject.functions() {
@@ -175,6 +179,10 @@ impl Transformation for Ldg {
         "ldg"
     }
 
+    fn weight(&self) -> f64 {
+        0.5
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
         let mut places: Vec<Place> = Vec::new();
         for function in subject
@@ -215,6 +223,10 @@ impl Transformation for Ldg {
 impl Transformation for StreamingStore {
     fn name(&self) -> &'static str {
         "streaming_store"
+    }
+
+    fn weight(&self) -> f64 {
+        0.5
     }
 
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
@@ -292,6 +304,10 @@ impl Transformation for StreamingStore {
 impl Transformation for RowPointer {
     fn name(&self) -> &'static str {
         "row_pointer"
+    }
+
+    fn weight(&self) -> f64 {
+        0.5
     }
 
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {

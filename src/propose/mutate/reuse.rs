@@ -311,6 +311,10 @@ impl Transformation for Hoist {
         "hoist"
     }
 
+    fn weight(&self) -> f64 {
+        0.5
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
         let mut places = Vec::new();
         for function in subject.functions() {

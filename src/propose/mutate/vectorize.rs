@@ -20,7 +20,6 @@ const MAX_DEPTH: usize = 32;
 /// All accesses of a body to one element `p[base + i]`.
 struct Stream<'t, 'a> {
     pointer: &'a str,
-    root: &'a str,
     kind: &'a str,
     bytes: i64,
     is_const: bool,
@@ -37,10 +36,15 @@ impl Transformation for Vectorize {
         "vectorize"
     }
 
+    fn weight(&self) -> f64 {
+        2.0
+    }
+
     fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
-        let mut places = Vec::new();
+        let mut places: Vec<Place> = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
+            let mut every = [(); WIDTHS.len()].map(|()| Vec::new());
             for found in Loop::all(&scope) {
                 let is_innermost =
                     descendants(found.body).all(|node| node.kind() != "for_statement");
@@ -54,7 +58,7 @@ impl Transformation for Vectorize {
                 if !is_fit {
                     continue;
                 }
-                for width in WIDTHS {
+                for (width, every) in WIDTHS.into_iter().zip(&mut every) {
                     let starts_aligned = subject
                         .constant(found.start)
                         .is_some_and(|start| start % width == 0);
@@ -68,12 +72,17 @@ impl Transformation for Vectorize {
                     let names: Vec<_> = streams.iter().map(|stream| stream.pointer).collect();
                     let what = format!("{} x{width}", names.join(", "));
                     let text = widened(&scope, &found, &streams, width);
-                    places.extend(text.map(|text| Place {
+                    every.extend(text.map(|text| Place {
                         what,
                         line: line_of(found.node),
                         edits: found.replaced(&scope, &text),
                     }));
                 }
+            }
+            for (width, every) in WIDTHS.into_iter().zip(every) {
+                let all = Place::all(&every, format!("all loops x{width}"));
+                places.extend(every);
+                places.extend(all);
             }
         }
         places
@@ -175,7 +184,6 @@ fn stream<'t, 'a>(
     };
     Some(Stream {
         pointer: declared.name,
-        root,
         kind,
         bytes,
         is_const: declared.is_const,
