@@ -42,6 +42,49 @@ fn layer(path: &Path) -> Option<usize> {
     LAYERS.iter().position(|layer| *layer == name)
 }
 
+/// The modules named behind `crate::`, each with its line; those in `crate::{…}` as well.
+fn used(text: &str) -> Vec<(usize, String)> {
+    let name = |text: &str| -> String {
+        let is_name = |letter: &char| letter.is_ascii_alphanumeric() || *letter == '_';
+        text.trim_start().chars().take_while(is_name).collect()
+    };
+    let mut found = Vec::new();
+    for (position, _) in text.match_indices("crate::") {
+        let line = text[..position].lines().count().max(1);
+        let rest = &text[position + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push((line, name(rest)));
+            continue;
+        };
+        let mut depth = 1;
+        let mut begins = true;
+        for (offset, letter) in group.char_indices() {
+            if begins && depth == 1 && !letter.is_whitespace() {
+                found.push((line, name(&group[offset..])));
+                begins = false;
+            }
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => begins = true,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found.retain(|(_, name)| !name.is_empty());
+    found
+}
+
+#[test]
+fn grouped_uses_are_seen() {
+    let text = "use crate::base;\nuse crate::{\n    cli::{Exit, print},\n    task,\n};\n";
+    let names: Vec<_> = used(text).into_iter().map(|(_, name)| name).collect();
+    assert_eq!(names, ["base", "cli", "task"]);
+}
+
 /// The text before the file's own tests.
 fn without_tests(text: &str) -> &str {
     text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text)
@@ -52,24 +95,17 @@ fn modules_use_only_those_below_them() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let Some(own) = layer(&path) else { continue };
-        for (number, line) in text.lines().enumerate() {
-            for used in line.split("crate::").skip(1) {
-                let name: String = used
-                    .chars()
-                    .take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '_')
-                    .collect();
-                if LAYERS
-                    .iter()
-                    .position(|layer| *layer == name)
-                    .is_some_and(|used| used < own)
-                {
-                    wrong.push(format!(
-                        "{}:{}: `{}` uses `{name}`, which stands above it",
-                        path.display(),
-                        number + 1,
-                        LAYERS[own]
-                    ));
-                }
+        for (line, name) in used(&text) {
+            if LAYERS
+                .iter()
+                .position(|layer| *layer == name)
+                .is_some_and(|other| other < own)
+            {
+                wrong.push(format!(
+                    "{}:{line}: `{}` uses `{name}`, which stands above it",
+                    path.display(),
+                    LAYERS[own]
+                ));
             }
         }
     }
