@@ -56,13 +56,12 @@ pub fn declares_at_namespace_scope(source: &str, name: &str) -> bool {
                     }
                 }
             }
-            "alias_declaration" | "enumerator" | "preproc_def" | "preproc_function_def" => {
+            "alias_declaration" | "enumerator" | "preproc_def" | "preproc_function_def"
                 if node
                     .child_by_field_name("name")
-                    .is_some_and(|own| syntax.text(own) == name)
-                {
-                    return true;
-                }
+                    .is_some_and(|own| syntax.text(own) == name) =>
+            {
+                return true;
             }
             _ => {}
         }
