@@ -75,8 +75,20 @@ impl<'s> Syntax<'s> {
         if !self.is_sound {
             return Vec::new();
         }
-        descendants(self.root())
-            .filter(|node| node.kind() == "function_definition")
+        let mut found = Vec::new();
+        let mut walk = descendants(self.root());
+        while let Some(node) = walk.next() {
+            match node.kind() {
+                "function_definition" => {
+                    found.push(node);
+                    walk.skip_children();
+                }
+                "declaration" | "comment" | "field_declaration_list" => walk.skip_children(),
+                _ => {}
+            }
+        }
+        found
+            .into_iter()
             .filter_map(|node| {
                 let mut declarator = node.child_by_field_name("declarator")?;
                 while declarator.kind() != "function_declarator" {

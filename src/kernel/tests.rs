@@ -205,7 +205,7 @@ fn errors_name_the_line_and_what_was_meant() {
     ] {
         assert_eq!(refusal(&GOOD.replace(from, to)), message);
     }
-    assert!(refusal(&GOOD.replace("    block: WIDTH\n", "")).contains("missing field `block`"));
+    assert!(refusal(&GOOD.replace("    block: WIDTH\n", "")).contains("`block`"));
 }
 
 #[test]

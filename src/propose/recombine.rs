@@ -11,7 +11,7 @@ use tree_sitter::Node;
 use super::Proposal;
 use super::edit::Edits;
 use super::layout;
-use super::mutate::{identity, is_kernel};
+use super::mutate::{identity, identity_of_kernel};
 use crate::base::{Digest, Stream};
 use crate::kernel::syntax::{Function, Syntax, children, descendants};
 use crate::kernel::{Kernel, with_point};
@@ -65,13 +65,12 @@ pub(super) fn recombine(
         let edits = chosen
             .iter()
             .fold(Edits::new(), |edits, exchange| edits.and(&exchange.edits));
-        let Some(child) = edits
-            .apply(base)
-            .filter(|child| is_kernel(child, task) && is_whole(child, base, other))
-        else {
+        let Some(child) = edits.apply(base) else {
             continue;
         };
-        if !seen.insert(identity(&child)) {
+        let is_new = identity_of_kernel(&child, task)
+            .is_some_and(|identity| is_whole(&child, base, other) && seen.insert(identity));
+        if !is_new {
             continue;
         }
         if left == 0 {

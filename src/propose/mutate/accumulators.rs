@@ -247,24 +247,25 @@ fn split<'t>(
     let parts_head =
         format!("#pragma unroll\n{indent}for (int {part} = 0; {part} < {count}; ++{part})");
     for accumulator in accumulators {
-        let name = accumulator.name;
+        let (name, kind) = (accumulator.name, accumulator.kind);
         let parts = subject.fresh(&format!("{name}_parts"));
         for used in &accumulator.uses {
             edits.replace(used.byte_range(), format!("{parts}[{part}]"));
         }
-        match accumulator.function {
-            None => {
-                before += &format!("{indent}{} {parts}[{count}] = {{}};\n", accumulator.kind);
-                after += &format!("\n{parts_head} {name} += {parts}[{part}];");
-            }
-            Some(function) => {
-                before += &format!(
-                    "{indent}{} {parts}[{count}];\n{parts_head} {parts}[{part}] = {name};\n",
-                    accumulator.kind
-                );
-                after += &format!("\n{parts_head} {name} = {function}({name}, {parts}[{part}]);");
-            }
-        }
+        let (declared, collected) = match accumulator.function {
+            None => (
+                format!("{indent}{kind} {parts}[{count}] = {{}};\n"),
+                format!("{name} += {parts}[{part}];"),
+            ),
+            Some(function) => (
+                format!(
+                    "{indent}{kind} {parts}[{count}];\n{parts_head} {parts}[{part}] = {name};\n"
+                ),
+                format!("{name} = {function}({name}, {parts}[{part}]);"),
+            ),
+        };
+        before.push_str(&declared);
+        after.extend(["\n", &parts_head, " ", &collected]);
     }
     let (start, bound) = (scope.text(found.start), scope.text(found.bound));
     let mut main_bound = bound.to_owned();

@@ -140,10 +140,9 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             let Some(child) = place.edits.apply(source) else {
                 continue;
             };
-            if !is_kernel(&child, task) {
-                continue;
-            }
-            if !seen.insert(identity(&child)) {
+            let is_new =
+                identity_of_kernel(&child, task).is_some_and(|identity| seen.insert(identity));
+            if !is_new {
                 continue;
             }
             let detail = format!("{transformation} {} (line {})", place.what, place.line);
@@ -207,19 +206,22 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
 
 /// What makes a source another candidate: its header and its code, not its comments and spaces.
 pub(super) fn identity(source: &str) -> Digest {
-    let header: Vec<_> = source
-        .split("*/")
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    Digest::of_parts([
-        header.join(" ").as_bytes(),
-        Syntax::parse(source).words().join(" ").as_bytes(),
-    ])
+    identity_of(&Syntax::parse(source))
 }
 
-/// Whether a text can be judged at all: a header that fits the task, and code without errors of syntax.
-pub(super) fn is_kernel(source: &str, task: &Task) -> bool {
-    Kernel::parse(source, &task.definition).is_ok() && Syntax::parse(source).is_sound()
+/// The identity of a text that can be judged at all: its header fits the task, and its code is without errors of syntax.
+pub(super) fn identity_of_kernel(source: &str, task: &Task) -> Option<Digest> {
+    let syntax = Syntax::parse(source);
+    let is_kernel = syntax.is_sound() && Kernel::parse(source, &task.definition).is_ok();
+    is_kernel.then(|| identity_of(&syntax))
+}
+
+fn identity_of(syntax: &Syntax<'_>) -> Digest {
+    let source = syntax.source();
+    let header = source.split("*/").next().unwrap_or_default();
+    let joined = |words: Vec<&str>| words.join(" ");
+    Digest::of_parts([
+        joined(header.split_whitespace().collect()).as_bytes(),
+        joined(syntax.words()).as_bytes(),
+    ])
 }

@@ -252,8 +252,11 @@ fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
                     && scope.is_outside(*node, statement)
             })
             .collect();
-        let changes = Effects::of(scope, later).may_change(scope, target);
-        if changes && !(is_plain_assignment(later) && !Effects::of(scope, later).is_opaque) {
+        let effects = Effects::of(scope, later);
+        let changes = effects.may_change(scope, target);
+        // A plain assignment reads before it changes.
+        let reads_first = is_plain_assignment(later) && !effects.is_opaque;
+        if changes && !reads_first {
             break;
         }
         reads.extend(found);

@@ -33,8 +33,7 @@ impl Transformation for CacheInShared {
             .filter(|function| function.is_global)
         {
             let scope = Scope::new(subject, function);
-            let mut groups: BTreeMap<(&str, String, &str), Vec<(Node<'_>, Loop<'_, '_>)>> =
-                BTreeMap::new();
+            let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
             for found in Loop::all(&scope) {
                 if found.step_text(&scope) != "1" || subject.text(found.start) != "0" {
                     continue;

@@ -1,5 +1,6 @@
 //! The kernel that is transformed: its tree, its header, and what is known of its constants and names.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use indexmap::IndexMap;
@@ -11,6 +12,9 @@ use crate::task::Task;
 
 /// More points of the tunables than these are not looked through: nothing is taken for known then.
 const MAX_POINTS: usize = 512;
+
+/// What gives an expression's value under one point.
+type Evaluate<'e> = dyn Fn(Node<'_>) -> Option<i64> + 'e;
 
 pub struct Subject<'a> {
     pub syntax: Syntax<'a>,
@@ -66,12 +70,21 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether something holds under all values that the tunables may take. The closure is given what evaluates an expression.
-    pub fn always(&self, holds: &dyn Fn(&dyn Fn(Node<'_>) -> Option<i64>) -> Option<bool>) -> bool {
-        !self.points.is_empty()
-            && self.points.iter().all(|point| {
-                let value_of = |name: &str| point.get(name).copied().or_else(|| self.axis(name));
-                holds(&|node| self.syntax.integer(node, &value_of)) == Some(true)
-            })
+    pub fn always(&self, holds: &dyn Fn(&Evaluate<'_>) -> Option<bool>) -> bool {
+        let mut points = self.points.iter();
+        let asked = Cell::new(false);
+        let holds_at = |point: &IndexMap<String, i64>| {
+            let value_of = |name: &str| {
+                let tunable = point.get(name).copied();
+                asked.set(asked.get() || tunable.is_some());
+                tunable.or_else(|| self.axis(name))
+            };
+            holds(&|node| self.syntax.integer(node, &value_of)) == Some(true)
+        };
+        // Where no tunable matters, one point is all.
+        points
+            .next()
+            .is_some_and(|first| holds_at(first) && (!asked.get() || points.all(holds_at)))
     }
 
     /// The value of an expression, if it is the same whatever the tunables are.

@@ -43,7 +43,10 @@ pub(super) fn changes_of(transformation: &dyn Transformation, source: &str, labe
         .find(|place| format!("{} (line {})", place.what, place.line).starts_with(label))
         .unwrap_or_else(|| panic!("no place `{label}` in {places:?}"));
     let child = place.edits.apply(source).expect("edits that fit");
-    assert!(super::is_kernel(&child, &task), "no kernel:\n{child}");
+    assert!(
+        super::identity_of_kernel(&child, &task).is_some(),
+        "no kernel:\n{child}"
+    );
     let (before, after): (Vec<_>, Vec<_>) = (source.lines().collect(), child.lines().collect());
     let head = before
         .iter()

@@ -440,7 +440,7 @@ fn widened(
     let indent = found.indent(scope);
     let lane = subject.fresh("lane");
     let mut edits = found.shift(scope, &format!("{} + {lane}", found.variable));
-    let (mut loads, mut stores) = (String::new(), String::new());
+    let (mut loads, mut stores) = (Vec::new(), Vec::new());
     for (position, stream) in streams.iter().enumerate() {
         let same = streams[..position]
             .iter()
@@ -464,15 +464,17 @@ fn widened(
             (8, _) => "uint2",
             _ => "unsigned",
         };
-        loads += &format!(
-            "{indent}    alignas({}) {} {name}[{width}];\n",
-            total.min(16),
-            stream.kind
+        let (kind, condition) = (
+            stream.kind,
+            stream
+                .guard
+                .as_ref()
+                .map_or(String::new(), |guard| format!("if ({guard}) ")),
         );
-        let condition = stream
-            .guard
-            .as_ref()
-            .map_or(String::new(), |guard| format!("if ({guard}) "));
+        loads.push(format!(
+            "alignas({}) {kind} {name}[{width}];",
+            total.min(16)
+        ));
         for part in 0..(total + 15) / 16 {
             let own = format!("reinterpret_cast<{vector}*>({name})[{part}]");
             let there = |qualifier: &str| {
@@ -483,13 +485,20 @@ fn widened(
             };
             if stream.is_read {
                 let qualifier = if stream.is_const { "const " } else { "" };
-                loads += &format!("{indent}    {condition}{own} = {};\n", there(qualifier));
+                loads.push(format!("{condition}{own} = {};", there(qualifier)));
             }
             if stream.is_written {
-                stores += &format!("\n{indent}    {} = {own};", there(""));
+                stores.push(format!("{} = {own};", there("")));
             }
         }
     }
+    let lines = |lines: &[String], before: &str, after: &str| {
+        let lines = lines
+            .iter()
+            .map(|line| format!("{before}{indent}    {line}{after}"));
+        lines.collect::<String>()
+    };
+    let (loads, stores) = (lines(&loads, "", "\n"), lines(&stores, "\n", ""));
     let body = deeper(&found.body_text(scope, &edits)?);
     Some(format!(
         "{pragma}{indent}{head} {{\n{loads}#pragma unroll\n{indent}    for (int {lane} = 0; {lane} < {width}; ++{lane}) {{\n{indent}        {body}\n{indent}    }}{stores}\n{indent}}}",
