@@ -269,7 +269,15 @@ fn verdicts_have_the_documented_form() {
         "zeros.cu",
         &HONEST.replace("expf(row[i] - top) / sum;\n", "0.0f;\n"),
     );
-    let said = shell.run(&["eval", "softmax", &honest, &zeros, "--format", "json"]);
+    let judge = || shell.run(&["eval", "softmax", &honest, &zeros, "--format", "json"]);
+    let mut said = judge();
+    for _ in 0..5 {
+        // A busy machine may let no time be measured.
+        if !said.out.contains("inconclusive") {
+            break;
+        }
+        said = judge();
+    }
     assert_eq!(said.code, 5, "{}", said.err);
     let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
     assert_eq!(

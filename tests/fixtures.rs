@@ -97,7 +97,16 @@ fn every_fixture_gets_its_status() {
                 fixtures.len(),
                 "{task}: one verdict for each kernel"
             );
-            for (fixture, verdict) in fixtures.iter().zip(&verdicts) {
+            for (fixture, first) in fixtures.iter().zip(&verdicts) {
+                // Right, but a busy machine let no time be measured: not a finding about the kernel.
+                let mut verdict = first.clone();
+                for _ in 0..5 {
+                    if verdict["status"] != "inconclusive" {
+                        break;
+                    }
+                    let file = folder.join(&fixture.file).display().to_string();
+                    verdict = eval(&task, &[file])[0].clone();
+                }
                 let line = verdict["evidence"]["line"].as_u64();
                 let passed = fixture.status == "passed";
                 let timed = verdict["speedup"]["geomean"]

@@ -235,6 +235,9 @@ impl Toolchain {
         command.args(arguments).arg(source).arg("-o").arg(output);
         match run(command)? {
             Run::Done => Ok(()),
+            Run::Failed(_) if is_out_of_room(folder) => {
+                Err(unwritable(folder, &std::io::ErrorKind::StorageFull.into()).into())
+            }
             Run::Failed(log) => Err(Failure::environment(format!("`{}` cannot compile kforge's CPU runtime:\n{log}", self.compiler.path.display()))
                 .hint("a compiler for C++17 is needed, such as g++ 9 or clang++ 10: name one in the environment variable CXX")
                 .into()),
@@ -276,7 +279,7 @@ impl Toolchain {
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
         match run(command)? {
             Run::Done => {}
-            Run::Failed(log) => return refused(&log),
+            Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => {
                 let reason = format!("the compiler took more than {} s", TIME_LIMIT.as_secs());
                 return Ok(Err(Refusal {
@@ -294,7 +297,7 @@ impl Toolchain {
             .args(["-o", "program"]);
         match run(command)? {
             Run::Done => {}
-            Run::Failed(log) => return refused(&log),
+            Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
         }
         // Onto the cache's file system first, then in one step to its name.
@@ -332,13 +335,24 @@ impl Toolchain {
 }
 
 /// A refusal, unless it is the machine that failed.
-fn refused<T>(log: &str) -> anyhow::Result<Result<T, Refusal>> {
+fn refused<T>(log: &str, folder: &Path) -> anyhow::Result<Result<T, Refusal>> {
     let is_full =
         |line: &str| !line.starts_with(KERNEL) && line.contains("No space left on device");
-    if log.lines().any(is_full) {
+    // A linker that is killed by a full disk may say nothing; a complaint about the kernel names its line.
+    let blames_the_kernel = log.lines().any(|line| line.starts_with(KERNEL));
+    if log.lines().any(is_full) || (!blames_the_kernel && is_out_of_room(folder)) {
         return Err(no_room(&"no space is left").into());
     }
     Ok(Err(compile_error(log)))
+}
+
+/// Whether a folder takes no more than a small file.
+fn is_out_of_room(folder: &Path) -> bool {
+    let probe = folder.join("room");
+    let written = std::fs::write(&probe, vec![0x5a; 64 << 10]);
+    // It goes with the folder in any case.
+    let _ = std::fs::remove_file(&probe);
+    written.is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull)
 }
 
 fn no_room(error: &dyn std::fmt::Display) -> Failure {
