@@ -35,6 +35,44 @@ impl Bench {
         opponent: Option<&Compilation>,
         case: &Case,
     ) -> anyhow::Result<Result<Self, Finding>> {
+        let (candidate, opponent) = match Self::open_sides(judge, candidate, opponent, case)? {
+            Ok(sides) => sides,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
+        let outputs = judge.task.definition.outputs.keys();
+        let tolerances = outputs
+            .filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
+        Ok(Ok(Self {
+            candidate,
+            opponent,
+            oracle,
+            tolerances: tolerances.collect(),
+            deadline: judge.deadline(),
+        }))
+    }
+
+    /// Puts both timed arms into fresh processes; the oracle stays where it is.
+    pub(super) fn begin_anew(
+        &mut self,
+        judge: &Judge<'_>,
+        candidate: &Compilation,
+        opponent: Option<&Compilation>,
+        case: &Case,
+    ) -> anyhow::Result<Result<(), Finding>> {
+        match Self::open_sides(judge, candidate, opponent, case)? {
+            Ok(sides) => (self.candidate, self.opponent) = sides,
+            Err(finding) => return Ok(Err(finding)),
+        }
+        Ok(Ok(()))
+    }
+
+    fn open_sides(
+        judge: &Judge<'_>,
+        candidate: &Compilation,
+        opponent: Option<&Compilation>,
+        case: &Case,
+    ) -> anyhow::Result<Result<(Bound, Bound), Finding>> {
         let candidate = match Bound::open_candidate(judge, candidate, case)? {
             Ok(bound) => bound,
             Err(finding) => return Ok(Err(finding)),
@@ -46,20 +84,7 @@ impl Bench {
                 Err(finding) => return Ok(Err(finding)),
             },
         };
-        let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
-        let tolerances = judge
-            .task
-            .definition
-            .outputs
-            .keys()
-            .filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
-        Ok(Ok(Self {
-            candidate,
-            opponent,
-            oracle,
-            tolerances: tolerances.collect(),
-            deadline: judge.deadline(),
-        }))
+        Ok(Ok((candidate, opponent)))
     }
 
     /// The oracle's outputs for one seed, in double precision, one vector for each output.

@@ -1,8 +1,9 @@
 //! How fast is it? Paired, in random order, on the same fresh data, until the interval is narrow enough or the budget is spent.
 //!
 //! A block is two pairs, in one of the orders ABBA and BAAB; each pair has data of its own that both arms share, and the
-//! candidate's timed outputs are checked like any other. Every few blocks both arms begin anew in fresh processes, so that
-//! the chance of one process's placement in memory and on cores is part of the sample. Never stops because a result looks good.
+//! candidate's timed outputs are checked like any other. Every block has fresh processes for both arms: where a process lands
+//! in memory moves its times by several percent for all its life, and blocks that shared one would not be independent, so that
+//! the interval would be too narrow. Never stops because a result looks good.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
 
 /// The fewest blocks before the interval is looked at.
 const LEAST_BLOCKS: usize = 20;
-/// How many blocks lie between two looks, and are measured in the same pair of processes.
+/// How many blocks lie between two looks.
 const BLOCKS_A_LOOK: usize = 4;
 /// The most blocks, whatever the budget.
 const MOST_BLOCKS: usize = 400;
@@ -63,29 +64,22 @@ pub(super) fn measure(
     let _alone = judge.quiet.alone()?;
     let mut stream = Stream::new(seed, "order", 0);
     let begun = Instant::now();
-    let mut bench = None;
+    let mut bench = match Bench::open(judge, candidate, opponent, case)? {
+        Ok(bench) => bench,
+        Err(finding) => return Ok(Err(finding)),
+    };
+    let bench = &mut bench;
     let (mut log_ratios, mut candidate_us, mut opponent_us) = (Vec::new(), Vec::new(), Vec::new());
     let (estimate, half_width) = loop {
         let block = log_ratios.len();
-        if block.is_multiple_of(BLOCKS_A_LOOK) {
-            bench = None; // The old processes end before the new ones begin.
+        if block > 0
+            && let Err(finding) = bench.begin_anew(judge, candidate, opponent, case)?
+        {
+            return Ok(Err(finding));
         }
-        let bench = match &mut bench {
-            Some(bench) => bench,
-            None => {
-                let mut fresh = match Bench::open(judge, candidate, opponent, case)? {
-                    Ok(fresh) => fresh,
-                    Err(finding) => return Ok(Err(finding)),
-                };
-                // One pair through the timed path, unrecorded: pages are touched, threads are awake.
-                if let Err(finding) =
-                    pair(&mut fresh, seed_of(seed, "warm-up", block), Side::Opponent)?
-                {
-                    return Ok(Err(finding));
-                }
-                bench.insert(fresh)
-            }
-        };
+        if let Err(finding) = warm_up(bench, seed_of(seed, "warm-up", block))? {
+            return Ok(Err(finding));
+        }
         let (first, second) = match stream.below(2) {
             0 => (Side::Opponent, Side::Candidate),
             _ => (Side::Candidate, Side::Opponent),
@@ -145,6 +139,31 @@ pub(super) fn measure(
         })),
         _ => anyhow::bail!("the clock gave times that are no numbers"),
     }
+}
+
+/// One launch of each arm through the timed path, unrecorded: pages are touched, threads are awake.
+fn warm_up(bench: &mut Bench, seed: u64) -> anyhow::Result<Result<(), Finding>> {
+    let deadline = bench.deadline();
+    for side in [Side::Candidate, Side::Opponent] {
+        let bound = bench.side_mut(side);
+        bound.renew(seed, Poison::NotANumber)?;
+        match (bound.launch(deadline)?, side) {
+            (Launched::Finished { .. }, _) => {}
+            (Launched::Fault(refusal), Side::Candidate) => {
+                return Ok(Err(Finding {
+                    refusal,
+                    case: None,
+                }));
+            }
+            (Launched::Fault(refusal), Side::Opponent) => {
+                anyhow::bail!(
+                    "the baseline failed before it was timed: {}",
+                    refusal.reason
+                )
+            }
+        }
+    }
+    Ok(Ok(()))
 }
 
 struct PairTimes {
