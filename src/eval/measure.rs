@@ -1,7 +1,7 @@
 //! How fast is it? Paired, in random order, on the same fresh data, until the interval is narrow enough or the budget is spent.
 //!
-//! A block is two pairs, in one of the orders ABBA and BAAB; each pair has data of its own that both arms share, and the
-//! candidate's timed outputs are checked like any other. Every block has fresh processes for both arms: where a process lands
+//! A block is one pair in random order, on data of its own that both arms share; the candidate's timed outputs are checked like
+//! any other. Every block has fresh processes for both arms, and an unrecorded launch of each before it: where a process lands
 //! in memory moves its times by several percent for all its life, and blocks that shared one would not be independent, so that
 //! the interval would be too narrow. Never stops because a result looks good.
 
@@ -80,25 +80,21 @@ pub(super) fn measure(
         if let Err(finding) = warm_up(bench, seed_of(seed, "warm-up", block))? {
             return Ok(Err(finding));
         }
-        let (first, second) = match stream.below(2) {
-            0 => (Side::Opponent, Side::Candidate),
-            _ => (Side::Candidate, Side::Opponent),
+        let leader = match stream.below(2) {
+            0 => Side::Opponent,
+            _ => Side::Candidate,
         };
-        let mut log_ratio = 0.0;
-        for (index, leader) in [first, second].into_iter().enumerate() {
-            let times = match pair(bench, seed_of(seed, "pair", 2 * block + index), leader)? {
-                Ok(times) => times,
-                Err(finding) => return Ok(Err(finding)),
-            };
-            let (candidate_time, opponent_time) =
-                (times.candidate.as_secs_f64(), times.opponent.as_secs_f64());
-            if !(candidate_time > 0.0 && opponent_time > 0.0) {
-                anyhow::bail!("the clock gave a time of 0");
-            }
-            log_ratio += (opponent_time / candidate_time).ln() / 2.0;
-            candidate_us.push(candidate_time * 1e6);
-            opponent_us.push(opponent_time * 1e6);
-        }
+        let times = match pair(bench, seed_of(seed, "pair", block), leader)? {
+            Ok(times) => times,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        let (candidate_time, opponent_time) =
+            (times.candidate.as_secs_f64(), times.opponent.as_secs_f64());
+        let Some(log_ratio) = statistics::log_ratio(opponent_time, candidate_time) else {
+            anyhow::bail!("the clock gave a time of 0");
+        };
+        candidate_us.push(candidate_time * 1e6);
+        opponent_us.push(opponent_time * 1e6);
         log_ratios.push(log_ratio);
         let blocks = log_ratios.len();
         let spent = begun.elapsed().as_secs_f64();
