@@ -1,9 +1,9 @@
 //! How fast is it? Paired, in random order, on the same fresh data, until the interval is narrow enough or the budget is spent.
 //!
-//! A block is one pair in random order, on data of its own that both arms share; the candidate's timed outputs are checked like
-//! any other. Every block has fresh processes for both arms, and an unrecorded launch of each before it: where a process lands
-//! in memory moves its times by several percent for all its life, and blocks that shared one would not be independent, so that
-//! the interval would be too narrow. Never stops because a result looks good.
+//! A block is two pairs, in one of the orders ABBA and BAAB; each pair has data of its own that both arms share, and the
+//! candidate's timed outputs are checked like any other. Every other block both arms begin anew in fresh processes: where a
+//! process lands in memory moves its times by several percent for all its life, and that chance must be part of the sample.
+//! Never stops because a result looks good.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
 
 /// The fewest blocks before the interval is looked at.
 const LEAST_BLOCKS: usize = 20;
+/// How many blocks the same pair of processes is timed for.
+const BLOCKS_A_PROCESS: usize = 2;
 /// How many blocks lie between two looks.
 const BLOCKS_A_LOOK: usize = 4;
 /// The most blocks, whatever the budget.
@@ -72,29 +74,40 @@ pub(super) fn measure(
     let (mut log_ratios, mut candidate_us, mut opponent_us) = (Vec::new(), Vec::new(), Vec::new());
     let (estimate, half_width) = loop {
         let block = log_ratios.len();
-        if block > 0
-            && let Err(finding) = bench.begin_anew(judge, candidate, opponent, case)?
-        {
-            return Ok(Err(finding));
+        if block.is_multiple_of(BLOCKS_A_PROCESS) {
+            if block > 0
+                && let Err(finding) = bench.begin_anew(judge, candidate, opponent, case)?
+            {
+                return Ok(Err(finding));
+            }
+            // In random order: the arm that ran last finds its memory warmer.
+            let order = match stream.below(2) {
+                0 => [Side::Opponent, Side::Candidate],
+                _ => [Side::Candidate, Side::Opponent],
+            };
+            if let Err(finding) = warm_up(bench, seed_of(seed, "warm-up", block), order)? {
+                return Ok(Err(finding));
+            }
         }
-        if let Err(finding) = warm_up(bench, seed_of(seed, "warm-up", block))? {
-            return Ok(Err(finding));
+        let (first, second) = match stream.below(2) {
+            0 => (Side::Opponent, Side::Candidate),
+            _ => (Side::Candidate, Side::Opponent),
+        };
+        let mut log_ratio = 0.0;
+        for (index, leader) in [first, second].into_iter().enumerate() {
+            let times = match pair(bench, seed_of(seed, "pair", 2 * block + index), leader)? {
+                Ok(times) => times,
+                Err(finding) => return Ok(Err(finding)),
+            };
+            let (candidate_time, opponent_time) =
+                (times.candidate.as_secs_f64(), times.opponent.as_secs_f64());
+            if !(candidate_time > 0.0 && opponent_time > 0.0) {
+                anyhow::bail!("the clock gave a time of 0");
+            }
+            log_ratio += (opponent_time / candidate_time).ln() / 2.0;
+            candidate_us.push(candidate_time * 1e6);
+            opponent_us.push(opponent_time * 1e6);
         }
-        let leader = match stream.below(2) {
-            0 => Side::Opponent,
-            _ => Side::Candidate,
-        };
-        let times = match pair(bench, seed_of(seed, "pair", block), leader)? {
-            Ok(times) => times,
-            Err(finding) => return Ok(Err(finding)),
-        };
-        let (candidate_time, opponent_time) =
-            (times.candidate.as_secs_f64(), times.opponent.as_secs_f64());
-        let Some(log_ratio) = statistics::log_ratio(opponent_time, candidate_time) else {
-            anyhow::bail!("the clock gave a time of 0");
-        };
-        candidate_us.push(candidate_time * 1e6);
-        opponent_us.push(opponent_time * 1e6);
         log_ratios.push(log_ratio);
         let blocks = log_ratios.len();
         let spent = begun.elapsed().as_secs_f64();
@@ -138,9 +151,9 @@ pub(super) fn measure(
 }
 
 /// One launch of each arm through the timed path, unrecorded: pages are touched, threads are awake.
-fn warm_up(bench: &mut Bench, seed: u64) -> anyhow::Result<Result<(), Finding>> {
+fn warm_up(bench: &mut Bench, seed: u64, order: [Side; 2]) -> anyhow::Result<Result<(), Finding>> {
     let deadline = bench.deadline();
-    for side in [Side::Candidate, Side::Opponent] {
+    for side in order {
         let bound = bench.side_mut(side);
         bound.renew(seed, Poison::NotANumber)?;
         match (bound.launch(deadline)?, side) {
