@@ -1,7 +1,8 @@
 //! What each transformation of `mutate` brings over the shipped tasks: children, how many pass, how many are faster than
 //! their parent beyond doubt (the low end of the 95 % interval of a paired duel lies above 1).
 //!
-//! `cargo bench --bench yields [-- CHILDREN]`: at most that many children of each starting kernel (default 24).
+//! `cargo bench --bench yields [-- CHILDREN [TASK]…]`: at most that many children of each starting kernel (default 24), over
+//! the named tasks, all if none is named.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -36,7 +37,15 @@ fn main() -> anyhow::Result<()> {
         max_shared_bytes: 232_448,
     };
     let mut yields = BTreeMap::<String, Yield>::new();
-    for name in embedded_names() {
+    let named: Vec<_> = std::env::args().skip(1).collect();
+    let every = embedded_names();
+    let some = every
+        .iter()
+        .any(|name| named.iter().any(|word| word == name));
+    for name in every {
+        if some && !named.iter().any(|word| word == name) {
+            continue;
+        }
         let task = TaskFiles::find(name)?.load()?;
         let options = Options {
             profile: task.settings.profiles["quick"].clone(),
