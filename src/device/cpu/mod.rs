@@ -13,6 +13,7 @@ mod diagnostics;
 mod faults;
 mod kept;
 mod lexer;
+mod lines;
 mod process;
 mod refuse;
 mod source;
@@ -20,7 +21,7 @@ mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
 
-use super::{Compiled, Device, Opened, Program};
+use super::{Build, Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::{DeviceIdentity, Resources};
 
@@ -73,15 +74,21 @@ impl Device for CpuDevice {
         identity()
     }
 
-    fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
+    fn builds(&self) -> &[Build] {
+        self.toolchain.builds()
+    }
+
+    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
         if let Some(refusal) = refuse::refuse_unit(unit) {
             return Ok(Compiled::Refused(refusal));
         }
         let text = source::translation_unit(unit);
         Ok(
-            match self.toolchain.build(&unit.source, &text, unit.fast_math)? {
+            match (self.toolchain).build(&unit.source, &text, build, unit.fast_math)? {
                 Ok((image, compile_seconds)) => Compiled::Ready(Program {
                     image,
+                    build,
+                    schedule: 0,
                     resources: Resources::default(),
                     compile_seconds,
                     log: String::new(),
@@ -96,7 +103,7 @@ impl Device for CpuDevice {
             return Ok(Opened::Refused(refusal));
         }
         arm::CpuArm::open(
-            &program.image,
+            program,
             plan,
             self.cores,
             self.toolchain.empty_folder(),
