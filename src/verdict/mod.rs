@@ -184,7 +184,7 @@ pub struct OtherAccess {
     pub line: Option<u32>,
     pub block: [u32; 3],
     pub thread: [u32; 3],
-    /// `read`, `write` or `atomic`.
+    /// `read`, `write` or `atomic`; `wait` where threads of one warp wait for each other at two places.
     pub access: String,
 }
 

@@ -76,7 +76,15 @@ pub(super) fn fault(
             }
         }
         Ended::Exited(FAULT_EXIT_CODE) => match record.kind {
-            2 => (Status::SyncError, message.clone()),
+            2 => {
+                // Others of the same warp wait elsewhere.
+                evidence.other = lines.at(record.other_site).map(|line| OtherAccess {
+                    line: Some(line),
+                    access: "wait".to_owned(),
+                    ..OtherAccess::default()
+                });
+                (Status::SyncError, message.clone())
+            }
             4 => (Status::LimitExceeded, message.clone()),
             7 => {
                 let words = beside(control, places, record.address);

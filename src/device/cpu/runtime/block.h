@@ -133,6 +133,7 @@ inline void record_waiting_site(Worker& w) {
         }
     }
     if (w.arrived != 0) {
+        if (control_page != nullptr) control_page->fault.other_site = waits[0] != 0 ? control_page->fault.site : 0;
         record_waiting_site(w);
         fail(FAULT_SYNC_ERROR, "deadlock: %u of %u live threads reached `__syncthreads`, %u never come%s%s", w.arrived, w.live_threads,
              w.live_threads - w.arrived, waits[0] != 0 ? "; " : "", waits);

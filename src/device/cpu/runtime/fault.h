@@ -35,6 +35,9 @@ struct FaultContext {
 };
 static __thread FaultContext fault_context;
 
+// Told of a fault that is about to be recorded, where a graver one may be behind it.
+inline void (*before_fault)(FaultKind kind) = nullptr;
+
 // Only the first fault is recorded: the others are mostly its consequences.
 inline bool claim_fault() {
     static uint32_t claimed = 0;
@@ -48,6 +51,7 @@ inline void record_place(Control::Fault& fault) {
 
 // For what the runtime finds itself. The exit code tells the judge that there is a record.
 [[noreturn]] inline __attribute__((format(printf, 2, 3))) void fail(FaultKind kind, const char* format, ...) {
+    if (before_fault != nullptr) before_fault(kind);
     if (claim_fault()) {
         Control::Fault& fault = control_page->fault;
         record_place(fault);

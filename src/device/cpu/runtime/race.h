@@ -33,6 +33,19 @@ struct Watched {
     uint64_t before;
     uint32_t block[3];
     uint32_t thread[3];
+
+    // A plain read of what another thread writes atomically. It is no race if a compare-and-swap of the same thread follows
+    // that takes nothing for granted: that is how CUDA programs build atomics of their own.
+    bool guessed;
+    uint32_t guesser;
+    Access guess;
+    Seen guessed_at;
+
+    // The first read of what nothing has written. Another thread may write it yet: then the two race, which says more.
+    bool unwritten;
+    Access unwritten_read;
+    uint32_t unwritten_block[3];
+    uint32_t unwritten_thread[3];
 };
 static Watched watched;
 
@@ -70,6 +83,30 @@ static void settle() {
     report_race(watched.write, watched.earlier, watched.before, after);
 }
 
+[[noreturn]] static void report_guess() {
+    if (fault_context.thread != nullptr) {
+        memcpy(watched.thread, &watched.worker->places[watched.guesser], sizeof(watched.thread));
+        fault_context.thread = watched.thread;
+    }
+    report_race(watched.guess, watched.guessed_at, value_at(watched.guess.address, watched.guess.bytes), 0);
+}
+
+// Before any other fault is told: what follows a read of nothing is its consequence.
+static void report_unwritten(FaultKind kind) {
+    if (!watched.unwritten || watched.worker == nullptr || kind == FAULT_RACE) return;
+    watched.unwritten = false;
+    fault_context.block = watched.unwritten_block;
+    fault_context.thread = watched.unwritten_thread;
+    const Access& access = watched.unwritten_read;
+    fail_at(FAULT_UNINITIALIZED_READ, access, "%s of %u bytes that nothing has written", verb(access.flags), access.bytes);
+}
+
+// What waited for a look must have it before threads or memory change.
+static void settle_all() {
+    if (watched.pending) settle();
+    if (watched.guessed) report_guess();
+}
+
 static void announce(const Access& access, const Seen& earlier) {
     watched.pending = true;
     watched.write = access;
@@ -79,12 +116,11 @@ static void announce(const Access& access, const Seen& earlier) {
     memcpy(watched.thread, fault_context.thread, sizeof(watched.thread));
 }
 
-static Shadow& shadow_of(Space space, const Access& access) {
+static Shadow& shadow_of(Space space) {
     if (space == Space::shared) return watched.shared;
     if (space == Space::variable) return watched.variables;
     Shadow& shadow = watched.buffers[regions.last_buffer];
     if (!shadow.covers()) shadow.cover(regions.buffers[regions.last_buffer].start, regions.buffers[regions.last_buffer].end);
-    (void)access;
     return shadow;
 }
 
@@ -100,16 +136,20 @@ static void check_written(Space space, const Access& access) {
         written = buffer.written + (access.address - buffer.start);
     }
     const bool reads = (access.flags & ACCESS_WRITE) == 0 || (access.flags & (ACCESS_ATOMIC | ACCESS_STORE)) == ACCESS_ATOMIC;
-    if (reads && has_byte(written, access.bytes, unwritten)) {
-        fail_at(FAULT_UNINITIALIZED_READ, access, "%s of %u bytes that nothing has written", verb(access.flags), access.bytes);
+    if (reads && !watched.unwritten && has_byte(written, access.bytes, unwritten)) {
+        watched.unwritten = true;
+        watched.unwritten_read = access;
+        memcpy(watched.unwritten_block, fault_context.block, sizeof(watched.unwritten_block));
+        memcpy(watched.unwritten_thread, fault_context.thread, sizeof(watched.unwritten_thread));
     }
     if ((access.flags & ACCESS_WRITE) != 0) memset(written, BYTE_WRITTEN, access.bytes);
 }
 
 static void check_order(Space space, const Access& access) {
     const Worker& w = *watched.worker;
-    const Observer me = {&watched.clocks, watched.first_block, watched.blocks_begun, w.thread};
-    const Shadow& shadow = shadow_of(space, access);
+    const uint32_t since = space == Space::shared ? watched.blocks_begun : watched.first_block;
+    const Observer me = {&watched.clocks, watched.first_block, since, watched.blocks_begun, w.thread};
+    const Shadow& shadow = shadow_of(space);
     const uintptr_t end = access.address + access.bytes;
     for (uintptr_t address = access.address; address < end;) {
         const uint32_t offset = address % CELL_BYTES;
@@ -117,6 +157,14 @@ static void check_order(Space space, const Access& access) {
         const uint8_t bytes = static_cast<uint8_t>(((1u << taken) - 1) << offset);
         Cell& cell = shadow.at(address);
         if (const Seen* earlier = racing(cell, me, bytes, access.flags)) {
+            const bool guesses = (access.flags & ~ACCESS_SHARED) == 0 && (earlier->flags & ACCESS_ATOMIC) != 0;
+            if (guesses) {
+                watched.guessed = true;
+                watched.guesser = w.thread;
+                watched.guess = access;
+                watched.guessed_at = *earlier;
+                return;
+            }
             const bool two_writes = (access.flags & earlier->flags & ACCESS_WRITE) != 0;
             if (!two_writes || (access.flags & ACCESS_ATOMIC) != 0) report_race(access, *earlier, value_at(access.address, access.bytes), 0);
             if (!watched.pending) announce({address, taken, access.flags, access.site}, *earlier);
@@ -135,6 +183,7 @@ static void watch(const volatile void* pointer, uint32_t bytes, uint32_t flags, 
     Access access = {reinterpret_cast<uintptr_t>(pointer), bytes, flags, reinterpret_cast<uintptr_t>(site)};
     const Space space = checked_space(access);
     if (space == Space::none) return;
+    if (watched.guessed && ((flags & (ACCESS_WRITE | ACCESS_ATOMIC)) != 0 || watched.guesser != watched.worker->thread)) report_guess();
     if (space == Space::shared) access.flags |= ACCESS_SHARED;
     const BufferRegion* buffer = space == Space::buffer ? &buffer_of(access) : nullptr;
     if (figures.counting && space != Space::variable) count(access, watched.worker->thread);
@@ -149,12 +198,12 @@ static void watch(const volatile void* pointer, uint32_t bytes, uint32_t flags, 
 // ---- What the scheduler says ----
 
 void observe_barrier(Worker& w) {
-    if (watched.pending) settle();
+    settle_all();
     watched.clocks.barrier(w.thread_count);
 }
 
 void observe_sync(const Warp& warp, uint32_t lanes) {
-    if (watched.pending) settle();
+    settle_all();
     watched.clocks.sync(static_cast<uint32_t>(warp.contexts - watched.worker->contexts), lanes);
 }
 
@@ -175,10 +224,12 @@ static void watch_launch(Worker& w, uint64_t blocks) {
 
 // Before anything of the block is cleared.
 static void end_watch_of_block() {
-    if (watched.pending) settle();
+    settle_all();
+    if ((watched.unwritten_read.flags & ACCESS_SHARED) != 0) report_unwritten(FAULT_UNINITIALIZED_READ);
 }
 
 static void end_watch() {
+    report_unwritten(FAULT_UNINITIALIZED_READ);
     end_figures();
     watched.worker = nullptr;
 }
@@ -193,6 +244,7 @@ static void watch_unit(const Control& control) {
 }
 
 static void watch_memory(const Control& control, uintptr_t buffers_start, uintptr_t buffers_end) {
+    before_fault = report_unwritten;
     find_buffers(control, buffers_start, buffers_end, true);
     watched.variables.cover(reinterpret_cast<uintptr_t>(&__data_start), reinterpret_cast<uintptr_t>(&_end));
 }
@@ -252,8 +304,25 @@ static T watched_change(volatile T* address, int order, void* site, uint32_t fla
     return old;
 }
 
+// The value that this thread has read before is only a guess, which the swap at the same place verifies.
+static void verify_guess(uintptr_t address, uint32_t bytes) {
+    if (watched.worker == nullptr) return;
+    if (watched.guessed && watched.guess.address == address) watched.guessed = false;
+    const Access access = {address, bytes, 0, 0};
+    const Space space = checked_space(access);
+    if (space == Space::none) return;
+    if (space == Space::buffer) buffer_of(access);
+    const Shadow& shadow = shadow_of(space);
+    for (uint32_t offset = 0; offset < bytes; offset += CELL_BYTES) {
+        for (Seen& read : shadow.at(address + offset).reads) {
+            if (read.block == watched.blocks_begun && read.thread == watched.worker->thread) read.flags |= ACCESS_ATOMIC;
+        }
+    }
+}
+
 template <typename T>
 static bool watched_exchange_if(volatile T* address, T* expected, T desired, int order, void* site) {
+    verify_guess(reinterpret_cast<uintptr_t>(address), sizeof(T));
     if (*address == *expected) {
         watched_change(address, order, site, 0, [desired](T) { return desired; });
         return true;

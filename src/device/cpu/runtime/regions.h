@@ -28,6 +28,7 @@ struct Access {
 };
 
 [[noreturn]] inline __attribute__((format(printf, 3, 4))) void fail_at(FaultKind kind, const Access& access, const char* format, ...) {
+    if (before_fault != nullptr) before_fault(kind);
     if (claim_fault()) {
         Control::Fault& fault = control_page->fault;
         record_place(fault);

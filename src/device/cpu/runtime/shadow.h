@@ -49,11 +49,12 @@ class Shadow {
 struct Observer {
     const Clocks* clocks;
     uint32_t first_block;  // of the launch, counted as in Seen
+    uint32_t since;        // what earlier blocks did cannot matter: an earlier launch, or in shared memory another block
     uint32_t block;
     uint32_t thread;
 
     bool ordered(const Seen& earlier) const {
-        return earlier.block < first_block || clocks->knows(thread, earlier.block - first_block, earlier.thread, earlier.clock);
+        return earlier.block < since || clocks->knows(thread, earlier.block - first_block, earlier.thread, earlier.clock);
     }
     bool both_atomic(const Seen& earlier, uint32_t flags) const {
         constexpr uint32_t EITHER = ACCESS_ATOMIC | ACCESS_VOLATILE;
