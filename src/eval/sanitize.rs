@@ -60,7 +60,7 @@ pub(super) fn inspect(
     let builds = judge.device.builds().iter().copied();
     for build in builds.filter(|build| *build != Build::Fast) {
         let mut complete = true;
-        for (index, case) in chosen.iter().enumerate() {
+        'cases: for (index, case) in chosen.iter().enumerate() {
             let run = Run {
                 judge,
                 kernel,
@@ -79,12 +79,20 @@ pub(super) fn inspect(
                     Outcome::Unfinished => complete = false,
                     Outcome::Found(mut finding) => {
                         finding.case.get_or_insert_with(|| case.id.clone());
-                        inspection.finding = Some(finding);
-                        verdict.seconds.inspect = begun.elapsed().as_secs_f64();
-                        return Ok(inspection);
+                        let known = inspection.finding.as_ref();
+                        if known.is_none_or(|known| finding.refusal.status < known.refusal.status) {
+                            inspection.finding = Some(finding);
+                        }
+                        complete = false;
+                        break 'cases;
                     }
                 }
             }
+        }
+        // Nothing that a later build could find is graver.
+        let found = inspection.finding.as_ref();
+        if found.is_some_and(|finding| finding.refusal.status < Status::Race) {
+            break;
         }
         if complete && !chosen.is_empty() {
             verdict.builds.push(build.name().to_owned());

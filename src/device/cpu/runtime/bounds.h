@@ -91,11 +91,16 @@ struct SourceLocation {
     uint32_t column;
 };
 
-// The source's own line comes with the call; one in a header is told by the place of the call.
-[[noreturn]] static void undefined(FaultKind kind, const SourceLocation& location, void* site, const char* what) {
-    const bool own = location.file != nullptr && strcmp(location.file, "kernel.cu") == 0;
-    if (control_page != nullptr) control_page->fault.line = own ? location.line : 0;
+static bool is_own(const SourceLocation& location) { return location.file != nullptr && strcmp(location.file, "kernel.cu") == 0; }
+
+[[noreturn]] static void tell(FaultKind kind, const SourceLocation& location, void* site, const char* what) {
+    if (control_page != nullptr) control_page->fault.line = is_own(location) ? location.line : 0;
     fail_at(kind, {0, 0, 0, reinterpret_cast<uintptr_t>(site)}, "%s", what);
+}
+
+// What CUDA's own functions do with odd numbers is defined there, however the headers here compute it.
+static void undefined(const SourceLocation& location, void* site, const char* what) {
+    if (is_own(location)) tell(FAULT_UNDEFINED_BEHAVIOR, location, site, what);
 }
 
 struct TypeMismatch {
@@ -110,7 +115,7 @@ static void mismatched(const TypeMismatch& data, uintptr_t pointer, void* site) 
     if (pointer % alignment == 0) return;  // a null pointer, which says so itself
     char what[96];
     snprintf(what, sizeof(what), "an address that is no multiple of %zu", static_cast<size_t>(alignment));
-    undefined(FAULT_MISALIGNED, data.location, site, what);
+    tell(FAULT_MISALIGNED, data.location, site, what);
 }
 
 }  // namespace kforge
@@ -121,9 +126,14 @@ static void mismatched(const TypeMismatch& data, uintptr_t pointer, void* site) 
     void __asan_store##bytes(uintptr_t address) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }         \
     void __asan_report_load##bytes(uintptr_t address) { kforge::check(address, bytes, 0, KFORGE_SITE); }                      \
     void __asan_report_store##bytes(uintptr_t address) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
-#define KFORGE_UNDEFINED(name, data_type, parameters, what)                                             \
-    void __ubsan_handle_##name parameters {                                                             \
-        kforge::undefined(kforge::FAULT_UNDEFINED_BEHAVIOR, *static_cast<const kforge::SourceLocation*>(data), KFORGE_SITE, what); \
+#define KFORGE_UNDEFINED(name, parameters, what)                                                          \
+    void __ubsan_handle_##name parameters {                                                               \
+        kforge::undefined(*static_cast<const kforge::SourceLocation*>(data), KFORGE_SITE, what);          \
+    }
+// After these there is nowhere to go on to.
+#define KFORGE_NEVER(name, what)                                                                                                          \
+    void __ubsan_handle_##name(void* data) {                                                                                              \
+        kforge::tell(kforge::FAULT_UNDEFINED_BEHAVIOR, *static_cast<const kforge::SourceLocation*>(data), KFORGE_SITE, what);             \
     }
 
 extern "C" {
@@ -161,16 +171,16 @@ void __asan_storeN(uintptr_t address, size_t bytes) { kforge::check(address, byt
 void __asan_report_load_n(uintptr_t address, size_t bytes) { kforge::check(address, bytes, 0, KFORGE_SITE); }
 void __asan_report_store_n(uintptr_t address, size_t bytes) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
 
-KFORGE_UNDEFINED(add_overflow, , (void* data, uintptr_t, uintptr_t), "a signed addition overflows")
-KFORGE_UNDEFINED(sub_overflow, , (void* data, uintptr_t, uintptr_t), "a signed subtraction overflows")
-KFORGE_UNDEFINED(mul_overflow, , (void* data, uintptr_t, uintptr_t), "a signed multiplication overflows")
-KFORGE_UNDEFINED(negate_overflow, , (void* data, uintptr_t), "a signed negation overflows")
-KFORGE_UNDEFINED(divrem_overflow, , (void* data, uintptr_t, uintptr_t), "an integer is divided by zero, or the quotient does not fit")
-KFORGE_UNDEFINED(shift_out_of_bounds, , (void* data, uintptr_t, uintptr_t), "a shift by a negative number or by as many bits as there are, or of a sign out of the number")
-KFORGE_UNDEFINED(load_invalid_value, , (void* data, uintptr_t), "a value that its type does not have")
-KFORGE_UNDEFINED(vla_bound_not_positive, , (void* data, uintptr_t), "an array without elements")
-[[noreturn]] KFORGE_UNDEFINED(builtin_unreachable, , (void* data), "a place that the source says is never reached")
-[[noreturn]] KFORGE_UNDEFINED(missing_return, , (void* data), "a function that must return a value ends without one")
+KFORGE_UNDEFINED(add_overflow, (void* data, uintptr_t, uintptr_t), "a signed addition overflows")
+KFORGE_UNDEFINED(sub_overflow, (void* data, uintptr_t, uintptr_t), "a signed subtraction overflows")
+KFORGE_UNDEFINED(mul_overflow, (void* data, uintptr_t, uintptr_t), "a signed multiplication overflows")
+KFORGE_UNDEFINED(negate_overflow, (void* data, uintptr_t), "a signed negation overflows")
+KFORGE_UNDEFINED(divrem_overflow, (void* data, uintptr_t, uintptr_t), "an integer is divided by zero, or the quotient does not fit")
+KFORGE_UNDEFINED(shift_out_of_bounds, (void* data, uintptr_t, uintptr_t), "a shift by a negative number or by as many bits as there are, or of a sign out of the number")
+KFORGE_UNDEFINED(load_invalid_value, (void* data, uintptr_t), "a value that its type does not have")
+KFORGE_UNDEFINED(vla_bound_not_positive, (void* data, uintptr_t), "an array without elements")
+KFORGE_NEVER(builtin_unreachable, "a place that the source says is never reached")
+KFORGE_NEVER(missing_return, "a function that must return a value ends without one")
 void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer) {
     kforge::mismatched(*static_cast<const kforge::TypeMismatch*>(data), pointer, KFORGE_SITE);
 }
