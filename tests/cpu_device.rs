@@ -453,7 +453,7 @@ fn what_a_cpu_cannot_run_is_unsupported_with_its_line() {
     }
     let mut plan = body("").plan();
     plan.launches[0].cluster = Some([2, 1, 1]);
-    let Compiled::Ready(program) = device.compile(&body("").unit()).unwrap() else {
+    let Compiled::Ready(program) = device.compile(&body("").unit(), Build::Fast).unwrap() else {
         panic!()
     };
     let Opened::Refused(refusal) = device.open(&program, &plan).unwrap() else {

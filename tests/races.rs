@@ -165,3 +165,33 @@ fn every_barrier_that_matters_is_missed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(races >= 20, "{races} races");
 }
+
+#[test]
+fn the_same_seed_finds_the_same_fault() {
+    if Command::new("g++").arg("--version").output().is_err() {
+        println!("skipped: the race build needs g++");
+        return;
+    }
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
+    for (task, file) in [
+        ("softmax", "race_counter.cu"),
+        ("rmsnorm", "race_tree_barrier.cu"),
+        ("softmax", "uninitialized_scratch.cu"),
+        ("softmax", "undefined_division.cu"),
+    ] {
+        let file = fixtures.join(file).display().to_string();
+        let again = |seed: &str| {
+            let verdict = &eval(task, &["--seed".to_owned(), seed.to_owned(), file.clone()])[0];
+            (
+                verdict["status"].clone(),
+                verdict["reason"].clone(),
+                verdict["evidence"].clone(),
+            )
+        };
+        for seed in ["1", "20211"] {
+            let first = again(seed);
+            assert_eq!(first, again(seed), "{file}");
+            assert_ne!(first.0, "passed", "{file}");
+        }
+    }
+}
