@@ -36,8 +36,8 @@ fn main() -> anyhow::Result<()> {
         begun.elapsed().as_secs_f64()
     );
     println!(
-        "{:<14} {:>9} {:>9} {:>9} {:>9}  verdict",
-        "kernel", "compile s", "check s", "measure s", "total s"
+        "{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}  verdict",
+        "kernel", "compile s", "check s", "inspect s", "measure s", "total s"
     );
     for (file, text) in task.starts() {
         for candidate in 0..CANDIDATES {
@@ -54,9 +54,10 @@ fn main() -> anyhow::Result<()> {
                 )
             });
             println!(
-                "{file:<14} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
+                "{file:<14} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
                 seconds.compile,
                 seconds.check,
+                seconds.inspect,
                 seconds.measure,
                 verdict.status,
                 verdict

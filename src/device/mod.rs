@@ -21,6 +21,12 @@ pub trait Device {
     /// Compiles one translation unit. A refusal by the compiler is a value.
     fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled>;
 
+    /// Compiles a unit in several builds, at once where the device can.
+    fn compile_each(&self, unit: &Unit, builds: &[Build]) -> anyhow::Result<Vec<Compiled>> {
+        let builds = builds.iter();
+        builds.map(|build| self.compile(unit, *build)).collect()
+    }
+
     /// Loads a program and binds it to freshly allocated memory for one workload.
     /// A plan or a program that the device refuses is a value.
     fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened>;

@@ -2,12 +2,13 @@
 //!
 //! Never times anything, and never excuses: a finding here stands beside those of the fast build, and the gravest is told.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::bench::Bound;
 use super::features::Memory;
 use super::shapes::{self, Case};
-use super::{Finding, Judge};
+use super::{Finding, Judge, key_of};
 use crate::device::{
     Answer, Build, Compiled, Launched, Opened, Poison, Program, Question, Refusal,
 };
@@ -66,13 +67,17 @@ pub(super) fn inspect(
         finding: None,
         memory: None,
     };
-    let builds = judge.device.builds().iter().copied();
-    for build in builds.filter(|build| *build != Build::Fast) {
+    let builds: Vec<_> = (judge.device.builds().iter().copied())
+        .filter(|build| *build != Build::Fast)
+        .collect();
+    let programs = compile(judge, kernel, &chosen, &builds)?;
+    for build in builds {
         let mut complete = true;
         'cases: for (index, case) in chosen.iter().enumerate() {
             let run = Run {
                 judge,
                 kernel,
+                programs: &programs,
                 build,
                 case,
                 seed: shapes::seed_of(seed, "inspect", index),
@@ -170,6 +175,37 @@ fn of(refusal: Refusal) -> Finding {
     }
 }
 
+/// By values in force and build. What only an inspected build refuses says nothing about the kernel, and is not there.
+type Programs = HashMap<(Vec<i64>, Build), Program>;
+
+fn compile(
+    judge: &Judge<'_>,
+    kernel: &Kernel,
+    cases: &[&Case],
+    builds: &[Build],
+) -> anyhow::Result<Programs> {
+    let _sharing = judge.quiet.share()?;
+    let mut programs = Programs::new();
+    let mut met = Vec::new();
+    for case in cases {
+        let variant = kernel.variant(&case.binding, &judge.machine);
+        let values = kernel.values(variant.unwrap_or_default());
+        let key = key_of(&values);
+        if met.contains(&key) {
+            continue;
+        }
+        let unit = kernel.unit(judge.task, &values, false);
+        let compiled = judge.device.compile_each(&unit, builds)?;
+        for (build, compiled) in builds.iter().zip(compiled) {
+            if let Compiled::Ready(program) = compiled {
+                programs.insert((key.clone(), *build), program);
+            }
+        }
+        met.push(key);
+    }
+    Ok(programs)
+}
+
 enum Outcome {
     Clean(Option<Memory>),
     /// The inspected build did not come to an end: nothing is known.
@@ -181,6 +217,7 @@ enum Outcome {
 struct Run<'r, 'j> {
     judge: &'r Judge<'j>,
     kernel: &'r Kernel,
+    programs: &'r Programs,
     build: Build,
     case: &'r Case,
     seed: u64,
@@ -189,16 +226,16 @@ struct Run<'r, 'j> {
 impl Run<'_, '_> {
     fn once(&self, schedule: u64) -> anyhow::Result<Outcome> {
         let _sharing = self.judge.quiet.share()?;
-        let program = match self.program()? {
-            Ok(program) => program,
-            // The fast build compiled: what only an inspected one refuses says nothing about the kernel.
-            Err(_) => return Ok(Outcome::Unfinished),
+        let variant = (self.kernel).variant(&self.case.binding, &self.judge.machine);
+        let values = self.kernel.values(variant.unwrap_or_default());
+        let Some(program) = self.programs.get(&(key_of(&values), self.build)) else {
+            return Ok(Outcome::Unfinished);
         };
         let program = Program {
             // The kind of the schedule, and in the same number the seed of its turns.
             schedule: (self.seed.wrapping_add(schedule / SCHEDULES * 0x9e37) & !(SCHEDULES - 1))
                 | (schedule % SCHEDULES),
-            ..program
+            ..program.clone()
         };
         let plan = case_plan(self.judge, self.kernel, self.case)
             .map_err(|error| anyhow::anyhow!("a case that was checked cannot be bound: {error}"))?;
@@ -229,17 +266,6 @@ impl Run<'_, '_> {
             self.judge.task,
             self.case,
         ))))
-    }
-
-    fn program(&self) -> anyhow::Result<Result<Program, ()>> {
-        let judge = self.judge;
-        let variant = self.kernel.variant(&self.case.binding, &judge.machine);
-        let values = self.kernel.values(variant.unwrap_or_default());
-        let unit = self.kernel.unit(judge.task, &values, false);
-        Ok(match judge.device.compile(&unit, self.build)? {
-            Compiled::Ready(program) => Ok(program),
-            Compiled::Refused(_) => Err(()),
-        })
     }
 
     fn deadline(&self) -> Duration {

@@ -79,23 +79,22 @@ impl Device for CpuDevice {
     }
 
     fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
-        if let Some(refusal) = refuse::refuse_unit(unit) {
-            return Ok(Compiled::Refused(refusal));
-        }
-        let text = source::translation_unit(unit);
-        Ok(
-            match (self.toolchain).build(&unit.source, &text, build, unit.fast_math)? {
-                Ok((image, compile_seconds)) => Compiled::Ready(Program {
-                    image,
-                    build,
-                    schedule: 0,
-                    resources: Resources::default(),
-                    compile_seconds,
-                    log: String::new(),
-                }),
-                Err(refusal) => Compiled::Refused(refusal),
-            },
-        )
+        compile(&self.toolchain, unit, build)
+    }
+
+    fn compile_each(&self, unit: &Unit, builds: &[Build]) -> anyhow::Result<Vec<Compiled>> {
+        let toolchain = &self.toolchain;
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (builds.iter())
+                .map(|build| scope.spawn(move || compile(toolchain, unit, *build)))
+                .collect();
+            let joined = running.into_iter().map(|running| {
+                running
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling a kernel panicked")))
+            });
+            joined.collect()
+        })
     }
 
     fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened> {
@@ -110,6 +109,26 @@ impl Device for CpuDevice {
             Rc::clone(&self.kept),
         )
     }
+}
+
+fn compile(toolchain: &compiler::Toolchain, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
+    if let Some(refusal) = refuse::refuse_unit(unit) {
+        return Ok(Compiled::Refused(refusal));
+    }
+    let text = source::translation_unit(unit);
+    Ok(
+        match toolchain.build(&unit.source, &text, build, unit.fast_math)? {
+            Ok((image, compile_seconds)) => Compiled::Ready(Program {
+                image,
+                build,
+                schedule: 0,
+                resources: Resources::default(),
+                compile_seconds,
+                log: String::new(),
+            }),
+            Err(refusal) => Compiled::Refused(refusal),
+        },
+    )
 }
 
 fn processor_name() -> String {
