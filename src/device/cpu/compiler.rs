@@ -136,6 +136,12 @@ fn link_flags(build: Build) -> &'static [&'static str] {
     }
 }
 
+/// Gathers the variables of the candidate's own file, for `state`. The inspected builds are for one launch.
+fn state_script(runtime: &Path, build: Build) -> Option<String> {
+    let script = runtime.join("state.ld");
+    (build == Build::Fast).then(|| format!("-Wl,-T,{}", script.display()))
+}
+
 /// The runtime's object file, and the macro that makes it what it is.
 fn runtime_of(build: Build) -> (&'static str, &'static [&'static str]) {
     match build {
@@ -410,6 +416,7 @@ impl Toolchain {
             .args(["unit.o"])
             .arg(self.runtime.join(runtime_of(build).0))
             .args(link_flags(build))
+            .args(state_script(&self.runtime, build))
             .args(["-o", "program"]);
         match run(command)? {
             Run::Done => {}

@@ -17,6 +17,7 @@ mod lines;
 mod process;
 mod refuse;
 mod source;
+mod state;
 mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
