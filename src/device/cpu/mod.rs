@@ -13,6 +13,7 @@ mod diagnostics;
 mod faults;
 mod kept;
 mod lexer;
+mod polls;
 mod process;
 mod refuse;
 mod source;
