@@ -14,6 +14,7 @@ mod faults;
 mod kept;
 mod lexer;
 mod lines;
+mod polls;
 mod process;
 mod refuse;
 mod source;

@@ -201,6 +201,8 @@ void assertion_failed(const char* expression, const char* file, int line) {
     _exit(FAULT_EXIT_CODE);
 }
 
+bool is_shared(const void* pointer) { return pointer >= arena.statics && pointer < arena.dynamic_end; }
+
 uint64_t device_clock() {
 #if defined(__x86_64__)
     return __builtin_ia32_rdtsc();
@@ -516,6 +518,8 @@ static int run() {
     if (control.magic != CONTROL_MAGIC || control.version != CONTROL_VERSION) return FAULT_EXIT_CODE;
     control_page = &control;
     handle_signals();
+    // A line at a time: what a kernel printed before it hung or died is what a person looks for.
+    setvbuf(stdout, nullptr, _IOLBF, 4096);
     map_buffers(control);
     close(CONTROL_DESCRIPTOR);
 
