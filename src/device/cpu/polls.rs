@@ -149,7 +149,13 @@ mod tests {
     #[test]
     fn nonsense_is_left_for_the_compiler() {
         for source in [
-            "while", "while (", "while )", "do", "}} do { while ( }", "do while", "while (()",
+            "while",
+            "while (",
+            "while )",
+            "do",
+            "}} do { while ( }",
+            "do while",
+            "while (()",
         ] {
             assert_eq!(polled(source), source);
         }

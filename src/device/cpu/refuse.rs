@@ -109,7 +109,9 @@ const UNSUPPORTED_HEADERS: &[&str] = &[
 ];
 
 /// Libraries of device code, by the folder of their headers.
-const UNSUPPORTED_FOLDERS: &[&str] = &["cuda/", "nv/", "cub/", "cute/", "cutlass/", "thrust/", "curand"];
+const UNSUPPORTED_FOLDERS: &[&str] = &[
+    "cuda/", "nv/", "cub/", "cute/", "cutlass/", "thrust/", "curand",
+];
 
 const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ("asm", "inline PTX"),
