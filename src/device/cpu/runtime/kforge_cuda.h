@@ -6,6 +6,7 @@
 #pragma once
 
 #include "language.h"
+#include "copies.h"
 #include "mathematics.h"
 #include "narrow.h"
 #include "half.h"
