@@ -11,7 +11,7 @@ use std::process::Command;
 
 use cudarc::nvrtc::{result, sys};
 use kforge::device::cpu::CpuDevice;
-use kforge::device::{Compiled, Device};
+use kforge::device::{Build, Compiled, Device};
 use kforge::kernel::Kernel;
 use kforge::kernel::plan::Unit;
 use kforge::task::{Task, TaskFiles, embedded_names};
@@ -181,7 +181,7 @@ fn what_nvrtc_and_the_cpu_accept_is_known() {
     let (mut found, mut told) = (BTreeMap::new(), String::new());
     let mut accepted = 0;
     for (file, unit) in corpus() {
-        let on_cpu = match device.compile(&unit).unwrap() {
+        let on_cpu = match device.compile(&unit, Build::Fast).unwrap() {
             Compiled::Ready(_) => Ok(()),
             Compiled::Refused(refusal) => Err(refusal.reason),
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
-use kforge::device::{Answer, Compiled, Device, Launched, Opened, Question, Refusal};
+use kforge::device::{Answer, Build, Compiled, Device, Launched, Opened, Question, Refusal};
 use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use kforge::task::DType;
 
@@ -42,7 +42,7 @@ impl Program<'_> {
             max_registers: None,
             arch: None,
         };
-        device.compile(&unit).unwrap()
+        device.compile(&unit, Build::Fast).unwrap()
     }
 
     pub(crate) fn launch(&self, device: &CpuDevice) -> Result<Vec<i64>, Refusal> {
