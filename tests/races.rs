@@ -19,7 +19,7 @@ const REDUNDANT: &[(&str, u32, &str)] = &[
         "the end of a loop that only shuffles",
     ),
     (
-        "honest_warp_flag.cu",
+        "honest_flags.cu",
         31,
         "each lane has waited for the flag itself",
     ),
@@ -38,7 +38,7 @@ const BOTH_ATOMIC: &[(&str, u32, &str)] = &[
 ];
 
 /// Where the race that is told is a consequence: the barrier's own two sides are a flag that all may touch.
-const FLAG: (&str, u32) = ("honest_warp_flag.cu", 16);
+const FLAG: (&str, u32) = ("honest_flags.cu", 16);
 
 struct Removal {
     file: String,
