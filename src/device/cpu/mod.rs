@@ -16,6 +16,8 @@ mod lexer;
 mod process;
 mod refuse;
 mod source;
+#[doc(hidden)]
+pub mod texts;
 mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
