@@ -22,6 +22,7 @@ fn main() -> anyhow::Result<()> {
     let options = Options {
         profile: task.settings.profiles["quick"].clone(),
         launch_seconds: 20.0,
+        thorough: false,
     };
     let machine = Machine {
         sm_count: i64::from(cores),
@@ -35,8 +36,8 @@ fn main() -> anyhow::Result<()> {
         begun.elapsed().as_secs_f64()
     );
     println!(
-        "{:<14} {:>9} {:>9} {:>9} {:>9}  verdict",
-        "kernel", "compile s", "check s", "measure s", "total s"
+        "{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}  verdict",
+        "kernel", "compile s", "check s", "inspect s", "measure s", "total s"
     );
     for (file, text) in task.starts() {
         for candidate in 0..CANDIDATES {
@@ -53,9 +54,10 @@ fn main() -> anyhow::Result<()> {
                 )
             });
             println!(
-                "{file:<14} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
+                "{file:<14} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {total:>9.3}  {}{speedup}{}",
                 seconds.compile,
                 seconds.check,
+                seconds.inspect,
                 seconds.measure,
                 verdict.status,
                 verdict

@@ -15,7 +15,7 @@ use include_dir::{Dir, include_dir};
 use super::cache::{self, unwritable};
 use super::diagnostics::{KERNEL, compile_error};
 use crate::base::{Digest, Failure};
-use crate::device::Refusal;
+use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, Status};
 
 static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
@@ -42,6 +42,39 @@ const FLAGS: &[&str] = &[
     "-w",
     "-fmax-errors=20",
 ];
+/// The flags of the inspected builds. Every access must stay one, where the source has it: none moved ahead of the condition
+/// that guards it, no vector's copy taken apart.
+const INSPECTED_FLAGS: &[&str] = &[
+    "-std=gnu++17",
+    "-O1",
+    "-g1",
+    NATIVE,
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-strict-aliasing",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-pie",
+    "-fno-tree-sra",
+    "-fno-tree-loop-im",
+    "-fno-move-loop-invariants",
+    "-fno-if-conversion",
+    "-w",
+    "-fmax-errors=20",
+];
+const BOUNDS: &[&str] = &[
+    "-fsanitize=address",
+    "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,alignment,return,unreachable,vla-bound",
+    // Calls instead of code in place: they are answered by the runtime.
+    "--param=asan-instrumentation-with-call-threshold=0",
+    "--param=asan-use-after-return=0",
+];
+const RACE: &[&str] = &[
+    "-fsanitize=thread",
+    "--param=tsan-distinguish-volatile=1",
+    "--param=tsan-instrument-func-entry-exit=0",
+];
 const FAST_MATH: &[&str] = &["-ffast-math", "-fno-finite-math-only"];
 /// The runtime's own flags: wide vectors in its switch cost more than they bring.
 const RUNTIME_FLAGS: &[&str] = &[
@@ -56,6 +89,8 @@ const RUNTIME_FLAGS: &[&str] = &[
     "-w",
 ];
 const LINK_FLAGS: &[&str] = &["-no-pie", "-pthread", "-Wl,--as-needed"];
+/// Their addresses are short, and they need no library of a sanitizer.
+const INSPECTED_LINK_FLAGS: &[&str] = &["-static", "-no-pie", "-pthread"];
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
@@ -81,6 +116,33 @@ pub(super) struct Toolchain {
     /// Stays empty: where processes run that need no files.
     empty: PathBuf,
     fingerprint: Digest,
+    builds: Vec<Build>,
+}
+
+/// What compiles a candidate, and its precompiled header.
+fn flags(build: Build, fast_math: bool) -> Vec<&'static str> {
+    match build {
+        Build::Fast if fast_math => [FLAGS, FAST_MATH].concat(),
+        Build::Fast => FLAGS.to_vec(),
+        Build::Bounds => [INSPECTED_FLAGS, BOUNDS].concat(),
+        Build::Race => [INSPECTED_FLAGS, RACE].concat(),
+    }
+}
+
+fn link_flags(build: Build) -> &'static [&'static str] {
+    match build {
+        Build::Fast => LINK_FLAGS,
+        Build::Bounds | Build::Race => INSPECTED_LINK_FLAGS,
+    }
+}
+
+/// The runtime's object file, and the macro that makes it what it is.
+fn runtime_of(build: Build) -> (&'static str, &'static [&'static str]) {
+    match build {
+        Build::Fast => ("runtime.o", &[]),
+        Build::Bounds => ("bounds.o", &["-DKFORGE_BOUNDS"]),
+        Build::Race => ("race.o", &["-DKFORGE_RACE"]),
+    }
 }
 
 /// What a run of the compiler gave.
@@ -139,18 +201,21 @@ impl Toolchain {
             processor(),
             FLAGS.concat(),
             RUNTIME_FLAGS.concat(),
+            flags(Build::Bounds, false).concat(),
+            flags(Build::Race, false).concat(),
         ];
         each_file(&RUNTIME, &mut |path, contents| {
             parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
         });
         let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
         let cache = cache::folder();
-        let toolchain = Self {
+        let mut toolchain = Self {
             compiler,
             runtime: cache.join(format!("runtime-{fingerprint}")),
             programs: cache.join("programs"),
             empty: cache.join("empty"),
             fingerprint,
+            builds: Vec::new(),
         };
         cache::make(&toolchain.programs)?;
         cache::make(&toolchain.empty)?;
@@ -159,12 +224,22 @@ impl Toolchain {
         } else {
             toolchain.build_runtime(&cache)?;
         }
+        let is_made = |build: &Build| toolchain.runtime.join(runtime_of(*build).0).is_file();
+        toolchain.builds = [Build::Fast, Build::Bounds, Build::Race]
+            .into_iter()
+            .filter(is_made)
+            .collect();
         cache::prune(&cache, &toolchain.programs);
         Ok(toolchain)
     }
 
     pub(super) fn compiler(&self) -> &Compiler {
         &self.compiler
+    }
+
+    /// Those that this compiler can make.
+    pub(super) fn builds(&self) -> &[Build] {
+        &self.builds
     }
 
     pub(super) fn empty_folder(&self) -> &Path {
@@ -202,26 +277,66 @@ impl Toolchain {
         let header = folder.join("kforge_cuda.h");
         let gch = folder.join("kforge_cuda.h.gch");
         cache::make(&gch)?;
-        let precompile = |name: &str, extra: &[&str]| {
-            let arguments = [&["-x", "c++-header"], FLAGS, extra].concat();
+        let precompile = |name: &str, build: Build, fast_math: bool| {
+            let arguments = [&["-x", "c++-header"][..], &flags(build, fast_math)].concat();
             self.shared_step(folder, &arguments, &header, &gch.join(name))
         };
+        let runtime = |build: Build| {
+            let (object, macros) = runtime_of(build);
+            let arguments = [RUNTIME_FLAGS, &["-c"], macros].concat();
+            let source = folder.join("runtime.cpp");
+            self.shared_step(folder, &arguments, &source, &folder.join(object))
+        };
+        // A compiler that lacks what an inspected build needs goes without that build: nothing of it stays then.
+        let inspected = |build: Build| {
+            let is_made = runtime(build)
+                .and_then(|()| precompile(build.name(), build, false))
+                .and_then(|()| self.links(folder, build));
+            if is_made.is_err() {
+                let _ = std::fs::remove_file(folder.join(runtime_of(build).0));
+            }
+        };
         std::thread::scope(|scope| {
-            let plain = scope.spawn(|| precompile("plain", &[]));
-            let fast_math = precompile("fast_math", FAST_MATH);
-            let arguments = [RUNTIME_FLAGS, &["-c"]].concat();
-            let (source, object) = (folder.join("runtime.cpp"), folder.join("runtime.o"));
-            let runtime = self.shared_step(folder, &arguments, &source, &object);
-            let plain = plain
+            let first = scope.spawn(|| {
+                let fast =
+                    precompile("plain", Build::Fast, false).and_then(|()| runtime(Build::Fast));
+                inspected(Build::Bounds);
+                fast
+            });
+            let fast_math = precompile("fast_math", Build::Fast, true);
+            inspected(Build::Race);
+            let first = first
                 .join()
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling the runtime panicked")));
-            plain.and(fast_math).and(runtime)
+            first.and(fast_math)
         })?;
         match std::fs::rename(folder, &self.runtime) {
             Ok(()) => Ok(()),
             Err(_) if self.runtime.is_dir() => Ok(()),
             Err(error) => Err(unwritable(&self.runtime, &error).into()),
         }
+    }
+
+    /// Whether a program without a kernel can be made.
+    fn links(&self, folder: &Path, build: Build) -> anyhow::Result<()> {
+        let (object, _) = runtime_of(build);
+        let source = folder.join(format!("{}.cpp", build.name()));
+        let text =
+            "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
+        std::fs::write(&source, text).map_err(|error| unwritable(&source, &error))?;
+        let unit = folder.join(format!("{}-nothing.o", build.name()));
+        let program = folder.join(format!("{}-nothing", build.name()));
+        let arguments = [&flags(build, false)[..], &["-c"]].concat();
+        self.shared_step(folder, &arguments, &source, &unit)?;
+        let object = folder.join(object);
+        let object = object.to_string_lossy();
+        let arguments = [link_flags(build), &[&object]].concat();
+        let linked = self.shared_step(folder, &arguments, &unit, &program);
+        for file in [source, unit, program] {
+            // It goes with the folder in any case.
+            let _ = std::fs::remove_file(file);
+        }
+        linked
     }
 
     fn shared_step(
@@ -251,12 +366,14 @@ impl Toolchain {
         &self,
         kernel: &str,
         text: &str,
+        build: Build,
         fast_math: bool,
     ) -> anyhow::Result<Result<(PathBuf, f64), Refusal>> {
         let begun = Instant::now();
         let key = Digest::of_parts([
             text.as_bytes(),
             &[u8::from(fast_math)],
+            build.name().as_bytes(),
             self.fingerprint.to_string().as_bytes(),
         ]);
         let executable = self.programs.join(key.to_string());
@@ -274,8 +391,7 @@ impl Toolchain {
         }
         let mut command = self.command(folder);
         command
-            .args(FLAGS)
-            .args(if fast_math { FAST_MATH } else { &[] })
+            .args(flags(build, fast_math))
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
         match run(command)? {
             Run::Done => {}
@@ -292,8 +408,8 @@ impl Toolchain {
         let mut command = self.command(folder);
         command
             .args(["unit.o"])
-            .arg(self.runtime.join("runtime.o"))
-            .args(LINK_FLAGS)
+            .arg(self.runtime.join(runtime_of(build).0))
+            .args(link_flags(build))
             .args(["-o", "program"]);
         match run(command)? {
             Run::Done => {}

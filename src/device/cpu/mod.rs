@@ -13,6 +13,8 @@ mod diagnostics;
 mod faults;
 mod kept;
 mod lexer;
+mod lines;
+mod polls;
 mod process;
 mod refuse;
 mod source;
@@ -22,7 +24,7 @@ mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
 
-use super::{Compiled, Device, Opened, Program};
+use super::{Build, Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::{DeviceIdentity, Resources};
 
@@ -75,22 +77,27 @@ impl Device for CpuDevice {
         identity()
     }
 
-    fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
-        if let Some(refusal) = refuse::refuse_unit(unit) {
-            return Ok(Compiled::Refused(refusal));
-        }
-        let text = source::translation_unit(unit);
-        Ok(
-            match self.toolchain.build(&unit.source, &text, unit.fast_math)? {
-                Ok((image, compile_seconds)) => Compiled::Ready(Program {
-                    image,
-                    resources: Resources::default(),
-                    compile_seconds,
-                    log: String::new(),
-                }),
-                Err(refusal) => Compiled::Refused(refusal),
-            },
-        )
+    fn builds(&self) -> &[Build] {
+        self.toolchain.builds()
+    }
+
+    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
+        compile(&self.toolchain, unit, build)
+    }
+
+    fn compile_each(&self, unit: &Unit, builds: &[Build]) -> anyhow::Result<Vec<Compiled>> {
+        let toolchain = &self.toolchain;
+        std::thread::scope(|scope| {
+            let running: Vec<_> = (builds.iter())
+                .map(|build| scope.spawn(move || compile(toolchain, unit, *build)))
+                .collect();
+            let joined = running.into_iter().map(|running| {
+                running
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling a kernel panicked")))
+            });
+            joined.collect()
+        })
     }
 
     fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened> {
@@ -98,13 +105,33 @@ impl Device for CpuDevice {
             return Ok(Opened::Refused(refusal));
         }
         arm::CpuArm::open(
-            &program.image,
+            program,
             plan,
             self.cores,
             self.toolchain.empty_folder(),
             Rc::clone(&self.kept),
         )
     }
+}
+
+fn compile(toolchain: &compiler::Toolchain, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
+    if let Some(refusal) = refuse::refuse_unit(unit) {
+        return Ok(Compiled::Refused(refusal));
+    }
+    let text = source::translation_unit(unit);
+    Ok(
+        match toolchain.build(&unit.source, &text, build, unit.fast_math)? {
+            Ok((image, compile_seconds)) => Compiled::Ready(Program {
+                image,
+                build,
+                schedule: 0,
+                resources: Resources::default(),
+                compile_seconds,
+                log: String::new(),
+            }),
+            Err(refusal) => Compiled::Refused(refusal),
+        },
+    )
 }
 
 fn processor_name() -> String {

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::lexer::{Token, TokenKind, tokens};
+use super::polls::poll_edits;
 use crate::kernel::plan::{ArgumentType, Unit};
 
 /// The C++ text of a unit.
@@ -108,6 +109,8 @@ fn rewrite(unit: &Unit) -> String {
         }
         index += 1;
     }
+    edits.extend(poll_edits(source, &tokens));
+    edits.sort_by_key(|(range, _)| range.start);
     let mut text = source.to_owned();
     for (range, replacement) in edits.into_iter().rev() {
         text.replace_range(range, &replacement);
@@ -293,12 +296,15 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
             .map(|index| part[index])
             .filter(|token| token.kind == TokenKind::Word)?;
         if order == 0 {
-            // The words apart: those that were taken out (`extern`, `__shared__`) may stand between them.
-            kind = part[..open - 1]
-                .iter()
-                .map(|token| &source[token.range.clone()])
-                .collect::<Vec<_>>()
-                .join(" ");
+            // Without what stood between the words: those that were taken out (`extern`, `__shared__`), comments, lines.
+            let mut end = None;
+            for token in &part[..open - 1] {
+                if end.is_some_and(|end| end != token.range.start) {
+                    kind.push(' ');
+                }
+                kind.push_str(&source[token.range.clone()]);
+                end = Some(token.range.end);
+            }
             if kind.is_empty() {
                 return None;
             }
@@ -366,7 +372,7 @@ mod tests {
         }
         ");
         insta::assert_snapshot!(rewritten("void f() { extern __shared__ __align__(16) unsigned char raw[]; }"), @"void f() { unsigned char* const raw = static_cast<unsigned char*>(::kforge::shared_dynamic()); }");
-        insta::assert_snapshot!(rewritten("namespace n { extern __shared__ float s[]; __shared__ Pair<int, 2> t[WIDTH]; }"), @"namespace n { KFORGE_DYNAMIC_SHARED(float, s); static thread_local Pair < int , 2 > t[WIDTH]; KFORGE_SHARED_VARIABLE(t); }");
+        insta::assert_snapshot!(rewritten("namespace n { extern __shared__ float s[]; __shared__ Pair<int, 2> t[WIDTH]; }"), @"namespace n { KFORGE_DYNAMIC_SHARED(float, s); static thread_local Pair<int, 2> t[WIDTH]; KFORGE_SHARED_VARIABLE(t); }");
     }
 
     #[test]
