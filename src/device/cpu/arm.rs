@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::control::{
-    ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, MAGIC,
-    MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, VERSION,
+    ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_ZERO, Control, ControlArgument, ControlLaunch,
+    FAULT_PROTOCOL, MAGIC, MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, VERSION,
 };
 use super::faults::fault;
 use super::kept::Kept;
@@ -48,6 +48,7 @@ impl CpuArm {
         plan: &Plan,
         threads: u32,
         folder: &Path,
+        trial: &Path,
         kept: Rc<RefCell<Kept>>,
     ) -> anyhow::Result<Opened> {
         if let Some(refusal) = too_many(plan).or_else(|| too_large(plan)) {
@@ -72,8 +73,14 @@ impl CpuArm {
                 // Constructors run before the first stop; what they do is the candidate's own.
                 let during = ("the start of the process", START_DEADLINE);
                 let refusal = fault(control(&memory), &places, other, &mut process, during);
-                if control(&memory).fault.kind == 5 {
-                    bail!("{}", refusal.reason)
+                // The record says that the machine lacks something, and may lie: a program that does nothing must find so too.
+                if control(&memory).fault.kind == FAULT_PROTOCOL {
+                    let mut memory = SharedMemory::new(bytes)?;
+                    write_control(&mut memory, plan, &places, threads);
+                    let started = Process::spawn(trial, &memory, folder, threads, START_DEADLINE)?;
+                    if started.1 != Ended::Stopped {
+                        bail!("{}", refusal.reason)
+                    }
                 }
                 Ok(Opened::Refused(refusal))
             }

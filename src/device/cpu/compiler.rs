@@ -4,6 +4,7 @@
 //! candidate is untrusted text, and is shown with the kernel file's own lines.
 
 use std::io::{Read, Seek};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use include_dir::{Dir, include_dir};
 
 use super::cache::{self, unwritable};
 use super::diagnostics::{KERNEL, compile_error};
+use super::sandbox::{self, Confinement};
 use crate::base::{Digest, Failure};
 use crate::device::Refusal;
 use crate::verdict::{Evidence, Status};
@@ -56,6 +58,28 @@ const RUNTIME_FLAGS: &[&str] = &[
     "-w",
 ];
 const LINK_FLAGS: &[&str] = &["-no-pie", "-pthread", "-Wl,--as-needed"];
+/// A program that is whole needs no file to begin.
+const STATIC: &[&str] = &["-static"];
+/// For the first instructions of a process: no stack guard, which libc has yet to set up, and no call of libc.
+const START_FLAGS: &[&str] = &[
+    "-std=gnu++17",
+    "-O2",
+    "-fno-pie",
+    "-fno-stack-protector",
+    "-fno-tree-loop-distribute-patterns",
+    "-fcf-protection=none",
+    "-w",
+];
+const ENTRY_FLAGS: &[&str] = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+    &["-Wl,-e,kforge_start"]
+} else {
+    &[]
+};
+/// A program without a kernel, which shows what can be linked and what runs; its presence without `-static` too.
+const TRIAL: &str = "trial";
+const TRIAL_SOURCE: &str =
+    "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
+const TRIAL_LOADED: &str = "trial-loaded";
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
@@ -80,6 +104,8 @@ pub(super) struct Toolchain {
     programs: PathBuf,
     /// Stays empty: where processes run that need no files.
     empty: PathBuf,
+    /// What the compiler reads besides the system's own folders.
+    readable: Vec<PathBuf>,
     fingerprint: Digest,
 }
 
@@ -119,6 +145,18 @@ pub fn find() -> Result<Compiler, Failure> {
         .hint("install one, for example with `apt install g++`, or name one in the environment variable CXX"))
 }
 
+/// Where a compiler says that it looks for its parts.
+fn search_folders(compiler: &Path) -> String {
+    let asked = Command::new(compiler)
+        .arg("-print-search-dirs")
+        .stdin(Stdio::null())
+        .output();
+    asked.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
 fn which(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Path::new(name).is_file().then(|| PathBuf::from(name));
@@ -139,6 +177,8 @@ impl Toolchain {
             processor(),
             FLAGS.concat(),
             RUNTIME_FLAGS.concat(),
+            START_FLAGS.concat(),
+            [LINK_FLAGS, ENTRY_FLAGS].concat().concat(),
         ];
         each_file(&RUNTIME, &mut |path, contents| {
             parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
@@ -146,10 +186,11 @@ impl Toolchain {
         let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
         let cache = cache::folder();
         let toolchain = Self {
-            compiler,
             runtime: cache.join(format!("runtime-{fingerprint}")),
             programs: cache.join("programs"),
             empty: cache.join("empty"),
+            readable: sandbox::folders_of(&compiler.path, || search_folders(&compiler.path)),
+            compiler,
             fingerprint,
         };
         cache::make(&toolchain.programs)?;
@@ -217,10 +258,87 @@ impl Toolchain {
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling the runtime panicked")));
             plain.and(fast_math).and(runtime)
         })?;
+        self.build_trial(folder)?;
         match std::fs::rename(folder, &self.runtime) {
             Ok(()) => Ok(()),
             Err(_) if self.runtime.is_dir() => Ok(()),
             Err(error) => Err(unwritable(&self.runtime, &error).into()),
+        }
+    }
+
+    /// A program without a kernel: static if this machine has what that needs.
+    fn build_trial(&self, folder: &Path) -> anyhow::Result<()> {
+        let (start, object) = (folder.join("start.cpp"), folder.join("start.o"));
+        let arguments = [START_FLAGS, &["-c"]].concat();
+        self.shared_step(folder, &arguments, &start, &object)?;
+        let (source, object) = (folder.join("trial.cpp"), folder.join("trial.o"));
+        std::fs::write(&source, TRIAL_SOURCE).map_err(|error| unwritable(&source, &error))?;
+        let arguments = [FLAGS, &["-c"]].concat();
+        self.shared_step(folder, &arguments, &source, &object)?;
+        match run(
+            self.link(folder, "trial.o", TRIAL, true),
+            self.confined(folder)?,
+        )? {
+            Run::Done => Ok(()),
+            _ => {
+                match run(
+                    self.link(folder, "trial.o", TRIAL, false),
+                    self.confined(folder)?,
+                )? {
+                    Run::Done => {
+                        let mark = folder.join(TRIAL_LOADED);
+                        std::fs::write(&mark, "").map_err(|error| unwritable(&mark, &error).into())
+                    }
+                    Run::Failed(log) => Err(Failure::environment(format!(
+                        "`{}` cannot link kforge's CPU runtime:\n{log}",
+                        self.compiler.path.display()
+                    ))
+                    .into()),
+                    Run::TimedOut => Err(Failure::environment("the linker did not end").into()),
+                }
+            }
+        }
+    }
+
+    /// A program that runs without a kernel.
+    pub(super) fn trial(&self) -> PathBuf {
+        self.runtime.join(TRIAL)
+    }
+
+    /// Whether programs are whole, or have to be loaded with libraries because this machine has no static ones.
+    pub(super) fn is_static(&self) -> bool {
+        !self.runtime.join(TRIAL_LOADED).is_file()
+    }
+
+    /// The runtime comes first: so does what it does before a program's own constructors.
+    fn link(&self, folder: &Path, object: &str, program: &str, is_static: bool) -> Command {
+        let runtime = self.runtime_in(folder);
+        let mut command = self.command(folder);
+        command
+            .arg(runtime.join("start.o"))
+            .arg(runtime.join("runtime.o"))
+            .arg(object)
+            .args(if is_static { STATIC } else { &[] })
+            .args(LINK_FLAGS)
+            .args(ENTRY_FLAGS)
+            .args(["-o", program]);
+        command
+    }
+
+    fn confined(&self, folder: &Path) -> anyhow::Result<Confinement> {
+        let mut readable = self.readable.clone();
+        readable.push(self.runtime_in(folder));
+        let limits = [
+            (libc::RLIMIT_AS, MEMORY_LIMIT),
+            (libc::RLIMIT_FSIZE, FILE_LIMIT),
+        ];
+        Confinement::of_compiler(&readable, folder, &limits)
+    }
+
+    fn runtime_in(&self, folder: &Path) -> PathBuf {
+        match self.runtime.is_dir() {
+            true => self.runtime.clone(),
+            false => folder.to_owned(),
         }
     }
 
@@ -233,7 +351,7 @@ impl Toolchain {
     ) -> anyhow::Result<()> {
         let mut command = self.command(folder);
         command.args(arguments).arg(source).arg("-o").arg(output);
-        match run(command)? {
+        match run(command, self.confined(folder)?)? {
             Run::Done => Ok(()),
             Run::Failed(_) if is_out_of_room(folder) => {
                 Err(unwritable(folder, &std::io::ErrorKind::StorageFull.into()).into())
@@ -277,7 +395,7 @@ impl Toolchain {
             .args(FLAGS)
             .args(if fast_math { FAST_MATH } else { &[] })
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
-        match run(command)? {
+        match run(command, self.confined(folder)?)? {
             Run::Done => {}
             Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => {
@@ -289,13 +407,8 @@ impl Toolchain {
                 }));
             }
         }
-        let mut command = self.command(folder);
-        command
-            .args(["unit.o"])
-            .arg(self.runtime.join("runtime.o"))
-            .args(LINK_FLAGS)
-            .args(["-o", "program"]);
-        match run(command)? {
+        let link = self.link(folder, "unit.o", "program", self.is_static());
+        match run(link, self.confined(folder)?)? {
             Run::Done => {}
             Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
@@ -304,6 +417,11 @@ impl Toolchain {
         let beside = tempfile::NamedTempFile::new_in(&self.programs)
             .map_err(|error| unwritable(&self.programs, &error))?;
         std::fs::copy(folder.join("program"), beside.path())
+            .and_then(|_| {
+                // Whoever runs it may be nobody.
+                let anybody = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(beside.path(), anybody)
+            })
             .map_err(|error| unwritable(&executable, &error))?;
         // Closed before it is renamed: a file that is open for writing cannot be executed.
         let beside = beside.into_temp_path();
@@ -315,14 +433,10 @@ impl Toolchain {
 
     fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.compiler.path);
-        let runtime = if self.runtime.is_dir() {
-            self.runtime.as_path()
-        } else {
-            folder
-        };
+        let runtime = self.runtime_in(folder);
         command
             .arg("-I")
-            .arg(runtime)
+            .arg(&runtime)
             .arg("-I")
             .arg(runtime.join("include"))
             .current_dir(folder);
@@ -364,8 +478,8 @@ fn no_room(error: &dyn std::fmt::Display) -> Failure {
     .hint("make room there, or name another folder in the environment variable TMPDIR")
 }
 
-/// Runs a compiler in a process group of its own, under limits.
-fn run(mut command: Command) -> anyhow::Result<Run> {
+/// Runs a compiler in a process group of its own, held by what confines it.
+fn run(mut command: Command, confinement: Confinement) -> anyhow::Result<Run> {
     let mut log =
         tempfile::tempfile().context("failed to make a file for the compiler's output")?;
     command
@@ -373,18 +487,9 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?)
         .process_group(0);
-    // SAFETY: between fork and exec only limits are lowered, by system calls, on values that were made before.
+    // SAFETY: between fork and exec it makes system calls only, on values that were made before.
     unsafe {
-        command.pre_exec(|| {
-            for (resource, limit) in [
-                (libc::RLIMIT_AS, MEMORY_LIMIT),
-                (libc::RLIMIT_FSIZE, FILE_LIMIT),
-                (libc::RLIMIT_CORE, 0),
-            ] {
-                super::process::lower_limit(resource, limit)?;
-            }
-            Ok(())
-        });
+        command.pre_exec(move || confinement.put_on());
     }
     let program = command.get_program().to_owned();
     let mut child = command

@@ -15,10 +15,12 @@ mod kept;
 mod lexer;
 mod process;
 mod refuse;
+mod sandbox;
 mod source;
 mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
+pub use sandbox::{Mechanisms, mechanisms};
 
 use super::{Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
@@ -100,6 +102,7 @@ impl Device for CpuDevice {
             plan,
             self.cores,
             self.toolchain.empty_folder(),
+            &self.toolchain.trial(),
             Rc::clone(&self.kept),
         )
     }
