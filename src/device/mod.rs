@@ -15,6 +15,9 @@ pub mod numerics;
 pub trait Device {
     fn identity(&self) -> DeviceIdentity;
 
+    /// What holds a candidate here, in the words of a verdict.
+    fn sandbox(&self) -> String;
+
     /// Compiles one translation unit. A refusal by the compiler is a value.
     fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled>;
 

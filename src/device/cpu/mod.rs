@@ -20,7 +20,7 @@ mod source;
 mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
-pub use sandbox::{Mechanisms, mechanisms};
+pub use sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 
 use super::{Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
@@ -68,11 +68,24 @@ impl CpuDevice {
     pub fn compiler(&self) -> &Compiler {
         self.toolchain.compiler()
     }
+
+    /// Whether programs are linked statically, so that their processes need no file.
+    pub fn is_static(&self) -> bool {
+        self.toolchain.is_static()
+    }
 }
 
 impl Device for CpuDevice {
     fn identity(&self) -> DeviceIdentity {
         identity()
+    }
+
+    fn sandbox(&self) -> String {
+        let held = mechanisms().describe();
+        match self.toolchain.is_static() {
+            true => held.to_owned(),
+            false => format!("{held}, with a loader"),
+        }
     }
 
     fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {

@@ -19,7 +19,7 @@ mod probe;
 mod rules;
 mod seccomp;
 
-pub use probe::{Mechanisms, mechanisms};
+pub use probe::{Mechanisms, mechanisms, require};
 pub(super) use seccomp::name as name_of_call;
 
 use rules::Rules;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use super::privileges;
 use super::rules::{self, Rules};
 use super::seccomp::Filter;
+use crate::base::Failure;
 
 /// What is in force here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,24 @@ pub fn mechanisms() -> &'static Mechanisms {
         seccomp: seccomp_holds(),
         nobody: privileges::can_become_nobody() && nobody_can_be(),
     })
+}
+
+/// Refuses a machine on which something is missing, for those who would rather not judge at all.
+///
+/// # Errors
+/// `Failure::environment` that names what is missing.
+pub fn require() -> Result<(), Failure> {
+    let missing = mechanisms().missing();
+    let names: Vec<_> = missing.iter().map(|missing| missing.name).collect();
+    let remedies: Vec<_> = missing.iter().map(|missing| missing.remedy).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "a sandbox is required, and this machine has no {}",
+        names.join(" and no ")
+    );
+    Err(Failure::environment(message).hint(remedies.join("; ")))
 }
 
 /// A file that could be written a moment ago, and then could not.
