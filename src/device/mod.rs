@@ -18,12 +18,37 @@ pub trait Device {
     /// What holds a candidate here, in the words of a verdict.
     fn sandbox(&self) -> String;
 
+    /// The builds that it can make here; `Build::Fast` always.
+    fn builds(&self) -> &[Build];
+
     /// Compiles one translation unit. A refusal by the compiler is a value.
-    fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled>;
+    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled>;
 
     /// Loads a program and binds it to freshly allocated memory for one workload.
     /// A plan or a program that the device refuses is a value.
     fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened>;
+}
+
+/// How a kernel is built: to be fast, or to be looked into while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Build {
+    /// What is checked against the oracle, and timed.
+    Fast,
+    /// Ends at an access out of bounds, a misaligned one, or what C++ leaves undefined.
+    Bounds,
+    /// Ends at a race or at a read of what nothing wrote, under one schedule out of many; counts how memory is accessed.
+    Race,
+}
+
+impl Build {
+    /// The word for it in verdicts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Bounds => "bounds",
+            Self::Race => "race",
+        }
+    }
 }
 
 /// A device's answer to being asked to load a program.
@@ -44,6 +69,9 @@ pub enum Compiled {
 pub struct Program {
     /// The executable (CPU) or the cubin (GPU).
     pub image: std::path::PathBuf,
+    pub build: Build,
+    /// Of the race build: who runs next is drawn from this.
+    pub schedule: u64,
     pub resources: Resources,
     /// Wall time of the compiler; about 0 where the cache had it.
     pub compile_seconds: f64,
@@ -111,6 +139,33 @@ pub enum Question<'a> {
     },
     /// How many elements still hold their poison?
     Unwritten(Poison),
+    /// How did the launches since the arm was opened use memory, whatever the buffer? The race build knows.
+    Accesses,
+}
+
+/// How one load or store of a kernel used memory, as far as it was looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessSite {
+    /// In the kernel file, counted from 1; `None` where the compiler left no trace of it.
+    pub line: Option<u32>,
+    pub writes: bool,
+    pub atomic: bool,
+    /// Shared memory, else global.
+    pub shared: bool,
+    /// Bytes that one thread accesses at once.
+    pub bytes: u32,
+    /// Accesses of single threads, scaled to the whole launch.
+    pub lanes: f64,
+    /// Requests of whole warps that were looked at, and the sectors of 32 bytes that they touched; in shared memory, the
+    /// passes over its banks.
+    pub requests: u64,
+    pub sectors: u64,
+    /// What as many lanes would need side by side.
+    pub sectors_least: u64,
+    /// Requests whose lanes lay at equal distances, other than side by side.
+    pub strided: u64,
+    /// Lanes of the requests that were looked at.
+    pub lanes_seen: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +181,7 @@ pub enum Answer {
         count: u64,
         first: Option<u64>,
     },
+    Accesses(Vec<AccessSite>),
 }
 
 /// A tensor against its expected values, every element looked at, sums in a fixed order.

@@ -261,7 +261,7 @@ impl Bound {
         }
     }
 
-    fn new(judge: &Judge<'_>, arm: Box<dyn Arm>, plan: Plan) -> Self {
+    pub(super) fn new(judge: &Judge<'_>, arm: Box<dyn Arm>, plan: Plan) -> Self {
         let is_input = |role: Role| matches!(role, Role::Input | Role::InPlace);
         let inputs = plan
             .buffers

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Digest, Failure, random};
-use crate::device::{Compiled, Device, Program, Refusal};
+use crate::device::{Build, Compiled, Device, Program, Refusal};
 use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
@@ -21,6 +21,7 @@ mod example;
 mod features;
 mod measure;
 mod quiet;
+mod sanitize;
 mod shapes;
 
 pub use example::{Example, example};
@@ -227,12 +228,48 @@ impl<'a> Judge<'a> {
         let checked = self.check_all(&compilation, &cases, seed, verdict)?;
         verdict.seconds.check = begun.elapsed().as_secs_f64();
         if let Err(finding) = checked {
+            return Ok(Err(self.explain(
+                finding,
+                &compilation.kernel,
+                &cases,
+                seed,
+                verdict,
+            )?));
+        }
+        verdict.builds.push(Build::Fast.name().to_owned());
+        // Cheaper than timing, and graver than anything that timing could find.
+        let inspection = sanitize::inspect(self, &compilation.kernel, &cases, seed, verdict)?;
+        if let Some(finding) = inspection.finding {
             return Ok(Err(finding));
+        }
+        if let Some(memory) = inspection.memory {
+            memory.write_to(verdict);
         }
         let begun = Instant::now();
         let measured = self.measure_all(&compilation, &cases, seed, verdict)?;
         verdict.seconds.measure = begun.elapsed().as_secs_f64();
         Ok(measured)
+    }
+
+    /// What the inspected builds say of a kernel that fails: where, and whether something graver is behind it.
+    fn explain(
+        &self,
+        finding: Finding,
+        kernel: &Kernel,
+        cases: &[Case],
+        seed: u64,
+        verdict: &mut Verdict,
+    ) -> anyhow::Result<Finding> {
+        let case = (finding.case.as_ref()).and_then(|id| cases.iter().find(|case| case.id == *id));
+        let (Some(case), true) = (case, sanitize::explains(finding.refusal.status)) else {
+            return Ok(finding);
+        };
+        let case = std::slice::from_ref(case);
+        let inspection = sanitize::inspect(self, kernel, case, seed, verdict)?;
+        Ok(match inspection.finding {
+            Some(deeper) if deeper.refusal.status <= finding.refusal.status => deeper,
+            _ => finding,
+        })
     }
 
     fn check_all(
@@ -324,7 +361,7 @@ impl<'a> Judge<'a> {
             }
             match self
                 .device
-                .compile(&kernel.unit(self.task, &values, false))?
+                .compile(&kernel.unit(self.task, &values, false), Build::Fast)?
             {
                 Compiled::Ready(program) => programs.insert(key, program),
                 Compiled::Refused(refusal) => {
@@ -365,10 +402,10 @@ impl<'a> Judge<'a> {
                 if reference.programs.contains_key(&key) {
                     continue;
                 }
-                match self
-                    .device
-                    .compile(&reference.kernel.unit(self.task, &values, is_oracle))?
-                {
+                match self.device.compile(
+                    &reference.kernel.unit(self.task, &values, is_oracle),
+                    Build::Fast,
+                )? {
                     Compiled::Ready(program) => reference.programs.insert(key, program),
                     Compiled::Refused(refusal) => {
                         let log = refusal.evidence.log.unwrap_or_default();
@@ -417,6 +454,8 @@ impl<'a> Judge<'a> {
             speedup: None,
             workloads: Vec::new(),
             resources: crate::verdict::Resources::default(),
+            accesses: Vec::new(),
+            builds: Vec::new(),
             features: IndexMap::new(),
             evidence: None,
             seconds: Seconds::default(),

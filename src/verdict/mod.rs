@@ -46,8 +46,14 @@ pub struct Verdict {
     /// What the archive's axes are made from, by name.
     #[serde(default)]
     pub features: IndexMap<String, f64>,
+    /// How each load and store used memory, those with the most bytes first; empty where the race build did not run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accesses: Vec<AccessFigures>,
     #[serde(default)]
     pub evidence: Option<Evidence>,
+    /// The builds that ran to their end and found nothing: `fast`, `bounds`, `race`.
+    #[serde(default)]
+    pub builds: Vec<String>,
     pub seconds: Seconds,
 }
 
@@ -152,9 +158,34 @@ pub struct Evidence {
     /// Line in the kernel file, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
+    /// Where in the grid, and in the block, it happened: x, y, z.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<[u32; 3]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread: Option<[u32; 3]>,
+    /// Of a race: the earlier access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other: Option<OtherAccess>,
+    /// The build that showed it: `bounds` or `race`; absent for the fast one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Of the race build: the seed of the schedule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<u64>,
     /// Untrusted: the compiler's words, or the candidate's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+}
+
+/// The other side of a race.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OtherAccess {
+    /// In the kernel file, counted from 1.
+    pub line: Option<u32>,
+    pub block: [u32; 3],
+    pub thread: [u32; 3],
+    /// `read`, `write` or `atomic`; `wait` where threads of one warp wait for each other at two places.
+    pub access: String,
 }
 
 /// Wall time that judging took.
@@ -163,6 +194,30 @@ pub struct Seconds {
     pub compile: f64,
     pub check: f64,
     pub measure: f64,
+    /// The inspected builds, compiling them included.
+    #[serde(default)]
+    pub inspect: f64,
+}
+
+/// How one load or store of the kernel file used memory, counted where the CPU ran it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccessFigures {
+    /// In the kernel file, counted from 1.
+    pub line: u32,
+    /// `load`, `store` or `atomic`.
+    pub access: String,
+    /// `global` or `shared`.
+    pub space: String,
+    /// Bytes that one thread accesses at once.
+    pub bytes: u32,
+    /// Sectors of 32 bytes for each request of a warp; of shared memory `null`.
+    pub sectors_per_request: Option<f64>,
+    /// Passes over the banks against as few as there can be; of global memory `null`.
+    pub bank_conflicts: Option<f64>,
+    /// `coalesced`, `strided` or `random`; of shared memory `null`.
+    pub pattern: Option<String>,
+    /// All that it moves in one launch of the unit, in bytes.
+    pub total_bytes: f64,
 }
 
 /// A paired comparison of two candidates on the same data: incumbent time / challenger time.

@@ -217,6 +217,8 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         ("barriers", &[0.0, 2.0, 8.0]),
     ];
     Verdict {
+        accesses: Vec::new(),
+        builds: Vec::new(),
         schema: kforge::verdict::SCHEMA,
         task: "softmax".to_owned(),
         kernel: String::new(),

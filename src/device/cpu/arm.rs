@@ -1,20 +1,24 @@
 //! One kernel in its own process with its own memory: the judge fills, launches and looks; the process only computes.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::control::{
-    ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_ZERO, Control, ControlArgument, ControlLaunch,
-    FAULT_PROTOCOL, MAGIC, MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, VERSION,
+    ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_READ_ONLY,
+    BUFFER_UNWRITTEN, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, FAULT_PROTOCOL, MAGIC,
+    MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, MAX_SITES, VERSION,
 };
 use super::faults::fault;
 use super::kept::Kept;
+use super::lines::Lines;
 use super::process::{Ended, Process, SharedMemory};
-use crate::device::{Answer, Arm, Content, Launched, Opened, Question, Refusal, numerics};
+use crate::device::{
+    AccessSite, Answer, Arm, Build, Content, Launched, Opened, Program, Question, Refusal, numerics,
+};
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::{DType, Distribution};
 use crate::verdict::{Evidence, Status};
@@ -27,7 +31,7 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// Where one buffer lies in the shared memory.
 pub(super) struct Place {
     pub(super) name: String,
-    dtype: DType,
+    pub(super) dtype: DType,
     /// Length of the last axis.
     row: u64,
     pub(super) mapping: std::ops::Range<usize>,
@@ -39,12 +43,14 @@ pub(super) struct CpuArm {
     memory: SharedMemory,
     process: Process,
     places: Vec<Place>,
+    executable: PathBuf,
+    build: Build,
     kept: Rc<RefCell<Kept>>,
 }
 
 impl CpuArm {
     pub(super) fn open(
-        executable: &Path,
+        program: &Program,
         plan: &Plan,
         threads: u32,
         folder: &Path,
@@ -57,28 +63,48 @@ impl CpuArm {
         let (places, bytes) = places(plan);
         let mut memory = SharedMemory::new(bytes)?;
         write_control(&mut memory, plan, &places, threads);
+        control_mut(&mut memory).seed = program.schedule;
         for place in &places {
             renew_canaries(&mut memory, place);
         }
-        let (mut process, ended) =
-            Process::spawn(executable, &memory, folder, threads, START_DEADLINE)?;
+        let (executable, build) = (program.image.clone(), program.build);
+        let extra = inspection_bytes(build, plan);
+        let (mut process, ended) = Process::spawn(
+            &executable,
+            &memory,
+            folder,
+            (threads, extra),
+            START_DEADLINE,
+        )?;
         match ended {
             Ended::Stopped => Ok(Opened::Ready(Box::new(Self {
                 memory,
                 process,
                 places,
+                executable,
+                build,
                 kept,
             }))),
             other => {
                 // Constructors run before the first stop; what they do is the candidate's own.
                 let during = ("the start of the process", START_DEADLINE);
-                let refusal = fault(control(&memory), &places, other, &mut process, during);
+                let program = (build, executable.as_path());
+                let refusal = fault(
+                    control(&memory),
+                    &places,
+                    other,
+                    &mut process,
+                    program,
+                    during,
+                );
                 // The record says that the machine lacks something, and may lie: a program that does nothing must find so too.
                 if control(&memory).fault.kind == FAULT_PROTOCOL {
                     let mut memory = SharedMemory::new(bytes)?;
                     write_control(&mut memory, plan, &places, threads);
-                    let started = Process::spawn(trial, &memory, folder, threads, START_DEADLINE)?;
-                    if started.1 != Ended::Stopped {
+                    let memory_of_its_own = (threads, extra);
+                    let (_, ended) =
+                        Process::spawn(trial, &memory, folder, memory_of_its_own, START_DEADLINE)?;
+                    if ended != Ended::Stopped {
                         bail!("{}", refusal.reason)
                     }
                 }
@@ -117,6 +143,7 @@ impl Arm for CpuArm {
                 &self.places,
                 ended,
                 &mut self.process,
+                (self.build, &self.executable),
                 ("the launch", deadline),
             ))),
         }
@@ -142,12 +169,48 @@ impl Arm for CpuArm {
                 }
                 Answer::Comparison(numerics::compare(place.dtype, memory, expected, *tolerance))
             }
+            Question::Accesses => Answer::Accesses(accesses(
+                control(&self.memory),
+                &Lines::of(&self.executable),
+            )),
             Question::Unwritten(pattern) => {
                 let (count, first) = numerics::unwritten(place.dtype, memory, *pattern);
                 Answer::Unwritten { count, first }
             }
         })
     }
+}
+
+/// Memory beyond its own that a build needs to look into a kernel: of every buffer sixteen times as much for the latest accesses.
+fn inspection_bytes(build: Build, plan: &Plan) -> u64 {
+    let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
+    match build {
+        Build::Fast => 0,
+        Build::Bounds => 1 << 30,
+        Build::Race => (2 << 30) + 20 * bytes,
+    }
+}
+
+/// What the process counted: untrusted, so that every number may be anything.
+fn accesses(control: &Control, lines: &Lines) -> Vec<AccessSite> {
+    let count = (control.site_count as usize).min(MAX_SITES);
+    let scale = control.threads_total as f64 / control.threads_seen.max(1) as f64;
+    let sites = control.sites[..count].iter();
+    sites
+        .map(|site| AccessSite {
+            line: lines.at(site.site),
+            writes: site.flags & ACCESS_WRITE != 0,
+            atomic: site.flags & ACCESS_ATOMIC != 0,
+            shared: site.flags & ACCESS_SHARED != 0,
+            bytes: site.bytes,
+            lanes: site.lanes as f64 * scale,
+            requests: site.requests,
+            sectors: site.sectors,
+            sectors_least: site.sectors_least,
+            strided: site.strided,
+            lanes_seen: site.lanes_seen,
+        })
+        .collect()
 }
 
 fn too_many(plan: &Plan) -> Option<Refusal> {
@@ -256,10 +319,11 @@ fn write_control(memory: &mut SharedMemory, plan: &Plan, places: &[Place], threa
         slot.mapped_bytes = place.mapping.len() as u64;
         slot.data_offset = (place.data.start - place.mapping.start) as u64;
         slot.data_bytes = place.data.len() as u64;
-        slot.flags = if buffer.role == (Role::Scratch { zero: true }) {
-            BUFFER_ZERO
-        } else {
-            0
+        slot.flags = match buffer.role {
+            Role::Scratch { zero: true } => BUFFER_ZERO,
+            Role::Scratch { zero: false } | Role::Output => BUFFER_UNWRITTEN,
+            Role::Input => BUFFER_READ_ONLY,
+            Role::InPlace => 0,
         };
     }
     let mut next = 0;

@@ -15,71 +15,19 @@ use include_dir::{Dir, include_dir};
 
 use super::cache::{self, unwritable};
 use super::diagnostics::{KERNEL, compile_error};
+use super::flags::{FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of};
 use super::sandbox::{self, Confinement};
 use crate::base::{Digest, Failure};
-use crate::device::Refusal;
+use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, Status};
 
 static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
 
-/// Whatever this machine can do; the name that both compilers know on this architecture.
-const NATIVE: &str = if cfg!(target_arch = "aarch64") {
-    "-mcpu=native"
-} else {
-    "-march=native"
-};
-/// The flags of header and candidate alike: a precompiled header is used only under its own.
-const FLAGS: &[&str] = &[
-    "-std=gnu++17",
-    "-O3",
-    NATIVE,
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-strict-aliasing",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fstack-clash-protection",
-    "-fno-pie",
-    "-w",
-    "-fmax-errors=20",
-];
-const FAST_MATH: &[&str] = &["-ffast-math", "-fno-finite-math-only"];
-/// The runtime's own flags: wide vectors in its switch cost more than they bring.
-const RUNTIME_FLAGS: &[&str] = &[
-    "-std=gnu++17",
-    "-O2",
-    NATIVE,
-    "-fno-tree-vectorize",
-    "-fno-strict-aliasing",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fno-pie",
-    "-w",
-];
-const LINK_FLAGS: &[&str] = &["-no-pie", "-pthread", "-Wl,--as-needed"];
-/// A program that is whole needs no file to begin.
-const STATIC: &[&str] = &["-static"];
-/// For the first instructions of a process: no stack guard, which libc has yet to set up, and no call of libc.
-const START_FLAGS: &[&str] = &[
-    "-std=gnu++17",
-    "-O2",
-    "-fno-pie",
-    "-fno-stack-protector",
-    "-fno-tree-loop-distribute-patterns",
-    "-fcf-protection=none",
-    "-w",
-];
-const ENTRY_FLAGS: &[&str] = if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
-    &["-Wl,-e,kforge_start"]
-} else {
-    &[]
-};
-/// A program without a kernel, which shows what can be linked and what runs; its presence without `-static` too.
-const TRIAL: &str = "trial";
-const TRIAL_SOURCE: &str =
+/// A translation unit without a kernel.
+const TRIAL: &str =
     "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
-const TRIAL_LOADED: &str = "trial-loaded";
+/// Marks a runtime whose programs are not static, because the machine has no static libraries.
+const LOADED: &str = "loaded";
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
@@ -107,6 +55,7 @@ pub(super) struct Toolchain {
     /// What the compiler reads besides the system's own folders.
     readable: Vec<PathBuf>,
     fingerprint: Digest,
+    builds: Vec<Build>,
 }
 
 /// What a run of the compiler gave.
@@ -177,21 +126,24 @@ impl Toolchain {
             processor(),
             FLAGS.concat(),
             RUNTIME_FLAGS.concat(),
+            flags(Build::Bounds, false).concat(),
+            flags(Build::Race, false).concat(),
             START_FLAGS.concat(),
-            [LINK_FLAGS, ENTRY_FLAGS].concat().concat(),
+            link_flags(true).concat(),
         ];
         each_file(&RUNTIME, &mut |path, contents| {
             parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
         });
         let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
         let cache = cache::folder();
-        let toolchain = Self {
+        let mut toolchain = Self {
             runtime: cache.join(format!("runtime-{fingerprint}")),
             programs: cache.join("programs"),
             empty: cache.join("empty"),
             readable: sandbox::folders_of(&compiler.path, || search_folders(&compiler.path)),
             compiler,
             fingerprint,
+            builds: Vec::new(),
         };
         cache::make(&toolchain.programs)?;
         cache::make(&toolchain.empty)?;
@@ -200,12 +152,22 @@ impl Toolchain {
         } else {
             toolchain.build_runtime(&cache)?;
         }
+        let is_made = |build: &Build| toolchain.runtime.join(runtime_of(*build).0).is_file();
+        toolchain.builds = [Build::Fast, Build::Bounds, Build::Race]
+            .into_iter()
+            .filter(is_made)
+            .collect();
         cache::prune(&cache, &toolchain.programs);
         Ok(toolchain)
     }
 
     pub(super) fn compiler(&self) -> &Compiler {
         &self.compiler
+    }
+
+    /// Those that this compiler can make.
+    pub(super) fn builds(&self) -> &[Build] {
+        &self.builds
     }
 
     pub(super) fn empty_folder(&self) -> &Path {
@@ -243,22 +205,49 @@ impl Toolchain {
         let header = folder.join("kforge_cuda.h");
         let gch = folder.join("kforge_cuda.h.gch");
         cache::make(&gch)?;
-        let precompile = |name: &str, extra: &[&str]| {
-            let arguments = [&["-x", "c++-header"], FLAGS, extra].concat();
+        let precompile = |name: &str, build: Build, fast_math: bool| {
+            let arguments = [&["-x", "c++-header"][..], &flags(build, fast_math)].concat();
             self.shared_step(folder, &arguments, &header, &gch.join(name))
         };
+        let runtime = |build: Build| {
+            let (object, macros) = runtime_of(build);
+            let arguments = [RUNTIME_FLAGS, &["-c"], macros].concat();
+            let source = folder.join("runtime.cpp");
+            self.shared_step(folder, &arguments, &source, &folder.join(object))
+        };
+        // A compiler that lacks what an inspected build needs goes without that build: nothing of it stays then.
+        let inspected = |build: Build| {
+            let is_made = runtime(build)
+                .and_then(|()| precompile(build.name(), build, false))
+                .and_then(|()| self.link_trial(folder, build, true));
+            if is_made.is_err() {
+                let _ = std::fs::remove_file(folder.join(runtime_of(build).0));
+            }
+        };
+        let arguments = [START_FLAGS, &["-c"]].concat();
+        let (start, object) = (folder.join("start.cpp"), folder.join("start.o"));
+        self.shared_step(folder, &arguments, &start, &object)?;
         std::thread::scope(|scope| {
-            let plain = scope.spawn(|| precompile("plain", &[]));
-            let fast_math = precompile("fast_math", FAST_MATH);
-            let arguments = [RUNTIME_FLAGS, &["-c"]].concat();
-            let (source, object) = (folder.join("runtime.cpp"), folder.join("runtime.o"));
-            let runtime = self.shared_step(folder, &arguments, &source, &object);
-            let plain = plain
+            let first = scope.spawn(|| {
+                let fast = precompile("plain", Build::Fast, false)
+                    .and_then(|()| runtime(Build::Fast))
+                    .and_then(|()| {
+                        self.link_trial(folder, Build::Fast, true).or_else(|_| {
+                            let mark = folder.join(LOADED);
+                            std::fs::write(&mark, "").map_err(|error| unwritable(&mark, &error))?;
+                            self.link_trial(folder, Build::Fast, false)
+                        })
+                    });
+                inspected(Build::Bounds);
+                fast
+            });
+            let fast_math = precompile("fast_math", Build::Fast, true);
+            inspected(Build::Race);
+            let first = first
                 .join()
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling the runtime panicked")));
-            plain.and(fast_math).and(runtime)
+            first.and(fast_math)
         })?;
-        self.build_trial(folder)?;
         match std::fs::rename(folder, &self.runtime) {
             Ok(()) => Ok(()),
             Err(_) if self.runtime.is_dir() => Ok(()),
@@ -266,73 +255,47 @@ impl Toolchain {
         }
     }
 
-    /// A program without a kernel: static if this machine has what that needs.
-    fn build_trial(&self, folder: &Path) -> anyhow::Result<()> {
-        let (start, object) = (folder.join("start.cpp"), folder.join("start.o"));
-        let arguments = [START_FLAGS, &["-c"]].concat();
-        self.shared_step(folder, &arguments, &start, &object)?;
-        let (source, object) = (folder.join("trial.cpp"), folder.join("trial.o"));
-        std::fs::write(&source, TRIAL_SOURCE).map_err(|error| unwritable(&source, &error))?;
-        let arguments = [FLAGS, &["-c"]].concat();
+    /// Whether a program without a kernel can be made. It stays, to show later whether a machine or a kernel is at fault.
+    fn link_trial(&self, folder: &Path, build: Build, is_static: bool) -> anyhow::Result<()> {
+        let source = folder.join(format!("{}-trial.cpp", build.name()));
+        std::fs::write(&source, TRIAL).map_err(|error| unwritable(&source, &error))?;
+        let object = source.with_extension("o");
+        let arguments = [&flags(build, false)[..], &["-c"]].concat();
         self.shared_step(folder, &arguments, &source, &object)?;
-        match run(
-            self.link(folder, "trial.o", TRIAL, true),
-            self.confined(folder)?,
-        )? {
-            Run::Done => Ok(()),
-            _ => {
-                match run(
-                    self.link(folder, "trial.o", TRIAL, false),
-                    self.confined(folder)?,
-                )? {
-                    Run::Done => {
-                        let mark = folder.join(TRIAL_LOADED);
-                        std::fs::write(&mark, "").map_err(|error| unwritable(&mark, &error).into())
-                    }
-                    Run::Failed(log) => Err(Failure::environment(format!(
-                        "`{}` cannot link kforge's CPU runtime:\n{log}",
-                        self.compiler.path.display()
-                    ))
-                    .into()),
-                    Run::TimedOut => Err(Failure::environment("the linker did not end").into()),
-                }
-            }
-        }
+        let program = source.with_extension("");
+        let link = self.link(folder, build, is_static, &object, &program);
+        self.finish_step(folder, link)
     }
 
     /// A program that runs without a kernel.
     pub(super) fn trial(&self) -> PathBuf {
-        self.runtime.join(TRIAL)
+        self.runtime.join(format!("{}-trial", Build::Fast.name()))
     }
 
     /// Whether programs are whole, or have to be loaded with libraries because this machine has no static ones.
     pub(super) fn is_static(&self) -> bool {
-        !self.runtime.join(TRIAL_LOADED).is_file()
+        !self.runtime.join(LOADED).is_file()
     }
 
     /// The runtime comes first: so does what it does before a program's own constructors.
-    fn link(&self, folder: &Path, object: &str, program: &str, is_static: bool) -> Command {
+    fn link(
+        &self,
+        folder: &Path,
+        build: Build,
+        is_static: bool,
+        object: &Path,
+        program: &Path,
+    ) -> Command {
         let runtime = self.runtime_in(folder);
         let mut command = self.command(folder);
         command
             .arg(runtime.join("start.o"))
-            .arg(runtime.join("runtime.o"))
+            .arg(runtime.join(runtime_of(build).0))
             .arg(object)
-            .args(if is_static { STATIC } else { &[] })
-            .args(LINK_FLAGS)
-            .args(ENTRY_FLAGS)
-            .args(["-o", program]);
+            .args(link_flags(is_static))
+            .arg("-o")
+            .arg(program);
         command
-    }
-
-    fn confined(&self, folder: &Path) -> anyhow::Result<Confinement> {
-        let mut readable = self.readable.clone();
-        readable.push(self.runtime_in(folder));
-        let limits = [
-            (libc::RLIMIT_AS, MEMORY_LIMIT),
-            (libc::RLIMIT_FSIZE, FILE_LIMIT),
-        ];
-        Confinement::of_compiler(&readable, folder, &limits)
     }
 
     fn runtime_in(&self, folder: &Path) -> PathBuf {
@@ -340,6 +303,18 @@ impl Toolchain {
             true => self.runtime.clone(),
             false => folder.to_owned(),
         }
+    }
+
+    /// Runs a command that writes in this folder, and reads there and where compilers read.
+    fn run(&self, command: Command, folder: &Path) -> anyhow::Result<Run> {
+        let mut readable = self.readable.clone();
+        readable.push(self.runtime_in(folder));
+        let limits = [
+            (libc::RLIMIT_AS, MEMORY_LIMIT),
+            (libc::RLIMIT_FSIZE, FILE_LIMIT),
+        ];
+        let confinement = Confinement::of_compiler(&readable, folder, &limits)?;
+        run(command, confinement)
     }
 
     fn shared_step(
@@ -351,7 +326,11 @@ impl Toolchain {
     ) -> anyhow::Result<()> {
         let mut command = self.command(folder);
         command.args(arguments).arg(source).arg("-o").arg(output);
-        match run(command, self.confined(folder)?)? {
+        self.finish_step(folder, command)
+    }
+
+    fn finish_step(&self, folder: &Path, command: Command) -> anyhow::Result<()> {
+        match self.run(command, folder)? {
             Run::Done => Ok(()),
             Run::Failed(_) if is_out_of_room(folder) => {
                 Err(unwritable(folder, &std::io::ErrorKind::StorageFull.into()).into())
@@ -369,12 +348,14 @@ impl Toolchain {
         &self,
         kernel: &str,
         text: &str,
+        build: Build,
         fast_math: bool,
     ) -> anyhow::Result<Result<(PathBuf, f64), Refusal>> {
         let begun = Instant::now();
         let key = Digest::of_parts([
             text.as_bytes(),
             &[u8::from(fast_math)],
+            build.name().as_bytes(),
             self.fingerprint.to_string().as_bytes(),
         ]);
         let executable = self.programs.join(key.to_string());
@@ -392,10 +373,9 @@ impl Toolchain {
         }
         let mut command = self.command(folder);
         command
-            .args(FLAGS)
-            .args(if fast_math { FAST_MATH } else { &[] })
+            .args(flags(build, fast_math))
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
-        match run(command, self.confined(folder)?)? {
+        match self.run(command, folder)? {
             Run::Done => {}
             Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => {
@@ -407,8 +387,9 @@ impl Toolchain {
                 }));
             }
         }
-        let link = self.link(folder, "unit.o", "program", self.is_static());
-        match run(link, self.confined(folder)?)? {
+        let (object, program) = (Path::new("unit.o"), Path::new("program"));
+        let link = self.link(folder, build, self.is_static(), object, program);
+        match self.run(link, folder)? {
             Run::Done => {}
             Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),

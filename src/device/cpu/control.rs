@@ -1,7 +1,7 @@
 //! The control page, field by field as `runtime/control.h` has it.
 
 pub(super) const MAGIC: u32 = 0x6b66_6f72;
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 pub(super) const MAX_BUFFERS: usize = 64;
 pub(super) const MAX_LAUNCHES: usize = 32;
 pub(super) const MAX_ARGUMENTS: usize = 1024;
@@ -11,7 +11,13 @@ pub(super) const GUARD_BYTES: u64 = 1 << 20;
 pub(super) const FAULT_EXIT_CODE: i32 = 70;
 /// The kind of fault that is the machine's rather than the kernel's, if it is true.
 pub(super) const FAULT_PROTOCOL: u32 = 5;
+pub(super) const MAX_SITES: usize = 256;
 pub(super) const BUFFER_ZERO: u32 = 1;
+pub(super) const BUFFER_READ_ONLY: u32 = 2;
+pub(super) const BUFFER_UNWRITTEN: u32 = 4;
+pub(super) const ACCESS_WRITE: u32 = 1;
+pub(super) const ACCESS_ATOMIC: u32 = 2;
+pub(super) const ACCESS_SHARED: u32 = 4;
 pub(super) const ARGUMENT_BUFFER: u32 = 0;
 pub(super) const ARGUMENT_BYTES: u32 = 1;
 
@@ -29,6 +35,12 @@ pub(super) struct Control {
     pub(super) arguments: [ControlArgument; MAX_ARGUMENTS],
     /// Written by the child: untrusted.
     pub(super) fault: ControlFault,
+    /// As above.
+    pub(super) sites: [ControlSite; MAX_SITES],
+    pub(super) site_count: u32,
+    pub(super) reserved: u32,
+    pub(super) threads_seen: u64,
+    pub(super) threads_total: u64,
 }
 
 #[repr(C)]
@@ -74,6 +86,30 @@ pub(super) struct ControlFault {
     pub(super) block: [u32; 3],
     pub(super) thread: [u32; 3],
     pub(super) message: [u8; 256],
+    pub(super) site: u64,
+    pub(super) other_site: u64,
+    pub(super) other_block: [u32; 3],
+    pub(super) other_thread: [u32; 3],
+    pub(super) line: u32,
+    pub(super) bytes: u32,
+    pub(super) flags: u32,
+    pub(super) other_flags: u32,
+    pub(super) value: u64,
+    pub(super) other_value: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ControlSite {
+    pub(super) site: u64,
+    pub(super) flags: u32,
+    pub(super) bytes: u32,
+    pub(super) lanes: u64,
+    pub(super) lanes_seen: u64,
+    pub(super) requests: u64,
+    pub(super) sectors: u64,
+    pub(super) sectors_least: u64,
+    pub(super) strided: u64,
 }
 
 // The other side asserts the same.
@@ -82,4 +118,6 @@ const _: () = assert!(
         && size_of::<ControlLaunch>() == 48
         && size_of::<ControlArgument>() == 16
 );
-const _: () = assert!(size_of::<Control>() == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 296);
+const _: () = assert!(size_of::<ControlFault>() == 368 && size_of::<ControlSite>() == 64);
+const _: () =
+    assert!(size_of::<Control>() == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24);

@@ -2,14 +2,18 @@
 //!
 //! The status follows from how the process ended, which the judge saw itself; the record that it left only adds words.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::arm::Place;
-use super::control::{Control, ControlFault, FAULT_EXIT_CODE, GUARD_BYTES};
+use super::control::{
+    ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, Control, ControlFault, FAULT_EXIT_CODE, GUARD_BYTES,
+};
+use super::lines::Lines;
 use super::process::{Ended, Process};
 use super::sandbox::name_of_call;
-use crate::device::Refusal;
-use crate::verdict::{Evidence, Status};
+use crate::device::{Build, Refusal};
+use crate::verdict::{Evidence, OtherAccess, Status};
 
 /// A refusal from how a process ended during what it was doing under its deadline.
 pub(super) fn fault(
@@ -17,6 +21,7 @@ pub(super) fn fault(
     places: &[Place],
     ended: Ended,
     process: &mut Process,
+    (build, executable): (Build, &Path),
     (what, deadline): (&str, Duration),
 ) -> Refusal {
     let record = &control.fault;
@@ -29,15 +34,6 @@ pub(super) fn fault(
     let is_plain = |letter: char| letter == ' ' || letter.is_ascii_graphic();
     let message =
         String::from_utf8_lossy(&record.message[..length]).replace(|letter| !is_plain(letter), " ");
-    let position = format!(
-        "block ({}, {}, {}), thread ({}, {}, {})",
-        record.block[0],
-        record.block[1],
-        record.block[2],
-        record.thread[0],
-        record.thread[1],
-        record.thread[2]
-    );
     let because = |text: &str| {
         if message.is_empty() {
             text.to_owned()
@@ -45,13 +41,27 @@ pub(super) fn fault(
             format!("{text}: {message}")
         }
     };
+    let lines = Lines::of(executable);
+    let mut evidence = Evidence {
+        log: said(process),
+        build: (build != Build::Fast).then(|| build.name().to_owned()),
+        schedule: (build == Build::Race).then_some(control.seed),
+        ..Evidence::default()
+    };
+    if record.kind != 0 {
+        evidence.line = (record.line > 0)
+            .then_some(record.line)
+            .or_else(|| lines.at(record.site));
+        evidence.block = Some(record.block);
+        evidence.thread = Some(record.thread);
+    }
     let (status, reason) = match ended {
         Ended::Signaled(signal) => {
             let buffer = is_memory_fault(signal)
-                .then(|| nearest(control, places, record.address))
+                .then(|| beside(control, places, record.address))
                 .flatten();
             match (buffer, record.kind) {
-                (Some(words), _) => (Status::OutOfBounds, words),
+                (Some(words), _) => (Status::OutOfBounds, format!("an access {words}")),
                 (None, 6) if is_memory_fault(signal) => {
                     (Status::OutOfBounds, because("shared memory"))
                 }
@@ -70,8 +80,38 @@ pub(super) fn fault(
             }
         }
         Ended::Exited(FAULT_EXIT_CODE) => match record.kind {
-            2 => (Status::SyncError, message.clone()),
+            2 => {
+                // Others of the same warp wait elsewhere.
+                evidence.other = lines.at(record.other_site).map(|line| OtherAccess {
+                    line: Some(line),
+                    access: "wait".to_owned(),
+                    ..OtherAccess::default()
+                });
+                (Status::SyncError, message.clone())
+            }
             4 => (Status::LimitExceeded, message.clone()),
+            7 => {
+                let words = beside(control, places, record.address);
+                let words = words.map(|words| format!("{} {words}", access_in_words(record)));
+                (Status::OutOfBounds, words.unwrap_or(message.clone()))
+            }
+            8 => (Status::Misaligned, message.clone()),
+            9 => {
+                let words = within(control, places, record.address, &mut evidence);
+                let words = words.map(|words| format!("{message}: {words}"));
+                (Status::UninitializedRead, words.unwrap_or(message.clone()))
+            }
+            10 => (
+                Status::Race,
+                race(control, places, &lines, &message, &mut evidence),
+            ),
+            11 => (Status::UndefinedBehavior, message.clone()),
+            12 => {
+                let words = within(control, places, record.address, &mut evidence);
+                let words =
+                    words.map(|words| format!("{} of the input {words}", access_in_words(record)));
+                (Status::InputMutated, words.unwrap_or(message.clone()))
+            }
             _ => (Status::Crashed, because("the process ended itself")),
         },
         Ended::Exited(code) => (
@@ -83,23 +123,131 @@ pub(super) fn fault(
             format!("{what} did not end within {:.1} s", deadline.as_secs_f64()),
         ),
     };
+    let line = evidence.line.filter(|_| build != Build::Fast);
+    let line = line
+        .map(|line| format!("line {line}: "))
+        .unwrap_or_default();
     let reason = if record.kind == 0 {
         reason
     } else {
-        format!("{reason}; {position}")
+        format!("{line}{reason}; {}", position(record.block, record.thread))
     };
     Refusal {
         status,
         reason,
-        evidence: Evidence {
-            log: said(process),
-            ..Evidence::default()
-        },
+        evidence,
     }
 }
 
+fn position(block: [u32; 3], thread: [u32; 3]) -> String {
+    let [[a, b, c], [x, y, z]] = [block, thread];
+    format!("block ({a}, {b}, {c}), thread ({x}, {y}, {z})")
+}
+
+fn kind_of_access(flags: u32) -> &'static str {
+    if flags & ACCESS_ATOMIC != 0 {
+        "atomic"
+    } else if flags & ACCESS_WRITE != 0 {
+        "write"
+    } else {
+        "read"
+    }
+}
+
+fn access_in_words(record: &ControlFault) -> String {
+    let kind = match kind_of_access(record.flags) {
+        "atomic" => "an atomic operation",
+        "write" => "a write",
+        _ => "a read",
+    };
+    format!("{kind} of {} bytes", record.bytes)
+}
+
+/// Both sides of a race, in words and as evidence.
+fn race(
+    control: &Control,
+    places: &[Place],
+    lines: &Lines,
+    message: &str,
+    evidence: &mut Evidence,
+) -> String {
+    let record = &control.fault;
+    let other = OtherAccess {
+        line: lines.at(record.other_site),
+        block: record.other_block,
+        thread: record.other_thread,
+        access: kind_of_access(record.other_flags).to_owned(),
+    };
+    let place = within(control, places, record.address, evidence).unwrap_or_else(|| {
+        if record.flags & ACCESS_SHARED != 0 {
+            "of shared memory".to_owned()
+        } else {
+            "of a variable of the kernel".to_owned()
+        }
+    });
+    let values = if record.other_value == 0 && record.value == 0 {
+        String::new()
+    } else {
+        let words = values_in_words(record);
+        evidence.found = Some(words.clone());
+        format!(" ({words})")
+    };
+    let line = other
+        .line
+        .map(|line| format!(" at line {line}"))
+        .unwrap_or_default();
+    let article = if other.access == "atomic" {
+        "an atomic operation"
+    } else {
+        &format!("a {}", other.access)
+    };
+    let reason = format!(
+        "{message} {place}{values} is not ordered after {article}{line} by {}",
+        position(other.block, other.thread)
+    );
+    evidence.other = Some(other);
+    reason
+}
+
+/// The value before a write and after it, as bits and, where they are four bytes, as a number.
+fn values_in_words(record: &ControlFault) -> String {
+    let one = |value: u64| {
+        let digits = (record.bytes.clamp(1, 8) * 2) as usize;
+        match record.bytes {
+            4 => format!("0x{value:08x} = {:e}", f32::from_bits(value as u32)),
+            _ => format!("0x{value:0digits$x}"),
+        }
+    };
+    if record.flags & ACCESS_WRITE != 0
+        && record.flags & ACCESS_ATOMIC == 0
+        && record.other_value != 0
+    {
+        format!("{} became {}", one(record.value), one(record.other_value))
+    } else {
+        format!("found {}", one(record.value))
+    }
+}
+
+/// The element of a buffer that an address is of, in words; its name and index become evidence.
+fn within(
+    control: &Control,
+    places: &[Place],
+    address: u64,
+    evidence: &mut Evidence,
+) -> Option<String> {
+    let slots = control.buffers.iter();
+    let (place, offset) = places.iter().zip(slots).find_map(|(place, slot)| {
+        let offset = address.checked_sub(slot.address)?;
+        (offset < place.data.len() as u64).then_some((place, offset))
+    })?;
+    let index = offset / place.dtype.bytes();
+    evidence.tensor = Some(place.name.clone());
+    evidence.index = Some(index);
+    Some(format!("`{}` at element {index}", place.name))
+}
+
 /// Which buffer an address lies beside, in words. The child says where it put its buffers; all sizes are the judge's own.
-fn nearest(control: &Control, places: &[Place], address: u64) -> Option<String> {
+fn beside(control: &Control, places: &[Place], address: u64) -> Option<String> {
     let slots = control.buffers.iter();
     places.iter().zip(slots).find_map(|(place, slot)| {
         let bytes = place.data.len() as u64;
@@ -110,14 +258,11 @@ fn nearest(control: &Control, places: &[Place], address: u64) -> Option<String> 
         let end = start.checked_add(bytes)?;
         if address < start && start - address <= ahead {
             Some(format!(
-                "an access {} bytes before the start of `{name}`",
+                "{} bytes before the start of `{name}`",
                 start - address
             ))
         } else if address >= end && address - end < behind {
-            Some(format!(
-                "an access {} bytes past the end of `{name}`",
-                address - end
-            ))
+            Some(format!("{} bytes past the end of `{name}`", address - end))
         } else {
             None
         }

@@ -11,8 +11,10 @@ mod compiler;
 mod control;
 mod diagnostics;
 mod faults;
+mod flags;
 mod kept;
 mod lexer;
+mod lines;
 mod process;
 mod refuse;
 mod sandbox;
@@ -22,7 +24,7 @@ mod watchdog;
 pub use compiler::{Compiler, find as find_compiler};
 pub use sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 
-use super::{Compiled, Device, Opened, Program};
+use super::{Build, Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::{DeviceIdentity, Resources};
 
@@ -88,15 +90,21 @@ impl Device for CpuDevice {
         }
     }
 
-    fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
+    fn builds(&self) -> &[Build] {
+        self.toolchain.builds()
+    }
+
+    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
         if let Some(refusal) = refuse::refuse_unit(unit) {
             return Ok(Compiled::Refused(refusal));
         }
         let text = source::translation_unit(unit);
         Ok(
-            match self.toolchain.build(&unit.source, &text, unit.fast_math)? {
+            match (self.toolchain).build(&unit.source, &text, build, unit.fast_math)? {
                 Ok((image, compile_seconds)) => Compiled::Ready(Program {
                     image,
+                    build,
+                    schedule: 0,
                     resources: Resources::default(),
                     compile_seconds,
                     log: String::new(),
@@ -111,7 +119,7 @@ impl Device for CpuDevice {
             return Ok(Opened::Refused(refusal));
         }
         arm::CpuArm::open(
-            &program.image,
+            program,
             plan,
             self.cores,
             self.toolchain.empty_folder(),

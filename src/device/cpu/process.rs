@@ -128,7 +128,7 @@ impl Process {
         executable: &Path,
         memory: &SharedMemory,
         folder: &Path,
-        threads: u32,
+        (threads, extra_bytes): (u32, u64),
         deadline: Duration,
     ) -> anyhow::Result<(Self, Ended)> {
         let output =
@@ -142,7 +142,7 @@ impl Process {
             .stderr(output.try_clone()?)
             .process_group(0);
         let descriptor = memory.descriptor.as_raw_fd();
-        let private_bytes = HEAP_BYTES + u64::from(threads) * THREAD_BYTES;
+        let private_bytes = HEAP_BYTES + u64::from(threads) * THREAD_BYTES + extra_bytes;
         let confinement = Confinement::of_candidate(
             executable,
             &[

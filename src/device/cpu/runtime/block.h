@@ -13,6 +13,7 @@
 
 #include "fault.h"
 #include "fiber.h"
+#include "observe.h"
 #include "runtime.h"
 
 namespace kforge {
@@ -55,6 +56,9 @@ struct Worker {
     StackPool stacks;
     Context contexts[MAX_THREADS];
     uint16_t stack_of[MAX_THREADS];
+#if defined(KFORGE_INSPECTED)
+    void* sites[MAX_THREADS];  // where a thread waits
+#endif
     Place places[MAX_THREADS];
     Warp warps[MAX_WARPS];
 };
@@ -91,6 +95,22 @@ inline void become(Worker& w, uint32_t thread) {
     current_lane = thread % LANES;
 }
 
+inline void record_site([[maybe_unused]] const Worker& w) {
+#if defined(KFORGE_INSPECTED)
+    if (control_page != nullptr) control_page->fault.site = reinterpret_cast<uint64_t>(w.sites[w.thread]);
+#endif
+}
+
+// One of those that wait at the barrier speaks for all.
+inline void record_waiting_site(Worker& w) {
+    for (uint32_t i = 0; i < w.warp_count; ++i) {
+        if (w.warps[i].at_barrier == 0) continue;
+        become(w, i * LANES + static_cast<uint32_t>(__builtin_ctz(w.warps[i].at_barrier)));
+        record_site(w);
+        return;
+    }
+}
+
 // The block has no thread that can run. The record names one that waits.
 [[noreturn]] inline void report_deadlock(Worker& w) {
     char waits[160] = "";
@@ -102,6 +122,7 @@ inline void become(Worker& w, uint32_t thread) {
         const uint32_t missing = mask & warp.live & ~warp.waiting;
         const Place& place = w.places[i * LANES + lane];
         become(w, i * LANES + lane);
+        record_site(w);
         const char* name = name_of(static_cast<Collective>(warp.keys[lane] >> 32));
         if (missing != 0) {
             snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x for lanes 0x%08x", place.x, place.y, place.z,
@@ -112,6 +133,8 @@ inline void become(Worker& w, uint32_t thread) {
         }
     }
     if (w.arrived != 0) {
+        if (control_page != nullptr) control_page->fault.other_site = waits[0] != 0 ? control_page->fault.site : 0;
+        record_waiting_site(w);
         fail(FAULT_SYNC_ERROR, "deadlock: %u of %u live threads reached `__syncthreads`, %u never come%s%s", w.arrived, w.live_threads,
              w.live_threads - w.arrived, waits[0] != 0 ? "; " : "", waits);
     }
@@ -187,6 +210,7 @@ inline void hand_over(Worker& w, uint32_t next) {
 }
 
 inline void release_barrier(Worker& w) {
+    observe_barrier(w);
     for (uint32_t i = 0; i < w.warp_count; ++i) {
         Warp& warp = w.warps[i];
         warp.ready |= warp.at_barrier;
@@ -245,7 +269,10 @@ inline void complete(Warp& warp, uint32_t group, Collective kind) {
     warp.waiting &= ~group;
     warp.ready |= group;
     if (warp.waiting == 0) warp.mixed = false;
-    if (kind == Collective::sync) return;
+    if (kind == Collective::sync) {
+        observe_sync(warp, group);
+        return;
+    }
     if (kind != Collective::shuffle) {
         answer(warp, group, kind);
     } else if (group == ~0u) {
@@ -304,7 +331,9 @@ inline __attribute__((always_inline)) void run_threads_of(Worker& w, uint32_t st
             continue;
         }
         const uint32_t ready = w.warp->ready;
-        const uint32_t next = ready != 0 ? (w.thread & ~(LANES - 1)) | first_from(ready, w.thread % LANES) : next_thread(w);
+        const uint32_t next = is_shuffled() ? scheduled_thread(w)
+                              : ready != 0  ? (w.thread & ~(LANES - 1)) | first_from(ready, w.thread % LANES)
+                                            : next_thread(w);
         become(w, next);
         if ((w.warp->started >> (next % LANES) & 1) != 0) {
             w.stacks.give_back(stack);
@@ -332,6 +361,7 @@ inline void reset_block(Worker& w) {
     w.arrived = 0;
     w.votes = 0;
     become(w, 0);
+    if (is_shuffled()) become(w, scheduled_thread(w));
 }
 
 }  // namespace kforge

@@ -36,6 +36,9 @@ struct FaultContext {
 };
 static __thread FaultContext fault_context;
 
+// Told of a fault that is about to be recorded, where a graver one may be behind it.
+inline void (*before_fault)(FaultKind kind) = nullptr;
+
 // Only the first fault is recorded: the others are mostly its consequences.
 inline bool claim_fault() {
     static uint32_t claimed = 0;
@@ -48,6 +51,7 @@ inline void record_place(Control::Fault& fault) {
 }
 
 inline __attribute__((format(printf, 2, 0))) void record_fault(FaultKind kind, const char* format, va_list arguments) {
+    if (before_fault != nullptr) before_fault(kind);
     if (claim_fault()) {
         Control::Fault& fault = control_page->fault;
         record_place(fault);
@@ -136,6 +140,10 @@ inline void on_signal(int signal, siginfo_t* info, [[maybe_unused]] void* contex
 #endif
         }
         record_place(fault);
+#if defined(__x86_64__) && defined(__linux__)
+        // Behind the instruction's first byte, as a return address lies behind its call.
+        if (info->si_code > 0) fault.site = static_cast<uint64_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]) + 1;
+#endif
         fault.signal = static_cast<uint32_t>(signal);
         // abort() and failed assertions have said more already.
         if (fault.message[0] == 0) strncpy(fault.message, message, sizeof(fault.message) - 1);

@@ -60,7 +60,11 @@ inline void relax() { asm volatile("yield" ::: "memory"); }
 // stack is used again as soon as its thread has ended, the warmest first.
 class StackPool {
   public:
+#if defined(KFORGE_RACE) || defined(KFORGE_BOUNDS)
+    static constexpr size_t STACK_BYTES = 256 << 10;  // frames are larger where accesses are watched
+#else
     static constexpr size_t STACK_BYTES = 64 << 10;
+#endif
     static constexpr size_t GUARD_STACK_BYTES = 64 << 10;
     static constexpr uint32_t STACKS = 1025;  // one per thread of the largest block, and the one that starts the next
 
@@ -78,6 +82,9 @@ class StackPool {
         guard(made_);
         return made_++;
     }
+
+    uintptr_t start() const { return reinterpret_cast<uintptr_t>(base_); }
+    uintptr_t end() const { return start() + STRIDE * STACKS; }
 
     void give_back(uint32_t stack) { free_[free_count_++] = static_cast<uint16_t>(stack); }
 

@@ -16,6 +16,11 @@
 #include "block.h"
 #include "control.h"
 #include "fault.h"
+#if defined(KFORGE_RACE)
+#include "race.h"
+#elif defined(KFORGE_BOUNDS)
+#include "bounds.h"
+#endif
 
 extern "C" {
 // Read by candidates as `const` variables of CUDA types with these names.
@@ -36,7 +41,11 @@ extern const uint32_t kforge_entry_count;
 namespace kforge {
 
 constexpr uint32_t MAX_SHARED_BYTES = 227 << 10;
+#if defined(KFORGE_INSPECTED)
+constexpr size_t SHARED_REGION_BYTES = 1 << 20;  // variables lie apart
+#else
 constexpr size_t SHARED_REGION_BYTES = 228 << 10;
+#endif
 constexpr size_t SHARED_GUARD_BYTES = 64 << 10;
 constexpr size_t SIGNAL_STACK_BYTES = 64 << 10;
 
@@ -49,6 +58,7 @@ struct Arena {
     char* statics;
     char* dynamic_end;
     size_t statics_used;
+    size_t gaps;  // of that, between variables
     uint64_t first_block;  // of the chunk being run, and behind its last
     uint64_t end_block;
 };
@@ -80,7 +90,11 @@ Turn arrive_at_collective(uint32_t mask, Collective kind, uint64_t value, uint32
     const uint32_t lane = w.thread % LANES;
     const uint32_t bit = 1u << lane;
     const uint64_t key = static_cast<uint64_t>(kind) << 32 | mask;
+#if defined(KFORGE_INSPECTED)
+    w.sites[w.thread] = __builtin_return_address(0);
+#endif
     if (__builtin_expect((mask & bit) == 0, 0)) {
+        record_site(w);
         fail(FAULT_SYNC_ERROR, "lane %u called `%s` with mask 0x%08x, which does not name it", lane, name_of(kind), mask);
     }
     warp.values[lane] = value;
@@ -98,6 +112,7 @@ Turn arrive_at_collective(uint32_t mask, Collective kind, uint64_t value, uint32
         return {&w.contexts[w.thread], nullptr};
     }
     warp.ready &= ~bit;
+    if (is_shuffled()) return turn_to(w, scheduled_thread(w));
     // Those that this lane waits for go first.
     const uint32_t wanted = warp.ready & mask;
     return turn_to(w, wanted != 0 ? (w.thread - lane) | first_from(wanted, lane) : next_thread(w));
@@ -105,6 +120,9 @@ Turn arrive_at_collective(uint32_t mask, Collective kind, uint64_t value, uint32
 
 Turn arrive_at_barrier(uint32_t predicate) {
     Worker& w = *worker;
+#if defined(KFORGE_INSPECTED)
+    w.sites[w.thread] = __builtin_return_address(0);
+#endif
     w.votes += predicate;
     if (++w.arrived == w.live_threads) {
         release_barrier(w);
@@ -113,6 +131,7 @@ Turn arrive_at_barrier(uint32_t predicate) {
     const uint32_t bit = 1u << (w.thread % LANES);
     w.warp->at_barrier |= bit;
     w.warp->ready &= ~bit;
+    if (is_shuffled()) return turn_to(w, scheduled_thread(w));
     const uint32_t ready = w.warp->ready;
     return turn_to(w, ready != 0 ? (w.thread & ~(LANES - 1)) | first_from(ready, w.thread % LANES) : next_thread(w));
 }
@@ -152,7 +171,7 @@ __attribute__((noinline)) void yield() {
 
 __attribute__((noinline)) void* shared_place(SharedSlot& slot, size_t bytes, size_t alignment) {
     const size_t start = (arena.statics_used + alignment - 1) & ~(alignment - 1);
-    const size_t total = start + bytes + job.variable_bytes + job.shared_bytes;
+    const size_t total = start + bytes + job.variable_bytes + job.shared_bytes - arena.gaps;
     if (total > MAX_SHARED_BYTES) {
         fail(FAULT_LIMIT_EXCEEDED, "the kernel needs %zu bytes of shared memory (%u of them dynamic), and a block has %u", total, job.shared_bytes,
              MAX_SHARED_BYTES);
@@ -161,6 +180,11 @@ __attribute__((noinline)) void* shared_place(SharedSlot& slot, size_t bytes, siz
     slot.address = arena.statics + start;
     slot.generation = kforge_shared_generation;
     memset(slot.address, 0xff, bytes);
+#if defined(KFORGE_INSPECTED)
+    mark_shared(reinterpret_cast<uintptr_t>(slot.address), bytes);
+    arena.statics_used += SHARED_GAP_BYTES;
+    arena.gaps += SHARED_GAP_BYTES;
+#endif
     return slot.address;
 }
 
@@ -199,6 +223,9 @@ static void poison_shared() {
 
 // The next block of the launch. Blocks are handed out in order, a few at a time: one may wait for an earlier one.
 static bool next_block(Worker& w) {
+#if defined(KFORGE_RACE)
+    end_watch_of_block();
+#endif
     if (arena.first_block == arena.end_block) {
         const uint64_t first = __atomic_fetch_add(&job.claimed, job.chunk, __ATOMIC_RELAXED);
         if (first >= job.blocks) return false;
@@ -217,7 +244,24 @@ static bool next_block(Worker& w) {
     ++arena.first_block;
     poison_shared();
     reset_block(w);
+#if defined(KFORGE_RACE)
+    watch_block(w, arena.first_block - 1);
+#elif defined(KFORGE_BOUNDS)
+    renew_shared();
+#endif
     return true;
+}
+
+// The inspected builds run on one operating system thread, so all blocks of a launch are this one's.
+static void begin_launch([[maybe_unused]] Worker& w) {
+#if defined(KFORGE_RACE)
+    watch_launch(w, job.blocks);
+#elif defined(KFORGE_BOUNDS)
+    forget_shared();
+#endif
+#if defined(KFORGE_INSPECTED)
+    if (job.shared_bytes != 0) mark_shared(reinterpret_cast<uintptr_t>(kforge_dynamic_shared), job.shared_bytes);
+#endif
 }
 
 static void run_blocks(Worker& w) {
@@ -236,17 +280,22 @@ static void run_blocks(Worker& w) {
             }
         }
     }
-    arena.statics_used = 0;
+    arena.statics_used = arena.gaps = 0;
     arena.first_block = arena.end_block = 0;
     kforge_shared_generation = job.launch_generation;
     kforge_dynamic_shared = arena.dynamic_end - ((job.shared_bytes + 15) & ~15u);
+    begin_launch(w);
     if (!next_block(w)) return;
     fault_context.block = &current_block.x;
     fault_context.thread = &current_thread.x;
     const uint32_t stack = w.stacks.take();
-    start(w, 0, stack);
-    w.contexts[0] = fresh_context(run_threads, w.stacks.top(stack));
-    swap_context(&w.home, &w.contexts[0]);
+    const uint32_t first = w.thread;
+    start(w, first, stack);
+    w.contexts[first] = fresh_context(run_threads, w.stacks.top(stack));
+    swap_context(&w.home, &w.contexts[first]);
+#if defined(KFORGE_RACE)
+    end_watch();
+#endif
     fault_context.block = nullptr;
     fault_context.thread = nullptr;
 }
@@ -277,6 +326,12 @@ static Worker* make_worker() {
     fault_context.shared_end = arena.dynamic_end;
     fault_context.shared_guard_bytes = SHARED_GUARD_BYTES;
     worker = made;
+#if defined(KFORGE_RACE)
+    watch_shared(reinterpret_cast<uintptr_t>(shared), reinterpret_cast<uintptr_t>(arena.dynamic_end) + SHARED_GUARD_BYTES);
+#elif defined(KFORGE_BOUNDS)
+    find_shared(reinterpret_cast<uintptr_t>(shared), reinterpret_cast<uintptr_t>(arena.dynamic_end) + SHARED_GUARD_BYTES);
+    map_shadow(made->stacks.start(), made->stacks.end());
+#endif
     return made;
 }
 
@@ -407,6 +462,9 @@ static void run_launch(const Control& control, const Control::Launch& launch) {
 
 static void run_unit(const Control& control) {
     if (control.launch_count > MAX_LAUNCHES) fail(FAULT_PROTOCOL, "%u launches", control.launch_count);
+#if defined(KFORGE_RACE)
+    watch_unit(control);
+#endif
     for (uint32_t i = 0; i < control.buffer_count; ++i) {
         if ((control.buffers[i].flags & BUFFER_ZERO) != 0) zero(control.buffers[i]);
     }
@@ -421,6 +479,7 @@ static void map_buffers(Control& control) {
     uint64_t addresses = GUARD_BYTES;
     for (uint32_t i = 0; i < control.buffer_count; ++i) addresses += control.buffers[i].mapped_bytes + GUARD_BYTES;
     char* next = static_cast<char*>(reserve(addresses)) + GUARD_BYTES;
+    [[maybe_unused]] const uintptr_t start = reinterpret_cast<uintptr_t>(next) - GUARD_BYTES;
     for (uint32_t i = 0; i < control.buffer_count; ++i) {
         Control::Buffer& buffer = control.buffers[i];
         if (buffer.data_offset > buffer.mapped_bytes || buffer.data_bytes > buffer.mapped_bytes - buffer.data_offset) {
@@ -433,6 +492,11 @@ static void map_buffers(Control& control) {
         buffer.address = reinterpret_cast<uint64_t>(next) + buffer.data_offset;
         next += buffer.mapped_bytes + GUARD_BYTES;
     }
+#if defined(KFORGE_RACE)
+    watch_memory(control, start, start + addresses);
+#elif defined(KFORGE_BOUNDS)
+    find_buffers(control, start, start + addresses, false);
+#endif
 }
 
 // Before any constructor of the candidate: all that needs the system's help is done by then, and its help ends.
@@ -450,6 +514,9 @@ static void prepare() {
     close(CONTROL_DESCRIPTOR);
 
     job.threads = control.threads == 0 ? 1 : control.threads;
+#if defined(KFORGE_INSPECTED)
+    job.threads = 1;
+#endif
 #if defined(__GLIBC__)
     // Older ones read a file to learn how many would be good.
     mallopt(M_ARENA_MAX, static_cast<int>(job.threads));

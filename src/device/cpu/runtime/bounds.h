@@ -1,0 +1,187 @@
+// The bounds build's watch: what gcc's -fsanitize=address and -fsanitize=undefined call, without their libraries.
+//
+// Buffers and shared memory are known exactly; for local arrays and the kernel's own variables the compiler writes the
+// usual shadow, one byte for eight, which is mapped here where something can lie. Ends the process at the first fault.
+
+#pragma once
+
+#include "regions.h"
+
+namespace kforge {
+
+#if defined(__x86_64__)
+constexpr uintptr_t SHADOW_OFFSET = 0x7fff8000;
+#else
+constexpr uintptr_t SHADOW_OFFSET = uintptr_t(1) << 36;
+#endif
+constexpr size_t PAGE_BYTES = 4096;
+constexpr uint8_t SHADOW_REDZONE = 0xf9;
+
+// Where the shadow is mapped: elsewhere there is nothing to look at.
+struct ShadowedRanges {
+    uint32_t count;
+    SharedRange ranges[64];
+};
+static ShadowedRanges shadowed;
+
+static void map_shadow(uintptr_t start, uintptr_t end) {
+    const uintptr_t from = ((start >> 3) + SHADOW_OFFSET) & ~(PAGE_BYTES - 1);
+    const uintptr_t to = (((end >> 3) + SHADOW_OFFSET) | (PAGE_BYTES - 1)) + 1;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    if (mmap(reinterpret_cast<void*>(from), to - from, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) {
+        fail(FAULT_LIMIT_EXCEEDED, "no room for the shadow of %zu bytes", static_cast<size_t>(end - start));
+    }
+    if (shadowed.count < 64) shadowed.ranges[shadowed.count++] = {start, end};
+}
+
+static bool has_shadow(uintptr_t address) {
+    for (uint32_t i = 0; i < shadowed.count; ++i) {
+        if (address - shadowed.ranges[i].start < shadowed.ranges[i].end - shadowed.ranges[i].start) return true;
+    }
+    return false;
+}
+
+static bool is_poisoned(uintptr_t address, uint32_t bytes) {
+    for (uintptr_t at = address; at < address + bytes; ++at) {
+        const int8_t shadow = *reinterpret_cast<const int8_t*>((at >> 3) + SHADOW_OFFSET);
+        if (shadow != 0 && static_cast<int8_t>(at & 7) >= shadow) return true;
+    }
+    return false;
+}
+
+static void check(uintptr_t address, size_t bytes, uint32_t flags, void* site) {
+    const Access access = {address, static_cast<uint32_t>(bytes), flags, reinterpret_cast<uintptr_t>(site)};
+    switch (checked_space(access)) {
+        case Space::buffer: {
+            const BufferRegion& buffer = buffer_of(access);
+            if ((flags & ACCESS_WRITE) != 0 && (buffer.flags & BUFFER_READ_ONLY) != 0) fail_at(FAULT_INPUT_MUTATED, access, "%s of %u bytes", verb(flags), access.bytes);
+            return;
+        }
+        case Space::shared: return;
+        default:
+            if (has_shadow(address) && is_poisoned(address, access.bytes)) {
+                fail_at(FAULT_OUT_OF_BOUNDS, access, "%s of %u bytes outside of a local or global variable", verb(flags), access.bytes);
+            }
+    }
+}
+
+// As gcc 8 and later lay it out.
+struct GlobalVariable {
+    uintptr_t start;
+    uintptr_t bytes;
+    uintptr_t bytes_with_redzone;
+    const char* name;
+    const char* module;
+    uintptr_t has_initializer;
+    void* location;
+    uintptr_t odr_indicator;
+};
+
+static void poison_behind(const GlobalVariable& variable) {
+    const uintptr_t end = variable.start + variable.bytes;
+    for (uintptr_t at = (end + 7) & ~uintptr_t(7); at < variable.start + variable.bytes_with_redzone; at += 8) {
+        *reinterpret_cast<uint8_t*>((at >> 3) + SHADOW_OFFSET) = SHADOW_REDZONE;
+    }
+    if (end % 8 != 0) *reinterpret_cast<uint8_t*>((end >> 3) + SHADOW_OFFSET) = end % 8;
+}
+
+struct SourceLocation {
+    const char* file;
+    uint32_t line;
+    uint32_t column;
+};
+
+static bool is_own(const SourceLocation& location) { return location.file != nullptr && strcmp(location.file, "kernel.cu") == 0; }
+
+[[noreturn]] static void tell(FaultKind kind, const SourceLocation& location, void* site, const char* what) {
+    if (control_page != nullptr) control_page->fault.line = is_own(location) ? location.line : 0;
+    fail_at(kind, {0, 0, 0, reinterpret_cast<uintptr_t>(site)}, "%s", what);
+}
+
+// What CUDA's own functions do with odd numbers is defined there, however the headers here compute it.
+static void undefined(const SourceLocation& location, void* site, const char* what) {
+    if (is_own(location)) tell(FAULT_UNDEFINED_BEHAVIOR, location, site, what);
+}
+
+struct TypeMismatch {
+    SourceLocation location;
+    const void* type;
+    unsigned char log_alignment;
+    unsigned char kind;
+};
+
+static void mismatched(const TypeMismatch& data, uintptr_t pointer, void* site) {
+    const uintptr_t alignment = uintptr_t(1) << data.log_alignment;
+    if (pointer % alignment == 0) return;  // a null pointer, which says so itself
+    char what[96];
+    snprintf(what, sizeof(what), "an address that is no multiple of %zu", static_cast<size_t>(alignment));
+    tell(FAULT_MISALIGNED, data.location, site, what);
+}
+
+}  // namespace kforge
+
+#define KFORGE_SITE __builtin_return_address(0)
+#define KFORGE_CHECK(bytes)                                                                                                   \
+    void __asan_load##bytes(uintptr_t address) { kforge::check(address, bytes, 0, KFORGE_SITE); }                             \
+    void __asan_store##bytes(uintptr_t address) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }         \
+    void __asan_report_load##bytes(uintptr_t address) { kforge::check(address, bytes, 0, KFORGE_SITE); }                      \
+    void __asan_report_store##bytes(uintptr_t address) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
+#define KFORGE_UNDEFINED(name, parameters, what)                                                          \
+    void __ubsan_handle_##name parameters {                                                               \
+        kforge::undefined(*static_cast<const kforge::SourceLocation*>(data), KFORGE_SITE, what);          \
+    }
+// After these there is nowhere to go on to.
+#define KFORGE_NEVER(name, what)                                                                                                          \
+    void __ubsan_handle_##name(void* data) {                                                                                              \
+        kforge::tell(kforge::FAULT_UNDEFINED_BEHAVIOR, *static_cast<const kforge::SourceLocation*>(data), KFORGE_SITE, what);             \
+    }
+
+extern "C" {
+void __asan_init() {
+    static bool done = false;
+    if (done) return;
+    done = true;
+    // Constructors run on this stack, before anything else could map its shadow.
+    const uintptr_t here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+    kforge::map_shadow((here & ~uintptr_t(0xfffff)) - (8 << 20), (here | 0xfffff) + 1);
+    kforge::map_shadow(reinterpret_cast<uintptr_t>(&__data_start) & ~uintptr_t(0xfff), (reinterpret_cast<uintptr_t>(&_end) | 0xfff) + 1);
+}
+void __asan_version_mismatch_check_v8() {}
+void __asan_handle_no_return() {}
+void __asan_before_dynamic_init(const char*) {}
+void __asan_after_dynamic_init() {}
+void __asan_register_globals(const kforge::GlobalVariable* variables, uintptr_t count) {
+    for (uintptr_t i = 0; i < count; ++i) {
+        // Constants lie where nothing is mapped.
+        if (kforge::has_shadow(variables[i].start)) kforge::poison_behind(variables[i]);
+    }
+}
+void __asan_unregister_globals(const void*, uintptr_t) {}
+void __asan_poison_stack_memory(uintptr_t, uintptr_t) {}
+void __asan_unpoison_stack_memory(uintptr_t, uintptr_t) {}
+void __asan_alloca_poison(uintptr_t, uintptr_t) {}
+void __asan_allocas_unpoison(uintptr_t, uintptr_t) {}
+KFORGE_CHECK(1)
+KFORGE_CHECK(2)
+KFORGE_CHECK(4)
+KFORGE_CHECK(8)
+KFORGE_CHECK(16)
+void __asan_loadN(uintptr_t address, size_t bytes) { kforge::check(address, bytes, 0, KFORGE_SITE); }
+void __asan_storeN(uintptr_t address, size_t bytes) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
+void __asan_report_load_n(uintptr_t address, size_t bytes) { kforge::check(address, bytes, 0, KFORGE_SITE); }
+void __asan_report_store_n(uintptr_t address, size_t bytes) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
+
+KFORGE_UNDEFINED(add_overflow, (void* data, uintptr_t, uintptr_t), "a signed addition overflows")
+KFORGE_UNDEFINED(sub_overflow, (void* data, uintptr_t, uintptr_t), "a signed subtraction overflows")
+KFORGE_UNDEFINED(mul_overflow, (void* data, uintptr_t, uintptr_t), "a signed multiplication overflows")
+KFORGE_UNDEFINED(negate_overflow, (void* data, uintptr_t), "a signed negation overflows")
+KFORGE_UNDEFINED(divrem_overflow, (void* data, uintptr_t, uintptr_t), "an integer is divided by zero, or the quotient does not fit")
+KFORGE_UNDEFINED(shift_out_of_bounds, (void* data, uintptr_t, uintptr_t), "a shift by a negative number or by as many bits as there are, or of a sign out of the number")
+KFORGE_UNDEFINED(load_invalid_value, (void* data, uintptr_t), "a value that its type does not have")
+KFORGE_UNDEFINED(vla_bound_not_positive, (void* data, uintptr_t), "an array without elements")
+KFORGE_NEVER(builtin_unreachable, "a place that the source says is never reached")
+KFORGE_NEVER(missing_return, "a function that must return a value ends without one")
+void __ubsan_handle_type_mismatch_v1(void* data, uintptr_t pointer) {
+    kforge::mismatched(*static_cast<const kforge::TypeMismatch*>(data), pointer, KFORGE_SITE);
+}
+}

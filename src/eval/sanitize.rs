@@ -1,0 +1,228 @@
+//! What a fast run hides: the inspected builds of a candidate, on its smallest cases, under several schedules.
+//!
+//! Never times anything, and never excuses: a finding here stands beside those of the fast build, and the gravest is told.
+
+use std::time::{Duration, Instant};
+
+use super::bench::Bound;
+use super::features::Memory;
+use super::shapes::{self, Case};
+use super::{Finding, Judge};
+use crate::device::{
+    Answer, Build, Compiled, Launched, Opened, Poison, Program, Question, Refusal,
+};
+use crate::kernel::Kernel;
+use crate::verdict::{Status, Verdict};
+
+/// Schedules of the race build on the smallest case: one of each kind (`runtime/schedule.h`).
+const SCHEDULES: u64 = 4;
+/// Cases beyond this many bytes are left to the fast build, unless there is no smaller one.
+const SMALL_BYTES: u64 = 8 << 20;
+/// An inspected launch may take so much longer than a fast one.
+const PATIENCE: u32 = 3;
+
+/// Whether such a finding of the fast build may have a reason that an inspected one can name.
+pub(super) fn explains(status: Status) -> bool {
+    matches!(
+        status,
+        Status::OutOfBounds
+            | Status::Misaligned
+            | Status::SyncError
+            | Status::Crashed
+            | Status::InputMutated
+            | Status::OutputUnwritten
+            | Status::Nondeterministic
+            | Status::WrongOutput
+    )
+}
+
+/// What the inspected builds found.
+pub(super) struct Inspection {
+    pub(super) finding: Option<Finding>,
+    /// How the race build saw memory used; `None` where it did not run to its end.
+    pub(super) memory: Option<Memory>,
+}
+
+/// Runs the inspected builds on `cases`, the smallest ones first, until one finds something.
+pub(super) fn inspect(
+    judge: &Judge<'_>,
+    kernel: &Kernel,
+    cases: &[Case],
+    seed: u64,
+    verdict: &mut Verdict,
+) -> anyhow::Result<Inspection> {
+    let begun = Instant::now();
+    let chosen = smallest(judge, kernel, cases);
+    let mut inspection = Inspection {
+        finding: None,
+        memory: None,
+    };
+    let builds = judge.device.builds().iter().copied();
+    for build in builds.filter(|build| *build != Build::Fast) {
+        let mut complete = true;
+        'cases: for (index, case) in chosen.iter().enumerate() {
+            let run = Run {
+                judge,
+                kernel,
+                build,
+                case,
+                seed: shapes::seed_of(seed, "inspect", index),
+            };
+            // The smallest case meets every kind of schedule, the others one each.
+            let schedules = match (build, index) {
+                (Build::Race, 0) => SCHEDULES,
+                _ => 1,
+            };
+            for turn in 0..schedules {
+                match run.once(turn + index as u64)? {
+                    Outcome::Clean(memory) => inspection.memory = inspection.memory.or(memory),
+                    Outcome::Unfinished => complete = false,
+                    Outcome::Found(mut finding) => {
+                        finding.case.get_or_insert_with(|| case.id.clone());
+                        let known = inspection.finding.as_ref();
+                        if known.is_none_or(|known| finding.refusal.status < known.refusal.status) {
+                            inspection.finding = Some(finding);
+                        }
+                        complete = false;
+                        break 'cases;
+                    }
+                }
+            }
+        }
+        // Nothing that a later build could find is graver.
+        let found = inspection.finding.as_ref();
+        if found.is_some_and(|finding| finding.refusal.status < Status::Race) {
+            break;
+        }
+        if complete && !chosen.is_empty() {
+            verdict.builds.push(build.name().to_owned());
+        }
+    }
+    verdict.seconds.inspect = begun.elapsed().as_secs_f64();
+    Ok(inspection)
+}
+
+/// For each set of values in force, the smallest case, and one more of all.
+fn smallest<'c>(judge: &Judge<'_>, kernel: &Kernel, cases: &'c [Case]) -> Vec<&'c Case> {
+    let mut sized: Vec<_> = cases
+        .iter()
+        .filter_map(|case| {
+            let variant = kernel.variant(&case.binding, &judge.machine).ok()?;
+            let plan = case_plan(judge, kernel, case).ok()?;
+            let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
+            Some((bytes, variant, case))
+        })
+        .collect();
+    sized.sort_by_key(|(bytes, ..)| *bytes);
+    let mut met = Vec::new();
+    let mut chosen: Vec<&Case> = Vec::new();
+    for (_, variant, case) in &sized {
+        if !met.contains(variant) {
+            met.push(*variant);
+            chosen.push(*case);
+        }
+    }
+    let another = sized.iter().find(|(bytes, _, case)| {
+        *bytes <= SMALL_BYTES && !chosen.iter().any(|one| std::ptr::eq(*one, *case))
+    });
+    chosen.extend(another.map(|(_, _, case)| *case));
+    chosen
+}
+
+fn case_plan(
+    judge: &Judge<'_>,
+    kernel: &Kernel,
+    case: &Case,
+) -> Result<crate::kernel::plan::Plan, crate::kernel::BindError> {
+    let variant = kernel.variant(&case.binding, &judge.machine)?;
+    kernel.plan(
+        judge.task,
+        &case.binding,
+        &kernel.values(variant),
+        &case.scalars(judge.task),
+        &judge.machine,
+        false,
+    )
+}
+
+fn of(refusal: Refusal) -> Finding {
+    Finding {
+        refusal,
+        case: None,
+    }
+}
+
+enum Outcome {
+    Clean(Option<Memory>),
+    /// The inspected build did not come to an end: nothing is known.
+    Unfinished,
+    Found(Finding),
+}
+
+/// One build on one case.
+struct Run<'r, 'j> {
+    judge: &'r Judge<'j>,
+    kernel: &'r Kernel,
+    build: Build,
+    case: &'r Case,
+    seed: u64,
+}
+
+impl Run<'_, '_> {
+    fn once(&self, schedule: u64) -> anyhow::Result<Outcome> {
+        let _sharing = self.judge.quiet.share()?;
+        let program = match self.program()? {
+            Ok(program) => program,
+            // The fast build compiled: what only an inspected one refuses says nothing about the kernel.
+            Err(_) => return Ok(Outcome::Unfinished),
+        };
+        let program = Program {
+            schedule: (self.seed & !(SCHEDULES - 1)) | (schedule % SCHEDULES),
+            ..program
+        };
+        let plan = case_plan(self.judge, self.kernel, self.case)
+            .map_err(|error| anyhow::anyhow!("a case that was checked cannot be bound: {error}"))?;
+        let mut bound = match self.judge.device.open(&program, &plan)? {
+            Opened::Ready(arm) => Bound::new(self.judge, arm, plan),
+            Opened::Refused(refusal) => return Ok(Outcome::Found(of(refusal))),
+        };
+        bound.renew(self.seed, Poison::NotANumber)?;
+        match bound.launch(self.deadline())? {
+            Launched::Fault(refusal) if refusal.status == Status::TimedOut => {
+                return Ok(Outcome::Unfinished);
+            }
+            Launched::Fault(mut refusal) => {
+                refusal.evidence.seed = Some(self.seed);
+                return Ok(Outcome::Found(of(refusal)));
+            }
+            Launched::Finished { .. } => {}
+        }
+        // In order, requests of neighbouring warps are seen as a GPU would make them.
+        if self.build != Build::Race || schedule % SCHEDULES != 0 {
+            return Ok(Outcome::Clean(None));
+        }
+        let Answer::Accesses(sites) = bound.arm.inspect(0, &Question::Accesses)? else {
+            anyhow::bail!("the device saw no accesses");
+        };
+        Ok(Outcome::Clean(Some(Memory::new(
+            sites,
+            self.judge.task,
+            self.case,
+        ))))
+    }
+
+    fn program(&self) -> anyhow::Result<Result<Program, ()>> {
+        let judge = self.judge;
+        let variant = self.kernel.variant(&self.case.binding, &judge.machine);
+        let values = self.kernel.values(variant.unwrap_or_default());
+        let unit = self.kernel.unit(judge.task, &values, false);
+        Ok(match judge.device.compile(&unit, self.build)? {
+            Compiled::Ready(program) => Ok(program),
+            Compiled::Refused(_) => Err(()),
+        })
+    }
+
+    fn deadline(&self) -> Duration {
+        self.judge.deadline() * PATIENCE
+    }
+}

@@ -1,0 +1,163 @@
+//! Every barrier of every honest kernel, taken away in turn: what then races is named, with lines on both sides of where it was.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Barriers that can go without changing any result: file, line, why.
+const REDUNDANT: &[(&str, u32, &str)] = &[
+    (
+        "honest_templates.cu",
+        42,
+        "each instantiation has shared memory of its own",
+    ),
+    (
+        "honest_when.cu",
+        22,
+        "each instantiation has shared memory of its own",
+    ),
+    (
+        "honest_intrinsics.cu",
+        27,
+        "the end of a loop that only shuffles",
+    ),
+    (
+        "honest_flags.cu",
+        31,
+        "each lane has waited for the flag itself",
+    ),
+];
+
+struct Removal {
+    file: String,
+    /// Of the barrier that is gone.
+    line: u32,
+    text: String,
+}
+
+/// The source once for each of its barriers, without it. Lines stay where they are.
+fn removals(file: &str, text: &str) -> Vec<Removal> {
+    let body = text.find("*/").unwrap_or(0);
+    let mut found = Vec::new();
+    for call in ["__syncthreads();", "__syncwarp();", ".sync();"] {
+        for (start, _) in text.match_indices(call).filter(|(start, _)| *start > body) {
+            let name = if call == ".sync();" {
+                text[..start]
+                    .rfind(|letter: char| !letter.is_alphanumeric() && letter != '_')
+                    .map_or(0, |end| end + 1)
+            } else {
+                start
+            };
+            found.push(Removal {
+                file: file.to_owned(),
+                line: text[..start].matches('\n').count() as u32 + 1,
+                text: format!("{};{}", &text[..name], &text[start + call.len()..]),
+            });
+        }
+    }
+    found
+}
+
+/// Honest fixtures and shipped kernels, by task.
+fn honest(root: &Path) -> BTreeMap<String, Vec<Removal>> {
+    let mut tasks = BTreeMap::<_, Vec<_>>::new();
+    let mut add = |task: &str, path: &Path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(path).unwrap();
+        tasks
+            .entry(task.to_owned())
+            .or_default()
+            .extend(removals(&name, &text));
+    };
+    let fixtures = root.join("tests/fixtures/kernels");
+    let table = std::fs::read_to_string(fixtures.join("expected.tsv")).unwrap();
+    for row in table.lines().filter(|row| !row.starts_with('#')) {
+        if let [file, task, "passed", ..] = row.split('\t').collect::<Vec<_>>()[..] {
+            add(task, &fixtures.join(file));
+        }
+    }
+    for task in std::fs::read_dir(root.join("kernels")).unwrap().flatten() {
+        for kernel in std::fs::read_dir(task.path()).unwrap().flatten() {
+            if kernel
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "cu")
+            {
+                add(&task.file_name().to_string_lossy(), &kernel.path());
+            }
+        }
+    }
+    tasks
+}
+
+fn eval(task: &str, files: &[String]) -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
+        .args(["eval", task, "--format", "json", "--profile", "quick"])
+        .args(files)
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "{task}: {error}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+#[test]
+fn every_barrier_that_matters_is_missed() {
+    if Command::new("g++").arg("--version").output().is_err() {
+        println!("skipped: the race build needs g++");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (mut races, mut wrong) = (0, Vec::new());
+    for (task, removals) in honest(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+        let files: Vec<_> = removals
+            .iter()
+            .map(|removal| {
+                let path = folder
+                    .path()
+                    .join(format!("{}-{}-{}", task, removal.line, removal.file));
+                std::fs::write(&path, &removal.text).unwrap();
+                path.display().to_string()
+            })
+            .collect();
+        if files.is_empty() {
+            continue;
+        }
+        for (removal, verdict) in removals.iter().zip(eval(&task, &files)) {
+            let redundant = (REDUNDANT.iter())
+                .any(|(file, line, _)| *file == removal.file && *line == removal.line);
+            let status = verdict["status"].as_str().unwrap_or_default();
+            let evidence = &verdict["evidence"];
+            let lines = [&evidence["line"], &evidence["other"]["line"]].map(Value::as_u64);
+            let right = match (redundant, status) {
+                // Right, but a busy machine let no time be measured.
+                (true, status) => matches!(status, "passed" | "inconclusive"),
+                // One side is before the barrier, the other behind it; in a loop both may be before it.
+                (false, "race") => {
+                    lines.iter().all(Option::is_some)
+                        && lines
+                            .iter()
+                            .flatten()
+                            .any(|line| *line <= u64::from(removal.line))
+                }
+                _ => false,
+            };
+            races += usize::from(status == "race");
+            if !right {
+                wrong.push(format!(
+                    "{} without line {}: {status}, lines {lines:?}, {}",
+                    removal.file, removal.line, verdict["reason"]
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(races >= 20, "{races} races");
+}
