@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
-    Arm, Compiled, Content, Device, Launched, Opened, Poison, Question, numerics,
+    Arm, Build, Compiled, Content, Device, Launched, Opened, Poison, Question, numerics,
 };
 use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use kforge::task::{DType, Distribution, Norm, Shape, Tolerance};
@@ -175,7 +175,7 @@ fn compile(
         arch: None,
     };
     let begun = Instant::now();
-    match device.compile(&unit)? {
+    match device.compile(&unit, Build::Fast)? {
         Compiled::Ready(program) => Ok((program, begun.elapsed())),
         Compiled::Refused(refusal) => anyhow::bail!(refusal.reason),
     }

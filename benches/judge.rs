@@ -22,6 +22,7 @@ fn main() -> anyhow::Result<()> {
     let options = Options {
         profile: task.settings.profiles["quick"].clone(),
         launch_seconds: 20.0,
+        thorough: false,
     };
     let machine = Machine {
         sm_count: i64::from(cores),

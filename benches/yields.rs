@@ -50,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         let options = Options {
             profile: task.settings.profiles["quick"].clone(),
             launch_seconds: 10.0,
+            thorough: false,
         };
         let mut judge = Judge::new(&device, &task, options, machine)?;
         for (file, source) in task.starts() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, Arm, Compiled, Content, Device, Launched, Opened, Poison, Question, Refusal,
+    Answer, Arm, Build, Compiled, Content, Device, Launched, Opened, Poison, Question, Refusal,
 };
 use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use kforge::task::{DType, Distribution, Shape, Tolerance};
@@ -105,14 +105,14 @@ impl Kernel {
     }
 
     fn refused(&self, device: &CpuDevice) -> Refusal {
-        match device.compile(&self.unit()).unwrap() {
+        match device.compile(&self.unit(), Build::Fast).unwrap() {
             Compiled::Refused(refusal) => refusal,
             Compiled::Ready(_) => panic!("compiled: {}", self.source),
         }
     }
 
     fn open(&self, device: &CpuDevice) -> Result<Box<dyn Arm>, Box<Refusal>> {
-        let program = match device.compile(&self.unit()).unwrap() {
+        let program = match device.compile(&self.unit(), Build::Fast).unwrap() {
             Compiled::Ready(program) => program,
             Compiled::Refused(refusal) => panic!("{refusal:?}"),
         };
@@ -383,7 +383,7 @@ fn the_same_values_come_to_every_arm() {
 fn a_dropped_arm_leaves_no_process() {
     let Some(device) = device() else { return };
     let kernel = body("  if (i < n) y[i] = 41;");
-    let Compiled::Ready(program) = device.compile(&kernel.unit()).unwrap() else {
+    let Compiled::Ready(program) = device.compile(&kernel.unit(), Build::Fast).unwrap() else {
         panic!()
     };
     let image = std::fs::canonicalize(&program.image).unwrap();
@@ -467,7 +467,7 @@ fn a_compiled_kernel_is_kept() {
     let Some(device) = device() else { return };
     let salt = format!("  // {:?}", std::time::SystemTime::now());
     let unit = body(&salt).unit();
-    let seconds = || match device.compile(&unit).unwrap() {
+    let seconds = || match device.compile(&unit, Build::Fast).unwrap() {
         Compiled::Ready(program) => program.compile_seconds,
         Compiled::Refused(refusal) => panic!("{refusal:?}"),
     };

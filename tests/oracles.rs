@@ -48,6 +48,7 @@ fn oracles_agree_with_numpy() {
                 let options = eval::Options {
                     profile: task.settings.profiles["quick"].clone(),
                     launch_seconds: 20.0,
+                    thorough: false,
                 };
                 let machine = Machine {
                     sm_count: i64::from(device.identity().cores.unwrap_or(1)),

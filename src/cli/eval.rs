@@ -38,6 +38,10 @@ pub(super) struct Arguments {
     /// Repeat an earlier judgement: a seed of its verdict.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+    /// Look into the kernel on every workload and shape and under many schedules: races, reads of nothing, accesses out of
+    /// bounds, undefined behaviour. Without it, that is done on the smallest shapes.
+    #[arg(long)]
+    sanitize: bool,
     /// The form of the results.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -86,6 +90,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let options = crate::eval::Options {
         profile: profile.clone(),
         launch_seconds: resolved.launch_seconds,
+        thorough: arguments.sanitize,
     };
     let order = Order {
         pool: Pool::new(task_files, options, task.selected(profile).len())?,

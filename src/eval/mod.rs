@@ -36,6 +36,9 @@ pub struct Options {
     pub profile: Profile,
     /// Deadline of one launch, seconds.
     pub launch_seconds: f64,
+    /// Whether the inspected builds run on every case and under many schedules, rather than on the smallest cases.
+    #[serde(default)]
+    pub thorough: bool,
 }
 
 /// A task made ready on a device: the oracle and the baseline are compiled, and the baseline is known to be right.
@@ -264,8 +267,12 @@ impl<'a> Judge<'a> {
         let (Some(case), true) = (case, sanitize::explains(finding.refusal.status)) else {
             return Ok(finding);
         };
-        let case = std::slice::from_ref(case);
-        let inspection = sanitize::inspect(self, kernel, case, seed, verdict)?;
+        let near = if self.options.thorough {
+            cases
+        } else {
+            std::slice::from_ref(case)
+        };
+        let inspection = sanitize::inspect(self, kernel, near, seed, verdict)?;
         Ok(match inspection.finding {
             Some(deeper) if deeper.refusal.status <= finding.refusal.status => deeper,
             _ => finding,

@@ -16,10 +16,14 @@ use crate::verdict::{Status, Verdict};
 
 /// Schedules of the race build on the smallest case: one of each kind (`runtime/schedule.h`).
 const SCHEDULES: u64 = 4;
+/// Schedules of a thorough inspection, on every case.
+const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
 /// Cases beyond this many bytes are left to the fast build, unless there is no smaller one.
 const SMALL_BYTES: u64 = 8 << 20;
 /// An inspected launch may take so much longer than a fast one.
 const PATIENCE: u32 = 3;
+/// When no further launch is begun. What was not run is not said to have been: `builds` lacks it.
+const BUDGET: Duration = Duration::from_secs(60);
 
 /// Whether such a finding of the fast build may have a reason that an inspected one can name.
 pub(super) fn explains(status: Status) -> bool {
@@ -52,7 +56,12 @@ pub(super) fn inspect(
     verdict: &mut Verdict,
 ) -> anyhow::Result<Inspection> {
     let begun = Instant::now();
-    let chosen = smallest(judge, kernel, cases);
+    let thorough = judge.options.thorough;
+    let chosen = if thorough {
+        cases.iter().collect()
+    } else {
+        smallest(judge, kernel, cases)
+    };
     let mut inspection = Inspection {
         finding: None,
         memory: None,
@@ -69,14 +78,23 @@ pub(super) fn inspect(
                 seed: shapes::seed_of(seed, "inspect", index),
             };
             // The smallest case meets every kind of schedule, the others one each.
-            let schedules = match (build, index) {
-                (Build::Race, 0) => SCHEDULES,
+            let schedules = match build {
+                Build::Race if thorough => THOROUGH_SCHEDULES,
+                Build::Race if index == 0 => SCHEDULES,
                 _ => 1,
             };
             for turn in 0..schedules {
-                match run.once(turn + index as u64)? {
+                if begun.elapsed() > BUDGET {
+                    complete = false;
+                    break 'cases;
+                }
+                let schedule = if thorough { turn } else { turn + index as u64 };
+                match run.once(schedule)? {
                     Outcome::Clean(memory) => inspection.memory = inspection.memory.or(memory),
-                    Outcome::Unfinished => complete = false,
+                    Outcome::Unfinished => {
+                        complete = false;
+                        break 'cases;
+                    }
                     Outcome::Found(mut finding) => {
                         finding.case.get_or_insert_with(|| case.id.clone());
                         let known = inspection.finding.as_ref();
@@ -177,7 +195,9 @@ impl Run<'_, '_> {
             Err(_) => return Ok(Outcome::Unfinished),
         };
         let program = Program {
-            schedule: (self.seed & !(SCHEDULES - 1)) | (schedule % SCHEDULES),
+            // The kind of the schedule, and in the same number the seed of its turns.
+            schedule: (self.seed.wrapping_add(schedule / SCHEDULES * 0x9e37) & !(SCHEDULES - 1))
+                | (schedule % SCHEDULES),
             ..program
         };
         let plan = case_plan(self.judge, self.kernel, self.case)
@@ -198,7 +218,7 @@ impl Run<'_, '_> {
             Launched::Finished { .. } => {}
         }
         // In order, requests of neighbouring warps are seen as a GPU would make them.
-        if self.build != Build::Race || schedule % SCHEDULES != 0 {
+        if self.build != Build::Race || schedule != 0 {
             return Ok(Outcome::Clean(None));
         }
         let Answer::Accesses(sites) = bound.arm.inspect(0, &Question::Accesses)? else {

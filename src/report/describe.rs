@@ -186,6 +186,9 @@ pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// The most lines on memory that a verdict prints.
+const POOR_ACCESSES: usize = 5;
+
 /// A verdict as a table, or with what went wrong.
 pub fn verdict(verdict: &Verdict) -> String {
     let mut text = format!("{}: {}", verdict.kernel, verdict.status);
@@ -228,12 +231,40 @@ pub fn verdict(verdict: &Verdict) -> String {
                 .map_or_else(String::new, |margin| format!("{margin:.3}"))
         );
     }
+    for access in poor_accesses(verdict) {
+        text += &format!("  {access}\n");
+    }
     let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
     if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
         log.lines()
             .for_each(|line| text += &format!("  | {line}\n"));
     }
     text
+}
+
+/// The loads and stores that use memory worst, in words; nothing where all are well.
+fn poor_accesses(verdict: &Verdict) -> Vec<String> {
+    let poor = verdict.accesses.iter().filter_map(|access| {
+        let (line, bytes) = (access.line, access.bytes);
+        let start = format!(
+            "line {line}: this {} {} of {bytes} bytes",
+            access.space, access.access
+        );
+        match (
+            &access.pattern,
+            access.sectors_per_request,
+            access.bank_conflicts,
+        ) {
+            (Some(pattern), Some(sectors), _) if pattern != "coalesced" => Some(format!(
+                "{start} touches {sectors:.1} sectors a request ({pattern})"
+            )),
+            (_, _, Some(conflicts)) if conflicts >= 1.5 => Some(format!(
+                "{start} takes {conflicts:.1} times as many passes over the banks as it must"
+            )),
+            _ => None,
+        }
+    });
+    poor.take(POOR_ACCESSES).collect()
 }
 
 /// What the times of these verdicts are times of; nothing where none was measured.

@@ -10,7 +10,7 @@ use crate::base::{Failure, Kind};
 use crate::event::Operator;
 
 /// What an axis of the archive can be made from. Each is a number that the judge finds out about a kernel.
-pub const FEATURES: [&str; 7] = [
+pub const FEATURES: [&str; 14] = [
     "block_threads",
     "vector_bytes",
     "shared_bytes",
@@ -18,6 +18,13 @@ pub const FEATURES: [&str; 7] = [
     "barriers",
     "speedup",
     "runtime_variance",
+    "load_sectors",
+    "store_sectors",
+    "coalescing",
+    "strided_share",
+    "bank_conflicts",
+    "bytes_ratio",
+    "arithmetic_per_byte",
 ];
 
 /// How kernels are searched for.
@@ -58,10 +65,11 @@ pub struct Weights {
 
 impl Default for Settings {
     fn default() -> Self {
-        let edges: [(&str, &[f64]); 4] = [
+        let edges: [(&str, &[f64]); 5] = [
             ("block_threads", &[64.0, 128.0, 256.0, 512.0]),
             ("vector_bytes", &[8.0, 16.0]),
             ("barriers", &[1.0, 4.0]),
+            ("coalescing", &[0.3, 0.8]),
             ("speedup", &[0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0]),
         ];
         Self {
@@ -223,7 +231,7 @@ mod tests {
             serde_yaml::from_str(&format!("features: {{{all}}}\noperators: {{mutate: 0}}"))
                 .unwrap();
         settings.check().unwrap();
-        assert_eq!(settings.features.len(), 7);
+        assert_eq!(settings.features.len(), 14);
         assert_eq!(
             settings.operators,
             Weights {

@@ -54,6 +54,7 @@ impl Pool {
         let judging = serde_json::to_string(&hello)?;
         hello.options.profile.seconds *= CONFIRMATION;
         hello.options.profile.precision /= CONFIRMATION;
+        hello.options.thorough = true;
         Ok(Self {
             hello: judging,
             confirming: serde_json::to_string(&hello)?,
@@ -220,6 +221,7 @@ impl EvaluatorFactory for Pools {
             let options = eval::Options {
                 profile: profile.clone(),
                 launch_seconds: self.launch_seconds,
+                thorough: false,
             };
             let pool = Pool::new(files.clone(), options, task.selected(profile).len())?;
             pool.start().await?;
