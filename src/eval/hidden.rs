@@ -107,13 +107,11 @@ pub(super) fn with_regimes(
     let special = &shapes[..drawn];
     match profile.regimes {
         RegimeChoice::Once => {
-            // The first shapes meet one each; what is left goes to small ones.
-            let small = smallest(special);
+            // The hidden shapes meet one each; what is left goes to the smallest workload.
+            let small = visible.iter().min_by_key(|case| size(case));
             for index in 0..regimes.len().max(special.len()) {
                 let (name, regime) = &regimes[index % regimes.len()];
-                let shape = special
-                    .get(index)
-                    .or(small.get(index % small.len().max(1)).copied());
+                let shape = special.get(index).or(small);
                 cases.extend(shape.map(|shape| shape.under(name, regime)));
             }
         }
@@ -132,19 +130,9 @@ pub(super) fn with_regimes(
     cases
 }
 
-/// The smaller half of some shapes, but for the very smallest: it shows the least.
-fn smallest(shapes: &[Case]) -> Vec<&Case> {
-    let mut sorted: Vec<_> = shapes.iter().collect();
-    sorted.sort_by_key(|case| {
-        let sizes = case.binding.axes.values();
-        sizes.fold(1i64, |product, size| product.saturating_mul(*size))
-    });
-    let half = sorted.len().div_ceil(2);
-    sorted.truncate(half.max(2));
-    if sorted.len() > 1 {
-        sorted.remove(0);
-    }
-    sorted
+fn size(case: &Case) -> i64 {
+    let sizes = case.binding.axes.values();
+    sizes.fold(1, |product, size| product.saturating_mul(*size))
 }
 
 #[cfg(test)]

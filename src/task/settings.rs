@@ -87,7 +87,7 @@ pub struct Profile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegimeChoice {
-    /// Each once, on a small hidden shape where there are more of them than hidden shapes.
+    /// Each once: on a hidden shape, or on the smallest workload's where there are more regimes than those.
     #[default]
     Once,
     /// Each on every hidden shape, and one that is drawn on each workload's shape.

@@ -9,40 +9,88 @@ use crate::verdict::{Evidence, Status};
 
 /// Headers of CUDA and of the language that the runtime stands in for.
 const HEADERS: &[&str] = &[
+    "algorithm",
+    "array",
     "assert.h",
     "cassert",
     "cfloat",
     "climits",
     "cmath",
     "cooperative_groups.h",
+    "cooperative_groups/memcpy_async.h",
     "cooperative_groups/reduce.h",
     "cooperative_groups/scan.h",
     "cstddef",
     "cstdint",
     "cstdio",
+    "cstdlib",
     "cstring",
     "cuda.h",
+    "cuda/atomic",
+    "cuda/barrier",
+    "cuda/cmath",
+    "cuda/functional",
+    "cuda/latch",
+    "cuda/pipeline",
+    "cuda/semaphore",
+    "cuda/std/algorithm",
+    "cuda/std/array",
+    "cuda/std/atomic",
+    "cuda/std/barrier",
+    "cuda/std/bit",
+    "cuda/std/cassert",
+    "cuda/std/cfloat",
+    "cuda/std/climits",
+    "cuda/std/cmath",
+    "cuda/std/complex",
+    "cuda/std/cstddef",
+    "cuda/std/cstdint",
+    "cuda/std/cstdlib",
+    "cuda/std/cstring",
+    "cuda/std/functional",
+    "cuda/std/initializer_list",
+    "cuda/std/iterator",
+    "cuda/std/latch",
+    "cuda/std/limits",
+    "cuda/std/numeric",
+    "cuda/std/optional",
+    "cuda/std/semaphore",
+    "cuda/std/span",
+    "cuda/std/tuple",
+    "cuda/std/type_traits",
+    "cuda/std/utility",
+    "cuda/std/variant",
     "cuda_bf16.h",
     "cuda_bf16.hpp",
     "cuda_fp16.h",
     "cuda_fp16.hpp",
+    "cuda_fp8.h",
+    "cuda_fp8.hpp",
+    "cuda_pipeline.h",
+    "cuda_pipeline_primitives.h",
     "cuda_runtime.h",
     "cuda_runtime_api.h",
     "device_functions.h",
     "device_launch_parameters.h",
     "device_types.h",
     "float.h",
+    "functional",
+    "initializer_list",
     "limits",
     "limits.h",
     "math.h",
     "math_constants.h",
     "math_functions.h",
+    "numeric",
     "sm_60_atomic_functions.h",
     "stddef.h",
     "stdint.h",
     "stdio.h",
+    "stdlib.h",
     "string.h",
+    "tuple",
     "type_traits",
+    "utility",
     "vector_functions.h",
     "vector_types.h",
 ];
@@ -51,16 +99,19 @@ const HEADERS: &[&str] = &[
 const UNSUPPORTED_HEADERS: &[&str] = &[
     "mma.h",
     "crt/mma.h",
-    "cooperative_groups/memcpy_async.h",
-    "cuda_pipeline.h",
-    "cuda_pipeline_primitives.h",
+    "cuda_awbarrier.h",
+    "cuda_awbarrier_primitives.h",
     "cudaTypedefs.h",
-    "cuda_fp8.h",
     "cuda_fp4.h",
+    "cuda_fp6.h",
+    "cuComplex.h",
+    "texture_fetch_functions.h",
 ];
 
 /// Libraries of device code, by the folder of their headers.
-const UNSUPPORTED_FOLDERS: &[&str] = &["cuda/", "cub/", "cute/", "cutlass/", "thrust/", "curand"];
+const UNSUPPORTED_FOLDERS: &[&str] = &[
+    "cuda/", "nv/", "cub/", "cute/", "cutlass/", "thrust/", "curand",
+];
 
 const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ("asm", "inline PTX"),
@@ -75,6 +126,12 @@ const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ("cluster_group", "clusters"),
     ("this_grid", "grid-wide barriers"),
     ("grid_group", "grid-wide barriers"),
+    ("this_multi_grid", "grid-wide barriers"),
+    ("barrier_arrive_tx", "bulk copies"),
+    ("memcpy_async_tx", "bulk copies"),
+    ("cp_async_bulk", "bulk copies"),
+    ("cudaTextureObject_t", "textures"),
+    ("cudaSurfaceObject_t", "surfaces"),
     ("cudaLaunchKernel", "dynamic parallelism"),
     (
         "cudaGridDependencySynchronize",
@@ -149,7 +206,8 @@ fn refuse_word(word: &str, line: u32) -> Option<Refusal> {
         ));
     }
     if ["thread_local", "__thread", "_Thread_local"].contains(&word) {
-        let reason = format!("`{word}` is not CUDA: a thread's variables are those that it declares");
+        let reason =
+            format!("`{word}` is not CUDA: a thread's variables are those that it declares");
         return Some(refusal(Status::Rejected, line, &reason));
     }
     let (_, what) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word)?;
@@ -244,7 +302,11 @@ fn refuse_macro(directive: &str, line: u32) -> Option<Refusal> {
 
 /// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
 fn without_comments(directive: &str) -> String {
-    let joined = directive.replace("\\\r\n", "").replace("\\\n", "");
+    let mut joined = String::new();
+    for line in directive.split_inclusive('\n') {
+        let text = line.trim_end();
+        joined.push_str(text.strip_suffix('\\').unwrap_or(line));
+    }
     let mut plain = String::new();
     let mut rest = joined.as_str();
     while let Some(start) = rest.find("/*") {
@@ -321,6 +383,13 @@ mod tests {
             ("#  include HEADER", Some((Status::Rejected, 1))),
             ("#/* */include <sys/mman.h>", Some((Status::Rejected, 1))),
             ("#inc\\\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#inc\\\r\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#inc\\ \nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#/*\n*/include <fcntl.h>", Some((Status::Rejected, 1))),
+            (
+                "#if 0\n'\n#endif\n#include <fcntl.h>",
+                Some((Status::Rejected, 4)),
+            ),
             ("int x;\n%: 1 \"a\"", Some((Status::Rejected, 2))),
             (
                 "#define WAIT(n) \\\n  asm volatile(\"cp.async\")",

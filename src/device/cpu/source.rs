@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use super::lexer::{Token, TokenKind, tokens};
+use super::polls::poll_edits;
 use crate::kernel::plan::{ArgumentType, Unit};
 
 /// The C++ text of a unit.
@@ -108,6 +109,8 @@ fn rewrite(unit: &Unit) -> String {
         }
         index += 1;
     }
+    edits.extend(poll_edits(source, &tokens));
+    edits.sort_by_key(|(range, _)| range.start);
     let mut text = source.to_owned();
     for (range, replacement) in edits.into_iter().rev() {
         text.replace_range(range, &replacement);
@@ -180,6 +183,12 @@ fn shared_declaration(
     count: &mut usize,
 ) -> Option<String> {
     let text = |token: &Token| &source[token.range.clone()];
+    // One line is made of it: a directive needs a line of its own, and a literal over two lines has to keep them.
+    let is_plain =
+        |token: &Token| token.kind != TokenKind::Directive && !text(token).contains('\n');
+    if !declaration.iter().all(is_plain) {
+        return None;
+    }
     let mut rest = Vec::new();
     let (mut is_extern, mut alignment) = (false, String::from("1"));
     let mut index = 0;
@@ -189,9 +198,7 @@ fn shared_declaration(
             "static" | "__shared__" => {}
             "alignas" | "__align__" => {
                 let close = matching(source, declaration, index + 1)?;
-                let inner =
-                    &source[declaration[index + 1].range.end..declaration[close].range.start];
-                alignment = inner.to_owned();
+                alignment = spelled(source, declaration[index + 2..close].iter());
                 index = close;
             }
             _ => rest.push(declaration[index].clone()),
@@ -289,22 +296,20 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
             .map(|index| part[index])
             .filter(|token| token.kind == TokenKind::Word)?;
         if order == 0 {
-            // The words apart: those that were taken out (`extern`, `__shared__`) may stand between them.
-            kind = part[..open - 1]
-                .iter()
-                .map(|token| &source[token.range.clone()])
-                .collect::<Vec<_>>()
-                .join(" ");
+            // Without what stood between the words: those that were taken out (`extern`, `__shared__`), comments, lines.
+            let mut end = None;
+            for token in &part[..open - 1] {
+                if end.is_some_and(|end| end != token.range.start) {
+                    kind.push(' ');
+                }
+                kind.push_str(&source[token.range.clone()]);
+                end = Some(token.range.end);
+            }
             if kind.is_empty() {
                 return None;
             }
         }
-        let dimensions = match (part.get(open), part.last()) {
-            (Some(first), Some(last)) => {
-                source[first.range.start..last.range.end].replace('\n', " ")
-            }
-            _ => String::new(),
-        };
+        let dimensions = spelled(source, part[open..].iter().copied());
         result.push((
             kind.clone(),
             source[name.range.clone()].to_owned(),
@@ -312,6 +317,20 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
         ));
     }
     Some(result)
+}
+
+/// Tokens in one line, spaced as in the source, without comments.
+fn spelled<'t>(source: &str, tokens: impl Iterator<Item = &'t Token>) -> String {
+    let mut text = String::new();
+    let mut end = None;
+    for token in tokens {
+        if end.is_some_and(|end| end != token.range.start) {
+            text.push(' ');
+        }
+        text.push_str(&source[token.range.clone()]);
+        end = Some(token.range.end);
+    }
+    text
 }
 
 /// The index of the first `[` that is in no other bracket, or of the end.
@@ -353,7 +372,7 @@ mod tests {
         }
         ");
         insta::assert_snapshot!(rewritten("void f() { extern __shared__ __align__(16) unsigned char raw[]; }"), @"void f() { unsigned char* const raw = static_cast<unsigned char*>(::kforge::shared_dynamic()); }");
-        insta::assert_snapshot!(rewritten("namespace n { extern __shared__ float s[]; __shared__ Pair<int, 2> t[WIDTH]; }"), @"namespace n { KFORGE_DYNAMIC_SHARED(float, s); static thread_local Pair < int , 2 > t[WIDTH]; KFORGE_SHARED_VARIABLE(t); }");
+        insta::assert_snapshot!(rewritten("namespace n { extern __shared__ float s[]; __shared__ Pair<int, 2> t[WIDTH]; }"), @"namespace n { KFORGE_DYNAMIC_SHARED(float, s); static thread_local Pair<int, 2> t[WIDTH]; KFORGE_SHARED_VARIABLE(t); }");
     }
 
     #[test]
@@ -398,6 +417,37 @@ mod tests {
         assert_eq!(result.lines().nth(3), Some("  int x;"));
         assert_eq!(result.lines().nth(5), Some("#pragma GCC unroll 4"));
         assert_eq!(result.lines().nth(7), Some("#pragma unroll"));
+    }
+
+    #[test]
+    fn declarations_over_several_lines_keep_what_follows() {
+        for (source, words) in [
+            (
+                "void f() {\n  __shared__ float a[32 // width\n  ][33 /* x\n */];\n  int x;\n}",
+                "[32 ][33 ]; static",
+            ),
+            (
+                "void f() {\n  __shared__ alignas(\n16 // why\n) float a[32];\n  int x;\n}",
+                "> (16) ?",
+            ),
+            (
+                "void f() {\n  __shared__\n#ifdef A\n  float a[4];\n#endif\n  int x;\n}",
+                "  __shared__\n#ifdef A\n  float a[4];",
+            ),
+            (
+                "float é\n#pragma unroll 4\nfor __shared__ x;\n  int x;\n",
+                "#pragma GCC unroll 4\nfor __shared__ x;",
+            ),
+            (
+                "void f() {\n  __shared__ float a[sizeof(\"\\\n\")];\n  int x;\n}",
+                "__shared__ float a[sizeof(\"\\\n\")];",
+            ),
+        ] {
+            let result = rewritten(source);
+            assert!(result.contains(words), "{result}");
+            let line = |text: &str| text.lines().position(|line| line == "  int x;");
+            assert_eq!(line(&result), line(source), "{result}");
+        }
     }
 
     #[test]

@@ -117,7 +117,46 @@ KFORGE_CHANGE(atomicAdd, __nv_bfloat162, uint32_t, __hadd2(old, value))
 #undef KFORGE_ATOMIC
 
 // Each element is atomic, the vector is not, as on the GPU.
-inline float2 atomicAdd(float2* address, float2 value) { return float2{atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y)}; }
-inline float4 atomicAdd(float4* address, float4 value) {
-    return float4{atomicAdd(&address->x, value.x), atomicAdd(&address->y, value.y), atomicAdd(&address->z, value.z), atomicAdd(&address->w, value.w)};
+#define KFORGE_VECTOR_ADD(name)                                                                                     \
+    inline float2 name(float2* address, float2 value) { return float2{name(&address->x, value.x), name(&address->y, value.y)}; } \
+    inline float4 name(float4* address, float4 value) {                                                             \
+        return float4{name(&address->x, value.x), name(&address->y, value.y), name(&address->z, value.z), name(&address->w, value.w)}; \
+    }
+KFORGE_VECTOR_ADD(atomicAdd)
+KFORGE_VECTOR_ADD(atomicAdd_block)
+KFORGE_VECTOR_ADD(atomicAdd_system)
+#undef KFORGE_VECTOR_ADD
+
+// 16 bytes of any type that is aligned to them, where the processor has an instruction for it.
+#if defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_16)
+namespace kforge {
+template <typename T>
+inline T exchange_16(T* address, const T* compare, T value) {
+    static_assert(sizeof(T) == 16 && alignof(T) == 16 && std::is_trivially_copyable<T>::value, "16 bytes, aligned to 16");
+    unsigned __int128 next, wanted = 0, old;
+    memcpy(&next, &value, 16);
+    if (compare != nullptr) memcpy(&wanted, compare, 16);
+    unsigned __int128* const place = reinterpret_cast<unsigned __int128*>(address);
+    do {
+        old = __sync_val_compare_and_swap(place, wanted, next);
+        if (compare != nullptr || old == wanted) break;
+        wanted = old;
+    } while (true);
+    if (old != wanted) polled();
+    T before;
+    memcpy(&before, &old, 16);
+    return before;
 }
+template <typename T>
+using If16 = std::enable_if_t<sizeof(T) == 16 && !std::is_arithmetic<T>::value, T>;
+}  // namespace kforge
+#define KFORGE_WIDE(scope)                                                                                                         \
+    template <typename T>                                                                                                          \
+    inline ::kforge::If16<T> atomicCAS##scope(T* address, T compare, T value) { return ::kforge::exchange_16(address, &compare, value); } \
+    template <typename T>                                                                                                          \
+    inline ::kforge::If16<T> atomicExch##scope(T* address, T value) { return ::kforge::exchange_16<T>(address, nullptr, value); }
+KFORGE_WIDE()
+KFORGE_WIDE(_block)
+KFORGE_WIDE(_system)
+#undef KFORGE_WIDE
+#endif

@@ -71,7 +71,10 @@ inline __nv_bfloat162 make_bfloat162(__nv_bfloat16 a, __nv_bfloat16 b) { return 
     inline type __bfloat162##name##_rz(__nv_bfloat16 a) { return ::kforge::to_integer<type>(truncf(a)); }     \
     inline type __bfloat162##name##_rd(__nv_bfloat16 a) { return ::kforge::to_integer<type>(floorf(a)); }     \
     inline type __bfloat162##name##_ru(__nv_bfloat16 a) { return ::kforge::to_integer<type>(ceilf(a)); }      \
-    inline __nv_bfloat16 __##name##2bfloat16_rn(type a) { return __nv_bfloat16(a); }
+    inline __nv_bfloat16 __##name##2bfloat16_rn(type a) { return __nv_bfloat16(a); }  \
+    inline __nv_bfloat16 __##name##2bfloat16_rz(type a) { return ::kforge::narrow_directed<__nv_bfloat16>(::kforge::odd_double(a), 0); }  \
+    inline __nv_bfloat16 __##name##2bfloat16_rd(type a) { return ::kforge::narrow_directed<__nv_bfloat16>(::kforge::odd_double(a), -1); } \
+    inline __nv_bfloat16 __##name##2bfloat16_ru(type a) { return ::kforge::narrow_directed<__nv_bfloat16>(::kforge::odd_double(a), 1); }
 KFORGE_BFLOAT16_TO(int, int)
 KFORGE_BFLOAT16_TO(uint, unsigned int)
 KFORGE_BFLOAT16_TO(short, short)
@@ -80,6 +83,8 @@ KFORGE_BFLOAT16_TO(ll, long long)
 KFORGE_BFLOAT16_TO(ull, unsigned long long)
 #undef KFORGE_BFLOAT16_TO
 
+inline signed char __bfloat162char_rz(__nv_bfloat16 a) { return ::kforge::to_integer<signed char>((float)a); }
+inline unsigned char __bfloat162uchar_rz(__nv_bfloat16 a) { return ::kforge::to_integer<unsigned char>((float)a); }
 inline short __bfloat16_as_short(__nv_bfloat16 a) { return (short)::kforge::narrow_bits(a); }
 inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 a) { return ::kforge::narrow_bits(a); }
 inline __nv_bfloat16 __short_as_bfloat16(short a) { return ::kforge::narrow_of<__nv_bfloat16>((unsigned short)a); }

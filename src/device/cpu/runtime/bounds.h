@@ -166,6 +166,17 @@ KFORGE_CHECK(2)
 KFORGE_CHECK(4)
 KFORGE_CHECK(8)
 KFORGE_CHECK(16)
+void* kforge_memmove(void* to, const void* from, size_t bytes) {
+    if (bytes != 0) {
+        kforge::check(reinterpret_cast<uintptr_t>(from), bytes, 0, KFORGE_SITE);
+        kforge::check(reinterpret_cast<uintptr_t>(to), bytes, kforge::ACCESS_WRITE, KFORGE_SITE);
+    }
+    return memmove(to, from, bytes);
+}
+void* kforge_memset(void* to, int value, size_t bytes) {
+    if (bytes != 0) kforge::check(reinterpret_cast<uintptr_t>(to), bytes, kforge::ACCESS_WRITE, KFORGE_SITE);
+    return memset(to, value, bytes);
+}
 void __asan_loadN(uintptr_t address, size_t bytes) { kforge::check(address, bytes, 0, KFORGE_SITE); }
 void __asan_storeN(uintptr_t address, size_t bytes) { kforge::check(address, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
 void __asan_report_load_n(uintptr_t address, size_t bytes) { kforge::check(address, bytes, 0, KFORGE_SITE); }

@@ -106,7 +106,10 @@ inline __half2 make_half2(__half a, __half b) { return __half2(a, b); }
     inline type __half2##name##_rz(__half a) { return ::kforge::to_integer<type>(truncf(a)); }            \
     inline type __half2##name##_rd(__half a) { return ::kforge::to_integer<type>(floorf(a)); }            \
     inline type __half2##name##_ru(__half a) { return ::kforge::to_integer<type>(ceilf(a)); }             \
-    inline __half __##name##2half_rn(type a) { return __half(a); }
+    inline __half __##name##2half_rn(type a) { return __half(a); }  \
+    inline __half __##name##2half_rz(type a) { return ::kforge::narrow_directed<__half>(::kforge::odd_double(a), 0); }  \
+    inline __half __##name##2half_rd(type a) { return ::kforge::narrow_directed<__half>(::kforge::odd_double(a), -1); } \
+    inline __half __##name##2half_ru(type a) { return ::kforge::narrow_directed<__half>(::kforge::odd_double(a), 1); }
 KFORGE_HALF_TO(int, int)
 KFORGE_HALF_TO(uint, unsigned int)
 KFORGE_HALF_TO(short, short)
@@ -115,6 +118,8 @@ KFORGE_HALF_TO(ll, long long)
 KFORGE_HALF_TO(ull, unsigned long long)
 #undef KFORGE_HALF_TO
 
+inline signed char __half2char_rz(__half a) { return ::kforge::to_integer<signed char>((float)a); }
+inline unsigned char __half2uchar_rz(__half a) { return ::kforge::to_integer<unsigned char>((float)a); }
 inline short __half_as_short(__half a) { return (short)::kforge::narrow_bits(a); }
 inline unsigned short __half_as_ushort(__half a) { return ::kforge::narrow_bits(a); }
 inline __half __short_as_half(short a) { return ::kforge::narrow_of<__half>((unsigned short)a); }

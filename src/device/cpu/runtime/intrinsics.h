@@ -1,4 +1,4 @@
-// Integer intrinsics, reinterpretations, and conversions by name.
+// Integer intrinsics and reinterpretations.
 
 #pragma once
 
@@ -73,6 +73,14 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
 }
 inline int __dp2a_lo(int a, int b, int c) { return c + (int)(short)a * (int)(signed char)b + (int)(short)(a >> 16) * (int)(signed char)(b >> 8); }
 inline int __dp2a_hi(int a, int b, int c) { return __dp2a_lo(a, b >> 16, c); }
+inline unsigned __dp2a_lo(unsigned a, unsigned b, unsigned c) { return c + (a & 0xffff) * (b & 0xff) + (a >> 16) * (b >> 8 & 0xff); }
+inline unsigned __dp2a_hi(unsigned a, unsigned b, unsigned c) { return __dp2a_lo(a, b >> 16, c); }
+inline int __dp4a(char4 a, char4 b, int c) { return c + a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
+inline unsigned __dp4a(uchar4 a, uchar4 b, unsigned c) { return c + (unsigned)(a.x * b.x) + (unsigned)(a.y * b.y) + (unsigned)(a.z * b.z) + (unsigned)(a.w * b.w); }
+inline int __dp2a_lo(short2 a, char4 b, int c) { return c + a.x * b.x + a.y * b.y; }
+inline int __dp2a_hi(short2 a, char4 b, int c) { return c + a.x * b.z + a.y * b.w; }
+inline unsigned __dp2a_lo(ushort2 a, uchar4 b, unsigned c) { return c + (unsigned)(a.x * b.x) + (unsigned)(a.y * b.y); }
+inline unsigned __dp2a_hi(ushort2 a, uchar4 b, unsigned c) { return c + (unsigned)(a.x * b.z) + (unsigned)(a.y * b.w); }
 
 // ---- The same bits as another type ----
 
@@ -85,35 +93,3 @@ inline double __longlong_as_double(long long a) { return ::kforge::double_of((ui
 inline int __double2hiint(double a) { return (int)(::kforge::bits_of(a) >> 32); }
 inline int __double2loint(double a) { return (int)::kforge::bits_of(a); }
 inline double __hiloint2double(int high, int low) { return ::kforge::double_of((uint64_t)(uint32_t)high << 32 | (uint32_t)low); }
-
-// ---- Conversions ----
-
-#define KFORGE_TO_INTEGER(from, from_type, to, to_type)                                                                  \
-    inline to_type __##from##2##to##_rn(from_type a) { return ::kforge::to_integer<to_type>(__builtin_rint(a)); }        \
-    inline to_type __##from##2##to##_rz(from_type a) { return ::kforge::to_integer<to_type>(__builtin_trunc(a)); }       \
-    inline to_type __##from##2##to##_rd(from_type a) { return ::kforge::to_integer<to_type>(__builtin_floor(a)); }       \
-    inline to_type __##from##2##to##_ru(from_type a) { return ::kforge::to_integer<to_type>(__builtin_ceil(a)); }
-KFORGE_TO_INTEGER(float, float, int, int)
-KFORGE_TO_INTEGER(float, float, uint, unsigned int)
-KFORGE_TO_INTEGER(float, float, ll, long long)
-KFORGE_TO_INTEGER(float, float, ull, unsigned long long)
-KFORGE_TO_INTEGER(double, double, int, int)
-KFORGE_TO_INTEGER(double, double, uint, unsigned int)
-KFORGE_TO_INTEGER(double, double, ll, long long)
-KFORGE_TO_INTEGER(double, double, ull, unsigned long long)
-#undef KFORGE_TO_INTEGER
-
-inline float __int2float_rn(int a) { return (float)a; }
-inline float __uint2float_rn(unsigned a) { return (float)a; }
-inline float __ll2float_rn(long long a) { return (float)a; }
-inline float __ull2float_rn(unsigned long long a) { return (float)a; }
-inline float __int2float_rz(int a) { return ::kforge::directed((float)a, (double)a, 0); }
-inline float __uint2float_rz(unsigned a) { return ::kforge::directed((float)a, (double)a, 0); }
-inline double __int2double_rn(int a) { return (double)a; }
-inline double __uint2double_rn(unsigned a) { return (double)a; }
-inline double __ll2double_rn(long long a) { return (double)a; }
-inline double __ull2double_rn(unsigned long long a) { return (double)a; }
-inline float __double2float_rn(double a) { return (float)a; }
-inline float __double2float_rz(double a) { return ::kforge::directed((float)a, a, 0); }
-inline float __double2float_rd(double a) { return ::kforge::directed((float)a, a, -1); }
-inline float __double2float_ru(double a) { return ::kforge::directed((float)a, a, 1); }

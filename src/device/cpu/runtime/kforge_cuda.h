@@ -6,11 +6,14 @@
 #pragma once
 
 #include "language.h"
+#include "copies.h"
 #include "mathematics.h"
 #include "narrow.h"
 #include "half.h"
 #include "bfloat16.h"
+#include "rounding.h"
 #include "intrinsics.h"
+#include "simd.h"
 #include "warp.h"
 #include "atomics.h"
 #include "groups.h"

@@ -143,7 +143,9 @@ struct Clocks {
             uint32_t bound = base;
             if (other == thread) bound = clock[thread] + 1;
             else if (other / LANES == thread / LANES && known[thread][other % LANES] > bound) bound = known[thread][other % LANES];
-            if (visible[other] < bound) bound = visible[other];
+            // Right behind its fence the release itself is told too: whoever reads it may write there.
+            const bool just_fenced = other == thread && visible[thread] == clock[thread];
+            if (visible[other] < bound && !just_fenced) bound = visible[other];
             if (bound > whole) telling->single[static_cast<uint64_t>(block) << 16 | other] = bound;
         }
         if (told[thread]) telling->add(*told[thread]);

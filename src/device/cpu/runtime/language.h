@@ -34,6 +34,9 @@
 #define __constant__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
+#define __builtin_align__(bytes) __align__(bytes)
+#define __inline_hint__ inline
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // Without `inline`, which sources often write beside it, and may be written once only.
 #define __forceinline__ __attribute__((always_inline))
@@ -108,7 +111,7 @@ KFORGE_LOAD(__ldcs)
 KFORGE_LOAD(__ldlu)
 #undef KFORGE_LOAD
 
-// These two read memory again at every call: a loop over one is a poll.
+// These two read memory again at every call. Only a poll has reason to ask for the second.
 #define KFORGE_LOAD(name)                                                        \
     template <typename T>                                                        \
     inline __attribute__((always_inline)) T name(const T* address) {             \
@@ -116,8 +119,13 @@ KFORGE_LOAD(__ldlu)
         return *address;                                                         \
     }
 KFORGE_LOAD(__ldcg)
-KFORGE_LOAD(__ldcv)
 #undef KFORGE_LOAD
+template <typename T>
+inline __attribute__((always_inline)) T __ldcv(const T* address) {
+    ::kforge::polled();
+    __atomic_signal_fence(__ATOMIC_ACQUIRE);
+    return *address;
+}
 
 #define KFORGE_STORE(name)                                                       \
     template <typename T, typename V>                                            \
@@ -127,3 +135,19 @@ KFORGE_STORE(__stcg)
 KFORGE_STORE(__stcs)
 KFORGE_STORE(__stwt)
 #undef KFORGE_STORE
+
+// ---- Address spaces: all memory is in one, and an address is the same in each ----
+
+inline size_t __cvta_generic_to_global(const void* pointer) { return (size_t)pointer; }
+inline size_t __cvta_generic_to_shared(const void* pointer) { return (size_t)pointer; }
+inline size_t __cvta_generic_to_local(const void* pointer) { return (size_t)pointer; }
+inline size_t __cvta_generic_to_constant(const void* pointer) { return (size_t)pointer; }
+inline size_t __cvta_generic_to_grid_constant(const void* pointer) { return (size_t)pointer; }
+inline void* __cvta_global_to_generic(size_t address) { return (void*)address; }
+inline void* __cvta_shared_to_generic(size_t address) { return (void*)address; }
+inline void* __cvta_local_to_generic(size_t address) { return (void*)address; }
+inline void* __cvta_constant_to_generic(size_t address) { return (void*)address; }
+inline unsigned int __isShared(const void* pointer) { return ::kforge::is_shared(pointer); }
+// Local variables lie on this thread's stack.
+inline unsigned int __isLocal(const void* pointer) { return (size_t)pointer - (size_t)__builtin_frame_address(0) < (64u << 10); }
+inline unsigned int __isGlobal(const void* pointer) { return !__isShared(pointer) && !__isLocal(pointer); }

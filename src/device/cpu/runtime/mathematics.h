@@ -142,49 +142,54 @@ inline double erfcinv(double p) { return erfinv(1.0 - p); }
 inline float erfinvf(float x) { return (float)erfinv((double)x); }
 inline float erfcinvf(float p) { return (float)erfcinv((double)p); }
 inline float normcdfinvf(float p) { return (float)normcdfinv((double)p); }
-inline float erfcxf(float x) { return (float)(exp((double)x * x) * erfc((double)x)); }
+// Beyond 25 the factors leave the range of a double; there the first terms of the asymptotic series are exact enough.
+inline double erfcx(double x) {
+    if (x < 25) return exp(x * x) * erfc(x);
+    const double square = 1 / (x * x);
+    return 0.56418958354775628 / x * (1 - square * (0.5 - square * (0.75 - square * 1.875)));
+}
+inline float erfcxf(float x) { return (float)erfcx((double)x); }
 inline float rhypotf(float x, float y) { return 1.0f / hypotf(x, y); }
 inline double rhypot(double x, double y) { return 1.0 / hypot(x, y); }
 inline float norm3df(float x, float y, float z) { return sqrtf(x * x + y * y + z * z); }
 inline double norm3d(double x, double y, double z) { return sqrt(x * x + y * y + z * z); }
 inline float rnorm3df(float x, float y, float z) { return 1.0f / norm3df(x, y, z); }
 inline float norm4df(float x, float y, float z, float w) { return sqrtf(x * x + y * y + z * z + w * w); }
+inline double norm4d(double x, double y, double z, double w) { return sqrt(x * x + y * y + z * z + w * w); }
+inline double rnorm3d(double x, double y, double z) { return 1.0 / norm3d(x, y, z); }
+inline float rnorm4df(float x, float y, float z, float w) { return 1.0f / norm4df(x, y, z, w); }
+inline double rnorm4d(double x, double y, double z, double w) { return 1.0 / norm4d(x, y, z, w); }
+inline double norm(int count, const double* values) {
+    double sum = 0;
+    for (int i = 0; i < count; ++i) sum += values[i] * values[i];
+    return sqrt(sum);
+}
+inline float normf(int count, const float* values) {
+    double sum = 0;
+    for (int i = 0; i < count; ++i) sum += (double)values[i] * values[i];
+    return (float)sqrt(sum);
+}
+inline double rnorm(int count, const double* values) { return 1.0 / norm(count, values); }
+inline float rnormf(int count, const float* values) { return 1.0f / normf(count, values); }
+// Modified Bessel functions of the first kind, by their series, all of whose terms are positive.
+inline double cyl_bessel_i0(double x) {
+    const double quarter = 0.25 * x * x;
+    double term = 1, sum = 1;
+    for (int k = 1; k < 2000 && term > 1e-17 * sum; ++k) sum += term *= quarter / ((double)k * k);
+    return sum;
+}
+inline double cyl_bessel_i1(double x) {
+    const double quarter = 0.25 * x * x;
+    double term = 0.5 * x, sum = term;
+    for (int k = 1; k < 2000 && fabs(term) > 1e-17 * fabs(sum); ++k) sum += term *= quarter / ((double)k * (k + 1));
+    return sum;
+}
+inline float cyl_bessel_i0f(float x) { return (float)cyl_bessel_i0((double)x); }
+inline float cyl_bessel_i1f(float x) { return (float)cyl_bessel_i1((double)x); }
 inline float fdividef(float x, float y) { return x / y; }
+inline double fdivide(double x, double y) { return x / y; }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __saturatef(float x) { return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f; }
-
-// Rounding modes: to nearest is exact; the directed ones step from it, which double precision shows to be due.
-#define KFORGE_ROUNDED(name, parameters, single, exact)                                                            \
-    inline float name##_rn parameters { return single; }                                                           \
-    inline float name##_rz parameters { return ::kforge::directed(single, exact, 0); }                             \
-    inline float name##_rd parameters { return ::kforge::directed(single, exact, -1); }                            \
-    inline float name##_ru parameters { return ::kforge::directed(single, exact, 1); }
-
-namespace kforge {
-inline float directed(float nearest, double exact, int direction) {
-    if ((double)nearest == exact || exact != exact) return nearest;
-    const bool above = (double)nearest > exact;
-    const bool wanted = direction == 0 ? exact < 0 : direction > 0;
-    return above == wanted ? nearest : nextafterf(nearest, wanted ? __builtin_inff() : -__builtin_inff());
-}
-}  // namespace kforge
-
-KFORGE_ROUNDED(__fadd, (float a, float b), a + b, (double)a + (double)b)
-KFORGE_ROUNDED(__fsub, (float a, float b), a - b, (double)a - (double)b)
-KFORGE_ROUNDED(__fmul, (float a, float b), a * b, (double)a * (double)b)
-KFORGE_ROUNDED(__fdiv, (float a, float b), a / b, (double)a / (double)b)
-KFORGE_ROUNDED(__fmaf, (float a, float b, float c), __builtin_fmaf(a, b, c), (double)a * (double)b + (double)c)
-KFORGE_ROUNDED(__frcp, (float a), 1.0f / a, 1.0 / (double)a)
-KFORGE_ROUNDED(__fsqrt, (float a), sqrtf(a), sqrt((double)a))
-#undef KFORGE_ROUNDED
-inline float __frsqrt_rn(float a) { return (float)(1.0 / sqrt((double)a)); }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __ddiv_rn(double a, double b) { return a / b; }
-inline double __drcp_rn(double a) { return 1.0 / a; }
-inline double __dsqrt_rn(double a) { return sqrt(a); }
-inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
 // ---- min and max, with CUDA's rules for mixed arguments ----
 
@@ -216,3 +221,5 @@ inline unsigned int umax(unsigned int a, unsigned int b) { return max(a, b); }
 inline unsigned int umin(unsigned int a, unsigned int b) { return min(a, b); }
 inline long long llmax(long long a, long long b) { return max(a, b); }
 inline long long llmin(long long a, long long b) { return min(a, b); }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return max(a, b); }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return min(a, b); }

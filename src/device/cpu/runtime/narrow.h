@@ -47,6 +47,27 @@ inline uint16_t narrow_bits(const N& value) {
     return bits;
 }
 
+// Keeps an optimiser from merging a product with the sum that uses it. gcc's own barrier is lost where it vectorises.
+template <typename F>
+inline __attribute__((always_inline)) F unfused(F value) {
+#if defined(__aarch64__)
+    asm("" : "+w"(value));
+#else
+    asm("" : "+x"(value));
+#endif
+    return value;
+}
+
+// Keeps a sum from being regrouped under -ffast-math.
+template <typename F>
+inline __attribute__((always_inline)) F separate(F value) {
+#if !defined(__clang__) && __GNUC__ >= 12
+    return __builtin_assoc_barrier(value);
+#else
+    return unfused(value);
+#endif
+}
+
 // Rounds to odd: a second rounding, into a narrower type, then gives what one rounding would have given.
 inline float odd_float(double value) {
     const float nearest = (float)value;
@@ -57,9 +78,9 @@ inline float odd_float(double value) {
 
 // a + b to odd.
 inline double odd_sum(double a, double b) {
-    const double sum = a + b;
-    const double virtual_b = sum - a;
-    const double error = (a - (sum - virtual_b)) + (b - virtual_b);
+    const double sum = separate(a + b);
+    const double virtual_b = separate(sum - a);
+    const double error = separate(a - separate(sum - virtual_b)) + separate(b - virtual_b);
     if (__builtin_expect(!(error != 0) || error != error || (bits_of(sum) & 1) != 0, 1)) return sum;
     return double_of(bits_of(sum) + ((error > 0) == (sum > 0) ? 1u : ~(uint64_t)0));
 }
@@ -74,10 +95,11 @@ inline double odd_double(I value) {
     return negative ? -(double)magnitude : (double)magnitude;
 }
 
-// As the GPU converts: what does not fit becomes the nearest end, a NaN becomes zero.
+// As the GPU converts: what does not fit becomes the nearest end, a NaN becomes zero, or the highest bit alone where either
+// side has 64 bits.
 template <typename I, typename F>
 inline I to_integer(F value) {
-    if (value != value) return 0;
+    if (value != value) return sizeof(I) == 8 || (sizeof(F) == 8 && sizeof(I) == 4) ? (I)((I)1 << (8 * sizeof(I) - 1)) : (I)0;
     constexpr I least = std::numeric_limits<I>::min();
     constexpr I most = std::numeric_limits<I>::max();
     if (value <= (F)least) return least;
@@ -89,5 +111,21 @@ inline I to_integer(F value) {
 inline uint16_t step_to_zero(uint16_t bits, float rounded, float exact) { return (uint16_t)(bits - (fabsf(rounded) > fabsf(exact))); }
 inline uint16_t step_down(uint16_t bits, float rounded, float exact) { return rounded > exact ? (uint16_t)((bits & 0x8000) != 0 ? bits + 1 : bits - 1) : bits; }
 inline uint16_t step_up(uint16_t bits, float rounded, float exact) { return rounded < exact ? (uint16_t)((bits & 0x8000) != 0 ? bits - 1 : bits + 1) : bits; }
+
+
+// From a number that a double holds exactly, or to odd.
+template <typename N>
+inline N narrow_directed(double exact, int direction) {
+    const N nearest(exact);
+    const double rounded = (double)(float)nearest;
+    if (rounded == exact || exact != exact) return nearest;
+    const bool above = rounded > exact;
+    const bool wanted = direction == 0 ? exact < 0 : direction > 0;
+    if (above == wanted) return nearest;
+    // The bits of numbers of one sign are in the order of their magnitudes.
+    const uint16_t bits = narrow_bits(nearest);
+    if ((bits & 0x7fff) == 0) return narrow_of<N>((uint16_t)(wanted ? 1 : 0x8001));
+    return narrow_of<N>((uint16_t)(bits + (((bits & 0x8000) == 0) == wanted ? 1 : -1)));
+}
 
 }  // namespace kforge

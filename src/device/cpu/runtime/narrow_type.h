@@ -143,6 +143,7 @@ KFORGE_FUNCTION(log10, log10f(x))
 KFORGE_FUNCTION(sin, sinf(x))
 KFORGE_FUNCTION(cos, cosf(x))
 KFORGE_FUNCTION(tanh, tanhf(x))
+KFORGE_FUNCTION(tanh_approx, tanhf(x))
 KFORGE_FUNCTION(sqrt, sqrtf(x))
 KFORGE_FUNCTION(rsqrt, 1.0f / sqrtf(x))
 KFORGE_FUNCTION(rcp, 1.0f / x)
@@ -235,6 +236,9 @@ inline KFORGE_NARROW_2 __hisnan2(KFORGE_NARROW_2 a) { return KFORGE_NARROW_2(KFO
     }                                                                                                                                  \
     inline unsigned __h##name##2_mask(KFORGE_NARROW_2 a, KFORGE_NARROW_2 b) {                                                          \
         return (__h##name(a.x, b.x) ? 0xffffu : 0u) | (__h##name(a.y, b.y) ? 0xffff0000u : 0u);                                        \
+    }                                                                                                                                  \
+    inline unsigned __h##name##u2_mask(KFORGE_NARROW_2 a, KFORGE_NARROW_2 b) {                                                         \
+        return (__h##name##u(a.x, b.x) ? 0xffffu : 0u) | (__h##name##u(a.y, b.y) ? 0xffff0000u : 0u);                                  \
     }                                                                                                                                  \
     inline bool __hb##name##2(KFORGE_NARROW_2 a, KFORGE_NARROW_2 b) { return __h##name(a.x, b.x) && __h##name(a.y, b.y); }             \
     inline bool __hb##name##u2(KFORGE_NARROW_2 a, KFORGE_NARROW_2 b) { return __h##name##u(a.x, b.x) && __h##name##u(a.y, b.y); }

@@ -13,8 +13,12 @@ extern "C" uint32_t gridDim[3];
 
 namespace kforge {
 
-// An atomic operation that does not need what was there before. Beside the flags of control.h, and only here.
+// Beside the flags of control.h, and only here: an atomic operation that does not need what was there before.
 constexpr uint32_t ACCESS_STORE = 1 << 8;
+// A part of a copy: it is announced long before it happens, so there is no value to look at.
+constexpr uint32_t ACCESS_PART = 1 << 9;
+
+constexpr uint8_t POISON = 0xff;
 
 struct Watched {
     Worker* worker;  // null while no kernel runs
@@ -47,7 +51,8 @@ struct Watched {
     uint32_t unwritten_block[3];
     uint32_t unwritten_thread[3];
 };
-static Watched watched;
+static Unbuilt<Watched> watched_storage;
+static Watched& watched = watched_storage.value;
 
 static inline uint64_t value_at(uintptr_t address, uint32_t bytes) {
     uint64_t value = 0;
@@ -124,6 +129,16 @@ static Shadow& shadow_of(Space space) {
     return shadow;
 }
 
+// Whether what nobody was seen to write still is what the judge and the runtime fill memory with. The compiler watches no
+// write that stores what a call returns.
+static bool is_poison(const uint8_t* written, const Access& access, uint8_t unwritten) {
+    const uint8_t* memory = reinterpret_cast<const uint8_t*>(access.address);
+    for (uint32_t i = 0; i < access.bytes; ++i) {
+        if (written[i] == unwritten && memory[i] != POISON) return false;
+    }
+    return true;
+}
+
 static void check_written(Space space, const Access& access) {
     uint8_t* written;
     uint8_t unwritten = 0;
@@ -136,7 +151,7 @@ static void check_written(Space space, const Access& access) {
         written = buffer.written + (access.address - buffer.start);
     }
     const bool reads = (access.flags & ACCESS_WRITE) == 0 || (access.flags & (ACCESS_ATOMIC | ACCESS_STORE)) == ACCESS_ATOMIC;
-    if (reads && !watched.unwritten && has_byte(written, access.bytes, unwritten)) {
+    if (reads && !watched.unwritten && has_byte(written, access.bytes, unwritten) && is_poison(written, access, unwritten)) {
         watched.unwritten = true;
         watched.unwritten_read = access;
         memcpy(watched.unwritten_block, fault_context.block, sizeof(watched.unwritten_block));
@@ -166,7 +181,7 @@ static void check_order(Space space, const Access& access) {
                 return;
             }
             const bool two_writes = (access.flags & earlier->flags & ACCESS_WRITE) != 0;
-            if (!two_writes || (access.flags & ACCESS_ATOMIC) != 0) report_race(access, *earlier, value_at(access.address, access.bytes), 0);
+            if (!two_writes || (access.flags & (ACCESS_ATOMIC | ACCESS_PART)) != 0) report_race(access, *earlier, value_at(access.address, access.bytes), 0);
             if (!watched.pending) announce({address, taken, access.flags, access.site}, *earlier);
         }
         const Seen seen = {watched.blocks_begun, watched.clocks.clock[w.thread], static_cast<uint16_t>(w.thread), bytes, static_cast<uint8_t>(access.flags),
@@ -244,6 +259,8 @@ static void watch_unit(const Control& control) {
 }
 
 static void watch_memory(const Control& control, uintptr_t buffers_start, uintptr_t buffers_end) {
+    new (&watched) Watched();
+    new (&figures) Figures();
     before_fault = report_unwritten;
     find_buffers(control, buffers_start, buffers_end, true);
     watched.variables.cover(reinterpret_cast<uintptr_t>(&__data_start), reinterpret_cast<uintptr_t>(&_end));
@@ -331,6 +348,16 @@ static bool watched_exchange_if(volatile T* address, T* expected, T desired, int
     return false;
 }
 
+// Copies and fills of the C library, which no compiler watches.
+static void watch_range(const volatile void* pointer, size_t bytes, uint32_t flags, void* site) {
+    constexpr size_t PIECE_BYTES = 16;
+    const char* start = const_cast<const char*>(static_cast<const volatile char*>(pointer));
+    for (size_t done = 0; done < bytes; done += PIECE_BYTES) {
+        const uint32_t piece = static_cast<uint32_t>(bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES);
+        watch(start + done, piece, bytes > PIECE_BYTES ? flags | ACCESS_PART : flags, site);
+    }
+}
+
 }  // namespace kforge
 
 #define KFORGE_SITE __builtin_return_address(0)
@@ -381,8 +408,8 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
-void __tsan_read_range(void* p, unsigned long bytes) { kforge::watch(p, static_cast<uint32_t>(bytes), 0, KFORGE_SITE); }
-void __tsan_write_range(void* p, unsigned long bytes) { kforge::watch(p, static_cast<uint32_t>(bytes), kforge::ACCESS_WRITE, KFORGE_SITE); }
+void __tsan_read_range(void* p, unsigned long bytes) { kforge::watch_range(p, bytes, 0, KFORGE_SITE); }
+void __tsan_write_range(void* p, unsigned long bytes) { kforge::watch_range(p, bytes, kforge::ACCESS_WRITE, KFORGE_SITE); }
 KFORGE_WATCH_PLAIN(1)
 KFORGE_WATCH_PLAIN(2)
 KFORGE_WATCH_PLAIN(4)
@@ -397,6 +424,15 @@ KFORGE_WATCH_ATOMIC(16, unsigned short)
 KFORGE_WATCH_ATOMIC(32, unsigned int)
 KFORGE_WATCH_ATOMIC(64, unsigned long)
 KFORGE_WATCH_ATOMIC(128, unsigned __int128)
+void* kforge_memmove(void* to, const void* from, size_t bytes) {
+    kforge::watch_range(from, bytes, 0, KFORGE_SITE);
+    kforge::watch_range(to, bytes, kforge::ACCESS_WRITE, KFORGE_SITE);
+    return memmove(to, from, bytes);
+}
+void* kforge_memset(void* to, int value, size_t bytes) {
+    kforge::watch_range(to, bytes, kforge::ACCESS_WRITE, KFORGE_SITE);
+    return memset(to, value, bytes);
+}
 void __tsan_atomic_thread_fence(int order) { kforge::fence(order); }
 void __tsan_atomic_signal_fence(int order) { kforge::fence(order); }
 }

@@ -90,6 +90,7 @@ struct SharedVariable {
 
 [[noreturn]] void device_trap() asm("kforge_trap");
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line) asm("kforge_assertion_failed");
+bool is_shared(const void* pointer) asm("kforge_is_shared");
 uint64_t device_clock() asm("kforge_clock");
 uint64_t global_timer() asm("kforge_global_timer");
 

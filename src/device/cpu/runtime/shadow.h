@@ -100,6 +100,12 @@ inline void remember(Cell& cell, const Observer& me, const Seen& seen) {
         cell.reads[1] = seen;
         return;
     }
+    // Atomic operations at one place have an order of their own: who races with an earlier one races with this one.
+    if ((seen.flags & ACCESS_ATOMIC) != 0) {
+        for (Seen* slot : {&cell.writes[0], &cell.writes[1], &cell.reads[0], &cell.reads[1]}) {
+            if ((slot->flags & ACCESS_ATOMIC) != 0 && (slot->bytes & ~seen.bytes) == 0) slot->block = 0;
+        }
+    }
     // What was read before a write that came after it in order can race with nothing that does not race with the write.
     for (Seen& read : cell.reads) {
         if (is_free(read, me, seen.bytes)) read.block = 0;

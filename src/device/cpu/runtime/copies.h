@@ -1,0 +1,23 @@
+// The C library's copies and fills, in the inspected builds: what they read and write counts as the kernel's own.
+//
+// Short copies of a size that the compiler knows stay plain accesses, which it watches itself.
+
+#pragma once
+
+#include <string.h>
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+
+extern "C" void* kforge_memmove(void* to, const void* from, size_t bytes);
+extern "C" void* kforge_memset(void* to, int value, size_t bytes);
+
+#define KFORGE_IN_PLACE extern "C" inline __attribute__((always_inline, gnu_inline))
+KFORGE_IN_PLACE void* memcpy(void* to, const void* from, size_t bytes) noexcept {
+    if (__builtin_constant_p(bytes) && bytes <= 16) return __builtin_memcpy(to, from, bytes);
+    return kforge_memmove(to, from, bytes);
+}
+KFORGE_IN_PLACE void* memmove(void* to, const void* from, size_t bytes) noexcept { return kforge_memmove(to, from, bytes); }
+KFORGE_IN_PLACE void* memset(void* to, int value, size_t bytes) noexcept { return kforge_memset(to, value, bytes); }
+#undef KFORGE_IN_PLACE
+
+#endif
