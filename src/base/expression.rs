@@ -8,6 +8,8 @@ use std::fmt;
 
 /// How deeply an expression may nest: far beyond any honest one, far below the stack.
 const MAX_DEPTH: usize = 64;
+/// How many operators an expression may hold: a chain of them nests as deeply as it is long.
+const MAX_OPERATORS: usize = 512;
 
 /// A parsed expression.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +84,7 @@ impl Expression {
             text,
             position: 0,
             depth: 0,
+            operators: 0,
         };
         let root = parser.or()?;
         parser.skip_space();
@@ -253,6 +256,7 @@ struct Parser<'a> {
     text: &'a str,
     position: usize,
     depth: usize,
+    operators: usize,
 }
 
 type Parsed = Result<Node, ExpressionError>;
@@ -279,6 +283,7 @@ impl<'a> Parser<'a> {
                 return Ok(left);
             }
             self.skip_space();
+            self.count_operator()?;
             self.position += word.len();
             left = Node::Binary(operation, Box::new(left), Box::new(next(self)?), offset);
         }
@@ -345,6 +350,7 @@ impl<'a> Parser<'a> {
                 return Ok(left);
             };
             let offset = self.position;
+            self.count_operator()?;
             self.position += symbol.len();
             left = Node::Binary(*operation, Box::new(left), Box::new(next(self)?), offset);
         }
@@ -439,6 +445,14 @@ impl<'a> Parser<'a> {
         let node = inner(self);
         self.depth -= 1;
         node
+    }
+
+    fn count_operator(&mut self) -> Result<(), ExpressionError> {
+        self.operators += 1;
+        if self.operators > MAX_OPERATORS {
+            return Err(self.error("the expression has too many operators"));
+        }
+        Ok(())
     }
 
     fn peek_word(&self) -> Option<&'a str> {
@@ -541,6 +555,12 @@ mod tests {
         }
         assert!(value(&"(".repeat(100_000)).is_err());
         assert!(value(&"-".repeat(100_000)).is_err());
+        assert_eq!(value(&vec!["1"; 500].join(" + ")), Ok(500));
+        for operator in ["+", "*", " or ", " and ", "<"] {
+            let chain = vec!["1"; 1_000_000].join(operator);
+            let error = value(&chain).unwrap_err();
+            assert!(error.contains("too many operators"), "{error}");
+        }
     }
 
     #[test]

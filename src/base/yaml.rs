@@ -17,6 +17,23 @@ pub fn read_with_line<T: DeserializeOwned>(
     origin: &str,
     lines_before: u32,
 ) -> Result<T, Failure> {
+    // YAML ends a line at it and nothing else does: no line or place behind it would be the one that an editor shows.
+    let mut returns = text.match_indices('\r').map(|(at, _)| at);
+    if let Some(at) = returns.find(|at| !text[at + 1..].starts_with('\n')) {
+        let before = &text[..at];
+        let line = before.matches('\n').count() + 1 + lines_before as usize;
+        let column = before
+            .rsplit('\n')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .count()
+            + 1;
+        return Err(Failure::usage(format!(
+            "{origin}:{line}:{column}: a carriage return within a line"
+        ))
+        .hint("end lines with a line feed, or with a carriage return and a line feed"));
+    }
     serde_yaml::from_str(text).map_err(|error| failure(&error, text, origin, lines_before))
 }
 
@@ -199,6 +216,16 @@ mod tests {
             let message = read_inline::<Kinds>(text, "here").unwrap_err().to_string();
             assert_eq!(message, format!("here: {words}"));
         }
+    }
+
+    #[test]
+    fn lines_are_those_of_an_editor() {
+        assert!(read::<Sample>("# a\r\nsteps: 1\r\n", "run.yaml").is_ok());
+        let message = error("# a\n\rsteps: 1\r");
+        assert!(
+            message.starts_with("run.yaml:2:1: a carriage return within a line\n\nhint: "),
+            "{message}"
+        );
     }
 
     #[test]

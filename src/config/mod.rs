@@ -127,6 +127,8 @@ impl Config {
             Err(Failure::usage(format!("`{key}`: expected {expected}")))
         };
         let positive = |value: f64| value > 0.0 && value.is_finite();
+        // What is longer is no time that could be waited for, and none that the system's clock could hold.
+        let seconds = |value: f64| value > 0.0 && value <= 1e9;
         if self.backend == Backend::Cuda {
             return Err(Failure::usage(
                 "`backend: cuda`: this version judges on the CPU only",
@@ -143,8 +145,8 @@ impl Config {
         if !positive(self.eval.launch_seconds) || self.eval.launch_seconds > 3600.0 {
             return refuse("eval.launch_seconds", "a number above 0 and up to 3600");
         }
-        if self.eval.seconds.is_some_and(|seconds| !positive(seconds)) {
-            return refuse("eval.seconds", "a number above 0");
+        if self.eval.seconds.is_some_and(|value| !seconds(value)) {
+            return refuse("eval.seconds", "a number above 0 and up to 1e9");
         }
         if self
             .eval
@@ -153,12 +155,8 @@ impl Config {
         {
             return refuse("eval.precision", "a number above 0 and below 1");
         }
-        if self
-            .budget
-            .seconds
-            .is_some_and(|seconds| !positive(seconds))
-        {
-            return refuse("budget.seconds", "a number above 0");
+        if self.budget.seconds.is_some_and(|value| !seconds(value)) {
+            return refuse("budget.seconds", "a number above 0 and up to 1e9");
         }
         self.search.check()
     }

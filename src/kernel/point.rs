@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::Kernel;
 
 /// The kernel file with these values in force: each first in its tunable's list, the others behind it in ascending order.
-/// `None` where a name is no tunable, a value is not in its list, or a list is not written as `[…]` on one line.
+/// `None` where a name is no tunable, a value is not in its list, or a list is not its own and written as `[…]` on one line.
 pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<String> {
     let mut edits = Vec::new();
     for (name, value) in point {
@@ -40,7 +40,13 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
 
 /// Where a tunable's list stands in the file, brackets included.
 fn list_place(kernel: &Kernel, name: &str) -> Option<Range<usize>> {
-    let (line, column) = *kernel.header.tunable_places.get(name)?;
+    let place = kernel.header.tunable_places.get(name)?;
+    // An alias stands where its anchor does: two tunables with one list cannot have two values.
+    let places = kernel.header.tunable_places.values();
+    if places.filter(|other| *other == place).count() > 1 {
+        return None;
+    }
+    let (line, column) = *place;
     let line_start = match line {
         0 | 1 => 0,
         _ => kernel.text.match_indices('\n').nth(line as usize - 2)?.0 + 1,

@@ -406,11 +406,11 @@ fn check(settings: &Settings, definition: &Definition, workloads: &[Workload]) -
     }
     for (name, profile) in &settings.profiles {
         let key = format!("profiles.{name}");
-        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let positive = |value: f64| value > 0.0 && value <= 1e9;
         if profile.rounds == 0 || !positive(profile.seconds) || !positive(profile.precision) {
             return fail(
                 key,
-                "expected `rounds`, `seconds` and `precision` above 0".to_owned(),
+                "expected `rounds`, `seconds` and `precision` above 0 and up to 1e9".to_owned(),
             );
         }
         if profile.hidden_shapes > 0

@@ -112,7 +112,9 @@ impl Workload {
                     )),
                 );
             };
-            let expected = binding.shape(tensor)?;
+            let expected = binding
+                .shape(tensor)
+                .map_err(|failure| at(&key, failure.message))?;
             if let Some(found) = &input.shape
                 && !expected
                     .iter()

@@ -58,7 +58,7 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
             b'#' | b'%'
                 if at_line_start && (byte == b'#' || bytes.get(position + 1) == Some(&b':')) =>
             {
-                position = end_of_line(bytes, position);
+                position = end_of_directive(source, position);
                 TokenKind::Directive
             }
             b'"' | b'\'' => {
@@ -111,10 +111,36 @@ fn newlines(bytes: &[u8]) -> u32 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u32
 }
 
-/// The end of a line that backslashes may continue.
-fn end_of_line(bytes: &[u8], mut position: usize) -> usize {
-    while position < bytes.len() && !(bytes[position] == b'\n' && bytes[position - 1] != b'\\') {
+/// The end of a line that backslashes may continue; compilers look through white space behind them.
+fn end_of_line(bytes: &[u8], start: usize) -> usize {
+    let mut position = start;
+    while position < bytes.len()
+        && !(bytes[position] == b'\n' && !is_continued(&bytes[start..position]))
+    {
         position += 1;
+    }
+    position
+}
+
+fn is_continued(line: &[u8]) -> bool {
+    let blank = |byte: &&u8| matches!(**byte, b' ' | b'\t' | b'\r' | 0x0b | 0x0c);
+    line.iter().rev().find(|byte| !blank(byte)) == Some(&b'\\')
+}
+
+/// As `end_of_line`, but a comment in a directive may go on over lines, and the directive goes on behind it.
+fn end_of_directive(source: &str, start: usize) -> usize {
+    let bytes = source.as_bytes();
+    let mut position = start;
+    while position < bytes.len() {
+        position = match bytes[position] {
+            b'\n' if !is_continued(&bytes[start..position]) => return position,
+            b'/' if bytes.get(position + 1) == Some(&b'/') => return end_of_line(bytes, position),
+            b'/' if bytes.get(position + 1) == Some(&b'*') => source[position + 2..]
+                .find("*/")
+                .map_or(bytes.len(), |offset| position + 2 + offset + 2),
+            b'"' | b'\'' => end_of_literal(source, position),
+            _ => position + 1,
+        };
     }
     position
 }
@@ -124,10 +150,15 @@ fn end_of_literal(source: &str, start: usize) -> usize {
     let bytes = source.as_bytes();
     let mut position = start + 1;
     while position < bytes.len() && bytes[position] != bytes[start] && bytes[position] != b'\n' {
-        position += if bytes[position] == b'\\' { 2 } else { 1 };
+        position += match &bytes[position..] {
+            [b'\\', b'\r', b'\n', ..] => 3,
+            [b'\\', ..] => 2,
+            _ => 1,
+        };
     }
     // A backslash may have skipped into the middle of a letter.
-    let mut end = (position + 1).min(bytes.len());
+    let closing = usize::from(bytes.get(position) == Some(&bytes[start]));
+    let mut end = (position + closing).min(bytes.len());
     while !source.is_char_boundary(end) {
         end += 1;
     }
@@ -164,6 +195,26 @@ mod tests {
                 .count(),
             2
         );
+    }
+
+    #[test]
+    fn directives_end_where_they_do_for_a_compiler() {
+        for (source, expected) in [
+            ("#a \\\r\n b\nx", "#a \\\r\n b"),
+            ("#a \\ \t\n b\nx", "#a \\ \t\n b"),
+            ("#a /* \n */ b\nx", "#a /* \n */ b"),
+            ("#a \"/*\"\nx */", "#a \"/*\""),
+            ("#a // /*\nx */", "#a // /*"),
+            ("#a don't\n#b", "#a don't"),
+            ("#a '\n", "#a '"),
+            ("#\\", "#\\"),
+        ] {
+            let tokens = tokens(source);
+            assert_eq!(tokens[0].kind, TokenKind::Directive);
+            assert_eq!(&source[tokens[0].range.clone()], expected);
+        }
+        let source = "'a\n#b";
+        assert_eq!(tokens(source)[1].kind, TokenKind::Directive);
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod polls;
 mod process;
 mod refuse;
 mod source;
+#[doc(hidden)]
+pub mod texts;
 mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};

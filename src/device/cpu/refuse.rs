@@ -297,7 +297,11 @@ fn refuse_macro(directive: &str, line: u32) -> Option<Refusal> {
 
 /// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
 fn without_comments(directive: &str) -> String {
-    let joined = directive.replace("\\\r\n", "").replace("\\\n", "");
+    let mut joined = String::new();
+    for line in directive.split_inclusive('\n') {
+        let text = line.trim_end();
+        joined.push_str(text.strip_suffix('\\').unwrap_or(line));
+    }
     let mut plain = String::new();
     let mut rest = joined.as_str();
     while let Some(start) = rest.find("/*") {
@@ -374,6 +378,13 @@ mod tests {
             ("#  include HEADER", Some((Status::Rejected, 1))),
             ("#/* */include <sys/mman.h>", Some((Status::Rejected, 1))),
             ("#inc\\\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#inc\\\r\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#inc\\ \nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#/*\n*/include <fcntl.h>", Some((Status::Rejected, 1))),
+            (
+                "#if 0\n'\n#endif\n#include <fcntl.h>",
+                Some((Status::Rejected, 4)),
+            ),
             ("int x;\n%: 1 \"a\"", Some((Status::Rejected, 2))),
             (
                 "#define WAIT(n) \\\n  asm volatile(\"cp.async\")",

@@ -183,6 +183,12 @@ fn shared_declaration(
     count: &mut usize,
 ) -> Option<String> {
     let text = |token: &Token| &source[token.range.clone()];
+    // One line is made of it: a directive needs a line of its own, and a literal over two lines has to keep them.
+    let is_plain =
+        |token: &Token| token.kind != TokenKind::Directive && !text(token).contains('\n');
+    if !declaration.iter().all(is_plain) {
+        return None;
+    }
     let mut rest = Vec::new();
     let (mut is_extern, mut alignment) = (false, String::from("1"));
     let mut index = 0;
@@ -192,9 +198,7 @@ fn shared_declaration(
             "static" | "__shared__" => {}
             "alignas" | "__align__" => {
                 let close = matching(source, declaration, index + 1)?;
-                let inner =
-                    &source[declaration[index + 1].range.end..declaration[close].range.start];
-                alignment = inner.to_owned();
+                alignment = spelled(source, declaration[index + 2..close].iter());
                 index = close;
             }
             _ => rest.push(declaration[index].clone()),
@@ -305,12 +309,7 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
                 return None;
             }
         }
-        let dimensions = match (part.get(open), part.last()) {
-            (Some(first), Some(last)) => {
-                source[first.range.start..last.range.end].replace('\n', " ")
-            }
-            _ => String::new(),
-        };
+        let dimensions = spelled(source, part[open..].iter().copied());
         result.push((
             kind.clone(),
             source[name.range.clone()].to_owned(),
@@ -318,6 +317,20 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
         ));
     }
     Some(result)
+}
+
+/// Tokens in one line, spaced as in the source, without comments.
+fn spelled<'t>(source: &str, tokens: impl Iterator<Item = &'t Token>) -> String {
+    let mut text = String::new();
+    let mut end = None;
+    for token in tokens {
+        if end.is_some_and(|end| end != token.range.start) {
+            text.push(' ');
+        }
+        text.push_str(&source[token.range.clone()]);
+        end = Some(token.range.end);
+    }
+    text
 }
 
 /// The index of the first `[` that is in no other bracket, or of the end.
@@ -404,6 +417,37 @@ mod tests {
         assert_eq!(result.lines().nth(3), Some("  int x;"));
         assert_eq!(result.lines().nth(5), Some("#pragma GCC unroll 4"));
         assert_eq!(result.lines().nth(7), Some("#pragma unroll"));
+    }
+
+    #[test]
+    fn declarations_over_several_lines_keep_what_follows() {
+        for (source, words) in [
+            (
+                "void f() {\n  __shared__ float a[32 // width\n  ][33 /* x\n */];\n  int x;\n}",
+                "[32 ][33 ]; static",
+            ),
+            (
+                "void f() {\n  __shared__ alignas(\n16 // why\n) float a[32];\n  int x;\n}",
+                "> (16) ?",
+            ),
+            (
+                "void f() {\n  __shared__\n#ifdef A\n  float a[4];\n#endif\n  int x;\n}",
+                "  __shared__\n#ifdef A\n  float a[4];",
+            ),
+            (
+                "float é\n#pragma unroll 4\nfor __shared__ x;\n  int x;\n",
+                "#pragma GCC unroll 4\nfor __shared__ x;",
+            ),
+            (
+                "void f() {\n  __shared__ float a[sizeof(\"\\\n\")];\n  int x;\n}",
+                "__shared__ float a[sizeof(\"\\\n\")];",
+            ),
+        ] {
+            let result = rewritten(source);
+            assert!(result.contains(words), "{result}");
+            let line = |text: &str| text.lines().position(|line| line == "  int x;");
+            assert_eq!(line(&result), line(source), "{result}");
+        }
     }
 
     #[test]

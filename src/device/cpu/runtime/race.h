@@ -18,6 +18,8 @@ constexpr uint32_t ACCESS_STORE = 1 << 8;
 // A part of a copy: it is announced long before it happens, so there is no value to look at.
 constexpr uint32_t ACCESS_PART = 1 << 9;
 
+constexpr uint8_t POISON = 0xff;
+
 struct Watched {
     Worker* worker;  // null while no kernel runs
     Clocks clocks;
@@ -126,6 +128,16 @@ static Shadow& shadow_of(Space space) {
     return shadow;
 }
 
+// Whether what nobody was seen to write still is what the judge and the runtime fill memory with. The compiler watches no
+// write that stores what a call returns.
+static bool is_poison(const uint8_t* written, const Access& access, uint8_t unwritten) {
+    const uint8_t* memory = reinterpret_cast<const uint8_t*>(access.address);
+    for (uint32_t i = 0; i < access.bytes; ++i) {
+        if (written[i] == unwritten && memory[i] != POISON) return false;
+    }
+    return true;
+}
+
 static void check_written(Space space, const Access& access) {
     uint8_t* written;
     uint8_t unwritten = 0;
@@ -138,7 +150,7 @@ static void check_written(Space space, const Access& access) {
         written = buffer.written + (access.address - buffer.start);
     }
     const bool reads = (access.flags & ACCESS_WRITE) == 0 || (access.flags & (ACCESS_ATOMIC | ACCESS_STORE)) == ACCESS_ATOMIC;
-    if (reads && !watched.unwritten && has_byte(written, access.bytes, unwritten)) {
+    if (reads && !watched.unwritten && has_byte(written, access.bytes, unwritten) && is_poison(written, access, unwritten)) {
         watched.unwritten = true;
         watched.unwritten_read = access;
         memcpy(watched.unwritten_block, fault_context.block, sizeof(watched.unwritten_block));

@@ -1,0 +1,73 @@
+//! Definitions: the order of their keys, and the sizes that follow from them.
+
+use indexmap::IndexMap;
+use kforge::task::Definition;
+use serde_json::Value;
+
+pub fn definition(input: &[u8]) {
+    let text = crate::text(input);
+    let definition = match Definition::parse(&text, "definition.json") {
+        Ok(definition) => definition,
+        Err(failure) => {
+            assert!(
+                failure.message.starts_with("definition.json: "),
+                "{failure}"
+            );
+            if let Some((_, place)) = failure.message.rsplit_once(" at line ") {
+                let line: String = place.chars().take_while(char::is_ascii_digit).collect();
+                if let Ok(line) = line.parse() {
+                    // The reader counts from 0 where there is nothing at all.
+                    crate::assert_line(u32::max(line, 1), &text, &failure);
+                }
+            }
+            return;
+        }
+    };
+    // Within keys that are not looked at, more is let through than a JSON document may hold.
+    let Ok(json) = serde_json::from_str::<Value>(&text) else {
+        return;
+    };
+    let order = |key: &str| -> Vec<String> {
+        json[key]
+            .as_object()
+            .expect("an object")
+            .keys()
+            .cloned()
+            .collect()
+    };
+    assert!(definition.axes.keys().eq(&order("axes")));
+    assert!(definition.inputs.keys().eq(&order("inputs")));
+    assert!(definition.outputs.keys().eq(&order("outputs")));
+    assert!(definition.constants().all(|(_, value)| value >= 1));
+    for size in [1, 7, i64::from(i32::MAX), i64::MAX] {
+        let variables: IndexMap<_, _> = definition
+            .variables()
+            .map(|name| (name.to_owned(), size))
+            .collect();
+        let binding = definition
+            .bind(&variables)
+            .expect("every variable axis has a size");
+        assert!(binding.axes.keys().eq(definition.axes.keys()));
+        for tensor in definition
+            .inputs
+            .values()
+            .chain(definition.outputs.values())
+        {
+            let Ok(shape) = binding.shape(tensor) else {
+                continue;
+            };
+            assert_eq!(shape.len(), tensor.shape.iter().flatten().count());
+            let bytes = shape
+                .iter()
+                .try_fold(tensor.dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
+            assert!(bytes.is_some_and(|bytes| i64::try_from(bytes).is_ok()));
+        }
+        for wrong in [0, -1, i64::MIN] {
+            let mut variables = variables.clone();
+            if let Some((_, size)) = variables.get_index_mut(0) {
+                *size = wrong;
+                assert!(definition.bind(&variables).is_err());
+            }
+        }
+    }
+}

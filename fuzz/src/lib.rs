@@ -1,0 +1,86 @@
+//! What must hold for every text that kforge reads, whatever it says: one function for each kind of text.
+//!
+//! The fuzzer calls them with what it invents, and `tests/seeds.rs` with what it found. A panic here is a fault of kforge.
+
+mod definition;
+mod expression;
+mod header;
+mod journal;
+mod mutate;
+mod source;
+mod syntax;
+mod workload;
+mod yaml;
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use kforge::task::{Task, TaskFiles, embedded_names};
+
+pub use definition::definition;
+pub use expression::expression;
+pub use header::header;
+pub use journal::journal;
+pub use mutate::mutate;
+pub use source::source;
+pub use syntax::syntax;
+pub use workload::workload;
+pub use yaml::yaml;
+
+/// Checks one input.
+pub type Check = fn(&[u8]);
+
+/// All checks, by the names of their targets.
+pub const CHECKS: [(&str, Check); 9] = [
+    ("header", header),
+    ("expression", expression),
+    ("yaml", yaml),
+    ("definition", definition),
+    ("workload", workload),
+    ("source", source),
+    ("syntax", syntax),
+    ("mutate", mutate),
+    ("journal", journal),
+];
+
+/// The input as text: what is no UTF-8 never comes as far as a parser.
+fn text(input: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(input)
+}
+
+/// The tasks that come with kforge.
+fn tasks() -> &'static [Task] {
+    static TASKS: OnceLock<Vec<Task>> = OnceLock::new();
+    TASKS.get_or_init(|| {
+        let load = |name: &&str| TaskFiles::find(name).and_then(|files| files.load());
+        let tasks = embedded_names().iter().map(load).collect::<Result<_, _>>();
+        tasks.expect("the shipped tasks load")
+    })
+}
+
+/// A number that follows from the input alone, for the choices that the input does not spell out.
+fn choice(input: &[u8]) -> u64 {
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    input.iter().fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
+/// Whoever reads a line number looks it up in an editor: it must be there. The end of a text is in its last line.
+fn assert_line(line: u32, text: &str, what: &dyn std::fmt::Display) {
+    let lines = text.split('\n').count();
+    assert!(
+        (1..=lines).contains(&(line as usize)),
+        "line {line} of {lines}: {what}"
+    );
+}
+
+/// A message names its file first; a line behind it is one of the file's.
+fn assert_placed(message: &str, origin: &str, text: &str) {
+    let rest = message
+        .strip_prefix(origin)
+        .and_then(|rest| rest.strip_prefix(':'));
+    let rest = rest.unwrap_or_else(|| panic!("`{origin}` is not named first: {message}"));
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    if !number.is_empty() {
+        assert_line(number.parse().expect("a line"), text, &message);
+    }
+}

@@ -1,0 +1,88 @@
+//! Kernels made from kernels: whatever the parent, a child has a header that fits the task, and is another kernel.
+
+use kforge::event::{Brief, Operator};
+use kforge::kernel::syntax::Syntax;
+use kforge::kernel::{Kernel, with_point};
+use kforge::propose::{Answer, Parent, mutate as transform, propose};
+use kforge::task::Task;
+
+/// More children than these are not looked at.
+const MOST_CHILDREN: usize = 6;
+
+pub fn mutate(input: &[u8]) {
+    let text = crate::text(input);
+    for task in crate::tasks() {
+        let Ok(kernel) = Kernel::parse(&text, &task.definition) else {
+            continue;
+        };
+        children(&text, task);
+        let (_, partner) = task.starts().last().expect("a starting kernel");
+        let parents = match crate::choice(input) % 4 {
+            0 => vec![text.as_ref(), partner],
+            1 => vec![partner, text.as_ref()],
+            _ => vec![text.as_ref()],
+        };
+        let operator = match (parents.as_slice(), crate::choice(input) % 3) {
+            ([_, _], _) => Operator::Recombine,
+            (_, 0) => Operator::Autotune,
+            _ => Operator::Mutate,
+        };
+        proposal(&kernel, &parents, operator, crate::choice(input), task);
+    }
+}
+
+fn proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, task: &Task) {
+    let last = |(name, values): (String, Vec<i64>)| Some((name, *values.last()?));
+    let point = kernel.space().into_iter().filter_map(last).collect();
+    let brief = Brief {
+        step: 7,
+        operator,
+        parents: (1..=parents.len() as u64).collect(),
+        seed,
+        start: None,
+        point: Some(point),
+        attempt: seed % 4,
+    };
+    let parent = |(source, step)| Parent { step, source };
+    let parents: Vec<_> = parents.iter().copied().zip(1..).map(parent).collect();
+    let answer = propose(&brief, &parents, task);
+    if seed.is_multiple_of(16) {
+        assert_eq!(
+            answer,
+            propose(&brief, &parents, task),
+            "not the same twice"
+        );
+    }
+    match answer {
+        Answer::NoOp(reason) => assert!(!reason.is_empty()),
+        Answer::Proposal(proposal) => {
+            fits(&proposal.source, task, &proposal.detail);
+            if let (Operator::Autotune, Some(point)) = (operator, &brief.point) {
+                assert_eq!(with_point(kernel, point), Some(proposal.source));
+            }
+        }
+    }
+}
+
+fn children(text: &str, task: &Task) {
+    for child in transform::children(text, task).take(MOST_CHILDREN) {
+        assert_ne!(child.source, text);
+        assert!(Syntax::parse(&child.source).is_sound(), "{}", child.detail);
+        fits(&child.source, task, &child.detail);
+        let line = child
+            .detail
+            .rsplit_once("(line ")
+            .and_then(|(_, line)| line.strip_suffix(')'));
+        let line = line.and_then(|line| line.parse().ok());
+        crate::assert_line(line.expect("a line"), text, &child.detail);
+    }
+}
+
+fn fits(source: &str, task: &Task, detail: &str) {
+    let parsed = Kernel::parse(source, &task.definition);
+    assert!(
+        parsed.is_ok(),
+        "{detail}: {}\n{source}",
+        parsed.unwrap_err()
+    );
+}

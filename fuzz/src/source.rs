@@ -1,0 +1,56 @@
+//! What the CPU makes of a source before any compiler sees it, and what it makes of a compiler's words.
+
+use kforge::device::cpu::texts;
+use kforge::kernel::plan::{ArgumentType, Entry, Unit};
+use kforge::task::DType;
+
+pub fn source(input: &[u8]) {
+    let text = crate::text(input);
+    let unit = Unit {
+        source: text.clone().into_owned(),
+        constants: vec![("WIDTH".to_owned(), 8), ("LONG".to_owned(), 1 << 40)],
+        macros: vec![("UNROLL".to_owned(), 4)],
+        entries: vec![Entry {
+            expression: "f<UNROLL>".to_owned(),
+            arguments: vec![ArgumentType::Pointer(DType::Float32), ArgumentType::I64],
+            line: 1,
+        }],
+        fast_math: false,
+        max_registers: None,
+        arch: None,
+    };
+    if let Some(refusal) = texts::refuse(&unit) {
+        let line = refusal
+            .evidence
+            .line
+            .expect("a refusal of a source has a line");
+        crate::assert_line(line, &text, &refusal.reason);
+    }
+    lines_are_kept(&unit);
+    let refusal = texts::compile_error(&text);
+    assert!(!refusal.reason.is_empty());
+    assert!(
+        refusal.reason.len() < 1024,
+        "a reason of {} bytes",
+        refusal.reason.len()
+    );
+    assert!(refusal.evidence.log.is_none_or(|log| log.len() < 8192));
+}
+
+/// The compiler counts lines in what is made of the source: there are as many, and all that was not rewritten is as it was.
+fn lines_are_kept(unit: &Unit) {
+    let whole = texts::translation_unit(unit);
+    let head = "\n# 1 \"kernel.cu\"\n";
+    let tail = "\n# 1 \"launches of the header\"\n";
+    let start = whole.find(head).expect("where the source begins") + head.len();
+    let end = whole.rfind(tail).expect("where it ends");
+    let rewritten = &whole[start..end];
+    assert_eq!(
+        rewritten.matches('\n').count(),
+        unit.source.matches('\n').count(),
+        "lines were lost or won:\n{rewritten}"
+    );
+    if !unit.source.contains("__shared__") && !unit.source.contains("unroll") {
+        assert_eq!(rewritten, unit.source);
+    }
+}

@@ -1,0 +1,60 @@
+//! Workload lines against the shipped tasks, and launches of the baseline on what they say.
+
+use indexmap::IndexMap;
+use kforge::kernel::{Kernel, Machine};
+use kforge::task::{InputSource, Workload};
+
+const MACHINE: Machine = Machine {
+    sm_count: 2,
+    max_shared_bytes: 49_152,
+};
+
+pub fn workload(input: &[u8]) {
+    let text = crate::text(input);
+    for task in crate::tasks() {
+        let workloads = match Workload::parse_all(&text, &task.definition, "workloads.jsonl") {
+            Ok(workloads) => workloads,
+            Err(failure) => {
+                crate::assert_placed(&failure.message, "workloads.jsonl", &text);
+                let behind = &failure.message["workloads.jsonl:".len()..];
+                let has_line = behind.starts_with(|first: char| first.is_ascii_digit());
+                let is_empty = text.lines().all(|line| line.trim().is_empty());
+                assert!(has_line || is_empty, "no line: {failure}");
+                continue;
+            }
+        };
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        assert_eq!(workloads.len(), lines.count());
+        let (_, baseline) = task.baseline();
+        let kernel = Kernel::parse(baseline, &task.definition).expect("the baseline's header");
+        for (index, workload) in workloads.iter().enumerate() {
+            assert!(
+                workloads[..index]
+                    .iter()
+                    .all(|other| other.id != workload.id)
+            );
+            assert!(workload.binding.axes.keys().eq(task.definition.axes.keys()));
+            assert!(workload.binding.axes.values().all(|size| *size >= 1));
+            for source in workload.inputs.values() {
+                assert!(!matches!(source, InputSource::Scalar(value) if !value.is_finite()));
+            }
+            let axis = |name: &str| workload.binding.axes.get(name).copied();
+            let _ = (task.bytes.evaluate(&axis), task.flops.evaluate(&axis));
+            let Ok(variant) = kernel.variant(&workload.binding, &MACHINE) else {
+                continue;
+            };
+            let values = kernel.values(variant);
+            match kernel.plan(
+                task,
+                &workload.binding,
+                &values,
+                &IndexMap::new(),
+                &MACHINE,
+                false,
+            ) {
+                Ok(plan) => assert!(plan.buffers.iter().all(|buffer| buffer.bytes() > 0)),
+                Err(error) => crate::assert_line(error.line, baseline, &error),
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! YAML that people write: run configs, assignments on the command line, `task.yaml`, and the record of a run.
+
+use std::sync::OnceLock;
+
+use kforge::base::yaml::{read, read_inline};
+use kforge::config::{Config, apply, resolve};
+use kforge::run::Record;
+use kforge::task::TaskFiles;
+
+/// More assignments than these are not tried.
+const MOST_ASSIGNMENTS: usize = 4;
+
+pub fn yaml(input: &[u8]) {
+    let text = crate::text(input);
+    config(&text);
+    assignments(&text);
+    task(&text);
+    if let Err(failure) = read::<Record>(&text, "run.yaml") {
+        crate::assert_placed(&failure.message, "run.yaml", &text);
+    }
+}
+
+fn config(text: &str) {
+    let config = match read::<Config>(text, "run.yaml") {
+        Ok(config) => config,
+        Err(failure) => return crate::assert_placed(&failure.message, "run.yaml", text),
+    };
+    meant(config);
+}
+
+/// What passes the checks can be recorded, read back as it was, and resolved.
+fn meant(mut config: Config) {
+    if config.check().is_err() {
+        return;
+    }
+    let recorded = serde_json::to_string(&config).expect("a checked config can be written");
+    let again: Config = read_inline(&recorded, "record").expect("and read back");
+    assert_eq!(again, config);
+    config.tasks = vec!["softmax".to_owned()];
+    let resolved = resolve(&config, "name", "time").expect("what was checked can be resolved");
+    assert!((1..=64).contains(&resolved.in_flight) && resolved.window > 0);
+}
+
+fn assignments(text: &str) {
+    for line in text
+        .lines()
+        .filter(|line| line.contains('='))
+        .take(MOST_ASSIGNMENTS)
+    {
+        match apply(&Config::default(), &[line.to_owned()]) {
+            Ok(config) => meant(config),
+            Err(failure) => assert!(failure.message.starts_with("`--set "), "{failure}"),
+        }
+    }
+}
+
+fn task(text: &str) {
+    static FILES: OnceLock<TaskFiles> = OnceLock::new();
+    let mut files = FILES
+        .get_or_init(|| TaskFiles::find("softmax").expect("softmax is shipped"))
+        .clone();
+    files.files.insert("task.yaml".to_owned(), text.to_owned());
+    let task = match files.load() {
+        Ok(task) => task,
+        Err(failure) => {
+            let origin = format!("{}/", files.origin);
+            assert!(failure.message.starts_with(&origin), "{failure}");
+            let yaml = format!("{origin}task.yaml");
+            if failure.message.starts_with(&yaml) {
+                crate::assert_placed(&failure.message, &yaml, text);
+            }
+            return;
+        }
+    };
+    for profile in task.settings.profiles.values() {
+        let selected = task.selected(profile);
+        assert!(selected.iter().all(|workload| !workload.id.is_empty()));
+        assert!(profile.rounds > 0 && profile.seconds > 0.0 && profile.precision > 0.0);
+    }
+    for workload in &task.workloads {
+        let axis = |name: &str| workload.binding.axes.get(name).copied();
+        let _ = (task.bytes.evaluate(&axis), task.flops.evaluate(&axis));
+    }
+    assert!(!task.baseline().0.is_empty());
+}
