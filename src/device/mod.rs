@@ -142,6 +142,8 @@ pub enum Question<'a> {
     },
     /// How many elements still hold their poison?
     Unwritten(Poison),
+    /// What has the kernel printed so far, wherever? The buffer does not matter.
+    Printed,
     /// How did the launches since the arm was opened use memory, whatever the buffer? The race build knows.
     Accesses,
 }
@@ -173,6 +175,8 @@ pub struct AccessSite {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
+    /// Untrusted text, capped.
+    Printed(String),
     Hash(u64),
     /// `None`: intact. Else how far behind the last element (positive, bytes) or before the first (negative) the damage lies.
     Guards(Option<i64>),
