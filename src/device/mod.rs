@@ -15,6 +15,9 @@ pub mod numerics;
 pub trait Device {
     fn identity(&self) -> DeviceIdentity;
 
+    /// What holds a candidate here, in the words of a verdict.
+    fn sandbox(&self) -> String;
+
     /// The builds that it can make here; `Build::Fast` always.
     fn builds(&self) -> &[Build];
 

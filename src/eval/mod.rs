@@ -436,7 +436,7 @@ impl<'a> Judge<'a> {
             reason: None,
             confirmed: false,
             device,
-            sandbox: "process".to_owned(),
+            sandbox: self.device.sandbox(),
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
             cache: if host { "warm" } else { "cold" }.to_owned(),

@@ -26,7 +26,7 @@ pub struct Verdict {
     /// Whether this was measured again with new seeds in fresh processes.
     pub confirmed: bool,
     pub device: DeviceIdentity,
-    /// What held the candidate, for example `process`.
+    /// What held the candidate and its compiler, for example `landlock+seccomp`.
     pub sandbox: String,
     #[serde(default)]
     pub tunables: IndexMap<String, i64>,

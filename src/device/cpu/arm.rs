@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 
 use super::control::{
     ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_READ_ONLY,
-    BUFFER_UNWRITTEN, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, MAGIC, MAX_ARGUMENTS,
-    MAX_BUFFERS, MAX_LAUNCHES, MAX_SITES, VERSION,
+    BUFFER_UNWRITTEN, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, FAULT_PROTOCOL, MAGIC,
+    MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, MAX_SITES, VERSION,
 };
 use super::faults::fault;
 use super::kept::Kept;
@@ -54,6 +54,7 @@ impl CpuArm {
         plan: &Plan,
         threads: u32,
         folder: &Path,
+        trial: &Path,
         kept: Rc<RefCell<Kept>>,
     ) -> anyhow::Result<Opened> {
         if let Some(refusal) = too_many(plan).or_else(|| too_large(plan)) {
@@ -96,8 +97,16 @@ impl CpuArm {
                     program,
                     during,
                 );
-                if control(&memory).fault.kind == 5 {
-                    bail!("{}", refusal.reason)
+                // The record says that the machine lacks something, and may lie: a program that does nothing must find so too.
+                if control(&memory).fault.kind == FAULT_PROTOCOL {
+                    let mut memory = SharedMemory::new(bytes)?;
+                    write_control(&mut memory, plan, &places, threads);
+                    let memory_of_its_own = (threads, extra);
+                    let (_, ended) =
+                        Process::spawn(trial, &memory, folder, memory_of_its_own, START_DEADLINE)?;
+                    if ended != Ended::Stopped {
+                        bail!("{}", refusal.reason)
+                    }
                 }
                 Ok(Opened::Refused(refusal))
             }

@@ -51,7 +51,8 @@ struct Watched {
     uint32_t unwritten_block[3];
     uint32_t unwritten_thread[3];
 };
-static Watched watched;
+static Unbuilt<Watched> watched_storage;
+static Watched& watched = watched_storage.value;
 
 static inline uint64_t value_at(uintptr_t address, uint32_t bytes) {
     uint64_t value = 0;
@@ -258,6 +259,8 @@ static void watch_unit(const Control& control) {
 }
 
 static void watch_memory(const Control& control, uintptr_t buffers_start, uintptr_t buffers_end) {
+    new (&watched) Watched();
+    new (&figures) Figures();
     before_fault = report_unwritten;
     find_buffers(control, buffers_start, buffers_end, true);
     watched.variables.cover(reinterpret_cast<uintptr_t>(&__data_start), reinterpret_cast<uintptr_t>(&_end));
