@@ -228,8 +228,9 @@ __global__ void f(long long* y, int n) {
         -255,
         0,
         0xffff_ffff,
-        256 % 10,
-        (10 - 256 % 10) % 10,
+        // Ten steps a turn, upwards and downwards.
+        6,
+        4,
         255,
         256 << 33,
         255 << 35,
