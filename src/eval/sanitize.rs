@@ -238,7 +238,7 @@ impl Run<'_, '_> {
         let plan = case_plan(self.judge, self.kernel, self.case)
             .map_err(|error| anyhow::anyhow!("a case that was checked cannot be bound: {error}"))?;
         let mut bound = match self.judge.device.open(&program, &plan)? {
-            Opened::Ready(arm) => Bound::new(self.judge, arm, plan),
+            Opened::Ready(arm) => Bound::new(self.judge, self.case, arm, plan),
             Opened::Refused(refusal) => return Ok(Outcome::Found(of(refusal))),
         };
         bound.renew(self.seed, Poison::NotANumber)?;

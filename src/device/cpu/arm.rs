@@ -16,8 +16,10 @@ use super::faults::fault;
 use super::kept::Kept;
 use super::lines::Lines;
 use super::process::{Ended, Process, SharedMemory};
+use super::state::State;
 use crate::device::{
-    AccessSite, Answer, Arm, Build, Content, Launched, Opened, Program, Question, Refusal, numerics,
+    self, AccessSite, Answer, Arm, Build, Content, Launched, Opened, Program, Question, Refusal,
+    numerics,
 };
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::{DType, Distribution};
@@ -46,6 +48,11 @@ pub(super) struct CpuArm {
     executable: PathBuf,
     build: Build,
     kept: Rc<RefCell<Kept>>,
+    /// `None`: this system does not let the judge look.
+    state: Option<State>,
+    launches: u64,
+    /// The first variable that a launch has changed.
+    changed: Option<(String, u64)>,
 }
 
 impl CpuArm {
@@ -78,6 +85,9 @@ impl CpuArm {
         )?;
         match ended {
             Ended::Stopped => Ok(Opened::Ready(Box::new(Self {
+                state: State::open(&executable, process.id())?,
+                launches: 0,
+                changed: None,
                 memory,
                 process,
                 places,
@@ -129,6 +139,15 @@ impl Arm for CpuArm {
                     *seed,
                 ));
             }
+            Content::Values(values) => {
+                if values.len() as u64 * place.dtype.bytes() != memory.len() as u64 {
+                    bail!(
+                        "`{}` has another size than what is to be written",
+                        place.name
+                    );
+                }
+                numerics::store(place.dtype, values, memory);
+            }
             Content::Poison(pattern) => numerics::poison(place.dtype, memory, *pattern),
         }
         renew_canaries(&mut self.memory, place);
@@ -137,7 +156,15 @@ impl Arm for CpuArm {
 
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
         match self.process.run(deadline)? {
-            (Ended::Stopped, time) => Ok(Launched::Finished { time }),
+            (Ended::Stopped, time) => {
+                self.launches += 1;
+                if let Some(state) = &mut self.state
+                    && let Some(variable) = state.restore(self.process.id())?
+                {
+                    self.changed.get_or_insert((variable, self.launches));
+                }
+                Ok(Launched::Finished { time })
+            }
             (ended, _) => Ok(Launched::Fault(fault(
                 control(&self.memory),
                 &self.places,
@@ -174,6 +201,14 @@ impl Arm for CpuArm {
                 control(&self.memory),
                 &Lines::of(&self.executable),
             )),
+            Question::Kept => Answer::Kept(match (&self.changed, &self.state) {
+                (Some((variable, launch)), _) => device::Kept::Changed {
+                    variable: variable.clone(),
+                    launch: *launch,
+                },
+                (None, Some(_)) => device::Kept::Nothing,
+                (None, None) => device::Kept::Unknown,
+            }),
             Question::Unwritten(pattern) => {
                 let (count, first) = numerics::unwritten(place.dtype, memory, *pattern);
                 Answer::Unwritten { count, first }
@@ -371,10 +406,7 @@ fn raw(argument: Argument) -> u64 {
             let memory = unsafe {
                 std::slice::from_raw_parts_mut((&raw mut word).cast::<u8>(), dtype.bytes() as usize)
             };
-            let constant = Distribution {
-                shape: crate::task::Shape::Value(value),
-                normalize: None,
-            };
+            let constant = Distribution::new(crate::task::Shape::Value(value));
             numerics::fill(dtype, memory, 1, &constant, 0);
             word
         }

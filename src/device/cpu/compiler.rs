@@ -15,7 +15,9 @@ use include_dir::{Dir, include_dir};
 
 use super::cache::{self, unwritable};
 use super::diagnostics::{KERNEL, compile_error};
-use super::flags::{FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of};
+use super::flags::{
+    FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of, state_script,
+};
 use super::sandbox::{self, Confinement};
 use crate::base::{Digest, Failure};
 use crate::device::{Build, Refusal};
@@ -293,6 +295,7 @@ impl Toolchain {
             .arg(runtime.join(runtime_of(build).0))
             .arg(object)
             .args(link_flags(is_static))
+            .args(state_script(&runtime, build))
             .arg("-o")
             .arg(program);
         command

@@ -60,8 +60,16 @@ pub(super) fn fault(
             let buffer = is_memory_fault(signal)
                 .then(|| beside(control, places, record.address))
                 .flatten();
+            // What can be read and still faults was written: only inputs are mapped so.
+            let input = (buffer.is_none() && is_memory_fault(signal))
+                .then(|| within(control, places, record.address, &mut evidence))
+                .flatten();
             match (buffer, record.kind) {
                 (Some(words), _) => (Status::OutOfBounds, format!("an access {words}")),
+                (None, _) if input.is_some() => (
+                    Status::InputMutated,
+                    format!("a write of the input {}", input.unwrap_or_default()),
+                ),
                 (None, 6) if is_memory_fault(signal) => {
                     (Status::OutOfBounds, because("shared memory"))
                 }

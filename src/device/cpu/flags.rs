@@ -2,6 +2,8 @@
 //!
 //! Flags only; nothing runs here.
 
+use std::path::Path;
+
 use crate::device::Build;
 
 /// Whatever this machine can do; the name that both compilers know on this architecture.
@@ -105,6 +107,12 @@ pub(super) fn flags(build: Build, fast_math: bool) -> Vec<&'static str> {
 pub(super) fn link_flags(is_static: bool) -> Vec<&'static str> {
     let whole: &[&str] = if is_static { &["-static"] } else { &[] };
     [LINK_FLAGS, whole].concat()
+}
+
+/// Gathers the variables of the candidate's own file, for `state`. The inspected builds are for one launch.
+pub(super) fn state_script(runtime: &Path, build: Build) -> Option<String> {
+    let script = runtime.join("state.ld");
+    (build == Build::Fast).then(|| format!("-Wl,-T,{}", script.display()))
 }
 
 /// The runtime's object file, and the macro that makes it what it is.

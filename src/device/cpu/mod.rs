@@ -20,6 +20,7 @@ mod process;
 mod refuse;
 mod sandbox;
 mod source;
+mod state;
 #[doc(hidden)]
 pub mod texts;
 mod watchdog;

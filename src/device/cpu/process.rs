@@ -177,6 +177,11 @@ impl Process {
         Ok((process, ended))
     }
 
+    /// Its number, for who looks into it while it is stopped.
+    pub(super) fn id(&self) -> libc::pid_t {
+        self.id
+    }
+
     /// One launch: continues the process and waits until all of it has stopped. The time is that of the judge's clock.
     pub(super) fn run(&mut self, deadline: Duration) -> anyhow::Result<(Ended, Duration)> {
         if !self.alive {

@@ -488,7 +488,9 @@ static void map_buffers(Control& control) {
             fail(FAULT_PROTOCOL, "buffer %u does not lie within its mapping", i);
         }
         const int flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE;
-        if (mmap(next, buffer.mapped_bytes, PROT_READ | PROT_WRITE, flags, CONTROL_DESCRIPTOR, static_cast<off_t>(buffer.file_offset)) == MAP_FAILED) {
+        // What nothing may write cannot be written: also by whoever would put it back.
+        const int protection = (buffer.flags & BUFFER_READ_ONLY) != 0 ? PROT_READ : PROT_READ | PROT_WRITE;
+        if (mmap(next, buffer.mapped_bytes, protection, flags, CONTROL_DESCRIPTOR, static_cast<off_t>(buffer.file_offset)) == MAP_FAILED) {
             fail(FAULT_PROTOCOL, "buffer %u could not be mapped", i);
         }
         buffer.address = reinterpret_cast<uint64_t>(next) + buffer.data_offset;
