@@ -147,6 +147,8 @@ pub enum Question<'a> {
     },
     /// How many elements still hold their poison?
     Unwritten(Poison),
+    /// What has the kernel printed so far, wherever? The buffer does not matter.
+    Printed,
     /// Did a launch leave something behind in the kernel's own variables? Of no single buffer.
     Kept,
     /// How did the launches since the arm was opened use memory, whatever the buffer? The race build knows.
@@ -180,6 +182,8 @@ pub struct AccessSite {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
+    /// Untrusted text, capped.
+    Printed(String),
     Hash(u64),
     /// `None`: intact. Else how far behind the last element (positive, bytes) or before the first (negative) the damage lies.
     Guards(Option<i64>),

@@ -156,6 +156,7 @@ impl Bench {
                     index: Some(index),
                     expected: Some(wanted),
                     found: Some(found.to_string()),
+                    log: bound.printed(),
                     ..Evidence::default()
                 };
                 return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
@@ -336,6 +337,14 @@ impl Bound {
         self.arm.launch(deadline)
     }
 
+    /// What the kernel has printed, for whoever looks for its fault.
+    fn printed(&self) -> Option<String> {
+        match self.arm.inspect(0, &Question::Printed) {
+            Ok(Answer::Printed(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
     /// Hashes of all inputs that nothing may write.
     pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
         let mut hashes = Vec::new();
@@ -388,6 +397,7 @@ impl Bound {
                 };
                 let evidence = Evidence {
                     tensor: Some(buffer.name.clone()),
+                    log: self.printed(),
                     ..Evidence::default()
                 };
                 return Ok(Err(Finding::new(
@@ -455,6 +465,7 @@ impl Bound {
                 let evidence = Evidence {
                     tensor: Some(buffer.name.clone()),
                     index: first,
+                    log: self.printed(),
                     ..Evidence::default()
                 };
                 return Ok(Some(Finding::new(

@@ -205,7 +205,8 @@ fn fp8_rounds_and_saturates() {
             if exact.is_infinite() && !format.has_infinity {
                 wanted = f64::NAN;
             }
-            if saturates && !exact.is_nan() && !(wanted.abs() <= format.largest) {
+            let fits = wanted.abs() <= format.largest;
+            if saturates && !exact.is_nan() && !fits {
                 wanted = format.largest.copysign(exact);
             }
             let value = decoded(*code as u32, 8, format);
@@ -314,7 +315,7 @@ fn pairs_of_halves_round_once() {
     );
     let half = |i: usize, k: u32| {
         let word = bits(i, k);
-        decoded(word % 0x7800 | (word >> 16 & 0x8000), 16, HALF)
+        decoded((word % 0x7800) | (word >> 16 & 0x8000), 16, HALF)
     };
     for (column, codes) in found.iter().enumerate() {
         for (i, code) in codes.iter().enumerate() {
@@ -515,7 +516,7 @@ fn floats_become_integers_as_on_a_gpu() {
             )),
         };
         let word = bits(i, 2);
-        let h = decoded(word % 0x7c00 | (word >> 16 & 0x8000), 16, HALF);
+        let h = decoded((word % 0x7c00) | (word >> 16 & 0x8000), 16, HALF);
         let value = match column % 6 {
             3 | 5 => h,
             4 => x * 1.0000001,

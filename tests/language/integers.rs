@@ -66,24 +66,24 @@ fn integer_instructions() {
             i64::from(((u64::from(b) << 32 | u64::from(a)) >> (c & 63).min(32)) as u32)
         }),
         ("__mulhi((int)a, (int)b)", |a, b, _| {
-            i64::from(a as i32) * i64::from(b as i32) >> 32
+            (i64::from(a as i32) * i64::from(b as i32)) >> 32
         }),
         ("__umulhi(a, b)", |a, b, _| {
-            (u64::from(a) * u64::from(b) >> 32) as i64
+            ((u64::from(a) * u64::from(b)) >> 32) as i64
         }),
         (
             "__umul64hi((unsigned long long)a << 32 | b, (unsigned long long)b << 32 | c)",
             |a, b, c| {
-                (u128::from(u64::from(a) << 32 | u64::from(b))
-                    * u128::from(u64::from(b) << 32 | u64::from(c))
+                ((u128::from(u64::from(a) << 32 | u64::from(b))
+                    * u128::from(u64::from(b) << 32 | u64::from(c)))
                     >> 64) as i64
             },
         ),
         (
             "__mul64hi((long long)((unsigned long long)a << 32 | b), (long long)((unsigned long long)b << 32 | c))",
             |a, b, c| {
-                (i128::from((u64::from(a) << 32 | u64::from(b)) as i64)
-                    * i128::from((u64::from(b) << 32 | u64::from(c)) as i64)
+                ((i128::from((u64::from(a) << 32 | u64::from(b)) as i64)
+                    * i128::from((u64::from(b) << 32 | u64::from(c)) as i64))
                     >> 64) as i64
             },
         ),
@@ -142,7 +142,7 @@ fn integer_instructions() {
             i64::from(c.wrapping_add(sum))
         }),
         ("__fns(a, b & 31, 1)", |a, b, _| {
-            let from = (b & 31) as i64;
+            let from = i64::from(b & 31);
             (from..32)
                 .find(|at| a >> at & 1 == 1)
                 .unwrap_or(0xffff_ffff)

@@ -45,10 +45,10 @@ impl Program<'_> {
         device.compile(&unit, Build::Fast).unwrap()
     }
 
-    pub(crate) fn launch(&self, device: &CpuDevice) -> Result<Vec<i64>, Refusal> {
+    pub(crate) fn launch(&self, device: &CpuDevice) -> Result<Vec<i64>, Box<Refusal>> {
         let program = match self.compile(device) {
             Compiled::Ready(program) => program,
-            Compiled::Refused(refusal) => return Err(refusal),
+            Compiled::Refused(refusal) => return Err(Box::new(refusal)),
         };
         let plan = Plan {
             buffers: vec![Buffer {
@@ -71,10 +71,10 @@ impl Program<'_> {
         };
         let mut arm = match device.open(&program, &plan).unwrap() {
             Opened::Ready(arm) => arm,
-            Opened::Refused(refusal) => return Err(refusal),
+            Opened::Refused(refusal) => return Err(Box::new(refusal)),
         };
         if let Launched::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
-            return Err(refusal);
+            return Err(Box::new(refusal));
         }
         let Answer::Bytes(bytes) = arm.inspect(0, &Question::Bytes).unwrap() else {
             panic!("bytes were asked for")

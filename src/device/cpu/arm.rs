@@ -184,6 +184,7 @@ impl Arm for CpuArm {
             Question::Guards => Answer::Guards(damage(self.memory.bytes(), place)),
             Question::Values => Answer::Values(numerics::values(place.dtype, memory)),
             Question::Bytes => Answer::Bytes(memory.to_vec()),
+            Question::Printed => Answer::Printed(self.process.printed()),
             Question::Compare {
                 expected,
                 tolerance,

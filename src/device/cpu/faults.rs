@@ -305,6 +305,6 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
-fn said(process: &mut Process) -> Option<String> {
+fn said(process: &Process) -> Option<String> {
     Some(process.printed()).filter(|text| !text.is_empty())
 }

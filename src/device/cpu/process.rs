@@ -5,8 +5,8 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ const CONTROL_DESCRIPTOR: i32 = 3;
 /// The most that a candidate's output may take, in bytes.
 const OUTPUT_LIMIT: u64 = 1 << 20;
 /// The most of it that is shown.
-const SHOWN_OUTPUT: u64 = 2000;
+const SHOWN_OUTPUT: usize = 2000;
 /// Private memory for a thread's fibers and for what a candidate allocates itself.
 const THREAD_BYTES: u64 = 256 << 20;
 const HEAP_BYTES: u64 = 1 << 30;
@@ -190,18 +190,14 @@ impl Process {
         self.wait(deadline, true)
     }
 
-    /// What the candidate printed: untrusted, capped.
-    pub(super) fn printed(&mut self) -> String {
-        let mut text = Vec::new();
-        let read = self.output.rewind().and_then(|()| {
-            Read::by_ref(&mut self.output)
-                .take(SHOWN_OUTPUT)
-                .read_to_end(&mut text)
-        });
-        match read {
-            Ok(_) => String::from_utf8_lossy(&text).into_owned(),
-            Err(_) => String::new(),
+    /// What the candidate printed: untrusted, capped. Its own place in the file stays where it is.
+    pub(super) fn printed(&self) -> String {
+        let mut text = vec![0; SHOWN_OUTPUT];
+        let mut length = 0;
+        while let Ok(read @ 1..) = self.output.read_at(&mut text[length..], length as u64) {
+            length += read;
         }
+        String::from_utf8_lossy(&text[..length]).into_owned()
     }
 
     /// Continues the process if it is asked to, and waits until all of it has stopped, or has ended.

@@ -212,9 +212,9 @@ static void watch(const volatile void* pointer, uint32_t bytes, uint32_t flags, 
 
 // ---- What the scheduler says ----
 
-void observe_barrier(Worker& w) {
+void observe_barrier(Worker&) {
     settle_all();
-    watched.clocks.barrier(w.thread_count);
+    watched.clocks.barrier();
 }
 
 void observe_sync(const Warp& warp, uint32_t lanes) {
@@ -285,9 +285,9 @@ static void acquire_at(uintptr_t address) {
 
 static void release_at(uintptr_t address, bool keeps_earlier) {
     if (watched.worker == nullptr) return;
-    const Told telling = watched.clocks.release(watched.worker->thread, watched.worker->thread_count);
+    const Told telling = watched.clocks.release(watched.worker->thread);
     Told& there = watched.releases[address];
-    there = keeps_earlier ? both(there, telling) : telling;
+    there = keeps_earlier ? both(there, telling, watched.clocks.block, watched.clocks.threads) : telling;
 }
 
 static void fence(int order) {
