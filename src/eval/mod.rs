@@ -307,6 +307,9 @@ impl<'a> Judge<'a> {
             let outcome = check::check(self, compilation, case, &seeds)?;
             match outcome {
                 Ok(accuracy) => {
+                    if accuracy.unwatched {
+                        verdict.state = Some("unchecked".to_owned());
+                    }
                     accuracy.write_to(&mut entry);
                     entry.status = Status::Passed;
                     verdict.workloads.push(entry);
@@ -448,6 +451,7 @@ impl<'a> Judge<'a> {
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
             cache: if host { "warm" } else { "cold" }.to_owned(),
+            state: None,
             precision: (self.task.settings.precision == PrecisionCheck::Unchecked)
                 .then(|| "unchecked".to_owned()),
             checked_share: None,

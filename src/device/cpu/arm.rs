@@ -201,13 +201,13 @@ impl Arm for CpuArm {
                 control(&self.memory),
                 &Lines::of(&self.executable),
             )),
-            Question::Kept => Answer::Kept(match (&self.changed, &self.state) {
-                (Some((variable, launch)), _) => device::Kept::Changed {
+            Question::Remembered => Answer::Remembered(match (&self.changed, &self.state) {
+                (Some((variable, launch)), _) => device::Remembered::Changed {
                     variable: variable.clone(),
                     launch: *launch,
                 },
-                (None, Some(_)) => device::Kept::Nothing,
-                (None, None) => device::Kept::Unknown,
+                (None, Some(_)) => device::Remembered::Nothing,
+                (None, None) => device::Remembered::Unknown,
             }),
             Question::Unwritten(pattern) => {
                 let (count, first) = numerics::unwritten(place.dtype, memory, *pattern);
