@@ -24,11 +24,6 @@ const REDUNDANT: &[(&str, u32, &str)] = &[
         "each instantiation has shared memory of its own",
     ),
     (
-        "honest_barrier.cu",
-        67,
-        "not redundant, but every schedule begins with the thread that starts the barriers, whose own arrival orders the others",
-    ),
-    (
         "honest_flags.cu",
         31,
         "each lane has waited for the flag itself",
