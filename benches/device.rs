@@ -105,10 +105,7 @@ fn memory() {
             measured("fill normalised", &mut || {
                 numerics::fill(dtype, bytes, 128, &normal(Some(Norm::L2)), 5)
             });
-            let uniform = Distribution {
-                shape: Shape::Uniform([-1.0, 1.0]),
-                normalize: None,
-            };
+            let uniform = Distribution::new(Shape::Uniform([-1.0, 1.0]));
             measured("fill uniform", &mut || {
                 numerics::fill(dtype, bytes, 128, &uniform, 5)
             });
@@ -152,8 +149,8 @@ fn memory() {
 
 fn normal(normalize: Option<Norm>) -> Distribution {
     Distribution {
-        shape: Shape::Normal(1.0),
         normalize,
+        ..Distribution::new(Shape::Normal(1.0))
     }
 }
 

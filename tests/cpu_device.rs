@@ -171,10 +171,7 @@ impl Kernel {
 }
 
 fn fill(arm: &mut dyn Arm) {
-    let distribution = Distribution {
-        shape: Shape::Normal(1.0),
-        normalize: None,
-    };
+    let distribution = Distribution::new(Shape::Normal(1.0));
     arm.write(
         0,
         &Content::Random {

@@ -133,6 +133,19 @@ fn every_fixture_gets_its_status() {
 }
 
 #[test]
+fn what_a_kernel_prints_stands_beside_its_fault() {
+    if !has_compiler() {
+        println!("skipped: no C++ compiler");
+        return;
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/kernels/wrong_output_printed.cu");
+    let verdicts = eval("softmax", &[file.display().to_string()]);
+    let log = verdicts[0]["evidence"]["log"].as_str().unwrap_or_default();
+    assert!(log.starts_with("the sum of row 0 has "), "{verdicts:#?}");
+}
+
+#[test]
 fn the_table_reaches_what_it_must() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
     let fixtures: Vec<_> = table(&folder).into_values().flatten().collect();

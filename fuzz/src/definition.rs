@@ -5,7 +5,7 @@ use kforge::task::Definition;
 use serde_json::Value;
 
 pub fn definition(input: &[u8]) {
-    let text = crate::text(input);
+    let text = super::text(input);
     let definition = match Definition::parse(&text, "definition.json") {
         Ok(definition) => definition,
         Err(failure) => {
@@ -17,7 +17,7 @@ pub fn definition(input: &[u8]) {
                 let line: String = place.chars().take_while(char::is_ascii_digit).collect();
                 if let Ok(line) = line.parse() {
                     // The reader counts from 0 where there is nothing at all.
-                    crate::assert_line(u32::max(line, 1), &text, &failure);
+                    super::assert_line(u32::max(line, 1), &text, &failure);
                 }
             }
             return;

@@ -5,7 +5,7 @@ use kforge::base::expression::{Expression, split_list};
 const VALUES: [i64; 10] = [0, 1, -1, 2, 3, 7, 1024, -4096, i64::MAX, i64::MIN];
 
 pub fn expression(input: &[u8]) {
-    let text = crate::text(input);
+    let text = super::text(input);
     lists(&text);
     let expression = match Expression::parse(&text) {
         Ok(expression) => expression,
@@ -26,7 +26,7 @@ pub fn expression(input: &[u8]) {
     let enclosed = Expression::parse(&format!("( {text} )")).ok();
     for seed in 0..VALUES.len() as u64 {
         let value_of = |name: &str| {
-            let index = crate::choice(name.as_bytes()).wrapping_add(seed) % VALUES.len() as u64;
+            let index = super::choice(name.as_bytes()).wrapping_add(seed) % VALUES.len() as u64;
             (name != "absent").then(|| VALUES[index as usize])
         };
         let value = expression.evaluate(&value_of);

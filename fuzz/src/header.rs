@@ -14,15 +14,15 @@ const MACHINE: Machine = Machine {
 const MOST_POINTS: usize = 24;
 
 pub fn header(input: &[u8]) {
-    let text = crate::text(input);
-    for task in crate::tasks() {
+    let text = super::text(input);
+    for task in super::tasks() {
         match Kernel::parse(&text, &task.definition) {
             Ok(kernel) => {
                 launches(&kernel, task);
                 points(&kernel, task);
             }
             Err(error) => {
-                crate::assert_line(error.line, &text, &error);
+                super::assert_line(error.line, &text, &error);
                 assert!(!error.message.trim().is_empty(), "no words");
                 assert!(!error.message.contains('\n'), "more than a line: {error}");
             }
@@ -42,7 +42,7 @@ fn launches(kernel: &Kernel, task: &Task) {
         let variant = match kernel.variant(binding, &MACHINE) {
             Ok(variant) => variant,
             Err(error) => {
-                crate::assert_line(error.line, &kernel.text, &error);
+                super::assert_line(error.line, &kernel.text, &error);
                 continue;
             }
         };
@@ -50,13 +50,13 @@ fn launches(kernel: &Kernel, task: &Task) {
         let unit = kernel.unit(task, &values, false);
         assert_eq!(unit.entries.len(), kernel.header.launches.len());
         for entry in &unit.entries {
-            crate::assert_line(entry.line, &kernel.text, &entry.expression);
+            super::assert_line(entry.line, &kernel.text, &entry.expression);
             assert!(!entry.expression.contains('\n'), "an entry of two lines");
         }
         for oracle in [false, true] {
             match kernel.plan(task, binding, &values, &IndexMap::new(), &MACHINE, oracle) {
                 Ok(plan) => sane(&plan, kernel),
-                Err(error) => crate::assert_line(error.line, &kernel.text, &error),
+                Err(error) => super::assert_line(error.line, &kernel.text, &error),
             }
         }
     }

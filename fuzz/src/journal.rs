@@ -23,7 +23,7 @@ fn check<L: Line + Clone + PartialEq + std::fmt::Debug>(input: &[u8], folder: &P
                 input,
                 "a refused journal was changed"
             );
-            crate::assert_placed(
+            super::assert_placed(
                 &message,
                 &path.display().to_string(),
                 &String::from_utf8_lossy(input),

@@ -10,24 +10,24 @@ use kforge::task::Task;
 const MOST_CHILDREN: usize = 6;
 
 pub fn mutate(input: &[u8]) {
-    let text = crate::text(input);
-    for task in crate::tasks() {
+    let text = super::text(input);
+    for task in super::tasks() {
         let Ok(kernel) = Kernel::parse(&text, &task.definition) else {
             continue;
         };
         children(&text, task);
         let (_, partner) = task.starts().last().expect("a starting kernel");
-        let parents = match crate::choice(input) % 4 {
+        let parents = match super::choice(input) % 4 {
             0 => vec![text.as_ref(), partner],
             1 => vec![partner, text.as_ref()],
             _ => vec![text.as_ref()],
         };
-        let operator = match (parents.as_slice(), crate::choice(input) % 3) {
+        let operator = match (parents.as_slice(), super::choice(input) % 3) {
             ([_, _], _) => Operator::Recombine,
             (_, 0) => Operator::Autotune,
             _ => Operator::Mutate,
         };
-        proposal(&kernel, &parents, operator, crate::choice(input), task);
+        proposal(&kernel, &parents, operator, super::choice(input), task);
     }
 }
 
@@ -74,7 +74,7 @@ fn children(text: &str, task: &Task) {
             .rsplit_once("(line ")
             .and_then(|(_, line)| line.strip_suffix(')'));
         let line = line.and_then(|line| line.parse().ok());
-        crate::assert_line(line.expect("a line"), text, &child.detail);
+        super::assert_line(line.expect("a line"), text, &child.detail);
     }
 }
 

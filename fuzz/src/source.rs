@@ -5,7 +5,7 @@ use kforge::kernel::plan::{ArgumentType, Entry, Unit};
 use kforge::task::DType;
 
 pub fn source(input: &[u8]) {
-    let text = crate::text(input);
+    let text = super::text(input);
     let unit = Unit {
         source: text.clone().into_owned(),
         constants: vec![("WIDTH".to_owned(), 8), ("LONG".to_owned(), 1 << 40)],
@@ -24,7 +24,7 @@ pub fn source(input: &[u8]) {
             .evidence
             .line
             .expect("a refusal of a source has a line");
-        crate::assert_line(line, &text, &refusal.reason);
+        super::assert_line(line, &text, &refusal.reason);
     }
     lines_are_kept(&unit);
     let refusal = texts::compile_error(&text);

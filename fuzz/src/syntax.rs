@@ -6,9 +6,9 @@ use kforge::kernel::syntax::{Syntax, declares_at_namespace_scope, descendants, f
 const MOST_NODES: usize = 200;
 
 pub fn syntax(input: &[u8]) {
-    let text = crate::text(input);
+    let text = super::text(input);
     let value_of =
-        |name: &str| (name.len() > 1).then(|| (crate::choice(name.as_bytes()) % 4096) as i64);
+        |name: &str| (name.len() > 1).then(|| (super::choice(name.as_bytes()) % 4096) as i64);
     let _ = facts(&text, &value_of);
     let extreme = |name: &str| {
         Some(if name.len() % 2 == 0 {
@@ -25,7 +25,7 @@ pub fn syntax(input: &[u8]) {
     }
     for function in tree.functions() {
         assert!(tree.is_sound());
-        crate::assert_line(line_of(function.node) as u32, &text, &"a function");
+        super::assert_line(line_of(function.node) as u32, &text, &"a function");
         assert!(text.contains(tree.name_of(&function)));
     }
     if tree.is_sound() {

@@ -10,12 +10,12 @@ const MACHINE: Machine = Machine {
 };
 
 pub fn workload(input: &[u8]) {
-    let text = crate::text(input);
-    for task in crate::tasks() {
+    let text = super::text(input);
+    for task in super::tasks() {
         let workloads = match Workload::parse_all(&text, &task.definition, "workloads.jsonl") {
             Ok(workloads) => workloads,
             Err(failure) => {
-                crate::assert_placed(&failure.message, "workloads.jsonl", &text);
+                super::assert_placed(&failure.message, "workloads.jsonl", &text);
                 let behind = &failure.message["workloads.jsonl:".len()..];
                 let has_line = behind.starts_with(|first: char| first.is_ascii_digit());
                 let is_empty = text.lines().all(|line| line.trim().is_empty());
@@ -53,7 +53,7 @@ pub fn workload(input: &[u8]) {
                 false,
             ) {
                 Ok(plan) => assert!(plan.buffers.iter().all(|buffer| buffer.bytes() > 0)),
-                Err(error) => crate::assert_line(error.line, baseline, &error),
+                Err(error) => super::assert_line(error.line, baseline, &error),
             }
         }
     }

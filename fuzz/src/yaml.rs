@@ -11,19 +11,19 @@ use kforge::task::TaskFiles;
 const MOST_ASSIGNMENTS: usize = 4;
 
 pub fn yaml(input: &[u8]) {
-    let text = crate::text(input);
+    let text = super::text(input);
     config(&text);
     assignments(&text);
     task(&text);
     if let Err(failure) = read::<Record>(&text, "run.yaml") {
-        crate::assert_placed(&failure.message, "run.yaml", &text);
+        super::assert_placed(&failure.message, "run.yaml", &text);
     }
 }
 
 fn config(text: &str) {
     let config = match read::<Config>(text, "run.yaml") {
         Ok(config) => config,
-        Err(failure) => return crate::assert_placed(&failure.message, "run.yaml", text),
+        Err(failure) => return super::assert_placed(&failure.message, "run.yaml", text),
     };
     meant(config);
 }
@@ -67,7 +67,7 @@ fn task(text: &str) {
             assert!(failure.message.starts_with(&origin), "{failure}");
             let yaml = format!("{origin}task.yaml");
             if failure.message.starts_with(&yaml) {
-                crate::assert_placed(&failure.message, &yaml, text);
+                super::assert_placed(&failure.message, &yaml, text);
             }
             return;
         }

@@ -34,7 +34,7 @@ enum Health {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
-    let findings = [compiler(), cores(), cuda(), nvrtc(), keys()];
+    let findings = [compiler(), sandbox(), cores(), cuda(), nvrtc(), keys()];
     match arguments.format {
         Format::Human => print(&table(&findings))?,
         Format::Json => print_json(&findings)?,
@@ -77,6 +77,37 @@ fn compiler() -> Finding {
                 remedy,
             }
         }
+    }
+}
+
+fn sandbox() -> Finding {
+    let found = cpu::mechanisms();
+    let mut parts: Vec<String> = Vec::new();
+    parts.extend(
+        found
+            .landlock
+            .map(|version| format!("Landlock (version {version})")),
+    );
+    parts.extend(found.seccomp.then(|| "seccomp".to_owned()));
+    parts.push("no capability".to_owned());
+    parts.extend(found.nobody.then(|| "user nobody".to_owned()));
+    let mut remedies: Vec<String> = Vec::new();
+    for missing in found.missing() {
+        parts.push(format!("no {}", missing.name));
+        remedies.push(format!("for {}: {}", missing.name, missing.remedy));
+    }
+    if cpu::CpuDevice::new().is_ok_and(|device| !device.is_static()) {
+        parts.push("programs need a loader and libraries".to_owned());
+        remedies.push("for programs that need no file: install the C library's static version, for example `libc6-dev` or `glibc-static`".to_owned());
+    }
+    Finding {
+        name: "sandbox",
+        status: match remedies.is_empty() {
+            true => Health::Ok,
+            false => Health::Warn,
+        },
+        found: parts.join(", "),
+        remedy: (!remedies.is_empty()).then(|| remedies.join("; ")),
     }
 }
 

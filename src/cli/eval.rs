@@ -32,6 +32,9 @@ pub(super) struct Arguments {
     /// Deadline of one launch, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     launch_seconds: f64,
+    /// Refuse where candidates and compilers cannot be held by all that `kforge doctor` knows.
+    #[arg(long)]
+    require_sandbox: bool,
     /// Repeat an earlier judgement: a seed of its verdict.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -76,6 +79,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         kernels.push((path, source));
     }
     cpu::find_compiler()?;
+    if arguments.require_sandbox {
+        cpu::require_sandbox()?;
+    }
     let profile = task
         .settings
         .profiles

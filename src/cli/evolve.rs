@@ -54,6 +54,9 @@ pub(super) struct Common {
     /// Override any key of the config, such as `--set search.exploration=0.5`; may be repeated, and wins over everything else.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
+    /// Refuse where candidates and compilers cannot be held by all that `kforge doctor` knows.
+    #[arg(long)]
+    pub(super) require_sandbox: bool,
     /// On resume, go on although the task, the config, kforge or the device has changed.
     #[arg(long)]
     pub(super) accept_changes: bool,
@@ -105,6 +108,7 @@ pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failu
             _ => Backend::Auto,
         };
     }
+    config.eval.require_sandbox |= common.require_sandbox;
     config::apply(&config, &common.set)
 }
 
@@ -129,6 +133,9 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     }
     // Before a directory comes into being.
     cpu::find_compiler()?;
+    if resolved.require_sandbox {
+        cpu::require_sandbox()?;
+    }
     if start == Start::New && resolved.output_is_free {
         resolved.output = claim(&resolved.output)?;
     }

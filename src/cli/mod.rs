@@ -33,7 +33,7 @@ Exit codes:
   0    done
   1    unexpected failure
   2    usage or configuration
-  3    environment: no compiler, no device, no space
+  3    environment: no compiler, no device, no space, no sandbox where one is required
   4    the oracle or the baseline failed
   5    finished, and no candidate passed
   130  interrupted; `kforge resume DIR` goes on";

@@ -1,7 +1,13 @@
 //! `kforge tasks`: what can be searched for.
 
+use anyhow::Context;
+
 use super::{Exit, Format, print, print_json, print_json_lines};
-use crate::report;
+use crate::base::Failure;
+use crate::device::Device;
+use crate::device::cpu::CpuDevice;
+use crate::eval;
+use crate::report::{self, Waiting};
 use crate::task::{TaskFiles, embedded_names, local_names};
 
 #[derive(Debug, clap::Args)]
@@ -18,6 +24,25 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Test whether a task tells right from wrong: what cheats must fail there, and its own kernels must pass.
+    #[command(after_help = CHECK_HELP)]
+    Check {
+        /// Their names or folders. Default: all that are found.
+        #[arg(value_name = "TASK")]
+        tasks: Vec<String>,
+        /// Whose workloads are tested: `full` has them all.
+        #[arg(long, value_name = "NAME", default_value = "full", value_parser = ["quick", "full"])]
+        profile: String,
+        /// Deadline of one launch, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+        launch_seconds: f64,
+        /// Repeat an earlier test: the seed that it names.
+        #[arg(long, value_name = "NUMBER")]
+        seed: Option<u64>,
+        /// The form of the results.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
     /// Show one task: axes, inputs, outputs, workloads, profiles.
     Show {
         /// Its name or its folder.
@@ -28,19 +53,99 @@ enum Command {
     },
 }
 
+const CHECK_HELP: &str = "\
+What is made and must fail: zeros, the mean of each output, a copy of each input of the same shape, the outputs of
+other inputs, half the work, and reduced precision unless the task says `precision: unchecked`. On every workload,
+each with the inputs that are timed and under every regime. The task's own kernels must pass there.
+
+Exit codes:
+  0    all tasks were admitted
+  1    unexpected failure
+  2    usage, or a task that cannot be read
+  3    environment: no compiler, no device, no space
+  4    a task was refused";
+
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     match arguments.command {
         Command::List { format } => list(format)?,
+        Command::Check {
+            tasks,
+            profile,
+            launch_seconds,
+            seed,
+            format,
+        } => return check(tasks, &profile, launch_seconds, seed, format),
         Command::Show { task, format } => show(&task, format)?,
     }
     Ok(Exit::Done)
 }
 
-fn list(format: Format) -> anyhow::Result<()> {
+fn check(
+    names: Vec<String>,
+    profile: &str,
+    launch_seconds: f64,
+    seed: Option<u64>,
+    format: Format,
+) -> anyhow::Result<Exit> {
+    if !(launch_seconds > 0.0 && launch_seconds <= 1e6) {
+        return Err(Failure::usage(format!(
+            "`--launch-seconds {launch_seconds}`: expected a number above 0"
+        ))
+        .into());
+    }
+    let names = if names.is_empty() { all_names() } else { names };
+    // All are read before the first is tested: a mistake in the last should not take minutes to show.
+    let tasks = names
+        .iter()
+        .map(|name| TaskFiles::find(name)?.load())
+        .collect::<Result<Vec<_>, _>>()?;
+    let device = CpuDevice::new()?;
+    let machine = crate::worker::machine(&device.identity());
+    let waiting = Waiting::new();
+    let mut admissions = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        waiting.on(&format!(
+            "testing {} ({}/{})",
+            task.name,
+            index + 1,
+            tasks.len()
+        ));
+        let known = task.settings.profiles.get(profile);
+        let options = eval::Options {
+            profile: known.context("the profile is gone")?.clone(),
+            launch_seconds,
+            thorough: false,
+        };
+        let admission = eval::admit(&device, task, options, machine, seed)
+            .with_context(|| format!("failed to test task `{}`", task.name))?;
+        match format {
+            Format::Human => waiting.aside(|| print(&report::admission(&admission)))?,
+            Format::Jsonl => waiting.aside(|| print_json_lines([&admission]))?,
+            Format::Json => {}
+        }
+        admissions.push(admission);
+    }
+    if format == Format::Json {
+        print_json(&admissions)?;
+    }
+    Ok(
+        match admissions.iter().all(|admission| admission.admitted) {
+            true => Exit::Done,
+            false => Exit::Reference,
+        },
+    )
+}
+
+fn all_names() -> Vec<String> {
     let mut names = local_names();
     names.extend(embedded_names().into_iter().map(str::to_owned));
     names.sort_unstable();
     names.dedup();
+    names
+}
+
+fn list(format: Format) -> anyhow::Result<()> {
+    let names = all_names();
     let mut tasks = Vec::new();
     for name in names {
         let files = TaskFiles::find(&name)?;

@@ -75,6 +75,8 @@ pub struct Eval {
     pub seconds: Option<f64>,
     /// Half width of the speedup's 95 % interval at which timing stops; the task's profile says it where it is not given.
     pub precision: Option<f64>,
+    /// Whether to judge nothing where a part of the sandbox is missing.
+    pub require_sandbox: bool,
 }
 
 /// Which models are asked.
@@ -116,6 +118,7 @@ impl Default for Eval {
             launch_seconds: 10.0,
             seconds: None,
             precision: None,
+            require_sandbox: false,
         }
     }
 }

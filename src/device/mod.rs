@@ -15,6 +15,9 @@ pub mod numerics;
 pub trait Device {
     fn identity(&self) -> DeviceIdentity;
 
+    /// What holds a candidate here, in the words of a verdict.
+    fn sandbox(&self) -> String;
+
     /// The builds that it can make here; `Build::Fast` always.
     fn builds(&self) -> &[Build];
 
@@ -111,6 +114,8 @@ pub enum Content<'a> {
         distribution: &'a Distribution,
         seed: u64,
     },
+    /// These, rounded to what the buffer holds.
+    Values(&'a [f64]),
     /// A pattern that no honest kernel leaves behind, to see which elements were written. The guard zones are renewed too.
     Poison(Poison),
 }
@@ -142,6 +147,10 @@ pub enum Question<'a> {
     },
     /// How many elements still hold their poison?
     Unwritten(Poison),
+    /// What has the kernel printed so far, wherever? The buffer does not matter.
+    Printed,
+    /// Did a launch leave something behind in the kernel's own variables? Of no single buffer.
+    Kept,
     /// How did the launches since the arm was opened use memory, whatever the buffer? The race build knows.
     Accesses,
 }
@@ -173,18 +182,34 @@ pub struct AccessSite {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
+    /// Untrusted text, capped.
+    Printed(String),
     Hash(u64),
     /// `None`: intact. Else how far behind the last element (positive, bytes) or before the first (negative) the damage lies.
     Guards(Option<i64>),
     Values(Vec<f64>),
     Bytes(Vec<u8>),
     Comparison(Comparison),
+    Kept(Kept),
     /// Count of unwritten elements, and the index of the first.
     Unwritten {
         count: u64,
         first: Option<u64>,
     },
     Accesses(Vec<AccessSite>),
+}
+
+/// What a kernel's own variables were found to be after all launches so far. They are put back after each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Nothing,
+    /// The variable that differed from what it was before the first launch, and the launch, counted from 1.
+    Changed {
+        variable: String,
+        launch: u64,
+    },
+    /// This system does not let the judge look.
+    Unknown,
 }
 
 /// A tensor against its expected values, every element looked at, sums in a fixed order.

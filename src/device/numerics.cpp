@@ -16,27 +16,36 @@ constexpr u64 STRIP = 64;
 constexpr double ALMOST = 1.0 - 1e-12;
 
 template <u32 dtype>
-void fill(void* memory, u64 elements, u64 row, const Distribution& distribution, bool normalize, u64 seed) {
+void fill(void* memory, u64 elements, const Distribution& distribution, u64 seed) {
     typedef typename Element<dtype>::Stored Stored;
     Stored* stored = static_cast<Stored*>(memory);
-    if (!normalize) {
-        const Distribution local = distribution;
-        if (local.shape == NORMAL) {
+    const Distribution local = distribution;
+    const bool plain = local.levels == 0 && local.mean == 0.0 && local.zeros == 0.0 && local.large_rows == 1.0 && local.one_hot == 0;
+    if (local.normalize == 0) {
+        if (plain && local.shape == NORMAL) {
             for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(normal(seed, i) * local.first);
         } else {
             for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::make(local, seed, i);
         }
         return;
     }
-    for (u64 start = 0; start < elements; start += row) {
+    for (u64 start = 0; start < elements; start += local.row) {
         double sum = 0.0;
-        for (u64 i = start; i < start + row; ++i) {
-            const double value = draw(distribution, seed, i);
+        for (u64 i = start; i < start + local.row; ++i) {
+            const double value = shaped(local, seed, i);
             sum += value * value;
         }
         const double length = sum > 0.0 ? sqrt(sum) : 1.0;
-        for (u64 i = start; i < start + row; ++i) stored[i] = Element<dtype>::from(draw(distribution, seed, i) / length);
+        for (u64 i = start; i < start + local.row; ++i) stored[i] = Element<dtype>::from(shaped(local, seed, i) / length);
     }
+}
+
+// Doubles, rounded to what is stored.
+template <u32 dtype>
+void store(const double* values, void* memory, u64 elements) {
+    typedef typename Element<dtype>::Stored Stored;
+    Stored* stored = static_cast<Stored*>(memory);
+    for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(values[i]);
 }
 
 template <u32 dtype>
@@ -193,10 +202,11 @@ double root_mean_square(const double* values, u64 elements) {
         default: return function<BOOL>(__VA_ARGS__);                              \
     }
 
-void any_fill(u32 dtype, void* memory, u64 elements, u64 row, u32 shape, double first, double second, bool normalize, u64 seed) {
-    const Distribution distribution = {shape, first, second};
-    KFORGE_EACH_DTYPE(fill, memory, elements, row, distribution, normalize, seed)
+void any_fill(u32 dtype, void* memory, u64 elements, const Distribution* distribution, u64 seed) {
+    KFORGE_EACH_DTYPE(fill, memory, elements, *distribution, seed)
 }
+
+void any_store(u32 dtype, const double* values, void* memory, u64 elements) { KFORGE_EACH_DTYPE(store, values, memory, elements) }
 
 void any_poison(u32 dtype, void* memory, u64 elements, u64 seed) { KFORGE_EACH_DTYPE(poison, memory, elements, seed) }
 
@@ -230,6 +240,7 @@ u64 any_hash(const void* memory, u64 bytes) {
 // As `numerics.rs` has it.
 struct Functions {
     decltype(&any_fill) fill;
+    decltype(&any_store) store;
     decltype(&any_poison) poison;
     decltype(&any_unwritten) unwritten;
     decltype(&any_values) values;
@@ -244,6 +255,6 @@ struct Functions {
 // A variable that is const would be the file's own without a declaration before.
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions);
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions) = {
-    KFORGE_VARIANT::any_fill,   KFORGE_VARIANT::any_poison,  KFORGE_VARIANT::any_unwritten,
+    KFORGE_VARIANT::any_fill,   KFORGE_VARIANT::any_store,   KFORGE_VARIANT::any_poison, KFORGE_VARIANT::any_unwritten,
     KFORGE_VARIANT::any_values, KFORGE_VARIANT::any_compare, KFORGE_VARIANT::any_hash,
 };

@@ -48,11 +48,25 @@ KFORGE_BOTH To bits_of(From from) {
 
 enum Shape : u32 { NORMAL, UNIFORM, VALUE };
 
+// As `numerics.rs` has it.
 struct Distribution {
     u32 shape;
-    double first;   // the deviation, the low end, or the value
-    double second;  // the high end
+    u32 levels;         // so many different values; 0: no bound
+    double first;       // the deviation, the low end, or the value
+    double second;      // the high end
+    double mean;        // added to every value
+    double zeros;       // the share of elements that are 0
+    double large_rows;  // by what about every fourth row is multiplied
+    u64 row;            // length of the last axis
+    u32 one_hot;        // all elements of a row are 0 but one
+    u32 normalize;      // every row has length 1
 };
+
+// Streams of their own beside the values'.
+constexpr u64 ZEROS_STREAM = 0x5ca1ab1e0ddba11dull;
+constexpr u64 ONE_HOT_STREAM = 0x0b5e55ed5ca1ab1eull;
+constexpr u64 LARGE_ROWS_STREAM = 0x1ca7efab1e5eed5ull;
+constexpr u64 LEVELS_STREAM = 0x7e57ab1e0fc0ffeeull;
 
 KFORGE_BOTH double normal(u64 seed, u64 index) {
     const u64 h = mix(seed, index);
@@ -61,11 +75,13 @@ KFORGE_BOTH double normal(u64 seed, u64 index) {
     return (double)(sum - 131070) * 2.6429114831146424e-05;
 }
 
+// A number in [0, 1) of 53 bits.
+KFORGE_BOTH double unit(u64 h) { return (double)(h >> 11) * 1.1102230246251565e-16; }
+
 KFORGE_BOTH double draw(const Distribution& distribution, u64 seed, u64 index) {
     if (distribution.shape == NORMAL) return normal(seed, index) * distribution.first;
     if (distribution.shape == VALUE) return distribution.first;
-    const double unit = (double)(mix(seed, index) >> 11) * 1.1102230246251565e-16;
-    const double span = (distribution.second - distribution.first) * unit;
+    const double span = (distribution.second - distribution.first) * unit(mix(seed, index));
     return distribution.first + span;
 }
 
@@ -75,6 +91,29 @@ KFORGE_BOTH long long draw_integer(const Distribution& distribution, u64 seed, u
     const long long low = (long long)distribution.first;
     const u64 span = (u64)((long long)distribution.second - low) + 1;
     return low + (long long)(span == 0 ? mix(seed, index) : mix(seed, index) % span);
+}
+
+// Which draw an element shows: with few levels many show the same one.
+KFORGE_BOTH u64 level(const Distribution& distribution, u64 seed, u64 index) {
+    return distribution.levels == 0 ? index : mix(seed ^ LEVELS_STREAM, index) % distribution.levels;
+}
+
+KFORGE_BOTH bool is_zero(const Distribution& distribution, u64 seed, u64 index) {
+    if (distribution.zeros > 0.0 && unit(mix(seed ^ ZEROS_STREAM, index)) < distribution.zeros) return true;
+    if (distribution.one_hot == 0) return false;
+    return mix(seed ^ ONE_HOT_STREAM, index / distribution.row) % distribution.row != index % distribution.row;
+}
+
+// A value with all that changes its shape, but for the rows' length.
+KFORGE_BOTH double shaped(const Distribution& distribution, u64 seed, u64 index) {
+    if (is_zero(distribution, seed, index)) return 0.0;
+    const double value = draw(distribution, seed, level(distribution, seed, index)) + distribution.mean;
+    const bool large = distribution.large_rows != 1.0 && mix(seed ^ LARGE_ROWS_STREAM, index / distribution.row) % 4 == 0;
+    return large ? value * distribution.large_rows : value;
+}
+
+KFORGE_BOTH long long shaped_integer(const Distribution& distribution, u64 seed, u64 index) {
+    return is_zero(distribution, seed, index) ? 0 : draw_integer(distribution, seed, level(distribution, seed, index));
 }
 
 // ---- Conversions, to nearest, ties to even ----
@@ -142,7 +181,7 @@ struct Element;
     struct Element<dtype> {                                                                      \
         typedef type Stored;                                                                     \
         static KFORGE_BOTH Stored make(const Distribution& distribution, u64 seed, u64 index) {  \
-            return from(draw(distribution, seed, index));                                        \
+            return from(shaped(distribution, seed, index));                                       \
         }                                                                                        \
         static KFORGE_BOTH Stored from(double value) { return from_double; }                     \
         static KFORGE_BOTH double value(Stored stored) { return into_double; }                   \
@@ -161,7 +200,7 @@ KFORGE_FLOAT_ELEMENT(FLOAT8_E5M2, u8, (u8)(narrow<5, 2>((float)value)), (double)
     struct Element<dtype> {                                                                      \
         typedef type Stored;                                                                     \
         static KFORGE_BOTH Stored make(const Distribution& distribution, u64 seed, u64 index) {  \
-            const long long value = draw_integer(distribution, seed, index);                     \
+            const long long value = shaped_integer(distribution, seed, index);                   \
             return from_integer;                                                                 \
         }                                                                                        \
         static KFORGE_BOTH Stored from(double value) { return (Stored)(long long)value; }        \

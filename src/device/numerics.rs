@@ -19,6 +19,22 @@ struct RawComparison {
     worst: f64,
 }
 
+/// A distribution as `numerics.h` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct RawDistribution {
+    shape: u32,
+    levels: u32,
+    first: f64,
+    second: f64,
+    mean: f64,
+    zeros: f64,
+    large_rows: f64,
+    row: u64,
+    one_hot: u32,
+    normalize: u32,
+}
+
 /// The functions of `numerics.cpp`, compiled for one kind of processor.
 #[repr(C)]
 struct Functions {
@@ -26,13 +42,10 @@ struct Functions {
         dtype: u32,
         memory: *mut u8,
         elements: u64,
-        row: u64,
-        shape: u32,
-        first: f64,
-        second: f64,
-        normalize: bool,
+        distribution: *const RawDistribution,
         seed: u64,
     ),
+    store: unsafe extern "C" fn(dtype: u32, values: *const f64, memory: *mut u8, elements: u64),
     poison: unsafe extern "C" fn(dtype: u32, memory: *mut u8, elements: u64, seed: u64),
     unwritten: unsafe extern "C" fn(
         dtype: u32,
@@ -115,26 +128,82 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
         0,
         "rows of {row} do not divide {elements} elements"
     );
-    let (shape, first, second) = match distribution.shape {
-        Shape::Normal(deviation) => (0, deviation, 0.0),
-        Shape::Uniform([low, high]) => (1, low, high),
-        Shape::Value(value) => (2, value, 0.0),
-    };
-    let normalize = distribution.normalize == Some(Norm::L2) && dtype.is_float();
+    let raw = raw(dtype, row, distribution);
     // SAFETY: the memory holds `elements` aligned elements, and rows divide them.
     unsafe {
         (functions().fill)(
             number(dtype),
             memory.as_mut_ptr(),
             elements,
-            row,
-            shape,
-            first,
-            second,
-            normalize,
+            &raw const raw,
             seed,
         )
     }
+}
+
+fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDistribution {
+    let (shape, first, second) = match distribution.shape {
+        Shape::Normal(deviation) => (0, deviation, 0.0),
+        Shape::Uniform([low, high]) => (1, low, high),
+        Shape::Value(value) => (2, value, 0.0),
+    };
+    RawDistribution {
+        shape,
+        levels: distribution.levels,
+        first,
+        second,
+        mean: distribution.mean,
+        zeros: distribution.zeros,
+        large_rows: distribution.large_rows,
+        row,
+        one_hot: u32::from(distribution.one_hot),
+        normalize: u32::from(distribution.normalize == Some(Norm::L2) && dtype.is_float()),
+    }
+}
+
+/// Values rounded to what is stored: the opposite of `values`.
+pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
+    let elements = elements(dtype, memory);
+    assert_eq!(
+        elements,
+        values.len() as u64,
+        "as many values as there are elements"
+    );
+    // SAFETY: both sides hold `elements` aligned elements.
+    unsafe {
+        (functions().store)(
+            number(dtype),
+            values.as_ptr(),
+            memory.as_mut_ptr(),
+            elements,
+        )
+    }
+}
+
+/// What is left of values that are stored.
+pub fn rounded(dtype: DType, given: &[f64]) -> Vec<f64> {
+    with_stored(dtype, given, |memory| values(dtype, memory))
+}
+
+/// Values against their expected ones, as if they had been found in memory.
+pub fn compare_values(
+    dtype: DType,
+    found: &[f64],
+    expected: &[f64],
+    tolerance: Tolerance,
+) -> Comparison {
+    with_stored(dtype, found, |memory| {
+        compare(dtype, memory, expected, tolerance)
+    })
+}
+
+fn with_stored<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -> T) -> T {
+    let bytes = given.len() * dtype.bytes() as usize;
+    let mut words = vec![0u64; bytes.div_ceil(8)];
+    // SAFETY: the words' own memory, which is at least that long; every bit pattern is valid for both.
+    let memory = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
+    store(dtype, given, memory);
+    then(memory)
 }
 
 /// Fills with a pattern that an honest kernel does not leave behind.
@@ -255,298 +324,5 @@ fn number(dtype: DType) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Aligned memory for some elements.
-    fn filled(
-        dtype: DType,
-        elements: usize,
-        row: u64,
-        distribution: &Distribution,
-        seed: u64,
-    ) -> (Vec<u64>, Vec<f64>) {
-        let mut words = vec![0u64; (elements * dtype.bytes() as usize).div_ceil(8)];
-        let memory = bytes_of(&mut words, dtype, elements);
-        fill(dtype, memory, row, distribution, seed);
-        let values = values(dtype, memory);
-        (words, values)
-    }
-
-    fn bytes_of(words: &mut [u64], dtype: DType, elements: usize) -> &mut [u8] {
-        // SAFETY: the words' own memory, seen as bytes.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                words.as_mut_ptr().cast(),
-                elements * dtype.bytes() as usize,
-            )
-        }
-    }
-
-    fn normal(deviation: f64) -> Distribution {
-        Distribution {
-            shape: Shape::Normal(deviation),
-            normalize: None,
-        }
-    }
-
-    const EVERY: [DType; 11] = [
-        DType::Float64,
-        DType::Float32,
-        DType::Float16,
-        DType::BFloat16,
-        DType::Float8E4M3,
-        DType::Float8E5M2,
-        DType::Int64,
-        DType::Int32,
-        DType::Int16,
-        DType::Int8,
-        DType::Bool,
-    ];
-
-    #[test]
-    fn normals_have_the_moments_that_they_should() {
-        for dtype in [DType::Float64, DType::Float32, DType::BFloat16] {
-            let (_, values) = filled(dtype, 200_000, 1, &normal(2.0), 5);
-            let count = values.len() as f64;
-            let mean = values.iter().sum::<f64>() / count;
-            let variance = values
-                .iter()
-                .map(|value| (value - mean).powi(2))
-                .sum::<f64>()
-                / count;
-            assert!(
-                mean.abs() < 0.02 && (variance - 4.0).abs() < 0.05,
-                "{dtype}: {mean}, {variance}"
-            );
-            assert!(values.iter().all(|value| value.abs() <= 2.0 * 3.48));
-        }
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_bits_and_another_does_not() {
-        for dtype in EVERY {
-            let uniform = Distribution {
-                shape: Shape::Uniform([0.0, 100.0]),
-                normalize: None,
-            };
-            let draw = |seed| filled(dtype, 1000, 1, &uniform, seed).0;
-            assert_eq!(draw(1), draw(1), "{dtype}");
-            assert_ne!(draw(1), draw(2), "{dtype}");
-        }
-    }
-
-    #[test]
-    fn rounding_is_to_nearest_even() {
-        let stored = |dtype, value| {
-            filled(
-                dtype,
-                1,
-                1,
-                &Distribution {
-                    shape: Shape::Value(value),
-                    normalize: None,
-                },
-                0,
-            )
-            .1[0]
-        };
-        for (dtype, value, expected) in [
-            (DType::BFloat16, 1.0 + 1.0 / 256.0, 1.0),
-            (DType::BFloat16, 1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
-            (DType::BFloat16, 3.4e38, f64::INFINITY),
-            (DType::Float16, 65_504.0, 65_504.0),
-            (DType::Float16, 65_520.0, f64::INFINITY),
-            (DType::Float16, 2f64.powi(-24), 2f64.powi(-24)),
-            (DType::Float16, 2f64.powi(-25), 0.0),
-            (DType::Float16, 1.5 * 2f64.powi(-24), 2f64.powi(-23)),
-            (DType::Float16, -0.1, -0.099_975_585_937_5),
-            (DType::Float8E4M3, 448.0, 448.0),
-            (DType::Float8E4M3, 17.0, 16.0),
-            (DType::Float8E4M3, 2f64.powi(-9), 2f64.powi(-9)),
-            (DType::Float8E5M2, 57_344.0, 57_344.0),
-            (DType::Float8E5M2, 1.125, 1.0),
-            (DType::Int8, -7.0, -7.0),
-        ] {
-            assert_eq!(stored(dtype, value), expected, "{dtype} {value}");
-        }
-        assert!(stored(DType::Float8E4M3, 500.0).is_nan());
-    }
-
-    #[test]
-    fn every_kind_of_processor_gives_the_same_bits() {
-        let unit = Distribution {
-            shape: Shape::Normal(0.8),
-            normalize: Some(Norm::L2),
-        };
-        let tolerance = Tolerance {
-            rtol: 1e-2,
-            atol_rms: 1e-3,
-        };
-        let elements = 5 * 1031;
-        for dtype in EVERY {
-            let number = number(dtype);
-            let expected: Vec<_> = filled(dtype, elements, 5, &unit, 1)
-                .1
-                .iter()
-                .map(|value| value * 1.003)
-                .collect();
-            let results = variants().into_iter().map(|functions| {
-                let mut words = vec![0u64; elements];
-                let mut values = vec![0.0; elements];
-                let mut parts = Vec::new();
-                let memory = words.as_mut_ptr().cast::<u8>();
-                let count = elements as u64;
-                for (shape, normalize) in [(0, false), (0, true), (1, false), (2, false)] {
-                    // SAFETY: there is room for that many elements of any type, and rows of 5 divide them.
-                    unsafe {
-                        (functions.fill)(number, memory, count, 5, shape, -1.0, 1.0, normalize, 3);
-                        (functions.values)(number, memory, count, values.as_mut_ptr());
-                        let mut compared = RawComparison::default();
-                        let expected = expected.as_ptr();
-                        (functions.compare)(
-                            number,
-                            memory,
-                            expected,
-                            count,
-                            tolerance.atol_rms,
-                            tolerance.rtol,
-                            &raw mut compared,
-                        );
-                        let mut first = 0;
-                        (functions.poison)(number, memory, count / 2, 9);
-                        let unwritten =
-                            (functions.unwritten)(number, memory, count, true, 9, &raw mut first);
-                        let hash = (functions.hash)(memory, count * dtype.bytes() - 1);
-                        parts.push(format!(
-                            "{compared:?} {unwritten} {first} {hash} {values:?}"
-                        ));
-                    }
-                }
-                parts
-            });
-            let results: Vec<_> = results.collect();
-            assert!(
-                results.iter().all(|result| *result == results[0]),
-                "{dtype}"
-            );
-        }
-    }
-
-    /// Against arithmetic in double precision, where quotients by powers of two are exact.
-    #[test]
-    fn narrow_formats_round_as_arithmetic_says() {
-        for (dtype, mantissa, least, largest) in [
-            (DType::BFloat16, 7, -126, 3.389_531_389_251_535_5e38),
-            (DType::Float16, 10, -14, 65_504.0),
-            (DType::Float8E4M3, 3, -6, 448.0),
-            (DType::Float8E5M2, 2, -14, 57_344.0),
-        ] {
-            for deviation in [1e-7, 1e-4, 1e-2, 1.0, 100.0] {
-                // Through single precision on both sides: the formats are reached through it.
-                let (_, exact) = filled(DType::Float32, 20_000, 1, &normal(deviation), 2);
-                let (_, found) = filled(dtype, 20_000, 1, &normal(deviation), 2);
-                for (exact, found) in exact.into_iter().zip(found) {
-                    let exponent = exact.abs().log2().floor().max(f64::from(least));
-                    let place = (exponent - f64::from(mantissa)).exp2();
-                    let rounded = (exact / place).round_ties_even() * place;
-                    assert_eq!(found, rounded.clamp(-largest, largest), "{dtype} {exact}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_bfloat16_and_half_survives_a_round_trip() {
-        for (dtype, infinity) in [(DType::BFloat16, 0x7f80u16), (DType::Float16, 0x7c00)] {
-            for bits in 0..=u16::MAX {
-                let mut word = [u64::from(bits)];
-                let value = values(dtype, bytes_of(&mut word, dtype, 1))[0];
-                if bits & 0x7fff > infinity {
-                    assert!(value.is_nan());
-                } else if value.is_finite() {
-                    let constant = Distribution {
-                        shape: Shape::Value(value),
-                        normalize: None,
-                    };
-                    assert_eq!(
-                        filled(dtype, 1, 1, &constant, 0).0[0] as u16,
-                        if value == 0.0 { bits & 0x8000 } else { bits }
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn rows_can_have_length_one() {
-        let unit = Distribution {
-            shape: Shape::Normal(1.0),
-            normalize: Some(Norm::L2),
-        };
-        let (_, values) = filled(DType::Float32, 512, 128, &unit, 3);
-        for row in values.chunks(128) {
-            let length = row.iter().map(|value| value * value).sum::<f64>();
-            assert!((length - 1.0).abs() < 1e-6);
-        }
-    }
-
-    #[test]
-    fn zeros_halves_and_nan_fail_and_small_errors_pass() {
-        let tolerance = Tolerance {
-            rtol: 1e-3,
-            atol_rms: 1e-3,
-        };
-        let (mut words, expected) = filled(DType::Float32, 5000, 1, &normal(1e-4), 9);
-        let memory = bytes_of(&mut words, DType::Float32, 5000);
-        let exact = compare(DType::Float32, memory, &expected, tolerance);
-        assert_eq!((exact.failed, exact.worst, exact.first), (0, 0.0, None));
-        let near: Vec<_> = expected.iter().map(|value| value * 1.0005).collect();
-        let close = compare(DType::Float32, memory, &near, tolerance);
-        assert!(
-            close.failed == 0 && close.worst > 0.2 && close.worst < 0.6,
-            "{close:?}"
-        );
-        let double: Vec<_> = expected.iter().map(|value| value * 2.0).collect();
-        assert!(compare(DType::Float32, memory, &double, tolerance).failed > 4900);
-        memory[400..404].copy_from_slice(&f32::NAN.to_le_bytes());
-        let comparison = compare(DType::Float32, memory, &expected, tolerance);
-        assert_eq!(
-            (
-                comparison.failed,
-                comparison.first.map(|first| first.0),
-                comparison.worst
-            ),
-            (1, Some(100), f64::INFINITY)
-        );
-        memory.fill(0);
-        assert!(compare(DType::Float32, memory, &expected, tolerance).failed > 4900);
-    }
-
-    #[test]
-    fn poison_is_recognised_until_it_is_written_over() {
-        for dtype in EVERY {
-            for pattern in [Poison::NotANumber, Poison::Finite { seed: 4 }] {
-                let mut words = vec![0u64; 1000];
-                let memory = bytes_of(&mut words, dtype, 900);
-                poison(dtype, memory, pattern);
-                assert_eq!(unwritten(dtype, memory, pattern), (900, Some(0)), "{dtype}");
-                let bytes = dtype.bytes() as usize;
-                memory[..bytes].fill(0x55);
-                assert_eq!(unwritten(dtype, memory, pattern), (899, Some(1)), "{dtype}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_hash_sees_every_bit() {
-        let mut memory = vec![7u8; 1003];
-        let before = hash(&memory);
-        for index in [0, 8, 500, 1002] {
-            memory[index] ^= 1;
-            assert_ne!(hash(&memory), before);
-            memory[index] ^= 1;
-        }
-        assert_eq!(hash(&memory), before);
-    }
-}
+#[path = "numerics_tests.rs"]
+mod tests;

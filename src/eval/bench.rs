@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use super::shapes::{Case, distribution_of};
+use anyhow::Context;
+
+use super::shapes::Case;
 use super::{Compilation, Finding, Judge, Reference};
-use crate::device::{Answer, Arm, Comparison, Content, Launched, Opened, Poison, Question};
+use crate::base::Failure;
+use crate::device::{Answer, Arm, Comparison, Content, Kept, Launched, Opened, Poison, Question};
 use crate::kernel::plan::{Plan, Role};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
+
+const NO_OPPONENT: &str = "nothing was opened to time against";
 
 /// An arm with what is needed to renew and to inspect it.
 pub(super) struct Bound {
@@ -20,8 +25,8 @@ pub(super) struct Bound {
 /// The arms of one case.
 pub(super) struct Bench {
     pub(super) candidate: Bound,
-    /// The baseline, or in a duel the incumbent.
-    pub(super) opponent: Bound,
+    /// The baseline, or in a duel the incumbent; `None` where nothing is timed.
+    pub(super) opponent: Option<Bound>,
     pub(super) oracle: Bound,
     tolerances: Vec<(String, Tolerance)>,
     deadline: Duration,
@@ -39,6 +44,27 @@ impl Bench {
             Ok(sides) => sides,
             Err(finding) => return Ok(Err(finding)),
         };
+        Self::with_oracle(judge, candidate, Some(opponent), case)
+    }
+
+    /// Opens what a check needs: the candidate and the oracle.
+    pub(super) fn open_for_check(
+        judge: &Judge<'_>,
+        candidate: &Compilation,
+        case: &Case,
+    ) -> anyhow::Result<Result<Self, Finding>> {
+        match Bound::open_candidate(judge, candidate, case)? {
+            Ok(candidate) => Self::with_oracle(judge, candidate, None, case),
+            Err(finding) => Ok(Err(finding)),
+        }
+    }
+
+    fn with_oracle(
+        judge: &Judge<'_>,
+        candidate: Bound,
+        opponent: Option<Bound>,
+        case: &Case,
+    ) -> anyhow::Result<Result<Self, Finding>> {
         let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
         let outputs = judge.task.definition.outputs.keys();
         let tolerances = outputs
@@ -61,7 +87,9 @@ impl Bench {
         case: &Case,
     ) -> anyhow::Result<Result<(), Finding>> {
         match Self::open_sides(judge, candidate, opponent, case)? {
-            Ok(sides) => (self.candidate, self.opponent) = sides,
+            Ok((candidate, opponent)) => {
+                (self.candidate, self.opponent) = (candidate, Some(opponent));
+            }
             Err(finding) => return Ok(Err(finding)),
         }
         Ok(Ok(()))
@@ -90,31 +118,7 @@ impl Bench {
     /// The oracle's outputs for one seed, in double precision, one vector for each output.
     pub(super) fn expected(&mut self, seed: u64) -> anyhow::Result<Vec<Vec<f64>>> {
         self.oracle.renew(seed, Poison::NotANumber)?;
-        match self.oracle.launch(self.deadline)? {
-            Launched::Finished { .. } => {}
-            Launched::Fault(refusal) => {
-                return Err(crate::base::Failure::reference(format!(
-                    "the oracle failed: {}",
-                    refusal.reason
-                ))
-                .into());
-            }
-        }
-        let mut expected = Vec::new();
-        for buffer in self.oracle.plan.outputs.clone() {
-            let Answer::Values(values) = self.oracle.arm.inspect(buffer, &Question::Values)? else {
-                anyhow::bail!("the device gave no values for the oracle's outputs");
-            };
-            let name = &self.oracle.plan.buffers[buffer].name;
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(crate::base::Failure::reference(format!(
-                    "the oracle's `{name}` is not finite at {index}, seed {seed}"
-                ))
-                .into());
-            }
-            expected.push(values);
-        }
-        Ok(expected)
+        self.oracle.oracle_outputs(seed, self.deadline)
     }
 
     /// Compares all outputs of an arm; the first output that fails is a finding.
@@ -124,7 +128,7 @@ impl Bench {
         expected: &[Vec<f64>],
         seed: u64,
     ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
-        let bound = self.side(side);
+        let bound = self.side(side)?;
         let mut comparisons = Vec::new();
         for ((buffer, expected), (name, tolerance)) in bound
             .plan
@@ -152,6 +156,7 @@ impl Bench {
                     index: Some(index),
                     expected: Some(wanted),
                     found: Some(found.to_string()),
+                    log: bound.printed(),
                     ..Evidence::default()
                 };
                 return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
@@ -161,17 +166,17 @@ impl Bench {
         Ok(Ok(comparisons))
     }
 
-    pub(super) fn side(&self, side: Side) -> &Bound {
+    pub(super) fn side(&self, side: Side) -> anyhow::Result<&Bound> {
         match side {
-            Side::Candidate => &self.candidate,
-            Side::Opponent => &self.opponent,
+            Side::Candidate => Ok(&self.candidate),
+            Side::Opponent => self.opponent.as_ref().context(NO_OPPONENT),
         }
     }
 
-    pub(super) fn side_mut(&mut self, side: Side) -> &mut Bound {
+    pub(super) fn side_mut(&mut self, side: Side) -> anyhow::Result<&mut Bound> {
         match side {
-            Side::Candidate => &mut self.candidate,
-            Side::Opponent => &mut self.opponent,
+            Side::Candidate => Ok(&mut self.candidate),
+            Side::Opponent => self.opponent.as_mut().context(NO_OPPONENT),
         }
     }
 
@@ -214,7 +219,7 @@ impl Bound {
         };
         let program = compilation.program(&values)?;
         match judge.device.open(program, &plan)? {
-            Opened::Ready(arm) => Ok(Ok(Self::new(judge, arm, plan))),
+            Opened::Ready(arm) => Ok(Ok(Self::new(judge, case, arm, plan))),
             Opened::Refused(refusal) => Ok(Err(Finding {
                 refusal,
                 case: Some(case.id.clone()),
@@ -230,7 +235,7 @@ impl Bound {
     ) -> anyhow::Result<Self> {
         let broken = |reason: String| {
             let name = if oracle { "oracle" } else { "baseline" };
-            crate::base::Failure::reference(format!(
+            Failure::reference(format!(
                 "the {name} of task `{}` does not run on `{}`: {reason}",
                 judge.task.name, case.id
             ))
@@ -256,12 +261,12 @@ impl Bound {
             .get(&super::key_of(&values))
             .ok_or_else(|| broken("it was not compiled".to_owned()))?;
         match judge.device.open(program, &plan)? {
-            Opened::Ready(arm) => Ok(Self::new(judge, arm, plan)),
+            Opened::Ready(arm) => Ok(Self::new(judge, case, arm, plan)),
             Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
         }
     }
 
-    pub(super) fn new(judge: &Judge<'_>, arm: Box<dyn Arm>, plan: Plan) -> Self {
+    pub(super) fn new(judge: &Judge<'_>, case: &Case, arm: Box<dyn Arm>, plan: Plan) -> Self {
         let is_input = |role: Role| matches!(role, Role::Input | Role::InPlace);
         let inputs = plan
             .buffers
@@ -269,7 +274,7 @@ impl Bound {
             .enumerate()
             .filter(|(_, buffer)| is_input(buffer.role));
         let inputs = inputs
-            .map(|(index, buffer)| (index, distribution_of(judge.task, &buffer.name)))
+            .map(|(index, buffer)| (index, case.distribution(judge.task, &buffer.name)))
             .collect();
         Self { arm, plan, inputs }
     }
@@ -290,8 +295,54 @@ impl Bound {
         Ok(())
     }
 
+    /// Launches the oracle on the inputs that are there, and gives its outputs.
+    pub(super) fn oracle_outputs(
+        &mut self,
+        seed: u64,
+        deadline: Duration,
+    ) -> anyhow::Result<Vec<Vec<f64>>> {
+        if let Launched::Fault(refusal) = self.arm.launch(deadline)? {
+            let reason = format!("the oracle failed: {}", refusal.reason);
+            return Err(Failure::reference(reason).into());
+        }
+        let mut outputs = Vec::new();
+        for buffer in &self.plan.outputs {
+            let values = self.values(*buffer)?;
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                let name = &self.plan.buffers[*buffer].name;
+                return Err(Failure::reference(format!(
+                    "the oracle's `{name}` is not finite at {index}, seed {seed}"
+                ))
+                .into());
+            }
+            outputs.push(values);
+        }
+        Ok(outputs)
+    }
+
+    /// The elements of a buffer.
+    pub(super) fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
+        match self.arm.inspect(buffer, &Question::Values)? {
+            Answer::Values(values) => Ok(values),
+            _ => anyhow::bail!("the device gave no values"),
+        }
+    }
+
+    /// The inputs with their distributions, by buffer.
+    pub(super) fn inputs(&self) -> &[(usize, Distribution)] {
+        &self.inputs
+    }
+
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
         self.arm.launch(deadline)
+    }
+
+    /// What the kernel has printed, for whoever looks for its fault.
+    fn printed(&self) -> Option<String> {
+        match self.arm.inspect(0, &Question::Printed) {
+            Ok(Answer::Printed(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
     }
 
     /// Hashes of all inputs that nothing may write.
@@ -312,6 +363,26 @@ impl Bound {
         Ok(hashes)
     }
 
+    /// The same by the inputs' names.
+    pub(super) fn input_hashes_by_name(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let hashes = self.input_hashes()?.into_iter();
+        Ok(hashes
+            .map(|(index, hash)| (self.plan.buffers[index].name.clone(), hash))
+            .collect())
+    }
+
+    /// What the hashes of this arm's inputs must be, from another arm's.
+    pub(super) fn hashes_of_own_inputs(&self, others: &[(String, u64)]) -> Vec<(usize, u64)> {
+        let buffers = self.plan.buffers.iter().enumerate();
+        let inputs = buffers.filter(|(_, buffer)| buffer.role == Role::Input);
+        inputs
+            .filter_map(|(index, buffer)| {
+                let (_, hash) = others.iter().find(|(name, _)| *name == buffer.name)?;
+                Some((index, *hash))
+            })
+            .collect()
+    }
+
     /// Whether anything was written that must not be: guard zones, and inputs against their earlier hashes.
     pub(super) fn trespass(&self, hashes: &[(usize, u64)]) -> anyhow::Result<Result<(), Finding>> {
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
@@ -326,6 +397,7 @@ impl Bound {
                 };
                 let evidence = Evidence {
                     tensor: Some(buffer.name.clone()),
+                    log: self.printed(),
                     ..Evidence::default()
                 };
                 return Ok(Err(Finding::new(
@@ -352,6 +424,24 @@ impl Bound {
         Ok(Ok(()))
     }
 
+    /// Whether a launch left something behind in the kernel's own variables. `Ok(None)`: no.
+    pub(super) fn state(&self) -> anyhow::Result<Option<Finding>> {
+        let Answer::Kept(kept) = self.arm.inspect(0, &Question::Kept)? else {
+            anyhow::bail!("the device did not look at the kernel's variables");
+        };
+        let Kept::Changed { variable, launch } = kept else {
+            return Ok(None);
+        };
+        let reason = format!(
+            "launch {launch} left {variable} changed: what one launch writes there the next could read; `scratch` in the header gives memory for one"
+        );
+        let evidence = Evidence {
+            variable: Some(variable.trim_matches('`').to_owned()),
+            ..Evidence::default()
+        };
+        Ok(Some(Finding::new(Status::Stateful, reason, evidence)))
+    }
+
     /// Whether an output still holds its poison somewhere.
     pub(super) fn unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
         for (index, buffer) in self
@@ -375,6 +465,7 @@ impl Bound {
                 let evidence = Evidence {
                     tensor: Some(buffer.name.clone()),
                     index: first,
+                    log: self.printed(),
                     ..Evidence::default()
                 };
                 return Ok(Some(Finding::new(

@@ -37,6 +37,7 @@ pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdic
         id: case.id.clone(),
         axes: case.binding.axes.clone(),
         hidden: case.hidden,
+        regime: case.regime_name(),
         variant,
         status: Status::HarnessError,
         speedup: None,
@@ -59,17 +60,32 @@ pub(super) fn check(
     case: &Case,
     seeds: &[u64],
 ) -> anyhow::Result<Result<Accuracy, Finding>> {
-    let mut bench = match Bench::open(judge, compilation, None, case)? {
+    let mut bench = match Bench::open_for_check(judge, compilation, case)? {
         Ok(bench) => bench,
         Err(finding) => return Ok(Err(finding)),
     };
     let mut accuracy = Accuracy::default();
     for &seed in seeds {
-        if let Err(finding) = round(&mut bench, seed, &mut accuracy)? {
+        if let Err(mut finding) = round(&mut bench, seed, &mut accuracy)? {
+            name_regime(&mut finding, case);
             return Ok(Err(finding));
         }
     }
-    Ok(Ok(accuracy))
+    // The least grave of what is looked for here, and so the last.
+    match bench.side(Side::Candidate)?.state()? {
+        Some(finding) => Ok(Err(finding)),
+        None => Ok(Ok(accuracy)),
+    }
+}
+
+/// Whoever reads a finding must know under which inputs it was made.
+fn name_regime(finding: &mut Finding, case: &Case) {
+    let Some(name) = case.regime_name() else {
+        return;
+    };
+    let refusal = &mut finding.refusal;
+    refusal.reason = format!("inputs `{name}`: {}", refusal.reason);
+    refusal.evidence.regime = Some(name);
 }
 
 /// One round: the same inputs twice, over outputs that were poisoned in two ways.
@@ -83,11 +99,11 @@ fn round(
         .into_iter()
         .enumerate()
     {
-        let candidate = bench.side_mut(Side::Candidate);
+        let candidate = bench.side_mut(Side::Candidate)?;
         candidate.renew(seed, poison)?;
         let hashes = candidate.input_hashes()?;
         let deadline = bench.deadline();
-        let candidate = bench.side_mut(Side::Candidate);
+        let candidate = bench.side_mut(Side::Candidate)?;
         if let Launched::Fault(refusal) = candidate.launch(deadline)? {
             return Ok(Err(Finding {
                 refusal,

@@ -154,7 +154,7 @@ pub(super) fn measure(
 fn warm_up(bench: &mut Bench, seed: u64, order: [Side; 2]) -> anyhow::Result<Result<(), Finding>> {
     let deadline = bench.deadline();
     for side in order {
-        let bound = bench.side_mut(side);
+        let bound = bench.side_mut(side)?;
         bound.renew(seed, Poison::NotANumber)?;
         match (bound.launch(deadline)?, side) {
             (Launched::Finished { .. }, _) => {}
@@ -193,7 +193,7 @@ fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<Pai
     };
     let deadline = bench.deadline();
     for side in [leader, follower] {
-        let bound = bench.side_mut(side);
+        let bound = bench.side_mut(side)?;
         bound.renew(seed, Poison::Finite { seed })?;
         match (bound.launch(deadline)?, side) {
             (Launched::Finished { time }, Side::Candidate) => times.candidate = time,
@@ -210,7 +210,11 @@ fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<Pai
         }
     }
     let expected = bench.expected(seed)?;
-    if let Err(finding) = bench.side(Side::Candidate).trespass(&[])? {
+    // The oracle has the same inputs, and only the judge has written there.
+    let untouched = bench.oracle.input_hashes_by_name()?;
+    let candidate = bench.side(Side::Candidate)?;
+    let hashes = candidate.hashes_of_own_inputs(&untouched);
+    if let Err(finding) = candidate.trespass(&hashes)? {
         return Ok(Err(finding));
     }
     if let Err(finding) = bench.compare(Side::Candidate, &expected, seed)? {
@@ -220,6 +224,9 @@ fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<Pai
             reason,
             finding.refusal.evidence,
         )));
+    }
+    if let Some(finding) = bench.side(Side::Candidate)?.state()? {
+        return Ok(Err(finding));
     }
     if let Err(finding) = bench.compare(Side::Opponent, &expected, seed)? {
         anyhow::bail!(

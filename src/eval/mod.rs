@@ -12,18 +12,21 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Compiled, Device, Program, Refusal};
 use crate::kernel::{BindError, BindFault, Kernel, Machine};
-use crate::task::{Profile, Task};
+use crate::task::{PrecisionCheck, Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
 
+mod admit;
 mod bench;
 mod check;
 mod example;
 mod features;
+mod hidden;
 mod measure;
 mod quiet;
 mod sanitize;
 mod shapes;
 
+pub use admit::{Admission, Fault, Leak, admit};
 pub use example::{Example, example};
 pub use quiet::Quiet;
 
@@ -288,7 +291,12 @@ impl<'a> Judge<'a> {
     ) -> anyhow::Result<Result<(), Finding>> {
         let _sharing = self.quiet.share()?;
         for (index, case) in cases.iter().enumerate() {
-            let seeds: Vec<_> = (0..self.options.profile.rounds)
+            // Regimes are many and their inputs are unlike each other: one round is enough for each.
+            let rounds = match case.regime {
+                None => self.options.profile.rounds,
+                Some(_) => 1,
+            };
+            let seeds: Vec<_> = (0..rounds)
                 .map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize))
                 .collect();
             let variant = compilation
@@ -436,10 +444,12 @@ impl<'a> Judge<'a> {
             reason: None,
             confirmed: false,
             device,
-            sandbox: "process".to_owned(),
+            sandbox: self.device.sandbox(),
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
             cache: if host { "warm" } else { "cold" }.to_owned(),
+            precision: (self.task.settings.precision == PrecisionCheck::Unchecked)
+                .then(|| "unchecked".to_owned()),
             checked_share: None,
             voided_blocks: 0,
             seeds: vec![seed],

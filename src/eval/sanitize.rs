@@ -21,8 +21,6 @@ const SCHEDULES: u64 = 4;
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
 /// Cases beyond this many bytes are left to the fast build, unless there is no smaller one.
 const SMALL_BYTES: u64 = 8 << 20;
-/// An inspected launch may take so much longer than a fast one.
-const PATIENCE: u32 = 3;
 /// When no further launch is begun. What was not run is not said to have been: `builds` lacks it.
 const BUDGET: Duration = Duration::from_secs(60);
 
@@ -240,11 +238,11 @@ impl Run<'_, '_> {
         let plan = case_plan(self.judge, self.kernel, self.case)
             .map_err(|error| anyhow::anyhow!("a case that was checked cannot be bound: {error}"))?;
         let mut bound = match self.judge.device.open(&program, &plan)? {
-            Opened::Ready(arm) => Bound::new(self.judge, arm, plan),
+            Opened::Ready(arm) => Bound::new(self.judge, self.case, arm, plan),
             Opened::Refused(refusal) => return Ok(Outcome::Found(of(refusal))),
         };
         bound.renew(self.seed, Poison::NotANumber)?;
-        match bound.launch(self.deadline())? {
+        match bound.launch(self.judge.deadline())? {
             Launched::Fault(refusal) if refusal.status == Status::TimedOut => {
                 return Ok(Outcome::Unfinished);
             }
@@ -266,9 +264,5 @@ impl Run<'_, '_> {
             self.judge.task,
             self.case,
         ))))
-    }
-
-    fn deadline(&self) -> Duration {
-        self.judge.deadline() * PATIENCE
     }
 }

@@ -1,10 +1,12 @@
-//! What a candidate is tried on: the profile's workloads, and shapes that no prompt names, drawn after the candidate is fixed.
+//! What a candidate is tried on: the profile's workloads, and shapes and regimes that no prompt names, drawn after the
+//! candidate is fixed. The hidden shapes' own choice is in `hidden`.
 
 use indexmap::IndexMap;
 
+use super::hidden;
 use crate::base::{Digest, Stream};
 use crate::kernel::{BindError, BindFault, Kernel, Machine, Scalars};
-use crate::task::{Binding, Distribution, InputSource, Profile, Shape, Task, Workload};
+use crate::task::{Binding, Distribution, InputSource, Profile, Regime, Shape, Task, Workload};
 
 /// How many random shapes are tried to meet a variant.
 const DRAWS: usize = 256;
@@ -18,6 +20,8 @@ pub(super) struct Case {
     inputs: IndexMap<String, InputSource>,
     /// Checked, never timed.
     pub(super) hidden: bool,
+    /// Other inputs than those that are timed, under this name.
+    pub(super) regime: Option<(String, Regime)>,
 }
 
 impl Case {
@@ -27,18 +31,50 @@ impl Case {
             binding: workload.binding.clone(),
             inputs: workload.inputs.clone(),
             hidden: false,
+            regime: None,
         }
+    }
+
+    /// The same shape with other inputs; checked, never timed.
+    pub(super) fn under(&self, name: &str, regime: &Regime) -> Self {
+        Self {
+            id: format!("{}, {name}", self.id),
+            hidden: true,
+            regime: Some((name.to_owned(), regime.clone())),
+            ..self.clone()
+        }
+    }
+
+    /// The name of its regime.
+    pub(super) fn regime_name(&self) -> Option<String> {
+        self.regime.as_ref().map(|(name, _)| name.clone())
+    }
+
+    /// The distribution of an input: the regime's, else the task's, else a standard normal, and 0 for integers.
+    pub(super) fn distribution(&self, task: &Task, input: &str) -> Distribution {
+        let tensor = task.definition.inputs.get(input);
+        let usual = || match tensor.is_some_and(|tensor| tensor.dtype.is_float()) {
+            true => Distribution::new(Shape::Normal(1.0)),
+            false => Distribution::new(Shape::Value(0.0)),
+        };
+        let own = self.own_distribution(input);
+        own.or_else(|| task.settings.inputs.get(input))
+            .cloned()
+            .unwrap_or_else(usual)
+    }
+
+    fn own_distribution(&self, input: &str) -> Option<&Distribution> {
+        self.regime.as_ref()?.1.get(input)
     }
 
     /// The values of the scalar inputs.
     pub(super) fn scalars(&self, task: &Task) -> Scalars {
-        let scalar = |name: &String| match self.inputs.get(name) {
-            Some(InputSource::Scalar(value)) => Some(*value),
-            _ => task
-                .settings
-                .inputs
-                .get(name)
-                .and_then(Distribution::constant),
+        let scalar = |name: &String| {
+            let own = self.own_distribution(name).and_then(Distribution::constant);
+            own.or_else(|| match self.inputs.get(name) {
+                Some(InputSource::Scalar(value)) => Some(*value),
+                _ => task.settings.inputs.get(name)?.constant(),
+            })
         };
         let scalars = task
             .definition
@@ -61,28 +97,6 @@ pub(super) fn seed_of(seed: u64, purpose: &str, index: usize) -> u64 {
     .low64()
 }
 
-/// The distribution of an input: the task's, else a standard normal, and 0 for integers.
-pub(super) fn distribution_of(task: &Task, input: &str) -> Distribution {
-    let is_float = task
-        .definition
-        .inputs
-        .get(input)
-        .is_some_and(|tensor| tensor.dtype.is_float());
-    let default = || Distribution {
-        shape: if is_float {
-            Shape::Normal(1.0)
-        } else {
-            Shape::Value(0.0)
-        },
-        normalize: None,
-    };
-    task.settings
-        .inputs
-        .get(input)
-        .cloned()
-        .unwrap_or_else(default)
-}
-
 /// The profile's workloads, its hidden shapes, and whatever else it takes that every variant meets a shape.
 pub(super) fn cases(
     task: &Task,
@@ -101,22 +115,28 @@ pub(super) fn cases(
         .first()
         .map(|case| case.inputs.clone())
         .unwrap_or_default();
-    let mut draw = |index: usize| {
-        let axes = task.settings.hidden.iter().map(|(axis, [low, high])| {
-            let span = usize::try_from(high - low).unwrap_or(0) + 1;
-            (axis.clone(), low + stream.below(span) as i64)
-        });
-        let binding = task.definition.bind(&axes.collect()).ok()?;
+    let hidden = |id: String, axes: &IndexMap<String, i64>| {
+        let binding = task.definition.bind(axes).ok()?;
         Some(Case {
-            id: format!("hidden-{index}"),
+            id,
             binding,
             inputs: inputs.clone(),
             hidden: true,
+            regime: None,
         })
     };
-    for index in 0..profile.hidden_shapes as usize {
-        cases.extend(draw(index + 1));
+    if profile.hidden_shapes > 0 {
+        let shapes = hidden::shapes(task, profile.hidden_shapes, &mut stream);
+        let shapes: Vec<_> = shapes
+            .iter()
+            .filter_map(|(name, axes)| hidden(format!("hidden-{name}"), axes))
+            .collect();
+        cases = hidden::with_regimes(cases, shapes, task, profile, &mut stream);
     }
+    let mut draw = |index: usize| {
+        let axes = hidden::any(task, &mut stream);
+        hidden(format!("hidden-{index}"), &axes)
+    };
     for wanted in 0..kernel.header.variants.len() {
         let meets = |case: &Case| Ok(kernel.variant(&case.binding, machine)? == Some(wanted));
         let met = |cases: &[Case], hidden: bool| -> Result<bool, BindError> {

@@ -100,6 +100,12 @@ pub fn task(task: &Task, origin: &str) -> String {
             axes.join(", ")
         );
     }
+    text += "\nregimes\n";
+    for (name, regime) in task.regimes() {
+        let inputs = regime.iter();
+        let inputs = inputs.map(|(input, values)| format!("{input}: {}", distribution(values)));
+        text += &format!("  {name:<14} {}\n", inputs.collect::<Vec<_>>().join("; "));
+    }
     text += "\nprofiles\n";
     for (name, profile) in &task.settings.profiles {
         let workloads = match &profile.workloads {
@@ -174,11 +180,26 @@ fn distribution(distribution: &Distribution) -> String {
         Shape::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
         Shape::Value(value) => format!("{value}"),
     };
-    if distribution.normalize.is_some() {
-        format!("{shape}, rows of length 1")
-    } else {
-        shape
+    let mut parts = vec![shape];
+    if distribution.levels != 0 {
+        parts.push(format!("{} different values", distribution.levels));
     }
+    if distribution.mean != 0.0 {
+        parts.push(format!("mean {}", distribution.mean));
+    }
+    if distribution.zeros != 0.0 {
+        parts.push(format!("{} % zeros", distribution.zeros * 100.0));
+    }
+    if distribution.one_hot {
+        parts.push("one element of a row, the others 0".to_owned());
+    }
+    if distribution.large_rows != 1.0 {
+        parts.push(format!("some rows times {}", distribution.large_rows));
+    }
+    if distribution.normalize.is_some() {
+        parts.push("rows of length 1".to_owned());
+    }
+    parts.join(", ")
 }
 
 /// `1 round`, `2 rounds`.

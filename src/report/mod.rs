@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+mod admission;
 mod describe;
 mod results;
 mod sink;
 mod waiting;
 
+pub use admission::admission;
 pub use describe::{counted, facts, measured_where, task, tasks, verdict};
 pub use results::{Ranked, Started, TaskResults, results};
 pub use sink::{Form, Sink};

@@ -25,6 +25,16 @@ pub enum DType {
 }
 
 impl DType {
+    /// The formats that hold less of a number: the next ones, from the finest.
+    pub fn lower(self) -> &'static [DType] {
+        match self {
+            DType::Float64 => &[DType::Float32],
+            DType::Float32 => &[DType::Float16, DType::BFloat16],
+            DType::Float16 | DType::BFloat16 => &[DType::Float8E4M3],
+            _ => &[],
+        }
+    }
+
     /// Size of one element in bytes.
     pub fn bytes(self) -> u64 {
         match self {

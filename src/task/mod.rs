@@ -8,17 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::base::Digest;
 use crate::base::expression::Expression;
 
+mod check;
 mod definition;
+mod distribution;
 mod dtype;
 mod files;
+mod regimes;
 mod settings;
 mod workload;
 
 pub use definition::{Axis, AxisKind, Definition, Tensor};
+pub use distribution::{Distribution, Norm, Shape};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
+pub use regimes::Regime;
 pub use settings::{
-    Baseline, Distribution, HiddenRange, Norm, PrecisionCheck, Profile, Settings, Shape, Tolerance,
+    Baseline, HiddenRange, PrecisionCheck, Profile, RegimeChoice, Settings, Tolerance,
     WorkloadChoice,
 };
 pub use workload::{InputSource, Workload};
@@ -67,6 +72,11 @@ impl Task {
             .iter()
             .filter_map(|file| self.kernels.get_key_value(file))
             .map(|(file, text)| (file.as_str(), text.as_str()))
+    }
+
+    /// Other inputs than those that are timed, by name.
+    pub fn regimes(&self) -> IndexMap<String, Regime> {
+        regimes::regimes(&self.settings, &self.definition)
     }
 
     /// The workloads that a profile selects, in the order of `workloads.jsonl`.

@@ -3,6 +3,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use super::{Distribution, Regime};
+
 /// The contents of `task.yaml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +22,9 @@ pub struct Settings {
     /// Per input; what is not named is a standard normal, integers are 0.
     #[serde(default)]
     pub inputs: IndexMap<String, Distribution>,
+    /// Other inputs, by name, that no prompt names; `None`: those that any task can have.
+    #[serde(default)]
+    pub regimes: Option<IndexMap<String, Regime>>,
     /// Ranges of variable axes for shapes that no prompt names.
     #[serde(default)]
     pub hidden: IndexMap<String, HiddenRange>,
@@ -48,97 +53,6 @@ pub struct Tolerance {
     pub atol_rms: f64,
 }
 
-/// Where an input's values come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "TypedDistribution", into = "TypedDistribution")]
-pub struct Distribution {
-    pub shape: Shape,
-    /// Divide each row of the last axis by its norm, in double precision, before rounding.
-    pub normalize: Option<Norm>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Shape {
-    /// Mean 0 and this standard deviation.
-    Normal(f64),
-    /// In [low, high); for integers both ends included.
-    Uniform([f64; 2]),
-    /// The same everywhere.
-    Value(f64),
-}
-
-impl Distribution {
-    /// The value, where it is the same everywhere.
-    pub fn constant(&self) -> Option<f64> {
-        match self.shape {
-            Shape::Value(value) => Some(value),
-            _ => None,
-        }
-    }
-}
-
-/// A distribution as it is typed: one of `normal`, `uniform` and `value`.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TypedDistribution {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    normal: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    uniform: Option<[f64; 2]>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    value: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    normalize: Option<Norm>,
-}
-
-impl TryFrom<TypedDistribution> for Distribution {
-    type Error = String;
-
-    fn try_from(typed: TypedDistribution) -> Result<Self, String> {
-        let shape = match (typed.normal, typed.uniform, typed.value) {
-            (Some(deviation), None, None) if deviation > 0.0 && deviation.is_finite() => {
-                Shape::Normal(deviation)
-            }
-            (None, Some([low, high]), None)
-                if low < high && low.is_finite() && high.is_finite() =>
-            {
-                Shape::Uniform([low, high])
-            }
-            (None, None, Some(value)) if value.is_finite() => Shape::Value(value),
-            _ => {
-                return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high) and `value: NUMBER`".to_owned());
-            }
-        };
-        Ok(Self {
-            shape,
-            normalize: typed.normalize,
-        })
-    }
-}
-
-impl From<Distribution> for TypedDistribution {
-    fn from(distribution: Distribution) -> Self {
-        let mut typed = Self {
-            normal: None,
-            uniform: None,
-            value: None,
-            normalize: distribution.normalize,
-        };
-        match distribution.shape {
-            Shape::Normal(deviation) => typed.normal = Some(deviation),
-            Shape::Uniform(bounds) => typed.uniform = Some(bounds),
-            Shape::Value(value) => typed.value = Some(value),
-        }
-        typed
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Norm {
-    L2,
-}
-
 /// Inclusive bounds of a variable axis.
 pub type HiddenRange = [i64; 2];
 
@@ -158,12 +72,26 @@ pub struct Profile {
     /// How many shapes drawn from `hidden` are checked besides.
     #[serde(default)]
     pub hidden_shapes: u32,
+    /// On which of the hidden shapes each regime is checked.
+    #[serde(default)]
+    pub regimes: RegimeChoice,
     /// Rounds of correctness checks for each workload, each with fresh inputs.
     pub rounds: u32,
     /// Budget for timing, seconds of wall time for each workload.
     pub seconds: f64,
     /// Half width of the 95 % interval of the speedup at which timing stops, as a fraction.
     pub precision: f64,
+}
+
+/// How widely regimes are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegimeChoice {
+    /// Each once: on a hidden shape, or on the smallest workload's where there are more regimes than those.
+    #[default]
+    Once,
+    /// Each on every hidden shape, and one that is drawn on each workload's shape.
+    All,
 }
 
 /// `all`, or a list of workload ids.

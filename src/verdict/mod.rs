@@ -26,12 +26,15 @@ pub struct Verdict {
     /// Whether this was measured again with new seeds in fresh processes.
     pub confirmed: bool,
     pub device: DeviceIdentity,
-    /// What held the candidate, for example `process`.
+    /// What held the candidate and its compiler, for example `landlock+seccomp`.
     pub sandbox: String,
     #[serde(default)]
     pub tunables: IndexMap<String, i64>,
     /// `cold`, `hot`, or `warm` where the host is the device.
     pub cache: String,
+    /// `unchecked` where the task cannot tell a lower precision from its own; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// The share of the timed outputs that was compared with the oracle, 0 to 1; `None` where nothing was timed.
     pub checked_share: Option<f64>,
     #[serde(default)]
@@ -101,6 +104,9 @@ pub struct WorkloadVerdict {
     /// Whether no prompt names this shape; hidden shapes are checked, never timed.
     #[serde(default)]
     pub hidden: bool,
+    /// The input regime in force; absent where the inputs were those that are timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regime: Option<String>,
     /// Index of the variant in force, counted from 0; `None` where the file has none or none holds.
     pub variant: Option<usize>,
     pub status: Status,
@@ -172,6 +178,12 @@ pub struct Evidence {
     /// Of the race build: the seed of the schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<u64>,
+    /// The input regime in force; absent where the inputs were those that are timed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regime: Option<String>,
+    /// A variable of the kernel that a launch left changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variable: Option<String>,
     /// Untrusted: the compiler's words, or the candidate's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,

@@ -13,7 +13,7 @@ mod protocol;
 mod server;
 
 pub use pool::{Pool, Pools};
-pub use server::serve;
+pub use server::{machine, serve};
 
 /// A future that may be dropped at any await: whatever runs for it is killed then.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;

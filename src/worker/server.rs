@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::eval::Judge;
 use crate::kernel::Machine;
+use crate::verdict::DeviceIdentity;
 
 /// The most shared memory that a block may have: that of the GPUs which the CPU stands in for (sm_90).
 const MAX_SHARED_BYTES: i64 = 227 * 1024;
@@ -45,10 +46,7 @@ pub fn serve() -> anyhow::Result<()> {
         Err(error) => return send(&mut output, &Response::Failure(WireFailure::of(&error))),
     };
     let identity = device.identity();
-    let machine = Machine {
-        sm_count: i64::from(identity.cores.unwrap_or(1)),
-        max_shared_bytes: MAX_SHARED_BYTES,
-    };
+    let machine = machine(&identity);
     let mut judge = match Judge::new(&device, &task, hello.options, machine) {
         Ok(judge) => judge,
         Err(error) => return send(&mut output, &Response::Failure(WireFailure::of(&error))),
@@ -72,6 +70,14 @@ pub fn serve() -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What kernel files may ask of a device.
+pub fn machine(identity: &DeviceIdentity) -> Machine {
+    Machine {
+        sm_count: i64::from(identity.cores.unwrap_or(1)),
+        max_shared_bytes: MAX_SHARED_BYTES,
+    }
 }
 
 /// Keeps standard output for the protocol alone: whatever else prints there goes to standard error.

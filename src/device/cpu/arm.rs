@@ -9,15 +9,17 @@ use anyhow::{Context, bail};
 
 use super::control::{
     ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, ARGUMENT_BUFFER, ARGUMENT_BYTES, BUFFER_READ_ONLY,
-    BUFFER_UNWRITTEN, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, MAGIC, MAX_ARGUMENTS,
-    MAX_BUFFERS, MAX_LAUNCHES, MAX_SITES, VERSION,
+    BUFFER_UNWRITTEN, BUFFER_ZERO, Control, ControlArgument, ControlLaunch, FAULT_PROTOCOL, MAGIC,
+    MAX_ARGUMENTS, MAX_BUFFERS, MAX_LAUNCHES, MAX_SITES, VERSION,
 };
 use super::faults::fault;
 use super::kept::Kept;
 use super::lines::Lines;
 use super::process::{Ended, Process, SharedMemory};
+use super::state::State;
 use crate::device::{
-    AccessSite, Answer, Arm, Build, Content, Launched, Opened, Program, Question, Refusal, numerics,
+    self, AccessSite, Answer, Arm, Build, Content, Launched, Opened, Program, Question, Refusal,
+    numerics,
 };
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::{DType, Distribution};
@@ -46,6 +48,11 @@ pub(super) struct CpuArm {
     executable: PathBuf,
     build: Build,
     kept: Rc<RefCell<Kept>>,
+    /// `None`: this system does not let the judge look.
+    state: Option<State>,
+    launches: u64,
+    /// The first variable that a launch has changed.
+    changed: Option<(String, u64)>,
 }
 
 impl CpuArm {
@@ -54,6 +61,7 @@ impl CpuArm {
         plan: &Plan,
         threads: u32,
         folder: &Path,
+        trial: &Path,
         kept: Rc<RefCell<Kept>>,
     ) -> anyhow::Result<Opened> {
         if let Some(refusal) = too_many(plan).or_else(|| too_large(plan)) {
@@ -77,6 +85,9 @@ impl CpuArm {
         )?;
         match ended {
             Ended::Stopped => Ok(Opened::Ready(Box::new(Self {
+                state: State::open(&executable, process.id())?,
+                launches: 0,
+                changed: None,
                 memory,
                 process,
                 places,
@@ -96,8 +107,16 @@ impl CpuArm {
                     program,
                     during,
                 );
-                if control(&memory).fault.kind == 5 {
-                    bail!("{}", refusal.reason)
+                // The record says that the machine lacks something, and may lie: a program that does nothing must find so too.
+                if control(&memory).fault.kind == FAULT_PROTOCOL {
+                    let mut memory = SharedMemory::new(bytes)?;
+                    write_control(&mut memory, plan, &places, threads);
+                    let memory_of_its_own = (threads, extra);
+                    let (_, ended) =
+                        Process::spawn(trial, &memory, folder, memory_of_its_own, START_DEADLINE)?;
+                    if ended != Ended::Stopped {
+                        bail!("{}", refusal.reason)
+                    }
                 }
                 Ok(Opened::Refused(refusal))
             }
@@ -120,6 +139,15 @@ impl Arm for CpuArm {
                     *seed,
                 ));
             }
+            Content::Values(values) => {
+                if values.len() as u64 * place.dtype.bytes() != memory.len() as u64 {
+                    bail!(
+                        "`{}` has another size than what is to be written",
+                        place.name
+                    );
+                }
+                numerics::store(place.dtype, values, memory);
+            }
             Content::Poison(pattern) => numerics::poison(place.dtype, memory, *pattern),
         }
         renew_canaries(&mut self.memory, place);
@@ -128,7 +156,15 @@ impl Arm for CpuArm {
 
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
         match self.process.run(deadline)? {
-            (Ended::Stopped, time) => Ok(Launched::Finished { time }),
+            (Ended::Stopped, time) => {
+                self.launches += 1;
+                if let Some(state) = &mut self.state
+                    && let Some(variable) = state.restore(self.process.id())?
+                {
+                    self.changed.get_or_insert((variable, self.launches));
+                }
+                Ok(Launched::Finished { time })
+            }
             (ended, _) => Ok(Launched::Fault(fault(
                 control(&self.memory),
                 &self.places,
@@ -148,6 +184,7 @@ impl Arm for CpuArm {
             Question::Guards => Answer::Guards(damage(self.memory.bytes(), place)),
             Question::Values => Answer::Values(numerics::values(place.dtype, memory)),
             Question::Bytes => Answer::Bytes(memory.to_vec()),
+            Question::Printed => Answer::Printed(self.process.printed()),
             Question::Compare {
                 expected,
                 tolerance,
@@ -164,6 +201,14 @@ impl Arm for CpuArm {
                 control(&self.memory),
                 &Lines::of(&self.executable),
             )),
+            Question::Kept => Answer::Kept(match (&self.changed, &self.state) {
+                (Some((variable, launch)), _) => device::Kept::Changed {
+                    variable: variable.clone(),
+                    launch: *launch,
+                },
+                (None, Some(_)) => device::Kept::Nothing,
+                (None, None) => device::Kept::Unknown,
+            }),
             Question::Unwritten(pattern) => {
                 let (count, first) = numerics::unwritten(place.dtype, memory, *pattern);
                 Answer::Unwritten { count, first }
@@ -361,10 +406,7 @@ fn raw(argument: Argument) -> u64 {
             let memory = unsafe {
                 std::slice::from_raw_parts_mut((&raw mut word).cast::<u8>(), dtype.bytes() as usize)
             };
-            let constant = Distribution {
-                shape: crate::task::Shape::Value(value),
-                normalize: None,
-            };
+            let constant = Distribution::new(crate::task::Shape::Value(value));
             numerics::fill(dtype, memory, 1, &constant, 0);
             word
         }

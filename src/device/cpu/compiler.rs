@@ -4,6 +4,7 @@
 //! candidate is untrusted text, and is shown with the kernel file's own lines.
 
 use std::io::{Read, Seek};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,83 +15,21 @@ use include_dir::{Dir, include_dir};
 
 use super::cache::{self, unwritable};
 use super::diagnostics::{KERNEL, compile_error};
+use super::flags::{
+    FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of, state_script,
+};
+use super::sandbox::{self, Confinement};
 use crate::base::{Digest, Failure};
 use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, Status};
 
 static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
 
-/// Whatever this machine can do; the name that both compilers know on this architecture.
-const NATIVE: &str = if cfg!(target_arch = "aarch64") {
-    "-mcpu=native"
-} else {
-    "-march=native"
-};
-/// The flags of header and candidate alike: a precompiled header is used only under its own.
-const FLAGS: &[&str] = &[
-    "-std=gnu++17",
-    "-O3",
-    NATIVE,
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-strict-aliasing",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fstack-clash-protection",
-    "-fno-pie",
-    "-w",
-    "-fmax-errors=20",
-];
-/// The flags of the inspected builds. Every access must stay one, where the source has it: none moved ahead of the condition
-/// that guards it, no vector's copy taken apart.
-const INSPECTED_FLAGS: &[&str] = &[
-    "-std=gnu++17",
-    "-O1",
-    "-g1",
-    NATIVE,
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-strict-aliasing",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fno-pie",
-    "-fno-tree-sra",
-    "-fno-tree-loop-im",
-    "-fno-move-loop-invariants",
-    "-fno-if-conversion",
-    "-w",
-    "-fmax-errors=20",
-];
-const BOUNDS: &[&str] = &[
-    "-fsanitize=address",
-    "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,alignment,return,unreachable,vla-bound",
-    // Calls instead of code in place: they are answered by the runtime.
-    "--param=asan-instrumentation-with-call-threshold=0",
-    "--param=asan-use-after-return=0",
-];
-const RACE: &[&str] = &[
-    "-fsanitize=thread",
-    "--param=tsan-distinguish-volatile=1",
-    "--param=tsan-instrument-func-entry-exit=0",
-];
-const FAST_MATH: &[&str] = &["-ffast-math", "-fno-finite-math-only"];
-/// The runtime's own flags: wide vectors in its switch cost more than they bring.
-const RUNTIME_FLAGS: &[&str] = &[
-    "-std=gnu++17",
-    "-O2",
-    NATIVE,
-    "-fno-tree-vectorize",
-    "-fno-strict-aliasing",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fno-pie",
-    "-w",
-];
-const LINK_FLAGS: &[&str] = &["-no-pie", "-pthread", "-Wl,--as-needed"];
-/// Their addresses are short, and they need no library of a sanitizer.
-const INSPECTED_LINK_FLAGS: &[&str] = &["-static", "-no-pie", "-pthread"];
+/// A translation unit without a kernel.
+const TRIAL: &str =
+    "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
+/// Marks a runtime whose programs are not static, because the machine has no static libraries.
+const LOADED: &str = "loaded";
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
@@ -115,34 +54,10 @@ pub(super) struct Toolchain {
     programs: PathBuf,
     /// Stays empty: where processes run that need no files.
     empty: PathBuf,
+    /// What the compiler reads besides the system's own folders.
+    readable: Vec<PathBuf>,
     fingerprint: Digest,
     builds: Vec<Build>,
-}
-
-/// What compiles a candidate, and its precompiled header.
-fn flags(build: Build, fast_math: bool) -> Vec<&'static str> {
-    match build {
-        Build::Fast if fast_math => [FLAGS, FAST_MATH].concat(),
-        Build::Fast => FLAGS.to_vec(),
-        Build::Bounds => [INSPECTED_FLAGS, BOUNDS].concat(),
-        Build::Race => [INSPECTED_FLAGS, RACE].concat(),
-    }
-}
-
-fn link_flags(build: Build) -> &'static [&'static str] {
-    match build {
-        Build::Fast => LINK_FLAGS,
-        Build::Bounds | Build::Race => INSPECTED_LINK_FLAGS,
-    }
-}
-
-/// The runtime's object file, and the macro that makes it what it is.
-fn runtime_of(build: Build) -> (&'static str, &'static [&'static str]) {
-    match build {
-        Build::Fast => ("runtime.o", &[]),
-        Build::Bounds => ("bounds.o", &["-DKFORGE_BOUNDS"]),
-        Build::Race => ("race.o", &["-DKFORGE_RACE"]),
-    }
 }
 
 /// What a run of the compiler gave.
@@ -181,6 +96,18 @@ pub fn find() -> Result<Compiler, Failure> {
         .hint("install one, for example with `apt install g++`, or name one in the environment variable CXX"))
 }
 
+/// Where a compiler says that it looks for its parts.
+fn search_folders(compiler: &Path) -> String {
+    let asked = Command::new(compiler)
+        .arg("-print-search-dirs")
+        .stdin(Stdio::null())
+        .output();
+    asked.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
 fn which(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Path::new(name).is_file().then(|| PathBuf::from(name));
@@ -203,6 +130,8 @@ impl Toolchain {
             RUNTIME_FLAGS.concat(),
             flags(Build::Bounds, false).concat(),
             flags(Build::Race, false).concat(),
+            START_FLAGS.concat(),
+            link_flags(true).concat(),
         ];
         each_file(&RUNTIME, &mut |path, contents| {
             parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
@@ -210,10 +139,11 @@ impl Toolchain {
         let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
         let cache = cache::folder();
         let mut toolchain = Self {
-            compiler,
             runtime: cache.join(format!("runtime-{fingerprint}")),
             programs: cache.join("programs"),
             empty: cache.join("empty"),
+            readable: sandbox::folders_of(&compiler.path, || search_folders(&compiler.path)),
+            compiler,
             fingerprint,
             builds: Vec::new(),
         };
@@ -291,15 +221,25 @@ impl Toolchain {
         let inspected = |build: Build| {
             let is_made = runtime(build)
                 .and_then(|()| precompile(build.name(), build, false))
-                .and_then(|()| self.links(folder, build));
+                .and_then(|()| self.link_trial(folder, build, true));
             if is_made.is_err() {
                 let _ = std::fs::remove_file(folder.join(runtime_of(build).0));
             }
         };
+        let arguments = [START_FLAGS, &["-c"]].concat();
+        let (start, object) = (folder.join("start.cpp"), folder.join("start.o"));
+        self.shared_step(folder, &arguments, &start, &object)?;
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {
-                let fast =
-                    precompile("plain", Build::Fast, false).and_then(|()| runtime(Build::Fast));
+                let fast = precompile("plain", Build::Fast, false)
+                    .and_then(|()| runtime(Build::Fast))
+                    .and_then(|()| {
+                        self.link_trial(folder, Build::Fast, true).or_else(|_| {
+                            let mark = folder.join(LOADED);
+                            std::fs::write(&mark, "").map_err(|error| unwritable(&mark, &error))?;
+                            self.link_trial(folder, Build::Fast, false)
+                        })
+                    });
                 inspected(Build::Bounds);
                 fast
             });
@@ -317,26 +257,67 @@ impl Toolchain {
         }
     }
 
-    /// Whether a program without a kernel can be made.
-    fn links(&self, folder: &Path, build: Build) -> anyhow::Result<()> {
-        let (object, _) = runtime_of(build);
-        let source = folder.join(format!("{}.cpp", build.name()));
-        let text =
-            "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
-        std::fs::write(&source, text).map_err(|error| unwritable(&source, &error))?;
-        let unit = folder.join(format!("{}-nothing.o", build.name()));
-        let program = folder.join(format!("{}-nothing", build.name()));
+    /// Whether a program without a kernel can be made. It stays, to show later whether a machine or a kernel is at fault.
+    fn link_trial(&self, folder: &Path, build: Build, is_static: bool) -> anyhow::Result<()> {
+        let source = folder.join(format!("{}-trial.cpp", build.name()));
+        std::fs::write(&source, TRIAL).map_err(|error| unwritable(&source, &error))?;
+        let object = source.with_extension("o");
         let arguments = [&flags(build, false)[..], &["-c"]].concat();
-        self.shared_step(folder, &arguments, &source, &unit)?;
-        let object = folder.join(object);
-        let object = object.to_string_lossy();
-        let arguments = [link_flags(build), &[&object]].concat();
-        let linked = self.shared_step(folder, &arguments, &unit, &program);
-        for file in [source, unit, program] {
-            // It goes with the folder in any case.
-            let _ = std::fs::remove_file(file);
+        self.shared_step(folder, &arguments, &source, &object)?;
+        let program = source.with_extension("");
+        let link = self.link(folder, build, is_static, &object, &program);
+        self.finish_step(folder, link)
+    }
+
+    /// A program that runs without a kernel.
+    pub(super) fn trial(&self) -> PathBuf {
+        self.runtime.join(format!("{}-trial", Build::Fast.name()))
+    }
+
+    /// Whether programs are whole, or have to be loaded with libraries because this machine has no static ones.
+    pub(super) fn is_static(&self) -> bool {
+        !self.runtime.join(LOADED).is_file()
+    }
+
+    /// The runtime comes first: so does what it does before a program's own constructors.
+    fn link(
+        &self,
+        folder: &Path,
+        build: Build,
+        is_static: bool,
+        object: &Path,
+        program: &Path,
+    ) -> Command {
+        let runtime = self.runtime_in(folder);
+        let mut command = self.command(folder);
+        command
+            .arg(runtime.join("start.o"))
+            .arg(runtime.join(runtime_of(build).0))
+            .arg(object)
+            .args(link_flags(is_static))
+            .args(state_script(&runtime, build))
+            .arg("-o")
+            .arg(program);
+        command
+    }
+
+    fn runtime_in(&self, folder: &Path) -> PathBuf {
+        match self.runtime.is_dir() {
+            true => self.runtime.clone(),
+            false => folder.to_owned(),
         }
-        linked
+    }
+
+    /// Runs a command that writes in this folder, and reads there and where compilers read.
+    fn run(&self, command: Command, folder: &Path) -> anyhow::Result<Run> {
+        let mut readable = self.readable.clone();
+        readable.push(self.runtime_in(folder));
+        let limits = [
+            (libc::RLIMIT_AS, MEMORY_LIMIT),
+            (libc::RLIMIT_FSIZE, FILE_LIMIT),
+        ];
+        let confinement = Confinement::of_compiler(&readable, folder, &limits)?;
+        run(command, confinement)
     }
 
     fn shared_step(
@@ -348,7 +329,11 @@ impl Toolchain {
     ) -> anyhow::Result<()> {
         let mut command = self.command(folder);
         command.args(arguments).arg(source).arg("-o").arg(output);
-        match run(command)? {
+        self.finish_step(folder, command)
+    }
+
+    fn finish_step(&self, folder: &Path, command: Command) -> anyhow::Result<()> {
+        match self.run(command, folder)? {
             Run::Done => Ok(()),
             Run::Failed(_) if is_out_of_room(folder) => {
                 Err(unwritable(folder, &std::io::ErrorKind::StorageFull.into()).into())
@@ -393,7 +378,7 @@ impl Toolchain {
         command
             .args(flags(build, fast_math))
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
-        match run(command)? {
+        match self.run(command, folder)? {
             Run::Done => {}
             Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => {
@@ -405,13 +390,9 @@ impl Toolchain {
                 }));
             }
         }
-        let mut command = self.command(folder);
-        command
-            .args(["unit.o"])
-            .arg(self.runtime.join(runtime_of(build).0))
-            .args(link_flags(build))
-            .args(["-o", "program"]);
-        match run(command)? {
+        let (object, program) = (Path::new("unit.o"), Path::new("program"));
+        let link = self.link(folder, build, self.is_static(), object, program);
+        match self.run(link, folder)? {
             Run::Done => {}
             Run::Failed(log) => return refused(&log, folder),
             Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
@@ -420,6 +401,11 @@ impl Toolchain {
         let beside = tempfile::NamedTempFile::new_in(&self.programs)
             .map_err(|error| unwritable(&self.programs, &error))?;
         std::fs::copy(folder.join("program"), beside.path())
+            .and_then(|_| {
+                // Whoever runs it may be nobody.
+                let anybody = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(beside.path(), anybody)
+            })
             .map_err(|error| unwritable(&executable, &error))?;
         // Closed before it is renamed: a file that is open for writing cannot be executed.
         let beside = beside.into_temp_path();
@@ -431,14 +417,10 @@ impl Toolchain {
 
     fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.compiler.path);
-        let runtime = if self.runtime.is_dir() {
-            self.runtime.as_path()
-        } else {
-            folder
-        };
+        let runtime = self.runtime_in(folder);
         command
             .arg("-I")
-            .arg(runtime)
+            .arg(&runtime)
             .arg("-I")
             .arg(runtime.join("include"))
             .current_dir(folder);
@@ -480,8 +462,8 @@ fn no_room(error: &dyn std::fmt::Display) -> Failure {
     .hint("make room there, or name another folder in the environment variable TMPDIR")
 }
 
-/// Runs a compiler in a process group of its own, under limits.
-fn run(mut command: Command) -> anyhow::Result<Run> {
+/// Runs a compiler in a process group of its own, held by what confines it.
+fn run(mut command: Command, confinement: Confinement) -> anyhow::Result<Run> {
     let mut log =
         tempfile::tempfile().context("failed to make a file for the compiler's output")?;
     command
@@ -489,18 +471,9 @@ fn run(mut command: Command) -> anyhow::Result<Run> {
         .stdout(log.try_clone()?)
         .stderr(log.try_clone()?)
         .process_group(0);
-    // SAFETY: between fork and exec only limits are lowered, by system calls, on values that were made before.
+    // SAFETY: between fork and exec it makes system calls only, on values that were made before.
     unsafe {
-        command.pre_exec(|| {
-            for (resource, limit) in [
-                (libc::RLIMIT_AS, MEMORY_LIMIT),
-                (libc::RLIMIT_FSIZE, FILE_LIMIT),
-                (libc::RLIMIT_CORE, 0),
-            ] {
-                super::process::lower_limit(resource, limit)?;
-            }
-            Ok(())
-        });
+        command.pre_exec(move || confinement.put_on());
     }
     let program = command.get_program().to_owned();
     let mut child = command

@@ -9,6 +9,8 @@ pub(super) const MAX_ARGUMENTS: usize = 1024;
 pub(super) const GUARD_BYTES: u64 = 1 << 20;
 /// The exit code of a process that found a fault itself.
 pub(super) const FAULT_EXIT_CODE: i32 = 70;
+/// The kind of fault that is the machine's rather than the kernel's, if it is true.
+pub(super) const FAULT_PROTOCOL: u32 = 5;
 pub(super) const MAX_SITES: usize = 256;
 pub(super) const BUFFER_ZERO: u32 = 1;
 pub(super) const BUFFER_READ_ONLY: u32 = 2;

@@ -11,6 +11,7 @@ use super::control::{
 };
 use super::lines::Lines;
 use super::process::{Ended, Process};
+use super::sandbox::name_of_call;
 use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, OtherAccess, Status};
 
@@ -30,7 +31,9 @@ pub(super) fn fault(
         .position(|byte| *byte == 0)
         .unwrap_or(record.message.len());
     // The candidate could have written this: one line, nothing that moves a terminal's cursor.
-    let message = String::from_utf8_lossy(&record.message[..length]).replace(char::is_control, " ");
+    let is_plain = |letter: char| letter == ' ' || letter.is_ascii_graphic();
+    let message =
+        String::from_utf8_lossy(&record.message[..length]).replace(|letter| !is_plain(letter), " ");
     let because = |text: &str| {
         if message.is_empty() {
             text.to_owned()
@@ -57,11 +60,20 @@ pub(super) fn fault(
             let buffer = is_memory_fault(signal)
                 .then(|| beside(control, places, record.address))
                 .flatten();
+            // What can be read and still faults was written: only inputs are mapped so.
+            let input = (buffer.is_none() && is_memory_fault(signal))
+                .then(|| within(control, places, record.address, &mut evidence))
+                .flatten();
             match (buffer, record.kind) {
                 (Some(words), _) => (Status::OutOfBounds, format!("an access {words}")),
+                (None, _) if input.is_some() => (
+                    Status::InputMutated,
+                    format!("a write of the input {}", input.unwrap_or_default()),
+                ),
                 (None, 6) if is_memory_fault(signal) => {
                     (Status::OutOfBounds, because("shared memory"))
                 }
+                _ if signal == libc::SIGSYS => (Status::Crashed, refused_call(record)),
                 _ => (
                     match signal {
                         // What the kernel does to a process that takes too much memory or writes too much.
@@ -265,6 +277,15 @@ fn beside(control: &Control, places: &[Place], address: u64) -> Option<String> {
     })
 }
 
+/// What a process asked of the system that is not open to it. The call did not happen; its number is the process's own word.
+fn refused_call(record: &ControlFault) -> String {
+    let name = (record.kind != 0).then(|| name_of_call(record.address));
+    match name.flatten() {
+        Some(name) => format!("the system call `{name}` is not open to a kernel"),
+        None => "a system call that is not open to a kernel".to_owned(),
+    }
+}
+
 fn is_memory_fault(signal: i32) -> bool {
     signal == libc::SIGSEGV || signal == libc::SIGBUS
 }
@@ -277,12 +298,13 @@ fn signal_name(signal: i32) -> &'static str {
         libc::SIGILL => "illegal instruction",
         libc::SIGABRT => "aborted",
         libc::SIGTRAP => "trap",
+        libc::SIGSYS => "a refused system call",
         libc::SIGKILL => "killed: too much memory?",
         libc::SIGXFSZ => "too much output",
         _ => "signal",
     }
 }
 
-fn said(process: &mut Process) -> Option<String> {
+fn said(process: &Process) -> Option<String> {
     Some(process.printed()).filter(|text| !text.is_empty())
 }

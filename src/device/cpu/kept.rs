@@ -78,10 +78,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_what_would_be_drawn_and_stays_bounded() {
-        let distribution = Distribution {
-            shape: Shape::Normal(1.0),
-            normalize: None,
-        };
+        let distribution = Distribution::new(Shape::Normal(1.0));
         let mut kept = Kept::default();
         for seed in (0..50).chain(40..60) {
             for bytes in [4usize, 100, 4096] {

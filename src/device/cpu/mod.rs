@@ -11,18 +11,22 @@ mod compiler;
 mod control;
 mod diagnostics;
 mod faults;
+mod flags;
 mod kept;
 mod lexer;
 mod lines;
 mod polls;
 mod process;
 mod refuse;
+mod sandbox;
 mod source;
+mod state;
 #[doc(hidden)]
 pub mod texts;
 mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
+pub use sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 
 use super::{Build, Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
@@ -70,11 +74,24 @@ impl CpuDevice {
     pub fn compiler(&self) -> &Compiler {
         self.toolchain.compiler()
     }
+
+    /// Whether programs are linked statically, so that their processes need no file.
+    pub fn is_static(&self) -> bool {
+        self.toolchain.is_static()
+    }
 }
 
 impl Device for CpuDevice {
     fn identity(&self) -> DeviceIdentity {
         identity()
+    }
+
+    fn sandbox(&self) -> String {
+        let held = mechanisms().describe();
+        match self.toolchain.is_static() {
+            true => held.to_owned(),
+            false => format!("{held}, with a loader"),
+        }
     }
 
     fn builds(&self) -> &[Build] {
@@ -109,6 +126,7 @@ impl Device for CpuDevice {
             plan,
             self.cores,
             self.toolchain.empty_folder(),
+            &self.toolchain.trial(),
             Rc::clone(&self.kept),
         )
     }

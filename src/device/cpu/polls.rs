@@ -10,6 +10,8 @@ use super::lexer::{Token, TokenKind};
 
 /// A longer body does something.
 const MOST_TOKENS: usize = 48;
+/// No honest condition is longer; and nonsense is not searched to its end again and again.
+const MOST_IN_CONDITION: usize = 1000;
 
 /// What to put where.
 pub(super) fn poll_edits(source: &str, tokens: &[Token]) -> Vec<(Range<usize>, String)> {
@@ -81,7 +83,7 @@ fn may_wait(source: &str, body: &[Token]) -> bool {
 /// The index of the bracket that closes the one at `open`.
 fn closing(source: &str, tokens: &[Token], open: usize) -> Option<usize> {
     let mut depth = 0usize;
-    for (index, token) in tokens.iter().enumerate().skip(open) {
+    for (index, token) in tokens.iter().enumerate().skip(open).take(MOST_IN_CONDITION) {
         match &source[token.range.clone()] {
             "(" => depth += 1,
             ")" => depth = depth.checked_sub(1)?,

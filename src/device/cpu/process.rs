@@ -5,8 +5,8 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::sandbox::Confinement;
 use super::watchdog::Watch;
 
 /// The descriptor on which the child finds its memory; fixed in `control.h`.
@@ -21,7 +22,7 @@ const CONTROL_DESCRIPTOR: i32 = 3;
 /// The most that a candidate's output may take, in bytes.
 const OUTPUT_LIMIT: u64 = 1 << 20;
 /// The most of it that is shown.
-const SHOWN_OUTPUT: u64 = 2000;
+const SHOWN_OUTPUT: usize = 2000;
 /// Private memory for a thread's fibers and for what a candidate allocates itself.
 const THREAD_BYTES: u64 = 256 << 20;
 const HEAP_BYTES: u64 = 1 << 30;
@@ -41,7 +42,8 @@ impl SharedMemory {
         let name = CString::default();
         // SAFETY: the name is a valid string; the descriptor is checked, and owned by nothing else.
         let descriptor = unsafe {
-            let descriptor = libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC);
+            let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+            let descriptor = libc::memfd_create(name.as_ptr(), flags);
             if descriptor < 0 {
                 return Err(std::io::Error::last_os_error())
                     .context("failed to make shared memory");
@@ -64,6 +66,13 @@ impl SharedMemory {
                 0,
             )
         };
+        // Whoever else has the descriptor could take pages away under the judge's eyes, and end it by SIGBUS.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: plain numbers.
+        let is_sealed = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        if is_sealed != 0 {
+            return Err(std::io::Error::last_os_error()).context("failed to seal shared memory");
+        }
         if address == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error())
                 .with_context(|| format!("failed to map {bytes} bytes of shared memory"));
@@ -134,31 +143,27 @@ impl Process {
             .process_group(0);
         let descriptor = memory.descriptor.as_raw_fd();
         let private_bytes = HEAP_BYTES + u64::from(threads) * THREAD_BYTES + extra_bytes;
+        let confinement = Confinement::of_candidate(
+            executable,
+            &[
+                (libc::RLIMIT_FSIZE, OUTPUT_LIMIT),
+                (libc::RLIMIT_DATA, private_bytes),
+            ],
+        )?;
+        keep_place();
         // SAFETY: only async-signal-safe calls between fork and exec, on values made before.
         unsafe {
             command.pre_exec(move || {
-                let failed = |result: libc::c_int| {
-                    if result < 0 {
-                        Err(std::io::Error::last_os_error())
-                    } else {
-                        Ok(())
-                    }
-                };
-                if descriptor == CONTROL_DESCRIPTOR {
-                    failed(libc::fcntl(descriptor, libc::F_SETFD, 0))?;
+                let placed = if descriptor == CONTROL_DESCRIPTOR {
+                    libc::fcntl(descriptor, libc::F_SETFD, 0)
                 } else {
-                    failed(libc::dup2(descriptor, CONTROL_DESCRIPTOR))?;
+                    libc::dup2(descriptor, CONTROL_DESCRIPTOR)
+                };
+                if placed < 0 {
+                    return Err(std::io::Error::last_os_error());
                 }
-                #[cfg(target_os = "linux")]
-                failed(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-                for (resource, limit) in [
-                    (libc::RLIMIT_CORE, 0),
-                    (libc::RLIMIT_FSIZE, OUTPUT_LIMIT),
-                    (libc::RLIMIT_DATA, private_bytes),
-                ] {
-                    lower_limit(resource, limit)?;
-                }
-                Ok(())
+                confinement.put_on()?;
+                Err(confinement.execute())
             });
         }
         let child = spawn(&mut command)
@@ -172,6 +177,11 @@ impl Process {
         Ok((process, ended))
     }
 
+    /// Its number, for who looks into it while it is stopped.
+    pub(super) fn id(&self) -> libc::pid_t {
+        self.id
+    }
+
     /// One launch: continues the process and waits until all of it has stopped. The time is that of the judge's clock.
     pub(super) fn run(&mut self, deadline: Duration) -> anyhow::Result<(Ended, Duration)> {
         if !self.alive {
@@ -180,18 +190,14 @@ impl Process {
         self.wait(deadline, true)
     }
 
-    /// What the candidate printed: untrusted, capped.
-    pub(super) fn printed(&mut self) -> String {
-        let mut text = Vec::new();
-        let read = self.output.rewind().and_then(|()| {
-            Read::by_ref(&mut self.output)
-                .take(SHOWN_OUTPUT)
-                .read_to_end(&mut text)
-        });
-        match read {
-            Ok(_) => String::from_utf8_lossy(&text).into_owned(),
-            Err(_) => String::new(),
+    /// What the candidate printed: untrusted, capped. Its own place in the file stays where it is.
+    pub(super) fn printed(&self) -> String {
+        let mut text = vec![0; SHOWN_OUTPUT];
+        let mut length = 0;
+        while let Ok(read @ 1..) = self.output.read_at(&mut text[length..], length as u64) {
+            length += read;
         }
+        String::from_utf8_lossy(&text[..length]).into_owned()
     }
 
     /// Continues the process if it is asked to, and waits until all of it has stopped, or has ended.
@@ -293,24 +299,22 @@ pub(super) fn wait_for_news(child: libc::pid_t, kinds: libc::c_int) -> anyhow::R
     }
 }
 
-/// Lowers a limit of this process, for between fork and exec: only system calls. One that is lower already stays.
-pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> std::io::Result<()> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls read and write this one value.
-    let failed = unsafe {
-        libc::getrlimit(resource, &raw mut limit) != 0 || {
-            limit.rlim_max = limit.rlim_max.min(wanted);
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(resource, &raw const limit) != 0
+/// Sees to it that the descriptor on which a child finds its memory is taken here: else a pipe could get it on which a child
+/// reports that it could not begin, and lose it.
+fn keep_place() {
+    // SAFETY: plain numbers; a descriptor that is not the wanted one is closed again, the wanted one is kept for good.
+    unsafe {
+        if libc::fcntl(CONTROL_DESCRIPTOR, libc::F_GETFD) >= 0 {
+            return;
         }
-    };
-    if failed {
-        return Err(std::io::Error::last_os_error());
+        let taken = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let placed = libc::fcntl(taken, libc::F_DUPFD_CLOEXEC, CONTROL_DESCRIPTOR);
+        for other in [taken, placed] {
+            if other >= 0 && other != CONTROL_DESCRIPTOR {
+                libc::close(other);
+            }
+        }
     }
-    Ok(())
 }
 
 /// Starts a child and keeps only its number: `Process` reaps it itself.

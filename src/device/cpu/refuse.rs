@@ -205,6 +205,11 @@ fn refuse_word(word: &str, line: u32) -> Option<Refusal> {
             "`_Pragma` is not accepted: write `#pragma unroll`",
         ));
     }
+    if ["thread_local", "__thread", "_Thread_local"].contains(&word) {
+        let reason =
+            format!("`{word}` is not CUDA: a thread's variables are those that it declares");
+        return Some(refusal(Status::Rejected, line, &reason));
+    }
     let (_, what) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word)?;
     Some(refusal(
         Status::Unsupported,

@@ -12,6 +12,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "confine.h"
 #include "control.h"
 #include "fiber.h"
 
@@ -49,23 +50,66 @@ inline void record_place(Control::Fault& fault) {
     if (fault_context.thread != nullptr) memcpy(fault.thread, fault_context.thread, sizeof(fault.thread));
 }
 
-// For what the runtime finds itself. The exit code tells the judge that there is a record.
-[[noreturn]] inline __attribute__((format(printf, 2, 3))) void fail(FaultKind kind, const char* format, ...) {
+inline __attribute__((format(printf, 2, 0))) void record_fault(FaultKind kind, const char* format, va_list arguments) {
     if (before_fault != nullptr) before_fault(kind);
     if (claim_fault()) {
         Control::Fault& fault = control_page->fault;
         record_place(fault);
-        va_list arguments;
-        va_start(arguments, format);
         vsnprintf(fault.message, sizeof(fault.message), format, arguments);
-        va_end(arguments);
         fflush(stdout);
         __atomic_store_n(&fault.kind, kind, __ATOMIC_RELEASE);
     } else if (control_page != nullptr) {
         // Another thread is writing the record, and will end the process.
         for (int waited = 0; waited < 1000 && control_page->fault.kind == FAULT_NONE; ++waited) usleep(100);
     }
+}
+
+// For what the runtime finds itself. The exit code tells the judge that there is a record.
+[[noreturn]] inline __attribute__((format(printf, 2, 3))) void fail(FaultKind kind, const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    record_fault(kind, format, arguments);
+    va_end(arguments);
     _exit(FAULT_EXIT_CODE);
+}
+
+// For a kernel that stops itself.
+[[noreturn]] inline __attribute__((format(printf, 1, 2))) void abort_kernel(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    record_fault(FAULT_SIGNAL, format, arguments);
+    va_end(arguments);
+    raise(SIGABRT);
+    _exit(FAULT_EXIT_CODE);
+}
+
+// Ends the process by a signal that was handled, although no handler can be changed any more.
+inline void end_by(int signal, const siginfo_t* info, [[maybe_unused]] void* context) {
+#if defined(__linux__)
+    if (signal == SIGABRT || signal == SIGTRAP) {
+        // Its handler is gone by now.
+        raise(signal);
+    } else if (signal == SIGSYS) {
+        // A refused call whose signal is blocked ends the process by it.
+        sigset_t blocked;
+        sigemptyset(&blocked);
+        sigaddset(&blocked, SIGSYS);
+        sigprocmask(SIG_BLOCK, &blocked, nullptr);
+        system_call(__NR_getppid);
+    } else if (info->si_code > 0) {
+        // So does a fault: returning repeats it.
+        sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, signal);
+        return;
+    }
+    // Sent by somebody.
+    _exit(FAULT_EXIT_CODE);
+#else
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = SIG_DFL;
+    sigaction(signal, &action, nullptr);
+    if (info->si_code <= 0 || signal == SIGTRAP) raise(signal);
+#endif
 }
 
 // Nothing here may call what a signal handler may not.
@@ -90,6 +134,10 @@ inline void on_signal(int signal, siginfo_t* info, [[maybe_unused]] void* contex
             }
         } else if (signal == SIGFPE) {
             message = "an integer was divided by zero, or the quotient does not fit";
+#if defined(__linux__)
+        } else if (signal == SIGSYS) {
+            fault.address = static_cast<uint64_t>(info->si_syscall);
+#endif
         }
         record_place(fault);
 #if defined(__x86_64__) && defined(__linux__)
@@ -104,22 +152,21 @@ inline void on_signal(int signal, siginfo_t* info, [[maybe_unused]] void* contex
         // Another thread is writing the record, and will end the process.
         for (int waited = 0; waited < 1000 && control_page->fault.kind == FAULT_NONE; ++waited) usleep(100);
     }
-    // Returning repeats the fault, which now ends the process by its signal. One that was sent is sent again.
-    struct sigaction action;
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = SIG_DFL;
-    sigaction(signal, &action, nullptr);
-    if (info->si_code <= 0) raise(signal);
+    end_by(signal, info, context);
 }
 
 inline void handle_signals() {
     struct sigaction action;
     memset(&action, 0, sizeof(action));
     action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigemptyset(&action.sa_mask);
-    constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP};
-    for (int signal : SIGNALS) sigaction(signal, &action, nullptr);
+    constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGABRT, SIGTRAP};
+    for (int signal : SIGNALS) {
+        // These two are sent again rather than repeated.
+        const bool once = signal == SIGABRT || signal == SIGTRAP;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | (once ? SA_RESETHAND : 0);
+        sigaction(signal, &action, nullptr);
+    }
 }
 
 // A stack overflow leaves no stack to handle it on.

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <new>
 #include <unordered_map>
 #include <vector>
 
@@ -36,14 +37,25 @@ struct SiteLog {
     std::vector<Request> requests;
 };
 
-static struct Figures {
+struct Figures {
     bool counting;
     uint64_t wanted[BLOCKS_SEEN];
     uint32_t wanted_count;
     uint32_t block_threads;
     std::vector<std::unordered_map<uintptr_t, SiteLog>> warps;
     std::unordered_map<uintptr_t, uint32_t> slots;  // in the control page
-} figures;
+};
+
+// The process is made ready before constructors run, so nothing here may wait for its own.
+template <typename T>
+union Unbuilt {
+    constexpr Unbuilt() : nothing() {}
+    ~Unbuilt() {}
+    char nothing;
+    T value;
+};
+static Unbuilt<Figures> figures_storage;
+static Figures& figures = figures_storage.value;
 
 static void count(const Access& access, uint32_t thread) {
     SiteLog& log = figures.warps[thread / LANES][access.site];

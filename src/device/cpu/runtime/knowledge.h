@@ -11,8 +11,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <map>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "block.h"
@@ -21,33 +21,57 @@ namespace kforge {
 
 // What a release tells. Never changed once it is shared.
 struct Knowledge {
-    std::vector<uint32_t> whole;                    // by block of the launch: bound for all its threads
-    std::unordered_map<uint64_t, uint32_t> single;  // block << 16 | thread: bound for one
+    std::vector<uint32_t> whole;  // by block of the launch: bound for all its threads
+    // Bounds of single threads: all of one block, and some of others. A key is block << 16 | thread.
+    uint32_t near = ~0u;
+    std::vector<uint32_t> bounds;
+    std::map<uint64_t, uint32_t> far;
 
     bool has(uint32_t block, uint32_t thread, uint32_t clock) const {
         if (block < whole.size() && clock < whole[block]) return true;
-        const auto found = single.find(static_cast<uint64_t>(block) << 16 | thread);
-        return found != single.end() && clock < found->second;
+        if (block == near) return thread < bounds.size() && clock < bounds[thread];
+        const auto found = far.find(static_cast<uint64_t>(block) << 16 | thread);
+        return found != far.end() && clock < found->second;
     }
+
+    // What is told of another block is little, once that block is no longer the running one.
+    void move_to(uint32_t block, size_t threads) {
+        if (near == block) return;
+        for (size_t thread = 0; thread < bounds.size(); ++thread) remember(near, thread, bounds[thread]);
+        near = block;
+        bounds.assign(threads, 0);
+    }
+
     void add(const Knowledge& other) {
         if (other.whole.size() > whole.size()) whole.resize(other.whole.size());
-        for (size_t i = 0; i < other.whole.size(); ++i) {
-            if (other.whole[i] > whole[i]) whole[i] = other.whole[i];
+        for (size_t i = 0; i < other.whole.size(); ++i) whole[i] = other.whole[i] > whole[i] ? other.whole[i] : whole[i];
+        if (other.near == near && other.bounds.size() == bounds.size()) {
+            for (size_t i = 0; i < bounds.size(); ++i) bounds[i] = other.bounds[i] > bounds[i] ? other.bounds[i] : bounds[i];
+        } else {
+            for (size_t thread = 0; thread < other.bounds.size(); ++thread) remember(other.near, thread, other.bounds[thread]);
         }
-        for (const auto& [key, bound] : other.single) {
-            const uint64_t block = key >> 16;
-            if (block < whole.size() && bound <= whole[block]) continue;
-            uint32_t& own = single[key];
-            if (bound > own) own = bound;
+        for (const auto& [key, bound] : other.far) remember(static_cast<uint32_t>(key >> 16), key & 0xffff, bound);
+    }
+
+  private:
+    void remember(uint32_t block, size_t thread, uint32_t bound) {
+        if (bound == 0 || (block < whole.size() && bound <= whole[block])) return;
+        if (block == near) {
+            if (thread < bounds.size() && bound > bounds[thread]) bounds[thread] = bound;
+            return;
         }
+        uint32_t& own = far[static_cast<uint64_t>(block) << 16 | thread];
+        if (bound > own) own = bound;
     }
 };
 using Told = std::shared_ptr<const Knowledge>;
 
-inline Told both(const Told& a, const Told& b) {
+// All that either knows.
+inline Told both(const Told& a, const Told& b, uint32_t block, size_t threads) {
     if (!a || a == b) return b;
     if (!b) return a;
     auto sum = std::make_shared<Knowledge>(*a);
+    sum->move_to(block, threads);
     sum->add(*b);
     return sum;
 }
@@ -55,6 +79,7 @@ inline Told both(const Told& a, const Told& b) {
 // The clocks of the running block. Blocks run one after the other.
 struct Clocks {
     uint32_t block;  // within the launch
+    uint32_t threads;  // of it
     uint32_t base;   // every thread's clock at the last barrier: what is below is known to all
     uint32_t highest;
     uint32_t visible_base;  // below: made visible by somebody's fence
@@ -64,14 +89,17 @@ struct Clocks {
     uint32_t visible[MAX_THREADS];             // bound of what is visible of a thread
     uint32_t known[MAX_THREADS][LANES];        // bound of what a thread knows of each lane of its warp
     Told told[MAX_THREADS];                    // what it has acquired
+    Told latest[MAX_THREADS];                  // of that, the last part
 
-    void begin(uint32_t of_block, uint32_t threads) {
+    void begin(uint32_t of_block, uint32_t of_threads) {
         block = of_block;
+        threads = of_threads;
         base = highest = 1;
         visible_base = 0;
         any_visible = false;
         if (any_told) {
             for (Told& each : told) each.reset();
+            for (Told& each : latest) each.reset();
         }
         any_told = false;
         for (uint32_t thread = 0; thread < threads; ++thread) clock[thread] = 1;
@@ -91,12 +119,12 @@ struct Clocks {
         return told[thread] && told[thread]->has(other_block, other, other_clock);
     }
 
-    void barrier(uint32_t threads) {
+    void barrier() {
         base = ++highest;
         for (uint32_t thread = 0; thread < threads; ++thread) clock[thread] = base;
         if (!any_told) return;
         Told all;
-        for (uint32_t thread = 0; thread < threads; ++thread) all = both(all, told[thread]);
+        for (uint32_t thread = 0; thread < threads; ++thread) all = both(all, told[thread], block, threads);
         for (uint32_t thread = 0; thread < threads; ++thread) told[thread] = all;
     }
 
@@ -110,7 +138,7 @@ struct Clocks {
                 if (known[thread][other] > row[other]) row[other] = known[thread][other];
             }
             if (clock[thread] + 1 > row[lane]) row[lane] = clock[thread] + 1;
-            if (any_told) all = both(all, told[thread]);
+            if (any_told) all = both(all, told[thread], block, threads);
         }
         for (uint32_t rest = lanes; rest != 0; rest &= rest - 1) {
             const uint32_t thread = first_thread + static_cast<uint32_t>(__builtin_ctz(rest));
@@ -132,10 +160,12 @@ struct Clocks {
     }
 
     // What a release by this thread tells: of what it knows, what is visible. Null where that is nothing.
-    Told release(uint32_t thread, uint32_t threads) const {
+    Told release(uint32_t thread) const {
         if (!any_visible) return told[thread];
         auto telling = std::make_shared<Knowledge>();
         telling->whole.resize(block + 1);
+        telling->near = block;
+        telling->bounds.assign(threads, 0);
         const uint32_t whole = base < visible_base ? base : visible_base;
         telling->whole[block] = whole;
         for (uint32_t other = 0; other < threads; ++other) {
@@ -146,16 +176,18 @@ struct Clocks {
             // Right behind its fence the release itself is told too: whoever reads it may write there.
             const bool just_fenced = other == thread && visible[thread] == clock[thread];
             if (visible[other] < bound && !just_fenced) bound = visible[other];
-            if (bound > whole) telling->single[static_cast<uint64_t>(block) << 16 | other] = bound;
+            if (bound > whole) telling->bounds[other] = bound;
         }
         if (told[thread]) telling->add(*told[thread]);
         return telling;
     }
 
     void acquire(uint32_t thread, const Told& news) {
-        if (!news) return;
+        // Who polls reads the same again and again.
+        if (!news || latest[thread] == news) return;
+        latest[thread] = news;
         any_told = true;
-        told[thread] = both(told[thread], news);
+        told[thread] = both(told[thread], news, block, threads);
     }
 };
 

@@ -51,7 +51,8 @@ struct Watched {
     uint32_t unwritten_block[3];
     uint32_t unwritten_thread[3];
 };
-static Watched watched;
+static Unbuilt<Watched> watched_storage;
+static Watched& watched = watched_storage.value;
 
 static inline uint64_t value_at(uintptr_t address, uint32_t bytes) {
     uint64_t value = 0;
@@ -211,9 +212,9 @@ static void watch(const volatile void* pointer, uint32_t bytes, uint32_t flags, 
 
 // ---- What the scheduler says ----
 
-void observe_barrier(Worker& w) {
+void observe_barrier(Worker&) {
     settle_all();
-    watched.clocks.barrier(w.thread_count);
+    watched.clocks.barrier();
 }
 
 void observe_sync(const Warp& warp, uint32_t lanes) {
@@ -258,6 +259,8 @@ static void watch_unit(const Control& control) {
 }
 
 static void watch_memory(const Control& control, uintptr_t buffers_start, uintptr_t buffers_end) {
+    new (&watched) Watched();
+    new (&figures) Figures();
     before_fault = report_unwritten;
     find_buffers(control, buffers_start, buffers_end, true);
     watched.variables.cover(reinterpret_cast<uintptr_t>(&__data_start), reinterpret_cast<uintptr_t>(&_end));
@@ -282,9 +285,9 @@ static void acquire_at(uintptr_t address) {
 
 static void release_at(uintptr_t address, bool keeps_earlier) {
     if (watched.worker == nullptr) return;
-    const Told telling = watched.clocks.release(watched.worker->thread, watched.worker->thread_count);
+    const Told telling = watched.clocks.release(watched.worker->thread);
     Told& there = watched.releases[address];
-    there = keeps_earlier ? both(there, telling) : telling;
+    there = keeps_earlier ? both(there, telling, watched.clocks.block, watched.clocks.threads) : telling;
 }
 
 static void fence(int order) {

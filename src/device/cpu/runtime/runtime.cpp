@@ -5,11 +5,12 @@
 
 #include "runtime.h"
 
-#include <fcntl.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "block.h"
@@ -187,19 +188,9 @@ __attribute__((noinline)) void* shared_place(SharedSlot& slot, size_t bytes, siz
     return slot.address;
 }
 
-void device_trap() {
-    if (control_page != nullptr && control_page->fault.message[0] == 0) strcpy(control_page->fault.message, "`__trap` was called");
-    raise(SIGABRT);
-    _exit(FAULT_EXIT_CODE);
-}
+void device_trap() { abort_kernel("`__trap` was called"); }
 
-void assertion_failed(const char* expression, const char* file, int line) {
-    if (control_page != nullptr && control_page->fault.message[0] == 0) {
-        snprintf(control_page->fault.message, sizeof(control_page->fault.message), "assertion `%s` failed at %s:%d", expression, file, line);
-    }
-    raise(SIGABRT);
-    _exit(FAULT_EXIT_CODE);
-}
+void assertion_failed(const char* expression, const char* file, int line) { abort_kernel("assertion `%s` failed at %s:%d", expression, file, line); }
 
 bool is_shared(const void* pointer) { return pointer >= arena.statics && pointer < arena.dynamic_end; }
 
@@ -497,7 +488,9 @@ static void map_buffers(Control& control) {
             fail(FAULT_PROTOCOL, "buffer %u does not lie within its mapping", i);
         }
         const int flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE;
-        if (mmap(next, buffer.mapped_bytes, PROT_READ | PROT_WRITE, flags, CONTROL_DESCRIPTOR, static_cast<off_t>(buffer.file_offset)) == MAP_FAILED) {
+        // What nothing may write cannot be written: also by whoever would put it back.
+        const int protection = (buffer.flags & BUFFER_READ_ONLY) != 0 ? PROT_READ : PROT_READ | PROT_WRITE;
+        if (mmap(next, buffer.mapped_bytes, protection, flags, CONTROL_DESCRIPTOR, static_cast<off_t>(buffer.file_offset)) == MAP_FAILED) {
             fail(FAULT_PROTOCOL, "buffer %u could not be mapped", i);
         }
         buffer.address = reinterpret_cast<uint64_t>(next) + buffer.data_offset;
@@ -510,16 +503,18 @@ static void map_buffers(Control& control) {
 #endif
 }
 
-static int run() {
+// Before any constructor of the candidate: all that needs the system's help is done by then, and its help ends.
+static void prepare() {
     void* mapped = mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED, CONTROL_DESCRIPTOR, 0);
-    struct stat file;
-    if (mapped == MAP_FAILED || fstat(CONTROL_DESCRIPTOR, &file) != 0 || static_cast<uint64_t>(file.st_size) < sizeof(Control)) return FAULT_EXIT_CODE;
+    if (mapped == MAP_FAILED) _exit(FAULT_EXIT_CODE);
     Control& control = *static_cast<Control*>(mapped);
-    if (control.magic != CONTROL_MAGIC || control.version != CONTROL_VERSION) return FAULT_EXIT_CODE;
+    if (control.magic != CONTROL_MAGIC || control.version != CONTROL_VERSION) _exit(FAULT_EXIT_CODE);
     control_page = &control;
     handle_signals();
-    // A line at a time: what a kernel printed before it hung or died is what a person looks for.
-    setvbuf(stdout, nullptr, _IOLBF, 4096);
+    // A line at a time: what a kernel printed before it hung or died is what a person looks for. And a buffer of its own: libc
+    // would ask what kind of file this is to choose one.
+    static char printed[16 << 10];
+    setvbuf(stdout, printed, _IOLBF, sizeof(printed));
     map_buffers(control);
     close(CONTROL_DESCRIPTOR);
 
@@ -527,7 +522,10 @@ static int run() {
 #if defined(KFORGE_INSPECTED)
     job.threads = 1;
 #endif
-    for (SharedVariable* variable = shared_variables; variable != nullptr; variable = variable->next) job.variable_bytes += variable->bytes;
+#if defined(__GLIBC__)
+    // Older ones read a file to learn how many would be good.
+    mallopt(M_ARENA_MAX, static_cast<int>(job.threads));
+#endif
     make_worker();
     for (uint32_t i = 1; i < job.threads; ++i) {
         pthread_t helper;
@@ -537,12 +535,28 @@ static int run() {
     wait_for_helpers();
     // Only now: threads inherit the cores of the one that starts them.
     settle_on_core(0);
+#if defined(__linux__)
+    confine_kernel();
+#endif
+}
+
+#if defined(__linux__)
+// The first of its kind, because this object is linked first.
+__attribute__((section(".preinit_array"), used)) static void (*const prepare_first)() = prepare;
+#endif
+
+static void run() {
+#if !defined(__linux__)
+    prepare();
+#endif
+    // Each told of itself in its constructor.
+    for (SharedVariable* variable = shared_variables; variable != nullptr; variable = variable->next) job.variable_bytes += variable->bytes;
     for (;;) {
         raise(SIGSTOP);
-        run_unit(control);
+        run_unit(*control_page);
     }
 }
 
 }  // namespace kforge
 
-int main() { return kforge::run(); }
+int main() { kforge::run(); }

@@ -9,13 +9,13 @@ inline void __pipeline_memcpy_async(void* to, const void* from, size_t size, siz
     if (zeros > size) ::kforge::assertion_failed("an asynchronous copy fills no more zeros than its size", file, line);
     if (zeros == 0) {
         switch (size) {
-            case 4: __builtin_memcpy(to, from, 4); break;
-            case 8: __builtin_memcpy(to, from, 8); break;
-            default: __builtin_memcpy(to, from, 16);
+            case 4: memcpy(to, from, 4); break;
+            case 8: memcpy(to, from, 8); break;
+            default: memcpy(to, from, 16);
         }
     } else {
-        __builtin_memcpy(to, from, size - zeros);
-        __builtin_memset((char*)to + (size - zeros), 0, zeros);
+        memcpy(to, from, size - zeros);
+        memset((char*)to + (size - zeros), 0, zeros);
     }
 }
 inline void __pipeline_commit() {}

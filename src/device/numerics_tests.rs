@@ -1,0 +1,355 @@
+//! Tests of the judge's numerics: the same bits everywhere, and the right ones.
+
+use super::*;
+
+/// Aligned memory for some elements.
+fn filled(
+    dtype: DType,
+    elements: usize,
+    row: u64,
+    distribution: &Distribution,
+    seed: u64,
+) -> (Vec<u64>, Vec<f64>) {
+    let mut words = vec![0u64; (elements * dtype.bytes() as usize).div_ceil(8)];
+    let memory = bytes_of(&mut words, dtype, elements);
+    fill(dtype, memory, row, distribution, seed);
+    let values = values(dtype, memory);
+    (words, values)
+}
+
+fn bytes_of(words: &mut [u64], dtype: DType, elements: usize) -> &mut [u8] {
+    // SAFETY: the words' own memory, seen as bytes.
+    unsafe {
+        std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), elements * dtype.bytes() as usize)
+    }
+}
+
+fn normal(deviation: f64) -> Distribution {
+    Distribution::new(Shape::Normal(deviation))
+}
+
+const EVERY: [DType; 11] = [
+    DType::Float64,
+    DType::Float32,
+    DType::Float16,
+    DType::BFloat16,
+    DType::Float8E4M3,
+    DType::Float8E5M2,
+    DType::Int64,
+    DType::Int32,
+    DType::Int16,
+    DType::Int8,
+    DType::Bool,
+];
+
+#[test]
+fn normals_have_the_moments_that_they_should() {
+    for dtype in [DType::Float64, DType::Float32, DType::BFloat16] {
+        let (_, values) = filled(dtype, 200_000, 1, &normal(2.0), 5);
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values
+            .iter()
+            .map(|value| (value - mean).powi(2))
+            .sum::<f64>()
+            / count;
+        assert!(
+            mean.abs() < 0.02 && (variance - 4.0).abs() < 0.05,
+            "{dtype}: {mean}, {variance}"
+        );
+        assert!(values.iter().all(|value| value.abs() <= 2.0 * 3.48));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_and_another_does_not() {
+    for dtype in EVERY {
+        let uniform = Distribution::new(Shape::Uniform([0.0, 100.0]));
+        let draw = |seed| filled(dtype, 1000, 1, &uniform, seed).0;
+        assert_eq!(draw(1), draw(1), "{dtype}");
+        assert_ne!(draw(1), draw(2), "{dtype}");
+    }
+}
+
+#[test]
+fn rounding_is_to_nearest_even() {
+    let stored =
+        |dtype, value| filled(dtype, 1, 1, &Distribution::new(Shape::Value(value)), 0).1[0];
+    for (dtype, value, expected) in [
+        (DType::BFloat16, 1.0 + 1.0 / 256.0, 1.0),
+        (DType::BFloat16, 1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
+        (DType::BFloat16, 3.4e38, f64::INFINITY),
+        (DType::Float16, 65_504.0, 65_504.0),
+        (DType::Float16, 65_520.0, f64::INFINITY),
+        (DType::Float16, 2f64.powi(-24), 2f64.powi(-24)),
+        (DType::Float16, 2f64.powi(-25), 0.0),
+        (DType::Float16, 1.5 * 2f64.powi(-24), 2f64.powi(-23)),
+        (DType::Float16, -0.1, -0.099_975_585_937_5),
+        (DType::Float8E4M3, 448.0, 448.0),
+        (DType::Float8E4M3, 17.0, 16.0),
+        (DType::Float8E4M3, 2f64.powi(-9), 2f64.powi(-9)),
+        (DType::Float8E5M2, 57_344.0, 57_344.0),
+        (DType::Float8E5M2, 1.125, 1.0),
+        (DType::Int8, -7.0, -7.0),
+    ] {
+        assert_eq!(stored(dtype, value), expected, "{dtype} {value}");
+    }
+    assert!(stored(DType::Float8E4M3, 500.0).is_nan());
+}
+
+#[test]
+fn every_kind_of_processor_gives_the_same_bits() {
+    let unit = Distribution {
+        normalize: Some(Norm::L2),
+        ..Distribution::new(Shape::Normal(0.8))
+    };
+    let tolerance = Tolerance {
+        rtol: 1e-2,
+        atol_rms: 1e-3,
+    };
+    let elements = 5 * 1031;
+    for dtype in EVERY {
+        let number = number(dtype);
+        let expected: Vec<_> = filled(dtype, elements, 5, &unit, 1)
+            .1
+            .iter()
+            .map(|value| value * 1.003)
+            .collect();
+        let results = variants().into_iter().map(|functions| {
+            let mut words = vec![0u64; elements];
+            let mut values = vec![0.0; elements];
+            let mut parts = Vec::new();
+            let memory = words.as_mut_ptr().cast::<u8>();
+            let count = elements as u64;
+            for (shape, normalize, changed) in [
+                (0, 0, false),
+                (0, 1, false),
+                (1, 0, false),
+                (2, 0, false),
+                (0, 0, true),
+                (1, 1, true),
+            ] {
+                let plain = raw(dtype, 5, &Distribution::new(Shape::Uniform([-1.0, 1.0])));
+                let distribution = RawDistribution {
+                    shape,
+                    normalize,
+                    levels: if changed { 7 } else { 0 },
+                    mean: if changed { 0.3 } else { 0.0 },
+                    zeros: if changed { 0.2 } else { 0.0 },
+                    large_rows: if changed { 3.0 } else { 1.0 },
+                    one_hot: u32::from(changed && normalize == 1),
+                    ..plain
+                };
+                let distribution = &raw const distribution;
+                // SAFETY: there is room for that many elements of any type, and rows of 5 divide them.
+                unsafe {
+                    (functions.fill)(number, memory, count, distribution, 3);
+                    (functions.values)(number, memory, count, values.as_mut_ptr());
+                    (functions.store)(number, values.as_ptr(), memory, count);
+                    let mut compared = RawComparison::default();
+                    let expected = expected.as_ptr();
+                    (functions.compare)(
+                        number,
+                        memory,
+                        expected,
+                        count,
+                        tolerance.atol_rms,
+                        tolerance.rtol,
+                        &raw mut compared,
+                    );
+                    let mut first = 0;
+                    (functions.poison)(number, memory, count / 2, 9);
+                    let unwritten =
+                        (functions.unwritten)(number, memory, count, true, 9, &raw mut first);
+                    let hash = (functions.hash)(memory, count * dtype.bytes() - 1);
+                    parts.push(format!(
+                        "{compared:?} {unwritten} {first} {hash} {values:?}"
+                    ));
+                }
+            }
+            parts
+        });
+        let results: Vec<_> = results.collect();
+        assert!(
+            results.iter().all(|result| *result == results[0]),
+            "{dtype}"
+        );
+    }
+}
+
+/// Against arithmetic in double precision, where quotients by powers of two are exact.
+#[test]
+fn narrow_formats_round_as_arithmetic_says() {
+    for (dtype, mantissa, least, largest) in [
+        (DType::BFloat16, 7, -126, 3.389_531_389_251_535_5e38),
+        (DType::Float16, 10, -14, 65_504.0),
+        (DType::Float8E4M3, 3, -6, 448.0),
+        (DType::Float8E5M2, 2, -14, 57_344.0),
+    ] {
+        for deviation in [1e-7, 1e-4, 1e-2, 1.0, 100.0] {
+            // Through single precision on both sides: the formats are reached through it.
+            let (_, exact) = filled(DType::Float32, 20_000, 1, &normal(deviation), 2);
+            let (_, found) = filled(dtype, 20_000, 1, &normal(deviation), 2);
+            for (exact, found) in exact.into_iter().zip(found) {
+                let exponent = exact.abs().log2().floor().max(f64::from(least));
+                let place = (exponent - f64::from(mantissa)).exp2();
+                let rounded = (exact / place).round_ties_even() * place;
+                assert_eq!(found, rounded.clamp(-largest, largest), "{dtype} {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_bfloat16_and_half_survives_a_round_trip() {
+    for (dtype, infinity) in [(DType::BFloat16, 0x7f80u16), (DType::Float16, 0x7c00)] {
+        for bits in 0..=u16::MAX {
+            let mut word = [u64::from(bits)];
+            let value = values(dtype, bytes_of(&mut word, dtype, 1))[0];
+            if bits & 0x7fff > infinity {
+                assert!(value.is_nan());
+            } else if value.is_finite() {
+                let constant = Distribution::new(Shape::Value(value));
+                assert_eq!(
+                    filled(dtype, 1, 1, &constant, 0).0[0] as u16,
+                    if value == 0.0 { bits & 0x8000 } else { bits }
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_can_have_length_one() {
+    let unit = Distribution {
+        normalize: Some(Norm::L2),
+        ..Distribution::new(Shape::Normal(1.0))
+    };
+    let (_, values) = filled(DType::Float32, 512, 128, &unit, 3);
+    for row in values.chunks(128) {
+        let length = row.iter().map(|value| value * value).sum::<f64>();
+        assert!((length - 1.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn what_changes_a_shape_does_what_it_says() {
+    let plain = Distribution::new(Shape::Normal(1.0));
+    let draw =
+        |distribution: &Distribution| filled(DType::Float32, 64 * 100, 64, distribution, 3).1;
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let shifted = draw(&Distribution {
+        mean: 5.0,
+        ..plain.clone()
+    });
+    assert!((mean(&shifted) - 5.0).abs() < 0.1);
+    let mut ties = draw(&Distribution {
+        levels: 4,
+        ..plain.clone()
+    });
+    ties.sort_by(f64::total_cmp);
+    ties.dedup();
+    assert_eq!(ties.len(), 4);
+    let zeros = draw(&Distribution {
+        zeros: 0.25,
+        ..plain.clone()
+    });
+    let share = zeros.iter().filter(|value| **value == 0.0).count() as f64 / 6400.0;
+    assert!((share - 0.25).abs() < 0.03, "{share}");
+    let one_hot = draw(&Distribution {
+        one_hot: true,
+        ..plain.clone()
+    });
+    for row in one_hot.chunks(64) {
+        assert_eq!(row.iter().filter(|value| **value != 0.0).count(), 1);
+    }
+    let large = draw(&Distribution {
+        large_rows: 100.0,
+        ..plain.clone()
+    });
+    let rows = large
+        .chunks(64)
+        .filter(|row| row[0].abs().max(row[1].abs()) > 4.0);
+    assert!((10..40).contains(&rows.count()));
+    let plain = draw(&plain);
+    let untouched = large.iter().zip(&plain).filter(|(one, other)| one == other);
+    assert!(untouched.count() > 60 * 64);
+}
+
+#[test]
+fn what_is_stored_comes_back_rounded() {
+    let mut words = vec![0u64; 100];
+    let values_in: Vec<_> = (0..100).map(|value| f64::from(value) / 64.0).collect();
+    for dtype in [
+        DType::Float64,
+        DType::Float32,
+        DType::BFloat16,
+        DType::Float16,
+    ] {
+        let memory = bytes_of(&mut words, dtype, 100);
+        store(dtype, &values_in, memory);
+        assert_eq!(values(dtype, memory), values_in, "{dtype}");
+    }
+    let memory = bytes_of(&mut words, DType::BFloat16, 1);
+    store(DType::BFloat16, &[1.0 + 3.0 / 256.0], memory);
+    assert_eq!(values(DType::BFloat16, memory), [1.0 + 4.0 / 256.0]);
+}
+
+#[test]
+fn zeros_halves_and_nan_fail_and_small_errors_pass() {
+    let tolerance = Tolerance {
+        rtol: 1e-3,
+        atol_rms: 1e-3,
+    };
+    let (mut words, expected) = filled(DType::Float32, 5000, 1, &normal(1e-4), 9);
+    let memory = bytes_of(&mut words, DType::Float32, 5000);
+    let exact = compare(DType::Float32, memory, &expected, tolerance);
+    assert_eq!((exact.failed, exact.worst, exact.first), (0, 0.0, None));
+    let near: Vec<_> = expected.iter().map(|value| value * 1.0005).collect();
+    let close = compare(DType::Float32, memory, &near, tolerance);
+    assert!(
+        close.failed == 0 && close.worst > 0.2 && close.worst < 0.6,
+        "{close:?}"
+    );
+    let double: Vec<_> = expected.iter().map(|value| value * 2.0).collect();
+    assert!(compare(DType::Float32, memory, &double, tolerance).failed > 4900);
+    memory[400..404].copy_from_slice(&f32::NAN.to_le_bytes());
+    let comparison = compare(DType::Float32, memory, &expected, tolerance);
+    assert_eq!(
+        (
+            comparison.failed,
+            comparison.first.map(|first| first.0),
+            comparison.worst
+        ),
+        (1, Some(100), f64::INFINITY)
+    );
+    memory.fill(0);
+    assert!(compare(DType::Float32, memory, &expected, tolerance).failed > 4900);
+}
+
+#[test]
+fn poison_is_recognised_until_it_is_written_over() {
+    for dtype in EVERY {
+        for pattern in [Poison::NotANumber, Poison::Finite { seed: 4 }] {
+            let mut words = vec![0u64; 1000];
+            let memory = bytes_of(&mut words, dtype, 900);
+            poison(dtype, memory, pattern);
+            assert_eq!(unwritten(dtype, memory, pattern), (900, Some(0)), "{dtype}");
+            let bytes = dtype.bytes() as usize;
+            memory[..bytes].fill(0x55);
+            assert_eq!(unwritten(dtype, memory, pattern), (899, Some(1)), "{dtype}");
+        }
+    }
+}
+
+#[test]
+fn a_hash_sees_every_bit() {
+    let mut memory = vec![7u8; 1003];
+    let before = hash(&memory);
+    for index in [0, 8, 500, 1002] {
+        memory[index] ^= 1;
+        assert_ne!(hash(&memory), before);
+        memory[index] ^= 1;
+    }
+    assert_eq!(hash(&memory), before);
+}

@@ -1,0 +1,366 @@
+//! The admission test of a task: what must not pass is made here, and compared as a candidate's outputs are.
+//!
+//! Zeros, means, copies of inputs, outputs of other inputs, half the work, reduced precision: on every workload and under every
+//! regime each must fail, and the task's own kernels must pass. Nothing that cheats is compiled: the oracle computes, and its
+//! outputs are spoilt. Never judges a candidate.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::bench::Bound;
+use super::shapes::{Case, seed_of};
+use super::{Judge, Options, check, shapes};
+use crate::base::{Failure, random};
+use crate::device::{Content, Device, Poison, numerics};
+use crate::kernel::{Kernel, Machine};
+use crate::task::{DType, PrecisionCheck, Task, Tolerance};
+
+/// A tolerance beyond this says nothing.
+const LARGEST_TOLERANCE: f64 = 0.1;
+
+/// What became of a task.
+#[derive(Clone, Debug, Serialize)]
+pub struct Admission {
+    pub task: String,
+    pub admitted: bool,
+    /// `checked` or `unchecked`.
+    pub precision: PrecisionCheck,
+    pub workloads: usize,
+    pub regimes: Vec<String>,
+    /// How many spoilt outputs were compared.
+    pub comparisons: usize,
+    /// What passed and must not.
+    pub passed: Vec<Leak>,
+    /// What else is wrong with the task.
+    pub faults: Vec<Fault>,
+    pub seed: u64,
+    pub seconds: f64,
+}
+
+/// A spoilt output that the comparison let pass.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Leak {
+    /// What was made, such as `zeros`.
+    pub candidate: String,
+    /// The output that was spoilt; `None` where all were.
+    pub output: Option<String>,
+    pub workload: String,
+    pub regime: Option<String>,
+    /// The largest error, as a share of the bound.
+    pub error: f64,
+}
+
+/// Something that a task must not have.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fault {
+    pub workload: Option<String>,
+    pub regime: Option<String>,
+    pub reason: String,
+}
+
+/// Tests a task on the profile's workloads, each under the inputs that are timed and under every regime.
+///
+/// # Errors
+/// Where the machinery does not work; what is wrong with the task is in the result.
+pub fn admit(
+    device: &dyn Device,
+    task: &Task,
+    options: Options,
+    machine: Machine,
+    seed: Option<u64>,
+) -> anyhow::Result<Admission> {
+    let begun = Instant::now();
+    let seed = seed.unwrap_or_else(random::fresh_seed);
+    let regimes = task.regimes();
+    let mut admission = Admission {
+        task: task.name.clone(),
+        admitted: false,
+        precision: task.settings.precision,
+        workloads: 0,
+        regimes: regimes.keys().cloned().collect(),
+        comparisons: 0,
+        passed: Vec::new(),
+        faults: Vec::new(),
+        seed,
+        seconds: 0.0,
+    };
+    for (name, tolerance) in &task.settings.tolerance {
+        if tolerance.rtol.max(tolerance.atol_rms) > LARGEST_TOLERANCE {
+            admission.faults.push(Fault {
+                workload: None,
+                regime: None,
+                reason: format!(
+                    "tolerance.{name}: more than {LARGEST_TOLERANCE} lets anything pass"
+                ),
+            });
+        }
+    }
+    let mut cases = Vec::new();
+    for workload in task.selected(&options.profile) {
+        let case = Case::visible(workload);
+        cases.push((workload.id.clone(), case.clone()));
+        let under = regimes.iter();
+        cases.extend(under.map(|(name, regime)| (workload.id.clone(), case.under(name, regime))));
+        admission.workloads += 1;
+    }
+    match test(device, task, options, machine, &cases, &mut admission) {
+        Ok(()) => {}
+        // An oracle or a baseline that does not work is what this looks for.
+        Err(error) => match error.downcast_ref::<Failure>() {
+            Some(failure) if failure.kind == crate::base::Kind::Reference => {
+                admission.faults.push(Fault {
+                    workload: None,
+                    regime: None,
+                    reason: failure.message.clone(),
+                });
+            }
+            _ => return Err(error),
+        },
+    }
+    admission.admitted = admission.passed.is_empty() && admission.faults.is_empty();
+    admission.seconds = begun.elapsed().as_secs_f64();
+    Ok(admission)
+}
+
+fn test(
+    device: &dyn Device,
+    task: &Task,
+    options: Options,
+    machine: Machine,
+    cases: &[(String, Case)],
+    admission: &mut Admission,
+) -> anyhow::Result<()> {
+    let mut judge = Judge::unchecked(device, task, options, machine)?;
+    let all: Vec<_> = cases.iter().map(|(_, case)| case.clone()).collect();
+    judge.prepare_references(&all)?;
+    for (index, (workload, case)) in cases.iter().enumerate() {
+        let seed = seed_of(admission.seed, "admit", index);
+        let spoilt = Spoilt {
+            judge: &judge,
+            case,
+            workload,
+        };
+        spoilt.compare_all(seed, admission)?;
+    }
+    let mut kernels: HashMap<&str, &str> = task.starts().collect();
+    kernels.extend([task.baseline()]);
+    let mut kernels: Vec<_> = kernels.into_iter().collect();
+    kernels.sort_unstable();
+    for (name, source) in kernels {
+        own_kernel(&judge, name, source, cases, admission)?;
+    }
+    Ok(())
+}
+
+/// A baseline or a starting kernel must pass wherever a candidate would be tried.
+fn own_kernel(
+    judge: &Judge<'_>,
+    name: &str,
+    source: &str,
+    cases: &[(String, Case)],
+    admission: &mut Admission,
+) -> anyhow::Result<()> {
+    let mut fault = |case: Option<&(String, Case)>, reason: &str| {
+        admission.faults.push(Fault {
+            workload: case.map(|(workload, _)| workload.clone()),
+            regime: case.and_then(|(_, case)| case.regime_name()),
+            reason: format!("`{name}` fails: {reason}"),
+        });
+    };
+    let kernel = match Kernel::parse(source, &judge.task.definition) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            fault(None, &error.to_string());
+            return Ok(());
+        }
+    };
+    let seed = admission.seed;
+    let profile = &judge.options.profile;
+    let hidden = match shapes::cases(judge.task, profile, &kernel, &judge.machine, seed) {
+        Ok(cases) => cases.into_iter().filter(|case| case.hidden),
+        Err(error) => {
+            fault(None, &error.to_string());
+            return Ok(());
+        }
+    };
+    let mut cases = cases.to_vec();
+    cases.extend(hidden.map(|case| (case.id.clone(), case)));
+    let all: Vec<_> = cases.iter().map(|(_, case)| case.clone()).collect();
+    let compilation = match judge.compile(kernel, &all)? {
+        Ok(compilation) => compilation,
+        Err(finding) => {
+            fault(None, &finding.refusal.reason);
+            return Ok(());
+        }
+    };
+    let _sharing = judge.quiet.share()?;
+    for (index, case) in cases.iter().enumerate() {
+        let seed = seed_of(seed, "own kernel", index);
+        if let Err(finding) = check::check(judge, &compilation, &case.1, &[seed])? {
+            fault(Some(case), &finding.refusal.reason);
+        }
+    }
+    Ok(())
+}
+
+/// One workload under one set of inputs, with the oracle that is spoilt there.
+struct Spoilt<'s, 'j> {
+    judge: &'s Judge<'j>,
+    case: &'s Case,
+    workload: &'s str,
+}
+
+/// An output as the judge compares it.
+struct Output<'o> {
+    name: &'o str,
+    dtype: DType,
+    tolerance: Tolerance,
+    expected: Vec<f64>,
+}
+
+impl Spoilt<'_, '_> {
+    fn compare_all(&self, seed: u64, admission: &mut Admission) -> anyhow::Result<()> {
+        let _sharing = self.judge.quiet.share()?;
+        let deadline = self.judge.deadline();
+        let mut oracle = Bound::open_reference(self.judge, &self.judge.oracle, self.case, true)?;
+        oracle.renew(seed_of(seed, "stale", 0), Poison::NotANumber)?;
+        let stale = oracle.oracle_outputs(seed, deadline)?;
+        oracle.renew(seed, Poison::NotANumber)?;
+        let expected = oracle.oracle_outputs(seed, deadline)?;
+        let inputs: Vec<_> = oracle.inputs().iter().map(|(buffer, _)| *buffer).collect();
+        let definition = &self.judge.task.definition;
+        let outputs = definition.outputs.iter().zip(expected);
+        let outputs: Vec<_> = outputs
+            .filter_map(|((name, tensor), expected)| {
+                Some(Output {
+                    name,
+                    dtype: tensor.dtype,
+                    tolerance: *self.judge.task.settings.tolerance.get(name)?,
+                    expected,
+                })
+            })
+            .collect();
+        for (output, stale) in outputs.iter().zip(&stale) {
+            let elements = output.expected.len();
+            let mut spoil = |what: &str, found: &[f64]| {
+                self.compare(what, output, found, admission);
+            };
+            spoil("zeros", &vec![0.0; elements]);
+            let mean = output.expected.iter().sum::<f64>() / elements.max(1) as f64;
+            spoil("the mean", &vec![mean; elements]);
+            spoil("the outputs of other inputs", stale);
+            if elements >= 2 {
+                let mut half = output.expected.clone();
+                half[elements / 2..].fill(0.0);
+                spoil("half the work, then zeros", &half);
+                half[elements / 2..].copy_from_slice(&stale[elements / 2..]);
+                spoil("half the work, then outputs of other inputs", &half);
+            }
+            for buffer in &inputs {
+                let input = &oracle.plan.buffers[*buffer];
+                let same = definition.inputs.get(&input.name).map(|input| &input.shape)
+                    == definition
+                        .outputs
+                        .get(output.name)
+                        .map(|output| &output.shape);
+                if same && input.dtype.is_float() == output.dtype.is_float() {
+                    let copied = oracle.values(*buffer)?;
+                    spoil(&format!("a copy of `{}`", input.name), &copied);
+                }
+            }
+            if self.judge.task.settings.precision == PrecisionCheck::Checked {
+                for lower in output.dtype.lower() {
+                    let rounded = numerics::rounded(*lower, &output.expected);
+                    if rounded != output.expected {
+                        spoil(&format!("the output rounded to {lower}"), &rounded);
+                    }
+                }
+            }
+        }
+        if self.judge.task.settings.precision == PrecisionCheck::Checked {
+            self.reduced_inputs(&mut oracle, &outputs, seed, admission)?;
+        }
+        Ok(())
+    }
+
+    /// The oracle on inputs of the next lower precision; all outputs are to pass for it to pass.
+    fn reduced_inputs(
+        &self,
+        oracle: &mut Bound,
+        outputs: &[Output<'_>],
+        seed: u64,
+        admission: &mut Admission,
+    ) -> anyhow::Result<()> {
+        let inputs: Vec<_> = oracle.inputs().iter().map(|(buffer, _)| *buffer).collect();
+        for turn in 0..2 {
+            oracle.renew(seed, Poison::NotANumber)?;
+            let (mut formats, mut changed) = (Vec::new(), false);
+            for buffer in &inputs {
+                let Some(lower) = oracle.plan.buffers[*buffer].dtype.lower().get(turn) else {
+                    continue;
+                };
+                let given = oracle.values(*buffer)?;
+                let rounded = numerics::rounded(*lower, &given);
+                // What a format cannot hold at all is no way to be faster.
+                if rounded.iter().any(|value| !value.is_finite()) {
+                    continue;
+                }
+                changed |= rounded != given;
+                oracle.arm.write(*buffer, &Content::Values(&rounded))?;
+                if !formats.contains(lower) {
+                    formats.push(*lower);
+                }
+            }
+            // Inputs that lower precision holds as well cannot show it.
+            if !changed {
+                continue;
+            }
+            let found = oracle.oracle_outputs(seed, self.judge.deadline())?;
+            let compared = outputs.iter().zip(&found).map(|(output, found)| {
+                let Output {
+                    dtype,
+                    expected,
+                    tolerance,
+                    ..
+                } = output;
+                numerics::compare_values(*dtype, found, expected, *tolerance)
+            });
+            let compared: Vec<_> = compared.collect();
+            admission.comparisons += compared.len();
+            if compared.iter().all(|comparison| comparison.failed == 0) {
+                let formats: Vec<_> = formats.iter().map(DType::to_string).collect();
+                let error = compared.iter().map(|one| one.worst).fold(0.0, f64::max);
+                let what = format!("inputs rounded to {}", formats.join(" and "));
+                admission.passed.push(self.leak(&what, None, error));
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&self, what: &str, output: &Output<'_>, found: &[f64], admission: &mut Admission) {
+        let Output {
+            dtype,
+            expected,
+            tolerance,
+            ..
+        } = output;
+        let comparison = numerics::compare_values(*dtype, found, expected, *tolerance);
+        admission.comparisons += 1;
+        if comparison.failed == 0 {
+            let leak = self.leak(what, Some(output.name), comparison.worst);
+            admission.passed.push(leak);
+        }
+    }
+
+    fn leak(&self, what: &str, output: Option<&str>, error: f64) -> Leak {
+        Leak {
+            candidate: what.to_owned(),
+            output: output.map(str::to_owned),
+            workload: self.workload.to_owned(),
+            regime: self.case.regime_name(),
+            error,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Shapes and regimes that no prompt names: the ends of every range, primes, neighbours of powers of two, and any between.
+//!
+//! Pure: everything comes from the stream, which is drawn after the candidate is fixed.
+
+use indexmap::IndexMap;
+
+use super::shapes::Case;
+use crate::base::Stream;
+use crate::task::{Profile, RegimeChoice, Task};
+
+/// How many numbers are tried to meet a rare kind.
+const DRAWS: usize = 64;
+/// What comes before the shapes that the profile counts.
+const KINDS: [(&str, Pick); 4] = [
+    ("low", |_, low, _| low),
+    ("high", |_, _, high| high),
+    ("prime", |stream, low, high| {
+        rare(stream, low, high, is_prime)
+    }),
+    ("odd", |stream, low, high| {
+        rare(stream, low, high, is_beside_a_power_of_two)
+    }),
+];
+
+/// A size within the bounds, both included.
+type Pick = fn(&mut Stream, i64, i64) -> i64;
+
+/// The values of the variable axes, by the shape's name.
+pub(super) fn shapes(
+    task: &Task,
+    count: u32,
+    stream: &mut Stream,
+) -> Vec<(String, IndexMap<String, i64>)> {
+    let mut shapes: Vec<(String, IndexMap<String, i64>)> = Vec::new();
+    for (name, pick) in KINDS {
+        let axes = axes(task, stream, pick);
+        if shapes.iter().all(|(_, known)| *known != axes) {
+            shapes.push((name.to_owned(), axes));
+        }
+    }
+    for index in 1..=count {
+        shapes.push((index.to_string(), any(task, stream)));
+    }
+    shapes
+}
+
+/// A shape from anywhere within the ranges.
+pub(super) fn any(task: &Task, stream: &mut Stream) -> IndexMap<String, i64> {
+    axes(task, stream, between)
+}
+
+fn axes(task: &Task, stream: &mut Stream, pick: Pick) -> IndexMap<String, i64> {
+    let ranges = task.settings.hidden.iter();
+    let mut picked =
+        |(axis, [low, high]): (&String, &[i64; 2])| (axis.clone(), pick(stream, *low, *high));
+    ranges.map(&mut picked).collect()
+}
+
+fn between(stream: &mut Stream, low: i64, high: i64) -> i64 {
+    let span = usize::try_from(high - low).unwrap_or(0) + 1;
+    low + stream.below(span) as i64
+}
+
+/// One of a kind, or any where there are none, or too few to be met.
+fn rare(stream: &mut Stream, low: i64, high: i64, is_one: fn(i64) -> bool) -> i64 {
+    let mut size = low;
+    for _ in 0..DRAWS {
+        size = between(stream, low, high);
+        if is_one(size) {
+            return size;
+        }
+    }
+    (low..=high)
+        .take(DRAWS)
+        .find(|size| is_one(*size))
+        .unwrap_or(size)
+}
+
+fn is_prime(number: i64) -> bool {
+    let mut divisors = (2..).take_while(|divisor| divisor * divisor <= number);
+    number >= 2 && divisors.all(|divisor| number % divisor != 0)
+}
+
+fn is_beside_a_power_of_two(number: i64) -> bool {
+    let is_power = |number: i64| number >= 4 && number & (number - 1) == 0;
+    is_power(number - 1) || is_power(number.saturating_add(1))
+}
+
+/// The cases with the hidden shapes behind them, each with a regime; the last ones keep the inputs that are timed.
+pub(super) fn with_regimes(
+    visible: Vec<Case>,
+    shapes: Vec<Case>,
+    task: &Task,
+    profile: &Profile,
+    stream: &mut Stream,
+) -> Vec<Case> {
+    let mut regimes: Vec<_> = task.regimes().into_iter().collect();
+    for index in (1..regimes.len()).rev() {
+        regimes.swap(index, stream.below(index + 1));
+    }
+    let mut cases = visible.clone();
+    if regimes.is_empty() {
+        cases.extend(shapes);
+        return cases;
+    }
+    let drawn = shapes.len() - (profile.hidden_shapes as usize).min(shapes.len());
+    let special = &shapes[..drawn];
+    match profile.regimes {
+        RegimeChoice::Once => {
+            // The hidden shapes meet one each; what is left goes to the smallest workload.
+            let small = visible.iter().min_by_key(|case| size(case));
+            for index in 0..regimes.len().max(special.len()) {
+                let (name, regime) = &regimes[index % regimes.len()];
+                let shape = special.get(index).or(small);
+                cases.extend(shape.map(|shape| shape.under(name, regime)));
+            }
+        }
+        RegimeChoice::All => {
+            for (index, case) in visible.iter().enumerate() {
+                let (name, regime) = &regimes[index % regimes.len()];
+                cases.push(case.under(name, regime));
+            }
+            for shape in special {
+                let all = regimes.iter();
+                cases.extend(all.map(|(name, regime)| shape.under(name, regime)));
+            }
+        }
+    }
+    cases.extend_from_slice(&shapes[drawn..]);
+    cases
+}
+
+fn size(case: &Case) -> i64 {
+    let sizes = case.binding.axes.values();
+    sizes.fold(1, |product, size| product.saturating_mul(*size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::TaskFiles;
+
+    #[test]
+    fn ends_primes_and_odd_sizes_are_always_met_and_every_regime_is() {
+        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+        for seed in 0..20 {
+            let mut stream = Stream::new(seed, "test", 0);
+            let shapes = shapes(&task, 2, &mut stream);
+            let of = |name: &str| &shapes.iter().find(|(known, _)| known == name).unwrap().1;
+            for (axis, [low, high]) in &task.settings.hidden {
+                assert_eq!((of("low")[axis], of("high")[axis]), (*low, *high));
+                assert!(is_prime(of("prime")[axis]), "{shapes:?}");
+                assert!(is_beside_a_power_of_two(of("odd")[axis]), "{shapes:?}");
+                assert!((*low..=*high).contains(&of("1")[axis]));
+            }
+            assert_eq!(shapes.len(), 6);
+            let profile = &task.settings.profiles["quick"];
+            let cases: Vec<_> = shapes
+                .iter()
+                .map(|(name, axes)| Case {
+                    id: name.clone(),
+                    binding: task.definition.bind(axes).unwrap(),
+                    hidden: true,
+                    ..Case::visible(&task.workloads[0])
+                })
+                .collect();
+            for regimes in [RegimeChoice::Once, RegimeChoice::All] {
+                let profile = Profile {
+                    hidden_shapes: 2,
+                    regimes,
+                    ..profile.clone()
+                };
+                let visible = vec![Case::visible(&task.workloads[0])];
+                let cases = with_regimes(visible, cases.clone(), &task, &profile, &mut stream);
+                for name in task.regimes().keys() {
+                    let met = cases
+                        .iter()
+                        .filter(|case| case.regime_name().as_ref() == Some(name));
+                    let wanted = if regimes == RegimeChoice::All { 4 } else { 1 };
+                    assert!(met.count() >= wanted, "{name}");
+                }
+                let plain = cases.iter().filter(|case| case.regime.is_none());
+                assert_eq!(plain.count(), 3);
+                assert_eq!(cases.iter().filter(|case| !case.hidden).count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_of_one_size_has_one_shape() {
+        let mut task = TaskFiles::find("gdn_decode").unwrap().load().unwrap();
+        task.settings.hidden["batch_size"] = [1, 1];
+        let shapes = shapes(&task, 0, &mut Stream::new(1, "test", 0));
+        assert_eq!(shapes.len(), 1);
+    }
+
+    #[test]
+    fn kinds_of_sizes() {
+        let primes: Vec<_> = (0..20).filter(|size| is_prime(*size)).collect();
+        assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19]);
+        let odd: Vec<_> = (0..36)
+            .filter(|size| is_beside_a_power_of_two(*size))
+            .collect();
+        assert_eq!(odd, [3, 5, 7, 9, 15, 17, 31, 33]);
+    }
+}

@@ -1,0 +1,194 @@
+//! Where an input's values come from: a shape, and what changes it. Says what, draws nothing.
+
+use serde::{Deserialize, Serialize};
+
+/// Where an input's values come from. What changes the shape is applied in the order of the fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "TypedDistribution", into = "TypedDistribution")]
+pub struct Distribution {
+    pub shape: Shape,
+    /// Only so many different values, so that many are equal; 0: no such bound.
+    pub levels: u32,
+    /// Added to every value.
+    pub mean: f64,
+    /// The share of elements that are 0 instead.
+    pub zeros: f64,
+    /// All elements of a row of the last axis are 0 but one.
+    pub one_hot: bool,
+    /// Of four rows of the last axis about one is so many times as large.
+    pub large_rows: f64,
+    /// Divide each row of the last axis by its norm, in double precision, before rounding.
+    pub normalize: Option<Norm>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shape {
+    /// Mean 0 and this standard deviation.
+    Normal(f64),
+    /// In [low, high); for integers both ends included.
+    Uniform([f64; 2]),
+    /// The same everywhere.
+    Value(f64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    L2,
+}
+
+impl Distribution {
+    /// A shape as it is.
+    pub const fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            levels: 0,
+            mean: 0.0,
+            zeros: 0.0,
+            one_hot: false,
+            large_rows: 1.0,
+            normalize: None,
+        }
+    }
+
+    /// The value, where it is the same everywhere.
+    pub fn constant(&self) -> Option<f64> {
+        match self.shape {
+            Shape::Value(value) if self.is_plain() => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing changes the shape.
+    pub fn is_plain(&self) -> bool {
+        self.levels == 0
+            && self.mean == 0.0
+            && self.zeros == 0.0
+            && !self.one_hot
+            && self.large_rows == 1.0
+    }
+
+    /// Whether something changes the shape that integers do not have.
+    pub fn is_for_floats_only(&self) -> bool {
+        self.mean != 0.0 || self.large_rows != 1.0
+    }
+
+    /// The same, so many times as large.
+    pub fn scaled(&self, factor: f64) -> Self {
+        let shape = match self.shape {
+            Shape::Normal(deviation) => Shape::Normal(deviation * factor),
+            Shape::Uniform([low, high]) => Shape::Uniform([low * factor, high * factor]),
+            Shape::Value(value) => Shape::Value(value * factor),
+        };
+        Self {
+            shape,
+            mean: self.mean * factor,
+            ..self.clone()
+        }
+    }
+
+    /// About how far values lie from each other.
+    pub fn spread(&self) -> f64 {
+        match self.shape {
+            Shape::Normal(deviation) => deviation,
+            Shape::Uniform([low, high]) => (high - low) / 4.0,
+            Shape::Value(_) => 0.0,
+        }
+    }
+}
+
+/// A distribution as it is typed: one of `normal`, `uniform` and `value`, and what changes it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedDistribution {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    normal: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uniform: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levels: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mean: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zeros: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    one_hot: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    large_rows: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    normalize: Option<Norm>,
+}
+
+impl TryFrom<TypedDistribution> for Distribution {
+    type Error = String;
+
+    fn try_from(typed: TypedDistribution) -> Result<Self, String> {
+        let shape = match (typed.normal, typed.uniform, typed.value) {
+            (Some(deviation), None, None) if deviation > 0.0 && deviation.is_finite() => {
+                Shape::Normal(deviation)
+            }
+            (None, Some([low, high]), None)
+                if low < high && low.is_finite() && high.is_finite() =>
+            {
+                Shape::Uniform([low, high])
+            }
+            (None, None, Some(value)) if value.is_finite() => Shape::Value(value),
+            _ => {
+                return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high) and `value: NUMBER`".to_owned());
+            }
+        };
+        let plain = Self::new(shape);
+        let distribution = Self {
+            levels: typed.levels.unwrap_or(plain.levels),
+            mean: typed.mean.unwrap_or(plain.mean),
+            zeros: typed.zeros.unwrap_or(plain.zeros),
+            one_hot: typed.one_hot.unwrap_or(plain.one_hot),
+            large_rows: typed.large_rows.unwrap_or(plain.large_rows),
+            normalize: typed.normalize,
+            ..plain
+        };
+        if typed.levels == Some(0) {
+            return Err("`levels`: expected at least 1, found 0".to_owned());
+        }
+        if !distribution.mean.is_finite() {
+            return Err("`mean`: expected a finite number".to_owned());
+        }
+        if !(0.0..1.0).contains(&distribution.zeros) {
+            return Err(format!(
+                "`zeros`: expected a share of at least 0 and below 1, found {}",
+                distribution.zeros
+            ));
+        }
+        if !(distribution.large_rows > 0.0 && distribution.large_rows.is_finite()) {
+            return Err(format!(
+                "`large_rows`: expected a factor above 0, found {}",
+                distribution.large_rows
+            ));
+        }
+        Ok(distribution)
+    }
+}
+
+impl From<Distribution> for TypedDistribution {
+    fn from(distribution: Distribution) -> Self {
+        let mut typed = Self {
+            normal: None,
+            uniform: None,
+            value: None,
+            levels: (distribution.levels != 0).then_some(distribution.levels),
+            mean: (distribution.mean != 0.0).then_some(distribution.mean),
+            zeros: (distribution.zeros != 0.0).then_some(distribution.zeros),
+            one_hot: distribution.one_hot.then_some(true),
+            large_rows: (distribution.large_rows != 1.0).then_some(distribution.large_rows),
+            normalize: distribution.normalize,
+        };
+        match distribution.shape {
+            Shape::Normal(deviation) => typed.normal = Some(deviation),
+            Shape::Uniform(bounds) => typed.uniform = Some(bounds),
+            Shape::Value(value) => typed.value = Some(value),
+        }
+        typed
+    }
+}

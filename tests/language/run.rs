@@ -1,0 +1,165 @@
+//! Running a device program and reading what it left.
+
+use std::time::Duration;
+
+use kforge::device::cpu::{CpuDevice, find_compiler};
+use kforge::device::{Answer, Build, Compiled, Device, Launched, Opened, Question, Refusal};
+use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
+use kforge::task::DType;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// `None`, said in one line, where the machine has no compiler.
+pub(crate) fn device() -> Option<CpuDevice> {
+    if find_compiler().is_err() {
+        println!("skipped: no C++ compiler");
+        return None;
+    }
+    Some(CpuDevice::new().expect("a machine with a compiler has a device"))
+}
+
+/// A source with a kernel `f(long long* y, int n)`.
+pub(crate) struct Program<'s> {
+    pub(crate) source: &'s str,
+    pub(crate) grid: u32,
+    pub(crate) block: u32,
+    /// Elements of `y`.
+    pub(crate) count: u64,
+}
+
+impl Program<'_> {
+    pub(crate) fn compile(&self, device: &CpuDevice) -> Compiled {
+        let unit = Unit {
+            source: self.source.to_owned(),
+            constants: Vec::new(),
+            macros: Vec::new(),
+            entries: vec![Entry {
+                expression: "f".to_owned(),
+                arguments: vec![ArgumentType::Pointer(DType::Int64), ArgumentType::I32],
+                line: 1,
+            }],
+            fast_math: false,
+            max_registers: None,
+            arch: None,
+        };
+        device.compile(&unit, Build::Fast).unwrap()
+    }
+
+    pub(crate) fn launch(&self, device: &CpuDevice) -> Result<Vec<i64>, Box<Refusal>> {
+        let program = match self.compile(device) {
+            Compiled::Ready(program) => program,
+            Compiled::Refused(refusal) => return Err(Box::new(refusal)),
+        };
+        let plan = Plan {
+            buffers: vec![Buffer {
+                name: "y".to_owned(),
+                role: Role::Output,
+                dtype: DType::Int64,
+                shape: vec![self.count],
+            }],
+            launches: vec![Launch {
+                entry: 0,
+                grid: [self.grid, 1, 1],
+                block: [self.block, 1, 1],
+                shared: 0,
+                cluster: None,
+                cooperative: false,
+                overlap: false,
+                arguments: vec![Argument::Buffer(0), Argument::I32(self.count as i32)],
+            }],
+            outputs: vec![0],
+        };
+        let mut arm = match device.open(&program, &plan).unwrap() {
+            Opened::Ready(arm) => arm,
+            Opened::Refused(refusal) => return Err(Box::new(refusal)),
+        };
+        if let Launched::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
+            return Err(Box::new(refusal));
+        }
+        let Answer::Bytes(bytes) = arm.inspect(0, &Question::Bytes).unwrap() else {
+            panic!("bytes were asked for")
+        };
+        let words = bytes.chunks_exact(8);
+        Ok(words
+            .map(|word| i64::from_le_bytes(word.try_into().unwrap()))
+            .collect())
+    }
+}
+
+/// Runs a source on one block of up to 128 threads in each of as many blocks as there are elements.
+pub(crate) fn run(device: &CpuDevice, source: &str, count: usize) -> Vec<i64> {
+    let program = Program {
+        source,
+        grid: count.div_ceil(128) as u32,
+        block: 128,
+        count: count as u64,
+    };
+    program
+        .launch(device)
+        .unwrap_or_else(|refusal| panic!("{refusal:#?}\n{source}"))
+}
+
+/// Evaluates `expressions`, which may use `i` and `bits(k)` (the k-th random word of element i), for every element; each gives
+/// one column of results as integers.
+pub(crate) fn columns(
+    device: &CpuDevice,
+    head: &str,
+    setup: &str,
+    expressions: &[&str],
+    rows: usize,
+) -> Vec<Vec<i64>> {
+    let mut body = String::new();
+    for (column, expression) in expressions.iter().enumerate() {
+        body.push_str(&format!(
+            "  y[i * {} + {column}] = (long long)({expression});\n",
+            expressions.len()
+        ));
+    }
+    let source = format!(
+        "{head}\n{BITS}\n__global__ void f(long long* y, int n) {{\n  const int i = blockIdx.x * blockDim.x + threadIdx.x;\n  if (i >= n / {}) return;\n  auto bits = [i](unsigned k) {{ return word((unsigned)i, k); }};\n  {setup}\n{body}}}\n",
+        expressions.len()
+    );
+    let values = run(device, &source, rows * expressions.len());
+    (0..expressions.len())
+        .map(|column| {
+            values
+                .iter()
+                .skip(column)
+                .step_by(expressions.len())
+                .copied()
+                .collect()
+        })
+        .collect()
+}
+
+const BITS: &str = "__device__ inline unsigned word(unsigned i, unsigned k) { unsigned h = i * 2654435761u + k * 40503u; h ^= h >> 15; h *= 2246822519u; h ^= h >> 13; h *= 3266489917u; return h ^ h >> 16; }";
+
+/// The same random words here.
+pub(crate) fn bits(i: usize, k: u32) -> u32 {
+    let mut h = (i as u32)
+        .wrapping_mul(2_654_435_761)
+        .wrapping_add(k.wrapping_mul(40_503));
+    h ^= h >> 15;
+    h = h.wrapping_mul(2_246_822_519);
+    h ^= h >> 13;
+    h = h.wrapping_mul(3_266_489_917);
+    h ^ h >> 16
+}
+
+/// Compares columns with what is expected of each row.
+pub(crate) fn agree(
+    expressions: &[&str],
+    found: &[Vec<i64>],
+    expected: impl Fn(usize, usize) -> i64,
+) {
+    for (column, values) in found.iter().enumerate() {
+        for (row, value) in values.iter().enumerate() {
+            let wanted = expected(column, row);
+            assert_eq!(
+                *value, wanted,
+                "`{}` for element {row}: {value:#x}, not {wanted:#x}",
+                expressions[column]
+            );
+        }
+    }
+}
