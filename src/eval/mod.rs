@@ -292,10 +292,10 @@ impl<'a> Judge<'a> {
     ) -> anyhow::Result<Result<(), Finding>> {
         let _sharing = self.quiet.share()?;
         for (index, case) in cases.iter().enumerate() {
-            // Regimes are many and their inputs are unlike each other: one round is enough for each.
-            let rounds = match case.regime {
-                None => self.options.profile.rounds,
-                Some(_) => 1,
+            // Hidden cases are many and unlike each other: one round is enough for each.
+            let rounds = match case.hidden {
+                false => self.options.profile.rounds,
+                true => 1,
             };
             let seeds: Vec<_> = (0..rounds)
                 .map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize))
