@@ -6,6 +6,9 @@ use serde_yaml::Error;
 use super::failure::Failure;
 use super::text::did_you_mean;
 
+/// How many values aliases may stand for in all: a few lines that repeat each other can stand for millions.
+const MOST_REPEATED: usize = 10_000;
+
 /// Parses one document. `origin` names it in errors: a path, or `--set`.
 pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
     read_with_line(text, origin, 0)
@@ -34,15 +37,21 @@ pub fn read_with_line<T: DeserializeOwned>(
         ))
         .hint("end lines with a line feed, or with a carriage return and a line feed"));
     }
-    serde_yaml::from_str(text).map_err(|error| failure(&error, text, origin, lines_before))
+    parse(text).map_err(|error| failure(&error, text, origin, lines_before))
 }
 
 /// As [`read`], for a text that nobody typed as it is, such as an assignment put in its place: errors name the origin alone.
 pub fn read_inline<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
-    serde_yaml::from_str(text).map_err(|error| {
+    parse(text).map_err(|error: Error| {
         let (message, hint) = words(&error);
         with_hint(Failure::usage(format!("{origin}: {message}")), hint)
     })
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    let mut options = serde_yaml::Options::default();
+    options.alias_limits.max_total_replayed_events = MOST_REPEATED;
+    serde_yaml::from_str_with_options(text, options)
 }
 
 fn failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failure {
@@ -216,6 +225,22 @@ mod tests {
             let message = read_inline::<Kinds>(text, "here").unwrap_err().to_string();
             assert_eq!(message, format!("here: {words}"));
         }
+    }
+
+    #[test]
+    fn aliases_cannot_stand_for_millions() {
+        let mut text = "a: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
+        for level in 1..7 {
+            let list = vec![format!("*a{}", level - 1); 10].join(", ");
+            text += &format!("a{level}: &a{level} [{list}]\n");
+        }
+        let begun = std::time::Instant::now();
+        let message = read::<serde_json::Value>(&text, "run.yaml")
+            .unwrap_err()
+            .message;
+        assert!(message.contains("alias"), "{message}");
+        assert!(begun.elapsed().as_secs() < 2);
+        assert!(read::<serde_json::Value>(text.split("a3:").next().unwrap(), "run.yaml").is_ok());
     }
 
     #[test]

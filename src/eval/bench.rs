@@ -68,14 +68,11 @@ impl Bench {
         case: &Case,
     ) -> anyhow::Result<Result<Self, Finding>> {
         let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
-        let outputs = judge.task.definition.outputs.keys();
-        let tolerances = outputs
-            .filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
         Ok(Ok(Self {
             candidate,
             opponent,
             oracle,
-            tolerances: tolerances.collect(),
+            tolerances: tolerances(judge),
             deadline: judge.deadline(),
         }))
     }
@@ -130,42 +127,7 @@ impl Bench {
         expected: &[Vec<f64>],
         seed: u64,
     ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
-        let bound = self.side(side)?;
-        let mut comparisons = Vec::new();
-        for ((buffer, expected), (name, tolerance)) in bound
-            .plan
-            .outputs
-            .iter()
-            .zip(expected)
-            .zip(&self.tolerances)
-        {
-            let question = Question::Compare {
-                expected,
-                tolerance: *tolerance,
-            };
-            let Answer::Comparison(comparison) = bound.arm.inspect(*buffer, &question)? else {
-                anyhow::bail!("the device compared nothing");
-            };
-            if let Some((index, wanted, found)) = comparison.first {
-                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
-                let reason = format!(
-                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
-                    comparison.failed, comparison.elements
-                );
-                let evidence = Evidence {
-                    seed: Some(seed),
-                    tensor: Some(name.clone()),
-                    index: Some(index),
-                    expected: Some(wanted),
-                    found: Some(found.to_string()),
-                    log: bound.printed(),
-                    ..Evidence::default()
-                };
-                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
-            }
-            comparisons.push(comparison);
-        }
-        Ok(Ok(comparisons))
+        self.side(side)?.compare(&self.tolerances, expected, seed)
     }
 
     pub(super) fn side(&self, side: Side) -> anyhow::Result<&Bound> {
@@ -185,6 +147,15 @@ impl Bench {
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
+}
+
+/// The tolerance of each output, in the definition's order.
+pub(super) fn tolerances(judge: &Judge<'_>) -> Vec<(String, Tolerance)> {
+    let outputs = judge.task.definition.outputs.keys();
+    let tolerance = |name: &String| judge.task.settings.tolerance.get(name).copied();
+    outputs
+        .filter_map(|name| Some((name.clone(), tolerance(name)?)))
+        .collect()
 }
 
 /// One of the two arms that are timed against each other.
@@ -340,6 +311,46 @@ impl Bound {
     /// The inputs with their distributions, by buffer.
     pub(super) fn inputs(&self) -> &[(usize, Distribution)] {
         &self.inputs
+    }
+
+    /// Compares all outputs; the first that fails is a finding.
+    pub(super) fn compare(
+        &self,
+        tolerances: &[(String, Tolerance)],
+        expected: &[Vec<f64>],
+        seed: u64,
+    ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
+        let mut comparisons = Vec::new();
+        for ((buffer, expected), (name, tolerance)) in
+            self.plan.outputs.iter().zip(expected).zip(tolerances)
+        {
+            let question = Question::Compare {
+                expected,
+                tolerance: *tolerance,
+            };
+            let Answer::Comparison(comparison) = self.arm.inspect(*buffer, &question)? else {
+                anyhow::bail!("the device compared nothing");
+            };
+            if let Some((index, wanted, found)) = comparison.first {
+                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
+                let reason = format!(
+                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
+                    comparison.failed, comparison.elements
+                );
+                let evidence = Evidence {
+                    seed: Some(seed),
+                    tensor: Some(name.clone()),
+                    index: Some(index),
+                    expected: Some(wanted),
+                    found: Some(found.to_string()),
+                    log: self.printed(),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
+            }
+            comparisons.push(comparison);
+        }
+        Ok(Ok(comparisons))
     }
 
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {

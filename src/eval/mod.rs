@@ -244,7 +244,8 @@ impl<'a> Judge<'a> {
         }
         verdict.builds.push(Build::Fast.name().to_owned());
         // Cheaper than timing, and graver than anything that timing could find.
-        let inspection = sanitize::inspect(self, &compilation.kernel, &cases, seed, verdict)?;
+        let inspection =
+            sanitize::inspect(self, &compilation.kernel, &cases, (seed, true), verdict)?;
         if let Some(finding) = inspection.finding {
             return Ok(Err(finding));
         }
@@ -275,7 +276,7 @@ impl<'a> Judge<'a> {
         } else {
             std::slice::from_ref(case)
         };
-        let inspection = sanitize::inspect(self, kernel, near, seed, verdict)?;
+        let inspection = sanitize::inspect(self, kernel, near, (seed, false), verdict)?;
         Ok(match inspection.finding {
             Some(deeper) if deeper.refusal.status <= finding.refusal.status => deeper,
             _ => finding,

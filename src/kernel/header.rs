@@ -15,6 +15,11 @@ use crate::task::{DType, Definition};
 /// Names that every expression may use besides axes and tunables.
 pub(super) const MACHINE_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"];
 
+/// The most tunables: far more than any kernel has use for.
+const MOST_TUNABLES: usize = 64;
+/// The most values of one tunable: far beyond any list that a search could try.
+const MOST_VALUES: usize = 1000;
+
 /// A checked header. Every line is the kernel file's own, counted from 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -235,6 +240,15 @@ impl Checker<'_> {
     fn check(&self) -> Result<Header, HeaderError> {
         let typed = self.typed;
         let mut tunable_places = IndexMap::new();
+        if let Some((_, values)) = typed.tunables.get_index(MOST_TUNABLES) {
+            return Err(self.error(
+                self.line(values),
+                format!(
+                    "`tunables`: expected at most {MOST_TUNABLES}, found {}",
+                    typed.tunables.len()
+                ),
+            ));
+        }
         for (name, values) in &typed.tunables {
             let line = self.line(values);
             self.check_tunable(name, &values.value, line)?;
@@ -327,6 +341,15 @@ impl Checker<'_> {
             return Err(self.error(
                 line,
                 format!("tunable `{name}`: expected at least one value"),
+            ));
+        }
+        if values.len() > MOST_VALUES {
+            return Err(self.error(
+                line,
+                format!(
+                    "tunable `{name}`: expected at most {MOST_VALUES} values, found {}",
+                    values.len()
+                ),
             ));
         }
         if (1..values.len()).any(|index| values[..index].contains(&values[index])) {

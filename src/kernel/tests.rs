@@ -332,3 +332,46 @@ fn every_shipped_kernel_fits_every_workload_of_its_task() {
         );
     }
 }
+
+#[test]
+fn a_list_of_two_tunables_is_left_as_it_is() {
+    let shared = GOOD
+        .replace("[4, 1, 2]", "&list [4, 1, 2]")
+        .replace("[32, 64]", "*list");
+    let kernel = parse(&shared.replace("ROWS: 1}", "ROWS: 2}")).unwrap();
+    assert_eq!(kernel.point()["WIDTH"], 4);
+    for name in ["ROWS", "WIDTH"] {
+        let point = IndexMap::from([(name.to_owned(), 1)]);
+        assert_eq!(with_point(&kernel, &point), None, "both would change");
+    }
+}
+
+#[test]
+fn no_header_makes_more_work_than_a_search_could_do() {
+    let list = |count: i64| {
+        (0..count)
+            .map(|value| value.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let values = |count: i64| {
+        parse(&GOOD.replace(
+            "[4, 1, 2]",
+            &format!("[4, 1, 2, {}]", list(count).replace("0, 1, 2, 3, 4, ", "")),
+        ))
+    };
+    assert!(values(1000).is_ok());
+    let error = values(100_000).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "line 9: tunable `ROWS`: expected at most 1000 values, found 99998"
+    );
+    let many: String = (0..5000)
+        .map(|index| format!("\n  MANY{index}: [1, 2]"))
+        .collect();
+    let error = parse(&GOOD.replace("\nvariants", &format!("{many}\nvariants"))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "line 73: `tunables`: expected at most 64, found 5002"
+    );
+}

@@ -137,16 +137,18 @@ fn without_folders(line: &str) -> String {
             before.is_whitespace() || matches!(before, '\'' | '"' | '`' | '(' | '<')
         });
         let path = &rest[start..];
-        let path = &path[..path.find(ends).unwrap_or(path.len())];
-        let is_path = begins
-            && path.len() > 1
-            && !path.starts_with("//")
-            && !path.starts_with("/*")
-            && !path.starts_with("/=");
-        if is_path {
+        let is_operator = ["//", "/*", "/="]
+            .iter()
+            .any(|other| path.starts_with(other));
+        // Only what begins a path is looked at to its end, and then taken: a line of slashes takes no longer than another.
+        let length = match begins && !is_operator {
+            true => path.find(ends).unwrap_or(path.len()),
+            false => 0,
+        };
+        if length > 1 {
             result.push_str(&rest[..start]);
-            result.push_str(path.rsplit('/').next().unwrap_or_default());
-            rest = &rest[start + path.len()..];
+            result.push_str(path[..length].rsplit('/').next().unwrap_or_default());
+            rest = &rest[start + length..];
         } else {
             result.push_str(&rest[..=start]);
             rest = &rest[start + 1..];
@@ -218,6 +220,15 @@ mod tests {
         let refusal = compile_error(&format!("{output}\n").repeat(20));
         assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
         assert!(refusal.reason.len() < LINE_LIMIT + 20);
+    }
+
+    #[test]
+    fn no_line_takes_forever() {
+        let begun = std::time::Instant::now();
+        for piece in ["/", "/*", "(//", "</=", "'/*"] {
+            compile_error(&piece.repeat(200_000));
+        }
+        assert!(begun.elapsed().as_secs() < 5);
     }
 
     #[test]
