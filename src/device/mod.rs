@@ -91,7 +91,8 @@ pub struct Refusal {
     pub status: Status,
     /// One sentence for a person.
     pub reason: String,
-    pub evidence: Evidence,
+    /// Apart, because it is large and mostly empty.
+    pub evidence: Box<Evidence>,
 }
 
 /// One kernel bound to its own memory: the candidate, the baseline, or the oracle, each in an arm of its own.

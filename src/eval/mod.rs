@@ -144,7 +144,7 @@ impl<'a> Judge<'a> {
                 verdict.status = finding.refusal.status;
                 verdict.reason = Some(finding.refusal.reason);
                 verdict.speedup = None;
-                let mut evidence = finding.refusal.evidence;
+                let mut evidence = *finding.refusal.evidence;
                 evidence.seed.get_or_insert(seed);
                 if evidence.workload.is_none() {
                     evidence.workload = finding.case;
@@ -510,12 +510,12 @@ impl Compilation {
 }
 
 impl Finding {
-    fn new(status: Status, reason: impl Into<String>, evidence: Evidence) -> Self {
+    fn new(status: Status, reason: impl Into<String>, evidence: impl Into<Box<Evidence>>) -> Self {
         Self {
             refusal: Refusal {
                 status,
                 reason: reason.into(),
-                evidence,
+                evidence: evidence.into(),
             },
             case: None,
         }

@@ -23,7 +23,7 @@ use crate::device::{
 };
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::{DType, Distribution};
-use crate::verdict::{Evidence, Status};
+use crate::verdict::Status;
 
 /// Bytes before and behind every buffer's data that a kernel must leave alone; the data starts at a multiple of 256.
 const CANARY: usize = 256;
@@ -264,7 +264,7 @@ fn too_many(plan: &Plan) -> Option<Refusal> {
     Some(Refusal {
         status: Status::LimitExceeded,
         reason: format!("{found} {name}: this backend takes at most {most}"),
-        evidence: Evidence::default(),
+        evidence: Box::default(),
     })
 }
 
@@ -288,7 +288,7 @@ fn too_large(plan: &Plan) -> Option<Refusal> {
             "the buffers need {asked}: {} MiB are there for them",
             most >> 20
         ),
-        evidence: Evidence::default(),
+        evidence: Box::default(),
     })
 }
 
