@@ -159,6 +159,11 @@ __attribute__((noinline)) uint32_t active_lanes(uint32_t place) {
 }
 
 __attribute__((noinline)) void yield() {
+    // A constructor runs before there is any thread of the kernel.
+    if (worker == nullptr) {
+        sched_yield();
+        return;
+    }
     Worker& w = *worker;
     const uint32_t next = next_in_turn(w);
     // Alone in its block, it waits for another one, which may need this core.
