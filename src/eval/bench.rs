@@ -7,7 +7,9 @@ use anyhow::Context;
 use super::shapes::Case;
 use super::{Compilation, Finding, Judge, Reference};
 use crate::base::Failure;
-use crate::device::{Answer, Arm, Comparison, Content, Kept, Launched, Opened, Poison, Question};
+use crate::device::{
+    Answer, Arm, Comparison, Content, Launched, Opened, Poison, Question, Remembered,
+};
 use crate::kernel::plan::{Plan, Role};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
@@ -66,14 +68,11 @@ impl Bench {
         case: &Case,
     ) -> anyhow::Result<Result<Self, Finding>> {
         let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
-        let outputs = judge.task.definition.outputs.keys();
-        let tolerances = outputs
-            .filter_map(|name| Some((name.clone(), *judge.task.settings.tolerance.get(name)?)));
         Ok(Ok(Self {
             candidate,
             opponent,
             oracle,
-            tolerances: tolerances.collect(),
+            tolerances: tolerances(judge),
             deadline: judge.deadline(),
         }))
     }
@@ -128,42 +127,7 @@ impl Bench {
         expected: &[Vec<f64>],
         seed: u64,
     ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
-        let bound = self.side(side)?;
-        let mut comparisons = Vec::new();
-        for ((buffer, expected), (name, tolerance)) in bound
-            .plan
-            .outputs
-            .iter()
-            .zip(expected)
-            .zip(&self.tolerances)
-        {
-            let question = Question::Compare {
-                expected,
-                tolerance: *tolerance,
-            };
-            let Answer::Comparison(comparison) = bound.arm.inspect(*buffer, &question)? else {
-                anyhow::bail!("the device compared nothing");
-            };
-            if let Some((index, wanted, found)) = comparison.first {
-                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
-                let reason = format!(
-                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
-                    comparison.failed, comparison.elements
-                );
-                let evidence = Evidence {
-                    seed: Some(seed),
-                    tensor: Some(name.clone()),
-                    index: Some(index),
-                    expected: Some(wanted),
-                    found: Some(found.to_string()),
-                    log: bound.printed(),
-                    ..Evidence::default()
-                };
-                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
-            }
-            comparisons.push(comparison);
-        }
-        Ok(Ok(comparisons))
+        self.side(side)?.compare(&self.tolerances, expected, seed)
     }
 
     pub(super) fn side(&self, side: Side) -> anyhow::Result<&Bound> {
@@ -185,11 +149,27 @@ impl Bench {
     }
 }
 
+/// The tolerance of each output, in the definition's order.
+pub(super) fn tolerances(judge: &Judge<'_>) -> Vec<(String, Tolerance)> {
+    let outputs = judge.task.definition.outputs.keys();
+    let tolerance = |name: &String| judge.task.settings.tolerance.get(name).copied();
+    outputs
+        .filter_map(|name| Some((name.clone(), tolerance(name)?)))
+        .collect()
+}
+
 /// One of the two arms that are timed against each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Candidate,
     Opponent,
+}
+
+/// Whether the judge could look at a kernel's own variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    Yes,
+    No,
 }
 
 impl Bound {
@@ -333,6 +313,46 @@ impl Bound {
         &self.inputs
     }
 
+    /// Compares all outputs; the first that fails is a finding.
+    pub(super) fn compare(
+        &self,
+        tolerances: &[(String, Tolerance)],
+        expected: &[Vec<f64>],
+        seed: u64,
+    ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
+        let mut comparisons = Vec::new();
+        for ((buffer, expected), (name, tolerance)) in
+            self.plan.outputs.iter().zip(expected).zip(tolerances)
+        {
+            let question = Question::Compare {
+                expected,
+                tolerance: *tolerance,
+            };
+            let Answer::Comparison(comparison) = self.arm.inspect(*buffer, &question)? else {
+                anyhow::bail!("the device compared nothing");
+            };
+            if let Some((index, wanted, found)) = comparison.first {
+                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
+                let reason = format!(
+                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
+                    comparison.failed, comparison.elements
+                );
+                let evidence = Evidence {
+                    seed: Some(seed),
+                    tensor: Some(name.clone()),
+                    index: Some(index),
+                    expected: Some(wanted),
+                    found: Some(found.to_string()),
+                    log: self.printed(),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
+            }
+            comparisons.push(comparison);
+        }
+        Ok(Ok(comparisons))
+    }
+
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
         self.arm.launch(deadline)
     }
@@ -424,13 +444,15 @@ impl Bound {
         Ok(Ok(()))
     }
 
-    /// Whether a launch left something behind in the kernel's own variables. `Ok(None)`: no.
-    pub(super) fn state(&self) -> anyhow::Result<Option<Finding>> {
-        let Answer::Kept(kept) = self.arm.inspect(0, &Question::Kept)? else {
+    /// Whether a launch left something behind in the kernel's own variables.
+    pub(super) fn state(&self) -> anyhow::Result<Result<Watched, Finding>> {
+        let Answer::Remembered(kept) = self.arm.inspect(0, &Question::Remembered)? else {
             anyhow::bail!("the device did not look at the kernel's variables");
         };
-        let Kept::Changed { variable, launch } = kept else {
-            return Ok(None);
+        let (variable, launch) = match kept {
+            Remembered::Changed { variable, launch } => (variable, launch),
+            Remembered::Nothing => return Ok(Ok(Watched::Yes)),
+            Remembered::Unknown => return Ok(Ok(Watched::No)),
         };
         let reason = format!(
             "launch {launch} left {variable} changed: what one launch writes there the next could read; `scratch` in the header gives memory for one"
@@ -439,7 +461,7 @@ impl Bound {
             variable: Some(variable.trim_matches('`').to_owned()),
             ..Evidence::default()
         };
-        Ok(Some(Finding::new(Status::Stateful, reason, evidence)))
+        Ok(Err(Finding::new(Status::Stateful, reason, evidence)))
     }
 
     /// Whether an output still holds its poison somewhere.

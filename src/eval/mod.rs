@@ -144,7 +144,7 @@ impl<'a> Judge<'a> {
                 verdict.status = finding.refusal.status;
                 verdict.reason = Some(finding.refusal.reason);
                 verdict.speedup = None;
-                let mut evidence = finding.refusal.evidence;
+                let mut evidence = *finding.refusal.evidence;
                 evidence.seed.get_or_insert(seed);
                 if evidence.workload.is_none() {
                     evidence.workload = finding.case;
@@ -244,7 +244,8 @@ impl<'a> Judge<'a> {
         }
         verdict.builds.push(Build::Fast.name().to_owned());
         // Cheaper than timing, and graver than anything that timing could find.
-        let inspection = sanitize::inspect(self, &compilation.kernel, &cases, seed, verdict)?;
+        let inspection =
+            sanitize::inspect(self, &compilation.kernel, &cases, (seed, true), verdict)?;
         if let Some(finding) = inspection.finding {
             return Ok(Err(finding));
         }
@@ -275,7 +276,7 @@ impl<'a> Judge<'a> {
         } else {
             std::slice::from_ref(case)
         };
-        let inspection = sanitize::inspect(self, kernel, near, seed, verdict)?;
+        let inspection = sanitize::inspect(self, kernel, near, (seed, false), verdict)?;
         Ok(match inspection.finding {
             Some(deeper) if deeper.refusal.status <= finding.refusal.status => deeper,
             _ => finding,
@@ -291,10 +292,10 @@ impl<'a> Judge<'a> {
     ) -> anyhow::Result<Result<(), Finding>> {
         let _sharing = self.quiet.share()?;
         for (index, case) in cases.iter().enumerate() {
-            // Regimes are many and their inputs are unlike each other: one round is enough for each.
-            let rounds = match case.regime {
-                None => self.options.profile.rounds,
-                Some(_) => 1,
+            // Hidden cases are many and unlike each other: one round is enough for each.
+            let rounds = match case.hidden {
+                false => self.options.profile.rounds,
+                true => 1,
             };
             let seeds: Vec<_> = (0..rounds)
                 .map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize))
@@ -307,6 +308,9 @@ impl<'a> Judge<'a> {
             let outcome = check::check(self, compilation, case, &seeds)?;
             match outcome {
                 Ok(accuracy) => {
+                    if accuracy.unwatched {
+                        verdict.state = Some("unchecked".to_owned());
+                    }
                     accuracy.write_to(&mut entry);
                     entry.status = Status::Passed;
                     verdict.workloads.push(entry);
@@ -448,6 +452,7 @@ impl<'a> Judge<'a> {
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
             cache: if host { "warm" } else { "cold" }.to_owned(),
+            state: None,
             precision: (self.task.settings.precision == PrecisionCheck::Unchecked)
                 .then(|| "unchecked".to_owned()),
             checked_share: None,
@@ -505,12 +510,12 @@ impl Compilation {
 }
 
 impl Finding {
-    fn new(status: Status, reason: impl Into<String>, evidence: Evidence) -> Self {
+    fn new(status: Status, reason: impl Into<String>, evidence: impl Into<Box<Evidence>>) -> Self {
         Self {
             refusal: Refusal {
                 status,
                 reason: reason.into(),
-                evidence,
+                evidence: evidence.into(),
             },
             case: None,
         }

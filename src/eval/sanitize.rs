@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::bench::Bound;
+use super::bench::{Bound, tolerances};
 use super::features::Memory;
 use super::shapes::{self, Case};
 use super::{Finding, Judge, key_of};
@@ -46,12 +46,13 @@ pub(super) struct Inspection {
     pub(super) memory: Option<Memory>,
 }
 
-/// Runs the inspected builds on `cases`, the smallest ones first, until one finds something.
+/// Runs the inspected builds on `cases`, the smallest ones first, until one finds something. `is_right`: the fast build gave
+/// the right result on them, so one that is wrong under another schedule is a finding.
 pub(super) fn inspect(
     judge: &Judge<'_>,
     kernel: &Kernel,
     cases: &[Case],
-    seed: u64,
+    (seed, is_right): (u64, bool),
     verdict: &mut Verdict,
 ) -> anyhow::Result<Inspection> {
     let begun = Instant::now();
@@ -80,6 +81,7 @@ pub(super) fn inspect(
                 case,
                 seed: shapes::seed_of(seed, "inspect", index),
             };
+            let mut expected = None;
             // The smallest case meets every kind of schedule, the others one each.
             let schedules = match build {
                 Build::Race if thorough => THOROUGH_SCHEDULES,
@@ -92,7 +94,7 @@ pub(super) fn inspect(
                     break 'cases;
                 }
                 let schedule = if thorough { turn } else { turn + index as u64 };
-                match run.once(schedule)? {
+                match run.once(schedule, is_right.then_some(&mut expected))? {
                     Outcome::Clean(memory) => inspection.memory = inspection.memory.or(memory),
                     Outcome::Unfinished => {
                         complete = false;
@@ -222,7 +224,12 @@ struct Run<'r, 'j> {
 }
 
 impl Run<'_, '_> {
-    fn once(&self, schedule: u64) -> anyhow::Result<Outcome> {
+    /// `expected`: the oracle's outputs, made when they are first needed; `None` where nothing is compared.
+    fn once(
+        &self,
+        schedule: u64,
+        expected: Option<&mut Option<Vec<Vec<f64>>>>,
+    ) -> anyhow::Result<Outcome> {
         let _sharing = self.judge.quiet.share()?;
         let variant = (self.kernel).variant(&self.case.binding, &self.judge.machine);
         let values = self.kernel.values(variant.unwrap_or_default());
@@ -252,6 +259,11 @@ impl Run<'_, '_> {
             }
             Launched::Finished { .. } => {}
         }
+        if let Some(expected) = expected
+            && let Some(finding) = self.compare(&bound, &program, expected)?
+        {
+            return Ok(Outcome::Found(finding));
+        }
         // In order, requests of neighbouring warps are seen as a GPU would make them.
         if self.build != Build::Race || schedule != 0 {
             return Ok(Outcome::Clean(None));
@@ -264,5 +276,36 @@ impl Run<'_, '_> {
             self.judge.task,
             self.case,
         ))))
+    }
+
+    /// Whether this schedule gave another result than the fast build: one that is wrong.
+    fn compare(
+        &self,
+        bound: &Bound,
+        program: &Program,
+        expected: &mut Option<Vec<Vec<f64>>>,
+    ) -> anyhow::Result<Option<Finding>> {
+        let judge = self.judge;
+        let expected = match expected {
+            Some(expected) => expected,
+            None => {
+                let mut oracle = Bound::open_reference(judge, &judge.oracle, self.case, true)?;
+                oracle.renew(self.seed, Poison::NotANumber)?;
+                expected.insert(oracle.oracle_outputs(self.seed, judge.deadline())?)
+            }
+        };
+        let compared = bound.compare(&tolerances(judge), expected, self.seed)?;
+        Ok(compared.err().map(|mut finding| {
+            let refusal = &mut finding.refusal;
+            refusal.status = Status::Nondeterministic;
+            refusal.reason = format!(
+                "right in the fast build, and wrong in the `{}` one, whose threads take other turns: {}",
+                self.build.name(),
+                refusal.reason
+            );
+            refusal.evidence.build = Some(self.build.name().to_owned());
+            refusal.evidence.schedule = (self.build == Build::Race).then_some(program.schedule);
+            finding
+        }))
     }
 }

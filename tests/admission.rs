@@ -1,0 +1,255 @@
+//! The admission test of a task, from the outside: what is shipped is admitted, what is loose is refused, and says why.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn check(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
+        .args(["tasks", "check", "--format", "json", "--profile", "quick"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let admissions = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output.status.code(), admissions)
+}
+
+/// A shipped task with other words in its `task.yaml`, tested on one workload alone.
+fn changed(task: &str, words: &[(&str, &str)]) -> (Option<i32>, Value, tempfile::TempDir) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tasks")
+        .join(task);
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("tasks").join(task);
+    std::fs::create_dir_all(&own).unwrap();
+    for entry in std::fs::read_dir(shipped).unwrap().flatten() {
+        std::fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    let path = own.join("task.yaml");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    let regimes = text.find("regimes:\n").unwrap();
+    let behind = text.find("hidden:\n").unwrap();
+    text.replace_range(regimes..behind, "regimes: {}\n");
+    for (from, to) in words {
+        assert!(text.contains(from), "{task} has no `{from}`");
+        text = text.replacen(from, to, 1);
+    }
+    std::fs::write(&path, text).unwrap();
+    let (code, mut admissions) = check(&[own.to_str().unwrap()]);
+    (code, admissions.remove(0), folder)
+}
+
+const ONE_SOFTMAX: (&str, &str) = (
+    "workloads: [r64c257, r128c1000], hidden_shapes: 1",
+    "workloads: [r64c257], hidden_shapes: 0",
+);
+const ONE_RMSNORM: (&str, &str) = (
+    "workloads: [t129, t512], hidden_shapes: 1",
+    "workloads: [t129], hidden_shapes: 0",
+);
+
+fn candidates(admission: &Value) -> Vec<&str> {
+    let passed = admission["passed"].as_array().unwrap().iter();
+    passed
+        .map(|leak| leak["candidate"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn what_is_shipped_is_admitted() {
+    let (code, admissions) = check(&["softmax", "rmsnorm", "gdn_decode"]);
+    for admission in &admissions {
+        assert_eq!(admission["admitted"], true, "{admission:#}");
+        assert_eq!(admission["precision"], "checked");
+        assert!(admission["comparisons"].as_u64().unwrap() > 100);
+    }
+    assert_eq!((code, admissions.len()), (Some(0), 3));
+}
+
+#[test]
+fn a_loose_task_is_refused_for_every_reason() {
+    let loose = "{rtol: 9.0e-2, atol_rms: 9.0e-2}";
+    let softmax = "output: {rtol: 2.0e-4, atol_rms: 1.0e-5}";
+    let rmsnorm = "output: {rtol: 1.0e-2, atol_rms: 1.0e-3}";
+    let wide = format!("output: {loose}");
+    for (task, words, reason) in [
+        (
+            "softmax",
+            vec![(softmax, wide.as_str())],
+            "the output rounded to bfloat16",
+        ),
+        (
+            "softmax",
+            vec![
+                (softmax, "output: {rtol: 2.0e-2, atol_rms: 1.0e-3}"),
+                ("[90.0, 98.0]", "[0.0, 1.0]"),
+            ],
+            "inputs rounded to float16",
+        ),
+        (
+            "softmax",
+            vec![("{uniform: [90.0, 98.0]}", "{value: 1.0}")],
+            "the outputs of other inputs",
+        ),
+        (
+            "softmax",
+            vec![("{uniform: [90.0, 98.0]}", "{value: 1.0}")],
+            "the mean",
+        ),
+        (
+            "rmsnorm",
+            vec![("{uniform: [0.5, 1.5]}", "{value: 0.0}")],
+            "zeros",
+        ),
+        (
+            "rmsnorm",
+            vec![("{uniform: [0.5, 1.5]}", "{value: 0.0}")],
+            "half the work, then zeros",
+        ),
+        (
+            "rmsnorm",
+            vec![
+                ("x: {normal: 0.1}", "x: {value: 0.1}"),
+                ("{uniform: [0.5, 1.5]}", "{value: 1.0}"),
+            ],
+            "half the work, then outputs of other inputs",
+        ),
+        (
+            "rmsnorm",
+            vec![
+                (rmsnorm, wide.as_str()),
+                ("{uniform: [0.5, 1.5]}", "{value: 1.0}"),
+                ("x: {normal: 0.1}", "x: {normal: 1.0}"),
+            ],
+            "a copy of `x`",
+        ),
+    ] {
+        let one = if task == "softmax" {
+            ONE_SOFTMAX
+        } else {
+            ONE_RMSNORM
+        };
+        let (code, admission, _folder) = changed(task, &[&words[..], &[one]].concat());
+        assert_eq!(code, Some(4), "{reason}: {admission:#}");
+        assert_eq!(admission["admitted"], false);
+        assert!(
+            candidates(&admission).contains(&reason),
+            "{reason}: {admission:#}"
+        );
+    }
+    for (words, reason) in [
+        (
+            (softmax, "output: {rtol: 1.0e-12, atol_rms: 0.0}"),
+            "`naive.cu` fails: ",
+        ),
+        (
+            (softmax, "output: {rtol: 0.3, atol_rms: 0.0}"),
+            "lets anything pass",
+        ),
+    ] {
+        let (code, admission, _folder) = changed("softmax", &[words, ONE_SOFTMAX]);
+        let faults = admission["faults"].as_array().unwrap().iter();
+        let mut faults = faults.map(|fault| fault["reason"].as_str().unwrap());
+        assert!(faults.any(|fault| fault.contains(reason)), "{admission:#}");
+        assert_eq!(code, Some(4));
+    }
+}
+
+#[test]
+fn a_task_that_cannot_tell_precision_says_so_and_so_does_every_verdict() {
+    let words = [
+        (
+            "output: {rtol: 1.0e-2, atol_rms: 1.0e-3}",
+            "output: {rtol: 9.0e-2, atol_rms: 3.0e-2}",
+        ),
+        ONE_RMSNORM,
+    ];
+    let (code, admission, _folder) = changed("rmsnorm", &words);
+    assert_eq!(
+        candidates(&admission),
+        ["the output rounded to float8_e4m3fn"]
+    );
+    assert_eq!(code, Some(4));
+    let words = [
+        &words[..],
+        &[("precision: checked", "precision: unchecked")],
+    ]
+    .concat();
+    let (code, admission, folder) = changed("rmsnorm", &words);
+    assert_eq!(
+        (code, &admission["precision"]),
+        (Some(0), &Value::from("unchecked"))
+    );
+    let task = folder.path().join("tasks/rmsnorm");
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/rmsnorm");
+    for (task, precision) in [
+        (task.as_os_str(), Value::from("unchecked")),
+        ("rmsnorm".as_ref(), Value::Null),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
+            .args(["eval", "--format", "json"])
+            .arg(task)
+            .arg(kernels.join("naive.cu"))
+            .output()
+            .unwrap();
+        let verdicts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            verdicts[0].get("precision").unwrap_or(&Value::Null),
+            &precision
+        );
+    }
+}
+
+#[test]
+fn regimes_are_read_strictly() {
+    for (from, to, words) in [
+        (
+            "  ties: {x:",
+            "  ties: {y:",
+            "regimes.ties.y: no such input\n\nhint: did you mean `x`?",
+        ),
+        ("levels: 64", "level: 64", "unknown key `level`"),
+        (
+            "levels: 64",
+            "levels: 0",
+            "`levels`: expected at least 1, found 0",
+        ),
+        (
+            "zeros: 0.1",
+            "zeros: 1.0",
+            "`zeros`: expected a share of at least 0 and below 1, found 1",
+        ),
+        (
+            "large_rows: 20.0",
+            "large_rows: -1.0",
+            "`large_rows`: expected a factor above 0, found -1",
+        ),
+        (
+            "regimes: all",
+            "regimes: some",
+            "hint: there are `once` and `all`",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/softmax");
+        let own = folder.path().join("softmax");
+        std::fs::create_dir(&own).unwrap();
+        for entry in std::fs::read_dir(shipped).unwrap().flatten() {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            std::fs::write(own.join(entry.file_name()), text.replacen(from, to, 1)).unwrap();
+        }
+        let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
+            .args(["tasks", "show"])
+            .arg(own)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            message.contains(words) && output.status.code() == Some(2),
+            "{to}: {message}"
+        );
+    }
+}
