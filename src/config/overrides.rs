@@ -77,6 +77,18 @@ mod tests {
     }
 
     #[test]
+    fn no_time_is_longer_than_a_clock_holds() {
+        for key in ["budget.seconds", "eval.seconds", "eval.launch_seconds"] {
+            assert!(set(&format!("{key}=60")).unwrap().check().is_ok());
+            for value in ["1e300", ".inf", ".nan", "-1", "0"] {
+                let config = set(&format!("{key}={value}"));
+                let error = config.and_then(|config| config.check().map_err(|error| error.message));
+                assert!(error.is_err(), "{key}={value}");
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_name_the_assignment_and_the_nearest_key() {
         for (assignment, words) in [
             ("steps", "expected KEY=VALUE"),

@@ -19,8 +19,8 @@ use crate::verdict::{Status, Verdict};
 const SCHEDULES: u64 = 4;
 /// Schedules of a thorough inspection, on every case.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
-/// Cases beyond this many bytes are left to the fast build, unless there is no smaller one.
-const SMALL_BYTES: u64 = 8 << 20;
+/// Hidden cases beyond this many bytes are left to the fast build, unless there is no smaller one.
+const SMALL_BYTES: u64 = 1 << 20;
 /// When no further launch is begun. What was not run is not said to have been: `builds` lacks it.
 const BUDGET: Duration = Duration::from_secs(60);
 
@@ -125,7 +125,8 @@ pub(super) fn inspect(
     Ok(inspection)
 }
 
-/// For each set of values in force, the smallest case, and one more of all.
+/// For each set of values in force the smallest case, a workload where one has it; then the smallest shape of all, and the
+/// largest hidden one that is still small: code for the ends of rows and for vectors runs in one of them.
 fn smallest<'c>(judge: &Judge<'_>, kernel: &Kernel, cases: &'c [Case]) -> Vec<&'c Case> {
     let mut sized: Vec<_> = cases
         .iter()
@@ -139,16 +140,22 @@ fn smallest<'c>(judge: &Judge<'_>, kernel: &Kernel, cases: &'c [Case]) -> Vec<&'
     sized.sort_by_key(|(bytes, ..)| *bytes);
     let mut met = Vec::new();
     let mut chosen: Vec<&Case> = Vec::new();
-    for (_, variant, case) in &sized {
+    let (hidden, visible): (Vec<_>, Vec<_>) = sized.into_iter().partition(|(.., case)| case.hidden);
+    for (_, variant, case) in visible.iter().chain(&hidden) {
         if !met.contains(variant) {
             met.push(*variant);
             chosen.push(*case);
         }
     }
-    let another = sized.iter().find(|(bytes, _, case)| {
-        *bytes <= SMALL_BYTES && !chosen.iter().any(|one| std::ptr::eq(*one, *case))
-    });
-    chosen.extend(another.map(|(_, _, case)| *case));
+    let ends = [
+        hidden.first(),
+        hidden.iter().rfind(|(bytes, ..)| *bytes <= SMALL_BYTES),
+    ];
+    for (.., case) in ends.into_iter().flatten() {
+        if !chosen.iter().any(|one| std::ptr::eq(*one, *case)) {
+            chosen.push(*case);
+        }
+    }
     chosen
 }
 

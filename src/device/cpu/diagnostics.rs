@@ -34,12 +34,16 @@ pub(super) fn compile_error(output: &str) -> Refusal {
         log.push('\n');
     }
     let (line, message) = first_error(output);
-    let message = shortened(&message).to_owned();
+    // An error may name nothing but a folder, or nothing at all.
+    let message = match message.trim() {
+        "" => "the compiler failed",
+        message => shortened(message),
+    };
     Refusal {
         status: Status::CompileError,
         reason: match line {
             Some(line) => format!("line {line}: {message}"),
-            None => message,
+            None => message.to_owned(),
         },
         evidence: Box::new(Evidence {
             line,
@@ -212,6 +216,11 @@ mod tests {
         assert_eq!(refusal.reason, "no such instruction: `ldmatrix'");
         assert!(!refusal.evidence.log.unwrap().contains("/tmp"));
         assert_eq!(compile_error("").reason, "the compiler failed");
+        assert_eq!(compile_error("error: ").reason, "the compiler failed");
+        assert_eq!(
+            compile_error("kernel.cu:2:1: error: /a/").reason,
+            "line 2: the compiler failed"
+        );
     }
 
     #[test]
