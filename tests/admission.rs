@@ -227,7 +227,11 @@ fn regimes_are_read_strictly() {
             "large_rows: -1.0",
             "`large_rows`: expected a factor above 0, found -1",
         ),
-        ("regimes: all", "regimes: some", "hint: there are `once` and `all`"),
+        (
+            "regimes: all",
+            "regimes: some",
+            "hint: there are `once` and `all`",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/softmax");
