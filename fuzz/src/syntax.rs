@@ -11,7 +11,7 @@ pub fn syntax(input: &[u8]) {
         |name: &str| (name.len() > 1).then(|| (super::choice(name.as_bytes()) % 4096) as i64);
     let _ = facts(&text, &value_of);
     let extreme = |name: &str| {
-        Some(if name.len() % 2 == 0 {
+        Some(if name.len().is_multiple_of(2) {
             i64::MAX
         } else {
             i64::MIN

@@ -91,7 +91,8 @@ pub struct Refusal {
     pub status: Status,
     /// One sentence for a person.
     pub reason: String,
-    pub evidence: Evidence,
+    /// Apart, because it is large and mostly empty.
+    pub evidence: Box<Evidence>,
 }
 
 /// One kernel bound to its own memory: the candidate, the baseline, or the oracle, each in an arm of its own.
@@ -150,7 +151,7 @@ pub enum Question<'a> {
     /// What has the kernel printed so far, wherever? The buffer does not matter.
     Printed,
     /// Did a launch leave something behind in the kernel's own variables? Of no single buffer.
-    Kept,
+    Remembered,
     /// How did the launches since the arm was opened use memory, whatever the buffer? The race build knows.
     Accesses,
 }
@@ -190,7 +191,7 @@ pub enum Answer {
     Values(Vec<f64>),
     Bytes(Vec<u8>),
     Comparison(Comparison),
-    Kept(Kept),
+    Remembered(Remembered),
     /// Count of unwritten elements, and the index of the first.
     Unwritten {
         count: u64,
@@ -201,7 +202,7 @@ pub enum Answer {
 
 /// What a kernel's own variables were found to be after all launches so far. They are put back after each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum Remembered {
     Nothing,
     /// The variable that differed from what it was before the first launch, and the launch, counted from 1.
     Changed {

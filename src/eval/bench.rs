@@ -7,7 +7,9 @@ use anyhow::Context;
 use super::shapes::Case;
 use super::{Compilation, Finding, Judge, Reference};
 use crate::base::Failure;
-use crate::device::{Answer, Arm, Comparison, Content, Kept, Launched, Opened, Poison, Question};
+use crate::device::{
+    Answer, Arm, Comparison, Content, Launched, Opened, Poison, Question, Remembered,
+};
 use crate::kernel::plan::{Plan, Role};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
@@ -161,6 +163,13 @@ pub(super) fn tolerances(judge: &Judge<'_>) -> Vec<(String, Tolerance)> {
 pub(super) enum Side {
     Candidate,
     Opponent,
+}
+
+/// Whether the judge could look at a kernel's own variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    Yes,
+    No,
 }
 
 impl Bound {
@@ -435,13 +444,15 @@ impl Bound {
         Ok(Ok(()))
     }
 
-    /// Whether a launch left something behind in the kernel's own variables. `Ok(None)`: no.
-    pub(super) fn state(&self) -> anyhow::Result<Option<Finding>> {
-        let Answer::Kept(kept) = self.arm.inspect(0, &Question::Kept)? else {
+    /// Whether a launch left something behind in the kernel's own variables.
+    pub(super) fn state(&self) -> anyhow::Result<Result<Watched, Finding>> {
+        let Answer::Remembered(kept) = self.arm.inspect(0, &Question::Remembered)? else {
             anyhow::bail!("the device did not look at the kernel's variables");
         };
-        let Kept::Changed { variable, launch } = kept else {
-            return Ok(None);
+        let (variable, launch) = match kept {
+            Remembered::Changed { variable, launch } => (variable, launch),
+            Remembered::Nothing => return Ok(Ok(Watched::Yes)),
+            Remembered::Unknown => return Ok(Ok(Watched::No)),
         };
         let reason = format!(
             "launch {launch} left {variable} changed: what one launch writes there the next could read; `scratch` in the header gives memory for one"
@@ -450,7 +461,7 @@ impl Bound {
             variable: Some(variable.trim_matches('`').to_owned()),
             ..Evidence::default()
         };
-        Ok(Some(Finding::new(Status::Stateful, reason, evidence)))
+        Ok(Err(Finding::new(Status::Stateful, reason, evidence)))
     }
 
     /// Whether an output still holds its poison somewhere.

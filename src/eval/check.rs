@@ -1,6 +1,6 @@
 //! Is it right? Every output element of every case against the oracle, twice, with inputs, guard zones and poison looked at.
 
-use super::bench::{Bench, Side};
+use super::bench::{Bench, Side, Watched};
 use super::shapes::Case;
 use super::{Compilation, Finding, Judge};
 use crate::device::{Comparison, Launched, Poison};
@@ -13,6 +13,8 @@ pub(super) struct Accuracy {
     max_rel_error: f64,
     mean_abs_error: f64,
     worst: f64,
+    /// Whether this system kept the judge from seeing what the candidate remembers.
+    pub(super) unwatched: bool,
 }
 
 impl Accuracy {
@@ -73,8 +75,11 @@ pub(super) fn check(
     }
     // The least grave of what is looked for here, and so the last.
     match bench.side(Side::Candidate)?.state()? {
-        Some(finding) => Ok(Err(finding)),
-        None => Ok(Ok(accuracy)),
+        Err(finding) => Ok(Err(finding)),
+        Ok(watched) => Ok(Ok(Accuracy {
+            unwatched: watched == Watched::No,
+            ..accuracy
+        })),
     }
 }
 

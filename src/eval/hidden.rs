@@ -157,11 +157,12 @@ mod tests {
             let profile = &task.settings.profiles["quick"];
             let cases: Vec<_> = shapes
                 .iter()
-                .map(|(name, axes)| Case {
-                    id: name.clone(),
-                    binding: task.definition.bind(axes).unwrap(),
-                    hidden: true,
-                    ..Case::visible(&task.workloads[0])
+                .map(|(name, axes)| {
+                    let mut case = Case::visible(&task.workloads[0]);
+                    case.id.clone_from(name);
+                    case.binding = task.definition.bind(axes).unwrap();
+                    case.hidden = true;
+                    case
                 })
                 .collect();
             for regimes in [RegimeChoice::Once, RegimeChoice::All] {

@@ -225,7 +225,7 @@ fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<Pai
             finding.refusal.evidence,
         )));
     }
-    if let Some(finding) = bench.side(Side::Candidate)?.state()? {
+    if let Err(finding) = bench.side(Side::Candidate)?.state()? {
         return Ok(Err(finding));
     }
     if let Err(finding) = bench.compare(Side::Opponent, &expected, seed)? {

@@ -144,7 +144,7 @@ impl<'a> Judge<'a> {
                 verdict.status = finding.refusal.status;
                 verdict.reason = Some(finding.refusal.reason);
                 verdict.speedup = None;
-                let mut evidence = finding.refusal.evidence;
+                let mut evidence = *finding.refusal.evidence;
                 evidence.seed.get_or_insert(seed);
                 if evidence.workload.is_none() {
                     evidence.workload = finding.case;
@@ -308,6 +308,9 @@ impl<'a> Judge<'a> {
             let outcome = check::check(self, compilation, case, &seeds)?;
             match outcome {
                 Ok(accuracy) => {
+                    if accuracy.unwatched {
+                        verdict.state = Some("unchecked".to_owned());
+                    }
                     accuracy.write_to(&mut entry);
                     entry.status = Status::Passed;
                     verdict.workloads.push(entry);
@@ -449,6 +452,7 @@ impl<'a> Judge<'a> {
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
             cache: if host { "warm" } else { "cold" }.to_owned(),
+            state: None,
             precision: (self.task.settings.precision == PrecisionCheck::Unchecked)
                 .then(|| "unchecked".to_owned()),
             checked_share: None,
@@ -506,12 +510,12 @@ impl Compilation {
 }
 
 impl Finding {
-    fn new(status: Status, reason: impl Into<String>, evidence: Evidence) -> Self {
+    fn new(status: Status, reason: impl Into<String>, evidence: impl Into<Box<Evidence>>) -> Self {
         Self {
             refusal: Refusal {
                 status,
                 reason: reason.into(),
-                evidence,
+                evidence: evidence.into(),
             },
             case: None,
         }

@@ -17,7 +17,7 @@ pub(super) struct Case {
     pub(super) id: String,
     pub(super) binding: Binding,
     /// The workload whose inputs it takes.
-    inputs: IndexMap<String, InputSource>,
+    pub(super) inputs: IndexMap<String, InputSource>,
     /// Checked, never timed.
     pub(super) hidden: bool,
     /// Other inputs than those that are timed, under this name.

@@ -252,6 +252,11 @@ pub fn verdict(verdict: &Verdict) -> String {
                 .map_or_else(String::new, |margin| format!("{margin:.3}"))
         );
     }
+    for (name, unchecked) in [("precision", &verdict.precision), ("state", &verdict.state)] {
+        if let Some(unchecked) = unchecked {
+            text += &format!("  {name}: {unchecked}\n");
+        }
+    }
     for access in poor_accesses(verdict) {
         text += &format!("  {access}\n");
     }

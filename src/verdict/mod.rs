@@ -35,6 +35,9 @@ pub struct Verdict {
     /// `unchecked` where the task cannot tell a lower precision from its own; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
+    /// `unchecked` where this system does not let the judge see what a kernel remembers between launches; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// The share of the timed outputs that was compared with the oracle, 0 to 1; `None` where nothing was timed.
     pub checked_share: Option<f64>,
     #[serde(default)]

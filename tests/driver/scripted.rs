@@ -231,6 +231,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         sandbox: "none".to_owned(),
         tunables: IndexMap::new(),
         cache: "warm".to_owned(),
+        state: None,
         precision: None,
         checked_share: Some(1.0),
         voided_blocks: 0,

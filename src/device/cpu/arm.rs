@@ -23,7 +23,7 @@ use crate::device::{
 };
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::{DType, Distribution};
-use crate::verdict::{Evidence, Status};
+use crate::verdict::Status;
 
 /// Bytes before and behind every buffer's data that a kernel must leave alone; the data starts at a multiple of 256.
 const CANARY: usize = 256;
@@ -201,13 +201,13 @@ impl Arm for CpuArm {
                 control(&self.memory),
                 &Lines::of(&self.executable),
             )),
-            Question::Kept => Answer::Kept(match (&self.changed, &self.state) {
-                (Some((variable, launch)), _) => device::Kept::Changed {
+            Question::Remembered => Answer::Remembered(match (&self.changed, &self.state) {
+                (Some((variable, launch)), _) => device::Remembered::Changed {
                     variable: variable.clone(),
                     launch: *launch,
                 },
-                (None, Some(_)) => device::Kept::Nothing,
-                (None, None) => device::Kept::Unknown,
+                (None, Some(_)) => device::Remembered::Nothing,
+                (None, None) => device::Remembered::Unknown,
             }),
             Question::Unwritten(pattern) => {
                 let (count, first) = numerics::unwritten(place.dtype, memory, *pattern);
@@ -264,7 +264,7 @@ fn too_many(plan: &Plan) -> Option<Refusal> {
     Some(Refusal {
         status: Status::LimitExceeded,
         reason: format!("{found} {name}: this backend takes at most {most}"),
-        evidence: Evidence::default(),
+        evidence: Box::default(),
     })
 }
 
@@ -288,7 +288,7 @@ fn too_large(plan: &Plan) -> Option<Refusal> {
             "the buffers need {asked}: {} MiB are there for them",
             most >> 20
         ),
-        evidence: Evidence::default(),
+        evidence: Box::default(),
     })
 }
 

@@ -21,7 +21,7 @@ use super::flags::{
 use super::sandbox::{self, Confinement};
 use crate::base::{Digest, Failure};
 use crate::device::{Build, Refusal};
-use crate::verdict::{Evidence, Status};
+use crate::verdict::Status;
 
 static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
 
@@ -386,7 +386,7 @@ impl Toolchain {
                 return Ok(Err(Refusal {
                     status: Status::CompileTimeout,
                     reason,
-                    evidence: Evidence::default(),
+                    evidence: Box::default(),
                 }));
             }
         }

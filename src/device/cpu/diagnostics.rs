@@ -41,11 +41,11 @@ pub(super) fn compile_error(output: &str) -> Refusal {
             Some(line) => format!("line {line}: {message}"),
             None => message,
         },
-        evidence: Evidence {
+        evidence: Box::new(Evidence {
             line,
             log: Some(log),
             ..Evidence::default()
-        },
+        }),
     }
 }
 

@@ -143,7 +143,7 @@ pub(super) fn fault(
     Refusal {
         status,
         reason,
-        evidence,
+        evidence: Box::new(evidence),
     }
 }
 

@@ -115,7 +115,7 @@ fn newlines(bytes: &[u8]) -> u32 {
 fn end_of_line(bytes: &[u8], start: usize) -> usize {
     let mut position = start;
     while position < bytes.len()
-        && !(bytes[position] == b'\n' && !is_continued(&bytes[start..position]))
+        && (bytes[position] != b'\n' || is_continued(&bytes[start..position]))
     {
         position += 1;
     }

@@ -187,7 +187,7 @@ pub(super) fn refuse_plan(plan: &Plan) -> Option<Refusal> {
         Some(Refusal {
             status: Status::Unsupported,
             reason,
-            evidence: Evidence::default(),
+            evidence: Box::default(),
         })
     };
     plan.launches.iter().find_map(|launch| match launch {
@@ -336,10 +336,10 @@ fn refusal(status: Status, line: u32, message: &str) -> Refusal {
     Refusal {
         status,
         reason: format!("line {line}: {message}"),
-        evidence: Evidence {
+        evidence: Box::new(Evidence {
             line: Some(line),
             ..Evidence::default()
-        },
+        }),
     }
 }
 

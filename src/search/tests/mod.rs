@@ -53,6 +53,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         sandbox: "none".to_owned(),
         tunables: IndexMap::new(),
         cache: "warm".to_owned(),
+        state: None,
         precision: None,
         checked_share: None,
         voided_blocks: 0,

@@ -160,6 +160,11 @@ __attribute__((noinline)) uint32_t active_lanes(uint32_t place) {
 
 __attribute__((noinline)) void yield() {
     Worker& w = *worker;
+    // A constructor runs before there is any block.
+    if (w.live_threads == 0) {
+        sched_yield();
+        return;
+    }
     const uint32_t next = next_in_turn(w);
     // Alone in its block, it waits for another one, which may need this core.
     if (next == w.thread) {
