@@ -107,7 +107,9 @@ KFORGE_BOTH bool is_zero(const Distribution& distribution, u64 seed, u64 index) 
 // A value with all that changes its shape, but for the rows' length.
 KFORGE_BOTH double shaped(const Distribution& distribution, u64 seed, u64 index) {
     if (is_zero(distribution, seed, index)) return 0.0;
-    const double value = draw(distribution, seed, level(distribution, seed, index)) + distribution.mean;
+    double value = draw(distribution, seed, level(distribution, seed, index));
+    // A zero keeps its sign where nothing is added.
+    if (distribution.mean != 0.0) value += distribution.mean;
     const bool large = distribution.large_rows != 1.0 && mix(seed ^ LARGE_ROWS_STREAM, index / distribution.row) % 4 == 0;
     return large ? value * distribution.large_rows : value;
 }

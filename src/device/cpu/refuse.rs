@@ -396,7 +396,7 @@ mod tests {
                 Some((Status::Unsupported, 2)),
             ),
             ("#define asm_free 1 // asm", None),
-            ("#include <cuda/barrier>", Some((Status::Unsupported, 1))),
+            ("#include <cuda/stream_ref>", Some((Status::Unsupported, 1))),
             ("#include <cuda/../x>", Some((Status::Rejected, 1))),
         ] {
             assert_eq!(status(source), expected, "{source}");
