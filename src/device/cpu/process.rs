@@ -183,6 +183,12 @@ impl Process {
     }
 
     /// One launch: continues the process and waits until all of it has stopped. The time is that of the judge's clock.
+    ///
+    /// A kernel may stop the process itself, in the middle of a launch, and be at work again when the next one begins: it gains
+    /// nothing. All outputs of a timed launch are compared as they lie there when the process has stopped, and before it may go
+    /// on; its inputs were drawn for it alone and written while the process stood still. So whatever makes them right was
+    /// computed between this launch's SIGCONT and its stop. Nothing can wake the process in between: timers, signals of
+    /// others and processes of its own are not open to it.
     pub(super) fn run(&mut self, deadline: Duration) -> anyhow::Result<(Ended, Duration)> {
         if !self.alive {
             bail!("a dead process was asked to launch");

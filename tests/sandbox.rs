@@ -1,0 +1,334 @@
+//! What a kernel that tries to get out reaches: nothing. From the outside, with files, ports and processes that would show it.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const SECRET: &str = "the-canary-sings-at-dawn";
+
+fn kforge() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_kforge"))
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels")
+}
+
+/// `Ok`, `Warn` or `Fail` of a line of `kforge doctor`; what it found.
+fn doctor(mut command: Command, name: &str) -> (String, String) {
+    let output = command
+        .args(["doctor", "--format", "json"])
+        .output()
+        .unwrap();
+    let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let finding = findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|finding| finding["name"] == name);
+    let finding =
+        finding.unwrap_or_else(|| panic!("doctor says nothing of `{name}`: {findings:#}"));
+    let text = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("found"))
+}
+
+/// Whether kernels can be judged here, and are held by all there is.
+fn is_whole() -> bool {
+    if doctor(kforge(), "C++ compiler").0 != "ok" {
+        println!("skipped: no C++ compiler");
+        return false;
+    }
+    let (status, found) = doctor(kforge(), "sandbox");
+    if status != "ok" {
+        println!("skipped: {found}");
+        return false;
+    }
+    true
+}
+
+fn verdicts(output: &Output) -> Vec<Value> {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "{error}\n{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+#[test]
+fn nothing_is_reached() {
+    if !is_whole() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // Anybody may read it and write it: only the sandbox stands between.
+    let open_to_all = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap()
+    };
+    open_to_all(folder.path(), 0o777);
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    open_to_all(&secret, 0o666);
+    let made = folder.path().join("made");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+
+    let mut kernels = Vec::new();
+    let mut expected = Vec::new();
+    let table = std::fs::read_to_string(fixtures().join("expected.tsv")).unwrap();
+    for row in table.lines().filter(|row| row.starts_with("escape_")) {
+        let cells: Vec<_> = row.split('\t').collect();
+        let source = std::fs::read_to_string(fixtures().join(cells[0])).unwrap();
+        let aimed = source
+            .replace("/etc/hostname", &secret.display().to_string())
+            .replace("/tmp/kforge-escaped", &made.display().to_string())
+            .replace("4321", &port.to_string());
+        let kernel = folder.path().join(cells[0]);
+        std::fs::write(&kernel, aimed).unwrap();
+        kernels.push(kernel);
+        expected.push((cells[0].to_owned(), cells[2].to_owned()));
+    }
+    assert!(expected.len() >= 20, "{expected:?}");
+
+    let output = kforge()
+        .args(["eval", "softmax", "--format", "json"])
+        .args(&kernels)
+        .output()
+        .unwrap();
+    let verdicts = verdicts(&output);
+    let found: Vec<_> = expected
+        .iter()
+        .zip(&verdicts)
+        .map(|((name, _), verdict)| {
+            (
+                name.clone(),
+                verdict["status"].as_str().unwrap_or_default().to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(found, expected);
+    for verdict in &verdicts {
+        assert_eq!(verdict["sandbox"], "landlock+seccomp");
+    }
+
+    for stream in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(stream);
+        assert!(!text.contains(SECRET), "a secret came out: {text}");
+        assert!(!text.contains('\u{1b}'), "a terminal was spoken to: {text}");
+    }
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), SECRET);
+    assert!(!made.exists(), "a file was made");
+    assert!(listener.accept().is_err(), "somebody came in");
+    let left = orphans("kernel");
+    assert!(left.is_empty(), "still running: {left:?}");
+}
+
+/// The processes of a name whose parent is gone: other tests' kernels have theirs.
+fn orphans(name: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let read = |number: u32, file: &str| {
+        std::fs::read_to_string(format!("/proc/{number}/{file}")).unwrap_or_default()
+    };
+    numbers
+        .filter(|number| {
+            let status = read(*number, "stat");
+            let behind_name = status.rsplit(')').next().unwrap_or_default();
+            read(*number, "cmdline").trim_end_matches('\0') == name
+                && behind_name.split_whitespace().nth(1) == Some("1")
+        })
+        .collect()
+}
+
+/// A compiler that can be told to read anything, and finds nothing but its own.
+#[test]
+fn a_compiler_reads_nothing_of_its_users() {
+    if !is_whole() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret.h");
+    std::fs::write(&secret, format!("#error {SECRET}\n")).unwrap();
+    let honest = std::fs::read_to_string(fixtures().join("honest_votes.cu")).unwrap();
+    let path = secret.display();
+    for (name, line) in [
+        // What gets past the rules on the text, whatever they are; the last is what a rule should say.
+        (
+            "joined",
+            format!("#define JOIN(a, b) a##b\nJOIN(__as, m__)(\".incbin \\\"{path}\\\"\");"),
+        ),
+        (
+            "has_include",
+            format!("#if __has_include(\"{path}\")\n#error {SECRET}\n#endif"),
+        ),
+        (
+            "pragma",
+            format!("_Pragma(\"GCC dependency \\\"{path}\\\"\")"),
+        ),
+        ("marker", format!("# 1 \"{path}\" 3")),
+        (
+            "environment",
+            "#define JOIN(a, b) a##b\nJOIN(__as, m__)(\".incbin \\\"/proc/self/environ\\\"\");"
+                .to_owned(),
+        ),
+    ] {
+        let kernel = folder.path().join(format!("{name}.cu"));
+        std::fs::write(&kernel, format!("{honest}\n{line}\n")).unwrap();
+        let output = kforge()
+            .env("KFORGE_CANARY", SECRET)
+            .args(["eval", "softmax", "--format", "json"])
+            .arg(&kernel)
+            .output()
+            .unwrap();
+        let verdict = verdicts(&output).remove(0);
+        let status = verdict["status"].as_str().unwrap_or_default();
+        let passed_by = name == "has_include" && status == "passed";
+        assert!(
+            passed_by || ["rejected", "unsupported", "compile_error"].contains(&status),
+            "{name}: {verdict:#}"
+        );
+        let said = verdict["reason"].as_str().unwrap_or_default();
+        assert!(!said.contains(SECRET), "{name}: {said}");
+        let log = verdict["evidence"]["log"].as_str().unwrap_or_default();
+        let shown: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains(SECRET) && !line.contains("#error"))
+            .collect();
+        assert!(shown.is_empty(), "{name}: {shown:?}");
+    }
+}
+
+/// The answer that a system without a mechanism gives, for this process and all it starts.
+fn lacking(
+    call: libc::c_long,
+    error: i32,
+) -> impl Fn() -> std::io::Result<()> + Send + Sync + 'static {
+    let statement = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            call as u32,
+        ),
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | error as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    move || {
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_ptr().cast_mut(),
+        };
+        // SAFETY: plain numbers, and a program that lives as long as the calls.
+        let failed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(
+                    libc::PR_SET_SECCOMP,
+                    libc::SECCOMP_MODE_FILTER,
+                    &raw const program,
+                ) != 0
+        };
+        match failed {
+            true => Err(std::io::Error::last_os_error()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// This program on a machine that lacks one mechanism.
+fn kforge_lacking(call: libc::c_long, error: i32) -> Command {
+    let mut command = kforge();
+    let lack = lacking(call, error);
+    // SAFETY: two system calls between fork and exec.
+    unsafe {
+        command.pre_exec(lack);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn what_is_missing_is_said_and_can_be_refused() {
+    if !is_whole() {
+        return;
+    }
+    let kernel = fixtures().join("honest_votes.cu");
+    for (call, error, words, remedy) in [
+        (
+            libc::SYS_landlock_create_ruleset,
+            libc::ENOSYS,
+            "seccomp (no landlock)",
+            "no Landlock",
+        ),
+        (
+            libc::SYS_seccomp,
+            libc::EINVAL,
+            "landlock (no seccomp)",
+            "no seccomp",
+        ),
+    ] {
+        let (status, found) = doctor(kforge_lacking(call, error), "sandbox");
+        assert_eq!(status, "warn");
+        assert!(found.contains(remedy), "{found}");
+
+        let output = kforge_lacking(call, error)
+            .args(["eval", "softmax", "--format", "json"])
+            .arg(&kernel)
+            .output()
+            .unwrap();
+        let verdict = verdicts(&output).remove(0);
+        assert_eq!(verdict["sandbox"], words);
+        assert!(
+            ["passed", "inconclusive"].contains(&verdict["status"].as_str().unwrap_or_default()),
+            "{verdict:#}"
+        );
+
+        let output = kforge_lacking(call, error)
+            .args(["eval", "softmax", "--require-sandbox"])
+            .arg(&kernel)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains(remedy) && said.contains("hint:"), "{said}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let output = kforge_lacking(call, error)
+            .args([
+                "evolve",
+                "--config",
+                "gdn_decode.yaml",
+                "--set",
+                "eval.require_sandbox=true",
+                "--output",
+            ])
+            .arg(folder.path().join("run"))
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(3),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(!folder.path().join("run").exists(), "a run began");
+    }
+}
