@@ -28,7 +28,9 @@ struct Watched {
     Shadow buffers[MAX_BUFFERS];
     Shadow shared;
     Shadow variables;
-    std::unordered_map<uintptr_t, Told> releases;  // by the address of an atomic or volatile write
+    // By the address of an atomic or volatile write. What is in shared memory ends with its block.
+    std::unordered_map<uintptr_t, Told> releases;
+    std::unordered_map<uintptr_t, Told> shared_releases;
 
     // A write over another thread's, whose value is not yet there to be looked at.
     bool pending;
@@ -225,6 +227,7 @@ void observe_sync(const Warp& warp, uint32_t lanes) {
 static void watch_block(Worker& w, uint64_t block) {
     ++watched.blocks_begun;
     watched.clocks.begin(static_cast<uint32_t>(block), w.thread_count);
+    watched.shared_releases.clear();
     renew_shared();
     begin_figures(block, w.warp_count);
 }
@@ -275,18 +278,24 @@ static void watch_shared(uintptr_t start, uintptr_t end) {
 
 constexpr bool releases(int order) { return order == __ATOMIC_RELEASE || order == __ATOMIC_ACQ_REL || order == __ATOMIC_SEQ_CST; }
 
+static std::unordered_map<uintptr_t, Told>& releases_of(uintptr_t address) {
+    const bool is_shared = address - regions.shared_start < regions.shared_end - regions.shared_start;
+    return is_shared ? watched.shared_releases : watched.releases;
+}
+
 // A reading half acquires whatever was released at the address: kernels often rely on a barrier behind it for their own
 // side, and reporting a missing fence there would accuse honest ones.
 static void acquire_at(uintptr_t address) {
     if (watched.worker == nullptr) return;
-    const auto found = watched.releases.find(address);
-    if (found != watched.releases.end()) watched.clocks.acquire(watched.worker->thread, found->second);
+    const auto& releases = releases_of(address);
+    const auto found = releases.find(address);
+    if (found != releases.end()) watched.clocks.acquire(watched.worker->thread, found->second);
 }
 
 static void release_at(uintptr_t address, bool keeps_earlier) {
     if (watched.worker == nullptr) return;
     const Told telling = watched.clocks.release(watched.worker->thread);
-    Told& there = watched.releases[address];
+    Told& there = releases_of(address)[address];
     there = keeps_earlier ? both(there, telling, watched.clocks.block, watched.clocks.threads) : telling;
 }
 
