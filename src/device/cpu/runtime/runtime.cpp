@@ -10,6 +10,7 @@
 #endif
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -370,10 +371,13 @@ static void settle_on_core(uint32_t thread) {
     }
 }
 
+// Counts helpers that have begun. Slept on rather than spun for: nothing is timed yet, and a new thread may need this core.
+static sem_t helpers_ready;
+
 static void* help(void* number) {
     settle_on_core(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(number)));
     Worker* own = make_worker();
-    __atomic_fetch_add(&job.finished, 1, __ATOMIC_ACQ_REL);
+    sem_post(&helpers_ready);
     for (uint32_t seen = 0;;) {
         wait_until([seen] { return __atomic_load_n(&job.generation, __ATOMIC_ACQUIRE) != seen; });
         ++seen;
@@ -540,7 +544,10 @@ static void prepare() {
         if (pthread_create(&helper, nullptr, help, reinterpret_cast<void*>(static_cast<uintptr_t>(i))) != 0) fail(FAULT_PROTOCOL, "thread %u of %u could not be started", i, job.threads);
         pthread_detach(helper);
     }
-    wait_for_helpers();
+    for (uint32_t i = 1; i < job.threads; ++i) {
+        while (sem_wait(&helpers_ready) != 0) {
+        }
+    }
     // Only now: threads inherit the cores of the one that starts them.
     settle_on_core(0);
 #if defined(__linux__)
