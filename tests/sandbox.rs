@@ -332,3 +332,61 @@ fn what_is_missing_is_said_and_can_be_refused() {
         assert!(!folder.path().join("run").exists(), "a run began");
     }
 }
+
+/// A compiler elsewhere, on a machine without static libraries: programs need a loader, and are held all the same.
+#[test]
+fn programs_that_need_a_loader_are_held_too() {
+    if !is_whole() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let compiler = folder.path().join("c++");
+    let script =
+        "#!/bin/sh\nfor a in \"$@\"; do [ \"$a\" = -static ] && exit 1; done\nexec c++ \"$@\"\n";
+    std::fs::write(&compiler, script).unwrap();
+    std::fs::set_permissions(
+        &compiler,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let here = || {
+        let mut command = kforge();
+        command
+            .env("CXX", &compiler)
+            .env("KFORGE_CACHE_DIR", folder.path().join("cache"));
+        command
+    };
+    let (status, found) = doctor(here(), "sandbox");
+    assert_eq!(status, "warn");
+    assert!(found.contains("a loader"), "{found}");
+    let names = [
+        "honest_votes",
+        "escape_constructor",
+        "escape_fork",
+        "escape_exec",
+        "escape_signal_all",
+    ];
+    let kernels = names.map(|name| fixtures().join(format!("{name}.cu")));
+    let output = here()
+        .args(["eval", "softmax", "--format", "json"])
+        .args(kernels)
+        .output()
+        .unwrap();
+    let verdicts = verdicts(&output);
+    assert!(
+        ["passed", "inconclusive"].contains(&verdicts[0]["status"].as_str().unwrap_or_default()),
+        "{:#}",
+        verdicts[0]
+    );
+    for verdict in &verdicts[1..] {
+        assert_eq!(verdict["status"], "crashed", "{verdict:#}");
+        assert!(
+            verdict["reason"]
+                .as_str()
+                .unwrap_or_default()
+                .contains("is not open"),
+            "{verdict:#}"
+        );
+        assert_eq!(verdict["sandbox"], "landlock+seccomp, with a loader");
+    }
+}

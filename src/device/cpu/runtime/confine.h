@@ -18,6 +18,9 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+// `confine_start`, once; see start.cpp.
+extern "C" void kforge_confine_start();
+
 namespace kforge {
 
 // The answer is that of the system: negative for an error.

@@ -510,6 +510,9 @@ static void map_buffers(Control& control) {
 
 // Before any constructor of the candidate: all that needs the system's help is done by then, and its help ends.
 static void prepare() {
+#if defined(__linux__)
+    kforge_confine_start();
+#endif
     void* mapped = mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED, CONTROL_DESCRIPTOR, 0);
     if (mapped == MAP_FAILED) _exit(FAULT_EXIT_CODE);
     Control& control = *static_cast<Control*>(mapped);

@@ -5,7 +5,13 @@
 #include "confine.h"
 
 #if defined(__linux__)
-extern "C" __attribute__((used, visibility("hidden"))) void kforge_confine_start() { kforge::confine_start(); }
+// A loader, where there is one, has run the first constructors before this: they have called it then.
+extern "C" __attribute__((used, visibility("hidden"))) void kforge_confine_start() {
+    static bool done;
+    if (done) return;
+    done = true;
+    kforge::confine_start();
+}
 #endif
 
 // The registers that tell `_start` something are kept.
