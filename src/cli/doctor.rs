@@ -34,7 +34,15 @@ enum Health {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
-    let findings = [compiler(), sandbox(), cores(), cuda(), nvrtc(), keys()];
+    let findings = [
+        compiler(),
+        inspection(),
+        sandbox(),
+        cores(),
+        cuda(),
+        nvrtc(),
+        keys(),
+    ];
     match arguments.format {
         Format::Human => print(&table(&findings))?,
         Format::Json => print_json(&findings)?,
@@ -77,6 +85,34 @@ fn compiler() -> Finding {
                 remedy,
             }
         }
+    }
+}
+
+/// Whether kernels can be looked into: races, bounds, undefined behaviour.
+fn inspection() -> Finding {
+    let missing = cpu::CpuDevice::new().map(|device| device.missing_builds());
+    let (status, found, remedy) = match missing {
+        Ok(missing) if missing.is_empty() => {
+            (Health::Ok, "builds for bounds and races".to_owned(), None)
+        }
+        Ok(missing) => {
+            let each = missing
+                .iter()
+                .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()));
+            let remedy = "install g++ 11 or later, and name it in the environment variable CXX; without it races and accesses out of bounds are found only by their results";
+            (
+                Health::Warn,
+                each.collect::<Vec<_>>().join("; "),
+                Some(remedy.to_owned()),
+            )
+        }
+        Err(_) => (Health::Warn, "no compiler".to_owned(), None),
+    };
+    Finding {
+        name: "inspection",
+        status,
+        found,
+        remedy,
     }
 }
 

@@ -118,6 +118,11 @@ fn which(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Where it stands why a build could not be made.
+fn reason_file(build: Build) -> String {
+    format!("{}.log", build.name())
+}
+
 impl Toolchain {
     /// Finds the compiler and builds what all candidates share, unless an earlier process did.
     pub(super) fn open() -> anyhow::Result<Self> {
@@ -172,6 +177,22 @@ impl Toolchain {
         &self.builds
     }
 
+    /// Those that it cannot, each with the compiler's first complaint.
+    pub(super) fn missing_builds(&self) -> Vec<(Build, String)> {
+        let missing = [Build::Bounds, Build::Race].into_iter();
+        let missing = missing.filter(|build| !self.builds.contains(build));
+        let reason = |build: Build| {
+            let log = std::fs::read_to_string(self.runtime.join(reason_file(build)));
+            let log = log.unwrap_or_default();
+            let first = log.lines().find(|line| line.contains("error"));
+            first
+                .or(log.lines().next())
+                .unwrap_or("no reason is known")
+                .to_owned()
+        };
+        missing.map(|build| (build, reason(build))).collect()
+    }
+
     pub(super) fn empty_folder(&self) -> &Path {
         &self.empty
     }
@@ -222,8 +243,10 @@ impl Toolchain {
             let is_made = runtime(build)
                 .and_then(|()| precompile(build.name(), build, false))
                 .and_then(|()| self.link_trial(folder, build, true));
-            if is_made.is_err() {
+            if let Err(error) = is_made {
                 let _ = std::fs::remove_file(folder.join(runtime_of(build).0));
+                // For `doctor`; without it the reason stays unknown, no more.
+                let _ = std::fs::write(folder.join(reason_file(build)), format!("{error:#}"));
             }
         };
         let arguments = [START_FLAGS, &["-c"]].concat();

@@ -24,10 +24,14 @@ pub(super) const FLAGS: &[&str] = &[
     "-fno-exceptions",
     "-fno-rtti",
     "-fstack-clash-protection",
+    "-fno-stack-protector",
+    NO_FORTIFY,
     "-fno-pie",
     "-w",
     "-fmax-errors=20",
 ];
+/// Some systems let the compiler replace calls of the C library by checked ones of their own.
+const NO_FORTIFY: &str = "-U_FORTIFY_SOURCE";
 /// The flags of the inspected builds. Every access must stay one, where the source has it: none moved ahead of the condition
 /// that guards it, no vector's copy taken apart.
 const INSPECTED_FLAGS: &[&str] = &[
@@ -46,6 +50,8 @@ const INSPECTED_FLAGS: &[&str] = &[
     "-fno-tree-loop-im",
     "-fno-move-loop-invariants",
     "-fno-if-conversion",
+    "-fno-stack-protector",
+    NO_FORTIFY,
     "-w",
     "-fmax-errors=20",
 ];
@@ -77,10 +83,10 @@ pub(super) const RUNTIME_FLAGS: &[&str] = &[
 /// For the first instructions of a process: no stack guard, which libc has yet to set up, and no call of libc.
 pub(super) const START_FLAGS: &[&str] = &[
     "-std=gnu++17",
-    "-O2",
+    "-O1",
     "-fno-pie",
     "-fno-stack-protector",
-    "-fno-tree-loop-distribute-patterns",
+    "-fno-builtin",
     "-fcf-protection=none",
     "-w",
 ];

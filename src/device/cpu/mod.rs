@@ -81,6 +81,13 @@ impl CpuDevice {
     }
 }
 
+impl CpuDevice {
+    /// The builds that this compiler cannot make, each with its first complaint.
+    pub fn missing_builds(&self) -> Vec<(Build, String)> {
+        self.toolchain.missing_builds()
+    }
+}
+
 impl Device for CpuDevice {
     fn identity(&self) -> DeviceIdentity {
         identity()

@@ -111,10 +111,17 @@ fn rewrite(unit: &Unit) -> String {
     }
     edits.extend(poll_edits(source, &tokens));
     edits.sort_by_key(|(range, _)| range.start);
-    let mut text = source.to_owned();
-    for (range, replacement) in edits.into_iter().rev() {
-        text.replace_range(range, &replacement);
+    let mut text = String::with_capacity(source.len() + 1024);
+    let mut at = 0;
+    for (range, replacement) in edits {
+        // A declaration that never closes holds the loops behind it: it was rewritten whole.
+        if range.start >= at {
+            text.push_str(&source[at..range.start]);
+            text.push_str(&replacement);
+            at = range.end;
+        }
     }
+    text.push_str(&source[at..]);
     text
 }
 
@@ -447,6 +454,16 @@ mod tests {
             assert!(result.contains(words), "{result}");
             let line = |text: &str| text.lines().position(|line| line == "  int x;");
             assert_eq!(line(&result), line(source), "{result}");
+        }
+    }
+
+    #[test]
+    fn loops_within_a_declaration_that_never_closes_are_part_of_it() {
+        for inside in ["while (*x == 0) {\n}\n", "é\nwhile (*x == 0);\n"] {
+            let source = format!("void f() {{\n  __shared__ float a[ {{\n{inside}}}\n");
+            let result = rewritten(&source);
+            assert_eq!(result.matches('\n').count(), source.matches('\n').count());
+            assert!(!result.contains("polled"), "{result}");
         }
     }
 
