@@ -21,6 +21,8 @@ const SCHEDULES: u64 = 4;
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
 /// Hidden cases beyond this many bytes are left to the fast build, unless there is no smaller one.
 const SMALL_BYTES: u64 = 1 << 20;
+/// The deadline of a launch that is to explain what the fast build has found.
+const EXPLAINING: Duration = Duration::from_secs(3);
 /// When no further launch is begun. What was not run is not said to have been: `builds` lacks it.
 const BUDGET: Duration = Duration::from_secs(60);
 
@@ -32,6 +34,7 @@ pub(super) fn explains(status: Status) -> bool {
             | Status::Misaligned
             | Status::SyncError
             | Status::Crashed
+            | Status::TimedOut
             | Status::InputMutated
             | Status::OutputUnwritten
             | Status::Nondeterministic
@@ -256,7 +259,12 @@ impl Run<'_, '_> {
             Opened::Refused(refusal) => return Ok(Outcome::Found(of(refusal))),
         };
         bound.renew(self.seed, Poison::NotANumber)?;
-        match bound.launch(self.judge.deadline())? {
+        // Where the fast build did not end, an inspected one is given time to stumble, not to run to the end.
+        let deadline = match expected.is_some() {
+            true => self.judge.deadline(),
+            false => self.judge.deadline().min(EXPLAINING),
+        };
+        match bound.launch(deadline)? {
             Launched::Fault(refusal) if refusal.status == Status::TimedOut => {
                 return Ok(Outcome::Unfinished);
             }
