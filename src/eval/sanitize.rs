@@ -17,7 +17,7 @@ use crate::verdict::{Status, Verdict};
 
 /// Schedules of the race build on the smallest case: one of each kind (`runtime/schedule.h`).
 const SCHEDULES: u64 = 4;
-/// Schedules of a thorough inspection, on every case.
+/// Schedules of a thorough inspection on the first case; on each of the others one of each kind.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
 /// Hidden cases beyond this many bytes are left to the fast build, unless there is no smaller one.
 const SMALL_BYTES: u64 = 1 << 20;
@@ -85,10 +85,10 @@ pub(super) fn inspect(
                 seed: shapes::seed_of(seed, "inspect", index),
             };
             let mut expected = None;
-            // The smallest case meets every kind of schedule, the others one each.
+            // The first case meets every kind of schedule, the others one each; a thorough inspection is four times as much.
             let schedules = match build {
-                Build::Race if thorough => THOROUGH_SCHEDULES,
-                Build::Race if index == 0 => SCHEDULES,
+                Build::Race if thorough && index == 0 => THOROUGH_SCHEDULES,
+                Build::Race if thorough || index == 0 => SCHEDULES,
                 _ => 1,
             };
             for turn in 0..schedules {
