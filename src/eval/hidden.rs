@@ -53,7 +53,9 @@ fn axes(task: &Task, stream: &mut Stream, pick: Pick) -> IndexMap<String, i64> {
     let ranges = task.settings.hidden.iter();
     let mut picked =
         |(axis, [low, high]): (&String, &[i64; 2])| (axis.clone(), pick(stream, *low, *high));
-    ranges.map(&mut picked).collect()
+    let mut axes: IndexMap<_, _> = ranges.map(&mut picked).collect();
+    axes.extend(task.derived(&axes));
+    axes
 }
 
 fn between(stream: &mut Stream, low: i64, high: i64) -> i64 {

@@ -10,7 +10,7 @@ use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::check::check;
+use super::check::{check, check_derived};
 use super::{Baseline, Definition, Settings, Task, Workload};
 use crate::base::expression::Expression;
 use crate::base::text::did_you_mean;
@@ -234,6 +234,11 @@ impl TaskFiles {
         check(&settings, &definition, &workloads).map_err(|(key, failure)| at(&key, failure))?;
         let expression =
             |key: &str, text: &str| cost(text, &definition).map_err(|failure| at(key, failure));
+        let derived = settings.derived.iter().map(|(axis, text)| {
+            let size = expression(&format!("derived.{axis}"), text)?;
+            Ok((axis.clone(), size))
+        });
+        let derived = derived.collect::<Result<_, Failure>>()?;
         let kernels = settings
             .baselines
             .values()
@@ -246,8 +251,9 @@ impl TaskFiles {
             .iter()
             .chain(&self.kernels)
             .flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
-        Ok(Task {
+        let task = Task {
             name: self.name.clone(),
+            derived,
             oracle: text(&settings.oracle)?.to_owned(),
             bytes: expression("bytes", &settings.bytes)?,
             flops: expression("flops", &settings.flops)?,
@@ -256,7 +262,9 @@ impl TaskFiles {
             workloads,
             settings,
             kernels,
-        })
+        };
+        check_derived(&task).map_err(|(key, failure)| at(&key, failure))?;
+        Ok(task)
     }
 }
 

@@ -61,6 +61,41 @@ def gdn_decode(axes, scalars, inputs):
     return {"output": output, "new_state": new_state}
 
 
+def gdn_prefill(axes, scalars, inputs):
+    """The decoding step above for every token; a state of its own for every sequence, zeros for an empty one."""
+    bounds = inputs["cu_seqlens"].astype(int)
+    if bounds[0] != 0 or bounds[-1] != axes["total_seq_len"] or (np.diff(bounds) < 0).any():
+        raise ValueError(f"cu_seqlens is {bounds.tolist()}")
+    output = np.empty((axes["total_seq_len"], axes["num_v_heads"], axes["head_size"]))
+    new_state = np.zeros((axes["num_seqs"], axes["num_v_heads"], axes["head_size"], axes["head_size"]))
+    for sequence, (start, end) in enumerate(zip(bounds, bounds[1:])):
+        state = inputs["state"][sequence : sequence + 1]
+        for token in range(start, end):
+            step = {name: inputs[name][None, token : token + 1] for name in ("q", "k", "v", "a", "b")}
+            step |= {"state": state, "A_log": inputs["A_log"], "dt_bias": inputs["dt_bias"]}
+            result = gdn_decode(axes | {"batch_size": 1}, scalars, step)
+            output[token], state = result["output"][0, 0], result["new_state"]
+            new_state[sequence] = state[0]
+    return {"output": output, "new_state": new_state}
+
+
+def gelu(axes, scalars, inputs):
+    """By the series of the error function near 0, by the continued fraction of its complement elsewhere."""
+    x = inputs["x"]
+    t = np.abs(x) / np.sqrt(2.0)
+    near = np.minimum(t, 2.5)
+    term, series = near, near
+    for n in range(1, 60):
+        term = -term * near * near / n
+        series = series + term / (2 * n + 1)
+    far = np.maximum(t, 2.5)
+    fraction = far
+    for n in range(60, 0, -1):
+        fraction = far + n / 2.0 / fraction
+    tail = np.where(t < 2.5, 1.0 - 2.0 / np.sqrt(np.pi) * series, np.exp(-far * far) / np.sqrt(np.pi) / fraction)
+    return {"output": np.where(x > 0.0, x - 0.5 * x * tail, 0.5 * x * tail)}
+
+
 def rmsnorm(axes, scalars, inputs):
     x = inputs["x"]
     eps = np.float64(np.float32(scalars["eps"]))
@@ -74,7 +109,7 @@ def softmax(axes, scalars, inputs):
     return {"output": np.exp(x - logarithm)}
 
 
-TASKS = {"gdn_decode": gdn_decode, "rmsnorm": rmsnorm, "softmax": softmax}
+TASKS = {"gdn_decode": gdn_decode, "gdn_prefill": gdn_prefill, "gelu": gelu, "rmsnorm": rmsnorm, "softmax": softmax}
 
 
 def main():
