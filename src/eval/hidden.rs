@@ -190,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn axes_follow_from_those_that_are_drawn() {
+        let task = TaskFiles::find("gdn_prefill").unwrap().load().unwrap();
+        for (_, axes) in shapes(&task, 20, &mut Stream::new(1, "test", 0)) {
+            assert_eq!(axes["len_cu_seqlens"], axes["num_seqs"] + 1);
+            assert!(task.definition.bind(&axes).is_ok());
+        }
+    }
+
+    #[test]
     fn a_range_of_one_size_has_one_shape() {
         let mut task = TaskFiles::find("gdn_decode").unwrap().load().unwrap();
         task.settings.hidden["batch_size"] = [1, 1];

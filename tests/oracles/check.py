@@ -31,6 +31,24 @@ def read_tensor(folder, entry):
     return values.astype(np.float64).reshape(entry["shape"])
 
 
+def attention(axes, scalars, inputs):
+    """One query after the other, over the keys that it sees: the last query sees all, each one before it one fewer."""
+    scale = np.float64(np.float32(scalars["scale"])) or axes["head_size"] ** -0.5
+    queries, keys = axes["q_len"], axes["kv_len"]
+    output = np.zeros_like(inputs["q"])
+    for sequence in range(axes["batch_size"]):
+        for head in range(axes["num_q_heads"]):
+            shared = head * axes["num_kv_heads"] // axes["num_q_heads"]
+            for query in range(queries):
+                seen = max(0, keys - (queries - 1 - query)) if scalars["causal"] else keys
+                if seen == 0:
+                    continue
+                scores = scale * (inputs["k"][sequence, shared, :seen] @ inputs["q"][sequence, head, query])
+                weights = np.exp(scores - np.logaddexp.reduce(scores))
+                output[sequence, head, query] = weights @ inputs["v"][sequence, shared, :seen]
+    return {"output": output}
+
+
 def gdn_decode(axes, scalars, inputs):
     """The delta rule as written in papers: remove what the state holds for the key, then store the mixed value."""
     batch, heads, size = axes["batch_size"], axes["num_v_heads"], axes["head_size"]
@@ -96,6 +114,10 @@ def gelu(axes, scalars, inputs):
     return {"output": np.where(x > 0.0, x - 0.5 * x * tail, 0.5 * x * tail)}
 
 
+def matmul(axes, scalars, inputs):
+    return {"C": np.einsum("mk,nk->mn", inputs["A"], inputs["B"], optimize=True)}
+
+
 def rmsnorm(axes, scalars, inputs):
     x = inputs["x"]
     eps = np.float64(np.float32(scalars["eps"]))
@@ -109,7 +131,16 @@ def softmax(axes, scalars, inputs):
     return {"output": np.exp(x - logarithm)}
 
 
-TASKS = {"gdn_decode": gdn_decode, "gdn_prefill": gdn_prefill, "gelu": gelu, "rmsnorm": rmsnorm, "softmax": softmax}
+TASKS = {
+    "attention_bf16": attention,
+    "attention_fp16": attention,
+    "gdn_decode": gdn_decode,
+    "gdn_prefill": gdn_prefill,
+    "gelu": gelu,
+    "matmul": matmul,
+    "rmsnorm": rmsnorm,
+    "softmax": softmax,
+}
 
 
 def main():
