@@ -97,7 +97,7 @@ __device__ __forceinline__ void load_rows(const __nv_bfloat16* __restrict__ matr
 __global__ void __launch_bounds__(THREADS)
     attention(const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k, const __nv_bfloat16* __restrict__ v, int causal,
               float scale, __nv_bfloat16* __restrict__ output, int num_kv_heads, int q_len, int kv_len) {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ uint4 memory[];
     __nv_bfloat16* queries = reinterpret_cast<__nv_bfloat16*>(memory);
     const auto keys = [&](int turn) { return queries + (QUERIES + turn * 2 * KEYS) * HEAD_SIZE; };
     const auto values = [&](int turn) { return keys(turn) + KEYS * HEAD_SIZE; };

@@ -97,7 +97,7 @@ __device__ __forceinline__ void load_rows(const __half* __restrict__ matrix, __h
 __global__ void __launch_bounds__(THREADS)
     attention(const __half* __restrict__ q, const __half* __restrict__ k, const __half* __restrict__ v, int causal,
               float scale, __half* __restrict__ output, int num_kv_heads, int q_len, int kv_len) {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ uint4 memory[];
     __half* queries = reinterpret_cast<__half*>(memory);
     const auto keys = [&](int turn) { return queries + (QUERIES + turn * 2 * KEYS) * HEAD_SIZE; };
     const auto values = [&](int turn) { return keys(turn) + KEYS * HEAD_SIZE; };

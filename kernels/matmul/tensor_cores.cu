@@ -29,7 +29,7 @@ constexpr int PIECES = DEPTH / 8;  // of 16 bytes, in a row of a slab
 constexpr int THREADS = 32 * WARPS_M * WARPS_N;
 constexpr int WARP_M = TILE_M / WARPS_M;
 constexpr int WARP_N = TILE_N / WARPS_N;
-constexpr int STAGE_BYTES = (TILE_M + TILE_N) * DEPTH * 2;
+constexpr int STAGE = (TILE_M + TILE_N) * DEPTH;  // elements
 constexpr int GROUP = 8;  // rows of tiles that share columns of tiles while these are in the cache
 static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "warps take whole instructions");
 static_assert(TILE_M * PIECES % THREADS == 0 && TILE_N * PIECES % THREADS == 0, "every thread copies as much");
@@ -91,10 +91,11 @@ __device__ __forceinline__ void load_slab(const __nv_bfloat16* __restrict__ matr
         const bool there = in_rows && column < columns;
         copy_async(to, there ? from : matrix, there);
 #else
-        __align__(16) __nv_bfloat16 piece[8];
+        uint4 words;
+        __nv_bfloat16* piece = reinterpret_cast<__nv_bfloat16*>(&words);
 #pragma unroll
         for (int e = 0; e < 8; ++e) piece[e] = in_rows && column + e < columns ? from[e] : __float2bfloat16(0.0f);
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(piece);
+        *reinterpret_cast<uint4*>(to) = words;
 #endif
     }
 }
@@ -102,7 +103,7 @@ __device__ __forceinline__ void load_slab(const __nv_bfloat16* __restrict__ matr
 __global__ void __launch_bounds__(THREADS)
     matmul(const __nv_bfloat16* __restrict__ A, const __nv_bfloat16* __restrict__ B, __nv_bfloat16* __restrict__ C, int M,
            int N, int K) {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ uint4 memory[];
 
     // Tiles in groups of GROUP rows, column after column within a group.
     const int tiles_m = (M + TILE_M - 1) / TILE_M;
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(THREADS)
     const int warp_row = warp / WARPS_N * WARP_M;
     const int warp_column = warp % WARPS_N * WARP_N;
 
-    const auto left = [&](int stage) { return reinterpret_cast<__nv_bfloat16*>(memory + stage * STAGE_BYTES); };
+    const auto left = [&](int stage) { return reinterpret_cast<__nv_bfloat16*>(memory) + stage * STAGE; };
     const auto right = [&](int stage) { return left(stage) + TILE_M * DEPTH; };
     const int slabs = (K + DEPTH - 1) / DEPTH;
     const auto load = [&](int slab) {

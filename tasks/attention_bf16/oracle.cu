@@ -25,7 +25,7 @@ __device__ inline double to_double(__nv_bfloat16 value) { return __bfloat162floa
 __global__ void attention(const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k, const __nv_bfloat16* __restrict__ v,
                           int causal, float scale, double* __restrict__ output, int num_kv_heads, int q_len,
                           int kv_len) {
-    extern __shared__ __align__(16) unsigned char memory[];
+    extern __shared__ uint4 memory[];
     double(*queries)[QUERIES + 1] = reinterpret_cast<double(*)[QUERIES + 1]>(memory);  // [element][query]
     double(*keys)[KEYS + 1] = reinterpret_cast<double(*)[KEYS + 1]>(queries + HEAD_SIZE);  // [element][key]
     double(*values)[HEAD_SIZE] = reinterpret_cast<double(*)[HEAD_SIZE]>(keys + HEAD_SIZE);  // [key][element]
