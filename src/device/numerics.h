@@ -247,9 +247,10 @@ KFORGE_BOTH double excess(double found, double expected, double absolute, double
     return bound > 0.0 ? error / bound : bits_of<double>(0x7ff0000000000000ull);
 }
 
-// Sums run over pieces of this many elements, in eight lanes each, and over the pieces in order.
+// Sums run over pieces of this many elements, in eight lanes each; over the pieces of a group in order, and over the groups.
 constexpr u64 PIECE = 4096;
 constexpr u64 LANES = 8;
+constexpr u64 GROUP = 32;
 // Room for the products' rounding.
 constexpr double ALMOST = 1.0 - 1e-12;
 
