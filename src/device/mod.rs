@@ -4,12 +4,19 @@
 
 use std::time::Duration;
 
+use indexmap::IndexMap;
+
 use crate::kernel::plan::{Plan, Unit};
 use crate::task::Distribution;
 use crate::verdict::{DeviceIdentity, Evidence, Resources, Status};
 
+mod cache;
 pub mod cpu;
+pub mod cuda;
+mod lexer;
 pub mod numerics;
+mod sandbox;
+mod watchdog;
 
 /// Something that runs kernels. `Err` always means broken machinery, never a bad kernel.
 pub trait Device {
@@ -83,6 +90,10 @@ pub struct Program {
     pub compile_seconds: f64,
     /// The compiler's warnings: untrusted text, capped.
     pub log: String,
+    /// The names that the compiler gave to `Unit::entries` (CUDA; empty elsewhere).
+    pub entries: Vec<String>,
+    /// What the compiler's output says of the code, by name of feature: `vector_load_bytes`, `mma`, … (CUDA; empty elsewhere).
+    pub facts: IndexMap<String, f64>,
 }
 
 /// Why a kernel does not run on this device: `unsupported`, `compile_error`, `compile_timeout`, `launch_error`, a fault, …

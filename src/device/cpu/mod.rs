@@ -5,28 +5,26 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use indexmap::IndexMap;
+
 mod arm;
-mod cache;
 mod compiler;
 mod control;
 mod diagnostics;
 mod faults;
 mod flags;
 mod kept;
-mod lexer;
 mod lines;
 mod polls;
 mod process;
 mod refuse;
-mod sandbox;
 mod source;
 mod state;
 #[doc(hidden)]
 pub mod texts;
-mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
-pub use sandbox::{Mechanisms, mechanisms, require as require_sandbox};
+pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 
 use super::{Build, Compiled, Device, Opened, Program};
 use crate::kernel::plan::{Plan, Unit};
@@ -153,6 +151,8 @@ fn compile(toolchain: &compiler::Toolchain, unit: &Unit, build: Build) -> anyhow
                 resources: Resources::default(),
                 compile_seconds,
                 log: String::new(),
+                entries: Vec::new(),
+                facts: IndexMap::new(),
             }),
             Err(refusal) => Compiled::Refused(refusal),
         },
