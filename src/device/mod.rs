@@ -15,9 +15,13 @@ use crate::kernel::plan::{Plan, Unit};
 use crate::task::{DType, Distribution};
 use crate::verdict::{DeviceIdentity, Evidence, Resources, Status};
 
+mod cache;
 pub mod cpu;
 pub mod cuda;
+mod lexer;
 pub mod numerics;
+mod sandbox;
+mod watchdog;
 
 /// Something that runs kernels. `Err` always means broken machinery, never a bad kernel.
 pub trait Device {

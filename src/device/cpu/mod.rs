@@ -5,30 +5,27 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use indexmap::IndexMap;
+
 mod arm;
-mod cache;
 mod compiler;
 mod control;
 mod diagnostics;
 mod faults;
 mod flags;
 mod kept;
-mod lexer;
 mod lines;
 mod polls;
 mod process;
 mod refuse;
-mod sandbox;
 mod source;
 mod state;
 #[doc(hidden)]
 pub mod texts;
-mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
-pub use sandbox::{Mechanisms, mechanisms, require as require_sandbox};
+pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 
-use indexmap::IndexMap;
 
 use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
 use crate::kernel::plan::{Plan, Unit};
