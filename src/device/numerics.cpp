@@ -8,21 +8,16 @@
 namespace KFORGE_VARIANT {
 namespace {
 
-// Sums run over pieces of this many elements, in eight lanes each, and over the pieces in order.
-constexpr u64 PIECE = 4096;
-constexpr u64 LANES = 8;
 // Elements that are compared without a branch.
 constexpr u64 STRIP = 64;
-constexpr double ALMOST = 1.0 - 1e-12;
 
 template <u32 dtype>
 void fill(void* memory, u64 elements, const Distribution& distribution, u64 seed) {
     typedef typename Element<dtype>::Stored Stored;
     Stored* stored = static_cast<Stored*>(memory);
     const Distribution local = distribution;
-    const bool plain = local.levels == 0 && local.mean == 0.0 && local.zeros == 0.0 && local.large_rows == 1.0 && local.one_hot == 0;
     if (local.normalize == 0) {
-        if (plain && local.shape == NORMAL) {
+        if (is_plain(local) && local.shape == NORMAL) {
             for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(normal(seed, i) * local.first);
         } else {
             for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::make(local, seed, i);
@@ -79,45 +74,6 @@ void values(const void* memory, u64 elements, double* into) {
     for (u64 i = 0; i < elements; ++i) into[i] = Element<dtype>::value(stored[i]);
 }
 
-struct Result {
-    u64 failed;
-    u64 first;
-    double first_found;
-    double max_abs_error;
-    double max_rel_error;
-    double mean_abs_error;
-    double worst;
-};
-
-// What a comparison needs besides the elements.
-struct Bounds {
-    double absolute;
-    double relative;
-    double rms;
-};
-
-// One element that failed, or may be a new largest. Gives its error as it goes into the mean.
-double look_closely(double found, double right, u64 index, const Bounds& bounds, Result* result) {
-    const double infinity = bits_of<double>(0x7ff0000000000000ull);
-    const double size = right < 0 ? -right : right;
-    const double scale = size > bounds.rms ? size : bounds.rms;
-    const double over = excess(found, right, bounds.absolute, bounds.relative);
-    double error = found > right ? found - right : right - found;
-    if (over == 0.0) error = 0.0;
-    if (!(error <= infinity)) error = infinity;
-    if (over > result->worst) result->worst = over;
-    if (!(over <= 1.0)) {
-        if (result->failed == 0) {
-            result->first = index;
-            result->first_found = found;
-        }
-        ++result->failed;
-    }
-    const double share = scale > 0.0 ? error / scale : (error > 0.0 ? infinity : 0.0);
-    if (share > result->max_rel_error) result->max_rel_error = share;
-    return error;
-}
-
 // Up to STRIP elements. Each loop does one thing, so that the compiler makes vectors of it.
 template <u32 dtype>
 inline __attribute__((always_inline)) void compare_strip(const typename Element<dtype>::Stored* stored, const double* expected, u64 count, u64 index,
@@ -162,28 +118,38 @@ template <u32 dtype>
 void compare(const void* memory, const double* expected, u64 elements, double rms, double atol_rms, double rtol, Result* result) {
     const typename Element<dtype>::Stored* stored = static_cast<const typename Element<dtype>::Stored*>(memory);
     const Bounds bounds = {atol_rms * rms, rtol, rms};
-    double total = 0.0;
+    double total = 0.0, group = 0.0;
     double largest[LANES] = {};
     for (u64 start = 0; start < elements; start += PIECE) {
+        if (start % (GROUP * PIECE) == 0) {
+            total += group;
+            group = 0.0;
+        }
         const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sums[LANES] = {};
         u64 i = start;
         for (; i + STRIP <= end; i += STRIP) compare_strip<dtype>(stored + i, expected + i, STRIP, i, bounds, sums, largest, result);
         compare_strip<dtype>(stored + i, expected + i, end - i, i, bounds, sums, largest, result);
-        for (u64 lane = 0; lane < LANES; ++lane) total += sums[lane];
+        for (u64 lane = 0; lane < LANES; ++lane) group += sums[lane];
     }
+    total += group;
     for (u64 lane = 0; lane < LANES; ++lane) result->max_abs_error = largest[lane] > result->max_abs_error ? largest[lane] : result->max_abs_error;
     result->mean_abs_error = elements == 0 ? 0.0 : total / (double)elements;
 }
 
 double root_mean_square(const double* values, u64 elements) {
-    double total = 0.0;
+    double total = 0.0, group = 0.0;
     for (u64 start = 0; start < elements; start += PIECE) {
+        if (start % (GROUP * PIECE) == 0) {
+            total += group;
+            group = 0.0;
+        }
         const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sums[LANES] = {};
         for (u64 i = start; i < end; ++i) sums[(i - start) % LANES] += values[i] * values[i];
-        for (u64 lane = 0; lane < LANES; ++lane) total += sums[lane];
+        for (u64 lane = 0; lane < LANES; ++lane) group += sums[lane];
     }
+    total += group;
     return elements == 0 ? 0.0 : sqrt(total / (double)elements);
 }
 

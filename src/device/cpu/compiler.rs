@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use include_dir::{Dir, include_dir};
 
-use super::cache::{self, unwritable};
 use super::diagnostics::{KERNEL, compile_error};
 use super::flags::{
     FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of, state_script,
 };
-use super::sandbox::{self, Confinement};
 use crate::base::{Digest, Failure};
+use crate::device::cache::{self, unwritable};
+use crate::device::sandbox::{self, Confinement};
+use crate::device::watchdog::{Watch, wait_for_news};
 use crate::device::{Build, Refusal};
 use crate::verdict::Status;
 
@@ -502,8 +503,8 @@ fn run(mut command: Command, confinement: Confinement) -> anyhow::Result<Run> {
     let mut child = command
         .spawn()
         .with_context(|| format!("failed to run `{}`", program.display()))?;
-    let watch = super::watchdog::Watch::start(child.id() as libc::pid_t, TIME_LIMIT);
-    super::process::wait_for_news(child.id() as libc::pid_t, libc::WEXITED)?;
+    let watch = Watch::start(child.id() as libc::pid_t, TIME_LIMIT);
+    wait_for_news(child.id() as libc::pid_t, libc::WEXITED)?;
     let timed_out = watch.stop();
     let status = child.wait().context("failed to wait for the compiler")?;
     if timed_out {

@@ -11,7 +11,7 @@ use super::control::{
 };
 use super::lines::Lines;
 use super::process::{Ended, Process};
-use super::sandbox::name_of_call;
+use crate::device::sandbox::name_of_call;
 use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, OtherAccess, Status};
 

@@ -5,32 +5,34 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use indexmap::IndexMap;
+
 mod arm;
-mod cache;
 mod compiler;
 mod control;
 mod diagnostics;
 mod faults;
 mod flags;
 mod kept;
-mod lexer;
 mod lines;
 mod polls;
 mod process;
 mod refuse;
-mod sandbox;
 mod source;
 mod state;
 #[doc(hidden)]
 pub mod texts;
-mod watchdog;
 
 pub use compiler::{Compiler, find as find_compiler};
-pub use sandbox::{Mechanisms, mechanisms, require as require_sandbox};
+pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 
-use super::{Build, Compiled, Device, Opened, Program};
+
+use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::{DeviceIdentity, Resources};
+
+/// How many blocks the same pair of processes is timed for: where a process lands in memory moves its times for all its life.
+const BLOCKS_A_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
 pub struct CpuDevice {
@@ -124,7 +126,7 @@ impl Device for CpuDevice {
         })
     }
 
-    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened> {
+    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
         if let Some(refusal) = refuse::refuse_plan(plan) {
             return Ok(Opened::Refused(refusal));
         }
@@ -136,6 +138,24 @@ impl Device for CpuDevice {
             &self.toolchain.trial(),
             Rc::clone(&self.kept),
         )
+    }
+
+    fn blocks_a_process(&self) -> Option<usize> {
+        Some(BLOCKS_A_PROCESS)
+    }
+
+    fn lock(&self) -> Lock {
+        lock()
+    }
+}
+
+/// The lock of this machine's processor, one for each user.
+pub fn lock() -> Lock {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    Lock {
+        path: std::env::temp_dir().join(format!("kforge-host-{user}.lock")),
+        is_host: true,
     }
 }
 
@@ -153,6 +173,8 @@ fn compile(toolchain: &compiler::Toolchain, unit: &Unit, build: Build) -> anyhow
                 resources: Resources::default(),
                 compile_seconds,
                 log: String::new(),
+                entries: Vec::new(),
+                facts: IndexMap::new(),
             }),
             Err(refusal) => Compiled::Refused(refusal),
         },

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::lexer::{Token, TokenKind};
+use crate::device::lexer::{Token, TokenKind};
 
 /// A longer body does something.
 const MOST_TOKENS: usize = 48;
@@ -99,7 +99,7 @@ fn closing(source: &str, tokens: &[Token], open: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::cpu::lexer::tokens;
+    use crate::device::lexer::tokens;
 
     fn polled(source: &str) -> String {
         let mut text = source.to_owned();

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::sandbox::Confinement;
-use super::watchdog::Watch;
+use crate::device::sandbox::Confinement;
+use crate::device::watchdog::{Watch, wait_for_news};
 
 /// The descriptor on which the child finds its memory; fixed in `control.h`.
 const CONTROL_DESCRIPTOR: i32 = 3;
@@ -276,32 +276,6 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// Blocks until there is news of a child, and leaves them to be collected: a child that has ended keeps its number. A watchdog
-/// sees to it that this returns.
-pub(super) fn wait_for_news(child: libc::pid_t, kinds: libc::c_int) -> anyhow::Result<()> {
-    loop {
-        // SAFETY: plain integers and unions of them; all zeros are a valid value.
-        let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let place = &raw mut news;
-        // SAFETY: `news` is a valid place to write.
-        let result = unsafe {
-            libc::waitid(
-                libc::P_PID,
-                child as libc::id_t,
-                place,
-                kinds | libc::WNOWAIT,
-            )
-        };
-        if result == 0 {
-            return Ok(());
-        }
-        let error = std::io::Error::last_os_error();
-        if error.kind() != std::io::ErrorKind::Interrupted {
-            return Err(error).context("failed to wait for a child process");
-        }
     }
 }
 

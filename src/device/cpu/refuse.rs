@@ -2,7 +2,7 @@
 //!
 //! These rules give early, clear messages. They are no defence: what runs is held by the process that runs it.
 
-use super::lexer::{Token, TokenKind, tokens};
+use crate::device::lexer::{Token, TokenKind, tokens};
 use crate::device::Refusal;
 use crate::kernel::plan::{ArgumentType, Plan, Unit};
 use crate::verdict::{Evidence, Status};

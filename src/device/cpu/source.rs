@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::lexer::{Token, TokenKind, tokens};
+use crate::device::lexer::{Token, TokenKind, tokens};
 use super::polls::poll_edits;
 use crate::kernel::plan::{ArgumentType, Unit};
 

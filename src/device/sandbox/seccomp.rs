@@ -350,7 +350,7 @@ fn failing(error: i32) -> u32 {
 }
 
 /// The name of a call that a process was stopped at, where it is one that people try.
-pub(in crate::device::cpu) fn name(number: u64) -> Option<&'static str> {
+pub(in crate::device) fn name(number: u64) -> Option<&'static str> {
     macro_rules! names {
         ($($name:ident = $number:ident),* $(,)?) => {
             &[$((stringify!($name), libc::$number)),*]
