@@ -4,8 +4,8 @@ use anyhow::Context;
 
 use super::{Exit, Format, print, print_json, print_json_lines};
 use crate::base::Failure;
-use crate::device::{Cache, Device};
 use crate::device::cpu::CpuDevice;
+use crate::device::{Cache, Device};
 use crate::eval;
 use crate::report::{self, Waiting};
 use crate::task::{TaskFiles, embedded_names, local_names};

@@ -24,7 +24,10 @@ impl Devices {
         };
         let mut chosen: Vec<DeviceIdentity> = Vec::new();
         for word in words {
-            let by_index = word.parse::<usize>().ok().and_then(|index| cards.get(index));
+            let by_index = word
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| cards.get(index));
             let uuid = |card: &DeviceIdentity| card.uuid.clone().unwrap_or_default();
             let by_name = || (cards.iter()).find(|card| uuid(card).starts_with(word.as_str()));
             let Some(card) = by_index.or_else(by_name) else {
@@ -41,7 +44,9 @@ impl Devices {
             }
         }
         match chosen.is_empty() {
-            true => Err(Failure::usage("`eval.devices`: an empty list: nothing would judge")),
+            true => Err(Failure::usage(
+                "`eval.devices`: an empty list: nothing would judge",
+            )),
             false => Ok(chosen),
         }
     }

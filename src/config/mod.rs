@@ -157,7 +157,11 @@ impl Config {
         if self.steps == 0 {
             return refuse("steps", "at least 1");
         }
-        if self.eval.in_flight.is_some_and(|most| !(1..=64).contains(&most)) {
+        if self
+            .eval
+            .in_flight
+            .is_some_and(|most| !(1..=64).contains(&most))
+        {
             return refuse("eval.in_flight", "1 to 64");
         }
         if !positive(self.eval.launch_seconds) || self.eval.launch_seconds > 3600.0 {

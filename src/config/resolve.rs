@@ -82,11 +82,7 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         names.push(named.name);
         tasks.push((named.files, task));
     }
-    let window = config
-        .search
-        .window
-        .unwrap_or(2 * in_flight as u64)
-        .max(1);
+    let window = config.search.window.unwrap_or(2 * in_flight as u64).max(1);
     let mut typed = config.clone();
     typed.seed = Some(seed);
     typed.search.window = Some(window);
@@ -152,7 +148,9 @@ fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentit
         },
     };
     if found.is_empty() {
-        return Err(Failure::environment("no GPU was found").hint("`kforge doctor` says what is there"));
+        return Err(
+            Failure::environment("no GPU was found").hint("`kforge doctor` says what is there")
+        );
     }
     let chosen = config.eval.devices.among(&found)?;
     let names: Vec<&str> = chosen.iter().map(|card| card.name.as_str()).collect();

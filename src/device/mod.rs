@@ -75,7 +75,13 @@ pub trait Device {
 
     /// The least time that the device allows, in microseconds, for so many compulsory bytes and operations from cold caches,
     /// where so many units are one sample; `tensor`: whether tensor cores may do the operations; `None` where the device's rates are not known.
-    fn floor_us(&self, _bytes: f64, _operations: f64, _units: usize, _tensor: bool) -> Option<Floor> {
+    fn floor_us(
+        &self,
+        _bytes: f64,
+        _operations: f64,
+        _units: usize,
+        _tensor: bool,
+    ) -> Option<Floor> {
         None
     }
 }
@@ -103,10 +109,7 @@ pub enum Purpose {
     /// To see whether it is right: every buffer begins or ends where memory does, if the device can.
     Check { edge: Edge },
     /// To be timed, over so many copies of its data; `cache`: what the clock begins with, `None` where no time is wanted.
-    Time {
-        copies: usize,
-        cache: Option<Cache>,
-    },
+    Time { copies: usize, cache: Option<Cache> },
 }
 
 /// Where a buffer touches memory that is not there.

@@ -231,7 +231,8 @@ impl Spoilt<'_, '_> {
     fn compare_all(&self, seed: u64, admission: &mut Admission) -> anyhow::Result<()> {
         let _sharing = self.judge.quiet.share()?;
         let deadline = self.judge.deadline();
-        let mut oracle = Bound::open_reference(self.judge, &self.judge.oracle, self.case, true, UNTIMED)?;
+        let mut oracle =
+            Bound::open_reference(self.judge, &self.judge.oracle, self.case, true, UNTIMED)?;
         oracle.renew(seed_of(seed, "stale", 0), Poison::NotANumber)?;
         let stale = oracle.oracle_values(seed, deadline)?;
         oracle.renew(seed, Poison::NotANumber)?;

@@ -629,7 +629,11 @@ impl Bound {
                     tensor: Some(buffer.name.clone()),
                     ..Evidence::default()
                 };
-                return Ok(Some(Finding::new(Status::OutputUnwritten, reason, evidence)));
+                return Ok(Some(Finding::new(
+                    Status::OutputUnwritten,
+                    reason,
+                    evidence,
+                )));
             }
         }
         Ok(None)

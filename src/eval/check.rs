@@ -136,7 +136,10 @@ fn round(
             Some(expected) => expected,
             None => expected.insert(bench.expected(seed, &[0])?),
         };
-        match (bench.compare(Side::Candidate, expected, &[0], seed)?, unwritten) {
+        match (
+            bench.compare(Side::Candidate, expected, &[0], seed)?,
+            unwritten,
+        ) {
             // A finite poison can be the right value by chance; a wrong element that still holds its poison was not written.
             (Err(_), Some(finding)) => return Ok(Err(finding)),
             (Err(finding), None) if repetition == 0 => return Ok(Err(finding)),

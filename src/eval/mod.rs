@@ -144,7 +144,9 @@ impl<'a> Judge<'a> {
     /// How much memory a kernel takes on a case; more than there is where it cannot be bound.
     fn bytes_of(&self, kernel: &Kernel, case: &Case) -> u64 {
         let plan = sanitize::case_plan(self, kernel, case);
-        plan.map_or(u64::MAX, |plan| plan.buffers.iter().map(|buffer| buffer.bytes()).sum())
+        plan.map_or(u64::MAX, |plan| {
+            plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
+        })
     }
 
     /// Judges one kernel. The seeds are drawn here, after the candidate is fixed, unless `seed` repeats an earlier judgement.
@@ -379,13 +381,20 @@ impl<'a> Judge<'a> {
                     return Ok(Err(finding));
                 }
             };
-            if measurement.floor.is_some_and(|floor| measurement.candidate.median < floor.physical_us) {
+            if measurement
+                .floor
+                .is_some_and(|floor| measurement.candidate.median < floor.physical_us)
+            {
                 let reason = format!(
                     "workload `{}`: {:.2} us is less than the device needs to move the data and do the sums",
                     case.id, measurement.candidate.median
                 );
                 verdict.workloads[index].status = Status::Suspicious;
-                return Ok(Err(Finding::new(Status::Suspicious, reason, Evidence::default())));
+                return Ok(Err(Finding::new(
+                    Status::Suspicious,
+                    reason,
+                    Evidence::default(),
+                )));
             }
             shares.push(measurement.checked_share);
             verdict.voided_blocks += measurement.voided;

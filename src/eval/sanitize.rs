@@ -308,7 +308,8 @@ impl Run<'_, '_> {
         let expected = match expected {
             Some(expected) => expected,
             None => {
-                let mut oracle = Bound::open_reference(judge, &judge.oracle, self.case, true, CHECK)?;
+                let mut oracle =
+                    Bound::open_reference(judge, &judge.oracle, self.case, true, CHECK)?;
                 oracle.renew(self.seed, Poison::NotANumber)?;
                 expected.insert(oracle.oracle_outputs(self.seed, judge.deadline())?)
             }

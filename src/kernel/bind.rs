@@ -5,9 +5,7 @@ use std::fmt;
 use indexmap::IndexMap;
 
 use super::header::{ArgumentHeader, LaunchHeader, Placed};
-use super::plan::{
-    Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, TensorMap, Unit,
-};
+use super::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, TensorMap, Unit};
 use super::{Kernel, syntax};
 use crate::task::{Binding, DType, Task};
 
@@ -209,7 +207,9 @@ impl Kernel {
                     let size = value(placed)?;
                     match (1..=most).contains(&size) {
                         true => Ok(size as u64),
-                        false => Err(refuse(format!("{what}: expected 1 to {most}, found {size}"))),
+                        false => Err(refuse(format!(
+                            "{what}: expected 1 to {most}, found {size}"
+                        ))),
                     }
                 };
                 list.iter().map(size).collect::<Result<Vec<u64>, _>>()

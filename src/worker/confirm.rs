@@ -13,10 +13,17 @@ pub(super) fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
     }
     let mut whole = verdicts[0].clone();
     whole.confirmed = true;
-    whole.seeds = verdicts.iter().flat_map(|verdict| verdict.seeds.clone()).collect();
+    whole.seeds = verdicts
+        .iter()
+        .flat_map(|verdict| verdict.seeds.clone())
+        .collect();
     whole.voided_blocks = verdicts.iter().map(|verdict| verdict.voided_blocks).sum();
-    let shares: Vec<f64> = verdicts.iter().filter_map(|verdict| verdict.checked_share).collect();
-    whole.checked_share = (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64);
+    let shares: Vec<f64> = verdicts
+        .iter()
+        .filter_map(|verdict| verdict.checked_share)
+        .collect();
+    whole.checked_share =
+        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64);
     if verdicts.len() == 1 {
         return whole;
     }

@@ -175,7 +175,10 @@ impl Pool {
             }
             verdict = Box::new(confirmed(verdicts));
         }
-        let log = verdict.evidence.as_ref().and_then(|evidence| evidence.log.clone());
+        let log = verdict
+            .evidence
+            .as_ref()
+            .and_then(|evidence| evidence.log.clone());
         Ok(Outcome::Verdict {
             compile_log: log.unwrap_or_default(),
             verdict,

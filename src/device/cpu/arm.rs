@@ -18,8 +18,8 @@ use super::lines::Lines;
 use super::process::{Ended, Process, SharedMemory};
 use super::state::State;
 use crate::device::{
-    self, AccessSite, Answer, Arm, Build, Content, Expected, Launched, Opened, Program, Question, Refusal,
-    numerics,
+    self, AccessSite, Answer, Arm, Build, Content, Expected, Launched, Opened, Program, Question,
+    Refusal, numerics,
 };
 use crate::kernel::plan::{Argument, Plan, Role};
 use crate::task::DType;

@@ -23,9 +23,8 @@ mod state;
 #[doc(hidden)]
 pub mod texts;
 
-pub use compiler::{Compiler, find as find_compiler};
 pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
-
+pub use compiler::{Compiler, find as find_compiler};
 
 use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
 use crate::kernel::plan::{Plan, Unit};

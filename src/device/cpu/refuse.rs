@@ -2,8 +2,8 @@
 //!
 //! These rules give early, clear messages. They are no defence: what runs is held by the process that runs it.
 
-use crate::device::lexer::{Token, TokenKind, tokens};
 use crate::device::Refusal;
+use crate::device::lexer::{Token, TokenKind, tokens};
 use crate::kernel::plan::{ArgumentType, Plan, Unit};
 use crate::verdict::{Evidence, Status};
 

@@ -86,9 +86,11 @@ impl Card {
     pub(super) fn open(ordinal: u32) -> anyhow::Result<Self> {
         // SAFETY: only looks for the library.
         if !unsafe { sys::is_culib_present() } {
-            return Err(Failure::environment("no CUDA driver: libcuda was not found")
-                .hint("install the GPU's driver, or say `--backend cpu`")
-                .into());
+            return Err(
+                Failure::environment("no CUDA driver: libcuda was not found")
+                    .hint("install the GPU's driver, or say `--backend cpu`")
+                    .into(),
+            );
         }
         let count = device_count()?;
         if ordinal >= count {
@@ -123,9 +125,7 @@ impl Card {
             device,
             stream,
             sm_count: of(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            max_shared_bytes: of(
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-            )?,
+            max_shared_bytes: of(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             cache_bytes: u64::from(of(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?),
             granularity: granularity(device)?,
             reads_host: of(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)? != 0,

@@ -12,8 +12,10 @@ use crate::verdict::DeviceIdentity;
 pub fn cards() -> Result<Vec<DeviceIdentity>, Failure> {
     // SAFETY: only looks for the library.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
-        return Err(Failure::environment("no CUDA driver: libcuda was not found")
-            .hint("install the GPU's driver, or say `--backend cpu`"));
+        return Err(
+            Failure::environment("no CUDA driver: libcuda was not found")
+                .hint("install the GPU's driver, or say `--backend cpu`"),
+        );
     }
     let library = Nvml::init().map_err(|error| {
         Failure::environment(format!("the GPUs cannot be listed: {error}"))
@@ -44,7 +46,10 @@ pub fn cards() -> Result<Vec<DeviceIdentity>, Failure> {
 /// Indices or beginnings of names, up to the first that is none, as the driver reads them.
 fn of_visible(visible: &str, cards: &[DeviceIdentity]) -> Vec<DeviceIdentity> {
     let named = |word: &str| {
-        let by_index = word.parse::<usize>().ok().and_then(|index| cards.get(index));
+        let by_index = word
+            .parse::<usize>()
+            .ok()
+            .and_then(|index| cards.get(index));
         by_index.or_else(|| {
             let starts = |card: &&DeviceIdentity| {
                 (card.uuid.as_deref()).is_some_and(|uuid| uuid.starts_with(word))

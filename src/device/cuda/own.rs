@@ -163,7 +163,10 @@ impl Own {
         let number = numerics::number(dtype);
         let kinds = ["fill", "fill_rows", "poison", "count_poison", "square"];
         let mut names: Vec<&'static str> = kinds.to_vec();
-        let mut entries: Vec<_> = kinds.iter().map(|kind| format!("{kind}<{number}>")).collect();
+        let mut entries: Vec<_> = kinds
+            .iter()
+            .map(|kind| format!("{kind}<{number}>"))
+            .collect();
         names.push("compare");
         entries.push(format!("compare<{number}, 0>"));
         // With float64 both are the same.
@@ -488,8 +491,7 @@ impl Own {
     pub(super) fn scrub_shared(&self) -> anyhow::Result<()> {
         let function = self.common("scrub_shared")?;
         let bytes = self.card.max_shared_bytes;
-        let attribute =
-            sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         call!(cuFuncSetAttribute(function, attribute, bytes as i32))?;
         let mut words = bytes / 4;
         let arguments = &mut [(&raw mut words).cast()];
@@ -506,12 +508,7 @@ impl Own {
             (&raw mut groups).cast(),
             (&raw mut sink).cast(),
         ];
-        Ok(self.launch(
-            self.common("read_through")?,
-            grid,
-            (THREADS, 0),
-            arguments,
-        )?)
+        Ok(self.launch(self.common("read_through")?, grid, (THREADS, 0), arguments)?)
     }
 }
 

@@ -179,7 +179,11 @@ impl Memory {
     /// Whether the definition's buffers of both arms are alike, so that either can use the other's.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let data = |memory: &Self| -> usize {
-            memory.is_scratch.iter().take_while(|scratch| !**scratch).count()
+            memory
+                .is_scratch
+                .iter()
+                .take_while(|scratch| !**scratch)
+                .count()
         };
         data(self) == data(other) && self.copies() == other.copies()
     }
@@ -245,7 +249,8 @@ impl Drawn {
             at += ZONE;
             offsets.push((buffer, at));
             let bytes = plan.buffers[buffer].bytes();
-            at = (at + bytes + ZONE).next_multiple_of(ALIGNMENT) + stream.below(4) as u64 * ALIGNMENT;
+            at = (at + bytes + ZONE).next_multiple_of(ALIGNMENT)
+                + stream.below(4) as u64 * ALIGNMENT;
         }
         let region = Region::new(card, at, false)?;
         for (buffer, offset) in offsets {

@@ -41,7 +41,10 @@ impl Printed {
         let read = file
             .seek(SeekFrom::Start(0))
             .and_then(|_| file.take(MOST_BYTES as u64).read_to_end(&mut bytes));
-        let emptied = self.file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0)));
+        let emptied = self
+            .file
+            .set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)));
         read.and(emptied).ok()?;
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
