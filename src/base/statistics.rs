@@ -5,6 +5,11 @@
 /// Two-sided 95 % quantile of the standard normal distribution.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
+/// Two-sided 95 % quantiles of Student's t with 1, 2, … degrees of freedom.
+const STUDENT95: [f64; 9] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262,
+];
+
 /// Up to this many samples the distribution of the signed-rank statistic is counted out; beyond, it is normal to within one rank.
 const EXACT: usize = 50;
 
@@ -153,6 +158,29 @@ pub fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
 
 /// The rank, counted from 1 from either end of the sorted Walsh averages, at which the 95 % interval ends: the smallest w >= 1 with
 /// P(W+ <= w) >= 2.5 %.
+/// The mean of what several processes have estimated, with the interval of a mean of so few (Student's t), or the quadrature of
+/// their own intervals where that is wider: then the processes do not differ by more than each one's own noise.
+///
+/// `None` as for [`geometric_mean`].
+pub fn mean_of_estimates(log_estimates: &[Estimate]) -> Option<Estimate> {
+    let within = geometric_mean(log_estimates)?;
+    let count = log_estimates.len();
+    let values: Vec<f64> = log_estimates.iter().map(|one| one.estimate).collect();
+    let between = match STUDENT95.get(count.saturating_sub(2)) {
+        _ if count < 2 => 0.0,
+        quantile => {
+            let deviation = Summary::of(&values)?.std;
+            quantile.copied().unwrap_or(Z95) * deviation / (count as f64).sqrt()
+        }
+    };
+    let estimate = Estimate {
+        estimate: within.estimate,
+        low: within.low.min(within.estimate - between),
+        high: within.high.max(within.estimate + between),
+    };
+    estimate.ordered().then_some(estimate)
+}
+
 fn critical_rank(count: usize) -> usize {
     if count > EXACT {
         let n = count as f64;
@@ -384,6 +412,24 @@ mod tests {
                 "{samples} interrupted samples: {skewed}"
             );
         }
+    }
+
+    #[test]
+    fn processes_that_differ_widen_the_mean_s_interval() {
+        let one = |estimate: f64| Estimate {
+            estimate,
+            low: estimate - 0.001,
+            high: estimate + 0.001,
+        };
+        let alike = mean_of_estimates(&[one(1.0); 5]).unwrap();
+        assert!((alike.high - 1.0 - 0.001 / 5f64.sqrt()).abs() < 1e-12);
+        // 1.0 to 1.4: standard deviation 0.1581, over the root of 5, times 2.776.
+        let unlike = [1.0, 1.1, 1.2, 1.3, 1.4].map(one);
+        let unlike = mean_of_estimates(&unlike).unwrap();
+        assert!((unlike.estimate - 1.2).abs() < 1e-12);
+        assert!((unlike.high - unlike.estimate - 0.1963).abs() < 1e-4);
+        assert_eq!(mean_of_estimates(&[one(2.0)]), geometric_mean(&[one(2.0)]));
+        assert_eq!(mean_of_estimates(&[]), None);
     }
 
     #[test]

@@ -3,17 +3,17 @@
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::evolve::profile;
+use super::evolve::{backend, profile};
 use super::{Exit, Format, print, print_json, print_json_lines};
 use crate::base::files;
 use crate::config::{self, Config};
-use crate::device::cpu;
+use crate::device::{Cache, cpu};
 use crate::driver::watch_signals;
 use crate::kernel::Kernel;
 use crate::report::{self, Waiting};
 use crate::task::TaskFiles;
 use crate::verdict::Verdict;
-use crate::worker::Pool;
+use crate::worker::{self, Pool};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
@@ -23,9 +23,27 @@ pub(super) struct Arguments {
     /// Kernel files.
     #[arg(required = true, value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// How much judging to do; `auto` is `quick` on a CPU.
+    /// How much judging to do; `auto` is `quick` on a CPU and `full` on a GPU.
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = ["auto", "quick", "full"])]
     profile: String,
+    /// Which device judges; `auto` is CUDA where a GPU and NVRTC are found.
+    #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
+    backend: String,
+    /// Which GPU judges: its number or its name. Default: the first.
+    #[arg(long, value_name = "GPU")]
+    device: Option<String>,
+    /// What a kernel finds in a GPU's caches when it is timed.
+    #[arg(long, value_name = "STATE", default_value = "cold", value_parser = ["cold", "hot"])]
+    cache: String,
+    /// Run the kernel on the CPU first, at tiny shapes and in all builds, before it costs time on a GPU.
+    #[arg(long, value_name = "DEVICE", value_parser = ["cpu"])]
+    screen: Option<String>,
+    /// Timing budget for each workload, in seconds; the task's profile says it where it is not given.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
+    /// Half width of the speedup's 95 % interval at which timing stops, as a fraction; the task's profile says it where it is not given.
+    #[arg(long, value_name = "FRACTION")]
+    precision: Option<f64>,
     /// What speed is measured against: a baseline that the task names, or a kernel file. Default: the task's first.
     #[arg(long, value_name = "NAME")]
     baseline: Option<String>,
@@ -63,6 +81,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     };
     config.eval.launch_seconds = arguments.launch_seconds;
     config.profile = profile(&arguments.profile);
+    config.backend = backend(&arguments.backend);
+    if let Some(device) = &arguments.device {
+        config.eval.devices = config::Devices::Listed(vec![device.clone()]);
+    }
+    if arguments.cache == "hot" {
+        config.eval.cache = Cache::Hot;
+    }
+    if arguments.screen.is_some() {
+        config.eval.screen = config::Screen::Cpu;
+    }
+    config.eval.seconds = arguments.seconds;
+    config.eval.precision = arguments.precision;
     let resolved = config::resolve(&config, "eval", "")?;
     let mut task_files = TaskFiles::find(&arguments.task)?;
     if let Some(baseline) = &arguments.baseline {
@@ -78,22 +108,31 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         }
         kernels.push((path, source));
     }
-    cpu::find_compiler()?;
+    if resolved.cards.is_empty() {
+        cpu::find_compiler()?;
+    }
     if arguments.require_sandbox {
         cpu::require_sandbox()?;
     }
-    let profile = task
-        .settings
-        .profiles
-        .get(&resolved.profile)
-        .context("the profile is gone")?;
+    let known = task.settings.profiles.get(&resolved.profile);
+    let mut profile = known.context("the profile is gone")?.clone();
+    profile.seconds = config.eval.seconds.unwrap_or(profile.seconds);
+    profile.precision = config.eval.precision.unwrap_or(profile.precision);
+    let workloads = task.selected(&profile).len();
     let options = crate::eval::Options {
-        profile: profile.clone(),
+        profile,
         launch_seconds: resolved.launch_seconds,
         thorough: arguments.sanitize,
+        cache: resolved.cache,
     };
     let order = Order {
-        pool: Pool::new(task_files, options, task.selected(profile).len())?,
+        pool: Pool::new(worker::Order {
+            files: task_files,
+            options,
+            workloads,
+            cards: resolved.cards.first().cloned().into_iter().collect(),
+            screen: resolved.screen,
+        })?,
         kernels,
         seed: arguments.seed,
         format: arguments.format,

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::builder::PossibleValue;
 
 use super::{Exit, Format, dry_run, print, print_json, print_json_lines};
 use crate::base::{Digest, Failure, files, yaml};
@@ -45,11 +44,11 @@ pub(super) struct Common {
     /// Steps per task, those made before a resume included.
     #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
-    /// How much judging to do; `auto` is `quick` on a CPU.
+    /// How much judging to do; `auto` is `quick` on a CPU and `full` on a GPU.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "quick", "full"])]
     pub(super) profile: Option<String>,
-    /// Which device judges; this version knows the CPU.
-    #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = backends())]
+    /// Which device judges; `auto` is CUDA where a GPU and NVRTC are found.
+    #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = ["auto", "cpu", "cuda"])]
     pub(super) backend: Option<String>,
     /// Override any key of the config, such as `--set search.exploration=0.5`; may be repeated, and wins over everything else.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -66,15 +65,6 @@ pub(super) struct Common {
     /// The form of the results.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
-}
-
-/// `cuda` is understood, so that it can be refused in words.
-fn backends() -> [PossibleValue; 3] {
-    [
-        PossibleValue::new("auto"),
-        PossibleValue::new("cpu"),
-        PossibleValue::new("cuda").hide(true),
-    ]
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
@@ -102,14 +92,19 @@ pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failu
         config.profile = profile(name);
     }
     if let Some(name) = common.backend.as_deref() {
-        config.backend = match name {
-            "cpu" => Backend::Cpu,
-            "cuda" => Backend::Cuda,
-            _ => Backend::Auto,
-        };
+        config.backend = backend(name);
     }
     config.eval.require_sandbox |= common.require_sandbox;
     config::apply(&config, &common.set)
+}
+
+/// What `--backend` says.
+pub(super) fn backend(name: &str) -> Backend {
+    match name {
+        "cpu" => Backend::Cpu,
+        "cuda" => Backend::Cuda,
+        _ => Backend::Auto,
+    }
 }
 
 /// What `--profile` says.
@@ -132,7 +127,9 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         return Ok(Exit::Done);
     }
     // Before a directory comes into being.
-    cpu::find_compiler()?;
+    if resolved.cards.is_empty() {
+        cpu::find_compiler()?;
+    }
     if resolved.require_sandbox {
         cpu::require_sandbox()?;
     }
@@ -161,6 +158,9 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
             .collect(),
         profile: resolved.profile.clone(),
         launch_seconds: resolved.launch_seconds,
+        cards: resolved.cards.clone(),
+        cache: resolved.cache,
+        screen: resolved.screen,
     };
     let mut sink = Sink::new(match common.format {
         Format::Human => Form::Human,
@@ -176,7 +176,7 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         let interrupt = driver::watch_signals()?;
         driver::run(
             options,
-            Arc::new(Operators::new()?),
+            Arc::new(Operators::new(resolved.cards.is_empty().then(cpu::lock))?),
             &pools,
             &mut sink,
             interrupt,

@@ -4,8 +4,8 @@ use anyhow::Context;
 
 use super::{Exit, Format, print, print_json, print_json_lines};
 use crate::base::Failure;
-use crate::device::Device;
 use crate::device::cpu::CpuDevice;
+use crate::device::{Cache, Device};
 use crate::eval;
 use crate::report::{self, Waiting};
 use crate::task::{TaskFiles, embedded_names, local_names};
@@ -115,6 +115,7 @@ fn check(
             profile: known.context("the profile is gone")?.clone(),
             launch_seconds,
             thorough: false,
+            cache: Cache::Cold,
         };
         let admission = eval::admit(&device, task, options, machine, seed)
             .with_context(|| format!("failed to test task `{}`", task.name))?;

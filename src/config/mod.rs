@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
+use crate::device::Cache;
 use crate::search;
 
+mod devices;
 mod find;
 mod models;
 mod overrides;
 mod resolve;
 mod tasks;
 
+pub use devices::Devices;
 pub use find::find;
 pub use models::{Models, keys as model_keys};
 pub use overrides::apply;
@@ -44,11 +47,10 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// The best device that there is; in this version the CPU.
+    /// CUDA where a GPU and NVRTC are found, else the CPU.
     #[default]
     Auto,
     Cpu,
-    /// Refused by this version, in words.
     Cuda,
 }
 
@@ -67,8 +69,14 @@ pub enum ProfileChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Eval {
-    /// Kernels with the judge at once.
-    pub in_flight: usize,
+    /// Kernels with the judge at once; 2 on a CPU and 3 for each GPU where it is not given.
+    pub in_flight: Option<usize>,
+    /// Which GPUs judge: `all`, or a list of indices and names.
+    pub devices: Devices,
+    /// What a kernel finds in a GPU's caches when it is timed.
+    pub cache: Cache,
+    /// Whether a kernel for a GPU runs on the CPU first, at tiny shapes and with all checks.
+    pub screen: Screen,
     /// Deadline of one launch, in seconds.
     pub launch_seconds: f64,
     /// Timing budget per workload, in seconds; the task's profile says it where it is not given.
@@ -77,6 +85,16 @@ pub struct Eval {
     pub precision: Option<f64>,
     /// Whether to judge nothing where a part of the sandbox is missing.
     pub require_sandbox: bool,
+}
+
+/// What a kernel must pass before it costs time on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Screen {
+    #[default]
+    None,
+    /// The CPU's fast build and its inspected ones; what the CPU cannot run passes.
+    Cpu,
 }
 
 /// Which models are asked.
@@ -114,7 +132,10 @@ impl Default for Config {
 impl Default for Eval {
     fn default() -> Self {
         Self {
-            in_flight: 2,
+            in_flight: None,
+            devices: Devices::All,
+            cache: Cache::Cold,
+            screen: Screen::None,
             launch_seconds: 10.0,
             seconds: None,
             precision: None,
@@ -132,17 +153,15 @@ impl Config {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         // What is longer is no time that could be waited for, and none that the system's clock could hold.
         let seconds = |value: f64| value > 0.0 && value <= 1e9;
-        if self.backend == Backend::Cuda {
-            return Err(Failure::usage(
-                "`backend: cuda`: this version judges on the CPU only",
-            )
-            .hint("say `cpu` or `auto`: CUDA sources then run on the CPU, and their times rank them for this machine"));
-        }
         self.llm.models.check()?;
         if self.steps == 0 {
             return refuse("steps", "at least 1");
         }
-        if !(1..=64).contains(&self.eval.in_flight) {
+        if self
+            .eval
+            .in_flight
+            .is_some_and(|most| !(1..=64).contains(&most))
+        {
             return refuse("eval.in_flight", "1 to 64");
         }
         if !positive(self.eval.launch_seconds) || self.eval.launch_seconds > 3600.0 {

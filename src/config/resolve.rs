@@ -5,10 +5,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Models, ProfileChoice, tasks};
+use super::{Backend, Config, Models, ProfileChoice, Screen, tasks};
 use crate::base::{Failure, random};
+use crate::device::{Cache, cuda};
 use crate::search;
 use crate::task::{Task, TaskFiles};
+use crate::verdict::DeviceIdentity;
+
+/// Kernels with the judge at once: the compilers of some work while another is timed.
+const IN_FLIGHT_ON_CPU: usize = 2;
+const IN_FLIGHT_A_CARD: usize = 3;
 
 /// A config in which nothing is left to decide.
 #[derive(Clone, Debug)]
@@ -19,11 +25,16 @@ pub struct Resolved {
     pub output: PathBuf,
     /// Whether nobody asked for that very directory, so that another will do where it is taken.
     pub output_is_free: bool,
-    /// `cpu`.
+    /// `cpu` or `cuda`.
     pub backend: String,
     /// `quick` or `full`.
     pub profile: String,
     pub in_flight: usize,
+    /// The GPUs that judge; empty: the CPU does.
+    pub cards: Vec<DeviceIdentity>,
+    pub cache: Cache,
+    /// Whether kernels run on the CPU before they cost time on a GPU.
+    pub screen: bool,
     pub launch_seconds: f64,
     pub require_sandbox: bool,
     pub window: u64,
@@ -39,24 +50,25 @@ pub struct Resolved {
 pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Failure> {
     config.check()?;
     let mut choices = Vec::new();
-    let backend = match config.backend {
-        Backend::Auto => {
-            choices.push(
-                "backend: cpu (this version judges on the CPU only: times are CPU times)"
-                    .to_owned(),
-            );
-            "cpu"
-        }
-        Backend::Cpu | Backend::Cuda => "cpu",
-    };
-    let profile = match config.profile {
-        ProfileChoice::Auto => {
+    let cards = cards(config, &mut choices)?;
+    let backend = if cards.is_empty() { "cpu" } else { "cuda" };
+    let profile = match (config.profile, backend) {
+        (ProfileChoice::Auto, "cpu") => {
             choices.push("profile: quick (the device is a CPU)".to_owned());
             "quick"
         }
-        ProfileChoice::Quick => "quick",
-        ProfileChoice::Full => "full",
+        (ProfileChoice::Auto, _) => {
+            choices.push("profile: full (the device is a GPU)".to_owned());
+            "full"
+        }
+        (ProfileChoice::Quick, _) => "quick",
+        (ProfileChoice::Full, _) => "full",
     };
+    let usual = match cards.len() {
+        0 => IN_FLIGHT_ON_CPU,
+        cards => cards * IN_FLIGHT_A_CARD,
+    };
+    let in_flight = config.eval.in_flight.unwrap_or(usual);
     choices.extend(config.llm.models.choice());
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let output = config
@@ -70,14 +82,11 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         names.push(named.name);
         tasks.push((named.files, task));
     }
-    let window = config
-        .search
-        .window
-        .unwrap_or(2 * config.eval.in_flight as u64)
-        .max(1);
+    let window = config.search.window.unwrap_or(2 * in_flight as u64).max(1);
     let mut typed = config.clone();
     typed.seed = Some(seed);
     typed.search.window = Some(window);
+    typed.eval.in_flight = Some(in_flight);
     let mut record = serde_json::to_value(&typed)
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     record["backend"] = json!(backend);
@@ -92,7 +101,10 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         output_is_free: config.output.is_none(),
         backend: backend.to_owned(),
         profile: profile.to_owned(),
-        in_flight: config.eval.in_flight,
+        in_flight,
+        cards,
+        cache: config.eval.cache,
+        screen: config.eval.screen == Screen::Cpu,
         launch_seconds: config.eval.launch_seconds,
         require_sandbox: config.eval.require_sandbox,
         window,
@@ -111,4 +123,39 @@ fn with_overrides(files: &TaskFiles, config: &Config, profile: &str) -> Result<T
         profile.precision = config.eval.precision.unwrap_or(profile.precision);
     }
     Ok(task)
+}
+
+/// The GPUs that judge, or none where the CPU does.
+fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentity>, Failure> {
+    let found = match config.backend {
+        Backend::Cpu => return Ok(Vec::new()),
+        Backend::Cuda => {
+            cuda::compiler::find()?;
+            cuda::cards()?
+        }
+        Backend::Auto => match cuda::cards() {
+            Ok(cards) if !cards.is_empty() => match cuda::compiler::find() {
+                Ok(_) => cards,
+                Err(failure) => {
+                    choices.push(format!("backend: cpu (a GPU is there, and {failure})"));
+                    return Ok(Vec::new());
+                }
+            },
+            _ => {
+                choices.push("backend: cpu (no GPU was found: times are CPU times)".to_owned());
+                return Ok(Vec::new());
+            }
+        },
+    };
+    if found.is_empty() {
+        return Err(
+            Failure::environment("no GPU was found").hint("`kforge doctor` says what is there")
+        );
+    }
+    let chosen = config.eval.devices.among(&found)?;
+    let names: Vec<&str> = chosen.iter().map(|card| card.name.as_str()).collect();
+    if config.backend == Backend::Auto {
+        choices.push(format!("backend: cuda ({})", names.join(", ")));
+    }
+    Ok(chosen)
 }

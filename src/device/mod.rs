@@ -2,12 +2,17 @@
 //!
 //! A device never knows what is right: the oracle, the comparison's verdict and the statistics are `eval`'s.
 
+use std::any::Any;
+use std::fmt;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::plan::{Plan, Unit};
-use crate::task::Distribution;
+use crate::task::{DType, Distribution};
 use crate::verdict::{DeviceIdentity, Evidence, Resources, Status};
 
 mod cache;
@@ -15,6 +20,7 @@ pub mod cpu;
 pub mod cuda;
 mod lexer;
 pub mod numerics;
+mod quote;
 mod sandbox;
 mod watchdog;
 
@@ -39,7 +45,112 @@ pub trait Device {
 
     /// Loads a program and binds it to freshly allocated memory for one workload.
     /// A plan or a program that the device refuses is a value.
-    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened>;
+    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened>;
+
+    /// In how many copies a kernel's data should lie, to time launches of about `time` over `bytes` of data together.
+    fn copies(&self, _bytes: u64, _time: Duration) -> usize {
+        1
+    }
+
+    /// How many launches of about `time` are timed as one sample, where there are enough copies.
+    fn units(&self, _time: Duration) -> usize {
+        1
+    }
+
+    /// After how many blocks both arms begin anew in fresh processes or at fresh places; `None`: never within a judgement.
+    fn blocks_a_process(&self) -> Option<usize>;
+
+    /// What holds the device's clock or caches back right now, such as heat; what was timed meanwhile is void.
+    fn disturbance(&self) -> Option<String> {
+        None
+    }
+
+    /// The file whose lock keeps others away while this device is timed.
+    fn lock(&self) -> Lock;
+
+    /// The least time that the device allows, in microseconds, for so many compulsory bytes and operations from cold caches,
+    /// where so many units are one sample; `None` where the device's rates are not known.
+    fn floor_us(&self, _bytes: f64, _operations: f64, _units: usize) -> Option<Floor> {
+        None
+    }
+}
+
+/// The least time for some work on a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Floor {
+    /// By what was measured on the device.
+    pub measured_us: f64,
+    /// By what no device of the kind could do: whatever is faster was not computed.
+    pub physical_us: f64,
+}
+
+/// What keeps others away while a device is timed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    pub path: PathBuf,
+    /// Whether the device is the host: then nothing else of kforge may run beside the clock, compilers neither.
+    pub is_host: bool,
+}
+
+/// What an arm is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To see whether it is right: every buffer begins or ends where memory does, if the device can.
+    Check { edge: Edge },
+    /// To be timed, over so many copies of its data; `cache`: what the clock begins with, `None` where no time is wanted.
+    Time { copies: usize, cache: Option<Cache> },
+}
+
+/// Where a buffer touches memory that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    Start,
+    End,
+}
+
+/// What a kernel finds in the device's caches when its clock starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// Nothing of its own.
+    #[default]
+    Cold,
+    /// What a launch on the same data has left there.
+    Hot,
+}
+
+/// Expected values of one output, wherever the device keeps them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    Host(Vec<f64>),
+    OnDevice(OnDevice),
+}
+
+impl Expected {
+    /// Those of some of the copies, by their places among all.
+    #[must_use]
+    pub fn of(&self, copies: &[usize]) -> Self {
+        match self {
+            Self::Host(values) => Self::Host(values.clone()),
+            Self::OnDevice(all) => Self::OnDevice(OnDevice {
+                addresses: (copies.iter())
+                    .filter_map(|copy| all.addresses.get(*copy).copied())
+                    .collect(),
+                ..all.clone()
+            }),
+        }
+    }
+}
+
+/// Values in a device's memory, in one or several copies.
+#[derive(Clone)]
+pub struct OnDevice {
+    dtype: DType,
+    elements: u64,
+    addresses: Vec<u64>,
+    /// What must live as long as the addresses are good.
+    #[expect(dead_code, reason = "it is held, not looked at")]
+    keeps: Rc<dyn Any>,
 }
 
 /// How a kernel is built: to be fast, or to be looked into while it runs.
@@ -114,6 +225,31 @@ pub trait Arm {
     /// Runs all launches of the plan as one unit, and returns when the device has stopped.
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched>;
 
+    /// In how many copies its data lies.
+    fn copies(&self) -> usize {
+        1
+    }
+
+    /// Says which copies of the data this arm's own ones are: what is written next is theirs. Without it copy i is number i.
+    fn stand_for(&mut self, _copies: &[u32]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Runs the unit so many times as one sample, each on another copy where the caches are to be cold; the time is that of one.
+    fn launch_many(&mut self, _units: usize, deadline: Duration) -> anyhow::Result<Launched> {
+        self.launch(deadline)
+    }
+
+    /// The copies that the last launch has used.
+    fn ran(&self) -> &[u32] {
+        &[0]
+    }
+
+    /// What the driver says of the loaded code; `None` where it says nothing.
+    fn resources(&self) -> Option<Resources> {
+        None
+    }
+
     /// Looks at a buffer. Outside the clock, and only between launches.
     fn inspect(&self, buffer: usize, question: &Question<'_>) -> anyhow::Result<Answer>;
 }
@@ -152,13 +288,18 @@ pub enum Question<'a> {
     Values,
     /// The memory as it is, little-endian.
     Bytes,
-    /// How do the elements compare with the expected ones?
+    /// The contents of every copy, to compare another arm's with (`Answer::Expected`).
+    Expected,
+    /// How do the elements of these copies compare with the expected ones, copy by copy?
     Compare {
-        expected: &'a [f64],
+        copies: &'a [u32],
+        expected: &'a Expected,
         tolerance: crate::task::Tolerance,
     },
-    /// How many elements still hold their poison?
+    /// In the copies that the last launch used, how many elements still hold their poison?
     Unwritten(Poison),
+    /// In the copies that it did not use, how many elements do not hold it any more (`Answer::Unwritten`)?
+    Untouched(Poison),
     /// What has the kernel printed so far, wherever? The buffer does not matter.
     Printed,
     /// Did a launch leave something behind in the kernel's own variables? Of no single buffer.
@@ -202,6 +343,11 @@ pub enum Answer {
     Values(Vec<f64>),
     Bytes(Vec<u8>),
     Comparison(Comparison),
+    Expected {
+        expected: Expected,
+        /// The first element that is no finite number.
+        not_finite: Option<u64>,
+    },
     Remembered(Remembered),
     /// Count of unwritten elements, and the index of the first.
     Unwritten {
@@ -209,6 +355,20 @@ pub enum Answer {
         first: Option<u64>,
     },
     Accesses(Vec<AccessSite>),
+}
+
+impl PartialEq for OnDevice {
+    fn eq(&self, other: &Self) -> bool {
+        (self.dtype, self.elements, &self.addresses)
+            == (other.dtype, other.elements, &other.addresses)
+    }
+}
+
+impl fmt::Debug for OnDevice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let copies = self.addresses.len();
+        write!(formatter, "{copies} × {} {}", self.elements, self.dtype)
+    }
 }
 
 /// What a kernel's own variables were found to be after all launches so far. They are put back after each.

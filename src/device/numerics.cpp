@@ -8,21 +8,16 @@
 namespace KFORGE_VARIANT {
 namespace {
 
-// Sums run over pieces of this many elements, in eight lanes each, and over the pieces in order.
-constexpr u64 PIECE = 4096;
-constexpr u64 LANES = 8;
 // Elements that are compared without a branch.
 constexpr u64 STRIP = 64;
-constexpr double ALMOST = 1.0 - 1e-12;
 
 template <u32 dtype>
 void fill(void* memory, u64 elements, const Distribution& distribution, u64 seed) {
     typedef typename Element<dtype>::Stored Stored;
     Stored* stored = static_cast<Stored*>(memory);
     const Distribution local = distribution;
-    const bool plain = local.levels == 0 && local.mean == 0.0 && local.zeros == 0.0 && local.large_rows == 1.0 && local.one_hot == 0;
     if (local.normalize == 0) {
-        if (plain && local.shape == NORMAL) {
+        if (is_plain(local) && local.shape == NORMAL) {
             for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(normal(seed, i) * local.first);
         } else {
             for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::make(local, seed, i);
@@ -77,45 +72,6 @@ void values(const void* memory, u64 elements, double* into) {
     typedef typename Element<dtype>::Stored Stored;
     const Stored* stored = static_cast<const Stored*>(memory);
     for (u64 i = 0; i < elements; ++i) into[i] = Element<dtype>::value(stored[i]);
-}
-
-struct Result {
-    u64 failed;
-    u64 first;
-    double first_found;
-    double max_abs_error;
-    double max_rel_error;
-    double mean_abs_error;
-    double worst;
-};
-
-// What a comparison needs besides the elements.
-struct Bounds {
-    double absolute;
-    double relative;
-    double rms;
-};
-
-// One element that failed, or may be a new largest. Gives its error as it goes into the mean.
-double look_closely(double found, double right, u64 index, const Bounds& bounds, Result* result) {
-    const double infinity = bits_of<double>(0x7ff0000000000000ull);
-    const double size = right < 0 ? -right : right;
-    const double scale = size > bounds.rms ? size : bounds.rms;
-    const double over = excess(found, right, bounds.absolute, bounds.relative);
-    double error = found > right ? found - right : right - found;
-    if (over == 0.0) error = 0.0;
-    if (!(error <= infinity)) error = infinity;
-    if (over > result->worst) result->worst = over;
-    if (!(over <= 1.0)) {
-        if (result->failed == 0) {
-            result->first = index;
-            result->first_found = found;
-        }
-        ++result->failed;
-    }
-    const double share = scale > 0.0 ? error / scale : (error > 0.0 ? infinity : 0.0);
-    if (share > result->max_rel_error) result->max_rel_error = share;
-    return error;
 }
 
 // Up to STRIP elements. Each loop does one thing, so that the compiler makes vectors of it.

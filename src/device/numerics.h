@@ -36,11 +36,18 @@ KFORGE_BOTH u64 mix(u64 seed, u64 index) {
     return z ^ (z >> 31);
 }
 
+// The seed of one of several copies of the same data; copy 0 is the data itself.
+KFORGE_BOTH u64 seed_of_copy(u64 seed, u64 copy) { return copy == 0 ? seed : mix(seed ^ 0xc0b1e5c0b1e5c0b1ull, copy); }
+
 template <typename To, typename From>
 KFORGE_BOTH To bits_of(From from) {
     static_assert(sizeof(To) == sizeof(From), "the same size");
     To to;
+#if defined(__CUDACC__)
+    memcpy(&to, &from, sizeof(to));
+#else
     __builtin_memcpy(&to, &from, sizeof(to));
+#endif
     return to;
 }
 
@@ -116,6 +123,12 @@ KFORGE_BOTH double shaped(const Distribution& distribution, u64 seed, u64 index)
 
 KFORGE_BOTH long long shaped_integer(const Distribution& distribution, u64 seed, u64 index) {
     return is_zero(distribution, seed, index) ? 0 : draw_integer(distribution, seed, level(distribution, seed, index));
+}
+
+// Whether values are what is drawn, and nothing else.
+KFORGE_BOTH bool is_plain(const Distribution& distribution) {
+    return distribution.levels == 0 && distribution.mean == 0.0 && distribution.zeros == 0.0 && distribution.large_rows == 1.0 &&
+           distribution.one_hot == 0;
 }
 
 // ---- Conversions, to nearest, ties to even ----
@@ -232,6 +245,64 @@ KFORGE_BOTH double excess(double found, double expected, double absolute, double
     const double bound = absolute + scaled;
     if (error == 0.0) return 0.0;
     return bound > 0.0 ? error / bound : bits_of<double>(0x7ff0000000000000ull);
+}
+
+// Sums run over pieces of this many elements, in eight lanes each, and over the pieces in order.
+constexpr u64 PIECE = 4096;
+constexpr u64 LANES = 8;
+// Room for the products' rounding.
+constexpr double ALMOST = 1.0 - 1e-12;
+
+struct Result {
+    u64 failed;
+    u64 first;
+    double first_found;
+    double max_abs_error;
+    double max_rel_error;
+    double mean_abs_error;
+    double worst;
+};
+
+// What a comparison needs besides the elements.
+struct Bounds {
+    double absolute;
+    double relative;
+    double rms;
+};
+
+// One element that failed, or may be a new largest. Gives its error as it goes into the mean.
+KFORGE_BOTH double look_closely(double found, double right, u64 index, const Bounds& bounds, Result* result) {
+    const double infinity = bits_of<double>(0x7ff0000000000000ull);
+    const double size = right < 0 ? -right : right;
+    const double scale = size > bounds.rms ? size : bounds.rms;
+    const double over = excess(found, right, bounds.absolute, bounds.relative);
+    double error = found > right ? found - right : right - found;
+    if (over == 0.0) error = 0.0;
+    if (!(error <= infinity)) error = infinity;
+    if (over > result->worst) result->worst = over;
+    if (!(over <= 1.0)) {
+        if (result->failed == 0) {
+            result->first = index;
+            result->first_found = found;
+        }
+        ++result->failed;
+    }
+    const double share = scale > 0.0 ? error / scale : (error > 0.0 ? infinity : 0.0);
+    if (share > result->max_rel_error) result->max_rel_error = share;
+    return error;
+}
+
+// Whether an element may have failed, or be a new largest: divisions are dear, so all others are spared them.
+KFORGE_BOTH bool is_conspicuous(double error, double right, const Bounds& bounds, const Result& result) {
+    const double size = right < 0 ? -right : right;
+    const double scale = size > bounds.rms ? size : bounds.rms;
+    const double scaled = bounds.relative * size;
+    const double bound = bounds.absolute + scaled;
+    const double by_worst = bound * (result.worst * ALMOST);
+    const double by_share = scale * (result.max_rel_error * ALMOST);
+    double limit = by_worst < bound ? by_worst : bound;
+    limit = by_share < limit ? by_share : limit;
+    return !(error <= limit);
 }
 
 // ---- Hash ----

@@ -5,6 +5,7 @@
 use std::sync::OnceLock;
 
 use super::{Comparison, Poison};
+use crate::kernel::plan::Argument;
 use crate::task::{DType, Distribution, Norm, Shape, Tolerance};
 
 #[repr(C)]
@@ -22,7 +23,7 @@ struct RawComparison {
 /// A distribution as `numerics.h` has it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct RawDistribution {
+pub(super) struct RawDistribution {
     shape: u32,
     levels: u32,
     first: f64,
@@ -33,6 +34,13 @@ struct RawDistribution {
     row: u64,
     one_hot: u32,
     normalize: u32,
+}
+
+impl RawDistribution {
+    /// Whether an element depends on all of its row.
+    pub(super) fn is_by_rows(&self) -> bool {
+        self.normalize != 0
+    }
 }
 
 /// The functions of `numerics.cpp`, compiled for one kind of processor.
@@ -141,7 +149,7 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
     }
 }
 
-fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDistribution {
+pub(super) fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDistribution {
     let (shape, first, second) = match distribution.shape {
         Shape::Normal(deviation) => (0, deviation, 0.0),
         Shape::Uniform([low, high]) => (1, low, high),
@@ -158,6 +166,25 @@ fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDistribution {
         row,
         one_hot: u32::from(distribution.one_hot),
         normalize: u32::from(distribution.normalize == Some(Norm::L2) && dtype.is_float()),
+    }
+}
+
+/// An argument that is no address as the first bytes of a word.
+pub fn word_of(argument: Argument) -> u64 {
+    match argument {
+        Argument::Buffer(_) | Argument::TensorMap(_) | Argument::Null => 0,
+        Argument::I32(value) => u64::from(value as u32),
+        Argument::U32(value) => u64::from(value),
+        Argument::I64(value) => value as u64,
+        Argument::Scalar(dtype, value) => {
+            let mut word = 0u64;
+            // SAFETY: a word's own memory, seen as bytes.
+            let memory = unsafe {
+                std::slice::from_raw_parts_mut((&raw mut word).cast::<u8>(), dtype.bytes() as usize)
+            };
+            fill(dtype, memory, 1, &Distribution::new(Shape::Value(value)), 0);
+            word
+        }
     }
 }
 
@@ -307,7 +334,7 @@ pub fn hash(memory: &[u8]) -> u64 {
 }
 
 /// The numbers of `numerics.h`.
-fn number(dtype: DType) -> u32 {
+pub(super) fn number(dtype: DType) -> u32 {
     match dtype {
         DType::Float64 => 0,
         DType::Float32 => 1,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::bench::Bound;
+use super::bench::{Bound, UNTIMED};
 use super::shapes::{Case, seed_of};
 use super::{Judge, Options, check, shapes};
 use crate::base::{Failure, random};
@@ -224,11 +224,12 @@ impl Spoilt<'_, '_> {
     fn compare_all(&self, seed: u64, admission: &mut Admission) -> anyhow::Result<()> {
         let _sharing = self.judge.quiet.share()?;
         let deadline = self.judge.deadline();
-        let mut oracle = Bound::open_reference(self.judge, &self.judge.oracle, self.case, true)?;
+        let mut oracle =
+            Bound::open_reference(self.judge, &self.judge.oracle, self.case, true, UNTIMED)?;
         oracle.renew(seed_of(seed, "stale", 0), Poison::NotANumber)?;
-        let stale = oracle.oracle_outputs(seed, deadline)?;
+        let stale = oracle.oracle_values(seed, deadline)?;
         oracle.renew(seed, Poison::NotANumber)?;
-        let expected = oracle.oracle_outputs(seed, deadline)?;
+        let expected = oracle.oracle_values(seed, deadline)?;
         let inputs: Vec<_> = oracle.inputs().iter().map(|(buffer, _)| *buffer).collect();
         let definition = &self.judge.task.definition;
         let outputs = definition.outputs.iter().zip(expected);
@@ -317,7 +318,7 @@ impl Spoilt<'_, '_> {
             if !changed {
                 continue;
             }
-            let found = oracle.oracle_outputs(seed, self.judge.deadline())?;
+            let found = oracle.oracle_values(seed, self.judge.deadline())?;
             let compared = outputs.iter().zip(&found).map(|(output, found)| {
                 let Output {
                     dtype,

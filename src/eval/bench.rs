@@ -8,11 +8,24 @@ use super::shapes::Case;
 use super::{Compilation, Finding, Judge, Reference};
 use crate::base::Failure;
 use crate::device::{
-    Answer, Arm, Comparison, Content, Launched, Opened, Poison, Question, Remembered,
+    Answer, Arm, Comparison, Content, Edge, Expected, Launched, Opened, Poison, Purpose, Question,
+    Remembered,
 };
 use crate::kernel::plan::{Plan, Role};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
+
+/// For an arm of which no time is wanted.
+pub(super) const UNTIMED: Purpose = Purpose::Time {
+    copies: 1,
+    cache: None,
+};
+
+/// Twice the tolerance, and a little for its own reference being off.
+const BOTH_OFF: f64 = 2.1;
+
+/// An eight-bit output is its poison by chance in one element of sixteen.
+const BY_CHANCE: f64 = 0.125;
 
 const NO_OPPONENT: &str = "nothing was opened to time against";
 
@@ -34,19 +47,36 @@ pub(super) struct Bench {
     deadline: Duration,
 }
 
+/// In how many copies the arms that are timed have their data, and in how many the oracle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spread {
+    pub(super) timed: usize,
+    pub(super) oracle: usize,
+}
+
+impl Spread {
+    /// One copy for each.
+    pub(super) const SINGLE: Self = Self {
+        timed: 1,
+        oracle: 1,
+    };
+}
+
 impl Bench {
-    /// Opens all arms of a case. `opponent`: the baseline if `None`.
+    /// Opens all arms of a case for timing. `opponent`: the baseline if `None`.
     pub(super) fn open(
         judge: &Judge<'_>,
         candidate: &Compilation,
         opponent: Option<&Compilation>,
         case: &Case,
+        spread: Spread,
     ) -> anyhow::Result<Result<Self, Finding>> {
-        let (candidate, opponent) = match Self::open_sides(judge, candidate, opponent, case)? {
+        let sides = Self::open_sides(judge, candidate, opponent, case, spread)?;
+        let (candidate, opponent) = match sides {
             Ok(sides) => sides,
             Err(finding) => return Ok(Err(finding)),
         };
-        Self::with_oracle(judge, candidate, Some(opponent), case)
+        Self::with_oracle(judge, candidate, Some(opponent), case, spread)
     }
 
     /// Opens what a check needs: the candidate and the oracle.
@@ -54,9 +84,10 @@ impl Bench {
         judge: &Judge<'_>,
         candidate: &Compilation,
         case: &Case,
+        edge: Edge,
     ) -> anyhow::Result<Result<Self, Finding>> {
-        match Bound::open_candidate(judge, candidate, case)? {
-            Ok(candidate) => Self::with_oracle(judge, candidate, None, case),
+        match Bound::open_candidate(judge, candidate, case, Purpose::Check { edge })? {
+            Ok(candidate) => Self::with_oracle(judge, candidate, None, case, Spread::SINGLE),
             Err(finding) => Ok(Err(finding)),
         }
     }
@@ -66,8 +97,13 @@ impl Bench {
         candidate: Bound,
         opponent: Option<Bound>,
         case: &Case,
+        spread: Spread,
     ) -> anyhow::Result<Result<Self, Finding>> {
-        let oracle = Bound::open_reference(judge, &judge.oracle, case, true)?;
+        let purpose = Purpose::Time {
+            copies: spread.oracle,
+            cache: None,
+        };
+        let oracle = Bound::open_reference(judge, &judge.oracle, case, true, purpose)?;
         Ok(Ok(Self {
             candidate,
             opponent,
@@ -85,7 +121,7 @@ impl Bench {
         opponent: Option<&Compilation>,
         case: &Case,
     ) -> anyhow::Result<Result<(), Finding>> {
-        match Self::open_sides(judge, candidate, opponent, case)? {
+        match Self::open_sides(judge, candidate, opponent, case, Spread::SINGLE)? {
             Ok((candidate, opponent)) => {
                 (self.candidate, self.opponent) = (candidate, Some(opponent));
             }
@@ -99,14 +135,19 @@ impl Bench {
         candidate: &Compilation,
         opponent: Option<&Compilation>,
         case: &Case,
+        spread: Spread,
     ) -> anyhow::Result<Result<(Bound, Bound), Finding>> {
-        let candidate = match Bound::open_candidate(judge, candidate, case)? {
+        let purpose = Purpose::Time {
+            copies: spread.timed,
+            cache: Some(judge.options.cache),
+        };
+        let candidate = match Bound::open_candidate(judge, candidate, case, purpose)? {
             Ok(bound) => bound,
             Err(finding) => return Ok(Err(finding)),
         };
         let opponent = match opponent {
-            None => Bound::open_reference(judge, &judge.baseline, case, false)?,
-            Some(compilation) => match Bound::open_candidate(judge, compilation, case)? {
+            None => Bound::open_reference(judge, &judge.baseline, case, false, purpose)?,
+            Some(compilation) => match Bound::open_candidate(judge, compilation, case, purpose)? {
                 Ok(bound) => bound,
                 Err(finding) => return Ok(Err(finding)),
             },
@@ -114,8 +155,11 @@ impl Bench {
         Ok(Ok((candidate, opponent)))
     }
 
-    /// The oracle's outputs for one seed, in double precision, one vector for each output.
-    pub(super) fn expected(&mut self, seed: u64) -> anyhow::Result<Vec<Vec<f64>>> {
+    /// The oracle's outputs for one seed and these copies of its data, one tensor for each output.
+    pub(super) fn expected(&mut self, seed: u64, copies: &[u32]) -> anyhow::Result<Vec<Expected>> {
+        if copies != [0] {
+            self.oracle.arm.stand_for(copies)?;
+        }
         self.oracle.renew(seed, Poison::NotANumber)?;
         self.oracle.oracle_outputs(seed, self.deadline)
     }
@@ -124,10 +168,40 @@ impl Bench {
     pub(super) fn compare(
         &self,
         side: Side,
-        expected: &[Vec<f64>],
+        expected: &[Expected],
+        copies: &[u32],
         seed: u64,
     ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
-        self.side(side)?.compare(&self.tolerances, expected, seed)
+        self.side(side)?
+            .compare(&self.tolerances, expected, copies, seed)
+    }
+
+    /// Compares the candidate's outputs with the opponent's, in copies that both have computed. Both may be off by the tolerance.
+    pub(super) fn compare_sides(
+        &self,
+        copies: &[u32],
+        seed: u64,
+    ) -> anyhow::Result<Result<(), Finding>> {
+        let opponent = self.side(Side::Opponent)?;
+        let wide = |tolerance: &Tolerance| Tolerance {
+            rtol: tolerance.rtol * BOTH_OFF,
+            atol_rms: tolerance.atol_rms * BOTH_OFF,
+        };
+        let tolerances: Vec<_> = (self.tolerances.iter())
+            .map(|(name, tolerance)| (name.clone(), wide(tolerance)))
+            .collect();
+        let places: Vec<usize> = copies.iter().map(|copy| *copy as usize).collect();
+        let mut expected = Vec::new();
+        for buffer in &opponent.plan.outputs {
+            let Answer::Expected { expected: all, .. } =
+                opponent.arm.inspect(*buffer, &Question::Expected)?
+            else {
+                anyhow::bail!("the device kept no values");
+            };
+            expected.push(all.of(&places));
+        }
+        let compared = (self.candidate).compare(&tolerances, &expected, copies, seed)?;
+        Ok(compared.map(|_| ()))
     }
 
     pub(super) fn side(&self, side: Side) -> anyhow::Result<&Bound> {
@@ -177,6 +251,7 @@ impl Bound {
         judge: &Judge<'_>,
         compilation: &Compilation,
         case: &Case,
+        purpose: Purpose,
     ) -> anyhow::Result<Result<Self, Finding>> {
         let kernel = &compilation.kernel;
         let bound = kernel
@@ -198,7 +273,7 @@ impl Bound {
             Err(error) => return Ok(Err(error.into())),
         };
         let program = compilation.program(&values)?;
-        match judge.device.open(program, &plan)? {
+        match judge.device.open(program, &plan, purpose)? {
             Opened::Ready(arm) => Ok(Ok(Self::new(judge, case, arm, plan))),
             Opened::Refused(refusal) => Ok(Err(Finding {
                 refusal,
@@ -212,6 +287,7 @@ impl Bound {
         reference: &Reference,
         case: &Case,
         oracle: bool,
+        purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let broken = |reason: String| {
             let name = if oracle { "oracle" } else { "baseline" };
@@ -240,7 +316,7 @@ impl Bound {
             .programs
             .get(&super::key_of(&values))
             .ok_or_else(|| broken("it was not compiled".to_owned()))?;
-        match judge.device.open(program, &plan)? {
+        match judge.device.open(program, &plan, purpose)? {
             Opened::Ready(arm) => Ok(Self::new(judge, case, arm, plan)),
             Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
         }
@@ -280,24 +356,46 @@ impl Bound {
         &mut self,
         seed: u64,
         deadline: Duration,
-    ) -> anyhow::Result<Vec<Vec<f64>>> {
-        if let Launched::Fault(refusal) = self.arm.launch(deadline)? {
+    ) -> anyhow::Result<Vec<Expected>> {
+        let copies = self.arm.copies();
+        if let Launched::Fault(refusal) = self.arm.launch_many(copies, deadline)? {
             let reason = format!("the oracle failed: {}", refusal.reason);
             return Err(Failure::reference(reason).into());
         }
         let mut outputs = Vec::new();
         for buffer in &self.plan.outputs {
-            let values = self.values(*buffer)?;
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let answer = self.arm.inspect(*buffer, &Question::Expected)?;
+            let Answer::Expected {
+                expected,
+                not_finite,
+            } = answer
+            else {
+                anyhow::bail!("the device kept no values");
+            };
+            if let Some(index) = not_finite {
                 let name = &self.plan.buffers[*buffer].name;
                 return Err(Failure::reference(format!(
                     "the oracle's `{name}` is not finite at {index}, seed {seed}"
                 ))
                 .into());
             }
-            outputs.push(values);
+            outputs.push(expected);
         }
         Ok(outputs)
+    }
+
+    /// The same as numbers, where the device is the host.
+    pub(super) fn oracle_values(
+        &mut self,
+        seed: u64,
+        deadline: Duration,
+    ) -> anyhow::Result<Vec<Vec<f64>>> {
+        let outputs = self.oracle_outputs(seed, deadline)?.into_iter();
+        let values = outputs.map(|expected| match expected {
+            Expected::Host(values) => Ok(values),
+            Expected::OnDevice(_) => anyhow::bail!("the values are on a device"),
+        });
+        values.collect()
     }
 
     /// The elements of a buffer.
@@ -317,7 +415,8 @@ impl Bound {
     pub(super) fn compare(
         &self,
         tolerances: &[(String, Tolerance)],
-        expected: &[Vec<f64>],
+        expected: &[Expected],
+        copies: &[u32],
         seed: u64,
     ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
         let mut comparisons = Vec::new();
@@ -325,6 +424,7 @@ impl Bound {
             self.plan.outputs.iter().zip(expected).zip(tolerances)
         {
             let question = Question::Compare {
+                copies,
                 expected,
                 tolerance: *tolerance,
             };
@@ -355,6 +455,11 @@ impl Bound {
 
     pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
         self.arm.launch(deadline)
+    }
+
+    /// All buffers of one copy.
+    pub(super) fn bytes(&self) -> u64 {
+        self.plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
     }
 
     /// What the kernel has printed, for whoever looks for its fault.
@@ -462,6 +567,60 @@ impl Bound {
             ..Evidence::default()
         };
         Ok(Err(Finding::new(Status::Stateful, reason, evidence)))
+    }
+
+    /// Whether a launch wrote to the outputs of copies that it was not made for.
+    pub(super) fn reached_others(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        let buffers = self.plan.buffers.iter().enumerate();
+        for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == Role::Output) {
+            let answer = self.arm.inspect(index, &Question::Untouched(poison))?;
+            let Answer::Unwritten { count, .. } = answer else {
+                anyhow::bail!("the device counted nothing");
+            };
+            if count > 0 {
+                let reason = format!(
+                    "output `{}`: {count} elements were written of copies whose launch had yet to come",
+                    buffer.name
+                );
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    ..Evidence::default()
+                };
+                return Ok(Some(Finding::new(Status::OutOfBounds, reason, evidence)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether so much of an output still holds its finite poison that it cannot be by chance, over all copies that were launched.
+    pub(super) fn skipped(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        let launched = self.arm.ran().len() as u64;
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if buffer.role != Role::Output {
+                continue;
+            }
+            let answer = self.arm.inspect(index, &Question::Unwritten(poison))?;
+            let Answer::Unwritten { count, .. } = answer else {
+                anyhow::bail!("the device counted nothing");
+            };
+            let elements = buffer.elements() * launched;
+            if count as f64 > BY_CHANCE * elements as f64 {
+                let reason = format!(
+                    "output `{}`: {count} of {elements} elements were not written",
+                    buffer.name
+                );
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    ..Evidence::default()
+                };
+                return Ok(Some(Finding::new(
+                    Status::OutputUnwritten,
+                    reason,
+                    evidence,
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether an output still holds its poison somewhere.

@@ -1,6 +1,6 @@
 //! One set of random inputs with the oracle's outputs, for a computation outside kforge to be compared with.
 
-use super::bench::Bound;
+use super::bench::{Bound, UNTIMED};
 use super::shapes::Case;
 use super::{Judge, Options};
 use crate::device::{Answer, Device, Launched, Poison, Question};
@@ -30,7 +30,7 @@ pub fn example(
     let mut judge = Judge::unchecked(device, task, options, machine)?;
     let case = Case::visible(workload);
     judge.prepare_references(std::slice::from_ref(&case))?;
-    let mut oracle = Bound::open_reference(&judge, &judge.oracle, &case, true)?;
+    let mut oracle = Bound::open_reference(&judge, &judge.oracle, &case, true, UNTIMED)?;
     oracle.renew(seed, Poison::NotANumber)?;
     if let Launched::Fault(refusal) = oracle.launch(deadline)? {
         anyhow::bail!("the oracle failed: {}", refusal.reason);

@@ -1,24 +1,23 @@
 //! How fast is it? Paired, in random order, on the same fresh data, until the interval is narrow enough or the budget is spent.
 //!
 //! A block is two pairs, in one of the orders ABBA and BAAB; each pair has data of its own that both arms share, and the
-//! candidate's timed outputs are checked like any other. Every other block both arms begin anew in fresh processes: where a
-//! process lands in memory moves its times by several percent for all its life, and that chance must be part of the sample.
-//! Never stops because a result looks good.
+//! candidate's timed outputs are checked like any other. Where a process' place in memory moves its times, both arms begin anew
+//! every few blocks, so that this chance is part of the sample; where launches are shorter than what an event costs, a sample is
+//! many of them, each on a copy of its own. Never stops because a result looks good.
 
 use std::time::{Duration, Instant};
 
-use super::bench::{Bench, Side};
+use super::bench::{Bench, Side, Spread};
 use super::shapes::{Case, seed_of};
 use super::{Compilation, Finding, Judge};
 use crate::base::Stream;
+use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate, Summary};
-use crate::device::{Launched, Poison};
+use crate::device::{Cache, Floor, Launched, Poison};
 use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
 
 /// The fewest blocks before the interval is looked at.
 const LEAST_BLOCKS: usize = 20;
-/// How many blocks the same pair of processes is timed for.
-const BLOCKS_A_PROCESS: usize = 2;
 /// How many blocks lie between two looks.
 const BLOCKS_A_LOOK: usize = 4;
 /// The most blocks, whatever the budget.
@@ -27,6 +26,12 @@ const MOST_BLOCKS: usize = 400;
 const USELESS: f64 = 20.0;
 /// The longest time for a result that says something, as a multiple of the budget.
 const PATIENCE: f64 = 5.0;
+/// The most copies of one sample that are compared with the oracle.
+const MOST_COMPARED: usize = 8;
+/// The share of the time that the oracle may take where it is dear; what it has not seen is compared with the opponent's.
+const ORACLE_SHARE: f64 = 0.3;
+/// How many launches give a first idea of a time.
+const ROUGH_LAUNCHES: usize = 3;
 
 /// The times of one case.
 pub(super) struct Measurement {
@@ -34,6 +39,11 @@ pub(super) struct Measurement {
     pub(super) estimate: Estimate,
     pub(super) candidate: Times,
     opponent: Times,
+    pub(super) floor: Option<Floor>,
+    /// The share of the candidate's timed launches whose outputs were compared with the oracle's.
+    pub(super) checked_share: f64,
+    /// Blocks that were thrown away because something held the device back.
+    pub(super) voided: u64,
 }
 
 impl Measurement {
@@ -42,6 +52,10 @@ impl Measurement {
         entry.ci95 = Some([self.estimate.low.exp(), self.estimate.high.exp()]);
         entry.candidate_us = Some(self.candidate);
         entry.baseline_us = Some(self.opponent);
+        entry.floor_us = self.floor.map(|floor| floor.measured_us);
+        entry.roofline = self
+            .floor
+            .map(|floor| floor.measured_us / self.candidate.median);
     }
 }
 
@@ -66,17 +80,21 @@ pub(super) fn measure(
     let _alone = judge.quiet.alone()?;
     let mut stream = Stream::new(seed, "order", 0);
     let begun = Instant::now();
-    let mut bench = match Bench::open(judge, candidate, opponent, case)? {
-        Ok(bench) => bench,
+    let mut session = match Session::open(judge, (candidate, opponent), case, seed)? {
+        Ok(session) => session,
         Err(finding) => return Ok(Err(finding)),
     };
-    let bench = &mut bench;
     let (mut log_ratios, mut candidate_us, mut opponent_us) = (Vec::new(), Vec::new(), Vec::new());
+    let mut voided = 0;
     let (estimate, half_width) = loop {
-        let block = log_ratios.len();
-        if block.is_multiple_of(BLOCKS_A_PROCESS) {
+        let block = log_ratios.len() + voided;
+        if judge
+            .device
+            .blocks_a_process()
+            .map_or(block == 0, |blocks| block.is_multiple_of(blocks))
+        {
             if block > 0
-                && let Err(finding) = bench.begin_anew(judge, candidate, opponent, case)?
+                && let Err(finding) = session.bench.begin_anew(judge, candidate, opponent, case)?
             {
                 return Ok(Err(finding));
             }
@@ -85,7 +103,7 @@ pub(super) fn measure(
                 0 => [Side::Opponent, Side::Candidate],
                 _ => [Side::Candidate, Side::Opponent],
             };
-            if let Err(finding) = warm_up(bench, seed_of(seed, "warm-up", block), order)? {
+            if let Err(finding) = session.warm_up(seed_of(seed, "warm-up", block), order)? {
                 return Ok(Err(finding));
             }
         }
@@ -93,9 +111,10 @@ pub(super) fn measure(
             0 => (Side::Opponent, Side::Candidate),
             _ => (Side::Candidate, Side::Opponent),
         };
-        let mut log_ratio = 0.0;
+        let mut pairs = Vec::new();
         for (index, leader) in [first, second].into_iter().enumerate() {
-            let times = match pair(bench, seed_of(seed, "pair", 2 * block + index), leader)? {
+            let seed = seed_of(seed, "pair", 2 * block + index);
+            let times = match session.pair(seed, leader, &mut stream)? {
                 Ok(times) => times,
                 Err(finding) => return Ok(Err(finding)),
             };
@@ -104,14 +123,22 @@ pub(super) fn measure(
             if !(candidate_time > 0.0 && opponent_time > 0.0) {
                 anyhow::bail!("the clock gave a time of 0");
             }
-            log_ratio += (opponent_time / candidate_time).ln() / 2.0;
-            candidate_us.push(candidate_time * 1e6);
-            opponent_us.push(opponent_time * 1e6);
+            pairs.push((candidate_time, opponent_time));
         }
-        log_ratios.push(log_ratio);
+        // Both arms of the block go, whatever they showed.
+        if judge.device.disturbance().is_some() {
+            voided += 1;
+        } else {
+            let ratios = pairs
+                .iter()
+                .map(|(candidate, opponent)| (opponent / candidate).ln());
+            log_ratios.push(ratios.sum::<f64>() / pairs.len() as f64);
+            candidate_us.extend(pairs.iter().map(|(time, _)| time * 1e6));
+            opponent_us.extend(pairs.iter().map(|(_, time)| time * 1e6));
+        }
         let blocks = log_ratios.len();
         let spent = begun.elapsed().as_secs_f64();
-        let out_of_patience = blocks >= MOST_BLOCKS || spent >= PATIENCE * profile.seconds;
+        let out_of_patience = blocks + voided >= MOST_BLOCKS || spent >= PATIENCE * profile.seconds;
         let look = blocks >= LEAST_BLOCKS && blocks.is_multiple_of(BLOCKS_A_LOOK);
         if look || out_of_patience {
             let estimate = statistics::hodges_lehmann(&log_ratios);
@@ -128,11 +155,15 @@ pub(super) fn measure(
     };
     let Some(estimate) = estimate else {
         let reason = format!(
-            "workload `{}`: after {} blocks in {:.1} s the interval is still ±{:.1} %",
+            "workload `{}`: after {} blocks in {:.1} s the interval is still ±{:.1} %{}",
             case.id,
             log_ratios.len(),
             begun.elapsed().as_secs_f64(),
-            half_width * 100.0
+            half_width * 100.0,
+            match voided {
+                0 => String::new(),
+                voided => format!("; {voided} blocks were void, because the device was held back"),
+            }
         );
         return Ok(Err(Finding::new(
             Status::Inconclusive,
@@ -145,96 +176,287 @@ pub(super) fn measure(
             estimate,
             candidate,
             opponent,
+            floor: floor(judge, case, session.units[0]),
+            checked_share: session.compared as f64 / session.launched.max(1) as f64,
+            voided: voided as u64,
         })),
         _ => anyhow::bail!("the clock gave times that are no numbers"),
     }
 }
 
-/// One launch of each arm through the timed path, unrecorded: pages are touched, threads are awake.
-fn warm_up(bench: &mut Bench, seed: u64, order: [Side; 2]) -> anyhow::Result<Result<(), Finding>> {
-    let deadline = bench.deadline();
-    for side in order {
-        let bound = bench.side_mut(side)?;
-        bound.renew(seed, Poison::NotANumber)?;
-        match (bound.launch(deadline)?, side) {
-            (Launched::Finished { .. }, _) => {}
-            (Launched::Fault(refusal), Side::Candidate) => {
-                return Ok(Err(Finding {
-                    refusal,
-                    case: None,
-                }));
+/// The least time that the device allows for a case from cold caches.
+fn floor(judge: &Judge<'_>, case: &Case, units: usize) -> Option<Floor> {
+    if judge.options.cache == Cache::Hot {
+        return None;
+    }
+    let value_of = |name: &str| case.binding.axes.get(name).copied();
+    let amount = |expression: &Expression| Some(expression.evaluate(&value_of).ok()? as f64);
+    let (bytes, operations) = (amount(&judge.task.bytes)?, amount(&judge.task.flops)?);
+    judge.device.floor_us(bytes, operations, units)
+}
+
+/// The arms of a case while they are timed.
+struct Session {
+    bench: Bench,
+    /// Launches in one sample of the candidate, and of its opponent.
+    units: [usize; 2],
+    /// A sample of the candidate that ends early, to see that none runs ahead.
+    short: Option<usize>,
+    /// Copies that the oracle computes at once.
+    compared_at_once: usize,
+    /// Whether the oracle is asked for every sample, however long it takes.
+    always: bool,
+    begun: Instant,
+    oracle_spent: Duration,
+    /// Launches of the candidate that were timed, and those that the oracle has looked at.
+    launched: u64,
+    compared: u64,
+}
+
+impl Session {
+    /// Finds out roughly how long a launch takes, and opens the arms over as many copies of the data as that wants.
+    fn open(
+        judge: &Judge<'_>,
+        (candidate, opponent): (&Compilation, Option<&Compilation>),
+        case: &Case,
+        seed: u64,
+    ) -> anyhow::Result<Result<Self, Finding>> {
+        let open = |spread| Bench::open(judge, candidate, opponent, case, spread);
+        let bench = match open(Spread::SINGLE)? {
+            Ok(bench) => bench,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        let mut session = Self {
+            bench,
+            units: [1, 1],
+            short: None,
+            compared_at_once: 1,
+            always: judge.device.lock().is_host,
+            begun: Instant::now(),
+            oracle_spent: Duration::ZERO,
+            launched: 0,
+            compared: 0,
+        };
+        let bytes = session.bench.candidate.bytes();
+        if judge.device.copies(bytes, Duration::ZERO) == 1 {
+            return Ok(Ok(session));
+        }
+        let [candidate_time, opponent_time] = match session.rough(seed)? {
+            Ok(times) => times,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        let units = [candidate_time, opponent_time].map(|time| judge.device.units(time));
+        let timed = match judge.options.cache {
+            Cache::Cold => judge
+                .device
+                .copies(bytes, candidate_time.min(opponent_time)),
+            Cache::Hot => 1,
+        };
+        session.units = match judge.options.cache {
+            // What fills the cache several times over is all used, if a sample is to have several launches at all.
+            Cache::Cold => units.map(|units| if units == 1 { 1 } else { units.min(timed) }),
+            Cache::Hot => units,
+        };
+        if timed == 1 {
+            return Ok(Ok(session));
+        }
+        let oracle = timed.min(MOST_COMPARED);
+        drop(session.bench);
+        session.bench = match open(Spread { timed, oracle })? {
+            Ok(bench) => bench,
+            Err(finding) => return Ok(Err(finding)),
+        };
+        session.compared_at_once = oracle;
+        let longest = session.units[0];
+        session.short = (longest > 2).then(|| 1 + Stream::new(seed, "short", 0).below(longest - 1));
+        Ok(Ok(session))
+    }
+
+    /// The least of a few times of each arm.
+    fn rough(&mut self, seed: u64) -> anyhow::Result<Result<[Duration; 2], Finding>> {
+        let mut least = [Duration::MAX; 2];
+        for turn in 0..ROUGH_LAUNCHES {
+            let seed = seed_of(seed, "rough", turn);
+            for (side, least) in [Side::Candidate, Side::Opponent]
+                .into_iter()
+                .zip(&mut least)
+            {
+                match self.launch(side, seed, Poison::NotANumber, 1)? {
+                    Ok(time) => *least = (*least).min(time),
+                    Err(finding) => return Ok(Err(finding)),
+                }
             }
+        }
+        Ok(Ok(least))
+    }
+
+    /// Fresh inputs, and one sample of an arm.
+    fn launch(
+        &mut self,
+        side: Side,
+        seed: u64,
+        poison: Poison,
+        units: usize,
+    ) -> anyhow::Result<Result<Duration, Finding>> {
+        let deadline = self.bench.deadline();
+        let bound = self.bench.side_mut(side)?;
+        bound.renew(seed, poison)?;
+        match (bound.arm.launch_many(units, deadline)?, side) {
+            (Launched::Finished { time }, _) => Ok(Ok(time)),
+            (Launched::Fault(refusal), Side::Candidate) => Ok(Err(Finding {
+                refusal,
+                case: None,
+            })),
             (Launched::Fault(refusal), Side::Opponent) => {
-                anyhow::bail!(
-                    "the baseline failed before it was timed: {}",
-                    refusal.reason
-                )
+                anyhow::bail!("the baseline failed when it was timed: {}", refusal.reason)
             }
         }
     }
-    Ok(Ok(()))
+
+    fn units_of(&self, side: Side) -> usize {
+        match side {
+            Side::Candidate => self.units[0],
+            Side::Opponent => self.units[1],
+        }
+    }
+
+    /// One sample of each arm through the timed path, unrecorded: pages are touched, threads are awake, clocks are up. Then a
+    /// shorter one of the candidate, after which all that was not launched must be untouched.
+    fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> anyhow::Result<Result<(), Finding>> {
+        for side in order {
+            let units = self.units_of(side);
+            if let Err(finding) = self.launch(side, seed, Poison::NotANumber, units)? {
+                return Ok(Err(finding));
+            }
+        }
+        if let Some(short) = self.short {
+            let poison = Poison::Finite { seed };
+            if let Err(finding) = self.launch(Side::Candidate, seed, poison, short)? {
+                return Ok(Err(finding));
+            }
+            if let Some(finding) = self.bench.candidate.reached_others(poison)? {
+                return Ok(Err(finding));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// One sample of each arm on the same fresh data; `leader` goes first. The oracle runs only after the candidate has finished.
+    fn pair(
+        &mut self,
+        seed: u64,
+        leader: Side,
+        stream: &mut Stream,
+    ) -> anyhow::Result<Result<PairTimes, Finding>> {
+        let mut times = PairTimes {
+            candidate: Duration::ZERO,
+            opponent: Duration::ZERO,
+        };
+        let follower = match leader {
+            Side::Candidate => Side::Opponent,
+            Side::Opponent => Side::Candidate,
+        };
+        let poison = Poison::Finite { seed };
+        for side in [leader, follower] {
+            let time = match self.launch(side, seed, poison, self.units_of(side))? {
+                Ok(time) => time,
+                Err(finding) => return Ok(Err(finding)),
+            };
+            match side {
+                Side::Candidate => times.candidate = time,
+                Side::Opponent => times.opponent = time,
+            }
+        }
+        // The opponent has the same inputs, and does not write to them.
+        let untouched = self.bench.side(Side::Opponent)?.input_hashes_by_name()?;
+        let candidate = self.bench.side(Side::Candidate)?;
+        let hashes = candidate.hashes_of_own_inputs(&untouched);
+        let ran = candidate.arm.ran().to_vec();
+        if let Err(finding) = candidate.trespass(&hashes)? {
+            return Ok(Err(finding));
+        }
+        if let Err(finding) = self.look_at_outputs(seed, poison, &ran, stream)? {
+            let reason = format!("while it was timed: {}", finding.refusal.reason);
+            return Ok(Err(Finding::new(
+                finding.refusal.status,
+                reason,
+                finding.refusal.evidence,
+            )));
+        }
+        self.bench
+            .side(Side::Candidate)?
+            .state()
+            .map(|state| state.map(|_| times))
+    }
+
+    /// The timed outputs: a random part against the oracle, all of one copy at a time; the rest against the opponent's.
+    fn look_at_outputs(
+        &mut self,
+        seed: u64,
+        poison: Poison,
+        ran: &[u32],
+        stream: &mut Stream,
+    ) -> anyhow::Result<Result<(), Finding>> {
+        self.launched += ran.len() as u64;
+        let opponent = self.bench.side(Side::Opponent)?;
+        let both: Vec<u32> = (ran.iter().copied())
+            .filter(|copy| opponent.arm.ran().contains(copy))
+            .collect();
+        let dear =
+            self.oracle_spent.as_secs_f64() > ORACLE_SHARE * self.begun.elapsed().as_secs_f64();
+        if self.always || !dear {
+            let mut chosen = ran.to_vec();
+            stream.shuffle(&mut chosen);
+            // Where the opponent ran fewer, its own outputs are among those that are looked at now and then.
+            if let Some(shared) = both.get(stream.below(both.len().max(1))) {
+                chosen.retain(|copy| copy != shared);
+                chosen.insert(0, *shared);
+            }
+            chosen.extend_from_slice(&ran.repeat(self.compared_at_once));
+            chosen.truncate(self.compared_at_once);
+            let begun = Instant::now();
+            let expected = self.bench.expected(seed, &chosen)?;
+            self.oracle_spent += begun.elapsed();
+            self.compared += chosen.len().min(ran.len()) as u64;
+            if let Err(finding) = self
+                .bench
+                .compare(Side::Candidate, &expected, &chosen, seed)?
+            {
+                return Ok(Err(finding));
+            }
+            let places: Vec<usize> = (0..chosen.len())
+                .filter(|place| both.contains(&chosen[*place]))
+                .collect();
+            let copies: Vec<u32> = places.iter().map(|place| chosen[*place]).collect();
+            let expected: Vec<_> = expected.iter().map(|all| all.of(&places)).collect();
+            if !copies.is_empty()
+                && let Err(finding) =
+                    self.bench
+                        .compare(Side::Opponent, &expected, &copies, seed)?
+            {
+                anyhow::bail!(
+                    "the baseline went wrong while it was timed: {}",
+                    finding.refusal.reason
+                );
+            }
+            if ran.len() <= self.compared_at_once {
+                return Ok(Ok(()));
+            }
+        }
+        // A finite poison can be right by chance; whole outputs that are poison are not.
+        if let Some(finding) = self.bench.candidate.skipped(poison)? {
+            return Ok(Err(finding));
+        }
+        match both.is_empty() {
+            true => Ok(Ok(())),
+            false => self.bench.compare_sides(&both, seed),
+        }
+    }
 }
 
 struct PairTimes {
     candidate: Duration,
     opponent: Duration,
-}
-
-/// One launch of each arm on the same fresh data; `leader` goes first. The oracle runs only after the candidate has finished.
-fn pair(bench: &mut Bench, seed: u64, leader: Side) -> anyhow::Result<Result<PairTimes, Finding>> {
-    let mut times = PairTimes {
-        candidate: Duration::ZERO,
-        opponent: Duration::ZERO,
-    };
-    let follower = if leader == Side::Candidate {
-        Side::Opponent
-    } else {
-        Side::Candidate
-    };
-    let deadline = bench.deadline();
-    for side in [leader, follower] {
-        let bound = bench.side_mut(side)?;
-        bound.renew(seed, Poison::Finite { seed })?;
-        match (bound.launch(deadline)?, side) {
-            (Launched::Finished { time }, Side::Candidate) => times.candidate = time,
-            (Launched::Finished { time }, Side::Opponent) => times.opponent = time,
-            (Launched::Fault(refusal), Side::Candidate) => {
-                return Ok(Err(Finding {
-                    refusal,
-                    case: None,
-                }));
-            }
-            (Launched::Fault(refusal), Side::Opponent) => {
-                anyhow::bail!("the baseline failed while it was timed: {}", refusal.reason)
-            }
-        }
-    }
-    let expected = bench.expected(seed)?;
-    // The oracle has the same inputs, and only the judge has written there.
-    let untouched = bench.oracle.input_hashes_by_name()?;
-    let candidate = bench.side(Side::Candidate)?;
-    let hashes = candidate.hashes_of_own_inputs(&untouched);
-    if let Err(finding) = candidate.trespass(&hashes)? {
-        return Ok(Err(finding));
-    }
-    if let Err(finding) = bench.compare(Side::Candidate, &expected, seed)? {
-        let reason = format!("while it was timed: {}", finding.refusal.reason);
-        return Ok(Err(Finding::new(
-            finding.refusal.status,
-            reason,
-            finding.refusal.evidence,
-        )));
-    }
-    if let Err(finding) = bench.side(Side::Candidate)?.state()? {
-        return Ok(Err(finding));
-    }
-    if let Err(finding) = bench.compare(Side::Opponent, &expected, seed)? {
-        anyhow::bail!(
-            "the baseline went wrong while it was timed: {}",
-            finding.refusal.reason
-        );
-    }
-    Ok(Ok(times))
 }
 
 fn times_of(microseconds: &[f64]) -> Option<Times> {

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Digest, Failure, random};
-use crate::device::{Build, Compiled, Device, Program, Refusal};
+use crate::device::{Build, Cache, Compiled, Device, Program, Refusal};
 use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{PrecisionCheck, Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
@@ -24,11 +24,13 @@ mod hidden;
 mod measure;
 mod quiet;
 mod sanitize;
+mod screen;
 mod shapes;
 
 pub use admit::{Admission, Fault, Leak, admit};
 pub use example::{Example, example};
 pub use quiet::Quiet;
+pub use screen::Screen;
 
 use shapes::Case;
 
@@ -42,6 +44,9 @@ pub struct Options {
     /// Whether the inspected builds run on every case and under many schedules, rather than on the smallest cases.
     #[serde(default)]
     pub thorough: bool,
+    /// What a kernel finds in the device's caches when it is timed.
+    #[serde(default)]
+    pub cache: Cache,
 }
 
 /// A task made ready on a device: the oracle and the baseline are compiled, and the baseline is known to be right.
@@ -53,6 +58,8 @@ pub struct Judge<'a> {
     oracle: Reference,
     baseline: Reference,
     quiet: Quiet,
+    /// What a kernel must pass before it costs time on this device.
+    screen: Option<Box<Screen<'a>>>,
 }
 
 /// A kernel of kforge's own or the user's, compiled under each set of values that it needs.
@@ -123,8 +130,22 @@ impl<'a> Judge<'a> {
             machine,
             oracle: Reference::parse(&task.oracle, task, "oracle")?,
             baseline: Reference::parse(task.baseline().1, task, "baseline")?,
-            quiet: Quiet::open()?,
+            quiet: Quiet::open(device.lock())?,
+            screen: None,
             options,
+        })
+    }
+
+    /// Has kernels pass a screen first.
+    pub fn screen_by(&mut self, screen: Screen<'a>) {
+        self.screen = Some(Box::new(screen));
+    }
+
+    /// How much memory a kernel takes on a case; more than there is where it cannot be bound.
+    fn bytes_of(&self, kernel: &Kernel, case: &Case) -> u64 {
+        let plan = sanitize::case_plan(self, kernel, case);
+        plan.map_or(u64::MAX, |plan| {
+            plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
         })
     }
 
@@ -230,6 +251,16 @@ impl<'a> Judge<'a> {
             verdict.resources = program.resources.clone();
         }
         features::of_source(&compilation.kernel, self, &cases, verdict);
+        for program in compilation.programs.values() {
+            verdict.features.extend(program.facts.clone());
+        }
+        if let Some(mut screen) = self.screen.take() {
+            let looked = screen.look(&compilation.kernel, seed, verdict);
+            self.screen = Some(screen);
+            if let Some(finding) = looked? {
+                return Ok(Err(finding));
+            }
+        }
         let begun = Instant::now();
         let checked = self.check_all(&compilation, &cases, seed, verdict)?;
         verdict.seconds.check = begun.elapsed().as_secs_f64();
@@ -308,6 +339,9 @@ impl<'a> Judge<'a> {
             let outcome = check::check(self, compilation, case, &seeds)?;
             match outcome {
                 Ok(accuracy) => {
+                    if let Some(resources) = &accuracy.resources {
+                        verdict.resources = resources.clone();
+                    }
                     if accuracy.unwatched {
                         verdict.state = Some("unchecked".to_owned());
                     }
@@ -335,6 +369,7 @@ impl<'a> Judge<'a> {
     ) -> anyhow::Result<Result<(), Finding>> {
         let mut estimates = Vec::new();
         let mut variances = Vec::new();
+        let mut shares = Vec::new();
         for (index, case) in cases.iter().enumerate().filter(|(_, case)| !case.hidden) {
             let seed = shapes::seed_of(seed, "measure", index);
             let measured = measure::measure(self, compilation, None, case, seed)?;
@@ -346,11 +381,28 @@ impl<'a> Judge<'a> {
                     return Ok(Err(finding));
                 }
             };
+            if measurement
+                .floor
+                .is_some_and(|floor| measurement.candidate.median < floor.physical_us)
+            {
+                let reason = format!(
+                    "workload `{}`: {:.2} us is less than the device needs to move the data and do the sums",
+                    case.id, measurement.candidate.median
+                );
+                verdict.workloads[index].status = Status::Suspicious;
+                return Ok(Err(Finding::new(
+                    Status::Suspicious,
+                    reason,
+                    Evidence::default(),
+                )));
+            }
+            shares.push(measurement.checked_share);
+            verdict.voided_blocks += measurement.voided;
             variances.push(measurement.candidate.std / measurement.candidate.median);
             measurement.write_to(&mut verdict.workloads[index]);
             estimates.push(measurement.estimate);
         }
-        verdict.checked_share = Some(1.0);
+        verdict.checked_share = Some(shares.iter().sum::<f64>() / shares.len().max(1) as f64);
         verdict.speedup = measure::combine(&estimates);
         if verdict.speedup.is_none() {
             bail!("no workload was measured");
@@ -366,7 +418,7 @@ impl<'a> Judge<'a> {
         kernel: Kernel,
         cases: &[Case],
     ) -> anyhow::Result<Result<Compilation, Finding>> {
-        let _sharing = self.quiet.share()?;
+        let _sharing = self.quiet.beside()?;
         let begun = Instant::now();
         let mut programs = HashMap::new();
         for case in cases {
@@ -400,7 +452,7 @@ impl<'a> Judge<'a> {
 
     /// Sees to it that oracle and baseline are compiled for every case.
     fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
-        let _sharing = self.quiet.share()?;
+        let _sharing = self.quiet.beside()?;
         for (reference, name, is_oracle) in [
             (&mut self.oracle, "oracle", true),
             (&mut self.baseline, "baseline", false),
@@ -451,8 +503,14 @@ impl<'a> Judge<'a> {
             sandbox: self.device.sandbox(),
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
-            cache: if host { "warm" } else { "cold" }.to_owned(),
+            cache: match (host, self.options.cache) {
+                (true, _) => "warm",
+                (false, Cache::Cold) => "cold",
+                (false, Cache::Hot) => "hot",
+            }
+            .to_owned(),
             state: None,
+            screen: None,
             precision: (self.task.settings.precision == PrecisionCheck::Unchecked)
                 .then(|| "unchecked".to_owned()),
             checked_share: None,

@@ -1,6 +1,7 @@
-//! Quiet for the clock: where the device is the host, nothing else of kforge runs while a launch is timed.
+//! Quiet for the clock: nothing else of kforge uses a device while a launch on it is timed.
 //!
-//! One lock for all kforge processes of a user on this machine: compiling, checking and proposing share it, timing holds it alone.
+//! One lock for all kforge processes of a machine and device: what runs on the device shares it, timing holds it alone. Where the
+//! device is the host, compiling and proposing share it too. Whoever waits stands at a gate first, so that nobody waits for ever.
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
@@ -8,30 +9,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::device::Lock;
+
 /// How long a process may keep the others from their work before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A handle on the machine's lock. Each handle excludes every other, also within one process.
+/// A handle on a device's lock. Each handle excludes every other, also within one process.
 pub struct Quiet {
-    path: PathBuf,
+    lock: Lock,
 }
 
 /// Held for as long as the work lasts; dropping it releases the lock.
 pub struct Held {
-    _file: File,
+    _file: Option<File>,
 }
 
 impl Quiet {
-    pub fn open() -> anyhow::Result<Self> {
-        // SAFETY: geteuid has no preconditions and cannot fail.
-        let user = unsafe { libc::geteuid() };
-        let path = std::env::temp_dir().join(format!("kforge-host-{user}.lock"));
-        let quiet = Self { path };
-        quiet.file()?;
+    pub fn open(lock: Lock) -> anyhow::Result<Self> {
+        let quiet = Self { lock };
+        quiet.file("")?;
         Ok(quiet)
     }
 
-    /// For work that may go on beside other such work, but not beside a clock.
+    /// For work on the host: compiling, proposing.
+    pub fn beside(&self) -> anyhow::Result<Held> {
+        match self.lock.is_host {
+            true => self.share(),
+            false => Ok(Held { _file: None }),
+        }
+    }
+
+    /// For work on the device that may go on beside other such work, but not beside a clock.
     pub fn share(&self) -> anyhow::Result<Held> {
         self.lock(File::try_lock_shared)
     }
@@ -42,38 +50,61 @@ impl Quiet {
     }
 
     fn lock(&self, lock: fn(&File) -> Result<(), TryLockError>) -> anyhow::Result<Held> {
-        let file = self.file()?;
         let begun = Instant::now();
-        let mut pause = Duration::from_micros(200);
+        // Held only while waiting: those behind it come in the order in which they were let through.
+        let gate = self.file(".gate")?;
+        self.wait(&gate, File::try_lock, begun)?;
+        let file = self.file("")?;
+        self.wait(&file, lock, begun)?;
+        Ok(Held { _file: Some(file) })
+    }
+
+    fn wait(
+        &self,
+        file: &File,
+        lock: fn(&File) -> Result<(), TryLockError>,
+        begun: Instant,
+    ) -> anyhow::Result<()> {
+        let mut pause = Duration::from_micros(100);
         loop {
-            match lock(&file) {
-                Ok(()) => return Ok(Held { _file: file }),
+            match lock(file) {
+                Ok(()) => return Ok(()),
                 Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
                     std::thread::sleep(pause)
                 }
                 Err(TryLockError::WouldBlock) => {
                     anyhow::bail!(
                         "`{}` has been held by another kforge process for {} s",
-                        self.path.display(),
+                        self.lock.path.display(),
                         PATIENCE.as_secs()
                     )
                 }
                 Err(TryLockError::Error(error)) => {
-                    return Err(error).context(format!("failed to lock `{}`", self.path.display()));
+                    return Err(error)
+                        .context(format!("failed to lock `{}`", self.lock.path.display()));
                 }
             }
-            pause = (pause * 2).min(Duration::from_millis(5));
+            pause = (pause * 2).min(Duration::from_millis(2));
         }
     }
 
-    fn file(&self) -> anyhow::Result<File> {
-        let open = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .read(true)
-            .open(&self.path);
-        open.with_context(|| format!("failed to open `{}`", self.path.display()))
+    fn file(&self, suffix: &str) -> anyhow::Result<File> {
+        let mut path = self.lock.path.clone().into_os_string();
+        path.push(suffix);
+        let path = PathBuf::from(path);
+        // A file of another user's is opened, never made anew: some systems refuse the one and not the other.
+        let existing = File::options().write(true).read(true).open(&path);
+        let open = existing.or_else(|_| {
+            let mut options = File::options();
+            options.create(true).truncate(false).write(true).read(true);
+            options.open(&path)
+        });
+        let file = open.with_context(|| format!("failed to open `{}`", path.display()))?;
+        // A card is shared by all users of a machine; where the file is another's, it is open already.
+        if !self.lock.is_host {
+            let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        }
+        Ok(file)
     }
 }
 
@@ -84,12 +115,14 @@ mod tests {
     #[test]
     fn sharers_go_together_and_the_clock_goes_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let quiet = Quiet {
+        let quiet = Quiet::open(Lock {
             path: folder.path().join("lock"),
-        };
+            is_host: true,
+        })
+        .unwrap();
         let first = quiet.share().unwrap();
         let second = quiet.share().unwrap();
-        let file = quiet.file().unwrap();
+        let file = quiet.file("").unwrap();
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop((first, second));
         let alone = quiet.alone().unwrap();

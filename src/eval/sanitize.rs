@@ -10,7 +10,8 @@ use super::features::Memory;
 use super::shapes::{self, Case};
 use super::{Finding, Judge, key_of};
 use crate::device::{
-    Answer, Build, Compiled, Launched, Opened, Poison, Program, Question, Refusal,
+    Answer, Build, Compiled, Edge, Expected, Launched, Opened, Poison, Program, Purpose, Question,
+    Refusal,
 };
 use crate::kernel::Kernel;
 use crate::verdict::{Status, Verdict};
@@ -25,6 +26,9 @@ const SMALL_BYTES: u64 = 1 << 20;
 const EXPLAINING: Duration = Duration::from_secs(3);
 /// When no further launch is begun. What was not run is not said to have been: `builds` lacks it.
 const BUDGET: Duration = Duration::from_secs(60);
+
+/// Both ends of a buffer are watched by the inspected builds themselves.
+const CHECK: Purpose = Purpose::Check { edge: Edge::End };
 
 /// Whether such a finding of the fast build may have a reason that an inspected one can name.
 pub(super) fn explains(status: Status) -> bool {
@@ -162,7 +166,7 @@ fn smallest<'c>(judge: &Judge<'_>, kernel: &Kernel, cases: &'c [Case]) -> Vec<&'
     chosen
 }
 
-fn case_plan(
+pub(super) fn case_plan(
     judge: &Judge<'_>,
     kernel: &Kernel,
     case: &Case,
@@ -194,7 +198,7 @@ fn compile(
     cases: &[&Case],
     builds: &[Build],
 ) -> anyhow::Result<Programs> {
-    let _sharing = judge.quiet.share()?;
+    let _sharing = judge.quiet.beside()?;
     let mut programs = Programs::new();
     let mut met = Vec::new();
     for case in cases {
@@ -238,7 +242,7 @@ impl Run<'_, '_> {
     fn once(
         &self,
         schedule: u64,
-        expected: Option<&mut Option<Vec<Vec<f64>>>>,
+        expected: Option<&mut Option<Vec<Expected>>>,
     ) -> anyhow::Result<Outcome> {
         let _sharing = self.judge.quiet.share()?;
         let variant = (self.kernel).variant(&self.case.binding, &self.judge.machine);
@@ -254,7 +258,7 @@ impl Run<'_, '_> {
         };
         let plan = case_plan(self.judge, self.kernel, self.case)
             .map_err(|error| anyhow::anyhow!("a case that was checked cannot be bound: {error}"))?;
-        let mut bound = match self.judge.device.open(&program, &plan)? {
+        let mut bound = match self.judge.device.open(&program, &plan, CHECK)? {
             Opened::Ready(arm) => Bound::new(self.judge, self.case, arm, plan),
             Opened::Refused(refusal) => return Ok(Outcome::Found(of(refusal))),
         };
@@ -298,18 +302,19 @@ impl Run<'_, '_> {
         &self,
         bound: &Bound,
         program: &Program,
-        expected: &mut Option<Vec<Vec<f64>>>,
+        expected: &mut Option<Vec<Expected>>,
     ) -> anyhow::Result<Option<Finding>> {
         let judge = self.judge;
         let expected = match expected {
             Some(expected) => expected,
             None => {
-                let mut oracle = Bound::open_reference(judge, &judge.oracle, self.case, true)?;
+                let mut oracle =
+                    Bound::open_reference(judge, &judge.oracle, self.case, true, CHECK)?;
                 oracle.renew(self.seed, Poison::NotANumber)?;
                 expected.insert(oracle.oracle_outputs(self.seed, judge.deadline())?)
             }
         };
-        let compared = bound.compare(&tolerances(judge), expected, self.seed)?;
+        let compared = bound.compare(&tolerances(judge), expected, &[0], self.seed)?;
         Ok(compared.err().map(|mut finding| {
             let refusal = &mut finding.refusal;
             refusal.status = Status::Nondeterministic;

@@ -5,7 +5,7 @@ use std::fmt;
 use indexmap::IndexMap;
 
 use super::header::{ArgumentHeader, LaunchHeader, Placed};
-use super::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
+use super::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, TensorMap, Unit};
 use super::{Kernel, syntax};
 use crate::task::{Binding, DType, Task};
 
@@ -157,8 +157,9 @@ impl Kernel {
                             .map_or(DType::Float32, |tensor| tensor.dtype);
                         Argument::Scalar(dtype, scalars.get(name).copied().unwrap_or_default())
                     }
-                    // The backend that can make tensor maps takes them from the header; all others refuse them by name.
-                    ArgumentHeader::TensorMap(_) => Argument::Null,
+                    ArgumentHeader::TensorMap(name) => {
+                        Argument::TensorMap(self.header.tensor_maps.get_index_of(name).unwrap_or(0))
+                    }
                     ArgumentHeader::I32(placed) => {
                         Argument::I32(fit(value(placed)?, placed, "i32")?)
                     }
@@ -178,11 +179,68 @@ impl Kernel {
                 message: "no launch's `when` holds".to_owned(),
             });
         }
+        let tensor_maps = self.tensor_maps(&buffers, &|placed| {
+            evaluate(placed, binding, values, machine)
+        })?;
         Ok(Plan {
             buffers,
             launches,
             outputs,
+            tensor_maps,
         })
+    }
+
+    fn tensor_maps(
+        &self,
+        buffers: &[Buffer],
+        value: &dyn Fn(&Placed) -> Result<i64, BindError>,
+    ) -> Result<Vec<TensorMap>, BindError> {
+        let mut maps = Vec::new();
+        for (name, map) in &self.header.tensor_maps {
+            let refuse = |message: String| BindError {
+                fault: BindFault::LaunchError,
+                line: map.line,
+                message: format!("tensor map `{name}`: {message}"),
+            };
+            let sizes = |list: &[Placed], most: i64, what: &str| {
+                let size = |placed| {
+                    let size = value(placed)?;
+                    match (1..=most).contains(&size) {
+                        true => Ok(size as u64),
+                        false => Err(refuse(format!(
+                            "{what}: expected 1 to {most}, found {size}"
+                        ))),
+                    }
+                };
+                list.iter().map(size).collect::<Result<Vec<u64>, _>>()
+            };
+            let buffer = buffers.iter().position(|buffer| buffer.name == map.of);
+            let buffer = buffer.ok_or_else(|| refuse(format!("`{}` is not there", map.of)))?;
+            let dims = sizes(&map.dims, 1 << 32, "a dim")?;
+            let strides = sizes(&map.strides, 1 << 40, "a stride")?;
+            let tile = sizes(&map.tile, 256, "a size of the box")?;
+            // All that the map can reach must be the buffer's: the hardware checks nothing else.
+            let reach = dims.iter().skip(1).zip(&strides);
+            let reach = reach.map(|(size, stride)| (size - 1).saturating_mul(*stride));
+            let row = dims.first().copied().unwrap_or(1) * buffers[buffer].dtype.bytes();
+            let reach = reach.fold(row, u64::saturating_add);
+            let bytes = buffers[buffer].bytes();
+            if reach > bytes {
+                return Err(refuse(format!(
+                    "it reaches {reach} bytes into `{}`, which has {bytes}",
+                    map.of
+                )));
+            }
+            maps.push(TensorMap {
+                name: name.clone(),
+                buffer,
+                dims,
+                strides,
+                tile: tile.into_iter().map(|size| size as u32).collect(),
+                swizzle: map.swizzle,
+            });
+        }
+        Ok(maps)
     }
 
     fn buffers(

@@ -51,6 +51,23 @@ pub struct Plan {
     pub launches: Vec<Launch>,
     /// The definition's outputs in order, each an index into `buffers`.
     pub outputs: Vec<usize>,
+    pub tensor_maps: Vec<TensorMap>,
+}
+
+/// What a tensor map describes, with every size known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorMap {
+    pub name: String,
+    /// Index into `Plan::buffers`.
+    pub buffer: usize,
+    /// In elements, innermost first.
+    pub dims: Vec<u64>,
+    /// In bytes, of all dims but the innermost.
+    pub strides: Vec<u64>,
+    /// The box, in elements.
+    pub tile: Vec<u32>,
+    /// In bytes: 0, 32, 64 or 128.
+    pub swizzle: u32,
 }
 
 /// One allocation.
@@ -106,6 +123,8 @@ pub struct Launch {
 pub enum Argument {
     /// A pointer to the start of `Plan::buffers[index]`.
     Buffer(usize),
+    /// `Plan::tensor_maps[index]`, by value.
+    TensorMap(usize),
     /// An absent optional input.
     Null,
     /// A scalar in its dtype.

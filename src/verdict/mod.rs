@@ -38,6 +38,9 @@ pub struct Verdict {
     /// `unchecked` where this system does not let the judge see what a kernel remembers between launches; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// What became of it on the CPU, before it cost time on a GPU: `passed`, `found`, `unsupported`; absent where it was not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub screen: Option<String>,
     /// The share of the timed outputs that was compared with the oracle, 0 to 1; `None` where nothing was timed.
     pub checked_share: Option<f64>,
     #[serde(default)]
@@ -212,6 +215,14 @@ pub struct Seconds {
     /// The inspected builds, compiling them included.
     #[serde(default)]
     pub inspect: f64,
+    /// Running on the CPU before it costs time on a GPU, compiling included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub screen: f64,
+}
+
+/// Whether nothing was spent: of what is rare, no zeros are written.
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 /// How one load or store of the kernel file used memory, counted where the CPU ran it.

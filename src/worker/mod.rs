@@ -8,11 +8,12 @@ use std::sync::Arc;
 use crate::task::Task;
 use crate::verdict::{Duel, Verdict};
 
+mod confirm;
 mod pool;
 mod protocol;
 mod server;
 
-pub use pool::{Pool, Pools};
+pub use pool::{Order, Pool, Pools};
 pub use server::{machine, serve};
 
 /// A future that may be dropped at any await: whatever runs for it is killed then.

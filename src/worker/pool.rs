@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use super::confirm::confirmed;
 use super::protocol::{Hello, Request, Response, VERSION};
 use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
+use crate::device::Cache;
 use crate::eval;
 use crate::task::{Task, TaskFiles};
-use crate::verdict::{DeviceIdentity, Verdict};
+use crate::verdict::{DeviceIdentity, Status, Verdict};
 
 /// The most that a worker may say in one line.
 const MAX_LINE: u64 = 16 << 20;
@@ -21,14 +24,47 @@ const MAX_LINE: u64 = 16 << 20;
 /// How many times its timing budget a confirmation may take, and how many times as precise it wants to be: it is the number
 /// that is reported, and there are few.
 const CONFIRMATION: f64 = 3.0;
+/// In how many fresh processes a kernel is confirmed on a GPU, where a process is the largest source of chance.
+const CONFIRMING_PROCESSES: usize = 5;
+/// How often a request is made whose worker dies.
+const ATTEMPTS: u32 = 2;
+/// How long a worker may take to leave.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// Judges one task in child processes of this same program.
 pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+/// Where and how the kernels of a task are judged.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub files: TaskFiles,
+    pub options: eval::Options,
+    /// How many workloads are timed.
+    pub workloads: usize,
+    /// The GPUs that judge; none: this machine's processor does.
+    pub cards: Vec<DeviceIdentity>,
+    /// Whether kernels run on the processor before they cost time on a GPU.
+    pub screen: bool,
+}
+
+struct Inner {
     hello: String,
     /// For the fresh processes that confirm.
     confirming: String,
     deadline: Duration,
+    places: Vec<Place>,
+}
+
+/// A device with its workers.
+struct Place {
+    /// `None`: the host's processor.
+    card: Option<DeviceIdentity>,
     idle: Mutex<Vec<Worker>>,
+    busy: AtomicUsize,
+    /// It failed with a kernel that is known to be good.
+    quarantined: AtomicBool,
 }
 
 struct Worker {
@@ -39,7 +75,14 @@ struct Worker {
 }
 
 impl Pool {
-    pub fn new(files: TaskFiles, options: eval::Options, workloads: usize) -> anyhow::Result<Self> {
+    pub fn new(order: Order) -> anyhow::Result<Self> {
+        let Order {
+            files,
+            options,
+            workloads,
+            cards,
+            screen,
+        } = order;
         // Far beyond any honest judgement: what takes longer is broken machinery, not a slow kernel, which has its own deadline.
         let deadline = Duration::from_secs_f64(
             180.0
@@ -50,28 +93,41 @@ impl Pool {
             version: VERSION,
             files,
             options,
+            on_card: !cards.is_empty(),
+            screen: screen && !cards.is_empty(),
         };
         let judging = serde_json::to_string(&hello)?;
-        hello.options.profile.seconds *= CONFIRMATION;
-        hello.options.profile.precision /= CONFIRMATION;
+        if cards.is_empty() {
+            hello.options.profile.seconds *= CONFIRMATION;
+            hello.options.profile.precision /= CONFIRMATION;
+        }
         hello.options.thorough = true;
+        let cards = match cards.is_empty() {
+            true => vec![None],
+            false => cards.into_iter().map(Some).collect(),
+        };
         Ok(Self {
-            hello: judging,
-            confirming: serde_json::to_string(&hello)?,
-            deadline,
-            idle: Mutex::new(Vec::new()),
+            inner: Arc::new(Inner {
+                hello: judging,
+                confirming: serde_json::to_string(&hello)?,
+                deadline,
+                places: cards.into_iter().map(Place::new).collect(),
+            }),
         })
     }
 
-    /// Starts the first worker: shows that the oracle and the baseline work, and which device judges.
+    /// Starts the first workers: shows that the oracle and the baseline work, and which device judges.
     pub async fn start(&self) -> anyhow::Result<DeviceIdentity> {
-        let worker = self.spawn(&self.hello).await?;
-        let identity = worker.identity.clone();
-        self.keep(worker);
-        Ok(identity)
+        let mut identity = None;
+        for place in &self.inner.places {
+            let worker = self.inner.spawn(place, &self.inner.hello).await?;
+            identity.get_or_insert_with(|| worker.identity.clone());
+            place.keep(worker);
+        }
+        identity.context("a pool without a device")
     }
 
-    /// Judges one kernel in a kept worker. `seed` repeats an earlier judgement.
+    /// Judges one kernel. `seed` repeats an earlier judgement.
     pub async fn judge(
         &self,
         name: &str,
@@ -83,15 +139,12 @@ impl Pool {
             source: source.to_owned(),
             seed,
         };
-        match self.ask(&request, false).await? {
-            Response::Verdict(verdict) => Ok(verdict),
-            _ => bail!("a worker gave no verdict"),
-        }
+        self.verdict(&request, false).await
     }
 
     async fn evaluate(&self, job: Job) -> anyhow::Result<Outcome> {
         let name = format!("step {}", job.step);
-        let fresh = matches!(job.kind, JobKind::Confirm);
+        let confirms = matches!(job.kind, JobKind::Confirm);
         let source = job.source.to_string();
         let request = match job.kind {
             JobKind::Judge | JobKind::Confirm => Request::Judge {
@@ -99,40 +152,124 @@ impl Pool {
                 source,
                 seed: None,
             },
-            JobKind::Duel { against } => Request::Duel {
-                challenger: source,
-                incumbent: against.to_string(),
-            },
-        };
-        match self.ask(&request, fresh).await? {
-            Response::Verdict(mut verdict) => {
-                verdict.confirmed = fresh && verdict.passed();
-                let compile_log = verdict
-                    .evidence
-                    .as_ref()
-                    .and_then(|evidence| evidence.log.clone())
-                    .unwrap_or_default();
-                Ok(Outcome::Verdict {
-                    verdict,
-                    compile_log,
-                })
+            JobKind::Duel { against } => {
+                let request = Request::Duel {
+                    challenger: source,
+                    incumbent: against.to_string(),
+                };
+                return match Arc::clone(&self.inner).ask(&request, false).await? {
+                    (Response::Duel(duel), _) => Ok(Outcome::Duel(duel)),
+                    _ => bail!("a worker answered with something else than was asked for"),
+                };
             }
-            Response::Duel(duel) => Ok(Outcome::Duel(duel)),
-            _ => bail!("a worker answered with something else than was asked for"),
+        };
+        let mut verdict = self.verdict(&request, confirms).await?;
+        if confirms {
+            let processes = match self.inner.on_cards() {
+                true => CONFIRMING_PROCESSES,
+                false => 1,
+            };
+            let mut verdicts = vec![*verdict];
+            while verdicts.len() < processes && verdicts.iter().all(Verdict::passed) {
+                verdicts.push(*self.verdict(&request, true).await?);
+            }
+            verdict = Box::new(confirmed(verdicts));
         }
+        let log = verdict
+            .evidence
+            .as_ref()
+            .and_then(|evidence| evidence.log.clone());
+        Ok(Outcome::Verdict {
+            compile_log: log.unwrap_or_default(),
+            verdict,
+        })
     }
 
-    /// One request to one worker. A worker that fails to answer is killed.
-    async fn ask(&self, request: &Request, fresh: bool) -> anyhow::Result<Response> {
-        let kept = if fresh {
-            None
-        } else {
-            self.idle.lock().ok().and_then(|mut idle| idle.pop())
+    /// A verdict, asked for again where it or the worker's end may be the device's fault.
+    async fn verdict(&self, request: &Request, fresh: bool) -> anyhow::Result<Box<Verdict>> {
+        let (mut verdict, place) = self.one_verdict(request, fresh).await?;
+        if self.inner.on_cards() && may_be_the_device(verdict.status) {
+            // A fresh worker shows first that its device still does what the baseline wants of it.
+            let place = &self.inner.places[place];
+            match self.inner.spawn(place, &self.inner.hello).await {
+                Ok(worker) => place.keep(worker),
+                Err(error) => {
+                    place.quarantined.store(true, Ordering::Relaxed);
+                    let card = place.card.as_ref();
+                    let name = card.and_then(|card| card.uuid.clone()).unwrap_or_default();
+                    return Err(error.context(format!(
+                        "GPU {name} fails with a kernel that is known to be good: it is not used any more"
+                    )));
+                }
+            }
+            let (again, _) = self.one_verdict(request, fresh).await?;
+            if !may_be_the_device(again.status) {
+                let reason = verdict.reason.take().unwrap_or_default();
+                verdict.status = Status::Nondeterministic;
+                verdict.reason = Some(format!(
+                    "it failed ({reason}), and in a fresh process on the same device did not: {}",
+                    again.reason.as_deref().unwrap_or("it passed")
+                ));
+            }
+        }
+        Ok(verdict)
+    }
+
+    async fn one_verdict(
+        &self,
+        request: &Request,
+        fresh: bool,
+    ) -> anyhow::Result<(Box<Verdict>, usize)> {
+        let mut attempt = 1;
+        loop {
+            match Arc::clone(&self.inner).ask(request, fresh).await {
+                Ok((Response::Verdict(verdict), place)) => return Ok((verdict, place)),
+                Ok(_) => bail!("a worker gave no verdict"),
+                Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {
+                    tracing::warn!("{error:#}: another one judges");
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn on_cards(&self) -> bool {
+        self.places.iter().any(|place| place.card.is_some())
+    }
+
+    /// The device with the least to do.
+    fn place(&self) -> anyhow::Result<usize> {
+        let usable = (self.places.iter().enumerate())
+            .filter(|(_, place)| !place.quarantined.load(Ordering::Relaxed));
+        let least = usable.min_by_key(|(_, place)| place.busy.load(Ordering::Relaxed));
+        let (index, _) = least.context("no device is left that works")?;
+        Ok(index)
+    }
+
+    /// One request to one worker; the answer, and where it was given. A worker that fails to answer is killed.
+    async fn ask(
+        self: Arc<Self>,
+        request: &Request,
+        confirms: bool,
+    ) -> anyhow::Result<(Response, usize)> {
+        let index = self.place()?;
+        let place = &self.places[index];
+        let _busy = Busy::on(&place.busy);
+        let hello = match confirms {
+            true => &self.confirming,
+            false => &self.hello,
+        };
+        // On a card every worker is fresh.
+        let kept = match confirms && place.card.is_none() {
+            true => None,
+            false => place.idle.lock().ok().and_then(|mut idle| idle.pop()),
         };
         let mut worker = match kept {
             Some(worker) => worker,
-            None if fresh => self.spawn(&self.confirming).await?,
-            None => self.spawn(&self.hello).await?,
+            None => self.spawn(place, hello).await?,
         };
         let Ok(response) = tokio::time::timeout(self.deadline, worker.ask(request)).await else {
             bail!(
@@ -141,16 +278,27 @@ impl Pool {
             );
         };
         let response = response?;
-        if !fresh {
-            self.keep(worker);
+        if place.card.is_some() {
+            // Its memory is back once it is gone. The next one is made ready while others are judged.
+            let _ = tokio::time::timeout(LEAVING, worker.child.wait()).await;
+            drop(worker);
+            let inner = Arc::clone(&self);
+            tokio::spawn(async move {
+                let place = &inner.places[index];
+                if let Ok(worker) = inner.spawn(place, &inner.hello).await {
+                    place.keep(worker);
+                }
+            });
+        } else if !confirms {
+            place.keep(worker);
         }
         match response {
             Response::Failure(failure) => Err(failure.into_error()),
-            response => Ok(response),
+            response => Ok((response, index)),
         }
     }
 
-    async fn spawn(&self, hello: &str) -> anyhow::Result<Worker> {
+    async fn spawn(&self, place: &Place, hello: &str) -> anyhow::Result<Worker> {
         let program =
             std::env::current_exe().context("failed to find kforge's own program file")?;
         let mut command = Command::new(&program);
@@ -164,6 +312,9 @@ impl Pool {
             if name.to_string_lossy().ends_with("_API_KEY") {
                 command.env_remove(name);
             }
+        }
+        if let Some(uuid) = place.card.as_ref().and_then(|card| card.uuid.as_ref()) {
+            command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
         command.process_group(0).kill_on_drop(true);
         let mut child = command
@@ -191,6 +342,17 @@ impl Pool {
         }
         Ok(worker)
     }
+}
+
+impl Place {
+    fn new(card: Option<DeviceIdentity>) -> Self {
+        Self {
+            card,
+            idle: Mutex::default(),
+            busy: AtomicUsize::new(0),
+            quarantined: AtomicBool::new(false),
+        }
+    }
 
     fn keep(&self, worker: Worker) {
         if let Ok(mut idle) = self.idle.lock() {
@@ -199,8 +361,46 @@ impl Pool {
     }
 }
 
+/// Counts one request for as long as it lives.
+struct Busy<'a>(&'a AtomicUsize);
+
+impl<'a> Busy<'a> {
+    fn on(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A worker's end without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("a worker ended without an answer: {0}")]
+struct Died(std::process::ExitStatus);
+
+/// What a device that is out of order could also show.
+fn may_be_the_device(status: Status) -> bool {
+    matches!(
+        status,
+        Status::OutOfBounds
+            | Status::Misaligned
+            | Status::Crashed
+            | Status::TimedOut
+            | Status::SyncError
+    )
+}
+
 /// Makes a pool for each task: every task of a run is judged by the same options, its own profile aside.
 pub struct Pools {
+    /// The GPUs that judge; none: this machine's processor does.
+    pub cards: Vec<DeviceIdentity>,
+    pub cache: Cache,
+    /// Whether kernels run on the processor before they cost time on a GPU.
+    pub screen: bool,
     /// The files of the tasks, by the task's name.
     pub files: HashMap<String, TaskFiles>,
     /// The profile's name: `quick` or `full`.
@@ -222,8 +422,15 @@ impl EvaluatorFactory for Pools {
                 profile: profile.clone(),
                 launch_seconds: self.launch_seconds,
                 thorough: false,
+                cache: self.cache,
             };
-            let pool = Pool::new(files.clone(), options, task.selected(profile).len())?;
+            let pool = Pool::new(Order {
+                files: files.clone(),
+                options,
+                workloads: task.selected(profile).len(),
+                cards: self.cards.clone(),
+                screen: self.screen,
+            })?;
             pool.start().await?;
             Ok(Arc::new(pool) as Arc<dyn Evaluator>)
         })
@@ -264,7 +471,7 @@ impl Worker {
                 .wait()
                 .await
                 .context("failed to wait for a worker")?;
-            bail!("a worker ended without an answer: {status}");
+            return Err(Died(status).into());
         }
         serde_json::from_str(&line).context("a worker's answer is not understood")
     }

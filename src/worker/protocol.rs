@@ -8,7 +8,7 @@ use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, Verdict};
 
 /// The version of these messages. Both ends are the same program, so a difference means that it was replaced while it ran.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub(super) struct Hello {
     pub(super) version: u32,
     pub(super) files: TaskFiles,
     pub(super) options: eval::Options,
+    /// Whether the first GPU that the worker sees judges; else its processor does.
+    pub(super) on_card: bool,
+    /// Whether a kernel for the GPU runs on the processor first.
+    pub(super) screen: bool,
 }
 
 /// A further line to a worker.

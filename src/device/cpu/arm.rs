@@ -18,11 +18,11 @@ use super::lines::Lines;
 use super::process::{Ended, Process, SharedMemory};
 use super::state::State;
 use crate::device::{
-    self, AccessSite, Answer, Arm, Build, Content, Launched, Opened, Program, Question, Refusal,
-    numerics,
+    self, AccessSite, Answer, Arm, Build, Content, Expected, Launched, Opened, Program, Question,
+    Refusal, numerics,
 };
 use crate::kernel::plan::{Argument, Plan, Role};
-use crate::task::{DType, Distribution};
+use crate::task::DType;
 use crate::verdict::Status;
 
 /// Bytes before and behind every buffer's data that a kernel must leave alone; the data starts at a multiple of 256.
@@ -185,10 +185,22 @@ impl Arm for CpuArm {
             Question::Values => Answer::Values(numerics::values(place.dtype, memory)),
             Question::Bytes => Answer::Bytes(memory.to_vec()),
             Question::Printed => Answer::Printed(self.process.printed()),
+            Question::Expected => {
+                let values = numerics::values(place.dtype, memory);
+                let not_finite = values.iter().position(|value| !value.is_finite());
+                Answer::Expected {
+                    expected: Expected::Host(values),
+                    not_finite: not_finite.map(|index| index as u64),
+                }
+            }
             Question::Compare {
                 expected,
                 tolerance,
+                ..
             } => {
+                let Expected::Host(expected) = expected else {
+                    bail!("values on another device cannot be compared with here");
+                };
                 if expected.len() as u64 * place.dtype.bytes() != memory.len() as u64 {
                     bail!(
                         "`{}` has another size than what it is compared with",
@@ -209,6 +221,11 @@ impl Arm for CpuArm {
                 (None, Some(_)) => device::Remembered::Nothing,
                 (None, None) => device::Remembered::Unknown,
             }),
+            // There is one copy, and every launch uses it.
+            Question::Untouched(_) => Answer::Unwritten {
+                count: 0,
+                first: None,
+            },
             Question::Unwritten(pattern) => {
                 let (count, first) = numerics::unwritten(place.dtype, memory, *pattern);
                 Answer::Unwritten { count, first }
@@ -384,33 +401,13 @@ fn write_control(memory: &mut SharedMemory, plan: &Plan, places: &[Place], threa
                 other => ControlArgument {
                     kind: ARGUMENT_BYTES,
                     buffer: 0,
-                    bytes: raw(*other),
+                    bytes: numerics::word_of(*other),
                 },
             };
         }
         next += launch.arguments.len();
     }
     control.argument_count = next as u32;
-}
-
-/// An argument's value as the first bytes of a word.
-fn raw(argument: Argument) -> u64 {
-    match argument {
-        Argument::Buffer(_) | Argument::Null => 0,
-        Argument::I32(value) => u64::from(value as u32),
-        Argument::U32(value) => u64::from(value),
-        Argument::I64(value) => value as u64,
-        Argument::Scalar(dtype, value) => {
-            let mut word = 0u64;
-            // SAFETY: a word's own memory, seen as bytes.
-            let memory = unsafe {
-                std::slice::from_raw_parts_mut((&raw mut word).cast::<u8>(), dtype.bytes() as usize)
-            };
-            let constant = Distribution::new(crate::task::Shape::Value(value));
-            numerics::fill(dtype, memory, 1, &constant, 0);
-            word
-        }
-    }
 }
 
 /// The byte that belongs at a place in a guard zone.

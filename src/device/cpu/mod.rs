@@ -5,8 +5,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use indexmap::IndexMap;
-
 mod arm;
 mod compiler;
 mod control;
@@ -23,12 +21,17 @@ mod state;
 #[doc(hidden)]
 pub mod texts;
 
-pub use compiler::{Compiler, find as find_compiler};
 pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
+pub use compiler::{Compiler, find as find_compiler};
 
-use super::{Build, Compiled, Device, Opened, Program};
+use indexmap::IndexMap;
+
+use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::{DeviceIdentity, Resources};
+
+/// How many blocks the same pair of processes is timed for: where a process lands in memory moves its times for all its life.
+const BLOCKS_A_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
 pub struct CpuDevice {
@@ -122,7 +125,7 @@ impl Device for CpuDevice {
         })
     }
 
-    fn open(&self, program: &Program, plan: &Plan) -> anyhow::Result<Opened> {
+    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
         if let Some(refusal) = refuse::refuse_plan(plan) {
             return Ok(Opened::Refused(refusal));
         }
@@ -134,6 +137,24 @@ impl Device for CpuDevice {
             &self.toolchain.trial(),
             Rc::clone(&self.kept),
         )
+    }
+
+    fn blocks_a_process(&self) -> Option<usize> {
+        Some(BLOCKS_A_PROCESS)
+    }
+
+    fn lock(&self) -> Lock {
+        lock()
+    }
+}
+
+/// The lock of this machine's processor, one for each user.
+pub fn lock() -> Lock {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    Lock {
+        path: std::env::temp_dir().join(format!("kforge-host-{user}.lock")),
+        is_host: true,
     }
 }
 

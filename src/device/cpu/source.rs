@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use crate::device::lexer::{Token, TokenKind, tokens};
 use super::polls::poll_edits;
+use crate::device::lexer::{Token, TokenKind, tokens};
 use crate::kernel::plan::{ArgumentType, Unit};
 
 /// The C++ text of a unit.

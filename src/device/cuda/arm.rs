@@ -1,0 +1,511 @@
+//! One kernel bound to its own memory on a GPU: the judge fills, launches and looks; nothing of it reaches the host but answers.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cudarc::driver::sys::CUdeviceptr;
+
+use super::card::{Card, DriverError, fault_of};
+use super::clock::{Clock, Graph, Waited};
+use super::memory::{Table, read};
+use super::own::{Copies, Module, Own, Places};
+use super::places::Layout;
+use super::printed::Printed;
+use super::state::Variables;
+use super::unit::{Unit, refusal};
+use crate::base::Stream;
+use crate::device::{
+    Answer, Arm, Cache, Comparison, Content, Expected, Launched, OnDevice, Opened, Poison, Program,
+    Purpose, Question, Remembered, numerics,
+};
+use crate::kernel::plan::Plan;
+use crate::task::{DType, Tolerance};
+use crate::verdict::{Resources, Status};
+
+/// What all arms of a card share.
+pub(super) struct Shared {
+    pub(super) card: Rc<Card>,
+    pub(super) own: Own,
+    pub(super) clock: RefCell<Clock>,
+    pub(super) printed: Option<Printed>,
+}
+
+/// An arm on a GPU.
+pub(super) struct CudaArm {
+    shared: Rc<Shared>,
+    plan: Plan,
+    layout: Rc<Layout>,
+    unit: Unit,
+    variables: Variables,
+    resources: Resources,
+    purpose: Purpose,
+    /// The numbers of the copies; none: 0, 1, 2, …
+    numbers: Copies,
+    /// Copies that the last launch used, in its order.
+    ran: Vec<u32>,
+    /// By the number of units: the copies in launch order, and the recording.
+    graphs: HashMap<usize, (Vec<u32>, Graph)>,
+    launches: u64,
+    changed: Option<(String, u64)>,
+    /// Of each buffer, since the last launch; `None`: not looked yet.
+    damages: RefCell<Option<Vec<Option<i64>>>>,
+    /// For questions about some copies only.
+    chosen: [Table; 2],
+}
+
+impl CudaArm {
+    pub(super) fn open(
+        shared: &Rc<Shared>,
+        program: &Program,
+        plan: &Plan,
+        purpose: Purpose,
+    ) -> anyhow::Result<Opened> {
+        let card = &shared.card;
+        let image = std::fs::read(&program.image)
+            .with_context(|| format!("failed to read `{}`", program.image.display()))?;
+        let layout = match Layout::new(card, plan, purpose) {
+            Ok(layout) => Rc::new(layout),
+            Err(error) if error.is_out_of_memory() => {
+                let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
+                let reason = format!("the buffers need {} MiB: {error}", bytes >> 20);
+                return Ok(Opened::Refused(refusal(Status::LimitExceeded, reason)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let module = match Module::load(card, &image) {
+            Ok(module) => module,
+            Err(error) => {
+                return match fault_of(error.code) {
+                    Some((status, reason)) => Ok(Opened::Refused(refusal(status, reason))),
+                    None => Err(error.into()),
+                };
+            }
+        };
+        let variables = Variables::find(card, &module, &image)?;
+        let unit = match Unit::prepare(card, module, program, plan, &layout)? {
+            Ok(unit) => unit,
+            Err(refusal) => return Ok(Opened::Refused(refusal)),
+        };
+        let (zones, count) = layout.zones();
+        shared.own.renew_zones(zones, count)?;
+        let most = layout.copies as usize * 8;
+        Ok(Opened::Ready(Box::new(Self {
+            shared: Rc::clone(shared),
+            plan: plan.clone(),
+            resources: unit.resources(&program.resources),
+            unit,
+            variables,
+            purpose,
+            numbers: Copies::default(),
+            ran: Vec::new(),
+            graphs: HashMap::new(),
+            launches: 0,
+            changed: None,
+            damages: RefCell::new(None),
+            chosen: [Table::new(card, most)?, Table::new(card, most)?],
+            layout,
+        })))
+    }
+
+    fn places(&self, buffer: usize) -> anyhow::Result<Places> {
+        if buffer >= self.plan.buffers.len() {
+            bail!("no such buffer: {buffer}");
+        }
+        Ok(self.layout.places(&self.plan, buffer))
+    }
+
+    /// The copies that the next sample is to use, and in which order.
+    fn order(&self, units: usize) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.layout.copies).collect();
+        let seed = crate::base::random::fresh_seed();
+        Stream::new(seed, "copies", 0).shuffle(&mut order);
+        order.truncate(units.max(1));
+        order
+    }
+
+    fn queue_sample(&mut self, units: usize) -> anyhow::Result<Result<(), DriverError>> {
+        let shared = Rc::clone(&self.shared);
+        let mut clock = shared.clock.borrow_mut();
+        let cache = match self.purpose {
+            Purpose::Check { .. } => None,
+            Purpose::Time { cache, .. } => cache,
+        };
+        // A single launch is shorter without a graph around it.
+        let recorded = (units > 1).then(|| self.record(units, cache == Some(Cache::Hot)));
+        let recorded = match recorded.transpose() {
+            Ok(recorded) => recorded,
+            Err(error) => return Ok(Err(error)),
+        };
+        shared.own.scrub_shared()?;
+        match cache {
+            Some(Cache::Cold) => clock.flush(&shared.own)?,
+            Some(Cache::Hot) => {
+                if let Err(error) = self.unit.queue(&self.layout, 0) {
+                    return Ok(Err(error));
+                }
+            }
+            None => {}
+        }
+        let copies = match &recorded {
+            Some(()) => self.graphs.get(&units).map(|(order, _)| order.clone()),
+            None if cache == Some(Cache::Hot) => Some(vec![0]),
+            None => Some(self.order(1)),
+        };
+        self.ran = copies.unwrap_or_default();
+        let queued = clock.begin().and_then(|()| match self.graphs.get(&units) {
+            Some((_, graph)) if recorded.is_some() => graph.launch(),
+            _ => self.unit.queue(&self.layout, self.ran[0]),
+        });
+        Ok(queued.and_then(|()| clock.end()))
+    }
+
+    /// Records so many units, each on another copy; where the cache is to be hot, all on the first.
+    fn record(&mut self, units: usize, hot: bool) -> Result<(), DriverError> {
+        if self.graphs.contains_key(&units) {
+            return Ok(());
+        }
+        let order = if hot { vec![0] } else { self.order(units) };
+        let graph = Graph::record(&self.shared.card, || {
+            (order.iter().cycle().take(units))
+                .try_for_each(|copy| self.unit.queue(&self.layout, *copy))
+        })?;
+        self.graphs.insert(units, (order, graph));
+        Ok(())
+    }
+
+    fn fault(&self, status: Status, reason: impl Into<String>) -> Launched {
+        self.shared.card.give_up();
+        let mut refusal = refusal(status, reason);
+        refusal.evidence.log = self.shared.printed.as_ref().and_then(Printed::take);
+        Launched::Fault(refusal)
+    }
+
+    /// The same buffer in some of the copies, by way of a table of their addresses.
+    fn chosen(&self, table: usize, buffer: usize, copies: &[u32]) -> anyhow::Result<Places> {
+        let all = self.places(buffer)?;
+        let addresses: Vec<CUdeviceptr> = (copies.iter())
+            .map(|copy| self.layout.address(buffer, *copy))
+            .collect();
+        self.upload(table, &addresses)?;
+        Ok(Places {
+            table: self.chosen[table].address(),
+            copies: copies.len() as u32,
+            ..all
+        })
+    }
+
+    fn upload(&self, table: usize, addresses: &[CUdeviceptr]) -> anyhow::Result<()> {
+        if size_of_val(addresses) > self.chosen[table].bytes() {
+            bail!("more copies than there are");
+        }
+        let into = self.chosen[table].address();
+        Ok(super::memory::write(&self.shared.card, into, addresses)?)
+    }
+
+    fn compare(
+        &self,
+        buffer: usize,
+        copies: &[u32],
+        expected: &OnDevice,
+        tolerance: Tolerance,
+    ) -> anyhow::Result<Comparison> {
+        if expected.addresses.len() != copies.len() {
+            bail!("other copies than what they are compared with");
+        }
+        let found = self.chosen(0, buffer, copies)?;
+        self.upload(1, &expected.addresses)?;
+        let right = Places {
+            table: self.chosen[1].address(),
+            copies: found.copies,
+            dtype: expected.dtype,
+            elements: expected.elements,
+        };
+        let comparisons = self.shared.own.compare(found, right, tolerance)?;
+        let worst = (comparisons.iter()).position(|comparison| comparison.failed > 0);
+        let mut whole = together(&comparisons);
+        if let (Some(worst), Some((index, ..))) = (worst, whole.first) {
+            let found = self.element(
+                found.dtype,
+                self.layout.address(buffer, copies[worst]),
+                index,
+            )?;
+            let right = self.element(expected.dtype, expected.addresses[worst], index)?;
+            whole.first = Some((index, right, found));
+        }
+        Ok(whole)
+    }
+
+    fn element(&self, dtype: DType, start: CUdeviceptr, index: u64) -> anyhow::Result<f64> {
+        let mut word = [0u64; 1];
+        let bytes = dtype.bytes() as usize;
+        // SAFETY: the word's own memory, seen as bytes.
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(word.as_mut_ptr().cast::<u8>(), bytes) };
+        read(&self.shared.card, start + index * dtype.bytes(), memory)?;
+        Ok(numerics::values(dtype, memory)[0])
+    }
+
+    /// The first copy's memory.
+    fn bytes(&self, buffer: usize) -> anyhow::Result<Vec<u64>> {
+        let bytes = self.places(buffer)?.bytes() as usize;
+        let mut words = vec![0u64; bytes.div_ceil(8)];
+        // SAFETY: the words' own memory, seen as bytes.
+        let memory =
+            unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
+        read(&self.shared.card, self.layout.address(buffer, 0), memory)?;
+        Ok(words)
+    }
+
+    fn with_bytes<T>(&self, buffer: usize, then: impl FnOnce(&[u8]) -> T) -> anyhow::Result<T> {
+        let bytes = self.places(buffer)?.bytes() as usize;
+        let words = self.bytes(buffer)?;
+        // SAFETY: as above.
+        Ok(then(unsafe {
+            std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), bytes)
+        }))
+    }
+}
+
+impl Arm for CudaArm {
+    fn copies(&self) -> usize {
+        self.layout.copies as usize
+    }
+
+    fn stand_for(&mut self, copies: &[u32]) -> anyhow::Result<()> {
+        if copies.len() > Own::MOST_COPIES || copies.len() != self.copies() {
+            bail!("an arm cannot stand for that many copies");
+        }
+        self.numbers = Copies::named(copies);
+        Ok(())
+    }
+
+    fn write(&mut self, buffer: usize, content: &Content<'_>) -> anyhow::Result<()> {
+        let places = self.places(buffer)?;
+        let own = &self.shared.own;
+        match content {
+            Content::Random { distribution, seed } => {
+                let row = self.plan.buffers[buffer].shape.last().copied().unwrap_or(1);
+                own.fill(places, row, distribution, (*seed, self.numbers))?;
+            }
+            Content::Values(values) => {
+                let mut words =
+                    vec![0u64; (values.len() * places.dtype.bytes() as usize).div_ceil(8)];
+                // SAFETY: the words' own memory, seen as bytes.
+                let memory = unsafe {
+                    std::slice::from_raw_parts_mut(
+                        words.as_mut_ptr().cast::<u8>(),
+                        values.len() * places.dtype.bytes() as usize,
+                    )
+                };
+                if memory.len() as u64 != places.bytes() {
+                    bail!("other values than the buffer has elements");
+                }
+                numerics::store(places.dtype, values, memory);
+                for copy in 0..self.layout.copies {
+                    let into = self.layout.address(buffer, copy);
+                    super::memory::write(&self.shared.card, into, memory)?;
+                }
+            }
+            Content::Poison(pattern) => {
+                own.poison(places, *pattern, self.numbers)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
+        self.launch_many(1, deadline)
+    }
+
+    fn launch_many(&mut self, units: usize, deadline: Duration) -> anyhow::Result<Launched> {
+        if self.shared.card.is_broken() {
+            bail!("the device was given up after a fault");
+        }
+        // What is found from here on is the kernel's doing.
+        self.shared.card.wait()?;
+        *self.damages.borrow_mut() = None;
+        self.launches += 1;
+        if let Err(error) = self.queue_sample(units)? {
+            return match fault_of(error.code) {
+                Some((status, reason)) => Ok(self.fault(status, reason)),
+                None => Err(error.into()),
+            };
+        }
+        let clock = self.shared.clock.borrow();
+        match clock.wait(deadline) {
+            Waited::Done => {}
+            Waited::TooLong => {
+                let reason = format!(
+                    "a launch did not end within {:.1} s",
+                    deadline.as_secs_f64()
+                );
+                drop(clock);
+                return Ok(self.fault(Status::TimedOut, reason));
+            }
+            Waited::Fault(code) => {
+                drop(clock);
+                return match fault_of(code) {
+                    Some((status, reason)) => Ok(self.fault(status, reason)),
+                    None => {
+                        self.shared.card.give_up();
+                        super::card::checked("a launch", code)?;
+                        bail!("a launch failed without an error")
+                    }
+                };
+            }
+        }
+        let time = clock.elapsed()?.div_f64(units.max(1) as f64);
+        drop(clock);
+        if let Some(variable) = self.variables.put_back()? {
+            let launch = self.launches;
+            self.changed.get_or_insert((variable, launch));
+        }
+        Ok(Launched::Finished { time })
+    }
+
+    fn ran(&self) -> &[u32] {
+        &self.ran
+    }
+
+    fn resources(&self) -> Option<Resources> {
+        Some(self.resources.clone())
+    }
+
+    fn inspect(&self, buffer: usize, question: &Question<'_>) -> anyhow::Result<Answer> {
+        if self.shared.card.is_broken() {
+            bail!("the device was given up after a fault");
+        }
+        let own = &self.shared.own;
+        Ok(match question {
+            Question::Hash => {
+                let hashes = own.hash(self.places(buffer)?)?.into_iter().enumerate();
+                // Of one copy its own hash, as on every device.
+                Answer::Hash(hashes.fold(0u64, |sum, (copy, hash)| {
+                    sum.wrapping_add(hash.rotate_left(copy as u32 % 64))
+                }))
+            }
+            Question::Guards => {
+                let mut damages = self.damages.borrow_mut();
+                let damages = match damages.as_ref() {
+                    Some(damages) => damages,
+                    None => {
+                        let (zones, count) = self.layout.zones();
+                        let found = own.look_at_zones(zones, count, self.plan.buffers.len())?;
+                        damages.insert(found)
+                    }
+                };
+                Answer::Guards(damages.get(buffer).copied().flatten())
+            }
+            Question::Values => {
+                let dtype = self.places(buffer)?.dtype;
+                Answer::Values(self.with_bytes(buffer, |memory| numerics::values(dtype, memory))?)
+            }
+            Question::Bytes => Answer::Bytes(self.with_bytes(buffer, <[u8]>::to_vec)?),
+            Question::Compare {
+                copies,
+                expected,
+                tolerance,
+            } => Answer::Comparison(match expected {
+                Expected::OnDevice(expected) => {
+                    self.compare(buffer, copies, expected, *tolerance)?
+                }
+                Expected::Host(expected) => {
+                    let dtype = self.places(buffer)?.dtype;
+                    self.with_bytes(buffer, |memory| {
+                        numerics::compare(dtype, memory, expected, *tolerance)
+                    })?
+                }
+            }),
+            Question::Expected => self.expected(buffer)?,
+            Question::Unwritten(pattern) => {
+                let counts = self.holding_poison(buffer, *pattern, true)?;
+                let (count, first) = counts;
+                Answer::Unwritten { count, first }
+            }
+            Question::Untouched(pattern) => {
+                let (count, first) = self.holding_poison(buffer, *pattern, false)?;
+                Answer::Unwritten { count, first }
+            }
+            Question::Printed => {
+                let text = self.shared.printed.as_ref().and_then(Printed::take);
+                Answer::Printed(text.unwrap_or_default())
+            }
+            Question::Remembered => Answer::Remembered(match &self.changed {
+                Some((variable, launch)) => Remembered::Changed {
+                    variable: format!("`{variable}`"),
+                    launch: *launch,
+                },
+                None if self.variables.hidden() => Remembered::Unknown,
+                None => Remembered::Nothing,
+            }),
+            Question::Accesses => bail!("a GPU does not count accesses"),
+        })
+    }
+}
+
+impl CudaArm {
+    /// All copies of an output, as what others are compared with.
+    fn expected(&self, buffer: usize) -> anyhow::Result<Answer> {
+        let places = self.places(buffer)?;
+        let not_finite = match places.dtype {
+            DType::Float64 => {
+                let counts = self.shared.own.not_finite(places)?;
+                counts.into_iter().find_map(|(_, first)| first)
+            }
+            _ => None,
+        };
+        let copies = 0..self.layout.copies;
+        let addresses = copies
+            .map(|copy| self.layout.address(buffer, copy))
+            .collect();
+        let keeps: Rc<dyn Any> = Rc::clone(&self.layout) as Rc<dyn Any>;
+        Ok(Answer::Expected {
+            expected: Expected::OnDevice(OnDevice {
+                dtype: places.dtype,
+                elements: places.elements,
+                addresses,
+                keeps,
+            }),
+            not_finite,
+        })
+    }
+
+    /// In the copies that ran, how many elements still hold their poison (`ran`); in the others, how many do not any more.
+    fn holding_poison(
+        &self,
+        buffer: usize,
+        pattern: Poison,
+        ran: bool,
+    ) -> anyhow::Result<(u64, Option<u64>)> {
+        let places = self.places(buffer)?;
+        let counts = (self.shared.own).count_poison(places, pattern, self.numbers, ran)?;
+        let of_interest = counts
+            .into_iter()
+            .enumerate()
+            .filter(|(copy, _)| self.ran.contains(&(*copy as u32)) == ran);
+        Ok(
+            of_interest.fold((0, None), |(sum, first), (_, (count, of_copy))| {
+                (sum + count, first.or(of_copy))
+            }),
+        )
+    }
+}
+
+/// Several copies as one tensor.
+fn together(comparisons: &[Comparison]) -> Comparison {
+    let most = |of: fn(&Comparison) -> f64| comparisons.iter().map(of).fold(0.0, f64::max);
+    let mean: f64 = comparisons.iter().map(|one| one.mean_abs_error).sum();
+    Comparison {
+        elements: comparisons.iter().map(|one| one.elements).sum(),
+        failed: comparisons.iter().map(|one| one.failed).sum(),
+        first: comparisons.iter().find_map(|one| one.first),
+        max_abs_error: most(|one| one.max_abs_error),
+        max_rel_error: most(|one| one.max_rel_error),
+        mean_abs_error: mean / comparisons.len().max(1) as f64,
+        worst: most(|one| one.worst),
+    }
+}

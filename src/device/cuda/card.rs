@@ -1,0 +1,300 @@
+//! A GPU that this process has opened: its context, its stream, what it is, and what its errors mean.
+//!
+//! Once a launch has faulted or did not end, nothing more is asked of the driver: the context is lost, and freeing memory could
+//! wait for ever. The process ends; that gives everything back.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use crate::base::Failure;
+use crate::verdict::{DeviceIdentity, Status};
+
+/// Bytes that device `printf` may buffer between two launches: what does not fit is lost, not printed.
+const PRINTF_BYTES: usize = 64 << 10;
+/// The least device heap that the driver will have; kernels that allocate are refused besides.
+const HEAP_BYTES: usize = 1 << 12;
+
+/// Calls the driver, and gives its error a name.
+macro_rules! call {
+    ($function:ident($($argument:expr),* $(,)?)) => {
+        // SAFETY: every pointer that is passed outlives the call; handles come from the driver and are live, since nothing is
+        // asked of a card that is broken.
+        $crate::device::cuda::card::checked(stringify!($function), unsafe { ::cudarc::driver::sys::$function($($argument),*) })
+    };
+}
+pub(super) use call;
+
+/// A driver call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{function}: {name}")]
+pub(super) struct DriverError {
+    function: &'static str,
+    name: String,
+    pub(super) code: CUresult,
+}
+
+pub(super) fn checked(function: &'static str, code: CUresult) -> Result<(), DriverError> {
+    if code == CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    Err(DriverError {
+        function,
+        name: name_of(code),
+        code,
+    })
+}
+
+/// The driver's word for an error, in lower case and without its prefix.
+fn name_of(code: CUresult) -> String {
+    let mut name = ptr::null();
+    // SAFETY: `name` receives a constant string of the driver's, or stays null.
+    let named = unsafe { sys::cuGetErrorName(code, &raw mut name) };
+    if named != CUresult::CUDA_SUCCESS || name.is_null() {
+        return format!("error {}", code as u32);
+    }
+    // SAFETY: a constant string that ends in a zero.
+    let text = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    let words = text.trim_start_matches("CUDA_ERROR_").replace('_', " ");
+    words.to_lowercase()
+}
+
+/// One GPU, opened.
+pub(super) struct Card {
+    pub(super) device: sys::CUdevice,
+    pub(super) stream: sys::CUstream,
+    pub(super) sm_count: u32,
+    /// The most shared memory that a block may ask for, in bytes.
+    pub(super) max_shared_bytes: u32,
+    pub(super) cache_bytes: u64,
+    /// The smallest piece of memory that can be mapped.
+    pub(super) granularity: u64,
+    /// Whether device code may read this process' memory.
+    pub(super) reads_host: bool,
+    identity: DeviceIdentity,
+    broken: Cell<bool>,
+}
+
+impl Card {
+    /// Opens the GPU with this number among those that this process sees.
+    ///
+    /// # Errors
+    /// `Failure::environment` where there is no driver or no such GPU.
+    pub(super) fn open(ordinal: u32) -> anyhow::Result<Self> {
+        // SAFETY: only looks for the library.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(
+                Failure::environment("no CUDA driver: libcuda was not found")
+                    .hint("install the GPU's driver, or say `--backend cpu`")
+                    .into(),
+            );
+        }
+        let count = device_count()?;
+        if ordinal >= count {
+            return Err(
+                Failure::environment(format!("no GPU {ordinal}: {count} can be seen"))
+                    .hint("`kforge doctor` lists them")
+                    .into(),
+            );
+        }
+        let mut device = 0;
+        call!(cuDeviceGet(&raw mut device, ordinal as i32))?;
+        let mut context = ptr::null_mut();
+        call!(cuDevicePrimaryCtxRetain(&raw mut context, device))?;
+        call!(cuCtxSetCurrent(context))?;
+        for (limit, bytes) in [
+            (sys::CUlimit::CU_LIMIT_PRINTF_FIFO_SIZE, PRINTF_BYTES),
+            (sys::CUlimit::CU_LIMIT_MALLOC_HEAP_SIZE, HEAP_BYTES),
+        ] {
+            call!(cuCtxSetLimit(limit, bytes))?;
+        }
+        // Lines that a kernel wants to persist in the cache find no room there. Old cards know no such limit.
+        let _ = call!(cuCtxSetLimit(
+            sys::CUlimit::CU_LIMIT_PERSISTING_L2_CACHE_SIZE,
+            0
+        ));
+        let mut stream = ptr::null_mut();
+        let non_blocking = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        call!(cuStreamCreate(&raw mut stream, non_blocking))?;
+        use sys::CUdevice_attribute as Attribute;
+        let of = |attribute| attribute_of(device, attribute);
+        Ok(Self {
+            device,
+            stream,
+            sm_count: of(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            max_shared_bytes: of(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            cache_bytes: u64::from(of(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?),
+            granularity: granularity(device)?,
+            reads_host: of(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)? != 0,
+            identity: identity_of(device)?,
+            broken: Cell::new(false),
+        })
+    }
+
+    pub(super) fn identity(&self) -> DeviceIdentity {
+        self.identity.clone()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// Nothing more is to be asked of the driver.
+    pub(super) fn give_up(&self) {
+        self.broken.set(true);
+    }
+
+    /// Waits for all that was asked for.
+    pub(super) fn wait(&self) -> Result<(), DriverError> {
+        call!(cuStreamSynchronize(self.stream))
+    }
+}
+
+/// GPUs that this process sees.
+fn device_count() -> anyhow::Result<u32> {
+    call!(cuInit(0)).map_err(|error| {
+        Failure::environment(format!("the CUDA driver does not start: {error}"))
+            .hint("`nvidia-smi` should list the GPUs")
+    })?;
+    let mut count = 0;
+    call!(cuDeviceGetCount(&raw mut count))?;
+    Ok(count.unsigned_abs())
+}
+
+fn attribute_of(
+    device: sys::CUdevice,
+    attribute: sys::CUdevice_attribute,
+) -> Result<u32, DriverError> {
+    let mut value = 0;
+    call!(cuDeviceGetAttribute(&raw mut value, attribute, device))?;
+    Ok(value.unsigned_abs())
+}
+
+fn identity_of(device: sys::CUdevice) -> anyhow::Result<DeviceIdentity> {
+    let mut name = [0; 128];
+    call!(cuDeviceGetName(
+        name.as_mut_ptr(),
+        name.len() as i32,
+        device
+    ))?;
+    let name = name.map(|letter| letter as u8);
+    let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+    use sys::CUdevice_attribute as Attribute;
+    let major = attribute_of(
+        device,
+        Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+    )?;
+    let minor = attribute_of(
+        device,
+        Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    )?;
+    let mut uuid = MaybeUninit::uninit();
+    call!(cuDeviceGetUuid_v2(uuid.as_mut_ptr(), device))?;
+    // SAFETY: the call succeeded, so all sixteen bytes were written.
+    let uuid: sys::CUuuid = unsafe { uuid.assume_init() };
+    let digits: Vec<String> = (uuid.bytes.iter())
+        .map(|byte| format!("{:02x}", *byte as u8))
+        .collect();
+    let part = |range: std::ops::Range<usize>| digits[range].concat();
+    Ok(DeviceIdentity {
+        name: name.to_string_lossy().into_owned(),
+        arch: format!("sm_{major}{minor}"),
+        uuid: Some(format!(
+            "GPU-{}-{}-{}-{}-{}",
+            part(0..4),
+            part(4..6),
+            part(6..8),
+            part(8..10),
+            part(10..16)
+        )),
+        driver: Some(driver_version()?),
+        cores: None,
+    })
+}
+
+/// The kernel module's version where the system tells it, else the newest CUDA that the driver knows.
+fn driver_version() -> anyhow::Result<String> {
+    if let Ok(text) = std::fs::read_to_string("/sys/module/nvidia/version") {
+        return Ok(text.trim().to_owned());
+    }
+    let mut version = 0;
+    call!(cuDriverGetVersion(&raw mut version))?;
+    Ok(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
+}
+
+/// Memory of the device that can be mapped piece by piece.
+pub(super) fn allocation_properties(device: sys::CUdevice) -> sys::CUmemAllocationProp {
+    // SAFETY: plain integers and pointers; zero is their "nothing special".
+    let mut properties: sys::CUmemAllocationProp = unsafe { std::mem::zeroed() };
+    properties.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
+    properties.location.id = device;
+    properties
+}
+
+fn granularity(device: sys::CUdevice) -> anyhow::Result<u64> {
+    let properties = allocation_properties(device);
+    let mut bytes = 0;
+    call!(cuMemGetAllocationGranularity(
+        &raw mut bytes,
+        &raw const properties,
+        sys::CUmemAllocationGranularity_flags::CU_MEM_ALLOC_GRANULARITY_MINIMUM,
+    ))?;
+    Ok(bytes as u64)
+}
+
+/// What a driver's error after a launch says of the kernel: status and reason. `None`: it says nothing of the kernel.
+pub(super) fn fault_of(code: CUresult) -> Option<(Status, &'static str)> {
+    use CUresult as Code;
+    Some(match code {
+        Code::CUDA_ERROR_ILLEGAL_ADDRESS => (
+            Status::OutOfBounds,
+            "an access to memory that is not the kernel's, or a write to an input",
+        ),
+        Code::CUDA_ERROR_MISALIGNED_ADDRESS => {
+            (Status::Misaligned, "an access at a misaligned address")
+        }
+        Code::CUDA_ERROR_INVALID_ADDRESS_SPACE => (
+            Status::OutOfBounds,
+            "an instruction for one kind of memory met an address of another",
+        ),
+        Code::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => (
+            Status::LaunchError,
+            "the launch needs more registers or shared memory than there are",
+        ),
+        Code::CUDA_ERROR_INVALID_VALUE | Code::CUDA_ERROR_INVALID_CLUSTER_SIZE => (
+            Status::LaunchError,
+            "the driver refuses the launch: a size is out of its limits",
+        ),
+        Code::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE => (
+            Status::LaunchError,
+            "a cooperative launch of more blocks than fit on the device at once",
+        ),
+        Code::CUDA_ERROR_INVALID_IMAGE | Code::CUDA_ERROR_NO_BINARY_FOR_GPU => (
+            Status::LaunchError,
+            "the compiled kernel is not for this device",
+        ),
+        Code::CUDA_ERROR_LAUNCH_TIMEOUT => (Status::TimedOut, "the driver ended the launch"),
+        Code::CUDA_ERROR_ASSERT => (Status::Crashed, "an assertion in the kernel failed"),
+        Code::CUDA_ERROR_HARDWARE_STACK_ERROR => (
+            Status::Crashed,
+            "the stack of a thread overflowed or was overwritten",
+        ),
+        Code::CUDA_ERROR_ILLEGAL_INSTRUCTION => (Status::Crashed, "an illegal instruction"),
+        Code::CUDA_ERROR_INVALID_PC => (Status::Crashed, "a jump to no instruction"),
+        Code::CUDA_ERROR_LAUNCH_FAILED => (
+            Status::Crashed,
+            "the kernel was ended by a trap or another exception",
+        ),
+        _ => return None,
+    })
+}
+
+impl DriverError {
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        self.code == CUresult::CUDA_ERROR_OUT_OF_MEMORY
+    }
+}

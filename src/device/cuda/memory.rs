@@ -1,0 +1,188 @@
+//! Memory of the device: pieces that are mapped with nothing on either side, so that whoever leaves them faults.
+
+use std::rc::Rc;
+
+use cudarc::driver::sys::{self, CUdeviceptr};
+
+use super::card::{Card, DriverError, allocation_properties, call};
+
+/// A mapped piece of device memory. Before and behind it lies address space that is reserved and never mapped.
+pub(super) struct Region {
+    card: Rc<Card>,
+    handle: sys::CUmemGenericAllocationHandle,
+    writable: Window,
+    /// The same memory at another address, where a write faults.
+    readable: Option<Window>,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Window {
+    reserved: CUdeviceptr,
+    start: CUdeviceptr,
+}
+
+impl Region {
+    /// At least so many bytes. `alias`: mapped a second time, read-only.
+    pub(super) fn new(card: &Rc<Card>, bytes: u64, alias: bool) -> Result<Self, DriverError> {
+        let bytes = bytes.max(1).next_multiple_of(card.granularity);
+        let properties = allocation_properties(card.device);
+        let mut handle = 0;
+        call!(cuMemCreate(
+            &raw mut handle,
+            bytes as usize,
+            &raw const properties,
+            0
+        ))?;
+        let mapped = Self::map(card, handle, bytes, true).and_then(|writable| {
+            let readable = alias
+                .then(|| Self::map(card, handle, bytes, false))
+                .transpose()?;
+            Ok((writable, readable))
+        });
+        match mapped {
+            Ok((writable, readable)) => Ok(Self {
+                card: Rc::clone(card),
+                handle,
+                writable,
+                readable,
+                bytes,
+            }),
+            Err(error) => {
+                let _ = call!(cuMemRelease(handle));
+                Err(error)
+            }
+        }
+    }
+
+    fn map(
+        card: &Card,
+        handle: sys::CUmemGenericAllocationHandle,
+        bytes: u64,
+        writable: bool,
+    ) -> Result<Window, DriverError> {
+        let mut reserved = 0;
+        let whole = (bytes + 2 * card.granularity) as usize;
+        call!(cuMemAddressReserve(&raw mut reserved, whole, 0, 0, 0))?;
+        let start = reserved + card.granularity;
+        call!(cuMemMap(start, bytes as usize, 0, handle, 0))?;
+        let flags = match writable {
+            true => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+            false => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ,
+        };
+        let access = sys::CUmemAccessDesc {
+            location: allocation_properties(card.device).location,
+            flags,
+        };
+        call!(cuMemSetAccess(start, bytes as usize, &raw const access, 1))?;
+        Ok(Window { reserved, start })
+    }
+
+    /// Where it begins for the judge, who may write.
+    pub(super) fn start(&self) -> CUdeviceptr {
+        self.writable.start
+    }
+
+    /// Where it begins for a kernel that must only read it; the same as `start` where there is no alias.
+    pub(super) fn start_for_readers(&self) -> CUdeviceptr {
+        self.readable.unwrap_or(self.writable).start
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if self.card.is_broken() {
+            return;
+        }
+        let bytes = self.bytes as usize;
+        let whole = bytes + 2 * self.card.granularity as usize;
+        for window in [Some(self.writable), self.readable].into_iter().flatten() {
+            let _ = call!(cuMemUnmap(window.start, bytes));
+            let _ = call!(cuMemAddressFree(window.reserved, whole));
+        }
+        let _ = call!(cuMemRelease(self.handle));
+    }
+}
+
+/// A small piece of memory for the judge's own tables and answers.
+pub(super) struct Table {
+    card: Rc<Card>,
+    address: CUdeviceptr,
+    bytes: usize,
+}
+
+impl Table {
+    pub(super) fn new(card: &Rc<Card>, bytes: usize) -> Result<Self, DriverError> {
+        let mut address = 0;
+        call!(cuMemAlloc_v2(&raw mut address, bytes.max(16)))?;
+        Ok(Self {
+            card: Rc::clone(card),
+            address,
+            bytes: bytes.max(16),
+        })
+    }
+
+    /// A table that holds these values.
+    pub(super) fn of<T: Copy>(card: &Rc<Card>, values: &[T]) -> Result<Self, DriverError> {
+        let table = Self::new(card, size_of_val(values))?;
+        call!(cuMemcpyHtoDAsync_v2(
+            table.address,
+            values.as_ptr().cast(),
+            size_of_val(values),
+            card.stream
+        ))?;
+        // The values may go away as soon as this returns.
+        card.wait()?;
+        Ok(table)
+    }
+
+    pub(super) fn address(&self) -> CUdeviceptr {
+        self.address
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if !self.card.is_broken() {
+            let _ = call!(cuMemFree_v2(self.address));
+        }
+    }
+}
+
+/// Copies device memory into a slice, and waits for it.
+pub(super) fn read<T: Copy>(
+    card: &Card,
+    from: CUdeviceptr,
+    into: &mut [T],
+) -> Result<(), DriverError> {
+    call!(cuMemcpyDtoHAsync_v2(
+        into.as_mut_ptr().cast(),
+        from,
+        size_of_val(into),
+        card.stream
+    ))?;
+    card.wait()
+}
+
+/// Copies a slice into device memory, and waits for it.
+pub(super) fn write<T: Copy>(
+    card: &Card,
+    into: CUdeviceptr,
+    from: &[T],
+) -> Result<(), DriverError> {
+    call!(cuMemcpyHtoDAsync_v2(
+        into,
+        from.as_ptr().cast(),
+        size_of_val(from),
+        card.stream
+    ))?;
+    card.wait()
+}

@@ -1,0 +1,160 @@
+//! GPUs that speak CUDA: NVRTC compiles in a process without a device, the driver launches in this one.
+//!
+//! A process judges one candidate: after a fault its context is lost, and after a hang only its end stops the kernel.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+mod arm;
+mod card;
+mod cards;
+mod child;
+mod clock;
+pub mod compiler;
+mod diagnostics;
+mod headers;
+mod health;
+mod locate;
+mod memory;
+mod nvrtc;
+mod own;
+mod places;
+mod printed;
+mod ptx;
+mod refuse;
+mod source;
+mod state;
+mod unit;
+mod wire;
+
+pub use cards::cards;
+pub use child::COMMAND as NVRTC_COMMAND;
+pub use locate::Toolkit;
+pub use nvrtc::serve as serve_nvrtc;
+
+use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
+use crate::kernel::Machine;
+use crate::kernel::plan::{Plan, Unit};
+use crate::verdict::DeviceIdentity;
+
+/// A sample of many short launches takes about this long: what an event costs is then lost in it.
+const SAMPLE: Duration = Duration::from_micros(500);
+/// From this time on a launch is timed by itself.
+const LONG: Duration = Duration::from_micros(150);
+/// All copies of one arm's data together.
+const MOST_COPIED_BYTES: u64 = 6 << 30;
+const MOST_COPIES: usize = 256;
+/// The data of one sample is so many times what the cache holds.
+const CACHES: u64 = 4;
+
+/// A GPU of this machine.
+pub struct CudaDevice {
+    shared: Rc<arm::Shared>,
+    compiler: Rc<compiler::Compiler>,
+    health: Option<health::Health>,
+}
+
+impl CudaDevice {
+    /// Opens the GPU with this number among those that the process sees, and loads the judge's own device code. `catch`: what
+    /// kernels print goes into verdicts; nothing of this process reaches standard output from then on.
+    ///
+    /// # Errors
+    /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
+    pub fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        let card = Rc::new(card::Card::open(ordinal)?);
+        let identity = card.identity();
+        let compiler = Rc::new(compiler::Compiler::open(&identity.arch)?);
+        let own = own::Own::load(&card, &compiler)?;
+        let clock = RefCell::new(clock::Clock::new(&card)?);
+        let health = health::Health::open(identity.uuid.as_deref().unwrap_or_default());
+        Ok(Self {
+            shared: Rc::new(arm::Shared {
+                card,
+                own,
+                clock,
+                printed: catch.then(printed::Printed::catch).transpose()?,
+            }),
+            compiler,
+            health,
+        })
+    }
+
+    /// What kernel files may ask of it.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            sm_count: i64::from(self.shared.card.sm_count),
+            max_shared_bytes: i64::from(self.shared.card.max_shared_bytes),
+        }
+    }
+
+    /// Whether a launch has faulted or did not end: this process can judge no more.
+    pub fn is_broken(&self) -> bool {
+        self.shared.card.is_broken()
+    }
+}
+
+impl Device for CudaDevice {
+    fn identity(&self) -> DeviceIdentity {
+        self.shared.card.identity()
+    }
+
+    fn sandbox(&self) -> String {
+        match self.shared.card.reads_host {
+            true => "none, and device code may read the host's memory".to_owned(),
+            false => "none".to_owned(),
+        }
+    }
+
+    fn builds(&self) -> &[Build] {
+        &[Build::Fast]
+    }
+
+    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
+        anyhow::ensure!(build == Build::Fast, "a GPU runs the fast build only");
+        self.compiler.compile(unit)
+    }
+
+    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened> {
+        arm::CudaArm::open(&self.shared, program, plan, purpose)
+    }
+
+    fn copies(&self, bytes: u64, time: Duration) -> usize {
+        let bytes = bytes.max(1);
+        let by_cache = (CACHES * self.shared.card.cache_bytes).div_ceil(bytes);
+        let most = (MOST_COPIED_BYTES / bytes).clamp(1, MOST_COPIES as u64);
+        match self.units(time) {
+            1 => 1,
+            units => (units as u64).max(by_cache).min(most) as usize,
+        }
+    }
+
+    fn units(&self, time: Duration) -> usize {
+        if time >= LONG {
+            return 1;
+        }
+        let time = time.max(Duration::from_nanos(500));
+        (SAMPLE.as_secs_f64() / time.as_secs_f64()).ceil() as usize
+    }
+
+    fn blocks_a_process(&self) -> Option<usize> {
+        None
+    }
+
+    fn disturbance(&self) -> Option<String> {
+        self.health.as_ref()?.disturbance()
+    }
+
+    fn lock(&self) -> Lock {
+        lock(&self.identity())
+    }
+}
+
+/// The lock of a card, the same for every user of the machine.
+pub fn lock(identity: &DeviceIdentity) -> Lock {
+    let name = identity.uuid.as_deref().unwrap_or("GPU");
+    Lock {
+        path: std::env::temp_dir().join(format!("kforge-{name}.lock")),
+        is_host: false,
+    }
+}

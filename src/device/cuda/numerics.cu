@@ -1,0 +1,277 @@
+// The judge's own device code: fill, poison, compare, hash, guard zones, flush. Compiled with contraction off; what a function of
+// `numerics.h` gives for an index here, it gives on the CPU, bit for bit, and sums run in the same order.
+//
+// Every buffer lies in memory once for each copy of a kernel's data: `blockIdx.y` is the copy, `places` holds one address each.
+// Never used on memory while a candidate runs.
+
+#include "numerics.h"
+
+using namespace kforge_numerics;
+
+// Up to this many copies are named one by one; without names copy i is number i.
+constexpr u32 MOST_NAMED = 16;
+struct Copies {
+    u32 named;
+    u32 numbers[MOST_NAMED];
+};
+
+__device__ inline u32 copy_number(const Copies& copies, u32 index) { return copies.named == 0 ? index : copies.numbers[index]; }
+
+__device__ inline u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ inline u64 thread_count() { return (u64)gridDim.x * blockDim.x; }
+
+// Sixteen bytes at a time: every buffer begins at a multiple of them.
+template <u32 dtype, typename Make>
+__device__ inline void store_all(u64 place, u64 elements, Make make) {
+    typedef typename Element<dtype>::Stored Stored;
+    constexpr u64 WIDTH = 16 / sizeof(Stored);
+    Stored* stored = reinterpret_cast<Stored*>(place);
+    for (u64 group = thread_index(); group < elements / WIDTH; group += thread_count()) {
+        alignas(16) Stored values[WIDTH];
+#pragma unroll
+        for (u64 i = 0; i < WIDTH; ++i) values[i] = make(group * WIDTH + i);
+        reinterpret_cast<uint4*>(stored)[group] = *reinterpret_cast<const uint4*>(values);
+    }
+    const u64 rest = elements / WIDTH * WIDTH + thread_index();
+    if (rest < elements) stored[rest] = make(rest);
+}
+
+template <u32 dtype>
+__global__ void fill(const u64* places, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
+                     const __grid_constant__ Copies copies) {
+    const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
+    const Distribution local = distribution;
+    if (is_plain(local) && local.shape == NORMAL) {
+        store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::from(normal(own, i) * local.first); });
+    } else {
+        store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::make(local, own, i); });
+    }
+}
+
+// One thread a row, so that the sum runs in the order of the CPU's.
+template <u32 dtype>
+__global__ void fill_rows(const u64* places, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
+                          const __grid_constant__ Copies copies) {
+    typedef typename Element<dtype>::Stored Stored;
+    const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
+    const Distribution local = distribution;
+    Stored* stored = reinterpret_cast<Stored*>(places[blockIdx.y]);
+    for (u64 row = thread_index(); row < elements / local.row; row += thread_count()) {
+        const u64 start = row * local.row;
+        double sum = 0.0;
+        for (u64 i = start; i < start + local.row; ++i) {
+            const double value = shaped(local, own, i);
+            sum += value * value;
+        }
+        const double length = sum > 0.0 ? sqrt(sum) : 1.0;
+        for (u64 i = start; i < start + local.row; ++i) stored[i] = Element<dtype>::from(shaped(local, own, i) / length);
+    }
+}
+
+template <u32 dtype>
+__device__ inline typename Element<dtype>::Stored poison_of(u32 finite, u64 seed, u64 index) {
+    typedef typename Element<dtype>::Stored Stored;
+    return finite != 0 ? Element<dtype>::finite_poison(mix(seed, index)) : (Stored)~0ull;
+}
+
+template <u32 dtype>
+__global__ void poison(const u64* places, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies) {
+    const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
+    store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(finite, own, i); });
+}
+
+struct Count {
+    u64 count;
+    u64 first;
+};
+
+__device__ inline void add_to(Count* total, u64 count, u64 first) {
+    for (int offset = 16; offset > 0; offset /= 2) {
+        count += __shfl_xor_sync(0xffffffffu, count, offset);
+        const u64 other = __shfl_xor_sync(0xffffffffu, first, offset);
+        first = other < first ? other : first;
+    }
+    if (threadIdx.x % 32 == 0 && count != 0) {
+        atomicAdd(&total->count, count);
+        atomicMin(&total->first, first);
+    }
+}
+
+// How many elements hold their poison (`want` 1), or another value (`want` 0). One result for each copy.
+template <u32 dtype>
+__global__ void count_poison(const u64* places, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies, u32 want,
+                             Count* counts) {
+    typedef typename Element<dtype>::Stored Stored;
+    const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
+    const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
+    u64 count = 0, first = ~0ull;
+    for (u64 i = thread_index(); i < elements; i += thread_count()) {
+        if ((stored[i] == poison_of<dtype>(finite, own, i)) == (want != 0)) {
+            ++count;
+            first = i < first ? i : first;
+        }
+    }
+    add_to(counts + blockIdx.y, count, first);
+}
+
+// ---- Comparison ----
+
+// What the partial sums of a piece are kept in: lanes of a piece, pieces of a copy, copies.
+__device__ inline u64 pieces_of(u64 elements) { return (elements + PIECE - 1) / PIECE; }
+
+// The sums of the squares of expected values, lane by lane of each piece.
+template <u32 dtype>
+__global__ void square(const u64* places, u64 elements, double* partial) {
+    typedef typename Element<dtype>::Stored Stored;
+    const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
+    const u64 slots = pieces_of(elements) * LANES;
+    for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
+        const u64 start = slot / LANES * PIECE;
+        const u64 end = start + PIECE < elements ? start + PIECE : elements;
+        double sum = 0.0;
+        for (u64 i = start + slot % LANES; i < end; i += LANES) {
+            const double value = Element<dtype>::value(stored[i]);
+            sum += value * value;
+        }
+        partial[blockIdx.y * slots + slot] = sum;
+    }
+}
+
+struct Outcome {
+    u64 failed;
+    u64 first;
+    u64 max_abs_error;  // bits of doubles that are never negative: they order like integers
+    u64 max_rel_error;
+    u64 worst;
+    double rms;
+    double mean_abs_error;
+};
+
+// One thread a copy adds up the partial sums in order: their mean's root, or their mean.
+__global__ void total(const double* partial, u64 elements, u32 root, Outcome* outcomes) {
+    const u64 slots = pieces_of(elements) * LANES;
+    const double* own = partial + blockIdx.y * slots;
+    double sum = 0.0;
+    for (u64 slot = 0; slot < slots; ++slot) sum += own[slot];
+    const double mean = elements == 0 ? 0.0 : sum / (double)elements;
+    if (root != 0) {
+        outcomes[blockIdx.y].rms = sqrt(mean);
+    } else {
+        outcomes[blockIdx.y].mean_abs_error = mean;
+    }
+}
+
+template <u32 dtype, u32 expected_dtype>
+__global__ void compare(const u64* places, const u64* expected_places, u64 elements, double atol_rms, double rtol, double* partial,
+                        Outcome* outcomes) {
+    typedef typename Element<dtype>::Stored Stored;
+    typedef typename Element<expected_dtype>::Stored Expected;
+    const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
+    const Expected* expected = reinterpret_cast<const Expected*>(expected_places[blockIdx.y]);
+    Outcome* outcome = outcomes + blockIdx.y;
+    const Bounds bounds = {atol_rms * outcome->rms, rtol, outcome->rms};
+    const u64 slots = pieces_of(elements) * LANES;
+    Result result = {};
+    double largest = 0.0;
+    for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
+        const u64 start = slot / LANES * PIECE;
+        const u64 end = start + PIECE < elements ? start + PIECE : elements;
+        double sum = 0.0;
+        for (u64 i = start + slot % LANES; i < end; i += LANES) {
+            const double found = Element<dtype>::value(stored[i]);
+            const double right = Element<expected_dtype>::value(expected[i]);
+            double error = found > right ? found - right : right - found;
+            if (is_conspicuous(error, right, bounds, result)) error = look_closely(found, right, i, bounds, &result);
+            sum += error;
+            largest = error > largest ? error : largest;
+        }
+        partial[blockIdx.y * slots + slot] = sum;
+    }
+    // The first that failed of each thread is not the first of all.
+    if (result.failed != 0) {
+        atomicAdd(&outcome->failed, result.failed);
+        atomicMin(&outcome->first, result.first);
+    }
+    atomicMax(&outcome->max_abs_error, bits_of<u64>(largest));
+    atomicMax(&outcome->max_rel_error, bits_of<u64>(result.max_rel_error));
+    atomicMax(&outcome->worst, bits_of<u64>(result.worst));
+}
+
+__global__ void not_finite(const u64* places, u64 elements, Count* counts) {
+    const u64* stored = reinterpret_cast<const u64*>(places[blockIdx.y]);
+    u64 count = 0, first = ~0ull;
+    for (u64 i = thread_index(); i < elements; i += thread_count()) {
+        if (!is_finite(bits_of<double>(stored[i]))) {
+            ++count;
+            first = i < first ? i : first;
+        }
+    }
+    add_to(counts + blockIdx.y, count, first);
+}
+
+// ---- Hash ----
+
+__global__ void hash(const u64* places, u64 bytes, u64* hashes) {
+    const u64* words = reinterpret_cast<const u64*>(places[blockIdx.y]);
+    u64 share = 0;
+    for (u64 i = thread_index(); i < bytes / 8; i += thread_count()) share += hash_word(words[i], i);
+    if (thread_index() == 0) {
+        share += bytes;
+        u64 last = 0;
+        const u8* rest = reinterpret_cast<const u8*>(words + bytes / 8);
+        for (u64 i = 0; i < bytes % 8; ++i) last |= (u64)rest[i] << 8 * i;
+        if (bytes % 8 != 0) share += hash_word(last, bytes / 8);
+    }
+    for (int offset = 16; offset > 0; offset /= 2) share += __shfl_xor_sync(0xffffffffu, share, offset);
+    if (threadIdx.x % 32 == 0) atomicAdd(hashes + blockIdx.y, share);
+}
+
+// ---- Guard zones ----
+
+// Bytes beside a buffer's data that a kernel must leave alone.
+struct Zone {
+    u64 start;
+    u64 bytes;
+    u32 buffer;
+    u32 behind;  // else before
+};
+
+__device__ inline u8 canary(u64 address) { return (u8)(0xa5 ^ (address * 29)); }
+
+__global__ void renew_zones(const Zone* zones) {
+    const Zone zone = zones[blockIdx.x];
+    for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) reinterpret_cast<u8*>(zone.start)[i] = canary(zone.start + i);
+}
+
+// For each buffer the damage that is nearest to its data: twice the distance, and 1 more before it.
+__global__ void look_at_zones(const Zone* zones, u64* damages) {
+    const Zone zone = zones[blockIdx.x];
+    u64 nearest = ~0ull;
+    for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) {
+        if (reinterpret_cast<const u8*>(zone.start)[i] == canary(zone.start + i)) continue;
+        const u64 damage = zone.behind != 0 ? 2 * i : 2 * (zone.bytes - i) + 1;
+        nearest = damage < nearest ? damage : nearest;
+    }
+    if (nearest != ~0ull) atomicMin(damages + zone.buffer, nearest);
+}
+
+// ---- What must not outlive a launch ----
+
+// Leaves no value of an earlier launch in the shared memory of a multiprocessor; as many blocks as there are of those.
+__global__ void scrub_shared(u32 words) {
+    extern __shared__ u32 shared[];
+    for (u32 i = threadIdx.x; i < words; i += blockDim.x) shared[i] = 0xffffffffu;
+    __syncthreads();
+    // Something must depend on it, or nothing is written.
+    if (shared[(threadIdx.x * 97u) % words] == 0u) __trap();
+}
+
+// Reads memory so that the cache holds it, clean.
+__global__ void read_through(const uint4* memory, u64 groups, u32* sink) {
+    u32 sum = 0;
+    for (u64 i = thread_index(); i < groups; i += thread_count()) {
+        const uint4 group = memory[i];
+        sum ^= group.x ^ group.y ^ group.z ^ group.w;
+    }
+    if (sum == 0x9e3779b9u) *sink = sum;
+}

@@ -1,0 +1,178 @@
+//! Where a kernel's buffers lie: for a check each between unmapped addresses, for timing many copies at random places.
+
+use std::rc::Rc;
+
+use cudarc::driver::sys::CUdeviceptr;
+
+use super::card::{Card, DriverError};
+use super::memory::{Region, Table};
+use super::own::Places;
+use crate::base::Stream;
+use crate::device::{Edge, Purpose};
+use crate::kernel::plan::{Plan, Role};
+
+/// What a buffer's address is a multiple of, where it does not have to end at a guard.
+const ALIGNMENT: u64 = 256;
+/// And where it does: no access of a thread is wider.
+const LEAST_ALIGNMENT: u64 = 16;
+/// The longest guard zone.
+const MOST_ZONE: u64 = 64 << 10;
+/// The shortest one between buffers that share a region.
+const ZONE: u64 = 256;
+
+/// A guard zone as `numerics.cu` has it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Zone {
+    start: CUdeviceptr,
+    bytes: u64,
+    buffer: u32,
+    behind: u32,
+}
+
+/// All buffers of an arm, in every copy.
+pub(super) struct Layout {
+    _regions: Vec<Region>,
+    /// Of each buffer, of each copy: for the judge.
+    addresses: Vec<Vec<CUdeviceptr>>,
+    /// The same for the kernel, which must not write to inputs.
+    for_kernel: Vec<Vec<CUdeviceptr>>,
+    tables: Table,
+    zones: Table,
+    zone_count: u32,
+    pub(super) copies: u32,
+}
+
+impl Layout {
+    pub(super) fn new(card: &Rc<Card>, plan: &Plan, purpose: Purpose) -> Result<Self, DriverError> {
+        let mut layout = Drawn {
+            regions: Vec::new(),
+            addresses: vec![Vec::new(); plan.buffers.len()],
+            for_kernel: vec![Vec::new(); plan.buffers.len()],
+            zones: Vec::new(),
+        };
+        let copies = match purpose {
+            Purpose::Check { edge } => {
+                for buffer in 0..plan.buffers.len() {
+                    layout.alone(card, plan, buffer, edge)?;
+                }
+                1
+            }
+            Purpose::Time { copies, .. } => {
+                let mut stream = Stream::new(crate::base::random::fresh_seed(), "places", 0);
+                for _ in 0..copies.max(1) {
+                    layout.together(card, plan, &mut stream)?;
+                }
+                copies.max(1) as u32
+            }
+        };
+        let flat: Vec<CUdeviceptr> = layout.addresses.iter().flatten().copied().collect();
+        Ok(Self {
+            tables: Table::of(card, &flat)?,
+            zones: Table::of(card, &layout.zones)?,
+            zone_count: layout.zones.len() as u32,
+            _regions: layout.regions,
+            addresses: layout.addresses,
+            for_kernel: layout.for_kernel,
+            copies,
+        })
+    }
+
+    /// A buffer in all copies.
+    pub(super) fn places(&self, plan: &Plan, buffer: usize) -> Places {
+        Places {
+            table: self.tables.address() + buffer as u64 * u64::from(self.copies) * 8,
+            copies: self.copies,
+            dtype: plan.buffers[buffer].dtype,
+            elements: plan.buffers[buffer].elements(),
+        }
+    }
+
+    pub(super) fn address(&self, buffer: usize, copy: u32) -> CUdeviceptr {
+        self.addresses[buffer][copy as usize]
+    }
+
+    pub(super) fn address_for_kernel(&self, buffer: usize, copy: u32) -> CUdeviceptr {
+        self.for_kernel[buffer][copy as usize]
+    }
+
+    pub(super) fn zones(&self) -> (CUdeviceptr, u32) {
+        (self.zones.address(), self.zone_count)
+    }
+}
+
+struct Drawn {
+    regions: Vec<Region>,
+    addresses: Vec<Vec<CUdeviceptr>>,
+    for_kernel: Vec<Vec<CUdeviceptr>>,
+    zones: Vec<Zone>,
+}
+
+impl Drawn {
+    fn zone(&mut self, start: CUdeviceptr, bytes: u64, buffer: usize, behind: bool) {
+        if bytes > 0 {
+            self.zones.push(Zone {
+                start,
+                bytes,
+                buffer: buffer as u32,
+                behind: u32::from(behind),
+            });
+        }
+    }
+
+    /// A region of its own, which the data begins or ends with.
+    fn alone(
+        &mut self,
+        card: &Rc<Card>,
+        plan: &Plan,
+        buffer: usize,
+        edge: Edge,
+    ) -> Result<(), DriverError> {
+        let bytes = plan.buffers[buffer].bytes();
+        let region = Region::new(card, bytes, plan.buffers[buffer].role == Role::Input)?;
+        let offset = match edge {
+            Edge::Start => 0,
+            Edge::End => (region.bytes() - bytes) / LEAST_ALIGNMENT * LEAST_ALIGNMENT,
+        };
+        let start = region.start() + offset;
+        let before = offset.min(MOST_ZONE);
+        self.zone(start - before, before, buffer, false);
+        let behind = (region.bytes() - offset - bytes).min(MOST_ZONE);
+        self.zone(start + bytes, behind, buffer, true);
+        self.addresses[buffer].push(start);
+        self.for_kernel[buffer].push(region.start_for_readers() + offset);
+        self.regions.push(region);
+        Ok(())
+    }
+
+    /// One more copy of all buffers, in random order, in one region.
+    fn together(
+        &mut self,
+        card: &Rc<Card>,
+        plan: &Plan,
+        stream: &mut Stream,
+    ) -> Result<(), DriverError> {
+        let mut order: Vec<usize> = (0..plan.buffers.len()).collect();
+        stream.shuffle(&mut order);
+        let mut at = stream.below(16) as u64 * ALIGNMENT;
+        let mut offsets = Vec::new();
+        for buffer in order {
+            at += ZONE;
+            offsets.push((buffer, at));
+            let bytes = plan.buffers[buffer].bytes();
+            at = (at + bytes + ZONE).next_multiple_of(ALIGNMENT)
+                + stream.below(4) as u64 * ALIGNMENT;
+        }
+        let region = Region::new(card, at, false)?;
+        for (buffer, offset) in offsets {
+            let start = region.start() + offset;
+            let bytes = plan.buffers[buffer].bytes();
+            self.zone(start - ZONE, ZONE, buffer, false);
+            self.zone(start + bytes, ZONE, buffer, true);
+            self.addresses[buffer].push(start);
+            self.for_kernel[buffer].push(start);
+        }
+        self.regions.push(region);
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! What a kernel could remember between launches: the variables of its module, on the device.
+//!
+//! They are found in the cubin's symbol table, looked at after every launch, and put back: what one launch leaves there the next
+//! never sees. Memory that is no variable's (shared memory, the cache) is made useless elsewhere.
+
+use std::ffi::CString;
+use std::rc::Rc;
+
+use cudarc::driver::sys::CUdeviceptr;
+use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+
+use super::card::{Card, call};
+use super::memory;
+use super::own::Module;
+
+/// Sections of a cubin whose variables device code can write.
+const WRITABLE: [&str; 2] = [".nv.global", ".nv.global.init"];
+
+/// The variables of one module.
+pub(super) struct Variables {
+    card: Rc<Card>,
+    variables: Vec<Variable>,
+    /// Whether there is one whose place the driver does not tell.
+    hidden: bool,
+}
+
+struct Variable {
+    name: String,
+    address: CUdeviceptr,
+    /// What it holds before any launch.
+    image: Vec<u8>,
+}
+
+impl Variables {
+    pub(super) fn find(card: &Rc<Card>, module: &Module, cubin: &[u8]) -> anyhow::Result<Self> {
+        let file = object::File::parse(cubin)?;
+        let mut variables = Vec::new();
+        let mut hidden = false;
+        for symbol in file.symbols() {
+            let section = symbol.section_index();
+            let section = section.and_then(|index| file.section_by_index(index).ok());
+            let section = section.and_then(|section| section.name().map(str::to_owned).ok());
+            let is_writable = section
+                .as_deref()
+                .is_some_and(|name| WRITABLE.contains(&name));
+            if !is_writable || symbol.kind() != SymbolKind::Data || symbol.size() == 0 {
+                continue;
+            }
+            let name = symbol.name().unwrap_or_default();
+            let c_name = CString::new(name)?;
+            let (mut address, mut bytes) = (0, 0);
+            let found = call!(cuModuleGetGlobal_v2(
+                &raw mut address,
+                &raw mut bytes,
+                module.handle,
+                c_name.as_ptr()
+            ));
+            if found.is_err() {
+                // Texts of `printf` have no name that the driver knows; they are initialised, and nothing can be hidden there
+                // that a variable would not show.
+                hidden |= section.as_deref() == Some(WRITABLE[0]);
+                continue;
+            }
+            let mut image = vec![0u8; bytes];
+            memory::read(card, address, &mut image)?;
+            variables.push(Variable {
+                name: plain(name),
+                address,
+                image,
+            });
+        }
+        Ok(Self {
+            card: Rc::clone(card),
+            variables,
+            hidden,
+        })
+    }
+
+    pub(super) fn hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// Puts all back to what it was at first. The first variable that was changed.
+    pub(super) fn put_back(&self) -> anyhow::Result<Option<String>> {
+        let mut changed = None;
+        for variable in &self.variables {
+            let mut found = vec![0u8; variable.image.len()];
+            memory::read(&self.card, variable.address, &mut found)?;
+            if found != variable.image {
+                changed.get_or_insert_with(|| variable.name.clone());
+                memory::write(&self.card, variable.address, &variable.image)?;
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// The last identifier of a mangled name: what the source calls the variable.
+fn plain(mangled: &str) -> String {
+    let Some(rest) = mangled.strip_prefix("_Z") else {
+        return mangled.to_owned();
+    };
+    let mut last = None;
+    let mut at = 0;
+    while at < rest.len() {
+        let digits = rest[at..].bytes().take_while(u8::is_ascii_digit).count();
+        let length: Option<usize> = rest[at..at + digits].parse().ok();
+        let name = length.and_then(|length| rest.get(at + digits..at + digits + length));
+        match name.filter(|name| !name.is_empty()) {
+            Some(name) => {
+                last = Some(name);
+                at += digits + name.len();
+            }
+            None => at += digits.max(1),
+        }
+        while !rest.is_char_boundary(at) {
+            at += 1;
+        }
+    }
+    last.unwrap_or(mangled).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn the_last_identifier_is_the_variable_s() {
+        for (mangled, name) in [
+            ("kept", "kept"),
+            ("_ZZ1kE7counter", "counter"),
+            ("_ZN1a6memberILi3EEE", "member"),
+            ("_ZN12_GLOBAL__N_15cacheE", "cache"),
+            ("_Z", "_Z"),
+            ("_Z99999999999999999999999", "_Z99999999999999999999999"),
+        ] {
+            assert_eq!(plain(mangled), name, "{mangled}");
+        }
+    }
+}

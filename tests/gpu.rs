@@ -1,0 +1,466 @@
+//! Every kernel that only a GPU can tell apart gets its status there, from the outside, and leaves the device as it was.
+//!
+//! A machine with a GPU may have no cargo: `KFORGE_TEST_BINARY` and `KFORGE_TEST_ROOT` say where the program and the
+//! repository lie, and `KFORGE_TEST_ROUNDS` how often everything is judged.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kforge::kernel::Kernel;
+use kforge::task::TaskFiles;
+use kforge::verdict::Status;
+use serde_json::Value;
+
+/// Three rounds must fit into five minutes.
+const LONGEST_ROUND: Duration = Duration::from_secs(100);
+/// How much faster than its twin a hostile kernel may look before it counts as a gain.
+const NO_GAIN: f64 = 1.05;
+/// How much of the device's memory the driver may keep for itself, MiB.
+const KEPT: u64 = 64;
+
+/// One of these tests at a time: each looks at what the whole device does.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+fn rounds() -> u32 {
+    let named = std::env::var("KFORGE_TEST_ROUNDS").ok();
+    named.and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+}
+
+fn binary() -> PathBuf {
+    std::env::var_os("KFORGE_TEST_BINARY")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_kforge").into())
+        .into()
+}
+
+fn folder() -> PathBuf {
+    let root = std::env::var_os("KFORGE_TEST_ROOT");
+    let root = PathBuf::from(root.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
+    root.join("tests/fixtures/gpu")
+}
+
+/// The device, to be had alone; or one line that says why there is none.
+fn device() -> Option<MutexGuard<'static, ()>> {
+    use cudarc::driver::result;
+    // SAFETY: only asks the loader whether the library is there.
+    let present = unsafe { cudarc::driver::sys::is_culib_present() };
+    let count = || {
+        result::init().ok()?;
+        result::device::get_count().ok()
+    };
+    if !present || count().is_none_or(|devices| devices < 1) {
+        println!("skipped: no GPU");
+        return None;
+    }
+    Some(DEVICE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A row of `expected.tsv`.
+#[derive(Clone, Debug)]
+struct Expected {
+    file: String,
+    task: String,
+    /// The first is the one that is meant; the others are as honest.
+    statuses: Vec<Status>,
+    line: Option<u64>,
+    /// The kernel that a hostile one must not be faster than, where it passes.
+    twin: Option<String>,
+}
+
+impl Expected {
+    fn is_honest(&self) -> bool {
+        self.file.starts_with("honest_")
+    }
+}
+
+fn table() -> Vec<Expected> {
+    let text = std::fs::read_to_string(folder().join("expected.tsv")).unwrap();
+    let rows = text
+        .lines()
+        .filter(|row| !row.is_empty() && !row.starts_with('#'));
+    let status = |name: &str| -> Status {
+        serde_json::from_value(name.into()).unwrap_or_else(|_| panic!("no status `{name}`"))
+    };
+    rows.map(|row| {
+        let cells: Vec<_> = row.split('\t').collect();
+        let [file, task, first, also, line, twin] = cells.as_slice() else {
+            panic!("a row of the table has six cells: {row}")
+        };
+        let also = also.split(',').filter(|name| *name != "-");
+        Expected {
+            file: (*file).to_owned(),
+            task: (*task).to_owned(),
+            statuses: [*first].into_iter().chain(also).map(status).collect(),
+            line: line.parse().ok(),
+            twin: (*twin != "-").then(|| (*twin).to_owned()),
+        }
+    })
+    .collect()
+}
+
+fn eval(task: &str, files: &[String], launch_seconds: &str) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .arg("eval")
+        .arg(folder().join("tasks").join(task))
+        .args(["--backend", "cuda", "--profile", "quick"])
+        .args(["--format", "json", "--launch-seconds", launch_seconds])
+        .args(files.iter().map(|file| folder().join(file)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn verdicts(task: &str, output: &std::process::Output, count: usize) -> Vec<Value> {
+    let verdicts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        panic!("{task}: {error}\n{out}\n{err}")
+    });
+    assert_eq!(verdicts.len(), count, "{task}: one verdict for each kernel");
+    verdicts
+}
+
+fn judge(task: &str, files: &[String]) -> Vec<Value> {
+    let output = eval(task, files, "0.2").output().unwrap();
+    verdicts(task, &output, files.len())
+}
+
+fn status(verdict: &Value) -> Option<Status> {
+    serde_json::from_value(verdict["status"].clone()).ok()
+}
+
+/// All kernels of one task in one command, so that each must find the device as the one before it did not.
+fn judge_all(rows: &[Expected]) -> Vec<(Expected, Value)> {
+    let task = &rows[0].task;
+    let files: Vec<_> = rows.iter().map(|row| row.file.clone()).collect();
+    let mut found = judge(task, &files);
+    for (row, verdict) in rows.iter().zip(&mut found) {
+        // Right, and a busy machine let no time be measured: not a finding about the kernel.
+        for _ in 0..3 {
+            if status(verdict) != Some(Status::Inconclusive) {
+                break;
+            }
+            *verdict = judge(task, std::slice::from_ref(&row.file)).remove(0);
+        }
+    }
+    rows.iter().cloned().zip(found).collect()
+}
+
+/// Everything that is wrong with a verdict, one line each.
+fn mismatches(row: &Expected, verdict: &Value, all: &BTreeMap<String, Value>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let found = status(verdict);
+    if !found.is_some_and(|found| row.statuses.contains(&found)) {
+        let wanted: Vec<_> = row.statuses.iter().map(ToString::to_string).collect();
+        wrong.push(format!(
+            "expected {}, found {}",
+            wanted.join(" or "),
+            verdict["status"]
+        ));
+    }
+    let passed = found == Some(Status::Passed);
+    let geomean = verdict["speedup"]["geomean"].as_f64();
+    if passed != geomean.is_some_and(|speedup| speedup > 0.0) {
+        wrong.push(format!("the speedup is {geomean:?}"));
+    }
+    if verdict["backend"] != "cuda" {
+        wrong.push(format!("the backend is {}", verdict["backend"]));
+    }
+    // The header's and the compiler's own lines; where another status is as honest, it need not know the line.
+    let first = found == row.statuses.first().copied();
+    if first && row.line.is_some() && verdict["evidence"]["line"].as_u64() != row.line {
+        let line = &verdict["evidence"]["line"];
+        wrong.push(format!("expected line {:?}, found {line}", row.line));
+    }
+    if let (true, Some(twin)) = (passed, &row.twin) {
+        let bound =
+            |verdict: &Value, end: usize| verdict["speedup"]["ci95"][end].as_f64().unwrap_or(0.0);
+        let twin_high = all.get(twin).map_or(0.0, |twin| bound(twin, 1));
+        if bound(verdict, 0) > NO_GAIN * twin_high {
+            wrong.push(format!(
+                "gains on `{twin}`: at least {:.3} against at most {twin_high:.3}",
+                bound(verdict, 0)
+            ));
+        }
+    }
+    // A file that the compiler was made to read must not come out again.
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    if passwd
+        .lines()
+        .next()
+        .is_some_and(|line| verdict.to_string().contains(line))
+    {
+        wrong.push("the verdict shows a file of the machine".to_owned());
+    }
+    wrong
+}
+
+#[test]
+fn every_kernel_gets_its_status_on_a_gpu() {
+    let Some(_device) = device() else { return };
+    let mut groups = BTreeMap::<_, Vec<Expected>>::new();
+    for row in table() {
+        // What only costs the compiler's time runs beside the rest.
+        let group = (row.file.starts_with("bomb_"), row.task.clone());
+        groups.entry(group).or_default().push(row);
+    }
+    let (bombs, others): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|((is_bomb, _), _)| *is_bomb);
+    let begun = Instant::now();
+    let (mut wrong, mut judged, mut by_other, mut seconds) =
+        (Vec::new(), 0, Vec::new(), Vec::new());
+    for round in 0..rounds() {
+        let begun = Instant::now();
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let beside = scope.spawn(|| {
+                let judge = |(_, rows): &(_, Vec<_>)| judge_all(rows);
+                bombs.iter().flat_map(judge).collect::<Vec<_>>()
+            });
+            let mut found = Vec::new();
+            for ((_, task), rows) in &others {
+                let begun = Instant::now();
+                found.extend(judge_all(rows));
+                println!(
+                    "round {round}, {task}: {} kernels in {:.1} s",
+                    rows.len(),
+                    begun.elapsed().as_secs_f64()
+                );
+            }
+            found.extend(beside.join().unwrap());
+            found
+        });
+        println!("round {round}: {:.1} s", begun.elapsed().as_secs_f64());
+        let named = found.iter();
+        let all: BTreeMap<_, _> = named
+            .map(|(row, verdict)| (row.file.clone(), verdict.clone()))
+            .collect();
+        for (row, verdict) in &found {
+            judged += 1;
+            let spent = ["compile", "check", "measure"]
+                .map(|part| verdict["seconds"][part].as_f64().unwrap_or(0.0));
+            seconds.push((spent.iter().sum::<f64>(), row.file.clone(), spent));
+            let other = status(verdict).filter(|found| row.statuses[1..].contains(found));
+            by_other.extend(other.map(|found| format!("{} ({found})", row.file)));
+            for fault in mismatches(row, verdict, &all) {
+                wrong.push(format!(
+                    "round {round}, {}: {fault}: {}",
+                    row.file, verdict["reason"]
+                ));
+            }
+        }
+    }
+    seconds.sort_by(|a, b| b.0.total_cmp(&a.0));
+    println!(
+        "{judged} judged in {:.1} s, {} wrong",
+        begun.elapsed().as_secs_f64(),
+        wrong.len()
+    );
+    println!(
+        "by another status that is as honest: {}",
+        by_other.join(", ")
+    );
+    for (sum, file, [compile, check, measure]) in seconds.iter().take(6) {
+        println!("{sum:.2} s ({compile:.2} + {check:.2} + {measure:.2}): {file}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let elapsed = begun.elapsed();
+    assert!(elapsed <= LONGEST_ROUND * rounds(), "took {elapsed:?}");
+}
+
+/// Memory of the first device that is in use, MiB; `None` without `nvidia-smi`.
+fn memory_used() -> Option<u64> {
+    let output = Command::new("nvidia-smi")
+        .args(["--query-gpu=memory.used", "--format=csv,noheader,nounits"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next()?.trim().parse().ok()
+}
+
+/// Waits until the device has its memory back.
+fn memory_is_back(before: Option<u64>) {
+    let Some(before) = before else {
+        println!("no nvidia-smi: the device's memory was not looked at");
+        return;
+    };
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let used = memory_used().unwrap_or(u64::MAX);
+        if used <= before + KEPT {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{used} MiB are in use, {before} MiB were before"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn after_a_fault_and_after_a_hang_the_next_is_judged_as_ever() {
+    let Some(_device) = device() else { return };
+    let before = memory_used();
+    let mut files = Vec::new();
+    for hostile in [
+        "fault_read",
+        "hang_loop",
+        "fault_misaligned_store",
+        "fault_trap",
+        "hang_barrier",
+        "fault_stack",
+    ] {
+        files.extend([format!("{hostile}.cu"), "honest_plain.cu".to_owned()]);
+    }
+    let table = table();
+    for (index, verdict) in judge("scale", &files).iter().enumerate() {
+        let row = table.iter().find(|row| row.file == files[index]).unwrap();
+        assert!(
+            status(verdict).is_some_and(|found| row.statuses.contains(&found)),
+            "{} as number {}: {verdict:#}",
+            files[index],
+            index + 1
+        );
+    }
+    memory_is_back(before);
+}
+
+/// The children of a process, and theirs.
+fn descendants(process: u32) -> Vec<u32> {
+    let parent = |process: u32| -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The name of the program comes before, in parentheses, and may hold anything.
+        let (_, behind) = text.rsplit_once(')')?;
+        behind.split_whitespace().nth(1)?.parse().ok()
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers: Vec<u32> = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let mut found = vec![process];
+    let mut seen = 0;
+    while seen < found.len() {
+        let above = found[seen];
+        found.extend(numbers.iter().filter(|own| parent(**own) == Some(above)));
+        seen += 1;
+    }
+    found.split_off(1)
+}
+
+#[test]
+fn after_a_worker_was_killed_the_next_is_judged_as_ever() {
+    let Some(_device) = device() else { return };
+    let before = memory_used();
+    // It hangs until the deadline, so that it is killed while a launch is under way.
+    let files = ["hang_loop.cu", "honest_plain.cu"].map(str::to_owned);
+    let child = eval("scale", &files, "8").spawn().unwrap();
+    let is_worker = |process: &u32| {
+        std::fs::read_to_string(format!("/proc/{process}/cmdline"))
+            .is_ok_and(|words| words.split('\0').any(|word| word == "__worker"))
+    };
+    std::thread::sleep(Duration::from_secs(5));
+    let workers: Vec<_> = descendants(child.id())
+        .into_iter()
+        .filter(is_worker)
+        .collect();
+    assert!(!workers.is_empty(), "no worker was found");
+    for worker in &workers {
+        // SAFETY: sends a signal to a child of a child of ours; no memory is involved.
+        unsafe { libc::kill(worker.cast_signed(), libc::SIGKILL) };
+    }
+    let output = child.wait_with_output().unwrap();
+    let verdicts = verdicts("scale", &output, 2);
+    // Nobody knows whose fault it was, and so nobody is to blame; or it was judged again.
+    let first = status(&verdicts[0]);
+    assert!(
+        [Some(Status::HarnessError), Some(Status::TimedOut)].contains(&first),
+        "{:#}",
+        verdicts[0]
+    );
+    assert_eq!(
+        status(&verdicts[1]),
+        Some(Status::Passed),
+        "{:#}",
+        verdicts[1]
+    );
+    memory_is_back(before);
+    let again = judge("scale", &["honest_plain.cu".to_owned()]);
+    assert_eq!(status(&again[0]), Some(Status::Passed), "{:#}", again[0]);
+}
+
+#[test]
+fn the_table_reaches_what_it_must() {
+    let rows = table();
+    let hostile = rows.iter().filter(|row| !row.is_honest());
+    assert!(hostile.count() >= 36, "too few hostile kernels");
+    let honest: Vec<_> = rows.iter().filter(|row| row.is_honest()).collect();
+    assert!(honest.len() >= 14, "too few honest kernels");
+    for row in &honest {
+        assert_eq!(row.statuses, [Status::Passed], "{}", row.file);
+    }
+    for row in &rows {
+        let path = folder().join(&row.file);
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let task = TaskFiles::find(folder().join("tasks").join(&row.task).to_str().unwrap());
+        let task = task.and_then(|files| files.load()).unwrap();
+        Kernel::parse(&text, &task.definition)
+            .unwrap_or_else(|error| panic!("{}: {error}", row.file));
+        let (_, behind) = text.split_once("*/\n").unwrap();
+        let what = format!("// {}: ", row.statuses[0]);
+        assert!(behind.starts_with(&what), "{}: no `{what}`", row.file);
+        // A hostile kernel that may pass must be shown to gain nothing by it.
+        let may_pass = !row.is_honest() && row.statuses.contains(&Status::Passed);
+        assert_eq!(may_pass, row.twin.is_some(), "{}", row.file);
+        if let Some(twin) = &row.twin {
+            let twin = honest.iter().find(|other| other.file == *twin);
+            assert!(
+                twin.is_some_and(|twin| twin.task == row.task),
+                "{}: its twin is no honest kernel of its task",
+                row.file
+            );
+        }
+    }
+    for entry in std::fs::read_dir(folder()).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(
+            !name.ends_with(".cu") || rows.iter().any(|row| row.file == name),
+            "{name} is not in the table"
+        );
+    }
+    let named: std::collections::BTreeSet<_> = rows.iter().map(|row| &row.file).collect();
+    assert_eq!(named.len(), rows.len(), "a kernel is in the table twice");
+}
+
+#[test]
+fn the_small_tasks_are_admitted() {
+    let compiler = ["c++", "g++", "clang++"].into_iter().any(|name| {
+        let version = Command::new(name).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    });
+    if !compiler {
+        println!("skipped: no C++ compiler");
+        return;
+    }
+    let tasks: Vec<_> = std::fs::read_dir(folder().join("tasks"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    let output = Command::new(binary())
+        .args(["tasks", "check", "--format", "json", "--profile", "quick"])
+        .args(&tasks)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let admissions: Vec<Value> =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!(admissions.len(), tasks.len());
+    for admission in &admissions {
+        assert_eq!(admission["admitted"], true, "{admission:#}");
+    }
+}
