@@ -135,7 +135,7 @@ __global__ void k(float* a) {
   s[threadIdx.x] = v.x + __shfl_xor_sync(0xffffffffu, v.y, 1);
   __syncthreads();
   double d = s[threadIdx.x ^ 1];
-  atomicAdd(a, float(d * 2.0));
+  atomicAdd(a, float(sqrt(d)));
   unsigned address = __cvta_generic_to_shared(s + 4 * threadIdx.x);
   asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16;\" :: \"r\"(address), \"l\"(a + 4 * threadIdx.x));
   asm volatile(\"cp.async.wait_all;\");
@@ -167,16 +167,24 @@ __global__ void k(float* a) {
             program.facts
         );
     }
-    assert!(program.facts["double_arithmetic"] >= 1.0 && program.facts["loops"] >= 1.0);
+    for name in ["double_arithmetic", "loops"] {
+        assert!(program.facts[name] >= 1.0, "{name}: {:?}", program.facts);
+    }
     assert_eq!(program.resources.shared_bytes, Some(1024));
 }
 
 #[test]
 fn spills_are_counted_and_the_architecture_may_be_more() {
     let Some(compiler) = compiler() else { return };
-    let source = "__global__ void k(float* a) { float v[64]; for (int i = 0; i < 64; ++i) v[i] = a[i * 7];
-  __syncthreads(); for (int j = 0; j < 64; ++j) for (int i = 0; i < 64; ++i) v[i] = v[i] * v[(i + j) % 64] + a[j];
-  for (int i = 0; i < 64; ++i) a[i] = v[i]; }";
+    let source = "__global__ void k(float* a) { float v[64];
+#pragma unroll
+  for (int i = 0; i < 64; ++i) v[i] = a[i * 7 + threadIdx.x];
+  for (int j = 0; j < 99; ++j) {
+#pragma unroll
+    for (int i = 0; i < 64; ++i) v[i] = v[i] * v[(i + 9) % 64] + a[j];
+  }
+#pragma unroll
+  for (int i = 0; i < 64; ++i) a[i * 7 + threadIdx.x] = v[i]; }";
     let mut tight = unit(source, "k", &[POINTER]);
     tight.max_registers = Some(32);
     let program = ready(compiler.compile(&tight).unwrap());
@@ -244,17 +252,17 @@ fn the_header_must_pass_what_the_kernel_takes() {
         (
             "k<3>",
             vec![POINTER, ArgumentType::I64],
-            "argument 1: the header passes `float*`",
+            "argument 1: the header passes 'float*'",
         ),
         (
             "k<3>",
             vec![half, ArgumentType::I32],
-            "argument 2: the header passes `int`",
+            "argument 2: the header passes 'int'",
         ),
         (
             "k<3>",
             vec![half, half],
-            "argument 2: the header passes `__nv_bfloat16*`",
+            "argument 2: the header passes '__nv_bfloat16*'",
         ),
         ("k<3>", vec![half], "takes more arguments than the 1"),
         (

@@ -179,9 +179,14 @@ impl Compiler {
         if let Some(refusal) = refuse::refuse(&unit.source, &is_known) {
             return Ok(Compiled::Refused(refusal));
         }
+        let last_line = unit.source.lines().count().max(1) as u32;
         let answer = match self.make(text, options, &expressions)? {
             Made::Done(answer) => answer,
-            Made::Failed(log) => return Ok(Compiled::Refused(diagnostics::compile_error(&log))),
+            Made::Failed(log) => {
+                return Ok(Compiled::Refused(diagnostics::compile_error(
+                    &log, last_line,
+                )));
+            }
             Made::Ended(status, reason) => return Ok(refused(status, reason, None)),
         };
         let text = String::from_utf8_lossy(&answer.ptx);

@@ -19,8 +19,11 @@ const NOISE: &[&str] = &[
     "ptxas fatal   : Ptx assembly aborted",
 ];
 
+/// Words of what stands behind the kernel file.
+const CHECKS: &[&str] = &["kforge_check::", "kforge_entry_"];
+
 /// A refusal from NVRTC's log: the first error and its line, and all that was said about the kernel.
-pub(super) fn compile_error(log: &str) -> Refusal {
+pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
     let shown = errors(log);
     let (line, message) = first_error(&shown).unwrap_or_else(|| {
         // Only names that are not there were complained about, or nothing at all.
@@ -29,6 +32,8 @@ pub(super) fn compile_error(log: &str) -> Refusal {
             .find_map(|line| Some(line.split_once(" error: ")?.1));
         (None, message.unwrap_or("the compiler failed").to_owned())
     });
+    let at_end = shown.starts_with("At end of source");
+    let line = line.or(at_end.then_some(last_line));
     let message = shortened(&message).to_owned();
     Refusal {
         status: Status::CompileError,
@@ -62,6 +67,7 @@ fn errors(log: &str) -> String {
 fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     let mut is_wanted = false;
+    let mut is_caret_of_check = false;
     for line in log.lines() {
         let line = line.trim_end_matches(['\0', '\r']);
         if line.trim().is_empty() {
@@ -72,6 +78,14 @@ fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
             is_wanted = wanted(line.trim_start());
         }
         if !is_wanted {
+            continue;
+        }
+        // The check of a launch is no line of the file.
+        if std::mem::take(&mut is_caret_of_check) && line.trim() == "^" {
+            continue;
+        }
+        if line.starts_with("  ") && CHECKS.iter().any(|check| line.contains(check)) {
+            is_caret_of_check = true;
             continue;
         }
         let line = without_folders(line);
@@ -138,7 +152,7 @@ mod tests {
     #[test]
     fn an_error_keeps_its_line_and_caret_and_loses_the_rest() {
         let log = "kernel.cu(1): warning #177-D: variable \"A\" was declared but never referenced\n  constexpr int A = 1;\n                ^\n\nRemark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"\n\nkernel.cu(12): error: identifier \"x\" is undefined\n      x = 1;\n      ^\n\n__nv_name_map(2): error: identifier \"k\" is undefined\n  #pragma nv_mangled_name k\n                          ^\n\n2 errors detected in the compilation of \"kernel.cu\".\n";
-        let refusal = compile_error(log);
+        let refusal = compile_error(log, 99);
         assert_eq!(refusal.reason, "line 12: identifier \"x\" is undefined");
         assert_eq!(refusal.evidence.line, Some(12));
         assert_eq!(
@@ -151,7 +165,7 @@ mod tests {
     #[test]
     fn folders_stay_here_and_a_template_leads_back_to_the_kernel() {
         let log = "/opt/cuda/include/cuda_fp16.hpp(77): error: no operator \"+\"\n  return a + b;\n           ^\n          detected during:\n            instantiation of \"f\" at line 9\n            instantiation of \"void g<T>() [with T=int]\" at line 31 of \"kernel.cu\"\n\n1 error detected in the compilation of \"kernel.cu\".\n";
-        let refusal = compile_error(log);
+        let refusal = compile_error(log, 99);
         assert_eq!(refusal.evidence.line, Some(31));
         assert!(!refusal.evidence.log.unwrap().contains("/opt"));
     }
@@ -159,20 +173,20 @@ mod tests {
     #[test]
     fn the_assembler_is_quoted() {
         let log = "ptxas info    : 0 bytes gmem\nptxas application ptx input, line 25; error   : Unknown modifier '.bar'\nptxas fatal   : Ptx assembly aborted due to errors\n";
-        assert_eq!(compile_error(log).reason, "Unknown modifier '.bar'");
+        assert_eq!(compile_error(log, 99).reason, "Unknown modifier '.bar'");
         let log = "ptxas info    : Used 4 registers\n ptxas error   : Entry function 'k' uses too much shared data (0x61a80 bytes, 0xc000 max)\n";
         assert!(
-            compile_error(log)
+            compile_error(log, 99)
                 .reason
                 .starts_with("Entry function 'k' uses")
         );
-        assert_eq!(compile_error("").reason, "the compiler failed");
+        assert_eq!(compile_error("", 1).reason, "the compiler failed");
     }
 
     #[test]
     fn a_log_has_an_end() {
         let line = "kernel.cu(1): error: é".to_owned() + &"é".repeat(100_000);
-        let refusal = compile_error(&format!("{line}\n").repeat(20));
+        let refusal = compile_error(&format!("{line}\n").repeat(20), 1);
         assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
         assert!(refusal.reason.len() < 700);
     }

@@ -95,7 +95,7 @@ fn check(text: &mut String, index: usize, entry: &Entry) {
     for (condition, message) in [
         (
             "!= -1".to_owned(),
-            "is no kernel: a `__global__` function returns void".to_owned(),
+            "is no kernel: a __global__ function returns void".to_owned(),
         ),
         (
             format!("<= {count} || kforge_entry_{index}::count == -1"),
@@ -106,7 +106,8 @@ fn check(text: &mut String, index: usize, entry: &Entry) {
             format!("takes fewer arguments than the {count} that the header passes"),
         ),
     ] {
-        let message = format!("`{expression}` {message}");
+        // NVRTC writes `?` for letters that it does not expect.
+        let message = format!("'{expression}' {message}");
         statement(format_args!(
             "static_assert(kforge_entry_{index}::count {condition}, {message:?});"
         ));
@@ -114,7 +115,7 @@ fn check(text: &mut String, index: usize, entry: &Entry) {
     for (position, argument) in entry.arguments.iter().enumerate() {
         let passed = type_of(*argument);
         let message = format!(
-            "argument {}: the header passes `{passed}`, `{expression}` takes another type",
+            "argument {}: the header passes '{passed}', '{expression}' takes another type",
             position + 1
         );
         statement(format_args!(
