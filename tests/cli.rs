@@ -554,7 +554,8 @@ fn task_lists_are_opened_and_their_mistakes_have_lines() {
     run("# nothing\n").fails(2, &["no task is named"]);
     let said = shell.run(&["evolve", "--config", "all.yaml", "--dry-run"]);
     assert!(
-        said.out.contains("gdn_decode, rmsnorm, softmax: "),
+        said.out
+            .contains("gdn_decode, gdn_prefill, gelu, matmul, rmsnorm, softmax: "),
         "{}",
         said.err
     );

@@ -60,6 +60,12 @@ pub trait Device {
     /// After how many blocks both arms begin anew in fresh processes or at fresh places; `None`: never within a judgement.
     fn blocks_a_process(&self) -> Option<usize>;
 
+    /// By how much a launch can be longer or shorter for all of a process' life (standard deviation), such as where its code lies:
+    /// what no number of samples averages away.
+    fn chance(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// What holds the device's clock or caches back right now, such as heat; what was timed meanwhile is void.
     fn disturbance(&self) -> Option<String> {
         None
@@ -69,8 +75,8 @@ pub trait Device {
     fn lock(&self) -> Lock;
 
     /// The least time that the device allows, in microseconds, for so many compulsory bytes and operations from cold caches,
-    /// where so many units are one sample; `None` where the device's rates are not known.
-    fn floor_us(&self, _bytes: f64, _operations: f64, _units: usize) -> Option<Floor> {
+    /// where so many units are one sample; `tensor`: whether tensor cores may do the operations; `None` where the device's rates are not known.
+    fn floor_us(&self, _bytes: f64, _operations: f64, _units: usize, _tensor: bool) -> Option<Floor> {
         None
     }
 }
@@ -218,7 +224,7 @@ pub struct Refusal {
 }
 
 /// One kernel bound to its own memory: the candidate, the baseline, or the oracle, each in an arm of its own.
-pub trait Arm {
+pub trait Arm: Any {
     /// Fills a buffer. Outside the clock.
     fn write(&mut self, buffer: usize, content: &Content<'_>) -> anyhow::Result<()>;
 
@@ -232,6 +238,12 @@ pub trait Arm {
 
     /// Says which copies of the data this arm's own ones are: what is written next is theirs. Without it copy i is number i.
     fn stand_for(&mut self, _copies: &[u32]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Trades the memory of inputs and outputs with another arm of the same device and task: where data lies can move a time by
+    /// percents, so each of two that are timed against each other has the one and then the other place.
+    fn trade(&mut self, _other: &mut dyn Arm) -> anyhow::Result<()> {
         Ok(())
     }
 
@@ -282,6 +294,8 @@ pub enum Poison {
 pub enum Question<'a> {
     /// A hash of the contents.
     Hash,
+    /// The same of some copies, in this order (`Answer::Hash`).
+    HashOf(&'a [u32]),
     /// Are the guard zones before and behind intact?
     Guards,
     /// The elements as double precision (the oracle's outputs).

@@ -118,28 +118,38 @@ template <u32 dtype>
 void compare(const void* memory, const double* expected, u64 elements, double rms, double atol_rms, double rtol, Result* result) {
     const typename Element<dtype>::Stored* stored = static_cast<const typename Element<dtype>::Stored*>(memory);
     const Bounds bounds = {atol_rms * rms, rtol, rms};
-    double total = 0.0;
+    double total = 0.0, group = 0.0;
     double largest[LANES] = {};
     for (u64 start = 0; start < elements; start += PIECE) {
+        if (start % (GROUP * PIECE) == 0) {
+            total += group;
+            group = 0.0;
+        }
         const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sums[LANES] = {};
         u64 i = start;
         for (; i + STRIP <= end; i += STRIP) compare_strip<dtype>(stored + i, expected + i, STRIP, i, bounds, sums, largest, result);
         compare_strip<dtype>(stored + i, expected + i, end - i, i, bounds, sums, largest, result);
-        for (u64 lane = 0; lane < LANES; ++lane) total += sums[lane];
+        for (u64 lane = 0; lane < LANES; ++lane) group += sums[lane];
     }
+    total += group;
     for (u64 lane = 0; lane < LANES; ++lane) result->max_abs_error = largest[lane] > result->max_abs_error ? largest[lane] : result->max_abs_error;
     result->mean_abs_error = elements == 0 ? 0.0 : total / (double)elements;
 }
 
 double root_mean_square(const double* values, u64 elements) {
-    double total = 0.0;
+    double total = 0.0, group = 0.0;
     for (u64 start = 0; start < elements; start += PIECE) {
+        if (start % (GROUP * PIECE) == 0) {
+            total += group;
+            group = 0.0;
+        }
         const u64 end = start + PIECE < elements ? start + PIECE : elements;
         double sums[LANES] = {};
         for (u64 i = start; i < end; ++i) sums[(i - start) % LANES] += values[i] * values[i];
-        for (u64 lane = 0; lane < LANES; ++lane) total += sums[lane];
+        for (u64 lane = 0; lane < LANES; ++lane) group += sums[lane];
     }
+    total += group;
     return elements == 0 ? 0.0 : sqrt(total / (double)elements);
 }
 

@@ -53,13 +53,13 @@ KFORGE_BOTH To bits_of(From from) {
 
 // ---- Distributions ----
 
-enum Shape : u32 { NORMAL, UNIFORM, VALUE };
+enum Shape : u32 { NORMAL, UNIFORM, VALUE, CUMULATIVE };
 
 // As `numerics.rs` has it.
 struct Distribution {
     u32 shape;
     u32 levels;         // so many different values; 0: no bound
-    double first;       // the deviation, the low end, or the value
+    double first;       // the deviation, the low end, the value, or what is cut into parts
     double second;      // the high end
     double mean;        // added to every value
     double zeros;       // the share of elements that are 0
@@ -121,7 +121,33 @@ KFORGE_BOTH double shaped(const Distribution& distribution, u64 seed, u64 index)
     return large ? value * distribution.large_rows : value;
 }
 
+// How large a part is beside the others: the product of two uniforms, so that parts differ widely. At most 2^16.
+KFORGE_BOTH u64 part(const Distribution& distribution, u64 seed, u64 index) {
+    if (is_zero(distribution, seed, index)) return 0;
+    const u64 h = mix(seed, level(distribution, seed, index));
+    return ((h & 255) + 1) * ((h >> 8 & 255) + 1);
+}
+
+// Where a row's part number `index % row` begins, if its parts are to add up to `first`: 0 at the start of the row, all of it at
+// the end. Every element adds up all parts anew, which is why rows are short (`check.rs`: at most 4097).
+KFORGE_BOTH long long cumulative(const Distribution& distribution, u64 seed, u64 index) {
+    const u64 place = index % distribution.row;
+    const u64 start = index - place;
+    u64 before = 0, all = 0;
+    for (u64 i = 0; i + 1 < distribution.row; ++i) {
+        const u64 size = part(distribution, seed, start + i);
+        before += i < place ? size : 0;
+        all += size;
+    }
+    const u64 total = (u64)distribution.first;
+    if (place + 1 == distribution.row) return place == 0 ? 0 : (long long)total;
+    if (all == 0) return 0;
+    // total * before / all without the product's overflow: both sums are below 2^29.
+    return (long long)(total / all * before + total % all * before / all);
+}
+
 KFORGE_BOTH long long shaped_integer(const Distribution& distribution, u64 seed, u64 index) {
+    if (distribution.shape == CUMULATIVE) return cumulative(distribution, seed, index);
     return is_zero(distribution, seed, index) ? 0 : draw_integer(distribution, seed, level(distribution, seed, index));
 }
 
@@ -247,9 +273,10 @@ KFORGE_BOTH double excess(double found, double expected, double absolute, double
     return bound > 0.0 ? error / bound : bits_of<double>(0x7ff0000000000000ull);
 }
 
-// Sums run over pieces of this many elements, in eight lanes each, and over the pieces in order.
+// Sums run over pieces of this many elements, in eight lanes each; over the pieces of a group in order, and over the groups.
 constexpr u64 PIECE = 4096;
 constexpr u64 LANES = 8;
+constexpr u64 GROUP = 32;
 // Room for the products' rounding.
 constexpr double ALMOST = 1.0 - 1e-12;
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::{Comparison, Poison};
 use crate::kernel::plan::Argument;
-use crate::task::{DType, Distribution, Norm, Shape, Tolerance};
+use crate::task::{DType, Distribution, Norm, Shape, Tolerance, Total};
 
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -150,10 +150,13 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
 }
 
 pub(super) fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDistribution {
-    let (shape, first, second) = match distribution.shape {
-        Shape::Normal(deviation) => (0, deviation, 0.0),
-        Shape::Uniform([low, high]) => (1, low, high),
-        Shape::Value(value) => (2, value, 0.0),
+    let (shape, first, second) = match &distribution.shape {
+        Shape::Normal(deviation) => (0, *deviation, 0.0),
+        Shape::Uniform([low, high]) => (1, *low, *high),
+        Shape::Value(value) => (2, *value, 0.0),
+        Shape::Cumulative(Total::Size(total)) => (3, *total as f64, 0.0),
+        // An axis that no shape has given a size: nothing to cut.
+        Shape::Cumulative(Total::Axis(_)) => (3, 0.0, 0.0),
     };
     RawDistribution {
         shape,

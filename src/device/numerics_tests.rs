@@ -128,6 +128,8 @@ fn every_kind_of_processor_gives_the_same_bits() {
                 (2, 0, false),
                 (0, 0, true),
                 (1, 1, true),
+                (3, 0, false),
+                (3, 0, true),
             ] {
                 let plain = raw(dtype, 5, &Distribution::new(Shape::Uniform([-1.0, 1.0])));
                 let distribution = RawDistribution {
@@ -274,6 +276,50 @@ fn what_changes_a_shape_does_what_it_says() {
     let plain = draw(&plain);
     let untouched = large.iter().zip(&plain).filter(|(one, other)| one == other);
     assert!(untouched.count() > 60 * 64);
+}
+
+#[test]
+fn a_cumulative_row_cuts_a_number_into_random_parts() {
+    let cut = |total, changed: fn(&mut Distribution), seed| {
+        let mut distribution = Distribution::new(Shape::Cumulative(Total::Size(total)));
+        changed(&mut distribution);
+        filled(DType::Int64, 3 * 41, 41, &distribution, seed).1
+    };
+    for total in [0, 1, 17, 1000, 1 << 40] {
+        for changed in [
+            |_: &mut Distribution| {},
+            |distribution: &mut Distribution| distribution.zeros = 0.5,
+            |distribution: &mut Distribution| distribution.levels = 1,
+            |distribution: &mut Distribution| distribution.one_hot = true,
+        ] {
+            for row in cut(total, changed, 5).chunks(41) {
+                assert_eq!((row[0], row[40]), (0.0, total as f64));
+                assert!(row.is_sorted(), "{row:?}");
+            }
+        }
+    }
+    let parts = |values: &[f64]| -> Vec<f64> {
+        let rows = values.chunks(41);
+        rows.flat_map(|row| row.windows(2).map(|pair| pair[1] - pair[0]))
+            .collect()
+    };
+    let usual = parts(&cut(4000, |_| {}, 5));
+    assert!(usual.iter().any(|part| *part < 20.0) && usual.iter().any(|part| *part > 200.0));
+    assert_ne!(usual[..40], usual[40..80]);
+    assert_ne!(usual, parts(&cut(4000, |_| {}, 6)));
+    let even = parts(&cut(4000, |distribution| distribution.levels = 1, 5));
+    assert!(even.iter().all(|part| *part == 100.0), "{even:?}");
+    let sparse = parts(&cut(4000, |distribution| distribution.zeros = 0.5, 5));
+    let empty = sparse.iter().filter(|part| **part == 0.0).count();
+    assert!((40..80).contains(&empty), "{empty}");
+    let lone = filled(
+        DType::Int32,
+        4,
+        1,
+        &Distribution::new(Shape::Cumulative(Total::Size(9))),
+        1,
+    );
+    assert_eq!(lone.1, [0.0; 4]);
 }
 
 #[test]

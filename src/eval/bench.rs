@@ -130,6 +130,12 @@ impl Bench {
         Ok(Ok(()))
     }
 
+    /// Both timed arms trade their memory, where their device can.
+    pub(super) fn trade(&mut self) -> anyhow::Result<()> {
+        let opponent = self.opponent.as_mut().context(NO_OPPONENT)?;
+        self.candidate.arm.trade(opponent.arm.as_mut())
+    }
+
     fn open_sides(
         judge: &Judge<'_>,
         candidate: &Compilation,
@@ -496,16 +502,35 @@ impl Bound {
             .collect())
     }
 
-    /// What the hashes of this arm's inputs must be, from another arm's.
-    pub(super) fn hashes_of_own_inputs(&self, others: &[(String, u64)]) -> Vec<(usize, u64)> {
+    /// Whether an input is not what it was, in these copies; `untouched`: the hashes by name.
+    pub(super) fn mutated(
+        &self,
+        untouched: &[(String, u64)],
+        copies: &[u32],
+    ) -> anyhow::Result<Option<Finding>> {
         let buffers = self.plan.buffers.iter().enumerate();
-        let inputs = buffers.filter(|(_, buffer)| buffer.role == Role::Input);
-        inputs
-            .filter_map(|(index, buffer)| {
-                let (_, hash) = others.iter().find(|(name, _)| *name == buffer.name)?;
-                Some((index, *hash))
-            })
-            .collect()
+        for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == Role::Input) {
+            let Some((_, hash)) = untouched.iter().find(|(name, _)| *name == buffer.name) else {
+                continue;
+            };
+            if self.arm.inspect(index, &Question::HashOf(copies))? != Answer::Hash(*hash) {
+                return Ok(Some(self.input_finding(index)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn input_finding(&self, buffer: usize) -> Finding {
+        let name = &self.plan.buffers[buffer].name;
+        let evidence = Evidence {
+            tensor: Some(name.clone()),
+            ..Evidence::default()
+        };
+        Finding::new(
+            Status::InputMutated,
+            format!("input `{name}` was written"),
+            evidence,
+        )
     }
 
     /// Whether anything was written that must not be: guard zones, and inputs against their earlier hashes.
@@ -534,16 +559,7 @@ impl Bound {
         }
         for (index, before) in hashes {
             if self.arm.inspect(*index, &Question::Hash)? != Answer::Hash(*before) {
-                let name = &self.plan.buffers[*index].name;
-                let evidence = Evidence {
-                    tensor: Some(name.clone()),
-                    ..Evidence::default()
-                };
-                return Ok(Err(Finding::new(
-                    Status::InputMutated,
-                    format!("input `{name}` was written"),
-                    evidence,
-                )));
+                return Ok(Err(self.input_finding(*index)));
             }
         }
         Ok(Ok(()))

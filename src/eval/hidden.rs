@@ -53,7 +53,9 @@ fn axes(task: &Task, stream: &mut Stream, pick: Pick) -> IndexMap<String, i64> {
     let ranges = task.settings.hidden.iter();
     let mut picked =
         |(axis, [low, high]): (&String, &[i64; 2])| (axis.clone(), pick(stream, *low, *high));
-    ranges.map(&mut picked).collect()
+    let mut axes: IndexMap<_, _> = ranges.map(&mut picked).collect();
+    axes.extend(task.derived(&axes));
+    axes
 }
 
 fn between(stream: &mut Stream, low: i64, high: i64) -> i64 {
@@ -184,6 +186,15 @@ mod tests {
                 assert_eq!(plain.count(), 3);
                 assert_eq!(cases.iter().filter(|case| !case.hidden).count(), 1);
             }
+        }
+    }
+
+    #[test]
+    fn axes_follow_from_those_that_are_drawn() {
+        let task = TaskFiles::find("gdn_prefill").unwrap().load().unwrap();
+        for (_, axes) in shapes(&task, 20, &mut Stream::new(1, "test", 0)) {
+            assert_eq!(axes["len_cu_seqlens"], axes["num_seqs"] + 1);
+            assert!(task.definition.bind(&axes).is_ok());
         }
     }
 

@@ -14,6 +14,7 @@ use crate::base::Stream;
 use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate, Summary};
 use crate::device::{Cache, Floor, Launched, Poison};
+use crate::task::Tensor;
 use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
 
 /// The fewest blocks before the interval is looked at.
@@ -53,9 +54,7 @@ impl Measurement {
         entry.candidate_us = Some(self.candidate);
         entry.baseline_us = Some(self.opponent);
         entry.floor_us = self.floor.map(|floor| floor.measured_us);
-        entry.roofline = self
-            .floor
-            .map(|floor| floor.measured_us / self.candidate.median);
+        entry.roofline = self.floor.map(|floor| floor.measured_us / self.candidate.median);
     }
 }
 
@@ -88,11 +87,7 @@ pub(super) fn measure(
     let mut voided = 0;
     let (estimate, half_width) = loop {
         let block = log_ratios.len() + voided;
-        if judge
-            .device
-            .blocks_a_process()
-            .map_or(block == 0, |blocks| block.is_multiple_of(blocks))
-        {
+        if judge.device.blocks_a_process().map_or(block == 0, |blocks| block.is_multiple_of(blocks)) {
             if block > 0
                 && let Err(finding) = session.bench.begin_anew(judge, candidate, opponent, case)?
             {
@@ -113,6 +108,9 @@ pub(super) fn measure(
         };
         let mut pairs = Vec::new();
         for (index, leader) in [first, second].into_iter().enumerate() {
+            if index > 0 {
+                session.bench.trade()?;
+            }
             let seed = seed_of(seed, "pair", 2 * block + index);
             let times = match session.pair(seed, leader, &mut stream)? {
                 Ok(times) => times,
@@ -129,9 +127,7 @@ pub(super) fn measure(
         if judge.device.disturbance().is_some() {
             voided += 1;
         } else {
-            let ratios = pairs
-                .iter()
-                .map(|(candidate, opponent)| (opponent / candidate).ln());
+            let ratios = pairs.iter().map(|(candidate, opponent)| (opponent / candidate).ln());
             log_ratios.push(ratios.sum::<f64>() / pairs.len() as f64);
             candidate_us.extend(pairs.iter().map(|(time, _)| time * 1e6));
             opponent_us.extend(pairs.iter().map(|(_, time)| time * 1e6));
@@ -153,6 +149,15 @@ pub(super) fn measure(
             }
         }
     };
+    let [fill, launch, look] = session.stages;
+    tracing::debug!(
+        "{}: {} blocks of {:?} units in {:?}: filling {fill:?}, launching {launch:?}, looking {look:?}, of it the oracle {:?}",
+        case.id,
+        log_ratios.len(),
+        session.units,
+        begun.elapsed(),
+        session.oracle_spent
+    );
     let Some(estimate) = estimate else {
         let reason = format!(
             "workload `{}`: after {} blocks in {:.1} s the interval is still ±{:.1} %{}",
@@ -173,7 +178,7 @@ pub(super) fn measure(
     };
     match (times_of(&candidate_us), times_of(&opponent_us)) {
         (Some(candidate), Some(opponent)) => Ok(Ok(Measurement {
-            estimate,
+            estimate: widened(estimate, judge.device.chance(), [&candidate, &opponent]),
             candidate,
             opponent,
             floor: floor(judge, case, session.units[0]),
@@ -181,6 +186,18 @@ pub(super) fn measure(
             voided: voided as u64,
         })),
         _ => anyhow::bail!("the clock gave times that are no numbers"),
+    }
+}
+
+/// An interval that also covers what all samples of one process share.
+fn widened(estimate: Estimate, chance: Duration, times: [&Times; 2]) -> Estimate {
+    let chance_us = chance.as_secs_f64() * 1e6;
+    let shared = times.map(|times| chance_us / times.median);
+    let shared = statistics::Z95 * shared[0].hypot(shared[1]);
+    Estimate {
+        low: estimate.estimate - (estimate.estimate - estimate.low).hypot(shared),
+        high: estimate.estimate + (estimate.high - estimate.estimate).hypot(shared),
+        ..estimate
     }
 }
 
@@ -192,7 +209,11 @@ fn floor(judge: &Judge<'_>, case: &Case, units: usize) -> Option<Floor> {
     let value_of = |name: &str| case.binding.axes.get(name).copied();
     let amount = |expression: &Expression| Some(expression.evaluate(&value_of).ok()? as f64);
     let (bytes, operations) = (amount(&judge.task.bytes)?, amount(&judge.task.flops)?);
-    judge.device.floor_us(bytes, operations, units)
+    let definition = &judge.task.definition;
+    let tensors = definition.inputs.values().chain(definition.outputs.values());
+    let narrow = |tensor: &Tensor| tensor.dtype.is_float() && tensor.dtype.bytes() < 4;
+    let tensor = tensors.into_iter().any(narrow);
+    judge.device.floor_us(bytes, operations, units, tensor)
 }
 
 /// The arms of a case while they are timed.
@@ -208,6 +229,8 @@ struct Session {
     always: bool,
     begun: Instant,
     oracle_spent: Duration,
+    /// Filling, launching, and looking at what came out.
+    stages: [Duration; 3],
     /// Launches of the candidate that were timed, and those that the oracle has looked at.
     launched: u64,
     compared: u64,
@@ -234,6 +257,7 @@ impl Session {
             always: judge.device.lock().is_host,
             begun: Instant::now(),
             oracle_spent: Duration::ZERO,
+            stages: [Duration::ZERO; 3],
             launched: 0,
             compared: 0,
         };
@@ -246,15 +270,18 @@ impl Session {
             Err(finding) => return Ok(Err(finding)),
         };
         let units = [candidate_time, opponent_time].map(|time| judge.device.units(time));
+        // A fast candidate's sample uses all copies, so that it writes more than the cache can keep.
         let timed = match judge.options.cache {
-            Cache::Cold => judge
-                .device
-                .copies(bytes, candidate_time.min(opponent_time)),
+            Cache::Cold => judge.device.copies(bytes, candidate_time.min(opponent_time)),
             Cache::Hot => 1,
         };
         session.units = match judge.options.cache {
-            // What fills the cache several times over is all used, if a sample is to have several launches at all.
-            Cache::Cold => units.map(|units| if units == 1 { 1 } else { units.min(timed) }),
+            // What an event costs is spread over as many launches in both arms, unless one is far slower.
+            Cache::Cold => units.map(|own| match own {
+                1 => 1,
+                own if 2 * own >= units[0].max(units[1]) => timed,
+                own => own.min(timed),
+            }),
             Cache::Hot => units,
         };
         if timed == 1 {
@@ -277,10 +304,7 @@ impl Session {
         let mut least = [Duration::MAX; 2];
         for turn in 0..ROUGH_LAUNCHES {
             let seed = seed_of(seed, "rough", turn);
-            for (side, least) in [Side::Candidate, Side::Opponent]
-                .into_iter()
-                .zip(&mut least)
-            {
+            for (side, least) in [Side::Candidate, Side::Opponent].into_iter().zip(&mut least) {
                 match self.launch(side, seed, Poison::NotANumber, 1)? {
                     Ok(time) => *least = (*least).min(time),
                     Err(finding) => return Ok(Err(finding)),
@@ -300,8 +324,13 @@ impl Session {
     ) -> anyhow::Result<Result<Duration, Finding>> {
         let deadline = self.bench.deadline();
         let bound = self.bench.side_mut(side)?;
+        let begun = Instant::now();
         bound.renew(seed, poison)?;
-        match (bound.arm.launch_many(units, deadline)?, side) {
+        self.stages[0] += begun.elapsed();
+        let begun = Instant::now();
+        let launched = bound.arm.launch_many(units, deadline)?;
+        self.stages[1] += begun.elapsed();
+        match (launched, side) {
             (Launched::Finished { time }, _) => Ok(Ok(time)),
             (Launched::Fault(refusal), Side::Candidate) => Ok(Err(Finding {
                 refusal,
@@ -367,12 +396,9 @@ impl Session {
                 Side::Opponent => times.opponent = time,
             }
         }
-        // The opponent has the same inputs, and does not write to them.
-        let untouched = self.bench.side(Side::Opponent)?.input_hashes_by_name()?;
-        let candidate = self.bench.side(Side::Candidate)?;
-        let hashes = candidate.hashes_of_own_inputs(&untouched);
-        let ran = candidate.arm.ran().to_vec();
-        if let Err(finding) = candidate.trespass(&hashes)? {
+        let begun = Instant::now();
+        let ran = self.bench.candidate.arm.ran().to_vec();
+        if let Err(finding) = self.bench.candidate.trespass(&[])? {
             return Ok(Err(finding));
         }
         if let Err(finding) = self.look_at_outputs(seed, poison, &ran, stream)? {
@@ -383,10 +409,9 @@ impl Session {
                 finding.refusal.evidence,
             )));
         }
-        self.bench
-            .side(Side::Candidate)?
-            .state()
-            .map(|state| state.map(|_| times))
+        self.stages[2] += begun.elapsed();
+        let state = self.bench.side(Side::Candidate)?.state()?;
+        Ok(state.map(|_| times))
     }
 
     /// The timed outputs: a random part against the oracle, all of one copy at a time; the rest against the opponent's.
@@ -402,8 +427,7 @@ impl Session {
         let both: Vec<u32> = (ran.iter().copied())
             .filter(|copy| opponent.arm.ran().contains(copy))
             .collect();
-        let dear =
-            self.oracle_spent.as_secs_f64() > ORACLE_SHARE * self.begun.elapsed().as_secs_f64();
+        let dear = self.oracle_spent.as_secs_f64() > ORACLE_SHARE * self.begun.elapsed().as_secs_f64();
         if self.always || !dear {
             let mut chosen = ran.to_vec();
             stream.shuffle(&mut chosen);
@@ -418,33 +442,30 @@ impl Session {
             let expected = self.bench.expected(seed, &chosen)?;
             self.oracle_spent += begun.elapsed();
             self.compared += chosen.len().min(ran.len()) as u64;
-            if let Err(finding) = self
-                .bench
-                .compare(Side::Candidate, &expected, &chosen, seed)?
-            {
+            // The oracle has the same inputs, and only the judge has written there.
+            let untouched = self.bench.oracle.input_hashes_by_name()?;
+            if let Some(finding) = self.bench.candidate.mutated(&untouched, &chosen)? {
                 return Ok(Err(finding));
             }
-            let places: Vec<usize> = (0..chosen.len())
-                .filter(|place| both.contains(&chosen[*place]))
-                .collect();
+            if let Err(finding) = self.bench.compare(Side::Candidate, &expected, &chosen, seed)? {
+                return Ok(Err(finding));
+            }
+            let places: Vec<usize> = (0..chosen.len()).filter(|place| both.contains(&chosen[*place])).collect();
             let copies: Vec<u32> = places.iter().map(|place| chosen[*place]).collect();
             let expected: Vec<_> = expected.iter().map(|all| all.of(&places)).collect();
             if !copies.is_empty()
-                && let Err(finding) =
-                    self.bench
-                        .compare(Side::Opponent, &expected, &copies, seed)?
+                && let Err(finding) = self.bench.compare(Side::Opponent, &expected, &copies, seed)?
             {
-                anyhow::bail!(
-                    "the baseline went wrong while it was timed: {}",
-                    finding.refusal.reason
-                );
+                anyhow::bail!("the baseline went wrong while it was timed: {}", finding.refusal.reason);
             }
             if ran.len() <= self.compared_at_once {
                 return Ok(Ok(()));
             }
         }
         // A finite poison can be right by chance; whole outputs that are poison are not.
-        if let Some(finding) = self.bench.candidate.skipped(poison)? {
+        if both.len() < ran.len()
+            && let Some(finding) = self.bench.candidate.skipped(poison)?
+        {
             return Ok(Err(finding));
         }
         match both.is_empty() {

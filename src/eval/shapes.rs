@@ -59,8 +59,7 @@ impl Case {
         };
         let own = self.own_distribution(input);
         own.or_else(|| task.settings.inputs.get(input))
-            .cloned()
-            .unwrap_or_else(usual)
+            .map_or_else(usual, |given| given.bound(&self.binding.axes))
     }
 
     fn own_distribution(&self, input: &str) -> Option<&Distribution> {

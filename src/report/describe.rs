@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::results::caveat;
-use crate::task::{Distribution, Shape, Task, Tensor, WorkloadChoice};
+use crate::task::{Distribution, Shape, Task, Tensor, Total, WorkloadChoice};
 use crate::verdict::{Times, Verdict};
 
 /// A line for each task.
@@ -175,10 +175,12 @@ fn shape(tensor: &Tensor) -> String {
 }
 
 fn distribution(distribution: &Distribution) -> String {
-    let shape = match distribution.shape {
+    let shape = match &distribution.shape {
         Shape::Normal(deviation) => format!("normal, deviation {deviation}"),
         Shape::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
         Shape::Value(value) => format!("{value}"),
+        Shape::Cumulative(Total::Axis(axis)) => format!("cumulative, up to `{axis}`"),
+        Shape::Cumulative(Total::Size(total)) => format!("cumulative, up to {total}"),
     };
     let mut parts = vec![shape];
     if distribution.levels != 0 {

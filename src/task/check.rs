@@ -1,6 +1,8 @@
 //! `task.yaml` against the definition and the workloads: what no parser can see. Reads no file.
 
-use super::{Definition, Distribution, Settings, Workload, WorkloadChoice};
+use super::{
+    Definition, Distribution, Settings, Shape, Task, Tensor, Total, Workload, WorkloadChoice,
+};
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 
@@ -20,7 +22,7 @@ pub(super) fn check(settings: &Settings, definition: &Definition, workloads: &[W
         return fail("baselines".to_owned(), "expected at least one".to_owned());
     }
     let outputs = || definition.outputs.keys().map(String::as_str);
-    check_distributions(settings, definition)?;
+    check_distributions(settings, definition, workloads)?;
     for name in settings.tolerance.keys() {
         if !definition.outputs.contains_key(name) {
             return Err((
@@ -109,9 +111,9 @@ pub(super) fn check(settings: &Settings, definition: &Definition, workloads: &[W
             );
         }
         if profile.hidden_shapes > 0
-            && definition
-                .variables()
-                .any(|axis| !settings.hidden.contains_key(axis))
+            && definition.variables().any(|axis| {
+                !settings.hidden.contains_key(axis) && !settings.derived.contains_key(axis)
+            })
         {
             return fail(
                 key,
@@ -145,8 +147,58 @@ pub(super) fn check(settings: &Settings, definition: &Definition, workloads: &[W
     Ok(())
 }
 
+/// The axes that follow from others: each is variable, follows from axes that do not, is a size, and is what the workloads say.
+pub(super) fn check_derived(task: &Task) -> Keyed {
+    let settings = &task.settings;
+    for (axis, size) in &task.derived {
+        let key = format!("derived.{axis}");
+        let variables = || task.definition.variables();
+        if !variables().any(|variable| variable == axis) {
+            let failure = Failure::usage("no such variable axis");
+            return Err((key, failure.hint(did_you_mean(axis, variables()))));
+        }
+        if settings.hidden.contains_key(axis) {
+            return Err((key, Failure::usage("it has a range under `hidden` as well")));
+        }
+        if let Some((name, _)) =
+            (size.names().into_iter()).find(|(name, _)| task.derived.contains_key(*name))
+        {
+            let reason = format!("`{name}` follows from other axes itself");
+            return Err((key, Failure::usage(reason)));
+        }
+        let ends = [0, 1].map(|end| {
+            let ranges = settings.hidden.iter();
+            let axes = ranges.map(|(axis, range)| (axis.clone(), range[end]));
+            axes.collect()
+        });
+        let workloads = task.workloads.iter();
+        let bound = workloads.map(|workload| (workload.id.as_str(), &workload.binding.axes));
+        let all = ["low", "high"].into_iter().zip(&ends).chain(bound);
+        for (shape, axes) in all.filter(|(_, axes)| !axes.is_empty()) {
+            let found = task.derived(axes).get(axis).copied();
+            let given = axes.get(axis).copied();
+            if found.is_none_or(|size| size < 1) || given.is_some_and(|given| found != Some(given))
+            {
+                let found = found.map_or_else(|| "no number".to_owned(), |size| size.to_string());
+                let expected =
+                    given.map_or_else(|| "at least 1".to_owned(), |size| size.to_string());
+                let reason = format!(
+                    "`{}` is {found} on `{shape}`, expected {expected}",
+                    size.text()
+                );
+                return Err((key, Failure::usage(reason)));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The distributions of inputs and regimes against the inputs that they are for.
-fn check_distributions(settings: &Settings, definition: &Definition) -> Keyed {
+fn check_distributions(
+    settings: &Settings,
+    definition: &Definition,
+    workloads: &[Workload],
+) -> Keyed {
     let inputs = || definition.inputs.keys().map(String::as_str);
     let own = settings.inputs.iter();
     let own = own.map(|(name, distribution)| (format!("inputs.{name}"), name, distribution));
@@ -164,9 +216,14 @@ fn check_distributions(settings: &Settings, definition: &Definition) -> Keyed {
             ));
         };
         let fault = if tensor.shape.is_none() && distribution.constant().is_none() {
-            "a scalar takes `value: NUMBER` and nothing else"
+            "a scalar takes `value: NUMBER` and nothing else".to_owned()
         } else if !tensor.dtype.is_float() && distribution.is_for_floats_only() {
-            "`mean` and `large_rows` are for floating-point numbers"
+            "`mean` and `large_rows` are for floating-point numbers".to_owned()
+        } else if let Shape::Cumulative(total) = &distribution.shape {
+            match cumulative_fault(total, tensor, settings, definition, workloads) {
+                Some(fault) => fault,
+                None => continue,
+            }
         } else {
             continue;
         };
@@ -179,4 +236,34 @@ fn check_distributions(settings: &Settings, definition: &Definition) -> Keyed {
         return Err((format!("regimes.{name}"), failure));
     }
     Ok(())
+}
+
+/// The longest row of a cumulative distribution: each element adds up all parts of its row.
+const MAX_CUMULATIVE: i64 = 4097;
+
+/// What is wrong with a cumulative distribution, if anything.
+fn cumulative_fault(
+    total: &Total,
+    tensor: &Tensor,
+    settings: &Settings,
+    definition: &Definition,
+    workloads: &[Workload],
+) -> Option<String> {
+    if tensor.dtype.is_float() {
+        return Some("`cumulative` is for integers".to_owned());
+    }
+    if let Total::Axis(axis) = total
+        && !definition.axes.contains_key(axis)
+    {
+        return Some(format!("`cumulative`: unknown axis `{axis}`"));
+    }
+    let last = tensor.shape.as_ref().and_then(|axes| axes.last())?;
+    let sizes = workloads
+        .iter()
+        .filter_map(|workload| workload.binding.axes.get(last));
+    let hidden = settings.hidden.get(last).map(|[_, high]| high);
+    let longest = sizes.chain(hidden).max()?;
+    (*longest > MAX_CUMULATIVE).then(|| {
+        format!("`cumulative`: at most {MAX_CUMULATIVE} elements, found `{last}` = {longest}")
+    })
 }

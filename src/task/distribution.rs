@@ -1,5 +1,6 @@
 //! Where an input's values come from: a shape, and what changes it. Says what, draws nothing.
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 /// Where an input's values come from. What changes the shape is applied in the order of the fields.
@@ -21,7 +22,7 @@ pub struct Distribution {
     pub normalize: Option<Norm>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Shape {
     /// Mean 0 and this standard deviation.
     Normal(f64),
@@ -29,6 +30,18 @@ pub enum Shape {
     Uniform([f64; 2]),
     /// The same everywhere.
     Value(f64),
+    /// For integers: a number cut into random parts, one fewer than a row has elements. The first element is 0, each next one
+    /// adds a part, the last is the number. `zeros` is the share of empty parts, `levels: 1` makes all the same.
+    Cumulative(Total),
+}
+
+/// What is cut into parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Total {
+    Size(u64),
+    /// The size of an axis, known once a shape is.
+    Axis(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +92,7 @@ impl Distribution {
             Shape::Normal(deviation) => Shape::Normal(deviation * factor),
             Shape::Uniform([low, high]) => Shape::Uniform([low * factor, high * factor]),
             Shape::Value(value) => Shape::Value(value * factor),
+            Shape::Cumulative(ref total) => Shape::Cumulative(total.clone()),
         };
         Self {
             shape,
@@ -92,12 +106,22 @@ impl Distribution {
         match self.shape {
             Shape::Normal(deviation) => deviation,
             Shape::Uniform([low, high]) => (high - low) / 4.0,
-            Shape::Value(_) => 0.0,
+            Shape::Value(_) | Shape::Cumulative(_) => 0.0,
         }
+    }
+
+    /// The same, with sizes in the place of axes' names.
+    pub fn bound(&self, axes: &IndexMap<String, i64>) -> Self {
+        let mut bound = self.clone();
+        if let Shape::Cumulative(Total::Axis(axis)) = &self.shape {
+            let size = axes.get(axis).and_then(|size| u64::try_from(*size).ok());
+            bound.shape = Shape::Cumulative(Total::Size(size.unwrap_or(0)));
+        }
+        bound
     }
 }
 
-/// A distribution as it is typed: one of `normal`, `uniform` and `value`, and what changes it.
+/// A distribution as it is typed: one of `normal`, `uniform`, `value` and `cumulative`, and what changes it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TypedDistribution {
@@ -107,6 +131,8 @@ struct TypedDistribution {
     uniform: Option<[f64; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cumulative: Option<Total>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     levels: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,18 +151,19 @@ impl TryFrom<TypedDistribution> for Distribution {
     type Error = String;
 
     fn try_from(typed: TypedDistribution) -> Result<Self, String> {
-        let shape = match (typed.normal, typed.uniform, typed.value) {
-            (Some(deviation), None, None) if deviation > 0.0 && deviation.is_finite() => {
+        let shape = match (typed.normal, typed.uniform, typed.value, typed.cumulative) {
+            (Some(deviation), None, None, None) if deviation > 0.0 && deviation.is_finite() => {
                 Shape::Normal(deviation)
             }
-            (None, Some([low, high]), None)
+            (None, Some([low, high]), None, None)
                 if low < high && low.is_finite() && high.is_finite() =>
             {
                 Shape::Uniform([low, high])
             }
-            (None, None, Some(value)) if value.is_finite() => Shape::Value(value),
+            (None, None, Some(value), None) if value.is_finite() => Shape::Value(value),
+            (None, None, None, Some(total)) => Shape::Cumulative(total),
             _ => {
-                return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high) and `value: NUMBER`".to_owned());
+                return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high), `value: NUMBER` and `cumulative: AXIS`".to_owned());
             }
         };
         let plain = Self::new(shape);
@@ -177,6 +204,7 @@ impl From<Distribution> for TypedDistribution {
             normal: None,
             uniform: None,
             value: None,
+            cumulative: None,
             levels: (distribution.levels != 0).then_some(distribution.levels),
             mean: (distribution.mean != 0.0).then_some(distribution.mean),
             zeros: (distribution.zeros != 0.0).then_some(distribution.zeros),
@@ -188,6 +216,7 @@ impl From<Distribution> for TypedDistribution {
             Shape::Normal(deviation) => typed.normal = Some(deviation),
             Shape::Uniform(bounds) => typed.uniform = Some(bounds),
             Shape::Value(value) => typed.value = Some(value),
+            Shape::Cumulative(total) => typed.cumulative = Some(total),
         }
         typed
     }

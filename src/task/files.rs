@@ -10,7 +10,7 @@ use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::check::check;
+use super::check::{check, check_derived};
 use super::{Baseline, Definition, Settings, Task, Workload};
 use crate::base::expression::Expression;
 use crate::base::text::did_you_mean;
@@ -234,6 +234,11 @@ impl TaskFiles {
         check(&settings, &definition, &workloads).map_err(|(key, failure)| at(&key, failure))?;
         let expression =
             |key: &str, text: &str| cost(text, &definition).map_err(|failure| at(key, failure));
+        let derived = settings.derived.iter().map(|(axis, text)| {
+            let size = expression(&format!("derived.{axis}"), text)?;
+            Ok((axis.clone(), size))
+        });
+        let derived = derived.collect::<Result<_, Failure>>()?;
         let kernels = settings
             .baselines
             .values()
@@ -246,8 +251,9 @@ impl TaskFiles {
             .iter()
             .chain(&self.kernels)
             .flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
-        Ok(Task {
+        let task = Task {
             name: self.name.clone(),
+            derived,
             oracle: text(&settings.oracle)?.to_owned(),
             bytes: expression("bytes", &settings.bytes)?,
             flops: expression("flops", &settings.flops)?,
@@ -256,7 +262,9 @@ impl TaskFiles {
             workloads,
             settings,
             kernels,
-        })
+        };
+        check_derived(&task).map_err(|(key, failure)| at(&key, failure))?;
+        Ok(task)
     }
 }
 
@@ -365,10 +373,75 @@ mod tests {
                 "task.yaml: bytes: unknown axis `rwos`",
             ),
             (
+                "task.yaml",
+                "in_place: {}",
+                "derived: {colums: rows + 1}",
+                "task.yaml: derived.colums: no such variable axis\n\nhint: did you mean `columns`?",
+            ),
+            (
+                "task.yaml",
+                "in_place: {}",
+                "derived: {columns: rows + 1}",
+                "task.yaml: derived.columns: it has a range under `hidden` as well",
+            ),
+            (
+                "task.yaml",
+                "x: {uniform: [90.0, 98.0]}",
+                "x: {cumulative: rows}",
+                "task.yaml: inputs.x: `cumulative` is for integers",
+            ),
+            (
                 "definition.json",
                 "\"columns\": {",
                 "\"colums\": {",
                 "unknown axis `columns`\n\nhint: did you mean `colums`?",
+            ),
+        ] {
+            let message = failure(file, from, to);
+            assert!(message.contains(words), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn axes_that_follow_from_others_are_held_to_it() {
+        let files = TaskFiles::find("gdn_prefill").unwrap();
+        let failure = |file: &str, from: &str, to: &str| {
+            let mut files = files.clone();
+            let text = files.files.get_mut(file).unwrap();
+            assert!(text.contains(from), "{file} has no `{from}`");
+            *text = text.replacen(from, to, 1);
+            files.load().unwrap_err().to_string()
+        };
+        for (file, from, to, words) in [
+            (
+                "task.yaml",
+                "len_cu_seqlens: num_seqs + 1",
+                "len_cu_seqlens: num_seqs + 2",
+                "derived.len_cu_seqlens: `num_seqs + 2` is 3 on `t6n1`, expected 2",
+            ),
+            (
+                "task.yaml",
+                "len_cu_seqlens: num_seqs + 1",
+                "len_cu_seqlens: num_seqs - 1",
+                "derived.len_cu_seqlens: `num_seqs - 1` is 0 on `low`, expected at least 1",
+            ),
+            (
+                "task.yaml",
+                "len_cu_seqlens: num_seqs + 1",
+                "len_cu_seqlens: len_cu_seqlens",
+                "derived.len_cu_seqlens: `len_cu_seqlens` follows from other axes itself",
+            ),
+            (
+                "workloads.jsonl",
+                "\"num_seqs\": 1, \"len_cu_seqlens\": 2",
+                "\"num_seqs\": 1, \"len_cu_seqlens\": 3",
+                "derived.len_cu_seqlens: `num_seqs + 1` is 2 on `t6n1`, expected 3",
+            ),
+            (
+                "task.yaml",
+                "{cumulative: total_seq_len}",
+                "{cumulative: total_seq_length}",
+                "inputs.cu_seqlens: `cumulative`: unknown axis `total_seq_length`",
             ),
         ] {
             let message = failure(file, from, to);

@@ -18,7 +18,7 @@ mod settings;
 mod workload;
 
 pub use definition::{Axis, AxisKind, Definition, Tensor};
-pub use distribution::{Distribution, Norm, Shape};
+pub use distribution::{Distribution, Norm, Shape, Total};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
 pub use regimes::Regime;
@@ -43,6 +43,8 @@ pub struct Task {
     /// Compulsory bytes, reads plus writes.
     pub bytes: Expression,
     pub flops: Expression,
+    /// The variable axes that follow from the others.
+    pub derived: IndexMap<String, Expression>,
     /// Over every file of the task folder and every kernel that it names.
     pub digest: Digest,
 }
@@ -77,6 +79,18 @@ impl Task {
     /// Other inputs than those that are timed, by name.
     pub fn regimes(&self) -> IndexMap<String, Regime> {
         regimes::regimes(&self.settings, &self.definition)
+    }
+
+    /// The axes that follow from others, under the given values of those.
+    pub fn derived(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
+        let value = |name: &str| {
+            let constant = self.definition.axes.get(name).and_then(|axis| axis.value);
+            axes.get(name).copied().or(constant)
+        };
+        let sizes = self.derived.iter();
+        sizes
+            .filter_map(|(axis, size)| Some((axis.clone(), size.evaluate(&value).ok()?)))
+            .collect()
     }
 
     /// The workloads that a profile selects, in the order of `workloads.jsonl`.

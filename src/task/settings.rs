@@ -28,6 +28,9 @@ pub struct Settings {
     /// Ranges of variable axes for shapes that no prompt names.
     #[serde(default)]
     pub hidden: IndexMap<String, HiddenRange>,
+    /// Variable axes that follow from the others, such as `len_cu_seqlens: num_seqs + 1`: they have no range of their own.
+    #[serde(default)]
+    pub derived: IndexMap<String, String>,
     pub bytes: String,
     pub flops: String,
     /// Output to the input whose memory it may share.

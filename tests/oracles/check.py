@@ -31,6 +31,24 @@ def read_tensor(folder, entry):
     return values.astype(np.float64).reshape(entry["shape"])
 
 
+def attention(axes, scalars, inputs):
+    """One query after the other, over the keys that it sees: the last query sees all, each one before it one fewer."""
+    scale = np.float64(np.float32(scalars["scale"])) or axes["head_size"] ** -0.5
+    queries, keys = axes["q_len"], axes["kv_len"]
+    output = np.zeros_like(inputs["q"])
+    for sequence in range(axes["batch_size"]):
+        for head in range(axes["num_q_heads"]):
+            shared = head * axes["num_kv_heads"] // axes["num_q_heads"]
+            for query in range(queries):
+                seen = max(0, keys - (queries - 1 - query)) if scalars["causal"] else keys
+                if seen == 0:
+                    continue
+                scores = scale * (inputs["k"][sequence, shared, :seen] @ inputs["q"][sequence, head, query])
+                weights = np.exp(scores - np.logaddexp.reduce(scores))
+                output[sequence, head, query] = weights @ inputs["v"][sequence, shared, :seen]
+    return {"output": output}
+
+
 def gdn_decode(axes, scalars, inputs):
     """The delta rule as written in papers: remove what the state holds for the key, then store the mixed value."""
     batch, heads, size = axes["batch_size"], axes["num_v_heads"], axes["head_size"]
@@ -61,6 +79,45 @@ def gdn_decode(axes, scalars, inputs):
     return {"output": output, "new_state": new_state}
 
 
+def gdn_prefill(axes, scalars, inputs):
+    """The decoding step above for every token; a state of its own for every sequence, zeros for an empty one."""
+    bounds = inputs["cu_seqlens"].astype(int)
+    if bounds[0] != 0 or bounds[-1] != axes["total_seq_len"] or (np.diff(bounds) < 0).any():
+        raise ValueError(f"cu_seqlens is {bounds.tolist()}")
+    output = np.empty((axes["total_seq_len"], axes["num_v_heads"], axes["head_size"]))
+    new_state = np.zeros((axes["num_seqs"], axes["num_v_heads"], axes["head_size"], axes["head_size"]))
+    for sequence, (start, end) in enumerate(zip(bounds, bounds[1:])):
+        state = inputs["state"][sequence : sequence + 1]
+        for token in range(start, end):
+            step = {name: inputs[name][None, token : token + 1] for name in ("q", "k", "v", "a", "b")}
+            step |= {"state": state, "A_log": inputs["A_log"], "dt_bias": inputs["dt_bias"]}
+            result = gdn_decode(axes | {"batch_size": 1}, scalars, step)
+            output[token], state = result["output"][0, 0], result["new_state"]
+            new_state[sequence] = state[0]
+    return {"output": output, "new_state": new_state}
+
+
+def gelu(axes, scalars, inputs):
+    """By the series of the error function near 0, by the continued fraction of its complement elsewhere."""
+    x = inputs["x"]
+    t = np.abs(x) / np.sqrt(2.0)
+    near = np.minimum(t, 2.5)
+    term, series = near, near
+    for n in range(1, 60):
+        term = -term * near * near / n
+        series = series + term / (2 * n + 1)
+    far = np.maximum(t, 2.5)
+    fraction = far
+    for n in range(60, 0, -1):
+        fraction = far + n / 2.0 / fraction
+    tail = np.where(t < 2.5, 1.0 - 2.0 / np.sqrt(np.pi) * series, np.exp(-far * far) / np.sqrt(np.pi) / fraction)
+    return {"output": np.where(x > 0.0, x - 0.5 * x * tail, 0.5 * x * tail)}
+
+
+def matmul(axes, scalars, inputs):
+    return {"C": np.einsum("mk,nk->mn", inputs["A"], inputs["B"], optimize=True)}
+
+
 def rmsnorm(axes, scalars, inputs):
     x = inputs["x"]
     eps = np.float64(np.float32(scalars["eps"]))
@@ -74,7 +131,16 @@ def softmax(axes, scalars, inputs):
     return {"output": np.exp(x - logarithm)}
 
 
-TASKS = {"gdn_decode": gdn_decode, "rmsnorm": rmsnorm, "softmax": softmax}
+TASKS = {
+    "attention_bf16": attention,
+    "attention_fp16": attention,
+    "gdn_decode": gdn_decode,
+    "gdn_prefill": gdn_prefill,
+    "gelu": gelu,
+    "matmul": matmul,
+    "rmsnorm": rmsnorm,
+    "softmax": softmax,
+}
 
 
 def main():

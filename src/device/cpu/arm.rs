@@ -180,7 +180,7 @@ impl Arm for CpuArm {
         let place = self.places.get(buffer).context("no such buffer")?;
         let memory = &self.memory.bytes()[place.data.clone()];
         Ok(match question {
-            Question::Hash => Answer::Hash(numerics::hash(memory)),
+            Question::Hash | Question::HashOf(_) => Answer::Hash(numerics::hash(memory)),
             Question::Guards => Answer::Guards(damage(self.memory.bytes(), place)),
             Question::Values => Answer::Values(numerics::values(place.dtype, memory)),
             Question::Bytes => Answer::Bytes(memory.to_vec()),

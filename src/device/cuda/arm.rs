@@ -13,11 +13,10 @@ use super::card::{Card, DriverError, fault_of};
 use super::clock::{Clock, Graph, Waited};
 use super::memory::{Table, read};
 use super::own::{Copies, Module, Own, Places};
-use super::places::Layout;
+use super::places::Memory;
 use super::printed::Printed;
 use super::state::Variables;
 use super::unit::{Unit, refusal};
-use crate::base::Stream;
 use crate::device::{
     Answer, Arm, Cache, Comparison, Content, Expected, Launched, OnDevice, Opened, Poison, Program,
     Purpose, Question, Remembered, numerics,
@@ -38,7 +37,7 @@ pub(super) struct Shared {
 pub(super) struct CudaArm {
     shared: Rc<Shared>,
     plan: Plan,
-    layout: Rc<Layout>,
+    memory: Memory,
     unit: Unit,
     variables: Variables,
     resources: Resources,
@@ -47,8 +46,8 @@ pub(super) struct CudaArm {
     numbers: Copies,
     /// Copies that the last launch used, in its order.
     ran: Vec<u32>,
-    /// By the number of units: the copies in launch order, and the recording.
-    graphs: HashMap<usize, (Vec<u32>, Graph)>,
+    /// By the memory that is in use and the number of units: the copies in launch order, and the recording.
+    graphs: HashMap<(u64, usize), (Vec<u32>, Graph)>,
     launches: u64,
     changed: Option<(String, u64)>,
     /// Of each buffer, since the last launch; `None`: not looked yet.
@@ -67,8 +66,8 @@ impl CudaArm {
         let card = &shared.card;
         let image = std::fs::read(&program.image)
             .with_context(|| format!("failed to read `{}`", program.image.display()))?;
-        let layout = match Layout::new(card, plan, purpose) {
-            Ok(layout) => Rc::new(layout),
+        let memory = match Memory::new(card, plan, purpose) {
+            Ok(memory) => memory,
             Err(error) if error.is_out_of_memory() => {
                 let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
                 let reason = format!("the buffers need {} MiB: {error}", bytes >> 20);
@@ -86,13 +85,17 @@ impl CudaArm {
             }
         };
         let variables = Variables::find(card, &module, &image)?;
-        let unit = match Unit::prepare(card, module, program, plan, &layout)? {
+        let mut unit = match Unit::prepare(card, module, program, plan)? {
             Ok(unit) => unit,
             Err(refusal) => return Ok(Opened::Refused(refusal)),
         };
-        let (zones, count) = layout.zones();
-        shared.own.renew_zones(zones, count)?;
-        let most = layout.copies as usize * 8;
+        if let Err(refusal) = unit.settle(plan, &memory)? {
+            return Ok(Opened::Refused(refusal));
+        }
+        for (zones, count) in memory.zones() {
+            shared.own.renew_zones(zones, count)?;
+        }
+        let most = memory.copies() as usize * 8;
         Ok(Opened::Ready(Box::new(Self {
             shared: Rc::clone(shared),
             plan: plan.clone(),
@@ -107,7 +110,7 @@ impl CudaArm {
             changed: None,
             damages: RefCell::new(None),
             chosen: [Table::new(card, most)?, Table::new(card, most)?],
-            layout,
+            memory,
         })))
     }
 
@@ -115,16 +118,13 @@ impl CudaArm {
         if buffer >= self.plan.buffers.len() {
             bail!("no such buffer: {buffer}");
         }
-        Ok(self.layout.places(&self.plan, buffer))
+        Ok(self.memory.places(&self.plan, buffer))
     }
 
-    /// The copies that the next sample is to use, and in which order.
+    /// The copies that the next sample is to use, in order.
     fn order(&self, units: usize) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.layout.copies).collect();
-        let seed = crate::base::random::fresh_seed();
-        Stream::new(seed, "copies", 0).shuffle(&mut order);
-        order.truncate(units.max(1));
-        order
+        let order = &self.memory.data.order;
+        order[..units.clamp(1, order.len())].to_vec()
     }
 
     fn queue_sample(&mut self, units: usize) -> anyhow::Result<Result<(), DriverError>> {
@@ -144,36 +144,38 @@ impl CudaArm {
         match cache {
             Some(Cache::Cold) => clock.flush(&shared.own)?,
             Some(Cache::Hot) => {
-                if let Err(error) = self.unit.queue(&self.layout, 0) {
+                if let Err(error) = self.unit.queue(&self.memory, 0) {
                     return Ok(Err(error));
                 }
             }
             None => {}
         }
+        let key = (self.memory.data.number, units);
         let copies = match &recorded {
-            Some(()) => self.graphs.get(&units).map(|(order, _)| order.clone()),
+            Some(()) => self.graphs.get(&key).map(|(order, _)| order.clone()),
             None if cache == Some(Cache::Hot) => Some(vec![0]),
             None => Some(self.order(1)),
         };
         self.ran = copies.unwrap_or_default();
-        let queued = clock.begin().and_then(|()| match self.graphs.get(&units) {
+        let queued = clock.begin().and_then(|()| match self.graphs.get(&key) {
             Some((_, graph)) if recorded.is_some() => graph.launch(),
-            _ => self.unit.queue(&self.layout, self.ran[0]),
+            _ => self.unit.queue(&self.memory, self.ran[0]),
         });
         Ok(queued.and_then(|()| clock.end()))
     }
 
     /// Records so many units, each on another copy; where the cache is to be hot, all on the first.
     fn record(&mut self, units: usize, hot: bool) -> Result<(), DriverError> {
-        if self.graphs.contains_key(&units) {
+        let key = (self.memory.data.number, units);
+        if self.graphs.contains_key(&key) {
             return Ok(());
         }
         let order = if hot { vec![0] } else { self.order(units) };
         let graph = Graph::record(&self.shared.card, || {
             (order.iter().cycle().take(units))
-                .try_for_each(|copy| self.unit.queue(&self.layout, *copy))
+                .try_for_each(|copy| self.unit.queue(&self.memory, *copy))
         })?;
-        self.graphs.insert(units, (order, graph));
+        self.graphs.insert(key, (order, graph));
         Ok(())
     }
 
@@ -188,7 +190,7 @@ impl CudaArm {
     fn chosen(&self, table: usize, buffer: usize, copies: &[u32]) -> anyhow::Result<Places> {
         let all = self.places(buffer)?;
         let addresses: Vec<CUdeviceptr> = (copies.iter())
-            .map(|copy| self.layout.address(buffer, *copy))
+            .map(|copy| self.memory.address(buffer, *copy))
             .collect();
         self.upload(table, &addresses)?;
         Ok(Places {
@@ -228,11 +230,7 @@ impl CudaArm {
         let worst = (comparisons.iter()).position(|comparison| comparison.failed > 0);
         let mut whole = together(&comparisons);
         if let (Some(worst), Some((index, ..))) = (worst, whole.first) {
-            let found = self.element(
-                found.dtype,
-                self.layout.address(buffer, copies[worst]),
-                index,
-            )?;
+            let found = self.element(found.dtype, self.memory.address(buffer, copies[worst]), index)?;
             let right = self.element(expected.dtype, expected.addresses[worst], index)?;
             whole.first = Some((index, right, found));
         }
@@ -256,7 +254,7 @@ impl CudaArm {
         // SAFETY: the words' own memory, seen as bytes.
         let memory =
             unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
-        read(&self.shared.card, self.layout.address(buffer, 0), memory)?;
+        read(&self.shared.card, self.memory.address(buffer, 0), memory)?;
         Ok(words)
     }
 
@@ -272,7 +270,7 @@ impl CudaArm {
 
 impl Arm for CudaArm {
     fn copies(&self) -> usize {
-        self.layout.copies as usize
+        self.memory.copies() as usize
     }
 
     fn stand_for(&mut self, copies: &[u32]) -> anyhow::Result<()> {
@@ -280,6 +278,24 @@ impl Arm for CudaArm {
             bail!("an arm cannot stand for that many copies");
         }
         self.numbers = Copies::named(copies);
+        Ok(())
+    }
+
+    fn trade(&mut self, other: &mut dyn Arm) -> anyhow::Result<()> {
+        let other: &mut dyn Any = other;
+        let Some(other) = other.downcast_mut::<Self>() else {
+            bail!("arms of two devices cannot trade their memory");
+        };
+        if !self.memory.is_like(&other.memory) {
+            bail!("arms of two tasks cannot trade their memory");
+        }
+        std::mem::swap(&mut self.memory.data, &mut other.memory.data);
+        for arm in [self, other] {
+            *arm.damages.borrow_mut() = None;
+            if let Err(refusal) = arm.unit.settle(&arm.plan, &arm.memory)? {
+                bail!("{}", refusal.reason);
+            }
+        }
         Ok(())
     }
 
@@ -305,8 +321,8 @@ impl Arm for CudaArm {
                     bail!("other values than the buffer has elements");
                 }
                 numerics::store(places.dtype, values, memory);
-                for copy in 0..self.layout.copies {
-                    let into = self.layout.address(buffer, copy);
+                for copy in 0..self.memory.copies() {
+                    let into = self.memory.address(buffer, copy);
                     super::memory::write(&self.shared.card, into, memory)?;
                 }
             }
@@ -381,28 +397,33 @@ impl Arm for CudaArm {
         }
         let own = &self.shared.own;
         Ok(match question {
-            Question::Hash => {
-                let hashes = own.hash(self.places(buffer)?)?.into_iter().enumerate();
-                // Of one copy its own hash, as on every device.
-                Answer::Hash(hashes.fold(0u64, |sum, (copy, hash)| {
-                    sum.wrapping_add(hash.rotate_left(copy as u32 % 64))
-                }))
+            Question::Hash => Answer::Hash(together_hashed(&own.hash(self.places(buffer)?)?)),
+            Question::HashOf(copies) => {
+                let places = self.chosen(0, buffer, copies)?;
+                Answer::Hash(together_hashed(&own.hash(places)?))
             }
             Question::Guards => {
                 let mut damages = self.damages.borrow_mut();
                 let damages = match damages.as_ref() {
                     Some(damages) => damages,
                     None => {
-                        let (zones, count) = self.layout.zones();
-                        let found = own.look_at_zones(zones, count, self.plan.buffers.len())?;
-                        damages.insert(found)
+                        let mut nearest = vec![None; self.plan.buffers.len()];
+                        for (zones, count) in self.memory.zones() {
+                            let found = own.look_at_zones(zones, count, nearest.len())?;
+                            for (known, found) in nearest.iter_mut().zip(found) {
+                                *known = known.or(found);
+                            }
+                        }
+                        damages.insert(nearest)
                     }
                 };
                 Answer::Guards(damages.get(buffer).copied().flatten())
             }
             Question::Values => {
                 let dtype = self.places(buffer)?.dtype;
-                Answer::Values(self.with_bytes(buffer, |memory| numerics::values(dtype, memory))?)
+                Answer::Values(
+                    self.with_bytes(buffer, |memory| numerics::values(dtype, memory))?,
+                )
             }
             Question::Bytes => Answer::Bytes(self.with_bytes(buffer, <[u8]>::to_vec)?),
             Question::Compare {
@@ -458,11 +479,9 @@ impl CudaArm {
             }
             _ => None,
         };
-        let copies = 0..self.layout.copies;
-        let addresses = copies
-            .map(|copy| self.layout.address(buffer, copy))
-            .collect();
-        let keeps: Rc<dyn Any> = Rc::clone(&self.layout) as Rc<dyn Any>;
+        let copies = 0..self.memory.copies();
+        let addresses = copies.map(|copy| self.memory.address(buffer, copy)).collect();
+        let keeps: Rc<dyn Any> = Rc::clone(&self.memory.data) as Rc<dyn Any>;
         Ok(Answer::Expected {
             expected: Expected::OnDevice(OnDevice {
                 dtype: places.dtype,
@@ -487,12 +506,16 @@ impl CudaArm {
             .into_iter()
             .enumerate()
             .filter(|(copy, _)| self.ran.contains(&(*copy as u32)) == ran);
-        Ok(
-            of_interest.fold((0, None), |(sum, first), (_, (count, of_copy))| {
-                (sum + count, first.or(of_copy))
-            }),
-        )
+        Ok(of_interest.fold((0, None), |(sum, first), (_, (count, of_copy))| {
+            (sum + count, first.or(of_copy))
+        }))
     }
+}
+
+/// Several copies' hashes as one; of one copy its own, as on every device.
+fn together_hashed(hashes: &[u64]) -> u64 {
+    let turned = (0..).zip(hashes).map(|(place, hash)| hash.rotate_left(place % 64));
+    turned.fold(0, u64::wrapping_add)
 }
 
 /// Several copies as one tensor.

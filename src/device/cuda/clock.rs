@@ -12,6 +12,8 @@ use super::own::Own;
 
 /// How long to wait for a launch without giving the processor away.
 const SPIN: Duration = Duration::from_millis(2);
+/// Some faults take the driver this long to tell: without it they would look like a launch that does not end.
+const GRACE: Duration = Duration::from_millis(700);
 const PAUSE: Duration = Duration::from_micros(50);
 
 /// Two events, and the memory that pushes everything else out of the cache.
@@ -77,12 +79,13 @@ impl Clock {
         loop {
             // SAFETY: the event lives as long as the clock.
             match unsafe { sys::cuEventQuery(self.end) } {
+                CUresult::CUDA_SUCCESS if begun.elapsed() > deadline => return Waited::TooLong,
                 CUresult::CUDA_SUCCESS => return Waited::Done,
                 CUresult::CUDA_ERROR_NOT_READY => {}
                 code => return Waited::Fault(code),
             }
             let waited = begun.elapsed();
-            if waited > deadline {
+            if waited > deadline + GRACE {
                 return Waited::TooLong;
             }
             if waited > SPIN {

@@ -129,14 +129,7 @@ impl Table {
     /// A table that holds these values.
     pub(super) fn of<T: Copy>(card: &Rc<Card>, values: &[T]) -> Result<Self, DriverError> {
         let table = Self::new(card, size_of_val(values))?;
-        call!(cuMemcpyHtoDAsync_v2(
-            table.address,
-            values.as_ptr().cast(),
-            size_of_val(values),
-            card.stream
-        ))?;
-        // The values may go away as soon as this returns.
-        card.wait()?;
+        write(card, table.address, values)?;
         Ok(table)
     }
 
@@ -172,17 +165,24 @@ pub(super) fn read<T: Copy>(
     card.wait()
 }
 
-/// Copies a slice into device memory, and waits for it.
+/// Copies a slice into device memory, behind what is queued already. Pageable memory is read before this returns.
 pub(super) fn write<T: Copy>(
     card: &Card,
     into: CUdeviceptr,
     from: &[T],
 ) -> Result<(), DriverError> {
+    if from.is_empty() {
+        return Ok(());
+    }
     call!(cuMemcpyHtoDAsync_v2(
         into,
         from.as_ptr().cast(),
         size_of_val(from),
         card.stream
-    ))?;
-    card.wait()
+    ))
+}
+
+/// Sets so many bytes to 0, behind what is queued already.
+pub(super) fn clear(card: &Card, start: CUdeviceptr, bytes: usize) -> Result<(), DriverError> {
+    call!(cuMemsetD8Async(start, 0, bytes, card.stream))
 }

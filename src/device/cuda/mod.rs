@@ -19,6 +19,7 @@ mod locate;
 mod memory;
 mod nvrtc;
 mod own;
+mod peaks;
 mod places;
 mod printed;
 mod ptx;
@@ -33,13 +34,13 @@ pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
 
-use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
+use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
 use crate::kernel::Machine;
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::DeviceIdentity;
 
 /// A sample of many short launches takes about this long: what an event costs is then lost in it.
-const SAMPLE: Duration = Duration::from_micros(500);
+const SAMPLE: Duration = Duration::from_micros(250);
 /// From this time on a launch is timed by itself.
 const LONG: Duration = Duration::from_micros(150);
 /// All copies of one arm's data together.
@@ -48,11 +49,15 @@ const MOST_COPIES: usize = 256;
 /// The data of one sample is so many times what the cache holds.
 const CACHES: u64 = 4;
 
+/// Measured with kernels of 2 to 3 us against themselves: a few cycles of every launch are the process', wherever its data lies.
+const CHANCE: Duration = Duration::from_nanos(3);
+
 /// A GPU of this machine.
 pub struct CudaDevice {
     shared: Rc<arm::Shared>,
     compiler: Rc<compiler::Compiler>,
     health: Option<health::Health>,
+    rates: peaks::Rates,
 }
 
 impl CudaDevice {
@@ -68,13 +73,15 @@ impl CudaDevice {
         let own = own::Own::load(&card, &compiler)?;
         let clock = RefCell::new(clock::Clock::new(&card)?);
         let health = health::Health::open(identity.uuid.as_deref().unwrap_or_default());
+        let shared = Rc::new(arm::Shared {
+            card,
+            own,
+            clock,
+            printed: catch.then(printed::Printed::catch).transpose()?,
+        });
         Ok(Self {
-            shared: Rc::new(arm::Shared {
-                card,
-                own,
-                clock,
-                printed: catch.then(printed::Printed::catch).transpose()?,
-            }),
+            rates: peaks::Rates::of(&shared, &compiler)?,
+            shared,
             compiler,
             health,
         })
@@ -139,6 +146,14 @@ impl Device for CudaDevice {
 
     fn blocks_a_process(&self) -> Option<usize> {
         None
+    }
+
+    fn chance(&self) -> Duration {
+        CHANCE
+    }
+
+    fn floor_us(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Option<Floor> {
+        Some(self.rates.floor(bytes, operations, units, tensor))
     }
 
     fn disturbance(&self) -> Option<String> {

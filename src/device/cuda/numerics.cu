@@ -80,9 +80,10 @@ __global__ void poison(const u64* places, u64 elements, u32 finite, u64 seed, co
     store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(finite, own, i); });
 }
 
+// All answers begin as zeros: the first index is kept as its complement, which grows.
 struct Count {
     u64 count;
-    u64 first;
+    u64 not_first;
 };
 
 __device__ inline void add_to(Count* total, u64 count, u64 first) {
@@ -93,7 +94,7 @@ __device__ inline void add_to(Count* total, u64 count, u64 first) {
     }
     if (threadIdx.x % 32 == 0 && count != 0) {
         atomicAdd(&total->count, count);
-        atomicMin(&total->first, first);
+        atomicMax(&total->not_first, ~first);
     }
 }
 
@@ -139,7 +140,7 @@ __global__ void square(const u64* places, u64 elements, double* partial) {
 
 struct Outcome {
     u64 failed;
-    u64 first;
+    u64 not_first;
     u64 max_abs_error;  // bits of doubles that are never negative: they order like integers
     u64 max_rel_error;
     u64 worst;
@@ -147,12 +148,25 @@ struct Outcome {
     double mean_abs_error;
 };
 
-// One thread a copy adds up the partial sums in order: their mean's root, or their mean.
-__global__ void total(const double* partial, u64 elements, u32 root, Outcome* outcomes) {
+// Adds up the partial sums of a copy in order, one thread for each group of pieces, then one for the groups: their mean's root, or
+// their mean. One block a copy; what a group comes to takes the place of its first partial sum.
+__global__ void total(double* partial, u64 elements, u32 root, Outcome* outcomes) {
     const u64 slots = pieces_of(elements) * LANES;
-    const double* own = partial + blockIdx.y * slots;
+    const u64 groups = (slots + GROUP * LANES - 1) / (GROUP * LANES);
+    double* own = partial + blockIdx.y * slots;
+    for (u64 group = threadIdx.x; group < groups; group += blockDim.x) {
+        const u64 start = group * GROUP * LANES;
+        const u64 end = start + GROUP * LANES < slots ? start + GROUP * LANES : slots;
+        double sum = 0.0;
+#pragma unroll 16
+        for (u64 slot = start; slot < end; ++slot) sum += own[slot];
+        own[start] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
     double sum = 0.0;
-    for (u64 slot = 0; slot < slots; ++slot) sum += own[slot];
+#pragma unroll 16
+    for (u64 group = 0; group < groups; ++group) sum += own[group * GROUP * LANES];
     const double mean = elements == 0 ? 0.0 : sum / (double)elements;
     if (root != 0) {
         outcomes[blockIdx.y].rms = sqrt(mean);
@@ -190,7 +204,7 @@ __global__ void compare(const u64* places, const u64* expected_places, u64 eleme
     // The first that failed of each thread is not the first of all.
     if (result.failed != 0) {
         atomicAdd(&outcome->failed, result.failed);
-        atomicMin(&outcome->first, result.first);
+        atomicMax(&outcome->not_first, ~result.first);
     }
     atomicMax(&outcome->max_abs_error, bits_of<u64>(largest));
     atomicMax(&outcome->max_rel_error, bits_of<u64>(result.max_rel_error));
@@ -243,7 +257,7 @@ __global__ void renew_zones(const Zone* zones) {
     for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) reinterpret_cast<u8*>(zone.start)[i] = canary(zone.start + i);
 }
 
-// For each buffer the damage that is nearest to its data: twice the distance, and 1 more before it.
+// For each buffer the damage that is nearest to its data, as a complement: twice the distance, and 1 more before it.
 __global__ void look_at_zones(const Zone* zones, u64* damages) {
     const Zone zone = zones[blockIdx.x];
     u64 nearest = ~0ull;
@@ -252,7 +266,7 @@ __global__ void look_at_zones(const Zone* zones, u64* damages) {
         const u64 damage = zone.behind != 0 ? 2 * i : 2 * (zone.bytes - i) + 1;
         nearest = damage < nearest ? damage : nearest;
     }
-    if (nearest != ~0ull) atomicMin(damages + zone.buffer, nearest);
+    if (nearest != ~0ull) atomicMax(damages + zone.buffer, ~nearest);
 }
 
 // ---- What must not outlive a launch ----

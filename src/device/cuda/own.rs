@@ -12,7 +12,7 @@ use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::card::{Card, DriverError, call};
 use super::compiler::Compiler;
-use super::memory::{Table, read};
+use super::memory::{Table, clear, read};
 use crate::device::numerics::{self, RawDistribution};
 use crate::device::{Comparison, Poison};
 use crate::task::{DType, Distribution, Tolerance};
@@ -283,7 +283,7 @@ impl Own {
         want: bool,
     ) -> anyhow::Result<Vec<(u64, Option<u64>)>> {
         let function = self.typed(places.dtype, "count_poison")?;
-        let mut counts = self.begin_counts(places.copies)?;
+        let mut counts = self.begin_answers(places.copies as usize * 16)?;
         let (mut table, mut elements) = (places.table, places.elements);
         let (mut finite, mut seed) = of_poison(pattern);
         let mut want = u32::from(want);
@@ -306,7 +306,7 @@ impl Own {
 
     /// For each copy of doubles how many are no finite number, and the first.
     pub(super) fn not_finite(&self, places: Places) -> anyhow::Result<Vec<(u64, Option<u64>)>> {
-        let mut counts = self.begin_counts(places.copies)?;
+        let mut counts = self.begin_answers(places.copies as usize * 16)?;
         let (mut table, mut elements) = (places.table, places.elements);
         self.launch(
             self.common("not_finite")?,
@@ -321,12 +321,10 @@ impl Own {
         self.counts(places.copies)
     }
 
-    /// Counts of 0 with a first of "none", in the table of answers.
-    fn begin_counts(&self, copies: u32) -> anyhow::Result<CUdeviceptr> {
-        let bytes = copies as usize * 16;
+    /// Room for so many bytes of answers, all zeros.
+    fn begin_answers(&self, bytes: usize) -> anyhow::Result<CUdeviceptr> {
         anyhow::ensure!(bytes <= self.answers.bytes(), "too many copies of a buffer");
-        let start: Vec<u64> = (0..copies).flat_map(|_| [0, u64::MAX]).collect();
-        super::memory::write(&self.card, self.answers.address(), &start)?;
+        clear(&self.card, self.answers.address(), bytes)?;
         Ok(self.answers.address())
     }
 
@@ -335,7 +333,7 @@ impl Own {
         read(&self.card, self.answers.address(), &mut words)?;
         let pairs = words.chunks_exact(2);
         Ok(pairs
-            .map(|pair| (pair[0], (pair[0] > 0).then_some(pair[1])))
+            .map(|pair| (pair[0], (pair[0] > 0).then_some(!pair[1])))
             .collect())
     }
 
@@ -358,7 +356,7 @@ impl Own {
         );
         let slots = places.elements.div_ceil(PIECE) * LANES;
         self.make_room((slots * u64::from(copies) * 8) as usize)?;
-        let mut outcomes = self.begin_outcomes(copies)?;
+        let mut outcomes = self.begin_answers(copies as usize * OUTCOME_WORDS * 8)?;
         let mut partial = self.partial.borrow().address();
         let (mut table, mut expected_table) = (places.table, expected.table);
         let mut elements = places.elements;
@@ -397,7 +395,7 @@ impl Own {
                 elements,
                 failed: words[0],
                 // What was expected and found there is looked up by whoever wants it.
-                first: (words[0] > 0).then_some((words[1], f64::NAN, f64::NAN)),
+                first: (words[0] > 0).then_some((!words[1], f64::NAN, f64::NAN)),
                 max_abs_error: f64::from_bits(words[2]),
                 max_rel_error: f64::from_bits(words[3]),
                 worst: f64::from_bits(words[4]),
@@ -418,7 +416,7 @@ impl Own {
         self.launch(
             self.common("total")?,
             (1, copies),
-            (1, 0),
+            (THREADS, 0),
             &mut [
                 (&raw mut partial).cast(),
                 (&raw mut elements).cast(),
@@ -427,15 +425,6 @@ impl Own {
             ],
         )?;
         Ok(())
-    }
-
-    fn begin_outcomes(&self, copies: u32) -> anyhow::Result<CUdeviceptr> {
-        let bytes = copies as usize * OUTCOME_WORDS * 8;
-        anyhow::ensure!(bytes <= self.answers.bytes(), "too many copies of a buffer");
-        let one = [0u64, u64::MAX, 0, 0, 0, 0, 0];
-        let start: Vec<u64> = (0..copies).flat_map(|_| one).collect();
-        super::memory::write(&self.card, self.answers.address(), &start)?;
-        Ok(self.answers.address())
     }
 
     fn make_room(&self, bytes: usize) -> anyhow::Result<()> {
@@ -449,9 +438,7 @@ impl Own {
 
     /// A hash of each copy.
     pub(super) fn hash(&self, places: Places) -> anyhow::Result<Vec<u64>> {
-        let mut hashes = self.answers.address();
-        let zeros = vec![0u64; places.copies as usize];
-        super::memory::write(&self.card, hashes, &zeros)?;
+        let mut hashes = self.begin_answers(places.copies as usize * 8)?;
         let (mut table, mut bytes) = (places.table, places.bytes());
         self.launch(
             self.common("hash")?,
@@ -463,7 +450,7 @@ impl Own {
                 (&raw mut hashes).cast(),
             ],
         )?;
-        let mut words = zeros;
+        let mut words = vec![0u64; places.copies as usize];
         read(&self.card, hashes, &mut words)?;
         Ok(words)
     }
@@ -482,9 +469,8 @@ impl Own {
         count: u32,
         buffers: usize,
     ) -> anyhow::Result<Vec<Option<i64>>> {
-        let mut damages = self.answers.address();
-        let mut words = vec![u64::MAX; buffers];
-        super::memory::write(&self.card, damages, &words)?;
+        let mut damages = self.begin_answers(buffers * 8)?;
+        let mut words = vec![0u64; buffers];
         let arguments = &mut [(&raw mut zones).cast(), (&raw mut damages).cast()];
         self.launch(
             self.common("look_at_zones")?,
@@ -493,7 +479,7 @@ impl Own {
             arguments,
         )?;
         read(&self.card, damages, &mut words)?;
-        let decoded = words.into_iter().map(|word| match word {
+        let decoded = words.into_iter().map(|word| match !word {
             u64::MAX => None,
             word if word % 2 == 0 => Some((word / 2) as i64),
             word => Some(-((word / 2) as i64)),

@@ -1,6 +1,7 @@
 //! Where a kernel's buffers lie: for a check each between unmapped addresses, for timing many copies at random places.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::sys::CUdeviceptr;
 
@@ -30,8 +31,10 @@ struct Zone {
     behind: u32,
 }
 
-/// All buffers of an arm, in every copy.
+/// Some buffers of an arm, in every copy.
 pub(super) struct Layout {
+    /// No other of this process has it.
+    pub(super) number: u64,
     _regions: Vec<Region>,
     /// Of each buffer, of each copy: for the judge.
     addresses: Vec<Vec<CUdeviceptr>>,
@@ -41,10 +44,19 @@ pub(super) struct Layout {
     zones: Table,
     zone_count: u32,
     pub(super) copies: u32,
+    /// In which order launches use the copies: the same for whoever has this memory, so that all meet the same places.
+    pub(super) order: Vec<u32>,
 }
 
 impl Layout {
-    pub(super) fn new(card: &Rc<Card>, plan: &Plan, purpose: Purpose) -> Result<Self, DriverError> {
+    /// Lays out those buffers whose places are told; the numbers in zones and tables are theirs in the plan.
+    pub(super) fn new(
+        card: &Rc<Card>,
+        plan: &Plan,
+        which: &[usize],
+        purpose: Purpose,
+    ) -> Result<Self, DriverError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut layout = Drawn {
             regions: Vec::new(),
             addresses: vec![Vec::new(); plan.buffers.len()],
@@ -53,27 +65,37 @@ impl Layout {
         };
         let copies = match purpose {
             Purpose::Check { edge } => {
-                for buffer in 0..plan.buffers.len() {
-                    layout.alone(card, plan, buffer, edge)?;
+                for buffer in which {
+                    layout.alone(card, plan, *buffer, edge)?;
                 }
                 1
             }
             Purpose::Time { copies, .. } => {
                 let mut stream = Stream::new(crate::base::random::fresh_seed(), "places", 0);
                 for _ in 0..copies.max(1) {
-                    layout.together(card, plan, &mut stream)?;
+                    if !which.is_empty() {
+                        layout.together(card, plan, which, &mut stream)?;
+                    }
                 }
                 copies.max(1) as u32
             }
         };
-        let flat: Vec<CUdeviceptr> = layout.addresses.iter().flatten().copied().collect();
+        let mut order: Vec<u32> = (0..copies).collect();
+        Stream::new(crate::base::random::fresh_seed(), "copies", 0).shuffle(&mut order);
+        let of_buffer = |places: &Vec<CUdeviceptr>| match places.is_empty() {
+            true => vec![0; copies as usize],
+            false => places.clone(),
+        };
+        let flat: Vec<CUdeviceptr> = layout.addresses.iter().flat_map(of_buffer).collect();
         Ok(Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             tables: Table::of(card, &flat)?,
             zones: Table::of(card, &layout.zones)?,
             zone_count: layout.zones.len() as u32,
             _regions: layout.regions,
             addresses: layout.addresses,
             for_kernel: layout.for_kernel,
+            order,
             copies,
         })
     }
@@ -98,6 +120,68 @@ impl Layout {
 
     pub(super) fn zones(&self) -> (CUdeviceptr, u32) {
         (self.zones.address(), self.zone_count)
+    }
+}
+
+/// Where all buffers of an arm lie: the definition's, which two arms of one bench can trade, and a kernel's own scratch.
+pub(super) struct Memory {
+    pub(super) data: Rc<Layout>,
+    scratch: Rc<Layout>,
+    is_scratch: Vec<bool>,
+}
+
+impl Memory {
+    pub(super) fn new(card: &Rc<Card>, plan: &Plan, purpose: Purpose) -> Result<Self, DriverError> {
+        let is_scratch: Vec<bool> = (plan.buffers.iter())
+            .map(|buffer| matches!(buffer.role, Role::Scratch { .. }))
+            .collect();
+        let of = |scratch: bool| -> Vec<usize> {
+            (0..plan.buffers.len())
+                .filter(|buffer| is_scratch[*buffer] == scratch)
+                .collect()
+        };
+        Ok(Self {
+            data: Rc::new(Layout::new(card, plan, &of(false), purpose)?),
+            scratch: Rc::new(Layout::new(card, plan, &of(true), purpose)?),
+            is_scratch,
+        })
+    }
+
+    pub(super) fn copies(&self) -> u32 {
+        self.data.copies
+    }
+
+    fn of(&self, buffer: usize) -> &Layout {
+        match self.is_scratch[buffer] {
+            true => &self.scratch,
+            false => &self.data,
+        }
+    }
+
+    pub(super) fn places(&self, plan: &Plan, buffer: usize) -> Places {
+        self.of(buffer).places(plan, buffer)
+    }
+
+    pub(super) fn address(&self, buffer: usize, copy: u32) -> CUdeviceptr {
+        self.of(buffer).address(buffer, copy)
+    }
+
+    pub(super) fn address_for_kernel(&self, buffer: usize, copy: u32) -> CUdeviceptr {
+        self.of(buffer).address_for_kernel(buffer, copy)
+    }
+
+    /// The guard zones of both parts.
+    pub(super) fn zones(&self) -> impl Iterator<Item = (CUdeviceptr, u32)> {
+        let both = [self.data.zones(), self.scratch.zones()];
+        both.into_iter().filter(|(_, count)| *count > 0)
+    }
+
+    /// Whether the definition's buffers of both arms are alike, so that either can use the other's.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let data = |memory: &Self| -> usize {
+            memory.is_scratch.iter().take_while(|scratch| !**scratch).count()
+        };
+        data(self) == data(other) && self.copies() == other.copies()
     }
 }
 
@@ -150,9 +234,10 @@ impl Drawn {
         &mut self,
         card: &Rc<Card>,
         plan: &Plan,
+        which: &[usize],
         stream: &mut Stream,
     ) -> Result<(), DriverError> {
-        let mut order: Vec<usize> = (0..plan.buffers.len()).collect();
+        let mut order = which.to_vec();
         stream.shuffle(&mut order);
         let mut at = stream.below(16) as u64 * ALIGNMENT;
         let mut offsets = Vec::new();

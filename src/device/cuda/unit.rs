@@ -1,5 +1,6 @@
 //! The launches of a kernel file on the device: limits checked first, attributes set, arguments laid out, queued as one unit.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -9,7 +10,7 @@ use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 
 use super::card::{Card, DriverError, call};
 use super::own::Module;
-use super::places::Layout;
+use super::places::Memory;
 use crate::device::{Program, Refusal, numerics};
 use crate::kernel::plan::{Argument, Launch, Plan, Role, TensorMap};
 use crate::task::DType;
@@ -23,8 +24,8 @@ pub(super) struct Unit {
     card: Rc<Card>,
     _module: Module,
     launches: Vec<(sys::CUfunction, Launch)>,
-    /// Of each copy.
-    maps: Vec<Vec<sys::CUtensorMap>>,
+    /// By the memory that they are for; of each copy.
+    maps: HashMap<u64, Vec<Vec<sys::CUtensorMap>>>,
     /// Buffers that are cleared before every unit: index and bytes.
     zeroed: Vec<(usize, u64)>,
     /// The least share of a multiprocessor's warps that one of the launches can keep there.
@@ -38,7 +39,6 @@ impl Unit {
         module: Module,
         program: &Program,
         plan: &Plan,
-        layout: &Layout,
     ) -> anyhow::Result<Result<Self, Refusal>> {
         let mut launches = Vec::new();
         let mut occupancy: Option<f64> = None;
@@ -54,12 +54,35 @@ impl Unit {
             occupancy = Some(occupancy.map_or(share, |least| least.min(share)));
             launches.push((function, launch.clone()));
         }
+        let zeroed = plan.buffers.iter().enumerate();
+        let zeroed = zeroed
+            .filter(|(_, buffer)| buffer.role == Role::Scratch { zero: true })
+            .map(|(index, buffer)| (index, buffer.bytes()));
+        Ok(Ok(Self {
+            card: Rc::clone(card),
+            _module: module,
+            launches,
+            maps: HashMap::new(),
+            zeroed: zeroed.collect(),
+            occupancy,
+        }))
+    }
+
+    /// Makes what depends on where the buffers lie. A refusal where the driver would not take it.
+    pub(super) fn settle(
+        &mut self,
+        plan: &Plan,
+        memory: &Memory,
+    ) -> anyhow::Result<Result<(), Refusal>> {
+        if plan.tensor_maps.is_empty() || self.maps.contains_key(&memory.data.number) {
+            return Ok(Ok(()));
+        }
         let mut maps = Vec::new();
-        for copy in 0..layout.copies {
+        for copy in 0..memory.copies() {
             let mut of_copy = Vec::new();
             for map in &plan.tensor_maps {
                 let dtype = plan.buffers[map.buffer].dtype;
-                let address = layout.address_for_kernel(map.buffer, copy);
+                let address = memory.address_for_kernel(map.buffer, copy);
                 match encode(map, dtype, address) {
                     Ok(map) => of_copy.push(map),
                     Err(error) => {
@@ -71,18 +94,8 @@ impl Unit {
             }
             maps.push(of_copy);
         }
-        let zeroed = plan.buffers.iter().enumerate();
-        let zeroed = zeroed
-            .filter(|(_, buffer)| buffer.role == Role::Scratch { zero: true })
-            .map(|(index, buffer)| (index, buffer.bytes()));
-        Ok(Ok(Self {
-            card: Rc::clone(card),
-            _module: module,
-            launches,
-            maps,
-            zeroed: zeroed.collect(),
-            occupancy,
-        }))
+        self.maps.insert(memory.data.number, maps);
+        Ok(Ok(()))
     }
 
     /// What the driver says of the code.
@@ -94,10 +107,10 @@ impl Unit {
     }
 
     /// Queues the unit once, on one copy of the buffers.
-    pub(super) fn queue(&self, layout: &Layout, copy: u32) -> Result<(), DriverError> {
+    pub(super) fn queue(&self, memory: &Memory, copy: u32) -> Result<(), DriverError> {
         for (buffer, bytes) in &self.zeroed {
             call!(cuMemsetD8Async(
-                layout.address(*buffer, copy),
+                memory.address(*buffer, copy),
                 0,
                 *bytes as usize,
                 self.card.stream
@@ -107,18 +120,22 @@ impl Unit {
             let arguments = launch.arguments.iter();
             let mut words: Vec<u64> = arguments
                 .map(|argument| match argument {
-                    Argument::Buffer(buffer) => layout.address_for_kernel(*buffer, copy),
+                    Argument::Buffer(buffer) => memory.address_for_kernel(*buffer, copy),
                     Argument::TensorMap(_) => 0,
                     other => numerics::word_of(*other),
                 })
                 .collect();
+            let maps = self.maps.get(&memory.data.number);
+            let maps = maps.and_then(|maps| maps.get(copy as usize));
             let mut pointers: Vec<*mut c_void> = Vec::with_capacity(words.len());
             for (word, argument) in words.iter_mut().zip(&launch.arguments) {
-                pointers.push(match argument {
-                    Argument::TensorMap(map) => ptr::from_ref(&self.maps[copy as usize][*map])
-                        .cast_mut()
-                        .cast(),
-                    _ => ptr::from_mut(word).cast(),
+                let map = match argument {
+                    Argument::TensorMap(map) => maps.and_then(|maps| maps.get(*map)),
+                    _ => None,
+                };
+                pointers.push(match map {
+                    Some(map) => ptr::from_ref(map).cast_mut().cast(),
+                    None => ptr::from_mut(word).cast(),
                 });
             }
             // What comes first must not begin before the unit before it has ended: only within a unit may launches overlap.

@@ -1,0 +1,55 @@
+/* kforge
+launch:
+  - kernel: attention
+    grid: ceil_div(batch_size * num_q_heads * q_len, 64)
+    block: 64
+    args: q, k, v, causal, scale, output, batch_size, num_q_heads, num_kv_heads, q_len, kv_len
+*/
+
+// The definition, written down: one thread per query, two passes over the keys.
+
+#include <cuda_fp16.h>
+
+__device__ float score(const __half* query, const __half* key) {
+    float sum = 0.0f;
+    for (int i = 0; i < HEAD_SIZE; i++) {
+        sum += __half2float(query[i]) * __half2float(key[i]);
+    }
+    return sum;
+}
+
+__global__ void attention(const __half* q, const __half* k, const __half* v, int causal, float scale, __half* output,
+                          int batch_size, int num_q_heads, int num_kv_heads, int q_len, int kv_len) {
+    long long row = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= (long long)batch_size * num_q_heads * q_len) return;
+    int query = (int)(row % q_len);
+    int head = (int)(row / q_len) % num_q_heads;
+    int batch = (int)(row / q_len) / num_q_heads;
+    int kv_head = batch * num_kv_heads + head / (num_q_heads / num_kv_heads);
+    const __half* own = q + row * HEAD_SIZE;
+    const __half* keys = k + (long long)kv_head * kv_len * HEAD_SIZE;
+    const __half* values = v + (long long)kv_head * kv_len * HEAD_SIZE;
+    if (scale == 0.0f) scale = 1.0f / sqrtf((float)HEAD_SIZE);
+
+    // With `causal` a query sees the keys up to its own place, counted from the end; it may see none.
+    int seen = causal ? query + 1 + kv_len - q_len : kv_len;
+
+    float largest = -1e30f;  // below any score
+    for (int key = 0; key < seen; key++) {
+        largest = fmaxf(largest, scale * score(own, keys + (long long)key * HEAD_SIZE));
+    }
+
+    float total = 0.0f;
+    float sums[HEAD_SIZE] = {};
+    for (int key = 0; key < seen; key++) {
+        float weight = expf(scale * score(own, keys + (long long)key * HEAD_SIZE) - largest);
+        total += weight;
+        for (int i = 0; i < HEAD_SIZE; i++) {
+            sums[i] += weight * __half2float(values[(long long)key * HEAD_SIZE + i]);
+        }
+    }
+
+    for (int i = 0; i < HEAD_SIZE; i++) {
+        output[row * HEAD_SIZE + i] = __float2half(total > 0.0f ? sums[i] / total : 0.0f);
+    }
+}

@@ -1,0 +1,188 @@
+/* kforge
+launch:
+  - kernel: matmul
+    grid: ceil_div(M, TILE_M) * ceil_div(N, TILE_N)
+    block: 32 * WARPS_M * WARPS_N
+    shared: STAGES * (TILE_M + TILE_N) * 128
+    args: A, B, C, M, N, K
+tunables:
+  TILE_M: [128, 64, 256]
+  TILE_N: [256, 128, 64]
+  WARPS_M: [2, 1, 4]
+  WARPS_N: [4, 2]
+  STAGES: [4, 3, 2]
+  ALIGNED: [1, 0]
+variants:
+  - {when: K % 8 != 0, TILE_M: 64, TILE_N: 64, WARPS_M: 2, WARPS_N: 2, STAGES: 2, ALIGNED: 0}
+  - {when: M * N <= 1200000, TILE_M: 64, TILE_N: 64, WARPS_M: 2, WARPS_N: 2, STAGES: 4}
+*/
+
+// Tensor cores through `mma`. A block makes TILE_M x TILE_N elements, its warps a rectangle each. Both matrices come in slabs of 64
+// columns, STAGES of them in shared memory, copied there past the registers while earlier ones are multiplied. Pieces of 16 bytes
+// within a row of a slab change places with the row's number, so that neither copies nor `ldmatrix` meet a bank twice.
+// Where rows do not begin at multiples of 16 bytes (ALIGNED 0), elements are loaded one by one.
+
+#include <cuda_bf16.h>
+
+constexpr int DEPTH = 64;         // columns of a slab
+constexpr int PIECES = DEPTH / 8;  // of 16 bytes, in a row of a slab
+constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+constexpr int WARP_M = TILE_M / WARPS_M;
+constexpr int WARP_N = TILE_N / WARPS_N;
+constexpr int STAGE = (TILE_M + TILE_N) * DEPTH;  // elements
+constexpr int GROUP = 8;  // rows of tiles that share columns of tiles while these are in the cache
+static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "warps take whole instructions");
+static_assert(TILE_M * PIECES % THREADS == 0 && TILE_N * PIECES % THREADS == 0, "every thread copies as much");
+
+// ---- What the compiler has no words for ----
+
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes to shared memory, in the background; zeros where `there` is false.
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+
+// Until at most `pending` groups of copies are under way.
+template <int pending>
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
+}
+
+// Four matrices of 8 x 8; lane l points to row l % 8 of matrix l / 8.
+__device__ __forceinline__ void load_matrices(unsigned (&registers)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+
+// A 16 x 8 tile plus the product of a 16 x 16 and a 16 x 8 one.
+__device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// ---- The kernel ----
+
+// Where a piece of a row lies in its slab, in elements.
+__device__ __forceinline__ int place(int row, int piece) { return row * DEPTH + (piece ^ row % PIECES) * 8; }
+
+// Rows `first_row` to `first_row + tile` of a matrix, columns from `start`, into a slab; zeros outside the matrix.
+template <int tile>
+__device__ __forceinline__ void load_slab(const __nv_bfloat16* __restrict__ matrix, __nv_bfloat16* slab, int first_row,
+                                          int rows, int start, int columns) {
+#pragma unroll
+    for (int n = 0; n < tile * PIECES / THREADS; ++n) {
+        const int i = n * THREADS + threadIdx.x;
+        const int row = i / PIECES;
+        const int column = start + i % PIECES * 8;
+        __nv_bfloat16* to = slab + place(row, i % PIECES);
+        const bool in_rows = first_row + row < rows;
+        const __nv_bfloat16* from = matrix + static_cast<long long>(first_row + row) * columns + column;
+#if ALIGNED
+        const bool there = in_rows && column < columns;
+        copy_async(to, there ? from : matrix, there);
+#else
+        uint4 words;
+        __nv_bfloat16* piece = reinterpret_cast<__nv_bfloat16*>(&words);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) piece[e] = in_rows && column + e < columns ? from[e] : __float2bfloat16(0.0f);
+        *reinterpret_cast<uint4*>(to) = words;
+#endif
+    }
+}
+
+__global__ void __launch_bounds__(THREADS)
+    matmul(const __nv_bfloat16* __restrict__ A, const __nv_bfloat16* __restrict__ B, __nv_bfloat16* __restrict__ C, int M,
+           int N, int K) {
+    extern __shared__ uint4 memory[];
+
+    // Tiles in groups of GROUP rows, column after column within a group.
+    const int tiles_m = (M + TILE_M - 1) / TILE_M;
+    const int tiles_n = (N + TILE_N - 1) / TILE_N;
+    const int group = static_cast<int>(blockIdx.x) / (GROUP * tiles_n);
+    const int group_rows = min(GROUP, tiles_m - group * GROUP);
+    const int within = static_cast<int>(blockIdx.x) % (GROUP * tiles_n);
+    const int first_row = (group * GROUP + within % group_rows) * TILE_M;
+    const int first_column = within / group_rows * TILE_N;
+
+    const int lane = threadIdx.x % 32;
+    const int warp = threadIdx.x / 32;
+    const int warp_row = warp / WARPS_N * WARP_M;
+    const int warp_column = warp % WARPS_N * WARP_N;
+
+    const auto left = [&](int stage) { return reinterpret_cast<__nv_bfloat16*>(memory) + stage * STAGE; };
+    const auto right = [&](int stage) { return left(stage) + TILE_M * DEPTH; };
+    const int slabs = (K + DEPTH - 1) / DEPTH;
+    const auto load = [&](int slab) {
+        if (slab < slabs) {
+            const int stage = slab % STAGES;
+            load_slab<TILE_M>(A, left(stage), first_row, M, slab * DEPTH, K);
+            load_slab<TILE_N>(B, right(stage), first_column, N, slab * DEPTH, K);
+        }
+        commit_copies();  // an empty group too: the groups are counted
+    };
+
+    float sums[WARP_M / 16][WARP_N / 8][4] = {};
+#pragma unroll
+    for (int slab = 0; slab < STAGES - 1; ++slab) load(slab);
+    for (int slab = 0; slab < slabs; ++slab) {
+        wait_for_copies<STAGES - 2>();
+        __syncthreads();  // the slab is there for all, and nobody reads the one before it any more
+        load(slab + STAGES - 1);
+
+        const __nv_bfloat16* a_slab = left(slab % STAGES);
+        const __nv_bfloat16* b_slab = right(slab % STAGES);
+#pragma unroll
+        for (int step = 0; step < DEPTH / 16; ++step) {
+            unsigned a[WARP_M / 16][4], b[WARP_N / 16][4];
+#pragma unroll
+            for (int y = 0; y < WARP_M / 16; ++y) {
+                load_matrices(a[y], a_slab + place(warp_row + y * 16 + lane % 16, step * 2 + lane / 16));
+            }
+#pragma unroll
+            for (int x = 0; x < WARP_N / 16; ++x) {
+                const int row = warp_column + x * 16 + lane / 16 * 8 + lane % 8;
+                load_matrices(b[x], b_slab + place(row, step * 2 + lane / 8 % 2));
+            }
+#pragma unroll
+            for (int y = 0; y < WARP_M / 16; ++y) {
+#pragma unroll
+                for (int x = 0; x < WARP_N / 8; ++x) {
+                    multiply_add(sums[y][x], a[y], b[x / 2][x % 2 * 2], b[x / 2][x % 2 * 2 + 1]);
+                }
+            }
+        }
+    }
+
+    // A lane holds two neighbours in each of two rows of a 16 x 8 tile.
+    const bool pairs = N % 2 == 0;
+#pragma unroll
+    for (int y = 0; y < WARP_M / 16; ++y) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = first_row + warp_row + y * 16 + half * 8 + lane / 4;
+            if (row >= M) continue;
+            __nv_bfloat16* to = C + static_cast<long long>(row) * N;
+#pragma unroll
+            for (int x = 0; x < WARP_N / 8; ++x) {
+                const int column = first_column + warp_column + x * 8 + lane % 4 * 2;
+                const float low = sums[y][x][half * 2], high = sums[y][x][half * 2 + 1];
+                if (pairs && column < N) {
+                    *reinterpret_cast<__nv_bfloat162*>(to + column) = __floats2bfloat162_rn(low, high);
+                } else {
+                    if (column < N) to[column] = __float2bfloat16(low);
+                    if (column + 1 < N) to[column + 1] = __float2bfloat16(high);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What a GPU can do at most: measured once for each card and driver, and remembered; and what no card of its kind could.
+//!
+//! A roofline is a time over what was measured here; a time below what the hardware's own figures allow was not computed.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use serde::{Deserialize, Serialize};
+
+use super::arm::Shared;
+use super::card::{Card, call};
+use super::compiler::Compiler;
+use super::memory::Region;
+use super::own::Module;
+use crate::base::files;
+use crate::device::Floor;
+
+const SOURCE: &str = include_str!("peaks.cu");
+/// Moved by one measurement of bandwidth: many times what a cache holds.
+const BYTES: u64 = 1 << 30;
+const ROUNDS: u32 = 2000;
+const REPEATS: usize = 5;
+/// A time this much below what the hardware allows is an error of a clock, not of physics.
+const DOUBT: f64 = 0.95;
+
+/// Rates of a card.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Peaks {
+    /// Bytes a second, read or written, whichever is more.
+    bytes: f64,
+    /// Multiplications and additions a second in float32.
+    float: f64,
+    /// The same on the tensor cores in bfloat16, by the instruction that all cards since sm_80 have.
+    tensor: f64,
+}
+
+/// The measured rates, and the bounds of the kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    measured: Peaks,
+    bound: Peaks,
+    cache_bytes: f64,
+}
+
+impl Rates {
+    /// Remembered from an earlier process, or measured now.
+    pub(super) fn of(shared: &Rc<Shared>, compiler: &Compiler) -> anyhow::Result<Self> {
+        let card = &shared.card;
+        let measured = match remembered(card) {
+            Some(peaks) => peaks,
+            None => {
+                let peaks = measure(shared, compiler)?;
+                // Whoever cannot write there measures again next time.
+                if let Some(path) = path(card)
+                    && let Ok(text) = serde_json::to_string(&peaks)
+                {
+                    let _ = files::replace(&path, text.as_bytes());
+                }
+                peaks
+            }
+        };
+        Ok(Self {
+            measured,
+            bound: bound(card)?,
+            cache_bytes: card.cache_bytes as f64,
+        })
+    }
+
+    /// For so many compulsory bytes and operations, where so many launches share what the cache holds. `tensor`: whether the
+    /// operations may run on the tensor cores.
+    pub(super) fn floor(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Floor {
+        let beyond = (bytes - self.cache_bytes / units.max(1) as f64).max(0.0);
+        let of = |peaks: &Peaks| {
+            let rate = if tensor { peaks.tensor } else { peaks.float };
+            (beyond / peaks.bytes).max(operations / rate) * 1e6
+        };
+        Floor {
+            measured_us: of(&self.measured),
+            physical_us: of(&self.bound) * DOUBT,
+        }
+    }
+}
+
+fn path(card: &Card) -> Option<PathBuf> {
+    let identity = card.identity();
+    let name = format!(
+        "peaks-{}-{}.json",
+        identity.uuid.unwrap_or_default(),
+        identity.driver.unwrap_or_default()
+    );
+    Some(crate::device::cache::folder().join(name))
+}
+
+fn remembered(card: &Card) -> Option<Peaks> {
+    let text = std::fs::read_to_string(path(card)?).ok()?;
+    let peaks: Peaks = serde_json::from_str(&text).ok()?;
+    let sound = |rate: f64| rate.is_finite() && rate > 0.0;
+    (sound(peaks.bytes) && sound(peaks.float) && sound(peaks.tensor)).then_some(peaks)
+}
+
+fn measure(shared: &Rc<Shared>, compiler: &Compiler) -> anyhow::Result<Peaks> {
+    let card = &shared.card;
+    let names = ["peak_read", "peak_copy", "peak_float", "peak_tensor"];
+    let program = compiler.compile_own("peaks", SOURCE, &[], &names)?;
+    let module = Module::load(card, &std::fs::read(&program.image)?)?;
+    let functions = program.entries.iter().map(|entry| module.function(entry));
+    let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
+    let region = Region::new(card, BYTES, false)?;
+    let (blocks, threads) = (card.sm_count * 8, 256);
+    let (mut from, mut into) = (region.start(), region.start() + BYTES / 2);
+    let (mut groups, mut half) = (BYTES / 16, BYTES / 32);
+    let (mut rounds, mut seed, mut number) = (ROUNDS, 0.5f32, 0x3f80_3f80u32);
+    let mut sink = region.start();
+    let launch = |which: usize, arguments: &mut [*mut std::ffi::c_void]| -> anyhow::Result<f64> {
+        let clock = shared.clock.borrow();
+        let mut best = f64::INFINITY;
+        for _ in 0..REPEATS {
+            clock.begin()?;
+            call!(cuLaunchKernel(
+                functions[which],
+                blocks,
+                1,
+                1,
+                threads,
+                1,
+                1,
+                0,
+                card.stream,
+                arguments.as_mut_ptr(),
+                std::ptr::null_mut()
+            ))?;
+            clock.end()?;
+            card.wait()?;
+            best = best.min(clock.elapsed()?.as_secs_f64());
+        }
+        anyhow::ensure!(best > 0.0, "the card's clock gave a time of 0");
+        Ok(best)
+    };
+    call!(cuMemsetD32Async(
+        region.start(),
+        0x3f80_3f80,
+        (BYTES / 4) as usize,
+        card.stream
+    ))?;
+    let read = launch(
+        0,
+        &mut [
+            (&raw mut from).cast(),
+            (&raw mut groups).cast(),
+            (&raw mut sink).cast(),
+        ],
+    )?;
+    let copied = launch(
+        1,
+        &mut [
+            (&raw mut from).cast(),
+            (&raw mut into).cast(),
+            (&raw mut half).cast(),
+        ],
+    )?;
+    let float = launch(
+        2,
+        &mut [
+            (&raw mut rounds).cast(),
+            (&raw mut seed).cast(),
+            (&raw mut sink).cast(),
+        ],
+    )?;
+    let tensor = launch(
+        3,
+        &mut [
+            (&raw mut rounds).cast(),
+            (&raw mut number).cast(),
+            (&raw mut sink).cast(),
+        ],
+    )?;
+    let all_threads = f64::from(blocks * threads);
+    let rounds = f64::from(ROUNDS);
+    Ok(Peaks {
+        bytes: BYTES as f64 / read.min(copied),
+        float: all_threads * rounds * 64.0 * 2.0 / float,
+        tensor: all_threads / 32.0 * rounds * 8.0 * (16.0 * 8.0 * 16.0 * 2.0) / tensor,
+    })
+}
+
+/// From the clocks and widths that the driver tells, and dense rates a clock of each architecture: fused multiplications and
+/// additions of float32, and operations of bfloat16 on the tensor cores, for one multiprocessor (CUDA programming guide, table
+/// of arithmetic instructions; vendor's architecture papers).
+fn bound(card: &Card) -> anyhow::Result<Peaks> {
+    let of = |attribute| -> anyhow::Result<f64> {
+        let mut value = 0;
+        call!(cuDeviceGetAttribute(&raw mut value, attribute, card.device))?;
+        Ok(f64::from(value))
+    };
+    let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
+    let width = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
+    let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
+    let major = of(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
+    // What is not known yet gets a bound that nothing will reach.
+    let (float, tensor) = match major {
+        ..=7 => (128.0, 1024.0),
+        8 => (128.0, 2048.0),
+        9 => (128.0, 4096.0),
+        _ => (256.0, 16_384.0),
+    };
+    let multiprocessors = f64::from(card.sm_count);
+    Ok(Peaks {
+        bytes: memory_clock * 2.0 * width,
+        float: multiprocessors * clock * float * 2.0,
+        tensor: multiprocessors * clock * tensor,
+    })
+}
