@@ -5,6 +5,10 @@ use serde::Serialize;
 use super::{Exit, Format, is_colourful, print, print_json, print_json_lines};
 use crate::config::model_keys;
 use crate::device::cpu;
+use crate::device::cuda::compiler::{Compiler, find as find_nvrtc};
+
+/// Any will do to see whether the compiler loads.
+const DOCTOR_ARCH: &str = "sm_90";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -41,6 +45,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         cores(),
         cuda(),
         nvrtc(),
+        headers(),
         keys(),
     ];
     match arguments.format {
@@ -217,27 +222,61 @@ fn cuda_devices() -> Result<Vec<String>, cudarc::driver::DriverError> {
         .collect()
 }
 
+/// CUDA's compiler, loaded as it would be for a kernel.
 fn nvrtc() -> Finding {
     let name = "NVRTC";
-    // SAFETY: as above.
-    match unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        true => Finding {
+    match Compiler::open(DOCTOR_ARCH) {
+        Ok(compiler) => Finding {
             name,
             status: Health::Ok,
-            found: "libnvrtc; this version does not use it yet".to_owned(),
+            found: format!(
+                "{} ({})",
+                compiler.version(),
+                compiler.toolkit().library.display()
+            ),
             remedy: None,
         },
-        false => {
-            let remedy =
-                "this version compiles for the CPU; for CUDA: `pip install nvidia-cuda-nvrtc`"
-                    .to_owned();
+        Err(error) => without(name, &error),
+    }
+}
+
+fn headers() -> Finding {
+    let name = "CUDA headers";
+    match find_nvrtc() {
+        Ok(toolkit) => {
+            let mut folders: Vec<_> = toolkit
+                .includes
+                .iter()
+                .map(|folder| folder.display().to_string())
+                .collect();
+            folders.push(match &toolkit.cutlass {
+                Some(folder) => format!("CUTLASS in {}", folder.display()),
+                None => "no CUTLASS".to_owned(),
+            });
             Finding {
                 name,
-                status: Health::Warn,
-                found: "no libnvrtc".to_owned(),
-                remedy: Some(remedy),
+                status: Health::Ok,
+                found: folders.join(", "),
+                remedy: toolkit.cutlass.is_none().then(|| {
+                    "for kernels that include CUTLASS or CuTe: `pip install nvidia-cutlass`, or let CUTLASS_PATH name its folder".to_owned()
+                }),
             }
         }
+        Err(failure) => without(name, &failure.into()),
+    }
+}
+
+fn without(name: &'static str, error: &anyhow::Error) -> Finding {
+    let failure = error.downcast_ref::<crate::base::Failure>();
+    let (found, remedy) = failure.map_or_else(
+        || (format!("{error:#}"), None),
+        |failure| (failure.message.clone(), failure.hint.clone()),
+    );
+    Finding {
+        name,
+        status: Health::Warn,
+        found,
+        remedy,
     }
 }
 

@@ -7,8 +7,10 @@ use super::evolve::{backend, profile};
 use super::{Exit, Format, print, print_json, print_json_lines};
 use crate::base::files;
 use crate::config::{self, Config};
+use crate::device::cuda::compiler::Compiler;
 use crate::device::{Cache, cpu};
 use crate::driver::watch_signals;
+use crate::eval::compile_only;
 use crate::kernel::Kernel;
 use crate::report::{self, Waiting};
 use crate::task::TaskFiles;
@@ -60,6 +62,18 @@ pub(super) struct Arguments {
     /// bounds, undefined behaviour. Without it, that is done on the smallest shapes.
     #[arg(long)]
     sanitize: bool,
+    /// Compile for a GPU and run nothing: what the compiler says, on a machine without a GPU too. A kernel that compiles has no
+    /// status yet (`null`).
+    #[arg(long)]
+    compile_only: bool,
+    /// What to compile for.
+    #[arg(
+        long,
+        value_name = "ARCH",
+        default_value = "sm_90",
+        requires = "compile_only"
+    )]
+    arch: String,
     /// The form of the results.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -75,6 +89,9 @@ struct Order {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    if arguments.compile_only {
+        return compile(&arguments);
+    }
     let mut config = Config {
         tasks: vec![arguments.task.clone()],
         ..Config::default()
@@ -155,6 +172,37 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         None if verdicts.iter().all(Verdict::passed) => Ok(Exit::Done),
         None => Ok(Exit::NothingPassed),
     }
+}
+
+/// What the compiler says of each kernel.
+fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let task = TaskFiles::find(&arguments.task)?.load()?;
+    let mut kernels = Vec::new();
+    for path in &arguments.kernels {
+        kernels.push((path, files::read(path.as_ref())?));
+    }
+    if arguments.require_sandbox {
+        cpu::require_sandbox()?;
+    }
+    let compiler = Compiler::open(&arguments.arch)?;
+    let mut all = Vec::new();
+    for (path, source) in &kernels {
+        let found = compile_only(&compiler, &task, path, source)
+            .with_context(|| format!("failed to compile `{path}`"))?;
+        match arguments.format {
+            Format::Human => print(&report::compiled(&found))?,
+            Format::Jsonl => print_json_lines([&found])?,
+            Format::Json => {}
+        }
+        all.push(found);
+    }
+    if arguments.format == Format::Json {
+        print_json(&all)?;
+    }
+    Ok(match all.iter().all(|found| found.compiled) {
+        true => Exit::Done,
+        false => Exit::NothingPassed,
+    })
 }
 
 /// One kernel after the other; what can be shown at once is. `None`: told to stop.

@@ -64,6 +64,9 @@ enum Command {
     /// Judge on behalf of another kforge process.
     #[command(name = "__worker", hide = true)]
     Worker,
+    /// Compile for a GPU on behalf of another kforge process.
+    #[command(name = crate::device::cuda::NVRTC_COMMAND, hide = true)]
+    Nvrtc,
 }
 
 /// The form of results on standard output.
@@ -112,6 +115,7 @@ fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),
+        Command::Nvrtc => crate::device::cuda::serve_nvrtc().map(|()| Exit::Done),
     }
 }
 

@@ -135,7 +135,7 @@ fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentit
         }
         Backend::Auto => match cuda::cards() {
             Ok(cards) if !cards.is_empty() => match cuda::compiler::find() {
-                Ok(()) => cards,
+                Ok(_) => cards,
                 Err(failure) => {
                     choices.push(format!("backend: cpu (a GPU is there, and {failure})"));
                     return Ok(Vec::new());

@@ -37,6 +37,17 @@ pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
+/// Writes a file in one step: whoever reads it finds all of it, or what was there before.
+pub(super) fn put(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let beside = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::write(beside.path(), contents)?;
+    beside
+        .into_temp_path()
+        .persist(path)
+        .map_err(|error| error.error)
+}
+
 /// Says that a folder is in use, so that it is not removed soon.
 pub(super) fn touch(folder: &Path) {
     // A folder that cannot be touched is at worst built again some day.
@@ -52,7 +63,12 @@ pub(super) fn prune(cache: &Path, programs: &Path) {
             let _ = std::fs::remove_dir_all(&entry.path);
         }
     }
-    let mut entries = entries(programs);
+    prune_files(programs);
+}
+
+/// Removes the oldest files of a folder that holds too much.
+pub(super) fn prune_files(folder: &Path) {
+    let mut entries = entries(folder);
     let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
     for entry in entries {

@@ -175,6 +175,38 @@ fn end_of_raw_string(source: &str, quote: usize) -> usize {
         .map_or(source.len(), |offset| quote + offset + closing.len())
 }
 
+/// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
+pub(super) fn without_comments(directive: &str) -> String {
+    let mut joined = String::new();
+    for line in directive.split_inclusive('\n') {
+        let text = line.trim_end();
+        joined.push_str(text.strip_suffix('\\').unwrap_or(line));
+    }
+    let mut plain = String::new();
+    let mut rest = joined.as_str();
+    while let Some(start) = rest.find("/*") {
+        plain.push_str(&rest[..start]);
+        plain.push(' ');
+        rest = rest[start + 2..]
+            .find("*/")
+            .map_or("", |end| &rest[start + 2 + end + 2..]);
+    }
+    plain + rest
+}
+
+pub(super) fn is_directive(body: &str, name: &str) -> bool {
+    body.strip_prefix(name).is_some_and(|rest| {
+        !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+    })
+}
+
+pub(super) fn adjacent(tokens: &[Token]) -> bool {
+    tokens
+        .windows(2)
+        .take(2)
+        .all(|pair| pair[0].range.end == pair[1].range.start)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ pub mod cpu;
 pub mod cuda;
 mod lexer;
 pub mod numerics;
+mod quote;
 mod sandbox;
 mod watchdog;
 

@@ -18,6 +18,7 @@ use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict}
 mod admit;
 mod bench;
 mod check;
+mod compiled;
 mod example;
 mod features;
 mod hidden;
@@ -28,6 +29,7 @@ mod screen;
 mod shapes;
 
 pub use admit::{Admission, Fault, Leak, admit};
+pub use compiled::compile_only;
 pub use example::{Example, example};
 pub use quiet::Quiet;
 pub use screen::Screen;

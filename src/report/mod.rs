@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 mod admission;
+mod compiled;
 mod describe;
 mod results;
 mod sink;
 mod waiting;
 
 pub use admission::admission;
+pub use compiled::compiled;
 pub use describe::{counted, facts, measured_where, task, tasks, verdict};
 pub use results::{Ranked, Started, TaskResults, results};
 pub use sink::{Form, Sink};

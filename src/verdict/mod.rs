@@ -5,8 +5,10 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+mod compiled;
 mod status;
 
+pub use compiled::{CompiledOnly, CompiledVariant};
 pub use status::Status;
 
 /// The version of the verdict's JSON.

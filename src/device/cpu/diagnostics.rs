@@ -3,12 +3,11 @@
 //! The words stay untrusted: a candidate chooses many of them.
 
 use crate::device::Refusal;
+use crate::device::quote::{shortened, without_folders};
 use crate::verdict::{Evidence, Status};
 
 /// The most that is kept of what a compiler says.
 const LOG_LIMIT: usize = 4096;
-/// The most of one line: some are whole types.
-const LINE_LIMIT: usize = 600;
 /// The name under which the compiler knows the kernel file.
 pub(super) const KERNEL: &str = "kernel.cu";
 
@@ -129,49 +128,6 @@ fn unresolved(lines: &[&str]) -> Option<String> {
     })
 }
 
-/// Every absolute path becomes its last part.
-fn without_folders(line: &str) -> String {
-    let mut result = String::with_capacity(line.len());
-    let ends = |letter: char| {
-        letter.is_whitespace() || matches!(letter, ':' | ',' | ';' | ')' | '\'' | '"' | '`' | '>')
-    };
-    let mut rest = line;
-    while let Some(start) = rest.find('/') {
-        let begins = rest[..start].chars().next_back().is_none_or(|before| {
-            before.is_whitespace() || matches!(before, '\'' | '"' | '`' | '(' | '<')
-        });
-        let path = &rest[start..];
-        let is_operator = ["//", "/*", "/="]
-            .iter()
-            .any(|other| path.starts_with(other));
-        // Only what begins a path is looked at to its end, and then taken: a line of slashes takes no longer than another.
-        let length = match begins && !is_operator {
-            true => path.find(ends).unwrap_or(path.len()),
-            false => 0,
-        };
-        if length > 1 {
-            result.push_str(&rest[..start]);
-            result.push_str(path[..length].rsplit('/').next().unwrap_or_default());
-            rest = &rest[start + length..];
-        } else {
-            result.push_str(&rest[..=start]);
-            rest = &rest[start + 1..];
-        }
-    }
-    result + rest
-}
-
-fn shortened(line: &str) -> &str {
-    if line.len() <= LINE_LIMIT {
-        return line;
-    }
-    let mut end = LINE_LIMIT;
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    &line[..end]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,7 +184,7 @@ mod tests {
         let output = "kernel.cu:1:1: error: é".to_owned() + &"é".repeat(100_000);
         let refusal = compile_error(&format!("{output}\n").repeat(20));
         assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
-        assert!(refusal.reason.len() < LINE_LIMIT + 20);
+        assert!(refusal.reason.len() < crate::device::quote::LINE_LIMIT + 20);
     }
 
     #[test]

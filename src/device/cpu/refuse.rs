@@ -3,7 +3,7 @@
 //! These rules give early, clear messages. They are no defence: what runs is held by the process that runs it.
 
 use crate::device::Refusal;
-use crate::device::lexer::{Token, TokenKind, tokens};
+use crate::device::lexer::{Token, TokenKind, adjacent, is_directive, tokens, without_comments};
 use crate::kernel::plan::{ArgumentType, Plan, Unit};
 use crate::verdict::{Evidence, Status};
 
@@ -298,38 +298,6 @@ fn refuse_macro(directive: &str, line: u32) -> Option<Refusal> {
                 line + token.line - 1,
             )
         })
-}
-
-/// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
-fn without_comments(directive: &str) -> String {
-    let mut joined = String::new();
-    for line in directive.split_inclusive('\n') {
-        let text = line.trim_end();
-        joined.push_str(text.strip_suffix('\\').unwrap_or(line));
-    }
-    let mut plain = String::new();
-    let mut rest = joined.as_str();
-    while let Some(start) = rest.find("/*") {
-        plain.push_str(&rest[..start]);
-        plain.push(' ');
-        rest = rest[start + 2..]
-            .find("*/")
-            .map_or("", |end| &rest[start + 2 + end + 2..]);
-    }
-    plain + rest
-}
-
-fn is_directive(body: &str, name: &str) -> bool {
-    body.strip_prefix(name).is_some_and(|rest| {
-        !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
-    })
-}
-
-fn adjacent(tokens: &[Token]) -> bool {
-    tokens
-        .windows(2)
-        .take(2)
-        .all(|pair| pair[0].range.end == pair[1].range.start)
 }
 
 fn refusal(status: Status, line: u32, message: &str) -> Refusal {

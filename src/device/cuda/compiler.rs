@@ -1,152 +1,212 @@
-//! stub until the merge: NVRTC in this process
+//! CUDA's compiler: device code becomes a cubin in a process of its own, and stays in the cache with what was said of it.
+//!
+//! Needs no GPU and never makes a context. A candidate's mistakes are refusals, in words for its author.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::child::{self, Ended};
+use super::locate::Toolkit;
+use super::wire::{Answer, Request, Work};
+use super::{diagnostics, headers, locate, ptx, refuse, source};
+use crate::base::{Digest, Failure};
+use crate::device::cache::{self, unwritable};
 use crate::device::{Build, Compiled, Program, Refusal};
-use crate::kernel::plan::{ArgumentType, Unit};
+use crate::kernel::plan::{Entry, Unit};
 use crate::verdict::{Evidence, Resources, Status};
-use cudarc::nvrtc::{result, sys};
-use std::ffi::{CStr, CString};
-use std::fmt::Write;
+
+/// Another number when what is kept with a cubin changes.
+const FORMAT: u32 = 1;
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// The most of NVRTC's log that is looked at.
+const LOG_BYTES: usize = 1 << 20;
+/// How often the cache is looked through for what is old.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// NVRTC for one architecture.
 pub struct Compiler {
+    toolkit: Toolkit,
     arch: String,
+    version: (i32, i32),
+    /// This program, whose hidden command compiles.
+    program: PathBuf,
+    limit: Duration,
+    /// Folders that the child may read.
+    readable: Vec<PathBuf>,
+    cubins: PathBuf,
+    identity: Digest,
 }
-pub fn find() -> Result<(), crate::base::Failure> {
-    for path in [
-        c"/usr/local/cuda/lib64/libnvrtc.so.13",
-        c"/work/venv/lib/python3.11/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
-    ] {
-        // SAFETY: test
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-        // SAFETY: test
-        if !handle.is_null() && unsafe { sys::is_culib_present() } {
-            return Ok(());
-        }
-    }
-    Err(crate::base::Failure::environment("no NVRTC"))
+
+/// What is kept beside a cubin, under the key of what it was made from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    /// Of the cubin, which is the name of its file.
+    cubin: String,
+    entries: Vec<String>,
+    log: String,
+    resources: Resources,
+    facts: IndexMap<String, f64>,
 }
+
+/// What NVRTC made of a text.
+enum Made {
+    Done(Answer),
+    Failed(String),
+    Ended(Status, String),
+}
+
+/// Where NVRTC and its headers lie.
+///
+/// # Errors
+/// `Failure::environment` that says how to install what is missing.
+pub fn find() -> Result<Toolkit, Failure> {
+    locate::find()
+}
+
 impl Compiler {
+    /// For an architecture such as `sm_90`.
+    ///
+    /// # Errors
+    /// `Failure::environment` where something is missing, with what installs it.
     pub fn open(arch: &str) -> anyhow::Result<Self> {
-        find()?;
-        Ok(Self {
-            arch: arch.to_owned(),
-        })
+        Self::open_with(child::own_program()?, arch)
     }
-    fn run(
-        &self,
-        source: &str,
-        options: &[String],
-        names: &[String],
-    ) -> anyhow::Result<Result<(Vec<u8>, Vec<String>, String), String>> {
-        let source = CString::new(source)?;
-        let program = result::create_program(&source, Some(c"kernel.cu"))?;
-        let mut c_names = Vec::new();
-        for name in names {
-            let name = CString::new(name.as_str())?;
-            // SAFETY: test
-            unsafe { sys::nvrtcAddNameExpression(program, name.as_ptr()) };
-            c_names.push(name);
+
+    /// As `open`, for who is not kforge's own program: `program` is.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(program: PathBuf, arch: &str) -> anyhow::Result<Self> {
+        let is_arch = arch.strip_prefix("sm_").is_some_and(|rest| {
+            rest.starts_with(|first: char| first.is_ascii_digit())
+                && rest.chars().all(|letter| letter.is_ascii_alphanumeric())
+        });
+        if !is_arch {
+            return Err(
+                Failure::usage(format!("`{arch}` is no architecture of a GPU"))
+                    .hint("for example `sm_90`")
+                    .into(),
+            );
         }
-        // SAFETY: test
-        unsafe {
-            let compiled = result::compile_program(program, options);
-            let log = result::get_program_log(program)?;
-            let log: Vec<u8> = log.into_iter().map(|byte| byte as u8).collect();
-            let log = CStr::from_bytes_until_nul(&log)?
-                .to_string_lossy()
-                .into_owned();
-            if compiled.is_err() {
-                return Ok(Err(log));
-            }
-            let mut size = 0;
-            sys::nvrtcGetCUBINSize(program, &raw mut size);
-            let mut cubin = vec![0u8; size];
-            sys::nvrtcGetCUBIN(program, cubin.as_mut_ptr().cast());
-            let mut lowered = Vec::new();
-            for name in &c_names {
-                let mut out = std::ptr::null();
-                sys::nvrtcGetLoweredName(program, name.as_ptr(), &raw mut out);
-                lowered.push(CStr::from_ptr(out).to_string_lossy().into_owned());
-            }
-            Ok(Ok((cubin, lowered, log)))
-        }
-    }
-    fn options(&self, arch: &str) -> Vec<String> {
-        let mut options = vec![
-            format!("--gpu-architecture={arch}"),
-            "--std=c++17".into(),
-            "-lineinfo".into(),
-            "--ptxas-options=-v".into(),
-        ];
-        for folder in [
-            "/usr/local/cuda/include",
-            "/usr/local/cuda/include/cccl",
-            "/work/venv/lib/python3.11/site-packages/nvidia/cu13/include",
-        ] {
-            options.push(format!("-I{folder}"));
-        }
-        options
-    }
-    fn program(cubin: Vec<u8>, entries: Vec<String>, log: String) -> anyhow::Result<Program> {
-        let folder = std::env::temp_dir().join("kforge-stub");
-        std::fs::create_dir_all(&folder)?;
-        let image = folder.join(format!(
-            "{}.cubin",
-            crate::base::Digest::of_parts([&cubin[..]])
-        ));
-        std::fs::write(&image, cubin)?;
-        let registers = log
-            .split("Used ")
-            .nth(1)
-            .and_then(|rest| rest.split(' ').next()?.parse().ok());
-        Ok(Program {
-            image,
-            build: Build::Fast,
-            schedule: 0,
-            resources: Resources {
-                registers,
-                ..Resources::default()
-            },
-            compile_seconds: 0.0,
-            log,
-            entries,
-            facts: indexmap::IndexMap::new(),
-        })
-    }
-    pub fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
-        let mut text = String::new();
-        for (name, value) in &unit.constants {
-            writeln!(text, "constexpr int {name} = {value};")?;
-        }
-        for (name, value) in &unit.macros {
-            writeln!(text, "#define {name} {value}")?;
-        }
-        if unit
-            .entries
-            .iter()
-            .any(|entry| entry.arguments.contains(&ArgumentType::TensorMap))
+        let toolkit = locate::find()?;
+        let mut readable: Vec<PathBuf> = toolkit.folders().cloned().collect();
+        let real = toolkit.library.canonicalize();
+        for library in [Some(toolkit.library.clone()), real.ok()]
+            .into_iter()
+            .flatten()
         {
-            text.push_str("struct alignas(64) CUtensorMap { unsigned long long opaque[16]; };\n");
+            readable.extend(library.parent().map(Path::to_owned));
         }
-        write!(text, "#line 1 \"kernel.cu\"\n{}", unit.source)?;
-        let mut options = self.options(unit.arch.as_deref().unwrap_or(&self.arch));
+        let folder = cache::folder();
+        let cubins = folder.join("cubins");
+        cache::make(&cubins)?;
+        let mut compiler = Self {
+            identity: Digest::of(toolkit.identity()),
+            toolkit,
+            arch: arch.to_owned(),
+            version: (0, 0),
+            program,
+            limit: TIME_LIMIT,
+            readable,
+            cubins,
+        };
+        compiler.version = compiler.ask_version()?;
+        compiler.identity = Digest::of_parts([
+            compiler.toolkit.identity().as_bytes(),
+            compiler.version().as_bytes(),
+            env!("CARGO_PKG_VERSION").as_bytes(),
+            &FORMAT.to_le_bytes(),
+        ]);
+        compiler.prune();
+        Ok(compiler)
+    }
+
+    /// The longest that one unit may take.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Such as `NVRTC 13.0`.
+    pub fn version(&self) -> String {
+        format!("NVRTC {}.{}", self.version.0, self.version.1)
+    }
+
+    /// Where it and its headers lie.
+    pub fn toolkit(&self) -> &Toolkit {
+        &self.toolkit
+    }
+
+    /// The architecture that kernels are compiled for, unless they ask for more.
+    pub fn arch(&self) -> &str {
+        &self.arch
+    }
+
+    /// Compiles a kernel file under one set of values.
+    ///
+    /// # Errors
+    /// Where the machine fails; a kernel that does not compile is a value.
+    pub fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
+        let begun = Instant::now();
+        let arch = match arch_of(&self.arch, unit.arch.as_deref()) {
+            Ok(arch) => arch,
+            Err(refusal) => return Ok(Compiled::Refused(refusal)),
+        };
+        let mut options = self.options(&arch, &unit.source);
         if unit.fast_math {
-            options.push("--use_fast_math".into());
+            options.push("--use_fast_math".to_owned());
         }
-        let names: Vec<String> = unit
+        if let Some(most) = unit.max_registers {
+            options.push(format!("--maxrregcount={most}"));
+        }
+        let expressions: Vec<_> = unit
             .entries
             .iter()
-            .map(|entry| entry.expression.clone())
+            .map(|entry| entry.expression.as_str())
             .collect();
-        Ok(match self.run(&text, &options, &names)? {
-            Ok((cubin, entries, log)) => Compiled::Ready(Self::program(cubin, entries, log)?),
-            Err(log) => Compiled::Refused(Refusal {
-                status: Status::CompileError,
-                reason: log.lines().next().unwrap_or_default().to_owned(),
-                evidence: Box::new(Evidence {
-                    log: Some(log),
-                    ..Evidence::default()
-                }),
-            }),
-        })
+        let text = source::translation_unit(unit);
+        let key = self.key(&text, &options, &expressions);
+        if let Some(program) = self.kept(&key, begun) {
+            return Ok(Compiled::Ready(program));
+        }
+        let is_known = |name: &str| self.toolkit.has_header(name);
+        if let Some(refusal) = refuse::refuse(&unit.source, &is_known) {
+            return Ok(Compiled::Refused(refusal));
+        }
+        let last_line = unit.source.lines().count().max(1) as u32;
+        let answer = match self.make(text, options, &expressions)? {
+            Made::Done(answer) => answer,
+            Made::Failed(log) => {
+                return Ok(Compiled::Refused(diagnostics::compile_error(
+                    &log, last_line,
+                )));
+            }
+            Made::Ended(status, reason) => return Ok(refused(status, reason, None)),
+        };
+        let text = String::from_utf8_lossy(&answer.ptx);
+        if let Some((reason, words)) = ptx::forbidden(&text) {
+            let line = refuse::line_of(&unit.source, words);
+            return Ok(refused(Status::Rejected, reason, line));
+        }
+        for (entry, name) in unit.entries.iter().zip(&answer.names) {
+            if let Some(reason) = misfit(&text, entry, name) {
+                return Ok(refused(Status::CompileError, reason, Some(entry.line)));
+            }
+        }
+        let facts = ptx::facts(&text, &answer.log);
+        self.keep(&key, &answer, facts, begun).map(Compiled::Ready)
     }
+
+    /// Compiles the judge's own device code, which is no candidate's: `name` is what errors call it.
+    ///
+    /// # Errors
+    /// Where it does not compile: then kforge itself is at fault.
     pub fn compile_own(
         &self,
         name: &str,
@@ -154,40 +214,291 @@ impl Compiler {
         options: &[&str],
         entries: &[&str],
     ) -> anyhow::Result<Program> {
-        let cache = std::env::temp_dir()
-            .join("kforge-stub")
-            .join(format!("{name}-{}.own", crate::base::Digest::of(source)));
-        if let Ok(text) = std::fs::read_to_string(&cache) {
-            let mut lines = text.lines();
-            let image = lines.next().unwrap_or_default().into();
-            return Ok(Program {
-                image,
-                build: Build::Fast,
-                schedule: 0,
-                resources: Resources::default(),
-                compile_seconds: 0.0,
-                log: String::new(),
-                entries: lines.map(str::to_owned).collect(),
-                facts: indexmap::IndexMap::new(),
-            });
+        let begun = Instant::now();
+        let mut all = self.options(&self.arch, source);
+        all.extend(options.iter().map(|option| (*option).to_owned()));
+        let key = self.key(source, &all, entries);
+        if let Some(program) = self.kept(&key, begun) {
+            return Ok(program);
         }
-        let mut all = self.options(&self.arch);
-        all.extend(options.iter().map(|o| (*o).to_owned()));
-        let names: Vec<String> = entries.iter().map(|e| (*e).to_owned()).collect();
-        match self.run(source, &all, &names)? {
-            Ok((cubin, entries, log)) => {
-                let program = Self::program(cubin, entries, log)?;
-                std::fs::write(
-                    cache,
-                    format!(
-                        "{}\n{}",
-                        program.image.display(),
-                        program.entries.join("\n")
-                    ),
-                )?;
-                Ok(program)
+        match self.make(source.to_owned(), all, entries)? {
+            Made::Done(answer) => self.keep(&key, &answer, IndexMap::new(), begun),
+            Made::Failed(log) => {
+                bail!("kforge's own device code `{name}` does not compile:\n{log}")
             }
-            Err(log) => anyhow::bail!("{log}"),
+            Made::Ended(_, reason) => bail!("kforge's own device code `{name}`: {reason}"),
+        }
+    }
+
+    fn options(&self, arch: &str, source: &str) -> Vec<String> {
+        let mut options = vec![
+            format!("--gpu-architecture={arch}"),
+            "--std=c++17".to_owned(),
+            "-lineinfo".to_owned(),
+            "--ptxas-options=-v".to_owned(),
+            // Constants of the definition that a kernel does not use.
+            "-diag-suppress=177".to_owned(),
+        ];
+        // Cooperative groups bring all of libcu++ along for a few of their functions, which takes a second.
+        let is_lean = [
+            "cuda/",
+            "cub/",
+            "thrust/",
+            "cute/",
+            "cutlass/",
+            "_async",
+            "<algorithm",
+            "reduce_update",
+            "reduce_store",
+        ];
+        if !is_lean.iter().any(|word| source.contains(word)) {
+            options.push("-D_CG_LIMIT_INCLUDED_DEPENDENCIES".to_owned());
+        }
+        let folders = self.toolkit.folders();
+        options.extend(folders.map(|folder| format!("-I{}", folder.display())));
+        options
+    }
+
+    fn key(&self, text: &str, options: &[String], entries: &[&str]) -> Digest {
+        let identity = self.identity.to_string();
+        let parts = [identity.as_bytes(), text.as_bytes()].into_iter();
+        // Neither holds the letter that stands between them.
+        let lists = [options.join("\0"), entries.join("\0")];
+        Digest::of_parts(parts.chain(lists.iter().map(String::as_bytes)))
+    }
+
+    /// What an earlier compilation left, if all of it is there.
+    fn kept(&self, key: &Digest, begun: Instant) -> Option<Program> {
+        let beside = self.cubins.join(format!("{key}.json"));
+        let kept: Kept = serde_json::from_slice(&std::fs::read(&beside).ok()?).ok()?;
+        let image = self.cubins.join(format!("{}.cubin", kept.cubin));
+        let is_whole = Digest::of(std::fs::read(&image).ok()?).to_string() == kept.cubin;
+        if !is_whole {
+            return None;
+        }
+        for file in [&beside, &image] {
+            cache::touch(file);
+        }
+        Some(kept.into_program(image, begun))
+    }
+
+    fn keep(
+        &self,
+        key: &Digest,
+        answer: &Answer,
+        facts: IndexMap<String, f64>,
+        begun: Instant,
+    ) -> anyhow::Result<Program> {
+        let kept = Kept {
+            cubin: Digest::of(&answer.cubin).to_string(),
+            entries: answer.names.clone(),
+            log: diagnostics::warnings(&answer.log),
+            resources: ptx::resources(&answer.log),
+            facts,
+        };
+        // A file is named by what is in it: whoever writes at the same time writes the same.
+        let image = self.cubins.join(format!("{}.cubin", kept.cubin));
+        let beside = self.cubins.join(format!("{key}.json"));
+        for (path, contents) in [
+            (&image, answer.cubin.clone()),
+            (&beside, serde_json::to_vec(&kept)?),
+        ] {
+            cache::put(path, &contents).map_err(|error| unwritable(path, &error))?;
+        }
+        Ok(kept.into_program(image, begun))
+    }
+
+    fn make(&self, source: String, options: Vec<String>, entries: &[&str]) -> anyhow::Result<Made> {
+        let mut expressions: Vec<String> = Vec::new();
+        for entry in entries {
+            if !expressions.iter().any(|known| known == entry) {
+                expressions.push((*entry).to_owned());
+            }
+        }
+        let request = Request {
+            library: self.toolkit.library.clone(),
+            work: Some(Work {
+                source,
+                options,
+                expressions: expressions.clone(),
+                headers: headers::all(),
+                log_bytes: LOG_BYTES,
+            }),
+        };
+        let ended = child::run(&self.program, &request, &self.readable, self.limit)?;
+        let mut answer = match ended {
+            Ended::Answered(answer) => *answer,
+            Ended::TimedOut => {
+                let reason = format!("the compiler took more than {} s", self.limit.as_secs_f64());
+                return Ok(Made::Ended(Status::CompileTimeout, reason));
+            }
+            Ended::OutOfMemory => return Ok(too_much()),
+            Ended::Crashed(signal) => {
+                let reason = format!("the compiler crashed on this source (signal {signal})");
+                return Ok(Made::Ended(Status::CompileError, reason));
+            }
+        };
+        if answer.version != self.version {
+            bail!(
+                "`{}` was replaced while kforge ran",
+                self.toolkit.library.display()
+            );
+        }
+        match answer.error.as_deref() {
+            None => {}
+            Some("NVRTC_ERROR_OUT_OF_MEMORY") => return Ok(too_much()),
+            Some(_) if answer.log.contains("out of memory") => return Ok(too_much()),
+            // An architecture that this NVRTC does not know is whose fault it was to ask for it.
+            Some("NVRTC_ERROR_COMPILATION" | "NVRTC_ERROR_INVALID_OPTION") => {
+                return Ok(Made::Failed(answer.log));
+            }
+            Some(other) => {
+                return Ok(Made::Failed(format!(
+                    "{}\nkernel.cu: error: {other}",
+                    answer.log
+                )));
+            }
+        }
+        let name_of = |entry: &&str| {
+            let place = expressions.iter().position(|known| known == entry)?;
+            answer.names.get(place).cloned()
+        };
+        let names: Option<Vec<_>> = entries.iter().map(name_of).collect();
+        answer.names = names.context("the compiling process forgot a name")?;
+        Ok(Made::Done(answer))
+    }
+
+    /// From the cache, where the library is the same: to load it takes longer than to compile.
+    fn ask_version(&self) -> anyhow::Result<(i32, i32)> {
+        let file = self.cubins.join(format!("{}.version", self.identity));
+        let known = std::fs::read(&file).ok();
+        if let Some(version) = known.and_then(|text| serde_json::from_slice(&text).ok()) {
+            return Ok(version);
+        }
+        let request = Request {
+            library: self.toolkit.library.clone(),
+            work: None,
+        };
+        let ended = child::run(&self.program, &request, &self.readable, self.limit);
+        let library = self.toolkit.library.display();
+        let version = match ended {
+            Ok(Ended::Answered(answer)) => answer.version,
+            Ok(ended) => bail!("NVRTC at `{library}` does not load: {ended:?}"),
+            Err(error) => {
+                return Err(Failure::environment(format!(
+                    "NVRTC at `{library}` does not load: {error:#}"
+                ))
+                .hint("install it anew, or let CUDA_HOME or KFORGE_PYTHON name another")
+                .into());
+            }
+        };
+        cache::put(&file, &serde_json::to_vec(&version)?)
+            .map_err(|error| unwritable(&file, &error))?;
+        Ok(version)
+    }
+
+    /// Now and then.
+    fn prune(&self) {
+        let mark = self.cubins.join("pruned");
+        let since = mark.metadata().and_then(|metadata| metadata.modified());
+        let age = since
+            .ok()
+            .and_then(|time| SystemTime::now().duration_since(time).ok());
+        if age.is_none_or(|age| age > PRUNE_EVERY) {
+            // To prune once too often is no harm.
+            let _ = cache::put(&mark, b"");
+            cache::prune_files(&self.cubins);
+        }
+    }
+}
+
+impl Kept {
+    fn into_program(self, image: PathBuf, begun: Instant) -> Program {
+        Program {
+            image,
+            build: Build::Fast,
+            schedule: 0,
+            resources: self.resources,
+            compile_seconds: begun.elapsed().as_secs_f64(),
+            log: self.log,
+            entries: self.entries,
+            facts: self.facts,
+        }
+    }
+}
+
+impl fmt::Debug for Compiler {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} for {}", self.version(), self.arch)
+    }
+}
+
+fn too_much() -> Made {
+    Made::Ended(
+        Status::LimitExceeded,
+        "the compiler needed more memory than it may have".to_owned(),
+    )
+}
+
+fn refused(status: Status, reason: String, line: Option<u32>) -> Compiled {
+    Compiled::Refused(Refusal {
+        status,
+        reason: match line {
+            Some(line) => format!("line {line}: {reason}"),
+            None => reason,
+        },
+        evidence: Box::new(Evidence {
+            line,
+            ..Evidence::default()
+        }),
+    })
+}
+
+/// The device's own architecture, or what the kernel asks for if it is the device's with more to it: `sm_90a` on `sm_90`.
+fn arch_of(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
+    let Some(wanted) = wanted else {
+        return Ok(device.to_owned());
+    };
+    let plain = |arch: &str| {
+        arch.trim_end_matches(|letter: char| letter.is_ascii_alphabetic())
+            .to_owned()
+    };
+    if plain(wanted) == plain(device) {
+        return Ok(wanted.to_owned());
+    }
+    Err(Refusal {
+        status: Status::Unsupported,
+        reason: format!("the header asks for `{wanted}`, the device is `{device}`"),
+        evidence: Box::default(),
+    })
+}
+
+/// Whether the machine code takes other arguments than the launch passes: the driver would read beyond them.
+fn misfit(ptx: &str, entry: &Entry, name: &str) -> Option<String> {
+    let expression = &entry.expression;
+    let Some(taken) = ptx::parameters(ptx, name) else {
+        return Some(format!(
+            "`{expression}` is no kernel: it has no entry in the compiled code"
+        ));
+    };
+    let passed = source::sizes(entry);
+    (taken != passed).then(|| {
+        format!("`{expression}` takes arguments of {taken:?} bytes, the header passes {passed:?}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_architecture_may_only_be_the_devices_own_with_more_to_it() {
+        assert_eq!(arch_of("sm_90", None).unwrap(), "sm_90");
+        assert_eq!(arch_of("sm_90", Some("sm_90a")).unwrap(), "sm_90a");
+        assert_eq!(arch_of("sm_90", Some("sm_90")).unwrap(), "sm_90");
+        for wanted in ["sm_100a", "sm_80", "compute_90", ""] {
+            let refusal = arch_of("sm_90", Some(wanted)).unwrap_err();
+            assert_eq!(refusal.status, Status::Unsupported);
         }
     }
 }

@@ -161,6 +161,30 @@ impl Confinement {
         })
     }
 
+    /// For CUDA's compiler, which starts nothing: it reads libraries and `readable`, and writes nowhere.
+    pub(super) fn of_nvrtc(
+        readable: &[PathBuf],
+        limits: &[(libc::__rlimit_resource_t, u64)],
+    ) -> anyhow::Result<Self> {
+        static FILTER: OnceLock<Option<Filter>> = OnceLock::new();
+        let found = mechanisms();
+        let libraries = LIBRARIES.iter().map(PathBuf::from);
+        let readable: Vec<_> = libraries.chain(readable.iter().cloned()).collect();
+        let rules = match found.landlock {
+            Some(_) => Rules::of_reader(&readable)?,
+            None => None,
+        };
+        let filter = FILTER.get_or_init(Filter::of_compiler).as_ref();
+        Ok(Self {
+            rules,
+            filter: filter.filter(|_| found.seccomp),
+            become_nobody: false,
+            limits: [COMMON_LIMITS, limits].concat(),
+            first_closed: 3,
+            executable: None,
+        })
+    }
+
     /// Puts all of it on this process. Only system calls: this stands between fork and exec.
     pub(super) fn put_on(&self) -> io::Result<()> {
         privileges::close_on_exec(self.first_closed);

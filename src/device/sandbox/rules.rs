@@ -54,6 +54,11 @@ impl Rules {
         Self::with(created, readable, AccessFs::from_read(NEWEST))
     }
 
+    /// For who reads, and writes nowhere.
+    pub(super) fn of_reader(readable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
+        Self::with(blank()?, readable, AccessFs::from_read(NEWEST))
+    }
+
     /// Nothing at all.
     pub(super) fn of_nothing() -> anyhow::Result<Option<Self>> {
         Self::with(blank()?, &[], BitFlags::EMPTY)

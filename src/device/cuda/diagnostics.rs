@@ -1,0 +1,193 @@
+//! What NVRTC says about a candidate, as its author should read it: the kernel file's own lines, no folder of this machine, no
+//! word of how kforge asked. The words stay untrusted: a candidate chooses many of them.
+
+use crate::device::Refusal;
+use crate::device::quote::{shortened, without_folders};
+use crate::verdict::{Evidence, Status};
+
+/// The most that is kept of what a compiler says.
+const LOG_LIMIT: usize = 4096;
+const KERNEL: &str = "kernel.cu";
+/// How a line begins that is about kforge's own question, or about nothing.
+const NOISE: &[&str] = &[
+    "__nv_name_map",
+    "Compilation terminated",
+    "Remark:",
+    "ptxas info",
+    "ptxas         .",
+    "\"kernel.cu\":",
+    "ptxas fatal   : Ptx assembly aborted",
+];
+
+/// Words of what stands behind the kernel file.
+const CHECKS: &[&str] = &["kforge_check::", "kforge_entry_"];
+
+/// A refusal from NVRTC's log: the first error and its line, and all that was said about the kernel.
+pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
+    let shown = errors(log);
+    let (line, message) = first_error(&shown).unwrap_or_else(|| {
+        // Only names that are not there were complained about, or nothing at all.
+        let message = log
+            .lines()
+            .find_map(|line| Some(line.split_once(" error: ")?.1));
+        (None, message.unwrap_or("the compiler failed").to_owned())
+    });
+    let at_end = shown.starts_with("At end of source");
+    let line = line.or(at_end.then_some(last_line));
+    let message = shortened(&message).to_owned();
+    Refusal {
+        status: Status::CompileError,
+        reason: match line {
+            Some(line) => format!("line {line}: {message}"),
+            None => message,
+        },
+        evidence: Box::new(Evidence {
+            line,
+            log: Some(shown),
+            ..Evidence::default()
+        }),
+    }
+}
+
+/// What was warned of in a kernel that compiles.
+pub(super) fn warnings(log: &str) -> String {
+    cut(log, |head| head.contains(": warning"))
+}
+
+fn errors(log: &str) -> String {
+    cut(log, |head| {
+        let is_count = head.contains(" detected in the compilation of ");
+        !is_count
+            && !head.contains(": warning")
+            && !NOISE.iter().any(|noise| head.starts_with(noise))
+    })
+}
+
+/// The messages whose first line is wanted, each with its excerpt, up to a limit.
+fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    let mut is_wanted = false;
+    let mut is_caret_of_check = false;
+    for line in log.lines() {
+        let line = line.trim_end_matches(['\0', '\r']);
+        if line.trim().is_empty() {
+            continue;
+        }
+        // An excerpt, a caret and a way through templates are indented.
+        if !line.starts_with("  ") {
+            is_wanted = wanted(line.trim_start());
+        }
+        if !is_wanted {
+            continue;
+        }
+        // The check of a launch is no line of the file.
+        if std::mem::take(&mut is_caret_of_check) && line.trim() == "^" {
+            continue;
+        }
+        if line.starts_with("  ") && CHECKS.iter().any(|check| line.contains(check)) {
+            is_caret_of_check = true;
+            continue;
+        }
+        let line = without_folders(line);
+        let line = shortened(&line);
+        if text.len() + line.len() > LOG_LIMIT {
+            text.push_str("…\n");
+            break;
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// Its line in the kernel file, and its words.
+fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
+    let lines: Vec<_> = shown.lines().collect();
+    let at = lines.iter().position(|line| message_of(line).is_some())?;
+    let message = message_of(lines[at])?;
+    let way = lines[at + 1..]
+        .iter()
+        .take_while(|line| line.starts_with("  "));
+    let line = kernel_line(lines[at]).or_else(|| way.filter_map(|line| way_line(line)).last());
+    // The assembler numbers lines that nobody sees.
+    let message = message
+        .strip_prefix("static assertion failed with \"")
+        .map_or(message, |message| message.trim_end_matches('"'));
+    Some((line, message.to_owned()))
+}
+
+fn message_of(line: &str) -> Option<&str> {
+    if line.starts_with("  ") {
+        return None;
+    }
+    let words = [
+        " error: ",
+        "catastrophic error: ",
+        "error   : ",
+        "fatal   : ",
+        "error : ",
+    ];
+    let found = words.iter().find_map(|word| Some(line.split_once(word)?.1));
+    found.map(str::trim)
+}
+
+fn kernel_line(line: &str) -> Option<u32> {
+    let rest = line.strip_prefix(KERNEL)?.strip_prefix('(')?;
+    rest.split(')').next()?.parse().ok()
+}
+
+/// `detected during … at line 12`, perhaps `of "kernel.cu"`.
+fn way_line(line: &str) -> Option<u32> {
+    let (_, rest) = line.split_once("at line ")?;
+    let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    let behind = rest[digits.len()..].trim();
+    let is_kernels = !behind.starts_with("of ") || behind.contains(KERNEL);
+    digits.parse().ok().filter(|_| is_kernels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_line_and_caret_and_loses_the_rest() {
+        let log = "kernel.cu(1): warning #177-D: variable \"A\" was declared but never referenced\n  constexpr int A = 1;\n                ^\n\nRemark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"\n\nkernel.cu(12): error: identifier \"x\" is undefined\n      x = 1;\n      ^\n\n__nv_name_map(2): error: identifier \"k\" is undefined\n  #pragma nv_mangled_name k\n                          ^\n\n2 errors detected in the compilation of \"kernel.cu\".\n";
+        let refusal = compile_error(log, 99);
+        assert_eq!(refusal.reason, "line 12: identifier \"x\" is undefined");
+        assert_eq!(refusal.evidence.line, Some(12));
+        assert_eq!(
+            refusal.evidence.log.as_deref(),
+            Some("kernel.cu(12): error: identifier \"x\" is undefined\n      x = 1;\n      ^\n")
+        );
+        assert!(warnings(log).starts_with("kernel.cu(1): warning"));
+    }
+
+    #[test]
+    fn folders_stay_here_and_a_template_leads_back_to_the_kernel() {
+        let log = "/opt/cuda/include/cuda_fp16.hpp(77): error: no operator \"+\"\n  return a + b;\n           ^\n          detected during:\n            instantiation of \"f\" at line 9\n            instantiation of \"void g<T>() [with T=int]\" at line 31 of \"kernel.cu\"\n\n1 error detected in the compilation of \"kernel.cu\".\n";
+        let refusal = compile_error(log, 99);
+        assert_eq!(refusal.evidence.line, Some(31));
+        assert!(!refusal.evidence.log.unwrap().contains("/opt"));
+    }
+
+    #[test]
+    fn the_assembler_is_quoted() {
+        let log = "ptxas info    : 0 bytes gmem\nptxas application ptx input, line 25; error   : Unknown modifier '.bar'\nptxas fatal   : Ptx assembly aborted due to errors\n";
+        assert_eq!(compile_error(log, 99).reason, "Unknown modifier '.bar'");
+        let log = "ptxas info    : Used 4 registers\n ptxas error   : Entry function 'k' uses too much shared data (0x61a80 bytes, 0xc000 max)\n";
+        assert!(
+            compile_error(log, 99)
+                .reason
+                .starts_with("Entry function 'k' uses")
+        );
+        assert_eq!(compile_error("", 1).reason, "the compiler failed");
+    }
+
+    #[test]
+    fn a_log_has_an_end() {
+        let line = "kernel.cu(1): error: é".to_owned() + &"é".repeat(100_000);
+        let refusal = compile_error(&format!("{line}\n").repeat(20), 1);
+        assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
+        assert!(refusal.reason.len() < 700);
+    }
+}

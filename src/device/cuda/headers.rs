@@ -1,0 +1,184 @@
+//! Headers of the language that NVRTC does not bring and a C++ compiler does: kernels include them out of habit.
+//!
+//! The small ones are spelled out; the others stand on libcu++, which is slow to read, and is read only where it is asked for.
+
+/// Name and contents. A header that is not included costs nothing.
+pub(super) fn all() -> Vec<(String, String)> {
+    let spelled = SPELLED
+        .iter()
+        .map(|(name, text)| (*name, (*text).to_owned()));
+    let same = SAME.iter().flat_map(|(names, text)| {
+        let names = names.iter();
+        names.map(move |name| (*name, format!("#pragma once\n{text}\n")))
+    });
+    let standing = STANDING.iter().map(|name| {
+        let text =
+            format!("#pragma once\n#include <cuda/std/{name}>\nnamespace std {{ using namespace cuda::std; }}\n");
+        (*name, text)
+    });
+    let all = spelled.chain(same).chain(standing);
+    all.map(|(name, text)| (name.to_owned(), text)).collect()
+}
+
+/// Whether a header is one of C's or C++'s own, here or not.
+pub(super) fn is_of_the_language(name: &str) -> bool {
+    let known = SPELLED.iter().map(|(name, _)| *name);
+    let known = known.chain(SAME.iter().flat_map(|(names, _)| names.iter().copied()));
+    let mut known = known
+        .chain(STANDING.iter().copied())
+        .chain(ABSENT.iter().copied());
+    known.any(|known| known == name)
+}
+
+const SPELLED: &[(&str, &str)] = &[
+    // The driver's interface, of which device code needs one type.
+    (
+        "cuda.h",
+        "#pragma once\n#define CUDA_VERSION (__CUDACC_VER_MAJOR__ * 1000 + __CUDACC_VER_MINOR__ * 10)\n\
+         #ifndef KFORGE_TENSOR_MAP\n#define KFORGE_TENSOR_MAP\n\
+         typedef struct alignas(64) CUtensorMap_st { unsigned long long opaque[16]; } CUtensorMap;\n#endif\n",
+    ),
+];
+
+const INTEGERS: &str = "#include <cuda/std/cstdint>
+using cuda::std::int8_t; using cuda::std::int16_t; using cuda::std::int32_t; using cuda::std::int64_t;
+using cuda::std::uint8_t; using cuda::std::uint16_t; using cuda::std::uint32_t; using cuda::std::uint64_t;
+using cuda::std::intptr_t; using cuda::std::uintptr_t; using cuda::std::intmax_t; using cuda::std::uintmax_t;
+namespace std { using namespace cuda::std; }";
+const MATHEMATICS: &str = "#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
+#ifndef HUGE_VALF
+#define HUGE_VALF INFINITY
+#define HUGE_VAL __longlong_as_double(0x7ff0000000000000ll)
+#endif
+#ifndef M_PI
+#define M_E 2.7182818284590452354
+#define M_LOG2E 1.4426950408889634074
+#define M_LOG10E 0.43429448190325182765
+#define M_LN2 0.69314718055994530942
+#define M_LN10 2.30258509299404568402
+#define M_PI 3.14159265358979323846
+#define M_PI_2 1.57079632679489661923
+#define M_PI_4 0.78539816339744830962
+#define M_1_PI 0.31830988618379067154
+#define M_2_PI 0.63661977236758134308
+#define M_2_SQRTPI 1.12837916709551257390
+#define M_SQRT2 1.41421356237309504880
+#define M_SQRT1_2 0.70710678118654752440
+#endif";
+const LIMITS: &str = "#ifndef INT_MAX
+#define CHAR_BIT 8
+#define SCHAR_MAX 127
+#define SCHAR_MIN (-128)
+#define UCHAR_MAX 255
+#define SHRT_MAX 32767
+#define SHRT_MIN (-32768)
+#define USHRT_MAX 65535
+#define INT_MAX 2147483647
+#define INT_MIN (-INT_MAX - 1)
+#define UINT_MAX 4294967295u
+#define LONG_MAX 9223372036854775807l
+#define LONG_MIN (-LONG_MAX - 1)
+#define ULONG_MAX 18446744073709551615ul
+#define LLONG_MAX 9223372036854775807ll
+#define LLONG_MIN (-LLONG_MAX - 1)
+#define ULLONG_MAX 18446744073709551615ull
+#endif";
+const FLOATS: &str = "#ifndef FLT_MAX
+#define FLT_RADIX 2
+#define FLT_MANT_DIG 24
+#define FLT_DIG 6
+#define FLT_MIN 1.17549435e-38f
+#define FLT_MAX 3.40282347e+38f
+#define FLT_EPSILON 1.19209290e-07f
+#define DBL_MANT_DIG 53
+#define DBL_DIG 15
+#define DBL_MIN 2.2250738585072014e-308
+#define DBL_MAX 1.7976931348623157e+308
+#define DBL_EPSILON 2.2204460492503131e-16
+#endif";
+
+/// Names that mean the same text. What NVRTC knows without a header (`assert`, `printf`, `memcpy`, `size_t`) needs none.
+const SAME: &[(&[&str], &str)] = &[
+    (
+        &["stdint.h", "cstdint", "inttypes.h", "cinttypes"],
+        INTEGERS,
+    ),
+    (&["math.h"], MATHEMATICS),
+    (&["limits.h", "climits"], LIMITS),
+    (&["float.h", "cfloat"], FLOATS),
+    (
+        &[
+            "assert.h",
+            "cassert",
+            "stdio.h",
+            "cstdio",
+            "stdlib.h",
+            "cstdlib",
+            "string.h",
+            "cstring",
+            "stddef.h",
+            "cstddef",
+            "stdbool.h",
+        ],
+        "",
+    ),
+];
+
+/// C++'s own, as libcu++ has them.
+const STANDING: &[&str] = &[
+    "algorithm",
+    "array",
+    "atomic",
+    "bit",
+    "cmath",
+    "complex",
+    "functional",
+    "initializer_list",
+    "iterator",
+    "limits",
+    "numeric",
+    "optional",
+    "span",
+    "tuple",
+    "type_traits",
+    "utility",
+    "variant",
+];
+
+/// What no device code can use; a source may still name them where it is compiled for a host.
+const ABSENT: &[&str] = &[
+    "cerrno",
+    "chrono",
+    "cstdarg",
+    "errno.h",
+    "exception",
+    "fstream",
+    "iomanip",
+    "ios",
+    "iosfwd",
+    "iostream",
+    "map",
+    "memory",
+    "mutex",
+    "new",
+    "ostream",
+    "random",
+    "set",
+    "sstream",
+    "stdarg.h",
+    "stdexcept",
+    "string",
+    "string_view",
+    "sys/types.h",
+    "thread",
+    "time.h",
+    "unistd.h",
+    "unordered_map",
+    "unordered_set",
+    "vector",
+];

@@ -1,0 +1,319 @@
+//! What the assembler's log and the PTX say of a kernel: what it takes, what it is made of, what it must not hold.
+
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+
+use crate::verdict::Resources;
+
+/// What the machine provides without more memory or more launches.
+const HARMLESS_CALLS: &[&str] = &["vprintf", "__assertfail"];
+
+/// The worst of all entries.
+pub(super) fn resources(log: &str) -> Resources {
+    let mut resources = Resources::default();
+    fn worst<T: Ord + Copy>(place: &mut Option<T>, value: Option<T>) {
+        *place = (*place).max(value);
+    }
+    for line in log.lines().filter(|line| line.starts_with("ptxas")) {
+        let registers = before(line, " registers").and_then(|count| u32::try_from(count).ok());
+        worst(&mut resources.registers, registers);
+        let spilt = before(line, " bytes spill stores").max(before(line, " bytes spill loads"));
+        worst(&mut resources.spill_bytes, spilt);
+        if registers.is_some() {
+            let shared = before(line, " bytes smem").unwrap_or(0);
+            worst(&mut resources.shared_bytes, Some(shared));
+        }
+    }
+    resources
+}
+
+/// The number that stands before some words.
+fn before(line: &str, words: &str) -> Option<u64> {
+    let (head, _) = line.split_once(words)?;
+    head.rsplit(|letter: char| !letter.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Something in the PTX that no kernel may have, as a sentence, with the words of the source that lead to it.
+pub(super) fn forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> {
+    for line in ptx.lines().map(str::trim_start) {
+        if line.starts_with(".global") && line.contains(".attribute(.managed)") {
+            return Some((
+                "`__managed__` memory is the host's as well as the device's: a kernel has the buffers of its header".to_owned(),
+                &["__managed__"],
+            ));
+        }
+        if line.starts_with(".include") {
+            return Some(("PTX may not include files".to_owned(), &["asm"]));
+        }
+    }
+    let called = external(ptx).find(|name| !HARMLESS_CALLS.contains(name))?;
+    let words: &[&str] = match called {
+        "malloc" | "free" => &["malloc", "free", "new", "delete", "alloca"],
+        _ => &["asm"],
+    };
+    let reason = match called {
+        "malloc" | "free" => {
+            "memory from the device's heap is not accepted: a kernel has the buffers of its header"
+                .to_owned()
+        }
+        other => format!("`{other}` is not the kernel's own, and not accepted"),
+    };
+    Some((reason, words))
+}
+
+/// The functions that the PTX calls and does not hold.
+fn external(ptx: &str) -> impl Iterator<Item = &str> {
+    let declared = ptx.split(".extern").skip(1);
+    let declared = declared.filter_map(|rest| {
+        let rest = rest.trim_start().strip_prefix(".func")?.trim_start();
+        // What it returns stands before its name.
+        match rest.strip_prefix('(') {
+            Some(returned) => Some(returned.split_once(')')?.1.trim_start()),
+            None => Some(rest),
+        }
+    });
+    declared.map(|rest| {
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
+        let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
+        &rest[..end]
+    })
+}
+
+/// The bytes of each parameter of an entry; `None` where the PTX has no such entry.
+pub(super) fn parameters(ptx: &str, entry: &str) -> Option<Vec<u64>> {
+    let mut after = ptx.split(".entry ").skip(1);
+    let rest = after.find_map(|rest| {
+        let rest = rest.trim_start().strip_prefix(entry)?.trim_start();
+        (rest.starts_with('(') || rest.starts_with('{') || rest.starts_with('.')).then_some(rest)
+    })?;
+    let Some(rest) = rest.strip_prefix('(') else {
+        return Some(Vec::new());
+    };
+    let list = rest.split_once(')').map_or(rest, |(list, _)| list);
+    let parameters = list
+        .split(',')
+        .filter(|parameter| parameter.contains(".param"));
+    Some(parameters.map(size_of).collect())
+}
+
+/// `.param .align 64 .b8 name[128]`, `.param .u64 .ptr .align 1 name`.
+fn size_of(parameter: &str) -> u64 {
+    let unit = parameter.split_whitespace().find_map(|word| {
+        let word = word.strip_prefix('.')?;
+        let bits: u64 = word.strip_prefix(['b', 'u', 's', 'f'])?.parse().ok()?;
+        Some(bits / 8)
+    });
+    let count = parameter
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split(']').next()?.trim().parse::<u64>().ok());
+    unit.unwrap_or(0) * count.unwrap_or(1)
+}
+
+/// Numbers for the archive's axes, by name. Instructions are counted as they stand, not as often as they run.
+pub(super) fn facts(ptx: &str, log: &str) -> IndexMap<String, f64> {
+    let mut facts = Facts::default();
+    let mut place = "";
+    let mut labels: HashMap<&str, ()> = HashMap::new();
+    for line in ptx.lines().map(str::trim) {
+        if line.starts_with(".loc") {
+            place = line;
+            continue;
+        }
+        if let Some(label) = line.strip_suffix(':') {
+            labels.insert(label, ());
+            continue;
+        }
+        if line.is_empty() || line.starts_with(['.', '/', '{', '}', '(', ')', '$']) {
+            continue;
+        }
+        // `@%p1 bra $L__BB0_2;`
+        let instruction = match line.strip_prefix('@') {
+            Some(predicated) => predicated
+                .split_once(' ')
+                .map_or("", |(_, rest)| rest.trim_start()),
+            None => line,
+        };
+        let (operation, operands) = instruction
+            .split_once([' ', '\t', ';'])
+            .unwrap_or((instruction, ""));
+        facts.take(operation, place);
+        let target = operands.trim().trim_end_matches(';');
+        if operation.starts_with("bra") && labels.contains_key(target) {
+            facts.add("loops");
+        }
+    }
+    facts.finish(log)
+}
+
+#[derive(Default)]
+struct Facts {
+    counts: IndexMap<&'static str, f64>,
+    /// How often an instruction was made from one place of the source.
+    copies: HashMap<(String, String), u32>,
+}
+
+/// All that may be counted, so that what is absent is 0.
+const COUNTED: &[&str] = &[
+    "instructions",
+    "vector_load_bytes",
+    "vector_store_bytes",
+    "mma",
+    "wgmma",
+    "half_mma",
+    "bfloat16_mma",
+    "tf32_mma",
+    "fp8_mma",
+    "double_mma",
+    "integer_mma",
+    "matrix_loads",
+    "async_copies",
+    "bulk_copies",
+    "tensor_copies",
+    "transaction_barriers",
+    "register_moves_between_warps",
+    "block_barriers",
+    "warp_barriers",
+    "cluster_barriers",
+    "shuffles",
+    "atomics",
+    "local_accesses",
+    "double_arithmetic",
+    "cache_hints",
+    "loops",
+];
+
+impl Facts {
+    fn add(&mut self, name: &'static str) {
+        *self.counts.entry(name).or_default() += 1.0;
+    }
+
+    fn at_least(&mut self, name: &'static str, value: f64) {
+        let place = self.counts.entry(name).or_default();
+        *place = place.max(value);
+    }
+
+    fn take(&mut self, operation: &str, place: &str) {
+        let parts: Vec<_> = operation.split('.').collect();
+        let has = |part: &str| parts.contains(&part);
+        let first = parts[0];
+        self.add("instructions");
+        match first {
+            "ld" | "ldu" | "st" if has("local") => self.add("local_accesses"),
+            // Without a space it may be any; what the compiler cannot tell is mostly global.
+            "ld" | "ldu" | "st"
+                if !["shared", "param", "const"].iter().any(|space| {
+                    parts
+                        .iter()
+                        .any(|part| part.split("::").next() == Some(space))
+                }) =>
+            {
+                let name = match first {
+                    "st" => "vector_store_bytes",
+                    _ => "vector_load_bytes",
+                };
+                self.at_least(name, width(&parts));
+            }
+            "mma" | "wmma" if first == "mma" || has("mma") => {
+                self.add("mma");
+                self.kind_of_mma(&parts);
+            }
+            "wgmma" if has("mma_async") => {
+                self.add("wgmma");
+                self.kind_of_mma(&parts);
+            }
+            "ldmatrix" | "stmatrix" => self.add("matrix_loads"),
+            "cp" if has("bulk") && has("tensor") => self.add("tensor_copies"),
+            "cp" if has("bulk") && !has("commit_group") && !has("wait_group") => {
+                self.add("bulk_copies")
+            }
+            "cp" if has("async")
+                && !["commit_group", "wait_group", "wait_all", "mbarrier"]
+                    .iter()
+                    .any(|part| has(part)) =>
+            {
+                self.add("async_copies");
+            }
+            "mbarrier" if has("init") => self.add("transaction_barriers"),
+            "setmaxnreg" => self.add("register_moves_between_warps"),
+            "bar" | "barrier" if has("warp") => self.add("warp_barriers"),
+            "barrier" if has("cluster") => self.add("cluster_barriers"),
+            "bar" | "barrier" => self.add("block_barriers"),
+            "shfl" => self.add("shuffles"),
+            "atom" | "red" => self.add("atomics"),
+            "add" | "sub" | "mul" | "fma" | "mad" | "div" | "sqrt" | "rcp" if has("f64") => {
+                self.add("double_arithmetic")
+            }
+            "createpolicy" | "prefetch" | "prefetchu" | "applypriority" | "discard" => {
+                self.add("cache_hints")
+            }
+            _ => {}
+        }
+        if parts
+            .iter()
+            .any(|part| part.contains("evict_last") || part.contains("cache_hint"))
+        {
+            self.add("cache_hints");
+        }
+        let is_telling =
+            matches!(first, "ld" | "st" | "mma" | "wgmma" | "fma" | "cp" | "shfl") && !has("param");
+        if is_telling && !place.is_empty() {
+            *self
+                .copies
+                .entry((place.to_owned(), operation.to_owned()))
+                .or_default() += 1;
+        }
+    }
+
+    fn kind_of_mma(&mut self, parts: &[&str]) {
+        for part in parts {
+            match *part {
+                "f16" | "f16x2" => self.at_least("half_mma", 1.0),
+                "bf16" => self.at_least("bfloat16_mma", 1.0),
+                "tf32" => self.at_least("tf32_mma", 1.0),
+                "e4m3" | "e5m2" => self.at_least("fp8_mma", 1.0),
+                "f64" => self.at_least("double_mma", 1.0),
+                "s8" | "u8" | "s4" | "u4" | "b1" => self.at_least("integer_mma", 1.0),
+                _ => {}
+            }
+        }
+    }
+
+    fn finish(mut self, log: &str) -> IndexMap<String, f64> {
+        let stack = log
+            .lines()
+            .filter_map(|line| before(line, " bytes stack frame"));
+        let stack = stack.max().unwrap_or(0) as f64;
+        let resources = resources(log);
+        let unrolled = self.copies.values().copied().max().unwrap_or(1);
+        let counted = COUNTED
+            .iter()
+            .map(|name| (*name, self.counts.swap_remove(name).unwrap_or(0.0)));
+        let mut facts: IndexMap<_, _> = counted
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect();
+        facts.insert("unrolled".to_owned(), f64::from(unrolled));
+        facts.insert("stack_bytes".to_owned(), stack);
+        if let Some(bytes) = resources.spill_bytes {
+            facts.insert("spill_bytes".to_owned(), bytes as f64);
+        }
+        if let Some(registers) = resources.registers {
+            facts.insert("registers".to_owned(), f64::from(registers));
+        }
+        facts
+    }
+}
+
+/// Bytes that one thread moves at once: `v4.f32` is 16.
+fn width(parts: &[&str]) -> f64 {
+    let lanes = parts
+        .iter()
+        .find_map(|part| part.strip_prefix('v')?.parse::<u32>().ok());
+    let bits = parts
+        .last()
+        .and_then(|part| part.strip_prefix(['b', 'u', 's', 'f'])?.parse::<u32>().ok());
+    f64::from(lanes.unwrap_or(1) * bits.unwrap_or(0) / 8)
+}

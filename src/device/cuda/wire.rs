@@ -1,0 +1,128 @@
+//! What kforge and its compiling child say to each other: one request on standard input, one answer on standard output.
+//!
+//! Never a path of a result: what was compiled comes back as bytes.
+
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The most that an answer may hold.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// What to compile, with what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Request {
+    /// NVRTC itself, by its full path.
+    pub(super) library: PathBuf,
+    /// `None`: only its version is asked for.
+    pub(super) work: Option<Work>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Work {
+    pub(super) source: String,
+    pub(super) options: Vec<String>,
+    /// C++ expressions whose names in the machine code are wanted.
+    pub(super) expressions: Vec<String>,
+    /// Headers that lie nowhere: name and contents.
+    pub(super) headers: Vec<(String, String)>,
+    /// The most of the log that comes back.
+    pub(super) log_bytes: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Answer {
+    /// Of NVRTC: major and minor.
+    pub(super) version: (i32, i32),
+    /// What stopped it, in NVRTC's own word; `None` where it compiled.
+    pub(super) error: Option<String>,
+    pub(super) log: String,
+    /// Of the request's expressions, in their order.
+    pub(super) names: Vec<String>,
+    #[serde(skip)]
+    pub(super) cubin: Vec<u8>,
+    #[serde(skip)]
+    pub(super) ptx: Vec<u8>,
+}
+
+impl Request {
+    pub(super) fn write(&self, output: impl Write) -> io::Result<()> {
+        write(output, self, &[])
+    }
+
+    pub(super) fn read(input: impl Read) -> io::Result<Self> {
+        Ok(read(input)?.0)
+    }
+}
+
+impl Answer {
+    pub(super) fn write(&self, output: impl Write) -> io::Result<()> {
+        write(output, self, &[&self.cubin, &self.ptx])
+    }
+
+    pub(super) fn read(input: impl Read) -> io::Result<Self> {
+        let (answer, mut parts): (Self, _) = read(input)?;
+        let ptx = parts.pop().unwrap_or_default();
+        let cubin = parts.pop().unwrap_or_default();
+        Ok(Self {
+            cubin,
+            ptx,
+            ..answer
+        })
+    }
+}
+
+/// Each part behind its length; the first is JSON.
+fn write(mut output: impl Write, head: &impl Serialize, parts: &[&[u8]]) -> io::Result<()> {
+    let head = serde_json::to_vec(head)?;
+    for part in std::iter::once(head.as_slice()).chain(parts.iter().copied()) {
+        output.write_all(&(part.len() as u64).to_le_bytes())?;
+        output.write_all(part)?;
+    }
+    output.flush()
+}
+
+fn read<T: DeserializeOwned>(input: impl Read) -> io::Result<(T, Vec<Vec<u8>>)> {
+    let mut bytes = Vec::new();
+    input.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    let mut rest = bytes.as_slice();
+    let mut parts = Vec::new();
+    while let Some((length, behind)) = rest.split_first_chunk() {
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if length > behind.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let (part, behind) = behind.split_at(length);
+        parts.push(part);
+        rest = behind;
+    }
+    let Some((head, parts)) = parts.split_first() else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    let parts = parts.iter().map(|part| part.to_vec()).collect();
+    Ok((serde_json::from_slice(head)?, parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_a_part_of_it_is_not() {
+        let answer = Answer {
+            version: (13, 0),
+            log: "é\n".to_owned(),
+            names: vec!["_Z1kv".to_owned()],
+            cubin: vec![0, 1, 255],
+            ptx: b".version 9.0".to_vec(),
+            ..Answer::default()
+        };
+        let mut bytes = Vec::new();
+        answer.write(&mut bytes).unwrap();
+        assert_eq!(Answer::read(bytes.as_slice()).unwrap(), answer);
+        for end in 0..16 {
+            assert!(Answer::read(&bytes[..end]).is_err());
+        }
+    }
+}

@@ -1,0 +1,590 @@
+//! CUDA's compiler from the outside: what compiles, what its author is told, what a bomb costs. No GPU is needed; without NVRTC
+//! each test says so in one line.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use kforge::device::cuda::compiler::Compiler;
+use kforge::device::{Compiled, Program, Refusal};
+use kforge::kernel::Kernel;
+use kforge::kernel::plan::{ArgumentType, Entry, Unit};
+use kforge::task::{DType, TaskFiles, embedded_names};
+use kforge::verdict::Status;
+
+fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_kforge").into()
+}
+
+fn kforge() -> Command {
+    let mut command = Command::new(program());
+    if let Some(python) = std::env::var_os("KFORGE_TEST_PYTHON") {
+        command.env("KFORGE_PYTHON", python);
+    }
+    command
+}
+
+/// A compiler for sm_90, or one line that says why there is none.
+fn compiler() -> Option<Compiler> {
+    if std::env::var_os("KFORGE_PYTHON").is_none()
+        && let Some(python) = std::env::var_os("KFORGE_TEST_PYTHON")
+    {
+        // SAFETY: every test of this file writes the same value, and what reads it does so behind the first write.
+        unsafe { std::env::set_var("KFORGE_PYTHON", python) };
+    }
+    match Compiler::open_with(program(), "sm_90") {
+        Ok(compiler) => Some(compiler),
+        Err(error) => {
+            println!("skipped: {error:#}");
+            None
+        }
+    }
+}
+
+fn unit(source: &str, expression: &str, arguments: &[ArgumentType]) -> Unit {
+    Unit {
+        source: source.to_owned(),
+        constants: Vec::new(),
+        macros: Vec::new(),
+        entries: vec![Entry {
+            expression: expression.to_owned(),
+            arguments: arguments.to_vec(),
+            line: 1,
+        }],
+        fast_math: false,
+        max_registers: None,
+        arch: None,
+    }
+}
+
+const POINTER: ArgumentType = ArgumentType::Pointer(DType::Float32);
+
+fn ready(compiled: Compiled) -> Program {
+    match compiled {
+        Compiled::Ready(program) => program,
+        Compiled::Refused(refusal) => panic!("refused: {refusal:?}"),
+    }
+}
+
+fn refused(compiler: &Compiler, source: &str) -> Refusal {
+    match compiler.compile(&unit(source, "k", &[POINTER])).unwrap() {
+        Compiled::Refused(refusal) => refusal,
+        Compiled::Ready(_) => panic!("compiled: {source}"),
+    }
+}
+
+#[test]
+fn every_shipped_kernel_compiles() {
+    let Some(compiler) = compiler() else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut compiled = 0;
+    for name in embedded_names() {
+        let task = TaskFiles::find(name)
+            .and_then(|files| files.load())
+            .unwrap();
+        let kernels = std::fs::read_dir(root.join("kernels").join(name)).unwrap();
+        let mut files: Vec<_> = kernels
+            .flatten()
+            .map(|entry| (entry.path(), false))
+            .collect();
+        files.push((root.join(format!("tasks/{name}/oracle.cu")), true));
+        for (path, is_oracle) in files
+            .iter()
+            .filter(|(path, _)| path.extension().is_some_and(|end| end == "cu"))
+        {
+            let text = std::fs::read_to_string(path).unwrap();
+            let kernel = Kernel::parse(&text, &task.definition).unwrap();
+            let mut variants: Vec<_> = (0..kernel.header.variants.len()).map(Some).collect();
+            variants.push(None);
+            for variant in variants {
+                let unit = kernel.unit(&task, &kernel.values(variant), *is_oracle);
+                let program = match compiler.compile(&unit).unwrap() {
+                    Compiled::Ready(program) => program,
+                    Compiled::Refused(refusal) => panic!("{}: {refusal:?}", path.display()),
+                };
+                assert_eq!(program.entries.len(), unit.entries.len());
+                assert!(
+                    program
+                        .resources
+                        .registers
+                        .is_some_and(|count| (1..=255).contains(&count))
+                );
+                assert!(program.resources.shared_bytes.is_some());
+                assert!(program.facts["instructions"] > 10.0, "{}", path.display());
+                assert!(
+                    std::fs::read(&program.image)
+                        .unwrap()
+                        .starts_with(b"\x7fELF")
+                );
+                compiled += 1;
+            }
+        }
+    }
+    assert!(compiled > 10);
+}
+
+#[test]
+fn the_code_is_described() {
+    let Some(compiler) = compiler() else { return };
+    let source = "#include <cuda_fp16.h>
+__global__ void k(float* a) {
+  __shared__ float s[256];
+  float4 v = reinterpret_cast<const float4*>(a)[threadIdx.x];
+  s[threadIdx.x] = v.x + __shfl_xor_sync(0xffffffffu, v.y, 1);
+  __syncthreads();
+  double d = s[threadIdx.x ^ 1];
+  atomicAdd(a, float(sqrt(d)));
+  unsigned address = __cvta_generic_to_shared(s + 4 * threadIdx.x);
+  asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16;\" :: \"r\"(address), \"l\"(a + 4 * threadIdx.x));
+  asm volatile(\"cp.async.wait_all;\");
+  unsigned r[4] = {1, 2, 3, 4};
+  float c[4] = {};
+  asm volatile(\"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\"
+    : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3]) : \"r\"(r[0]), \"r\"(r[1]), \"r\"(r[2]), \"r\"(r[3]), \"r\"(r[0]), \"r\"(r[1]));
+  for (int i = 0; i < int(a[1]); ++i) a[i] = c[i & 3] + s[i];
+}";
+    let program = ready(compiler.compile(&unit(source, "k", &[POINTER])).unwrap());
+    for (name, expected) in [
+        ("vector_load_bytes", 16.0),
+        ("vector_store_bytes", 4.0),
+        ("mma", 1.0),
+        ("half_mma", 1.0),
+        ("tf32_mma", 0.0),
+        ("wgmma", 0.0),
+        ("async_copies", 1.0),
+        ("bulk_copies", 0.0),
+        ("block_barriers", 1.0),
+        ("shuffles", 1.0),
+        ("atomics", 1.0),
+        ("spill_bytes", 0.0),
+    ] {
+        assert_eq!(
+            program.facts.get(name),
+            Some(&expected),
+            "{name}: {:?}",
+            program.facts
+        );
+    }
+    for name in ["double_arithmetic", "loops"] {
+        assert!(program.facts[name] >= 1.0, "{name}: {:?}", program.facts);
+    }
+    assert_eq!(program.resources.shared_bytes, Some(1024));
+}
+
+#[test]
+fn spills_are_counted_and_the_architecture_may_be_more() {
+    let Some(compiler) = compiler() else { return };
+    let source = "__global__ void k(float* a) { float v[64];
+#pragma unroll
+  for (int i = 0; i < 64; ++i) v[i] = a[i * 7 + threadIdx.x];
+  for (int j = 0; j < 99; ++j) {
+#pragma unroll
+    for (int i = 0; i < 64; ++i) v[i] = v[i] * v[(i + 9) % 64] + a[j];
+  }
+#pragma unroll
+  for (int i = 0; i < 64; ++i) a[i * 7 + threadIdx.x] = v[i]; }";
+    let mut tight = unit(source, "k", &[POINTER]);
+    tight.max_registers = Some(32);
+    let program = ready(compiler.compile(&tight).unwrap());
+    assert!(program.resources.registers.unwrap() <= 32);
+    assert!(program.resources.spill_bytes.unwrap() > 0);
+    let source = "__global__ void k(float* a) { asm volatile(\"setmaxnreg.dec.sync.aligned.u32 40;\"); a[0] = 1; }";
+    let mut special = unit(source, "k", &[POINTER]);
+    assert!(matches!(
+        compiler.compile(&special).unwrap(),
+        Compiled::Refused(_)
+    ));
+    special.arch = Some("sm_90a".to_owned());
+    ready(compiler.compile(&special).unwrap());
+    special.arch = Some("sm_100a".to_owned());
+    let Compiled::Refused(refusal) = compiler.compile(&special).unwrap() else {
+        panic!("another device's code compiled")
+    };
+    assert_eq!(refusal.status, Status::Unsupported);
+}
+
+#[test]
+fn an_error_shows_its_line_and_a_caret_and_no_folder() {
+    let Some(compiler) = compiler() else { return };
+    let refusal = refused(
+        &compiler,
+        "__global__ void k(float* a) {\n  a[0] = undeclared;\n}\n",
+    );
+    assert_eq!(refusal.status, Status::CompileError);
+    assert_eq!(refusal.evidence.line, Some(2));
+    assert_eq!(
+        refusal.reason,
+        "line 2: identifier \"undeclared\" is undefined"
+    );
+    let log = refusal.evidence.log.unwrap();
+    assert_eq!(
+        log,
+        "kernel.cu(2): error: identifier \"undeclared\" is undefined\n    a[0] = undeclared;\n           ^\n"
+    );
+    // An error inside of a header is told by the line that led there.
+    let refusal = refused(
+        &compiler,
+        "#include <cuda/std/array>\n__global__ void k(float* a) {\n  cuda::std::array<void, 3> x;\n}\n",
+    );
+    let log = refusal.evidence.log.unwrap();
+    assert!(
+        !log.contains("/include") && !log.contains("site-packages"),
+        "{log}"
+    );
+    // What is left open is missed at the end of the file.
+    let refusal = refused(
+        &compiler,
+        "__global__ void k(float* a) {\n  if (a[0] > 1) {\n  a[0] = 1;\n}\n",
+    );
+    assert!(refusal.evidence.line.unwrap() <= 4, "{refusal:?}");
+}
+
+#[test]
+fn the_header_must_pass_what_the_kernel_takes() {
+    let Some(compiler) = compiler() else { return };
+    let two = "\n#include <cuda_bf16.h>\ntemplate <int N> __global__ void k(const __nv_bfloat16* __restrict__ a, long n) {}\n__device__ void no(float* a) {}";
+    let half = ArgumentType::Pointer(DType::BFloat16);
+    let fits = unit(two, "k<3>", &[half, ArgumentType::I64]);
+    assert!(ready(compiler.compile(&fits).unwrap()).entries[0].starts_with("_Z1k"));
+    for (expression, arguments, told) in [
+        (
+            "k<3>",
+            vec![POINTER, ArgumentType::I64],
+            "argument 1: the header passes 'float*'",
+        ),
+        (
+            "k<3>",
+            vec![half, ArgumentType::I32],
+            "argument 2: the header passes 'int'",
+        ),
+        (
+            "k<3>",
+            vec![half, half],
+            "argument 2: the header passes '__nv_bfloat16*'",
+        ),
+        ("k<3>", vec![half], "takes more arguments than the 1"),
+        (
+            "k<3>",
+            vec![half, ArgumentType::I64, half],
+            "takes fewer arguments than the 3",
+        ),
+        ("missing", vec![half], "identifier \"missing\" is undefined"),
+        ("no", vec![POINTER], "non-__global__"),
+    ] {
+        let Compiled::Refused(refusal) = compiler
+            .compile(&unit(two, expression, &arguments))
+            .unwrap()
+        else {
+            panic!("{expression} {arguments:?} compiled")
+        };
+        assert_eq!(refusal.status, Status::CompileError);
+        assert!(refusal.reason.contains(told), "{refusal:?}");
+        if expression != "no" {
+            assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
+        }
+    }
+    let map = "#include <cuda.h>\n__global__ void k(const __grid_constant__ CUtensorMap m, float* a) { a[0] = 1; }";
+    ready(
+        compiler
+            .compile(&unit(map, "k", &[ArgumentType::TensorMap, POINTER]))
+            .unwrap(),
+    );
+    let map = map.replace("#include <cuda.h>", "");
+    ready(
+        compiler
+            .compile(&unit(&map, "k", &[ArgumentType::TensorMap, POINTER]))
+            .unwrap(),
+    );
+    // Another name for nothing at all: the machine code is asked as well.
+    let forged = "namespace kforge_check { template <> struct Fits<float*, int> { static constexpr bool value = true; }; }\n__global__ void k(int a) {}";
+    let Compiled::Refused(refusal) = compiler.compile(&unit(forged, "k", &[POINTER])).unwrap()
+    else {
+        panic!("compiled")
+    };
+    assert!(
+        refusal.reason.contains("arguments of [4] bytes"),
+        "{refusal:?}"
+    );
+}
+
+#[test]
+fn a_bomb_ends_within_its_limits() {
+    let Some(compiler) = compiler() else { return };
+    let compiler = compiler.within(Duration::from_secs(2));
+    let head = "__global__ void k(float* a) { a[0] = ";
+    for (name, bomb) in [
+        (
+            "recursion",
+            format!(
+                "template <int N, int M> struct F {{ static constexpr long v = F<N - 1, 2 * M>::v + F<N - 1, 2 * M + 1>::v; }};\ntemplate <int M> struct F<0, M> {{ static constexpr long v = M; }};\n{head} F<26, 1>::v; }}"
+            ),
+        ),
+        (
+            "evaluation",
+            format!(
+                "constexpr long f(long n) {{ return n < 2 ? 1 : f(n - 1) + f(n - 2); }}\n{head} (f(20) & 1) ? 1 : 0; static_assert(f(45) > 0, \"\"); }}"
+            ),
+        ),
+        ("macros", {
+            let mut text = String::from("#define A0 x x x x x x x x\n");
+            for level in 1..10 {
+                let before = format!("A{} ", level - 1).repeat(8);
+                text += &format!("#define A{level} {before}\n");
+            }
+            format!("{text}{head} A9; }}")
+        }),
+        (
+            "unrolling",
+            format!(
+                "{head} 0;\n#pragma unroll\nfor (int i = 0; i < 4000; ++i)\n#pragma unroll\nfor (int j = 0; j < 4000; ++j) a[i * j] = sinf(a[i + j]); }}"
+            ),
+        ),
+        (
+            "nesting",
+            format!("{head} {}1{}; }}", "(".repeat(200_000), ")".repeat(200_000)),
+        ),
+        (
+            "memory",
+            format!(
+                "{head} 0; }}\n__device__ int big[] = {{ {} }};",
+                "1,".repeat(2_000_000)
+            ),
+        ),
+    ] {
+        let begun = Instant::now();
+        let outcome = compiler.compile(&unit(&bomb, "k", &[POINTER])).unwrap();
+        let seconds = begun.elapsed().as_secs_f64();
+        let status = match &outcome {
+            Compiled::Ready(_) => None,
+            Compiled::Refused(refusal) => Some(refusal.status),
+        };
+        println!("{name}: {status:?} in {seconds:.2} s");
+        assert!(seconds < 8.0, "{name} took {seconds} s");
+        let honest = [
+            Status::CompileTimeout,
+            Status::LimitExceeded,
+            Status::CompileError,
+        ];
+        assert!(
+            status.is_none_or(|status| honest.contains(&status)),
+            "{name}: {outcome:?}"
+        );
+        if ["recursion", "macros"].contains(&name) {
+            assert!(
+                matches!(status, Some(Status::CompileTimeout | Status::LimitExceeded)),
+                "{name}: {outcome:?}"
+            );
+        }
+    }
+    // The next one is none the worse for it.
+    ready(
+        compiler
+            .compile(&unit(
+                "__global__ void k(float* a) { a[0] = 7; }",
+                "k",
+                &[POINTER],
+            ))
+            .unwrap(),
+    );
+}
+
+#[test]
+fn a_path_out_of_the_headers_leaks_nothing() {
+    let Some(compiler) = compiler() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret.h");
+    std::fs::write(&secret, "swordfish swordfish").unwrap();
+    let secret = secret.display().to_string();
+    let body = "__global__ void k(float* a) { a[0] = 1; }";
+    for line in [
+        format!("#include \"{secret}\""),
+        format!("#include <{secret}>"),
+        format!("#define NAME \"{secret}\"\n#include NAME"),
+        format!("#if __has_include(\"{secret}\")\n#error there\n#endif"),
+        format!(
+            "#define HAS __has_include\n#define NAME \"{secret}\"\n#if HAS(NAME)\n#error there\n#endif"
+        ),
+        format!("#include \"../../../../../../../../../..{secret}\""),
+    ] {
+        let source = format!("{line}\n{body}");
+        let outcome = compiler.compile(&unit(&source, "k", &[POINTER])).unwrap();
+        match outcome {
+            // To ask whether it is there is no harm where the answer is no.
+            Compiled::Ready(_) => assert!(line.contains("HAS"), "{line}"),
+            Compiled::Refused(refusal) => {
+                let told = format!("{refusal:?}");
+                assert!(
+                    !told.contains("swordfish") && !told.contains("there"),
+                    "{told}"
+                );
+                assert!(
+                    refusal.status == Status::Rejected || line.contains("HAS"),
+                    "{told}"
+                );
+            }
+        }
+    }
+}
+
+/// What is in the way of the text rules is still held by the process: these come past them.
+#[test]
+fn the_process_reads_the_headers_and_nothing_else() {
+    let Some(compiler) = compiler() else { return };
+    let (held, _) = (kforge::device::cpu::mechanisms(), ());
+    if held.landlock.is_none() {
+        println!("skipped: no Landlock");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret.h");
+    std::fs::write(&secret, "swordfish swordfish").unwrap();
+    for (file, is_read) in [
+        (secret, false),
+        (PathBuf::from("/etc/passwd"), false),
+        (PathBuf::from("/proc/self/environ"), false),
+    ] {
+        let source = format!(
+            "#include \"{}\"\n__global__ void k(float* a) {{ }}",
+            file.display()
+        );
+        // The judge's own code is not looked at before it is compiled.
+        let told = format!(
+            "{:#}",
+            compiler
+                .compile_own("probe", &source, &[], &["k"])
+                .unwrap_err()
+        );
+        assert!(
+            told.contains("could not open source file") || told.contains("cannot open source file"),
+            "{told}"
+        );
+        assert!(!told.contains("swordfish") && !told.contains("root:") && !is_read);
+    }
+}
+
+#[test]
+fn what_a_kernel_may_not_have_is_rejected_with_its_line() {
+    let Some(compiler) = compiler() else { return };
+    for (source, line) in [
+        (
+            "__global__ void k(float* a) {\n  float* p = (float*)malloc(16);\n  p[0] = a[0]; a[1] = p[threadIdx.x]; free(p);\n}",
+            2,
+        ),
+        (
+            "__global__ void k(float* a) {\n\n  float* p = new float[4];\n  p[threadIdx.x] = a[0]; a[1] = p[2]; delete[] p;\n}",
+            3,
+        ),
+        (
+            "\n__managed__ int count;\n__global__ void k(float* a) { a[0] = ++count; }",
+            2,
+        ),
+        (
+            "__global__ void j() {}\n__global__ void k(float* a) {\n  j<<<1, 1>>>();\n}",
+            3,
+        ),
+    ] {
+        let refusal = refused(&compiler, source);
+        assert_eq!(refusal.status, Status::Rejected, "{refusal:?}");
+        assert_eq!(refusal.evidence.line, Some(line), "{refusal:?}");
+    }
+    // To print and to assert is open to everybody.
+    let source = "#include <cstdio>\n#include <cassert>\n__global__ void k(float* a) { assert(a[0] > 0); printf(\"%f\\n\", a[1]); }";
+    ready(compiler.compile(&unit(source, "k", &[POINTER])).unwrap());
+}
+
+#[test]
+fn habitual_headers_are_there() {
+    let Some(compiler) = compiler() else { return };
+    let source = "#include <cuda_runtime.h>\n#include <stdint.h>\n#include <cstdint>\n#include <cmath>\n#include <math.h>\n#include <float.h>\n#include <climits>\n#include <algorithm>\n#include <type_traits>\n#include <limits>\n#include <cooperative_groups.h>\n#include <cooperative_groups/reduce.h>\n#include <mma.h>\n#include <cuda_fp16.h>\n#include <cuda_fp8.h>\n#include <cuda_pipeline.h>
+namespace cg = cooperative_groups;
+static_assert(std::is_same<int, int32_t>::value && INT_MAX > 0, \"\");
+__global__ void k(float* a) {
+  auto warp = cg::tiled_partition<32>(cg::this_thread_block());
+  uint32_t n = std::min(3, 4); uint64_t m = n;
+  float least = std::numeric_limits<float>::lowest();
+  a[m] = cg::reduce(warp, std::sqrt(a[0]), cg::plus<float>()) + INFINITY + FLT_MAX + M_PI + least;
+}";
+    ready(compiler.compile(&unit(source, "k", &[POINTER])).unwrap());
+}
+
+#[test]
+fn what_was_compiled_before_is_there_at_once_unless_it_is_torn() {
+    let Some(compiler) = compiler() else { return };
+    let source = format!(
+        "__global__ void k(float* a) {{ a[0] = {}; }}",
+        std::process::id()
+    );
+    let unit = unit(&source, "k", &[POINTER]);
+    let first = ready(compiler.compile(&unit).unwrap());
+    let begun = Instant::now();
+    let second = ready(compiler.compile(&unit).unwrap());
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(seconds < 0.02, "{seconds}");
+    assert_eq!(
+        (&first.image, &first.entries, &first.facts),
+        (&second.image, &second.entries, &second.facts)
+    );
+    assert_eq!(first.resources, second.resources);
+    // A file that a crash has torn is made again.
+    let whole = std::fs::read(&first.image).unwrap();
+    std::fs::write(&first.image, &whole[..whole.len() / 2]).unwrap();
+    let third = ready(compiler.compile(&unit).unwrap());
+    assert_eq!(std::fs::read(&third.image).unwrap(), whole);
+    // Many at once.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for number in 0..3 {
+                    let source = format!(
+                        "__global__ void k(float* a) {{ a[{number}] = {}; }}",
+                        std::process::id()
+                    );
+                    ready(
+                        compiler
+                            .compile(&self::unit(&source, "k", &[POINTER]))
+                            .unwrap(),
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_machine_without_nvrtc_says_what_installs_it() {
+    let empty = tempfile::tempdir().unwrap();
+    // Whatever the machine has in its own folders is found without being asked for.
+    if [
+        "/usr/local/cuda",
+        "/opt/cuda",
+        "/usr/lib/x86_64-linux-gnu/libnvrtc.so.12",
+    ]
+    .iter()
+    .any(|path| Path::new(path).exists())
+    {
+        println!("skipped: a toolkit is installed");
+        return;
+    }
+    let output = kforge()
+        .args([
+            "eval",
+            "softmax",
+            "kernels/softmax/naive.cu",
+            "--compile-only",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("KFORGE_PYTHON", "/bin/false")
+        .env("KFORGE_CACHE_DIR", empty.path())
+        .env("PATH", "/usr/bin:/bin")
+        .env_remove("CUDA_HOME")
+        .env_remove("CUDA_PATH")
+        .env_remove("LD_LIBRARY_PATH")
+        .env_remove("VIRTUAL_ENV")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told.contains("pip install nvidia-cuda-nvrtc"), "{told}");
+}
