@@ -95,6 +95,29 @@ impl<'a> Judge<'a> {
         options: Options,
         machine: Machine,
     ) -> anyhow::Result<Self> {
+        Self::checked(device, task, options, machine, usize::MAX)
+    }
+
+    /// The same, and the baseline is checked on the first of the workloads only.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn brief(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: Options,
+        machine: Machine,
+    ) -> anyhow::Result<Self> {
+        Self::checked(device, task, options, machine, 1)
+    }
+
+    fn checked(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: Options,
+        machine: Machine,
+        most: usize,
+    ) -> anyhow::Result<Self> {
         let mut judge = Self::unchecked(device, task, options, machine)?;
         let cases: Vec<_> = task
             .selected(&judge.options.profile)
@@ -107,7 +130,7 @@ impl<'a> Judge<'a> {
             programs: judge.baseline.programs.clone(),
             seconds: 0.0,
         };
-        for case in &cases {
+        for case in cases.iter().take(most) {
             let seed = random::fresh_seed();
             if let Err(finding) = check::check(&judge, &baseline, case, &[seed])? {
                 let reason = finding.refusal.reason;

@@ -50,6 +50,8 @@ pub struct Order {
 }
 
 struct Inner {
+    /// For the first worker of every device.
+    starting: String,
     hello: String,
     /// For the fresh processes that confirm.
     confirming: String,
@@ -95,7 +97,10 @@ impl Pool {
             options,
             on_card: !cards.is_empty(),
             screen: screen && !cards.is_empty(),
+            brief: false,
         };
+        let starting = serde_json::to_string(&hello)?;
+        hello.brief = !cards.is_empty();
         let judging = serde_json::to_string(&hello)?;
         if cards.is_empty() {
             hello.options.profile.seconds *= CONFIRMATION;
@@ -108,6 +113,7 @@ impl Pool {
         };
         Ok(Self {
             inner: Arc::new(Inner {
+                starting,
                 hello: judging,
                 confirming: serde_json::to_string(&hello)?,
                 deadline,
@@ -120,7 +126,7 @@ impl Pool {
     pub async fn start(&self) -> anyhow::Result<DeviceIdentity> {
         let mut identity = None;
         for place in &self.inner.places {
-            let worker = self.inner.spawn(place, &self.inner.hello).await?;
+            let worker = self.inner.spawn(place, &self.inner.starting).await?;
             identity.get_or_insert_with(|| worker.identity.clone());
             place.keep(worker);
         }

@@ -20,6 +20,8 @@ pub(super) struct Hello {
     pub(super) on_card: bool,
     /// Whether a kernel for the GPU runs on the processor first.
     pub(super) screen: bool,
+    /// Whether one workload shows that the baseline works, because another worker has seen it on all of them.
+    pub(super) brief: bool,
 }
 
 /// A further line to a worker.
