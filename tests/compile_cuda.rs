@@ -291,6 +291,15 @@ fn the_header_must_pass_what_the_kernel_takes() {
             .compile(&unit(map, "k", &[ArgumentType::TensorMap, POINTER]))
             .unwrap(),
     );
+    let own = map.replace(
+        "#include <cuda.h>",
+        "struct alignas(64) CUtensorMap { unsigned long long opaque[16]; };",
+    );
+    ready(
+        compiler
+            .compile(&unit(&own, "k", &[ArgumentType::TensorMap, POINTER]))
+            .unwrap(),
+    );
     let map = map.replace("#include <cuda.h>", "");
     ready(
         compiler
