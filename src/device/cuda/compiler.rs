@@ -177,7 +177,9 @@ impl Compiler {
         if let Some(program) = self.kept(&key, begun) {
             return Ok(Compiled::Ready(program));
         }
-        let is_known = |name: &str| self.toolkit.has_header(name);
+        let has = |name: &str| self.toolkit.has_header(name);
+        // The one stands on the other, which comes in another package.
+        let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
         if let Some(refusal) = refuse::refuse(&unit.source, &is_known) {
             return Ok(Compiled::Refused(refusal));
         }

@@ -11,9 +11,12 @@ pub(super) fn all() -> Vec<(String, String)> {
         let names = names.iter();
         names.map(move |name| (*name, format!("#pragma once\n{text}\n")))
     });
+    // An older libcu++ has fewer; what is then missing is told where it is used.
     let standing = STANDING.iter().map(|name| {
-        let text =
-            format!("#pragma once\n#include <cuda/std/{name}>\nnamespace std {{ using namespace cuda::std; }}\n");
+        let text = format!(
+            "#pragma once\n#if __has_include(<cuda/std/{name}>)\n#include <cuda/std/{name}>\n#else\n\
+             #include <cuda/std/version>\n#endif\nnamespace std {{ using namespace cuda::std; }}\n"
+        );
         (*name, text)
     });
     let all = spelled.chain(same).chain(standing);
