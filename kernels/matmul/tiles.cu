@@ -5,7 +5,7 @@ launch:
     block: 64
     args: A, B, C, M, N, K
 tunables:
-  SIDE: [4, 2, 8]
+  SIDE: [8, 4, 2]
   DEPTH: [16, 8, 32]
 */
 

@@ -76,7 +76,13 @@ pub trait Device {
 
     /// The least time that the device allows, in microseconds, for so many compulsory bytes and operations from cold caches,
     /// where so many units are one sample; `tensor`: whether tensor cores may do the operations; `None` where the device's rates are not known.
-    fn floor_us(&self, _bytes: f64, _operations: f64, _units: usize, _tensor: bool) -> Option<Floor> {
+    fn floor_us(
+        &self,
+        _bytes: f64,
+        _operations: f64,
+        _units: usize,
+        _tensor: bool,
+    ) -> Option<Floor> {
         None
     }
 }

@@ -23,8 +23,8 @@ pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
 pub use regimes::Regime;
 pub use settings::{
-    Baseline, HiddenRange, PrecisionCheck, Profile, RegimeChoice, Settings, Tolerance,
-    WorkloadChoice,
+    Baseline, HiddenRange, LEAST_BLOCKS, PrecisionCheck, Profile, RegimeChoice, Settings,
+    Tolerance, WorkloadChoice,
 };
 pub use workload::{InputSource, Workload};
 

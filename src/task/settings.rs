@@ -67,6 +67,9 @@ pub enum PrecisionCheck {
     Unchecked,
 }
 
+/// Before so many blocks no interval is looked at, whatever a profile says.
+pub const LEAST_BLOCKS: usize = 20;
+
 /// How much judging to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,6 +87,14 @@ pub struct Profile {
     pub seconds: f64,
     /// Half width of the 95 % interval of the speedup at which timing stops, as a fraction.
     pub precision: f64,
+    /// The fewest blocks of two pairs that are timed for each workload; at least 20.
+    #[serde(default = "least_blocks")]
+    pub blocks: usize,
+}
+
+/// The fewest blocks before an interval is looked at.
+fn least_blocks() -> usize {
+    LEAST_BLOCKS
 }
 
 /// How widely regimes are checked.

@@ -26,7 +26,6 @@ pub mod texts;
 pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
 pub use compiler::{Compiler, find as find_compiler};
 
-
 use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
 use crate::kernel::plan::{Plan, Unit};
 use crate::verdict::{DeviceIdentity, Resources};

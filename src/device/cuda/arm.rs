@@ -230,7 +230,11 @@ impl CudaArm {
         let worst = (comparisons.iter()).position(|comparison| comparison.failed > 0);
         let mut whole = together(&comparisons);
         if let (Some(worst), Some((index, ..))) = (worst, whole.first) {
-            let found = self.element(found.dtype, self.memory.address(buffer, copies[worst]), index)?;
+            let found = self.element(
+                found.dtype,
+                self.memory.address(buffer, copies[worst]),
+                index,
+            )?;
             let right = self.element(expected.dtype, expected.addresses[worst], index)?;
             whole.first = Some((index, right, found));
         }
@@ -421,9 +425,7 @@ impl Arm for CudaArm {
             }
             Question::Values => {
                 let dtype = self.places(buffer)?.dtype;
-                Answer::Values(
-                    self.with_bytes(buffer, |memory| numerics::values(dtype, memory))?,
-                )
+                Answer::Values(self.with_bytes(buffer, |memory| numerics::values(dtype, memory))?)
             }
             Question::Bytes => Answer::Bytes(self.with_bytes(buffer, <[u8]>::to_vec)?),
             Question::Compare {
@@ -480,7 +482,9 @@ impl CudaArm {
             _ => None,
         };
         let copies = 0..self.memory.copies();
-        let addresses = copies.map(|copy| self.memory.address(buffer, copy)).collect();
+        let addresses = copies
+            .map(|copy| self.memory.address(buffer, copy))
+            .collect();
         let keeps: Rc<dyn Any> = Rc::clone(&self.memory.data) as Rc<dyn Any>;
         Ok(Answer::Expected {
             expected: Expected::OnDevice(OnDevice {
@@ -506,15 +510,19 @@ impl CudaArm {
             .into_iter()
             .enumerate()
             .filter(|(copy, _)| self.ran.contains(&(*copy as u32)) == ran);
-        Ok(of_interest.fold((0, None), |(sum, first), (_, (count, of_copy))| {
-            (sum + count, first.or(of_copy))
-        }))
+        Ok(
+            of_interest.fold((0, None), |(sum, first), (_, (count, of_copy))| {
+                (sum + count, first.or(of_copy))
+            }),
+        )
     }
 }
 
 /// Several copies' hashes as one; of one copy its own, as on every device.
 fn together_hashed(hashes: &[u64]) -> u64 {
-    let turned = (0..).zip(hashes).map(|(place, hash)| hash.rotate_left(place % 64));
+    let turned = (0..)
+        .zip(hashes)
+        .map(|(place, hash)| hash.rotate_left(place % 64));
     turned.fold(0, u64::wrapping_add)
 }
 

@@ -179,7 +179,11 @@ impl Memory {
     /// Whether the definition's buffers of both arms are alike, so that either can use the other's.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let data = |memory: &Self| -> usize {
-            memory.is_scratch.iter().take_while(|scratch| !**scratch).count()
+            memory
+                .is_scratch
+                .iter()
+                .take_while(|scratch| !**scratch)
+                .count()
         };
         data(self) == data(other) && self.copies() == other.copies()
     }

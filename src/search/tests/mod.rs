@@ -55,6 +55,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         cache: "warm".to_owned(),
         state: None,
         precision: None,
+        screen: None,
         checked_share: None,
         voided_blocks: 0,
         seeds: vec![],
