@@ -233,6 +233,15 @@ fn an_error_shows_its_line_and_a_caret_and_no_folder() {
         !log.contains("/include") && !log.contains("site-packages"),
         "{log}"
     );
+    // The assembler's words reach the author too.
+    let refusal = refused(
+        &compiler,
+        "__global__ void k(float* a) { __shared__ float s[99999]; s[threadIdx.x] = a[0]; __syncthreads(); a[1] = s[threadIdx.x ^ 1]; }",
+    );
+    assert!(
+        refusal.reason.contains("too much shared data"),
+        "{refusal:?}"
+    );
     // What is left open is missed at the end of the file.
     let refusal = refused(
         &compiler,

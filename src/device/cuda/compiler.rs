@@ -121,6 +121,7 @@ impl Compiler {
         compiler.identity = Digest::of_parts([
             compiler.toolkit.identity().as_bytes(),
             compiler.version().as_bytes(),
+            format!("{:?}", headers::all()).as_bytes(),
             env!("CARGO_PKG_VERSION").as_bytes(),
             &FORMAT.to_le_bytes(),
         ]);
