@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
-    Arm, Build, Compiled, Content, Device, Launched, Opened, Poison, Question, numerics,
+    Arm, Build, Compiled, Content, Device, Launched, Opened, Poison, Purpose, Question, numerics,
 };
 use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use kforge::task::{DType, Distribution, Norm, Shape, Tolerance};
 
 const BYTES: usize = 32 << 20;
+const TIMED: Purpose = Purpose::Time {
+    copies: 1,
+    cache: None,
+};
 
 fn main() -> anyhow::Result<()> {
     let begun = Instant::now();
@@ -30,7 +34,7 @@ fn main() -> anyhow::Result<()> {
         let plan = plan(elements);
         let open = || -> anyhow::Result<(Box<dyn Arm>, Duration)> {
             let begun = Instant::now();
-            match device.open(&program, &plan)? {
+            match device.open(&program, &plan, TIMED)? {
                 Opened::Ready(arm) => Ok((arm, begun.elapsed())),
                 Opened::Refused(refusal) => anyhow::bail!(refusal.reason),
             }
@@ -56,7 +60,7 @@ fn main() -> anyhow::Result<()> {
         let detail = format!("p10 {:?}, p90 {:?}", launches[100], launches[900]);
         row("an empty launch", launches[500], &detail);
     }
-    let (mut arm, _) = match device.open(&program, &plan(BYTES as u64 / 4))? {
+    let (mut arm, _) = match device.open(&program, &plan(BYTES as u64 / 4), TIMED)? {
         Opened::Ready(arm) => (arm, ()),
         Opened::Refused(refusal) => anyhow::bail!(refusal.reason),
     };
@@ -197,6 +201,7 @@ fn plan(elements: u64) -> Plan {
             arguments: vec![Argument::Buffer(0)],
         }],
         outputs: Vec::new(),
+        tensor_maps: Vec::new(),
     }
 }
 

@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
-use kforge::device::Device;
 use kforge::device::cpu::CpuDevice;
+use kforge::device::{Cache, Device};
 use kforge::eval::{Judge, Options};
 use kforge::kernel::Machine;
 use kforge::task::TaskFiles;
@@ -23,6 +23,7 @@ fn main() -> anyhow::Result<()> {
         profile: task.settings.profiles["quick"].clone(),
         launch_seconds: 20.0,
         thorough: false,
+        cache: Cache::Cold,
     };
     let machine = Machine {
         sm_count: i64::from(cores),

@@ -8,8 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use kforge::device::Device;
 use kforge::device::cpu::CpuDevice;
+use kforge::device::{Cache, Device};
 use kforge::eval::{Judge, Options};
 use kforge::event::{Brief, Operator};
 use kforge::kernel::Machine;
@@ -51,6 +51,7 @@ fn main() -> anyhow::Result<()> {
             profile: task.settings.profiles["quick"].clone(),
             launch_seconds: 10.0,
             thorough: false,
+            cache: Cache::Cold,
         };
         let mut judge = Judge::new(&device, &task, options, machine)?;
         for (file, source) in task.starts() {

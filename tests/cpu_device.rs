@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, Arm, Build, Compiled, Content, Device, Launched, Opened, Poison, Question, Refusal,
+    Answer, Arm, Build, Compiled, Content, Device, Edge, Expected, Launched, Opened, Poison,
+    Purpose, Question, Refusal,
 };
 use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use kforge::task::{DType, Distribution, Shape, Tolerance};
@@ -14,6 +15,7 @@ use kforge::verdict::Status;
 
 const COUNT: u64 = 1000;
 const DEADLINE: Duration = Duration::from_secs(10);
+const AT_THE_END: Purpose = Purpose::Check { edge: Edge::End };
 const EXACT: Tolerance = Tolerance {
     rtol: 1e-6,
     atol_rms: 1e-6,
@@ -101,6 +103,7 @@ impl Kernel {
                 ],
             }],
             outputs: vec![1],
+            tensor_maps: Vec::new(),
         }
     }
 
@@ -116,7 +119,7 @@ impl Kernel {
             Compiled::Ready(program) => program,
             Compiled::Refused(refusal) => panic!("{refusal:?}"),
         };
-        match device.open(&program, &self.plan()).unwrap() {
+        match device.open(&program, &self.plan(), AT_THE_END).unwrap() {
             Opened::Ready(mut arm) => {
                 fill(arm.as_mut());
                 Ok(arm)
@@ -146,11 +149,12 @@ impl Kernel {
             let Answer::Values(x) = arm.inspect(0, &Question::Values).unwrap() else {
                 panic!()
             };
-            let expected = expected(&x);
+            let expected = Expected::Host(expected(&x));
             let Answer::Comparison(comparison) = arm
                 .inspect(
                     1,
                     &Question::Compare {
+                        copies: &[0],
                         expected: &expected,
                         tolerance: EXACT,
                     },
@@ -453,7 +457,7 @@ fn what_a_cpu_cannot_run_is_unsupported_with_its_line() {
     let Compiled::Ready(program) = device.compile(&body("").unit(), Build::Fast).unwrap() else {
         panic!()
     };
-    let Opened::Refused(refusal) = device.open(&program, &plan).unwrap() else {
+    let Opened::Refused(refusal) = device.open(&program, &plan, AT_THE_END).unwrap() else {
         panic!()
     };
     assert_eq!(refusal.status, Status::Unsupported);

@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use kforge::device::Device;
 use kforge::device::cpu::CpuDevice;
+use kforge::device::{Cache, Device};
 use kforge::eval::{self, Example};
 use kforge::kernel::Machine;
 use kforge::task::{TaskFiles, embedded_names};
@@ -49,6 +49,7 @@ fn oracles_agree_with_numpy() {
                     profile: task.settings.profiles["quick"].clone(),
                     launch_seconds: 20.0,
                     thorough: false,
+                    cache: Cache::Cold,
                 };
                 let machine = Machine {
                     sm_count: i64::from(device.identity().cores.unwrap_or(1)),

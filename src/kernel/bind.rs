@@ -11,6 +11,9 @@ use crate::task::{Binding, DType, Task};
 
 /// The most memory that one arm may take, in bytes: beyond it a shape is refused rather than left to the system to kill.
 const MAX_ARM_BYTES: u64 = 16 << 30;
+/// Of a tensor map.
+const MOST_DIMS: usize = 5;
+const SWIZZLES: [u32; 4] = [0, 32, 64, 128];
 
 /// What expressions may know about the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +182,8 @@ impl Kernel {
                 message: "no launch's `when` holds".to_owned(),
             });
         }
-        let tensor_maps = self.tensor_maps(&buffers, &|placed| {
+        let buffer_of = |name: &str| index_of(aliased(name).map_or(name, String::as_str));
+        let tensor_maps = self.tensor_maps(&buffers, &buffer_of, &|placed| {
             evaluate(placed, binding, values, machine)
         })?;
         Ok(Plan {
@@ -193,6 +197,7 @@ impl Kernel {
     fn tensor_maps(
         &self,
         buffers: &[Buffer],
+        buffer_of: &dyn Fn(&str) -> Option<usize>,
         value: &dyn Fn(&Placed) -> Result<i64, BindError>,
     ) -> Result<Vec<TensorMap>, BindError> {
         let mut maps = Vec::new();
@@ -214,7 +219,27 @@ impl Kernel {
                 };
                 list.iter().map(size).collect::<Result<Vec<u64>, _>>()
             };
-            let buffer = buffers.iter().position(|buffer| buffer.name == map.of);
+            // The driver reads as many sizes as there are dims, whatever the lists hold.
+            let lengths = [map.dims.len(), map.strides.len() + 1, map.tile.len()];
+            if lengths != [map.dims.len(); 3] || map.dims.len() > MOST_DIMS {
+                let [dims, strides, tile] = [&map.dims, &map.strides, &map.tile].map(Vec::len);
+                return Err(BindError {
+                    fault: BindFault::Rejected,
+                    ..refuse(format!(
+                        "{dims} dims, {strides} strides and {tile} sizes of the box: expected 1 to {MOST_DIMS} dims, innermost first, a stride for each but the first, and a size of the box for each"
+                    ))
+                });
+            }
+            if !SWIZZLES.contains(&map.swizzle) {
+                return Err(BindError {
+                    fault: BindFault::Rejected,
+                    ..refuse(format!(
+                        "`swizzle`: expected 0, 32, 64 or 128, found {}",
+                        map.swizzle
+                    ))
+                });
+            }
+            let buffer = buffer_of(&map.of);
             let buffer = buffer.ok_or_else(|| refuse(format!("`{}` is not there", map.of)))?;
             let dims = sizes(&map.dims, 1 << 32, "a dim")?;
             let strides = sizes(&map.strides, 1 << 40, "a stride")?;

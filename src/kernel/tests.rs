@@ -295,6 +295,107 @@ fn limits_are_checked_before_a_launch() {
     }
 }
 
+const MAPPED: &str = "launch:
+  - kernel: scale
+    grid: rows
+    block: 32
+    args: x_map, factor, y
+tensor_maps:
+  x_map: {of: x, dims: \"columns, rows\", strides: \"columns * 2\", box: \"columns, min(rows, 4)\", swizzle: 32}";
+
+fn mapped(yaml: &str, rows: i64) -> Result<super::plan::Plan, BindError> {
+    let task = task_files().load().unwrap();
+    let kernel = parse(yaml).unwrap();
+    let binding = task
+        .definition
+        .bind(&IndexMap::from([("rows".to_owned(), rows)]))
+        .unwrap();
+    kernel.plan(
+        &task,
+        &binding,
+        &kernel.values(None),
+        &Scalars::new(),
+        &MACHINE,
+        false,
+    )
+}
+
+#[test]
+fn a_tensor_map_has_its_sizes_in_the_plan() {
+    let task = task_files().load().unwrap();
+    let unit = parse(MAPPED).unwrap().unit(&task, &IndexMap::new(), false);
+    assert_eq!(unit.entries[0].arguments[0], ArgumentType::TensorMap);
+    let plan = mapped(MAPPED, 7).unwrap();
+    assert_eq!(plan.launches[0].arguments[0], Argument::TensorMap(0));
+    assert_eq!(
+        plan.tensor_maps,
+        [super::plan::TensorMap {
+            name: "x_map".to_owned(),
+            buffer: 0,
+            dims: vec![8, 7],
+            strides: vec![16],
+            tile: vec![8, 4],
+            swizzle: 32,
+        }]
+    );
+}
+
+#[test]
+fn a_tensor_map_stays_within_its_buffer() {
+    // `x` has 7 rows of 8 elements of 2 bytes.
+    for (from, to, fault, words) in [
+        (
+            "dims: \"columns, rows\"",
+            "dims: \"columns, rows + 1\"",
+            BindFault::LaunchError,
+            "it reaches 128 bytes into `x`, which has 112",
+        ),
+        (
+            "strides: \"columns * 2\"",
+            "strides: \"columns * 4\"",
+            BindFault::LaunchError,
+            "it reaches 208 bytes into `x`, which has 112",
+        ),
+        (
+            "strides: \"columns * 2\"",
+            "strides: \"columns * 2 - 16\"",
+            BindFault::LaunchError,
+            "a stride: expected 1 to 1099511627776, found 0",
+        ),
+        (
+            "box: \"columns, min(rows, 4)\"",
+            "box: \"columns, 257\"",
+            BindFault::LaunchError,
+            "a size of the box: expected 1 to 256, found 257",
+        ),
+        (
+            "strides: \"columns * 2\"",
+            "strides: \"\"",
+            BindFault::Rejected,
+            "2 dims, 0 strides and 2 sizes of the box: expected 1 to 5 dims",
+        ),
+        (
+            "box: \"columns, min(rows, 4)\"",
+            "box: \"columns\"",
+            BindFault::Rejected,
+            "2 dims, 1 strides and 1 sizes of the box",
+        ),
+        (
+            "swizzle: 32",
+            "swizzle: 48",
+            BindFault::Rejected,
+            "`swizzle`: expected 0, 32, 64 or 128, found 48",
+        ),
+    ] {
+        let error = mapped(&MAPPED.replace(from, to), 7).unwrap_err();
+        assert_eq!((error.fault, error.line), (fault, 8), "{to}: {error}");
+        assert!(
+            error.message.starts_with("tensor map `x_map`: ") && error.message.contains(words),
+            "{to}: {error}"
+        );
+    }
+}
+
 #[test]
 fn every_shipped_kernel_fits_every_workload_of_its_task() {
     for name in crate::task::embedded_names() {

@@ -233,6 +233,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         cache: "warm".to_owned(),
         state: None,
         precision: None,
+        screen: None,
         checked_share: Some(1.0),
         voided_blocks: 0,
         seeds: vec![1, 2],

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
-use kforge::device::{Answer, Build, Compiled, Device, Launched, Opened, Question, Refusal};
+use kforge::device::{
+    Answer, Build, Compiled, Device, Edge, Launched, Opened, Purpose, Question, Refusal,
+};
 use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
 use kforge::task::DType;
 
@@ -68,8 +70,12 @@ impl Program<'_> {
                 arguments: vec![Argument::Buffer(0), Argument::I32(self.count as i32)],
             }],
             outputs: vec![0],
+            tensor_maps: Vec::new(),
         };
-        let mut arm = match device.open(&program, &plan).unwrap() {
+        let mut arm = match device
+            .open(&program, &plan, Purpose::Check { edge: Edge::End })
+            .unwrap()
+        {
             Opened::Ready(arm) => arm,
             Opened::Refused(refusal) => return Err(Box::new(refusal)),
         };

@@ -102,8 +102,10 @@ pub(super) struct Copies {
 impl Copies {
     /// At most [`Own::MOST_COPIES`].
     pub(super) fn named(numbers: &[u32]) -> Self {
-        let mut copies = Self::default();
-        copies.named = numbers.len().min(MOST_NAMED) as u32;
+        let mut copies = Self {
+            named: numbers.len().min(MOST_NAMED) as u32,
+            ..Self::default()
+        };
         for (slot, number) in copies.numbers.iter_mut().zip(numbers) {
             *slot = *number;
         }

@@ -203,7 +203,7 @@ fn make_ready(
         }
     }
     if let Some(cluster) = launch.cluster {
-        if let Some(axis) = (0..3).find(|axis| launch.grid[*axis] % cluster[*axis] != 0) {
+        if let Some(axis) = (0..3).find(|axis| !launch.grid[*axis].is_multiple_of(cluster[*axis])) {
             return Ok(Err(format!(
                 "a grid of {} blocks along axis {axis} is not made of clusters of {}",
                 launch.grid[axis], cluster[axis]
