@@ -49,6 +49,8 @@ def gelu(folder, _):
     for number in range(6):
         verdicts, seconds, _ = judge("gelu", [anew(folder, "kernels/gelu/vectors.cu", number)], "--profile", "large")
         verdict = verdicts[0]
+        if verdict["status"] != "passed":
+            sys.exit(f"gelu: {verdict['status']}: {verdict['reason']} {verdict['evidence']}")
         # The first run also compiles the judge's own code and the oracle, and measures the card's peaks.
         walls.append({"wall_s": round(seconds, 3), "status": verdict["status"], "seconds": verdict["seconds"],
                       "pairs": timed(verdict)[0]["candidate_us"]["n"], "kernel_us": timed(verdict)[0]["candidate_us"]["median"],

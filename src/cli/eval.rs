@@ -239,7 +239,9 @@ async fn judge(
             index + 1,
             order.kernels.len()
         ));
-        let first = running.pop_front().context("a kernel was not sent to be judged")?;
+        let first = running
+            .pop_front()
+            .context("a kernel was not sent to be judged")?;
         let verdict = tokio::select! {
             verdict = first => verdict.context("judging a kernel panicked")?,
             _ = interrupt.wait_for(|told| *told) => return Ok(None),

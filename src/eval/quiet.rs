@@ -29,7 +29,11 @@ pub struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            tracing::debug!("device held {} for {} us", self.how, self.since.elapsed().as_micros());
+            tracing::debug!(
+                "device held {} for {} us",
+                self.how,
+                self.since.elapsed().as_micros()
+            );
         }
     }
 }

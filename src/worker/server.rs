@@ -142,6 +142,7 @@ fn answer(
             challenger,
             incumbent,
         } => judge.duel(&challenger, &incumbent).map(Response::Duel),
+        Request::SelfTest => judge.against_itself().map(Response::SelfTest),
     };
     send(
         output,
