@@ -37,7 +37,7 @@ fn compiler() -> Option<Compiler> {
     match Compiler::open_with(program(), "sm_90") {
         Ok(compiler) => Some(compiler),
         Err(error) => {
-            println!("skipped: {error:#}");
+            println!("skipped: {}", format!("{error:#}").replace("\n\n", "; "));
             None
         }
     }
@@ -233,6 +233,15 @@ fn an_error_shows_its_line_and_a_caret_and_no_folder() {
         !log.contains("/include") && !log.contains("site-packages"),
         "{log}"
     );
+    // The assembler's words reach the author too.
+    let refusal = refused(
+        &compiler,
+        "__global__ void k(float* a) { __shared__ float s[99999]; s[threadIdx.x] = a[0]; __syncthreads(); a[1] = s[threadIdx.x ^ 1]; }",
+    );
+    assert!(
+        refusal.reason.contains("too much shared data"),
+        "{refusal:?}"
+    );
     // What is left open is missed at the end of the file.
     let refusal = refused(
         &compiler,
@@ -289,6 +298,15 @@ fn the_header_must_pass_what_the_kernel_takes() {
     ready(
         compiler
             .compile(&unit(map, "k", &[ArgumentType::TensorMap, POINTER]))
+            .unwrap(),
+    );
+    let own = map.replace(
+        "#include <cuda.h>",
+        "struct alignas(64) CUtensorMap { unsigned long long opaque[16]; };",
+    );
+    ready(
+        compiler
+            .compile(&unit(&own, "k", &[ArgumentType::TensorMap, POINTER]))
             .unwrap(),
     );
     let map = map.replace("#include <cuda.h>", "");
@@ -497,6 +515,14 @@ fn what_a_kernel_may_not_have_is_rejected_with_its_line() {
 #[test]
 fn habitual_headers_are_there() {
     let Some(compiler) = compiler() else { return };
+    let has = |name: &str| {
+        let mut folders = compiler.toolkit().includes.iter();
+        folders.any(|folder| folder.join(name).is_file())
+    };
+    if !has("crt/mma.h") || !has("cuda/std/algorithm") {
+        println!("skipped: not all of CUDA 13's headers are installed");
+        return;
+    }
     let source = "#include <cuda_runtime.h>\n#include <stdint.h>\n#include <cstdint>\n#include <cmath>\n#include <math.h>\n#include <float.h>\n#include <climits>\n#include <algorithm>\n#include <type_traits>\n#include <limits>\n#include <cooperative_groups.h>\n#include <cooperative_groups/reduce.h>\n#include <mma.h>\n#include <cuda_fp16.h>\n#include <cuda_fp8.h>\n#include <cuda_pipeline.h>
 namespace cg = cooperative_groups;
 static_assert(std::is_same<int, int32_t>::value && INT_MAX > 0, \"\");
@@ -587,4 +613,57 @@ fn a_machine_without_nvrtc_says_what_installs_it() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{told}");
     assert!(told.contains("pip install nvidia-cuda-nvrtc"), "{told}");
+}
+
+#[test]
+fn the_command_compiles_every_variant_and_claims_no_more() {
+    if compiler().is_none() {
+        return;
+    }
+    let run = |kernel: &Path, arch: &str| {
+        let output = kforge()
+            .args([
+                "eval",
+                "gdn_decode",
+                "--compile-only",
+                "--format",
+                "json",
+                "--arch",
+                arch,
+            ])
+            .arg(kernel)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), told[0].clone())
+    };
+    let kernel = Path::new("kernels/gdn_decode/warp_rows.cu");
+    let (code, told) = run(kernel, "sm_90");
+    assert_eq!(code, Some(0), "{told}");
+    assert!(
+        told["status"].is_null() && told["compiled"] == true && told["device"]["arch"] == "sm_90"
+    );
+    assert_eq!(told["variants"][0]["features"]["vector_load_bytes"], 16.0);
+    assert_eq!(run(kernel, "nonsense").0, Some(2));
+    // The second variant alone does not compile.
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(kernel)).unwrap();
+    let head = text.find("\n*/").unwrap();
+    let (before, behind) = text.split_at(head);
+    let text = format!(
+        "{before}\nvariants:\n  - {{when: batch_size <= 2, ROWS: 2}}\n  - {{when: batch_size <= 4, ROWS: 8}}{behind}\nstatic_assert(ROWS != 8, \"too many\");\n"
+    );
+    let broken = folder.path().join("broken.cu");
+    std::fs::write(&broken, &text).unwrap();
+    let (code, told) = run(&broken, "sm_90");
+    assert_eq!(code, Some(5), "{told}");
+    assert_eq!(
+        (&told["status"], &told["compiled"]),
+        (&"compile_error".into(), &false.into())
+    );
+    let last = text.lines().count();
+    assert_eq!(told["reason"], format!("variant 1: line {last}: too many"));
+    assert_eq!(told["evidence"]["line"], last);
+    assert_eq!(told["variants"].as_array().map(Vec::len), Some(2));
 }

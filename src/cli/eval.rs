@@ -1,12 +1,15 @@
 //! `kforge eval`: the verdicts on some kernels, outside a search.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::evolve::{backend, profile};
+use super::evolve::backend;
 use super::{Exit, Format, print, print_json, print_json_lines};
 use crate::base::files;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ProfileChoice};
 use crate::device::cuda::compiler::Compiler;
 use crate::device::{Cache, cpu};
 use crate::driver::watch_signals;
@@ -25,8 +28,8 @@ pub(super) struct Arguments {
     /// Kernel files.
     #[arg(required = true, value_name = "KERNEL")]
     kernels: Vec<String>,
-    /// How much judging to do; `auto` is `quick` on a CPU and `full` on a GPU.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = ["auto", "quick", "full"])]
+    /// How much judging to do: a profile of the task; `auto` is `quick` on a CPU and `full` on a GPU.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
     profile: String,
     /// Which device judges; `auto` is CUDA where a GPU and NVRTC are found.
     #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
@@ -86,6 +89,8 @@ struct Order {
     kernels: Vec<(String, String)>,
     seed: Option<u64>,
     format: Format,
+    /// Kernels with the judge at once.
+    in_flight: usize,
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
@@ -97,7 +102,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         ..Config::default()
     };
     config.eval.launch_seconds = arguments.launch_seconds;
-    config.profile = profile(&arguments.profile);
+    config.profile = ProfileChoice(arguments.profile.clone());
     config.backend = backend(&arguments.backend);
     if let Some(device) = &arguments.device {
         config.eval.devices = config::Devices::Listed(vec![device.clone()]);
@@ -153,7 +158,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         kernels,
         seed: arguments.seed,
         format: arguments.format,
+        // On a CPU one is judged at a time: a second would only wait for the clock.
+        in_flight: match resolved.cards.is_empty() {
+            true => 1,
+            false => resolved.in_flight,
+        },
     };
+    let order = Arc::new(order);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -205,21 +216,34 @@ fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
     })
 }
 
-/// One kernel after the other; what can be shown at once is. `None`: told to stop.
+/// In order; where a GPU judges, compilers work on the next ones meanwhile. `None`: told to stop.
 async fn judge(
-    order: &Order,
+    order: &Arc<Order>,
     mut interrupt: watch::Receiver<bool>,
 ) -> anyhow::Result<Option<Vec<Verdict>>> {
     let waiting = Waiting::new();
     let mut verdicts = Vec::new();
-    for (index, (path, source)) in order.kernels.iter().enumerate() {
+    let mut running = VecDeque::new();
+    let mut next = 0;
+    for (index, (path, _)) in order.kernels.iter().enumerate() {
+        while next < order.kernels.len() && running.len() < order.in_flight {
+            let order = Arc::clone(order);
+            running.push_back(tokio::spawn(async move {
+                let (path, source) = &order.kernels[next];
+                order.pool.judge(path, source, order.seed).await
+            }));
+            next += 1;
+        }
         waiting.on(&format!(
             "judging {path} ({}/{})",
             index + 1,
             order.kernels.len()
         ));
+        let first = running
+            .pop_front()
+            .context("a kernel was not sent to be judged")?;
         let verdict = tokio::select! {
-            verdict = order.pool.judge(path, source, order.seed) => verdict,
+            verdict = first => verdict.context("judging a kernel panicked")?,
             _ = interrupt.wait_for(|told| *told) => return Ok(None),
         };
         let verdict = *verdict.with_context(|| format!("failed to judge `{path}`"))?;

@@ -44,8 +44,8 @@ pub(super) struct Common {
     /// Steps per task, those made before a resume included.
     #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
-    /// How much judging to do; `auto` is `quick` on a CPU and `full` on a GPU.
-    #[arg(long, value_name = "NAME", value_parser = ["auto", "quick", "full"])]
+    /// How much judging to do: a profile of the task; `auto` is `quick` on a CPU and `full` on a GPU.
+    #[arg(long, value_name = "NAME")]
     pub(super) profile: Option<String>,
     /// Which device judges; `auto` is CUDA where a GPU and NVRTC are found.
     #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = ["auto", "cpu", "cuda"])]
@@ -89,7 +89,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failure> {
     config.steps = common.steps.unwrap_or(config.steps);
     if let Some(name) = common.profile.as_deref() {
-        config.profile = profile(name);
+        config.profile = ProfileChoice(name.to_owned());
     }
     if let Some(name) = common.backend.as_deref() {
         config.backend = backend(name);
@@ -104,15 +104,6 @@ pub(super) fn backend(name: &str) -> Backend {
         "cpu" => Backend::Cpu,
         "cuda" => Backend::Cuda,
         _ => Backend::Auto,
-    }
-}
-
-/// What `--profile` says.
-pub(super) fn profile(name: &str) -> ProfileChoice {
-    match name {
-        "quick" => ProfileChoice::Quick,
-        "full" => ProfileChoice::Full,
-        _ => ProfileChoice::Auto,
     }
 }
 

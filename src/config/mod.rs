@@ -54,15 +54,15 @@ pub enum Backend {
     Cuda,
 }
 
-/// How much judging to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProfileChoice {
-    /// `full` on a GPU, `quick` on the CPU.
-    #[default]
-    Auto,
-    Quick,
-    Full,
+/// How much judging to do: the name of a profile that the tasks have, or `auto`: `full` on a GPU, `quick` on the CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProfileChoice(pub String);
+
+impl Default for ProfileChoice {
+    fn default() -> Self {
+        Self("auto".to_owned())
+    }
 }
 
 /// How candidates are judged.
@@ -120,7 +120,7 @@ impl Default for Config {
             seed: None,
             output: None,
             backend: Backend::Auto,
-            profile: ProfileChoice::Auto,
+            profile: ProfileChoice::default(),
             eval: Eval::default(),
             search: search::Settings::default(),
             llm: Llm::default(),

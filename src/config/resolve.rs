@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Models, ProfileChoice, Screen, tasks};
+use super::{Backend, Config, Models, Screen, tasks};
+use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::{Cache, cuda};
 use crate::search;
@@ -52,17 +53,16 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
     let mut choices = Vec::new();
     let cards = cards(config, &mut choices)?;
     let backend = if cards.is_empty() { "cpu" } else { "cuda" };
-    let profile = match (config.profile, backend) {
-        (ProfileChoice::Auto, "cpu") => {
+    let profile = match (config.profile.0.as_str(), backend) {
+        ("auto", "cpu") => {
             choices.push("profile: quick (the device is a CPU)".to_owned());
             "quick"
         }
-        (ProfileChoice::Auto, _) => {
+        ("auto", _) => {
             choices.push("profile: full (the device is a GPU)".to_owned());
             "full"
         }
-        (ProfileChoice::Quick, _) => "quick",
-        (ProfileChoice::Full, _) => "full",
+        (named, _) => named,
     };
     let usual = match cards.len() {
         0 => IN_FLIGHT_ON_CPU,
@@ -118,6 +118,13 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
 /// The task with the config's own budget and precision in its profile.
 fn with_overrides(files: &TaskFiles, config: &Config, profile: &str) -> Result<Task, Failure> {
     let mut task = files.load()?;
+    if !task.settings.profiles.contains_key(profile) {
+        let known: Vec<&str> = task.settings.profiles.keys().map(String::as_str).collect();
+        let near = did_you_mean(profile, known);
+        return Err(
+            Failure::usage(format!("task `{}` has no profile `{profile}`", task.name)).hint(near),
+        );
+    }
     if let Some(profile) = task.settings.profiles.get_mut(profile) {
         profile.seconds = config.eval.seconds.unwrap_or(profile.seconds);
         profile.precision = config.eval.precision.unwrap_or(profile.precision);

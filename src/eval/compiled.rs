@@ -11,7 +11,7 @@ use crate::verdict::{
     CompiledOnly, CompiledVariant, DeviceIdentity, Evidence, SCHEMA, Seconds, Status,
 };
 
-/// Compiles a kernel under every set of values that its header can put in force, until one is refused.
+/// Compiles a kernel under every set of values that its header can put in force; the first that is refused is told.
 ///
 /// # Errors
 /// Where the compiler itself does not work.
@@ -53,12 +53,15 @@ pub fn compile_only(
         }
     };
     let variants = (0..kernel.header.variants.len()).map(Some);
-    for variant in std::iter::once(None).chain(variants) {
-        let tunables = kernel.values(variant);
-        match compiler.compile(&kernel.unit(task, &tunables, false))? {
+    let variants: Vec<_> = std::iter::once(None).chain(variants).collect();
+    let units: Vec<_> = (variants.iter())
+        .map(|variant| kernel.unit(task, &kernel.values(*variant), false))
+        .collect();
+    for (variant, compiled) in variants.into_iter().zip(compiler.compile_all(&units)?) {
+        match compiled {
             Compiled::Ready(program) => found.variants.push(CompiledVariant {
                 variant,
-                tunables,
+                tunables: kernel.values(variant),
                 resources: program.resources,
                 features: program.facts,
                 log: program.log,

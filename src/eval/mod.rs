@@ -13,10 +13,11 @@ use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Cache, Compiled, Device, Program, Refusal};
 use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{PrecisionCheck, Profile, Task};
-use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
+use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, SelfTest, Status, Verdict};
 
 mod admit;
 mod bench;
+mod bound;
 mod check;
 mod compiled;
 mod example;
@@ -95,6 +96,29 @@ impl<'a> Judge<'a> {
         options: Options,
         machine: Machine,
     ) -> anyhow::Result<Self> {
+        Self::checked(device, task, options, machine, usize::MAX)
+    }
+
+    /// The same, and the baseline is checked on the first of the workloads only.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub fn brief(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: Options,
+        machine: Machine,
+    ) -> anyhow::Result<Self> {
+        Self::checked(device, task, options, machine, 1)
+    }
+
+    fn checked(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: Options,
+        machine: Machine,
+        most: usize,
+    ) -> anyhow::Result<Self> {
         let mut judge = Self::unchecked(device, task, options, machine)?;
         let cases: Vec<_> = task
             .selected(&judge.options.profile)
@@ -107,7 +131,7 @@ impl<'a> Judge<'a> {
             programs: judge.baseline.programs.clone(),
             seconds: 0.0,
         };
-        for case in &cases {
+        for case in cases.iter().take(most) {
             let seed = random::fresh_seed();
             if let Err(finding) = check::check(&judge, &baseline, case, &[seed])? {
                 let reason = finding.refusal.reason;
@@ -176,6 +200,30 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(verdict)
+    }
+
+    /// Times the baseline against itself on every selected workload.
+    pub fn against_itself(&mut self) -> anyhow::Result<Vec<SelfTest>> {
+        let cases: Vec<_> = (self.task.selected(&self.options.profile).into_iter())
+            .map(Case::visible)
+            .collect();
+        let seed = random::fresh_seed();
+        let baseline = Compilation {
+            kernel: self.baseline.kernel.clone(),
+            programs: self.baseline.programs.clone(),
+            seconds: 0.0,
+        };
+        let mut tests = Vec::new();
+        for (index, case) in cases.iter().enumerate() {
+            let seed = shapes::seed_of(seed, "itself", index);
+            match measure::measure(self, &baseline, Some(&baseline), case, seed)? {
+                Ok(measurement) => tests.push(measurement.as_self_test(case)),
+                // So much noise that nothing could be told: the intervals of all candidates will say so too.
+                Err(finding) if finding.refusal.status == Status::Inconclusive => {}
+                Err(finding) => bail!("the baseline against itself: {}", finding.refusal.reason),
+            }
+        }
+        Ok(tests)
     }
 
     /// Times two candidates that both passed against each other on every selected workload.

@@ -21,7 +21,21 @@ pub struct Quiet {
 
 /// Held for as long as the work lasts; dropping it releases the lock.
 pub struct Held {
-    _file: Option<File>,
+    file: Option<File>,
+    since: Instant,
+    how: &'static str,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            tracing::debug!(
+                "device held {} for {} us",
+                self.how,
+                self.since.elapsed().as_micros()
+            );
+        }
+    }
 }
 
 impl Quiet {
@@ -35,28 +49,40 @@ impl Quiet {
     pub fn beside(&self) -> anyhow::Result<Held> {
         match self.lock.is_host {
             true => self.share(),
-            false => Ok(Held { _file: None }),
+            false => Ok(Held {
+                file: None,
+                since: Instant::now(),
+                how: "not at all",
+            }),
         }
     }
 
     /// For work on the device that may go on beside other such work, but not beside a clock.
     pub fn share(&self) -> anyhow::Result<Held> {
-        self.lock(File::try_lock_shared)
+        self.lock(File::try_lock_shared, "shared")
     }
 
     /// For timing.
     pub fn alone(&self) -> anyhow::Result<Held> {
-        self.lock(File::try_lock)
+        self.lock(File::try_lock, "alone")
     }
 
-    fn lock(&self, lock: fn(&File) -> Result<(), TryLockError>) -> anyhow::Result<Held> {
+    fn lock(
+        &self,
+        lock: fn(&File) -> Result<(), TryLockError>,
+        how: &'static str,
+    ) -> anyhow::Result<Held> {
         let begun = Instant::now();
         // Held only while waiting: those behind it come in the order in which they were let through.
         let gate = self.file(".gate")?;
         self.wait(&gate, File::try_lock, begun)?;
         let file = self.file("")?;
         self.wait(&file, lock, begun)?;
-        Ok(Held { _file: Some(file) })
+        Ok(Held {
+            file: Some(file),
+            since: Instant::now(),
+            how,
+        })
     }
 
     fn wait(

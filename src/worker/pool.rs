@@ -16,7 +16,7 @@ use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
 use crate::device::Cache;
 use crate::eval;
 use crate::task::{Task, TaskFiles};
-use crate::verdict::{DeviceIdentity, Status, Verdict};
+use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
 
 /// The most that a worker may say in one line.
 const MAX_LINE: u64 = 16 << 20;
@@ -50,6 +50,8 @@ pub struct Order {
 }
 
 struct Inner {
+    /// For the first worker of every device.
+    starting: String,
     hello: String,
     /// For the fresh processes that confirm.
     confirming: String,
@@ -95,7 +97,10 @@ impl Pool {
             options,
             on_card: !cards.is_empty(),
             screen: screen && !cards.is_empty(),
+            brief: false,
         };
+        let starting = serde_json::to_string(&hello)?;
+        hello.brief = !cards.is_empty();
         let judging = serde_json::to_string(&hello)?;
         if cards.is_empty() {
             hello.options.profile.seconds *= CONFIRMATION;
@@ -108,6 +113,7 @@ impl Pool {
         };
         Ok(Self {
             inner: Arc::new(Inner {
+                starting,
                 hello: judging,
                 confirming: serde_json::to_string(&hello)?,
                 deadline,
@@ -120,7 +126,7 @@ impl Pool {
     pub async fn start(&self) -> anyhow::Result<DeviceIdentity> {
         let mut identity = None;
         for place in &self.inner.places {
-            let worker = self.inner.spawn(place, &self.inner.hello).await?;
+            let worker = self.inner.spawn(place, &self.inner.starting).await?;
             identity.get_or_insert_with(|| worker.identity.clone());
             place.keep(worker);
         }
@@ -440,6 +446,22 @@ impl EvaluatorFactory for Pools {
 impl Evaluator for Pool {
     fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
         Box::pin(self.evaluate(job))
+    }
+
+    fn self_test(&self) -> Work<'_, Vec<SelfTest>> {
+        Box::pin(async {
+            // On a CPU both arms begin anew every other block, and every verdict's interval says what that costs.
+            if !self.inner.on_cards() {
+                return Ok(Vec::new());
+            }
+            match Arc::clone(&self.inner)
+                .ask(&Request::SelfTest, false)
+                .await?
+            {
+                (Response::SelfTest(tests), _) => Ok(tests),
+                _ => bail!("a worker answered with something else than was asked for"),
+            }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Failure, Kind};
 use crate::eval;
 use crate::task::TaskFiles;
-use crate::verdict::{DeviceIdentity, Duel, Verdict};
+use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// The version of these messages. Both ends are the same program, so a difference means that it was replaced while it ran.
 pub(super) const VERSION: u32 = 2;
@@ -20,6 +20,8 @@ pub(super) struct Hello {
     pub(super) on_card: bool,
     /// Whether a kernel for the GPU runs on the processor first.
     pub(super) screen: bool,
+    /// Whether one workload shows that the baseline works, because another worker has seen it on all of them.
+    pub(super) brief: bool,
 }
 
 /// A further line to a worker.
@@ -35,6 +37,8 @@ pub(super) enum Request {
         challenger: String,
         incumbent: String,
     },
+    /// The baseline against itself.
+    SelfTest,
 }
 
 /// A line from a worker: one for the greeting, one for each request.
@@ -44,6 +48,7 @@ pub(super) enum Response {
     Ready(DeviceIdentity),
     Verdict(Box<Verdict>),
     Duel(Option<Duel>),
+    SelfTest(Vec<SelfTest>),
     /// A failure with a remedy, or broken machinery where `kind` is `None`.
     Failure(WireFailure),
 }

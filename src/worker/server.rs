@@ -102,9 +102,13 @@ fn serve_on_card(
             Quiet::open(cuda::lock(card))
         })
         .map_err(Unserved::NotReady)?;
+    cuda::start().map_err(Unserved::NotReady)?;
     let held = quiet.share().map_err(Unserved::NotReady)?;
     let device = CudaDevice::open(0, true).map_err(Unserved::NotReady)?;
-    let judge = Judge::new(&device, task, options, device.machine());
+    let judge = match hello.brief {
+        true => Judge::brief(&device, task, options, device.machine()),
+        false => Judge::new(&device, task, options, device.machine()),
+    };
     let mut judge = judge.map_err(Unserved::NotReady)?;
     drop(held);
     let host = hello.screen.then(CpuDevice::new).transpose();
@@ -138,6 +142,7 @@ fn answer(
             challenger,
             incumbent,
         } => judge.duel(&challenger, &incumbent).map(Response::Duel),
+        Request::SelfTest => judge.against_itself().map(Response::SelfTest),
     };
     send(
         output,

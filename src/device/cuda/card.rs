@@ -84,15 +84,10 @@ impl Card {
     /// # Errors
     /// `Failure::environment` where there is no driver or no such GPU.
     pub(super) fn open(ordinal: u32) -> anyhow::Result<Self> {
-        // SAFETY: only looks for the library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(
-                Failure::environment("no CUDA driver: libcuda was not found")
-                    .hint("install the GPU's driver, or say `--backend cpu`")
-                    .into(),
-            );
-        }
-        let count = device_count()?;
+        start()?;
+        let mut count = 0;
+        call!(cuDeviceGetCount(&raw mut count))?;
+        let count = count.unsigned_abs();
         if ordinal >= count {
             return Err(
                 Failure::environment(format!("no GPU {ordinal}: {count} can be seen"))
@@ -153,15 +148,20 @@ impl Card {
     }
 }
 
-/// GPUs that this process sees.
-fn device_count() -> anyhow::Result<u32> {
-    call!(cuInit(0)).map_err(|error| {
+/// Starts the driver in this process.
+pub(super) fn start() -> anyhow::Result<()> {
+    // SAFETY: only looks for the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(
+            Failure::environment("no CUDA driver: libcuda was not found")
+                .hint("install the GPU's driver, or say `--backend cpu`")
+                .into(),
+        );
+    }
+    Ok(call!(cuInit(0)).map_err(|error| {
         Failure::environment(format!("the CUDA driver does not start: {error}"))
             .hint("`nvidia-smi` should list the GPUs")
-    })?;
-    let mut count = 0;
-    call!(cuDeviceGetCount(&raw mut count))?;
-    Ok(count.unsigned_abs())
+    })?)
 }
 
 fn attribute_of(

@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
@@ -119,6 +121,7 @@ impl Compiler {
         compiler.identity = Digest::of_parts([
             compiler.toolkit.identity().as_bytes(),
             compiler.version().as_bytes(),
+            format!("{:?}", headers::all()).as_bytes(),
             env!("CARGO_PKG_VERSION").as_bytes(),
             &FORMAT.to_le_bytes(),
         ]);
@@ -175,7 +178,9 @@ impl Compiler {
         if let Some(program) = self.kept(&key, begun) {
             return Ok(Compiled::Ready(program));
         }
-        let is_known = |name: &str| self.toolkit.has_header(name);
+        let has = |name: &str| self.toolkit.has_header(name);
+        // The one stands on the other, which comes in another package.
+        let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
         if let Some(refusal) = refuse::refuse(&unit.source, &is_known) {
             return Ok(Compiled::Refused(refusal));
         }
@@ -201,6 +206,35 @@ impl Compiler {
         }
         let facts = ptx::facts(&text, &answer.log);
         self.keep(&key, &answer, facts, begun).map(Compiled::Ready)
+    }
+
+    /// Compiles several, each in a process of its own, as many at once as there are cores.
+    ///
+    /// # Errors
+    /// As `compile`: the first failure of the machine.
+    pub fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let results: Vec<_> = units.iter().map(|_| OnceLock::new()).collect();
+        std::thread::scope(|scope| {
+            // One that starts a process must outlive it: a process dies with the thread that started it.
+            for _ in 0..cores.min(units.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let (Some(unit), Some(result)) = (units.get(index), results.get(index))
+                        else {
+                            break;
+                        };
+                        let _ = result.set(self.compile(unit));
+                    }
+                });
+            }
+        });
+        let results = results.into_iter().map(OnceLock::into_inner);
+        results
+            .map(|result| result.context("compiling a kernel panicked")?)
+            .collect()
     }
 
     /// Compiles the judge's own device code, which is no candidate's: `name` is what errors call it.

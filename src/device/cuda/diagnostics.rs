@@ -19,6 +19,8 @@ const NOISE: &[&str] = &[
     "ptxas fatal   : Ptx assembly aborted",
 ];
 
+/// How NVRTC goes on to whoever chose its options, which is not the author.
+const ADVICE: &str = " Consider using -default-device";
 /// Words of what stands behind the kernel file.
 const CHECKS: &[&str] = &["kforge_check::", "kforge_entry_"];
 
@@ -69,7 +71,7 @@ fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut is_wanted = false;
     let mut is_caret_of_check = false;
     for line in log.lines() {
-        let line = line.trim_end_matches(['\0', '\r']);
+        let line = line.trim_end_matches('\r');
         if line.trim().is_empty() {
             continue;
         }
@@ -88,6 +90,7 @@ fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
             is_caret_of_check = true;
             continue;
         }
+        let line = line.split(ADVICE).next().unwrap_or_default();
         let line = without_folders(line);
         let line = shortened(&line);
         if text.len() + line.len() > LOG_LIMIT {

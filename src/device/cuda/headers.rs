@@ -11,9 +11,12 @@ pub(super) fn all() -> Vec<(String, String)> {
         let names = names.iter();
         names.map(move |name| (*name, format!("#pragma once\n{text}\n")))
     });
+    // An older libcu++ has fewer; what is then missing is told where it is used.
     let standing = STANDING.iter().map(|name| {
-        let text =
-            format!("#pragma once\n#include <cuda/std/{name}>\nnamespace std {{ using namespace cuda::std; }}\n");
+        let text = format!(
+            "#pragma once\n#if __has_include(<cuda/std/{name}>)\n#include <cuda/std/{name}>\n#else\n\
+             #include <cuda/std/version>\n#endif\nnamespace std {{ using namespace cuda::std; }}\n"
+        );
         (*name, text)
     });
     let all = spelled.chain(same).chain(standing);
@@ -40,18 +43,32 @@ const SPELLED: &[(&str, &str)] = &[
     ),
 ];
 
-const INTEGERS: &str = "#include <cuda/std/cstdint>
-using cuda::std::int8_t; using cuda::std::int16_t; using cuda::std::int32_t; using cuda::std::int64_t;
-using cuda::std::uint8_t; using cuda::std::uint16_t; using cuda::std::uint32_t; using cuda::std::uint64_t;
-using cuda::std::intptr_t; using cuda::std::uintptr_t; using cuda::std::intmax_t; using cuda::std::uintmax_t;
-namespace std { using namespace cuda::std; }";
-const MATHEMATICS: &str = "#ifndef INFINITY
+/// What nvcc knows without a header. The types are those that libcu++ gives them here, so that both may stand in one source.
+pub(super) const KNOWN: &str = "using int8_t = signed char; using int16_t = short; using int32_t = int; using int64_t = long long;
+using uint8_t = unsigned char; using uint16_t = unsigned short; using uint32_t = unsigned; using uint64_t = unsigned long long;
+using intptr_t = long long; using uintptr_t = unsigned long long; using intmax_t = long long; using uintmax_t = unsigned long long;
 #define INFINITY __int_as_float(0x7f800000)
-#endif
-#ifndef NAN
 #define NAN __int_as_float(0x7fffffff)
-#endif
-#ifndef HUGE_VALF
+";
+const INTEGERS: &str = "namespace std {
+using ::int8_t; using ::int16_t; using ::int32_t; using ::int64_t; using ::uint8_t; using ::uint16_t; using ::uint32_t; using ::uint64_t;
+using ::intptr_t; using ::uintptr_t; using ::intmax_t; using ::uintmax_t;
+}
+#ifndef INT32_MAX
+#define INT8_MAX 127
+#define INT8_MIN (-128)
+#define UINT8_MAX 255
+#define INT16_MAX 32767
+#define INT16_MIN (-32768)
+#define UINT16_MAX 65535
+#define INT32_MAX 2147483647
+#define INT32_MIN (-INT32_MAX - 1)
+#define UINT32_MAX 4294967295u
+#define INT64_MAX 9223372036854775807ll
+#define INT64_MIN (-INT64_MAX - 1)
+#define UINT64_MAX 18446744073709551615ull
+#endif";
+const MATHEMATICS: &str = "#ifndef HUGE_VALF
 #define HUGE_VALF INFINITY
 #define HUGE_VAL __longlong_as_double(0x7ff0000000000000ll)
 #endif

@@ -450,11 +450,13 @@ fn most_major() -> u32 {
 }
 
 fn missing(message: &str) -> Failure {
-    let suffix = match most_major() {
-        12 => "-cu12",
-        _ => "",
+    let packages = match most_major() {
+        12 => {
+            "nvidia-cuda-nvrtc-cu12 nvidia-cuda-runtime-cu12 nvidia-cuda-cccl-cu12 nvidia-cuda-nvcc-cu12"
+        }
+        _ => "nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt",
     };
     Failure::environment(message).hint(format!(
-        "`pip install nvidia-cuda-nvrtc{suffix} nvidia-cuda-runtime{suffix} nvidia-cuda-cccl{suffix}`, and let KFORGE_PYTHON name that Python if it is not `python3`; or let CUDA_HOME name a toolkit"
+        "`pip install {packages}`, and let KFORGE_PYTHON name that Python if it is not `python3`; or let CUDA_HOME name a toolkit"
     ))
 }

@@ -176,6 +176,14 @@ impl Device for CudaDevice {
     }
 }
 
+/// Starts the driver, which takes as long as making a context and disturbs nobody.
+///
+/// # Errors
+/// `Failure::environment` where there is none.
+pub fn start() -> anyhow::Result<()> {
+    card::start()
+}
+
 /// The lock of a card, the same for every user of the machine.
 pub fn lock(identity: &DeviceIdentity) -> Lock {
     let name = identity.uuid.as_deref().unwrap_or("GPU");

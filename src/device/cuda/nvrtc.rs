@@ -149,10 +149,13 @@ impl Headers {
 fn log_of(program: sys::nvrtcProgram, most: usize) -> String {
     // SAFETY: the program lives.
     let log = unsafe { result::get_program_log(program) }.unwrap_or_default();
-    let bytes: Vec<u8> = log.into_iter().map(|byte| byte as u8).collect();
-    let end = bytes.iter().position(|byte| *byte == 0);
-    let bytes = &bytes[..end.unwrap_or(bytes.len()).min(most)];
-    String::from_utf8_lossy(bytes).into_owned()
+    // The assembler's words stand behind a zero of their own.
+    let bytes = log.into_iter().map(|byte| byte as u8);
+    let bytes: Vec<u8> = bytes
+        .map(|byte| if byte == 0 { b'\n' } else { byte })
+        .take(most)
+        .collect();
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
 fn bytes_of(

@@ -18,6 +18,8 @@ const ALIGNMENT: u64 = 256;
 const LEAST_ALIGNMENT: u64 = 16;
 /// The longest guard zone.
 const MOST_ZONE: u64 = 64 << 10;
+/// Over how many regions the copies for a timing are spread.
+const MOST_REGIONS: usize = 16;
 /// The shortest one between buffers that share a region.
 const ZONE: u64 = 256;
 
@@ -72,12 +74,16 @@ impl Layout {
             }
             Purpose::Time { copies, .. } => {
                 let mut stream = Stream::new(crate::base::random::fresh_seed(), "places", 0);
-                for _ in 0..copies.max(1) {
+                let copies = copies.max(1);
+                let regions = copies.min(MOST_REGIONS);
+                for region in 0..regions {
+                    // As evenly as whole copies can be spread.
+                    let own = (region + 1) * copies / regions - region * copies / regions;
                     if !which.is_empty() {
-                        layout.together(card, plan, which, &mut stream)?;
+                        layout.together(card, plan, (which, own), &mut stream)?;
                     }
                 }
-                copies.max(1) as u32
+                copies as u32
             }
         };
         let mut order: Vec<u32> = (0..copies).collect();
@@ -233,24 +239,26 @@ impl Drawn {
         Ok(())
     }
 
-    /// One more copy of all buffers, in random order, in one region.
+    /// Some more copies of all buffers, each in a random order, in one region.
     fn together(
         &mut self,
         card: &Rc<Card>,
         plan: &Plan,
-        which: &[usize],
+        (which, copies): (&[usize], usize),
         stream: &mut Stream,
     ) -> Result<(), DriverError> {
-        let mut order = which.to_vec();
-        stream.shuffle(&mut order);
         let mut at = stream.below(16) as u64 * ALIGNMENT;
         let mut offsets = Vec::new();
-        for buffer in order {
-            at += ZONE;
-            offsets.push((buffer, at));
-            let bytes = plan.buffers[buffer].bytes();
-            at = (at + bytes + ZONE).next_multiple_of(ALIGNMENT)
-                + stream.below(4) as u64 * ALIGNMENT;
+        for _ in 0..copies {
+            let mut order = which.to_vec();
+            stream.shuffle(&mut order);
+            for buffer in order {
+                at += ZONE;
+                offsets.push((buffer, at));
+                let bytes = plan.buffers[buffer].bytes();
+                at = (at + bytes + ZONE).next_multiple_of(ALIGNMENT);
+                at += stream.below(4) as u64 * ALIGNMENT;
+            }
         }
         let region = Region::new(card, at, false)?;
         for (buffer, offset) in offsets {

@@ -7,8 +7,13 @@ use crate::device::Refusal;
 use crate::device::lexer::{Token, TokenKind, adjacent, is_directive, tokens, without_comments};
 use crate::verdict::{Evidence, Status};
 
-/// Of libraries that a machine may lack, the folders of their headers.
-const OPTIONAL: &[&str] = &["cute/", "cutlass/"];
+/// What a machine may lack: the beginnings of headers' names, and what they belong to.
+const OPTIONAL: &[(&str, &str)] = &[
+    ("cute/", "CUTLASS"),
+    ("cutlass/", "CUTLASS"),
+    ("mma.h", "package `nvidia-cuda-crt`"),
+    ("crt/", "package `nvidia-cuda-crt`"),
+];
 
 /// `is_known`: whether CUDA, CCCL or CUTLASS have a header of that name here.
 pub(super) fn refuse(source: &str, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
@@ -85,9 +90,9 @@ fn refuse_directive(
     if is_known(name) || is_of_the_language(name) {
         return None;
     }
-    if OPTIONAL.iter().any(|folder| name.starts_with(folder)) {
-        let reason =
-            format!("`<{name}>` is not there: CUTLASS is not installed, or does not have it");
+    let optional = OPTIONAL.iter().find(|(start, _)| name.starts_with(start));
+    if let Some((_, library)) = optional {
+        let reason = format!("`<{name}>` is not installed here ({library})");
         return Some(refusal(Status::Unsupported, line, &reason));
     }
     let reason = format!("`#include <{name}>`: CUDA, CCCL and CUTLASS have no such header");

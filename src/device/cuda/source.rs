@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use super::headers::KNOWN;
+use crate::device::lexer::{Token, tokens};
 use crate::kernel::plan::{ArgumentType, Entry, Unit};
 
 /// What the checks behind the source are made of. No header is needed for it.
@@ -55,9 +57,9 @@ template <class... T> struct Function<void (*)(T...)> {
 /// The C++ text of a unit.
 pub(super) fn translation_unit(unit: &Unit) -> String {
     // In memory alone: writing to a String cannot fail.
-    let mut text = String::from(CHECKS);
+    let mut text = format!("{CHECKS}{KNOWN}");
     let takes_map = |entry: &Entry| entry.arguments.contains(&ArgumentType::TensorMap);
-    if unit.entries.iter().any(takes_map) {
+    if unit.entries.iter().any(takes_map) && !declares_map(&unit.source) {
         text.push_str("#include <cuda.h>\n");
     }
     for (name, value) in &unit.constants {
@@ -80,6 +82,19 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
     let last = unit.source.lines().count().max(1);
     let _ = writeln!(text, "#line {last} \"kernel.cu\"");
     text
+}
+
+/// Whether a source brings the type itself, as those do that are written for NVRTC.
+fn declares_map(source: &str) -> bool {
+    let tokens = tokens(source);
+    let text = |index: usize| {
+        let token: Option<&Token> = tokens.get(index);
+        token.map_or("", |token| &source[token.range.clone()])
+    };
+    (0..tokens.len()).any(|index| {
+        let before = index.checked_sub(1).map_or("", text);
+        text(index) == "CUtensorMap" && (["{", "="].contains(&text(index + 1)) || before == "}")
+    })
 }
 
 /// Each statement on the header's line.
@@ -144,4 +159,19 @@ pub(super) fn sizes(entry: &Entry) -> Vec<u64> {
         ArgumentType::TensorMap => 128,
     };
     entry.arguments.iter().map(size).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_of_the_sources_own_is_seen() {
+        assert!(declares_map("struct alignas(64) CUtensorMap { int x; };"));
+        assert!(declares_map("typedef struct X_st { int x; } CUtensorMap;"));
+        assert!(declares_map("using CUtensorMap = X;"));
+        assert!(!declares_map(
+            "__global__ void k(const __grid_constant__ CUtensorMap map) {}"
+        ));
+    }
 }
