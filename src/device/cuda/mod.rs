@@ -32,10 +32,10 @@ mod unit;
 mod wire;
 
 pub use cards::{cards, users};
-pub use tools::{counters_need_an_administrator, find as find_tool};
 pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
+pub use tools::{counters_need_an_administrator, find as find_tool};
 
 use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
 use crate::kernel::Machine;
