@@ -3,6 +3,7 @@
 //! A process judges one candidate: after a fault its context is lost, and after a hang only its end stops the kernel.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,13 +27,15 @@ mod ptx;
 mod refuse;
 mod source;
 mod state;
+mod tools;
 mod unit;
 mod wire;
 
-pub use cards::cards;
+pub use cards::{cards, users};
 pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
+pub use tools::{counters_need_an_administrator, find as find_tool};
 
 use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
 use crate::kernel::Machine;
@@ -67,9 +70,17 @@ impl CudaDevice {
     /// # Errors
     /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
     pub fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        Self::open_with(child::own_program()?, ordinal, catch)
+    }
+
+    /// As `open`, for who is not kforge's own program: `program` is.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         let card = Rc::new(card::Card::open(ordinal)?);
         let identity = card.identity();
-        let compiler = Rc::new(compiler::Compiler::open(&identity.arch)?);
+        let compiler = Rc::new(compiler::Compiler::open_with(program, &identity.arch)?);
         let own = own::Own::load(&card, &compiler)?;
         let clock = RefCell::new(clock::Clock::new(&card)?);
         let health = health::Health::open(identity.uuid.as_deref().unwrap_or_default());
