@@ -54,7 +54,7 @@ const MOST_COPIES: usize = 256;
 const CACHES: u64 = 4;
 
 /// Measured with kernels of 2 to 3 us against themselves: a few cycles of every launch are the process', wherever its data lies.
-const CHANCE: Duration = Duration::from_nanos(3);
+const CHANCE: Duration = Duration::from_nanos(5);
 
 /// A GPU of this machine.
 pub struct CudaDevice {
