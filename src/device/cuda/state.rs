@@ -105,7 +105,7 @@ fn plain(mangled: &str) -> String {
     while at < rest.len() {
         let digits = rest[at..].bytes().take_while(u8::is_ascii_digit).count();
         // `Li3E` is a number among a template's arguments, no length.
-        let before = rest[..at].as_bytes();
+        let before = &rest.as_bytes()[..at];
         let is_literal = matches!(before, [.., b'L', kind] if kind.is_ascii_lowercase());
         let length = rest[at..at + digits].parse::<usize>().ok();
         let length = length.filter(|_| !is_literal);
