@@ -30,7 +30,7 @@ const MOST_COMPARED: usize = 16;
 const COMPARED_BYTES: u64 = 32 << 20;
 /// The share of the time for looking at outputs, where the device is not the host: which pairs are looked at nothing can foresee
 /// that runs on the device.
-const LOOK_SHARE: f64 = 0.4;
+const LOOK_SHARE: f64 = 0.5;
 /// From the half width of a 95 % interval to what a test at that level finds with a power of 80 %: (1.96 + 0.84) / 1.96.
 const DETECTABLE: f64 = 1.43;
 /// How many launches give a first idea of a time.

@@ -62,6 +62,11 @@ impl Quiet {
         self.lock(File::try_lock_shared, "shared")
     }
 
+    /// For making ready what will use the device: the same as sharing it, under another name in the log.
+    pub fn ready(&self) -> anyhow::Result<Held> {
+        self.lock(File::try_lock_shared, "to make ready")
+    }
+
     /// For timing.
     pub fn alone(&self) -> anyhow::Result<Held> {
         self.lock(File::try_lock, "alone")

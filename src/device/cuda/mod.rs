@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod arm;
@@ -118,9 +119,13 @@ impl Device for CudaDevice {
     }
 
     fn sandbox(&self) -> String {
+        let held = match FENCED.load(Ordering::Relaxed) {
+            true => "landlock (writes, network)",
+            false => "none",
+        };
         match self.shared.card.reads_host {
-            true => "none, and device code may read the host's memory".to_owned(),
-            false => "none".to_owned(),
+            true => format!("{held}; device code may read the host's memory"),
+            false => held.to_owned(),
         }
     }
 
@@ -139,11 +144,12 @@ impl Device for CudaDevice {
 
     fn copies(&self, bytes: u64, time: Duration) -> usize {
         let bytes = bytes.max(1);
+        // More data than the cache keeps, unless a kernel is too slow for that to matter.
         let by_cache = (CACHES * self.shared.card.cache_bytes).div_ceil(bytes);
         let most = (MOST_COPIED_BYTES / bytes).clamp(1, MOST_COPIES as u64);
-        match self.units(time) {
+        match self.units(time) as u64 {
             1 => 1,
-            units => (units as u64).max(by_cache).min(most) as usize,
+            units => units.max(by_cache.min(2 * units)).min(most) as usize,
         }
     }
 
@@ -174,6 +180,25 @@ impl Device for CudaDevice {
     fn lock(&self) -> Lock {
         lock(&self.identity())
     }
+}
+
+/// Whether this process has been fenced in.
+static FENCED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps this process from writing anywhere but in kforge's cache, the temporary folder and the devices, and from the network.
+/// Before the driver starts its threads; what cannot be had is told by `Device::sandbox`.
+pub fn fence() -> anyhow::Result<()> {
+    let cache = super::cache::folder();
+    super::cache::make(&cache)?;
+    let places = [
+        cache,
+        std::env::temp_dir(),
+        "/dev".into(),
+        // The driver names its threads there.
+        "/proc".into(),
+    ];
+    FENCED.store(super::sandbox::fence(&places)?, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Starts the driver, which takes as long as making a context and disturbs nobody.
