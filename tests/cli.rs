@@ -535,7 +535,10 @@ fn what_a_gpu_is_asked_for_is_checked_without_one() {
         ("eval.devices=[-1]", vec!["eval.devices"]),
         ("eval.devices=3", vec!["eval.devices"]),
         ("eval.cache=warm", vec!["eval.cache", "`cold`", "`hot`"]),
-        ("eval.screen=gpu", vec!["eval.screen", "`none`"]),
+        (
+            "eval.screen=gpu",
+            vec!["eval.screen", "unknown value `gpu`"],
+        ),
         (
             "eval.in_flight=0",
             vec!["`eval.in_flight`: expected 1 to 64"],
