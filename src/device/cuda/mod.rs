@@ -26,6 +26,7 @@ mod ptx;
 mod refuse;
 mod source;
 mod state;
+pub mod tools;
 mod unit;
 mod wire;
 
@@ -57,7 +58,8 @@ pub struct CudaDevice {
     shared: Rc<arm::Shared>,
     compiler: Rc<compiler::Compiler>,
     health: Option<health::Health>,
-    rates: peaks::Rates,
+    /// Not known where it is opened under a tool.
+    rates: Option<peaks::Rates>,
 }
 
 impl CudaDevice {
@@ -67,6 +69,18 @@ impl CudaDevice {
     /// # Errors
     /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
     pub fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        let device = Self::open_for_tools(ordinal, catch)?;
+        Ok(Self {
+            rates: Some(peaks::Rates::of(&device.shared, &device.compiler)?),
+            ..device
+        })
+    }
+
+    /// The same, and nothing is measured: under a tool that watches every instruction rates would be none of the card's.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         let card = Rc::new(card::Card::open(ordinal)?);
         let identity = card.identity();
         let compiler = Rc::new(compiler::Compiler::open(&identity.arch)?);
@@ -80,7 +94,7 @@ impl CudaDevice {
             printed: catch.then(printed::Printed::catch).transpose()?,
         });
         Ok(Self {
-            rates: peaks::Rates::of(&shared, &compiler)?,
+            rates: None,
             shared,
             compiler,
             health,
@@ -153,7 +167,7 @@ impl Device for CudaDevice {
     }
 
     fn floor_us(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Option<Floor> {
-        Some(self.rates.floor(bytes, operations, units, tensor))
+        Some(self.rates.as_ref()?.floor(bytes, operations, units, tensor))
     }
 
     fn disturbance(&self) -> Option<String> {
