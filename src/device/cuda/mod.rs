@@ -71,7 +71,15 @@ impl CudaDevice {
     /// # Errors
     /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
     pub fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        let device = Self::open_for_tools(ordinal, catch)?;
+        Self::open_with(child::own_program()?, ordinal, catch)
+    }
+
+    /// As `open`, for who is not kforge's own program: `program` is.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        let device = Self::unmeasured(program, ordinal, catch)?;
         Ok(Self {
             rates: Some(peaks::Rates::of(&device.shared, &device.compiler)?),
             ..device
@@ -81,8 +89,12 @@ impl CudaDevice {
     /// The same, and nothing is measured: under a tool that watches every instruction rates would be none of the card's.
     ///
     /// # Errors
-    /// As above.
+    /// As `open`.
     pub fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        Self::unmeasured(child::own_program()?, ordinal, catch)
+    }
+
+    fn unmeasured(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         let card = Rc::new(card::Card::open(ordinal)?);
         let identity = card.identity();
         let compiler = Rc::new(compiler::Compiler::open_with(program, &identity.arch)?);
