@@ -232,22 +232,21 @@ fn tools() -> Finding {
         ("ncu", "Nsight Compute"),
         ("compute-sanitizer", "the CUDA toolkit"),
     ] {
-        match cuda::find_tool(tool) {
-            Some(path) => found.push(format!("{tool} ({})", path.display())),
-            None => {
+        match cuda::tools::find(tool) {
+            Ok(path) => found.push(format!("{tool} ({})", path.display())),
+            Err(_) => {
                 status = Health::Warn;
                 found.push(format!("no {tool}"));
                 remedies.push(format!("for {tool}: install {package}"));
             }
         }
     }
-    found.push(match cuda::counters_need_an_administrator() {
-        Some(true) => {
+    found.push(match cuda::tools::counters_forbidden() {
+        Some(reason) => {
             remedies.push("for counters without an administrator: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`".to_owned());
-            "counters for an administrator only".to_owned()
+            reason
         }
-        Some(false) => "counters for everybody".to_owned(),
-        None => "who may read counters is not told".to_owned(),
+        None => "counters may be read".to_owned(),
     });
     Finding {
         name: "GPU tools",

@@ -111,6 +111,9 @@ pub enum Purpose {
     Check { edge: Edge },
     /// To be timed, over so many copies of its data; `cache`: what the clock begins with, `None` where no time is wanted.
     Time { copies: usize, cache: Option<Cache> },
+    /// To be launched under a tool of the device's maker: every buffer is an allocation of its own and of its very size, and
+    /// profilers are told where the launch begins and ends.
+    Probe,
 }
 
 /// Where a buffer touches memory that is not there.

@@ -47,11 +47,13 @@ pub fn host_name() -> String {
 }
 
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
-const FREE: [&str; 4] = [
+const FREE: [&str; 6] = [
     "config.steps",
     "config.budget",
     "config.output",
     "config.eval.in_flight",
+    "config.eval.counters",
+    "config.eval.device_sanitize",
 ];
 
 impl Record {

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 mod compiled;
 mod status;
+mod tools;
 
 pub use compiled::{CompiledOnly, CompiledVariant};
 pub use status::Status;
+pub use tools::{Counters, DeviceSanitizer, LaunchCounters};
 
 /// The version of the verdict's JSON.
 pub const SCHEMA: u32 = 1;
@@ -195,6 +197,12 @@ pub struct Evidence {
     /// Untrusted: the compiler's words, or the candidate's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+    /// What a profiler counted; absent where nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<Counters>,
+    /// What the device's sanitizer looked at; absent where nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_sanitizer: Option<DeviceSanitizer>,
 }
 
 /// The other side of a race.

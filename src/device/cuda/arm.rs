@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use cudarc::driver::sys::CUdeviceptr;
 
-use super::card::{Card, DriverError, fault_of};
+use super::card::{Card, DriverError, call, fault_of};
 use super::clock::{Clock, Graph, Waited};
 use super::memory::{Table, read};
 use super::own::{Copies, Module, Own, Places};
@@ -130,8 +130,13 @@ impl CudaArm {
     fn queue_sample(&mut self, units: usize) -> anyhow::Result<Result<(), DriverError>> {
         let shared = Rc::clone(&self.shared);
         let mut clock = shared.clock.borrow_mut();
+        if self.purpose == Purpose::Probe {
+            self.ran = vec![0];
+            let queued = clock.begin().and_then(|()| self.queue_for_profiler());
+            return Ok(queued.and_then(|()| clock.end()));
+        }
         let cache = match self.purpose {
-            Purpose::Check { .. } => None,
+            Purpose::Check { .. } | Purpose::Probe => None,
             Purpose::Time { cache, .. } => cache,
         };
         // A single launch is shorter without a graph around it.
@@ -162,6 +167,14 @@ impl CudaArm {
             _ => self.unit.queue(&self.memory, self.ran[0]),
         });
         Ok(queued.and_then(|()| clock.end()))
+    }
+
+    /// The unit alone, between marks that a profiler heeds; without one they mean nothing.
+    fn queue_for_profiler(&self) -> Result<(), DriverError> {
+        let _ = call!(cuProfilerStart());
+        let queued = self.unit.queue(&self.memory, 0);
+        let _ = call!(cuProfilerStop());
+        queued
     }
 
     /// Records so many units, each on another copy; where the cache is to be hot, all on the first.

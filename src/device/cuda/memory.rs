@@ -117,12 +117,17 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(card: &Rc<Card>, bytes: usize) -> Result<Self, DriverError> {
+        Self::exact(card, bytes.max(16))
+    }
+
+    /// Not a byte more than is asked for, as far as the driver's books go.
+    pub(super) fn exact(card: &Rc<Card>, bytes: usize) -> Result<Self, DriverError> {
         let mut address = 0;
-        call!(cuMemAlloc_v2(&raw mut address, bytes.max(16)))?;
+        call!(cuMemAlloc_v2(&raw mut address, bytes.max(1)))?;
         Ok(Self {
             card: Rc::clone(card),
             address,
-            bytes: bytes.max(16),
+            bytes: bytes.max(1),
         })
     }
 

@@ -28,7 +28,7 @@ mod ptx;
 mod refuse;
 mod source;
 mod state;
-mod tools;
+pub mod tools;
 mod unit;
 mod wire;
 
@@ -36,7 +36,6 @@ pub use cards::{cards, users};
 pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
-pub use tools::{counters_need_an_administrator, find as find_tool};
 
 use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
 use crate::kernel::Machine;
@@ -61,7 +60,8 @@ pub struct CudaDevice {
     shared: Rc<arm::Shared>,
     compiler: Rc<compiler::Compiler>,
     health: Option<health::Health>,
-    rates: peaks::Rates,
+    /// Not known where it is opened under a tool.
+    rates: Option<peaks::Rates>,
 }
 
 impl CudaDevice {
@@ -79,6 +79,22 @@ impl CudaDevice {
     /// # Errors
     /// As `open`.
     pub fn open_with(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        let device = Self::unmeasured(program, ordinal, catch)?;
+        Ok(Self {
+            rates: Some(peaks::Rates::of(&device.shared, &device.compiler)?),
+            ..device
+        })
+    }
+
+    /// The same, and nothing is measured: under a tool that watches every instruction rates would be none of the card's.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        Self::unmeasured(child::own_program()?, ordinal, catch)
+    }
+
+    fn unmeasured(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         let card = Rc::new(card::Card::open(ordinal)?);
         let identity = card.identity();
         let compiler = Rc::new(compiler::Compiler::open_with(program, &identity.arch)?);
@@ -92,7 +108,7 @@ impl CudaDevice {
             printed: catch.then(printed::Printed::catch).transpose()?,
         });
         Ok(Self {
-            rates: peaks::Rates::of(&shared, &compiler)?,
+            rates: None,
             shared,
             compiler,
             health,
@@ -170,7 +186,7 @@ impl Device for CudaDevice {
     }
 
     fn floor_us(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Option<Floor> {
-        Some(self.rates.floor(bytes, operations, units, tensor))
+        Some(self.rates.as_ref()?.floor(bytes, operations, units, tensor))
     }
 
     fn disturbance(&self) -> Option<String> {

@@ -38,6 +38,7 @@ pub(super) struct Layout {
     /// No other of this process has it.
     pub(super) number: u64,
     _regions: Vec<Region>,
+    _allocations: Vec<Table>,
     /// Of each buffer, of each copy: for the judge.
     addresses: Vec<Vec<CUdeviceptr>>,
     /// The same for the kernel, which must not write to inputs.
@@ -61,6 +62,7 @@ impl Layout {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut layout = Drawn {
             regions: Vec::new(),
+            allocations: Vec::new(),
             addresses: vec![Vec::new(); plan.buffers.len()],
             for_kernel: vec![Vec::new(); plan.buffers.len()],
             zones: Vec::new(),
@@ -85,6 +87,12 @@ impl Layout {
                 }
                 copies as u32
             }
+            Purpose::Probe => {
+                for buffer in which {
+                    layout.exactly(card, plan, *buffer)?;
+                }
+                1
+            }
         };
         let mut order: Vec<u32> = (0..copies).collect();
         Stream::new(crate::base::random::fresh_seed(), "copies", 0).shuffle(&mut order);
@@ -99,6 +107,7 @@ impl Layout {
             zones: Table::of(card, &layout.zones)?,
             zone_count: layout.zones.len() as u32,
             _regions: layout.regions,
+            _allocations: layout.allocations,
             addresses: layout.addresses,
             for_kernel: layout.for_kernel,
             order,
@@ -197,6 +206,7 @@ impl Memory {
 
 struct Drawn {
     regions: Vec<Region>,
+    allocations: Vec<Table>,
     addresses: Vec<Vec<CUdeviceptr>>,
     for_kernel: Vec<Vec<CUdeviceptr>>,
     zones: Vec<Zone>,
@@ -236,6 +246,15 @@ impl Drawn {
         self.addresses[buffer].push(start);
         self.for_kernel[buffer].push(region.start_for_readers() + offset);
         self.regions.push(region);
+        Ok(())
+    }
+
+    /// An allocation of its very size, as any program makes it: what a sanitizer knows best.
+    fn exactly(&mut self, card: &Rc<Card>, plan: &Plan, buffer: usize) -> Result<(), DriverError> {
+        let allocation = Table::exact(card, plan.buffers[buffer].bytes() as usize)?;
+        self.addresses[buffer].push(allocation.address());
+        self.for_kernel[buffer].push(allocation.address());
+        self.allocations.push(allocation);
         Ok(())
     }
 

@@ -1,0 +1,156 @@
+//! The maker's own tools, as programs beside kforge: where they lie, what they are asked, what their words mean.
+//!
+//! Runs nothing itself, and trusts nothing that a tool says further than its form.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+pub mod ncu;
+pub mod sanitizer;
+
+/// The file in which a driver says what it allows.
+const PARAMETERS: &str = "/proc/driver/nvidia/params";
+
+/// Finds a tool by its name. The error is why there is none, in one line.
+pub fn find(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
+    find_in(name, &path, home.as_deref(), Path::new("/"))
+}
+
+/// `root`: what `/` is.
+fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result<PathBuf, String> {
+    let mut folders: Vec<PathBuf> = std::env::split_paths(path)
+        .filter(|folder| folder.is_absolute())
+        .collect();
+    folders.extend(home.map(|home| home.join("bin")));
+    let toolkits = newest_first(&root.join("usr/local"), "cuda");
+    folders.extend(toolkits.iter().map(|toolkit| toolkit.join("bin")));
+    folders.extend(toolkits.iter().map(|toolkit| toolkit.join(name)));
+    let makers = root.join("opt/nvidia/nsight-compute");
+    folders.extend(newest_first(&makers, ""));
+    folders.push(makers);
+    let found = folders.into_iter().map(|folder| folder.join(name));
+    let mut found = found.filter(|file| is_program(file));
+    found.next().ok_or_else(|| {
+        format!(
+            "no `{name}` on PATH, in $CUDA_HOME/bin, /usr/local/cuda*/bin or /opt/nvidia/nsight-compute"
+        )
+    })
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let metadata = std::fs::metadata(file);
+    metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// The folders in a folder whose names begin like this, those with the greatest version first.
+fn newest_first(folder: &Path, beginning: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut named: Vec<(Vec<u32>, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix(beginning)?;
+            let numbers = rest.split(|letter: char| !letter.is_ascii_digit());
+            let numbers = numbers.filter_map(|number| number.parse().ok()).collect();
+            entry.path().is_dir().then(|| (numbers, entry.path()))
+        })
+        .collect();
+    named.sort_by(|one, other| other.cmp(one));
+    named.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The version in what a tool says to `--version`.
+pub fn version(said: &str) -> Option<String> {
+    let after = said.split("Version ").nth(1)?;
+    let version: String = (after.chars())
+        .take_while(|letter| letter.is_ascii_digit() || *letter == '.')
+        .collect();
+    (!version.is_empty()).then_some(version)
+}
+
+/// Why this user may not read a GPU's counters, where that is known without trying.
+pub fn counters_forbidden() -> Option<String> {
+    // SAFETY: takes nothing and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    forbidden_by(&std::fs::read_to_string(PARAMETERS).ok()?, is_root)
+}
+
+fn forbidden_by(parameters: &str, is_root: bool) -> Option<String> {
+    let root_only = parameters
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(name, value)| name.trim() == "RmProfilingAdminOnly" && value.trim() == "1");
+    (root_only && !is_root).then(|| {
+        "the driver lets only root read counters (RmProfilingAdminOnly: 1 in /proc/driver/nvidia/params)".to_owned()
+    })
+}
+
+/// Arguments, the paths among them.
+fn words<const COUNT: usize>(words: [&OsStr; COUNT]) -> Vec<OsString> {
+    words.into_iter().map(OsStr::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn place(file: &Path) {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_tool_is_found_where_it_is_usually_put_and_its_lack_is_one_line() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let none = find_in("ncu", OsStr::new(""), None, root).unwrap_err();
+        assert!(none.starts_with("no `ncu` on PATH") && !none.contains('\n'));
+        let looked = |path: &Path| find_in("ncu", path.as_os_str(), None, root).unwrap();
+        let empty = Path::new("");
+        for version in ["2024.3.2", "2025.10.0", "2025.3.1"] {
+            place(
+                &root
+                    .join("opt/nvidia/nsight-compute")
+                    .join(version)
+                    .join("ncu"),
+            );
+        }
+        assert!(looked(empty).ends_with("2025.10.0/ncu"));
+        place(&root.join("usr/local/cuda-12.9/bin/ncu"));
+        place(&root.join("usr/local/cuda-13.0/bin/ncu"));
+        assert!(looked(empty).ends_with("cuda-13.0/bin/ncu"));
+        let home = root.join("home");
+        place(&home.join("bin/ncu"));
+        let found = find_in("ncu", OsStr::new(""), Some(&home), root).unwrap();
+        assert!(found.ends_with("home/bin/ncu"));
+        let bin = root.join("bin");
+        place(&bin.join("ncu"));
+        assert_eq!(looked(&bin), bin.join("ncu"));
+        // A file that is no program is passed over.
+        std::fs::set_permissions(bin.join("ncu"), PermissionsExt::from_mode(0o644)).unwrap();
+        assert!(looked(&bin).ends_with("cuda-13.0/bin/ncu"));
+        place(&root.join("usr/local/cuda-13.0/compute-sanitizer/compute-sanitizer"));
+        assert!(find_in("compute-sanitizer", OsStr::new(""), None, root).is_ok());
+    }
+
+    #[test]
+    fn a_version_is_read_from_what_a_tool_says() {
+        let said = "NVIDIA (R) Nsight Compute Command Line Profiler\nCopyright (c) 2018-2025\nVersion 2025.3.0.0 (build 36273991) (public-release)\n";
+        assert_eq!(version(said).as_deref(), Some("2025.3.0.0"));
+        assert_eq!(version("Version x"), None);
+        assert_eq!(version(""), None);
+    }
+
+    #[test]
+    fn the_driver_says_who_may_count() {
+        let parameters = "ResmanDebugLevel: 4294967295\nRmProfilingAdminOnly: 1\n";
+        assert!(forbidden_by(parameters, false).is_some());
+        assert!(forbidden_by(parameters, true).is_none());
+        assert!(forbidden_by("RmProfilingAdminOnly: 0\n", false).is_none());
+        assert!(forbidden_by("", false).is_none());
+    }
+}

@@ -1,0 +1,331 @@
+//! Nsight Compute: what it is asked to count, and its report as numbers.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use crate::verdict::LaunchCounters;
+
+/// The program.
+pub const NAME: &str = "ncu";
+
+/// What is asked for, and where it goes.
+const METRICS: [(&str, fn(&mut LaunchCounters) -> &mut Option<f64>); 15] = [
+    ("gpu__time_duration.sum", |to| &mut to.duration_us),
+    ("sm__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
+        &mut to.sm_percent
+    }),
+    (
+        "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed",
+        |to| &mut to.memory_percent,
+    ),
+    ("dram__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
+        &mut to.dram_percent
+    }),
+    ("dram__bytes_read.sum", |to| &mut to.dram_read_bytes),
+    ("dram__bytes_write.sum", |to| &mut to.dram_written_bytes),
+    ("l1tex__t_sector_hit_rate.pct", |to| &mut to.l1_hit_percent),
+    ("lts__t_sector_hit_rate.pct", |to| &mut to.l2_hit_percent),
+    ("sm__warps_active.avg.pct_of_peak_sustained_active", |to| {
+        &mut to.active_warps_percent
+    }),
+    (
+        "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
+        |to| &mut to.tensor_percent,
+    ),
+    (
+        "smsp__warp_issue_stalled_long_scoreboard_per_warp_active.pct",
+        |to| &mut to.waits_for_memory_percent,
+    ),
+    (
+        "smsp__warp_issue_stalled_short_scoreboard_per_warp_active.pct",
+        |to| &mut to.waits_for_shared_percent,
+    ),
+    (
+        "smsp__warp_issue_stalled_barrier_per_warp_active.pct",
+        |to| &mut to.waits_at_barrier_percent,
+    ),
+    ("launch__registers_per_thread", |to| &mut to.registers),
+    // Under its other name on cards whose tensor cores are more than one unit.
+    (
+        "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
+        |to| &mut to.tensor_percent,
+    ),
+];
+
+/// The metrics that every run begins with; the last of the list stands in for one that a card does not know.
+pub fn metrics() -> Vec<&'static str> {
+    let names = METRICS.iter().map(|(name, _)| *name);
+    names.take(METRICS.len() - 1).collect()
+}
+
+/// What to ask for after a run that did not know some of `asked`; `None` where that was not its trouble.
+pub fn without_unknown(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
+    let complaints: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("Failed to find metric") || line.contains("nvalid metric"))
+        .collect();
+    let is_unknown = |name: &&str| complaints.iter().any(|line| line.contains(*name));
+    let mut known: Vec<_> = (asked.iter().copied())
+        .filter(|name| !is_unknown(name))
+        .collect();
+    if known.len() == asked.len() || known.is_empty() {
+        return None;
+    }
+    let (substitute, _) = METRICS[METRICS.len() - 1];
+    let lacks_tensor = !known.iter().any(|name| name.contains("pipe_tensor"));
+    if lacks_tensor && !asked.contains(&substitute) {
+        known.push(substitute);
+    }
+    Some(known)
+}
+
+/// The arguments before the program that is looked at: launches between its marks, each alone, from flushed caches.
+pub fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsString> {
+    super::words([
+        OsStr::new("--target-processes"),
+        OsStr::new("application-only"),
+        OsStr::new("--profile-from-start"),
+        OsStr::new("off"),
+        OsStr::new("--replay-mode"),
+        OsStr::new("kernel"),
+        OsStr::new("--cache-control"),
+        OsStr::new("all"),
+        OsStr::new("--clock-control"),
+        OsStr::new("none"),
+        OsStr::new("--metrics"),
+        OsStr::new(&metrics.join(",")),
+        OsStr::new("--log-file"),
+        log.as_os_str(),
+        OsStr::new("-f"),
+        OsStr::new("-o"),
+        report.as_os_str(),
+    ])
+}
+
+/// The arguments that print a report.
+pub fn import_arguments(report: &Path) -> Vec<OsString> {
+    super::words([
+        OsStr::new("--import"),
+        report.as_os_str(),
+        OsStr::new("--csv"),
+        OsStr::new("--page"),
+        OsStr::new("raw"),
+        OsStr::new("--print-units"),
+        OsStr::new("base"),
+    ])
+}
+
+/// Why a run gave nothing, in one line, from all that the tool has said.
+pub fn complaint(log: &str) -> String {
+    if log.contains("ERR_NVGPUCTRPERM") {
+        return "the driver does not let this user read counters (ERR_NVGPUCTRPERM): be root, with CAP_SYS_ADMIN in a container, or load the driver with NVreg_RestrictProfilingToAdminUsers=0".to_owned();
+    }
+    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines().find(|line| line.starts_with("==ERROR=="));
+    let warning = lines().find(|line| line.starts_with("==WARNING=="));
+    let said = error.or(warning).or_else(|| lines().last());
+    let said = said.map(|line| {
+        line.trim_start_matches("==ERROR==")
+            .trim_start_matches("==WARNING==")
+            .trim()
+    });
+    let said: String = said
+        .unwrap_or("the tool said nothing")
+        .chars()
+        .take(300)
+        .collect();
+    said
+}
+
+/// The launches of a printed report, in their order. The error is what the text lacks, in one line.
+pub fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
+    let mut rows = records(csv).into_iter();
+    let header = rows
+        .find(|row| row.first().is_some_and(|cell| cell == "ID"))
+        .ok_or("the report has no table")?;
+    let column = |name: &str| header.iter().position(|cell| cell == name);
+    let kernel = column("Kernel Name").ok_or("the report names no kernels")?;
+    let rows: Vec<_> = rows.collect();
+    // What has no number of its own is the row of units.
+    let (units, rows): (Vec<_>, Vec<_>) = rows
+        .into_iter()
+        .partition(|row| row.first().is_none_or(|id| id.trim().is_empty()));
+    let unit = |place: usize| {
+        units
+            .first()
+            .and_then(|row| row.get(place))
+            .map(String::as_str)
+    };
+    let launches = rows.iter().map(|row| {
+        let mut counters = LaunchCounters {
+            kernel: row.get(kernel).cloned().unwrap_or_default(),
+            ..LaunchCounters::default()
+        };
+        for (name, slot) in METRICS {
+            let Some(place) = column(name) else { continue };
+            let value = row.get(place).and_then(|cell| number(cell));
+            let value = value.map(|value| value * scale(name, unit(place).unwrap_or_default()));
+            let slot = slot(&mut counters);
+            *slot = slot.or(value);
+        }
+        counters
+    });
+    let launches: Vec<_> = launches.collect();
+    match launches.is_empty() {
+        true => Err("the report holds no launch".to_owned()),
+        false => Ok(launches),
+    }
+}
+
+/// From the tool's unit to ours: microseconds, bytes, percents.
+fn scale(metric: &str, unit: &str) -> f64 {
+    let is_time = metric.starts_with("gpu__time");
+    match unit.trim() {
+        "ns" | "nsecond" if is_time => 1e-3,
+        "ms" | "msecond" if is_time => 1e3,
+        "s" | "second" if is_time => 1e6,
+        "Kbyte" => 1e3,
+        "Mbyte" => 1e6,
+        "Gbyte" => 1e9,
+        _ => 1.0,
+    }
+}
+
+/// `1,234.5` is one number; `n/a` and `nan` are none.
+fn number(cell: &str) -> Option<f64> {
+    let plain: String = cell
+        .trim()
+        .chars()
+        .filter(|letter| *letter != ',')
+        .collect();
+    plain.parse().ok().filter(|value: &f64| value.is_finite())
+}
+
+/// Comma-separated values, quoted or not. Lines of the tool's own chatter are left out.
+fn records(text: &str) -> Vec<Vec<String>> {
+    let mut records = Vec::new();
+    let mut record = Vec::new();
+    let mut cell = String::new();
+    let mut quoted = false;
+    let lines = text.lines().filter(|line| !line.starts_with("=="));
+    for line in lines {
+        let mut letters = line.trim_end_matches('\r').chars().peekable();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '"' if quoted && letters.peek() == Some(&'"') => {
+                    letters.next();
+                    cell.push('"');
+                }
+                '"' => quoted = !quoted,
+                ',' if !quoted => record.push(std::mem::take(&mut cell)),
+                letter => cell.push(letter),
+            }
+        }
+        if quoted {
+            cell.push(' ');
+            continue;
+        }
+        record.push(std::mem::take(&mut cell));
+        let record = std::mem::take(&mut record);
+        if record.iter().any(|cell| !cell.is_empty()) {
+            records.push(record);
+        }
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = r#"==PROF== Connected to process 4711
+"ID","Process ID","Process Name","Kernel Name","Context","Stream","Block Size","Grid Size","dram__bytes_read.sum","gpu__time_duration.sum","gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed","launch__registers_per_thread","sm__throughput.avg.pct_of_peak_sustained_elapsed","sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
+"","","","","","","","","byte","ns","%","register/thread","%","%"
+"0","4711","kforge","rows<(int)4>(const float *, float *)","1","13","(128, 1, 1)","(1,024, 1, 1)","268,435,456","1,234,500","81.25","40","23.5","n/a"
+"1","4711","kforge","say ""hi""","1","13","(128, 1, 1)","(8, 1, 1)","12","900","0.5","16","nan","0"
+"#;
+
+    #[test]
+    fn a_report_is_read_launch_by_launch() {
+        let launches = launches(REPORT).unwrap();
+        assert_eq!(launches.len(), 2);
+        let first = &launches[0];
+        assert_eq!(first.kernel, "rows<(int)4>(const float *, float *)");
+        assert_eq!(first.dram_read_bytes, Some(268_435_456.0));
+        assert!((first.duration_us.unwrap() - 1234.5).abs() < 1e-9);
+        assert_eq!(first.memory_percent, Some(81.25));
+        assert_eq!(first.sm_percent, Some(23.5));
+        assert_eq!(first.registers, Some(40.0));
+        assert_eq!(first.tensor_percent, None);
+        assert_eq!(first.dram_percent, None);
+        assert_eq!(launches[1].kernel, "say \"hi\"");
+        assert_eq!(launches[1].sm_percent, None);
+        assert_eq!(launches[1].tensor_percent, Some(0.0));
+    }
+
+    #[test]
+    fn what_is_no_report_says_what_it_lacks() {
+        for text in [
+            "",
+            "==ERROR== no\n",
+            "\"ID\",\"x\"\n",
+            "\"ID\",\"Kernel Name\"\n\"\",\"\"\n",
+            "\"ID\",\"Kernel Name",
+            "\"\"\"\"\"",
+            ",,,\n\"ID",
+        ] {
+            let lack = launches(text).unwrap_err();
+            assert!(
+                lack.starts_with("the report") && !lack.contains('\n'),
+                "{text}: {lack}"
+            );
+        }
+        // A row that ends early has fewer numbers, not a fault.
+        let short = REPORT.lines().take(3).collect::<Vec<_>>().join("\n")
+            + "\n\"7\",\"1\",\"kforge\",\"k\"\n";
+        assert_eq!(launches(&short).unwrap()[0].memory_percent, None);
+    }
+
+    #[test]
+    fn units_other_than_the_base_ones_are_understood() {
+        assert_eq!(scale("dram__bytes_read.sum", "Mbyte"), 1e6);
+        assert_eq!(scale("gpu__time_duration.sum", "us"), 1.0);
+        assert_eq!(scale("sm__throughput.avg", "%"), 1.0);
+    }
+
+    #[test]
+    fn a_run_without_result_is_explained_in_one_line() {
+        let denied = "==PROF== Connected to process 7\n==ERROR== ERR_NVGPUCTRPERM - The user does not have permission\n";
+        assert!(complaint(denied).contains("CAP_SYS_ADMIN"));
+        let other = "==PROF== x\n==WARNING== w\n==ERROR== Cuda driver is not compatible with Nsight Compute.\n==PROF== y\n";
+        assert_eq!(
+            complaint(other),
+            "Cuda driver is not compatible with Nsight Compute."
+        );
+        assert_eq!(
+            complaint("==WARNING== No kernels were profiled.\n"),
+            "No kernels were profiled."
+        );
+        assert_eq!(complaint(""), "the tool said nothing");
+        assert!(!complaint(denied).contains('\n'));
+    }
+
+    #[test]
+    fn a_metric_that_a_card_does_not_know_is_asked_for_by_its_other_name() {
+        let asked = metrics();
+        assert_eq!(without_unknown(&asked, "==ERROR== something else"), None);
+        let log = "==ERROR== Failed to find metric sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active\n";
+        let known = without_unknown(&asked, log).unwrap();
+        assert_eq!(known.len(), asked.len());
+        assert!(
+            known
+                .iter()
+                .any(|name| name.starts_with("sm__inst_executed_pipe_tensor"))
+        );
+        let both = format!(
+            "{log}==ERROR== Failed to find metric sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active\n"
+        );
+        let known = without_unknown(&known, &both).unwrap();
+        assert_eq!(known.len(), asked.len() - 1);
+    }
+}

@@ -1,0 +1,318 @@
+//! Compute Sanitizer: its four checks, and what it says as findings.
+//!
+//! What it says of the judge's own kernels or of calls on the host is nobody's finding, and warnings are none.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use crate::verdict::Status;
+
+/// The program.
+pub const NAME: &str = "compute-sanitizer";
+
+/// The checks, in the order in which they are run: the gravest first.
+pub const CHECKS: [&str; 4] = ["memcheck", "racecheck", "initcheck", "synccheck"];
+
+/// What stands before every line of the tool's own.
+const MARK: &str = "=========";
+/// The most that is kept of the tool's words on one finding.
+const MOST_WORDS: usize = 4096;
+
+/// One finding, in the tool's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub status: Status,
+    /// The first line.
+    pub title: String,
+    /// In the kernel file, counted from 1.
+    pub line: Option<u32>,
+    pub block: Option<[u32; 3]>,
+    pub thread: Option<[u32; 3]>,
+    /// All lines, frames of the host aside.
+    pub words: String,
+}
+
+/// What a log says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Of the kernel's, in the tool's order.
+    pub findings: Vec<Finding>,
+    /// Whether the tool came to its summary: without one, nothing is known.
+    pub complete: bool,
+    /// Why the tool did not look at anything, in one line.
+    pub trouble: Option<String>,
+}
+
+/// Why a check says nothing of a kernel of which the compiler's output says this; `fact`: by name of feature.
+pub fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
+    let uses = |names: &[&str]| names.iter().any(|name| fact(name) > 0.0);
+    let copies = ["tensor_copies", "bulk_copies"];
+    match check {
+        "racecheck" if uses(&copies) || uses(&["wgmma"]) => {
+            Some("it does not follow what bulk copies and wgmma do to shared memory".to_owned())
+        }
+        "initcheck" if uses(&copies) => Some("it does not see what bulk copies write".to_owned()),
+        _ => None,
+    }
+}
+
+/// The arguments before the program that is looked at.
+pub fn arguments(check: &str, log: &Path) -> Vec<OsString> {
+    super::words([
+        OsStr::new("--tool"),
+        OsStr::new(check),
+        OsStr::new("--target-processes"),
+        OsStr::new("application-only"),
+        OsStr::new("--print-limit"),
+        OsStr::new("50"),
+        OsStr::new("--log-file"),
+        log.as_os_str(),
+    ])
+}
+
+/// Reads a log. `kernels`: the functions' names, as the header has them.
+pub fn read(log: &str, kernels: &[String]) -> Log {
+    let names: Vec<&str> = kernels.iter().map(|name| base_name(name)).collect();
+    let mut read = Log::default();
+    let mut block: Vec<&str> = Vec::new();
+    for line in log.lines() {
+        let Some(said) = line.strip_prefix(MARK) else {
+            continue;
+        };
+        let begins = said
+            .strip_prefix(' ')
+            .is_some_and(|rest| rest.starts_with(|letter: char| !letter.is_whitespace()));
+        if begins {
+            read.take(&block, &names);
+            block.clear();
+        }
+        if !said.trim().is_empty() {
+            block.push(said.trim());
+        }
+    }
+    read.take(&block, &names);
+    read
+}
+
+impl Log {
+    fn take(&mut self, block: &[&str], names: &[&str]) {
+        let Some(title) = block.first() else { return };
+        let lower = title.to_lowercase();
+        if lower.contains("summary:") {
+            self.complete = true;
+            return;
+        }
+        let trouble = [
+            "not supported",
+            "unsupported",
+            "no attachable process",
+            "terminated before first instrumented",
+            "internal sanitizer error",
+            "out of memory",
+            "insufficient driver",
+            "unable to",
+        ];
+        let Some(status) = status_of(&lower, block) else {
+            if trouble.iter().any(|words| lower.contains(words)) {
+                self.trouble.get_or_insert_with(|| capped(title, 300));
+            }
+            return;
+        };
+        let of_device = block.iter().filter(|line| !is_of_host(line));
+        let of_device: Vec<&str> = of_device.copied().collect();
+        let words = of_device.join("\n");
+        let line = line_of(&words);
+        if line.is_none() && !names.iter().any(|name| names_function(&words, name)) {
+            return;
+        }
+        self.findings.push(Finding {
+            status,
+            title: capped(title, 300),
+            line,
+            thread: triple(&words, "thread ("),
+            block: triple(&words, "block ("),
+            words: capped(&words, MOST_WORDS),
+        });
+    }
+}
+
+fn is_of_host(line: &str) -> bool {
+    line.starts_with("Saved host backtrace") || line.contains("Host Frame")
+}
+
+fn status_of(title: &str, block: &[&str]) -> Option<Status> {
+    let says = |words: &str| block.iter().any(|line| line.to_lowercase().contains(words));
+    let is_access = title.starts_with("invalid __") || title.starts_with("misaligned");
+    Some(match title {
+        _ if is_access && says("misaligned") => Status::Misaligned,
+        _ if is_access => Status::OutOfBounds,
+        _ if title.starts_with("uninitialized __") => Status::UninitializedRead,
+        _ if title.starts_with("error: race reported") => Status::Race,
+        _ if title.starts_with("error: potential") && title.contains("hazard") => Status::Race,
+        _ if title.starts_with("barrier error") => Status::SyncError,
+        _ => return None,
+    })
+}
+
+/// `rows` of `mine::rows<4>`.
+fn base_name(expression: &str) -> &str {
+    let bare = expression.split('<').next().unwrap_or(expression);
+    bare.rsplit("::").next().unwrap_or(bare).trim()
+}
+
+/// The line of the kernel file that is named first.
+fn line_of(words: &str) -> Option<u32> {
+    words.match_indices("kernel.cu:").find_map(|(at, name)| {
+        let digits: String = (words[at + name.len()..].chars())
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse().ok().filter(|line| *line > 0)
+    })
+}
+
+/// Whether a function of this name is called so somewhere.
+fn names_function(words: &str, name: &str) -> bool {
+    let in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    !name.is_empty()
+        && words.match_indices(name).any(|(at, _)| {
+            let before = words[..at].chars().next_back();
+            let behind = words[at + name.len()..].chars().next();
+            !before.is_some_and(in_name) && matches!(behind, Some('(' | '<' | '+'))
+        })
+}
+
+/// Three numbers behind these words.
+fn triple(text: &str, before: &str) -> Option<[u32; 3]> {
+    let inside = text.split(before).nth(1)?.split(')').next()?;
+    let mut numbers = inside.split(',').map(|number| number.trim().parse().ok());
+    let triple = [numbers.next()??, numbers.next()??, numbers.next()??];
+    numbers.next().is_none().then_some(triple)
+}
+
+fn capped(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_one(log: &str) -> Finding {
+        let read = read(log, &["mine::rows<4>".to_owned()]);
+        assert_eq!(read.findings.len(), 1, "{read:?}");
+        read.findings[0].clone()
+    }
+
+    #[test]
+    fn accesses_out_of_bounds_and_misaligned_are_told_apart() {
+        let log = "\
+========= COMPUTE-SANITIZER
+========= Invalid __global__ write of size 4 bytes
+=========     at void rows<(int)4>(const float *, float *)+0x150 in kernel.cu:12
+=========     by thread (31,0,0) in block (7,2,0)
+=========     Access at 0x7f0000001000 is out of bounds
+=========     and is 1 bytes after the nearest allocation at 0x7f0000000000 of size 4,096 bytes
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========         Host Frame: cuLaunchKernelEx [0x1] in libcuda.so.1
+=========
+========= ERROR SUMMARY: 1 error
+";
+        let finding = read_one(log);
+        assert_eq!(finding.status, Status::OutOfBounds);
+        assert_eq!(finding.line, Some(12));
+        assert_eq!(finding.thread, Some([31, 0, 0]));
+        assert_eq!(finding.block, Some([7, 2, 0]));
+        assert!(
+            !finding.words.contains("Host Frame") && finding.words.contains("nearest allocation")
+        );
+        assert!(read(log, &[]).complete);
+        let misaligned = log.replace("is out of bounds", "is misaligned");
+        assert_eq!(read_one(&misaligned).status, Status::Misaligned);
+    }
+
+    #[test]
+    fn both_ways_to_write_a_place_are_understood() {
+        let log = "\
+========= ERROR: Race reported between Read access at 0x6360 in /kernel.cu:23:rows(float const*)
+=========     and Write access at 0x1fe0 in /kernel.cu:13:rows(float const*) [1088 hazards]
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+";
+        let finding = read_one(log);
+        assert_eq!((finding.status, finding.line), (Status::Race, Some(23)));
+        assert!(finding.words.contains("1088 hazards"));
+        let newer = "========= Error: Race reported between Write access at rows(float *)+0xa0 in kernel.cu:17\n=========     and Read access at rows(float *)+0xb0 in kernel.cu:19 [8 hazards]\n";
+        assert_eq!(read_one(newer).line, Some(17));
+        let warning = log.replace("ERROR: Race", "Warning: Race");
+        assert_eq!(read(&warning, &[]).findings, []);
+    }
+
+    #[test]
+    fn reads_of_nothing_and_bad_barriers() {
+        let log = "\
+========= Uninitialized __global__ memory read of size 2 bytes
+=========     at 0x150 in rows<4>(float*)
+=========     by thread (1,0,0) in block (0,0,0)
+=========     Address 0x7fc406200400
+========= ERROR SUMMARY: 1 error
+";
+        let finding = read_one(log);
+        assert_eq!(
+            (finding.status, finding.line),
+            (Status::UninitializedRead, None)
+        );
+        let log = "========= Barrier error detected. Divergent thread(s) in block.\n=========     at rows(float*)+0x30 in kernel.cu:9\n";
+        assert_eq!(read_one(log).status, Status::SyncError);
+    }
+
+    #[test]
+    fn what_is_not_the_kernels_is_no_finding() {
+        let log = "\
+========= COMPUTE-SANITIZER
+========= Host API memory access error at host access to 0x7f14c9e00200 of size 16 bytes
+=========     Uninitialized access at 0x7f14c9e00200 on access by cuMemcpyDtoHAsync source
+=========         Host Frame: rows(float*) in kernel.cu:1
+========= Uninitialized __global__ memory read of size 8 bytes
+=========     at hash(const unsigned long *)+0x10 in judge.cu:230
+=========     by thread (0,0,0) in block (0,0,0)
+========= Uninitialized __global__ memory read of size 8 bytes
+=========     at narrows(float *)+0x10
+========= Program hit CUDA_ERROR_NOT_READY (error 600) due to \"device not ready\" on CUDA API call to cuEventQuery.
+========= LEAK SUMMARY: 0 bytes leaked in 0 allocations
+========= ERROR SUMMARY: 4 errors
+";
+        let read = read(log, &["rows<4>".to_owned()]);
+        assert_eq!(read.findings, []);
+        assert!(read.complete && read.trouble.is_none());
+    }
+
+    #[test]
+    fn a_tool_that_could_not_look_says_why() {
+        let log = "========= COMPUTE-SANITIZER\n========= Error: Device not supported. Please refer to the \"Supported Devices\" section of the sanitizer documentation\n=========\n";
+        let read = read(log, &[]);
+        assert!(!read.complete);
+        assert!(read.trouble.unwrap().contains("not supported"));
+        for text in [
+            "",
+            "=========",
+            "========= ",
+            "no mark\n",
+            "=========     alone\n",
+        ] {
+            assert_eq!(
+                super::read(text, &["k".to_owned()]),
+                Log::default(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn checks_that_would_raise_false_alarms_are_left_out() {
+        let bulk = |name: &str| f64::from(u8::from(name == "bulk_copies"));
+        assert!(unfit("racecheck", bulk).is_some());
+        assert!(unfit("initcheck", bulk).is_some());
+        assert!(unfit("memcheck", bulk).is_none());
+        assert!(unfit("racecheck", |_| 0.0).is_none());
+    }
+}
