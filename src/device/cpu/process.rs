@@ -143,13 +143,14 @@ impl Process {
             .process_group(0);
         let descriptor = memory.descriptor.as_raw_fd();
         let private_bytes = HEAP_BYTES + u64::from(threads) * THREAD_BYTES + extra_bytes;
-        let confinement = Confinement::of_candidate(
+        let mut confinement = Confinement::of_candidate(
             executable,
             &[
                 (libc::RLIMIT_FSIZE, OUTPUT_LIMIT),
                 (libc::RLIMIT_DATA, private_bytes),
             ],
         )?;
+        confinement.keep_off(CONTROL_DESCRIPTOR)?;
         keep_place();
         // SAFETY: only async-signal-safe calls between fork and exec, on values made before.
         unsafe {

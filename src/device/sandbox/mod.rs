@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -185,6 +185,19 @@ impl Confinement {
         })
     }
 
+    /// Moves what it has open under this number elsewhere: the process puts something else there before it is confined.
+    pub(super) fn keep_off(&mut self, number: RawFd) -> anyhow::Result<()> {
+        let rules = self.rules.as_mut().map(Rules::descriptor_mut);
+        for descriptor in [rules, self.executable.as_mut()].into_iter().flatten() {
+            if descriptor.as_raw_fd() == number {
+                *descriptor = descriptor
+                    .try_clone()
+                    .context("failed to move a descriptor")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts all of it on this process. Only system calls: this stands between fork and exec.
     pub(super) fn put_on(&self) -> io::Result<()> {
         privileges::close_on_exec(self.first_closed);
@@ -309,4 +322,25 @@ pub(super) fn folders_of(compiler: &Path, search_folders: impl FnOnce() -> Strin
     folders.sort();
     folders.dedup();
     folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_confinement_has_open_leaves_a_place_that_is_needed() {
+        let program = std::env::current_exe().unwrap();
+        let mut confinement = Confinement::of_candidate(&program, &[]).unwrap();
+        let numbers = |confinement: &Confinement| -> Vec<RawFd> {
+            let rules = confinement.rules.as_ref().map(Rules::descriptor);
+            let both = [rules, confinement.executable.as_ref()];
+            both.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+        };
+        for number in numbers(&confinement) {
+            confinement.keep_off(number).unwrap();
+            let now = numbers(&confinement);
+            assert!(!now.contains(&number), "{number} is among {now:?}");
+        }
+    }
 }

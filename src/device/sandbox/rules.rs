@@ -92,6 +92,15 @@ impl Rules {
         Ok(descriptor.map(|descriptor| Self { descriptor }))
     }
 
+    #[cfg(test)]
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    pub(super) fn descriptor_mut(&mut self) -> &mut OwnedFd {
+        &mut self.descriptor
+    }
+
     /// Puts them on this thread, for good. Only a system call: may stand between fork and exec.
     pub(super) fn put_on(&self) -> io::Result<()> {
         // SAFETY: no memory is passed; the descriptor is open as long as self lives.
