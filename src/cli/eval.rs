@@ -245,7 +245,11 @@ fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
 }
 
 /// Writes the profiler's report where it was asked for.
-fn keep_report(order: &Order, verdict: &mut Verdict, report: Option<Vec<u8>>) -> anyhow::Result<()> {
+fn keep_report(
+    order: &Order,
+    verdict: &mut Verdict,
+    report: Option<Vec<u8>>,
+) -> anyhow::Result<()> {
     let evidence = verdict.evidence.as_mut();
     let counters = evidence.and_then(|evidence| evidence.counters.as_mut());
     if let (Some(path), Some(report), Some(counters)) = (&order.counters_report, report, counters) {
@@ -282,7 +286,9 @@ async fn judge(
             index + 1,
             order.kernels.len()
         ));
-        let first = running.pop_front().context("a kernel was not sent to be judged")?;
+        let first = running
+            .pop_front()
+            .context("a kernel was not sent to be judged")?;
         let verdict = tokio::select! {
             verdict = first => verdict.context("judging a kernel panicked")?,
             _ = interrupt.wait_for(|told| *told) => return Ok(None),

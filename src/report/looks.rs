@@ -157,7 +157,10 @@ mod tests {
             bound(&slow),
             "memory 12 % of peak (DRAM 3 %), SM 9 %: bound by latency: warps wait 70 % of their time at barriers"
         );
-        assert_eq!(bound(&LaunchCounters::default()), "the tool gave no throughput");
+        assert_eq!(
+            bound(&LaunchCounters::default()),
+            "the tool gave no throughput"
+        );
     }
 
     #[test]

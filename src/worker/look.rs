@@ -88,8 +88,12 @@ impl Looker {
         }
         let tool = Tool::find(tools::ncu::NAME, &verdict.device).await?;
         let request = self.request(source, On::Workloads(timed(verdict)), true)?;
-        let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
-        let (report, log) = (folder.path().join("kernel.ncu-rep"), folder.path().join("log"));
+        let folder =
+            tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
+        let (report, log) = (
+            folder.path().join("kernel.ncu-rep"),
+            folder.path().join("log"),
+        );
         let mut metrics = tools::ncu::metrics();
         let mut launched = None;
         for _ in 0..RUNS {
@@ -99,9 +103,10 @@ impl Looker {
             drop(held);
             let words = words(&log, &ran);
             if report.is_file() {
-                launched = Some(launches(&ran).map_err(|reason| {
-                    format!("{reason} ({})", tools::ncu::complaint(&words))
-                })?);
+                launched =
+                    Some(launches(&ran).map_err(|reason| {
+                        format!("{reason} ({})", tools::ncu::complaint(&words))
+                    })?);
                 break;
             }
             match tools::ncu::without_unknown(&metrics, &words) {
@@ -116,7 +121,8 @@ impl Looker {
         let mut rows = tools::ncu::launches(&printed.out)
             .map_err(|reason| format!("{reason} ({})", tools::ncu::complaint(&printed.err)))?;
         name_workloads(&mut rows, &launched);
-        let bytes = std::fs::read(&report).map_err(|error| format!("the report is gone: {error}"))?;
+        let bytes =
+            std::fs::read(&report).map_err(|error| format!("the report is gone: {error}"))?;
         let counters = Counters {
             tier: Some(tool.label()),
             launches: rows,
@@ -183,7 +189,8 @@ impl Looker {
         looked: &mut DeviceSanitizer,
         (tool, request, check): (&Tool, &str, &str),
     ) -> Result<Option<tools::sanitizer::Finding>, Skipped> {
-        let folder = tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
+        let folder =
+            tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
         let log = folder.path().join("log");
         let arguments = tools::sanitizer::arguments(check, &log);
         let held = hold(&verdict.device, Quiet::share).await?;
@@ -191,11 +198,18 @@ impl Looker {
         drop(held);
         let launched = launches(&ran);
         let known = launched.as_deref().unwrap_or_default();
-        let kernels: Vec<String> = known.iter().flat_map(|launch| launch.kernels.clone()).collect();
+        let kernels: Vec<String> = known
+            .iter()
+            .flat_map(|launch| launch.kernels.clone())
+            .collect();
         let said = std::fs::read(&log).unwrap_or_default();
         let read = tools::sanitizer::read(&String::from_utf8_lossy(&said), &kernels);
         // Of several the gravest, and of those the first.
-        if let Some(finding) = read.findings.into_iter().min_by_key(|finding| finding.status) {
+        if let Some(finding) = read
+            .findings
+            .into_iter()
+            .min_by_key(|finding| finding.status)
+        {
             return Ok(Some(finding));
         }
         if let Some(trouble) = read.trouble {
@@ -248,9 +262,7 @@ async fn hold(
 }
 
 /// A tool's arguments with the program behind them that it is to watch.
-fn launching(
-    mut arguments: Vec<std::ffi::OsString>,
-) -> Result<Vec<std::ffi::OsString>, Skipped> {
+fn launching(mut arguments: Vec<std::ffi::OsString>) -> Result<Vec<std::ffi::OsString>, Skipped> {
     let own = std::env::current_exe();
     let own = own.map_err(|error| format!("kforge's own program file is not found: {error}"))?;
     arguments.push(own.into_os_string());
@@ -272,7 +284,9 @@ fn words(log: &Path, ran: &Ran) -> String {
 fn launches(ran: &Ran) -> Result<Vec<Launch>, Skipped> {
     match LaunchAnswer::find(&ran.out) {
         Some(LaunchAnswer::Launched(launches)) => Ok(launches),
-        Some(LaunchAnswer::Failure(failure)) => Err(one_line(&format!("{:#}", failure.into_error()))),
+        Some(LaunchAnswer::Failure(failure)) => {
+            Err(one_line(&format!("{:#}", failure.into_error())))
+        }
         None => Err("the launching process gave no answer".to_owned()),
     }
 }
@@ -314,12 +328,7 @@ fn evidence(verdict: &mut Verdict) -> &mut Evidence {
 }
 
 /// A kernel in which a check finds something has not passed.
-fn refute(
-    verdict: &mut Verdict,
-    check: &str,
-    finding: &tools::sanitizer::Finding,
-    seed: u64,
-) {
+fn refute(verdict: &mut Verdict, check: &str, finding: &tools::sanitizer::Finding, seed: u64) {
     debug_assert_ne!(finding.status, Status::Passed);
     let line = finding.line.map(|line| format!("line {line}: "));
     verdict.status = finding.status;
@@ -342,4 +351,73 @@ fn refute(
         log: Some(finding.words.clone()),
         ..Evidence::default()
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_named_where_there_are_as_many_as_launches() {
+        let launch = |case: &str, kernels: usize| Launch {
+            case: case.to_owned(),
+            kernels: vec!["k".to_owned(); kernels],
+            fault: None,
+        };
+        let launched = [launch("b1", 2), launch("b4", 1)];
+        let mut rows = vec![LaunchCounters::default(); 3];
+        name_workloads(&mut rows, &launched);
+        let names: Vec<_> = rows.iter().map(|row| row.workload.as_str()).collect();
+        assert_eq!(names, ["b1", "b1", "b4"]);
+        let mut rows = vec![LaunchCounters::default(); 2];
+        name_workloads(&mut rows, &launched);
+        assert!(rows.iter().all(|row| row.workload.is_empty()));
+    }
+
+    #[test]
+    fn a_launching_process_without_an_answer_leaves_its_last_words() {
+        let ran = |out: &str| Ran {
+            out: out.to_owned(),
+            err: "one\nerror: no CUDA driver\n\n".to_owned(),
+            end: "exit status: 3".to_owned(),
+        };
+        let reason = launches(&ran("noise\n")).unwrap_err();
+        assert_eq!(
+            explain(&ran(""), &reason),
+            "the launching process gave no answer (exit status: 3: error: no CUDA driver)"
+        );
+        assert_eq!(launches(&ran("{\"launched\":[]}\n")).unwrap(), []);
+        let failed = r#"{"failure":{"kind":"environment","message":"no GPU\nat all","hint":null}}"#;
+        assert_eq!(launches(&ran(failed)).unwrap_err(), "no GPU at all");
+    }
+
+    #[test]
+    fn a_finding_takes_the_speedup_away() {
+        let mut verdict: Verdict = serde_json::from_str(
+            r#"{"schema": 1, "task": "t", "kernel": "k", "backend": "cuda", "status": "passed", "reason": null, "confirmed": true,
+                "device": {"name": "", "arch": "sm_90", "uuid": null, "driver": null}, "sandbox": "none", "cache": "cold",
+                "checked_share": 1.0, "baseline": null, "speedup": {"geomean": 2.0, "ci95": [1.9, 2.1]}, "workloads": [],
+                "resources": {"registers": 1, "spill_bytes": 0, "shared_bytes": 0, "occupancy": 1.0},
+                "seconds": {"compile": 0, "check": 0, "measure": 0}}"#,
+        )
+        .unwrap();
+        let finding = tools::sanitizer::Finding {
+            status: Status::Race,
+            title: "Error: Race reported".to_owned(),
+            line: Some(7),
+            block: None,
+            thread: None,
+            words: "all of it".to_owned(),
+        };
+        refute(&mut verdict, "racecheck", &finding, 5);
+        assert_eq!(verdict.status, Status::Race);
+        assert!(!verdict.confirmed && verdict.speedup.is_none());
+        assert_eq!(
+            verdict.reason.as_deref(),
+            Some("line 7: compute-sanitizer's racecheck: Error: Race reported")
+        );
+        let evidence = verdict.evidence.unwrap();
+        assert_eq!((evidence.line, evidence.seed), (Some(7), Some(5)));
+        assert_eq!(evidence.log.as_deref(), Some("all of it"));
+    }
 }

@@ -37,19 +37,12 @@ pub(super) struct Ran {
 }
 
 impl Tool {
-    pub(super) async fn find(
-        name: &'static str,
-        device: &DeviceIdentity,
-    ) -> Result<Self, String> {
+    pub(super) async fn find(name: &'static str, device: &DeviceIdentity) -> Result<Self, String> {
         let path = tools::find(name)?;
         Self::at(name, &path, device).await
     }
 
-    async fn at(
-        name: &'static str,
-        path: &Path,
-        device: &DeviceIdentity,
-    ) -> Result<Self, String> {
+    async fn at(name: &'static str, path: &Path, device: &DeviceIdentity) -> Result<Self, String> {
         let mut tool = Self {
             name,
             path: path.to_owned(),
@@ -61,9 +54,15 @@ impl Tool {
             .await?;
         tool.version = tools::version(&ran.out).ok_or_else(|| {
             let said = [&ran.err, &ran.out].into_iter();
-            let mut said = said.flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty());
+            let mut said = said
+                .flat_map(|text| text.lines())
+                .filter(|line| !line.trim().is_empty());
             let said = said.next().unwrap_or("nothing").trim();
-            format!("`{}` does not say its version ({}); it says: {said}", path.display(), ran.end)
+            format!(
+                "`{}` does not say its version ({}); it says: {said}",
+                path.display(),
+                ran.end
+            )
         })?;
         Ok(tool)
     }
@@ -177,9 +176,14 @@ read line; echo "$line on $CUDA_VISIBLE_DEVICES"; echo oops >&2; exit 3"#,
         );
         let tool = Tool::at("ncu", &path, &card()).await.unwrap();
         assert_eq!(tool.label(), "ncu 2025.3.0.0");
-        let ran = tool.run(Vec::new(), "asked\n", Duration::from_secs(20)).await;
+        let ran = tool
+            .run(Vec::new(), "asked\n", Duration::from_secs(20))
+            .await;
         let ran = ran.map_err(|reason| panic!("{reason}")).unwrap();
-        assert_eq!((ran.out.as_str(), ran.err.as_str()), ("asked on GPU-7\n", "oops\n"));
+        assert_eq!(
+            (ran.out.as_str(), ran.err.as_str()),
+            ("asked on GPU-7\n", "oops\n")
+        );
         assert_eq!(ran.end, "exit status: 3");
     }
 
@@ -188,13 +192,23 @@ read line; echo "$line on $CUDA_VISIBLE_DEVICES"; echo oops >&2; exit 3"#,
         let folder = tempfile::tempdir().unwrap();
         let path = script(folder.path(), "echo broken install >&2; exit 1");
         let reason = Tool::at("ncu", &path, &card()).await.err().unwrap();
-        assert!(reason.contains("broken install") && !reason.contains('\n'), "{reason}");
+        assert!(
+            reason.contains("broken install") && !reason.contains('\n'),
+            "{reason}"
+        );
         let missing = folder.path().join("none");
         assert!(Tool::at("ncu", &missing, &card()).await.is_err());
-        let path = script(folder.path(), "[ \"$1\" ] && { echo Version 1.2; exit; }\nsleep 60 & wait");
+        let path = script(
+            folder.path(),
+            "[ \"$1\" ] && { echo Version 1.2; exit; }\nsleep 60 & wait",
+        );
         let tool = Tool::at("ncu", &path, &card()).await.unwrap();
         let begun = std::time::Instant::now();
-        let reason = tool.run(Vec::new(), "", Duration::from_millis(200)).await.err().unwrap();
+        let reason = tool
+            .run(Vec::new(), "", Duration::from_millis(200))
+            .await
+            .err()
+            .unwrap();
         assert!(reason.contains("did not end within 0.2 s"), "{reason}");
         assert!(begun.elapsed() < Duration::from_secs(20));
     }

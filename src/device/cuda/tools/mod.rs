@@ -19,12 +19,7 @@ pub fn find(name: &str) -> Result<PathBuf, String> {
 }
 
 /// `root`: what `/` is.
-fn find_in(
-    name: &str,
-    path: &OsStr,
-    home: Option<&Path>,
-    root: &Path,
-) -> Result<PathBuf, String> {
+fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result<PathBuf, String> {
     let mut folders: Vec<PathBuf> = std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())
         .collect();
@@ -117,7 +112,12 @@ mod tests {
         let looked = |path: &Path| find_in("ncu", path.as_os_str(), None, root).unwrap();
         let empty = Path::new("");
         for version in ["2024.3.2", "2025.10.0", "2025.3.1"] {
-            place(&root.join("opt/nvidia/nsight-compute").join(version).join("ncu"));
+            place(
+                &root
+                    .join("opt/nvidia/nsight-compute")
+                    .join(version)
+                    .join("ncu"),
+            );
         }
         assert!(looked(empty).ends_with("2025.10.0/ncu"));
         place(&root.join("usr/local/cuda-12.9/bin/ncu"));

@@ -18,18 +18,16 @@ const METRICS: [(&str, fn(&mut LaunchCounters) -> &mut Option<f64>); 15] = [
         "gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed",
         |to| &mut to.memory_percent,
     ),
-    (
-        "dram__throughput.avg.pct_of_peak_sustained_elapsed",
-        |to| &mut to.dram_percent,
-    ),
+    ("dram__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
+        &mut to.dram_percent
+    }),
     ("dram__bytes_read.sum", |to| &mut to.dram_read_bytes),
     ("dram__bytes_write.sum", |to| &mut to.dram_written_bytes),
     ("l1tex__t_sector_hit_rate.pct", |to| &mut to.l1_hit_percent),
     ("lts__t_sector_hit_rate.pct", |to| &mut to.l2_hit_percent),
-    (
-        "sm__warps_active.avg.pct_of_peak_sustained_active",
-        |to| &mut to.active_warps_percent,
-    ),
+    ("sm__warps_active.avg.pct_of_peak_sustained_active", |to| {
+        &mut to.active_warps_percent
+    }),
     (
         "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
         |to| &mut to.tensor_percent,
@@ -126,8 +124,16 @@ pub fn complaint(log: &str) -> String {
     let error = lines().find(|line| line.starts_with("==ERROR=="));
     let warning = lines().find(|line| line.starts_with("==WARNING=="));
     let said = error.or(warning).or_else(|| lines().last());
-    let said = said.map(|line| line.trim_start_matches("==ERROR==").trim_start_matches("==WARNING==").trim());
-    let said: String = said.unwrap_or("the tool said nothing").chars().take(300).collect();
+    let said = said.map(|line| {
+        line.trim_start_matches("==ERROR==")
+            .trim_start_matches("==WARNING==")
+            .trim()
+    });
+    let said: String = said
+        .unwrap_or("the tool said nothing")
+        .chars()
+        .take(300)
+        .collect();
     said
 }
 
@@ -144,7 +150,12 @@ pub fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
     let (units, rows): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|row| row.first().is_none_or(|id| id.trim().is_empty()));
-    let unit = |place: usize| units.first().and_then(|row| row.get(place)).map(String::as_str);
+    let unit = |place: usize| {
+        units
+            .first()
+            .and_then(|row| row.get(place))
+            .map(String::as_str)
+    };
     let launches = rows.iter().map(|row| {
         let mut counters = LaunchCounters {
             kernel: row.get(kernel).cloned().unwrap_or_default(),
@@ -182,7 +193,11 @@ fn scale(metric: &str, unit: &str) -> f64 {
 
 /// `1,234.5` is one number; `n/a` and `nan` are none.
 fn number(cell: &str) -> Option<f64> {
-    let plain: String = cell.trim().chars().filter(|letter| *letter != ',').collect();
+    let plain: String = cell
+        .trim()
+        .chars()
+        .filter(|letter| *letter != ',')
+        .collect();
     plain.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
@@ -250,12 +265,24 @@ mod tests {
 
     #[test]
     fn what_is_no_report_says_what_it_lacks() {
-        for text in ["", "==ERROR== no\n", "\"ID\",\"x\"\n", "\"ID\",\"Kernel Name\"\n\"\",\"\"\n", "\"ID\",\"Kernel Name", "\"\"\"\"\"", ",,,\n\"ID"] {
+        for text in [
+            "",
+            "==ERROR== no\n",
+            "\"ID\",\"x\"\n",
+            "\"ID\",\"Kernel Name\"\n\"\",\"\"\n",
+            "\"ID\",\"Kernel Name",
+            "\"\"\"\"\"",
+            ",,,\n\"ID",
+        ] {
             let lack = launches(text).unwrap_err();
-            assert!(lack.starts_with("the report") && !lack.contains('\n'), "{text}: {lack}");
+            assert!(
+                lack.starts_with("the report") && !lack.contains('\n'),
+                "{text}: {lack}"
+            );
         }
         // A row that ends early has fewer numbers, not a fault.
-        let short = REPORT.lines().take(3).collect::<Vec<_>>().join("\n") + "\n\"7\",\"1\",\"kforge\",\"k\"\n";
+        let short = REPORT.lines().take(3).collect::<Vec<_>>().join("\n")
+            + "\n\"7\",\"1\",\"kforge\",\"k\"\n";
         assert_eq!(launches(&short).unwrap()[0].memory_percent, None);
     }
 
@@ -271,8 +298,14 @@ mod tests {
         let denied = "==PROF== Connected to process 7\n==ERROR== ERR_NVGPUCTRPERM - The user does not have permission\n";
         assert!(complaint(denied).contains("CAP_SYS_ADMIN"));
         let other = "==PROF== x\n==WARNING== w\n==ERROR== Cuda driver is not compatible with Nsight Compute.\n==PROF== y\n";
-        assert_eq!(complaint(other), "Cuda driver is not compatible with Nsight Compute.");
-        assert_eq!(complaint("==WARNING== No kernels were profiled.\n"), "No kernels were profiled.");
+        assert_eq!(
+            complaint(other),
+            "Cuda driver is not compatible with Nsight Compute."
+        );
+        assert_eq!(
+            complaint("==WARNING== No kernels were profiled.\n"),
+            "No kernels were profiled."
+        );
         assert_eq!(complaint(""), "the tool said nothing");
         assert!(!complaint(denied).contains('\n'));
     }
@@ -284,8 +317,14 @@ mod tests {
         let log = "==ERROR== Failed to find metric sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active\n";
         let known = without_unknown(&asked, log).unwrap();
         assert_eq!(known.len(), asked.len());
-        assert!(known.iter().any(|name| name.starts_with("sm__inst_executed_pipe_tensor")));
-        let both = format!("{log}==ERROR== Failed to find metric sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active\n");
+        assert!(
+            known
+                .iter()
+                .any(|name| name.starts_with("sm__inst_executed_pipe_tensor"))
+        );
+        let both = format!(
+            "{log}==ERROR== Failed to find metric sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active\n"
+        );
         let known = without_unknown(&known, &both).unwrap();
         assert_eq!(known.len(), asked.len() - 1);
     }

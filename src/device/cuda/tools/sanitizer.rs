@@ -48,12 +48,10 @@ pub fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
     let uses = |names: &[&str]| names.iter().any(|name| fact(name) > 0.0);
     let copies = ["tensor_copies", "bulk_copies"];
     match check {
-        "racecheck" if uses(&copies) || uses(&["wgmma"]) => Some(
-            "it does not follow what bulk copies and wgmma do to shared memory".to_owned(),
-        ),
-        "initcheck" if uses(&copies) => {
-            Some("it does not see what bulk copies write".to_owned())
+        "racecheck" if uses(&copies) || uses(&["wgmma"]) => {
+            Some("it does not follow what bulk copies and wgmma do to shared memory".to_owned())
         }
+        "initcheck" if uses(&copies) => Some("it does not see what bulk copies write".to_owned()),
         _ => None,
     }
 }
@@ -224,7 +222,9 @@ mod tests {
         assert_eq!(finding.line, Some(12));
         assert_eq!(finding.thread, Some([31, 0, 0]));
         assert_eq!(finding.block, Some([7, 2, 0]));
-        assert!(!finding.words.contains("Host Frame") && finding.words.contains("nearest allocation"));
+        assert!(
+            !finding.words.contains("Host Frame") && finding.words.contains("nearest allocation")
+        );
         assert!(read(log, &[]).complete);
         let misaligned = log.replace("is out of bounds", "is misaligned");
         assert_eq!(read_one(&misaligned).status, Status::Misaligned);
@@ -257,7 +257,10 @@ mod tests {
 ========= ERROR SUMMARY: 1 error
 ";
         let finding = read_one(log);
-        assert_eq!((finding.status, finding.line), (Status::UninitializedRead, None));
+        assert_eq!(
+            (finding.status, finding.line),
+            (Status::UninitializedRead, None)
+        );
         let log = "========= Barrier error detected. Divergent thread(s) in block.\n=========     at rows(float*)+0x30 in kernel.cu:9\n";
         assert_eq!(read_one(log).status, Status::SyncError);
     }
@@ -289,8 +292,18 @@ mod tests {
         let read = read(log, &[]);
         assert!(!read.complete);
         assert!(read.trouble.unwrap().contains("not supported"));
-        for text in ["", "=========", "========= ", "no mark\n", "=========     alone\n"] {
-            assert_eq!(super::read(text, &["k".to_owned()]), Log::default(), "{text}");
+        for text in [
+            "",
+            "=========",
+            "========= ",
+            "no mark\n",
+            "=========     alone\n",
+        ] {
+            assert_eq!(
+                super::read(text, &["k".to_owned()]),
+                Log::default(),
+                "{text}"
+            );
         }
     }
 
