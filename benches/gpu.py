@@ -49,6 +49,8 @@ def gelu(folder, _):
     for number in range(6):
         verdicts, seconds, _ = judge("gelu", [anew(folder, "kernels/gelu/vectors.cu", number)], "--profile", "large")
         verdict = verdicts[0]
+        if verdict["status"] != "passed":
+            sys.exit(f"gelu: {verdict['status']}: {verdict['reason']} {verdict['evidence']}")
         # The first run also compiles the judge's own code and the oracle, and measures the card's peaks.
         walls.append({"wall_s": round(seconds, 3), "status": verdict["status"], "seconds": verdict["seconds"],
                       "pairs": timed(verdict)[0]["candidate_us"]["n"], "kernel_us": timed(verdict)[0]["candidate_us"]["median"],
@@ -117,7 +119,8 @@ def itself(folder, runs):
         verdicts, _, _ = judge("gdn_decode", [path], "--profile", "full", "--baseline", path)
         rows += [(one["id"], one["speedup"], *one["ci95"]) for one in timed(verdicts[0]) if one["speedup"]]
     held = sum(low <= 1 <= high for _, _, low, high in rows)
-    return {"intervals": len(rows), "hold_1": held, "widest_half_width": max((high - low) / 2 for _, _, low, high in rows),
+    missed = [(name, round(ratio, 5), round(low, 5), round(high, 5)) for name, ratio, low, high in rows if not low <= 1 <= high]
+    return {"missed": missed, "intervals": len(rows), "hold_1": held, "widest_half_width": max((high - low) / 2 for _, _, low, high in rows),
             "largest_error": max(abs(ratio - 1) for _, ratio, _, _ in rows)}
 
 

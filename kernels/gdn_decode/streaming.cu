@@ -9,7 +9,7 @@ tunables:
   WARPS: [4, 1, 2, 8]
   STREAM: [1, 0]
 variants:
-  - {when: batch_size <= 1, ROWS: 1, STREAM: 0}
+  - {when: batch_size <= 1, ROWS: 1, WARPS: 8}
   - {when: batch_size <= 4, ROWS: 1}
   - {when: batch_size > 48, ROWS: 2}
 */

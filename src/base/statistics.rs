@@ -156,8 +156,6 @@ pub fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
     combined.ordered().then_some(combined)
 }
 
-/// The rank, counted from 1 from either end of the sorted Walsh averages, at which the 95 % interval ends: the smallest w >= 1 with
-/// P(W+ <= w) >= 2.5 %.
 /// The mean of what several processes have estimated, with the interval of a mean of so few (Student's t), or the quadrature of
 /// their own intervals where that is wider: then the processes do not differ by more than each one's own noise.
 ///
@@ -181,6 +179,8 @@ pub fn mean_of_estimates(log_estimates: &[Estimate]) -> Option<Estimate> {
     estimate.ordered().then_some(estimate)
 }
 
+/// The rank, counted from 1 from either end of the sorted Walsh averages, at which the 95 % interval ends: the smallest w >= 1 with
+/// P(W+ <= w) >= 2.5 %.
 fn critical_rank(count: usize) -> usize {
     if count > EXACT {
         let n = count as f64;

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::{Exit, Format, is_colourful, print, print_json, print_json_lines};
 use crate::config::model_keys;
-use crate::device::cpu;
 use crate::device::cuda::compiler::{Compiler, find as find_nvrtc};
+use crate::device::{cpu, cuda};
+use crate::verdict::DeviceIdentity;
 
 /// Any will do to see whether the compiler loads.
 const DOCTOR_ARCH: &str = "sm_90";
@@ -43,7 +44,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         inspection(),
         sandbox(),
         cores(),
-        cuda(),
+        gpus(),
+        tools(),
         nvrtc(),
         headers(),
         keys(),
@@ -169,57 +171,89 @@ fn cores() -> Finding {
     }
 }
 
-fn cuda() -> Finding {
-    let name = "CUDA driver";
-    // SAFETY: only asks the loader whether the library is there; nothing of it is called.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
-        let remedy = "this version judges on the CPU; a GPU will need NVIDIA's driver".to_owned();
+/// The GPUs that kernels would be judged on. Makes no context on any of them.
+fn gpus() -> Finding {
+    let name = "GPUs";
+    let cards = match cuda::cards() {
+        Ok(cards) => cards,
+        Err(failure) => return without(name, &failure.into()),
+    };
+    if cards.is_empty() {
+        let remedy =
+            "`nvidia-smi -L` tells which GPUs the driver sees; CUDA_VISIBLE_DEVICES may hide them";
         return Finding {
             name,
             status: Health::Warn,
-            found: "no libcuda".to_owned(),
-            remedy: Some(remedy),
+            found: "none".to_owned(),
+            remedy: Some(remedy.to_owned()),
         };
     }
-    match cuda_devices() {
-        Ok(devices) if devices.is_empty() => Finding {
-            name,
-            status: Health::Warn,
-            found: "libcuda is there, and no device".to_owned(),
-            remedy: Some("`nvidia-smi -L` tells which devices the driver sees".to_owned()),
+    let users: Vec<_> = cards.iter().map(cuda::users).collect();
+    let busy = users
+        .iter()
+        .any(|users| users.is_some_and(|users| users > 0));
+    let each = cards.iter().zip(&users).enumerate();
+    let each = each.map(|(index, (card, users))| describe(index, card, *users));
+    Finding {
+        name,
+        status: match busy {
+            true => Health::Warn,
+            false => Health::Ok,
         },
-        Ok(devices) => Finding {
-            name,
-            status: Health::Ok,
-            found: format!("{}; this version does not use them yet", devices.join(", ")),
-            remedy: None,
-        },
-        Err(error) => Finding {
-            name,
-            status: Health::Warn,
-            found: format!("libcuda is there and does not start: {error:?}"),
-            remedy: Some("`nvidia-smi` tells whether the driver works".to_owned()),
-        },
+        found: each.collect::<Vec<_>>().join(&format!("\n{:20}", "")),
+        remedy: busy.then(|| {
+            "what others compute there moves times: wait for it, or leave the card out with `--set eval.devices=[…]`".to_owned()
+        }),
     }
 }
 
-/// Name and architecture of each device. Makes no context on any of them.
-fn cuda_devices() -> Result<Vec<String>, cudarc::driver::DriverError> {
-    use cudarc::driver::result::{device, init};
-    use cudarc::driver::sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+fn describe(index: usize, card: &DeviceIdentity, users: Option<usize>) -> String {
+    let unknown = || "unknown".to_owned();
+    let used = match users {
+        None => "whether it is in use is not told".to_owned(),
+        Some(0) => "not in use".to_owned(),
+        Some(1) => "in use by a process".to_owned(),
+        Some(users) => format!("in use by {users} processes"),
     };
-    init()?;
-    (0..device::get_count()?)
-        .map(|ordinal| {
-            let handle = device::get(ordinal)?;
-            // SAFETY: the handle comes from the driver, just now.
-            let part = |attribute| unsafe { device::get_attribute(handle, attribute) };
-            let architecture = format!("sm_{}{}", part(MAJOR)?, part(MINOR)?);
-            Ok(format!("{} ({architecture})", device::get_name(handle)?))
-        })
-        .collect()
+    format!(
+        "{index}: {} ({}), {}, driver {}, {used}",
+        card.name,
+        card.arch,
+        card.uuid.clone().unwrap_or_else(unknown),
+        card.driver.clone().unwrap_or_else(unknown)
+    )
+}
+
+/// What looks into kernels on a GPU. Nothing needs it.
+fn tools() -> Finding {
+    let mut status = Health::Ok;
+    let (mut found, mut remedies) = (Vec::new(), Vec::new());
+    for (tool, package) in [
+        ("ncu", "Nsight Compute"),
+        ("compute-sanitizer", "the CUDA toolkit"),
+    ] {
+        match cuda::tools::find(tool) {
+            Ok(path) => found.push(format!("{tool} ({})", path.display())),
+            Err(_) => {
+                status = Health::Warn;
+                found.push(format!("no {tool}"));
+                remedies.push(format!("for {tool}: install {package}"));
+            }
+        }
+    }
+    found.push(match cuda::tools::counters_forbidden() {
+        Some(reason) => {
+            remedies.push("for counters without an administrator: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`".to_owned());
+            reason
+        }
+        None => "counters may be read".to_owned(),
+    });
+    Finding {
+        name: "GPU tools",
+        status,
+        found: found.join(", "),
+        remedy: (!remedies.is_empty()).then(|| remedies.join("; ")),
+    }
 }
 
 /// CUDA's compiler, loaded as it would be for a kernel.

@@ -29,7 +29,9 @@ impl Devices {
                 .ok()
                 .and_then(|index| cards.get(index));
             let uuid = |card: &DeviceIdentity| card.uuid.clone().unwrap_or_default();
-            let by_name = || (cards.iter()).find(|card| uuid(card).starts_with(word.as_str()));
+            let is_named =
+                |card: &&DeviceIdentity| !word.is_empty() && uuid(card).starts_with(word.as_str());
+            let by_name = || cards.iter().find(is_named);
             let Some(card) = by_index.or_else(by_name) else {
                 let names: Vec<String> = cards.iter().map(uuid).collect();
                 let near = did_you_mean(word, names.iter().map(String::as_str));
@@ -119,5 +121,62 @@ impl<'de> Deserialize<'de> for Word {
             }
         }
         deserializer.deserialize_any(Typed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cards() -> Vec<DeviceIdentity> {
+        let named = |uuid: &str| DeviceIdentity {
+            uuid: Some(uuid.to_owned()),
+            ..DeviceIdentity::default()
+        };
+        ["GPU-aa11", "GPU-bb22", "GPU-cc33"].map(named).into()
+    }
+
+    fn chosen(yaml: &str) -> Result<Vec<String>, Failure> {
+        let devices: Devices = serde_yaml::from_str(yaml).unwrap();
+        let cards = devices.among(&cards())?.into_iter();
+        Ok(cards.filter_map(|card| card.uuid).collect())
+    }
+
+    #[test]
+    fn devices_are_indices_or_beginnings_of_names() {
+        for (yaml, expected) in [
+            ("all", vec!["GPU-aa11", "GPU-bb22", "GPU-cc33"]),
+            ("[2, 0]", vec!["GPU-cc33", "GPU-aa11"]),
+            ("[GPU-bb]", vec!["GPU-bb22"]),
+            ("[1, GPU-bb22, \"1\"]", vec!["GPU-bb22"]),
+        ] {
+            assert_eq!(chosen(yaml).unwrap(), expected, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn unknown_devices_are_named() {
+        for (yaml, words, hint) in [
+            ("[0, 3]", "no GPU `3`: there are 3", "`kforge doctor`"),
+            (
+                "[GPU-cc34]",
+                "no GPU `GPU-cc34`",
+                "did you mean `GPU-cc33`?",
+            ),
+            ("[\"\"]", "no GPU ``", "`kforge doctor`"),
+            ("[]", "an empty list", ""),
+        ] {
+            let failure = chosen(yaml).unwrap_err();
+            assert!(failure.message.contains(words), "{yaml}: {failure}");
+            let said = failure.hint.unwrap_or_default();
+            assert!(said.contains(hint), "{yaml}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_devices_is_refused() {
+        for yaml in ["every", "3", "[-1]", "[1.5]", "[[0]]", "{0: 1}"] {
+            assert!(serde_yaml::from_str::<Devices>(yaml).is_err(), "{yaml}");
+        }
     }
 }

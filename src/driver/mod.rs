@@ -32,7 +32,8 @@ pub use proposer::{Answer, Candidate, Parent, Proposer};
 use crate::base::files::Batch;
 use crate::base::{Failure, Kind, files};
 use crate::event::{
-    Accepted, BestOfTask, Interrupted, RunEvent, Session, StopReason, TaskEnded, TaskStarted,
+    Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, StopReason, TaskEnded,
+    TaskStarted,
 };
 use crate::report::{Best, Observer, Progress, TaskResults};
 use crate::run::{self, Journal, Lock, Record, RunDirectory};
@@ -344,6 +345,29 @@ impl Run {
             () = interrupt::come(interrupt) => return Ok(LoopEnd::Interrupted),
             evaluator = evaluators.open(work.task.clone()) => Some(evaluator?),
         };
+        if let Some(evaluator) = &work.evaluator {
+            let workloads = tokio::select! {
+                biased;
+                () = interrupt::come(interrupt) => return Ok(LoopEnd::Interrupted),
+                tests = evaluator.self_test() => tests?,
+            };
+            if let Some(off) = workloads.iter().find(|test| !test.holds()) {
+                tracing::warn!(
+                    "`{}` against itself on `{}`: {:.4} [{:.4}, {:.4}]: differences as small as this say nothing",
+                    work.task.baseline().0,
+                    off.id,
+                    off.ratio,
+                    off.ci95[0],
+                    off.ci95[1]
+                );
+            }
+            if !workloads.is_empty() {
+                let task = work.task.name.clone();
+                self.journal
+                    .append(&RunEvent::SelfTested(SelfTested { task, workloads }))?;
+                self.journal.sync()?;
+            }
+        }
         work.run(interrupt).await
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::bench::{Bound, UNTIMED};
+use super::bound::{Bound, UNTIMED};
 use super::shapes::{Case, seed_of};
 use super::{Judge, Options, check, shapes};
 use crate::base::{Failure, random};

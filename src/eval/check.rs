@@ -1,6 +1,7 @@
 //! Is it right? Every output element of every case against the oracle, twice, with inputs, guard zones and poison looked at.
 
-use super::bench::{Bench, Side, Watched};
+use super::bench::{Bench, Side};
+use super::bound::Watched;
 use super::shapes::Case;
 use super::{Compilation, Finding, Judge};
 use crate::device::{Comparison, Edge, Expected, Launched, Poison};

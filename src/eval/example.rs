@@ -1,6 +1,6 @@
 //! One set of random inputs with the oracle's outputs, for a computation outside kforge to be compared with.
 
-use super::bench::{Bound, UNTIMED};
+use super::bound::{Bound, UNTIMED};
 use super::shapes::Case;
 use super::{Judge, Options};
 use crate::device::{Answer, Device, Launched, Poison, Question};

@@ -15,7 +15,7 @@ use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate, Summary};
 use crate::device::{Cache, Floor, Launched, Poison};
 use crate::task::{LEAST_BLOCKS, Tensor};
-use crate::verdict::{Evidence, Speedup, Status, Times, WorkloadVerdict};
+use crate::verdict::{Evidence, SelfTest, Speedup, Status, Times, WorkloadVerdict};
 
 /// How many blocks lie between two looks.
 const BLOCKS_A_LOOK: usize = 4;
@@ -31,6 +31,8 @@ const COMPARED_BYTES: u64 = 32 << 20;
 /// The share of the time for looking at outputs, where the device is not the host: which pairs are looked at nothing can foresee
 /// that runs on the device.
 const LOOK_SHARE: f64 = 0.4;
+/// From the half width of a 95 % interval to what a test at that level finds with a power of 80 %: (1.96 + 0.84) / 1.96.
+const DETECTABLE: f64 = 1.43;
 /// How many launches give a first idea of a time.
 const ROUGH_LAUNCHES: usize = 3;
 
@@ -48,6 +50,16 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
+    pub(super) fn as_self_test(&self, case: &Case) -> SelfTest {
+        let half_width = (self.estimate.high - self.estimate.low) / 2.0;
+        SelfTest {
+            id: case.id.clone(),
+            ratio: self.estimate.estimate.exp(),
+            ci95: [self.estimate.low.exp(), self.estimate.high.exp()],
+            detectable: half_width * DETECTABLE,
+        }
+    }
+
     pub(super) fn write_to(&self, entry: &mut WorkloadVerdict) {
         entry.speedup = Some(self.estimate.estimate.exp());
         entry.ci95 = Some([self.estimate.low.exp(), self.estimate.high.exp()]);
@@ -487,9 +499,9 @@ impl Session {
         // It is known to be right, and here for its time: now and then is enough to see that it still is.
         if (self.always || stream.below(4) == 0)
             && !copies.is_empty()
-            && let Err(finding) =
-                self.bench
-                    .compare(Side::Opponent, &expected, &copies, seed)?
+            && let Err(finding) = self
+                .bench
+                .compare(Side::Opponent, &expected, &copies, seed)?
         {
             anyhow::bail!(
                 "the baseline went wrong while it was timed: {}",

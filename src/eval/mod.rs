@@ -13,10 +13,11 @@ use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Cache, Compiled, Device, Program, Refusal};
 use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{PrecisionCheck, Profile, Task};
-use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, Status, Verdict};
+use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, SelfTest, Status, Verdict};
 
 mod admit;
 mod bench;
+mod bound;
 mod check;
 mod compiled;
 mod example;
@@ -201,6 +202,30 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(verdict)
+    }
+
+    /// Times the baseline against itself on every selected workload.
+    pub fn against_itself(&mut self) -> anyhow::Result<Vec<SelfTest>> {
+        let cases: Vec<_> = (self.task.selected(&self.options.profile).into_iter())
+            .map(Case::visible)
+            .collect();
+        let seed = random::fresh_seed();
+        let baseline = Compilation {
+            kernel: self.baseline.kernel.clone(),
+            programs: self.baseline.programs.clone(),
+            seconds: 0.0,
+        };
+        let mut tests = Vec::new();
+        for (index, case) in cases.iter().enumerate() {
+            let seed = shapes::seed_of(seed, "itself", index);
+            match measure::measure(self, &baseline, Some(&baseline), case, seed)? {
+                Ok(measurement) => tests.push(measurement.as_self_test(case)),
+                // So much noise that nothing could be told: the intervals of all candidates will say so too.
+                Err(finding) if finding.refusal.status == Status::Inconclusive => {}
+                Err(finding) => bail!("the baseline against itself: {}", finding.refusal.reason),
+            }
+        }
+        Ok(tests)
     }
 
     /// Times two candidates that both passed against each other on every selected workload.

@@ -5,7 +5,7 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::bench::Bound;
+use super::bound::Bound;
 use super::shapes::{self, Case};
 use super::{Compilation, Finding, Judge, Options, sanitize};
 use crate::device::{Device, Launched, Poison, Purpose};

@@ -29,7 +29,11 @@ pub struct Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            tracing::debug!("device held {} for {} us", self.how, self.since.elapsed().as_micros());
+            tracing::debug!(
+                "device held {} for {} us",
+                self.how,
+                self.since.elapsed().as_micros()
+            );
         }
     }
 }
@@ -56,6 +60,11 @@ impl Quiet {
     /// For work on the device that may go on beside other such work, but not beside a clock.
     pub fn share(&self) -> anyhow::Result<Held> {
         self.lock(File::try_lock_shared, "shared")
+    }
+
+    /// For making ready what will use the device: the same as sharing it, under another name in the log.
+    pub fn ready(&self) -> anyhow::Result<Held> {
+        self.lock(File::try_lock_shared, "to make ready")
     }
 
     /// For timing.
@@ -154,5 +163,80 @@ mod tests {
         ));
         drop(alone);
         assert!(file.try_lock().is_ok());
+    }
+
+    fn of(folder: &tempfile::TempDir, is_host: bool) -> Quiet {
+        let path = folder.path().join("lock");
+        Quiet::open(Lock { path, is_host }).unwrap()
+    }
+
+    #[test]
+    fn the_clock_comes_through_a_crowd_that_never_leaves() {
+        let folder = tempfile::tempdir().unwrap();
+        let crowd = of(&folder, true);
+        let until = Instant::now() + Duration::from_secs(8);
+        let waited = std::thread::scope(|scope| {
+            // Each asks again at once, and at every moment one of them has the lock.
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while Instant::now() < until && !folder.path().join("done").exists() {
+                        let held = crowd.share().unwrap();
+                        std::thread::sleep(Duration::from_millis(30));
+                        drop(held);
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            let begun = Instant::now();
+            let held = of(&folder, true).alone().unwrap();
+            std::fs::write(folder.path().join("done"), "").unwrap();
+            drop(held);
+            begun.elapsed()
+        });
+        assert!(waited < Duration::from_secs(4), "{waited:?}");
+    }
+
+    #[test]
+    fn whoever_waits_comes_before_who_asks_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (greedy, patient) = (of(&folder, false), of(&folder, false));
+        let turns = std::sync::atomic::AtomicUsize::new(0);
+        let count = || turns.load(std::sync::atomic::Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while count() < 100 {
+                    let held = greedy.alone().unwrap();
+                    turns.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(20));
+                    drop(held);
+                }
+            });
+            while count() < 2 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let before = count();
+            drop(patient.alone().unwrap());
+            let passed = count() - before;
+            turns.store(100, std::sync::atomic::Ordering::SeqCst);
+            assert!(passed <= 5, "{passed} turns went by");
+        });
+    }
+
+    #[test]
+    fn beside_a_card_the_host_works_while_it_is_timed() {
+        let folder = tempfile::tempdir().unwrap();
+        let card = of(&folder, false);
+        let alone = card.alone().unwrap();
+        drop(card.beside().unwrap());
+        let host = of(&folder, true);
+        let file = host.file("").unwrap();
+        assert!(matches!(
+            file.try_lock_shared(),
+            Err(TryLockError::WouldBlock)
+        ));
+        drop(alone);
+        let beside = host.beside().unwrap();
+        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(beside);
     }
 }

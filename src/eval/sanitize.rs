@@ -5,7 +5,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::bench::{Bound, tolerances};
+use super::bench::tolerances;
+use super::bound::Bound;
 use super::features::Memory;
 use super::shapes::{self, Case};
 use super::{Finding, Judge, key_of};

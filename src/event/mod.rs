@@ -11,7 +11,8 @@ use crate::verdict::{Duel, Verdict};
 mod run;
 
 pub use run::{
-    Accepted, BestOfTask, Change, Interrupted, RunEvent, Session, TaskEnded, TaskStarted,
+    Accepted, BestOfTask, Change, Interrupted, RunEvent, SelfTested, Session, TaskEnded,
+    TaskStarted,
 };
 
 /// The version of a journal line.

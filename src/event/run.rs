@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StopReason;
-use crate::verdict::Speedup;
+use crate::verdict::{SelfTest, Speedup};
 
 /// One line of the run's journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,8 @@ pub enum RunEvent {
     Accepted(Accepted),
     /// A process began with a task, or went on with it.
     TaskStarted(TaskStarted),
+    /// The baseline was timed against itself.
+    SelfTested(SelfTested),
     /// A process is done with a task.
     TaskEnded(TaskEnded),
     /// A process was told to stop.
@@ -52,6 +54,13 @@ pub struct TaskStarted {
     pub task: String,
 }
 
+/// What the clock could tell apart when a process began with a task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SelfTested {
+    pub task: String,
+    pub workloads: Vec<SelfTest>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskEnded {
     pub task: String,
@@ -84,6 +93,7 @@ impl RunEvent {
             RunEvent::Resumed(_) => "resumed",
             RunEvent::Accepted(_) => "accepted",
             RunEvent::TaskStarted(_) => "task_started",
+            RunEvent::SelfTested(_) => "self_tested",
             RunEvent::TaskEnded(_) => "task_ended",
             RunEvent::Interrupted(_) => "interrupted",
         }

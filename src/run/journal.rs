@@ -320,6 +320,7 @@ impl Line for RunEvent {
             RunEvent::Created(event) | RunEvent::Resumed(event) => written(buffer, event),
             RunEvent::Accepted(event) => written(buffer, event),
             RunEvent::TaskStarted(event) => written(buffer, event),
+            RunEvent::SelfTested(event) => written(buffer, event),
             RunEvent::TaskEnded(event) => written(buffer, event),
             RunEvent::Interrupted(event) => written(buffer, event),
         }
@@ -331,6 +332,7 @@ impl Line for RunEvent {
             "resumed" => parsed(line, RunEvent::Resumed),
             "accepted" => parsed(line, RunEvent::Accepted),
             "task_started" => parsed(line, RunEvent::TaskStarted),
+            "self_tested" => parsed(line, RunEvent::SelfTested),
             "task_ended" => parsed(line, RunEvent::TaskEnded),
             "interrupted" => parsed(line, RunEvent::Interrupted),
             _ => None,

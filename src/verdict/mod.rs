@@ -256,6 +256,24 @@ pub struct AccessFigures {
     pub total_bytes: f64,
 }
 
+/// A kernel timed against itself on one workload: what the device's clock can tell apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SelfTest {
+    /// The workload's id.
+    pub id: String,
+    /// The one's time / the other's; an interval that is worth something holds 1.
+    pub ratio: f64,
+    pub ci95: [f64; 2],
+    /// The least relative difference that as many blocks would show four times out of five.
+    pub detectable: f64,
+}
+
+impl SelfTest {
+    pub fn holds(&self) -> bool {
+        self.ci95[0] <= 1.0 && 1.0 <= self.ci95[1]
+    }
+}
+
 /// A paired comparison of two candidates on the same data: incumbent time / challenger time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Duel {

@@ -56,3 +56,90 @@ pub(super) fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
     }
     whole
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::verdict::Status;
+
+    /// Of one process, on two workloads; `half`: of the interval, in logarithms.
+    fn verdict(seed: u64, status: &str, [first, second]: [f64; 2], half: f64) -> Verdict {
+        let speedup = |value: f64| json!([value * (-half).exp(), value * half.exp()]);
+        let workload = |id: &str, value: f64| {
+            json!({"id": id, "axes": {}, "variant": null, "status": status, "speedup": value, "ci95": speedup(value),
+                "candidate_us": null, "baseline_us": null, "floor_us": null, "roofline": null,
+                "max_abs_error": null, "max_rel_error": null, "mean_abs_error": null, "tolerance_margin": null})
+        };
+        let whole = (first * second).sqrt();
+        serde_json::from_value(json!({
+            "schema": 1, "task": "scale", "kernel": "step 7", "backend": "cuda", "status": status, "reason": null,
+            "confirmed": false, "device": {"name": "", "arch": "sm_90", "uuid": null, "driver": null}, "sandbox": "none",
+            "cache": "cold", "checked_share": 0.5 + seed as f64 / 10.0, "voided_blocks": seed, "seeds": [seed], "baseline": null,
+            "speedup": {"geomean": whole, "ci95": speedup(whole)},
+            "workloads": [workload("a", first), workload("b", second)],
+            "resources": {"registers": null, "spill_bytes": null, "shared_bytes": null, "occupancy": null},
+            "seconds": {"compile": 0.1, "check": 0.2, "measure": 0.3}
+        }))
+        .unwrap()
+    }
+
+    fn is_near(found: f64, expected: f64) -> bool {
+        (found / expected - 1.0).abs() < 1e-12
+    }
+
+    #[test]
+    fn one_process_stands_for_itself() {
+        let one = verdict(1, "passed", [2.0, 3.0], 0.01);
+        let whole = confirmed(vec![one.clone()]);
+        assert!(whole.confirmed);
+        assert_eq!(
+            whole,
+            Verdict {
+                confirmed: true,
+                ..one
+            }
+        );
+    }
+
+    #[test]
+    fn the_mean_over_processes_is_what_is_reported() {
+        let each = [[2.0, 3.0], [2.2, 3.0], [1.8, 3.0]];
+        let verdicts = (1..)
+            .zip(each)
+            .map(|(seed, both)| verdict(seed, "passed", both, 0.001));
+        let whole = confirmed(verdicts.collect());
+        assert_eq!((whole.status, whole.confirmed), (Status::Passed, true));
+        assert_eq!((whole.seeds, whole.voided_blocks), (vec![1, 2, 3], 6));
+        assert!(is_near(whole.checked_share.unwrap(), 0.7));
+        let first = (2.0f64 * 2.2 * 1.8).cbrt();
+        assert!(is_near(whole.workloads[0].speedup.unwrap(), first));
+        assert!(is_near(whole.workloads[1].speedup.unwrap(), 3.0));
+        let speedup = whole.speedup.unwrap();
+        assert!(is_near(speedup.geomean, (first * 3.0).sqrt()));
+        // Student's t of three: what the processes differ by is ten times what each one thinks of itself.
+        let logs = each.map(|[first, _]| (first * 3.0).sqrt().ln());
+        let mean = logs.iter().sum::<f64>() / 3.0;
+        let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / 2.0;
+        let half = 4.302_65 * (variance / 3.0).sqrt();
+        let found = (speedup.ci95[1] / speedup.geomean).ln();
+        assert!((found / half - 1.0).abs() < 1e-3, "{found} for {half}");
+        // Where they agree, the interval is what they know: that of a mean of three.
+        let ci95 = whole.workloads[1].ci95.unwrap();
+        let found = (ci95[1] / 3.0).ln();
+        assert!(
+            (found / (0.001 / 3f64.sqrt()) - 1.0).abs() < 1e-6,
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn the_first_that_did_not_pass_stands_for_all() {
+        let verdicts = [(1, "passed"), (2, "wrong_output"), (3, "timed_out")];
+        let verdicts = verdicts.map(|(seed, status)| verdict(seed, status, [2.0, 2.0], 0.01));
+        let whole = confirmed(verdicts.into());
+        assert_eq!((whole.status, whole.seeds), (Status::WrongOutput, vec![2]));
+        assert!(!whole.confirmed);
+    }
+}

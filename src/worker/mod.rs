@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::task::Task;
-use crate::verdict::{Duel, Verdict};
+use crate::verdict::{Duel, SelfTest, Verdict};
 
 mod confirm;
 mod launch;
@@ -27,6 +27,11 @@ pub type Work<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + '
 /// Judges kernels of one task. Called for several jobs at once, as many as the driver has in flight.
 pub trait Evaluator: Send + Sync {
     fn evaluate(&self, job: Job) -> Work<'_, Outcome>;
+
+    /// What the clock can tell apart: the baseline against itself, on every workload. Empty where nothing needs to be known ahead.
+    fn self_test(&self) -> Work<'_, Vec<SelfTest>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 }
 
 /// Makes an evaluator ready for a task: oracle and baseline compiled and seen to work.

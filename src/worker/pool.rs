@@ -17,7 +17,7 @@ use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
 use crate::device::Cache;
 use crate::eval;
 use crate::task::{Task, TaskFiles};
-use crate::verdict::{DeviceIdentity, Status, Verdict};
+use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
 
 /// The most that a worker may say in one line.
 const MAX_LINE: u64 = 16 << 20;
@@ -465,6 +465,22 @@ impl EvaluatorFactory for Pools {
 impl Evaluator for Pool {
     fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
         Box::pin(self.evaluate(job))
+    }
+
+    fn self_test(&self) -> Work<'_, Vec<SelfTest>> {
+        Box::pin(async {
+            // On a CPU both arms begin anew every other block, and every verdict's interval says what that costs.
+            if !self.inner.on_cards() {
+                return Ok(Vec::new());
+            }
+            match Arc::clone(&self.inner)
+                .ask(&Request::SelfTest, false)
+                .await?
+            {
+                (Response::SelfTest(tests), _) => Ok(tests),
+                _ => bail!("a worker answered with something else than was asked for"),
+            }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Failure, Kind};
 use crate::eval;
 use crate::task::TaskFiles;
-use crate::verdict::{DeviceIdentity, Duel, Verdict};
+use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// The version of these messages. Both ends are the same program, so a difference means that it was replaced while it ran.
 pub(super) const VERSION: u32 = 2;
@@ -37,6 +37,8 @@ pub(super) enum Request {
         challenger: String,
         incumbent: String,
     },
+    /// The baseline against itself.
+    SelfTest,
 }
 
 /// A line from a worker: one for the greeting, one for each request.
@@ -46,6 +48,7 @@ pub(super) enum Response {
     Ready(DeviceIdentity),
     Verdict(Box<Verdict>),
     Duel(Option<Duel>),
+    SelfTest(Vec<SelfTest>),
     /// A failure with a remedy, or broken machinery where `kind` is `None`.
     Failure(WireFailure),
 }

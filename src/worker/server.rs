@@ -92,6 +92,7 @@ fn serve_on_card(
     hello: Hello,
     lines: &mut Lines<'_>,
 ) -> Result<(), Unserved> {
+    cuda::fence().map_err(Unserved::NotReady)?;
     let mut screen_options = hello.options.clone();
     let options = hello.options;
     // A context is made between timings, never during one; so is what the baseline's check needs.
@@ -103,7 +104,7 @@ fn serve_on_card(
         })
         .map_err(Unserved::NotReady)?;
     cuda::start().map_err(Unserved::NotReady)?;
-    let held = quiet.share().map_err(Unserved::NotReady)?;
+    let held = quiet.ready().map_err(Unserved::NotReady)?;
     let device = CudaDevice::open(0, true).map_err(Unserved::NotReady)?;
     let judge = match hello.brief {
         true => Judge::brief(&device, task, options, device.machine()),
@@ -142,6 +143,7 @@ fn answer(
             challenger,
             incumbent,
         } => judge.duel(&challenger, &incumbent).map(Response::Duel),
+        Request::SelfTest => judge.against_itself().map(Response::SelfTest),
     };
     send(
         output,

@@ -152,9 +152,11 @@ impl Card {
 pub(super) fn start() -> anyhow::Result<()> {
     // SAFETY: only looks for the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Failure::environment("no CUDA driver: libcuda was not found")
-            .hint("install the GPU's driver, or say `--backend cpu`")
-            .into());
+        return Err(
+            Failure::environment("no CUDA driver: libcuda was not found")
+                .hint("install the GPU's driver, or say `--backend cpu`")
+                .into(),
+        );
     }
     Ok(call!(cuInit(0)).map_err(|error| {
         Failure::environment(format!("the CUDA driver does not start: {error}"))

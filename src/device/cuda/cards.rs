@@ -43,6 +43,13 @@ pub fn cards() -> Result<Vec<DeviceIdentity>, Failure> {
     })
 }
 
+/// How many processes compute on a card now; `None` where the management library does not tell.
+pub fn users(card: &DeviceIdentity) -> Option<usize> {
+    let library = Nvml::init().ok()?;
+    let device = library.device_by_uuid(card.uuid.as_deref()?).ok()?;
+    Some(device.running_compute_processes().ok()?.len())
+}
+
 /// Indices or beginnings of names, up to the first that is none, as the driver reads them.
 fn of_visible(visible: &str, cards: &[DeviceIdentity]) -> Vec<DeviceIdentity> {
     let named = |word: &str| {

@@ -3,7 +3,9 @@
 //! A process judges one candidate: after a fault its context is lost, and after a hang only its end stops the kernel.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod arm;
@@ -30,7 +32,7 @@ pub mod tools;
 mod unit;
 mod wire;
 
-pub use cards::cards;
+pub use cards::{cards, users};
 pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
@@ -51,7 +53,7 @@ const MOST_COPIES: usize = 256;
 const CACHES: u64 = 4;
 
 /// Measured with kernels of 2 to 3 us against themselves: a few cycles of every launch are the process', wherever its data lies.
-const CHANCE: Duration = Duration::from_nanos(3);
+const CHANCE: Duration = Duration::from_nanos(5);
 
 /// A GPU of this machine.
 pub struct CudaDevice {
@@ -69,7 +71,15 @@ impl CudaDevice {
     /// # Errors
     /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
     pub fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        let device = Self::open_for_tools(ordinal, catch)?;
+        Self::open_with(child::own_program()?, ordinal, catch)
+    }
+
+    /// As `open`, for who is not kforge's own program: `program` is.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        let device = Self::unmeasured(program, ordinal, catch)?;
         Ok(Self {
             rates: Some(peaks::Rates::of(&device.shared, &device.compiler)?),
             ..device
@@ -79,11 +89,15 @@ impl CudaDevice {
     /// The same, and nothing is measured: under a tool that watches every instruction rates would be none of the card's.
     ///
     /// # Errors
-    /// As above.
+    /// As `open`.
     pub fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        Self::unmeasured(child::own_program()?, ordinal, catch)
+    }
+
+    fn unmeasured(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         let card = Rc::new(card::Card::open(ordinal)?);
         let identity = card.identity();
-        let compiler = Rc::new(compiler::Compiler::open(&identity.arch)?);
+        let compiler = Rc::new(compiler::Compiler::open_with(program, &identity.arch)?);
         let own = own::Own::load(&card, &compiler)?;
         let clock = RefCell::new(clock::Clock::new(&card)?);
         let health = health::Health::open(identity.uuid.as_deref().unwrap_or_default());
@@ -121,9 +135,13 @@ impl Device for CudaDevice {
     }
 
     fn sandbox(&self) -> String {
+        let held = match FENCED.load(Ordering::Relaxed) {
+            true => "landlock (writes, network)",
+            false => "none",
+        };
         match self.shared.card.reads_host {
-            true => "none, and device code may read the host's memory".to_owned(),
-            false => "none".to_owned(),
+            true => format!("{held}; device code may read the host's memory"),
+            false => held.to_owned(),
         }
     }
 
@@ -142,11 +160,12 @@ impl Device for CudaDevice {
 
     fn copies(&self, bytes: u64, time: Duration) -> usize {
         let bytes = bytes.max(1);
+        // More data than the cache keeps, unless a kernel is too slow for that to matter.
         let by_cache = (CACHES * self.shared.card.cache_bytes).div_ceil(bytes);
         let most = (MOST_COPIED_BYTES / bytes).clamp(1, MOST_COPIES as u64);
-        match self.units(time) {
+        match self.units(time) as u64 {
             1 => 1,
-            units => (units as u64).max(by_cache).min(most) as usize,
+            units => units.max(by_cache.min(2 * units)).min(most) as usize,
         }
     }
 
@@ -177,6 +196,25 @@ impl Device for CudaDevice {
     fn lock(&self) -> Lock {
         lock(&self.identity())
     }
+}
+
+/// Whether this process has been fenced in.
+static FENCED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps this process from writing anywhere but in kforge's cache, the temporary folder and the devices, and from the network.
+/// Before the driver starts its threads; what cannot be had is told by `Device::sandbox`.
+pub fn fence() -> anyhow::Result<()> {
+    let cache = super::cache::folder();
+    super::cache::make(&cache)?;
+    let places = [
+        cache,
+        std::env::temp_dir(),
+        "/dev".into(),
+        // The driver names its threads there.
+        "/proc".into(),
+    ];
+    FENCED.store(super::sandbox::fence(&places)?, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Starts the driver, which takes as long as making a context and disturbs nobody.

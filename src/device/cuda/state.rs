@@ -104,7 +104,11 @@ fn plain(mangled: &str) -> String {
     let mut at = 0;
     while at < rest.len() {
         let digits = rest[at..].bytes().take_while(u8::is_ascii_digit).count();
-        let length: Option<usize> = rest[at..at + digits].parse().ok();
+        // `Li3E` is a number among a template's arguments, no length.
+        let before = &rest.as_bytes()[..at];
+        let is_literal = matches!(before, [.., b'L', kind] if kind.is_ascii_lowercase());
+        let length = rest[at..at + digits].parse::<usize>().ok();
+        let length = length.filter(|_| !is_literal);
         let name = length.and_then(|length| rest.get(at + digits..at + digits + length));
         match name.filter(|name| !name.is_empty()) {
             Some(name) => {

@@ -255,6 +255,25 @@ fn wants_loader(executable: &File) -> bool {
     })
 }
 
+/// Keeps this process, which must have one thread yet, and all that it starts from writing anywhere but below `writable`, from the
+/// network and from signals to others. `false` where the system cannot.
+pub(super) fn fence(writable: &[PathBuf]) -> anyhow::Result<bool> {
+    if rules::version().is_none() {
+        return Ok(false);
+    }
+    let Some(rules) = Rules::of_worker(writable)? else {
+        return Ok(false);
+    };
+    // SAFETY: no memory is passed.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Ok(false);
+    }
+    rules
+        .put_on()
+        .context("failed to put a Landlock ruleset on")?;
+    Ok(true)
+}
+
 /// The folders that belong to a compiler which does not lie among the system's own: where it really is, and what it says
 /// that it searches.
 pub(super) fn folders_of(compiler: &Path, search_folders: impl FnOnce() -> String) -> Vec<PathBuf> {

@@ -59,6 +59,13 @@ impl Rules {
         Self::with(blank()?, readable, AccessFs::from_read(NEWEST))
     }
 
+    /// For who opens a GPU: reads everything, starts programs, and writes only where it must.
+    pub(super) fn of_worker(writable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
+        let read = AccessFs::from_read(NEWEST);
+        let created = blank()?.add_rule(PathBeneath::new(PathFd::new("/")?, read))?;
+        Self::with(created, writable, AccessFs::from_all(NEWEST))
+    }
+
     /// Nothing at all.
     pub(super) fn of_nothing() -> anyhow::Result<Option<Self>> {
         Self::with(blank()?, &[], BitFlags::EMPTY)

@@ -1,0 +1,468 @@
+//! One arm with its plan: opened for a case, given fresh inputs, launched, and looked at in every way that a judge needs.
+
+use std::time::Duration;
+
+use super::shapes::Case;
+use super::{Compilation, Finding, Judge, Reference};
+use crate::base::Failure;
+use crate::device::{
+    Answer, Arm, Comparison, Content, Expected, Launched, Opened, Poison, Purpose, Question,
+    Remembered,
+};
+use crate::kernel::plan::{Plan, Role};
+use crate::task::{Distribution, Tolerance};
+use crate::verdict::{Evidence, Status};
+
+/// For an arm of which no time is wanted.
+pub(super) const UNTIMED: Purpose = Purpose::Time {
+    copies: 1,
+    cache: None,
+};
+
+/// An eight-bit output is its poison by chance in one element of sixteen.
+const BY_CHANCE: f64 = 0.125;
+
+/// An arm with what is needed to renew and to inspect it.
+pub(super) struct Bound {
+    pub(super) arm: Box<dyn Arm>,
+    pub(super) plan: Plan,
+    /// The distribution of every input, by buffer.
+    inputs: Vec<(usize, Distribution)>,
+}
+
+/// Whether the judge could look at a kernel's own variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    Yes,
+    No,
+}
+
+impl Bound {
+    pub(super) fn open_candidate(
+        judge: &Judge<'_>,
+        compilation: &Compilation,
+        case: &Case,
+        purpose: Purpose,
+    ) -> anyhow::Result<Result<Self, Finding>> {
+        let kernel = &compilation.kernel;
+        let bound = kernel
+            .variant(&case.binding, &judge.machine)
+            .and_then(|variant| {
+                let values = kernel.values(variant);
+                let plan = kernel.plan(
+                    judge.task,
+                    &case.binding,
+                    &values,
+                    &case.scalars(judge.task),
+                    &judge.machine,
+                    false,
+                )?;
+                Ok((values, plan))
+            });
+        let (values, plan) = match bound {
+            Ok(bound) => bound,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let program = compilation.program(&values)?;
+        match judge.device.open(program, &plan, purpose)? {
+            Opened::Ready(arm) => Ok(Ok(Self::new(judge, case, arm, plan))),
+            Opened::Refused(refusal) => Ok(Err(Finding {
+                refusal,
+                case: Some(case.id.clone()),
+            })),
+        }
+    }
+
+    pub(super) fn open_reference(
+        judge: &Judge<'_>,
+        reference: &Reference,
+        case: &Case,
+        oracle: bool,
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
+        let broken = |reason: String| {
+            let name = if oracle { "oracle" } else { "baseline" };
+            Failure::reference(format!(
+                "the {name} of task `{}` does not run on `{}`: {reason}",
+                judge.task.name, case.id
+            ))
+        };
+        let variant = reference
+            .kernel
+            .variant(&case.binding, &judge.machine)
+            .map_err(|error| broken(error.to_string()))?;
+        let values = reference.kernel.values(variant);
+        let plan = reference
+            .kernel
+            .plan(
+                judge.task,
+                &case.binding,
+                &values,
+                &case.scalars(judge.task),
+                &judge.machine,
+                oracle,
+            )
+            .map_err(|error| broken(error.to_string()))?;
+        let program = reference
+            .programs
+            .get(&super::key_of(&values))
+            .ok_or_else(|| broken("it was not compiled".to_owned()))?;
+        match judge.device.open(program, &plan, purpose)? {
+            Opened::Ready(arm) => Ok(Self::new(judge, case, arm, plan)),
+            Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
+        }
+    }
+
+    pub(super) fn new(judge: &Judge<'_>, case: &Case, arm: Box<dyn Arm>, plan: Plan) -> Self {
+        let is_input = |role: Role| matches!(role, Role::Input | Role::InPlace);
+        let inputs = plan
+            .buffers
+            .iter()
+            .enumerate()
+            .filter(|(_, buffer)| is_input(buffer.role));
+        let inputs = inputs
+            .map(|(index, buffer)| (index, case.distribution(judge.task, &buffer.name)))
+            .collect();
+        Self { arm, plan, inputs }
+    }
+
+    /// Fresh inputs from a seed; outputs and scratch poisoned; guard zones renewed.
+    pub(super) fn renew(&mut self, seed: u64, poison: Poison) -> anyhow::Result<()> {
+        self.renew_inputs(seed)?;
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if matches!(buffer.role, Role::Output | Role::Scratch { .. }) {
+                self.arm.write(index, &Content::Poison(poison))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fresh inputs alone.
+    pub(super) fn renew_inputs(&mut self, seed: u64) -> anyhow::Result<()> {
+        for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
+            // The inputs of all arms come in the definition's order, so that the same seed gives all the same data.
+            let seed = super::shapes::seed_of(seed, "input", order);
+            self.arm
+                .write(*buffer, &Content::Random { distribution, seed })?;
+        }
+        Ok(())
+    }
+
+    /// Launches the oracle on the inputs that are there, and gives its outputs.
+    pub(super) fn oracle_outputs(
+        &mut self,
+        seed: u64,
+        deadline: Duration,
+    ) -> anyhow::Result<Vec<Expected>> {
+        let copies = self.arm.copies();
+        if let Launched::Fault(refusal) = self.arm.launch_many(copies, deadline)? {
+            let reason = format!("the oracle failed: {}", refusal.reason);
+            return Err(Failure::reference(reason).into());
+        }
+        let mut outputs = Vec::new();
+        for buffer in &self.plan.outputs {
+            let answer = self.arm.inspect(*buffer, &Question::Expected)?;
+            let Answer::Expected {
+                expected,
+                not_finite,
+            } = answer
+            else {
+                anyhow::bail!("the device kept no values");
+            };
+            if let Some(index) = not_finite {
+                let name = &self.plan.buffers[*buffer].name;
+                return Err(Failure::reference(format!(
+                    "the oracle's `{name}` is not finite at {index}, seed {seed}"
+                ))
+                .into());
+            }
+            outputs.push(expected);
+        }
+        Ok(outputs)
+    }
+
+    /// The same as numbers, where the device is the host.
+    pub(super) fn oracle_values(
+        &mut self,
+        seed: u64,
+        deadline: Duration,
+    ) -> anyhow::Result<Vec<Vec<f64>>> {
+        let outputs = self.oracle_outputs(seed, deadline)?.into_iter();
+        let values = outputs.map(|expected| match expected {
+            Expected::Host(values) => Ok(values),
+            Expected::OnDevice(_) => anyhow::bail!("the values are on a device"),
+        });
+        values.collect()
+    }
+
+    /// The elements of a buffer.
+    pub(super) fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
+        match self.arm.inspect(buffer, &Question::Values)? {
+            Answer::Values(values) => Ok(values),
+            _ => anyhow::bail!("the device gave no values"),
+        }
+    }
+
+    /// The inputs with their distributions, by buffer.
+    pub(super) fn inputs(&self) -> &[(usize, Distribution)] {
+        &self.inputs
+    }
+
+    /// Compares all outputs; the first that fails is a finding.
+    pub(super) fn compare(
+        &self,
+        tolerances: &[(String, Tolerance)],
+        expected: &[Expected],
+        copies: &[u32],
+        seed: u64,
+    ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
+        let mut comparisons = Vec::new();
+        for ((buffer, expected), (name, tolerance)) in
+            self.plan.outputs.iter().zip(expected).zip(tolerances)
+        {
+            let question = Question::Compare {
+                copies,
+                expected,
+                tolerance: *tolerance,
+            };
+            let Answer::Comparison(comparison) = self.arm.inspect(*buffer, &question)? else {
+                anyhow::bail!("the device compared nothing");
+            };
+            if let Some((index, wanted, found)) = comparison.first {
+                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
+                let reason = format!(
+                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
+                    comparison.failed, comparison.elements
+                );
+                let evidence = Evidence {
+                    seed: Some(seed),
+                    tensor: Some(name.clone()),
+                    index: Some(index),
+                    expected: Some(wanted),
+                    found: Some(found.to_string()),
+                    log: self.printed(),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
+            }
+            comparisons.push(comparison);
+        }
+        Ok(Ok(comparisons))
+    }
+
+    pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched> {
+        self.arm.launch(deadline)
+    }
+
+    /// All buffers of one copy.
+    pub(super) fn bytes(&self) -> u64 {
+        self.plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
+    }
+
+    /// What the kernel has printed, for whoever looks for its fault.
+    fn printed(&self) -> Option<String> {
+        match self.arm.inspect(0, &Question::Printed) {
+            Ok(Answer::Printed(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Hashes of all inputs that nothing may write.
+    pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
+        let mut hashes = Vec::new();
+        for (index, _) in self
+            .plan
+            .buffers
+            .iter()
+            .enumerate()
+            .filter(|(_, buffer)| buffer.role == Role::Input)
+        {
+            let Answer::Hash(hash) = self.arm.inspect(index, &Question::Hash)? else {
+                anyhow::bail!("the device hashed nothing");
+            };
+            hashes.push((index, hash));
+        }
+        Ok(hashes)
+    }
+
+    /// The same by the inputs' names.
+    pub(super) fn input_hashes_by_name(&self) -> anyhow::Result<Vec<(String, u64)>> {
+        let hashes = self.input_hashes()?.into_iter();
+        Ok(hashes
+            .map(|(index, hash)| (self.plan.buffers[index].name.clone(), hash))
+            .collect())
+    }
+
+    /// Whether an input is not what it was, in these copies; `untouched`: the hashes by name.
+    pub(super) fn mutated(
+        &self,
+        untouched: &[(String, u64)],
+        copies: &[u32],
+    ) -> anyhow::Result<Option<Finding>> {
+        let buffers = self.plan.buffers.iter().enumerate();
+        for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == Role::Input) {
+            let Some((_, hash)) = untouched.iter().find(|(name, _)| *name == buffer.name) else {
+                continue;
+            };
+            if self.arm.inspect(index, &Question::HashOf(copies))? != Answer::Hash(*hash) {
+                return Ok(Some(self.input_finding(index)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn input_finding(&self, buffer: usize) -> Finding {
+        let name = &self.plan.buffers[buffer].name;
+        let evidence = Evidence {
+            tensor: Some(name.clone()),
+            ..Evidence::default()
+        };
+        Finding::new(
+            Status::InputMutated,
+            format!("input `{name}` was written"),
+            evidence,
+        )
+    }
+
+    /// Whether anything was written that must not be: guard zones, and inputs against their earlier hashes.
+    pub(super) fn trespass(&self, hashes: &[(usize, u64)]) -> anyhow::Result<Result<(), Finding>> {
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            let Answer::Guards(damage) = self.arm.inspect(index, &Question::Guards)? else {
+                anyhow::bail!("the device looked at no guard zone");
+            };
+            if let Some(offset) = damage {
+                let place = if offset < 0 {
+                    format!("{} bytes before the start", -offset)
+                } else {
+                    format!("{offset} bytes past the end")
+                };
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    log: self.printed(),
+                    ..Evidence::default()
+                };
+                return Ok(Err(Finding::new(
+                    Status::OutOfBounds,
+                    format!("a write {place} of `{}`", buffer.name),
+                    evidence,
+                )));
+            }
+        }
+        for (index, before) in hashes {
+            if self.arm.inspect(*index, &Question::Hash)? != Answer::Hash(*before) {
+                return Ok(Err(self.input_finding(*index)));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether a launch left something behind in the kernel's own variables.
+    pub(super) fn state(&self) -> anyhow::Result<Result<Watched, Finding>> {
+        let Answer::Remembered(kept) = self.arm.inspect(0, &Question::Remembered)? else {
+            anyhow::bail!("the device did not look at the kernel's variables");
+        };
+        let (variable, launch) = match kept {
+            Remembered::Changed { variable, launch } => (variable, launch),
+            Remembered::Nothing => return Ok(Ok(Watched::Yes)),
+            Remembered::Unknown => return Ok(Ok(Watched::No)),
+        };
+        let reason = format!(
+            "launch {launch} left {variable} changed: what one launch writes there the next could read; `scratch` in the header gives memory for one"
+        );
+        let evidence = Evidence {
+            variable: Some(variable.trim_matches('`').to_owned()),
+            ..Evidence::default()
+        };
+        Ok(Err(Finding::new(Status::Stateful, reason, evidence)))
+    }
+
+    /// Whether a launch wrote to the outputs of copies that it was not made for.
+    pub(super) fn reached_others(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        let buffers = self.plan.buffers.iter().enumerate();
+        for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == Role::Output) {
+            let answer = self.arm.inspect(index, &Question::Untouched(poison))?;
+            let Answer::Unwritten { count, .. } = answer else {
+                anyhow::bail!("the device counted nothing");
+            };
+            if count > 0 {
+                let reason = format!(
+                    "output `{}`: {count} elements were written of copies whose launch had yet to come",
+                    buffer.name
+                );
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    ..Evidence::default()
+                };
+                return Ok(Some(Finding::new(Status::OutOfBounds, reason, evidence)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether so much of an output still holds its finite poison that it cannot be by chance, over all copies that were launched.
+    pub(super) fn skipped(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        let launched = self.arm.ran().len() as u64;
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if buffer.role != Role::Output {
+                continue;
+            }
+            let answer = self.arm.inspect(index, &Question::Unwritten(poison))?;
+            let Answer::Unwritten { count, .. } = answer else {
+                anyhow::bail!("the device counted nothing");
+            };
+            let elements = buffer.elements() * launched;
+            if count as f64 > BY_CHANCE * elements as f64 {
+                let reason = format!(
+                    "output `{}`: {count} of {elements} elements were not written",
+                    buffer.name
+                );
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    ..Evidence::default()
+                };
+                return Ok(Some(Finding::new(
+                    Status::OutputUnwritten,
+                    reason,
+                    evidence,
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether an output still holds its poison somewhere.
+    pub(super) fn unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        for (index, buffer) in self
+            .plan
+            .buffers
+            .iter()
+            .enumerate()
+            .filter(|(_, buffer)| buffer.role == Role::Output)
+        {
+            let Answer::Unwritten { count, first } =
+                self.arm.inspect(index, &Question::Unwritten(poison))?
+            else {
+                anyhow::bail!("the device counted nothing");
+            };
+            if count > 0 {
+                let reason = format!(
+                    "output `{}`: {count} of {} elements were not written",
+                    buffer.name,
+                    buffer.elements()
+                );
+                let evidence = Evidence {
+                    tensor: Some(buffer.name.clone()),
+                    index: first,
+                    log: self.printed(),
+                    ..Evidence::default()
+                };
+                return Ok(Some(Finding::new(
+                    Status::OutputUnwritten,
+                    reason,
+                    evidence,
+                )));
+            }
+        }
+        Ok(None)
+    }
+}

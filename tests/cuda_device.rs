@@ -1,0 +1,678 @@
+//! The CUDA device from the outside: what it does to memory equals `device::numerics` bit for bit, and what a kernel must not do
+//! is seen. Each test says in one line where there is no GPU.
+//!
+//! A machine with a GPU may have no cargo: `KFORGE_TEST_BINARY` says where the program lies.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kforge::device::cuda::{CudaDevice, cards};
+use kforge::device::{
+    Answer, Arm, Build, Cache, Comparison, Compiled, Content, Device, Edge, Expected, Launched,
+    Opened, Poison, Program, Purpose, Question, Remembered, numerics,
+};
+use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
+use kforge::task::{DType, Distribution, Norm, Shape, Tolerance, Total};
+use kforge::verdict::Status;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Tells a test's own child which fault to make.
+const FAULT: &str = "KFORGE_TEST_FAULT";
+
+const AT_THE_END: Purpose = Purpose::Check { edge: Edge::End };
+const AT_THE_START: Purpose = Purpose::Check { edge: Edge::Start };
+const TIMED: Purpose = Purpose::Time {
+    copies: 1,
+    cache: None,
+};
+
+const DTYPES: [DType; 11] = [
+    DType::Float64,
+    DType::Float32,
+    DType::Float16,
+    DType::BFloat16,
+    DType::Float8E4M3,
+    DType::Float8E5M2,
+    DType::Int64,
+    DType::Int32,
+    DType::Int16,
+    DType::Int8,
+    DType::Bool,
+];
+
+/// Sizes around those of pieces and blocks, each in rows.
+const SHAPES: [[u64; 2]; 8] = [
+    [1, 1],
+    [1, 7],
+    [63, 65],
+    [64, 64],
+    [17, 241],
+    [3, 43_691],
+    [149_797, 7],
+    [1, (1 << 20) + 3],
+];
+
+/// One of these tests at a time: a process has one context.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
+    let guard = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !cards().is_ok_and(|cards| !cards.is_empty()) {
+        println!("skipped: no GPU");
+        return None;
+    }
+    let program = std::env::var_os("KFORGE_TEST_BINARY");
+    let program = PathBuf::from(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_kforge").into()));
+    match CudaDevice::open_with(program, 0, false) {
+        Ok(device) => Some((guard, device)),
+        Err(error) if error.is::<kforge::base::Failure>() => {
+            println!("skipped: {error:#}");
+            None
+        }
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+/// Takes `(signed char* y, long long a, long long b)`.
+fn program(device: &CudaDevice, source: &str) -> Program {
+    let unit = Unit {
+        source: source.to_owned(),
+        constants: Vec::new(),
+        macros: Vec::new(),
+        entries: vec![Entry {
+            expression: "f".to_owned(),
+            arguments: vec![
+                ArgumentType::Pointer(DType::Int8),
+                ArgumentType::I64,
+                ArgumentType::I64,
+            ],
+            line: 1,
+        }],
+        fast_math: false,
+        max_registers: None,
+        arch: None,
+    };
+    match device.compile(&unit, Build::Fast).unwrap() {
+        Compiled::Ready(program) => program,
+        Compiled::Refused(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+/// Two buffers of the same shape, `x` in and `y` out; the kernel gets one of them.
+fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> Plan {
+    let buffer = |name: &str, role| Buffer {
+        name: name.to_owned(),
+        role,
+        dtype,
+        shape: shape.to_vec(),
+    };
+    Plan {
+        buffers: vec![buffer("x", Role::Input), buffer("y", Role::Output)],
+        launches: vec![Launch {
+            entry: 0,
+            grid: [64, 1, 1],
+            block: [128, 1, 1],
+            shared: 0,
+            cluster: None,
+            cooperative: false,
+            overlap: false,
+            arguments: vec![Argument::Buffer(to), Argument::I64(a), Argument::I64(b)],
+        }],
+        outputs: vec![1],
+        tensor_maps: Vec::new(),
+    }
+}
+
+fn open(device: &CudaDevice, program: &Program, plan: &Plan, purpose: Purpose) -> Box<dyn Arm> {
+    match device.open(program, plan, purpose).unwrap() {
+        Opened::Ready(arm) => arm,
+        Opened::Refused(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+fn launch(arm: &mut dyn Arm) {
+    let launched = arm.launch(DEADLINE).unwrap();
+    assert!(
+        matches!(launched, Launched::Finished { .. }),
+        "{launched:?}"
+    );
+}
+
+fn bytes(arm: &dyn Arm, buffer: usize) -> Vec<u8> {
+    match arm.inspect(buffer, &Question::Bytes).unwrap() {
+        Answer::Bytes(bytes) => bytes,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Memory of the host for some elements, aligned for any dtype.
+struct Host {
+    dtype: DType,
+    words: Vec<u64>,
+    bytes: usize,
+}
+
+impl Host {
+    fn new(dtype: DType, elements: u64) -> Self {
+        let bytes = (elements * dtype.bytes()) as usize;
+        Self {
+            dtype,
+            words: vec![0; bytes.div_ceil(8)],
+            bytes,
+        }
+    }
+
+    fn memory(&mut self) -> &mut [u8] {
+        // SAFETY: the words' own memory, seen as bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast::<u8>(), self.bytes) }
+    }
+
+    fn filled(mut self, row: u64, distribution: &Distribution, seed: u64) -> Self {
+        let dtype = self.dtype;
+        numerics::fill(dtype, self.memory(), row, distribution, seed);
+        self
+    }
+
+    fn poisoned(mut self, pattern: Poison) -> Self {
+        let dtype = self.dtype;
+        numerics::poison(dtype, self.memory(), pattern);
+        self
+    }
+}
+
+/// A part of a cut number takes as long as its row has elements.
+const LONGEST_CUT_ROW: u64 = 300;
+
+/// Every shape of values and everything that changes one.
+fn distributions(row: u64) -> Vec<Distribution> {
+    let normal = || Distribution::new(Shape::Normal(1.3));
+    let uniform = || Distribution::new(Shape::Uniform([-3.0, 90.0]));
+    let cumulative = || Distribution::new(Shape::Cumulative(Total::Size(777)));
+    let all = vec![
+        normal(),
+        uniform(),
+        Distribution::new(Shape::Value(1.1)),
+        cumulative(),
+        Distribution {
+            zeros: 0.4,
+            ..cumulative()
+        },
+        Distribution {
+            levels: 1,
+            ..cumulative()
+        },
+        Distribution {
+            mean: 0.3,
+            ..normal()
+        },
+        Distribution {
+            levels: 5,
+            ..normal()
+        },
+        Distribution {
+            zeros: 0.5,
+            ..uniform()
+        },
+        Distribution {
+            large_rows: 50.0,
+            ..normal()
+        },
+        Distribution {
+            one_hot: true,
+            ..normal()
+        },
+        Distribution {
+            normalize: Some(Norm::L2),
+            ..normal()
+        },
+        Distribution {
+            levels: 9,
+            mean: -2.0,
+            zeros: 0.2,
+            large_rows: 8.0,
+            normalize: Some(Norm::L2),
+            ..uniform()
+        },
+    ];
+    let is_short = |distribution: &Distribution| {
+        row <= LONGEST_CUT_ROW || !matches!(distribution.shape, Shape::Cumulative(_))
+    };
+    all.into_iter().filter(is_short).collect()
+}
+
+/// Writes zeros over every third element, from the second on: `a` elements of `b` bytes.
+const EVERY_THIRD: &str = "__global__ void f(signed char* y, long long a, long long b) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < a; i += step)
+        if (i % 3 == 1)
+            for (long long j = 0; j < b; ++j) y[i * b + j] = 0;
+}
+";
+
+#[test]
+fn what_is_drawn_poisoned_counted_and_hashed_has_the_host_s_bits() {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    let program = program(&device, EVERY_THIRD);
+    for dtype in DTYPES {
+        for (index, [rows, row]) in SHAPES.into_iter().enumerate() {
+            let elements = rows * row;
+            let plan = plan(
+                dtype,
+                &[rows, row],
+                1,
+                [elements as i64, dtype.bytes() as i64],
+            );
+            let purpose = [AT_THE_END, AT_THE_START, TIMED][index % 3];
+            let mut arm = open(&device, &program, &plan, purpose);
+            let what = format!("{dtype}, {rows} rows of {row}");
+            for (seed, distribution) in distributions(row).iter().enumerate() {
+                let seed = seed as u64 * 0x9e37_79b9_7f4a_7c15;
+                let mut host = Host::new(dtype, elements).filled(row, distribution, seed);
+                let content = Content::Random { distribution, seed };
+                arm.write(0, &content).unwrap();
+                assert!(
+                    bytes(arm.as_ref(), 0) == host.memory(),
+                    "{what}: {distribution:?}"
+                );
+                assert_eq!(
+                    arm.inspect(0, &Question::Hash).unwrap(),
+                    Answer::Hash(numerics::hash(host.memory())),
+                    "{what}: {distribution:?}"
+                );
+                let Answer::Values(values) = arm.inspect(0, &Question::Values).unwrap() else {
+                    panic!()
+                };
+                let expected = numerics::values(dtype, host.memory());
+                assert!(bits(&values) == bits(&expected), "{what}: {distribution:?}");
+            }
+            for pattern in [Poison::NotANumber, Poison::Finite { seed: 77 }] {
+                let mut host = Host::new(dtype, elements).poisoned(pattern);
+                arm.write(1, &Content::Poison(pattern)).unwrap();
+                assert!(
+                    bytes(arm.as_ref(), 1) == host.memory(),
+                    "{what}: {pattern:?}"
+                );
+                launch(arm.as_mut());
+                let width = dtype.bytes() as usize;
+                let elements = host.memory().chunks_exact_mut(width).skip(1).step_by(3);
+                elements.for_each(|element| element.fill(0));
+                assert!(bytes(arm.as_ref(), 1) == host.memory(), "{what}: written");
+                let (count, first) = numerics::unwritten(dtype, host.memory(), pattern);
+                assert_eq!(
+                    arm.inspect(1, &Question::Unwritten(pattern)).unwrap(),
+                    Answer::Unwritten { count, first },
+                    "{what}: {pattern:?}"
+                );
+            }
+        }
+    }
+}
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn expected_of(arm: &dyn Arm, buffer: usize) -> (Expected, Option<u64>) {
+    match arm.inspect(buffer, &Question::Expected).unwrap() {
+        Answer::Expected {
+            expected,
+            not_finite,
+        } => (expected, not_finite),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn compared(arm: &dyn Arm, expected: &Expected, tolerance: Tolerance) -> Comparison {
+    let question = Question::Compare {
+        copies: &[0],
+        expected,
+        tolerance,
+    };
+    match arm.inspect(1, &question).unwrap() {
+        Answer::Comparison(comparison) => comparison,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// All of it, with numbers as their bits.
+fn comparison_bits(comparison: &Comparison) -> (u64, u64, Option<[u64; 3]>, [u64; 4]) {
+    let first = comparison.first;
+    (
+        comparison.elements,
+        comparison.failed,
+        first.map(|(index, expected, found)| [index, expected.to_bits(), found.to_bits()]),
+        [
+            comparison.max_abs_error,
+            comparison.max_rel_error,
+            comparison.mean_abs_error,
+            comparison.worst,
+        ]
+        .map(f64::to_bits),
+    )
+}
+
+#[test]
+fn comparisons_have_the_host_s_bits() {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    let program = program(&device, EVERY_THIRD);
+    let loose = Tolerance {
+        rtol: 1e-2,
+        atol_rms: 1e-2,
+    };
+    let tight = Tolerance {
+        rtol: 1e-7,
+        atol_rms: 0.0,
+    };
+    for dtype in DTYPES {
+        for [rows, row] in SHAPES {
+            let elements = rows * row;
+            let shape = [rows, row];
+            let what = format!("{dtype}, {rows} rows of {row}");
+            let distribution = Distribution::new(Shape::Uniform([-40.0, 90.0]));
+            let mut drawn = Host::new(dtype, elements).filled(row, &distribution, 5);
+            let right = numerics::values(dtype, drawn.memory());
+            let mut found = right.clone();
+            for (index, value) in found.iter_mut().enumerate() {
+                *value *= 1.0 + (index % 7) as f64 * 1e-3;
+            }
+            let spoilt = elements as usize / 2;
+            if dtype.is_float() && elements > 100 {
+                found[spoilt] = f64::NAN;
+                found[spoilt + 1] = f64::INFINITY;
+            }
+            let mut stored = Host::new(dtype, elements);
+            numerics::store(dtype, &found, stored.memory());
+            let mut arm = open(&device, &program, &plan(dtype, &shape, 1, [0, 1]), TIMED);
+            arm.write(1, &Content::Values(&found)).unwrap();
+            assert!(bytes(arm.as_ref(), 1) == stored.memory(), "{what}: stored");
+
+            // An oracle's outputs are doubles; another kernel's are what its are.
+            let wide = plan(DType::Float64, &shape, 1, [0, 1]);
+            let mut oracle = open(&device, &program, &wide, TIMED);
+            oracle.write(1, &Content::Values(&right)).unwrap();
+            let (of_oracle, not_finite) = expected_of(oracle.as_ref(), 1);
+            assert_eq!(not_finite, None, "{what}");
+            let mut other = open(&device, &program, &plan(dtype, &shape, 1, [0, 1]), TIMED);
+            other.write(1, &Content::Values(&right)).unwrap();
+            let (of_other, _) = expected_of(other.as_ref(), 1);
+            for tolerance in [loose, tight] {
+                let host = numerics::compare(dtype, stored.memory(), &right, tolerance);
+                for (name, expected) in [("oracle", &of_oracle), ("other", &of_other)] {
+                    let found = compared(arm.as_ref(), expected, tolerance);
+                    assert_eq!(
+                        comparison_bits(&found),
+                        comparison_bits(&host),
+                        "{what}, {name}: {found:?} and {host:?}"
+                    );
+                }
+            }
+            if elements > 100 {
+                let mut bad = right.clone();
+                bad[spoilt] = f64::NEG_INFINITY;
+                oracle.write(1, &Content::Values(&bad)).unwrap();
+                assert_eq!(
+                    expected_of(oracle.as_ref(), 1).1,
+                    Some(spoilt as u64),
+                    "{what}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    let program = program(&device, EVERY_THIRD);
+    let plan = plan(DType::Float32, &[1000], 1, [1000, 4]);
+    let timed = |copies| Purpose::Time {
+        copies,
+        cache: Some(Cache::Cold),
+    };
+    let mut arm = open(&device, &program, &plan, timed(3));
+    let mut one = open(&device, &program, &plan, timed(1));
+    let normal = Distribution::new(Shape::Normal(1.0));
+    let content = Content::Random {
+        distribution: &normal,
+        seed: 11,
+    };
+    arm.write(0, &content).unwrap();
+    let mut hashes = Vec::new();
+    for copy in 0..3 {
+        one.stand_for(&[copy]).unwrap();
+        one.write(0, &content).unwrap();
+        let hash = one.inspect(0, &Question::Hash).unwrap();
+        assert_eq!(
+            arm.inspect(0, &Question::HashOf(&[copy])).unwrap(),
+            hash,
+            "copy {copy}"
+        );
+        assert!(!hashes.contains(&hash), "copy {copy} is like another");
+        hashes.push(hash);
+    }
+    let poison = Poison::Finite { seed: 3 };
+    arm.write(1, &Content::Poison(poison)).unwrap();
+    launch(arm.as_mut());
+    assert_eq!(arm.ran().len(), 1);
+    let nothing = Answer::Unwritten {
+        count: 0,
+        first: None,
+    };
+    assert_eq!(
+        arm.inspect(1, &Question::Untouched(poison)).unwrap(),
+        nothing
+    );
+    let Answer::Unwritten { count, first } = arm.inspect(1, &Question::Unwritten(poison)).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((count, first), (667, Some(0)));
+    // What is written to the copies that did not run is seen.
+    let ones = Distribution::new(Shape::Value(1.0));
+    let content = Content::Random {
+        distribution: &ones,
+        seed: 0,
+    };
+    arm.write(1, &content).unwrap();
+    let touched = Answer::Unwritten {
+        count: 2000,
+        first: Some(0),
+    };
+    assert_eq!(
+        arm.inspect(1, &Question::Untouched(Poison::NotANumber))
+            .unwrap(),
+        touched
+    );
+    arm.write(1, &Content::Poison(poison)).unwrap();
+    let launched = arm.launch_many(3, DEADLINE).unwrap();
+    assert!(
+        matches!(launched, Launched::Finished { time } if time > Duration::ZERO),
+        "{launched:?}"
+    );
+    let mut ran = arm.ran().to_vec();
+    ran.sort_unstable();
+    assert_eq!(ran, [0, 1, 2]);
+    let Answer::Unwritten { count, .. } = arm.inspect(1, &Question::Unwritten(poison)).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(count, 3 * 667);
+}
+
+#[test]
+fn two_arms_trade_their_memory() {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    let program = program(&device, EVERY_THIRD);
+    let plan = plan(DType::Int32, &[100], 1, [100, 4]);
+    let mut arms = [(); 2].map(|()| open(&device, &program, &plan, TIMED));
+    for (arm, value) in arms.iter_mut().zip([1.0, 2.0]) {
+        arm.write(1, &Content::Values(&[value; 100])).unwrap();
+    }
+    let [one, other] = &mut arms;
+    one.trade(other.as_mut()).unwrap();
+    for (arm, value) in arms.iter_mut().zip([2.0, 1.0]) {
+        launch(arm.as_mut());
+        let Answer::Values(values) = arm.inspect(1, &Question::Values).unwrap() else {
+            panic!()
+        };
+        assert_eq!(values[..3], [value, 0.0, value]);
+    }
+}
+
+/// Writes one byte, `a` bytes from the start.
+const POKE: &str = "__global__ void f(signed char* y, long long a, long long b) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) y[a] = ~y[a];
+}
+";
+
+#[test]
+fn damage_beside_a_buffer_is_found_on_both_sides() {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    let program = program(&device, POKE);
+    for (purpose, elements, pokes) in [
+        (TIMED, 1001, [-1, -256, 1001, 1001 + 255]),
+        // Seven bytes at the end of memory leave nine behind them.
+        (AT_THE_END, 7, [-1, -4096, 7, 15]),
+        (AT_THE_START, 7, [7, 8, 4096, 60_000]),
+    ] {
+        for poke in pokes {
+            let plan = plan(DType::Int8, &[elements as u64], 1, [poke, 0]);
+            let mut arm = open(&device, &program, &plan, purpose);
+            arm.write(1, &Content::Poison(Poison::NotANumber)).unwrap();
+            let guards = |arm: &dyn Arm, buffer| arm.inspect(buffer, &Question::Guards).unwrap();
+            assert_eq!(guards(arm.as_ref(), 1), Answer::Guards(None), "{purpose:?}");
+            launch(arm.as_mut());
+            let damage = if poke < 0 { poke } else { poke - elements };
+            assert_eq!(
+                guards(arm.as_ref(), 1),
+                Answer::Guards(Some(damage)),
+                "{purpose:?}, {poke}"
+            );
+            assert_eq!(guards(arm.as_ref(), 0), Answer::Guards(None), "{purpose:?}");
+        }
+    }
+}
+
+#[test]
+fn a_variable_that_outlives_a_launch_is_told_and_put_back() {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    for (declaration, name) in [
+        ("__device__ int kept = 3;", Some("kept")),
+        (
+            "namespace { __device__ int hidden = 3; }\n#define kept hidden",
+            Some("hidden"),
+        ),
+        (
+            "struct S { int a, b; };\n__device__ S both = {3, 0};\n#define kept both.a",
+            Some("both"),
+        ),
+        ("__device__ int kept = 3;\n#define RESTORE kept = 3;", None),
+    ] {
+        let source = format!(
+            "{declaration}
+#ifndef RESTORE
+#define RESTORE
+#endif
+__global__ void f(signed char* y, long long a, long long b) {{
+    if (blockIdx.x != 0 || threadIdx.x != 0) return;
+    y[0] = (signed char)kept;
+    kept = 9;
+    __threadfence();
+    y[1] = (signed char)kept;
+    RESTORE
+}}
+"
+        );
+        let program = program(&device, &source);
+        let plan = plan(DType::Int8, &[2], 1, [0, 0]);
+        let mut arm = open(&device, &program, &plan, AT_THE_END);
+        for _ in 0..2 {
+            launch(arm.as_mut());
+            // Each launch finds what the first one found.
+            assert_eq!(bytes(arm.as_ref(), 1), [3, 9], "{declaration}");
+        }
+        let expected = match name {
+            Some(name) => Remembered::Changed {
+                variable: format!("`{name}`"),
+                launch: 1,
+            },
+            None => Remembered::Nothing,
+        };
+        assert_eq!(
+            arm.inspect(1, &Question::Remembered).unwrap(),
+            Answer::Remembered(expected),
+            "{declaration}"
+        );
+    }
+}
+
+/// Reads one byte, `a` bytes from the start.
+const PEEK: &str = "__global__ void f(signed char* y, long long a, long long b) {
+    if (blockIdx.x == 0 && threadIdx.x == 0 && ((volatile signed char*)y)[a] == 77) y[0] = 1;
+}
+";
+
+/// After a fault a process has no context any more: each is made in a child of its own, which is this same test.
+#[test]
+fn what_is_not_the_kernel_s_faults() {
+    let faults = ["write to an input", "read behind", "read before"];
+    if let Ok(fault) = std::env::var(FAULT) {
+        return make(&fault);
+    }
+    if device().is_none() {
+        return;
+    }
+    for fault in faults {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "what_is_not_the_kernel_s_faults", "--nocapture"])
+            .env(FAULT, fault)
+            .output()
+            .unwrap();
+        let [out, err] = [&child.stdout, &child.stderr].map(|text| String::from_utf8_lossy(text));
+        assert!(
+            child.status.success() && out.contains("as it must be"),
+            "{fault}:\n{out}\n{err}"
+        );
+    }
+}
+
+fn make(fault: &str) {
+    let Some((_guard, device)) = device() else {
+        return;
+    };
+    // What a piece of memory is a multiple of is 2 MiB on every card that has such pieces.
+    let elements = 2 << 20;
+    let (source, buffer, at, purpose) = match fault {
+        "write to an input" => (POKE, 0, 5, AT_THE_END),
+        "read behind" => (PEEK, 1, elements, AT_THE_END),
+        "read before" => (PEEK, 1, -1, AT_THE_START),
+        other => panic!("no such fault: {other}"),
+    };
+    let program = program(&device, source);
+    let plan = plan(DType::Int8, &[elements as u64], buffer, [at, 0]);
+    let mut arm = open(&device, &program, &plan, purpose);
+    arm.write(1, &Content::Poison(Poison::NotANumber)).unwrap();
+    match arm.launch(DEADLINE).unwrap() {
+        Launched::Fault(refusal) => assert_eq!(refusal.status, Status::OutOfBounds, "{refusal:?}"),
+        finished => panic!("{fault}: {finished:?}"),
+    }
+    assert!(device.is_broken());
+    assert!(arm.launch(DEADLINE).is_err(), "nothing more is launched");
+    println!("as it must be");
+}
