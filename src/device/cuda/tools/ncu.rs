@@ -8,8 +8,11 @@ use crate::verdict::LaunchCounters;
 /// The program.
 pub const NAME: &str = "ncu";
 
+/// Where a number goes.
+type Slot = fn(&mut LaunchCounters) -> &mut Option<f64>;
+
 /// What is asked for, and where it goes.
-const METRICS: [(&str, fn(&mut LaunchCounters) -> &mut Option<f64>); 15] = [
+const METRICS: [(&str, Slot); 15] = [
     ("gpu__time_duration.sum", |to| &mut to.duration_us),
     ("sm__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
         &mut to.sm_percent
@@ -123,7 +126,7 @@ pub fn complaint(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find(|line| line.starts_with("==ERROR=="));
     let warning = lines().find(|line| line.starts_with("==WARNING=="));
-    let said = error.or(warning).or_else(|| lines().last());
+    let said = error.or(warning).or_else(|| lines().next_back());
     let said = said.map(|line| {
         line.trim_start_matches("==ERROR==")
             .trim_start_matches("==WARNING==")
