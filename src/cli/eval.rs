@@ -1,6 +1,7 @@
 //! `kforge eval`: the verdicts on some kernels, outside a search.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 
 use super::evolve::backend;
 use super::{Exit, Format, print, print_json, print_json_lines};
-use crate::base::files;
+use crate::base::{Failure, files};
 use crate::config::{self, Config, ProfileChoice};
 use crate::device::cuda::compiler::Compiler;
 use crate::device::{Cache, cpu};
@@ -18,7 +19,7 @@ use crate::kernel::Kernel;
 use crate::report::{self, Waiting};
 use crate::task::TaskFiles;
 use crate::verdict::Verdict;
-use crate::worker::{self, Pool};
+use crate::worker::{self, Looks, Pool};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
@@ -65,6 +66,17 @@ pub(super) struct Arguments {
     /// bounds, undefined behaviour. Without it, that is done on the smallest shapes.
     #[arg(long)]
     sanitize: bool,
+    /// Once a kernel has passed, count what it does to the GPU with `ncu`, where that is installed and allowed. Never part of
+    /// whether it passes or how fast it is.
+    #[arg(long)]
+    counters: bool,
+    /// Keep the profiler's own report, for its window; of one kernel.
+    #[arg(long, value_name = "FILE", requires = "counters")]
+    counters_report: Option<PathBuf>,
+    /// Once a kernel has passed, run it under `compute-sanitizer` at the smallest hidden shapes: accesses out of bounds, races,
+    /// reads of nothing, bad barriers.
+    #[arg(long)]
+    device_sanitize: bool,
     /// Compile for a GPU and run nothing: what the compiler says, on a machine without a GPU too. A kernel that compiles has no
     /// status yet (`null`).
     #[arg(long)]
@@ -88,6 +100,7 @@ struct Order {
     /// Path and source.
     kernels: Vec<(String, String)>,
     seed: Option<u64>,
+    counters_report: Option<PathBuf>,
     format: Format,
     /// Kernels with the judge at once.
     in_flight: usize,
@@ -96,6 +109,13 @@ struct Order {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     if arguments.compile_only {
         return compile(&arguments);
+    }
+    if arguments.counters_report.is_some() && arguments.kernels.len() > 1 {
+        return Err(
+            Failure::usage("`--counters-report`: there are several kernels and one file")
+                .hint("name one kernel")
+                .into(),
+        );
     }
     let mut config = Config {
         tasks: vec![arguments.task.clone()],
@@ -154,9 +174,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             workloads,
             cards: resolved.cards.first().cloned().into_iter().collect(),
             screen: resolved.screen,
+            looks: Looks {
+                counters: arguments.counters,
+                sanitize: arguments.device_sanitize,
+            },
         })?,
         kernels,
         seed: arguments.seed,
+        counters_report: arguments.counters_report,
         format: arguments.format,
         // On a CPU one is judged at a time: a second would only wait for the clock.
         in_flight: match resolved.cards.is_empty() {
@@ -169,7 +194,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let Some(verdicts) = runtime.block_on(async { judge(&order, watch_signals()?).await })? else {
+    let judged = runtime.block_on(async { judge(&order, watch_signals()?).await });
+    // Whoever waits for the card is not waited for.
+    runtime.shutdown_background();
+    let Some(verdicts) = judged? else {
         return Ok(Exit::Interrupted);
     };
     match arguments.format {
@@ -216,6 +244,22 @@ fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
     })
 }
 
+/// Writes the profiler's report where it was asked for.
+fn keep_report(
+    order: &Order,
+    verdict: &mut Verdict,
+    report: Option<Vec<u8>>,
+) -> anyhow::Result<()> {
+    let evidence = verdict.evidence.as_mut();
+    let counters = evidence.and_then(|evidence| evidence.counters.as_mut());
+    if let (Some(path), Some(report), Some(counters)) = (&order.counters_report, report, counters) {
+        files::replace(path, &report)?;
+        let size = report.len().div_ceil(1 << 10);
+        counters.report = Some(format!("{} ({size} KiB)", path.display()));
+    }
+    Ok(())
+}
+
 /// In order; where a GPU judges, compilers work on the next ones meanwhile. `None`: told to stop.
 async fn judge(
     order: &Arc<Order>,
@@ -230,7 +274,10 @@ async fn judge(
             let order = Arc::clone(order);
             running.push_back(tokio::spawn(async move {
                 let (path, source) = &order.kernels[next];
-                order.pool.judge(path, source, order.seed).await
+                let mut verdict = order.pool.judge(path, source, order.seed).await?;
+                let report = order.pool.look(&mut verdict, source).await;
+                keep_report(&order, &mut verdict, report)?;
+                anyhow::Ok(verdict)
             }));
             next += 1;
         }

@@ -12,7 +12,7 @@ use crate::device::cpu;
 use crate::driver::{self, Ended, Operators, Options, Start};
 use crate::report::{self, Form, Sink};
 use crate::run::{self, RECORD_SCHEMA, Record, RunDirectory, TaskRecord};
-use crate::worker::Pools;
+use crate::worker::{Looks, Pools};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
@@ -53,6 +53,9 @@ pub(super) struct Common {
     /// Override any key of the config, such as `--set search.exploration=0.5`; may be repeated, and wins over everything else.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
+    /// Read a profiler's counters of the kernels that are confirmed at the end (`eval.counters`).
+    #[arg(long)]
+    pub(super) counters: bool,
     /// Refuse where candidates and compilers cannot be held by all that `kforge doctor` knows.
     #[arg(long)]
     pub(super) require_sandbox: bool,
@@ -95,6 +98,7 @@ pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failu
         config.backend = backend(name);
     }
     config.eval.require_sandbox |= common.require_sandbox;
+    config.eval.counters |= common.counters;
     config::apply(&config, &common.set)
 }
 
@@ -152,6 +156,10 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         cards: resolved.cards.clone(),
         cache: resolved.cache,
         screen: resolved.screen,
+        looks: Looks {
+            counters: resolved.counters,
+            sanitize: resolved.device_sanitize,
+        },
     };
     let mut sink = Sink::new(match common.format {
         Format::Human => Form::Human,

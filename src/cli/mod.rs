@@ -64,6 +64,9 @@ enum Command {
     /// Judge on behalf of another kforge process.
     #[command(name = "__worker", hide = true)]
     Worker,
+    /// Launch a kernel once, for a tool that watches, on behalf of another kforge process.
+    #[command(name = crate::worker::LAUNCH_COMMAND, hide = true)]
+    Launch,
     /// Compile for a GPU on behalf of another kforge process.
     #[command(name = crate::device::cuda::NVRTC_COMMAND, hide = true)]
     Nvrtc,
@@ -115,6 +118,7 @@ fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),
+        Command::Launch => crate::worker::serve_launch().map(|()| Exit::Done),
         Command::Nvrtc => crate::device::cuda::serve_nvrtc().map(|()| Exit::Done),
     }
 }

@@ -77,6 +77,10 @@ pub struct Eval {
     pub cache: Cache,
     /// Whether a kernel for a GPU runs on the CPU first, at tiny shapes and with all checks.
     pub screen: Screen,
+    /// Whether a profiler's counters of confirmed kernels go into their verdicts, where a GPU judges and lets them be read.
+    pub counters: bool,
+    /// Whether the GPU's own sanitizer looks at confirmed kernels, at the smallest hidden shapes.
+    pub device_sanitize: bool,
     /// Deadline of one launch, in seconds.
     pub launch_seconds: f64,
     /// Timing budget per workload, in seconds; the task's profile says it where it is not given.
@@ -136,6 +140,8 @@ impl Default for Eval {
             devices: Devices::All,
             cache: Cache::Cold,
             screen: Screen::None,
+            counters: false,
+            device_sanitize: false,
             launch_seconds: 10.0,
             seconds: None,
             precision: None,

@@ -36,6 +36,9 @@ pub struct Resolved {
     pub cache: Cache,
     /// Whether kernels run on the CPU before they cost time on a GPU.
     pub screen: bool,
+    /// Whether counters of confirmed kernels are read, and whether the GPU's sanitizer looks at them.
+    pub counters: bool,
+    pub device_sanitize: bool,
     pub launch_seconds: f64,
     pub require_sandbox: bool,
     pub window: u64,
@@ -105,6 +108,8 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         cards,
         cache: config.eval.cache,
         screen: config.eval.screen == Screen::Cpu,
+        counters: config.eval.counters,
+        device_sanitize: config.eval.device_sanitize,
         launch_seconds: config.eval.launch_seconds,
         require_sandbox: config.eval.require_sandbox,
         window,

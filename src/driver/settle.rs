@@ -18,6 +18,9 @@ use crate::worker::Outcome;
 /// How often a kernel is judged anew because the judge failed, before its step is closed.
 const TRIES: u32 = 3;
 
+/// The largest report of a profiler that is kept, in bytes.
+const MOST_REPORT: usize = 1 << 20;
+
 /// So many steps closed that way in a row mean that the machinery is broken, not a kernel unlucky.
 const CLOSED_IN_A_ROW: u32 = 5;
 
@@ -147,9 +150,20 @@ impl TaskLoop<'_> {
                 Outcome::Verdict {
                     verdict,
                     compile_log,
+                    ..
                 },
             ) => self.judged(step, *verdict, &compile_log, events),
-            (Purpose::Confirm, Outcome::Verdict { verdict, .. }) => {
+            (
+                Purpose::Confirm,
+                Outcome::Verdict {
+                    mut verdict,
+                    report,
+                    ..
+                },
+            ) => {
+                if let Some(report) = report {
+                    self.keep_report(step, &mut verdict, &report)?;
+                }
                 let fault = verdict.status == Status::HarnessError;
                 let reason = verdict.reason.clone().unwrap_or_default();
                 events.push(Event::Confirmed(Confirmed {
@@ -173,6 +187,23 @@ impl TaskLoop<'_> {
                 "step {step} was judged for something else than was asked"
             )),
         }
+    }
+
+    /// Puts a profiler's report beside the kernel. A large one is not kept, and the verdict says so.
+    fn keep_report(&mut self, step: u64, verdict: &mut Verdict, report: &[u8]) -> Result<()> {
+        let evidence = verdict.evidence.as_mut();
+        let Some(counters) = evidence.and_then(|evidence| evidence.counters.as_mut()) else {
+            return Ok(());
+        };
+        if report.len() > MOST_REPORT {
+            let bytes = report.len();
+            counters.report = Some(format!("not kept: {bytes} bytes"));
+            return Ok(());
+        }
+        let path = self.directory.counters(step);
+        let name = path.strip_prefix(self.directory.root()).unwrap_or(&path);
+        counters.report = Some(name.display().to_string());
+        self.batch.write_in_new_folder(path, report)
     }
 
     fn judged(

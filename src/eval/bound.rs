@@ -128,16 +128,22 @@ impl Bound {
 
     /// Fresh inputs from a seed; outputs and scratch poisoned; guard zones renewed.
     pub(super) fn renew(&mut self, seed: u64, poison: Poison) -> anyhow::Result<()> {
+        self.renew_inputs(seed)?;
+        for (index, buffer) in self.plan.buffers.iter().enumerate() {
+            if matches!(buffer.role, Role::Output | Role::Scratch { .. }) {
+                self.arm.write(index, &Content::Poison(poison))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fresh inputs alone.
+    pub(super) fn renew_inputs(&mut self, seed: u64) -> anyhow::Result<()> {
         for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
             // The inputs of all arms come in the definition's order, so that the same seed gives all the same data.
             let seed = super::shapes::seed_of(seed, "input", order);
             self.arm
                 .write(*buffer, &Content::Random { distribution, seed })?;
-        }
-        for (index, buffer) in self.plan.buffers.iter().enumerate() {
-            if matches!(buffer.role, Role::Output | Role::Scratch { .. }) {
-                self.arm.write(index, &Content::Poison(poison))?;
-            }
         }
         Ok(())
     }

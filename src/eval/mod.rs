@@ -23,6 +23,7 @@ mod example;
 mod features;
 mod hidden;
 mod measure;
+mod probe;
 mod programs;
 mod quiet;
 mod sanitize;
@@ -32,7 +33,8 @@ mod shapes;
 pub use admit::{Admission, Fault, Leak, admit};
 pub use compiled::compile_only;
 pub use example::{Example, example};
-pub use quiet::Quiet;
+pub use probe::{Launch, On, probe};
+pub use quiet::{Held, Quiet};
 pub use screen::Screen;
 
 use programs::{Compilation, Reference, key_of};

@@ -135,7 +135,7 @@ pub(super) fn inspect(
 
 /// For each set of values in force the smallest case, a workload where one has it; then the smallest shape of all, and the
 /// largest hidden one that is still small: code for the ends of rows and for vectors runs in one of them.
-fn smallest<'c>(judge: &Judge<'_>, kernel: &Kernel, cases: &'c [Case]) -> Vec<&'c Case> {
+pub(super) fn smallest<'c>(judge: &Judge<'_>, kernel: &Kernel, cases: &'c [Case]) -> Vec<&'c Case> {
     let mut sized: Vec<_> = cases
         .iter()
         .filter_map(|case| {

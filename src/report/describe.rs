@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::looks::looked_at;
 use super::results::caveat;
 use crate::task::{Distribution, Shape, Task, Tensor, Total, WorkloadChoice};
 use crate::verdict::{Times, Verdict};
@@ -262,6 +263,7 @@ pub fn verdict(verdict: &Verdict) -> String {
     for access in poor_accesses(verdict) {
         text += &format!("  {access}\n");
     }
+    text += &looked_at(verdict);
     let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
     if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
         log.lines()

@@ -5,6 +5,7 @@ use std::time::Duration;
 mod admission;
 mod compiled;
 mod describe;
+mod looks;
 mod results;
 mod sink;
 mod waiting;

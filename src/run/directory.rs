@@ -105,6 +105,11 @@ impl TaskDirectory {
         self.step(step).join("compile.log")
     }
 
+    /// The profiler's own report on a step's kernel.
+    pub fn counters(&self, step: u64) -> PathBuf {
+        self.step(step).join("kernel.ncu-rep")
+    }
+
     pub fn best_source(&self) -> PathBuf {
         self.root.join("best.cu")
     }

@@ -9,10 +9,15 @@ use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Verdict};
 
 mod confirm;
+mod launch;
+mod look;
 mod pool;
 mod protocol;
 mod server;
+mod tool;
 
+pub use launch::{LAUNCH_COMMAND, serve_launch};
+pub use look::Looks;
 pub use pool::{Order, Pool, Pools};
 pub use server::{machine, serve};
 
@@ -62,6 +67,8 @@ pub enum Outcome {
         verdict: Box<Verdict>,
         /// What the compiler said: untrusted text, capped; empty where it said nothing.
         compile_log: String,
+        /// The profiler's own report, where one was asked for and made.
+        report: Option<Vec<u8>>,
     },
     /// `None` where one of the two no longer passed.
     Duel(Option<Duel>),

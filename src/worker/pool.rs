@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::confirm::confirmed;
+use super::look::{Looker, Looks};
 use super::protocol::{Hello, Request, Response, VERSION};
 use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
 use crate::device::Cache;
@@ -47,9 +48,12 @@ pub struct Order {
     pub cards: Vec<DeviceIdentity>,
     /// Whether kernels run on the processor before they cost time on a GPU.
     pub screen: bool,
+    /// What is looked at once a kernel has passed.
+    pub looks: Looks,
 }
 
 struct Inner {
+    looker: Looker,
     /// For the first worker of every device.
     starting: String,
     hello: String,
@@ -84,7 +88,9 @@ impl Pool {
             workloads,
             cards,
             screen,
+            looks,
         } = order;
+        let looker = Looker::new(files.clone(), &options, looks);
         // Far beyond any honest judgement: what takes longer is broken machinery, not a slow kernel, which has its own deadline.
         let deadline = Duration::from_secs_f64(
             180.0
@@ -113,6 +119,7 @@ impl Pool {
         };
         Ok(Self {
             inner: Arc::new(Inner {
+                looker,
                 starting,
                 hello: judging,
                 confirming: serde_json::to_string(&hello)?,
@@ -148,10 +155,16 @@ impl Pool {
         self.verdict(&request, false).await
     }
 
+    /// Looks at a kernel that has passed as the order says: what is found goes into its verdict. The profiler's own report.
+    pub async fn look(&self, verdict: &mut Verdict, source: &str) -> Option<Vec<u8>> {
+        self.inner.looker.look(verdict, source).await
+    }
+
     async fn evaluate(&self, job: Job) -> anyhow::Result<Outcome> {
         let name = format!("step {}", job.step);
         let confirms = matches!(job.kind, JobKind::Confirm);
         let source = job.source.to_string();
+        let looked_at = Arc::clone(&job.source);
         let request = match job.kind {
             JobKind::Judge | JobKind::Confirm => Request::Judge {
                 name,
@@ -170,6 +183,7 @@ impl Pool {
             }
         };
         let mut verdict = self.verdict(&request, confirms).await?;
+        let mut report = None;
         if confirms {
             let processes = match self.inner.on_cards() {
                 true => CONFIRMING_PROCESSES,
@@ -180,6 +194,7 @@ impl Pool {
                 verdicts.push(*self.verdict(&request, true).await?);
             }
             verdict = Box::new(confirmed(verdicts));
+            report = self.look(&mut verdict, &looked_at).await;
         }
         let log = verdict
             .evidence
@@ -187,6 +202,7 @@ impl Pool {
             .and_then(|evidence| evidence.log.clone());
         Ok(Outcome::Verdict {
             compile_log: log.unwrap_or_default(),
+            report,
             verdict,
         })
     }
@@ -407,6 +423,8 @@ pub struct Pools {
     pub cache: Cache,
     /// Whether kernels run on the processor before they cost time on a GPU.
     pub screen: bool,
+    /// What is looked at once a kernel was confirmed.
+    pub looks: Looks,
     /// The files of the tasks, by the task's name.
     pub files: HashMap<String, TaskFiles>,
     /// The profile's name: `quick` or `full`.
@@ -436,6 +454,7 @@ impl EvaluatorFactory for Pools {
                 workloads: task.selected(profile).len(),
                 cards: self.cards.clone(),
                 screen: self.screen,
+                looks: self.looks,
             })?;
             pool.start().await?;
             Ok(Arc::new(pool) as Arc<dyn Evaluator>)

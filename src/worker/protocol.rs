@@ -54,7 +54,7 @@ pub(super) enum Response {
 }
 
 /// A [`Failure`] on its way between processes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WireFailure {
     kind: Option<WireKind>,
     message: String,

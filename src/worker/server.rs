@@ -160,7 +160,7 @@ pub fn machine(identity: &DeviceIdentity) -> Machine {
 }
 
 /// Keeps standard output for the protocol alone: whatever else prints there goes to standard error.
-fn private_output() -> anyhow::Result<File> {
+pub(super) fn private_output() -> anyhow::Result<File> {
     let stdout = std::io::stdout().as_raw_fd();
     let stderr = std::io::stderr().as_raw_fd();
     // SAFETY: both descriptors are open for the life of the process; the copy is owned by the returned file alone.
@@ -175,6 +175,10 @@ fn private_output() -> anyhow::Result<File> {
 }
 
 fn send(output: &mut File, response: &Response) -> anyhow::Result<()> {
+    send_line(output, response)
+}
+
+pub(super) fn send_line(output: &mut File, response: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');
     output

@@ -72,6 +72,7 @@ fn a_judge_that_fails_now_and_then_is_asked_again() {
                 Ok(Some(Outcome::Verdict {
                     verdict: Box::new(verdict),
                     compile_log: String::new(),
+                    report: None,
                 }))
             }
             _ => Ok(None),

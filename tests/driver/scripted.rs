@@ -161,6 +161,7 @@ impl ScriptedJudge {
         let workloads = if self.short { 0 } else { 5 };
         Outcome::Verdict {
             compile_log: String::new(),
+            report: None,
             verdict: Box::new(verdict(source, workloads, confirmed)),
         }
     }

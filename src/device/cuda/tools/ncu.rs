@@ -9,10 +9,10 @@ use crate::verdict::LaunchCounters;
 pub const NAME: &str = "ncu";
 
 /// Where a number goes.
-type Place = fn(&mut LaunchCounters) -> &mut Option<f64>;
+type Slot = fn(&mut LaunchCounters) -> &mut Option<f64>;
 
 /// What is asked for, and where it goes.
-const METRICS: [(&str, Place); 15] = [
+const METRICS: [(&str, Slot); 15] = [
     ("gpu__time_duration.sum", |to| &mut to.duration_us),
     ("sm__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
         &mut to.sm_percent

@@ -1,0 +1,117 @@
+//! `kforge __launch`: one launch of a kernel in a process that a tool watches. One request on standard input, one answer.
+//!
+//! Takes no lock: whoever started the tool holds the card for it. Compiles nothing that is not in the cache already.
+
+use std::io::Read;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use super::protocol::{VERSION, WireFailure};
+use super::server::private_output;
+use crate::device::cuda::CudaDevice;
+use crate::eval::{self, Launch, On};
+use crate::task::TaskFiles;
+
+/// The hidden command.
+pub const LAUNCH_COMMAND: &str = "__launch";
+
+/// What to launch: the contents of files, never their paths.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct LaunchRequest {
+    pub(super) version: u32,
+    pub(super) files: TaskFiles,
+    pub(super) options: eval::Options,
+    pub(super) source: String,
+    pub(super) on: On,
+    /// Whether outputs and scratch are poisoned first.
+    pub(super) outputs: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LaunchAnswer {
+    Launched(Vec<Launch>),
+    Failure(WireFailure),
+}
+
+impl LaunchAnswer {
+    /// The last line that is one: whatever else a tool leaves on standard output is not ours.
+    pub(super) fn find(said: &str) -> Option<Self> {
+        let mut lines = said.lines().rev().filter(|line| line.starts_with('{'));
+        lines.find_map(|line| serde_json::from_str(line).ok())
+    }
+}
+
+/// Answers the request on standard input.
+pub fn serve_launch() -> anyhow::Result<()> {
+    let mut output = private_output()?;
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .context("failed to read the request")?;
+    let request: LaunchRequest =
+        serde_json::from_str(&text).context("the request is not understood")?;
+    let answer = match launch(request) {
+        Ok(launches) => LaunchAnswer::Launched(launches),
+        Err(error) => LaunchAnswer::Failure(WireFailure::of(&error)),
+    };
+    super::server::send_line(&mut output, &answer)
+}
+
+fn launch(request: LaunchRequest) -> anyhow::Result<Vec<Launch>> {
+    if request.version != VERSION {
+        bail!(
+            "version {} of the protocol was asked for, this is {VERSION}: kforge was replaced while it ran",
+            request.version
+        );
+    }
+    let task = request.files.load()?;
+    let device = CudaDevice::open_for_tools(0, true)?;
+    let how = (request.source.as_str(), &request.on, request.outputs);
+    eval::probe(&device, &task, request.options, device.machine(), how)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_survives_the_pipe() {
+        let task = TaskFiles::find("softmax").unwrap();
+        let profile = task.load().unwrap().settings.profiles["quick"].clone();
+        let request = LaunchRequest {
+            version: VERSION,
+            files: task,
+            options: eval::Options {
+                profile,
+                launch_seconds: 30.0,
+                thorough: false,
+                cache: crate::device::Cache::Hot,
+            },
+            source: "/* kforge\n*/ \"é\"\n".to_owned(),
+            on: On::Smallest { seed: u64::MAX },
+            outputs: false,
+        };
+        let line = serde_json::to_string(&request).unwrap();
+        let read: LaunchRequest = serde_json::from_str(&line).unwrap();
+        assert_eq!(read, request);
+    }
+
+    #[test]
+    fn an_answer_is_found_among_a_tools_words() {
+        let launch = Launch {
+            case: "b1".to_owned(),
+            kernels: vec!["rows<4>".to_owned()],
+            fault: Some((crate::verdict::Status::TimedOut, "x".to_owned())),
+        };
+        let answer = LaunchAnswer::Launched(vec![launch.clone()]);
+        let line = serde_json::to_string(&answer).unwrap();
+        let said = format!("==PROF== Connected\n{{\"forged\"\n{line}\n==PROF== {{}}\n{{}}\n");
+        let Some(LaunchAnswer::Launched(found)) = LaunchAnswer::find(&said) else {
+            panic!("no answer was found");
+        };
+        assert_eq!(found, [launch]);
+        assert!(LaunchAnswer::find("").is_none());
+    }
+}

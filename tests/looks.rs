@@ -1,0 +1,140 @@
+//! What is looked at once a kernel has passed, from the outside: one launch on a device, and why a tool was not run.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use kforge::device::cpu::{self, CpuDevice};
+use kforge::device::{Cache, Device};
+use kforge::eval::{On, Options, probe};
+use kforge::task::TaskFiles;
+use kforge::worker::machine;
+
+const NAIVE: &str = include_str!("../kernels/softmax/naive.cu");
+
+fn has_compiler() -> bool {
+    let found = cpu::find_compiler().is_ok();
+    if !found {
+        println!("skipped: no C++ compiler");
+    }
+    found
+}
+
+fn kforge(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("naive.cu"), NAIVE).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_kforge"))
+        .args(arguments)
+        .current_dir(folder.path())
+        .env("NO_COLOR", "1")
+        .env_remove("KFORGE_BACKEND")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_kernel_is_launched_once_on_what_is_asked_for() {
+    if !has_compiler() {
+        return;
+    }
+    let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+    let options = Options {
+        profile: task.settings.profiles["quick"].clone(),
+        launch_seconds: 10.0,
+        thorough: false,
+        cache: Cache::Cold,
+    };
+    let device = CpuDevice::new().unwrap();
+    let launch = |source: &str, on: &On| {
+        let machine = machine(&device.identity());
+        probe(
+            &device,
+            &task,
+            options.clone(),
+            machine,
+            (source, on, false),
+        )
+    };
+    let first = task.workloads[0].id.clone();
+    let launches = launch(NAIVE, &On::Workloads(vec![first.clone()])).unwrap();
+    assert_eq!(launches.len(), 1);
+    assert_eq!((&launches[0].case, launches[0].kernels.len()), (&first, 1));
+    assert_eq!(launches[0].fault, None);
+    let hidden = launch(NAIVE, &On::Smallest { seed: 7 }).unwrap();
+    assert!(
+        hidden
+            .iter()
+            .all(|launch| launch.case.starts_with("hidden-")),
+        "{hidden:?}"
+    );
+    assert!(!hidden.is_empty() && hidden.len() <= 4);
+    // The same seed, the same shapes.
+    assert_eq!(launch(NAIVE, &On::Smallest { seed: 7 }).unwrap(), hidden);
+    assert!(launch(NAIVE, &On::Workloads(vec!["none".to_owned()])).is_err());
+    assert!(launch("no header", &On::Smallest { seed: 7 }).is_err());
+}
+
+#[test]
+fn where_no_tool_can_look_the_verdict_says_why_and_nothing_fails() {
+    if !has_compiler() {
+        return;
+    }
+    let arguments = [
+        "eval",
+        "softmax",
+        "naive.cu",
+        "--backend",
+        "cpu",
+        "--counters",
+        "--device-sanitize",
+    ];
+    let mut said = kforge(&arguments);
+    for _ in 0..5 {
+        // A busy machine may let no time be measured.
+        if said.status.success() {
+            break;
+        }
+        said = kforge(&arguments);
+    }
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{text}");
+    for line in [
+        "  counters: skipped: the device is a CPU, and the tool is for GPUs\n",
+        "  device sanitizer: skipped: the device is a CPU, and the tool is for GPUs\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
+fn one_file_holds_the_report_of_one_kernel() {
+    let several = ["eval", "softmax", "naive.cu", "naive.cu", "--counters"];
+    let said = kforge(&[&several[..], &["--counters-report", "x"]].concat());
+    assert_eq!(said.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("several kernels"));
+    let alone = kforge(&["eval", "softmax", "naive.cu", "--counters-report", "x"]);
+    assert_eq!(alone.status.code(), Some(2), "it needs `--counters`");
+}
+
+#[test]
+fn a_request_that_is_none_is_refused() {
+    for request in ["", "{}", "{\"version\": 0}", "\u{0}"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kforge"))
+            .arg("__launch")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A process that has already given up does not read.
+        let _ = child.stdin.take().unwrap().write_all(request.as_bytes());
+        let said = child.wait_with_output().unwrap();
+        assert_eq!(said.status.code(), Some(1));
+        let complaint = String::from_utf8_lossy(&said.stderr);
+        assert!(
+            complaint.contains("not understood") && !complaint.contains("panicked"),
+            "{complaint}"
+        );
+    }
+}
