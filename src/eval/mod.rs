@@ -2,15 +2,14 @@
 //!
 //! Never decides what to keep, never writes a file, never lets a candidate's fault become an error.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Digest, Failure, random};
-use crate::device::{Build, Cache, Compiled, Device, Program, Refusal};
+use crate::device::{Build, Cache, Device, Refusal};
 use crate::kernel::{BindError, BindFault, Kernel, Machine};
 use crate::task::{PrecisionCheck, Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, SelfTest, Status, Verdict};
@@ -25,6 +24,7 @@ mod features;
 mod hidden;
 mod measure;
 mod probe;
+mod programs;
 mod quiet;
 mod sanitize;
 mod screen;
@@ -37,6 +37,7 @@ pub use probe::{Launch, On, probe};
 pub use quiet::{Held, Quiet};
 pub use screen::Screen;
 
+use programs::{Compilation, Reference, key_of};
 use shapes::Case;
 
 /// How to judge; the same for every candidate of a run.
@@ -65,19 +66,6 @@ pub struct Judge<'a> {
     quiet: Quiet,
     /// What a kernel must pass before it costs time on this device.
     screen: Option<Box<Screen<'a>>>,
-}
-
-/// A kernel of kforge's own or the user's, compiled under each set of values that it needs.
-struct Reference {
-    kernel: Kernel,
-    programs: HashMap<Vec<i64>, Program>,
-}
-
-/// A kernel with its programs: one for each set of tunable values in force on some shape.
-struct Compilation {
-    kernel: Kernel,
-    programs: HashMap<Vec<i64>, Program>,
-    seconds: f64,
 }
 
 /// What ends a judgement before it is complete: a finding about the candidate.
@@ -464,82 +452,6 @@ impl<'a> Judge<'a> {
         Ok(Ok(()))
     }
 
-    /// Compiles a kernel under every set of values that is in force on some case.
-    fn compile(
-        &self,
-        kernel: Kernel,
-        cases: &[Case],
-    ) -> anyhow::Result<Result<Compilation, Finding>> {
-        let _sharing = self.quiet.beside()?;
-        let begun = Instant::now();
-        let mut programs = HashMap::new();
-        for case in cases {
-            let values = match kernel.variant(&case.binding, &self.machine) {
-                Ok(variant) => kernel.values(variant),
-                Err(error) => return Ok(Err(error.into())),
-            };
-            let key = key_of(&values);
-            if programs.contains_key(&key) {
-                continue;
-            }
-            match self
-                .device
-                .compile(&kernel.unit(self.task, &values, false), Build::Fast)?
-            {
-                Compiled::Ready(program) => programs.insert(key, program),
-                Compiled::Refused(refusal) => {
-                    return Ok(Err(Finding {
-                        refusal,
-                        case: None,
-                    }));
-                }
-            };
-        }
-        Ok(Ok(Compilation {
-            kernel,
-            programs,
-            seconds: begun.elapsed().as_secs_f64(),
-        }))
-    }
-
-    /// Sees to it that oracle and baseline are compiled for every case.
-    fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
-        let _sharing = self.quiet.beside()?;
-        for (reference, name, is_oracle) in [
-            (&mut self.oracle, "oracle", true),
-            (&mut self.baseline, "baseline", false),
-        ] {
-            for case in cases {
-                let task = &self.task.name;
-                let broken = |reason: String| {
-                    Failure::reference(format!(
-                        "the {name} of task `{task}` does not work: {reason}"
-                    ))
-                };
-                let variant = reference
-                    .kernel
-                    .variant(&case.binding, &self.machine)
-                    .map_err(|error| broken(error.to_string()))?;
-                let values = reference.kernel.values(variant);
-                let key = key_of(&values);
-                if reference.programs.contains_key(&key) {
-                    continue;
-                }
-                match self.device.compile(
-                    &reference.kernel.unit(self.task, &values, is_oracle),
-                    Build::Fast,
-                )? {
-                    Compiled::Ready(program) => reference.programs.insert(key, program),
-                    Compiled::Refused(refusal) => {
-                        let log = refusal.evidence.log.unwrap_or_default();
-                        return Err(broken(format!("{}\n{log}", refusal.reason)).into());
-                    }
-                };
-            }
-        }
-        Ok(())
-    }
-
     fn blank_verdict(&self, name: &str, seed: u64) -> Verdict {
         let device = self.device.identity();
         let host = device.cores.is_some();
@@ -599,26 +511,6 @@ impl<'a> Judge<'a> {
     }
 }
 
-impl Reference {
-    fn parse(text: &str, task: &Task, name: &str) -> anyhow::Result<Self> {
-        let kernel = Kernel::parse(text, &task.definition).map_err(|error| {
-            Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
-        })?;
-        Ok(Self {
-            kernel,
-            programs: HashMap::new(),
-        })
-    }
-}
-
-impl Compilation {
-    fn program(&self, values: &IndexMap<String, i64>) -> anyhow::Result<&Program> {
-        self.programs
-            .get(&key_of(values))
-            .context("a kernel was opened under values that it was not compiled for")
-    }
-}
-
 impl Finding {
     fn new(status: Status, reason: impl Into<String>, evidence: impl Into<Box<Evidence>>) -> Self {
         Self {
@@ -645,8 +537,4 @@ impl From<BindError> for Finding {
         };
         Self::new(status, error.to_string(), evidence)
     }
-}
-
-fn key_of(values: &IndexMap<String, i64>) -> Vec<i64> {
-    values.values().copied().collect()
 }

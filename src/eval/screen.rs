@@ -10,8 +10,8 @@ use crate::kernel::{Kernel, Machine};
 use crate::task::{Profile, Task, WorkloadChoice};
 use crate::verdict::{Status, Verdict};
 
-/// The most bytes of a shape that is tried.
-const TINY_BYTES: u64 = 1 << 20;
+/// The most bytes of a shape that is tried, unless there is none so small.
+const TINY_BYTES: u64 = 2 << 20;
 /// How many hidden shapes are drawn, and how many of them are tried at most.
 const DRAWN: u32 = 6;
 const TRIED: usize = 3;
@@ -82,8 +82,11 @@ impl<'a> Screen<'a> {
         };
         cases.retain(|case| case.hidden);
         cases.sort_by_key(|case| judge.bytes_of(kernel, case));
-        cases.retain(|case| judge.bytes_of(kernel, case) <= TINY_BYTES);
-        cases.truncate(TRIED);
+        let tiny = cases.partition_point(|case| judge.bytes_of(kernel, case) <= TINY_BYTES);
+        cases.truncate(tiny.clamp(1, TRIED));
+        if cases.is_empty() {
+            return Ok(Looked::Unsupported);
+        }
         judge.prepare_references(&cases)?;
         let compilation: Compilation = match judge.compile(kernel.clone(), &cases)? {
             Ok(compilation) => compilation,

@@ -1,0 +1,129 @@
+//! Kernels with their programs: one for each set of values that is in force on some shape. Compiles, and opens nothing.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use anyhow::Context;
+use indexmap::IndexMap;
+
+use super::shapes::Case;
+use super::{Finding, Judge};
+use crate::base::Failure;
+use crate::device::{Build, Compiled, Program};
+use crate::kernel::Kernel;
+use crate::task::Task;
+
+/// A kernel of kforge's own or the user's, compiled under each set of values that it needs.
+pub(super) struct Reference {
+    pub(super) kernel: Kernel,
+    pub(super) programs: HashMap<Vec<i64>, Program>,
+}
+
+/// A kernel with its programs: one for each set of tunable values in force on some shape.
+pub(super) struct Compilation {
+    pub(super) kernel: Kernel,
+    pub(super) programs: HashMap<Vec<i64>, Program>,
+    pub(super) seconds: f64,
+}
+
+impl Judge<'_> {
+    /// Compiles a kernel under every set of values that is in force on some case.
+    pub(super) fn compile(
+        &self,
+        kernel: Kernel,
+        cases: &[Case],
+    ) -> anyhow::Result<Result<Compilation, Finding>> {
+        let _sharing = self.quiet.beside()?;
+        let begun = Instant::now();
+        let mut programs = HashMap::new();
+        for case in cases {
+            let values = match kernel.variant(&case.binding, &self.machine) {
+                Ok(variant) => kernel.values(variant),
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let key = key_of(&values);
+            if programs.contains_key(&key) {
+                continue;
+            }
+            match self
+                .device
+                .compile(&kernel.unit(self.task, &values, false), Build::Fast)?
+            {
+                Compiled::Ready(program) => programs.insert(key, program),
+                Compiled::Refused(refusal) => {
+                    return Ok(Err(Finding {
+                        refusal,
+                        case: None,
+                    }));
+                }
+            };
+        }
+        Ok(Ok(Compilation {
+            kernel,
+            programs,
+            seconds: begun.elapsed().as_secs_f64(),
+        }))
+    }
+
+    /// Sees to it that oracle and baseline are compiled for every case.
+    pub(super) fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
+        let _sharing = self.quiet.beside()?;
+        for (reference, name, is_oracle) in [
+            (&mut self.oracle, "oracle", true),
+            (&mut self.baseline, "baseline", false),
+        ] {
+            for case in cases {
+                let task = &self.task.name;
+                let broken = |reason: String| {
+                    Failure::reference(format!(
+                        "the {name} of task `{task}` does not work: {reason}"
+                    ))
+                };
+                let variant = reference
+                    .kernel
+                    .variant(&case.binding, &self.machine)
+                    .map_err(|error| broken(error.to_string()))?;
+                let values = reference.kernel.values(variant);
+                let key = key_of(&values);
+                if reference.programs.contains_key(&key) {
+                    continue;
+                }
+                match self.device.compile(
+                    &reference.kernel.unit(self.task, &values, is_oracle),
+                    Build::Fast,
+                )? {
+                    Compiled::Ready(program) => reference.programs.insert(key, program),
+                    Compiled::Refused(refusal) => {
+                        let log = refusal.evidence.log.unwrap_or_default();
+                        return Err(broken(format!("{}\n{log}", refusal.reason)).into());
+                    }
+                };
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reference {
+    pub(super) fn parse(text: &str, task: &Task, name: &str) -> anyhow::Result<Self> {
+        let kernel = Kernel::parse(text, &task.definition).map_err(|error| {
+            Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
+        })?;
+        Ok(Self {
+            kernel,
+            programs: HashMap::new(),
+        })
+    }
+}
+
+impl Compilation {
+    pub(super) fn program(&self, values: &IndexMap<String, i64>) -> anyhow::Result<&Program> {
+        self.programs
+            .get(&key_of(values))
+            .context("a kernel was opened under values that it was not compiled for")
+    }
+}
+
+pub(super) fn key_of(values: &IndexMap<String, i64>) -> Vec<i64> {
+    values.values().copied().collect()
+}
