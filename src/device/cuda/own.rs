@@ -40,6 +40,14 @@ const PIECE: u64 = 4096;
 /// As in `numerics.cu`.
 const MOST_NAMED: usize = 16;
 
+/// Pointers to a kernel's arguments, in order: variables that live until it is queued.
+macro_rules! arguments {
+    ($($value:ident),* $(,)?) => {
+        &mut [$((&raw mut $value).cast::<::std::ffi::c_void>()),*]
+    };
+}
+pub(super) use arguments;
+
 /// A module of the driver's, with the functions that were asked for.
 pub(super) struct Module {
     card: Rc<Card>,
@@ -241,13 +249,7 @@ impl Own {
             function,
             self.blocks(threads, places.copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut table).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut raw).cast(),
-                (&raw mut seed).cast(),
-                (&raw mut copies).cast(),
-            ],
+            arguments!(table, elements, raw, seed, copies),
         )?;
         Ok(())
     }
@@ -265,13 +267,7 @@ impl Own {
             function,
             self.blocks(elements.div_ceil(4), places.copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut table).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut finite).cast(),
-                (&raw mut seed).cast(),
-                (&raw mut copies).cast(),
-            ],
+            arguments!(table, elements, finite, seed, copies),
         )?;
         Ok(())
     }
@@ -293,15 +289,7 @@ impl Own {
             function,
             self.blocks(elements, places.copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut table).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut finite).cast(),
-                (&raw mut seed).cast(),
-                (&raw mut copies).cast(),
-                (&raw mut want).cast(),
-                (&raw mut counts).cast(),
-            ],
+            arguments!(table, elements, finite, seed, copies, want, counts),
         )?;
         self.counts(places.copies)
     }
@@ -314,11 +302,7 @@ impl Own {
             self.common("not_finite")?,
             self.blocks(elements, places.copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut table).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut counts).cast(),
-            ],
+            arguments!(table, elements, counts),
         )?;
         self.counts(places.copies)
     }
@@ -367,26 +351,22 @@ impl Own {
             self.typed(expected.dtype, "square")?,
             self.blocks(slots, copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut expected_table).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut partial).cast(),
-            ],
+            arguments!(expected_table, elements, partial),
         )?;
         self.total(copies, partial, elements, true, outcomes)?;
         self.launch(
             self.typed(places.dtype, if same { "compare_same" } else { "compare" })?,
             self.blocks(slots, copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut table).cast(),
-                (&raw mut expected_table).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut absolute).cast(),
-                (&raw mut relative).cast(),
-                (&raw mut partial).cast(),
-                (&raw mut outcomes).cast(),
-            ],
+            arguments!(
+                table,
+                expected_table,
+                elements,
+                absolute,
+                relative,
+                partial,
+                outcomes
+            ),
         )?;
         self.total(copies, partial, elements, false, outcomes)?;
         let mut words = vec![0u64; copies as usize * OUTCOME_WORDS];
@@ -419,12 +399,7 @@ impl Own {
             self.common("total")?,
             (1, copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut partial).cast(),
-                (&raw mut elements).cast(),
-                (&raw mut root).cast(),
-                (&raw mut outcomes).cast(),
-            ],
+            arguments!(partial, elements, root, outcomes),
         )?;
         Ok(())
     }
@@ -446,11 +421,7 @@ impl Own {
             self.common("hash")?,
             self.blocks(bytes / 8, places.copies),
             (THREADS, 0),
-            &mut [
-                (&raw mut table).cast(),
-                (&raw mut bytes).cast(),
-                (&raw mut hashes).cast(),
-            ],
+            arguments!(table, bytes, hashes),
         )?;
         let mut words = vec![0u64; places.copies as usize];
         read(&self.card, hashes, &mut words)?;
@@ -459,7 +430,7 @@ impl Own {
 
     /// Writes all guard zones anew.
     pub(super) fn renew_zones(&self, mut zones: CUdeviceptr, count: u32) -> anyhow::Result<()> {
-        let arguments = &mut [(&raw mut zones).cast()];
+        let arguments = arguments!(zones);
         let renew = self.common("renew_zones")?;
         Ok(self.launch(renew, (count, 1), (THREADS, 0), arguments)?)
     }
@@ -473,7 +444,7 @@ impl Own {
     ) -> anyhow::Result<Vec<Option<i64>>> {
         let mut damages = self.begin_answers(buffers * 8)?;
         let mut words = vec![0u64; buffers];
-        let arguments = &mut [(&raw mut zones).cast(), (&raw mut damages).cast()];
+        let arguments = arguments!(zones, damages);
         self.launch(
             self.common("look_at_zones")?,
             (count, 1),
@@ -496,7 +467,7 @@ impl Own {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         call!(cuFuncSetAttribute(function, attribute, bytes as i32))?;
         let mut words = bytes / 4;
-        let arguments = &mut [(&raw mut words).cast()];
+        let arguments = arguments!(words);
         Ok(self.launch(function, (self.card.sm_count, 1), (1024, bytes), arguments)?)
     }
 
@@ -505,11 +476,7 @@ impl Own {
         let mut groups = bytes / 16;
         let mut sink = self.answers.address();
         let grid = self.blocks(groups, 1);
-        let arguments = &mut [
-            (&raw mut memory).cast(),
-            (&raw mut groups).cast(),
-            (&raw mut sink).cast(),
-        ];
+        let arguments = arguments!(memory, groups, sink);
         Ok(self.launch(self.common("read_through")?, grid, (THREADS, 0), arguments)?)
     }
 }

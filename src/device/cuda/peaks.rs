@@ -12,7 +12,7 @@ use super::arm::Shared;
 use super::card::{Card, call};
 use super::compiler::Compiler;
 use super::memory::Region;
-use super::own::Module;
+use super::own::{Module, arguments};
 use crate::base::files;
 use crate::device::Floor;
 
@@ -143,38 +143,10 @@ fn measure(shared: &Rc<Shared>, compiler: &Compiler) -> anyhow::Result<Peaks> {
         (BYTES / 4) as usize,
         card.stream
     ))?;
-    let read = launch(
-        0,
-        &mut [
-            (&raw mut from).cast(),
-            (&raw mut groups).cast(),
-            (&raw mut sink).cast(),
-        ],
-    )?;
-    let copied = launch(
-        1,
-        &mut [
-            (&raw mut from).cast(),
-            (&raw mut into).cast(),
-            (&raw mut half).cast(),
-        ],
-    )?;
-    let float = launch(
-        2,
-        &mut [
-            (&raw mut rounds).cast(),
-            (&raw mut seed).cast(),
-            (&raw mut sink).cast(),
-        ],
-    )?;
-    let tensor = launch(
-        3,
-        &mut [
-            (&raw mut rounds).cast(),
-            (&raw mut number).cast(),
-            (&raw mut sink).cast(),
-        ],
-    )?;
+    let read = launch(0, arguments!(from, groups, sink))?;
+    let copied = launch(1, arguments!(from, into, half))?;
+    let float = launch(2, arguments!(rounds, seed, sink))?;
+    let tensor = launch(3, arguments!(rounds, number, sink))?;
     let all_threads = f64::from(blocks * threads);
     let rounds = f64::from(ROUNDS);
     Ok(Peaks {
