@@ -37,6 +37,20 @@ pub trait Device {
     /// Compiles one translation unit. A refusal by the compiler is a value.
     fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled>;
 
+    /// Compiles several units in the fast build, at once where the device can; as many answers, in order, up to the first refusal.
+    fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+        let mut all = Vec::new();
+        for unit in units {
+            let compiled = self.compile(unit, Build::Fast)?;
+            let refused = matches!(compiled, Compiled::Refused(_));
+            all.push(compiled);
+            if refused {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
     /// Compiles a unit in several builds, at once where the device can.
     fn compile_each(&self, unit: &Unit, builds: &[Build]) -> anyhow::Result<Vec<Compiled>> {
         let builds = builds.iter();

@@ -35,20 +35,22 @@ impl Judge<'_> {
     ) -> anyhow::Result<Result<Compilation, Finding>> {
         let _sharing = self.quiet.beside()?;
         let begun = Instant::now();
-        let mut programs = HashMap::new();
+        let mut keys = Vec::new();
+        let mut units = Vec::new();
         for case in cases {
             let values = match kernel.variant(&case.binding, &self.machine) {
                 Ok(variant) => kernel.values(variant),
                 Err(error) => return Ok(Err(error.into())),
             };
             let key = key_of(&values);
-            if programs.contains_key(&key) {
-                continue;
+            if !keys.contains(&key) {
+                keys.push(key);
+                units.push(kernel.unit(self.task, &values, false));
             }
-            match self
-                .device
-                .compile(&kernel.unit(self.task, &values, false), Build::Fast)?
-            {
+        }
+        let mut programs = HashMap::new();
+        for (key, compiled) in keys.into_iter().zip(self.device.compile_all(&units)?) {
+            match compiled {
                 Compiled::Ready(program) => programs.insert(key, program),
                 Compiled::Refused(refusal) => {
                     return Ok(Err(Finding {

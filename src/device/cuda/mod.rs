@@ -154,6 +154,10 @@ impl Device for CudaDevice {
         self.compiler.compile(unit)
     }
 
+    fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+        self.compiler.compile_all(units)
+    }
+
     fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened> {
         arm::CudaArm::open(&self.shared, program, plan, purpose)
     }
