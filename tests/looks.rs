@@ -138,3 +138,52 @@ fn a_request_that_is_none_is_refused() {
         );
     }
 }
+
+/// The kernels that only the maker's sanitizer tells apart, on a machine with a GPU and the tool: `--ignored`.
+#[test]
+#[ignore = "needs a GPU and compute-sanitizer"]
+fn the_sanitizer_finds_what_a_right_result_hides() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/looks");
+    let expected = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
+    let rows = expected.lines().filter(|line| !line.starts_with('#'));
+    let mut rows: Vec<(String, &str)> = rows
+        .map(|row| row.split_once('\t').unwrap())
+        .map(|(name, status)| (folder.join(name).display().to_string(), status))
+        .collect();
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/softmax/block_rows.cu");
+    rows.push((own.to_owned(), "passed"));
+    for (kernel, status) in rows {
+        let judged = |more: &[&str]| -> serde_json::Value {
+            let first = [
+                "eval",
+                "softmax",
+                &kernel,
+                "--backend",
+                "cuda",
+                "--profile",
+                "quick",
+                "--seconds",
+                "1",
+                "--format",
+                "json",
+            ];
+            let said = kforge(&[&first[..], more].concat());
+            let text = String::from_utf8_lossy(&said.stdout);
+            let complaint = String::from_utf8_lossy(&said.stderr);
+            let verdicts: serde_json::Value =
+                serde_json::from_str(&text).unwrap_or_else(|_| panic!("{kernel}: {complaint}"));
+            verdicts[0].clone()
+        };
+        let verdict = judged(&["--device-sanitize"]);
+        assert_eq!(verdict["status"], status, "{kernel}: {verdict:#}");
+        let looked = &verdict["evidence"]["device_sanitizer"];
+        assert!(looked["skipped"].is_null(), "{kernel}: {looked:#}");
+        if status != "passed" {
+            assert!(
+                verdict["evidence"]["line"].is_u64(),
+                "{kernel}: {verdict:#}"
+            );
+            assert_eq!(judged(&[])["status"], "passed", "{kernel}");
+        }
+    }
+}
