@@ -33,6 +33,11 @@ const REDUNDANT: &[(&str, u32, &str)] = &[
         37,
         "the next turn begins with a barrier before it writes",
     ),
+    (
+        "streaming.cu",
+        106,
+        "it keeps loads above it, and guards no memory",
+    ),
 ];
 const OWN_MEMORY: &str = "each instantiation has shared memory of its own";
 
@@ -44,6 +49,9 @@ const BOTH_ATOMIC: &[(&str, u32, &str)] = &[
 
 /// Barriers between atomic operations: without them the result is wrong, and nothing races.
 const WRONG: (&str, u32) = ("honest_scoped_atomics.cu", 30);
+
+/// At the top of a loop, where what it keeps apart lies behind it: the last turn's reads and this one's writes.
+const AT_THE_TOP: &[(&str, u32)] = &[("tiles.cu", 48), ("recurrent.cu", 62)];
 
 /// Where the race that is told is a consequence: the barrier's own two sides are a flag that all may touch.
 const FLAG: (&str, u32) = ("honest_flags.cu", 16);
@@ -84,6 +92,10 @@ fn honest(root: &Path) -> BTreeMap<String, Vec<Removal>> {
     let mut add = |task: &str, path: &Path| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(path).unwrap();
+        // What is written in PTX does not run on a CPU.
+        if text.contains("asm volatile(") {
+            return;
+        }
         tasks
             .entry(task.to_owned())
             .or_default()
@@ -153,7 +165,8 @@ fn every_barrier_that_matters_is_missed() {
             let evidence = &verdict["evidence"];
             let lines = [&evidence["line"], &evidence["other"]["line"]].map(Value::as_u64);
             // A store of what a call returns is not announced; a schedule that makes it matter still tells.
-            let unseen = (removal.file.as_str(), removal.line) == ("honest_barrier.cu", 66);
+            let place = (removal.file.as_str(), removal.line);
+            let unseen = place == ("honest_barrier.cu", 66);
             let known = (removal.file.as_str(), removal.line, status);
             let right = match (redundant, status) {
                 _ if BOTH_ATOMIC.contains(&known) => true,
@@ -167,13 +180,13 @@ fn every_barrier_that_matters_is_missed() {
                         .filter(|line| **line <= u64::from(removal.line))
                         .count();
                     lines.iter().all(Option::is_some)
-                        && (before > 0 || (removal.file.as_str(), removal.line) == FLAG)
+                        && (before > 0 || place == FLAG || AT_THE_TOP.contains(&place))
                 }
                 // What the other side has not written yet was seen before any of it raced.
                 (false, "uninitialized_read") => {
                     lines[0].is_some_and(|line| line > u64::from(removal.line))
                 }
-                (false, "wrong_output") => (removal.file.as_str(), removal.line) == WRONG,
+                (false, "wrong_output") => place == WRONG,
                 _ => false,
             };
             races += usize::from(status == "race");

@@ -241,13 +241,14 @@ fn tools() -> Finding {
             }
         }
     }
-    found.push(match cuda::tools::counters_forbidden() {
+    let has_cards = cuda::cards().is_ok_and(|cards| !cards.is_empty());
+    found.extend(has_cards.then(|| match cuda::tools::counters_forbidden() {
         Some(reason) => {
             remedies.push("for counters without an administrator: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`".to_owned());
             reason
         }
         None => "counters may be read".to_owned(),
-    });
+    }));
     Finding {
         name: "GPU tools",
         status,
