@@ -1,7 +1,7 @@
 //! Several verdicts on one kernel, each from a fresh process, as one: the number that is reported.
 
-use crate::base::statistics::{Estimate, mean_of_estimates};
-use crate::verdict::{Speedup, Verdict};
+use crate::base::statistics::{Estimate, Summary, mean_of_estimates};
+use crate::verdict::{Speedup, Times, Verdict, WorkloadVerdict};
 
 /// One verdict from those of all processes. The first that did not pass stands for all.
 ///
@@ -53,8 +53,34 @@ pub(super) fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
         });
         workload.speedup = speedup.map(|speedup| speedup.geomean);
         workload.ci95 = speedup.map(|speedup| speedup.ci95);
+        let of = |which: fn(&WorkloadVerdict) -> Option<Times>| {
+            let times = verdicts
+                .iter()
+                .filter_map(|verdict| which(verdict.workloads.get(index)?));
+            together(&times.collect::<Vec<_>>())
+        };
+        workload.candidate_us = of(|workload| workload.candidate_us);
+        workload.baseline_us = of(|workload| workload.baseline_us);
+        let candidate = workload.candidate_us.map(|times| times.median);
+        workload.roofline = workload
+            .floor_us
+            .zip(candidate)
+            .map(|(floor, time)| floor / time);
     }
     whole
+}
+
+/// The times of all processes: the median of their medians, the mean of their means and deviations.
+fn together(times: &[Times]) -> Option<Times> {
+    let of = |which: fn(&Times) -> f64| Summary::of(&times.iter().map(which).collect::<Vec<_>>());
+    Some(Times {
+        median: of(|times| times.median)?.median,
+        mean: of(|times| times.mean)?.mean,
+        std: of(|times| times.std)?.mean,
+        min: of(|times| times.min)?.min,
+        max: of(|times| times.max)?.max,
+        n: times.iter().map(|times| times.n).sum(),
+    })
 }
 
 #[cfg(test)]
