@@ -148,11 +148,12 @@ fn the_sanitizer_finds_what_a_right_result_hides() {
     let rows = expected.lines().filter(|line| !line.starts_with('#'));
     let mut rows: Vec<(String, &str)> = rows
         .map(|row| row.split_once('\t').unwrap())
-        .map(|(name, status)| (folder.join(name).display().to_string(), status))
+        .map(|(name, said)| (folder.join(name).display().to_string(), said))
         .collect();
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/softmax/block_rows.cu");
     rows.push((own.to_owned(), "passed"));
-    for (kernel, status) in rows {
+    for (kernel, said) in rows {
+        let (status, warns) = said.split_once('\t').unwrap_or((said, ""));
         let judged = |more: &[&str]| -> serde_json::Value {
             let first = [
                 "eval",
@@ -178,6 +179,11 @@ fn the_sanitizer_finds_what_a_right_result_hides() {
         assert_eq!(verdict["status"], status, "{kernel}: {verdict:#}");
         let looked = &verdict["evidence"]["device_sanitizer"];
         assert!(looked["skipped"].is_null(), "{kernel}: {looked:#}");
+        assert_eq!(
+            looked["warnings"].is_array(),
+            warns == "warns",
+            "{kernel}: {looked:#}"
+        );
         if status != "passed" {
             assert!(
                 verdict["evidence"]["line"].is_u64(),

@@ -6,6 +6,8 @@ use crate::verdict::{Counters, DeviceSanitizer, LaunchCounters, Verdict};
 
 /// From this share of what a part can sustain on, that part is what a kernel waits for.
 const BUSY_PERCENT: f64 = 60.0;
+/// The most warnings of a sanitizer that are told.
+const MOST_WARNINGS: usize = 4;
 /// The most launches that are told.
 const MOST_LAUNCHES: usize = 2;
 /// The most letters of a function's name.
@@ -116,6 +118,13 @@ fn sanitized(looked: &DeviceSanitizer) -> String {
         let clean = looked.clean.join(", ");
         text += &format!("  device sanitizer ({tool}): nothing found by {clean}\n");
     }
+    for warning in looked.warnings.iter().take(MOST_WARNINGS) {
+        text += &format!("  device sanitizer: warns: {warning}\n");
+    }
+    let more = looked.warnings.len().saturating_sub(MOST_WARNINGS);
+    if more > 0 {
+        text += &format!("  device sanitizer: warns of {more} more\n");
+    }
     for reason in &looked.skipped {
         text += &format!("  device sanitizer: skipped: {reason}\n");
     }
@@ -190,11 +199,12 @@ mod tests {
             tool: Some("compute-sanitizer 2025.3".to_owned()),
             clean: vec!["memcheck".to_owned(), "synccheck".to_owned()],
             skipped: vec!["racecheck: x".to_owned()],
-            cases: Vec::new(),
+            warnings: ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec(),
+            ..DeviceSanitizer::default()
         };
         assert_eq!(
             sanitized(&looked),
-            "  device sanitizer (compute-sanitizer 2025.3): nothing found by memcheck, synccheck\n  device sanitizer: skipped: racecheck: x\n"
+            "  device sanitizer (compute-sanitizer 2025.3): nothing found by memcheck, synccheck\n  device sanitizer: warns: a\n  device sanitizer: warns: b\n  device sanitizer: warns: c\n  device sanitizer: warns: d\n  device sanitizer: warns of 1 more\n  device sanitizer: skipped: racecheck: x\n"
         );
     }
 }

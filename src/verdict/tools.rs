@@ -71,6 +71,10 @@ pub struct DeviceSanitizer {
     /// The checks that did not, each with its reason, in one line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// What the tool holds for a doubtful habit, not for a fault, such as lanes of a warp that trust each other to keep step: a
+    /// line a place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The shapes that were run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<String>,

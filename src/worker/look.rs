@@ -225,6 +225,8 @@ impl Looker {
         if !read.complete {
             return Err(explain(&ran, "its log has no end"));
         }
+        let told = |warning| format!("{check}: {warning}");
+        looked.warnings.extend(read.warnings.into_iter().map(told));
         looked.cases = launched.into_iter().map(|launch| launch.case).collect();
         Ok(None)
     }

@@ -1,6 +1,6 @@
 //! Compute Sanitizer: its four checks, and what it says as findings.
 //!
-//! What it says of the judge's own kernels or of calls on the host is nobody's finding, and warnings are none.
+//! What it says of the judge's own kernels or of calls on the host is nobody's finding. A warning is none either: it is told apart.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -37,6 +37,8 @@ pub struct Finding {
 pub struct Log {
     /// Of the kernel's, in the tool's order.
     pub findings: Vec<Finding>,
+    /// The kernel's as well: the tool's words, with the line, once a line.
+    pub warnings: Vec<String>,
     /// Whether the tool came to its summary: without one, nothing is known.
     pub complete: bool,
     /// Why the tool did not look at anything, in one line.
@@ -112,6 +114,14 @@ impl Log {
             "insufficient driver",
             "unable to",
         ];
+        if is_warning(&lower) {
+            let line = line_of(&block.join("\n"));
+            let warning = line.map(|line| format!("line {line}: {}", racing(title)));
+            if let Some(warning) = warning.filter(|warning| !self.warnings.contains(warning)) {
+                self.warnings.push(warning);
+            }
+            return;
+        }
         let Some(status) = status_of(&lower, block) else {
             if trouble.iter().any(|words| lower.contains(words)) {
                 self.trouble.get_or_insert_with(|| capped(title, 300));
@@ -134,6 +144,18 @@ impl Log {
             words: capped(&words, MOST_WORDS),
         });
     }
+}
+
+fn is_warning(title: &str) -> bool {
+    title.starts_with("warning: race reported")
+        || (title.starts_with("warning: potential") && title.contains("hazard"))
+}
+
+/// `a read races`, of `Warning: Race reported between Read access at ...`.
+fn racing(title: &str) -> String {
+    let kind = title.split(" access").next().unwrap_or(title);
+    let kind = kind.split_whitespace().next_back().unwrap_or("place");
+    format!("a {} races", capped(&kind.to_lowercase(), 20))
 }
 
 fn is_of_host(line: &str) -> bool {
@@ -243,8 +265,9 @@ mod tests {
         assert!(finding.words.contains("1088 hazards"));
         let newer = "========= Error: Race reported between Write access at rows(float *)+0xa0 in kernel.cu:17\n=========     and Read access at rows(float *)+0xb0 in kernel.cu:19 [8 hazards]\n";
         assert_eq!(read_one(newer).line, Some(17));
-        let warning = log.replace("ERROR: Race", "Warning: Race");
-        assert_eq!(read(&warning, &[]).findings, []);
+        let warning = read(&log.replace("ERROR: Race", "Warning: Race"), &[]);
+        assert_eq!(warning.findings, []);
+        assert_eq!(warning.warnings, ["line 23: a read races"]);
     }
 
     #[test]
