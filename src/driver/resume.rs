@@ -65,7 +65,11 @@ pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> 
             // What was confirmed before is to be confirmed again.
             Event::Confirmed(_) if !since => return Ok(()),
             Event::Stopped(event) => stopped = Some(event.clone()),
-            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) => {}
+            Event::Sent(_)
+            | Event::Replied(_)
+            | Event::Judged(_)
+            | Event::Dueled(_)
+            | Event::Confirmed(_) => {}
         }
         for change in search.tell(&event) {
             // After an accepted change the recorded questions hold; else they are those that this search asks.

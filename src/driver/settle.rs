@@ -9,7 +9,7 @@ use super::proposer::Answer;
 use super::running::{Message, Purpose};
 use super::task::TaskLoop;
 use crate::base::{Digest, Failure, files};
-use crate::event::{Confirmed, Dueled, Event, Failed, FailedReason, Judged, Proposed};
+use crate::event::{Confirmed, Dueled, Edits, Event, Failed, FailedReason, Judged, Proposed};
 use crate::report::Best;
 use crate::search::Change;
 use crate::verdict::{Status, Verdict};
@@ -101,6 +101,7 @@ impl TaskLoop<'_> {
                     of: None,
                     detail: Some(reason),
                     kernel: None,
+                    edits: Edits::default(),
                 }));
                 return Ok(());
             }
@@ -116,6 +117,7 @@ impl TaskLoop<'_> {
                 of: Some(holder),
                 detail: Some(candidate.detail),
                 kernel: Some(kernel),
+                edits: Edits::default(),
             }));
             return Ok(());
         }
@@ -133,6 +135,8 @@ impl TaskLoop<'_> {
             family: candidate.family,
             point: candidate.point,
             space: candidate.space,
+            expected: None,
+            edits: Edits::default(),
         }));
         Ok(())
     }
@@ -281,6 +285,7 @@ impl TaskLoop<'_> {
             of: None,
             detail: Some(format!("{error:#}")),
             kernel: None,
+            edits: Edits::default(),
         }));
         self.closed += 1;
         if self.closed >= CLOSED_IN_A_ROW {

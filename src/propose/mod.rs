@@ -49,6 +49,9 @@ pub fn propose(brief: &Brief, parents: &[Parent<'_>], task: &Task) -> Answer {
             recombine::recombine(first.source, second.source, task, brief.attempt)
         }
         (Operator::Recombine, [_]) => Err("two parents are needed".to_owned()),
+        (Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair, _) => {
+            Err("only a model can answer".to_owned())
+        }
     };
     answer.map_or_else(Answer::NoOp, Answer::Proposal)
 }

@@ -283,6 +283,8 @@ impl Line for Event {
     fn write(&self, buffer: &mut Vec<u8>) -> serde_json::Result<()> {
         match self {
             Event::Asked(event) => written(buffer, event),
+            Event::Sent(event) => written(buffer, event),
+            Event::Replied(event) => written(buffer, event),
             Event::Proposed(event) => written(buffer, event),
             Event::Failed(event) => written(buffer, event),
             Event::Judged(event) => written(buffer, event),
@@ -295,6 +297,8 @@ impl Line for Event {
     fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
         match name {
             "asked" => parsed(line, Event::Asked),
+            "sent" => parsed(line, Event::Sent),
+            "replied" => parsed(line, Event::Replied),
             "proposed" => parsed(line, Event::Proposed),
             "failed" => parsed(line, Event::Failed),
             "judged" => parsed(line, Event::Judged),

@@ -64,7 +64,7 @@ impl Search {
             Event::Judged(_) if judgement.is_none() => changes.push(Change::HarnessError { step }),
             Event::Judged(_) => held.judged = judgement,
             Event::Dueled(dueled) => held.dueled.push(dueled.clone()),
-            Event::Confirmed(_) | Event::Stopped(_) => {}
+            Event::Sent(_) | Event::Replied(_) | Event::Confirmed(_) | Event::Stopped(_) => {}
         }
     }
 

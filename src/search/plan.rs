@@ -69,6 +69,7 @@ impl Planner {
             start: None,
             point: None,
             attempt: 0,
+            model: None,
         };
         let start = usize::try_from(step - 1)
             .ok()
@@ -111,7 +112,11 @@ impl Planner {
     /// Takes note that a question was asked.
     pub(super) fn note(&mut self, brief: &Brief, ledger: &Ledger, families: &mut Families) {
         match brief.operator {
-            Operator::Start => {}
+            Operator::Start
+            | Operator::Propose
+            | Operator::Edit
+            | Operator::Crossover
+            | Operator::Repair => {}
             Operator::Autotune => {
                 let family = brief
                     .parents
@@ -161,7 +166,11 @@ impl Planner {
         while let Some(index) = stream.weighted(&weights) {
             let operator = OPERATORS[index];
             let asked = match operator {
-                Operator::Start => None,
+                Operator::Start
+                | Operator::Propose
+                | Operator::Edit
+                | Operator::Crossover
+                | Operator::Repair => None,
                 Operator::Autotune => self.autotune(view, parent, blank, stream),
                 Operator::Mutate => self.repeatable(operator, [parent, 0], blank),
                 Operator::Recombine => self.recombine(view, pool, parent, blank, stream),
@@ -338,6 +347,7 @@ mod tests {
             start: None,
             point: None,
             attempt: 0,
+            model: None,
         };
         let mut planner = Planner::default();
         let settings = |learning| Settings {

@@ -100,7 +100,11 @@ impl Default for Weights {
 impl Weights {
     pub(super) fn of(&self, operator: Operator) -> f64 {
         match operator {
-            Operator::Start => 0.0,
+            Operator::Start
+            | Operator::Propose
+            | Operator::Edit
+            | Operator::Crossover
+            | Operator::Repair => 0.0,
             Operator::Autotune => self.autotune,
             Operator::Mutate => self.mutate,
             Operator::Recombine => self.recombine,

@@ -67,7 +67,10 @@ impl Proposer for ScriptedProposer {
                     .last()
                     .map_or(parent.values, |other| Kernel::read(&other.source).values),
             },
-            (_, None) => return Ok(Answer::NoOp("no parent".to_owned())),
+            (operator, _) => {
+                let reason = format!("no parent, or a model is asked: {}", operator.name());
+                return Ok(Answer::NoOp(reason));
+            }
         };
         let named = |values: [i64; 2]| NAMES.map(str::to_owned).into_iter().zip(values);
         Ok(Answer::Candidate(Candidate {

@@ -185,6 +185,7 @@ impl Run {
                 family: parent(0).family,
                 point: parent(1).point,
             }),
+            Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair => None,
         }
     }
 
@@ -311,6 +312,7 @@ impl Run {
         }
         let fail = |reason, of, kernel: Option<Digest>| {
             Event::Failed(Failed {
+                edits: Default::default(),
                 step,
                 reason,
                 of,
@@ -329,6 +331,8 @@ impl Run {
             return true;
         }
         self.tell(Event::Proposed(Proposed {
+            edits: Default::default(),
+            expected: None,
             step,
             kernel,
             operator: brief.operator,

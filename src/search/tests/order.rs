@@ -281,6 +281,8 @@ fn a_hundred_thousand_steps_are_folded_in_time_that_does_not_grow() {
         let brief = run.search.ask(step).unwrap();
         run.search.tell(&Event::Asked(brief.clone()));
         run.search.tell(&Event::Proposed(Proposed {
+            edits: Default::default(),
+            expected: None,
             step,
             kernel: Digest::of(step.to_le_bytes()),
             operator: brief.operator,
