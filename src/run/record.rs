@@ -47,13 +47,12 @@ pub fn host_name() -> String {
 }
 
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
-const FREE: [&str; 6] = [
+const FREE: [&str; 5] = [
     "config.steps",
     "config.budget",
     "config.output",
     "config.eval.in_flight",
     "config.eval.counters",
-    "config.eval.device_sanitize",
 ];
 
 impl Record {
