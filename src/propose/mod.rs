@@ -10,6 +10,7 @@ mod edit;
 mod layout;
 pub mod mutate;
 mod recombine;
+pub mod reply;
 
 /// A kernel that a proposal is made from.
 #[derive(Clone, Copy, Debug)]
