@@ -9,6 +9,7 @@ use crate::task::Task;
 mod edit;
 mod layout;
 pub mod mutate;
+pub mod prompt;
 mod recombine;
 pub mod reply;
 
