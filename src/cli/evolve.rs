@@ -270,7 +270,11 @@ fn record(resolved: &Resolved) -> Record {
         seed: resolved.seed,
         window: resolved.window,
         backend: resolved.backend.clone(),
-        device: cpu::identity(),
+        device: resolved
+            .cards
+            .first()
+            .cloned()
+            .unwrap_or_else(cpu::identity),
         tasks: tasks.collect(),
         config: resolved.record.clone(),
     }

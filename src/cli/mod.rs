@@ -13,6 +13,7 @@ mod doctor;
 mod dry_run;
 mod eval;
 mod evolve;
+mod prompt;
 mod resume;
 mod tasks;
 
@@ -57,6 +58,8 @@ enum Command {
     Resume(resume::Arguments),
     /// Judge kernels outside a search.
     Eval(eval::Arguments),
+    /// Show what a model would be told, and how much each part of it takes.
+    Prompt(prompt::Arguments),
     /// List tasks, or show one.
     Tasks(tasks::Arguments),
     /// Say what this machine has, what it lacks, and what to do about it.
@@ -115,6 +118,7 @@ fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Evolve(arguments) => evolve::run(arguments),
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Prompt(arguments) => prompt::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Screen, tasks};
+use super::{Backend, Config, Devices, Eval, Screen, tasks};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::{Cache, cuda};
@@ -60,6 +60,10 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
     let mut choices = Vec::new();
     let cards = cards(config, &mut choices)?;
     let backend = if cards.is_empty() { "cpu" } else { "cuda" };
+    if cards.is_empty() {
+        let idle = idle_on_cpu(&config.eval).into_iter();
+        choices.extend(idle.map(|key| format!("{key}: without effect (the device is a CPU)")));
+    }
     let profile = match (config.profile.0.as_str(), backend) {
         ("auto", "cpu") => {
             choices.push("profile: quick (the device is a CPU)".to_owned());
@@ -173,9 +177,95 @@ fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentit
         );
     }
     let chosen = config.eval.devices.among(&found)?;
+    let chosen = of_one_kind(&config.eval.devices, chosen, choices)?;
     let names: Vec<&str> = chosen.iter().map(|card| card.name.as_str()).collect();
     if config.backend == Backend::Auto {
         choices.push(format!("backend: cuda ({})", names.join(", ")));
     }
     Ok(chosen)
+}
+
+/// GPUs of one kind: a run compares times, and confirms on one card what was measured on another.
+fn of_one_kind(
+    devices: &Devices,
+    chosen: Vec<DeviceIdentity>,
+    choices: &mut Vec<String>,
+) -> Result<Vec<DeviceIdentity>, Failure> {
+    let Some(first) = chosen.first().cloned() else {
+        return Ok(chosen);
+    };
+    let is_alike = |card: &DeviceIdentity| card.name == first.name && card.arch == first.arch;
+    let (alike, others): (Vec<_>, Vec<_>) = chosen.into_iter().partition(is_alike);
+    let Some(other) = others.first() else {
+        return Ok(alike);
+    };
+    if *devices != Devices::All {
+        return Err(Failure::usage(format!(
+            "`eval.devices`: `{}` and `{}` are GPUs of two kinds: their times cannot be compared",
+            first.name, other.name
+        ))
+        .hint("name GPUs of one kind; `kforge doctor` lists them"));
+    }
+    let names: Vec<&str> = others.iter().map(|card| card.name.as_str()).collect();
+    choices.push(format!(
+        "devices: {} of {} ({} left out: `eval.devices` names others)",
+        alike.len(),
+        first.name,
+        names.join(", ")
+    ));
+    Ok(alike)
+}
+
+/// The keys that somebody has set and that say something of GPUs only.
+fn idle_on_cpu(eval: &Eval) -> Vec<&'static str> {
+    let keys = [
+        ("eval.devices", eval.devices != Devices::All),
+        ("eval.cache", eval.cache != Cache::default()),
+        ("eval.screen", eval.screen != Screen::None),
+        ("eval.counters", eval.counters),
+        ("eval.device_sanitize", eval.device_sanitize),
+    ];
+    let set = keys.into_iter().filter(|(_, is_set)| *is_set);
+    set.map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(name: &str, uuid: &str) -> DeviceIdentity {
+        DeviceIdentity {
+            name: name.to_owned(),
+            uuid: Some(uuid.to_owned()),
+            ..DeviceIdentity::default()
+        }
+    }
+
+    #[test]
+    fn a_run_has_gpus_of_one_kind() {
+        let mixed = vec![card("A", "1"), card("B", "2"), card("A", "3")];
+        let mut choices = Vec::new();
+        let alike = of_one_kind(&Devices::All, mixed.clone(), &mut choices).unwrap();
+        assert_eq!(alike, [card("A", "1"), card("A", "3")]);
+        assert_eq!(
+            choices,
+            ["devices: 2 of A (B left out: `eval.devices` names others)"]
+        );
+        let named = Devices::Listed(vec!["0".to_owned(), "1".to_owned()]);
+        let failure = of_one_kind(&named, mixed, &mut choices).unwrap_err();
+        assert!(failure.message.contains("`A` and `B`"), "{failure}");
+        let alike = of_one_kind(&named, alike, &mut choices).unwrap();
+        assert_eq!((alike.len(), choices.len()), (2, 1));
+    }
+
+    #[test]
+    fn what_says_nothing_on_a_cpu_is_named() {
+        assert!(idle_on_cpu(&Eval::default()).is_empty());
+        let eval = Eval {
+            screen: Screen::Cpu,
+            counters: true,
+            ..Eval::default()
+        };
+        assert_eq!(idle_on_cpu(&eval), ["eval.screen", "eval.counters"]);
+    }
 }

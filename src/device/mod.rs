@@ -18,11 +18,14 @@ use crate::verdict::{DeviceIdentity, Evidence, Resources, Status};
 mod cache;
 pub mod cpu;
 pub mod cuda;
+mod facts;
 mod lexer;
 pub mod numerics;
 mod quote;
 mod sandbox;
 mod watchdog;
+
+pub use facts::DeviceFacts;
 
 /// Something that runs kernels. `Err` always means broken machinery, never a bad kernel.
 pub trait Device {
@@ -116,6 +119,17 @@ pub struct Lock {
     pub path: PathBuf,
     /// Whether the device is the host: then nothing else of kforge may run beside the clock, compilers neither.
     pub is_host: bool,
+}
+
+/// Where locks lie: the same folder for all processes of the machine. Batch systems give every job a temporary folder of its own,
+/// and what is locked there is locked for nobody else.
+fn lock_folder() -> std::path::PathBuf {
+    // SAFETY: a constant string.
+    let is_open = unsafe { libc::access(c"/tmp".as_ptr(), libc::W_OK | libc::X_OK) } == 0;
+    match is_open {
+        true => "/tmp".into(),
+        false => std::env::temp_dir(),
+    }
 }
 
 /// What an arm is opened for.

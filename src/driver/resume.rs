@@ -10,6 +10,7 @@ use crate::base::Failure;
 use crate::event::{Brief, Event, Stopped};
 use crate::run::{self, Journal, TaskDirectory};
 use crate::search::{Change, Search};
+use crate::verdict::Status;
 
 /// A task as its journal left it.
 pub(super) struct Replayed {
@@ -59,7 +60,12 @@ pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> 
                     sources.note(failed.step, kernel);
                 }
             }
-            Event::Judged(judged) if past.accepted.is_some() && since => {
+            // A failure of the judge's is no measurement.
+            Event::Judged(judged)
+                if past.accepted.is_some()
+                    && since
+                    && judged.verdict.status != Status::HarnessError =>
+            {
                 judged_since.insert(judged.step);
             }
             // What was confirmed before is to be confirmed again.

@@ -338,6 +338,11 @@ impl TaskLoop<'_> {
     /// Puts the best kernel and its verdict in place, where they are not there already.
     pub(super) fn show_best(&mut self) -> Result<()> {
         let Some(best) = self.progress.best else {
+            // What was best until it did not pass again is none.
+            for path in [self.directory.best_source(), self.directory.best_verdict()] {
+                files::remove(&path)?;
+            }
+            self.shown = None;
             return Ok(());
         };
         if self.shown == Some((best.step, best.confirmed)) {

@@ -9,7 +9,9 @@ use crate::task::Task;
 mod edit;
 mod layout;
 pub mod mutate;
+pub mod prompt;
 mod recombine;
+pub mod reply;
 
 /// A kernel that a proposal is made from.
 #[derive(Clone, Copy, Debug)]

@@ -36,6 +36,7 @@ pub use cards::{cards, users};
 pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
+pub(super) use peaks::recall as recall_peaks;
 
 use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
 use crate::kernel::Machine;
@@ -213,6 +214,7 @@ pub fn fence() -> anyhow::Result<()> {
     let places = [
         cache,
         std::env::temp_dir(),
+        super::lock_folder(),
         "/dev".into(),
         // The driver names its threads there.
         "/proc".into(),
@@ -233,7 +235,7 @@ pub fn start() -> anyhow::Result<()> {
 pub fn lock(identity: &DeviceIdentity) -> Lock {
     let name = identity.uuid.as_deref().unwrap_or("GPU");
     Lock {
-        path: std::env::temp_dir().join(format!("kforge-{name}.lock")),
+        path: super::lock_folder().join(format!("kforge-{name}.lock")),
         is_host: false,
     }
 }

@@ -1,0 +1,1 @@
+//! Prompts from questions, and what must never be in one.
