@@ -608,17 +608,18 @@ fn what_a_gpu_is_asked_for_is_checked_without_one() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused_in_words() {
+fn models_that_nobody_knows_are_refused_in_words() {
     let shell = Shell::new();
     shell.write(
         "models.yaml",
-        "tasks: [softmax]\nllm: {models: [one, two]}\n",
+        "tasks: [softmax]\nllm: {models: [mailbox, antropic/claude]}\n",
     );
     shell.run(&["evolve", "--config", "models.yaml"]).fails(
         2,
         &[
-            "`llm.models: [one, two]`: this version asks no model",
-            "own operators",
+            "models.yaml:2:",
+            "`antropic/claude` names no provider of models",
+            "did you mean `anthropic`?",
         ],
     );
 }

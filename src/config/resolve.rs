@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Devices, Eval, Models, Screen, tasks};
+use super::{Backend, Config, Devices, Eval, Screen, tasks};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::{Cache, cuda};
-use crate::search;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
+use crate::{llm, search};
 
 /// Kernels with the judge at once: the compilers of some work while another is timed.
 const IN_FLIGHT_ON_CPU: usize = 2;
@@ -43,6 +43,10 @@ pub struct Resolved {
     pub require_sandbox: bool,
     pub window: u64,
     pub search: search::Settings,
+    /// Which models are asked, and how; nothing left to decide.
+    pub llm: llm::Settings,
+    /// What they may cost, over all tasks.
+    pub limits: llm::Limits,
     pub budget: Option<Duration>,
     /// What was decided for the user, one line each.
     pub choices: Vec<String>,
@@ -76,7 +80,9 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         cards => cards * IN_FLIGHT_A_CARD,
     };
     let in_flight = config.eval.in_flight.unwrap_or(usual);
-    choices.extend(config.llm.models.choice());
+    let (llm, said) = config.llm.decided()?;
+    llm.check_budget(config.budget.usd, config.budget.tokens)?;
+    choices.extend(said);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let output = config
         .output
@@ -94,11 +100,11 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
     typed.seed = Some(seed);
     typed.search.window = Some(window);
     typed.eval.in_flight = Some(in_flight);
+    typed.llm = llm.clone();
     let mut record = serde_json::to_value(&typed)
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     record["backend"] = json!(backend);
     record["profile"] = json!(profile);
-    record["llm"]["models"] = json!(Models::Listed(Vec::new()));
     record["tasks"] = json!(names);
     Ok(Resolved {
         tasks,
@@ -118,6 +124,8 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         require_sandbox: config.eval.require_sandbox,
         window,
         search: config.search.clone(),
+        llm,
+        limits: llm::Limits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
         choices,
         record,

@@ -47,12 +47,18 @@ pub fn host_name() -> String {
 }
 
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
-const FREE: [&str; 5] = [
+const FREE: [&str; 11] = [
     "config.steps",
     "config.budget",
     "config.output",
     "config.eval.in_flight",
     "config.eval.counters",
+    "config.llm.concurrency",
+    "config.llm.timeout_seconds",
+    "config.llm.idle_seconds",
+    "config.llm.retries",
+    "config.llm.patience_seconds",
+    "config.llm.wait",
 ];
 
 impl Record {
