@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 
 use crate::base::Digest;
-use crate::event::Brief;
+use crate::event::{Brief, FailedReason};
 use crate::kernel::Kernel;
 use crate::task::Task;
 
@@ -18,6 +18,8 @@ pub enum Answer {
     Candidate(Candidate),
     /// Nothing to change, with the reason.
     NoOp(String),
+    /// A model was asked, and nothing came of it.
+    Failed(FailedReason, String),
 }
 
 /// A kernel, and where it lies among its kind.

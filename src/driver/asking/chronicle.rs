@@ -42,7 +42,10 @@ impl Chronicle {
     /// What is told of a step's verdict; `source`: the step that has the same source and was judged.
     pub(in crate::driver) fn feedback(&self, step: u64, search: &Search) -> Option<Arc<Feedback>> {
         let source = search.source_step(step);
-        let found = self.feedback.get(&step).or_else(|| self.feedback.get(&source));
+        let found = self
+            .feedback
+            .get(&step)
+            .or_else(|| self.feedback.get(&source));
         found.cloned()
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::author::{Author, End, Kernel, Prepared, Question, Reading, Sending};
 use crate::device::DeviceFacts;
 use crate::driver::proposer::Candidate;
-use crate::event::{Cost, Edits, FailedReason, Operator, ReplyOutcome};
+use crate::event::{Cost, Edits, FailedReason, ReplyOutcome};
 use crate::llm::{Client, ModelFacts, Part, Place, ProviderName, Reply, Request};
 use crate::propose::prompt::{self, Language, Missed, Shown, Templates};
 use crate::propose::reply::{self, Applied, Body, Trace};
@@ -50,9 +50,13 @@ impl Models {
         let asking = asking.context("a model's step names no model")?;
         let facts = self.facts(&asking.name)?;
         let parents = question.parents.iter();
-        let parents: Vec<Shown<'_>> = parents.map(|kernel| shown(prompt::Label::Parent, kernel)).collect();
+        let parents: Vec<Shown<'_>> = parents
+            .map(|kernel| shown(prompt::Label::Parent, kernel))
+            .collect();
         let context = question.context.iter();
-        let context: Vec<Shown<'_>> = context.map(|(label, kernel)| shown(*label, kernel)).collect();
+        let context: Vec<Shown<'_>> = context
+            .map(|(label, kernel)| shown(*label, kernel))
+            .collect();
         let missed = self.missed(question);
         let window = facts.context_tokens as f64 * self.context_share;
         let asked = prompt::Question {
@@ -68,7 +72,9 @@ impl Models {
             card: asking.card.as_deref(),
             most_edits: self.most_edits,
             budget_tokens: window as u64,
-            missed: missed.as_ref().map(|(reply, message)| Missed { reply, message }),
+            missed: missed
+                .as_ref()
+                .map(|(reply, message)| Missed { reply, message }),
         };
         Ok(prompt::render(&asked, &self.templates)?)
     }
@@ -104,12 +110,17 @@ impl Author for Models {
     fn render(&self, question: &Question) -> anyhow::Result<Prepared> {
         let prompt = self.prompt(question)?;
         let asking = question.brief.model.as_ref();
-        let name = asking.map(|asking| asking.name.as_str()).unwrap_or_default();
+        let name = asking
+            .map(|asking| asking.name.as_str())
+            .unwrap_or_default();
         let facts = self.facts(name)?;
         let cut = |earlier: &&super::author::Earlier| earlier.outcome == ReplyOutcome::Truncated;
         let doubled = question.earlier.iter().filter(cut).count().min(8);
         let room = facts.context_tokens.saturating_sub(prompt.tokens()).max(1);
-        let most_output = facts.max_output_tokens.saturating_mul(1 << doubled).min(room);
+        let most_output = facts
+            .max_output_tokens
+            .saturating_mul(1 << doubled)
+            .min(room);
         let document = prompt.document();
         let request = Request {
             parts: vec![
@@ -175,7 +186,10 @@ impl Author for Models {
                 let left = until.saturating_duration_since(now).as_secs_f64().ceil();
                 format!("{}: {left} s ({})", waiting.model, waiting.why)
             }
-            None => format!("{}: step {} waits {}", waiting.model, waiting.step, waiting.why),
+            None => format!(
+                "{}: step {} waits {}",
+                waiting.model, waiting.step, waiting.why
+            ),
         };
         self.client.waiting().into_iter().map(line).collect()
     }
@@ -205,13 +219,17 @@ fn read(question: &Question, most_edits: usize) -> Reading {
             reading.trace = Some(trace.verbatim.clone());
             reading.expected = trace.expected_percent.map(|percent| percent / 100.0);
         }
-        let again = |most: usize, outcomes: &[ReplyOutcome], reason, words: &str| match count(outcomes) < most {
-            true => End::Again,
-            false => End::Failed(reason, words.to_owned()),
-        };
+        let again =
+            |most: usize, outcomes: &[ReplyOutcome], reason, words: &str| match count(outcomes)
+                < most
+            {
+                true => End::Again,
+                false => End::Failed(reason, words.to_owned()),
+            };
         reading.end = match earlier.outcome {
             ReplyOutcome::Complete => {
-                let (end, missed) = answer(question, &found, most_edits, &mut reading.edits, &mut tried);
+                let (end, missed) =
+                    answer(question, &found, most_edits, &mut reading.edits, &mut tried);
                 misses += usize::from(missed);
                 match end {
                     End::Failed(FailedReason::EditMissed, _) if misses == 1 => End::Again,
@@ -224,9 +242,10 @@ fn read(question: &Question, most_edits: usize) -> Reading {
                 FailedReason::Truncated,
                 "the reply ends at its cap, twice",
             ),
-            ReplyOutcome::Refused => {
-                End::Failed(FailedReason::Refused, "the model would not answer".to_owned())
-            }
+            ReplyOutcome::Refused => End::Failed(
+                FailedReason::Refused,
+                "the model would not answer".to_owned(),
+            ),
             ReplyOutcome::Empty => again(
                 2,
                 &[ReplyOutcome::Empty],
@@ -259,16 +278,26 @@ fn answer(
     tried: &mut Vec<serde_json::Value>,
 ) -> (End, bool) {
     let task = &question.task;
-    let done = found.trace.as_ref().map(described).filter(|text| !text.is_empty());
+    let done = found
+        .trace
+        .as_ref()
+        .map(described)
+        .filter(|text| !text.is_empty());
     let failed = |reason, words: String| (End::Failed(reason, words), false);
     match &found.body {
         Body::Code(source) => {
-            let same = question.parents.iter().any(|parent| *parent.source == **source);
+            let same = question
+                .parents
+                .iter()
+                .any(|parent| *parent.source == **source);
             match same {
                 true => failed(FailedReason::NoOp, "the kernel is as it was".to_owned()),
                 false => {
                     let detail = done.unwrap_or_else(|| "written".to_owned());
-                    (End::Candidate(Candidate::of(source.clone(), detail, task)), false)
+                    (
+                        End::Candidate(Candidate::of(source.clone(), detail, task)),
+                        false,
+                    )
                 }
             }
         }
@@ -303,7 +332,10 @@ fn answer(
             "the model says that no edit helps".to_owned(),
         ),
         Body::None(why) => failed(FailedReason::NoCode, short(why)),
-        Body::Truncated => failed(FailedReason::Truncated, "the reply ends before its end".to_owned()),
+        Body::Truncated => failed(
+            FailedReason::Truncated,
+            "the reply ends before its end".to_owned(),
+        ),
     }
 }
 
@@ -320,4 +352,3 @@ fn short(text: &str) -> String {
     }
     short
 }
-
