@@ -187,6 +187,7 @@ mod tests {
             baseline: digest,
         };
         Record {
+            prompts: None,
             schema: SCHEMA,
             kforge: "0.1.0".to_owned(),
             host: "here".to_owned(),
