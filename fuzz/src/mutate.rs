@@ -42,7 +42,6 @@ fn proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, ta
         start: None,
         point: Some(point),
         attempt: seed % 4,
-        model: None,
     };
     let parent = |(source, step)| Parent { step, source };
     let parents: Vec<_> = parents.iter().copied().zip(1..).map(parent).collect();

@@ -2,13 +2,16 @@
 //!
 //! It is given no variable that looks like a secret unless the config names it, and it and all its children end with the question.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::future::pending;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Child;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::models::Model;
 use super::secret::{Secrets, is_secret_name};
@@ -18,6 +21,9 @@ use crate::event::ReplyOutcome;
 
 /// How much of what it says on standard error is kept.
 const MOST_COMPLAINT: usize = 4096;
+
+/// How long the rest of it is waited for once the program has ended.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// A program that answers.
 pub(super) struct Command {
@@ -146,32 +152,45 @@ async fn talk(
         }
         let _ = stdin.shutdown().await;
     };
+    let heard = Notify::new();
+    let hear = async {
+        let answer = async {
+            let rest = read(stdout, most, said).await?;
+            Ok(match rest {
+                Some(_) => None,
+                None => Some(child.wait().await?),
+            })
+        };
+        // An answer may come before all of the prompt is read.
+        let write = async {
+            write.await;
+            pending::<Infallible>().await
+        };
+        let answer = tokio::select! {
+            answer = answer => answer,
+            never = write => match never {},
+        };
+        heard.notify_one();
+        answer
+    };
     let listen = async {
-        let rest = read(stderr, MOST_COMPLAINT, complaint).await;
-        if let Ok(Some(mut rest)) = rest {
-            // Read on, so that nobody is held up who says more.
-            let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+        let all = async {
+            if let Ok(Some(mut rest)) = read(stderr, MOST_COMPLAINT, complaint).await {
+                // Read on, so that nobody is held up who says more.
+                let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+            }
+        };
+        // A child of the program may hold standard error open: its own end is enough.
+        let end = async {
+            heard.notified().await;
+            sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = all => {}
+            () = end => {}
         }
     };
-    let hear = async {
-        let (_, rest) = tokio::join!(write, read(stdout, most, said));
-        rest.map(|rest| rest.is_none())
-    };
-    tokio::pin!(listen);
-    tokio::pin!(hear);
-    let is_whole = tokio::select! {
-        is_whole = &mut hear => is_whole?,
-        () = &mut listen => hear.await?,
-    };
-    if !is_whole {
-        return Ok(None);
-    }
-    // A child of it may hold standard error open: its own end is enough.
-    let status = tokio::select! {
-        status = child.wait() => status?,
-        () = listen => child.wait().await?,
-    };
-    Ok(Some(status))
+    tokio::join!(hear, listen).0
 }
 
 /// Reads up to so many bytes; returns the source where there is more.
@@ -212,7 +231,8 @@ impl Drop for Group {
         let Some(leader) = self.0.and_then(|id| libc::pid_t::try_from(id).ok()) else {
             return;
         };
-        // SAFETY: takes numbers only. The group was made for this child, and its number is not given anew while any of it lives.
+        // The group was made for this child. Where none of it lives, its number has not come round again within moments.
+        // SAFETY: takes numbers only, and touches no memory of ours.
         unsafe { libc::kill(-leader, libc::SIGKILL) };
     }
 }
