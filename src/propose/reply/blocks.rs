@@ -203,9 +203,10 @@ fn end_of_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<End> {
         } else if found.is_some() {
             skipped += 1;
         }
+        let was_comment = lexer.is_comment();
         lexer.line(line);
         let never_closed = lexer.nested_comment && skipped > 0;
-        let odd = skipped % 2 == 1 && !lexer.is_within();
+        let odd = skipped % 2 == 1 && was_comment && !lexer.is_within();
         if never_closed || odd || skipped > MOST_FENCES_IN_COMMENT {
             return None;
         }
