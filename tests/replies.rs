@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use kforge::kernel::Kernel;
-use kforge::propose::reply::{Applied, Body, Fault, Mend, Read, apply, message, read};
+use kforge::propose::reply::{Applied, Body, Edit, Fault, Mend, Read, apply, message, read};
 use kforge::task::{TaskFiles, embedded_names};
 use serde::Deserialize;
 
@@ -253,4 +253,108 @@ fn no_part_of_a_reply_is_compiled() {
         let body = read(&text[..end], true).body;
         assert!(!matches!(body, Body::Code(_)), "{end} bytes: {body:?}");
     }
+}
+
+/// Texts of half a megabyte that are made to take long: one sign or mark over and over.
+fn hostile() -> Vec<(String, String)> {
+    let repeated = [
+        "```\n",
+        "```cuda\n",
+        "~~~\n",
+        "```c\n/*\n",
+        "```\n/*\n```\n",
+        "```\nR\"x(\n",
+        "/* kforge\n",
+        "/* kforge\n*/\n",
+        "{",
+        "{\"a\":",
+        "{\"bottleneck\":\"",
+        "{\"bottleneck\": 1,",
+        "{a:[",
+        "{'a': \"",
+        "<edit>",
+        "<old_str>",
+        "<old_str>\n",
+        "<old_str>a</old_str>",
+        "<old_str>a</old_str><new_str>b</new_str>\n",
+        "<old_str x",
+        "<search>",
+        "<trace>",
+        "<trace></trace>",
+        "<think>",
+        "</think>",
+        "<<<<<<<\n",
+        "<<<<<<<\na\n=======\nb\n>>>>>>>\n",
+        "@@\n-a\n+b\n",
+        "&lt;",
+        "`",
+        "\"",
+        "\n",
+        " ",
+        "a",
+        "a ",
+        "\r\n",
+        "\u{feff}",
+        "“",
+        "}```\n",
+        "```json\n{\n",
+        "`<old_str>`",
+        "</",
+        "//",
+        "{//",
+        "{/*",
+        "{\"a\":1,\n",
+        "<|channel|>final<|message|>",
+        "<NO_VALID_EDIT/>",
+        "1 | a\n",
+        "{\"bottleneck\":1,\"risk\":2}\n",
+    ];
+    let of = |text: &str| text.repeat((1 << 19) / text.len());
+    repeated
+        .iter()
+        .map(|text| (format!("{text:?}"), of(text)))
+        .chain([("<edit>, then `<`".to_owned(), format!("<edit>{}", of("<")))])
+        .collect()
+}
+
+/// Seconds that a test build may take for what an optimised one does in some tens of milliseconds.
+const PATIENCE: f64 = 3.0;
+
+#[test]
+fn hostile_replies_take_no_time_with_their_square() {
+    let kernel = kernel("softmax_block.cu").repeat(130);
+    assert!(kernel.len() > 200_000);
+    let mut slow = Vec::new();
+    let mut timed = |what: &str, task: &mut dyn FnMut()| {
+        let start = std::time::Instant::now();
+        task();
+        let seconds = start.elapsed().as_secs_f64();
+        if seconds > PATIENCE {
+            slow.push(format!("{what}: {seconds:.2} s"));
+        }
+    };
+    for (name, text) in hostile() {
+        timed(&name, &mut || {
+            read(&text, true);
+        });
+        let edit = |old: &str| Edit {
+            old: old.to_owned(),
+            new: "x".to_owned(),
+        };
+        let part: String = text.chars().take(100_000).collect();
+        timed(&format!("edit of {name}"), &mut || {
+            let edits = [edit(&text), edit(&part)];
+            if let Applied::Missed { faults } = apply(&kernel, &edits, 2) {
+                assert!(message(&faults).len() < 64 * 1024);
+            }
+        });
+        timed(&format!("edit in {name}"), &mut || {
+            apply(
+                &part.repeat(2),
+                &[edit(&part), edit(&kernel), edit("a b")],
+                3,
+            );
+        });
+    }
+    assert!(slow.is_empty(), "{}", slow.join("\n"));
 }
