@@ -90,5 +90,5 @@ fn messages_name_places_and_nearest_lines() {
         said.contains("\n 8 |         const float value = x[i];\n"),
         "{said}"
     );
-    assert!(said.contains("Line 8 is the first that differs"), "{said}");
+    assert!(said.contains("In its place stands line 8."), "{said}");
 }
