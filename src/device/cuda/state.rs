@@ -56,9 +56,8 @@ impl Variables {
                 c_name.as_ptr()
             ));
             if found.is_err() {
-                // Texts of `printf` have no name that the driver knows; they are initialised, and nothing can be hidden there
-                // that a variable would not show.
-                hidden |= section.as_deref() == Some(WRITABLE[0]);
+                // Such as the letters of a string, which a kernel can write like any memory: nobody would see it.
+                hidden = true;
                 continue;
             }
             let mut image = vec![0u8; bytes];
