@@ -469,8 +469,11 @@ impl Session {
             .collect();
         let mut chosen = ran.to_vec();
         stream.shuffle(&mut chosen);
-        // Where the opponent ran fewer, its own outputs are among those that are looked at now and then.
-        if let Some(shared) = both.get(stream.below(both.len().max(1))) {
+        // Where the opponent ran fewer, its own outputs are among those that are looked at now and then. Where one copy is looked
+        // at that must not always be it: any other copy could then hold what it likes.
+        if let Some(shared) = both.get(stream.below(both.len().max(1)))
+            && (self.compared_at_once > 1 || stream.below(4) == 0)
+        {
             chosen.retain(|copy| copy != shared);
             chosen.insert(0, *shared);
         }
