@@ -289,26 +289,24 @@ impl Session {
         if judge.device.copies(bytes, Duration::ZERO) == 1 {
             return Ok(Ok(session));
         }
-        let [candidate_time, opponent_time] = match session.rough(seed)? {
+        let times = match session.rough(seed)? {
             Ok(times) => times,
             Err(finding) => return Ok(Err(finding)),
         };
-        let units = [candidate_time, opponent_time].map(|time| judge.device.units(time));
+        let fastest = times[0].min(times[1]);
         // A fast candidate's sample uses all copies, so that it writes more than the cache can keep.
         let timed = match judge.options.cache {
-            Cache::Cold => judge
-                .device
-                .copies(bytes, candidate_time.min(opponent_time)),
+            Cache::Cold => judge.device.copies(bytes, fastest),
             Cache::Hot => 1,
         };
         session.units = match judge.options.cache {
-            // What an event costs is spread over as many launches in both arms, unless one is far slower.
-            Cache::Cold => units.map(|own| match own {
-                1 => 1,
-                own if 2 * own >= units[0].max(units[1]) => timed,
-                own => own.min(timed),
+            // What an event costs is spread over as many launches in both arms, unless one is far slower: also where one is
+            // just long enough to be timed by itself, and the other just not.
+            Cache::Cold => times.map(|time| match time <= 2 * fastest {
+                true => timed,
+                false => judge.device.units(time).min(timed),
             }),
-            Cache::Hot => units,
+            Cache::Hot => times.map(|time| judge.device.units(time)),
         };
         if timed == 1 {
             return Ok(Ok(session));
