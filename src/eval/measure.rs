@@ -14,7 +14,7 @@ use crate::base::Stream;
 use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate, Summary};
 use crate::device::{Cache, Floor, Launched, Poison};
-use crate::task::{LEAST_BLOCKS, Tensor};
+use crate::task::{DType, LEAST_BLOCKS, Tensor};
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, Times, WorkloadVerdict};
 
 /// How many blocks lie between two looks.
@@ -233,12 +233,13 @@ fn floor(judge: &Judge<'_>, case: &Case, units: usize) -> Option<Floor> {
     let amount = |expression: &Expression| Some(expression.evaluate(&value_of).ok()? as f64);
     let (bytes, operations) = (amount(&judge.task.bytes)?, amount(&judge.task.flops)?);
     let definition = &judge.task.definition;
-    let tensors = definition
-        .inputs
-        .values()
-        .chain(definition.outputs.values());
+    let tensors = || (definition.inputs.values()).chain(definition.outputs.values());
+    // Tensor cores do twice as many operations on eight bits as on sixteen.
+    let eight = |tensor: &Tensor| tensor.dtype.bytes() == 1 && tensor.dtype != DType::Bool;
     let narrow = |tensor: &Tensor| tensor.dtype.is_float() && tensor.dtype.bytes() < 4;
-    let tensor = tensors.into_iter().any(narrow);
+    let on_eight = tensors().any(eight);
+    let operations = if on_eight { operations / 2.0 } else { operations };
+    let tensor = on_eight || tensors().any(narrow);
     judge.device.floor_us(bytes, operations, units, tensor)
 }
 
