@@ -238,7 +238,11 @@ fn floor(judge: &Judge<'_>, case: &Case, units: usize) -> Option<Floor> {
     let eight = |tensor: &Tensor| tensor.dtype.bytes() == 1 && tensor.dtype != DType::Bool;
     let narrow = |tensor: &Tensor| tensor.dtype.is_float() && tensor.dtype.bytes() < 4;
     let on_eight = tensors().any(eight);
-    let operations = if on_eight { operations / 2.0 } else { operations };
+    let operations = if on_eight {
+        operations / 2.0
+    } else {
+        operations
+    };
     let tensor = on_eight || tensors().any(narrow);
     judge.device.floor_us(bytes, operations, units, tensor)
 }
@@ -465,11 +469,7 @@ impl Session {
 
     /// Where the oracle is so dear that few pairs are looked at, all others are compared with the opponent's, which is known to
     /// be right and has just had the same inputs: else what is timed would go unseen for most of the time.
-    fn compare_with_opponent(
-        &self,
-        ran: &[u32],
-        seed: u64,
-    ) -> anyhow::Result<Result<(), Finding>> {
+    fn compare_with_opponent(&self, ran: &[u32], seed: u64) -> anyhow::Result<Result<(), Finding>> {
         let is_dear = 2 * self.oracle_spent >= self.stages[2];
         let spent = self.agreeing.as_secs_f64();
         if !is_dear || spent > AGREE_SHARE * self.begun.elapsed().as_secs_f64() {

@@ -126,10 +126,13 @@ impl Quiet {
         let path = PathBuf::from(path);
         // A link that somebody has put there leads to a file that is none of ours, and would be opened to everybody below.
         let mut options = File::options();
-        options.write(true).read(true).custom_flags(libc::O_NOFOLLOW);
+        options
+            .write(true)
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW);
         // A file of another user's is opened, never made anew: some systems refuse the one and not the other.
-        let open = (options.open(&path))
-            .or_else(|_| options.create(true).truncate(false).open(&path));
+        let open =
+            (options.open(&path)).or_else(|_| options.create(true).truncate(false).open(&path));
         let file = open.with_context(|| format!("failed to open `{}`", path.display()))?;
         // A card is shared by all users of a machine; where the file is another's, it is open already.
         if !self.lock.is_host {
