@@ -295,7 +295,11 @@ impl Session {
             launched: 0,
             compared: 0,
         };
-        let bytes = session.bench.candidate.bytes();
+        // Either may have much more scratch than the other, and both have as many copies.
+        let opponent_bytes = session.bench.side(Side::Opponent)?.bytes();
+        let bytes = session.bench.candidate.bytes().max(opponent_bytes);
+        // How much is looked at must not depend on what a candidate asks for.
+        let data_bytes = session.bench.candidate.data_bytes().max(1);
         if judge.device.copies(bytes, Duration::ZERO) == 1 {
             return Ok(Ok(session));
         }
@@ -321,7 +325,7 @@ impl Session {
         if timed == 1 {
             return Ok(Ok(session));
         }
-        let by_bytes = (COMPARED_BYTES / bytes.max(1)).clamp(1, MOST_COMPARED as u64);
+        let by_bytes = (COMPARED_BYTES / data_bytes).clamp(1, MOST_COMPARED as u64);
         let oracle = timed.min(by_bytes as usize);
         drop(session.bench);
         session.bench = match open(Spread { timed, oracle })? {
