@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::sync::watch;
 
+mod doubt;
 mod interrupt;
 mod operators;
 mod proposer;
@@ -295,6 +296,7 @@ impl Run {
             stale: replayed.stale.into(),
             faults: HashMap::new(),
             closed: 0,
+            doubted: Vec::new(),
             stopped: replayed.stopped,
             running: Running::default(),
             batch: Batch::default(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kforge::base::Failure;
@@ -154,12 +154,92 @@ fn a_judge_that_always_fails_ends_the_run_and_loses_nothing() {
             .iter()
             .all(|event| !matches!(event, Event::Judged(_)))
     );
+    assert!(given_up(&troubled).is_empty());
     run(
         options(&troubled, &["softmax"], 30),
         &judges(Duration::ZERO),
     )
     .unwrap();
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
+    assert_eq!(
+        state(&troubled, "softmax", 30),
+        state(&plain, "softmax", 30)
+    );
+}
+
+/// The steps that were closed without a verdict.
+fn given_up(directory: &Path) -> Vec<u64> {
+    let events = events(directory, "softmax").into_iter();
+    let steps = events.filter_map(|event| match event {
+        Event::Failed(failed) if failed.reason == FailedReason::HarnessError => Some(failed.step),
+        _ => None,
+    });
+    steps.collect()
+}
+
+#[test]
+fn where_nothing_else_is_left_to_judge_the_baseline_says_whose_fault_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("broken");
+    // Fewer steps under way than it takes to end the run for their number.
+    let narrow = |directory: &Path| {
+        let mut options = options(directory, &["softmax"], 30);
+        options.record.window = 2;
+        options.in_flight = 1;
+        options
+    };
+    let error = run(narrow(&directory), &faulty(|_| anyhow::bail!("gone"))).unwrap_err();
+    assert_eq!(
+        format!("{error:#}"),
+        "the judge fails on the baseline too: gone"
+    );
+    assert!(given_up(&directory).is_empty());
+    run(narrow(&directory), &judges(Duration::ZERO)).unwrap();
+    assert!(given_up(&directory).is_empty());
+
+    // The starting kernel and the last step cannot be judged, and the judge works.
+    let directory = root.path().join("working");
+    let judges = faulty(|job| match job.step {
+        1 | 30 => anyhow::bail!("a worker ended without an answer"),
+        _ => Ok(None),
+    });
+    let ended = run(narrow(&directory), &judges).unwrap();
+    assert_eq!(ended.tasks[0].progress.steps, 30);
+    assert_eq!(given_up(&directory), [1, 30]);
+}
+
+#[test]
+fn a_duel_is_not_lost_to_a_judge_that_breaks() {
+    static BROKEN: AtomicBool = AtomicBool::new(false);
+    let root = tempfile::tempdir().unwrap();
+    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    run(options(&plain, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
+    let error = run(
+        options(&troubled, &["softmax"], 60),
+        &faulty(|job| {
+            if matches!(job.kind, JobKind::Duel { .. }) {
+                BROKEN.store(true, Ordering::Relaxed);
+            }
+            match BROKEN.load(Ordering::Relaxed) {
+                true => anyhow::bail!("gone"),
+                false => Ok(None),
+            }
+        }),
+    )
+    .unwrap_err();
+    assert!(error.to_string().starts_with("the judge fail"), "{error:#}");
+    let dueled = |event: &Event| matches!(event, Event::Dueled(_));
+    assert!(!events(&troubled, "softmax").iter().any(dueled));
+    assert!(given_up(&troubled).is_empty());
+    run(
+        options(&troubled, &["softmax"], 60),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
+    assert_eq!(
+        state(&troubled, "softmax", 60),
+        state(&plain, "softmax", 60)
+    );
 }
 
 #[cfg(unix)]
