@@ -112,28 +112,52 @@ fn a_kernel_that_cannot_be_judged_does_not_hold_up_the_others() {
     );
 }
 
-#[test]
-fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
-    let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("run");
-    let judges = faulty(|job| {
+/// Judges whose every confirmation ends so.
+fn confirming(status: Status) -> ScriptedJudges {
+    faulty(move |job| {
         if !matches!(job.kind, JobKind::Confirm) {
             return Ok(None);
         }
         let mut verdict = verdict(&job.source, 1, false);
-        verdict.status = Status::Race;
+        verdict.status = status;
         verdict.speedup = None;
         Ok(Some(Outcome::Verdict {
             verdict: Box::new(verdict),
             compile_log: String::new(),
             report: None,
         }))
-    });
-    let ended = run(options(&directory, &["softmax"], 12), &judges).unwrap();
+    })
+}
+
+#[test]
+fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let ended = run(
+        options(&directory, &["softmax"], 12),
+        &confirming(Status::Race),
+    )
+    .unwrap();
     assert!(ended.tasks[0].progress.passed > 0 && ended.tasks[0].best().is_none());
     for name in ["best.cu", "best.json"] {
         assert!(!directory.join("softmax").join(name).exists(), "{name}");
     }
+}
+
+#[test]
+fn a_kernel_that_was_too_noisy_to_be_confirmed_is_shown_as_unconfirmed() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let ended = run(
+        options(&directory, &["softmax"], 12),
+        &confirming(Status::Inconclusive),
+    )
+    .unwrap();
+    let task = &ended.tasks[0];
+    assert!(!task.best().unwrap().confirmed);
+    assert!(directory.join("softmax/best.cu").exists());
+    assert_eq!(task.results.refuted, 0);
+    assert!(task.results.elites.iter().any(|elite| elite.too_noisy));
 }
 
 #[test]
