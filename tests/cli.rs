@@ -557,6 +557,15 @@ fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
     );
     assert!(judged() >= before);
     assert!(shell.path().join("out/softmax/best.cu").is_file());
+    // The steps are made by now, and what was confirmed is not confirmed once more.
+    let said = shell.run(&["resume", "out", "--steps", "6", "--counters"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    for words in [
+        "nothing was left to do",
+        "kforge eval softmax out/softmax/best.cu --counters",
+    ] {
+        assert!(said.err.contains(words), "{}", said.err);
+    }
     shell
         .run(&["resume", "out", "--set", "search.exploration=0.9"])
         .fails(2, &["exploration", "--accept-changes"]);

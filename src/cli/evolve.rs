@@ -185,7 +185,26 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     // Children of an interrupted run are killed as their handles go; nothing else needs to be waited for.
     runtime.shutdown_background();
     sink.close();
+    if let Ok(ended) = &ended {
+        let finished = ended.tasks.iter().filter(|task| task.was_finished);
+        for task in finished {
+            let looked_at = common.counters.then(|| task.directory.join("best.cu"));
+            sink.insist(&nothing_left(&task.progress.task, looked_at.as_deref()));
+        }
+    }
     finish(&resolved, &ended?, &sink, common.format)
+}
+
+/// To whoever resumes what is finished. `unread`: the kernel whose counters were asked for.
+fn nothing_left(task: &str, unread: Option<&Path>) -> String {
+    let mut text = format!("{task}: nothing was left to do; `--steps` with more steps goes on\n");
+    if let Some(kernel) = unread {
+        text += &format!(
+            "{task}: `--counters` reads those of kernels while they are confirmed, and none was; for the best one:\n\n    kforge eval {task} {} --counters\n\n",
+            quoted(kernel)
+        );
+    }
+    text
 }
 
 /// Makes the folder, or one of the same name with a number behind it where several runs begin in one second.

@@ -30,19 +30,32 @@ pub(super) struct Doubted {
 
 impl TaskLoop<'_> {
     /// Judges a step once more, or gives it up.
-    pub(super) fn try_again(&mut self, step: u64, error: anyhow::Error) -> Result<()> {
-        if self.count_fault(step, &error) < TRIES {
-            let source = self.sources.text(step)?;
-            self.unjudged.insert(step, source);
+    pub(super) fn try_again(
+        &mut self,
+        step: u64,
+        purpose: Purpose,
+        error: anyhow::Error,
+    ) -> Result<()> {
+        let is_again = purpose == Purpose::JudgeAgain;
+        if !self.is_last_fault(step, purpose, &error) {
+            if is_again {
+                self.stale.push_back(step);
+            } else {
+                let source = self.sources.text(step)?;
+                self.unjudged.insert(step, source);
+            }
             return Ok(());
         }
-        self.give_up(Event::Failed(Failed {
-            step,
-            reason: FailedReason::HarnessError,
-            of: None,
-            detail: Some(format!("{error:#}")),
-            kernel: None,
-        }));
+        // An elite keeps the measurement that it has; whoever resumes measures it then.
+        if !is_again {
+            self.give_up(Event::Failed(Failed {
+                step,
+                reason: FailedReason::HarnessError,
+                of: None,
+                detail: Some(format!("{error:#}")),
+                kernel: None,
+            }));
+        }
         self.closed += 1;
         if self.closed >= GIVEN_UP_IN_A_ROW {
             return Err(error.context(format!(
@@ -52,26 +65,28 @@ impl TaskLoop<'_> {
         Ok(())
     }
 
-    /// Counts, and says whether that was once too often.
-    pub(super) fn is_last_fault(&mut self, step: u64, error: &anyhow::Error) -> bool {
-        self.count_fault(step, error) >= TRIES
-    }
-
-    fn count_fault(&mut self, step: u64, error: &anyhow::Error) -> u32 {
-        let faults = self.faults.entry(step).or_default();
+    /// Counts, and says whether that was once too often. Each purpose has its own tries.
+    pub(super) fn is_last_fault(
+        &mut self,
+        step: u64,
+        purpose: Purpose,
+        error: &anyhow::Error,
+    ) -> bool {
+        let faults = self.faults.entry((step, purpose)).or_default();
         *faults += 1;
-        match step {
-            NO_STEP => tracing::warn!("the judge failed on the baseline, time {faults}: {error:#}"),
+        match purpose {
+            Purpose::Proof => {
+                tracing::warn!("the judge failed on the baseline, time {faults}: {error:#}");
+            }
             _ => tracing::warn!("the judge failed on step {step}, time {faults}: {error:#}"),
         }
-        *faults
+        *faults >= TRIES
     }
 
-    /// Whether a step was tried as often as it makes sense.
+    /// Whether it makes no sense to confirm a step once more.
     pub(super) fn is_hopeless(&self, step: u64) -> bool {
-        self.faults
-            .get(&step)
-            .is_some_and(|faults| *faults >= TRIES)
+        let faults = self.faults.get(&(step, Purpose::Confirm));
+        faults.is_some_and(|faults| *faults >= TRIES)
     }
 
     /// Keeps the word that something was given up until the judge has shown that it works.
@@ -109,10 +124,10 @@ impl TaskLoop<'_> {
     pub(super) fn proof(&mut self, fault: Option<anyhow::Error>) -> Result<()> {
         match fault {
             None => {
-                self.faults.remove(&NO_STEP);
+                self.faults.remove(&(NO_STEP, Purpose::Proof));
                 Ok(())
             }
-            Some(error) if self.is_last_fault(NO_STEP, &error) => {
+            Some(error) if self.is_last_fault(NO_STEP, Purpose::Proof, &error) => {
                 Err(error.context("the judge fails on the baseline too"))
             }
             // The search waits still, and asks again.

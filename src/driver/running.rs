@@ -33,9 +33,11 @@ pub(super) enum Message {
 }
 
 /// Why a kernel is evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
     Judge,
+    /// An elite, because what it is measured with has changed.
+    JudgeAgain,
     Duel {
         against: u64,
     },

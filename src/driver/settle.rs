@@ -155,13 +155,13 @@ impl TaskLoop<'_> {
         let fault = doubt::fault(&outcome);
         match (purpose, outcome) {
             (
-                Purpose::Judge,
+                Purpose::Judge | Purpose::JudgeAgain,
                 Outcome::Verdict {
                     verdict,
                     compile_log,
                     ..
                 },
-            ) => self.judged(step, *verdict, &compile_log, fault, events),
+            ) => self.judged(step, purpose, *verdict, (&compile_log, fault), events),
             (
                 Purpose::Confirm,
                 Outcome::Verdict {
@@ -178,7 +178,7 @@ impl TaskLoop<'_> {
                     verdict: *verdict,
                 }));
                 if let Some(error) = fault {
-                    self.is_last_fault(step, &error);
+                    self.is_last_fault(step, purpose, &error);
                 }
                 Ok(())
             }
@@ -217,9 +217,9 @@ impl TaskLoop<'_> {
     fn judged(
         &mut self,
         step: u64,
+        purpose: Purpose,
         mut verdict: Verdict,
-        compile_log: &str,
-        fault: Option<anyhow::Error>,
+        (compile_log, fault): (&str, Option<anyhow::Error>),
         events: &mut Vec<Event>,
     ) -> Result<()> {
         // The judge may know the kernel by another name.
@@ -233,7 +233,7 @@ impl TaskLoop<'_> {
         }
         events.push(Event::Judged(Judged { step, verdict }));
         match fault {
-            Some(error) => self.try_again(step, error),
+            Some(error) => self.try_again(step, purpose, error),
             None => {
                 self.closed = 0;
                 Ok(())
@@ -247,10 +247,12 @@ impl TaskLoop<'_> {
             return Err(error);
         }
         match purpose {
-            Purpose::Judge => return self.try_again(step, error),
+            Purpose::Judge | Purpose::JudgeAgain => {
+                return self.try_again(step, purpose, error);
+            }
             Purpose::Proof => return self.proof(Some(error)),
             Purpose::Duel { against } => {
-                if self.is_last_fault(step, &error) {
+                if self.is_last_fault(step, purpose, &error) {
                     self.give_up(Event::Dueled(Dueled {
                         step,
                         against,
@@ -259,7 +261,7 @@ impl TaskLoop<'_> {
                 }
             }
             Purpose::Confirm => {
-                self.is_last_fault(step, &error);
+                self.is_last_fault(step, purpose, &error);
             }
         }
         Ok(())

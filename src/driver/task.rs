@@ -45,7 +45,7 @@ pub(super) struct TaskLoop<'a> {
     /// Elites to judge again, because what they are measured with has changed.
     pub(super) stale: VecDeque<u64>,
     /// How often the judge failed on a step, in this process.
-    pub(super) faults: HashMap<u64, u32>,
+    pub(super) faults: HashMap<(u64, Purpose), u32>,
     /// How many steps in a row were given up for that.
     pub(super) closed: u32,
     /// What was given up, while it is not known whether the judge works.
@@ -105,7 +105,7 @@ impl TaskLoop<'_> {
                 && let Some(step) = self.stale.pop_front()
             {
                 let source = self.sources.text(step)?;
-                self.judge(step, source, JobKind::Judge, Purpose::Judge)?;
+                self.judge(step, source, JobKind::Judge, Purpose::JudgeAgain)?;
             }
             if self.go_on(interrupt, None).await? == LoopEnd::Interrupted {
                 return Ok(LoopEnd::Interrupted);

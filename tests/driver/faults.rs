@@ -1,7 +1,9 @@
 //! Machinery that breaks: the judge, the oracle, the disk.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -86,6 +88,44 @@ fn a_judge_that_fails_now_and_then_is_asked_again() {
         state(&troubled, "softmax", 30),
         state(&plain, "softmax", 30)
     );
+}
+
+/// Judges that fail twice on everything that they are asked, and then answer.
+pub(crate) fn failing_twice() -> ScriptedJudges {
+    ScriptedJudges(Box::new(|_| {
+        let calls: Mutex<HashMap<String, u32>> = Mutex::default();
+        Ok(ScriptedJudge {
+            before: Some(Box::new(move |job| {
+                let mut calls = calls.lock().unwrap();
+                let calls = calls.entry(format!("{job:?}")).or_default();
+                *calls += 1;
+                anyhow::ensure!(*calls > 2, "a worker ended without an answer");
+                Ok(None)
+            })),
+            ..ScriptedJudge::default()
+        })
+    }))
+}
+
+#[test]
+fn judging_dueling_and_confirming_have_their_own_tries() {
+    let root = tempfile::tempdir().unwrap();
+    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
+    run(options(&troubled, &["softmax"], 30), &failing_twice()).unwrap();
+    assert_eq!(
+        state(&troubled, "softmax", 30),
+        state(&plain, "softmax", 30)
+    );
+    let confirmed = |directory: &Path| {
+        let events = events(directory, "softmax").into_iter();
+        let steps = events.filter_map(|event| match event {
+            Event::Confirmed(confirmed) => Some(confirmed.step),
+            _ => None,
+        });
+        steps.collect::<Vec<_>>()
+    };
+    assert_eq!(confirmed(&troubled), confirmed(&plain));
 }
 
 #[test]
