@@ -158,6 +158,25 @@ fn a_wrong_type_shows_the_line_and_what_was_expected() {
 }
 
 #[test]
+fn a_value_out_of_range_shows_its_line_where_the_file_has_it() {
+    let shell = Shell::new();
+    shell.write("run.yaml", "tasks: [softmax]\neval:\n  in_flight: 0\n");
+    let evolve = ["evolve", "--config", "run.yaml"];
+    shell.run(&evolve).fails(
+        2,
+        &[
+            "run.yaml:3:14: `eval.in_flight`: expected 1 to 64",
+            "  in_flight: 0\n",
+        ],
+    );
+    let set = shell.run(&[&evolve[..], &["--set", "eval.in_flight=99"]].concat());
+    set.fails(2, &["error: `eval.in_flight`: expected 1 to 64"]);
+    shell.write("run.yaml", "tasks: [softmax]\nsteps: 0\n");
+    let typed = shell.run(&[&evolve[..], &["--steps", "2", "--dry-run"]].concat());
+    assert_eq!(typed.code, 0, "{}", typed.err);
+}
+
+#[test]
 fn missing_files_and_unknown_tasks_are_named() {
     let shell = Shell::new();
     shell.run(&["evolve", "--config", "gdn_decod.yaml"]).fails(

@@ -76,10 +76,22 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     }
     let name = arguments.config.context("no config was named")?;
     let (text, origin) = config::find(&name)?;
-    let mut config: Config = yaml::read(&text, &origin)?;
+    let typed: Config = yaml::read(&text, &origin)?;
+    let mut config = typed.clone();
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
     let config = apply(config, &arguments.common)?;
+    config.check().map_err(|failure| {
+        let is_of = |checked: Result<(), Failure>| {
+            checked.is_err_and(|other| other.message == failure.message)
+        };
+        let flags = apply(Config::default(), &arguments.common);
+        // What a flag says stands in no file, though the file may be wrong there too.
+        match is_of(typed.check()) && !is_of(flags.and_then(|flags| flags.check())) {
+            true => yaml::placed(failure, &text, &origin),
+            false => failure,
+        }
+    })?;
     let stem = Path::new(&name).file_stem().map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
