@@ -78,10 +78,22 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     }
     let name = arguments.config.context("no config was named")?;
     let (text, origin) = config::find(&name)?;
-    let mut config: Config = yaml::read(&text, &origin)?;
+    let typed: Config = yaml::read(&text, &origin)?;
+    let mut config = typed.clone();
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
     let config = apply(config, &arguments.common)?;
+    config.check().map_err(|failure| {
+        let is_of = |checked: Result<(), Failure>| {
+            checked.is_err_and(|other| other.message == failure.message)
+        };
+        let flags = apply(Config::default(), &arguments.common);
+        // What a flag says stands in no file, though the file may be wrong there too.
+        match is_of(typed.check()) && !is_of(flags.and_then(|flags| flags.check())) {
+            true => yaml::placed(failure, &text, &origin),
+            false => failure,
+        }
+    })?;
     let stem = Path::new(&name).file_stem().map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
@@ -193,7 +205,26 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     // Children of an interrupted run are killed as their handles go; nothing else needs to be waited for.
     runtime.shutdown_background();
     sink.close();
+    if let Ok(ended) = &ended {
+        let finished = ended.tasks.iter().filter(|task| task.was_finished);
+        for task in finished {
+            let looked_at = common.counters.then(|| task.directory.join("best.cu"));
+            sink.insist(&nothing_left(&task.progress.task, looked_at.as_deref()));
+        }
+    }
     finish(&resolved, &ended?, &sink, common.format)
+}
+
+/// To whoever resumes what is finished. `unread`: the kernel whose counters were asked for.
+fn nothing_left(task: &str, unread: Option<&Path>) -> String {
+    let mut text = format!("{task}: nothing was left to do; `--steps` with more steps goes on\n");
+    if let Some(kernel) = unread {
+        text += &format!(
+            "{task}: `--counters` reads those of kernels while they are confirmed, and none was; for the best one:\n\n    kforge eval {task} {} --counters\n\n",
+            quoted(kernel)
+        );
+    }
+    text
 }
 
 /// Makes the folder, or one of the same name with a number behind it where several runs begin in one second.

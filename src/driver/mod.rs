@@ -15,6 +15,7 @@ use anyhow::Result;
 use tokio::sync::watch;
 
 mod asking;
+mod doubt;
 mod interrupt;
 mod operators;
 mod proposer;
@@ -107,6 +108,8 @@ pub struct TaskEnd {
     pub progress: Progress,
     /// Where `best.cu` and `best.json` lie, and everything else of this task.
     pub directory: PathBuf,
+    /// It was finished already: nothing was judged.
+    pub was_finished: bool,
     /// The oracle or the baseline failed.
     pub failure: Option<String>,
     /// The best kernels of each kind beside those that the task started from.
@@ -166,6 +169,7 @@ pub async fn run(
         ended.tasks.push(TaskEnd {
             progress: work.progress.clone(),
             directory: work.directory.root().to_owned(),
+            was_finished: !run.begun.contains(&task.name),
             results: standings::of(&work, failure.clone()),
             failure,
         });
@@ -346,6 +350,7 @@ impl Run {
             stale: replayed.stale.into(),
             faults: HashMap::new(),
             closed: 0,
+            doubted: Vec::new(),
             stopped: replayed.stopped,
             running: Running::default(),
             batch: Batch::default(),

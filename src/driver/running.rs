@@ -17,6 +17,7 @@ use crate::worker::{Evaluator, Job, Outcome};
 pub(super) struct Running {
     tasks: JoinSet<Message>,
     evaluations: usize,
+    begun: u64,
     proposing: bool,
     dueling: bool,
 }
@@ -27,15 +28,27 @@ pub(super) enum Message {
     Rendered(u64, Result<Prepared>),
     Replied(u64, llm::Answer),
     Read(u64, Box<Reading>),
-    Evaluated(u64, Purpose, Result<Outcome>),
+    Evaluated {
+        step: u64,
+        purpose: Purpose,
+        /// The how manieth evaluation it was, from 1.
+        number: u64,
+        outcome: Result<Outcome>,
+    },
 }
 
 /// Why a kernel is evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
     Judge,
-    Duel { against: u64 },
+    /// An elite, because what it is measured with has changed.
+    JudgeAgain,
+    Duel {
+        against: u64,
+    },
     Confirm,
+    /// To see whether the judge works.
+    Proof,
 }
 
 impl Running {
@@ -45,6 +58,11 @@ impl Running {
 
     pub(super) fn evaluations(&self) -> usize {
         self.evaluations
+    }
+
+    /// How many evaluations have begun so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
     }
 
     pub(super) fn is_proposing(&self) -> bool {
@@ -96,11 +114,18 @@ impl Running {
 
     pub(super) fn evaluate(&mut self, evaluator: &Arc<dyn Evaluator>, job: Job, purpose: Purpose) {
         self.evaluations += 1;
+        self.begun += 1;
+        let number = self.begun;
         self.dueling |= matches!(purpose, Purpose::Duel { .. });
         let evaluator = evaluator.clone();
         self.tasks.spawn(async move {
             let step = job.step;
-            Message::Evaluated(step, purpose, evaluator.evaluate(job).await)
+            Message::Evaluated {
+                step,
+                purpose,
+                number,
+                outcome: evaluator.evaluate(job).await,
+            }
         });
     }
 
@@ -118,7 +143,10 @@ impl Running {
     /// Gives up everything under way, and waits until it is gone: dropping an evaluation kills what runs for it.
     pub(super) async fn abandon(&mut self) {
         self.tasks.shutdown().await;
-        *self = Self::default();
+        *self = Self {
+            begun: self.begun,
+            ..Self::default()
+        };
     }
 
     fn note(&mut self, joined: Result<Message, JoinError>) -> Result<Message> {
@@ -126,7 +154,7 @@ impl Running {
         match &message {
             Message::Answered(_) => self.proposing = false,
             Message::Rendered(..) | Message::Replied(..) | Message::Read(..) => {}
-            Message::Evaluated(_, purpose, _) => {
+            Message::Evaluated { purpose, .. } => {
                 self.evaluations -= 1;
                 self.dueling &= !matches!(purpose, Purpose::Duel { .. });
             }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
 
 use super::asking::{Asking, Chronicle, Exchange};
+use super::doubt::Doubted;
 use super::interrupt;
 use super::proposer::{Parent, Proposer};
 use super::running::{Message, Purpose, Running};
@@ -49,9 +50,11 @@ pub(super) struct TaskLoop<'a> {
     /// Elites to judge again, because what they are measured with has changed.
     pub(super) stale: VecDeque<u64>,
     /// How often the judge failed on a step, in this process.
-    pub(super) faults: HashMap<u64, u32>,
-    /// How many steps in a row were closed for that.
+    pub(super) faults: HashMap<(u64, Purpose), u32>,
+    /// How many steps in a row were given up for that.
     pub(super) closed: u32,
+    /// What was given up, while it is not known whether the judge works.
+    pub(super) doubted: Vec<Doubted>,
     /// The journal's last word on why the search is over.
     pub(super) stopped: Option<Stopped>,
     pub(super) running: Running,
@@ -118,7 +121,7 @@ impl TaskLoop<'_> {
                 && let Some(step) = self.stale.pop_front()
             {
                 let source = self.sources.text(step)?;
-                self.judge(step, source, JobKind::Judge, Purpose::Judge)?;
+                self.judge(step, source, JobKind::Judge, Purpose::JudgeAgain)?;
             }
             if self.go_on(interrupt, None).await? == LoopEnd::Interrupted {
                 return Ok(LoopEnd::Interrupted);
@@ -141,6 +144,7 @@ impl TaskLoop<'_> {
                 self.propose()?;
                 self.ask_models()?;
                 self.dispatch()?;
+                self.settle_doubts()?;
                 self.stop_without_money()?;
             }
             if self.running.is_empty() {
@@ -279,7 +283,8 @@ impl TaskLoop<'_> {
     /// Fills the judge: a duel first, since the fold waits for it, then the earliest candidates.
     fn dispatch(&mut self) -> Result<()> {
         while self.running.evaluations() < self.in_flight {
-            if let Some(duel) = self.search.duel().filter(|_| !self.running.is_dueling()) {
+            let duel = self.search.duel().filter(|_| !self.running.is_dueling());
+            if let Some(duel) = duel.filter(|duel| !self.is_doubted(duel.step)) {
                 let source = self.sources.text(duel.step)?;
                 let against = self.sources.text(duel.against)?;
                 let purpose = Purpose::Duel {
@@ -295,7 +300,7 @@ impl TaskLoop<'_> {
         Ok(())
     }
 
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         step: u64,
         source: Arc<str>,
