@@ -150,7 +150,7 @@ fn without_prose(lines: &[&str]) -> usize {
     };
     let is_prose =
         |line: &&str| !line.contains(['{', '}', ';', '#']) && !line.trim_start().starts_with("//");
-    if lines[last + 1..].iter().all(|line| is_prose(line)) {
+    if lines[last + 1..].iter().all(is_prose) {
         last + 1
     } else {
         lines.len()
