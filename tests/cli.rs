@@ -446,6 +446,61 @@ fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
 }
 
 #[test]
+fn nobody_goes_on_judging_for_a_driver_that_was_killed() {
+    if !has_compiler() {
+        return;
+    }
+    let shell = Shell::new();
+    let arguments = [
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--backend",
+        "cpu",
+        "--output",
+        "out",
+        "--steps",
+        "40",
+        "--set",
+        "eval.seconds=30",
+    ];
+    let mut child = shell
+        .command(&arguments)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let driver = child.id();
+    let workers = || -> Vec<u32> {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let of_driver = |process: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+            status.is_ok_and(|text| text.lines().any(|line| line == format!("PPid:\t{driver}")))
+        };
+        numbers.filter(of_driver).collect()
+    };
+    let journal = shell.path().join("out/gdn_decode/events.jsonl");
+    let begun = std::time::Instant::now();
+    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"proposed\"")) {
+        assert!(begun.elapsed().as_secs() < 120, "nothing was proposed");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let workers = workers();
+    assert!(!workers.is_empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = std::time::Instant::now();
+    let is_there = |process: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        status.is_ok_and(|text| !text.contains("State:\tZ"))
+    };
+    while workers.iter().any(is_there) {
+        assert!(killed.elapsed().as_secs() < 5, "a worker goes on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn a_gpu_that_is_not_there_is_an_environment_failure_with_a_remedy() {
     let has_gpu = kforge::device::cuda::cards().is_ok_and(|cards| !cards.is_empty());
     if has_gpu {
@@ -553,17 +608,18 @@ fn what_a_gpu_is_asked_for_is_checked_without_one() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused_in_words() {
+fn models_that_nobody_knows_are_refused_in_words() {
     let shell = Shell::new();
     shell.write(
         "models.yaml",
-        "tasks: [softmax]\nllm: {models: [one, two]}\n",
+        "tasks: [softmax]\nllm: {models: [mailbox, antropic/claude]}\n",
     );
     shell.run(&["evolve", "--config", "models.yaml"]).fails(
         2,
         &[
-            "`llm.models: [one, two]`: this version asks no model",
-            "own operators",
+            "models.yaml:2:",
+            "`antropic/claude` names no provider of models",
+            "did you mean `anthropic`?",
         ],
     );
 }

@@ -39,6 +39,16 @@ pub fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
     sync_folder(folder_of(path))
 }
 
+/// Removes a file that can be made again, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(explain("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes the names in a folder durable.
 pub fn sync_folder(path: &Path) -> Result<()> {
     let folder = File::open(path).map_err(|error| explain("open", path, error))?;

@@ -124,9 +124,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     config.eval.launch_seconds = arguments.launch_seconds;
     config.profile = ProfileChoice(arguments.profile.clone());
     config.backend = backend(&arguments.backend);
-    if let Some(device) = &arguments.device {
-        config.eval.devices = config::Devices::Listed(vec![device.clone()]);
-    }
+    let device = arguments.device.clone().unwrap_or_else(|| "0".to_owned());
+    config.eval.devices = config::Devices::Listed(vec![device]);
     if arguments.cache == "hot" {
         config.eval.cache = Cache::Hot;
     }
@@ -136,6 +135,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     config.eval.seconds = arguments.seconds;
     config.eval.precision = arguments.precision;
     let resolved = config::resolve(&config, "eval", "")?;
+    if let (Some(device), true) = (&arguments.device, resolved.cards.is_empty()) {
+        return Err(
+            Failure::usage(format!("`--device {device}`: the CPU judges, not a GPU"))
+                .hint("leave `--device` out, or see by `kforge doctor` why there is no GPU")
+                .into(),
+        );
+    }
     let mut task_files = TaskFiles::find(&arguments.task)?;
     if let Some(baseline) = &arguments.baseline {
         task_files = task_files.against(baseline)?;
@@ -172,7 +178,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             files: task_files,
             options,
             workloads,
-            cards: resolved.cards.first().cloned().into_iter().collect(),
+            cards: resolved.cards.clone(),
             screen: resolved.screen,
             looks: Looks {
                 counters: arguments.counters,
@@ -244,20 +250,19 @@ fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
     })
 }
 
-/// Writes the profiler's report where it was asked for.
-fn keep_report(
-    order: &Order,
-    verdict: &mut Verdict,
-    report: Option<Vec<u8>>,
-) -> anyhow::Result<()> {
+/// Writes the profiler's report where it was asked for. What was judged is told even where that fails.
+fn keep_report(order: &Order, verdict: &mut Verdict, report: Option<Vec<u8>>) {
     let evidence = verdict.evidence.as_mut();
     let counters = evidence.and_then(|evidence| evidence.counters.as_mut());
     if let (Some(path), Some(report), Some(counters)) = (&order.counters_report, report, counters) {
-        files::replace(path, &report)?;
-        let size = report.len().div_ceil(1 << 10);
-        counters.report = Some(format!("{} ({size} KiB)", path.display()));
+        counters.report = Some(match files::replace(path, &report) {
+            Ok(()) => {
+                let size = report.len().div_ceil(1 << 10);
+                format!("{} ({size} KiB)", path.display())
+            }
+            Err(error) => format!("not kept: {error:#}"),
+        });
     }
-    Ok(())
 }
 
 /// In order; where a GPU judges, compilers work on the next ones meanwhile. `None`: told to stop.
@@ -276,7 +281,7 @@ async fn judge(
                 let (path, source) = &order.kernels[next];
                 let mut verdict = order.pool.judge(path, source, order.seed).await?;
                 let report = order.pool.look(&mut verdict, source).await;
-                keep_report(&order, &mut verdict, report)?;
+                keep_report(&order, &mut verdict, report);
                 anyhow::Ok(verdict)
             }));
             next += 1;

@@ -62,6 +62,8 @@ pub(super) struct Common {
     /// On resume, go on although the task, the config, kforge or the device has changed.
     #[arg(long)]
     pub(super) accept_changes: bool,
+    #[command(flatten)]
+    pub(super) models: super::asking::Flags,
     /// Show what would run, where and on what, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -99,6 +101,7 @@ pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failu
     }
     config.eval.require_sandbox |= common.require_sandbox;
     config.eval.counters |= common.counters;
+    common.models.apply(&mut config)?;
     config::apply(&config, &common.set)
 }
 
@@ -128,13 +131,17 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     if resolved.require_sandbox {
         cpu::require_sandbox()?;
     }
+    let models = super::asking::options(&resolved)?;
     if start == Start::New && resolved.output_is_free {
         resolved.output = claim(&resolved.output)?;
     }
     let options = Options {
         directory: resolved.output.clone(),
         start,
-        record: record(&resolved),
+        record: record(
+            &resolved,
+            models.as_ref().map(|models| models.version.clone()),
+        ),
         tasks: resolved
             .tasks
             .iter()
@@ -144,6 +151,7 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         steps: resolved.steps,
         in_flight: resolved.in_flight,
         budget: resolved.budget,
+        models,
     };
     let pools = Pools {
         files: resolved
@@ -216,9 +224,19 @@ fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> an
             quoted(&resolved.output)
         ));
     }
+    if ended.waiting {
+        sink.insist(&format!(
+            "\nwaiting for replies: each `ask-N` folder below `{}` with a `prompt.md` and no `response.md` is a question.\nWrite the reply as `response.md` beside it (as another file first, then renamed), and go on:\n\n    kforge resume {}\n",
+            resolved.output.display(),
+            quoted(&resolved.output)
+        ));
+    }
     printed?;
     if ended.interrupted {
         return Ok(Exit::Interrupted);
+    }
+    if ended.waiting {
+        return Ok(Exit::Waiting);
     }
     if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
         return Err(Failure::reference(failure).into());
@@ -254,7 +272,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// What the run's results depend on.
-fn record(resolved: &Resolved) -> Record {
+fn record(resolved: &Resolved, prompts: Option<String>) -> Record {
     let tasks = resolved.tasks.iter().map(|(_, task)| {
         let record = TaskRecord {
             folder: task.digest,
@@ -270,8 +288,13 @@ fn record(resolved: &Resolved) -> Record {
         seed: resolved.seed,
         window: resolved.window,
         backend: resolved.backend.clone(),
-        device: cpu::identity(),
+        device: resolved
+            .cards
+            .first()
+            .cloned()
+            .unwrap_or_else(cpu::identity),
         tasks: tasks.collect(),
+        prompts,
         config: resolved.record.clone(),
     }
 }

@@ -8,18 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
 use crate::device::Cache;
-use crate::search;
+use crate::{llm, search};
 
 mod devices;
 mod find;
-mod models;
 mod overrides;
 mod resolve;
 mod tasks;
 
 pub use devices::Devices;
 pub use find::find;
-pub use models::{Models, keys as model_keys};
 pub use overrides::apply;
 pub use resolve::{Resolved, resolve};
 
@@ -39,7 +37,7 @@ pub struct Config {
     pub profile: ProfileChoice,
     pub eval: Eval,
     pub search: search::Settings,
-    pub llm: Llm,
+    pub llm: llm::Settings,
     pub budget: Budget,
 }
 
@@ -101,19 +99,16 @@ pub enum Screen {
     Cpu,
 }
 
-/// Which models are asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Llm {
-    pub models: Models,
-}
-
 /// What a run may cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
     /// Wall time per task, in seconds, confirmation aside.
     pub seconds: Option<f64>,
+    /// Dollars for models, over all tasks. Nothing is sent that could cost more than is left.
+    pub usd: Option<f64>,
+    /// Tokens of models, over all tasks, those from a cache included.
+    pub tokens: Option<u64>,
 }
 
 impl Default for Config {
@@ -127,7 +122,7 @@ impl Default for Config {
             profile: ProfileChoice::default(),
             eval: Eval::default(),
             search: search::Settings::default(),
-            llm: Llm::default(),
+            llm: llm::Settings::default(),
             budget: Budget::default(),
         }
     }
@@ -159,7 +154,7 @@ impl Config {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         // What is longer is no time that could be waited for, and none that the system's clock could hold.
         let seconds = |value: f64| value > 0.0 && value <= 1e9;
-        self.llm.models.check()?;
+        self.llm.check()?;
         if self.steps == 0 {
             return refuse("steps", "at least 1");
         }
@@ -185,6 +180,16 @@ impl Config {
         }
         if self.budget.seconds.is_some_and(|value| !seconds(value)) {
             return refuse("budget.seconds", "a number above 0 and up to 1e9");
+        }
+        if self
+            .budget
+            .usd
+            .is_some_and(|value| !(positive(value) && value <= 1e9))
+        {
+            return refuse("budget.usd", "dollars above 0 and up to 1e9");
+        }
+        if self.budget.tokens == Some(0) {
+            return refuse("budget.tokens", "at least 1");
         }
         self.search.check()
     }

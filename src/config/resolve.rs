@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Models, Screen, tasks};
+use super::{Backend, Config, Devices, Eval, Screen, tasks};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::{Cache, cuda};
-use crate::search;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
+use crate::{llm, search};
 
 /// Kernels with the judge at once: the compilers of some work while another is timed.
 const IN_FLIGHT_ON_CPU: usize = 2;
@@ -43,6 +43,10 @@ pub struct Resolved {
     pub require_sandbox: bool,
     pub window: u64,
     pub search: search::Settings,
+    /// Which models are asked, and how; nothing left to decide.
+    pub llm: llm::Settings,
+    /// What they may cost, over all tasks.
+    pub limits: llm::Limits,
     pub budget: Option<Duration>,
     /// What was decided for the user, one line each.
     pub choices: Vec<String>,
@@ -56,6 +60,10 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
     let mut choices = Vec::new();
     let cards = cards(config, &mut choices)?;
     let backend = if cards.is_empty() { "cpu" } else { "cuda" };
+    if cards.is_empty() {
+        let idle = idle_on_cpu(&config.eval).into_iter();
+        choices.extend(idle.map(|key| format!("{key}: without effect (the device is a CPU)")));
+    }
     let profile = match (config.profile.0.as_str(), backend) {
         ("auto", "cpu") => {
             choices.push("profile: quick (the device is a CPU)".to_owned());
@@ -72,7 +80,9 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         cards => cards * IN_FLIGHT_A_CARD,
     };
     let in_flight = config.eval.in_flight.unwrap_or(usual);
-    choices.extend(config.llm.models.choice());
+    let (llm, said) = config.llm.decided()?;
+    llm.check_budget(config.budget.usd, config.budget.tokens)?;
+    choices.extend(said);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let output = config
         .output
@@ -85,16 +95,37 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         names.push(named.name);
         tasks.push((named.files, task));
     }
-    let window = config.search.window.unwrap_or(2 * in_flight as u64).max(1);
+    let asks = !matches!(&llm.models, llm::Models::Listed(models) if models.is_empty());
+    if !asks {
+        let own = &config.search.operators;
+        if config.search.mode == search::Mode::Tune {
+            return Err(Failure::usage("tuning asks a model, and none is listed").hint(
+                "set a provider's key in the environment, or name one with `--model PROVIDER/MODEL`, such as `--model mailbox`",
+            ));
+        }
+        if own.autotune + own.mutate + own.recombine == 0.0 {
+            return Err(Failure::usage(
+                "no model is listed, and kforge's own operators are switched off by `search.operators`",
+            )
+            .hint("name a model with `--model PROVIDER/MODEL`, or give `mutate` a weight"));
+        }
+    }
+    let at_once = in_flight + if asks { llm.concurrency } else { 0 };
+    let usual = match config.search.mode {
+        search::Mode::Evolve => 2 * at_once as u64,
+        // Each edit is of what the last one left.
+        search::Mode::Tune => 1,
+    };
+    let window = config.search.window.unwrap_or(usual).max(1);
     let mut typed = config.clone();
     typed.seed = Some(seed);
     typed.search.window = Some(window);
     typed.eval.in_flight = Some(in_flight);
+    typed.llm = llm.clone();
     let mut record = serde_json::to_value(&typed)
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     record["backend"] = json!(backend);
     record["profile"] = json!(profile);
-    record["llm"]["models"] = json!(Models::Listed(Vec::new()));
     record["tasks"] = json!(names);
     Ok(Resolved {
         tasks,
@@ -114,6 +145,8 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         require_sandbox: config.eval.require_sandbox,
         window,
         search: config.search.clone(),
+        llm,
+        limits: llm::Limits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
         choices,
         record,
@@ -165,9 +198,95 @@ fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentit
         );
     }
     let chosen = config.eval.devices.among(&found)?;
+    let chosen = of_one_kind(&config.eval.devices, chosen, choices)?;
     let names: Vec<&str> = chosen.iter().map(|card| card.name.as_str()).collect();
     if config.backend == Backend::Auto {
         choices.push(format!("backend: cuda ({})", names.join(", ")));
     }
     Ok(chosen)
+}
+
+/// GPUs of one kind: a run compares times, and confirms on one card what was measured on another.
+fn of_one_kind(
+    devices: &Devices,
+    chosen: Vec<DeviceIdentity>,
+    choices: &mut Vec<String>,
+) -> Result<Vec<DeviceIdentity>, Failure> {
+    let Some(first) = chosen.first().cloned() else {
+        return Ok(chosen);
+    };
+    let is_alike = |card: &DeviceIdentity| card.name == first.name && card.arch == first.arch;
+    let (alike, others): (Vec<_>, Vec<_>) = chosen.into_iter().partition(is_alike);
+    let Some(other) = others.first() else {
+        return Ok(alike);
+    };
+    if *devices != Devices::All {
+        return Err(Failure::usage(format!(
+            "`eval.devices`: `{}` and `{}` are GPUs of two kinds: their times cannot be compared",
+            first.name, other.name
+        ))
+        .hint("name GPUs of one kind; `kforge doctor` lists them"));
+    }
+    let names: Vec<&str> = others.iter().map(|card| card.name.as_str()).collect();
+    choices.push(format!(
+        "devices: {} of {} ({} left out: `eval.devices` names others)",
+        alike.len(),
+        first.name,
+        names.join(", ")
+    ));
+    Ok(alike)
+}
+
+/// The keys that somebody has set and that say something of GPUs only.
+fn idle_on_cpu(eval: &Eval) -> Vec<&'static str> {
+    let keys = [
+        ("eval.devices", eval.devices != Devices::All),
+        ("eval.cache", eval.cache != Cache::default()),
+        ("eval.screen", eval.screen != Screen::None),
+        ("eval.counters", eval.counters),
+        ("eval.device_sanitize", eval.device_sanitize),
+    ];
+    let set = keys.into_iter().filter(|(_, is_set)| *is_set);
+    set.map(|(key, _)| key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(name: &str, uuid: &str) -> DeviceIdentity {
+        DeviceIdentity {
+            name: name.to_owned(),
+            uuid: Some(uuid.to_owned()),
+            ..DeviceIdentity::default()
+        }
+    }
+
+    #[test]
+    fn a_run_has_gpus_of_one_kind() {
+        let mixed = vec![card("A", "1"), card("B", "2"), card("A", "3")];
+        let mut choices = Vec::new();
+        let alike = of_one_kind(&Devices::All, mixed.clone(), &mut choices).unwrap();
+        assert_eq!(alike, [card("A", "1"), card("A", "3")]);
+        assert_eq!(
+            choices,
+            ["devices: 2 of A (B left out: `eval.devices` names others)"]
+        );
+        let named = Devices::Listed(vec!["0".to_owned(), "1".to_owned()]);
+        let failure = of_one_kind(&named, mixed, &mut choices).unwrap_err();
+        assert!(failure.message.contains("`A` and `B`"), "{failure}");
+        let alike = of_one_kind(&named, alike, &mut choices).unwrap();
+        assert_eq!((alike.len(), choices.len()), (2, 1));
+    }
+
+    #[test]
+    fn what_says_nothing_on_a_cpu_is_named() {
+        assert!(idle_on_cpu(&Eval::default()).is_empty());
+        let eval = Eval {
+            screen: Screen::Cpu,
+            counters: true,
+            ..Eval::default()
+        };
+        assert_eq!(idle_on_cpu(&eval), ["eval.screen", "eval.counters"]);
+    }
 }

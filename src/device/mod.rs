@@ -121,6 +121,17 @@ pub struct Lock {
     pub is_host: bool,
 }
 
+/// Where locks lie: the same folder for all processes of the machine. Batch systems give every job a temporary folder of its own,
+/// and what is locked there is locked for nobody else.
+fn lock_folder() -> std::path::PathBuf {
+    // SAFETY: a constant string.
+    let is_open = unsafe { libc::access(c"/tmp".as_ptr(), libc::W_OK | libc::X_OK) } == 0;
+    match is_open {
+        true => "/tmp".into(),
+        false => std::env::temp_dir(),
+    }
+}
+
 /// What an arm is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {

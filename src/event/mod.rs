@@ -77,9 +77,23 @@ pub struct Asking {
     pub card: Option<String>,
     /// The last step that the prompt may speak of: those behind it may be over or not, by chance.
     pub known: u64,
-    /// Steps whose kernels are shown, most worthy first; parents not among them. The prompt takes as many as fit.
+    /// Steps whose kernels are shown, parents not among them. The prompt takes as many as fit.
     #[serde(default)]
-    pub context: Vec<u64>,
+    pub context: Context,
+}
+
+/// The kernels that a model is shown, each list most worthy first, no step in two of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Context {
+    /// The fastest elites.
+    pub elites: Vec<u64>,
+    /// Elites of other cells: other ways to do it.
+    pub different: Vec<u64>,
+    /// The last that passed.
+    pub recent: Vec<u64>,
+    /// The last that did not.
+    pub failures: Vec<u64>,
 }
 
 /// How a candidate is made.

@@ -11,6 +11,7 @@ mod layout;
 pub mod mutate;
 pub mod prompt;
 mod recombine;
+pub mod reply;
 
 /// A kernel that a proposal is made from.
 #[derive(Clone, Copy, Debug)]

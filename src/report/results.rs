@@ -79,6 +79,12 @@ fn one(results: &TaskResults) -> String {
     }
     if results.elites.is_empty() {
         text += "  no candidate passed\n";
+        if results.refuted > 0 {
+            text += &format!(
+                "  {} looked fast and did not pass when measured again\n",
+                counted(results.refuted as u64, "kernel")
+            );
+        }
         if progress.judged > 0 {
             text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
         }

@@ -27,6 +27,9 @@ pub struct Record {
     pub backend: String,
     pub device: DeviceIdentity,
     pub tasks: IndexMap<String, TaskRecord>,
+    /// The version of the prompts; `None` where no model is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<String>,
     /// The resolved configuration.
     pub config: Value,
 }
@@ -47,13 +50,18 @@ pub fn host_name() -> String {
 }
 
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
-const FREE: [&str; 6] = [
+const FREE: [&str; 11] = [
     "config.steps",
     "config.budget",
     "config.output",
     "config.eval.in_flight",
     "config.eval.counters",
-    "config.eval.device_sanitize",
+    "config.llm.concurrency",
+    "config.llm.timeout_seconds",
+    "config.llm.idle_seconds",
+    "config.llm.retries",
+    "config.llm.patience_seconds",
+    "config.llm.wait",
 ];
 
 impl Record {
@@ -179,6 +187,7 @@ mod tests {
             baseline: digest,
         };
         Record {
+            prompts: None,
             schema: SCHEMA,
             kforge: "0.1.0".to_owned(),
             host: "here".to_owned(),

@@ -53,6 +53,19 @@ pub(super) fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
         });
         workload.speedup = speedup.map(|speedup| speedup.geomean);
         workload.ci95 = speedup.map(|speedup| speedup.ci95);
+        // Hidden shapes are drawn anew in every process.
+        if !workload.hidden {
+            let errors = |which: fn(&WorkloadVerdict) -> Option<f64>| {
+                let each = verdicts
+                    .iter()
+                    .filter_map(|verdict| which(verdict.workloads.get(index)?));
+                Summary::of(&each.collect::<Vec<_>>())
+            };
+            workload.max_abs_error = errors(|of| of.max_abs_error).map(|all| all.max);
+            workload.max_rel_error = errors(|of| of.max_rel_error).map(|all| all.max);
+            workload.mean_abs_error = errors(|of| of.mean_abs_error).map(|all| all.mean);
+            workload.tolerance_margin = errors(|of| of.tolerance_margin).map(|all| all.min);
+        }
         let of = |which: fn(&WorkloadVerdict) -> Option<Times>| {
             let times = verdicts
                 .iter()
@@ -96,7 +109,7 @@ mod tests {
         let workload = |id: &str, value: f64| {
             json!({"id": id, "axes": {}, "variant": null, "status": status, "speedup": value, "ci95": speedup(value),
                 "candidate_us": null, "baseline_us": null, "floor_us": null, "roofline": null,
-                "max_abs_error": null, "max_rel_error": null, "mean_abs_error": null, "tolerance_margin": null})
+                "max_abs_error": value, "max_rel_error": null, "mean_abs_error": null, "tolerance_margin": -value})
         };
         let whole = (first * second).sqrt();
         serde_json::from_value(json!({
@@ -142,6 +155,12 @@ mod tests {
         let first = (2.0f64 * 2.2 * 1.8).cbrt();
         assert!(is_near(whole.workloads[0].speedup.unwrap(), first));
         assert!(is_near(whole.workloads[1].speedup.unwrap(), 3.0));
+        // The worst of all seeds, not the first one's.
+        let errors = &whole.workloads[0];
+        assert_eq!(
+            (errors.max_abs_error, errors.tolerance_margin),
+            (Some(2.2), Some(-2.2))
+        );
         let speedup = whole.speedup.unwrap();
         assert!(is_near(speedup.geomean, (first * 3.0).sqrt()));
         // Student's t of three: what the processes differ by is ten times what each one thinks of itself.

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Verdict};
 
+mod child;
 mod confirm;
 mod launch;
 mod look;
+mod place;
 mod pool;
 mod protocol;
 mod server;

@@ -1,26 +1,24 @@
 //! The driver's side: worker processes of one task, started on demand, kept while idle, killed as a group.
 
 use std::collections::HashMap;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinSet;
 
+use super::child::{Died, Worker};
 use super::confirm::confirmed;
 use super::look::{Looker, Looks};
+use super::place::{Busy, Place};
 use super::protocol::{Hello, Request, Response, VERSION};
 use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
+use crate::base::Failure;
 use crate::device::Cache;
 use crate::eval;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
-
-/// The most that a worker may say in one line.
-const MAX_LINE: u64 = 16 << 20;
 
 /// How many times its timing budget a confirmation may take, and how many times as precise it wants to be: it is the number
 /// that is reported, and there are few.
@@ -29,6 +27,11 @@ const CONFIRMATION: f64 = 3.0;
 const CONFIRMING_PROCESSES: usize = 5;
 /// How often a request is made whose worker dies.
 const ATTEMPTS: u32 = 2;
+/// How often a worker is started on a card before the card is taken for broken, and what the card is given to recover in between.
+const STARTS: u32 = 3;
+const REST: Duration = Duration::from_secs(2);
+/// On how many cards a kernel may be the last that ran there: what more than one does not survive is the kernel's doing.
+const LAST_ON: usize = 2;
 /// How long a worker may take to leave.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -57,27 +60,10 @@ struct Inner {
     /// For the first worker of every device.
     starting: String,
     hello: String,
-    /// For the fresh processes that confirm.
+    /// For the fresh processes that confirm. On a card every process is fresh, and they are the same.
     confirming: String,
     deadline: Duration,
     places: Vec<Place>,
-}
-
-/// A device with its workers.
-struct Place {
-    /// `None`: the host's processor.
-    card: Option<DeviceIdentity>,
-    idle: Mutex<Vec<Worker>>,
-    busy: AtomicUsize,
-    /// It failed with a kernel that is known to be good.
-    quarantined: AtomicBool,
-}
-
-struct Worker {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-    identity: DeviceIdentity,
 }
 
 impl Pool {
@@ -111,8 +97,8 @@ impl Pool {
         if cards.is_empty() {
             hello.options.profile.seconds *= CONFIRMATION;
             hello.options.profile.precision /= CONFIRMATION;
+            hello.options.thorough = true;
         }
-        hello.options.thorough = true;
         let cards = match cards.is_empty() {
             true => vec![None],
             false => cards.into_iter().map(Some).collect(),
@@ -129,15 +115,45 @@ impl Pool {
         })
     }
 
-    /// Starts the first workers: shows that the oracle and the baseline work, and which device judges.
+    /// Starts the first workers, on all devices at once: shows that the oracle and the baseline work, and which device judges. A
+    /// card on which they do not is left out where there is another.
     pub async fn start(&self) -> anyhow::Result<DeviceIdentity> {
-        let mut identity = None;
-        for place in &self.inner.places {
-            let worker = self.inner.spawn(place, &self.inner.starting).await?;
-            identity.get_or_insert_with(|| worker.identity.clone());
-            place.keep(worker);
+        let mut starting = JoinSet::new();
+        for index in 0..self.inner.places.len() {
+            let inner = Arc::clone(&self.inner);
+            starting.spawn(async move {
+                let place = &inner.places[index];
+                let started = inner.spawn(place, &inner.starting).await;
+                (
+                    index,
+                    started.map(|worker| {
+                        let identity = worker.identity.clone();
+                        place.keep(worker);
+                        identity
+                    }),
+                )
+            });
         }
-        identity.context("a pool without a device")
+        let mut started = starting.join_all().await;
+        started.sort_by_key(|(index, _)| *index);
+        let (mut first, mut failures) = (None, Vec::new());
+        for (index, outcome) in started {
+            match outcome {
+                Ok(identity) => {
+                    first.get_or_insert(identity);
+                }
+                Err(error) => failures.push((index, error)),
+            }
+        }
+        let Some(identity) = first else {
+            let failure = failures.into_iter().next().map(|(_, error)| error);
+            return Err(failure.context("a pool without a device")?);
+        };
+        for (index, error) in failures {
+            let place = &self.inner.places[index];
+            place.quarantine(&error);
+        }
+        Ok(identity)
     }
 
     /// Judges one kernel. `seed` repeats an earlier judgement.
@@ -176,7 +192,7 @@ impl Pool {
                     challenger: source,
                     incumbent: against.to_string(),
                 };
-                return match Arc::clone(&self.inner).ask(&request, false).await? {
+                return match Arc::clone(&self.inner).ask(&request, false, None).await? {
                     (Response::Duel(duel), _) => Ok(Outcome::Duel(duel)),
                     _ => bail!("a worker answered with something else than was asked for"),
                 };
@@ -209,42 +225,50 @@ impl Pool {
 
     /// A verdict, asked for again where it or the worker's end may be the device's fault.
     async fn verdict(&self, request: &Request, fresh: bool) -> anyhow::Result<Box<Verdict>> {
-        let (mut verdict, place) = self.one_verdict(request, fresh).await?;
-        if self.inner.on_cards() && may_be_the_device(verdict.status) {
+        let mut broken = 0;
+        let (mut verdict, index) = loop {
+            let (verdict, index) = self.one_verdict(request, fresh, None).await?;
+            if !self.inner.on_cards() || !may_be_the_device(&verdict) {
+                return Ok(verdict);
+            }
             // A fresh worker shows first that its device still does what the baseline wants of it.
-            let place = &self.inner.places[place];
-            match self.inner.spawn(place, &self.inner.hello).await {
-                Ok(worker) => place.keep(worker),
-                Err(error) => {
-                    place.quarantined.store(true, Ordering::Relaxed);
-                    let card = place.card.as_ref();
-                    let name = card.and_then(|card| card.uuid.clone()).unwrap_or_default();
-                    return Err(error.context(format!(
-                        "GPU {name} fails with a kernel that is known to be good: it is not used any more"
-                    )));
+            let place = &self.inner.places[index];
+            match self.inner.make_ready(place, &self.inner.hello).await {
+                Ok(worker) => {
+                    place.keep(worker);
+                    break (verdict, index);
+                }
+                // What a broken device said of a kernel is worth nothing, unless it was the kernel that broke it.
+                Err(_) => {
+                    broken += 1;
+                    if broken == LAST_ON {
+                        return Ok(verdict);
+                    }
                 }
             }
-            let (again, _) = self.one_verdict(request, fresh).await?;
-            if !may_be_the_device(again.status) {
-                let reason = verdict.reason.take().unwrap_or_default();
-                verdict.status = Status::Nondeterministic;
-                verdict.reason = Some(format!(
-                    "it failed ({reason}), and in a fresh process on the same device did not: {}",
-                    again.reason.as_deref().unwrap_or("it passed")
-                ));
-            }
+        };
+        let (again, _) = self.one_verdict(request, fresh, Some(index)).await?;
+        if !may_be_the_device(&again) {
+            let reason = verdict.reason.take().unwrap_or_default();
+            verdict.status = Status::Nondeterministic;
+            verdict.reason = Some(format!(
+                "it failed ({reason}), and in a fresh process on the same device did not: {}",
+                again.reason.as_deref().unwrap_or("it passed")
+            ));
         }
         Ok(verdict)
     }
 
+    /// `wanted`: on which of the devices, as long as that works.
     async fn one_verdict(
         &self,
         request: &Request,
         fresh: bool,
+        wanted: Option<usize>,
     ) -> anyhow::Result<(Box<Verdict>, usize)> {
         let mut attempt = 1;
         loop {
-            match Arc::clone(&self.inner).ask(request, fresh).await {
+            match Arc::clone(&self.inner).ask(request, fresh, wanted).await {
                 Ok((Response::Verdict(verdict), place)) => return Ok((verdict, place)),
                 Ok(_) => bail!("a worker gave no verdict"),
                 Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {
@@ -262,13 +286,72 @@ impl Inner {
         self.places.iter().any(|place| place.card.is_some())
     }
 
-    /// The device with the least to do.
-    fn place(&self) -> anyhow::Result<usize> {
-        let usable = (self.places.iter().enumerate())
-            .filter(|(_, place)| !place.quarantined.load(Ordering::Relaxed));
-        let least = usable.min_by_key(|(_, place)| place.busy.load(Ordering::Relaxed));
-        let (index, _) = least.context("no device is left that works")?;
-        Ok(index)
+    /// The device that is wanted if it is in use, else the one with the least to do.
+    fn place(&self, wanted: Option<usize>) -> Option<usize> {
+        let is_usable = |index: &usize| !self.places[*index].is_quarantined();
+        let busy = |index: &usize| self.places[*index].busy.load(Ordering::Relaxed);
+        wanted.filter(is_usable).or_else(|| {
+            let usable = (0..self.places.len()).filter(is_usable);
+            usable.min_by_key(busy)
+        })
+    }
+
+    /// A worker for one request, and the device that it is on. Where none can be made ready on one card, another one is tried.
+    async fn worker(
+        &self,
+        confirms: bool,
+        wanted: Option<usize>,
+    ) -> anyhow::Result<(usize, Busy<'_>, Worker)> {
+        let hello = match confirms {
+            true => &self.confirming,
+            false => &self.hello,
+        };
+        while let Some(index) = self.place(wanted) {
+            let place = &self.places[index];
+            let busy = Busy::on(&place.busy);
+            let kept = match confirms && place.card.is_none() {
+                true => None,
+                false => place.take(),
+            };
+            match kept {
+                Some(worker) => return Ok((index, busy, worker)),
+                None => match self.make_ready(place, hello).await {
+                    Ok(worker) => return Ok((index, busy, worker)),
+                    Err(error) if !place.is_quarantined() => return Err(error),
+                    Err(_) => {}
+                },
+            }
+        }
+        let last = self.places.iter().filter_map(Place::trouble).next_back();
+        Err(Failure::environment(format!(
+            "no GPU is left that works: {}",
+            last.unwrap_or_default()
+        ))
+        .hint("`nvidia-smi` and `kforge doctor` say what is there; nothing that was judged is lost")
+        .into())
+    }
+
+    /// A new worker on a device. A card on which none can be made ready, though oracle and baseline have worked there, is not used
+    /// any more; one that is only busy, or not yet rid of what a worker left, has time for that.
+    async fn make_ready(&self, place: &Place, hello: &str) -> anyhow::Result<Worker> {
+        let mut starts = 1;
+        loop {
+            match self.spawn(place, hello).await {
+                Ok(worker) => return Ok(worker),
+                Err(error) if place.card.is_none() || !place.proven.load(Ordering::Relaxed) => {
+                    return Err(error);
+                }
+                Err(error) if starts < STARTS && !place.is_quarantined() => {
+                    tracing::warn!("{}: no worker could be made ready: {error:#}", place.name());
+                    tokio::time::sleep(REST).await;
+                    starts += 1;
+                }
+                Err(error) => {
+                    place.quarantine(&error);
+                    return Err(error);
+                }
+            }
+        }
     }
 
     /// One request to one worker; the answer, and where it was given. A worker that fails to answer is killed.
@@ -276,24 +359,12 @@ impl Inner {
         self: Arc<Self>,
         request: &Request,
         confirms: bool,
+        wanted: Option<usize>,
     ) -> anyhow::Result<(Response, usize)> {
-        let index = self.place()?;
+        let (index, _busy, mut worker) = self.worker(confirms, wanted).await?;
         let place = &self.places[index];
-        let _busy = Busy::on(&place.busy);
-        let hello = match confirms {
-            true => &self.confirming,
-            false => &self.hello,
-        };
-        // On a card every worker is fresh.
-        let kept = match confirms && place.card.is_none() {
-            true => None,
-            false => place.idle.lock().ok().and_then(|mut idle| idle.pop()),
-        };
-        let mut worker = match kept {
-            Some(worker) => worker,
-            None => self.spawn(place, hello).await?,
-        };
-        let Ok(response) = tokio::time::timeout(self.deadline, worker.ask(request)).await else {
+        let line = serde_json::to_string(request)?;
+        let Ok(response) = tokio::time::timeout(self.deadline, worker.say(&line)).await else {
             bail!(
                 "a worker gave no answer within {:.0} s",
                 self.deadline.as_secs_f64()
@@ -321,99 +392,24 @@ impl Inner {
     }
 
     async fn spawn(&self, place: &Place, hello: &str) -> anyhow::Result<Worker> {
-        let program =
-            std::env::current_exe().context("failed to find kforge's own program file")?;
-        let mut command = Command::new(&program);
-        command
-            .arg("__worker")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
-        // Nothing below ever needs a model's key.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().ends_with("_API_KEY") {
-                command.env_remove(name);
-            }
-        }
-        if let Some(uuid) = place.card.as_ref().and_then(|card| card.uuid.as_ref()) {
-            command.env("CUDA_VISIBLE_DEVICES", uuid);
-        }
-        command.process_group(0).kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("failed to start a worker from `{}`", program.display()))?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("a worker started without its pipes");
-        };
-        let mut worker = Worker {
-            child,
-            input,
-            output: BufReader::new(output),
-            identity: DeviceIdentity::default(),
-        };
-        worker.send(hello).await?;
-        match tokio::time::timeout(self.deadline, worker.receive()).await {
-            Ok(Ok(Response::Ready(identity))) => worker.identity = identity,
-            Ok(Ok(Response::Failure(failure))) => return Err(failure.into_error()),
-            Ok(Ok(_)) => bail!("a worker did not greet back"),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => bail!(
-                "a worker was not ready within {:.0} s",
-                self.deadline.as_secs_f64()
-            ),
-        }
+        let card = place.card.as_ref().and_then(|card| card.uuid.as_deref());
+        let worker = Worker::start(card, hello, self.deadline).await?;
+        place.proven.store(true, Ordering::Relaxed);
         Ok(worker)
     }
 }
 
-impl Place {
-    fn new(card: Option<DeviceIdentity>) -> Self {
-        Self {
-            card,
-            idle: Mutex::default(),
-            busy: AtomicUsize::new(0),
-            quarantined: AtomicBool::new(false),
-        }
-    }
-
-    fn keep(&self, worker: Worker) {
-        if let Ok(mut idle) = self.idle.lock() {
-            idle.push(worker);
-        }
-    }
-}
-
-/// Counts one request for as long as it lives.
-struct Busy<'a>(&'a AtomicUsize);
-
-impl<'a> Busy<'a> {
-    fn on(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A worker's end without an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("a worker ended without an answer: {0}")]
-struct Died(std::process::ExitStatus);
-
-/// What a device that is out of order could also show.
-fn may_be_the_device(status: Status) -> bool {
-    matches!(
-        status,
+/// What a device that is out of order could also show. What the screen has found was not found there.
+fn may_be_the_device(verdict: &Verdict) -> bool {
+    let faults = matches!(
+        verdict.status,
         Status::OutOfBounds
             | Status::Misaligned
             | Status::Crashed
             | Status::TimedOut
             | Status::SyncError
-    )
+    );
+    faults && verdict.screen.as_deref() != Some("found")
 }
 
 /// Makes a pool for each task: every task of a run is judged by the same options, its own profile aside.
@@ -474,7 +470,7 @@ impl Evaluator for Pool {
                 return Ok(Vec::new());
             }
             match Arc::clone(&self.inner)
-                .ask(&Request::SelfTest, false)
+                .ask(&Request::SelfTest, false, None)
                 .await?
             {
                 (Response::SelfTest(tests), _) => Ok(tests),
@@ -484,48 +480,60 @@ impl Evaluator for Pool {
     }
 }
 
-impl Worker {
-    async fn ask(&mut self, request: &Request) -> anyhow::Result<Response> {
-        self.send(&serde_json::to_string(request)?).await?;
-        self.receive().await
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Kind;
 
-    async fn send(&mut self, line: &str) -> anyhow::Result<()> {
-        let written = async {
-            self.input.write_all(line.as_bytes()).await?;
-            self.input.write_all(b"\n").await?;
-            self.input.flush().await
+    /// Of cards that are nowhere.
+    fn pool(cards: &[&str]) -> Pool {
+        let files = TaskFiles::find("softmax").unwrap();
+        let card = |uuid: &&str| DeviceIdentity {
+            uuid: Some((*uuid).to_owned()),
+            ..DeviceIdentity::default()
         };
-        written.await.context("a worker has closed its pipe")
+        Pool::new(Order {
+            options: eval::Options {
+                profile: files.load().unwrap().settings.profiles["quick"].clone(),
+                launch_seconds: 1.0,
+                thorough: false,
+                cache: Cache::Cold,
+            },
+            files,
+            workloads: 1,
+            cards: cards.iter().map(card).collect(),
+            screen: false,
+            looks: Looks::default(),
+        })
+        .unwrap()
     }
 
-    async fn receive(&mut self) -> anyhow::Result<Response> {
-        let mut line = String::new();
-        let read = (&mut self.output)
-            .take(MAX_LINE)
-            .read_line(&mut line)
-            .await
-            .context("failed to read from a worker")?;
-        if read == 0 {
-            let status = self
-                .child
-                .wait()
-                .await
-                .context("failed to wait for a worker")?;
-            return Err(Died(status).into());
-        }
-        serde_json::from_str(&line).context("a worker's answer is not understood")
+    #[test]
+    fn the_least_busy_card_that_works_is_taken() {
+        let pool = pool(&["GPU-a", "GPU-b", "GPU-c"]);
+        let places = &pool.inner.places;
+        let (_one, _two) = (Busy::on(&places[0].busy), Busy::on(&places[0].busy));
+        let three = Busy::on(&places[1].busy);
+        assert_eq!(pool.inner.place(None), Some(2));
+        assert_eq!(pool.inner.place(Some(0)), Some(0));
+        places[2].quarantine(&anyhow::anyhow!("it fell off"));
+        places[0].quarantine(&anyhow::anyhow!("so did this"));
+        drop(three);
+        assert_eq!(pool.inner.place(Some(0)), Some(1));
     }
-}
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // The worker leads its own process group; whatever it started goes with it.
-        if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
-            // SAFETY: kill has no memory preconditions; the group is that of a child that was not yet waited for.
-            unsafe {
-                libc::kill(-id, libc::SIGKILL);
-            }
+    #[tokio::test]
+    async fn without_a_card_that_works_the_run_stops_and_no_candidate_is_blamed() {
+        let pool = pool(&["GPU-a", "GPU-b"]);
+        for place in &pool.inner.places {
+            place.quarantine(&anyhow::anyhow!("it fell off"));
         }
+        let error = pool.judge("k.cu", "", None).await.unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.kind, Kind::Environment);
+        assert!(
+            failure.message.contains("GPU-b fails") && failure.message.contains("it fell off"),
+            "{failure}"
+        );
     }
 }

@@ -6,9 +6,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::protocol::{Hello, Request, Response, VERSION, WireFailure};
+use crate::base::Failure;
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::{self, CudaDevice};
@@ -27,13 +28,15 @@ pub fn serve() -> anyhow::Result<()> {
     let Some(hello) = lines.next() else {
         return Ok(());
     };
-    let hello: Hello = serde_json::from_str(&hello?).context("the greeting is not understood")?;
-    if hello.version != VERSION {
-        bail!(
-            "the driver speaks version {} of the worker protocol, this worker {VERSION}: kforge was replaced while it ran",
-            hello.version
-        );
-    }
+    let hello = match greeted(&hello?) {
+        Ok(hello) => hello,
+        Err(failure) => {
+            return send(
+                &mut output,
+                &Response::Failure(WireFailure::of(&failure.into())),
+            );
+        }
+    };
     let task = match hello.files.load() {
         Ok(task) => task,
         Err(failure) => {
@@ -57,6 +60,61 @@ pub fn serve() -> anyhow::Result<()> {
     }
 }
 
+/// The greeting of a driver of this very version. Any other is for a person to mend, and no candidate's fault.
+fn greeted(line: &str) -> Result<Hello, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let replaced = |what: String| {
+        Failure::environment(format!("{what}: kforge was replaced while it ran"))
+            .hint("stop the old process and begin again with the new one: a run goes on by `kforge resume`")
+    };
+    match serde_json::from_str::<Version>(line) {
+        Ok(Version { version }) if version == VERSION => {}
+        Ok(Version { version }) => {
+            return Err(replaced(format!(
+                "the driver speaks version {version} of the worker protocol, this worker {VERSION}"
+            )));
+        }
+        Err(error) => {
+            return Err(replaced(format!(
+                "the greeting is not understood ({error})"
+            )));
+        }
+    }
+    serde_json::from_str(line)
+        .map_err(|error| replaced(format!("the greeting is not understood ({error})")))
+}
+
+/// Ends this process, and with it what runs for it, as soon as the driver is gone, however it went: nobody is to wait for a
+/// device that is busy with a verdict which nobody reads.
+fn leave_with_driver() -> anyhow::Result<()> {
+    let watch = || {
+        let mut pipe = libc::pollfd {
+            fd: libc::STDIN_FILENO,
+            // Only for the pipe's other end being closed, which is always told.
+            events: 0,
+            revents: 0,
+        };
+        loop {
+            // SAFETY: one valid entry.
+            let news = unsafe { libc::poll(&raw mut pipe, 1, -1) };
+            if news > 0 {
+                // SAFETY: nobody is left for whom anything could be put in order.
+                unsafe { libc::_exit(1) }
+            }
+            if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .spawn(watch)
+        .context("failed to start a thread")?;
+    Ok(())
+}
+
 /// Why a worker stopped serving.
 enum Unserved {
     /// The device, the oracle or the baseline does not work: the driver is told.
@@ -74,6 +132,7 @@ fn serve_on_host(
     hello: Hello,
     lines: &mut Lines<'_>,
 ) -> Result<(), Unserved> {
+    leave_with_driver().map_err(Unserved::NotReady)?;
     let device = CpuDevice::new().map_err(Unserved::NotReady)?;
     let identity = device.identity();
     let judge = Judge::new(&device, task, hello.options, machine(&identity));
@@ -92,7 +151,9 @@ fn serve_on_card(
     hello: Hello,
     lines: &mut Lines<'_>,
 ) -> Result<(), Unserved> {
+    // Before there is another thread.
     cuda::fence().map_err(Unserved::NotReady)?;
+    leave_with_driver().map_err(Unserved::NotReady)?;
     let mut screen_options = hello.options.clone();
     let options = hello.options;
     // A context is made between timings, never during one; so is what the baseline's check needs.
@@ -184,4 +245,26 @@ pub(super) fn send_line(output: &mut File, response: &impl serde::Serialize) -> 
     output
         .write_all(&line)
         .context("the driver has closed the pipe")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Kind;
+
+    #[test]
+    fn another_versions_greeting_is_for_a_person_to_mend() {
+        for line in [
+            r#"{"version": 0}"#,
+            r#"{"version": 9, "new": []}"#,
+            "{}",
+            "",
+        ] {
+            let failure = greeted(line).err().unwrap();
+            assert_eq!(failure.kind, Kind::Environment, "{line}");
+            assert!(failure.message.contains("was replaced"), "{failure}");
+        }
+        let torn = format!(r#"{{"version": {VERSION}}}"#);
+        assert!(greeted(&torn).is_err());
+    }
 }

@@ -113,6 +113,30 @@ fn a_kernel_that_cannot_be_judged_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let judges = faulty(|job| {
+        if !matches!(job.kind, JobKind::Confirm) {
+            return Ok(None);
+        }
+        let mut verdict = verdict(&job.source, 1, false);
+        verdict.status = Status::Race;
+        verdict.speedup = None;
+        Ok(Some(Outcome::Verdict {
+            verdict: Box::new(verdict),
+            compile_log: String::new(),
+            report: None,
+        }))
+    });
+    let ended = run(options(&directory, &["softmax"], 12), &judges).unwrap();
+    assert!(ended.tasks[0].progress.passed > 0 && ended.tasks[0].best().is_none());
+    for name in ["best.cu", "best.json"] {
+        assert!(!directory.join("softmax").join(name).exists(), "{name}");
+    }
+}
+
+#[test]
 fn a_judge_that_always_fails_ends_the_run_and_loses_nothing() {
     let root = tempfile::tempdir().unwrap();
     let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));

@@ -153,7 +153,7 @@ pub fn lock() -> Lock {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let user = unsafe { libc::geteuid() };
     Lock {
-        path: std::env::temp_dir().join(format!("kforge-host-{user}.lock")),
+        path: super::lock_folder().join(format!("kforge-host-{user}.lock")),
         is_host: true,
     }
 }

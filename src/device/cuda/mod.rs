@@ -214,6 +214,7 @@ pub fn fence() -> anyhow::Result<()> {
     let places = [
         cache,
         std::env::temp_dir(),
+        super::lock_folder(),
         "/dev".into(),
         // The driver names its threads there.
         "/proc".into(),
@@ -234,7 +235,7 @@ pub fn start() -> anyhow::Result<()> {
 pub fn lock(identity: &DeviceIdentity) -> Lock {
     let name = identity.uuid.as_deref().unwrap_or("GPU");
     Lock {
-        path: std::env::temp_dir().join(format!("kforge-{name}.lock")),
+        path: super::lock_folder().join(format!("kforge-{name}.lock")),
         is_host: false,
     }
 }

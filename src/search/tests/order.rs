@@ -175,6 +175,10 @@ fn a_world_with_nothing_left_ends_as_exhausted_at_a_fixed_step() {
         let mut run = Run::new(
             &Settings {
                 operators: Weights {
+                    propose: 0.0,
+                    edit: 0.0,
+                    crossover: 0.0,
+                    repair: 0.0,
                     recombine: 0.0,
                     ..Weights::default()
                 },
@@ -210,6 +214,10 @@ fn with_autotune_alone_every_point_of_the_starting_kernels_is_tried() {
     let mut run = Run::new(
         &Settings {
             operators: Weights {
+                propose: 0.0,
+                edit: 0.0,
+                crossover: 0.0,
+                repair: 0.0,
                 autotune: 1.0,
                 mutate: 0.0,
                 recombine: 0.0,
