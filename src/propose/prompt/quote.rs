@@ -157,7 +157,7 @@ fn opens_frame(text: &str) -> bool {
         (text.as_bytes().get(..frame.len()))
             .is_some_and(|start| start.eq_ignore_ascii_case(frame.as_bytes()))
     };
-    if FRAMES.iter().any(|frame| starts(&frame)) {
+    if FRAMES.iter().any(starts) {
         return true;
     }
     let Some(inner) = text.strip_prefix('<') else {
