@@ -158,6 +158,25 @@ fn a_wrong_type_shows_the_line_and_what_was_expected() {
 }
 
 #[test]
+fn a_value_out_of_range_shows_its_line_where_the_file_has_it() {
+    let shell = Shell::new();
+    shell.write("run.yaml", "tasks: [softmax]\neval:\n  in_flight: 0\n");
+    let evolve = ["evolve", "--config", "run.yaml"];
+    shell.run(&evolve).fails(
+        2,
+        &[
+            "run.yaml:3:14: `eval.in_flight`: expected 1 to 64",
+            "  in_flight: 0\n",
+        ],
+    );
+    let set = shell.run(&[&evolve[..], &["--set", "eval.in_flight=99"]].concat());
+    set.fails(2, &["error: `eval.in_flight`: expected 1 to 64"]);
+    shell.write("run.yaml", "tasks: [softmax]\nsteps: 0\n");
+    let typed = shell.run(&[&evolve[..], &["--steps", "2", "--dry-run"]].concat());
+    assert_eq!(typed.code, 0, "{}", typed.err);
+}
+
+#[test]
 fn missing_files_and_unknown_tasks_are_named() {
     let shell = Shell::new();
     shell.run(&["evolve", "--config", "gdn_decod.yaml"]).fails(
@@ -352,6 +371,123 @@ fn verdicts_have_the_documented_form() {
     );
 }
 
+/// The workers of a process that are still there.
+fn workers(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |process: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        status.is_ok_and(|text| {
+            let has = |line: &str| text.lines().any(|found| found == line);
+            has(&format!("PPid:\t{parent}")) && !text.contains("State:\tZ")
+        })
+    };
+    // It also runs compilers.
+    let is_worker = |process: &u32| {
+        let arguments = std::fs::read_to_string(format!("/proc/{process}/cmdline"));
+        arguments.is_ok_and(|text| text.contains("__worker"))
+    };
+    numbers.filter(is_child).filter(is_worker).collect()
+}
+
+/// Verdicts by kernel and status.
+fn statuses(said: &Said) -> Vec<(String, String)> {
+    let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
+    let word = |verdict: &serde_json::Value, key: &str| verdict[key].as_str().unwrap().to_owned();
+    let pairs = verdicts.iter();
+    pairs
+        .map(|verdict| (word(verdict, "kernel"), word(verdict, "status")))
+        .collect()
+}
+
+#[test]
+fn a_kernel_that_cannot_be_judged_takes_no_verdict_from_the_others() {
+    if !has_compiler() {
+        return;
+    }
+    let shell = Shell::new();
+    shell.write("first.cu", HONEST);
+    shell.write(
+        "second.cu",
+        &HONEST.replace("(row[i] - top) / sum", "(row[i] - top)"),
+    );
+    let arguments = [
+        "eval",
+        "softmax",
+        "first.cu",
+        "second.cu",
+        "--backend",
+        "cpu",
+    ];
+    let child = shell
+        .command(&[&arguments[..], &["--format", "json"]].concat())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Both workers that are asked for the first kernel go before they can answer.
+    let mut killed = Vec::new();
+    let begun = std::time::Instant::now();
+    while killed.len() < 2 {
+        assert!(begun.elapsed().as_secs() < 120, "no worker was started");
+        let is_new = |process: &u32| !killed.contains(process);
+        if let Some(worker) = workers(child.id()).into_iter().find(is_new) {
+            // SAFETY: its parent has not been told of its end, so that the number is still its own.
+            unsafe { libc::kill(worker as i32, libc::SIGKILL) };
+            killed.push(worker);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let said = Said::of(&child.wait_with_output().unwrap());
+    said.fails(1, &["`first.cu` was not judged: a worker ended"]);
+    let told = statuses(&said);
+    assert_eq!(told[0], ("first.cu".to_owned(), "harness_error".to_owned()));
+    assert_eq!(told[1], ("second.cu".to_owned(), "wrong_output".to_owned()));
+}
+
+#[test]
+fn an_interrupted_judgement_tells_what_it_knows() {
+    if !has_compiler() {
+        return;
+    }
+    let shell = Shell::new();
+    let wrong = HONEST.replace("(row[i] - top) / sum", "(row[i] - top)");
+    shell.write("wrong.cu", &wrong);
+    let stuck = "    for (volatile int i = 0; row[0] == row[0]; i = 0) {}\n    float top";
+    shell.write("stuck.cu", &HONEST.replace("    float top", stuck));
+    let cache = shell.path().join("cache");
+    let start = |kernels: &[&str]| {
+        let arguments = ["eval", "softmax", "--backend", "cpu", "--format", "json"];
+        shell
+            .command(&[&arguments[..], &["--launch-seconds", "600"], kernels].concat())
+            .env("KFORGE_CACHE_DIR", &cache)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let programs = || {
+        let entries = std::fs::read_dir(cache.join("programs")).unwrap();
+        entries.count()
+    };
+    let alone = start(&["wrong.cu"]).wait_with_output().unwrap();
+    assert_eq!(Said::of(&alone).code, 5);
+    let before = programs();
+    let child = start(&["wrong.cu", "stuck.cu"]);
+    let begun = std::time::Instant::now();
+    // Once the second one is compiled, the first one is judged.
+    while programs() == before {
+        assert!(begun.elapsed().as_secs() < 120, "nothing was compiled");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // SAFETY: the child has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let said = Said::of(&child.wait_with_output().unwrap());
+    assert_eq!(said.code, 130, "{}", said.err);
+    let known = ("wrong.cu".to_owned(), "wrong_output".to_owned());
+    assert_eq!(statuses(&said), [known]);
+}
+
 #[test]
 fn a_dry_run_shows_the_choices_and_writes_nothing() {
     let shell = Shell::new();
@@ -440,6 +576,15 @@ fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
     );
     assert!(judged() >= before);
     assert!(shell.path().join("out/softmax/best.cu").is_file());
+    // The steps are made by now, and what was confirmed is not confirmed once more.
+    let said = shell.run(&["resume", "out", "--steps", "6", "--counters"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    for words in [
+        "nothing was left to do",
+        "kforge eval softmax out/softmax/best.cu --counters",
+    ] {
+        assert!(said.err.contains(words), "{}", said.err);
+    }
     shell
         .run(&["resume", "out", "--set", "search.exploration=0.9"])
         .fails(2, &["exploration", "--accept-changes"]);
@@ -469,23 +614,13 @@ fn nobody_goes_on_judging_for_a_driver_that_was_killed() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let driver = child.id();
-    let workers = || -> Vec<u32> {
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let of_driver = |process: &u32| {
-            let status = std::fs::read_to_string(format!("/proc/{process}/status"));
-            status.is_ok_and(|text| text.lines().any(|line| line == format!("PPid:\t{driver}")))
-        };
-        numbers.filter(of_driver).collect()
-    };
     let journal = shell.path().join("out/gdn_decode/events.jsonl");
     let begun = std::time::Instant::now();
     while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"proposed\"")) {
         assert!(begun.elapsed().as_secs() < 120, "nothing was proposed");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let workers = workers();
+    let workers = workers(child.id());
     assert!(!workers.is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -765,7 +900,7 @@ fn results_that_cannot_be_written_are_a_failure_and_a_closed_pipe_is_not() {
 #[test]
 fn help_is_as_it_was() {
     let shell = Shell::new();
-    for command in ["", "evolve", "resume", "eval", "tasks", "doctor"] {
+    for command in ["", "evolve", "resume", "eval", "prompt", "tasks", "doctor"] {
         let arguments: Vec<_> = [command, "--help"]
             .into_iter()
             .filter(|word| !word.is_empty())
@@ -789,7 +924,7 @@ fn help_names_the_exit_codes() {
     for words in ["evolve", "resume", "eval", "tasks", "doctor", "130"] {
         assert!(said.out.contains(words), "{}", said.out);
     }
-    for command in ["evolve", "resume", "eval", "tasks", "doctor"] {
+    for command in ["evolve", "resume", "eval", "prompt", "tasks", "doctor"] {
         let said = Shell::new().run(&[command, "--help"]);
         assert!(said.code == 0 && !said.out.is_empty());
     }

@@ -1,7 +1,10 @@
 //! Reading YAML that a person wrote: every error shows the file, the line, and for an unknown key the nearest valid one.
 
-use serde::de::DeserializeOwned;
-use serde_yaml::Error;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_yaml::{Error, Location};
 
 use super::failure::Failure;
 use super::text::did_you_mean;
@@ -49,28 +52,93 @@ pub fn read_inline<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, F
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_yaml::from_str_with_options(text, options())
+}
+
+fn options() -> serde_yaml::Options {
     let mut options = serde_yaml::Options::default();
     options.alias_limits.max_total_replayed_events = MOST_REPEATED;
-    serde_yaml::from_str_with_options(text, options)
+    options
+}
+
+/// A failure about a value that was understood and means nothing, with the place of the first key that its message names.
+pub fn placed(failure: Failure, text: &str, origin: &str) -> Failure {
+    let named = failure.message.split('`').skip(1).step_by(2);
+    // A message may show the value with its key.
+    let keys = named.map(|words| words.split(':').next().unwrap_or_default());
+    let location = keys.into_iter().find_map(|key| {
+        let path: Vec<&str> = key.split('.').collect();
+        let found =
+            serde_yaml::with_deserializer_from_str_with_options(text, options(), |reader| {
+                At(&path).deserialize(reader)
+            });
+        found.err()?.location().filter(|_| !path.is_empty())
+    });
+    let message = shown(&failure.message, location, text, origin, 0);
+    Failure { message, ..failure }
+}
+
+/// Fails at the value of a key, dotted path by dotted path, and nowhere else: the parser says where that was.
+#[derive(Clone, Copy)]
+struct At<'p>(&'p [&'p str]);
+
+impl<'de> DeserializeSeed<'de> for At<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        match self.0 {
+            [] => Err(D::Error::custom("here")),
+            _ => reader.deserialize_any(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for At<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match self.0.split_first() {
+                Some((first, rest)) if *first == key => map.next_value_seed(At(rest))?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failure {
     let (message, hint) = words(error);
-    let failure = match error.location() {
-        Some(location) => {
-            let line = usize::try_from(location.line()).unwrap_or(0);
-            let shown = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-            let column = usize::try_from(location.column()).unwrap_or(1);
-            let number = line + lines_before as usize;
-            let caret = " ".repeat(column.saturating_sub(1));
-            Failure::usage(format!(
-                "{origin}:{number}:{column}: {message}\n  {number} | {shown}\n  {} | {caret}^",
-                " ".repeat(number.to_string().len())
-            ))
-        }
-        None => Failure::usage(format!("{origin}: {message}")),
+    let message = shown(&message, error.location(), text, origin, lines_before);
+    with_hint(Failure::usage(message), hint)
+}
+
+/// A message with its place, the line, and a caret.
+fn shown(
+    message: &str,
+    location: Option<Location>,
+    text: &str,
+    origin: &str,
+    lines_before: u32,
+) -> String {
+    let Some(location) = location else {
+        return format!("{origin}: {message}");
     };
-    with_hint(failure, hint)
+    let line = usize::try_from(location.line()).unwrap_or(0);
+    let shown = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let column = usize::try_from(location.column()).unwrap_or(1);
+    let number = line + lines_before as usize;
+    let caret = " ".repeat(column.saturating_sub(1));
+    format!(
+        "{origin}:{number}:{column}: {message}\n  {number} | {shown}\n  {} | {caret}^",
+        " ".repeat(number.to_string().len())
+    )
 }
 
 fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
@@ -189,6 +257,41 @@ mod tests {
           1 | - a
             | ^
         ");
+    }
+
+    #[test]
+    fn a_value_that_means_nothing_is_shown_where_it_stands() {
+        let placed = |message: &str, text: &str| {
+            super::placed(Failure::usage(message).hint("mend it"), text, "run.yaml").to_string()
+        };
+        insta::assert_snapshot!(placed("`eval.in_flight`: expected 1 to 64", "# a run\nsteps: 1\neval:\n  cache: hot\n  in_flight: 0\n"), @r"
+        run.yaml:5:14: `eval.in_flight`: expected 1 to 64
+          5 |   in_flight: 0
+            |              ^
+
+        hint: mend it
+        ");
+        insta::assert_snapshot!(placed("unknown feature `warp` in `search.features`", "eval: {in_flight: 0}\nsearch: {seed: 1, features: {warp: []}}\n"), @r"
+        run.yaml:2:29: unknown feature `warp` in `search.features`
+          2 | search: {seed: 1, features: {warp: []}}
+            |                             ^
+
+        hint: mend it
+        ");
+        for text in [
+            "steps: 1\n",
+            "eval: 3\n",
+            "- a\n",
+            "",
+            "eval: {in_flight: [",
+        ] {
+            let message = placed("`eval.in_flight: 0`: too few", text);
+            assert!(message.starts_with("run.yaml"), "{text}: {message}");
+        }
+        // What is not there has no place.
+        let message = placed("`eval.in_flight: 0`: too few", "eval: {cache: hot}\n");
+        assert!(message.starts_with("run.yaml: `eval"), "{message}");
+        assert!(placed("`steps: 0`: too few", "steps: 0\n").starts_with("run.yaml:1:8: "));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::evolve::backend;
 use super::{Exit, Format, print, print_json, print_json_lines};
@@ -18,7 +19,7 @@ use crate::eval::compile_only;
 use crate::kernel::Kernel;
 use crate::report::{self, Waiting};
 use crate::task::TaskFiles;
-use crate::verdict::Verdict;
+use crate::verdict::{Status, Verdict};
 use crate::worker::{self, Looks, Pool};
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +98,8 @@ pub(super) struct Arguments {
 /// What is judged, and how.
 struct Order {
     pool: Pool,
+    task: String,
+    backend: String,
     /// Path and source.
     kernels: Vec<(String, String)>,
     seed: Option<u64>,
@@ -185,6 +188,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                 sanitize: arguments.device_sanitize,
             },
         })?,
+        task: task.name.clone(),
+        backend: resolved.backend.clone(),
         kernels,
         seed: arguments.seed,
         counters_report: arguments.counters_report,
@@ -200,16 +205,25 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let judged = runtime.block_on(async { judge(&order, watch_signals()?).await });
+    let mut verdicts = Vec::new();
+    let judged = runtime.block_on(async { judge(&order, watch_signals()?, &mut verdicts).await });
     // Whoever waits for the card is not waited for.
     runtime.shutdown_background();
-    let Some(verdicts) = judged? else {
+    // What is known is told, however it ended.
+    if judged.is_ok() || !verdicts.is_empty() {
+        match arguments.format {
+            Format::Human => print(&report::measured_where(&verdicts))?,
+            Format::Json => print_json(&verdicts)?,
+            Format::Jsonl => {}
+        }
+    }
+    if judged? == End::Interrupted {
         return Ok(Exit::Interrupted);
-    };
-    match arguments.format {
-        Format::Human => print(&report::measured_where(&verdicts))?,
-        Format::Json => print_json(&verdicts)?,
-        Format::Jsonl => {}
+    }
+    let mut broken = verdicts.iter();
+    if let Some(broken) = broken.find(|verdict| verdict.status == Status::HarnessError) {
+        let reason = broken.reason.as_deref().unwrap_or_default();
+        anyhow::bail!("`{}` was not judged: {reason}", broken.kernel);
     }
     // A header that is no header is a mistake of whoever typed it, though its verdict is data like any other.
     match mistake {
@@ -265,46 +279,89 @@ fn keep_report(order: &Order, verdict: &mut Verdict, report: Option<Vec<u8>>) {
     }
 }
 
-/// In order; where a GPU judges, compilers work on the next ones meanwhile. `None`: told to stop.
+/// How judging ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    All,
+    Interrupted,
+}
+
+/// In order; where a GPU judges, compilers work on the next ones meanwhile. `verdicts` has what is known, at any end.
 async fn judge(
     order: &Arc<Order>,
     mut interrupt: watch::Receiver<bool>,
-) -> anyhow::Result<Option<Vec<Verdict>>> {
+    verdicts: &mut Vec<Verdict>,
+) -> anyhow::Result<End> {
     let waiting = Waiting::new();
-    let mut verdicts = Vec::new();
     let mut running = VecDeque::new();
     let mut next = 0;
+    let count = order.kernels.len();
     for (index, (path, _)) in order.kernels.iter().enumerate() {
-        while next < order.kernels.len() && running.len() < order.in_flight {
-            let order = Arc::clone(order);
-            running.push_back(tokio::spawn(async move {
-                let (path, source) = &order.kernels[next];
-                let mut verdict = order.pool.judge(path, source, order.seed).await?;
-                let report = order.pool.look(&mut verdict, source).await;
-                keep_report(&order, &mut verdict, report);
-                anyhow::Ok(verdict)
-            }));
+        while next < count && running.len() < order.in_flight {
+            running.push_back(tokio::spawn(judge_one(Arc::clone(order), next)));
             next += 1;
         }
-        waiting.on(&format!(
-            "judging {path} ({}/{})",
-            index + 1,
-            order.kernels.len()
-        ));
-        let first = running
+        waiting.on(&format!("judging {path} ({}/{count})", index + 1));
+        let mut first = running
             .pop_front()
             .context("a kernel was not sent to be judged")?;
-        let verdict = tokio::select! {
-            verdict = first => verdict.context("judging a kernel panicked")?,
-            _ = interrupt.wait_for(|told| *told) => return Ok(None),
+        let joined = tokio::select! {
+            joined = &mut first => joined,
+            _ = interrupt.wait_for(|told| *told) => {
+                running.retain(JoinHandle::is_finished);
+                for done in running {
+                    tell(order, &waiting, verdict(order, path, done.await)?, verdicts)?;
+                }
+                return Ok(End::Interrupted);
+            }
         };
-        let verdict = *verdict.with_context(|| format!("failed to judge `{path}`"))?;
-        match order.format {
-            Format::Human => waiting.aside(|| print(&report::verdict(&verdict)))?,
-            Format::Jsonl => waiting.aside(|| print_json_lines([&verdict]))?,
-            Format::Json => {}
-        }
-        verdicts.push(verdict);
+        tell(order, &waiting, verdict(order, path, joined)?, verdicts)?;
     }
-    Ok(Some(verdicts))
+    Ok(End::All)
+}
+
+async fn judge_one(order: Arc<Order>, index: usize) -> anyhow::Result<Box<Verdict>> {
+    let (path, source) = &order.kernels[index];
+    let mut verdict = order.pool.judge(path, source, order.seed).await?;
+    let report = order.pool.look(&mut verdict, source).await;
+    keep_report(&order, &mut verdict, report);
+    Ok(verdict)
+}
+
+/// What became of a kernel. Broken machinery is told of as a verdict, so that the others have theirs; what a person has to mend would
+/// befall all of them.
+fn verdict(
+    order: &Order,
+    path: &str,
+    joined: Result<anyhow::Result<Box<Verdict>>, JoinError>,
+) -> anyhow::Result<Verdict> {
+    let error = match joined.context("judging a kernel panicked") {
+        Ok(Ok(verdict)) => return Ok(*verdict),
+        Ok(Err(error)) if error.is::<Failure>() => {
+            return Err(error.context(format!("failed to judge `{path}`")));
+        }
+        Ok(Err(error)) | Err(error) => error,
+    };
+    let reason = format!("{error:#}");
+    Ok(Verdict::harness_error(
+        &order.task,
+        path,
+        &order.backend,
+        reason,
+    ))
+}
+
+fn tell(
+    order: &Order,
+    waiting: &Waiting,
+    verdict: Verdict,
+    verdicts: &mut Vec<Verdict>,
+) -> anyhow::Result<()> {
+    match order.format {
+        Format::Human => waiting.aside(|| print(&report::verdict(&verdict)))?,
+        Format::Jsonl => waiting.aside(|| print_json_lines([&verdict]))?,
+        Format::Json => {}
+    }
+    verdicts.push(verdict);
+    Ok(())
 }

@@ -62,6 +62,8 @@ pub(super) struct Common {
     /// On resume, go on although the task, the config, kforge or the device has changed.
     #[arg(long)]
     pub(super) accept_changes: bool,
+    #[command(flatten)]
+    pub(super) models: super::asking::Flags,
     /// Show what would run, where and on what, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -76,10 +78,22 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     }
     let name = arguments.config.context("no config was named")?;
     let (text, origin) = config::find(&name)?;
-    let mut config: Config = yaml::read(&text, &origin)?;
+    let typed: Config = yaml::read(&text, &origin)?;
+    let mut config = typed.clone();
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
     let config = apply(config, &arguments.common)?;
+    config.check().map_err(|failure| {
+        let is_of = |checked: Result<(), Failure>| {
+            checked.is_err_and(|other| other.message == failure.message)
+        };
+        let flags = apply(Config::default(), &arguments.common);
+        // What a flag says stands in no file, though the file may be wrong there too.
+        match is_of(typed.check()) && !is_of(flags.and_then(|flags| flags.check())) {
+            true => yaml::placed(failure, &text, &origin),
+            false => failure,
+        }
+    })?;
     let stem = Path::new(&name).file_stem().map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
@@ -99,6 +113,7 @@ pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failu
     }
     config.eval.require_sandbox |= common.require_sandbox;
     config.eval.counters |= common.counters;
+    common.models.apply(&mut config)?;
     config::apply(&config, &common.set)
 }
 
@@ -128,13 +143,17 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     if resolved.require_sandbox {
         cpu::require_sandbox()?;
     }
+    let models = super::asking::options(&resolved)?;
     if start == Start::New && resolved.output_is_free {
         resolved.output = claim(&resolved.output)?;
     }
     let options = Options {
         directory: resolved.output.clone(),
         start,
-        record: record(&resolved),
+        record: record(
+            &resolved,
+            models.as_ref().map(|models| models.version.clone()),
+        ),
         tasks: resolved
             .tasks
             .iter()
@@ -144,6 +163,7 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         steps: resolved.steps,
         in_flight: resolved.in_flight,
         budget: resolved.budget,
+        models,
     };
     let pools = Pools {
         files: resolved
@@ -185,7 +205,26 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     // Children of an interrupted run are killed as their handles go; nothing else needs to be waited for.
     runtime.shutdown_background();
     sink.close();
+    if let Ok(ended) = &ended {
+        let finished = ended.tasks.iter().filter(|task| task.was_finished);
+        for task in finished {
+            let looked_at = common.counters.then(|| task.directory.join("best.cu"));
+            sink.insist(&nothing_left(&task.progress.task, looked_at.as_deref()));
+        }
+    }
     finish(&resolved, &ended?, &sink, common.format)
+}
+
+/// To whoever resumes what is finished. `unread`: the kernel whose counters were asked for.
+fn nothing_left(task: &str, unread: Option<&Path>) -> String {
+    let mut text = format!("{task}: nothing was left to do; `--steps` with more steps goes on\n");
+    if let Some(kernel) = unread {
+        text += &format!(
+            "{task}: `--counters` reads those of kernels while they are confirmed, and none was; for the best one:\n\n    kforge eval {task} {} --counters\n\n",
+            quoted(kernel)
+        );
+    }
+    text
 }
 
 /// Makes the folder, or one of the same name with a number behind it where several runs begin in one second.
@@ -216,9 +255,19 @@ fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> an
             quoted(&resolved.output)
         ));
     }
+    if ended.waiting {
+        sink.insist(&format!(
+            "\nwaiting for replies: each `ask-N` folder below `{}` with a `prompt.md` and no `response.md` is a question.\nWrite the reply as `response.md` beside it (as another file first, then renamed), and go on:\n\n    kforge resume {}\n",
+            resolved.output.display(),
+            quoted(&resolved.output)
+        ));
+    }
     printed?;
     if ended.interrupted {
         return Ok(Exit::Interrupted);
+    }
+    if ended.waiting {
+        return Ok(Exit::Waiting);
     }
     if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
         return Err(Failure::reference(failure).into());
@@ -254,7 +303,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// What the run's results depend on.
-fn record(resolved: &Resolved) -> Record {
+fn record(resolved: &Resolved, prompts: Option<String>) -> Record {
     let tasks = resolved.tasks.iter().map(|(_, task)| {
         let record = TaskRecord {
             folder: task.digest,
@@ -276,6 +325,7 @@ fn record(resolved: &Resolved) -> Record {
             .cloned()
             .unwrap_or_else(cpu::identity),
         tasks: tasks.collect(),
+        prompts,
         config: resolved.record.clone(),
     }
 }

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::base::{Failure, Kind};
 
+mod asking;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -26,6 +27,7 @@ enum Exit {
     Environment = 3,
     Reference = 4,
     NothingPassed = 5,
+    Waiting = 6,
     Interrupted = 130,
 }
 
@@ -37,6 +39,7 @@ Exit codes:
   3    environment: no compiler, no device, no space, no sandbox where one is required
   4    the oracle or the baseline failed
   5    finished, and no candidate passed
+  6    waiting for replies in the mailbox; `kforge resume DIR` goes on
   130  interrupted; `kforge resume DIR` goes on";
 
 /// Search for fast GPU kernels: make them, compile them, prove them correct, time them, keep the best.

@@ -95,7 +95,28 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         names.push(named.name);
         tasks.push((named.files, task));
     }
-    let window = config.search.window.unwrap_or(2 * in_flight as u64).max(1);
+    let asks = !matches!(&llm.models, llm::Models::Listed(models) if models.is_empty());
+    if !asks {
+        let own = &config.search.operators;
+        if config.search.mode == search::Mode::Tune {
+            return Err(Failure::usage("tuning asks a model, and none is listed").hint(
+                "set a provider's key in the environment, or name one with `--model PROVIDER/MODEL`, such as `--model mailbox`",
+            ));
+        }
+        if own.autotune + own.mutate + own.recombine == 0.0 {
+            return Err(Failure::usage(
+                "no model is listed, and kforge's own operators are switched off by `search.operators`",
+            )
+            .hint("name a model with `--model PROVIDER/MODEL`, or give `mutate` a weight"));
+        }
+    }
+    let at_once = in_flight + if asks { llm.concurrency } else { 0 };
+    let usual = match config.search.mode {
+        search::Mode::Evolve => 2 * at_once as u64,
+        // Each edit is of what the last one left.
+        search::Mode::Tune => 1,
+    };
+    let window = config.search.window.unwrap_or(usual).max(1);
     let mut typed = config.clone();
     typed.seed = Some(seed);
     typed.search.window = Some(window);

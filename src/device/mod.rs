@@ -236,6 +236,8 @@ pub enum Compiled {
 pub struct Program {
     /// The executable (CPU) or the cubin (GPU).
     pub image: std::path::PathBuf,
+    /// Keeps the image from being removed meanwhile.
+    pub held: cache::Held,
     pub build: Build,
     /// Of the race build: who runs next is drawn from this.
     pub schedule: u64,

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use tokio::task::{JoinError, JoinSet};
 
+use super::asking::{Author, Prepared, Question, Reading};
 use super::proposer::{Answer, Parent, Proposer};
 use crate::event::Brief;
+use crate::llm::{self, Place};
 use crate::task::Task;
 use crate::worker::{Evaluator, Job, Outcome};
 
@@ -15,6 +17,7 @@ use crate::worker::{Evaluator, Job, Outcome};
 pub(super) struct Running {
     tasks: JoinSet<Message>,
     evaluations: usize,
+    begun: u64,
     proposing: bool,
     dueling: bool,
 }
@@ -22,15 +25,30 @@ pub(super) struct Running {
 /// What comes back.
 pub(super) enum Message {
     Answered(Vec<(u64, Result<Answer>)>),
-    Evaluated(u64, Purpose, Result<Outcome>),
+    Rendered(u64, Result<Prepared>),
+    Replied(u64, llm::Answer),
+    Read(u64, Box<Reading>),
+    Evaluated {
+        step: u64,
+        purpose: Purpose,
+        /// The how manieth evaluation it was, from 1.
+        number: u64,
+        outcome: Result<Outcome>,
+    },
 }
 
 /// Why a kernel is evaluated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
     Judge,
-    Duel { against: u64 },
+    /// An elite, because what it is measured with has changed.
+    JudgeAgain,
+    Duel {
+        against: u64,
+    },
     Confirm,
+    /// To see whether the judge works.
+    Proof,
 }
 
 impl Running {
@@ -40,6 +58,11 @@ impl Running {
 
     pub(super) fn evaluations(&self) -> usize {
         self.evaluations
+    }
+
+    /// How many evaluations have begun so far.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun
     }
 
     pub(super) fn is_proposing(&self) -> bool {
@@ -70,13 +93,39 @@ impl Running {
         });
     }
 
+    /// Makes a prompt, on a thread of its own.
+    pub(super) fn render(&mut self, author: Arc<dyn Author>, step: u64, question: Question) {
+        self.tasks
+            .spawn_blocking(move || Message::Rendered(step, author.render(&question)));
+    }
+
+    /// Reads the replies of a step, on a thread of its own.
+    pub(super) fn read(&mut self, author: Arc<dyn Author>, step: u64, question: Question) {
+        self.tasks
+            .spawn_blocking(move || Message::Read(step, Box::new(author.read(&question))));
+    }
+
+    pub(super) fn send(&mut self, author: Arc<dyn Author>, prepared: Arc<Prepared>, place: Place) {
+        self.tasks.spawn(async move {
+            let step = place.step;
+            Message::Replied(step, author.send(&prepared, &place).await)
+        });
+    }
+
     pub(super) fn evaluate(&mut self, evaluator: &Arc<dyn Evaluator>, job: Job, purpose: Purpose) {
         self.evaluations += 1;
+        self.begun += 1;
+        let number = self.begun;
         self.dueling |= matches!(purpose, Purpose::Duel { .. });
         let evaluator = evaluator.clone();
         self.tasks.spawn(async move {
             let step = job.step;
-            Message::Evaluated(step, purpose, evaluator.evaluate(job).await)
+            Message::Evaluated {
+                step,
+                purpose,
+                number,
+                outcome: evaluator.evaluate(job).await,
+            }
         });
     }
 
@@ -94,14 +143,18 @@ impl Running {
     /// Gives up everything under way, and waits until it is gone: dropping an evaluation kills what runs for it.
     pub(super) async fn abandon(&mut self) {
         self.tasks.shutdown().await;
-        *self = Self::default();
+        *self = Self {
+            begun: self.begun,
+            ..Self::default()
+        };
     }
 
     fn note(&mut self, joined: Result<Message, JoinError>) -> Result<Message> {
         let message = joined.map_err(|error| anyhow!("a part of the run broke down: {error}"))?;
         match &message {
             Message::Answered(_) => self.proposing = false,
-            Message::Evaluated(_, purpose, _) => {
+            Message::Rendered(..) | Message::Replied(..) | Message::Read(..) => {}
+            Message::Evaluated { purpose, .. } => {
                 self.evaluations -= 1;
                 self.dueling &= !matches!(purpose, Purpose::Duel { .. });
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::doubt;
 use super::proposer::Answer;
 use super::running::{Message, Purpose};
 use super::task::TaskLoop;
@@ -12,41 +13,57 @@ use crate::base::{Digest, Failure, files};
 use crate::event::{Confirmed, Dueled, Edits, Event, Failed, FailedReason, Judged, Proposed};
 use crate::report::Best;
 use crate::search::Change;
-use crate::verdict::{Status, Verdict};
+use crate::verdict::Verdict;
 use crate::worker::Outcome;
-
-/// How often a kernel is judged anew because the judge failed, before its step is closed.
-const TRIES: u32 = 3;
 
 /// The largest report of a profiler that is kept, in bytes.
 const MOST_REPORT: usize = 1 << 20;
-
-/// So many steps closed that way in a row mean that the machinery is broken, not a kernel unlucky.
-const CLOSED_IN_A_ROW: u32 = 5;
 
 impl TaskLoop<'_> {
     /// Makes everything that has arrived durable, and builds upon it. A failure of the machinery comes after what it did not touch.
     pub(super) fn settle(&mut self, messages: Vec<Message>) -> Result<()> {
         let mut events = Vec::new();
+        let mut next = Vec::new();
         let mut broken = None;
         for message in messages {
             let settled = match message {
                 Message::Answered(answers) => answers
                     .into_iter()
                     .try_for_each(|(step, answer)| self.answered(step, answer, &mut events)),
-                Message::Evaluated(step, purpose, Ok(outcome)) => {
-                    self.evaluated(step, purpose, outcome, &mut events)
+                Message::Rendered(step, prepared) => {
+                    self.rendered(step, prepared, &mut events, &mut next)
                 }
-                Message::Evaluated(step, purpose, Err(error)) => {
-                    self.not_evaluated(step, purpose, error, &mut events)
+                Message::Replied(step, answer) => {
+                    self.replied(step, answer, &mut events, &mut next)
                 }
+                Message::Read(step, reading) => self.read(step, *reading, &mut events),
+                Message::Evaluated {
+                    step,
+                    purpose,
+                    number,
+                    outcome: Ok(outcome),
+                } => {
+                    let works = doubt::fault(&outcome).is_none();
+                    let settled = self.evaluated(step, purpose, outcome, &mut events);
+                    if works {
+                        self.judge_works(number, &mut events);
+                    }
+                    settled
+                }
+                Message::Evaluated {
+                    step,
+                    purpose,
+                    outcome: Err(error),
+                    ..
+                } => self.not_evaluated(step, purpose, error),
             };
             if let Err(error) = settled {
                 broken.get_or_insert(error);
             }
         }
         self.record(events)?;
-        broken.map_or(Ok(()), Err)
+        broken.map_or(Ok(()), Err)?;
+        self.follow(next)
     }
 
     /// Artefacts, journal, search, observer: in this order, for all events at once.
@@ -62,6 +79,8 @@ impl TaskLoop<'_> {
         let mut improved = false;
         for event in &events {
             let changes = self.search.tell(event);
+            self.chronicle.note(event, &self.task);
+            self.tally.note(event);
             self.refresh();
             for change in &changes {
                 match change {
@@ -82,7 +101,7 @@ impl TaskLoop<'_> {
         Ok(())
     }
 
-    fn answered(
+    pub(super) fn answered(
         &mut self,
         step: u64,
         answer: Result<Answer>,
@@ -93,18 +112,20 @@ impl TaskLoop<'_> {
             .remove(&step)
             .with_context(|| format!("step {step} was answered without being asked"))?;
         let answer = answer.with_context(|| format!("cannot propose for step {step}"))?;
+        let mut fail = |reason, words| {
+            events.push(Event::Failed(Failed {
+                step,
+                reason,
+                of: None,
+                detail: Some(words),
+                kernel: None,
+                edits: Edits::default(),
+            }));
+            Ok(())
+        };
         let candidate = match answer {
-            Answer::NoOp(reason) => {
-                events.push(Event::Failed(Failed {
-                    step,
-                    reason: FailedReason::NoOp,
-                    of: None,
-                    detail: Some(reason),
-                    kernel: None,
-                    edits: Edits::default(),
-                }));
-                return Ok(());
-            }
+            Answer::NoOp(words) => return fail(FailedReason::NoOp, words),
+            Answer::Failed(reason, words) => return fail(reason, words),
             Answer::Candidate(candidate) => candidate,
         };
         let kernel = Digest::of(&candidate.source);
@@ -148,15 +169,16 @@ impl TaskLoop<'_> {
         outcome: Outcome,
         events: &mut Vec<Event>,
     ) -> Result<()> {
+        let fault = doubt::fault(&outcome);
         match (purpose, outcome) {
             (
-                Purpose::Judge,
+                Purpose::Judge | Purpose::JudgeAgain,
                 Outcome::Verdict {
                     verdict,
                     compile_log,
                     ..
                 },
-            ) => self.judged(step, *verdict, &compile_log, events),
+            ) => self.judged(step, purpose, *verdict, (&compile_log, fault), events),
             (
                 Purpose::Confirm,
                 Outcome::Verdict {
@@ -168,17 +190,16 @@ impl TaskLoop<'_> {
                 if let Some(report) = report {
                     self.keep_report(step, &mut verdict, &report)?;
                 }
-                let fault = verdict.status == Status::HarnessError;
-                let reason = verdict.reason.clone().unwrap_or_default();
                 events.push(Event::Confirmed(Confirmed {
                     step,
                     verdict: *verdict,
                 }));
-                if fault {
-                    self.count_fault(step, &anyhow!(reason));
+                if let Some(error) = fault {
+                    self.is_last_fault(step, purpose, &error);
                 }
                 Ok(())
             }
+            (Purpose::Proof, Outcome::Verdict { .. }) => self.proof(fault),
             (Purpose::Duel { against }, Outcome::Duel(duel)) => {
                 events.push(Event::Dueled(Dueled {
                     step,
@@ -213,8 +234,9 @@ impl TaskLoop<'_> {
     fn judged(
         &mut self,
         step: u64,
+        purpose: Purpose,
         mut verdict: Verdict,
-        compile_log: &str,
+        (compile_log, fault): (&str, Option<anyhow::Error>),
         events: &mut Vec<Event>,
     ) -> Result<()> {
         // The judge may know the kernel by another name.
@@ -226,11 +248,9 @@ impl TaskLoop<'_> {
             self.batch
                 .write(self.directory.compile_log(step), compile_log.as_bytes())?;
         }
-        let fault = (verdict.status == Status::HarnessError)
-            .then(|| verdict.reason.clone().unwrap_or_default());
         events.push(Event::Judged(Judged { step, verdict }));
         match fault {
-            Some(reason) => self.try_again(step, anyhow!(reason), events),
+            Some(error) => self.try_again(step, purpose, error),
             None => {
                 self.closed = 0;
                 Ok(())
@@ -239,75 +259,29 @@ impl TaskLoop<'_> {
     }
 
     /// The machinery failed, and there is no verdict. What a person can mend ends the task; anything else is tried again.
-    fn not_evaluated(
-        &mut self,
-        step: u64,
-        purpose: Purpose,
-        error: anyhow::Error,
-        events: &mut Vec<Event>,
-    ) -> Result<()> {
+    fn not_evaluated(&mut self, step: u64, purpose: Purpose, error: anyhow::Error) -> Result<()> {
         if error.downcast_ref::<Failure>().is_some() {
             return Err(error);
         }
-        tracing::warn!("step {step} was not judged: {error:#}");
         match purpose {
-            Purpose::Judge => self.try_again(step, error, events),
-            Purpose::Duel { against } if self.count_fault(step, &error) >= TRIES => {
-                events.push(Event::Dueled(Dueled {
-                    step,
-                    against,
-                    duel: None,
-                }));
-                Ok(())
+            Purpose::Judge | Purpose::JudgeAgain => {
+                return self.try_again(step, purpose, error);
             }
-            Purpose::Duel { .. } | Purpose::Confirm => {
-                self.count_fault(step, &error);
-                Ok(())
+            Purpose::Proof => return self.proof(Some(error)),
+            Purpose::Duel { against } => {
+                if self.is_last_fault(step, purpose, &error) {
+                    self.give_up(Event::Dueled(Dueled {
+                        step,
+                        against,
+                        duel: None,
+                    }));
+                }
             }
-        }
-    }
-
-    /// Judges a step once more, or closes it.
-    fn try_again(
-        &mut self,
-        step: u64,
-        error: anyhow::Error,
-        events: &mut Vec<Event>,
-    ) -> Result<()> {
-        if self.count_fault(step, &error) < TRIES {
-            let source = self.sources.text(step)?;
-            self.unjudged.insert(step, source);
-            return Ok(());
-        }
-        events.push(Event::Failed(Failed {
-            step,
-            reason: FailedReason::HarnessError,
-            of: None,
-            detail: Some(format!("{error:#}")),
-            kernel: None,
-            edits: Edits::default(),
-        }));
-        self.closed += 1;
-        if self.closed >= CLOSED_IN_A_ROW {
-            return Err(error.context(format!(
-                "the judge failed for {CLOSED_IN_A_ROW} steps in a row"
-            )));
+            Purpose::Confirm => {
+                self.is_last_fault(step, purpose, &error);
+            }
         }
         Ok(())
-    }
-
-    fn count_fault(&mut self, step: u64, error: &anyhow::Error) -> u32 {
-        let faults = self.faults.entry(step).or_default();
-        *faults += 1;
-        tracing::warn!("the judge failed on step {step}, time {faults}: {error:#}");
-        *faults
-    }
-
-    /// Whether a step was tried as often as it makes sense.
-    pub(super) fn is_hopeless(&self, step: u64) -> bool {
-        self.faults
-            .get(&step)
-            .is_some_and(|faults| *faults >= TRIES)
     }
 
     /// Brings `progress` up to date.
@@ -318,6 +292,10 @@ impl TaskLoop<'_> {
         progress.passed = search.counts().passed;
         progress.cells = search.archive().filled();
         progress.elapsed = self.begun.elapsed();
+        if let Some(asking) = &self.asking {
+            progress.spent = Some(asking.budget.spent());
+            progress.waiting = asking.author.waiting();
+        }
         let confirmed = search.confirmed().and_then(|confirmed| {
             Some(Best {
                 step: confirmed.step,
@@ -366,7 +344,7 @@ impl TaskLoop<'_> {
     pub(super) fn write_summary(&mut self, failure: Option<String>) -> Result<()> {
         self.progress.elapsed = self.begun.elapsed();
         self.summary
-            .set(&self.progress, self.search.counts(), failure);
+            .set(&self.progress, self.search.counts(), &self.tally, failure);
         self.summary.write(false)
     }
 }

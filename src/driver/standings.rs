@@ -3,7 +3,7 @@
 use super::task::TaskLoop;
 use crate::event::Operator;
 use crate::report::{Ranked, Started, TaskResults};
-use crate::search::Outcome;
+use crate::search::{Confirmation, Outcome};
 use crate::verdict::{Status, Verdict};
 
 /// Looks, and changes nothing.
@@ -13,7 +13,7 @@ pub(super) fn of(work: &TaskLoop<'_>, failure: Option<String>) -> TaskResults {
     let mut elites = Vec::new();
     for elite in search.archive().elites() {
         let confirmation = search.confirmation(elite.step);
-        if confirmation.is_some_and(|confirmation| confirmation.speedup.is_none()) {
+        if confirmation.is_some_and(Confirmation::refutes) {
             refuted += 1;
             continue;
         }
@@ -27,6 +27,7 @@ pub(super) fn of(work: &TaskLoop<'_>, failure: Option<String>) -> TaskResults {
             cell: search.archive().describe(&elite.cell),
             measured: elite.speedup,
             confirmed: confirmation.and_then(|confirmation| confirmation.speedup),
+            too_noisy: confirmation.is_some_and(|confirmation| confirmation.speedup.is_none()),
             source: directory.source(search.source_step(elite.step)),
         });
     }

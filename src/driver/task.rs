@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
 
+use super::asking::{Asking, Chronicle, Exchange};
+use super::doubt::Doubted;
 use super::interrupt;
 use super::proposer::{Parent, Proposer};
 use super::running::{Message, Purpose, Running};
 use super::sources::Sources;
 use super::summary::Summary;
+use super::tally::Tally;
 use crate::base::files::Batch;
 use crate::event::{Brief, Event, StopReason, Stopped};
 use crate::report::{Observer, Progress};
@@ -25,6 +28,9 @@ use crate::worker::{Evaluator, Job, JobKind};
 
 /// How long the first of several messages waits for the others: about as long as a sync takes.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// How often it is told who is waited for.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A task under way.
 pub(super) struct TaskLoop<'a> {
@@ -44,9 +50,11 @@ pub(super) struct TaskLoop<'a> {
     /// Elites to judge again, because what they are measured with has changed.
     pub(super) stale: VecDeque<u64>,
     /// How often the judge failed on a step, in this process.
-    pub(super) faults: HashMap<u64, u32>,
-    /// How many steps in a row were closed for that.
+    pub(super) faults: HashMap<(u64, Purpose), u32>,
+    /// How many steps in a row were given up for that.
     pub(super) closed: u32,
+    /// What was given up, while it is not known whether the judge works.
+    pub(super) doubted: Vec<Doubted>,
     /// The journal's last word on why the search is over.
     pub(super) stopped: Option<Stopped>,
     pub(super) running: Running,
@@ -57,6 +65,14 @@ pub(super) struct TaskLoop<'a> {
     pub(super) begun: Instant,
     pub(super) in_flight: usize,
     pub(super) proposer: Arc<dyn Proposer>,
+    /// `None` where no model is asked.
+    pub(super) asking: Option<Asking<'a>>,
+    /// Steps that ask, by how far they have come.
+    pub(super) exchanges: BTreeMap<u64, Exchange>,
+    pub(super) chronicle: Chronicle,
+    pub(super) tally: Tally,
+    /// The most earlier steps that a prompt tells of.
+    pub(super) history: u64,
     /// Made ready once there is something to judge.
     pub(super) evaluator: Option<Arc<dyn Evaluator>>,
     pub(super) summary: &'a mut Summary,
@@ -68,6 +84,8 @@ pub(super) struct TaskLoop<'a> {
 pub(super) enum LoopEnd {
     Finished,
     Interrupted,
+    /// Somebody is to reply for whom nobody waits, and nothing else can be done until then.
+    Waiting,
 }
 
 /// What woke the loop.
@@ -75,6 +93,7 @@ enum Wake {
     Message(Message),
     Interrupt,
     Deadline,
+    Tick,
 }
 
 impl TaskLoop<'_> {
@@ -102,7 +121,7 @@ impl TaskLoop<'_> {
                 && let Some(step) = self.stale.pop_front()
             {
                 let source = self.sources.text(step)?;
-                self.judge(step, source, JobKind::Judge, Purpose::Judge)?;
+                self.judge(step, source, JobKind::Judge, Purpose::JudgeAgain)?;
             }
             if self.go_on(interrupt, None).await? == LoopEnd::Interrupted {
                 return Ok(LoopEnd::Interrupted);
@@ -123,9 +142,15 @@ impl TaskLoop<'_> {
             if self.progress.stopped.is_none() {
                 self.ask()?;
                 self.propose()?;
+                self.ask_models()?;
                 self.dispatch()?;
+                self.settle_doubts()?;
+                self.stop_without_money()?;
             }
             if self.running.is_empty() {
+                if self.progress.stopped.is_none() && self.is_pending() {
+                    return Ok(LoopEnd::Waiting);
+                }
                 if self.progress.stopped.is_none() {
                     bail!(
                         "the search waits behind step {} for something that nobody does",
@@ -161,8 +186,10 @@ impl TaskLoop<'_> {
     async fn stop_where_due(&mut self, deadline: Option<Instant>) -> Result<()> {
         let stopped = match self.search.stop() {
             Some(why) => {
+                self.wait_for_replies().await?;
                 // The fold has decided without the steps that are still under way.
                 self.running.abandon().await;
+                self.exchanges.clear();
                 let at = self.search.folded();
                 Stopped { why, at }
             }
@@ -179,6 +206,32 @@ impl TaskLoop<'_> {
         }
         self.stopped = Some(stopped.clone());
         self.record(vec![Event::Stopped(stopped)])
+    }
+
+    /// Ends the search where the next question would cost more than is left, and nothing under way can change that.
+    fn stop_without_money(&mut self) -> Result<()> {
+        if self.progress.stopped.is_some() || !self.is_out_of_money() {
+            return Ok(());
+        }
+        let stopped = Stopped {
+            why: StopReason::Budget,
+            at: self.next - 1,
+        };
+        self.progress.stopped = Some(stopped.why);
+        if self.stopped.as_ref() == Some(&stopped) {
+            return Ok(());
+        }
+        self.stopped = Some(stopped.clone());
+        self.record(vec![Event::Stopped(stopped)])
+    }
+
+    /// Takes in the replies that are on their way: they are paid for.
+    async fn wait_for_replies(&mut self) -> Result<()> {
+        while self.is_sending() && !self.is_patient_only() {
+            let message = self.running.next().await?;
+            self.settle(vec![message])?;
+        }
+        Ok(())
     }
 
     /// Takes every question that is ready. The lines are durable before anybody sees them.
@@ -203,14 +256,7 @@ impl TaskLoop<'_> {
             let Some(brief) = self.open.get(&step) else {
                 continue;
             };
-            // A parent may be a starting kernel that is itself only just being proposed.
-            let unknown = |parent: &&u64| !self.sources.knows(**parent);
-            if brief
-                .parents
-                .iter()
-                .filter(unknown)
-                .any(|parent| self.open.contains_key(parent))
-            {
+            if brief.operator.asks() || self.waits_for_parents(brief) {
                 self.unsent.insert(step);
                 continue;
             }
@@ -237,7 +283,8 @@ impl TaskLoop<'_> {
     /// Fills the judge: a duel first, since the fold waits for it, then the earliest candidates.
     fn dispatch(&mut self) -> Result<()> {
         while self.running.evaluations() < self.in_flight {
-            if let Some(duel) = self.search.duel().filter(|_| !self.running.is_dueling()) {
+            let duel = self.search.duel().filter(|_| !self.running.is_dueling());
+            if let Some(duel) = duel.filter(|duel| !self.is_doubted(duel.step)) {
                 let source = self.sources.text(duel.step)?;
                 let against = self.sources.text(duel.against)?;
                 let purpose = Purpose::Duel {
@@ -253,7 +300,7 @@ impl TaskLoop<'_> {
         Ok(())
     }
 
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         step: u64,
         source: Arc<str>,
@@ -293,10 +340,16 @@ impl TaskLoop<'_> {
             () = interrupt::come(interrupt) => Wake::Interrupt,
             message = self.running.next() => Wake::Message(message?),
             () = sleep_until(deadline) => Wake::Deadline,
+            () = tokio::time::sleep(TICK), if self.asking.is_some() => Wake::Tick,
         };
         let (mut messages, end) = match wake {
             Wake::Message(message) => (vec![message], LoopEnd::Finished),
             Wake::Deadline => return Ok(LoopEnd::Finished),
+            Wake::Tick => {
+                self.refresh();
+                self.observer.waits(&self.progress);
+                return Ok(LoopEnd::Finished);
+            }
             // What has arrived is kept.
             Wake::Interrupt => (Vec::new(), LoopEnd::Interrupted),
         };

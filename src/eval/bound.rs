@@ -19,8 +19,8 @@ pub(super) const UNTIMED: Purpose = Purpose::Time {
     cache: None,
 };
 
-/// An eight-bit output is its poison by chance in one element of sixteen.
-const BY_CHANCE: f64 = 0.125;
+/// An eight-bit output is its poison by chance in one element of sixteen, or of eight where it has two bits of mantissa.
+const BY_CHANCE: f64 = 0.25;
 
 /// An arm with what is needed to renew and to inspect it.
 pub(super) struct Bound {
@@ -257,6 +257,13 @@ impl Bound {
     /// All buffers of one copy.
     pub(super) fn bytes(&self) -> u64 {
         self.plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
+    }
+
+    /// The inputs and outputs among them, which do not depend on the kernel.
+    pub(super) fn data_bytes(&self) -> u64 {
+        let buffers = self.plan.buffers.iter();
+        let data = buffers.filter(|buffer| !matches!(buffer.role, Role::Scratch { .. }));
+        data.map(|buffer| buffer.bytes()).sum()
     }
 
     /// What the kernel has printed, for whoever looks for its fault.

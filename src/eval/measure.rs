@@ -14,7 +14,7 @@ use crate::base::Stream;
 use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate, Summary};
 use crate::device::{Cache, Floor, Launched, Poison};
-use crate::task::{LEAST_BLOCKS, Tensor};
+use crate::task::{DType, LEAST_BLOCKS, Tensor};
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, Times, WorkloadVerdict};
 
 /// How many blocks lie between two looks.
@@ -31,10 +31,14 @@ const COMPARED_BYTES: u64 = 32 << 20;
 /// The share of the time for looking at outputs, where the device is not the host: which pairs are looked at nothing can foresee
 /// that runs on the device.
 const LOOK_SHARE: f64 = 0.4;
+/// And for comparing the others with the opponent's.
+const AGREE_SHARE: f64 = 0.2;
 /// From the half width of a 95 % interval to what a test at that level finds with a power of 80 %: (1.96 + 0.84) / 1.96.
 const DETECTABLE: f64 = 1.43;
 /// How many launches give a first idea of a time.
 const ROUGH_LAUNCHES: usize = 3;
+/// The chance that a shorter sample of the candidate goes before a pair.
+const ENDED_EARLY: f64 = 0.06;
 
 /// The times of one case.
 pub(super) struct Measurement {
@@ -231,12 +235,17 @@ fn floor(judge: &Judge<'_>, case: &Case, units: usize) -> Option<Floor> {
     let amount = |expression: &Expression| Some(expression.evaluate(&value_of).ok()? as f64);
     let (bytes, operations) = (amount(&judge.task.bytes)?, amount(&judge.task.flops)?);
     let definition = &judge.task.definition;
-    let tensors = definition
-        .inputs
-        .values()
-        .chain(definition.outputs.values());
+    let tensors = || (definition.inputs.values()).chain(definition.outputs.values());
+    // Tensor cores do twice as many operations on eight bits as on sixteen.
+    let eight = |tensor: &Tensor| tensor.dtype.bytes() == 1 && tensor.dtype != DType::Bool;
     let narrow = |tensor: &Tensor| tensor.dtype.is_float() && tensor.dtype.bytes() < 4;
-    let tensor = tensors.into_iter().any(narrow);
+    let on_eight = tensors().any(eight);
+    let operations = if on_eight {
+        operations / 2.0
+    } else {
+        operations
+    };
+    let tensor = on_eight || tensors().any(narrow);
     judge.device.floor_us(bytes, operations, units, tensor)
 }
 
@@ -253,6 +262,8 @@ struct Session {
     always: bool,
     begun: Instant,
     oracle_spent: Duration,
+    /// For comparing outputs that nobody else looked at with the opponent's.
+    agreeing: Duration,
     /// Filling, launching, and looking at what came out.
     stages: [Duration; 3],
     /// Launches of the candidate that were timed, and those that the oracle has looked at.
@@ -281,39 +292,42 @@ impl Session {
             always: judge.device.lock().is_host,
             begun: Instant::now(),
             oracle_spent: Duration::ZERO,
+            agreeing: Duration::ZERO,
             stages: [Duration::ZERO; 3],
             launched: 0,
             compared: 0,
         };
-        let bytes = session.bench.candidate.bytes();
+        // Either may have much more scratch than the other, and both have as many copies.
+        let opponent_bytes = session.bench.side(Side::Opponent)?.bytes();
+        let bytes = session.bench.candidate.bytes().max(opponent_bytes);
+        // How much is looked at must not depend on what a candidate asks for.
+        let data_bytes = session.bench.candidate.data_bytes().max(1);
         if judge.device.copies(bytes, Duration::ZERO) == 1 {
             return Ok(Ok(session));
         }
-        let [candidate_time, opponent_time] = match session.rough(seed)? {
+        let times = match session.rough(seed)? {
             Ok(times) => times,
             Err(finding) => return Ok(Err(finding)),
         };
-        let units = [candidate_time, opponent_time].map(|time| judge.device.units(time));
+        let fastest = times[0].min(times[1]);
         // A fast candidate's sample uses all copies, so that it writes more than the cache can keep.
         let timed = match judge.options.cache {
-            Cache::Cold => judge
-                .device
-                .copies(bytes, candidate_time.min(opponent_time)),
+            Cache::Cold => judge.device.copies(bytes, fastest),
             Cache::Hot => 1,
         };
         session.units = match judge.options.cache {
-            // What an event costs is spread over as many launches in both arms, unless one is far slower.
-            Cache::Cold => units.map(|own| match own {
-                1 => 1,
-                own if 2 * own >= units[0].max(units[1]) => timed,
-                own => own.min(timed),
+            // What an event costs is spread over as many launches in both arms, unless one is far slower: also where one is
+            // just long enough to be timed by itself, and the other just not.
+            Cache::Cold => times.map(|time| match time <= 2 * fastest {
+                true => timed,
+                false => judge.device.units(time).min(timed),
             }),
-            Cache::Hot => units,
+            Cache::Hot => times.map(|time| judge.device.units(time)),
         };
         if timed == 1 {
             return Ok(Ok(session));
         }
-        let by_bytes = (COMPARED_BYTES / bytes.max(1)).clamp(1, MOST_COMPARED as u64);
+        let by_bytes = (COMPARED_BYTES / data_bytes).clamp(1, MOST_COMPARED as u64);
         let oracle = timed.min(by_bytes as usize);
         drop(session.bench);
         session.bench = match open(Spread { timed, oracle })? {
@@ -380,7 +394,7 @@ impl Session {
     }
 
     /// One sample of each arm through the timed path, unrecorded: pages are touched, threads are awake, clocks are up. Then a
-    /// shorter one of the candidate, after which all that was not launched must be untouched.
+    /// shorter one of the candidate.
     fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> anyhow::Result<Result<(), Finding>> {
         for side in order {
             let units = self.units_of(side);
@@ -388,16 +402,22 @@ impl Session {
                 return Ok(Err(finding));
             }
         }
-        if let Some(short) = self.short {
-            let poison = Poison::Finite { seed };
-            if let Err(finding) = self.launch(Side::Candidate, seed, poison, short)? {
-                return Ok(Err(finding));
-            }
-            if let Some(finding) = self.bench.candidate.reached_others(poison)? {
-                return Ok(Err(finding));
-            }
+        self.end_early(seed)
+    }
+
+    /// A shorter sample of the candidate, after which all that was not launched must be untouched.
+    fn end_early(&mut self, seed: u64) -> anyhow::Result<Result<(), Finding>> {
+        let Some(short) = self.short else {
+            return Ok(Ok(()));
+        };
+        let poison = Poison::Finite { seed };
+        if let Err(finding) = self.launch(Side::Candidate, seed, poison, short)? {
+            return Ok(Err(finding));
         }
-        Ok(Ok(()))
+        Ok(match self.bench.candidate.reached_others(poison)? {
+            Some(finding) => Err(finding),
+            None => Ok(()),
+        })
     }
 
     /// One sample of each arm on the same fresh data; `leader` goes first. The oracle runs only after the candidate has finished.
@@ -415,6 +435,12 @@ impl Session {
             Side::Candidate => Side::Opponent,
             Side::Opponent => Side::Candidate,
         };
+        // At an unknown moment once more: what does the work of later launches at chance would else be seen once only.
+        if stream.unit() < ENDED_EARLY
+            && let Err(finding) = self.end_early(seed_of(seed, "short", 0))?
+        {
+            return Ok(Err(finding));
+        }
         let poison = Poison::Finite { seed };
         for side in [leader, follower] {
             let time = match self.launch(side, seed, poison, self.units_of(side))? {
@@ -431,9 +457,10 @@ impl Session {
         if let Err(finding) = self.bench.candidate.trespass(&[])? {
             return Ok(Err(finding));
         }
-        let looked = match self.is_looked_at() {
+        let is_looked_at = self.is_looked_at();
+        let looked = match is_looked_at {
             true => self.look_at_outputs(seed, poison, &ran, stream)?,
-            false => Ok(()),
+            false => self.compare_with_opponent(&ran, seed)?,
         };
         self.launched += ran.len() as u64;
         if let Err(finding) = looked {
@@ -444,7 +471,10 @@ impl Session {
                 finding.refusal.evidence,
             )));
         }
-        self.stages[2] += begun.elapsed();
+        match is_looked_at {
+            true => self.stages[2] += begun.elapsed(),
+            false => self.agreeing += begun.elapsed(),
+        }
         let state = self.bench.side(Side::Candidate)?.state()?;
         Ok(state.map(|_| times))
     }
@@ -453,6 +483,24 @@ impl Session {
     fn is_looked_at(&self) -> bool {
         let spent = self.stages[2].as_secs_f64();
         self.always || spent <= LOOK_SHARE * self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Where the oracle is so dear that few pairs are looked at, all others are compared with the opponent's, which is known to
+    /// be right and has just had the same inputs: else what is timed would go unseen for most of the time.
+    fn compare_with_opponent(&self, ran: &[u32], seed: u64) -> anyhow::Result<Result<(), Finding>> {
+        let is_dear = 2 * self.oracle_spent >= self.stages[2];
+        let spent = self.agreeing.as_secs_f64();
+        if !is_dear || spent > AGREE_SHARE * self.begun.elapsed().as_secs_f64() {
+            return Ok(Ok(()));
+        }
+        let opponent = self.bench.side(Side::Opponent)?;
+        let both: Vec<u32> = (ran.iter().copied())
+            .filter(|copy| opponent.arm.ran().contains(copy))
+            .collect();
+        match both.is_empty() {
+            true => Ok(Ok(())),
+            false => self.bench.compare_sides(&both, seed),
+        }
     }
 
     /// The timed outputs: a random part against the oracle, all of one copy at a time; the rest against the opponent's.
@@ -469,8 +517,11 @@ impl Session {
             .collect();
         let mut chosen = ran.to_vec();
         stream.shuffle(&mut chosen);
-        // Where the opponent ran fewer, its own outputs are among those that are looked at now and then.
-        if let Some(shared) = both.get(stream.below(both.len().max(1))) {
+        // Where the opponent ran fewer, its own outputs are among those that are looked at now and then. Where one copy is looked
+        // at that must not always be it: any other copy could then hold what it likes.
+        if let Some(shared) = both.get(stream.below(both.len().max(1)))
+            && (self.compared_at_once > 1 || stream.below(4) == 0)
+        {
             chosen.retain(|copy| copy != shared);
             chosen.insert(0, *shared);
         }

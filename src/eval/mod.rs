@@ -79,7 +79,8 @@ impl<'a> Judge<'a> {
     /// Compiles oracle and baseline, and checks the baseline on every selected workload.
     ///
     /// # Errors
-    /// `Failure::reference` where the oracle or the baseline does not work, anything else where the machinery does not.
+    /// `Failure::usage` for hot caches where outputs take the place of inputs, `Failure::reference` where the oracle or the
+    /// baseline does not work, anything else where the machinery does not.
     pub fn new(
         device: &'a dyn Device,
         task: &'a Task,
@@ -109,6 +110,18 @@ impl<'a> Judge<'a> {
         machine: Machine,
         most: usize,
     ) -> anyhow::Result<Self> {
+        // One launch's outputs would be the next one's inputs: what comes out of a sample no oracle can tell.
+        if options.cache == Cache::Hot
+            && !device.lock().is_host
+            && !task.settings.in_place.is_empty()
+        {
+            return Err(Failure::usage(format!(
+                "task `{}` writes its outputs in the place of inputs: it cannot be timed with hot caches",
+                task.name
+            ))
+            .hint("leave `eval.cache` at `cold`")
+            .into());
+        }
         let mut judge = Self::unchecked(device, task, options, machine)?;
         let cases: Vec<_> = task
             .selected(&judge.options.profile)

@@ -4,6 +4,7 @@
 //! device is the host, compiling and proposing share it too. Whoever waits stands at a gate first, so that nobody waits for ever.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -123,17 +124,19 @@ impl Quiet {
         let mut path = self.lock.path.clone().into_os_string();
         path.push(suffix);
         let path = PathBuf::from(path);
+        // A link that somebody has put there leads to a file that is none of ours, and would be opened to everybody below.
+        let mut options = File::options();
+        options
+            .write(true)
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW);
         // A file of another user's is opened, never made anew: some systems refuse the one and not the other.
-        let existing = File::options().write(true).read(true).open(&path);
-        let open = existing.or_else(|_| {
-            let mut options = File::options();
-            options.create(true).truncate(false).write(true).read(true);
-            options.open(&path)
-        });
+        let open =
+            (options.open(&path)).or_else(|_| options.create(true).truncate(false).open(&path));
         let file = open.with_context(|| format!("failed to open `{}`", path.display()))?;
         // A card is shared by all users of a machine; where the file is another's, it is open already.
         if !self.lock.is_host {
-            let _ = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+            let _ = file.set_permissions(PermissionsExt::from_mode(0o666));
         }
         Ok(file)
     }
@@ -163,6 +166,23 @@ mod tests {
         ));
         drop(alone);
         assert!(file.try_lock().is_ok());
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let theirs = folder.path().join("theirs");
+        std::fs::write(&theirs, "").unwrap();
+        std::fs::set_permissions(&theirs, PermissionsExt::from_mode(0o600)).unwrap();
+        let path = folder.path().join("lock");
+        std::os::unix::fs::symlink(&theirs, &path).unwrap();
+        let opened = Quiet::open(Lock {
+            path,
+            is_host: false,
+        });
+        assert!(opened.is_err());
+        let mode = std::fs::metadata(&theirs).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     fn of(folder: &tempfile::TempDir, is_host: bool) -> Quiet {

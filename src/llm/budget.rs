@@ -108,6 +108,11 @@ impl Budget {
         self.spent = self.spent.plus(Amount::of(spent));
     }
 
+    /// Takes back what was counted for a question that waits for its reply after all.
+    pub fn take_back(&mut self, counted: &Cost) {
+        self.spent = self.spent.less(Amount::of(counted));
+    }
+
     /// What was spent; without dollars where a part of it has no price.
     pub fn spent(&self) -> Cost {
         Cost {

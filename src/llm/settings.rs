@@ -2,6 +2,8 @@
 //!
 //! Checks and decides; asks nobody, and reads no key: only whether one is there.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::models::{Model, Models, ProviderName};
@@ -29,6 +31,10 @@ pub struct Settings {
     pub context_share: f64,
     /// `mailbox`: whether to wait for replies.
     pub wait: bool,
+    /// A folder whose files take the place of the program's own templates of the same name.
+    pub prompts: Option<PathBuf>,
+    /// The most `str_replace` edits in one reply.
+    pub edits: usize,
     /// These take the place of every model's own.
     pub max_output_tokens: Option<u64>,
     pub temperature: Option<f64>,
@@ -49,6 +55,8 @@ impl Default for Settings {
             patience_seconds: 600.0,
             context_share: 0.5,
             wait: true,
+            prompts: None,
+            edits: 2,
             max_output_tokens: None,
             temperature: None,
             top_p: None,
@@ -117,6 +125,9 @@ impl Settings {
                 self.context_share,
                 "a share lies above 0 and is at most 1",
             ));
+        }
+        if !(1..=64).contains(&self.edits) {
+            return Err(refused("llm.edits", self.edits, "1 to 64 edits a reply"));
         }
         let Models::Listed(models) = &self.models else {
             return check_sampling("llm", &self.over(&Model::new(ProviderName::Mailbox, "")));

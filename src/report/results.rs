@@ -42,6 +42,8 @@ pub struct Ranked {
     pub measured: Speedup,
     /// The same, measured again with new seeds in fresh processes.
     pub confirmed: Option<Speedup>,
+    /// It was correct then, and the interval stayed too wide.
+    pub too_noisy: bool,
     pub source: PathBuf,
 }
 
@@ -95,7 +97,11 @@ fn one(results: &TaskResults) -> String {
         "", "speedup", "95 % interval", "confirmed", "step", "made by"
     );
     for (index, elite) in results.elites.iter().take(LISTED).enumerate() {
-        let confirmed = elite.confirmed.map_or("", |_| "yes");
+        let confirmed = match elite.confirmed {
+            Some(_) => "yes",
+            None if elite.too_noisy => "too noisy",
+            None => "",
+        };
         text += &format!(
             "  {:>2}  {}  {confirmed:<9}  {:>5}  {}: {}\n      {}\n      {}\n",
             index + 1,
@@ -124,6 +130,10 @@ fn one(results: &TaskResults) -> String {
     );
     if results.elites.iter().any(|elite| elite.confirmed.is_some()) {
         text += "  confirmed: measured again with new seeds in fresh processes\n";
+    }
+    if results.elites.iter().any(|elite| elite.too_noisy) {
+        text +=
+            "  too noisy: correct when measured again, and not precise enough to be confirmed\n";
     }
     text += &results.device.as_ref().map_or_else(String::new, caveat);
     for (name, path) in [
@@ -199,12 +209,13 @@ mod tests {
     }
 
     fn sample() -> TaskResults {
-        let elite = |step, operator, detail: &str, confirmed| Ranked {
+        let elite = |step, operator, detail: &str, confirmed: Option<Speedup>| Ranked {
             step,
             operator,
             detail: detail.to_owned(),
             cell: "block_threads 64 to 128, barriers < 1".to_owned(),
             measured: speedup(2.0),
+            too_noisy: confirmed.is_none(),
             confirmed,
             source: format!("out/softmax/steps/{step:06}/kernel.cu").into(),
         };

@@ -96,6 +96,29 @@ impl TaskDirectory {
         self.step(step).join("kernel.cu")
     }
 
+    /// The folder of one question of a step, counted from 1.
+    pub fn ask(&self, step: u64, ask: u32) -> PathBuf {
+        self.step(step).join(format!("ask-{ask}"))
+    }
+
+    pub fn prompt(&self, step: u64, ask: u32) -> PathBuf {
+        self.ask(step, ask).join("prompt.md")
+    }
+
+    pub fn response(&self, step: u64, ask: u32) -> PathBuf {
+        self.ask(step, ask).join("response.md")
+    }
+
+    /// What the model said that it was about to do.
+    pub fn trace(&self, step: u64) -> PathBuf {
+        self.step(step).join("trace.json")
+    }
+
+    /// Its edits, and what became of them.
+    pub fn edits(&self, step: u64) -> PathBuf {
+        self.step(step).join("edits.json")
+    }
+
     /// A copy of the journal's verdict, for people.
     pub fn verdict(&self, step: u64) -> PathBuf {
         self.step(step).join("verdict.json")

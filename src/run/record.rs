@@ -27,6 +27,9 @@ pub struct Record {
     pub backend: String,
     pub device: DeviceIdentity,
     pub tasks: IndexMap<String, TaskRecord>,
+    /// The version of the prompts; `None` where no model is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<String>,
     /// The resolved configuration.
     pub config: Value,
 }
@@ -184,6 +187,7 @@ mod tests {
             baseline: digest,
         };
         Record {
+            prompts: None,
             schema: SCHEMA,
             kforge: "0.1.0".to_owned(),
             host: "here".to_owned(),

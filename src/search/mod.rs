@@ -87,6 +87,14 @@ pub struct Confirmation {
     pub verdict: Arc<Verdict>,
 }
 
+impl Confirmation {
+    /// Whether the candidate was found at fault. One that was correct and could not be measured well enough was not.
+    pub fn refutes(&self) -> bool {
+        let is_correct = matches!(self.verdict.status, Status::Passed | Status::Inconclusive);
+        self.speedup.is_none() && !is_correct
+    }
+}
+
 /// A step under way that has been asked, and not yet answered or judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unfinished<'a> {
@@ -283,7 +291,7 @@ impl Search {
         })
     }
 
-    /// The fastest elite by its estimate, leaving out those that failed to be confirmed.
+    /// The fastest elite by its estimate, leaving out those that were refuted.
     pub fn best(&self) -> Option<&Elite> {
         self.archive
             .elites()
@@ -335,7 +343,7 @@ impl Search {
     fn refuted(&self, step: u64) -> bool {
         self.confirmations
             .get(&step)
-            .is_some_and(|confirmation| confirmation.speedup.is_none())
+            .is_some_and(Confirmation::refutes)
     }
 
     /// Confirmations bear on what is reported, never on what is asked: a run that goes on after its end asks what it would have.

@@ -71,6 +71,38 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// That kforge itself failed to judge a kernel.
+    pub fn harness_error(task: &str, kernel: &str, backend: &str, reason: String) -> Self {
+        Self {
+            schema: SCHEMA,
+            task: task.to_owned(),
+            kernel: kernel.to_owned(),
+            backend: backend.to_owned(),
+            status: Status::HarnessError,
+            reason: Some(reason),
+            confirmed: false,
+            device: DeviceIdentity::default(),
+            sandbox: "unknown".to_owned(),
+            tunables: IndexMap::new(),
+            cache: "unknown".to_owned(),
+            precision: None,
+            state: None,
+            screen: None,
+            checked_share: None,
+            voided_blocks: 0,
+            seeds: Vec::new(),
+            baseline: None,
+            speedup: None,
+            workloads: Vec::new(),
+            resources: Resources::default(),
+            features: IndexMap::new(),
+            accesses: Vec::new(),
+            evidence: None,
+            builds: Vec::new(),
+            seconds: Seconds::default(),
+        }
+    }
+
     /// Whether the candidate is correct, measured, and above the floor.
     pub fn passed(&self) -> bool {
         self.status == Status::Passed

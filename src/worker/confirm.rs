@@ -1,12 +1,68 @@
 //! Several verdicts on one kernel, each from a fresh process, as one: the number that is reported.
 
 use crate::base::statistics::{Estimate, Summary, mean_of_estimates};
-use crate::verdict::{Speedup, Times, Verdict, WorkloadVerdict};
+use crate::verdict::{Speedup, Status, Times, Verdict, WorkloadVerdict};
+
+/// Verdicts under way to one.
+pub(super) struct Confirmation {
+    /// How many fresh processes it takes.
+    processes: usize,
+    verdicts: Vec<Verdict>,
+    /// The last process was correct, and its numbers were not precise enough: how often that was so in a row.
+    noisy: usize,
+}
+
+/// A machine may be busy for a while: so often a process may be too noisy before nothing can be said.
+const NOISY: usize = 2;
+
+impl Confirmation {
+    pub(super) fn new(processes: usize) -> Self {
+        Self {
+            processes,
+            verdicts: Vec::new(),
+            noisy: 0,
+        }
+    }
+
+    /// Whether another process is to judge.
+    pub(super) fn goes_on(&self) -> bool {
+        match self.verdicts.last() {
+            None => true,
+            Some(last) if last.passed() => self.verdicts.len() < self.processes,
+            Some(_) => (1..NOISY).contains(&self.noisy),
+        }
+    }
+
+    pub(super) fn note(&mut self, verdict: Verdict) {
+        match verdict.status {
+            Status::Inconclusive => self.noisy += 1,
+            _ => self.noisy = 0,
+        }
+        // What was asked once more stands in the place of the first answer.
+        self.verdicts.pop_if(|last| !last.passed());
+        self.verdicts.push(verdict);
+    }
+
+    /// `None` where no process has judged.
+    pub(super) fn verdict(mut self) -> Option<Verdict> {
+        let processes = self.processes;
+        let nth = self.verdicts.len();
+        if let Some(last) = self.verdicts.last_mut()
+            && last.status == Status::Inconclusive
+        {
+            let reason = last.reason.take().unwrap_or_default();
+            last.reason = Some(format!(
+                "correct, and not confirmed: fresh process {nth} of {processes} was asked {NOISY} times and was too noisy: {reason}"
+            ));
+        }
+        (nth > 0).then(|| confirmed(self.verdicts))
+    }
+}
 
 /// One verdict from those of all processes. The first that did not pass stands for all.
 ///
 /// The process is the top level of chance: the interval is that of the mean over processes, however narrow each one's own is.
-pub(super) fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
+fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
     if let Some(index) = verdicts.iter().position(|verdict| !verdict.passed()) {
         let mut verdicts = verdicts;
         return verdicts.swap_remove(index);
@@ -101,7 +157,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::verdict::Status;
 
     /// Of one process, on two workloads; `half`: of the interval, in logarithms.
     fn verdict(seed: u64, status: &str, [first, second]: [f64; 2], half: f64) -> Verdict {
@@ -177,6 +232,44 @@ mod tests {
             (found / (0.001 / 3f64.sqrt()) - 1.0).abs() < 1e-6,
             "{found}"
         );
+    }
+
+    /// The verdict on processes that answer so, and how many of them were asked.
+    fn confirmation(processes: usize, answers: &[&str]) -> (Verdict, usize) {
+        let mut confirmation = Confirmation::new(processes);
+        let mut asked = 0;
+        while confirmation.goes_on() {
+            let mut answer = verdict(asked as u64, answers[asked], [2.0, 2.0], 0.01);
+            answer.reason = Some("±9 %".to_owned());
+            confirmation.note(answer);
+            asked += 1;
+        }
+        (confirmation.verdict().unwrap(), asked)
+    }
+
+    #[test]
+    fn a_noisy_process_is_asked_once_more_and_refutes_nothing() {
+        let (passed, noisy) = ("passed", "inconclusive");
+        let (whole, asked) =
+            confirmation(5, &[passed, noisy, passed, noisy, passed, passed, passed]);
+        assert_eq!((whole.status, asked), (Status::Passed, 7));
+        assert!(whole.confirmed);
+        assert_eq!(whole.seeds, [0, 2, 4, 5, 6]);
+
+        let (whole, asked) = confirmation(5, &[passed, passed, noisy, noisy]);
+        assert_eq!((whole.status, asked), (Status::Inconclusive, 4));
+        assert!(!whole.confirmed);
+        assert_eq!(
+            whole.reason.unwrap(),
+            "correct, and not confirmed: fresh process 3 of 5 was asked 2 times and was too noisy: ±9 %"
+        );
+
+        // What is wrong is not asked again.
+        for answers in [&["wrong_output"][..], &[passed, noisy, "wrong_output"]] {
+            let (whole, asked) = confirmation(5, answers);
+            assert_eq!((whole.status, asked), (Status::WrongOutput, answers.len()));
+        }
+        assert_eq!(confirmation(1, &[noisy, passed]).1, 2);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub trait EvaluatorFactory: Send + Sync {
 /// One question about one kernel.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// For messages and deadlines; a step is judged at most once at a time.
+    /// For messages and deadlines; a step is judged at most once at a time. 0: of no step, the baseline.
     pub step: u64,
     /// The whole kernel file.
     pub source: Arc<str>,

@@ -25,7 +25,7 @@ pub(super) struct Hello {
 }
 
 /// A further line to a worker.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
     Judge {
@@ -39,6 +39,17 @@ pub(super) enum Request {
     },
     /// The baseline against itself.
     SelfTest,
+}
+
+impl Request {
+    /// The same judgement on what an earlier one had drawn from its seed.
+    pub(super) fn repeating(&self, drawn: Option<u64>) -> Self {
+        let mut request = self.clone();
+        if let Self::Judge { seed, .. } = &mut request {
+            *seed = seed.or(drawn);
+        }
+        request
+    }
 }
 
 /// A line from a worker: one for the greeting, one for each request.

@@ -1,8 +1,10 @@
 //! Machinery that breaks: the judge, the oracle, the disk.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kforge::base::Failure;
@@ -88,6 +90,44 @@ fn a_judge_that_fails_now_and_then_is_asked_again() {
     );
 }
 
+/// Judges that fail twice on everything that they are asked, and then answer.
+pub(crate) fn failing_twice() -> ScriptedJudges {
+    ScriptedJudges(Box::new(|_| {
+        let calls: Mutex<HashMap<String, u32>> = Mutex::default();
+        Ok(ScriptedJudge {
+            before: Some(Box::new(move |job| {
+                let mut calls = calls.lock().unwrap();
+                let calls = calls.entry(format!("{job:?}")).or_default();
+                *calls += 1;
+                anyhow::ensure!(*calls > 2, "a worker ended without an answer");
+                Ok(None)
+            })),
+            ..ScriptedJudge::default()
+        })
+    }))
+}
+
+#[test]
+fn judging_dueling_and_confirming_have_their_own_tries() {
+    let root = tempfile::tempdir().unwrap();
+    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
+    run(options(&troubled, &["softmax"], 30), &failing_twice()).unwrap();
+    assert_eq!(
+        state(&troubled, "softmax", 30),
+        state(&plain, "softmax", 30)
+    );
+    let confirmed = |directory: &Path| {
+        let events = events(directory, "softmax").into_iter();
+        let steps = events.filter_map(|event| match event {
+            Event::Confirmed(confirmed) => Some(confirmed.step),
+            _ => None,
+        });
+        steps.collect::<Vec<_>>()
+    };
+    assert_eq!(confirmed(&troubled), confirmed(&plain));
+}
+
 #[test]
 fn a_kernel_that_cannot_be_judged_does_not_hold_up_the_others() {
     let root = tempfile::tempdir().unwrap();
@@ -112,28 +152,52 @@ fn a_kernel_that_cannot_be_judged_does_not_hold_up_the_others() {
     );
 }
 
-#[test]
-fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
-    let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("run");
-    let judges = faulty(|job| {
+/// Judges whose every confirmation ends so.
+fn confirming(status: Status) -> ScriptedJudges {
+    faulty(move |job| {
         if !matches!(job.kind, JobKind::Confirm) {
             return Ok(None);
         }
         let mut verdict = verdict(&job.source, 1, false);
-        verdict.status = Status::Race;
+        verdict.status = status;
         verdict.speedup = None;
         Ok(Some(Outcome::Verdict {
             verdict: Box::new(verdict),
             compile_log: String::new(),
             report: None,
         }))
-    });
-    let ended = run(options(&directory, &["softmax"], 12), &judges).unwrap();
+    })
+}
+
+#[test]
+fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let ended = run(
+        options(&directory, &["softmax"], 12),
+        &confirming(Status::Race),
+    )
+    .unwrap();
     assert!(ended.tasks[0].progress.passed > 0 && ended.tasks[0].best().is_none());
     for name in ["best.cu", "best.json"] {
         assert!(!directory.join("softmax").join(name).exists(), "{name}");
     }
+}
+
+#[test]
+fn a_kernel_that_was_too_noisy_to_be_confirmed_is_shown_as_unconfirmed() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    let ended = run(
+        options(&directory, &["softmax"], 12),
+        &confirming(Status::Inconclusive),
+    )
+    .unwrap();
+    let task = &ended.tasks[0];
+    assert!(!task.best().unwrap().confirmed);
+    assert!(directory.join("softmax/best.cu").exists());
+    assert_eq!(task.results.refuted, 0);
+    assert!(task.results.elites.iter().any(|elite| elite.too_noisy));
 }
 
 #[test]
@@ -154,12 +218,92 @@ fn a_judge_that_always_fails_ends_the_run_and_loses_nothing() {
             .iter()
             .all(|event| !matches!(event, Event::Judged(_)))
     );
+    assert!(given_up(&troubled).is_empty());
     run(
         options(&troubled, &["softmax"], 30),
         &judges(Duration::ZERO),
     )
     .unwrap();
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
+    assert_eq!(
+        state(&troubled, "softmax", 30),
+        state(&plain, "softmax", 30)
+    );
+}
+
+/// The steps that were closed without a verdict.
+fn given_up(directory: &Path) -> Vec<u64> {
+    let events = events(directory, "softmax").into_iter();
+    let steps = events.filter_map(|event| match event {
+        Event::Failed(failed) if failed.reason == FailedReason::HarnessError => Some(failed.step),
+        _ => None,
+    });
+    steps.collect()
+}
+
+#[test]
+fn where_nothing_else_is_left_to_judge_the_baseline_says_whose_fault_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("broken");
+    // Fewer steps under way than it takes to end the run for their number.
+    let narrow = |directory: &Path| {
+        let mut options = options(directory, &["softmax"], 30);
+        options.record.window = 2;
+        options.in_flight = 1;
+        options
+    };
+    let error = run(narrow(&directory), &faulty(|_| anyhow::bail!("gone"))).unwrap_err();
+    assert_eq!(
+        format!("{error:#}"),
+        "the judge fails on the baseline too: gone"
+    );
+    assert!(given_up(&directory).is_empty());
+    run(narrow(&directory), &judges(Duration::ZERO)).unwrap();
+    assert!(given_up(&directory).is_empty());
+
+    // The starting kernel and the last step cannot be judged, and the judge works.
+    let directory = root.path().join("working");
+    let judges = faulty(|job| match job.step {
+        1 | 30 => anyhow::bail!("a worker ended without an answer"),
+        _ => Ok(None),
+    });
+    let ended = run(narrow(&directory), &judges).unwrap();
+    assert_eq!(ended.tasks[0].progress.steps, 30);
+    assert_eq!(given_up(&directory), [1, 30]);
+}
+
+#[test]
+fn a_duel_is_not_lost_to_a_judge_that_breaks() {
+    static BROKEN: AtomicBool = AtomicBool::new(false);
+    let root = tempfile::tempdir().unwrap();
+    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    run(options(&plain, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
+    let error = run(
+        options(&troubled, &["softmax"], 60),
+        &faulty(|job| {
+            if matches!(job.kind, JobKind::Duel { .. }) {
+                BROKEN.store(true, Ordering::Relaxed);
+            }
+            match BROKEN.load(Ordering::Relaxed) {
+                true => anyhow::bail!("gone"),
+                false => Ok(None),
+            }
+        }),
+    )
+    .unwrap_err();
+    assert!(error.to_string().starts_with("the judge fail"), "{error:#}");
+    let dueled = |event: &Event| matches!(event, Event::Dueled(_));
+    assert!(!events(&troubled, "softmax").iter().any(dueled));
+    assert!(given_up(&troubled).is_empty());
+    run(
+        options(&troubled, &["softmax"], 60),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
+    assert_eq!(
+        state(&troubled, "softmax", 60),
+        state(&plain, "softmax", 60)
+    );
 }
 
 #[cfg(unix)]

@@ -6,6 +6,7 @@ use kforge::base::{Failure, Kind};
 use kforge::driver::Start;
 use kforge::event::Event;
 
+use crate::faults::failing_twice;
 use crate::scripted::{judges, options};
 use crate::{events, process, run};
 
@@ -92,6 +93,29 @@ fn another_experiment_needs_to_be_accepted() {
         !matches!(once_more[after.len()], Event::Judged(_)),
         "measured again only once"
     );
+}
+
+#[test]
+fn elites_are_measured_again_by_a_judge_that_fails_at_first() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = root.path().join("run");
+    run(
+        options(&directory, &["softmax"], 30),
+        &judges(Duration::ZERO),
+    )
+    .unwrap();
+    let before = events(&directory, "softmax").len();
+    // The search is over already: nothing else brings these steps to the judge.
+    let mut changed = options(&directory, &["softmax"], 30);
+    changed.record.kforge = "0.0.1".to_owned();
+    changed.start = Start::Resume {
+        accept_changes: true,
+    };
+    run(changed, &failing_twice()).unwrap();
+    let judged = |event: &&Event| matches!(event, Event::Judged(_));
+    let again = events(&directory, "softmax");
+    let again = again[before..].iter().filter(judged).count();
+    assert!(again >= 3, "{again}");
 }
 
 #[test]

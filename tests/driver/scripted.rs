@@ -275,6 +275,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
         (task.name.clone(), record)
     });
     Options {
+        models: None,
         directory: directory.to_owned(),
         start: match resume {
             true => Start::Resume {
@@ -283,6 +284,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
             false => Start::New,
         },
         record: Record {
+            prompts: None,
             schema: RECORD_SCHEMA,
             kforge: "0.0.0".to_owned(),
             host: "scripted".to_owned(),

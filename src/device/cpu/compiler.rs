@@ -18,7 +18,7 @@ use super::flags::{
     FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of, state_script,
 };
 use crate::base::{Digest, Failure};
-use crate::device::cache::{self, unwritable};
+use crate::device::cache::{self, Held, Store, unwritable};
 use crate::device::sandbox::{self, Confinement};
 use crate::device::watchdog::{Watch, wait_for_news};
 use crate::device::{Build, Refusal};
@@ -52,7 +52,7 @@ pub(super) struct Toolchain {
     compiler: Compiler,
     /// Holds the runtime's sources, the precompiled headers and `runtime.o`.
     runtime: PathBuf,
-    programs: PathBuf,
+    programs: Store,
     /// Stays empty: where processes run that need no files.
     empty: PathBuf,
     /// What the compiler reads besides the system's own folders.
@@ -146,14 +146,13 @@ impl Toolchain {
         let cache = cache::folder();
         let mut toolchain = Self {
             runtime: cache.join(format!("runtime-{fingerprint}")),
-            programs: cache.join("programs"),
+            programs: Store::open(cache.join("programs"))?,
             empty: cache.join("empty"),
             readable: sandbox::folders_of(&compiler.path, || search_folders(&compiler.path)),
             compiler,
             fingerprint,
             builds: Vec::new(),
         };
-        cache::make(&toolchain.programs)?;
         cache::make(&toolchain.empty)?;
         if toolchain.runtime.is_dir() {
             cache::touch(&toolchain.runtime);
@@ -165,7 +164,8 @@ impl Toolchain {
             .into_iter()
             .filter(is_made)
             .collect();
-        cache::prune(&cache, &toolchain.programs);
+        cache::prune_runtimes(&cache);
+        toolchain.programs.prune();
         Ok(toolchain)
     }
 
@@ -377,7 +377,7 @@ impl Toolchain {
         text: &str,
         build: Build,
         fast_math: bool,
-    ) -> anyhow::Result<Result<(PathBuf, f64), Refusal>> {
+    ) -> anyhow::Result<Result<(PathBuf, Held, f64), Refusal>> {
         let begun = Instant::now();
         let key = Digest::of_parts([
             text.as_bytes(),
@@ -385,9 +385,10 @@ impl Toolchain {
             build.name().as_bytes(),
             self.fingerprint.to_string().as_bytes(),
         ]);
-        let executable = self.programs.join(key.to_string());
-        if executable.is_file() {
-            return Ok(Ok((executable, begun.elapsed().as_secs_f64())));
+        let name = key.to_string();
+        let executable = self.programs.path(&name);
+        if let Some(held) = self.programs.hold(&name) {
+            return Ok(Ok((executable, held, begun.elapsed().as_secs_f64())));
         }
         let building = tempfile::Builder::new()
             .prefix("kforge-compile-")
@@ -422,8 +423,8 @@ impl Toolchain {
             Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
         }
         // Onto the cache's file system first, then in one step to its name.
-        let beside = tempfile::NamedTempFile::new_in(&self.programs)
-            .map_err(|error| unwritable(&self.programs, &error))?;
+        let beside = tempfile::NamedTempFile::new_in(self.programs.folder())
+            .map_err(|error| unwritable(self.programs.folder(), &error))?;
         std::fs::copy(folder.join("program"), beside.path())
             .and_then(|_| {
                 // Whoever runs it may be nobody.
@@ -432,11 +433,11 @@ impl Toolchain {
             })
             .map_err(|error| unwritable(&executable, &error))?;
         // Closed before it is renamed: a file that is open for writing cannot be executed.
-        let beside = beside.into_temp_path();
-        beside
-            .persist(&executable)
-            .map_err(|error| unwritable(&executable, &error.error))?;
-        Ok(Ok((executable, begun.elapsed().as_secs_f64())))
+        let held = self
+            .programs
+            .keep(beside.into_temp_path(), &name)
+            .map_err(|error| unwritable(&executable, &error))?;
+        Ok(Ok((executable, held, begun.elapsed().as_secs_f64())))
     }
 
     fn command(&self, folder: &Path) -> Command {

@@ -165,8 +165,9 @@ fn compile(toolchain: &compiler::Toolchain, unit: &Unit, build: Build) -> anyhow
     let text = source::translation_unit(unit);
     Ok(
         match toolchain.build(&unit.source, &text, build, unit.fast_math)? {
-            Ok((image, compile_seconds)) => Compiled::Ready(Program {
+            Ok((image, held, compile_seconds)) => Compiled::Ready(Program {
                 image,
+                held,
                 build,
                 schedule: 0,
                 resources: Resources::default(),

@@ -15,7 +15,7 @@ use super::memory::{Table, read};
 use super::own::{Copies, Module, Own, Places};
 use super::places::Memory;
 use super::printed::Printed;
-use super::state::Variables;
+use super::state::{self, Variables};
 use super::unit::{Unit, refusal};
 use crate::device::{
     Answer, Arm, Cache, Comparison, Content, Expected, Launched, OnDevice, Opened, Poison, Program,
@@ -66,6 +66,15 @@ impl CudaArm {
         let card = &shared.card;
         let image = std::fs::read(&program.image)
             .with_context(|| format!("failed to read `{}`", program.image.display()))?;
+        let variables = state::bytes_of(&image)?;
+        if variables > state::MOST_BYTES {
+            let reason = format!(
+                "the kernel's own variables take {} MiB: at most {} are accepted; `scratch` in the header gives memory for one launch",
+                variables >> 20,
+                state::MOST_BYTES >> 20
+            );
+            return Ok(Opened::Refused(refusal(Status::LimitExceeded, reason)));
+        }
         let memory = match Memory::new(card, plan, purpose) {
             Ok(memory) => memory,
             Err(error) if error.is_out_of_memory() => {

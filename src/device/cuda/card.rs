@@ -277,6 +277,10 @@ pub(super) fn fault_of(code: CUresult) -> Option<(Status, &'static str)> {
             Status::LaunchError,
             "the compiled kernel is not for this device",
         ),
+        Code::CUDA_ERROR_OUT_OF_MEMORY => (
+            Status::LimitExceeded,
+            "more memory than the device has is needed for variables, or for the threads' own arrays",
+        ),
         Code::CUDA_ERROR_LAUNCH_TIMEOUT => (Status::TimedOut, "the driver ended the launch"),
         Code::CUDA_ERROR_ASSERT => (Status::Crashed, "an assertion in the kernel failed"),
         Code::CUDA_ERROR_HARDWARE_STACK_ERROR => (

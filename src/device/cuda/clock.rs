@@ -77,14 +77,22 @@ impl Clock {
     pub(super) fn wait(&self, deadline: Duration) -> Waited {
         let begun = Instant::now();
         loop {
+            // Before the device is asked: this process may have stood still since, and the launch ended in time.
+            let waited = begun.elapsed();
             // SAFETY: the event lives as long as the clock.
             match unsafe { sys::cuEventQuery(self.end) } {
-                CUresult::CUDA_SUCCESS if begun.elapsed() > deadline => return Waited::TooLong,
-                CUresult::CUDA_SUCCESS => return Waited::Done,
+                // The device's own clock tells how long it took, whenever somebody looked.
+                CUresult::CUDA_SUCCESS if waited <= deadline => return Waited::Done,
+                CUresult::CUDA_SUCCESS => {
+                    return match self.elapsed() {
+                        Ok(time) if time <= deadline => Waited::Done,
+                        Ok(_) => Waited::TooLong,
+                        Err(error) => Waited::Fault(error.code),
+                    };
+                }
                 CUresult::CUDA_ERROR_NOT_READY => {}
                 code => return Waited::Fault(code),
             }
-            let waited = begun.elapsed();
             if waited > deadline + GRACE {
                 return Waited::TooLong;
             }

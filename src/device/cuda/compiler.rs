@@ -17,7 +17,7 @@ use super::locate::Toolkit;
 use super::wire::{Answer, Request, Work};
 use super::{diagnostics, headers, locate, ptx, refuse, source};
 use crate::base::{Digest, Failure};
-use crate::device::cache::{self, unwritable};
+use crate::device::cache::{self, Held, Store, unwritable};
 use crate::device::{Build, Compiled, Program, Refusal};
 use crate::kernel::plan::{Entry, Unit};
 use crate::verdict::{Evidence, Resources, Status};
@@ -27,8 +27,8 @@ const FORMAT: u32 = 1;
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// The most of NVRTC's log that is looked at.
 const LOG_BYTES: usize = 1 << 20;
-/// How often the cache is looked through for what is old.
-const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// How often the cache is looked through for what has to go: a process compiles one kernel and ends.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
 /// NVRTC for one architecture.
 pub struct Compiler {
@@ -40,7 +40,7 @@ pub struct Compiler {
     limit: Duration,
     /// Folders that the child may read.
     readable: Vec<PathBuf>,
-    cubins: PathBuf,
+    cubins: Store,
     identity: Digest,
 }
 
@@ -105,8 +105,7 @@ impl Compiler {
             readable.extend(library.parent().map(Path::to_owned));
         }
         let folder = cache::folder();
-        let cubins = folder.join("cubins");
-        cache::make(&cubins)?;
+        let cubins = Store::open(folder.join("cubins"))?;
         let mut compiler = Self {
             identity: Digest::of(toolkit.identity()),
             toolkit,
@@ -305,17 +304,18 @@ impl Compiler {
 
     /// What an earlier compilation left, if all of it is there.
     fn kept(&self, key: &Digest, begun: Instant) -> Option<Program> {
-        let beside = self.cubins.join(format!("{key}.json"));
-        let kept: Kept = serde_json::from_slice(&std::fs::read(&beside).ok()?).ok()?;
-        let image = self.cubins.join(format!("{}.cubin", kept.cubin));
+        let beside = format!("{key}.json");
+        self.cubins.hold(&beside)?;
+        let kept = std::fs::read(self.cubins.path(&beside)).ok()?;
+        let kept: Kept = serde_json::from_slice(&kept).ok()?;
+        let name = format!("{}.cubin", kept.cubin);
+        let held = self.cubins.hold(&name)?;
+        let image = self.cubins.path(&name);
         let is_whole = Digest::of(std::fs::read(&image).ok()?).to_string() == kept.cubin;
         if !is_whole {
             return None;
         }
-        for file in [&beside, &image] {
-            cache::touch(file);
-        }
-        Some(kept.into_program(image, begun))
+        Some(kept.into_program(image, held, begun))
     }
 
     fn keep(
@@ -333,15 +333,15 @@ impl Compiler {
             facts,
         };
         // A file is named by what is in it: whoever writes at the same time writes the same.
-        let image = self.cubins.join(format!("{}.cubin", kept.cubin));
-        let beside = self.cubins.join(format!("{key}.json"));
-        for (path, contents) in [
-            (&image, answer.cubin.clone()),
-            (&beside, serde_json::to_vec(&kept)?),
-        ] {
-            cache::put(path, &contents).map_err(|error| unwritable(path, &error))?;
-        }
-        Ok(kept.into_program(image, begun))
+        let put = |name: &str, contents: &[u8]| {
+            let held = self.cubins.put(name, contents);
+            held.map_err(|error| unwritable(&self.cubins.path(name), &error))
+        };
+        let name = format!("{}.cubin", kept.cubin);
+        let held = put(&name, &answer.cubin)?;
+        put(&format!("{key}.json"), &serde_json::to_vec(&kept)?)?;
+        let image = self.cubins.path(&name);
+        Ok(kept.into_program(image, held, begun))
     }
 
     fn make(&self, source: String, options: Vec<String>, entries: &[&str]) -> anyhow::Result<Made> {
@@ -406,7 +406,7 @@ impl Compiler {
 
     /// From the cache, where the library is the same: to load it takes longer than to compile.
     fn ask_version(&self) -> anyhow::Result<(i32, i32)> {
-        let file = self.cubins.join(format!("{}.version", self.identity));
+        let file = self.cubins.path(&format!("{}.version", self.identity));
         let known = std::fs::read(&file).ok();
         if let Some(version) = known.and_then(|text| serde_json::from_slice(&text).ok()) {
             return Ok(version);
@@ -435,7 +435,7 @@ impl Compiler {
 
     /// Now and then.
     fn prune(&self) {
-        let mark = self.cubins.join("pruned");
+        let mark = self.cubins.path("pruned");
         let since = mark.metadata().and_then(|metadata| metadata.modified());
         let age = since
             .ok()
@@ -443,15 +443,16 @@ impl Compiler {
         if age.is_none_or(|age| age > PRUNE_EVERY) {
             // To prune once too often is no harm.
             let _ = cache::put(&mark, b"");
-            cache::prune_files(&self.cubins);
+            self.cubins.prune();
         }
     }
 }
 
 impl Kept {
-    fn into_program(self, image: PathBuf, begun: Instant) -> Program {
+    fn into_program(self, image: PathBuf, held: Held, begun: Instant) -> Program {
         Program {
             image,
+            held,
             build: Build::Fast,
             schedule: 0,
             resources: self.resources,

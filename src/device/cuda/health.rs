@@ -1,16 +1,23 @@
 //! What holds a card's clock back, as its management library tells: heat, power, or somebody's limit. Sets nothing.
 
+use std::cell::Cell;
+
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::Clock;
 
-/// A clock below this share of its maximum while the card is busy is a disturbance.
+/// A clock below this share of the highest that this process has seen is a disturbance, where nothing says what holds it back.
+/// Not of what the card could do: one whose clocks somebody has locked, or whose power is capped for good, is slow but steady.
 const LEAST_CLOCK: f64 = 0.75;
+/// The same where something does.
+const LEAST_CLOCK_HELD: f64 = 0.9;
 
 /// The management library, and the card in it.
 pub(super) struct Health {
     library: Nvml,
     uuid: String,
+    /// In MHz, while the card was busy.
+    highest: Cell<u32>,
 }
 
 impl Health {
@@ -21,6 +28,7 @@ impl Health {
         Some(Self {
             library,
             uuid: uuid.to_owned(),
+            highest: Cell::new(0),
         })
     }
 
@@ -28,6 +36,10 @@ impl Health {
     pub(super) fn disturbance(&self) -> Option<String> {
         let device = self.library.device_by_uuid(self.uuid.as_str()).ok()?;
         let reasons = device.current_throttle_reasons().ok()?;
+        // An idle card clocks down by itself.
+        if reasons.contains(ThrottleReasons::GPU_IDLE) {
+            return None;
+        }
         let told = [
             (ThrottleReasons::SW_THERMAL_SLOWDOWN, "heat"),
             (ThrottleReasons::HW_THERMAL_SLOWDOWN, "heat"),
@@ -35,16 +47,39 @@ impl Health {
             (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "a power brake"),
             (ThrottleReasons::SW_POWER_CAP, "the power limit"),
         ];
-        if let Some((_, words)) = told.iter().find(|(reason, _)| reasons.contains(*reason)) {
-            return Some((*words).to_owned());
-        }
-        // An idle card clocks down by itself.
-        if reasons.contains(ThrottleReasons::GPU_IDLE) {
-            return None;
-        }
+        let held = told.iter().find(|(reason, _)| reasons.contains(*reason));
         let now = device.clock_info(Clock::SM).ok()?;
-        let most = device.max_clock_info(Clock::SM).ok()?;
-        (f64::from(now) < LEAST_CLOCK * f64::from(most))
-            .then(|| format!("a clock of {now} MHz, of {most}"))
+        self.highest.set(self.highest.get().max(now));
+        slowed(now, self.highest.get(), held.map(|(_, words)| *words))
+    }
+}
+
+/// Whether a clock, in MHz, has sunk while the card was at work; `held`: what holds it back.
+fn slowed(now: u32, highest: u32, held: Option<&str>) -> Option<String> {
+    let least = match held {
+        Some(_) => LEAST_CLOCK_HELD,
+        None => LEAST_CLOCK,
+    };
+    (f64::from(now) < least * f64::from(highest)).then(|| {
+        let by = held.map_or_else(String::new, |held| format!(" ({held})"));
+        format!("a clock of {now} MHz, after {highest}{by}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slowed;
+
+    #[test]
+    fn a_card_that_is_slow_for_good_is_no_disturbance_and_one_that_slows_down_is() {
+        assert_eq!(slowed(900, 900, Some("the power limit")), None);
+        assert_eq!(slowed(1900, 1980, Some("the power limit")), None);
+        assert_eq!(slowed(1600, 1980, None), None);
+        let held = slowed(1600, 1980, Some("heat"));
+        assert_eq!(
+            held.as_deref(),
+            Some("a clock of 1600 MHz, after 1980 (heat)")
+        );
+        assert!(slowed(1400, 1980, None).is_some());
     }
 }

@@ -95,16 +95,17 @@ impl Rates {
     }
 
     /// For so many compulsory bytes and operations, where so many launches share what the cache holds. `tensor`: whether the
-    /// operations may run on the tensor cores.
+    /// operations are meant for the tensor cores. What no card could do does not depend on that: a kernel can split float32 into
+    /// narrower parts and be as exact.
     pub(super) fn floor(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Floor {
         let beyond = (bytes - self.cache_bytes / units.max(1) as f64).max(0.0);
-        let of = |peaks: &Peaks| {
+        let of = |peaks: &Peaks, tensor: bool| {
             let rate = if tensor { peaks.tensor } else { peaks.float };
             (beyond / peaks.bytes).max(operations / rate) * 1e6
         };
         Floor {
-            measured_us: of(&self.measured),
-            physical_us: of(&self.bound) * DOUBT,
+            measured_us: of(&self.measured, tensor),
+            physical_us: of(&self.bound, true) * DOUBT,
         }
     }
 }
@@ -205,9 +206,11 @@ fn bound(card: &Card) -> anyhow::Result<Peaks> {
         _ => (256.0, 16_384.0),
     };
     let multiprocessors = f64::from(card.sm_count);
+    // Where the driver does not tell a clock nothing is known to be impossible.
+    let known = |rate: f64| if rate > 0.0 { rate } else { f64::INFINITY };
     Ok(Peaks {
-        bytes: memory_clock * 2.0 * width,
-        float: multiprocessors * clock * float * 2.0,
-        tensor: multiprocessors * clock * tensor,
+        bytes: known(memory_clock * 2.0 * width),
+        float: known(multiprocessors * clock * float * 2.0),
+        tensor: known(multiprocessors * clock * tensor),
     })
 }

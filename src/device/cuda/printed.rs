@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use anyhow::Context;
 
 /// The most that is kept of what was printed since it was last asked for.
-const MOST_BYTES: usize = 4096;
+const MOST_BYTES: u64 = 4096;
+/// The most that the file can hold: a few bytes of device code can ask the driver for letters without end.
+const FILE_BYTES: u64 = 16 << 20;
 
 /// Standard output of this process, caught.
 pub(super) struct Printed {
@@ -17,15 +19,7 @@ pub(super) struct Printed {
 impl Printed {
     /// From here on nothing of this process reaches standard output.
     pub(super) fn catch() -> anyhow::Result<Self> {
-        // SAFETY: a constant name; the descriptor is owned by the returned file alone.
-        let file = unsafe {
-            let descriptor = libc::memfd_create(c"printed".as_ptr(), libc::MFD_CLOEXEC);
-            if descriptor < 0 {
-                return Err(std::io::Error::last_os_error())
-                    .context("failed to make a place for what kernels print");
-            }
-            File::from_raw_fd(descriptor)
-        };
+        let file = place().context("failed to make a place for what kernels print")?;
         // SAFETY: both descriptors are open.
         if unsafe { libc::dup2(file.as_raw_fd(), libc::STDOUT_FILENO) } < 0 {
             return Err(std::io::Error::last_os_error())
@@ -38,14 +32,64 @@ impl Printed {
     pub(super) fn take(&self) -> Option<String> {
         let mut file = &self.file;
         let mut bytes = Vec::new();
-        let read = file
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| file.take(MOST_BYTES as u64).read_to_end(&mut bytes));
-        let emptied = self
-            .file
-            .set_len(0)
-            .and_then(|()| file.seek(SeekFrom::Start(0)));
-        read.and(emptied).ok()?;
+        // Standard output is the same file, at the same place in it.
+        let printed = file.stream_position().ok()?;
+        let read = (file.seek(SeekFrom::Start(0)))
+            .and_then(|_| file.take(printed.min(MOST_BYTES)).read_to_end(&mut bytes));
+        let rewound = file.seek(SeekFrom::Start(0));
+        // SAFETY: the descriptor is open; the call gives its memory back and leaves its size.
+        unsafe {
+            let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            libc::fallocate(self.file.as_raw_fd(), how, 0, FILE_BYTES as libc::off_t);
+        }
+        read.and(rewound).ok()?;
         (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// A file in memory that cannot grow: what is written behind its end fails.
+fn place() -> std::io::Result<File> {
+    // SAFETY: a constant name; the descriptor is owned by the returned file alone.
+    let file = unsafe {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        let descriptor = libc::memfd_create(c"printed".as_ptr(), flags);
+        if descriptor < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        File::from_raw_fd(descriptor)
+    };
+    file.set_len(FILE_BYTES)?;
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_was_printed_is_had_once_and_is_never_much() {
+        let printed = Printed {
+            file: place().unwrap(),
+        };
+        let mut output = printed.file.try_clone().unwrap();
+        assert_eq!(printed.take(), None);
+        output.write_all(b"first").unwrap();
+        assert_eq!(printed.take().as_deref(), Some("first"));
+        assert_eq!(printed.take(), None);
+        output.write_all(b"2nd").unwrap();
+        assert_eq!(printed.take().as_deref(), Some("2nd"));
+        let flood = vec![b'x'; 1 << 20];
+        let written = (0..32).take_while(|_| output.write_all(&flood).is_ok());
+        assert_eq!(written.count() as u64, FILE_BYTES >> 20);
+        let kept = printed.take().unwrap();
+        assert_eq!(kept.len() as u64, MOST_BYTES);
+        output.write_all(b"third").unwrap();
+        assert_eq!(printed.take().as_deref(), Some("third"));
     }
 }

@@ -39,14 +39,16 @@ fn before(line: &str, words: &str) -> Option<u64> {
 
 /// Something in the PTX that no kernel may have, as a sentence, with the words of the source that lead to it.
 pub(super) fn forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> {
-    for line in ptx.lines().map(str::trim_start) {
-        if line.starts_with(".global") && line.contains(".attribute(.managed)") {
+    // Assembly of the source's own stands there as it was written: a declaration need not begin its line. Paths are no code.
+    let is_code = |line: &&str| !line.starts_with(".file");
+    for line in ptx.lines().map(str::trim_start).filter(is_code) {
+        if holds(line, ".managed") {
             return Some((
                 "`__managed__` memory is the host's as well as the device's: a kernel has the buffers of its header".to_owned(),
-                &["__managed__"],
+                &["__managed__", "asm"],
             ));
         }
-        if line.starts_with(".include") {
+        if holds(line, ".include") {
             return Some(("PTX may not include files".to_owned(), &["asm"]));
         }
     }
@@ -63,6 +65,14 @@ pub(super) fn forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> 
         other => format!("`{other}` is not the kernel's own, and not accepted"),
     };
     Some((reason, words))
+}
+
+/// Whether a word stands there by itself, not as the beginning of another or the end of a name.
+fn holds(line: &str, word: &str) -> bool {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].ends_with(is_name) && !line[at + word.len()..].starts_with(is_name)
+    })
 }
 
 /// The functions that the PTX calls and does not hold.
@@ -316,4 +326,28 @@ fn width(parts: &[&str]) -> f64 {
         .last()
         .and_then(|part| part.strip_prefix(['b', 'u', 's', 'f'])?.parse::<u32>().ok());
     f64::from(lanes.unwrap_or(1) * bits.unwrap_or(0) / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_assembly_declares_is_seen_wherever_it_stands() {
+        for ptx in [
+            ".global .attribute(.managed) .align 4 .u32 count;",
+            "\t{ .global .attribute(.managed) .align 4 .u32 count;",
+            ".visible .global .attribute( .managed ) .u32 count;",
+            "mov.u32 %r1, 0; .include \"/etc/hostname\"",
+        ] {
+            assert!(forbidden(ptx).is_some(), "{ptx}");
+        }
+        for ptx in [
+            "\t.file\t1 \"/usr/.include/cuda.h\"",
+            ".global .align 4 .u32 managed;",
+            "ld.global.u32 %r1, [%rd1];",
+        ] {
+            assert!(forbidden(ptx).is_none(), "{ptx}");
+        }
+    }
 }

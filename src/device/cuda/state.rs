@@ -16,6 +16,26 @@ use super::own::Module;
 /// Sections of a cubin whose variables device code can write.
 const WRITABLE: [&str; 2] = [".nv.global", ".nv.global.init"];
 
+/// The most that a kernel's variables may take: all of them are looked at after every sample.
+pub(super) const MOST_BYTES: u64 = 256 << 20;
+
+/// How much memory the variables of a module take, or will take once it is loaded.
+pub(super) fn bytes_of(cubin: &[u8]) -> anyhow::Result<u64> {
+    let file = object::File::parse(cubin)?;
+    let writable = file.symbols().filter(|symbol| is_writable(&file, symbol));
+    Ok(writable.fold(0, |sum, symbol| symbol.size().saturating_add(sum)))
+}
+
+/// Whether it is a variable that device code can write.
+fn is_writable(file: &object::File<'_>, symbol: &object::Symbol<'_, '_>) -> bool {
+    let section = symbol.section_index();
+    let section = section.and_then(|index| file.section_by_index(index).ok());
+    let is_theirs = |name: &str| WRITABLE.contains(&name);
+    symbol.kind() == SymbolKind::Data
+        && symbol.size() > 0
+        && section.is_some_and(|section| section.name().is_ok_and(is_theirs))
+}
+
 /// The variables of one module.
 pub(super) struct Variables {
     card: Rc<Card>,
@@ -37,13 +57,7 @@ impl Variables {
         let mut variables = Vec::new();
         let mut hidden = false;
         for symbol in file.symbols() {
-            let section = symbol.section_index();
-            let section = section.and_then(|index| file.section_by_index(index).ok());
-            let section = section.and_then(|section| section.name().map(str::to_owned).ok());
-            let is_writable = section
-                .as_deref()
-                .is_some_and(|name| WRITABLE.contains(&name));
-            if !is_writable || symbol.kind() != SymbolKind::Data || symbol.size() == 0 {
+            if !is_writable(&file, &symbol) {
                 continue;
             }
             let name = symbol.name().unwrap_or_default();
@@ -56,9 +70,8 @@ impl Variables {
                 c_name.as_ptr()
             ));
             if found.is_err() {
-                // Texts of `printf` have no name that the driver knows; they are initialised, and nothing can be hidden there
-                // that a variable would not show.
-                hidden |= section.as_deref() == Some(WRITABLE[0]);
+                // Such as the letters of a string, which a kernel can write like any memory: nobody would see it.
+                hidden = true;
                 continue;
             }
             let mut image = vec![0u8; bytes];

@@ -2,7 +2,7 @@
 
 use minijinja::{Value, context};
 
-use super::quote::{block, line, span};
+use super::quote::{block, line, paragraph, span};
 use super::words::{significant, with_prefix};
 use super::{Language, Question};
 use crate::device::DeviceFacts;
@@ -71,7 +71,7 @@ pub(super) fn task(question: &Question<'_>, language: Language) -> Value {
 }
 
 fn described(text: Option<&str>) -> Option<String> {
-    text.map(|text| line(text, DESCRIPTION))
+    text.map(|text| paragraph(text, DESCRIPTION))
         .filter(|text| !text.is_empty())
 }
 

@@ -258,26 +258,24 @@ fn without_sizes(reason: &str, evidence: &Evidence, verdict: &Verdict) -> String
         reason = reason.replace(&format!("workload `{name}`: "), "");
         reason = reason.replace(&format!("`{name}`"), "a shape that is not told");
     }
-    // "3 of 4096 elements", "element 17": how many there are is the shape's.
-    let mut told = String::with_capacity(reason.len());
-    let mut words = reason.split(' ').peekable();
+    // "3 of 4096 elements", "element 17": how many there are is the shape's. So are the sizes that a header's expression comes to.
+    let sizes = matches!(verdict.status, Status::LaunchError | Status::Rejected);
     let is_number = |word: &str| {
-        let digits = word.trim_end_matches([':', ';', ',']);
+        let digits = word.trim_matches([':', ';', ',', '`']);
         !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
     };
-    while let Some(word) = words.next() {
-        let next = words.peek().copied().unwrap_or_default();
-        let counts = is_number(word) && (next == "of" || next.starts_with("elements"));
-        if counts {
-            told.push_str(if next == "of" { "some" } else { "the" });
-        } else if word.ends_with("element") && is_number(next) {
-            told.push_str("one of them:");
-            words.next();
-        } else {
-            told.push_str(word);
-        }
-        told.push(' ');
+    let words: Vec<&str> = reason.split(' ').collect();
+    let mut told = Vec::with_capacity(words.len());
+    for (index, word) in words.iter().enumerate() {
+        let before = index.checked_sub(1).map_or("", |before| words[before]);
+        let next = words.get(index + 1).copied().unwrap_or_default();
+        told.push(match is_number(word) {
+            true if next == "of" => "some",
+            true if next.starts_with("elements") => "the",
+            true if before.ends_with("element") => "(of an index that is not told),",
+            true if sizes && matches!(before, "found" | "is" | "of") => "a size that is not told",
+            _ => word,
+        });
     }
-    told.truncate(told.trim_end().len());
-    told
+    told.join(" ")
 }

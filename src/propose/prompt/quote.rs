@@ -3,6 +3,8 @@
 //! Invariant: quoted text never ends its own quotation, holds no character that is not seen, and no word of ours or of a model's
 //! chat format that could pass for an instruction's frame. Code stays as it is otherwise, so that edits find their place.
 
+use std::borrow::Cow;
+
 /// Tags that replies are read by, frames of chat formats, and what turns of a conversation begin with.
 const TAGS: &[&str] = &[
     "edit",
@@ -24,7 +26,7 @@ const FRAMES: &[&str] = &[
     "<</SYS>>",
     "<NO_VALID_EDIT",
 ];
-const TURNS: &[&str] = &["Human:", "Assistant:", "System:", "User:"];
+const TURNS: &[&str] = &["Human", "Assistant", "System", "User"];
 
 /// A fenced block, whole: its fence is longer than any within.
 pub(super) fn block(text: &str, language: &str) -> String {
@@ -59,7 +61,18 @@ pub(super) fn line(text: &str, most: usize) -> String {
             break;
         }
     }
-    shortened(&neutral(&words), most)
+    // Within a line, two backticks or more could open a block.
+    let words = neutral(&words).replace("``", "''");
+    shortened(&words, most)
+}
+
+/// As `line`, for the start of a paragraph: it begins no heading, no quotation, no list, no fence.
+pub(super) fn paragraph(text: &str, most: usize) -> String {
+    let words = line(text, most);
+    match words.starts_with(['#', '>', '-', '+', '*', '|', '=', '~']) {
+        true => format!("\\{words}"),
+        false => words,
+    }
 }
 
 /// At most so many characters, and a mark where something was left out.
@@ -80,9 +93,20 @@ fn longest_run(text: &str) -> usize {
     longest
 }
 
-/// The text without anything that is not what it looks like.
-fn neutral(text: &str) -> String {
-    without_turns(&without_frames(&visible(text)))
+/// The text without anything that is not what it looks like. Nearly all text is, and is looked at byte by byte, once for each rule.
+fn neutral(text: &str) -> Cow<'_, str> {
+    let mut text = Cow::Borrowed(text);
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
+    if !text.as_bytes().iter().all(plain) {
+        text = Cow::Owned(visible(&text));
+    }
+    if let Some(framed) = without_frames(&text) {
+        text = Cow::Owned(framed);
+    }
+    match without_turns(&text) {
+        Some(calm) => Cow::Owned(calm),
+        None => text,
+    }
 }
 
 /// Line ends become `\n`; what is not seen, or moves what is, is written out.
@@ -114,18 +138,18 @@ fn is_unseen(letter: char) -> bool {
         | 0xe0000..=0xe0fff)
 }
 
-/// A space within every frame, behind its first character: still to be read, no longer a frame.
-fn without_frames(text: &str) -> String {
-    let mut result = String::with_capacity(text.len() + 16);
-    let mut rest = text;
-    while let Some(position) = rest.find(['<', '[', '|']) {
-        result.push_str(&rest[..=position]);
-        if opens_frame(&rest[position..]) {
+/// A space within every frame, behind its first character: still to be read, no longer a frame. `None` where there is none.
+fn without_frames(text: &str) -> Option<String> {
+    let mut result = String::new();
+    let mut copied = 0;
+    for (position, byte) in text.bytes().enumerate() {
+        if matches!(byte, b'<' | b'[' | b'|') && opens_frame(&text[position..]) {
+            result.push_str(&text[copied..=position]);
             result.push(' ');
+            copied = position + 1;
         }
-        rest = &rest[position + 1..];
     }
-    result + rest
+    (copied > 0).then(|| result + &text[copied..])
 }
 
 fn opens_frame(text: &str) -> bool {
@@ -133,7 +157,7 @@ fn opens_frame(text: &str) -> bool {
         (text.as_bytes().get(..frame.len()))
             .is_some_and(|start| start.eq_ignore_ascii_case(frame.as_bytes()))
     };
-    if FRAMES.iter().any(|frame| starts(&frame)) {
+    if FRAMES.iter().any(starts) {
         return true;
     }
     let Some(inner) = text.strip_prefix('<') else {
@@ -156,28 +180,26 @@ fn opens_frame(text: &str) -> bool {
             .is_some_and(|tag| closes || *tag != "s")
 }
 
-/// A space before the colon of a line that begins as a turn of a conversation does.
-fn without_turns(text: &str) -> String {
-    let starts = |line: &str| {
-        let line = line.trim_start_matches([' ', '\t', '#', '*', '/', '>']);
-        TURNS.iter().any(|turn| {
-            (line.as_bytes().get(..turn.len()))
-                .is_some_and(|start| start.eq_ignore_ascii_case(turn.as_bytes()))
-        })
-    };
-    if !text.lines().any(starts) {
-        return text.to_owned();
-    }
-    let mut result = String::with_capacity(text.len() + 16);
-    for line in text.split_inclusive('\n') {
-        match line.split_once(':') {
-            Some((name, rest)) if starts(line) => {
-                result.push_str(name);
-                result.push_str(" :");
-                result.push_str(rest);
-            }
-            _ => result.push_str(line),
+/// A space before the colon of a line that begins as a turn of a conversation does. `None` where no line does.
+fn without_turns(text: &str) -> Option<String> {
+    let mut result = String::new();
+    let mut copied = 0;
+    for (position, _) in text.bytes().enumerate().filter(|(_, byte)| *byte == b':') {
+        let before = &text.as_bytes()[..position];
+        let ends = |name: &&str| {
+            let from = before.len().checked_sub(name.len());
+            from.is_some_and(|from| before[from..].eq_ignore_ascii_case(name.as_bytes()))
+        };
+        let Some(name) = TURNS.iter().find(|name| ends(name)) else {
+            continue;
+        };
+        let line = &before[..position - name.len()];
+        let start = line.iter().rev().take_while(|byte| **byte != b'\n');
+        if start.copied().all(|byte| b" \t#*/>".contains(&byte)) {
+            result.push_str(&text[copied..position]);
+            result.push(' ');
+            copied = position;
         }
     }
-    result
+    (copied > 0).then(|| result + &text[copied..])
 }

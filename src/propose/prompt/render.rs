@@ -56,7 +56,13 @@ pub fn render(question: &Question<'_>, templates: &Templates) -> Result<Prompt, 
     let fixed = [&system, &card, &instruction, &missed, &parents].map(|text| tokens(text));
     let fixed: u64 =
         fixed.iter().sum::<u64>() + sections.iter().map(|section| section.tokens).sum::<u64>();
-    let room = question.budget_tokens.saturating_sub(fixed);
+    let budget = question.budget_tokens;
+    if fixed > budget {
+        filler.leave_out(format!(
+            "all other kernels and the history: what must be told takes about {fixed} tokens of {budget}"
+        ));
+    }
+    let room = budget.saturating_sub(fixed);
     let history = filler.history(room)?;
     let others = filler.context(room.saturating_sub(tokens(&history)))?;
     for (name, text) in [

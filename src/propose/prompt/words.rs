@@ -78,6 +78,21 @@ pub(super) fn significant(value: f64) -> String {
     }
 }
 
+/// The end of an interval: narrow ones would have two equal ends.
+fn narrow(value: f64) -> String {
+    match value < 10.0 {
+        true => format!("{value:.3}"),
+        false => significant(value),
+    }
+}
+
+fn percent(share: f64) -> String {
+    match share * 100.0 {
+        percent if percent < 9.95 => format!("{percent:.1} %"),
+        percent => format!("{percent:.0} %"),
+    }
+}
+
 /// With a prefix of thousands: `3.10 TB`.
 pub(super) fn with_prefix(value: f64, unit: &str) -> String {
     let prefixes = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
@@ -95,8 +110,8 @@ pub(super) fn feedback(feedback: &Feedback, source: &str, question: &Question<'_
             " {} of the baseline `{}` over all workloads (95 % interval {} to {}).",
             times(estimate),
             question.baseline,
-            significant(low),
-            significant(high)
+            narrow(low),
+            narrow(high)
         );
         if estimate <= 1.0 {
             text.push_str(" It must beat 1.0x.");
@@ -127,8 +142,8 @@ pub(super) fn feedback(feedback: &Feedback, source: &str, question: &Question<'_
     if let Some(margin) = feedback.margin {
         let _ = writeln!(
             text,
-            "- error: at most {} % of the tolerance",
-            significant((1.0 - margin).max(0.0) * 100.0)
+            "- error: at most {} of the tolerance",
+            percent((1.0 - margin).max(0.0))
         );
     }
     if !feedback.passed() {
@@ -151,8 +166,8 @@ fn of_workload(workload: &WorkloadFeedback, question: &Question<'_>) -> String {
     };
     let _ = write!(
         text,
-        "; {} % of the roofline (no kernel takes less than {} us)",
-        significant(roofline * 100.0),
+        "; {} of the roofline (no kernel takes less than {} us)",
+        percent(roofline),
         significant(floor)
     );
     let known = (question.task.workloads.iter()).find(|known| known.id == workload.id);
@@ -446,8 +461,8 @@ fn of_pair(child: &Feedback, now: [f64; 3], parent: &Feedback, before: [f64; 3])
     let noise = half(now).hypot(half(before));
     let mut text = match (ratio - 1.0).abs() <= noise {
         true => format!(
-            "no difference that could be measured (within {} %)",
-            significant(noise * 100.0)
+            "no difference that could be measured (within {})",
+            percent(noise)
         ),
         false => format!("{} of the parent's speed", times(ratio)),
     };

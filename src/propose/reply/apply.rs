@@ -89,8 +89,9 @@ pub enum Fault {
         edit: usize,
         /// The part of the kernel that is most like it; empty where nothing is.
         nearest: Vec<Near>,
-        /// The first of its lines that is not there.
+        /// The first of its lines that is nowhere in the kernel; where all are, the first that is not where it had to be.
         wrote: String,
+        absent: bool,
         /// The line that stands in its place.
         instead: Option<Near>,
         /// Where its replacement stands already, if it does.
@@ -205,6 +206,10 @@ impl Work {
                 [only] => {
                     let mut change = fitted(text, only.clone(), &variant);
                     change.mends.extend(mend);
+                    if change.mends.is_empty() {
+                        // Nothing but empty lines around it.
+                        change.mends.push(Mend::TrailingSpace);
+                    }
                     return Ok(change);
                 }
                 [..] => {
@@ -280,6 +285,7 @@ impl Work {
                     edit,
                     nearest: near.lines,
                     wrote: near.wrote,
+                    absent: near.absent,
                     instead: near.instead,
                     present,
                 }
@@ -472,10 +478,6 @@ fn mends(old: &str, place: &str, begins_line: bool, text: &str) -> Vec<Mend> {
     }
     mends.sort_unstable();
     mends.dedup();
-    // Nothing of the above: only empty lines around it.
-    if mends.is_empty() {
-        mends.push(Mend::TrailingSpace);
-    }
     mends
 }
 

@@ -13,8 +13,6 @@ pub(super) struct Block {
     pub(super) text: String,
     /// Whether it has an end: else it may have been cut.
     pub(super) closed: bool,
-    /// A kernel that stood in the reply without an opening fence.
-    pub(super) bare: bool,
 }
 
 /// A line of backticks or tildes.
@@ -101,7 +99,6 @@ fn fenced(lines: &[&str], at: usize, fence: Fence<'_>, blocks: &mut Vec<Block>) 
             language,
             text,
             closed,
-            bare: false,
         });
     }
     next
@@ -116,25 +113,27 @@ fn bare(lines: &[&str], at: usize, blocks: &mut Vec<Block>) -> usize {
         indentation: 0,
         info: "",
     };
-    let (to, fenced, next) = match end(lines, at, &fence, "cuda") {
-        End::Closed(to) => (to, true, to + 1),
-        End::Reopened(to) | End::Within(to) => (to, false, to),
-        End::Missing => (lines.len(), false, lines.len()),
+    let found = end(lines, at, &fence, "cuda");
+    let (to, next) = match found {
+        End::Closed(to) | End::Within(to) => (to, to + 1),
+        End::Reopened(to) => (to, to),
+        End::Missing => (lines.len(), lines.len()),
     };
-    let kept = if fenced {
-        to
-    } else {
-        at + without_prose(&lines[at..to])
-    };
+    let fenced = matches!(found, End::Closed(_) | End::Within(_));
+    let mut kept = lines[at..to].to_vec();
+    match found {
+        End::Within(to) => kept.push(lines[to].trim_end().trim_end_matches('`')),
+        _ if !fenced => kept.truncate(without_prose(&kept)),
+        _ => {}
+    }
     let mut lexer = Lexer::default();
-    lines[at..kept].iter().for_each(|line| lexer.line(line));
-    let mut text = lines[at..kept].join("\n");
+    kept.iter().for_each(|line| lexer.line(line));
+    let mut text = kept.join("\n");
     text.push('\n');
     blocks.push(Block {
         language: String::new(),
         text,
         closed: fenced || (lexer.depth <= 0 && !lexer.is_within()),
-        bare: true,
     });
     next
 }
@@ -151,7 +150,7 @@ fn without_prose(lines: &[&str]) -> usize {
     };
     let is_prose =
         |line: &&str| !line.contains(['{', '}', ';', '#']) && !line.trim_start().starts_with("//");
-    if lines[last + 1..].iter().all(|line| is_prose(line)) {
+    if lines[last + 1..].iter().all(is_prose) {
         last + 1
     } else {
         lines.len()
@@ -175,17 +174,22 @@ fn end(lines: &[&str], from: usize, fence: &Fence<'_>, language: &str) -> End {
         .then(|| end_of_code(lines, from, fence))
         .flatten()
         .or_else(|| first_end(lines, from, fence));
-    found.unwrap_or_else(|| {
-        let closes = |line: &&str| {
-            let line = line.trim_end();
-            let marks = line.bytes().rev().take_while(|byte| *byte == fence.mark);
-            marks.count() >= fence.length && line.ends_with(fence.mark as char)
-        };
-        lines[from..]
-            .iter()
-            .position(closes)
-            .map_or(End::Missing, |line| End::Within(from + line))
-    })
+    found.unwrap_or_else(|| end_behind_code(lines, from, fence).map_or(End::Missing, End::Within))
+}
+
+/// The line whose last brace is followed by the fence itself, where that brace is the last that was open.
+fn end_behind_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usize> {
+    let mut lexer = Lexer::default();
+    for (at, line) in lines.iter().enumerate().skip(from) {
+        let line = line.trim_end();
+        let code = line.trim_end_matches(fence.mark as char);
+        lexer.line(code);
+        let is_fence = line.len() - code.len() >= fence.length && code.trim_end().ends_with('}');
+        if is_fence && lexer.depth <= 0 && !lexer.is_within() {
+            return Some(at);
+        }
+    }
+    None
 }
 
 /// The first fence that ends this block outside comments and literals. `None` where there is none, or where a comment looks as
@@ -203,9 +207,10 @@ fn end_of_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<End> {
         } else if found.is_some() {
             skipped += 1;
         }
+        let was_comment = lexer.is_comment();
         lexer.line(line);
         let never_closed = lexer.nested_comment && skipped > 0;
-        let odd = skipped % 2 == 1 && !lexer.is_within();
+        let odd = skipped % 2 == 1 && was_comment && !lexer.is_within();
         if never_closed || odd || skipped > MOST_FENCES_IN_COMMENT {
             return None;
         }

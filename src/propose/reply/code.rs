@@ -29,7 +29,7 @@ pub(super) fn choose(blocks: &[Block], notes: &mut Vec<String>) -> Body {
             .position(|pair| whole(&pair))
             .unwrap_or(kinds.len());
     let is_cut = |(block, kind): (&Block, &Kind)| {
-        !block.closed && !matches!(kind, Kind::Other) || !block.closed && begins_header(&block.text)
+        !block.closed && (!matches!(kind, Kind::Other) || begins_header(&block.text))
     };
     // What was meant as the answer was cut: an earlier kernel is a draft.
     if pairs().skip(last).any(is_cut) {

@@ -43,15 +43,12 @@ pub(super) fn tagged(text: &str) -> Result<Vec<Edit>, Body> {
             within = !tag.closes;
             continue;
         }
-        if tag.closes || !(is_old || is_new) {
+        // Asked before its end is looked for, which takes as long as the text that is left.
+        if tag.closes || !(is_old || is_new) || is_mentioned(text, &tag) {
             continue;
         }
         let close = format!("</{}>", tag.name);
         let Some(length) = text[tag.end..].find(&close) else {
-            // The name was mentioned in a sentence, or it is the last thing that was written.
-            if is_mentioned(text, &tag) {
-                continue;
-            }
             let is_answered = text[tag.end..].contains("</");
             return Err(if is_answered {
                 Body::None(format!(
@@ -63,9 +60,6 @@ pub(super) fn tagged(text: &str) -> Result<Vec<Edit>, Body> {
                 Body::Truncated
             });
         };
-        if is_mentioned(text, &tag) {
-            continue;
-        }
         let content = content(&text[tag.end..tag.end + length]);
         at = tag.end + length + close.len();
         if is_old {

@@ -6,12 +6,14 @@ use serde_json::{Map, Value};
 
 /// The longest object that is read.
 const MOST_BYTES: usize = 128 * 1024;
+/// How far from its brace a first key may end: every brace of a reply is asked, so this bounds what each costs.
+const MOST_BEFORE_KEY: usize = 400;
 /// How deep values may nest.
 const MOST_DEPTH: usize = 32;
 
 /// Whether an object with a first key may begin here: cheap, so that it can be asked at every brace of a kernel.
 pub(super) fn may_begin(text: &str) -> bool {
-    let mut reader = Reader::new(text);
+    let mut reader = Reader::within(text, MOST_BEFORE_KEY);
     reader.take('{')
         && reader.skip().is_ok()
         && match reader.peek() {
@@ -64,7 +66,11 @@ fn close_of(open: char) -> Option<&'static [char]> {
 
 impl<'t> Reader<'t> {
     fn new(text: &'t str) -> Self {
-        let mut end = text.len().min(MOST_BYTES);
+        Self::within(text, MOST_BYTES)
+    }
+
+    fn within(text: &'t str, most: usize) -> Self {
+        let mut end = text.len().min(most);
         while !text.is_char_boundary(end) {
             end -= 1;
         }

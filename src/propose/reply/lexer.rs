@@ -6,8 +6,6 @@ pub(super) struct Lexer {
     within: Within,
     /// Braces that are open, outside comments and literals.
     pub(super) depth: i64,
-    /// Whether the last line began a comment over lines.
-    pub(super) began_comment: bool,
     /// Whether `/*` stood within a comment in the last line: a sign that the comment was never closed.
     pub(super) nested_comment: bool,
 }
@@ -27,8 +25,12 @@ impl Lexer {
         self.within != Within::Code
     }
 
+    /// Whether the next line begins within a comment.
+    pub(super) fn is_comment(&self) -> bool {
+        self.within == Within::Comment
+    }
+
     pub(super) fn line(&mut self, line: &str) {
-        self.began_comment = false;
         self.nested_comment = false;
         let mut rest = line;
         while !rest.is_empty() {
@@ -66,7 +68,6 @@ impl Lexer {
                 (b'/', Some(b'/')) => return "",
                 (b'/', Some(b'*')) => {
                     self.within = Within::Comment;
-                    self.began_comment = true;
                     return &text[at + 2..];
                 }
                 (b'R', Some(b'"')) if at == 0 || !is_word(bytes[at - 1]) => {

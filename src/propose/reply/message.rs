@@ -70,6 +70,7 @@ fn tell(text: &mut String, fault: &Fault) -> std::fmt::Result {
             edit,
             nearest,
             wrote,
+            absent,
             instead,
             present,
         } => {
@@ -92,19 +93,15 @@ fn tell(text: &mut String, fault: &Fault) -> std::fmt::Result {
                 "Most like it is this (the numbers are not part of the kernel):\n{}",
                 quoted(&numbered(nearest))
             )?;
+            let lead = if *absent {
+                "This line of yours is nowhere in the kernel:"
+            } else {
+                "All your lines are in the kernel, but not one behind the other. The first that is out of place:"
+            };
+            writeln!(text, "{lead}\n{}", quoted(wrote))?;
             match instead {
-                Some(near) if near.text.trim() != wrote.trim() => writeln!(
-                    text,
-                    "Line {} is the first that differs. You wrote:\n{}",
-                    near.line,
-                    quoted(wrote)
-                ),
-                Some(_) => Ok(()),
-                None => writeln!(
-                    text,
-                    "The kernel has no such line behind it:\n{}",
-                    quoted(wrote)
-                ),
+                Some(near) => writeln!(text, "In its place stands line {}.", near.line),
+                None => writeln!(text, "The kernel has no line in its place."),
             }
         }
     }

@@ -97,7 +97,7 @@ fn body(found: &trace::Found, notes: &mut Vec<String>) -> Body {
         notes.push("a difference was read as edits".to_owned());
         return Body::Edits(edits);
     }
-    if let Some(body) = found.json.as_ref().and_then(|json| code::within(json)) {
+    if let Some(body) = found.json.as_ref().and_then(code::within) {
         notes.push("the answer stood within the JSON".to_owned());
         return body;
     }

@@ -2,7 +2,7 @@
 //!
 //! In time proportional to both texts: lines are compared by their words, and only the longest lines of the text with all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::apply::Near;
 use super::stream::Stream;
@@ -24,6 +24,7 @@ const MOST_LINES: usize = 400;
 pub(super) struct Nearest {
     pub(super) lines: Vec<Near>,
     pub(super) wrote: String,
+    pub(super) absent: bool,
     pub(super) instead: Option<Near>,
 }
 
@@ -39,11 +40,14 @@ struct Line<'t> {
 pub(super) fn nearest(source: &str, old: &str) -> Nearest {
     let wanted: Vec<_> = lines(old).take(MOST_LINES).collect();
     let there: Vec<_> = lines(source).collect();
+    let absent = absent(source, &there, &wanted);
     let Some(offset) = offset(&there, &wanted) else {
-        let wrote = wanted.iter().max_by_key(|line| line.words.len());
+        let longest = wanted.iter().max_by_key(|line| line.words.len());
+        let wrote = absent.map(|index| &wanted[index]).or(longest);
         return Nearest {
             lines: Vec::new(),
             wrote: wrote.map(|line| shortened(line.text)).unwrap_or_default(),
+            absent: true,
             instead: None,
         };
     };
@@ -53,10 +57,11 @@ pub(super) fn nearest(source: &str, old: &str) -> Nearest {
             .ok()
             .and_then(|index| there.get(index))
     };
-    let differs = (0..wanted.len())
-        .find(|index| at(*index).is_none_or(|line| line.signs != wanted[*index].signs));
-    // All lines are there, and more stands between them or around them within a line.
-    let differs = differs.unwrap_or(0);
+    let moved = || {
+        (0..wanted.len())
+            .find(|index| at(*index).is_none_or(|line| line.signs != wanted[*index].signs))
+    };
+    let differs = absent.or_else(moved).unwrap_or(0);
     let first = differs.saturating_sub(3);
     let shown: Vec<_> = (first..wanted.len())
         .filter_map(at)
@@ -77,8 +82,20 @@ pub(super) fn nearest(source: &str, old: &str) -> Nearest {
             .get(differs)
             .map(|line| shortened(line.text))
             .unwrap_or_default(),
+        absent: absent.is_some(),
         instead: at(differs).map(|line| near(line.number, line.text)),
     }
+}
+
+/// The first line that is nowhere in the kernel. The first and the last may be parts of lines.
+fn absent(source: &str, there: &[Line<'_>], wanted: &[Line<'_>]) -> Option<usize> {
+    let known: HashSet<_> = there.iter().map(|line| line.signs.as_str()).collect();
+    let whole = Stream::of(source);
+    let is_part = |index: usize| {
+        (index == 0 || index + 1 == wanted.len()) && whole.signs().contains(&wanted[index].signs)
+    };
+    (0..wanted.len())
+        .find(|index| !known.contains(wanted[*index].signs.as_str()) && !is_part(*index))
 }
 
 fn near(number: usize, text: &str) -> Near {

@@ -90,5 +90,61 @@ fn messages_name_places_and_nearest_lines() {
         said.contains("\n 8 |         const float value = x[i];\n"),
         "{said}"
     );
-    assert!(said.contains("Line 8 is the first that differs"), "{said}");
+    assert!(said.contains("In its place stands line 8."), "{said}");
+}
+
+#[test]
+fn files_keep_their_line_endings_and_tabs() {
+    let windows = KERNEL.replace('\n', "\r\n");
+    let lines = edit(
+        "value = x[i];\n        output",
+        "value = x[i];\n        value += 1;\n        output",
+    );
+    let (source, mends) = changed(&windows, &[lines]);
+    assert_eq!(mends, [Mend::LineEndings]);
+    assert!(source.contains("x[i];\r\n        value += 1;\r\n        output"));
+    assert_eq!(source.matches('\n').count(), source.matches("\r\n").count());
+
+    let tabs = KERNEL.replace("    ", "\t");
+    let spaces = edit(
+        "    if (i < n) {\n        const float value = x[i];",
+        "    if (i < n) {\n        if (i > 0) {\n            f();\n        }\n        const float value = x[i];",
+    );
+    let (source, mends) = changed(&tabs, &[spaces]);
+    assert_eq!(mends, [Mend::Indentation]);
+    assert!(
+        source.contains("\tif (i < n) {\n\t\tif (i > 0) {\n\t\t\tf();\n\t\t}\n\t\tconst"),
+        "{source}"
+    );
+}
+
+#[test]
+fn lines_that_an_edit_takes_away_leave_nothing_behind() {
+    let (source, _) = changed(KERNEL, &[edit("const float value=x[i];", "")]);
+    assert_eq!(
+        source,
+        KERNEL.replace("        const float value = x[i];\n", "")
+    );
+}
+
+#[test]
+fn indentation_tells_places_apart_only_where_it_was_written() {
+    let source = "{\n    x();\n    {\n        x();\n    }\n}\n";
+    let (mended, mends) = changed(source, &[edit("    x();", "    y();")]);
+    assert_eq!(
+        (mended.as_str(), mends.as_slice()),
+        (
+            "{\n    y();\n    {\n        x();\n    }\n}\n",
+            &[Mend::WholeLines][..]
+        )
+    );
+    let found = faults(source, &[edit("x();", "y();")], 1);
+    assert_eq!(
+        found,
+        [Fault::Ambiguous {
+            edit: 1,
+            lines: vec![2, 4],
+            more: false
+        }]
+    );
 }

@@ -257,6 +257,29 @@ fn the_best_is_the_fastest_that_was_confirmed() {
 }
 
 #[test]
+fn what_was_too_noisy_to_be_confirmed_is_not_refuted() {
+    let mut search = whole(120, ONE_BY_ONE).search;
+    let best = search.best().unwrap().step;
+    let confirmed = |status| {
+        Event::Confirmed(Confirmed {
+            step: best,
+            verdict: verdict(status, None, 0.0, 64.0),
+        })
+    };
+    search.tell(&confirmed(Status::Inconclusive));
+    assert_eq!(search.best().unwrap().step, best);
+    assert!(search.confirmed().is_none());
+    // Another one is wanted in its place, and itself no more.
+    let elites = search.archive().elites()[1..4].iter();
+    assert_eq!(
+        search.to_confirm(),
+        elites.map(|elite| elite.step).collect::<Vec<_>>()
+    );
+    search.tell(&confirmed(Status::Race));
+    assert_ne!(search.best().unwrap().step, best);
+}
+
+#[test]
 fn an_elite_that_is_measured_again_moves_or_goes() {
     let mut search = whole(60, ONE_BY_ONE).search;
     let best = search.best().unwrap().step;

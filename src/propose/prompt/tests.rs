@@ -1,1 +1,0 @@
-//! Prompts from questions, and what must never be in one.
