@@ -248,6 +248,8 @@ impl Http {
     fn reply(&self, gathered: Gathered, stop: Stop) -> Reply {
         use ReplyOutcome::{Complete, Empty, Fatal, Lost, Malformed, Refused, Truncated};
         let is_empty = gathered.text.trim().is_empty();
+        // Some servers count as they go: before the end that is not what is billed.
+        let is_counted = gathered.end.is_some() && matches!(stop, Stop::Last | Stop::Cut(_));
         let (outcome, detail) = match (stop, gathered.end) {
             (Stop::Failed(trouble), _) => {
                 let outcome = if trouble.is_final() { Fatal } else { Lost };
@@ -267,7 +269,7 @@ impl Http {
             (Stop::Cut(why), None) => (Lost, Some(why)),
         };
         Reply {
-            usage: gathered.usage,
+            usage: gathered.usage.filter(|_| is_counted),
             served_by: gathered.served_by.map(|name| capped(&name)),
             detail: detail.map(|detail| self.clean(&detail)),
             ..Reply::new(outcome, self.secrets.scrub(&gathered.text).into_owned())
