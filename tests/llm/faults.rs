@@ -230,6 +230,22 @@ fn what_is_lost_keeps_its_text_and_is_never_sent_again() {
 }
 
 #[test]
+fn a_count_before_the_end_is_no_bill() {
+    let so_far = json!({"choices": [{"delta": {"content": "half"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}});
+    for last in [
+        "",
+        "data: {oops}\n\n",
+        "data: {\"error\": {\"message\": \"died\"}}\n\n",
+    ] {
+        let events = [format!("data: {so_far}\n\n"), format!("{last}: end\n\n")];
+        let server = Server::start(move |_, _| Act::events(&events));
+        let reply = ask(&client(&one_model("openai", &server.url, "")));
+        assert_ne!(reply.outcome, ReplyOutcome::Complete);
+        assert_eq!((reply.usage, reply.is_billable), (None, true), "{reply:?}");
+    }
+}
+
+#[test]
 fn silence_before_the_first_byte_is_a_lost_reply() {
     for streamed in [true, false] {
         let server = Server::start(|_, _| Act::Hang(Duration::from_secs(6)));
