@@ -9,6 +9,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::protocol::Response;
 use crate::base::Failure;
+use crate::llm;
 use crate::verdict::DeviceIdentity;
 
 /// The most that a worker may say in one line.
@@ -43,7 +44,7 @@ impl Worker {
             .stderr(Stdio::inherit());
         // Nothing below ever needs a model's key.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().ends_with("_API_KEY") {
+            if llm::is_secret_name(&name.to_string_lossy()) {
                 command.env_remove(name);
             }
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 use crate::device::cuda::tools;
+use crate::llm;
 use crate::verdict::DeviceIdentity;
 
 /// How long a tool may take to say its version.
@@ -99,7 +100,7 @@ impl Tool {
             .stderr(share(&err).map_err(|error| failed("make files for", error))?);
         // Nothing below ever needs a model's key.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().ends_with("_API_KEY") {
+            if llm::is_secret_name(&name.to_string_lossy()) {
                 command.env_remove(name);
             }
         }
