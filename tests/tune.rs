@@ -313,6 +313,10 @@ fn a_warm_start_is_the_runs_own_from_then_on() {
     );
     assert_eq!(bench.read("two/softmax/steps/000001/kernel.cu"), best);
     assert_eq!(bench.read("two/softmax/from/1.cu"), best);
+    bench
+        .run("tune softmax gelu --config run.yaml --output three --from one")
+        .ends(2)
+        .says(&["no kernel of `gelu` has passed in `one`", "hint:"]);
 }
 
 #[test]
