@@ -1,4 +1,4 @@
-//! `kforge evolve`: from a run config to a finished run.
+//! `kforge evolve` and `kforge tune`: from a run config to a finished run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,19 +12,27 @@ use crate::device::cpu;
 use crate::driver::{self, Ended, Operators, Options, Start};
 use crate::report::{self, Form, Sink};
 use crate::run::{self, RECORD_SCHEMA, Record, RunDirectory, TaskRecord};
+use crate::search::Mode;
 use crate::worker::{Looks, Pools};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Arguments {
+    /// Tasks, by name or folder, or task lists, in place of the config's.
+    #[arg(value_name = "TASK", conflicts_with = "resume")]
+    tasks: Vec<String>,
     /// The run config: a file, or the name of one in `config/` or within the program.
     #[arg(
         long,
         value_name = "FILE",
         env = "KFORGE_CONFIG",
-        required_unless_present = "resume"
+        required_unless_present_any = ["resume", "tasks"]
     )]
     config: Option<String>,
+    /// Begin from this kernel: a file, the best of a run's directory, or `best`, the best that is known of the task; may be
+    /// repeated. `evolve` tries it before the task's own, `tune` in place of them.
+    #[arg(long, value_name = "KERNEL|RUN|best", conflicts_with = "resume")]
+    from: Vec<String>,
     /// Go on with the run in this directory instead, as `kforge resume DIR` does.
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
@@ -38,7 +46,7 @@ pub(super) struct Arguments {
     common: Common,
 }
 
-/// What `evolve` and `resume` share.
+/// What `evolve`, `tune` and `resume` share.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// Steps per task, those made before a resume included.
@@ -72,17 +80,40 @@ pub(super) struct Common {
     pub(super) format: Format,
 }
 
+/// `evolve` as the config says it.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    start(arguments, None)
+}
+
+/// The same search with one kernel, edited step after step.
+pub(super) fn tune(arguments: Arguments) -> anyhow::Result<Exit> {
+    start(arguments, Some(Mode::Tune))
+}
+
+fn start(arguments: Arguments, mode: Option<Mode>) -> anyhow::Result<Exit> {
     if let Some(directory) = arguments.resume {
         return super::resume::go_on(directory, arguments.common);
     }
-    let name = arguments.config.context("no config was named")?;
-    let (text, origin) = config::find(&name)?;
-    let typed: Config = yaml::read(&text, &origin)?;
+    let (text, origin) = match &arguments.config {
+        Some(name) => config::find(name)?,
+        None => (String::new(), String::new()),
+    };
+    let typed: Config = match &arguments.config {
+        Some(_) => yaml::read(&text, &origin)?,
+        None => Config::default(),
+    };
+    let named = arguments.config.or(arguments.tasks.first().cloned());
     let mut config = typed.clone();
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
-    let config = apply(config, &arguments.common)?;
+    if !arguments.tasks.is_empty() {
+        config.tasks = arguments.tasks;
+    }
+    if !arguments.from.is_empty() {
+        config.from = arguments.from;
+    }
+    let mut config = apply(config, &arguments.common)?;
+    config.search.mode = mode.unwrap_or(config.search.mode);
     config.check().map_err(|failure| {
         let is_of = |checked: Result<(), Failure>| {
             checked.is_err_and(|other| other.message == failure.message)
@@ -94,7 +125,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             false => failure,
         }
     })?;
-    let stem = Path::new(&name).file_stem().map_or_else(
+    let stem = named
+        .as_deref()
+        .and_then(|name| Path::new(name).file_stem());
+    let stem = stem.map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
     );
@@ -165,22 +199,7 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         budget: resolved.budget,
         models,
     };
-    let pools = Pools {
-        files: resolved
-            .tasks
-            .iter()
-            .map(|(files, task)| (task.name.clone(), files.clone()))
-            .collect(),
-        profile: resolved.profile.clone(),
-        launch_seconds: resolved.launch_seconds,
-        cards: resolved.cards.clone(),
-        cache: resolved.cache,
-        screen: resolved.screen,
-        looks: Looks {
-            counters: resolved.counters,
-            sanitize: resolved.device_sanitize,
-        },
-    };
+    let pools = pools(&resolved);
     let mut sink = Sink::new(match common.format {
         Format::Human => Form::Human,
         Format::Json => Form::Quiet,
@@ -213,6 +232,26 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         }
     }
     finish(&resolved, &ended?, &sink, common.format)
+}
+
+/// The judges of all tasks.
+pub(super) fn pools(resolved: &Resolved) -> Pools {
+    Pools {
+        files: resolved
+            .tasks
+            .iter()
+            .map(|(files, task)| (task.name.clone(), files.clone()))
+            .collect(),
+        profile: resolved.profile.clone(),
+        launch_seconds: resolved.launch_seconds,
+        cards: resolved.cards.clone(),
+        cache: resolved.cache,
+        screen: resolved.screen,
+        looks: Looks {
+            counters: resolved.counters,
+            sanitize: resolved.device_sanitize,
+        },
+    }
 }
 
 /// To whoever resumes what is finished. `unread`: the kernel whose counters were asked for.
@@ -293,7 +332,7 @@ fn show(resolved: &Resolved, ended: &Ended, format: Format) -> anyhow::Result<()
 }
 
 /// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:,@%".contains(letter);
     match !text.is_empty() && text.chars().all(plain) {
@@ -309,6 +348,13 @@ fn record(resolved: &Resolved, prompts: Option<String>) -> Record {
             folder: task.digest,
             oracle: Digest::of(&task.oracle),
             baseline: Digest::of(task.baseline().1),
+            from: resolved
+                .from
+                .get(&task.name)
+                .into_iter()
+                .flatten()
+                .map(|begin| begin.record.clone())
+                .collect(),
         };
         (task.name.clone(), record)
     });

@@ -14,6 +14,7 @@ mod doctor;
 mod dry_run;
 mod eval;
 mod evolve;
+mod promote;
 mod prompt;
 mod resume;
 mod tasks;
@@ -57,10 +58,14 @@ struct Arguments {
 enum Command {
     /// Evolve kernels for the tasks of a run config.
     Evolve(evolve::Arguments),
+    /// Tune one kernel for each task: a model writes it, then edits it step after step.
+    Tune(evolve::Arguments),
     /// Go on with a run, from its directory.
     Resume(resume::Arguments),
     /// Judge kernels outside a search.
     Eval(eval::Arguments),
+    /// Make a run's best kernel the best that is known of its task, if it is.
+    Promote(promote::Arguments),
     /// Show what a model would be told, and how much each part of it takes.
     Prompt(prompt::Arguments),
     /// List tasks, or show one.
@@ -119,8 +124,10 @@ fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
     log_to_stderr(arguments.verbose)?;
     match arguments.command {
         Command::Evolve(arguments) => evolve::run(arguments),
+        Command::Tune(arguments) => evolve::tune(arguments),
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Promote(arguments) => promote::run(arguments),
         Command::Prompt(arguments) => prompt::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),

@@ -12,14 +12,16 @@ use crate::{llm, search};
 
 mod devices;
 mod find;
+mod from;
 mod overrides;
 mod resolve;
 mod tasks;
 
 pub use devices::Devices;
 pub use find::find;
+pub use from::{Beginning, Beginnings, check_unchanged, kept};
 pub use overrides::apply;
-pub use resolve::{Resolved, resolve};
+pub use resolve::{Resolved, resolve, resolve_again};
 
 /// A run config as it is typed. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub use resolve::{Resolved, resolve};
 pub struct Config {
     /// Names or folders of tasks, or task lists (`*.txt`).
     pub tasks: Vec<String>,
+    /// Kernels to begin from, before the tasks' own starting kernels; `tune` begins from these alone. Each is a kernel file, the
+    /// directory of a run (its best kernel for the task), or `best` (`kernels/TASK/best.cu`).
+    pub from: Vec<String>,
     /// Steps per task.
     pub steps: u64,
     /// Every random choice of the search follows from it; drawn and recorded where it is not given.
@@ -115,6 +120,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             tasks: Vec::new(),
+            from: Vec::new(),
             steps: 100,
             seed: None,
             output: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::from::{self, Beginnings};
 use super::{Backend, Config, Devices, Eval, Screen, tasks};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
@@ -20,7 +21,10 @@ const IN_FLIGHT_A_CARD: usize = 3;
 /// A config in which nothing is left to decide.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    /// With the starting kernels that are meant.
     pub tasks: Vec<(TaskFiles, Task)>,
+    /// Those among them that come from elsewhere.
+    pub from: Beginnings,
     pub steps: u64,
     pub seed: u64,
     pub output: PathBuf,
@@ -56,6 +60,20 @@ pub struct Resolved {
 
 /// Decides. `name` is what the default output directory is called after, `time` when the run begins.
 pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Failure> {
+    decide(config, name, time, None)
+}
+
+/// Decides for a run that goes on, which has the kernels that it began from.
+pub fn resolve_again(config: &Config, kept: Beginnings) -> Result<Resolved, Failure> {
+    decide(config, "run", "", Some(kept))
+}
+
+fn decide(
+    config: &Config,
+    name: &str,
+    time: &str,
+    kept: Option<Beginnings>,
+) -> Result<Resolved, Failure> {
     config.check()?;
     let mut choices = Vec::new();
     let cards = cards(config, &mut choices)?;
@@ -88,10 +106,21 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from("outputs").join(format!("{name}-{time}")));
-    let mut tasks = Vec::new();
-    let mut names = Vec::new();
+    let mut found = Vec::new();
     for named in tasks::find(config)? {
         let task = with_overrides(&named.files, config, profile)?;
+        found.push((named, task));
+    }
+    let from = match kept {
+        Some(kept) => kept,
+        None => from::find(&config.from, &found)?,
+    };
+    let mut tasks = Vec::new();
+    let mut names = Vec::new();
+    for (named, mut task) in found {
+        let warm = from.get(&task.name).into_iter().flatten();
+        let warm = warm.map(|begin| (begin.record.name.clone(), begin.source.clone()));
+        task.begin_from(warm.collect(), config.search.mode == search::Mode::Tune);
         names.push(named.name);
         tasks.push((named.files, task));
     }
@@ -129,6 +158,7 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
     record["tasks"] = json!(names);
     Ok(Resolved {
         tasks,
+        from,
         steps: config.steps,
         seed,
         output,

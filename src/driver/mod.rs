@@ -11,13 +11,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 mod asking;
 mod doubt;
 mod interrupt;
 mod operators;
+mod promote;
 mod proposer;
 mod resume;
 mod running;
@@ -33,6 +34,7 @@ pub use asking::{
 };
 pub use interrupt::{never, watch_signals};
 pub use operators::Operators;
+pub use promote::{Contest, contest};
 pub use proposer::{Answer, Candidate, Parent, Proposer};
 
 use crate::base::files::Batch;
@@ -257,11 +259,31 @@ impl Run {
             begun: HashSet::new(),
             _lock: lock,
         };
+        if recorded.is_none() {
+            run.keep_beginnings(options)?;
+        }
         run.note_session(options, recorded.as_ref())?;
         if recorded.as_ref() != Some(&options.record) {
             options.record.write(&run.directory)?;
         }
         Ok(run)
+    }
+
+    /// Copies the kernels from elsewhere that the tasks begin from, before anything names them: from then on nobody needs to know
+    /// where they were.
+    fn keep_beginnings(&self, options: &Options) -> Result<()> {
+        for (name, recorded) in &options.record.tasks {
+            let task = options.tasks.iter().find(|task| task.name == *name);
+            for (index, begun) in recorded.from.iter().enumerate() {
+                let source = task.and_then(|task| task.kernels.get(&begun.name));
+                let source = source.with_context(|| format!("`{}` has no text", begun.name))?;
+                let path = self.directory.task(name)?.warm_start(index + 1);
+                let mut batch = Batch::default();
+                batch.write_in_new_folder(path, source.as_bytes())?;
+                batch.sync()?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes down that this process works here, and with what changes.

@@ -133,6 +133,11 @@ impl TaskDirectory {
         self.step(step).join("kernel.ncu-rep")
     }
 
+    /// The run's own copy of a kernel from elsewhere that the search begins from, counted from 1.
+    pub fn warm_start(&self, number: usize) -> PathBuf {
+        self.root.join("from").join(format!("{number}.cu"))
+    }
+
     pub fn best_source(&self) -> PathBuf {
         self.root.join("best.cu")
     }

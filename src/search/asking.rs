@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::ledger::Outcome;
 use super::plan::View;
+use super::settings::Settings;
 use crate::base::Stream;
 use crate::event::{Asking, Brief, Context, Operator};
 use crate::verdict::Status;
@@ -30,12 +31,43 @@ const CARDS: f64 = 0.5;
 pub(super) struct Asked {
     /// How often a kernel was given back to be mended.
     repairs: HashMap<u64, u64>,
+    /// Steps in a row, up to the last, that brought nothing that passes.
+    failures: u64,
+    /// The last kernel that did not pass, since one did or the best was taken up again; `tune` mends it.
+    broken: Option<u64>,
 }
 
 impl Asked {
     pub(super) fn note(&mut self, brief: &Brief) {
         if let (Operator::Repair, Some(parent)) = (brief.operator, brief.parents.first()) {
             *self.repairs.entry(*parent).or_default() += 1;
+        }
+    }
+
+    /// Takes note of what became of a step. After every `search.back_after` failures in a row what is broken is let go.
+    pub(super) fn learn(&mut self, step: u64, outcome: &Outcome, settings: &Settings) {
+        match outcome {
+            Outcome::Passed { .. } => {
+                (self.failures, self.broken) = (0, None);
+                return;
+            }
+            Outcome::NotPassed(status) => self.broken = is_mendable(*status).then_some(step),
+            Outcome::Failed(_) | Outcome::Duplicate { .. } => {}
+        }
+        self.failures += 1;
+        if self.failures.is_multiple_of(settings.back_after.max(1)) {
+            self.broken = None;
+        }
+    }
+
+    /// `tune`: the operator and the kernel it is for. Correctness first: what does not pass is mended; else the best is edited, or
+    /// a kernel asked for where nothing has passed yet.
+    pub(super) fn tuned(&self, view: &View<'_>) -> (Operator, Vec<u64>) {
+        let best = view.archive.elites().first().map(|elite| elite.step);
+        match (self.broken, best) {
+            (Some(step), _) => (Operator::Repair, vec![step]),
+            (None, Some(best)) => (Operator::Edit, vec![best]),
+            (None, None) => (Operator::Propose, Vec::new()),
         }
     }
 
@@ -135,33 +167,4 @@ fn context(view: &View<'_>, parents: &[u64], stream: &mut Stream) -> Context {
         }
     }
     context
-}
-
-/// `tune`: the operator and the kernel it is for. Correctness first: what does not pass is mended, for so many rounds; then the
-/// best is taken up again, or a new one asked for where nothing has passed.
-pub(super) fn tuned(view: &View<'_>) -> (Operator, Vec<u64>) {
-    let candidate = |step: &u64| {
-        let outcome = view.ledger.get(*step).map(|record| record.outcome);
-        outcome.is_some_and(|outcome| outcome.candidate())
-    };
-    let best = view.archive.elites().first().map(|elite| elite.step);
-    let failures = looked_back(view)
-        .take_while(|step| {
-            let outcome = view.ledger.get(*step).map(|record| record.outcome);
-            !matches!(outcome, Some(Outcome::Passed { .. }))
-        })
-        .count() as u64;
-    // After so many failures in a row one round is the best kernel's, and the count begins anew.
-    let round = failures % (view.settings.back_after + 1);
-    let last = looked_back(view).find(candidate);
-    let mendable = last.filter(|step| {
-        let outcome = view.ledger.get(*step).map(|record| record.outcome);
-        matches!(outcome, Some(Outcome::NotPassed(status)) if is_mendable(status))
-    });
-    let turn = failures > 0 && round == 0;
-    match (mendable, best) {
-        (Some(step), _) if !turn => (Operator::Repair, vec![step]),
-        (_, Some(best)) => (Operator::Edit, vec![best]),
-        (_, None) => (Operator::Propose, Vec::new()),
-    }
 }

@@ -270,7 +270,7 @@ impl Search {
             family,
         };
         self.ledger.push(record, kernel);
-        self.planner.learn(&plan.brief, &outcome);
+        self.planner.learn(&plan.brief, &outcome, &self.settings);
         self.barren = if plan.barren && !outcome.candidate() {
             self.barren + 1
         } else {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::archive::Archive;
-use super::asking::{Askable, Asked, asking, tuned};
+use super::asking::{Askable, Asked, asking};
 use super::families::Families;
 use super::ledger::{Ledger, Outcome};
 use super::settings::{Mode, Settings};
@@ -150,7 +150,8 @@ impl Planner {
     }
 
     /// Takes note of what became of it.
-    pub(super) fn learn(&mut self, brief: &Brief, outcome: &Outcome) {
+    pub(super) fn learn(&mut self, brief: &Brief, outcome: &Outcome, settings: &Settings) {
+        self.asked.learn(brief.step, outcome, settings);
         if *outcome == Outcome::Failed(FailedReason::NoOp)
             && matches!(brief.operator, Operator::Mutate | Operator::Recombine)
         {
@@ -223,7 +224,7 @@ impl Planner {
     /// Where nothing but a model can say what comes next: in a search that tunes, and where there is no kernel to begin with.
     fn only_models(&self, view: &View<'_>, blank: &Brief, stream: &mut Stream) -> Option<Brief> {
         let (operator, parents) = match view.settings.mode {
-            Mode::Tune => tuned(view),
+            Mode::Tune => self.asked.tuned(view),
             Mode::Evolve if view.starts.is_empty() && view.archive.filled() == 0 => {
                 match self
                     .asked
@@ -439,6 +440,7 @@ mod tests {
                     speedup: 2.0,
                     insert: Insert::New,
                 },
+                &settings(0.5),
             );
             planner.learn(
                 &brief(Operator::Mutate),
@@ -446,6 +448,7 @@ mod tests {
                     speedup: 2.0,
                     insert: Insert::NotAdded { behind: 1 },
                 },
+                &settings(0.5),
             );
         }
         assert_eq!(planner.weights(&settings(0.0)), typed);

@@ -55,9 +55,9 @@ pub struct Settings {
     pub context: u64,
     /// The most earlier steps that a model is told the outcome of.
     pub history: u64,
-    /// How often a kernel that did not pass is given back to a model.
+    /// `evolve`: how often a kernel that did not pass is given back to a model.
     pub repairs: u64,
-    /// `tune`: failures in a row after which the best kernel is taken up again.
+    /// `tune`: failures in a row after which the best kernel is taken up again, or another is asked for where none has passed.
     pub back_after: u64,
 }
 

@@ -271,6 +271,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
             folder: task.digest,
             oracle: Digest::of(&task.oracle),
             baseline: Digest::of(task.baseline().1),
+            from: Vec::new(),
         };
         (task.name.clone(), record)
     });

@@ -2,6 +2,7 @@
 
 mod order;
 mod steps;
+mod tune;
 
 use std::collections::BTreeMap;
 
