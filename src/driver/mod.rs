@@ -31,6 +31,7 @@ mod task;
 
 pub use asking::{
     Author, Device, Earlier, End, Kernel, Models, Prepared, Question, Reading, Sending,
+    read_replies,
 };
 pub use interrupt::{never, watch_signals};
 pub use operators::Operators;

@@ -67,7 +67,15 @@ impl Chronicle {
 
     fn tried(&self, search: &Search, step: u64) -> Option<Tried> {
         let record = search.record(step)?;
-        let parent = record.parents.first();
+        // Of several parents the fastest is the one to beat.
+        let speed = |step: &u64| {
+            let feedback = self.feedback(*step, search);
+            feedback
+                .and_then(|feedback| feedback.speedup)
+                .map_or(0.0, |speedup| speedup[0])
+        };
+        let parents = record.parents.iter().rev();
+        let parent = parents.max_by(|one, other| speed(one).total_cmp(&speed(other)));
         let result = match record.outcome {
             Outcome::Passed { .. } | Outcome::NotPassed(_) => {
                 let child = self.feedback(step, search)?;

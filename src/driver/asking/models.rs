@@ -218,8 +218,8 @@ impl Author for Models {
     }
 }
 
-/// What the replies of a step come to.
-fn read(question: &Question, most_edits: usize) -> Reading {
+/// What the replies of a step come to: pure, and so the same whenever they are read again.
+pub fn read(question: &Question, most_edits: usize) -> Reading {
     let mut reading = Reading {
         end: End::Failed(FailedReason::NoReply, "no reply came".to_owned()),
         trace: None,
