@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kforge::driver::{self, AskingOptions, Models, Operators};
+use kforge::driver::{self, AskingOptions, Device, Models, Operators};
 use kforge::event::Event;
 use kforge::llm::{Client, Limits, Settings};
 use kforge::propose::prompt::Templates;
 use kforge::report::{Observer, Progress};
 use kforge::search::Change;
+use kforge::verdict::DeviceIdentity;
 use serde_json::json;
 
 /// Set for the process that only answers.
@@ -86,7 +87,7 @@ fn models(url: &str) -> Result<AskingOptions> {
         author: Arc::new(Models {
             client: Arc::new(Client::open(&settings)?),
             templates,
-            device: Default::default(),
+            device: Device::new(DeviceIdentity::default()),
             backend: "cpu".to_owned(),
             profile: "quick".to_owned(),
             most_edits: settings.edits,

@@ -66,7 +66,6 @@ fn main() -> anyhow::Result<()> {
                     start: None,
                     point: None,
                     attempt,
-                    model: None,
                 };
                 let Answer::Proposal(child) = propose(&brief, &[Parent { step: 1, source }], &task)
                 else {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::base::Failure;
 use crate::config::{Config, Resolved};
-use crate::device::{DeviceFacts, cpu};
-use crate::driver::{AskingOptions, Models};
+use crate::device::cpu;
+use crate::driver::{AskingOptions, Device, Models};
 use crate::llm::{self, Client};
 use crate::propose::prompt::Templates;
 
@@ -98,7 +98,7 @@ pub(super) fn author(resolved: &Resolved) -> Result<Option<Models>, Failure> {
     Ok(Some(Models {
         client: Arc::new(Client::open(llm)?),
         templates: Arc::new(templates),
-        device: DeviceFacts::of(&device),
+        device: Device::new(device),
         backend: resolved.backend.clone(),
         profile: resolved.profile.clone(),
         most_edits: llm.edits,

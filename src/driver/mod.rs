@@ -28,7 +28,9 @@ mod summary;
 mod tally;
 mod task;
 
-pub use asking::{Author, Earlier, End, Kernel, Models, Prepared, Question, Reading, Sending};
+pub use asking::{
+    Author, Device, Earlier, End, Kernel, Models, Prepared, Question, Reading, Sending,
+};
 pub use interrupt::{never, watch_signals};
 pub use operators::Operators;
 pub use proposer::{Answer, Candidate, Parent, Proposer};

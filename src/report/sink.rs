@@ -175,7 +175,7 @@ fn line(progress: &Progress, length: Length) -> String {
         None => rate.map(|rate| format!("{} left", clock(seconds_left(progress, rate)))),
     });
     parts.push(counted(progress.cells as u64, "cell"));
-    parts.extend(progress.spent.map(money));
+    parts.extend(progress.spent.filter(|spent| spent.tokens > 0).map(money));
     if let (true, Some(first)) = (short, progress.waiting.first()) {
         parts.insert(1, format!("waiting for {first}"));
     }

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use kforge::base::{Digest, Failure};
-use kforge::driver::{self, AskingOptions, Ended, Models, Operators, Options, TaskEnd};
+use kforge::driver::{self, AskingOptions, Device, Ended, Models, Operators, Options, TaskEnd};
 use kforge::event::StopReason;
 use kforge::llm::{Client, Limits, Settings};
 use kforge::propose::prompt::Templates;
 use kforge::report::{Observer, Silent};
+use kforge::verdict::DeviceIdentity;
 
 use crate::scripted::{judges, options};
 
@@ -103,7 +104,7 @@ impl Scene {
             author: Arc::new(Models {
                 client: Arc::new(Client::open(&settings)?),
                 templates,
-                device: Default::default(),
+                device: Device::new(DeviceIdentity::default()),
                 backend: "cpu".to_owned(),
                 profile: "quick".to_owned(),
                 most_edits: settings.edits,

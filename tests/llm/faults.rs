@@ -38,9 +38,10 @@ fn date_in(seconds: u64) -> String {
 #[test]
 fn what_is_turned_away_comes_back_when_the_server_says() {
     let date = date_in(2);
-    let cases: Vec<(u16, Vec<(&'static str, String)>, f64, f64)> = vec![
+    type Case = (u16, Vec<(&'static str, String)>, f64, f64);
+    let cases: [Case; 7] = [
+        (429, vec![("retry-after", date)], 0.8, 2.4),
         (429, vec![("retry-after", "1".to_owned())], 1.0, 1.4),
-        (429, vec![("retry-after", date)], 0.5, 2.4),
         (
             429,
             vec![
@@ -225,6 +226,22 @@ fn what_is_lost_keeps_its_text_and_is_never_sent_again() {
                 }
             );
         }
+    }
+}
+
+#[test]
+fn a_count_before_the_end_is_no_bill() {
+    let so_far = json!({"choices": [{"delta": {"content": "half"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}});
+    for last in [
+        "",
+        "data: {oops}\n\n",
+        "data: {\"error\": {\"message\": \"died\"}}\n\n",
+    ] {
+        let events = [format!("data: {so_far}\n\n"), format!("{last}: end\n\n")];
+        let server = Server::start(move |_, _| Act::events(&events));
+        let reply = ask(&client(&one_model("openai", &server.url, "")));
+        assert_ne!(reply.outcome, ReplyOutcome::Complete);
+        assert_eq!((reply.usage, reply.is_billable), (None, true), "{reply:?}");
     }
 }
 

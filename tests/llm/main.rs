@@ -1,5 +1,7 @@
 //! Asking models, against servers that run here: small ones of our own for every fault, and those of others.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

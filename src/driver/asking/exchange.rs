@@ -28,7 +28,7 @@ pub(in crate::driver) struct Exchange {
     pub(in crate::driver) prepared: Option<Arc<Prepared>>,
     /// What is set aside for the question under way.
     pub(in crate::driver) reserved: Cost,
-    /// The question that an earlier process has sent, to one who replies once.
+    /// The question that an earlier process has put where somebody replies in his own time.
     pub(in crate::driver) sent: Option<Sent>,
 }
 

@@ -11,7 +11,7 @@ mod money;
 mod steps;
 
 pub use author::{Author, Earlier, End, Kernel, Prepared, Question, Reading, Sending};
-pub use models::Models;
+pub use models::{Device, Models};
 
 pub(super) use chronicle::Chronicle;
 pub(super) use exchange::{Asking, Exchange, Past};

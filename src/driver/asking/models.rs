@@ -1,6 +1,6 @@
 //! Models as authors: templates make the prompt, providers send it, `propose::reply` reads what comes back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -13,6 +13,7 @@ use crate::llm::{Client, ModelFacts, Part, Place, ProviderName, Reply, Request};
 use crate::propose::prompt::{self, Language, Missed, Shown, Templates};
 use crate::propose::reply::{self, Applied, Body, Trace};
 use crate::search::Askable;
+use crate::verdict::DeviceIdentity;
 
 /// Replies that are no fault of the model's, such as a cut stream, after which a step asks no more.
 const LOST: usize = 3;
@@ -24,7 +25,7 @@ const MOST_DETAIL: usize = 240;
 pub struct Models {
     pub client: Arc<Client>,
     pub templates: Arc<Templates>,
-    pub device: DeviceFacts,
+    pub device: Device,
     /// As in a verdict.
     pub backend: String,
     pub profile: String,
@@ -32,6 +33,27 @@ pub struct Models {
     pub most_edits: usize,
     /// The share of a model's window that a prompt may fill.
     pub context_share: f64,
+}
+
+/// The device that prompts tell of. Its rates are known once a worker has measured them, which may be after the run began.
+pub struct Device {
+    identity: DeviceIdentity,
+    facts: Mutex<DeviceFacts>,
+}
+
+impl Device {
+    pub fn new(identity: DeviceIdentity) -> Self {
+        let facts = Mutex::new(DeviceFacts::of(&identity));
+        Self { identity, facts }
+    }
+
+    fn facts(&self) -> DeviceFacts {
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if facts.bytes_a_second.is_none() {
+            *facts = DeviceFacts::of(&self.identity);
+        }
+        facts.clone()
+    }
 }
 
 impl Models {
@@ -58,13 +80,14 @@ impl Models {
             .map(|(label, kernel)| shown(*label, kernel))
             .collect();
         let missed = self.missed(question);
+        let device = self.device.facts();
         let window = facts.context_tokens as f64 * self.context_share;
         let asked = prompt::Question {
             operator: question.brief.operator,
             task: &question.task,
             profile: &self.profile,
             backend: &self.backend,
-            device: &self.device,
+            device: &device,
             baseline: question.task.baseline().0,
             parents: &parents,
             context: &context,

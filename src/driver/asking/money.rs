@@ -63,7 +63,7 @@ mod tests {
             format!(
                 "{{\"schema\":1,\"seq\":1,\"time\":\"\",\"step\":{step},\"event\":\"sent\",\"ask\":{ask},\"model\":\"m\",\
                  \"prompt\":\"{}\",\"prompts\":\"v\",\"reserved\":{{\"tokens\":{tokens},\"nano_usd\":7}}}}\n",
-                "0".repeat(64)
+                "0".repeat(32)
             )
         };
         let replied = "{\"schema\":1,\"seq\":2,\"time\":\"\",\"step\":1,\"event\":\"replied\",\"ask\":1,\"model\":\"m\",\

@@ -91,6 +91,7 @@ impl TaskLoop<'_> {
         let due: Vec<u64> = self.exchanges.keys().copied().collect();
         for step in due {
             match self.exchanges.get(&step).map(|exchange| exchange.stage) {
+                Some(Stage::Open) if self.is_asked_already(step) => self.wait_on(step)?,
                 Some(Stage::Open) if self.has_room(step) => self.render(step)?,
                 Some(Stage::Replied) => self.read_replies(step)?,
                 _ => {}
@@ -183,6 +184,14 @@ impl TaskLoop<'_> {
                     context.extend(self.kernel(*step, known)?.map(|kernel| (label, kernel)));
                 }
             }
+            // What is fast is worth most, whatever it is shown for. The sort is stable: failures stay behind, the last ones first.
+            let speed = |kernel: &Kernel| {
+                let feedback = kernel.feedback.as_ref();
+                feedback
+                    .and_then(|feedback| feedback.speedup)
+                    .map_or(0.0, |speedup| speedup[0])
+            };
+            context.sort_by(|one, other| speed(&other.1).total_cmp(&speed(&one.1)));
             history = self
                 .chronicle
                 .history(&self.search, model.known, self.history);
@@ -217,6 +226,55 @@ impl TaskLoop<'_> {
         if let Some(exchange) = self.exchanges.get_mut(&step) {
             exchange.stage = stage;
         }
+    }
+
+    /// Whether this very question lies where somebody will reply to it, or has.
+    fn is_asked_already(&mut self, step: u64) -> bool {
+        let Some(exchange) = self.exchanges.get_mut(&step) else {
+            return false;
+        };
+        let Some(sent) = &exchange.sent else {
+            return false;
+        };
+        let path = self.directory.prompt(step, sent.ask);
+        let lies_there = sent.ask == exchange.ask()
+            && files::read(&path).is_ok_and(|text| Digest::of(&text) == sent.prompt);
+        if !lies_there {
+            exchange.sent = None;
+        }
+        lies_there
+    }
+
+    /// Waits on for the reply to a question that an earlier process has asked: what was read by whoever replies is not written anew.
+    fn wait_on(&mut self, step: u64) -> Result<()> {
+        let exchange = self.exchanges.get_mut(&step);
+        let exchange = exchange.context("a question of a step that is over")?;
+        let sent = exchange
+            .sent
+            .take()
+            .context("a question that was not asked")?;
+        let document = files::read(&self.directory.prompt(step, sent.ask))?;
+        let asking = self.asking.as_mut().context("nobody can be asked")?;
+        // It was set aside once before; there is nothing to decide.
+        let _ = asking.budget.reserve(&sent.reserved);
+        exchange.reserved = sent.reserved;
+        exchange.prepared = Some(Arc::new(Prepared {
+            model: sent.model,
+            request: llm::Request {
+                system: String::new(),
+                parts: vec![llm::Part {
+                    text: document.clone(),
+                    cache_here: false,
+                }],
+                most_output: sent.most_output.unwrap_or(u64::MAX),
+            },
+            document,
+            worst: sent.reserved,
+            version: sent.prompts,
+            left_out: Vec::new(),
+        }));
+        exchange.stage = Stage::Sending;
+        self.follow(vec![Next::Send(step)])
     }
 
     /// A prompt is there.
@@ -258,26 +316,17 @@ impl TaskLoop<'_> {
         }
         exchange.reserved = prepared.worst;
         let ask = exchange.ask();
-        let prompt = Digest::of(&prepared.document);
-        // The same question to one who replies once is not another question.
-        let is_known = exchange.sent.take().is_some_and(|sent| {
-            sent.ask == ask && sent.prompt == prompt && self.directory.prompt(step, ask).exists()
-        });
-        if !is_known {
-            self.batch.write_in_new_folder(
-                self.directory.prompt(step, ask),
-                prepared.document.as_bytes(),
-            )?;
-            events.push(Event::Sent(Sent {
-                step,
-                ask,
-                model: prepared.model.clone(),
-                prompt,
-                prompts: prepared.version.clone(),
-                reserved: prepared.worst,
-                most_output: Some(prepared.request.most_output),
-            }));
-        }
+        let path = self.directory.prompt(step, ask);
+        (self.batch).write_in_new_folder(path, prepared.document.as_bytes())?;
+        events.push(Event::Sent(Sent {
+            step,
+            ask,
+            model: prepared.model.clone(),
+            prompt: Digest::of(&prepared.document),
+            prompts: prepared.version.clone(),
+            reserved: prepared.worst,
+            most_output: Some(prepared.request.most_output),
+        }));
         exchange.stage = Stage::Sending;
         next.push(Next::Send(step));
         Ok(())

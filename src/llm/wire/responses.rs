@@ -126,7 +126,8 @@ fn take(whole: Whole, gathered: &mut Gathered) -> Said {
     let end = match (whole.status.as_deref(), reason.as_deref()) {
         _ if !refusal.is_empty() => End::Refused(refusal),
         (Some("completed"), _) => End::Complete,
-        (Some("incomplete"), Some("max_output_tokens" | "max_tokens")) => End::Truncated,
+        // Where no reason is given it is not whole all the same.
+        (Some("incomplete"), None | Some("max_output_tokens" | "max_tokens")) => End::Truncated,
         (Some("incomplete"), Some("content_filter")) => {
             End::Refused("the reply ended for the reason `content_filter`".to_owned())
         }

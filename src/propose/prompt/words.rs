@@ -152,7 +152,7 @@ pub(super) fn feedback(feedback: &Feedback, source: &str, question: &Question<'_
     text
 }
 
-/// `b4: 0.85x (15 % slower), 4.51 us against 3.83 us; 12 % of the roofline, memory-bound: 0.52 of 4.3 TB/s`.
+/// `b4: 0.85x (15 % slower), 4.51 us against 3.83 us; 12 % of the roofline, memory-bound: 0.52 of 4.3 TB/s (2.3 MB at least)`.
 fn of_workload(workload: &WorkloadFeedback, question: &Question<'_>) -> String {
     let mut text = format!(
         "{}: {}, {} us against {} us",
@@ -161,29 +161,18 @@ fn of_workload(workload: &WorkloadFeedback, question: &Question<'_>) -> String {
         significant(workload.us),
         significant(workload.baseline_us)
     );
-    let Some((floor, roofline)) = workload.floor_us.zip(workload.roofline) else {
-        return text;
-    };
-    let _ = write!(
-        text,
-        "; {} of the roofline (no kernel takes less than {} us)",
-        percent(roofline),
-        significant(floor)
-    );
     let known = (question.task.workloads.iter()).find(|known| known.id == workload.id);
-    if let Some(bound) = known.and_then(|known| bound(known, floor, roofline, question)) {
-        let _ = write!(text, ", {bound}");
+    if let Some(bound) = known.and_then(|known| bound(known, workload.us, question)) {
+        let _ = write!(text, "; {bound}");
+    } else if let Some(roofline) = workload.roofline {
+        let _ = write!(text, "; {} of the roofline", percent(roofline));
     }
     text
 }
 
-/// What sets the floor, and how much of it is used.
-fn bound(
-    workload: &Workload,
-    floor_us: f64,
-    roofline: f64,
-    question: &Question<'_>,
-) -> Option<String> {
+/// What bounds a workload on this device, and how much of that is used. Over the traffic that no kernel can avoid, all of it: the
+/// verdict's own floor leaves out what the last-level cache could hold, since nobody may be accused wrongly.
+fn bound(workload: &Workload, us: f64, question: &Question<'_>) -> Option<String> {
     let device = question.device;
     let value_of = |name: &str| workload.binding.axes.get(name).copied();
     let amount = |expression: &Expression| {
@@ -192,24 +181,32 @@ fn bound(
             .ok()
             .map(|value| value as f64)
     };
-    let operations = amount(&question.task.flops)?;
-    let rate = rate(device, question.task)?;
-    let used = |peak: f64, unit: &str| {
-        format!(
-            "{} of {}",
-            with_prefix(roofline * peak, unit),
-            with_prefix(peak, unit)
-        )
+    let (bytes, operations) = (amount(&question.task.bytes)?, amount(&question.task.flops)?);
+    let (bandwidth, rate) = (device.bytes_a_second?, rate(device, question.task)?);
+    let (by_memory, by_arithmetic) = (bytes / bandwidth * 1e6, operations / rate * 1e6);
+    let share = by_memory.max(by_arithmetic) / us;
+    let (name, amount, peak, unit) = match by_memory >= by_arithmetic {
+        true => ("memory", bytes, bandwidth, "B"),
+        false => ("compute", operations, rate, "FLOP"),
     };
-    // The floor's bytes are those beyond the caches: what is not the arithmetic's is the memory's.
-    if (operations / rate * 1e6 - floor_us).abs() <= 0.01 * floor_us {
-        return Some(format!("compute-bound: {}", used(rate, "FLOP/s")));
-    }
-    Some(format!(
-        "memory-bound: {}",
-        used(device.bytes_a_second?, "B/s")
-    ))
+    let used = format!(
+        "{} of {} ({} at least)",
+        with_prefix(amount / us * 1e6, &format!("{unit}/s")),
+        with_prefix(peak, &format!("{unit}/s")),
+        with_prefix(amount, unit)
+    );
+    let share_told = percent(share);
+    Some(match us < SHORT_US && share < LITTLE {
+        true => format!(
+            "{share_told} of the roofline: latency-bound, too little work to fill the device; {used}"
+        ),
+        false => format!("{share_told} of the roofline, {name}-bound: {used}"),
+    })
 }
+
+/// Below this time and this share of the roofline, launching and the latency of a few dependent loads are most of it.
+const SHORT_US: f64 = 5.0;
+const LITTLE: f64 = 0.3;
 
 /// Operations a second that the floor assumes: the tensor cores' where any tensor is narrower than float32.
 fn rate(device: &DeviceFacts, task: &Task) -> Option<f64> {
