@@ -388,6 +388,7 @@ impl Run {
             },
             shown: None,
             begun: Instant::now(),
+            ticked: Instant::now(),
             in_flight: options.in_flight.max(1),
             proposer: proposer.clone(),
             asking: models.zip(budget).map(|(models, budget)| Asking {
@@ -395,6 +396,7 @@ impl Run {
                 budget,
                 at_once: models.at_once.max(1),
                 unanswered: 0,
+                gave_up: None,
             }),
             exchanges: BTreeMap::new(),
             chronicle: replayed.chronicle,

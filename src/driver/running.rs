@@ -56,6 +56,10 @@ impl Running {
         self.tasks.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
     pub(super) fn evaluations(&self) -> usize {
         self.evaluations
     }

@@ -63,6 +63,8 @@ pub(super) struct TaskLoop<'a> {
     /// The best candidate whose files are in place.
     pub(super) shown: Option<(u64, bool)>,
     pub(super) begun: Instant,
+    /// When it was last told who is waited for.
+    pub(super) ticked: Instant,
     pub(super) in_flight: usize,
     pub(super) proposer: Arc<dyn Proposer>,
     /// `None` where no model is asked.
@@ -136,8 +138,12 @@ impl TaskLoop<'_> {
             self.begun.checked_add(left)
         });
         loop {
+            if self.progress.stopped.is_none() && self.has_given_up() {
+                self.wait_for_replies(interrupt).await?;
+                self.give_way()?;
+            }
             if self.progress.stopped.is_none() {
-                self.stop_where_due(deadline).await?;
+                self.stop_where_due(deadline, interrupt).await?;
             }
             if self.progress.stopped.is_none() {
                 self.ask()?;
@@ -146,6 +152,10 @@ impl TaskLoop<'_> {
                 self.dispatch()?;
                 self.settle_doubts()?;
                 self.stop_without_money()?;
+            }
+            if self.progress.stopped.is_some() && self.is_only_patient() {
+                // Nobody knows when those will reply, and whoever resumes finds what they did.
+                self.running.abandon().await;
             }
             if self.running.is_empty() {
                 if self.progress.stopped.is_none() && self.is_pending() {
@@ -183,10 +193,14 @@ impl TaskLoop<'_> {
     }
 
     /// Ends the search where it says so itself, or where the time is spent.
-    async fn stop_where_due(&mut self, deadline: Option<Instant>) -> Result<()> {
+    async fn stop_where_due(
+        &mut self,
+        deadline: Option<Instant>,
+        interrupt: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
         let stopped = match self.search.stop() {
             Some(why) => {
-                self.wait_for_replies().await?;
+                self.wait_for_replies(interrupt).await?;
                 // The fold has decided without the steps that are still under way.
                 self.running.abandon().await;
                 self.exchanges.clear();
@@ -225,11 +239,12 @@ impl TaskLoop<'_> {
         self.record(vec![Event::Stopped(stopped)])
     }
 
-    /// Takes in the replies that are on their way: they are paid for.
-    async fn wait_for_replies(&mut self) -> Result<()> {
+    /// Takes in the replies that are on their way, unless it is told to stop: they are paid for.
+    async fn wait_for_replies(&mut self, interrupt: &mut watch::Receiver<bool>) -> Result<()> {
         while self.is_sending() && !self.is_patient_only() {
-            let message = self.running.next().await?;
-            self.settle(vec![message])?;
+            if self.go_on(interrupt, None).await? == LoopEnd::Interrupted {
+                break;
+            }
         }
         Ok(())
     }
@@ -340,12 +355,13 @@ impl TaskLoop<'_> {
             () = interrupt::come(interrupt) => Wake::Interrupt,
             message = self.running.next() => Wake::Message(message?),
             () = sleep_until(deadline) => Wake::Deadline,
-            () = tokio::time::sleep(TICK), if self.asking.is_some() => Wake::Tick,
+            () = sleep_until(self.ticked.checked_add(TICK)), if self.asking.is_some() => Wake::Tick,
         };
         let (mut messages, end) = match wake {
             Wake::Message(message) => (vec![message], LoopEnd::Finished),
             Wake::Deadline => return Ok(LoopEnd::Finished),
             Wake::Tick => {
+                self.ticked = Instant::now();
                 self.refresh();
                 self.observer.waits(&self.progress);
                 return Ok(LoopEnd::Finished);

@@ -86,7 +86,7 @@ impl Client {
             let provider: Arc<dyn Provider> = match Wire::of(model.provider) {
                 Some(wire) => Arc::new(Http::open(model, wire, times, &secrets)?),
                 None => match model.provider {
-                    ProviderName::Command => Arc::new(Command::open(model, times.total, &secrets)?),
+                    ProviderName::Command => Arc::new(Command::open(model, times.total)?),
                     ProviderName::Replay => Arc::new(Replay::open(model)?),
                     _ => Arc::new(Mailbox::new(settings.wait)),
                 },

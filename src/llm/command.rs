@@ -14,9 +14,8 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::models::Model;
-use super::secret::{Secrets, is_secret_name};
 use super::{Attempt, Place, Provider, Reply, Request, Sending, capped};
-use crate::base::Failure;
+use crate::base::{Failure, environment};
 use crate::event::ReplyOutcome;
 
 /// How much of what it says on standard error is kept.
@@ -34,7 +33,7 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn open(model: &Model, total: Duration, secrets: &Secrets) -> Result<Self, Failure> {
+    pub(super) fn open(model: &Model, total: Duration) -> Result<Self, Failure> {
         for name in &model.pass_env {
             if std::env::var_os(name).is_none() {
                 return Err(Failure::environment(format!(
@@ -46,7 +45,7 @@ impl Command {
         }
         Ok(Self {
             argv: model.command.clone(),
-            withheld: withheld(&model.pass_env, secrets),
+            withheld: withheld(&model.pass_env),
             total,
         })
     }
@@ -118,15 +117,13 @@ impl Command {
 }
 
 /// Variables that look like secrets by their names, or hold a key of the run, and are not to be passed on.
-fn withheld(pass: &[String], secrets: &Secrets) -> Vec<OsString> {
-    let mut names = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        let (known, held) = (name.to_string_lossy(), value.to_string_lossy());
-        let is_secret = is_secret_name(&known) || secrets.are_in(&held);
-        if is_secret && !pass.iter().any(|passed| **passed == *known) {
-            names.push(name);
-        }
-    }
+fn withheld(pass: &[String]) -> Vec<OsString> {
+    let mut names = environment::withheld();
+    names.retain(|name| {
+        !pass
+            .iter()
+            .any(|passed| **passed == *name.to_string_lossy())
+    });
     names
 }
 

@@ -30,7 +30,7 @@ pub use budget::{Budget, Left, Limits};
 pub use client::{Client, ModelFacts, Waiting};
 pub use models::{Model, Models, ProviderName};
 pub use prices::Price;
-pub use secret::{Secret, is_secret_name};
+pub use secret::Secret;
 pub use settings::{Settings, keys};
 
 /// A question.

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use super::models::Model;
+use crate::base::environment;
 
 /// A value that prints as `***` wherever it is shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,15 +18,10 @@ pub struct Secret(String);
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
 
-/// A secret shorter than this is not looked for in texts: it would be found where it is not.
-const SHORTEST: usize = 6;
-
 impl Secret {
     /// The value of an environment variable; `None` where it is unset, empty or no text.
     pub fn from_environment(name: &str) -> Option<Self> {
-        let value = std::env::var(name).ok()?;
-        let value = value.trim();
-        (!value.is_empty()).then(|| Self(value.to_owned()))
+        environment::secret(name).map(Self)
     }
 
     /// The value itself, for the one header that needs it.
@@ -75,7 +71,7 @@ impl Secrets {
     }
 
     fn add(&mut self, secret: &Secret) {
-        if secret.0.len() >= SHORTEST && !self.0.contains(secret) {
+        if secret.0.len() >= environment::SHORTEST_SECRET && !self.0.contains(secret) {
             self.0.push(secret.clone());
         }
     }
@@ -90,40 +86,6 @@ impl Secrets {
         }
         text
     }
-
-    /// Whether a value is one of them, or holds one.
-    pub(super) fn are_in(&self, value: &str) -> bool {
-        self.0.iter().any(|secret| value.contains(secret.reveal()))
-    }
-}
-
-/// Whether an environment variable of this name is likely to hold a secret. No child process is given it unless its config
-/// says so by name.
-pub fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    let words = name.split(['_', '-', '.']);
-    let mut is_secret = false;
-    for word in words {
-        is_secret |= matches!(
-            word,
-            "KEY"
-                | "KEYS"
-                | "APIKEY"
-                | "TOKEN"
-                | "TOKENS"
-                | "SECRET"
-                | "SECRETS"
-                | "PASSWORD"
-                | "PASSWD"
-                | "PASSPHRASE"
-                | "CREDENTIAL"
-                | "CREDENTIALS"
-                | "COOKIE"
-                | "AUTH"
-                | "AUTHORIZATION"
-        );
-    }
-    is_secret
 }
 
 #[cfg(test)]
@@ -141,31 +103,6 @@ mod tests {
             secrets.scrub("wrong key sk-planted, sk-plant"),
             "wrong key ***, sk-plant"
         );
-        assert!(secrets.are_in("Bearer sk-planted") && !secrets.are_in("Bearer"));
         assert!(!format!("{secrets:?}").contains("planted"));
-    }
-
-    #[test]
-    fn names_of_secrets_are_known() {
-        for name in [
-            "OPENAI_API_KEY",
-            "HF_TOKEN",
-            "AWS_SECRET_ACCESS_KEY",
-            "PGPASSWORD_PASSWORD",
-            "my-api.key",
-            "ANTHROPIC_AUTH_TOKEN",
-        ] {
-            assert!(is_secret_name(name), "{name}");
-        }
-        for name in [
-            "PATH",
-            "HOME",
-            "KEYBOARD",
-            "TOKENIZERS_PARALLELISM",
-            "MONKEY",
-            "SSH_AGENT_PID",
-        ] {
-            assert!(!is_secret_name(name), "{name}");
-        }
     }
 }

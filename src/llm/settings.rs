@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::models::{Model, Models, ProviderName};
-use super::secret::is_secret_name;
 use super::wire;
 use crate::base::Failure;
+use crate::base::environment::is_secret_name;
 use crate::base::text::list;
 
 /// How models are asked.

@@ -32,8 +32,8 @@ pub struct Sink {
     form: Form,
     bar: Option<ProgressBar>,
     shown: Option<Instant>,
-    /// What was last said of who is waited for.
-    waited: Vec<String>,
+    /// When it was last said who is waited for; `None` while nobody is.
+    waited: Option<Instant>,
 }
 
 impl Sink {
@@ -42,7 +42,7 @@ impl Sink {
             form,
             bar: None,
             shown: None,
-            waited: Vec::new(),
+            waited: None,
         }
     }
 
@@ -111,20 +111,23 @@ impl Observer for Sink {
     }
 
     fn waits(&mut self, progress: &Progress) {
-        if self.form != Form::Human || (self.bar.is_none() && self.waited == progress.waiting) {
+        if self.form != Form::Human {
             return;
         }
-        self.waited.clone_from(&progress.waiting);
-        match (&self.bar, progress.waiting.is_empty()) {
-            (Some(bar), _) => bar.set_message(line(progress, Length::Short)),
-            (None, true) => {}
-            (None, false) => {
-                to_stderr(&format!(
-                    "{}: waiting: {}",
-                    progress.task,
-                    progress.waiting.join("; ")
-                ));
-            }
+        if let Some(bar) = &self.bar {
+            bar.set_message(line(progress, Length::Short));
+        } else if progress.waiting.is_empty() {
+            self.waited = None;
+        } else if self.waited.is_none_or(|waited| waited.elapsed() >= PAUSE) {
+            self.waited = Some(Instant::now());
+            let mut waiting = progress.waiting.clone();
+            // Several questions that wait for the same thing.
+            waiting.dedup();
+            to_stderr(&format!(
+                "{}: waiting: {}",
+                progress.task,
+                waiting.join("; ")
+            ));
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
+use crate::base::environment;
 use crate::device::cuda::tools;
-use crate::llm;
 use crate::verdict::DeviceIdentity;
 
 /// How long a tool may take to say its version.
@@ -99,11 +99,9 @@ impl Tool {
             .stdout(share(&out).map_err(|error| failed("make files for", error))?)
             .stderr(share(&err).map_err(|error| failed("make files for", error))?);
         // Nothing below ever needs a model's key.
-        for (name, _) in std::env::vars_os() {
-            if llm::is_secret_name(&name.to_string_lossy()) {
-                command.env_remove(name);
-            }
-        }
+        environment::withheld().iter().for_each(|name| {
+            command.env_remove(name);
+        });
         if let Some(card) = &self.card {
             command.env("CUDA_VISIBLE_DEVICES", card);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::author::{Author, Earlier, Prepared};
+use crate::base::Failure;
 use crate::event::{Cost, Event, ReplyOutcome, Sent};
 use crate::llm::Budget;
 
@@ -14,6 +15,8 @@ pub(in crate::driver) struct Asking<'a> {
     pub(in crate::driver) at_once: usize,
     /// Steps in a row whose replies never came.
     pub(in crate::driver) unanswered: u32,
+    /// Why nobody is asked any more.
+    pub(in crate::driver) gave_up: Option<Failure>,
 }
 
 /// A step that is asking.

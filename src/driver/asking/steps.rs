@@ -143,7 +143,9 @@ impl TaskLoop<'_> {
         unknown.any(|parent| self.open.contains_key(parent))
     }
 
-    fn kernel(&mut self, step: u64) -> Result<Option<Kernel>> {
+    /// A kernel with what is told of it. Of steps behind `known` nothing is: whether they are over is a matter of chance, and the
+    /// same question is to be the same prompt.
+    fn kernel(&mut self, step: u64, known: u64) -> Result<Option<Kernel>> {
         if !self.sources.knows(step) {
             return Ok(None);
         }
@@ -153,7 +155,9 @@ impl TaskLoop<'_> {
             step,
             operator,
             source: self.sources.text(self.search.source_step(step))?,
-            feedback: self.chronicle.feedback(step, &self.search),
+            feedback: (step <= known)
+                .then(|| self.chronicle.feedback(step, &self.search))
+                .flatten(),
         }))
     }
 
@@ -162,9 +166,10 @@ impl TaskLoop<'_> {
         let brief = brief.clone();
         let earlier = self.exchanges.get(&step);
         let earlier = earlier.map(|exchange| exchange.earlier.clone());
+        let known = brief.model.as_ref().map_or(0, |model| model.known);
         let mut parents = Vec::new();
         for parent in &brief.parents {
-            parents.extend(self.kernel(*parent)?);
+            parents.extend(self.kernel(*parent, known)?);
         }
         let (mut context, mut history) = (Vec::new(), Vec::new());
         if let (true, Some(model)) = (with_context, &brief.model) {
@@ -176,7 +181,7 @@ impl TaskLoop<'_> {
                 (Label::Failure, &shown.failures),
             ] {
                 for step in steps {
-                    context.extend(self.kernel(*step)?.map(|kernel| (label, kernel)));
+                    context.extend(self.kernel(*step, known)?.map(|kernel| (label, kernel)));
                 }
             }
             // What is fast is worth most, whatever it is shown for. The sort is stable: failures stay behind, the last ones first.
@@ -281,8 +286,13 @@ impl TaskLoop<'_> {
         next: &mut Vec<Next>,
     ) -> Result<()> {
         let prepared = prepared.with_context(|| format!("no prompt for step {step}"))?;
+        let is_ending = self.asks_no_more();
         let exchange = self.exchanges.get_mut(&step);
         let exchange = exchange.context("a prompt for a step that is over")?;
+        if is_ending {
+            exchange.stage = Stage::Open;
+            return Ok(());
+        }
         exchange.prepared = Some(Arc::new(prepared));
         exchange.stage = Stage::Dear;
         self.send_if_affordable(step, events, next)
@@ -400,16 +410,15 @@ impl TaskLoop<'_> {
             let words = reply
                 .detail
                 .unwrap_or_else(|| "no reason was given".to_owned());
-            return Err(
-                Failure::environment(format!("model `{}`: {words}", prepared.model))
-                    .hint(match reply.outcome {
-                        ReplyOutcome::Fatal => {
-                            "mend that, then go on with `kforge resume`: no step is lost"
-                        }
-                        _ => "nothing is lost: go on with `kforge resume` once it answers again",
-                    })
-                    .into(),
-            );
+            let failure = Failure::environment(format!("model `{}`: {words}", prepared.model))
+                .hint(match reply.outcome {
+                    ReplyOutcome::Fatal => {
+                        "mend that, then go on with `kforge resume`: no step is lost"
+                    }
+                    _ => "nothing is lost: go on with `kforge resume` once it answers again",
+                });
+            asking.gave_up.get_or_insert(failure);
+            return Ok(());
         }
         exchange.earlier.push(Earlier {
             outcome: reply.outcome,
@@ -450,7 +459,15 @@ impl TaskLoop<'_> {
             true => asking.unanswered + 1,
             false => 0,
         };
-        let unanswered = asking.unanswered;
+        if asking.unanswered >= UNANSWERED_IN_A_ROW {
+            let unanswered = asking.unanswered;
+            asking.gave_up.get_or_insert_with(|| {
+                Failure::environment(format!(
+                    "{unanswered} steps in a row have no reply: nobody answers"
+                ))
+                .hint("see whether the models can be reached, then go on with `kforge resume`")
+            });
+        }
         self.answered(step, Ok(answer), events)?;
         for event in events.iter_mut() {
             match event {
@@ -465,13 +482,6 @@ impl TaskLoop<'_> {
                 }
                 _ => {}
             }
-        }
-        if unanswered >= UNANSWERED_IN_A_ROW {
-            return Err(Failure::environment(format!(
-                "{unanswered} steps in a row have no reply: nobody answers"
-            ))
-            .hint("see whether the models can be reached, then go on with `kforge resume`")
-            .into());
         }
         Ok(())
     }
@@ -501,6 +511,32 @@ impl TaskLoop<'_> {
                 model.is_some_and(|model| asking.author.is_patient(&model.name))
             })
         })
+    }
+
+    /// Whether nothing else is under way than questions to those who take their time.
+    pub(in crate::driver) fn is_only_patient(&self) -> bool {
+        let sending = self.in_stage(Stage::Sending).len();
+        sending > 0 && sending == self.running.len() && self.is_patient_only()
+    }
+
+    /// Whether something has shown that asking makes no sense any more.
+    pub(in crate::driver) fn has_given_up(&self) -> bool {
+        let asking = self.asking.as_ref();
+        asking.is_some_and(|asking| asking.gave_up.is_some())
+    }
+
+    /// What that was, as the end of the run.
+    pub(in crate::driver) fn give_way(&mut self) -> Result<()> {
+        let failure = self
+            .asking
+            .as_mut()
+            .and_then(|asking| asking.gave_up.take());
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// Whether the run comes to its end, so that nothing more is to be sent: nobody would use the reply.
+    fn asks_no_more(&self) -> bool {
+        self.has_given_up() || self.progress.stopped.is_some() || self.search.stop().is_some()
     }
 
     /// Whether replies are on their way.
