@@ -58,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             let mut seen = std::collections::HashSet::new();
             for attempt in 0..most {
                 let brief = Brief {
+                    model: None,
                     step: 1,
                     operator: Operator::Mutate,
                     parents: vec![1],

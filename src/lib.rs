@@ -10,6 +10,7 @@ pub mod driver;
 pub mod eval;
 pub mod event;
 pub mod kernel;
+pub mod llm;
 pub mod propose;
 pub mod report;
 pub mod run;

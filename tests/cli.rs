@@ -743,17 +743,18 @@ fn what_a_gpu_is_asked_for_is_checked_without_one() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused_in_words() {
+fn models_that_nobody_knows_are_refused_in_words() {
     let shell = Shell::new();
     shell.write(
         "models.yaml",
-        "tasks: [softmax]\nllm: {models: [one, two]}\n",
+        "tasks: [softmax]\nllm: {models: [mailbox, antropic/claude]}\n",
     );
     shell.run(&["evolve", "--config", "models.yaml"]).fails(
         2,
         &[
-            "`llm.models: [one, two]`: this version asks no model",
-            "own operators",
+            "models.yaml:2:",
+            "`antropic/claude` names no provider of models",
+            "did you mean `anthropic`?",
         ],
     );
 }
@@ -899,7 +900,9 @@ fn results_that_cannot_be_written_are_a_failure_and_a_closed_pipe_is_not() {
 #[test]
 fn help_is_as_it_was() {
     let shell = Shell::new();
-    for command in ["", "evolve", "resume", "eval", "tasks", "doctor"] {
+    for command in [
+        "", "evolve", "tune", "resume", "eval", "promote", "prompt", "tasks", "doctor",
+    ] {
         let arguments: Vec<_> = [command, "--help"]
             .into_iter()
             .filter(|word| !word.is_empty())
@@ -920,10 +923,14 @@ fn help_is_as_it_was() {
 fn help_names_the_exit_codes() {
     let said = Shell::new().run(&["--help"]);
     assert_eq!(said.code, 0);
-    for words in ["evolve", "resume", "eval", "tasks", "doctor", "130"] {
+    for words in [
+        "evolve", "tune", "resume", "eval", "promote", "tasks", "doctor", "130",
+    ] {
         assert!(said.out.contains(words), "{}", said.out);
     }
-    for command in ["evolve", "resume", "eval", "tasks", "doctor"] {
+    for command in [
+        "evolve", "tune", "resume", "eval", "promote", "prompt", "tasks", "doctor",
+    ] {
         let said = Shell::new().run(&[command, "--help"]);
         assert!(said.code == 0 && !said.out.is_empty());
     }

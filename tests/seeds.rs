@@ -46,11 +46,18 @@ fn every_seed_still_holds() {
 #[test]
 fn every_text_of_the_repository_holds() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let all = ["kernels", "tasks", "config", "tests/fixtures/kernels"]
-        .map(|folder| files(&root.join(folder)));
+    let all = [
+        "kernels",
+        "tasks",
+        "config",
+        "tests/fixtures/kernels",
+        "tests/fixtures/replies",
+    ]
+    .map(|folder| files(&root.join(folder)));
     let mut seen = 0;
     for path in all.into_iter().flatten() {
         let targets: &[&str] = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("md") => &["reply"],
             Some("cu") => &["header", "source", "syntax"],
             Some("yaml") => &["yaml"],
             Some("json") => &["definition"],

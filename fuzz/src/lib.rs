@@ -7,6 +7,7 @@ mod expression;
 mod header;
 mod journal;
 mod mutate;
+mod reply;
 mod source;
 mod syntax;
 mod workload;
@@ -22,6 +23,7 @@ pub use expression::expression;
 pub use header::header;
 pub use journal::journal;
 pub use mutate::mutate;
+pub use reply::reply;
 pub use source::source;
 pub use syntax::syntax;
 pub use workload::workload;
@@ -31,7 +33,7 @@ pub use yaml::yaml;
 pub type Check = fn(&[u8]);
 
 /// All checks, by the names of their targets.
-pub const CHECKS: [(&str, Check); 9] = [
+pub const CHECKS: [(&str, Check); 10] = [
     ("header", header),
     ("expression", expression),
     ("yaml", yaml),
@@ -41,6 +43,7 @@ pub const CHECKS: [(&str, Check); 9] = [
     ("syntax", syntax),
     ("mutate", mutate),
     ("journal", journal),
+    ("reply", reply),
 ];
 
 /// The input as text: what is no UTF-8 never comes as far as a parser.

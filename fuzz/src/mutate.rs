@@ -35,6 +35,7 @@ fn proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, ta
     let last = |(name, values): (String, Vec<i64>)| Some((name, *values.last()?));
     let point = kernel.space().into_iter().filter_map(last).collect();
     let brief = Brief {
+        model: None,
         step: 7,
         operator,
         parents: (1..=parents.len() as u64).collect(),

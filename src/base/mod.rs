@@ -3,6 +3,7 @@
 //! Nothing here knows what a kernel or a task is.
 
 pub mod digest;
+pub mod environment;
 pub mod expression;
 pub mod failure;
 pub mod files;

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::{Exit, Format, is_colourful, print, print_json, print_json_lines};
-use crate::config::model_keys;
 use crate::device::cuda::compiler::{Compiler, find as find_nvrtc};
 use crate::device::{cpu, cuda};
+use crate::llm;
 use crate::verdict::DeviceIdentity;
 
 /// Any will do to see whether the compiler loads.
@@ -316,7 +316,7 @@ fn without(name: &'static str, error: &anyhow::Error) -> Finding {
 }
 
 fn keys() -> Finding {
-    let found = model_keys();
+    let found = llm::keys();
     let name = "model keys";
     match found.is_empty() {
         true => Finding {
@@ -328,7 +328,10 @@ fn keys() -> Finding {
         false => Finding {
             name,
             status: Health::Ok,
-            found: format!("{}; this version asks no model yet", found.join(", ")),
+            found: format!(
+                "{} set: `llm.models: auto` takes the first",
+                found.join(", ")
+            ),
             remedy: None,
         },
     }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::config::Resolved;
+use crate::config::{Beginning, Resolved};
 use crate::report::counted;
 use crate::task::Task;
 
@@ -11,12 +11,17 @@ use crate::task::Task;
 pub(super) fn opening(resolved: &Resolved) -> String {
     let choices = resolved.choices.iter().map(|choice| format!("{choice}\n"));
     let tasks = resolved.tasks.iter().map(|(_, task)| task.name.as_str());
+    let from = resolved.from.iter().flat_map(|(task, begun)| {
+        let line = |begin: &Beginning| format!("{task}: begins from {}\n", begin.record.origin);
+        begun.iter().map(line).collect::<Vec<_>>()
+    });
     let budget = resolved.budget.map_or_else(String::new, |budget| {
         format!(" or {:.0} s each", budget.as_secs_f64())
     });
     format!(
-        "{}{}: {}{budget}, seed {}, into {}",
+        "{}{}{}: {}{budget}, seed {}, into {}",
         choices.collect::<String>(),
+        from.collect::<String>(),
         tasks.collect::<Vec<_>>().join(", "),
         counted(resolved.steps, "step"),
         resolved.seed,
@@ -34,8 +39,14 @@ pub(super) fn describe(resolved: &Resolved) -> anyhow::Result<String> {
             files.origin,
             workloads(resolved, task)?.join(", "),
             task.baseline().0,
-            starts(task).join(", ")
+            match starts(task) {
+                none if none.is_empty() => "none: a model writes the first kernel".to_owned(),
+                starts => starts.join(", "),
+            }
         );
+        for begin in resolved.from.get(&task.name).into_iter().flatten() {
+            text += &format!("  {:<9}  {}\n", "from", begin.record.origin);
+        }
     }
     text.push('\n');
     text += &serde_yaml::to_string(&resolved.record).context("the config cannot be shown")?;
@@ -51,6 +62,7 @@ pub(super) fn facts(resolved: &Resolved) -> anyhow::Result<Value> {
             "workloads": workloads(resolved, task)?,
             "baseline": task.baseline().0,
             "starts": starts(task),
+            "from": resolved.from.get(&task.name).into_iter().flatten().map(|begin| &begin.record).collect::<Vec<_>>(),
         }))
     });
     Ok(json!({

@@ -1,4 +1,4 @@
-//! `kforge evolve`: from a run config to a finished run.
+//! `kforge evolve` and `kforge tune`: from a run config to a finished run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,19 +12,27 @@ use crate::device::cpu;
 use crate::driver::{self, Ended, Operators, Options, Start};
 use crate::report::{self, Form, Sink};
 use crate::run::{self, RECORD_SCHEMA, Record, RunDirectory, TaskRecord};
+use crate::search::Mode;
 use crate::worker::{Looks, Pools};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
 pub(super) struct Arguments {
+    /// Tasks, by name or folder, or task lists, in place of the config's.
+    #[arg(value_name = "TASK", conflicts_with = "resume")]
+    tasks: Vec<String>,
     /// The run config: a file, or the name of one in `config/` or within the program.
     #[arg(
         long,
         value_name = "FILE",
         env = "KFORGE_CONFIG",
-        required_unless_present = "resume"
+        required_unless_present_any = ["resume", "tasks"]
     )]
     config: Option<String>,
+    /// Begin from this kernel: a file, the best of a run's directory, or `best`, the best that is known of the task; may be
+    /// repeated. `evolve` tries it before the task's own, `tune` in place of them.
+    #[arg(long, value_name = "KERNEL|RUN|best", conflicts_with = "resume")]
+    from: Vec<String>,
     /// Go on with the run in this directory instead, as `kforge resume DIR` does.
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
@@ -38,7 +46,7 @@ pub(super) struct Arguments {
     common: Common,
 }
 
-/// What `evolve` and `resume` share.
+/// What `evolve`, `tune` and `resume` share.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// Steps per task, those made before a resume included.
@@ -62,6 +70,8 @@ pub(super) struct Common {
     /// On resume, go on although the task, the config, kforge or the device has changed.
     #[arg(long)]
     pub(super) accept_changes: bool,
+    #[command(flatten)]
+    pub(super) models: super::asking::Flags,
     /// Show what would run, where and on what, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -70,17 +80,40 @@ pub(super) struct Common {
     pub(super) format: Format,
 }
 
+/// `evolve` as the config says it.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    start(arguments, None)
+}
+
+/// The same search with one kernel, edited step after step.
+pub(super) fn tune(arguments: Arguments) -> anyhow::Result<Exit> {
+    start(arguments, Some(Mode::Tune))
+}
+
+fn start(arguments: Arguments, mode: Option<Mode>) -> anyhow::Result<Exit> {
     if let Some(directory) = arguments.resume {
         return super::resume::go_on(directory, arguments.common);
     }
-    let name = arguments.config.context("no config was named")?;
-    let (text, origin) = config::find(&name)?;
-    let typed: Config = yaml::read(&text, &origin)?;
+    let (text, origin) = match &arguments.config {
+        Some(name) => config::find(name)?,
+        None => (String::new(), String::new()),
+    };
+    let typed: Config = match &arguments.config {
+        Some(_) => yaml::read(&text, &origin)?,
+        None => Config::default(),
+    };
+    let named = arguments.config.or(arguments.tasks.first().cloned());
     let mut config = typed.clone();
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
-    let config = apply(config, &arguments.common)?;
+    if !arguments.tasks.is_empty() {
+        config.tasks = arguments.tasks;
+    }
+    if !arguments.from.is_empty() {
+        config.from = arguments.from;
+    }
+    let mut config = apply(config, &arguments.common)?;
+    config.search.mode = mode.unwrap_or(config.search.mode);
     config.check().map_err(|failure| {
         let is_of = |checked: Result<(), Failure>| {
             checked.is_err_and(|other| other.message == failure.message)
@@ -92,7 +125,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             false => failure,
         }
     })?;
-    let stem = Path::new(&name).file_stem().map_or_else(
+    let stem = named
+        .as_deref()
+        .and_then(|name| Path::new(name).file_stem());
+    let stem = stem.map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
     );
@@ -111,6 +147,7 @@ pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failu
     }
     config.eval.require_sandbox |= common.require_sandbox;
     config.eval.counters |= common.counters;
+    common.models.apply(&mut config)?;
     config::apply(&config, &common.set)
 }
 
@@ -140,13 +177,17 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     if resolved.require_sandbox {
         cpu::require_sandbox()?;
     }
+    let models = super::asking::options(&resolved)?;
     if start == Start::New && resolved.output_is_free {
         resolved.output = claim(&resolved.output)?;
     }
     let options = Options {
         directory: resolved.output.clone(),
         start,
-        record: record(&resolved),
+        record: record(
+            &resolved,
+            models.as_ref().map(|models| models.version.clone()),
+        ),
         tasks: resolved
             .tasks
             .iter()
@@ -156,23 +197,9 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         steps: resolved.steps,
         in_flight: resolved.in_flight,
         budget: resolved.budget,
+        models,
     };
-    let pools = Pools {
-        files: resolved
-            .tasks
-            .iter()
-            .map(|(files, task)| (task.name.clone(), files.clone()))
-            .collect(),
-        profile: resolved.profile.clone(),
-        launch_seconds: resolved.launch_seconds,
-        cards: resolved.cards.clone(),
-        cache: resolved.cache,
-        screen: resolved.screen,
-        looks: Looks {
-            counters: resolved.counters,
-            sanitize: resolved.device_sanitize,
-        },
-    };
+    let pools = pools(&resolved);
     let mut sink = Sink::new(match common.format {
         Format::Human => Form::Human,
         Format::Json => Form::Quiet,
@@ -205,6 +232,26 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         }
     }
     finish(&resolved, &ended?, &sink, common.format)
+}
+
+/// The judges of all tasks.
+pub(super) fn pools(resolved: &Resolved) -> Pools {
+    Pools {
+        files: resolved
+            .tasks
+            .iter()
+            .map(|(files, task)| (task.name.clone(), files.clone()))
+            .collect(),
+        profile: resolved.profile.clone(),
+        launch_seconds: resolved.launch_seconds,
+        cards: resolved.cards.clone(),
+        cache: resolved.cache,
+        screen: resolved.screen,
+        looks: Looks {
+            counters: resolved.counters,
+            sanitize: resolved.device_sanitize,
+        },
+    }
 }
 
 /// To whoever resumes what is finished. `unread`: the kernel whose counters were asked for.
@@ -247,9 +294,19 @@ fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> an
             quoted(&resolved.output)
         ));
     }
+    if ended.waiting {
+        sink.insist(&format!(
+            "\nwaiting for replies: each `ask-N` folder below `{}` with a `prompt.md` and no `response.md` is a question.\nWrite the reply as `response.md` beside it (as another file first, then renamed), and go on:\n\n    kforge resume {}\n",
+            resolved.output.display(),
+            quoted(&resolved.output)
+        ));
+    }
     printed?;
     if ended.interrupted {
         return Ok(Exit::Interrupted);
+    }
+    if ended.waiting {
+        return Ok(Exit::Waiting);
     }
     if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
         return Err(Failure::reference(failure).into());
@@ -275,7 +332,7 @@ fn show(resolved: &Resolved, ended: &Ended, format: Format) -> anyhow::Result<()
 }
 
 /// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:,@%".contains(letter);
     match !text.is_empty() && text.chars().all(plain) {
@@ -285,12 +342,19 @@ fn quoted(path: &Path) -> String {
 }
 
 /// What the run's results depend on.
-fn record(resolved: &Resolved) -> Record {
+fn record(resolved: &Resolved, prompts: Option<String>) -> Record {
     let tasks = resolved.tasks.iter().map(|(_, task)| {
         let record = TaskRecord {
             folder: task.digest,
             oracle: Digest::of(&task.oracle),
             baseline: Digest::of(task.baseline().1),
+            from: resolved
+                .from
+                .get(&task.name)
+                .into_iter()
+                .flatten()
+                .map(|begin| begin.record.clone())
+                .collect(),
         };
         (task.name.clone(), record)
     });
@@ -307,6 +371,7 @@ fn record(resolved: &Resolved) -> Record {
             .cloned()
             .unwrap_or_else(cpu::identity),
         tasks: tasks.collect(),
+        prompts,
         config: resolved.record.clone(),
     }
 }

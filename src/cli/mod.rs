@@ -9,10 +9,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::base::{Failure, Kind};
 
+mod asking;
 mod doctor;
 mod dry_run;
 mod eval;
 mod evolve;
+mod promote;
+mod prompt;
 mod resume;
 mod tasks;
 
@@ -25,6 +28,7 @@ enum Exit {
     Environment = 3,
     Reference = 4,
     NothingPassed = 5,
+    Waiting = 6,
     Interrupted = 130,
 }
 
@@ -36,6 +40,7 @@ Exit codes:
   3    environment: no compiler, no device, no space, no sandbox where one is required
   4    the oracle or the baseline failed
   5    finished, and no candidate passed
+  6    waiting for replies in the mailbox; `kforge resume DIR` goes on
   130  interrupted; `kforge resume DIR` goes on";
 
 /// Search for fast GPU kernels: make them, compile them, prove them correct, time them, keep the best.
@@ -53,10 +58,16 @@ struct Arguments {
 enum Command {
     /// Evolve kernels for the tasks of a run config.
     Evolve(evolve::Arguments),
+    /// Tune one kernel for each task: a model writes it, then edits it step after step.
+    Tune(evolve::Arguments),
     /// Go on with a run, from its directory.
     Resume(resume::Arguments),
     /// Judge kernels outside a search.
     Eval(eval::Arguments),
+    /// Make a run's best kernel the best that is known of its task, if it is.
+    Promote(promote::Arguments),
+    /// Show what a model would be told, and how much each part of it takes.
+    Prompt(prompt::Arguments),
     /// List tasks, or show one.
     Tasks(tasks::Arguments),
     /// Say what this machine has, what it lacks, and what to do about it.
@@ -113,8 +124,11 @@ fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
     log_to_stderr(arguments.verbose)?;
     match arguments.command {
         Command::Evolve(arguments) => evolve::run(arguments),
+        Command::Tune(arguments) => evolve::tune(arguments),
         Command::Resume(arguments) => resume::run(arguments),
         Command::Eval(arguments) => eval::run(arguments),
+        Command::Promote(arguments) => promote::run(arguments),
+        Command::Prompt(arguments) => prompt::run(arguments),
         Command::Tasks(arguments) => tasks::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),

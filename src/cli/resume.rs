@@ -24,14 +24,17 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn go_on(directory: PathBuf, common: Common) -> anyhow::Result<Exit> {
-    let record = Record::read(&RunDirectory::new(&directory))?;
-    let recorded: Config = serde_json::from_value(record.config).map_err(|error| {
+    let place = RunDirectory::new(&directory);
+    let record = Record::read(&place)?;
+    let kept = config::kept(&place, &record)?;
+    let recorded: Config = serde_json::from_value(record.config.clone()).map_err(|error| {
         Failure::usage(format!("{}/run.yaml: config: {error}", directory.display()))
             .hint("put the file back as kforge wrote it")
     })?;
     let mut config = apply(recorded, &common)?;
+    config::check_unchanged(&record.config, &config.from)?;
     config.output = Some(directory);
-    let resolved = config::resolve(&config, "run", "")?;
+    let resolved = config::resolve_again(&config, kept)?;
     begin(
         resolved,
         Start::Resume {

@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
 use crate::device::Cache;
-use crate::search;
+use crate::{llm, search};
 
 mod devices;
 mod find;
-mod models;
+mod from;
 mod overrides;
 mod resolve;
 mod tasks;
 
 pub use devices::Devices;
 pub use find::find;
-pub use models::{Models, keys as model_keys};
+pub use from::{Beginning, Beginnings, check_unchanged, kept};
 pub use overrides::apply;
-pub use resolve::{Resolved, resolve};
+pub use resolve::{Resolved, resolve, resolve_again};
 
 /// A run config as it is typed. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub use resolve::{Resolved, resolve};
 pub struct Config {
     /// Names or folders of tasks, or task lists (`*.txt`).
     pub tasks: Vec<String>,
+    /// Kernels to begin from, before the tasks' own starting kernels; `tune` begins from these alone. Each is a kernel file, the
+    /// directory of a run (its best kernel for the task), or `best` (`kernels/TASK/best.cu`).
+    pub from: Vec<String>,
     /// Steps per task.
     pub steps: u64,
     /// Every random choice of the search follows from it; drawn and recorded where it is not given.
@@ -39,7 +42,7 @@ pub struct Config {
     pub profile: ProfileChoice,
     pub eval: Eval,
     pub search: search::Settings,
-    pub llm: Llm,
+    pub llm: llm::Settings,
     pub budget: Budget,
 }
 
@@ -101,25 +104,23 @@ pub enum Screen {
     Cpu,
 }
 
-/// Which models are asked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Llm {
-    pub models: Models,
-}
-
 /// What a run may cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
     /// Wall time per task, in seconds, confirmation aside.
     pub seconds: Option<f64>,
+    /// Dollars for models, over all tasks. Nothing is sent that could cost more than is left.
+    pub usd: Option<f64>,
+    /// Tokens of models, over all tasks, those from a cache included.
+    pub tokens: Option<u64>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             tasks: Vec::new(),
+            from: Vec::new(),
             steps: 100,
             seed: None,
             output: None,
@@ -127,7 +128,7 @@ impl Default for Config {
             profile: ProfileChoice::default(),
             eval: Eval::default(),
             search: search::Settings::default(),
-            llm: Llm::default(),
+            llm: llm::Settings::default(),
             budget: Budget::default(),
         }
     }
@@ -159,7 +160,7 @@ impl Config {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         // What is longer is no time that could be waited for, and none that the system's clock could hold.
         let seconds = |value: f64| value > 0.0 && value <= 1e9;
-        self.llm.models.check()?;
+        self.llm.check()?;
         if self.steps == 0 {
             return refuse("steps", "at least 1");
         }
@@ -185,6 +186,16 @@ impl Config {
         }
         if self.budget.seconds.is_some_and(|value| !seconds(value)) {
             return refuse("budget.seconds", "a number above 0 and up to 1e9");
+        }
+        if self
+            .budget
+            .usd
+            .is_some_and(|value| !(positive(value) && value <= 1e9))
+        {
+            return refuse("budget.usd", "dollars above 0 and up to 1e9");
+        }
+        if self.budget.tokens == Some(0) {
+            return refuse("budget.tokens", "at least 1");
         }
         self.search.check()
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Backend, Config, Devices, Eval, Models, Screen, tasks};
+use super::from::{self, Beginnings};
+use super::{Backend, Config, Devices, Eval, Screen, tasks};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::{Cache, cuda};
-use crate::search;
 use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
+use crate::{llm, search};
 
 /// Kernels with the judge at once: the compilers of some work while another is timed.
 const IN_FLIGHT_ON_CPU: usize = 2;
@@ -20,7 +21,10 @@ const IN_FLIGHT_A_CARD: usize = 3;
 /// A config in which nothing is left to decide.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    /// With the starting kernels that are meant.
     pub tasks: Vec<(TaskFiles, Task)>,
+    /// Those among them that come from elsewhere.
+    pub from: Beginnings,
     pub steps: u64,
     pub seed: u64,
     pub output: PathBuf,
@@ -43,6 +47,10 @@ pub struct Resolved {
     pub require_sandbox: bool,
     pub window: u64,
     pub search: search::Settings,
+    /// Which models are asked, and how; nothing left to decide.
+    pub llm: llm::Settings,
+    /// What they may cost, over all tasks.
+    pub limits: llm::Limits,
     pub budget: Option<Duration>,
     /// What was decided for the user, one line each.
     pub choices: Vec<String>,
@@ -52,6 +60,20 @@ pub struct Resolved {
 
 /// Decides. `name` is what the default output directory is called after, `time` when the run begins.
 pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Failure> {
+    decide(config, name, time, None)
+}
+
+/// Decides for a run that goes on, which has the kernels that it began from.
+pub fn resolve_again(config: &Config, kept: Beginnings) -> Result<Resolved, Failure> {
+    decide(config, "run", "", Some(kept))
+}
+
+fn decide(
+    config: &Config,
+    name: &str,
+    time: &str,
+    kept: Option<Beginnings>,
+) -> Result<Resolved, Failure> {
     config.check()?;
     let mut choices = Vec::new();
     let cards = cards(config, &mut choices)?;
@@ -76,32 +98,67 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         cards => cards * IN_FLIGHT_A_CARD,
     };
     let in_flight = config.eval.in_flight.unwrap_or(usual);
-    choices.extend(config.llm.models.choice());
+    let (llm, said) = config.llm.decided()?;
+    llm.check_budget(config.budget.usd, config.budget.tokens)?;
+    choices.extend(said);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
     let output = config
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from("outputs").join(format!("{name}-{time}")));
-    let mut tasks = Vec::new();
-    let mut names = Vec::new();
+    let mut found = Vec::new();
     for named in tasks::find(config)? {
         let task = with_overrides(&named.files, config, profile)?;
+        found.push((named, task));
+    }
+    let from = match kept {
+        Some(kept) => kept,
+        None => from::find(&config.from, &found)?,
+    };
+    let mut tasks = Vec::new();
+    let mut names = Vec::new();
+    for (named, mut task) in found {
+        let warm = from.get(&task.name).into_iter().flatten();
+        let warm = warm.map(|begin| (begin.record.name.clone(), begin.source.clone()));
+        task.begin_from(warm.collect(), config.search.mode == search::Mode::Tune);
         names.push(named.name);
         tasks.push((named.files, task));
     }
-    let window = config.search.window.unwrap_or(2 * in_flight as u64).max(1);
+    let asks = !matches!(&llm.models, llm::Models::Listed(models) if models.is_empty());
+    if !asks {
+        let own = &config.search.operators;
+        if config.search.mode == search::Mode::Tune {
+            return Err(Failure::usage("tuning asks a model, and none is listed").hint(
+                "set a provider's key in the environment, or name one with `--model PROVIDER/MODEL`, such as `--model mailbox`",
+            ));
+        }
+        if own.autotune + own.mutate + own.recombine == 0.0 {
+            return Err(Failure::usage(
+                "no model is listed, and kforge's own operators are switched off by `search.operators`",
+            )
+            .hint("name a model with `--model PROVIDER/MODEL`, or give `mutate` a weight"));
+        }
+    }
+    let at_once = in_flight + if asks { llm.concurrency } else { 0 };
+    let usual = match config.search.mode {
+        search::Mode::Evolve => 2 * at_once as u64,
+        // Each edit is of what the last one left.
+        search::Mode::Tune => 1,
+    };
+    let window = config.search.window.unwrap_or(usual).max(1);
     let mut typed = config.clone();
     typed.seed = Some(seed);
     typed.search.window = Some(window);
     typed.eval.in_flight = Some(in_flight);
+    typed.llm = llm.clone();
     let mut record = serde_json::to_value(&typed)
         .map_err(|error| Failure::usage(format!("the config cannot be recorded: {error}")))?;
     record["backend"] = json!(backend);
     record["profile"] = json!(profile);
-    record["llm"]["models"] = json!(Models::Listed(Vec::new()));
     record["tasks"] = json!(names);
     Ok(Resolved {
         tasks,
+        from,
         steps: config.steps,
         seed,
         output,
@@ -118,6 +175,8 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
         require_sandbox: config.eval.require_sandbox,
         window,
         search: config.search.clone(),
+        llm,
+        limits: llm::Limits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
         choices,
         record,

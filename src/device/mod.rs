@@ -18,11 +18,14 @@ use crate::verdict::{DeviceIdentity, Evidence, Resources, Status};
 mod cache;
 pub mod cpu;
 pub mod cuda;
+mod facts;
 mod lexer;
 pub mod numerics;
 mod quote;
 mod sandbox;
 mod watchdog;
+
+pub use facts::DeviceFacts;
 
 /// Something that runs kernels. `Err` always means broken machinery, never a bad kernel.
 pub trait Device {

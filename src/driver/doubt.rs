@@ -49,6 +49,7 @@ impl TaskLoop<'_> {
         // An elite keeps the measurement that it has; whoever resumes measures it then.
         if !is_again {
             self.give_up(Event::Failed(Failed {
+                edits: Default::default(),
                 step,
                 reason: FailedReason::HarnessError,
                 of: None,

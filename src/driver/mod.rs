@@ -11,12 +11,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::sync::watch;
 
+mod asking;
 mod doubt;
 mod interrupt;
 mod operators;
+mod promote;
 mod proposer;
 mod resume;
 mod running;
@@ -24,10 +26,16 @@ mod settle;
 mod sources;
 mod standings;
 mod summary;
+mod tally;
 mod task;
 
+pub use asking::{
+    Author, Device, Earlier, End, Kernel, Models, Prepared, Question, Reading, Sending,
+    read_replies,
+};
 pub use interrupt::{never, watch_signals};
 pub use operators::Operators;
+pub use promote::{Contest, contest};
 pub use proposer::{Answer, Candidate, Parent, Proposer};
 
 use crate::base::files::Batch;
@@ -36,12 +44,14 @@ use crate::event::{
     Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, StopReason, TaskEnded,
     TaskStarted,
 };
+use crate::llm::{Budget, Limits};
 use crate::report::{Best, Observer, Progress, TaskResults};
 use crate::run::{self, Journal, Lock, Record, RunDirectory};
 use crate::search::{self, Search};
 use crate::task::Task;
 use crate::worker::EvaluatorFactory;
-use resume::Past;
+use asking::Asking;
+use resume::Sessions;
 use running::Running;
 use summary::Summary;
 use task::{LoopEnd, TaskLoop};
@@ -61,6 +71,19 @@ pub struct Options {
     pub in_flight: usize,
     /// Wall time per task, that of earlier processes included.
     pub budget: Option<Duration>,
+    /// Whom to ask beside kforge's own operators.
+    pub models: Option<AskingOptions>,
+}
+
+/// Whom to ask, and what it may cost.
+pub struct AskingOptions {
+    pub author: Arc<dyn Author>,
+    /// Over all tasks and processes of the run.
+    pub limits: Limits,
+    /// Questions under way at once.
+    pub at_once: usize,
+    /// The version of the prompts.
+    pub version: String,
 }
 
 /// Whether the directory is expected to hold a run.
@@ -77,6 +100,8 @@ pub enum Start {
 pub struct Ended {
     /// Told to stop: there is more to do, and resuming will do it.
     pub interrupted: bool,
+    /// Replies are awaited from somebody for whom this process does not wait; resuming goes on with them.
+    pub waiting: bool,
     /// The tasks that were taken up, in order.
     pub tasks: Vec<TaskEnd>,
 }
@@ -119,22 +144,31 @@ pub async fn run(
 ) -> Result<Ended> {
     let mut run = Run::open(&options)?;
     let mut summary = Summary::new(run.directory.clone(), &options.record.kforge);
+    let mut budget = match &options.models {
+        Some(models) => Some(run.account(&options.tasks, models.limits)?),
+        None => None,
+    };
     let mut ended = Ended {
         interrupted: false,
+        waiting: false,
         tasks: Vec::new(),
     };
     for task in &options.tasks {
-        let mut work = run.take_up(&options, task, &proposer, &mut summary, observer)?;
+        let money = budget.as_mut();
+        let mut work = run.take_up(&options, task, &proposer, &mut summary, observer, money)?;
         work.observer.started(&work.progress);
+        let mut waits = false;
         let failure = match run.work_on(&mut work, evaluators, &mut interrupt).await {
             Ok(end) => {
                 ended.interrupted = end == LoopEnd::Interrupted;
+                waits = end == LoopEnd::Waiting;
+                ended.waiting |= waits;
                 None
             }
             // One task's oracle or baseline is nothing to the others.
             Err(error) => Some(reference_failure(error)?),
         };
-        run.put_down(&work, ended.interrupted, failure.clone())?;
+        run.put_down(&work, ended.interrupted || waits, failure.clone())?;
         work.write_summary(failure.clone())?;
         work.observer.ended(&work.progress);
         ended.tasks.push(TaskEnd {
@@ -148,7 +182,7 @@ pub async fn run(
             break;
         }
     }
-    summary.write(!ended.interrupted)?;
+    summary.write(!ended.interrupted && !ended.waiting)?;
     Ok(ended)
 }
 
@@ -165,7 +199,7 @@ struct Run {
     directory: RunDirectory,
     journal: Journal,
     /// By task.
-    pasts: HashMap<String, Past>,
+    pasts: HashMap<String, Sessions>,
     /// The last change that somebody accepted.
     accepted: Option<String>,
     /// Tasks that this process has begun to work on.
@@ -205,7 +239,7 @@ impl Run {
             Start::New => None,
             Start::Resume { .. } => Some(Record::read(&directory)?),
         };
-        let mut pasts: HashMap<String, Past> = HashMap::new();
+        let mut pasts: HashMap<String, Sessions> = HashMap::new();
         let mut accepted = None;
         let journal = Journal::open(&directory.journal(), |head, event: RunEvent| {
             match event {
@@ -226,11 +260,31 @@ impl Run {
             begun: HashSet::new(),
             _lock: lock,
         };
+        if recorded.is_none() {
+            run.keep_beginnings(options)?;
+        }
         run.note_session(options, recorded.as_ref())?;
         if recorded.as_ref() != Some(&options.record) {
             options.record.write(&run.directory)?;
         }
         Ok(run)
+    }
+
+    /// Copies the kernels from elsewhere that the tasks begin from, before anything names them: from then on nobody needs to know
+    /// where they were.
+    fn keep_beginnings(&self, options: &Options) -> Result<()> {
+        for (name, recorded) in &options.record.tasks {
+            let task = options.tasks.iter().find(|task| task.name == *name);
+            for (index, begun) in recorded.from.iter().enumerate() {
+                let source = task.and_then(|task| task.kernels.get(&begun.name));
+                let source = source.with_context(|| format!("`{}` has no text", begun.name))?;
+                let path = self.directory.task(name)?.warm_start(index + 1);
+                let mut batch = Batch::default();
+                batch.write_in_new_folder(path, source.as_bytes())?;
+                batch.sync()?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes down that this process works here, and with what changes.
@@ -267,6 +321,18 @@ impl Run {
         Ok(())
     }
 
+    /// What may be spent, less what the journals of all tasks say was.
+    fn account(&self, tasks: &[Arc<Task>], limits: Limits) -> Result<Budget> {
+        let mut budget = Budget::new(limits);
+        for task in tasks {
+            let journal = self.directory.existing_task(&task.name)?.journal();
+            for cost in asking::spent(&journal) {
+                budget.count(&cost);
+            }
+        }
+        Ok(budget)
+    }
+
     /// Folds a task's journal, and puts what it left open back in its place.
     fn take_up<'a>(
         &mut self,
@@ -275,14 +341,24 @@ impl Run {
         proposer: &Arc<dyn Proposer>,
         summary: &'a mut Summary,
         observer: &'a mut dyn Observer,
+        budget: Option<&'a mut Budget>,
     ) -> Result<TaskLoop<'a>> {
         let directory = self.directory.task(&task.name)?;
         let mut past = self.pasts.remove(&task.name).unwrap_or_default();
         past.accepted = self.accepted.clone();
         let starts: Vec<_> = task.starts().map(|(name, _)| name.to_owned()).collect();
         let Record { seed, window, .. } = options.record;
-        let search = Search::new(&options.search, seed, window, u64::MAX, &starts);
-        let mut replayed = resume::replay(&directory, search, &past)?;
+        let models = options.models.as_ref();
+        let askable = models.map(|models| models.author.askable());
+        let search = Search::asking(
+            &options.search,
+            seed,
+            window,
+            u64::MAX,
+            &starts,
+            askable.unwrap_or_default(),
+        );
+        let mut replayed = resume::replay(&directory, task, search, &past)?;
         // What was asked once is paid for: fewer steps than that are not a way back.
         let steps = options.steps.max(replayed.next - 1);
         replayed.search.set_steps(steps);
@@ -312,8 +388,20 @@ impl Run {
             },
             shown: None,
             begun: Instant::now(),
+            ticked: Instant::now(),
             in_flight: options.in_flight.max(1),
             proposer: proposer.clone(),
+            asking: models.zip(budget).map(|(models, budget)| Asking {
+                author: models.author.clone(),
+                budget,
+                at_once: models.at_once.max(1),
+                unanswered: 0,
+                gave_up: None,
+            }),
+            exchanges: BTreeMap::new(),
+            chronicle: replayed.chronicle,
+            tally: replayed.tally,
+            history: options.search.history,
             evaluator: None,
             summary,
             observer,
@@ -321,6 +409,12 @@ impl Run {
         for step in replayed.unjudged {
             let source = work.sources.text(step)?;
             work.unjudged.insert(step, source);
+        }
+        for (step, past) in replayed.asked {
+            if work.open.contains_key(&step) {
+                work.unsent.remove(&step);
+                work.take_up_exchange(step, past)?;
+            }
         }
         work.refresh();
         work.progress.steps_before = work.progress.steps;

@@ -6,7 +6,6 @@ use super::proposer::{Answer, Candidate, Parent, Proposer};
 use crate::device::Lock;
 use crate::eval::Quiet;
 use crate::event::{Brief, Operator};
-use crate::kernel::Kernel;
 use crate::propose;
 use crate::task::Task;
 
@@ -54,26 +53,7 @@ impl Proposer for Operators {
             propose::Answer::Proposal(proposal) => proposal,
             propose::Answer::NoOp(reason) => return Ok(Answer::NoOp(reason)),
         };
-        // A header that the judge will refuse is a candidate like any other: a family of its own, without tunables.
-        let candidate = match Kernel::parse(&proposal.source, &task.definition) {
-            Ok(kernel) => Candidate {
-                family: kernel.family(),
-                point: kernel.point(),
-                space: kernel.space(),
-                source: proposal.source,
-                detail: proposal.detail,
-            },
-            Err(_) => {
-                let family = crate::base::Digest::of(&proposal.source);
-                Candidate {
-                    family,
-                    point: Default::default(),
-                    space: Default::default(),
-                    source: proposal.source,
-                    detail: proposal.detail,
-                }
-            }
-        };
+        let candidate = Candidate::of(proposal.source, proposal.detail, task);
         Ok(Answer::Candidate(candidate))
     }
 }

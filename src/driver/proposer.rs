@@ -3,7 +3,8 @@
 use indexmap::IndexMap;
 
 use crate::base::Digest;
-use crate::event::Brief;
+use crate::event::{Brief, FailedReason};
+use crate::kernel::Kernel;
 use crate::task::Task;
 
 /// Answers briefs. Pure: the same brief and parents give the same answer, so that an unanswered one can be asked again.
@@ -17,6 +18,8 @@ pub enum Answer {
     Candidate(Candidate),
     /// Nothing to change, with the reason.
     NoOp(String),
+    /// A model was asked, and nothing came of it.
+    Failed(FailedReason, String),
 }
 
 /// A kernel, and where it lies among its kind.
@@ -30,6 +33,29 @@ pub struct Candidate {
     pub family: Digest,
     pub point: IndexMap<String, i64>,
     pub space: IndexMap<String, Vec<i64>>,
+}
+
+impl Candidate {
+    /// A kernel file as a candidate. One whose header the judge will refuse is a candidate like any other: a family of its own,
+    /// without tunables.
+    pub fn of(source: String, detail: String, task: &Task) -> Self {
+        match Kernel::parse(&source, &task.definition) {
+            Ok(kernel) => Self {
+                family: kernel.family(),
+                point: kernel.point(),
+                space: kernel.space(),
+                source,
+                detail,
+            },
+            Err(_) => Self {
+                family: Digest::of(&source),
+                point: IndexMap::new(),
+                space: IndexMap::new(),
+                source,
+                detail,
+            },
+        }
+    }
 }
 
 /// A kernel that a proposal is made from.

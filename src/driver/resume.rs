@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::asking::{Chronicle, Past};
 use super::sources::Sources;
+use super::tally::Tally;
 use crate::base::Failure;
 use crate::event::{Brief, Event, Stopped};
 use crate::run::{self, Journal, TaskDirectory};
 use crate::search::{Change, Search};
+use crate::task::Task;
 use crate::verdict::Status;
 
 /// A task as its journal left it.
@@ -24,13 +27,17 @@ pub(super) struct Replayed {
     /// Elites that were last judged before the last accepted change.
     pub(super) stale: Vec<u64>,
     pub(super) stopped: Option<Stopped>,
+    /// What open steps have asked, and what they were told.
+    pub(super) asked: BTreeMap<u64, Past>,
+    pub(super) chronicle: Chronicle,
+    pub(super) tally: Tally,
     /// Wall time of earlier processes.
     pub(super) spent: Duration,
 }
 
 /// What the run's own journal says about its past.
 #[derive(Default)]
-pub(super) struct Past {
+pub(super) struct Sessions {
     /// When a process took this task up, in order.
     pub(super) sessions: Vec<String>,
     /// When a change was last accepted.
@@ -38,7 +45,12 @@ pub(super) struct Past {
 }
 
 /// Reads a task's journal from its beginning; creates it where there is none.
-pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> Result<Replayed> {
+pub(super) fn replay(
+    directory: &TaskDirectory,
+    task: &Task,
+    search: Search,
+    past: &Sessions,
+) -> Result<Replayed> {
     let path = directory.journal();
     let mut search = search;
     let mut sources = Sources::new(directory.clone());
@@ -46,12 +58,27 @@ pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> 
     let mut asked = 0;
     let mut stopped = None;
     let mut judged_since = HashSet::new();
+    let mut asked_of: BTreeMap<u64, Past> = BTreeMap::new();
+    let mut chronicle = Chronicle::default();
+    let mut tally = Tally::default();
     let journal = Journal::open(&path, |head, event: Event| {
         clock.note(head.time);
+        chronicle.note(&event, task);
+        tally.note(&event);
         let since = past
             .accepted
             .as_deref()
             .is_none_or(|accepted| head.time >= accepted);
+        match (&event, event.step()) {
+            (Event::Sent(_) | Event::Replied(_), Some(step)) => {
+                asked_of.entry(step).or_default().note(&event);
+            }
+            // It is over: nothing of it is asked again.
+            (Event::Proposed(_) | Event::Failed(_), Some(step)) => {
+                asked_of.remove(&step);
+            }
+            _ => {}
+        }
         match &event {
             Event::Asked(brief) => asked = asked.max(brief.step),
             Event::Proposed(proposed) => sources.note(proposed.step, proposed.kernel),
@@ -71,7 +98,11 @@ pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> 
             // What was confirmed before is to be confirmed again.
             Event::Confirmed(_) if !since => return Ok(()),
             Event::Stopped(event) => stopped = Some(event.clone()),
-            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) => {}
+            Event::Sent(_)
+            | Event::Replied(_)
+            | Event::Judged(_)
+            | Event::Dueled(_)
+            | Event::Confirmed(_) => {}
         }
         for change in search.tell(&event) {
             // After an accepted change the recorded questions hold; else they are those that this search asks.
@@ -121,6 +152,9 @@ pub(super) fn replay(directory: &TaskDirectory, search: Search, past: &Past) -> 
         unjudged,
         stale,
         stopped,
+        asked: asked_of,
+        chronicle,
+        tally,
         spent: clock.spent(),
     })
 }
@@ -133,7 +167,7 @@ struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    fn new(past: &'a Past) -> Self {
+    fn new(past: &'a Sessions) -> Self {
         Self {
             sessions: &past.sessions,
             last: None,
@@ -183,7 +217,7 @@ mod tests {
     #[test]
     fn only_time_at_work_is_counted() {
         let time = |seconds: u64| run::timestamp(1_700_000_000_000 + seconds * 1000);
-        let past = Past {
+        let past = Sessions {
             sessions: vec![time(0), time(100), time(150), time(200)],
             accepted: None,
         };

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use tokio::task::{JoinError, JoinSet};
 
+use super::asking::{Author, Prepared, Question, Reading};
 use super::proposer::{Answer, Parent, Proposer};
 use crate::event::Brief;
+use crate::llm::{self, Place};
 use crate::task::Task;
 use crate::worker::{Evaluator, Job, Outcome};
 
@@ -23,6 +25,9 @@ pub(super) struct Running {
 /// What comes back.
 pub(super) enum Message {
     Answered(Vec<(u64, Result<Answer>)>),
+    Rendered(u64, Result<Prepared>),
+    Replied(u64, llm::Answer),
+    Read(u64, Box<Reading>),
     Evaluated {
         step: u64,
         purpose: Purpose,
@@ -49,6 +54,10 @@ pub(super) enum Purpose {
 impl Running {
     pub(super) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
     }
 
     pub(super) fn evaluations(&self) -> usize {
@@ -85,6 +94,25 @@ impl Running {
                 (brief.step, proposer.propose(&brief, &parents, &task))
             };
             Message::Answered(questions.into_iter().map(answer).collect())
+        });
+    }
+
+    /// Makes a prompt, on a thread of its own.
+    pub(super) fn render(&mut self, author: Arc<dyn Author>, step: u64, question: Question) {
+        self.tasks
+            .spawn_blocking(move || Message::Rendered(step, author.render(&question)));
+    }
+
+    /// Reads the replies of a step, on a thread of its own.
+    pub(super) fn read(&mut self, author: Arc<dyn Author>, step: u64, question: Question) {
+        self.tasks
+            .spawn_blocking(move || Message::Read(step, Box::new(author.read(&question))));
+    }
+
+    pub(super) fn send(&mut self, author: Arc<dyn Author>, prepared: Arc<Prepared>, place: Place) {
+        self.tasks.spawn(async move {
+            let step = place.step;
+            Message::Replied(step, author.send(&prepared, &place).await)
         });
     }
 
@@ -129,6 +157,7 @@ impl Running {
         let message = joined.map_err(|error| anyhow!("a part of the run broke down: {error}"))?;
         match &message {
             Message::Answered(_) => self.proposing = false,
+            Message::Rendered(..) | Message::Replied(..) | Message::Read(..) => {}
             Message::Evaluated { purpose, .. } => {
                 self.evaluations -= 1;
                 self.dueling &= !matches!(purpose, Purpose::Duel { .. });

@@ -10,7 +10,7 @@ use super::proposer::Answer;
 use super::running::{Message, Purpose};
 use super::task::TaskLoop;
 use crate::base::{Digest, Failure, files};
-use crate::event::{Confirmed, Dueled, Event, Failed, FailedReason, Judged, Proposed};
+use crate::event::{Confirmed, Dueled, Edits, Event, Failed, FailedReason, Judged, Proposed};
 use crate::report::Best;
 use crate::search::Change;
 use crate::verdict::Verdict;
@@ -23,12 +23,20 @@ impl TaskLoop<'_> {
     /// Makes everything that has arrived durable, and builds upon it. A failure of the machinery comes after what it did not touch.
     pub(super) fn settle(&mut self, messages: Vec<Message>) -> Result<()> {
         let mut events = Vec::new();
+        let mut next = Vec::new();
         let mut broken = None;
         for message in messages {
             let settled = match message {
                 Message::Answered(answers) => answers
                     .into_iter()
                     .try_for_each(|(step, answer)| self.answered(step, answer, &mut events)),
+                Message::Rendered(step, prepared) => {
+                    self.rendered(step, prepared, &mut events, &mut next)
+                }
+                Message::Replied(step, answer) => {
+                    self.replied(step, answer, &mut events, &mut next)
+                }
+                Message::Read(step, reading) => self.read(step, *reading, &mut events),
                 Message::Evaluated {
                     step,
                     purpose,
@@ -54,7 +62,8 @@ impl TaskLoop<'_> {
             }
         }
         self.record(events)?;
-        broken.map_or(Ok(()), Err)
+        broken.map_or(Ok(()), Err)?;
+        self.follow(next)
     }
 
     /// Artefacts, journal, search, observer: in this order, for all events at once.
@@ -70,6 +79,8 @@ impl TaskLoop<'_> {
         let mut improved = false;
         for event in &events {
             let changes = self.search.tell(event);
+            self.chronicle.note(event, &self.task);
+            self.tally.note(event);
             self.refresh();
             for change in &changes {
                 match change {
@@ -90,7 +101,7 @@ impl TaskLoop<'_> {
         Ok(())
     }
 
-    fn answered(
+    pub(super) fn answered(
         &mut self,
         step: u64,
         answer: Result<Answer>,
@@ -101,17 +112,20 @@ impl TaskLoop<'_> {
             .remove(&step)
             .with_context(|| format!("step {step} was answered without being asked"))?;
         let answer = answer.with_context(|| format!("cannot propose for step {step}"))?;
+        let mut fail = |reason, words| {
+            events.push(Event::Failed(Failed {
+                step,
+                reason,
+                of: None,
+                detail: Some(words),
+                kernel: None,
+                edits: Edits::default(),
+            }));
+            Ok(())
+        };
         let candidate = match answer {
-            Answer::NoOp(reason) => {
-                events.push(Event::Failed(Failed {
-                    step,
-                    reason: FailedReason::NoOp,
-                    of: None,
-                    detail: Some(reason),
-                    kernel: None,
-                }));
-                return Ok(());
-            }
+            Answer::NoOp(words) => return fail(FailedReason::NoOp, words),
+            Answer::Failed(reason, words) => return fail(reason, words),
             Answer::Candidate(candidate) => candidate,
         };
         let kernel = Digest::of(&candidate.source);
@@ -124,6 +138,7 @@ impl TaskLoop<'_> {
                 of: Some(holder),
                 detail: Some(candidate.detail),
                 kernel: Some(kernel),
+                edits: Edits::default(),
             }));
             return Ok(());
         }
@@ -141,6 +156,8 @@ impl TaskLoop<'_> {
             family: candidate.family,
             point: candidate.point,
             space: candidate.space,
+            expected: None,
+            edits: Edits::default(),
         }));
         Ok(())
     }
@@ -275,6 +292,10 @@ impl TaskLoop<'_> {
         progress.passed = search.counts().passed;
         progress.cells = search.archive().filled();
         progress.elapsed = self.begun.elapsed();
+        if let Some(asking) = &self.asking {
+            progress.spent = Some(asking.budget.spent());
+            progress.waiting = asking.author.waiting();
+        }
         let confirmed = search.confirmed().and_then(|confirmed| {
             Some(Best {
                 step: confirmed.step,
@@ -323,7 +344,7 @@ impl TaskLoop<'_> {
     pub(super) fn write_summary(&mut self, failure: Option<String>) -> Result<()> {
         self.progress.elapsed = self.begun.elapsed();
         self.summary
-            .set(&self.progress, self.search.counts(), failure);
+            .set(&self.progress, self.search.counts(), &self.tally, failure);
         self.summary.write(false)
     }
 }

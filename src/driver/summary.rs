@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::tally::{Fared, Tally};
 use crate::base::files;
-use crate::event::{FailedReason, Operator, StopReason};
+use crate::event::{Cost, FailedReason, Operator, StopReason};
 use crate::report::Progress;
 use crate::run::{self, RunDirectory};
 use crate::search::Counts;
@@ -33,6 +34,8 @@ struct Contents {
     updated: String,
     /// Whether every task has come to its end.
     finished: bool,
+    /// What models have cost, over all tasks; without dollars where a price is missing.
+    spent: Option<Cost>,
     tasks: Vec<TaskSummary>,
 }
 
@@ -56,6 +59,9 @@ struct TaskSummary {
     /// Steps without a candidate.
     by_failure: BTreeMap<FailedReason, u64>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
+    /// Steps that asked models, by model and by the version of the prompts; empty where none was asked.
+    models: BTreeMap<String, Fared>,
+    prompts: BTreeMap<String, Fared>,
     /// Wall time over all processes.
     seconds: f64,
 }
@@ -85,6 +91,7 @@ impl Summary {
             kforge: kforge.to_owned(),
             updated: String::new(),
             finished: false,
+            spent: None,
             tasks: Vec::new(),
         };
         Self {
@@ -95,7 +102,14 @@ impl Summary {
     }
 
     /// Puts a task's present state in.
-    pub(super) fn set(&mut self, progress: &Progress, counts: &Counts, failure: Option<String>) {
+    pub(super) fn set(
+        &mut self,
+        progress: &Progress,
+        counts: &Counts,
+        tally: &Tally,
+        failure: Option<String>,
+    ) {
+        self.contents.spent = progress.spent;
         let operator = |counts: &crate::search::OperatorCounts| OperatorSummary {
             steps: counts.asked,
             judged: counts.judged,
@@ -124,6 +138,8 @@ impl Summary {
             by_operator: by_operator
                 .map(|(name, counts)| (*name, operator(counts)))
                 .collect(),
+            models: tally.models(),
+            prompts: tally.prompts(),
             seconds: (progress.spent_before + progress.elapsed).as_secs_f64(),
         };
         let mut tasks = self.contents.tasks.iter_mut();

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::sync::watch;
 
+use super::asking::{Asking, Chronicle, Exchange};
 use super::doubt::Doubted;
 use super::interrupt;
 use super::proposer::{Parent, Proposer};
 use super::running::{Message, Purpose, Running};
 use super::sources::Sources;
 use super::summary::Summary;
+use super::tally::Tally;
 use crate::base::files::Batch;
 use crate::event::{Brief, Event, StopReason, Stopped};
 use crate::report::{Observer, Progress};
@@ -26,6 +28,9 @@ use crate::worker::{Evaluator, Job, JobKind};
 
 /// How long the first of several messages waits for the others: about as long as a sync takes.
 const GATHER: Duration = Duration::from_millis(1);
+
+/// How often it is told who is waited for.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A task under way.
 pub(super) struct TaskLoop<'a> {
@@ -58,8 +63,18 @@ pub(super) struct TaskLoop<'a> {
     /// The best candidate whose files are in place.
     pub(super) shown: Option<(u64, bool)>,
     pub(super) begun: Instant,
+    /// When it was last told who is waited for.
+    pub(super) ticked: Instant,
     pub(super) in_flight: usize,
     pub(super) proposer: Arc<dyn Proposer>,
+    /// `None` where no model is asked.
+    pub(super) asking: Option<Asking<'a>>,
+    /// Steps that ask, by how far they have come.
+    pub(super) exchanges: BTreeMap<u64, Exchange>,
+    pub(super) chronicle: Chronicle,
+    pub(super) tally: Tally,
+    /// The most earlier steps that a prompt tells of.
+    pub(super) history: u64,
     /// Made ready once there is something to judge.
     pub(super) evaluator: Option<Arc<dyn Evaluator>>,
     pub(super) summary: &'a mut Summary,
@@ -71,6 +86,8 @@ pub(super) struct TaskLoop<'a> {
 pub(super) enum LoopEnd {
     Finished,
     Interrupted,
+    /// Somebody is to reply for whom nobody waits, and nothing else can be done until then.
+    Waiting,
 }
 
 /// What woke the loop.
@@ -78,6 +95,7 @@ enum Wake {
     Message(Message),
     Interrupt,
     Deadline,
+    Tick,
 }
 
 impl TaskLoop<'_> {
@@ -120,16 +138,29 @@ impl TaskLoop<'_> {
             self.begun.checked_add(left)
         });
         loop {
+            if self.progress.stopped.is_none() && self.has_given_up() {
+                self.wait_for_replies(interrupt).await?;
+                self.give_way()?;
+            }
             if self.progress.stopped.is_none() {
-                self.stop_where_due(deadline).await?;
+                self.stop_where_due(deadline, interrupt).await?;
             }
             if self.progress.stopped.is_none() {
                 self.ask()?;
                 self.propose()?;
+                self.ask_models()?;
                 self.dispatch()?;
                 self.settle_doubts()?;
+                self.stop_without_money()?;
+            }
+            if self.progress.stopped.is_some() && self.is_only_patient() {
+                // Nobody knows when those will reply, and whoever resumes finds what they did.
+                self.running.abandon().await;
             }
             if self.running.is_empty() {
+                if self.progress.stopped.is_none() && self.is_pending() {
+                    return Ok(LoopEnd::Waiting);
+                }
                 if self.progress.stopped.is_none() {
                     bail!(
                         "the search waits behind step {} for something that nobody does",
@@ -162,11 +193,17 @@ impl TaskLoop<'_> {
     }
 
     /// Ends the search where it says so itself, or where the time is spent.
-    async fn stop_where_due(&mut self, deadline: Option<Instant>) -> Result<()> {
+    async fn stop_where_due(
+        &mut self,
+        deadline: Option<Instant>,
+        interrupt: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
         let stopped = match self.search.stop() {
             Some(why) => {
+                self.wait_for_replies(interrupt).await?;
                 // The fold has decided without the steps that are still under way.
                 self.running.abandon().await;
+                self.exchanges.clear();
                 let at = self.search.folded();
                 Stopped { why, at }
             }
@@ -183,6 +220,33 @@ impl TaskLoop<'_> {
         }
         self.stopped = Some(stopped.clone());
         self.record(vec![Event::Stopped(stopped)])
+    }
+
+    /// Ends the search where the next question would cost more than is left, and nothing under way can change that.
+    fn stop_without_money(&mut self) -> Result<()> {
+        if self.progress.stopped.is_some() || !self.is_out_of_money() {
+            return Ok(());
+        }
+        let stopped = Stopped {
+            why: StopReason::Budget,
+            at: self.next - 1,
+        };
+        self.progress.stopped = Some(stopped.why);
+        if self.stopped.as_ref() == Some(&stopped) {
+            return Ok(());
+        }
+        self.stopped = Some(stopped.clone());
+        self.record(vec![Event::Stopped(stopped)])
+    }
+
+    /// Takes in the replies that are on their way, unless it is told to stop: they are paid for.
+    async fn wait_for_replies(&mut self, interrupt: &mut watch::Receiver<bool>) -> Result<()> {
+        while self.is_sending() && !self.is_patient_only() {
+            if self.go_on(interrupt, None).await? == LoopEnd::Interrupted {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Takes every question that is ready. The lines are durable before anybody sees them.
@@ -207,14 +271,7 @@ impl TaskLoop<'_> {
             let Some(brief) = self.open.get(&step) else {
                 continue;
             };
-            // A parent may be a starting kernel that is itself only just being proposed.
-            let unknown = |parent: &&u64| !self.sources.knows(**parent);
-            if brief
-                .parents
-                .iter()
-                .filter(unknown)
-                .any(|parent| self.open.contains_key(parent))
-            {
+            if brief.operator.asks() || self.waits_for_parents(brief) {
                 self.unsent.insert(step);
                 continue;
             }
@@ -298,10 +355,17 @@ impl TaskLoop<'_> {
             () = interrupt::come(interrupt) => Wake::Interrupt,
             message = self.running.next() => Wake::Message(message?),
             () = sleep_until(deadline) => Wake::Deadline,
+            () = sleep_until(self.ticked.checked_add(TICK)), if self.asking.is_some() => Wake::Tick,
         };
         let (mut messages, end) = match wake {
             Wake::Message(message) => (vec![message], LoopEnd::Finished),
             Wake::Deadline => return Ok(LoopEnd::Finished),
+            Wake::Tick => {
+                self.ticked = Instant::now();
+                self.refresh();
+                self.observer.waits(&self.progress);
+                return Ok(LoopEnd::Finished);
+            }
             // What has arrived is kept.
             Wake::Interrupt => (Vec::new(), LoopEnd::Interrupted),
         };

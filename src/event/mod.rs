@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::base::Digest;
 use crate::verdict::{Duel, Verdict};
 
+mod ask;
 mod run;
 
+pub use ask::{Cost, Replied, ReplyOutcome, Sent, Usage};
 pub use run::{
     Accepted, BestOfTask, Change, Interrupted, RunEvent, SelfTested, Session, TaskEnded,
     TaskStarted,
@@ -23,6 +25,10 @@ pub const SCHEMA: u32 = 1;
 pub enum Event {
     /// A question was decided upon.
     Asked(Brief),
+    /// A model was asked on behalf of a step.
+    Sent(Sent),
+    /// It answered, or will not.
+    Replied(Replied),
     /// An answer to it: a candidate, its source durable in the step's folder.
     Proposed(Proposed),
     /// The step ended without a candidate.
@@ -56,6 +62,38 @@ pub struct Brief {
     /// `mutate` and `recombine`: how often this operator was asked of these parents before, so that no mutation is made twice.
     #[serde(default)]
     pub attempt: u64,
+    /// What a model is asked, and which; `None` for kforge's own operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Asking>,
+}
+
+/// What a model is asked beside its parents: everything else that the prompt depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asking {
+    /// The model's name in the config.
+    pub name: String,
+    /// The strategy card to try, by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
+    /// The last step that the prompt may speak of: those behind it may be over or not, by chance.
+    pub known: u64,
+    /// Steps whose kernels are shown, parents not among them. The prompt takes as many as fit.
+    #[serde(default)]
+    pub context: Context,
+}
+
+/// The kernels that a model is shown, each list most worthy first, no step in two of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Context {
+    /// The fastest elites.
+    pub elites: Vec<u64>,
+    /// Elites of other cells: other ways to do it.
+    pub different: Vec<u64>,
+    /// The last that passed.
+    pub recent: Vec<u64>,
+    /// The last that did not.
+    pub failures: Vec<u64>,
 }
 
 /// How a candidate is made.
@@ -70,6 +108,38 @@ pub enum Operator {
     Mutate,
     /// Tunables and device functions of two parents.
     Recombine,
+    /// A model writes a kernel anew.
+    Propose,
+    /// A model edits one by `str_replace`.
+    Edit,
+    /// A model makes one of two.
+    Crossover,
+    /// A model mends one that did not pass.
+    Repair,
+}
+
+impl Operator {
+    /// As the journal has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operator::Start => "start",
+            Operator::Autotune => "autotune",
+            Operator::Mutate => "mutate",
+            Operator::Recombine => "recombine",
+            Operator::Propose => "propose",
+            Operator::Edit => "edit",
+            Operator::Crossover => "crossover",
+            Operator::Repair => "repair",
+        }
+    }
+
+    /// Whether a model is asked.
+    pub fn asks(self) -> bool {
+        matches!(
+            self,
+            Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair
+        )
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +159,30 @@ pub struct Proposed {
     /// The declared space: every tunable with its allowed values.
     #[serde(default)]
     pub space: IndexMap<String, Vec<i64>>,
+    /// What the model expected: the candidate's time against its first parent's, less one; -0.2 for a fifth less time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<f64>,
+    /// Edits of this step that missed their place, and those that were put there all the same.
+    #[serde(default, skip_serializing_if = "Edits::is_none")]
+    pub edits: Edits,
+}
+
+/// How a step's `str_replace` edits fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Edits {
+    /// Edits in all replies of the step.
+    pub asked: u32,
+    /// Those that matched nothing, or several places.
+    pub missed: u32,
+    /// Those that matched but for white space, quotes or line ends, at one place only.
+    pub repaired: u32,
+}
+
+impl Edits {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,12 +197,24 @@ pub struct Failed {
     /// `duplicate`: the hash of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<Digest>,
+    #[serde(default, skip_serializing_if = "Edits::is_none")]
+    pub edits: Edits,
 }
 
 /// Why a step ended without a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailedReason {
+    /// The model was asked, and did not answer.
+    NoReply,
+    /// It would not answer.
+    Refused,
+    /// Its reply ends before its end.
+    Truncated,
+    /// Its reply holds no kernel.
+    NoCode,
+    /// Its edits have no place in the kernel, or several.
+    EditMissed,
     /// Nothing was changed, or the operator found nothing to change.
     NoOp,
     /// The source equals one already tried.
@@ -160,6 +266,8 @@ pub enum StopReason {
     Patience,
     /// Nothing is left to try.
     Exhausted,
+    /// The next question to a model could cost more than is left.
+    Budget,
 }
 
 impl Event {
@@ -167,6 +275,8 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match self {
             Event::Asked(_) => "asked",
+            Event::Sent(_) => "sent",
+            Event::Replied(_) => "replied",
             Event::Proposed(_) => "proposed",
             Event::Failed(_) => "failed",
             Event::Judged(_) => "judged",
@@ -180,6 +290,8 @@ impl Event {
     pub fn step(&self) -> Option<u64> {
         match self {
             Event::Asked(event) => Some(event.step),
+            Event::Sent(event) => Some(event.step),
+            Event::Replied(event) => Some(event.step),
             Event::Proposed(event) => Some(event.step),
             Event::Failed(event) => Some(event.step),
             Event::Judged(event) => Some(event.step),

@@ -45,6 +45,7 @@ profiles:
             .into(),
         kernels: [("naive.cu".to_owned(), String::new())].into(),
         baseline: None,
+        kernels_folder: Default::default(),
     }
 }
 

@@ -9,7 +9,9 @@ use crate::task::Task;
 mod edit;
 mod layout;
 pub mod mutate;
+pub mod prompt;
 mod recombine;
+pub mod reply;
 
 /// A kernel that a proposal is made from.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,9 @@ pub fn propose(brief: &Brief, parents: &[Parent<'_>], task: &Task) -> Answer {
             recombine::recombine(first.source, second.source, task, brief.attempt)
         }
         (Operator::Recombine, [_]) => Err("two parents are needed".to_owned()),
+        (Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair, _) => {
+            Err("only a model can answer".to_owned())
+        }
     };
     answer.map_or_else(Answer::NoOp, Answer::Proposal)
 }

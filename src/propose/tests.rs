@@ -17,6 +17,7 @@ fn tasks() -> Vec<Task> {
 
 fn brief(operator: Operator, attempt: u64) -> Brief {
     Brief {
+        model: None,
         step: 1,
         operator,
         parents: vec![1, 2],

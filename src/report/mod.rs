@@ -17,7 +17,7 @@ pub use results::{Ranked, Started, TaskResults, results};
 pub use sink::{Form, Sink};
 pub use waiting::Waiting;
 
-use crate::event::{Event, StopReason};
+use crate::event::{Cost, Event, StopReason};
 use crate::search::Change;
 use crate::verdict::Speedup;
 
@@ -30,6 +30,11 @@ pub trait Observer: Send {
 
     /// Something happened, and this is what it changed; `progress` already counts it.
     fn event(&mut self, event: &Event, changes: &[Change], progress: &Progress);
+
+    /// Time has passed, and nothing has happened; `progress` says who is waited for.
+    fn waits(&mut self, progress: &Progress) {
+        let _ = progress;
+    }
 
     /// Nothing more will happen to this task in this process.
     fn ended(&mut self, progress: &Progress) {
@@ -65,6 +70,10 @@ pub struct Progress {
     /// Wall time that the task may take over all its processes, and what earlier ones took of it.
     pub budget: Option<Duration>,
     pub spent_before: Duration,
+    /// What models have cost, over all tasks of the run; `None` where none is asked.
+    pub spent: Option<Cost>,
+    /// Questions to models that wait, one line each.
+    pub waiting: Vec<String>,
     /// Set once the search is over; confirmations follow.
     pub stopped: Option<StopReason>,
 }

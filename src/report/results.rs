@@ -107,7 +107,7 @@ fn one(results: &TaskResults) -> String {
             index + 1,
             measured(elite.confirmed.unwrap_or(elite.measured)),
             elite.step,
-            name(elite.operator),
+            elite.operator.name(),
             elite.detail,
             elite.cell,
             elite.source.display()
@@ -170,15 +170,6 @@ fn measured(speedup: Speedup) -> String {
     format!("{geomean:>7.3}x  {interval:<16}")
 }
 
-fn name(operator: Operator) -> &'static str {
-    match operator {
-        Operator::Start => "start",
-        Operator::Autotune => "autotune",
-        Operator::Mutate => "mutate",
-        Operator::Recombine => "recombine",
-    }
-}
-
 fn words(why: StopReason) -> &'static str {
     match why {
         StopReason::Steps => "all steps were made",
@@ -186,6 +177,7 @@ fn words(why: StopReason) -> &'static str {
         StopReason::Target => "the target was reached",
         StopReason::Patience => "nothing faster came for long",
         StopReason::Exhausted => "nothing was left to try",
+        StopReason::Budget => "the budget for models is spent",
     }
 }
 

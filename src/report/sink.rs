@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{Observer, Progress, counted};
-use crate::event::Event;
+use crate::event::{Cost, Event};
 use crate::run::Line;
 use crate::search::Change;
 
@@ -32,6 +32,8 @@ pub struct Sink {
     form: Form,
     bar: Option<ProgressBar>,
     shown: Option<Instant>,
+    /// When it was last said who is waited for; `None` while nobody is.
+    waited: Option<Instant>,
 }
 
 impl Sink {
@@ -40,6 +42,7 @@ impl Sink {
             form,
             bar: None,
             shown: None,
+            waited: None,
         }
     }
 
@@ -107,6 +110,27 @@ impl Observer for Sink {
         }
     }
 
+    fn waits(&mut self, progress: &Progress) {
+        if self.form != Form::Human {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(line(progress, Length::Short));
+        } else if progress.waiting.is_empty() {
+            self.waited = None;
+        } else if self.waited.is_none_or(|waited| waited.elapsed() >= PAUSE) {
+            self.waited = Some(Instant::now());
+            let mut waiting = progress.waiting.clone();
+            // Several questions that wait for the same thing.
+            waiting.dedup();
+            to_stderr(&format!(
+                "{}: waiting: {}",
+                progress.task,
+                waiting.join("; ")
+            ));
+        }
+    }
+
     fn ended(&mut self, progress: &Progress) {
         self.show(progress, true);
         self.close();
@@ -151,6 +175,10 @@ fn line(progress: &Progress, length: Length) -> String {
         None => rate.map(|rate| format!("{} left", clock(seconds_left(progress, rate)))),
     });
     parts.push(counted(progress.cells as u64, "cell"));
+    parts.extend(progress.spent.filter(|spent| spent.tokens > 0).map(money));
+    if let (true, Some(first)) = (short, progress.waiting.first()) {
+        parts.insert(1, format!("waiting for {first}"));
+    }
     parts.join(", ")
 }
 
@@ -161,6 +189,14 @@ fn seconds_left(progress: &Progress, rate: f64) -> f64 {
     progress.budget.map_or(by_steps, |budget| {
         by_steps.min(budget.saturating_sub(spent).as_secs_f64())
     })
+}
+
+/// What models have cost so far.
+fn money(spent: Cost) -> String {
+    match spent.nano_usd {
+        Some(nano) => format!("${:.4}", nano as f64 / 1e9),
+        None => format!("{} tokens", spent.tokens),
+    }
 }
 
 fn clock(seconds: f64) -> String {

@@ -96,6 +96,29 @@ impl TaskDirectory {
         self.step(step).join("kernel.cu")
     }
 
+    /// The folder of one question of a step, counted from 1.
+    pub fn ask(&self, step: u64, ask: u32) -> PathBuf {
+        self.step(step).join(format!("ask-{ask}"))
+    }
+
+    pub fn prompt(&self, step: u64, ask: u32) -> PathBuf {
+        self.ask(step, ask).join("prompt.md")
+    }
+
+    pub fn response(&self, step: u64, ask: u32) -> PathBuf {
+        self.ask(step, ask).join("response.md")
+    }
+
+    /// What the model said that it was about to do.
+    pub fn trace(&self, step: u64) -> PathBuf {
+        self.step(step).join("trace.json")
+    }
+
+    /// Its edits, and what became of them.
+    pub fn edits(&self, step: u64) -> PathBuf {
+        self.step(step).join("edits.json")
+    }
+
     /// A copy of the journal's verdict, for people.
     pub fn verdict(&self, step: u64) -> PathBuf {
         self.step(step).join("verdict.json")
@@ -108,6 +131,11 @@ impl TaskDirectory {
     /// The profiler's own report on a step's kernel.
     pub fn counters(&self, step: u64) -> PathBuf {
         self.step(step).join("kernel.ncu-rep")
+    }
+
+    /// The run's own copy of a kernel from elsewhere that the search begins from, counted from 1.
+    pub fn warm_start(&self, number: usize) -> PathBuf {
+        self.root.join("from").join(format!("{number}.cu"))
     }
 
     pub fn best_source(&self) -> PathBuf {

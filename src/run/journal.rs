@@ -66,53 +66,29 @@ impl Journal {
         if fresh {
             files::sync_folder(path.parent().unwrap_or(path))?;
         }
-        let mut reader = BufReader::with_capacity(1 << 18, &file);
-        let mut line = Vec::new();
-        let mut next = 1;
-        let mut whole = 0u64;
-        loop {
-            line.clear();
-            let length = reader.read_until(b'\n', &mut line).map_err(fault("read"))?;
-            if length == 0 {
-                break;
-            }
-            match read_line::<L>(&line, next) {
-                Ok((head, event)) => visit(&head, event)?,
-                Err(Bad::Newer(schema)) => {
-                    return Err(Failure::usage(format!(
-                        "{}:{next}: written by a newer kforge (schema {schema}, this one reads up to {SCHEMA})",
-                        path.display()
-                    ))
-                    .hint("go on with the version that wrote it, or a later one")
-                    .into());
-                }
-                Err(Bad::Line(reason)) => {
-                    let last = reader.fill_buf().map_err(fault("read"))?.is_empty();
-                    if !last || is_whole(&line) {
-                        return Err(Failure::usage(format!(
-                            "{}:{next}: {reason}",
-                            path.display()
-                        ))
-                        .hint("the journal was changed or damaged: put back a copy from before that; nothing was changed now")
-                        .into());
-                    }
-                    keep_torn(path, &line, next)?;
-                    file.set_len(whole).map_err(fault("shorten"))?;
-                    files::sync(&file, path)?;
-                    break;
-                }
-            }
-            next += 1;
-            whole += length as u64;
+        let walked = walk(path, &file, &mut visit)?;
+        if let Some(torn) = walked.torn {
+            keep_torn(path, &torn, walked.next)?;
+            file.set_len(walked.whole).map_err(fault("shorten"))?;
+            files::sync(&file, path)?;
         }
-        drop(reader);
         Ok(Self {
             file,
             path: path.to_owned(),
-            next,
+            next: walked.next,
             buffer: Vec::new(),
             broken: false,
         })
+    }
+
+    /// Hands each line of somebody else's journal to `visit`, and changes nothing: a last line that is only just being written, or
+    /// was torn, is left out.
+    pub fn read<L: Line>(
+        path: &Path,
+        mut visit: impl FnMut(&Head<'_>, L) -> Result<()>,
+    ) -> Result<()> {
+        let file = File::open(path).map_err(|error| files::explain("open", path, error))?;
+        walk(path, &file, &mut visit).map(|_| ())
     }
 
     /// Whether no line was ever written.
@@ -159,6 +135,66 @@ impl Journal {
         self.broken = false;
         self.buffer.clear();
         Ok(())
+    }
+}
+
+/// How far a journal could be read.
+struct Walked {
+    /// The number of the line behind the last whole one.
+    next: u64,
+    /// The length of all whole lines.
+    whole: u64,
+    /// The last line, where it was not written to its end.
+    torn: Option<Vec<u8>>,
+}
+
+/// Hands each whole line to `visit`, in order.
+fn walk<L: Line>(
+    path: &Path,
+    file: &File,
+    visit: &mut impl FnMut(&Head<'_>, L) -> Result<()>,
+) -> Result<Walked> {
+    let fault = |error: std::io::Error| files::explain("read", path, error);
+    let mut reader = BufReader::with_capacity(1 << 18, file);
+    let mut line = Vec::new();
+    let mut walked = Walked {
+        next: 1,
+        whole: 0,
+        torn: None,
+    };
+    loop {
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line).map_err(fault)?;
+        if length == 0 {
+            return Ok(walked);
+        }
+        let next = walked.next;
+        match read_line::<L>(&line, next) {
+            Ok((head, event)) => visit(&head, event)?,
+            Err(Bad::Newer(schema)) => {
+                return Err(Failure::usage(format!(
+                    "{}:{next}: written by a newer kforge (schema {schema}, this one reads up to {SCHEMA})",
+                    path.display()
+                ))
+                .hint("go on with the version that wrote it, or a later one")
+                .into());
+            }
+            Err(Bad::Line(reason)) => {
+                let last = reader.fill_buf().map_err(fault)?.is_empty();
+                if !last || is_whole(&line) {
+                    return Err(Failure::usage(format!(
+                        "{}:{next}: {reason}",
+                        path.display()
+                    ))
+                    .hint("the journal was changed or damaged: put back a copy from before that; nothing was changed now")
+                    .into());
+                }
+                walked.torn = Some(line);
+                return Ok(walked);
+            }
+        }
+        walked.next += 1;
+        walked.whole += length as u64;
     }
 }
 
@@ -283,6 +319,8 @@ impl Line for Event {
     fn write(&self, buffer: &mut Vec<u8>) -> serde_json::Result<()> {
         match self {
             Event::Asked(event) => written(buffer, event),
+            Event::Sent(event) => written(buffer, event),
+            Event::Replied(event) => written(buffer, event),
             Event::Proposed(event) => written(buffer, event),
             Event::Failed(event) => written(buffer, event),
             Event::Judged(event) => written(buffer, event),
@@ -295,6 +333,8 @@ impl Line for Event {
     fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
         match name {
             "asked" => parsed(line, Event::Asked),
+            "sent" => parsed(line, Event::Sent),
+            "replied" => parsed(line, Event::Replied),
             "proposed" => parsed(line, Event::Proposed),
             "failed" => parsed(line, Event::Failed),
             "judged" => parsed(line, Event::Judged),

@@ -9,6 +9,7 @@ use crate::event::{
 fn events() -> Vec<Event> {
     vec![
         Event::Asked(Brief {
+            model: None,
             step: 7,
             operator: Operator::Mutate,
             parents: vec![1, 2],
@@ -18,6 +19,8 @@ fn events() -> Vec<Event> {
             attempt: 0,
         }),
         Event::Proposed(Proposed {
+            edits: Default::default(),
+            expected: None,
             step: 7,
             kernel: Digest::of("k"),
             operator: Operator::Mutate,
@@ -28,6 +31,7 @@ fn events() -> Vec<Event> {
             space: Default::default(),
         }),
         Event::Failed(Failed {
+            edits: Default::default(),
             step: 8,
             reason: FailedReason::NoOp,
             of: None,

@@ -2,14 +2,16 @@
 //!
 //! The journals are the only source of truth. Nothing here knows what a search is, or decides what happens next.
 
+mod best;
 mod directory;
 mod journal;
 mod lock;
 mod record;
 mod time;
 
+pub use best::{BestOfRun, best_of};
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::{Head, Journal, Line};
 pub use lock::Lock;
-pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, host_name, refuse};
+pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, host_name, refuse};
 pub use time::{compact_timestamp, milliseconds, now, timestamp};

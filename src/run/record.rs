@@ -27,6 +27,9 @@ pub struct Record {
     pub backend: String,
     pub device: DeviceIdentity,
     pub tasks: IndexMap<String, TaskRecord>,
+    /// The version of the prompts; `None` where no model is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<String>,
     /// The resolved configuration.
     pub config: Value,
 }
@@ -38,6 +41,19 @@ pub struct TaskRecord {
     pub folder: Digest,
     pub oracle: Digest,
     pub baseline: Digest,
+    /// The kernels from elsewhere that its search began from, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<WarmStart>,
+}
+
+/// A kernel from elsewhere that a search begins from. The run has a copy of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmStart {
+    /// As the journal names it.
+    pub name: String,
+    pub kernel: Digest,
+    /// Where it was found, in words.
+    pub origin: String,
 }
 
 /// The name of this machine, as the system gives it.
@@ -47,12 +63,18 @@ pub fn host_name() -> String {
 }
 
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
-const FREE: [&str; 5] = [
+const FREE: [&str; 11] = [
     "config.steps",
     "config.budget",
     "config.output",
     "config.eval.in_flight",
     "config.eval.counters",
+    "config.llm.concurrency",
+    "config.llm.timeout_seconds",
+    "config.llm.idle_seconds",
+    "config.llm.retries",
+    "config.llm.patience_seconds",
+    "config.llm.wait",
 ];
 
 impl Record {
@@ -176,8 +198,10 @@ mod tests {
             folder: digest,
             oracle: digest,
             baseline: digest,
+            from: Vec::new(),
         };
         Record {
+            prompts: None,
             schema: SCHEMA,
             kforge: "0.1.0".to_owned(),
             host: "here".to_owned(),
@@ -239,5 +263,18 @@ mod tests {
                 .any(|change| change.what == "tasks.softmax")
         );
         assert!(was.differences(&was).is_empty());
+        // A copy of a warm start that was changed.
+        let begun_from = |text: &str| {
+            let mut record = was.clone();
+            record.tasks["softmax"].from = vec![WarmStart {
+                name: "from best".to_owned(),
+                kernel: Digest::of(text),
+                origin: "kernels/softmax/best.cu".to_owned(),
+            }];
+            record
+        };
+        let changes = begun_from("a").differences(&begun_from("b"));
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].what, "tasks.softmax.from");
     }
 }

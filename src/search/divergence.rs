@@ -47,9 +47,7 @@ impl fmt::Display for Words<'_> {
                 "`start` from `{}`",
                 start.as_deref().unwrap_or("nothing")
             )?,
-            Operator::Autotune => formatter.write_str("`autotune`")?,
-            Operator::Mutate => formatter.write_str("`mutate`")?,
-            Operator::Recombine => formatter.write_str("`recombine`")?,
+            _ => write!(formatter, "`{}`", operator.name())?,
         }
         if !parents.is_empty() {
             let parents = parents

@@ -64,7 +64,7 @@ impl Search {
             Event::Judged(_) if judgement.is_none() => changes.push(Change::HarnessError { step }),
             Event::Judged(_) => held.judged = judgement,
             Event::Dueled(dueled) => held.dueled.push(dueled.clone()),
-            Event::Confirmed(_) | Event::Stopped(_) => {}
+            Event::Sent(_) | Event::Replied(_) | Event::Confirmed(_) | Event::Stopped(_) => {}
         }
     }
 
@@ -270,7 +270,7 @@ impl Search {
             family,
         };
         self.ledger.push(record, kernel);
-        self.planner.learn(&plan.brief, &outcome);
+        self.planner.learn(&plan.brief, &outcome, &self.settings);
         self.barren = if plan.barren && !outcome.candidate() {
             self.barren + 1
         } else {

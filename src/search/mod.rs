@@ -23,6 +23,7 @@ use crate::event::{Brief, Event, Proposed, StopReason};
 use crate::verdict::{Speedup, Status, Verdict};
 
 mod archive;
+mod asking;
 mod divergence;
 mod families;
 mod fold;
@@ -33,9 +34,10 @@ mod settings;
 mod tests;
 
 pub use archive::{Archive, Axis, Cell, Elite};
+pub use asking::Askable;
 pub use divergence::Divergence;
 pub use ledger::{Counts, Insert, OperatorCounts, Outcome, Record};
-pub use settings::{FEATURES, Settings, Weights};
+pub use settings::{FEATURES, Mode, Settings, Weights};
 
 use families::Families;
 use fold::Held;
@@ -109,6 +111,7 @@ pub struct Search {
     window: u64,
     steps: u64,
     starts: Vec<String>,
+    askable: Askable,
 
     archive: Archive,
     ledger: Ledger,
@@ -134,6 +137,19 @@ impl Search {
     /// `window`: how many steps may be under way. `steps`: how many are planned. `starts`: file names of the starting kernels.
     /// The settings must have passed `Settings::check`.
     pub fn new(settings: &Settings, seed: u64, window: u64, steps: u64, starts: &[String]) -> Self {
+        Self::asking(settings, seed, window, steps, starts, Askable::default())
+    }
+
+    /// The same with models to ask. Without them a search has kforge's own operators alone.
+    pub fn asking(
+        settings: &Settings,
+        seed: u64,
+        window: u64,
+        steps: u64,
+        starts: &[String],
+        askable: Askable,
+    ) -> Self {
+        let begins = !starts.is_empty() || !askable.models.is_empty();
         let mut search = Self {
             settings: settings.clone(),
             seed,
@@ -147,13 +163,14 @@ impl Search {
             plans: VecDeque::new(),
             held: BTreeMap::new(),
             duel: None,
-            stopped: starts.is_empty().then_some(StopReason::Exhausted),
+            askable,
+            stopped: (!begins).then_some(StopReason::Exhausted),
             mark: None,
             barren: 0,
             confirmations: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
         };
-        if !starts.is_empty() {
+        if begins {
             for step in 1..=search.window {
                 search.plan(step, &mut Vec::new());
             }
@@ -360,6 +377,7 @@ impl Search {
             archive: &self.archive,
             ledger: &self.ledger,
             families: &self.families,
+            askable: &self.askable,
         };
         let plan = self.planner.decide(&view, step);
         self.planner

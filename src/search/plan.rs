@@ -1,19 +1,28 @@
 //! What to ask next: which parents, which operator, which point. Decided from the state of the fold alone.
 //!
 //! Invariant: the same state gives the same brief; every draw comes from the stream of (seed, step).
-//! Islands, models and strategies will be choices made here.
+//! What a model is asked beside that is `asking`'s.
 
 use std::collections::{HashMap, HashSet};
 
 use super::archive::Archive;
+use super::asking::{Askable, Asked, asking};
 use super::families::Families;
 use super::ledger::{Ledger, Outcome};
-use super::settings::Settings;
+use super::settings::{Mode, Settings};
 use crate::base::Stream;
 use crate::event::{Brief, FailedReason, Operator};
 
 /// The operators to choose among, in the order of their weights' arrays.
-const OPERATORS: [Operator; 3] = [Operator::Autotune, Operator::Mutate, Operator::Recombine];
+const OPERATORS: [Operator; 7] = [
+    Operator::Autotune,
+    Operator::Mutate,
+    Operator::Recombine,
+    Operator::Propose,
+    Operator::Edit,
+    Operator::Crossover,
+    Operator::Repair,
+];
 
 /// Exploitation draws from this many of the fastest elites; with weights of 1 / rank² the rest would get hardly a draw.
 const EXPLOITED: usize = 64;
@@ -43,8 +52,9 @@ pub(super) struct Planner {
     /// Questions that a proposer had no more answers to.
     spent: HashSet<Question>,
     /// By operator: steps, and candidates that the archive took, old ones counting less.
-    trials: [f64; 3],
-    gains: [f64; 3],
+    trials: [f64; OPERATORS.len()],
+    gains: [f64; OPERATORS.len()],
+    asked: Asked,
 }
 
 /// All that a decision may look at.
@@ -55,6 +65,7 @@ pub(super) struct View<'a> {
     pub(super) archive: &'a Archive,
     pub(super) ledger: &'a Ledger,
     pub(super) families: &'a Families,
+    pub(super) askable: &'a Askable,
 }
 
 impl Planner {
@@ -69,6 +80,7 @@ impl Planner {
             start: None,
             point: None,
             attempt: 0,
+            model: None,
         };
         let start = usize::try_from(step - 1)
             .ok()
@@ -79,6 +91,12 @@ impl Planner {
                     start: Some(start.clone()),
                     ..blank
                 },
+                barren: false,
+            };
+        }
+        if let Some(brief) = self.only_models(view, &blank, &mut stream) {
+            return Plan {
+                brief,
                 barren: false,
             };
         }
@@ -112,6 +130,10 @@ impl Planner {
     pub(super) fn note(&mut self, brief: &Brief, ledger: &Ledger, families: &mut Families) {
         match brief.operator {
             Operator::Start => {}
+            Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair => {
+                *self.attempts.entry(question(brief)).or_default() += 1;
+                self.asked.note(brief);
+            }
             Operator::Autotune => {
                 let family = brief
                     .parents
@@ -128,7 +150,8 @@ impl Planner {
     }
 
     /// Takes note of what became of it.
-    pub(super) fn learn(&mut self, brief: &Brief, outcome: &Outcome) {
+    pub(super) fn learn(&mut self, brief: &Brief, outcome: &Outcome, settings: &Settings) {
+        self.asked.learn(brief.step, outcome, settings);
         if *outcome == Outcome::Failed(FailedReason::NoOp)
             && matches!(brief.operator, Operator::Mutate | Operator::Recombine)
         {
@@ -158,10 +181,23 @@ impl Planner {
         stream: &mut Stream,
     ) -> Option<Brief> {
         let mut weights = self.weights(view.settings);
+        if view.askable.models.is_empty() {
+            for (weight, operator) in weights.iter_mut().zip(OPERATORS) {
+                *weight *= f64::from(u8::from(!operator.asks()));
+            }
+        }
         while let Some(index) = stream.weighted(&weights) {
             let operator = OPERATORS[index];
             let asked = match operator {
                 Operator::Start => None,
+                Operator::Propose | Operator::Edit => {
+                    self.ask_model(view, operator, vec![parent], blank, stream)
+                }
+                Operator::Crossover => pool.other(view, parent, stream).and_then(|other| {
+                    self.ask_model(view, operator, vec![parent, other], blank, stream)
+                }),
+                Operator::Repair => (self.asked.to_mend(view, stream))
+                    .and_then(|failed| self.ask_model(view, operator, vec![failed], blank, stream)),
                 Operator::Autotune => self.autotune(view, parent, blank, stream),
                 Operator::Mutate => self.repeatable(operator, [parent, 0], blank),
                 Operator::Recombine => self.recombine(view, pool, parent, blank, stream),
@@ -175,14 +211,52 @@ impl Planner {
     }
 
     /// The configured weights, moved towards what paid lately. One success in two is where every operator begins.
-    fn weights(&self, settings: &Settings) -> [f64; 3] {
-        let rates: [f64; 3] =
+    fn weights(&self, settings: &Settings) -> [f64; OPERATORS.len()] {
+        let rates: [f64; OPERATORS.len()] =
             std::array::from_fn(|index| (self.gains[index] + 1.0) / (self.trials[index] + 2.0));
         let mean = rates.iter().sum::<f64>() / rates.len() as f64;
         std::array::from_fn(|index| {
             let learned = 1.0 - settings.learning + settings.learning * rates[index] / mean;
             settings.operators.of(OPERATORS[index]) * learned
         })
+    }
+
+    /// Where nothing but a model can say what comes next: in a search that tunes, and where there is no kernel to begin with.
+    fn only_models(&self, view: &View<'_>, blank: &Brief, stream: &mut Stream) -> Option<Brief> {
+        let (operator, parents) = match view.settings.mode {
+            Mode::Tune => self.asked.tuned(view),
+            Mode::Evolve if view.starts.is_empty() && view.archive.filled() == 0 => {
+                match self
+                    .asked
+                    .to_mend(view, stream)
+                    .filter(|_| stream.unit() < 0.5)
+                {
+                    Some(failed) => (Operator::Repair, vec![failed]),
+                    None => (Operator::Propose, Vec::new()),
+                }
+            }
+            Mode::Evolve => return None,
+        };
+        self.ask_model(view, operator, parents, blank, stream)
+    }
+
+    fn ask_model(
+        &self,
+        view: &View<'_>,
+        operator: Operator,
+        parents: Vec<u64>,
+        blank: &Brief,
+        stream: &mut Stream,
+    ) -> Option<Brief> {
+        let model = asking(view, operator, &parents, stream)?;
+        let mut brief = Brief {
+            operator,
+            parents,
+            model: Some(model),
+            ..blank.clone()
+        };
+        brief.attempt = self.attempts.get(&question(&brief)).copied().unwrap_or(0);
+        Some(brief)
     }
 
     fn autotune(
@@ -302,6 +376,18 @@ impl Pool {
         })
     }
 
+    /// Another elite, drawn as a parent is.
+    fn other(&self, view: &View<'_>, parent: u64, stream: &mut Stream) -> Option<u64> {
+        let Self::Elites(steps) = self else {
+            return None;
+        };
+        let drawn = (0..DRAWS).map(|_| self.draw(view, stream));
+        drawn
+            .into_iter()
+            .find(|other| *other != parent)
+            .or_else(|| steps.iter().copied().find(|other| *other != parent))
+    }
+
     fn all(&self) -> Vec<u64> {
         let (Self::Elites(steps) | Self::Starts(steps)) = self;
         steps.clone()
@@ -338,13 +424,15 @@ mod tests {
             start: None,
             point: None,
             attempt: 0,
+            model: None,
         };
         let mut planner = Planner::default();
         let settings = |learning| Settings {
             learning,
             ..Settings::default()
         };
-        assert_eq!(planner.weights(&settings(1.0)), [1.0, 1.0, 0.3]);
+        let typed = [1.0, 1.0, 0.3, 1.0, 2.0, 0.5, 1.0];
+        assert_eq!(planner.weights(&settings(1.0)), typed);
         for _ in 0..200 {
             planner.learn(
                 &brief(Operator::Autotune),
@@ -352,6 +440,7 @@ mod tests {
                     speedup: 2.0,
                     insert: Insert::New,
                 },
+                &settings(0.5),
             );
             planner.learn(
                 &brief(Operator::Mutate),
@@ -359,9 +448,10 @@ mod tests {
                     speedup: 2.0,
                     insert: Insert::NotAdded { behind: 1 },
                 },
+                &settings(0.5),
             );
         }
-        assert_eq!(planner.weights(&settings(0.0)), [1.0, 1.0, 0.3]);
+        assert_eq!(planner.weights(&settings(0.0)), typed);
         let half = planner.weights(&settings(0.5));
         assert!(half[0] > 1.2 && half[1] > 0.5 && half[1] < 0.7, "{half:?}");
         let full = planner.weights(&settings(1.0));

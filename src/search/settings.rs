@@ -31,6 +31,8 @@ pub const FEATURES: [&str; 14] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// How parents are chosen.
+    pub mode: Mode,
     /// A step's question is made from the results of all steps up to this many before it: the most steps that can be under way at
     /// once. Default: twice what runs at once.
     pub window: Option<u64>,
@@ -49,6 +51,25 @@ pub struct Settings {
     pub target_speedup: Option<f64>,
     /// How many of the fastest elites are measured again at the end, with new seeds in fresh processes.
     pub confirm: u32,
+    /// The most kernels that a model is shown beside the parents: elites, different ones, recent ones, failures.
+    pub context: u64,
+    /// The most earlier steps that a model is told the outcome of.
+    pub history: u64,
+    /// `evolve`: how often a kernel that did not pass is given back to a model.
+    pub repairs: u64,
+    /// `tune`: failures in a row after which the best kernel is taken up again, or another is asked for where none has passed.
+    pub back_after: u64,
+}
+
+/// How parents are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Among all kinds of kernels in the archive, by all operators.
+    #[default]
+    Evolve,
+    /// One kernel, edited by a model step after step: mended until it passes, then made faster.
+    Tune,
 }
 
 /// Relative weights of the operators.
@@ -61,6 +82,14 @@ pub struct Weights {
     pub mutate: f64,
     /// Tunables and device functions of two parents.
     pub recombine: f64,
+    /// A model writes a kernel anew. This and what follows only where models are asked.
+    pub propose: f64,
+    /// A model edits one.
+    pub edit: f64,
+    /// A model makes one of two.
+    pub crossover: f64,
+    /// A model mends one that did not pass.
+    pub repair: f64,
 }
 
 impl Default for Settings {
@@ -83,6 +112,11 @@ impl Default for Settings {
             patience: None,
             target_speedup: None,
             confirm: 3,
+            context: 24,
+            history: 40,
+            repairs: 2,
+            back_after: 3,
+            mode: Mode::Evolve,
         }
     }
 }
@@ -93,6 +127,10 @@ impl Default for Weights {
             autotune: 1.0,
             mutate: 1.0,
             recombine: 0.3,
+            propose: 1.0,
+            edit: 2.0,
+            crossover: 0.5,
+            repair: 1.0,
         }
     }
 }
@@ -101,6 +139,10 @@ impl Weights {
     pub(super) fn of(&self, operator: Operator) -> f64 {
         match operator {
             Operator::Start => 0.0,
+            Operator::Propose => self.propose,
+            Operator::Edit => self.edit,
+            Operator::Crossover => self.crossover,
+            Operator::Repair => self.repair,
             Operator::Autotune => self.autotune,
             Operator::Mutate => self.mutate,
             Operator::Recombine => self.recombine,
@@ -138,6 +180,10 @@ impl Settings {
             ("autotune", self.operators.autotune),
             ("mutate", self.operators.mutate),
             ("recombine", self.operators.recombine),
+            ("propose", self.operators.propose),
+            ("edit", self.operators.edit),
+            ("crossover", self.operators.crossover),
+            ("repair", self.operators.repair),
         ];
         for (name, weight) in weights {
             if !(0.0..=1e9).contains(&weight) {
@@ -152,7 +198,7 @@ impl Settings {
             return Err(Failure::usage(
                 "every weight in `search.operators` is 0, so nothing could be asked for",
             )
-            .hint("give `autotune`, `mutate` or `recombine` a weight, or leave the key out"));
+            .hint("give `autotune`, `mutate`, `edit` or another a weight, or leave the key out"));
         }
         for (name, share) in [
             ("exploration", self.exploration),
@@ -180,9 +226,16 @@ impl Settings {
             ("window", self.window),
             ("patience", self.patience),
             ("confirm", Some(u64::from(self.confirm))),
+            ("back_after", Some(self.back_after)),
         ] {
             if count == Some(0) {
                 return Err(refused(name, "0", "at least 1 is needed"));
+            }
+        }
+        for (name, count) in [("context", self.context), ("history", self.history)] {
+            if count > MOST_SHOWN {
+                let count = count.to_string();
+                return Err(refused(name, &count, &format!("at most {MOST_SHOWN}")));
             }
         }
         if let Some(window) = self.window.filter(|window| *window > MOST_UNDER_WAY) {
@@ -198,6 +251,9 @@ impl Settings {
 
 /// The widest window: every question in it is held in memory.
 const MOST_UNDER_WAY: u64 = 100_000;
+
+/// The most steps that a prompt may speak of: their numbers are part of every question.
+const MOST_SHOWN: u64 = 1000;
 
 fn refused(key: &str, value: &str, hint: &str) -> Failure {
     Failure {
@@ -266,8 +322,8 @@ mod tests {
                 "`search.operators.mutate` cannot be `inf`\n\nhint: a weight is a number from 0 up",
             ),
             (
-                "operators: {autotune: 0, mutate: 0, recombine: 0}",
-                "every weight in `search.operators` is 0, so nothing could be asked for\n\nhint: give `autotune`, `mutate` or `recombine` a weight, or leave the key out",
+                "operators: {autotune: 0, mutate: 0, recombine: 0, propose: 0, edit: 0, crossover: 0, repair: 0}",
+                "every weight in `search.operators` is 0, so nothing could be asked for\n\nhint: give `autotune`, `mutate`, `edit` or another a weight, or leave the key out",
             ),
             (
                 "exploration: 1.5",

@@ -17,7 +17,7 @@ use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, yaml};
 
 static TASKS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tasks");
-static KERNELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
+pub(super) static KERNELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 
 /// The texts of a task: everything that judging it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,10 @@ pub struct TaskFiles {
     /// in `kernels`.
     #[serde(default)]
     pub baseline: Option<String>,
+    /// The folder of the task's kernels in the working tree, whether it is there yet or not. It stays on this side: workers are
+    /// given contents.
+    #[serde(skip)]
+    pub kernels_folder: PathBuf,
 }
 
 /// The names of the tasks within the program.
@@ -80,6 +84,7 @@ impl TaskFiles {
             return Self::collect(
                 name.to_owned(),
                 format!("{name} (embedded)"),
+                Path::new("kernels").join(name),
                 &read,
                 &kernel,
             );
@@ -127,12 +132,15 @@ impl TaskFiles {
                 .find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
                 .or_else(embedded)
         };
-        Self::collect(name.clone(), folder.display().to_string(), &read, &kernel)
+        let kernels_folder = folder_of_kernels(&folders);
+        let origin = folder.display().to_string();
+        Self::collect(name.clone(), origin, kernels_folder, &read, &kernel)
     }
 
     fn collect(
         name: String,
         origin: String,
+        kernels_folder: PathBuf,
         read: &dyn Fn(&str) -> Option<String>,
         kernel: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Failure> {
@@ -167,6 +175,7 @@ impl TaskFiles {
             files,
             kernels,
             baseline: None,
+            kernels_folder,
         })
     }
 
@@ -265,6 +274,16 @@ impl TaskFiles {
         };
         check_derived(&task).map_err(|(key, failure)| at(&key, failure))?;
         Ok(task)
+    }
+}
+
+/// The first of the folders that is there; the last, which is the working folder's, where that is the same, or none is.
+fn folder_of_kernels(folders: &[PathBuf]) -> PathBuf {
+    let whole = |folder: &PathBuf| folder.canonicalize().ok();
+    let here = folders.last().cloned().unwrap_or_default();
+    match folders.iter().find(|folder| folder.is_dir()) {
+        Some(first) if whole(first) != whole(&here) => first.clone(),
+        _ => here,
     }
 }
 

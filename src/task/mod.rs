@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::Digest;
 use crate::base::expression::Expression;
 
+mod best;
 mod check;
 mod definition;
 mod distribution;
@@ -17,6 +18,7 @@ mod regimes;
 mod settings;
 mod workload;
 
+pub use best::BestKnown;
 pub use definition::{Axis, AxisKind, Definition, Tensor};
 pub use distribution::{Distribution, Norm, Shape, Total};
 pub use dtype::DType;
@@ -74,6 +76,19 @@ impl Task {
             .iter()
             .filter_map(|file| self.kernels.get_key_value(file))
             .map(|(file, text)| (file.as_str(), text.as_str()))
+    }
+
+    /// Lets a search begin from other kernels, named as they are: before the task's own, or `alone`. What the task is, and with it
+    /// its digest, stays as it was.
+    pub fn begin_from(&mut self, kernels: Vec<(String, String)>, alone: bool) {
+        if alone {
+            self.settings.start.clear();
+        }
+        for (place, (name, text)) in kernels.into_iter().enumerate() {
+            let place = place.min(self.settings.start.len());
+            self.settings.start.insert(place, name.clone());
+            self.kernels.insert(name, text);
+        }
     }
 
     /// Other inputs than those that are timed, by name.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::protocol::Response;
-use crate::base::Failure;
+use crate::base::{Failure, environment};
 use crate::verdict::DeviceIdentity;
 
 /// The most that a worker may say in one line.
@@ -42,11 +42,9 @@ impl Worker {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
         // Nothing below ever needs a model's key.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().ends_with("_API_KEY") {
-                command.env_remove(name);
-            }
-        }
+        environment::withheld().iter().for_each(|name| {
+            command.env_remove(name);
+        });
         if let Some(uuid) = card {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }

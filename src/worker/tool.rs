@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
+use crate::base::environment;
 use crate::device::cuda::tools;
 use crate::verdict::DeviceIdentity;
 
@@ -98,11 +99,9 @@ impl Tool {
             .stdout(share(&out).map_err(|error| failed("make files for", error))?)
             .stderr(share(&err).map_err(|error| failed("make files for", error))?);
         // Nothing below ever needs a model's key.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().ends_with("_API_KEY") {
-                command.env_remove(name);
-            }
-        }
+        environment::withheld().iter().for_each(|name| {
+            command.env_remove(name);
+        });
         if let Some(card) = &self.card {
             command.env("CUDA_VISIBLE_DEVICES", card);
         }

@@ -67,7 +67,10 @@ impl Proposer for ScriptedProposer {
                     .last()
                     .map_or(parent.values, |other| Kernel::read(&other.source).values),
             },
-            (_, None) => return Ok(Answer::NoOp("no parent".to_owned())),
+            (operator, _) => {
+                let reason = format!("no parent, or a model is asked: {}", operator.name());
+                return Ok(Answer::NoOp(reason));
+            }
         };
         let named = |values: [i64; 2]| NAMES.map(str::to_owned).into_iter().zip(values);
         Ok(Answer::Candidate(Candidate {
@@ -268,10 +271,12 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
             folder: task.digest,
             oracle: Digest::of(&task.oracle),
             baseline: Digest::of(task.baseline().1),
+            from: Vec::new(),
         };
         (task.name.clone(), record)
     });
     Options {
+        models: None,
         directory: directory.to_owned(),
         start: match resume {
             true => Start::Resume {
@@ -280,6 +285,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
             false => Start::New,
         },
         record: Record {
+            prompts: None,
             schema: RECORD_SCHEMA,
             kforge: "0.0.0".to_owned(),
             host: "scripted".to_owned(),

@@ -79,6 +79,8 @@ pub fn find() -> Result<Compiler, Failure> {
         let Some(path) = which(name) else { continue };
         let Ok(output) = Command::new(&path)
             .arg("--version")
+            // It compiles without an environment too.
+            .env_clear()
             .stdin(Stdio::null())
             .output()
         else {
@@ -101,6 +103,7 @@ pub fn find() -> Result<Compiler, Failure> {
 fn search_folders(compiler: &Path) -> String {
     let asked = Command::new(compiler)
         .arg("-print-search-dirs")
+        .env_clear()
         .stdin(Stdio::null())
         .output();
     asked.map_or_else(

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Digest, Failure};
+use crate::base::{Digest, Failure, environment};
 use crate::device::cache;
 
 /// What decides, besides files.
@@ -277,6 +277,7 @@ impl Search {
         for program in ["ldconfig", "/sbin/ldconfig"] {
             let listed = Command::new(program)
                 .arg("-p")
+                .env_clear()
                 .stdin(Stdio::null())
                 .output();
             let Ok(listed) = listed else { continue };
@@ -341,7 +342,11 @@ impl Search {
         folders.extend(versions.map(|entry| entry.path().join("site-packages")));
         let named = given("KFORGE_PYTHON");
         let python = named.clone().unwrap_or_else(|| "python3".into());
-        let asked = Command::new(python)
+        let mut command = Command::new(python);
+        environment::withheld().iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let asked = command
             .args(["-c", "import sys; print('\\n'.join(sys.path))"])
             .stdin(Stdio::null())
             .output();

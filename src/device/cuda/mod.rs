@@ -36,6 +36,7 @@ pub use cards::{cards, users};
 pub use child::COMMAND as NVRTC_COMMAND;
 pub use locate::Toolkit;
 pub use nvrtc::serve as serve_nvrtc;
+pub(super) use peaks::recall as recall_peaks;
 
 use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
 use crate::kernel::Machine;

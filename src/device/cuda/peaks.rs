@@ -2,7 +2,7 @@
 //!
 //! A roofline is a time over what was measured here; a time below what the hardware's own figures allow was not computed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
@@ -14,7 +14,8 @@ use super::compiler::Compiler;
 use super::memory::Region;
 use super::own::{Module, arguments};
 use crate::base::files;
-use crate::device::Floor;
+use crate::device::{DeviceFacts, Floor};
+use crate::verdict::DeviceIdentity;
 
 const SOURCE: &str = include_str!("peaks.cu");
 /// Moved by one measurement of bandwidth: many times what a cache holds.
@@ -35,6 +36,26 @@ pub(super) struct Peaks {
     tensor: f64,
 }
 
+/// What is remembered of a card: its rates, and what only an open card tells.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Remembered {
+    #[serde(flatten)]
+    peaks: Peaks,
+    multiprocessors: u32,
+    cache_bytes: u64,
+}
+
+/// Puts what is remembered of a card into its facts; leaves them as they are where nothing is.
+pub(in crate::device) fn recall(identity: &DeviceIdentity, facts: &mut DeviceFacts) {
+    if let Some(known) = path(identity).and_then(|path| remembered(&path)) {
+        facts.multiprocessors = Some(known.multiprocessors);
+        facts.cache_bytes = Some(known.cache_bytes);
+        facts.bytes_a_second = Some(known.peaks.bytes);
+        facts.float_a_second = Some(known.peaks.float);
+        facts.tensor_a_second = Some(known.peaks.tensor);
+    }
+}
+
 /// The measured rates, and the bounds of the kind.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rates {
@@ -47,13 +68,19 @@ impl Rates {
     /// Remembered from an earlier process, or measured now.
     pub(super) fn of(shared: &Rc<Shared>, compiler: &Compiler) -> anyhow::Result<Self> {
         let card = &shared.card;
-        let measured = match remembered(card) {
-            Some(peaks) => peaks,
+        let path = path(&card.identity());
+        let measured = match path.as_deref().and_then(remembered) {
+            Some(known) => known.peaks,
             None => {
                 let peaks = measure(shared, compiler)?;
+                let known = Remembered {
+                    peaks,
+                    multiprocessors: card.sm_count,
+                    cache_bytes: card.cache_bytes,
+                };
                 // Whoever cannot write there measures again next time.
-                if let Some(path) = path(card)
-                    && let Ok(text) = serde_json::to_string(&peaks)
+                if let Some(path) = path
+                    && let Ok(text) = serde_json::to_string(&known)
                 {
                     let _ = files::replace(&path, text.as_bytes());
                 }
@@ -83,21 +110,22 @@ impl Rates {
     }
 }
 
-fn path(card: &Card) -> Option<PathBuf> {
-    let identity = card.identity();
-    let name = format!(
-        "peaks-{}-{}.json",
-        identity.uuid.unwrap_or_default(),
-        identity.driver.unwrap_or_default()
-    );
-    Some(crate::device::cache::folder().join(name))
+/// `None` where it cannot be told from others: what is remembered must be its own.
+fn path(identity: &DeviceIdentity) -> Option<PathBuf> {
+    let (uuid, driver) = (identity.uuid.as_deref()?, identity.driver.as_deref()?);
+    Some(crate::device::cache::folder().join(format!("peaks-{uuid}-{driver}.json")))
 }
 
-fn remembered(card: &Card) -> Option<Peaks> {
-    let text = std::fs::read_to_string(path(card)?).ok()?;
-    let peaks: Peaks = serde_json::from_str(&text).ok()?;
+fn remembered(path: &Path) -> Option<Remembered> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let known: Remembered = serde_json::from_str(&text).ok()?;
     let sound = |rate: f64| rate.is_finite() && rate > 0.0;
-    (sound(peaks.bytes) && sound(peaks.float) && sound(peaks.tensor)).then_some(peaks)
+    let Peaks {
+        bytes,
+        float,
+        tensor,
+    } = known.peaks;
+    (sound(bytes) && sound(float) && sound(tensor)).then_some(known)
 }
 
 fn measure(shared: &Rc<Shared>, compiler: &Compiler) -> anyhow::Result<Peaks> {

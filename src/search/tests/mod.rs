@@ -2,6 +2,7 @@
 
 mod order;
 mod steps;
+mod tune;
 
 use std::collections::BTreeMap;
 
@@ -185,6 +186,7 @@ impl Run {
                 family: parent(0).family,
                 point: parent(1).point,
             }),
+            Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair => None,
         }
     }
 
@@ -311,6 +313,7 @@ impl Run {
         }
         let fail = |reason, of, kernel: Option<Digest>| {
             Event::Failed(Failed {
+                edits: Default::default(),
                 step,
                 reason,
                 of,
@@ -329,6 +332,8 @@ impl Run {
             return true;
         }
         self.tell(Event::Proposed(Proposed {
+            edits: Default::default(),
+            expected: None,
             step,
             kernel,
             operator: brief.operator,

@@ -175,6 +175,10 @@ fn a_world_with_nothing_left_ends_as_exhausted_at_a_fixed_step() {
         let mut run = Run::new(
             &Settings {
                 operators: Weights {
+                    propose: 0.0,
+                    edit: 0.0,
+                    crossover: 0.0,
+                    repair: 0.0,
                     recombine: 0.0,
                     ..Weights::default()
                 },
@@ -210,6 +214,10 @@ fn with_autotune_alone_every_point_of_the_starting_kernels_is_tried() {
     let mut run = Run::new(
         &Settings {
             operators: Weights {
+                propose: 0.0,
+                edit: 0.0,
+                crossover: 0.0,
+                repair: 0.0,
                 autotune: 1.0,
                 mutate: 0.0,
                 recombine: 0.0,
@@ -281,6 +289,8 @@ fn a_hundred_thousand_steps_are_folded_in_time_that_does_not_grow() {
         let brief = run.search.ask(step).unwrap();
         run.search.tell(&Event::Asked(brief.clone()));
         run.search.tell(&Event::Proposed(Proposed {
+            edits: Default::default(),
+            expected: None,
             step,
             kernel: Digest::of(step.to_le_bytes()),
             operator: brief.operator,

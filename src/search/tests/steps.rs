@@ -19,6 +19,8 @@ fn by_hand() -> Search {
 fn proposed(search: &Search, step: u64, text: &str) -> Event {
     let brief = search.ask(step).unwrap();
     Event::Proposed(Proposed {
+        edits: Default::default(),
+        expected: None,
         step,
         kernel: Digest::of(text),
         operator: brief.operator,
@@ -65,6 +67,7 @@ fn the_later_of_two_equal_sources_is_the_duplicate_whoever_came_first() {
         assert_eq!(search.known(&Digest::of("same")), Some(first));
         let kernel = Some(Digest::of("same"));
         search.tell(&Event::Failed(Failed {
+            edits: Default::default(),
             step: second,
             reason: FailedReason::Duplicate,
             of: Some(first),
@@ -92,6 +95,7 @@ fn duplicates_that_point_at_each_other_do_not_hang() {
     let mut search = by_hand();
     for (step, of) in [(1, 2), (2, 1)] {
         search.tell(&Event::Failed(Failed {
+            edits: Default::default(),
             step,
             reason: FailedReason::Duplicate,
             of: Some(of),
@@ -159,6 +163,7 @@ fn kforges_own_fault_is_no_result_until_the_step_is_closed() {
         [(1, true)]
     );
     search.tell(&Event::Failed(Failed {
+        edits: Default::default(),
         step: 1,
         reason: FailedReason::HarnessError,
         of: None,

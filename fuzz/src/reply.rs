@@ -1,0 +1,103 @@
+//! Replies of models: reading one, and making its edits in a kernel.
+
+use kforge::propose::reply::{Applied, Body, Edit, apply, message, read};
+
+/// What stands between a reply and the kernel that its edits are made in.
+const KERNEL_BEGINS: &str = "\n=== kernel ===\n";
+
+/// A kernel for inputs that bring none.
+const KERNEL: &str = include_str!("../../kernels/softmax/rows.cu");
+
+pub fn reply(input: &[u8]) {
+    let text = super::text(input);
+    let (reply, kernel) = text.split_once(KERNEL_BEGINS).unwrap_or((&text, KERNEL));
+    let found = read(reply, true);
+    assert_eq!(found, read(reply, true), "not the same twice");
+    let cut = read(reply, false);
+    assert_eq!(
+        cut.body,
+        Body::Truncated,
+        "what was cut was taken for whole"
+    );
+    assert_eq!(cut.trace, found.trace);
+    assert!(found.trace.is_some() || found.trace_fault.is_some());
+    if let Some(trace) = &found.trace {
+        let percent = trace.expected_percent.unwrap_or(0.0);
+        assert!(percent.is_finite() && percent >= -100.0, "{percent}");
+    }
+    match &found.body {
+        Body::Code(code) => {
+            assert!(code.trim_start().starts_with("/*"), "no header:\n{code}");
+            assert!(code.ends_with('\n') && !code.contains("\r\n"));
+        }
+        Body::Edits(edits) => {
+            assert!(!edits.is_empty());
+            edited(kernel, edits);
+        }
+        Body::None(reason) => assert!(!reason.is_empty() && reason.len() < 1024),
+        Body::NoValidEdit | Body::Truncated => {}
+    }
+    // Any two halves of the text are an edit, too.
+    let middle = text.len() / 2;
+    let middle = (middle..=text.len()).find(|at| text.is_char_boundary(*at));
+    let (old, new) = text.split_at(middle.unwrap_or(0));
+    let edit = |old: &str, new: &str| Edit {
+        old: old.to_owned(),
+        new: new.to_owned(),
+    };
+    edited(kernel, &[edit(old, new), edit(new, old)]);
+}
+
+fn edited(kernel: &str, edits: &[Edit]) {
+    let applied = apply(kernel, edits, edits.len());
+    assert_eq!(
+        applied,
+        apply(kernel, edits, edits.len()),
+        "not the same twice"
+    );
+    match &applied {
+        Applied::Changed { source, repaired } => {
+            assert_ne!(source, kernel, "changed into itself");
+            let known = 1..=edits.len();
+            assert!(repaired.iter().all(|repair| known.contains(&repair.edit)));
+            if repaired.is_empty() && edits.len() == 1 && !edits[0].old.is_empty() {
+                assert_eq!(kernel.matches(&edits[0].old).count(), 1, "a guess");
+                assert_eq!(*source, kernel.replacen(&edits[0].old, &edits[0].new, 1));
+            }
+        }
+        Applied::NoOp => {}
+        Applied::Missed { faults } => {
+            assert!(!faults.is_empty());
+            for line in lines(faults) {
+                super::assert_line(line, kernel, &message(faults));
+            }
+            assert!(message(faults).len() < 64 * 1024);
+        }
+    }
+    if let [first, ..] = edits {
+        let refused = apply(kernel, edits, edits.len() - 1);
+        assert!(matches!(refused, Applied::Missed { .. }), "{first:?}");
+    }
+}
+
+/// All lines that faults name.
+fn lines(faults: &[kforge::propose::reply::Fault]) -> Vec<u32> {
+    use kforge::propose::reply::Fault;
+    let mut named = Vec::new();
+    for fault in faults {
+        match fault {
+            Fault::Ambiguous { lines, .. } => named.extend(lines),
+            Fault::Missed {
+                nearest,
+                instead,
+                present,
+                ..
+            } => {
+                named.extend(nearest.iter().chain(instead).map(|near| near.line));
+                named.extend(present);
+            }
+            Fault::TooMany { .. } | Fault::Empty { .. } | Fault::Overtaken { .. } => {}
+        }
+    }
+    named.into_iter().map(|line| line as u32).collect()
+}

@@ -1,0 +1,322 @@
+//! `kforge prompt`: what a model would be told, without telling it.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::{Exit, print, print_json};
+use crate::base::{Failure, files, yaml};
+use crate::config::{self, Backend, Config};
+use crate::device::DeviceFacts;
+use crate::event::Operator;
+use crate::propose::prompt::{
+    Feedback, Label, Language, Prompt, Question, Shown, Templates, render, tokens,
+};
+use crate::task::{Task, TaskFiles};
+use crate::verdict::{DeviceIdentity, Verdict};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(super) struct Arguments {
+    /// The task's name or its folder.
+    task: String,
+    /// The run config whose backend and profile are meant.
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// What the model is asked to do.
+    #[arg(long, value_enum, default_value_t)]
+    operator: Asked,
+    /// A kernel file to work on; may be given several times. Default: the task's starting kernels, as many as are needed.
+    #[arg(long = "kernel", value_name = "FILE")]
+    kernels: Vec<PathBuf>,
+    /// Other kernels to show, the most worthy first; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    context: Vec<PathBuf>,
+    /// Verdicts of these kernels, as `kforge eval --format json` prints them; told as feedback.
+    #[arg(long, value_name = "FILE")]
+    verdicts: Option<PathBuf>,
+    /// A strategy card, by its name; `list` shows them all.
+    #[arg(long, value_name = "NAME")]
+    card: Option<String>,
+    /// A folder whose templates take the place of those within the program, file by file.
+    #[arg(long, value_name = "DIR")]
+    prompts: Option<PathBuf>,
+    /// The device that judges. Default: what the config's `backend` comes to here.
+    #[arg(long, value_name = "NAME", value_parser = ["auto", "cpu", "cuda", "metal"])]
+    backend: Option<String>,
+    /// The architecture to write for, where it is not this machine's own, such as `sm_90`.
+    #[arg(long, value_name = "NAME")]
+    arch: Option<String>,
+    /// The most tokens that the prompt should take, by estimate.
+    #[arg(long, value_name = "TOKENS", default_value_t = 100_000)]
+    tokens: u64,
+    /// The most edits that a reply may have.
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    edits: usize,
+    /// The form of the results.
+    #[arg(long, value_enum, default_value_t)]
+    format: PromptFormat,
+}
+
+const HELP: &str = "\
+The prompt goes to standard output, a table of its parts to standard error. Tokens are an estimate: bytes / 3.5.";
+
+/// What can be asked of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Asked {
+    #[default]
+    Propose,
+    Edit,
+    Crossover,
+    Repair,
+}
+
+/// The form of a prompt on standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PromptFormat {
+    /// The prompt's own text.
+    #[default]
+    Human,
+    /// One JSON document: every part with its text and its tokens.
+    Json,
+}
+
+impl Asked {
+    fn operator(self) -> Operator {
+        match self {
+            Asked::Propose => Operator::Propose,
+            Asked::Edit => Operator::Edit,
+            Asked::Crossover => Operator::Crossover,
+            Asked::Repair => Operator::Repair,
+        }
+    }
+
+    /// Parents that are taken where none is named.
+    fn parents(self) -> usize {
+        match self {
+            Asked::Propose => 0,
+            Asked::Edit | Asked::Repair => 1,
+            Asked::Crossover => 2,
+        }
+    }
+}
+
+/// A kernel file with what is known of it.
+struct File {
+    name: String,
+    source: String,
+    feedback: Option<Feedback>,
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let templates = match &arguments.prompts {
+        Some(folder) => Templates::with_folder(folder)?,
+        None => Templates::embedded()?,
+    };
+    let task = TaskFiles::find(&arguments.task)?.load()?;
+    let mut config = match &arguments.config {
+        Some(file) => {
+            let (text, origin) = config::find(file)?;
+            yaml::read(&text, &origin)?
+        }
+        None => Config::default(),
+    };
+    let (backend, device, profile) = target(&arguments, &mut config)?;
+    if arguments.card.as_deref() == Some("list") {
+        let cards = templates.cards(Language::of_backend(&backend));
+        let list = cards.map(|card| format!("{:<24} {}\n", card.name, card.when));
+        print(&list.collect::<String>())?;
+        return Ok(Exit::Done);
+    }
+    let verdicts = verdicts(&arguments, &task)?;
+    let feedback = |name: &str| {
+        let known = verdicts.iter().find(|verdict| verdict.kernel == name);
+        known.and_then(|verdict| Feedback::of(verdict, &task))
+    };
+    let read = |path: &PathBuf| {
+        let name = path.display().to_string();
+        anyhow::Ok(File {
+            source: files::read(path)?,
+            feedback: feedback(&name),
+            name,
+        })
+    };
+    let mut parents: Vec<_> = arguments
+        .kernels
+        .iter()
+        .map(read)
+        .collect::<Result<_, _>>()?;
+    if parents.is_empty() {
+        let starts = task.starts().take(arguments.operator.parents());
+        parents.extend(starts.map(|(name, source)| File {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            feedback: feedback(name),
+        }));
+    }
+    if parents.len() < arguments.operator.parents() {
+        return Err(Failure::usage("there are not enough kernels to work on")
+            .hint("name them: `--kernel FILE --kernel FILE`")
+            .into());
+    }
+    let context: Vec<_> = arguments
+        .context
+        .iter()
+        .map(read)
+        .collect::<Result<_, _>>()?;
+    let parents_shown = shown(&parents, 1, Label::Parent);
+    let context_shown = shown(&context, parents.len() as u64 + 1, Label::Elite);
+    let baselines = task.settings.baselines.keys();
+    let question = Question {
+        operator: arguments.operator.operator(),
+        task: &task,
+        profile: &profile,
+        backend: &backend,
+        device: &device,
+        baseline: baselines.map(String::as_str).next().unwrap_or_default(),
+        parents: &parents_shown,
+        context: &context_shown,
+        history: &[],
+        card: arguments.card.as_deref(),
+        most_edits: arguments.edits,
+        budget_tokens: arguments.tokens,
+        missed: None,
+    };
+    let prompt = render(&question, &templates)?;
+    match arguments.format {
+        PromptFormat::Human => {
+            print(&prompt.document())?;
+            table(&prompt, parents.iter().chain(&context));
+        }
+        PromptFormat::Json => print_json(&json!({
+            "version": prompt.version,
+            "tokens": prompt.tokens(),
+            "bytes": prompt.bytes(),
+            "system": prompt.system,
+            "sections": prompt.sections,
+            "left_out": prompt.left_out,
+        }))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn shown(files: &[File], first: u64, label: Label) -> Vec<Shown<'_>> {
+    let numbered = files.iter().zip(first..);
+    numbered
+        .map(|(file, step)| Shown {
+            step,
+            operator: Operator::Start,
+            source: &file.source,
+            feedback: file.feedback.as_ref(),
+            label,
+        })
+        .collect()
+}
+
+/// The backend, what is known of its device, and the profile that it takes.
+fn target(
+    arguments: &Arguments,
+    config: &mut Config,
+) -> anyhow::Result<(String, DeviceFacts, String)> {
+    let profile = |config: &Config, backend: &str| match (config.profile.0.as_str(), backend) {
+        ("auto", "cpu") => "quick".to_owned(),
+        ("auto", _) => "full".to_owned(),
+        (named, _) => named.to_owned(),
+    };
+    let of_arch = |arch: &str| {
+        DeviceFacts::of(&DeviceIdentity {
+            arch: arch.to_owned(),
+            ..DeviceIdentity::default()
+        })
+    };
+    match (arguments.backend.as_deref(), arguments.arch.as_deref()) {
+        (Some("metal"), arch) => {
+            let facts = of_arch(arch.unwrap_or_default());
+            return Ok(("metal".to_owned(), facts, profile(config, "metal")));
+        }
+        // Written for a GPU that is not here: the maker's figures are all that is known of it.
+        (None | Some("auto" | "cuda"), Some(arch)) => {
+            return Ok(("cuda".to_owned(), of_arch(arch), profile(config, "cuda")));
+        }
+        (Some("cpu"), _) => config.backend = Backend::Cpu,
+        (Some("cuda"), _) => config.backend = Backend::Cuda,
+        _ => {}
+    }
+    // The named task is the one that is meant, whatever the config is for.
+    config.tasks = vec![arguments.task.clone()];
+    let resolved = config::resolve(config, "prompt", "")?;
+    let identity = match resolved.cards.first() {
+        Some(card) => card.clone(),
+        None => DeviceIdentity {
+            name: "a CPU".to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            cores: (std::thread::available_parallelism().ok())
+                .and_then(|cores| u32::try_from(cores.get()).ok()),
+            ..DeviceIdentity::default()
+        },
+    };
+    Ok((
+        resolved.backend,
+        DeviceFacts::of(&identity),
+        resolved.profile,
+    ))
+}
+
+fn verdicts(arguments: &Arguments, task: &Task) -> anyhow::Result<Vec<Verdict>> {
+    let Some(path) = &arguments.verdicts else {
+        return Ok(Vec::new());
+    };
+    let text = files::read(path)?;
+    let verdicts: Vec<Verdict> = serde_json::from_str(&text)
+        .or_else(|_| serde_json::from_str(&text).map(|verdict| vec![verdict]))
+        .map_err(|error| {
+            Failure::usage(format!("`{}`: {error}", path.display()))
+                .hint("verdicts are what `kforge eval --format json` prints")
+        })?;
+    let other = verdicts.iter().find(|verdict| verdict.task != task.name);
+    if let Some(other) = other {
+        return Err(Failure::usage(format!(
+            "`{}`: a verdict on task `{}`, not on `{}`",
+            path.display(),
+            other.task,
+            task.name
+        ))
+        .into());
+    }
+    Ok(verdicts)
+}
+
+/// What each part takes, for people.
+fn table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f File>) {
+    let mut text = String::new();
+    // In memory alone: writing to a String cannot fail.
+    for (file, step) in files.zip(1..) {
+        let judged = match file.feedback {
+            Some(_) => "",
+            None => " (not judged)",
+        };
+        let _ = writeln!(text, "step {step} is {}{judged}", file.name);
+    }
+    let _ = writeln!(text, "{:<12} {:>8}", "part", "tokens");
+    let _ = writeln!(text, "{:<12} {:>8}", "system", tokens(&prompt.system));
+    for section in &prompt.sections {
+        let stable = if section.stable { "" } else { "  changes" };
+        let _ = writeln!(text, "{:<12} {:>8}{stable}", section.name, section.tokens);
+    }
+    let _ = writeln!(
+        text,
+        "{:<12} {:>8}  estimated from {} bytes; templates {}",
+        "all",
+        prompt.tokens(),
+        prompt.bytes(),
+        prompt.version
+    );
+    for left in &prompt.left_out {
+        let _ = writeln!(text, "left out: {left}");
+    }
+    // Whoever closed standard error has no use for it.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

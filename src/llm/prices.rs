@@ -1,0 +1,191 @@
+//! What tokens cost: prices as a person writes them, amounts as whole numbers.
+//!
+//! A price is given in dollars per million tokens. It is kept as millionths of a millionth of a dollar per token, so that sums are
+//! exact; an amount is in billionths of a dollar, rounded up once for each reply.
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::Failure;
+use crate::event::{Cost, Usage};
+
+/// Prices of a model, in dollars per million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Tokens read afresh.
+    pub input: f64,
+    /// Tokens read from the provider's cache; `input` where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached: Option<f64>,
+    /// Tokens written to the cache; where it is not given a quarter more than `input` from Anthropic, else `input`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<f64>,
+    /// Tokens made, reasoning included.
+    pub output: f64,
+}
+
+/// Prices per token, in millionths of a millionth of a dollar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rates {
+    input: u64,
+    cached: u64,
+    cache_write: u64,
+    output: u64,
+}
+
+/// The dearest that a million tokens may be: what is above is a slip of the pen.
+const DEAREST: f64 = 100_000.0;
+
+impl Price {
+    /// Whether the numbers are prices; `key` names the place in the config.
+    pub(super) fn check(&self, key: &str) -> Result<(), Failure> {
+        let all = [
+            ("input", Some(self.input)),
+            ("cached", self.cached),
+            ("cache_write", self.cache_write),
+            ("output", Some(self.output)),
+        ];
+        for (name, value) in all {
+            if let Some(value) = value.filter(|value| !(0.0..=DEAREST).contains(value)) {
+                return Err(Failure::usage(format!("`{key}.{name}` cannot be `{value}`")).hint(
+                    "a price is in dollars per million tokens, for example `price: {input: 3, output: 15}`",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// `caches_dearly`: whether writing to the cache costs a quarter more where the config does not say.
+    pub(super) fn rates(&self, caches_dearly: bool) -> Rates {
+        // Within `DEAREST` the product has far fewer than the 53 bits of a double: the rounding only mends the last one.
+        let rate = |dollars: f64| (dollars * 1e6).round() as u64;
+        let input = rate(self.input);
+        let written = match caches_dearly {
+            true => input + input.div_ceil(4),
+            false => input,
+        };
+        Rates {
+            input,
+            cached: self.cached.map_or(input, rate),
+            cache_write: self.cache_write.map_or(written, rate),
+            output: rate(self.output),
+        }
+    }
+}
+
+impl Rates {
+    fn amount(&self, usage: &Usage) -> u64 {
+        let of = |tokens: u64, rate: u64| u128::from(tokens) * u128::from(rate);
+        let sum = of(usage.input, self.input)
+            + of(usage.cached, self.cached)
+            + of(usage.cache_write, self.cache_write)
+            + of(usage.output, self.output);
+        u64::try_from(sum.div_ceil(1000)).unwrap_or(u64::MAX)
+    }
+
+    /// The dearest that an input token can come to.
+    fn dearest_input(&self) -> u64 {
+        self.input.max(self.cached).max(self.cache_write)
+    }
+}
+
+/// What a usage costs.
+pub(super) fn cost(rates: Option<&Rates>, usage: &Usage) -> Cost {
+    Cost {
+        tokens: usage.tokens(),
+        nano_usd: rates.map(|rates| rates.amount(usage)),
+        assumed: false,
+    }
+}
+
+/// The most that so many tokens can cost, however they are cached.
+pub(super) fn worst_case(rates: Option<&Rates>, input: u64, output: u64) -> Cost {
+    let usage = Usage {
+        input,
+        output,
+        ..Usage::default()
+    };
+    let dearest = |rates: &Rates| Rates {
+        input: rates.dearest_input(),
+        ..*rates
+    };
+    Cost {
+        tokens: usage.tokens(),
+        nano_usd: rates.map(|rates| dearest(rates).amount(&usage)),
+        assumed: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SONNET: Price = Price {
+        input: 3.0,
+        cached: Some(0.3),
+        cache_write: Some(3.75),
+        output: 15.0,
+    };
+
+    #[test]
+    fn amounts_are_exact_to_the_token() {
+        let usage = Usage {
+            input: 1000,
+            cached: 90_000,
+            cache_write: 9000,
+            output: 2000,
+            reasoning: 500,
+        };
+        let cost = cost(Some(&SONNET.rates(true)), &usage);
+        // 3,000 + 27,000 + 33,750 + 30,000 millionths of a dollar.
+        assert_eq!((cost.tokens, cost.nano_usd), (102_000, Some(93_750_000)));
+        assert!(!cost.assumed);
+        let odd = Price {
+            input: 0.0375,
+            cached: None,
+            cache_write: None,
+            output: 0.1,
+        };
+        let one = |input, output| {
+            super::cost(
+                Some(&odd.rates(false)),
+                &Usage {
+                    input,
+                    output,
+                    ..Usage::default()
+                },
+            )
+            .nano_usd
+        };
+        assert_eq!(one(2, 0), Some(75));
+        assert_eq!(one(1, 0), Some(38), "parts of a billionth are rounded up");
+        assert_eq!(one(0, 10_000_000), Some(1_000_000_000));
+    }
+
+    #[test]
+    fn the_worst_case_is_at_least_every_real_one() {
+        let rates = SONNET.rates(true);
+        let worst = worst_case(Some(&rates), 100, 50);
+        for cached in 0..=100 {
+            for cache_write in 0..=100 - cached {
+                let usage = Usage {
+                    input: 100 - cached - cache_write,
+                    cached,
+                    cache_write,
+                    output: 50,
+                    reasoning: 0,
+                };
+                assert!(cost(Some(&rates), &usage).nano_usd <= worst.nano_usd);
+            }
+        }
+        assert_eq!(worst_case(None, 100, 50).nano_usd, None);
+        assert_eq!(
+            SONNET.rates(true),
+            Price {
+                cache_write: None,
+                ..SONNET
+            }
+            .rates(true)
+        );
+    }
+}

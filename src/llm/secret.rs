@@ -1,0 +1,108 @@
+//! Keys: read from the environment once, sent as a header, shown to nobody.
+//!
+//! A key never reaches a file, a log, a child process or a prompt. What a server says is scrubbed of it before anything else is
+//! done with it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::models::Model;
+use crate::base::environment;
+
+/// A value that prints as `***` wherever it is shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+/// What stands in a secret's place.
+const HIDDEN: &str = "***";
+
+impl Secret {
+    /// The value of an environment variable; `None` where it is unset, empty or no text.
+    pub fn from_environment(name: &str) -> Option<Self> {
+        environment::secret(name).map(Self)
+    }
+
+    /// The value itself, for the one header that needs it.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(HIDDEN)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
+    }
+}
+
+/// All secrets of a run, to scrub texts of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Secrets(Vec<Secret>);
+
+impl Secrets {
+    /// All that the models' configs name and the environment holds.
+    pub(super) fn of(models: &[Model]) -> Self {
+        let mut secrets = Self::default();
+        for model in models {
+            let headers = model
+                .headers
+                .values()
+                .filter_map(|value| value.strip_prefix('$'));
+            for name in headers.chain(model.key_env.as_deref()) {
+                if let Some(secret) = Secret::from_environment(name) {
+                    secrets.add(&secret);
+                }
+            }
+        }
+        secrets
+    }
+
+    fn add(&mut self, secret: &Secret) {
+        if secret.0.len() >= environment::SHORTEST_SECRET && !self.0.contains(secret) {
+            self.0.push(secret.clone());
+        }
+    }
+
+    /// The text without them.
+    pub(super) fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for secret in &self.0 {
+            if text.contains(secret.reveal()) {
+                text = Cow::Owned(text.replace(secret.reveal(), HIDDEN));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_prints() {
+        let secret = Secret("sk-planted".to_owned());
+        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), "\"***\"");
+        let mut secrets = Secrets::default();
+        secrets.add(&secret);
+        assert_eq!(
+            secrets.scrub("wrong key sk-planted, sk-plant"),
+            "wrong key ***, sk-plant"
+        );
+        assert!(!format!("{secrets:?}").contains("planted"));
+    }
+}

@@ -1,0 +1,147 @@
+//! Server-sent events, as they arrive.
+//!
+//! Keeps only what is not yet a whole event. The names of events are passed over: the protocols repeat them in the data.
+
+use std::ops::ControlFlow;
+
+/// What has come and is not an event yet.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    /// The line that has not ended.
+    line: Vec<u8>,
+    /// The data of the event that has not ended.
+    data: Vec<u8>,
+    has_data: bool,
+    /// Whether the last byte was a carriage return, so that a line feed next to it ends no other line.
+    after_return: bool,
+    /// Whether a line was seen: a byte order mark may only stand before the first.
+    is_begun: bool,
+}
+
+impl Events {
+    /// Takes the next bytes, and hands on the data of each event that they end. Stops where `each` breaks.
+    pub(super) fn push<B>(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(&str) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        while !bytes.is_empty() {
+            if self.after_return && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+                self.after_return = false;
+                continue;
+            }
+            self.after_return = false;
+            let Some(end) = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+                self.line.extend_from_slice(bytes);
+                break;
+            };
+            let (line, rest) = bytes.split_at(end);
+            self.after_return = rest[0] == b'\r';
+            bytes = &rest[1..];
+            if self.line.is_empty() {
+                self.end_line(line, &mut each)?;
+            } else {
+                self.line.extend_from_slice(line);
+                let whole = std::mem::take(&mut self.line);
+                let flow = self.end_line(&whole, &mut each);
+                self.line = whole;
+                self.line.clear();
+                flow?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// At the end of the stream: an event whose empty line never came is handed on all the same.
+    pub(super) fn finish<B>(
+        &mut self,
+        mut each: impl FnMut(&str) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let line = std::mem::take(&mut self.line);
+        if !line.is_empty() {
+            self.end_line(&line, &mut each)?;
+        }
+        self.end_line(b"", &mut each)
+    }
+
+    fn end_line<B>(
+        &mut self,
+        line: &[u8],
+        each: &mut impl FnMut(&str) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let line = match self.is_begun {
+            true => line,
+            false => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
+        };
+        self.is_begun = true;
+        if line.is_empty() {
+            if !std::mem::take(&mut self.has_data) {
+                return ControlFlow::Continue(());
+            }
+            let flow = each(&String::from_utf8_lossy(&self.data));
+            self.data.clear();
+            return flow;
+        }
+        let Some(value) = line.strip_prefix(b"data") else {
+            return ControlFlow::Continue(());
+        };
+        let value = match value {
+            [] => value,
+            [b':', b' ', value @ ..] | [b':', value @ ..] => value,
+            // Another field, whose name merely begins so.
+            _ => return ControlFlow::Continue(()),
+        };
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(value);
+        self.has_data = true;
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(pieces: &[&[u8]]) -> Vec<String> {
+        let mut events = Events::default();
+        let mut found = Vec::new();
+        let mut each = |data: &str| {
+            found.push(data.to_owned());
+            ControlFlow::<()>::Continue(())
+        };
+        for piece in pieces {
+            assert!(events.push(piece, &mut each).is_continue());
+        }
+        assert!(events.finish(&mut each).is_continue());
+        found
+    }
+
+    const STREAM: &str = "\u{feff}event: a\ndata: {\"x\": \"ü\"}\n\n: ping\r\n\r\ndata:one\r\ndata: two\r\rdatabase: no\nid: 7\n\ndata\n\ndata: last";
+
+    #[test]
+    fn events_are_the_same_however_they_are_cut() {
+        let expected = ["{\"x\": \"ü\"}", "one\ntwo", "", "last"];
+        let bytes = STREAM.as_bytes();
+        assert_eq!(all(&[bytes]), expected);
+        for first in 0..=bytes.len() {
+            for second in first..=bytes.len() {
+                let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
+                assert_eq!(all(&pieces), expected, "cut at {first} and {second}");
+            }
+        }
+        let single: Vec<_> = bytes.chunks(1).collect();
+        assert_eq!(all(&single), expected);
+    }
+
+    #[test]
+    fn a_break_stops_at_once() {
+        let mut events = Events::default();
+        let flow = events.push(b"data: 1\n\ndata: 2\n\n", |data| {
+            ControlFlow::Break(data.to_owned())
+        });
+        assert_eq!(flow, ControlFlow::Break("1".to_owned()));
+    }
+}

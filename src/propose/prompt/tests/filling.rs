@@ -1,0 +1,225 @@
+//! What a prompt has room for, in which order, and what it costs to make.
+
+use std::time::Instant;
+
+use super::*;
+
+#[test]
+fn the_stable_part_is_the_same_for_all_steps() {
+    let templates = Templates::embedded().unwrap();
+    let task = task("gdn_decode");
+    let device = h200();
+    let feedback = Feedback::of(&verdict("gpu_parent.cu"), &task).unwrap();
+    let (_, source) = task.baseline();
+    let parents = [
+        shown(4, source, Some(&feedback), Label::Parent),
+        shown(9, "other", None, Label::Parent),
+    ];
+    let first = render(&question(&task, &device), &templates).unwrap();
+    for operator in [Operator::Edit, Operator::Crossover, Operator::Repair] {
+        let asked = Question {
+            operator,
+            parents: &parents,
+            card: Some("wide_loads"),
+            ..question(&task, &device)
+        };
+        let other = render(&asked, &templates).unwrap();
+        assert_eq!(other.system, first.system);
+        assert_eq!(other.stable(), first.stable());
+        let stable: Vec<_> = other
+            .sections
+            .iter()
+            .map(|section| section.stable)
+            .collect();
+        assert!(
+            stable.is_sorted_by(|a, b| a >= b),
+            "stable ones first: {stable:?}"
+        );
+        assert_eq!(other.document().matches(&other.stable()).count(), 1);
+        assert_eq!(
+            render(&asked, &templates).unwrap(),
+            other,
+            "the same question, the same prompt"
+        );
+    }
+}
+
+#[test]
+fn the_context_is_filled_by_worth_and_cut_at_the_budget() {
+    let templates = Templates::embedded().unwrap();
+    let task = task("gelu");
+    let device = h200();
+    let sources: Vec<String> = (0..40)
+        .map(|index| {
+            format!(
+                "// kernel {index}\n{}",
+                "x = 1;\n".repeat(60 * (1 + index % 4))
+            )
+        })
+        .collect();
+    let mut context: Vec<_> = (sources.iter().zip(10..))
+        .map(|(source, step)| shown(step, source, None, Label::Elite))
+        .collect();
+    // The same code again, and the parent's.
+    context.insert(1, shown(99, &sources[0], None, Label::Recent));
+    context.insert(2, shown(98, "parent\n", None, Label::Recent));
+    let parents = [shown(1, "parent\n", None, Label::Parent)];
+    let asked = |budget_tokens| Question {
+        operator: Operator::Edit,
+        parents: &parents,
+        context: &context,
+        budget_tokens,
+        ..question(&task, &device)
+    };
+    let everything = render(&asked(1_000_000), &templates).unwrap();
+    assert_eq!(
+        everything.left_out,
+        [
+            "step 99: the code of step 10",
+            "step 98: the code of step 1"
+        ]
+    );
+    let fixed = render(
+        &Question {
+            context: &[],
+            ..asked(100_000)
+        },
+        &templates,
+    )
+    .unwrap()
+    .tokens();
+    let mut last = 0;
+    for budget in (fixed..everything.tokens() + 400).step_by(397) {
+        let prompt = render(&asked(budget), &templates).unwrap();
+        assert!(prompt.tokens() <= budget, "{} of {budget}", prompt.tokens());
+        let text = section(&prompt, "context");
+        let kernels = text.matches("```cuda").count();
+        for (source, step) in sources.iter().zip(10..) {
+            let told = text.contains(&format!("## Step {step}:"));
+            assert_eq!(text.contains(source.as_str()), told, "whole or not at all");
+            let reported = prompt
+                .left_out
+                .iter()
+                .any(|line| line.starts_with(&format!("step {step}:")));
+            assert_ne!(told, reported, "what is not shown is said to be left out");
+        }
+        last = last.max(kernels);
+        // Nothing less worthy is in the place of what would have fit there.
+        if let Some(left) = prompt
+            .left_out
+            .iter()
+            .find(|line| line.contains("were left"))
+        {
+            let step: usize = left[5..].split(':').next().unwrap().parse().unwrap();
+            assert!(text.matches("## Step").count() >= step - 10, "{left}");
+        }
+    }
+    assert_eq!(last, 40);
+}
+
+#[test]
+fn the_history_is_cut_at_its_old_end() {
+    let templates = Templates::embedded().unwrap();
+    let task = task("gelu");
+    let device = h200();
+    let history: Vec<_> = (1..=500)
+        .map(|step| Tried {
+            step,
+            operator: Operator::Edit,
+            parents: vec![step / 2],
+            detail: format!("unrolled the loop {step} times"),
+            expected: (step % 2 == 0).then_some(-0.15),
+            result: "1.05x (5 % faster) of the parent's speed".to_owned(),
+        })
+        .collect();
+    let asked = Question {
+        history: &history,
+        budget_tokens: 14_000,
+        ..question(&task, &device)
+    };
+    let prompt = render(&asked, &templates).unwrap();
+    assert!(prompt.tokens() <= 14_000);
+    let text = section(&prompt, "history");
+    assert!(
+        text.contains(
+            "- step 500, edit of 250: `unrolled the loop 500 times` (expected -15 % of time): 1.05x"
+        ),
+        "{text}"
+    );
+    assert!(!text.contains("- step 1,"), "{text}");
+    assert!(
+        prompt
+            .left_out
+            .iter()
+            .any(|line| line.starts_with("history: the ")),
+        "{:?}",
+        prompt.left_out
+    );
+    let small = Question {
+        budget_tokens: 3000,
+        ..asked
+    };
+    let prompt = render(&small, &templates).unwrap();
+    assert!(
+        prompt
+            .left_out
+            .iter()
+            .any(|line| line.starts_with("examples: ")),
+        "{:?}",
+        prompt.left_out
+    );
+}
+
+#[test]
+fn a_long_prompt_costs_little() {
+    let templates = Templates::embedded().unwrap();
+    let task = task("gdn_decode");
+    let device = h200();
+    let feedback = Feedback::of(&verdict("gpu_parent.cu"), &task).unwrap();
+    let (_, source) = task.baseline();
+    let sources: Vec<String> = (0..400)
+        .map(|index| format!("{source}\n// {index}\n"))
+        .collect();
+    let context: Vec<_> = (sources.iter().zip(1..))
+        .map(|(source, step)| shown(step, source, Some(&feedback), Label::Elite))
+        .collect();
+    let asked = Question {
+        context: &context,
+        ..question(&task, &device)
+    };
+    let times = (0..5).map(|_| {
+        let begun = Instant::now();
+        let prompt = render(&asked, &templates).unwrap();
+        assert!(
+            prompt.tokens() > 98_000 && prompt.tokens() <= 100_000,
+            "{}",
+            prompt.tokens()
+        );
+        begun.elapsed()
+    });
+    let least = times.min().unwrap();
+    // Unoptimised, on a machine that does other things; a release build takes a few milliseconds.
+    assert!(least.as_millis() < 500, "{least:?}");
+}
+
+#[test]
+fn what_must_be_told_is_told_beyond_the_budget_too() {
+    let templates = Templates::embedded().unwrap();
+    let task = task("gelu");
+    let device = h200();
+    let long = "x = 1;\n".repeat(10_000);
+    let parents = [shown(1, &long, None, Label::Parent)];
+    let asked = Question {
+        operator: Operator::Edit,
+        parents: &parents,
+        budget_tokens: 9000,
+        ..question(&task, &device)
+    };
+    let prompt = render(&asked, &templates).unwrap();
+    assert!(prompt.tokens() > 9000 && section(&prompt, "parents").contains(&long));
+    let said = prompt
+        .left_out
+        .iter()
+        .any(|line| line.contains("what must be told takes"));
+    assert!(said, "{:?}", prompt.left_out);
+}

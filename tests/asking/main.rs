@@ -1,0 +1,34 @@
+//! Asking models from outside: real journals and real requests over a real connection to a server that runs here, the program
+//! itself where its judge or its words matter, and a scripted judge where only the driver does.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::path::Path;
+
+mod budget;
+mod edits;
+mod faults;
+mod journal;
+mod keys;
+mod kills;
+mod mailbox;
+mod model;
+mod scene;
+#[path = "../driver/scripted.rs"]
+#[expect(dead_code, reason = "the driver's own tests use more of it")]
+mod scripted;
+#[path = "../llm/server.rs"]
+#[expect(dead_code, reason = "the tests of `llm` use more of it")]
+mod server;
+mod settings;
+mod shell;
+
+/// Not a test: the process that the tests kill. Begins the run that its environment describes, or takes it up.
+#[test]
+#[ignore = "run by the other tests as a process of its own"]
+fn asking_process() {
+    let directory = std::env::var(scene::DIRECTORY).unwrap();
+    let text = std::env::var(scene::SCENE).unwrap();
+    let scene: scene::Scene = serde_json::from_str(&text).unwrap();
+    scene.run(Path::new(&directory)).unwrap();
+}

@@ -1,0 +1,157 @@
+//! What the server here answers as a model: edits of the kernel that it is shown, each of which makes a new and correct one.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::server::{Act, Seen};
+
+/// What `usage` says of a request and its reply.
+pub(crate) fn usage(seen: &Seen, text: &str) -> (u64, u64) {
+    (seen.body.len() as u64 / 4, text.len() as u64 / 4 + 1)
+}
+
+/// The prompt as one text, as `prompt.md` has it.
+pub(crate) fn document(seen: &Seen) -> String {
+    let body = seen.json();
+    let text = |index: usize| {
+        let content = &body["messages"][index]["content"];
+        content.as_str().expect("a message is a text").to_owned()
+    };
+    format!("{}\n\n---\n\n{}", text(0).trim_end(), text(1))
+}
+
+/// A whole reply, streamed where that was asked for.
+pub(crate) fn complete(seen: &Seen, text: &str) -> Act {
+    ended(seen, text, "stop")
+}
+
+/// A reply that ends for this reason.
+pub(crate) fn ended(seen: &Seen, text: &str, reason: &str) -> Act {
+    match seen.json()["stream"].as_bool() {
+        Some(true) => Act::events(&events(seen, text, reason)),
+        _ => Act::json(200, whole(seen, text, reason)),
+    }
+}
+
+/// The same after a while.
+pub(crate) fn late(act: Act, pause: Duration) -> Act {
+    match act {
+        Act::Events(mut events, ends) => {
+            if let Some((first, _)) = events.first_mut() {
+                *first = pause;
+            }
+            Act::Events(events, ends)
+        }
+        act => {
+            std::thread::sleep(pause);
+            act
+        }
+    }
+}
+
+fn counted(seen: &Seen, text: &str) -> Value {
+    let (input, output) = usage(seen, text);
+    json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output})
+}
+
+pub(crate) fn whole(seen: &Seen, text: &str, reason: &str) -> Value {
+    json!({
+        "id": "1", "object": "chat.completion", "model": "local",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}],
+        "usage": counted(seen, text),
+    })
+}
+
+/// The events of a stream: the text in pieces of a few words, the reason, the usage, the end.
+pub(crate) fn events(seen: &Seen, text: &str, reason: &str) -> Vec<String> {
+    let event = |value: Value| format!("data: {value}\n\n");
+    let letters: Vec<char> = text.chars().collect();
+    let mut events: Vec<String> = letters
+        .chunks(120)
+        .map(|piece| {
+            let piece: String = piece.iter().collect();
+            event(json!({"model": "local", "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": null}]}))
+        })
+        .collect();
+    events.push(event(
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}),
+    ));
+    events.push(event(json!({"choices": [], "usage": counted(seen, text)})));
+    events.push("data: [DONE]\n\n".to_owned());
+    events
+}
+
+/// An answer to the prompt: another block size for the kernel that it is about. `number` makes it another one each time.
+pub(crate) fn answer(document: &str, number: usize) -> String {
+    let parent = parent(document);
+    let edits = edits(&parent, number);
+    let body = match asks_for_edits(document) {
+        true => edits.iter().map(|(old, new)| edit(old, new)).collect(),
+        false => {
+            let changed = edits.iter().fold(parent, |source, (old, new)| {
+                source.replacen(old.as_str(), new, 1)
+            });
+            format!("```cuda\n{changed}```\n")
+        }
+    };
+    format!("{}\n{body}", trace(&format!("block size {number}")))
+}
+
+/// The trace that stands before every answer.
+pub(crate) fn trace(change: &str) -> String {
+    let trace = json!({
+        "bottleneck": "occupancy", "hypothesis": "another block size fits the rows better", "change": change,
+        "expected_percent": -5, "risk": "none",
+    });
+    format!("```json\n{trace}\n```\n")
+}
+
+pub(crate) fn edit(old: &str, new: &str) -> String {
+    format!("<edit>\n<old_str>\n{old}\n</old_str>\n<new_str>\n{new}\n</new_str>\n</edit>\n")
+}
+
+pub(crate) fn asks_for_edits(document: &str) -> bool {
+    document.contains("</old_str>")
+}
+
+/// The source of the kernel to work on; where none is shown, that of one to begin with.
+pub(crate) fn parent(document: &str) -> String {
+    let Some(heading) = document.rfind("\n# The kernel") else {
+        return include_str!("../../kernels/softmax/naive.cu").to_owned();
+    };
+    let rest = &document[heading..];
+    let (_, code) = rest.split_once("```cuda\n").expect("its code is fenced");
+    let (code, _) = code.split_once("\n```").expect("the fence is closed");
+    format!("{code}\n")
+}
+
+/// Lines of the kernel, and what takes their place.
+pub(crate) fn edits(parent: &str, number: usize) -> Vec<(String, String)> {
+    // Odd, so that it stands in no list of values yet.
+    let odd = 19 + 4 * (number % 120);
+    let mut lines = parent.lines();
+    if let Some(line) = lines.clone().find(|line| line.contains("BLOCK: [")) {
+        return vec![(line.to_owned(), format!("  BLOCK: [{odd}, 64, 16]"))];
+    }
+    if let Some(line) = lines.clone().find(|line| line.contains("THREADS: [")) {
+        let threads = 32 * (1 + number % 8);
+        let others = [32, 64, 128].map(|value| value + if value == threads { 128 } else { 0 });
+        let new = format!(
+            "  THREADS: [{threads}, {}, {}, {}]",
+            others[0], others[1], others[2]
+        );
+        return vec![(line.to_owned(), new)];
+    }
+    let grid = lines
+        .clone()
+        .find(|line| line.contains("grid: ceil_div(rows, "));
+    let block = lines.find(|line| line.contains("    block: "));
+    match (grid, block) {
+        (Some(grid), Some(block)) => vec![
+            (grid.to_owned(), format!("    grid: ceil_div(rows, {odd})")),
+            (block.to_owned(), format!("    block: {odd}")),
+        ],
+        _ => panic!("this is no kernel of the task:\n{parent}"),
+    }
+}

@@ -1,0 +1,133 @@
+//! `evolve` and `tune` with models beside kforge's own operators, and every setting read off the wire.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::journal::{Asked, summary};
+use crate::model::{answer, complete, document};
+use crate::server::Server;
+use crate::shell::{Shell, models};
+
+fn server() -> Server {
+    Server::start(|number, seen| complete(seen, &answer(&document(seen), number)))
+}
+
+/// The fields of every request but the texts, which have to be the same each time.
+fn wire(server: &Server) -> Value {
+    let all: BTreeSet<String> = server
+        .seen()
+        .iter()
+        .map(|seen| {
+            let mut body = seen.json();
+            body.as_object_mut().unwrap().remove("messages");
+            body.to_string()
+        })
+        .collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    serde_json::from_str(all.first().unwrap()).unwrap()
+}
+
+#[test]
+fn a_search_asks_models_beside_its_own_operators_and_sends_what_the_config_says() {
+    let Some(shell) = Shell::new() else { return };
+    let server = server();
+    let sampling = ", temperature: 0.3, top_p: 0.9, top_k: 40, fields: {top_k: sampler.top_k}, effort: high, seed: 11, stop: [END], extra: {service_tier: flex}";
+    shell.config(&models(&server.url, sampling));
+    let said = shell.evolve(&["--steps", "11"]);
+    said.ends(0, &[]);
+    assert_eq!(
+        wire(&server),
+        json!({
+            "model": "m", "stream_options": {"include_usage": true}, "max_completion_tokens": 4000, "temperature": 0.3,
+            "top_p": 0.9, "sampler": {"top_k": 40}, "reasoning_effort": "high", "seed": 11, "stop": ["END"],
+            "service_tier": "flex", "stream": true,
+        })
+    );
+    let directory = shell.run_directory();
+    let asked = Asked::of(&directory);
+    assert_eq!(server.seen().len(), asked.replied.len());
+    asked.replies_are_kept(&directory);
+    let told = summary(&directory);
+    let task = &told["tasks"][0];
+    assert_eq!(
+        (&task["steps"], &told["finished"]),
+        (&json!(11), &json!(true))
+    );
+    let operators = task["by_operator"].as_object().unwrap();
+    let count = |names: &[&str]| -> u64 {
+        let steps = names.iter().filter_map(|name| operators.get(*name));
+        steps.map(|counts| counts["steps"].as_u64().unwrap()).sum()
+    };
+    let by_models = count(&["propose", "edit", "crossover", "repair"]);
+    assert!(
+        by_models > 2 && count(&["mutate", "autotune"]) > 0,
+        "{operators:?}"
+    );
+    assert_eq!(task["models"]["local"]["steps"], by_models);
+    let fared = &task["models"]["local"];
+    assert!(
+        fared["passed"].as_u64().unwrap() * 2 > by_models,
+        "most of what the model made passes: {fared}"
+    );
+    // What the model expected was kept beside what was measured.
+    assert!(fared["judgement"]["n"].as_u64().unwrap() > 0, "{fared}");
+    for step in asked.proposed {
+        let folder = directory.join(format!("softmax/steps/{step:06}"));
+        let is_asked = folder.join("ask-1").exists();
+        assert_eq!(folder.join("trace.json").exists(), is_asked);
+    }
+}
+
+#[test]
+fn flags_take_the_place_of_the_config_and_tuning_edits_one_kernel() {
+    let Some(shell) = Shell::new() else { return };
+    let server = server();
+    shell.config(&models(
+        &server.url,
+        ", temperature: 0.3, stream: false, top_p: 0.9",
+    ));
+    let said = shell.evolve(&[
+        "--steps",
+        "6",
+        "--set",
+        "search.mode=tune",
+        "--temperature",
+        "0.7",
+        "--top-p",
+        "0.8",
+        "--effort",
+        "low",
+        "--max-output-tokens",
+        "3000",
+    ]);
+    said.ends(0, &[]);
+    assert_eq!(
+        wire(&server),
+        json!({
+            "model": "m", "max_completion_tokens": 3000, "temperature": 0.7, "top_p": 0.8, "reasoning_effort": "low",
+            "stream": false,
+        })
+    );
+    let told = summary(&shell.run_directory());
+    let operators = told["tasks"][0]["by_operator"].as_object().unwrap();
+    let names: Vec<_> = operators.keys().map(String::as_str).collect();
+    assert_eq!(names, ["start", "edit"], "{operators:?}");
+    assert_eq!(
+        server.seen().len(),
+        3,
+        "the steps behind the starting kernels"
+    );
+}
+
+#[test]
+fn a_setting_that_this_server_would_not_know_is_refused_before_anything_is_sent() {
+    let Some(shell) = Shell::new() else { return };
+    let server = server();
+    shell.config(&models(&server.url, ""));
+    let said = shell.evolve(&["--thinking-tokens", "100"]);
+    said.ends(2, &["thinking_tokens", "has no such setting", "fields"]);
+    let said = shell.evolve(&["--temperature", "3"]);
+    said.ends(2, &["temperature", "from 0 to 2"]);
+    assert!(server.seen().is_empty() && !shell.run_directory().exists());
+}

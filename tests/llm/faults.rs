@@ -1,0 +1,477 @@
+//! Everything that a server can do wrong. After each: one outcome, the right number of requests, and nothing hangs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use kforge::event::{Cost, ReplyOutcome};
+use serde_json::json;
+
+use crate::server::{Act, Server};
+use crate::wire::{PROTOCOLS, events, one_model};
+use crate::{ask, client, place, replied, request, runtime};
+
+/// Says `first` some times, then answers well.
+fn after(times: usize, first: impl Fn() -> Act + Send + Sync + 'static) -> Server {
+    Server::start(move |number, _| match number < times {
+        true => first(),
+        false => Act::events(&events("openai", &["well"], "stop")),
+    })
+}
+
+/// A date as HTTP writes it, so many seconds from now.
+fn date_in(seconds: u64) -> String {
+    let output = std::process::Command::new("date")
+        .args(["-u", "-R", "-d"])
+        .arg(format!(
+            "@{}",
+            SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() + seconds
+        ))
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim()
+        .replace("+0000", "GMT")
+}
+
+#[test]
+fn what_is_turned_away_comes_back_when_the_server_says() {
+    let date = date_in(2);
+    type Case = (u16, Vec<(&'static str, String)>, f64, f64);
+    let cases: [Case; 7] = [
+        (429, vec![("retry-after", date)], 0.8, 2.4),
+        (429, vec![("retry-after", "1".to_owned())], 1.0, 1.4),
+        (
+            429,
+            vec![
+                ("retry-after-ms", "50".to_owned()),
+                ("retry-after", "9".to_owned()),
+            ],
+            0.05,
+            0.3,
+        ),
+        (529, vec![], 0.35, 0.8),
+        (500, vec![], 0.35, 0.8),
+        (503, vec![], 0.35, 0.8),
+        (408, vec![("x-should-retry", "true".to_owned())], 0.35, 0.8),
+    ];
+    for (status, headers, least, most) in cases {
+        let said = headers.clone();
+        let server = after(1, move || {
+            Act::Whole(status, said.clone(), b"{\"error\": \"later\"}".to_vec())
+        });
+        let reply = ask(&client(&one_model("openai", &server.url, "")));
+        assert_eq!(
+            (reply.outcome, reply.text.as_str(), reply.tries),
+            (ReplyOutcome::Complete, "well", 2),
+            "{status} {headers:?}"
+        );
+        let seen = server.seen();
+        let waited = (seen[1].at - seen[0].at).as_secs_f64();
+        assert_eq!(seen.len(), 2);
+        assert!(
+            (least..most).contains(&waited),
+            "{status} {headers:?}: {waited} s"
+        );
+        assert_eq!(seen[0].body, seen[1].body);
+        assert!(reply.seconds >= least);
+    }
+}
+
+#[test]
+fn patience_ends_and_nothing_was_billed() {
+    let server = Server::start(|_, _| Act::status(503, &[]));
+    let client = client(
+        &(one_model("openai", &server.url, ", price: {input: 1, output: 2}") + "retries: 2\n"),
+    );
+    let reply = ask(&client);
+    assert_eq!(
+        (reply.outcome, reply.tries, server.seen().len()),
+        (ReplyOutcome::TurnedAway, 3, 3)
+    );
+    assert!(
+        !reply.is_billable && reply.detail.as_deref().unwrap().contains("503"),
+        "{reply:?}"
+    );
+    let reserved = client.worst_case("openai/m-1", &request());
+    assert_eq!(
+        client.cost("openai/m-1", &request(), &reserved, &reply),
+        Cost {
+            tokens: 0,
+            nano_usd: Some(0),
+            assumed: false
+        }
+    );
+}
+
+#[test]
+fn a_server_that_asks_for_more_patience_than_there_is_ends_the_question_at_once() {
+    let server = Server::start(|_, _| Act::status(429, &[("retry-after", "3600")]));
+    let begun = Instant::now();
+    let reply = ask(&client(&one_model("openai", &server.url, "")));
+    assert_eq!((reply.outcome, reply.tries), (ReplyOutcome::TurnedAway, 1));
+    assert_eq!(reply.retry_after, Some(Duration::from_secs(3600)));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn what_will_never_be_answered_is_asked_once_and_says_what_to_do() {
+    let temperature = json!({"error": {"type": "invalid_request_error", "message": "Unsupported value: 'temperature' does not support 0.5 with this model."}});
+    let cap = json!({"error": {"message": "Unsupported parameter: 'max_completion_tokens' is not known"}});
+    let quota = json!({"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "You exceeded your current quota"}});
+    let spend = json!({"type": "error", "error": {"type": "rate_limit_error", "message": "This would exceed your organization's monthly spend limit"}});
+    let plain = json!({"detail": "nope"});
+    for (status, body, words) in [
+        (
+            400,
+            temperature,
+            "hint: the model does not take `temperature`",
+        ),
+        (400, cap, "fields: {max_output_tokens: max_tokens}"),
+        (429, quota, "the account has no money left"),
+        (429, spend, "the account has no money left"),
+        (401, plain.clone(), "name its variable in `key_env`"),
+        (402, plain.clone(), "status 402: nope"),
+        (
+            404,
+            plain.clone(),
+            "is `m-1` what 127.0.0.1 calls the model?",
+        ),
+        (413, plain.clone(), "status 413: nope"),
+        (302, plain.clone(), "put its address into `base_url`"),
+    ] {
+        let server = Server::start(move |_, _| {
+            let Act::Whole(status, mut headers, body) = Act::json(status, body.clone()) else {
+                unreachable!()
+            };
+            headers.push(("location", "http://127.0.0.1:1/v1".to_owned()));
+            headers.push(("retry-after", "0".to_owned()));
+            Act::Whole(status, headers, body)
+        });
+        let reply = ask(&client(&one_model(
+            "openai",
+            &server.url,
+            ", temperature: 0.5",
+        )));
+        let detail = reply.detail.unwrap();
+        assert_eq!(
+            (reply.outcome, server.seen().len()),
+            (ReplyOutcome::Fatal, 1),
+            "{status}: {detail}"
+        );
+        assert!(detail.contains(words) && !reply.is_billable, "{detail}");
+    }
+    let server = Server::start(|_, _| Act::status(500, &[("x-should-retry", "false")]));
+    let reply = ask(&client(&one_model("openai", &server.url, "")));
+    assert_eq!(
+        (reply.outcome, server.seen().len()),
+        (ReplyOutcome::TurnedAway, 1),
+        "the server's own word"
+    );
+}
+
+#[test]
+fn what_is_lost_keeps_its_text_and_is_never_sent_again() {
+    for (protocol, ends, _) in PROTOCOLS {
+        let all = events(protocol, &["half of ", "it"], ends);
+        let end = all
+            .iter()
+            .position(|event| event.contains("\"it\""))
+            .unwrap()
+            + 1;
+        let begun: Vec<_> = all[..end]
+            .iter()
+            .map(|event| (Duration::ZERO, event.clone()))
+            .collect();
+        let mut stalled = begun.clone();
+        stalled.push((Duration::from_secs(5), "data: {}\n\n".to_owned()));
+        let mut torn = begun.clone();
+        torn.push((Duration::ZERO, "data: {\"type\": \"ru".to_owned()));
+        let mut dripping = begun.clone();
+        dripping.extend((0..20).map(|_| (Duration::from_millis(400), ": ping\n\n".to_owned())));
+        for (name, events, ends, words) in [
+            ("cut", begun.clone(), false, "broke"),
+            ("ended", begun, true, "ended before the reply did"),
+            ("torn", torn, true, "ended before the reply did"),
+            ("stalled", stalled, true, "nothing came for 1 s"),
+            ("dripping", dripping, true, "longer than 3 s"),
+        ] {
+            let server = Server::start(move |_, _| Act::Events(events.clone(), ends));
+            let client = client(&one_model(
+                protocol,
+                &server.url,
+                ", price: {input: 1, output: 2}",
+            ));
+            let reply = ask(&client);
+            assert_eq!(
+                (reply.outcome, reply.text.as_str()),
+                (ReplyOutcome::Lost, "half of it"),
+                "{protocol} {name}: {reply:?}"
+            );
+            assert!(
+                reply.detail.as_deref().unwrap().contains(words),
+                "{name}: {:?}",
+                reply.detail
+            );
+            assert_eq!(server.seen().len(), 1, "{protocol} {name}: asked twice");
+            let model = format!("{protocol}/m-1");
+            let reserved = client.worst_case(&model, &request());
+            let cost = client.cost(&model, &request(), &reserved, &reply);
+            assert_eq!(
+                cost,
+                Cost {
+                    assumed: true,
+                    ..reserved
+                }
+            );
+        }
+    }
+}
+
+#[test]
+fn a_count_before_the_end_is_no_bill() {
+    let so_far = json!({"choices": [{"delta": {"content": "half"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}});
+    for last in [
+        "",
+        "data: {oops}\n\n",
+        "data: {\"error\": {\"message\": \"died\"}}\n\n",
+    ] {
+        let events = [format!("data: {so_far}\n\n"), format!("{last}: end\n\n")];
+        let server = Server::start(move |_, _| Act::events(&events));
+        let reply = ask(&client(&one_model("openai", &server.url, "")));
+        assert_ne!(reply.outcome, ReplyOutcome::Complete);
+        assert_eq!((reply.usage, reply.is_billable), (None, true), "{reply:?}");
+    }
+}
+
+#[test]
+fn silence_before_the_first_byte_is_a_lost_reply() {
+    for streamed in [true, false] {
+        let server = Server::start(|_, _| Act::Hang(Duration::from_secs(6)));
+        let reply = ask(&client(&one_model(
+            "openai",
+            &server.url,
+            &format!(", stream: {streamed}"),
+        )));
+        assert_eq!(
+            (reply.outcome, server.seen().len()),
+            (ReplyOutcome::Lost, 1)
+        );
+        assert!(
+            (reply.seconds - if streamed { 1.0 } else { 3.0 }).abs() < 0.5,
+            "{}",
+            reply.seconds
+        );
+    }
+    let server = Server::start(|_, _| Act::Hang(Duration::ZERO));
+    let reply = ask(&client(&one_model("openai", &server.url, "")));
+    assert_eq!(
+        (reply.outcome, server.seen().len()),
+        (ReplyOutcome::Lost, 1),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn a_whole_reply_is_kept_though_the_connection_breaks_behind_it() {
+    let all = events("openai", &["whole"], "stop");
+    let cut: Vec<_> = all[..all.len() - 2]
+        .iter()
+        .map(|event| (Duration::ZERO, event.clone()))
+        .collect();
+    let server = Server::start(move |_, _| Act::Events(cut.clone(), false));
+    let reply = ask(&client(&one_model("openai", &server.url, "")));
+    assert_eq!(
+        (reply.outcome, reply.text.as_str(), reply.usage),
+        (ReplyOutcome::Complete, "whole", None)
+    );
+}
+
+#[test]
+fn what_is_not_the_protocol_is_malformed() {
+    let garbage: Vec<(&str, Act)> = vec![
+        ("json", Act::json(200, json!({"choices": "none"}))),
+        ("empty", Act::json(200, json!({"choices": []}))),
+        (
+            "html",
+            Act::Whole(
+                200,
+                vec![("content-type", "text/html".to_owned())],
+                b"<html>data: {\"no\"</html>".to_vec(),
+            ),
+        ),
+        (
+            "event",
+            Act::events(&[
+                "data: {\"choices\": [{\"delta\": {\"content\": \"a\"}}]}\n\n".to_owned(),
+                "data: {oops}\n\n".to_owned(),
+            ]),
+        ),
+        (
+            "done",
+            Act::events(&[
+                "data: {\"choices\": [{\"delta\": {\"content\": \"a\"}}]}\n\n".to_owned(),
+                "data: [DONE]\n\n".to_owned(),
+            ]),
+        ),
+        (
+            "not json",
+            Act::Whole(
+                200,
+                vec![("content-type", "application/json".to_owned())],
+                b"{\"choices\": [".to_vec(),
+            ),
+        ),
+    ];
+    for (name, act) in garbage {
+        let act = std::sync::Mutex::new(Some(act));
+        let server = Server::start(move |_, _| act.lock().unwrap().take().expect("asked once"));
+        let reply = ask(&client(&one_model("openai", &server.url, "")));
+        let expected = if name == "html" {
+            ReplyOutcome::Lost
+        } else {
+            ReplyOutcome::Malformed
+        };
+        assert_eq!(reply.outcome, expected, "{name}: {reply:?}");
+        assert!(reply.is_billable && reply.detail.is_some());
+    }
+}
+
+#[test]
+fn errors_within_a_stream_end_it() {
+    let overloaded = "event: error\ndata: {\"type\": \"error\", \"error\": {\"type\": \"overloaded_error\", \"message\": \"Overloaded\"}}\n\n";
+    let mut all = events("anthropic", &["half"], "end_turn");
+    all.truncate(6);
+    all.push(overloaded.to_owned());
+    let server = Server::start(move |_, _| Act::events(&all));
+    let reply = ask(&client(&one_model("anthropic", &server.url, "")));
+    assert_eq!(
+        (reply.outcome, reply.text.as_str()),
+        (ReplyOutcome::Lost, "half")
+    );
+    assert_eq!(
+        reply.detail.as_deref(),
+        Some("overloaded_error: Overloaded")
+    );
+    for (protocol, event, outcome) in [
+        (
+            "openai",
+            json!({"error": {"message": "no such model", "code": "model_not_found"}}),
+            ReplyOutcome::Fatal,
+        ),
+        (
+            "openai",
+            json!({"error": {"message": "engine died", "code": 502}}),
+            ReplyOutcome::Lost,
+        ),
+        (
+            "responses",
+            json!({"type": "response.failed", "response": {"status": "failed", "error": {"code": "server_error", "message": "died"}}}),
+            ReplyOutcome::Lost,
+        ),
+        (
+            "responses",
+            json!({"type": "error", "code": "server_error", "message": "died"}),
+            ReplyOutcome::Lost,
+        ),
+    ] {
+        let line = format!("data: {event}\n\n");
+        let server = Server::start(move |_, _| Act::events(std::slice::from_ref(&line)));
+        let reply = ask(&client(&one_model(protocol, &server.url, "")));
+        assert_eq!(
+            (reply.outcome, server.seen().len()),
+            (outcome, 1),
+            "{reply:?}"
+        );
+        assert!(reply.is_billable, "the status said that it was taken on");
+    }
+}
+
+#[test]
+fn nobody_there_is_no_bill() {
+    let reply = ask(&client(
+        &(one_model("openai", "http://127.0.0.1:1/v1", "") + "retries: 1\n"),
+    ));
+    assert_eq!(
+        (reply.outcome, reply.tries, reply.is_billable),
+        (ReplyOutcome::TurnedAway, 2, false)
+    );
+    assert!(reply.detail.unwrap().contains("no connection to 127.0.0.1"));
+}
+
+#[test]
+fn questions_share_the_slots_and_the_servers_wishes_and_are_seen_to_wait() {
+    let server = Server::start(|number, _| match number {
+        0 => Act::status(429, &[("retry-after", "1")]),
+        _ => {
+            let events = events("openai", &["well"], "stop");
+            Act::Events(
+                events
+                    .into_iter()
+                    .map(|event| (Duration::from_millis(20), event))
+                    .collect(),
+                true,
+            )
+        }
+    });
+    let client = Arc::new(client(
+        &(one_model("openai", &server.url, "") + "concurrency: 2\n"),
+    ));
+    runtime().block_on(async {
+        let asked: Vec<_> = (0..6)
+            .map(|_| {
+                let client = Arc::clone(&client);
+                tokio::spawn(async move { client.ask("openai/m-1", &request(), &place()).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let waiting = client.waiting();
+        assert!((1..=2).contains(&waiting.len()), "{waiting:?}");
+        assert_eq!(
+            (waiting[0].model.as_str(), waiting[0].step),
+            ("openai/m-1", 7)
+        );
+        assert!(
+            waiting[0].until.is_some() && waiting[0].why.contains("429"),
+            "{waiting:?}"
+        );
+        for question in asked {
+            assert_eq!(
+                replied(question.await.unwrap()).outcome,
+                ReplyOutcome::Complete
+            );
+        }
+        assert_eq!(client.waiting(), []);
+    });
+    let seen = server.seen();
+    assert_eq!(seen.len(), 7);
+    let early = seen[1..]
+        .iter()
+        .filter(|seen| (seen.at - server.seen()[0].at).as_secs_f64() < 0.99)
+        .count();
+    assert!(
+        early <= 1,
+        "{early} questions were sent although the server had asked for time"
+    );
+}
+
+#[test]
+fn a_dropped_question_ends_and_frees_its_slot() {
+    let server = Server::start(|number, _| match number {
+        0 => Act::Hang(Duration::from_secs(30)),
+        _ => Act::events(&events("openai", &["well"], "stop")),
+    });
+    let client = client(&(one_model("openai", &server.url, "") + "concurrency: 1\n"));
+    runtime().block_on(async {
+        let (request, place) = (request(), place());
+        let first = client.ask("openai/m-1", &request, &place);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), first)
+                .await
+                .is_err()
+        );
+        let second = client.ask("openai/m-1", &request, &place).await;
+        assert_eq!(replied(second).outcome, ReplyOutcome::Complete);
+    });
+}

@@ -1,0 +1,139 @@
+//! A key that is planted in the environment turns up in the one header that needs it, and nowhere else.
+
+use std::process::Command;
+
+use kforge::event::ReplyOutcome;
+use kforge::llm::Client;
+use serde_json::json;
+
+use crate::server::{Act, Server};
+use crate::wire::{events, one_model};
+use crate::{ask, client, settings};
+
+const KEY: &str = "sk-planted-0123456789abcdef";
+
+/// Runs a test of this file that is otherwise left out, in a process with the key in its environment; what it printed.
+fn with_key(test: &str) -> String {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env("PLANTED_API_KEY", KEY)
+        .env("PLANTED_SECOND", KEY)
+        .env("OPENAI_API_KEY", KEY)
+        .env_remove("ANTHROPIC_API_KEY")
+        .env_remove("OPENAI_BASE_URL")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+    said
+}
+
+#[test]
+fn a_key_is_sent_and_never_told() {
+    let said = with_key("keys::planted");
+    assert!(
+        said.contains("the log is at trace level") && said.contains("hyper"),
+        "{said}"
+    );
+    assert!(!said.contains("planted-0123"), "the key was told:\n{said}");
+}
+
+#[test]
+#[ignore = "run by `a_key_is_sent_and_never_told`, with a key"]
+fn planted() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(std::io::stderr)
+        .init();
+    tracing::trace!("the log is at trace level");
+    for (protocol, header, value) in [
+        ("anthropic", "x-api-key", KEY.to_owned()),
+        ("openai", "authorization", format!("Bearer {KEY}")),
+        ("responses", "authorization", format!("Bearer {KEY}")),
+    ] {
+        let server = Server::start(|number, seen| match number {
+            // As real servers do: they repeat a part of what was wrong, or all of it.
+            0 => Act::json(
+                500,
+                json!({"error": {"message": format!("Incorrect API key provided: {:?}", seen.headers)}}),
+            ),
+            1 => Act::json(
+                401,
+                json!({"error": {"message": format!("Incorrect API key provided: {:?}", seen.headers)}}),
+            ),
+            _ => Act::events(&events("openai", &[&format!("{:?}", seen.headers)], "stop")),
+        });
+        let more = ", key_env: PLANTED_API_KEY, headers: {X-Second: $PLANTED_SECOND}";
+        let client = client(&one_model(protocol, &server.url, more));
+        let reply = ask(&client);
+        assert_eq!(reply.outcome, ReplyOutcome::Fatal);
+        let detail = reply.detail.unwrap();
+        assert!(
+            detail.contains("***") && detail.contains("PLANTED_API_KEY"),
+            "{detail}"
+        );
+        println!("{detail} {:?}", client.waiting());
+        let seen = server.seen();
+        assert_eq!(seen[0].header(header), Some(value.as_str()));
+        assert_eq!(seen[0].header("x-second"), Some(KEY));
+        let body = String::from_utf8_lossy(&seen[0].body).into_owned();
+        assert!(!body.contains(KEY));
+        if protocol == "openai" {
+            let reply = ask(&client);
+            assert!(reply.text.contains("Bearer ***"), "{}", reply.text.len());
+            println!("{reply:?}");
+        }
+    }
+    let settings = settings("models: auto\n");
+    println!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
+    assert_eq!(settings.decided().unwrap().0, settings);
+    assert_eq!(
+        Client::open(&settings)
+            .unwrap()
+            .models()
+            .next()
+            .unwrap()
+            .name,
+        "openai/gpt-5"
+    );
+}
+
+#[test]
+fn a_program_is_given_no_key_but_what_the_config_names() {
+    with_key("keys::planted_for_a_program");
+}
+
+#[test]
+#[ignore = "run by `a_program_is_given_no_key_but_what_the_config_names`, with a key"]
+fn planted_for_a_program() {
+    let env = |more: &str| {
+        let yaml = format!("models: [{{provider: openai, model: m, base_url: 'http://127.0.0.1:1', key_env: PLANTED_API_KEY, headers: {{x: $PLANTED_SECOND}}}},
+            {{provider: command, command: [env]{more}, max_output_tokens: 1000000}}]");
+        let client = client(&yaml);
+        let mut request = crate::request();
+        request.most_output = 1 << 20;
+        crate::replied(crate::runtime().block_on(client.ask("command", &request, &crate::place())))
+            .text
+    };
+    let told = env("");
+    assert!(
+        told.contains("PATH=") && !told.contains("PLANTED") && !told.contains(KEY),
+        "a key was passed on"
+    );
+    let told = env(", pass_env: [PLANTED_API_KEY]");
+    assert!(told.contains(&format!("PLANTED_API_KEY={KEY}")) && !told.contains("PLANTED_SECOND"));
+}
+
+#[test]
+fn a_key_that_is_missing_is_named() {
+    let yaml = "models: [{provider: anthropic, model: m, key_env: NO_SUCH_API_KEY}]";
+    let said = Client::open(&settings(yaml)).err().unwrap().to_string();
+    assert!(
+        said.contains("NO_SUCH_API_KEY is not set, which `anthropic/m` needs"),
+        "{said}"
+    );
+}

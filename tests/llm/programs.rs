@@ -1,0 +1,303 @@
+//! Programs, people and earlier runs as models.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kforge::base::Digest;
+use kforge::event::{Cost, Replied, ReplyOutcome, Usage};
+use kforge::llm::{Answer, Client, Place, Reply};
+
+use crate::{ask, ask_with, client, place, replied, request, runtime, settings};
+
+fn shell(script: &str, more: &str) -> Client {
+    let script = serde_json::to_string(script).unwrap();
+    client(&format!(
+        "models: [{{provider: command, command: [sh, -c, {script}]{more}}}]\ntimeout_seconds: 1\n"
+    ))
+}
+
+#[test]
+fn a_program_is_given_the_prompt_and_its_words_are_the_reply() {
+    let client = shell("cat; echo said >&2", "");
+    let reply = ask(&client);
+    assert_eq!((reply.outcome, reply.usage), (ReplyOutcome::Complete, None));
+    assert_eq!(
+        reply.text,
+        "You write kernels.\n\nThe task: \"softmax\",\nüber alles.\n"
+    );
+    let reserved = client.worst_case("command", &request());
+    assert_eq!(
+        reserved,
+        Cost {
+            tokens: (request().bytes() + 1000) as u64,
+            nano_usd: None,
+            assumed: true
+        }
+    );
+    let cost = client.cost("command", &request(), &reserved, &reply);
+    assert_eq!(cost.tokens, (request().bytes() + reply.text.len()) as u64);
+}
+
+#[test]
+fn prompts_and_replies_may_be_larger_than_a_pipe() {
+    let mut request = request();
+    request.parts[1].text = "0123456789abcde\n".repeat(50_000);
+    request.most_output = 1 << 20;
+    let reply = ask_with(
+        &shell("yes complaint | head -c 300000 >&2; cat", ""),
+        &request,
+    );
+    assert_eq!(
+        (reply.outcome, reply.text.len()),
+        (ReplyOutcome::Complete, request.bytes() + 2)
+    );
+    let reply = ask_with(&shell("echo deaf", ""), &request);
+    assert_eq!(
+        (reply.outcome, reply.text.as_str()),
+        (ReplyOutcome::Complete, "deaf\n")
+    );
+}
+
+#[test]
+fn a_program_that_fails_says_why() {
+    for (script, outcome, words) in [
+        (
+            "echo half; echo broken >&2; exit 3",
+            ReplyOutcome::Lost,
+            "exit status: 3: broken",
+        ),
+        ("exit 0", ReplyOutcome::Empty, "said nothing"),
+        ("printf '\\377'", ReplyOutcome::Malformed, "UTF-8"),
+        ("kill -9 $$", ReplyOutcome::Lost, "signal: 9"),
+        (
+            "head -c 2000 /dev/zero | tr '\\0' x",
+            ReplyOutcome::Truncated,
+            "longer than 1000 bytes",
+        ),
+        ("yes", ReplyOutcome::Truncated, "longer than 1000 bytes"),
+    ] {
+        let reply = ask(&shell(script, ""));
+        assert_eq!(reply.outcome, outcome, "{script}: {reply:?}");
+        assert!(
+            reply.detail.as_deref().unwrap().contains(words),
+            "{script}: {reply:?}"
+        );
+        assert!(reply.text.len() <= 1000);
+    }
+    let reply = ask(&client(
+        "models: [{provider: command, command: [/no/such/program]}]",
+    ));
+    assert_eq!(
+        (reply.outcome, reply.is_billable),
+        (ReplyOutcome::Fatal, false)
+    );
+}
+
+/// Whether a process of this number is there and no zombie.
+fn lives(id: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_slow_program_ends_with_all_its_children() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("child");
+    let script = format!(
+        "sleep 60 & echo $! > {0}.new; mv {0}.new {0}; echo half; wait",
+        file.display()
+    );
+    let client = shell(&script, "");
+    let begun = Instant::now();
+    let reply = ask(&client);
+    assert_eq!(
+        (reply.outcome, reply.text.as_str()),
+        (ReplyOutcome::Lost, "half\n")
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let gone = |id: &str| {
+        (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !lives(id)
+        })
+    };
+    assert!(
+        gone(&std::fs::read_to_string(&file).unwrap()),
+        "the child outlived the question"
+    );
+    std::fs::remove_file(&file).unwrap();
+    runtime().block_on(async {
+        let (request, place) = (request(), place());
+        let asked = client.ask("command", &request, &place);
+        let until = async {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! { _ = asked => panic!("it ended"), () = until => {} }
+    });
+    assert!(
+        gone(&std::fs::read_to_string(&file).unwrap()),
+        "the child outlived the dropped question"
+    );
+}
+
+fn in_folder(folder: &Path) -> Place {
+    Place {
+        folder: folder.to_owned(),
+        ..place()
+    }
+}
+
+#[test]
+fn a_reply_in_the_mailbox_is_taken_when_it_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("response.md");
+    let client = client("models: [mailbox]\n");
+    let asked = in_folder(folder.path());
+    let writer = std::thread::spawn(move || {
+        use std::io::Write;
+        std::thread::sleep(Duration::from_millis(300));
+        let mut file = std::fs::File::create(path).unwrap();
+        for _ in 0..4 {
+            file.write_all(b"piece ").unwrap();
+            std::thread::sleep(Duration::from_millis(400));
+        }
+    });
+    let reply = runtime().block_on(async {
+        let request = request();
+        let answer = client.ask("mailbox", &request, &asked);
+        tokio::pin!(answer);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(100), &mut answer)
+                .await
+                .is_err()
+        );
+        let waiting = client.waiting();
+        assert_eq!((waiting.len(), waiting[0].until), (1, None));
+        answer.await
+    });
+    writer.join().unwrap();
+    let reply = replied(reply);
+    assert_eq!(
+        (reply.outcome, reply.text.as_str()),
+        (ReplyOutcome::Complete, "piece piece piece piece ")
+    );
+    assert_eq!(client.waiting(), []);
+}
+
+#[test]
+fn a_mailbox_that_nobody_waits_for_says_so_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = client("models: [mailbox]\nwait: false\nconcurrency: 1\n");
+    let ask = || {
+        runtime().block_on(async {
+            client
+                .ask("mailbox", &request(), &in_folder(folder.path()))
+                .await
+        })
+    };
+    assert_eq!(ask(), Answer::Pending);
+    std::fs::write(folder.path().join("response.md"), "x".repeat(1001)).unwrap();
+    let reply = replied(ask());
+    assert_eq!(
+        (reply.outcome, reply.text.len()),
+        (ReplyOutcome::Truncated, 1000)
+    );
+    std::fs::write(folder.path().join("response.md"), " \n").unwrap();
+    assert_eq!(replied(ask()).outcome, ReplyOutcome::Empty);
+}
+
+#[test]
+fn an_earlier_run_answers_as_it_did() {
+    let run = tempfile::tempdir().unwrap();
+    let ask_folder = run.path().join("softmax/steps/000007/ask-1");
+    std::fs::create_dir_all(&ask_folder).unwrap();
+    std::fs::write(run.path().join("run.yaml"), "schema: 1\n").unwrap();
+    std::fs::write(ask_folder.join("response.md"), "the reply").unwrap();
+    let usage = Usage {
+        input: 5,
+        output: 6,
+        ..Usage::default()
+    };
+    let replied_to = |step, ask, outcome, response| {
+        let event = Replied {
+            step,
+            ask,
+            outcome,
+            response,
+            model: "m".to_owned(),
+            usage: Some(usage),
+            cost: Cost::default(),
+            tries: 2,
+            seconds: 1.5,
+            detail: Some("why".to_owned()),
+        };
+        let mut line = serde_json::to_value(event).unwrap();
+        line["event"] = "replied".into();
+        format!("{line}\n")
+    };
+    let journal = format!(
+        "{{\"schema\":1,\"event\":\"asked\",\"step\":7}}\n{}{}{{\"event\":\"repl",
+        replied_to(7, 1, ReplyOutcome::Truncated, Some(Digest::of("the reply"))),
+        replied_to(8, 2, ReplyOutcome::Lost, None),
+    );
+    std::fs::write(run.path().join("softmax/events.jsonl"), journal).unwrap();
+    let from = run.path().display();
+    let client = client(&format!(
+        "models: [{{provider: replay, name: m, from: \"{from}\", price: {{input: 1, output: 2}}}}]\n"
+    ));
+    let at = |step, ask| -> Reply {
+        let place = Place {
+            step,
+            ask,
+            ..place()
+        };
+        replied(runtime().block_on(client.ask("m", &request(), &place)))
+    };
+    let reply = at(7, 1);
+    assert_eq!(
+        (
+            reply.outcome,
+            reply.text.as_str(),
+            reply.usage,
+            reply.detail.as_deref()
+        ),
+        (
+            ReplyOutcome::Truncated,
+            "the reply",
+            Some(usage),
+            Some("why")
+        )
+    );
+    assert_eq!(
+        client
+            .cost("m", &request(), &Cost::default(), &reply)
+            .nano_usd,
+        Some(17_000)
+    );
+    assert_eq!(at(8, 2).outcome, ReplyOutcome::Lost);
+    let missing = at(9, 1);
+    assert_eq!(missing.outcome, ReplyOutcome::Fatal);
+    assert!(
+        missing
+            .detail
+            .unwrap()
+            .contains("no reply for step 9 ask 1")
+    );
+    std::fs::write(ask_folder.join("response.md"), "another").unwrap();
+    assert!(
+        at(7, 1)
+            .detail
+            .unwrap()
+            .contains("not what the journal recorded")
+    );
+    let nowhere = Client::open(&settings("models: [{provider: replay, from: nowhere}]\n"));
+    assert!(
+        nowhere
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("`nowhere`, which `replay` is to replay, is not a run")
+    );
+}

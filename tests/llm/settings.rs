@@ -1,0 +1,185 @@
+//! What a config may say of models, and what is made of it.
+
+use kforge::base::yaml;
+use kforge::llm::{Models, Settings};
+
+fn read(text: &str) -> Result<Settings, String> {
+    let settings: Settings = yaml::read(text, "run.yaml").map_err(|failure| failure.to_string())?;
+    settings.check().map_err(|failure| failure.to_string())?;
+    Ok(settings)
+}
+
+#[test]
+fn what_means_nothing_is_refused_with_its_key() {
+    for (text, words) in [
+        ("modles: auto", "did you mean `models`?"),
+        ("models: gpt", "expected `auto` or a list of models"),
+        (
+            "models: [gpt]",
+            "`gpt` names no provider of models: write PROVIDER/MODEL",
+        ),
+        ("models: [openai]", "`llm.models.openai` has no `model`"),
+        ("models: [a/b/c]", "`a/b/c` names no provider"),
+        (
+            "models: [{provider: openai, model: m, temprature: 1}]",
+            "did you mean `temperature`?",
+        ),
+        (
+            "models: [{provider: opnai, model: m}]",
+            "did you mean `openai`?",
+        ),
+        ("models: [{model: m}]", "`provider` is missing"),
+        ("models: [mailbox, mailbox]", "two models named `mailbox`"),
+        ("models: [{provider: command}]", "has no `command`"),
+        ("models: [{provider: replay}]", "has no `from`"),
+        (
+            "models: [{provider: mailbox, temperature: 1, stream: true}]",
+            "`temperature` and `stream` would do nothing",
+        ),
+        (
+            "models: [mailbox]\ntemperature: 1",
+            "`temperature` would do nothing",
+        ),
+        (
+            "models: [{provider: openai, model: m, version: x}]",
+            "`version` would do nothing",
+        ),
+        (
+            "models: [{provider: openai, model: m, cache: true}]",
+            "`cache` would do nothing",
+        ),
+        (
+            "models: [{provider: command, command: [x], price: {input: 1, output: 1}}]",
+            "`price` would do nothing",
+        ),
+        (
+            "models: [{provider: anthropic, model: m, seed: 1}]",
+            "the provider `anthropic` has no such setting",
+        ),
+        (
+            "models: [{provider: responses, model: m, stop: [x]}]",
+            "say where this server takes it: `fields: {stop: …}`",
+        ),
+        (
+            "models: [{provider: openai, model: m, fields: {temprature: x}}]",
+            "did you mean `temperature`?",
+        ),
+        (
+            "models: [{provider: openai, model: m, fields: {effort: messages.x}}]",
+            "`llm.models.openai/m.fields.effort` cannot be `messages.x`",
+        ),
+        (
+            "models: [{provider: openai, model: m, extra: {n: 2}}]",
+            "`llm.models.openai/m.extra.n` is kforge's own to fill",
+        ),
+        (
+            "models: [{provider: openai, model: m, fields: {max_output_tokens: options.cap}, extra: {options: {cap: 9}}}]",
+            "would take the cap of the reply out",
+        ),
+        (
+            "models: [{provider: openai, model: m, temperature: 3}]",
+            "`llm.models.openai/m.temperature` cannot be `3`",
+        ),
+        (
+            "models: [{provider: openai, model: m, weight: 0}]",
+            "a weight is above 0",
+        ),
+        (
+            "models: [{provider: openai, model: m, max_output_tokens: 0}]",
+            "cannot be `0`",
+        ),
+        (
+            "models: [{provider: anthropic, model: m, thinking_tokens: 20000}]",
+            "it has to be less than `max_output_tokens`",
+        ),
+        (
+            "models: [{provider: openai, model: m, base_url: localhost}]",
+            "cannot be `localhost`",
+        ),
+        (
+            "models: [{provider: openai, model: m, base_url: 'http://a:b@c/v1'}]",
+            "would end up in files",
+        ),
+        (
+            "models: [{provider: openai, model: m, base_url: 'http://c/v1?key=x'}]",
+            "would end up in files",
+        ),
+        (
+            "models: [{provider: openai, model: m, headers: {X-Api-Key: sk-1}}]",
+            "would put a key into a file",
+        ),
+        (
+            "models: [{provider: openai, model: m, headers: {Authorization: Bearer x}}]",
+            "would put a key into a file",
+        ),
+        (
+            "models: [{provider: openai, model: m, price: {input: -1, output: 1}}]",
+            "`llm.models.openai/m.price.input` cannot be `-1`",
+        ),
+        (
+            "models: [{provider: openai, model: m, price: {input: 1}}]",
+            "`output` is missing",
+        ),
+        ("concurrency: 0", "`llm.concurrency` cannot be `0`"),
+        ("idle_seconds: .nan", "`llm.idle_seconds` cannot be `NaN`"),
+        ("context_share: 1.5", "`llm.context_share` cannot be `1.5`"),
+        ("top_p: 7", "`llm.top_p` cannot be `7`"),
+    ] {
+        let said = read(text)
+            .err()
+            .unwrap_or_else(|| panic!("accepted: {text}"));
+        assert!(said.contains(words), "{text}\n{said}");
+    }
+}
+
+#[test]
+fn what_was_decided_is_read_back_as_it_was() {
+    let text = "models: [ollama/qwen, {provider: openai, model: m, name: n, weight: 2, base_url: 'http://127.0.0.1:1/v1', temperature: 0.5,
+        headers: {X-Api-Key: $SOME_KEY}, extra: {a: {b: [1]}}, fields: {effort: x.y}, price: {input: 0.15, output: 0.6}}, mailbox]\nconcurrency: 8\n";
+    let (decided, _) = read(text).unwrap().decided().unwrap();
+    let record = serde_json::to_string(&decided).unwrap();
+    assert_eq!(serde_json::from_str::<Settings>(&record).unwrap(), decided);
+    assert_eq!(
+        decided.decided().unwrap().0,
+        decided,
+        "nothing is decided twice"
+    );
+    let Models::Listed(models) = &decided.models else {
+        panic!("not decided")
+    };
+    assert_eq!(
+        models[0].base_url.as_deref(),
+        Some("http://localhost:11434/v1")
+    );
+    assert_eq!(
+        models[1].key_env.as_deref(),
+        Some(""),
+        "a server that the config names gets no key that it does not name"
+    );
+    assert_eq!(models[1].weight, 2.0);
+    let yaml = serde_yaml::to_string(&decided).unwrap();
+    assert_eq!(yaml::read::<Settings>(&yaml, "run.yaml").unwrap(), decided);
+}
+
+#[test]
+fn dollars_are_only_limited_where_everything_has_a_price() {
+    let check = |models: &str, usd, tokens| {
+        let settings = read(&format!("models: [{models}]")).unwrap();
+        settings
+            .check_budget(usd, tokens)
+            .map_err(|failure| failure.to_string())
+    };
+    let priced = "{provider: openai, model: m, price: {input: 1, output: 2}}";
+    assert_eq!(check(priced, Some(1.0), None), Ok(()));
+    assert_eq!(check("mailbox, openai/m", None, Some(1000)), Ok(()));
+    assert!(
+        check("openai/m", Some(1.0), None)
+            .unwrap_err()
+            .contains("`openai/m` has no price")
+    );
+    assert!(
+        check(&format!("{priced}, mailbox"), Some(1.0), None)
+            .unwrap_err()
+            .contains("what `mailbox` costs is not known")
+    );
+}

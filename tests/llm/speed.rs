@@ -1,0 +1,60 @@
+//! What asking costs this machine's processor.
+
+use std::time::Duration;
+
+use kforge::event::ReplyOutcome;
+
+use crate::server::{Act, Server};
+use crate::wire::{PROTOCOLS, events, one_model};
+use crate::{client, place, replied, request, runtime};
+
+/// Time that this thread has spent on the processor.
+fn spent() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes to the structure alone.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(failed, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The limit is for the whole way of a proposal and an optimised build; this is a part of it, in whatever build the tests run.
+#[test]
+fn a_long_prompt_and_a_long_reply_cost_little() {
+    const ROUNDS: u32 = 10;
+    for (protocol, ends, _) in PROTOCOLS {
+        let piece = "    acc[0] += \"x\" * y;\n".repeat(6);
+        let pieces = vec![piece.as_str(); 64];
+        let all: Vec<_> = events(protocol, &pieces, ends);
+        let length = piece.len() * 64;
+        let server = Server::start(move |_, _| {
+            Act::Events(
+                all.iter()
+                    .map(|event| (Duration::ZERO, event.clone()))
+                    .collect(),
+                true,
+            )
+        });
+        let client = client(&one_model(protocol, &server.url, ""));
+        let mut request = request();
+        request.parts[1].text = "for (int i = 0; i < n; ++i) { \"sum\" += x[i]; }\n".repeat(8600);
+        assert!(request.bytes() > 400_000);
+        let each = runtime().block_on(async {
+            let model = format!("{protocol}/m-1");
+            client.ask(&model, &request, &place()).await;
+            let before = spent();
+            for _ in 0..ROUNDS {
+                let reply = replied(client.ask(&model, &request, &place()).await);
+                assert_eq!(
+                    (reply.outcome, reply.text.len()),
+                    (ReplyOutcome::Complete, length)
+                );
+            }
+            (spent() - before) / ROUNDS
+        });
+        println!("{protocol}: {each:?} of processor time a question");
+        assert!(each < Duration::from_millis(40), "{protocol}: {each:?}");
+    }
+}

@@ -1,0 +1,95 @@
+//! A search on a GPU in which a person answered as the model (`tests/fixtures/mailbox`): its replies, read again, give its kernels.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kforge::driver::{Earlier, End, Kernel, Question, read_replies};
+use kforge::event::{Brief, Event, FailedReason, Operator, ReplyOutcome};
+use kforge::run::Line;
+use kforge::task::TaskFiles;
+
+fn fixture(path: impl AsRef<Path>) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/fixtures/mailbox").join(path)
+}
+
+fn text(path: impl AsRef<Path>) -> String {
+    let path = fixture(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_replies_of_a_person_give_the_kernels_that_were_judged() {
+    let task = Arc::new(TaskFiles::find("gdn_decode").unwrap().load().unwrap());
+    let mut briefs: BTreeMap<u64, Brief> = BTreeMap::new();
+    let mut replies: BTreeMap<u64, Vec<(u32, ReplyOutcome)>> = BTreeMap::new();
+    let (mut made, mut without) = (0, Vec::new());
+    for line in text("events.jsonl").lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let name = value["event"].as_str().unwrap();
+        if !["asked", "replied", "proposed", "failed"].contains(&name) {
+            continue;
+        }
+        let end = match Event::parse(name, line).unwrap().unwrap() {
+            Event::Asked(brief) => {
+                briefs.insert(brief.step, brief);
+                continue;
+            }
+            Event::Replied(replied) => {
+                let reply = (replied.ask, replied.outcome);
+                replies.entry(replied.step).or_default().push(reply);
+                continue;
+            }
+            Event::Proposed(proposed) => (proposed.step, None),
+            Event::Failed(failed) => (failed.step, Some(failed.reason)),
+            _ => continue,
+        };
+        let (step, failed) = end;
+        let brief = briefs[&step].clone();
+        if !brief.operator.asks() {
+            assert_eq!(brief.operator, Operator::Start);
+            continue;
+        }
+        let kernel = |step: &u64| Kernel {
+            step: *step,
+            operator: Operator::Start,
+            source: text(format!("kernels/{step:02}.cu")).into(),
+            feedback: None,
+        };
+        let earlier = replies[&step].iter().map(|(ask, outcome)| Earlier {
+            outcome: *outcome,
+            text: text(format!("replies/{step:02}-{ask}.md")).into(),
+        });
+        let question = Question {
+            task: task.clone(),
+            parents: brief.parents.iter().map(kernel).collect(),
+            context: Vec::new(),
+            history: Vec::new(),
+            earlier: earlier.collect(),
+            brief,
+        };
+        let reading = read_replies(&question, 2);
+        assert!(
+            reading.trace.is_some() && reading.expected.is_some(),
+            "step {step}"
+        );
+        match (reading.end, failed) {
+            (End::Candidate(candidate), None) => {
+                let kernel = text(format!("kernels/{step:02}.cu"));
+                assert_eq!(candidate.source, kernel, "step {step}");
+                made += 1;
+            }
+            (End::Failed(reason, _), Some(told)) => {
+                assert_eq!(reason, told, "step {step}");
+                without.push((step, reason));
+            }
+            (end, failed) => panic!("step {step}: {end:?}, and not {failed:?}"),
+        }
+    }
+    assert_eq!(made, 16);
+    assert_eq!(without, [(18, FailedReason::NoOp)]);
+    // One reply whose edit had no place was told so, and mended in the same step.
+    assert_eq!(replies[&15].len(), 2);
+    assert!(text("prompts/15-2.md").contains("None of your edits was made"));
+}

@@ -1,0 +1,272 @@
+//! What models are shown is true: every example kernel is judged like any other, and `kforge prompt` says what it says.
+
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn kforge(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kforge"));
+    command.args(arguments).current_dir(root());
+    if let Some(python) = std::env::var_os("KFORGE_TEST_PYTHON") {
+        command.env("KFORGE_PYTHON", python);
+    }
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Each example with a folder in which its task finds it as its baseline.
+fn examples(folder: &Path) -> Vec<(String, PathBuf, PathBuf)> {
+    let mut examples = Vec::new();
+    for entry in std::fs::read_dir(root().join("prompts/cuda")).unwrap() {
+        let kernel = entry.unwrap().path();
+        if kernel.extension().is_none_or(|extension| extension != "cu") {
+            continue;
+        }
+        let name = kernel.file_stem().unwrap().to_str().unwrap().to_owned();
+        let from = root().join("tests/fixtures/examples/tasks").join(&name);
+        let task = folder.join("tasks").join(&name);
+        let kernels = folder.join("kernels").join(&name);
+        for made in [&task, &kernels] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        for file in std::fs::read_dir(&from).unwrap_or_else(|_| panic!("{name} has no task")) {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), task.join(file.file_name())).unwrap();
+        }
+        std::fs::copy(&kernel, kernels.join("example.cu")).unwrap();
+        examples.push((name, task, kernel));
+    }
+    assert!(examples.len() >= 6);
+    examples
+}
+
+fn has_gpu() -> bool {
+    let found = || {
+        kforge::device::cuda::compiler::find().ok()?;
+        kforge::device::cuda::cards()
+            .ok()
+            .filter(|cards| !cards.is_empty())
+    };
+    found().is_some()
+}
+
+#[test]
+fn every_example_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let backends: &[&str] = if has_gpu() {
+        &["cpu", "cuda"]
+    } else {
+        &["cpu"]
+    };
+    for (name, task, kernel) in examples(folder.path()) {
+        let source = std::fs::read_to_string(&kernel).unwrap();
+        for backend in backends {
+            if *backend == "cpu" && source.contains("asm volatile") {
+                println!("skipped: {name} has inline PTX, which no CPU runs");
+                continue;
+            }
+            let (task, kernel) = (task.to_str().unwrap(), kernel.to_str().unwrap());
+            let output = kforge(&[
+                "eval",
+                task,
+                kernel,
+                "--backend",
+                backend,
+                "--profile",
+                "quick",
+                "--format",
+                "json",
+            ]);
+            let verdicts: Value = serde_json::from_slice(&output.stdout)
+                .unwrap_or_else(|error| panic!("{name}: {error}: {}", text(&output.stderr)));
+            let verdict = &verdicts[0];
+            // Whether so short a kernel is measured precisely is the machine's affair.
+            let status = verdict["status"].as_str();
+            assert!(
+                matches!(status, Some("passed" | "inconclusive")),
+                "{name} on {backend}: {verdict:#}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_example_compiles_for_gpus() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, task, kernel) in examples(folder.path()) {
+        let (task, kernel) = (task.to_str().unwrap(), kernel.to_str().unwrap());
+        let compile = ["eval", task, kernel, "--compile-only", "--format", "json"];
+        let output = kforge(&[&compile[..], &["--arch", "sm_90"]].concat());
+        if output.status.code() == Some(3) {
+            println!("skipped: {}", text(&output.stderr));
+            return;
+        }
+        let found: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{name}: {error}: {}", text(&output.stderr)));
+        assert_eq!(found[0]["compiled"], true, "{name}: {found:#}");
+        for variant in found[0]["variants"].as_array().unwrap() {
+            assert_eq!(
+                variant["resources"]["spill_bytes"], 0,
+                "{name}: {variant:#}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_prompt_is_shown_with_its_parts() {
+    let output = kforge(&[
+        "prompt",
+        "gdn_decode",
+        "--operator",
+        "edit",
+        "--arch",
+        "sm_90",
+        "--card",
+        "wide_loads",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (prompt, table) = (text(&output.stdout), text(&output.stderr));
+    for part in [
+        "# The task: `gdn_decode`",
+        "/* kforge",
+        "# A direction to try: wide_loads",
+        "at most 2 edits",
+        "<NO_VALID_EDIT/>",
+    ] {
+        assert!(prompt.contains(part), "{part} is missing");
+    }
+    for line in [
+        "step 1 is naive.cu (not judged)",
+        "parents ",
+        "instruction ",
+        "estimated from ",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
+    let output = kforge(&[
+        "prompt",
+        "softmax",
+        "--operator",
+        "crossover",
+        "--backend",
+        "cpu",
+        "--format",
+        "json",
+        "--tokens",
+        "3000",
+    ]);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    assert!(
+        found["left_out"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|line| line.as_str().unwrap().starts_with("examples:"))
+    );
+    let sections = found["sections"].as_array().unwrap();
+    let sum: u64 = sections
+        .iter()
+        .map(|section| section["tokens"].as_u64().unwrap())
+        .sum();
+    assert!(found["tokens"].as_u64().unwrap() > sum && found["bytes"].as_u64().unwrap() > sum);
+    let output = kforge(&["prompt", "softmax", "--backend", "metal", "--card", "list"]);
+    assert!(
+        text(&output.stdout).contains("fuse_passes")
+            && !text(&output.stdout).contains("tensor_cores")
+    );
+}
+
+#[test]
+fn verdicts_are_told_as_feedback() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines =
+        std::fs::read_to_string(root().join("tests/fixtures/prompts/verdicts.jsonl")).unwrap();
+    let race = lines
+        .lines()
+        .find(|line| line.contains("race_reused_buffer.cu"))
+        .unwrap();
+    let kernel = "tests/fixtures/kernels/race_reused_buffer.cu";
+    let mut verdict: Value = serde_json::from_str(race).unwrap();
+    verdict["kernel"] = kernel.into();
+    let file = folder.path().join("verdicts.json");
+    std::fs::write(&file, serde_json::to_string(&[verdict]).unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    let asked = [
+        "--operator",
+        "repair",
+        "--backend",
+        "cpu",
+        "--kernel",
+        kernel,
+        "--verdicts",
+        file,
+    ];
+    let output = kforge(&[&["prompt", "softmax"], &asked[..]].concat());
+    let prompt = text(&output.stdout);
+    assert!(
+        prompt.contains("`race`: two threads touch the same memory"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(prompt.contains("- against a write by block (0, 0, 0), thread (63, 0, 0) in line 24"));
+    let output = kforge(&[&["prompt", "gelu"], &asked[..]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("a verdict on task `softmax`, not on `gelu`"));
+}
+
+#[test]
+fn mistakes_are_usage_errors() {
+    for (arguments, said) in [
+        (
+            &["prompt", "softmax", "--card", "wide_load"][..],
+            "did you mean `wide_loads`?",
+        ),
+        (&["prompt", "sofmax"], "unknown task"),
+        (
+            &["prompt", "softmax", "--prompts", "no/such/folder"],
+            "no/such/folder",
+        ),
+        (
+            &[
+                "prompt",
+                "softmax",
+                "--backend",
+                "cpu",
+                "--config",
+                "no_such.yaml",
+            ],
+            "no_such.yaml",
+        ),
+        (
+            &[
+                "prompt",
+                "softmax",
+                "--backend",
+                "cpu",
+                "--kernel",
+                "no_such.cu",
+            ],
+            "no_such.cu",
+        ),
+    ] {
+        let output = kforge(arguments);
+        assert!(
+            text(&output.stderr).contains(said),
+            "{arguments:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
