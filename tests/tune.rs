@@ -101,6 +101,11 @@ impl Bench {
             "KFORGE_OUTPUT",
             "KFORGE_BACKEND",
             "KFORGE_LOG",
+            // No test asks a model that somebody pays for.
+            "ANTHROPIC_API_KEY",
+            "OPENAI_API_KEY",
+            "GEMINI_API_KEY",
+            "OPENROUTER_API_KEY",
         ] {
             command.env_remove(name);
         }
