@@ -144,10 +144,10 @@ fn a_gpus_verdict_says_how_fast_and_what_bounds_it() {
     let text = words::feedback(&feedback, "", &question(&task, &device));
     insta::assert_snapshot!(text, @r"
     `passed`: it is correct, and was measured. 1.03x (3 % faster) of the baseline `fla` over all workloads (95 % interval 1.027 to 1.035).
-    - `b1`: 0.85x (15 % slower), 3.21 us against 2.73 us; 7.8 % of the roofline (no kernel takes less than 0.25 us), memory-bound: 335 GB/s of 4.30 TB/s
-    - `b4`: 1.19x (19 % faster), 3.25 us against 3.86 us; 30 % of the roofline (no kernel takes less than 0.98 us), memory-bound: 1.30 TB/s of 4.30 TB/s
-    - `b8`: 1.14x (14 % faster), 4.44 us against 5.06 us; 44 % of the roofline (no kernel takes less than 1.97 us), memory-bound: 1.91 TB/s of 4.30 TB/s
-    - `b64`: 0.98x (2 % slower), 20.4 us against 20.0 us; 77 % of the roofline (no kernel takes less than 15.8 us), memory-bound: 3.33 TB/s of 4.30 TB/s
+    - `b1`: 0.85x (15 % slower), 3.21 us against 2.73 us; 7.6 % of the roofline: latency-bound, too little work to fill the device; 329 GB/s of 4.30 TB/s (1.05 MB at least)
+    - `b4`: 1.19x (19 % faster), 3.25 us against 3.86 us; 30 % of the roofline, memory-bound: 1.30 TB/s of 4.30 TB/s (4.22 MB at least)
+    - `b8`: 1.14x (14 % faster), 4.44 us against 5.06 us; 44 % of the roofline, memory-bound: 1.90 TB/s of 4.30 TB/s (8.44 MB at least)
+    - `b64`: 0.98x (2 % slower), 20.4 us against 20.0 us; 77 % of the roofline, memory-bound: 3.31 TB/s of 4.30 TB/s (67.5 MB at least)
     - compiler: 40 registers a thread, 16 bytes spilled a thread, 2048 bytes of shared memory a block, occupancy 75 %
     - line 31: global load of 4 bytes a thread touches 32.0 sectors of 32 bytes a warp, where 4 would do
     - line 40: shared store of 4 bytes a thread takes 4.00 times the passes over the banks that it needs
