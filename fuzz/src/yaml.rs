@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use kforge::base::yaml::{read, read_inline};
 use kforge::config::{Config, apply, resolve};
+use kforge::llm::{Model, Models, ProviderName};
 use kforge::run::Record;
 use kforge::task::TaskFiles;
 
@@ -36,7 +37,11 @@ fn meant(mut config: Config) {
     let recorded = serde_json::to_string(&config).expect("a checked config can be written");
     let again: Config = read_inline(&recorded, "record").expect("and read back");
     assert_eq!(again, config);
+    // What else it takes is not in the text: a task, somebody to ask, kernels to begin with.
     config.tasks = vec!["softmax".to_owned()];
+    config.llm.models = Models::Listed(vec![Model::new(ProviderName::Mailbox, "")]);
+    config.budget.usd = None;
+    config.from.clear();
     let resolved = resolve(&config, "name", "time").expect("what was checked can be resolved");
     assert!((1..=64).contains(&resolved.in_flight) && resolved.window > 0);
 }
