@@ -153,7 +153,7 @@ impl TaskLoop<'_> {
                 self.settle_doubts()?;
                 self.stop_without_money()?;
             }
-            if self.progress.stopped.is_some() && self.is_only_patient() {
+            if self.progress.stopped.is_some() && self.has_only_mail_under_way() {
                 // Nobody knows when those will reply, and whoever resumes finds what they did.
                 self.running.abandon().await;
             }
@@ -241,7 +241,7 @@ impl TaskLoop<'_> {
 
     /// Takes in the replies that are on their way, unless it is told to stop: they are paid for.
     async fn wait_for_replies(&mut self, interrupt: &mut watch::Receiver<bool>) -> Result<()> {
-        while self.is_sending() && !self.is_patient_only() {
+        while self.is_sending() && !self.awaits_only_mail() {
             if self.go_on(interrupt, None).await? == LoopEnd::Interrupted {
                 break;
             }

@@ -87,6 +87,11 @@ impl Budget {
         fits
     }
 
+    /// Sets aside what was set aside before, by an earlier process: the question is out already, whether it fits or not.
+    pub fn hold(&mut self, worst: &Cost) {
+        self.reserved = self.reserved.plus(Amount::of(worst));
+    }
+
     /// Whether a worst case could be set aside now.
     pub fn would_fit(&self, worst: &Cost) -> bool {
         let left = self.left();
@@ -176,6 +181,17 @@ mod tests {
         assert!(budget.reserve(&worst));
         assert_eq!(budget.spent(), cost(1000, Some(1)));
         assert!(!budget.reserve(&cost(1, None)), "no price, no dollars");
+    }
+
+    #[test]
+    fn a_question_that_is_out_already_is_held_even_where_it_no_longer_fits() {
+        let mut budget = Budget::new(Limits::new(None, Some(100)));
+        assert!(budget.reserve(&cost(60, None)));
+        budget.hold(&cost(90, None));
+        assert!(!budget.would_fit(&cost(1, None)));
+        // Its end frees what it held, and nothing of the other's.
+        budget.settle(&cost(90, None), &cost(10, None));
+        assert_eq!(budget.left().tokens, Some(30));
     }
 
     #[test]

@@ -121,17 +121,22 @@ impl TaskLoop<'_> {
         let Some(asking) = self.asking.as_ref() else {
             return true;
         };
-        let is_patient = |step: &u64| {
-            let model = self.open.get(step).and_then(|brief| brief.model.as_ref());
-            model.is_some_and(|model| asking.author.is_patient(&model.name))
-        };
         let busy = self.exchanges.iter().filter(|(step, exchange)| {
             matches!(
                 exchange.stage,
                 Stage::Rendering | Stage::Dear | Stage::Sending
-            ) && !is_patient(step)
+            ) && !self.is_patient(**step)
         });
-        is_patient(&step) || busy.count() < asking.at_once
+        self.is_patient(step) || busy.count() < asking.at_once
+    }
+
+    /// Whether a step asks somebody who replies in his own time.
+    fn is_patient(&self, step: u64) -> bool {
+        let model = self.open.get(&step).and_then(|brief| brief.model.as_ref());
+        let author = self.asking.as_ref().map(|asking| &asking.author);
+        model
+            .zip(author)
+            .is_some_and(|(model, author)| author.is_patient(&model.name))
     }
 
     /// A parent may be a starting kernel that is itself only just being proposed.
@@ -255,8 +260,7 @@ impl TaskLoop<'_> {
             .context("a question that was not asked")?;
         let document = files::read(&self.directory.prompt(step, sent.ask))?;
         let asking = self.asking.as_mut().context("nobody can be asked")?;
-        // It was set aside once before; there is nothing to decide.
-        let _ = asking.budget.reserve(&sent.reserved);
+        asking.budget.hold(&sent.reserved);
         exchange.reserved = sent.reserved;
         exchange.prepared = Some(Arc::new(Prepared {
             model: sent.model,
@@ -503,20 +507,15 @@ impl TaskLoop<'_> {
     }
 
     /// Whether all replies that are on their way are from those who take their time, and cost nothing.
-    pub(in crate::driver) fn is_patient_only(&self) -> bool {
-        self.in_stage(Stage::Sending).iter().all(|step| {
-            let model = self.open.get(step).and_then(|brief| brief.model.as_ref());
-            let asking = self.asking.as_ref();
-            asking.is_some_and(|asking| {
-                model.is_some_and(|model| asking.author.is_patient(&model.name))
-            })
-        })
+    pub(in crate::driver) fn awaits_only_mail(&self) -> bool {
+        let sending = self.in_stage(Stage::Sending);
+        sending.into_iter().all(|step| self.is_patient(step))
     }
 
     /// Whether nothing else is under way than questions to those who take their time.
-    pub(in crate::driver) fn is_only_patient(&self) -> bool {
+    pub(in crate::driver) fn has_only_mail_under_way(&self) -> bool {
         let sending = self.in_stage(Stage::Sending).len();
-        sending > 0 && sending == self.running.len() && self.is_patient_only()
+        sending > 0 && sending == self.running.len() && self.awaits_only_mail()
     }
 
     /// Whether something has shown that asking makes no sense any more.
