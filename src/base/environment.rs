@@ -6,13 +6,13 @@ use std::ffi::OsString;
 use std::sync::{Mutex, PoisonError};
 
 /// A value shorter than this is not looked for within others: it would be found where it is not.
-pub const SHORTEST_SECRET: usize = 6;
+pub(crate) const SHORTEST_SECRET: usize = 6;
 
 /// What was read as a secret, so that no child is given it under another name.
 static READ: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// The value of a variable that is a secret whatever its name; `None` where it is unset, empty or no text.
-pub fn secret(name: &str) -> Option<String> {
+pub(crate) fn secret(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     let value = value.trim();
     if value.is_empty() {
@@ -27,7 +27,7 @@ pub fn secret(name: &str) -> Option<String> {
 }
 
 /// The variables that no child is to be given.
-pub fn withheld() -> Vec<OsString> {
+pub(crate) fn withheld() -> Vec<OsString> {
     let read = READ.lock().unwrap_or_else(PoisonError::into_inner);
     let is_withheld = |(name, value): &(OsString, OsString)| {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
@@ -39,7 +39,7 @@ pub fn withheld() -> Vec<OsString> {
 
 /// Whether an environment variable of this name is likely to hold a secret. No child process is given it unless its config
 /// says so by name.
-pub fn is_secret_name(name: &str) -> bool {
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     let words = name.split(['_', '-', '.']);
     let mut is_secret = false;

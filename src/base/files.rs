@@ -18,29 +18,29 @@ const FEW: usize = 6;
 const OPEN: usize = 256;
 
 /// Reads a text file.
-pub fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| explain("read", path, error))
 }
 
 /// Creates a folder and those above it. Not synced: what is later written into it is.
-pub fn create_folder(path: &Path) -> Result<()> {
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|error| explain("create", path, error))
 }
 
 /// Puts a file in place as a whole: a reader sees the old contents or the new. Not synced: for copies that can be made again.
-pub fn replace(path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
     put(path, contents).map(drop)
 }
 
 /// As `replace`, and durable when it returns.
-pub fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
     let file = put(path, contents)?;
     sync(&file, path)?;
     sync_folder(folder_of(path))
 }
 
 /// Removes a file that can be made again, if it is there.
-pub fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(explain("remove", path, error))
@@ -50,21 +50,21 @@ pub fn remove(path: &Path) -> Result<()> {
 }
 
 /// Makes the names in a folder durable.
-pub fn sync_folder(path: &Path) -> Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let folder = File::open(path).map_err(|error| explain("open", path, error))?;
     sync(&folder, path)
 }
 
 /// Files that become durable together: many writes, one sync.
 #[derive(Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     written: Vec<(PathBuf, File)>,
     folders: BTreeSet<PathBuf>,
 }
 
 impl Batch {
     /// Writes a file under its final name; its folder must exist. Durable only after `sync`.
-    pub fn write(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
         if self.written.len() >= OPEN {
             self.sync()?;
         }
@@ -78,7 +78,7 @@ impl Batch {
     }
 
     /// As `write`, into a folder that may not exist yet.
-    pub fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
+    pub(crate) fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
         let folder = folder_of(&path);
         if !self.folders.contains(folder) {
             match fs::create_dir(folder) {
@@ -94,7 +94,7 @@ impl Batch {
     }
 
     /// Makes everything written so far durable.
-    pub fn sync(&mut self) -> Result<()> {
+    pub(crate) fn sync(&mut self) -> Result<()> {
         if self.written.len() > FEW
             && let Some((path, file)) = self.written.first()
             && whole_file_system(file).map_err(|error| explain("sync", path, error))?
@@ -170,7 +170,7 @@ fn put(path: &Path, contents: &[u8]) -> Result<File> {
 }
 
 /// Flushes a file's contents and length.
-pub fn sync(file: &File, path: &Path) -> Result<()> {
+pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     file.sync_data()
         .map_err(|error| explain("sync", path, error))
 }
@@ -183,7 +183,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// What a person can do about a failed file operation, with the path.
-pub fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
+pub(crate) fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
     use io::ErrorKind;
     let message = format!("cannot {action} `{}`: {}", path.display(), plain(&error));
     let failure = match error.kind() {

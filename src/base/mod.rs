@@ -2,14 +2,14 @@
 //!
 //! Nothing here knows what a kernel or a task is.
 
-pub mod digest;
-pub mod environment;
+pub(crate) mod digest;
+pub(crate) mod environment;
 pub mod expression;
-pub mod failure;
-pub mod files;
+pub(crate) mod failure;
+pub(crate) mod files;
 pub mod random;
-pub mod statistics;
-pub mod text;
+pub(crate) mod statistics;
+pub(crate) mod text;
 pub mod yaml;
 
 pub use digest::Digest;

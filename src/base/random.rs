@@ -20,7 +20,7 @@ impl Stream {
         Self(ChaCha8Rng::seed_from_u64(digest.low64()))
     }
 
-    pub fn next_u64(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0.next_u64()
     }
 
@@ -36,7 +36,7 @@ impl Stream {
     }
 
     /// An index drawn in proportion to its weight; `None` if no weight is positive.
-    pub fn weighted(&mut self, weights: &[f64]) -> Option<usize> {
+    pub(crate) fn weighted(&mut self, weights: &[f64]) -> Option<usize> {
         let total: f64 = weights.iter().filter(|weight| **weight > 0.0).sum();
         if !(total > 0.0 && total.is_finite()) {
             return None;
@@ -58,7 +58,7 @@ impl Stream {
     }
 
     /// Fisher and Yates's shuffle.
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }

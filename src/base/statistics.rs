@@ -3,7 +3,7 @@
 //! Never returns a number that is not finite, and never an interval that the sample cannot carry: `None` instead.
 
 /// Two-sided 95 % quantile of the standard normal distribution.
-pub const Z95: f64 = 1.959_963_984_540_054;
+pub(crate) const Z95: f64 = 1.959_963_984_540_054;
 
 /// Two-sided 95 % quantiles of Student's t with 1, 2, … degrees of freedom.
 const STUDENT95: [f64; 9] = [
@@ -18,7 +18,7 @@ const LEAST: usize = 6;
 
 /// A sample described.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub median: f64,
     pub mean: f64,
     /// With n - 1 in the denominator; 0 for a single value.
@@ -30,7 +30,7 @@ pub struct Summary {
 
 impl Summary {
     /// `None` for an empty sample and for one that holds a value that is not finite.
-    pub fn of(sample: &[f64]) -> Option<Self> {
+    pub(crate) fn of(sample: &[f64]) -> Option<Self> {
         if sample.is_empty() || !sample.iter().all(|value| value.is_finite()) {
             return None;
         }
@@ -63,7 +63,7 @@ impl Summary {
 
 /// A location with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     pub estimate: f64,
     pub low: f64,
     pub high: f64,
@@ -71,7 +71,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// An estimate of a logarithm as one of the ratio itself; `None` where that would be zero, infinite or no number.
-    pub fn exp(&self) -> Option<Self> {
+    pub(crate) fn exp(&self) -> Option<Self> {
         let ratio = Self {
             estimate: self.estimate.exp(),
             low: self.low.exp(),
@@ -90,7 +90,7 @@ impl Estimate {
 }
 
 /// The logarithm of baseline time / candidate time. `None` unless both are positive and finite: a clock that says 0 proves nothing.
-pub fn log_ratio(baseline: f64, candidate: f64) -> Option<f64> {
+pub(crate) fn log_ratio(baseline: f64, candidate: f64) -> Option<f64> {
     let sound = |time: f64| time > 0.0 && time.is_finite();
     // The difference of logarithms cannot overflow where the quotient could.
     (sound(baseline) && sound(candidate)).then(|| baseline.ln() - candidate.ln())
@@ -101,7 +101,7 @@ pub fn log_ratio(baseline: f64, candidate: f64) -> Option<f64> {
 /// with the same kind of noise is, and nothing else.
 ///
 /// `None` for fewer than six samples and for values that are not finite.
-pub fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
+pub(crate) fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
     let count = log_ratios.len();
     if count < LEAST || !log_ratios.iter().all(|value| value.is_finite()) {
         return None;
@@ -130,7 +130,7 @@ pub fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
 /// estimates, and on each side the half widths in quadrature, `h = sqrt(h_1² + … + h_n²) / n`.
 ///
 /// `None` where there is none, or where one is not finite or not in order.
-pub fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
+pub(crate) fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
     if log_estimates.is_empty() || !log_estimates.iter().all(Estimate::ordered) {
         return None;
     }
@@ -160,7 +160,7 @@ pub fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
 /// their own intervals where that is wider: then the processes do not differ by more than each one's own noise.
 ///
 /// `None` as for [`geometric_mean`].
-pub fn mean_of_estimates(log_estimates: &[Estimate]) -> Option<Estimate> {
+pub(crate) fn mean_of_estimates(log_estimates: &[Estimate]) -> Option<Estimate> {
     let within = geometric_mean(log_estimates)?;
     let count = log_estimates.len();
     let values: Vec<f64> = log_estimates.iter().map(|one| one.estimate).collect();

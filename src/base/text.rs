@@ -1,7 +1,7 @@
 //! Small helps for messages: the nearest valid name, lists for people.
 
 /// The candidate nearest to what was typed, if it is near enough to be what was meant.
-pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| {
@@ -24,7 +24,7 @@ pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -
 }
 
 /// `` `a`, `b` and `c` ``; `nothing` where there is none.
-pub fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+pub(crate) fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let quoted: Vec<_> = names
         .into_iter()
         .map(|name| format!("`{}`", name.as_ref()))
@@ -37,7 +37,7 @@ pub fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
 }
 
 /// A hint that names what was probably meant, and otherwise all there is.
-pub fn did_you_mean<'a>(
+pub(crate) fn did_you_mean<'a>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'a str> + Clone,
 ) -> String {

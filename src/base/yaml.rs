@@ -18,7 +18,7 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure>
 }
 
 /// As [`read`], for a text that begins `lines_before` lines into its file.
-pub fn read_with_line<T: DeserializeOwned>(
+pub(crate) fn read_with_line<T: DeserializeOwned>(
     text: &str,
     origin: &str,
     lines_before: u32,
@@ -62,7 +62,7 @@ fn options() -> serde_yaml::Options {
 }
 
 /// A failure about a value that was understood and means nothing, with the place of the first key that its message names.
-pub fn placed(failure: Failure, text: &str, origin: &str) -> Failure {
+pub(crate) fn placed(failure: Failure, text: &str, origin: &str) -> Failure {
     let named = failure.message.split('`').skip(1).step_by(2);
     // A message may show the value with its key.
     let keys = named.map(|words| words.split(':').next().unwrap_or_default());

@@ -18,7 +18,7 @@ pub enum Devices {
 
 impl Devices {
     /// Those among the machine's that are meant, in the order in which they were named.
-    pub fn among(&self, cards: &[DeviceIdentity]) -> Result<Vec<DeviceIdentity>, Failure> {
+    pub(crate) fn among(&self, cards: &[DeviceIdentity]) -> Result<Vec<DeviceIdentity>, Failure> {
         let Self::Listed(words) = self else {
             return Ok(cards.to_vec());
         };

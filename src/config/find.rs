@@ -11,7 +11,7 @@ use crate::task;
 static CONFIGS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/config");
 
 /// The text of a run config, and what errors call it.
-pub fn find(name: &str) -> Result<(String, String), Failure> {
+pub(crate) fn find(name: &str) -> Result<(String, String), Failure> {
     let embedded = CONFIGS
         .files()
         .filter_map(|file| Some((file.path().to_str()?, file.contents_utf8()?)));

@@ -19,7 +19,7 @@ pub struct Beginning {
 }
 
 /// Of each task, in order.
-pub type Beginnings = IndexMap<String, Vec<Beginning>>;
+pub(crate) type Beginnings = IndexMap<String, Vec<Beginning>>;
 
 /// What the words of `from` mean for the config's tasks.
 pub(super) fn find(words: &[String], tasks: &[(Named, Task)]) -> Result<Beginnings, Failure> {
@@ -129,7 +129,7 @@ fn best_of_run(path: &Path, task: &str) -> Result<run::BestOfRun, Failure> {
 }
 
 /// The run's own copies, as they are now. Nothing outside the run is looked at.
-pub fn kept(directory: &RunDirectory, record: &Record) -> anyhow::Result<Beginnings> {
+pub(crate) fn kept(directory: &RunDirectory, record: &Record) -> anyhow::Result<Beginnings> {
     let mut beginnings = Beginnings::new();
     for (task, recorded) in &record.tasks {
         let folder = directory.existing_task(task)?;
@@ -157,7 +157,7 @@ pub fn kept(directory: &RunDirectory, record: &Record) -> anyhow::Result<Beginni
 }
 
 /// Whether a run that goes on still says where it began: that cannot change any more.
-pub fn check_unchanged(recorded: &Value, now: &[String]) -> Result<(), Failure> {
+pub(crate) fn check_unchanged(recorded: &Value, now: &[String]) -> Result<(), Failure> {
     let was: Vec<&str> = recorded["from"]
         .as_array()
         .map(|words| words.iter().filter_map(Value::as_str).collect())

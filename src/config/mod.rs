@@ -17,11 +17,11 @@ mod overrides;
 mod resolve;
 mod tasks;
 
-pub use devices::Devices;
-pub use find::find;
-pub use from::{Beginning, Beginnings, check_unchanged, kept};
+pub(crate) use devices::Devices;
+pub(crate) use find::find;
+pub(crate) use from::{Beginning, Beginnings, check_unchanged, kept};
 pub use overrides::apply;
-pub use resolve::{Resolved, resolve, resolve_again};
+pub(crate) use resolve::resolve_again; pub use resolve::{Resolved, resolve};
 
 /// A run config as it is typed. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -64,7 +64,7 @@ pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Fail
 }
 
 /// Decides for a run that goes on, which has the kernels that it began from.
-pub fn resolve_again(config: &Config, kept: Beginnings) -> Result<Resolved, Failure> {
+pub(crate) fn resolve_again(config: &Config, kept: Beginnings) -> Result<Resolved, Failure> {
     decide(config, "run", "", Some(kept))
 }
 

@@ -9,7 +9,7 @@ use crate::verdict::DeviceIdentity;
 /// What is known of a device; what is not is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DeviceFacts {
+pub(crate) struct DeviceFacts {
     pub name: String,
     pub arch: String,
     /// Of a CPU: cores that blocks are spread over.
@@ -32,7 +32,7 @@ pub struct DeviceFacts {
 
 impl DeviceFacts {
     /// From the identity, the maker's tables, and what an earlier measurement of this very card left behind.
-    pub fn of(identity: &DeviceIdentity) -> Self {
+    pub(crate) fn of(identity: &DeviceIdentity) -> Self {
         let mut facts = Self {
             name: identity.name.clone(),
             arch: identity.arch.clone(),

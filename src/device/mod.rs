@@ -25,7 +25,7 @@ mod quote;
 mod sandbox;
 mod watchdog;
 
-pub use facts::DeviceFacts;
+pub(crate) use facts::DeviceFacts;
 
 /// Something that runs kernels. `Err` always means broken machinery, never a bad kernel.
 pub trait Device {
@@ -172,7 +172,7 @@ pub enum Expected {
 impl Expected {
     /// Those of some of the copies, by their places among all.
     #[must_use]
-    pub fn of(&self, copies: &[usize]) -> Self {
+    pub(crate) fn of(&self, copies: &[usize]) -> Self {
         match self {
             Self::Host(values) => Self::Host(values.clone()),
             Self::OnDevice(all) => Self::OnDevice(OnDevice {
@@ -209,7 +209,7 @@ pub enum Build {
 
 impl Build {
     /// The word for it in verdicts.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
             Self::Bounds => "bounds",

@@ -173,7 +173,7 @@ pub(super) fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDis
 }
 
 /// An argument that is no address as the first bytes of a word.
-pub fn word_of(argument: Argument) -> u64 {
+pub(crate) fn word_of(argument: Argument) -> u64 {
     match argument {
         Argument::Buffer(_) | Argument::TensorMap(_) | Argument::Null => 0,
         Argument::I32(value) => u64::from(value as u32),
@@ -211,12 +211,12 @@ pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
 }
 
 /// What is left of values that are stored.
-pub fn rounded(dtype: DType, given: &[f64]) -> Vec<f64> {
+pub(crate) fn rounded(dtype: DType, given: &[f64]) -> Vec<f64> {
     with_stored(dtype, given, |memory| values(dtype, memory))
 }
 
 /// Values against their expected ones, as if they had been found in memory.
-pub fn compare_values(
+pub(crate) fn compare_values(
     dtype: DType,
     found: &[f64],
     expected: &[f64],

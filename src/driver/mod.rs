@@ -35,7 +35,7 @@ pub use asking::{
 };
 pub use interrupt::{never, watch_signals};
 pub use operators::Operators;
-pub use promote::{Contest, contest};
+pub(crate) use promote::{Contest, contest};
 pub use proposer::{Answer, Candidate, Parent, Proposer};
 
 use crate::base::files::Batch;

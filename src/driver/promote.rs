@@ -12,7 +12,7 @@ use crate::worker::{Evaluator, Job, JobKind, Outcome};
 
 /// How it ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Contest {
+pub(crate) struct Contest {
     pub won: bool,
     /// In words.
     pub why: String,
@@ -29,7 +29,7 @@ pub struct Contest {
 ///
 /// # Errors
 /// Broken machinery only: a kernel that fails has lost.
-pub async fn contest(
+pub(crate) async fn contest(
     evaluator: &dyn Evaluator,
     challenger: &str,
     incumbent: Option<&str>,

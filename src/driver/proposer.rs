@@ -38,7 +38,7 @@ pub struct Candidate {
 impl Candidate {
     /// A kernel file as a candidate. One whose header the judge will refuse is a candidate like any other: a family of its own,
     /// without tunables.
-    pub fn of(source: String, detail: String, task: &Task) -> Self {
+    pub(crate) fn of(source: String, detail: String, task: &Task) -> Self {
         match Kernel::parse(&source, &task.definition) {
             Ok(kernel) => Self {
                 family: kernel.family(),

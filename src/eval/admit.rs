@@ -23,7 +23,7 @@ const LARGEST_TOLERANCE: f64 = 0.1;
 
 /// What became of a task.
 #[derive(Clone, Debug, Serialize)]
-pub struct Admission {
+pub(crate) struct Admission {
     pub task: String,
     pub admitted: bool,
     /// `checked` or `unchecked`.
@@ -42,7 +42,7 @@ pub struct Admission {
 
 /// A spoilt output that the comparison let pass.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Leak {
+pub(crate) struct Leak {
     /// What was made, such as `zeros`.
     pub candidate: String,
     /// The output that was spoilt; `None` where all were.
@@ -55,7 +55,7 @@ pub struct Leak {
 
 /// Something that a task must not have.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Fault {
+pub(crate) struct Fault {
     pub workload: Option<String>,
     pub regime: Option<String>,
     pub reason: String,
@@ -65,7 +65,7 @@ pub struct Fault {
 ///
 /// # Errors
 /// Where the machinery does not work; what is wrong with the task is in the result.
-pub fn admit(
+pub(crate) fn admit(
     device: &dyn Device,
     task: &Task,
     options: Options,

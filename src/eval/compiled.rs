@@ -15,7 +15,7 @@ use crate::verdict::{
 ///
 /// # Errors
 /// Where the compiler itself does not work.
-pub fn compile_only(
+pub(crate) fn compile_only(
     compiler: &Compiler,
     task: &Task,
     name: &str,

@@ -30,12 +30,12 @@ mod sanitize;
 mod screen;
 mod shapes;
 
-pub use admit::{Admission, Fault, Leak, admit};
-pub use compiled::compile_only;
+pub(crate) use admit::{Admission, Fault, Leak, admit};
+pub(crate) use compiled::compile_only;
 pub use example::{Example, example};
 pub use probe::{Launch, On, probe};
-pub use quiet::{Held, Quiet};
-pub use screen::Screen;
+pub(crate) use quiet::{Held, Quiet};
+pub(crate) use screen::Screen;
 
 use programs::{Compilation, Reference, key_of};
 use shapes::Case;
@@ -94,7 +94,7 @@ impl<'a> Judge<'a> {
     ///
     /// # Errors
     /// As for `new`.
-    pub fn brief(
+    pub(crate) fn brief(
         device: &'a dyn Device,
         task: &'a Task,
         options: Options,
@@ -166,7 +166,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Has kernels pass a screen first.
-    pub fn screen_by(&mut self, screen: Screen<'a>) {
+    pub(crate) fn screen_by(&mut self, screen: Screen<'a>) {
         self.screen = Some(Box::new(screen));
     }
 
@@ -206,7 +206,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Times the baseline against itself on every selected workload.
-    pub fn against_itself(&mut self) -> anyhow::Result<Vec<SelfTest>> {
+    pub(crate) fn against_itself(&mut self) -> anyhow::Result<Vec<SelfTest>> {
         let cases: Vec<_> = (self.task.selected(&self.options.profile).into_iter())
             .map(Case::visible)
             .collect();

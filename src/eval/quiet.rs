@@ -16,12 +16,12 @@ use crate::device::Lock;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A handle on a device's lock. Each handle excludes every other, also within one process.
-pub struct Quiet {
+pub(crate) struct Quiet {
     lock: Lock,
 }
 
 /// Held for as long as the work lasts; dropping it releases the lock.
-pub struct Held {
+pub(crate) struct Held {
     file: Option<File>,
     since: Instant,
     how: &'static str,
@@ -40,14 +40,14 @@ impl Drop for Held {
 }
 
 impl Quiet {
-    pub fn open(lock: Lock) -> anyhow::Result<Self> {
+    pub(crate) fn open(lock: Lock) -> anyhow::Result<Self> {
         let quiet = Self { lock };
         quiet.file("")?;
         Ok(quiet)
     }
 
     /// For work on the host: compiling, proposing.
-    pub fn beside(&self) -> anyhow::Result<Held> {
+    pub(crate) fn beside(&self) -> anyhow::Result<Held> {
         match self.lock.is_host {
             true => self.share(),
             false => Ok(Held {
@@ -59,17 +59,17 @@ impl Quiet {
     }
 
     /// For work on the device that may go on beside other such work, but not beside a clock.
-    pub fn share(&self) -> anyhow::Result<Held> {
+    pub(crate) fn share(&self) -> anyhow::Result<Held> {
         self.lock(File::try_lock_shared, "shared")
     }
 
     /// For making ready what will use the device: the same as sharing it, under another name in the log.
-    pub fn ready(&self) -> anyhow::Result<Held> {
+    pub(crate) fn ready(&self) -> anyhow::Result<Held> {
         self.lock(File::try_lock_shared, "to make ready")
     }
 
     /// For timing.
-    pub fn alone(&self) -> anyhow::Result<Held> {
+    pub(crate) fn alone(&self) -> anyhow::Result<Held> {
         self.lock(File::try_lock, "alone")
     }
 

@@ -19,13 +19,13 @@ const TRIED: usize = 3;
 const LAUNCH_SECONDS: f64 = 2.0;
 
 /// A judge of tiny shapes on the CPU.
-pub struct Screen<'a> {
+pub(crate) struct Screen<'a> {
     judge: Judge<'a>,
 }
 
 impl<'a> Screen<'a> {
     /// `machine`: the GPU's, so that a header says there what it will say on the GPU.
-    pub fn new(
+    pub(crate) fn new(
         host: &'a dyn Device,
         task: &'a Task,
         options: Options,

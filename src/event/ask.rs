@@ -86,7 +86,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         self.input + self.cached + self.cache_write + self.output
     }
 }

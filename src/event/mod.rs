@@ -18,7 +18,7 @@ pub use run::{
 };
 
 /// The version of a journal line.
-pub const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// One event of a task's journal. Each variant's name in snake case is the line's `event`.
 #[derive(Clone, Debug, PartialEq)]
@@ -272,7 +272,7 @@ pub enum StopReason {
 
 impl Event {
     /// The name on the journal line.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Event::Asked(_) => "asked",
             Event::Sent(_) => "sent",

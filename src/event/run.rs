@@ -87,7 +87,7 @@ pub struct Interrupted {
 
 impl RunEvent {
     /// The name on the journal line.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             RunEvent::Created(_) => "created",
             RunEvent::Resumed(_) => "resumed",

@@ -18,7 +18,7 @@ pub mod syntax;
 mod tests;
 
 pub use bind::{BindError, BindFault, Machine, Scalars};
-pub use header::{
+pub(crate) use header::{
     ArgumentHeader, Compile, Header, LaunchHeader, Placed, Scratch, TensorMap, Variant,
 };
 pub use point::with_point;
@@ -83,7 +83,7 @@ impl Kernel {
     }
 
     /// The identity of the candidate.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         Digest::of(&self.text)
     }
 }
@@ -96,7 +96,7 @@ impl HeaderError {
     }
 
     /// As a failure of whoever typed the file.
-    pub fn into_failure(self, file: &str) -> Failure {
+    pub(crate) fn into_failure(self, file: &str) -> Failure {
         Failure {
             hint: self.hint,
             ..Failure::usage(format!("{file}:{}: {}", self.line, self.message))

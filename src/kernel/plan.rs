@@ -81,7 +81,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub fn elements(&self) -> u64 {
+    pub(crate) fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
 

@@ -9,7 +9,7 @@ mod declarations;
 mod facts;
 
 pub use declarations::declares_at_namespace_scope;
-pub use facts::{Facts, builtin_bytes, facts};
+pub(crate) use facts::{builtin_bytes}; pub use facts::{Facts, facts};
 
 /// Deeper than any honest kernel, and shallow enough for what descends by recursion.
 const MAX_DEPTH: u32 = 200;
@@ -53,7 +53,7 @@ impl<'s> Syntax<'s> {
         }
     }
 
-    pub fn source(&self) -> &'s str {
+    pub(crate) fn source(&self) -> &'s str {
         self.source
     }
 
@@ -66,7 +66,7 @@ impl<'s> Syntax<'s> {
         self.is_sound
     }
 
-    pub fn text(&self, node: Node<'_>) -> &'s str {
+    pub(crate) fn text(&self, node: Node<'_>) -> &'s str {
         self.source.get(node.byte_range()).unwrap_or_default()
     }
 
@@ -145,13 +145,13 @@ pub fn descendants(node: Node<'_>) -> Descendants<'_> {
 }
 
 /// The children in order, punctuation included.
-pub fn children<'t>(node: Node<'t>) -> impl DoubleEndedIterator<Item = Node<'t>> {
+pub(crate) fn children<'t>(node: Node<'t>) -> impl DoubleEndedIterator<Item = Node<'t>> {
     let mut cursor = node.walk();
     node.children(&mut cursor).collect::<Vec<_>>().into_iter()
 }
 
 /// The named children in order, without comments.
-pub fn named_children<'t>(node: Node<'t>) -> impl DoubleEndedIterator<Item = Node<'t>> {
+pub(crate) fn named_children<'t>(node: Node<'t>) -> impl DoubleEndedIterator<Item = Node<'t>> {
     let mut cursor = node.walk();
     node.named_children(&mut cursor)
         .filter(|child| child.kind() != "comment")
@@ -160,12 +160,12 @@ pub fn named_children<'t>(node: Node<'t>) -> impl DoubleEndedIterator<Item = Nod
 }
 
 /// The nearest node around this one of one of these kinds.
-pub fn enclosing<'t>(node: Node<'t>, kinds: &[&str]) -> Option<Node<'t>> {
+pub(crate) fn enclosing<'t>(node: Node<'t>, kinds: &[&str]) -> Option<Node<'t>> {
     std::iter::successors(node.parent(), Node::parent).find(|around| kinds.contains(&around.kind()))
 }
 
 /// Whether `inner` lies within `outer`, or is it.
-pub fn contains(outer: Node<'_>, inner: Node<'_>) -> bool {
+pub(crate) fn contains(outer: Node<'_>, inner: Node<'_>) -> bool {
     outer.start_byte() <= inner.start_byte() && inner.end_byte() <= outer.end_byte()
 }
 
@@ -190,7 +190,7 @@ enum State {
 
 impl Descendants<'_> {
     /// Leaves out what is below the node that came last.
-    pub fn skip_children(&mut self) {
+    pub(crate) fn skip_children(&mut self) {
         if self.state == State::Descend {
             self.state = State::Skip;
         }

@@ -68,7 +68,7 @@ pub struct Left {
 }
 
 impl Budget {
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             priced: true,
@@ -79,7 +79,7 @@ impl Budget {
     /// Sets the worst case aside. False, and nothing is set aside, where it does not fit; a cost without a price fits under no
     /// limit in dollars.
     #[must_use]
-    pub fn reserve(&mut self, worst: &Cost) -> bool {
+    pub(crate) fn reserve(&mut self, worst: &Cost) -> bool {
         let fits = self.would_fit(worst);
         if fits {
             self.reserved = self.reserved.plus(Amount::of(worst));
@@ -88,12 +88,12 @@ impl Budget {
     }
 
     /// Sets aside what was set aside before, by an earlier process: the question is out already, whether it fits or not.
-    pub fn hold(&mut self, worst: &Cost) {
+    pub(crate) fn hold(&mut self, worst: &Cost) {
         self.reserved = self.reserved.plus(Amount::of(worst));
     }
 
     /// Whether a worst case could be set aside now.
-    pub fn would_fit(&self, worst: &Cost) -> bool {
+    pub(crate) fn would_fit(&self, worst: &Cost) -> bool {
         let left = self.left();
         let dollars = left
             .nano_usd
@@ -102,24 +102,24 @@ impl Budget {
     }
 
     /// What was set aside is free again, and what it came to is spent.
-    pub fn settle(&mut self, reserved: &Cost, spent: &Cost) {
+    pub(crate) fn settle(&mut self, reserved: &Cost, spent: &Cost) {
         self.reserved = self.reserved.less(Amount::of(reserved));
         self.count(spent);
     }
 
     /// Counts what was spent before: by an earlier session of the same run.
-    pub fn count(&mut self, spent: &Cost) {
+    pub(crate) fn count(&mut self, spent: &Cost) {
         self.priced &= spent.nano_usd.is_some() || spent.tokens == 0;
         self.spent = self.spent.plus(Amount::of(spent));
     }
 
     /// Takes back what was counted for a question that waits for its reply after all.
-    pub fn take_back(&mut self, counted: &Cost) {
+    pub(crate) fn take_back(&mut self, counted: &Cost) {
         self.spent = self.spent.less(Amount::of(counted));
     }
 
     /// What was spent; without dollars where a part of it has no price.
-    pub fn spent(&self) -> Cost {
+    pub(crate) fn spent(&self) -> Cost {
         Cost {
             tokens: self.spent.tokens,
             nano_usd: self.priced.then_some(self.spent.nano_usd),
@@ -128,7 +128,7 @@ impl Budget {
     }
 
     /// What is left to be set aside.
-    pub fn left(&self) -> Left {
+    pub(crate) fn left(&self) -> Left {
         let taken = self.spent.plus(self.reserved);
         Left {
             nano_usd: self
@@ -143,7 +143,7 @@ impl Budget {
     }
 
     /// What would be left if all that is under way cost nothing: where even that does not fit, waiting does not help.
-    pub fn left_at_best(&self) -> Left {
+    pub(crate) fn left_at_best(&self) -> Left {
         Left {
             nano_usd: self
                 .limits

@@ -115,7 +115,7 @@ impl Client {
     }
 
     /// A client whose models are answered for by others: for tests, and for programs that bring their own.
-    pub fn with(settings: &Settings, models: Vec<(Model, Arc<dyn Provider>)>) -> Self {
+    pub(crate) fn with(settings: &Settings, models: Vec<(Model, Arc<dyn Provider>)>) -> Self {
         let serve = |(model, provider): (Model, Arc<dyn Provider>)| Served {
             facts: facts(&model),
             rates: model.price.map(|price| price.rates(false)),
@@ -138,7 +138,7 @@ impl Client {
     }
 
     /// What is known of one of them.
-    pub fn model(&self, name: &str) -> Option<&ModelFacts> {
+    pub(crate) fn model(&self, name: &str) -> Option<&ModelFacts> {
         self.served(name).map(|served| &served.facts)
     }
 

@@ -29,8 +29,8 @@ mod wire;
 pub use budget::{Budget, Left, Limits};
 pub use client::{Client, ModelFacts, Waiting};
 pub use models::{Model, Models, ProviderName};
-pub use prices::Price;
-pub use secret::Secret;
+pub(crate) use prices::Price;
+pub(crate) use secret::Secret;
 pub use settings::{Settings, keys};
 
 /// A question.
@@ -128,17 +128,17 @@ impl Reply {
 }
 
 /// Whoever answers questions.
-pub trait Provider: Send + Sync {
+pub(crate) trait Provider: Send + Sync {
     /// Sends the question once and waits for its end. Dropping the future ends all that it began.
     fn send<'a>(&'a self, request: &'a Request, place: &'a Place) -> Sending<'a>;
 }
 
 /// A question under way.
-pub type Sending<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+pub(crate) type Sending<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
 /// What came of sending once.
 #[derive(Debug)]
-pub enum Attempt {
+pub(crate) enum Attempt {
     Ended(Reply),
     /// Not now, and not billed: it may be sent again.
     TurnedAway(TurnedAway),
@@ -148,7 +148,7 @@ pub enum Attempt {
 
 /// A server's refusal to answer now.
 #[derive(Clone, Debug)]
-pub struct TurnedAway {
+pub(crate) struct TurnedAway {
     /// When to come back, in the server's own words.
     pub retry_after: Option<Duration>,
     /// Whether the server forbids to come back.

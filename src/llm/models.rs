@@ -74,7 +74,7 @@ impl ProviderName {
         ("replay", ProviderName::Replay),
     ];
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         let named = Self::ALL.iter().find(|(_, provider)| *provider == self);
         named.map_or("", |(name, _)| name)
     }
@@ -244,7 +244,7 @@ impl Model {
     }
 
     /// `anthropic/claude-sonnet-4-5`, or `mailbox`.
-    pub fn parse(text: &str) -> Result<Self, Failure> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         let (provider, model) = text.split_once('/').unwrap_or((text, ""));
         let known = ProviderName::ALL.map(|(name, _)| name);
         let found = ProviderName::ALL.iter().find(|(name, _)| *name == provider);
@@ -269,7 +269,7 @@ impl Model {
     }
 
     /// The window, where the config does not say it.
-    pub fn context_tokens(&self) -> u64 {
+    pub(crate) fn context_tokens(&self) -> u64 {
         self.context_tokens.unwrap_or(match self.provider {
             ProviderName::Anthropic | ProviderName::Mailbox | ProviderName::Replay => 200_000,
             ProviderName::Ollama => 32_768,
@@ -278,7 +278,7 @@ impl Model {
     }
 
     /// The cap of a reply, where the config does not say it.
-    pub fn max_output_tokens(&self) -> u64 {
+    pub(crate) fn max_output_tokens(&self) -> u64 {
         let usual = match self.provider {
             ProviderName::Command | ProviderName::Mailbox => 262_144,
             ProviderName::Ollama => 8192,

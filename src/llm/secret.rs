@@ -13,14 +13,14 @@ use crate::base::environment;
 
 /// A value that prints as `***` wherever it is shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
 
 impl Secret {
     /// The value of an environment variable; `None` where it is unset, empty or no text.
-    pub fn from_environment(name: &str) -> Option<Self> {
+    pub(crate) fn from_environment(name: &str) -> Option<Self> {
         environment::secret(name).map(Self)
     }
 

@@ -8,46 +8,46 @@ use crate::kernel::syntax::{Syntax, contains};
 
 /// Replacements of disjoint ranges of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Edits(Vec<(Range<usize>, String)>);
+pub(crate) struct Edits(Vec<(Range<usize>, String)>);
 
 impl Edits {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    pub fn replace(&mut self, range: Range<usize>, text: impl Into<String>) -> &mut Self {
+    pub(crate) fn replace(&mut self, range: Range<usize>, text: impl Into<String>) -> &mut Self {
         self.0.push((range, text.into()));
         self
     }
 
-    pub fn insert(&mut self, at: usize, text: impl Into<String>) -> &mut Self {
+    pub(crate) fn insert(&mut self, at: usize, text: impl Into<String>) -> &mut Self {
         self.replace(at..at, text)
     }
 
     /// These edits but for those that lie within a range, or fill it.
-    pub fn without(mut self, part: &Range<usize>) -> Self {
+    pub(crate) fn without(mut self, part: &Range<usize>) -> Self {
         self.0
             .retain(|(range, _)| range.start < part.start || part.end < range.end);
         self
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// These edits and others.
-    pub fn and(mut self, others: &Self) -> Self {
+    pub(crate) fn and(mut self, others: &Self) -> Self {
         self.0.extend(others.0.iter().cloned());
         self
     }
 
     /// The text with all edits made; `None` where two overlap or one lies outside.
-    pub fn apply(&self, text: &str) -> Option<String> {
+    pub(crate) fn apply(&self, text: &str) -> Option<String> {
         self.within(text, 0..text.len())
     }
 
     /// A part of the text with the edits that lie within it made; the others are left out.
-    pub fn within(&self, text: &str, part: Range<usize>) -> Option<String> {
+    pub(crate) fn within(&self, text: &str, part: Range<usize>) -> Option<String> {
         let mut edits: Vec<_> = self
             .0
             .iter()

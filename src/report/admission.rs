@@ -5,7 +5,7 @@ use crate::eval::Admission;
 use crate::task::PrecisionCheck;
 
 /// One task: admitted, or what it lets pass, where, and by how much.
-pub fn admission(admission: &Admission) -> String {
+pub(crate) fn admission(admission: &Admission) -> String {
     let mut text = format!(
         "{}: {}; {}, {}, {} in {:.1} s, seed {}\n",
         admission.task,

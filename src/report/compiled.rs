@@ -3,7 +3,7 @@
 use crate::verdict::CompiledOnly;
 
 /// A line for each variant, or what stopped the compiler with its words.
-pub fn compiled(found: &CompiledOnly) -> String {
+pub(crate) fn compiled(found: &CompiledOnly) -> String {
     let mut text = format!(
         "{}: {} for {} by {}, not run, {:.2} s\n",
         found.kernel,

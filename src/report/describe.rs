@@ -8,7 +8,7 @@ use crate::task::{Distribution, Shape, Task, Tensor, Total, WorkloadChoice};
 use crate::verdict::{Times, Verdict};
 
 /// A line for each task.
-pub fn tasks(tasks: &[(Task, String)]) -> String {
+pub(crate) fn tasks(tasks: &[(Task, String)]) -> String {
     let mut text = format!(
         "{:<14} {:<10} {:<30} {:>9}  {:<12} {}\n",
         "task", "operation", "definition", "workloads", "baseline", "found in"
@@ -27,7 +27,7 @@ pub fn tasks(tasks: &[(Task, String)]) -> String {
 }
 
 /// Everything about one task.
-pub fn task(task: &Task, origin: &str) -> String {
+pub(crate) fn task(task: &Task, origin: &str) -> String {
     let definition = &task.definition;
     let mut text = format!("{} ({}), {origin}\n", task.name, definition.name);
     if let Some(description) = &definition.description {
@@ -130,7 +130,7 @@ pub fn task(task: &Task, origin: &str) -> String {
 }
 
 /// Everything about one task, for scripts.
-pub fn facts(task: &Task, origin: &str) -> Value {
+pub(crate) fn facts(task: &Task, origin: &str) -> Value {
     let definition = &task.definition;
     let tensor = |tensor: &Tensor| json!({"shape": tensor.shape, "dtype": tensor.dtype.to_string(), "optional": tensor.optional, "description": tensor.description});
     let axes = definition.axes.iter().map(|(name, axis)| {
@@ -206,7 +206,7 @@ fn distribution(distribution: &Distribution) -> String {
 }
 
 /// `1 round`, `2 rounds`.
-pub fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -214,7 +214,7 @@ pub fn counted(count: u64, what: &str) -> String {
 const POOR_ACCESSES: usize = 5;
 
 /// A verdict as a table, or with what went wrong.
-pub fn verdict(verdict: &Verdict) -> String {
+pub(crate) fn verdict(verdict: &Verdict) -> String {
     let mut text = format!("{}: {}", verdict.kernel, verdict.status);
     match (&verdict.speedup, &verdict.reason) {
         (Some(speedup), _) => {
@@ -298,7 +298,7 @@ fn poor_accesses(verdict: &Verdict) -> Vec<String> {
 }
 
 /// What the times of these verdicts are times of; nothing where none was measured.
-pub fn measured_where(verdicts: &[Verdict]) -> String {
+pub(crate) fn measured_where(verdicts: &[Verdict]) -> String {
     let measured = |verdict: &&Verdict| {
         verdict
             .workloads

@@ -10,12 +10,12 @@ mod results;
 mod sink;
 mod waiting;
 
-pub use admission::admission;
-pub use compiled::compiled;
-pub use describe::{counted, facts, measured_where, task, tasks, verdict};
-pub use results::{Ranked, Started, TaskResults, results};
-pub use sink::{Form, Sink};
-pub use waiting::Waiting;
+pub(crate) use admission::admission;
+pub(crate) use compiled::compiled;
+pub(crate) use describe::{counted, facts, measured_where, task, tasks, verdict};
+pub(crate) use results::{Ranked, Started, TaskResults, results};
+pub(crate) use sink::{Form, Sink};
+pub(crate) use waiting::Waiting;
 
 use crate::event::{Cost, Event, StopReason};
 use crate::search::Change;
@@ -89,7 +89,7 @@ pub struct Best {
 
 impl Progress {
     /// The share of judged candidates that passed; `None` before the first.
-    pub fn validity(&self) -> Option<f64> {
+    pub(crate) fn validity(&self) -> Option<f64> {
         (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
     }
 }

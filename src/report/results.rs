@@ -58,7 +58,7 @@ pub struct Started {
 }
 
 /// The tables of all tasks.
-pub fn results(tasks: &[TaskResults]) -> String {
+pub(crate) fn results(tasks: &[TaskResults]) -> String {
     tasks.iter().map(one).collect()
 }
 

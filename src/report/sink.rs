@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// Progress for a person.
     Human,
     /// Nothing but complaints.
@@ -28,7 +28,7 @@ pub enum Form {
 }
 
 /// Where a run is shown.
-pub struct Sink {
+pub(crate) struct Sink {
     form: Form,
     bar: Option<ProgressBar>,
     shown: Option<Instant>,
@@ -37,7 +37,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub fn new(form: Form) -> Self {
+    pub(crate) fn new(form: Form) -> Self {
         Self {
             form,
             bar: None,
@@ -47,14 +47,14 @@ impl Sink {
     }
 
     /// A message for a person, beside the progress.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         if self.form != Form::Quiet {
             self.insist(text);
         }
     }
 
     /// A message that is shown in every form: something went wrong, or is left to do.
-    pub fn insist(&self, text: &str) {
+    pub(crate) fn insist(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| to_stderr(text)),
             None => to_stderr(text),
@@ -62,7 +62,7 @@ impl Sink {
     }
 
     /// Leaves the progress line as it stands.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.abandon();
         }

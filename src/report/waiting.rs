@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Takes its line away when it is dropped.
-pub struct Waiting {
+pub(crate) struct Waiting {
     line: ProgressBar,
 }
 
@@ -17,7 +17,7 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let target = match std::io::stderr().is_terminal() {
             true => ProgressDrawTarget::stderr(),
             false => ProgressDrawTarget::hidden(),
@@ -29,14 +29,14 @@ impl Waiting {
     }
 
     /// Says what is waited for now.
-    pub fn on(&self, what: &str) {
+    pub(crate) fn on(&self, what: &str) {
         self.line.reset_elapsed();
         self.line.set_message(what.to_owned());
         self.line.enable_steady_tick(Duration::from_millis(200));
     }
 
     /// Prints something while the line is out of the way.
-    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+    pub(crate) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.line.suspend(print)
     }
 }

@@ -11,7 +11,7 @@ use crate::verdict::{Status, Verdict};
 
 /// A kernel of a run, and what was last said of it.
 #[derive(Clone, Debug)]
-pub struct BestOfRun {
+pub(crate) struct BestOfRun {
     pub step: u64,
     pub source: String,
     /// Of its confirmation, where it was confirmed.
@@ -23,7 +23,7 @@ pub struct BestOfRun {
 ///
 /// # Errors
 /// Where the journal cannot be read, or the kernel's file is not what the journal names.
-pub fn best_of(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
+pub(crate) fn best_of(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
     let folder = directory.existing_task(task)?;
     if !folder.journal().is_file() {
         return Ok(None);

@@ -32,29 +32,29 @@ impl RunDirectory {
         Self { root: root.into() }
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The record of what runs here. Its presence is what makes the folder a run.
-    pub fn record(&self) -> PathBuf {
+    pub(crate) fn record(&self) -> PathBuf {
         self.root.join("run.yaml")
     }
 
-    pub fn lock(&self) -> PathBuf {
+    pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    pub fn journal(&self) -> PathBuf {
+    pub(crate) fn journal(&self) -> PathBuf {
         self.root.join("events.jsonl")
     }
 
-    pub fn summary(&self) -> PathBuf {
+    pub(crate) fn summary(&self) -> PathBuf {
         self.root.join("summary.json")
     }
 
     /// The folder of one task, created where it is missing.
-    pub fn task(&self, name: &str) -> Result<TaskDirectory> {
+    pub(crate) fn task(&self, name: &str) -> Result<TaskDirectory> {
         let task = self.existing_task(name)?;
         files::create_folder(&task.root.join("steps"))?;
         files::sync_folder(&task.root)?;
@@ -79,7 +79,7 @@ impl RunDirectory {
 }
 
 impl TaskDirectory {
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -88,16 +88,16 @@ impl TaskDirectory {
     }
 
     /// The folder of one step: six digits, more where they are needed.
-    pub fn step(&self, step: u64) -> PathBuf {
+    pub(crate) fn step(&self, step: u64) -> PathBuf {
         self.root.join("steps").join(format!("{step:06}"))
     }
 
-    pub fn source(&self, step: u64) -> PathBuf {
+    pub(crate) fn source(&self, step: u64) -> PathBuf {
         self.step(step).join("kernel.cu")
     }
 
     /// The folder of one question of a step, counted from 1.
-    pub fn ask(&self, step: u64, ask: u32) -> PathBuf {
+    pub(crate) fn ask(&self, step: u64, ask: u32) -> PathBuf {
         self.step(step).join(format!("ask-{ask}"))
     }
 
@@ -110,39 +110,39 @@ impl TaskDirectory {
     }
 
     /// What the model said that it was about to do.
-    pub fn trace(&self, step: u64) -> PathBuf {
+    pub(crate) fn trace(&self, step: u64) -> PathBuf {
         self.step(step).join("trace.json")
     }
 
     /// Its edits, and what became of them.
-    pub fn edits(&self, step: u64) -> PathBuf {
+    pub(crate) fn edits(&self, step: u64) -> PathBuf {
         self.step(step).join("edits.json")
     }
 
     /// A copy of the journal's verdict, for people.
-    pub fn verdict(&self, step: u64) -> PathBuf {
+    pub(crate) fn verdict(&self, step: u64) -> PathBuf {
         self.step(step).join("verdict.json")
     }
 
-    pub fn compile_log(&self, step: u64) -> PathBuf {
+    pub(crate) fn compile_log(&self, step: u64) -> PathBuf {
         self.step(step).join("compile.log")
     }
 
     /// The profiler's own report on a step's kernel.
-    pub fn counters(&self, step: u64) -> PathBuf {
+    pub(crate) fn counters(&self, step: u64) -> PathBuf {
         self.step(step).join("kernel.ncu-rep")
     }
 
     /// The run's own copy of a kernel from elsewhere that the search begins from, counted from 1.
-    pub fn warm_start(&self, number: usize) -> PathBuf {
+    pub(crate) fn warm_start(&self, number: usize) -> PathBuf {
         self.root.join("from").join(format!("{number}.cu"))
     }
 
-    pub fn best_source(&self) -> PathBuf {
+    pub(crate) fn best_source(&self) -> PathBuf {
         self.root.join("best.cu")
     }
 
-    pub fn best_verdict(&self) -> PathBuf {
+    pub(crate) fn best_verdict(&self) -> PathBuf {
         self.root.join("best.json")
     }
 }

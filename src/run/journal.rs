@@ -83,7 +83,7 @@ impl Journal {
 
     /// Hands each line of somebody else's journal to `visit`, and changes nothing: a last line that is only just being written, or
     /// was torn, is left out.
-    pub fn read<L: Line>(
+    pub(crate) fn read<L: Line>(
         path: &Path,
         mut visit: impl FnMut(&Head<'_>, L) -> Result<()>,
     ) -> Result<()> {

@@ -9,13 +9,13 @@ use anyhow::Result;
 use crate::base::{Failure, files};
 
 /// Held for as long as the value lives; the system lets go of it when the process dies, however it dies.
-pub struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock, or says who holds it.
-    pub fn take(path: &Path) -> Result<Self> {
+    pub(crate) fn take(path: &Path) -> Result<Self> {
         let mut file = File::options()
             .read(true)
             .write(true)

@@ -9,9 +9,9 @@ mod lock;
 mod record;
 mod time;
 
-pub use best::{BestOfRun, best_of};
+pub(crate) use best::{BestOfRun, best_of};
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::{Head, Journal, Line};
-pub use lock::Lock;
+pub(crate) use lock::Lock;
 pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, host_name, refuse};
-pub use time::{compact_timestamp, milliseconds, now, timestamp};
+pub(crate) use time::{compact_timestamp, milliseconds, now, timestamp};

@@ -79,7 +79,7 @@ const FREE: [&str; 11] = [
 
 impl Record {
     /// Reads the record of an existing run.
-    pub fn read(directory: &RunDirectory) -> Result<Self> {
+    pub(crate) fn read(directory: &RunDirectory) -> Result<Self> {
         let path = directory.record();
         if !path.exists() {
             return Err(Failure::usage(format!(
@@ -108,13 +108,13 @@ impl Record {
     }
 
     /// Puts the record in place; from then on the directory is a run.
-    pub fn write(&self, directory: &RunDirectory) -> Result<()> {
+    pub(crate) fn write(&self, directory: &RunDirectory) -> Result<()> {
         let text = serde_yaml::to_string(self).context("cannot write the record of the run")?;
         files::replace_durably(&directory.record(), text.as_bytes())
     }
 
     /// Every difference that would make the results of before and after belong to two experiments.
-    pub fn differences(&self, now: &Record) -> Vec<Change> {
+    pub(crate) fn differences(&self, now: &Record) -> Vec<Change> {
         let mut changes = Vec::new();
         compare("", &self.comparable(), &now.comparable(), &mut changes);
         changes

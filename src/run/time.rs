@@ -3,14 +3,14 @@
 use std::time::SystemTime;
 
 /// The present, in milliseconds since 1970.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| {
         u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
     })
 }
 
 /// `2026-01-31T12:00:00.000Z`.
-pub fn timestamp(milliseconds: u64) -> String {
+pub(crate) fn timestamp(milliseconds: u64) -> String {
     let (days, rest) = (milliseconds / 86_400_000, milliseconds % 86_400_000);
     let (year, month, day) = date(days);
     let (seconds, fraction) = (rest / 1000, rest % 1000);
@@ -19,7 +19,7 @@ pub fn timestamp(milliseconds: u64) -> String {
 }
 
 /// A moment as a name for a folder: `20261121-053901`.
-pub fn compact_timestamp(milliseconds: u64) -> String {
+pub(crate) fn compact_timestamp(milliseconds: u64) -> String {
     let kept = |letter: &char| letter.is_ascii_digit() || *letter == 'T';
     timestamp(milliseconds)
         .chars()
@@ -30,7 +30,7 @@ pub fn compact_timestamp(milliseconds: u64) -> String {
 }
 
 /// The inverse of `timestamp`; `None` for anything else.
-pub fn milliseconds(text: &str) -> Option<u64> {
+pub(crate) fn milliseconds(text: &str) -> Option<u64> {
     let shape = |(index, byte): (usize, &u8)| match index {
         4 | 7 => *byte == b'-',
         10 => *byte == b'T',

@@ -19,7 +19,7 @@ const UNKNOWN: u16 = u16::MAX;
 
 /// One axis of the grid.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Axis {
+pub(crate) struct Axis {
     pub feature: String,
     /// Ascending; bin i begins at edge i - 1.
     pub edges: Vec<f64>,
@@ -36,7 +36,7 @@ impl Axis {
     }
 
     /// A bin for people: `< 64`, `64 to 128`, `>= 512`, `unknown`.
-    pub fn label(&self, bin: u16) -> String {
+    pub(crate) fn label(&self, bin: u16) -> String {
         let bin = usize::from(bin);
         let begin = bin.checked_sub(1).and_then(|index| self.edges.get(index));
         match (begin, self.edges.get(bin)) {
@@ -54,7 +54,7 @@ impl Axis {
 pub struct Cell(Box<[u16]>);
 
 impl Cell {
-    pub fn bins(&self) -> &[u16] {
+    pub(crate) fn bins(&self) -> &[u16] {
         &self.0
     }
 }
@@ -116,7 +116,7 @@ impl Archive {
         }
     }
 
-    pub fn axes(&self) -> &[Axis] {
+    pub(crate) fn axes(&self) -> &[Axis] {
         &self.axes
     }
 
@@ -126,19 +126,19 @@ impl Archive {
     }
 
     /// How many cells are filled.
-    pub fn filled(&self) -> usize {
+    pub(crate) fn filled(&self) -> usize {
         self.elites.len()
     }
 
     /// The elite in a cell.
-    pub fn elite(&self, cell: &Cell) -> Option<&Elite> {
+    pub(crate) fn elite(&self, cell: &Cell) -> Option<&Elite> {
         let (step, speedup) = self.cells.get(cell)?;
         self.position(*step, speedup)
             .map(|position| &self.elites[position])
     }
 
     /// A cell for people, axis by axis.
-    pub fn describe(&self, cell: &Cell) -> String {
+    pub(crate) fn describe(&self, cell: &Cell) -> String {
         let parts = self
             .axes
             .iter()

@@ -34,7 +34,7 @@ pub enum Insert {
 
 impl Outcome {
     /// Whether the archive took the candidate.
-    pub fn added(&self) -> bool {
+    pub(crate) fn added(&self) -> bool {
         matches!(
             self,
             Outcome::Passed {
@@ -45,14 +45,14 @@ impl Outcome {
     }
 
     /// Whether there was a new candidate to judge.
-    pub fn candidate(&self) -> bool {
+    pub(crate) fn candidate(&self) -> bool {
         matches!(self, Outcome::Passed { .. } | Outcome::NotPassed(_))
     }
 }
 
 /// A step that the fold has passed: its lineage and its outcome.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub(crate) struct Record {
     pub operator: Operator,
     pub parents: Box<[u64]>,
     /// What the operator did: `unroll`, `ROWS=2`, …; empty where it did nothing.
@@ -88,7 +88,7 @@ pub struct OperatorCounts {
 
 impl Counts {
     /// The share of judged candidates that passed; `None` where none was judged.
-    pub fn validity(&self) -> Option<f64> {
+    pub(crate) fn validity(&self) -> Option<f64> {
         (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
     }
 

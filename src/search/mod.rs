@@ -33,10 +33,10 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, Axis, Cell, Elite};
-pub use asking::Askable;
-pub use divergence::Divergence;
-pub use ledger::{Counts, Insert, OperatorCounts, Outcome, Record};
+pub(crate) use archive::{Archive, Axis, Cell, Elite};
+pub(crate) use asking::Askable;
+pub(crate) use divergence::Divergence;
+pub(crate) use ledger::{Counts, Insert, OperatorCounts, Outcome, Record};
 pub use settings::{FEATURES, Mode, Settings, Weights};
 
 use families::Families;
@@ -80,7 +80,7 @@ pub struct DuelRequest {
 
 /// A second measurement of a candidate, with new seeds in fresh processes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Confirmation {
+pub(crate) struct Confirmation {
     pub step: u64,
     /// `None` where the candidate did not pass again.
     pub speedup: Option<Speedup>,
@@ -89,7 +89,7 @@ pub struct Confirmation {
 
 impl Confirmation {
     /// Whether the candidate was found at fault. One that was correct and could not be measured well enough was not.
-    pub fn refutes(&self) -> bool {
+    pub(crate) fn refutes(&self) -> bool {
         let is_correct = matches!(self.verdict.status, Status::Passed | Status::Inconclusive);
         self.speedup.is_none() && !is_correct
     }
@@ -97,7 +97,7 @@ impl Confirmation {
 
 /// A step under way that has been asked, and not yet answered or judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Unfinished<'a> {
+pub(crate) struct Unfinished<'a> {
     pub step: u64,
     /// The answer, where only the verdict is missing; else the brief is to be asked again.
     pub proposed: Option<&'a Proposed>,
@@ -141,7 +141,7 @@ impl Search {
     }
 
     /// The same with models to ask. Without them a search has kforge's own operators alone.
-    pub fn asking(
+    pub(crate) fn asking(
         settings: &Settings,
         seed: u64,
         window: u64,
@@ -180,7 +180,7 @@ impl Search {
 
     /// The brief of a step, once the fold has come near enough; `None` before that, for steps that the fold has passed, and when
     /// the search is over.
-    pub fn ask(&self, step: u64) -> Option<Brief> {
+    pub(crate) fn ask(&self, step: u64) -> Option<Brief> {
         let offset = step.checked_sub(self.folded() + 1)?;
         if step > self.steps || self.stopped.is_some() {
             return None;
@@ -215,18 +215,18 @@ impl Search {
     }
 
     /// The two that must be timed against each other before the fold can go on.
-    pub fn duel(&self) -> Option<DuelRequest> {
+    pub(crate) fn duel(&self) -> Option<DuelRequest> {
         self.duel
     }
 
     /// Why the search is over, if it is; it ends right behind step `folded`.
-    pub fn stop(&self) -> Option<StopReason> {
+    pub(crate) fn stop(&self) -> Option<StopReason> {
         self.stopped
             .or((self.folded() >= self.steps).then_some(StopReason::Steps))
     }
 
     /// Changes how many steps are planned. The questions are those of a search that had so many from the start.
-    pub fn set_steps(&mut self, steps: u64) -> Vec<Change> {
+    pub(crate) fn set_steps(&mut self, steps: u64) -> Vec<Change> {
         self.steps = steps;
         let mut changes = Vec::new();
         self.advance(&mut changes);
@@ -238,11 +238,11 @@ impl Search {
         self.ledger.last()
     }
 
-    pub fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.steps
     }
 
-    pub fn window(&self) -> u64 {
+    pub(crate) fn window(&self) -> u64 {
         self.window
     }
 
@@ -255,17 +255,17 @@ impl Search {
     }
 
     /// What became of a step that the fold has passed.
-    pub fn record(&self, step: u64) -> Option<&Record> {
+    pub(crate) fn record(&self, step: u64) -> Option<&Record> {
         self.ledger.get(step)
     }
 
     /// The step in whose folder the source of `step` lies: its own, but for a step that took over the verdict of a later one.
-    pub fn source_step(&self, step: u64) -> u64 {
+    pub(crate) fn source_step(&self, step: u64) -> u64 {
         self.elsewhere.get(&step).copied().unwrap_or(step)
     }
 
     /// The step that has this source, whether the fold has passed it or not: a proposal with it is a duplicate.
-    pub fn known(&self, kernel: &Digest) -> Option<u64> {
+    pub(crate) fn known(&self, kernel: &Digest) -> Option<u64> {
         let held = || {
             self.held.iter().find(|(_, held)| {
                 held.proposed
@@ -279,7 +279,7 @@ impl Search {
     }
 
     /// Steps that were asked and still lack an answer or a verdict: what a resumed run takes up again, in order.
-    pub fn unfinished(&self) -> impl Iterator<Item = Unfinished<'_>> {
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = Unfinished<'_>> {
         self.held.iter().filter_map(|(step, held)| {
             let proposed = held.proposed.as_ref();
             let known =
@@ -292,7 +292,7 @@ impl Search {
     }
 
     /// The fastest elite by its estimate, leaving out those that were refuted.
-    pub fn best(&self) -> Option<&Elite> {
+    pub(crate) fn best(&self) -> Option<&Elite> {
         self.archive
             .elites()
             .iter()
@@ -300,7 +300,7 @@ impl Search {
     }
 
     /// The fastest kernel by its confirmed measurement: the one to report.
-    pub fn confirmed(&self) -> Option<&Confirmation> {
+    pub(crate) fn confirmed(&self) -> Option<&Confirmation> {
         let speed = |confirmation: &Confirmation| {
             confirmation
                 .speedup
@@ -315,13 +315,13 @@ impl Search {
         passed.max_by(|one, other| speed(one).total_cmp(&speed(other)))
     }
 
-    pub fn confirmation(&self, step: u64) -> Option<&Confirmation> {
+    pub(crate) fn confirmation(&self, step: u64) -> Option<&Confirmation> {
         self.confirmations.get(&step)
     }
 
     /// The elites still to be confirmed, fastest first: as many as it takes for `search.confirm` of them to pass. Ask again when
     /// those have been told; a `harness_error` is no answer, so do not wait for an empty list after one.
-    pub fn to_confirm(&self) -> Vec<u64> {
+    pub(crate) fn to_confirm(&self) -> Vec<u64> {
         let mut wanted = self.settings.confirm as usize;
         let mut steps = Vec::new();
         for elite in self.archive.elites() {

@@ -152,7 +152,7 @@ impl Weights {
 
 impl Settings {
     /// Whether the values mean something. Names the key from the config's top: `search.…`.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         for (name, edges) in &self.features {
             if !FEATURES.contains(&name.as_str()) {
                 return Err(Failure::usage(format!(

@@ -12,7 +12,7 @@ use crate::base::Failure;
 
 /// The best kernel that is known of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BestKnown {
+pub(crate) struct BestKnown {
     pub source: String,
     /// What `best.json` says; `None` where there is none.
     pub verdict: Option<String>,
@@ -22,12 +22,12 @@ pub struct BestKnown {
 
 impl TaskFiles {
     /// Where the best kernel is kept.
-    pub fn best_source(&self) -> PathBuf {
+    pub(crate) fn best_source(&self) -> PathBuf {
         self.kernels_folder.join("best.cu")
     }
 
     /// Where its verdict is kept.
-    pub fn best_verdict(&self) -> PathBuf {
+    pub(crate) fn best_verdict(&self) -> PathBuf {
         self.kernels_folder.join("best.json")
     }
 
@@ -35,7 +35,7 @@ impl TaskFiles {
     ///
     /// # Errors
     /// Where a file is there and cannot be read.
-    pub fn best_known(&self) -> Result<Option<BestKnown>, Failure> {
+    pub(crate) fn best_known(&self) -> Result<Option<BestKnown>, Failure> {
         let path = self.best_source();
         if let Some(source) = read(&path)? {
             return Ok(Some(BestKnown {

@@ -65,7 +65,7 @@ impl Distribution {
     }
 
     /// The value, where it is the same everywhere.
-    pub fn constant(&self) -> Option<f64> {
+    pub(crate) fn constant(&self) -> Option<f64> {
         match self.shape {
             Shape::Value(value) if self.is_plain() => Some(value),
             _ => None,
@@ -73,7 +73,7 @@ impl Distribution {
     }
 
     /// Whether nothing changes the shape.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.levels == 0
             && self.mean == 0.0
             && self.zeros == 0.0
@@ -82,12 +82,12 @@ impl Distribution {
     }
 
     /// Whether something changes the shape that integers do not have.
-    pub fn is_for_floats_only(&self) -> bool {
+    pub(crate) fn is_for_floats_only(&self) -> bool {
         self.mean != 0.0 || self.large_rows != 1.0
     }
 
     /// The same, so many times as large.
-    pub fn scaled(&self, factor: f64) -> Self {
+    pub(crate) fn scaled(&self, factor: f64) -> Self {
         let shape = match self.shape {
             Shape::Normal(deviation) => Shape::Normal(deviation * factor),
             Shape::Uniform([low, high]) => Shape::Uniform([low * factor, high * factor]),
@@ -102,7 +102,7 @@ impl Distribution {
     }
 
     /// About how far values lie from each other.
-    pub fn spread(&self) -> f64 {
+    pub(crate) fn spread(&self) -> f64 {
         match self.shape {
             Shape::Normal(deviation) => deviation,
             Shape::Uniform([low, high]) => (high - low) / 4.0,
@@ -111,7 +111,7 @@ impl Distribution {
     }
 
     /// The same, with sizes in the place of axes' names.
-    pub fn bound(&self, axes: &IndexMap<String, i64>) -> Self {
+    pub(crate) fn bound(&self, axes: &IndexMap<String, i64>) -> Self {
         let mut bound = self.clone();
         if let Shape::Cumulative(Total::Axis(axis)) = &self.shape {
             let size = axes.get(axis).and_then(|size| u64::try_from(*size).ok());

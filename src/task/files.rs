@@ -180,7 +180,7 @@ impl TaskFiles {
     }
 
     /// The same task, measured against another baseline: one that `task.yaml` names, or a kernel file.
-    pub fn against(mut self, baseline: &str) -> Result<Self, Failure> {
+    pub(crate) fn against(mut self, baseline: &str) -> Result<Self, Failure> {
         let settings = self.settings()?;
         if !settings.baselines.contains_key(baseline) {
             let path = Path::new(baseline);

@@ -18,16 +18,15 @@ mod regimes;
 mod settings;
 mod workload;
 
-pub use best::BestKnown;
+pub(crate) use best::BestKnown;
 pub use definition::{Axis, AxisKind, Definition, Tensor};
 pub use distribution::{Distribution, Norm, Shape, Total};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
-pub use regimes::Regime;
-pub use settings::{
-    Baseline, HiddenRange, LEAST_BLOCKS, PrecisionCheck, Profile, RegimeChoice, Settings,
-    Tolerance, WorkloadChoice,
-};
+pub(crate) use regimes::Regime;
+pub(crate) use settings::{Baseline, HiddenRange, LEAST_BLOCKS, PrecisionCheck, Profile, RegimeChoice, Settings,
+    WorkloadChoice,
+}; pub use settings::Tolerance;
 pub use workload::{InputSource, Workload};
 
 /// A definition, its workloads and kforge's own settings, all checked against each other.
@@ -80,7 +79,7 @@ impl Task {
 
     /// Lets a search begin from other kernels, named as they are: before the task's own, or `alone`. What the task is, and with it
     /// its digest, stays as it was.
-    pub fn begin_from(&mut self, kernels: Vec<(String, String)>, alone: bool) {
+    pub(crate) fn begin_from(&mut self, kernels: Vec<(String, String)>, alone: bool) {
         if alone {
             self.settings.start.clear();
         }
@@ -92,12 +91,12 @@ impl Task {
     }
 
     /// Other inputs than those that are timed, by name.
-    pub fn regimes(&self) -> IndexMap<String, Regime> {
+    pub(crate) fn regimes(&self) -> IndexMap<String, Regime> {
         regimes::regimes(&self.settings, &self.definition)
     }
 
     /// The axes that follow from others, under the given values of those.
-    pub fn derived(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
+    pub(crate) fn derived(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
         let value = |name: &str| {
             let constant = self.definition.axes.get(name).and_then(|axis| axis.value);
             axes.get(name).copied().or(constant)

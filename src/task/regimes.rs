@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use super::{Definition, Distribution, Settings, Shape};
 
 /// A regime's own distributions, by input; every other input stays as it is.
-pub type Regime = IndexMap<String, Distribution>;
+pub(crate) type Regime = IndexMap<String, Distribution>;
 
 /// The regimes of a task, by name.
 pub(super) fn regimes(settings: &Settings, definition: &Definition) -> IndexMap<String, Regime> {

@@ -57,7 +57,7 @@ pub struct Tolerance {
 }
 
 /// Inclusive bounds of a variable axis.
-pub type HiddenRange = [i64; 2];
+pub(crate) type HiddenRange = [i64; 2];
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,7 +68,7 @@ pub enum PrecisionCheck {
 }
 
 /// Before so many blocks no interval is looked at, whatever a profile says.
-pub const LEAST_BLOCKS: usize = 20;
+pub(crate) const LEAST_BLOCKS: usize = 20;
 
 /// How much judging to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

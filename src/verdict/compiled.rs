@@ -8,7 +8,7 @@ use super::{DeviceIdentity, Evidence, Resources, Seconds, Status};
 
 /// The judgement of one kernel up to compilation. Fields that a verdict has too are called as there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CompiledOnly {
+pub(crate) struct CompiledOnly {
     pub schema: u32,
     pub task: String,
     pub kernel: String,
@@ -31,7 +31,7 @@ pub struct CompiledOnly {
 
 /// One variant's machine code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CompiledVariant {
+pub(crate) struct CompiledVariant {
     /// Index of the variant, counted from 0; `None` for the values where none holds.
     pub variant: Option<usize>,
     pub tunables: IndexMap<String, i64>,

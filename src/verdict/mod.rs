@@ -9,9 +9,9 @@ mod compiled;
 mod status;
 mod tools;
 
-pub use compiled::{CompiledOnly, CompiledVariant};
+pub(crate) use compiled::{CompiledOnly, CompiledVariant};
 pub use status::Status;
-pub use tools::{Counters, DeviceSanitizer, LaunchCounters};
+pub(crate) use tools::{Counters, DeviceSanitizer, LaunchCounters};
 
 /// The version of the verdict's JSON.
 pub const SCHEMA: u32 = 1;
@@ -72,7 +72,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// That kforge itself failed to judge a kernel.
-    pub fn harness_error(task: &str, kernel: &str, backend: &str, reason: String) -> Self {
+    pub(crate) fn harness_error(task: &str, kernel: &str, backend: &str, reason: String) -> Self {
         Self {
             schema: SCHEMA,
             task: task.to_owned(),
@@ -301,7 +301,7 @@ pub struct SelfTest {
 }
 
 impl SelfTest {
-    pub fn holds(&self) -> bool {
+    pub(crate) fn holds(&self) -> bool {
         self.ci95[0] <= 1.0 && 1.0 <= self.ci95[1]
     }
 }

@@ -14,7 +14,7 @@ use crate::eval::{self, Launch, On};
 use crate::task::TaskFiles;
 
 /// The hidden command.
-pub const LAUNCH_COMMAND: &str = "__launch";
+pub(crate) const LAUNCH_COMMAND: &str = "__launch";
 
 /// What to launch: the contents of files, never their paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl LaunchAnswer {
 }
 
 /// Answers the request on standard input.
-pub fn serve_launch() -> anyhow::Result<()> {
+pub(crate) fn serve_launch() -> anyhow::Result<()> {
     let mut output = private_output()?;
     let mut text = String::new();
     std::io::stdin()

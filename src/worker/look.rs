@@ -28,7 +28,7 @@ const RUNS: usize = 3;
 
 /// What is looked at once a kernel has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Looks {
+pub(crate) struct Looks {
     /// Counters, by a profiler.
     pub counters: bool,
     /// What the device's sanitizer finds at the smallest hidden shapes.

@@ -18,9 +18,9 @@ mod protocol;
 mod server;
 mod tool;
 
-pub use launch::{LAUNCH_COMMAND, serve_launch};
-pub use look::Looks;
-pub use pool::{Order, Pool, Pools};
+pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
+pub(crate) use look::Looks;
+pub(crate) use pool::{Order, Pool, Pools};
 pub use server::{machine, serve};
 
 /// A future that may be dropped at any await: whatever runs for it is killed then.

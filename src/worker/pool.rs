@@ -36,13 +36,13 @@ const LAST_ON: usize = 2;
 const LEAVING: Duration = Duration::from_secs(5);
 
 /// Judges one task in child processes of this same program.
-pub struct Pool {
+pub(crate) struct Pool {
     inner: Arc<Inner>,
 }
 
 /// Where and how the kernels of a task are judged.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(crate) struct Order {
     pub files: TaskFiles,
     pub options: eval::Options,
     /// How many workloads are timed.
@@ -67,7 +67,7 @@ struct Inner {
 }
 
 impl Pool {
-    pub fn new(order: Order) -> anyhow::Result<Self> {
+    pub(crate) fn new(order: Order) -> anyhow::Result<Self> {
         let Order {
             files,
             options,
@@ -117,7 +117,7 @@ impl Pool {
 
     /// Starts the first workers, on all devices at once: shows that the oracle and the baseline work, and which device judges. A
     /// card on which they do not is left out where there is another.
-    pub async fn start(&self) -> anyhow::Result<DeviceIdentity> {
+    pub(crate) async fn start(&self) -> anyhow::Result<DeviceIdentity> {
         let mut starting = JoinSet::new();
         for index in 0..self.inner.places.len() {
             let inner = Arc::clone(&self.inner);
@@ -157,7 +157,7 @@ impl Pool {
     }
 
     /// Judges one kernel. `seed` repeats an earlier judgement.
-    pub async fn judge(
+    pub(crate) async fn judge(
         &self,
         name: &str,
         source: &str,
@@ -172,7 +172,7 @@ impl Pool {
     }
 
     /// Looks at a kernel that has passed as the order says: what is found goes into its verdict. The profiler's own report.
-    pub async fn look(&self, verdict: &mut Verdict, source: &str) -> Option<Vec<u8>> {
+    pub(crate) async fn look(&self, verdict: &mut Verdict, source: &str) -> Option<Vec<u8>> {
         self.inner.looker.look(verdict, source).await
     }
 
@@ -417,7 +417,7 @@ fn may_be_the_device(verdict: &Verdict) -> bool {
 }
 
 /// Makes a pool for each task: every task of a run is judged by the same options, its own profile aside.
-pub struct Pools {
+pub(crate) struct Pools {
     /// The GPUs that judge; none: this machine's processor does.
     pub cards: Vec<DeviceIdentity>,
     pub cache: Cache,

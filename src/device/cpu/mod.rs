@@ -55,7 +55,7 @@ impl CpuDevice {
 }
 
 /// What judges on this machine, without a look at the compiler.
-pub fn identity() -> DeviceIdentity {
+pub(crate) fn identity() -> DeviceIdentity {
     DeviceIdentity {
         name: processor_name(),
         arch: std::env::consts::ARCH.to_owned(),
@@ -66,25 +66,25 @@ pub fn identity() -> DeviceIdentity {
 }
 
 /// The cores that this process may use.
-pub fn cores() -> u32 {
+pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
 impl CpuDevice {
     /// The compiler that it found.
-    pub fn compiler(&self) -> &Compiler {
+    pub(crate) fn compiler(&self) -> &Compiler {
         self.toolchain.compiler()
     }
 
     /// Whether programs are linked statically, so that their processes need no file.
-    pub fn is_static(&self) -> bool {
+    pub(crate) fn is_static(&self) -> bool {
         self.toolchain.is_static()
     }
 }
 
 impl CpuDevice {
     /// The builds that this compiler cannot make, each with its first complaint.
-    pub fn missing_builds(&self) -> Vec<(Build, String)> {
+    pub(crate) fn missing_builds(&self) -> Vec<(Build, String)> {
         self.toolchain.missing_builds()
     }
 }
@@ -149,7 +149,7 @@ impl Device for CpuDevice {
 }
 
 /// The lock of this machine's processor, one for each user.
-pub fn lock() -> Lock {
+pub(crate) fn lock() -> Lock {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let user = unsafe { libc::geteuid() };
     Lock {

@@ -17,7 +17,7 @@ use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{Watch, wait_for_news};
 
 /// The hidden command of this program that answers a request.
-pub const COMMAND: &str = "__nvrtc";
+pub(crate) const COMMAND: &str = "__nvrtc";
 
 /// Address space: NVRTC takes a part of it to begin with.
 const MEMORY_LIMIT: u64 = 4 << 30;

@@ -75,7 +75,7 @@ impl Compiler {
     ///
     /// # Errors
     /// `Failure::environment` where something is missing, with what installs it.
-    pub fn open(arch: &str) -> anyhow::Result<Self> {
+    pub(crate) fn open(arch: &str) -> anyhow::Result<Self> {
         Self::open_with(child::own_program()?, arch)
     }
 
@@ -146,7 +146,7 @@ impl Compiler {
     }
 
     /// The architecture that kernels are compiled for, unless they ask for more.
-    pub fn arch(&self) -> &str {
+    pub(crate) fn arch(&self) -> &str {
         &self.arch
     }
 
@@ -211,7 +211,7 @@ impl Compiler {
     ///
     /// # Errors
     /// As `compile`: the first failure of the machine.
-    pub fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+    pub(crate) fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let results: Vec<_> = units.iter().map(|_| OnceLock::new()).collect();

@@ -28,14 +28,14 @@ mod ptx;
 mod refuse;
 mod source;
 mod state;
-pub mod tools;
+pub(crate) mod tools;
 mod unit;
 mod wire;
 
 pub use cards::{cards, users};
-pub use child::COMMAND as NVRTC_COMMAND;
-pub use locate::Toolkit;
-pub use nvrtc::serve as serve_nvrtc;
+pub(crate) use child::COMMAND as NVRTC_COMMAND;
+pub(crate) use locate::Toolkit;
+pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(super) use peaks::recall as recall_peaks;
 
 use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
@@ -71,7 +71,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
-    pub fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         Self::open_with(child::own_program()?, ordinal, catch)
     }
 
@@ -91,7 +91,7 @@ impl CudaDevice {
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+    pub(crate) fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
         Self::unmeasured(child::own_program()?, ordinal, catch)
     }
 
@@ -117,7 +117,7 @@ impl CudaDevice {
     }
 
     /// What kernel files may ask of it.
-    pub fn machine(&self) -> Machine {
+    pub(crate) fn machine(&self) -> Machine {
         Machine {
             sm_count: i64::from(self.shared.card.sm_count),
             max_shared_bytes: i64::from(self.shared.card.max_shared_bytes),
@@ -208,7 +208,7 @@ static FENCED: AtomicBool = AtomicBool::new(false);
 
 /// Keeps this process from writing anywhere but in kforge's cache, the temporary folder and the devices, and from the network.
 /// Before the driver starts its threads; what cannot be had is told by `Device::sandbox`.
-pub fn fence() -> anyhow::Result<()> {
+pub(crate) fn fence() -> anyhow::Result<()> {
     let cache = super::cache::folder();
     super::cache::make(&cache)?;
     let places = [
@@ -227,12 +227,12 @@ pub fn fence() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// `Failure::environment` where there is none.
-pub fn start() -> anyhow::Result<()> {
+pub(crate) fn start() -> anyhow::Result<()> {
     card::start()
 }
 
 /// The lock of a card, the same for every user of the machine.
-pub fn lock(identity: &DeviceIdentity) -> Lock {
+pub(crate) fn lock(identity: &DeviceIdentity) -> Lock {
     let name = identity.uuid.as_deref().unwrap_or("GPU");
     Lock {
         path: super::lock_folder().join(format!("kforge-{name}.lock")),

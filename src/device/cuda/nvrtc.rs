@@ -17,7 +17,7 @@ use super::wire::{Answer, Request, Work};
 ///
 /// # Errors
 /// Where the library cannot be used; a source that does not compile is an answer.
-pub fn serve() -> anyhow::Result<()> {
+pub(crate) fn serve() -> anyhow::Result<()> {
     let request = Request::read(io::stdin().lock()).context("the request is not understood")?;
     load(&request.library)?;
     let mut answer = match &request.work {

@@ -22,14 +22,14 @@ pub struct Mechanisms {
 
 /// Something that this machine lacks, and what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Missing {
+pub(crate) struct Missing {
     pub name: &'static str,
     pub remedy: &'static str,
 }
 
 impl Mechanisms {
     /// What a verdict says.
-    pub fn describe(&self) -> &'static str {
+    pub(crate) fn describe(&self) -> &'static str {
         match (self.landlock.is_some(), self.seccomp) {
             (true, true) => "landlock+seccomp",
             (true, false) => "landlock (no seccomp)",
@@ -39,7 +39,7 @@ impl Mechanisms {
     }
 
     /// What is not in force, with remedies.
-    pub fn missing(&self) -> Vec<Missing> {
+    pub(crate) fn missing(&self) -> Vec<Missing> {
         let landlock = Missing {
             name: "Landlock",
             remedy: "use Linux 5.13 or later with `landlock` among its security modules (boot parameter `lsm=landlock,…`); in a container, let its seccomp profile pass `landlock_create_ruleset`",

@@ -67,7 +67,7 @@ impl Models {
     ///
     /// # Errors
     /// Where a template asks for what there is not, or the brief is no model's.
-    pub fn prompt(&self, question: &Question) -> anyhow::Result<prompt::Prompt> {
+    pub(crate) fn prompt(&self, question: &Question) -> anyhow::Result<prompt::Prompt> {
         let asking = question.brief.model.as_ref();
         let asking = asking.context("a model's step names no model")?;
         let facts = self.facts(&asking.name)?;

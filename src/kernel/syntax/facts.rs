@@ -96,7 +96,7 @@ fn size_of_type(syntax: &Syntax<'_>, node: Node<'_>) -> Option<u32> {
 }
 
 /// The size of a type of the language or of CUDA, by its name without qualifiers.
-pub fn builtin_bytes(name: &str) -> Option<u32> {
+pub(crate) fn builtin_bytes(name: &str) -> Option<u32> {
     const SCALARS: [(&str, u32); 12] = [
         ("longlong", 8),
         ("ulonglong", 8),

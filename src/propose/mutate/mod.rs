@@ -31,10 +31,10 @@ mod testing;
 mod unroll;
 mod vectorize;
 
-pub use subject::Subject;
+pub(crate) use subject::Subject;
 
 /// One way to change a kernel.
-pub trait Transformation: Sync {
+pub(crate) trait Transformation: Sync {
     /// Names it in the lineage.
     fn name(&self) -> &'static str;
     /// Everywhere it applies, with what it would do there.
@@ -47,7 +47,7 @@ pub trait Transformation: Sync {
 
 /// What a transformation would do at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// For people: `sum x4`.
     pub what: String,
     /// Line of the kernel file, counted from 1.
@@ -71,7 +71,7 @@ impl Place {
 }
 
 /// All transformations.
-pub fn transformations() -> &'static [&'static dyn Transformation] {
+pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
     &[
         &unroll::Unroll,
         &accumulators::SplitAccumulator,

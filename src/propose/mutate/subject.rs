@@ -16,7 +16,7 @@ const MAX_POINTS: usize = 512;
 /// What gives an expression's value under one point.
 type Evaluate<'e> = dyn Fn(Node<'_>) -> Option<i64> + 'e;
 
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     pub syntax: Syntax<'a>,
     pub header: Header,
     task: &'a Task,
@@ -27,7 +27,7 @@ pub struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     /// `None` where the text is no kernel of the task that could be transformed.
-    pub fn new(source: &'a str, task: &'a Task) -> Option<Self> {
+    pub(crate) fn new(source: &'a str, task: &'a Task) -> Option<Self> {
         let header = Kernel::parse(source, &task.definition).ok()?.header;
         let syntax = Syntax::parse(source);
         if !syntax.is_sound() {
@@ -47,20 +47,20 @@ impl<'a> Subject<'a> {
         })
     }
 
-    pub fn text(&self, node: Node<'_>) -> &'a str {
+    pub(crate) fn text(&self, node: Node<'_>) -> &'a str {
         self.syntax.text(node)
     }
 
-    pub fn source(&self) -> &'a str {
+    pub(crate) fn source(&self) -> &'a str {
         self.syntax.source()
     }
 
-    pub fn functions(&self) -> Vec<Function<'_>> {
+    pub(crate) fn functions(&self) -> Vec<Function<'_>> {
         self.syntax.functions()
     }
 
     /// A name that the file does not use yet: the wish itself, or with a number.
-    pub fn fresh(&self, wish: &str) -> String {
+    pub(crate) fn fresh(&self, wish: &str) -> String {
         std::iter::once(wish.to_owned())
             .chain((2..).map(|number| format!("{wish}_{number}")))
             .find(|name| {
@@ -70,7 +70,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether something holds under all values that the tunables may take. The closure is given what evaluates an expression.
-    pub fn always(&self, holds: &dyn Fn(&Evaluate<'_>) -> Option<bool>) -> bool {
+    pub(crate) fn always(&self, holds: &dyn Fn(&Evaluate<'_>) -> Option<bool>) -> bool {
         let mut points = self.points.iter();
         let asked = Cell::new(false);
         let holds_at = |point: &IndexMap<String, i64>| {
@@ -88,7 +88,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The value of an expression, if it is the same whatever the tunables are.
-    pub fn constant(&self, node: Node<'_>) -> Option<i64> {
+    pub(crate) fn constant(&self, node: Node<'_>) -> Option<i64> {
         let point = self.points.first()?;
         let value = self.syntax.integer(node, &|name| {
             point.get(name).copied().or_else(|| self.axis(name))
@@ -107,12 +107,12 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether a name stands for a number known when the kernel is compiled.
-    pub fn is_named_constant(&self, name: &str) -> bool {
+    pub(crate) fn is_named_constant(&self, name: &str) -> bool {
         self.header.tunables.contains_key(name) || self.axis(name).is_some()
     }
 
     /// The launches of a `__global__` function, by their place in the header.
-    pub fn launches_of(&self, function: &Function<'_>) -> Vec<usize> {
+    pub(crate) fn launches_of(&self, function: &Function<'_>) -> Vec<usize> {
         let name = self.syntax.name_of(function);
         let launches = self.header.launches.iter().enumerate();
         launches
@@ -129,7 +129,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether two parameters of a `__global__` function may point to the same memory in some launch.
-    pub fn parameters_alias(&self, function: &Function<'_>, left: usize, right: usize) -> bool {
+    pub(crate) fn parameters_alias(&self, function: &Function<'_>, left: usize, right: usize) -> bool {
         let launches = self.launches_of(function);
         launches.is_empty()
             || launches.iter().any(|launch| {

@@ -110,7 +110,7 @@ pub struct AccessFeedback {
 
 impl Feedback {
     /// `None` for kforge's own fault, which is nobody's to mend.
-    pub fn of(verdict: &Verdict, task: &Task) -> Option<Self> {
+    pub(crate) fn of(verdict: &Verdict, task: &Task) -> Option<Self> {
         if verdict.status == Status::HarnessError {
             return None;
         }
@@ -148,7 +148,7 @@ impl Feedback {
         })
     }
 
-    pub fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         self.status == Status::Passed
     }
 }

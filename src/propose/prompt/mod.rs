@@ -21,10 +21,10 @@ mod templates;
 mod tests;
 mod words;
 
-pub use feedback::{AccessFeedback, Feedback, Place, WorkloadFeedback};
-pub use render::render;
+pub(crate) use feedback::{AccessFeedback, Feedback, Place, WorkloadFeedback};
+pub(crate) use render::render;
 pub use templates::{Card, Example, Stage, Templates};
-pub use words::failed_in_words;
+pub(crate) use words::failed_in_words;
 
 /// What a kernel is written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub enum Language {
 
 impl Language {
     /// Of a backend, by its name in a verdict: the CPU judges CUDA.
-    pub fn of_backend(backend: &str) -> Self {
+    pub(crate) fn of_backend(backend: &str) -> Self {
         match backend {
             "metal" => Language::Metal,
             _ => Language::Cuda,
@@ -45,7 +45,7 @@ impl Language {
     }
 
     /// What a fenced block of it is called, and the templates' folder.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Language::Cuda => "cuda",
             Language::Metal => "metal",
@@ -55,7 +55,7 @@ impl Language {
 
 /// All that a prompt is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
+pub(crate) struct Question<'a> {
     /// `propose`, `edit`, `crossover` or `repair`.
     pub operator: Operator,
     pub task: &'a Task,
@@ -84,7 +84,7 @@ pub struct Question<'a> {
 
 /// A kernel to show.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown<'a> {
+pub(crate) struct Shown<'a> {
     pub step: u64,
     pub operator: Operator,
     pub source: &'a str,
@@ -124,7 +124,7 @@ pub struct Tried {
 
 /// An earlier reply of the same step whose edits had no place.
 #[derive(Clone, Copy, Debug)]
-pub struct Missed<'a> {
+pub(crate) struct Missed<'a> {
     pub reply: &'a str,
     /// What was wrong with it, and where.
     pub message: &'a str,
@@ -132,7 +132,7 @@ pub struct Missed<'a> {
 
 /// What is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Prompt {
+pub(crate) struct Prompt {
     pub system: String,
     /// In order. Those that are `stable` stand first.
     pub sections: Vec<Section>,
@@ -144,7 +144,7 @@ pub struct Prompt {
 
 /// A part of the prompt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Section {
+pub(crate) struct Section {
     pub name: String,
     pub text: String,
     /// By `tokens`.
@@ -155,17 +155,17 @@ pub struct Section {
 
 impl Prompt {
     /// The part that is the same for all steps of a run, without the system's.
-    pub fn stable(&self) -> String {
+    pub(crate) fn stable(&self) -> String {
         self.joined(|section| section.stable)
     }
 
     /// What follows it.
-    pub fn changing(&self) -> String {
+    pub(crate) fn changing(&self) -> String {
         self.joined(|section| !section.stable)
     }
 
     /// All of it as one text, as `prompt.md` has it.
-    pub fn document(&self) -> String {
+    pub(crate) fn document(&self) -> String {
         let mut text = format!("{}\n\n---\n\n", self.system.trim_end());
         for section in &self.sections {
             text.push_str(&section.text);
@@ -174,13 +174,13 @@ impl Prompt {
     }
 
     /// An estimate of the whole.
-    pub fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         let sections = self.sections.iter().map(|section| section.tokens);
         tokens(&self.system) + sections.sum::<u64>()
     }
 
     /// Bytes of the whole: no tokenizer makes more tokens than bytes.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let sections = self.sections.iter().map(|section| section.text.len());
         (self.system.len() + sections.sum::<usize>()) as u64
     }
@@ -193,6 +193,6 @@ impl Prompt {
 
 /// An estimate for showing and for filling: seven bytes are two tokens, rounded up. Device code has rather fewer bytes a token than
 /// prose. Never for what may be spent: there each byte counts as one.
-pub fn tokens(text: &str) -> u64 {
+pub(crate) fn tokens(text: &str) -> u64 {
     (text.len() as u64 * 2).div_ceil(7)
 }

@@ -16,7 +16,7 @@ const PART_OF_BUDGET: u64 = 4;
 ///
 /// # Errors
 /// Where a template of the user's folder asks for what there is not, or where no model is asked this.
-pub fn render(question: &Question<'_>, templates: &Templates) -> Result<Prompt, Failure> {
+pub(crate) fn render(question: &Question<'_>, templates: &Templates) -> Result<Prompt, Failure> {
     let language = Language::of_backend(question.backend);
     let instruction = match question.operator {
         Operator::Propose => "propose.md",

@@ -83,7 +83,7 @@ impl Templates {
     ///
     /// # Errors
     /// `Failure::usage` that names the file and its line.
-    pub fn with_folder(folder: &Path) -> Result<Self, Failure> {
+    pub(crate) fn with_folder(folder: &Path) -> Result<Self, Failure> {
         let mut files = embedded_files();
         let origin = folder.display().to_string();
         let mut found = Vec::new();
@@ -161,12 +161,12 @@ impl Templates {
     }
 
     /// The strategy cards of a language, by stage and name.
-    pub fn cards(&self, language: Language) -> impl Iterator<Item = &Card> {
+    pub(crate) fn cards(&self, language: Language) -> impl Iterator<Item = &Card> {
         (self.cards.iter()).filter(move |card| card.languages.contains(&language))
     }
 
     /// The examples of a language, by name.
-    pub fn examples(&self, language: Language) -> impl Iterator<Item = &Example> {
+    pub(crate) fn examples(&self, language: Language) -> impl Iterator<Item = &Example> {
         (self.examples.iter()).filter(move |example| example.language == language)
     }
 

@@ -421,7 +421,7 @@ fn lines_of(log: &str) -> Vec<u32> {
 
 impl Feedback {
     /// What a child brought against its parent, in words.
-    pub fn against(&self, parent: &Feedback) -> String {
+    pub(crate) fn against(&self, parent: &Feedback) -> String {
         match (self.speedup, parent.speedup) {
             (Some(child), Some(mother)) => of_pair(self, child, parent, mother),
             (Some(child), None) => format!(
@@ -443,7 +443,7 @@ impl Feedback {
     }
 
     /// The same where there is no parent, or none that was judged.
-    pub fn alone(&self) -> String {
+    pub(crate) fn alone(&self) -> String {
         match self.speedup {
             Some([estimate, ..]) => format!("passed, {} of the baseline", times(estimate)),
             None => format!("`{}`: {}", self.status, meaning(self.status)),
@@ -492,7 +492,7 @@ fn of_pair(child: &Feedback, now: [f64; 3], parent: &Feedback, before: [f64; 3])
 }
 
 /// Why a step has no candidate, in words.
-pub fn failed_in_words(failed: &Failed) -> String {
+pub(crate) fn failed_in_words(failed: &Failed) -> String {
     let text = match failed.reason {
         FailedReason::NoReply => "no reply came",
         FailedReason::Refused => "the model would not answer",

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use apply::{Applied, Fault, Mend, Near, Repair, apply};
 pub use message::message;
-pub use trace::Trace;
+pub(crate) use trace::Trace;
 
 /// What was read from a reply.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,14 +5,14 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-pub mod ncu;
-pub mod sanitizer;
+pub(crate) mod ncu;
+pub(crate) mod sanitizer;
 
 /// The file in which a driver says what it allows.
 const PARAMETERS: &str = "/proc/driver/nvidia/params";
 
 /// Finds a tool by its name. The error is why there is none, in one line.
-pub fn find(name: &str) -> Result<PathBuf, String> {
+pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
     find_in(name, &path, home.as_deref(), Path::new("/"))
@@ -62,7 +62,7 @@ fn newest_first(folder: &Path, beginning: &str) -> Vec<PathBuf> {
 }
 
 /// The version in what a tool says to `--version`.
-pub fn version(said: &str) -> Option<String> {
+pub(crate) fn version(said: &str) -> Option<String> {
     let after = said.split("Version ").nth(1)?;
     let version: String = (after.chars())
         .take_while(|letter| letter.is_ascii_digit() || *letter == '.')
@@ -71,7 +71,7 @@ pub fn version(said: &str) -> Option<String> {
 }
 
 /// Why this user may not read a GPU's counters, where that is known without trying.
-pub fn counters_forbidden() -> Option<String> {
+pub(crate) fn counters_forbidden() -> Option<String> {
     // SAFETY: takes nothing and cannot fail.
     let is_root = unsafe { libc::geteuid() } == 0;
     forbidden_by(&std::fs::read_to_string(PARAMETERS).ok()?, is_root)

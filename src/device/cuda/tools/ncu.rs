@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::verdict::LaunchCounters;
 
 /// The program.
-pub const NAME: &str = "ncu";
+pub(crate) const NAME: &str = "ncu";
 
 /// Where a number goes.
 type Slot = fn(&mut LaunchCounters) -> &mut Option<f64>;
@@ -56,13 +56,13 @@ const METRICS: [(&str, Slot); 15] = [
 ];
 
 /// The metrics that every run begins with; the last of the list stands in for one that a card does not know.
-pub fn metrics() -> Vec<&'static str> {
+pub(crate) fn metrics() -> Vec<&'static str> {
     let names = METRICS.iter().map(|(name, _)| *name);
     names.take(METRICS.len() - 1).collect()
 }
 
 /// What to ask for after a run that did not know some of `asked`; `None` where that was not its trouble.
-pub fn without_unknown(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
+pub(crate) fn without_unknown(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
     let complaints: Vec<_> = log
         .lines()
         .filter(|line| line.contains("Failed to find metric") || line.contains("nvalid metric"))
@@ -83,7 +83,7 @@ pub fn without_unknown(asked: &[&'static str], log: &str) -> Option<Vec<&'static
 }
 
 /// The arguments before the program that is looked at: launches between its marks, each alone, from flushed caches.
-pub fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsString> {
+pub(crate) fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsString> {
     super::words([
         OsStr::new("--target-processes"),
         OsStr::new("application-only"),
@@ -106,7 +106,7 @@ pub fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsString> {
 }
 
 /// The arguments that print a report.
-pub fn import_arguments(report: &Path) -> Vec<OsString> {
+pub(crate) fn import_arguments(report: &Path) -> Vec<OsString> {
     super::words([
         OsStr::new("--import"),
         report.as_os_str(),
@@ -119,7 +119,7 @@ pub fn import_arguments(report: &Path) -> Vec<OsString> {
 }
 
 /// Why a run gave nothing, in one line, from all that the tool has said.
-pub fn complaint(log: &str) -> String {
+pub(crate) fn complaint(log: &str) -> String {
     if log.contains("ERR_NVGPUCTRPERM") {
         return "the driver does not let this user read counters (ERR_NVGPUCTRPERM): be root, with CAP_SYS_ADMIN in a container, or load the driver with NVreg_RestrictProfilingToAdminUsers=0".to_owned();
     }
@@ -141,7 +141,7 @@ pub fn complaint(log: &str) -> String {
 }
 
 /// The launches of a printed report, in their order. The error is what the text lacks, in one line.
-pub fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
+pub(crate) fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
     let mut rows = records(csv).into_iter();
     let header = rows
         .find(|row| row.first().is_some_and(|cell| cell == "ID"))

@@ -8,10 +8,10 @@ use std::path::Path;
 use crate::verdict::Status;
 
 /// The program.
-pub const NAME: &str = "compute-sanitizer";
+pub(crate) const NAME: &str = "compute-sanitizer";
 
 /// The checks, in the order in which they are run: the gravest first.
-pub const CHECKS: [&str; 4] = ["memcheck", "racecheck", "initcheck", "synccheck"];
+pub(crate) const CHECKS: [&str; 4] = ["memcheck", "racecheck", "initcheck", "synccheck"];
 
 /// What stands before every line of the tool's own.
 const MARK: &str = "=========";
@@ -20,7 +20,7 @@ const MOST_WORDS: usize = 4096;
 
 /// One finding, in the tool's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub status: Status,
     /// The first line.
     pub title: String,
@@ -34,7 +34,7 @@ pub struct Finding {
 
 /// What a log says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Log {
+pub(crate) struct Log {
     /// Of the kernel's, in the tool's order.
     pub findings: Vec<Finding>,
     /// The kernel's as well: the tool's words, with the line, once a line.
@@ -46,7 +46,7 @@ pub struct Log {
 }
 
 /// Why a check says nothing of a kernel of which the compiler's output says this; `fact`: by name of feature.
-pub fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
+pub(crate) fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
     let uses = |names: &[&str]| names.iter().any(|name| fact(name) > 0.0);
     let copies = ["tensor_copies", "bulk_copies"];
     match check {
@@ -59,7 +59,7 @@ pub fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
 }
 
 /// The arguments before the program that is looked at.
-pub fn arguments(check: &str, log: &Path) -> Vec<OsString> {
+pub(crate) fn arguments(check: &str, log: &Path) -> Vec<OsString> {
     super::words([
         OsStr::new("--tool"),
         OsStr::new(check),
@@ -73,7 +73,7 @@ pub fn arguments(check: &str, log: &Path) -> Vec<OsString> {
 }
 
 /// Reads a log. `kernels`: the functions' names, as the header has them.
-pub fn read(log: &str, kernels: &[String]) -> Log {
+pub(crate) fn read(log: &str, kernels: &[String]) -> Log {
     let names: Vec<&str> = kernels.iter().map(|name| base_name(name)).collect();
     let mut read = Log::default();
     let mut block: Vec<&str> = Vec::new();
