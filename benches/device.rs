@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
-    Arm, Build, Compiled, Content, Device, Launched, Opened, Poison, Purpose, Question, numerics,
+    BoundKernel, BufferContent, Build, Compiled, Device, LaunchOutcome, Opened, Poison, Purpose,
+    Question, numerics,
 };
-use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
-use kforge::task::{DType, Distribution, Norm, Shape, Tolerance};
+use kforge::kernel::plan::{
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+};
+use kforge::task::{DType, Distribution, DistributionKind, Norm, Tolerance};
 
 const BYTES: usize = 32 << 20;
 const TIMED: Purpose = Purpose::Time {
@@ -20,19 +23,19 @@ const TIMED: Purpose = Purpose::Time {
 fn main() -> anyhow::Result<()> {
     let begun = Instant::now();
     let device = CpuDevice::new()?;
-    row("device ready", begun.elapsed(), "");
+    print_row("device ready", begun.elapsed(), "");
     let salt = format!("{:?}", std::time::SystemTime::now());
     let source = "__global__ void f(float* x) {}\n";
     let mut seconds = Vec::new();
     for index in 0..5 {
         seconds.push(compile(&device, &format!("{source}// {salt} {index}\n"))?.1);
     }
-    row("compile, new to the cache", median(seconds), "");
+    print_row("compile, new to the cache", median(seconds), "");
     let (program, kept) = compile(&device, &format!("{source}// {salt} 0\n"))?;
-    row("compile, kept", kept, "");
+    print_row("compile, kept", kept, "");
     for elements in [1, BYTES as u64 / 4] {
         let plan = plan(elements);
-        let open = || -> anyhow::Result<(Box<dyn Arm>, Duration)> {
+        let open = || -> anyhow::Result<(Box<dyn BoundKernel>, Duration)> {
             let begun = Instant::now();
             match device.open(&program, &plan, TIMED)? {
                 Opened::Ready(arm) => Ok((arm, begun.elapsed())),
@@ -43,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         for _ in 0..10 {
             times.push(open()?.1);
         }
-        row(
+        print_row(
             "open an arm",
             median(times),
             &format!("{} bytes", 4 * elements),
@@ -52,13 +55,13 @@ fn main() -> anyhow::Result<()> {
         let mut launches = Vec::new();
         for _ in 0..1000 {
             match arm.launch(Duration::from_secs(1))? {
-                Launched::Finished { time } => launches.push(time),
-                Launched::Fault(refusal) => anyhow::bail!(refusal.reason),
+                LaunchOutcome::Finished { time } => launches.push(time),
+                LaunchOutcome::Fault(refusal) => anyhow::bail!(refusal.reason),
             }
         }
         launches.sort();
         let detail = format!("p10 {:?}, p90 {:?}", launches[100], launches[900]);
-        row("an empty launch", launches[500], &detail);
+        print_row("an empty launch", launches[500], &detail);
     }
     let (mut arm, _) = match device.open(&program, &plan(BYTES as u64 / 4), TIMED)? {
         Opened::Ready(arm) => (arm, ()),
@@ -70,22 +73,22 @@ fn main() -> anyhow::Result<()> {
         for seed in seed {
             let distribution = &distribution;
             times.push(timed(|| {
-                arm.write(0, &Content::Random { distribution, seed })
+                arm.write(0, &BufferContent::Random { distribution, seed })
             }));
         }
-        rate(name, median(times), BYTES);
+        print_rate(name, median(times), BYTES);
     }
-    rate(
+    print_rate(
         "hash of an arm's buffer",
         timed(|| arm.inspect(0, &Question::Hash)),
         BYTES,
     );
-    memory();
+    bench_memory();
     Ok(())
 }
 
 /// The judge's functions on one core, over memory that is already there.
-fn memory() {
+fn bench_memory() {
     let mut words = vec![1u64; BYTES / 8];
     // SAFETY: the words' own memory, seen as bytes.
     let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), BYTES) };
@@ -100,7 +103,7 @@ fn memory() {
         let name = |function: &str| format!("{function} {dtype}");
         let best = |function: &mut dyn FnMut()| (0..3).map(|_| timed(&mut *function)).min();
         let measured = |function: &str, work: &mut dyn FnMut()| {
-            rate(&name(function), best(work).unwrap_or_default(), BYTES);
+            print_rate(&name(function), best(work).unwrap_or_default(), BYTES);
         };
         measured("fill normal", &mut || {
             numerics::fill(dtype, bytes, 128, &normal(None), 5)
@@ -109,7 +112,7 @@ fn memory() {
             measured("fill normalised", &mut || {
                 numerics::fill(dtype, bytes, 128, &normal(Some(Norm::L2)), 5)
             });
-            let uniform = Distribution::new(Shape::Uniform([-1.0, 1.0]));
+            let uniform = Distribution::new(DistributionKind::Uniform([-1.0, 1.0]));
             measured("fill uniform", &mut || {
                 numerics::fill(dtype, bytes, 128, &uniform, 5)
             });
@@ -139,22 +142,22 @@ fn memory() {
         });
         let finite = Poison::Finite { seed: 1 };
         measured("unwritten", &mut || {
-            numerics::unwritten(dtype, bytes, finite);
+            numerics::count_unwritten(dtype, bytes, finite);
         });
         measured("poison", &mut || numerics::poison(dtype, bytes, finite));
     }
-    rate(
+    print_rate(
         "poison NaN",
-        timed(|| numerics::poison(DType::Float32, bytes, Poison::NotANumber)),
+        timed(|| numerics::poison(DType::Float32, bytes, Poison::Nan)),
         BYTES,
     );
-    rate("hash", timed(|| numerics::hash(bytes)), BYTES);
+    print_rate("hash", timed(|| numerics::hash(bytes)), BYTES);
 }
 
 fn normal(normalize: Option<Norm>) -> Distribution {
     Distribution {
         normalize,
-        ..Distribution::new(Shape::Normal(1.0))
+        ..Distribution::new(DistributionKind::Normal(1.0))
     }
 }
 
@@ -162,11 +165,11 @@ fn compile(
     device: &CpuDevice,
     source: &str,
 ) -> anyhow::Result<(kforge::device::Program, Duration)> {
-    let unit = Unit {
+    let unit = TranslationUnit {
         source: source.to_owned(),
         constants: Vec::new(),
         macros: Vec::new(),
-        entries: vec![Entry {
+        entry_points: vec![EntryPoint {
             expression: "f".to_owned(),
             arguments: vec![ArgumentType::Pointer(DType::Float32)],
             line: 1,
@@ -186,12 +189,12 @@ fn plan(elements: u64) -> Plan {
     Plan {
         buffers: vec![Buffer {
             name: "x".to_owned(),
-            role: Role::Input,
+            role: BufferRole::Input,
             dtype: DType::Float32,
             shape: vec![elements],
         }],
         launches: vec![Launch {
-            entry: 0,
+            entry_point: 0,
             grid: [64, 1, 1],
             block: [32, 1, 1],
             shared: 0,
@@ -216,12 +219,12 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-fn rate(name: &str, time: Duration, bytes: usize) {
+fn print_rate(name: &str, time: Duration, bytes: usize) {
     let gigabytes = bytes as f64 / time.as_secs_f64() / 1e9;
-    row(name, time, &format!("{gigabytes:.2} GB/s"));
+    print_row(name, time, &format!("{gigabytes:.2} GB/s"));
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
-fn row(name: &str, time: Duration, detail: &str) {
+fn print_row(name: &str, time: Duration, detail: &str) {
     println!("{name:<28} {time:>12.1?}  {detail}");
 }

@@ -31,20 +31,20 @@ fn main() -> Result<()> {
     let steps: u64 = numbers.next().unwrap_or(1000);
     let in_flight = numbers.next().unwrap_or(IN_FLIGHT);
     if let Some(directory) = std::env::var_os(RESUME) {
-        let seconds = go(Path::new(&directory), steps, in_flight)?;
-        show(&format!(
+        let seconds = run_steps(Path::new(&directory), steps, in_flight)?;
+        print_line(&format!(
             "resumed {steps} steps in {seconds:.2} s, {}",
-            memory()?
+            peak_memory()?
         ));
         return Ok(());
     }
-    let root = place()?;
+    let root = scratch_folder()?;
     let directory = root.path().join("run");
-    let seconds = go(&directory, steps, in_flight)?;
-    show(&format!(
+    let seconds = run_steps(&directory, steps, in_flight)?;
+    print_line(&format!(
         "{steps} steps, {in_flight} in flight, in {seconds:.2} s: {:.0} steps/s, {}",
         steps as f64 / seconds,
-        memory()?
+        peak_memory()?
     ));
     let status = Command::new(std::env::current_exe()?)
         .args([steps, in_flight].map(|number| number.to_string()))
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
 }
 
 /// Below the folder of the build: the temporary folder may lie in memory, where a sync costs nothing.
-fn place() -> Result<tempfile::TempDir> {
+fn scratch_folder() -> Result<tempfile::TempDir> {
     let folder: PathBuf = std::env::current_exe()?
         .parent()
         .context("the program lies nowhere")?
@@ -63,13 +63,18 @@ fn place() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(folder)?)
 }
 
-fn go(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
+fn run_steps(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
     let mut options = options(directory, &["softmax"], steps);
     options.in_flight = usize::try_from(in_flight)?;
     options.record.window = 2 * in_flight;
-    let proposer = ScriptedProposer { fruitful: true };
+    let proposer = ScriptedProposer { always_new: true };
     let begun = Instant::now();
-    let ended = run_until(options, proposer, &judges(Duration::ZERO), driver::never)?;
+    let ended = run_until(
+        options,
+        proposer,
+        &judges(Duration::ZERO),
+        driver::never_interrupted,
+    )?;
     let progress = &ended.tasks.first().context("no task was run")?.progress;
     ensure!(
         progress.steps == steps,
@@ -77,7 +82,7 @@ fn go(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
         progress.steps
     );
     let best = progress.best.context("nothing passed")?;
-    show(&format!(
+    print_line(&format!(
         "  {} judged, {} passed, {} cells, best {:.2}",
         progress.judged, progress.passed, progress.cells, best.speedup.geomean
     ));
@@ -85,7 +90,7 @@ fn go(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
 }
 
 /// The largest resident memory so far.
-fn memory() -> Result<String> {
+fn peak_memory() -> Result<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes: f64 = line
@@ -97,6 +102,6 @@ fn memory() -> Result<String> {
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
-fn show(line: &str) {
+fn print_line(line: &str) {
     println!("{line}");
 }

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
-use kforge::eval::{Judge, Options};
-use kforge::kernel::Machine;
+use kforge::eval::{Judge, JudgeOptions};
+use kforge::kernel::DeviceLimits;
 use kforge::task::TaskFiles;
 
 const CANDIDATES: usize = 8;
@@ -19,13 +19,13 @@ fn main() -> anyhow::Result<()> {
     let task = TaskFiles::find("gdn_decode")?.load()?;
     let device = CpuDevice::new()?;
     let cores = device.identity().cores.unwrap_or(1);
-    let options = Options {
+    let options = JudgeOptions {
         profile: task.settings.profiles["quick"].clone(),
         launch_seconds: 20.0,
         thorough: false,
         cache: Cache::Cold,
     };
-    let machine = Machine {
+    let machine = DeviceLimits {
         sm_count: i64::from(cores),
         max_shared_bytes: 232_448,
     };
@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         "{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}  verdict",
         "kernel", "compile s", "check s", "inspect s", "measure s", "total s"
     );
-    for (file, text) in task.starts() {
+    for (file, text) in task.starting_kernels() {
         for candidate in 0..CANDIDATES {
             let salt = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
             let changed = format!("{text}\n// {salt} {candidate}\n");

@@ -18,49 +18,56 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kforge::driver::{self, AskingOptions, Device, Models, Operators};
+use kforge::driver::{self, ModelOptions, Operators, PromptDevice, TemplateBackend};
 use kforge::event::Event;
-use kforge::llm::{Client, Limits, Settings};
+use kforge::llm::{BudgetLimits, Client, LlmSettings};
 use kforge::propose::prompt::Templates;
 use kforge::report::{Observer, Progress};
-use kforge::search::Change;
+use kforge::search::SearchUpdate;
 use kforge::verdict::DeviceIdentity;
 use serde_json::json;
 
 /// Set for the process that only answers.
-const ANSWER: &str = "KFORGE_BENCH_ANSWER";
+const SERVER_ENV: &str = "KFORGE_BENCH_ANSWER";
 
 /// Questions under way at once, and kernels with the judge.
-const AT_ONCE: usize = 8;
+const CONCURRENCY: usize = 8;
 
 fn main() -> Result<()> {
-    if std::env::var_os(ANSWER).is_some() {
-        return answer();
+    if std::env::var_os(SERVER_ENV).is_some() {
+        return serve_replies();
     }
     // `cargo bench` adds a flag of its own.
     let number = |word: String| word.parse().ok();
     let steps: u64 = std::env::args().skip(1).find_map(number).unwrap_or(1000);
-    let (_server, url) = Answering::start()?;
+    let (_server, url) = ReplyServer::start()?;
     // Below the folder of the build: the temporary folder may lie in memory, where a sync costs nothing.
     let program = std::env::current_exe()?;
     let folder = program.parent().context("the program lies nowhere")?;
     let root = tempfile::tempdir_in(folder)?;
     let mut options = scripted::options(&root.path().join("run"), &["softmax"], steps);
-    options.in_flight = AT_ONCE;
-    options.record.window = 4 * AT_ONCE as u64;
+    options.in_flight = CONCURRENCY;
+    options.record.window = 4 * CONCURRENCY as u64;
     options.search.context = 64;
     let only_models = json!({"autotune": 0, "mutate": 0, "recombine": 0});
     options.search.operators = serde_json::from_value(only_models)?;
     options.models = Some(models(&url)?);
     let judges = scripted::judges(Duration::ZERO);
-    let mut watch = Watch::new(steps);
+    let mut watch = ThroughputObserver::new(steps);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
         let proposer = Arc::new(Operators::new(None)?);
-        driver::run(options, proposer, &judges, &mut watch, driver::never()).await
+        driver::run(
+            options,
+            proposer,
+            &judges,
+            &mut watch,
+            driver::never_interrupted(),
+        )
+        .await
     })?;
     let progress = &ended.tasks.first().context("no task was run")?.progress;
     ensure!(progress.steps == steps, "{} steps", progress.steps);
@@ -68,41 +75,41 @@ fn main() -> Result<()> {
     show(&format!(
         "prompts of {} kB on average, replies of {} kB",
         watch.bytes / watch.proposals.max(1) / 1000,
-        reply(0).len() / 1000
+        reply_text(0).len() / 1000
     ));
     Ok(())
 }
 
-fn models(url: &str) -> Result<AskingOptions> {
-    let typed: Settings = serde_json::from_value(json!({
+fn models(url: &str) -> Result<ModelOptions> {
+    let typed: LlmSettings = serde_json::from_value(json!({
         "models": [{"name": "local", "provider": "openai", "model": "m", "base_url": url, "context_tokens": 200_000}],
-        "concurrency": AT_ONCE,
+        "concurrency": CONCURRENCY,
     }))?;
-    let (settings, _) = typed.decided()?;
+    let (settings, _) = typed.resolved()?;
     let templates = Arc::new(Templates::embedded()?);
-    Ok(AskingOptions {
-        version: templates.version().to_owned(),
-        limits: Limits::default(),
-        at_once: AT_ONCE,
-        author: Arc::new(Models {
+    Ok(ModelOptions {
+        prompts_version: templates.version().to_owned(),
+        limits: BudgetLimits::default(),
+        concurrency: CONCURRENCY,
+        backend: Arc::new(TemplateBackend {
             client: Arc::new(Client::open(&settings)?),
             templates,
-            device: Device::new(DeviceIdentity::default()),
+            device: PromptDevice::new(DeviceIdentity::default()),
             backend: "cpu".to_owned(),
             profile: "quick".to_owned(),
-            most_edits: settings.edits,
+            max_edits: settings.edits,
             context_share: settings.context_share,
         }),
     })
 }
 
 /// The process that answers; ends with this.
-struct Answering(Child);
+struct ReplyServer(Child);
 
-impl Answering {
+impl ReplyServer {
     fn start() -> Result<(Self, String)> {
         let mut child = Command::new(std::env::current_exe()?)
-            .env(ANSWER, "1")
+            .env(SERVER_ENV, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -113,7 +120,7 @@ impl Answering {
     }
 }
 
-impl Drop for Answering {
+impl Drop for ReplyServer {
     fn drop(&mut self) {
         // It is gone already, or goes now.
         let _ = self.0.kill();
@@ -122,7 +129,7 @@ impl Drop for Answering {
 }
 
 /// Answers until nobody is there any more.
-fn answer() -> Result<()> {
+fn serve_replies() -> Result<()> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     show(&format!("http://{}/v1", listener.local_addr()?));
@@ -162,7 +169,7 @@ fn serve(mut stream: &TcpStream, next: &AtomicUsize) -> std::io::Result<bool> {
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
     )?;
     let event = |value: serde_json::Value| format!("data: {value}\n\n");
-    let text = reply(next.fetch_add(1, Ordering::Relaxed));
+    let text = reply_text(next.fetch_add(1, Ordering::Relaxed));
     let pieces = text.as_bytes().chunks(text.len().div_ceil(61));
     let mut events: Vec<String> = pieces
         .map(|piece| {
@@ -185,7 +192,7 @@ fn serve(mut stream: &TcpStream, next: &AtomicUsize) -> std::io::Result<bool> {
 }
 
 /// A trace and a kernel of 7 kB that is not there yet.
-fn reply(number: usize) -> String {
+fn reply_text(number: usize) -> String {
     let trace = json!({"bottleneck": "memory", "hypothesis": "fewer passes", "change": format!("variant {number}"), "expected_percent": -5, "risk": "none"});
     let mut text = format!(
         "```json\n{trace}\n```\n\n```cuda\n/* kforge\nlaunch:\n  - kernel: softmax\n    grid: ceil_div(rows, BLOCK)\n    block: BLOCK\n    args: x, output, rows, columns\ntunables:\n  BLOCK: [64, 32, 128]\n*/\n\n// Variant {number}.\n\n"
@@ -203,7 +210,7 @@ fn reply(number: usize) -> String {
 }
 
 /// Counts proposals, and tells how long each tenth of them took.
-struct Watch {
+struct ThroughputObserver {
     steps: u64,
     begun: Instant,
     proposals: u64,
@@ -212,7 +219,7 @@ struct Watch {
     last: (Instant, u64, u64),
 }
 
-impl Watch {
+impl ThroughputObserver {
     fn new(steps: u64) -> Self {
         let begun = Instant::now();
         Self {
@@ -235,8 +242,8 @@ impl Watch {
     }
 }
 
-impl Observer for Watch {
-    fn event(&mut self, event: &Event, _changes: &[Change], _progress: &Progress) {
+impl Observer for ThroughputObserver {
+    fn event(&mut self, event: &Event, _changes: &[SearchUpdate], _progress: &Progress) {
         match event {
             Event::Sent(sent) => self.bytes += sent.reserved.tokens - sent.most_output.unwrap_or(0),
             Event::Proposed(_) => {

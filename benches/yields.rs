@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
-use kforge::eval::{Judge, Options};
+use kforge::eval::{Judge, JudgeOptions};
 use kforge::event::{Brief, Operator};
-use kforge::kernel::Machine;
+use kforge::kernel::DeviceLimits;
 use kforge::propose::{Answer, Parent, propose};
 use kforge::task::{TaskFiles, embedded_names};
 
 #[derive(Default)]
-struct Yield {
+struct TransformationYield {
     children: usize,
     passed: usize,
     faster: usize,
@@ -32,11 +32,11 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or(24);
     let device = CpuDevice::new()?;
     let cores = device.identity().cores.unwrap_or(1);
-    let machine = Machine {
+    let machine = DeviceLimits {
         sm_count: i64::from(cores),
         max_shared_bytes: 232_448,
     };
-    let mut yields = BTreeMap::<String, Yield>::new();
+    let mut yields = BTreeMap::<String, TransformationYield>::new();
     let named: Vec<_> = std::env::args().skip(1).collect();
     let every = embedded_names();
     let some = every
@@ -47,14 +47,14 @@ fn main() -> anyhow::Result<()> {
             continue;
         }
         let task = TaskFiles::find(name)?.load()?;
-        let options = Options {
+        let options = JudgeOptions {
             profile: task.settings.profiles["quick"].clone(),
             launch_seconds: 10.0,
             thorough: false,
             cache: Cache::Cold,
         };
         let mut judge = Judge::new(&device, &task, options, machine)?;
-        for (file, source) in task.starts() {
+        for (file, source) in task.starting_kernels() {
             let mut seen = std::collections::HashSet::new();
             for attempt in 0..most {
                 let brief = Brief {

@@ -18,7 +18,10 @@ fn check(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
 }
 
 /// A shipped task with other words in its `task.yaml`, tested on one workload alone.
-fn changed(task: &str, words: &[(&str, &str)]) -> (Option<i32>, Value, tempfile::TempDir) {
+fn check_changed_task(
+    task: &str,
+    words: &[(&str, &str)],
+) -> (Option<i32>, Value, tempfile::TempDir) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tasks")
         .join(task);
@@ -51,7 +54,7 @@ const ONE_RMSNORM: (&str, &str) = (
     "workloads: [t129], hidden_shapes: 0",
 );
 
-fn candidates(admission: &Value) -> Vec<&str> {
+fn missed_corruptions(admission: &Value) -> Vec<&str> {
     let passed = admission["passed"].as_array().unwrap().iter();
     passed
         .map(|leak| leak["candidate"].as_str().unwrap())
@@ -59,7 +62,7 @@ fn candidates(admission: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn what_is_shipped_is_admitted() {
+fn shipped_tasks_are_admitted() {
     let shipped = kforge::task::embedded_names();
     let (code, admissions) = check(&shipped);
     for admission in &admissions {
@@ -71,7 +74,7 @@ fn what_is_shipped_is_admitted() {
 }
 
 #[test]
-fn a_loose_task_is_refused_for_every_reason() {
+fn loose_tasks_are_refused_with_the_reason() {
     let loose = "{rtol: 9.0e-2, atol_rms: 9.0e-2}";
     let softmax = "output: {rtol: 2.0e-4, atol_rms: 1.0e-5}";
     let rmsnorm = "output: {rtol: 1.0e-2, atol_rms: 1.0e-3}";
@@ -133,11 +136,11 @@ fn a_loose_task_is_refused_for_every_reason() {
         } else {
             ONE_RMSNORM
         };
-        let (code, admission, _folder) = changed(task, &[&words[..], &[one]].concat());
+        let (code, admission, _folder) = check_changed_task(task, &[&words[..], &[one]].concat());
         assert_eq!(code, Some(4), "{reason}: {admission:#}");
         assert_eq!(admission["admitted"], false);
         assert!(
-            candidates(&admission).contains(&reason),
+            missed_corruptions(&admission).contains(&reason),
             "{reason}: {admission:#}"
         );
     }
@@ -151,7 +154,7 @@ fn a_loose_task_is_refused_for_every_reason() {
             "lets anything pass",
         ),
     ] {
-        let (code, admission, _folder) = changed("softmax", &[words, ONE_SOFTMAX]);
+        let (code, admission, _folder) = check_changed_task("softmax", &[words, ONE_SOFTMAX]);
         let faults = admission["faults"].as_array().unwrap().iter();
         let mut faults = faults.map(|fault| fault["reason"].as_str().unwrap());
         assert!(faults.any(|fault| fault.contains(reason)), "{admission:#}");
@@ -160,7 +163,7 @@ fn a_loose_task_is_refused_for_every_reason() {
 }
 
 #[test]
-fn a_task_that_cannot_tell_precision_says_so_and_so_does_every_verdict() {
+fn unchecked_precision_is_reported_in_admission_and_verdicts() {
     let words = [
         (
             "output: {rtol: 1.0e-2, atol_rms: 1.0e-3}",
@@ -168,9 +171,9 @@ fn a_task_that_cannot_tell_precision_says_so_and_so_does_every_verdict() {
         ),
         ONE_RMSNORM,
     ];
-    let (code, admission, _folder) = changed("rmsnorm", &words);
+    let (code, admission, _folder) = check_changed_task("rmsnorm", &words);
     assert_eq!(
-        candidates(&admission),
+        missed_corruptions(&admission),
         ["the output rounded to float8_e4m3fn"]
     );
     assert_eq!(code, Some(4));
@@ -179,7 +182,7 @@ fn a_task_that_cannot_tell_precision_says_so_and_so_does_every_verdict() {
         &[("precision: checked", "precision: unchecked")],
     ]
     .concat();
-    let (code, admission, folder) = changed("rmsnorm", &words);
+    let (code, admission, folder) = check_changed_task("rmsnorm", &words);
     assert_eq!(
         (code, &admission["precision"]),
         (Some(0), &Value::from("unchecked"))
@@ -205,7 +208,7 @@ fn a_task_that_cannot_tell_precision_says_so_and_so_does_every_verdict() {
 }
 
 #[test]
-fn regimes_are_read_strictly() {
+fn invalid_regimes_are_rejected_with_a_reason() {
     for (from, to, words) in [
         (
             "  ties: {x:",

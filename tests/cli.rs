@@ -6,17 +6,17 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// kforge in an empty folder of its own.
-struct Shell {
+struct Workspace {
     folder: tempfile::TempDir,
 }
 
-struct Said {
+struct CommandResult {
     code: i32,
-    out: String,
-    err: String,
+    stdout: String,
+    stderr: String,
 }
 
-impl Shell {
+impl Workspace {
     fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -56,32 +56,32 @@ impl Shell {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Said {
-        Said::of(&self.command(arguments).output().unwrap())
+    fn run(&self, arguments: &[&str]) -> CommandResult {
+        CommandResult::of(&self.command(arguments).output().unwrap())
     }
 }
 
-impl Said {
+impl CommandResult {
     fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
             code: output.status.code().unwrap_or(-1),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
         }
     }
 
     /// A failure with this code that says all of these words, and nothing on standard output.
-    fn fails(&self, code: i32, words: &[&str]) {
+    fn assert_fails(&self, code: i32, words: &[&str]) {
         for word in words {
             assert!(
-                self.err.contains(word),
+                self.stderr.contains(word),
                 "`{word}` is missing:\n{}",
-                self.err
+                self.stderr
             );
         }
-        assert_eq!(self.code, code, "{}", self.err);
-        assert!(!self.err.contains("panicked"), "{}", self.err);
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 }
 
@@ -93,7 +93,7 @@ fn has_compiler() -> bool {
     found
 }
 
-const HONEST: &str = "/* kforge
+const SOFTMAX_KERNEL: &str = "/* kforge
 launch:
   - kernel: softmax
     grid: rows
@@ -110,10 +110,10 @@ __global__ void softmax(const float* x, float* output, int columns) {
 ";
 
 #[test]
-fn an_unknown_key_is_named_with_the_nearest() {
-    let shell = Shell::new();
+fn unknown_config_key_suggests_the_nearest_key() {
+    let shell = Workspace::new();
     shell.write("run.yaml", "tasks: [softmax]\nstpes: 3\n");
-    shell.run(&["evolve", "--config", "run.yaml"]).fails(
+    shell.run(&["evolve", "--config", "run.yaml"]).assert_fails(
         2,
         &["run.yaml:2:1: unknown key `stpes`", "did you mean `steps`?"],
     );
@@ -124,7 +124,7 @@ fn an_unknown_key_is_named_with_the_nearest() {
         "--set",
         "search.explortion=0.5",
     ]);
-    set.fails(
+    set.assert_fails(
         2,
         &[
             "unknown key `search.explortion`",
@@ -139,35 +139,37 @@ fn an_unknown_key_is_named_with_the_nearest() {
 }
 
 #[test]
-fn a_wrong_type_shows_the_line_and_what_was_expected() {
-    let shell = Shell::new();
+fn wrong_type_shows_the_line_and_the_expected_type() {
+    let shell = Workspace::new();
     shell.write("run.yaml", "tasks: [softmax]\nsteps: many\n");
     shell
         .run(&["evolve", "--config", "run.yaml"])
-        .fails(2, &["run.yaml:2:8: expected a whole number", "steps: many"]);
+        .assert_fails(2, &["run.yaml:2:8: expected a whole number", "steps: many"]);
     shell.write("zero.yaml", "tasks: [softmax]\nsteps: 0\n");
     shell
         .run(&["evolve", "--config", "zero.yaml"])
-        .fails(2, &["`steps`: expected at least 1"]);
+        .assert_fails(2, &["`steps`: expected at least 1"]);
     shell.write(
         "feature.yaml",
         "tasks: [softmax]\nsearch: {features: {block_thread: [1]}}\n",
     );
-    shell.run(&["evolve", "--config", "feature.yaml"]).fails(
-        2,
-        &[
-            "unknown feature `block_thread`",
-            "did you mean `block_threads`?",
-        ],
-    );
+    shell
+        .run(&["evolve", "--config", "feature.yaml"])
+        .assert_fails(
+            2,
+            &[
+                "unknown feature `block_thread`",
+                "did you mean `block_threads`?",
+            ],
+        );
 }
 
 #[test]
-fn a_value_out_of_range_shows_its_line_where_the_file_has_it() {
-    let shell = Shell::new();
+fn out_of_range_value_shows_its_line_only_if_it_comes_from_the_file() {
+    let shell = Workspace::new();
     shell.write("run.yaml", "tasks: [softmax]\neval:\n  in_flight: 0\n");
     let evolve = ["evolve", "--config", "run.yaml"];
-    shell.run(&evolve).fails(
+    shell.run(&evolve).assert_fails(
         2,
         &[
             "run.yaml:3:14: `eval.in_flight`: expected 1 to 64",
@@ -175,49 +177,54 @@ fn a_value_out_of_range_shows_its_line_where_the_file_has_it() {
         ],
     );
     let set = shell.run(&[&evolve[..], &["--set", "eval.in_flight=99"]].concat());
-    set.fails(2, &["error: `eval.in_flight`: expected 1 to 64"]);
+    set.assert_fails(2, &["error: `eval.in_flight`: expected 1 to 64"]);
     shell.write("run.yaml", "tasks: [softmax]\nsteps: 0\n");
     let typed = shell.run(&[&evolve[..], &["--steps", "2", "--dry-run"]].concat());
-    assert_eq!(typed.code, 0, "{}", typed.err);
+    assert_eq!(typed.code, 0, "{}", typed.stderr);
 }
 
 #[test]
-fn missing_files_and_unknown_tasks_are_named() {
-    let shell = Shell::new();
-    shell.run(&["evolve", "--config", "gdn_decod.yaml"]).fails(
-        2,
-        &[
-            "no such run config: `gdn_decod.yaml`",
-            "did you mean `gdn_decode.yaml`?",
-        ],
-    );
+fn missing_files_and_unknown_tasks_are_usage_errors() {
+    let shell = Workspace::new();
+    shell
+        .run(&["evolve", "--config", "gdn_decod.yaml"])
+        .assert_fails(
+            2,
+            &[
+                "no such run config: `gdn_decod.yaml`",
+                "did you mean `gdn_decode.yaml`?",
+            ],
+        );
     shell
         .run(&["tasks", "show", "sofmax"])
-        .fails(2, &["unknown task `sofmax`", "did you mean `softmax`?"]);
+        .assert_fails(2, &["unknown task `sofmax`", "did you mean `softmax`?"]);
     shell
         .run(&["eval", "softmax", "absent.cu"])
-        .fails(2, &["cannot read `absent.cu`: no such file", "hint:"]);
+        .assert_fails(2, &["cannot read `absent.cu`: no such file", "hint:"]);
     shell
         .run(&["resume", "nowhere"])
-        .fails(2, &["`nowhere` is not a run"]);
+        .assert_fails(2, &["`nowhere` is not a run"]);
     shell
         .run(&["evolve", "--config", "gdn_decode.yaml", "--set", "tasks=[]"])
-        .fails(2, &["no task is named"]);
-    shell.run(&["evolve"]).fails(2, &["--config"]);
+        .assert_fails(2, &["no task is named"]);
+    shell.run(&["evolve"]).assert_fails(2, &["--config"]);
 }
 
 #[test]
-fn a_kernel_without_a_header_and_an_unknown_name_are_usage_errors() {
+fn invalid_kernel_header_is_a_usage_error() {
     if !has_compiler() {
         return;
     }
-    let shell = Shell::new();
+    let shell = Workspace::new();
     shell.write("bare.cu", "__global__ void softmax() {}\n");
     shell
         .run(&["eval", "softmax", "bare.cu"])
-        .fails(2, &["bare.cu:1: no header", "begins with `/* kforge`"]);
-    shell.write("name.cu", &HONEST.replace("grid: rows", "grid: rwos"));
-    shell.run(&["eval", "softmax", "name.cu"]).fails(
+        .assert_fails(2, &["bare.cu:1: no header", "begins with `/* kforge`"]);
+    shell.write(
+        "name.cu",
+        &SOFTMAX_KERNEL.replace("grid: rows", "grid: rwos"),
+    );
+    shell.run(&["eval", "softmax", "name.cu"]).assert_fails(
         2,
         &[
             "name.cu:4: expression `rwos`: unknown name `rwos`",
@@ -227,15 +234,15 @@ fn a_kernel_without_a_header_and_an_unknown_name_are_usage_errors() {
 }
 
 #[test]
-fn no_compiler_is_an_environment_failure_with_a_remedy() {
-    let shell = Shell::new();
-    let kernel = shell.write("kernel.cu", HONEST);
+fn missing_compiler_is_an_environment_failure_with_a_hint() {
+    let shell = Workspace::new();
+    let kernel = shell.write("kernel.cu", SOFTMAX_KERNEL);
     for arguments in [
         ["eval", "softmax", kernel.as_str()].as_slice(),
         &["evolve", "--config", "gdn_decode.yaml"],
         &["doctor"],
     ] {
-        let said = Said::of(
+        let said = CommandResult::of(
             &shell
                 .command(arguments)
                 .env("PATH", "/nonexistent")
@@ -243,7 +250,7 @@ fn no_compiler_is_an_environment_failure_with_a_remedy() {
                 .output()
                 .unwrap(),
         );
-        let (text, code) = (format!("{}{}", said.out, said.err), said.code);
+        let (text, code) = (format!("{}{}", said.stdout, said.stderr), said.code);
         assert!(
             text.contains("no C++ compiler was found") && text.contains("apt install g++"),
             "{arguments:?}: {text}"
@@ -257,11 +264,11 @@ fn no_compiler_is_an_environment_failure_with_a_remedy() {
 }
 
 #[test]
-fn a_full_disk_is_an_environment_failure() {
+fn full_disk_is_an_environment_failure() {
     if !has_compiler() || !Path::new("/dev/full").exists() {
         return;
     }
-    let shell = Shell::new();
+    let shell = Workspace::new();
     // Files of this process and its children may not grow beyond 8 KiB: what a full disk looks like to whoever writes.
     let script = format!(
         "trap '' XFSZ; ulimit -f 8; exec {} evolve --config gdn_decode.yaml --no-model --steps 2 --output out",
@@ -273,37 +280,37 @@ fn a_full_disk_is_an_environment_failure() {
         .env("KFORGE_CACHE_DIR", shell.path().join("cache"))
         .output()
         .unwrap();
-    let said = Said::of(&output);
-    assert_eq!(said.code, 3, "{}", said.err);
+    let said = CommandResult::of(&output);
+    assert_eq!(said.code, 3, "{}", said.stderr);
     assert!(
-        said.err.contains("hint:") && !said.err.contains("panicked"),
+        said.stderr.contains("hint:") && !said.stderr.contains("panicked"),
         "{}",
-        said.err
+        said.stderr
     );
 }
 
 #[test]
-fn verdicts_have_the_documented_form() {
+fn verdicts_have_the_documented_fields() {
     if !has_compiler() {
         return;
     }
-    let shell = Shell::new();
-    let honest = shell.write("honest.cu", HONEST);
+    let shell = Workspace::new();
+    let honest = shell.write("honest.cu", SOFTMAX_KERNEL);
     let zeros = shell.write(
         "zeros.cu",
-        &HONEST.replace("expf(row[i] - top) / sum;\n", "0.0f;\n"),
+        &SOFTMAX_KERNEL.replace("expf(row[i] - top) / sum;\n", "0.0f;\n"),
     );
     let judge = || shell.run(&["eval", "softmax", &honest, &zeros, "--format", "json"]);
     let mut said = judge();
     for _ in 0..5 {
         // A busy machine may let no time be measured.
-        if !said.out.contains("inconclusive") {
+        if !said.stdout.contains("inconclusive") {
             break;
         }
         said = judge();
     }
-    assert_eq!(said.code, 5, "{}", said.err);
-    let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(said.code, 5, "{}", said.stderr);
+    let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(
         (
             verdicts[0]["status"].as_str(),
@@ -366,7 +373,7 @@ fn verdicts_have_the_documented_form() {
         "--format",
         "json",
     ]);
-    let again: Vec<serde_json::Value> = serde_json::from_str(&again.out).unwrap();
+    let again: Vec<serde_json::Value> = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!(
         (
             again[0]["evidence"]["seed"].as_u64(),
@@ -377,7 +384,7 @@ fn verdicts_have_the_documented_form() {
 }
 
 /// The workers of a process that are still there.
-fn workers(parent: u32) -> Vec<u32> {
+fn worker_processes(parent: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_child = |process: &u32| {
@@ -396,8 +403,8 @@ fn workers(parent: u32) -> Vec<u32> {
 }
 
 /// Verdicts by kernel and status.
-fn statuses(said: &Said) -> Vec<(String, String)> {
-    let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.out).unwrap();
+fn statuses(said: &CommandResult) -> Vec<(String, String)> {
+    let verdicts: Vec<serde_json::Value> = serde_json::from_str(&said.stdout).unwrap();
     let word = |verdict: &serde_json::Value, key: &str| verdict[key].as_str().unwrap().to_owned();
     let pairs = verdicts.iter();
     pairs
@@ -406,15 +413,15 @@ fn statuses(said: &Said) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_kernel_that_cannot_be_judged_takes_no_verdict_from_the_others() {
+fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
     if !has_compiler() {
         return;
     }
-    let shell = Shell::new();
-    shell.write("first.cu", HONEST);
+    let shell = Workspace::new();
+    shell.write("first.cu", SOFTMAX_KERNEL);
     shell.write(
         "second.cu",
-        &HONEST.replace("(row[i] - top) / sum", "(row[i] - top)"),
+        &SOFTMAX_KERNEL.replace("(row[i] - top) / sum", "(row[i] - top)"),
     );
     let arguments = [
         "eval",
@@ -436,30 +443,30 @@ fn a_kernel_that_cannot_be_judged_takes_no_verdict_from_the_others() {
     while killed.len() < 2 {
         assert!(begun.elapsed().as_secs() < 120, "no worker was started");
         let is_new = |process: &u32| !killed.contains(process);
-        if let Some(worker) = workers(child.id()).into_iter().find(is_new) {
+        if let Some(worker) = worker_processes(child.id()).into_iter().find(is_new) {
             // SAFETY: its parent has not been told of its end, so that the number is still its own.
             unsafe { libc::kill(worker as i32, libc::SIGKILL) };
             killed.push(worker);
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    let said = Said::of(&child.wait_with_output().unwrap());
-    said.fails(1, &["`first.cu` was not judged: a worker ended"]);
+    let said = CommandResult::of(&child.wait_with_output().unwrap());
+    said.assert_fails(1, &["`first.cu` was not judged: a worker ended"]);
     let told = statuses(&said);
     assert_eq!(told[0], ("first.cu".to_owned(), "harness_error".to_owned()));
     assert_eq!(told[1], ("second.cu".to_owned(), "wrong_output".to_owned()));
 }
 
 #[test]
-fn an_interrupted_judgement_tells_what_it_knows() {
+fn interrupted_eval_prints_finished_verdicts() {
     if !has_compiler() {
         return;
     }
-    let shell = Shell::new();
-    let wrong = HONEST.replace("(row[i] - top) / sum", "(row[i] - top)");
+    let shell = Workspace::new();
+    let wrong = SOFTMAX_KERNEL.replace("(row[i] - top) / sum", "(row[i] - top)");
     shell.write("wrong.cu", &wrong);
     let stuck = "    for (volatile int i = 0; row[0] == row[0]; i = 0) {}\n    float top";
-    shell.write("stuck.cu", &HONEST.replace("    float top", stuck));
+    shell.write("stuck.cu", &SOFTMAX_KERNEL.replace("    float top", stuck));
     let cache = shell.path().join("cache");
     let start = |kernels: &[&str]| {
         let arguments = ["eval", "softmax", "--backend", "cpu", "--format", "json"];
@@ -476,7 +483,7 @@ fn an_interrupted_judgement_tells_what_it_knows() {
         entries.count()
     };
     let alone = start(&["wrong.cu"]).wait_with_output().unwrap();
-    assert_eq!(Said::of(&alone).code, 5);
+    assert_eq!(CommandResult::of(&alone).code, 5);
     let before = programs();
     let child = start(&["wrong.cu", "stuck.cu"]);
     let begun = std::time::Instant::now();
@@ -487,15 +494,15 @@ fn an_interrupted_judgement_tells_what_it_knows() {
     }
     // SAFETY: the child has not been waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-    let said = Said::of(&child.wait_with_output().unwrap());
-    assert_eq!(said.code, 130, "{}", said.err);
+    let said = CommandResult::of(&child.wait_with_output().unwrap());
+    assert_eq!(said.code, 130, "{}", said.stderr);
     let known = ("wrong.cu".to_owned(), "wrong_output".to_owned());
     assert_eq!(statuses(&said), [known]);
 }
 
 #[test]
-fn a_dry_run_shows_the_choices_and_writes_nothing() {
-    let shell = Shell::new();
+fn dry_run_shows_choices_and_writes_nothing() {
+    let shell = Workspace::new();
     let said = shell.run(&[
         "evolve",
         "--config",
@@ -508,7 +515,7 @@ fn a_dry_run_shows_the_choices_and_writes_nothing() {
         "--set",
         "search.exploration=0.45",
     ]);
-    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.code, 0, "{}", said.stderr);
     for words in [
         "7 steps",
         "seed 3",
@@ -518,20 +525,20 @@ fn a_dry_run_shows_the_choices_and_writes_nothing() {
         "own operators",
     ] {
         assert!(
-            said.out.contains(words),
+            said.stdout.contains(words),
             "`{words}` is missing:\n{}",
-            said.out
+            said.stdout
         );
     }
     assert_eq!(std::fs::read_dir(shell.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
+fn run_is_locked_can_be_interrupted_and_resumed() {
     if !has_compiler() {
         return;
     }
-    let shell = Shell::new();
+    let shell = Workspace::new();
     let arguments = [
         "evolve",
         "--config",
@@ -560,11 +567,11 @@ fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
         );
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    shell.run(&["resume", "out"]).fails(2, &["out"]);
+    shell.run(&["resume", "out"]).assert_fails(2, &["out"]);
     // SAFETY: the child has not been waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-    let said = Said::of(&child.wait_with_output().unwrap());
-    said.fails(130, &["kforge resume out"]);
+    let said = CommandResult::of(&child.wait_with_output().unwrap());
+    said.assert_fails(130, &["kforge resume out"]);
     let judged = || {
         std::fs::read_to_string(&journal)
             .unwrap()
@@ -573,8 +580,8 @@ fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
     };
     let before = judged();
     let said = shell.run(&["resume", "out", "--steps", "6", "--format", "json"]);
-    assert_eq!(said.code, 0, "{}", said.err);
-    let summary: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let summary: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert!(
         summary["tasks"][0]["best"]["speedup"]["geomean"].is_f64(),
         "{summary}"
@@ -583,24 +590,24 @@ fn a_run_can_be_interrupted_resumed_and_is_not_shared() {
     assert!(shell.path().join("out/softmax/best.cu").is_file());
     // The steps are made by now, and what was confirmed is not confirmed once more.
     let said = shell.run(&["resume", "out", "--steps", "6", "--counters"]);
-    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.code, 0, "{}", said.stderr);
     for words in [
         "nothing was left to do",
         "kforge eval softmax out/softmax/best.cu --counters",
     ] {
-        assert!(said.err.contains(words), "{}", said.err);
+        assert!(said.stderr.contains(words), "{}", said.stderr);
     }
     shell
         .run(&["resume", "out", "--set", "search.exploration=0.9"])
-        .fails(2, &["exploration", "--accept-changes"]);
+        .assert_fails(2, &["exploration", "--accept-changes"]);
 }
 
 #[test]
-fn nobody_goes_on_judging_for_a_driver_that_was_killed() {
+fn workers_exit_when_the_driver_is_killed() {
     if !has_compiler() {
         return;
     }
-    let shell = Shell::new();
+    let shell = Workspace::new();
     let arguments = [
         "evolve",
         "--config",
@@ -625,7 +632,7 @@ fn nobody_goes_on_judging_for_a_driver_that_was_killed() {
         assert!(begun.elapsed().as_secs() < 120, "nothing was proposed");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let workers = workers(child.id());
+    let workers = worker_processes(child.id());
     assert!(!workers.is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -641,14 +648,14 @@ fn nobody_goes_on_judging_for_a_driver_that_was_killed() {
 }
 
 #[test]
-fn a_gpu_that_is_not_there_is_an_environment_failure_with_a_remedy() {
-    let has_gpu = kforge::device::cuda::cards().is_ok_and(|cards| !cards.is_empty());
+fn missing_gpu_is_an_environment_failure_with_a_hint() {
+    let has_gpu = kforge::device::cuda::list_gpus().is_ok_and(|cards| !cards.is_empty());
     if has_gpu {
         println!("skipped: there is a GPU");
         return;
     }
-    let shell = Shell::new();
-    let kernel = shell.write("kernel.cu", HONEST);
+    let shell = Workspace::new();
+    let kernel = shell.write("kernel.cu", SOFTMAX_KERNEL);
     let evolve = ["evolve", "--config", "gdn_decode.yaml", "--dry-run"];
     for all in [
         [evolve.as_slice(), &["--backend", "cuda"]].concat(),
@@ -656,7 +663,7 @@ fn a_gpu_that_is_not_there_is_an_environment_failure_with_a_remedy() {
         vec!["eval", "softmax", &kernel, "--backend", "cuda"],
     ] {
         let said = shell.run(&all);
-        said.fails(3, &["hint:"]);
+        said.assert_fails(3, &["hint:"]);
         let remedies = [
             (
                 "no CUDA driver",
@@ -666,19 +673,20 @@ fn a_gpu_that_is_not_there_is_an_environment_failure_with_a_remedy() {
             ("the GPUs cannot be listed", "nvidia-smi"),
             ("NVRTC", "pip install nvidia-cuda-nvrtc"),
         ];
-        let told =
-            |(what, remedy): &(&str, &str)| said.err.contains(what) && said.err.contains(remedy);
-        assert!(remedies.iter().any(told), "{}", said.err);
+        let told = |(what, remedy): &(&str, &str)| {
+            said.stderr.contains(what) && said.stderr.contains(remedy)
+        };
+        assert!(remedies.iter().any(told), "{}", said.stderr);
     }
     // What is not asked for in words is decided, and told.
     let said = shell.run(&evolve);
-    assert_eq!(said.code, 0, "{}", said.err);
-    assert!(said.out.contains("backend: cpu"), "{}", said.out);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(said.stdout.contains("backend: cpu"), "{}", said.stdout);
 }
 
 #[test]
-fn hidden_gpus_are_no_gpus() {
-    let shell = Shell::new();
+fn empty_cuda_visible_devices_hides_all_gpus() {
+    let shell = Workspace::new();
     let all = [
         "evolve",
         "--config",
@@ -688,17 +696,17 @@ fn hidden_gpus_are_no_gpus() {
     ];
     let run = |backend| {
         let mut command = shell.command(&[all.as_slice(), &[backend]].concat());
-        Said::of(&command.env("CUDA_VISIBLE_DEVICES", "").output().unwrap())
+        CommandResult::of(&command.env("CUDA_VISIBLE_DEVICES", "").output().unwrap())
     };
-    run("cuda").fails(3, &["hint:"]);
+    run("cuda").assert_fails(3, &["hint:"]);
     let said = run("auto");
-    assert_eq!(said.code, 0, "{}", said.err);
-    assert!(said.out.contains("backend: cpu"), "{}", said.out);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(said.stdout.contains("backend: cpu"), "{}", said.stdout);
 }
 
 #[test]
-fn what_a_gpu_is_asked_for_is_checked_without_one() {
-    let shell = Shell::new();
+fn gpu_settings_are_checked_without_a_gpu() {
+    let shell = Workspace::new();
     let dry_run = |set: &str| {
         shell.run(&[
             "evolve",
@@ -719,8 +727,8 @@ fn what_a_gpu_is_asked_for_is_checked_without_one() {
         ("eval.in_flight=7", "in_flight: 7"),
     ] {
         let said = dry_run(set);
-        assert_eq!(said.code, 0, "{set}: {}", said.err);
-        assert!(said.out.contains(told), "{set}: {}", said.out);
+        assert_eq!(said.code, 0, "{set}: {}", said.stderr);
+        assert!(said.stdout.contains(told), "{set}: {}", said.stdout);
     }
     for (set, words) in [
         (
@@ -743,30 +751,32 @@ fn what_a_gpu_is_asked_for_is_checked_without_one() {
             vec!["unknown key `eval.device`", "did you mean `devices`?"],
         ),
     ] {
-        dry_run(set).fails(2, &words);
+        dry_run(set).assert_fails(2, &words);
     }
 }
 
 #[test]
-fn models_that_nobody_knows_are_refused_in_words() {
-    let shell = Shell::new();
+fn unknown_model_provider_is_a_usage_error() {
+    let shell = Workspace::new();
     shell.write(
         "models.yaml",
         "tasks: [softmax]\nllm: {models: [mailbox, antropic/claude]}\n",
     );
-    shell.run(&["evolve", "--config", "models.yaml"]).fails(
-        2,
-        &[
-            "models.yaml:2:",
-            "`antropic/claude` names no provider of models",
-            "did you mean `anthropic`?",
-        ],
-    );
+    shell
+        .run(&["evolve", "--config", "models.yaml"])
+        .assert_fails(
+            2,
+            &[
+                "models.yaml:2:",
+                "`antropic/claude` names no provider of models",
+                "did you mean `anthropic`?",
+            ],
+        );
 }
 
 #[test]
-fn what_is_typed_wins_over_the_environment_and_that_over_the_file() {
-    let shell = Shell::new();
+fn flag_overrides_environment_and_environment_overrides_file() {
+    let shell = Workspace::new();
     shell.write(
         "run.yaml",
         "tasks: [softmax]\nsteps: 5\noutput: from-file\n",
@@ -788,9 +798,9 @@ fn what_is_typed_wins_over_the_environment_and_that_over_the_file() {
         if let Some(value) = environment {
             command.env("KFORGE_OUTPUT", value);
         }
-        let said = Said::of(&command.output().unwrap());
-        assert_eq!(said.code, 0, "{}", said.err);
-        let facts: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let said = CommandResult::of(&command.output().unwrap());
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        let facts: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
         (
             facts["directory"].as_str().unwrap().to_owned(),
             facts["config"]["steps"].as_u64().unwrap(),
@@ -811,19 +821,19 @@ fn what_is_typed_wins_over_the_environment_and_that_over_the_file() {
     );
     // The environment does not stand in the way of another command.
     let mut resume = shell.command(&["evolve", "--resume", "nowhere"]);
-    let said = Said::of(
+    let said = CommandResult::of(
         &resume
             .env("KFORGE_OUTPUT", "x")
             .env("KFORGE_CONFIG", "y")
             .output()
             .unwrap(),
     );
-    said.fails(2, &["`nowhere` is not a run"]);
+    said.assert_fails(2, &["`nowhere` is not a run"]);
 }
 
 #[test]
-fn task_lists_are_opened_and_their_mistakes_have_lines() {
-    let shell = Shell::new();
+fn task_list_errors_name_the_line() {
+    let shell = Workspace::new();
     let run = |list: &str| {
         shell.write("list.txt", list);
         shell.run(&[
@@ -837,33 +847,33 @@ fn task_lists_are_opened_and_their_mistakes_have_lines() {
     };
     let said = run("# two\nsoftmax   # the first\n\nrmsnorm\n");
     assert!(
-        said.code == 0 && said.out.contains("softmax, rmsnorm: "),
+        said.code == 0 && said.stdout.contains("softmax, rmsnorm: "),
         "{}",
-        said.err
+        said.stderr
     );
-    run("softmax\nrmsnrom\n").fails(2, &["list.txt:2: unknown task `rmsnrom`", "`rmsnorm`"]);
-    run("softmax\nsoftmax\n").fails(2, &["list.txt:2: the task `softmax` is named twice"]);
-    run("# nothing\n").fails(2, &["no task is named"]);
+    run("softmax\nrmsnrom\n").assert_fails(2, &["list.txt:2: unknown task `rmsnrom`", "`rmsnorm`"]);
+    run("softmax\nsoftmax\n").assert_fails(2, &["list.txt:2: the task `softmax` is named twice"]);
+    run("# nothing\n").assert_fails(2, &["no task is named"]);
     let said = shell.run(&["evolve", "--config", "all.yaml", "--dry-run"]);
     assert!(
-        said.out
+        said.stdout
             .contains("gdn_decode, gdn_prefill, gelu, matmul, rmsnorm, softmax: "),
         "{}",
-        said.err
+        said.stderr
     );
 }
 
 #[test]
-fn tasks_are_listed_for_people_and_scripts() {
-    let shell = Shell::new();
+fn tasks_list_and_show_print_text_and_json() {
+    let shell = Workspace::new();
     let said = shell.run(&["tasks", "list"]);
     assert!(
-        said.code == 0 && said.out.contains("gdn_decode_qk4_v8_d128_k_last"),
+        said.code == 0 && said.stdout.contains("gdn_decode_qk4_v8_d128_k_last"),
         "{}",
-        said.err
+        said.stderr
     );
     let said = shell.run(&["tasks", "show", "gdn_decode", "--format", "json"]);
-    let facts: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let facts: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(facts["workloads"].as_array().unwrap().len(), 7);
     assert_eq!(facts["inputs"]["q"]["dtype"], "bfloat16");
     assert!(
@@ -873,38 +883,38 @@ fn tasks_are_listed_for_people_and_scripts() {
 }
 
 #[test]
-fn results_that_cannot_be_written_are_a_failure_and_a_closed_pipe_is_not() {
+fn unwritable_stdout_fails_and_closed_pipe_succeeds() {
     if !Path::new("/dev/full").exists() {
         return;
     }
-    let shell = Shell::new();
+    let shell = Workspace::new();
     let full = std::fs::File::options()
         .write(true)
         .open("/dev/full")
         .unwrap();
-    let said = Said::of(
+    let said = CommandResult::of(
         &shell
             .command(&["tasks", "list"])
             .stdout(full)
             .output()
             .unwrap(),
     );
-    said.fails(3, &["failed to print the results", "hint:"]);
+    said.assert_fails(3, &["failed to print the results", "hint:"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let said = Said::of(
+    let said = CommandResult::of(
         &shell
             .command(&["tasks", "list"])
             .stdout(writer)
             .output()
             .unwrap(),
     );
-    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
 }
 
 #[test]
-fn help_is_as_it_was() {
-    let shell = Shell::new();
+fn help_matches_the_snapshots() {
+    let shell = Workspace::new();
     for command in [
         "", "evolve", "tune", "resume", "eval", "promote", "prompt", "tasks", "doctor",
     ] {
@@ -912,31 +922,34 @@ fn help_is_as_it_was() {
             .into_iter()
             .filter(|word| !word.is_empty())
             .collect();
-        let said = Said::of(
+        let said = CommandResult::of(
             &shell
                 .command(&arguments)
                 .env("COLUMNS", "100")
                 .output()
                 .unwrap(),
         );
-        assert_eq!(said.code, 0, "{}", said.err);
-        insta::assert_snapshot!(format!("help {command}").trim().replace(' ', "_"), said.out);
+        assert_eq!(said.code, 0, "{}", said.stderr);
+        insta::assert_snapshot!(
+            format!("help {command}").trim().replace(' ', "_"),
+            said.stdout
+        );
     }
 }
 
 #[test]
-fn help_names_the_exit_codes() {
-    let said = Shell::new().run(&["--help"]);
+fn help_lists_commands_and_exit_codes() {
+    let said = Workspace::new().run(&["--help"]);
     assert_eq!(said.code, 0);
     for words in [
         "evolve", "tune", "resume", "eval", "promote", "tasks", "doctor", "130",
     ] {
-        assert!(said.out.contains(words), "{}", said.out);
+        assert!(said.stdout.contains(words), "{}", said.stdout);
     }
     for command in [
         "evolve", "tune", "resume", "eval", "promote", "prompt", "tasks", "doctor",
     ] {
-        let said = Shell::new().run(&[command, "--help"]);
-        assert!(said.code == 0 && !said.out.is_empty());
+        let said = Workspace::new().run(&[command, "--help"]);
+        assert!(said.code == 0 && !said.stdout.is_empty());
     }
 }

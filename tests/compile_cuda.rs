@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use kforge::device::cuda::compiler::Compiler;
 use kforge::device::{Compiled, Program, Refusal};
 use kforge::kernel::Kernel;
-use kforge::kernel::plan::{ArgumentType, Entry, Unit};
+use kforge::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 use kforge::task::{DType, TaskFiles, embedded_names};
 use kforge::verdict::Status;
 
@@ -34,7 +34,7 @@ fn compiler() -> Option<Compiler> {
         // SAFETY: every test of this file writes the same value, and what reads it does so behind the first write.
         unsafe { std::env::set_var("KFORGE_PYTHON", python) };
     }
-    match Compiler::open_with(program(), "sm_90") {
+    match Compiler::open_with_program(program(), "sm_90") {
         Ok(compiler) => Some(compiler),
         Err(error) => {
             println!("skipped: {}", format!("{error:#}").replace("\n\n", "; "));
@@ -43,12 +43,12 @@ fn compiler() -> Option<Compiler> {
     }
 }
 
-fn unit(source: &str, expression: &str, arguments: &[ArgumentType]) -> Unit {
-    Unit {
+fn unit(source: &str, expression: &str, arguments: &[ArgumentType]) -> TranslationUnit {
+    TranslationUnit {
         source: source.to_owned(),
         constants: Vec::new(),
         macros: Vec::new(),
-        entries: vec![Entry {
+        entry_points: vec![EntryPoint {
             expression: expression.to_owned(),
             arguments: arguments.to_vec(),
             line: 1,
@@ -99,12 +99,13 @@ fn every_shipped_kernel_compiles() {
             let mut variants: Vec<_> = (0..kernel.header.variants.len()).map(Some).collect();
             variants.push(None);
             for variant in variants {
-                let unit = kernel.unit(&task, &kernel.values(variant), *is_oracle);
+                let unit =
+                    kernel.translation_unit(&task, &kernel.tunable_values(variant), *is_oracle);
                 let program = match compiler.compile(&unit).unwrap() {
                     Compiled::Ready(program) => program,
                     Compiled::Refused(refusal) => panic!("{}: {refusal:?}", path.display()),
                 };
-                assert_eq!(program.entries.len(), unit.entries.len());
+                assert_eq!(program.entries.len(), unit.entry_points.len());
                 assert!(
                     program
                         .resources
@@ -112,7 +113,11 @@ fn every_shipped_kernel_compiles() {
                         .is_some_and(|count| (1..=255).contains(&count))
                 );
                 assert!(program.resources.shared_bytes.is_some());
-                assert!(program.facts["instructions"] > 10.0, "{}", path.display());
+                assert!(
+                    program.features["instructions"] > 10.0,
+                    "{}",
+                    path.display()
+                );
                 assert!(
                     std::fs::read(&program.image)
                         .unwrap()
@@ -126,7 +131,7 @@ fn every_shipped_kernel_compiles() {
 }
 
 #[test]
-fn the_code_is_described() {
+fn compiled_code_features_are_counted() {
     let Some(compiler) = compiler() else { return };
     let source = "#include <cuda_fp16.h>
 __global__ void k(float* a) {
@@ -161,20 +166,24 @@ __global__ void k(float* a) {
         ("spill_bytes", 0.0),
     ] {
         assert_eq!(
-            program.facts.get(name),
+            program.features.get(name),
             Some(&expected),
             "{name}: {:?}",
-            program.facts
+            program.features
         );
     }
     for name in ["double_arithmetic", "loops"] {
-        assert!(program.facts[name] >= 1.0, "{name}: {:?}", program.facts);
+        assert!(
+            program.features[name] >= 1.0,
+            "{name}: {:?}",
+            program.features
+        );
     }
     assert_eq!(program.resources.shared_bytes, Some(1024));
 }
 
 #[test]
-fn spills_are_counted_and_the_architecture_may_be_more() {
+fn spills_are_counted_and_arch_may_be_extended() {
     let Some(compiler) = compiler() else { return };
     let source = "__global__ void k(float* a) { float v[64];
 #pragma unroll
@@ -206,7 +215,7 @@ fn spills_are_counted_and_the_architecture_may_be_more() {
 }
 
 #[test]
-fn an_error_shows_its_line_and_a_caret_and_no_folder() {
+fn errors_show_line_and_caret_and_no_folder() {
     let Some(compiler) = compiler() else { return };
     let refusal = refused(
         &compiler,
@@ -251,7 +260,7 @@ fn an_error_shows_its_line_and_a_caret_and_no_folder() {
 }
 
 #[test]
-fn the_header_must_pass_what_the_kernel_takes() {
+fn header_arguments_must_match_kernel_parameters() {
     let Some(compiler) = compiler() else { return };
     let two = "\n#include <cuda_bf16.h>\ntemplate <int N> __global__ void k(const __nv_bfloat16* __restrict__ a, long n) {}\n__device__ void no(float* a) {}";
     let half = ArgumentType::Pointer(DType::BFloat16);
@@ -328,9 +337,9 @@ fn the_header_must_pass_what_the_kernel_takes() {
 }
 
 #[test]
-fn a_bomb_ends_within_its_limits() {
+fn compiler_bombs_end_within_the_limits() {
     let Some(compiler) = compiler() else { return };
-    let compiler = compiler.within(Duration::from_secs(2));
+    let compiler = compiler.with_time_limit(Duration::from_secs(2));
     let head = "__global__ void k(float* a) { a[0] = ";
     for (name, bomb) in [
         (
@@ -409,7 +418,7 @@ fn a_bomb_ends_within_its_limits() {
 }
 
 #[test]
-fn a_path_out_of_the_headers_leaks_nothing() {
+fn include_paths_outside_the_headers_leak_nothing() {
     let Some(compiler) = compiler() else { return };
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret.h");
@@ -448,9 +457,9 @@ fn a_path_out_of_the_headers_leaks_nothing() {
 
 /// What is in the way of the text rules is still held by the process: these come past them.
 #[test]
-fn the_process_reads_the_headers_and_nothing_else() {
+fn compiler_process_reads_only_the_headers() {
     let Some(compiler) = compiler() else { return };
-    let (held, _) = (kforge::device::cpu::mechanisms(), ());
+    let (held, _) = (kforge::device::cpu::sandbox_support(), ());
     if held.landlock.is_none() {
         println!("skipped: no Landlock");
         return;
@@ -471,7 +480,7 @@ fn the_process_reads_the_headers_and_nothing_else() {
         let told = format!(
             "{:#}",
             compiler
-                .compile_own("probe", &source, &[], &["k"])
+                .compile_harness("probe", &source, &[], &["k"])
                 .unwrap_err()
         );
         assert!(
@@ -483,7 +492,7 @@ fn the_process_reads_the_headers_and_nothing_else() {
 }
 
 #[test]
-fn what_a_kernel_may_not_have_is_rejected_with_its_line() {
+fn forbidden_features_are_rejected_with_their_line() {
     let Some(compiler) = compiler() else { return };
     for (source, line) in [
         (
@@ -513,7 +522,7 @@ fn what_a_kernel_may_not_have_is_rejected_with_its_line() {
 }
 
 #[test]
-fn habitual_headers_are_there() {
+fn common_headers_are_available() {
     let Some(compiler) = compiler() else { return };
     let has = |name: &str| {
         let mut folders = compiler.toolkit().includes.iter();
@@ -536,7 +545,7 @@ __global__ void k(float* a) {
 }
 
 #[test]
-fn what_was_compiled_before_is_there_at_once_unless_it_is_torn() {
+fn cached_cubin_is_reused_unless_corrupt() {
     let Some(compiler) = compiler() else { return };
     let source = format!(
         "__global__ void k(float* a) {{ a[0] = {}; }}",
@@ -549,8 +558,8 @@ fn what_was_compiled_before_is_there_at_once_unless_it_is_torn() {
     let seconds = begun.elapsed().as_secs_f64();
     assert!(seconds < 0.02, "{seconds}");
     assert_eq!(
-        (&first.image, &first.entries, &first.facts),
-        (&second.image, &second.entries, &second.facts)
+        (&first.image, &first.entries, &first.features),
+        (&second.image, &second.entries, &second.features)
     );
     assert_eq!(first.resources, second.resources);
     // A file that a crash has torn is made again.
@@ -579,7 +588,7 @@ fn what_was_compiled_before_is_there_at_once_unless_it_is_torn() {
 }
 
 #[test]
-fn a_machine_without_nvrtc_says_what_installs_it() {
+fn missing_nvrtc_error_names_the_packages() {
     let empty = tempfile::tempdir().unwrap();
     // Whatever the machine has in its own folders is found without being asked for.
     if [
@@ -616,7 +625,7 @@ fn a_machine_without_nvrtc_says_what_installs_it() {
 }
 
 #[test]
-fn the_command_compiles_every_variant_and_claims_no_more() {
+fn compile_only_compiles_every_variant() {
     if compiler().is_none() {
         return;
     }

@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, Arm, Build, Compiled, Content, Device, Edge, Expected, Launched, Opened, Poison,
-    Purpose, Question, Refusal,
+    Answer, BoundKernel, BufferContent, Build, Compiled, Device, Edge, ExpectedValues,
+    LaunchOutcome, Opened, Poison, Purpose, Question, Refusal,
 };
-use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
-use kforge::task::{DType, Distribution, Shape, Tolerance};
+use kforge::kernel::plan::{
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+};
+use kforge::task::{DType, Distribution, DistributionKind, Tolerance};
 use kforge::verdict::Status;
 
 const COUNT: u64 = 1000;
 const DEADLINE: Duration = Duration::from_secs(10);
-const AT_THE_END: Purpose = Purpose::Check { edge: Edge::End };
+const CHECK_AT_END: Purpose = Purpose::Check { edge: Edge::End };
 const EXACT: Tolerance = Tolerance {
     rtol: 1e-6,
     atol_rms: 1e-6,
@@ -31,7 +33,7 @@ fn device() -> Option<CpuDevice> {
 }
 
 /// A kernel that takes `(const float* x, float* y, int n)` and is launched once.
-struct Kernel {
+struct TestKernel {
     source: String,
     expression: &'static str,
     arguments: Vec<ArgumentType>,
@@ -40,8 +42,8 @@ struct Kernel {
     shared: u32,
 }
 
-fn kernel(source: &str) -> Kernel {
-    Kernel {
+fn kernel(source: &str) -> TestKernel {
+    TestKernel {
         source: source.to_owned(),
         expression: "f",
         arguments: vec![
@@ -56,19 +58,19 @@ fn kernel(source: &str) -> Kernel {
 }
 
 /// The usual parameter list around a body.
-fn body(body: &str) -> Kernel {
+fn body(body: &str) -> TestKernel {
     kernel(&format!(
         "__global__ void f(const float* x, float* y, int n) {{\n  int i = blockIdx.x * blockDim.x + threadIdx.x;\n{body}\n}}\n"
     ))
 }
 
-impl Kernel {
-    fn unit(&self) -> Unit {
-        Unit {
+impl TestKernel {
+    fn unit(&self) -> TranslationUnit {
+        TranslationUnit {
             source: self.source.clone(),
             constants: vec![("WIDTH".to_owned(), 128)],
             macros: vec![("FACTOR".to_owned(), 3)],
-            entries: vec![Entry {
+            entry_points: vec![EntryPoint {
                 expression: self.expression.to_owned(),
                 arguments: self.arguments.clone(),
                 line: 1,
@@ -87,9 +89,12 @@ impl Kernel {
             shape: vec![COUNT],
         };
         Plan {
-            buffers: vec![buffer("x", Role::Input), buffer("y", Role::Output)],
+            buffers: vec![
+                buffer("x", BufferRole::Input),
+                buffer("y", BufferRole::Output),
+            ],
             launches: vec![Launch {
-                entry: 0,
+                entry_point: 0,
                 grid: [self.grid, 1, 1],
                 block: [self.block, 1, 1],
                 shared: self.shared,
@@ -107,19 +112,19 @@ impl Kernel {
         }
     }
 
-    fn refused(&self, device: &CpuDevice) -> Refusal {
+    fn compile_refusal(&self, device: &CpuDevice) -> Refusal {
         match device.compile(&self.unit(), Build::Fast).unwrap() {
             Compiled::Refused(refusal) => refusal,
             Compiled::Ready(_) => panic!("compiled: {}", self.source),
         }
     }
 
-    fn open(&self, device: &CpuDevice) -> Result<Box<dyn Arm>, Box<Refusal>> {
+    fn open(&self, device: &CpuDevice) -> Result<Box<dyn BoundKernel>, Box<Refusal>> {
         let program = match device.compile(&self.unit(), Build::Fast).unwrap() {
             Compiled::Ready(program) => program,
             Compiled::Refused(refusal) => panic!("{refusal:?}"),
         };
-        match device.open(&program, &self.plan(), AT_THE_END).unwrap() {
+        match device.open(&program, &self.plan(), CHECK_AT_END).unwrap() {
             Opened::Ready(mut arm) => {
                 fill(arm.as_mut());
                 Ok(arm)
@@ -128,28 +133,28 @@ impl Kernel {
         }
     }
 
-    fn fault(&self, device: &CpuDevice) -> Refusal {
+    fn launch_fault(&self, device: &CpuDevice) -> Refusal {
         let mut arm = self.open(device).unwrap();
         match arm.launch(DEADLINE).unwrap() {
-            Launched::Fault(refusal) => refusal,
-            Launched::Finished { .. } => panic!("finished: {}", self.source),
+            LaunchOutcome::Fault(refusal) => refusal,
+            LaunchOutcome::Finished { .. } => panic!("finished: {}", self.source),
         }
     }
 
     /// Launches twice on fresh data; `y` must be `expected(x)` each time.
-    fn computes(&self, device: &CpuDevice, expected: impl Fn(&[f64]) -> Vec<f64>) {
+    fn assert_computes(&self, device: &CpuDevice, expected: impl Fn(&[f64]) -> Vec<f64>) {
         let mut arm = self.open(device).unwrap();
         for _ in 0..2 {
             fill(arm.as_mut());
             let launched = arm.launch(DEADLINE).unwrap();
             assert!(
-                matches!(launched, Launched::Finished { time } if time > Duration::ZERO),
+                matches!(launched, LaunchOutcome::Finished { time } if time > Duration::ZERO),
                 "{launched:?}"
             );
             let Answer::Values(x) = arm.inspect(0, &Question::Values).unwrap() else {
                 panic!()
             };
-            let expected = Expected::Host(expected(&x));
+            let expected = ExpectedValues::Host(expected(&x));
             let Answer::Comparison(comparison) = arm
                 .inspect(
                     1,
@@ -174,17 +179,17 @@ impl Kernel {
     }
 }
 
-fn fill(arm: &mut dyn Arm) {
-    let distribution = Distribution::new(Shape::Normal(1.0));
+fn fill(arm: &mut dyn BoundKernel) {
+    let distribution = Distribution::new(DistributionKind::Normal(1.0));
     arm.write(
         0,
-        &Content::Random {
+        &BufferContent::Random {
             distribution: &distribution,
             seed: 7,
         },
     )
     .unwrap();
-    arm.write(1, &Content::Poison(Poison::NotANumber)).unwrap();
+    arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
 }
 
 /// The sum of every block's share of `x`, in all of the block's elements.
@@ -195,9 +200,9 @@ fn block_sums(x: &[f64]) -> Vec<f64> {
 }
 
 #[test]
-fn honest_kernels_run() {
+fn honest_kernels_compute_expected_values() {
     let Some(device) = device() else { return };
-    body("  if (i < n) y[i] = x[i] + FACTOR;").computes(&device, |x| {
+    body("  if (i < n) y[i] = x[i] + FACTOR;").assert_computes(&device, |x| {
         x.iter().map(|x| f64::from(*x as f32 + 3.0)).collect()
     });
     let reduction = |declaration: &str| {
@@ -205,39 +210,39 @@ fn honest_kernels_run() {
             "  {declaration}\n  s[threadIdx.x] = i < n ? x[i] : 0;\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < WIDTH; ++j) sum += s[j];\n  if (i < n) y[i] = sum;"
         ))
     };
-    reduction("__shared__ float s[WIDTH];").computes(&device, block_sums);
+    reduction("__shared__ float s[WIDTH];").assert_computes(&device, block_sums);
     reduction("__shared__ struct { float kept[WIDTH]; int other, third; } a; float* s = a.kept;")
-        .computes(&device, block_sums);
+        .assert_computes(&device, block_sums);
     let mut dynamic = reduction("extern __shared__ float s[];");
     dynamic.shared = 4 * 128;
-    dynamic.computes(&device, block_sums);
+    dynamic.assert_computes(&device, block_sums);
     let mut template = kernel(
         "template <typename T, int N> __global__ void __launch_bounds__(128) f(const T* __restrict__ x, T* y, int n) {\n  __shared__ T s[N];\n  int i = blockIdx.x * N + threadIdx.x;\n  s[threadIdx.x] = i < n ? x[i] : T(0);\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < N; ++j) sum += s[j];\n  if (i < n) y[i] = T(sum);\n}\n",
     );
     template.expression = "f<float, WIDTH>";
-    template.computes(&device, block_sums);
+    template.assert_computes(&device, block_sums);
 }
 
 /// `inline` and `extern "C"` before a function do not put its variables at namespace scope.
 #[test]
-fn shared_memory_is_found_in_every_kind_of_function() {
+fn shared_memory_works_in_every_kind_of_function() {
     let Some(device) = device() else { return };
     kernel(
         "namespace { struct Summed { template <int N> static inline __device__ double of(float value) {\n  __shared__ float s[N], t[2];\n  s[threadIdx.x] = value;\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < N; ++j) sum += s[j];\n  return sum;\n} }; }\ninline __device__ double twice(float value) {\n  __shared__ double first[2];\n  if (threadIdx.x == 0) first[1] = value;\n  __syncthreads();\n  return first[1] * 2;\n}\nextern \"C\" __global__ void f(const float* x, float* y, int n) {\n  __shared__ alignas(16) volatile float last;\n  int i = blockIdx.x * WIDTH + threadIdx.x;\n  float value = i < n ? x[i] : 0;\n  double sum = Summed::of<WIDTH>(value);\n  double first = twice(value);\n  if (threadIdx.x == 5) last = first - first;\n  __syncthreads();\n  if (i < n) y[i] = sum + last;\n}\n",
     )
-    .computes(&device, block_sums);
+    .assert_computes(&device, block_sums);
 }
 
 #[test]
 fn memory_faults_name_the_buffer() {
     let Some(device) = device() else { return };
-    let far = body("  if (i == 0) y[n + 100000] = 1;").fault(&device);
+    let far = body("  if (i == 0) y[n + 100000] = 1;").launch_fault(&device);
     assert_eq!(far.status, Status::OutOfBounds, "{far:?}");
     assert!(
         far.reason.contains("400000 bytes past the end of `y`"),
         "{far:?}"
     );
-    let before = body("  if (i == 0) y[1] = x[-100000];").fault(&device);
+    let before = body("  if (i == 0) y[1] = x[-100000];").launch_fault(&device);
     assert_eq!(before.status, Status::OutOfBounds, "{before:?}");
     assert!(
         before
@@ -245,7 +250,7 @@ fn memory_faults_name_the_buffer() {
             .contains("400000 bytes before the start of `x`"),
         "{before:?}"
     );
-    let shared = body("  __shared__ float s[4];\n  extern __shared__ float d[];\n  d[i] = s[3];\n  d[1000000 + i] = 1; y[i] = d[5];").fault(&device);
+    let shared = body("  __shared__ float s[4];\n  extern __shared__ float d[];\n  d[i] = s[3];\n  d[1000000 + i] = 1; y[i] = d[5];").launch_fault(&device);
     assert!(
         matches!(shared.status, Status::OutOfBounds | Status::Crashed),
         "{shared:?}"
@@ -253,7 +258,7 @@ fn memory_faults_name_the_buffer() {
 }
 
 #[test]
-fn a_write_just_past_the_end_is_seen_in_the_guard_zone() {
+fn write_past_a_buffer_damages_its_guard_zone() {
     let Some(device) = device() else { return };
     for (body_text, damage) in [
         ("  if (i <= n) y[i] = 0;", 0),
@@ -262,7 +267,7 @@ fn a_write_just_past_the_end_is_seen_in_the_guard_zone() {
         let mut arm = body(body_text).open(&device).unwrap();
         assert!(matches!(
             arm.launch(DEADLINE).unwrap(),
-            Launched::Finished { .. }
+            LaunchOutcome::Finished { .. }
         ));
         assert_eq!(
             arm.inspect(1, &Question::Guards).unwrap(),
@@ -281,7 +286,7 @@ fn a_write_just_past_the_end_is_seen_in_the_guard_zone() {
 }
 
 #[test]
-fn other_faults_have_their_own_status() {
+fn each_fault_has_its_own_status() {
     let Some(device) = device() else { return };
     for (text, status, words) in [
         (
@@ -301,12 +306,12 @@ fn other_faults_have_their_own_status() {
             "",
         ),
     ] {
-        let refusal = body(text).fault(&device);
+        let refusal = body(text).launch_fault(&device);
         assert_eq!(refusal.status, status, "{refusal:?}");
         assert!(refusal.reason.contains(words), "{refusal:?}");
     }
     let printing = body("  for (int j = 0; j < 100000; ++j) printf(\"a line of words %d\\n\", j);")
-        .fault(&device);
+        .launch_fault(&device);
     assert_eq!(printing.status, Status::LimitExceeded, "{printing:?}");
     assert!(
         printing
@@ -314,7 +319,7 @@ fn other_faults_have_their_own_status() {
             .log
             .is_some_and(|log| log.len() < 4000 && log.contains("a line"))
     );
-    let hoarding = body("  if (i == 0) for (;;) { char* p = (char*)malloc(1 << 20); if (!p) __trap(); for (int j = 0; j < 1 << 20; j += 4096) p[j] = 1; y[0] = *p; }").fault(&device);
+    let hoarding = body("  if (i == 0) for (;;) { char* p = (char*)malloc(1 << 20); if (!p) __trap(); for (int j = 0; j < 1 << 20; j += 4096) p[j] = 1; y[0] = *p; }").launch_fault(&device);
     assert!(
         matches!(hoarding.status, Status::Crashed | Status::LimitExceeded),
         "{hoarding:?}"
@@ -322,7 +327,7 @@ fn other_faults_have_their_own_status() {
 }
 
 #[test]
-fn a_hang_ends_at_its_deadline() {
+fn hang_ends_at_its_deadline() {
     let Some(device) = device() else { return };
     for text in [
         "  while (*(volatile const float*)x != 77.5f) {} y[0] = 1;",
@@ -334,7 +339,7 @@ fn a_hang_ends_at_its_deadline() {
         let launched = arm.launch(deadline).unwrap();
         let late = begun.elapsed().saturating_sub(deadline);
         assert!(
-            matches!(&launched, Launched::Fault(refusal) if refusal.status == Status::TimedOut),
+            matches!(&launched, LaunchOutcome::Fault(refusal) if refusal.status == Status::TimedOut),
             "{launched:?}"
         );
         assert!(late < Duration::from_secs(2), "{late:?} late");
@@ -352,8 +357,8 @@ fn unwritten_elements_are_counted() {
     let Some(device) = device() else { return };
     let half = body("  if (i < n / 2) y[i] = x[i];");
     let mut arm = half.open(&device).unwrap();
-    for poison in [Poison::NotANumber, Poison::Finite { seed: 3 }] {
-        arm.write(1, &Content::Poison(poison)).unwrap();
+    for poison in [Poison::Nan, Poison::Finite { seed: 3 }] {
+        arm.write(1, &BufferContent::Poison(poison)).unwrap();
         arm.launch(DEADLINE).unwrap();
         assert_eq!(
             arm.inspect(1, &Question::Unwritten(poison)).unwrap(),
@@ -366,7 +371,7 @@ fn unwritten_elements_are_counted() {
 }
 
 #[test]
-fn the_same_values_come_to_every_arm() {
+fn same_seed_fills_every_bound_kernel_alike() {
     let Some(device) = device() else { return };
     let kernel = body("  if (i < n) y[i] = 0;");
     let (one, other) = (kernel.open(&device).unwrap(), kernel.open(&device).unwrap());
@@ -381,7 +386,7 @@ fn the_same_values_come_to_every_arm() {
 }
 
 #[test]
-fn a_dropped_arm_leaves_no_process() {
+fn dropped_bound_kernel_leaves_no_process() {
     let Some(device) = device() else { return };
     let kernel = body("  if (i < n) y[i] = 41;");
     let Compiled::Ready(program) = device.compile(&kernel.unit(), Build::Fast).unwrap() else {
@@ -405,9 +410,10 @@ fn a_dropped_arm_leaves_no_process() {
 }
 
 #[test]
-fn a_compile_error_has_the_files_own_line() {
+fn compile_error_names_the_line_of_the_kernel_file() {
     let Some(device) = device() else { return };
-    let broken = body("  __shared__ float\n    s[4];\n  s[0] = undeclared;").refused(&device);
+    let broken =
+        body("  __shared__ float\n    s[4];\n  s[0] = undeclared;").compile_refusal(&device);
     assert_eq!(broken.status, Status::CompileError);
     assert_eq!(broken.evidence.line, Some(5), "{broken:?}");
     let log = broken.evidence.log.unwrap();
@@ -419,33 +425,33 @@ fn a_compile_error_has_the_files_own_line() {
 }
 
 #[test]
-fn wrong_launch_types_name_the_argument() {
+fn wrong_argument_types_name_the_argument() {
     let Some(device) = device() else { return };
     let mut wrong = kernel("\n\n__global__ void f(const float* x, double* y, int n) {}\n");
-    let refusal = wrong.refused(&device);
+    let refusal = wrong.compile_refusal(&device);
     assert_eq!(refusal.status, Status::CompileError);
     assert!(refusal.reason.contains("argument 2"), "{refusal:?}");
     assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
     let log = refusal.evidence.log.unwrap();
     assert!(!log.contains("/runtime-"), "{log}");
     wrong.arguments.pop();
-    let refusal = wrong.refused(&device);
+    let refusal = wrong.compile_refusal(&device);
     assert!(refusal.reason.contains("fewer arguments"), "{refusal:?}");
     wrong.expression = "no_such_kernel";
-    let refusal = wrong.refused(&device);
+    let refusal = wrong.compile_refusal(&device);
     assert!(refusal.reason.contains("no_such_kernel"), "{refusal:?}");
     assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
 }
 
 #[test]
-fn what_a_cpu_cannot_run_is_unsupported_with_its_line() {
+fn unsupported_features_are_refused_with_their_line() {
     let Some(device) = device() else { return };
     for text in [
         "  asm volatile(\"cp.async.wait_all;\");",
         "  nvcuda::wmma::fragment<int> a;",
         "  f<<<1, 1>>>(x, y, n);",
     ] {
-        let refusal = body(&format!("\n{text}")).refused(&device);
+        let refusal = body(&format!("\n{text}")).compile_refusal(&device);
         assert_eq!(
             (refusal.status, refusal.evidence.line),
             (Status::Unsupported, Some(4)),
@@ -457,14 +463,14 @@ fn what_a_cpu_cannot_run_is_unsupported_with_its_line() {
     let Compiled::Ready(program) = device.compile(&body("").unit(), Build::Fast).unwrap() else {
         panic!()
     };
-    let Opened::Refused(refusal) = device.open(&program, &plan, AT_THE_END).unwrap() else {
+    let Opened::Refused(refusal) = device.open(&program, &plan, CHECK_AT_END).unwrap() else {
         panic!()
     };
     assert_eq!(refusal.status, Status::Unsupported);
 }
 
 #[test]
-fn a_compiled_kernel_is_kept() {
+fn compiled_kernel_is_reused() {
     let Some(device) = device() else { return };
     let salt = format!("  // {:?}", std::time::SystemTime::now());
     let unit = body(&salt).unit();

@@ -10,21 +10,24 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kforge::device::cuda::{CudaDevice, cards};
+use kforge::device::cuda::{CudaDevice, list_gpus};
 use kforge::device::{
-    Answer, Arm, Build, Cache, Comparison, Compiled, Content, Device, Edge, Expected, Launched,
-    Opened, Poison, Program, Purpose, Question, Remembered, numerics,
+    Answer, BoundKernel, BufferContent, Build, Cache, Comparison, Compiled, Device, Edge,
+    ExpectedValues, LaunchOutcome, Opened, PersistentState, Poison, Program, Purpose, Question,
+    numerics,
 };
-use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
-use kforge::task::{DType, Distribution, Norm, Shape, Tolerance, Total};
+use kforge::kernel::plan::{
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+};
+use kforge::task::{CumulativeTotal, DType, Distribution, DistributionKind, Norm, Tolerance};
 use kforge::verdict::Status;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Tells a test's own child which fault to make.
-const FAULT: &str = "KFORGE_TEST_FAULT";
+const FAULT_VARIABLE: &str = "KFORGE_TEST_FAULT";
 
-const AT_THE_END: Purpose = Purpose::Check { edge: Edge::End };
-const AT_THE_START: Purpose = Purpose::Check { edge: Edge::Start };
+const CHECK_END: Purpose = Purpose::Check { edge: Edge::End };
+const CHECK_START: Purpose = Purpose::Check { edge: Edge::Start };
 const TIMED: Purpose = Purpose::Time {
     copies: 1,
     cache: None,
@@ -61,7 +64,7 @@ static DEVICE: Mutex<()> = Mutex::new(());
 
 fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
     let guard = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !cards().is_ok_and(|cards| !cards.is_empty()) {
+    if !list_gpus().is_ok_and(|cards| !cards.is_empty()) {
         println!("skipped: no GPU");
         return None;
     }
@@ -79,11 +82,11 @@ fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
 
 /// Takes `(signed char* y, long long a, long long b)`.
 fn program(device: &CudaDevice, source: &str) -> Program {
-    let unit = Unit {
+    let unit = TranslationUnit {
         source: source.to_owned(),
         constants: Vec::new(),
         macros: Vec::new(),
-        entries: vec![Entry {
+        entry_points: vec![EntryPoint {
             expression: "f".to_owned(),
             arguments: vec![
                 ArgumentType::Pointer(DType::Int8),
@@ -111,9 +114,12 @@ fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> Plan {
         shape: shape.to_vec(),
     };
     Plan {
-        buffers: vec![buffer("x", Role::Input), buffer("y", Role::Output)],
+        buffers: vec![
+            buffer("x", BufferRole::Input),
+            buffer("y", BufferRole::Output),
+        ],
         launches: vec![Launch {
-            entry: 0,
+            entry_point: 0,
             grid: [64, 1, 1],
             block: [128, 1, 1],
             shared: 0,
@@ -127,22 +133,27 @@ fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> Plan {
     }
 }
 
-fn open(device: &CudaDevice, program: &Program, plan: &Plan, purpose: Purpose) -> Box<dyn Arm> {
+fn open(
+    device: &CudaDevice,
+    program: &Program,
+    plan: &Plan,
+    purpose: Purpose,
+) -> Box<dyn BoundKernel> {
     match device.open(program, plan, purpose).unwrap() {
         Opened::Ready(arm) => arm,
         Opened::Refused(refusal) => panic!("{refusal:?}"),
     }
 }
 
-fn launch(arm: &mut dyn Arm) {
+fn launch(arm: &mut dyn BoundKernel) {
     let launched = arm.launch(DEADLINE).unwrap();
     assert!(
-        matches!(launched, Launched::Finished { .. }),
+        matches!(launched, LaunchOutcome::Finished { .. }),
         "{launched:?}"
     );
 }
 
-fn bytes(arm: &dyn Arm, buffer: usize) -> Vec<u8> {
+fn bytes(arm: &dyn BoundKernel, buffer: usize) -> Vec<u8> {
     match arm.inspect(buffer, &Question::Bytes).unwrap() {
         Answer::Bytes(bytes) => bytes,
         other => panic!("{other:?}"),
@@ -150,13 +161,13 @@ fn bytes(arm: &dyn Arm, buffer: usize) -> Vec<u8> {
 }
 
 /// Memory of the host for some elements, aligned for any dtype.
-struct Host {
+struct HostBuffer {
     dtype: DType,
     words: Vec<u64>,
     bytes: usize,
 }
 
-impl Host {
+impl HostBuffer {
     fn new(dtype: DType, elements: u64) -> Self {
         let bytes = (elements * dtype.bytes()) as usize;
         Self {
@@ -185,17 +196,17 @@ impl Host {
 }
 
 /// A part of a cut number takes as long as its row has elements.
-const LONGEST_CUT_ROW: u64 = 300;
+const MAX_CUMULATIVE_ROW: u64 = 300;
 
 /// Every shape of values and everything that changes one.
 fn distributions(row: u64) -> Vec<Distribution> {
-    let normal = || Distribution::new(Shape::Normal(1.3));
-    let uniform = || Distribution::new(Shape::Uniform([-3.0, 90.0]));
-    let cumulative = || Distribution::new(Shape::Cumulative(Total::Size(777)));
+    let normal = || Distribution::new(DistributionKind::Normal(1.3));
+    let uniform = || Distribution::new(DistributionKind::Uniform([-3.0, 90.0]));
+    let cumulative = || Distribution::new(DistributionKind::Cumulative(CumulativeTotal::Size(777)));
     let all = vec![
         normal(),
         uniform(),
-        Distribution::new(Shape::Value(1.1)),
+        Distribution::new(DistributionKind::Value(1.1)),
         cumulative(),
         Distribution {
             zeros: 0.4,
@@ -239,7 +250,7 @@ fn distributions(row: u64) -> Vec<Distribution> {
         },
     ];
     let is_short = |distribution: &Distribution| {
-        row <= LONGEST_CUT_ROW || !matches!(distribution.shape, Shape::Cumulative(_))
+        row <= MAX_CUMULATIVE_ROW || !matches!(distribution.kind, DistributionKind::Cumulative(_))
     };
     all.into_iter().filter(is_short).collect()
 }
@@ -254,7 +265,7 @@ const EVERY_THIRD: &str = "__global__ void f(signed char* y, long long a, long l
 ";
 
 #[test]
-fn what_is_drawn_poisoned_counted_and_hashed_has_the_host_s_bits() {
+fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
     let Some((_guard, device)) = device() else {
         return;
     };
@@ -268,13 +279,13 @@ fn what_is_drawn_poisoned_counted_and_hashed_has_the_host_s_bits() {
                 1,
                 [elements as i64, dtype.bytes() as i64],
             );
-            let purpose = [AT_THE_END, AT_THE_START, TIMED][index % 3];
+            let purpose = [CHECK_END, CHECK_START, TIMED][index % 3];
             let mut arm = open(&device, &program, &plan, purpose);
             let what = format!("{dtype}, {rows} rows of {row}");
             for (seed, distribution) in distributions(row).iter().enumerate() {
                 let seed = seed as u64 * 0x9e37_79b9_7f4a_7c15;
-                let mut host = Host::new(dtype, elements).filled(row, distribution, seed);
-                let content = Content::Random { distribution, seed };
+                let mut host = HostBuffer::new(dtype, elements).filled(row, distribution, seed);
+                let content = BufferContent::Random { distribution, seed };
                 arm.write(0, &content).unwrap();
                 assert!(
                     bytes(arm.as_ref(), 0) == host.memory(),
@@ -289,11 +300,14 @@ fn what_is_drawn_poisoned_counted_and_hashed_has_the_host_s_bits() {
                     panic!()
                 };
                 let expected = numerics::values(dtype, host.memory());
-                assert!(bits(&values) == bits(&expected), "{what}: {distribution:?}");
+                assert!(
+                    to_bits(&values) == to_bits(&expected),
+                    "{what}: {distribution:?}"
+                );
             }
-            for pattern in [Poison::NotANumber, Poison::Finite { seed: 77 }] {
-                let mut host = Host::new(dtype, elements).poisoned(pattern);
-                arm.write(1, &Content::Poison(pattern)).unwrap();
+            for pattern in [Poison::Nan, Poison::Finite { seed: 77 }] {
+                let mut host = HostBuffer::new(dtype, elements).poisoned(pattern);
+                arm.write(1, &BufferContent::Poison(pattern)).unwrap();
                 assert!(
                     bytes(arm.as_ref(), 1) == host.memory(),
                     "{what}: {pattern:?}"
@@ -303,7 +317,7 @@ fn what_is_drawn_poisoned_counted_and_hashed_has_the_host_s_bits() {
                 let elements = host.memory().chunks_exact_mut(width).skip(1).step_by(3);
                 elements.for_each(|element| element.fill(0));
                 assert!(bytes(arm.as_ref(), 1) == host.memory(), "{what}: written");
-                let (count, first) = numerics::unwritten(dtype, host.memory(), pattern);
+                let (count, first) = numerics::count_unwritten(dtype, host.memory(), pattern);
                 assert_eq!(
                     arm.inspect(1, &Question::Unwritten(pattern)).unwrap(),
                     Answer::Unwritten { count, first },
@@ -314,11 +328,11 @@ fn what_is_drawn_poisoned_counted_and_hashed_has_the_host_s_bits() {
     }
 }
 
-fn bits(values: &[f64]) -> Vec<u64> {
+fn to_bits(values: &[f64]) -> Vec<u64> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-fn expected_of(arm: &dyn Arm, buffer: usize) -> (Expected, Option<u64>) {
+fn read_expected(arm: &dyn BoundKernel, buffer: usize) -> (ExpectedValues, Option<u64>) {
     match arm.inspect(buffer, &Question::Expected).unwrap() {
         Answer::Expected {
             expected,
@@ -328,7 +342,11 @@ fn expected_of(arm: &dyn Arm, buffer: usize) -> (Expected, Option<u64>) {
     }
 }
 
-fn compared(arm: &dyn Arm, expected: &Expected, tolerance: Tolerance) -> Comparison {
+fn compare_output(
+    arm: &dyn BoundKernel,
+    expected: &ExpectedValues,
+    tolerance: Tolerance,
+) -> Comparison {
     let question = Question::Compare {
         copies: &[0],
         expected,
@@ -351,14 +369,14 @@ fn comparison_bits(comparison: &Comparison) -> (u64, u64, Option<[u64; 3]>, [u64
             comparison.max_abs_error,
             comparison.max_rel_error,
             comparison.mean_abs_error,
-            comparison.worst,
+            comparison.worst_ratio,
         ]
         .map(f64::to_bits),
     )
 }
 
 #[test]
-fn comparisons_have_the_host_s_bits() {
+fn comparisons_match_the_host_bit_for_bit() {
     let Some((_guard, device)) = device() else {
         return;
     };
@@ -376,8 +394,8 @@ fn comparisons_have_the_host_s_bits() {
             let elements = rows * row;
             let shape = [rows, row];
             let what = format!("{dtype}, {rows} rows of {row}");
-            let distribution = Distribution::new(Shape::Uniform([-40.0, 90.0]));
-            let mut drawn = Host::new(dtype, elements).filled(row, &distribution, 5);
+            let distribution = Distribution::new(DistributionKind::Uniform([-40.0, 90.0]));
+            let mut drawn = HostBuffer::new(dtype, elements).filled(row, &distribution, 5);
             let right = numerics::values(dtype, drawn.memory());
             let mut found = right.clone();
             for (index, value) in found.iter_mut().enumerate() {
@@ -388,25 +406,25 @@ fn comparisons_have_the_host_s_bits() {
                 found[spoilt] = f64::NAN;
                 found[spoilt + 1] = f64::INFINITY;
             }
-            let mut stored = Host::new(dtype, elements);
+            let mut stored = HostBuffer::new(dtype, elements);
             numerics::store(dtype, &found, stored.memory());
             let mut arm = open(&device, &program, &plan(dtype, &shape, 1, [0, 1]), TIMED);
-            arm.write(1, &Content::Values(&found)).unwrap();
+            arm.write(1, &BufferContent::Values(&found)).unwrap();
             assert!(bytes(arm.as_ref(), 1) == stored.memory(), "{what}: stored");
 
             // An oracle's outputs are doubles; another kernel's are what its are.
             let wide = plan(DType::Float64, &shape, 1, [0, 1]);
             let mut oracle = open(&device, &program, &wide, TIMED);
-            oracle.write(1, &Content::Values(&right)).unwrap();
-            let (of_oracle, not_finite) = expected_of(oracle.as_ref(), 1);
+            oracle.write(1, &BufferContent::Values(&right)).unwrap();
+            let (of_oracle, not_finite) = read_expected(oracle.as_ref(), 1);
             assert_eq!(not_finite, None, "{what}");
             let mut other = open(&device, &program, &plan(dtype, &shape, 1, [0, 1]), TIMED);
-            other.write(1, &Content::Values(&right)).unwrap();
-            let (of_other, _) = expected_of(other.as_ref(), 1);
+            other.write(1, &BufferContent::Values(&right)).unwrap();
+            let (of_other, _) = read_expected(other.as_ref(), 1);
             for tolerance in [loose, tight] {
                 let host = numerics::compare(dtype, stored.memory(), &right, tolerance);
                 for (name, expected) in [("oracle", &of_oracle), ("other", &of_other)] {
-                    let found = compared(arm.as_ref(), expected, tolerance);
+                    let found = compare_output(arm.as_ref(), expected, tolerance);
                     assert_eq!(
                         comparison_bits(&found),
                         comparison_bits(&host),
@@ -417,9 +435,9 @@ fn comparisons_have_the_host_s_bits() {
             if elements > 100 {
                 let mut bad = right.clone();
                 bad[spoilt] = f64::NEG_INFINITY;
-                oracle.write(1, &Content::Values(&bad)).unwrap();
+                oracle.write(1, &BufferContent::Values(&bad)).unwrap();
                 assert_eq!(
-                    expected_of(oracle.as_ref(), 1).1,
+                    read_expected(oracle.as_ref(), 1).1,
                     Some(spoilt as u64),
                     "{what}"
                 );
@@ -429,7 +447,7 @@ fn comparisons_have_the_host_s_bits() {
 }
 
 #[test]
-fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
+fn copies_have_distinct_data_and_launches_stay_in_theirs() {
     let Some((_guard, device)) = device() else {
         return;
     };
@@ -441,15 +459,15 @@ fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
     };
     let mut arm = open(&device, &program, &plan, timed(3));
     let mut one = open(&device, &program, &plan, timed(1));
-    let normal = Distribution::new(Shape::Normal(1.0));
-    let content = Content::Random {
+    let normal = Distribution::new(DistributionKind::Normal(1.0));
+    let content = BufferContent::Random {
         distribution: &normal,
         seed: 11,
     };
     arm.write(0, &content).unwrap();
     let mut hashes = Vec::new();
     for copy in 0..3 {
-        one.stand_for(&[copy]).unwrap();
+        one.bind_copies(&[copy]).unwrap();
         one.write(0, &content).unwrap();
         let hash = one.inspect(0, &Question::Hash).unwrap();
         assert_eq!(
@@ -461,9 +479,9 @@ fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
         hashes.push(hash);
     }
     let poison = Poison::Finite { seed: 3 };
-    arm.write(1, &Content::Poison(poison)).unwrap();
+    arm.write(1, &BufferContent::Poison(poison)).unwrap();
     launch(arm.as_mut());
-    assert_eq!(arm.ran().len(), 1);
+    assert_eq!(arm.launched_copies().len(), 1);
     let nothing = Answer::Unwritten {
         count: 0,
         first: None,
@@ -478,8 +496,8 @@ fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
     };
     assert_eq!((count, first), (667, Some(0)));
     // What is written to the copies that did not run is seen.
-    let ones = Distribution::new(Shape::Value(1.0));
-    let content = Content::Random {
+    let ones = Distribution::new(DistributionKind::Value(1.0));
+    let content = BufferContent::Random {
         distribution: &ones,
         seed: 0,
     };
@@ -489,17 +507,16 @@ fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
         first: Some(0),
     };
     assert_eq!(
-        arm.inspect(1, &Question::Untouched(Poison::NotANumber))
-            .unwrap(),
+        arm.inspect(1, &Question::Untouched(Poison::Nan)).unwrap(),
         touched
     );
-    arm.write(1, &Content::Poison(poison)).unwrap();
-    let launched = arm.launch_many(3, DEADLINE).unwrap();
+    arm.write(1, &BufferContent::Poison(poison)).unwrap();
+    let launched = arm.launch_sample(3, DEADLINE).unwrap();
     assert!(
-        matches!(launched, Launched::Finished { time } if time > Duration::ZERO),
+        matches!(launched, LaunchOutcome::Finished { time } if time > Duration::ZERO),
         "{launched:?}"
     );
-    let mut ran = arm.ran().to_vec();
+    let mut ran = arm.launched_copies().to_vec();
     ran.sort_unstable();
     assert_eq!(ran, [0, 1, 2]);
     let Answer::Unwritten { count, .. } = arm.inspect(1, &Question::Unwritten(poison)).unwrap()
@@ -510,7 +527,7 @@ fn copies_have_data_of_their_own_and_launches_stay_in_theirs() {
 }
 
 #[test]
-fn two_arms_trade_their_memory() {
+fn two_kernels_swap_their_placement() {
     let Some((_guard, device)) = device() else {
         return;
     };
@@ -518,10 +535,10 @@ fn two_arms_trade_their_memory() {
     let plan = plan(DType::Int32, &[100], 1, [100, 4]);
     let mut arms = [(); 2].map(|()| open(&device, &program, &plan, TIMED));
     for (arm, value) in arms.iter_mut().zip([1.0, 2.0]) {
-        arm.write(1, &Content::Values(&[value; 100])).unwrap();
+        arm.write(1, &BufferContent::Values(&[value; 100])).unwrap();
     }
     let [one, other] = &mut arms;
-    one.trade(other.as_mut()).unwrap();
+    one.swap_placement(other.as_mut()).unwrap();
     for (arm, value) in arms.iter_mut().zip([2.0, 1.0]) {
         launch(arm.as_mut());
         let Answer::Values(values) = arm.inspect(1, &Question::Values).unwrap() else {
@@ -538,7 +555,7 @@ const POKE: &str = "__global__ void f(signed char* y, long long a, long long b) 
 ";
 
 #[test]
-fn damage_beside_a_buffer_is_found_on_both_sides() {
+fn guard_zone_damage_is_found_on_both_sides() {
     let Some((_guard, device)) = device() else {
         return;
     };
@@ -546,14 +563,15 @@ fn damage_beside_a_buffer_is_found_on_both_sides() {
     for (purpose, elements, pokes) in [
         (TIMED, 1001, [-1, -256, 1001, 1001 + 255]),
         // Seven bytes at the end of memory leave nine behind them.
-        (AT_THE_END, 7, [-1, -4096, 7, 15]),
-        (AT_THE_START, 7, [7, 8, 4096, 60_000]),
+        (CHECK_END, 7, [-1, -4096, 7, 15]),
+        (CHECK_START, 7, [7, 8, 4096, 60_000]),
     ] {
         for poke in pokes {
             let plan = plan(DType::Int8, &[elements as u64], 1, [poke, 0]);
             let mut arm = open(&device, &program, &plan, purpose);
-            arm.write(1, &Content::Poison(Poison::NotANumber)).unwrap();
-            let guards = |arm: &dyn Arm, buffer| arm.inspect(buffer, &Question::Guards).unwrap();
+            arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
+            let guards =
+                |arm: &dyn BoundKernel, buffer| arm.inspect(buffer, &Question::Guards).unwrap();
             assert_eq!(guards(arm.as_ref(), 1), Answer::Guards(None), "{purpose:?}");
             launch(arm.as_mut());
             let damage = if poke < 0 { poke } else { poke - elements };
@@ -568,7 +586,7 @@ fn damage_beside_a_buffer_is_found_on_both_sides() {
 }
 
 #[test]
-fn a_variable_that_outlives_a_launch_is_told_and_put_back() {
+fn changed_device_variable_is_reported_and_restored() {
     let Some((_guard, device)) = device() else {
         return;
     };
@@ -601,18 +619,18 @@ __global__ void f(signed char* y, long long a, long long b) {{
         );
         let program = program(&device, &source);
         let plan = plan(DType::Int8, &[2], 1, [0, 0]);
-        let mut arm = open(&device, &program, &plan, AT_THE_END);
+        let mut arm = open(&device, &program, &plan, CHECK_END);
         for _ in 0..2 {
             launch(arm.as_mut());
             // Each launch finds what the first one found.
             assert_eq!(bytes(arm.as_ref(), 1), [3, 9], "{declaration}");
         }
         let expected = match name {
-            Some(name) => Remembered::Changed {
+            Some(name) => PersistentState::Changed {
                 variable: format!("`{name}`"),
                 launch: 1,
             },
-            None => Remembered::Nothing,
+            None => PersistentState::Unchanged,
         };
         assert_eq!(
             arm.inspect(1, &Question::Remembered).unwrap(),
@@ -630,10 +648,10 @@ const PEEK: &str = "__global__ void f(signed char* y, long long a, long long b) 
 
 /// After a fault a process has no context any more: each is made in a child of its own, which is this same test.
 #[test]
-fn what_is_not_the_kernel_s_faults() {
+fn accesses_outside_the_buffers_fault() {
     let faults = ["write to an input", "read behind", "read before"];
-    if let Ok(fault) = std::env::var(FAULT) {
-        return make(&fault);
+    if let Ok(fault) = std::env::var(FAULT_VARIABLE) {
+        return run_fault(&fault);
     }
     if device().is_none() {
         return;
@@ -641,7 +659,7 @@ fn what_is_not_the_kernel_s_faults() {
     for fault in faults {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "what_is_not_the_kernel_s_faults", "--nocapture"])
-            .env(FAULT, fault)
+            .env(FAULT_VARIABLE, fault)
             .output()
             .unwrap();
         let [out, err] = [&child.stdout, &child.stderr].map(|text| String::from_utf8_lossy(text));
@@ -652,24 +670,26 @@ fn what_is_not_the_kernel_s_faults() {
     }
 }
 
-fn make(fault: &str) {
+fn run_fault(fault: &str) {
     let Some((_guard, device)) = device() else {
         return;
     };
     // What a piece of memory is a multiple of is 2 MiB on every card that has such pieces.
     let elements = 2 << 20;
     let (source, buffer, at, purpose) = match fault {
-        "write to an input" => (POKE, 0, 5, AT_THE_END),
-        "read behind" => (PEEK, 1, elements, AT_THE_END),
-        "read before" => (PEEK, 1, -1, AT_THE_START),
+        "write to an input" => (POKE, 0, 5, CHECK_END),
+        "read behind" => (PEEK, 1, elements, CHECK_END),
+        "read before" => (PEEK, 1, -1, CHECK_START),
         other => panic!("no such fault: {other}"),
     };
     let program = program(&device, source);
     let plan = plan(DType::Int8, &[elements as u64], buffer, [at, 0]);
     let mut arm = open(&device, &program, &plan, purpose);
-    arm.write(1, &Content::Poison(Poison::NotANumber)).unwrap();
+    arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
     match arm.launch(DEADLINE).unwrap() {
-        Launched::Fault(refusal) => assert_eq!(refusal.status, Status::OutOfBounds, "{refusal:?}"),
+        LaunchOutcome::Fault(refusal) => {
+            assert_eq!(refusal.status, Status::OutOfBounds, "{refusal:?}")
+        }
         finished => panic!("{fault}: {finished:?}"),
     }
     assert!(device.is_broken());

@@ -31,14 +31,14 @@ fn has_compiler() -> bool {
 }
 
 #[derive(Debug)]
-struct Expected {
+struct FixtureRow {
     file: String,
     status: String,
     line: Option<u64>,
 }
 
 /// The table of fixtures, by task.
-fn table(folder: &Path) -> BTreeMap<String, Vec<Expected>> {
+fn read_table(folder: &Path) -> BTreeMap<String, Vec<FixtureRow>> {
     let text = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
     let mut tasks = BTreeMap::<_, Vec<_>>::new();
     for row in text
@@ -53,7 +53,7 @@ fn table(folder: &Path) -> BTreeMap<String, Vec<Expected>> {
         tasks
             .entry(task.trim().to_owned())
             .or_default()
-            .push(Expected {
+            .push(FixtureRow {
                 file: file.trim().to_owned(),
                 status: status.trim().to_owned(),
                 line,
@@ -78,7 +78,7 @@ fn eval(task: &str, files: &[String]) -> Vec<Value> {
 }
 
 #[test]
-fn every_fixture_gets_its_status() {
+fn every_fixture_gets_its_expected_status() {
     if !has_compiler() {
         println!("skipped: no C++ compiler");
         return;
@@ -86,7 +86,7 @@ fn every_fixture_gets_its_status() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
     let mut wrong = Vec::new();
     for round in 0..rounds() {
-        for (task, fixtures) in table(&folder) {
+        for (task, fixtures) in read_table(&folder) {
             let files: Vec<_> = fixtures
                 .iter()
                 .map(|fixture| folder.join(&fixture.file).display().to_string())
@@ -133,7 +133,7 @@ fn every_fixture_gets_its_status() {
 }
 
 #[test]
-fn what_a_kernel_prints_stands_beside_its_fault() {
+fn printed_text_is_part_of_the_evidence() {
     if !has_compiler() {
         println!("skipped: no C++ compiler");
         return;
@@ -146,9 +146,9 @@ fn what_a_kernel_prints_stands_beside_its_fault() {
 }
 
 #[test]
-fn the_table_reaches_what_it_must() {
+fn fixture_table_covers_every_status_and_file() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
-    let fixtures: Vec<_> = table(&folder).into_values().flatten().collect();
+    let fixtures: Vec<_> = read_table(&folder).into_values().flatten().collect();
     for status in [
         "passed",
         "rejected",

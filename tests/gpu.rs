@@ -17,11 +17,11 @@ use kforge::verdict::Status;
 use serde_json::Value;
 
 /// Three rounds must fit into five minutes.
-const LONGEST_ROUND: Duration = Duration::from_secs(100);
+const MAX_ROUND_TIME: Duration = Duration::from_secs(100);
 /// How much faster than its twin a hostile kernel may look before it counts as a gain.
-const NO_GAIN: f64 = 1.05;
+const MAX_GAIN_OVER_TWIN: f64 = 1.05;
 /// How much of the device's memory the driver may keep for itself, MiB.
-const KEPT: u64 = 64;
+const MAX_DRIVER_MIB: u64 = 64;
 
 /// One of these tests at a time: each looks at what the whole device does.
 static DEVICE: Mutex<()> = Mutex::new(());
@@ -37,7 +37,7 @@ fn binary() -> PathBuf {
         .into()
 }
 
-fn folder() -> PathBuf {
+fn fixture_folder() -> PathBuf {
     let root = std::env::var_os("KFORGE_TEST_ROOT");
     let root = PathBuf::from(root.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
     root.join("tests/fixtures/gpu")
@@ -61,7 +61,7 @@ fn device() -> Option<MutexGuard<'static, ()>> {
 
 /// A row of `expected.tsv`.
 #[derive(Clone, Debug)]
-struct Expected {
+struct ExpectedVerdict {
     file: String,
     task: String,
     /// The first is the one that is meant; the others are as honest.
@@ -71,14 +71,14 @@ struct Expected {
     twin: Option<String>,
 }
 
-impl Expected {
+impl ExpectedVerdict {
     fn is_honest(&self) -> bool {
         self.file.starts_with("honest_")
     }
 }
 
-fn table() -> Vec<Expected> {
-    let text = std::fs::read_to_string(folder().join("expected.tsv")).unwrap();
+fn read_table() -> Vec<ExpectedVerdict> {
+    let text = std::fs::read_to_string(fixture_folder().join("expected.tsv")).unwrap();
     let rows = text
         .lines()
         .filter(|row| !row.is_empty() && !row.starts_with('#'));
@@ -91,7 +91,7 @@ fn table() -> Vec<Expected> {
             panic!("a row of the table has six cells: {row}")
         };
         let also = also.split(',').filter(|name| *name != "-");
-        Expected {
+        ExpectedVerdict {
             file: (*file).to_owned(),
             task: (*task).to_owned(),
             statuses: [*first].into_iter().chain(also).map(status).collect(),
@@ -102,20 +102,20 @@ fn table() -> Vec<Expected> {
     .collect()
 }
 
-fn eval(task: &str, files: &[String], launch_seconds: &str) -> Command {
+fn eval_command(task: &str, files: &[String], launch_seconds: &str) -> Command {
     let mut command = Command::new(binary());
     command
         .arg("eval")
-        .arg(folder().join("tasks").join(task))
+        .arg(fixture_folder().join("tasks").join(task))
         .args(["--backend", "cuda", "--profile", "quick"])
         .args(["--format", "json", "--launch-seconds", launch_seconds])
-        .args(files.iter().map(|file| folder().join(file)))
+        .args(files.iter().map(|file| fixture_folder().join(file)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
 }
 
-fn verdicts(task: &str, output: &std::process::Output, count: usize) -> Vec<Value> {
+fn parse_verdicts(task: &str, output: &std::process::Output, count: usize) -> Vec<Value> {
     let verdicts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
         panic!("{task}: {error}\n{out}\n{err}")
@@ -125,8 +125,8 @@ fn verdicts(task: &str, output: &std::process::Output, count: usize) -> Vec<Valu
 }
 
 fn judge(task: &str, files: &[String]) -> Vec<Value> {
-    let output = eval(task, files, "0.2").output().unwrap();
-    verdicts(task, &output, files.len())
+    let output = eval_command(task, files, "0.2").output().unwrap();
+    parse_verdicts(task, &output, files.len())
 }
 
 fn status(verdict: &Value) -> Option<Status> {
@@ -134,7 +134,7 @@ fn status(verdict: &Value) -> Option<Status> {
 }
 
 /// All kernels of one task in one command, so that each must find the device as the one before it did not.
-fn judge_all(rows: &[Expected]) -> Vec<(Expected, Value)> {
+fn judge_all(rows: &[ExpectedVerdict]) -> Vec<(ExpectedVerdict, Value)> {
     let task = &rows[0].task;
     let files: Vec<_> = rows.iter().map(|row| row.file.clone()).collect();
     let mut found = judge(task, &files);
@@ -151,7 +151,11 @@ fn judge_all(rows: &[Expected]) -> Vec<(Expected, Value)> {
 }
 
 /// Everything that is wrong with a verdict, one line each.
-fn mismatches(row: &Expected, verdict: &Value, all: &BTreeMap<String, Value>) -> Vec<String> {
+fn mismatches(
+    row: &ExpectedVerdict,
+    verdict: &Value,
+    all: &BTreeMap<String, Value>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let found = status(verdict);
     if !found.is_some_and(|found| row.statuses.contains(&found)) {
@@ -180,7 +184,7 @@ fn mismatches(row: &Expected, verdict: &Value, all: &BTreeMap<String, Value>) ->
         let bound =
             |verdict: &Value, end: usize| verdict["speedup"]["ci95"][end].as_f64().unwrap_or(0.0);
         let twin_high = all.get(twin).map_or(0.0, |twin| bound(twin, 1));
-        if bound(verdict, 0) > NO_GAIN * twin_high {
+        if bound(verdict, 0) > MAX_GAIN_OVER_TWIN * twin_high {
             wrong.push(format!(
                 "gains on `{twin}`: at least {:.3} against at most {twin_high:.3}",
                 bound(verdict, 0)
@@ -200,10 +204,10 @@ fn mismatches(row: &Expected, verdict: &Value, all: &BTreeMap<String, Value>) ->
 }
 
 #[test]
-fn every_kernel_gets_its_status_on_a_gpu() {
+fn every_kernel_gets_its_expected_status() {
     let Some(_device) = device() else { return };
-    let mut groups = BTreeMap::<_, Vec<Expected>>::new();
-    for row in table() {
+    let mut groups = BTreeMap::<_, Vec<ExpectedVerdict>>::new();
+    for row in read_table() {
         // What only costs the compiler's time runs beside the rest.
         let group = (row.file.starts_with("bomb_"), row.task.clone());
         groups.entry(group).or_default().push(row);
@@ -268,7 +272,7 @@ fn every_kernel_gets_its_status_on_a_gpu() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let elapsed = begun.elapsed();
-    assert!(elapsed <= LONGEST_ROUND * rounds(), "took {elapsed:?}");
+    assert!(elapsed <= MAX_ROUND_TIME * rounds(), "took {elapsed:?}");
 }
 
 /// Memory of the first device that is in use, MiB; `None` without `nvidia-smi`.
@@ -282,7 +286,7 @@ fn memory_used() -> Option<u64> {
 }
 
 /// Waits until the device has its memory back.
-fn memory_is_back(before: Option<u64>) {
+fn wait_for_memory_release(before: Option<u64>) {
     let Some(before) = before else {
         println!("no nvidia-smi: the device's memory was not looked at");
         return;
@@ -290,7 +294,7 @@ fn memory_is_back(before: Option<u64>) {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         let used = memory_used().unwrap_or(u64::MAX);
-        if used <= before + KEPT {
+        if used <= before + MAX_DRIVER_MIB {
             return;
         }
         assert!(
@@ -302,7 +306,7 @@ fn memory_is_back(before: Option<u64>) {
 }
 
 #[test]
-fn after_a_fault_and_after_a_hang_the_next_is_judged_as_ever() {
+fn kernels_after_a_fault_or_hang_are_judged_normally() {
     let Some(_device) = device() else { return };
     let before = memory_used();
     let mut files = Vec::new();
@@ -316,7 +320,7 @@ fn after_a_fault_and_after_a_hang_the_next_is_judged_as_ever() {
     ] {
         files.extend([format!("{hostile}.cu"), "honest_plain.cu".to_owned()]);
     }
-    let table = table();
+    let table = read_table();
     for (index, verdict) in judge("scale", &files).iter().enumerate() {
         let row = table.iter().find(|row| row.file == files[index]).unwrap();
         assert!(
@@ -326,7 +330,7 @@ fn after_a_fault_and_after_a_hang_the_next_is_judged_as_ever() {
             index + 1
         );
     }
-    memory_is_back(before);
+    wait_for_memory_release(before);
 }
 
 /// The children of a process, and theirs.
@@ -352,12 +356,12 @@ fn descendants(process: u32) -> Vec<u32> {
 }
 
 #[test]
-fn after_a_worker_was_killed_the_next_is_judged_as_ever() {
+fn kernels_after_a_killed_worker_are_judged_normally() {
     let Some(_device) = device() else { return };
     let before = memory_used();
     // It hangs until the deadline, so that it is killed while a launch is under way.
     let files = ["hang_loop.cu", "honest_plain.cu"].map(str::to_owned);
-    let child = eval("scale", &files, "8").spawn().unwrap();
+    let child = eval_command("scale", &files, "8").spawn().unwrap();
     let is_worker = |process: &u32| {
         std::fs::read_to_string(format!("/proc/{process}/cmdline"))
             .is_ok_and(|words| words.split('\0').any(|word| word == "__worker"))
@@ -373,7 +377,7 @@ fn after_a_worker_was_killed_the_next_is_judged_as_ever() {
         unsafe { libc::kill(worker.cast_signed(), libc::SIGKILL) };
     }
     let output = child.wait_with_output().unwrap();
-    let verdicts = verdicts("scale", &output, 2);
+    let verdicts = parse_verdicts("scale", &output, 2);
     // Nobody knows whose fault it was, and so nobody is to blame; or it was judged again.
     let first = status(&verdicts[0]);
     assert!(
@@ -387,14 +391,14 @@ fn after_a_worker_was_killed_the_next_is_judged_as_ever() {
         "{:#}",
         verdicts[1]
     );
-    memory_is_back(before);
+    wait_for_memory_release(before);
     let again = judge("scale", &["honest_plain.cu".to_owned()]);
     assert_eq!(status(&again[0]), Some(Status::Passed), "{:#}", again[0]);
 }
 
 #[test]
-fn the_table_reaches_what_it_must() {
-    let rows = table();
+fn table_is_complete_and_consistent() {
+    let rows = read_table();
     let hostile = rows.iter().filter(|row| !row.is_honest());
     assert!(hostile.count() >= 36, "too few hostile kernels");
     let honest: Vec<_> = rows.iter().filter(|row| row.is_honest()).collect();
@@ -403,10 +407,16 @@ fn the_table_reaches_what_it_must() {
         assert_eq!(row.statuses, [Status::Passed], "{}", row.file);
     }
     for row in &rows {
-        let path = folder().join(&row.file);
+        let path = fixture_folder().join(&row.file);
         let text = std::fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let task = TaskFiles::find(folder().join("tasks").join(&row.task).to_str().unwrap());
+        let task = TaskFiles::find(
+            fixture_folder()
+                .join("tasks")
+                .join(&row.task)
+                .to_str()
+                .unwrap(),
+        );
         let task = task.and_then(|files| files.load()).unwrap();
         Kernel::parse(&text, &task.definition)
             .unwrap_or_else(|error| panic!("{}: {error}", row.file));
@@ -425,7 +435,7 @@ fn the_table_reaches_what_it_must() {
             );
         }
     }
-    for entry in std::fs::read_dir(folder()).unwrap().flatten() {
+    for entry in std::fs::read_dir(fixture_folder()).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
         assert!(
             !name.ends_with(".cu") || rows.iter().any(|row| row.file == name),
@@ -437,7 +447,7 @@ fn the_table_reaches_what_it_must() {
 }
 
 #[test]
-fn the_small_tasks_are_admitted() {
+fn fixture_tasks_are_admitted() {
     let compiler = ["c++", "g++", "clang++"].into_iter().any(|name| {
         let version = Command::new(name).arg("--version").output();
         version.is_ok_and(|output| output.status.success())
@@ -446,7 +456,7 @@ fn the_small_tasks_are_admitted() {
         println!("skipped: no C++ compiler");
         return;
     }
-    let tasks: Vec<_> = std::fs::read_dir(folder().join("tasks"))
+    let tasks: Vec<_> = std::fs::read_dir(fixture_folder().join("tasks"))
         .unwrap()
         .flatten()
         .map(|entry| entry.path())

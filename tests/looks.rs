@@ -7,9 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use kforge::device::cpu::{self, CpuDevice};
 use kforge::device::{Cache, Device};
-use kforge::eval::{On, Options, probe};
+use kforge::eval::{JudgeOptions, ProbeCases, probe};
 use kforge::task::TaskFiles;
-use kforge::worker::machine;
+use kforge::worker::cpu_limits;
 
 const NAIVE: &str = include_str!("../kernels/softmax/naive.cu");
 
@@ -34,20 +34,20 @@ fn kforge(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_kernel_is_launched_once_on_what_is_asked_for() {
+fn probe_launches_each_selected_case_once() {
     if !has_compiler() {
         return;
     }
     let task = TaskFiles::find("softmax").unwrap().load().unwrap();
-    let options = Options {
+    let options = JudgeOptions {
         profile: task.settings.profiles["quick"].clone(),
         launch_seconds: 10.0,
         thorough: false,
         cache: Cache::Cold,
     };
     let device = CpuDevice::new().unwrap();
-    let launch = |source: &str, on: &On| {
-        let machine = machine(&device.identity());
+    let launch = |source: &str, on: &ProbeCases| {
+        let machine = cpu_limits(&device.identity());
         probe(
             &device,
             &task,
@@ -57,11 +57,11 @@ fn a_kernel_is_launched_once_on_what_is_asked_for() {
         )
     };
     let first = task.workloads[0].id.clone();
-    let launches = launch(NAIVE, &On::Workloads(vec![first.clone()])).unwrap();
+    let launches = launch(NAIVE, &ProbeCases::Workloads(vec![first.clone()])).unwrap();
     assert_eq!(launches.len(), 1);
     assert_eq!((&launches[0].case, launches[0].kernels.len()), (&first, 1));
     assert_eq!(launches[0].fault, None);
-    let hidden = launch(NAIVE, &On::Smallest { seed: 7 }).unwrap();
+    let hidden = launch(NAIVE, &ProbeCases::Smallest { seed: 7 }).unwrap();
     assert!(
         hidden
             .iter()
@@ -70,13 +70,16 @@ fn a_kernel_is_launched_once_on_what_is_asked_for() {
     );
     assert!(!hidden.is_empty() && hidden.len() <= 4);
     // The same seed, the same shapes.
-    assert_eq!(launch(NAIVE, &On::Smallest { seed: 7 }).unwrap(), hidden);
-    assert!(launch(NAIVE, &On::Workloads(vec!["none".to_owned()])).is_err());
-    assert!(launch("no header", &On::Smallest { seed: 7 }).is_err());
+    assert_eq!(
+        launch(NAIVE, &ProbeCases::Smallest { seed: 7 }).unwrap(),
+        hidden
+    );
+    assert!(launch(NAIVE, &ProbeCases::Workloads(vec!["none".to_owned()])).is_err());
+    assert!(launch("no header", &ProbeCases::Smallest { seed: 7 }).is_err());
 }
 
 #[test]
-fn where_no_tool_can_look_the_verdict_says_why_and_nothing_fails() {
+fn missing_tools_are_reported_as_skipped_and_do_not_fail() {
     if !has_compiler() {
         return;
     }
@@ -108,7 +111,7 @@ fn where_no_tool_can_look_the_verdict_says_why_and_nothing_fails() {
 }
 
 #[test]
-fn one_file_holds_the_report_of_one_kernel() {
+fn counters_report_requires_a_single_kernel() {
     let several = ["eval", "softmax", "naive.cu", "naive.cu", "--counters"];
     let said = kforge(&[&several[..], &["--counters-report", "x"]].concat());
     assert_eq!(said.status.code(), Some(2));
@@ -118,7 +121,7 @@ fn one_file_holds_the_report_of_one_kernel() {
 }
 
 #[test]
-fn a_request_that_is_none_is_refused() {
+fn malformed_launch_request_is_refused() {
     for request in ["", "{}", "{\"version\": 0}", "\u{0}"] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kforge"))
             .arg("__launch")
@@ -142,7 +145,7 @@ fn a_request_that_is_none_is_refused() {
 /// The kernels that only the maker's sanitizer tells apart, on a machine with a GPU and the tool: `--ignored`.
 #[test]
 #[ignore = "needs a GPU and compute-sanitizer"]
-fn the_sanitizer_finds_what_a_right_result_hides() {
+fn sanitizer_finds_faults_behind_correct_results() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/looks");
     let expected = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
     let rows = expected.lines().filter(|line| !line.starts_with('#'));

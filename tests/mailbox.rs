@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kforge::driver::{Earlier, End, Kernel, Question, read_replies};
+use kforge::driver::{EarlierReply, ModelStep, RepliesOutcome, RunKernel, read_replies};
 use kforge::event::{Brief, Event, FailedReason, Operator, ReplyOutcome};
-use kforge::run::Line;
+use kforge::run::JournalLine;
 use kforge::task::TaskFiles;
 
 fn fixture(path: impl AsRef<Path>) -> PathBuf {
@@ -20,7 +20,7 @@ fn text(path: impl AsRef<Path>) -> String {
 }
 
 #[test]
-fn the_replies_of_a_person_give_the_kernels_that_were_judged() {
+fn recorded_mailbox_replies_give_the_judged_kernels() {
     let task = Arc::new(TaskFiles::find("gdn_decode").unwrap().load().unwrap());
     let mut briefs: BTreeMap<u64, Brief> = BTreeMap::new();
     let mut replies: BTreeMap<u64, Vec<(u32, ReplyOutcome)>> = BTreeMap::new();
@@ -47,26 +47,26 @@ fn the_replies_of_a_person_give_the_kernels_that_were_judged() {
         };
         let (step, failed) = end;
         let brief = briefs[&step].clone();
-        if !brief.operator.asks() {
+        if !brief.operator.asks_model() {
             assert_eq!(brief.operator, Operator::Start);
             continue;
         }
-        let kernel = |step: &u64| Kernel {
+        let kernel = |step: &u64| RunKernel {
             step: *step,
             operator: Operator::Start,
             source: text(format!("kernels/{step:02}.cu")).into(),
             feedback: None,
         };
-        let earlier = replies[&step].iter().map(|(ask, outcome)| Earlier {
+        let earlier = replies[&step].iter().map(|(ask, outcome)| EarlierReply {
             outcome: *outcome,
             text: text(format!("replies/{step:02}-{ask}.md")).into(),
         });
-        let question = Question {
+        let question = ModelStep {
             task: task.clone(),
             parents: brief.parents.iter().map(kernel).collect(),
             context: Vec::new(),
             history: Vec::new(),
-            earlier: earlier.collect(),
+            earlier_replies: earlier.collect(),
             brief,
         };
         let reading = read_replies(&question, 2);
@@ -74,13 +74,13 @@ fn the_replies_of_a_person_give_the_kernels_that_were_judged() {
             reading.trace.is_some() && reading.expected.is_some(),
             "step {step}"
         );
-        match (reading.end, failed) {
-            (End::Candidate(candidate), None) => {
+        match (reading.outcome, failed) {
+            (RepliesOutcome::Candidate(candidate), None) => {
                 let kernel = text(format!("kernels/{step:02}.cu"));
                 assert_eq!(candidate.source, kernel, "step {step}");
                 made += 1;
             }
-            (End::Failed(reason, _), Some(told)) => {
+            (RepliesOutcome::Failed(reason, _), Some(told)) => {
                 assert_eq!(reason, told, "step {step}");
                 without.push((step, reason));
             }

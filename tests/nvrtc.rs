@@ -11,7 +11,7 @@ use kforge::device::cpu::CpuDevice;
 use kforge::device::cuda::compiler::Compiler;
 use kforge::device::{Build, Compiled, Device};
 use kforge::kernel::Kernel;
-use kforge::kernel::plan::Unit;
+use kforge::kernel::plan::TranslationUnit;
 use kforge::task::{Task, TaskFiles, embedded_names};
 
 /// CUDA's compiler, or one line that says why there is none.
@@ -20,7 +20,7 @@ fn nvrtc() -> Option<Compiler> {
         // SAFETY: the only test of this program, before it starts a thread.
         unsafe { std::env::set_var("KFORGE_PYTHON", python) };
     }
-    match Compiler::open_with(env!("CARGO_BIN_EXE_kforge").into(), "sm_90") {
+    match Compiler::open_with_program(env!("CARGO_BIN_EXE_kforge").into(), "sm_90") {
         Ok(compiler) => Some(compiler),
         Err(error) => {
             println!("skipped: {}", format!("{error:#}").replace("\n\n", "; "));
@@ -30,7 +30,7 @@ fn nvrtc() -> Option<Compiler> {
 }
 
 /// Every kernel that is asked about, by a name that says where it is.
-fn corpus() -> BTreeMap<String, Unit> {
+fn corpus() -> BTreeMap<String, TranslationUnit> {
     let mut units = BTreeMap::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let table = std::fs::read_to_string(root.join("tests/fixtures/kernels/expected.tsv")).unwrap();
@@ -73,15 +73,15 @@ fn corpus() -> BTreeMap<String, Unit> {
     units
 }
 
-fn unit(task: &Task, path: &Path, is_oracle: bool) -> Unit {
+fn unit(task: &Task, path: &Path, is_oracle: bool) -> TranslationUnit {
     let text = String::from_utf8(std::fs::read(path).unwrap()).unwrap();
     let kernel = Kernel::parse(&text, &task.definition)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    kernel.unit(task, &kernel.values(None), is_oracle)
+    kernel.translation_unit(task, &kernel.tunable_values(None), is_oracle)
 }
 
 #[test]
-fn what_nvrtc_and_the_cpu_accept_is_known() {
+fn differences_between_nvrtc_and_cpu_match_the_table() {
     let Some(nvrtc) = nvrtc() else { return };
     if !nvrtc.version().starts_with("NVRTC 13.") {
         println!(

@@ -7,13 +7,13 @@ use std::process::Command;
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
-use kforge::eval::{self, Example};
-use kforge::kernel::Machine;
+use kforge::eval::{self, OracleExample};
+use kforge::kernel::DeviceLimits;
 use kforge::task::{TaskFiles, embedded_names};
 use serde_json::json;
 
 /// Whether Python with NumPy is at hand; says so in one line where it is not.
-fn python() -> Option<String> {
+fn find_python() -> Option<String> {
     let names = std::env::var("KFORGE_TEST_PYTHON")
         .ok()
         .into_iter()
@@ -32,7 +32,7 @@ fn python() -> Option<String> {
 
 #[test]
 fn oracles_agree_with_numpy() {
-    let Some(python) = python() else { return };
+    let Some(python) = find_python() else { return };
     let Ok(device) = CpuDevice::new() else {
         println!("skipped: no C++ compiler");
         return;
@@ -45,19 +45,19 @@ fn oracles_agree_with_numpy() {
         for workload in task.workloads.iter().take(3) {
             for seed in [1, 2] {
                 let folder = tempfile::tempdir().unwrap();
-                let options = eval::Options {
+                let options = eval::JudgeOptions {
                     profile: task.settings.profiles["quick"].clone(),
                     launch_seconds: 20.0,
                     thorough: false,
                     cache: Cache::Cold,
                 };
-                let machine = Machine {
+                let machine = DeviceLimits {
                     sm_count: i64::from(device.identity().cores.unwrap_or(1)),
                     max_shared_bytes: 232_448,
                 };
                 let example =
-                    eval::example(&device, &task, workload, options, machine, seed).unwrap();
-                write(&example, &workload.binding.axes, folder.path());
+                    eval::oracle_example(&device, &task, workload, options, machine, seed).unwrap();
+                write_case(&example, &workload.binding.axes, folder.path());
                 let output = Command::new(&python)
                     .arg(&script)
                     .arg(name)
@@ -79,7 +79,7 @@ fn oracles_agree_with_numpy() {
 }
 
 /// The form that `check.py` reads: `case.json` and one file of little-endian numbers for each tensor.
-fn write(example: &Example, axes: &indexmap::IndexMap<String, i64>, folder: &Path) {
+fn write_case(example: &OracleExample, axes: &indexmap::IndexMap<String, i64>, folder: &Path) {
     let mut inputs = serde_json::Map::new();
     let mut outputs = serde_json::Map::new();
     for (buffer, bytes) in &example.inputs {

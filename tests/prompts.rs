@@ -52,8 +52,8 @@ fn examples(folder: &Path) -> Vec<(String, PathBuf, PathBuf)> {
 
 fn has_gpu() -> bool {
     let found = || {
-        kforge::device::cuda::compiler::find().ok()?;
-        kforge::device::cuda::cards()
+        kforge::device::cuda::compiler::find_toolkit().ok()?;
+        kforge::device::cuda::list_gpus()
             .ok()
             .filter(|cards| !cards.is_empty())
     };
@@ -61,7 +61,7 @@ fn has_gpu() -> bool {
 }
 
 #[test]
-fn every_example_passes() {
+fn every_example_kernel_passes() {
     let folder = tempfile::tempdir().unwrap();
     let backends: &[&str] = if has_gpu() {
         &["cpu", "cuda"]
@@ -101,7 +101,7 @@ fn every_example_passes() {
 }
 
 #[test]
-fn every_example_compiles_for_gpus() {
+fn every_example_kernel_compiles_for_gpus() {
     let folder = tempfile::tempdir().unwrap();
     for (name, task, kernel) in examples(folder.path()) {
         let (task, kernel) = (task.to_str().unwrap(), kernel.to_str().unwrap());
@@ -124,7 +124,7 @@ fn every_example_compiles_for_gpus() {
 }
 
 #[test]
-fn a_prompt_is_shown_with_its_parts() {
+fn prompt_command_prints_prompt_and_section_table() {
     let output = kforge(&[
         "prompt",
         "gdn_decode",
@@ -189,7 +189,7 @@ fn a_prompt_is_shown_with_its_parts() {
 }
 
 #[test]
-fn verdicts_are_told_as_feedback() {
+fn verdicts_file_becomes_feedback() {
     let folder = tempfile::tempdir().unwrap();
     let lines =
         std::fs::read_to_string(root().join("tests/fixtures/prompts/verdicts.jsonl")).unwrap();
@@ -227,7 +227,7 @@ fn verdicts_are_told_as_feedback() {
 }
 
 #[test]
-fn mistakes_are_usage_errors() {
+fn wrong_arguments_are_usage_errors() {
     for (arguments, said) in [
         (
             &["prompt", "softmax", "--card", "wide_load"][..],

@@ -42,19 +42,19 @@ const REDUNDANT: &[(&str, u32, &str)] = &[
 const OWN_MEMORY: &str = "each instantiation has shared memory of its own";
 
 /// Where both sides are atomic: what goes wrong is no data race, and is told by another name.
-const BOTH_ATOMIC: &[(&str, u32, &str)] = &[
+const ATOMIC_ON_BOTH_SIDES: &[(&str, u32, &str)] = &[
     ("honest_scoped_atomics.cu", 25, "uninitialized_read"),
     ("honest_scoped_atomics.cu", 30, "wrong_output"),
 ];
 
 /// Barriers between atomic operations: without them the result is wrong, and nothing races.
-const WRONG: (&str, u32) = ("honest_scoped_atomics.cu", 30);
+const WRONG_OUTPUT: (&str, u32) = ("honest_scoped_atomics.cu", 30);
 
 /// At the top of a loop, where what it keeps apart lies behind it: the last turn's reads and this one's writes.
-const AT_THE_TOP: &[(&str, u32)] = &[("tiles.cu", 48), ("recurrent.cu", 62)];
+const LOOP_TOP_BARRIERS: &[(&str, u32)] = &[("tiles.cu", 48), ("recurrent.cu", 62)];
 
 /// Where the race that is told is a consequence: the barrier's own two sides are a flag that all may touch.
-const FLAG: (&str, u32) = ("honest_flags.cu", 16);
+const FLAG_BARRIER: (&str, u32) = ("honest_flags.cu", 16);
 
 struct Removal {
     file: String,
@@ -64,7 +64,7 @@ struct Removal {
 }
 
 /// The source once for each of its barriers, without it. Lines stay where they are.
-fn removals(file: &str, text: &str) -> Vec<Removal> {
+fn remove_each_barrier(file: &str, text: &str) -> Vec<Removal> {
     let body = text.find("*/").unwrap_or(0);
     let mut found = Vec::new();
     for call in ["__syncthreads();", "__syncwarp();", ".sync();"] {
@@ -87,7 +87,7 @@ fn removals(file: &str, text: &str) -> Vec<Removal> {
 }
 
 /// Honest fixtures and shipped kernels, by task.
-fn honest(root: &Path) -> BTreeMap<String, Vec<Removal>> {
+fn honest_kernels_without_barriers(root: &Path) -> BTreeMap<String, Vec<Removal>> {
     let mut tasks = BTreeMap::<_, Vec<_>>::new();
     let mut add = |task: &str, path: &Path| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -99,7 +99,7 @@ fn honest(root: &Path) -> BTreeMap<String, Vec<Removal>> {
         tasks
             .entry(task.to_owned())
             .or_default()
-            .extend(removals(&name, &text));
+            .extend(remove_each_barrier(&name, &text));
     };
     let fixtures = root.join("tests/fixtures/kernels");
     let table = std::fs::read_to_string(fixtures.join("expected.tsv")).unwrap();
@@ -137,14 +137,14 @@ fn eval(task: &str, files: &[String]) -> Vec<Value> {
 }
 
 #[test]
-fn every_barrier_that_matters_is_missed() {
+fn removing_a_needed_barrier_is_detected() {
     if Command::new("g++").arg("--version").output().is_err() {
         println!("skipped: the race build needs g++");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let (mut races, mut wrong) = (0, Vec::new());
-    for (task, removals) in honest(Path::new(env!("CARGO_MANIFEST_DIR"))) {
+    for (task, removals) in honest_kernels_without_barriers(Path::new(env!("CARGO_MANIFEST_DIR"))) {
         let files: Vec<_> = removals
             .iter()
             .map(|removal| {
@@ -169,7 +169,7 @@ fn every_barrier_that_matters_is_missed() {
             let unseen = place == ("honest_barrier.cu", 66);
             let known = (removal.file.as_str(), removal.line, status);
             let right = match (redundant, status) {
-                _ if BOTH_ATOMIC.contains(&known) => true,
+                _ if ATOMIC_ON_BOTH_SIDES.contains(&known) => true,
                 _ if unseen && status == "nondeterministic" => true,
                 // Right, but a busy machine let no time be measured.
                 (true, status) => matches!(status, "passed" | "inconclusive"),
@@ -180,13 +180,15 @@ fn every_barrier_that_matters_is_missed() {
                         .filter(|line| **line <= u64::from(removal.line))
                         .count();
                     lines.iter().all(Option::is_some)
-                        && (before > 0 || place == FLAG || AT_THE_TOP.contains(&place))
+                        && (before > 0
+                            || place == FLAG_BARRIER
+                            || LOOP_TOP_BARRIERS.contains(&place))
                 }
                 // What the other side has not written yet was seen before any of it raced.
                 (false, "uninitialized_read") => {
                     lines[0].is_some_and(|line| line > u64::from(removal.line))
                 }
-                (false, "wrong_output") => place == WRONG,
+                (false, "wrong_output") => place == WRONG_OUTPUT,
                 _ => false,
             };
             races += usize::from(status == "race");
@@ -203,7 +205,7 @@ fn every_barrier_that_matters_is_missed() {
 }
 
 #[test]
-fn the_same_seed_finds_the_same_fault() {
+fn same_seed_finds_the_same_fault() {
     if Command::new("g++").arg("--version").output().is_err() {
         println!("skipped: the race build needs g++");
         return;

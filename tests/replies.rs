@@ -4,17 +4,20 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use kforge::kernel::Kernel;
-use kforge::propose::reply::{Applied, Body, Edit, Fault, Mend, Read, apply, message, read};
+use kforge::propose::reply::{
+    AppliedEdits, Edit, EditFault, ParsedReply, RepairKind, ReplyContent, apply_edits,
+    describe_faults, parse_reply,
+};
 use kforge::task::{TaskFiles, embedded_names};
 use serde::Deserialize;
 
 /// The edits that a reply may have, as the default is.
-const MOST_EDITS: usize = 2;
+const MAX_EDITS: usize = 2;
 
 /// What must come of a reply. What is not given is not looked at, but for the trace.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Expected {
+struct ExpectedReply {
     /// Whether it ended by itself.
     complete: bool,
     /// `none`, `truncated` or `no_valid_edit`.
@@ -32,7 +35,7 @@ struct Expected {
     /// `changed`, `missed` or `no_op`.
     becomes: Option<String>,
     /// How they were mended: all of it, in order.
-    mends: Vec<Mend>,
+    mends: Vec<RepairKind>,
     /// The kinds of faults, in order.
     faults: Vec<String>,
     /// Parts of what the model is told.
@@ -40,14 +43,14 @@ struct Expected {
     /// Parts of the kernel that comes of it.
     holds: Vec<String>,
     lacks: Vec<String>,
-    trace: Option<Trace>,
+    trace: Option<ExpectedTrace>,
     /// Words of the trace's fault; with a trace and without this there must be none.
     fault: Option<String>,
     /// Words of the notes.
     notes: Option<String>,
 }
 
-impl Default for Expected {
+impl Default for ExpectedReply {
     fn default() -> Self {
         Self {
             complete: true,
@@ -72,7 +75,7 @@ impl Default for Expected {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Trace {
+struct ExpectedTrace {
     /// Words of it.
     bottleneck: String,
     #[serde(default)]
@@ -89,51 +92,55 @@ fn kernel(name: &str) -> String {
 
 /// All that is not as it must be.
 #[derive(Default)]
-struct Wrong(Vec<String>);
+struct Failures(Vec<String>);
 
-impl Wrong {
-    fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
+impl Failures {
+    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.0.push(what());
         }
     }
 }
 
-fn check(expected: &Expected, read: &Read) -> Wrong {
-    let mut wrong = Wrong::default();
+fn check_reply(expected: &ExpectedReply, read: &ParsedReply) -> Failures {
+    let mut wrong = Failures::default();
     check_trace(expected, read, &mut wrong);
     if let Some(words) = &expected.notes {
         let notes = read.notes.join("; ");
-        wrong.unless(notes.contains(words), || format!("notes: {notes}"));
+        wrong.check(notes.contains(words), || format!("notes: {notes}"));
     }
-    let source = match &read.body {
-        Body::Code(code) => {
-            wrong.unless(expected.body.is_none() && expected.edits.is_none(), || {
+    let source = match &read.content {
+        ReplyContent::Code(code) => {
+            wrong.check(expected.body.is_none() && expected.edits.is_none(), || {
                 format!("code came of it:\n{code}")
             });
             if let Some(name) = &expected.code {
                 let wanted = kernel(name);
-                wrong.unless(*code == wanted, || format!("another kernel:\n{code}"));
+                wrong.check(*code == wanted, || format!("another kernel:\n{code}"));
             }
             Some(code.clone())
         }
-        Body::Edits(edits) => {
-            wrong.unless(expected.edits == Some(edits.len()), || {
+        ReplyContent::Edits(edits) => {
+            wrong.check(expected.edits == Some(edits.len()), || {
                 format!("{edits:#?}")
             });
             let against = expected.against.as_deref().map(kernel).unwrap_or_default();
-            check_applied(expected, apply(&against, edits, MOST_EDITS), &mut wrong)
+            check_applied(
+                expected,
+                apply_edits(&against, edits, MAX_EDITS),
+                &mut wrong,
+            )
         }
         other => {
             let (name, reason) = match other {
-                Body::NoValidEdit => ("no_valid_edit", ""),
-                Body::Truncated => ("truncated", ""),
-                Body::None(reason) => ("none", reason.as_str()),
-                Body::Code(_) | Body::Edits(_) => unreachable!("matched above"),
+                ReplyContent::NoValidEdit => ("no_valid_edit", ""),
+                ReplyContent::Truncated => ("truncated", ""),
+                ReplyContent::Unusable(reason) => ("none", reason.as_str()),
+                ReplyContent::Code(_) | ReplyContent::Edits(_) => unreachable!("matched above"),
             };
             let why = expected.why.as_deref().unwrap_or_default();
             let is_as_said = expected.body.as_deref() == Some(name) && reason.contains(why);
-            wrong.unless(is_as_said, || format!("{other:?}"));
+            wrong.check(is_as_said, || format!("{other:?}"));
             None
         }
     };
@@ -143,15 +150,15 @@ fn check(expected: &Expected, read: &Read) -> Wrong {
     wrong
 }
 
-fn check_trace(expected: &Expected, read: &Read, wrong: &mut Wrong) {
+fn check_trace(expected: &ExpectedReply, read: &ParsedReply, wrong: &mut Failures) {
     let fault = read.trace_fault.as_deref();
     match (&expected.fault, fault) {
         (Some(words), fault) => {
-            wrong.unless(fault.is_some_and(|fault| fault.contains(words)), || {
+            wrong.check(fault.is_some_and(|fault| fault.contains(words)), || {
                 format!("the trace's fault: {fault:?}")
             });
         }
-        (None, fault) => wrong.unless(fault.is_none() || read.trace.is_none(), || {
+        (None, fault) => wrong.check(fault.is_none() || read.trace.is_none(), || {
             format!("the trace has a fault: {fault:?}")
         }),
     }
@@ -163,7 +170,7 @@ fn check_trace(expected: &Expected, read: &Read, wrong: &mut Wrong) {
                 (wanted, found) => wanted.is_none() && found.is_none(),
             };
             let is_as_said = trace.bottleneck.contains(&wanted.bottleneck) && near;
-            wrong.unless(is_as_said && !trace.verbatim.is_empty(), || {
+            wrong.check(is_as_said && !trace.verbatim.is_empty(), || {
                 format!("{trace:?}")
             });
         }
@@ -171,43 +178,50 @@ fn check_trace(expected: &Expected, read: &Read, wrong: &mut Wrong) {
     }
 }
 
-fn check_applied(expected: &Expected, applied: Applied, wrong: &mut Wrong) -> Option<String> {
+fn check_applied(
+    expected: &ExpectedReply,
+    applied: AppliedEdits,
+    wrong: &mut Failures,
+) -> Option<String> {
     let becomes = expected.becomes.as_deref();
     match applied {
-        Applied::Changed { source, repaired } => {
+        AppliedEdits::Changed {
+            source,
+            repairs: repaired,
+        } => {
             let mends: Vec<_> = repaired.iter().map(|repair| repair.mend).collect();
-            wrong.unless(becomes == Some("changed"), || format!("changed:\n{source}"));
-            wrong.unless(mends == expected.mends, || format!("mended: {mends:?}"));
+            wrong.check(becomes == Some("changed"), || format!("changed:\n{source}"));
+            wrong.check(mends == expected.mends, || format!("mended: {mends:?}"));
             Some(source)
         }
-        Applied::NoOp => {
-            wrong.unless(becomes == Some("no_op"), || "nothing changed".to_owned());
+        AppliedEdits::NoOp => {
+            wrong.check(becomes == Some("no_op"), || "nothing changed".to_owned());
             None
         }
-        Applied::Missed { faults } => {
-            let kind = |fault: &Fault| {
+        AppliedEdits::Missed { faults } => {
+            let kind = |fault: &EditFault| {
                 let json = serde_json::to_value(fault).unwrap();
                 json["fault"].as_str().unwrap().to_owned()
             };
             let kinds: Vec<_> = faults.iter().map(kind).collect();
-            let said = message(&faults);
+            let said = describe_faults(&faults);
             let is_as_said = becomes == Some("missed")
                 && kinds == expected.faults
                 && expected.says.iter().all(|part| said.contains(part));
-            wrong.unless(is_as_said, || format!("{kinds:?}:\n{said}"));
+            wrong.check(is_as_said, || format!("{kinds:?}:\n{said}"));
             None
         }
     }
 }
 
-fn check_source(expected: &Expected, source: &str, wrong: &mut Wrong) {
+fn check_source(expected: &ExpectedReply, source: &str, wrong: &mut Failures) {
     for part in &expected.holds {
-        wrong.unless(source.contains(part), || {
+        wrong.check(source.contains(part), || {
             format!("lacks `{part}`:\n{source}")
         });
     }
     for part in &expected.lacks {
-        wrong.unless(!source.contains(part), || {
+        wrong.check(!source.contains(part), || {
             format!("holds `{part}`:\n{source}")
         });
     }
@@ -220,14 +234,14 @@ fn check_source(expected: &Expected, source: &str, wrong: &mut Wrong) {
 }
 
 #[test]
-fn every_reply_comes_to_what_it_must() {
+fn recorded_replies_parse_as_expected() {
     let table = std::fs::read_to_string(folder().join("expected.yaml")).unwrap();
-    let table: IndexMap<String, Expected> = serde_yaml::from_str(&table).unwrap();
+    let table: IndexMap<String, ExpectedReply> = serde_yaml::from_str(&table).unwrap();
     let mut wrong = Vec::new();
     for (name, expected) in &table {
         let text = std::fs::read_to_string(folder().join(format!("{name}.md"))).unwrap();
-        let found = read(&text, expected.complete);
-        for what in check(expected, &found).0 {
+        let found = parse_reply(&text, expected.complete);
+        for what in check_reply(expected, &found).0 {
             wrong.push(format!("== {name}: {what}"));
         }
     }
@@ -244,19 +258,25 @@ fn every_reply_comes_to_what_it_must() {
 
 /// A reply that is cut anywhere is never taken for a whole one, and nothing of it panics.
 #[test]
-fn no_part_of_a_reply_is_compiled() {
+fn cut_replies_never_give_code() {
     let text = std::fs::read_to_string(folder().join("asked_for.md")).unwrap();
     let whole = text.trim_end().len();
     for end in (0..whole).filter(|end| text.is_char_boundary(*end)) {
-        assert_eq!(read(&text[..end], false).body, Body::Truncated);
+        assert_eq!(
+            parse_reply(&text[..end], false).content,
+            ReplyContent::Truncated
+        );
         // Even where it is said to be whole: the fence is open.
-        let body = read(&text[..end], true).body;
-        assert!(!matches!(body, Body::Code(_)), "{end} bytes: {body:?}");
+        let body = parse_reply(&text[..end], true).content;
+        assert!(
+            !matches!(body, ReplyContent::Code(_)),
+            "{end} bytes: {body:?}"
+        );
     }
 }
 
 /// Texts of half a megabyte that are made to take long: one sign or mark over and over.
-fn hostile() -> Vec<(String, String)> {
+fn hostile_replies() -> Vec<(String, String)> {
     let repeated = [
         "```\n",
         "```cuda\n",
@@ -318,10 +338,10 @@ fn hostile() -> Vec<(String, String)> {
 }
 
 /// Seconds that a test build may take for what an optimised one does in some tens of milliseconds.
-const PATIENCE: f64 = 3.0;
+const MAX_SECONDS: f64 = 3.0;
 
 #[test]
-fn hostile_replies_take_no_time_with_their_square() {
+fn hostile_replies_are_read_in_linear_time() {
     let kernel = kernel("softmax_block.cu").repeat(130);
     assert!(kernel.len() > 200_000);
     let mut slow = Vec::new();
@@ -329,13 +349,13 @@ fn hostile_replies_take_no_time_with_their_square() {
         let start = std::time::Instant::now();
         task();
         let seconds = start.elapsed().as_secs_f64();
-        if seconds > PATIENCE {
+        if seconds > MAX_SECONDS {
             slow.push(format!("{what}: {seconds:.2} s"));
         }
     };
-    for (name, text) in hostile() {
+    for (name, text) in hostile_replies() {
         timed(&name, &mut || {
-            read(&text, true);
+            parse_reply(&text, true);
         });
         let edit = |old: &str| Edit {
             old: old.to_owned(),
@@ -344,12 +364,12 @@ fn hostile_replies_take_no_time_with_their_square() {
         let part: String = text.chars().take(100_000).collect();
         timed(&format!("edit of {name}"), &mut || {
             let edits = [edit(&text), edit(&part)];
-            if let Applied::Missed { faults } = apply(&kernel, &edits, 2) {
-                assert!(message(&faults).len() < 64 * 1024);
+            if let AppliedEdits::Missed { faults } = apply_edits(&kernel, &edits, 2) {
+                assert!(describe_faults(&faults).len() < 64 * 1024);
             }
         });
         timed(&format!("edit in {name}"), &mut || {
-            apply(
+            apply_edits(
                 &part.repeat(2),
                 &[edit(&part), edit(&kernel), edit("a b")],
                 3,

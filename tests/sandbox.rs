@@ -20,7 +20,7 @@ fn fixtures() -> PathBuf {
 }
 
 /// `Ok`, `Warn` or `Fail` of a line of `kforge doctor`; what it found.
-fn doctor(mut command: Command, name: &str) -> (String, String) {
+fn doctor_finding(mut command: Command, name: &str) -> (String, String) {
     let output = command
         .args(["doctor", "--format", "json"])
         .output()
@@ -38,12 +38,12 @@ fn doctor(mut command: Command, name: &str) -> (String, String) {
 }
 
 /// Whether kernels can be judged here, and are held by all there is.
-fn is_whole() -> bool {
-    if doctor(kforge(), "C++ compiler").0 != "ok" {
+fn has_full_sandbox() -> bool {
+    if doctor_finding(kforge(), "C++ compiler").0 != "ok" {
         println!("skipped: no C++ compiler");
         return false;
     }
-    let (status, found) = doctor(kforge(), "sandbox");
+    let (status, found) = doctor_finding(kforge(), "sandbox");
     if status != "ok" {
         println!("skipped: {found}");
         return false;
@@ -62,8 +62,8 @@ fn verdicts(output: &Output) -> Vec<Value> {
 }
 
 #[test]
-fn nothing_is_reached() {
-    if !is_whole() {
+fn escape_attempts_reach_nothing() {
+    if !has_full_sandbox() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -149,8 +149,8 @@ fn orphans(name: &str) -> Vec<u32> {
 
 /// A compiler that can be told to read anything, and finds nothing but its own.
 #[test]
-fn a_compiler_reads_nothing_of_its_users() {
-    if !is_whole() {
+fn compiler_cannot_read_user_files() {
+    if !has_full_sandbox() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -206,7 +206,7 @@ fn a_compiler_reads_nothing_of_its_users() {
 }
 
 /// The answer that a system without a mechanism gives, for this process and all it starts.
-fn lacking(
+fn make_call_fail(
     call: libc::c_long,
     error: i32,
 ) -> impl Fn() -> std::io::Result<()> + Send + Sync + 'static {
@@ -254,9 +254,9 @@ fn lacking(
 }
 
 /// This program on a machine that lacks one mechanism.
-fn kforge_lacking(call: libc::c_long, error: i32) -> Command {
+fn kforge_without(call: libc::c_long, error: i32) -> Command {
     let mut command = kforge();
-    let lack = lacking(call, error);
+    let lack = make_call_fail(call, error);
     // SAFETY: two system calls between fork and exec.
     unsafe {
         command.pre_exec(lack);
@@ -266,8 +266,8 @@ fn kforge_lacking(call: libc::c_long, error: i32) -> Command {
 }
 
 #[test]
-fn what_is_missing_is_said_and_can_be_refused() {
-    if !is_whole() {
+fn missing_mechanism_is_reported_and_can_be_refused() {
+    if !has_full_sandbox() {
         return;
     }
     let kernel = fixtures().join("honest_votes.cu");
@@ -285,11 +285,11 @@ fn what_is_missing_is_said_and_can_be_refused() {
             "no seccomp",
         ),
     ] {
-        let (status, found) = doctor(kforge_lacking(call, error), "sandbox");
+        let (status, found) = doctor_finding(kforge_without(call, error), "sandbox");
         assert_eq!(status, "warn");
         assert!(found.contains(remedy), "{found}");
 
-        let output = kforge_lacking(call, error)
+        let output = kforge_without(call, error)
             .args(["eval", "softmax", "--format", "json"])
             .arg(&kernel)
             .output()
@@ -301,7 +301,7 @@ fn what_is_missing_is_said_and_can_be_refused() {
             "{verdict:#}"
         );
 
-        let output = kforge_lacking(call, error)
+        let output = kforge_without(call, error)
             .args(["eval", "softmax", "--require-sandbox"])
             .arg(&kernel)
             .output()
@@ -311,7 +311,7 @@ fn what_is_missing_is_said_and_can_be_refused() {
         assert!(said.contains(remedy) && said.contains("hint:"), "{said}");
 
         let folder = tempfile::tempdir().unwrap();
-        let output = kforge_lacking(call, error)
+        let output = kforge_without(call, error)
             .args([
                 "evolve",
                 "--config",
@@ -335,8 +335,8 @@ fn what_is_missing_is_said_and_can_be_refused() {
 
 /// A compiler elsewhere, on a machine without static libraries: programs need a loader, and are held all the same.
 #[test]
-fn programs_that_need_a_loader_are_held_too() {
-    if !is_whole() {
+fn dynamically_linked_programs_are_confined() {
+    if !has_full_sandbox() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -356,7 +356,7 @@ fn programs_that_need_a_loader_are_held_too() {
             .env("KFORGE_CACHE_DIR", folder.path().join("cache"));
         command
     };
-    let (status, found) = doctor(here(), "sandbox");
+    let (status, found) = doctor_finding(here(), "sandbox");
     assert_eq!(status, "warn");
     assert!(found.contains("a loader"), "{found}");
     let names = [

@@ -27,7 +27,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_seed_still_holds() {
+fn every_seed_passes_its_check() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut wrong = Vec::new();
     for (target, check) in checks::CHECKS {
@@ -44,7 +44,7 @@ fn every_seed_still_holds() {
 }
 
 #[test]
-fn every_text_of_the_repository_holds() {
+fn every_repository_text_passes_its_check() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let all = [
         "kernels",

@@ -8,26 +8,26 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 /// kforge in a folder of its own, with a model that says what the test has written down.
-struct Bench {
+struct Workspace {
     folder: tempfile::TempDir,
 }
 
-struct Said {
+struct Output {
     code: i32,
     out: String,
     err: String,
 }
 
-impl Said {
+impl Output {
     #[track_caller]
-    fn ends(self, code: i32) -> Self {
+    fn exits_with(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
         assert!(!self.err.contains("panicked"), "{}", self.err);
         self
     }
 
     #[track_caller]
-    fn says(self, words: &[&str]) -> Self {
+    fn shows(self, words: &[&str]) -> Self {
         let all = format!("{}{}", self.out, self.err);
         for word in words {
             assert!(all.contains(word), "`{word}` is missing:\n{all}");
@@ -36,7 +36,7 @@ impl Said {
     }
 }
 
-impl Bench {
+impl Workspace {
     /// `None` where there is no compiler.
     fn new() -> Option<Self> {
         if kforge::device::cpu::find_compiler().is_err() {
@@ -81,7 +81,7 @@ impl Bench {
     }
 
     /// How many questions the model has seen.
-    fn asked(&self) -> usize {
+    fn requests_seen(&self) -> usize {
         let seen = |number: &usize| {
             self.path()
                 .join(format!("model/asked-{number}.md"))
@@ -90,7 +90,7 @@ impl Bench {
         (1..).take_while(seen).count()
     }
 
-    fn run(&self, arguments: &str) -> Said {
+    fn run(&self, arguments: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kforge"));
         command
             .args(arguments.split_whitespace())
@@ -111,21 +111,21 @@ impl Bench {
         }
         let output = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said {
+        Output {
             code: output.status.code().unwrap_or(-1),
             out: text(&output.stdout),
             err: text(&output.stderr),
         }
     }
 
-    fn tune(&self, run: &str, arguments: &str) -> Said {
+    fn tune(&self, run: &str, arguments: &str) -> Output {
         self.run(&format!(
             "tune softmax --config run.yaml --seed 7 --output {run} {arguments}"
         ))
     }
 
     /// Timed for longer than a search would: the two arms must be told apart on a busy machine too.
-    fn promote(&self, arguments: &str) -> Said {
+    fn promote(&self, arguments: &str) -> Output {
         self.run(&format!(
             "promote --set eval.seconds=1 --set eval.precision=0.1 {arguments}"
         ))
@@ -181,8 +181,10 @@ fn edit(change: &str, old: &str, new: &str) -> String {
 }
 
 #[test]
-fn a_kernel_is_written_mended_and_edited_and_a_resume_goes_on_with_more_steps() {
-    let Some(bench) = Bench::new() else { return };
+fn tuner_proposes_repairs_edits_and_resumes() {
+    let Some(bench) = Workspace::new() else {
+        return;
+    };
     let naive = shipped("naive.cu");
     let broken = naive.replace("float sum = 0.0f;", "float sum = 0.0f");
     let divided = "expf(x[row * columns + i] - largest) / sum;";
@@ -201,10 +203,10 @@ fn a_kernel_is_written_mended_and_edited_and_a_resume_goes_on_with_more_steps() 
     ]);
     let first = bench
         .tune("run", "--steps 3")
-        .ends(0)
-        .says(&["softmax", "confirmed"]);
+        .exits_with(0)
+        .shows(&["softmax", "confirmed"]);
     assert_eq!(bench.steps("run"), ["propose", "repair 1", "edit 2"]);
-    assert_eq!(bench.asked(), 3);
+    assert_eq!(bench.requests_seen(), 3);
     let statuses: Vec<_> = bench.events("run", "judged");
     let statuses: Vec<_> = statuses
         .iter()
@@ -220,7 +222,7 @@ fn a_kernel_is_written_mended_and_edited_and_a_resume_goes_on_with_more_steps() 
         "{record}"
     );
 
-    let more = bench.run("resume run --steps 5").ends(0);
+    let more = bench.run("resume run --steps 5").exits_with(0);
     // What is edited is the best of the two that passed, whichever that is on this machine.
     let steps = bench.steps("run");
     assert_eq!(steps.len(), 5);
@@ -228,14 +230,14 @@ fn a_kernel_is_written_mended_and_edited_and_a_resume_goes_on_with_more_steps() 
         steps[3].starts_with("edit ") && steps[3] == steps[4],
         "{steps:?}"
     );
-    assert_eq!(bench.asked(), 6, "nothing is asked twice");
+    assert_eq!(bench.requests_seen(), 6, "nothing is asked twice");
     let failed = bench.events("run", "failed");
     assert_eq!(failed.len(), 1);
     assert_eq!(
         (&failed[0]["step"], &failed[0]["reason"]),
         (&json!(4), &json!("no_op"))
     );
-    let header = |said: &Said| {
+    let header = |said: &Output| {
         said.out
             .lines()
             .next()
@@ -248,14 +250,16 @@ fn a_kernel_is_written_mended_and_edited_and_a_resume_goes_on_with_more_steps() 
     assert!(last.contains("the semicolon"), "the history is missing");
     bench
         .run("resume run --steps 5")
-        .ends(0)
-        .says(&["nothing was left to do"]);
-    assert_eq!(bench.asked(), 6);
+        .exits_with(0)
+        .shows(&["nothing was left to do"]);
+    assert_eq!(bench.requests_seen(), 6);
 }
 
 #[test]
-fn a_warm_start_is_the_runs_own_from_then_on() {
-    let Some(bench) = Bench::new() else { return };
+fn warm_start_is_copied_into_the_run() {
+    let Some(bench) = Workspace::new() else {
+        return;
+    };
     bench.write("mine.cu", &shipped("naive.cu"));
     bench.replies(&[edit(
         "a comment",
@@ -265,10 +269,10 @@ fn a_warm_start_is_the_runs_own_from_then_on() {
     // The kernel is the only one that is tried, and it is edited at once.
     bench
         .tune("one", "--steps 1 --from mine.cu")
-        .ends(0)
-        .says(&["begins from mine.cu", "from mine.cu"]);
+        .exits_with(0)
+        .shows(&["begins from mine.cu", "from mine.cu"]);
     assert_eq!(
-        (bench.steps("one"), bench.asked()),
+        (bench.steps("one"), bench.requests_seen()),
         (vec!["start".to_owned()], 0)
     );
     assert_eq!(bench.events("one", "asked")[0]["start"], "from mine.cu");
@@ -277,9 +281,9 @@ fn a_warm_start_is_the_runs_own_from_then_on() {
     // It may change, and go.
     bench.write("mine.cu", "something else");
     std::fs::remove_file(bench.path().join("mine.cu")).unwrap();
-    bench.run("resume one --steps 2").ends(0);
+    bench.run("resume one --steps 2").exits_with(0);
     assert_eq!(
-        (bench.steps("one"), bench.asked()),
+        (bench.steps("one"), bench.requests_seen()),
         (vec!["start".to_owned(), "edit 1".to_owned()], 1)
     );
 
@@ -288,25 +292,25 @@ fn a_warm_start_is_the_runs_own_from_then_on() {
     bench.write("one/softmax/from/1.cu", &shipped("rows.cu"));
     bench
         .run("resume one --steps 3")
-        .ends(2)
-        .says(&["tasks.softmax.from", "--accept-changes"]);
+        .exits_with(2)
+        .shows(&["tasks.softmax.from", "--accept-changes"]);
     std::fs::remove_file(bench.path().join("one/softmax/from/1.cu")).unwrap();
     bench
         .run("resume one --steps 3")
-        .ends(2)
-        .says(&["from/1.cu` is gone"]);
+        .exits_with(2)
+        .shows(&["from/1.cu` is gone"]);
     bench.write("one/softmax/from/1.cu", &copy);
     bench
         .run("resume one --steps 3 --set from=[best]")
-        .ends(2)
-        .says(&["`from`: where a search begins from cannot be changed"]);
+        .exits_with(2)
+        .shows(&["`from`: where a search begins from cannot be changed"]);
 
     // From the run, whose best is one of the two; `evolve` tries it before the task's own.
     let best = bench.read("one/softmax/best.cu");
     bench
         .run("evolve softmax --config run.yaml --no-model --steps 2 --seed 7 --output two --from one")
-        .ends(0)
-        .says(&["from one"]);
+        .exits_with(0)
+        .shows(&["from one"]);
     let asked = bench.events("two", "asked");
     assert_eq!(
         (&asked[0]["start"], &asked[1]["start"]),
@@ -316,36 +320,43 @@ fn a_warm_start_is_the_runs_own_from_then_on() {
     assert_eq!(bench.read("two/softmax/from/1.cu"), best);
     bench
         .run("tune softmax gelu --config run.yaml --output three --from one")
-        .ends(2)
-        .says(&["no kernel of `gelu` has passed in `one`", "hint:"]);
+        .exits_with(2)
+        .shows(&["no kernel of `gelu` has passed in `one`", "hint:"]);
 }
 
 #[test]
-fn a_mailbox_is_not_waited_for_and_the_tuner_goes_on_with_what_came() {
-    let Some(bench) = Bench::new() else { return };
+fn no_wait_mailbox_run_resumes_when_the_reply_arrives() {
+    let Some(bench) = Workspace::new() else {
+        return;
+    };
     let asked = "run/softmax/steps/000001/ask-1";
     bench
         .tune("run", "--model mailbox --no-wait --steps 1")
-        .ends(6)
-        .says(&["waiting for replies", "kforge resume run"]);
+        .exits_with(6)
+        .shows(&["waiting for replies", "kforge resume run"]);
     assert!(
         bench
             .read(&format!("{asked}/prompt.md"))
             .contains("softmax")
     );
-    bench.run("resume run").ends(6);
+    bench.run("resume run").exits_with(6);
     bench.write(
         &format!("{asked}/response.md"),
         &kernel("written by hand", &shipped("rows.cu")),
     );
-    bench.run("resume run").ends(0).says(&["written by hand"]);
+    bench
+        .run("resume run")
+        .exits_with(0)
+        .shows(&["written by hand"]);
     assert_eq!(bench.steps("run"), ["propose"]);
     assert_eq!(bench.events("run", "sent").len(), 1, "asked once");
 }
 
 #[test]
-fn what_nothing_can_begin_from_is_refused_in_words() {
-    let Some(bench) = Bench::new() else { return };
+fn invalid_warm_starts_are_refused() {
+    let Some(bench) = Workspace::new() else {
+        return;
+    };
     bench.write("prose.cu", "no kernel at all\n");
     bench.write("naive.cu", &shipped("naive.cu"));
     bench.write("other/run.yaml", "not: [a, run");
@@ -369,18 +380,18 @@ fn what_nothing_can_begin_from_is_refused_in_words() {
     ] {
         bench
             .tune("out", &format!("--steps 1 --from {from}"))
-            .ends(2)
-            .says(words);
+            .exits_with(2)
+            .shows(words);
     }
     bench
         .run("tune softmax gelu --config run.yaml --from naive.cu --output out")
-        .ends(2)
-        .says(&["one kernel, and there are 2 tasks"]);
+        .exits_with(2)
+        .shows(&["one kernel, and there are 2 tasks"]);
     bench
         .run("tune softmax --no-model --output out")
-        .ends(2)
-        .says(&["tuning asks a model"]);
-    bench.run("tune").ends(2).says(&["--config"]);
+        .exits_with(2)
+        .shows(&["tuning asks a model"]);
+    bench.run("tune").exits_with(2).shows(&["--config"]);
     assert!(!bench.path().join("out").exists(), "nothing was written");
     // Two times the same kernel is one beginning; of two kernels each has its name.
     bench.write("again/naive.cu", &shipped("rows.cu"));
@@ -389,31 +400,33 @@ fn what_nothing_can_begin_from_is_refused_in_words() {
             "out",
             "--dry-run --format json --from naive.cu --from naive.cu --from again/naive.cu",
         )
-        .ends(0);
+        .exits_with(0);
     let facts: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(
         facts["tasks"][0]["starts"],
         json!(["from naive.cu", "from naive.cu (2)"])
     );
-    let said = bench.tune("out", "--dry-run").ends(0);
-    said.says(&["none: a model writes the first kernel"]);
+    let said = bench.tune("out", "--dry-run").exits_with(0);
+    said.shows(&["none: a model writes the first kernel"]);
 }
 
 #[test]
-fn the_best_that_is_known_gives_way_only_to_what_is_faster() {
-    let Some(bench) = Bench::new() else { return };
+fn promote_replaces_the_best_kernel_only_if_faster() {
+    let Some(bench) = Workspace::new() else {
+        return;
+    };
     for name in ["naive", "rows"] {
         bench.write(&format!("{name}.cu"), &shipped(&format!("{name}.cu")));
         bench
             .tune(name, &format!("--steps 1 --from {name}.cu"))
-            .ends(0);
+            .exits_with(0);
     }
     let best = || bench.read("kernels/softmax/best.cu");
     let beside =
         || -> Value { serde_json::from_str(&bench.read("kernels/softmax/best.json")).unwrap() };
 
     // Nothing is there: what is confirmed is the best.
-    bench.promote("naive").ends(0).says(&[
+    bench.promote("naive").exits_with(0).shows(&[
         "softmax: promoted",
         "nothing was there",
         "step 1 of naive",
@@ -431,17 +444,19 @@ fn the_best_that_is_known_gives_way_only_to_what_is_faster() {
     assert!(verdict["device"]["name"].is_string() && verdict["promoted"]["over"].is_null());
     bench
         .promote("naive")
-        .ends(5)
-        .says(&["not promoted", "it is the best that is known already"]);
+        .exits_with(5)
+        .shows(&["not promoted", "it is the best that is known already"]);
 
     // Faster: it takes the place. Slower: it does not.
-    let said = bench.promote("rows --task softmax --format json").ends(0);
+    let said = bench
+        .promote("rows --task softmax --format json")
+        .exits_with(0);
     let told: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(told[0]["promoted"], true);
     assert!(told[0]["duel"]["ci95"][0].as_f64().unwrap() > 1.0, "{told}");
     assert_eq!(best(), shipped("rows.cu"));
     let before = bench.read("kernels/softmax/best.json");
-    bench.promote("naive").ends(5).says(&[
+    bench.promote("naive").exits_with(5).shows(&[
         "softmax: not promoted: it is slower than what is there",
         "is there",
     ]);
@@ -451,8 +466,8 @@ fn the_best_that_is_known_gives_way_only_to_what_is_faster() {
     );
     bench
         .promote("naive --task sofmax")
-        .ends(2)
-        .says(&["has no task `sofmax`", "`softmax`"]);
+        .exits_with(2)
+        .shows(&["has no task `sofmax`", "`softmax`"]);
 
     // Of another device: told, and replaced only by force.
     let mut elsewhere = beside();
@@ -461,13 +476,13 @@ fn the_best_that_is_known_gives_way_only_to_what_is_faster() {
     bench.write("kernels/softmax/best.json", &elsewhere.to_string());
     bench
         .promote("naive")
-        .ends(5)
-        .says(&["was measured on cuda, Some GPU", "--force"]);
+        .exits_with(5)
+        .shows(&["was measured on cuda, Some GPU", "--force"]);
     assert_eq!(best(), shipped("rows.cu"));
     bench
         .promote("naive --force")
-        .ends(0)
-        .says(&["replaced by `--force`"]);
+        .exits_with(0)
+        .shows(&["replaced by `--force`"]);
     assert_eq!(best(), shipped("naive.cu"));
     assert_eq!(beside()["backend"], "cpu");
 
@@ -475,24 +490,24 @@ fn the_best_that_is_known_gives_way_only_to_what_is_faster() {
     bench.write("kernels/softmax/best.json", &elsewhere.to_string());
     bench
         .promote("rows")
-        .ends(0)
-        .says(&["faster than what was there"]);
+        .exits_with(0)
+        .shows(&["faster than what was there"]);
 
     // The best is no starting kernel of the task, and the task did not change: the first run goes on. But a search can begin there.
-    bench.run("resume naive --steps 2").ends(0);
+    bench.run("resume naive --steps 2").exits_with(0);
     bench
         .tune("warm", "--steps 2 --from best")
-        .ends(0)
-        .says(&["begins from kernels/softmax/best.cu"]);
+        .exits_with(0)
+        .shows(&["begins from kernels/softmax/best.cu"]);
     assert_eq!(bench.steps("warm"), ["start", "edit 1"]);
     assert_eq!(bench.events("warm", "asked")[0]["start"], "from best");
     assert_eq!(bench.read("warm/softmax/from/1.cu"), shipped("rows.cu"));
     std::fs::remove_dir_all(bench.path().join("kernels")).unwrap();
-    bench.run("resume warm --steps 3").ends(0);
+    bench.run("resume warm --steps 3").exits_with(0);
 }
 
 #[test]
-fn every_config_says_what_it_is_for_and_means_something() {
+fn every_shipped_config_is_described_and_resolves() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let bench = tempfile::tempdir().unwrap();
     // For those that begin from the best.

@@ -5,7 +5,7 @@ use kforge::task::Definition;
 use serde_json::Value;
 
 pub fn definition(input: &[u8]) {
-    let text = super::text(input);
+    let text = super::lossy_text(input);
     let definition = match Definition::parse(&text, "definition.json") {
         Ok(definition) => definition,
         Err(failure) => {

@@ -5,8 +5,8 @@ use kforge::base::expression::{Expression, split_list};
 const VALUES: [i64; 10] = [0, 1, -1, 2, 3, 7, 1024, -4096, i64::MAX, i64::MIN];
 
 pub fn expression(input: &[u8]) {
-    let text = super::text(input);
-    lists(&text);
+    let text = super::lossy_text(input);
+    check_lists(&text);
     let expression = match Expression::parse(&text) {
         Ok(expression) => expression,
         Err(error) => {
@@ -26,7 +26,7 @@ pub fn expression(input: &[u8]) {
     let enclosed = Expression::parse(&format!("( {text} )")).ok();
     for seed in 0..VALUES.len() as u64 {
         let value_of = |name: &str| {
-            let index = super::choice(name.as_bytes()).wrapping_add(seed) % VALUES.len() as u64;
+            let index = super::hash(name.as_bytes()).wrapping_add(seed) % VALUES.len() as u64;
             (name != "absent").then(|| VALUES[index as usize])
         };
         let value = expression.evaluate(&value_of);
@@ -41,7 +41,7 @@ pub fn expression(input: &[u8]) {
 }
 
 /// Every part stands where it says, and what was split at commas can be put together again.
-fn lists(text: &str) {
+fn check_lists(text: &str) {
     let parts = split_list(text);
     for (offset, part) in &parts {
         assert_eq!(&text[*offset..*offset + part.len()], *part);

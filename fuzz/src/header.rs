@@ -2,24 +2,24 @@
 
 use indexmap::IndexMap;
 use kforge::kernel::plan::{Argument, Plan};
-use kforge::kernel::{Kernel, Machine, with_point};
+use kforge::kernel::{DeviceLimits, Kernel, with_point};
 use kforge::task::{DType, Task};
 
-const MACHINE: Machine = Machine {
+const LIMITS: DeviceLimits = DeviceLimits {
     sm_count: 108,
     max_shared_bytes: 101_376,
 };
 
 /// More points than these are not tried.
-const MOST_POINTS: usize = 24;
+const MAX_POINTS: usize = 24;
 
 pub fn header(input: &[u8]) {
-    let text = super::text(input);
+    let text = super::lossy_text(input);
     for task in super::tasks() {
         match Kernel::parse(&text, &task.definition) {
             Ok(kernel) => {
-                launches(&kernel, task);
-                points(&kernel, task);
+                check_launches(&kernel, task);
+                check_points(&kernel, task);
             }
             Err(error) => {
                 super::assert_line(error.line, &text, &error);
@@ -31,7 +31,7 @@ pub fn header(input: &[u8]) {
 }
 
 /// What a header promises on every workload is within what a device takes, or is refused at a line.
-fn launches(kernel: &Kernel, task: &Task) {
+fn check_launches(kernel: &Kernel, task: &Task) {
     for workload in task
         .workloads
         .first()
@@ -39,30 +39,30 @@ fn launches(kernel: &Kernel, task: &Task) {
         .chain(task.workloads.last())
     {
         let binding = &workload.binding;
-        let variant = match kernel.variant(binding, &MACHINE) {
+        let variant = match kernel.variant_for(binding, &LIMITS) {
             Ok(variant) => variant,
             Err(error) => {
                 super::assert_line(error.line, &kernel.text, &error);
                 continue;
             }
         };
-        let values = kernel.values(variant);
-        let unit = kernel.unit(task, &values, false);
-        assert_eq!(unit.entries.len(), kernel.header.launches.len());
-        for entry in &unit.entries {
+        let values = kernel.tunable_values(variant);
+        let unit = kernel.translation_unit(task, &values, false);
+        assert_eq!(unit.entry_points.len(), kernel.header.launches.len());
+        for entry in &unit.entry_points {
             super::assert_line(entry.line, &kernel.text, &entry.expression);
             assert!(!entry.expression.contains('\n'), "an entry of two lines");
         }
         for oracle in [false, true] {
-            match kernel.plan(task, binding, &values, &IndexMap::new(), &MACHINE, oracle) {
-                Ok(plan) => sane(&plan, kernel),
+            match kernel.launch_plan(task, binding, &values, &IndexMap::new(), &LIMITS, oracle) {
+                Ok(plan) => check_plan(&plan, kernel),
                 Err(error) => super::assert_line(error.line, &kernel.text, &error),
             }
         }
     }
 }
 
-fn sane(plan: &Plan, kernel: &Kernel) {
+fn check_plan(plan: &Plan, kernel: &Kernel) {
     assert!(!plan.launches.is_empty());
     let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
     assert!(bytes <= 16 << 30, "{bytes} bytes");
@@ -70,7 +70,7 @@ fn sane(plan: &Plan, kernel: &Kernel) {
         assert!(*output < plan.buffers.len(), "an output without a buffer");
     }
     for launch in &plan.launches {
-        assert!(launch.entry < kernel.header.launches.len());
+        assert!(launch.entry_point < kernel.header.launches.len());
         assert!(launch.block.iter().product::<u32>() <= 1024);
         assert!(
             launch
@@ -79,7 +79,7 @@ fn sane(plan: &Plan, kernel: &Kernel) {
                 .chain(&launch.block)
                 .all(|size| *size > 0)
         );
-        assert!(i64::from(launch.shared) <= MACHINE.max_shared_bytes);
+        assert!(i64::from(launch.shared) <= LIMITS.max_shared_bytes);
         for argument in &launch.arguments {
             match argument {
                 Argument::Buffer(index) => assert!(*index < plan.buffers.len()),
@@ -91,7 +91,7 @@ fn sane(plan: &Plan, kernel: &Kernel) {
 }
 
 /// A point put in force is the one that is read back; nothing else of the header changes, and the family stays the same.
-fn points(kernel: &Kernel, task: &Task) {
+fn check_points(kernel: &Kernel, task: &Task) {
     let space = kernel.space();
     let family = kernel.family();
     let mut points: Vec<IndexMap<String, i64>> = vec![kernel.point()];
@@ -104,7 +104,7 @@ fn points(kernel: &Kernel, task: &Task) {
     }
     let last = |(name, values): (&String, &Vec<i64>)| Some((name.clone(), *values.last()?));
     points.insert(1, space.iter().filter_map(last).collect());
-    for point in points.into_iter().take(MOST_POINTS) {
+    for point in points.into_iter().take(MAX_POINTS) {
         let Some(text) = with_point(kernel, &point) else {
             continue;
         };

@@ -3,15 +3,18 @@
 use std::path::Path;
 
 use kforge::event::{Event, RunEvent};
-use kforge::run::{Journal, Line};
+use kforge::run::{Journal, JournalLine};
 
 pub fn journal(input: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder for journals");
-    check::<Event>(input, &folder.path().join("task"));
-    check::<RunEvent>(input, &folder.path().join("run"));
+    check_journal::<Event>(input, &folder.path().join("task"));
+    check_journal::<RunEvent>(input, &folder.path().join("run"));
 }
 
-fn check<L: Line + Clone + PartialEq + std::fmt::Debug>(input: &[u8], folder: &Path) {
+fn check_journal<L: JournalLine + Clone + PartialEq + std::fmt::Debug>(
+    input: &[u8],
+    folder: &Path,
+) {
     std::fs::create_dir(folder).expect("a folder");
     let path = folder.join("events.jsonl");
     std::fs::write(&path, input).expect("a journal");
@@ -23,7 +26,7 @@ fn check<L: Line + Clone + PartialEq + std::fmt::Debug>(input: &[u8], folder: &P
                 input,
                 "a refused journal was changed"
             );
-            super::assert_placed(
+            super::assert_location(
                 &message,
                 &path.display().to_string(),
                 &String::from_utf8_lossy(input),
@@ -57,7 +60,7 @@ fn check<L: Line + Clone + PartialEq + std::fmt::Debug>(input: &[u8], folder: &P
     assert_eq!(again[events.len()..], events[..], "another event came back");
 }
 
-fn open<L: Line>(path: &Path) -> Result<(Vec<L>, Journal), String> {
+fn open<L: JournalLine>(path: &Path) -> Result<(Vec<L>, Journal), String> {
     let mut events = Vec::new();
     let journal = Journal::open(path, |_, event: L| {
         events.push(event);

@@ -47,7 +47,7 @@ pub const CHECKS: [(&str, Check); 10] = [
 ];
 
 /// The input as text: what is no UTF-8 never comes as far as a parser.
-fn text(input: &[u8]) -> Cow<'_, str> {
+fn lossy_text(input: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(input)
 }
 
@@ -62,7 +62,7 @@ fn tasks() -> &'static [Task] {
 }
 
 /// A number that follows from the input alone, for the choices that the input does not spell out.
-fn choice(input: &[u8]) -> u64 {
+fn hash(input: &[u8]) -> u64 {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     input.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
@@ -77,7 +77,7 @@ fn assert_line(line: u32, text: &str, what: &dyn std::fmt::Display) {
 }
 
 /// A message names its file first; a line behind it is one of the file's.
-fn assert_placed(message: &str, origin: &str, text: &str) {
+fn assert_location(message: &str, origin: &str, text: &str) {
     let rest = message
         .strip_prefix(origin)
         .and_then(|rest| rest.strip_prefix(':'));

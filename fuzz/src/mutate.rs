@@ -7,31 +7,31 @@ use kforge::propose::{Answer, Parent, mutate as transform, propose};
 use kforge::task::Task;
 
 /// More children than these are not looked at.
-const MOST_CHILDREN: usize = 6;
+const MAX_CHILDREN: usize = 6;
 
 pub fn mutate(input: &[u8]) {
-    let text = super::text(input);
+    let text = super::lossy_text(input);
     for task in super::tasks() {
         let Ok(kernel) = Kernel::parse(&text, &task.definition) else {
             continue;
         };
-        children(&text, task);
-        let (_, partner) = task.starts().last().expect("a starting kernel");
-        let parents = match super::choice(input) % 4 {
+        check_children(&text, task);
+        let (_, partner) = task.starting_kernels().last().expect("a starting kernel");
+        let parents = match super::hash(input) % 4 {
             0 => vec![text.as_ref(), partner],
             1 => vec![partner, text.as_ref()],
             _ => vec![text.as_ref()],
         };
-        let operator = match (parents.as_slice(), super::choice(input) % 3) {
+        let operator = match (parents.as_slice(), super::hash(input) % 3) {
             ([_, _], _) => Operator::Recombine,
             (_, 0) => Operator::Autotune,
             _ => Operator::Mutate,
         };
-        proposal(&kernel, &parents, operator, super::choice(input), task);
+        check_proposal(&kernel, &parents, operator, super::hash(input), task);
     }
 }
 
-fn proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, task: &Task) {
+fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, task: &Task) {
     let last = |(name, values): (String, Vec<i64>)| Some((name, *values.last()?));
     let point = kernel.space().into_iter().filter_map(last).collect();
     let brief = Brief {
@@ -57,7 +57,7 @@ fn proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, ta
     match answer {
         Answer::NoOp(reason) => assert!(!reason.is_empty()),
         Answer::Proposal(proposal) => {
-            fits(&proposal.source, task, &proposal.detail);
+            assert_fits(&proposal.source, task, &proposal.detail);
             if let (Operator::Autotune, Some(point)) = (operator, &brief.point) {
                 assert_eq!(with_point(kernel, point), Some(proposal.source));
             }
@@ -65,11 +65,11 @@ fn proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u64, ta
     }
 }
 
-fn children(text: &str, task: &Task) {
-    for child in transform::children(text, task).take(MOST_CHILDREN) {
+fn check_children(text: &str, task: &Task) {
+    for child in transform::children(text, task).take(MAX_CHILDREN) {
         assert_ne!(child.source, text);
         assert!(Syntax::parse(&child.source).is_sound(), "{}", child.detail);
-        fits(&child.source, task, &child.detail);
+        assert_fits(&child.source, task, &child.detail);
         let line = child
             .detail
             .rsplit_once("(line ")
@@ -79,7 +79,7 @@ fn children(text: &str, task: &Task) {
     }
 }
 
-fn fits(source: &str, task: &Task, detail: &str) {
+fn assert_fits(source: &str, task: &Task, detail: &str) {
     let parsed = Kernel::parse(source, &task.definition);
     assert!(
         parsed.is_ok(),

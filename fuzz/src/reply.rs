@@ -1,22 +1,24 @@
 //! Replies of models: reading one, and making its edits in a kernel.
 
-use kforge::propose::reply::{Applied, Body, Edit, apply, message, read};
+use kforge::propose::reply::{
+    AppliedEdits, Edit, ReplyContent, apply_edits, describe_faults, parse_reply,
+};
 
 /// What stands between a reply and the kernel that its edits are made in.
-const KERNEL_BEGINS: &str = "\n=== kernel ===\n";
+const KERNEL_SEPARATOR: &str = "\n=== kernel ===\n";
 
 /// A kernel for inputs that bring none.
 const KERNEL: &str = include_str!("../../kernels/softmax/rows.cu");
 
 pub fn reply(input: &[u8]) {
-    let text = super::text(input);
-    let (reply, kernel) = text.split_once(KERNEL_BEGINS).unwrap_or((&text, KERNEL));
-    let found = read(reply, true);
-    assert_eq!(found, read(reply, true), "not the same twice");
-    let cut = read(reply, false);
+    let text = super::lossy_text(input);
+    let (reply, kernel) = text.split_once(KERNEL_SEPARATOR).unwrap_or((&text, KERNEL));
+    let found = parse_reply(reply, true);
+    assert_eq!(found, parse_reply(reply, true), "not the same twice");
+    let cut = parse_reply(reply, false);
     assert_eq!(
-        cut.body,
-        Body::Truncated,
+        cut.content,
+        ReplyContent::Truncated,
         "what was cut was taken for whole"
     );
     assert_eq!(cut.trace, found.trace);
@@ -25,17 +27,17 @@ pub fn reply(input: &[u8]) {
         let percent = trace.expected_percent.unwrap_or(0.0);
         assert!(percent.is_finite() && percent >= -100.0, "{percent}");
     }
-    match &found.body {
-        Body::Code(code) => {
+    match &found.content {
+        ReplyContent::Code(code) => {
             assert!(code.trim_start().starts_with("/*"), "no header:\n{code}");
             assert!(code.ends_with('\n') && !code.contains("\r\n"));
         }
-        Body::Edits(edits) => {
+        ReplyContent::Edits(edits) => {
             assert!(!edits.is_empty());
-            edited(kernel, edits);
+            check_edits(kernel, edits);
         }
-        Body::None(reason) => assert!(!reason.is_empty() && reason.len() < 1024),
-        Body::NoValidEdit | Body::Truncated => {}
+        ReplyContent::Unusable(reason) => assert!(!reason.is_empty() && reason.len() < 1024),
+        ReplyContent::NoValidEdit | ReplyContent::Truncated => {}
     }
     // Any two halves of the text are an edit, too.
     let middle = text.len() / 2;
@@ -45,18 +47,21 @@ pub fn reply(input: &[u8]) {
         old: old.to_owned(),
         new: new.to_owned(),
     };
-    edited(kernel, &[edit(old, new), edit(new, old)]);
+    check_edits(kernel, &[edit(old, new), edit(new, old)]);
 }
 
-fn edited(kernel: &str, edits: &[Edit]) {
-    let applied = apply(kernel, edits, edits.len());
+fn check_edits(kernel: &str, edits: &[Edit]) {
+    let applied = apply_edits(kernel, edits, edits.len());
     assert_eq!(
         applied,
-        apply(kernel, edits, edits.len()),
+        apply_edits(kernel, edits, edits.len()),
         "not the same twice"
     );
     match &applied {
-        Applied::Changed { source, repaired } => {
+        AppliedEdits::Changed {
+            source,
+            repairs: repaired,
+        } => {
             assert_ne!(source, kernel, "changed into itself");
             let known = 1..=edits.len();
             assert!(repaired.iter().all(|repair| known.contains(&repair.edit)));
@@ -65,29 +70,29 @@ fn edited(kernel: &str, edits: &[Edit]) {
                 assert_eq!(*source, kernel.replacen(&edits[0].old, &edits[0].new, 1));
             }
         }
-        Applied::NoOp => {}
-        Applied::Missed { faults } => {
+        AppliedEdits::NoOp => {}
+        AppliedEdits::Missed { faults } => {
             assert!(!faults.is_empty());
-            for line in lines(faults) {
-                super::assert_line(line, kernel, &message(faults));
+            for line in fault_lines(faults) {
+                super::assert_line(line, kernel, &describe_faults(faults));
             }
-            assert!(message(faults).len() < 64 * 1024);
+            assert!(describe_faults(faults).len() < 64 * 1024);
         }
     }
     if let [first, ..] = edits {
-        let refused = apply(kernel, edits, edits.len() - 1);
-        assert!(matches!(refused, Applied::Missed { .. }), "{first:?}");
+        let refused = apply_edits(kernel, edits, edits.len() - 1);
+        assert!(matches!(refused, AppliedEdits::Missed { .. }), "{first:?}");
     }
 }
 
 /// All lines that faults name.
-fn lines(faults: &[kforge::propose::reply::Fault]) -> Vec<u32> {
-    use kforge::propose::reply::Fault;
+fn fault_lines(faults: &[kforge::propose::reply::EditFault]) -> Vec<u32> {
+    use kforge::propose::reply::EditFault;
     let mut named = Vec::new();
     for fault in faults {
         match fault {
-            Fault::Ambiguous { lines, .. } => named.extend(lines),
-            Fault::Missed {
+            EditFault::Ambiguous { lines, .. } => named.extend(lines),
+            EditFault::Missed {
                 nearest,
                 instead,
                 present,
@@ -96,7 +101,7 @@ fn lines(faults: &[kforge::propose::reply::Fault]) -> Vec<u32> {
                 named.extend(nearest.iter().chain(instead).map(|near| near.line));
                 named.extend(present);
             }
-            Fault::TooMany { .. } | Fault::Empty { .. } | Fault::Overtaken { .. } => {}
+            EditFault::TooMany { .. } | EditFault::Empty { .. } | EditFault::Overtaken { .. } => {}
         }
     }
     named.into_iter().map(|line| line as u32).collect()

@@ -1,16 +1,16 @@
 //! What the CPU makes of a source before any compiler sees it, and what it makes of a compiler's words.
 
 use kforge::device::cpu::texts;
-use kforge::kernel::plan::{ArgumentType, Entry, Unit};
+use kforge::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 use kforge::task::DType;
 
 pub fn source(input: &[u8]) {
-    let text = super::text(input);
-    let unit = Unit {
+    let text = super::lossy_text(input);
+    let unit = TranslationUnit {
         source: text.clone().into_owned(),
         constants: vec![("WIDTH".to_owned(), 8), ("LONG".to_owned(), 1 << 40)],
         macros: vec![("UNROLL".to_owned(), 4)],
-        entries: vec![Entry {
+        entry_points: vec![EntryPoint {
             expression: "f<UNROLL>".to_owned(),
             arguments: vec![ArgumentType::Pointer(DType::Float32), ArgumentType::I64],
             line: 1,
@@ -26,7 +26,7 @@ pub fn source(input: &[u8]) {
             .expect("a refusal of a source has a line");
         super::assert_line(line, &text, &refusal.reason);
     }
-    lines_are_kept(&unit);
+    check_line_count(&unit);
     let refusal = texts::compile_error(&text);
     assert!(!refusal.reason.is_empty());
     assert!(
@@ -38,7 +38,7 @@ pub fn source(input: &[u8]) {
 }
 
 /// The compiler counts lines in what is made of the source: there are as many, and all that was not rewritten is as it was.
-fn lines_are_kept(unit: &Unit) {
+fn check_line_count(unit: &TranslationUnit) {
     let whole = texts::translation_unit(unit);
     let head = "\n# 1 \"kernel.cu\"\n";
     let tail = "\n# 1 \"launches of the header\"\n";

@@ -1,15 +1,17 @@
 //! The syntax tree of any text, and what is read off it.
 
-use kforge::kernel::syntax::{Syntax, declares_at_namespace_scope, descendants, facts, line_of};
+use kforge::kernel::syntax::{
+    Syntax, declares_at_namespace_scope, descendants, line_of, source_facts,
+};
 
 /// More nodes than these are not evaluated.
-const MOST_NODES: usize = 200;
+const MAX_NODES: usize = 200;
 
 pub fn syntax(input: &[u8]) {
-    let text = super::text(input);
+    let text = super::lossy_text(input);
     let value_of =
-        |name: &str| (name.len() > 1).then(|| (super::choice(name.as_bytes()) % 4096) as i64);
-    let _ = facts(&text, &value_of);
+        |name: &str| (name.len() > 1).then(|| (super::hash(name.as_bytes()) % 4096) as i64);
+    let _ = source_facts(&text, &value_of);
     let extreme = |name: &str| {
         Some(if name.len().is_multiple_of(2) {
             i64::MAX
@@ -17,20 +19,20 @@ pub fn syntax(input: &[u8]) {
             i64::MIN
         })
     };
-    let _ = facts(&text, &extreme);
+    let _ = source_facts(&text, &extreme);
     let _ = declares_at_namespace_scope(&text, "WIDTH");
     let tree = Syntax::parse(&text);
-    for word in tree.words() {
+    for word in tree.lexemes() {
         assert!(!word.is_empty() && !word.contains(char::is_whitespace));
     }
     for function in tree.functions() {
         assert!(tree.is_sound());
         super::assert_line(line_of(function.node) as u32, &text, &"a function");
-        assert!(text.contains(tree.name_of(&function)));
+        assert!(text.contains(tree.function_name(&function)));
     }
     if tree.is_sound() {
-        for node in descendants(tree.root()).take(MOST_NODES) {
-            let _ = tree.integer(node, &extreme);
+        for node in descendants(tree.root()).take(MAX_NODES) {
+            let _ = tree.evaluate_integer(node, &extreme);
         }
     }
 }

@@ -1,21 +1,21 @@
 //! Workload lines against the shipped tasks, and launches of the baseline on what they say.
 
 use indexmap::IndexMap;
-use kforge::kernel::{Kernel, Machine};
+use kforge::kernel::{DeviceLimits, Kernel};
 use kforge::task::{InputSource, Workload};
 
-const MACHINE: Machine = Machine {
+const LIMITS: DeviceLimits = DeviceLimits {
     sm_count: 2,
     max_shared_bytes: 49_152,
 };
 
 pub fn workload(input: &[u8]) {
-    let text = super::text(input);
+    let text = super::lossy_text(input);
     for task in super::tasks() {
         let workloads = match Workload::parse_all(&text, &task.definition, "workloads.jsonl") {
             Ok(workloads) => workloads,
             Err(failure) => {
-                super::assert_placed(&failure.message, "workloads.jsonl", &text);
+                super::assert_location(&failure.message, "workloads.jsonl", &text);
                 let behind = &failure.message["workloads.jsonl:".len()..];
                 let has_line = behind.starts_with(|first: char| first.is_ascii_digit());
                 let is_empty = text.lines().all(|line| line.trim().is_empty());
@@ -40,16 +40,16 @@ pub fn workload(input: &[u8]) {
             }
             let axis = |name: &str| workload.binding.axes.get(name).copied();
             let _ = (task.bytes.evaluate(&axis), task.flops.evaluate(&axis));
-            let Ok(variant) = kernel.variant(&workload.binding, &MACHINE) else {
+            let Ok(variant) = kernel.variant_for(&workload.binding, &LIMITS) else {
                 continue;
             };
-            let values = kernel.values(variant);
-            match kernel.plan(
+            let values = kernel.tunable_values(variant);
+            match kernel.launch_plan(
                 task,
                 &workload.binding,
                 &values,
                 &IndexMap::new(),
-                &MACHINE,
+                &LIMITS,
                 false,
             ) {
                 Ok(plan) => assert!(plan.buffers.iter().all(|buffer| buffer.bytes() > 0)),

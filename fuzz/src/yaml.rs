@@ -3,34 +3,34 @@
 use std::sync::OnceLock;
 
 use kforge::base::yaml::{read, read_inline};
-use kforge::config::{Config, apply, resolve};
-use kforge::llm::{Model, Models, ProviderName};
-use kforge::run::Record;
+use kforge::config::{Config, apply_overrides, resolve};
+use kforge::llm::{ModelList, ModelSettings, ProviderName};
+use kforge::run::RunRecord;
 use kforge::task::TaskFiles;
 
 /// More assignments than these are not tried.
-const MOST_ASSIGNMENTS: usize = 4;
+const MAX_ASSIGNMENTS: usize = 4;
 
 pub fn yaml(input: &[u8]) {
-    let text = super::text(input);
-    config(&text);
-    assignments(&text);
-    task(&text);
-    if let Err(failure) = read::<Record>(&text, "run.yaml") {
-        super::assert_placed(&failure.message, "run.yaml", &text);
+    let text = super::lossy_text(input);
+    check_config_text(&text);
+    check_assignments(&text);
+    check_task(&text);
+    if let Err(failure) = read::<RunRecord>(&text, "run.yaml") {
+        super::assert_location(&failure.message, "run.yaml", &text);
     }
 }
 
-fn config(text: &str) {
+fn check_config_text(text: &str) {
     let config = match read::<Config>(text, "run.yaml") {
         Ok(config) => config,
-        Err(failure) => return super::assert_placed(&failure.message, "run.yaml", text),
+        Err(failure) => return super::assert_location(&failure.message, "run.yaml", text),
     };
-    meant(config);
+    check_config(config);
 }
 
 /// What passes the checks can be recorded, read back as it was, and resolved.
-fn meant(mut config: Config) {
+fn check_config(mut config: Config) {
     if config.check().is_err() {
         return;
     }
@@ -39,27 +39,27 @@ fn meant(mut config: Config) {
     assert_eq!(again, config);
     // What else it takes is not in the text: a task, somebody to ask, kernels to begin with.
     config.tasks = vec!["softmax".to_owned()];
-    config.llm.models = Models::Listed(vec![Model::new(ProviderName::Mailbox, "")]);
+    config.llm.models = ModelList::Listed(vec![ModelSettings::new(ProviderName::Mailbox, "")]);
     config.budget.usd = None;
     config.from.clear();
     let resolved = resolve(&config, "name", "time").expect("what was checked can be resolved");
     assert!((1..=64).contains(&resolved.in_flight) && resolved.window > 0);
 }
 
-fn assignments(text: &str) {
+fn check_assignments(text: &str) {
     for line in text
         .lines()
         .filter(|line| line.contains('='))
-        .take(MOST_ASSIGNMENTS)
+        .take(MAX_ASSIGNMENTS)
     {
-        match apply(&Config::default(), &[line.to_owned()]) {
-            Ok(config) => meant(config),
+        match apply_overrides(&Config::default(), &[line.to_owned()]) {
+            Ok(config) => check_config(config),
             Err(failure) => assert!(failure.message.starts_with("`--set "), "{failure}"),
         }
     }
 }
 
-fn task(text: &str) {
+fn check_task(text: &str) {
     static FILES: OnceLock<TaskFiles> = OnceLock::new();
     let mut files = FILES
         .get_or_init(|| TaskFiles::find("softmax").expect("softmax is shipped"))
@@ -72,13 +72,13 @@ fn task(text: &str) {
             assert!(failure.message.starts_with(&origin), "{failure}");
             let yaml = format!("{origin}task.yaml");
             if failure.message.starts_with(&yaml) {
-                super::assert_placed(&failure.message, &yaml, text);
+                super::assert_location(&failure.message, &yaml, text);
             }
             return;
         }
     };
     for profile in task.settings.profiles.values() {
-        let selected = task.selected(profile);
+        let selected = task.selected_workloads(profile);
         assert!(selected.iter().all(|workload| !workload.id.is_empty()));
         assert!(profile.rounds > 0 && profile.seconds > 0.0 && profile.precision > 0.0);
     }

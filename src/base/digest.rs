@@ -10,7 +10,7 @@ pub struct Digest([u8; 16]);
 
 impl Digest {
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        Self::first_half(blake3::hash(bytes.as_ref()))
+        Self::truncate(blake3::hash(bytes.as_ref()))
     }
 
     /// A hash over several parts that cannot be confused by moving bytes between them: each part's length goes in first.
@@ -20,7 +20,7 @@ impl Digest {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        Self::first_half(hasher.finalize())
+        Self::truncate(hasher.finalize())
     }
 
     /// The low 64 bits, to seed a random stream.
@@ -30,7 +30,7 @@ impl Digest {
         u64::from_le_bytes(low)
     }
 
-    fn first_half(hash: blake3::Hash) -> Self {
+    fn truncate(hash: blake3::Hash) -> Self {
         let mut half = [0; 16];
         half.copy_from_slice(&hash.as_bytes()[..16]);
         Self(half)
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn survives_a_round_trip_and_tells_parts_apart() {
+    fn digests_round_trip_and_separate_parts() {
         let digest = Digest::of("kernel");
         let json = serde_json::to_string(&digest).unwrap();
         assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);

@@ -6,29 +6,29 @@ use std::ffi::OsString;
 use std::sync::{Mutex, PoisonError};
 
 /// A value shorter than this is not looked for within others: it would be found where it is not.
-pub(crate) const SHORTEST_SECRET: usize = 6;
+pub(crate) const MIN_SECRET_LENGTH: usize = 6;
 
 /// What was read as a secret, so that no child is given it under another name.
-static READ: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static READ_SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// The value of a variable that is a secret whatever its name; `None` where it is unset, empty or no text.
-pub(crate) fn secret(name: &str) -> Option<String> {
+pub(crate) fn read_secret(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     let value = value.trim();
     if value.is_empty() {
         return None;
     }
     // Nothing is left half done under this lock.
-    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    if value.len() >= SHORTEST_SECRET && !read.iter().any(|known| known == value) {
+    let mut read = READ_SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
+    if value.len() >= MIN_SECRET_LENGTH && !read.iter().any(|known| known == value) {
         read.push(value.to_owned());
     }
     Some(value.to_owned())
 }
 
 /// The variables that no child is to be given.
-pub(crate) fn withheld() -> Vec<OsString> {
-    let read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+pub(crate) fn withheld_variables() -> Vec<OsString> {
+    let read = READ_SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     let is_withheld = |(name, value): &(OsString, OsString)| {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
         is_secret_name(&name) || read.iter().any(|secret| value.contains(secret))
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_secrets_are_known() {
+    fn secret_names_are_recognized() {
         for name in [
             "OPENAI_API_KEY",
             "HF_TOKEN",

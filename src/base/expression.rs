@@ -15,7 +15,7 @@ const MAX_OPERATORS: usize = 512;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Expression {
     text: String,
-    root: Node,
+    root: ExpressionNode,
 }
 
 /// Why an expression could not be parsed or evaluated.
@@ -35,17 +35,22 @@ impl fmt::Display for ExpressionError {
 impl std::error::Error for ExpressionError {}
 
 #[derive(Clone, Debug, PartialEq)]
-enum Node {
+enum ExpressionNode {
     Integer(i64),
     Name(String, usize),
-    Negate(Box<Node>, usize),
-    Not(Box<Node>),
-    Binary(Operation, Box<Node>, Box<Node>, usize),
-    Call(Function, Vec<Node>, usize),
+    Negate(Box<ExpressionNode>, usize),
+    Not(Box<ExpressionNode>),
+    Binary(
+        BinaryOperator,
+        Box<ExpressionNode>,
+        Box<ExpressionNode>,
+        usize,
+    ),
+    Call(BuiltinFunction, Vec<ExpressionNode>, usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
+enum BinaryOperator {
     Or,
     And,
     Equal,
@@ -62,7 +67,7 @@ enum Operation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Function {
+enum BuiltinFunction {
     Min,
     Max,
     CeilDiv,
@@ -70,12 +75,12 @@ enum Function {
     If,
 }
 
-const FUNCTIONS: [(&str, Function, usize, usize); 5] = [
-    ("min", Function::Min, 1, 16),
-    ("max", Function::Max, 1, 16),
-    ("ceil_div", Function::CeilDiv, 2, 2),
-    ("next_pow2", Function::NextPow2, 1, 1),
-    ("if", Function::If, 3, 3),
+const BUILTIN_FUNCTIONS: [(&str, BuiltinFunction, usize, usize); 5] = [
+    ("min", BuiltinFunction::Min, 1, 16),
+    ("max", BuiltinFunction::Max, 1, 16),
+    ("ceil_div", BuiltinFunction::CeilDiv, 2, 2),
+    ("next_pow2", BuiltinFunction::NextPow2, 1, 1),
+    ("if", BuiltinFunction::If, 3, 3),
 ];
 
 impl Expression {
@@ -110,7 +115,7 @@ impl Expression {
 
     /// The value under a binding of names. Untaken branches of `if`, `and` and `or` are not evaluated.
     pub fn evaluate(&self, value_of: &dyn Fn(&str) -> Option<i64>) -> Result<i64, ExpressionError> {
-        evaluate(&self.root, value_of)
+        evaluate_node(&self.root, value_of)
     }
 }
 
@@ -139,22 +144,27 @@ pub fn split_list(text: &str) -> Vec<(usize, &str)> {
         .collect()
 }
 
-fn collect_names<'a>(node: &'a Node, names: &mut Vec<(&'a str, usize)>) {
+fn collect_names<'a>(node: &'a ExpressionNode, names: &mut Vec<(&'a str, usize)>) {
     match node {
-        Node::Integer(_) => {}
-        Node::Name(name, offset) => names.push((name, *offset)),
-        Node::Negate(inner, _) | Node::Not(inner) => collect_names(inner, names),
-        Node::Binary(_, left, right, _) => {
+        ExpressionNode::Integer(_) => {}
+        ExpressionNode::Name(name, offset) => names.push((name, *offset)),
+        ExpressionNode::Negate(inner, _) | ExpressionNode::Not(inner) => {
+            collect_names(inner, names)
+        }
+        ExpressionNode::Binary(_, left, right, _) => {
             collect_names(left, names);
             collect_names(right, names);
         }
-        Node::Call(_, arguments, _) => arguments
+        ExpressionNode::Call(_, arguments, _) => arguments
             .iter()
             .for_each(|argument| collect_names(argument, names)),
     }
 }
 
-fn evaluate(node: &Node, value_of: &dyn Fn(&str) -> Option<i64>) -> Result<i64, ExpressionError> {
+fn evaluate_node(
+    node: &ExpressionNode,
+    value_of: &dyn Fn(&str) -> Option<i64>,
+) -> Result<i64, ExpressionError> {
     let fail = |offset: &usize, message: String| {
         Err(ExpressionError {
             offset: *offset,
@@ -162,46 +172,53 @@ fn evaluate(node: &Node, value_of: &dyn Fn(&str) -> Option<i64>) -> Result<i64, 
         })
     };
     match node {
-        Node::Integer(value) => Ok(*value),
-        Node::Name(name, offset) => match value_of(name) {
+        ExpressionNode::Integer(value) => Ok(*value),
+        ExpressionNode::Name(name, offset) => match value_of(name) {
             Some(value) => Ok(value),
             None => fail(offset, format!("unknown name `{name}`")),
         },
-        Node::Negate(inner, offset) => match evaluate(inner, value_of)?.checked_neg() {
-            Some(value) => Ok(value),
-            None => fail(offset, "the value does not fit 64 bits".to_owned()),
-        },
-        Node::Not(inner) => Ok(i64::from(evaluate(inner, value_of)? == 0)),
-        Node::Binary(operation, left, right, offset) => {
-            let left = evaluate(left, value_of)?;
-            match (operation, left != 0) {
-                (Operation::Or, true) => return Ok(1),
-                (Operation::And, false) => return Ok(0),
-                _ => {}
-            }
-            let right = evaluate(right, value_of)?;
-            if right == 0 && matches!(operation, Operation::Divide | Operation::Remainder) {
-                return fail(offset, "division by zero".to_owned());
-            }
-            match apply(*operation, left, right) {
+        ExpressionNode::Negate(inner, offset) => {
+            match evaluate_node(inner, value_of)?.checked_neg() {
                 Some(value) => Ok(value),
                 None => fail(offset, "the value does not fit 64 bits".to_owned()),
             }
         }
-        Node::Call(Function::If, arguments, _) => {
-            let taken = if evaluate(&arguments[0], value_of)? != 0 {
+        ExpressionNode::Not(inner) => Ok(i64::from(evaluate_node(inner, value_of)? == 0)),
+        ExpressionNode::Binary(operation, left, right, offset) => {
+            let left = evaluate_node(left, value_of)?;
+            match (operation, left != 0) {
+                (BinaryOperator::Or, true) => return Ok(1),
+                (BinaryOperator::And, false) => return Ok(0),
+                _ => {}
+            }
+            let right = evaluate_node(right, value_of)?;
+            if right == 0
+                && matches!(
+                    operation,
+                    BinaryOperator::Divide | BinaryOperator::Remainder
+                )
+            {
+                return fail(offset, "division by zero".to_owned());
+            }
+            match apply_operator(*operation, left, right) {
+                Some(value) => Ok(value),
+                None => fail(offset, "the value does not fit 64 bits".to_owned()),
+            }
+        }
+        ExpressionNode::Call(BuiltinFunction::If, arguments, _) => {
+            let taken = if evaluate_node(&arguments[0], value_of)? != 0 {
                 1
             } else {
                 2
             };
-            evaluate(&arguments[taken], value_of)
+            evaluate_node(&arguments[taken], value_of)
         }
-        Node::Call(function, arguments, offset) => {
+        ExpressionNode::Call(function, arguments, offset) => {
             let values = arguments
                 .iter()
-                .map(|argument| evaluate(argument, value_of))
+                .map(|argument| evaluate_node(argument, value_of))
                 .collect::<Result<Vec<_>, _>>()?;
-            match call(*function, &values) {
+            match call_builtin(*function, &values) {
                 Ok(value) => Ok(value),
                 Err(message) => fail(offset, message.to_owned()),
             }
@@ -209,20 +226,22 @@ fn evaluate(node: &Node, value_of: &dyn Fn(&str) -> Option<i64>) -> Result<i64, 
     }
 }
 
-fn apply(operation: Operation, left: i64, right: i64) -> Option<i64> {
+fn apply_operator(operation: BinaryOperator, left: i64, right: i64) -> Option<i64> {
     Some(match operation {
-        Operation::Or | Operation::And => i64::from(right != 0),
-        Operation::Equal => i64::from(left == right),
-        Operation::NotEqual => i64::from(left != right),
-        Operation::Less => i64::from(left < right),
-        Operation::LessEqual => i64::from(left <= right),
-        Operation::Greater => i64::from(left > right),
-        Operation::GreaterEqual => i64::from(left >= right),
-        Operation::Add => left.checked_add(right)?,
-        Operation::Subtract => left.checked_sub(right)?,
-        Operation::Multiply => left.checked_mul(right)?,
-        Operation::Divide => floor_div(left, right)?,
-        Operation::Remainder => left.checked_sub(floor_div(left, right)?.checked_mul(right)?)?,
+        BinaryOperator::Or | BinaryOperator::And => i64::from(right != 0),
+        BinaryOperator::Equal => i64::from(left == right),
+        BinaryOperator::NotEqual => i64::from(left != right),
+        BinaryOperator::Less => i64::from(left < right),
+        BinaryOperator::LessEqual => i64::from(left <= right),
+        BinaryOperator::Greater => i64::from(left > right),
+        BinaryOperator::GreaterEqual => i64::from(left >= right),
+        BinaryOperator::Add => left.checked_add(right)?,
+        BinaryOperator::Subtract => left.checked_sub(right)?,
+        BinaryOperator::Multiply => left.checked_mul(right)?,
+        BinaryOperator::Divide => floor_div(left, right)?,
+        BinaryOperator::Remainder => {
+            left.checked_sub(floor_div(left, right)?.checked_mul(right)?)?
+        }
     })
 }
 
@@ -232,18 +251,18 @@ fn floor_div(left: i64, right: i64) -> Option<i64> {
     Some(if rounded_up { quotient - 1 } else { quotient })
 }
 
-fn call(function: Function, values: &[i64]) -> Result<i64, &'static str> {
+fn call_builtin(function: BuiltinFunction, values: &[i64]) -> Result<i64, &'static str> {
     let too_large = "the value does not fit 64 bits";
     match (function, values) {
-        (Function::Min, values) => values.iter().copied().min().ok_or("`min` of nothing"),
-        (Function::Max, values) => values.iter().copied().max().ok_or("`max` of nothing"),
-        (Function::CeilDiv, [_, 0]) => Err("division by zero"),
-        (Function::CeilDiv, [left, right]) => left
+        (BuiltinFunction::Min, values) => values.iter().copied().min().ok_or("`min` of nothing"),
+        (BuiltinFunction::Max, values) => values.iter().copied().max().ok_or("`max` of nothing"),
+        (BuiltinFunction::CeilDiv, [_, 0]) => Err("division by zero"),
+        (BuiltinFunction::CeilDiv, [left, right]) => left
             .checked_neg()
             .and_then(|negated| floor_div(negated, *right))
             .and_then(i64::checked_neg)
             .ok_or(too_large),
-        (Function::NextPow2, [value]) => u64::try_from((*value).max(1))
+        (BuiltinFunction::NextPow2, [value]) => u64::try_from((*value).max(1))
             .ok()
             .and_then(u64::checked_next_power_of_two)
             .and_then(|power| i64::try_from(power).ok())
@@ -259,23 +278,23 @@ struct Parser<'a> {
     operators: usize,
 }
 
-type Parsed = Result<Node, ExpressionError>;
+type ParseResult = Result<ExpressionNode, ExpressionError>;
 
 impl<'a> Parser<'a> {
-    fn or(&mut self) -> Parsed {
-        self.binary_words("or", Operation::Or, Self::and)
+    fn or(&mut self) -> ParseResult {
+        self.binary_keywords("or", BinaryOperator::Or, Self::and)
     }
 
-    fn and(&mut self) -> Parsed {
-        self.binary_words("and", Operation::And, Self::not)
+    fn and(&mut self) -> ParseResult {
+        self.binary_keywords("and", BinaryOperator::And, Self::not)
     }
 
-    fn binary_words(
+    fn binary_keywords(
         &mut self,
         word: &str,
-        operation: Operation,
-        next: fn(&mut Self) -> Parsed,
-    ) -> Parsed {
+        operation: BinaryOperator,
+        next: fn(&mut Self) -> ParseResult,
+    ) -> ParseResult {
         let mut left = next(self)?;
         loop {
             let offset = self.position;
@@ -285,46 +304,46 @@ impl<'a> Parser<'a> {
             self.skip_space();
             self.count_operator()?;
             self.position += word.len();
-            left = Node::Binary(operation, Box::new(left), Box::new(next(self)?), offset);
+            left = ExpressionNode::Binary(operation, Box::new(left), Box::new(next(self)?), offset);
         }
     }
 
-    fn not(&mut self) -> Parsed {
+    fn not(&mut self) -> ParseResult {
         if self.peek_word() == Some("not") {
             self.skip_space();
             self.position += "not".len();
-            return self.nested(|parser| Ok(Node::Not(Box::new(parser.not()?))));
+            return self.nested(|parser| Ok(ExpressionNode::Not(Box::new(parser.not()?))));
         }
         self.comparison()
     }
 
-    fn comparison(&mut self) -> Parsed {
+    fn comparison(&mut self) -> ParseResult {
         self.binary_symbols(
             &[
-                ("==", Operation::Equal),
-                ("!=", Operation::NotEqual),
-                ("<=", Operation::LessEqual),
-                (">=", Operation::GreaterEqual),
-                ("<", Operation::Less),
-                (">", Operation::Greater),
+                ("==", BinaryOperator::Equal),
+                ("!=", BinaryOperator::NotEqual),
+                ("<=", BinaryOperator::LessEqual),
+                (">=", BinaryOperator::GreaterEqual),
+                ("<", BinaryOperator::Less),
+                (">", BinaryOperator::Greater),
             ],
             Self::sum,
         )
     }
 
-    fn sum(&mut self) -> Parsed {
+    fn sum(&mut self) -> ParseResult {
         self.binary_symbols(
-            &[("+", Operation::Add), ("-", Operation::Subtract)],
+            &[("+", BinaryOperator::Add), ("-", BinaryOperator::Subtract)],
             Self::product,
         )
     }
 
-    fn product(&mut self) -> Parsed {
+    fn product(&mut self) -> ParseResult {
         self.binary_symbols(
             &[
-                ("*", Operation::Multiply),
-                ("//", Operation::Divide),
-                ("%", Operation::Remainder),
+                ("*", BinaryOperator::Multiply),
+                ("//", BinaryOperator::Divide),
+                ("%", BinaryOperator::Remainder),
             ],
             Self::unary,
         )
@@ -332,9 +351,9 @@ impl<'a> Parser<'a> {
 
     fn binary_symbols(
         &mut self,
-        symbols: &[(&str, Operation)],
-        next: fn(&mut Self) -> Parsed,
-    ) -> Parsed {
+        symbols: &[(&str, BinaryOperator)],
+        next: fn(&mut Self) -> ParseResult,
+    ) -> ParseResult {
         let mut left = next(self)?;
         loop {
             self.skip_space();
@@ -352,21 +371,23 @@ impl<'a> Parser<'a> {
             let offset = self.position;
             self.count_operator()?;
             self.position += symbol.len();
-            left = Node::Binary(*operation, Box::new(left), Box::new(next(self)?), offset);
+            left =
+                ExpressionNode::Binary(*operation, Box::new(left), Box::new(next(self)?), offset);
         }
     }
 
-    fn unary(&mut self) -> Parsed {
+    fn unary(&mut self) -> ParseResult {
         self.skip_space();
         let offset = self.position;
         if self.text[offset..].starts_with('-') {
             self.position += 1;
-            return self.nested(|parser| Ok(Node::Negate(Box::new(parser.unary()?), offset)));
+            return self
+                .nested(|parser| Ok(ExpressionNode::Negate(Box::new(parser.unary()?), offset)));
         }
         self.atom()
     }
 
-    fn atom(&mut self) -> Parsed {
+    fn atom(&mut self) -> ParseResult {
         self.skip_space();
         let offset = self.position;
         let rest = &self.text[offset..];
@@ -383,7 +404,7 @@ impl<'a> Parser<'a> {
             self.position += length;
             return rest[..length]
                 .parse()
-                .map(Node::Integer)
+                .map(ExpressionNode::Integer)
                 .map_err(|_| ExpressionError {
                     offset,
                     message: format!("`{}` is not a 64-bit integer", &rest[..length]),
@@ -398,16 +419,17 @@ impl<'a> Parser<'a> {
         self.position += name.len();
         self.skip_space();
         if !self.text[self.position..].starts_with('(') {
-            return Ok(Node::Name(name.to_owned(), offset));
+            return Ok(ExpressionNode::Name(name.to_owned(), offset));
         }
         self.position += 1;
         self.nested(|parser| parser.call(name, offset))
     }
 
-    fn call(&mut self, name: &str, offset: usize) -> Parsed {
-        let Some((_, function, least, most)) = FUNCTIONS.iter().find(|(known, ..)| *known == name)
+    fn call(&mut self, name: &str, offset: usize) -> ParseResult {
+        let Some((_, function, least, most)) =
+            BUILTIN_FUNCTIONS.iter().find(|(known, ..)| *known == name)
         else {
-            let known = FUNCTIONS.map(|(known, ..)| known).join("`, `");
+            let known = BUILTIN_FUNCTIONS.map(|(known, ..)| known).join("`, `");
             return Err(ExpressionError {
                 offset,
                 message: format!("unknown function `{name}`: there are `{known}`"),
@@ -434,10 +456,10 @@ impl<'a> Parser<'a> {
                 message: format!("`{name}` takes {wanted} arguments, not {}", arguments.len()),
             });
         }
-        Ok(Node::Call(*function, arguments, offset))
+        Ok(ExpressionNode::Call(*function, arguments, offset))
     }
 
-    fn nested(&mut self, inner: impl FnOnce(&mut Self) -> Parsed) -> Parsed {
+    fn nested(&mut self, inner: impl FnOnce(&mut Self) -> ParseResult) -> ParseResult {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(self.error("the expression nests too deeply"));
@@ -509,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn evaluates_what_headers_write() {
+    fn header_expressions_are_evaluated() {
         for (text, expected) in [
             ("batch * rows", 40),
             ("2 + 3 * 4", 14),
@@ -529,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_and_where() {
+    fn errors_name_the_byte_and_the_cause() {
         for (text, error) in [
             (
                 "batch / 2",
@@ -564,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_at_top_level_commas_only() {
+    fn lists_are_split_at_top_level_commas_only() {
         assert_eq!(
             split_list(" a, min(b, c) ,d"),
             [(1, "a"), (4, "min(b, c)"), (15, "d")]

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Who has to act, and so how the process ends (DESIGN section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// Bad usage, configuration or task: exit code 2.
     Usage,
     /// The machine lacks something (a compiler, a device, disk space): exit code 3.
@@ -18,7 +18,7 @@ pub enum Kind {
 /// An error with a remedy. Shown as `message`, then `hint: …` on a line of its own.
 #[derive(Debug)]
 pub struct Failure {
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// A lowercase fragment without a final period; it names the file, line or key.
     pub message: String,
     pub hint: Option<String>,
@@ -27,7 +27,7 @@ pub struct Failure {
 impl Failure {
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Usage,
+            kind: FailureKind::Usage,
             message: message.into(),
             hint: None,
         }
@@ -35,7 +35,7 @@ impl Failure {
 
     pub fn environment(message: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Environment,
+            kind: FailureKind::Environment,
             message: message.into(),
             hint: None,
         }
@@ -43,7 +43,7 @@ impl Failure {
 
     pub fn reference(message: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Reference,
+            kind: FailureKind::Reference,
             message: message.into(),
             hint: None,
         }

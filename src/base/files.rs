@@ -12,38 +12,38 @@ use anyhow::{Context, Result};
 use super::Failure;
 
 /// Above this many files, one sync of the whole file system is cheaper than one for each.
-const FEW: usize = 6;
+const MAX_SEPARATE_SYNCS: usize = 6;
 
 /// How many files a batch holds open at most; a process may have no more than 1,024 on many systems.
-const OPEN: usize = 256;
+const MAX_OPEN_FILES: usize = 256;
 
 /// Reads a text file.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| explain("read", path, error))
+    fs::read_to_string(path).map_err(|error| explain_io_error("read", path, error))
 }
 
 /// Creates a folder and those above it. Not synced: what is later written into it is.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|error| explain("create", path, error))
+    fs::create_dir_all(path).map_err(|error| explain_io_error("create", path, error))
 }
 
 /// Puts a file in place as a whole: a reader sees the old contents or the new. Not synced: for copies that can be made again.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
-    put(path, contents).map(drop)
+    write_and_rename(path, contents).map(drop)
 }
 
 /// As `replace`, and durable when it returns.
 pub(crate) fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
-    let file = put(path, contents)?;
+    let file = write_and_rename(path, contents)?;
     sync(&file, path)?;
-    sync_folder(folder_of(path))
+    sync_folder(parent_folder(path))
 }
 
 /// Removes a file that can be made again, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(explain("remove", path, error))
+            Err(explain_io_error("remove", path, error))
         }
         _ => Ok(()),
     }
@@ -51,25 +51,25 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
-    let folder = File::open(path).map_err(|error| explain("open", path, error))?;
+    let folder = File::open(path).map_err(|error| explain_io_error("open", path, error))?;
     sync(&folder, path)
 }
 
 /// Files that become durable together: many writes, one sync.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub(crate) struct WriteBatch {
     written: Vec<(PathBuf, File)>,
     folders: BTreeSet<PathBuf>,
 }
 
-impl Batch {
+impl WriteBatch {
     /// Writes a file under its final name; its folder must exist. Durable only after `sync`.
     pub(crate) fn write(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
-        if self.written.len() >= OPEN {
+        if self.written.len() >= MAX_OPEN_FILES {
             self.sync()?;
         }
-        let file = put(&path, contents)?;
-        let folder = folder_of(&path);
+        let file = write_and_rename(&path, contents)?;
+        let folder = parent_folder(&path);
         if !self.folders.contains(folder) {
             self.folders.insert(folder.to_owned());
         }
@@ -79,25 +79,25 @@ impl Batch {
 
     /// As `write`, into a folder that may not exist yet.
     pub(crate) fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
-        let folder = folder_of(&path);
+        let folder = parent_folder(&path);
         if !self.folders.contains(folder) {
             match fs::create_dir(folder) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => create_folder(folder)?,
-                Err(error) => return Err(explain("create", folder, error)),
+                Err(error) => return Err(explain_io_error("create", folder, error)),
             }
             // The folder's own name must be durable too.
-            self.folders.insert(folder_of(folder).to_owned());
+            self.folders.insert(parent_folder(folder).to_owned());
         }
         self.write(path, contents)
     }
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        if self.written.len() > FEW
+        if self.written.len() > MAX_SEPARATE_SYNCS
             && let Some((path, file)) = self.written.first()
-            && whole_file_system(file).map_err(|error| explain("sync", path, error))?
+            && sync_file_system(file).map_err(|error| explain_io_error("sync", path, error))?
         {
             self.clear();
             return Ok(());
@@ -105,7 +105,7 @@ impl Batch {
         if self.written.len() > 1 {
             self.written
                 .iter()
-                .for_each(|(_, file)| begin_writing(file));
+                .for_each(|(_, file)| start_writeback(file));
         }
         for (path, file) in &self.written {
             sync(file, path)?;
@@ -125,7 +125,7 @@ impl Batch {
 
 /// Syncs the file system that holds `file`. False where the system has no such call.
 #[cfg(target_os = "linux")]
-fn whole_file_system(file: &File) -> io::Result<bool> {
+fn sync_file_system(file: &File) -> io::Result<bool> {
     use std::os::fd::AsRawFd;
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
     match unsafe { libc::syncfs(file.as_raw_fd()) } {
@@ -137,7 +137,7 @@ fn whole_file_system(file: &File) -> io::Result<bool> {
 /// Asks for the contents to be sent to the disk, without waiting: the first sync of several can then commit them all at once.
 /// Only a hint: what goes wrong is told by the sync itself.
 #[cfg(target_os = "linux")]
-fn begin_writing(file: &File) {
+fn start_writeback(file: &File) {
     use std::os::fd::AsRawFd;
     // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
@@ -152,7 +152,7 @@ fn whole_file_system(_file: &File) -> io::Result<bool> {
 }
 
 /// Writes beside the final name, then renames. The handle is that of the file in its place.
-fn put(path: &Path, contents: &[u8]) -> Result<File> {
+fn write_and_rename(path: &Path, contents: &[u8]) -> Result<File> {
     let name = path
         .file_name()
         .with_context(|| format!("`{}` does not name a file", path.display()))?;
@@ -166,26 +166,30 @@ fn put(path: &Path, contents: &[u8]) -> Result<File> {
         fs::rename(&temporary, path)?;
         Ok(file)
     };
-    write().map_err(|error| explain("write", path, error))
+    write().map_err(|error| explain_io_error("write", path, error))
 }
 
 /// Flushes a file's contents and length.
 pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     file.sync_data()
-        .map_err(|error| explain("sync", path, error))
+        .map_err(|error| explain_io_error("sync", path, error))
 }
 
 /// The folder that a path lies in; `.` for a bare name.
-fn folder_of(path: &Path) -> &Path {
+fn parent_folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
 /// What a person can do about a failed file operation, with the path.
-pub(crate) fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
+pub(crate) fn explain_io_error(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
     use io::ErrorKind;
-    let message = format!("cannot {action} `{}`: {}", path.display(), plain(&error));
+    let message = format!(
+        "cannot {action} `{}`: {}",
+        path.display(),
+        system_message(&error)
+    );
     let failure = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             Failure::environment(message).hint("free some space there, then resume: nothing that was recorded is lost")
@@ -203,7 +207,7 @@ pub(crate) fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Er
 }
 
 /// The system's words without its number.
-fn plain(error: &io::Error) -> String {
+fn system_message(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut characters = text.chars();
@@ -215,13 +219,13 @@ fn plain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Kind;
+    use crate::base::FailureKind;
 
     #[test]
-    fn few_and_many_files_arrive_whole() {
+    fn a_batch_writes_every_file() {
         let root = tempfile::tempdir().unwrap();
-        for count in [1, FEW, 3 * FEW] {
-            let mut batch = Batch::default();
+        for count in [1, MAX_SEPARATE_SYNCS, 3 * MAX_SEPARATE_SYNCS] {
+            let mut batch = WriteBatch::default();
             for index in 0..count {
                 let path = root.path().join(format!("{count}/{index}/kernel.cu"));
                 batch
@@ -245,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_path_and_a_remedy() {
+    fn io_errors_name_the_path_and_a_remedy() {
         let root = tempfile::tempdir().unwrap();
         let missing = root.path().join("missing/file");
         let error = read(&missing).unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
-        assert_eq!(failure.kind, Kind::Usage);
+        assert_eq!(failure.kind, FailureKind::Usage);
         assert!(
             failure.message.contains("missing/file")
                 && failure.message.ends_with("no such file or directory"),
@@ -260,7 +264,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_the_environments_fault() {
+    fn a_full_disk_is_an_environment_failure() {
         let full = Path::new("/dev/full");
         let error = File::options()
             .write(true)
@@ -268,8 +272,10 @@ mod tests {
             .unwrap()
             .write_all(b"x")
             .unwrap_err();
-        let failure = explain("write", full, error).downcast::<Failure>().unwrap();
-        assert_eq!(failure.kind, Kind::Environment);
+        let failure = explain_io_error("write", full, error)
+            .downcast::<Failure>()
+            .unwrap();
+        assert_eq!(failure.kind, FailureKind::Environment);
         assert!(
             failure.message.contains("no space left on device") && failure.hint.is_some(),
             "{failure}"

@@ -13,5 +13,5 @@ pub(crate) mod text;
 pub mod yaml;
 
 pub use digest::Digest;
-pub use failure::{Failure, Kind};
-pub use random::Stream;
+pub use failure::{Failure, FailureKind};
+pub use random::RandomStream;

@@ -7,9 +7,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::digest::Digest;
 
 /// A deterministic stream of random numbers, stable across versions and platforms.
-pub struct Stream(ChaCha8Rng);
+pub struct RandomStream(ChaCha8Rng);
 
-impl Stream {
+impl RandomStream {
     /// The stream for one purpose (`"select"`, `"mutate"`, …) at one index (usually the step).
     pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
         let digest = Digest::of_parts([
@@ -31,17 +31,17 @@ impl Stream {
     }
 
     /// A uniform number in [0, 1).
-    pub fn unit(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// An index drawn in proportion to its weight; `None` if no weight is positive.
-    pub(crate) fn weighted(&mut self, weights: &[f64]) -> Option<usize> {
+    pub(crate) fn weighted_index(&mut self, weights: &[f64]) -> Option<usize> {
         let total: f64 = weights.iter().filter(|weight| **weight > 0.0).sum();
         if !(total > 0.0 && total.is_finite()) {
             return None;
         }
-        let mut left = self.unit() * total;
+        let mut left = self.uniform() * total;
         let mut last = None;
         for (index, weight) in weights
             .iter()
@@ -83,20 +83,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_repeat_and_differ_by_name() {
-        let draw = |purpose, index| Stream::new(7, purpose, index).next_u64();
+    fn streams_repeat_and_differ_by_purpose_and_index() {
+        let draw = |purpose, index| RandomStream::new(7, purpose, index).next_u64();
         assert_eq!(draw("select", 3), draw("select", 3));
         assert_ne!(draw("select", 3), draw("select", 4));
         assert_ne!(draw("select", 3), draw("mutate", 3));
     }
 
     #[test]
-    fn draws_stay_in_their_bounds() {
-        let mut stream = Stream::new(1, "test", 0);
+    fn draws_stay_within_their_bounds() {
+        let mut stream = RandomStream::new(1, "test", 0);
         assert!((0..1000).all(|_| stream.below(3) < 3));
         assert_eq!(stream.below(0), 0);
-        assert_eq!(stream.weighted(&[0.0, 2.0, 0.0]), Some(1));
-        assert_eq!(stream.weighted(&[0.0, -1.0]), None);
+        assert_eq!(stream.weighted_index(&[0.0, 2.0, 0.0]), Some(1));
+        assert_eq!(stream.weighted_index(&[0.0, -1.0]), None);
         let mut items: Vec<_> = (0..20).collect();
         stream.shuffle(&mut items);
         assert_ne!(items, (0..20).collect::<Vec<_>>());

@@ -11,14 +11,14 @@ const STUDENT95: [f64; 9] = [
 ];
 
 /// Up to this many samples the distribution of the signed-rank statistic is counted out; beyond, it is normal to within one rank.
-const EXACT: usize = 50;
+const MAX_EXACT_SAMPLES: usize = 50;
 
 /// The fewest samples for which a two-sided 95 % signed-rank interval exists (2 / 2^5 is more than 5 %, 2 / 2^6 is less).
-const LEAST: usize = 6;
+const MIN_SAMPLES: usize = 6;
 
 /// A sample described.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Summary {
+pub(crate) struct SampleSummary {
     pub median: f64,
     pub mean: f64,
     /// With n - 1 in the denominator; 0 for a single value.
@@ -28,7 +28,7 @@ pub(crate) struct Summary {
     pub n: u64,
 }
 
-impl Summary {
+impl SampleSummary {
     /// `None` for an empty sample and for one that holds a value that is not finite.
     pub(crate) fn of(sample: &[f64]) -> Option<Self> {
         if sample.is_empty() || !sample.iter().all(|value| value.is_finite()) {
@@ -81,7 +81,7 @@ impl Estimate {
         (sound(ratio.estimate) && sound(ratio.low) && sound(ratio.high)).then_some(ratio)
     }
 
-    fn ordered(&self) -> bool {
+    fn is_ordered(&self) -> bool {
         self.low.is_finite()
             && self.high.is_finite()
             && self.low <= self.estimate
@@ -103,7 +103,7 @@ pub(crate) fn log_ratio(baseline: f64, candidate: f64) -> Option<f64> {
 /// `None` for fewer than six samples and for values that are not finite.
 pub(crate) fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
     let count = log_ratios.len();
-    if count < LEAST || !log_ratios.iter().all(|value| value.is_finite()) {
+    if count < MIN_SAMPLES || !log_ratios.iter().all(|value| value.is_finite()) {
         return None;
     }
     let mut averages = Vec::with_capacity(count * (count + 1) / 2);
@@ -123,7 +123,7 @@ pub(crate) fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
         low,
         high,
     };
-    estimate.ordered().then_some(estimate)
+    estimate.is_ordered().then_some(estimate)
 }
 
 /// The geometric mean over workloads that were measured independently, from the estimates of their logarithms: the mean of the
@@ -131,7 +131,7 @@ pub(crate) fn hodges_lehmann(log_ratios: &[f64]) -> Option<Estimate> {
 ///
 /// `None` where there is none, or where one is not finite or not in order.
 pub(crate) fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
-    if log_estimates.is_empty() || !log_estimates.iter().all(Estimate::ordered) {
+    if log_estimates.is_empty() || !log_estimates.iter().all(Estimate::is_ordered) {
         return None;
     }
     let count = log_estimates.len() as f64;
@@ -153,7 +153,7 @@ pub(crate) fn geometric_mean(log_estimates: &[Estimate]) -> Option<Estimate> {
         low: mean - below,
         high: mean + above,
     };
-    combined.ordered().then_some(combined)
+    combined.is_ordered().then_some(combined)
 }
 
 /// The mean of what several processes have estimated, with the interval of a mean of so few (Student's t), or the quadrature of
@@ -167,7 +167,7 @@ pub(crate) fn mean_of_estimates(log_estimates: &[Estimate]) -> Option<Estimate> 
     let between = match STUDENT95.get(count.saturating_sub(2)) {
         _ if count < 2 => 0.0,
         quantile => {
-            let deviation = Summary::of(&values)?.std;
+            let deviation = SampleSummary::of(&values)?.std;
             quantile.copied().unwrap_or(Z95) * deviation / (count as f64).sqrt()
         }
     };
@@ -176,13 +176,13 @@ pub(crate) fn mean_of_estimates(log_estimates: &[Estimate]) -> Option<Estimate> 
         low: within.low.min(within.estimate - between),
         high: within.high.max(within.estimate + between),
     };
-    estimate.ordered().then_some(estimate)
+    estimate.is_ordered().then_some(estimate)
 }
 
 /// The rank, counted from 1 from either end of the sorted Walsh averages, at which the 95 % interval ends: the smallest w >= 1 with
 /// P(W+ <= w) >= 2.5 %.
 fn critical_rank(count: usize) -> usize {
-    if count > EXACT {
+    if count > MAX_EXACT_SAMPLES {
         let n = count as f64;
         let mean = n * (n + 1.0) / 4.0;
         let deviation = (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
@@ -233,9 +233,9 @@ fn order_statistic(sample: &mut [f64], index: usize) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Stream;
+    use crate::base::RandomStream;
 
-    fn close(found: f64, expected: f64) {
+    fn assert_close(found: f64, expected: f64) {
         assert!(
             (found - expected).abs() < 1e-12,
             "found {found}, expected {expected}"
@@ -247,13 +247,13 @@ mod tests {
         let sample = [
             0.011, -0.004, 0.025, 0.018, 0.007, 0.031, -0.012, 0.016, 0.022, 0.009,
         ];
-        let summary = Summary::of(&sample).unwrap();
-        close(summary.median, 0.0135);
-        close(summary.mean, 0.0123);
-        close(summary.std, 0.013_115_300_648_902_834);
+        let summary = SampleSummary::of(&sample).unwrap();
+        assert_close(summary.median, 0.0135);
+        assert_close(summary.mean, 0.0123);
+        assert_close(summary.std, 0.013_115_300_648_902_834);
         assert_eq!((summary.min, summary.max, summary.n), (-0.012, 0.031, 10));
-        assert_eq!(Summary::of(&[3.0]).unwrap().std, 0.0);
-        assert_eq!(Summary::of(&[]), None);
+        assert_eq!(SampleSummary::of(&[3.0]).unwrap().std, 0.0);
+        assert_eq!(SampleSummary::of(&[]), None);
     }
 
     /// Expected values: Walsh averages in NumPy; at the ends of the interval the exact p-value of scipy.stats.wilcoxon crosses 5 %.
@@ -263,9 +263,9 @@ mod tests {
             0.011, -0.004, 0.025, 0.018, 0.007, 0.031, -0.012, 0.016, 0.022, 0.009,
         ];
         let estimate = hodges_lehmann(&ten).unwrap();
-        close(estimate.estimate, 0.0135);
-        close(estimate.low, 0.0025);
-        close(estimate.high, 0.0215);
+        assert_close(estimate.estimate, 0.0135);
+        assert_close(estimate.low, 0.0025);
+        assert_close(estimate.high, 0.0215);
 
         let six = hodges_lehmann(&[0.5, 1.25, 0.75, 3.0, -0.25, 0.125]).unwrap();
         assert_eq!((six.estimate, six.low, six.high), (0.6875, -0.25, 3.0));
@@ -275,14 +275,14 @@ mod tests {
             .map(|x| x.round() / 1e6)
             .collect();
         let estimate = hodges_lehmann(&sixty).unwrap();
-        close(estimate.estimate, 0.020_167_5);
+        assert_close(estimate.estimate, 0.020_167_5);
         // Beyond 50 samples the rank may be one further out than the exact one.
         assert!(estimate.low <= 0.009_258_5 + 1e-12 && estimate.low > 0.009_258_5 - 1e-4);
         assert!(estimate.high >= 0.030_765 - 1e-12 && estimate.high < 0.030_765 + 1e-4);
     }
 
     #[test]
-    fn critical_ranks_are_those_of_the_exact_distribution() {
+    fn critical_ranks_match_the_exact_distribution() {
         for (count, rank) in [
             (6, 1),
             (7, 3),
@@ -307,18 +307,18 @@ mod tests {
     }
 
     #[test]
-    fn too_few_samples_carry_no_interval() {
+    fn fewer_than_six_samples_have_no_interval() {
         assert_eq!(hodges_lehmann(&[0.1; 5]), None);
         assert!(hodges_lehmann(&[0.1; 6]).is_some());
     }
 
     #[test]
-    fn what_is_no_number_is_refused_not_passed_on() {
+    fn non_finite_values_are_refused() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let mut sample = [0.1; 8];
             sample[3] = bad;
             assert_eq!(hodges_lehmann(&sample), None);
-            assert_eq!(Summary::of(&sample), None);
+            assert_eq!(SampleSummary::of(&sample), None);
             assert_eq!(
                 geometric_mean(&[Estimate {
                     estimate: 0.0,
@@ -363,22 +363,23 @@ mod tests {
         };
         assert_eq!(geometric_mean(&[one]), Some(one));
         let four = geometric_mean(&[one; 4]).unwrap();
-        close(four.estimate, 0.2);
-        close(four.low, 0.15);
-        close(four.high, 0.3);
+        assert_close(four.estimate, 0.2);
+        assert_close(four.low, 0.15);
+        assert_close(four.high, 0.3);
     }
 
     /// A standard normal draw, by Box and Muller.
-    fn normal(stream: &mut Stream) -> f64 {
-        (-2.0 * (1.0 - stream.unit()).ln()).sqrt() * (std::f64::consts::TAU * stream.unit()).cos()
+    fn normal(stream: &mut RandomStream) -> f64 {
+        (-2.0 * (1.0 - stream.uniform()).ln()).sqrt()
+            * (std::f64::consts::TAU * stream.uniform()).cos()
     }
 
     /// The share of intervals that hold the true log ratio 0.3.
-    fn coverage(samples: usize, noise: impl Fn(&mut Stream) -> f64) -> f64 {
+    fn coverage(samples: usize, noise: impl Fn(&mut RandomStream) -> f64) -> f64 {
         let trials = 2000;
         let mut held = 0;
         for trial in 0..trials {
-            let mut stream = Stream::new(11, "coverage", trial);
+            let mut stream = RandomStream::new(11, "coverage", trial);
             let sample: Vec<_> = (0..samples).map(|_| 0.3 + noise(&mut stream)).collect();
             let estimate = hodges_lehmann(&sample).unwrap();
             held += u64::from(estimate.low <= 0.3 && 0.3 <= estimate.high);
@@ -387,13 +388,13 @@ mod tests {
     }
 
     #[test]
-    fn intervals_hold_the_truth_about_as_often_as_they_say() {
+    fn intervals_have_their_nominal_coverage() {
         // One launch in ten is interrupted: each time has a one-sided tail, so their log ratio has two.
-        let interrupted = |stream: &mut Stream| {
+        let interrupted = |stream: &mut RandomStream| {
             let mut time = || {
                 0.01 * normal(stream)
-                    + if stream.unit() < 0.1 {
-                        -(1.0 - stream.unit()).ln()
+                    + if stream.uniform() < 0.1 {
+                        -(1.0 - stream.uniform()).ln()
                     } else {
                         0.0
                     }
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_differ_widen_the_mean_s_interval() {
+    fn differing_processes_widen_the_interval_of_the_mean() {
         let one = |estimate: f64| Estimate {
             estimate,
             low: estimate - 0.001,
@@ -448,12 +449,12 @@ mod tests {
             1e-9,
         ];
         for round in 0..5000 {
-            let mut stream = Stream::new(5, "scorer", round);
+            let mut stream = RandomStream::new(5, "scorer", round);
             let count = 1 + stream.below(12);
             let ordinary = stream.below(2) == 0;
             let mut time = || {
                 if ordinary {
-                    stream.unit() + 1e-9
+                    stream.uniform() + 1e-9
                 } else {
                     odd[stream.below(odd.len())]
                 }
@@ -478,7 +479,7 @@ mod tests {
                 );
             }
             if ordinary {
-                assert_eq!(speedup.is_some(), count >= LEAST, "{pairs:?}");
+                assert_eq!(speedup.is_some(), count >= MIN_SAMPLES, "{pairs:?}");
             }
         }
     }

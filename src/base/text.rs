@@ -1,7 +1,10 @@
 //! Small helps for messages: the nearest valid name, lists for people.
 
 /// The candidate nearest to what was typed, if it is near enough to be what was meant.
-pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest_name<'a>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| {
@@ -24,7 +27,7 @@ pub(crate) fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a 
 }
 
 /// `` `a`, `b` and `c` ``; `nothing` where there is none.
-pub(crate) fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+pub(crate) fn quote_list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let quoted: Vec<_> = names
         .into_iter()
         .map(|name| format!("`{}`", name.as_ref()))
@@ -41,11 +44,11 @@ pub(crate) fn did_you_mean<'a>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'a str> + Clone,
 ) -> String {
-    match nearest(typed, candidates.clone()) {
+    match nearest_name(typed, candidates.clone()) {
         Some(name) => format!("did you mean `{name}`?"),
         None => match candidates.clone().into_iter().count() {
-            1 => format!("there is only {}", list(candidates)),
-            _ => format!("there are {}", list(candidates)),
+            1 => format!("there is only {}", quote_list(candidates)),
+            _ => format!("there are {}", quote_list(candidates)),
         },
     }
 }
@@ -85,12 +88,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_was_meant() {
+    fn the_nearest_name_corrects_a_typo() {
         let keys = ["steps", "seed", "search", "exploration"];
-        assert_eq!(nearest("stpes", keys), Some("steps"));
-        assert_eq!(nearest("explortion", keys), Some("exploration"));
-        assert_eq!(nearest("zzzzzzzzz", keys), None);
+        assert_eq!(nearest_name("stpes", keys), Some("steps"));
+        assert_eq!(nearest_name("explortion", keys), Some("exploration"));
+        assert_eq!(nearest_name("zzzzzzzzz", keys), None);
         assert_eq!(did_you_mean("sed", keys), "did you mean `seed`?");
-        assert_eq!(list(["a", "b", "c"]), "`a`, `b` and `c`");
+        assert_eq!(quote_list(["a", "b", "c"]), "`a`, `b` and `c`");
     }
 }

@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::text::did_you_mean;
 
 /// How many values aliases may stand for in all: a few lines that repeat each other can stand for millions.
-const MOST_REPEATED: usize = 10_000;
+const MAX_ALIAS_EVENTS: usize = 10_000;
 
 /// Parses one document. `origin` names it in errors: a path, or `--set`.
 pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
@@ -40,13 +40,13 @@ pub(crate) fn read_with_line<T: DeserializeOwned>(
         ))
         .hint("end lines with a line feed, or with a carriage return and a line feed"));
     }
-    parse(text).map_err(|error| failure(&error, text, origin, lines_before))
+    parse(text).map_err(|error| to_failure(&error, text, origin, lines_before))
 }
 
 /// As [`read`], for a text that nobody typed as it is, such as an assignment put in its place: errors name the origin alone.
 pub fn read_inline<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
     parse(text).map_err(|error: Error| {
-        let (message, hint) = words(&error);
+        let (message, hint) = describe_error(&error);
         with_hint(Failure::usage(format!("{origin}: {message}")), hint)
     })
 }
@@ -57,12 +57,12 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
 
 fn options() -> serde_yaml::Options {
     let mut options = serde_yaml::Options::default();
-    options.alias_limits.max_total_replayed_events = MOST_REPEATED;
+    options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
     options
 }
 
 /// A failure about a value that was understood and means nothing, with the place of the first key that its message names.
-pub(crate) fn placed(failure: Failure, text: &str, origin: &str) -> Failure {
+pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failure {
     let named = failure.message.split('`').skip(1).step_by(2);
     // A message may show the value with its key.
     let keys = named.map(|words| words.split(':').next().unwrap_or_default());
@@ -70,19 +70,19 @@ pub(crate) fn placed(failure: Failure, text: &str, origin: &str) -> Failure {
         let path: Vec<&str> = key.split('.').collect();
         let found =
             serde_yaml::with_deserializer_from_str_with_options(text, options(), |reader| {
-                At(&path).deserialize(reader)
+                FailAtKey(&path).deserialize(reader)
             });
         found.err()?.location().filter(|_| !path.is_empty())
     });
-    let message = shown(&failure.message, location, text, origin, 0);
+    let message = with_excerpt(&failure.message, location, text, origin, 0);
     Failure { message, ..failure }
 }
 
 /// Fails at the value of a key, dotted path by dotted path, and nowhere else: the parser says where that was.
 #[derive(Clone, Copy)]
-struct At<'p>(&'p [&'p str]);
+struct FailAtKey<'p>(&'p [&'p str]);
 
-impl<'de> DeserializeSeed<'de> for At<'_> {
+impl<'de> DeserializeSeed<'de> for FailAtKey<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
@@ -93,7 +93,7 @@ impl<'de> DeserializeSeed<'de> for At<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for At<'_> {
+impl<'de> Visitor<'de> for FailAtKey<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +103,7 @@ impl<'de> Visitor<'de> for At<'_> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
         while let Some(key) = map.next_key::<String>()? {
             match self.0.split_first() {
-                Some((first, rest)) if *first == key => map.next_value_seed(At(rest))?,
+                Some((first, rest)) if *first == key => map.next_value_seed(FailAtKey(rest))?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -113,14 +113,14 @@ impl<'de> Visitor<'de> for At<'_> {
     }
 }
 
-fn failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failure {
-    let (message, hint) = words(error);
-    let message = shown(&message, error.location(), text, origin, lines_before);
+fn to_failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Failure {
+    let (message, hint) = describe_error(error);
+    let message = with_excerpt(&message, error.location(), text, origin, lines_before);
     with_hint(Failure::usage(message), hint)
 }
 
 /// A message with its place, the line, and a caret.
-fn shown(
+fn with_excerpt(
     message: &str,
     location: Option<Location>,
     text: &str,
@@ -149,7 +149,7 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
 }
 
 /// What was wrong, and what was probably meant.
-fn words(error: &Error) -> (String, Option<String>) {
+fn describe_error(error: &Error) -> (String, Option<String>) {
     let (message, hint) = match error.without_snippet() {
         Error::SerdeUnknownField {
             field, expected, ..
@@ -171,22 +171,24 @@ fn words(error: &Error) -> (String, Option<String>) {
             "keep one of the two".to_owned(),
         ),
         Error::SerdeMissingField { field, .. } => return (format!("`{field}` is missing"), None),
-        other => return (plain(other), None),
+        other => return (parser_message(other), None),
     };
     (message, Some(hint))
 }
 
 /// The error's own words on one line, without the position that the caller shows, and without the parser's own terms.
-fn plain(error: &Error) -> String {
+fn parser_message(error: &Error) -> String {
     match error {
-        Error::Unexpected { expected, .. } => return format!("expected {}", kind(expected)),
-        Error::InvalidScalar { ty, .. } => return format!("expected {}", kind(ty)),
-        Error::InvalidBooleanStrict { .. } => return format!("expected {}", kind("bool")),
+        Error::Unexpected { expected, .. } => {
+            return format!("expected {}", describe_kind(expected));
+        }
+        Error::InvalidScalar { ty, .. } => return format!("expected {}", describe_kind(ty)),
+        Error::InvalidBooleanStrict { .. } => return format!("expected {}", describe_kind("bool")),
         Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
             return "expected a single word".to_owned();
         }
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
-            return format!("expected {}", kind(expected));
+            return format!("expected {}", describe_kind(expected));
         }
         _ => {}
     }
@@ -203,7 +205,7 @@ fn plain(error: &Error) -> String {
 }
 
 /// A parser's name for a kind of value, as a person would call it.
-fn kind(name: &str) -> &str {
+fn describe_kind(name: &str) -> &str {
     match name {
         "f32" | "f64" | "floating point" => "a number",
         "bool" | "boolean" => "`true` or `false`",
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_line_and_the_nearest_key() {
+    fn errors_name_the_line_and_the_nearest_key() {
         insta::assert_snapshot!(error("# a run\nstep: 4\n"), @r"
         run.yaml:2:1: unknown key `step`
           2 | step: 4
@@ -260,9 +262,10 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_means_nothing_is_shown_where_it_stands() {
+    fn an_invalid_value_is_shown_with_its_location() {
         let placed = |message: &str, text: &str| {
-            super::placed(Failure::usage(message).hint("mend it"), text, "run.yaml").to_string()
+            super::with_location(Failure::usage(message).hint("mend it"), text, "run.yaml")
+                .to_string()
         };
         insta::assert_snapshot!(placed("`eval.in_flight`: expected 1 to 64", "# a run\nsteps: 1\neval:\n  cache: hot\n  in_flight: 0\n"), @r"
         run.yaml:5:14: `eval.in_flight`: expected 1 to 64
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_was_expected_in_a_persons_words() {
+    fn expected_kinds_are_named_in_plain_english() {
         #[derive(Debug, Default, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         struct Kinds {
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_cannot_stand_for_millions() {
+    fn alias_expansion_is_limited() {
         let mut text = "a: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
         for level in 1..7 {
             let list = vec![format!("*a{}", level - 1); 10].join(", ");
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_an_editor() {
+    fn a_carriage_return_within_a_line_is_refused() {
         assert!(read::<Sample>("# a\r\nsteps: 1\r\n", "run.yaml").is_ok());
         let message = error("# a\n\rsteps: 1\r");
         assert!(
@@ -357,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_nonsense_without_panicking() {
+    fn malformed_documents_are_refused_without_a_panic() {
         for text in [
             "{}",
             "steps: [1\n",

@@ -2,17 +2,17 @@
 
 use serde::Serialize;
 
-use super::{Exit, Format, is_colourful, print, print_json, print_json_lines};
-use crate::device::cuda::compiler::{Compiler, find as find_nvrtc};
+use super::{Exit, Format, print, print_json, print_json_lines, use_colour};
+use crate::device::cuda::compiler::{Compiler, find_toolkit as find_nvrtc};
 use crate::device::{cpu, cuda};
 use crate::llm;
 use crate::verdict::DeviceIdentity;
 
 /// Any will do to see whether the compiler loads.
-const DOCTOR_ARCH: &str = "sm_90";
+const PROBE_ARCH: &str = "sm_90";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DoctorArgs {
     /// The form of the results.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -20,9 +20,9 @@ pub(super) struct Arguments {
 
 /// One thing looked at.
 #[derive(Serialize)]
-struct Finding {
+struct DoctorCheck {
     name: &'static str,
-    status: Health,
+    status: CheckStatus,
     found: String,
     /// What to do, where something is missing.
     remedy: Option<String>,
@@ -30,7 +30,7 @@ struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Health {
+enum CheckStatus {
     Ok,
     /// Something that this version can do without.
     Warn,
@@ -38,27 +38,27 @@ enum Health {
     Fail,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
-    let findings = [
-        compiler(),
-        inspection(),
-        sandbox(),
-        cores(),
-        gpus(),
-        tools(),
-        nvrtc(),
-        headers(),
-        keys(),
+pub(super) fn run(arguments: DoctorArgs) -> anyhow::Result<Exit> {
+    let checks = [
+        check_compiler(),
+        check_inspection(),
+        check_sandbox(),
+        check_cores(),
+        check_gpus(),
+        check_gpu_tools(),
+        check_nvrtc(),
+        check_cuda_headers(),
+        check_model_keys(),
     ];
     match arguments.format {
-        Format::Human => print(&table(&findings))?,
-        Format::Json => print_json(&findings)?,
-        Format::Jsonl => print_json_lines(&findings)?,
+        Format::Human => print(&format_checks(&checks))?,
+        Format::Json => print_json(&checks)?,
+        Format::Jsonl => print_json_lines(&checks)?,
     }
     Ok(
-        if findings
+        if checks
             .iter()
-            .any(|finding| finding.status == Health::Fail)
+            .any(|finding| finding.status == CheckStatus::Fail)
         {
             Exit::Environment
         } else {
@@ -67,14 +67,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     )
 }
 
-fn compiler() -> Finding {
+fn check_compiler() -> DoctorCheck {
     let name = "C++ compiler";
     match cpu::CpuDevice::new() {
         Ok(device) => {
             let compiler = device.compiler();
-            Finding {
+            DoctorCheck {
                 name,
-                status: Health::Ok,
+                status: CheckStatus::Ok,
                 found: format!("{} ({})", compiler.version, compiler.path.display()),
                 remedy: None,
             }
@@ -85,9 +85,9 @@ fn compiler() -> Finding {
                 || (format!("{error:#}"), None),
                 |failure| (failure.message.clone(), failure.hint.clone()),
             );
-            Finding {
+            DoctorCheck {
                 name,
-                status: Health::Fail,
+                status: CheckStatus::Fail,
                 found,
                 remedy,
             }
@@ -96,26 +96,28 @@ fn compiler() -> Finding {
 }
 
 /// Whether kernels can be looked into: races, bounds, undefined behaviour.
-fn inspection() -> Finding {
+fn check_inspection() -> DoctorCheck {
     let missing = cpu::CpuDevice::new().map(|device| device.missing_builds());
     let (status, found, remedy) = match missing {
-        Ok(missing) if missing.is_empty() => {
-            (Health::Ok, "builds for bounds and races".to_owned(), None)
-        }
+        Ok(missing) if missing.is_empty() => (
+            CheckStatus::Ok,
+            "builds for bounds and races".to_owned(),
+            None,
+        ),
         Ok(missing) => {
             let each = missing
                 .iter()
                 .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()));
             let remedy = "install g++ 11 or later, and name it in the environment variable CXX; without it races and accesses out of bounds are found only by their results";
             (
-                Health::Warn,
+                CheckStatus::Warn,
                 each.collect::<Vec<_>>().join("; "),
                 Some(remedy.to_owned()),
             )
         }
-        Err(_) => (Health::Warn, "no compiler".to_owned(), None),
+        Err(_) => (CheckStatus::Warn, "no compiler".to_owned(), None),
     };
-    Finding {
+    DoctorCheck {
         name: "inspection",
         status,
         found,
@@ -123,19 +125,19 @@ fn inspection() -> Finding {
     }
 }
 
-fn sandbox() -> Finding {
-    let found = cpu::mechanisms();
+fn check_sandbox() -> DoctorCheck {
+    let mechanisms = cpu::sandbox_support();
     let mut parts: Vec<String> = Vec::new();
     parts.extend(
-        found
+        mechanisms
             .landlock
             .map(|version| format!("Landlock (version {version})")),
     );
-    parts.extend(found.seccomp.then(|| "seccomp".to_owned()));
+    parts.extend(mechanisms.seccomp.then(|| "seccomp".to_owned()));
     parts.push("no capability".to_owned());
-    parts.extend(found.nobody.then(|| "user nobody".to_owned()));
+    parts.extend(mechanisms.runs_as_nobody.then(|| "user nobody".to_owned()));
     let mut remedies: Vec<String> = Vec::new();
-    for missing in found.missing() {
+    for missing in mechanisms.missing() {
         parts.push(format!("no {}", missing.name));
         remedies.push(format!("for {}: {}", missing.name, missing.remedy));
     }
@@ -143,27 +145,27 @@ fn sandbox() -> Finding {
         parts.push("programs need a loader and libraries".to_owned());
         remedies.push("for programs that need no file: install the C library's static version, for example `libc6-dev` or `glibc-static`".to_owned());
     }
-    Finding {
+    DoctorCheck {
         name: "sandbox",
         status: match remedies.is_empty() {
-            true => Health::Ok,
-            false => Health::Warn,
+            true => CheckStatus::Ok,
+            false => CheckStatus::Warn,
         },
         found: parts.join(", "),
         remedy: (!remedies.is_empty()).then(|| remedies.join("; ")),
     }
 }
 
-fn cores() -> Finding {
+fn check_cores() -> DoctorCheck {
     let cores = cpu::cores();
     let (status, remedy) = match cores {
         1 => (
-            Health::Warn,
+            CheckStatus::Warn,
             Some("judging and compiling take turns on one core: allow the process more".to_owned()),
         ),
-        _ => (Health::Ok, None),
+        _ => (CheckStatus::Ok, None),
     };
-    Finding {
+    DoctorCheck {
         name: "cores",
         status,
         found: format!("{cores}, {}", cpu::identity().name),
@@ -172,33 +174,33 @@ fn cores() -> Finding {
 }
 
 /// The GPUs that kernels would be judged on. Makes no context on any of them.
-fn gpus() -> Finding {
+fn check_gpus() -> DoctorCheck {
     let name = "GPUs";
-    let cards = match cuda::cards() {
+    let gpus = match cuda::list_gpus() {
         Ok(cards) => cards,
-        Err(failure) => return without(name, &failure.into()),
+        Err(failure) => return missing(name, &failure.into()),
     };
-    if cards.is_empty() {
+    if gpus.is_empty() {
         let remedy =
             "`nvidia-smi -L` tells which GPUs the driver sees; CUDA_VISIBLE_DEVICES may hide them";
-        return Finding {
+        return DoctorCheck {
             name,
-            status: Health::Warn,
+            status: CheckStatus::Warn,
             found: "none".to_owned(),
             remedy: Some(remedy.to_owned()),
         };
     }
-    let users: Vec<_> = cards.iter().map(cuda::users).collect();
+    let users: Vec<_> = gpus.iter().map(cuda::compute_process_count).collect();
     let busy = users
         .iter()
         .any(|users| users.is_some_and(|users| users > 0));
-    let each = cards.iter().zip(&users).enumerate();
-    let each = each.map(|(index, (card, users))| describe(index, card, *users));
-    Finding {
+    let each = gpus.iter().zip(&users).enumerate();
+    let each = each.map(|(index, (card, users))| describe_gpu(index, card, *users));
+    DoctorCheck {
         name,
         status: match busy {
-            true => Health::Warn,
-            false => Health::Ok,
+            true => CheckStatus::Warn,
+            false => CheckStatus::Ok,
         },
         found: each.collect::<Vec<_>>().join(&format!("\n{:20}", "")),
         remedy: busy.then(|| {
@@ -207,7 +209,7 @@ fn gpus() -> Finding {
     }
 }
 
-fn describe(index: usize, card: &DeviceIdentity, users: Option<usize>) -> String {
+fn describe_gpu(index: usize, gpu: &DeviceIdentity, users: Option<usize>) -> String {
     let unknown = || "unknown".to_owned();
     let used = match users {
         None => "whether it is in use is not told".to_owned(),
@@ -217,16 +219,16 @@ fn describe(index: usize, card: &DeviceIdentity, users: Option<usize>) -> String
     };
     format!(
         "{index}: {} ({}), {}, driver {}, {used}",
-        card.name,
-        card.arch,
-        card.uuid.clone().unwrap_or_else(unknown),
-        card.driver.clone().unwrap_or_else(unknown)
+        gpu.name,
+        gpu.arch,
+        gpu.uuid.clone().unwrap_or_else(unknown),
+        gpu.driver.clone().unwrap_or_else(unknown)
     )
 }
 
 /// What looks into kernels on a GPU. Nothing needs it.
-fn tools() -> Finding {
-    let mut status = Health::Ok;
+fn check_gpu_tools() -> DoctorCheck {
+    let mut status = CheckStatus::Ok;
     let (mut found, mut remedies) = (Vec::new(), Vec::new());
     for (tool, package) in [
         ("ncu", "Nsight Compute"),
@@ -235,21 +237,21 @@ fn tools() -> Finding {
         match cuda::tools::find(tool) {
             Ok(path) => found.push(format!("{tool} ({})", path.display())),
             Err(_) => {
-                status = Health::Warn;
+                status = CheckStatus::Warn;
                 found.push(format!("no {tool}"));
                 remedies.push(format!("for {tool}: install {package}"));
             }
         }
     }
-    let has_cards = cuda::cards().is_ok_and(|cards| !cards.is_empty());
-    found.extend(has_cards.then(|| match cuda::tools::counters_forbidden() {
+    let has_gpu = cuda::list_gpus().is_ok_and(|cards| !cards.is_empty());
+    found.extend(has_gpu.then(|| match cuda::tools::counters_denied() {
         Some(reason) => {
             remedies.push("for counters without an administrator: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`".to_owned());
             reason
         }
         None => "counters may be read".to_owned(),
     }));
-    Finding {
+    DoctorCheck {
         name: "GPU tools",
         status,
         found: found.join(", "),
@@ -258,12 +260,12 @@ fn tools() -> Finding {
 }
 
 /// CUDA's compiler, loaded as it would be for a kernel.
-fn nvrtc() -> Finding {
+fn check_nvrtc() -> DoctorCheck {
     let name = "NVRTC";
-    match Compiler::open(DOCTOR_ARCH) {
-        Ok(compiler) => Finding {
+    match Compiler::open(PROBE_ARCH) {
+        Ok(compiler) => DoctorCheck {
             name,
-            status: Health::Ok,
+            status: CheckStatus::Ok,
             found: format!(
                 "{} ({})",
                 compiler.version(),
@@ -271,11 +273,11 @@ fn nvrtc() -> Finding {
             ),
             remedy: None,
         },
-        Err(error) => without(name, &error),
+        Err(error) => missing(name, &error),
     }
 }
 
-fn headers() -> Finding {
+fn check_cuda_headers() -> DoctorCheck {
     let name = "CUDA headers";
     match find_nvrtc() {
         Ok(toolkit) => {
@@ -288,46 +290,46 @@ fn headers() -> Finding {
                 Some(folder) => format!("CUTLASS in {}", folder.display()),
                 None => "no CUTLASS".to_owned(),
             });
-            Finding {
+            DoctorCheck {
                 name,
-                status: Health::Ok,
+                status: CheckStatus::Ok,
                 found: folders.join(", "),
                 remedy: toolkit.cutlass.is_none().then(|| {
                     "for kernels that include CUTLASS or CuTe: `pip install nvidia-cutlass`, or let CUTLASS_PATH name its folder".to_owned()
                 }),
             }
         }
-        Err(failure) => without(name, &failure.into()),
+        Err(failure) => missing(name, &failure.into()),
     }
 }
 
-fn without(name: &'static str, error: &anyhow::Error) -> Finding {
+fn missing(name: &'static str, error: &anyhow::Error) -> DoctorCheck {
     let failure = error.downcast_ref::<crate::base::Failure>();
     let (found, remedy) = failure.map_or_else(
         || (format!("{error:#}"), None),
         |failure| (failure.message.clone(), failure.hint.clone()),
     );
-    Finding {
+    DoctorCheck {
         name,
-        status: Health::Warn,
+        status: CheckStatus::Warn,
         found,
         remedy,
     }
 }
 
-fn keys() -> Finding {
-    let found = llm::keys();
+fn check_model_keys() -> DoctorCheck {
+    let found = llm::key_variables_set();
     let name = "model keys";
     match found.is_empty() {
-        true => Finding {
+        true => DoctorCheck {
             name,
-            status: Health::Ok,
+            status: CheckStatus::Ok,
             found: "none; the search uses kforge's own operators".to_owned(),
             remedy: None,
         },
-        false => Finding {
+        false => DoctorCheck {
             name,
-            status: Health::Ok,
+            status: CheckStatus::Ok,
             found: format!(
                 "{} set: `llm.models: auto` takes the first",
                 found.join(", ")
@@ -337,14 +339,14 @@ fn keys() -> Finding {
     }
 }
 
-fn table(findings: &[Finding]) -> String {
-    let colour = is_colourful(&std::io::stdout());
+fn format_checks(checks: &[DoctorCheck]) -> String {
+    let colour = use_colour(&std::io::stdout());
     let mut text = String::new();
-    for finding in findings {
+    for finding in checks {
         let (word, code) = match finding.status {
-            Health::Ok => ("ok  ", "32"),
-            Health::Warn => ("warn", "33"),
-            Health::Fail => ("fail", "31"),
+            CheckStatus::Ok => ("ok  ", "32"),
+            CheckStatus::Warn => ("warn", "33"),
+            CheckStatus::Fail => ("fail", "31"),
         };
         let word = if colour {
             format!("\x1b[{code}m{word}\x1b[0m")

@@ -3,17 +3,18 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::config::{Beginning, Resolved};
-use crate::report::counted;
+use crate::config::{ResolvedConfig, WarmStartKernel};
+use crate::report::pluralize;
 use crate::task::Task;
 
 /// What was decided for whoever typed, and what comes now.
-pub(super) fn opening(resolved: &Resolved) -> String {
+pub(super) fn summary_line(resolved: &ResolvedConfig) -> String {
     let choices = resolved.choices.iter().map(|choice| format!("{choice}\n"));
     let tasks = resolved.tasks.iter().map(|(_, task)| task.name.as_str());
-    let from = resolved.from.iter().flat_map(|(task, begun)| {
-        let line = |begin: &Beginning| format!("{task}: begins from {}\n", begin.record.origin);
-        begun.iter().map(line).collect::<Vec<_>>()
+    let from = resolved.from.iter().flat_map(|(task, warm_starts)| {
+        let line =
+            |start: &WarmStartKernel| format!("{task}: begins from {}\n", start.record.origin);
+        warm_starts.iter().map(line).collect::<Vec<_>>()
     });
     let budget = resolved.budget.map_or_else(String::new, |budget| {
         format!(" or {:.0} s each", budget.as_secs_f64())
@@ -23,25 +24,25 @@ pub(super) fn opening(resolved: &Resolved) -> String {
         choices.collect::<String>(),
         from.collect::<String>(),
         tasks.collect::<Vec<_>>().join(", "),
-        counted(resolved.steps, "step"),
+        pluralize(resolved.steps, "step"),
         resolved.seed,
         resolved.output.display()
     )
 }
 
 /// The config with its decisions, and what it would work on.
-pub(super) fn describe(resolved: &Resolved) -> anyhow::Result<String> {
-    let mut text = format!("{}\n\n", opening(resolved));
+pub(super) fn describe_run(resolved: &ResolvedConfig) -> anyhow::Result<String> {
+    let mut text = format!("{}\n\n", summary_line(resolved));
     for (files, task) in &resolved.tasks {
         text += &format!(
             "{}, from {}\n  workloads  {}\n  baseline   {}\n  starts     {}\n",
             task.name,
             files.origin,
-            workloads(resolved, task)?.join(", "),
+            workload_ids(resolved, task)?.join(", "),
             task.baseline().0,
-            match starts(task) {
-                none if none.is_empty() => "none: a model writes the first kernel".to_owned(),
-                starts => starts.join(", "),
+            match starting_kernels(task) {
+                names if names.is_empty() => "none: a model writes the first kernel".to_owned(),
+                names => names.join(", "),
             }
         );
         for begin in resolved.from.get(&task.name).into_iter().flatten() {
@@ -54,14 +55,14 @@ pub(super) fn describe(resolved: &Resolved) -> anyhow::Result<String> {
 }
 
 /// The same for scripts.
-pub(super) fn facts(resolved: &Resolved) -> anyhow::Result<Value> {
+pub(super) fn run_facts(resolved: &ResolvedConfig) -> anyhow::Result<Value> {
     let tasks = resolved.tasks.iter().map(|(files, task)| {
         Ok(json!({
             "task": task.name,
             "found_in": files.origin,
-            "workloads": workloads(resolved, task)?,
+            "workloads": workload_ids(resolved, task)?,
             "baseline": task.baseline().0,
-            "starts": starts(task),
+            "starts": starting_kernels(task),
             "from": resolved.from.get(&task.name).into_iter().flatten().map(|begin| &begin.record).collect::<Vec<_>>(),
         }))
     });
@@ -73,16 +74,16 @@ pub(super) fn facts(resolved: &Resolved) -> anyhow::Result<Value> {
     }))
 }
 
-fn workloads<'a>(resolved: &Resolved, task: &'a Task) -> anyhow::Result<Vec<&'a str>> {
+fn workload_ids<'a>(resolved: &ResolvedConfig, task: &'a Task) -> anyhow::Result<Vec<&'a str>> {
     let profile = task
         .settings
         .profiles
         .get(&resolved.profile)
         .context("the profile is gone")?;
-    let selected = task.selected(profile).into_iter();
+    let selected = task.selected_workloads(profile).into_iter();
     Ok(selected.map(|workload| workload.id.as_str()).collect())
 }
 
-fn starts(task: &Task) -> Vec<&str> {
-    task.starts().map(|(name, _)| name).collect()
+fn starting_kernels(task: &Task) -> Vec<&str> {
+    task.starting_kernels().map(|(name, _)| name).collect()
 }

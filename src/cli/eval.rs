@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::evolve::backend;
+use super::evolve::parse_backend;
 use super::{Exit, Format, print, print_json, print_json_lines};
 use crate::base::{Failure, files};
 use crate::config::{self, Config, ProfileChoice};
@@ -17,14 +17,14 @@ use crate::device::{Cache, cpu};
 use crate::driver::watch_signals;
 use crate::eval::compile_only;
 use crate::kernel::Kernel;
-use crate::report::{self, Waiting};
+use crate::report::{self, Spinner};
 use crate::task::TaskFiles;
 use crate::verdict::{Status, Verdict};
-use crate::worker::{self, Looks, Pool};
+use crate::worker::{self, Profiling, WorkerPool};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
-pub(super) struct Arguments {
+pub(super) struct EvalArgs {
     /// The task: its name or its folder.
     task: String,
     /// Kernel files.
@@ -96,8 +96,8 @@ pub(super) struct Arguments {
 }
 
 /// What is judged, and how.
-struct Order {
-    pool: Pool,
+struct EvalJob {
+    pool: WorkerPool,
     task: String,
     backend: String,
     /// Path and source.
@@ -109,9 +109,9 @@ struct Order {
     in_flight: usize,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
     if arguments.compile_only {
-        return compile(&arguments);
+        return compile_kernels(&arguments);
     }
     if arguments.counters_report.is_some() && arguments.kernels.len() > 1 {
         return Err(
@@ -126,19 +126,19 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     };
     config.eval.launch_seconds = arguments.launch_seconds;
     config.profile = ProfileChoice(arguments.profile.clone());
-    config.backend = backend(&arguments.backend);
+    config.backend = parse_backend(&arguments.backend);
     let device = arguments.device.clone().unwrap_or_else(|| "0".to_owned());
-    config.eval.devices = config::Devices::Listed(vec![device]);
+    config.eval.devices = config::DeviceChoice::Listed(vec![device]);
     if arguments.cache == "hot" {
         config.eval.cache = Cache::Hot;
     }
     if arguments.screen.is_some() {
-        config.eval.screen = config::Screen::Cpu;
+        config.eval.screen = config::ScreenChoice::Cpu;
     }
     config.eval.seconds = arguments.seconds;
     config.eval.precision = arguments.precision;
     let resolved = config::resolve(&config, "eval", "")?;
-    if let (Some(device), true) = (&arguments.device, resolved.cards.is_empty()) {
+    if let (Some(device), true) = (&arguments.device, resolved.gpus.is_empty()) {
         return Err(
             Failure::usage(format!("`--device {device}`: the CPU judges, not a GPU"))
                 .hint("leave `--device` out, or see by `kforge doctor` why there is no GPU")
@@ -147,43 +147,43 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     }
     let mut task_files = TaskFiles::find(&arguments.task)?;
     if let Some(baseline) = &arguments.baseline {
-        task_files = task_files.against(baseline)?;
+        task_files = task_files.with_baseline(baseline)?;
     }
     let task = task_files.load()?;
     let mut kernels = Vec::new();
-    let mut mistake = None;
+    let mut header_failure = None;
     for path in arguments.kernels {
         let source = files::read(path.as_ref())?;
         if let Err(error) = Kernel::parse(&source, &task.definition) {
-            mistake = mistake.or(Some(error.into_failure(&path)));
+            header_failure = header_failure.or(Some(error.into_failure(&path)));
         }
         kernels.push((path, source));
     }
-    if resolved.cards.is_empty() {
+    if resolved.gpus.is_empty() {
         cpu::find_compiler()?;
     }
     if arguments.require_sandbox {
         cpu::require_sandbox()?;
     }
-    let known = task.settings.profiles.get(&resolved.profile);
-    let mut profile = known.context("the profile is gone")?.clone();
+    let named_profile = task.settings.profiles.get(&resolved.profile);
+    let mut profile = named_profile.context("the profile is gone")?.clone();
     profile.seconds = config.eval.seconds.unwrap_or(profile.seconds);
     profile.precision = config.eval.precision.unwrap_or(profile.precision);
-    let workloads = task.selected(&profile).len();
-    let options = crate::eval::Options {
+    let workloads = task.selected_workloads(&profile).len();
+    let options = crate::eval::JudgeOptions {
         profile,
         launch_seconds: resolved.launch_seconds,
         thorough: arguments.sanitize,
         cache: resolved.cache,
     };
-    let order = Order {
-        pool: Pool::new(worker::Order {
+    let job = EvalJob {
+        pool: WorkerPool::new(worker::PoolOptions {
             files: task_files,
             options,
             workloads,
-            cards: resolved.cards.clone(),
+            gpus: resolved.gpus.clone(),
             screen: resolved.screen,
-            looks: Looks {
+            profiling: Profiling {
                 counters: arguments.counters,
                 sanitize: arguments.device_sanitize,
             },
@@ -195,29 +195,30 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         counters_report: arguments.counters_report,
         format: arguments.format,
         // On a CPU one is judged at a time: a second would only wait for the clock.
-        in_flight: match resolved.cards.is_empty() {
+        in_flight: match resolved.gpus.is_empty() {
             true => 1,
             false => resolved.in_flight,
         },
     };
-    let order = Arc::new(order);
+    let order = Arc::new(job);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
     let mut verdicts = Vec::new();
-    let judged = runtime.block_on(async { judge(&order, watch_signals()?, &mut verdicts).await });
+    let judged =
+        runtime.block_on(async { judge_all(&order, watch_signals()?, &mut verdicts).await });
     // Whoever waits for the card is not waited for.
     runtime.shutdown_background();
     // What is known is told, however it ended.
     if judged.is_ok() || !verdicts.is_empty() {
         match arguments.format {
-            Format::Human => print(&report::measured_where(&verdicts))?,
+            Format::Human => print(&report::timing_note(&verdicts))?,
             Format::Json => print_json(&verdicts)?,
             Format::Jsonl => {}
         }
     }
-    if judged? == End::Interrupted {
+    if judged? == JudgingEnd::Interrupted {
         return Ok(Exit::Interrupted);
     }
     let mut broken = verdicts.iter();
@@ -226,7 +227,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         anyhow::bail!("`{}` was not judged: {reason}", broken.kernel);
     }
     // A header that is no header is a mistake of whoever typed it, though its verdict is data like any other.
-    match mistake {
+    match header_failure {
         Some(mistake) => Err(mistake.into()),
         None if verdicts.iter().all(Verdict::passed) => Ok(Exit::Done),
         None => Ok(Exit::NothingPassed),
@@ -234,7 +235,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 }
 
 /// What the compiler says of each kernel.
-fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
+fn compile_kernels(arguments: &EvalArgs) -> anyhow::Result<Exit> {
     let task = TaskFiles::find(&arguments.task)?.load()?;
     let mut kernels = Vec::new();
     for path in &arguments.kernels {
@@ -244,31 +245,31 @@ fn compile(arguments: &Arguments) -> anyhow::Result<Exit> {
         cpu::require_sandbox()?;
     }
     let compiler = Compiler::open(&arguments.arch)?;
-    let mut all = Vec::new();
+    let mut results = Vec::new();
     for (path, source) in &kernels {
         let found = compile_only(&compiler, &task, path, source)
             .with_context(|| format!("failed to compile `{path}`"))?;
         match arguments.format {
-            Format::Human => print(&report::compiled(&found))?,
+            Format::Human => print(&report::describe_compiled(&found))?,
             Format::Jsonl => print_json_lines([&found])?,
             Format::Json => {}
         }
-        all.push(found);
+        results.push(found);
     }
     if arguments.format == Format::Json {
-        print_json(&all)?;
+        print_json(&results)?;
     }
-    Ok(match all.iter().all(|found| found.compiled) {
+    Ok(match results.iter().all(|found| found.compiled) {
         true => Exit::Done,
         false => Exit::NothingPassed,
     })
 }
 
 /// Writes the profiler's report where it was asked for. What was judged is told even where that fails.
-fn keep_report(order: &Order, verdict: &mut Verdict, report: Option<Vec<u8>>) {
+fn save_profiler_report(job: &EvalJob, verdict: &mut Verdict, report: Option<Vec<u8>>) {
     let evidence = verdict.evidence.as_mut();
     let counters = evidence.and_then(|evidence| evidence.counters.as_mut());
-    if let (Some(path), Some(report), Some(counters)) = (&order.counters_report, report, counters) {
+    if let (Some(path), Some(report), Some(counters)) = (&job.counters_report, report, counters) {
         counters.report = Some(match files::replace(path, &report) {
             Ok(()) => {
                 let size = report.len().div_ceil(1 << 10);
@@ -281,27 +282,27 @@ fn keep_report(order: &Order, verdict: &mut Verdict, report: Option<Vec<u8>>) {
 
 /// How judging ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum JudgingEnd {
     All,
     Interrupted,
 }
 
-/// In order; where a GPU judges, compilers work on the next ones meanwhile. `verdicts` has what is known, at any end.
-async fn judge(
-    order: &Arc<Order>,
+/// In job; where a GPU judges, compilers work on the next ones meanwhile. `verdicts` has what is known, at any end.
+async fn judge_all(
+    job: &Arc<EvalJob>,
     mut interrupt: watch::Receiver<bool>,
     verdicts: &mut Vec<Verdict>,
-) -> anyhow::Result<End> {
-    let waiting = Waiting::new();
+) -> anyhow::Result<JudgingEnd> {
+    let waiting = Spinner::new();
     let mut running = VecDeque::new();
     let mut next = 0;
-    let count = order.kernels.len();
-    for (index, (path, _)) in order.kernels.iter().enumerate() {
-        while next < count && running.len() < order.in_flight {
-            running.push_back(tokio::spawn(judge_one(Arc::clone(order), next)));
+    let count = job.kernels.len();
+    for (index, (path, _)) in job.kernels.iter().enumerate() {
+        while next < count && running.len() < job.in_flight {
+            running.push_back(tokio::spawn(judge_one(Arc::clone(job), next)));
             next += 1;
         }
-        waiting.on(&format!("judging {path} ({}/{count})", index + 1));
+        waiting.set_message(&format!("judging {path} ({}/{count})", index + 1));
         let mut first = running
             .pop_front()
             .context("a kernel was not sent to be judged")?;
@@ -310,28 +311,33 @@ async fn judge(
             _ = interrupt.wait_for(|told| *told) => {
                 running.retain(JoinHandle::is_finished);
                 for done in running {
-                    tell(order, &waiting, verdict(order, path, done.await)?, verdicts)?;
+                    emit_verdict(job, &waiting, verdict_or_harness_error(job, path, done.await)?, verdicts)?;
                 }
-                return Ok(End::Interrupted);
+                return Ok(JudgingEnd::Interrupted);
             }
         };
-        tell(order, &waiting, verdict(order, path, joined)?, verdicts)?;
+        emit_verdict(
+            job,
+            &waiting,
+            verdict_or_harness_error(job, path, joined)?,
+            verdicts,
+        )?;
     }
-    Ok(End::All)
+    Ok(JudgingEnd::All)
 }
 
-async fn judge_one(order: Arc<Order>, index: usize) -> anyhow::Result<Box<Verdict>> {
-    let (path, source) = &order.kernels[index];
-    let mut verdict = order.pool.judge(path, source, order.seed).await?;
-    let report = order.pool.look(&mut verdict, source).await;
-    keep_report(&order, &mut verdict, report);
+async fn judge_one(job: Arc<EvalJob>, index: usize) -> anyhow::Result<Box<Verdict>> {
+    let (path, source) = &job.kernels[index];
+    let mut verdict = job.pool.judge(path, source, job.seed).await?;
+    let report = job.pool.profile(&mut verdict, source).await;
+    save_profiler_report(&job, &mut verdict, report);
     Ok(verdict)
 }
 
 /// What became of a kernel. Broken machinery is told of as a verdict, so that the others have theirs; what a person has to mend would
 /// befall all of them.
-fn verdict(
-    order: &Order,
+fn verdict_or_harness_error(
+    job: &EvalJob,
     path: &str,
     joined: Result<anyhow::Result<Box<Verdict>>, JoinError>,
 ) -> anyhow::Result<Verdict> {
@@ -344,22 +350,22 @@ fn verdict(
     };
     let reason = format!("{error:#}");
     Ok(Verdict::harness_error(
-        &order.task,
+        &job.task,
         path,
-        &order.backend,
+        &job.backend,
         reason,
     ))
 }
 
-fn tell(
-    order: &Order,
-    waiting: &Waiting,
+fn emit_verdict(
+    job: &EvalJob,
+    waiting: &Spinner,
     verdict: Verdict,
     verdicts: &mut Vec<Verdict>,
 ) -> anyhow::Result<()> {
-    match order.format {
-        Format::Human => waiting.aside(|| print(&report::verdict(&verdict)))?,
-        Format::Jsonl => waiting.aside(|| print_json_lines([&verdict]))?,
+    match job.format {
+        Format::Human => waiting.suspend(|| print(&report::describe_verdict(&verdict)))?,
+        Format::Jsonl => waiting.suspend(|| print_json_lines([&verdict]))?,
         Format::Json => {}
     }
     verdicts.push(verdict);

@@ -7,17 +7,17 @@ use anyhow::Context;
 
 use super::{Exit, Format, dry_run, print, print_json, print_json_lines};
 use crate::base::{Digest, Failure, files, yaml};
-use crate::config::{self, Backend, Config, ProfileChoice, Resolved};
+use crate::config::{self, BackendChoice, Config, ProfileChoice, ResolvedConfig};
 use crate::device::cpu;
-use crate::driver::{self, Ended, Operators, Options, Start};
-use crate::report::{self, Form, Sink};
-use crate::run::{self, RECORD_SCHEMA, Record, RunDirectory, TaskRecord};
-use crate::search::Mode;
-use crate::worker::{Looks, Pools};
+use crate::driver::{self, Operators, RunEnd, RunOptions, StartMode};
+use crate::report::{self, ProgressFormat, ProgressView};
+use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord};
+use crate::search::SearchMode;
+use crate::worker::{Profiling, WorkerPools};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_CODES)]
-pub(super) struct Arguments {
+pub(super) struct EvolveArgs {
     /// Tasks, by name or folder, or task lists, in place of the config's.
     #[arg(value_name = "TASK", conflicts_with = "resume")]
     tasks: Vec<String>,
@@ -43,12 +43,12 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
     #[command(flatten)]
-    common: Common,
+    common: RunArgs,
 }
 
 /// What `evolve`, `tune` and `resume` share.
 #[derive(Debug, clap::Args)]
-pub(super) struct Common {
+pub(super) struct RunArgs {
     /// Steps per task, those made before a resume included.
     #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
@@ -71,7 +71,7 @@ pub(super) struct Common {
     #[arg(long)]
     pub(super) accept_changes: bool,
     #[command(flatten)]
-    pub(super) models: super::asking::Flags,
+    pub(super) models: super::model_flags::ModelArgs,
     /// Show what would run, where and on what, and stop.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -81,29 +81,29 @@ pub(super) struct Common {
 }
 
 /// `evolve` as the config says it.
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
-    start(arguments, None)
+pub(super) fn run(arguments: EvolveArgs) -> anyhow::Result<Exit> {
+    start_run(arguments, None)
 }
 
 /// The same search with one kernel, edited step after step.
-pub(super) fn tune(arguments: Arguments) -> anyhow::Result<Exit> {
-    start(arguments, Some(Mode::Tune))
+pub(super) fn tune(arguments: EvolveArgs) -> anyhow::Result<Exit> {
+    start_run(arguments, Some(SearchMode::Tune))
 }
 
-fn start(arguments: Arguments, mode: Option<Mode>) -> anyhow::Result<Exit> {
+fn start_run(arguments: EvolveArgs, mode: Option<SearchMode>) -> anyhow::Result<Exit> {
     if let Some(directory) = arguments.resume {
-        return super::resume::go_on(directory, arguments.common);
+        return super::resume::resume_run(directory, arguments.common);
     }
     let (text, origin) = match &arguments.config {
-        Some(name) => config::find(name)?,
+        Some(name) => config::find_config(name)?,
         None => (String::new(), String::new()),
     };
-    let typed: Config = match &arguments.config {
+    let file_config: Config = match &arguments.config {
         Some(_) => yaml::read(&text, &origin)?,
         None => Config::default(),
     };
-    let named = arguments.config.or(arguments.tasks.first().cloned());
-    let mut config = typed.clone();
+    let named_by = arguments.config.or(arguments.tasks.first().cloned());
+    let mut config = file_config.clone();
     config.output = arguments.output.or(config.output);
     config.seed = arguments.seed.or(config.seed);
     if !arguments.tasks.is_empty() {
@@ -112,81 +112,91 @@ fn start(arguments: Arguments, mode: Option<Mode>) -> anyhow::Result<Exit> {
     if !arguments.from.is_empty() {
         config.from = arguments.from;
     }
-    let mut config = apply(config, &arguments.common)?;
+    let mut config = apply_flags(config, &arguments.common)?;
     config.search.mode = mode.unwrap_or(config.search.mode);
     config.check().map_err(|failure| {
-        let is_of = |checked: Result<(), Failure>| {
+        let same_failure = |checked: Result<(), Failure>| {
             checked.is_err_and(|other| other.message == failure.message)
         };
-        let flags = apply(Config::default(), &arguments.common);
+        let flags = apply_flags(Config::default(), &arguments.common);
         // What a flag says stands in no file, though the file may be wrong there too.
-        match is_of(typed.check()) && !is_of(flags.and_then(|flags| flags.check())) {
-            true => yaml::placed(failure, &text, &origin),
+        match same_failure(file_config.check())
+            && !same_failure(flags.and_then(|flags| flags.check()))
+        {
+            true => yaml::with_location(failure, &text, &origin),
             false => failure,
         }
     })?;
-    let stem = named
+    let stem = named_by
         .as_deref()
         .and_then(|name| Path::new(name).file_stem());
     let stem = stem.map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
     );
-    let resolved = config::resolve(&config, &stem, &run::compact_timestamp(run::now()))?;
-    begin(resolved, Start::New, &arguments.common)
+    let resolved = config::resolve(
+        &config,
+        &stem,
+        &run::compact_timestamp(run::now_milliseconds()),
+    )?;
+    execute(resolved, StartMode::New, &arguments.common)
 }
 
 /// The config under the flags that both commands know; `--set` is nearest to whoever types, and comes last.
-pub(super) fn apply(mut config: Config, common: &Common) -> Result<Config, Failure> {
+pub(super) fn apply_flags(mut config: Config, common: &RunArgs) -> Result<Config, Failure> {
     config.steps = common.steps.unwrap_or(config.steps);
     if let Some(name) = common.profile.as_deref() {
         config.profile = ProfileChoice(name.to_owned());
     }
     if let Some(name) = common.backend.as_deref() {
-        config.backend = backend(name);
+        config.backend = parse_backend(name);
     }
     config.eval.require_sandbox |= common.require_sandbox;
     config.eval.counters |= common.counters;
     common.models.apply(&mut config)?;
-    config::apply(&config, &common.set)
+    config::apply_overrides(&config, &common.set)
 }
 
 /// What `--backend` says.
-pub(super) fn backend(name: &str) -> Backend {
+pub(super) fn parse_backend(name: &str) -> BackendChoice {
     match name {
-        "cpu" => Backend::Cpu,
-        "cuda" => Backend::Cuda,
-        _ => Backend::Auto,
+        "cpu" => BackendChoice::Cpu,
+        "cuda" => BackendChoice::Cuda,
+        _ => BackendChoice::Auto,
     }
 }
 
 /// Runs, or shows what would run.
-pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> anyhow::Result<Exit> {
+pub(super) fn execute(
+    mut resolved: ResolvedConfig,
+    start: StartMode,
+    common: &RunArgs,
+) -> anyhow::Result<Exit> {
     if common.dry_run {
         match common.format {
-            Format::Human => print(&dry_run::describe(&resolved)?)?,
-            Format::Json => print_json(&dry_run::facts(&resolved)?)?,
-            Format::Jsonl => print_json_lines([dry_run::facts(&resolved)?])?,
+            Format::Human => print(&dry_run::describe_run(&resolved)?)?,
+            Format::Json => print_json(&dry_run::run_facts(&resolved)?)?,
+            Format::Jsonl => print_json_lines([dry_run::run_facts(&resolved)?])?,
         }
         return Ok(Exit::Done);
     }
     // Before a directory comes into being.
-    if resolved.cards.is_empty() {
+    if resolved.gpus.is_empty() {
         cpu::find_compiler()?;
     }
     if resolved.require_sandbox {
         cpu::require_sandbox()?;
     }
-    let models = super::asking::options(&resolved)?;
-    if start == Start::New && resolved.output_is_free {
-        resolved.output = claim(&resolved.output)?;
+    let models = super::model_flags::request_options(&resolved)?;
+    if start == StartMode::New && resolved.output_is_default {
+        resolved.output = create_run_directory(&resolved.output)?;
     }
-    let options = Options {
+    let options = RunOptions {
         directory: resolved.output.clone(),
         start,
-        record: record(
+        record: run_record(
             &resolved,
-            models.as_ref().map(|models| models.version.clone()),
+            models.as_ref().map(|models| models.prompts_version.clone()),
         ),
         tasks: resolved
             .tasks
@@ -199,13 +209,13 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         budget: resolved.budget,
         models,
     };
-    let pools = pools(&resolved);
-    let mut sink = Sink::new(match common.format {
-        Format::Human => Form::Human,
-        Format::Json => Form::Quiet,
-        Format::Jsonl => Form::Lines,
+    let pools = build_pools(&resolved);
+    let mut sink = ProgressView::new(match common.format {
+        Format::Human => ProgressFormat::Human,
+        Format::Json => ProgressFormat::Quiet,
+        Format::Jsonl => ProgressFormat::JsonLines,
     });
-    sink.say(&dry_run::opening(&resolved));
+    sink.print(&dry_run::summary_line(&resolved));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -214,7 +224,9 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
         let interrupt = driver::watch_signals()?;
         driver::run(
             options,
-            Arc::new(Operators::new(resolved.cards.is_empty().then(cpu::lock))?),
+            Arc::new(Operators::new(
+                resolved.gpus.is_empty().then(cpu::host_lock),
+            )?),
             &pools,
             &mut sink,
             interrupt,
@@ -225,18 +237,21 @@ pub(super) fn begin(mut resolved: Resolved, start: Start, common: &Common) -> an
     runtime.shutdown_background();
     sink.close();
     if let Ok(ended) = &ended {
-        let finished = ended.tasks.iter().filter(|task| task.was_finished);
+        let finished = ended.tasks.iter().filter(|task| task.already_finished);
         for task in finished {
-            let looked_at = common.counters.then(|| task.directory.join("best.cu"));
-            sink.insist(&nothing_left(&task.progress.task, looked_at.as_deref()));
+            let best_kernel = common.counters.then(|| task.directory.join("best.cu"));
+            sink.print_always(&nothing_left_message(
+                &task.progress.task,
+                best_kernel.as_deref(),
+            ));
         }
     }
-    finish(&resolved, &ended?, &sink, common.format)
+    report_end(&resolved, &ended?, &sink, common.format)
 }
 
 /// The judges of all tasks.
-pub(super) fn pools(resolved: &Resolved) -> Pools {
-    Pools {
+pub(super) fn build_pools(resolved: &ResolvedConfig) -> WorkerPools {
+    WorkerPools {
         files: resolved
             .tasks
             .iter()
@@ -244,10 +259,10 @@ pub(super) fn pools(resolved: &Resolved) -> Pools {
             .collect(),
         profile: resolved.profile.clone(),
         launch_seconds: resolved.launch_seconds,
-        cards: resolved.cards.clone(),
+        gpus: resolved.gpus.clone(),
         cache: resolved.cache,
         screen: resolved.screen,
-        looks: Looks {
+        profiling: Profiling {
             counters: resolved.counters,
             sanitize: resolved.device_sanitize,
         },
@@ -255,21 +270,21 @@ pub(super) fn pools(resolved: &Resolved) -> Pools {
 }
 
 /// To whoever resumes what is finished. `unread`: the kernel whose counters were asked for.
-fn nothing_left(task: &str, unread: Option<&Path>) -> String {
+fn nothing_left_message(task: &str, unprofiled: Option<&Path>) -> String {
     let mut text = format!("{task}: nothing was left to do; `--steps` with more steps goes on\n");
-    if let Some(kernel) = unread {
+    if let Some(kernel) = unprofiled {
         text += &format!(
             "{task}: `--counters` reads those of kernels while they are confirmed, and none was; for the best one:\n\n    kforge eval {task} {} --counters\n\n",
-            quoted(kernel)
+            shell_quote(kernel)
         );
     }
     text
 }
 
 /// Makes the folder, or one of the same name with a number behind it where several runs begin in one second.
-fn claim(wanted: &Path) -> anyhow::Result<PathBuf> {
-    if let Some(above) = wanted.parent() {
-        files::create_folder(above)?;
+fn create_run_directory(wanted: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(parent) = wanted.parent() {
+        files::create_folder(parent)?;
     }
     for number in 1.. {
         let folder = match number {
@@ -279,26 +294,31 @@ fn claim(wanted: &Path) -> anyhow::Result<PathBuf> {
         match std::fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(files::explain("create", &folder, error)),
+            Err(error) => return Err(files::explain_io_error("create", &folder, error)),
         }
     }
     anyhow::bail!("every name for the run's directory is taken")
 }
 
-fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> anyhow::Result<Exit> {
-    let printed = show(resolved, ended, format);
+fn report_end(
+    resolved: &ResolvedConfig,
+    ended: &RunEnd,
+    sink: &ProgressView,
+    format: Format,
+) -> anyhow::Result<Exit> {
+    let printed = print_results(resolved, ended, format);
     // Also to somebody who closed standard output.
     if ended.interrupted {
-        sink.insist(&format!(
+        sink.print_always(&format!(
             "\ninterrupted; nothing is lost. To go on:\n\n    kforge resume {}\n",
-            quoted(&resolved.output)
+            shell_quote(&resolved.output)
         ));
     }
     if ended.waiting {
-        sink.insist(&format!(
+        sink.print_always(&format!(
             "\nwaiting for replies: each `ask-N` folder below `{}` with a `prompt.md` and no `response.md` is a question.\nWrite the reply as `response.md` beside it (as another file first, then renamed), and go on:\n\n    kforge resume {}\n",
             resolved.output.display(),
-            quoted(&resolved.output)
+            shell_quote(&resolved.output)
         ));
     }
     printed?;
@@ -318,11 +338,11 @@ fn finish(resolved: &Resolved, ended: &Ended, sink: &Sink, format: Format) -> an
     })
 }
 
-fn show(resolved: &Resolved, ended: &Ended, format: Format) -> anyhow::Result<()> {
+fn print_results(resolved: &ResolvedConfig, ended: &RunEnd, format: Format) -> anyhow::Result<()> {
     match format {
         Format::Human => {
             let tasks = ended.tasks.iter().map(|task| task.results.clone());
-            print(&report::results(&tasks.collect::<Vec<_>>()))
+            print(&report::results_tables(&tasks.collect::<Vec<_>>()))
         }
         Format::Json => print(&files::read(
             &RunDirectory::new(&resolved.output).summary(),
@@ -332,7 +352,7 @@ fn show(resolved: &Resolved, ended: &Ended, format: Format) -> anyhow::Result<()
 }
 
 /// A path as a shell takes it.
-pub(super) fn quoted(path: &Path) -> String {
+pub(super) fn shell_quote(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:,@%".contains(letter);
     match !text.is_empty() && text.chars().all(plain) {
@@ -342,7 +362,7 @@ pub(super) fn quoted(path: &Path) -> String {
 }
 
 /// What the run's results depend on.
-fn record(resolved: &Resolved, prompts: Option<String>) -> Record {
+fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
     let tasks = resolved.tasks.iter().map(|(_, task)| {
         let record = TaskRecord {
             folder: task.digest,
@@ -358,18 +378,14 @@ fn record(resolved: &Resolved, prompts: Option<String>) -> Record {
         };
         (task.name.clone(), record)
     });
-    Record {
+    RunRecord {
         schema: RECORD_SCHEMA,
         kforge: env!("CARGO_PKG_VERSION").to_owned(),
         host: run::host_name(),
         seed: resolved.seed,
         window: resolved.window,
         backend: resolved.backend.clone(),
-        device: resolved
-            .cards
-            .first()
-            .cloned()
-            .unwrap_or_else(cpu::identity),
+        device: resolved.gpus.first().cloned().unwrap_or_else(cpu::identity),
         tasks: tasks.collect(),
         prompts,
         config: resolved.record.clone(),
@@ -381,20 +397,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_of_one_second_get_folders_of_their_own() {
+    fn runs_started_in_the_same_second_get_distinct_directories() {
         let root = tempfile::tempdir().unwrap();
         let wanted = root.path().join("outputs/x-1");
-        let names = [(); 3].map(|()| claim(&wanted).unwrap());
+        let names = [(); 3].map(|()| create_run_directory(&wanted).unwrap());
         assert_eq!(names[0], wanted);
         assert!(names[1].ends_with("x-1-2") && names[2].ends_with("x-1-3"));
         std::fs::write(root.path().join("file"), "").unwrap();
-        let error = claim(&root.path().join("file/x")).unwrap_err();
+        let error = create_run_directory(&root.path().join("file/x")).unwrap_err();
         assert!(error.downcast_ref::<Failure>().unwrap().hint.is_some());
     }
 
     #[test]
-    fn a_path_can_be_pasted_into_a_shell() {
-        assert_eq!(quoted(Path::new("outputs/a-1")), "outputs/a-1");
-        assert_eq!(quoted(Path::new("my runs/it's")), r"'my runs/it'\''s'");
+    fn shell_quote_protects_spaces_and_quotes() {
+        assert_eq!(shell_quote(Path::new("outputs/a-1")), "outputs/a-1");
+        assert_eq!(shell_quote(Path::new("my runs/it's")), r"'my runs/it'\''s'");
     }
 }

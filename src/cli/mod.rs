@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::base::{Failure, Kind};
+use crate::base::{Failure, FailureKind};
 
-mod asking;
 mod doctor;
 mod dry_run;
 mod eval;
 mod evolve;
+mod model_flags;
 mod promote;
 mod prompt;
 mod resume;
@@ -46,7 +46,7 @@ Exit codes:
 /// Search for fast GPU kernels: make them, compile them, prove them correct, time them, keep the best.
 #[derive(Debug, Parser)]
 #[command(name = "kforge", version, after_help = EXIT_CODES, propagate_version = true)]
-struct Arguments {
+struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Say more on standard error; twice for everything.
@@ -57,21 +57,21 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Evolve kernels for the tasks of a run config.
-    Evolve(evolve::Arguments),
+    Evolve(evolve::EvolveArgs),
     /// Tune one kernel for each task: a model writes it, then edits it step after step.
-    Tune(evolve::Arguments),
+    Tune(evolve::EvolveArgs),
     /// Go on with a run, from its directory.
-    Resume(resume::Arguments),
+    Resume(resume::ResumeArgs),
     /// Judge kernels outside a search.
-    Eval(eval::Arguments),
+    Eval(eval::EvalArgs),
     /// Make a run's best kernel the best that is known of its task, if it is.
-    Promote(promote::Arguments),
+    Promote(promote::PromoteArgs),
     /// Show what a model would be told, and how much each part of it takes.
-    Prompt(prompt::Arguments),
+    Prompt(prompt::PromptArgs),
     /// List tasks, or show one.
-    Tasks(tasks::Arguments),
+    Tasks(tasks::TasksArgs),
     /// Say what this machine has, what it lacks, and what to do about it.
-    Doctor(doctor::Arguments),
+    Doctor(doctor::DoctorArgs),
     /// Judge on behalf of another kforge process.
     #[command(name = "__worker", hide = true)]
     Worker,
@@ -97,7 +97,7 @@ enum Format {
 
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let cli = match Cli::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are results; everything else is a mistake in the arguments. Nothing to do if printing fails.
@@ -109,20 +109,20 @@ pub fn run() -> ExitCode {
             });
         }
     };
-    match run_command(arguments) {
+    match run_command(cli) {
         Ok(exit) => ExitCode::from(exit as u8),
         // Whoever reads the results has seen enough.
-        Err(error) if error.is::<Unread>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
-            ExitCode::from(exit_of(&error) as u8)
+            print_error(&error);
+            ExitCode::from(exit_for(&error) as u8)
         }
     }
 }
 
-fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
-    log_to_stderr(arguments.verbose)?;
-    match arguments.command {
+fn run_command(cli: Cli) -> anyhow::Result<Exit> {
+    init_logging(cli.verbose)?;
+    match cli.command {
         Command::Evolve(arguments) => evolve::run(arguments),
         Command::Tune(arguments) => evolve::tune(arguments),
         Command::Resume(arguments) => resume::run(arguments),
@@ -137,19 +137,19 @@ fn run_command(arguments: Arguments) -> anyhow::Result<Exit> {
     }
 }
 
-fn exit_of(error: &anyhow::Error) -> Exit {
+fn exit_for(error: &anyhow::Error) -> Exit {
     match error.downcast_ref::<Failure>().map(|failure| failure.kind) {
-        Some(Kind::Usage) => Exit::Usage,
-        Some(Kind::Environment) => Exit::Environment,
-        Some(Kind::Reference) => Exit::Reference,
-        None if is_full_disk(error) => Exit::Environment,
+        Some(FailureKind::Usage) => Exit::Usage,
+        Some(FailureKind::Environment) => Exit::Environment,
+        Some(FailureKind::Reference) => Exit::Reference,
+        None if is_disk_full(error) => Exit::Environment,
         None => Exit::Unexpected,
     }
 }
 
-fn complain(error: &anyhow::Error) {
+fn print_error(error: &anyhow::Error) {
     let mut stderr = std::io::stderr().lock();
-    let label = if is_colourful(&stderr) {
+    let label = if use_colour(&stderr) {
         "\x1b[1;31merror\x1b[0m"
     } else {
         "error"
@@ -159,11 +159,11 @@ fn complain(error: &anyhow::Error) {
 }
 
 /// Whether colours may be used on a stream: a terminal, and no `NO_COLOR`.
-fn is_colourful(stream: &impl IsTerminal) -> bool {
+fn use_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-fn is_full_disk(error: &anyhow::Error) -> bool {
+fn is_disk_full(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     error
         .chain()
@@ -174,7 +174,7 @@ fn is_full_disk(error: &anyhow::Error) -> bool {
 /// Standard output was closed. Told apart from the pipes to workers, whose end is a fault.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the results")]
-struct Unread;
+struct StdoutClosed;
 
 /// Prints a result.
 fn print(text: &str) -> anyhow::Result<()> {
@@ -184,7 +184,7 @@ fn print(text: &str) -> anyhow::Result<()> {
         .and_then(|()| stdout.flush())
     {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Unread.into()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
         Err(error) => Err(
             Failure::environment(format!("failed to print the results: {error}"))
                 .hint("see where standard output goes: that file or disk cannot be written")
@@ -209,22 +209,22 @@ fn print_json_lines<T: serde::Serialize>(
 }
 
 /// Sends the log to standard error. `KFORGE_LOG` says what is logged, in the words of `tracing`'s filters.
-fn log_to_stderr(verbosity: u8) -> Result<(), Failure> {
+fn init_logging(verbosity: u8) -> Result<(), Failure> {
     let level = match verbosity {
         0 => "warn",
         1 => "kforge=info,warn",
         _ => "trace",
     };
     let filter = match std::env::var("KFORGE_LOG") {
-        Ok(typed) if !typed.is_empty() => {
-            tracing_subscriber::EnvFilter::try_new(&typed).map_err(|error| {
-                Failure::usage(format!("`KFORGE_LOG={typed}`: {error}"))
+        Ok(directives) if !directives.is_empty() => {
+            tracing_subscriber::EnvFilter::try_new(&directives).map_err(|error| {
+                Failure::usage(format!("`KFORGE_LOG={directives}`: {error}"))
                     .hint("for example `KFORGE_LOG=debug` or `KFORGE_LOG=kforge::driver=trace`")
             })?
         }
         _ => tracing_subscriber::EnvFilter::new(level),
     };
-    let colour = is_colourful(&std::io::stderr());
+    let colour = use_colour(&std::io::stderr());
     // A second subscriber can only come from a test that calls this twice.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -240,29 +240,32 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn every_argument_has_its_help() {
-        Arguments::command().help_expected(true).debug_assert();
+    fn every_argument_has_help() {
+        Cli::command().help_expected(true).debug_assert();
     }
 
     #[test]
-    fn only_a_closed_standard_output_ends_quietly() {
+    fn a_closed_worker_pipe_is_an_error_and_a_closed_stdout_is_not() {
         let pipe = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let worker = anyhow::Error::new(pipe()).context("a worker has closed its pipe");
-        assert!(!worker.is::<Unread>());
-        assert_eq!(exit_of(&worker), Exit::Unexpected);
-        assert!(anyhow::Error::new(Unread).is::<Unread>());
+        assert!(!worker.is::<StdoutClosed>());
+        assert_eq!(exit_for(&worker), Exit::Unexpected);
+        assert!(anyhow::Error::new(StdoutClosed).is::<StdoutClosed>());
     }
 
     #[test]
-    fn the_kind_of_a_failure_picks_the_exit_code() {
+    fn failure_kind_selects_the_exit_code() {
         for (failure, exit) in [
             (Failure::usage("x"), Exit::Usage),
             (Failure::environment("x"), Exit::Environment),
             (Failure::reference("x"), Exit::Reference),
         ] {
-            assert_eq!(exit_of(&anyhow::Error::new(failure).context("while")), exit);
+            assert_eq!(
+                exit_for(&anyhow::Error::new(failure).context("while")),
+                exit
+            );
         }
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        assert_eq!(exit_of(&full.into()), Exit::Environment);
+        assert_eq!(exit_for(&full.into()), Exit::Environment);
     }
 }

@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 use super::{Exit, Format, evolve, print, print_json, print_json_lines};
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, files};
-use crate::config::{self, Config, ProfileChoice, Resolved};
+use crate::config::{self, Config, ProfileChoice, ResolvedConfig};
 use crate::device::cpu;
 use crate::driver::{self, Contest};
 use crate::llm;
-use crate::report::Waiting;
-use crate::run::{self, BestOfRun, Record, RunDirectory};
+use crate::report::Spinner;
+use crate::run::{self, BestOfRun, RunDirectory, RunRecord};
 use crate::search;
 use crate::task::{BestKnown, Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
-use crate::worker::{EvaluatorFactory, Pools};
+use crate::worker::{EvaluatorFactory, WorkerPools};
 
 /// In how many processes the two are timed against each other on a GPU, where a process is the largest source of chance.
-const DUELS_ON_A_CARD: usize = 5;
+const GPU_DUEL_PROCESSES: usize = 5;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
-pub(super) struct Arguments {
+#[command(after_help = AFTER_HELP)]
+pub(super) struct PromoteArgs {
     /// The run's directory.
     #[arg(value_name = "RUN")]
     directory: PathBuf,
@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     format: Format,
 }
 
-const HELP: &str = "\
+const AFTER_HELP: &str = "\
 The kernel is confirmed with new seeds in fresh processes, the best that is known is judged
 anew, and the two are timed in pairs against each other. It is promoted if it was confirmed and
 its interval says that it is faster.
@@ -63,37 +63,37 @@ Exit codes:
   130  interrupted; what is known is as it was";
 
 /// What became of one task.
-struct Told {
+struct PromotionResult {
     promoted: bool,
     why: String,
     facts: Value,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub(super) fn run(arguments: PromoteArgs) -> anyhow::Result<Exit> {
     let directory = RunDirectory::new(&arguments.directory);
-    let record = Record::read(&directory)?;
+    let record = RunRecord::read(&directory)?;
     for name in &arguments.task {
         if !record.tasks.contains_key(name) {
             let known = record.tasks.keys().map(String::as_str);
-            let place = arguments.directory.display();
-            return Err(Failure::usage(format!("`{place}` has no task `{name}`"))
+            let run = arguments.directory.display();
+            return Err(Failure::usage(format!("`{run}` has no task `{name}`"))
                 .hint(did_you_mean(name, known))
                 .into());
         }
     }
-    let resolved = resolved(&arguments, &record)?;
-    if resolved.cards.is_empty() {
+    let resolved = resolve_for_judging(&arguments, &record)?;
+    if resolved.gpus.is_empty() {
         cpu::find_compiler()?;
     }
     if resolved.require_sandbox {
         cpu::require_sandbox()?;
     }
-    let pools = evolve::pools(&resolved);
+    let pools = evolve::build_pools(&resolved);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     let ended = runtime.block_on(async {
         let mut interrupt = driver::watch_signals()?;
         let wanted = resolved
@@ -101,7 +101,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
             .iter()
             .filter(|(_, task)| arguments.task.is_empty() || arguments.task.contains(&task.name));
         for (files, task) in wanted {
-            let place = Place {
+            let promotion = TaskPromotion {
                 resolved: &resolved,
                 record: &record,
                 directory: &directory,
@@ -110,14 +110,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
                 force: arguments.force,
             };
             tokio::select! {
-                one = place.promote(&pools) => {
-                    let one = one?;
+                result = promotion.promote(&pools) => {
+                    let one = result?;
                     match arguments.format {
-                        Format::Human => print(&describe(&task.name, &one))?,
+                        Format::Human => print(&describe_result(&task.name, &one))?,
                         Format::Jsonl => print_json_lines([&one.facts])?,
                         Format::Json => {}
                     }
-                    told.push(one);
+                    results.push(one);
                 }
                 _ = interrupt.wait_for(|told| *told) => return Ok(false),
             }
@@ -125,85 +125,88 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         anyhow::Ok(true)
     });
     runtime.shutdown_background();
-    if arguments.format == Format::Json && (ended.is_ok() || !told.is_empty()) {
-        print_json(&told.iter().map(|one| &one.facts).collect::<Vec<_>>())?;
+    if arguments.format == Format::Json && (ended.is_ok() || !results.is_empty()) {
+        print_json(&results.iter().map(|one| &one.facts).collect::<Vec<_>>())?;
     }
     Ok(match ended? {
         false => Exit::Interrupted,
-        true if told.iter().all(|one| one.promoted) => Exit::Done,
+        true if results.iter().all(|one| one.promoted) => Exit::Done,
         true => Exit::NothingPassed,
     })
 }
 
 /// The run's config as far as it bears on judging: no search, no model.
-fn resolved(arguments: &Arguments, record: &Record) -> anyhow::Result<Resolved> {
-    let place = arguments.directory.display();
+fn resolve_for_judging(
+    arguments: &PromoteArgs,
+    record: &RunRecord,
+) -> anyhow::Result<ResolvedConfig> {
+    let run = arguments.directory.display();
     let mut config: Config = serde_json::from_value(record.config.clone()).map_err(|error| {
-        Failure::usage(format!("{place}/run.yaml: config: {error}"))
+        Failure::usage(format!("{run}/run.yaml: config: {error}"))
             .hint("put the file back as kforge wrote it")
     })?;
-    config.search = search::Settings::default();
-    config.llm = llm::Settings {
-        models: llm::Models::Listed(Vec::new()),
-        ..llm::Settings::default()
+    config.search = search::SearchSettings::default();
+    config.llm = llm::LlmSettings {
+        models: llm::ModelList::Listed(Vec::new()),
+        ..llm::LlmSettings::default()
     };
-    config.budget = config::Budget::default();
+    config.budget = config::BudgetConfig::default();
     config.from = Vec::new();
     if let Some(name) = &arguments.profile {
         config.profile = ProfileChoice(name.clone());
     }
     if let Some(name) = &arguments.backend {
-        config.backend = evolve::backend(name);
+        config.backend = evolve::parse_backend(name);
     }
-    let config = config::apply(&config, &arguments.set)?;
+    let config = config::apply_overrides(&config, &arguments.set)?;
     Ok(config::resolve(&config, "promote", "")?)
 }
 
 /// A task of a run, and what is needed to judge for it.
-struct Place<'a> {
-    resolved: &'a Resolved,
-    record: &'a Record,
+struct TaskPromotion<'a> {
+    resolved: &'a ResolvedConfig,
+    record: &'a RunRecord,
     directory: &'a RunDirectory,
     files: &'a TaskFiles,
     task: &'a Task,
     force: bool,
 }
 
-impl Place<'_> {
-    async fn promote(&self, pools: &Pools) -> anyhow::Result<Told> {
+impl TaskPromotion<'_> {
+    async fn promote(&self, pools: &WorkerPools) -> anyhow::Result<PromotionResult> {
         let name = &self.task.name;
-        let Some(best) = run::best_of(self.directory, name)? else {
+        let Some(best) = run::best_kernel(self.directory, name)? else {
             let why = "no kernel of this run has passed".to_owned();
-            return Ok(self.told(false, why, None, None, None));
+            return Ok(self.result(false, why, None, None, None));
         };
         let known = self.files.best_known()?;
-        let there = known.as_ref().map(Known::of);
-        if there
+        let current = known.as_ref().map(CurrentBest::of);
+        if current
             .as_ref()
             .is_some_and(|known| known.kernel == Digest::of(&best.source))
         {
             let why = "it is the best that is known already".to_owned();
-            return Ok(self.told(false, why, Some(&best), there.as_ref(), None));
+            return Ok(self.result(false, why, Some(&best), current.as_ref(), None));
         }
-        let device = self.resolved.cards.first().cloned();
+        let device = self.resolved.gpus.first().cloned();
         let device = device.unwrap_or_else(cpu::identity);
-        let foreign = there
+        let other_device = current
             .as_ref()
-            .and_then(|known| known.elsewhere(&self.resolved.backend, &device));
-        if let (Some(foreign), false) = (&foreign, self.force) {
+            .and_then(|known| known.other_device(&self.resolved.backend, &device));
+        if let (Some(foreign), false) = (&other_device, self.force) {
             let why = format!(
                 "what is there was measured on {foreign}, and this is {}: `--force` replaces it",
-                on(&self.resolved.backend, &device.name, &device.arch)
+                device_label(&self.resolved.backend, &device.name, &device.arch)
             );
-            return Ok(self.told(false, why, Some(&best), there.as_ref(), None));
+            return Ok(self.result(false, why, Some(&best), current.as_ref(), None));
         }
-        let waiting = Waiting::new();
-        waiting.on(&format!("{name}: judging step {}", best.step));
+        let waiting = Spinner::new();
+        waiting.set_message(&format!("{name}: judging step {}", best.step));
         let evaluator = pools.open(self.task.clone().into()).await?;
-        let against = known.as_ref().filter(|_| foreign.is_none());
-        let duels = match self.resolved.cards.is_empty() {
+        let against = known.as_ref().filter(|_| other_device.is_none());
+        let duels = match self.resolved.gpus.is_empty() {
             true => 1,
-            false => DUELS_ON_A_CARD,
+            false => GPU_DUEL_PROCESSES,
         };
         let contest = driver::contest(
             evaluator.as_ref(),
@@ -213,35 +216,35 @@ impl Place<'_> {
         );
         let mut contest = contest.await?;
         drop(waiting);
-        if let (Some(foreign), true) = (&foreign, contest.won) {
+        if let (Some(foreign), true) = (&other_device, contest.won) {
             contest.why = format!(
                 "it was confirmed; what was there was measured on {foreign}, and is replaced by `--force`"
             );
         }
         if contest.won {
-            self.put(&best, &mut contest, known.as_ref())?;
+            self.install(&best, &mut contest, known.as_ref())?;
         }
         let why = contest.why.clone();
-        Ok(self.told(
+        Ok(self.result(
             contest.won,
             why,
             Some(&best),
-            there.as_ref(),
+            current.as_ref(),
             Some(&contest),
         ))
     }
 
     /// Puts the kernel and its verdict in place. The verdict names the kernel's hash: one that lies beside another kernel, because
     /// something was killed in between, is seen to be none of that kernel's.
-    fn put(
+    fn install(
         &self,
         best: &BestOfRun,
         contest: &mut Contest,
         judged_against: Option<&BestKnown>,
     ) -> anyhow::Result<()> {
         let path = self.files.best_source();
-        let now = self.files.best_known()?;
-        if now.as_ref().map(|known| &known.source) != judged_against.map(|known| &known.source) {
+        let latest = self.files.best_known()?;
+        if latest.as_ref().map(|known| &known.source) != judged_against.map(|known| &known.source) {
             return Err(Failure::usage(format!(
                 "`{}` has changed while it was judged against",
                 path.display()
@@ -252,13 +255,13 @@ impl Place<'_> {
         // Nothing of this machine's folders: the file is for others to have too.
         contest.challenger.kernel = format!("kernels/{}/best.cu", self.task.name);
         let root = self.directory.root();
-        let whole = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+        let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         let mut verdict = serde_json::to_value(&contest.challenger)?;
         verdict["promoted"] = json!({
             "kernel": Digest::of(&best.source),
-            "run": whole.file_name().map(|name| name.to_string_lossy()),
+            "run": absolute.file_name().map(|name| name.to_string_lossy()),
             "step": best.step,
-            "time": run::timestamp(run::now()),
+            "time": run::timestamp(run::now_milliseconds()),
             "kforge": env!("CARGO_PKG_VERSION"),
             "task": self.task.digest,
             "profile": self.resolved.profile,
@@ -272,16 +275,16 @@ impl Place<'_> {
         files::replace_durably(&self.files.best_verdict(), text.as_bytes())
     }
 
-    fn told(
+    fn result(
         &self,
         promoted: bool,
         why: String,
         best: Option<&BestOfRun>,
-        there: Option<&Known>,
+        current: Option<&CurrentBest>,
         contest: Option<&Contest>,
-    ) -> Told {
-        let began_with = self.record.tasks.get(&self.task.name);
-        let task_changed = began_with.is_some_and(|began| began.folder != self.task.digest);
+    ) -> PromotionResult {
+        let recorded = self.record.tasks.get(&self.task.name);
+        let task_changed = recorded.is_some_and(|began| began.folder != self.task.digest);
         let facts = json!({
             "task": self.task.name,
             "promoted": promoted,
@@ -290,12 +293,12 @@ impl Place<'_> {
             "step": best.map(|best| best.step),
             "task_changed_since_the_run": task_changed,
             "kernel": self.files.best_source(),
-            "there": there.map(|known| json!({"origin": known.origin, "kernel": known.kernel, "backend": known.backend, "device": known.device})),
+            "there": current.map(|known| json!({"origin": known.origin, "kernel": known.kernel, "backend": known.backend, "device": known.device})),
             "duel": contest.and_then(|contest| contest.duel),
             "verdict": contest.map(|contest| &contest.challenger),
             "verdict_of_there": contest.and_then(|contest| contest.incumbent.as_ref()),
         });
-        Told {
+        PromotionResult {
             promoted,
             why,
             facts,
@@ -304,14 +307,14 @@ impl Place<'_> {
 }
 
 /// The kernel that is there, and what its verdict says of where it was measured.
-struct Known {
+struct CurrentBest {
     origin: String,
     kernel: Digest,
     backend: Option<String>,
     device: Option<DeviceIdentity>,
 }
 
-impl Known {
+impl CurrentBest {
     fn of(known: &BestKnown) -> Self {
         let kernel = Digest::of(&known.source);
         let value: Option<Value> = known
@@ -330,22 +333,23 @@ impl Known {
     }
 
     /// Where it was measured, if that is known and is not here.
-    fn elsewhere(&self, backend: &str, here: &DeviceIdentity) -> Option<String> {
-        let (there_by, there) = (self.backend.as_ref()?, self.device.as_ref()?);
-        let is_here = there_by == backend && there.name == here.name && there.arch == here.arch;
-        (!is_here).then(|| on(there_by, &there.name, &there.arch))
+    fn other_device(&self, backend: &str, here: &DeviceIdentity) -> Option<String> {
+        let (their_backend, theirs) = (self.backend.as_ref()?, self.device.as_ref()?);
+        let is_here =
+            their_backend == backend && theirs.name == here.name && theirs.arch == here.arch;
+        (!is_here).then(|| device_label(their_backend, &theirs.name, &theirs.arch))
     }
 }
 
-fn on(backend: &str, name: &str, arch: &str) -> String {
+fn device_label(backend: &str, name: &str, arch: &str) -> String {
     format!("{backend}, {name} ({arch})")
 }
 
-fn describe(task: &str, told: &Told) -> String {
-    let facts = &told.facts;
-    let mut text = match told.promoted {
-        true => format!("{task}: promoted: {}\n", told.why),
-        false => format!("{task}: not promoted: {}\n", told.why),
+fn describe_result(task: &str, result: &PromotionResult) -> String {
+    let facts = &result.facts;
+    let mut text = match result.promoted {
+        true => format!("{task}: promoted: {}\n", result.why),
+        false => format!("{task}: not promoted: {}\n", result.why),
     };
     if let Some(step) = facts["step"].as_u64() {
         let run = facts["run"].as_str().unwrap_or_default();
@@ -361,14 +365,14 @@ fn describe(task: &str, told: &Told) -> String {
         Some(format!(
             "{:.3}x of {baseline} [{low:.3}, {high:.3}] on {}",
             speedup.geomean,
-            on(&verdict.backend, &verdict.device.name, &verdict.device.arch)
+            device_label(&verdict.backend, &verdict.device.name, &verdict.device.arch)
         ))
     };
     if let Some(confirmed) = line(&facts["verdict"]) {
         text += &format!("  confirmed {confirmed}\n");
     }
     if let Some(origin) = facts["there"]["origin"].as_str() {
-        let was = if told.promoted {
+        let was = if result.promoted {
             "was there"
         } else {
             "is there "
@@ -378,7 +382,7 @@ fn describe(task: &str, told: &Told) -> String {
             None => format!("  {was} {origin}\n"),
         };
     }
-    if told.promoted {
+    if result.promoted {
         let path = facts["kernel"].as_str().unwrap_or_default();
         text += &format!("  now in    {path}, its verdict beside it\n");
     }

@@ -9,18 +9,19 @@ use serde_json::json;
 
 use super::{Exit, print, print_json};
 use crate::base::{Failure, files, yaml};
-use crate::config::{self, Backend, Config};
+use crate::config::{self, BackendChoice, Config};
 use crate::device::DeviceFacts;
 use crate::event::Operator;
 use crate::propose::prompt::{
-    Feedback, Label, Language, Prompt, Question, Shown, Templates, render, tokens,
+    Feedback, KernelLabel, Language, Prompt, PromptInput, ShownKernel, Templates, estimate_tokens,
+    render,
 };
 use crate::task::{Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
-pub(super) struct Arguments {
+pub(super) struct PromptArgs {
     /// The task's name or its folder.
     task: String,
     /// The run config whose backend and profile are meant.
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
     config: Option<String>,
     /// What the model is asked to do.
     #[arg(long, value_enum, default_value_t)]
-    operator: Asked,
+    operator: RequestedOperator,
     /// A kernel file to work on; may be given several times. Default: the task's starting kernels, as many as are needed.
     #[arg(long = "kernel", value_name = "FILE")]
     kernels: Vec<PathBuf>,
@@ -66,7 +67,7 @@ The prompt goes to standard output, a table of its parts to standard error. Toke
 
 /// What can be asked of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Asked {
+enum RequestedOperator {
     #[default]
     Propose,
     Edit,
@@ -84,34 +85,34 @@ enum PromptFormat {
     Json,
 }
 
-impl Asked {
+impl RequestedOperator {
     fn operator(self) -> Operator {
         match self {
-            Asked::Propose => Operator::Propose,
-            Asked::Edit => Operator::Edit,
-            Asked::Crossover => Operator::Crossover,
-            Asked::Repair => Operator::Repair,
+            RequestedOperator::Propose => Operator::Propose,
+            RequestedOperator::Edit => Operator::Edit,
+            RequestedOperator::Crossover => Operator::Crossover,
+            RequestedOperator::Repair => Operator::Repair,
         }
     }
 
     /// Parents that are taken where none is named.
-    fn parents(self) -> usize {
+    fn parent_count(self) -> usize {
         match self {
-            Asked::Propose => 0,
-            Asked::Edit | Asked::Repair => 1,
-            Asked::Crossover => 2,
+            RequestedOperator::Propose => 0,
+            RequestedOperator::Edit | RequestedOperator::Repair => 1,
+            RequestedOperator::Crossover => 2,
         }
     }
 }
 
 /// A kernel file with what is known of it.
-struct File {
+struct PromptKernel {
     name: String,
     source: String,
     feedback: Option<Feedback>,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     let templates = match &arguments.prompts {
         Some(folder) => Templates::with_folder(folder)?,
         None => Templates::embedded()?,
@@ -119,26 +120,26 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     let task = TaskFiles::find(&arguments.task)?.load()?;
     let mut config = match &arguments.config {
         Some(file) => {
-            let (text, origin) = config::find(file)?;
+            let (text, origin) = config::find_config(file)?;
             yaml::read(&text, &origin)?
         }
         None => Config::default(),
     };
-    let (backend, device, profile) = target(&arguments, &mut config)?;
+    let (backend, device, profile) = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
         let cards = templates.cards(Language::of_backend(&backend));
         let list = cards.map(|card| format!("{:<24} {}\n", card.name, card.when));
         print(&list.collect::<String>())?;
         return Ok(Exit::Done);
     }
-    let verdicts = verdicts(&arguments, &task)?;
+    let verdicts = read_verdicts(&arguments, &task)?;
     let feedback = |name: &str| {
         let known = verdicts.iter().find(|verdict| verdict.kernel == name);
-        known.and_then(|verdict| Feedback::of(verdict, &task))
+        known.and_then(|verdict| Feedback::from_verdict(verdict, &task))
     };
     let read = |path: &PathBuf| {
         let name = path.display().to_string();
-        anyhow::Ok(File {
+        anyhow::Ok(PromptKernel {
             source: files::read(path)?,
             feedback: feedback(&name),
             name,
@@ -150,14 +151,16 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         .map(read)
         .collect::<Result<_, _>>()?;
     if parents.is_empty() {
-        let starts = task.starts().take(arguments.operator.parents());
-        parents.extend(starts.map(|(name, source)| File {
+        let starts = task
+            .starting_kernels()
+            .take(arguments.operator.parent_count());
+        parents.extend(starts.map(|(name, source)| PromptKernel {
             name: name.to_owned(),
             source: source.to_owned(),
             feedback: feedback(name),
         }));
     }
-    if parents.len() < arguments.operator.parents() {
+    if parents.len() < arguments.operator.parent_count() {
         return Err(Failure::usage("there are not enough kernels to work on")
             .hint("name them: `--kernel FILE --kernel FILE`")
             .into());
@@ -167,10 +170,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         .iter()
         .map(read)
         .collect::<Result<_, _>>()?;
-    let parents_shown = shown(&parents, 1, Label::Parent);
-    let context_shown = shown(&context, parents.len() as u64 + 1, Label::Elite);
+    let parents_shown = as_shown(&parents, 1, KernelLabel::Parent);
+    let context_shown = as_shown(&context, parents.len() as u64 + 1, KernelLabel::Elite);
     let baselines = task.settings.baselines.keys();
-    let question = Question {
+    let request = PromptInput {
         operator: arguments.operator.operator(),
         task: &task,
         profile: &profile,
@@ -181,19 +184,19 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         context: &context_shown,
         history: &[],
         card: arguments.card.as_deref(),
-        most_edits: arguments.edits,
+        max_edits: arguments.edits,
         budget_tokens: arguments.tokens,
         missed: None,
     };
-    let prompt = render(&question, &templates)?;
+    let prompt = render(&request, &templates)?;
     match arguments.format {
         PromptFormat::Human => {
             print(&prompt.document())?;
-            table(&prompt, parents.iter().chain(&context));
+            print_token_table(&prompt, parents.iter().chain(&context));
         }
         PromptFormat::Json => print_json(&json!({
             "version": prompt.version,
-            "tokens": prompt.tokens(),
+            "tokens": prompt.estimated_tokens(),
             "bytes": prompt.bytes(),
             "system": prompt.system,
             "sections": prompt.sections,
@@ -203,10 +206,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn shown(files: &[File], first: u64, label: Label) -> Vec<Shown<'_>> {
+fn as_shown(files: &[PromptKernel], first: u64, label: KernelLabel) -> Vec<ShownKernel<'_>> {
     let numbered = files.iter().zip(first..);
     numbered
-        .map(|(file, step)| Shown {
+        .map(|(file, step)| ShownKernel {
             step,
             operator: Operator::Start,
             source: &file.source,
@@ -217,8 +220,8 @@ fn shown(files: &[File], first: u64, label: Label) -> Vec<Shown<'_>> {
 }
 
 /// The backend, what is known of its device, and the profile that it takes.
-fn target(
-    arguments: &Arguments,
+fn resolve_target(
+    arguments: &PromptArgs,
     config: &mut Config,
 ) -> anyhow::Result<(String, DeviceFacts, String)> {
     let profile = |config: &Config, backend: &str| match (config.profile.0.as_str(), backend) {
@@ -227,7 +230,7 @@ fn target(
         (named, _) => named.to_owned(),
     };
     let of_arch = |arch: &str| {
-        DeviceFacts::of(&DeviceIdentity {
+        DeviceFacts::for_device(&DeviceIdentity {
             arch: arch.to_owned(),
             ..DeviceIdentity::default()
         })
@@ -241,14 +244,14 @@ fn target(
         (None | Some("auto" | "cuda"), Some(arch)) => {
             return Ok(("cuda".to_owned(), of_arch(arch), profile(config, "cuda")));
         }
-        (Some("cpu"), _) => config.backend = Backend::Cpu,
-        (Some("cuda"), _) => config.backend = Backend::Cuda,
+        (Some("cpu"), _) => config.backend = BackendChoice::Cpu,
+        (Some("cuda"), _) => config.backend = BackendChoice::Cuda,
         _ => {}
     }
     // The named task is the one that is meant, whatever the config is for.
     config.tasks = vec![arguments.task.clone()];
     let resolved = config::resolve(config, "prompt", "")?;
-    let identity = match resolved.cards.first() {
+    let identity = match resolved.gpus.first() {
         Some(card) => card.clone(),
         None => DeviceIdentity {
             name: "a CPU".to_owned(),
@@ -260,12 +263,12 @@ fn target(
     };
     Ok((
         resolved.backend,
-        DeviceFacts::of(&identity),
+        DeviceFacts::for_device(&identity),
         resolved.profile,
     ))
 }
 
-fn verdicts(arguments: &Arguments, task: &Task) -> anyhow::Result<Vec<Verdict>> {
+fn read_verdicts(arguments: &PromptArgs, task: &Task) -> anyhow::Result<Vec<Verdict>> {
     let Some(path) = &arguments.verdicts else {
         return Ok(Vec::new());
     };
@@ -290,7 +293,7 @@ fn verdicts(arguments: &Arguments, task: &Task) -> anyhow::Result<Vec<Verdict>> 
 }
 
 /// What each part takes, for people.
-fn table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f File>) {
+fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f PromptKernel>) {
     let mut text = String::new();
     // In memory alone: writing to a String cannot fail.
     for (file, step) in files.zip(1..) {
@@ -301,7 +304,12 @@ fn table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f File>) {
         let _ = writeln!(text, "step {step} is {}{judged}", file.name);
     }
     let _ = writeln!(text, "{:<12} {:>8}", "part", "tokens");
-    let _ = writeln!(text, "{:<12} {:>8}", "system", tokens(&prompt.system));
+    let _ = writeln!(
+        text,
+        "{:<12} {:>8}",
+        "system",
+        estimate_tokens(&prompt.system)
+    );
     for section in &prompt.sections {
         let stable = if section.stable { "" } else { "  changes" };
         let _ = writeln!(text, "{:<12} {:>8}{stable}", section.name, section.tokens);
@@ -310,7 +318,7 @@ fn table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f File>) {
         text,
         "{:<12} {:>8}  estimated from {} bytes; templates {}",
         "all",
-        prompt.tokens(),
+        prompt.estimated_tokens(),
         prompt.bytes(),
         prompt.version
     );

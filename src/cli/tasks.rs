@@ -7,17 +7,17 @@ use crate::base::Failure;
 use crate::device::cpu::CpuDevice;
 use crate::device::{Cache, Device};
 use crate::eval;
-use crate::report::{self, Waiting};
+use crate::report::{self, Spinner};
 use crate::task::{TaskFiles, embedded_names, local_names};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct TasksArgs {
     #[command(subcommand)]
-    command: Command,
+    command: TasksCommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum TasksCommand {
     /// List the tasks in `tasks/` and within the program.
     List {
         /// The form of the results.
@@ -65,22 +65,22 @@ Exit codes:
   3    environment: no compiler, no device, no space
   4    a task was refused";
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+pub(super) fn run(arguments: TasksArgs) -> anyhow::Result<Exit> {
     match arguments.command {
-        Command::List { format } => list(format)?,
-        Command::Check {
+        TasksCommand::List { format } => list_tasks(format)?,
+        TasksCommand::Check {
             tasks,
             profile,
             launch_seconds,
             seed,
             format,
-        } => return check(tasks, &profile, launch_seconds, seed, format),
-        Command::Show { task, format } => show(&task, format)?,
+        } => return check_tasks(tasks, &profile, launch_seconds, seed, format),
+        TasksCommand::Show { task, format } => show_task(&task, format)?,
     }
     Ok(Exit::Done)
 }
 
-fn check(
+fn check_tasks(
     names: Vec<String>,
     profile: &str,
     launch_seconds: f64,
@@ -93,26 +93,30 @@ fn check(
         ))
         .into());
     }
-    let names = if names.is_empty() { all_names() } else { names };
+    let names = if names.is_empty() {
+        all_task_names()
+    } else {
+        names
+    };
     // All are read before the first is tested: a mistake in the last should not take minutes to show.
     let tasks = names
         .iter()
         .map(|name| TaskFiles::find(name)?.load())
         .collect::<Result<Vec<_>, _>>()?;
     let device = CpuDevice::new()?;
-    let machine = crate::worker::machine(&device.identity());
-    let waiting = Waiting::new();
+    let machine = crate::worker::cpu_limits(&device.identity());
+    let waiting = Spinner::new();
     let mut admissions = Vec::new();
     for (index, task) in tasks.iter().enumerate() {
-        waiting.on(&format!(
+        waiting.set_message(&format!(
             "testing {} ({}/{})",
             task.name,
             index + 1,
             tasks.len()
         ));
-        let known = task.settings.profiles.get(profile);
-        let options = eval::Options {
-            profile: known.context("the profile is gone")?.clone(),
+        let settings = task.settings.profiles.get(profile);
+        let options = eval::JudgeOptions {
+            profile: settings.context("the profile is gone")?.clone(),
             launch_seconds,
             thorough: false,
             cache: Cache::Cold,
@@ -120,8 +124,8 @@ fn check(
         let admission = eval::admit(&device, task, options, machine, seed)
             .with_context(|| format!("failed to test task `{}`", task.name))?;
         match format {
-            Format::Human => waiting.aside(|| print(&report::admission(&admission)))?,
-            Format::Jsonl => waiting.aside(|| print_json_lines([&admission]))?,
+            Format::Human => waiting.suspend(|| print(&report::describe_admission(&admission)))?,
+            Format::Jsonl => waiting.suspend(|| print_json_lines([&admission]))?,
             Format::Json => {}
         }
         admissions.push(admission);
@@ -137,7 +141,7 @@ fn check(
     )
 }
 
-fn all_names() -> Vec<String> {
+fn all_task_names() -> Vec<String> {
     let mut names = local_names();
     names.extend(embedded_names().into_iter().map(str::to_owned));
     names.sort_unstable();
@@ -145,8 +149,8 @@ fn all_names() -> Vec<String> {
     names
 }
 
-fn list(format: Format) -> anyhow::Result<()> {
-    let names = all_names();
+fn list_tasks(format: Format) -> anyhow::Result<()> {
+    let names = all_task_names();
     let mut tasks = Vec::new();
     for name in names {
         let files = TaskFiles::find(&name)?;
@@ -155,21 +159,21 @@ fn list(format: Format) -> anyhow::Result<()> {
     let facts = || {
         tasks
             .iter()
-            .map(|(task, origin)| report::facts(task, origin))
+            .map(|(task, origin)| report::task_json(task, origin))
     };
     match format {
-        Format::Human => print(&report::tasks(&tasks)),
+        Format::Human => print(&report::task_table(&tasks)),
         Format::Json => print_json(&facts().collect::<Vec<_>>()),
         Format::Jsonl => print_json_lines(facts()),
     }
 }
 
-fn show(name: &str, format: Format) -> anyhow::Result<()> {
+fn show_task(name: &str, format: Format) -> anyhow::Result<()> {
     let files = TaskFiles::find(name)?;
     let task = files.load()?;
     match format {
-        Format::Human => print(&report::task(&task, &files.origin)),
-        Format::Json => print_json(&report::facts(&task, &files.origin)),
-        Format::Jsonl => print_json_lines([report::facts(&task, &files.origin)]),
+        Format::Human => print(&report::describe_task(&task, &files.origin)),
+        Format::Json => print_json(&report::task_json(&task, &files.origin)),
+        Format::Jsonl => print_json_lines([report::task_json(&task, &files.origin)]),
     }
 }

@@ -9,16 +9,16 @@ use crate::verdict::DeviceIdentity;
 
 /// As it is typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Devices {
+pub enum DeviceChoice {
     #[default]
     All,
     /// Indices as `kforge doctor` shows them, or the beginnings of names (`GPU-…`).
     Listed(Vec<String>),
 }
 
-impl Devices {
+impl DeviceChoice {
     /// Those among the machine's that are meant, in the order in which they were named.
-    pub(crate) fn among(&self, cards: &[DeviceIdentity]) -> Result<Vec<DeviceIdentity>, Failure> {
+    pub(crate) fn select(&self, cards: &[DeviceIdentity]) -> Result<Vec<DeviceIdentity>, Failure> {
         let Self::Listed(words) = self else {
             return Ok(cards.to_vec());
         };
@@ -54,73 +54,76 @@ impl Devices {
     }
 }
 
-impl Serialize for Devices {
+impl Serialize for DeviceChoice {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Devices::All => serializer.serialize_str("all"),
-            Devices::Listed(words) => words.serialize(serializer),
+            DeviceChoice::All => serializer.serialize_str("all"),
+            DeviceChoice::Listed(words) => words.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Devices {
+impl<'de> Deserialize<'de> for DeviceChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Typed;
-        impl<'de> Visitor<'de> for Typed {
-            type Value = Devices;
+        struct DeviceChoiceVisitor;
+        impl<'de> Visitor<'de> for DeviceChoiceVisitor {
+            type Value = DeviceChoice;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 formatter.write_str("`all` or a list of indices and names")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Devices, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<DeviceChoice, E> {
                 match text {
-                    "all" => Ok(Devices::All),
+                    "all" => Ok(DeviceChoice::All),
                     _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
                 }
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Devices, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut sequence: A,
+            ) -> Result<DeviceChoice, A::Error> {
                 let mut words = Vec::new();
-                while let Some(Word(word)) = sequence.next_element()? {
+                while let Some(DeviceName(word)) = sequence.next_element()? {
                     words.push(word);
                 }
-                Ok(Devices::Listed(words))
+                Ok(DeviceChoice::Listed(words))
             }
         }
-        deserializer.deserialize_any(Typed)
+        deserializer.deserialize_any(DeviceChoiceVisitor)
     }
 }
 
 /// An index or a name.
-struct Word(String);
+struct DeviceName(String);
 
-impl<'de> Deserialize<'de> for Word {
+impl<'de> Deserialize<'de> for DeviceName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Typed;
-        impl Visitor<'_> for Typed {
-            type Value = Word;
+        struct DeviceNameVisitor;
+        impl Visitor<'_> for DeviceNameVisitor {
+            type Value = DeviceName;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 formatter.write_str("an index or a name")
             }
 
-            fn visit_u64<E: Error>(self, index: u64) -> Result<Word, E> {
-                Ok(Word(index.to_string()))
+            fn visit_u64<E: Error>(self, index: u64) -> Result<DeviceName, E> {
+                Ok(DeviceName(index.to_string()))
             }
 
-            fn visit_i64<E: Error>(self, index: i64) -> Result<Word, E> {
+            fn visit_i64<E: Error>(self, index: i64) -> Result<DeviceName, E> {
                 match index {
-                    0.. => Ok(Word(index.to_string())),
+                    0.. => Ok(DeviceName(index.to_string())),
                     _ => Err(E::invalid_value(Unexpected::Signed(index), &self)),
                 }
             }
 
-            fn visit_str<E: Error>(self, name: &str) -> Result<Word, E> {
-                Ok(Word(name.to_owned()))
+            fn visit_str<E: Error>(self, name: &str) -> Result<DeviceName, E> {
+                Ok(DeviceName(name.to_owned()))
             }
         }
-        deserializer.deserialize_any(Typed)
+        deserializer.deserialize_any(DeviceNameVisitor)
     }
 }
 
@@ -128,7 +131,7 @@ impl<'de> Deserialize<'de> for Word {
 mod tests {
     use super::*;
 
-    fn cards() -> Vec<DeviceIdentity> {
+    fn gpus() -> Vec<DeviceIdentity> {
         let named = |uuid: &str| DeviceIdentity {
             uuid: Some(uuid.to_owned()),
             ..DeviceIdentity::default()
@@ -137,13 +140,13 @@ mod tests {
     }
 
     fn chosen(yaml: &str) -> Result<Vec<String>, Failure> {
-        let devices: Devices = serde_yaml::from_str(yaml).unwrap();
-        let cards = devices.among(&cards())?.into_iter();
+        let devices: DeviceChoice = serde_yaml::from_str(yaml).unwrap();
+        let cards = devices.select(&gpus())?.into_iter();
         Ok(cards.filter_map(|card| card.uuid).collect())
     }
 
     #[test]
-    fn devices_are_indices_or_beginnings_of_names() {
+    fn devices_are_indices_or_uuid_prefixes() {
         for (yaml, expected) in [
             ("all", vec!["GPU-aa11", "GPU-bb22", "GPU-cc33"]),
             ("[2, 0]", vec!["GPU-cc33", "GPU-aa11"]),
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_devices_are_named() {
+    fn unknown_devices_are_refused_by_name() {
         for (yaml, words, hint) in [
             ("[0, 3]", "no GPU `3`: there are 3", "`kforge doctor`"),
             (
@@ -174,9 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_devices_is_refused() {
+    fn values_other_than_all_or_a_list_are_refused() {
         for yaml in ["every", "3", "[-1]", "[1.5]", "[[0]]", "{0: 1}"] {
-            assert!(serde_yaml::from_str::<Devices>(yaml).is_err(), "{yaml}");
+            assert!(
+                serde_yaml::from_str::<DeviceChoice>(yaml).is_err(),
+                "{yaml}"
+            );
         }
     }
 }

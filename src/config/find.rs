@@ -11,19 +11,19 @@ use crate::task;
 static CONFIGS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/config");
 
 /// The text of a run config, and what errors call it.
-pub(crate) fn find(name: &str) -> Result<(String, String), Failure> {
+pub(crate) fn find_config(name: &str) -> Result<(String, String), Failure> {
     let embedded = CONFIGS
         .files()
         .filter_map(|file| Some((file.path().to_str()?, file.contents_utf8()?)));
-    look("run config", "config", name, &embedded.collect::<Vec<_>>())
+    find_text("run config", "config", name, &embedded.collect::<Vec<_>>())
 }
 
 /// The text of a task list, and what errors call it.
-pub(super) fn find_list(name: &str) -> Result<(String, String), Failure> {
-    look("task list", "tasks", name, &task::embedded_lists())
+pub(super) fn find_task_list(name: &str) -> Result<(String, String), Failure> {
+    find_text("task list", "tasks", name, &task::embedded_lists())
 }
 
-fn look(
+fn find_text(
     kind: &str,
     folder: &str,
     name: &str,
@@ -46,7 +46,7 @@ fn look(
             "`{name}` is a folder, not a {kind}"
         )));
     }
-    let local = names_in(folder, embedded);
+    let local = local_names(folder, embedded);
     let known = embedded
         .iter()
         .map(|(known, _)| *known)
@@ -56,7 +56,7 @@ fn look(
 }
 
 /// Files of the working folder's `config/` or `tasks/` that are not embedded as well.
-fn names_in(folder: &str, embedded: &[(&str, &str)]) -> Vec<String> {
+fn local_names(folder: &str, embedded: &[(&str, &str)]) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries
         .filter(|entry| entry.path().is_file())

@@ -12,16 +12,17 @@ use crate::{llm, search};
 
 mod devices;
 mod find;
-mod from;
 mod overrides;
 mod resolve;
 mod tasks;
+mod warm_start;
 
-pub(crate) use devices::Devices;
-pub(crate) use find::find;
-pub(crate) use from::{Beginning, Beginnings, check_unchanged, kept};
-pub use overrides::apply;
-pub(crate) use resolve::resolve_again; pub use resolve::{Resolved, resolve};
+pub(crate) use devices::DeviceChoice;
+pub(crate) use find::find_config;
+pub use overrides::apply_overrides;
+pub(crate) use resolve::resolve_for_resume;
+pub use resolve::{ResolvedConfig, resolve};
+pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
 /// A run config as it is typed. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,18 +39,18 @@ pub struct Config {
     pub seed: Option<u64>,
     /// The run's directory; `outputs/NAME-TIME` where it is not given.
     pub output: Option<PathBuf>,
-    pub backend: Backend,
+    pub backend: BackendChoice,
     pub profile: ProfileChoice,
-    pub eval: Eval,
-    pub search: search::Settings,
-    pub llm: llm::Settings,
-    pub budget: Budget,
+    pub eval: EvalConfig,
+    pub search: search::SearchSettings,
+    pub llm: llm::LlmSettings,
+    pub budget: BudgetConfig,
 }
 
 /// Which device judges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Backend {
+pub enum BackendChoice {
     /// CUDA where a GPU and NVRTC are found, else the CPU.
     #[default]
     Auto,
@@ -71,15 +72,15 @@ impl Default for ProfileChoice {
 /// How candidates are judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Eval {
+pub struct EvalConfig {
     /// Kernels with the judge at once; 2 on a CPU and 3 for each GPU where it is not given.
     pub in_flight: Option<usize>,
     /// Which GPUs judge: `all`, or a list of indices and names.
-    pub devices: Devices,
+    pub devices: DeviceChoice,
     /// What a kernel finds in a GPU's caches when it is timed.
     pub cache: Cache,
     /// Whether a kernel for a GPU runs on the CPU first, at tiny shapes and with all checks.
-    pub screen: Screen,
+    pub screen: ScreenChoice,
     /// Whether a profiler's counters of confirmed kernels go into their verdicts, where a GPU judges and lets them be read.
     pub counters: bool,
     /// Whether the GPU's own sanitizer looks at confirmed kernels, at the smallest hidden shapes.
@@ -97,7 +98,7 @@ pub struct Eval {
 /// What a kernel must pass before it costs time on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Screen {
+pub enum ScreenChoice {
     #[default]
     None,
     /// The CPU's fast build and its inspected ones; what the CPU cannot run passes.
@@ -107,7 +108,7 @@ pub enum Screen {
 /// What a run may cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Budget {
+pub struct BudgetConfig {
     /// Wall time per task, in seconds, confirmation aside.
     pub seconds: Option<f64>,
     /// Dollars for models, over all tasks. Nothing is sent that could cost more than is left.
@@ -124,23 +125,23 @@ impl Default for Config {
             steps: 100,
             seed: None,
             output: None,
-            backend: Backend::Auto,
+            backend: BackendChoice::Auto,
             profile: ProfileChoice::default(),
-            eval: Eval::default(),
-            search: search::Settings::default(),
-            llm: llm::Settings::default(),
-            budget: Budget::default(),
+            eval: EvalConfig::default(),
+            search: search::SearchSettings::default(),
+            llm: llm::LlmSettings::default(),
+            budget: BudgetConfig::default(),
         }
     }
 }
 
-impl Default for Eval {
+impl Default for EvalConfig {
     fn default() -> Self {
         Self {
             in_flight: None,
-            devices: Devices::All,
+            devices: DeviceChoice::All,
             cache: Cache::Cold,
-            screen: Screen::None,
+            screen: ScreenChoice::None,
             counters: false,
             device_sanitize: false,
             launch_seconds: 10.0,

@@ -7,15 +7,15 @@ use crate::base::text::did_you_mean;
 use crate::base::{Failure, yaml};
 
 /// The config with all assignments made, in order.
-pub fn apply(config: &Config, assignments: &[String]) -> Result<Config, Failure> {
+pub fn apply_overrides(config: &Config, assignments: &[String]) -> Result<Config, Failure> {
     let mut config = config.clone();
     for assignment in assignments {
-        config = apply_one(&config, assignment)?;
+        config = apply_override(&config, assignment)?;
     }
     Ok(config)
 }
 
-fn apply_one(config: &Config, assignment: &str) -> Result<Config, Failure> {
+fn apply_override(config: &Config, assignment: &str) -> Result<Config, Failure> {
     let origin = format!("`--set {assignment}`");
     let fail = |message: String| Failure::usage(format!("{origin}: {message}"));
     let Some((key, value)) = assignment.split_once('=') else {
@@ -52,11 +52,12 @@ mod tests {
     use super::*;
 
     fn set(assignment: &str) -> Result<Config, String> {
-        apply(&Config::default(), &[assignment.to_owned()]).map_err(|failure| failure.to_string())
+        apply_overrides(&Config::default(), &[assignment.to_owned()])
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]
-    fn any_key_can_be_set() {
+    fn any_key_can_be_overridden() {
         assert_eq!(set("steps=7").unwrap().steps, 7);
         assert_eq!(
             set("tasks=[softmax, rmsnorm]").unwrap().tasks,
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_longer_than_a_clock_holds() {
+    fn times_are_positive_and_limited() {
         for key in ["budget.seconds", "eval.seconds", "eval.launch_seconds"] {
             assert!(set(&format!("{key}=60")).unwrap().check().is_ok());
             for value in ["1e300", ".inf", ".nan", "-1", "0"] {
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_assignment_and_the_nearest_key() {
+    fn errors_name_the_assignment_and_the_nearest_key() {
         for (assignment, words) in [
             ("steps", "expected KEY=VALUE"),
             (

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::from::{self, Beginnings};
-use super::{Backend, Config, Devices, Eval, Screen, tasks};
+use super::warm_start::{self, WarmStarts};
+use super::{BackendChoice, Config, DeviceChoice, EvalConfig, ScreenChoice, tasks};
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, random};
 use crate::device::{Cache, cuda};
@@ -16,27 +16,27 @@ use crate::{llm, search};
 
 /// Kernels with the judge at once: the compilers of some work while another is timed.
 const IN_FLIGHT_ON_CPU: usize = 2;
-const IN_FLIGHT_A_CARD: usize = 3;
+const IN_FLIGHT_PER_GPU: usize = 3;
 
 /// A config in which nothing is left to decide.
 #[derive(Clone, Debug)]
-pub struct Resolved {
+pub struct ResolvedConfig {
     /// With the starting kernels that are meant.
     pub tasks: Vec<(TaskFiles, Task)>,
     /// Those among them that come from elsewhere.
-    pub from: Beginnings,
+    pub from: WarmStarts,
     pub steps: u64,
     pub seed: u64,
     pub output: PathBuf,
     /// Whether nobody asked for that very directory, so that another will do where it is taken.
-    pub output_is_free: bool,
+    pub output_is_default: bool,
     /// `cpu` or `cuda`.
     pub backend: String,
     /// `quick` or `full`.
     pub profile: String,
     pub in_flight: usize,
     /// The GPUs that judge; empty: the CPU does.
-    pub cards: Vec<DeviceIdentity>,
+    pub gpus: Vec<DeviceIdentity>,
     pub cache: Cache,
     /// Whether kernels run on the CPU before they cost time on a GPU.
     pub screen: bool,
@@ -46,11 +46,11 @@ pub struct Resolved {
     pub launch_seconds: f64,
     pub require_sandbox: bool,
     pub window: u64,
-    pub search: search::Settings,
+    pub search: search::SearchSettings,
     /// Which models are asked, and how; nothing left to decide.
-    pub llm: llm::Settings,
+    pub llm: llm::LlmSettings,
     /// What they may cost, over all tasks.
-    pub limits: llm::Limits,
+    pub limits: llm::BudgetLimits,
     pub budget: Option<Duration>,
     /// What was decided for the user, one line each.
     pub choices: Vec<String>,
@@ -59,27 +59,30 @@ pub struct Resolved {
 }
 
 /// Decides. `name` is what the default output directory is called after, `time` when the run begins.
-pub fn resolve(config: &Config, name: &str, time: &str) -> Result<Resolved, Failure> {
-    decide(config, name, time, None)
+pub fn resolve(config: &Config, name: &str, time: &str) -> Result<ResolvedConfig, Failure> {
+    resolve_with(config, name, time, None)
 }
 
 /// Decides for a run that goes on, which has the kernels that it began from.
-pub(crate) fn resolve_again(config: &Config, kept: Beginnings) -> Result<Resolved, Failure> {
-    decide(config, "run", "", Some(kept))
+pub(crate) fn resolve_for_resume(
+    config: &Config,
+    kept: WarmStarts,
+) -> Result<ResolvedConfig, Failure> {
+    resolve_with(config, "run", "", Some(kept))
 }
 
-fn decide(
+fn resolve_with(
     config: &Config,
     name: &str,
     time: &str,
-    kept: Option<Beginnings>,
-) -> Result<Resolved, Failure> {
+    kept: Option<WarmStarts>,
+) -> Result<ResolvedConfig, Failure> {
     config.check()?;
     let mut choices = Vec::new();
-    let cards = cards(config, &mut choices)?;
+    let cards = choose_gpus(config, &mut choices)?;
     let backend = if cards.is_empty() { "cpu" } else { "cuda" };
     if cards.is_empty() {
-        let idle = idle_on_cpu(&config.eval).into_iter();
+        let idle = keys_without_effect_on_cpu(&config.eval).into_iter();
         choices.extend(idle.map(|key| format!("{key}: without effect (the device is a CPU)")));
     }
     let profile = match (config.profile.0.as_str(), backend) {
@@ -95,10 +98,10 @@ fn decide(
     };
     let usual = match cards.len() {
         0 => IN_FLIGHT_ON_CPU,
-        cards => cards * IN_FLIGHT_A_CARD,
+        cards => cards * IN_FLIGHT_PER_GPU,
     };
     let in_flight = config.eval.in_flight.unwrap_or(usual);
-    let (llm, said) = config.llm.decided()?;
+    let (llm, said) = config.llm.resolved()?;
     llm.check_budget(config.budget.usd, config.budget.tokens)?;
     choices.extend(said);
     let seed = config.seed.unwrap_or_else(|| random::fresh_seed() >> 32);
@@ -107,27 +110,30 @@ fn decide(
         .clone()
         .unwrap_or_else(|| PathBuf::from("outputs").join(format!("{name}-{time}")));
     let mut found = Vec::new();
-    for named in tasks::find(config)? {
+    for named in tasks::find_tasks(config)? {
         let task = with_overrides(&named.files, config, profile)?;
         found.push((named, task));
     }
     let from = match kept {
         Some(kept) => kept,
-        None => from::find(&config.from, &found)?,
+        None => warm_start::find_warm_starts(&config.from, &found)?,
     };
     let mut tasks = Vec::new();
     let mut names = Vec::new();
     for (named, mut task) in found {
         let warm = from.get(&task.name).into_iter().flatten();
         let warm = warm.map(|begin| (begin.record.name.clone(), begin.source.clone()));
-        task.begin_from(warm.collect(), config.search.mode == search::Mode::Tune);
+        task.start_from(
+            warm.collect(),
+            config.search.mode == search::SearchMode::Tune,
+        );
         names.push(named.name);
         tasks.push((named.files, task));
     }
-    let asks = !matches!(&llm.models, llm::Models::Listed(models) if models.is_empty());
+    let asks = !matches!(&llm.models, llm::ModelList::Listed(models) if models.is_empty());
     if !asks {
         let own = &config.search.operators;
-        if config.search.mode == search::Mode::Tune {
+        if config.search.mode == search::SearchMode::Tune {
             return Err(Failure::usage("tuning asks a model, and none is listed").hint(
                 "set a provider's key in the environment, or name one with `--model PROVIDER/MODEL`, such as `--model mailbox`",
             ));
@@ -141,9 +147,9 @@ fn decide(
     }
     let at_once = in_flight + if asks { llm.concurrency } else { 0 };
     let usual = match config.search.mode {
-        search::Mode::Evolve => 2 * at_once as u64,
+        search::SearchMode::Evolve => 2 * at_once as u64,
         // Each edit is of what the last one left.
-        search::Mode::Tune => 1,
+        search::SearchMode::Tune => 1,
     };
     let window = config.search.window.unwrap_or(usual).max(1);
     let mut typed = config.clone();
@@ -156,19 +162,19 @@ fn decide(
     record["backend"] = json!(backend);
     record["profile"] = json!(profile);
     record["tasks"] = json!(names);
-    Ok(Resolved {
+    Ok(ResolvedConfig {
         tasks,
         from,
         steps: config.steps,
         seed,
         output,
-        output_is_free: config.output.is_none(),
+        output_is_default: config.output.is_none(),
         backend: backend.to_owned(),
         profile: profile.to_owned(),
         in_flight,
-        cards,
+        gpus: cards,
         cache: config.eval.cache,
-        screen: config.eval.screen == Screen::Cpu,
+        screen: config.eval.screen == ScreenChoice::Cpu,
         counters: config.eval.counters,
         device_sanitize: config.eval.device_sanitize,
         launch_seconds: config.eval.launch_seconds,
@@ -176,7 +182,7 @@ fn decide(
         window,
         search: config.search.clone(),
         llm,
-        limits: llm::Limits::new(config.budget.usd, config.budget.tokens),
+        limits: llm::BudgetLimits::new(config.budget.usd, config.budget.tokens),
         budget: config.budget.seconds.map(Duration::from_secs_f64),
         choices,
         record,
@@ -201,15 +207,15 @@ fn with_overrides(files: &TaskFiles, config: &Config, profile: &str) -> Result<T
 }
 
 /// The GPUs that judge, or none where the CPU does.
-fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentity>, Failure> {
+fn choose_gpus(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentity>, Failure> {
     let found = match config.backend {
-        Backend::Cpu => return Ok(Vec::new()),
-        Backend::Cuda => {
-            cuda::compiler::find()?;
-            cuda::cards()?
+        BackendChoice::Cpu => return Ok(Vec::new()),
+        BackendChoice::Cuda => {
+            cuda::compiler::find_toolkit()?;
+            cuda::list_gpus()?
         }
-        Backend::Auto => match cuda::cards() {
-            Ok(cards) if !cards.is_empty() => match cuda::compiler::find() {
+        BackendChoice::Auto => match cuda::list_gpus() {
+            Ok(cards) if !cards.is_empty() => match cuda::compiler::find_toolkit() {
                 Ok(_) => cards,
                 Err(failure) => {
                     choices.push(format!("backend: cpu (a GPU is there, and {failure})"));
@@ -227,18 +233,18 @@ fn cards(config: &Config, choices: &mut Vec<String>) -> Result<Vec<DeviceIdentit
             Failure::environment("no GPU was found").hint("`kforge doctor` says what is there")
         );
     }
-    let chosen = config.eval.devices.among(&found)?;
-    let chosen = of_one_kind(&config.eval.devices, chosen, choices)?;
+    let chosen = config.eval.devices.select(&found)?;
+    let chosen = gpus_of_one_kind(&config.eval.devices, chosen, choices)?;
     let names: Vec<&str> = chosen.iter().map(|card| card.name.as_str()).collect();
-    if config.backend == Backend::Auto {
+    if config.backend == BackendChoice::Auto {
         choices.push(format!("backend: cuda ({})", names.join(", ")));
     }
     Ok(chosen)
 }
 
 /// GPUs of one kind: a run compares times, and confirms on one card what was measured on another.
-fn of_one_kind(
-    devices: &Devices,
+fn gpus_of_one_kind(
+    devices: &DeviceChoice,
     chosen: Vec<DeviceIdentity>,
     choices: &mut Vec<String>,
 ) -> Result<Vec<DeviceIdentity>, Failure> {
@@ -250,7 +256,7 @@ fn of_one_kind(
     let Some(other) = others.first() else {
         return Ok(alike);
     };
-    if *devices != Devices::All {
+    if *devices != DeviceChoice::All {
         return Err(Failure::usage(format!(
             "`eval.devices`: `{}` and `{}` are GPUs of two kinds: their times cannot be compared",
             first.name, other.name
@@ -268,11 +274,11 @@ fn of_one_kind(
 }
 
 /// The keys that somebody has set and that say something of GPUs only.
-fn idle_on_cpu(eval: &Eval) -> Vec<&'static str> {
+fn keys_without_effect_on_cpu(eval: &EvalConfig) -> Vec<&'static str> {
     let keys = [
-        ("eval.devices", eval.devices != Devices::All),
+        ("eval.devices", eval.devices != DeviceChoice::All),
         ("eval.cache", eval.cache != Cache::default()),
-        ("eval.screen", eval.screen != Screen::None),
+        ("eval.screen", eval.screen != ScreenChoice::None),
         ("eval.counters", eval.counters),
         ("eval.device_sanitize", eval.device_sanitize),
     ];
@@ -284,7 +290,7 @@ fn idle_on_cpu(eval: &Eval) -> Vec<&'static str> {
 mod tests {
     use super::*;
 
-    fn card(name: &str, uuid: &str) -> DeviceIdentity {
+    fn gpu(name: &str, uuid: &str) -> DeviceIdentity {
         DeviceIdentity {
             name: name.to_owned(),
             uuid: Some(uuid.to_owned()),
@@ -293,30 +299,33 @@ mod tests {
     }
 
     #[test]
-    fn a_run_has_gpus_of_one_kind() {
-        let mixed = vec![card("A", "1"), card("B", "2"), card("A", "3")];
+    fn a_run_uses_gpus_of_one_kind() {
+        let mixed = vec![gpu("A", "1"), gpu("B", "2"), gpu("A", "3")];
         let mut choices = Vec::new();
-        let alike = of_one_kind(&Devices::All, mixed.clone(), &mut choices).unwrap();
-        assert_eq!(alike, [card("A", "1"), card("A", "3")]);
+        let alike = gpus_of_one_kind(&DeviceChoice::All, mixed.clone(), &mut choices).unwrap();
+        assert_eq!(alike, [gpu("A", "1"), gpu("A", "3")]);
         assert_eq!(
             choices,
             ["devices: 2 of A (B left out: `eval.devices` names others)"]
         );
-        let named = Devices::Listed(vec!["0".to_owned(), "1".to_owned()]);
-        let failure = of_one_kind(&named, mixed, &mut choices).unwrap_err();
+        let named = DeviceChoice::Listed(vec!["0".to_owned(), "1".to_owned()]);
+        let failure = gpus_of_one_kind(&named, mixed, &mut choices).unwrap_err();
         assert!(failure.message.contains("`A` and `B`"), "{failure}");
-        let alike = of_one_kind(&named, alike, &mut choices).unwrap();
+        let alike = gpus_of_one_kind(&named, alike, &mut choices).unwrap();
         assert_eq!((alike.len(), choices.len()), (2, 1));
     }
 
     #[test]
-    fn what_says_nothing_on_a_cpu_is_named() {
-        assert!(idle_on_cpu(&Eval::default()).is_empty());
-        let eval = Eval {
-            screen: Screen::Cpu,
+    fn keys_without_effect_on_a_cpu_are_listed() {
+        assert!(keys_without_effect_on_cpu(&EvalConfig::default()).is_empty());
+        let eval = EvalConfig {
+            screen: ScreenChoice::Cpu,
             counters: true,
-            ..Eval::default()
+            ..EvalConfig::default()
         };
-        assert_eq!(idle_on_cpu(&eval), ["eval.screen", "eval.counters"]);
+        assert_eq!(
+            keys_without_effect_on_cpu(&eval),
+            ["eval.screen", "eval.counters"]
+        );
     }
 }

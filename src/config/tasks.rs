@@ -3,29 +3,30 @@
 use std::path::Path;
 
 use super::Config;
-use super::find::find_list;
+use super::find::find_task_list;
 use crate::base::Failure;
 use crate::task::TaskFiles;
 
 /// A task as it was named.
-pub(super) struct Named {
+pub(super) struct NamedTask {
     /// As the record keeps it: an absolute path where a folder was named, so that a run can be resumed from anywhere.
     pub(super) name: String,
     pub(super) files: TaskFiles,
 }
 
 /// The tasks of a config, in order.
-pub(super) fn find(config: &Config) -> Result<Vec<Named>, Failure> {
-    let mut found: Vec<Named> = Vec::new();
-    for (name, origin) in names(config)? {
-        let files = TaskFiles::find(&name).map_err(|failure| at(origin.as_deref(), failure))?;
+pub(super) fn find_tasks(config: &Config) -> Result<Vec<NamedTask>, Failure> {
+    let mut found: Vec<NamedTask> = Vec::new();
+    for (name, origin) in task_names(config)? {
+        let files =
+            TaskFiles::find(&name).map_err(|failure| with_origin(origin.as_deref(), failure))?;
         if let Some(other) = found.iter().find(|other| other.files.name == files.name) {
             let failure = Failure::usage(format!("the task `{}` is named twice", other.files.name))
                 .hint("name every task once: each has a folder of its own in the run's directory");
-            return Err(at(origin.as_deref(), failure));
+            return Err(with_origin(origin.as_deref(), failure));
         }
-        let name = absolute(&name).unwrap_or(name);
-        found.push(Named { name, files });
+        let name = absolute_folder(&name).unwrap_or(name);
+        found.push(NamedTask { name, files });
     }
     if found.is_empty() {
         return Err(Failure::usage("no task is named").hint(
@@ -36,14 +37,14 @@ pub(super) fn find(config: &Config) -> Result<Vec<Named>, Failure> {
 }
 
 /// Every name, and the line of the list that it comes from.
-fn names(config: &Config) -> Result<Vec<(String, Option<String>)>, Failure> {
+fn task_names(config: &Config) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut names = Vec::new();
     for name in &config.tasks {
         if !name.ends_with(".txt") {
             names.push((name.clone(), None));
             continue;
         }
-        let (text, origin) = find_list(name)?;
+        let (text, origin) = find_task_list(name)?;
         for (index, line) in text.lines().enumerate() {
             let task = line.split('#').next().unwrap_or_default().trim();
             if !task.is_empty() {
@@ -54,7 +55,7 @@ fn names(config: &Config) -> Result<Vec<(String, Option<String>)>, Failure> {
     Ok(names)
 }
 
-fn at(origin: Option<&str>, failure: Failure) -> Failure {
+fn with_origin(origin: Option<&str>, failure: Failure) -> Failure {
     match origin {
         Some(origin) => Failure {
             message: format!("{origin}: {}", failure.message),
@@ -65,7 +66,7 @@ fn at(origin: Option<&str>, failure: Failure) -> Failure {
 }
 
 /// The whole path, where a folder was named rather than a task.
-fn absolute(name: &str) -> Option<String> {
+fn absolute_folder(name: &str) -> Option<String> {
     let folder = Path::new(name);
     folder.join("task.yaml").is_file().then_some(())?;
     Some(folder.canonicalize().ok()?.to_str()?.to_owned())

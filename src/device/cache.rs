@@ -14,13 +14,13 @@ use tempfile::TempPath;
 use crate::base::Failure;
 
 /// The most that compiled kernels of one kind may take, but for those in use.
-const MOST_BYTES: u64 = 2 << 30;
+const MAX_BYTES: u64 = 2 << 30;
 /// How much of that one process writes before it looks whether something has to go.
-const SHARE_WRITTEN: u64 = 16;
+const PRUNE_DIVISOR: u64 = 16;
 /// Where files cannot be locked, nobody uses one that is older: a judge keeps its oracle's and its baseline's as long as it lives.
 const UNUSED_AGE: Duration = Duration::from_secs(3 * 24 * 3600);
 /// How often a file that another process is just removing is asked for.
-const KEEP_TRIES: u32 = 200;
+const MAX_INSERT_TRIES: u32 = 200;
 /// Runtimes of other versions, and what a killed process left half built.
 const RUNTIME_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -37,18 +37,18 @@ pub(super) fn folder() -> PathBuf {
         .unwrap_or_else(|| std::env::temp_dir().join("kforge-cache"))
 }
 
-pub(super) fn make(folder: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder).map_err(|error| unwritable(folder, &error))
+pub(super) fn create_folder(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|error| write_failure(folder, &error))
 }
 
-pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+pub(super) fn write_failure(path: &Path, error: &std::io::Error) -> Failure {
     Failure::environment(format!("failed to write `{}`: {error}", path.display())).hint(
         "make room there, or name another folder in the environment variable KFORGE_CACHE_DIR",
     )
 }
 
 /// Writes a file in one step: whoever reads it finds all of it, or what was there before.
-pub(super) fn put(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let beside = tempfile::NamedTempFile::new_in(folder)?;
     std::fs::write(beside.path(), contents)?;
@@ -59,14 +59,14 @@ pub(super) fn put(path: &Path, contents: &[u8]) -> std::io::Result<()> {
 }
 
 /// Says that a folder is in use, so that it is not removed soon.
-pub(super) fn touch(folder: &Path) {
+pub(super) fn mark_used(folder: &Path) {
     // A folder that cannot be touched is at worst built again some day.
     let _ = std::fs::File::open(folder).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
 /// Removes runtimes that are old. Failing to is no failure: the next process will try.
 pub(super) fn prune_runtimes(cache: &Path) {
-    for entry in entries(cache) {
+    for entry in list_entries(cache) {
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
         let disposable = name.starts_with("runtime-") || name.starts_with("building-");
         if disposable && entry.age > RUNTIME_AGE {
@@ -77,27 +77,27 @@ pub(super) fn prune_runtimes(cache: &Path) {
 
 /// That a file of a store is in use: as long as anybody has it, the file stays.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct CacheLease {
     /// Locked, for others to see.
     _file: Arc<File>,
 }
 
 /// A folder of compiled kernels with a limit: where it holds too much, those go that were not used for the longest time.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct ImageCache {
     folder: PathBuf,
-    most: u64,
+    max_bytes: u64,
     /// What this process has written since it last pruned.
-    written: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
-impl Store {
+impl ImageCache {
     pub(super) fn open(folder: PathBuf) -> Result<Self, Failure> {
-        make(&folder)?;
+        create_folder(&folder)?;
         Ok(Self {
             folder,
-            most: MOST_BYTES,
-            written: AtomicU64::new(0),
+            max_bytes: MAX_BYTES,
+            bytes_written: AtomicU64::new(0),
         })
     }
 
@@ -110,7 +110,7 @@ impl Store {
     }
 
     /// The file, if it is there, and that it is in use from now on.
-    pub(super) fn hold(&self, name: &str) -> Option<Held> {
+    pub(super) fn lease(&self, name: &str) -> Option<CacheLease> {
         let file = File::open(self.path(name)).ok()?;
         match file.try_lock_shared() {
             // Somebody is removing it.
@@ -124,13 +124,13 @@ impl Store {
         }
         // What cannot be marked as used is at worst built again some day.
         let _ = file.set_modified(SystemTime::now());
-        Some(Held {
+        Some(CacheLease {
             _file: Arc::new(file),
         })
     }
 
     /// Gives a whole file its name, unless another process has made the same meanwhile.
-    pub(super) fn keep(&self, whole: TempPath, name: &str) -> std::io::Result<Held> {
+    pub(super) fn insert(&self, whole: TempPath, name: &str) -> std::io::Result<CacheLease> {
         let file = File::open(&whole)?;
         // Before it can be found; a lock that cannot be had is of no use to others either.
         let _ = file.try_lock_shared();
@@ -140,15 +140,15 @@ impl Store {
         let held = loop {
             match whole.persist_noclobber(self.path(name)) {
                 Ok(()) => {
-                    break Held {
+                    break CacheLease {
                         _file: Arc::new(file),
                     };
                 }
                 Err(taken)
                     if taken.error.kind() == std::io::ErrorKind::AlreadyExists
-                        && tries < KEEP_TRIES =>
+                        && tries < MAX_INSERT_TRIES =>
                 {
-                    if let Some(held) = self.hold(name) {
+                    if let Some(held) = self.lease(name) {
                         return Ok(held);
                     }
                     whole = taken.path;
@@ -158,17 +158,17 @@ impl Store {
                 Err(error) => return Err(error.error),
             }
         };
-        self.wrote(bytes);
+        self.note_written(bytes);
         Ok(held)
     }
 
     /// Writes a file that may be there already, torn or whole.
-    pub(super) fn put(&self, name: &str, contents: &[u8]) -> std::io::Result<Held> {
-        for _ in 0..KEEP_TRIES {
-            put(&self.path(name), contents)?;
+    pub(super) fn write(&self, name: &str, contents: &[u8]) -> std::io::Result<CacheLease> {
+        for _ in 0..MAX_INSERT_TRIES {
+            write_atomically(&self.path(name), contents)?;
             // Another process may have taken it for something old.
-            if let Some(held) = self.hold(name) {
-                self.wrote(contents.len() as u64);
+            if let Some(held) = self.lease(name) {
+                self.note_written(contents.len() as u64);
                 return Ok(held);
             }
         }
@@ -176,21 +176,21 @@ impl Store {
     }
 
     /// Looks now and then whether something has to go.
-    fn wrote(&self, bytes: u64) {
-        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if written >= self.most / SHARE_WRITTEN {
-            self.written.store(0, Ordering::Relaxed);
+    fn note_written(&self, bytes: u64) {
+        let written = self.bytes_written.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if written >= self.max_bytes / PRUNE_DIVISOR {
+            self.bytes_written.store(0, Ordering::Relaxed);
             self.prune();
         }
     }
 
     /// Removes what was not used for the longest time, until the rest is small enough. Failing to is no failure.
     pub(super) fn prune(&self) {
-        let mut entries = entries(&self.folder);
+        let mut entries = list_entries(&self.folder);
         let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
         for entry in entries {
-            if bytes <= self.most {
+            if bytes <= self.max_bytes {
                 break;
             }
             if remove_unused(&entry) {
@@ -201,7 +201,7 @@ impl Store {
 }
 
 /// Whether it is gone.
-fn remove_unused(entry: &Entry) -> bool {
+fn remove_unused(entry: &CacheEntry) -> bool {
     let Ok(file) = File::open(&entry.path) else {
         return !entry.path.exists();
     };
@@ -213,20 +213,20 @@ fn remove_unused(entry: &Entry) -> bool {
     is_unused && std::fs::remove_file(&entry.path).is_ok()
 }
 
-struct Entry {
+struct CacheEntry {
     path: PathBuf,
     bytes: u64,
     age: Duration,
 }
 
-fn entries(folder: &Path) -> Vec<Entry> {
+fn list_entries(folder: &Path) -> Vec<CacheEntry> {
     let now = SystemTime::now();
     let found = std::fs::read_dir(folder).into_iter().flatten().flatten();
     found
         .filter_map(|entry| {
             let metadata = entry.metadata().ok()?;
             let age = now.duration_since(metadata.modified().ok()?);
-            Some(Entry {
+            Some(CacheEntry {
                 path: entry.path(),
                 bytes: metadata.len(),
                 age: age.unwrap_or_default(),
@@ -240,39 +240,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_old_goes() {
+    fn only_old_runtimes_are_removed() {
         let cache = tempfile::tempdir().unwrap();
         let old = SystemTime::now() - Duration::from_secs(40 * 24 * 3600);
         for name in ["runtime-a", "runtime-b", "building-c", "programs", "other"] {
             let folder = cache.path().join(name);
-            make(&folder).unwrap();
+            create_folder(&folder).unwrap();
             std::fs::File::open(&folder)
                 .unwrap()
                 .set_modified(old)
                 .unwrap();
         }
-        touch(&cache.path().join("runtime-b"));
+        mark_used(&cache.path().join("runtime-b"));
         prune_runtimes(cache.path());
         assert_eq!(names(cache.path()), ["other", "programs", "runtime-b"]);
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let name = |entry: Entry| entry.path.file_name().unwrap().display().to_string();
-        let mut names: Vec<_> = entries(folder).into_iter().map(name).collect();
+        let name = |entry: CacheEntry| entry.path.file_name().unwrap().display().to_string();
+        let mut names: Vec<_> = list_entries(folder).into_iter().map(name).collect();
         names.sort();
         names
     }
 
     /// A store of 160 bytes.
-    fn store(folder: &Path) -> Store {
-        Store {
-            most: 160,
-            ..Store::open(folder.to_owned()).unwrap()
+    fn store(folder: &Path) -> ImageCache {
+        ImageCache {
+            max_bytes: 160,
+            ..ImageCache::open(folder.to_owned()).unwrap()
         }
     }
 
     /// Fifty bytes, used so many minutes ago.
-    fn write(store: &Store, name: &str, minutes: u64) {
+    fn write(store: &ImageCache, name: &str, minutes: u64) {
         let path = store.path(name);
         std::fs::write(&path, [0; 50]).unwrap();
         let used = SystemTime::now() - Duration::from_secs(60 * minutes);
@@ -280,39 +280,39 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_the_longest_time_goes_first_and_nothing_in_use() {
+    fn prune_removes_least_recently_used_and_keeps_leased_files() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         for (name, minutes) in [("a", 50), ("b", 40), ("c", 30), ("d", 20), ("e", 10)] {
             write(&store, name, minutes);
         }
         // Held by a clone, and asked for again: both as another process would see it.
-        let held = store.hold("a").unwrap();
+        let held = store.lease("a").unwrap();
         File::open(store.path("a"))
             .unwrap()
             .set_modified(SystemTime::now() - Duration::from_secs(3600))
             .unwrap();
         let clone = held.clone();
         drop(held);
-        drop(store.hold("c").unwrap());
+        drop(store.lease("c").unwrap());
         store.prune();
         assert_eq!(names(folder.path()), ["a", "c", "e"]);
         drop(clone);
         write(&store, "f", 0);
         store.prune();
         assert_eq!(names(folder.path()), ["c", "e", "f"]);
-        assert!(store.hold("a").is_none());
+        assert!(store.lease("a").is_none());
     }
 
     #[test]
-    fn a_process_prunes_while_it_writes() {
+    fn writing_past_the_limit_prunes() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         let mut held = Vec::new();
         for number in 0..20 {
             let beside = tempfile::NamedTempFile::new_in(store.folder()).unwrap();
             std::fs::write(beside.path(), [0; 50]).unwrap();
-            let kept = store.keep(beside.into_temp_path(), &format!("{number}"));
+            let kept = store.insert(beside.into_temp_path(), &format!("{number}"));
             held.push(kept.unwrap());
             // The first stays in use, as a baseline does.
             held.truncate(1);
@@ -325,18 +325,18 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_make_the_same_both_hold_what_is_there() {
+    fn two_writers_of_one_name_share_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
         let keep = || {
             let beside = tempfile::NamedTempFile::new_in(store.folder()).unwrap();
             std::fs::write(beside.path(), [0; 5]).unwrap();
-            store.keep(beside.into_temp_path(), "same").unwrap()
+            store.insert(beside.into_temp_path(), "same").unwrap()
         };
         let (first, second) = (keep(), keep());
         drop(first);
-        let large = Store {
-            most: 0,
+        let large = ImageCache {
+            max_bytes: 0,
             ..self::store(folder.path())
         };
         large.prune();

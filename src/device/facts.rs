@@ -32,14 +32,14 @@ pub(crate) struct DeviceFacts {
 
 impl DeviceFacts {
     /// From the identity, the maker's tables, and what an earlier measurement of this very card left behind.
-    pub(crate) fn of(identity: &DeviceIdentity) -> Self {
+    pub(crate) fn for_device(identity: &DeviceIdentity) -> Self {
         let mut facts = Self {
             name: identity.name.clone(),
             arch: identity.arch.clone(),
             cores: identity.cores,
             ..Self::default()
         };
-        if let Some((threads, shared)) = of_architecture(&identity.arch) {
+        if let Some((threads, shared)) = architecture_limits(&identity.arch) {
             facts.registers_a_multiprocessor = Some(64 << 10);
             facts.threads_a_multiprocessor = Some(threads);
             facts.shared_bytes_a_multiprocessor = Some(shared << 10);
@@ -54,7 +54,7 @@ impl DeviceFacts {
 
 /// Threads that a multiprocessor can hold, and KiB of shared memory that it has (CUDA programming guide, table of technical
 /// specifications by compute capability). All of these have 64 Ki registers.
-fn of_architecture(arch: &str) -> Option<(u32, u32)> {
+fn architecture_limits(arch: &str) -> Option<(u32, u32)> {
     let number = arch.strip_prefix("sm_")?;
     Some(match number.trim_end_matches(['a', 'f']) {
         "75" => (1024, 64),
@@ -72,9 +72,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_architecture_that_is_not_known_has_no_figures() {
+    fn unknown_architecture_has_no_limits() {
         let of = |arch: &str| {
-            DeviceFacts::of(&DeviceIdentity {
+            DeviceFacts::for_device(&DeviceIdentity {
                 arch: arch.to_owned(),
                 ..DeviceIdentity::default()
             })

@@ -3,17 +3,17 @@
 use std::ops::Range;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) kind: TokenKind,
+pub(super) struct Lexeme {
+    pub(super) kind: LexemeKind,
     pub(super) range: Range<usize>,
     /// Counted from 1.
     pub(super) line: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TokenKind {
+pub(super) enum LexemeKind {
     /// Identifiers and keywords.
-    Word,
+    Identifier,
     Number,
     /// String and character literals.
     Literal,
@@ -24,7 +24,7 @@ pub(super) enum TokenKind {
 }
 
 /// All tokens; comments and white space are left out.
-pub(super) fn tokens(source: &str) -> Vec<Token> {
+pub(super) fn lex(source: &str) -> Vec<Lexeme> {
     let bytes = source.as_bytes();
     let mut tokens = Vec::new();
     let (mut position, mut line, mut at_line_start) = (0, 1u32, true);
@@ -59,11 +59,11 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
                 if at_line_start && (byte == b'#' || bytes.get(position + 1) == Some(&b':')) =>
             {
                 position = end_of_directive(source, position);
-                TokenKind::Directive
+                LexemeKind::Directive
             }
             b'"' | b'\'' => {
                 position = end_of_literal(source, position);
-                TokenKind::Literal
+                LexemeKind::Literal
             }
             _ if byte.is_ascii_digit() => {
                 while position < bytes.len()
@@ -72,28 +72,28 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
                 {
                     position += 1;
                 }
-                TokenKind::Number
+                LexemeKind::Number
             }
-            _ if is_word(byte) => {
-                while position < bytes.len() && is_word(bytes[position]) {
+            _ if is_identifier_byte(byte) => {
+                while position < bytes.len() && is_identifier_byte(bytes[position]) {
                     position += 1;
                 }
                 let raw_string =
                     bytes.get(position) == Some(&b'"') && source[start..position].ends_with('R');
                 if raw_string {
                     position = end_of_raw_string(source, position);
-                    TokenKind::Literal
+                    LexemeKind::Literal
                 } else {
-                    TokenKind::Word
+                    LexemeKind::Identifier
                 }
             }
             _ => {
                 position += source[position..].chars().next().map_or(1, char::len_utf8);
-                TokenKind::Symbol
+                LexemeKind::Symbol
             }
         };
         at_line_start = false;
-        tokens.push(Token {
+        tokens.push(Lexeme {
             kind,
             range: start..position,
             line,
@@ -103,7 +103,7 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
     tokens
 }
 
-fn is_word(byte: u8) -> bool {
+fn is_identifier_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
 }
 
@@ -176,7 +176,7 @@ fn end_of_raw_string(source: &str, quote: usize) -> usize {
 }
 
 /// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
-pub(super) fn without_comments(directive: &str) -> String {
+pub(super) fn strip_comments(directive: &str) -> String {
     let mut joined = String::new();
     for line in directive.split_inclusive('\n') {
         let text = line.trim_end();
@@ -194,13 +194,13 @@ pub(super) fn without_comments(directive: &str) -> String {
     plain + rest
 }
 
-pub(super) fn is_directive(body: &str, name: &str) -> bool {
+pub(super) fn starts_with_directive(body: &str, name: &str) -> bool {
     body.strip_prefix(name).is_some_and(|rest| {
         !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
     })
 }
 
-pub(super) fn adjacent(tokens: &[Token]) -> bool {
+pub(super) fn are_adjacent(tokens: &[Lexeme]) -> bool {
     tokens
         .windows(2)
         .take(2)
@@ -212,25 +212,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_code_from_comments_literals_and_directives() {
+    fn identifiers_exclude_comments_literals_and_directives() {
         let source = "#define A \\\n  asm\n/* asm\n */ x = \"asm\"; // asm\nR\"(asm)\" 'a' 1.5e3f y\n# pragma once";
-        let words: Vec<_> = tokens(source)
+        let words: Vec<_> = lex(source)
             .into_iter()
-            .filter(|token| token.kind == TokenKind::Word)
+            .filter(|token| token.kind == LexemeKind::Identifier)
             .map(|token| (&source[token.range], token.line))
             .collect();
         assert_eq!(words, [("x", 4), ("y", 5)]);
         assert_eq!(
-            tokens(source)
+            lex(source)
                 .iter()
-                .filter(|token| token.kind == TokenKind::Directive)
+                .filter(|token| token.kind == LexemeKind::Directive)
                 .count(),
             2
         );
     }
 
     #[test]
-    fn directives_end_where_they_do_for_a_compiler() {
+    fn directives_end_where_a_compiler_ends_them() {
         for (source, expected) in [
             ("#a \\\r\n b\nx", "#a \\\r\n b"),
             ("#a \\ \t\n b\nx", "#a \\ \t\n b"),
@@ -241,19 +241,19 @@ mod tests {
             ("#a '\n", "#a '"),
             ("#\\", "#\\"),
         ] {
-            let tokens = tokens(source);
-            assert_eq!(tokens[0].kind, TokenKind::Directive);
+            let tokens = lex(source);
+            assert_eq!(tokens[0].kind, LexemeKind::Directive);
             assert_eq!(&source[tokens[0].range.clone()], expected);
         }
         let source = "'a\n#b";
-        assert_eq!(tokens(source)[1].kind, TokenKind::Directive);
+        assert_eq!(lex(source)[1].kind, LexemeKind::Directive);
     }
 
     #[test]
-    fn survives_any_text() {
+    fn any_prefix_of_odd_text_is_lexed_without_panic() {
         let source = "\"\\é R\"x( /* 'é #\\\n";
         for end in (0..=source.len()).filter(|end| source.is_char_boundary(*end)) {
-            for token in tokens(&source[..end]) {
+            for token in lex(&source[..end]) {
                 assert!(source.is_char_boundary(token.range.start) && token.range.end <= end);
             }
         }

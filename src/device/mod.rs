@@ -11,17 +11,17 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::plan::{Plan, Unit};
+use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::task::{DType, Distribution};
 use crate::verdict::{DeviceIdentity, Evidence, Resources, Status};
 
 mod cache;
+mod compiler_log;
 pub mod cpu;
 pub mod cuda;
 mod facts;
 mod lexer;
 pub mod numerics;
-mod quote;
 mod sandbox;
 mod watchdog;
 
@@ -32,16 +32,16 @@ pub trait Device {
     fn identity(&self) -> DeviceIdentity;
 
     /// What holds a candidate here, in the words of a verdict.
-    fn sandbox(&self) -> String;
+    fn sandbox_description(&self) -> String;
 
     /// The builds that it can make here; `Build::Fast` always.
     fn builds(&self) -> &[Build];
 
     /// Compiles one translation unit. A refusal by the compiler is a value.
-    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled>;
+    fn compile(&self, unit: &TranslationUnit, build: Build) -> anyhow::Result<Compiled>;
 
     /// Compiles several units in the fast build, at once where the device can; as many answers, in order, up to the first refusal.
-    fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+    fn compile_all(&self, units: &[TranslationUnit]) -> anyhow::Result<Vec<Compiled>> {
         let mut all = Vec::new();
         for unit in units {
             let compiled = self.compile(unit, Build::Fast)?;
@@ -55,7 +55,11 @@ pub trait Device {
     }
 
     /// Compiles a unit in several builds, at once where the device can.
-    fn compile_each(&self, unit: &Unit, builds: &[Build]) -> anyhow::Result<Vec<Compiled>> {
+    fn compile_builds(
+        &self,
+        unit: &TranslationUnit,
+        builds: &[Build],
+    ) -> anyhow::Result<Vec<Compiled>> {
         let builds = builds.iter();
         builds.map(|build| self.compile(unit, *build)).collect()
     }
@@ -65,21 +69,21 @@ pub trait Device {
     fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened>;
 
     /// In how many copies a kernel's data should lie, to time launches of about `time` over `bytes` of data together.
-    fn copies(&self, _bytes: u64, _time: Duration) -> usize {
+    fn timing_copies(&self, _bytes: u64, _time: Duration) -> usize {
         1
     }
 
     /// How many launches of about `time` are timed as one sample, where there are enough copies.
-    fn units(&self, _time: Duration) -> usize {
+    fn runs_per_sample(&self, _time: Duration) -> usize {
         1
     }
 
     /// After how many blocks both arms begin anew in fresh processes or at fresh places; `None`: never within a judgement.
-    fn blocks_a_process(&self) -> Option<usize>;
+    fn blocks_per_process(&self) -> Option<usize>;
 
     /// By how much a launch can be longer or shorter for all of a process' life (standard deviation), such as where its code lies:
     /// what no number of samples averages away.
-    fn chance(&self) -> Duration {
+    fn process_noise(&self) -> Duration {
         Duration::ZERO
     }
 
@@ -89,17 +93,11 @@ pub trait Device {
     }
 
     /// The file whose lock keeps others away while this device is timed.
-    fn lock(&self) -> Lock;
+    fn lock_file(&self) -> LockFile;
 
     /// The least time that the device allows, in microseconds, for so many compulsory bytes and operations from cold caches,
     /// where so many units are one sample; `tensor`: whether tensor cores may do the operations; `None` where the device's rates are not known.
-    fn floor_us(
-        &self,
-        _bytes: f64,
-        _operations: f64,
-        _units: usize,
-        _tensor: bool,
-    ) -> Option<Floor> {
+    fn floor(&self, _bytes: f64, _operations: f64, _units: usize, _tensor: bool) -> Option<Floor> {
         None
     }
 }
@@ -115,7 +113,7 @@ pub struct Floor {
 
 /// What keeps others away while a device is timed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lock {
+pub struct LockFile {
     pub path: PathBuf,
     /// Whether the device is the host: then nothing else of kforge may run beside the clock, compilers neither.
     pub is_host: bool,
@@ -164,18 +162,18 @@ pub enum Cache {
 
 /// Expected values of one output, wherever the device keeps them.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Expected {
+pub enum ExpectedValues {
     Host(Vec<f64>),
-    OnDevice(OnDevice),
+    OnDevice(DeviceValues),
 }
 
-impl Expected {
+impl ExpectedValues {
     /// Those of some of the copies, by their places among all.
     #[must_use]
-    pub(crate) fn of(&self, copies: &[usize]) -> Self {
+    pub(crate) fn select_copies(&self, copies: &[usize]) -> Self {
         match self {
             Self::Host(values) => Self::Host(values.clone()),
-            Self::OnDevice(all) => Self::OnDevice(OnDevice {
+            Self::OnDevice(all) => Self::OnDevice(DeviceValues {
                 addresses: (copies.iter())
                     .filter_map(|copy| all.addresses.get(*copy).copied())
                     .collect(),
@@ -187,13 +185,13 @@ impl Expected {
 
 /// Values in a device's memory, in one or several copies.
 #[derive(Clone)]
-pub struct OnDevice {
+pub struct DeviceValues {
     dtype: DType,
     elements: u64,
     addresses: Vec<u64>,
     /// What must live as long as the addresses are good.
     #[expect(dead_code, reason = "it is held, not looked at")]
-    keeps: Rc<dyn Any>,
+    owner: Rc<dyn Any>,
 }
 
 /// How a kernel is built: to be fast, or to be looked into while it runs.
@@ -220,7 +218,7 @@ impl Build {
 
 /// A device's answer to being asked to load a program.
 pub enum Opened {
-    Ready(Box<dyn Arm>),
+    Ready(Box<dyn BoundKernel>),
     Refused(Refusal),
 }
 
@@ -237,7 +235,7 @@ pub struct Program {
     /// The executable (CPU) or the cubin (GPU).
     pub image: std::path::PathBuf,
     /// Keeps the image from being removed meanwhile.
-    pub held: cache::Held,
+    pub lease: cache::CacheLease,
     pub build: Build,
     /// Of the race build: who runs next is drawn from this.
     pub schedule: u64,
@@ -249,7 +247,7 @@ pub struct Program {
     /// The names that the compiler gave to `Unit::entries` (CUDA; empty elsewhere).
     pub entries: Vec<String>,
     /// What the compiler's output says of the code, by name of feature: `vector_load_bytes`, `mma`, … (CUDA; empty elsewhere).
-    pub facts: IndexMap<String, f64>,
+    pub features: IndexMap<String, f64>,
 }
 
 /// Why a kernel does not run on this device: `unsupported`, `compile_error`, `compile_timeout`, `launch_error`, a fault, …
@@ -263,36 +261,40 @@ pub struct Refusal {
 }
 
 /// One kernel bound to its own memory: the candidate, the baseline, or the oracle, each in an arm of its own.
-pub trait Arm: Any {
+pub trait BoundKernel: Any {
     /// Fills a buffer. Outside the clock.
-    fn write(&mut self, buffer: usize, content: &Content<'_>) -> anyhow::Result<()>;
+    fn write(&mut self, buffer: usize, content: &BufferContent<'_>) -> anyhow::Result<()>;
 
     /// Runs all launches of the plan as one unit, and returns when the device has stopped.
-    fn launch(&mut self, deadline: Duration) -> anyhow::Result<Launched>;
+    fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome>;
 
     /// In how many copies its data lies.
-    fn copies(&self) -> usize {
+    fn copy_count(&self) -> usize {
         1
     }
 
     /// Says which copies of the data this arm's own ones are: what is written next is theirs. Without it copy i is number i.
-    fn stand_for(&mut self, _copies: &[u32]) -> anyhow::Result<()> {
+    fn bind_copies(&mut self, _copies: &[u32]) -> anyhow::Result<()> {
         Ok(())
     }
 
     /// Trades the memory of inputs and outputs with another arm of the same device and task: where data lies can move a time by
     /// percents, so each of two that are timed against each other has the one and then the other place.
-    fn trade(&mut self, _other: &mut dyn Arm) -> anyhow::Result<()> {
+    fn swap_placement(&mut self, _other: &mut dyn BoundKernel) -> anyhow::Result<()> {
         Ok(())
     }
 
     /// Runs the unit so many times as one sample, each on another copy where the caches are to be cold; the time is that of one.
-    fn launch_many(&mut self, _units: usize, deadline: Duration) -> anyhow::Result<Launched> {
+    fn launch_sample(
+        &mut self,
+        _units: usize,
+        deadline: Duration,
+    ) -> anyhow::Result<LaunchOutcome> {
         self.launch(deadline)
     }
 
     /// The copies that the last launch has used.
-    fn ran(&self) -> &[u32] {
+    fn launched_copies(&self) -> &[u32] {
         &[0]
     }
 
@@ -307,7 +309,7 @@ pub trait Arm: Any {
 
 /// What to put into a buffer.
 #[derive(Clone, Copy, Debug)]
-pub enum Content<'a> {
+pub enum BufferContent<'a> {
     /// Random values: the same distribution, seed and shape give the same bits on every device.
     Random {
         distribution: &'a Distribution,
@@ -323,7 +325,7 @@ pub enum Content<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poison {
     /// A NaN with a payload (all bits set for integers).
-    NotANumber,
+    Nan,
     /// Finite values drawn from a seed.
     Finite { seed: u64 },
 }
@@ -346,7 +348,7 @@ pub enum Question<'a> {
     /// How do the elements of these copies compare with the expected ones, copy by copy?
     Compare {
         copies: &'a [u32],
-        expected: &'a Expected,
+        expected: &'a ExpectedValues,
         tolerance: crate::task::Tolerance,
     },
     /// In the copies that the last launch used, how many elements still hold their poison?
@@ -379,7 +381,7 @@ pub struct AccessSite {
     pub requests: u64,
     pub sectors: u64,
     /// What as many lanes would need side by side.
-    pub sectors_least: u64,
+    pub min_sectors: u64,
     /// Requests whose lanes lay at equal distances, other than side by side.
     pub strided: u64,
     /// Lanes of the requests that were looked at.
@@ -397,11 +399,11 @@ pub enum Answer {
     Bytes(Vec<u8>),
     Comparison(Comparison),
     Expected {
-        expected: Expected,
+        expected: ExpectedValues,
         /// The first element that is no finite number.
         not_finite: Option<u64>,
     },
-    Remembered(Remembered),
+    Remembered(PersistentState),
     /// Count of unwritten elements, and the index of the first.
     Unwritten {
         count: u64,
@@ -410,14 +412,14 @@ pub enum Answer {
     Accesses(Vec<AccessSite>),
 }
 
-impl PartialEq for OnDevice {
+impl PartialEq for DeviceValues {
     fn eq(&self, other: &Self) -> bool {
         (self.dtype, self.elements, &self.addresses)
             == (other.dtype, other.elements, &other.addresses)
     }
 }
 
-impl fmt::Debug for OnDevice {
+impl fmt::Debug for DeviceValues {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let copies = self.addresses.len();
         write!(formatter, "{copies} × {} {}", self.elements, self.dtype)
@@ -426,8 +428,8 @@ impl fmt::Debug for OnDevice {
 
 /// What a kernel's own variables were found to be after all launches so far. They are put back after each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remembered {
-    Nothing,
+pub enum PersistentState {
+    Unchanged,
     /// The variable that differed from what it was before the first launch, and the launch, counted from 1.
     Changed {
         variable: String,
@@ -450,12 +452,12 @@ pub struct Comparison {
     pub max_rel_error: f64,
     pub mean_abs_error: f64,
     /// The largest |x - r| / bound; infinite for a non-finite mismatch.
-    pub worst: f64,
+    pub worst_ratio: f64,
 }
 
 /// How a launch ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Launched {
+pub enum LaunchOutcome {
     Finished {
         time: Duration,
     },

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::{Comparison, Poison};
 use crate::kernel::plan::Argument;
-use crate::task::{DType, Distribution, Norm, Shape, Tolerance, Total};
+use crate::task::{CumulativeTotal, DType, Distribution, DistributionKind, Norm, Tolerance};
 
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ pub(super) struct RawDistribution {
 
 impl RawDistribution {
     /// Whether an element depends on all of its row.
-    pub(super) fn is_by_rows(&self) -> bool {
+    pub(super) fn needs_whole_row(&self) -> bool {
         self.normalize != 0
     }
 }
@@ -85,7 +85,7 @@ unsafe extern "C" {
 }
 
 /// Those that this processor can run, the fastest last. All give the same bits.
-fn variants() -> Vec<&'static Functions> {
+fn supported_variants() -> Vec<&'static Functions> {
     // SAFETY: a constant of the other side, with the layout that both agree on.
     let mut variants = vec![unsafe { &kforge_numerics_functions }];
     #[cfg(target_arch = "x86_64")]
@@ -108,17 +108,17 @@ fn variants() -> Vec<&'static Functions> {
     variants
 }
 
-fn functions() -> &'static Functions {
+fn fastest_functions() -> &'static Functions {
     static FASTEST: OnceLock<&'static Functions> = OnceLock::new();
     FASTEST.get_or_init(|| {
         // SAFETY: a constant of the other side, with the layout that both agree on.
         let portable = unsafe { &kforge_numerics_functions };
-        variants().pop().unwrap_or(portable)
+        supported_variants().pop().unwrap_or(portable)
     })
 }
 
 /// How many whole elements a memory holds. The memory must be aligned for them, as mapped pages and vectors' buffers are.
-fn elements(dtype: DType, memory: &[u8]) -> u64 {
+fn element_count(dtype: DType, memory: &[u8]) -> u64 {
     assert_eq!(
         memory.as_ptr().align_offset(dtype.bytes() as usize),
         0,
@@ -129,18 +129,18 @@ fn elements(dtype: DType, memory: &[u8]) -> u64 {
 
 /// Fills with random values. `row` is the length of the last axis, over which normalised distributions have length 1.
 pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distribution, seed: u64) {
-    let elements = elements(dtype, memory);
+    let elements = element_count(dtype, memory);
     let row = row.clamp(1, elements.max(1));
     assert_eq!(
         elements % row,
         0,
         "rows of {row} do not divide {elements} elements"
     );
-    let raw = raw(dtype, row, distribution);
+    let raw = raw_distribution(dtype, row, distribution);
     // SAFETY: the memory holds `elements` aligned elements, and rows divide them.
     unsafe {
-        (functions().fill)(
-            number(dtype),
+        (fastest_functions().fill)(
+            dtype_number(dtype),
             memory.as_mut_ptr(),
             elements,
             &raw const raw,
@@ -149,14 +149,18 @@ pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distributi
     }
 }
 
-pub(super) fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDistribution {
-    let (shape, first, second) = match &distribution.shape {
-        Shape::Normal(deviation) => (0, *deviation, 0.0),
-        Shape::Uniform([low, high]) => (1, *low, *high),
-        Shape::Value(value) => (2, *value, 0.0),
-        Shape::Cumulative(Total::Size(total)) => (3, *total as f64, 0.0),
+pub(super) fn raw_distribution(
+    dtype: DType,
+    row: u64,
+    distribution: &Distribution,
+) -> RawDistribution {
+    let (shape, first, second) = match &distribution.kind {
+        DistributionKind::Normal(deviation) => (0, *deviation, 0.0),
+        DistributionKind::Uniform([low, high]) => (1, *low, *high),
+        DistributionKind::Value(value) => (2, *value, 0.0),
+        DistributionKind::Cumulative(CumulativeTotal::Size(total)) => (3, *total as f64, 0.0),
         // An axis that no shape has given a size: nothing to cut.
-        Shape::Cumulative(Total::Axis(_)) => (3, 0.0, 0.0),
+        DistributionKind::Cumulative(CumulativeTotal::Axis(_)) => (3, 0.0, 0.0),
     };
     RawDistribution {
         shape,
@@ -173,7 +177,7 @@ pub(super) fn raw(dtype: DType, row: u64, distribution: &Distribution) -> RawDis
 }
 
 /// An argument that is no address as the first bytes of a word.
-pub(crate) fn word_of(argument: Argument) -> u64 {
+pub(crate) fn argument_word(argument: Argument) -> u64 {
     match argument {
         Argument::Buffer(_) | Argument::TensorMap(_) | Argument::Null => 0,
         Argument::I32(value) => u64::from(value as u32),
@@ -185,7 +189,13 @@ pub(crate) fn word_of(argument: Argument) -> u64 {
             let memory = unsafe {
                 std::slice::from_raw_parts_mut((&raw mut word).cast::<u8>(), dtype.bytes() as usize)
             };
-            fill(dtype, memory, 1, &Distribution::new(Shape::Value(value)), 0);
+            fill(
+                dtype,
+                memory,
+                1,
+                &Distribution::new(DistributionKind::Value(value)),
+                0,
+            );
             word
         }
     }
@@ -193,7 +203,7 @@ pub(crate) fn word_of(argument: Argument) -> u64 {
 
 /// Values rounded to what is stored: the opposite of `values`.
 pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
-    let elements = elements(dtype, memory);
+    let elements = element_count(dtype, memory);
     assert_eq!(
         elements,
         values.len() as u64,
@@ -201,8 +211,8 @@ pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
     );
     // SAFETY: both sides hold `elements` aligned elements.
     unsafe {
-        (functions().store)(
-            number(dtype),
+        (fastest_functions().store)(
+            dtype_number(dtype),
             values.as_ptr(),
             memory.as_mut_ptr(),
             elements,
@@ -211,8 +221,8 @@ pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
 }
 
 /// What is left of values that are stored.
-pub(crate) fn rounded(dtype: DType, given: &[f64]) -> Vec<f64> {
-    with_stored(dtype, given, |memory| values(dtype, memory))
+pub(crate) fn round_to_dtype(dtype: DType, given: &[f64]) -> Vec<f64> {
+    with_stored_values(dtype, given, |memory| values(dtype, memory))
 }
 
 /// Values against their expected ones, as if they had been found in memory.
@@ -222,12 +232,12 @@ pub(crate) fn compare_values(
     expected: &[f64],
     tolerance: Tolerance,
 ) -> Comparison {
-    with_stored(dtype, found, |memory| {
+    with_stored_values(dtype, found, |memory| {
         compare(dtype, memory, expected, tolerance)
     })
 }
 
-fn with_stored<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -> T) -> T {
+fn with_stored_values<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -> T) -> T {
     let bytes = given.len() * dtype.bytes() as usize;
     let mut words = vec![0u64; bytes.div_ceil(8)];
     // SAFETY: the words' own memory, which is at least that long; every bit pattern is valid for both.
@@ -239,13 +249,13 @@ fn with_stored<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -> T) ->
 /// Fills with a pattern that an honest kernel does not leave behind.
 pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
     match pattern {
-        Poison::NotANumber => memory.fill(0xff),
+        Poison::Nan => memory.fill(0xff),
         // SAFETY: the memory holds as many aligned elements as are counted.
         Poison::Finite { seed } => unsafe {
-            (functions().poison)(
-                number(dtype),
+            (fastest_functions().poison)(
+                dtype_number(dtype),
                 memory.as_mut_ptr(),
-                elements(dtype, memory),
+                element_count(dtype, memory),
                 seed,
             )
         },
@@ -253,18 +263,18 @@ pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
 }
 
 /// How many elements still hold their poison, and the index of the first.
-pub fn unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Option<u64>) {
+pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Option<u64>) {
     let (finite, seed) = match pattern {
-        Poison::NotANumber => (false, 0),
+        Poison::Nan => (false, 0),
         Poison::Finite { seed } => (true, seed),
     };
     let mut first = 0;
     // SAFETY: the memory holds as many aligned elements as are counted; `first` is written at most once.
     let count = unsafe {
-        (functions().unwritten)(
-            number(dtype),
+        (fastest_functions().unwritten)(
+            dtype_number(dtype),
             memory.as_ptr(),
-            elements(dtype, memory),
+            element_count(dtype, memory),
             finite,
             seed,
             &raw mut first,
@@ -275,12 +285,12 @@ pub fn unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Option<u
 
 /// The elements in double precision.
 pub fn values(dtype: DType, memory: &[u8]) -> Vec<f64> {
-    let elements = elements(dtype, memory);
+    let elements = element_count(dtype, memory);
     let mut values = vec![0.0; elements as usize];
     // SAFETY: both sides hold `elements` aligned elements.
     unsafe {
-        (functions().values)(
-            number(dtype),
+        (fastest_functions().values)(
+            dtype_number(dtype),
             memory.as_ptr(),
             elements,
             values.as_mut_ptr(),
@@ -291,7 +301,7 @@ pub fn values(dtype: DType, memory: &[u8]) -> Vec<f64> {
 
 /// Every element against its expected value.
 pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Tolerance) -> Comparison {
-    let elements = elements(dtype, memory);
+    let elements = element_count(dtype, memory);
     assert_eq!(
         elements,
         expected.len() as u64,
@@ -300,8 +310,8 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
     let mut raw = RawComparison::default();
     // SAFETY: both sides hold `elements` aligned elements; `raw` has the layout that the other side writes.
     unsafe {
-        (functions().compare)(
-            number(dtype),
+        (fastest_functions().compare)(
+            dtype_number(dtype),
             memory.as_ptr(),
             expected.as_ptr(),
             elements,
@@ -327,17 +337,17 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
         max_abs_error: raw.max_abs_error,
         max_rel_error: raw.max_rel_error,
         mean_abs_error: raw.mean_abs_error,
-        worst: raw.worst,
+        worst_ratio: raw.worst,
     }
 }
 
 pub fn hash(memory: &[u8]) -> u64 {
     // SAFETY: exactly the bytes of the slice are read.
-    unsafe { (functions().hash)(memory.as_ptr(), memory.len() as u64) }
+    unsafe { (fastest_functions().hash)(memory.as_ptr(), memory.len() as u64) }
 }
 
 /// The numbers of `numerics.h`.
-pub(super) fn number(dtype: DType) -> u32 {
+pub(super) fn dtype_number(dtype: DType) -> u32 {
     match dtype {
         DType::Float64 => 0,
         DType::Float32 => 1,

@@ -25,10 +25,10 @@ fn bytes_of(words: &mut [u64], dtype: DType, elements: usize) -> &mut [u8] {
 }
 
 fn normal(deviation: f64) -> Distribution {
-    Distribution::new(Shape::Normal(deviation))
+    Distribution::new(DistributionKind::Normal(deviation))
 }
 
-const EVERY: [DType; 11] = [
+const ALL_DTYPES: [DType; 11] = [
     DType::Float64,
     DType::Float32,
     DType::Float16,
@@ -43,7 +43,7 @@ const EVERY: [DType; 11] = [
 ];
 
 #[test]
-fn normals_have_the_moments_that_they_should() {
+fn normal_values_have_the_requested_mean_and_variance() {
     for dtype in [DType::Float64, DType::Float32, DType::BFloat16] {
         let (_, values) = filled(dtype, 200_000, 1, &normal(2.0), 5);
         let count = values.len() as f64;
@@ -62,9 +62,9 @@ fn normals_have_the_moments_that_they_should() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_bits_and_another_does_not() {
-    for dtype in EVERY {
-        let uniform = Distribution::new(Shape::Uniform([0.0, 100.0]));
+fn fill_is_deterministic_per_seed() {
+    for dtype in ALL_DTYPES {
+        let uniform = Distribution::new(DistributionKind::Uniform([0.0, 100.0]));
         let draw = |seed| filled(dtype, 1000, 1, &uniform, seed).0;
         assert_eq!(draw(1), draw(1), "{dtype}");
         assert_ne!(draw(1), draw(2), "{dtype}");
@@ -72,9 +72,17 @@ fn the_same_seed_gives_the_same_bits_and_another_does_not() {
 }
 
 #[test]
-fn rounding_is_to_nearest_even() {
-    let stored =
-        |dtype, value| filled(dtype, 1, 1, &Distribution::new(Shape::Value(value)), 0).1[0];
+fn stored_values_round_to_nearest_even() {
+    let stored = |dtype, value| {
+        filled(
+            dtype,
+            1,
+            1,
+            &Distribution::new(DistributionKind::Value(value)),
+            0,
+        )
+        .1[0]
+    };
     for (dtype, value, expected) in [
         (DType::BFloat16, 1.0 + 1.0 / 256.0, 1.0),
         (DType::BFloat16, 1.0 + 3.0 / 256.0, 1.0 + 4.0 / 256.0),
@@ -98,24 +106,24 @@ fn rounding_is_to_nearest_even() {
 }
 
 #[test]
-fn every_kind_of_processor_gives_the_same_bits() {
+fn all_cpu_variants_give_identical_bits() {
     let unit = Distribution {
         normalize: Some(Norm::L2),
-        ..Distribution::new(Shape::Normal(0.8))
+        ..Distribution::new(DistributionKind::Normal(0.8))
     };
     let tolerance = Tolerance {
         rtol: 1e-2,
         atol_rms: 1e-3,
     };
     let elements = 5 * 1031;
-    for dtype in EVERY {
-        let number = number(dtype);
+    for dtype in ALL_DTYPES {
+        let number = dtype_number(dtype);
         let expected: Vec<_> = filled(dtype, elements, 5, &unit, 1)
             .1
             .iter()
             .map(|value| value * 1.003)
             .collect();
-        let results = variants().into_iter().map(|functions| {
+        let results = supported_variants().into_iter().map(|functions| {
             let mut words = vec![0u64; elements];
             let mut values = vec![0.0; elements];
             let mut parts = Vec::new();
@@ -131,7 +139,11 @@ fn every_kind_of_processor_gives_the_same_bits() {
                 (3, 0, false),
                 (3, 0, true),
             ] {
-                let plain = raw(dtype, 5, &Distribution::new(Shape::Uniform([-1.0, 1.0])));
+                let plain = raw_distribution(
+                    dtype,
+                    5,
+                    &Distribution::new(DistributionKind::Uniform([-1.0, 1.0])),
+                );
                 let distribution = RawDistribution {
                     shape,
                     normalize,
@@ -181,7 +193,7 @@ fn every_kind_of_processor_gives_the_same_bits() {
 
 /// Against arithmetic in double precision, where quotients by powers of two are exact.
 #[test]
-fn narrow_formats_round_as_arithmetic_says() {
+fn narrow_formats_match_double_precision_rounding() {
     for (dtype, mantissa, least, largest) in [
         (DType::BFloat16, 7, -126, 3.389_531_389_251_535_5e38),
         (DType::Float16, 10, -14, 65_504.0),
@@ -203,7 +215,7 @@ fn narrow_formats_round_as_arithmetic_says() {
 }
 
 #[test]
-fn every_bfloat16_and_half_survives_a_round_trip() {
+fn all_bfloat16_and_float16_values_round_trip() {
     for (dtype, infinity) in [(DType::BFloat16, 0x7f80u16), (DType::Float16, 0x7c00)] {
         for bits in 0..=u16::MAX {
             let mut word = [u64::from(bits)];
@@ -211,7 +223,7 @@ fn every_bfloat16_and_half_survives_a_round_trip() {
             if bits & 0x7fff > infinity {
                 assert!(value.is_nan());
             } else if value.is_finite() {
-                let constant = Distribution::new(Shape::Value(value));
+                let constant = Distribution::new(DistributionKind::Value(value));
                 assert_eq!(
                     filled(dtype, 1, 1, &constant, 0).0[0] as u16,
                     if value == 0.0 { bits & 0x8000 } else { bits }
@@ -222,10 +234,10 @@ fn every_bfloat16_and_half_survives_a_round_trip() {
 }
 
 #[test]
-fn rows_can_have_length_one() {
+fn normalized_rows_have_unit_length() {
     let unit = Distribution {
         normalize: Some(Norm::L2),
-        ..Distribution::new(Shape::Normal(1.0))
+        ..Distribution::new(DistributionKind::Normal(1.0))
     };
     let (_, values) = filled(DType::Float32, 512, 128, &unit, 3);
     for row in values.chunks(128) {
@@ -235,8 +247,8 @@ fn rows_can_have_length_one() {
 }
 
 #[test]
-fn what_changes_a_shape_does_what_it_says() {
-    let plain = Distribution::new(Shape::Normal(1.0));
+fn distribution_modifiers_have_their_documented_effect() {
+    let plain = Distribution::new(DistributionKind::Normal(1.0));
     let draw =
         |distribution: &Distribution| filled(DType::Float32, 64 * 100, 64, distribution, 3).1;
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -279,9 +291,10 @@ fn what_changes_a_shape_does_what_it_says() {
 }
 
 #[test]
-fn a_cumulative_row_cuts_a_number_into_random_parts() {
+fn cumulative_rows_split_the_total_into_random_parts() {
     let cut = |total, changed: fn(&mut Distribution), seed| {
-        let mut distribution = Distribution::new(Shape::Cumulative(Total::Size(total)));
+        let mut distribution =
+            Distribution::new(DistributionKind::Cumulative(CumulativeTotal::Size(total)));
         changed(&mut distribution);
         filled(DType::Int64, 3 * 41, 41, &distribution, seed).1
     };
@@ -316,14 +329,14 @@ fn a_cumulative_row_cuts_a_number_into_random_parts() {
         DType::Int32,
         4,
         1,
-        &Distribution::new(Shape::Cumulative(Total::Size(9))),
+        &Distribution::new(DistributionKind::Cumulative(CumulativeTotal::Size(9))),
         1,
     );
     assert_eq!(lone.1, [0.0; 4]);
 }
 
 #[test]
-fn what_is_stored_comes_back_rounded() {
+fn store_then_values_returns_rounded_values() {
     let mut words = vec![0u64; 100];
     let values_in: Vec<_> = (0..100).map(|value| f64::from(value) / 64.0).collect();
     for dtype in [
@@ -342,7 +355,7 @@ fn what_is_stored_comes_back_rounded() {
 }
 
 #[test]
-fn zeros_halves_and_nan_fail_and_small_errors_pass() {
+fn comparison_accepts_small_errors_and_rejects_zeros_doubles_and_nan() {
     let tolerance = Tolerance {
         rtol: 1e-3,
         atol_rms: 1e-3,
@@ -350,11 +363,14 @@ fn zeros_halves_and_nan_fail_and_small_errors_pass() {
     let (mut words, expected) = filled(DType::Float32, 5000, 1, &normal(1e-4), 9);
     let memory = bytes_of(&mut words, DType::Float32, 5000);
     let exact = compare(DType::Float32, memory, &expected, tolerance);
-    assert_eq!((exact.failed, exact.worst, exact.first), (0, 0.0, None));
+    assert_eq!(
+        (exact.failed, exact.worst_ratio, exact.first),
+        (0, 0.0, None)
+    );
     let near: Vec<_> = expected.iter().map(|value| value * 1.0005).collect();
     let close = compare(DType::Float32, memory, &near, tolerance);
     assert!(
-        close.failed == 0 && close.worst > 0.2 && close.worst < 0.6,
+        close.failed == 0 && close.worst_ratio > 0.2 && close.worst_ratio < 0.6,
         "{close:?}"
     );
     let double: Vec<_> = expected.iter().map(|value| value * 2.0).collect();
@@ -365,7 +381,7 @@ fn zeros_halves_and_nan_fail_and_small_errors_pass() {
         (
             comparison.failed,
             comparison.first.map(|first| first.0),
-            comparison.worst
+            comparison.worst_ratio
         ),
         (1, Some(100), f64::INFINITY)
     );
@@ -374,22 +390,30 @@ fn zeros_halves_and_nan_fail_and_small_errors_pass() {
 }
 
 #[test]
-fn poison_is_recognised_until_it_is_written_over() {
-    for dtype in EVERY {
-        for pattern in [Poison::NotANumber, Poison::Finite { seed: 4 }] {
+fn poison_is_counted_until_overwritten() {
+    for dtype in ALL_DTYPES {
+        for pattern in [Poison::Nan, Poison::Finite { seed: 4 }] {
             let mut words = vec![0u64; 1000];
             let memory = bytes_of(&mut words, dtype, 900);
             poison(dtype, memory, pattern);
-            assert_eq!(unwritten(dtype, memory, pattern), (900, Some(0)), "{dtype}");
+            assert_eq!(
+                count_unwritten(dtype, memory, pattern),
+                (900, Some(0)),
+                "{dtype}"
+            );
             let bytes = dtype.bytes() as usize;
             memory[..bytes].fill(0x55);
-            assert_eq!(unwritten(dtype, memory, pattern), (899, Some(1)), "{dtype}");
+            assert_eq!(
+                count_unwritten(dtype, memory, pattern),
+                (899, Some(1)),
+                "{dtype}"
+            );
         }
     }
 }
 
 #[test]
-fn a_hash_sees_every_bit() {
+fn hash_changes_with_any_bit() {
     let mut memory = vec![7u8; 1003];
     let before = hash(&memory);
     for index in [0, 8, 500, 1002] {

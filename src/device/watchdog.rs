@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-struct Watched {
+struct WatchedGroup {
     number: u64,
     group: libc::pid_t,
     deadline: Instant,
@@ -16,76 +16,76 @@ struct Watched {
 }
 
 #[derive(Default)]
-struct Watches {
-    watched: Vec<Watched>,
+struct WatchList {
+    watched: Vec<WatchedGroup>,
     last_number: u64,
     /// When the thread will look again; `None`: when it is told to.
-    next_look: Option<Instant>,
+    next_wakeup: Option<Instant>,
 }
 
-static WATCHES: Mutex<Watches> = Mutex::new(Watches {
+static WATCH_LIST: Mutex<WatchList> = Mutex::new(WatchList {
     watched: Vec::new(),
     last_number: 0,
-    next_look: None,
+    next_wakeup: None,
 });
-static EARLIER: Condvar = Condvar::new();
-static WATCHING: OnceLock<()> = OnceLock::new();
+static DEADLINE_MOVED: Condvar = Condvar::new();
+static THREAD_STARTED: OnceLock<()> = OnceLock::new();
 
 /// A deadline in force.
-pub(super) struct Watch {
+pub(super) struct ProcessDeadline {
     number: u64,
 }
 
-impl Watch {
+impl ProcessDeadline {
     /// `group` is the number of a child that leads its own process group. It must not be reaped before the watch is stopped:
     /// its number could be another's by then.
     pub(super) fn start(group: libc::pid_t, deadline: Duration) -> Self {
-        WATCHING.get_or_init(|| {
-            std::thread::spawn(watch);
+        THREAD_STARTED.get_or_init(|| {
+            std::thread::spawn(run_watchdog);
         });
         let deadline = Instant::now() + deadline;
-        let mut watches = watches();
+        let mut watches = lock_watch_list();
         watches.last_number += 1;
         let number = watches.last_number;
-        watches.watched.push(Watched {
+        watches.watched.push(WatchedGroup {
             number,
             group,
             deadline,
             fired: false,
         });
-        if watches.next_look.is_none_or(|look| deadline < look) {
-            EARLIER.notify_one();
+        if watches.next_wakeup.is_none_or(|look| deadline < look) {
+            DEADLINE_MOVED.notify_one();
         }
         Self { number }
     }
 
     /// Ends the watch; tells whether the deadline had passed, and the group was killed.
     pub(super) fn stop(self) -> bool {
-        self.end()
+        self.remove()
     }
 
-    fn end(&self) -> bool {
-        let watched = &mut watches().watched;
-        let place = watched
+    fn remove(&self) -> bool {
+        let watched = &mut lock_watch_list().watched;
+        let index = watched
             .iter()
             .position(|watched| watched.number == self.number);
-        place.is_some_and(|place| watched.swap_remove(place).fired)
+        index.is_some_and(|place| watched.swap_remove(place).fired)
     }
 }
 
-impl Drop for Watch {
+impl Drop for ProcessDeadline {
     fn drop(&mut self) {
-        self.end();
+        self.remove();
     }
 }
 
-fn watches() -> MutexGuard<'static, Watches> {
+fn lock_watch_list() -> MutexGuard<'static, WatchList> {
     // Nothing that holds the lock can leave the list half changed.
-    WATCHES.lock().unwrap_or_else(PoisonError::into_inner)
+    WATCH_LIST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn watch() {
-    let mut watches = watches();
+fn run_watchdog() {
+    let mut watches = lock_watch_list();
     loop {
         let now = Instant::now();
         for late in watches
@@ -107,15 +107,15 @@ fn watch() {
             .filter(|watched| !watched.fired)
             .map(|watched| watched.deadline)
             .min();
-        watches.next_look = next;
+        watches.next_wakeup = next;
         watches = match next {
             Some(next) => {
                 let pause = next.saturating_duration_since(Instant::now());
-                EARLIER
+                DEADLINE_MOVED
                     .wait_timeout(watches, pause)
                     .map_or_else(|error| error.into_inner().0, |(watches, _)| watches)
             }
-            None => EARLIER
+            None => DEADLINE_MOVED
                 .wait(watches)
                 .unwrap_or_else(PoisonError::into_inner),
         };
@@ -124,7 +124,7 @@ fn watch() {
 
 /// Blocks until there is news of a child, and leaves them to be collected: a child that has ended keeps its number. A watchdog
 /// sees to it that this returns.
-pub(super) fn wait_for_news(child: libc::pid_t, kinds: libc::c_int) -> anyhow::Result<()> {
+pub(super) fn wait_for_state_change(child: libc::pid_t, kinds: libc::c_int) -> anyhow::Result<()> {
     loop {
         // SAFETY: plain integers and unions of them; all zeros are a valid value.
         let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };

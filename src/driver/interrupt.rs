@@ -25,12 +25,12 @@ pub fn watch_signals() -> Result<watch::Receiver<bool>> {
 }
 
 /// A signal that never comes.
-pub fn never() -> watch::Receiver<bool> {
+pub fn never_interrupted() -> watch::Receiver<bool> {
     watch::channel(false).1
 }
 
 /// Waits until the interrupt comes; for ever where none can come any more.
-pub(super) async fn come(interrupt: &mut watch::Receiver<bool>) {
+pub(super) async fn interrupted(interrupt: &mut watch::Receiver<bool>) {
     if interrupt.wait_for(|told| *told).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -2,9 +2,9 @@
 
 use anyhow::Context;
 
-use super::proposer::{Answer, Candidate, Parent, Proposer};
-use crate::device::Lock;
-use crate::eval::Quiet;
+use super::proposer::{BriefOutcome, Candidate, Parent, Proposer};
+use crate::device::LockFile;
+use crate::eval::TimingLock;
 use crate::event::{Brief, Operator};
 use crate::propose;
 use crate::task::Task;
@@ -12,21 +12,30 @@ use crate::task::Task;
 /// Starting kernels, `autotune`, `mutate` and `recombine`.
 pub struct Operators {
     /// Where the device is the host, nothing is proposed while a launch is timed.
-    quiet: Option<Quiet>,
+    timing_lock: Option<TimingLock>,
 }
 
 impl Operators {
     /// `lock`: the host's, where it is the device that judges.
-    pub fn new(lock: Option<Lock>) -> anyhow::Result<Self> {
+    pub fn new(lock: Option<LockFile>) -> anyhow::Result<Self> {
         Ok(Self {
-            quiet: lock.map(Quiet::open).transpose()?,
+            timing_lock: lock.map(TimingLock::open).transpose()?,
         })
     }
 }
 
 impl Proposer for Operators {
-    fn propose(&self, brief: &Brief, parents: &[Parent], task: &Task) -> anyhow::Result<Answer> {
-        let _sharing = self.quiet.as_ref().map(Quiet::share).transpose()?;
+    fn propose(
+        &self,
+        brief: &Brief,
+        parents: &[Parent],
+        task: &Task,
+    ) -> anyhow::Result<BriefOutcome> {
+        let _sharing = self
+            .timing_lock
+            .as_ref()
+            .map(TimingLock::shared)
+            .transpose()?;
         let start;
         let mut given: Vec<_> = parents
             .iter()
@@ -51,9 +60,9 @@ impl Proposer for Operators {
         }
         let proposal = match propose::propose(brief, &given, task) {
             propose::Answer::Proposal(proposal) => proposal,
-            propose::Answer::NoOp(reason) => return Ok(Answer::NoOp(reason)),
+            propose::Answer::NoOp(reason) => return Ok(BriefOutcome::NoOp(reason)),
         };
-        let candidate = Candidate::of(proposal.source, proposal.detail, task);
-        Ok(Answer::Candidate(candidate))
+        let candidate = Candidate::from_source(proposal.source, proposal.detail, task);
+        Ok(BriefOutcome::Candidate(candidate))
     }
 }

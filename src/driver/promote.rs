@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use crate::base::statistics::{Estimate, mean_of_estimates};
 use crate::verdict::{Duel, Status, Verdict};
-use crate::worker::{Evaluator, Job, JobKind, Outcome};
+use crate::worker::{Evaluator, Job, JobKind, JobOutcome};
 
 /// How it ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +46,7 @@ pub(crate) async fn contest(
         duel: None,
     };
     if !contest.challenger.passed() {
-        contest.why = format!("it was not confirmed: {}", in_words(&contest.challenger));
+        contest.why = format!("it was not confirmed: {}", status_text(&contest.challenger));
         return Ok(contest);
     }
     let Some(incumbent) = incumbent else {
@@ -60,7 +60,7 @@ pub(crate) async fn contest(
         judged = verdict(evaluator, &incumbent, JobKind::Judge).await?;
     }
     let status = judged.status;
-    let words = in_words(&judged);
+    let words = status_text(&judged);
     contest.incumbent = Some(judged);
     match status {
         // What could not be measured well enough may still be told apart in pairs.
@@ -80,17 +80,17 @@ pub(crate) async fn contest(
     for _ in 0..duels.max(1) {
         let against = incumbent.clone();
         match evaluate(evaluator, &challenger, JobKind::Duel { against }).await? {
-            Outcome::Duel(Some(duel)) => fought.push(duel),
-            Outcome::Duel(None) => {
+            JobOutcome::Duel(Some(duel)) => fought.push(duel),
+            JobOutcome::Duel(None) => {
                 contest.why =
                     "the two could not be timed against each other: one of them failed then"
                         .to_owned();
                 return Ok(contest);
             }
-            Outcome::Verdict { .. } => bail!("a duel was answered by a verdict"),
+            JobOutcome::Verdict { .. } => bail!("a duel was answered by a verdict"),
         }
     }
-    let Some(duel) = together(&fought) else {
+    let Some(duel) = combine_duels(&fought) else {
         bail!("the duels have no number");
     };
     contest.duel = Some(duel);
@@ -105,7 +105,11 @@ pub(crate) async fn contest(
     Ok(contest)
 }
 
-async fn evaluate(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> Result<Outcome> {
+async fn evaluate(
+    evaluator: &dyn Evaluator,
+    source: &Arc<str>,
+    kind: JobKind,
+) -> Result<JobOutcome> {
     let job = Job {
         step: 0,
         source: source.clone(),
@@ -116,16 +120,16 @@ async fn evaluate(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -
 
 async fn verdict(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> Result<Verdict> {
     match evaluate(evaluator, source, kind).await? {
-        Outcome::Verdict { verdict, .. } if verdict.status == Status::HarnessError => bail!(
+        JobOutcome::Verdict { verdict, .. } if verdict.status == Status::HarnessError => bail!(
             "a kernel was not judged: {}",
             verdict.reason.unwrap_or_default()
         ),
-        Outcome::Verdict { verdict, .. } => Ok(*verdict),
-        Outcome::Duel(_) => bail!("a judgement was answered by a duel"),
+        JobOutcome::Verdict { verdict, .. } => Ok(*verdict),
+        JobOutcome::Duel(_) => bail!("a judgement was answered by a duel"),
     }
 }
 
-fn in_words(verdict: &Verdict) -> String {
+fn status_text(verdict: &Verdict) -> String {
     let status = verdict.status;
     match verdict.reason.as_deref() {
         Some(reason) => format!("{status}: {reason}"),
@@ -134,7 +138,7 @@ fn in_words(verdict: &Verdict) -> String {
 }
 
 /// One number from several duels: the process is the top level of chance.
-fn together(duels: &[Duel]) -> Option<Duel> {
+fn combine_duels(duels: &[Duel]) -> Option<Duel> {
     if let [duel] = duels {
         return Some(*duel);
     }
@@ -153,18 +157,18 @@ fn together(duels: &[Duel]) -> Option<Duel> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::Work;
+    use crate::worker::JobFuture;
 
     /// Answers by the text: a status each, and the ratio of every duel.
     struct Scripted {
         new: Status,
         old: Status,
         ratios: &'static [Option<f64>],
-        fought: std::sync::Mutex<usize>,
+        duels_run: std::sync::Mutex<usize>,
     }
 
     impl Evaluator for Scripted {
-        fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
+        fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome> {
             let status = match &*job.source {
                 "new" => self.new,
                 _ => self.old,
@@ -172,10 +176,10 @@ mod tests {
             let confirmed = matches!(job.kind, JobKind::Confirm);
             assert_eq!(confirmed, &*job.source == "new" && !is_duel(&job));
             let outcome = if is_duel(&job) {
-                let mut fought = self.fought.lock().unwrap();
+                let mut fought = self.duels_run.lock().unwrap();
                 let ratio = self.ratios[*fought % self.ratios.len()];
                 *fought += 1;
-                Outcome::Duel(ratio.map(|ratio| Duel {
+                JobOutcome::Duel(ratio.map(|ratio| Duel {
                     ratio,
                     ci95: [ratio * 0.99, ratio * 1.01],
                 }))
@@ -186,7 +190,7 @@ mod tests {
                     confirmed,
                     ..Verdict::harness_error("softmax", "", "cpu", reason)
                 };
-                Outcome::Verdict {
+                JobOutcome::Verdict {
                     verdict: Box::new(verdict),
                     compile_log: String::new(),
                     report: None,
@@ -210,7 +214,7 @@ mod tests {
             new,
             old: old.unwrap_or(Status::Passed),
             ratios,
-            fought: Default::default(),
+            duels_run: Default::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -219,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_confirmed_and_faster_beyond_doubt_wins() {
+    fn challenger_wins_only_if_confirmed_and_faster() {
         use Status::{HarnessError, Inconclusive, Passed, Race, Unsupported, WrongOutput};
         for (new, old, ratios, won, words) in [
             (Passed, None, &[][..], true, "nothing was there"),
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn duels_that_disagree_say_nothing() {
+    fn disagreeing_duels_do_not_promote() {
         let both = Some(Status::Passed);
         let agreed = contest_of(Status::Passed, both, &[Some(1.2), Some(1.21)], 4).unwrap();
         assert!(

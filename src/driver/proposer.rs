@@ -9,12 +9,17 @@ use crate::task::Task;
 
 /// Answers briefs. Pure: the same brief and parents give the same answer, so that an unanswered one can be asked again.
 pub trait Proposer: Send + Sync {
-    fn propose(&self, brief: &Brief, parents: &[Parent], task: &Task) -> anyhow::Result<Answer>;
+    fn propose(
+        &self,
+        brief: &Brief,
+        parents: &[Parent],
+        task: &Task,
+    ) -> anyhow::Result<BriefOutcome>;
 }
 
 /// What became of a brief.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum BriefOutcome {
     Candidate(Candidate),
     /// Nothing to change, with the reason.
     NoOp(String),
@@ -38,7 +43,7 @@ pub struct Candidate {
 impl Candidate {
     /// A kernel file as a candidate. One whose header the judge will refuse is a candidate like any other: a family of its own,
     /// without tunables.
-    pub(crate) fn of(source: String, detail: String, task: &Task) -> Self {
+    pub(crate) fn from_source(source: String, detail: String, task: &Task) -> Self {
         match Kernel::parse(&source, &task.definition) {
             Ok(kernel) => Self {
                 family: kernel.family(),

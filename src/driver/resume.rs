@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::asking::{Chronicle, Past};
-use super::sources::Sources;
-use super::tally::Tally;
+use super::asking::{FeedbackLog, RecordedRequests};
+use super::model_stats::ModelTally;
+use super::sources::KernelSources;
 use crate::base::Failure;
 use crate::event::{Brief, Event, Stopped};
 use crate::run::{self, Journal, TaskDirectory};
-use crate::search::{Change, Search};
+use crate::search::{Search, SearchUpdate};
 use crate::task::Task;
 use crate::verdict::Status;
 
 /// A task as its journal left it.
-pub(super) struct Replayed {
+pub(super) struct ReplayedTask {
     pub(super) journal: Journal,
     pub(super) search: Search,
-    pub(super) sources: Sources,
-    pub(super) next: u64,
+    pub(super) sources: KernelSources,
+    pub(super) next_step: u64,
     pub(super) open: BTreeMap<u64, Brief>,
     /// Proposed and not judged.
     pub(super) unjudged: Vec<u64>,
@@ -28,18 +28,18 @@ pub(super) struct Replayed {
     pub(super) stale: Vec<u64>,
     pub(super) stopped: Option<Stopped>,
     /// What open steps have asked, and what they were told.
-    pub(super) asked: BTreeMap<u64, Past>,
-    pub(super) chronicle: Chronicle,
-    pub(super) tally: Tally,
+    pub(super) requests: BTreeMap<u64, RecordedRequests>,
+    pub(super) feedback: FeedbackLog,
+    pub(super) model_stats: ModelTally,
     /// Wall time of earlier processes.
-    pub(super) spent: Duration,
+    pub(super) time_spent: Duration,
 }
 
 /// What the run's own journal says about its past.
 #[derive(Default)]
-pub(super) struct Sessions {
+pub(super) struct EarlierSessions {
     /// When a process took this task up, in order.
-    pub(super) sessions: Vec<String>,
+    pub(super) started: Vec<String>,
     /// When a change was last accepted.
     pub(super) accepted: Option<String>,
 }
@@ -49,22 +49,22 @@ pub(super) fn replay(
     directory: &TaskDirectory,
     task: &Task,
     search: Search,
-    past: &Sessions,
-) -> Result<Replayed> {
+    past: &EarlierSessions,
+) -> Result<ReplayedTask> {
     let path = directory.journal();
     let mut search = search;
-    let mut sources = Sources::new(directory.clone());
-    let mut clock = Clock::new(past);
+    let mut sources = KernelSources::new(directory.clone());
+    let mut clock = WorkTimeCounter::new(past);
     let mut asked = 0;
     let mut stopped = None;
     let mut judged_since = HashSet::new();
-    let mut asked_of: BTreeMap<u64, Past> = BTreeMap::new();
-    let mut chronicle = Chronicle::default();
-    let mut tally = Tally::default();
+    let mut asked_of: BTreeMap<u64, RecordedRequests> = BTreeMap::new();
+    let mut chronicle = FeedbackLog::default();
+    let mut tally = ModelTally::default();
     let journal = Journal::open(&path, |head, event: Event| {
-        clock.note(head.time);
+        clock.note_line(head.time);
         chronicle.note(&event, task);
-        tally.note(&event);
+        tally.count_event(&event);
         let since = past
             .accepted
             .as_deref()
@@ -81,10 +81,10 @@ pub(super) fn replay(
         }
         match &event {
             Event::Asked(brief) => asked = asked.max(brief.step),
-            Event::Proposed(proposed) => sources.note(proposed.step, proposed.kernel),
+            Event::Proposed(proposed) => sources.add(proposed.step, proposed.kernel),
             Event::Failed(failed) => {
                 if let Some(kernel) = failed.kernel {
-                    sources.note(failed.step, kernel);
+                    sources.add(failed.step, kernel);
                 }
             }
             // A failure of the judge's is no measurement.
@@ -106,7 +106,7 @@ pub(super) fn replay(
         }
         for change in search.tell(&event) {
             // After an accepted change the recorded questions hold; else they are those that this search asks.
-            if let Change::Diverged(divergence) = change
+            if let SearchUpdate::Diverged(divergence) = change
                 && past.accepted.is_none()
             {
                 return Err(Failure::usage(format!(
@@ -143,43 +143,43 @@ pub(super) fn replay(
         }
         None => Vec::new(),
     };
-    Ok(Replayed {
+    Ok(ReplayedTask {
         journal,
         search,
         sources,
-        next: asked + 1,
+        next_step: asked + 1,
         open,
         unjudged,
         stale,
         stopped,
-        asked: asked_of,
-        chronicle,
-        tally,
-        spent: clock.spent(),
+        requests: asked_of,
+        feedback: chronicle,
+        model_stats: tally,
+        time_spent: clock.spent(),
     })
 }
 
 /// Adds up the wall time of earlier processes: for each, from when it took the task up to its last line.
-struct Clock<'a> {
+struct WorkTimeCounter<'a> {
     sessions: &'a [String],
     last: Option<String>,
     spent: u64,
 }
 
-impl<'a> Clock<'a> {
-    fn new(past: &'a Sessions) -> Self {
+impl<'a> WorkTimeCounter<'a> {
+    fn new(past: &'a EarlierSessions) -> Self {
         Self {
-            sessions: &past.sessions,
+            sessions: &past.started,
             last: None,
             spent: 0,
         }
     }
 
-    fn note(&mut self, time: &str) {
+    fn note_line(&mut self, time: &str) {
         while let Some(next) = self.sessions.get(1)
             && time >= next.as_str()
         {
-            self.close();
+            self.close_session();
         }
         match &mut self.last {
             Some(last) => {
@@ -190,13 +190,14 @@ impl<'a> Clock<'a> {
         }
     }
 
-    fn close(&mut self) {
+    fn close_session(&mut self) {
         let Some((begun, rest)) = self.sessions.split_first() else {
             return;
         };
         self.sessions = rest;
         if let Some(last) = self.last.take()
-            && let (Some(begun), Some(last)) = (run::milliseconds(begun), run::milliseconds(&last))
+            && let (Some(begun), Some(last)) =
+                (run::parse_timestamp(begun), run::parse_timestamp(&last))
         {
             self.spent += last.saturating_sub(begun);
         }
@@ -204,7 +205,7 @@ impl<'a> Clock<'a> {
 
     fn spent(mut self) -> Duration {
         while !self.sessions.is_empty() {
-            self.close();
+            self.close_session();
         }
         Duration::from_millis(self.spent)
     }
@@ -215,17 +216,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_time_at_work_is_counted() {
+    fn time_between_sessions_is_not_counted() {
         let time = |seconds: u64| run::timestamp(1_700_000_000_000 + seconds * 1000);
-        let past = Sessions {
-            sessions: vec![time(0), time(100), time(150), time(200)],
+        let past = EarlierSessions {
+            started: vec![time(0), time(100), time(150), time(200)],
             accepted: None,
         };
-        let mut clock = Clock::new(&past);
+        let mut clock = WorkTimeCounter::new(&past);
         for seconds in [1, 10, 101, 107, 200, 203] {
-            clock.note(&time(seconds));
+            clock.note_line(&time(seconds));
         }
         assert_eq!(clock.spent(), Duration::from_secs(10 + 7 + 3));
-        assert_eq!(Clock::new(&past).spent(), Duration::ZERO);
+        assert_eq!(WorkTimeCounter::new(&past).spent(), Duration::ZERO);
     }
 }

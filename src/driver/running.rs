@@ -5,50 +5,50 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use tokio::task::{JoinError, JoinSet};
 
-use super::asking::{Author, Prepared, Question, Reading};
-use super::proposer::{Answer, Parent, Proposer};
+use super::asking::{ModelBackend, ModelStep, ParsedReplies, PreparedRequest};
+use super::proposer::{BriefOutcome, Parent, Proposer};
 use crate::event::Brief;
-use crate::llm::{self, Place};
+use crate::llm::{self, RequestOrigin};
 use crate::task::Task;
-use crate::worker::{Evaluator, Job, Outcome};
+use crate::worker::{Evaluator, Job, JobOutcome};
 
 /// Proposals and evaluations under way. Dropping it gives them up.
 #[derive(Default)]
 pub(super) struct Running {
-    tasks: JoinSet<Message>,
+    tasks: JoinSet<WorkResult>,
     evaluations: usize,
-    begun: u64,
+    started: u64,
     proposing: bool,
     dueling: bool,
 }
 
 /// What comes back.
-pub(super) enum Message {
-    Answered(Vec<(u64, Result<Answer>)>),
-    Rendered(u64, Result<Prepared>),
-    Replied(u64, llm::Answer),
-    Read(u64, Box<Reading>),
+pub(super) enum WorkResult {
+    Proposed(Vec<(u64, Result<BriefOutcome>)>),
+    Rendered(u64, Result<PreparedRequest>),
+    Replied(u64, llm::RequestOutcome),
+    Parsed(u64, Box<ParsedReplies>),
     Evaluated {
         step: u64,
-        purpose: Purpose,
+        purpose: EvaluationPurpose,
         /// The how manieth evaluation it was, from 1.
         number: u64,
-        outcome: Result<Outcome>,
+        outcome: Result<JobOutcome>,
     },
 }
 
 /// Why a kernel is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Purpose {
+pub(super) enum EvaluationPurpose {
     Judge,
     /// An elite, because what it is measured with has changed.
-    JudgeAgain,
+    Rejudge,
     Duel {
         against: u64,
     },
     Confirm,
     /// To see whether the judge works.
-    Proof,
+    CheckJudge,
 }
 
 impl Running {
@@ -65,8 +65,8 @@ impl Running {
     }
 
     /// How many evaluations have begun so far.
-    pub(super) fn begun(&self) -> u64 {
-        self.begun
+    pub(super) fn evaluations_started(&self) -> u64 {
+        self.started
     }
 
     pub(super) fn is_proposing(&self) -> bool {
@@ -89,42 +89,52 @@ impl Running {
             let answer = |(brief, parents): (Brief, Vec<Parent>)| {
                 if parents.len() < brief.parents.len() {
                     let reason = "a parent has no kernel".to_owned();
-                    return (brief.step, Ok(Answer::NoOp(reason)));
+                    return (brief.step, Ok(BriefOutcome::NoOp(reason)));
                 }
                 (brief.step, proposer.propose(&brief, &parents, &task))
             };
-            Message::Answered(questions.into_iter().map(answer).collect())
+            WorkResult::Proposed(questions.into_iter().map(answer).collect())
         });
     }
 
     /// Makes a prompt, on a thread of its own.
-    pub(super) fn render(&mut self, author: Arc<dyn Author>, step: u64, question: Question) {
+    pub(super) fn render(&mut self, author: Arc<dyn ModelBackend>, step: u64, question: ModelStep) {
         self.tasks
-            .spawn_blocking(move || Message::Rendered(step, author.render(&question)));
+            .spawn_blocking(move || WorkResult::Rendered(step, author.render(&question)));
     }
 
     /// Reads the replies of a step, on a thread of its own.
-    pub(super) fn read(&mut self, author: Arc<dyn Author>, step: u64, question: Question) {
+    pub(super) fn parse(&mut self, author: Arc<dyn ModelBackend>, step: u64, question: ModelStep) {
         self.tasks
-            .spawn_blocking(move || Message::Read(step, Box::new(author.read(&question))));
+            .spawn_blocking(move || WorkResult::Parsed(step, Box::new(author.parse(&question))));
     }
 
-    pub(super) fn send(&mut self, author: Arc<dyn Author>, prepared: Arc<Prepared>, place: Place) {
+    pub(super) fn send(
+        &mut self,
+        author: Arc<dyn ModelBackend>,
+        prepared: Arc<PreparedRequest>,
+        place: RequestOrigin,
+    ) {
         self.tasks.spawn(async move {
             let step = place.step;
-            Message::Replied(step, author.send(&prepared, &place).await)
+            WorkResult::Replied(step, author.send(&prepared, &place).await)
         });
     }
 
-    pub(super) fn evaluate(&mut self, evaluator: &Arc<dyn Evaluator>, job: Job, purpose: Purpose) {
+    pub(super) fn evaluate(
+        &mut self,
+        evaluator: &Arc<dyn Evaluator>,
+        job: Job,
+        purpose: EvaluationPurpose,
+    ) {
         self.evaluations += 1;
-        self.begun += 1;
-        let number = self.begun;
-        self.dueling |= matches!(purpose, Purpose::Duel { .. });
+        self.started += 1;
+        let number = self.started;
+        self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
         let evaluator = evaluator.clone();
         self.tasks.spawn(async move {
             let step = job.step;
-            Message::Evaluated {
+            WorkResult::Evaluated {
                 step,
                 purpose,
                 number,
@@ -133,34 +143,34 @@ impl Running {
         });
     }
 
-    pub(super) async fn next(&mut self) -> Result<Message> {
+    pub(super) async fn next(&mut self) -> Result<WorkResult> {
         let joined = self.tasks.join_next().await;
         let joined = joined.context("nothing is under way, so nothing will happen")?;
-        self.note(joined)
+        self.count_finished(joined)
     }
 
-    pub(super) fn try_next(&mut self) -> Result<Option<Message>> {
+    pub(super) fn try_next(&mut self) -> Result<Option<WorkResult>> {
         let joined = self.tasks.try_join_next();
-        joined.map(|joined| self.note(joined)).transpose()
+        joined.map(|joined| self.count_finished(joined)).transpose()
     }
 
     /// Gives up everything under way, and waits until it is gone: dropping an evaluation kills what runs for it.
-    pub(super) async fn abandon(&mut self) {
+    pub(super) async fn cancel_all(&mut self) {
         self.tasks.shutdown().await;
         *self = Self {
-            begun: self.begun,
+            started: self.started,
             ..Self::default()
         };
     }
 
-    fn note(&mut self, joined: Result<Message, JoinError>) -> Result<Message> {
+    fn count_finished(&mut self, joined: Result<WorkResult, JoinError>) -> Result<WorkResult> {
         let message = joined.map_err(|error| anyhow!("a part of the run broke down: {error}"))?;
         match &message {
-            Message::Answered(_) => self.proposing = false,
-            Message::Rendered(..) | Message::Replied(..) | Message::Read(..) => {}
-            Message::Evaluated { purpose, .. } => {
+            WorkResult::Proposed(_) => self.proposing = false,
+            WorkResult::Rendered(..) | WorkResult::Replied(..) | WorkResult::Parsed(..) => {}
+            WorkResult::Evaluated { purpose, .. } => {
                 self.evaluations -= 1;
-                self.dueling &= !matches!(purpose, Purpose::Duel { .. });
+                self.dueling &= !matches!(purpose, EvaluationPurpose::Duel { .. });
             }
         }
         Ok(message)

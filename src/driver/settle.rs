@@ -5,57 +5,59 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::doubt;
-use super::proposer::Answer;
-use super::running::{Message, Purpose};
+use super::fault_policy;
+use super::proposer::BriefOutcome;
+use super::running::{EvaluationPurpose, WorkResult};
 use super::task::TaskLoop;
 use crate::base::{Digest, Failure, files};
 use crate::event::{Confirmed, Dueled, Edits, Event, Failed, FailedReason, Judged, Proposed};
-use crate::report::Best;
-use crate::search::Change;
+use crate::report::BestCandidate;
+use crate::search::SearchUpdate;
 use crate::verdict::Verdict;
-use crate::worker::Outcome;
+use crate::worker::JobOutcome;
 
 /// The largest report of a profiler that is kept, in bytes.
-const MOST_REPORT: usize = 1 << 20;
+const MAX_REPORT_BYTES: usize = 1 << 20;
 
 impl TaskLoop<'_> {
     /// Makes everything that has arrived durable, and builds upon it. A failure of the machinery comes after what it did not touch.
-    pub(super) fn settle(&mut self, messages: Vec<Message>) -> Result<()> {
+    pub(super) fn settle(&mut self, messages: Vec<WorkResult>) -> Result<()> {
         let mut events = Vec::new();
         let mut next = Vec::new();
         let mut broken = None;
         for message in messages {
             let settled = match message {
-                Message::Answered(answers) => answers
+                WorkResult::Proposed(answers) => answers
                     .into_iter()
-                    .try_for_each(|(step, answer)| self.answered(step, answer, &mut events)),
-                Message::Rendered(step, prepared) => {
+                    .try_for_each(|(step, answer)| self.proposal_made(step, answer, &mut events)),
+                WorkResult::Rendered(step, prepared) => {
                     self.rendered(step, prepared, &mut events, &mut next)
                 }
-                Message::Replied(step, answer) => {
+                WorkResult::Replied(step, answer) => {
                     self.replied(step, answer, &mut events, &mut next)
                 }
-                Message::Read(step, reading) => self.read(step, *reading, &mut events),
-                Message::Evaluated {
+                WorkResult::Parsed(step, reading) => {
+                    self.replies_parsed(step, *reading, &mut events)
+                }
+                WorkResult::Evaluated {
                     step,
                     purpose,
                     number,
                     outcome: Ok(outcome),
                 } => {
-                    let works = doubt::fault(&outcome).is_none();
+                    let works = fault_policy::harness_fault(&outcome).is_none();
                     let settled = self.evaluated(step, purpose, outcome, &mut events);
                     if works {
-                        self.judge_works(number, &mut events);
+                        self.clear_give_ups(number, &mut events);
                     }
                     settled
                 }
-                Message::Evaluated {
+                WorkResult::Evaluated {
                     step,
                     purpose,
                     outcome: Err(error),
                     ..
-                } => self.not_evaluated(step, purpose, error),
+                } => self.evaluation_failed(step, purpose, error),
             };
             if let Err(error) = settled {
                 broken.get_or_insert(error);
@@ -63,7 +65,7 @@ impl TaskLoop<'_> {
         }
         self.record(events)?;
         broken.map_or(Ok(()), Err)?;
-        self.follow(next)
+        self.follow_up(next)
     }
 
     /// Artefacts, journal, search, observer: in this order, for all events at once.
@@ -79,13 +81,13 @@ impl TaskLoop<'_> {
         let mut improved = false;
         for event in &events {
             let changes = self.search.tell(event);
-            self.chronicle.note(event, &self.task);
-            self.tally.note(event);
-            self.refresh();
+            self.feedback.note(event, &self.task);
+            self.model_stats.count_event(event);
+            self.update_progress();
             for change in &changes {
                 match change {
-                    Change::Best { .. } | Change::Confirmed { .. } => improved = true,
-                    Change::Diverged(divergence) => {
+                    SearchUpdate::Best { .. } | SearchUpdate::Confirmed { .. } => improved = true,
+                    SearchUpdate::Diverged(divergence) => {
                         return Err(anyhow!("{divergence}")
                             .context("a question has changed since it was asked"));
                     }
@@ -94,17 +96,17 @@ impl TaskLoop<'_> {
             }
             self.observer.event(event, &changes, &self.progress);
         }
-        if improved && self.summary.is_due() {
-            self.show_best()?;
+        if improved && self.summary.may_be_written() {
+            self.write_best()?;
             self.write_summary(None)?;
         }
         Ok(())
     }
 
-    pub(super) fn answered(
+    pub(super) fn proposal_made(
         &mut self,
         step: u64,
-        answer: Result<Answer>,
+        answer: Result<BriefOutcome>,
         events: &mut Vec<Event>,
     ) -> Result<()> {
         let brief = self
@@ -124,13 +126,13 @@ impl TaskLoop<'_> {
             Ok(())
         };
         let candidate = match answer {
-            Answer::NoOp(words) => return fail(FailedReason::NoOp, words),
-            Answer::Failed(reason, words) => return fail(reason, words),
-            Answer::Candidate(candidate) => candidate,
+            BriefOutcome::NoOp(words) => return fail(FailedReason::NoOp, words),
+            BriefOutcome::Failed(reason, words) => return fail(reason, words),
+            BriefOutcome::Candidate(candidate) => candidate,
         };
         let kernel = Digest::of(&candidate.source);
         let holder = self.sources.holder(kernel);
-        self.sources.note(step, kernel);
+        self.sources.add(step, kernel);
         if let Some(holder) = holder {
             events.push(Event::Failed(Failed {
                 step,
@@ -145,7 +147,7 @@ impl TaskLoop<'_> {
         self.batch
             .write_in_new_folder(self.directory.source(step), candidate.source.as_bytes())?;
         let source: Arc<str> = candidate.source.into();
-        self.sources.keep(kernel, source.clone());
+        self.sources.cache_text(kernel, source.clone());
         self.unjudged.insert(step, source);
         events.push(Event::Proposed(Proposed {
             step,
@@ -165,42 +167,44 @@ impl TaskLoop<'_> {
     fn evaluated(
         &mut self,
         step: u64,
-        purpose: Purpose,
-        outcome: Outcome,
+        purpose: EvaluationPurpose,
+        outcome: JobOutcome,
         events: &mut Vec<Event>,
     ) -> Result<()> {
-        let fault = doubt::fault(&outcome);
+        let fault = fault_policy::harness_fault(&outcome);
         match (purpose, outcome) {
             (
-                Purpose::Judge | Purpose::JudgeAgain,
-                Outcome::Verdict {
+                EvaluationPurpose::Judge | EvaluationPurpose::Rejudge,
+                JobOutcome::Verdict {
                     verdict,
                     compile_log,
                     ..
                 },
             ) => self.judged(step, purpose, *verdict, (&compile_log, fault), events),
             (
-                Purpose::Confirm,
-                Outcome::Verdict {
+                EvaluationPurpose::Confirm,
+                JobOutcome::Verdict {
                     mut verdict,
                     report,
                     ..
                 },
             ) => {
                 if let Some(report) = report {
-                    self.keep_report(step, &mut verdict, &report)?;
+                    self.store_profiler_report(step, &mut verdict, &report)?;
                 }
                 events.push(Event::Confirmed(Confirmed {
                     step,
                     verdict: *verdict,
                 }));
                 if let Some(error) = fault {
-                    self.is_last_fault(step, purpose, &error);
+                    self.count_fault(step, purpose, &error);
                 }
                 Ok(())
             }
-            (Purpose::Proof, Outcome::Verdict { .. }) => self.proof(fault),
-            (Purpose::Duel { against }, Outcome::Duel(duel)) => {
+            (EvaluationPurpose::CheckJudge, JobOutcome::Verdict { .. }) => {
+                self.judge_checked(fault)
+            }
+            (EvaluationPurpose::Duel { against }, JobOutcome::Duel(duel)) => {
                 events.push(Event::Dueled(Dueled {
                     step,
                     against,
@@ -215,17 +219,22 @@ impl TaskLoop<'_> {
     }
 
     /// Puts a profiler's report beside the kernel. A large one is not kept, and the verdict says so.
-    fn keep_report(&mut self, step: u64, verdict: &mut Verdict, report: &[u8]) -> Result<()> {
+    fn store_profiler_report(
+        &mut self,
+        step: u64,
+        verdict: &mut Verdict,
+        report: &[u8],
+    ) -> Result<()> {
         let evidence = verdict.evidence.as_mut();
         let Some(counters) = evidence.and_then(|evidence| evidence.counters.as_mut()) else {
             return Ok(());
         };
-        if report.len() > MOST_REPORT {
+        if report.len() > MAX_REPORT_BYTES {
             let bytes = report.len();
             counters.report = Some(format!("not kept: {bytes} bytes"));
             return Ok(());
         }
-        let path = self.directory.counters(step);
+        let path = self.directory.profiler_report(step);
         let name = path.strip_prefix(self.directory.root()).unwrap_or(&path);
         counters.report = Some(name.display().to_string());
         self.batch.write_in_new_folder(path, report)
@@ -234,7 +243,7 @@ impl TaskLoop<'_> {
     fn judged(
         &mut self,
         step: u64,
-        purpose: Purpose,
+        purpose: EvaluationPurpose,
         mut verdict: Verdict,
         (compile_log, fault): (&str, Option<anyhow::Error>),
         events: &mut Vec<Event>,
@@ -250,26 +259,31 @@ impl TaskLoop<'_> {
         }
         events.push(Event::Judged(Judged { step, verdict }));
         match fault {
-            Some(error) => self.try_again(step, purpose, error),
+            Some(error) => self.retry_or_give_up(step, purpose, error),
             None => {
-                self.closed = 0;
+                self.given_up_in_a_row = 0;
                 Ok(())
             }
         }
     }
 
     /// The machinery failed, and there is no verdict. What a person can mend ends the task; anything else is tried again.
-    fn not_evaluated(&mut self, step: u64, purpose: Purpose, error: anyhow::Error) -> Result<()> {
+    fn evaluation_failed(
+        &mut self,
+        step: u64,
+        purpose: EvaluationPurpose,
+        error: anyhow::Error,
+    ) -> Result<()> {
         if error.downcast_ref::<Failure>().is_some() {
             return Err(error);
         }
         match purpose {
-            Purpose::Judge | Purpose::JudgeAgain => {
-                return self.try_again(step, purpose, error);
+            EvaluationPurpose::Judge | EvaluationPurpose::Rejudge => {
+                return self.retry_or_give_up(step, purpose, error);
             }
-            Purpose::Proof => return self.proof(Some(error)),
-            Purpose::Duel { against } => {
-                if self.is_last_fault(step, purpose, &error) {
+            EvaluationPurpose::CheckJudge => return self.judge_checked(Some(error)),
+            EvaluationPurpose::Duel { against } => {
+                if self.count_fault(step, purpose, &error) {
                     self.give_up(Event::Dueled(Dueled {
                         step,
                         against,
@@ -277,34 +291,34 @@ impl TaskLoop<'_> {
                     }));
                 }
             }
-            Purpose::Confirm => {
-                self.is_last_fault(step, purpose, &error);
+            EvaluationPurpose::Confirm => {
+                self.count_fault(step, purpose, &error);
             }
         }
         Ok(())
     }
 
     /// Brings `progress` up to date.
-    pub(super) fn refresh(&mut self) {
+    pub(super) fn update_progress(&mut self) {
         let (search, progress) = (&self.search, &mut self.progress);
         progress.steps = search.folded();
         progress.judged = search.counts().judged;
         progress.passed = search.counts().passed;
-        progress.cells = search.archive().filled();
-        progress.elapsed = self.begun.elapsed();
-        if let Some(asking) = &self.asking {
+        progress.cells = search.archive().filled_cells();
+        progress.elapsed = self.started.elapsed();
+        if let Some(asking) = &self.requests {
             progress.spent = Some(asking.budget.spent());
-            progress.waiting = asking.author.waiting();
+            progress.waiting = asking.backend.waiting_lines();
         }
-        let confirmed = search.confirmed().and_then(|confirmed| {
-            Some(Best {
+        let confirmed = search.best_confirmed().and_then(|confirmed| {
+            Some(BestCandidate {
                 step: confirmed.step,
                 speedup: confirmed.speedup?,
                 confirmed: true,
             })
         });
         let estimated = || {
-            search.best().map(|elite| Best {
+            search.best().map(|elite| BestCandidate {
                 step: elite.step,
                 speedup: elite.speedup,
                 confirmed: false,
@@ -314,19 +328,19 @@ impl TaskLoop<'_> {
     }
 
     /// Puts the best kernel and its verdict in place, where they are not there already.
-    pub(super) fn show_best(&mut self) -> Result<()> {
+    pub(super) fn write_best(&mut self) -> Result<()> {
         let Some(best) = self.progress.best else {
             // What was best until it did not pass again is none.
             for path in [self.directory.best_source(), self.directory.best_verdict()] {
                 files::remove(&path)?;
             }
-            self.shown = None;
+            self.best_on_disk = None;
             return Ok(());
         };
-        if self.shown == Some((best.step, best.confirmed)) {
+        if self.best_on_disk == Some((best.step, best.confirmed)) {
             return Ok(());
         }
-        let verdict = match self.search.confirmed() {
+        let verdict = match self.search.best_confirmed() {
             Some(confirmed) => Some(confirmed.verdict.clone()),
             None => self.search.best().and_then(|elite| elite.verdict.clone()),
         };
@@ -337,14 +351,18 @@ impl TaskLoop<'_> {
             text.push(b'\n');
             files::replace_durably(&self.directory.best_verdict(), &text)?;
         }
-        self.shown = Some((best.step, best.confirmed));
+        self.best_on_disk = Some((best.step, best.confirmed));
         Ok(())
     }
 
     pub(super) fn write_summary(&mut self, failure: Option<String>) -> Result<()> {
-        self.progress.elapsed = self.begun.elapsed();
-        self.summary
-            .set(&self.progress, self.search.counts(), &self.tally, failure);
+        self.progress.elapsed = self.started.elapsed();
+        self.summary.set_task(
+            &self.progress,
+            self.search.counts(),
+            &self.model_stats,
+            failure,
+        );
         self.summary.write(false)
     }
 }

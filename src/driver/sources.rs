@@ -9,24 +9,24 @@ use crate::base::{Digest, Failure, files};
 use crate::run::TaskDirectory;
 
 /// How many texts are kept in memory. Parents are elites, so the same few are read again and again.
-const KEPT: usize = 256;
+const MAX_TEXTS_IN_MEMORY: usize = 256;
 
-pub(super) struct Sources {
+pub(super) struct KernelSources {
     directory: TaskDirectory,
     /// By step; `None` where the step has no kernel, or none yet.
     kernels: Vec<Option<Digest>>,
     /// The step whose folder holds the text.
     holders: HashMap<Digest, u64>,
-    kept: HashMap<Digest, Arc<str>>,
+    texts: HashMap<Digest, Arc<str>>,
 }
 
-impl Sources {
+impl KernelSources {
     pub(super) fn new(directory: TaskDirectory) -> Self {
         Self {
             directory,
             kernels: Vec::new(),
             holders: HashMap::new(),
-            kept: HashMap::new(),
+            texts: HashMap::new(),
         }
     }
 
@@ -36,7 +36,7 @@ impl Sources {
     }
 
     /// Notes a step's kernel; the first step of a kernel holds its text.
-    pub(super) fn note(&mut self, step: u64, kernel: Digest) {
+    pub(super) fn add(&mut self, step: u64, kernel: Digest) {
         let index = usize::try_from(step).unwrap_or(usize::MAX);
         if index >= self.kernels.len() {
             self.kernels.resize(index + 1, None);
@@ -46,14 +46,14 @@ impl Sources {
     }
 
     /// Keeps a text at hand that was just made.
-    pub(super) fn keep(&mut self, kernel: Digest, text: Arc<str>) {
-        if self.kept.len() >= KEPT {
-            self.kept.clear();
+    pub(super) fn cache_text(&mut self, kernel: Digest, text: Arc<str>) {
+        if self.texts.len() >= MAX_TEXTS_IN_MEMORY {
+            self.texts.clear();
         }
-        self.kept.insert(kernel, text);
+        self.texts.insert(kernel, text);
     }
 
-    pub(super) fn knows(&self, step: u64) -> bool {
+    pub(super) fn has_kernel(&self, step: u64) -> bool {
         self.digest(step).is_some()
     }
 
@@ -62,7 +62,7 @@ impl Sources {
         let Some(kernel) = self.digest(step) else {
             anyhow::bail!("step {step} has no kernel");
         };
-        if let Some(text) = self.kept.get(&kernel) {
+        if let Some(text) = self.texts.get(&kernel) {
             return Ok(text.clone());
         }
         let path = self.directory.source(self.holder(kernel).unwrap_or(step));
@@ -76,7 +76,7 @@ impl Sources {
             .into());
         }
         let text: Arc<str> = text.into();
-        self.keep(kernel, text.clone());
+        self.cache_text(kernel, text.clone());
         Ok(text)
     }
 
@@ -91,12 +91,14 @@ mod tests {
     use crate::run::RunDirectory;
 
     #[test]
-    fn an_edited_kernel_is_noticed() {
+    fn edited_kernel_file_is_an_error() {
         let root = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::new(root.path()).task("softmax").unwrap();
-        let mut sources = Sources::new(directory.clone());
-        sources.note(3, Digest::of("a"));
-        sources.note(9, Digest::of("a"));
+        let directory = RunDirectory::new(root.path())
+            .create_task("softmax")
+            .unwrap();
+        let mut sources = KernelSources::new(directory.clone());
+        sources.add(3, Digest::of("a"));
+        sources.add(9, Digest::of("a"));
         assert_eq!(sources.holder(Digest::of("a")), Some(3));
         assert!(sources.text(1).is_err() && sources.text(u64::MAX).is_err());
         assert!(sources.text(9).is_err(), "not written yet");

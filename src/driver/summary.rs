@@ -6,29 +6,29 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::tally::{Fared, Tally};
+use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
 use crate::report::Progress;
 use crate::run::{self, RunDirectory};
-use crate::search::Counts;
+use crate::search::SearchCounts;
 use crate::verdict::{Speedup, Status};
 
 /// The version of `summary.json`.
 const SCHEMA: u32 = 1;
 
 /// How often an improvement alone rewrites the file.
-const PAUSE: Duration = Duration::from_secs(1);
+const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The file and what goes into it.
 pub(super) struct Summary {
     directory: RunDirectory,
-    written: Option<Instant>,
-    contents: Contents,
+    last_written: Option<Instant>,
+    contents: SummaryContents,
 }
 
 #[derive(Serialize)]
-struct Contents {
+struct SummaryContents {
     schema: u32,
     kforge: String,
     updated: String,
@@ -60,8 +60,8 @@ struct TaskSummary {
     by_failure: BTreeMap<FailedReason, u64>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
     /// Steps that asked models, by model and by the version of the prompts; empty where none was asked.
-    models: BTreeMap<String, Fared>,
-    prompts: BTreeMap<String, Fared>,
+    models: BTreeMap<String, ModelStats>,
+    prompts: BTreeMap<String, ModelStats>,
     /// Wall time over all processes.
     seconds: f64,
 }
@@ -86,7 +86,7 @@ struct OperatorSummary {
 
 impl Summary {
     pub(super) fn new(directory: RunDirectory, kforge: &str) -> Self {
-        let contents = Contents {
+        let contents = SummaryContents {
             schema: SCHEMA,
             kforge: kforge.to_owned(),
             updated: String::new(),
@@ -96,17 +96,17 @@ impl Summary {
         };
         Self {
             directory,
-            written: None,
+            last_written: None,
             contents,
         }
     }
 
     /// Puts a task's present state in.
-    pub(super) fn set(
+    pub(super) fn set_task(
         &mut self,
         progress: &Progress,
-        counts: &Counts,
-        tally: &Tally,
+        counts: &SearchCounts,
+        tally: &ModelTally,
         failure: Option<String>,
     ) {
         self.contents.spent = progress.spent;
@@ -138,8 +138,8 @@ impl Summary {
             by_operator: by_operator
                 .map(|(name, counts)| (*name, operator(counts)))
                 .collect(),
-            models: tally.models(),
-            prompts: tally.prompts(),
+            models: tally.by_model(),
+            prompts: tally.by_prompts_version(),
             seconds: (progress.spent_before + progress.elapsed).as_secs_f64(),
         };
         let mut tasks = self.contents.tasks.iter_mut();
@@ -150,16 +150,16 @@ impl Summary {
     }
 
     /// Whether it is long enough since the file was written.
-    pub(super) fn is_due(&self) -> bool {
-        self.written
-            .is_none_or(|written| written.elapsed() >= PAUSE)
+    pub(super) fn may_be_written(&self) -> bool {
+        self.last_written
+            .is_none_or(|written| written.elapsed() >= MIN_WRITE_INTERVAL)
     }
 
     /// Writes the file.
     pub(super) fn write(&mut self, finished: bool) -> Result<()> {
         self.contents.finished = finished;
-        self.contents.updated = run::timestamp(run::now());
-        self.written = Some(Instant::now());
+        self.contents.updated = run::timestamp(run::now_milliseconds());
+        self.last_written = Some(Instant::now());
         let mut text = serde_json::to_vec_pretty(&self.contents)?;
         text.push(b'\n');
         files::replace_durably(&self.directory.summary(), &text)

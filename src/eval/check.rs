@@ -1,10 +1,10 @@
 //! Is it right? Every output element of every case against the oracle, twice, with inputs, guard zones and poison looked at.
 
-use super::bench::{Bench, Side};
-use super::bound::Watched;
-use super::shapes::Case;
-use super::{Compilation, Finding, Judge};
-use crate::device::{Comparison, Edge, Expected, Launched, Poison};
+use super::case_kernel::StateCoverage;
+use super::cases::Case;
+use super::kernel_set::{KernelSet, Side};
+use super::{CompiledKernel, Finding, Judge};
+use crate::device::{Comparison, Edge, ExpectedValues, LaunchOutcome, Poison};
 use crate::verdict::{Resources, Status, WorkloadVerdict};
 
 /// How far the outputs of a correct candidate were from the oracle's, over all rounds and outputs.
@@ -15,7 +15,7 @@ pub(super) struct Accuracy {
     mean_abs_error: f64,
     worst: f64,
     /// Whether this system kept the judge from seeing what the candidate remembers.
-    pub(super) unwatched: bool,
+    pub(super) state_unchecked: bool,
     /// What the device's driver says of the code.
     pub(super) resources: Option<Resources>,
 }
@@ -25,7 +25,7 @@ impl Accuracy {
         self.max_abs_error = self.max_abs_error.max(comparison.max_abs_error);
         self.max_rel_error = self.max_rel_error.max(comparison.max_rel_error);
         self.mean_abs_error = self.mean_abs_error.max(comparison.mean_abs_error);
-        self.worst = self.worst.max(comparison.worst);
+        self.worst = self.worst.max(comparison.worst_ratio);
     }
 
     pub(super) fn write_to(&self, entry: &mut WorkloadVerdict) {
@@ -59,9 +59,9 @@ pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdic
 }
 
 /// Checks one case, one round for each seed.
-pub(super) fn check(
+pub(super) fn check_case(
     judge: &Judge<'_>,
-    compilation: &Compilation,
+    compilation: &CompiledKernel,
     case: &Case,
     seeds: &[u64],
 ) -> anyhow::Result<Result<Accuracy, Finding>> {
@@ -72,22 +72,22 @@ pub(super) fn check(
         false => Edge::End,
     };
     for round_seeds in seeds.chunks(seeds.len().div_ceil(2).max(1)) {
-        let mut bench = match Bench::open_for_check(judge, compilation, case, edge)? {
+        let mut bench = match KernelSet::open_for_check(judge, compilation, case, edge)? {
             Ok(bench) => bench,
             Err(finding) => return Ok(Err(finding)),
         };
         for &seed in round_seeds {
-            if let Err(mut finding) = round(&mut bench, seed, &mut accuracy)? {
+            if let Err(mut finding) = check_round(&mut bench, seed, &mut accuracy)? {
                 name_regime(&mut finding, case);
                 return Ok(Err(finding));
             }
         }
         // The least grave of what is looked for here, and so the last.
-        match bench.side(Side::Candidate)?.state()? {
+        match bench.side(Side::Candidate)?.check_state()? {
             Err(finding) => return Ok(Err(finding)),
-            Ok(watched) => accuracy.unwatched |= watched == Watched::No,
+            Ok(watched) => accuracy.state_unchecked |= watched == StateCoverage::Unchecked,
         }
-        accuracy.resources = bench.candidate.arm.resources();
+        accuracy.resources = bench.candidate.kernel.resources();
         edge = match edge {
             Edge::Start => Edge::End,
             Edge::End => Edge::Start,
@@ -107,31 +107,31 @@ fn name_regime(finding: &mut Finding, case: &Case) {
 }
 
 /// One round: the same inputs twice, over outputs that were poisoned in two ways.
-fn round(
-    bench: &mut Bench,
+fn check_round(
+    bench: &mut KernelSet,
     seed: u64,
     accuracy: &mut Accuracy,
 ) -> anyhow::Result<Result<(), Finding>> {
-    let mut expected: Option<Vec<Expected>> = None;
-    for (repetition, poison) in [Poison::NotANumber, Poison::Finite { seed }]
+    let mut expected: Option<Vec<ExpectedValues>> = None;
+    for (repetition, poison) in [Poison::Nan, Poison::Finite { seed }]
         .into_iter()
         .enumerate()
     {
         let candidate = bench.side_mut(Side::Candidate)?;
-        candidate.renew(seed, poison)?;
+        candidate.reset_buffers(seed, poison)?;
         let hashes = candidate.input_hashes()?;
         let deadline = bench.deadline();
         let candidate = bench.side_mut(Side::Candidate)?;
-        if let Launched::Fault(refusal) = candidate.launch(deadline)? {
+        if let LaunchOutcome::Fault(refusal) = candidate.launch(deadline)? {
             return Ok(Err(Finding {
                 refusal,
                 case: None,
             }));
         }
-        if let Err(finding) = candidate.trespass(&hashes)? {
+        if let Err(finding) = candidate.check_guards(&hashes)? {
             return Ok(Err(finding));
         }
-        let unwritten = candidate.unwritten(poison)?;
+        let unwritten = candidate.check_fully_written(poison)?;
         // Only now that the candidate has finished does anything that it could copy exist.
         let expected = match &expected {
             Some(expected) => expected,

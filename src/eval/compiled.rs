@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::device::Compiled;
-use crate::device::cpu::mechanisms;
+use crate::device::cpu::sandbox_support;
 use crate::device::cuda::compiler::Compiler;
 use crate::kernel::Kernel;
 use crate::task::Task;
@@ -35,7 +35,7 @@ pub(crate) fn compile_only(
             ..DeviceIdentity::default()
         },
         compiler: compiler.version(),
-        sandbox: mechanisms().describe().to_owned(),
+        sandbox: sandbox_support().describe().to_owned(),
         variants: Vec::new(),
         evidence: None,
         seconds: Seconds::default(),
@@ -55,15 +55,15 @@ pub(crate) fn compile_only(
     let variants = (0..kernel.header.variants.len()).map(Some);
     let variants: Vec<_> = std::iter::once(None).chain(variants).collect();
     let units: Vec<_> = (variants.iter())
-        .map(|variant| kernel.unit(task, &kernel.values(*variant), false))
+        .map(|variant| kernel.translation_unit(task, &kernel.tunable_values(*variant), false))
         .collect();
     for (variant, compiled) in variants.into_iter().zip(compiler.compile_all(&units)?) {
         match compiled {
             Compiled::Ready(program) => found.variants.push(CompiledVariant {
                 variant,
-                tunables: kernel.values(variant),
+                tunables: kernel.tunable_values(variant),
                 resources: program.resources,
-                features: program.facts,
+                features: program.features,
                 log: program.log,
             }),
             Compiled::Refused(refusal) => {

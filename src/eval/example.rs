@@ -1,15 +1,15 @@
 //! One set of random inputs with the oracle's outputs, for a computation outside kforge to be compared with.
 
-use super::bound::{Bound, UNTIMED};
-use super::shapes::Case;
-use super::{Judge, Options};
-use crate::device::{Answer, Device, Launched, Poison, Question};
+use super::case_kernel::{CaseKernel, UNTIMED};
+use super::cases::Case;
+use super::{Judge, JudgeOptions};
+use crate::device::{Answer, Device, LaunchOutcome, Poison, Question};
 use crate::kernel::plan::Buffer;
-use crate::kernel::{Machine, Scalars};
+use crate::kernel::{DeviceLimits, Scalars};
 use crate::task::{Task, Workload};
 
 /// The inputs of one launch and what the oracle makes of them.
-pub struct Example {
+pub struct OracleExample {
     pub scalars: Scalars,
     /// Every input with its memory, little-endian.
     pub inputs: Vec<(Buffer, Vec<u8>)>,
@@ -18,24 +18,24 @@ pub struct Example {
 }
 
 /// Runs the oracle on inputs from a seed: the same inputs that a candidate would be given under that seed.
-pub fn example(
+pub fn oracle_example(
     device: &dyn Device,
     task: &Task,
     workload: &Workload,
-    options: Options,
-    machine: Machine,
+    options: JudgeOptions,
+    machine: DeviceLimits,
     seed: u64,
-) -> anyhow::Result<Example> {
+) -> anyhow::Result<OracleExample> {
     let deadline = std::time::Duration::from_secs_f64(options.launch_seconds);
-    let mut judge = Judge::unchecked(device, task, options, machine)?;
-    let case = Case::visible(workload);
+    let mut judge = Judge::without_baseline_check(device, task, options, machine)?;
+    let case = Case::of_workload(workload);
     judge.prepare_references(std::slice::from_ref(&case))?;
-    let mut oracle = Bound::open_reference(&judge, &judge.oracle, &case, true, UNTIMED)?;
-    oracle.renew(seed, Poison::NotANumber)?;
-    if let Launched::Fault(refusal) = oracle.launch(deadline)? {
+    let mut oracle = CaseKernel::open_reference(&judge, &judge.oracle, &case, true, UNTIMED)?;
+    oracle.reset_buffers(seed, Poison::Nan)?;
+    if let LaunchOutcome::Fault(refusal) = oracle.launch(deadline)? {
         anyhow::bail!("the oracle failed: {}", refusal.reason);
     }
-    let mut example = Example {
+    let mut example = OracleExample {
         scalars: case.scalars(task),
         inputs: Vec::new(),
         outputs: Vec::new(),
@@ -47,7 +47,7 @@ pub fn example(
         } else {
             Question::Bytes
         };
-        match oracle.arm.inspect(index, &question)? {
+        match oracle.kernel.inspect(index, &question)? {
             Answer::Values(values) => example.outputs.push((buffer.clone(), values)),
             Answer::Bytes(bytes) => example.inputs.push((buffer.clone(), bytes)),
             _ => anyhow::bail!("the device showed nothing"),

@@ -3,27 +3,27 @@
 use std::collections::BTreeMap;
 
 use super::Judge;
-use super::shapes::Case;
+use super::cases::Case;
 use crate::device::AccessSite;
 use crate::kernel::{Kernel, syntax};
 use crate::task::Task;
 use crate::verdict::{AccessFigures, Verdict};
 
 /// The most loads and stores that a verdict lists.
-const MOST_ACCESSES: usize = 32;
+const MAX_ACCESSES: usize = 32;
 /// Of this share of least sectors to touched ones on, an access is called coalesced.
-const COALESCED: f64 = 0.8;
+const COALESCED_RATIO: f64 = 0.8;
 
 /// How a kernel used memory in one launch of its unit.
 #[derive(Clone, Debug)]
-pub(super) struct Memory {
+pub(super) struct MemoryUse {
     sites: Vec<AccessSite>,
     /// The task's compulsory bytes and its operations on the same case.
-    least_bytes: Option<f64>,
+    compulsory_bytes: Option<f64>,
     operations: Option<f64>,
 }
 
-impl Memory {
+impl MemoryUse {
     pub(super) fn new(sites: Vec<AccessSite>, task: &Task, case: &Case) -> Self {
         let value_of = |name: &str| case.binding.axes.get(name).copied();
         let amount = |expression: &crate::base::expression::Expression| {
@@ -34,7 +34,7 @@ impl Memory {
         };
         Self {
             sites,
-            least_bytes: amount(&task.bytes),
+            compulsory_bytes: amount(&task.bytes),
             operations: amount(&task.flops),
         }
     }
@@ -53,7 +53,7 @@ impl Memory {
         let whole = |site: &AccessSite| site.lanes / (site.lanes_seen.max(1)) as f64;
         let ratio = |sites: &[&AccessSite]| {
             let least: f64 = (sites.iter())
-                .map(|site| site.sectors_least as f64 * whole(site))
+                .map(|site| site.min_sectors as f64 * whole(site))
                 .sum();
             let touched: f64 = (sites.iter())
                 .map(|site| site.sectors as f64 * whole(site))
@@ -78,7 +78,7 @@ impl Memory {
             ),
             (
                 "bytes_ratio",
-                (self.least_bytes.filter(|least| *least > 0.0)).map(|least| bytes / least),
+                (self.compulsory_bytes.filter(|least| *least > 0.0)).map(|least| bytes / least),
             ),
             (
                 "arithmetic_per_byte",
@@ -91,11 +91,11 @@ impl Memory {
                 verdict.features.insert(name.to_owned(), number);
             }
         }
-        verdict.accesses = self.figures();
+        verdict.accesses = self.access_figures();
     }
 
     /// One entry for each line and kind of access: unrolled copies are one.
-    fn figures(&self) -> Vec<AccessFigures> {
+    fn access_figures(&self) -> Vec<AccessFigures> {
         let mut lines: BTreeMap<_, Vec<&AccessSite>> = BTreeMap::new();
         for site in &self.sites {
             let Some(line) = site.line else { continue };
@@ -108,8 +108,8 @@ impl Memory {
                     |of: fn(&AccessSite) -> f64| -> f64 { sites.iter().map(|site| of(site)).sum() };
                 let requests = sum(|site| site.requests as f64).max(1.0);
                 let sectors = sum(|site| site.sectors as f64);
-                let least = sum(|site| site.sectors_least as f64);
-                let pattern = if least >= COALESCED * sectors {
+                let least = sum(|site| site.min_sectors as f64);
+                let pattern = if least >= COALESCED_RATIO * sectors {
                     "coalesced"
                 } else if sum(|site| site.strided as f64) > 0.5 * requests {
                     "strided"
@@ -134,17 +134,22 @@ impl Memory {
             })
             .collect();
         figures.sort_by(|a, b| b.total_bytes.total_cmp(&a.total_bytes));
-        figures.truncate(MOST_ACCESSES);
+        figures.truncate(MAX_ACCESSES);
         figures
     }
 }
 
 /// Facts that are known before a launch. Launches are those of the first case.
-pub(super) fn of_source(kernel: &Kernel, judge: &Judge<'_>, cases: &[Case], verdict: &mut Verdict) {
+pub(super) fn add_source_features(
+    kernel: &Kernel,
+    judge: &Judge<'_>,
+    cases: &[Case],
+    verdict: &mut Verdict,
+) {
     let features = &mut verdict.features;
     let point = kernel.point();
     let axes = &judge.task.definition.axes;
-    let facts = syntax::facts(&kernel.text, &|name| {
+    let facts = syntax::source_facts(&kernel.text, &|name| {
         let axis = || {
             axes.iter()
                 .find(|(axis, _)| axis.to_uppercase() == name)?
@@ -158,14 +163,14 @@ pub(super) fn of_source(kernel: &Kernel, judge: &Judge<'_>, cases: &[Case], verd
     set("barriers", f64::from(facts.barriers));
     let Some(case) = cases.first() else { return };
     let variant = kernel
-        .variant(&case.binding, &judge.machine)
+        .variant_for(&case.binding, &judge.limits)
         .unwrap_or_default();
-    let plan = kernel.plan(
+    let plan = kernel.launch_plan(
         judge.task,
         &case.binding,
-        &kernel.values(variant),
+        &kernel.tunable_values(variant),
         &case.scalars(judge.task),
-        &judge.machine,
+        &judge.limits,
         false,
     );
     let Ok(plan) = plan else { return };
@@ -190,7 +195,7 @@ pub(super) fn of_source(kernel: &Kernel, judge: &Judge<'_>, cases: &[Case], verd
 }
 
 /// Facts from the clock: the speedup, and the candidate's standard deviation over its median, mean of all workloads.
-pub(super) fn of_times(verdict: &mut Verdict, variances: &[f64]) {
+pub(super) fn add_timing_features(verdict: &mut Verdict, variances: &[f64]) {
     if let Some(speedup) = verdict.speedup {
         verdict
             .features

@@ -4,77 +4,82 @@
 
 use indexmap::IndexMap;
 
-use super::shapes::Case;
-use crate::base::Stream;
+use super::cases::Case;
+use crate::base::RandomStream;
 use crate::task::{Profile, RegimeChoice, Task};
 
 /// How many numbers are tried to meet a rare kind.
-const DRAWS: usize = 64;
+const MAX_DRAWS: usize = 64;
 /// What comes before the shapes that the profile counts.
-const KINDS: [(&str, Pick); 4] = [
+const SHAPE_KINDS: [(&str, PickSize); 4] = [
     ("low", |_, low, _| low),
     ("high", |_, _, high| high),
     ("prime", |stream, low, high| {
-        rare(stream, low, high, is_prime)
+        draw_matching_size(stream, low, high, is_prime)
     }),
     ("odd", |stream, low, high| {
-        rare(stream, low, high, is_beside_a_power_of_two)
+        draw_matching_size(stream, low, high, is_next_to_power_of_two)
     }),
 ];
 
 /// A size within the bounds, both included.
-type Pick = fn(&mut Stream, i64, i64) -> i64;
+type PickSize = fn(&mut RandomStream, i64, i64) -> i64;
 
 /// The values of the variable axes, by the shape's name.
-pub(super) fn shapes(
+pub(super) fn draw_shapes(
     task: &Task,
     count: u32,
-    stream: &mut Stream,
+    stream: &mut RandomStream,
 ) -> Vec<(String, IndexMap<String, i64>)> {
     let mut shapes: Vec<(String, IndexMap<String, i64>)> = Vec::new();
-    for (name, pick) in KINDS {
-        let axes = axes(task, stream, pick);
+    for (name, pick) in SHAPE_KINDS {
+        let axes = draw_axes(task, stream, pick);
         if shapes.iter().all(|(_, known)| *known != axes) {
             shapes.push((name.to_owned(), axes));
         }
     }
     for index in 1..=count {
-        shapes.push((index.to_string(), any(task, stream)));
+        shapes.push((index.to_string(), draw_any_shape(task, stream)));
     }
     shapes
 }
 
 /// A shape from anywhere within the ranges.
-pub(super) fn any(task: &Task, stream: &mut Stream) -> IndexMap<String, i64> {
-    axes(task, stream, between)
+pub(super) fn draw_any_shape(task: &Task, stream: &mut RandomStream) -> IndexMap<String, i64> {
+    draw_axes(task, stream, draw_size)
 }
 
-fn axes(task: &Task, stream: &mut Stream, pick: Pick) -> IndexMap<String, i64> {
+fn draw_axes(task: &Task, stream: &mut RandomStream, pick: PickSize) -> IndexMap<String, i64> {
     let ranges = task.settings.hidden.iter();
     let mut picked =
         |(axis, [low, high]): (&String, &[i64; 2])| (axis.clone(), pick(stream, *low, *high));
     let mut axes: IndexMap<_, _> = ranges.map(&mut picked).collect();
-    axes.extend(task.derived(&axes));
+    axes.extend(task.derive_axes(&axes));
     axes
 }
 
-fn between(stream: &mut Stream, low: i64, high: i64) -> i64 {
+fn draw_size(stream: &mut RandomStream, low: i64, high: i64) -> i64 {
     let span = usize::try_from(high - low).unwrap_or(0) + 1;
     low + stream.below(span) as i64
 }
 
 /// One of a kind, or any where there are none, or too few to be met.
-fn rare(stream: &mut Stream, low: i64, high: i64, is_one: fn(i64) -> bool) -> i64 {
+fn draw_matching_size(
+    stream: &mut RandomStream,
+    low: i64,
+    high: i64,
+    matches: fn(i64) -> bool,
+) -> i64 {
     let mut size = low;
-    for _ in 0..DRAWS {
-        size = between(stream, low, high);
-        if is_one(size) {
+    for _ in 0..MAX_DRAWS {
+        size = draw_size(stream, low, high);
+        if matches(size) {
             return size;
         }
     }
     (low..=high)
-        .take(DRAWS)
-        .find(|size| is_one(*size))
+        .take(MAX_DRAWS)
+        .find(|size| matches(*size))
         .unwrap_or(size)
 }
 
@@ -83,18 +88,18 @@ fn is_prime(number: i64) -> bool {
     number >= 2 && divisors.all(|divisor| number % divisor != 0)
 }
 
-fn is_beside_a_power_of_two(number: i64) -> bool {
+fn is_next_to_power_of_two(number: i64) -> bool {
     let is_power = |number: i64| number >= 4 && number & (number - 1) == 0;
     is_power(number - 1) || is_power(number.saturating_add(1))
 }
 
 /// The cases with the hidden shapes behind them, each with a regime; the last ones keep the inputs that are timed.
-pub(super) fn with_regimes(
+pub(super) fn add_hidden_cases(
     visible: Vec<Case>,
     shapes: Vec<Case>,
     task: &Task,
     profile: &Profile,
-    stream: &mut Stream,
+    stream: &mut RandomStream,
 ) -> Vec<Case> {
     let mut regimes: Vec<_> = task.regimes().into_iter().collect();
     for index in (1..regimes.len()).rev() {
@@ -110,21 +115,21 @@ pub(super) fn with_regimes(
     match profile.regimes {
         RegimeChoice::Once => {
             // The hidden shapes meet one each; what is left goes to the smallest workload.
-            let small = visible.iter().min_by_key(|case| size(case));
+            let small = visible.iter().min_by_key(|case| axes_product(case));
             for index in 0..regimes.len().max(special.len()) {
                 let (name, regime) = &regimes[index % regimes.len()];
                 let shape = special.get(index).or(small);
-                cases.extend(shape.map(|shape| shape.under(name, regime)));
+                cases.extend(shape.map(|shape| shape.with_regime(name, regime)));
             }
         }
         RegimeChoice::All => {
             for (index, case) in visible.iter().enumerate() {
                 let (name, regime) = &regimes[index % regimes.len()];
-                cases.push(case.under(name, regime));
+                cases.push(case.with_regime(name, regime));
             }
             for shape in special {
                 let all = regimes.iter();
-                cases.extend(all.map(|(name, regime)| shape.under(name, regime)));
+                cases.extend(all.map(|(name, regime)| shape.with_regime(name, regime)));
             }
         }
     }
@@ -132,7 +137,7 @@ pub(super) fn with_regimes(
     cases
 }
 
-fn size(case: &Case) -> i64 {
+fn axes_product(case: &Case) -> i64 {
     let sizes = case.binding.axes.values();
     sizes.fold(1, |product, size| product.saturating_mul(*size))
 }
@@ -143,16 +148,16 @@ mod tests {
     use crate::task::TaskFiles;
 
     #[test]
-    fn ends_primes_and_odd_sizes_are_always_met_and_every_regime_is() {
+    fn every_kind_of_size_and_every_regime_is_covered() {
         let task = TaskFiles::find("softmax").unwrap().load().unwrap();
         for seed in 0..20 {
-            let mut stream = Stream::new(seed, "test", 0);
-            let shapes = shapes(&task, 2, &mut stream);
+            let mut stream = RandomStream::new(seed, "test", 0);
+            let shapes = draw_shapes(&task, 2, &mut stream);
             let of = |name: &str| &shapes.iter().find(|(known, _)| known == name).unwrap().1;
             for (axis, [low, high]) in &task.settings.hidden {
                 assert_eq!((of("low")[axis], of("high")[axis]), (*low, *high));
                 assert!(is_prime(of("prime")[axis]), "{shapes:?}");
-                assert!(is_beside_a_power_of_two(of("odd")[axis]), "{shapes:?}");
+                assert!(is_next_to_power_of_two(of("odd")[axis]), "{shapes:?}");
                 assert!((*low..=*high).contains(&of("1")[axis]));
             }
             assert_eq!(shapes.len(), 6);
@@ -160,7 +165,7 @@ mod tests {
             let cases: Vec<_> = shapes
                 .iter()
                 .map(|(name, axes)| {
-                    let mut case = Case::visible(&task.workloads[0]);
+                    let mut case = Case::of_workload(&task.workloads[0]);
                     case.id.clone_from(name);
                     case.binding = task.definition.bind(axes).unwrap();
                     case.hidden = true;
@@ -173,8 +178,8 @@ mod tests {
                     regimes,
                     ..profile.clone()
                 };
-                let visible = vec![Case::visible(&task.workloads[0])];
-                let cases = with_regimes(visible, cases.clone(), &task, &profile, &mut stream);
+                let visible = vec![Case::of_workload(&task.workloads[0])];
+                let cases = add_hidden_cases(visible, cases.clone(), &task, &profile, &mut stream);
                 for name in task.regimes().keys() {
                     let met = cases
                         .iter()
@@ -190,28 +195,28 @@ mod tests {
     }
 
     #[test]
-    fn axes_follow_from_those_that_are_drawn() {
+    fn derived_axes_follow_the_drawn_axes() {
         let task = TaskFiles::find("gdn_prefill").unwrap().load().unwrap();
-        for (_, axes) in shapes(&task, 20, &mut Stream::new(1, "test", 0)) {
+        for (_, axes) in draw_shapes(&task, 20, &mut RandomStream::new(1, "test", 0)) {
             assert_eq!(axes["len_cu_seqlens"], axes["num_seqs"] + 1);
             assert!(task.definition.bind(&axes).is_ok());
         }
     }
 
     #[test]
-    fn a_range_of_one_size_has_one_shape() {
+    fn range_of_one_size_gives_one_shape() {
         let mut task = TaskFiles::find("gdn_decode").unwrap().load().unwrap();
         task.settings.hidden["batch_size"] = [1, 1];
-        let shapes = shapes(&task, 0, &mut Stream::new(1, "test", 0));
+        let shapes = draw_shapes(&task, 0, &mut RandomStream::new(1, "test", 0));
         assert_eq!(shapes.len(), 1);
     }
 
     #[test]
-    fn kinds_of_sizes() {
+    fn primes_and_neighbours_of_powers_of_two_are_recognized() {
         let primes: Vec<_> = (0..20).filter(|size| is_prime(*size)).collect();
         assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19]);
         let odd: Vec<_> = (0..36)
-            .filter(|size| is_beside_a_power_of_two(*size))
+            .filter(|size| is_next_to_power_of_two(*size))
             .collect();
         assert_eq!(odd, [3, 5, 7, 9, 15, 17, 31, 33]);
     }

@@ -10,40 +10,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Cache, Device, Refusal};
-use crate::kernel::{BindError, BindFault, Kernel, Machine};
+use crate::kernel::{BindError, BindFault, DeviceLimits, Kernel};
 use crate::task::{PrecisionCheck, Profile, Task};
 use crate::verdict::{BaselineIdentity, Duel, Evidence, Seconds, SelfTest, Status, Verdict};
 
-mod admit;
-mod bench;
-mod bound;
+mod admission;
+mod case_kernel;
+mod cases;
 mod check;
 mod compiled;
 mod example;
 mod features;
 mod hidden;
+mod inspection;
+mod kernel_set;
 mod measure;
 mod probe;
 mod programs;
-mod quiet;
-mod sanitize;
 mod screen;
-mod shapes;
+mod timing_lock;
 
-pub(crate) use admit::{Admission, Fault, Leak, admit};
+pub(crate) use admission::{Admission, admit};
 pub(crate) use compiled::compile_only;
-pub use example::{Example, example};
-pub use probe::{Launch, On, probe};
-pub(crate) use quiet::{Held, Quiet};
-pub(crate) use screen::Screen;
+pub use example::{OracleExample, oracle_example};
+pub use probe::{ProbeCases, ProbedLaunch, probe};
+pub(crate) use screen::CpuScreen;
+pub(crate) use timing_lock::{TimingLock, TimingLockGuard};
 
-use programs::{Compilation, Reference, key_of};
-use shapes::Case;
+use cases::Case;
+use programs::{CompiledKernel, ReferenceKernel, values_key};
 
 /// How to judge; the same for every candidate of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Options {
+pub struct JudgeOptions {
     pub profile: Profile,
     /// Deadline of one launch, seconds.
     pub launch_seconds: f64,
@@ -59,13 +59,13 @@ pub struct Options {
 pub struct Judge<'a> {
     device: &'a dyn Device,
     task: &'a Task,
-    options: Options,
-    machine: Machine,
-    oracle: Reference,
-    baseline: Reference,
-    quiet: Quiet,
+    options: JudgeOptions,
+    limits: DeviceLimits,
+    oracle: ReferenceKernel,
+    baseline: ReferenceKernel,
+    timing_lock: TimingLock,
     /// What a kernel must pass before it costs time on this device.
-    screen: Option<Box<Screen<'a>>>,
+    screen: Option<Box<CpuScreen<'a>>>,
 }
 
 /// What ends a judgement before it is complete: a finding about the candidate.
@@ -84,35 +84,35 @@ impl<'a> Judge<'a> {
     pub fn new(
         device: &'a dyn Device,
         task: &'a Task,
-        options: Options,
-        machine: Machine,
+        options: JudgeOptions,
+        machine: DeviceLimits,
     ) -> anyhow::Result<Self> {
-        Self::checked(device, task, options, machine, usize::MAX)
+        Self::with_baseline_check(device, task, options, machine, usize::MAX)
     }
 
     /// The same, and the baseline is checked on the first of the workloads only.
     ///
     /// # Errors
     /// As for `new`.
-    pub(crate) fn brief(
+    pub(crate) fn with_proven_baseline(
         device: &'a dyn Device,
         task: &'a Task,
-        options: Options,
-        machine: Machine,
+        options: JudgeOptions,
+        machine: DeviceLimits,
     ) -> anyhow::Result<Self> {
-        Self::checked(device, task, options, machine, 1)
+        Self::with_baseline_check(device, task, options, machine, 1)
     }
 
-    fn checked(
+    fn with_baseline_check(
         device: &'a dyn Device,
         task: &'a Task,
-        options: Options,
-        machine: Machine,
-        most: usize,
+        options: JudgeOptions,
+        machine: DeviceLimits,
+        max_workloads: usize,
     ) -> anyhow::Result<Self> {
         // One launch's outputs would be the next one's inputs: what comes out of a sample no oracle can tell.
         if options.cache == Cache::Hot
-            && !device.lock().is_host
+            && !device.lock_file().is_host
             && !task.settings.in_place.is_empty()
         {
             return Err(Failure::usage(format!(
@@ -122,21 +122,21 @@ impl<'a> Judge<'a> {
             .hint("leave `eval.cache` at `cold`")
             .into());
         }
-        let mut judge = Self::unchecked(device, task, options, machine)?;
+        let mut judge = Self::without_baseline_check(device, task, options, machine)?;
         let cases: Vec<_> = task
-            .selected(&judge.options.profile)
+            .selected_workloads(&judge.options.profile)
             .into_iter()
-            .map(Case::visible)
+            .map(Case::of_workload)
             .collect();
         judge.prepare_references(&cases)?;
-        let baseline = Compilation {
+        let baseline = CompiledKernel {
             kernel: judge.baseline.kernel.clone(),
             programs: judge.baseline.programs.clone(),
             seconds: 0.0,
         };
-        for case in cases.iter().take(most) {
+        for case in cases.iter().take(max_workloads) {
             let seed = random::fresh_seed();
-            if let Err(finding) = check::check(&judge, &baseline, case, &[seed])? {
+            if let Err(finding) = check::check_case(&judge, &baseline, case, &[seed])? {
                 let reason = finding.refusal.reason;
                 return Err(Failure::reference(format!("the baseline `{}` of task `{}` fails on workload `{}`: {reason}", task.baseline().0, task.name, case.id))
                     .hint("a baseline must agree with the oracle within the tolerance: mend one of the two")
@@ -147,32 +147,32 @@ impl<'a> Judge<'a> {
     }
 
     /// Nothing compiled yet, the baseline not looked at.
-    fn unchecked(
+    fn without_baseline_check(
         device: &'a dyn Device,
         task: &'a Task,
-        options: Options,
-        machine: Machine,
+        options: JudgeOptions,
+        machine: DeviceLimits,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             device,
             task,
-            machine,
-            oracle: Reference::parse(&task.oracle, task, "oracle")?,
-            baseline: Reference::parse(task.baseline().1, task, "baseline")?,
-            quiet: Quiet::open(device.lock())?,
+            limits: machine,
+            oracle: ReferenceKernel::parse(&task.oracle, task, "oracle")?,
+            baseline: ReferenceKernel::parse(task.baseline().1, task, "baseline")?,
+            timing_lock: TimingLock::open(device.lock_file())?,
             screen: None,
             options,
         })
     }
 
     /// Has kernels pass a screen first.
-    pub(crate) fn screen_by(&mut self, screen: Screen<'a>) {
+    pub(crate) fn set_screen(&mut self, screen: CpuScreen<'a>) {
         self.screen = Some(Box::new(screen));
     }
 
     /// How much memory a kernel takes on a case; more than there is where it cannot be bound.
-    fn bytes_of(&self, kernel: &Kernel, case: &Case) -> u64 {
-        let plan = sanitize::case_plan(self, kernel, case);
+    fn memory_bytes(&self, kernel: &Kernel, case: &Case) -> u64 {
+        let plan = inspection::case_plan(self, kernel, case);
         plan.map_or(u64::MAX, |plan| {
             plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
         })
@@ -187,7 +187,7 @@ impl<'a> Judge<'a> {
     ) -> anyhow::Result<Verdict> {
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = self.blank_verdict(name, seed);
-        let outcome = self.examine(source, seed, &mut verdict)?;
+        let outcome = self.judge_stages(source, seed, &mut verdict)?;
         match outcome {
             Ok(()) => {}
             Err(finding) => {
@@ -206,21 +206,24 @@ impl<'a> Judge<'a> {
     }
 
     /// Times the baseline against itself on every selected workload.
-    pub(crate) fn against_itself(&mut self) -> anyhow::Result<Vec<SelfTest>> {
-        let cases: Vec<_> = (self.task.selected(&self.options.profile).into_iter())
-            .map(Case::visible)
-            .collect();
+    pub(crate) fn self_test(&mut self) -> anyhow::Result<Vec<SelfTest>> {
+        let cases: Vec<_> = (self
+            .task
+            .selected_workloads(&self.options.profile)
+            .into_iter())
+        .map(Case::of_workload)
+        .collect();
         let seed = random::fresh_seed();
-        let baseline = Compilation {
+        let baseline = CompiledKernel {
             kernel: self.baseline.kernel.clone(),
             programs: self.baseline.programs.clone(),
             seconds: 0.0,
         };
         let mut tests = Vec::new();
         for (index, case) in cases.iter().enumerate() {
-            let seed = shapes::seed_of(seed, "itself", index);
+            let seed = cases::derive_seed(seed, "itself", index);
             match measure::measure(self, &baseline, Some(&baseline), case, seed)? {
-                Ok(measurement) => tests.push(measurement.as_self_test(case)),
+                Ok(measurement) => tests.push(measurement.to_self_test(case)),
                 // So much noise that nothing could be told: the intervals of all candidates will say so too.
                 Err(finding) if finding.refusal.status == Status::Inconclusive => {}
                 Err(finding) => bail!("the baseline against itself: {}", finding.refusal.reason),
@@ -235,9 +238,9 @@ impl<'a> Judge<'a> {
         let seed = random::fresh_seed();
         let cases: Vec<_> = self
             .task
-            .selected(&self.options.profile)
+            .selected_workloads(&self.options.profile)
             .into_iter()
-            .map(Case::visible)
+            .map(Case::of_workload)
             .collect();
         let mut arms = Vec::new();
         for source in [challenger, incumbent] {
@@ -251,7 +254,7 @@ impl<'a> Judge<'a> {
         }
         let mut estimates = Vec::new();
         for (index, case) in cases.iter().enumerate() {
-            let seed = shapes::seed_of(seed, "duel", index);
+            let seed = cases::derive_seed(seed, "duel", index);
             match measure::measure(self, &arms[0], Some(&arms[1]), case, seed)? {
                 Ok(measurement) => estimates.push(measurement.estimate),
                 Err(_) => return Ok(None),
@@ -263,7 +266,7 @@ impl<'a> Judge<'a> {
         }))
     }
 
-    fn examine(
+    fn judge_stages(
         &mut self,
         source: &str,
         seed: u64,
@@ -284,11 +287,11 @@ impl<'a> Judge<'a> {
             }
         };
         verdict.tunables = kernel.point();
-        let cases = match shapes::cases(
+        let cases = match cases::select_cases(
             self.task,
             &self.options.profile,
             &kernel,
-            &self.machine,
+            &self.limits,
             seed,
         ) {
             Ok(cases) => cases,
@@ -303,12 +306,12 @@ impl<'a> Judge<'a> {
         if let Some(program) = compilation.programs.values().next() {
             verdict.resources = program.resources.clone();
         }
-        features::of_source(&compilation.kernel, self, &cases, verdict);
+        features::add_source_features(&compilation.kernel, self, &cases, verdict);
         for program in compilation.programs.values() {
-            verdict.features.extend(program.facts.clone());
+            verdict.features.extend(program.features.clone());
         }
         if let Some(mut screen) = self.screen.take() {
-            let looked = screen.look(&compilation.kernel, seed, verdict);
+            let looked = screen.run(&compilation.kernel, seed, verdict);
             self.screen = Some(screen);
             if let Some(finding) = looked? {
                 return Ok(Err(finding));
@@ -329,11 +332,11 @@ impl<'a> Judge<'a> {
         verdict.builds.push(Build::Fast.name().to_owned());
         // Cheaper than timing, and graver than anything that timing could find.
         let inspection =
-            sanitize::inspect(self, &compilation.kernel, &cases, (seed, true), verdict)?;
+            inspection::inspect(self, &compilation.kernel, &cases, (seed, true), verdict)?;
         if let Some(finding) = inspection.finding {
             return Ok(Err(finding));
         }
-        if let Some(memory) = inspection.memory {
+        if let Some(memory) = inspection.memory_use {
             memory.write_to(verdict);
         }
         let begun = Instant::now();
@@ -352,7 +355,7 @@ impl<'a> Judge<'a> {
         verdict: &mut Verdict,
     ) -> anyhow::Result<Finding> {
         let case = (finding.case.as_ref()).and_then(|id| cases.iter().find(|case| case.id == *id));
-        let (Some(case), true) = (case, sanitize::explains(finding.refusal.status)) else {
+        let (Some(case), true) = (case, inspection::can_explain(finding.refusal.status)) else {
             return Ok(finding);
         };
         let near = if self.options.thorough {
@@ -360,7 +363,7 @@ impl<'a> Judge<'a> {
         } else {
             std::slice::from_ref(case)
         };
-        let inspection = sanitize::inspect(self, kernel, near, (seed, false), verdict)?;
+        let inspection = inspection::inspect(self, kernel, near, (seed, false), verdict)?;
         Ok(match inspection.finding {
             Some(deeper) if deeper.refusal.status <= finding.refusal.status => deeper,
             _ => finding,
@@ -369,12 +372,12 @@ impl<'a> Judge<'a> {
 
     fn check_all(
         &self,
-        compilation: &Compilation,
+        compilation: &CompiledKernel,
         cases: &[Case],
         seed: u64,
         verdict: &mut Verdict,
     ) -> anyhow::Result<Result<(), Finding>> {
-        let _sharing = self.quiet.share()?;
+        let _sharing = self.timing_lock.shared()?;
         for (index, case) in cases.iter().enumerate() {
             // Hidden cases are many and unlike each other: one round is enough for each.
             let rounds = match case.hidden {
@@ -382,20 +385,20 @@ impl<'a> Judge<'a> {
                 true => 1,
             };
             let seeds: Vec<_> = (0..rounds)
-                .map(|round| shapes::seed_of(seed, "check", index * 1000 + round as usize))
+                .map(|round| cases::derive_seed(seed, "check", index * 1000 + round as usize))
                 .collect();
             let variant = compilation
                 .kernel
-                .variant(&case.binding, &self.machine)
+                .variant_for(&case.binding, &self.limits)
                 .unwrap_or_default();
             let mut entry = check::blank_entry(case, variant);
-            let outcome = check::check(self, compilation, case, &seeds)?;
+            let outcome = check::check_case(self, compilation, case, &seeds)?;
             match outcome {
                 Ok(accuracy) => {
                     if let Some(resources) = &accuracy.resources {
                         verdict.resources = resources.clone();
                     }
-                    if accuracy.unwatched {
+                    if accuracy.state_unchecked {
                         verdict.state = Some("unchecked".to_owned());
                     }
                     accuracy.write_to(&mut entry);
@@ -415,7 +418,7 @@ impl<'a> Judge<'a> {
 
     fn measure_all(
         &self,
-        compilation: &Compilation,
+        compilation: &CompiledKernel,
         cases: &[Case],
         seed: u64,
         verdict: &mut Verdict,
@@ -424,7 +427,7 @@ impl<'a> Judge<'a> {
         let mut variances = Vec::new();
         let mut shares = Vec::new();
         for (index, case) in cases.iter().enumerate().filter(|(_, case)| !case.hidden) {
-            let seed = shapes::seed_of(seed, "measure", index);
+            let seed = cases::derive_seed(seed, "measure", index);
             let measured = measure::measure(self, compilation, None, case, seed)?;
             let measurement = match measured {
                 Ok(measurement) => measurement,
@@ -460,7 +463,7 @@ impl<'a> Judge<'a> {
         if verdict.speedup.is_none() {
             bail!("no workload was measured");
         }
-        features::of_times(verdict, &variances);
+        features::add_timing_features(verdict, &variances);
         verdict.status = Status::Passed;
         Ok(Ok(()))
     }
@@ -477,7 +480,7 @@ impl<'a> Judge<'a> {
             reason: None,
             confirmed: false,
             device,
-            sandbox: self.device.sandbox(),
+            sandbox: self.device.sandbox_description(),
             tunables: IndexMap::new(),
             // Where the host is the device, filling the inputs leaves them in its caches, for both arms alike.
             cache: match (host, self.options.cache) {

@@ -5,23 +5,23 @@
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-use super::bound::Bound;
-use super::shapes::{self, Case};
-use super::{Compilation, Finding, Judge, Options, sanitize};
-use crate::device::{Device, Launched, Poison, Purpose};
-use crate::kernel::{Kernel, Machine};
+use super::case_kernel::CaseKernel;
+use super::cases::{self, Case};
+use super::{CompiledKernel, Finding, Judge, JudgeOptions, inspection};
+use crate::device::{Device, LaunchOutcome, Poison, Purpose};
+use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task};
 use crate::verdict::Status;
 
 /// Hidden shapes are drawn so many times where a profile has none.
-const DRAWN: u32 = 3;
+const MIN_HIDDEN_SHAPES: u32 = 3;
 /// A sanitizer looks at no more shapes than this: it takes its time for each.
-const MOST_SMALLEST: usize = 4;
+const MAX_CASES: usize = 4;
 
 /// What to launch on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum On {
+pub enum ProbeCases {
     /// Workloads of the profile, by name.
     Workloads(Vec<String>),
     /// The smallest hidden shapes, drawn from a seed: each variant once, the smallest shape of all, and the largest still small.
@@ -30,7 +30,7 @@ pub enum On {
 
 /// One launch that was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Launch {
+pub struct ProbedLaunch {
     pub case: String,
     /// What the unit launched, in order, as the header names it.
     pub kernels: Vec<String>,
@@ -46,32 +46,32 @@ pub struct Launch {
 pub fn probe(
     device: &dyn Device,
     task: &Task,
-    options: Options,
-    machine: Machine,
-    (source, on, outputs): (&str, &On, bool),
-) -> anyhow::Result<Vec<Launch>> {
-    let hidden = options.profile.hidden_shapes.max(DRAWN);
+    options: JudgeOptions,
+    machine: DeviceLimits,
+    (source, on, outputs): (&str, &ProbeCases, bool),
+) -> anyhow::Result<Vec<ProbedLaunch>> {
+    let hidden = options.profile.hidden_shapes.max(MIN_HIDDEN_SHAPES);
     let profile = match on {
-        On::Workloads(_) => options.profile,
-        On::Smallest { .. } => Profile {
+        ProbeCases::Workloads(_) => options.profile,
+        ProbeCases::Smallest { .. } => Profile {
             hidden_shapes: hidden,
             ..options.profile
         },
     };
-    let options = Options { profile, ..options };
-    let judge = Judge::unchecked(device, task, options, machine)?;
+    let options = JudgeOptions { profile, ..options };
+    let judge = Judge::without_baseline_check(device, task, options, machine)?;
     let kernel = match Kernel::parse(source, &task.definition) {
         Ok(kernel) => kernel,
         Err(error) => bail!("header, {error}"),
     };
-    let cases = cases(&judge, &kernel, on)?;
+    let cases = probe_cases(&judge, &kernel, on)?;
     let compilation = match judge.compile(kernel, &cases)? {
         Ok(compilation) => compilation,
         Err(finding) => bail!("{}", finding.refusal.reason),
     };
     let mut launches = Vec::new();
     for case in &cases {
-        let launch = once(&judge, &compilation, case, outputs)?;
+        let launch = launch_case(&judge, &compilation, case, outputs)?;
         let failed = launch.fault.is_some();
         launches.push(launch);
         if failed {
@@ -81,16 +81,16 @@ pub fn probe(
     Ok(launches)
 }
 
-fn cases(judge: &Judge<'_>, kernel: &Kernel, on: &On) -> anyhow::Result<Vec<Case>> {
+fn probe_cases(judge: &Judge<'_>, kernel: &Kernel, on: &ProbeCases) -> anyhow::Result<Vec<Case>> {
     let profile = &judge.options.profile;
     let cases: Vec<Case> = match on {
-        On::Workloads(names) => {
+        ProbeCases::Workloads(names) => {
             let workloads = judge.task.workloads.iter();
             let named = workloads.filter(|workload| names.contains(&workload.id));
-            named.map(Case::visible).collect()
+            named.map(Case::of_workload).collect()
         }
-        On::Smallest { seed } => {
-            let cases = shapes::cases(judge.task, profile, kernel, &judge.machine, *seed);
+        ProbeCases::Smallest { seed } => {
+            let cases = cases::select_cases(judge.task, profile, kernel, &judge.limits, *seed);
             let mut cases = match cases {
                 Ok(cases) => cases,
                 Err(error) => bail!("{error}"),
@@ -99,8 +99,8 @@ fn cases(judge: &Judge<'_>, kernel: &Kernel, on: &On) -> anyhow::Result<Vec<Case
             if cases.iter().any(|case| case.hidden) {
                 cases.retain(|case| case.hidden);
             }
-            let smallest = sanitize::smallest(judge, kernel, &cases).into_iter();
-            smallest.take(MOST_SMALLEST).cloned().collect()
+            let smallest = inspection::smallest_cases(judge, kernel, &cases).into_iter();
+            smallest.take(MAX_CASES).cloned().collect()
         }
     };
     match cases.is_empty() {
@@ -109,37 +109,42 @@ fn cases(judge: &Judge<'_>, kernel: &Kernel, on: &On) -> anyhow::Result<Vec<Case
     }
 }
 
-fn once(
+fn launch_case(
     judge: &Judge<'_>,
-    compilation: &Compilation,
+    compilation: &CompiledKernel,
     case: &Case,
     outputs: bool,
-) -> anyhow::Result<Launch> {
-    let of = |kernels, fault: Option<Finding>| Launch {
+) -> anyhow::Result<ProbedLaunch> {
+    let of = |kernels, fault: Option<Finding>| ProbedLaunch {
         case: case.id.clone(),
         kernels,
         fault: fault.map(|finding| (finding.refusal.status, finding.refusal.reason)),
     };
-    let mut bound = match Bound::open_candidate(judge, compilation, case, Purpose::Probe)? {
+    let mut bound = match CaseKernel::open_candidate(judge, compilation, case, Purpose::Probe)? {
         Ok(bound) => bound,
         Err(finding) => return Ok(of(Vec::new(), Some(finding))),
     };
-    let variant = compilation.kernel.variant(&case.binding, &judge.machine);
-    let values = compilation.kernel.values(variant.unwrap_or_default());
-    let entries = compilation.kernel.unit(judge.task, &values, false).entries;
+    let variant = compilation.kernel.variant_for(&case.binding, &judge.limits);
+    let values = compilation
+        .kernel
+        .tunable_values(variant.unwrap_or_default());
+    let entries = compilation
+        .kernel
+        .translation_unit(judge.task, &values, false)
+        .entry_points;
     let names = bound.plan.launches.iter().map(|launch| {
-        let entry = entries.get(launch.entry);
+        let entry = entries.get(launch.entry_point);
         entry.map_or_else(String::new, |entry| entry.expression.clone())
     });
     let names = names.collect();
     let seed = crate::base::random::fresh_seed();
     match outputs {
-        true => bound.renew(seed, Poison::NotANumber)?,
-        false => bound.renew_inputs(seed)?,
+        true => bound.reset_buffers(seed, Poison::Nan)?,
+        false => bound.fill_inputs(seed)?,
     }
     Ok(match bound.launch(judge.deadline())? {
-        Launched::Finished { .. } => of(names, None),
-        Launched::Fault(refusal) => of(
+        LaunchOutcome::Finished { .. } => of(names, None),
+        LaunchOutcome::Fault(refusal) => of(
             names,
             Some(Finding {
                 refusal,

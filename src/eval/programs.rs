@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use indexmap::IndexMap;
 
-use super::shapes::Case;
+use super::cases::Case;
 use super::{Finding, Judge};
 use crate::base::Failure;
 use crate::device::{Build, Compiled, Program};
@@ -14,13 +14,13 @@ use crate::kernel::Kernel;
 use crate::task::Task;
 
 /// A kernel of kforge's own or the user's, compiled under each set of values that it needs.
-pub(super) struct Reference {
+pub(super) struct ReferenceKernel {
     pub(super) kernel: Kernel,
     pub(super) programs: HashMap<Vec<i64>, Program>,
 }
 
 /// A kernel with its programs: one for each set of tunable values in force on some shape.
-pub(super) struct Compilation {
+pub(super) struct CompiledKernel {
     pub(super) kernel: Kernel,
     pub(super) programs: HashMap<Vec<i64>, Program>,
     pub(super) seconds: f64,
@@ -32,20 +32,20 @@ impl Judge<'_> {
         &self,
         kernel: Kernel,
         cases: &[Case],
-    ) -> anyhow::Result<Result<Compilation, Finding>> {
-        let _sharing = self.quiet.beside()?;
+    ) -> anyhow::Result<Result<CompiledKernel, Finding>> {
+        let _sharing = self.timing_lock.host_work()?;
         let begun = Instant::now();
         let mut keys = Vec::new();
         let mut units = Vec::new();
         for case in cases {
-            let values = match kernel.variant(&case.binding, &self.machine) {
-                Ok(variant) => kernel.values(variant),
+            let values = match kernel.variant_for(&case.binding, &self.limits) {
+                Ok(variant) => kernel.tunable_values(variant),
                 Err(error) => return Ok(Err(error.into())),
             };
-            let key = key_of(&values);
+            let key = values_key(&values);
             if !keys.contains(&key) {
                 keys.push(key);
-                units.push(kernel.unit(self.task, &values, false));
+                units.push(kernel.translation_unit(self.task, &values, false));
             }
         }
         let mut programs = HashMap::new();
@@ -60,7 +60,7 @@ impl Judge<'_> {
                 }
             };
         }
-        Ok(Ok(Compilation {
+        Ok(Ok(CompiledKernel {
             kernel,
             programs,
             seconds: begun.elapsed().as_secs_f64(),
@@ -69,7 +69,7 @@ impl Judge<'_> {
 
     /// Sees to it that oracle and baseline are compiled for every case.
     pub(super) fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
-        let _sharing = self.quiet.beside()?;
+        let _sharing = self.timing_lock.host_work()?;
         for (reference, name, is_oracle) in [
             (&mut self.oracle, "oracle", true),
             (&mut self.baseline, "baseline", false),
@@ -83,15 +83,17 @@ impl Judge<'_> {
                 };
                 let variant = reference
                     .kernel
-                    .variant(&case.binding, &self.machine)
+                    .variant_for(&case.binding, &self.limits)
                     .map_err(|error| broken(error.to_string()))?;
-                let values = reference.kernel.values(variant);
-                let key = key_of(&values);
+                let values = reference.kernel.tunable_values(variant);
+                let key = values_key(&values);
                 if reference.programs.contains_key(&key) {
                     continue;
                 }
                 match self.device.compile(
-                    &reference.kernel.unit(self.task, &values, is_oracle),
+                    &reference
+                        .kernel
+                        .translation_unit(self.task, &values, is_oracle),
                     Build::Fast,
                 )? {
                     Compiled::Ready(program) => reference.programs.insert(key, program),
@@ -106,7 +108,7 @@ impl Judge<'_> {
     }
 }
 
-impl Reference {
+impl ReferenceKernel {
     pub(super) fn parse(text: &str, task: &Task, name: &str) -> anyhow::Result<Self> {
         let kernel = Kernel::parse(text, &task.definition).map_err(|error| {
             Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
@@ -118,14 +120,14 @@ impl Reference {
     }
 }
 
-impl Compilation {
+impl CompiledKernel {
     pub(super) fn program(&self, values: &IndexMap<String, i64>) -> anyhow::Result<&Program> {
         self.programs
-            .get(&key_of(values))
+            .get(&values_key(values))
             .context("a kernel was opened under values that it was not compiled for")
     }
 }
 
-pub(super) fn key_of(values: &IndexMap<String, i64>) -> Vec<i64> {
+pub(super) fn values_key(values: &IndexMap<String, i64>) -> Vec<i64> {
     values.values().copied().collect()
 }

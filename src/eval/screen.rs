@@ -4,37 +4,37 @@
 
 use std::time::Instant;
 
-use super::{Compilation, Finding, Judge, Options, check, sanitize, shapes};
+use super::{CompiledKernel, Finding, Judge, JudgeOptions, cases, check, inspection};
 use crate::device::Device;
-use crate::kernel::{Kernel, Machine};
+use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task, WorkloadChoice};
 use crate::verdict::{Status, Verdict};
 
 /// The most bytes of a shape that is tried, unless there is none so small.
 const TINY_BYTES: u64 = 2 << 20;
 /// How many hidden shapes are drawn, and how many of them are tried at most.
-const DRAWN: u32 = 6;
-const TRIED: usize = 3;
+const HIDDEN_SHAPES: u32 = 6;
+const MAX_CASES: usize = 3;
 /// The deadline of one launch, seconds.
 const LAUNCH_SECONDS: f64 = 2.0;
 
 /// A judge of tiny shapes on the CPU.
-pub(crate) struct Screen<'a> {
+pub(crate) struct CpuScreen<'a> {
     judge: Judge<'a>,
 }
 
-impl<'a> Screen<'a> {
+impl<'a> CpuScreen<'a> {
     /// `machine`: the GPU's, so that a header says there what it will say on the GPU.
     pub(crate) fn new(
         host: &'a dyn Device,
         task: &'a Task,
-        options: Options,
-        machine: Machine,
+        options: JudgeOptions,
+        machine: DeviceLimits,
     ) -> anyhow::Result<Self> {
-        let options = Options {
+        let options = JudgeOptions {
             profile: Profile {
                 workloads: WorkloadChoice::Named(Vec::new()),
-                hidden_shapes: DRAWN,
+                hidden_shapes: HIDDEN_SHAPES,
                 rounds: 1,
                 ..options.profile
             },
@@ -42,24 +42,24 @@ impl<'a> Screen<'a> {
             ..options
         };
         Ok(Self {
-            judge: Judge::unchecked(host, task, options, machine)?,
+            judge: Judge::without_baseline_check(host, task, options, machine)?,
         })
     }
 
     /// What the CPU finds, if it finds anything.
-    pub(super) fn look(
+    pub(super) fn run(
         &mut self,
         kernel: &Kernel,
         seed: u64,
         verdict: &mut Verdict,
     ) -> anyhow::Result<Option<Finding>> {
         let begun = Instant::now();
-        let found = self.findings(kernel, seed, verdict)?;
+        let found = self.find(kernel, seed, verdict)?;
         verdict.seconds.screen = begun.elapsed().as_secs_f64();
         let (word, finding) = match found {
-            Looked::Unsupported => ("unsupported", None),
-            Looked::Nothing => ("passed", None),
-            Looked::Finding(finding) => ("found", Some(finding)),
+            ScreenOutcome::Unsupported => ("unsupported", None),
+            ScreenOutcome::Passed => ("passed", None),
+            ScreenOutcome::Finding(finding) => ("found", Some(finding)),
         };
         verdict.screen = Some(word.to_owned());
         Ok(finding.map(|mut finding| {
@@ -69,53 +69,56 @@ impl<'a> Screen<'a> {
         }))
     }
 
-    fn findings(
+    fn find(
         &mut self,
         kernel: &Kernel,
         seed: u64,
         verdict: &mut Verdict,
-    ) -> anyhow::Result<Looked> {
+    ) -> anyhow::Result<ScreenOutcome> {
         let judge = &mut self.judge;
         let profile = &judge.options.profile;
-        let Ok(mut cases) = shapes::cases(judge.task, profile, kernel, &judge.machine, seed) else {
-            return Ok(Looked::Unsupported);
+        let Ok(mut cases) = cases::select_cases(judge.task, profile, kernel, &judge.limits, seed)
+        else {
+            return Ok(ScreenOutcome::Unsupported);
         };
         cases.retain(|case| case.hidden);
-        cases.sort_by_key(|case| judge.bytes_of(kernel, case));
-        let tiny = cases.partition_point(|case| judge.bytes_of(kernel, case) <= TINY_BYTES);
-        cases.truncate(tiny.clamp(1, TRIED));
+        cases.sort_by_key(|case| judge.memory_bytes(kernel, case));
+        let tiny = cases.partition_point(|case| judge.memory_bytes(kernel, case) <= TINY_BYTES);
+        cases.truncate(tiny.clamp(1, MAX_CASES));
         if cases.is_empty() {
-            return Ok(Looked::Unsupported);
+            return Ok(ScreenOutcome::Unsupported);
         }
         judge.prepare_references(&cases)?;
-        let compilation: Compilation = match judge.compile(kernel.clone(), &cases)? {
+        let compilation: CompiledKernel = match judge.compile(kernel.clone(), &cases)? {
             Ok(compilation) => compilation,
-            Err(_) => return Ok(Looked::Unsupported),
+            Err(_) => return Ok(ScreenOutcome::Unsupported),
         };
         for (index, case) in cases.iter().enumerate() {
-            let _sharing = judge.quiet.share()?;
-            let seed = shapes::seed_of(seed, "screen", index);
-            if let Err(finding) = check::check(judge, &compilation, case, &[seed])? {
-                return Ok(Looked::of(finding));
+            let _sharing = judge.timing_lock.shared()?;
+            let seed = cases::derive_seed(seed, "screen", index);
+            if let Err(finding) = check::check_case(judge, &compilation, case, &[seed])? {
+                return Ok(ScreenOutcome::from_finding(finding));
             }
         }
-        let inspection = sanitize::inspect(judge, kernel, &cases, (seed, true), verdict)?;
-        if let Some(memory) = inspection.memory {
+        let inspection = inspection::inspect(judge, kernel, &cases, (seed, true), verdict)?;
+        if let Some(memory) = inspection.memory_use {
             memory.write_to(verdict);
         }
-        Ok(inspection.finding.map_or(Looked::Nothing, Looked::of))
+        Ok(inspection
+            .finding
+            .map_or(ScreenOutcome::Passed, ScreenOutcome::from_finding))
     }
 }
 
-enum Looked {
-    Nothing,
+enum ScreenOutcome {
+    Passed,
     Unsupported,
     Finding(Finding),
 }
 
-impl Looked {
+impl ScreenOutcome {
     /// What the CPU refuses or is too slow for, a GPU may well run.
-    fn of(finding: Finding) -> Self {
+    fn from_finding(finding: Finding) -> Self {
         match finding.refusal.status {
             Status::Unsupported
             | Status::CompileError

@@ -13,7 +13,7 @@ mod run;
 
 pub use ask::{Cost, Replied, ReplyOutcome, Sent, Usage};
 pub use run::{
-    Accepted, BestOfTask, Change, Interrupted, RunEvent, SelfTested, Session, TaskEnded,
+    Accepted, BestOfTask, Interrupted, RecordChange, RunEvent, SelfTested, Session, TaskEnded,
     TaskStarted,
 };
 
@@ -64,12 +64,12 @@ pub struct Brief {
     pub attempt: u64,
     /// What a model is asked, and which; `None` for kforge's own operators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<Asking>,
+    pub model: Option<ModelBrief>,
 }
 
 /// What a model is asked beside its parents: everything else that the prompt depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asking {
+pub struct ModelBrief {
     /// The model's name in the config.
     pub name: String,
     /// The strategy card to try, by its name.
@@ -79,13 +79,13 @@ pub struct Asking {
     pub known: u64,
     /// Steps whose kernels are shown, parents not among them. The prompt takes as many as fit.
     #[serde(default)]
-    pub context: Context,
+    pub context: ContextKernels,
 }
 
 /// The kernels that a model is shown, each list most worthy first, no step in two of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Context {
+pub struct ContextKernels {
     /// The fastest elites.
     pub elites: Vec<u64>,
     /// Elites of other cells: other ways to do it.
@@ -134,7 +134,7 @@ impl Operator {
     }
 
     /// Whether a model is asked.
-    pub fn asks(self) -> bool {
+    pub fn asks_model(self) -> bool {
         matches!(
             self,
             Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair

@@ -36,12 +36,12 @@ pub struct Session {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accepted {
-    pub changes: Vec<Change>,
+    pub changes: Vec<RecordChange>,
 }
 
 /// Something recorded that is no longer so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Change {
+pub struct RecordChange {
     /// The dotted name, e.g. `config.search.islands`.
     pub what: String,
     /// As JSON; `absent` where there was nothing.

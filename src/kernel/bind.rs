@@ -4,20 +4,23 @@ use std::fmt;
 
 use indexmap::IndexMap;
 
-use super::header::{ArgumentHeader, LaunchHeader, Placed};
-use super::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, TensorMap, Unit};
+use super::header::{ArgumentHeader, LaunchHeader, LocatedExpression};
+use super::plan::{
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TensorMap,
+    TranslationUnit,
+};
 use super::{Kernel, syntax};
 use crate::task::{Binding, DType, Task};
 
 /// The most memory that one arm may take, in bytes: beyond it a shape is refused rather than left to the system to kill.
-const MAX_ARM_BYTES: u64 = 16 << 30;
+const MAX_BUFFER_BYTES: u64 = 16 << 30;
 /// Of a tensor map.
-const MOST_DIMS: usize = 5;
+const MAX_TENSOR_MAP_DIMS: usize = 5;
 const SWIZZLES: [u32; 4] = [0, 32, 64, 128];
 
 /// What expressions may know about the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct DeviceLimits {
     pub sm_count: i64,
     /// The most shared memory that a block can have.
     pub max_shared_bytes: i64,
@@ -53,10 +56,10 @@ impl fmt::Display for BindError {
 
 impl Kernel {
     /// The variant in force under a binding: the first whose condition holds.
-    pub fn variant(
+    pub fn variant_for(
         &self,
         binding: &Binding,
-        machine: &Machine,
+        machine: &DeviceLimits,
     ) -> Result<Option<usize>, BindError> {
         let point = self.point();
         for (index, variant) in self.header.variants.iter().enumerate() {
@@ -68,7 +71,7 @@ impl Kernel {
     }
 
     /// The tunables' values under a variant, or where none holds.
-    pub fn values(&self, variant: Option<usize>) -> IndexMap<String, i64> {
+    pub fn tunable_values(&self, variant: Option<usize>) -> IndexMap<String, i64> {
         let mut values = self.point();
         if let Some(variant) = variant.and_then(|index| self.header.variants.get(index)) {
             values.extend(
@@ -82,8 +85,13 @@ impl Kernel {
     }
 
     /// The translation unit under some values. `oracle`: outputs are `double` whatever their dtype.
-    pub fn unit(&self, task: &Task, values: &IndexMap<String, i64>, oracle: bool) -> Unit {
-        let entries = self.header.launches.iter().map(|launch| Entry {
+    pub fn translation_unit(
+        &self,
+        task: &Task,
+        values: &IndexMap<String, i64>,
+        oracle: bool,
+    ) -> TranslationUnit {
+        let entries = self.header.launches.iter().map(|launch| EntryPoint {
             expression: launch.kernel.clone(),
             arguments: launch
                 .arguments
@@ -96,7 +104,7 @@ impl Kernel {
             .definition
             .constants()
             .map(|(name, value)| (name.to_uppercase(), value));
-        Unit {
+        TranslationUnit {
             source: self.text.clone(),
             constants: constants
                 .filter(|(name, _)| !syntax::declares_at_namespace_scope(&self.text, name))
@@ -105,7 +113,7 @@ impl Kernel {
                 .iter()
                 .map(|(name, value)| (name.clone(), *value))
                 .collect(),
-            entries: entries.collect(),
+            entry_points: entries.collect(),
             fast_math: self.header.compile.fast_math,
             max_registers: self.header.compile.max_registers,
             arch: self.header.compile.arch.clone(),
@@ -113,16 +121,16 @@ impl Kernel {
     }
 
     /// Every buffer and every launch of one workload.
-    pub fn plan(
+    pub fn launch_plan(
         &self,
         task: &Task,
         binding: &Binding,
         values: &IndexMap<String, i64>,
         scalars: &Scalars,
-        machine: &Machine,
+        machine: &DeviceLimits,
         oracle: bool,
     ) -> Result<Plan, BindError> {
-        let buffers = self.buffers(task, binding, values, machine, oracle)?;
+        let buffers = self.bind_buffers(task, binding, values, machine, oracle)?;
         let index_of = |name: &str| buffers.iter().position(|buffer| buffer.name == name);
         let aliased = |output: &str| {
             if oracle {
@@ -139,7 +147,7 @@ impl Kernel {
             .collect();
         let mut launches = Vec::new();
         for (entry, launch) in self.header.launches.iter().enumerate() {
-            let value = |placed: &Placed| evaluate(placed, binding, values, machine);
+            let value = |placed: &LocatedExpression| evaluate(placed, binding, values, machine);
             if let Some(when) = &launch.when
                 && value(when)? == 0
             {
@@ -164,15 +172,15 @@ impl Kernel {
                         Argument::TensorMap(self.header.tensor_maps.get_index_of(name).unwrap_or(0))
                     }
                     ArgumentHeader::I32(placed) => {
-                        Argument::I32(fit(value(placed)?, placed, "i32")?)
+                        Argument::I32(fit_integer(value(placed)?, placed, "i32")?)
                     }
                     ArgumentHeader::U32(placed) => {
-                        Argument::U32(fit(value(placed)?, placed, "u32")?)
+                        Argument::U32(fit_integer(value(placed)?, placed, "u32")?)
                     }
                     ArgumentHeader::I64(placed) => Argument::I64(value(placed)?),
                 });
             }
-            launches.push(launch_of(launch, entry, arguments, &value, machine)?);
+            launches.push(bind_launch(launch, entry, arguments, &value, machine)?);
         }
         if launches.is_empty() {
             let line = self.header.launches.first().map_or(1, |launch| launch.line);
@@ -183,7 +191,7 @@ impl Kernel {
             });
         }
         let buffer_of = |name: &str| index_of(aliased(name).map_or(name, String::as_str));
-        let tensor_maps = self.tensor_maps(&buffers, &buffer_of, &|placed| {
+        let tensor_maps = self.bind_tensor_maps(&buffers, &buffer_of, &|placed| {
             evaluate(placed, binding, values, machine)
         })?;
         Ok(Plan {
@@ -194,11 +202,11 @@ impl Kernel {
         })
     }
 
-    fn tensor_maps(
+    fn bind_tensor_maps(
         &self,
         buffers: &[Buffer],
         buffer_of: &dyn Fn(&str) -> Option<usize>,
-        value: &dyn Fn(&Placed) -> Result<i64, BindError>,
+        value: &dyn Fn(&LocatedExpression) -> Result<i64, BindError>,
     ) -> Result<Vec<TensorMap>, BindError> {
         let mut maps = Vec::new();
         for (name, map) in &self.header.tensor_maps {
@@ -207,7 +215,7 @@ impl Kernel {
                 line: map.line,
                 message: format!("tensor map `{name}`: {message}"),
             };
-            let sizes = |list: &[Placed], most: i64, what: &str| {
+            let sizes = |list: &[LocatedExpression], most: i64, what: &str| {
                 let size = |placed| {
                     let size = value(placed)?;
                     match (1..=most).contains(&size) {
@@ -221,12 +229,12 @@ impl Kernel {
             };
             // The driver reads as many sizes as there are dims, whatever the lists hold.
             let lengths = [map.dims.len(), map.strides.len() + 1, map.tile.len()];
-            if lengths != [map.dims.len(); 3] || map.dims.len() > MOST_DIMS {
+            if lengths != [map.dims.len(); 3] || map.dims.len() > MAX_TENSOR_MAP_DIMS {
                 let [dims, strides, tile] = [&map.dims, &map.strides, &map.tile].map(Vec::len);
                 return Err(BindError {
                     fault: BindFault::Rejected,
                     ..refuse(format!(
-                        "{dims} dims, {strides} strides and {tile} sizes of the box: expected 1 to {MOST_DIMS} dims, innermost first, a stride for each but the first, and a size of the box for each"
+                        "{dims} dims, {strides} strides and {tile} sizes of the box: expected 1 to {MAX_TENSOR_MAP_DIMS} dims, innermost first, a stride for each but the first, and a size of the box for each"
                     ))
                 });
             }
@@ -268,12 +276,12 @@ impl Kernel {
         Ok(maps)
     }
 
-    fn buffers(
+    fn bind_buffers(
         &self,
         task: &Task,
         binding: &Binding,
         values: &IndexMap<String, i64>,
-        machine: &Machine,
+        machine: &DeviceLimits,
         oracle: bool,
     ) -> Result<Vec<Buffer>, BindError> {
         let refuse = |line: u32, message: String| BindError {
@@ -300,9 +308,9 @@ impl Kernel {
                 .shape(tensor)
                 .map_err(|failure| refuse(1, failure.message))?;
             let role = if in_place(name) {
-                Role::InPlace
+                BufferRole::InPlace
             } else {
-                Role::Input
+                BufferRole::Input
             };
             buffers.push(Buffer {
                 name: name.clone(),
@@ -321,7 +329,7 @@ impl Kernel {
             let dtype = if oracle { DType::Float64 } else { tensor.dtype };
             buffers.push(Buffer {
                 name: name.clone(),
-                role: Role::Output,
+                role: BufferRole::Output,
                 dtype,
                 shape,
             });
@@ -339,7 +347,7 @@ impl Kernel {
             }
             buffers.push(Buffer {
                 name: name.clone(),
-                role: Role::Scratch { zero: scratch.zero },
+                role: BufferRole::Scratch { zero: scratch.zero },
                 dtype: scratch.dtype,
                 shape,
             });
@@ -351,10 +359,10 @@ impl Kernel {
                 .try_fold(buffer.dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
             total.checked_add(bytes)
         });
-        if total.is_none_or(|total| total > MAX_ARM_BYTES) {
+        if total.is_none_or(|total| total > MAX_BUFFER_BYTES) {
             return Err(refuse(
                 1,
-                format!("the buffers take more than {} GiB", MAX_ARM_BYTES >> 30),
+                format!("the buffers take more than {} GiB", MAX_BUFFER_BYTES >> 30),
             ));
         }
         Ok(buffers)
@@ -386,14 +394,14 @@ impl Kernel {
     }
 }
 
-fn launch_of(
+fn bind_launch(
     launch: &LaunchHeader,
     entry: usize,
     arguments: Vec<Argument>,
-    value: &dyn Fn(&Placed) -> Result<i64, BindError>,
-    machine: &Machine,
+    value: &dyn Fn(&LocatedExpression) -> Result<i64, BindError>,
+    machine: &DeviceLimits,
 ) -> Result<Launch, BindError> {
-    let extent = |parts: &[Placed], limits: [i64; 3], name: &str| {
+    let extent = |parts: &[LocatedExpression], limits: [i64; 3], name: &str| {
         let mut sizes = [1u32; 3];
         for (index, part) in parts.iter().take(3).enumerate() {
             let size = value(part)?;
@@ -449,7 +457,7 @@ fn launch_of(
         Some(extent(&launch.cluster, [16, 16, 16], "cluster")?)
     };
     Ok(Launch {
-        entry,
+        entry_point: entry,
         grid,
         block,
         shared: shared.map_or(0, |(bytes, _)| bytes as u32),
@@ -461,10 +469,10 @@ fn launch_of(
 }
 
 fn evaluate(
-    placed: &Placed,
+    placed: &LocatedExpression,
     binding: &Binding,
     values: &IndexMap<String, i64>,
-    machine: &Machine,
+    machine: &DeviceLimits,
 ) -> Result<i64, BindError> {
     let value_of = |name: &str| match name {
         "sm_count" => Some(machine.sm_count),
@@ -481,7 +489,11 @@ fn evaluate(
         })
 }
 
-fn fit<T: TryFrom<i64>>(value: i64, placed: &Placed, kind: &str) -> Result<T, BindError> {
+fn fit_integer<T: TryFrom<i64>>(
+    value: i64,
+    placed: &LocatedExpression,
+    kind: &str,
+) -> Result<T, BindError> {
     T::try_from(value).map_err(|_| BindError {
         fault: BindFault::LaunchError,
         line: placed.line,

@@ -13,12 +13,12 @@ use crate::base::yaml;
 use crate::task::{DType, Definition};
 
 /// Names that every expression may use besides axes and tunables.
-pub(super) const MACHINE_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"];
+pub(super) const DEVICE_LIMIT_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"];
 
 /// The most tunables: far more than any kernel has use for.
-const MOST_TUNABLES: usize = 64;
+const MAX_TUNABLES: usize = 64;
 /// The most values of one tunable: far beyond any list that a search could try.
-const MOST_VALUES: usize = 1000;
+const MAX_TUNABLE_VALUES: usize = 1000;
 
 /// A checked header. Every line is the kernel file's own, counted from 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,11 +27,11 @@ pub struct Header {
     /// Allowed values; the first is in force.
     pub tunables: IndexMap<String, Vec<i64>>,
     /// Where each tunable's list begins: line, and column counted from 1.
-    pub(super) tunable_places: IndexMap<String, (u32, u32)>,
+    pub(super) tunable_locations: IndexMap<String, (u32, u32)>,
     pub variants: Vec<Variant>,
-    pub scratch: IndexMap<String, Scratch>,
-    pub tensor_maps: IndexMap<String, TensorMap>,
-    pub compile: Compile,
+    pub scratch: IndexMap<String, ScratchHeader>,
+    pub tensor_maps: IndexMap<String, TensorMapHeader>,
+    pub compile: CompileOptions,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -40,21 +40,21 @@ pub struct LaunchHeader {
     /// A C++ expression that names a `__global__` function.
     pub kernel: String,
     /// One to three.
-    pub grid: Vec<Placed>,
+    pub grid: Vec<LocatedExpression>,
     /// One to three.
-    pub block: Vec<Placed>,
+    pub block: Vec<LocatedExpression>,
     /// Dynamic shared memory in bytes.
-    pub shared: Option<Placed>,
-    pub cluster: Vec<Placed>,
+    pub shared: Option<LocatedExpression>,
+    pub cluster: Vec<LocatedExpression>,
     pub cooperative: bool,
     pub overlap: bool,
-    pub when: Option<Placed>,
+    pub when: Option<LocatedExpression>,
     pub arguments: Vec<ArgumentHeader>,
 }
 
 /// An expression and its line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Placed {
+pub struct LocatedExpression {
     pub line: u32,
     pub expression: Expression,
 }
@@ -66,38 +66,38 @@ pub enum ArgumentHeader {
     /// An input without a shape, by value.
     Scalar(String),
     TensorMap(String),
-    I32(Placed),
-    U32(Placed),
-    I64(Placed),
+    I32(LocatedExpression),
+    U32(LocatedExpression),
+    I64(LocatedExpression),
 }
 
 /// Other values for the tunables where a condition holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
-    pub when: Placed,
+    pub when: LocatedExpression,
     pub values: IndexMap<String, i64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scratch {
+pub struct ScratchHeader {
     pub dtype: DType,
-    pub shape: Vec<Placed>,
+    pub shape: Vec<LocatedExpression>,
     pub zero: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct TensorMap {
+pub struct TensorMapHeader {
     pub line: u32,
     pub of: String,
-    pub dims: Vec<Placed>,
-    pub strides: Vec<Placed>,
-    pub tile: Vec<Placed>,
+    pub dims: Vec<LocatedExpression>,
+    pub strides: Vec<LocatedExpression>,
+    pub tile: Vec<LocatedExpression>,
     pub swizzle: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Compile {
+pub struct CompileOptions {
     pub fast_math: bool,
     pub max_registers: Option<u32>,
     /// For example `sm_90a`.
@@ -106,23 +106,23 @@ pub struct Compile {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Typed {
-    launch: Vec<Spanned<TypedLaunch>>,
+struct HeaderYaml {
+    launch: Vec<Spanned<LaunchYaml>>,
     #[serde(default)]
     tunables: IndexMap<String, Spanned<Vec<i64>>>,
     #[serde(default)]
     variants: Vec<Spanned<IndexMap<String, Spanned<String>>>>,
     #[serde(default)]
-    scratch: IndexMap<String, Spanned<TypedScratch>>,
+    scratch: IndexMap<String, Spanned<ScratchYaml>>,
     #[serde(default)]
-    tensor_maps: IndexMap<String, Spanned<TypedTensorMap>>,
+    tensor_maps: IndexMap<String, Spanned<TensorMapYaml>>,
     #[serde(default)]
-    compile: Compile,
+    compile: CompileOptions,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TypedLaunch {
+struct LaunchYaml {
     kernel: Spanned<String>,
     grid: Spanned<String>,
     block: Spanned<String>,
@@ -141,7 +141,7 @@ struct TypedLaunch {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TypedScratch {
+struct ScratchYaml {
     dtype: DType,
     shape: Spanned<String>,
     #[serde(default)]
@@ -150,7 +150,7 @@ struct TypedScratch {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TypedTensorMap {
+struct TensorMapYaml {
     of: Spanned<String>,
     dims: Spanned<String>,
     strides: Spanned<String>,
@@ -161,7 +161,7 @@ struct TypedTensorMap {
 }
 
 /// The YAML of the header comment, and the number of lines before it.
-pub(super) fn locate(text: &str) -> Result<(&str, u32), HeaderError> {
+pub(super) fn header_comment(text: &str) -> Result<(&str, u32), HeaderError> {
     let missing = |line, message: &str| {
         HeaderError {
         line,
@@ -198,8 +198,8 @@ pub(super) fn locate(text: &str) -> Result<(&str, u32), HeaderError> {
 
 impl Header {
     pub(super) fn parse(text: &str, definition: &Definition) -> Result<Self, HeaderError> {
-        let (body, lines_before) = locate(text)?;
-        let typed: Typed =
+        let (body, lines_before) = header_comment(text)?;
+        let typed: HeaderYaml =
             yaml::read_with_line(body, "kernel", lines_before).map_err(|failure| {
                 // The message begins `kernel:LINE:COLUMN:`; the line goes into its own field.
                 let line = failure
@@ -221,7 +221,7 @@ impl Header {
                     hint: failure.hint,
                 }
             })?;
-        Checker {
+        HeaderChecker {
             definition,
             typed: &typed,
             lines_before,
@@ -230,32 +230,32 @@ impl Header {
     }
 }
 
-struct Checker<'a> {
+struct HeaderChecker<'a> {
     definition: &'a Definition,
-    typed: &'a Typed,
+    typed: &'a HeaderYaml,
     lines_before: u32,
 }
 
-impl Checker<'_> {
+impl HeaderChecker<'_> {
     fn check(&self) -> Result<Header, HeaderError> {
         let typed = self.typed;
         let mut tunable_places = IndexMap::new();
-        if let Some((_, values)) = typed.tunables.get_index(MOST_TUNABLES) {
-            return Err(self.error(
-                self.line(values),
+        if let Some((_, values)) = typed.tunables.get_index(MAX_TUNABLES) {
+            return Err(self.error_at(
+                self.line_of(values),
                 format!(
-                    "`tunables`: expected at most {MOST_TUNABLES}, found {}",
+                    "`tunables`: expected at most {MAX_TUNABLES}, found {}",
                     typed.tunables.len()
                 ),
             ));
         }
         for (name, values) in &typed.tunables {
-            let line = self.line(values);
+            let line = self.line_of(values);
             self.check_tunable(name, &values.value, line)?;
             tunable_places.insert(name.clone(), (line, values.defined.column() as u32));
         }
         if typed.launch.is_empty() {
-            return Err(self.error(
+            return Err(self.error_at(
                 self.lines_before + 1,
                 "`launch` is empty: expected at least one launch",
             ));
@@ -267,26 +267,26 @@ impl Checker<'_> {
                 .iter()
                 .map(|(name, values)| (name.clone(), values.value.clone()))
                 .collect(),
-            tunable_places,
+            tunable_locations: tunable_places,
             variants: Vec::new(),
             scratch: IndexMap::new(),
             tensor_maps: IndexMap::new(),
             compile: typed.compile.clone(),
         };
         for (name, scratch) in &typed.scratch {
-            let line = self.line(scratch);
+            let line = self.line_of(scratch);
             if self.definition.inputs.contains_key(name)
                 || self.definition.outputs.contains_key(name)
             {
-                return Err(self.error(
+                return Err(self.error_at(
                     line,
                     format!("scratch `{name}` has the name of a tensor of the task"),
                 ));
             }
-            let shape = self.list(&scratch.value.shape)?;
+            let shape = self.parse_list(&scratch.value.shape)?;
             header.scratch.insert(
                 name.clone(),
-                Scratch {
+                ScratchHeader {
                     dtype: scratch.value.dtype,
                     shape,
                     zero: scratch.value.zero,
@@ -294,28 +294,28 @@ impl Checker<'_> {
             );
         }
         for (name, map) in &typed.tensor_maps {
-            let line = self.line(map);
+            let line = self.line_of(map);
             let map = &map.value;
-            self.tensor(&map.of.value, self.line(&map.of))?;
+            self.check_tensor_name(&map.of.value, self.line_of(&map.of))?;
             header.tensor_maps.insert(
                 name.clone(),
-                TensorMap {
+                TensorMapHeader {
                     line,
                     of: map.of.value.clone(),
-                    dims: self.list(&map.dims)?,
-                    strides: self.list(&map.strides)?,
-                    tile: self.list(&map.tile)?,
+                    dims: self.parse_list(&map.dims)?,
+                    strides: self.parse_list(&map.strides)?,
+                    tile: self.parse_list(&map.tile)?,
                     swizzle: map.swizzle,
                 },
             );
         }
         for variant in &typed.variants {
-            header.variants.push(self.variant(variant)?);
+            header.variants.push(self.parse_variant(variant)?);
         }
         for launch in &typed.launch {
             header
                 .launches
-                .push(self.launch(&launch.value, self.line(launch))?);
+                .push(self.parse_launch(&launch.value, self.line_of(launch))?);
         }
         Ok(header)
     }
@@ -328,50 +328,50 @@ impl Checker<'_> {
             })
             && name.chars().filter(char::is_ascii_uppercase).count() >= 3;
         if !well_formed {
-            return Err(self.error(line, format!("tunable `{name}`: expected a name of at least three capital letters, such as `ROWS`")));
+            return Err(self.error_at(line, format!("tunable `{name}`: expected a name of at least three capital letters, such as `ROWS`")));
         }
         let mut constants = self.definition.constants();
         if constants.any(|(axis, _)| axis.to_uppercase() == name) {
-            return Err(self.error(
+            return Err(self.error_at(
                 line,
                 format!("tunable `{name}` has the name of a constant axis"),
             ));
         }
         if values.is_empty() {
-            return Err(self.error(
+            return Err(self.error_at(
                 line,
                 format!("tunable `{name}`: expected at least one value"),
             ));
         }
-        if values.len() > MOST_VALUES {
-            return Err(self.error(
+        if values.len() > MAX_TUNABLE_VALUES {
+            return Err(self.error_at(
                 line,
                 format!(
-                    "tunable `{name}`: expected at most {MOST_VALUES} values, found {}",
+                    "tunable `{name}`: expected at most {MAX_TUNABLE_VALUES} values, found {}",
                     values.len()
                 ),
             ));
         }
         if (1..values.len()).any(|index| values[..index].contains(&values[index])) {
-            return Err(self.error(line, format!("tunable `{name}`: a value is there twice")));
+            return Err(self.error_at(line, format!("tunable `{name}`: a value is there twice")));
         }
         Ok(())
     }
 
-    fn variant(
+    fn parse_variant(
         &self,
         variant: &Spanned<IndexMap<String, Spanned<String>>>,
     ) -> Result<Variant, HeaderError> {
-        let line = self.line(variant);
+        let line = self.line_of(variant);
         let Some(when) = variant.value.get("when") else {
-            return Err(self.error(line, "a variant needs a condition: `when: batch_size <= 4`"));
+            return Err(self.error_at(line, "a variant needs a condition: `when: batch_size <= 4`"));
         };
         let mut values = IndexMap::new();
         for (name, value) in variant.value.iter().filter(|(name, _)| *name != "when") {
-            let line = self.line(value);
+            let line = self.line_of(value);
             if !self.typed.tunables.contains_key(name) {
                 return Err(self
-                    .error(
+                    .error_at(
                         line,
                         format!("a variant sets `{name}`, which is no tunable"),
                     )
@@ -381,7 +381,7 @@ impl Checker<'_> {
                     )));
             }
             let value = value.value.parse().map_err(|_| {
-                self.error(
+                self.error_at(
                     line,
                     format!("`{name}`: expected a whole number, found `{}`", value.value),
                 )
@@ -389,17 +389,17 @@ impl Checker<'_> {
             values.insert(name.clone(), value);
         }
         Ok(Variant {
-            when: self.expression(&when.value, self.line(when), 0)?,
+            when: self.parse_expression(&when.value, self.line_of(when), 0)?,
             values,
         })
     }
 
-    fn launch(&self, launch: &TypedLaunch, line: u32) -> Result<LaunchHeader, HeaderError> {
+    fn parse_launch(&self, launch: &LaunchYaml, line: u32) -> Result<LaunchHeader, HeaderError> {
         let extent = |list: &Spanned<String>, name: &str| {
-            let parts = self.list(list)?;
+            let parts = self.parse_list(list)?;
             if parts.is_empty() || parts.len() > 3 {
-                return Err(self.error(
-                    self.line(list),
+                return Err(self.error_at(
+                    self.line_of(list),
                     format!(
                         "`{name}`: expected one to three sizes, found {}",
                         parts.len()
@@ -409,8 +409,8 @@ impl Checker<'_> {
             Ok(parts)
         };
         if launch.kernel.value.trim().is_empty() {
-            return Err(self.error(
-                self.line(&launch.kernel),
+            return Err(self.error_at(
+                self.line_of(&launch.kernel),
                 "`kernel`: expected the name of a `__global__` function",
             ));
         }
@@ -419,21 +419,21 @@ impl Checker<'_> {
             .value
             .contains(['\n', ';', '{', '}', '#', '"', '\\'])
         {
-            return Err(self.error(
-                self.line(&launch.kernel),
+            return Err(self.error_at(
+                self.line_of(&launch.kernel),
                 "`kernel`: expected a C++ expression that names a `__global__` function",
             ));
         }
         let single = |value: &Option<Spanned<String>>| {
             value
                 .as_ref()
-                .map(|value| self.expression(&value.value, self.line(value), 0))
+                .map(|value| self.parse_expression(&value.value, self.line_of(value), 0))
                 .transpose()
         };
-        let args_line = self.line(&launch.args);
+        let args_line = self.line_of(&launch.args);
         let arguments = split_list(&launch.args.value)
             .into_iter()
-            .map(|(offset, argument)| self.argument(argument, args_line, offset))
+            .map(|(offset, argument)| self.parse_argument(argument, args_line, offset))
             .collect::<Result<_, _>>()?;
         Ok(LaunchHeader {
             line,
@@ -454,25 +454,32 @@ impl Checker<'_> {
         })
     }
 
-    fn argument(
+    fn parse_argument(
         &self,
         argument: &str,
         line: u32,
         offset: usize,
     ) -> Result<ArgumentHeader, HeaderError> {
         for (prefix, make) in [
-            ("i32(", ArgumentHeader::I32 as fn(Placed) -> ArgumentHeader),
+            (
+                "i32(",
+                ArgumentHeader::I32 as fn(LocatedExpression) -> ArgumentHeader,
+            ),
             ("u32(", ArgumentHeader::U32),
             ("i64(", ArgumentHeader::I64),
         ] {
             if let Some(inner) = argument.strip_prefix(prefix) {
                 let Some(inner) = inner.strip_suffix(')') else {
-                    return Err(self.error(
+                    return Err(self.error_at(
                         line,
                         format!("argument `{argument}`: the parenthesis is not closed"),
                     ));
                 };
-                return Ok(make(self.expression(inner, line, offset + prefix.len())?));
+                return Ok(make(self.parse_expression(
+                    inner,
+                    line,
+                    offset + prefix.len(),
+                )?));
             }
         }
         if let Some(tensor) = self
@@ -489,15 +496,15 @@ impl Checker<'_> {
         }
         if self.definition.axes.contains_key(argument) {
             return Ok(ArgumentHeader::I32(
-                self.expression(argument, line, offset)?,
+                self.parse_expression(argument, line, offset)?,
             ));
         }
-        self.tensor(argument, line)?;
+        self.check_tensor_name(argument, line)?;
         Ok(ArgumentHeader::Tensor(argument.to_owned()))
     }
 
     /// Checks that a name is an input with a shape, an output, or scratch.
-    fn tensor(&self, name: &str, line: u32) -> Result<(), HeaderError> {
+    fn check_tensor_name(&self, name: &str, line: u32) -> Result<(), HeaderError> {
         let is_tensor = self
             .definition
             .inputs
@@ -514,7 +521,7 @@ impl Checker<'_> {
                 .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
         if !plain {
             return Err(self
-                .error(
+                .error_at(
                     line,
                     format!("argument `{name}` is neither a name nor `i32(…)`, `u32(…)`, `i64(…)`"),
                 )
@@ -528,22 +535,27 @@ impl Checker<'_> {
             .chain(definition.axes.keys())
             .chain(self.typed.scratch.keys());
         Err(self
-            .error(line, format!("unknown name `{name}`"))
+            .error_at(line, format!("unknown name `{name}`"))
             .hint(did_you_mean(name, known.map(String::as_str))))
     }
 
-    fn list(&self, list: &Spanned<String>) -> Result<Vec<Placed>, HeaderError> {
-        let line = self.line(list);
+    fn parse_list(&self, list: &Spanned<String>) -> Result<Vec<LocatedExpression>, HeaderError> {
+        let line = self.line_of(list);
         split_list(&list.value)
             .into_iter()
-            .map(|(offset, part)| self.expression(part, line, offset))
+            .map(|(offset, part)| self.parse_expression(part, line, offset))
             .collect()
     }
 
     /// Parses an expression and checks its names; `offset` is where it begins within its value.
-    fn expression(&self, text: &str, line: u32, offset: usize) -> Result<Placed, HeaderError> {
+    fn parse_expression(
+        &self,
+        text: &str,
+        line: u32,
+        offset: usize,
+    ) -> Result<LocatedExpression, HeaderError> {
         let expression = Expression::parse(text).map_err(|error| {
-            self.error(
+            self.error_at(
                 line,
                 format!(
                     "expression `{text}`, character {}: {error}",
@@ -554,7 +566,7 @@ impl Checker<'_> {
         for (name, _) in expression.names() {
             let known = self.definition.axes.contains_key(name)
                 || self.typed.tunables.contains_key(name)
-                || MACHINE_NAMES.contains(&name);
+                || DEVICE_LIMIT_NAMES.contains(&name);
             if !known {
                 let names = self
                     .definition
@@ -562,20 +574,20 @@ impl Checker<'_> {
                     .keys()
                     .chain(self.typed.tunables.keys())
                     .map(String::as_str)
-                    .chain(MACHINE_NAMES);
+                    .chain(DEVICE_LIMIT_NAMES);
                 return Err(self
-                    .error(line, format!("expression `{text}`: unknown name `{name}`"))
+                    .error_at(line, format!("expression `{text}`: unknown name `{name}`"))
                     .hint(did_you_mean(name, names)));
             }
         }
-        Ok(Placed { line, expression })
+        Ok(LocatedExpression { line, expression })
     }
 
-    fn line<T>(&self, spanned: &Spanned<T>) -> u32 {
+    fn line_of<T>(&self, spanned: &Spanned<T>) -> u32 {
         self.lines_before + spanned.defined.line() as u32
     }
 
-    fn error(&self, line: u32, message: impl Into<String>) -> HeaderError {
+    fn error_at(&self, line: u32, message: impl Into<String>) -> HeaderError {
         HeaderError {
             line,
             message: message.into(),

@@ -17,10 +17,8 @@ pub mod syntax;
 #[cfg(test)]
 mod tests;
 
-pub use bind::{BindError, BindFault, Machine, Scalars};
-pub(crate) use header::{
-    ArgumentHeader, Compile, Header, LaunchHeader, Placed, Scratch, TensorMap, Variant,
-};
+pub use bind::{BindError, BindFault, DeviceLimits, Scalars};
+pub(crate) use header::{ArgumentHeader, Header, LaunchHeader};
 pub use point::with_point;
 
 /// A kernel file with a header that fits its task.

@@ -4,7 +4,7 @@ use crate::task::DType;
 
 /// One translation unit to compile: a kernel file under one set of tunable values.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Unit {
+pub struct TranslationUnit {
     /// The whole kernel file, header comment included, so that line numbers are the file's own.
     pub source: String,
     /// Constant axes: name in upper case, value. Become `constexpr`, unless the source declares the name itself.
@@ -12,7 +12,7 @@ pub struct Unit {
     /// Tunables in force: become macros.
     pub macros: Vec<(String, i64)>,
     /// What the launches call, in the header's order.
-    pub entries: Vec<Entry>,
+    pub entry_points: Vec<EntryPoint>,
     pub fast_math: bool,
     pub max_registers: Option<u32>,
     /// `compile.arch` of the header, e.g. `sm_90a`.
@@ -21,7 +21,7 @@ pub struct Unit {
 
 /// A `__global__` function as the header names it, with the types that will be passed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct EntryPoint {
     /// The C++ expression, e.g. `gdn_decode<ROWS>`.
     pub expression: String,
     pub arguments: Vec<ArgumentType>,
@@ -74,7 +74,7 @@ pub struct TensorMap {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     pub name: String,
-    pub role: Role,
+    pub role: BufferRole,
     pub dtype: DType,
     /// Sizes of the axes, outermost first; empty for a single element.
     pub shape: Vec<u64>,
@@ -91,7 +91,7 @@ impl Buffer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum BufferRole {
     Input,
     Output,
     /// An input that the task lets an output overwrite: filled as an input, compared as an output.
@@ -106,7 +106,7 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
     /// Index into `Unit::entries`.
-    pub entry: usize,
+    pub entry_point: usize,
     pub grid: [u32; 3],
     pub block: [u32; 3],
     /// Dynamic shared memory in bytes.

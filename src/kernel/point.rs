@@ -12,7 +12,7 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
     let mut edits = Vec::new();
     for (name, value) in point {
         let values = kernel.header.tunables.get(name)?;
-        let place = list_place(kernel, name)?;
+        let place = list_range(kernel, name)?;
         let mut others: Vec<_> = values
             .iter()
             .copied()
@@ -39,10 +39,10 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
 }
 
 /// Where a tunable's list stands in the file, brackets included.
-fn list_place(kernel: &Kernel, name: &str) -> Option<Range<usize>> {
-    let place = kernel.header.tunable_places.get(name)?;
+fn list_range(kernel: &Kernel, name: &str) -> Option<Range<usize>> {
+    let place = kernel.header.tunable_locations.get(name)?;
     // An alias stands where its anchor does: two tunables with one list cannot have two values.
-    let places = kernel.header.tunable_places.values();
+    let places = kernel.header.tunable_locations.values();
     if places.filter(|other| *other == place).count() > 1 {
         return None;
     }

@@ -9,7 +9,8 @@ mod declarations;
 mod facts;
 
 pub use declarations::declares_at_namespace_scope;
-pub(crate) use facts::{builtin_bytes}; pub use facts::{Facts, facts};
+pub(crate) use facts::builtin_type_bytes;
+pub use facts::{SourceFacts, source_facts};
 
 /// Deeper than any honest kernel, and shallow enough for what descends by recursion.
 const MAX_DEPTH: u32 = 200;
@@ -23,7 +24,7 @@ pub struct Syntax<'s> {
 
 /// A function with a body.
 #[derive(Clone, Copy, Debug)]
-pub struct Function<'t> {
+pub struct FunctionNode<'t> {
     pub node: Node<'t>,
     /// The node with the name, the parameters and what stands around them.
     pub declarator: Node<'t>,
@@ -71,7 +72,7 @@ impl<'s> Syntax<'s> {
     }
 
     /// The functions with bodies at namespace scope, in order.
-    pub fn functions(&self) -> Vec<Function<'_>> {
+    pub fn functions(&self) -> Vec<FunctionNode<'_>> {
         if !self.is_sound {
             return Vec::new();
         }
@@ -94,7 +95,7 @@ impl<'s> Syntax<'s> {
                 while declarator.kind() != "function_declarator" {
                     declarator = declarator.child_by_field_name("declarator")?;
                 }
-                Some(Function {
+                Some(FunctionNode {
                     node,
                     declarator,
                     body: node
@@ -107,7 +108,7 @@ impl<'s> Syntax<'s> {
     }
 
     /// The function's name without template arguments or scopes.
-    pub fn name_of(&self, function: &Function<'_>) -> &'s str {
+    pub fn function_name(&self, function: &FunctionNode<'_>) -> &'s str {
         function
             .declarator
             .child_by_field_name("declarator")
@@ -116,7 +117,7 @@ impl<'s> Syntax<'s> {
 
     /// The source as words, without comments, white space, and line structure: two sources with the same words are the same
     /// code. The header is a comment, and has to be compared apart.
-    pub fn words(&self) -> Vec<&'s str> {
+    pub fn lexemes(&self) -> Vec<&'s str> {
         let mut words = Vec::new();
         let mut walk = descendants(self.root());
         while let Some(node) = walk.next() {
@@ -131,8 +132,12 @@ impl<'s> Syntax<'s> {
     }
 
     /// The value of an integer expression, where names have the values that `value_of` gives, or the file's own constants.
-    pub fn integer(&self, node: Node<'_>, value_of: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
-        facts::Integers::new(self, value_of).evaluate(node, 0)
+    pub fn evaluate_integer(
+        &self,
+        node: Node<'_>,
+        value_of: &dyn Fn(&str) -> Option<i64>,
+    ) -> Option<i64> {
+        facts::IntegerEvaluator::new(self, value_of).evaluate(node, 0)
     }
 }
 
@@ -140,7 +145,7 @@ impl<'s> Syntax<'s> {
 pub fn descendants(node: Node<'_>) -> Descendants<'_> {
     Descendants {
         cursor: node.walk(),
-        state: State::Begin,
+        state: WalkState::Begin,
     }
 }
 
@@ -177,11 +182,11 @@ pub fn line_of(node: Node<'_>) -> usize {
 /// A walk that holds no stack of its own, so that no text can exhaust one.
 pub struct Descendants<'t> {
     cursor: TreeCursor<'t>,
-    state: State,
+    state: WalkState,
 }
 
 #[derive(PartialEq)]
-enum State {
+enum WalkState {
     Begin,
     Descend,
     Skip,
@@ -191,8 +196,8 @@ enum State {
 impl Descendants<'_> {
     /// Leaves out what is below the node that came last.
     pub(crate) fn skip_children(&mut self) {
-        if self.state == State::Descend {
-            self.state = State::Skip;
+        if self.state == WalkState::Descend {
+            self.state = WalkState::Skip;
         }
     }
 }
@@ -202,10 +207,10 @@ impl<'t> Iterator for Descendants<'t> {
 
     fn next(&mut self) -> Option<Node<'t>> {
         let found = match self.state {
-            State::End => false,
-            State::Begin => true,
-            State::Descend if self.cursor.goto_first_child() => true,
-            State::Descend | State::Skip => loop {
+            WalkState::End => false,
+            WalkState::Begin => true,
+            WalkState::Descend if self.cursor.goto_first_child() => true,
+            WalkState::Descend | WalkState::Skip => loop {
                 if self.cursor.goto_next_sibling() {
                     break true;
                 }
@@ -214,7 +219,11 @@ impl<'t> Iterator for Descendants<'t> {
                 }
             },
         };
-        self.state = if found { State::Descend } else { State::End };
+        self.state = if found {
+            WalkState::Descend
+        } else {
+            WalkState::End
+        };
         found.then(|| self.cursor.node())
     }
 }
@@ -243,33 +252,33 @@ mod tests {
         let functions: Vec<_> = syntax
             .functions()
             .iter()
-            .map(|function| (syntax.name_of(function), function.is_global))
+            .map(|function| (syntax.function_name(function), function.is_global))
             .collect();
         assert_eq!(functions, [("f", false), ("g", true)]);
         assert_eq!(line_of(syntax.functions()[1].node), 4);
     }
 
     #[test]
-    fn words_leave_out_comments_and_space() {
+    fn lexemes_ignore_comments_and_white_space() {
         let spaced = SOURCE
             .replace("/* why */", "\n\n // because\n")
             .replace("{ ", "{\n  ");
         assert_eq!(
-            Syntax::parse(SOURCE).words(),
-            Syntax::parse(&spaced).words()
+            Syntax::parse(SOURCE).lexemes(),
+            Syntax::parse(&spaced).lexemes()
         );
         let changed = SOURCE.replace("p[0]", "p[1]");
         assert_ne!(
-            Syntax::parse(SOURCE).words(),
-            Syntax::parse(&changed).words()
+            Syntax::parse(SOURCE).lexemes(),
+            Syntax::parse(&changed).lexemes()
         );
     }
 
     #[test]
-    fn any_text_gives_a_tree() {
+    fn any_text_parses_without_a_panic() {
         assert!(Syntax::parse(SOURCE).is_sound());
         for end in 0..SOURCE.len() {
-            let _ = Syntax::parse(&SOURCE[..end]).words();
+            let _ = Syntax::parse(&SOURCE[..end]).lexemes();
         }
         let nested = format!("int x = {}1{};", "(".repeat(5000), ")".repeat(5000));
         let syntax = Syntax::parse(&nested);

@@ -2,11 +2,11 @@
 
 use indexmap::IndexMap;
 
-use super::plan::{Argument, ArgumentType, Role};
+use super::plan::{Argument, ArgumentType, BufferRole};
 use super::*;
 use crate::task::{DType, TaskFiles};
 
-const MACHINE: Machine = Machine {
+const LIMITS: DeviceLimits = DeviceLimits {
     sm_count: 2,
     max_shared_bytes: 1000,
 };
@@ -57,7 +57,7 @@ fn parse(yaml: &str) -> Result<Kernel, HeaderError> {
     )
 }
 
-const GOOD: &str = "launch:
+const VALID_HEADER: &str = "launch:
   - kernel: scale<ROWS>
     grid: ceil_div(rows, ROWS), 2
     block: WIDTH
@@ -71,30 +71,30 @@ variants:
 scratch:
   partial: {dtype: float32, shape: \"rows, 2\", zero: true}";
 
-fn refusal(yaml: &str) -> String {
+fn header_error(yaml: &str) -> String {
     parse(yaml).unwrap_err().to_string()
 }
 
 #[test]
-fn binds_a_good_header_to_a_shape() {
+fn binding_evaluates_every_expression_of_a_header() {
     let task = task_files().load().unwrap();
-    let kernel = parse(GOOD).unwrap();
+    let kernel = parse(VALID_HEADER).unwrap();
     let rows = |rows: i64| {
         task.definition
             .bind(&IndexMap::from([("rows".to_owned(), rows)]))
             .unwrap()
     };
-    assert_eq!(kernel.variant(&rows(2), &MACHINE), Ok(Some(0)));
-    assert_eq!(kernel.values(Some(0))["ROWS"], 1);
-    assert_eq!(kernel.variant(&rows(3), &MACHINE), Ok(None));
+    assert_eq!(kernel.variant_for(&rows(2), &LIMITS), Ok(Some(0)));
+    assert_eq!(kernel.tunable_values(Some(0))["ROWS"], 1);
+    assert_eq!(kernel.variant_for(&rows(3), &LIMITS), Ok(None));
     let scalars = IndexMap::from([("factor".to_owned(), 2.5)]);
     let plan = kernel
-        .plan(
+        .launch_plan(
             &task,
             &rows(9),
-            &kernel.values(None),
+            &kernel.tunable_values(None),
             &scalars,
-            &MACHINE,
+            &LIMITS,
             false,
         )
         .unwrap();
@@ -112,26 +112,26 @@ fn binds_a_good_header_to_a_shape() {
         Argument::Buffer(2),
     ];
     assert_eq!(launch.arguments, expected);
-    assert_eq!(plan.buffers[2].role, Role::Scratch { zero: true });
+    assert_eq!(plan.buffers[2].role, BufferRole::Scratch { zero: true });
     assert_eq!(
         (plan.buffers[2].elements(), plan.outputs.as_slice()),
         (18, [1].as_slice())
     );
-    let unit = kernel.unit(&task, &kernel.values(None), true);
+    let unit = kernel.translation_unit(&task, &kernel.tunable_values(None), true);
     assert_eq!(unit.constants, [("COLUMNS".to_owned(), 8)]);
     assert_eq!(
         unit.macros,
         [("ROWS".to_owned(), 4), ("WIDTH".to_owned(), 32)]
     );
     assert_eq!(
-        unit.entries[0].arguments[2],
+        unit.entry_points[0].arguments[2],
         ArgumentType::Pointer(DType::Float64)
     );
 }
 
 #[test]
-fn puts_values_in_force_and_nothing_else() {
-    let kernel = parse(GOOD).unwrap();
+fn with_point_changes_only_the_tunable_lists() {
+    let kernel = parse(VALID_HEADER).unwrap();
     let point = IndexMap::from([("ROWS".to_owned(), 2), ("WIDTH".to_owned(), 64)]);
     let moved = with_point(&kernel, &point).unwrap();
     assert_eq!(
@@ -156,7 +156,7 @@ fn puts_values_in_force_and_nothing_else() {
 }
 
 #[test]
-fn errors_name_the_line_and_what_was_meant() {
+fn header_errors_name_the_line_and_suggest_a_name() {
     for (from, to, message) in [
         (
             "ceil_div(rows, ROWS), 2",
@@ -204,9 +204,9 @@ fn errors_name_the_line_and_what_was_meant() {
             "line 14: unknown value `float33` (did you mean `float32`?)",
         ),
     ] {
-        assert_eq!(refusal(&GOOD.replace(from, to)), message);
+        assert_eq!(header_error(&VALID_HEADER.replace(from, to)), message);
     }
-    assert!(refusal(&GOOD.replace("    block: WIDTH\n", "")).contains("`block`"));
+    assert!(header_error(&VALID_HEADER.replace("    block: WIDTH\n", "")).contains("`block`"));
 }
 
 #[test]
@@ -227,21 +227,21 @@ fn texts_without_a_header_are_refused() {
 }
 
 #[test]
-fn limits_are_checked_before_a_launch() {
+fn launch_limits_are_checked_when_binding() {
     let task = task_files().load().unwrap();
     let bind = |from: &str, to: &str| {
-        let kernel = parse(&GOOD.replace(from, to)).unwrap();
+        let kernel = parse(&VALID_HEADER.replace(from, to)).unwrap();
         let binding = task
             .definition
             .bind(&IndexMap::from([("rows".to_owned(), 4)]))
             .unwrap();
         kernel
-            .plan(
+            .launch_plan(
                 &task,
                 &binding,
-                &kernel.values(None),
+                &kernel.tunable_values(None),
                 &Scalars::new(),
-                &MACHINE,
+                &LIMITS,
                 false,
             )
             .unwrap_err()
@@ -296,7 +296,7 @@ fn limits_are_checked_before_a_launch() {
     }
 }
 
-const MAPPED: &str = "launch:
+const TENSOR_MAP_HEADER: &str = "launch:
   - kernel: scale
     grid: rows
     block: 32
@@ -304,29 +304,31 @@ const MAPPED: &str = "launch:
 tensor_maps:
   x_map: {of: x, dims: \"columns, rows\", strides: \"columns * 2\", box: \"columns, min(rows, 4)\", swizzle: 32}";
 
-fn mapped(yaml: &str, rows: i64) -> Result<super::plan::Plan, BindError> {
+fn plan_with_tensor_map(yaml: &str, rows: i64) -> Result<super::plan::Plan, BindError> {
     let task = task_files().load().unwrap();
     let kernel = parse(yaml).unwrap();
     let binding = task
         .definition
         .bind(&IndexMap::from([("rows".to_owned(), rows)]))
         .unwrap();
-    kernel.plan(
+    kernel.launch_plan(
         &task,
         &binding,
-        &kernel.values(None),
+        &kernel.tunable_values(None),
         &Scalars::new(),
-        &MACHINE,
+        &LIMITS,
         false,
     )
 }
 
 #[test]
-fn a_tensor_map_has_its_sizes_in_the_plan() {
+fn tensor_map_sizes_are_in_the_launch_plan() {
     let task = task_files().load().unwrap();
-    let unit = parse(MAPPED).unwrap().unit(&task, &IndexMap::new(), false);
-    assert_eq!(unit.entries[0].arguments[0], ArgumentType::TensorMap);
-    let plan = mapped(MAPPED, 7).unwrap();
+    let unit = parse(TENSOR_MAP_HEADER)
+        .unwrap()
+        .translation_unit(&task, &IndexMap::new(), false);
+    assert_eq!(unit.entry_points[0].arguments[0], ArgumentType::TensorMap);
+    let plan = plan_with_tensor_map(TENSOR_MAP_HEADER, 7).unwrap();
     assert_eq!(plan.launches[0].arguments[0], Argument::TensorMap(0));
     assert_eq!(
         plan.tensor_maps,
@@ -342,7 +344,7 @@ fn a_tensor_map_has_its_sizes_in_the_plan() {
 }
 
 #[test]
-fn a_tensor_map_stays_within_its_buffer() {
+fn a_tensor_map_beyond_its_buffer_is_refused() {
     // `x` has 7 rows of 8 elements of 2 bytes.
     for (from, to, fault, words) in [
         (
@@ -388,7 +390,7 @@ fn a_tensor_map_stays_within_its_buffer() {
             "`swizzle`: expected 0, 32, 64 or 128, found 48",
         ),
     ] {
-        let error = mapped(&MAPPED.replace(from, to), 7).unwrap_err();
+        let error = plan_with_tensor_map(&TENSOR_MAP_HEADER.replace(from, to), 7).unwrap_err();
         assert_eq!((error.fault, error.line), (fault, 8), "{to}: {error}");
         assert!(
             error.message.starts_with("tensor map `x_map`: ") && error.message.contains(words),
@@ -403,7 +405,7 @@ fn every_shipped_kernel_fits_every_workload_of_its_task() {
         let task = TaskFiles::find(name)
             .and_then(|files| files.load())
             .unwrap();
-        let machine = Machine {
+        let machine = DeviceLimits {
             sm_count: 2,
             max_shared_bytes: 232_448,
         };
@@ -411,11 +413,11 @@ fn every_shipped_kernel_fits_every_workload_of_its_task() {
             let kernel = Kernel::parse(text, &task.definition)
                 .unwrap_or_else(|error| panic!("{name}/{file}: {error}"));
             for workload in &task.workloads {
-                let variant = kernel.variant(&workload.binding, &machine).unwrap();
-                let plan = kernel.plan(
+                let variant = kernel.variant_for(&workload.binding, &machine).unwrap();
+                let plan = kernel.launch_plan(
                     &task,
                     &workload.binding,
-                    &kernel.values(variant),
+                    &kernel.tunable_values(variant),
                     &Scalars::new(),
                     &machine,
                     false,
@@ -436,8 +438,8 @@ fn every_shipped_kernel_fits_every_workload_of_its_task() {
 }
 
 #[test]
-fn a_list_of_two_tunables_is_left_as_it_is() {
-    let shared = GOOD
+fn a_yaml_list_shared_by_two_tunables_is_not_edited() {
+    let shared = VALID_HEADER
         .replace("[4, 1, 2]", "&list [4, 1, 2]")
         .replace("[32, 64]", "*list");
     let kernel = parse(&shared.replace("ROWS: 1}", "ROWS: 2}")).unwrap();
@@ -449,7 +451,7 @@ fn a_list_of_two_tunables_is_left_as_it_is() {
 }
 
 #[test]
-fn no_header_makes_more_work_than_a_search_could_do() {
+fn tunables_and_their_values_are_limited() {
     let list = |count: i64| {
         (0..count)
             .map(|value| value.to_string())
@@ -457,7 +459,7 @@ fn no_header_makes_more_work_than_a_search_could_do() {
             .join(", ")
     };
     let values = |count: i64| {
-        parse(&GOOD.replace(
+        parse(&VALID_HEADER.replace(
             "[4, 1, 2]",
             &format!("[4, 1, 2, {}]", list(count).replace("0, 1, 2, 3, 4, ", "")),
         ))
@@ -471,7 +473,8 @@ fn no_header_makes_more_work_than_a_search_could_do() {
     let many: String = (0..5000)
         .map(|index| format!("\n  MANY{index}: [1, 2]"))
         .collect();
-    let error = parse(&GOOD.replace("\nvariants", &format!("{many}\nvariants"))).unwrap_err();
+    let error =
+        parse(&VALID_HEADER.replace("\nvariants", &format!("{many}\nvariants"))).unwrap_err();
     assert_eq!(
         error.to_string(),
         "line 73: `tunables`: expected at most 64, found 5002"

@@ -6,12 +6,12 @@ use crate::event::Cost;
 
 /// The most that a run may spend on models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct BudgetLimits {
     pub nano_usd: Option<u64>,
     pub tokens: Option<u64>,
 }
 
-impl Limits {
+impl BudgetLimits {
     /// From dollars and tokens as they stand in a config.
     pub fn new(usd: Option<f64>, tokens: Option<u64>) -> Self {
         Self {
@@ -24,7 +24,7 @@ impl Limits {
 /// A run's account.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
-    limits: Limits,
+    limits: BudgetLimits,
     spent: Amount,
     reserved: Amount,
     /// Whether all that was spent had a price.
@@ -52,7 +52,7 @@ impl Amount {
         }
     }
 
-    fn less(self, other: Self) -> Self {
+    fn minus(self, other: Self) -> Self {
         Self {
             tokens: self.tokens.saturating_sub(other.tokens),
             nano_usd: self.nano_usd.saturating_sub(other.nano_usd),
@@ -62,13 +62,13 @@ impl Amount {
 
 /// What is left, reserved amounts taken off; `None` where nothing limits it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub struct RemainingBudget {
     pub nano_usd: Option<u64>,
     pub tokens: Option<u64>,
 }
 
 impl Budget {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: BudgetLimits) -> Self {
         Self {
             limits,
             priced: true,
@@ -79,43 +79,43 @@ impl Budget {
     /// Sets the worst case aside. False, and nothing is set aside, where it does not fit; a cost without a price fits under no
     /// limit in dollars.
     #[must_use]
-    pub(crate) fn reserve(&mut self, worst: &Cost) -> bool {
-        let fits = self.would_fit(worst);
+    pub(crate) fn reserve(&mut self, worst_case: &Cost) -> bool {
+        let fits = self.would_fit(worst_case);
         if fits {
-            self.reserved = self.reserved.plus(Amount::of(worst));
+            self.reserved = self.reserved.plus(Amount::of(worst_case));
         }
         fits
     }
 
     /// Sets aside what was set aside before, by an earlier process: the question is out already, whether it fits or not.
-    pub(crate) fn hold(&mut self, worst: &Cost) {
-        self.reserved = self.reserved.plus(Amount::of(worst));
+    pub(crate) fn reserve_sent(&mut self, worst_case: &Cost) {
+        self.reserved = self.reserved.plus(Amount::of(worst_case));
     }
 
     /// Whether a worst case could be set aside now.
-    pub(crate) fn would_fit(&self, worst: &Cost) -> bool {
-        let left = self.left();
+    pub(crate) fn would_fit(&self, worst_case: &Cost) -> bool {
+        let left = self.remaining();
         let dollars = left
             .nano_usd
-            .is_none_or(|left| worst.nano_usd.is_some_and(|cost| cost <= left));
-        dollars && left.tokens.is_none_or(|left| worst.tokens <= left)
+            .is_none_or(|left| worst_case.nano_usd.is_some_and(|cost| cost <= left));
+        dollars && left.tokens.is_none_or(|left| worst_case.tokens <= left)
     }
 
     /// What was set aside is free again, and what it came to is spent.
     pub(crate) fn settle(&mut self, reserved: &Cost, spent: &Cost) {
-        self.reserved = self.reserved.less(Amount::of(reserved));
-        self.count(spent);
+        self.reserved = self.reserved.minus(Amount::of(reserved));
+        self.add_spent(spent);
     }
 
     /// Counts what was spent before: by an earlier session of the same run.
-    pub(crate) fn count(&mut self, spent: &Cost) {
+    pub(crate) fn add_spent(&mut self, spent: &Cost) {
         self.priced &= spent.nano_usd.is_some() || spent.tokens == 0;
         self.spent = self.spent.plus(Amount::of(spent));
     }
 
     /// Takes back what was counted for a question that waits for its reply after all.
-    pub(crate) fn take_back(&mut self, counted: &Cost) {
-        self.spent = self.spent.less(Amount::of(counted));
+    pub(crate) fn undo_spent(&mut self, counted: &Cost) {
+        self.spent = self.spent.minus(Amount::of(counted));
     }
 
     /// What was spent; without dollars where a part of it has no price.
@@ -128,9 +128,9 @@ impl Budget {
     }
 
     /// What is left to be set aside.
-    pub(crate) fn left(&self) -> Left {
+    pub(crate) fn remaining(&self) -> RemainingBudget {
         let taken = self.spent.plus(self.reserved);
-        Left {
+        RemainingBudget {
             nano_usd: self
                 .limits
                 .nano_usd
@@ -143,8 +143,8 @@ impl Budget {
     }
 
     /// What would be left if all that is under way cost nothing: where even that does not fit, waiting does not help.
-    pub(crate) fn left_at_best(&self) -> Left {
-        Left {
+    pub(crate) fn remaining_without_reservations(&self) -> RemainingBudget {
+        RemainingBudget {
             nano_usd: self
                 .limits
                 .nano_usd
@@ -170,13 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_that_could_cost_more_than_is_left() {
-        let mut budget = Budget::new(Limits::new(Some(1.0), None));
+    fn reservation_never_exceeds_the_limit() {
+        let mut budget = Budget::new(BudgetLimits::new(Some(1.0), None));
         let worst = cost(100_000, Some(300_000_000));
         assert!((0..3).all(|_| budget.reserve(&worst)));
         assert!(!budget.reserve(&worst), "the fourth could pass the limit");
-        assert_eq!(budget.left().nano_usd, Some(100_000_000));
-        assert_eq!(budget.left_at_best().nano_usd, Some(1_000_000_000));
+        assert_eq!(budget.remaining().nano_usd, Some(100_000_000));
+        assert_eq!(
+            budget.remaining_without_reservations().nano_usd,
+            Some(1_000_000_000)
+        );
         budget.settle(&worst, &cost(1000, Some(1)));
         assert!(budget.reserve(&worst));
         assert_eq!(budget.spent(), cost(1000, Some(1)));
@@ -184,39 +187,39 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_is_out_already_is_held_even_where_it_no_longer_fits() {
-        let mut budget = Budget::new(Limits::new(None, Some(100)));
+    fn sent_request_is_reserved_even_over_the_limit() {
+        let mut budget = Budget::new(BudgetLimits::new(None, Some(100)));
         assert!(budget.reserve(&cost(60, None)));
-        budget.hold(&cost(90, None));
+        budget.reserve_sent(&cost(90, None));
         assert!(!budget.would_fit(&cost(1, None)));
         // Its end frees what it held, and nothing of the other's.
         budget.settle(&cost(90, None), &cost(10, None));
-        assert_eq!(budget.left().tokens, Some(30));
+        assert_eq!(budget.remaining().tokens, Some(30));
     }
 
     #[test]
-    fn tokens_are_limited_alike() {
-        let mut budget = Budget::new(Limits::new(None, Some(1000)));
-        budget.count(&cost(400, None));
+    fn token_limit_is_enforced() {
+        let mut budget = Budget::new(BudgetLimits::new(None, Some(1000)));
+        budget.add_spent(&cost(400, None));
         assert_eq!(budget.spent().nano_usd, None);
         assert!(budget.reserve(&cost(600, None)) && !budget.reserve(&cost(1, None)));
         budget.settle(&cost(600, None), &cost(0, Some(0)));
-        assert_eq!(budget.left().tokens, Some(600));
-        let mut free = Budget::new(Limits::default());
+        assert_eq!(budget.remaining().tokens, Some(600));
+        let mut free = Budget::new(BudgetLimits::default());
         assert!(
             free.reserve(&cost(u64::MAX, Some(u64::MAX))) && free.reserve(&cost(u64::MAX, None))
         );
     }
 
     #[test]
-    fn dollars_become_whole_billionths() {
+    fn dollars_are_converted_to_nano_dollars() {
         for (usd, nano) in [
             (0.1, 100_000_000),
             (0.29, 290_000_000),
             (1.0, 1_000_000_000),
             (1e-9, 1),
         ] {
-            assert_eq!(Limits::new(Some(usd), None).nano_usd, Some(nano));
+            assert_eq!(BudgetLimits::new(Some(usd), None).nano_usd, Some(nano));
         }
     }
 }

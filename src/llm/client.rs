@@ -8,39 +8,39 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-use super::command::Command;
-use super::gate::{Entry, Gate};
-use super::http::{Http, Times};
-use super::mailbox::Mailbox;
-use super::models::{Model, Models, ProviderName};
-use super::prices::{self, Rates};
-use super::replay::Replay;
+use super::circuit_breaker::{Admission, CircuitBreaker};
+use super::command::CommandProvider;
+use super::http::{HttpProvider, Timeouts};
+use super::mailbox::MailboxProvider;
+use super::models::{ModelList, ModelSettings, ProviderName};
+use super::prices::{self, TokenRates};
+use super::replay::ReplayProvider;
 use super::secret::Secrets;
-use super::settings::Settings;
-use super::wire::Wire;
-use super::{Answer, Attempt, Place, Provider, Reply, Request, TurnedAway, retry};
+use super::settings::LlmSettings;
+use super::wire::Protocol;
+use super::{Attempt, Provider, Reply, Request, RequestOrigin, RequestOutcome, TurnedAway, retry};
 use crate::base::Failure;
 use crate::event::{Cost, ReplyOutcome};
 
 /// Tokens that a server adds to a prompt at most, for roles and the like.
-const AROUND: u64 = 256;
+const MAX_OVERHEAD_TOKENS: u64 = 256;
 
 /// Models to ask. Shared by all that ask.
 pub struct Client {
-    models: Vec<Served>,
+    models: Vec<ServedModel>,
     slots: Semaphore,
     retries: u32,
     patience: Duration,
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
-    next: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, WaitingRequest>>,
+    next_wait: AtomicU64,
 }
 
 /// A model and who answers for it.
-struct Served {
+struct ServedModel {
     facts: ModelFacts,
-    rates: Option<Rates>,
+    rates: Option<TokenRates>,
     provider: Arc<dyn Provider>,
-    gate: Arc<Gate>,
+    breaker: Arc<CircuitBreaker>,
 }
 
 /// What is to be known of a model without asking it.
@@ -60,7 +60,7 @@ pub struct ModelFacts {
 
 /// A question that waits.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Waiting {
+pub struct WaitingRequest {
     pub model: String,
     pub task: String,
     pub step: u64,
@@ -71,37 +71,37 @@ pub struct Waiting {
 
 impl Client {
     /// Reads the keys and makes ready; sends nothing. The settings are those of [`Settings::decided`].
-    pub fn open(settings: &Settings) -> Result<Self, Failure> {
-        let Models::Listed(models) = &settings.models else {
+    pub fn open(settings: &LlmSettings) -> Result<Self, Failure> {
+        let ModelList::Listed(models) = &settings.models else {
             return Err(Failure::usage("which models to ask is not decided"));
         };
-        let times = Times {
+        let times = Timeouts {
             total: Duration::from_secs_f64(settings.timeout_seconds),
             idle: Duration::from_secs_f64(settings.idle_seconds),
         };
-        let secrets = Secrets::of(models);
-        let mut gates: HashMap<String, Arc<Gate>> = HashMap::new();
+        let secrets = Secrets::from_models(models);
+        let mut breakers: HashMap<String, Arc<CircuitBreaker>> = HashMap::new();
         let mut served = Vec::new();
         for model in models {
-            let provider: Arc<dyn Provider> = match Wire::of(model.provider) {
-                Some(wire) => Arc::new(Http::open(model, wire, times, &secrets)?),
+            let provider: Arc<dyn Provider> = match Protocol::for_provider(model.provider) {
+                Some(wire) => Arc::new(HttpProvider::open(model, wire, times, &secrets)?),
                 None => match model.provider {
-                    ProviderName::Command => Arc::new(Command::open(model, times.total)?),
-                    ProviderName::Replay => Arc::new(Replay::open(model)?),
-                    _ => Arc::new(Mailbox::new(settings.wait)),
+                    ProviderName::Command => Arc::new(CommandProvider::open(model, times.total)?),
+                    ProviderName::Replay => Arc::new(ReplayProvider::open(model)?),
+                    _ => Arc::new(MailboxProvider::new(settings.wait)),
                 },
             };
             let endpoint = match model.provider.endpoint() {
                 Some(_) => format!("{:?} {:?}", model.base_url, model.key_env),
                 None => model.name.clone(),
             };
-            served.push(Served {
-                facts: facts(model),
+            served.push(ServedModel {
+                facts: model_facts(model),
                 rates: model
                     .price
                     .map(|price| price.rates(model.provider == ProviderName::Anthropic)),
                 provider,
-                gate: Arc::clone(gates.entry(endpoint).or_default()),
+                breaker: Arc::clone(breakers.entry(endpoint).or_default()),
             });
         }
         Ok(Self {
@@ -110,25 +110,28 @@ impl Client {
             retries: settings.retries,
             patience: Duration::from_secs_f64(settings.patience_seconds),
             waiting: Mutex::default(),
-            next: AtomicU64::new(0),
+            next_wait: AtomicU64::new(0),
         })
     }
 
     /// A client whose models are answered for by others: for tests, and for programs that bring their own.
-    pub(crate) fn with(settings: &Settings, models: Vec<(Model, Arc<dyn Provider>)>) -> Self {
-        let serve = |(model, provider): (Model, Arc<dyn Provider>)| Served {
-            facts: facts(&model),
+    pub(crate) fn with_providers(
+        settings: &LlmSettings,
+        models: Vec<(ModelSettings, Arc<dyn Provider>)>,
+    ) -> Self {
+        let serve_model = |(model, provider): (ModelSettings, Arc<dyn Provider>)| ServedModel {
+            facts: model_facts(&model),
             rates: model.price.map(|price| price.rates(false)),
             provider,
-            gate: Arc::default(),
+            breaker: Arc::default(),
         };
         Self {
-            models: models.into_iter().map(serve).collect(),
+            models: models.into_iter().map(serve_model).collect(),
             slots: Semaphore::new(settings.concurrency),
             retries: settings.retries,
             patience: Duration::from_secs_f64(settings.patience_seconds),
             waiting: Mutex::default(),
-            next: AtomicU64::new(0),
+            next_wait: AtomicU64::new(0),
         }
     }
 
@@ -142,20 +145,20 @@ impl Client {
         self.served(name).map(|served| &served.facts)
     }
 
-    fn served(&self, name: &str) -> Option<&Served> {
+    fn served(&self, name: &str) -> Option<&ServedModel> {
         self.models.iter().find(|served| served.facts.name == name)
     }
 
     /// The most that a question can cost: every byte of the prompt a token, however it is cached, and a reply up to its cap.
     pub fn worst_case(&self, model: &str, request: &Request) -> Cost {
         let served = self.served(model);
-        let around = match served.map(|served| served.facts.provider) {
+        let overhead = match served.map(|served| served.facts.provider) {
             // Bytes are counted there, and none is added.
             Some(ProviderName::Command | ProviderName::Mailbox) => 0,
-            _ => AROUND,
+            _ => MAX_OVERHEAD_TOKENS,
         };
         let rates = served.and_then(|served| served.rates.as_ref());
-        prices::worst_case(rates, request.bytes() as u64 + around, request.most_output)
+        prices::worst_case(rates, request.bytes() as u64 + overhead, request.max_output)
     }
 
     /// What a reply cost: by the provider's count, nothing where it was certainly not billed, else the worst case that was
@@ -165,7 +168,7 @@ impl Client {
             return *reserved;
         };
         if let Some(usage) = &reply.usage {
-            return prices::cost(served.rates.as_ref(), usage);
+            return prices::cost_of_usage(served.rates.as_ref(), usage);
         }
         if !reply.is_billable {
             return Cost {
@@ -188,68 +191,79 @@ impl Client {
     }
 
     /// Questions that wait, and for what: the first that comes back first.
-    pub fn waiting(&self) -> Vec<Waiting> {
-        let mut waiting: Vec<_> = self.list().values().cloned().collect();
+    pub fn waiting_requests(&self) -> Vec<WaitingRequest> {
+        let mut waiting: Vec<_> = self.lock_waiting().values().cloned().collect();
         waiting.sort_by_key(|waiting| (waiting.until.is_none(), waiting.until));
         waiting
     }
 
     /// Asks. What the server does ends as a reply; dropping the future ends the question.
-    pub async fn ask(&self, model: &str, request: &Request, place: &Place) -> Answer {
+    pub async fn ask(
+        &self,
+        model: &str,
+        request: &Request,
+        place: &RequestOrigin,
+    ) -> RequestOutcome {
         let Some(served) = self.served(model) else {
-            let words = format!("the config has no model `{model}`");
-            return Answer::Reply(
+            let detail = format!("the config has no model `{model}`");
+            return RequestOutcome::Reply(
                 Reply::new(ReplyOutcome::Fatal, String::new())
-                    .because(words)
-                    .unbilled(),
+                    .with_detail(detail)
+                    .not_billed(),
             );
         };
-        let _waits;
+        let _mailbox_wait;
         let _slot;
         if served.facts.provider == ProviderName::Mailbox {
             // A person takes hours: nobody else is kept waiting for it.
-            _waits = Some(self.wait(served, place, None, "for a reply in the mailbox"));
+            _mailbox_wait =
+                Some(self.register_wait(served, place, None, "for a reply in the mailbox"));
         } else {
             // It is never closed.
             _slot = self.slots.acquire().await.ok();
         }
-        self.patiently(served, request, place).await
+        self.send_with_retries(served, request, place).await
     }
 
     /// Sends until there is an end to it.
-    async fn patiently(&self, served: &Served, request: &Request, place: &Place) -> Answer {
+    async fn send_with_retries(
+        &self,
+        served: &ServedModel,
+        request: &Request,
+        place: &RequestOrigin,
+    ) -> RequestOutcome {
         let deadline = Instant::now() + self.patience;
         let mut first = None;
         let mut tries = 0;
         let mut last: Option<TurnedAway> = None;
         loop {
-            let pass = match served.gate.enter() {
-                Entry::Open(pass) => pass,
-                Entry::Shut { until, why } if until <= deadline => {
-                    let _shown = self.wait(served, place, Some(until), &why);
+            let pass = match served.breaker.admit() {
+                Admission::Allowed(pass) => pass,
+                Admission::Blocked { until, why } if until <= deadline => {
+                    let _wait = self.register_wait(served, place, Some(until), &why);
                     sleep_until(until).await;
                     continue;
                 }
-                Entry::Shut { until, why } => {
+                Admission::Blocked { until, why } => {
                     let after = Some(until.saturating_duration_since(Instant::now()));
                     let detail = last.map_or(why, |last| last.detail);
-                    return turned_away(detail, after, tries, first);
+                    return turned_away_reply(detail, after, tries, first);
                 }
             };
             tries += 1;
             let begun = *first.get_or_insert_with(Instant::now);
             let away = match served.provider.send(request, place).await {
-                Attempt::Pending => return Answer::Pending,
+                Attempt::Pending => return RequestOutcome::Pending,
                 Attempt::Ended(reply) => {
                     match reply.outcome {
                         ReplyOutcome::Lost => {
                             let why = reply.detail.as_deref().unwrap_or("a reply was lost");
-                            pass.failed(None, why);
+                            pass.report_failure(None, why);
                         }
-                        _ => pass.well(),
+                        _ => pass.report_success(),
                     }
                     let seconds = begun.elapsed().as_secs_f64();
-                    return Answer::Reply(Reply {
+                    return RequestOutcome::Reply(Reply {
                         tries,
                         seconds,
                         ..reply
@@ -258,13 +272,13 @@ impl Client {
                 Attempt::TurnedAway(away) => away,
             };
             match away.is_rate_limit {
-                true => pass.too_many(away.retry_after, &away.detail),
-                false => pass.failed(away.retry_after, &away.detail),
+                true => pass.report_rate_limit(away.retry_after, &away.detail),
+                false => pass.report_failure(away.retry_after, &away.detail),
             }
             let wait = away.retry_after.unwrap_or_else(|| retry::backoff(tries));
             let until = Instant::now() + wait;
             if away.is_final || tries > self.retries || until > deadline {
-                return turned_away(away.detail, away.retry_after, tries, first);
+                return turned_away_reply(away.detail, away.retry_after, tries, first);
             }
             tracing::debug!(
                 model = served.facts.name,
@@ -274,52 +288,58 @@ impl Client {
                 why = away.detail,
                 "turned away"
             );
-            let _shown = self.wait(served, place, Some(until), &away.detail);
+            let _wait = self.register_wait(served, place, Some(until), &away.detail);
             sleep_until(until).await;
             last = Some(away);
         }
     }
 
-    fn list(&self) -> MutexGuard<'_, BTreeMap<u64, Waiting>> {
+    fn lock_waiting(&self) -> MutexGuard<'_, BTreeMap<u64, WaitingRequest>> {
         // Nothing is left half done under this lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a question on the list of those that wait, for as long as the result lives.
-    fn wait(&self, served: &Served, place: &Place, until: Option<Instant>, why: &str) -> Shown<'_> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting {
+    fn register_wait(
+        &self,
+        served: &ServedModel,
+        place: &RequestOrigin,
+        until: Option<Instant>,
+        why: &str,
+    ) -> WaitGuard<'_> {
+        let number = self.next_wait.fetch_add(1, Ordering::Relaxed);
+        let waiting = WaitingRequest {
             model: served.facts.name.clone(),
             task: place.task.clone(),
             step: place.step,
             until: until.map(Instant::into_std),
             why: why.to_owned(),
         };
-        self.list().insert(number, waiting);
-        Shown {
+        self.lock_waiting().insert(number, waiting);
+        WaitGuard {
             client: self,
             number,
         }
     }
 }
 
-fn turned_away(
+fn turned_away_reply(
     detail: String,
     retry_after: Option<Duration>,
     tries: u32,
     first: Option<Instant>,
-) -> Answer {
-    Answer::Reply(Reply {
+) -> RequestOutcome {
+    RequestOutcome::Reply(Reply {
         retry_after,
         tries,
         seconds: first.map_or(0.0, |first| first.elapsed().as_secs_f64()),
         ..Reply::new(ReplyOutcome::TurnedAway, String::new())
-            .because(detail)
-            .unbilled()
+            .with_detail(detail)
+            .not_billed()
     })
 }
 
-fn facts(model: &Model) -> ModelFacts {
+fn model_facts(model: &ModelSettings) -> ModelFacts {
     ModelFacts {
         name: model.name.clone(),
         provider: model.provider,
@@ -331,13 +351,13 @@ fn facts(model: &Model) -> ModelFacts {
 }
 
 /// A line on the list of those that wait.
-struct Shown<'a> {
+struct WaitGuard<'a> {
     client: &'a Client,
     number: u64,
 }
 
-impl Drop for Shown<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
-        self.client.list().remove(&self.number);
+        self.client.lock_waiting().remove(&self.number);
     }
 }

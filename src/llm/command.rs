@@ -13,27 +13,27 @@ use tokio::process::Child;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::models::Model;
-use super::{Attempt, Place, Provider, Reply, Request, Sending, capped};
+use super::models::ModelSettings;
+use super::{Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin, sanitize_detail};
 use crate::base::{Failure, environment};
 use crate::event::ReplyOutcome;
 
 /// How much of what it says on standard error is kept.
-const MOST_COMPLAINT: usize = 4096;
+const MAX_STDERR_BYTES: usize = 4096;
 
 /// How long the rest of it is waited for once the program has ended.
-const LINGER: Duration = Duration::from_millis(100);
+const STDERR_GRACE: Duration = Duration::from_millis(100);
 
 /// A program that answers.
-pub(super) struct Command {
+pub(super) struct CommandProvider {
     argv: Vec<String>,
     /// Variables that it is not given.
     withheld: Vec<OsString>,
-    total: Duration,
+    timeout: Duration,
 }
 
-impl Command {
-    pub(super) fn open(model: &Model, total: Duration) -> Result<Self, Failure> {
+impl CommandProvider {
+    pub(super) fn open(model: &ModelSettings, total: Duration) -> Result<Self, Failure> {
         for name in &model.pass_env {
             if std::env::var_os(name).is_none() {
                 return Err(Failure::environment(format!(
@@ -45,8 +45,8 @@ impl Command {
         }
         Ok(Self {
             argv: model.command.clone(),
-            withheld: withheld(&model.pass_env),
-            total,
+            withheld: withheld_variables(&model.pass_env),
+            timeout: total,
         })
     }
 
@@ -68,57 +68,60 @@ impl Command {
         command.spawn()
     }
 
-    async fn ask(&self, request: &Request) -> Attempt {
+    async fn run_program(&self, request: &Request) -> Attempt {
         let mut child = match self.start() {
             Ok(child) => child,
             Err(error) => {
                 let program = self.argv.first().map_or("", String::as_str);
                 return Attempt::Ended(
                     Reply::new(ReplyOutcome::Fatal, String::new())
-                        .because(capped(&format!("`{program}` cannot be started: {error}")))
-                        .unbilled(),
+                        .with_detail(sanitize_detail(&format!(
+                            "`{program}` cannot be started: {error}"
+                        )))
+                        .not_billed(),
                 );
             }
         };
-        let _group = Group(child.id());
-        let most = usize::try_from(request.most_output).unwrap_or(usize::MAX);
-        let (mut said, mut complaint) = (Vec::new(), Vec::new());
-        let talk = talk(&mut child, request, most, &mut said, &mut complaint);
-        let ended = timeout(self.total, talk).await;
+        let _group = ProcessGroup(child.id());
+        let max_bytes = usize::try_from(request.max_output).unwrap_or(usize::MAX);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let talk = exchange(&mut child, request, max_bytes, &mut stdout, &mut stderr);
+        let ended = timeout(self.timeout, talk).await;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let reply = |outcome| Reply::new(outcome, text(&said));
-        let trouble = |words: String| {
-            let complaint = text(&complaint);
+        let reply = |outcome| Reply::new(outcome, text(&stdout));
+        let with_stderr = |words: String| {
+            let complaint = text(&stderr);
             match complaint.trim().is_empty() {
                 true => words,
-                false => capped(&format!("{words}: {}", complaint.trim())),
+                false => sanitize_detail(&format!("{words}: {}", complaint.trim())),
             }
         };
         Attempt::Ended(match ended {
             Err(_) => {
-                let words = format!("it took longer than {} s", self.total.as_secs_f64());
-                reply(ReplyOutcome::Lost).because(trouble(words))
+                let words = format!("it took longer than {} s", self.timeout.as_secs_f64());
+                reply(ReplyOutcome::Lost).with_detail(with_stderr(words))
             }
-            Ok(Err(error)) => reply(ReplyOutcome::Lost).because(trouble(error.to_string())),
+            Ok(Err(error)) => reply(ReplyOutcome::Lost).with_detail(with_stderr(error.to_string())),
             Ok(Ok(None)) => reply(ReplyOutcome::Truncated)
-                .because(format!("the reply is longer than {most} bytes")),
+                .with_detail(format!("the reply is longer than {max_bytes} bytes")),
             Ok(Ok(Some(status))) if !status.success() => reply(ReplyOutcome::Lost)
-                .because(trouble(format!("the program ended with {status}"))),
-            Ok(Ok(Some(_))) if said.iter().all(u8::is_ascii_whitespace) => {
-                reply(ReplyOutcome::Empty).because(trouble("the program said nothing".to_owned()))
+                .with_detail(with_stderr(format!("the program ended with {status}"))),
+            Ok(Ok(Some(_))) if stdout.iter().all(u8::is_ascii_whitespace) => {
+                reply(ReplyOutcome::Empty)
+                    .with_detail(with_stderr("the program said nothing".to_owned()))
             }
-            Ok(Ok(Some(_))) => match String::from_utf8(std::mem::take(&mut said)) {
+            Ok(Ok(Some(_))) => match String::from_utf8(std::mem::take(&mut stdout)) {
                 Ok(text) => Reply::new(ReplyOutcome::Complete, text),
                 Err(error) => Reply::new(ReplyOutcome::Malformed, text(error.as_bytes()))
-                    .because("the reply is not UTF-8"),
+                    .with_detail("the reply is not UTF-8"),
             },
         })
     }
 }
 
 /// Variables that look like secrets by their names, or hold a key of the run, and are not to be passed on.
-fn withheld(pass: &[String]) -> Vec<OsString> {
-    let mut names = environment::withheld();
+fn withheld_variables(pass: &[String]) -> Vec<OsString> {
+    let mut names = environment::withheld_variables();
     names.retain(|name| {
         !pass
             .iter()
@@ -128,12 +131,12 @@ fn withheld(pass: &[String]) -> Vec<OsString> {
 }
 
 /// Writes the prompt while the reply is read: either may be larger than a pipe. `None` where the reply is too long.
-async fn talk(
+async fn exchange(
     child: &mut Child,
     request: &Request,
-    most: usize,
-    said: &mut Vec<u8>,
-    complaint: &mut Vec<u8>,
+    max_bytes: usize,
+    reply_bytes: &mut Vec<u8>,
+    stderr_bytes: &mut Vec<u8>,
 ) -> std::io::Result<Option<ExitStatus>> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
@@ -149,10 +152,10 @@ async fn talk(
         }
         let _ = stdin.shutdown().await;
     };
-    let heard = Notify::new();
-    let hear = async {
+    let reply_read = Notify::new();
+    let read_reply = async {
         let answer = async {
-            let rest = read(stdout, most, said).await?;
+            let rest = read_up_to(stdout, max_bytes, reply_bytes).await?;
             Ok(match rest {
                 Some(_) => None,
                 None => Some(child.wait().await?),
@@ -167,33 +170,33 @@ async fn talk(
             answer = answer => answer,
             never = write => match never {},
         };
-        heard.notify_one();
+        reply_read.notify_one();
         answer
     };
-    let listen = async {
+    let read_stderr = async {
         let all = async {
-            if let Ok(Some(mut rest)) = read(stderr, MOST_COMPLAINT, complaint).await {
+            if let Ok(Some(mut rest)) = read_up_to(stderr, MAX_STDERR_BYTES, stderr_bytes).await {
                 // Read on, so that nobody is held up who says more.
                 let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
             }
         };
         // A child of the program may hold standard error open: its own end is enough.
         let end = async {
-            heard.notified().await;
-            sleep(LINGER).await;
+            reply_read.notified().await;
+            sleep(STDERR_GRACE).await;
         };
         tokio::select! {
             () = all => {}
             () = end => {}
         }
     };
-    tokio::join!(hear, listen).0
+    tokio::join!(read_reply, read_stderr).0
 }
 
 /// Reads up to so many bytes; returns the source where there is more.
-async fn read<R: AsyncRead + Unpin>(
+async fn read_up_to<R: AsyncRead + Unpin>(
     source: Option<R>,
-    most: usize,
+    max_bytes: usize,
     into: &mut Vec<u8>,
 ) -> std::io::Result<Option<R>> {
     let Some(mut source) = source else {
@@ -201,7 +204,7 @@ async fn read<R: AsyncRead + Unpin>(
     };
     let mut piece = [0; 8192];
     loop {
-        let room = piece.len().min(most - into.len());
+        let room = piece.len().min(max_bytes - into.len());
         if room == 0 {
             let more = source.read(&mut piece[..1]).await?;
             return Ok((more > 0).then_some(source));
@@ -214,16 +217,16 @@ async fn read<R: AsyncRead + Unpin>(
     }
 }
 
-impl Provider for Command {
-    fn send<'a>(&'a self, request: &'a Request, _place: &'a Place) -> Sending<'a> {
-        Box::pin(self.ask(request))
+impl Provider for CommandProvider {
+    fn send<'a>(&'a self, request: &'a Request, _place: &'a RequestOrigin) -> AttemptFuture<'a> {
+        Box::pin(self.run_program(request))
     }
 }
 
 /// A program with all its children, which end when this does.
-struct Group(Option<u32>);
+struct ProcessGroup(Option<u32>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let Some(leader) = self.0.and_then(|id| libc::pid_t::try_from(id).ok()) else {
             return;

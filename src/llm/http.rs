@@ -12,11 +12,14 @@ use reqwest::{Response, StatusCode, Url, redirect, retry as http_retry};
 use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::models::{Model, ProviderName};
+use super::models::{ModelSettings, ProviderName};
 use super::secret::{Secret, Secrets};
-use super::sse::Events;
-use super::wire::{End, Gathered, Said, Trouble, Wire};
-use super::{Attempt, Place, Provider, Reply, Request, Sending, TurnedAway, capped, retry};
+use super::sse::EventParser;
+use super::wire::{EventEffect, FinishReason, PartialReply, Protocol, WireError};
+use super::{
+    Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin, TurnedAway, retry,
+    sanitize_detail,
+};
 use crate::base::Failure;
 use crate::event::ReplyOutcome;
 
@@ -24,38 +27,38 @@ use crate::event::ReplyOutcome;
 const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How much of a reply, and of what a server says is wrong, is read at most.
-const MOST_BYTES: usize = 64 << 20;
-const MOST_TROUBLE: usize = 64 << 10;
+const MAX_REPLY_BYTES: usize = 64 << 20;
+const MAX_ERROR_BYTES: usize = 64 << 10;
 
 /// How long the end of a stream is waited for after its last event: then the connection can serve again.
-const LINGER: Duration = Duration::from_millis(100);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Times of one request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct Timeouts {
     pub total: Duration,
     pub idle: Duration,
 }
 
 /// A model behind a server.
-pub(super) struct Http {
+pub(super) struct HttpProvider {
     client: reqwest::Client,
-    wire: Wire,
+    wire: Protocol,
     url: Url,
     headers: HeaderMap,
-    model: Model,
-    times: Times,
+    model: ModelSettings,
+    timeouts: Timeouts,
     secrets: Secrets,
 }
 
-impl Http {
+impl HttpProvider {
     pub(super) fn open(
-        model: &Model,
-        wire: Wire,
-        times: Times,
+        model: &ModelSettings,
+        wire: Protocol,
+        timeouts: Timeouts,
         secrets: &Secrets,
     ) -> Result<Self, Failure> {
         let base = model.base_url.as_deref().unwrap_or_default();
@@ -65,37 +68,37 @@ impl Http {
                 model.name
             ))
         })?;
-        let headers = headers(model, wire)?;
+        let headers = request_headers(model, wire)?;
         Ok(Self {
-            client: client(&url)?,
+            client: http_client(&url)?,
             wire,
             url,
             headers,
             model: model.clone(),
-            times,
+            timeouts,
             secrets: secrets.clone(),
         })
     }
 
-    async fn ask(&self, request: &Request) -> Attempt {
+    async fn send_once(&self, request: &Request) -> Attempt {
         let ended = |outcome, detail: String| {
-            Attempt::Ended(Reply::new(outcome, String::new()).because(detail))
+            Attempt::Ended(Reply::new(outcome, String::new()).with_detail(detail))
         };
         let body = match self.wire.body(&self.model, request) {
             Ok(body) => body,
             Err(error) => {
                 return Attempt::Ended(
                     Reply::new(ReplyOutcome::Fatal, String::new())
-                        .because(format!("the request cannot be written: {error}"))
-                        .unbilled(),
+                        .with_detail(format!("the request cannot be written: {error}"))
+                        .not_billed(),
                 );
             }
         };
         let is_streamed = self.model.stream.unwrap_or(true);
-        let deadline = Instant::now() + self.times.total;
-        let patience = match is_streamed {
-            true => self.times.idle.min(self.times.total),
-            false => self.times.total,
+        let deadline = Instant::now() + self.timeouts.total;
+        let first_byte_timeout = match is_streamed {
+            true => self.timeouts.idle.min(self.timeouts.total),
+            false => self.timeouts.total,
         };
         let sent = self
             .client
@@ -103,9 +106,9 @@ impl Http {
             .headers(self.headers.clone())
             .body(body)
             .send();
-        let response = match timeout(patience, sent).await {
+        let response = match timeout(first_byte_timeout, sent).await {
             Err(_) => {
-                let seconds = patience.as_secs_f64();
+                let seconds = first_byte_timeout.as_secs_f64();
                 return ended(ReplyOutcome::Lost, format!("no answer within {seconds} s"));
             }
             Ok(Err(error)) if error.is_connect() => {
@@ -113,60 +116,67 @@ impl Http {
                     retry_after: None,
                     is_final: false,
                     is_rate_limit: false,
-                    detail: self.clean(&format!(
+                    detail: self.scrub(&format!(
                         "no connection to {}: {}",
                         self.host(),
-                        chain(&error)
+                        error_chain(&error)
                     )),
                 });
             }
             Ok(Err(error)) if error.is_builder() => {
-                let detail = self.clean(&format!("the request cannot be made: {}", chain(&error)));
+                let detail = self.scrub(&format!(
+                    "the request cannot be made: {}",
+                    error_chain(&error)
+                ));
                 return Attempt::Ended(
                     Reply::new(ReplyOutcome::Fatal, String::new())
-                        .because(detail)
-                        .unbilled(),
+                        .with_detail(detail)
+                        .not_billed(),
                 );
             }
             Ok(Err(error)) => {
-                let detail = format!("the connection to {} broke: {}", self.host(), chain(&error));
-                return ended(ReplyOutcome::Lost, self.clean(&detail));
+                let detail = format!(
+                    "the connection to {} broke: {}",
+                    self.host(),
+                    error_chain(&error)
+                );
+                return ended(ReplyOutcome::Lost, self.scrub(&detail));
             }
             Ok(Ok(response)) => response,
         };
         if !response.status().is_success() {
-            return self.turned_away(response, deadline).await;
+            return self.error_status(response, deadline).await;
         }
         let kind = response.headers().get(CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let comes_as_events = match kind {
+        let is_event_stream = match kind {
             kind if kind.starts_with("text/event-stream") => true,
             kind if kind.starts_with("application/json") => false,
             _ => is_streamed,
         };
-        Attempt::Ended(match comes_as_events {
-            true => self.stream(response, deadline).await,
-            false => self.whole(response, deadline).await,
+        Attempt::Ended(match is_event_stream {
+            true => self.read_stream(response, deadline).await,
+            false => self.read_whole(response, deadline).await,
         })
     }
 
     /// Reads events until the last one.
-    async fn stream(&self, mut response: Response, deadline: Instant) -> Reply {
-        let mut gathered = Gathered::default();
-        let mut events = Events::default();
+    async fn read_stream(&self, mut response: Response, deadline: Instant) -> Reply {
+        let mut gathered = PartialReply::default();
+        let mut events = EventParser::default();
         let mut bytes = 0;
         loop {
-            let chunk = self.chunk(&mut response, deadline).await;
+            let chunk = self.next_chunk(&mut response, deadline).await;
             let flow = match &chunk {
                 Ok(Some(chunk)) => {
                     bytes += chunk.len();
-                    events.push(chunk, |data| self.take(data, &mut gathered))
+                    events.feed(chunk, |data| self.handle_event(data, &mut gathered))
                 }
                 Ok(None) => {
                     // What is not a whole event at the end was cut off, and is none.
-                    let flow = events.finish(|data| self.take(data, &mut gathered));
+                    let flow = events.finish(|data| self.handle_event(data, &mut gathered));
                     match flow {
-                        ControlFlow::Break(Stop::Unreadable(_)) => ControlFlow::Continue(()),
+                        ControlFlow::Break(StreamEnd::Unreadable(_)) => ControlFlow::Continue(()),
                         flow => flow,
                     }
                 }
@@ -174,160 +184,167 @@ impl Http {
             };
             let stop = match (flow, chunk) {
                 (ControlFlow::Break(stop), _) => stop,
-                (_, Ok(Some(_))) if bytes > MOST_BYTES => {
-                    Stop::Unreadable(format!("more than {MOST_BYTES} bytes came"))
+                (_, Ok(Some(_))) if bytes > MAX_REPLY_BYTES => {
+                    StreamEnd::Unreadable(format!("more than {MAX_REPLY_BYTES} bytes came"))
                 }
                 (_, Ok(Some(_))) => continue,
-                (_, Ok(None)) => Stop::Cut("the stream ended before the reply did".to_owned()),
-                (_, Err(why)) => Stop::Cut(why),
+                (_, Ok(None)) => {
+                    StreamEnd::Interrupted("the stream ended before the reply did".to_owned())
+                }
+                (_, Err(why)) => StreamEnd::Interrupted(why),
             };
-            if matches!(stop, Stop::Last) {
+            if matches!(stop, StreamEnd::Finished) {
                 let until_end = async { while let Ok(Some(_)) = response.chunk().await {} };
                 // Only for the connection's sake: the reply is whole.
-                let _ = timeout(LINGER, until_end).await;
+                let _ = timeout(DRAIN_TIMEOUT, until_end).await;
             }
-            return self.reply(gathered, stop);
+            return self.finish_reply(gathered, stop);
         }
     }
 
-    fn take(&self, data: &str, gathered: &mut Gathered) -> ControlFlow<Stop> {
-        match self.wire.event(data, gathered) {
-            Ok(Said::More) => ControlFlow::Continue(()),
-            Ok(Said::Last) => ControlFlow::Break(Stop::Last),
-            Ok(Said::Failed(trouble)) => ControlFlow::Break(Stop::Failed(trouble)),
-            Err(why) => ControlFlow::Break(Stop::Unreadable(why)),
+    fn handle_event(&self, data: &str, gathered: &mut PartialReply) -> ControlFlow<StreamEnd> {
+        match self.wire.apply_event(data, gathered) {
+            Ok(EventEffect::Continue) => ControlFlow::Continue(()),
+            Ok(EventEffect::Finished) => ControlFlow::Break(StreamEnd::Finished),
+            Ok(EventEffect::Failed(trouble)) => ControlFlow::Break(StreamEnd::Failed(trouble)),
+            Err(why) => ControlFlow::Break(StreamEnd::Unreadable(why)),
         }
     }
 
     /// Reads a reply that comes as one.
-    async fn whole(&self, mut response: Response, deadline: Instant) -> Reply {
-        let mut gathered = Gathered::default();
+    async fn read_whole(&self, mut response: Response, deadline: Instant) -> Reply {
+        let mut gathered = PartialReply::default();
         let mut bytes = Vec::new();
         let stop = loop {
-            match self.chunk(&mut response, deadline).await {
-                Ok(Some(chunk)) if bytes.len() + chunk.len() > MOST_BYTES => {
-                    break Some(Stop::Unreadable(format!(
-                        "more than {MOST_BYTES} bytes came"
+            match self.next_chunk(&mut response, deadline).await {
+                Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_REPLY_BYTES => {
+                    break Some(StreamEnd::Unreadable(format!(
+                        "more than {MAX_REPLY_BYTES} bytes came"
                     )));
                 }
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
                 Ok(None) => break None,
-                Err(why) => break Some(Stop::Cut(why)),
+                Err(why) => break Some(StreamEnd::Interrupted(why)),
             }
         };
-        let stop = stop.unwrap_or_else(|| match self.wire.whole(&bytes, &mut gathered) {
-            Ok(Said::Failed(trouble)) => Stop::Failed(trouble),
-            Ok(_) => Stop::Last,
-            Err(why) => Stop::Unreadable(why),
+        let stop = stop.unwrap_or_else(|| match self.wire.apply_whole(&bytes, &mut gathered) {
+            Ok(EventEffect::Failed(trouble)) => StreamEnd::Failed(trouble),
+            Ok(_) => StreamEnd::Finished,
+            Err(why) => StreamEnd::Unreadable(why),
         });
-        self.reply(gathered, stop)
+        self.finish_reply(gathered, stop)
     }
 
     /// The next bytes, within the times; why not, in words.
-    async fn chunk(
+    async fn next_chunk(
         &self,
         response: &mut Response,
         deadline: Instant,
     ) -> Result<Option<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + use<>>, String> {
-        let silence = Instant::now() + self.times.idle;
+        let silence = Instant::now() + self.timeouts.idle;
         match timeout_at(silence.min(deadline), response.chunk()).await {
             Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(format!("the connection broke: {}", chain(&error))),
+            Ok(Err(error)) => Err(format!("the connection broke: {}", error_chain(&error))),
             Err(_) if silence < deadline => Err(format!(
                 "nothing came for {} s",
-                self.times.idle.as_secs_f64()
+                self.timeouts.idle.as_secs_f64()
             )),
             Err(_) => Err(format!(
                 "it took longer than {} s",
-                self.times.total.as_secs_f64()
+                self.timeouts.total.as_secs_f64()
             )),
         }
     }
 
     /// What all that came amounts to.
-    fn reply(&self, gathered: Gathered, stop: Stop) -> Reply {
+    fn finish_reply(&self, gathered: PartialReply, stop: StreamEnd) -> Reply {
         use ReplyOutcome::{Complete, Empty, Fatal, Lost, Malformed, Refused, Truncated};
         let is_empty = gathered.text.trim().is_empty();
         // Some servers count as they go: before the end that is not what is billed.
-        let is_counted = gathered.end.is_some() && matches!(stop, Stop::Last | Stop::Cut(_));
-        let (outcome, detail) = match (stop, gathered.end) {
-            (Stop::Failed(trouble), _) => {
-                let outcome = if trouble.is_final() { Fatal } else { Lost };
-                (outcome, Some(self.words(&trouble)))
+        let is_counted = gathered.finish_reason.is_some()
+            && matches!(stop, StreamEnd::Finished | StreamEnd::Interrupted(_));
+        let (outcome, detail) = match (stop, gathered.finish_reason) {
+            (StreamEnd::Failed(trouble), _) => {
+                let outcome = if trouble.is_permanent() { Fatal } else { Lost };
+                (outcome, Some(self.describe_error(&trouble)))
             }
-            (Stop::Unreadable(why), _) => (Malformed, Some(why)),
+            (StreamEnd::Unreadable(why), _) => (Malformed, Some(why)),
             // Once the model has said that it is done, nothing of the text can be missing.
-            (_, Some(End::Complete)) if is_empty => (Empty, None),
-            (_, Some(End::Complete)) => (Complete, None),
-            (_, Some(End::Truncated)) => (Truncated, None),
-            (_, Some(End::Refused(words))) => (Refused, Some(words)),
-            (_, Some(End::Odd(why))) => (Malformed, Some(why)),
-            (Stop::Last, None) => (
+            (_, Some(FinishReason::Complete)) if is_empty => (Empty, None),
+            (_, Some(FinishReason::Complete)) => (Complete, None),
+            (_, Some(FinishReason::Truncated)) => (Truncated, None),
+            (_, Some(FinishReason::Refused(words))) => (Refused, Some(words)),
+            (_, Some(FinishReason::Unexpected(why))) => (Malformed, Some(why)),
+            (StreamEnd::Finished, None) => (
                 Malformed,
                 Some("the reply does not say why it ended".to_owned()),
             ),
-            (Stop::Cut(why), None) => (Lost, Some(why)),
+            (StreamEnd::Interrupted(why), None) => (Lost, Some(why)),
         };
         Reply {
             usage: gathered.usage.filter(|_| is_counted),
-            served_by: gathered.served_by.map(|name| capped(&name)),
-            detail: detail.map(|detail| self.clean(&detail)),
+            served_by: gathered.served_by.map(|name| sanitize_detail(&name)),
+            detail: detail.map(|detail| self.scrub(&detail)),
             ..Reply::new(outcome, self.secrets.scrub(&gathered.text).into_owned())
         }
     }
 
     /// What a status other than success means.
-    async fn turned_away(&self, mut response: Response, deadline: Instant) -> Attempt {
+    async fn error_status(&self, mut response: Response, deadline: Instant) -> Attempt {
         let status = response.status();
         let headers = response.headers().clone();
         let mut bytes = Vec::new();
-        while bytes.len() < MOST_TROUBLE
-            && let Ok(Some(chunk)) = self.chunk(&mut response, deadline).await
+        while bytes.len() < MAX_ERROR_BYTES
+            && let Ok(Some(chunk)) = self.next_chunk(&mut response, deadline).await
         {
             bytes.extend_from_slice(&chunk);
         }
         let trouble = match serde_json::from_slice::<Value>(&bytes) {
-            Ok(value) => Trouble::read(&value),
-            Err(_) => Trouble {
+            Ok(value) => WireError::from_json(&value),
+            Err(_) => WireError {
                 kind: String::new(),
                 message: String::from_utf8_lossy(&bytes).into_owned(),
             },
         };
-        let mut detail = format!("status {}: {}", status.as_u16(), self.words(&trouble));
+        let mut detail = format!(
+            "status {}: {}",
+            status.as_u16(),
+            self.describe_error(&trouble)
+        );
         let id = ["request-id", "x-request-id"]
             .iter()
             .find_map(|name| headers.get(*name));
         if let Some(id) = id.and_then(|id| id.to_str().ok()) {
-            detail += &format!(" (request {})", capped(id));
+            detail += &format!(" (request {})", sanitize_detail(id));
         }
-        let word = retry::should_retry(&headers);
-        let is_passing = status.is_server_error()
+        let should_retry = retry::should_retry(&headers);
+        let is_transient = status.is_server_error()
             || matches!(
                 status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT
             );
         let is_rate_limit = status == StatusCode::TOO_MANY_REQUESTS;
-        let is_about_money = is_rate_limit && trouble.is_about_money();
-        if is_about_money || !word.unwrap_or(is_passing) && !is_passing {
-            if let Some(hint) = self.hint(status, &trouble) {
+        let is_out_of_funds = is_rate_limit && trouble.is_out_of_funds();
+        if is_out_of_funds || !should_retry.unwrap_or(is_transient) && !is_transient {
+            if let Some(hint) = self.hint_for_error(status, &trouble) {
                 detail += &format!("; hint: {hint}");
             }
             return Attempt::Ended(
                 Reply::new(ReplyOutcome::Fatal, String::new())
-                    .because(self.clean(&detail))
-                    .unbilled(),
+                    .with_detail(self.scrub(&detail))
+                    .not_billed(),
             );
         }
         Attempt::TurnedAway(TurnedAway {
             retry_after: retry::retry_after(&headers, SystemTime::now()),
-            is_final: word == Some(false),
+            is_final: should_retry == Some(false),
             is_rate_limit,
-            detail: self.clean(&detail),
+            detail: self.scrub(&detail),
         })
     }
 
     /// What to do about a final answer.
-    fn hint(&self, status: StatusCode, trouble: &Trouble) -> Option<String> {
+    fn hint_for_error(&self, status: StatusCode, trouble: &WireError) -> Option<String> {
         let key = self
             .model
             .key_env
@@ -335,7 +352,7 @@ impl Http {
             .filter(|name| !name.is_empty());
         let message = trouble.message.to_lowercase();
         Some(match status.as_u16() {
-            _ if trouble.is_about_money() => {
+            _ if trouble.is_out_of_funds() => {
                 "the account has no money left, or its limit is reached".to_owned()
             }
             401 | 403 => match key {
@@ -349,7 +366,7 @@ impl Http {
             ),
             300..=399 => "the server is elsewhere: put its address into `base_url`".to_owned(),
             _ => {
-                let refused = self.wire.refused(&self.model, &message)?;
+                let refused = self.wire.setting_named_in(&self.model, &message)?;
                 match refused {
                     "max_output_tokens" => {
                         "the server calls the cap of a reply otherwise: `fields: {max_output_tokens: max_tokens}`, or gives it another limit: `max_output_tokens`".to_owned()
@@ -360,7 +377,7 @@ impl Http {
         })
     }
 
-    fn words(&self, trouble: &Trouble) -> String {
+    fn describe_error(&self, trouble: &WireError) -> String {
         let kind = trouble.kind.trim();
         match (kind.is_empty(), trouble.message.trim().is_empty()) {
             (true, true) => "the server does not say why".to_owned(),
@@ -370,8 +387,8 @@ impl Http {
         }
     }
 
-    fn clean(&self, text: &str) -> String {
-        capped(&self.secrets.scrub(text))
+    fn scrub(&self, text: &str) -> String {
+        sanitize_detail(&self.secrets.scrub(text))
     }
 
     fn host(&self) -> &str {
@@ -380,21 +397,21 @@ impl Http {
 }
 
 /// Why reading ended.
-enum Stop {
-    Last,
-    Cut(String),
-    Failed(Trouble),
+enum StreamEnd {
+    Finished,
+    Interrupted(String),
+    Failed(WireError),
     Unreadable(String),
 }
 
-impl Provider for Http {
-    fn send<'a>(&'a self, request: &'a Request, _place: &'a Place) -> Sending<'a> {
-        Box::pin(self.ask(request))
+impl Provider for HttpProvider {
+    fn send<'a>(&'a self, request: &'a Request, _place: &'a RequestOrigin) -> AttemptFuture<'a> {
+        Box::pin(self.send_once(request))
     }
 }
 
 /// An error with its causes; without the address, which the config knows.
-fn chain(error: &reqwest::Error) -> String {
+fn error_chain(error: &reqwest::Error) -> String {
     let mut words = String::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -410,10 +427,10 @@ fn chain(error: &reqwest::Error) -> String {
     }
 }
 
-fn headers(model: &Model, wire: Wire) -> Result<HeaderMap, Failure> {
+fn request_headers(model: &ModelSettings, wire: Protocol) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let mut sensitive = |name: HeaderName, prefix: &str, secret: &Secret, of: &str| {
+    let mut insert_secret = |name: HeaderName, prefix: &str, secret: &Secret, of: &str| {
         let value = HeaderValue::from_str(&format!("{prefix}{}", secret.reveal()));
         let mut value = value.map_err(|_| {
             Failure::usage(format!(
@@ -432,8 +449,10 @@ fn headers(model: &Model, wire: Wire) -> Result<HeaderMap, Failure> {
     if let Some(name) = model.key_env.as_deref().filter(|name| !name.is_empty()) {
         let key = Secret::from_environment(name).ok_or_else(|| missing(name))?;
         match wire {
-            Wire::Messages => sensitive(HeaderName::from_static("x-api-key"), "", &key, name)?,
-            _ => sensitive(AUTHORIZATION, "Bearer ", &key, name)?,
+            Protocol::Messages => {
+                insert_secret(HeaderName::from_static("x-api-key"), "", &key, name)?
+            }
+            _ => insert_secret(AUTHORIZATION, "Bearer ", &key, name)?,
         }
     }
     for (name, value) in &model.headers {
@@ -441,7 +460,7 @@ fn headers(model: &Model, wire: Wire) -> Result<HeaderMap, Failure> {
             .map_err(|_| Failure::usage(format!("`{name}` is no header")))?;
         if let Some(variable) = value.strip_prefix('$') {
             let secret = Secret::from_environment(variable).ok_or_else(|| missing(variable))?;
-            sensitive(header, "", &secret, variable)?;
+            insert_secret(header, "", &secret, variable)?;
         }
     }
     for (name, value) in model
@@ -463,7 +482,7 @@ fn headers(model: &Model, wire: Wire) -> Result<HeaderMap, Failure> {
 }
 
 /// A client that follows no redirect, which would carry the key elsewhere, and sends nothing twice by itself.
-fn client(url: &Url) -> Result<reqwest::Client, Failure> {
+fn http_client(url: &Url) -> Result<reqwest::Client, Failure> {
     static CIPHERS: Once = Once::new();
     CIPHERS.call_once(|| {
         // An error says that the process has ciphers already.
@@ -472,7 +491,7 @@ fn client(url: &Url) -> Result<reqwest::Client, Failure> {
     let mut builder = reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .retry(http_retry::never())
-        .connect_timeout(CONNECT)
+        .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .user_agent(concat!("kforge/", env!("CARGO_PKG_VERSION")));
     let host = url.host_str().unwrap_or_default();
@@ -485,7 +504,10 @@ fn client(url: &Url) -> Result<reqwest::Client, Failure> {
         builder = builder.tls_certs_only([]);
     }
     builder.build().map_err(|error| {
-        Failure::environment(format!("no connections can be made: {}", chain(&error)))
-            .hint("are the system's certificates installed (the package `ca-certificates`)?")
+        Failure::environment(format!(
+            "no connections can be made: {}",
+            error_chain(&error)
+        ))
+        .hint("are the system's certificates installed (the package `ca-certificates`)?")
     })
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::event::{ReplyOutcome, Usage};
 
 mod budget;
+mod circuit_breaker;
 mod client;
 mod command;
-mod gate;
 mod http;
 mod mailbox;
 mod models;
@@ -26,12 +26,10 @@ mod settings;
 mod sse;
 mod wire;
 
-pub use budget::{Budget, Left, Limits};
-pub use client::{Client, ModelFacts, Waiting};
-pub use models::{Model, Models, ProviderName};
-pub(crate) use prices::Price;
-pub(crate) use secret::Secret;
-pub use settings::{Settings, keys};
+pub use budget::{Budget, BudgetLimits, RemainingBudget};
+pub use client::{Client, ModelFacts, WaitingRequest};
+pub use models::{ModelList, ModelSettings, ProviderName};
+pub use settings::{LlmSettings, key_variables_set};
 
 /// A question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,14 +37,14 @@ pub struct Request {
     /// Who the model is and what the rules are.
     pub system: String,
     /// The prompt, what is the same for most prompts first. Sent as one message, one part behind the other.
-    pub parts: Vec<Part>,
+    pub parts: Vec<PromptPart>,
     /// The cap of the reply in tokens, reasoning included.
-    pub most_output: u64,
+    pub max_output: u64,
 }
 
 /// A piece of a prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Part {
+pub struct PromptPart {
     pub text: String,
     /// Whether all prompts of some time begin with everything up to the end of this part, so that a provider had better keep it.
     pub cache_here: bool,
@@ -62,7 +60,7 @@ impl Request {
 
 /// Whose question it is, and where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct RequestOrigin {
     /// The folder `ask-N`.
     pub folder: PathBuf,
     pub task: String,
@@ -72,7 +70,7 @@ pub struct Place {
 
 /// What came of asking.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum RequestOutcome {
     Reply(Reply),
     /// `mailbox` without waiting: nobody has replied yet.
     Pending,
@@ -115,13 +113,13 @@ impl Reply {
         }
     }
 
-    pub(crate) fn because(mut self, detail: impl Into<String>) -> Self {
+    pub(crate) fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
     /// As one that was certainly not billed.
-    pub(crate) fn unbilled(mut self) -> Self {
+    pub(crate) fn not_billed(mut self) -> Self {
         self.is_billable = false;
         self
     }
@@ -130,11 +128,11 @@ impl Reply {
 /// Whoever answers questions.
 pub(crate) trait Provider: Send + Sync {
     /// Sends the question once and waits for its end. Dropping the future ends all that it began.
-    fn send<'a>(&'a self, request: &'a Request, place: &'a Place) -> Sending<'a>;
+    fn send<'a>(&'a self, request: &'a Request, place: &'a RequestOrigin) -> AttemptFuture<'a>;
 }
 
 /// A question under way.
-pub(crate) type Sending<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
+pub(crate) type AttemptFuture<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
 /// What came of sending once.
 #[derive(Debug)]
@@ -159,11 +157,11 @@ pub(crate) struct TurnedAway {
 }
 
 /// Untrusted text on one line and of bearable length.
-pub(crate) fn capped(text: &str) -> String {
-    const MOST: usize = 500;
+pub(crate) fn sanitize_detail(text: &str) -> String {
+    const MAX_CHARS: usize = 500;
     let mut line = String::new();
     for (count, letter) in text.trim().chars().enumerate() {
-        if count == MOST {
+        if count == MAX_CHARS {
             line.push('…');
             break;
         }

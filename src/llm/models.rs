@@ -16,12 +16,12 @@ use crate::base::text::did_you_mean;
 
 /// The models to ask.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub enum Models {
+pub enum ModelList {
     /// The provider whose key is in the environment, else none.
     #[default]
     Auto,
     /// These; an empty list for none.
-    Listed(Vec<Model>),
+    Listed(Vec<ModelSettings>),
 }
 
 /// Who answers, and in which protocol.
@@ -131,7 +131,7 @@ impl ProviderName {
 /// A model as it is typed. Only what is given is set; the rest follows from the provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
+pub struct ModelSettings {
     /// What the run calls it; `PROVIDER/MODEL` where it is not given.
     #[serde(default)]
     pub name: String,
@@ -140,7 +140,7 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
     /// How often it is asked, relative to the others.
-    #[serde(default = "one")]
+    #[serde(default = "default_weight")]
     pub weight: f64,
     /// Where the server is, up to what the protocol adds: `http://localhost:8000/v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,11 +205,11 @@ pub struct Model {
     pub price: Option<Price>,
 }
 
-fn one() -> f64 {
+fn default_weight() -> f64 {
     1.0
 }
 
-impl Model {
+impl ModelSettings {
     /// A model of which nothing is said but its name and its provider's.
     pub fn new(provider: ProviderName, model: &str) -> Self {
         let mut made = Self {
@@ -239,7 +239,7 @@ impl Model {
             from: None,
             price: None,
         };
-        made.name_it();
+        made.set_default_name();
         made
     }
 
@@ -259,7 +259,7 @@ impl Model {
         Ok(Self::new(*provider, model))
     }
 
-    fn name_it(&mut self) {
+    fn set_default_name(&mut self) {
         if self.name.is_empty() {
             self.name = match self.model.is_empty() {
                 true => self.provider.name().to_owned(),
@@ -288,70 +288,72 @@ impl Model {
     }
 }
 
-impl Serialize for Models {
+impl Serialize for ModelList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Models::Auto => serializer.serialize_str("auto"),
-            Models::Listed(models) => models.serialize(serializer),
+            ModelList::Auto => serializer.serialize_str("auto"),
+            ModelList::Listed(models) => models.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Models {
+impl<'de> Deserialize<'de> for ModelList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Typed;
-        impl<'de> Visitor<'de> for Typed {
-            type Value = Models;
+        struct ModelListVisitor;
+        impl<'de> Visitor<'de> for ModelListVisitor {
+            type Value = ModelList;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 formatter.write_str("`auto` or a list of models")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Models, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<ModelList, E> {
                 match text {
-                    "auto" => Ok(Models::Auto),
+                    "auto" => Ok(ModelList::Auto),
                     _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
                 }
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Models, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<ModelList, A::Error> {
                 let mut models = Vec::new();
-                while let Some(One(model)) = sequence.next_element()? {
+                while let Some(ListedModel(model)) = sequence.next_element()? {
                     models.push(model);
                 }
-                Ok(Models::Listed(models))
+                Ok(ModelList::Listed(models))
             }
         }
-        deserializer.deserialize_any(Typed)
+        deserializer.deserialize_any(ModelListVisitor)
     }
 }
 
 /// One model of the list, by its name or as a map.
-struct One(Model);
+struct ListedModel(ModelSettings);
 
-impl<'de> Deserialize<'de> for One {
+impl<'de> Deserialize<'de> for ListedModel {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Typed;
-        impl<'de> Visitor<'de> for Typed {
-            type Value = One;
+        struct ModelVisitor;
+        impl<'de> Visitor<'de> for ModelVisitor {
+            type Value = ListedModel;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 formatter.write_str("the name of a model or a map of its settings")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<One, E> {
-                Model::parse(text).map(One).map_err(|failure| {
-                    let hint = failure.hint.unwrap_or_default();
-                    E::custom(format!("{}: {hint}", failure.message))
-                })
+            fn visit_str<E: Error>(self, text: &str) -> Result<ListedModel, E> {
+                ModelSettings::parse(text)
+                    .map(ListedModel)
+                    .map_err(|failure| {
+                        let hint = failure.hint.unwrap_or_default();
+                        E::custom(format!("{}: {hint}", failure.message))
+                    })
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<One, A::Error> {
-                let mut model = Model::deserialize(MapAccessDeserializer::new(map))?;
-                model.name_it();
-                Ok(One(model))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListedModel, A::Error> {
+                let mut model = ModelSettings::deserialize(MapAccessDeserializer::new(map))?;
+                model.set_default_name();
+                Ok(ListedModel(model))
             }
         }
-        deserializer.deserialize_any(Typed)
+        deserializer.deserialize_any(ModelVisitor)
     }
 }

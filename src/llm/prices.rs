@@ -26,7 +26,7 @@ pub struct Price {
 
 /// Prices per token, in millionths of a millionth of a dollar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rates {
+pub(super) struct TokenRates {
     input: u64,
     cached: u64,
     cache_write: u64,
@@ -34,7 +34,7 @@ pub(super) struct Rates {
 }
 
 /// The dearest that a million tokens may be: what is above is a slip of the pen.
-const DEAREST: f64 = 100_000.0;
+const MAX_PRICE: f64 = 100_000.0;
 
 impl Price {
     /// Whether the numbers are prices; `key` names the place in the config.
@@ -46,7 +46,7 @@ impl Price {
             ("output", Some(self.output)),
         ];
         for (name, value) in all {
-            if let Some(value) = value.filter(|value| !(0.0..=DEAREST).contains(value)) {
+            if let Some(value) = value.filter(|value| !(0.0..=MAX_PRICE).contains(value)) {
                 return Err(Failure::usage(format!("`{key}.{name}` cannot be `{value}`")).hint(
                     "a price is in dollars per million tokens, for example `price: {input: 3, output: 15}`",
                 ));
@@ -56,15 +56,15 @@ impl Price {
     }
 
     /// `caches_dearly`: whether writing to the cache costs a quarter more where the config does not say.
-    pub(super) fn rates(&self, caches_dearly: bool) -> Rates {
+    pub(super) fn rates(&self, cache_write_surcharge: bool) -> TokenRates {
         // Within `DEAREST` the product has far fewer than the 53 bits of a double: the rounding only mends the last one.
         let rate = |dollars: f64| (dollars * 1e6).round() as u64;
         let input = rate(self.input);
-        let written = match caches_dearly {
+        let written = match cache_write_surcharge {
             true => input + input.div_ceil(4),
             false => input,
         };
-        Rates {
+        TokenRates {
             input,
             cached: self.cached.map_or(input, rate),
             cache_write: self.cache_write.map_or(written, rate),
@@ -73,8 +73,8 @@ impl Price {
     }
 }
 
-impl Rates {
-    fn amount(&self, usage: &Usage) -> u64 {
+impl TokenRates {
+    fn nano_usd(&self, usage: &Usage) -> u64 {
         let of = |tokens: u64, rate: u64| u128::from(tokens) * u128::from(rate);
         let sum = of(usage.input, self.input)
             + of(usage.cached, self.cached)
@@ -84,34 +84,34 @@ impl Rates {
     }
 
     /// The dearest that an input token can come to.
-    fn dearest_input(&self) -> u64 {
+    fn max_input_rate(&self) -> u64 {
         self.input.max(self.cached).max(self.cache_write)
     }
 }
 
 /// What a usage costs.
-pub(super) fn cost(rates: Option<&Rates>, usage: &Usage) -> Cost {
+pub(super) fn cost_of_usage(rates: Option<&TokenRates>, usage: &Usage) -> Cost {
     Cost {
         tokens: usage.tokens(),
-        nano_usd: rates.map(|rates| rates.amount(usage)),
+        nano_usd: rates.map(|rates| rates.nano_usd(usage)),
         assumed: false,
     }
 }
 
 /// The most that so many tokens can cost, however they are cached.
-pub(super) fn worst_case(rates: Option<&Rates>, input: u64, output: u64) -> Cost {
+pub(super) fn worst_case(rates: Option<&TokenRates>, input: u64, output: u64) -> Cost {
     let usage = Usage {
         input,
         output,
         ..Usage::default()
     };
-    let dearest = |rates: &Rates| Rates {
-        input: rates.dearest_input(),
+    let at_max_input_rate = |rates: &TokenRates| TokenRates {
+        input: rates.max_input_rate(),
         ..*rates
     };
     Cost {
         tokens: usage.tokens(),
-        nano_usd: rates.map(|rates| dearest(rates).amount(&usage)),
+        nano_usd: rates.map(|rates| at_max_input_rate(rates).nano_usd(&usage)),
         assumed: true,
     }
 }
@@ -128,7 +128,7 @@ mod tests {
     };
 
     #[test]
-    fn amounts_are_exact_to_the_token() {
+    fn costs_are_exact_to_the_token() {
         let usage = Usage {
             input: 1000,
             cached: 90_000,
@@ -136,7 +136,7 @@ mod tests {
             output: 2000,
             reasoning: 500,
         };
-        let cost = cost(Some(&SONNET.rates(true)), &usage);
+        let cost = cost_of_usage(Some(&SONNET.rates(true)), &usage);
         // 3,000 + 27,000 + 33,750 + 30,000 millionths of a dollar.
         assert_eq!((cost.tokens, cost.nano_usd), (102_000, Some(93_750_000)));
         assert!(!cost.assumed);
@@ -147,7 +147,7 @@ mod tests {
             output: 0.1,
         };
         let one = |input, output| {
-            super::cost(
+            super::cost_of_usage(
                 Some(&odd.rates(false)),
                 &Usage {
                     input,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_case_is_at_least_every_real_one() {
+    fn worst_case_bounds_every_cached_split() {
         let rates = SONNET.rates(true);
         let worst = worst_case(Some(&rates), 100, 50);
         for cached in 0..=100 {
@@ -175,7 +175,7 @@ mod tests {
                     output: 50,
                     reasoning: 0,
                 };
-                assert!(cost(Some(&rates), &usage).nano_usd <= worst.nano_usd);
+                assert!(cost_of_usage(Some(&rates), &usage).nano_usd <= worst.nano_usd);
             }
         }
         assert_eq!(worst_case(None, 100, 50).nano_usd, None);

@@ -8,23 +8,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
-use super::models::Model;
-use super::{Attempt, Place, Provider, Reply, Request, Sending};
+use super::models::ModelSettings;
+use super::{Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin};
 use crate::base::{Digest, Failure};
 use crate::event::{Replied, ReplyOutcome};
 
 /// Replies by step and ask.
-type Known = HashMap<(u64, u32), Replied>;
+type RepliesByRequest = HashMap<(u64, u32), Replied>;
 
 /// Replies of an earlier run.
-pub(super) struct Replay {
+pub(super) struct ReplayProvider {
     from: PathBuf,
     /// The tasks that were asked about; each journal is read once.
-    tasks: Mutex<HashMap<String, Result<Arc<Known>, String>>>,
+    tasks: Mutex<HashMap<String, Result<Arc<RepliesByRequest>, String>>>,
 }
 
-impl Replay {
-    pub(super) fn open(model: &Model) -> Result<Self, Failure> {
+impl ReplayProvider {
+    pub(super) fn open(model: &ModelSettings) -> Result<Self, Failure> {
         let from = model.from.clone().unwrap_or_default();
         if !from.join("run.yaml").is_file() {
             return Err(Failure::usage(format!(
@@ -40,13 +40,13 @@ impl Replay {
         })
     }
 
-    fn reply(&self, place: &Place) -> Result<Reply, String> {
+    fn reply(&self, place: &RequestOrigin) -> Result<Reply, String> {
         let journal = self.from.join(&place.task).join("events.jsonl");
         let known = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             let known = tasks.entry(place.task.clone());
             known
-                .or_insert_with(|| read(&journal).map(Arc::new))
+                .or_insert_with(|| read_replies(&journal).map(Arc::new))
                 .clone()?
         };
         let replied = known.get(&(place.step, place.ask)).ok_or_else(|| {
@@ -86,36 +86,36 @@ impl Replay {
     }
 }
 
-fn read(journal: &Path) -> Result<Known, String> {
+fn read_replies(journal: &Path) -> Result<RepliesByRequest, String> {
     let text = std::fs::read_to_string(journal)
         .map_err(|error| format!("`{}` cannot be read: {error}", journal.display()))?;
     #[derive(Deserialize)]
-    struct Head {
+    struct EventHead {
         event: String,
     }
-    let mut known = Known::new();
+    let mut replies = RepliesByRequest::new();
     for (index, line) in text.split_inclusive('\n').enumerate() {
         // What does not end was torn off when the run was killed.
         let Some(line) = line.strip_suffix('\n') else {
             break;
         };
         let bad = |error| format!("`{}`, line {}: {error}", journal.display(), index + 1);
-        let head: Head = serde_json::from_str(line).map_err(bad)?;
+        let head: EventHead = serde_json::from_str(line).map_err(bad)?;
         if head.event == "replied" {
             let replied: Replied = serde_json::from_str(line).map_err(bad)?;
-            known.insert((replied.step, replied.ask), replied);
+            replies.insert((replied.step, replied.ask), replied);
         }
     }
-    Ok(known)
+    Ok(replies)
 }
 
-impl Provider for Replay {
-    fn send<'a>(&'a self, _request: &'a Request, place: &'a Place) -> Sending<'a> {
+impl Provider for ReplayProvider {
+    fn send<'a>(&'a self, _request: &'a Request, place: &'a RequestOrigin) -> AttemptFuture<'a> {
         Box::pin(async {
             Attempt::Ended(self.reply(place).unwrap_or_else(|words| {
                 Reply::new(ReplyOutcome::Fatal, String::new())
-                    .because(words)
-                    .unbilled()
+                    .with_detail(words)
+                    .not_billed()
             }))
         })
     }

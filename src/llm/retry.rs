@@ -4,28 +4,28 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::HeaderMap;
 
-use crate::base::{Stream, random};
+use crate::base::{RandomStream, random};
 
 /// The longest wait of the server's choosing that is heeded as it stands; what is longer ends the patience anyway.
-const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
+const MAX_WAIT_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 
 /// `retry-after-ms`, else `retry-after` in seconds or as a date.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| {
         let value: f64 = text.parse().ok()?;
-        (value >= 0.0).then(|| value.min(LONGEST * 1000.0))
+        (value >= 0.0).then(|| value.min(MAX_WAIT_SECONDS * 1000.0))
     };
     if let Some(milliseconds) = text("retry-after-ms").and_then(number) {
         return Some(Duration::from_secs_f64(
-            (milliseconds / 1000.0).min(LONGEST),
+            (milliseconds / 1000.0).min(MAX_WAIT_SECONDS),
         ));
     }
     let after = text("retry-after")?;
     if let Some(seconds) = number(after) {
-        return Some(Duration::from_secs_f64(seconds.min(LONGEST)));
+        return Some(Duration::from_secs_f64(seconds.min(MAX_WAIT_SECONDS)));
     }
-    let date = UNIX_EPOCH + Duration::from_secs(date(after)?);
+    let date = UNIX_EPOCH + Duration::from_secs(parse_http_date(after)?);
     Some(date.duration_since(now).unwrap_or_default())
 }
 
@@ -41,12 +41,12 @@ pub(super) fn should_retry(headers: &HeaderMap) -> Option<bool> {
 /// Half a second, doubled with every try up to 8, less a random quarter, so that what failed together does not come back together.
 pub(super) fn backoff(tries: u32) -> Duration {
     let whole = 0.5 * f64::from(1 << tries.saturating_sub(1).min(4));
-    let jitter = Stream::new(random::fresh_seed(), "backoff", 0).unit();
+    let jitter = RandomStream::new(random::fresh_seed(), "backoff", 0).uniform();
     Duration::from_secs_f64(whole * (1.0 - 0.25 * jitter))
 }
 
 /// Seconds since 1970 of a date as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn date(text: &str) -> Option<u64> {
+fn parse_http_date(text: &str) -> Option<u64> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
@@ -58,12 +58,12 @@ fn date(text: &str) -> Option<u64> {
     let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
     let mut clock = time.split(':').map(|part| part.parse::<u64>().ok());
     let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
-    let is_sane = (1..=31).contains(&day)
+    let is_in_range = (1..=31).contains(&day)
         && (1970..=9999).contains(&year)
         && hours < 24
         && minutes < 60
         && seconds <= 60;
-    if zone != "GMT" || !is_sane {
+    if zone != "GMT" || !is_in_range {
         return None;
     }
     // Days of the proleptic Gregorian calendar, with years that begin in March.
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_word_is_read_in_all_its_forms() {
+    fn retry_after_is_read_in_all_its_forms() {
         assert_eq!(after(&[("retry-after", "7")]), Some(7.0));
         assert_eq!(after(&[("retry-after", "0.5")]), Some(0.5));
         assert_eq!(
@@ -120,12 +120,12 @@ mod tests {
         ] {
             assert_eq!(after(&[("retry-after", odd)]), None, "{odd}");
         }
-        assert_eq!(after(&[("retry-after", "1e300")]), Some(LONGEST));
+        assert_eq!(after(&[("retry-after", "1e300")]), Some(MAX_WAIT_SECONDS));
         assert_eq!(after(&[]), None);
     }
 
     #[test]
-    fn waits_double_up_to_eight_seconds() {
+    fn backoff_doubles_up_to_eight_seconds() {
         for (tries, whole) in [
             (1, 0.5),
             (2, 1.0),

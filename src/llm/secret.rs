@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::models::Model;
+use super::models::ModelSettings;
 use crate::base::environment;
 
 /// A value that prints as `***` wherever it is shown.
@@ -16,12 +16,12 @@ use crate::base::environment;
 pub(crate) struct Secret(String);
 
 /// What stands in a secret's place.
-const HIDDEN: &str = "***";
+const REDACTED: &str = "***";
 
 impl Secret {
     /// The value of an environment variable; `None` where it is unset, empty or no text.
     pub(crate) fn from_environment(name: &str) -> Option<Self> {
-        environment::secret(name).map(Self)
+        environment::read_secret(name).map(Self)
     }
 
     /// The value itself, for the one header that needs it.
@@ -32,19 +32,19 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(HIDDEN)
+        formatter.write_str(REDACTED)
     }
 }
 
 impl fmt::Display for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(HIDDEN)
+        formatter.write_str(REDACTED)
     }
 }
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
+        serializer.serialize_str(REDACTED)
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Secrets(Vec<Secret>);
 
 impl Secrets {
     /// All that the models' configs name and the environment holds.
-    pub(super) fn of(models: &[Model]) -> Self {
+    pub(super) fn from_models(models: &[ModelSettings]) -> Self {
         let mut secrets = Self::default();
         for model in models {
             let headers = model
@@ -71,7 +71,7 @@ impl Secrets {
     }
 
     fn add(&mut self, secret: &Secret) {
-        if secret.0.len() >= environment::SHORTEST_SECRET && !self.0.contains(secret) {
+        if secret.0.len() >= environment::MIN_SECRET_LENGTH && !self.0.contains(secret) {
             self.0.push(secret.clone());
         }
     }
@@ -81,7 +81,7 @@ impl Secrets {
         let mut text = Cow::Borrowed(text);
         for secret in &self.0 {
             if text.contains(secret.reveal()) {
-                text = Cow::Owned(text.replace(secret.reveal(), HIDDEN));
+                text = Cow::Owned(text.replace(secret.reveal(), REDACTED));
             }
         }
         text
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_never_prints() {
+    fn secret_is_redacted_when_printed() {
         let secret = Secret("sk-planted".to_owned());
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
         assert_eq!(serde_json::to_string(&secret).unwrap(), "\"***\"");

@@ -6,17 +6,17 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::models::{Model, Models, ProviderName};
+use super::models::{ModelList, ModelSettings, ProviderName};
 use super::wire;
 use crate::base::Failure;
 use crate::base::environment::is_secret_name;
-use crate::base::text::list;
+use crate::base::text::quote_list;
 
 /// How models are asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    pub models: Models,
+pub struct LlmSettings {
+    pub models: ModelList,
     /// Questions under way at once; those in a mailbox aside.
     pub concurrency: usize,
     /// How long one request may take in all.
@@ -44,10 +44,10 @@ pub struct Settings {
     pub thinking_tokens: Option<u64>,
 }
 
-impl Default for Settings {
+impl Default for LlmSettings {
     fn default() -> Self {
         Self {
-            models: Models::Auto,
+            models: ModelList::Auto,
             concurrency: 4,
             timeout_seconds: 900.0,
             idle_seconds: 180.0,
@@ -68,7 +68,7 @@ impl Default for Settings {
 }
 
 /// What `auto` takes, in this order: the provider, the variable with its key, a model of it.
-const AUTO: [(ProviderName, &str, &str); 4] = [
+const AUTO_MODELS: [(ProviderName, &str, &str); 4] = [
     (
         ProviderName::Anthropic,
         "ANTHROPIC_API_KEY",
@@ -84,8 +84,8 @@ const AUTO: [(ProviderName, &str, &str); 4] = [
 ];
 
 /// The variables with keys of providers that are set here.
-pub fn keys() -> Vec<&'static str> {
-    let names = AUTO.iter().map(|(_, name, _)| *name);
+pub fn key_variables_set() -> Vec<&'static str> {
+    let names = AUTO_MODELS.iter().map(|(_, name, _)| *name);
     names.filter(|name| is_set(name)).collect()
 }
 
@@ -93,11 +93,11 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-impl Settings {
+impl LlmSettings {
     /// Whether the values mean something. Names the key from the config's top: `llm.…`.
     pub fn check(&self) -> Result<(), Failure> {
         if !(1..=256).contains(&self.concurrency) {
-            return Err(refused(
+            return Err(invalid_value(
                 "llm.concurrency",
                 self.concurrency,
                 "1 to 256 questions can be under way at once",
@@ -109,7 +109,7 @@ impl Settings {
             ("patience_seconds", self.patience_seconds),
         ] {
             if !(value > 0.0 && value <= 1e6) {
-                return Err(refused(
+                return Err(invalid_value(
                     &format!("llm.{key}"),
                     value,
                     "a time is above 0 and at most a million seconds",
@@ -117,23 +117,30 @@ impl Settings {
             }
         }
         if self.retries > 1000 {
-            return Err(refused("llm.retries", self.retries, "at most 1000"));
+            return Err(invalid_value("llm.retries", self.retries, "at most 1000"));
         }
         if !(self.context_share > 0.0 && self.context_share <= 1.0) {
-            return Err(refused(
+            return Err(invalid_value(
                 "llm.context_share",
                 self.context_share,
                 "a share lies above 0 and is at most 1",
             ));
         }
         if !(1..=64).contains(&self.edits) {
-            return Err(refused("llm.edits", self.edits, "1 to 64 edits a reply"));
+            return Err(invalid_value(
+                "llm.edits",
+                self.edits,
+                "1 to 64 edits a reply",
+            ));
         }
-        let Models::Listed(models) = &self.models else {
-            return check_sampling("llm", &self.over(&Model::new(ProviderName::Mailbox, "")));
+        let ModelList::Listed(models) = &self.models else {
+            return check_sampling(
+                "llm",
+                &self.with_overrides(&ModelSettings::new(ProviderName::Mailbox, "")),
+            );
         };
         for (index, model) in models.iter().enumerate() {
-            check_model(&self.over(model))?;
+            check_model(&self.with_overrides(model))?;
             if models[..index].iter().any(|other| other.name == model.name) {
                 return Err(Failure::usage(format!(
                     "`llm.models` has two models named `{}`",
@@ -147,7 +154,7 @@ impl Settings {
 
     /// Whether a budget can be kept with these models, once they are decided.
     pub fn check_budget(&self, usd: Option<f64>, tokens: Option<u64>) -> Result<(), Failure> {
-        let Models::Listed(models) = &self.models else {
+        let ModelList::Listed(models) = &self.models else {
             return Ok(());
         };
         let Some(usd) = usd else {
@@ -179,15 +186,15 @@ impl Settings {
     }
 
     /// The settings with nothing left to decide, and what was decided, one line each.
-    pub fn decided(&self) -> Result<(Self, Vec<String>), Failure> {
+    pub fn resolved(&self) -> Result<(Self, Vec<String>), Failure> {
         self.check()?;
         let mut decided = self.clone();
-        let mut choices = Vec::new();
+        let mut decisions = Vec::new();
         let models = match &self.models {
-            Models::Listed(models) => models.clone(),
-            Models::Auto => {
-                let found = AUTO.iter().find(|(_, key, _)| is_set(key));
-                choices.push(found.map_or_else(
+            ModelList::Listed(models) => models.clone(),
+            ModelList::Auto => {
+                let found = AUTO_MODELS.iter().find(|(_, key, _)| is_set(key));
+                decisions.push(found.map_or_else(
                     || {
                         "models: none (no provider's key is in the environment: kforge's own operators make the kernels)"
                             .to_owned()
@@ -196,23 +203,23 @@ impl Settings {
                         format!("models: {}/{model} ({key} is set)", provider.name())
                     },
                 ));
-                let model = found.map(|(provider, _, model)| Model::new(*provider, model));
+                let model = found.map(|(provider, _, model)| ModelSettings::new(*provider, model));
                 model.into_iter().collect()
             }
         };
         let mut listed = Vec::new();
         for model in models {
-            let mut model = self.over(&model);
-            reach(&mut model, &mut choices);
+            let mut model = self.with_overrides(&model);
+            resolve_endpoint(&mut model, &mut decisions);
             check_model(&model)?;
             listed.push(model);
         }
-        decided.models = Models::Listed(listed);
-        Ok((decided, choices))
+        decided.models = ModelList::Listed(listed);
+        Ok((decided, decisions))
     }
 
     /// A model with what is set for all of them.
-    fn over(&self, model: &Model) -> Model {
+    fn with_overrides(&self, model: &ModelSettings) -> ModelSettings {
         let mut model = model.clone();
         model.max_output_tokens = self.max_output_tokens.or(model.max_output_tokens);
         model.temperature = self.temperature.or(model.temperature);
@@ -226,7 +233,7 @@ impl Settings {
 
 /// Where the model is reached and by which key, from what the environment says. A key is only ever sent to the server that it
 /// is for: a server that the config names gets none unless the config names the key too.
-fn reach(model: &mut Model, choices: &mut Vec<String>) {
+fn resolve_endpoint(model: &mut ModelSettings, choices: &mut Vec<String>) {
     let Some(endpoint) = model.provider.endpoint() else {
         return;
     };
@@ -251,10 +258,10 @@ fn reach(model: &mut Model, choices: &mut Vec<String>) {
     }
 }
 
-fn check_model(model: &Model) -> Result<(), Failure> {
+fn check_model(model: &ModelSettings) -> Result<(), Failure> {
     let key = format!("llm.models.{}", model.name);
     if !(model.weight > 0.0 && model.weight <= 1e9) {
-        return Err(refused(
+        return Err(invalid_value(
             &format!("{key}.weight"),
             model.weight,
             "a weight is above 0; leave a model out that is not to be asked",
@@ -292,7 +299,7 @@ fn check_model(model: &Model) -> Result<(), Failure> {
         if reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_err()
             || reqwest::header::HeaderValue::from_str(value).is_err()
         {
-            return Err(refused(
+            return Err(invalid_value(
                 &format!("{key}.headers.{name}"),
                 value,
                 "this is no header of HTTP",
@@ -302,11 +309,11 @@ fn check_model(model: &Model) -> Result<(), Failure> {
     if let Some(price) = &model.price {
         price.check(&format!("{key}.price"))?;
     }
-    wire::check(&key, model)
+    wire::check_model(&key, model)
 }
 
 /// A setting that would do nothing for this provider is refused rather than ignored.
-fn check_applies(key: &str, model: &Model) -> Result<(), Failure> {
+fn check_applies(key: &str, model: &ModelSettings) -> Result<(), Failure> {
     let is_served = model.provider.endpoint().is_some();
     let is_command = model.provider == ProviderName::Command;
     let is_anthropic = model.provider == ProviderName::Anthropic;
@@ -343,22 +350,21 @@ fn check_applies(key: &str, model: &Model) -> Result<(), Failure> {
             !model.provider.is_unpriced(),
         ),
     ];
-    let idle = given
+    let ignored = given
         .iter()
         .filter(|(_, is_set, applies)| *is_set && !applies);
-    let idle: Vec<_> = idle.map(|(name, ..)| *name).collect();
+    let idle: Vec<_> = ignored.map(|(name, ..)| *name).collect();
     match idle.is_empty() {
         true => Ok(()),
         false => Err(
-            Failure::usage(format!("`{key}`: {} would do nothing", list(&idle))).hint(format!(
-                "the provider `{}` does not take it",
-                model.provider.name()
-            )),
+            Failure::usage(format!("`{key}`: {} would do nothing", quote_list(&idle))).hint(
+                format!("the provider `{}` does not take it", model.provider.name()),
+            ),
         ),
     }
 }
 
-fn check_sampling(key: &str, model: &Model) -> Result<(), Failure> {
+fn check_sampling(key: &str, model: &ModelSettings) -> Result<(), Failure> {
     let numbers = [
         ("temperature", model.temperature, 0.0..=2.0),
         ("top_p", model.top_p, 0.0..=1.0),
@@ -366,7 +372,7 @@ fn check_sampling(key: &str, model: &Model) -> Result<(), Failure> {
     for (name, value, range) in numbers {
         if let Some(value) = value.filter(|value| !range.contains(value)) {
             let hint = format!("a number from {} to {}", range.start(), range.end());
-            return Err(refused(&format!("{key}.{name}"), value, &hint));
+            return Err(invalid_value(&format!("{key}.{name}"), value, &hint));
         }
     }
     for (name, value) in [
@@ -377,11 +383,11 @@ fn check_sampling(key: &str, model: &Model) -> Result<(), Failure> {
     ] {
         if let Some(value) = value.filter(|value| !(1..=1_000_000_000).contains(value)) {
             let hint = "a whole number from 1 to a billion";
-            return Err(refused(&format!("{key}.{name}"), value, hint));
+            return Err(invalid_value(&format!("{key}.{name}"), value, hint));
         }
     }
     if model.effort.as_ref().is_some_and(String::is_empty) {
-        return Err(refused(
+        return Err(invalid_value(
             &format!("{key}.effort"),
             "",
             "a word such as `high`",
@@ -392,7 +398,11 @@ fn check_sampling(key: &str, model: &Model) -> Result<(), Failure> {
         && model.provider.endpoint().is_some()
     {
         let hint = "thinking is a part of the reply: it has to be less than `max_output_tokens`";
-        return Err(refused(&format!("{key}.thinking_tokens"), thinking, hint));
+        return Err(invalid_value(
+            &format!("{key}.thinking_tokens"),
+            thinking,
+            hint,
+        ));
     }
     Ok(())
 }
@@ -401,10 +411,10 @@ fn check_url(key: &str, text: &str) -> Result<(), Failure> {
     let hint =
         "give the address up to what the protocol adds, for example `http://localhost:8000/v1`";
     let Ok(url) = reqwest::Url::parse(text) else {
-        return Err(refused(key, text, hint));
+        return Err(invalid_value(key, text, hint));
     };
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(refused(key, text, hint));
+        return Err(invalid_value(key, text, hint));
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
         return Err(Failure::usage(format!(
@@ -415,6 +425,6 @@ fn check_url(key: &str, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn refused(key: &str, value: impl std::fmt::Display, hint: &str) -> Failure {
+fn invalid_value(key: &str, value: impl std::fmt::Display, hint: &str) -> Failure {
     Failure::usage(format!("`{key}` cannot be `{value}`")).hint(hint.to_owned())
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 /// What has come and is not an event yet.
 #[derive(Debug, Default)]
-pub(super) struct Events {
+pub(super) struct EventParser {
     /// The line that has not ended.
     line: Vec<u8>,
     /// The data of the event that has not ended.
@@ -15,12 +15,12 @@ pub(super) struct Events {
     /// Whether the last byte was a carriage return, so that a line feed next to it ends no other line.
     after_return: bool,
     /// Whether a line was seen: a byte order mark may only stand before the first.
-    is_begun: bool,
+    past_first_line: bool,
 }
 
-impl Events {
+impl EventParser {
     /// Takes the next bytes, and hands on the data of each event that they end. Stops where `each` breaks.
-    pub(super) fn push<B>(
+    pub(super) fn feed<B>(
         &mut self,
         mut bytes: &[u8],
         mut each: impl FnMut(&str) -> ControlFlow<B>,
@@ -70,11 +70,11 @@ impl Events {
         line: &[u8],
         each: &mut impl FnMut(&str) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let line = match self.is_begun {
+        let line = match self.past_first_line {
             true => line,
             false => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
         };
-        self.is_begun = true;
+        self.past_first_line = true;
         if line.is_empty() {
             if !std::mem::take(&mut self.has_data) {
                 return ControlFlow::Continue(());
@@ -105,15 +105,15 @@ impl Events {
 mod tests {
     use super::*;
 
-    fn all(pieces: &[&[u8]]) -> Vec<String> {
-        let mut events = Events::default();
+    fn parse_pieces(pieces: &[&[u8]]) -> Vec<String> {
+        let mut events = EventParser::default();
         let mut found = Vec::new();
         let mut each = |data: &str| {
             found.push(data.to_owned());
             ControlFlow::<()>::Continue(())
         };
         for piece in pieces {
-            assert!(events.push(piece, &mut each).is_continue());
+            assert!(events.feed(piece, &mut each).is_continue());
         }
         assert!(events.finish(&mut each).is_continue());
         found
@@ -122,24 +122,28 @@ mod tests {
     const STREAM: &str = "\u{feff}event: a\ndata: {\"x\": \"ü\"}\n\n: ping\r\n\r\ndata:one\r\ndata: two\r\rdatabase: no\nid: 7\n\ndata\n\ndata: last";
 
     #[test]
-    fn events_are_the_same_however_they_are_cut() {
+    fn events_do_not_depend_on_chunk_boundaries() {
         let expected = ["{\"x\": \"ü\"}", "one\ntwo", "", "last"];
         let bytes = STREAM.as_bytes();
-        assert_eq!(all(&[bytes]), expected);
+        assert_eq!(parse_pieces(&[bytes]), expected);
         for first in 0..=bytes.len() {
             for second in first..=bytes.len() {
                 let pieces = [&bytes[..first], &bytes[first..second], &bytes[second..]];
-                assert_eq!(all(&pieces), expected, "cut at {first} and {second}");
+                assert_eq!(
+                    parse_pieces(&pieces),
+                    expected,
+                    "cut at {first} and {second}"
+                );
             }
         }
         let single: Vec<_> = bytes.chunks(1).collect();
-        assert_eq!(all(&single), expected);
+        assert_eq!(parse_pieces(&single), expected);
     }
 
     #[test]
-    fn a_break_stops_at_once() {
-        let mut events = Events::default();
-        let flow = events.push(b"data: 1\n\ndata: 2\n\n", |data| {
+    fn break_stops_parsing() {
+        let mut events = EventParser::default();
+        let flow = events.feed(b"data: 1\n\ndata: 2\n\n", |data| {
             ControlFlow::Break(data.to_owned())
         });
         assert_eq!(flow, ControlFlow::Break("1".to_owned()));

@@ -6,12 +6,12 @@ use crate::event::{Brief, Operator};
 use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
-mod edit;
-mod layout;
+mod header_text;
 pub mod mutate;
 pub mod prompt;
 mod recombine;
 pub mod reply;
+mod source_edits;
 
 /// A kernel that a proposal is made from.
 #[derive(Clone, Copy, Debug)]

@@ -9,25 +9,25 @@ use std::ops::Range;
 use tree_sitter::Node;
 
 use super::Proposal;
-use super::edit::Edits;
-use super::layout;
-use super::mutate::{identity, identity_of_kernel};
-use crate::base::{Digest, Stream};
-use crate::kernel::syntax::{Function, Syntax, children, descendants};
+use super::header_text;
+use super::mutate::{kernel_identity, source_identity};
+use super::source_edits::SourceEdits;
+use crate::base::{Digest, RandomStream};
+use crate::kernel::syntax::{FunctionNode, Syntax, children, descendants};
 use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
 /// More differences than these are not combined: their subsets would never be gone through.
-const MAX_EXCHANGES: usize = 24;
+const MAX_DIFFERENCES: usize = 24;
 
 /// Longer functions are compared no statement by statement.
 const MAX_STATEMENTS: usize = 200;
 
 /// One difference of the base that can be taken over from the other kernel.
 #[derive(Clone, Debug)]
-struct Exchange {
-    what: String,
-    edits: Edits,
+struct ParentDifference {
+    label: String,
+    edits: SourceEdits,
 }
 
 /// The `attempt`-th combination of two kernels.
@@ -42,7 +42,7 @@ pub(super) fn recombine(
     let sides = [(first, second, "first"), (second, first, "second")];
     let exchanges: Vec<_> = sides
         .iter()
-        .map(|(base, other, _)| exchanges(base, other, task))
+        .map(|(base, other, _)| parent_differences(base, other, task))
         .collect();
     for (side, exchanges) in exchanges.iter().enumerate() {
         // By the size of the subset; all of them would give the other parent, more or less.
@@ -52,9 +52,9 @@ pub(super) fn recombine(
             });
         }
     }
-    Stream::new(seed, "recombine", 0).shuffle(&mut combinations);
+    RandomStream::new(seed, "recombine", 0).shuffle(&mut combinations);
     combinations.sort_by_key(|(size, _, _)| *size);
-    let mut seen = HashSet::from([identity(first), identity(second)]);
+    let mut seen = HashSet::from([source_identity(first), source_identity(second)]);
     let mut left = attempt;
     for (_, side, subset) in combinations {
         let (base, other, name) = sides[side];
@@ -62,21 +62,22 @@ pub(super) fn recombine(
             .iter()
             .map(|index| &exchanges[side][*index])
             .collect();
-        let edits = chosen
-            .iter()
-            .fold(Edits::new(), |edits, exchange| edits.and(&exchange.edits));
+        let edits = chosen.iter().fold(SourceEdits::new(), |edits, exchange| {
+            edits.merged_with(&exchange.edits)
+        });
         let Some(child) = edits.apply(base) else {
             continue;
         };
-        let is_new = identity_of_kernel(&child, task)
-            .is_some_and(|identity| is_whole(&child, base, other) && seen.insert(identity));
+        let is_new = kernel_identity(&child, task).is_some_and(|identity| {
+            declares_every_name_once(&child, base, other) && seen.insert(identity)
+        });
         if !is_new {
             continue;
         }
         if left == 0 {
             let what: Vec<_> = chosen
                 .iter()
-                .map(|exchange| exchange.what.as_str())
+                .map(|exchange| exchange.label.as_str())
                 .collect();
             return Ok(Proposal {
                 source: child,
@@ -92,7 +93,7 @@ pub(super) fn recombine(
 
 /// Calls back with every subset of `0..count` of one size.
 fn subsets(count: usize, size: usize, found: &mut dyn FnMut(&[usize])) {
-    fn go(
+    fn extend_subset(
         from: usize,
         count: usize,
         size: usize,
@@ -104,27 +105,27 @@ fn subsets(count: usize, size: usize, found: &mut dyn FnMut(&[usize])) {
         }
         for next in from..count {
             chosen.push(next);
-            go(next + 1, count, size, chosen, found);
+            extend_subset(next + 1, count, size, chosen, found);
             chosen.pop();
         }
     }
-    go(0, count, size, &mut Vec::new(), found);
+    extend_subset(0, count, size, &mut Vec::new(), found);
 }
 
 /// What the base could take over from the other.
-fn exchanges(base: &str, other: &str, task: &Task) -> Vec<Exchange> {
+fn parent_differences(base: &str, other: &str, task: &Task) -> Vec<ParentDifference> {
     let mut exchanges = Vec::new();
     let parse = |text: &str| Kernel::parse(text, &task.definition).ok();
     if let (Some(base), Some(other)) = (parse(base), parse(other)) {
-        header_exchanges(&base, &other, &mut exchanges);
+        header_differences(&base, &other, &mut exchanges);
     }
     let (base, other) = (Syntax::parse(base), Syntax::parse(other));
-    function_exchanges(&base, &other, &mut exchanges);
-    exchanges.truncate(MAX_EXCHANGES);
+    function_differences(&base, &other, &mut exchanges);
+    exchanges.truncate(MAX_DIFFERENCES);
     exchanges
 }
 
-fn header_exchanges(base: &Kernel, other: &Kernel, exchanges: &mut Vec<Exchange>) {
+fn header_differences(base: &Kernel, other: &Kernel, exchanges: &mut Vec<ParentDifference>) {
     let now = base.point();
     for (name, value) in other.point() {
         let point = indexmap::IndexMap::from([(name.clone(), value)]);
@@ -133,30 +134,33 @@ fn header_exchanges(base: &Kernel, other: &Kernel, exchanges: &mut Vec<Exchange>
         }
         // The list is taken from the edited file, so that exchanges can be made together.
         let list = with_point(base, &point).and_then(|text| {
-            layout::tunable_list(&text, &name).map(|range| text[range].to_owned())
+            header_text::tunable_list_range(&text, &name).map(|range| text[range].to_owned())
         });
-        if let (Some(list), Some(range)) = (list, layout::tunable_list(&base.text, &name)) {
-            let mut edits = Edits::new();
+        if let (Some(list), Some(range)) =
+            (list, header_text::tunable_list_range(&base.text, &name))
+        {
+            let mut edits = SourceEdits::new();
             edits.replace(range, list);
-            exchanges.push(Exchange {
-                what: format!("{name}={value}"),
+            exchanges.push(ParentDifference {
+                label: format!("{name}={value}"),
                 edits,
             });
         }
     }
-    let variants = layout::section(&other.text, "variants").map(|range| &other.text[range]);
-    let own = layout::section(&base.text, "variants");
+    let variants =
+        header_text::section_range(&other.text, "variants").map(|range| &other.text[range]);
+    let own = header_text::section_range(&base.text, "variants");
     if variants != own.clone().map(|range| &base.text[range]) {
-        let mut edits = Edits::new();
+        let mut edits = SourceEdits::new();
         match (own, variants) {
             (Some(own), variants) => edits.replace(own, variants.unwrap_or_default()),
             (None, variants) => edits.insert(
-                layout::header(&base.text).end - 2,
+                header_text::header_range(&base.text).end - 2,
                 variants.unwrap_or_default(),
             ),
         };
-        exchanges.push(Exchange {
-            what: "variants".to_owned(),
+        exchanges.push(ParentDifference {
+            label: "variants".to_owned(),
             edits,
         });
     }
@@ -169,10 +173,10 @@ fn header_exchanges(base: &Kernel, other: &Kernel, exchanges: &mut Vec<Exchange>
         else {
             continue;
         };
-        let mut edits = Edits::new();
+        let mut edits = SourceEdits::new();
         for key in ["grid", "block", "shared"] {
-            let own = layout::launch_value(&base.text, launch.line, key);
-            let new = layout::launch_value(&other.text, twin.line, key);
+            let own = header_text::launch_value_range(&base.text, launch.line, key);
+            let new = header_text::launch_value_range(&other.text, twin.line, key);
             if let (Some(own), Some(new)) = (own, new)
                 && base.text[own.clone()] != other.text[new.clone()]
             {
@@ -180,8 +184,8 @@ fn header_exchanges(base: &Kernel, other: &Kernel, exchanges: &mut Vec<Exchange>
             }
         }
         if !edits.is_empty() {
-            exchanges.push(Exchange {
-                what: format!("the launch of {}", launch.kernel),
+            exchanges.push(ParentDifference {
+                label: format!("the launch of {}", launch.kernel),
                 edits,
             });
         }
@@ -189,48 +193,55 @@ fn header_exchanges(base: &Kernel, other: &Kernel, exchanges: &mut Vec<Exchange>
 }
 
 /// Functions of the same name and parameters: device functions as a whole, others statement by statement.
-fn function_exchanges(base: &Syntax<'_>, other: &Syntax<'_>, exchanges: &mut Vec<Exchange>) {
+fn function_differences(
+    base: &Syntax<'_>,
+    other: &Syntax<'_>,
+    exchanges: &mut Vec<ParentDifference>,
+) {
     let others = other.functions();
     for function in base.functions() {
-        let name = base.name_of(&function);
-        let mut twins = others.iter().filter(|twin| other.name_of(twin) == name);
+        let name = base.function_name(&function);
+        let mut twins = others
+            .iter()
+            .filter(|twin| other.function_name(twin) == name);
         let (Some(twin), None) = (twins.next(), twins.next()) else {
             continue;
         };
-        if words(base, function.node) == words(other, twin.node) {
+        if normalized_text(base, function.node) == normalized_text(other, twin.node) {
             continue;
         }
-        let same_signature = words(base, function.declarator) == words(other, twin.declarator);
+        let same_signature =
+            normalized_text(base, function.declarator) == normalized_text(other, twin.declarator);
         if !function.is_global && same_signature {
-            let mut edits = Edits::new();
+            let mut edits = SourceEdits::new();
             edits.replace(function.node.byte_range(), other.text(twin.node));
-            exchanges.push(Exchange {
-                what: format!("function {name}"),
+            exchanges.push(ParentDifference {
+                label: format!("function {name}"),
                 edits,
             });
         }
-        if words(base, function.declarator) != words(other, twin.declarator)
+        if normalized_text(base, function.declarator) != normalized_text(other, twin.declarator)
             && function.is_global
-            && names(base, &function) == names(other, twin)
+            && parameter_names(base, &function) == parameter_names(other, twin)
         {
-            let mut edits = Edits::new();
+            let mut edits = SourceEdits::new();
             edits.replace(
                 function.node.start_byte()..function.body.start_byte(),
                 other.source()[twin.node.start_byte()..twin.body.start_byte()].to_owned(),
             );
-            exchanges.push(Exchange {
-                what: format!("the parameters of {name}"),
+            exchanges.push(ParentDifference {
+                label: format!("the parameters of {name}"),
                 edits,
             });
         }
-        if function.is_global && names(base, &function) == names(other, twin) {
-            statement_exchanges(base, &function, other, twin, exchanges);
+        if function.is_global && parameter_names(base, &function) == parameter_names(other, twin) {
+            statement_differences(base, &function, other, twin, exchanges);
         }
     }
 }
 
 /// The names of a function's parameters, in order.
-fn names<'s>(syntax: &Syntax<'s>, function: &Function<'_>) -> Vec<&'s str> {
+fn parameter_names<'s>(syntax: &Syntax<'s>, function: &FunctionNode<'_>) -> Vec<&'s str> {
     let parameters = function.declarator.child_by_field_name("parameters");
     parameters
         .into_iter()
@@ -245,7 +256,7 @@ fn names<'s>(syntax: &Syntax<'s>, function: &Function<'_>) -> Vec<&'s str> {
         .collect()
 }
 
-fn words(syntax: &Syntax<'_>, node: Node<'_>) -> String {
+fn normalized_text(syntax: &Syntax<'_>, node: Node<'_>) -> String {
     syntax
         .text(node)
         .split_whitespace()
@@ -254,12 +265,12 @@ fn words(syntax: &Syntax<'_>, node: Node<'_>) -> String {
 }
 
 /// Every run of statements in which two bodies differ.
-fn statement_exchanges(
+fn statement_differences(
     base: &Syntax<'_>,
-    function: &Function<'_>,
+    function: &FunctionNode<'_>,
     other: &Syntax<'_>,
-    twin: &Function<'_>,
-    exchanges: &mut Vec<Exchange>,
+    twin: &FunctionNode<'_>,
+    exchanges: &mut Vec<ParentDifference>,
 ) {
     let statements = |body| {
         children(body)
@@ -270,22 +281,28 @@ fn statement_exchanges(
     if own.len() > MAX_STATEMENTS || new.len() > MAX_STATEMENTS {
         return;
     }
-    let own_words: Vec<_> = own.iter().map(|node| words(base, *node)).collect();
-    let new_words: Vec<_> = new.iter().map(|node| words(other, *node)).collect();
-    for (here, there) in differences(&own_words, &new_words) {
+    let own_words: Vec<_> = own
+        .iter()
+        .map(|node| normalized_text(base, *node))
+        .collect();
+    let new_words: Vec<_> = new
+        .iter()
+        .map(|node| normalized_text(other, *node))
+        .collect();
+    for (here, there) in differing_runs(&own_words, &new_words) {
         // Whole lines, so that directives keep theirs.
-        let range = span(base, function.body, &own, here.clone());
-        let text = &other.source()[span(other, twin.body, &new, there.clone())];
+        let range = run_range(base, function.body, &own, here.clone());
+        let text = &other.source()[run_range(other, twin.body, &new, there.clone())];
         let line = base.source()[..range.start].matches('\n').count() + 1;
-        let mut edits = Edits::new();
+        let mut edits = SourceEdits::new();
         edits.replace(range, text);
         let what = format!("the statements of line {line}");
-        exchanges.push(Exchange { what, edits });
+        exchanges.push(ParentDifference { label: what, edits });
     }
 }
 
 /// The bytes from the end of the statement before a run to the end of the run.
-fn span(
+fn run_range(
     syntax: &Syntax<'_>,
     body: Node<'_>,
     statements: &[Node<'_>],
@@ -306,7 +323,7 @@ fn span(
 }
 
 /// The runs in which two lists differ, by their longest common subsequence.
-fn differences(own: &[String], new: &[String]) -> Vec<(Range<usize>, Range<usize>)> {
+fn differing_runs(own: &[String], new: &[String]) -> Vec<(Range<usize>, Range<usize>)> {
     let mut lengths = vec![vec![0usize; new.len() + 1]; own.len() + 1];
     for here in (0..own.len()).rev() {
         for there in (0..new.len()).rev() {
@@ -345,17 +362,17 @@ fn differences(own: &[String], new: &[String]) -> Vec<(Range<usize>, Range<usize
 }
 
 /// Whether every name that a parent declares somewhere is declared in the child wherever it is used there, and once.
-fn is_whole(child: &str, first: &str, second: &str) -> bool {
+fn declares_every_name_once(child: &str, first: &str, second: &str) -> bool {
     let declared_in_parents: HashSet<&str> = [first, second]
         .into_iter()
         .flat_map(|source| {
-            declarations(&Syntax::parse(source))
+            visible_declarations(&Syntax::parse(source))
                 .into_iter()
                 .map(|(name, _)| name)
         })
         .collect();
     let syntax = Syntax::parse(child);
-    let declared = declarations(&syntax);
+    let declared = visible_declarations(&syntax);
     let is_twice = declared.iter().enumerate().any(|(index, (name, visible))| {
         declared[..index]
             .iter()
@@ -377,7 +394,7 @@ fn is_whole(child: &str, first: &str, second: &str) -> bool {
 }
 
 /// The names that functions declare, parameters included, and where each is visible.
-fn declarations<'s>(syntax: &Syntax<'s>) -> Vec<(&'s str, Range<usize>)> {
+fn visible_declarations<'s>(syntax: &Syntax<'s>) -> Vec<(&'s str, Range<usize>)> {
     let mut declared = Vec::new();
     for function in syntax.functions() {
         for node in descendants(function.node) {
@@ -433,7 +450,7 @@ mod tests {
         )
     }
 
-    fn all(first: &str, second: &str) -> Vec<Proposal> {
+    fn all_children(first: &str, second: &str) -> Vec<Proposal> {
         let task = TaskFiles::find("softmax")
             .and_then(|files| files.load())
             .expect("softmax is shipped");
@@ -443,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_exchanged_one_by_one_and_together() {
+    fn each_difference_makes_a_child() {
         let first = kernel(
             "[1, 2]",
             "return a + a;",
@@ -454,7 +471,7 @@ mod tests {
             "return 2.0f * a;",
             "    int i = blockIdx.x;\n    float sum = x[i] + 1.0f;\n#pragma unroll 2\n    for (;;) break;\n    output[i] = twice(sum);\n",
         );
-        let children = all(&first, &second);
+        let children = all_children(&first, &second);
         let details: Vec<_> = children
             .iter()
             .map(|child| format!("{}\n", child.detail))
@@ -492,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_be_declared_is_not_taken_over() {
+    fn children_with_undeclared_names_are_dropped() {
         let first = kernel(
             "[1]",
             "return a;",
@@ -504,8 +521,8 @@ mod tests {
             "    int i = 0;\n    float other = x[i];\n    int rest = 0;\n    output[i] = other;\n",
         );
         // One statement alone would use a name that is not there.
-        assert!(all(&first, &second).is_empty());
-        assert!(all(&first, &first).is_empty());
-        assert!(all("garbage", &second).is_empty());
+        assert!(all_children(&first, &second).is_empty());
+        assert!(all_children(&first, &first).is_empty());
+        assert!(all_children("garbage", &second).is_empty());
     }
 }

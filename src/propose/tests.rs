@@ -7,7 +7,7 @@ use crate::base::Digest;
 use crate::kernel::syntax::Syntax;
 use crate::task::{TaskFiles, embedded_names};
 
-fn tasks() -> Vec<Task> {
+fn shipped_tasks() -> Vec<Task> {
     let load = |name| TaskFiles::find(name).and_then(|files| files.load());
     embedded_names()
         .into_iter()
@@ -28,7 +28,7 @@ fn brief(operator: Operator, attempt: u64) -> Brief {
     }
 }
 
-fn ask(operator: Operator, attempt: u64, sources: &[&str], task: &Task) -> Answer {
+fn propose_from(operator: Operator, attempt: u64, sources: &[&str], task: &Task) -> Answer {
     let parents: Vec<_> = sources
         .iter()
         .map(|source| Parent { step: 1, source })
@@ -37,9 +37,9 @@ fn ask(operator: Operator, attempt: u64, sources: &[&str], task: &Task) -> Answe
 }
 
 #[test]
-fn every_child_of_every_shipped_kernel_is_a_kernel_of_its_own() {
-    for task in tasks() {
-        for (file, source) in task.starts() {
+fn children_of_shipped_kernels_are_valid_and_distinct() {
+    for task in shipped_tasks() {
+        for (file, source) in task.starting_kernels() {
             let children: Vec<_> = mutate::children(source, &task).collect();
             let used: HashSet<_> = children.iter().map(|child| child.transformation).collect();
             // One pass over single elements, or a kernel written for tensor cores, leaves less to change.
@@ -55,7 +55,7 @@ fn every_child_of_every_shipped_kernel_is_a_kernel_of_its_own() {
                     child.detail,
                     child.source
                 );
-                assert_ne!(syntax.words(), Vec::<&str>::new());
+                assert_ne!(syntax.lexemes(), Vec::<&str>::new());
                 assert!(
                     seen.insert(Digest::of(&child.source)),
                     "{file}: {} twice",
@@ -72,8 +72,8 @@ fn every_transformation_applies_to_some_shipped_kernel() {
         .iter()
         .map(|transformation| transformation.name())
         .collect();
-    for task in tasks() {
-        for (_, source) in task.starts() {
+    for task in shipped_tasks() {
+        for (_, source) in task.starting_kernels() {
             for child in mutate::children(source, &task) {
                 unused.remove(child.transformation);
             }
@@ -83,13 +83,15 @@ fn every_transformation_applies_to_some_shipped_kernel() {
 }
 
 #[test]
-fn attempts_never_repeat_and_never_run_dry() {
-    for task in tasks() {
+fn attempts_give_distinct_kernels_beyond_single_changes() {
+    for task in shipped_tasks() {
         // Pairs of changes to the longest kernels take an unoptimised build too long.
-        let starts = task.starts().filter(|(_, source)| source.len() < 6500);
+        let starts = task
+            .starting_kernels()
+            .filter(|(_, source)| source.len() < 6500);
         for (file, source) in starts {
             let singles = mutate::children(source, &task).count() as u64;
-            let mut seen = HashSet::from([mutate::identity(source)]);
+            let mut seen = HashSet::from([mutate::source_identity(source)]);
             for attempt in [
                 0,
                 singles / 2,
@@ -98,15 +100,18 @@ fn attempts_never_repeat_and_never_run_dry() {
                 singles + 1,
                 singles + 8,
             ] {
-                let answer = ask(Operator::Mutate, attempt, &[source], &task);
+                let answer = propose_from(Operator::Mutate, attempt, &[source], &task);
                 if attempt == singles {
-                    assert_eq!(answer, ask(Operator::Mutate, attempt, &[source], &task));
+                    assert_eq!(
+                        answer,
+                        propose_from(Operator::Mutate, attempt, &[source], &task)
+                    );
                 }
                 let Answer::Proposal(proposal) = answer else {
                     panic!("{file}: {attempt}: {answer:?}")
                 };
                 assert!(
-                    seen.insert(mutate::identity(&proposal.source)),
+                    seen.insert(mutate::source_identity(&proposal.source)),
                     "{file}: {}",
                     proposal.detail
                 );
@@ -122,9 +127,9 @@ fn attempts_never_repeat_and_never_run_dry() {
 }
 
 #[test]
-fn children_of_one_kernel_recombine() {
-    for task in tasks() {
-        let Some((_, source)) = task.starts().next() else {
+fn recombine_joins_two_changes_of_one_kernel() {
+    for task in shipped_tasks() {
+        let Some((_, source)) = task.starting_kernels().next() else {
             continue;
         };
         let children: Vec<_> = mutate::children(source, &task)
@@ -142,7 +147,7 @@ fn children_of_one_kernel_recombine() {
             continue;
         }
         let both = (0..20)
-            .map(|attempt| ask(Operator::Recombine, attempt, &pair, &task))
+            .map(|attempt| propose_from(Operator::Recombine, attempt, &pair, &task))
             .any(|answer| match answer {
                 Answer::Proposal(proposal) => {
                     proposal.source.contains("_parts[") && proposal.source.contains("__restrict__")
@@ -154,8 +159,8 @@ fn children_of_one_kernel_recombine() {
 }
 
 #[test]
-fn autotune_puts_values_in_force() {
-    let task = tasks()
+fn autotune_sets_tunable_values() {
+    let task = shipped_tasks()
         .into_iter()
         .find(|task| task.name == "gdn_decode")
         .expect("gdn_decode is shipped");
@@ -182,10 +187,13 @@ fn autotune_puts_values_in_force() {
 }
 
 #[test]
-fn no_text_makes_an_operator_panic() {
-    let task = tasks().remove(0);
-    let mut stream = crate::base::Stream::new(11, "garbage", 0);
-    let texts: Vec<String> = task.starts().map(|(_, source)| source.to_owned()).collect();
+fn operators_do_not_panic_on_broken_sources() {
+    let task = shipped_tasks().remove(0);
+    let mut stream = crate::base::RandomStream::new(11, "garbage", 0);
+    let texts: Vec<String> = task
+        .starting_kernels()
+        .map(|(_, source)| source.to_owned())
+        .collect();
     for round in 0..60 {
         let text = &texts[round % texts.len()];
         // The header stays whole, so that it is the code that is broken.
@@ -212,21 +220,21 @@ fn no_text_makes_an_operator_panic() {
             Operator::Mutate,
             Operator::Recombine,
         ] {
-            let _ = ask(operator, round as u64 % 5, &[&broken, text], &task);
+            let _ = propose_from(operator, round as u64 % 5, &[&broken, text], &task);
         }
     }
     for nothing in ["", "/* kforge\n*/", "*/", "/* kforge", "é"] {
         assert!(matches!(
-            ask(Operator::Mutate, 0, &[nothing], &task),
+            propose_from(Operator::Mutate, 0, &[nothing], &task),
             Answer::NoOp(_)
         ));
         assert!(matches!(
-            ask(Operator::Recombine, 0, &[nothing, nothing], &task),
+            propose_from(Operator::Recombine, 0, &[nothing, nothing], &task),
             Answer::NoOp(_)
         ));
     }
     assert!(matches!(
-        ask(Operator::Mutate, 0, &[], &task),
+        propose_from(Operator::Mutate, 0, &[], &task),
         Answer::NoOp(_)
     ));
 }

@@ -1,11 +1,11 @@
 //! What became of tasks that were to be admitted, in words and tables.
 
-use super::counted;
+use super::pluralize;
 use crate::eval::Admission;
 use crate::task::PrecisionCheck;
 
 /// One task: admitted, or what it lets pass, where, and by how much.
-pub(crate) fn admission(admission: &Admission) -> String {
+pub(crate) fn describe_admission(admission: &Admission) -> String {
     let mut text = format!(
         "{}: {}; {}, {}, {} in {:.1} s, seed {}\n",
         admission.task,
@@ -14,9 +14,9 @@ pub(crate) fn admission(admission: &Admission) -> String {
         } else {
             "refused"
         },
-        counted(admission.workloads as u64, "workload"),
-        counted(admission.regimes.len() as u64, "regime"),
-        counted(admission.comparisons as u64, "spoilt output"),
+        pluralize(admission.workloads as u64, "workload"),
+        pluralize(admission.regimes.len() as u64, "regime"),
+        pluralize(admission.comparisons as u64, "spoilt output"),
         admission.seconds,
         admission.seed,
     );

@@ -3,7 +3,7 @@
 use crate::verdict::CompiledOnly;
 
 /// A line for each variant, or what stopped the compiler with its words.
-pub(crate) fn compiled(found: &CompiledOnly) -> String {
+pub(crate) fn describe_compiled(found: &CompiledOnly) -> String {
     let mut text = format!(
         "{}: {} for {} by {}, not run, {:.2} s\n",
         found.kernel,
@@ -32,7 +32,7 @@ pub(crate) fn compiled(found: &CompiledOnly) -> String {
             number(resources.spill_bytes),
             number(resources.shared_bytes)
         );
-        text += &indented(&variant.log);
+        text += &indent(&variant.log);
     }
     if let Some(reason) = &found.reason {
         text += &format!("  {reason}\n");
@@ -41,9 +41,9 @@ pub(crate) fn compiled(found: &CompiledOnly) -> String {
         .evidence
         .as_ref()
         .and_then(|evidence| evidence.log.as_deref());
-    text + &indented(log.unwrap_or_default())
+    text + &indent(log.unwrap_or_default())
 }
 
-fn indented(log: &str) -> String {
+fn indent(log: &str) -> String {
     log.lines().map(|line| format!("    {line}\n")).collect()
 }

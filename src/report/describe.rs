@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::looks::looked_at;
-use super::results::caveat;
-use crate::task::{Distribution, Shape, Task, Tensor, Total, WorkloadChoice};
-use crate::verdict::{Times, Verdict};
+use super::profiling::profiling_text;
+use super::results::device_note;
+use crate::task::{CumulativeTotal, Distribution, DistributionKind, Task, Tensor, WorkloadChoice};
+use crate::verdict::{TimeSummary, Verdict};
 
 /// A line for each task.
-pub(crate) fn tasks(tasks: &[(Task, String)]) -> String {
+pub(crate) fn task_table(tasks: &[(Task, String)]) -> String {
     let mut text = format!(
         "{:<14} {:<10} {:<30} {:>9}  {:<12} {}\n",
         "task", "operation", "definition", "workloads", "baseline", "found in"
@@ -27,7 +27,7 @@ pub(crate) fn tasks(tasks: &[(Task, String)]) -> String {
 }
 
 /// Everything about one task.
-pub(crate) fn task(task: &Task, origin: &str) -> String {
+pub(crate) fn describe_task(task: &Task, origin: &str) -> String {
     let definition = &task.definition;
     let mut text = format!("{} ({}), {origin}\n", task.name, definition.name);
     if let Some(description) = &definition.description {
@@ -49,11 +49,11 @@ pub(crate) fn task(task: &Task, origin: &str) -> String {
             .settings
             .inputs
             .get(name)
-            .map_or_else(|| "default".to_owned(), distribution);
+            .map_or_else(|| "default".to_owned(), distribution_text);
         text += &format!(
             "  {name:<14} {:<10} {:<52} {values}{}\n",
             tensor.dtype.to_string(),
-            shape(tensor),
+            shape_text(tensor),
             if tensor.optional { ", optional" } else { "" }
         );
     }
@@ -72,7 +72,7 @@ pub(crate) fn task(task: &Task, origin: &str) -> String {
         text += &format!(
             "  {name:<14} {:<10} {:<52} {tolerance}\n",
             tensor.dtype.to_string(),
-            shape(tensor)
+            shape_text(tensor)
         );
     }
     text += &format!(
@@ -104,7 +104,8 @@ pub(crate) fn task(task: &Task, origin: &str) -> String {
     text += "\nregimes\n";
     for (name, regime) in task.regimes() {
         let inputs = regime.iter();
-        let inputs = inputs.map(|(input, values)| format!("{input}: {}", distribution(values)));
+        let inputs =
+            inputs.map(|(input, values)| format!("{input}: {}", distribution_text(values)));
         text += &format!("  {name:<14} {}\n", inputs.collect::<Vec<_>>().join("; "));
     }
     text += "\nprofiles\n";
@@ -115,13 +116,13 @@ pub(crate) fn task(task: &Task, origin: &str) -> String {
         };
         text += &format!(
             "  {name:<8} {workloads}; {}; {} of checks; timed for {} s a workload, or until the interval is ±{} %\n",
-            counted(u64::from(profile.hidden_shapes), "hidden shape"),
-            counted(u64::from(profile.rounds), "round"),
+            pluralize(u64::from(profile.hidden_shapes), "hidden shape"),
+            pluralize(u64::from(profile.rounds), "round"),
             profile.seconds,
             profile.precision * 100.0
         );
     }
-    let starts: Vec<_> = task.starts().map(|(name, _)| name).collect();
+    let starts: Vec<_> = task.starting_kernels().map(|(name, _)| name).collect();
     text + &format!(
         "\nbaseline  {}\nstarts    {}\n",
         task.baseline().0,
@@ -130,7 +131,7 @@ pub(crate) fn task(task: &Task, origin: &str) -> String {
 }
 
 /// Everything about one task, for scripts.
-pub(crate) fn facts(task: &Task, origin: &str) -> Value {
+pub(crate) fn task_json(task: &Task, origin: &str) -> Value {
     let definition = &task.definition;
     let tensor = |tensor: &Tensor| json!({"shape": tensor.shape, "dtype": tensor.dtype.to_string(), "optional": tensor.optional, "description": tensor.description});
     let axes = definition.axes.iter().map(|(name, axis)| {
@@ -164,24 +165,28 @@ pub(crate) fn facts(task: &Task, origin: &str) -> Value {
         "workloads": workloads.collect::<Vec<_>>(),
         "profiles": task.settings.profiles,
         "baseline": task.baseline().0,
-        "starts": task.starts().map(|(name, _)| name).collect::<Vec<_>>(),
+        "starts": task.starting_kernels().map(|(name, _)| name).collect::<Vec<_>>(),
     })
 }
 
-fn shape(tensor: &Tensor) -> String {
+fn shape_text(tensor: &Tensor) -> String {
     tensor.shape.as_ref().map_or_else(
         || "scalar".to_owned(),
         |axes| format!("[{}]", axes.join(", ")),
     )
 }
 
-fn distribution(distribution: &Distribution) -> String {
-    let shape = match &distribution.shape {
-        Shape::Normal(deviation) => format!("normal, deviation {deviation}"),
-        Shape::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
-        Shape::Value(value) => format!("{value}"),
-        Shape::Cumulative(Total::Axis(axis)) => format!("cumulative, up to `{axis}`"),
-        Shape::Cumulative(Total::Size(total)) => format!("cumulative, up to {total}"),
+fn distribution_text(distribution: &Distribution) -> String {
+    let shape = match &distribution.kind {
+        DistributionKind::Normal(deviation) => format!("normal, deviation {deviation}"),
+        DistributionKind::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
+        DistributionKind::Value(value) => format!("{value}"),
+        DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) => {
+            format!("cumulative, up to `{axis}`")
+        }
+        DistributionKind::Cumulative(CumulativeTotal::Size(total)) => {
+            format!("cumulative, up to {total}")
+        }
     };
     let mut parts = vec![shape];
     if distribution.levels != 0 {
@@ -206,15 +211,15 @@ fn distribution(distribution: &Distribution) -> String {
 }
 
 /// `1 round`, `2 rounds`.
-pub(crate) fn counted(count: u64, what: &str) -> String {
+pub(crate) fn pluralize(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The most lines on memory that a verdict prints.
-const POOR_ACCESSES: usize = 5;
+const MAX_POOR_ACCESSES: usize = 5;
 
 /// A verdict as a table, or with what went wrong.
-pub(crate) fn verdict(verdict: &Verdict) -> String {
+pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
     let mut text = format!("{}: {}", verdict.kernel, verdict.status);
     match (&verdict.speedup, &verdict.reason) {
         (Some(speedup), _) => {
@@ -241,7 +246,7 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
         );
     }
     for (workload, speedup, ci95) in timed() {
-        let time = |times: &Option<Times>| {
+        let time = |times: &Option<TimeSummary>| {
             times.map_or_else(String::new, |times| format!("{:.1}", times.median))
         };
         text += &format!(
@@ -263,7 +268,7 @@ pub(crate) fn verdict(verdict: &Verdict) -> String {
     for access in poor_accesses(verdict) {
         text += &format!("  {access}\n");
     }
-    text += &looked_at(verdict);
+    text += &profiling_text(verdict);
     let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
     if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
         log.lines()
@@ -294,11 +299,11 @@ fn poor_accesses(verdict: &Verdict) -> Vec<String> {
             _ => None,
         }
     });
-    poor.take(POOR_ACCESSES).collect()
+    poor.take(MAX_POOR_ACCESSES).collect()
 }
 
 /// What the times of these verdicts are times of; nothing where none was measured.
-pub(crate) fn measured_where(verdicts: &[Verdict]) -> String {
+pub(crate) fn timing_note(verdicts: &[Verdict]) -> String {
     let measured = |verdict: &&Verdict| {
         verdict
             .workloads
@@ -306,5 +311,5 @@ pub(crate) fn measured_where(verdicts: &[Verdict]) -> String {
             .any(|workload| workload.speedup.is_some())
     };
     let first = verdicts.iter().find(measured);
-    first.map_or_else(String::new, |verdict| caveat(&verdict.device))
+    first.map_or_else(String::new, |verdict| device_note(&verdict.device))
 }

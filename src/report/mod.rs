@@ -5,20 +5,22 @@ use std::time::Duration;
 mod admission;
 mod compiled;
 mod describe;
-mod looks;
+mod profiling;
 mod results;
 mod sink;
-mod waiting;
+mod spinner;
 
-pub(crate) use admission::admission;
-pub(crate) use compiled::compiled;
-pub(crate) use describe::{counted, facts, measured_where, task, tasks, verdict};
-pub(crate) use results::{Ranked, Started, TaskResults, results};
-pub(crate) use sink::{Form, Sink};
-pub(crate) use waiting::Waiting;
+pub(crate) use admission::describe_admission;
+pub(crate) use compiled::describe_compiled;
+pub(crate) use describe::{
+    describe_task, describe_verdict, pluralize, task_json, task_table, timing_note,
+};
+pub(crate) use results::{RankedElite, StartingKernelResult, TaskResults, results_tables};
+pub(crate) use sink::{ProgressFormat, ProgressView};
+pub(crate) use spinner::Spinner;
 
 use crate::event::{Cost, Event, StopReason};
-use crate::search::Change;
+use crate::search::SearchUpdate;
 use crate::verdict::Speedup;
 
 /// Watches the tasks of a run, one after the other. Called from the driver's loop: it must not wait.
@@ -29,10 +31,10 @@ pub trait Observer: Send {
     }
 
     /// Something happened, and this is what it changed; `progress` already counts it.
-    fn event(&mut self, event: &Event, changes: &[Change], progress: &Progress);
+    fn event(&mut self, event: &Event, changes: &[SearchUpdate], progress: &Progress);
 
     /// Time has passed, and nothing has happened; `progress` says who is waited for.
-    fn waits(&mut self, progress: &Progress) {
+    fn waiting(&mut self, progress: &Progress) {
         let _ = progress;
     }
 
@@ -43,10 +45,10 @@ pub trait Observer: Send {
 }
 
 /// Watches nothing.
-pub struct Silent;
+pub struct SilentObserver;
 
-impl Observer for Silent {
-    fn event(&mut self, _event: &Event, _changes: &[Change], _progress: &Progress) {}
+impl Observer for SilentObserver {
+    fn event(&mut self, _event: &Event, _changes: &[SearchUpdate], _progress: &Progress) {}
 }
 
 /// Where a task stands.
@@ -62,7 +64,7 @@ pub struct Progress {
     /// Candidates with a verdict.
     pub judged: u64,
     pub passed: u64,
-    pub best: Option<Best>,
+    pub best: Option<BestCandidate>,
     /// Cells of the archive that hold an elite.
     pub cells: usize,
     /// Since this process took up the task.
@@ -80,7 +82,7 @@ pub struct Progress {
 
 /// The fastest candidate so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Best {
+pub struct BestCandidate {
     pub step: u64,
     pub speedup: Speedup,
     /// Measured again with new seeds in fresh processes.

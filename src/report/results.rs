@@ -4,12 +4,12 @@
 
 use std::path::PathBuf;
 
-use super::{Progress, counted};
+use super::{Progress, pluralize};
 use crate::event::{Operator, StopReason};
 use crate::verdict::{DeviceIdentity, Speedup, Status};
 
 /// How many kernels are listed.
-const LISTED: usize = 5;
+const MAX_LISTED: usize = 5;
 
 /// One task at its end.
 #[derive(Clone, Debug, Default)]
@@ -18,10 +18,10 @@ pub struct TaskResults {
     /// The oracle or the baseline failed, in words.
     pub failure: Option<String>,
     /// The elites, the one to report first.
-    pub elites: Vec<Ranked>,
+    pub elites: Vec<RankedElite>,
     /// Elites that were fast when they were judged, and did not pass when they were measured again.
     pub refuted: usize,
-    pub starts: Vec<Started>,
+    pub starts: Vec<StartingKernelResult>,
     /// The name of what speed is measured against; empty where nothing was judged.
     pub baseline: String,
     pub device: Option<DeviceIdentity>,
@@ -33,7 +33,7 @@ pub struct TaskResults {
 
 /// An elite.
 #[derive(Clone, Debug)]
-pub struct Ranked {
+pub struct RankedElite {
     pub step: u64,
     pub operator: Operator,
     pub detail: String,
@@ -49,7 +49,7 @@ pub struct Ranked {
 
 /// A kernel that the search started from.
 #[derive(Clone, Debug)]
-pub struct Started {
+pub struct StartingKernelResult {
     pub step: u64,
     pub name: String,
     /// `None` where it was not judged.
@@ -58,45 +58,45 @@ pub struct Started {
 }
 
 /// The tables of all tasks.
-pub(crate) fn results(tasks: &[TaskResults]) -> String {
-    tasks.iter().map(one).collect()
+pub(crate) fn results_tables(tasks: &[TaskResults]) -> String {
+    tasks.iter().map(task_text).collect()
 }
 
-fn one(results: &TaskResults) -> String {
+fn task_text(results: &TaskResults) -> String {
     let progress = &results.progress;
     let mut text = format!(
         "\n{}: {} of {}, {} judged, {} passed, {} filled{}\n",
         progress.task,
         progress.steps,
-        counted(progress.total, "step"),
+        pluralize(progress.total, "step"),
         progress.judged,
         progress.passed,
-        counted(progress.cells as u64, "cell"),
+        pluralize(progress.cells as u64, "cell"),
         progress
             .stopped
-            .map_or_else(String::new, |why| format!("; {}", words(why)))
+            .map_or_else(String::new, |why| format!("; {}", stop_reason_text(why)))
     );
     if let Some(failure) = &results.failure {
-        text += &indented(failure);
+        text += &indent(failure);
     }
     if results.elites.is_empty() {
         text += "  no candidate passed\n";
         if results.refuted > 0 {
             text += &format!(
                 "  {} looked fast and did not pass when measured again\n",
-                counted(results.refuted as u64, "kernel")
+                pluralize(results.refuted as u64, "kernel")
             );
         }
         if progress.judged > 0 {
             text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
         }
-        return text + &starts(&results.starts);
+        return text + &starting_kernels_table(&results.starts);
     }
     text += &format!(
         "\n  {:>2}  {:>8}  {:<16}  {:<9}  {:>5}  {}\n",
         "", "speedup", "95 % interval", "confirmed", "step", "made by"
     );
-    for (index, elite) in results.elites.iter().take(LISTED).enumerate() {
+    for (index, elite) in results.elites.iter().take(MAX_LISTED).enumerate() {
         let confirmed = match elite.confirmed {
             Some(_) => "yes",
             None if elite.too_noisy => "too noisy",
@@ -105,7 +105,7 @@ fn one(results: &TaskResults) -> String {
         text += &format!(
             "  {:>2}  {}  {confirmed:<9}  {:>5}  {}: {}\n      {}\n      {}\n",
             index + 1,
-            measured(elite.confirmed.unwrap_or(elite.measured)),
+            speedup_columns(elite.confirmed.unwrap_or(elite.measured)),
             elite.step,
             elite.operator.name(),
             elite.detail,
@@ -113,17 +113,17 @@ fn one(results: &TaskResults) -> String {
             elite.source.display()
         );
     }
-    if results.elites.len() > LISTED {
-        let more = results.elites.len() - LISTED;
+    if results.elites.len() > MAX_LISTED {
+        let more = results.elites.len() - MAX_LISTED;
         text += &format!("      and {more} more, each the fastest of its cell\n");
     }
     if results.refuted > 0 {
         text += &format!(
             "      {} looked fast and did not pass when measured again: not listed\n",
-            counted(results.refuted as u64, "kernel")
+            pluralize(results.refuted as u64, "kernel")
         );
     }
-    text += &starts(&results.starts);
+    text += &starting_kernels_table(&results.starts);
     text += &format!(
         "\n  speedups are over the baseline `{}`, the geometric mean over the workloads\n",
         results.baseline
@@ -135,7 +135,10 @@ fn one(results: &TaskResults) -> String {
         text +=
             "  too noisy: correct when measured again, and not precise enough to be confirmed\n";
     }
-    text += &results.device.as_ref().map_or_else(String::new, caveat);
+    text += &results
+        .device
+        .as_ref()
+        .map_or_else(String::new, device_note);
     for (name, path) in [
         ("best kernel", &results.best),
         ("its verdict", &results.best_verdict),
@@ -146,13 +149,13 @@ fn one(results: &TaskResults) -> String {
     text
 }
 
-fn starts(starts: &[Started]) -> String {
+fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
     if starts.is_empty() {
         return String::new();
     }
     let rows = starts.iter().map(|start| {
         let found = match (start.speedup, start.status) {
-            (Some(speedup), _) => measured(speedup),
+            (Some(speedup), _) => speedup_columns(speedup),
             (None, Some(status)) => format!("{:>8}  {:<16}", "-", status.to_string()),
             (None, None) => format!("{:>8}  {:<16}", "-", "not judged"),
         };
@@ -164,13 +167,13 @@ fn starts(starts: &[Started]) -> String {
     format!("\n  started from\n{}", rows.collect::<String>())
 }
 
-fn measured(speedup: Speedup) -> String {
+fn speedup_columns(speedup: Speedup) -> String {
     let Speedup { geomean, ci95 } = speedup;
     let interval = format!("[{:.3}, {:.3}]", ci95[0], ci95[1]);
     format!("{geomean:>7.3}x  {interval:<16}")
 }
 
-fn words(why: StopReason) -> &'static str {
+fn stop_reason_text(why: StopReason) -> &'static str {
     match why {
         StopReason::Steps => "all steps were made",
         StopReason::Seconds => "the time is spent",
@@ -181,16 +184,16 @@ fn words(why: StopReason) -> &'static str {
     }
 }
 
-fn indented(text: &str) -> String {
+fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 /// A CPU time is a CPU time, wherever it is shown.
-pub(super) fn caveat(device: &DeviceIdentity) -> String {
+pub(super) fn device_note(device: &DeviceIdentity) -> String {
     match device.cores {
         Some(cores) => format!(
             "  times are CPU times on {} ({}): they rank kernels for this machine, not for a GPU\n",
-            counted(u64::from(cores), "core"),
+            pluralize(u64::from(cores), "core"),
             device.name
         ),
         None => format!("  measured on {}\n", device.name),
@@ -209,7 +212,7 @@ mod tests {
     }
 
     fn sample() -> TaskResults {
-        let elite = |step, operator, detail: &str, confirmed: Option<Speedup>| Ranked {
+        let elite = |step, operator, detail: &str, confirmed: Option<Speedup>| RankedElite {
             step,
             operator,
             detail: detail.to_owned(),
@@ -241,13 +244,13 @@ mod tests {
             ],
             refuted: 1,
             starts: vec![
-                Started {
+                StartingKernelResult {
                     step: 1,
                     name: "naive.cu".to_owned(),
                     status: Some(Status::Passed),
                     speedup: Some(speedup(1.0)),
                 },
-                Started {
+                StartingKernelResult {
                     step: 2,
                     name: "rows.cu".to_owned(),
                     status: Some(Status::Inconclusive),
@@ -269,15 +272,15 @@ mod tests {
 
     #[test]
     fn a_table_ranks_and_says_what_its_numbers_are() {
-        insta::assert_snapshot!(results(&[sample()]));
+        insta::assert_snapshot!(results_tables(&[sample()]));
     }
 
     #[test]
-    fn a_task_without_a_kernel_says_so() {
+    fn task_without_a_passing_kernel_says_so() {
         let mut task = sample();
         task.elites.clear();
         task.failure = Some("the baseline `naive` fails\n\nhint: mend it".to_owned());
-        let text = results(&[task]);
+        let text = results_tables(&[task]);
         assert!(text.contains("\n  no candidate passed\n"), "{text}");
         assert!(text.contains("\n  hint: mend it\n"), "{text}");
         assert!(!text.contains("made by"), "{text}");

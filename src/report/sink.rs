@@ -8,53 +8,53 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Observer, Progress, counted};
+use super::{Observer, Progress, pluralize};
 use crate::event::{Cost, Event};
-use crate::run::Line;
-use crate::search::Change;
+use crate::run::JournalLine;
+use crate::search::SearchUpdate;
 
 /// How often a plain line may appear.
-const PAUSE: Duration = Duration::from_secs(5);
+const MIN_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ProgressFormat {
     /// Progress for a person.
     Human,
     /// Nothing but complaints.
     Quiet,
     /// Every event as a line of JSON on standard output.
-    Lines,
+    JsonLines,
 }
 
 /// Where a run is shown.
-pub(crate) struct Sink {
-    form: Form,
+pub(crate) struct ProgressView {
+    form: ProgressFormat,
     bar: Option<ProgressBar>,
-    shown: Option<Instant>,
+    last_shown: Option<Instant>,
     /// When it was last said who is waited for; `None` while nobody is.
-    waited: Option<Instant>,
+    last_waiting: Option<Instant>,
 }
 
-impl Sink {
-    pub(crate) fn new(form: Form) -> Self {
+impl ProgressView {
+    pub(crate) fn new(form: ProgressFormat) -> Self {
         Self {
             form,
             bar: None,
-            shown: None,
-            waited: None,
+            last_shown: None,
+            last_waiting: None,
         }
     }
 
     /// A message for a person, beside the progress.
-    pub(crate) fn say(&self, text: &str) {
-        if self.form != Form::Quiet {
-            self.insist(text);
+    pub(crate) fn print(&self, text: &str) {
+        if self.form != ProgressFormat::Quiet {
+            self.print_always(text);
         }
     }
 
     /// A message that is shown in every form: something went wrong, or is left to do.
-    pub(crate) fn insist(&self, text: &str) {
+    pub(crate) fn print_always(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| to_stderr(text)),
             None => to_stderr(text),
@@ -69,26 +69,30 @@ impl Sink {
     }
 
     fn show(&mut self, progress: &Progress, always: bool) {
-        if self.form != Form::Human {
+        if self.form != ProgressFormat::Human {
             return;
         }
         if let Some(bar) = &self.bar {
             bar.set_position(progress.steps);
-            bar.set_message(line(progress, Length::Short));
-        } else if always || self.shown.is_none_or(|shown| shown.elapsed() >= PAUSE) {
-            self.shown = Some(Instant::now());
+            bar.set_message(progress_line(progress, LineLength::Short));
+        } else if always
+            || self
+                .last_shown
+                .is_none_or(|shown| shown.elapsed() >= MIN_LINE_INTERVAL)
+        {
+            self.last_shown = Some(Instant::now());
             to_stderr(&format!(
                 "{}: {}",
                 progress.task,
-                line(progress, Length::Whole)
+                progress_line(progress, LineLength::Full)
             ));
         }
     }
 }
 
-impl Observer for Sink {
+impl Observer for ProgressView {
     fn started(&mut self, progress: &Progress) {
-        if self.form == Form::Human && std::io::stderr().is_terminal() {
+        if self.form == ProgressFormat::Human && std::io::stderr().is_terminal() {
             self.close();
             let bar = ProgressBar::with_draw_target(
                 Some(progress.total),
@@ -103,23 +107,26 @@ impl Observer for Sink {
         self.show(progress, true);
     }
 
-    fn event(&mut self, event: &Event, _changes: &[Change], progress: &Progress) {
+    fn event(&mut self, event: &Event, _changes: &[SearchUpdate], progress: &Progress) {
         match self.form {
-            Form::Lines => to_stdout(&json_line(&progress.task, event)),
+            ProgressFormat::JsonLines => to_stdout(&json_line(&progress.task, event)),
             _ => self.show(progress, false),
         }
     }
 
-    fn waits(&mut self, progress: &Progress) {
-        if self.form != Form::Human {
+    fn waiting(&mut self, progress: &Progress) {
+        if self.form != ProgressFormat::Human {
             return;
         }
         if let Some(bar) = &self.bar {
-            bar.set_message(line(progress, Length::Short));
+            bar.set_message(progress_line(progress, LineLength::Short));
         } else if progress.waiting.is_empty() {
-            self.waited = None;
-        } else if self.waited.is_none_or(|waited| waited.elapsed() >= PAUSE) {
-            self.waited = Some(Instant::now());
+            self.last_waiting = None;
+        } else if self
+            .last_waiting
+            .is_none_or(|waited| waited.elapsed() >= MIN_LINE_INTERVAL)
+        {
+            self.last_waiting = Some(Instant::now());
             let mut waiting = progress.waiting.clone();
             // Several questions that wait for the same thing.
             waiting.dedup();
@@ -139,15 +146,15 @@ impl Observer for Sink {
 
 /// How much of a line there is room for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Length {
+enum LineLength {
     /// Behind a bar, within 80 columns for most tasks.
     Short,
-    Whole,
+    Full,
 }
 
 /// Step, best, validity, rate, remaining time, cells: what matters least stands last, where a narrow terminal cuts.
-fn line(progress: &Progress, length: Length) -> String {
-    let short = length == Length::Short;
+fn progress_line(progress: &Progress, length: LineLength) -> String {
+    let short = length == LineLength::Short;
     let mut parts = vec![match short {
         true => format!("{}/{}", progress.steps, progress.total),
         false => format!("step {}/{}", progress.steps, progress.total),
@@ -172,10 +179,15 @@ fn line(progress: &Progress, length: Length) -> String {
     parts.extend(match progress.stopped {
         Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("done".to_owned()),
         Some(_) => Some("confirming".to_owned()),
-        None => rate.map(|rate| format!("{} left", clock(seconds_left(progress, rate)))),
+        None => rate.map(|rate| format!("{} left", duration_text(seconds_left(progress, rate)))),
     });
-    parts.push(counted(progress.cells as u64, "cell"));
-    parts.extend(progress.spent.filter(|spent| spent.tokens > 0).map(money));
+    parts.push(pluralize(progress.cells as u64, "cell"));
+    parts.extend(
+        progress
+            .spent
+            .filter(|spent| spent.tokens > 0)
+            .map(cost_text),
+    );
     if let (true, Some(first)) = (short, progress.waiting.first()) {
         parts.insert(1, format!("waiting for {first}"));
     }
@@ -192,14 +204,14 @@ fn seconds_left(progress: &Progress, rate: f64) -> f64 {
 }
 
 /// What models have cost so far.
-fn money(spent: Cost) -> String {
+fn cost_text(spent: Cost) -> String {
     match spent.nano_usd {
         Some(nano) => format!("${:.4}", nano as f64 / 1e9),
         None => format!("{} tokens", spent.tokens),
     }
 }
 
-fn clock(seconds: f64) -> String {
+fn duration_text(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -233,11 +245,11 @@ fn to_stdout(text: &str) {
 mod tests {
     use super::*;
     use crate::event::StopReason;
-    use crate::report::Best;
+    use crate::report::BestCandidate;
     use crate::verdict::Speedup;
 
     #[test]
-    fn a_line_says_where_a_task_stands() {
+    fn progress_line_shows_steps_best_rate_and_time_left() {
         let mut progress = Progress {
             task: "softmax".to_owned(),
             steps: 20,
@@ -250,16 +262,16 @@ mod tests {
             ..Progress::default()
         };
         assert_eq!(
-            line(&progress, Length::Whole),
+            progress_line(&progress, LineLength::Full),
             "step 20/60, none passed yet, 50 % valid, 20 steps/min, 2 min 00 s left, 4 cells"
         );
         progress.budget = Some(Duration::from_secs(90));
         progress.spent_before = Duration::from_secs(15);
         assert_eq!(
-            line(&progress, Length::Short),
+            progress_line(&progress, LineLength::Short),
             "20/60, none passed yet, 50 % valid, 20 steps/min, 45 s left, 4 cells"
         );
-        progress.best = Some(Best {
+        progress.best = Some(BestCandidate {
             step: 7,
             speedup: Speedup {
                 geomean: 1.5,
@@ -269,11 +281,11 @@ mod tests {
         });
         progress.stopped = Some(StopReason::Seconds);
         assert_eq!(
-            line(&progress, Length::Whole),
+            progress_line(&progress, LineLength::Full),
             "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, done, 4 cells"
         );
         assert_eq!(
-            line(&Progress::default(), Length::Short),
+            progress_line(&Progress::default(), LineLength::Short),
             "0/0, none passed yet, 0 cells"
         );
     }

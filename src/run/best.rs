@@ -23,8 +23,8 @@ pub(crate) struct BestOfRun {
 ///
 /// # Errors
 /// Where the journal cannot be read, or the kernel's file is not what the journal names.
-pub(crate) fn best_of(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
-    let folder = directory.existing_task(task)?;
+pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
+    let folder = directory.task_for_reading(task)?;
     if !folder.journal().is_file() {
         return Ok(None);
     }
@@ -35,12 +35,12 @@ pub(crate) fn best_of(directory: &RunDirectory, task: &str) -> Result<Option<Bes
         }
         Ok(())
     })?;
-    let mut found = Found::default();
+    let mut found = KernelHistory::default();
     Journal::read(&folder.journal(), |head, event: Event| {
         // What was confirmed before a change says nothing of now.
         let is_stale = matches!(event, Event::Confirmed(_)) && head.time < accepted.as_str();
         if !is_stale {
-            found.note(event);
+            found.apply(event);
         }
         Ok(())
     })?;
@@ -68,7 +68,7 @@ pub(crate) fn best_of(directory: &RunDirectory, task: &str) -> Result<Option<Bes
 }
 
 #[derive(Default)]
-struct Found {
+struct KernelHistory {
     kernels: HashMap<u64, Digest>,
     /// The step whose folder has the text.
     holders: HashMap<Digest, u64>,
@@ -76,11 +76,11 @@ struct Found {
     judged: HashMap<u64, Verdict>,
     confirmed: HashMap<u64, Verdict>,
     /// Lost against the one that they would have replaced.
-    beaten: HashSet<u64>,
+    lost_duels: HashSet<u64>,
 }
 
-impl Found {
-    fn note(&mut self, event: Event) {
+impl KernelHistory {
+    fn apply(&mut self, event: Event) {
         match event {
             Event::Proposed(proposed) => {
                 self.kernels.insert(proposed.step, proposed.kernel);
@@ -98,7 +98,7 @@ impl Found {
                 self.confirmed.insert(confirmed.step, confirmed.verdict);
             }
             Event::Dueled(dueled) if dueled.duel.is_none_or(|duel| duel.ci95[0] <= 1.0) => {
-                self.beaten.insert(dueled.step);
+                self.lost_duels.insert(dueled.step);
             }
             _ => {}
         }
@@ -111,8 +111,8 @@ impl Found {
                 !matches!(verdict.status, Status::Passed | Status::Inconclusive)
             })
         };
-        let passed =
-            (self.judged.iter()).filter(|(step, _)| !refuted(step) && !self.beaten.contains(step));
+        let passed = (self.judged.iter())
+            .filter(|(step, _)| !refuted(step) && !self.lost_duels.contains(step));
         let best = fastest(self.confirmed.iter()).or_else(|| fastest(passed))?;
         Some((*best.0, best.1.clone()))
     }
@@ -180,11 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn the_confirmed_come_first_and_the_refuted_and_the_beaten_not_at_all() {
+    fn best_kernel_prefers_confirmed_and_skips_refuted_and_beaten() {
         let root = tempfile::tempdir().unwrap();
         let directory = RunDirectory::new(root.path());
         let best = || {
-            let best = best_of(&directory, "softmax").unwrap();
+            let best = best_kernel(&directory, "softmax").unwrap();
             best.map(|best| {
                 (
                     best.step,
@@ -195,7 +195,7 @@ mod tests {
         };
         let of = |step: u64, speedup: f64| Some((step, format!("kernel {step}"), speedup));
         assert_eq!(best(), None, "no folder of that name");
-        let task = directory.task("softmax").unwrap();
+        let task = directory.create_task("softmax").unwrap();
         let mut run = Journal::open(&directory.journal(), |_, _: RunEvent| Ok(())).unwrap();
         let mut journal = Journal::open(&task.journal(), |_, _: Event| Ok(())).unwrap();
         let mut tell = |events: &[Event]| {
@@ -249,7 +249,7 @@ mod tests {
         run.sync().unwrap();
         assert_eq!(best(), of(3, 2.0));
         files::replace(&task.source(3), b"another").unwrap();
-        let error = best_of(&directory, "softmax").unwrap_err().to_string();
+        let error = best_kernel(&directory, "softmax").unwrap_err().to_string();
         assert!(
             error.contains("is not the kernel that the journal names"),
             "{error}"

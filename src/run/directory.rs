@@ -19,7 +19,7 @@ pub struct TaskDirectory {
 }
 
 /// Names at the top that no task may have.
-const TAKEN: [&str; 5] = [
+const RESERVED_NAMES: [&str; 5] = [
     "run.yaml",
     "lock",
     "events.jsonl",
@@ -54,8 +54,8 @@ impl RunDirectory {
     }
 
     /// The folder of one task, created where it is missing.
-    pub(crate) fn task(&self, name: &str) -> Result<TaskDirectory> {
-        let task = self.existing_task(name)?;
+    pub(crate) fn create_task(&self, name: &str) -> Result<TaskDirectory> {
+        let task = self.task_for_reading(name)?;
         files::create_folder(&task.root.join("steps"))?;
         files::sync_folder(&task.root)?;
         files::sync_folder(&self.root)?;
@@ -63,9 +63,9 @@ impl RunDirectory {
     }
 
     /// The folder of one task, for reading.
-    pub fn existing_task(&self, name: &str) -> Result<TaskDirectory> {
+    pub fn task_for_reading(&self, name: &str) -> Result<TaskDirectory> {
         let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
-        if !plain || TAKEN.contains(&name) {
+        if !plain || RESERVED_NAMES.contains(&name) {
             return Err(Failure::usage(format!(
                 "the task `{name}` cannot have a folder of that name"
             ))
@@ -97,16 +97,16 @@ impl TaskDirectory {
     }
 
     /// The folder of one question of a step, counted from 1.
-    pub(crate) fn ask(&self, step: u64, ask: u32) -> PathBuf {
+    pub(crate) fn request_folder(&self, step: u64, ask: u32) -> PathBuf {
         self.step(step).join(format!("ask-{ask}"))
     }
 
     pub fn prompt(&self, step: u64, ask: u32) -> PathBuf {
-        self.ask(step, ask).join("prompt.md")
+        self.request_folder(step, ask).join("prompt.md")
     }
 
     pub fn response(&self, step: u64, ask: u32) -> PathBuf {
-        self.ask(step, ask).join("response.md")
+        self.request_folder(step, ask).join("response.md")
     }
 
     /// What the model said that it was about to do.
@@ -129,7 +129,7 @@ impl TaskDirectory {
     }
 
     /// The profiler's own report on a step's kernel.
-    pub(crate) fn counters(&self, step: u64) -> PathBuf {
+    pub(crate) fn profiler_report(&self, step: u64) -> PathBuf {
         self.step(step).join("kernel.ncu-rep")
     }
 
@@ -152,13 +152,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_task_leaves_its_folder() {
+    fn task_folder_stays_inside_the_run() {
         let root = tempfile::tempdir().unwrap();
         let run = RunDirectory::new(root.path());
         for name in ["", "..", "a/b", "/etc", "lock", ".hidden", "run.yaml"] {
-            assert!(run.task(name).is_err(), "{name}");
+            assert!(run.create_task(name).is_err(), "{name}");
         }
-        let task = run.task("gdn_decode").unwrap();
+        let task = run.create_task("gdn_decode").unwrap();
         assert_eq!(
             task.source(7),
             root.path().join("gdn_decode/steps/000007/kernel.cu")

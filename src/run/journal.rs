@@ -18,16 +18,16 @@ pub struct Journal {
     file: File,
     path: PathBuf,
     /// The number of the next line, counted from 1.
-    next: u64,
+    next_seq: u64,
     /// Lines that are yet to be written.
-    buffer: Vec<u8>,
+    pending: Vec<u8>,
     /// A write or a sync failed: what the disk holds is unknown.
     broken: bool,
 }
 
 /// What every line begins with.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Head<'a> {
+pub struct LineHead<'a> {
     pub schema: u32,
     pub seq: u64,
     pub time: &'a str,
@@ -35,7 +35,7 @@ pub struct Head<'a> {
 }
 
 /// What a journal's lines say.
-pub trait Line: Sized {
+pub trait JournalLine: Sized {
     fn name(&self) -> &'static str;
 
     /// The step that the line belongs to, if it belongs to one.
@@ -50,12 +50,13 @@ pub trait Line: Sized {
 
 impl Journal {
     /// Opens a journal, creating it where it is missing, and hands each of its lines to `visit` in order.
-    pub fn open<L: Line>(
+    pub fn open<L: JournalLine>(
         path: &Path,
-        mut visit: impl FnMut(&Head<'_>, L) -> Result<()>,
+        mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
     ) -> Result<Self> {
-        let fault =
-            |action: &'static str| move |error: std::io::Error| files::explain(action, path, error);
+        let fault = |action: &'static str| {
+            move |error: std::io::Error| files::explain_io_error(action, path, error)
+        };
         let fresh = !path.exists();
         let file = File::options()
             .read(true)
@@ -66,53 +67,54 @@ impl Journal {
         if fresh {
             files::sync_folder(path.parent().unwrap_or(path))?;
         }
-        let walked = walk(path, &file, &mut visit)?;
+        let walked = scan(path, &file, &mut visit)?;
         if let Some(torn) = walked.torn {
-            keep_torn(path, &torn, walked.next)?;
-            file.set_len(walked.whole).map_err(fault("shorten"))?;
+            save_torn_line(path, &torn, walked.next)?;
+            file.set_len(walked.whole_bytes).map_err(fault("shorten"))?;
             files::sync(&file, path)?;
         }
         Ok(Self {
             file,
             path: path.to_owned(),
-            next: walked.next,
-            buffer: Vec::new(),
+            next_seq: walked.next,
+            pending: Vec::new(),
             broken: false,
         })
     }
 
     /// Hands each line of somebody else's journal to `visit`, and changes nothing: a last line that is only just being written, or
     /// was torn, is left out.
-    pub(crate) fn read<L: Line>(
+    pub(crate) fn read<L: JournalLine>(
         path: &Path,
-        mut visit: impl FnMut(&Head<'_>, L) -> Result<()>,
+        mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
     ) -> Result<()> {
-        let file = File::open(path).map_err(|error| files::explain("open", path, error))?;
-        walk(path, &file, &mut visit).map(|_| ())
+        let file =
+            File::open(path).map_err(|error| files::explain_io_error("open", path, error))?;
+        scan(path, &file, &mut visit).map(|_| ())
     }
 
     /// Whether no line was ever written.
     pub fn is_empty(&self) -> bool {
-        self.next == 1
+        self.next_seq == 1
     }
 
     /// Adds a line. It is on disk only after `sync`.
-    pub fn append(&mut self, event: &impl Line) -> Result<()> {
-        let time = time::timestamp(time::now());
+    pub fn append(&mut self, event: &impl JournalLine) -> Result<()> {
+        let time = time::timestamp(time::now_milliseconds());
         write!(
-            self.buffer,
+            self.pending,
             "{{\"schema\":{SCHEMA},\"seq\":{},\"time\":\"{time}\",",
-            self.next
+            self.next_seq
         )?;
         if let Some(step) = event.step() {
-            write!(self.buffer, "\"step\":{step},")?;
+            write!(self.pending, "\"step\":{step},")?;
         }
-        write!(self.buffer, "\"event\":\"{}\"", event.name())?;
-        let payload = self.buffer.len();
-        event.write(&mut self.buffer)?;
-        join(&mut self.buffer, payload, event.step())?;
-        self.buffer.push(b'\n');
-        self.next += 1;
+        write!(self.pending, "\"event\":\"{}\"", event.name())?;
+        let payload = self.pending.len();
+        event.write(&mut self.pending)?;
+        merge_payload(&mut self.pending, payload, event.step())?;
+        self.pending.push(b'\n');
+        self.next_seq += 1;
         Ok(())
     }
 
@@ -124,42 +126,42 @@ impl Journal {
                 self.path.display()
             );
         }
-        if self.buffer.is_empty() {
+        if self.pending.is_empty() {
             return Ok(());
         }
         self.broken = true;
         self.file
-            .write_all(&self.buffer)
-            .map_err(|error| files::explain("write", &self.path, error))?;
+            .write_all(&self.pending)
+            .map_err(|error| files::explain_io_error("write", &self.path, error))?;
         files::sync(&self.file, &self.path)?;
         self.broken = false;
-        self.buffer.clear();
+        self.pending.clear();
         Ok(())
     }
 }
 
 /// How far a journal could be read.
-struct Walked {
+struct JournalScan {
     /// The number of the line behind the last whole one.
     next: u64,
     /// The length of all whole lines.
-    whole: u64,
+    whole_bytes: u64,
     /// The last line, where it was not written to its end.
     torn: Option<Vec<u8>>,
 }
 
 /// Hands each whole line to `visit`, in order.
-fn walk<L: Line>(
+fn scan<L: JournalLine>(
     path: &Path,
     file: &File,
-    visit: &mut impl FnMut(&Head<'_>, L) -> Result<()>,
-) -> Result<Walked> {
-    let fault = |error: std::io::Error| files::explain("read", path, error);
+    visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
+) -> Result<JournalScan> {
+    let fault = |error: std::io::Error| files::explain_io_error("read", path, error);
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let mut line = Vec::new();
-    let mut walked = Walked {
+    let mut walked = JournalScan {
         next: 1,
-        whole: 0,
+        whole_bytes: 0,
         torn: None,
     };
     loop {
@@ -171,7 +173,7 @@ fn walk<L: Line>(
         let next = walked.next;
         match read_line::<L>(&line, next) {
             Ok((head, event)) => visit(&head, event)?,
-            Err(Bad::Newer(schema)) => {
+            Err(LineFault::Newer(schema)) => {
                 return Err(Failure::usage(format!(
                     "{}:{next}: written by a newer kforge (schema {schema}, this one reads up to {SCHEMA})",
                     path.display()
@@ -179,9 +181,9 @@ fn walk<L: Line>(
                 .hint("go on with the version that wrote it, or a later one")
                 .into());
             }
-            Err(Bad::Line(reason)) => {
+            Err(LineFault::Invalid(reason)) => {
                 let last = reader.fill_buf().map_err(fault)?.is_empty();
-                if !last || is_whole(&line) {
+                if !last || is_complete_line(&line) {
                     return Err(Failure::usage(format!(
                         "{}:{next}: {reason}",
                         path.display()
@@ -194,12 +196,12 @@ fn walk<L: Line>(
             }
         }
         walked.next += 1;
-        walked.whole += length as u64;
+        walked.whole_bytes += length as u64;
     }
 }
 
 /// Turns `…"event":"judged"` + `{"step":7,"verdict":…}` into one object, its step written once.
-fn join(buffer: &mut Vec<u8>, payload: usize, step: Option<u64>) -> Result<()> {
+fn merge_payload(buffer: &mut Vec<u8>, payload: usize, step: Option<u64>) -> Result<()> {
     let start = match step {
         Some(step) => format!("{{\"step\":{step}"),
         None => "{".to_owned(),
@@ -215,42 +217,45 @@ fn join(buffer: &mut Vec<u8>, payload: usize, step: Option<u64>) -> Result<()> {
 }
 
 /// Whether a line was written to its end. Then it is no torn one, and what is wrong with it is a fault.
-fn is_whole(line: &[u8]) -> bool {
+fn is_complete_line(line: &[u8]) -> bool {
     line.ends_with(b"\n") && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
 }
 
 /// Why a line was not read.
-enum Bad {
+enum LineFault {
     Newer(u32),
-    Line(String),
+    Invalid(String),
 }
 
-fn read_line<L: Line>(line: &[u8], expected: u64) -> Result<(Head<'_>, L), Bad> {
-    let bad = |error: serde_json::Error| Bad::Line(format!("not a journal line: {error}"));
+fn read_line<L: JournalLine>(line: &[u8], expected: u64) -> Result<(LineHead<'_>, L), LineFault> {
+    let bad = |error: serde_json::Error| LineFault::Invalid(format!("not a journal line: {error}"));
     let Some(text) = line.strip_suffix(b"\n") else {
-        return Err(Bad::Line("the line does not end".to_owned()));
+        return Err(LineFault::Invalid("the line does not end".to_owned()));
     };
     let text = std::str::from_utf8(text)
-        .map_err(|error| Bad::Line(format!("not a journal line: {error}")))?;
-    let head = match head(text) {
+        .map_err(|error| LineFault::Invalid(format!("not a journal line: {error}")))?;
+    let head = match parse_head(text) {
         Some(head) => head,
         None => {
             let schema = serde_json::from_str::<Schema>(text).map_err(bad)?.schema;
             if schema > SCHEMA {
-                return Err(Bad::Newer(schema));
+                return Err(LineFault::Newer(schema));
             }
-            serde_json::from_str::<Head<'_>>(text).map_err(bad)?
+            serde_json::from_str::<LineHead<'_>>(text).map_err(bad)?
         }
     };
     if head.schema > SCHEMA {
-        return Err(Bad::Newer(head.schema));
+        return Err(LineFault::Newer(head.schema));
     }
     let Some(event) = L::parse(head.event, text) else {
-        return Err(Bad::Line(format!("unknown event `{}`", head.event)));
+        return Err(LineFault::Invalid(format!(
+            "unknown event `{}`",
+            head.event
+        )));
     };
     let event = event.map_err(bad)?;
     if head.seq != expected {
-        return Err(Bad::Line(format!(
+        return Err(LineFault::Invalid(format!(
             "line {expected} says that it is number {}",
             head.seq
         )));
@@ -264,7 +269,7 @@ struct Schema {
 }
 
 /// The head as `append` spells it, without reading the rest; `None` where it is spelled otherwise.
-fn head(text: &str) -> Option<Head<'_>> {
+fn parse_head(text: &str) -> Option<LineHead<'_>> {
     let (schema, rest) = text.strip_prefix("{\"schema\":")?.split_once(",\"seq\":")?;
     let (seq, rest) = rest.split_once(",\"time\":\"")?;
     let (time, rest) = rest.split_once("\",")?;
@@ -273,7 +278,7 @@ fn head(text: &str) -> Option<Head<'_>> {
         None => rest,
     };
     let (event, _) = rest.strip_prefix("\"event\":\"")?.split_once('"')?;
-    Some(Head {
+    Some(LineHead {
         schema: schema.parse().ok()?,
         seq: seq.parse().ok()?,
         time,
@@ -282,7 +287,7 @@ fn head(text: &str) -> Option<Head<'_>> {
 }
 
 /// Saves what is about to be dropped, beside the journal, under the number that the line would have had.
-fn keep_torn(path: &Path, line: &[u8], number: u64) -> Result<()> {
+fn save_torn_line(path: &Path, line: &[u8], number: u64) -> Result<()> {
     let name = path
         .file_name()
         .ok_or_else(|| anyhow!("`{}` does not name a file", path.display()))?
@@ -307,7 +312,7 @@ fn written<T: Serialize>(buffer: &mut Vec<u8>, payload: &T) -> serde_json::Resul
     serde_json::to_writer(buffer, payload)
 }
 
-impl Line for Event {
+impl JournalLine for Event {
     fn name(&self) -> &'static str {
         Event::name(self)
     }
@@ -346,7 +351,7 @@ impl Line for Event {
     }
 }
 
-impl Line for RunEvent {
+impl JournalLine for RunEvent {
     fn name(&self) -> &'static str {
         RunEvent::name(self)
     }

@@ -68,7 +68,7 @@ fn read(path: &Path) -> Result<Vec<Event>> {
 }
 
 #[test]
-fn lines_have_the_documented_shape_and_come_back() {
+fn lines_have_the_documented_shape_and_round_trip() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("events.jsonl");
     write(&path);
@@ -91,7 +91,7 @@ fn lines_have_the_documented_shape_and_come_back() {
 }
 
 #[test]
-fn a_head_in_another_order_is_read_too() {
+fn line_head_keys_may_come_in_any_order() {
     let line = r#"{"event":"stopped","why":"steps","at":8,"time":"2024-03-01T00:00:00.000Z","seq":1,"schema":1}"#;
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("events.jsonl");
@@ -100,7 +100,7 @@ fn a_head_in_another_order_is_read_too() {
 }
 
 #[test]
-fn a_cut_at_any_byte_loses_the_last_line_only() {
+fn cut_at_any_byte_loses_only_the_last_line() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("events.jsonl");
     write(&path);
@@ -125,7 +125,7 @@ fn a_cut_at_any_byte_loses_the_last_line_only() {
 }
 
 #[test]
-fn faults_before_the_end_name_their_line() {
+fn damaged_line_is_an_error_with_its_number() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("events.jsonl");
     write(&path);
@@ -182,7 +182,7 @@ fn faults_before_the_end_name_their_line() {
 }
 
 #[test]
-fn events_of_a_run_come_back() {
+fn run_events_round_trip() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("events.jsonl");
     let event = RunEvent::TaskStarted(TaskStarted {

@@ -9,36 +9,38 @@ use anyhow::Result;
 use crate::base::{Failure, files};
 
 /// Held for as long as the value lives; the system lets go of it when the process dies, however it dies.
-pub(crate) struct Lock {
+pub(crate) struct RunLock {
     _file: File,
 }
 
-impl Lock {
+impl RunLock {
     /// Takes the lock, or says who holds it.
-    pub(crate) fn take(path: &Path) -> Result<Self> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let mut file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .open(path)
-            .map_err(|error| files::explain("open", path, error))?;
+            .map_err(|error| files::explain_io_error("open", path, error))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(&mut file, path)),
-            Err(TryLockError::Error(error)) => return Err(files::explain("lock", path, error)),
+            Err(TryLockError::WouldBlock) => return Err(in_use_error(&mut file, path)),
+            Err(TryLockError::Error(error)) => {
+                return Err(files::explain_io_error("lock", path, error));
+            }
         }
         let write = |file: &mut File| {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        write(&mut file).map_err(|error| files::explain("write", path, error))?;
+        write(&mut file).map_err(|error| files::explain_io_error("write", path, error))?;
         Ok(Self { _file: file })
     }
 }
 
-fn in_use(file: &mut File, path: &Path) -> anyhow::Error {
+fn in_use_error(file: &mut File, path: &Path) -> anyhow::Error {
     let mut holder = String::new();
     // Whoever holds the lock may be about to write its number: then it stays unnamed.
     let _ = file.take(32).read_to_string(&mut holder);
@@ -62,16 +64,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_holder_is_told_of_the_first() {
+    fn second_process_gets_an_error_that_names_the_first() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock");
-        let held = Lock::take(&path).unwrap();
-        let error = Lock::take(&path).err().unwrap().to_string();
+        let held = RunLock::acquire(&path).unwrap();
+        let error = RunLock::acquire(&path).err().unwrap().to_string();
         assert!(
             error.contains(&format!("in use by process {}", std::process::id())),
             "{error}"
         );
         drop(held);
-        Lock::take(&path).unwrap();
+        RunLock::acquire(&path).unwrap();
     }
 }

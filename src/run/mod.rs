@@ -9,9 +9,11 @@ mod lock;
 mod record;
 mod time;
 
-pub(crate) use best::{BestOfRun, best_of};
+pub(crate) use best::{BestOfRun, best_kernel};
 pub use directory::{RunDirectory, TaskDirectory};
-pub use journal::{Head, Journal, Line};
-pub(crate) use lock::Lock;
-pub use record::{Record, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, host_name, refuse};
-pub(crate) use time::{compact_timestamp, milliseconds, now, timestamp};
+pub use journal::{Journal, JournalLine, LineHead};
+pub(crate) use lock::RunLock;
+pub use record::{
+    RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,
+};
+pub(crate) use time::{compact_timestamp, now_milliseconds, parse_timestamp, timestamp};

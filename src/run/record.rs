@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::RunDirectory;
 use crate::base::{Digest, Failure, files, yaml};
-use crate::event::Change;
+use crate::event::RecordChange;
 use crate::verdict::DeviceIdentity;
 
 /// The version of `run.yaml`.
@@ -16,7 +16,7 @@ pub const SCHEMA: u32 = 1;
 
 /// Everything that a run's results depend on, and where it was made. Never a secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct RunRecord {
     pub schema: u32,
     /// The version of the program.
     pub kforge: String,
@@ -63,7 +63,7 @@ pub fn host_name() -> String {
 }
 
 /// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
-const FREE: [&str; 11] = [
+const MAY_DIFFER: [&str; 11] = [
     "config.steps",
     "config.budget",
     "config.output",
@@ -77,7 +77,7 @@ const FREE: [&str; 11] = [
     "config.llm.wait",
 ];
 
-impl Record {
+impl RunRecord {
     /// Reads the record of an existing run.
     pub(crate) fn read(directory: &RunDirectory) -> Result<Self> {
         let path = directory.record();
@@ -114,9 +114,9 @@ impl Record {
     }
 
     /// Every difference that would make the results of before and after belong to two experiments.
-    pub(crate) fn differences(&self, now: &Record) -> Vec<Change> {
+    pub(crate) fn differences(&self, now: &RunRecord) -> Vec<RecordChange> {
         let mut changes = Vec::new();
-        compare("", &self.comparable(), &now.comparable(), &mut changes);
+        collect_changes("", &self.comparable(), &now.comparable(), &mut changes);
         changes
     }
 
@@ -131,8 +131,8 @@ impl Record {
     }
 }
 
-fn compare(what: &str, was: &Value, now: &Value, changes: &mut Vec<Change>) {
-    if FREE.contains(&what) || was == now {
+fn collect_changes(what: &str, was: &Value, now: &Value, changes: &mut Vec<RecordChange>) {
+    if MAY_DIFFER.contains(&what) || was == now {
         return;
     }
     if let (Value::Object(was), Value::Object(now)) = (was, now) {
@@ -145,30 +145,32 @@ fn compare(what: &str, was: &Value, now: &Value, changes: &mut Vec<Change>) {
             };
             let side = |map: &serde_json::Map<String, Value>| map.get(key).cloned();
             match (side(was), side(now)) {
-                (Some(was), Some(now)) => compare(&dotted, &was, &now, changes),
-                (was, now) if !FREE.contains(&dotted.as_str()) => changes.push(Change {
-                    what: dotted,
-                    was: shown(was.as_ref()),
-                    now: shown(now.as_ref()),
-                }),
+                (Some(was), Some(now)) => collect_changes(&dotted, &was, &now, changes),
+                (was, now) if !MAY_DIFFER.contains(&dotted.as_str()) => {
+                    changes.push(RecordChange {
+                        what: dotted,
+                        was: value_text(was.as_ref()),
+                        now: value_text(now.as_ref()),
+                    })
+                }
                 _ => {}
             }
         }
         return;
     }
-    changes.push(Change {
+    changes.push(RecordChange {
         what: what.to_owned(),
-        was: shown(Some(was)),
-        now: shown(Some(now)),
+        was: value_text(Some(was)),
+        now: value_text(Some(now)),
     });
 }
 
-fn shown(value: Option<&Value>) -> String {
+fn value_text(value: Option<&Value>) -> String {
     value.map_or_else(|| "absent".to_owned(), Value::to_string)
 }
 
 /// The refusal to go on with other settings, naming each.
-pub fn refuse(directory: &RunDirectory, changes: &[Change]) -> Failure {
+pub fn changes_not_accepted(directory: &RunDirectory, changes: &[RecordChange]) -> Failure {
     let list: Vec<_> = changes
         .iter()
         .map(|change| {
@@ -192,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    fn record(config: Value) -> Record {
+    fn record(config: Value) -> RunRecord {
         let digest = Digest::of("x");
         let task = TaskRecord {
             folder: digest,
@@ -200,7 +202,7 @@ mod tests {
             baseline: digest,
             from: Vec::new(),
         };
-        Record {
+        RunRecord {
             prompts: None,
             schema: SCHEMA,
             kforge: "0.1.0".to_owned(),
@@ -215,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn comes_back_as_it_was_written() {
+    fn record_round_trips() {
         let root = tempfile::tempdir().unwrap();
         let directory = RunDirectory::new(root.path());
         assert!(
-            Record::read(&directory)
+            RunRecord::read(&directory)
                 .unwrap_err()
                 .to_string()
                 .contains("is not a run")
@@ -228,13 +230,13 @@ mod tests {
             "budget": {"seconds": 100.0}, "empty": [], "nothing": {}});
         let record = record(config);
         record.write(&directory).unwrap();
-        assert_eq!(Record::read(&directory).unwrap(), record);
+        assert_eq!(RunRecord::read(&directory).unwrap(), record);
         let newer = files::read(&directory.record())
             .unwrap()
             .replace("schema: 1", "schema: 9");
         std::fs::write(directory.record(), newer).unwrap();
         assert!(
-            Record::read(&directory)
+            RunRecord::read(&directory)
                 .unwrap_err()
                 .to_string()
                 .contains("newer kforge")
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_matters_and_nothing_else() {
+    fn differences_name_only_keys_that_matter() {
         let was = record(
             json!({"steps": 10, "search": {"explore": 0.1, "bins": [1, 2]}, "eval": {"in_flight": 2}}),
         );

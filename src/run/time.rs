@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 /// The present, in milliseconds since 1970.
-pub(crate) fn now() -> u64 {
+pub(crate) fn now_milliseconds() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| {
         u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
     })
@@ -30,7 +30,7 @@ pub(crate) fn compact_timestamp(milliseconds: u64) -> String {
 }
 
 /// The inverse of `timestamp`; `None` for anything else.
-pub(crate) fn milliseconds(text: &str) -> Option<u64> {
+pub(crate) fn parse_timestamp(text: &str) -> Option<u64> {
     let shape = |(index, byte): (usize, &u8)| match index {
         4 | 7 => *byte == b'-',
         10 => *byte == b'T',
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_known_instants_and_reads_them_back() {
+    fn timestamps_round_trip() {
         for (instant, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_399_999, "2000-02-28T23:59:59.999Z"),
@@ -95,16 +95,16 @@ mod tests {
             (4_102_444_799_999, "2099-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(timestamp(instant), text);
-            assert_eq!(milliseconds(text), Some(instant));
+            assert_eq!(parse_timestamp(text), Some(instant));
         }
         for day in 0..200_000 {
             let instant = day * 86_400_000 + 1;
-            assert_eq!(milliseconds(&timestamp(instant)), Some(instant));
+            assert_eq!(parse_timestamp(&timestamp(instant)), Some(instant));
         }
     }
 
     #[test]
-    fn refuses_what_is_no_time() {
+    fn invalid_timestamps_are_refused() {
         for text in [
             "",
             "2024-03-01",
@@ -114,7 +114,7 @@ mod tests {
             "2024-03-01T00:00:00.000+",
             "2024-03-0éT00:00:00.00Z",
         ] {
-            assert_eq!(milliseconds(text), None, "{text}");
+            assert_eq!(parse_timestamp(text), None, "{text}");
         }
     }
 }

@@ -12,26 +12,26 @@ use indexmap::IndexMap;
 use crate::verdict::{Speedup, Verdict};
 
 /// How many of the fastest elites keep their whole verdict. The others' are in the journal.
-const KEPT_VERDICTS: usize = 16;
+const MAX_KEPT_VERDICTS: usize = 16;
 
 /// The bin of a feature that the judge could not tell.
-const UNKNOWN: u16 = u16::MAX;
+const UNKNOWN_BIN: u16 = u16::MAX;
 
 /// One axis of the grid.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Axis {
+pub(crate) struct ArchiveAxis {
     pub feature: String,
     /// Ascending; bin i begins at edge i - 1.
     pub edges: Vec<f64>,
 }
 
-impl Axis {
+impl ArchiveAxis {
     fn bin(&self, value: Option<f64>) -> u16 {
         match value {
             Some(value) if !value.is_nan() => {
                 self.edges.partition_point(|edge| *edge <= value) as u16
             }
-            _ => UNKNOWN,
+            _ => UNKNOWN_BIN,
         }
     }
 
@@ -82,21 +82,21 @@ impl Elite {
 
 /// How a candidate stands against what its cell holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ChallengeOutcome {
     /// The cell is empty.
-    Alone,
+    EmptyCell,
     /// Its interval lies above the elite's.
-    Above(u64),
+    ClearlyFaster(u64),
     /// Its estimate is better, but the intervals overlap: only a duel can tell.
-    Close(u64),
+    NeedsDuel(u64),
     /// Its estimate is no better.
-    Below(u64),
+    NotFaster(u64),
 }
 
 /// The grid with its elites.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Archive {
-    axes: Vec<Axis>,
+    axes: Vec<ArchiveAxis>,
     /// Fastest first.
     elites: Vec<Elite>,
     /// What each filled cell holds: step and speedup, enough to find the elite by its rank.
@@ -105,7 +105,7 @@ pub struct Archive {
 
 impl Archive {
     pub(super) fn new(features: &IndexMap<String, Vec<f64>>) -> Self {
-        let axes = features.iter().map(|(feature, edges)| Axis {
+        let axes = features.iter().map(|(feature, edges)| ArchiveAxis {
             feature: feature.clone(),
             edges: edges.clone(),
         });
@@ -116,7 +116,7 @@ impl Archive {
         }
     }
 
-    pub(crate) fn axes(&self) -> &[Axis] {
+    pub(crate) fn axes(&self) -> &[ArchiveAxis] {
         &self.axes
     }
 
@@ -126,7 +126,7 @@ impl Archive {
     }
 
     /// How many cells are filled.
-    pub(crate) fn filled(&self) -> usize {
+    pub(crate) fn filled_cells(&self) -> usize {
         self.elites.len()
     }
 
@@ -138,7 +138,7 @@ impl Archive {
     }
 
     /// A cell for people, axis by axis.
-    pub(crate) fn describe(&self, cell: &Cell) -> String {
+    pub(crate) fn describe_cell(&self, cell: &Cell) -> String {
         let parts = self
             .axes
             .iter()
@@ -148,7 +148,7 @@ impl Archive {
     }
 
     /// Where a kernel with these features belongs.
-    pub(super) fn cell(&self, features: &IndexMap<String, f64>, speedup: &Speedup) -> Cell {
+    pub(super) fn cell_of(&self, features: &IndexMap<String, f64>, speedup: &Speedup) -> Cell {
         let bins = self.axes.iter().map(|axis| match axis.feature.as_str() {
             // Taken from the measurement itself, so that the two can never disagree.
             "speedup" => axis.bin(Some(speedup.geomean)),
@@ -157,35 +157,35 @@ impl Archive {
         Cell(bins.collect())
     }
 
-    pub(super) fn standing(&self, cell: &Cell, speedup: &Speedup) -> Standing {
+    pub(super) fn challenge(&self, cell: &Cell, speedup: &Speedup) -> ChallengeOutcome {
         match self.cells.get(cell) {
-            None => Standing::Alone,
+            None => ChallengeOutcome::EmptyCell,
             Some((step, incumbent)) if speedup.ci95[0] > incumbent.ci95[1] => {
-                Standing::Above(*step)
+                ChallengeOutcome::ClearlyFaster(*step)
             }
             Some((step, incumbent)) if speedup.geomean > incumbent.geomean => {
-                Standing::Close(*step)
+                ChallengeOutcome::NeedsDuel(*step)
             }
-            Some((step, _)) => Standing::Below(*step),
+            Some((step, _)) => ChallengeOutcome::NotFaster(*step),
         }
     }
 
     /// Puts an elite into its cell, whatever was there.
-    pub(super) fn put(&mut self, elite: Elite) {
-        self.take(&elite.cell);
+    pub(super) fn insert(&mut self, elite: Elite) {
+        self.remove(&elite.cell);
         self.cells
             .insert(elite.cell.clone(), (elite.step, elite.speedup));
         let position = self
             .elites
             .partition_point(|other| other.rank(&elite) == Ordering::Less);
         self.elites.insert(position, elite);
-        if let Some(first_without) = self.elites.get_mut(KEPT_VERDICTS) {
+        if let Some(first_without) = self.elites.get_mut(MAX_KEPT_VERDICTS) {
             first_without.verdict = None;
         }
     }
 
     /// Empties a cell.
-    pub(super) fn take(&mut self, cell: &Cell) -> Option<Elite> {
+    pub(super) fn remove(&mut self, cell: &Cell) -> Option<Elite> {
         let (step, speedup) = self.cells.remove(cell)?;
         let position = self.position(step, &speedup)?;
         Some(self.elites.remove(position))
@@ -194,7 +194,7 @@ impl Archive {
     /// Whether a candidate as fast as this could be among those whose verdict is kept.
     pub(super) fn keeps_verdict(&self, speedup: &Speedup) -> bool {
         self.elites
-            .get(KEPT_VERDICTS - 1)
+            .get(MAX_KEPT_VERDICTS - 1)
             .is_none_or(|last| speedup.geomean >= last.speedup.geomean)
     }
 
@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn elite(archive: &Archive, step: u64, threads: f64, geomean: f64) -> Elite {
-        let cell = archive.cell(
+        let cell = archive.cell_of(
             &[("block_threads".to_owned(), threads)].into(),
             &speedup(geomean),
         );
@@ -244,8 +244,8 @@ mod tests {
     }
 
     #[test]
-    fn a_value_falls_behind_the_last_edge_not_above_it() {
-        let axis = Axis {
+    fn a_value_falls_into_the_bin_of_the_last_edge_not_above_it() {
+        let axis = ArchiveAxis {
             feature: "block_threads".to_owned(),
             edges: vec![64.0, 128.0],
         };
@@ -254,11 +254,11 @@ mod tests {
         assert_eq!(bins, [0, 0, 1, 1, 2, 2]);
         assert_eq!(axis.bin(None), axis.bin(Some(f64::NAN)));
         assert_eq!(
-            [0, 1, 2, UNKNOWN].map(|bin| axis.label(bin)),
+            [0, 1, 2, UNKNOWN_BIN].map(|bin| axis.label(bin)),
             ["< 64", "64 to 128", ">= 128", "unknown"]
         );
         assert_eq!(
-            Axis {
+            ArchiveAxis {
                 feature: "barriers".to_owned(),
                 edges: vec![]
             }
@@ -272,17 +272,35 @@ mod tests {
         let mut archive = archive();
         let first = elite(&archive, 1, 32.0, 1.0);
         let cell = first.cell.clone();
-        assert_eq!(archive.standing(&cell, &speedup(1.0)), Standing::Alone);
-        archive.put(first);
-        assert_eq!(archive.standing(&cell, &speedup(0.9)), Standing::Below(1));
-        assert_eq!(archive.standing(&cell, &speedup(1.0)), Standing::Below(1));
-        assert_eq!(archive.standing(&cell, &speedup(1.15)), Standing::Close(1));
-        assert_eq!(archive.standing(&cell, &speedup(1.3)), Standing::Above(1));
-        assert_eq!(archive.describe(&cell), "block_threads < 64, speedup any");
+        assert_eq!(
+            archive.challenge(&cell, &speedup(1.0)),
+            ChallengeOutcome::EmptyCell
+        );
+        archive.insert(first);
+        assert_eq!(
+            archive.challenge(&cell, &speedup(0.9)),
+            ChallengeOutcome::NotFaster(1)
+        );
+        assert_eq!(
+            archive.challenge(&cell, &speedup(1.0)),
+            ChallengeOutcome::NotFaster(1)
+        );
+        assert_eq!(
+            archive.challenge(&cell, &speedup(1.15)),
+            ChallengeOutcome::NeedsDuel(1)
+        );
+        assert_eq!(
+            archive.challenge(&cell, &speedup(1.3)),
+            ChallengeOutcome::ClearlyFaster(1)
+        );
+        assert_eq!(
+            archive.describe_cell(&cell),
+            "block_threads < 64, speedup any"
+        );
     }
 
     #[test]
-    fn elites_are_ranked_and_found_whatever_order_they_came_in() {
+    fn elites_are_ranked_regardless_of_insertion_order() {
         let mut archive = archive();
         for (step, threads, geomean) in [
             (1, 0.0, 2.0),
@@ -292,14 +310,14 @@ mod tests {
             (5, 0.0, 4.0),
         ] {
             let elite = elite(&archive, step, threads, geomean);
-            archive.put(elite);
+            archive.insert(elite);
         }
         let ranked: Vec<_> = archive.elites().iter().map(|elite| elite.step).collect();
         assert_eq!(ranked, [5, 3, 4]);
         let second = archive.elites()[1].clone();
         assert_eq!(archive.elite(&second.cell), Some(&second));
-        assert_eq!(archive.take(&second.cell), Some(second.clone()));
+        assert_eq!(archive.remove(&second.cell), Some(second.clone()));
         assert_eq!(archive.elite(&second.cell), None);
-        assert_eq!(archive.filled(), 2);
+        assert_eq!(archive.filled_cells(), 2);
     }
 }

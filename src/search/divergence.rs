@@ -10,7 +10,7 @@ pub struct Divergence {
     /// What this search would ask.
     pub planned: Brief,
     /// What the journal says was asked.
-    pub told: Brief,
+    pub recorded: Brief,
 }
 
 impl std::error::Error for Divergence {}
@@ -20,17 +20,17 @@ impl fmt::Display for Divergence {
         write!(
             formatter,
             "step {} was asked as {}, but would now be asked as {}",
-            self.told.step,
-            Words(&self.told),
-            Words(&self.planned)
+            self.recorded.step,
+            BriefSummary(&self.recorded),
+            BriefSummary(&self.planned)
         )
     }
 }
 
 /// A brief in a few words.
-struct Words<'a>(&'a Brief);
+struct BriefSummary<'a>(&'a Brief);
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for BriefSummary<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Brief {
             operator,

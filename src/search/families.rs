@@ -8,25 +8,25 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::base::{Digest, Stream};
+use crate::base::{Digest, RandomStream};
 
 /// The tunables of a family with their allowed values, ascending. Shared, because a mutation rarely changes it.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Space(Vec<(String, Vec<i64>)>);
+struct TunableSpace(Vec<(String, Vec<i64>)>);
 
 /// Up to this many points a family is searched from end to end for one that is left.
-const LISTED: u64 = 1 << 16;
+const MAX_LISTED_POINTS: u64 = 1 << 16;
 
 /// A point of a space: for each tunable, the index of its value.
-type Place = Box<[usize]>;
+type PointIndices = Box<[usize]>;
 
 #[derive(Debug)]
 struct Family {
-    space: Arc<Space>,
+    space: Arc<TunableSpace>,
     /// How many of its points were noted.
-    noted: u64,
+    tried: u64,
     /// The fastest member that passed: its speedup, step and point.
-    best: Option<(f64, u64, Place)>,
+    best: Option<(f64, u64, PointIndices)>,
 }
 
 /// All families that were seen.
@@ -34,14 +34,14 @@ struct Family {
 pub(super) struct Families {
     by_digest: HashMap<Digest, u32>,
     families: Vec<Family>,
-    spaces: HashSet<Arc<Space>>,
+    spaces: HashSet<Arc<TunableSpace>>,
     /// Family and point, see `Space::code`.
-    noted: HashSet<(u32, u64)>,
+    tried: HashSet<(u32, u64)>,
 }
 
 impl Families {
     /// The family's number, and a note that it has a member at this point.
-    pub(super) fn enter(
+    pub(super) fn add_member(
         &mut self,
         digest: Digest,
         space: &IndexMap<String, Vec<i64>>,
@@ -51,7 +51,7 @@ impl Families {
             Some(number) => *number,
             None => {
                 let number = self.families.len() as u32;
-                let space = Space::of(space);
+                let space = TunableSpace::from_declared(space);
                 let space = self
                     .spaces
                     .get(&space)
@@ -60,32 +60,32 @@ impl Families {
                 self.spaces.insert(Arc::clone(&space));
                 self.families.push(Family {
                     space,
-                    noted: 0,
+                    tried: 0,
                     best: None,
                 });
                 self.by_digest.insert(digest, number);
                 number
             }
         };
-        self.note(number, point);
+        self.mark_tried(number, point);
         number
     }
 
     /// A point was asked for, or has a member.
-    pub(super) fn note(&mut self, number: u32, point: &IndexMap<String, i64>) {
+    pub(super) fn mark_tried(&mut self, number: u32, point: &IndexMap<String, i64>) {
         let Some(family) = self.families.get_mut(number as usize) else {
             return;
         };
-        let Some(place) = family.space.place(point) else {
+        let Some(place) = family.space.indices_of(point) else {
             return;
         };
-        if self.noted.insert((number, family.space.code(&place))) {
-            family.noted += 1;
+        if self.tried.insert((number, family.space.encode(&place))) {
+            family.tried += 1;
         }
     }
 
     /// A member passed.
-    pub(super) fn credit(
+    pub(super) fn record_speedup(
         &mut self,
         number: u32,
         point: &IndexMap<String, i64>,
@@ -102,28 +102,28 @@ impl Families {
         {
             family.best = family
                 .space
-                .place(point)
+                .indices_of(point)
                 .map(|place| (speedup, step, place));
         }
     }
 
     /// Whether a point is left that was not noted.
-    pub(super) fn open(&self, number: u32) -> bool {
+    pub(super) fn has_untried_points(&self, number: u32) -> bool {
         self.families
             .get(number as usize)
-            .is_some_and(|family| family.noted < family.space.size())
+            .is_some_and(|family| family.tried < family.space.size())
     }
 
     /// A point that was not noted: a move of one tunable from the best known point where one is left, else any.
     /// With it the step that has the best known point, to be the parent.
-    pub(super) fn choose(
+    pub(super) fn choose_untried_point(
         &self,
         number: u32,
-        stream: &mut Stream,
+        stream: &mut RandomStream,
     ) -> Option<(IndexMap<String, i64>, Option<u64>)> {
         let family = self.families.get(number as usize)?;
         let space = &family.space;
-        let free = |place: &[usize]| !self.noted.contains(&(number, space.code(place)));
+        let free = |place: &[usize]| !self.tried.contains(&(number, space.encode(place)));
         let best = family.best.as_ref();
         let mut moves = Vec::new();
         if let Some((_, _, place)) = best {
@@ -138,7 +138,7 @@ impl Families {
             }
         }
         let place = if moves.is_empty() {
-            space.draw(stream, free)?
+            space.draw_free(stream, free)?
         } else {
             moves.swap_remove(stream.below(moves.len()))
         };
@@ -146,8 +146,8 @@ impl Families {
     }
 }
 
-impl Space {
-    fn of(declared: &IndexMap<String, Vec<i64>>) -> Self {
+impl TunableSpace {
+    fn from_declared(declared: &IndexMap<String, Vec<i64>>) -> Self {
         let sorted = declared.iter().map(|(name, values)| {
             let mut values = values.clone();
             values.sort_unstable();
@@ -166,7 +166,7 @@ impl Space {
 
     /// A number for the point: its own wherever the space has no more than 2^64 points. Beyond that two points may share one,
     /// and one of them is then never asked for.
-    fn code(&self, place: &[usize]) -> u64 {
+    fn encode(&self, place: &[usize]) -> u64 {
         let digits = self.0.iter().zip(place);
         digits.fold(0, |code: u64, ((_, values), index)| {
             code.wrapping_mul(values.len() as u64)
@@ -175,7 +175,7 @@ impl Space {
     }
 
     /// `None` where a tunable is missing or its value is not declared.
-    fn place(&self, point: &IndexMap<String, i64>) -> Option<Place> {
+    fn indices_of(&self, point: &IndexMap<String, i64>) -> Option<PointIndices> {
         self.0
             .iter()
             .map(|(name, values)| {
@@ -195,9 +195,13 @@ impl Space {
     }
 
     /// Any point that is free. May miss the last few of a very large space, never of a small one.
-    fn draw(&self, stream: &mut Stream, free: impl Fn(&[usize]) -> bool) -> Option<Place> {
+    fn draw_free(
+        &self,
+        stream: &mut RandomStream,
+        free: impl Fn(&[usize]) -> bool,
+    ) -> Option<PointIndices> {
         for _ in 0..32 {
-            let place: Place = self
+            let place: PointIndices = self
                 .0
                 .iter()
                 .map(|(_, values)| stream.below(values.len()))
@@ -207,19 +211,19 @@ impl Space {
             }
         }
         let size = self.size();
-        if size > LISTED {
+        if size > MAX_LISTED_POINTS {
             return None;
         }
         let begin = stream.below(size as usize) as u64;
         (0..size)
-            .map(|offset| self.nth((begin + offset) % size))
+            .map(|offset| self.decode((begin + offset) % size))
             .find(|place| free(place))
     }
 
     /// The point with this code, for spaces that are small.
-    fn nth(&self, code: u64) -> Place {
+    fn decode(&self, code: u64) -> PointIndices {
         let mut rest = code;
-        let mut place: Place = vec![0; self.0.len()].into();
+        let mut place: PointIndices = vec![0; self.0.len()].into();
         for (index, (_, values)) in place.iter_mut().zip(&self.0).rev() {
             *index = (rest % values.len() as u64) as usize;
             rest /= values.len() as u64;
@@ -245,13 +249,14 @@ mod tests {
     }
 
     #[test]
-    fn every_point_is_chosen_once_and_moves_of_one_come_first() {
+    fn every_point_is_chosen_once_and_single_changes_come_first() {
         let mut families = Families::default();
-        let family = families.enter(Digest::of("family"), &space(), &point(4, 1));
-        families.credit(family, &point(4, 1), 1, 1.0);
+        let family = families.add_member(Digest::of("family"), &space(), &point(4, 1));
+        families.record_speedup(family, &point(4, 1), 1, 1.0);
         let mut seen = vec![point(4, 1)];
         for step in 0.. {
-            let Some((chosen, from)) = families.choose(family, &mut Stream::new(3, "test", step))
+            let Some((chosen, from)) =
+                families.choose_untried_point(family, &mut RandomStream::new(3, "test", step))
             else {
                 break;
             };
@@ -263,24 +268,24 @@ mod tests {
                 if step < 5 { 1 } else { 2 },
                 "step {step}: {chosen:?}"
             );
-            families.note(family, &chosen);
+            families.mark_tried(family, &chosen);
             seen.push(chosen);
         }
         assert_eq!(seen.len(), 12);
-        assert!(!families.open(family));
+        assert!(!families.has_untried_points(family));
     }
 
     #[test]
     fn moves_start_from_the_fastest_member() {
         let mut families = Families::default();
-        let family = families.enter(Digest::of("family"), &space(), &point(4, 1));
-        families.credit(family, &point(4, 1), 1, 1.0);
-        families.enter(Digest::of("family"), &space(), &point(8, 4));
-        families.credit(family, &point(8, 4), 2, 1.5);
-        families.enter(Digest::of("family"), &space(), &point(1, 1));
-        families.credit(family, &point(1, 1), 3, 1.2);
+        let family = families.add_member(Digest::of("family"), &space(), &point(4, 1));
+        families.record_speedup(family, &point(4, 1), 1, 1.0);
+        families.add_member(Digest::of("family"), &space(), &point(8, 4));
+        families.record_speedup(family, &point(8, 4), 2, 1.5);
+        families.add_member(Digest::of("family"), &space(), &point(1, 1));
+        families.record_speedup(family, &point(1, 1), 3, 1.2);
         let (chosen, from) = families
-            .choose(family, &mut Stream::new(0, "test", 0))
+            .choose_untried_point(family, &mut RandomStream::new(0, "test", 0))
             .unwrap();
         assert_eq!(from, Some(2));
         assert!(chosen["ROWS"] == 8 || chosen["UNROLL"] == 4, "{chosen:?}");
@@ -289,25 +294,25 @@ mod tests {
     #[test]
     fn a_family_without_tunables_has_nothing_to_choose() {
         let mut families = Families::default();
-        let family = families.enter(Digest::of("plain"), &IndexMap::new(), &IndexMap::new());
-        assert!(!families.open(family));
+        let family = families.add_member(Digest::of("plain"), &IndexMap::new(), &IndexMap::new());
+        assert!(!families.has_untried_points(family));
         assert_eq!(
-            families.choose(family, &mut Stream::new(0, "test", 0)),
+            families.choose_untried_point(family, &mut RandomStream::new(0, "test", 0)),
             None
         );
     }
 
     #[test]
-    fn a_space_too_large_to_count_is_no_trouble() {
+    fn a_space_of_more_than_2_64_points_is_searched() {
         let wide: IndexMap<_, _> = (0..70)
             .map(|index| (format!("T{index}"), (0..9).collect()))
             .collect();
         let mut families = Families::default();
-        let family = families.enter(Digest::of("wide"), &wide, &IndexMap::new());
-        assert!(families.open(family));
+        let family = families.add_member(Digest::of("wide"), &wide, &IndexMap::new());
+        assert!(families.has_untried_points(family));
         assert_eq!(
             families
-                .choose(family, &mut Stream::new(0, "test", 0))
+                .choose_untried_point(family, &mut RandomStream::new(0, "test", 0))
                 .unwrap()
                 .0
                 .len(),

@@ -10,9 +10,12 @@ use crate::verdict::Status;
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// The candidate passed, with this speedup.
-    Passed { speedup: f64, insert: Insert },
+    Passed {
+        speedup: f64,
+        insert: ArchiveDecision,
+    },
     /// The candidate was judged and did not pass.
     NotPassed(Status),
     /// There was no candidate.
@@ -23,7 +26,7 @@ pub enum Outcome {
 
 /// What the archive did with a candidate that passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Insert {
+pub enum ArchiveDecision {
     /// It filled an empty cell.
     New,
     /// It replaced the elite of its cell, made in this step.
@@ -32,39 +35,39 @@ pub enum Insert {
     NotAdded { behind: u64 },
 }
 
-impl Outcome {
+impl StepOutcome {
     /// Whether the archive took the candidate.
-    pub(crate) fn added(&self) -> bool {
+    pub(crate) fn was_added(&self) -> bool {
         matches!(
             self,
-            Outcome::Passed {
-                insert: Insert::New | Insert::Improved { .. },
+            StepOutcome::Passed {
+                insert: ArchiveDecision::New | ArchiveDecision::Improved { .. },
                 ..
             }
         )
     }
 
     /// Whether there was a new candidate to judge.
-    pub(crate) fn candidate(&self) -> bool {
-        matches!(self, Outcome::Passed { .. } | Outcome::NotPassed(_))
+    pub(crate) fn has_candidate(&self) -> bool {
+        matches!(self, StepOutcome::Passed { .. } | StepOutcome::NotPassed(_))
     }
 }
 
 /// A step that the fold has passed: its lineage and its outcome.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Record {
+pub(crate) struct StepRecord {
     pub operator: Operator,
     pub parents: Box<[u64]>,
     /// What the operator did: `unroll`, `ROWS=2`, …; empty where it did nothing.
     pub detail: Box<str>,
-    pub outcome: Outcome,
+    pub outcome: StepOutcome,
     /// Number of the candidate's family.
     pub(super) family: Option<u32>,
 }
 
 /// Sums over the steps that the fold has passed.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Counts {
+pub struct SearchCounts {
     /// Candidates that were judged, duplicates not among them.
     pub judged: u64,
     pub passed: u64,
@@ -86,26 +89,26 @@ pub struct OperatorCounts {
     pub added: u64,
 }
 
-impl Counts {
+impl SearchCounts {
     /// The share of judged candidates that passed; `None` where none was judged.
     pub(crate) fn validity(&self) -> Option<f64> {
         (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
     }
 
-    fn count(&mut self, operator: Operator, outcome: &Outcome) {
+    fn add(&mut self, operator: Operator, outcome: &StepOutcome) {
         let (judged, passed, added) = (
-            outcome.candidate(),
-            matches!(outcome, Outcome::Passed { .. }),
-            outcome.added(),
+            outcome.has_candidate(),
+            matches!(outcome, StepOutcome::Passed { .. }),
+            outcome.was_added(),
         );
         self.judged += u64::from(judged);
         self.passed += u64::from(passed);
         self.added += u64::from(added);
         match outcome {
-            Outcome::Passed { .. } => *self.verdicts.entry(Status::Passed).or_default() += 1,
-            Outcome::NotPassed(status) => *self.verdicts.entry(*status).or_default() += 1,
-            Outcome::Failed(reason) => *self.failed.entry(*reason).or_default() += 1,
-            Outcome::Duplicate { .. } => {
+            StepOutcome::Passed { .. } => *self.verdicts.entry(Status::Passed).or_default() += 1,
+            StepOutcome::NotPassed(status) => *self.verdicts.entry(*status).or_default() += 1,
+            StepOutcome::Failed(reason) => *self.failed.entry(*reason).or_default() += 1,
+            StepOutcome::Duplicate { .. } => {
                 *self.failed.entry(FailedReason::Duplicate).or_default() += 1
             }
         }
@@ -120,10 +123,10 @@ impl Counts {
 /// The records of steps 1, 2, … without a gap.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    records: Vec<Record>,
+    records: Vec<StepRecord>,
     /// The first step with a source.
     by_kernel: HashMap<Digest, u64>,
-    pub(super) counts: Counts,
+    pub(super) counts: SearchCounts,
 }
 
 impl Ledger {
@@ -132,7 +135,7 @@ impl Ledger {
         self.records.len() as u64
     }
 
-    pub(super) fn get(&self, step: u64) -> Option<&Record> {
+    pub(super) fn get(&self, step: u64) -> Option<&StepRecord> {
         self.records
             .get(usize::try_from(step.checked_sub(1)?).ok()?)
     }
@@ -142,13 +145,13 @@ impl Ledger {
     }
 
     /// The first step with this source.
-    pub(super) fn owner(&self, kernel: &Digest) -> Option<u64> {
+    pub(super) fn step_of_kernel(&self, kernel: &Digest) -> Option<u64> {
         self.by_kernel.get(kernel).copied()
     }
 
     /// Records the next step.
-    pub(super) fn push(&mut self, record: Record, kernel: Option<Digest>) {
-        self.counts.count(record.operator, &record.outcome);
+    pub(super) fn push(&mut self, record: StepRecord, kernel: Option<Digest>) {
+        self.counts.add(record.operator, &record.outcome);
         self.records.push(record);
         if let Some(kernel) = kernel {
             self.by_kernel

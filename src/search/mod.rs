@@ -23,34 +23,34 @@ use crate::event::{Brief, Event, Proposed, StopReason};
 use crate::verdict::{Speedup, Status, Verdict};
 
 mod archive;
-mod asking;
 mod divergence;
 mod families;
 mod fold;
 mod ledger;
-mod plan;
+mod model_brief;
+mod planner;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use archive::{Archive, Axis, Cell, Elite};
-pub(crate) use asking::Askable;
+pub(crate) use archive::{Archive, Cell, Elite};
 pub(crate) use divergence::Divergence;
-pub(crate) use ledger::{Counts, Insert, OperatorCounts, Outcome, Record};
-pub use settings::{FEATURES, Mode, Settings, Weights};
+pub(crate) use ledger::{OperatorCounts, SearchCounts, StepOutcome, StepRecord};
+pub(crate) use model_brief::ModelPool;
+pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 
 use families::Families;
-use fold::Held;
+use fold::PendingStep;
 use ledger::Ledger;
-use plan::{Plan, Planner, View};
+use planner::{PlannedBrief, Planner, SearchView};
 
 /// What `tell` brought about, for reporters and for the driver.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum SearchUpdate {
     /// The fold passed a step. `cell`: where a candidate that passed belongs.
     Folded {
         step: u64,
-        outcome: Outcome,
+        outcome: StepOutcome,
         cell: Option<Cell>,
     },
     /// Another elite is now the fastest by its estimate.
@@ -97,7 +97,7 @@ impl Confirmation {
 
 /// A step under way that has been asked, and not yet answered or judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Unfinished<'a> {
+pub(crate) struct UnfinishedStep<'a> {
     pub step: u64,
     /// The answer, where only the verdict is missing; else the brief is to be asked again.
     pub proposed: Option<&'a Proposed>,
@@ -106,73 +106,79 @@ pub(crate) struct Unfinished<'a> {
 /// The state of one task's search.
 #[derive(Debug)]
 pub struct Search {
-    settings: Settings,
+    settings: SearchSettings,
     seed: u64,
     window: u64,
     steps: u64,
-    starts: Vec<String>,
-    askable: Askable,
+    starting_kernels: Vec<String>,
+    model_pool: ModelPool,
 
     archive: Archive,
     ledger: Ledger,
     families: Families,
     planner: Planner,
     /// Briefs of the steps behind the fold, in order.
-    plans: VecDeque<Plan>,
+    planned: VecDeque<PlannedBrief>,
     /// What was told of steps that the fold has not passed.
-    held: BTreeMap<u64, Held>,
-    duel: Option<DuelRequest>,
+    pending: BTreeMap<u64, PendingStep>,
+    pending_duel: Option<DuelRequest>,
     /// Why the fold ended, unless only the planned steps are over.
     stopped: Option<StopReason>,
     /// The fastest kernel that was faster beyond doubt than the one before it.
-    mark: Option<(u64, Speedup)>,
+    best_proven: Option<(u64, Speedup)>,
     /// How many of the last steps were barren.
-    barren: u64,
+    exhausted_in_a_row: u64,
     confirmations: BTreeMap<u64, Confirmation>,
     /// Steps whose source lies in the folder of a later step, which had proposed it first.
-    elsewhere: BTreeMap<u64, u64>,
+    source_steps: BTreeMap<u64, u64>,
 }
 
 impl Search {
     /// `window`: how many steps may be under way. `steps`: how many are planned. `starts`: file names of the starting kernels.
     /// The settings must have passed `Settings::check`.
-    pub fn new(settings: &Settings, seed: u64, window: u64, steps: u64, starts: &[String]) -> Self {
-        Self::asking(settings, seed, window, steps, starts, Askable::default())
-    }
-
-    /// The same with models to ask. Without them a search has kforge's own operators alone.
-    pub(crate) fn asking(
-        settings: &Settings,
+    pub fn new(
+        settings: &SearchSettings,
         seed: u64,
         window: u64,
         steps: u64,
         starts: &[String],
-        askable: Askable,
     ) -> Self {
-        let begins = !starts.is_empty() || !askable.models.is_empty();
+        Self::with_models(settings, seed, window, steps, starts, ModelPool::default())
+    }
+
+    /// The same with models to ask. Without them a search has kforge's own operators alone.
+    pub(crate) fn with_models(
+        settings: &SearchSettings,
+        seed: u64,
+        window: u64,
+        steps: u64,
+        starts: &[String],
+        askable: ModelPool,
+    ) -> Self {
+        let can_start = !starts.is_empty() || !askable.models.is_empty();
         let mut search = Self {
             settings: settings.clone(),
             seed,
             window: window.max(1),
             steps,
-            starts: starts.to_vec(),
+            starting_kernels: starts.to_vec(),
             archive: Archive::new(&settings.features),
             ledger: Ledger::default(),
             families: Families::default(),
             planner: Planner::default(),
-            plans: VecDeque::new(),
-            held: BTreeMap::new(),
-            duel: None,
-            askable,
-            stopped: (!begins).then_some(StopReason::Exhausted),
-            mark: None,
-            barren: 0,
+            planned: VecDeque::new(),
+            pending: BTreeMap::new(),
+            pending_duel: None,
+            model_pool: askable,
+            stopped: (!can_start).then_some(StopReason::Exhausted),
+            best_proven: None,
+            exhausted_in_a_row: 0,
             confirmations: BTreeMap::new(),
-            elsewhere: BTreeMap::new(),
+            source_steps: BTreeMap::new(),
         };
-        if begins {
+        if can_start {
             for step in 1..=search.window {
-                search.plan(step, &mut Vec::new());
+                search.plan_step(step, &mut Vec::new());
             }
         }
         search
@@ -185,7 +191,7 @@ impl Search {
         if step > self.steps || self.stopped.is_some() {
             return None;
         }
-        self.plans
+        self.planned
             .get(usize::try_from(offset).ok()?)
             .map(|plan| plan.brief.clone())
     }
@@ -194,10 +200,10 @@ impl Search {
     ///
     /// `stopped` events are for readers of the journal: why and where a search ends is decided here, and a stop for want of time
     /// is the driver's own, which a later run goes on past.
-    pub fn tell(&mut self, event: &Event) -> Vec<Change> {
+    pub fn tell(&mut self, event: &Event) -> Vec<SearchUpdate> {
         let mut changes = Vec::new();
         if let Event::Confirmed(confirmed) = event {
-            self.confirm(confirmed, &mut changes);
+            self.record_confirmation(confirmed, &mut changes);
             return changes;
         }
         let Some(step) = event.step() else {
@@ -205,28 +211,28 @@ impl Search {
         };
         if step <= self.folded() {
             if let Event::Judged(judged) = event {
-                self.judge_again(step, &judged.verdict, &mut changes);
+                self.remeasure_elite(step, &judged.verdict, &mut changes);
             }
             return changes;
         }
-        self.hold(step, event, &mut changes);
+        self.store_event(step, event, &mut changes);
         self.advance(&mut changes);
         changes
     }
 
     /// The two that must be timed against each other before the fold can go on.
-    pub(crate) fn duel(&self) -> Option<DuelRequest> {
-        self.duel
+    pub(crate) fn pending_duel(&self) -> Option<DuelRequest> {
+        self.pending_duel
     }
 
     /// Why the search is over, if it is; it ends right behind step `folded`.
-    pub(crate) fn stop(&self) -> Option<StopReason> {
+    pub(crate) fn stop_reason(&self) -> Option<StopReason> {
         self.stopped
             .or((self.folded() >= self.steps).then_some(StopReason::Steps))
     }
 
     /// Changes how many steps are planned. The questions are those of a search that had so many from the start.
-    pub(crate) fn set_steps(&mut self, steps: u64) -> Vec<Change> {
+    pub(crate) fn set_steps(&mut self, steps: u64) -> Vec<SearchUpdate> {
         self.steps = steps;
         let mut changes = Vec::new();
         self.advance(&mut changes);
@@ -250,41 +256,41 @@ impl Search {
         &self.archive
     }
 
-    pub fn counts(&self) -> &Counts {
+    pub fn counts(&self) -> &SearchCounts {
         &self.ledger.counts
     }
 
     /// What became of a step that the fold has passed.
-    pub(crate) fn record(&self, step: u64) -> Option<&Record> {
+    pub(crate) fn record(&self, step: u64) -> Option<&StepRecord> {
         self.ledger.get(step)
     }
 
     /// The step in whose folder the source of `step` lies: its own, but for a step that took over the verdict of a later one.
     pub(crate) fn source_step(&self, step: u64) -> u64 {
-        self.elsewhere.get(&step).copied().unwrap_or(step)
+        self.source_steps.get(&step).copied().unwrap_or(step)
     }
 
     /// The step that has this source, whether the fold has passed it or not: a proposal with it is a duplicate.
-    pub(crate) fn known(&self, kernel: &Digest) -> Option<u64> {
+    pub(crate) fn step_of_kernel(&self, kernel: &Digest) -> Option<u64> {
         let held = || {
-            self.held.iter().find(|(_, held)| {
+            self.pending.iter().find(|(_, held)| {
                 held.proposed
                     .as_ref()
                     .is_some_and(|proposed| proposed.kernel == *kernel)
             })
         };
         self.ledger
-            .owner(kernel)
+            .step_of_kernel(kernel)
             .or_else(|| held().map(|(step, _)| *step))
     }
 
     /// Steps that were asked and still lack an answer or a verdict: what a resumed run takes up again, in order.
-    pub(crate) fn unfinished(&self) -> impl Iterator<Item = Unfinished<'_>> {
-        self.held.iter().filter_map(|(step, held)| {
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = UnfinishedStep<'_>> {
+        self.pending.iter().filter_map(|(step, held)| {
             let proposed = held.proposed.as_ref();
-            let known =
-                proposed.is_some_and(|proposed| self.ledger.owner(&proposed.kernel).is_some());
-            (held.failed.is_none() && held.judged.is_none() && !known).then_some(Unfinished {
+            let known = proposed
+                .is_some_and(|proposed| self.ledger.step_of_kernel(&proposed.kernel).is_some());
+            (held.failed.is_none() && held.judged.is_none() && !known).then_some(UnfinishedStep {
                 step: *step,
                 proposed,
             })
@@ -296,11 +302,11 @@ impl Search {
         self.archive
             .elites()
             .iter()
-            .find(|elite| !self.refuted(elite.step))
+            .find(|elite| !self.is_refuted(elite.step))
     }
 
     /// The fastest kernel by its confirmed measurement: the one to report.
-    pub(crate) fn confirmed(&self) -> Option<&Confirmation> {
+    pub(crate) fn best_confirmed(&self) -> Option<&Confirmation> {
         let speed = |confirmation: &Confirmation| {
             confirmation
                 .speedup
@@ -321,7 +327,7 @@ impl Search {
 
     /// The elites still to be confirmed, fastest first: as many as it takes for `search.confirm` of them to pass. Ask again when
     /// those have been told; a `harness_error` is no answer, so do not wait for an empty list after one.
-    pub(crate) fn to_confirm(&self) -> Vec<u64> {
+    pub(crate) fn steps_to_confirm(&self) -> Vec<u64> {
         let mut wanted = self.settings.confirm as usize;
         let mut steps = Vec::new();
         for elite in self.archive.elites() {
@@ -340,20 +346,24 @@ impl Search {
         steps
     }
 
-    fn refuted(&self, step: u64) -> bool {
+    fn is_refuted(&self, step: u64) -> bool {
         self.confirmations
             .get(&step)
             .is_some_and(Confirmation::refutes)
     }
 
     /// Confirmations bear on what is reported, never on what is asked: a run that goes on after its end asks what it would have.
-    fn confirm(&mut self, confirmed: &crate::event::Confirmed, changes: &mut Vec<Change>) {
+    fn record_confirmation(
+        &mut self,
+        confirmed: &crate::event::Confirmed,
+        changes: &mut Vec<SearchUpdate>,
+    ) {
         let (step, verdict) = (confirmed.step, &confirmed.verdict);
         if verdict.status == Status::HarnessError {
-            changes.push(Change::HarnessError { step });
+            changes.push(SearchUpdate::HarnessError { step });
             return;
         }
-        let speedup = fold::measured(verdict);
+        let speedup = fold::valid_speedup(verdict);
         self.confirmations.insert(
             step,
             Confirmation {
@@ -362,50 +372,51 @@ impl Search {
                 verdict: Arc::new(verdict.clone()),
             },
         );
-        changes.push(Change::Confirmed {
+        changes.push(SearchUpdate::Confirmed {
             step,
             passed: speedup.is_some(),
         });
     }
 
     /// Decides upon the brief of a step, and compares it with what was told of it.
-    fn plan(&mut self, step: u64, changes: &mut Vec<Change>) {
-        let view = View {
+    fn plan_step(&mut self, step: u64, changes: &mut Vec<SearchUpdate>) {
+        let view = SearchView {
             settings: &self.settings,
             seed: self.seed,
-            starts: &self.starts,
+            starting_kernels: &self.starting_kernels,
             archive: &self.archive,
             ledger: &self.ledger,
             families: &self.families,
-            askable: &self.askable,
+            model_pool: &self.model_pool,
         };
-        let plan = self.planner.decide(&view, step);
+        let plan = self.planner.decide_brief(&view, step);
         self.planner
-            .note(&plan.brief, &self.ledger, &mut self.families);
-        self.plans.push_back(plan);
-        self.compare(step, changes);
+            .record_brief(&plan.brief, &self.ledger, &mut self.families);
+        self.planned.push_back(plan);
+        self.check_recorded_brief(step, changes);
     }
 
     /// Compares the brief of a step with the recorded one, which counts: the answer that is recorded was given to it.
-    fn compare(&mut self, step: u64, changes: &mut Vec<Change>) {
+    fn check_recorded_brief(&mut self, step: u64, changes: &mut Vec<SearchUpdate>) {
         let Some(offset) = step
             .checked_sub(self.folded() + 1)
             .and_then(|offset| usize::try_from(offset).ok())
         else {
             return;
         };
-        let Some(plan) = self.plans.get_mut(offset) else {
+        let Some(plan) = self.planned.get_mut(offset) else {
             return;
         };
-        let Some(told) = self.held.get(&step).and_then(|held| held.asked.as_ref()) else {
+        let Some(told) = self.pending.get(&step).and_then(|held| held.asked.as_ref()) else {
             return;
         };
         if *told != plan.brief {
             let planned = std::mem::replace(&mut plan.brief, told.clone());
-            self.planner.note(told, &self.ledger, &mut self.families);
-            changes.push(Change::Diverged(Box::new(Divergence {
+            self.planner
+                .record_brief(told, &self.ledger, &mut self.families);
+            changes.push(SearchUpdate::Diverged(Box::new(Divergence {
                 planned,
-                told: told.clone(),
+                recorded: told.clone(),
             })));
         }
     }

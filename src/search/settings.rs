@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::text::did_you_mean;
-use crate::base::{Failure, Kind};
+use crate::base::{Failure, FailureKind};
 use crate::event::Operator;
 
 /// What an axis of the archive can be made from. Each is a number that the judge finds out about a kernel.
@@ -30,9 +30,9 @@ pub const FEATURES: [&str; 14] = [
 /// How kernels are searched for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
+pub struct SearchSettings {
     /// How parents are chosen.
-    pub mode: Mode,
+    pub mode: SearchMode,
     /// A step's question is made from the results of all steps up to this many before it: the most steps that can be under way at
     /// once. Default: twice what runs at once.
     pub window: Option<u64>,
@@ -40,7 +40,7 @@ pub struct Settings {
     /// last edge not above it. More axes make more cells, and so more kinds of kernels that are kept, and fewer attempts at each.
     pub features: IndexMap<String, Vec<f64>>,
     /// How often each operator is asked for, relative to the others; 0 switches it off.
-    pub operators: Weights,
+    pub operators: OperatorWeights,
     /// How far operators that added to the archive lately are preferred, from 0 (the weights as they stand) to 1.
     pub learning: f64,
     /// The share of questions whose parent is drawn evenly from all cells, rather than preferring the fastest elites.
@@ -64,7 +64,7 @@ pub struct Settings {
 /// How parents are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum SearchMode {
     /// Among all kinds of kernels in the archive, by all operators.
     #[default]
     Evolve,
@@ -75,7 +75,7 @@ pub enum Mode {
 /// Relative weights of the operators.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Weights {
+pub struct OperatorWeights {
     /// Moves in the space of the declared tunables.
     pub autotune: f64,
     /// Transformations of the syntax tree.
@@ -92,7 +92,7 @@ pub struct Weights {
     pub repair: f64,
 }
 
-impl Default for Settings {
+impl Default for SearchSettings {
     fn default() -> Self {
         let edges: [(&str, &[f64]); 5] = [
             ("block_threads", &[64.0, 128.0, 256.0, 512.0]),
@@ -106,7 +106,7 @@ impl Default for Settings {
             features: edges
                 .map(|(name, edges)| (name.to_owned(), edges.to_vec()))
                 .into(),
-            operators: Weights::default(),
+            operators: OperatorWeights::default(),
             learning: 0.5,
             exploration: 0.3,
             patience: None,
@@ -116,12 +116,12 @@ impl Default for Settings {
             history: 40,
             repairs: 2,
             back_after: 3,
-            mode: Mode::Evolve,
+            mode: SearchMode::Evolve,
         }
     }
 }
 
-impl Default for Weights {
+impl Default for OperatorWeights {
     fn default() -> Self {
         Self {
             autotune: 1.0,
@@ -135,8 +135,8 @@ impl Default for Weights {
     }
 }
 
-impl Weights {
-    pub(super) fn of(&self, operator: Operator) -> f64 {
+impl OperatorWeights {
+    pub(super) fn weight_of(&self, operator: Operator) -> f64 {
         match operator {
             Operator::Start => 0.0,
             Operator::Propose => self.propose,
@@ -150,7 +150,7 @@ impl Weights {
     }
 }
 
-impl Settings {
+impl SearchSettings {
     /// Whether the values mean something. Names the key from the config's top: `search.…`.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         for (name, edges) in &self.features {
@@ -162,14 +162,14 @@ impl Settings {
             }
             let ascending = edges.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || !edges.iter().all(|edge| edge.is_finite()) {
-                return Err(refused(
+                return Err(invalid_value(
                     &format!("features.{name}"),
                     &format!("{edges:?}"),
                     "bin edges are finite numbers, each above the one before",
                 ));
             }
             if edges.len() > 1000 {
-                return Err(refused(
+                return Err(invalid_value(
                     &format!("features.{name}"),
                     &format!("{} edges", edges.len()),
                     "an axis has at most 1000 edges",
@@ -187,7 +187,7 @@ impl Settings {
         ];
         for (name, weight) in weights {
             if !(0.0..=1e9).contains(&weight) {
-                return Err(refused(
+                return Err(invalid_value(
                     &format!("operators.{name}"),
                     &weight.to_string(),
                     "a weight is a number from 0 up",
@@ -205,7 +205,7 @@ impl Settings {
             ("learning", self.learning),
         ] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(refused(
+                return Err(invalid_value(
                     name,
                     &share.to_string(),
                     "a share lies between 0 and 1",
@@ -216,7 +216,7 @@ impl Settings {
             .target_speedup
             .filter(|target| !(*target > 0.0 && target.is_finite()))
         {
-            return Err(refused(
+            return Err(invalid_value(
                 "target_speedup",
                 &target.to_string(),
                 "a speedup is above 0",
@@ -229,20 +229,24 @@ impl Settings {
             ("back_after", Some(self.back_after)),
         ] {
             if count == Some(0) {
-                return Err(refused(name, "0", "at least 1 is needed"));
+                return Err(invalid_value(name, "0", "at least 1 is needed"));
             }
         }
         for (name, count) in [("context", self.context), ("history", self.history)] {
-            if count > MOST_SHOWN {
+            if count > MAX_SHOWN_STEPS {
                 let count = count.to_string();
-                return Err(refused(name, &count, &format!("at most {MOST_SHOWN}")));
+                return Err(invalid_value(
+                    name,
+                    &count,
+                    &format!("at most {MAX_SHOWN_STEPS}"),
+                ));
             }
         }
-        if let Some(window) = self.window.filter(|window| *window > MOST_UNDER_WAY) {
-            return Err(refused(
+        if let Some(window) = self.window.filter(|window| *window > MAX_WINDOW) {
+            return Err(invalid_value(
                 "window",
                 &window.to_string(),
-                &format!("at most {MOST_UNDER_WAY} steps can be under way"),
+                &format!("at most {MAX_WINDOW} steps can be under way"),
             ));
         }
         Ok(())
@@ -250,14 +254,14 @@ impl Settings {
 }
 
 /// The widest window: every question in it is held in memory.
-const MOST_UNDER_WAY: u64 = 100_000;
+const MAX_WINDOW: u64 = 100_000;
 
 /// The most steps that a prompt may speak of: their numbers are part of every question.
-const MOST_SHOWN: u64 = 1000;
+const MAX_SHOWN_STEPS: u64 = 1000;
 
-fn refused(key: &str, value: &str, hint: &str) -> Failure {
+fn invalid_value(key: &str, value: &str, hint: &str) -> Failure {
     Failure {
-        kind: Kind::Usage,
+        kind: FailureKind::Usage,
         message: format!("`search.{key}` cannot be `{value}`"),
         hint: Some(hint.to_owned()),
     }
@@ -267,8 +271,8 @@ fn refused(key: &str, value: &str, hint: &str) -> Failure {
 mod tests {
     use super::*;
 
-    fn refusal(yaml: &str) -> String {
-        serde_yaml::from_str::<Settings>(yaml)
+    fn check_error(yaml: &str) -> String {
+        serde_yaml::from_str::<SearchSettings>(yaml)
             .unwrap()
             .check()
             .unwrap_err()
@@ -276,30 +280,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_a_default_that_passes_its_own_check() {
+    fn defaults_pass_their_own_check() {
         assert_eq!(
-            serde_yaml::from_str::<Settings>("{}").unwrap(),
-            Settings::default()
+            serde_yaml::from_str::<SearchSettings>("{}").unwrap(),
+            SearchSettings::default()
         );
-        Settings::default().check().unwrap();
+        SearchSettings::default().check().unwrap();
         let all = FEATURES.map(|name| format!("{name}: [1, 2.5]")).join(", ");
-        let settings: Settings =
+        let settings: SearchSettings =
             serde_yaml::from_str(&format!("features: {{{all}}}\noperators: {{mutate: 0}}"))
                 .unwrap();
         settings.check().unwrap();
         assert_eq!(settings.features.len(), 14);
         assert_eq!(
             settings.operators,
-            Weights {
+            OperatorWeights {
                 mutate: 0.0,
-                ..Weights::default()
+                ..OperatorWeights::default()
             }
         );
     }
 
     #[test]
-    fn what_means_nothing_is_refused_with_its_key() {
-        assert!(serde_yaml::from_str::<Settings>("islands: 4").is_err());
+    fn invalid_values_are_refused_with_their_key() {
+        assert!(serde_yaml::from_str::<SearchSettings>("islands: 4").is_err());
         for (yaml, message) in [
             (
                 "features: {barrier: [1]}",
@@ -350,7 +354,7 @@ mod tests {
                 "`search.window` cannot be `1000000`\n\nhint: at most 100000 steps can be under way",
             ),
         ] {
-            assert_eq!(refusal(yaml), message);
+            assert_eq!(check_error(yaml), message);
         }
     }
 }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     /// A copy of a shipped task with its kernels, in a folder of its own.
-    fn copied(root: &Path) -> TaskFiles {
+    fn copy_softmax(root: &Path) -> TaskFiles {
         let shipped = TaskFiles::find("softmax").unwrap();
         for (folder, files) in [("tasks", &shipped.files), ("kernels", &shipped.kernels)] {
             let folder = root.join(folder).join("softmax");
@@ -87,16 +87,16 @@ mod tests {
     }
 
     #[test]
-    fn the_best_is_no_part_of_the_task() {
+    fn best_kernel_does_not_change_the_task() {
         let root = tempfile::tempdir().unwrap();
-        let files = copied(root.path());
+        let files = copy_softmax(root.path());
         let folder = root.path().canonicalize().unwrap().join("kernels/softmax");
         assert_eq!(files.kernels_folder, folder);
         assert_eq!(files.best_known().unwrap(), None);
         let before = files.load().unwrap();
         std::fs::write(folder.join("best.cu"), "a kernel").unwrap();
         std::fs::write(folder.join("best.json"), "{}").unwrap();
-        let files = copied(root.path());
+        let files = copy_softmax(root.path());
         let best = files.best_known().unwrap().unwrap();
         assert_eq!(
             (best.source.as_str(), best.verdict.as_deref()),
@@ -104,14 +104,14 @@ mod tests {
         );
         let after = files.load().unwrap();
         assert_eq!(before.digest, after.digest);
-        assert!(after.starts().all(|(name, _)| name != "best.cu"));
+        assert!(after.starting_kernels().all(|(name, _)| name != "best.cu"));
     }
 
     #[test]
-    fn a_search_begins_from_other_kernels_and_the_task_stays_what_it_is() {
+    fn warm_starts_do_not_change_the_digest() {
         let task = TaskFiles::find("softmax").unwrap().load().unwrap();
         let names = |task: &super::super::Task| {
-            let starts = task.starts();
+            let starts = task.starting_kernels();
             starts.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
         };
         let given = || {
@@ -119,18 +119,18 @@ mod tests {
             vec![one("from best"), one("from a.cu")]
         };
         let mut before = task.clone();
-        before.begin_from(given(), false);
+        before.start_from(given(), false);
         let mut expected = vec!["from best".to_owned(), "from a.cu".to_owned()];
         expected.extend(names(&task));
         assert_eq!(names(&before), expected);
         let mut alone = task.clone();
-        alone.begin_from(given(), true);
+        alone.start_from(given(), true);
         assert_eq!(names(&alone), expected[..2]);
         for changed in [&before, &alone] {
             assert_eq!(changed.digest, task.digest);
             assert_eq!(changed.baseline(), task.baseline());
         }
-        alone.begin_from(Vec::new(), true);
-        assert_eq!(alone.starts().count(), 0);
+        alone.start_from(Vec::new(), true);
+        assert_eq!(alone.starting_kernels().count(), 0);
     }
 }

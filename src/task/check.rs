@@ -1,16 +1,21 @@
 //! `task.yaml` against the definition and the workloads: what no parser can see. Reads no file.
 
 use super::{
-    Definition, Distribution, Settings, Shape, Task, Tensor, Total, Workload, WorkloadChoice,
+    CumulativeTotal, Definition, Distribution, DistributionKind, Task, TaskSettings, Tensor,
+    Workload, WorkloadChoice,
 };
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 
 /// A failure with the key that it is about.
-type Keyed = Result<(), (String, Failure)>;
+type KeyedResult = Result<(), (String, Failure)>;
 
 /// What `task.yaml` says, against the definition and the workloads.
-pub(super) fn check(settings: &Settings, definition: &Definition, workloads: &[Workload]) -> Keyed {
+pub(super) fn check(
+    settings: &TaskSettings,
+    definition: &Definition,
+    workloads: &[Workload],
+) -> KeyedResult {
     let fail = |key: String, message: String| Err((key, Failure::usage(message)));
     if settings.schema != 1 {
         return fail(
@@ -86,7 +91,10 @@ pub(super) fn check(settings: &Settings, definition: &Definition, workloads: &[W
         }
     }
     for (name, tensor) in &definition.inputs {
-        let constant = settings.inputs.get(name).and_then(Distribution::constant);
+        let constant = settings
+            .inputs
+            .get(name)
+            .and_then(Distribution::constant_value);
         let given = |workload: &Workload| workload.inputs.contains_key(name) || constant.is_some();
         if let Some(workload) = workloads
             .iter()
@@ -148,7 +156,7 @@ pub(super) fn check(settings: &Settings, definition: &Definition, workloads: &[W
 }
 
 /// The axes that follow from others: each is variable, follows from axes that do not, is a size, and is what the workloads say.
-pub(super) fn check_derived(task: &Task) -> Keyed {
+pub(super) fn check_derived(task: &Task) -> KeyedResult {
     let settings = &task.settings;
     for (axis, size) in &task.derived {
         let key = format!("derived.{axis}");
@@ -175,7 +183,7 @@ pub(super) fn check_derived(task: &Task) -> Keyed {
         let bound = workloads.map(|workload| (workload.id.as_str(), &workload.binding.axes));
         let all = ["low", "high"].into_iter().zip(&ends).chain(bound);
         for (shape, axes) in all.filter(|(_, axes)| !axes.is_empty()) {
-            let found = task.derived(axes).get(axis).copied();
+            let found = task.derive_axes(axes).get(axis).copied();
             let given = axes.get(axis).copied();
             if found.is_none_or(|size| size < 1) || given.is_some_and(|given| found != Some(given))
             {
@@ -195,10 +203,10 @@ pub(super) fn check_derived(task: &Task) -> Keyed {
 
 /// The distributions of inputs and regimes against the inputs that they are for.
 fn check_distributions(
-    settings: &Settings,
+    settings: &TaskSettings,
     definition: &Definition,
     workloads: &[Workload],
-) -> Keyed {
+) -> KeyedResult {
     let inputs = || definition.inputs.keys().map(String::as_str);
     let own = settings.inputs.iter();
     let own = own.map(|(name, distribution)| (format!("inputs.{name}"), name, distribution));
@@ -215,11 +223,11 @@ fn check_distributions(
                     .hint(did_you_mean(name, inputs().collect::<Vec<_>>())),
             ));
         };
-        let fault = if tensor.shape.is_none() && distribution.constant().is_none() {
+        let fault = if tensor.shape.is_none() && distribution.constant_value().is_none() {
             "a scalar takes `value: NUMBER` and nothing else".to_owned()
         } else if !tensor.dtype.is_float() && distribution.is_for_floats_only() {
             "`mean` and `large_rows` are for floating-point numbers".to_owned()
-        } else if let Shape::Cumulative(total) = &distribution.shape {
+        } else if let DistributionKind::Cumulative(total) = &distribution.kind {
             match cumulative_fault(total, tensor, settings, definition, workloads) {
                 Some(fault) => fault,
                 None => continue,
@@ -243,16 +251,16 @@ const MAX_CUMULATIVE: i64 = 4097;
 
 /// What is wrong with a cumulative distribution, if anything.
 fn cumulative_fault(
-    total: &Total,
+    total: &CumulativeTotal,
     tensor: &Tensor,
-    settings: &Settings,
+    settings: &TaskSettings,
     definition: &Definition,
     workloads: &[Workload],
 ) -> Option<String> {
     if tensor.dtype.is_float() {
         return Some("`cumulative` is for integers".to_owned());
     }
-    if let Total::Axis(axis) = total
+    if let CumulativeTotal::Axis(axis) = total
         && !definition.axes.contains_key(axis)
     {
         return Some(format!("`cumulative`: unknown axis `{axis}`"));

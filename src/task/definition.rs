@@ -14,7 +14,7 @@ pub struct Definition {
     #[serde(default)]
     pub description: Option<String>,
     pub op_type: String,
-    pub axes: IndexMap<String, Axis>,
+    pub axes: IndexMap<String, DefinitionAxis>,
     pub inputs: IndexMap<String, Tensor>,
     pub outputs: IndexMap<String, Tensor>,
     /// Python with a top-level `run(…)`; never executed here.
@@ -22,7 +22,7 @@ pub struct Definition {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub struct Axis {
+pub struct DefinitionAxis {
     #[serde(rename = "type")]
     pub kind: AxisKind,
     /// Given for constant axes only.
@@ -151,7 +151,7 @@ impl Definition {
                 return Err(
                     Failure::usage(format!("axis `{name}` has no value")).hint(format!(
                         "the variable axes are {}",
-                        text::list(self.variables())
+                        text::quote_list(self.variables())
                     )),
                 );
             };
@@ -184,7 +184,7 @@ impl Binding {
                 .ok_or_else(|| {
                     Failure::usage(format!(
                         "a tensor of axes {} is too large",
-                        text::list(tensor.shape.iter().flatten())
+                        text::quote_list(tensor.shape.iter().flatten())
                     ))
                 })?;
             shape.push(size);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TypedDistribution", into = "TypedDistribution")]
 pub struct Distribution {
-    pub shape: Shape,
+    pub kind: DistributionKind,
     /// Only so many different values, so that many are equal; 0: no such bound.
     pub levels: u32,
     /// Added to every value.
@@ -23,7 +23,7 @@ pub struct Distribution {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Shape {
+pub enum DistributionKind {
     /// Mean 0 and this standard deviation.
     Normal(f64),
     /// In [low, high); for integers both ends included.
@@ -32,13 +32,13 @@ pub enum Shape {
     Value(f64),
     /// For integers: a number cut into random parts, one fewer than a row has elements. The first element is 0, each next one
     /// adds a part, the last is the number. `zeros` is the share of empty parts, `levels: 1` makes all the same.
-    Cumulative(Total),
+    Cumulative(CumulativeTotal),
 }
 
 /// What is cut into parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Total {
+pub enum CumulativeTotal {
     Size(u64),
     /// The size of an axis, known once a shape is.
     Axis(String),
@@ -52,9 +52,9 @@ pub enum Norm {
 
 impl Distribution {
     /// A shape as it is.
-    pub const fn new(shape: Shape) -> Self {
+    pub const fn new(kind: DistributionKind) -> Self {
         Self {
-            shape,
+            kind,
             levels: 0,
             mean: 0.0,
             zeros: 0.0,
@@ -65,15 +65,15 @@ impl Distribution {
     }
 
     /// The value, where it is the same everywhere.
-    pub(crate) fn constant(&self) -> Option<f64> {
-        match self.shape {
-            Shape::Value(value) if self.is_plain() => Some(value),
+    pub(crate) fn constant_value(&self) -> Option<f64> {
+        match self.kind {
+            DistributionKind::Value(value) if self.is_unmodified() => Some(value),
             _ => None,
         }
     }
 
     /// Whether nothing changes the shape.
-    pub(crate) fn is_plain(&self) -> bool {
+    pub(crate) fn is_unmodified(&self) -> bool {
         self.levels == 0
             && self.mean == 0.0
             && self.zeros == 0.0
@@ -88,14 +88,16 @@ impl Distribution {
 
     /// The same, so many times as large.
     pub(crate) fn scaled(&self, factor: f64) -> Self {
-        let shape = match self.shape {
-            Shape::Normal(deviation) => Shape::Normal(deviation * factor),
-            Shape::Uniform([low, high]) => Shape::Uniform([low * factor, high * factor]),
-            Shape::Value(value) => Shape::Value(value * factor),
-            Shape::Cumulative(ref total) => Shape::Cumulative(total.clone()),
+        let shape = match self.kind {
+            DistributionKind::Normal(deviation) => DistributionKind::Normal(deviation * factor),
+            DistributionKind::Uniform([low, high]) => {
+                DistributionKind::Uniform([low * factor, high * factor])
+            }
+            DistributionKind::Value(value) => DistributionKind::Value(value * factor),
+            DistributionKind::Cumulative(ref total) => DistributionKind::Cumulative(total.clone()),
         };
         Self {
-            shape,
+            kind: shape,
             mean: self.mean * factor,
             ..self.clone()
         }
@@ -103,19 +105,19 @@ impl Distribution {
 
     /// About how far values lie from each other.
     pub(crate) fn spread(&self) -> f64 {
-        match self.shape {
-            Shape::Normal(deviation) => deviation,
-            Shape::Uniform([low, high]) => (high - low) / 4.0,
-            Shape::Value(_) | Shape::Cumulative(_) => 0.0,
+        match self.kind {
+            DistributionKind::Normal(deviation) => deviation,
+            DistributionKind::Uniform([low, high]) => (high - low) / 4.0,
+            DistributionKind::Value(_) | DistributionKind::Cumulative(_) => 0.0,
         }
     }
 
     /// The same, with sizes in the place of axes' names.
-    pub(crate) fn bound(&self, axes: &IndexMap<String, i64>) -> Self {
+    pub(crate) fn with_axis_sizes(&self, axes: &IndexMap<String, i64>) -> Self {
         let mut bound = self.clone();
-        if let Shape::Cumulative(Total::Axis(axis)) = &self.shape {
+        if let DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) = &self.kind {
             let size = axes.get(axis).and_then(|size| u64::try_from(*size).ok());
-            bound.shape = Shape::Cumulative(Total::Size(size.unwrap_or(0)));
+            bound.kind = DistributionKind::Cumulative(CumulativeTotal::Size(size.unwrap_or(0)));
         }
         bound
     }
@@ -132,7 +134,7 @@ struct TypedDistribution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cumulative: Option<Total>,
+    cumulative: Option<CumulativeTotal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     levels: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,15 +155,15 @@ impl TryFrom<TypedDistribution> for Distribution {
     fn try_from(typed: TypedDistribution) -> Result<Self, String> {
         let shape = match (typed.normal, typed.uniform, typed.value, typed.cumulative) {
             (Some(deviation), None, None, None) if deviation > 0.0 && deviation.is_finite() => {
-                Shape::Normal(deviation)
+                DistributionKind::Normal(deviation)
             }
             (None, Some([low, high]), None, None)
                 if low < high && low.is_finite() && high.is_finite() =>
             {
-                Shape::Uniform([low, high])
+                DistributionKind::Uniform([low, high])
             }
-            (None, None, Some(value), None) if value.is_finite() => Shape::Value(value),
-            (None, None, None, Some(total)) => Shape::Cumulative(total),
+            (None, None, Some(value), None) if value.is_finite() => DistributionKind::Value(value),
+            (None, None, None, Some(total)) => DistributionKind::Cumulative(total),
             _ => {
                 return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high), `value: NUMBER` and `cumulative: AXIS`".to_owned());
             }
@@ -212,11 +214,11 @@ impl From<Distribution> for TypedDistribution {
             large_rows: (distribution.large_rows != 1.0).then_some(distribution.large_rows),
             normalize: distribution.normalize,
         };
-        match distribution.shape {
-            Shape::Normal(deviation) => typed.normal = Some(deviation),
-            Shape::Uniform(bounds) => typed.uniform = Some(bounds),
-            Shape::Value(value) => typed.value = Some(value),
-            Shape::Cumulative(total) => typed.cumulative = Some(total),
+        match distribution.kind {
+            DistributionKind::Normal(deviation) => typed.normal = Some(deviation),
+            DistributionKind::Uniform(bounds) => typed.uniform = Some(bounds),
+            DistributionKind::Value(value) => typed.value = Some(value),
+            DistributionKind::Cumulative(total) => typed.cumulative = Some(total),
         }
         typed
     }

@@ -26,7 +26,7 @@ pub enum DType {
 
 impl DType {
     /// The formats that hold less of a number: the next ones, from the finest.
-    pub(crate) fn lower(self) -> &'static [DType] {
+    pub(crate) fn lower_precisions(self) -> &'static [DType] {
         match self {
             DType::Float64 => &[DType::Float32],
             DType::Float32 => &[DType::Float16, DType::BFloat16],
@@ -46,7 +46,7 @@ impl DType {
     }
 
     /// The CUDA C++ type, as a kernel's parameter list spells it.
-    pub(crate) fn cuda(self) -> &'static str {
+    pub(crate) fn cuda_type(self) -> &'static str {
         match self {
             DType::Float64 => "double",
             DType::Float32 => "float",

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::check::{check, check_derived};
-use super::{Baseline, Definition, Settings, Task, Workload};
+use super::{Baseline, Definition, Task, TaskSettings, Workload};
 use crate::base::expression::Expression;
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, yaml};
@@ -100,7 +100,7 @@ impl TaskFiles {
         Err(
             Failure::usage(format!("unknown task `{name}`")).hint(format!(
                 "{} `kforge tasks list` shows all",
-                sentence(&did_you_mean(name, known))
+                hint_start(&did_you_mean(name, known))
             )),
         )
     }
@@ -132,7 +132,7 @@ impl TaskFiles {
                 .find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
                 .or_else(embedded)
         };
-        let kernels_folder = folder_of_kernels(&folders);
+        let kernels_folder = choose_kernels_folder(&folders);
         let origin = folder.display().to_string();
         Self::collect(name.clone(), origin, kernels_folder, &read, &kernel)
     }
@@ -147,15 +147,15 @@ impl TaskFiles {
         let mut files = BTreeMap::new();
         let settings_text = read("task.yaml")
             .ok_or_else(|| Failure::usage(format!("{origin}/task.yaml: cannot be read")))?;
-        let settings: Settings = yaml::read(&settings_text, &format!("{origin}/task.yaml"))?;
+        let settings: TaskSettings = yaml::read(&settings_text, &format!("{origin}/task.yaml"))?;
         files.insert("task.yaml".to_owned(), settings_text);
         for (key, file) in [
             ("definition", &settings.definition),
             ("workloads", &settings.workloads),
             ("oracle", &settings.oracle),
         ] {
-            let text =
-                read(file).ok_or_else(|| missing(&origin, key, &format!("{origin}/{file}")))?;
+            let text = read(file)
+                .ok_or_else(|| missing_file(&origin, key, &format!("{origin}/{file}")))?;
             files.insert(file.clone(), text);
         }
         let mut kernels = BTreeMap::new();
@@ -166,7 +166,7 @@ impl TaskFiles {
         let starts = settings.start.iter().map(|file| ("start".to_owned(), file));
         for (key, file) in baselines.chain(starts) {
             let text = kernel(file)
-                .ok_or_else(|| missing(&origin, &key, &format!("kernels/{name}/{file}")))?;
+                .ok_or_else(|| missing_file(&origin, &key, &format!("kernels/{name}/{file}")))?;
             kernels.insert(file.clone(), text);
         }
         Ok(Self {
@@ -180,7 +180,7 @@ impl TaskFiles {
     }
 
     /// The same task, measured against another baseline: one that `task.yaml` names, or a kernel file.
-    pub(crate) fn against(mut self, baseline: &str) -> Result<Self, Failure> {
+    pub(crate) fn with_baseline(mut self, baseline: &str) -> Result<Self, Failure> {
         let settings = self.settings()?;
         if !settings.baselines.contains_key(baseline) {
             let path = Path::new(baseline);
@@ -189,7 +189,7 @@ impl TaskFiles {
                 return Err(
                     Failure::usage(format!("no such baseline: `{baseline}`")).hint(format!(
                         "{} a kernel file will do as well",
-                        sentence(&did_you_mean(baseline, known))
+                        hint_start(&did_you_mean(baseline, known))
                     )),
                 );
             }
@@ -204,11 +204,11 @@ impl TaskFiles {
     }
 
     /// `task.yaml`, with the baseline that was asked for in front.
-    fn settings(&self) -> Result<Settings, Failure> {
+    fn settings(&self) -> Result<TaskSettings, Failure> {
         let origin = format!("{}/task.yaml", self.origin);
         let text = self.files.get("task.yaml");
         let text = text.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
-        let mut settings: Settings = yaml::read(text, &origin)?;
+        let mut settings: TaskSettings = yaml::read(text, &origin)?;
         if let Some(name) = &self.baseline {
             let named = settings.baselines.shift_remove(name);
             let baseline = named.unwrap_or_else(|| Baseline {
@@ -226,7 +226,7 @@ impl TaskFiles {
             self.files
                 .get(file)
                 .map(String::as_str)
-                .ok_or_else(|| missing(&self.origin, file, &origin(file)))
+                .ok_or_else(|| missing_file(&self.origin, file, &origin(file)))
         };
         let settings = self.settings()?;
         let definition =
@@ -241,8 +241,9 @@ impl TaskFiles {
             ..failure
         };
         check(&settings, &definition, &workloads).map_err(|(key, failure)| at(&key, failure))?;
-        let expression =
-            |key: &str, text: &str| cost(text, &definition).map_err(|failure| at(key, failure));
+        let expression = |key: &str, text: &str| {
+            parse_axis_expression(text, &definition).map_err(|failure| at(key, failure))
+        };
         let derived = settings.derived.iter().map(|(axis, text)| {
             let size = expression(&format!("derived.{axis}"), text)?;
             Ok((axis.clone(), size))
@@ -278,7 +279,7 @@ impl TaskFiles {
 }
 
 /// The first of the folders that is there; the last, which is the working folder's, where that is the same, or none is.
-fn folder_of_kernels(folders: &[PathBuf]) -> PathBuf {
+fn choose_kernels_folder(folders: &[PathBuf]) -> PathBuf {
     let whole = |folder: &PathBuf| folder.canonicalize().ok();
     let here = folders.last().cloned().unwrap_or_default();
     match folders.iter().find(|folder| folder.is_dir()) {
@@ -298,11 +299,11 @@ pub fn local_names() -> Vec<String> {
     names
 }
 
-fn missing(origin: &str, key: &str, path: &str) -> Failure {
+fn missing_file(origin: &str, key: &str, path: &str) -> Failure {
     Failure::usage(format!("{origin}/task.yaml: {key}: no such file: `{path}`"))
 }
 
-fn sentence(text: &str) -> String {
+fn hint_start(text: &str) -> String {
     if text.ends_with('?') {
         text.to_owned()
     } else {
@@ -310,7 +311,7 @@ fn sentence(text: &str) -> String {
     }
 }
 
-fn cost(text: &str, definition: &Definition) -> Result<Expression, Failure> {
+fn parse_axis_expression(text: &str, definition: &Definition) -> Result<Expression, Failure> {
     let expression = Expression::parse(text)
         .map_err(|error| Failure::usage(format!("column {}: {error}", error.offset + 1)))?;
     for (name, _) in expression.names() {
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_file_and_key_and_what_was_expected() {
+    fn errors_name_the_file_the_key_and_the_expected_value() {
         let files = TaskFiles::find("softmax").unwrap();
         let failure = |file: &str, from: &str, to: &str| {
             let mut files = files.clone();
@@ -422,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_that_follow_from_others_are_held_to_it() {
+    fn derived_axes_are_checked() {
         let files = TaskFiles::find("gdn_prefill").unwrap();
         let failure = |file: &str, from: &str, to: &str| {
             let mut files = files.clone();
@@ -469,18 +470,23 @@ mod tests {
     }
 
     #[test]
-    fn another_baseline_stands_in_front() {
+    fn chosen_baseline_becomes_the_first() {
         let files = TaskFiles::find("softmax").unwrap();
         let own = files.load().unwrap().baseline().1.to_owned();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.cu").display().to_string();
         std::fs::write(&path, "/* kforge */").unwrap();
-        let task = files.clone().against(&path).unwrap().load().unwrap();
+        let task = files.clone().with_baseline(&path).unwrap().load().unwrap();
         assert_eq!(task.baseline(), (path.as_str(), "/* kforge */"));
         assert_eq!(task.settings.baselines.get_index(0).unwrap().0, &path);
-        let named = files.clone().against("naive").unwrap().load().unwrap();
+        let named = files
+            .clone()
+            .with_baseline("naive")
+            .unwrap()
+            .load()
+            .unwrap();
         assert_eq!(named.baseline().1, own);
-        let message = files.against("naiv").unwrap_err().to_string();
+        let message = files.with_baseline("naiv").unwrap_err().to_string();
         assert!(
             message.contains("no such baseline: `naiv`")
                 && message.contains("did you mean `naive`?"),
@@ -489,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn missing_file_is_named_in_the_error() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(
             folder.path().join("task.yaml"),

@@ -19,14 +19,15 @@ mod settings;
 mod workload;
 
 pub(crate) use best::BestKnown;
-pub use definition::{Axis, AxisKind, Definition, Tensor};
-pub use distribution::{Distribution, Norm, Shape, Total};
+pub use definition::{AxisKind, Definition, DefinitionAxis, Tensor};
+pub use distribution::{CumulativeTotal, Distribution, DistributionKind, Norm};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
 pub(crate) use regimes::Regime;
-pub(crate) use settings::{Baseline, HiddenRange, LEAST_BLOCKS, PrecisionCheck, Profile, RegimeChoice, Settings,
-    WorkloadChoice,
-}; pub use settings::Tolerance;
+pub use settings::Tolerance;
+pub(crate) use settings::{
+    Baseline, MIN_BLOCKS, PrecisionCheck, Profile, RegimeChoice, TaskSettings, WorkloadChoice,
+};
 pub use workload::{InputSource, Workload};
 
 /// A definition, its workloads and kforge's own settings, all checked against each other.
@@ -36,7 +37,7 @@ pub struct Task {
     pub name: String,
     pub definition: Definition,
     pub workloads: Vec<Workload>,
-    pub settings: Settings,
+    pub settings: TaskSettings,
     /// The text of the oracle's kernel file.
     pub oracle: String,
     /// The kernels that the settings name, by file name: baselines and starting kernels.
@@ -69,7 +70,7 @@ impl Task {
     }
 
     /// The starting kernels of a search, by file name, in order.
-    pub fn starts(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn starting_kernels(&self) -> impl Iterator<Item = (&str, &str)> {
         self.settings
             .start
             .iter()
@@ -79,8 +80,8 @@ impl Task {
 
     /// Lets a search begin from other kernels, named as they are: before the task's own, or `alone`. What the task is, and with it
     /// its digest, stays as it was.
-    pub(crate) fn begin_from(&mut self, kernels: Vec<(String, String)>, alone: bool) {
-        if alone {
+    pub(crate) fn start_from(&mut self, kernels: Vec<(String, String)>, replace: bool) {
+        if replace {
             self.settings.start.clear();
         }
         for (place, (name, text)) in kernels.into_iter().enumerate() {
@@ -92,11 +93,11 @@ impl Task {
 
     /// Other inputs than those that are timed, by name.
     pub(crate) fn regimes(&self) -> IndexMap<String, Regime> {
-        regimes::regimes(&self.settings, &self.definition)
+        regimes::task_regimes(&self.settings, &self.definition)
     }
 
     /// The axes that follow from others, under the given values of those.
-    pub(crate) fn derived(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
+    pub(crate) fn derive_axes(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
         let value = |name: &str| {
             let constant = self.definition.axes.get(name).and_then(|axis| axis.value);
             axes.get(name).copied().or(constant)
@@ -108,7 +109,7 @@ impl Task {
     }
 
     /// The workloads that a profile selects, in the order of `workloads.jsonl`.
-    pub fn selected(&self, profile: &Profile) -> Vec<&Workload> {
+    pub fn selected_workloads(&self, profile: &Profile) -> Vec<&Workload> {
         match &profile.workloads {
             WorkloadChoice::All => self.workloads.iter().collect(),
             WorkloadChoice::Named(names) => self

@@ -4,29 +4,32 @@
 
 use indexmap::IndexMap;
 
-use super::{Definition, Distribution, Settings, Shape};
+use super::{Definition, Distribution, DistributionKind, TaskSettings};
 
 /// A regime's own distributions, by input; every other input stays as it is.
 pub(crate) type Regime = IndexMap<String, Distribution>;
 
 /// The regimes of a task, by name.
-pub(super) fn regimes(settings: &Settings, definition: &Definition) -> IndexMap<String, Regime> {
+pub(super) fn task_regimes(
+    settings: &TaskSettings,
+    definition: &Definition,
+) -> IndexMap<String, Regime> {
     match &settings.regimes {
         Some(regimes) => regimes.clone(),
-        None => usual(settings, definition),
+        None => default_regimes(settings, definition),
     }
 }
 
 /// Scaled, shifted, ties, zeros, one-hot, large rows: of every random input of floating-point numbers that is not normalised.
-fn usual(settings: &Settings, definition: &Definition) -> IndexMap<String, Regime> {
+fn default_regimes(settings: &TaskSettings, definition: &Definition) -> IndexMap<String, Regime> {
     let mut random = Regime::new();
     for (name, tensor) in &definition.inputs {
         if !tensor.dtype.is_float() || tensor.shape.is_none() {
             continue;
         }
         let given = settings.inputs.get(name).cloned();
-        let distribution = given.unwrap_or(Distribution::new(Shape::Normal(1.0)));
-        if distribution.constant().is_none() && distribution.normalize.is_none() {
+        let distribution = given.unwrap_or(Distribution::new(DistributionKind::Normal(1.0)));
+        if distribution.constant_value().is_none() && distribution.normalize.is_none() {
             random.insert(name.clone(), distribution);
         }
     }

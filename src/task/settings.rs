@@ -8,7 +8,7 @@ use super::{Distribution, Regime};
 /// The contents of `task.yaml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct TaskSettings {
     pub schema: u32,
     pub definition: String,
     pub workloads: String,
@@ -68,7 +68,7 @@ pub enum PrecisionCheck {
 }
 
 /// Before so many blocks no interval is looked at, whatever a profile says.
-pub(crate) const LEAST_BLOCKS: usize = 20;
+pub(crate) const MIN_BLOCKS: usize = 20;
 
 /// How much judging to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ pub struct Profile {
 
 /// The fewest blocks before an interval is looked at.
 fn least_blocks() -> usize {
-    LEAST_BLOCKS
+    MIN_BLOCKS
 }
 
 /// How widely regimes are checked.

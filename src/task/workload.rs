@@ -27,21 +27,21 @@ pub enum InputSource {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct WorkloadLine {
     definition: String,
-    workload: Body,
+    workload: WorkloadBody,
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct WorkloadBody {
     uuid: String,
     axes: IndexMap<String, i64>,
     #[serde(default)]
-    inputs: IndexMap<String, Input>,
+    inputs: IndexMap<String, WorkloadInput>,
 }
 
 #[derive(Deserialize)]
-struct Input {
+struct WorkloadInput {
     #[serde(rename = "type")]
     kind: String,
     value: Option<f64>,
@@ -81,7 +81,7 @@ impl Workload {
 
     fn parse(line: &str, definition: &Definition, origin: &str) -> Result<Self, Failure> {
         let at = |key: &str, message: String| Failure::usage(format!("{origin}: {key}: {message}"));
-        let Line {
+        let WorkloadLine {
             definition: name,
             workload,
         } = serde_json::from_str(line).map_err(|error| {

@@ -154,8 +154,8 @@ pub struct WorkloadVerdict {
     pub status: Status,
     pub speedup: Option<f64>,
     pub ci95: Option<[f64; 2]>,
-    pub candidate_us: Option<Times>,
-    pub baseline_us: Option<Times>,
+    pub candidate_us: Option<TimeSummary>,
+    pub baseline_us: Option<TimeSummary>,
     pub floor_us: Option<f64>,
     pub roofline: Option<f64>,
     pub max_abs_error: Option<f64>,
@@ -167,7 +167,7 @@ pub struct WorkloadVerdict {
 
 /// A sample of times in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Times {
+pub struct TimeSummary {
     pub median: f64,
     pub mean: f64,
     pub std: f64,
@@ -301,7 +301,7 @@ pub struct SelfTest {
 }
 
 impl SelfTest {
-    pub(crate) fn holds(&self) -> bool {
+    pub(crate) fn contains_one(&self) -> bool {
         self.ci95[0] <= 1.0 && 1.0 <= self.ci95[1]
     }
 }

@@ -7,12 +7,12 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::protocol::Response;
+use super::protocol::WorkerResponse;
 use crate::base::{Failure, environment};
 use crate::verdict::DeviceIdentity;
 
 /// The most that a worker may say in one line.
-const MAX_LINE: u64 = 16 << 20;
+const MAX_LINE_BYTES: u64 = 16 << 20;
 
 pub(super) struct Worker {
     pub(super) child: Child,
@@ -24,13 +24,13 @@ pub(super) struct Worker {
 /// A worker's end without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("a worker ended without an answer: {0}")]
-pub(super) struct Died(std::process::ExitStatus);
+pub(super) struct WorkerDied(std::process::ExitStatus);
 
 impl Worker {
     /// Starts one, and waits until it is ready. `card`: the name of the only GPU that it is to see.
     pub(super) async fn start(
-        card: Option<&str>,
-        hello: &str,
+        gpu_uuid: Option<&str>,
+        greeting: &str,
         deadline: Duration,
     ) -> anyhow::Result<Self> {
         let program =
@@ -42,10 +42,10 @@ impl Worker {
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
         // Nothing below ever needs a model's key.
-        environment::withheld().iter().for_each(|name| {
+        environment::withheld_variables().iter().for_each(|name| {
             command.env_remove(name);
         });
-        if let Some(uuid) = card {
+        if let Some(uuid) = gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
         command.process_group(0).kill_on_drop(true);
@@ -66,9 +66,9 @@ impl Worker {
             output: BufReader::new(output),
             identity: DeviceIdentity::default(),
         };
-        match tokio::time::timeout(deadline, worker.say(hello)).await {
-            Ok(Ok(Response::Ready(identity))) => worker.identity = identity,
-            Ok(Ok(Response::Failure(failure))) => return Err(failure.into_error()),
+        match tokio::time::timeout(deadline, worker.exchange(greeting)).await {
+            Ok(Ok(WorkerResponse::Ready(identity))) => worker.identity = identity,
+            Ok(Ok(WorkerResponse::Failure(failure))) => return Err(failure.into_error()),
             Ok(Ok(_)) => bail!("a worker did not greet back"),
             Ok(Err(error)) => return Err(error),
             Err(_) => bail!(
@@ -80,14 +80,14 @@ impl Worker {
     }
 
     /// One line there, one line back.
-    pub(super) async fn say(&mut self, line: &str) -> anyhow::Result<Response> {
+    pub(super) async fn exchange(&mut self, line: &str) -> anyhow::Result<WorkerResponse> {
         // Whoever has left before listening may have said why, and how it ended says more than a closed pipe.
         match self.send(line).await {
             Ok(()) => self.receive().await,
             Err(closed) => self
                 .receive()
                 .await
-                .map_err(|error| match error.is::<Died>() {
+                .map_err(|error| match error.is::<WorkerDied>() {
                     true => error,
                     false => closed,
                 }),
@@ -103,10 +103,10 @@ impl Worker {
         written.await.context("a worker has closed its pipe")
     }
 
-    async fn receive(&mut self) -> anyhow::Result<Response> {
+    async fn receive(&mut self) -> anyhow::Result<WorkerResponse> {
         let mut line = String::new();
         let read = (&mut self.output)
-            .take(MAX_LINE)
+            .take(MAX_LINE_BYTES)
             .read_line(&mut line)
             .await
             .context("failed to read from a worker")?;
@@ -116,7 +116,7 @@ impl Worker {
                 .wait()
                 .await
                 .context("failed to wait for a worker")?;
-            return Err(Died(status).into());
+            return Err(WorkerDied(status).into());
         }
         serde_json::from_str(&line).context("a worker's answer is not understood")
     }

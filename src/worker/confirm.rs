@@ -1,42 +1,42 @@
 //! Several verdicts on one kernel, each from a fresh process, as one: the number that is reported.
 
-use crate::base::statistics::{Estimate, Summary, mean_of_estimates};
-use crate::verdict::{Speedup, Status, Times, Verdict, WorkloadVerdict};
+use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
+use crate::verdict::{Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
 
 /// Verdicts under way to one.
-pub(super) struct Confirmation {
+pub(super) struct ConfirmationRuns {
     /// How many fresh processes it takes.
     processes: usize,
     verdicts: Vec<Verdict>,
     /// The last process was correct, and its numbers were not precise enough: how often that was so in a row.
-    noisy: usize,
+    noisy_in_a_row: usize,
 }
 
 /// A machine may be busy for a while: so often a process may be too noisy before nothing can be said.
-const NOISY: usize = 2;
+const MAX_NOISY: usize = 2;
 
-impl Confirmation {
+impl ConfirmationRuns {
     pub(super) fn new(processes: usize) -> Self {
         Self {
             processes,
             verdicts: Vec::new(),
-            noisy: 0,
+            noisy_in_a_row: 0,
         }
     }
 
     /// Whether another process is to judge.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(super) fn needs_another(&self) -> bool {
         match self.verdicts.last() {
             None => true,
             Some(last) if last.passed() => self.verdicts.len() < self.processes,
-            Some(_) => (1..NOISY).contains(&self.noisy),
+            Some(_) => (1..MAX_NOISY).contains(&self.noisy_in_a_row),
         }
     }
 
-    pub(super) fn note(&mut self, verdict: Verdict) {
+    pub(super) fn add(&mut self, verdict: Verdict) {
         match verdict.status {
-            Status::Inconclusive => self.noisy += 1,
-            _ => self.noisy = 0,
+            Status::Inconclusive => self.noisy_in_a_row += 1,
+            _ => self.noisy_in_a_row = 0,
         }
         // What was asked once more stands in the place of the first answer.
         self.verdicts.pop_if(|last| !last.passed());
@@ -44,7 +44,7 @@ impl Confirmation {
     }
 
     /// `None` where no process has judged.
-    pub(super) fn verdict(mut self) -> Option<Verdict> {
+    pub(super) fn into_verdict(mut self) -> Option<Verdict> {
         let processes = self.processes;
         let nth = self.verdicts.len();
         if let Some(last) = self.verdicts.last_mut()
@@ -52,17 +52,17 @@ impl Confirmation {
         {
             let reason = last.reason.take().unwrap_or_default();
             last.reason = Some(format!(
-                "correct, and not confirmed: fresh process {nth} of {processes} was asked {NOISY} times and was too noisy: {reason}"
+                "correct, and not confirmed: fresh process {nth} of {processes} was asked {MAX_NOISY} times and was too noisy: {reason}"
             ));
         }
-        (nth > 0).then(|| confirmed(self.verdicts))
+        (nth > 0).then(|| merge_verdicts(self.verdicts))
     }
 }
 
 /// One verdict from those of all processes. The first that did not pass stands for all.
 ///
 /// The process is the top level of chance: the interval is that of the mean over processes, however narrow each one's own is.
-fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
+fn merge_verdicts(verdicts: Vec<Verdict>) -> Verdict {
     if let Some(index) = verdicts.iter().position(|verdict| !verdict.passed()) {
         let mut verdicts = verdicts;
         return verdicts.swap_remove(index);
@@ -115,18 +115,18 @@ fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
                 let each = verdicts
                     .iter()
                     .filter_map(|verdict| which(verdict.workloads.get(index)?));
-                Summary::of(&each.collect::<Vec<_>>())
+                SampleSummary::of(&each.collect::<Vec<_>>())
             };
             workload.max_abs_error = errors(|of| of.max_abs_error).map(|all| all.max);
             workload.max_rel_error = errors(|of| of.max_rel_error).map(|all| all.max);
             workload.mean_abs_error = errors(|of| of.mean_abs_error).map(|all| all.mean);
             workload.tolerance_margin = errors(|of| of.tolerance_margin).map(|all| all.min);
         }
-        let of = |which: fn(&WorkloadVerdict) -> Option<Times>| {
+        let of = |which: fn(&WorkloadVerdict) -> Option<TimeSummary>| {
             let times = verdicts
                 .iter()
                 .filter_map(|verdict| which(verdict.workloads.get(index)?));
-            together(&times.collect::<Vec<_>>())
+            merge_times(&times.collect::<Vec<_>>())
         };
         workload.candidate_us = of(|workload| workload.candidate_us);
         workload.baseline_us = of(|workload| workload.baseline_us);
@@ -140,9 +140,11 @@ fn confirmed(verdicts: Vec<Verdict>) -> Verdict {
 }
 
 /// The times of all processes: the median of their medians, the mean of their means and deviations.
-fn together(times: &[Times]) -> Option<Times> {
-    let of = |which: fn(&Times) -> f64| Summary::of(&times.iter().map(which).collect::<Vec<_>>());
-    Some(Times {
+fn merge_times(times: &[TimeSummary]) -> Option<TimeSummary> {
+    let of = |which: fn(&TimeSummary) -> f64| {
+        SampleSummary::of(&times.iter().map(which).collect::<Vec<_>>())
+    };
+    Some(TimeSummary {
         median: of(|times| times.median)?.median,
         mean: of(|times| times.mean)?.mean,
         std: of(|times| times.std)?.mean,
@@ -184,9 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn one_process_stands_for_itself() {
+    fn single_verdict_is_only_marked_confirmed() {
         let one = verdict(1, "passed", [2.0, 3.0], 0.01);
-        let whole = confirmed(vec![one.clone()]);
+        let whole = merge_verdicts(vec![one.clone()]);
         assert!(whole.confirmed);
         assert_eq!(
             whole,
@@ -198,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_over_processes_is_what_is_reported() {
+    fn speedup_is_the_mean_over_processes() {
         let each = [[2.0, 3.0], [2.2, 3.0], [1.8, 3.0]];
         let verdicts = (1..)
             .zip(each)
             .map(|(seed, both)| verdict(seed, "passed", both, 0.001));
-        let whole = confirmed(verdicts.collect());
+        let whole = merge_verdicts(verdicts.collect());
         assert_eq!((whole.status, whole.confirmed), (Status::Passed, true));
         assert_eq!((whole.seeds, whole.voided_blocks), (vec![1, 2, 3], 6));
         assert!(is_near(whole.checked_share.unwrap(), 0.7));
@@ -236,19 +238,19 @@ mod tests {
 
     /// The verdict on processes that answer so, and how many of them were asked.
     fn confirmation(processes: usize, answers: &[&str]) -> (Verdict, usize) {
-        let mut confirmation = Confirmation::new(processes);
+        let mut confirmation = ConfirmationRuns::new(processes);
         let mut asked = 0;
-        while confirmation.goes_on() {
+        while confirmation.needs_another() {
             let mut answer = verdict(asked as u64, answers[asked], [2.0, 2.0], 0.01);
             answer.reason = Some("±9 %".to_owned());
-            confirmation.note(answer);
+            confirmation.add(answer);
             asked += 1;
         }
-        (confirmation.verdict().unwrap(), asked)
+        (confirmation.into_verdict().unwrap(), asked)
     }
 
     #[test]
-    fn a_noisy_process_is_asked_once_more_and_refutes_nothing() {
+    fn noisy_process_is_repeated_once() {
         let (passed, noisy) = ("passed", "inconclusive");
         let (whole, asked) =
             confirmation(5, &[passed, noisy, passed, noisy, passed, passed, passed]);
@@ -273,10 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_did_not_pass_stands_for_all() {
+    fn first_failed_verdict_is_the_result() {
         let verdicts = [(1, "passed"), (2, "wrong_output"), (3, "timed_out")];
         let verdicts = verdicts.map(|(seed, status)| verdict(seed, status, [2.0, 2.0], 0.01));
-        let whole = confirmed(verdicts.into());
+        let whole = merge_verdicts(verdicts.into());
         assert_eq!((whole.status, whole.seeds), (Status::WrongOutput, vec![2]));
         assert!(!whole.confirmed);
     }

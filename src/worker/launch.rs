@@ -7,10 +7,10 @@ use std::io::Read;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{VERSION, WireFailure};
-use super::server::private_output;
+use super::protocol::{PROTOCOL_VERSION, WireFailure};
+use super::server::take_stdout;
 use crate::device::cuda::CudaDevice;
-use crate::eval::{self, Launch, On};
+use crate::eval::{self, ProbeCases, ProbedLaunch};
 use crate::task::TaskFiles;
 
 /// The hidden command.
@@ -21,21 +21,21 @@ pub(crate) const LAUNCH_COMMAND: &str = "__launch";
 pub(super) struct LaunchRequest {
     pub(super) version: u32,
     pub(super) files: TaskFiles,
-    pub(super) options: eval::Options,
+    pub(super) options: eval::JudgeOptions,
     pub(super) source: String,
-    pub(super) on: On,
+    pub(super) on: ProbeCases,
     /// Whether outputs and scratch are poisoned first.
     pub(super) outputs: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum LaunchAnswer {
-    Launched(Vec<Launch>),
+pub(super) enum LaunchResponse {
+    Launched(Vec<ProbedLaunch>),
     Failure(WireFailure),
 }
 
-impl LaunchAnswer {
+impl LaunchResponse {
     /// The last line that is one: whatever else a tool leaves on standard output is not ours.
     pub(super) fn find(said: &str) -> Option<Self> {
         let mut lines = said.lines().rev().filter(|line| line.starts_with('{'));
@@ -45,7 +45,7 @@ impl LaunchAnswer {
 
 /// Answers the request on standard input.
 pub(crate) fn serve_launch() -> anyhow::Result<()> {
-    let mut output = private_output()?;
+    let mut output = take_stdout()?;
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
@@ -53,23 +53,23 @@ pub(crate) fn serve_launch() -> anyhow::Result<()> {
     let request: LaunchRequest =
         serde_json::from_str(&text).context("the request is not understood")?;
     let answer = match launch(request) {
-        Ok(launches) => LaunchAnswer::Launched(launches),
-        Err(error) => LaunchAnswer::Failure(WireFailure::of(&error)),
+        Ok(launches) => LaunchResponse::Launched(launches),
+        Err(error) => LaunchResponse::Failure(WireFailure::from_error(&error)),
     };
     super::server::send_line(&mut output, &answer)
 }
 
-fn launch(request: LaunchRequest) -> anyhow::Result<Vec<Launch>> {
-    if request.version != VERSION {
+fn launch(request: LaunchRequest) -> anyhow::Result<Vec<ProbedLaunch>> {
+    if request.version != PROTOCOL_VERSION {
         bail!(
-            "version {} of the protocol was asked for, this is {VERSION}: kforge was replaced while it ran",
+            "version {} of the protocol was asked for, this is {PROTOCOL_VERSION}: kforge was replaced while it ran",
             request.version
         );
     }
     let task = request.files.load()?;
     let device = CudaDevice::open_for_tools(0, true)?;
     let how = (request.source.as_str(), &request.on, request.outputs);
-    eval::probe(&device, &task, request.options, device.machine(), how)
+    eval::probe(&device, &task, request.options, device.device_limits(), how)
 }
 
 #[cfg(test)]
@@ -77,20 +77,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_survives_the_pipe() {
+    fn request_round_trips_without_paths() {
         let task = TaskFiles::find("softmax").unwrap();
         let profile = task.load().unwrap().settings.profiles["quick"].clone();
         let request = LaunchRequest {
-            version: VERSION,
+            version: PROTOCOL_VERSION,
             files: task,
-            options: eval::Options {
+            options: eval::JudgeOptions {
                 profile,
                 launch_seconds: 30.0,
                 thorough: false,
                 cache: crate::device::Cache::Hot,
             },
             source: "/* kforge\n*/ \"é\"\n".to_owned(),
-            on: On::Smallest { seed: u64::MAX },
+            on: ProbeCases::Smallest { seed: u64::MAX },
             outputs: false,
         };
         let line = serde_json::to_string(&request).unwrap();
@@ -102,19 +102,19 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_found_among_a_tools_words() {
-        let launch = Launch {
+    fn response_is_found_in_tool_output() {
+        let launch = ProbedLaunch {
             case: "b1".to_owned(),
             kernels: vec!["rows<4>".to_owned()],
             fault: Some((crate::verdict::Status::TimedOut, "x".to_owned())),
         };
-        let answer = LaunchAnswer::Launched(vec![launch.clone()]);
+        let answer = LaunchResponse::Launched(vec![launch.clone()]);
         let line = serde_json::to_string(&answer).unwrap();
         let said = format!("==PROF== Connected\n{{\"forged\"\n{line}\n==PROF== {{}}\n{{}}\n");
-        let Some(LaunchAnswer::Launched(found)) = LaunchAnswer::find(&said) else {
+        let Some(LaunchResponse::Launched(found)) = LaunchResponse::find(&said) else {
             panic!("no answer was found");
         };
         assert_eq!(found, [launch]);
-        assert!(LaunchAnswer::find("").is_none());
+        assert!(LaunchResponse::find("").is_none());
     }
 }

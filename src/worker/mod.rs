@@ -10,28 +10,28 @@ use crate::verdict::{Duel, SelfTest, Verdict};
 
 mod child;
 mod confirm;
+mod device_workers;
 mod launch;
-mod look;
-mod place;
 mod pool;
+mod profiling;
 mod protocol;
 mod server;
 mod tool;
 
 pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
-pub(crate) use look::Looks;
-pub(crate) use pool::{Order, Pool, Pools};
-pub use server::{machine, serve};
+pub(crate) use pool::{PoolOptions, WorkerPool, WorkerPools};
+pub(crate) use profiling::Profiling;
+pub use server::{cpu_limits, serve};
 
 /// A future that may be dropped at any await: whatever runs for it is killed then.
-pub type Work<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
+pub type JobFuture<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
 
 /// Judges kernels of one task. Called for several jobs at once, as many as the driver has in flight.
 pub trait Evaluator: Send + Sync {
-    fn evaluate(&self, job: Job) -> Work<'_, Outcome>;
+    fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome>;
 
     /// What the clock can tell apart: the baseline against itself, on every workload. Empty where nothing needs to be known ahead.
-    fn self_test(&self) -> Work<'_, Vec<SelfTest>> {
+    fn self_test(&self) -> JobFuture<'_, Vec<SelfTest>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 }
@@ -39,7 +39,7 @@ pub trait Evaluator: Send + Sync {
 /// Makes an evaluator ready for a task: oracle and baseline compiled and seen to work.
 /// A fault of theirs is a `Failure` of kind `Reference`, which ends the task and no other.
 pub trait EvaluatorFactory: Send + Sync {
-    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>>;
+    fn open(&self, task: Arc<Task>) -> JobFuture<'_, Arc<dyn Evaluator>>;
 }
 
 /// One question about one kernel.
@@ -64,7 +64,7 @@ pub enum JobKind {
 
 /// The answer, of the kind that the job asked for.
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum JobOutcome {
     Verdict {
         verdict: Box<Verdict>,
         /// What the compiler said: untrusted text, capped; empty where it said nothing.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::task::JoinSet;
 
-use super::child::{Died, Worker};
-use super::confirm::Confirmation;
-use super::look::{Looker, Looks};
-use super::place::{Busy, Place};
-use super::protocol::{Hello, Request, Response, VERSION};
-use super::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
+use super::child::{Worker, WorkerDied};
+use super::confirm::ConfirmationRuns;
+use super::device_workers::{ActiveRequest, DeviceWorkers};
+use super::profiling::{Profiler, Profiling};
+use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
+use super::{Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome};
 use crate::base::Failure;
 use crate::device::Cache;
 use crate::eval;
@@ -22,69 +22,69 @@ use crate::verdict::{DeviceIdentity, SelfTest, Status, Verdict};
 
 /// How many times its timing budget a confirmation may take, and how many times as precise it wants to be: it is the number
 /// that is reported, and there are few.
-const CONFIRMATION: f64 = 3.0;
+const CONFIRMATION_FACTOR: f64 = 3.0;
 /// In how many fresh processes a kernel is confirmed on a GPU, where a process is the largest source of chance.
 const CONFIRMING_PROCESSES: usize = 5;
 /// How often a request is made whose worker dies.
-const ATTEMPTS: u32 = 2;
+const MAX_ATTEMPTS: u32 = 2;
 /// How often a worker is started on a card before the card is taken for broken, and what the card is given to recover in between.
-const STARTS: u32 = 3;
-const REST: Duration = Duration::from_secs(2);
+const MAX_STARTS: u32 = 3;
+const START_PAUSE: Duration = Duration::from_secs(2);
 /// On how many cards a kernel may be the last that ran there: what more than one does not survive is the kernel's doing.
-const LAST_ON: usize = 2;
+const MAX_BROKEN_DEVICES: usize = 2;
 /// How long a worker may take to leave.
-const LEAVING: Duration = Duration::from_secs(5);
+const EXIT_WAIT: Duration = Duration::from_secs(5);
 
 /// Judges one task in child processes of this same program.
-pub(crate) struct Pool {
-    inner: Arc<Inner>,
+pub(crate) struct WorkerPool {
+    state: Arc<PoolState>,
 }
 
 /// Where and how the kernels of a task are judged.
 #[derive(Clone, Debug)]
-pub(crate) struct Order {
+pub(crate) struct PoolOptions {
     pub files: TaskFiles,
-    pub options: eval::Options,
+    pub options: eval::JudgeOptions,
     /// How many workloads are timed.
     pub workloads: usize,
     /// The GPUs that judge; none: this machine's processor does.
-    pub cards: Vec<DeviceIdentity>,
+    pub gpus: Vec<DeviceIdentity>,
     /// Whether kernels run on the processor before they cost time on a GPU.
     pub screen: bool,
     /// What is looked at once a kernel has passed.
-    pub looks: Looks,
+    pub profiling: Profiling,
 }
 
-struct Inner {
-    looker: Looker,
+struct PoolState {
+    profiler: Profiler,
     /// For the first worker of every device.
-    starting: String,
-    hello: String,
+    first_greeting: String,
+    greeting: String,
     /// For the fresh processes that confirm. On a card every process is fresh, and they are the same.
-    confirming: String,
+    confirming_greeting: String,
     deadline: Duration,
-    places: Vec<Place>,
+    devices: Vec<DeviceWorkers>,
 }
 
-impl Pool {
-    pub(crate) fn new(order: Order) -> anyhow::Result<Self> {
-        let Order {
+impl WorkerPool {
+    pub(crate) fn new(order: PoolOptions) -> anyhow::Result<Self> {
+        let PoolOptions {
             files,
             options,
             workloads,
-            cards,
+            gpus: cards,
             screen,
-            looks,
+            profiling: looks,
         } = order;
-        let looker = Looker::new(files.clone(), &options, looks);
+        let looker = Profiler::new(files.clone(), &options, looks);
         // Far beyond any honest judgement: what takes longer is broken machinery, not a slow kernel, which has its own deadline.
         let deadline = Duration::from_secs_f64(
             180.0
-                + 20.0 * CONFIRMATION * options.profile.seconds * workloads as f64
+                + 20.0 * CONFIRMATION_FACTOR * options.profile.seconds * workloads as f64
                 + 10.0 * options.launch_seconds,
         );
-        let mut hello = Hello {
-            version: VERSION,
+        let mut hello = Greeting {
+            version: PROTOCOL_VERSION,
             files,
             options,
             on_card: !cards.is_empty(),
@@ -95,8 +95,8 @@ impl Pool {
         hello.brief = !cards.is_empty();
         let judging = serde_json::to_string(&hello)?;
         if cards.is_empty() {
-            hello.options.profile.seconds *= CONFIRMATION;
-            hello.options.profile.precision /= CONFIRMATION;
+            hello.options.profile.seconds *= CONFIRMATION_FACTOR;
+            hello.options.profile.precision /= CONFIRMATION_FACTOR;
             hello.options.thorough = true;
         }
         let cards = match cards.is_empty() {
@@ -104,13 +104,13 @@ impl Pool {
             false => cards.into_iter().map(Some).collect(),
         };
         Ok(Self {
-            inner: Arc::new(Inner {
-                looker,
-                starting,
-                hello: judging,
-                confirming: serde_json::to_string(&hello)?,
+            state: Arc::new(PoolState {
+                profiler: looker,
+                first_greeting: starting,
+                greeting: judging,
+                confirming_greeting: serde_json::to_string(&hello)?,
                 deadline,
-                places: cards.into_iter().map(Place::new).collect(),
+                devices: cards.into_iter().map(DeviceWorkers::new).collect(),
             }),
         })
     }
@@ -119,16 +119,16 @@ impl Pool {
     /// card on which they do not is left out where there is another.
     pub(crate) async fn start(&self) -> anyhow::Result<DeviceIdentity> {
         let mut starting = JoinSet::new();
-        for index in 0..self.inner.places.len() {
-            let inner = Arc::clone(&self.inner);
+        for index in 0..self.state.devices.len() {
+            let inner = Arc::clone(&self.state);
             starting.spawn(async move {
-                let place = &inner.places[index];
-                let started = inner.spawn(place, &inner.starting).await;
+                let place = &inner.devices[index];
+                let started = inner.start_worker(place, &inner.first_greeting).await;
                 (
                     index,
                     started.map(|worker| {
                         let identity = worker.identity.clone();
-                        place.keep(worker);
+                        place.put_back(worker);
                         identity
                     }),
                 )
@@ -150,7 +150,7 @@ impl Pool {
             return Err(failure.context("a pool without a device")?);
         };
         for (index, error) in failures {
-            let place = &self.inner.places[index];
+            let place = &self.state.devices[index];
             place.quarantine(&error);
         }
         Ok(identity)
@@ -163,37 +163,40 @@ impl Pool {
         source: &str,
         seed: Option<u64>,
     ) -> anyhow::Result<Box<Verdict>> {
-        let request = Request::Judge {
+        let request = WorkerRequest::Judge {
             name: name.to_owned(),
             source: source.to_owned(),
             seed,
         };
-        self.verdict(&request, false).await
+        self.judge_with_retry(&request, false).await
     }
 
     /// Looks at a kernel that has passed as the order says: what is found goes into its verdict. The profiler's own report.
-    pub(crate) async fn look(&self, verdict: &mut Verdict, source: &str) -> Option<Vec<u8>> {
-        self.inner.looker.look(verdict, source).await
+    pub(crate) async fn profile(&self, verdict: &mut Verdict, source: &str) -> Option<Vec<u8>> {
+        self.state.profiler.run(verdict, source).await
     }
 
-    async fn evaluate(&self, job: Job) -> anyhow::Result<Outcome> {
+    async fn evaluate(&self, job: Job) -> anyhow::Result<JobOutcome> {
         let name = format!("step {}", job.step);
         let confirms = matches!(job.kind, JobKind::Confirm);
         let source = job.source.to_string();
         let looked_at = Arc::clone(&job.source);
         let request = match job.kind {
-            JobKind::Judge | JobKind::Confirm => Request::Judge {
+            JobKind::Judge | JobKind::Confirm => WorkerRequest::Judge {
                 name,
                 source,
                 seed: None,
             },
             JobKind::Duel { against } => {
-                let request = Request::Duel {
+                let request = WorkerRequest::Duel {
                     challenger: source,
                     incumbent: against.to_string(),
                 };
-                return match Arc::clone(&self.inner).ask(&request, false, None).await? {
-                    (Response::Duel(duel), _) => Ok(Outcome::Duel(duel)),
+                return match Arc::clone(&self.state)
+                    .request(&request, false, None)
+                    .await?
+                {
+                    (WorkerResponse::Duel(duel), _) => Ok(JobOutcome::Duel(duel)),
                     _ => bail!("a worker answered with something else than was asked for"),
                 };
             }
@@ -201,24 +204,28 @@ impl Pool {
         let mut report = None;
         let mut verdict;
         if confirms {
-            let processes = match self.inner.on_cards() {
+            let processes = match self.state.on_gpus() {
                 true => CONFIRMING_PROCESSES,
                 false => 1,
             };
-            let mut confirmation = Confirmation::new(processes);
-            while confirmation.goes_on() {
-                confirmation.note(*self.verdict(&request, true).await?);
+            let mut confirmation = ConfirmationRuns::new(processes);
+            while confirmation.needs_another() {
+                confirmation.add(*self.judge_with_retry(&request, true).await?);
             }
-            verdict = Box::new(confirmation.verdict().context("nothing was confirmed")?);
-            report = self.look(&mut verdict, &looked_at).await;
+            verdict = Box::new(
+                confirmation
+                    .into_verdict()
+                    .context("nothing was confirmed")?,
+            );
+            report = self.profile(&mut verdict, &looked_at).await;
         } else {
-            verdict = self.verdict(&request, false).await?;
+            verdict = self.judge_with_retry(&request, false).await?;
         }
         let log = verdict
             .evidence
             .as_ref()
             .and_then(|evidence| evidence.log.clone());
-        Ok(Outcome::Verdict {
+        Ok(JobOutcome::Verdict {
             compile_log: log.unwrap_or_default(),
             report,
             verdict,
@@ -226,33 +233,41 @@ impl Pool {
     }
 
     /// A verdict, asked for again where it or the worker's end may be the device's fault.
-    async fn verdict(&self, request: &Request, fresh: bool) -> anyhow::Result<Box<Verdict>> {
+    async fn judge_with_retry(
+        &self,
+        request: &WorkerRequest,
+        fresh: bool,
+    ) -> anyhow::Result<Box<Verdict>> {
         let mut broken = 0;
         let (mut verdict, index) = loop {
-            let (verdict, index) = self.one_verdict(request, fresh, None).await?;
-            if !self.inner.on_cards() || !may_be_the_device(&verdict) {
+            let (verdict, index) = self.judge_once(request, fresh, None).await?;
+            if !self.state.on_gpus() || !may_be_device_fault(&verdict) {
                 return Ok(verdict);
             }
             // A fresh worker shows first that its device still does what the baseline wants of it.
-            let place = &self.inner.places[index];
-            match self.inner.make_ready(place, &self.inner.hello).await {
+            let place = &self.state.devices[index];
+            match self
+                .state
+                .start_with_retries(place, &self.state.greeting)
+                .await
+            {
                 Ok(worker) => {
-                    place.keep(worker);
+                    place.put_back(worker);
                     break (verdict, index);
                 }
                 // What a broken device said of a kernel is worth nothing, unless it was the kernel that broke it.
                 Err(_) => {
                     broken += 1;
-                    if broken == LAST_ON {
+                    if broken == MAX_BROKEN_DEVICES {
                         return Ok(verdict);
                     }
                 }
             }
         };
         // On the same inputs and hidden shapes: one that only some of them make fail would seem to fail by chance.
-        let repeated = request.repeating(verdict.seeds.first().copied());
-        let (again, _) = self.one_verdict(&repeated, fresh, Some(index)).await?;
-        if !may_be_the_device(&again) {
+        let repeated = request.with_seed(verdict.seeds.first().copied());
+        let (again, _) = self.judge_once(&repeated, fresh, Some(index)).await?;
+        if !may_be_device_fault(&again) {
             let reason = verdict.reason.take().unwrap_or_default();
             verdict.status = Status::Nondeterministic;
             verdict.reason = Some(format!(
@@ -264,18 +279,21 @@ impl Pool {
     }
 
     /// `wanted`: on which of the devices, as long as that works.
-    async fn one_verdict(
+    async fn judge_once(
         &self,
-        request: &Request,
+        request: &WorkerRequest,
         fresh: bool,
         wanted: Option<usize>,
     ) -> anyhow::Result<(Box<Verdict>, usize)> {
         let mut attempt = 1;
         loop {
-            match Arc::clone(&self.inner).ask(request, fresh, wanted).await {
-                Ok((Response::Verdict(verdict), place)) => return Ok((verdict, place)),
+            match Arc::clone(&self.state)
+                .request(request, fresh, wanted)
+                .await
+            {
+                Ok((WorkerResponse::Verdict(verdict), place)) => return Ok((verdict, place)),
                 Ok(_) => bail!("a worker gave no verdict"),
-                Err(error) if error.is::<Died>() && attempt < ATTEMPTS => {
+                Err(error) if error.is::<WorkerDied>() && attempt < MAX_ATTEMPTS => {
                     tracing::warn!("{error:#}: another one judges");
                     attempt += 1;
                 }
@@ -285,48 +303,52 @@ impl Pool {
     }
 }
 
-impl Inner {
-    fn on_cards(&self) -> bool {
-        self.places.iter().any(|place| place.card.is_some())
+impl PoolState {
+    fn on_gpus(&self) -> bool {
+        self.devices.iter().any(|place| place.gpu.is_some())
     }
 
     /// The device that is wanted if it is in use, else the one with the least to do.
-    fn place(&self, wanted: Option<usize>) -> Option<usize> {
-        let is_usable = |index: &usize| !self.places[*index].is_quarantined();
-        let busy = |index: &usize| self.places[*index].busy.load(Ordering::Relaxed);
+    fn choose_device(&self, wanted: Option<usize>) -> Option<usize> {
+        let is_usable = |index: &usize| !self.devices[*index].is_quarantined();
+        let busy = |index: &usize| self.devices[*index].active_requests.load(Ordering::Relaxed);
         wanted.filter(is_usable).or_else(|| {
-            let usable = (0..self.places.len()).filter(is_usable);
+            let usable = (0..self.devices.len()).filter(is_usable);
             usable.min_by_key(busy)
         })
     }
 
     /// A worker for one request, and the device that it is on. Where none can be made ready on one card, another one is tried.
-    async fn worker(
+    async fn obtain_worker(
         &self,
         confirms: bool,
         wanted: Option<usize>,
-    ) -> anyhow::Result<(usize, Busy<'_>, Worker)> {
+    ) -> anyhow::Result<(usize, ActiveRequest<'_>, Worker)> {
         let hello = match confirms {
-            true => &self.confirming,
-            false => &self.hello,
+            true => &self.confirming_greeting,
+            false => &self.greeting,
         };
-        while let Some(index) = self.place(wanted) {
-            let place = &self.places[index];
-            let busy = Busy::on(&place.busy);
-            let kept = match confirms && place.card.is_none() {
+        while let Some(index) = self.choose_device(wanted) {
+            let place = &self.devices[index];
+            let busy = ActiveRequest::start(&place.active_requests);
+            let kept = match confirms && place.gpu.is_none() {
                 true => None,
-                false => place.take(),
+                false => place.take_idle(),
             };
             match kept {
                 Some(worker) => return Ok((index, busy, worker)),
-                None => match self.make_ready(place, hello).await {
+                None => match self.start_with_retries(place, hello).await {
                     Ok(worker) => return Ok((index, busy, worker)),
                     Err(error) if !place.is_quarantined() => return Err(error),
                     Err(_) => {}
                 },
             }
         }
-        let last = self.places.iter().filter_map(Place::trouble).next_back();
+        let last = self
+            .devices
+            .iter()
+            .filter_map(DeviceWorkers::quarantine_reason)
+            .next_back();
         Err(Failure::environment(format!(
             "no GPU is left that works: {}",
             last.unwrap_or_default()
@@ -337,17 +359,24 @@ impl Inner {
 
     /// A new worker on a device. A card on which none can be made ready, though oracle and baseline have worked there, is not used
     /// any more; one that is only busy, or not yet rid of what a worker left, has time for that.
-    async fn make_ready(&self, place: &Place, hello: &str) -> anyhow::Result<Worker> {
+    async fn start_with_retries(
+        &self,
+        place: &DeviceWorkers,
+        hello: &str,
+    ) -> anyhow::Result<Worker> {
         let mut starts = 1;
         loop {
-            match self.spawn(place, hello).await {
+            match self.start_worker(place, hello).await {
                 Ok(worker) => return Ok(worker),
-                Err(error) if place.card.is_none() || !place.proven.load(Ordering::Relaxed) => {
+                Err(error) if place.gpu.is_none() || !place.is_proven.load(Ordering::Relaxed) => {
                     return Err(error);
                 }
-                Err(error) if starts < STARTS && !place.is_quarantined() => {
-                    tracing::warn!("{}: no worker could be made ready: {error:#}", place.name());
-                    tokio::time::sleep(REST).await;
+                Err(error) if starts < MAX_STARTS && !place.is_quarantined() => {
+                    tracing::warn!(
+                        "{}: no worker could be made ready: {error:#}",
+                        place.describe()
+                    );
+                    tokio::time::sleep(START_PAUSE).await;
                     starts += 1;
                 }
                 Err(error) => {
@@ -359,52 +388,52 @@ impl Inner {
     }
 
     /// One request to one worker; the answer, and where it was given. A worker that fails to answer is killed.
-    async fn ask(
+    async fn request(
         self: Arc<Self>,
-        request: &Request,
+        request: &WorkerRequest,
         confirms: bool,
         wanted: Option<usize>,
-    ) -> anyhow::Result<(Response, usize)> {
-        let (index, _busy, mut worker) = self.worker(confirms, wanted).await?;
-        let place = &self.places[index];
+    ) -> anyhow::Result<(WorkerResponse, usize)> {
+        let (index, _busy, mut worker) = self.obtain_worker(confirms, wanted).await?;
+        let place = &self.devices[index];
         let line = serde_json::to_string(request)?;
-        let Ok(response) = tokio::time::timeout(self.deadline, worker.say(&line)).await else {
+        let Ok(response) = tokio::time::timeout(self.deadline, worker.exchange(&line)).await else {
             bail!(
                 "a worker gave no answer within {:.0} s",
                 self.deadline.as_secs_f64()
             );
         };
         let response = response?;
-        if place.card.is_some() {
+        if place.gpu.is_some() {
             // Its memory is back once it is gone. The next one is made ready while others are judged.
-            let _ = tokio::time::timeout(LEAVING, worker.child.wait()).await;
+            let _ = tokio::time::timeout(EXIT_WAIT, worker.child.wait()).await;
             drop(worker);
             let inner = Arc::clone(&self);
             tokio::spawn(async move {
-                let place = &inner.places[index];
-                if let Ok(worker) = inner.spawn(place, &inner.hello).await {
-                    place.keep(worker);
+                let place = &inner.devices[index];
+                if let Ok(worker) = inner.start_worker(place, &inner.greeting).await {
+                    place.put_back(worker);
                 }
             });
         } else if !confirms {
-            place.keep(worker);
+            place.put_back(worker);
         }
         match response {
-            Response::Failure(failure) => Err(failure.into_error()),
+            WorkerResponse::Failure(failure) => Err(failure.into_error()),
             response => Ok((response, index)),
         }
     }
 
-    async fn spawn(&self, place: &Place, hello: &str) -> anyhow::Result<Worker> {
-        let card = place.card.as_ref().and_then(|card| card.uuid.as_deref());
+    async fn start_worker(&self, place: &DeviceWorkers, hello: &str) -> anyhow::Result<Worker> {
+        let card = place.gpu.as_ref().and_then(|card| card.uuid.as_deref());
         let worker = Worker::start(card, hello, self.deadline).await?;
-        place.proven.store(true, Ordering::Relaxed);
+        place.is_proven.store(true, Ordering::Relaxed);
         Ok(worker)
     }
 }
 
 /// What a device that is out of order could also show. What the screen has found was not found there.
-fn may_be_the_device(verdict: &Verdict) -> bool {
+fn may_be_device_fault(verdict: &Verdict) -> bool {
     let faults = matches!(
         verdict.status,
         Status::OutOfBounds
@@ -417,14 +446,14 @@ fn may_be_the_device(verdict: &Verdict) -> bool {
 }
 
 /// Makes a pool for each task: every task of a run is judged by the same options, its own profile aside.
-pub(crate) struct Pools {
+pub(crate) struct WorkerPools {
     /// The GPUs that judge; none: this machine's processor does.
-    pub cards: Vec<DeviceIdentity>,
+    pub gpus: Vec<DeviceIdentity>,
     pub cache: Cache,
     /// Whether kernels run on the processor before they cost time on a GPU.
     pub screen: bool,
     /// What is looked at once a kernel was confirmed.
-    pub looks: Looks,
+    pub profiling: Profiling,
     /// The files of the tasks, by the task's name.
     pub files: HashMap<String, TaskFiles>,
     /// The profile's name: `quick` or `full`.
@@ -432,8 +461,8 @@ pub(crate) struct Pools {
     pub launch_seconds: f64,
 }
 
-impl EvaluatorFactory for Pools {
-    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>> {
+impl EvaluatorFactory for WorkerPools {
+    fn open(&self, task: Arc<Task>) -> JobFuture<'_, Arc<dyn Evaluator>> {
         Box::pin(async move {
             let files = self
                 .files
@@ -442,19 +471,19 @@ impl EvaluatorFactory for Pools {
             let profile = task.settings.profiles.get(&self.profile).with_context(|| {
                 format!("task `{}` has no profile `{}`", task.name, self.profile)
             })?;
-            let options = eval::Options {
+            let options = eval::JudgeOptions {
                 profile: profile.clone(),
                 launch_seconds: self.launch_seconds,
                 thorough: false,
                 cache: self.cache,
             };
-            let pool = Pool::new(Order {
+            let pool = WorkerPool::new(PoolOptions {
                 files: files.clone(),
                 options,
-                workloads: task.selected(profile).len(),
-                cards: self.cards.clone(),
+                workloads: task.selected_workloads(profile).len(),
+                gpus: self.gpus.clone(),
                 screen: self.screen,
-                looks: self.looks,
+                profiling: self.profiling,
             })?;
             pool.start().await?;
             Ok(Arc::new(pool) as Arc<dyn Evaluator>)
@@ -462,22 +491,22 @@ impl EvaluatorFactory for Pools {
     }
 }
 
-impl Evaluator for Pool {
-    fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
+impl Evaluator for WorkerPool {
+    fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome> {
         Box::pin(self.evaluate(job))
     }
 
-    fn self_test(&self) -> Work<'_, Vec<SelfTest>> {
+    fn self_test(&self) -> JobFuture<'_, Vec<SelfTest>> {
         Box::pin(async {
             // On a CPU both arms begin anew every other block, and every verdict's interval says what that costs.
-            if !self.inner.on_cards() {
+            if !self.state.on_gpus() {
                 return Ok(Vec::new());
             }
-            match Arc::clone(&self.inner)
-                .ask(&Request::SelfTest, false, None)
+            match Arc::clone(&self.state)
+                .request(&WorkerRequest::SelfTest, false, None)
                 .await?
             {
-                (Response::SelfTest(tests), _) => Ok(tests),
+                (WorkerResponse::SelfTest(tests), _) => Ok(tests),
                 _ => bail!("a worker answered with something else than was asked for"),
             }
         })
@@ -487,17 +516,17 @@ impl Evaluator for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Kind;
+    use crate::base::FailureKind;
 
     /// Of cards that are nowhere.
-    fn pool(cards: &[&str]) -> Pool {
+    fn pool(cards: &[&str]) -> WorkerPool {
         let files = TaskFiles::find("softmax").unwrap();
         let card = |uuid: &&str| DeviceIdentity {
             uuid: Some((*uuid).to_owned()),
             ..DeviceIdentity::default()
         };
-        Pool::new(Order {
-            options: eval::Options {
+        WorkerPool::new(PoolOptions {
+            options: eval::JudgeOptions {
                 profile: files.load().unwrap().settings.profiles["quick"].clone(),
                 launch_seconds: 1.0,
                 thorough: false,
@@ -505,36 +534,39 @@ mod tests {
             },
             files,
             workloads: 1,
-            cards: cards.iter().map(card).collect(),
+            gpus: cards.iter().map(card).collect(),
             screen: false,
-            looks: Looks::default(),
+            profiling: Profiling::default(),
         })
         .unwrap()
     }
 
     #[test]
-    fn the_least_busy_card_that_works_is_taken() {
+    fn least_busy_working_gpu_is_chosen() {
         let pool = pool(&["GPU-a", "GPU-b", "GPU-c"]);
-        let places = &pool.inner.places;
-        let (_one, _two) = (Busy::on(&places[0].busy), Busy::on(&places[0].busy));
-        let three = Busy::on(&places[1].busy);
-        assert_eq!(pool.inner.place(None), Some(2));
-        assert_eq!(pool.inner.place(Some(0)), Some(0));
+        let places = &pool.state.devices;
+        let (_one, _two) = (
+            ActiveRequest::start(&places[0].active_requests),
+            ActiveRequest::start(&places[0].active_requests),
+        );
+        let three = ActiveRequest::start(&places[1].active_requests);
+        assert_eq!(pool.state.choose_device(None), Some(2));
+        assert_eq!(pool.state.choose_device(Some(0)), Some(0));
         places[2].quarantine(&anyhow::anyhow!("it fell off"));
         places[0].quarantine(&anyhow::anyhow!("so did this"));
         drop(three);
-        assert_eq!(pool.inner.place(Some(0)), Some(1));
+        assert_eq!(pool.state.choose_device(Some(0)), Some(1));
     }
 
     #[tokio::test]
-    async fn without_a_card_that_works_the_run_stops_and_no_candidate_is_blamed() {
+    async fn no_working_gpu_is_an_environment_failure() {
         let pool = pool(&["GPU-a", "GPU-b"]);
-        for place in &pool.inner.places {
+        for place in &pool.state.devices {
             place.quarantine(&anyhow::anyhow!("it fell off"));
         }
         let error = pool.judge("k.cu", "", None).await.unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
-        assert_eq!(failure.kind, Kind::Environment);
+        assert_eq!(failure.kind, FailureKind::Environment);
         assert!(
             failure.message.contains("GPU-b fails") && failure.message.contains("it fell off"),
             "{failure}"

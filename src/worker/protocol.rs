@@ -2,20 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Failure, Kind};
+use crate::base::{Failure, FailureKind};
 use crate::eval;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// The version of these messages. Both ends are the same program, so a difference means that it was replaced while it ran.
-pub(super) const VERSION: u32 = 2;
+pub(super) const PROTOCOL_VERSION: u32 = 2;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Hello {
+pub(super) struct Greeting {
     pub(super) version: u32,
     pub(super) files: TaskFiles,
-    pub(super) options: eval::Options,
+    pub(super) options: eval::JudgeOptions,
     /// Whether the first GPU that the worker sees judges; else its processor does.
     pub(super) on_card: bool,
     /// Whether a kernel for the GPU runs on the processor first.
@@ -27,7 +27,7 @@ pub(super) struct Hello {
 /// A further line to a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Request {
+pub(super) enum WorkerRequest {
     Judge {
         name: String,
         source: String,
@@ -41,9 +41,9 @@ pub(super) enum Request {
     SelfTest,
 }
 
-impl Request {
+impl WorkerRequest {
     /// The same judgement on what an earlier one had drawn from its seed.
-    pub(super) fn repeating(&self, drawn: Option<u64>) -> Self {
+    pub(super) fn with_seed(&self, drawn: Option<u64>) -> Self {
         let mut request = self.clone();
         if let Self::Judge { seed, .. } = &mut request {
             *seed = seed.or(drawn);
@@ -55,7 +55,7 @@ impl Request {
 /// A line from a worker: one for the greeting, one for each request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Response {
+pub(super) enum WorkerResponse {
     Ready(DeviceIdentity),
     Verdict(Box<Verdict>),
     Duel(Option<Duel>),
@@ -67,27 +67,27 @@ pub(super) enum Response {
 /// A [`Failure`] on its way between processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WireFailure {
-    kind: Option<WireKind>,
+    kind: Option<WireFailureKind>,
     message: String,
     hint: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum WireKind {
+enum WireFailureKind {
     Usage,
     Environment,
     Reference,
 }
 
 impl WireFailure {
-    pub(super) fn of(error: &anyhow::Error) -> Self {
+    pub(super) fn from_error(error: &anyhow::Error) -> Self {
         match error.downcast_ref::<Failure>() {
             Some(failure) => Self {
                 kind: Some(match failure.kind {
-                    Kind::Usage => WireKind::Usage,
-                    Kind::Environment => WireKind::Environment,
-                    Kind::Reference => WireKind::Reference,
+                    FailureKind::Usage => WireFailureKind::Usage,
+                    FailureKind::Environment => WireFailureKind::Environment,
+                    FailureKind::Reference => WireFailureKind::Reference,
                 }),
                 message: failure.message.clone(),
                 hint: failure.hint.clone(),
@@ -102,9 +102,9 @@ impl WireFailure {
 
     pub(super) fn into_error(self) -> anyhow::Error {
         let kind = match self.kind {
-            Some(WireKind::Usage) => Kind::Usage,
-            Some(WireKind::Environment) => Kind::Environment,
-            Some(WireKind::Reference) => Kind::Reference,
+            Some(WireFailureKind::Usage) => FailureKind::Usage,
+            Some(WireFailureKind::Environment) => FailureKind::Environment,
+            Some(WireFailureKind::Reference) => FailureKind::Reference,
             None => return anyhow::anyhow!("{}", self.message),
         };
         Failure {

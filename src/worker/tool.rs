@@ -18,7 +18,7 @@ use crate::verdict::DeviceIdentity;
 /// How long a tool may take to say its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
 /// The most that is read of what a tool says.
-const MOST_BYTES: u64 = 16 << 20;
+const MAX_OUTPUT_BYTES: u64 = 16 << 20;
 
 /// A tool that was found and has said its version.
 pub(super) struct Tool {
@@ -26,15 +26,15 @@ pub(super) struct Tool {
     path: PathBuf,
     version: String,
     /// The name of the card that it is to see.
-    card: Option<String>,
+    gpu_uuid: Option<String>,
 }
 
 /// What a run left behind.
-pub(super) struct Ran {
-    pub(super) out: String,
-    pub(super) err: String,
+pub(super) struct ToolOutput {
+    pub(super) stdout: String,
+    pub(super) stderr: String,
     /// How it ended, in words.
-    pub(super) end: String,
+    pub(super) exit: String,
 }
 
 impl Tool {
@@ -48,13 +48,13 @@ impl Tool {
             name,
             path: path.to_owned(),
             version: String::new(),
-            card: device.uuid.clone(),
+            gpu_uuid: device.uuid.clone(),
         };
         let ran = tool
             .run(vec!["--version".into()], "", VERSION_LIMIT)
             .await?;
-        tool.version = tools::version(&ran.out).ok_or_else(|| {
-            let said = [&ran.err, &ran.out].into_iter();
+        tool.version = tools::parse_version(&ran.stdout).ok_or_else(|| {
+            let said = [&ran.stderr, &ran.stdout].into_iter();
             let mut said = said
                 .flat_map(|text| text.lines())
                 .filter(|line| !line.trim().is_empty());
@@ -62,7 +62,7 @@ impl Tool {
             format!(
                 "`{}` does not say its version ({}); it says: {said}",
                 path.display(),
-                ran.end
+                ran.exit
             )
         })?;
         Ok(tool)
@@ -79,7 +79,7 @@ impl Tool {
         arguments: Vec<OsString>,
         input: &str,
         limit: Duration,
-    ) -> Result<Ran, String> {
+    ) -> Result<ToolOutput, String> {
         let failed = |what: &str, error: std::io::Error| {
             format!("failed to {what} `{}`: {error}", self.path.display())
         };
@@ -99,10 +99,10 @@ impl Tool {
             .stdout(share(&out).map_err(|error| failed("make files for", error))?)
             .stderr(share(&err).map_err(|error| failed("make files for", error))?);
         // Nothing below ever needs a model's key.
-        environment::withheld().iter().for_each(|name| {
+        environment::withheld_variables().iter().for_each(|name| {
             command.env_remove(name);
         });
-        if let Some(card) = &self.card {
+        if let Some(card) = &self.gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", card);
         }
         command.process_group(0).kill_on_drop(true);
@@ -116,19 +116,19 @@ impl Tool {
             ));
         };
         let status = ended.map_err(|error| failed("wait for", error))?;
-        Ok(Ran {
-            out: said(&mut out),
-            err: said(&mut err),
-            end: status.to_string(),
+        Ok(ToolOutput {
+            stdout: read_output(&mut out),
+            stderr: read_output(&mut err),
+            exit: status.to_string(),
         })
     }
 }
 
-fn said(file: &mut File) -> String {
+fn read_output(file: &mut File) -> String {
     let mut bytes = Vec::new();
     // What cannot be read was not said.
     let _ = file.rewind();
-    let _ = file.take(MOST_BYTES).read_to_end(&mut bytes);
+    let _ = file.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -158,7 +158,7 @@ mod tests {
         path
     }
 
-    fn card() -> DeviceIdentity {
+    fn gpu() -> DeviceIdentity {
         DeviceIdentity {
             uuid: Some("GPU-7".to_owned()),
             ..DeviceIdentity::default()
@@ -166,42 +166,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_is_asked_for_its_version_and_run_with_the_card_it_may_see() {
+    async fn tool_reports_its_version_and_sees_only_the_chosen_gpu() {
         let folder = tempfile::tempdir().unwrap();
         let path = script(
             folder.path(),
             r#"[ "$1" = --version ] && { echo "Version 2025.3.0.0 (build 1)"; exit; }
 read line; echo "$line on $CUDA_VISIBLE_DEVICES"; echo oops >&2; exit 3"#,
         );
-        let tool = Tool::at("ncu", &path, &card()).await.unwrap();
+        let tool = Tool::at("ncu", &path, &gpu()).await.unwrap();
         assert_eq!(tool.label(), "ncu 2025.3.0.0");
         let ran = tool
             .run(Vec::new(), "asked\n", Duration::from_secs(20))
             .await;
         let ran = ran.map_err(|reason| panic!("{reason}")).unwrap();
         assert_eq!(
-            (ran.out.as_str(), ran.err.as_str()),
+            (ran.stdout.as_str(), ran.stderr.as_str()),
             ("asked on GPU-7\n", "oops\n")
         );
-        assert_eq!(ran.end, "exit status: 3");
+        assert_eq!(ran.exit, "exit status: 3");
     }
 
     #[tokio::test]
-    async fn what_is_no_tool_or_does_not_end_is_told_in_one_line() {
+    async fn broken_or_hanging_tool_gives_a_one_line_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = script(folder.path(), "echo broken install >&2; exit 1");
-        let reason = Tool::at("ncu", &path, &card()).await.err().unwrap();
+        let reason = Tool::at("ncu", &path, &gpu()).await.err().unwrap();
         assert!(
             reason.contains("broken install") && !reason.contains('\n'),
             "{reason}"
         );
         let missing = folder.path().join("none");
-        assert!(Tool::at("ncu", &missing, &card()).await.is_err());
+        assert!(Tool::at("ncu", &missing, &gpu()).await.is_err());
         let path = script(
             folder.path(),
             "[ \"$1\" ] && { echo Version 1.2; exit; }\nsleep 60 & wait",
         );
-        let tool = Tool::at("ncu", &path, &card()).await.unwrap();
+        let tool = Tool::at("ncu", &path, &gpu()).await.unwrap();
         let begun = std::time::Instant::now();
         let reason = tool
             .run(Vec::new(), "", Duration::from_millis(200))

@@ -3,43 +3,43 @@
 use kforge::event::StopReason;
 use serde_json::{Value, json};
 
-use crate::journal::{Asked, summary};
-use crate::model::{answer, complete, document, late, usage};
-use crate::scene::{Scene, model};
+use crate::model::{complete_reply, delayed, document, reply_to, usage};
+use crate::program::{ProgramFixture, openai_model};
+use crate::run_log::{RequestLog, summary};
+use crate::scenario::{Scenario, model};
 use crate::server::Server;
-use crate::shell::{Shell, models};
 
 /// Answers after a moment, so that as many are under way as may be.
 fn server() -> Server {
     Server::start(|number, seen| {
-        let reply = complete(seen, &answer(&document(seen), number));
-        late(reply, std::time::Duration::from_millis(30))
+        let reply = complete_reply(seen, &reply_to(&document(seen), number));
+        delayed(reply, std::time::Duration::from_millis(30))
     })
 }
 
 /// What the server itself would put on the bill, in billionths of a dollar: 1 and 5 dollars for a million tokens.
-fn bill(server: &Server) -> u64 {
+fn billed_nano_usd(server: &Server) -> u64 {
     let seen = server.seen();
     let requests = seen.iter().enumerate().map(|(number, seen)| {
-        let (input, output) = usage(seen, &answer(&document(seen), number));
+        let (input, output) = usage(seen, &reply_to(&document(seen), number));
         input * 1000 + output * 5000
     });
     requests.sum()
 }
 
 #[test]
-fn a_run_with_one_dollar_stops_at_or_below_it_with_eight_under_way() {
+fn run_never_exceeds_its_dollar_budget_with_eight_in_flight() {
     let root = tempfile::tempdir().unwrap();
     let server = server();
     let price = json!({"price": {"input": 1, "output": 5}});
     let models = json!([model(&server.url, price)]);
-    let mut scene = Scene::of(models, 2000).with(json!({"concurrency": 8}));
+    let mut scene = Scenario::with_models(models, 2000).with_llm(json!({"concurrency": 8}));
     scene.usd = Some(1.0);
     let end = scene.finish(root.path());
-    assert_eq!(end.why(), Some(StopReason::Budget));
-    let asked = Asked::of(root.path());
+    assert_eq!(end.stop_reason(), Some(StopReason::Budget));
+    let asked = RequestLog::read(root.path());
     let spent = asked.spent().nano_usd.unwrap();
-    assert_eq!(spent, bill(&server), "to the billionth");
+    assert_eq!(spent, billed_nano_usd(&server), "to the billionth");
     assert!(spent <= 1_000_000_000, "{spent}");
     // One more question at its worst would have passed it, and that is all that is left over.
     let worst = asked
@@ -53,32 +53,42 @@ fn a_run_with_one_dollar_stops_at_or_below_it_with_eight_under_way() {
         "{spent} of a dollar, a question is {worst} at most"
     );
     assert_eq!(summary(root.path())["tasks"][0]["stopped"], "budget");
-    assert_eq!(asked.most_at_once, 8);
+    assert_eq!(asked.max_in_flight, 8);
     let requests = server.seen().len();
     println!("{requests} requests for ${:.4}", spent as f64 / 1e9);
 
     // The same money again: nothing more is sent. More of it goes on.
-    assert_eq!(scene.finish(root.path()).why(), Some(StopReason::Budget));
+    assert_eq!(
+        scene.finish(root.path()).stop_reason(),
+        Some(StopReason::Budget)
+    );
     assert_eq!(server.seen().len(), requests);
     scene.usd = Some(1.5);
-    assert_eq!(scene.finish(root.path()).why(), Some(StopReason::Budget));
-    let asked = Asked::of(root.path());
+    assert_eq!(
+        scene.finish(root.path()).stop_reason(),
+        Some(StopReason::Budget)
+    );
+    let asked = RequestLog::read(root.path());
     let spent = asked.spent().nano_usd.unwrap();
     assert!(spent > 1_200_000_000 && spent <= 1_500_000_000, "{spent}");
-    assert_eq!(spent, bill(&server));
-    assert_eq!(asked.unanswered(), 0);
-    asked.replies_are_kept(root.path());
+    assert_eq!(spent, billed_nano_usd(&server));
+    assert_eq!(asked.without_reply(), 0);
+    asked.assert_files_match_journal(root.path());
 }
 
 #[test]
-fn tokens_are_capped_alike() {
+fn run_never_exceeds_its_token_budget() {
     let root = tempfile::tempdir().unwrap();
     let server = server();
     // Without a price: tokens can be counted all the same.
-    let mut scene = Scene::of(json!([model(&server.url, json!({"price": null}))]), 2000);
+    let mut scene =
+        Scenario::with_models(json!([model(&server.url, json!({"price": null}))]), 2000);
     scene.tokens = Some(500_000);
-    assert_eq!(scene.finish(root.path()).why(), Some(StopReason::Budget));
-    let spent = Asked::of(root.path()).spent();
+    assert_eq!(
+        scene.finish(root.path()).stop_reason(),
+        Some(StopReason::Budget)
+    );
+    let spent = RequestLog::read(root.path()).spent();
     assert!(
         spent.tokens > 400_000 && spent.tokens <= 500_000,
         "{spent:?}"
@@ -88,14 +98,17 @@ fn tokens_are_capped_alike() {
         .iter()
         .enumerate()
         .map(|(number, seen)| {
-            let (input, output) = usage(seen, &answer(&document(seen), number));
+            let (input, output) = usage(seen, &reply_to(&document(seen), number));
             input + output
         })
         .sum();
     assert_eq!((spent.tokens, spent.nano_usd), (counted, None));
     scene.tokens = Some(600_000);
-    assert_eq!(scene.finish(root.path()).why(), Some(StopReason::Budget));
-    let spent = Asked::of(root.path()).spent();
+    assert_eq!(
+        scene.finish(root.path()).stop_reason(),
+        Some(StopReason::Budget)
+    );
+    let spent = RequestLog::read(root.path()).spent();
     assert!(
         spent.tokens > 500_000 && spent.tokens <= 600_000,
         "{spent:?}"
@@ -103,13 +116,15 @@ fn tokens_are_capped_alike() {
 }
 
 #[test]
-fn the_flag_stops_the_program_and_resume_with_more_goes_on() {
-    let Some(shell) = Shell::new() else { return };
+fn budget_flag_stops_the_run_and_resume_continues_with_more() {
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     let server = server();
-    shell.config(&models(&server.url, ""));
+    shell.config(&openai_model(&server.url, ""));
     // Enough for one question, and not for another.
     let said = shell.evolve(&["--budget-usd", "0.2", "--steps", "10"]);
-    said.ends(0, &[]);
+    said.assert_exit(0, &[]);
     let told = summary(&shell.run_directory());
     assert_eq!(told["tasks"][0]["stopped"], "budget", "{}", said.err);
     let (requests, spent) = (server.seen().len(), dollars(&told));
@@ -118,11 +133,11 @@ fn the_flag_stops_the_program_and_resume_with_more_goes_on() {
         "{requests} {spent}"
     );
     let said = shell.resume(&["--budget-usd", "5"]);
-    said.ends(0, &[]);
+    said.assert_exit(0, &[]);
     let told = summary(&shell.run_directory());
     assert_eq!(told["tasks"][0]["stopped"], "steps");
     assert!(server.seen().len() > requests && dollars(&told) > spent);
-    let asked = Asked::of(&shell.run_directory());
+    let asked = RequestLog::read(&shell.run_directory());
     assert_eq!(server.seen().len(), asked.replied.len());
     assert_eq!(told["spent"]["nano_usd"], asked.spent().nano_usd.unwrap());
 }
@@ -132,30 +147,36 @@ fn dollars(summary: &Value) -> f64 {
 }
 
 #[test]
-fn what_cannot_be_kept_is_refused_before_anything_is_sent() {
-    let Some(shell) = Shell::new() else { return };
+fn unenforceable_budget_is_refused_before_sending() {
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     let server = server();
-    let without_price = models(&server.url, "").replace(", price: {input: 3, output: 15}", "");
+    let without_price =
+        openai_model(&server.url, "").replace(", price: {input: 3, output: 15}", "");
     shell.config(&without_price);
     let said = shell.evolve(&["--budget-usd", "1"]);
-    said.ends(2, &["`local` has no price", "budget.tokens"]);
+    said.assert_exit(2, &["`local` has no price", "budget.tokens"]);
     for (provider, more) in [("command", ", command: [cat]"), ("mailbox", "")] {
         shell.config(&format!("  models: [{{provider: {provider}{more}}}]"));
         let said = shell.evolve(&["--budget-usd", "1"]);
-        said.ends(2, &[&format!("what `{provider}` costs is not known")]);
+        said.assert_exit(2, &[&format!("what `{provider}` costs is not known")]);
     }
     assert!(server.seen().is_empty() && !shell.run_directory().exists());
 }
 
 #[test]
-fn a_programs_bytes_count_under_a_cap_in_tokens() {
+fn bytes_of_a_command_provider_count_as_tokens() {
     let root = tempfile::tempdir().unwrap();
     let script = "cat > /dev/null; echo '<NO_VALID_EDIT/>'";
     let models = json!([{"provider": "command", "command": ["sh", "-c", script], "max_output_tokens": 1000}]);
-    let mut scene = Scene::of(models, 2000);
+    let mut scene = Scenario::with_models(models, 2000);
     scene.tokens = Some(400_000);
-    assert_eq!(scene.finish(root.path()).why(), Some(StopReason::Budget));
-    let asked = Asked::of(root.path());
+    assert_eq!(
+        scene.finish(root.path()).stop_reason(),
+        Some(StopReason::Budget)
+    );
+    let asked = RequestLog::read(root.path());
     let spent = asked.spent();
     let bytes: u64 = asked
         .replied
@@ -167,17 +188,20 @@ fn a_programs_bytes_count_under_a_cap_in_tokens() {
 }
 
 #[test]
-fn a_search_that_reaches_its_target_takes_in_what_is_under_way() {
+fn search_waits_for_sent_requests_after_reaching_its_target() {
     for round in 0..5 {
         let root = tempfile::tempdir().unwrap();
         let server = server();
-        let mut scene = Scene::new(&server.url, 2000);
+        let mut scene = Scenario::new(&server.url, 2000);
         scene.judging = 10;
         scene.target = Some(2.0 + 0.25 * f64::from(round));
-        assert_eq!(scene.finish(root.path()).why(), Some(StopReason::Target));
-        let asked = Asked::of(root.path());
         assert_eq!(
-            asked.unanswered(),
+            scene.finish(root.path()).stop_reason(),
+            Some(StopReason::Target)
+        );
+        let asked = RequestLog::read(root.path());
+        assert_eq!(
+            asked.without_reply(),
             0,
             "what was sent is paid for, and was waited for"
         );

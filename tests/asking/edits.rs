@@ -5,25 +5,27 @@ use std::collections::HashMap;
 use kforge::event::{Event, FailedReason};
 use serde_json::Value;
 
-use crate::journal::{Asked, events, summary};
-use crate::model::{answer, asks_for_edits, complete, document, edit, parent, trace};
-use crate::scene::{Scene, prompt_of};
+use crate::model::{
+    asks_for_edits, complete_reply, document, edit_block, parent_source, reply_to, trace_block,
+};
+use crate::run_log::{RequestLog, events, summary};
+use crate::scenario::{Scenario, prompt_digest};
 use crate::server::Server;
 
 const MISSED: &str = "# Your reply to this could not be applied";
 
 /// Of the first tries at edits every fifth misses and hits in its second, every fifth misses twice, every fifth changes nothing,
 /// and every fifth hits only without its trailing white space.
-fn reply(number: usize, document: &str) -> String {
+fn scripted_reply(number: usize, document: &str) -> String {
     if !asks_for_edits(document) {
-        return answer(document, number);
+        return reply_to(document, number);
     }
-    let kernel = parent(document);
+    let kernel = parent_source(document);
     let line = kernel
         .lines()
         .find(|line| line.contains("__global__"))
         .unwrap();
-    let miss = edit("    this_line_is_nowhere();", "    nor_is_this();");
+    let miss = edit_block("    this_line_is_nowhere();", "    nor_is_this();");
     let is_second = document.contains(MISSED);
     // A second try shows by the first which of them it is.
     let kind = match is_second {
@@ -35,34 +37,36 @@ fn reply(number: usize, document: &str) -> String {
     let kind = kind.unwrap();
     let body = match (kind, is_second) {
         ('0', false) | ('1', _) => miss,
-        ('2', _) => edit(line, line),
+        ('2', _) => edit_block(line, line),
         ('3', _) => {
-            let edits = crate::model::edits(&kernel, number);
+            let edits = crate::model::block_size_edits(&kernel, number);
             edits
                 .iter()
-                .map(|(old, new)| edit(&format!("{old}   "), new))
+                .map(|(old, new)| edit_block(&format!("{old}   "), new))
                 .collect()
         }
         _ => {
-            return answer(document, number)
+            return reply_to(document, number)
                 .replace("block size", &format!("kind {kind} block size"));
         }
     };
-    trace(&format!("kind {kind}")) + &body
+    trace_block(&format!("kind {kind}")) + &body
 }
 
 #[test]
-fn a_miss_is_told_once_a_no_op_is_not_judged_and_the_rates_say_so() {
+fn missed_edits_are_retried_once_and_counted() {
     const STEPS: u64 = 90;
     let root = tempfile::tempdir().unwrap();
-    let server = Server::start(|number, seen| complete(seen, &reply(number, &document(seen))));
-    Scene::new(&server.url, STEPS).finish_all_steps(root.path());
-    let asked = Asked::of(root.path());
-    asked.replies_are_kept(root.path());
+    let server = Server::start(|number, seen| {
+        complete_reply(seen, &scripted_reply(number, &document(seen)))
+    });
+    Scenario::new(&server.url, STEPS).finish_all_steps(root.path());
+    let asked = RequestLog::read(root.path());
+    asked.assert_files_match_journal(root.path());
     let documents: HashMap<_, _> = server
         .seen()
         .iter()
-        .map(|seen| (prompt_of(seen), document(seen)))
+        .map(|seen| (prompt_digest(seen), document(seen)))
         .collect();
 
     // Second questions, and only those, tell what was wrong with the first reply, with that reply.
@@ -140,11 +144,11 @@ fn a_miss_is_told_once_a_no_op_is_not_judged_and_the_rates_say_so() {
             "{tried}"
         );
     }
-    rates(&summary(root.path())["tasks"][0], &all, &asked);
+    assert_rates(&summary(root.path())["tasks"][0], &all, &asked);
 }
 
 /// The summary's rates, counted again from the journal.
-fn rates(task: &Value, all: &[Event], asked: &Asked) {
+fn assert_rates(task: &Value, all: &[Event], asked: &RequestLog) {
     let (mut steps, mut no_ops, mut misses, mut repaired, mut edits) = (0.0, 0.0, 0.0, 0.0, 0.0);
     let by_model: HashMap<u64, ()> = asked.sent.iter().map(|sent| (sent.step, ())).collect();
     let mut speedups = HashMap::new();

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::journal::Asked;
-use crate::model::{answer, complete, document};
-use crate::server::{Act, Server};
-use crate::shell::Shell;
+use crate::model::{complete_reply, document, reply_to};
+use crate::program::ProgramFixture;
+use crate::run_log::RequestLog;
+use crate::server::{Server, ServerAction};
 
 const KEY: &str = "sk-planted-8f2c61d09be74a35";
 
 #[test]
-fn a_planted_key_is_in_the_header_and_nowhere_else() {
-    let Some(mut shell) = Shell::new() else {
+fn key_reaches_only_the_request_header() {
+    let Some(mut shell) = ProgramFixture::new() else {
         return;
     };
     shell.set("PLANTED_API_KEY", KEY);
@@ -24,12 +24,12 @@ fn a_planted_key_is_in_the_header_and_nowhere_else() {
     shell.set("HARMLESS", "plain");
     let server = Server::start(|number, seen| match number {
         // As some servers do: what was sent is repeated in what went wrong.
-        0 => Act::json(
+        0 => ServerAction::json(
             500,
             json!({"error": {"message": format!("wrong: {:?}", seen.headers)}}),
         ),
-        1 => complete(seen, &format!("You sent me {:?}", seen.headers)),
-        _ => complete(seen, &answer(&document(seen), number)),
+        1 => complete_reply(seen, &format!("You sent me {:?}", seen.headers)),
+        _ => complete_reply(seen, &reply_to(&document(seen), number)),
     });
     let url = &server.url;
     // The other model is a program that says what it was given.
@@ -48,7 +48,7 @@ fn a_planted_key_is_in_the_header_and_nowhere_else() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        look_at_children(child.id(), &mut children);
+        check_children_environments(child.id(), &mut children);
         std::thread::sleep(Duration::from_millis(5));
     };
     let said = std::fs::read_to_string(shell.path().join("stderr.log")).unwrap();
@@ -76,7 +76,7 @@ fn a_planted_key_is_in_the_header_and_nowhere_else() {
             "a prompt tells the key"
         );
     }
-    let asked = Asked::of(&shell.run_directory());
+    let asked = RequestLog::read(&shell.run_directory());
     let programs = asked
         .replied
         .iter()
@@ -93,7 +93,7 @@ fn a_planted_key_is_in_the_header_and_nowhere_else() {
     }
     assert!(environments > 0, "the program was asked");
     let mut files = 0;
-    no_key_below(shell.path(), &mut files);
+    assert_no_key_below(shell.path(), &mut files);
     assert!(files > 30, "{files} files");
     if cfg!(target_os = "linux") {
         assert!(
@@ -109,11 +109,11 @@ fn a_planted_key_is_in_the_header_and_nowhere_else() {
     );
 }
 
-fn no_key_below(folder: &Path, files: &mut usize) {
+fn assert_no_key_below(folder: &Path, files: &mut usize) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            no_key_below(&path, files);
+            assert_no_key_below(&path, files);
         } else {
             *files += 1;
             let text = std::fs::read(&path).unwrap();
@@ -124,7 +124,7 @@ fn no_key_below(folder: &Path, files: &mut usize) {
 }
 
 /// The environments of all that descend from this process, as the system tells them.
-fn look_at_children(parent: u32, looked_at: &mut HashSet<u32>) {
+fn check_children_environments(parent: u32, looked_at: &mut HashSet<u32>) {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
         return;
     };
@@ -151,7 +151,7 @@ fn look_at_children(parent: u32, looked_at: &mut HashSet<u32>) {
                 assert!(!found, "the child `{command}` was given the key");
                 looked_at.insert(child);
             }
-            look_at_children(child, looked_at);
+            check_children_environments(child, looked_at);
         }
     }
 }

@@ -5,59 +5,61 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kforge::base::{Digest, Stream, random};
+use kforge::base::{Digest, RandomStream, random};
 
-use crate::journal::{Asked, counts, summary};
-use crate::model::{answer, complete, document, late};
-use crate::scene::{Scene, prompt_of};
-use crate::server::{Seen, Server};
-use crate::shell::{Shell, models};
+use crate::model::{complete_reply, delayed, document, reply_to};
+use crate::program::{ProgramFixture, openai_model};
+use crate::run_log::{RequestLog, ends_request, summary};
+use crate::scenario::{Scenario, prompt_digest};
+use crate::server::{SeenRequest, Server};
 
-const AT_ONCE: u64 = 4;
+const CONCURRENCY: u64 = 4;
 
 /// Answers each request anew, after up to 60 ms.
 fn server() -> Server {
     Server::start(|number, seen| {
         let share = random::fresh_seed() % 60;
-        let reply = complete(seen, &answer(&document(seen), number));
-        late(reply, Duration::from_millis(share))
+        let reply = complete_reply(seen, &reply_to(&document(seen), number));
+        delayed(reply, Duration::from_millis(share))
     })
 }
 
 #[test]
-fn thirty_kills_lose_no_reply_and_ask_nothing_twice() {
+fn thirty_kills_lose_no_reply_and_repeat_no_request() {
     const STEPS: u64 = 120;
     let root = tempfile::tempdir().unwrap();
     let (mut kills, mut rounds, mut in_flight) = (0, 0, 0);
     while kills < 30 {
         rounds += 1;
         let server = server();
-        let mut scene = Scene::new(&server.url, STEPS);
+        let mut scene = Scenario::new(&server.url, STEPS);
         scene.judging = 8;
         let directory = root.path().join(format!("run-{rounds}"));
         let begin = || scene.process(&directory);
         let account = kill_and_resume(&directory, &server, begin, 0.9, 30 - kills);
         kills += account.kills;
         in_flight += account.in_flight;
-        check(&directory, &server.seen(), &account, STEPS);
+        assert_account(&directory, &server.seen(), &account, STEPS);
     }
     println!("{kills} kills in {rounds} runs, {in_flight} requests in flight at them");
     assert!(in_flight > 0, "the kills came at idle times only");
 }
 
 #[test]
-fn the_program_itself_is_killed_and_goes_on() {
+fn killed_program_resumes() {
     const STEPS: u64 = 14;
-    let Some(shell) = Shell::new() else { return };
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     let server = server();
-    shell.config(&models(&server.url, ""));
+    shell.config(&openai_model(&server.url, ""));
     let directory = shell.run_directory();
     let begin = || match directory.join("run.yaml").exists() {
         false => shell.command(&["evolve", "--config", "run.yaml", "--steps", "14"]),
         true => shell.command(&["resume", "run"]),
     };
     let account = kill_and_resume(&directory, &server, begin, 3.0, 10);
-    check(&directory, &server.seen(), &account, STEPS);
+    assert_account(&directory, &server.seen(), &account, STEPS);
     let (kills, in_flight) = (account.kills, account.in_flight);
     println!("{kills} kills of the program, {in_flight} requests in flight at them");
 }
@@ -69,13 +71,13 @@ fn kill_and_resume(
     begin: impl Fn() -> Command,
     seconds: f64,
     most: u64,
-) -> Account {
-    let mut stream = Stream::new(random::fresh_seed(), "kill", 0);
-    let mut account = Account::default();
+) -> RequestAccount {
+    let mut stream = RandomStream::new(random::fresh_seed(), "kill", 0);
+    let mut account = RequestAccount::default();
     loop {
         let mut command = begin();
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        let instant = Instant::now() + Duration::from_secs_f64(0.2 + seconds * stream.unit());
+        let instant = Instant::now() + Duration::from_secs_f64(0.2 + seconds * stream.uniform());
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);
@@ -87,7 +89,7 @@ fn kill_and_resume(
         };
         if let Some(status) = ended {
             assert!(status.success(), "{status}");
-            account.close(directory, &server.seen(), 0);
+            account.end_process(directory, &server.seen(), 0);
             return account;
         }
         child.kill().unwrap();
@@ -95,13 +97,13 @@ fn kill_and_resume(
         account.kills += 1;
         // What had left is read by the server before it is counted.
         std::thread::sleep(Duration::from_millis(60));
-        account.close(directory, &server.seen(), AT_ONCE);
+        account.end_process(directory, &server.seen(), CONCURRENCY);
     }
 }
 
 /// What the server saw and what the journal says, process by process.
 #[derive(Default)]
-struct Account {
+struct RequestAccount {
     kills: u64,
     seen: usize,
     replied: usize,
@@ -109,17 +111,17 @@ struct Account {
     in_flight: u64,
 }
 
-impl Account {
+impl RequestAccount {
     /// A process is over: of each question that it sent at most one request came, and every reply that it noted is of one.
-    fn close(&mut self, directory: &Path, seen: &[Seen], most_in_flight: u64) {
+    fn end_process(&mut self, directory: &Path, seen: &[SeenRequest], most_in_flight: u64) {
         // Killed before it had laid anything out.
         if !directory.join("run.yaml").exists() {
             return;
         }
-        let asked = Asked::of(directory);
+        let asked = RequestLog::read(directory);
         let mut requests: HashMap<Digest, i64> = HashMap::new();
         for seen in &seen[self.seen..] {
-            *requests.entry(prompt_of(seen)).or_default() += 1;
+            *requests.entry(prompt_digest(seen)).or_default() += 1;
         }
         let prompts: HashMap<(u64, u32), Digest> = asked
             .sent
@@ -150,16 +152,16 @@ impl Account {
 }
 
 /// The run is whole: every request is a reply or was in flight at a kill, and the sums agree.
-fn check(directory: &Path, seen: &[Seen], account: &Account, steps: u64) {
-    let asked = Asked::of(directory);
+fn assert_account(directory: &Path, seen: &[SeenRequest], account: &RequestAccount, steps: u64) {
+    let asked = RequestLog::read(directory);
     assert_eq!(
         seen.len() as u64,
         asked.replied.len() as u64 + account.in_flight
     );
-    assert!(asked.unanswered() >= account.in_flight);
-    asked.replies_are_kept(directory);
+    assert!(asked.without_reply() >= account.in_flight);
+    asked.assert_files_match_journal(directory);
     let mut replies: BTreeMap<(u64, u32), u32> = BTreeMap::new();
-    for replied in asked.replied.iter().filter(|replied| counts(replied)) {
+    for replied in asked.replied.iter().filter(|replied| ends_request(replied)) {
         *replies.entry((replied.step, replied.ask)).or_default() += 1;
     }
     assert!(replies.values().all(|count| *count == 1));

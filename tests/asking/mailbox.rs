@@ -8,13 +8,13 @@ use kforge::base::Digest;
 use kforge::event::{Event, StopReason};
 use serde_json::json;
 
-use crate::journal::{Asked, events, summary};
-use crate::model::answer;
-use crate::scene::Scene;
-use crate::shell::Shell;
+use crate::model::reply_to;
+use crate::program::ProgramFixture;
+use crate::run_log::{RequestLog, events, summary};
+use crate::scenario::Scenario;
 
 /// The questions that nobody has replied to.
-fn open(directory: &Path) -> Vec<PathBuf> {
+fn open_requests(directory: &Path) -> Vec<PathBuf> {
     let mut open = Vec::new();
     for step in std::fs::read_dir(directory.join("softmax/steps")).unwrap() {
         for entry in std::fs::read_dir(step.unwrap().path()).unwrap() {
@@ -29,7 +29,7 @@ fn open(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Puts a reply there as it is documented: as another file, then renamed. Written a while ago, so that it has rested.
-fn put(folder: &Path, text: &str) {
+fn put_reply(folder: &Path, text: &str) {
     let draft = folder.join("draft.md");
     std::fs::write(&draft, text).unwrap();
     let file = std::fs::File::options().write(true).open(&draft).unwrap();
@@ -40,10 +40,10 @@ fn put(folder: &Path, text: &str) {
 
 /// Answers every open question; how many there were.
 fn answer_all(directory: &Path, number: &mut usize) -> usize {
-    let folders = open(directory);
+    let folders = open_requests(directory);
     for folder in &folders {
         let prompt = std::fs::read_to_string(folder.join("prompt.md")).unwrap();
-        put(folder, &answer(&prompt, *number));
+        put_reply(folder, &reply_to(&prompt, *number));
         *number += 1;
     }
     folders.len()
@@ -60,16 +60,17 @@ fn candidates(directory: &Path) -> BTreeMap<u64, Digest> {
 }
 
 #[test]
-fn replies_by_mail_are_taken_up_process_by_process_and_a_replay_makes_the_same_kernels() {
+fn mailbox_run_spans_processes_and_replays_identically() {
     const STEPS: u64 = 40;
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("mail");
-    let scene = Scene::of(json!([{"provider": "mailbox"}]), STEPS).with(json!({"wait": false}));
+    let scene = Scenario::with_models(json!([{"provider": "mailbox"}]), STEPS)
+        .with_llm(json!({"wait": false}));
     let (mut number, mut rounds, mut most) = (0, 0, 0);
     loop {
         let ended = scene.run(&directory).unwrap();
         if !ended.waiting {
-            assert_eq!(ended.tasks[0].why(), Some(StopReason::Steps));
+            assert_eq!(ended.tasks[0].stop_reason(), Some(StopReason::Steps));
             break;
         }
         rounds += 1;
@@ -77,39 +78,41 @@ fn replies_by_mail_are_taken_up_process_by_process_and_a_replay_makes_the_same_k
         most = most.max(answer_all(&directory, &mut number));
     }
     assert!(most > 3, "at most {most} questions at once");
-    let asked = Asked::of(&directory);
+    let asked = RequestLog::read(&directory);
     assert_eq!(
         asked.sent.len(),
         number,
         "each question was sent once, over {rounds} processes"
     );
     assert_eq!(asked.replied.len(), number);
-    asked.replies_are_kept(&directory);
+    asked.assert_files_match_journal(&directory);
 
     let again = root.path().join("again");
-    let mut replay = Scene::of(
+    let mut replay = Scenario::with_models(
         json!([{"provider": "replay", "name": "mailbox", "from": directory}]),
         STEPS,
     );
     replay.llm["concurrency"] = scene.llm["concurrency"].clone();
     replay.finish_all_steps(&again);
     assert_eq!(candidates(&again), candidates(&directory));
-    let replayed = Asked::of(&again);
+    let replayed = RequestLog::read(&again);
     assert_eq!(replayed.replied.len(), asked.replied.len());
     println!("{number} questions in {rounds} rounds, {most} at once");
 }
 
 #[test]
-fn the_program_exits_6_until_the_mail_has_come() {
-    let Some(shell) = Shell::new() else { return };
+fn program_exits_6_until_replies_arrive() {
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     shell.config("  models: [mailbox]");
     let said = shell.evolve(&["--no-wait", "--steps", "9"]);
-    said.ends(
+    said.assert_exit(
         6,
         &["waiting for replies", "response.md", "kforge resume run"],
     );
     let directory = shell.run_directory();
-    let first = open(&directory);
+    let first = open_requests(&directory);
     assert!(first.len() > 1, "several steps wait at once: {first:?}");
     let prompts = |folders: &[PathBuf]| -> Vec<String> {
         let read = |folder: &PathBuf| std::fs::read_to_string(folder.join("prompt.md")).unwrap();
@@ -117,9 +120,12 @@ fn the_program_exits_6_until_the_mail_has_come() {
     };
     let before = prompts(&first);
     // Nothing came: the same questions wait, and none is asked anew.
-    shell.resume(&[]).ends(6, &[]);
-    assert_eq!((prompts(&first), open(&directory)), (before, first.clone()));
-    assert_eq!(Asked::of(&directory).sent.len(), first.len());
+    shell.resume(&[]).assert_exit(6, &[]);
+    assert_eq!(
+        (prompts(&first), open_requests(&directory)),
+        (before, first.clone())
+    );
+    assert_eq!(RequestLog::read(&directory).sent.len(), first.len());
     let (mut number, mut rounds) = (0, 0);
     let said = loop {
         answer_all(&directory, &mut number);
@@ -129,17 +135,17 @@ fn the_program_exits_6_until_the_mail_has_come() {
             break said;
         }
     };
-    said.ends(0, &[]);
-    let asked = Asked::of(&directory);
+    said.assert_exit(0, &[]);
+    let asked = RequestLog::read(&directory);
     assert_eq!((asked.sent.len(), asked.replied.len()), (number, number));
     assert_eq!(summary(&directory)["tasks"][0]["stopped"], "steps");
 }
 
 #[test]
-fn whoever_waits_takes_a_reply_that_comes_later() {
+fn waiting_run_takes_late_replies() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let scene = Scene::of(json!([{"provider": "mailbox"}]), 8);
+    let scene = Scenario::with_models(json!([{"provider": "mailbox"}]), 8);
     let postman = {
         let directory = directory.clone();
         std::thread::spawn(move || {
@@ -159,22 +165,25 @@ fn whoever_waits_takes_a_reply_that_comes_later() {
         })
     };
     scene.finish_all_steps(&directory);
-    assert_eq!(Asked::of(&directory).sent.len(), postman.join().unwrap());
+    assert_eq!(
+        RequestLog::read(&directory).sent.len(),
+        postman.join().unwrap()
+    );
 }
 
 #[test]
-fn a_reply_that_never_comes_does_not_keep_a_run_whose_time_is_spent() {
+fn missing_reply_does_not_outlast_the_time_budget() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let mut scene = Scene::of(json!([{"provider": "mailbox"}]), 30);
+    let mut scene = Scenario::with_models(json!([{"provider": "mailbox"}]), 30);
     scene.seconds = Some(1.0);
     let end = scene.finish(&directory);
-    assert_eq!(end.why(), Some(StopReason::Seconds));
-    let asked = Asked::of(&directory);
+    assert_eq!(end.stop_reason(), Some(StopReason::Seconds));
+    let asked = RequestLog::read(&directory);
     assert!(asked.replied.is_empty() && asked.sent.len() > 1);
     // Whoever resumes with more time goes on with the same questions.
     answer_all(&directory, &mut 0);
     scene.seconds = Some(2.0);
     scene.finish(&directory);
-    assert_eq!(Asked::of(&directory).replied.len(), asked.sent.len());
+    assert_eq!(RequestLog::read(&directory).replied.len(), asked.sent.len());
 }

@@ -8,12 +8,13 @@ use std::path::Path;
 mod budget;
 mod edits;
 mod faults;
-mod journal;
 mod keys;
 mod kills;
 mod mailbox;
 mod model;
-mod scene;
+mod program;
+mod run_log;
+mod scenario;
 #[path = "../driver/scripted.rs"]
 #[expect(dead_code, reason = "the driver's own tests use more of it")]
 mod scripted;
@@ -21,14 +22,13 @@ mod scripted;
 #[expect(dead_code, reason = "the tests of `llm` use more of it")]
 mod server;
 mod settings;
-mod shell;
 
 /// Not a test: the process that the tests kill. Begins the run that its environment describes, or takes it up.
 #[test]
 #[ignore = "run by the other tests as a process of its own"]
 fn asking_process() {
-    let directory = std::env::var(scene::DIRECTORY).unwrap();
-    let text = std::env::var(scene::SCENE).unwrap();
-    let scene: scene::Scene = serde_json::from_str(&text).unwrap();
+    let directory = std::env::var(scenario::DIRECTORY).unwrap();
+    let text = std::env::var(scenario::SCENARIO).unwrap();
+    let scene: scenario::Scenario = serde_json::from_str(&text).unwrap();
     scene.run(Path::new(&directory)).unwrap();
 }

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::server::{Act, Seen};
+use crate::server::{SeenRequest, ServerAction};
 
 /// What `usage` says of a request and its reply.
-pub(crate) fn usage(seen: &Seen, text: &str) -> (u64, u64) {
+pub(crate) fn usage(seen: &SeenRequest, text: &str) -> (u64, u64) {
     (seen.body.len() as u64 / 4, text.len() as u64 / 4 + 1)
 }
 
 /// The prompt as one text, as `prompt.md` has it.
-pub(crate) fn document(seen: &Seen) -> String {
+pub(crate) fn document(seen: &SeenRequest) -> String {
     let body = seen.json();
     let text = |index: usize| {
         let content = &body["messages"][index]["content"];
@@ -22,26 +22,30 @@ pub(crate) fn document(seen: &Seen) -> String {
 }
 
 /// A whole reply, streamed where that was asked for.
-pub(crate) fn complete(seen: &Seen, text: &str) -> Act {
-    ended(seen, text, "stop")
+pub(crate) fn complete_reply(seen: &SeenRequest, text: &str) -> ServerAction {
+    reply_with_finish_reason(seen, text, "stop")
 }
 
 /// A reply that ends for this reason.
-pub(crate) fn ended(seen: &Seen, text: &str, reason: &str) -> Act {
+pub(crate) fn reply_with_finish_reason(
+    seen: &SeenRequest,
+    text: &str,
+    reason: &str,
+) -> ServerAction {
     match seen.json()["stream"].as_bool() {
-        Some(true) => Act::events(&events(seen, text, reason)),
-        _ => Act::json(200, whole(seen, text, reason)),
+        Some(true) => ServerAction::events(&stream_events(seen, text, reason)),
+        _ => ServerAction::json(200, whole_reply(seen, text, reason)),
     }
 }
 
 /// The same after a while.
-pub(crate) fn late(act: Act, pause: Duration) -> Act {
+pub(crate) fn delayed(act: ServerAction, pause: Duration) -> ServerAction {
     match act {
-        Act::Events(mut events, ends) => {
+        ServerAction::Events(mut events, ends) => {
             if let Some((first, _)) = events.first_mut() {
                 *first = pause;
             }
-            Act::Events(events, ends)
+            ServerAction::Events(events, ends)
         }
         act => {
             std::thread::sleep(pause);
@@ -50,21 +54,21 @@ pub(crate) fn late(act: Act, pause: Duration) -> Act {
     }
 }
 
-fn counted(seen: &Seen, text: &str) -> Value {
+fn usage_json(seen: &SeenRequest, text: &str) -> Value {
     let (input, output) = usage(seen, text);
     json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output})
 }
 
-pub(crate) fn whole(seen: &Seen, text: &str, reason: &str) -> Value {
+pub(crate) fn whole_reply(seen: &SeenRequest, text: &str, reason: &str) -> Value {
     json!({
         "id": "1", "object": "chat.completion", "model": "local",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}],
-        "usage": counted(seen, text),
+        "usage": usage_json(seen, text),
     })
 }
 
 /// The events of a stream: the text in pieces of a few words, the reason, the usage, the end.
-pub(crate) fn events(seen: &Seen, text: &str, reason: &str) -> Vec<String> {
+pub(crate) fn stream_events(seen: &SeenRequest, text: &str, reason: &str) -> Vec<String> {
     let event = |value: Value| format!("data: {value}\n\n");
     let letters: Vec<char> = text.chars().collect();
     let mut events: Vec<String> = letters
@@ -77,17 +81,22 @@ pub(crate) fn events(seen: &Seen, text: &str, reason: &str) -> Vec<String> {
     events.push(event(
         json!({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}),
     ));
-    events.push(event(json!({"choices": [], "usage": counted(seen, text)})));
+    events.push(event(
+        json!({"choices": [], "usage": usage_json(seen, text)}),
+    ));
     events.push("data: [DONE]\n\n".to_owned());
     events
 }
 
 /// An answer to the prompt: another block size for the kernel that it is about. `number` makes it another one each time.
-pub(crate) fn answer(document: &str, number: usize) -> String {
-    let parent = parent(document);
-    let edits = edits(&parent, number);
+pub(crate) fn reply_to(document: &str, number: usize) -> String {
+    let parent = parent_source(document);
+    let edits = block_size_edits(&parent, number);
     let body = match asks_for_edits(document) {
-        true => edits.iter().map(|(old, new)| edit(old, new)).collect(),
+        true => edits
+            .iter()
+            .map(|(old, new)| edit_block(old, new))
+            .collect(),
         false => {
             let changed = edits.iter().fold(parent, |source, (old, new)| {
                 source.replacen(old.as_str(), new, 1)
@@ -95,11 +104,11 @@ pub(crate) fn answer(document: &str, number: usize) -> String {
             format!("```cuda\n{changed}```\n")
         }
     };
-    format!("{}\n{body}", trace(&format!("block size {number}")))
+    format!("{}\n{body}", trace_block(&format!("block size {number}")))
 }
 
 /// The trace that stands before every answer.
-pub(crate) fn trace(change: &str) -> String {
+pub(crate) fn trace_block(change: &str) -> String {
     let trace = json!({
         "bottleneck": "occupancy", "hypothesis": "another block size fits the rows better", "change": change,
         "expected_percent": -5, "risk": "none",
@@ -107,7 +116,7 @@ pub(crate) fn trace(change: &str) -> String {
     format!("```json\n{trace}\n```\n")
 }
 
-pub(crate) fn edit(old: &str, new: &str) -> String {
+pub(crate) fn edit_block(old: &str, new: &str) -> String {
     format!("<edit>\n<old_str>\n{old}\n</old_str>\n<new_str>\n{new}\n</new_str>\n</edit>\n")
 }
 
@@ -116,7 +125,7 @@ pub(crate) fn asks_for_edits(document: &str) -> bool {
 }
 
 /// The source of the kernel to work on; where none is shown, that of one to begin with.
-pub(crate) fn parent(document: &str) -> String {
+pub(crate) fn parent_source(document: &str) -> String {
     let Some(heading) = (document.rfind("\n# The kernel to work on"))
         .or_else(|| document.rfind("\n# The kernels to work on"))
     else {
@@ -129,7 +138,7 @@ pub(crate) fn parent(document: &str) -> String {
 }
 
 /// Lines of the kernel, and what takes their place.
-pub(crate) fn edits(parent: &str, number: usize) -> Vec<(String, String)> {
+pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, String)> {
     // Odd, so that it stands in no list of values yet.
     let odd = 19 + 4 * (number % 120);
     let mut lines = parent.lines();

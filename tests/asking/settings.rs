@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::journal::{Asked, summary};
-use crate::model::{answer, complete, document};
+use crate::model::{complete_reply, document, reply_to};
+use crate::program::{ProgramFixture, openai_model};
+use crate::run_log::{RequestLog, summary};
 use crate::server::Server;
-use crate::shell::{Shell, models};
 
 fn server() -> Server {
-    Server::start(|number, seen| complete(seen, &answer(&document(seen), number)))
+    Server::start(|number, seen| complete_reply(seen, &reply_to(&document(seen), number)))
 }
 
 /// The fields of every request but the texts, which have to be the same each time.
-fn wire(server: &Server) -> Value {
+fn request_fields(server: &Server) -> Value {
     let all: BTreeSet<String> = server
         .seen()
         .iter()
@@ -29,15 +29,17 @@ fn wire(server: &Server) -> Value {
 }
 
 #[test]
-fn a_search_asks_models_beside_its_own_operators_and_sends_what_the_config_says() {
-    let Some(shell) = Shell::new() else { return };
+fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     let server = server();
     let sampling = ", temperature: 0.3, top_p: 0.9, top_k: 40, fields: {top_k: sampler.top_k}, effort: high, seed: 11, stop: [END], extra: {service_tier: flex}";
-    shell.config(&models(&server.url, sampling));
+    shell.config(&openai_model(&server.url, sampling));
     let said = shell.evolve(&["--steps", "11"]);
-    said.ends(0, &[]);
+    said.assert_exit(0, &[]);
     assert_eq!(
-        wire(&server),
+        request_fields(&server),
         json!({
             "model": "m", "stream_options": {"include_usage": true}, "max_completion_tokens": 4000, "temperature": 0.3,
             "top_p": 0.9, "sampler": {"top_k": 40}, "reasoning_effort": "high", "seed": 11, "stop": ["END"],
@@ -45,9 +47,9 @@ fn a_search_asks_models_beside_its_own_operators_and_sends_what_the_config_says(
         })
     );
     let directory = shell.run_directory();
-    let asked = Asked::of(&directory);
+    let asked = RequestLog::read(&directory);
     assert_eq!(server.seen().len(), asked.replied.len());
-    asked.replies_are_kept(&directory);
+    asked.assert_files_match_journal(&directory);
     let told = summary(&directory);
     let task = &told["tasks"][0];
     assert_eq!(
@@ -80,10 +82,12 @@ fn a_search_asks_models_beside_its_own_operators_and_sends_what_the_config_says(
 }
 
 #[test]
-fn flags_take_the_place_of_the_config_and_tuning_edits_one_kernel() {
-    let Some(shell) = Shell::new() else { return };
+fn flags_override_config_and_tune_edits_one_kernel() {
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     let server = server();
-    shell.config(&models(
+    shell.config(&openai_model(
         &server.url,
         ", temperature: 0.3, stream: false, top_p: 0.9",
     ));
@@ -103,9 +107,9 @@ fn flags_take_the_place_of_the_config_and_tuning_edits_one_kernel() {
         "--max-output-tokens",
         "3000",
     ]);
-    said.ends(0, &[]);
+    said.assert_exit(0, &[]);
     assert_eq!(
-        wire(&server),
+        request_fields(&server),
         json!({
             "model": "m", "max_completion_tokens": 3000, "temperature": 0.7, "top_p": 0.8, "reasoning_effort": "low",
             "stream": false,
@@ -128,13 +132,15 @@ fn flags_take_the_place_of_the_config_and_tuning_edits_one_kernel() {
 }
 
 #[test]
-fn a_setting_that_this_server_would_not_know_is_refused_before_anything_is_sent() {
-    let Some(shell) = Shell::new() else { return };
+fn unsupported_setting_is_refused_before_sending() {
+    let Some(shell) = ProgramFixture::new() else {
+        return;
+    };
     let server = server();
-    shell.config(&models(&server.url, ""));
+    shell.config(&openai_model(&server.url, ""));
     let said = shell.evolve(&["--thinking-tokens", "100"]);
-    said.ends(2, &["thinking_tokens", "has no such setting", "fields"]);
+    said.assert_exit(2, &["thinking_tokens", "has no such setting", "fields"]);
     let said = shell.evolve(&["--temperature", "3"]);
-    said.ends(2, &["temperature", "from 0 to 2"]);
+    said.assert_exit(2, &["temperature", "from 0 to 2"]);
     assert!(server.seen().is_empty() && !shell.run_directory().exists());
 }

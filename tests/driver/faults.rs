@@ -10,25 +10,25 @@ use std::time::Duration;
 use kforge::base::Failure;
 use kforge::event::{Event, FailedReason};
 use kforge::verdict::Status;
-use kforge::worker::{Job, JobKind, Outcome};
+use kforge::worker::{Job, JobKind, JobOutcome};
 
 use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options, verdict};
-use crate::{events, run, state, surround};
+use crate::{events, run, set_environment, state};
 
 /// Judges that fail as `fault` says.
-fn faulty(
-    fault: impl Fn(&Job) -> anyhow::Result<Option<Outcome>> + Send + Sync + Copy + 'static,
+fn faulty_judges(
+    fault: impl Fn(&Job) -> anyhow::Result<Option<JobOutcome>> + Send + Sync + Copy + 'static,
 ) -> ScriptedJudges {
     ScriptedJudges(Box::new(move |_| {
         Ok(ScriptedJudge {
-            before: Some(Box::new(fault)),
+            intercept: Some(Box::new(fault)),
             ..ScriptedJudge::default()
         })
     }))
 }
 
 #[test]
-fn a_failed_reference_ends_its_task_and_no_other() {
+fn failed_oracle_ends_only_its_own_task() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let judges = ScriptedJudges(Box::new(|task| match task.name.as_str() {
@@ -54,12 +54,12 @@ fn a_failed_reference_ends_its_task_and_no_other() {
 }
 
 #[test]
-fn a_judge_that_fails_now_and_then_is_asked_again() {
+fn occasional_judge_failures_are_retried() {
     let root = tempfile::tempdir().unwrap();
     let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
     // Twice of three times each: once without a word, once with a verdict that says so.
-    let judges = faulty(|job| {
+    let judges = faulty_judges(|job| {
         static CALLS: AtomicUsize = AtomicUsize::new(0);
         if job.step != 9 && job.step != 1 {
             return Ok(None);
@@ -71,7 +71,7 @@ fn a_judge_that_fails_now_and_then_is_asked_again() {
                 verdict.status = Status::HarnessError;
                 verdict.speedup = None;
                 verdict.reason = Some("no memory".to_owned());
-                Ok(Some(Outcome::Verdict {
+                Ok(Some(JobOutcome::Verdict {
                     verdict: Box::new(verdict),
                     compile_log: String::new(),
                     report: None,
@@ -91,11 +91,11 @@ fn a_judge_that_fails_now_and_then_is_asked_again() {
 }
 
 /// Judges that fail twice on everything that they are asked, and then answer.
-pub(crate) fn failing_twice() -> ScriptedJudges {
+pub(crate) fn judges_that_fail_twice() -> ScriptedJudges {
     ScriptedJudges(Box::new(|_| {
         let calls: Mutex<HashMap<String, u32>> = Mutex::default();
         Ok(ScriptedJudge {
-            before: Some(Box::new(move |job| {
+            intercept: Some(Box::new(move |job| {
                 let mut calls = calls.lock().unwrap();
                 let calls = calls.entry(format!("{job:?}")).or_default();
                 *calls += 1;
@@ -108,11 +108,15 @@ pub(crate) fn failing_twice() -> ScriptedJudges {
 }
 
 #[test]
-fn judging_dueling_and_confirming_have_their_own_tries() {
+fn judging_dueling_and_confirming_are_retried_separately() {
     let root = tempfile::tempdir().unwrap();
     let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
-    run(options(&troubled, &["softmax"], 30), &failing_twice()).unwrap();
+    run(
+        options(&troubled, &["softmax"], 30),
+        &judges_that_fail_twice(),
+    )
+    .unwrap();
     assert_eq!(
         state(&troubled, "softmax", 30),
         state(&plain, "softmax", 30)
@@ -129,10 +133,10 @@ fn judging_dueling_and_confirming_have_their_own_tries() {
 }
 
 #[test]
-fn a_kernel_that_cannot_be_judged_does_not_hold_up_the_others() {
+fn kernel_that_cannot_be_judged_is_given_up() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let judges = faulty(|job| match job.step {
+    let judges = faulty_judges(|job| match job.step {
         9 => anyhow::bail!("a worker ended without an answer"),
         _ => Ok(None),
     });
@@ -153,15 +157,15 @@ fn a_kernel_that_cannot_be_judged_does_not_hold_up_the_others() {
 }
 
 /// Judges whose every confirmation ends so.
-fn confirming(status: Status) -> ScriptedJudges {
-    faulty(move |job| {
+fn confirming_with(status: Status) -> ScriptedJudges {
+    faulty_judges(move |job| {
         if !matches!(job.kind, JobKind::Confirm) {
             return Ok(None);
         }
         let mut verdict = verdict(&job.source, 1, false);
         verdict.status = status;
         verdict.speedup = None;
-        Ok(Some(Outcome::Verdict {
+        Ok(Some(JobOutcome::Verdict {
             verdict: Box::new(verdict),
             compile_log: String::new(),
             report: None,
@@ -170,12 +174,12 @@ fn confirming(status: Status) -> ScriptedJudges {
 }
 
 #[test]
-fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
+fn refuted_kernel_is_not_reported_as_best() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let ended = run(
         options(&directory, &["softmax"], 12),
-        &confirming(Status::Race),
+        &confirming_with(Status::Race),
     )
     .unwrap();
     assert!(ended.tasks[0].progress.passed > 0 && ended.tasks[0].best().is_none());
@@ -185,12 +189,12 @@ fn a_kernel_that_does_not_pass_again_is_not_shown_as_the_best() {
 }
 
 #[test]
-fn a_kernel_that_was_too_noisy_to_be_confirmed_is_shown_as_unconfirmed() {
+fn kernel_too_noisy_to_confirm_is_reported_as_unconfirmed() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let ended = run(
         options(&directory, &["softmax"], 12),
-        &confirming(Status::Inconclusive),
+        &confirming_with(Status::Inconclusive),
     )
     .unwrap();
     let task = &ended.tasks[0];
@@ -201,12 +205,12 @@ fn a_kernel_that_was_too_noisy_to_be_confirmed_is_shown_as_unconfirmed() {
 }
 
 #[test]
-fn a_judge_that_always_fails_ends_the_run_and_loses_nothing() {
+fn judge_that_always_fails_ends_a_resumable_run() {
     let root = tempfile::tempdir().unwrap();
     let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
     let error = run(
         options(&troubled, &["softmax"], 30),
-        &faulty(|_| anyhow::bail!("gone")),
+        &faulty_judges(|_| anyhow::bail!("gone")),
     )
     .unwrap_err();
     assert_eq!(
@@ -242,7 +246,7 @@ fn given_up(directory: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn where_nothing_else_is_left_to_judge_the_baseline_says_whose_fault_it_is() {
+fn baseline_decides_whether_the_judge_or_the_kernel_is_at_fault() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("broken");
     // Fewer steps under way than it takes to end the run for their number.
@@ -252,7 +256,11 @@ fn where_nothing_else_is_left_to_judge_the_baseline_says_whose_fault_it_is() {
         options.in_flight = 1;
         options
     };
-    let error = run(narrow(&directory), &faulty(|_| anyhow::bail!("gone"))).unwrap_err();
+    let error = run(
+        narrow(&directory),
+        &faulty_judges(|_| anyhow::bail!("gone")),
+    )
+    .unwrap_err();
     assert_eq!(
         format!("{error:#}"),
         "the judge fails on the baseline too: gone"
@@ -263,7 +271,7 @@ fn where_nothing_else_is_left_to_judge_the_baseline_says_whose_fault_it_is() {
 
     // The starting kernel and the last step cannot be judged, and the judge works.
     let directory = root.path().join("working");
-    let judges = faulty(|job| match job.step {
+    let judges = faulty_judges(|job| match job.step {
         1 | 30 => anyhow::bail!("a worker ended without an answer"),
         _ => Ok(None),
     });
@@ -273,14 +281,14 @@ fn where_nothing_else_is_left_to_judge_the_baseline_says_whose_fault_it_is() {
 }
 
 #[test]
-fn a_duel_is_not_lost_to_a_judge_that_breaks() {
+fn duel_is_not_lost_when_the_judge_breaks() {
     static BROKEN: AtomicBool = AtomicBool::new(false);
     let root = tempfile::tempdir().unwrap();
     let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
     run(options(&plain, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
     let error = run(
         options(&troubled, &["softmax"], 60),
-        &faulty(|job| {
+        &faulty_judges(|job| {
             if matches!(job.kind, JobKind::Duel { .. }) {
                 BROKEN.store(true, Ordering::Relaxed);
             }
@@ -308,7 +316,7 @@ fn a_duel_is_not_lost_to_a_judge_that_breaks() {
 
 #[cfg(unix)]
 #[test]
-fn a_full_disk_leaves_a_run_that_can_be_resumed() {
+fn full_disk_leaves_a_resumable_run() {
     const STEPS: u64 = 60;
     let root = tempfile::tempdir().unwrap();
     let (plain, starved) = (root.path().join("plain"), root.path().join("starved"));
@@ -319,7 +327,7 @@ fn a_full_disk_leaves_a_run_that_can_be_resumed() {
         .arg("-c")
         .arg(script)
         .arg(std::env::current_exe().unwrap());
-    surround(&mut command, &starved, STEPS, Duration::ZERO);
+    set_environment(&mut command, &starved, STEPS, Duration::ZERO);
     assert!(command.status().unwrap().success());
     let error = std::fs::read_to_string(starved.with_extension("error")).unwrap();
     assert!(

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kforge::driver::{self, Ended, Options};
+use kforge::driver::{self, RunEnd, RunOptions};
 use kforge::event::Event;
-use kforge::run::{Journal, Record, RunDirectory};
+use kforge::run::{Journal, RunDirectory, RunRecord};
 use kforge::search::Search;
 use kforge::worker::{Job, JobKind};
 
@@ -37,8 +37,8 @@ fn driver_process() {
             let journal = directory.join(&task.name).join("events.jsonl");
             Ok(ScriptedJudge {
                 delay: Duration::from_millis(number(DELAY)),
-                before: Some(Box::new(move |job| {
-                    note(job, &log, &journal)?;
+                intercept: Some(Box::new(move |job| {
+                    log_job(job, &log, &journal)?;
                     Ok(None)
                 })),
                 ..ScriptedJudge::default()
@@ -59,7 +59,7 @@ fn driver_process() {
 }
 
 /// Writes a job down as it begins, and whether the journal already has the verdict that it asks for.
-fn note(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
+fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
     use std::io::Write;
     let (kind, event) = match &job.kind {
         JobKind::Judge => ("judge", "judged"),
@@ -79,22 +79,22 @@ fn note(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
 }
 
 /// One that also finds nothing, or what was found before.
-const PROPOSER: ScriptedProposer = ScriptedProposer { fruitful: false };
+const PROPOSER: ScriptedProposer = ScriptedProposer { always_new: false };
 
 /// Runs to the end.
-fn run(options: Options, judges: &ScriptedJudges) -> anyhow::Result<Ended> {
-    run_until(options, PROPOSER, judges, driver::never)
+fn run(options: RunOptions, judges: &ScriptedJudges) -> anyhow::Result<RunEnd> {
+    run_until(options, PROPOSER, judges, driver::never_interrupted)
 }
 
 /// The program and arguments that run `driver_process`.
 fn process(directory: &Path, steps: u64, delay: Duration) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "driver_process"]);
-    surround(&mut command, directory, steps, delay);
+    set_environment(&mut command, directory, steps, delay);
     command
 }
 
-fn surround(command: &mut Command, directory: &Path, steps: u64, delay: Duration) {
+fn set_environment(command: &mut Command, directory: &Path, steps: u64, delay: Duration) {
     command
         .env(DIRECTORY, directory)
         .env(STEPS, steps.to_string())
@@ -105,7 +105,7 @@ fn surround(command: &mut Command, directory: &Path, steps: u64, delay: Duration
 /// The events of a task, in the journal's order.
 pub(crate) fn events(directory: &Path, task: &str) -> Vec<Event> {
     let path = RunDirectory::new(directory)
-        .existing_task(task)
+        .task_for_reading(task)
         .unwrap()
         .journal();
     let mut events = Vec::new();
@@ -121,9 +121,12 @@ pub(crate) fn events(directory: &Path, task: &str) -> Vec<Event> {
 pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
     let events = events(directory, task_name);
     let task = task(task_name);
-    let starts: Vec<_> = task.starts().map(|(name, _)| name.to_owned()).collect();
+    let starts: Vec<_> = task
+        .starting_kernels()
+        .map(|(name, _)| name.to_owned())
+        .collect();
     let options = options(directory, &[task_name], steps);
-    let Record { seed, window, .. } = options.record;
+    let RunRecord { seed, window, .. } = options.record;
     let mut search = Search::new(&options.search, seed, window, steps, &starts);
     let mut questions = std::collections::BTreeMap::new();
     for event in &events {

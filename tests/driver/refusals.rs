@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use kforge::base::{Failure, Kind};
-use kforge::driver::Start;
+use kforge::base::{Failure, FailureKind};
+use kforge::driver::StartMode;
 use kforge::event::Event;
 
-use crate::faults::failing_twice;
+use crate::faults::judges_that_fail_twice;
 use crate::scripted::{judges, options};
 use crate::{events, process, run};
 
 #[test]
-fn one_process_at_a_time() {
+fn directory_in_use_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let mut child = process(&directory, 5000, Duration::from_millis(8))
@@ -27,7 +27,7 @@ fn one_process_at_a_time() {
     )
     .unwrap_err();
     let failure = error.downcast_ref::<Failure>().unwrap();
-    assert_eq!(failure.kind, Kind::Usage);
+    assert_eq!(failure.kind, FailureKind::Usage);
     assert!(
         failure
             .message
@@ -45,7 +45,7 @@ fn one_process_at_a_time() {
 }
 
 #[test]
-fn another_experiment_needs_to_be_accepted() {
+fn changed_experiment_needs_accept_changes() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let judges = judges(Duration::ZERO);
@@ -56,7 +56,7 @@ fn another_experiment_needs_to_be_accepted() {
         options.search.exploration = 0.9;
         options.record.kforge = "0.0.1".to_owned();
         options.record.config["search"]["exploration"] = 0.9.into();
-        options.start = Start::Resume { accept_changes };
+        options.start = StartMode::Resume { accept_changes };
         options
     };
     let error = run(changed(false), &judges).unwrap_err().to_string();
@@ -96,7 +96,7 @@ fn another_experiment_needs_to_be_accepted() {
 }
 
 #[test]
-fn elites_are_measured_again_by_a_judge_that_fails_at_first() {
+fn rejudging_elites_is_retried() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     run(
@@ -108,10 +108,10 @@ fn elites_are_measured_again_by_a_judge_that_fails_at_first() {
     // The search is over already: nothing else brings these steps to the judge.
     let mut changed = options(&directory, &["softmax"], 30);
     changed.record.kforge = "0.0.1".to_owned();
-    changed.start = Start::Resume {
+    changed.start = StartMode::Resume {
         accept_changes: true,
     };
-    run(changed, &failing_twice()).unwrap();
+    run(changed, &judges_that_fail_twice()).unwrap();
     let judged = |event: &&Event| matches!(event, Event::Judged(_));
     let again = events(&directory, "softmax");
     let again = again[before..].iter().filter(judged).count();
@@ -119,11 +119,11 @@ fn elites_are_measured_again_by_a_judge_that_fails_at_first() {
 }
 
 #[test]
-fn a_new_run_does_not_overwrite_an_old_one_and_none_is_resumed_from_nothing() {
+fn new_run_needs_a_free_directory_and_resume_an_existing_run() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let mut missing = options(&directory, &["softmax"], 5);
-    missing.start = Start::Resume {
+    missing.start = StartMode::Resume {
         accept_changes: false,
     };
     let error = run(missing, &judges(Duration::ZERO))
@@ -137,7 +137,7 @@ fn a_new_run_does_not_overwrite_an_old_one_and_none_is_resumed_from_nothing() {
     )
     .unwrap();
     let mut new = options(&directory, &["softmax"], 5);
-    new.start = Start::New;
+    new.start = StartMode::New;
     let error = run(new, &judges(Duration::ZERO)).unwrap_err().to_string();
     assert!(
         error.contains("already holds a run") && error.contains("kforge resume"),
@@ -146,7 +146,7 @@ fn a_new_run_does_not_overwrite_an_old_one_and_none_is_resumed_from_nothing() {
 }
 
 #[test]
-fn damage_is_refused_with_its_line() {
+fn damaged_journal_is_an_error_with_its_line() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     run(
@@ -176,7 +176,10 @@ fn damage_is_refused_with_its_line() {
         )
         .unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(error.downcast_ref::<Failure>().unwrap().kind, Kind::Usage);
+        assert_eq!(
+            error.downcast_ref::<Failure>().unwrap().kind,
+            FailureKind::Usage
+        );
     }
     std::fs::write(&path, &whole).unwrap();
     run(

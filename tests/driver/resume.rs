@@ -4,23 +4,23 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kforge::base::{Failure, Stream};
+use kforge::base::{Failure, RandomStream};
 use kforge::event::Event;
 
 use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
 use crate::{events, process, run, state};
 
 /// The longest that a scripted verdict takes where processes are killed.
-const DELAY: Duration = Duration::from_millis(8);
+const MAX_VERDICT_DELAY: Duration = Duration::from_millis(8);
 
 #[test]
-fn fifty_kills_change_nothing() {
+fn fifty_kills_do_not_change_the_result() {
     const STEPS: u64 = 120;
     let root = tempfile::tempdir().unwrap();
     let reference = root.path().join("reference");
     let begun = Instant::now();
     assert!(
-        process(&reference, STEPS, DELAY)
+        process(&reference, STEPS, MAX_VERDICT_DELAY)
             .status()
             .unwrap()
             .success()
@@ -28,7 +28,7 @@ fn fifty_kills_change_nothing() {
     let whole = begun.elapsed();
     let expected = state(&reference, "softmax", STEPS);
 
-    let mut stream = Stream::new(kforge::base::random::fresh_seed(), "kill", 0);
+    let mut stream = RandomStream::new(kforge::base::random::fresh_seed(), "kill", 0);
     let mut kills = 0;
     let mut rounds = 0;
     while kills < 50 {
@@ -36,8 +36,10 @@ fn fifty_kills_change_nothing() {
         let directory = root.path().join(format!("killed-{rounds}"));
         let mut killed_here = 0;
         loop {
-            let mut child = process(&directory, STEPS, DELAY).spawn().unwrap();
-            let instant = Instant::now() + whole.mul_f64(0.25 * stream.unit());
+            let mut child = process(&directory, STEPS, MAX_VERDICT_DELAY)
+                .spawn()
+                .unwrap();
+            let instant = Instant::now() + whole.mul_f64(0.25 * stream.uniform());
             let ended = loop {
                 if let Some(status) = child.try_wait().unwrap() {
                     break Some(status);
@@ -61,12 +63,12 @@ fn fifty_kills_change_nothing() {
             }
         }
         assert_eq!(state(&directory, "softmax", STEPS), expected);
-        judged_once(&directory, killed_here);
+        assert_judged_once(&directory, killed_here);
     }
 }
 
 /// No step has two verdicts, and none was judged again but those that were with the judge at a kill.
-fn judged_once(directory: &Path, kills: usize) {
+fn assert_judged_once(directory: &Path, kills: usize) {
     let mut judged = BTreeSet::new();
     let mut confirmed = BTreeSet::new();
     for event in events(directory, "softmax") {
@@ -93,11 +95,15 @@ fn judged_once(directory: &Path, kills: usize) {
 }
 
 #[test]
-fn a_journal_cut_anywhere_in_its_last_records_comes_to_the_same_end() {
+fn journal_cut_anywhere_resumes_to_the_same_result() {
     const STEPS: u64 = 10;
-    let root = memory();
+    let root = folder_in_memory();
     let whole = root.path().join("whole");
-    run(options(&whole, &["softmax"], STEPS), &short()).unwrap();
+    run(
+        options(&whole, &["softmax"], STEPS),
+        &short_verdict_judges(),
+    )
+    .unwrap();
     let expected = state(&whole, "softmax", STEPS);
     let journal = std::fs::read(whole.join("softmax/events.jsonl")).unwrap();
     let ends: Vec<_> = (1..=journal.len())
@@ -126,7 +132,7 @@ fn a_journal_cut_anywhere_in_its_last_records_comes_to_the_same_end() {
                 for cut in cuts {
                     copy_folder(whole, &copy);
                     std::fs::write(copy.join("softmax/events.jsonl"), &journal[..*cut]).unwrap();
-                    run(options(&copy, &["softmax"], STEPS), &short()).unwrap();
+                    run(options(&copy, &["softmax"], STEPS), &short_verdict_judges()).unwrap();
                     assert_eq!(state(&copy, "softmax", STEPS), *expected, "cut at {cut}");
                     std::fs::remove_dir_all(&copy).unwrap();
                 }
@@ -136,17 +142,17 @@ fn a_journal_cut_anywhere_in_its_last_records_comes_to_the_same_end() {
 }
 
 /// Judges whose verdicts are short, so that there are not too many places to cut.
-fn short() -> ScriptedJudges {
+fn short_verdict_judges() -> ScriptedJudges {
     ScriptedJudges(Box::new(|_| {
         Ok(ScriptedJudge {
-            short: true,
+            without_workloads: true,
             ..ScriptedJudge::default()
         })
     }))
 }
 
 /// A folder in memory where the system has such a place: thousands of runs would keep a disk busy for minutes.
-fn memory() -> tempfile::TempDir {
+fn folder_in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()
@@ -165,7 +171,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 #[test]
-fn verdicts_in_another_order_ask_the_same_questions() {
+fn order_of_verdicts_does_not_change_the_briefs() {
     let root = tempfile::tempdir().unwrap();
     let states = [0, 3, 9].map(|milliseconds| {
         let directory = root.path().join(format!("{milliseconds}"));
@@ -189,7 +195,7 @@ fn verdicts_in_another_order_ask_the_same_questions() {
 }
 
 #[test]
-fn more_steps_continue_as_if_planned() {
+fn extended_run_equals_a_longer_run() {
     let root = tempfile::tempdir().unwrap();
     let (planned, extended) = (root.path().join("planned"), root.path().join("extended"));
     let judges = judges(Duration::from_millis(2));
@@ -205,7 +211,7 @@ fn more_steps_continue_as_if_planned() {
 }
 
 #[test]
-fn of_two_tasks_only_the_unfinished_goes_on() {
+fn resume_works_only_on_unfinished_tasks() {
     let root = tempfile::tempdir().unwrap();
     let (whole, halved) = (root.path().join("whole"), root.path().join("halved"));
     let tasks = ["softmax", "rmsnorm"];
@@ -214,7 +220,7 @@ fn of_two_tasks_only_the_unfinished_goes_on() {
     let failing = ScriptedJudges(Box::new(|task| {
         let second = task.name == "rmsnorm";
         Ok(ScriptedJudge {
-            before: Some(Box::new(move |job| match job.step {
+            intercept: Some(Box::new(move |job| match job.step {
                 15 if second => Err(Failure::environment("the compiler is gone").into()),
                 _ => Ok(None),
             })),

@@ -10,70 +10,77 @@ use anyhow::Result;
 use indexmap::IndexMap;
 use tokio::sync::watch;
 
-use kforge::base::{Digest, Stream};
-use kforge::driver::{self, Answer, Candidate, Ended, Options, Parent, Proposer, Start};
+use kforge::base::{Digest, RandomStream};
+use kforge::driver::{
+    self, BriefOutcome, Candidate, Parent, Proposer, RunEnd, RunOptions, StartMode,
+};
 use kforge::event::{Brief, Operator};
-use kforge::report::Silent;
-use kforge::run::{RECORD_SCHEMA, Record, TaskRecord};
+use kforge::report::SilentObserver;
+use kforge::run::{RECORD_SCHEMA, RunRecord, TaskRecord};
 use kforge::search;
 use kforge::task::{Task, TaskFiles};
 use kforge::verdict::{
-    DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, Times, Verdict, WorkloadVerdict,
+    DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, TimeSummary, Verdict,
+    WorkloadVerdict,
 };
-use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobKind, Outcome, Work};
+use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome};
 
 /// Makes a few lines of text from a brief: a family, and the values of two tunables.
 pub(crate) struct ScriptedProposer {
     /// Every answer is a new kernel. Real operators also find nothing, or what was found before.
-    pub(crate) fruitful: bool,
+    pub(crate) always_new: bool,
 }
 
 impl Proposer for ScriptedProposer {
-    fn propose(&self, brief: &Brief, parents: &[Parent], _task: &Task) -> Result<Answer> {
-        let first = parents.first().map(|parent| Kernel::read(&parent.source));
+    fn propose(&self, brief: &Brief, parents: &[Parent], _task: &Task) -> Result<BriefOutcome> {
+        let first = parents
+            .first()
+            .map(|parent| ScriptedKernel::read(&parent.source));
         let kernel = match (brief.operator, first) {
-            (Operator::Start, _) => Kernel {
+            (Operator::Start, _) => ScriptedKernel {
                 family: Digest::of(brief.start.clone().unwrap_or_default()),
                 values: [1, 1],
             },
             (Operator::Autotune, Some(parent)) => {
                 let point = brief.point.clone().unwrap_or_default();
-                Kernel {
+                ScriptedKernel {
                     family: parent.family,
                     values: NAMES.map(|name| point.get(name).copied().unwrap_or(1)),
                 }
             }
             // The third attempt finds nothing, the fifth what another has found before: both happen to real operators.
-            (Operator::Mutate, Some(_)) if brief.attempt % 8 == 2 && !self.fruitful => {
-                return Ok(Answer::NoOp("nothing left to change".to_owned()));
+            (Operator::Mutate, Some(_)) if brief.attempt % 8 == 2 && !self.always_new => {
+                return Ok(BriefOutcome::NoOp("nothing left to change".to_owned()));
             }
-            (Operator::Mutate | Operator::Recombine, Some(parent)) if self.fruitful => Kernel {
-                family: Digest::of(format!("{} {}", parent.family, brief.step)),
-                values: parent.values,
-            },
+            (Operator::Mutate | Operator::Recombine, Some(parent)) if self.always_new => {
+                ScriptedKernel {
+                    family: Digest::of(format!("{} {}", parent.family, brief.step)),
+                    values: parent.values,
+                }
+            }
             (Operator::Mutate, Some(parent)) => {
                 let attempt = match brief.attempt % 8 {
                     4 => 0,
                     _ => brief.attempt,
                 };
-                Kernel {
+                ScriptedKernel {
                     family: Digest::of(format!("{} {attempt}", parent.family)),
                     values: parent.values,
                 }
             }
-            (Operator::Recombine, Some(parent)) => Kernel {
+            (Operator::Recombine, Some(parent)) => ScriptedKernel {
                 family: parent.family,
-                values: parents
-                    .last()
-                    .map_or(parent.values, |other| Kernel::read(&other.source).values),
+                values: parents.last().map_or(parent.values, |other| {
+                    ScriptedKernel::read(&other.source).values
+                }),
             },
             (operator, _) => {
                 let reason = format!("no parent, or a model is asked: {}", operator.name());
-                return Ok(Answer::NoOp(reason));
+                return Ok(BriefOutcome::NoOp(reason));
             }
         };
         let named = |values: [i64; 2]| NAMES.map(str::to_owned).into_iter().zip(values);
-        Ok(Answer::Candidate(Candidate {
+        Ok(BriefOutcome::Candidate(Candidate {
             source: kernel.text(),
             detail: format!("{:?} {}", brief.operator, brief.attempt),
             family: kernel.family,
@@ -86,12 +93,12 @@ impl Proposer for ScriptedProposer {
 const NAMES: [&str; 2] = ["ROWS", "UNROLL"];
 const VALUES: [i64; 4] = [1, 2, 4, 8];
 
-struct Kernel {
+struct ScriptedKernel {
     family: Digest,
     values: [i64; 2],
 }
 
-impl Kernel {
+impl ScriptedKernel {
     fn text(&self) -> String {
         let [rows, unroll] = self.values;
         let family = serde_json::to_string(&self.family).unwrap();
@@ -114,29 +121,29 @@ pub(crate) struct ScriptedJudge {
     /// The longest that an answer takes; how long each takes is random.
     pub(crate) delay: Duration,
     /// Verdicts without workloads: lines of a few hundred bytes.
-    pub(crate) short: bool,
+    pub(crate) without_workloads: bool,
     /// Called with every job before it is judged; what it returns in its place is the answer.
-    pub(crate) before: Option<Box<Before>>,
+    pub(crate) intercept: Option<Box<Intercept>>,
 }
 
-pub(crate) type Before = dyn Fn(&Job) -> Result<Option<Outcome>> + Send + Sync;
+pub(crate) type Intercept = dyn Fn(&Job) -> Result<Option<JobOutcome>> + Send + Sync;
 
 /// Makes a judge for each task, or fails to.
-pub(crate) struct ScriptedJudges(pub(crate) Box<Open>);
+pub(crate) struct ScriptedJudges(pub(crate) Box<OpenJudge>);
 
-type Open = dyn Fn(&Task) -> Result<ScriptedJudge> + Send + Sync;
+type OpenJudge = dyn Fn(&Task) -> Result<ScriptedJudge> + Send + Sync;
 
 impl EvaluatorFactory for ScriptedJudges {
-    fn open(&self, task: Arc<Task>) -> Work<'_, Arc<dyn Evaluator>> {
+    fn open(&self, task: Arc<Task>) -> JobFuture<'_, Arc<dyn Evaluator>> {
         let judge = (self.0)(&task);
         Box::pin(async move { judge.map(|judge| Arc::new(judge) as Arc<dyn Evaluator>) })
     }
 }
 
 impl Evaluator for ScriptedJudge {
-    fn evaluate(&self, job: Job) -> Work<'_, Outcome> {
+    fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome> {
         Box::pin(async move {
-            let answer = self.before.as_ref().map(|before| before(&job));
+            let answer = self.intercept.as_ref().map(|before| before(&job));
             if let Some(outcome) = answer.transpose()?.flatten() {
                 return Ok(outcome);
             }
@@ -149,7 +156,7 @@ impl Evaluator for ScriptedJudge {
                 JobKind::Confirm => self.outcome(&job.source, true),
                 JobKind::Duel { against } => {
                     let ratio = speed(&job.source) / speed(against);
-                    Outcome::Duel(Some(Duel {
+                    JobOutcome::Duel(Some(Duel {
                         ratio,
                         ci95: [ratio * 0.999, ratio * 1.001],
                     }))
@@ -160,9 +167,9 @@ impl Evaluator for ScriptedJudge {
 }
 
 impl ScriptedJudge {
-    fn outcome(&self, source: &str, confirmed: bool) -> Outcome {
-        let workloads = if self.short { 0 } else { 5 };
-        Outcome::Verdict {
+    fn outcome(&self, source: &str, confirmed: bool) -> JobOutcome {
+        let workloads = if self.without_workloads { 0 } else { 5 };
+        JobOutcome::Verdict {
             compile_log: String::new(),
             report: None,
             verdict: Box::new(verdict(source, workloads, confirmed)),
@@ -172,13 +179,13 @@ impl ScriptedJudge {
 
 /// The true speedup of a kernel.
 fn speed(source: &str) -> f64 {
-    let mut stream = Stream::new(0, "speed", Digest::of(source).low64());
-    0.5 + 3.0 * stream.unit()
+    let mut stream = RandomStream::new(0, "speed", Digest::of(source).low64());
+    0.5 + 3.0 * stream.uniform()
 }
 
 /// A verdict as a real judge gives it.
 pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict {
-    let mut stream = Stream::new(0, "verdict", Digest::of(source).low64());
+    let mut stream = RandomStream::new(0, "verdict", Digest::of(source).low64());
     let start = source.ends_with("kernel() {}\n") && source.contains("\n// 1\n// 1\n");
     let status = match stream.below(10) {
         _ if start => Status::Passed,
@@ -190,7 +197,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
     let geomean = speed(source);
     let ci95 = [geomean * 0.97, geomean * 1.03];
     let passed = status == Status::Passed;
-    let times = passed.then_some(Times {
+    let times = passed.then_some(TimeSummary {
         median: 10.25 / geomean,
         mean: 10.5 / geomean,
         std: 0.125,
@@ -262,9 +269,9 @@ pub(crate) fn task(name: &str) -> Arc<Task> {
 }
 
 /// A run of one task, four in flight.
-pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
+pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOptions {
     let tasks: Vec<_> = tasks.iter().map(|name| task(name)).collect();
-    let search = search::Settings::default();
+    let search = search::SearchSettings::default();
     let resume = directory.join("run.yaml").exists();
     let records = tasks.iter().map(|task| {
         let record = TaskRecord {
@@ -275,16 +282,16 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> Options {
         };
         (task.name.clone(), record)
     });
-    Options {
+    RunOptions {
         models: None,
         directory: directory.to_owned(),
         start: match resume {
-            true => Start::Resume {
+            true => StartMode::Resume {
                 accept_changes: false,
             },
-            false => Start::New,
+            false => StartMode::New,
         },
-        record: Record {
+        record: RunRecord {
             prompts: None,
             schema: RECORD_SCHEMA,
             kforge: "0.0.0".to_owned(),
@@ -316,17 +323,24 @@ pub(crate) fn judges(delay: Duration) -> ScriptedJudges {
 
 /// Runs to the end, or until the signal that `interrupt` makes inside the runtime.
 pub(crate) fn run_until(
-    options: Options,
+    options: RunOptions,
     proposer: ScriptedProposer,
     judges: &ScriptedJudges,
     interrupt: impl FnOnce() -> watch::Receiver<bool>,
-) -> Result<Ended> {
+) -> Result<RunEnd> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let interrupt = interrupt();
-        driver::run(options, Arc::new(proposer), judges, &mut Silent, interrupt).await
+        driver::run(
+            options,
+            Arc::new(proposer),
+            judges,
+            &mut SilentObserver,
+            interrupt,
+        )
+        .await
     })
 }

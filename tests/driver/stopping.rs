@@ -10,7 +10,7 @@ use crate::scripted::{ScriptedJudges, judges, options, run_until};
 use crate::{PROPOSER, events, process, run, state};
 
 #[test]
-fn an_interrupted_run_goes_on_where_it_was() {
+fn interrupted_run_resumes_to_the_same_result() {
     const STEPS: u64 = 60;
     let root = tempfile::tempdir().unwrap();
     let (plain, stopped) = (root.path().join("plain"), root.path().join("stopped"));
@@ -53,7 +53,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_signal_does_not_wait_for_the_judge() {
+fn signal_ends_the_run_without_waiting_for_the_judge() {
     for signal in ["INT", "TERM"] {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("run");
@@ -85,7 +85,7 @@ fn a_signal_does_not_wait_for_the_judge() {
 }
 
 #[test]
-fn time_that_is_spent_stays_spent() {
+fn time_budget_includes_earlier_processes() {
     const STEPS: u64 = 60;
     let root = tempfile::tempdir().unwrap();
     let (plain, timed) = (root.path().join("plain"), root.path().join("timed"));
@@ -102,7 +102,7 @@ fn time_that_is_spent_stays_spent() {
     };
     let ended = run(with_budget(150), &slow).unwrap();
     let task = &ended.tasks[0];
-    assert_eq!(task.why(), Some(StopReason::Seconds));
+    assert_eq!(task.stop_reason(), Some(StopReason::Seconds));
     assert!(task.progress.steps > 3 && task.progress.steps < STEPS);
     assert!(
         task.best().is_some_and(|best| best.confirmed),
@@ -116,11 +116,11 @@ fn time_that_is_spent_stays_spent() {
     // The same budget again is already spent: nothing is judged.
     let nobody = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
     let again = run(with_budget(150), &nobody).unwrap();
-    assert_eq!(again.tasks[0].why(), Some(StopReason::Seconds));
+    assert_eq!(again.tasks[0].stop_reason(), Some(StopReason::Seconds));
     assert_eq!(events(&timed, "softmax"), before);
 
     let more = run(with_budget(600_000), &slow).unwrap();
-    assert_eq!(more.tasks[0].why(), Some(StopReason::Steps));
+    assert_eq!(more.tasks[0].stop_reason(), Some(StopReason::Steps));
     assert_eq!(
         state(&timed, "softmax", STEPS),
         state(&plain, "softmax", STEPS)
@@ -128,7 +128,7 @@ fn time_that_is_spent_stays_spent() {
 }
 
 #[test]
-fn a_target_ends_the_search_for_good() {
+fn reached_target_ends_the_search_permanently() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let target = || {
@@ -140,13 +140,13 @@ fn a_target_ends_the_search_for_good() {
     let judges = judges(Duration::from_millis(2));
     let ended = run(target(), &judges).unwrap();
     let task = &ended.tasks[0];
-    assert_eq!(task.why(), Some(StopReason::Target));
+    assert_eq!(task.stop_reason(), Some(StopReason::Target));
     assert!(task.progress.steps < 1000);
     assert!(task.best().unwrap().speedup.ci95[0] >= 2.5);
     let journal = events(&directory, "softmax");
     let nobody = ScriptedJudges(Box::new(|_| panic!("the target was reached")));
     assert_eq!(
-        run(target(), &nobody).unwrap().tasks[0].why(),
+        run(target(), &nobody).unwrap().tasks[0].stop_reason(),
         Some(StopReason::Target)
     );
     assert_eq!(events(&directory, "softmax"), journal);

@@ -1,78 +1,78 @@
 //! Rounding: into the narrow types and out of them, between integers and floats, and the arithmetic that names its rounding.
 
-use crate::run::{agree, bits, columns, device, run};
+use crate::run::{assert_columns, device, evaluate_columns, random_word, run_kernel};
 
 /// A binary floating-point format, and how it rounds what is too large.
 #[derive(Clone, Copy)]
-struct Format {
+struct FloatFormat {
     /// Places behind the point of a number that has all of them.
-    places: i32,
-    least_exponent: i32,
+    mantissa_bits: i32,
+    min_exponent: i32,
     largest: f64,
     /// E4M3 has none.
     has_infinity: bool,
 }
 
-const HALF: Format = Format {
-    places: 10,
-    least_exponent: -14,
+const HALF: FloatFormat = FloatFormat {
+    mantissa_bits: 10,
+    min_exponent: -14,
     largest: 65504.0,
     has_infinity: true,
 };
-const BFLOAT16: Format = Format {
-    places: 7,
-    least_exponent: -126,
+const BFLOAT16: FloatFormat = FloatFormat {
+    mantissa_bits: 7,
+    min_exponent: -126,
     largest: 3.3895313892515355e38,
     has_infinity: true,
 };
-const E4M3: Format = Format {
-    places: 3,
-    least_exponent: -6,
+const E4M3: FloatFormat = FloatFormat {
+    mantissa_bits: 3,
+    min_exponent: -6,
     largest: 448.0,
     has_infinity: false,
 };
-const E5M2: Format = Format {
-    places: 2,
-    least_exponent: -14,
+const E5M2: FloatFormat = FloatFormat {
+    mantissa_bits: 2,
+    min_exponent: -14,
     largest: 57344.0,
     has_infinity: true,
 };
-const FLOAT: Format = Format {
-    places: 23,
-    least_exponent: -126,
+const FLOAT: FloatFormat = FloatFormat {
+    mantissa_bits: 23,
+    min_exponent: -126,
     largest: f32::MAX as f64,
     has_infinity: true,
 };
 
 #[derive(Clone, Copy, PartialEq)]
-enum Round {
+enum RoundingMode {
     Nearest,
     Zero,
     Down,
     Up,
 }
-const ROUNDS: [(&str, Round); 4] = [
-    ("rn", Round::Nearest),
-    ("rz", Round::Zero),
-    ("rd", Round::Down),
-    ("ru", Round::Up),
+const ROUNDING_MODES: [(&str, RoundingMode); 4] = [
+    ("rn", RoundingMode::Nearest),
+    ("rz", RoundingMode::Zero),
+    ("rd", RoundingMode::Down),
+    ("ru", RoundingMode::Up),
 ];
 
 /// The number of a format that an exact value rounds to. A value that is not representable may be given as any other between
 /// the same two neighbours that lies on the same side of their middle.
-fn rounded(value: f64, format: Format, round: Round) -> f64 {
+fn round_to_format(value: f64, format: FloatFormat, round: RoundingMode) -> f64 {
     if value.is_nan() || value == 0.0 || value.is_infinite() {
         return value;
     }
     let mut exponent = (value.abs().to_bits() >> 52) as i32 - 1023;
-    exponent = exponent.max(format.least_exponent);
-    let unit = 2f64.powi(exponent - format.places);
+    exponent = exponent.max(format.min_exponent);
+    let unit = 2f64.powi(exponent - format.mantissa_bits);
     let steps = value / unit;
     let whole = match round {
-        Round::Nearest => steps.round_ties_even(),
-        Round::Zero => steps.trunc(),
-        Round::Down => steps.floor(),
-        Round::Up => steps.ceil(),
+        RoundingMode::Nearest => steps.round_ties_even(),
+        RoundingMode::Zero => steps.trunc(),
+        RoundingMode::Down => steps.floor(),
+        RoundingMode::Up => steps.ceil(),
     };
     let result = whole * unit;
     if result.abs() <= format.largest {
@@ -83,10 +83,10 @@ fn rounded(value: f64, format: Format, round: Round) -> f64 {
         };
     }
     let stays_finite = match round {
-        Round::Nearest => false,
-        Round::Zero => true,
-        Round::Down => value > 0.0,
-        Round::Up => value < 0.0,
+        RoundingMode::Nearest => false,
+        RoundingMode::Zero => true,
+        RoundingMode::Down => value > 0.0,
+        RoundingMode::Up => value < 0.0,
     };
     if stays_finite {
         format.largest.copysign(value)
@@ -98,11 +98,11 @@ fn rounded(value: f64, format: Format, round: Round) -> f64 {
 }
 
 /// What a code of a format stands for.
-fn decoded(code: u32, width: u32, format: Format) -> f64 {
+fn decode(code: u32, width: u32, format: FloatFormat) -> f64 {
     let magnitude = code & ((1 << (width - 1)) - 1);
-    let exponent_field = (magnitude >> format.places) as i32;
-    let mantissa = f64::from(magnitude & ((1 << format.places) - 1));
-    let top = (1 << (width - 1 - format.places as u32)) - 1;
+    let exponent_field = (magnitude >> format.mantissa_bits) as i32;
+    let mantissa = f64::from(magnitude & ((1 << format.mantissa_bits) - 1));
+    let top = (1 << (width - 1 - format.mantissa_bits as u32)) - 1;
     let value = if exponent_field == top && format.has_infinity {
         if mantissa == 0.0 {
             f64::INFINITY
@@ -112,10 +112,11 @@ fn decoded(code: u32, width: u32, format: Format) -> f64 {
     } else if !format.has_infinity && magnitude == (1 << (width - 1)) - 1 {
         f64::NAN
     } else {
-        let unit = 2f64.powi(exponent_field.max(1) + format.least_exponent - 1 - format.places);
+        let unit =
+            2f64.powi(exponent_field.max(1) + format.min_exponent - 1 - format.mantissa_bits);
         (mantissa
             + if exponent_field > 0 {
-                f64::from(1 << format.places)
+                f64::from(1 << format.mantissa_bits)
             } else {
                 0.0
             })
@@ -129,36 +130,36 @@ fn decoded(code: u32, width: u32, format: Format) -> f64 {
 }
 
 /// Equal as numbers, zeros by sign, NaNs all alike.
-fn same(a: f64, b: f64) -> bool {
+fn same_number(a: f64, b: f64) -> bool {
     a.is_nan() && b.is_nan() || a.to_bits() == b.to_bits()
 }
 
 /// Floats of all kinds: any bits, near the narrow types' numbers and their middles, and in their range.
-fn float(i: usize) -> f32 {
-    let word = bits(i, 0);
+fn test_float(i: usize) -> f32 {
+    let word = random_word(i, 0);
     f32::from_bits(match i % 4 {
         0 => word,
         1 => (word & 0xffff_0000)
-            .wrapping_add(bits(i, 1) % 3)
+            .wrapping_add(random_word(i, 1) % 3)
             .wrapping_sub(1),
-        2 => (word & 0x803f_ffff) | (118 + bits(i, 2) % 20) << 23,
-        _ => ((word & 0x8070_0000) | (100 + bits(i, 2) % 50) << 23)
-            .wrapping_add(bits(i, 1) % 3)
+        2 => (word & 0x803f_ffff) | (118 + random_word(i, 2) % 20) << 23,
+        _ => ((word & 0x8070_0000) | (100 + random_word(i, 2) % 50) << 23)
+            .wrapping_add(random_word(i, 1) % 3)
             .wrapping_sub(1),
     })
 }
-const FLOAT_OF: &str = "__device__ float number(unsigned i) { unsigned w = word(i, 0); switch (i % 4) { case 0: break; case 1: w = (w & 0xffff0000u) + word(i, 1) % 3 - 1; break; case 2: w = (w & 0x803fffffu) | (118 + word(i, 2) % 20) << 23; break; default: w = ((w & 0x80700000u) | (100 + word(i, 2) % 50) << 23) + word(i, 1) % 3 - 1; } return __uint_as_float(w); }";
+const DEVICE_TEST_FLOAT: &str = "__device__ float number(unsigned i) { unsigned w = word(i, 0); switch (i % 4) { case 0: break; case 1: w = (w & 0xffff0000u) + word(i, 1) % 3 - 1; break; case 2: w = (w & 0x803fffffu) | (118 + word(i, 2) % 20) << 23; break; default: w = ((w & 0x80700000u) | (100 + word(i, 2) % 50) << 23) + word(i, 1) % 3 - 1; } return __uint_as_float(w); }";
 
 #[test]
-fn every_code_of_fp8_means_what_it_should() {
+fn every_fp8_code_decodes_correctly() {
     let Some(device) = device() else { return };
     let source = "#include <cuda_fp8.h>\n__global__ void f(long long* y, int n) { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i >= n) return; __nv_fp8_e4m3 a; __nv_fp8_e5m2 b; a.__x = b.__x = (unsigned char)i; float x = i < 256 ? float(a) : i < 512 ? float(b) : i < 768 ? (float)__half(__nv_cvt_fp8_to_halfraw((unsigned char)i, __NV_E4M3)) : (float)__half(__nv_cvt_fp8_to_halfraw((unsigned char)i, __NV_E5M2)); y[i] = __float_as_uint(x); }";
-    for (i, word) in run(&device, source, 1024).into_iter().enumerate() {
+    for (i, word) in run_kernel(&device, source, 1024).into_iter().enumerate() {
         let format = if i / 256 % 2 == 0 { E4M3 } else { E5M2 };
-        let wanted = decoded((i % 256) as u32, 8, format);
+        let wanted = decode((i % 256) as u32, 8, format);
         let found = f64::from(f32::from_bits(word as u32));
         assert!(
-            same(found, wanted),
+            same_number(found, wanted),
             "code {:#x}: {found}, not {wanted}",
             i % 256
         );
@@ -177,10 +178,10 @@ fn fp8_rounds_and_saturates() {
         "__nv_fp8x4_e5m2(make_float4(0.0f, x, 1.0f, 2.0f)).__x >> 8 & 0xff",
         "__nv_cvt_double_to_fp8((double)x * (1 + 0x1p-40), __NV_NOSAT, __NV_E5M2)",
     ];
-    let found = columns(
+    let found = evaluate_columns(
         &device,
         &format!(
-            "#include <cuda_fp8.h>\n__device__ unsigned word(unsigned i, unsigned k);\n{FLOAT_OF}"
+            "#include <cuda_fp8.h>\n__device__ unsigned word(unsigned i, unsigned k);\n{DEVICE_TEST_FLOAT}"
         ),
         "const float x = number((unsigned)i);",
         &expressions,
@@ -188,7 +189,7 @@ fn fp8_rounds_and_saturates() {
     );
     for (column, codes) in found.iter().enumerate() {
         for (i, code) in codes.iter().enumerate() {
-            let x = float(i);
+            let x = test_float(i);
             let format = if [0, 1, 4].contains(&column) {
                 E4M3
             } else {
@@ -201,7 +202,7 @@ fn fp8_rounds_and_saturates() {
                 } else {
                     1.0
                 };
-            let mut wanted = rounded(exact, format, Round::Nearest);
+            let mut wanted = round_to_format(exact, format, RoundingMode::Nearest);
             if exact.is_infinite() && !format.has_infinity {
                 wanted = f64::NAN;
             }
@@ -209,9 +210,9 @@ fn fp8_rounds_and_saturates() {
             if saturates && !exact.is_nan() && !fits {
                 wanted = format.largest.copysign(exact);
             }
-            let value = decoded(*code as u32, 8, format);
+            let value = decode(*code as u32, 8, format);
             assert!(
-                same(value, wanted),
+                same_number(value, wanted),
                 "`{}` of {x:e} ({:#x}): {value}, not {wanted}",
                 expressions[column],
                 x.to_bits()
@@ -221,10 +222,10 @@ fn fp8_rounds_and_saturates() {
 }
 
 #[test]
-fn narrow_types_round_each_way() {
+fn narrow_types_round_in_every_mode() {
     let Some(device) = device() else { return };
     let mut expressions = Vec::new();
-    for (name, _) in ROUNDS {
+    for (name, _) in ROUNDING_MODES {
         expressions.push(format!("__half_as_ushort(__float2half_{name}(x))"));
         expressions.push(format!("__bfloat16_as_ushort(__float2bfloat16_{name}(x))"));
         expressions.push(format!("__half_as_ushort(__int2half_{name}(whole))"));
@@ -232,34 +233,34 @@ fn narrow_types_round_each_way() {
     }
     let expressions: Vec<_> = expressions.iter().map(String::as_str).collect();
     let setup = "const float x = number((unsigned)i); const int whole = (int)bits(5) >> (bits(6) & 31); const long long wide = (long long)((unsigned long long)bits(7) << 32 | bits(8)) >> (bits(9) & 63);";
-    let found = columns(
+    let found = evaluate_columns(
         &device,
         &format!(
-            "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n__device__ unsigned word(unsigned i, unsigned k);\n{FLOAT_OF}"
+            "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n__device__ unsigned word(unsigned i, unsigned k);\n{DEVICE_TEST_FLOAT}"
         ),
         setup,
         &expressions,
         20_000,
     );
     for (column, codes) in found.iter().enumerate() {
-        let round = ROUNDS[column / 4].1;
+        let round = ROUNDING_MODES[column / 4].1;
         for (i, code) in codes.iter().enumerate() {
             let format = if column % 2 == 0 { HALF } else { BFLOAT16 };
-            let wide =
-                ((u64::from(bits(i, 7)) << 32 | u64::from(bits(i, 8))) as i64) >> (bits(i, 9) & 63);
+            let wide = ((u64::from(random_word(i, 7)) << 32 | u64::from(random_word(i, 8))) as i64)
+                >> (random_word(i, 9) & 63);
             let exact = match column % 4 {
-                0 | 1 => f64::from(float(i)),
-                2 => f64::from(bits(i, 5) as i32 >> (bits(i, 6) & 31)),
+                0 | 1 => f64::from(test_float(i)),
+                2 => f64::from(random_word(i, 5) as i32 >> (random_word(i, 6) & 31)),
                 // What a double cannot hold keeps a bit below all that matter.
                 _ if wide.unsigned_abs() >> 53 != 0 => {
                     (wide >> 11 << 11 | i64::from(wide & 0x7ff != 0) << 11) as f64
                 }
                 _ => wide as f64,
             };
-            let wanted = rounded(exact, format, round);
-            let value = decoded(*code as u32, 16, format);
+            let wanted = round_to_format(exact, format, round);
+            let value = decode(*code as u32, 16, format);
             assert!(
-                same(value, wanted),
+                same_number(value, wanted),
                 "`{}` for element {i}, {exact:e}: {value:e}, not {wanted:e}",
                 expressions[column]
             );
@@ -268,12 +269,12 @@ fn narrow_types_round_each_way() {
 }
 
 /// Halves times 2^24, exactly; bfloat16 near one likewise.
-fn fixed(value: f64) -> i128 {
+fn to_fixed_point(value: f64) -> i128 {
     (value * 2f64.powi(24)) as i128
 }
 
 /// An exact sum of products, in units of 2^-48, as a double that rounds on as it would.
-fn odd(units: i128) -> f64 {
+fn round_to_odd(units: i128) -> f64 {
     let magnitude = units.unsigned_abs();
     let shift = (128 - magnitude.leading_zeros()).saturating_sub(52);
     let kept = (magnitude >> shift) as u64 | u64::from(magnitude & ((1 << shift) - 1) != 0);
@@ -282,7 +283,7 @@ fn odd(units: i128) -> f64 {
 }
 
 #[test]
-fn pairs_of_halves_round_once() {
+fn half2_operations_round_once() {
     let Some(device) = device() else { return };
     let operations = [
         "__hadd2(a, b)",
@@ -306,7 +307,7 @@ fn pairs_of_halves_round_once() {
         .collect();
     let expressions: Vec<_> = low.iter().chain(&high).map(String::as_str).collect();
     let setup = "auto half = [&](int k) { return __ushort_as_half((unsigned short)(bits(k) % 0x7800u | (bits(k) >> 16 & 0x8000u))); }; const __half2 a = __halves2half2(half(0), half(1)), b = __halves2half2(half(2), half(3)), c = __halves2half2(half(4), half(5));";
-    let found = columns(
+    let found = evaluate_columns(
         &device,
         "#include <cuda_fp16.h>",
         setup,
@@ -314,17 +315,21 @@ fn pairs_of_halves_round_once() {
         20_000,
     );
     let half = |i: usize, k: u32| {
-        let word = bits(i, k);
-        decoded((word % 0x7800) | (word >> 16 & 0x8000), 16, HALF)
+        let word = random_word(i, k);
+        decode((word % 0x7800) | (word >> 16 & 0x8000), 16, HALF)
     };
     for (column, codes) in found.iter().enumerate() {
         for (i, code) in codes.iter().enumerate() {
             let second = (column / operations.len()) as u32;
             let (a, b, c) = (half(i, second), half(i, 2 + second), half(i, 4 + second));
-            let nearest = |value: f64| rounded(value, HALF, Round::Nearest);
+            let nearest = |value: f64| round_to_format(value, HALF, RoundingMode::Nearest);
             let fused = || {
-                let exact = fixed(a) * fixed(b) + (fixed(c) << 24);
-                nearest(if exact == 0 { a * b + c } else { odd(exact) })
+                let exact = to_fixed_point(a) * to_fixed_point(b) + (to_fixed_point(c) << 24);
+                nearest(if exact == 0 {
+                    a * b + c
+                } else {
+                    round_to_odd(exact)
+                })
             };
             let wanted = match column % operations.len() {
                 0 => nearest(a + b),
@@ -352,7 +357,7 @@ fn pairs_of_halves_round_once() {
                 // Rounded twice, or contracted: both are right.
                 7 => {
                     let twice = nearest(nearest(a * b) + c);
-                    if same(twice, decoded(*code as u32, 16, HALF)) {
+                    if same_number(twice, decode(*code as u32, 16, HALF)) {
                         twice
                     } else {
                         fused()
@@ -361,9 +366,9 @@ fn pairs_of_halves_round_once() {
                 8 => nearest(f64::from((a / b) as f32)),
                 _ => nearest(a + b).clamp(0.0, 1.0),
             };
-            let value = decoded(*code as u32, 16, HALF);
+            let value = decode(*code as u32, 16, HALF);
             assert!(
-                same(value, wanted) || value == 0.0 && wanted == 0.0,
+                same_number(value, wanted) || value == 0.0 && wanted == 0.0,
                 "`{}` of {a:e}, {b:e}, {c:e}: {value:e}, not {wanted:e}",
                 expressions[column]
             );
@@ -372,10 +377,10 @@ fn pairs_of_halves_round_once() {
 }
 
 #[test]
-fn floats_round_each_way() {
+fn floats_round_in_every_mode() {
     let Some(device) = device() else { return };
     let mut expressions = Vec::new();
-    for (name, _) in ROUNDS {
+    for (name, _) in ROUNDING_MODES {
         expressions.extend(
             [
                 "__fadd_R(a, b)",
@@ -396,19 +401,20 @@ fn floats_round_each_way() {
     let expressions: Vec<_> = expressions.iter().map(String::as_str).collect();
     // Exponents that are near, so that an exact sum of products fits a double or is rounded to odd here.
     let setup = "auto near = [&](int k) { return __uint_as_float((bits(k) & 0x807fffffu) | (122 + bits(k + 10) % 12) << 23); }; const float a = near(0), b = near(1), c = near(2); const long long wide = (long long)((unsigned long long)bits(7) << 32 | bits(8)) >> (bits(9) & 63); const double exact = __hiloint2double((int)((bits(3) & 0x800fffffu) | (890 + bits(5) % 250) << 20), (int)bits(4));";
-    let found = columns(&device, "", setup, &expressions, 10_000);
-    agree(&expressions, &found, |column, i| {
+    let found = evaluate_columns(&device, "", setup, &expressions, 10_000);
+    assert_columns(&expressions, &found, |column, i| {
         let near = |k: u32| {
             f64::from(f32::from_bits(
-                (bits(i, k) & 0x807f_ffff) | (122 + bits(i, k + 10) % 12) << 23,
+                (random_word(i, k) & 0x807f_ffff) | (122 + random_word(i, k + 10) % 12) << 23,
             ))
         };
         let (a, b, c) = (near(0), near(1), near(2));
-        let wide =
-            ((u64::from(bits(i, 7)) << 32 | u64::from(bits(i, 8))) as i64) >> (bits(i, 9) & 63);
+        let wide = ((u64::from(random_word(i, 7)) << 32 | u64::from(random_word(i, 8))) as i64)
+            >> (random_word(i, 9) & 63);
         let double = f64::from_bits(
-            u64::from((bits(i, 3) & 0x800f_ffff) | (890 + bits(i, 5) % 250) << 20) << 32
-                | u64::from(bits(i, 4)),
+            u64::from((random_word(i, 3) & 0x800f_ffff) | (890 + random_word(i, 5) % 250) << 20)
+                << 32
+                | u64::from(random_word(i, 4)),
         );
         let scaled = |value: f64, places: i32| (value * 2f64.powi(places)) as i128;
         let exact = match column % operations {
@@ -416,7 +422,7 @@ fn floats_round_each_way() {
             1 => a - b,
             2 => a * b,
             // In units of 2^-60: each factor is a multiple of 2^-28.
-            3 => odd(scaled(a, 28) * scaled(b, 28) + scaled(c, 56)) * 2f64.powi(48 - 56),
+            3 => round_to_odd(scaled(a, 28) * scaled(b, 28) + scaled(c, 56)) * 2f64.powi(48 - 56),
             4 => a / b,
             5 => a.abs().sqrt(),
             6 => 1.0 / a,
@@ -424,12 +430,12 @@ fn floats_round_each_way() {
                 ((wide >> 11) | i64::from(wide & 0x7ff != 0)) as f64 * 2048.0
             }
             7 => wide as f64,
-            8 => f64::from(bits(i, 5)),
+            8 => f64::from(random_word(i, 5)),
             _ => double,
         };
-        let round = ROUNDS[column / operations].1;
-        let zero_up = exact == 0.0 && round == Round::Down;
-        let wanted = rounded(exact, FLOAT, round) as f32;
+        let round = ROUNDING_MODES[column / operations].1;
+        let zero_up = exact == 0.0 && round == RoundingMode::Down;
+        let wanted = round_to_format(exact, FLOAT, round) as f32;
         if wanted == 0.0 && zero_up {
             return i64::from(found[column][i] as u32 & 0x8000_0000);
         }
@@ -438,11 +444,11 @@ fn floats_round_each_way() {
 }
 
 #[test]
-fn doubles_round_each_way() {
+fn doubles_round_in_every_mode() {
     let Some(device) = device() else { return };
     // Against operations whose exact results are small whole numbers of units, found with wide integers.
     let mut expressions = Vec::new();
-    for (name, _) in ROUNDS {
+    for (name, _) in ROUNDING_MODES {
         expressions.extend(
             [
                 "__dadd_R(a, b)",
@@ -455,12 +461,16 @@ fn doubles_round_each_way() {
     }
     let expressions: Vec<_> = expressions.iter().map(String::as_str).collect();
     let setup = "auto whole = [&](int k) { return (double)((long long)((unsigned long long)bits(k) << 32 | bits(k + 1)) >> 12); }; const double a = whole(0), b = whole(2), c = whole(4); const long long wide = (long long)((unsigned long long)bits(7) << 32 | bits(8));";
-    let found = columns(&device, "", setup, &expressions, 5_000);
-    agree(&expressions, &found, |column, i| {
+    let found = evaluate_columns(&device, "", setup, &expressions, 5_000);
+    assert_columns(&expressions, &found, |column, i| {
         let whole = |k: u32| {
-            i128::from((u64::from(bits(i, k)) << 32 | u64::from(bits(i, k + 1))) as i64 >> 12)
+            i128::from(
+                (u64::from(random_word(i, k)) << 32 | u64::from(random_word(i, k + 1))) as i64
+                    >> 12,
+            )
         };
-        let wide = i128::from((u64::from(bits(i, 7)) << 32 | u64::from(bits(i, 8))) as i64);
+        let wide =
+            i128::from((u64::from(random_word(i, 7)) << 32 | u64::from(random_word(i, 8))) as i64);
         let exact = match column % 4 {
             0 => whole(0) + whole(2),
             1 => whole(0) * whole(2),
@@ -470,11 +480,11 @@ fn doubles_round_each_way() {
         let shift = (128 - exact.unsigned_abs().leading_zeros()).saturating_sub(53);
         let (down, rest) = (exact >> shift, exact & ((1 << shift) - 1));
         let half = if shift == 0 { 1 } else { 1i128 << (shift - 1) };
-        let up = match ROUNDS[column / 4].1 {
-            Round::Nearest => rest > half || rest == half && down & 1 == 1,
-            Round::Zero => exact < 0 && rest != 0,
-            Round::Down => false,
-            Round::Up => rest != 0,
+        let up = match ROUNDING_MODES[column / 4].1 {
+            RoundingMode::Nearest => rest > half || rest == half && down & 1 == 1,
+            RoundingMode::Zero => exact < 0 && rest != 0,
+            RoundingMode::Down => false,
+            RoundingMode::Up => rest != 0,
         };
         let value = (down + i128::from(up)) as f64 * 2f64.powi(shift as i32);
         value.to_bits() as i64
@@ -482,10 +492,10 @@ fn doubles_round_each_way() {
 }
 
 #[test]
-fn floats_become_integers_as_on_a_gpu() {
+fn float_to_integer_conversions_match_the_gpu() {
     let Some(device) = device() else { return };
     let mut expressions = Vec::new();
-    for (name, _) in ROUNDS {
+    for (name, _) in ROUNDING_MODES {
         expressions.extend(
             [
                 "__float2int_R(x)",
@@ -500,33 +510,33 @@ fn floats_become_integers_as_on_a_gpu() {
     }
     let expressions: Vec<_> = expressions.iter().map(String::as_str).collect();
     let setup = "const float x = i == 0 ? __int_as_float(0x7fc00000) : i == 1 ? __int_as_float(0x7f800000) : __uint_as_float((bits(0) & 0x807fffffu) | (115 + bits(1) % 90) << 23); const __half h = __ushort_as_half((unsigned short)(bits(2) % 0x7c00u | (bits(2) >> 16 & 0x8000u))); const double d = (double)x * 1.0000001;";
-    let found = columns(
+    let found = evaluate_columns(
         &device,
         "#include <cuda_fp16.h>",
         setup,
         &expressions,
         10_000,
     );
-    agree(&expressions, &found, |column, i| {
+    assert_columns(&expressions, &found, |column, i| {
         let x = match i {
             0 => f64::NAN,
             1 => f64::INFINITY,
             _ => f64::from(f32::from_bits(
-                (bits(i, 0) & 0x807f_ffff) | (115 + bits(i, 1) % 90) << 23,
+                (random_word(i, 0) & 0x807f_ffff) | (115 + random_word(i, 1) % 90) << 23,
             )),
         };
-        let word = bits(i, 2);
-        let h = decoded((word % 0x7c00) | (word >> 16 & 0x8000), 16, HALF);
+        let word = random_word(i, 2);
+        let h = decode((word % 0x7c00) | (word >> 16 & 0x8000), 16, HALF);
         let value = match column % 6 {
             3 | 5 => h,
             4 => x * 1.0000001,
             _ => x,
         };
-        let whole = match ROUNDS[column / 6].1 {
-            Round::Nearest => value.round_ties_even(),
-            Round::Zero => value.trunc(),
-            Round::Down => value.floor(),
-            Round::Up => value.ceil(),
+        let whole = match ROUNDING_MODES[column / 6].1 {
+            RoundingMode::Nearest => value.round_ties_even(),
+            RoundingMode::Zero => value.trunc(),
+            RoundingMode::Down => value.floor(),
+            RoundingMode::Up => value.ceil(),
         };
         // Rust's casts saturate as the GPU does, except for NaNs where one side has 64 bits.
         match column % 6 {

@@ -1,17 +1,17 @@
 //! Instructions on integers and on parts of words.
 
-use crate::run::{agree, bits, columns, device};
+use crate::run::{assert_columns, device, evaluate_columns, random_word};
 
 const ROWS: usize = 2000;
 
-type Wanted = fn(u32, u32, u32) -> i64;
+type ReferenceFunction = fn(u32, u32, u32) -> i64;
 
 #[test]
-fn integer_instructions() {
+fn integer_intrinsics_match_the_reference() {
     let Some(device) = device() else { return };
     // Words with few bits as well, shifts and selectors of all sizes.
     let setup = "const unsigned few = i % 3 == 0 ? 31u : i % 3 == 1 ? 4u : 0u; const unsigned a = bits(0) >> (bits(3) & few), b = bits(1), c = bits(2);";
-    let cases: &[(&str, Wanted)] = &[
+    let cases: &[(&str, ReferenceFunction)] = &[
         ("__popc(a)", |a, _, _| i64::from(a.count_ones())),
         ("__popcll((unsigned long long)a << 32 | b)", |a, b, _| {
             i64::from(a.count_ones() + b.count_ones())
@@ -163,21 +163,25 @@ fn integer_instructions() {
         }),
     ];
     let expressions: Vec<_> = cases.iter().map(|(expression, _)| *expression).collect();
-    let found = columns(&device, "", setup, &expressions, ROWS);
-    agree(&expressions, &found, |column, i| {
+    let found = evaluate_columns(&device, "", setup, &expressions, ROWS);
+    assert_columns(&expressions, &found, |column, i| {
         let few = [31, 4, 0][i % 3];
-        (cases[column].1)(bits(i, 0) >> (bits(i, 3) & few), bits(i, 1), bits(i, 2))
+        (cases[column].1)(
+            random_word(i, 0) >> (random_word(i, 3) & few),
+            random_word(i, 1),
+            random_word(i, 2),
+        )
     });
 }
 
 /// An operation on signed and unsigned halfwords and bytes, as one on wide integers and how the result comes back.
-type Part = fn(i64, i64) -> i64;
+type LaneOperation = fn(i64, i64) -> i64;
 
 #[test]
-fn instructions_on_parts_of_words() {
+fn simd_intrinsics_match_the_reference() {
     let Some(device) = device() else { return };
     // Name before the number of parts, signed or not, saturating or not, and the operation.
-    let cases: &[(&str, bool, bool, Part)] = &[
+    let cases: &[(&str, bool, bool, LaneOperation)] = &[
         ("__vadd", false, false, |x, y| x + y),
         ("__vsub", false, false, |x, y| x - y),
         ("__vaddss", true, true, |x, y| x + y),
@@ -226,7 +230,7 @@ fn instructions_on_parts_of_words() {
     let expressions: Vec<_> = names.iter().map(String::as_str).collect();
     // Equal parts and the least number now and then.
     let setup = "unsigned a = bits(0), b = bits(1); if (i % 4 == 1) b = (b & 0xff00ff00u) | (a & 0x00ff00ffu); if (i % 8 == 2) a = 0x80008080u;";
-    let found = columns(&device, "", setup, &expressions, ROWS);
+    let found = evaluate_columns(&device, "", setup, &expressions, ROWS);
     let part = |word: u32, width: u32, at: u32, signed: bool| {
         let value = i64::from(word >> (width * at)) & ((1 << width) - 1);
         if signed && value >> (width - 1) == 1 {
@@ -235,9 +239,9 @@ fn instructions_on_parts_of_words() {
             value
         }
     };
-    agree(&expressions, &found, |column, i| {
-        let mut a = bits(i, 0);
-        let mut b = bits(i, 1);
+    assert_columns(&expressions, &found, |column, i| {
+        let mut a = random_word(i, 0);
+        let mut b = random_word(i, 1);
         if i % 4 == 1 {
             b = (b & 0xff00_ff00) | (a & 0x00ff_00ff);
         }

@@ -1,14 +1,14 @@
 //! Mathematical functions against double precision, and the library's ways of waiting.
 
-use crate::run::{bits, columns, device, run};
+use crate::run::{device, evaluate_columns, random_word, run_kernel};
 
-type Exact = fn(f64, f64) -> f64;
+type ReferenceFunction = fn(f64, f64) -> f64;
 
 #[test]
-fn functions_are_near_the_truth() {
+fn math_functions_stay_within_their_error_bounds() {
     let Some(device) = device() else { return };
     // Relative error, in units of 2^-23, of what single precision can show.
-    let cases: &[(&str, f64, Exact)] = &[
+    let cases: &[(&str, f64, ReferenceFunction)] = &[
         ("rsqrtf(fabsf(x))", 2.0, |x, _| 1.0 / x.abs().sqrt()),
         ("cbrtf(x)", 2.0, |x, _| x.cbrt()),
         ("exp10f(x)", 4.0, |x, _| 10f64.powf(x)),
@@ -48,11 +48,13 @@ fn functions_are_near_the_truth() {
         .collect();
     let expressions: Vec<_> = names.iter().map(String::as_str).collect();
     let setup = "const float x = ((int)(bits(0) % 20001u) - 10000) * 0.0009765625f + 0.00001f, z = ((int)(bits(1) % 20001u) - 10000) * 0.00048828125f + 0.00001f;";
-    let found = columns(&device, "", setup, &expressions, 4000);
+    let found = evaluate_columns(&device, "", setup, &expressions, 4000);
     for (column, (name, allowed, exact)) in cases.iter().enumerate() {
         for (i, word) in found[column].iter().enumerate() {
-            let x = ((bits(i, 0) % 20_001) as i32 - 10_000) as f32 * 0.000_976_562_5 + 0.000_01;
-            let z = ((bits(i, 1) % 20_001) as i32 - 10_000) as f32 * 0.000_488_281_25 + 0.000_01;
+            let x =
+                ((random_word(i, 0) % 20_001) as i32 - 10_000) as f32 * 0.000_976_562_5 + 0.000_01;
+            let z =
+                ((random_word(i, 1) % 20_001) as i32 - 10_000) as f32 * 0.000_488_281_25 + 0.000_01;
             let value = f64::from(f32::from_bits(*word as u32));
             let wanted = exact(f64::from(x), f64::from(z));
             // Near a zero of a wave only the absolute error is small.
@@ -103,7 +105,8 @@ fn special_functions_have_known_values() {
         source.push_str(&format!("  y[{row}] = __float_as_uint({expression});\n"));
     }
     source.push_str("}\n");
-    for ((expression, wanted), word) in cases.iter().zip(run(&device, &source, cases.len())) {
+    for ((expression, wanted), word) in cases.iter().zip(run_kernel(&device, &source, cases.len()))
+    {
         let value = f64::from(f32::from_bits(word as u32));
         assert!(
             (value / wanted - 1.0).abs() < 4e-6,
@@ -114,10 +117,10 @@ fn special_functions_have_known_values() {
 
 /// Products and sums with their rounding in their names are never fused, whatever surrounds them.
 #[test]
-fn named_roundings_stay_apart() {
+fn explicitly_rounded_operations_are_not_fused() {
     let Some(device) = device() else { return };
     let source = "__global__ void f(long long* y, int n) {\n  const int i = blockIdx.x * blockDim.x + threadIdx.x;\n  if (i >= n) return;\n  float a = 1.0f + i * 0x1p-23f, sum = 0.0f;\n  for (int j = 0; j < 4; ++j) sum = __fadd_rn(__fmul_rn(a, a), sum);\n  y[i] = __float_as_uint(sum);\n}\n";
-    for (i, word) in run(&device, source, 1000).into_iter().enumerate() {
+    for (i, word) in run_kernel(&device, source, 1000).into_iter().enumerate() {
         let a = 1.0 + i as f32 * 2f32.powi(-23);
         let mut sum = 0.0f32;
         for _ in 0..4 {
@@ -129,7 +132,7 @@ fn named_roundings_stay_apart() {
 }
 
 #[test]
-fn the_library_waits_as_it_should() {
+fn barriers_latches_semaphores_and_pipelines_synchronise() {
     let Some(device) = device() else { return };
     let source = "#include <cuda/barrier>
 #include <cuda/latch>
@@ -180,7 +183,7 @@ __global__ void f(long long* y, int n) {
   __syncthreads();
   y[t] = seen * 1000000 + most * 100000 + copied[127 - t] * 100 + (again[t] == (t == 5 ? 0 : (127 - t) * 3));
 }";
-    for (t, value) in run(&device, source, 128).into_iter().enumerate() {
+    for (t, value) in run_kernel(&device, source, 128).into_iter().enumerate() {
         let t = t as i64;
         let seen = if (32..64).contains(&t) { 140 } else { 0 };
         assert_eq!(

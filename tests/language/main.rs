@@ -4,7 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
 mod conversions;
+mod features;
 mod integers;
 mod library;
 mod run;
-mod words;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, Build, Compiled, Device, Edge, Launched, Opened, Purpose, Question, Refusal,
+    Answer, Build, Compiled, Device, Edge, LaunchOutcome, Opened, Purpose, Question, Refusal,
 };
-use kforge::kernel::plan::{Argument, ArgumentType, Buffer, Entry, Launch, Plan, Role, Unit};
+use kforge::kernel::plan::{
+    Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
+};
 use kforge::task::DType;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -21,7 +23,7 @@ pub(crate) fn device() -> Option<CpuDevice> {
 }
 
 /// A source with a kernel `f(long long* y, int n)`.
-pub(crate) struct Program<'s> {
+pub(crate) struct TestProgram<'s> {
     pub(crate) source: &'s str,
     pub(crate) grid: u32,
     pub(crate) block: u32,
@@ -29,13 +31,13 @@ pub(crate) struct Program<'s> {
     pub(crate) count: u64,
 }
 
-impl Program<'_> {
+impl TestProgram<'_> {
     pub(crate) fn compile(&self, device: &CpuDevice) -> Compiled {
-        let unit = Unit {
+        let unit = TranslationUnit {
             source: self.source.to_owned(),
             constants: Vec::new(),
             macros: Vec::new(),
-            entries: vec![Entry {
+            entry_points: vec![EntryPoint {
                 expression: "f".to_owned(),
                 arguments: vec![ArgumentType::Pointer(DType::Int64), ArgumentType::I32],
                 line: 1,
@@ -55,12 +57,12 @@ impl Program<'_> {
         let plan = Plan {
             buffers: vec![Buffer {
                 name: "y".to_owned(),
-                role: Role::Output,
+                role: BufferRole::Output,
                 dtype: DType::Int64,
                 shape: vec![self.count],
             }],
             launches: vec![Launch {
-                entry: 0,
+                entry_point: 0,
                 grid: [self.grid, 1, 1],
                 block: [self.block, 1, 1],
                 shared: 0,
@@ -79,7 +81,7 @@ impl Program<'_> {
             Opened::Ready(arm) => arm,
             Opened::Refused(refusal) => return Err(Box::new(refusal)),
         };
-        if let Launched::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
+        if let LaunchOutcome::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
             return Err(Box::new(refusal));
         }
         let Answer::Bytes(bytes) = arm.inspect(0, &Question::Bytes).unwrap() else {
@@ -93,8 +95,8 @@ impl Program<'_> {
 }
 
 /// Runs a source on one block of up to 128 threads in each of as many blocks as there are elements.
-pub(crate) fn run(device: &CpuDevice, source: &str, count: usize) -> Vec<i64> {
-    let program = Program {
+pub(crate) fn run_kernel(device: &CpuDevice, source: &str, count: usize) -> Vec<i64> {
+    let program = TestProgram {
         source,
         grid: count.div_ceil(128) as u32,
         block: 128,
@@ -107,7 +109,7 @@ pub(crate) fn run(device: &CpuDevice, source: &str, count: usize) -> Vec<i64> {
 
 /// Evaluates `expressions`, which may use `i` and `bits(k)` (the k-th random word of element i), for every element; each gives
 /// one column of results as integers.
-pub(crate) fn columns(
+pub(crate) fn evaluate_columns(
     device: &CpuDevice,
     head: &str,
     setup: &str,
@@ -122,10 +124,10 @@ pub(crate) fn columns(
         ));
     }
     let source = format!(
-        "{head}\n{BITS}\n__global__ void f(long long* y, int n) {{\n  const int i = blockIdx.x * blockDim.x + threadIdx.x;\n  if (i >= n / {}) return;\n  auto bits = [i](unsigned k) {{ return word((unsigned)i, k); }};\n  {setup}\n{body}}}\n",
+        "{head}\n{DEVICE_RANDOM_WORD}\n__global__ void f(long long* y, int n) {{\n  const int i = blockIdx.x * blockDim.x + threadIdx.x;\n  if (i >= n / {}) return;\n  auto bits = [i](unsigned k) {{ return word((unsigned)i, k); }};\n  {setup}\n{body}}}\n",
         expressions.len()
     );
-    let values = run(device, &source, rows * expressions.len());
+    let values = run_kernel(device, &source, rows * expressions.len());
     (0..expressions.len())
         .map(|column| {
             values
@@ -138,10 +140,10 @@ pub(crate) fn columns(
         .collect()
 }
 
-const BITS: &str = "__device__ inline unsigned word(unsigned i, unsigned k) { unsigned h = i * 2654435761u + k * 40503u; h ^= h >> 15; h *= 2246822519u; h ^= h >> 13; h *= 3266489917u; return h ^ h >> 16; }";
+const DEVICE_RANDOM_WORD: &str = "__device__ inline unsigned word(unsigned i, unsigned k) { unsigned h = i * 2654435761u + k * 40503u; h ^= h >> 15; h *= 2246822519u; h ^= h >> 13; h *= 3266489917u; return h ^ h >> 16; }";
 
 /// The same random words here.
-pub(crate) fn bits(i: usize, k: u32) -> u32 {
+pub(crate) fn random_word(i: usize, k: u32) -> u32 {
     let mut h = (i as u32)
         .wrapping_mul(2_654_435_761)
         .wrapping_add(k.wrapping_mul(40_503));
@@ -153,7 +155,7 @@ pub(crate) fn bits(i: usize, k: u32) -> u32 {
 }
 
 /// Compares columns with what is expected of each row.
-pub(crate) fn agree(
+pub(crate) fn assert_columns(
     expressions: &[&str],
     found: &[Vec<i64>],
     expected: impl Fn(usize, usize) -> i64,

@@ -6,20 +6,23 @@ use std::time::{Duration, Instant, SystemTime};
 use kforge::event::{Cost, ReplyOutcome};
 use serde_json::json;
 
-use crate::server::{Act, Server};
+use crate::server::{Server, ServerAction};
 use crate::wire::{PROTOCOLS, events, one_model};
-use crate::{ask, client, place, replied, request, runtime};
+use crate::{ask, client, expect_reply, origin, request, runtime};
 
 /// Says `first` some times, then answers well.
-fn after(times: usize, first: impl Fn() -> Act + Send + Sync + 'static) -> Server {
+fn server_failing_first(
+    times: usize,
+    first: impl Fn() -> ServerAction + Send + Sync + 'static,
+) -> Server {
     Server::start(move |number, _| match number < times {
         true => first(),
-        false => Act::events(&events("openai", &["well"], "stop")),
+        false => ServerAction::events(&events("openai", &["well"], "stop")),
     })
 }
 
 /// A date as HTTP writes it, so many seconds from now.
-fn date_in(seconds: u64) -> String {
+fn http_date_in(seconds: u64) -> String {
     let output = std::process::Command::new("date")
         .args(["-u", "-R", "-d"])
         .arg(format!(
@@ -36,8 +39,8 @@ fn date_in(seconds: u64) -> String {
 }
 
 #[test]
-fn what_is_turned_away_comes_back_when_the_server_says() {
-    let date = date_in(2);
+fn retry_waits_as_long_as_the_server_says() {
+    let date = http_date_in(2);
     type Case = (u16, Vec<(&'static str, String)>, f64, f64);
     let cases: [Case; 7] = [
         (429, vec![("retry-after", date)], 0.8, 2.4),
@@ -58,8 +61,8 @@ fn what_is_turned_away_comes_back_when_the_server_says() {
     ];
     for (status, headers, least, most) in cases {
         let said = headers.clone();
-        let server = after(1, move || {
-            Act::Whole(status, said.clone(), b"{\"error\": \"later\"}".to_vec())
+        let server = server_failing_first(1, move || {
+            ServerAction::Whole(status, said.clone(), b"{\"error\": \"later\"}".to_vec())
         });
         let reply = ask(&client(&one_model("openai", &server.url, "")));
         assert_eq!(
@@ -80,8 +83,8 @@ fn what_is_turned_away_comes_back_when_the_server_says() {
 }
 
 #[test]
-fn patience_ends_and_nothing_was_billed() {
-    let server = Server::start(|_, _| Act::status(503, &[]));
+fn exhausted_retries_cost_nothing() {
+    let server = Server::start(|_, _| ServerAction::status(503, &[]));
     let client = client(
         &(one_model("openai", &server.url, ", price: {input: 1, output: 2}") + "retries: 2\n"),
     );
@@ -106,8 +109,8 @@ fn patience_ends_and_nothing_was_billed() {
 }
 
 #[test]
-fn a_server_that_asks_for_more_patience_than_there_is_ends_the_question_at_once() {
-    let server = Server::start(|_, _| Act::status(429, &[("retry-after", "3600")]));
+fn retry_after_beyond_patience_ends_the_request() {
+    let server = Server::start(|_, _| ServerAction::status(429, &[("retry-after", "3600")]));
     let begun = Instant::now();
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!((reply.outcome, reply.tries), (ReplyOutcome::TurnedAway, 1));
@@ -116,7 +119,7 @@ fn a_server_that_asks_for_more_patience_than_there_is_ends_the_question_at_once(
 }
 
 #[test]
-fn what_will_never_be_answered_is_asked_once_and_says_what_to_do() {
+fn permanent_errors_are_not_retried_and_give_a_hint() {
     let temperature = json!({"error": {"type": "invalid_request_error", "message": "Unsupported value: 'temperature' does not support 0.5 with this model."}});
     let cap = json!({"error": {"message": "Unsupported parameter: 'max_completion_tokens' is not known"}});
     let quota = json!({"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "You exceeded your current quota"}});
@@ -142,12 +145,14 @@ fn what_will_never_be_answered_is_asked_once_and_says_what_to_do() {
         (302, plain.clone(), "put its address into `base_url`"),
     ] {
         let server = Server::start(move |_, _| {
-            let Act::Whole(status, mut headers, body) = Act::json(status, body.clone()) else {
+            let ServerAction::Whole(status, mut headers, body) =
+                ServerAction::json(status, body.clone())
+            else {
                 unreachable!()
             };
             headers.push(("location", "http://127.0.0.1:1/v1".to_owned()));
             headers.push(("retry-after", "0".to_owned()));
-            Act::Whole(status, headers, body)
+            ServerAction::Whole(status, headers, body)
         });
         let reply = ask(&client(&one_model(
             "openai",
@@ -162,7 +167,7 @@ fn what_will_never_be_answered_is_asked_once_and_says_what_to_do() {
         );
         assert!(detail.contains(words) && !reply.is_billable, "{detail}");
     }
-    let server = Server::start(|_, _| Act::status(500, &[("x-should-retry", "false")]));
+    let server = Server::start(|_, _| ServerAction::status(500, &[("x-should-retry", "false")]));
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!(
         (reply.outcome, server.seen().len()),
@@ -172,7 +177,7 @@ fn what_will_never_be_answered_is_asked_once_and_says_what_to_do() {
 }
 
 #[test]
-fn what_is_lost_keeps_its_text_and_is_never_sent_again() {
+fn lost_reply_keeps_its_text_and_is_not_retried() {
     for (protocol, ends, _) in PROTOCOLS {
         let all = events(protocol, &["half of ", "it"], ends);
         let end = all
@@ -197,7 +202,7 @@ fn what_is_lost_keeps_its_text_and_is_never_sent_again() {
             ("stalled", stalled, true, "nothing came for 1 s"),
             ("dripping", dripping, true, "longer than 3 s"),
         ] {
-            let server = Server::start(move |_, _| Act::Events(events.clone(), ends));
+            let server = Server::start(move |_, _| ServerAction::Events(events.clone(), ends));
             let client = client(&one_model(
                 protocol,
                 &server.url,
@@ -230,7 +235,7 @@ fn what_is_lost_keeps_its_text_and_is_never_sent_again() {
 }
 
 #[test]
-fn a_count_before_the_end_is_no_bill() {
+fn usage_before_the_end_is_ignored() {
     let so_far = json!({"choices": [{"delta": {"content": "half"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}});
     for last in [
         "",
@@ -238,7 +243,7 @@ fn a_count_before_the_end_is_no_bill() {
         "data: {\"error\": {\"message\": \"died\"}}\n\n",
     ] {
         let events = [format!("data: {so_far}\n\n"), format!("{last}: end\n\n")];
-        let server = Server::start(move |_, _| Act::events(&events));
+        let server = Server::start(move |_, _| ServerAction::events(&events));
         let reply = ask(&client(&one_model("openai", &server.url, "")));
         assert_ne!(reply.outcome, ReplyOutcome::Complete);
         assert_eq!((reply.usage, reply.is_billable), (None, true), "{reply:?}");
@@ -246,9 +251,9 @@ fn a_count_before_the_end_is_no_bill() {
 }
 
 #[test]
-fn silence_before_the_first_byte_is_a_lost_reply() {
+fn silence_before_the_first_byte_loses_the_reply() {
     for streamed in [true, false] {
-        let server = Server::start(|_, _| Act::Hang(Duration::from_secs(6)));
+        let server = Server::start(|_, _| ServerAction::Silence(Duration::from_secs(6)));
         let reply = ask(&client(&one_model(
             "openai",
             &server.url,
@@ -264,7 +269,7 @@ fn silence_before_the_first_byte_is_a_lost_reply() {
             reply.seconds
         );
     }
-    let server = Server::start(|_, _| Act::Hang(Duration::ZERO));
+    let server = Server::start(|_, _| ServerAction::Silence(Duration::ZERO));
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!(
         (reply.outcome, server.seen().len()),
@@ -274,13 +279,13 @@ fn silence_before_the_first_byte_is_a_lost_reply() {
 }
 
 #[test]
-fn a_whole_reply_is_kept_though_the_connection_breaks_behind_it() {
+fn complete_reply_survives_a_later_disconnect() {
     let all = events("openai", &["whole"], "stop");
     let cut: Vec<_> = all[..all.len() - 2]
         .iter()
         .map(|event| (Duration::ZERO, event.clone()))
         .collect();
-    let server = Server::start(move |_, _| Act::Events(cut.clone(), false));
+    let server = Server::start(move |_, _| ServerAction::Events(cut.clone(), false));
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!(
         (reply.outcome, reply.text.as_str(), reply.usage),
@@ -289,13 +294,13 @@ fn a_whole_reply_is_kept_though_the_connection_breaks_behind_it() {
 }
 
 #[test]
-fn what_is_not_the_protocol_is_malformed() {
-    let garbage: Vec<(&str, Act)> = vec![
-        ("json", Act::json(200, json!({"choices": "none"}))),
-        ("empty", Act::json(200, json!({"choices": []}))),
+fn protocol_violations_are_malformed() {
+    let garbage: Vec<(&str, ServerAction)> = vec![
+        ("json", ServerAction::json(200, json!({"choices": "none"}))),
+        ("empty", ServerAction::json(200, json!({"choices": []}))),
         (
             "html",
-            Act::Whole(
+            ServerAction::Whole(
                 200,
                 vec![("content-type", "text/html".to_owned())],
                 b"<html>data: {\"no\"</html>".to_vec(),
@@ -303,21 +308,21 @@ fn what_is_not_the_protocol_is_malformed() {
         ),
         (
             "event",
-            Act::events(&[
+            ServerAction::events(&[
                 "data: {\"choices\": [{\"delta\": {\"content\": \"a\"}}]}\n\n".to_owned(),
                 "data: {oops}\n\n".to_owned(),
             ]),
         ),
         (
             "done",
-            Act::events(&[
+            ServerAction::events(&[
                 "data: {\"choices\": [{\"delta\": {\"content\": \"a\"}}]}\n\n".to_owned(),
                 "data: [DONE]\n\n".to_owned(),
             ]),
         ),
         (
             "not json",
-            Act::Whole(
+            ServerAction::Whole(
                 200,
                 vec![("content-type", "application/json".to_owned())],
                 b"{\"choices\": [".to_vec(),
@@ -339,12 +344,12 @@ fn what_is_not_the_protocol_is_malformed() {
 }
 
 #[test]
-fn errors_within_a_stream_end_it() {
+fn error_event_ends_the_stream() {
     let overloaded = "event: error\ndata: {\"type\": \"error\", \"error\": {\"type\": \"overloaded_error\", \"message\": \"Overloaded\"}}\n\n";
     let mut all = events("anthropic", &["half"], "end_turn");
     all.truncate(6);
     all.push(overloaded.to_owned());
-    let server = Server::start(move |_, _| Act::events(&all));
+    let server = Server::start(move |_, _| ServerAction::events(&all));
     let reply = ask(&client(&one_model("anthropic", &server.url, "")));
     assert_eq!(
         (reply.outcome, reply.text.as_str()),
@@ -377,7 +382,7 @@ fn errors_within_a_stream_end_it() {
         ),
     ] {
         let line = format!("data: {event}\n\n");
-        let server = Server::start(move |_, _| Act::events(std::slice::from_ref(&line)));
+        let server = Server::start(move |_, _| ServerAction::events(std::slice::from_ref(&line)));
         let reply = ask(&client(&one_model(protocol, &server.url, "")));
         assert_eq!(
             (reply.outcome, server.seen().len()),
@@ -389,7 +394,7 @@ fn errors_within_a_stream_end_it() {
 }
 
 #[test]
-fn nobody_there_is_no_bill() {
+fn unreachable_server_costs_nothing() {
     let reply = ask(&client(
         &(one_model("openai", "http://127.0.0.1:1/v1", "") + "retries: 1\n"),
     ));
@@ -401,12 +406,12 @@ fn nobody_there_is_no_bill() {
 }
 
 #[test]
-fn questions_share_the_slots_and_the_servers_wishes_and_are_seen_to_wait() {
+fn requests_share_slots_and_retry_after_and_report_waiting() {
     let server = Server::start(|number, _| match number {
-        0 => Act::status(429, &[("retry-after", "1")]),
+        0 => ServerAction::status(429, &[("retry-after", "1")]),
         _ => {
             let events = events("openai", &["well"], "stop");
-            Act::Events(
+            ServerAction::Events(
                 events
                     .into_iter()
                     .map(|event| (Duration::from_millis(20), event))
@@ -422,11 +427,11 @@ fn questions_share_the_slots_and_the_servers_wishes_and_are_seen_to_wait() {
         let asked: Vec<_> = (0..6)
             .map(|_| {
                 let client = Arc::clone(&client);
-                tokio::spawn(async move { client.ask("openai/m-1", &request(), &place()).await })
+                tokio::spawn(async move { client.ask("openai/m-1", &request(), &origin()).await })
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(400)).await;
-        let waiting = client.waiting();
+        let waiting = client.waiting_requests();
         assert!((1..=2).contains(&waiting.len()), "{waiting:?}");
         assert_eq!(
             (waiting[0].model.as_str(), waiting[0].step),
@@ -438,11 +443,11 @@ fn questions_share_the_slots_and_the_servers_wishes_and_are_seen_to_wait() {
         );
         for question in asked {
             assert_eq!(
-                replied(question.await.unwrap()).outcome,
+                expect_reply(question.await.unwrap()).outcome,
                 ReplyOutcome::Complete
             );
         }
-        assert_eq!(client.waiting(), []);
+        assert_eq!(client.waiting_requests(), []);
     });
     let seen = server.seen();
     assert_eq!(seen.len(), 7);
@@ -457,14 +462,14 @@ fn questions_share_the_slots_and_the_servers_wishes_and_are_seen_to_wait() {
 }
 
 #[test]
-fn a_dropped_question_ends_and_frees_its_slot() {
+fn dropped_request_frees_its_slot() {
     let server = Server::start(|number, _| match number {
-        0 => Act::Hang(Duration::from_secs(30)),
-        _ => Act::events(&events("openai", &["well"], "stop")),
+        0 => ServerAction::Silence(Duration::from_secs(30)),
+        _ => ServerAction::events(&events("openai", &["well"], "stop")),
     });
     let client = client(&(one_model("openai", &server.url, "") + "concurrency: 1\n"));
     runtime().block_on(async {
-        let (request, place) = (request(), place());
+        let (request, place) = (request(), origin());
         let first = client.ask("openai/m-1", &request, &place);
         assert!(
             tokio::time::timeout(Duration::from_millis(200), first)
@@ -472,6 +477,6 @@ fn a_dropped_question_ends_and_frees_its_slot() {
                 .is_err()
         );
         let second = client.ask("openai/m-1", &request, &place).await;
-        assert_eq!(replied(second).outcome, ReplyOutcome::Complete);
+        assert_eq!(expect_reply(second).outcome, ReplyOutcome::Complete);
     });
 }

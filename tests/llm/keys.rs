@@ -6,7 +6,7 @@ use kforge::event::ReplyOutcome;
 use kforge::llm::Client;
 use serde_json::json;
 
-use crate::server::{Act, Server};
+use crate::server::{Server, ServerAction};
 use crate::wire::{events, one_model};
 use crate::{ask, client, settings};
 
@@ -33,7 +33,7 @@ fn with_key(test: &str) -> String {
 }
 
 #[test]
-fn a_key_is_sent_and_never_told() {
+fn key_is_sent_and_never_logged() {
     let said = with_key("keys::planted");
     assert!(
         said.contains("the log is at trace level") && said.contains("hyper"),
@@ -44,7 +44,7 @@ fn a_key_is_sent_and_never_told() {
 
 #[test]
 #[ignore = "run by `a_key_is_sent_and_never_told`, with a key"]
-fn planted() {
+fn with_planted_key() {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(std::io::stderr)
@@ -57,15 +57,15 @@ fn planted() {
     ] {
         let server = Server::start(|number, seen| match number {
             // As real servers do: they repeat a part of what was wrong, or all of it.
-            0 => Act::json(
+            0 => ServerAction::json(
                 500,
                 json!({"error": {"message": format!("Incorrect API key provided: {:?}", seen.headers)}}),
             ),
-            1 => Act::json(
+            1 => ServerAction::json(
                 401,
                 json!({"error": {"message": format!("Incorrect API key provided: {:?}", seen.headers)}}),
             ),
-            _ => Act::events(&events("openai", &[&format!("{:?}", seen.headers)], "stop")),
+            _ => ServerAction::events(&events("openai", &[&format!("{:?}", seen.headers)], "stop")),
         });
         let more = ", key_env: PLANTED_API_KEY, headers: {X-Second: $PLANTED_SECOND}";
         let client = client(&one_model(protocol, &server.url, more));
@@ -76,7 +76,7 @@ fn planted() {
             detail.contains("***") && detail.contains("PLANTED_API_KEY"),
             "{detail}"
         );
-        println!("{detail} {:?}", client.waiting());
+        println!("{detail} {:?}", client.waiting_requests());
         let seen = server.seen();
         assert_eq!(seen[0].header(header), Some(value.as_str()));
         assert_eq!(seen[0].header("x-second"), Some(KEY));
@@ -90,7 +90,7 @@ fn planted() {
     }
     let settings = settings("models: auto\n");
     println!("{settings:?} {}", serde_json::to_string(&settings).unwrap());
-    assert_eq!(settings.decided().unwrap().0, settings);
+    assert_eq!(settings.resolved().unwrap().0, settings);
     assert_eq!(
         Client::open(&settings)
             .unwrap()
@@ -103,21 +103,25 @@ fn planted() {
 }
 
 #[test]
-fn a_program_is_given_no_key_but_what_the_config_names() {
+fn command_receives_only_named_keys() {
     with_key("keys::planted_for_a_program");
 }
 
 #[test]
 #[ignore = "run by `a_program_is_given_no_key_but_what_the_config_names`, with a key"]
-fn planted_for_a_program() {
+fn command_with_planted_key() {
     let env = |more: &str| {
         let yaml = format!("models: [{{provider: openai, model: m, base_url: 'http://127.0.0.1:1', key_env: PLANTED_API_KEY, headers: {{x: $PLANTED_SECOND}}}},
             {{provider: command, command: [env]{more}, max_output_tokens: 1000000}}]");
         let client = client(&yaml);
         let mut request = crate::request();
-        request.most_output = 1 << 20;
-        crate::replied(crate::runtime().block_on(client.ask("command", &request, &crate::place())))
-            .text
+        request.max_output = 1 << 20;
+        crate::expect_reply(crate::runtime().block_on(client.ask(
+            "command",
+            &request,
+            &crate::origin(),
+        )))
+        .text
     };
     let told = env("");
     assert!(
@@ -129,7 +133,7 @@ fn planted_for_a_program() {
 }
 
 #[test]
-fn a_key_that_is_missing_is_named() {
+fn missing_key_is_named() {
     let yaml = "models: [{provider: anthropic, model: m, key_env: NO_SUCH_API_KEY}]";
     let said = Client::open(&settings(yaml)).err().unwrap().to_string();
     assert!(

@@ -5,21 +5,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kforge::llm::{Answer, Client, Part, Place, Reply, Request, Settings};
+use kforge::llm::{Client, LlmSettings, PromptPart, Reply, Request, RequestOrigin, RequestOutcome};
 
 mod faults;
 mod keys;
-mod others;
 mod programs;
 mod server;
 mod settings;
 mod speed;
+mod third_party;
 mod wire;
 
 /// Settings as a run config has them, with nothing left to decide.
-fn settings(yaml: &str) -> Settings {
-    let typed: Settings = serde_yaml::from_str(yaml).expect("the settings can be read");
-    typed.decided().expect("the settings mean something").0
+fn settings(yaml: &str) -> LlmSettings {
+    let typed: LlmSettings = serde_yaml::from_str(yaml).expect("the settings can be read");
+    typed.resolved().expect("the settings mean something").0
 }
 
 fn client(yaml: &str) -> Client {
@@ -30,21 +30,21 @@ fn request() -> Request {
     Request {
         system: "You write kernels.".to_owned(),
         parts: vec![
-            Part {
+            PromptPart {
                 text: "The task: \"softmax\",\n".to_owned(),
                 cache_here: true,
             },
-            Part {
+            PromptPart {
                 text: "über alles.\n".to_owned(),
                 cache_here: false,
             },
         ],
-        most_output: 1000,
+        max_output: 1000,
     }
 }
 
-fn place() -> Place {
-    Place {
+fn origin() -> RequestOrigin {
+    RequestOrigin {
         folder: PathBuf::from("nowhere"),
         task: "softmax".to_owned(),
         step: 7,
@@ -59,10 +59,10 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-fn replied(answer: Answer) -> Reply {
+fn expect_reply(answer: RequestOutcome) -> Reply {
     match answer {
-        Answer::Reply(reply) => reply,
-        Answer::Pending => panic!("nobody replied"),
+        RequestOutcome::Reply(reply) => reply,
+        RequestOutcome::Pending => panic!("nobody replied"),
     }
 }
 
@@ -74,9 +74,9 @@ fn ask(client: &Client) -> Reply {
 fn ask_with(client: &Client, request: &Request) -> Reply {
     let model = client.models().next().unwrap().name.clone();
     let asked = async {
-        let place = place();
+        let place = origin();
         let answer = client.ask(&model, request, &place);
         tokio::time::timeout(Duration::from_secs(60), answer).await
     };
-    replied(runtime().block_on(asked).expect("asking comes to an end"))
+    expect_reply(runtime().block_on(asked).expect("asking comes to an end"))
 }

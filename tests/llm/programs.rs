@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use kforge::base::Digest;
 use kforge::event::{Cost, Replied, ReplyOutcome, Usage};
-use kforge::llm::{Answer, Client, Place, Reply};
+use kforge::llm::{Client, Reply, RequestOrigin, RequestOutcome};
 
-use crate::{ask, ask_with, client, place, replied, request, runtime, settings};
+use crate::{ask, ask_with, client, expect_reply, origin, request, runtime, settings};
 
-fn shell(script: &str, more: &str) -> Client {
+fn command_client(script: &str, more: &str) -> Client {
     let script = serde_json::to_string(script).unwrap();
     client(&format!(
         "models: [{{provider: command, command: [sh, -c, {script}]{more}}}]\ntimeout_seconds: 1\n"
@@ -17,8 +17,8 @@ fn shell(script: &str, more: &str) -> Client {
 }
 
 #[test]
-fn a_program_is_given_the_prompt_and_its_words_are_the_reply() {
-    let client = shell("cat; echo said >&2", "");
+fn command_reads_the_prompt_and_prints_the_reply() {
+    let client = command_client("cat; echo said >&2", "");
     let reply = ask(&client);
     assert_eq!((reply.outcome, reply.usage), (ReplyOutcome::Complete, None));
     assert_eq!(
@@ -39,19 +39,19 @@ fn a_program_is_given_the_prompt_and_its_words_are_the_reply() {
 }
 
 #[test]
-fn prompts_and_replies_may_be_larger_than_a_pipe() {
+fn prompt_and_reply_may_exceed_a_pipe_buffer() {
     let mut request = request();
     request.parts[1].text = "0123456789abcde\n".repeat(50_000);
-    request.most_output = 1 << 20;
+    request.max_output = 1 << 20;
     let reply = ask_with(
-        &shell("yes complaint | head -c 300000 >&2; cat", ""),
+        &command_client("yes complaint | head -c 300000 >&2; cat", ""),
         &request,
     );
     assert_eq!(
         (reply.outcome, reply.text.len()),
         (ReplyOutcome::Complete, request.bytes() + 2)
     );
-    let reply = ask_with(&shell("echo deaf", ""), &request);
+    let reply = ask_with(&command_client("echo deaf", ""), &request);
     assert_eq!(
         (reply.outcome, reply.text.as_str()),
         (ReplyOutcome::Complete, "deaf\n")
@@ -59,7 +59,7 @@ fn prompts_and_replies_may_be_larger_than_a_pipe() {
 }
 
 #[test]
-fn a_program_that_fails_says_why() {
+fn failed_command_reports_why() {
     for (script, outcome, words) in [
         (
             "echo half; echo broken >&2; exit 3",
@@ -76,7 +76,7 @@ fn a_program_that_fails_says_why() {
         ),
         ("yes", ReplyOutcome::Truncated, "longer than 1000 bytes"),
     ] {
-        let reply = ask(&shell(script, ""));
+        let reply = ask(&command_client(script, ""));
         assert_eq!(reply.outcome, outcome, "{script}: {reply:?}");
         assert!(
             reply.detail.as_deref().unwrap().contains(words),
@@ -94,20 +94,20 @@ fn a_program_that_fails_says_why() {
 }
 
 /// Whether a process of this number is there and no zombie.
-fn lives(id: &str) -> bool {
+fn is_running(id: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 #[test]
-fn a_slow_program_ends_with_all_its_children() {
+fn timed_out_command_is_killed_with_its_children() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("child");
     let script = format!(
         "sleep 60 & echo $! > {0}.new; mv {0}.new {0}; echo half; wait",
         file.display()
     );
-    let client = shell(&script, "");
+    let client = command_client(&script, "");
     let begun = Instant::now();
     let reply = ask(&client);
     assert_eq!(
@@ -118,7 +118,7 @@ fn a_slow_program_ends_with_all_its_children() {
     let gone = |id: &str| {
         (0..50).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
-            !lives(id)
+            !is_running(id)
         })
     };
     assert!(
@@ -127,7 +127,7 @@ fn a_slow_program_ends_with_all_its_children() {
     );
     std::fs::remove_file(&file).unwrap();
     runtime().block_on(async {
-        let (request, place) = (request(), place());
+        let (request, place) = (request(), origin());
         let asked = client.ask("command", &request, &place);
         let until = async {
             while !file.exists() {
@@ -142,19 +142,19 @@ fn a_slow_program_ends_with_all_its_children() {
     );
 }
 
-fn in_folder(folder: &Path) -> Place {
-    Place {
+fn origin_in(folder: &Path) -> RequestOrigin {
+    RequestOrigin {
         folder: folder.to_owned(),
-        ..place()
+        ..origin()
     }
 }
 
 #[test]
-fn a_reply_in_the_mailbox_is_taken_when_it_is_whole() {
+fn mailbox_reply_is_taken_when_complete() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("response.md");
     let client = client("models: [mailbox]\n");
-    let asked = in_folder(folder.path());
+    let asked = origin_in(folder.path());
     let writer = std::thread::spawn(move || {
         use std::io::Write;
         std::thread::sleep(Duration::from_millis(300));
@@ -173,43 +173,43 @@ fn a_reply_in_the_mailbox_is_taken_when_it_is_whole() {
                 .await
                 .is_err()
         );
-        let waiting = client.waiting();
+        let waiting = client.waiting_requests();
         assert_eq!((waiting.len(), waiting[0].until), (1, None));
         answer.await
     });
     writer.join().unwrap();
-    let reply = replied(reply);
+    let reply = expect_reply(reply);
     assert_eq!(
         (reply.outcome, reply.text.as_str()),
         (ReplyOutcome::Complete, "piece piece piece piece ")
     );
-    assert_eq!(client.waiting(), []);
+    assert_eq!(client.waiting_requests(), []);
 }
 
 #[test]
-fn a_mailbox_that_nobody_waits_for_says_so_at_once() {
+fn mailbox_without_wait_returns_pending() {
     let folder = tempfile::tempdir().unwrap();
     let client = client("models: [mailbox]\nwait: false\nconcurrency: 1\n");
     let ask = || {
         runtime().block_on(async {
             client
-                .ask("mailbox", &request(), &in_folder(folder.path()))
+                .ask("mailbox", &request(), &origin_in(folder.path()))
                 .await
         })
     };
-    assert_eq!(ask(), Answer::Pending);
+    assert_eq!(ask(), RequestOutcome::Pending);
     std::fs::write(folder.path().join("response.md"), "x".repeat(1001)).unwrap();
-    let reply = replied(ask());
+    let reply = expect_reply(ask());
     assert_eq!(
         (reply.outcome, reply.text.len()),
         (ReplyOutcome::Truncated, 1000)
     );
     std::fs::write(folder.path().join("response.md"), " \n").unwrap();
-    assert_eq!(replied(ask()).outcome, ReplyOutcome::Empty);
+    assert_eq!(expect_reply(ask()).outcome, ReplyOutcome::Empty);
 }
 
 #[test]
-fn an_earlier_run_answers_as_it_did() {
+fn replay_returns_recorded_replies() {
     let run = tempfile::tempdir().unwrap();
     let ask_folder = run.path().join("softmax/steps/000007/ask-1");
     std::fs::create_dir_all(&ask_folder).unwrap();
@@ -248,12 +248,12 @@ fn an_earlier_run_answers_as_it_did() {
         "models: [{{provider: replay, name: m, from: \"{from}\", price: {{input: 1, output: 2}}}}]\n"
     ));
     let at = |step, ask| -> Reply {
-        let place = Place {
+        let place = RequestOrigin {
             step,
             ask,
-            ..place()
+            ..origin()
         };
-        replied(runtime().block_on(client.ask("m", &request(), &place)))
+        expect_reply(runtime().block_on(client.ask("m", &request(), &place)))
     };
     let reply = at(7, 1);
     assert_eq!(

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SeenRequest {
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
     pub(crate) at: Instant,
 }
 
-impl Seen {
+impl SeenRequest {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
@@ -26,19 +26,19 @@ impl Seen {
 }
 
 /// What to do about a request.
-pub(crate) enum Act {
+pub(crate) enum ServerAction {
     /// A status, more headers, and the whole body.
     Whole(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// Events, each after a pause; whether the stream ends as it should.
     Events(Vec<(Duration, String)>, bool),
     /// Nothing for so long, then the connection closes.
-    Hang(Duration),
+    Silence(Duration),
 }
 
-impl Act {
+impl ServerAction {
     pub(crate) fn json(status: u16, body: serde_json::Value) -> Self {
         let kind = ("content-type", "application/json".to_owned());
-        Act::Whole(status, vec![kind], body.to_string().into_bytes())
+        ServerAction::Whole(status, vec![kind], body.to_string().into_bytes())
     }
 
     pub(crate) fn status(status: u16, headers: &[(&'static str, &str)]) -> Self {
@@ -48,25 +48,27 @@ impl Act {
         let body = format!(
             "{{\"error\": {{\"type\": \"some_error\", \"message\": \"status {status}\"}}}}"
         );
-        Act::Whole(status, headers.collect(), body.into_bytes())
+        ServerAction::Whole(status, headers.collect(), body.into_bytes())
     }
 
     /// Events without pauses, ended as they should be.
     pub(crate) fn events(data: &[String]) -> Self {
         let events = data.iter().map(|data| (Duration::ZERO, data.clone()));
-        Act::Events(events.collect(), true)
+        ServerAction::Events(events.collect(), true)
     }
 }
 
 /// Runs until the process ends.
 pub(crate) struct Server {
     pub(crate) url: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
 impl Server {
     /// `act` is given the number of the request, from 0, and the request.
-    pub(crate) fn start(act: impl Fn(usize, &Seen) -> Act + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        act: impl Fn(usize, &SeenRequest) -> ServerAction + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -83,15 +85,15 @@ impl Server {
         Self { url, seen }
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<SeenRequest> {
         self.seen.lock().unwrap().clone()
     }
 }
 
 fn serve(
     stream: &TcpStream,
-    kept: &Mutex<Vec<Seen>>,
-    act: &(dyn Fn(usize, &Seen) -> Act + Send + Sync),
+    kept: &Mutex<Vec<SeenRequest>>,
+    act: &(dyn Fn(usize, &SeenRequest) -> ServerAction + Send + Sync),
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
@@ -106,7 +108,7 @@ fn serve(
             all.len() - 1
         };
         match act(number, &seen) {
-            Act::Whole(status, headers, body) => {
+            ServerAction::Whole(status, headers, body) => {
                 let mut head = format!(
                     "HTTP/1.1 {status} Said\r\ncontent-length: {}\r\n",
                     body.len()
@@ -117,7 +119,7 @@ fn serve(
                 writer.write_all((head + "\r\n").as_bytes())?;
                 writer.write_all(&body)?;
             }
-            Act::Events(events, ends) => {
+            ServerAction::Events(events, ends) => {
                 writer.write_all(
                     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
                 )?;
@@ -130,7 +132,7 @@ fn serve(
                 }
                 writer.write_all(b"0\r\n\r\n")?;
             }
-            Act::Hang(time) => {
+            ServerAction::Silence(time) => {
                 std::thread::sleep(time);
                 return Ok(());
             }
@@ -138,7 +140,7 @@ fn serve(
     }
 }
 
-fn read(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Seen>> {
+fn read(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<SeenRequest>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
@@ -161,7 +163,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Seen>> {
     let length = length.map_or(0, |(_, value)| value.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    Ok(Some(Seen {
+    Ok(Some(SeenRequest {
         path,
         headers,
         body,

@@ -1,16 +1,17 @@
 //! What a config may say of models, and what is made of it.
 
 use kforge::base::yaml;
-use kforge::llm::{Models, Settings};
+use kforge::llm::{LlmSettings, ModelList};
 
-fn read(text: &str) -> Result<Settings, String> {
-    let settings: Settings = yaml::read(text, "run.yaml").map_err(|failure| failure.to_string())?;
+fn read(text: &str) -> Result<LlmSettings, String> {
+    let settings: LlmSettings =
+        yaml::read(text, "run.yaml").map_err(|failure| failure.to_string())?;
     settings.check().map_err(|failure| failure.to_string())?;
     Ok(settings)
 }
 
 #[test]
-fn what_means_nothing_is_refused_with_its_key() {
+fn invalid_settings_name_their_key() {
     for (text, words) in [
         ("modles: auto", "did you mean `models`?"),
         ("models: gpt", "expected `auto` or a list of models"),
@@ -133,18 +134,21 @@ fn what_means_nothing_is_refused_with_its_key() {
 }
 
 #[test]
-fn what_was_decided_is_read_back_as_it_was() {
+fn resolved_settings_round_trip() {
     let text = "models: [ollama/qwen, {provider: openai, model: m, name: n, weight: 2, base_url: 'http://127.0.0.1:1/v1', temperature: 0.5,
         headers: {X-Api-Key: $SOME_KEY}, extra: {a: {b: [1]}}, fields: {effort: x.y}, price: {input: 0.15, output: 0.6}}, mailbox]\nconcurrency: 8\n";
-    let (decided, _) = read(text).unwrap().decided().unwrap();
+    let (decided, _) = read(text).unwrap().resolved().unwrap();
     let record = serde_json::to_string(&decided).unwrap();
-    assert_eq!(serde_json::from_str::<Settings>(&record).unwrap(), decided);
     assert_eq!(
-        decided.decided().unwrap().0,
+        serde_json::from_str::<LlmSettings>(&record).unwrap(),
+        decided
+    );
+    assert_eq!(
+        decided.resolved().unwrap().0,
         decided,
         "nothing is decided twice"
     );
-    let Models::Listed(models) = &decided.models else {
+    let ModelList::Listed(models) = &decided.models else {
         panic!("not decided")
     };
     assert_eq!(
@@ -158,11 +162,14 @@ fn what_was_decided_is_read_back_as_it_was() {
     );
     assert_eq!(models[1].weight, 2.0);
     let yaml = serde_yaml::to_string(&decided).unwrap();
-    assert_eq!(yaml::read::<Settings>(&yaml, "run.yaml").unwrap(), decided);
+    assert_eq!(
+        yaml::read::<LlmSettings>(&yaml, "run.yaml").unwrap(),
+        decided
+    );
 }
 
 #[test]
-fn dollars_are_only_limited_where_everything_has_a_price() {
+fn dollar_budget_requires_a_price_for_every_model() {
     let check = |models: &str, usd, tokens| {
         let settings = read(&format!("models: [{models}]")).unwrap();
         settings

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use kforge::event::ReplyOutcome;
 
-use crate::server::{Act, Server};
+use crate::server::{Server, ServerAction};
 use crate::wire::{PROTOCOLS, events, one_model};
-use crate::{client, place, replied, request, runtime};
+use crate::{client, expect_reply, origin, request, runtime};
 
 /// Time that this thread has spent on the processor.
-fn spent() -> Duration {
+fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -22,7 +22,7 @@ fn spent() -> Duration {
 
 /// The limit is for the whole way of a proposal and an optimised build; this is a part of it, in whatever build the tests run.
 #[test]
-fn a_long_prompt_and_a_long_reply_cost_little() {
+fn long_prompt_and_reply_take_little_cpu_time() {
     const ROUNDS: u32 = 10;
     for (protocol, ends, _) in PROTOCOLS {
         let piece = "    acc[0] += \"x\" * y;\n".repeat(6);
@@ -30,7 +30,7 @@ fn a_long_prompt_and_a_long_reply_cost_little() {
         let all: Vec<_> = events(protocol, &pieces, ends);
         let length = piece.len() * 64;
         let server = Server::start(move |_, _| {
-            Act::Events(
+            ServerAction::Events(
                 all.iter()
                     .map(|event| (Duration::ZERO, event.clone()))
                     .collect(),
@@ -43,16 +43,16 @@ fn a_long_prompt_and_a_long_reply_cost_little() {
         assert!(request.bytes() > 400_000);
         let each = runtime().block_on(async {
             let model = format!("{protocol}/m-1");
-            client.ask(&model, &request, &place()).await;
-            let before = spent();
+            client.ask(&model, &request, &origin()).await;
+            let before = thread_cpu_time();
             for _ in 0..ROUNDS {
-                let reply = replied(client.ask(&model, &request, &place()).await);
+                let reply = expect_reply(client.ask(&model, &request, &origin()).await);
                 assert_eq!(
                     (reply.outcome, reply.text.len()),
                     (ReplyOutcome::Complete, length)
                 );
             }
-            (spent() - before) / ROUNDS
+            (thread_cpu_time() - before) / ROUNDS
         });
         println!("{protocol}: {each:?} of processor time a question");
         assert!(each < Duration::from_millis(40), "{protocol}: {each:?}");

@@ -1,10 +1,10 @@
 //! What reaches the wire, and what is made of what comes back: the three protocols, streamed and whole.
 
 use kforge::event::{ReplyOutcome, Usage};
-use kforge::llm::Part;
+use kforge::llm::PromptPart;
 use serde_json::{Value, json};
 
-use crate::server::{Act, Server};
+use crate::server::{Server, ServerAction};
 use crate::{ask, ask_with, client, request};
 
 /// Events of a protocol, as its server writes them.
@@ -110,16 +110,20 @@ pub(crate) fn one_model(protocol: &str, url: &str, more: &str) -> String {
 }
 
 #[test]
-fn replies_are_the_same_streamed_and_whole() {
+fn streamed_and_whole_replies_agree() {
     for (protocol, ends, path) in PROTOCOLS {
         for streamed in [true, false] {
             let server = Server::start(move |_, seen| {
                 assert_eq!(seen.json()["stream"], json!(streamed));
                 match streamed {
-                    true => {
-                        Act::events(&events(protocol, &["__glo", "bal__", " void ünter"], ends))
+                    true => ServerAction::events(&events(
+                        protocol,
+                        &["__glo", "bal__", " void ünter"],
+                        ends,
+                    )),
+                    false => {
+                        ServerAction::json(200, whole(protocol, "__global__ void ünter", ends))
                     }
-                    false => Act::json(200, whole(protocol, "__global__ void ünter", ends)),
                 }
             });
             let client = client(&one_model(
@@ -165,9 +169,10 @@ fn replies_are_the_same_streamed_and_whole() {
 }
 
 #[test]
-fn texts_reach_the_wire_as_they_are_and_the_stable_part_is_kept() {
+fn texts_are_sent_unchanged_and_stable_part_is_cached() {
     for (protocol, ends, _) in PROTOCOLS {
-        let server = Server::start(move |_, _| Act::events(&events(protocol, &["x"], ends)));
+        let server =
+            Server::start(move |_, _| ServerAction::events(&events(protocol, &["x"], ends)));
         ask(&client(&one_model(protocol, &server.url, "")));
         let body = server.seen()[0].json();
         let joined = "The task: \"softmax\",\nüber alles.\n";
@@ -194,17 +199,18 @@ fn texts_reach_the_wire_as_they_are_and_the_stable_part_is_kept() {
 }
 
 #[test]
-fn at_most_four_places_are_kept_and_none_where_nothing_is_to_be() {
-    let server = Server::start(|_, _| Act::events(&events("anthropic", &["x"], "end_turn")));
+fn at_most_four_cache_breakpoints_are_set() {
+    let server =
+        Server::start(|_, _| ServerAction::events(&events("anthropic", &["x"], "end_turn")));
     let mut request = request();
     request.parts = vec![
-        Part {
+        PromptPart {
             text: "part".to_owned(),
             cache_here: true
         };
         6
     ];
-    request.parts.push(Part::default());
+    request.parts.push(PromptPart::default());
     for cache in [true, false] {
         ask_with(
             &client(&one_model(
@@ -271,7 +277,7 @@ fn every_sampling_setting_reaches_the_wire() {
         ),
     ];
     for (provider, more, expected) in expected {
-        let server = Server::start(|_, _| Act::status(400, &[]));
+        let server = Server::start(|_, _| ServerAction::status(400, &[]));
         ask(&client(&one_model(
             provider,
             &server.url,
@@ -297,8 +303,8 @@ fn every_sampling_setting_reaches_the_wire() {
 }
 
 #[test]
-fn what_is_set_for_all_wins_over_a_models_own() {
-    let server = Server::start(|_, _| Act::status(400, &[]));
+fn global_settings_override_model_settings() {
+    let server = Server::start(|_, _| ServerAction::status(400, &[]));
     let yaml = one_model(
         "openai",
         &server.url,
@@ -316,7 +322,7 @@ fn what_is_set_for_all_wins_over_a_models_own() {
 }
 
 #[test]
-fn ends_of_all_kinds_are_told_apart() {
+fn finish_reasons_map_to_outcomes() {
     let cases = [
         ("anthropic", "end_turn", "", ReplyOutcome::Empty),
         ("anthropic", "max_tokens", "half", ReplyOutcome::Truncated),
@@ -346,8 +352,8 @@ fn ends_of_all_kinds_are_told_apart() {
     for (protocol, ends, text, outcome) in cases {
         for streamed in [true, false] {
             let server = Server::start(move |_, _| match streamed {
-                true => Act::events(&events(protocol, &[text], ends)),
-                false => Act::json(200, whole(protocol, text, ends)),
+                true => ServerAction::events(&events(protocol, &[text], ends)),
+                false => ServerAction::json(200, whole(protocol, text, ends)),
             });
             let reply = ask(&client(&one_model(
                 protocol,
@@ -365,7 +371,7 @@ fn ends_of_all_kinds_are_told_apart() {
 }
 
 #[test]
-fn refusals_in_the_text_of_the_protocol_are_refusals() {
+fn protocol_refusals_are_refused() {
     let refused = [
         ("openai", vec![
             "data: {\"choices\":[{\"delta\":{\"refusal\":\"I will \"}}]}\n\n".to_owned(),
@@ -379,7 +385,7 @@ fn refusals_in_the_text_of_the_protocol_are_refusals() {
         ]),
     ];
     for (protocol, events) in refused {
-        let server = Server::start(move |_, _| Act::events(&events));
+        let server = Server::start(move |_, _| ServerAction::events(&events));
         let reply = ask(&client(&one_model(protocol, &server.url, "")));
         assert_eq!(
             (reply.outcome, reply.detail.as_deref()),
@@ -390,7 +396,7 @@ fn refusals_in_the_text_of_the_protocol_are_refusals() {
 }
 
 #[test]
-fn servers_that_count_otherwise_are_counted_at_the_larger() {
+fn usage_variants_count_the_larger_total() {
     for (usage, expected) in [
         (
             json!({"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 150}),
@@ -414,7 +420,7 @@ fn servers_that_count_otherwise_are_counted_at_the_larger() {
         (Value::Null, None),
     ] {
         let body = json!({"choices": [{"message": {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "finish_reason": "STOP"}], "usage": usage});
-        let server = Server::start(move |_, _| Act::json(200, body.clone()));
+        let server = Server::start(move |_, _| ServerAction::json(200, body.clone()));
         let reply = ask(&client(&one_model("openai", &server.url, "")));
         assert_eq!(
             (reply.outcome, reply.text.as_str(), reply.usage),

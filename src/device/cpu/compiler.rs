@@ -13,24 +13,25 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use include_dir::{Dir, include_dir};
 
-use super::diagnostics::{KERNEL, compile_error};
-use super::flags::{
-    FLAGS, RUNTIME_FLAGS, START_FLAGS, flags, link_flags, runtime_of, state_script,
+use super::compiler_flags::{
+    FAST_FLAGS, RUNTIME_FLAGS, START_FLAGS, compile_flags, link_flags, linker_script_flag,
+    runtime_object,
 };
+use super::diagnostics::{KERNEL_FILE, compile_error};
 use crate::base::{Digest, Failure};
-use crate::device::cache::{self, Held, Store, unwritable};
+use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
 use crate::device::sandbox::{self, Confinement};
-use crate::device::watchdog::{Watch, wait_for_news};
+use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 use crate::device::{Build, Refusal};
 use crate::verdict::Status;
 
 static RUNTIME: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/src/device/cpu/runtime");
 
 /// A translation unit without a kernel.
-const TRIAL: &str =
+const EMPTY_UNIT: &str =
     "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
 /// Marks a runtime whose programs are not static, because the machine has no static libraries.
-const LOADED: &str = "loaded";
+const DYNAMIC_MARKER: &str = "loaded";
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_LIMIT: u64 = 4 << 30;
@@ -40,7 +41,7 @@ const OUTPUT_LIMIT: u64 = 1 << 20;
 
 /// A compiler that works.
 #[derive(Clone, Debug)]
-pub struct Compiler {
+pub struct HostCompiler {
     pub path: PathBuf,
     /// The first line of `--version`.
     pub version: String,
@@ -49,12 +50,12 @@ pub struct Compiler {
 /// A compiler with its precompiled headers, and where results are kept.
 #[derive(Debug)]
 pub(super) struct Toolchain {
-    compiler: Compiler,
+    compiler: HostCompiler,
     /// Holds the runtime's sources, the precompiled headers and `runtime.o`.
     runtime: PathBuf,
-    programs: Store,
+    programs: ImageCache,
     /// Stays empty: where processes run that need no files.
-    empty: PathBuf,
+    empty_folder: PathBuf,
     /// What the compiler reads besides the system's own folders.
     readable: Vec<PathBuf>,
     fingerprint: Digest,
@@ -62,21 +63,23 @@ pub(super) struct Toolchain {
 }
 
 /// What a run of the compiler gave.
-enum Run {
-    Done,
+enum CompilerOutcome {
+    Succeeded,
     Failed(String),
     TimedOut,
 }
 
 /// The first of `$CXX`, `c++`, `g++` and `clang++` that answers.
-pub fn find() -> Result<Compiler, Failure> {
+pub fn find_compiler() -> Result<HostCompiler, Failure> {
     let named = std::env::var("CXX").ok().filter(|name| !name.is_empty());
     for name in named
         .iter()
         .map(String::as_str)
         .chain(["c++", "g++", "clang++"])
     {
-        let Some(path) = which(name) else { continue };
+        let Some(path) = find_in_path(name) else {
+            continue;
+        };
         let Ok(output) = Command::new(&path)
             .arg("--version")
             // It compiles without an environment too.
@@ -92,7 +95,7 @@ pub fn find() -> Result<Compiler, Failure> {
                 .next()
                 .unwrap_or_default()
                 .to_owned();
-            return Ok(Compiler { path, version });
+            return Ok(HostCompiler { path, version });
         }
     }
     Err(Failure::environment("no C++ compiler was found: looked for `$CXX`, `c++`, `g++` and `clang++`")
@@ -112,7 +115,7 @@ fn search_folders(compiler: &Path) -> String {
     )
 }
 
-fn which(name: &str) -> Option<PathBuf> {
+fn find_in_path(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Path::new(name).is_file().then(|| PathBuf::from(name));
     }
@@ -123,46 +126,46 @@ fn which(name: &str) -> Option<PathBuf> {
 }
 
 /// Where it stands why a build could not be made.
-fn reason_file(build: Build) -> String {
+fn failure_log_name(build: Build) -> String {
     format!("{}.log", build.name())
 }
 
 impl Toolchain {
     /// Finds the compiler and builds what all candidates share, unless an earlier process did.
     pub(super) fn open() -> anyhow::Result<Self> {
-        let compiler = find()?;
+        let compiler = find_compiler()?;
         let mut parts = vec![
             compiler.version.clone(),
             compiler.path.display().to_string(),
-            processor(),
-            FLAGS.concat(),
+            processor_description(),
+            FAST_FLAGS.concat(),
             RUNTIME_FLAGS.concat(),
-            flags(Build::Bounds, false).concat(),
-            flags(Build::Race, false).concat(),
+            compile_flags(Build::Bounds, false).concat(),
+            compile_flags(Build::Race, false).concat(),
             START_FLAGS.concat(),
             link_flags(true).concat(),
         ];
-        each_file(&RUNTIME, &mut |path, contents| {
+        visit_files(&RUNTIME, &mut |path, contents| {
             parts.extend([path.display().to_string(), Digest::of(contents).to_string()])
         });
         let fingerprint = Digest::of_parts(parts.iter().map(String::as_bytes));
         let cache = cache::folder();
         let mut toolchain = Self {
             runtime: cache.join(format!("runtime-{fingerprint}")),
-            programs: Store::open(cache.join("programs"))?,
-            empty: cache.join("empty"),
-            readable: sandbox::folders_of(&compiler.path, || search_folders(&compiler.path)),
+            programs: ImageCache::open(cache.join("programs"))?,
+            empty_folder: cache.join("empty"),
+            readable: sandbox::compiler_folders(&compiler.path, || search_folders(&compiler.path)),
             compiler,
             fingerprint,
             builds: Vec::new(),
         };
-        cache::make(&toolchain.empty)?;
+        cache::create_folder(&toolchain.empty_folder)?;
         if toolchain.runtime.is_dir() {
-            cache::touch(&toolchain.runtime);
+            cache::mark_used(&toolchain.runtime);
         } else {
             toolchain.build_runtime(&cache)?;
         }
-        let is_made = |build: &Build| toolchain.runtime.join(runtime_of(*build).0).is_file();
+        let is_made = |build: &Build| toolchain.runtime.join(runtime_object(*build).0).is_file();
         toolchain.builds = [Build::Fast, Build::Bounds, Build::Race]
             .into_iter()
             .filter(is_made)
@@ -172,7 +175,7 @@ impl Toolchain {
         Ok(toolchain)
     }
 
-    pub(super) fn compiler(&self) -> &Compiler {
+    pub(super) fn compiler(&self) -> &HostCompiler {
         &self.compiler
     }
 
@@ -186,7 +189,7 @@ impl Toolchain {
         let missing = [Build::Bounds, Build::Race].into_iter();
         let missing = missing.filter(|build| !self.builds.contains(build));
         let reason = |build: Build| {
-            let log = std::fs::read_to_string(self.runtime.join(reason_file(build)));
+            let log = std::fs::read_to_string(self.runtime.join(failure_log_name(build)));
             let log = log.unwrap_or_default();
             let first = log.lines().find(|line| line.contains("error"));
             first
@@ -198,14 +201,14 @@ impl Toolchain {
     }
 
     pub(super) fn empty_folder(&self) -> &Path {
-        &self.empty
+        &self.empty_folder
     }
 
     /// In a folder of its own that is renamed when it is whole: where files cannot be locked, another process may be doing
     /// the same.
     fn build_runtime(&self, cache: &Path) -> anyhow::Result<()> {
         let lock = cache.join("lock");
-        let lock = std::fs::File::create(&lock).map_err(|error| unwritable(&lock, &error))?;
+        let lock = std::fs::File::create(&lock).map_err(|error| write_failure(&lock, &error))?;
         // Whoever comes second waits, and finds it made.
         let _ = lock.lock();
         if self.runtime.is_dir() {
@@ -214,58 +217,60 @@ impl Toolchain {
         let building = tempfile::Builder::new()
             .prefix("building-")
             .tempdir_in(cache)
-            .map_err(|error| unwritable(cache, &error))?;
+            .map_err(|error| write_failure(cache, &error))?;
         let folder = building.path();
         let mut written = Ok(());
-        each_file(&RUNTIME, &mut |path, contents| {
+        visit_files(&RUNTIME, &mut |path, contents| {
             let file = folder.join(path);
             let result = file
                 .parent()
                 .map_or(Ok(()), std::fs::create_dir_all)
                 .and_then(|()| std::fs::write(&file, contents));
             if written.is_ok() {
-                written = result.map_err(|error| unwritable(&file, &error));
+                written = result.map_err(|error| write_failure(&file, &error));
             }
         });
         written?;
         // gcc looks for `NAME.gch`, and in a folder of that name for one that fits the flags.
         let header = folder.join("kforge_cuda.h");
         let gch = folder.join("kforge_cuda.h.gch");
-        cache::make(&gch)?;
+        cache::create_folder(&gch)?;
         let precompile = |name: &str, build: Build, fast_math: bool| {
-            let arguments = [&["-x", "c++-header"][..], &flags(build, fast_math)].concat();
-            self.shared_step(folder, &arguments, &header, &gch.join(name))
+            let arguments = [&["-x", "c++-header"][..], &compile_flags(build, fast_math)].concat();
+            self.compile_shared(folder, &arguments, &header, &gch.join(name))
         };
         let runtime = |build: Build| {
-            let (object, macros) = runtime_of(build);
+            let (object, macros) = runtime_object(build);
             let arguments = [RUNTIME_FLAGS, &["-c"], macros].concat();
             let source = folder.join("runtime.cpp");
-            self.shared_step(folder, &arguments, &source, &folder.join(object))
+            self.compile_shared(folder, &arguments, &source, &folder.join(object))
         };
         // A compiler that lacks what an inspected build needs goes without that build: nothing of it stays then.
         let inspected = |build: Build| {
             let is_made = runtime(build)
                 .and_then(|()| precompile(build.name(), build, false))
-                .and_then(|()| self.link_trial(folder, build, true));
+                .and_then(|()| self.link_empty_program(folder, build, true));
             if let Err(error) = is_made {
-                let _ = std::fs::remove_file(folder.join(runtime_of(build).0));
+                let _ = std::fs::remove_file(folder.join(runtime_object(build).0));
                 // For `doctor`; without it the reason stays unknown, no more.
-                let _ = std::fs::write(folder.join(reason_file(build)), format!("{error:#}"));
+                let _ = std::fs::write(folder.join(failure_log_name(build)), format!("{error:#}"));
             }
         };
         let arguments = [START_FLAGS, &["-c"]].concat();
         let (start, object) = (folder.join("start.cpp"), folder.join("start.o"));
-        self.shared_step(folder, &arguments, &start, &object)?;
+        self.compile_shared(folder, &arguments, &start, &object)?;
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {
                 let fast = precompile("plain", Build::Fast, false)
                     .and_then(|()| runtime(Build::Fast))
                     .and_then(|()| {
-                        self.link_trial(folder, Build::Fast, true).or_else(|_| {
-                            let mark = folder.join(LOADED);
-                            std::fs::write(&mark, "").map_err(|error| unwritable(&mark, &error))?;
-                            self.link_trial(folder, Build::Fast, false)
-                        })
+                        self.link_empty_program(folder, Build::Fast, true)
+                            .or_else(|_| {
+                                let mark = folder.join(DYNAMIC_MARKER);
+                                std::fs::write(&mark, "")
+                                    .map_err(|error| write_failure(&mark, &error))?;
+                                self.link_empty_program(folder, Build::Fast, false)
+                            })
                     });
                 inspected(Build::Bounds);
                 fast
@@ -280,34 +285,39 @@ impl Toolchain {
         match std::fs::rename(folder, &self.runtime) {
             Ok(()) => Ok(()),
             Err(_) if self.runtime.is_dir() => Ok(()),
-            Err(error) => Err(unwritable(&self.runtime, &error).into()),
+            Err(error) => Err(write_failure(&self.runtime, &error).into()),
         }
     }
 
     /// Whether a program without a kernel can be made. It stays, to show later whether a machine or a kernel is at fault.
-    fn link_trial(&self, folder: &Path, build: Build, is_static: bool) -> anyhow::Result<()> {
+    fn link_empty_program(
+        &self,
+        folder: &Path,
+        build: Build,
+        is_static: bool,
+    ) -> anyhow::Result<()> {
         let source = folder.join(format!("{}-trial.cpp", build.name()));
-        std::fs::write(&source, TRIAL).map_err(|error| unwritable(&source, &error))?;
+        std::fs::write(&source, EMPTY_UNIT).map_err(|error| write_failure(&source, &error))?;
         let object = source.with_extension("o");
-        let arguments = [&flags(build, false)[..], &["-c"]].concat();
-        self.shared_step(folder, &arguments, &source, &object)?;
+        let arguments = [&compile_flags(build, false)[..], &["-c"]].concat();
+        self.compile_shared(folder, &arguments, &source, &object)?;
         let program = source.with_extension("");
-        let link = self.link(folder, build, is_static, &object, &program);
-        self.finish_step(folder, link)
+        let link = self.link_command(folder, build, is_static, &object, &program);
+        self.run_shared_step(folder, link)
     }
 
     /// A program that runs without a kernel.
-    pub(super) fn trial(&self) -> PathBuf {
+    pub(super) fn empty_program(&self) -> PathBuf {
         self.runtime.join(format!("{}-trial", Build::Fast.name()))
     }
 
     /// Whether programs are whole, or have to be loaded with libraries because this machine has no static ones.
     pub(super) fn is_static(&self) -> bool {
-        !self.runtime.join(LOADED).is_file()
+        !self.runtime.join(DYNAMIC_MARKER).is_file()
     }
 
     /// The runtime comes first: so does what it does before a program's own constructors.
-    fn link(
+    fn link_command(
         &self,
         folder: &Path,
         build: Build,
@@ -315,20 +325,20 @@ impl Toolchain {
         object: &Path,
         program: &Path,
     ) -> Command {
-        let runtime = self.runtime_in(folder);
-        let mut command = self.command(folder);
+        let runtime = self.runtime_folder(folder);
+        let mut command = self.base_command(folder);
         command
             .arg(runtime.join("start.o"))
-            .arg(runtime.join(runtime_of(build).0))
+            .arg(runtime.join(runtime_object(build).0))
             .arg(object)
             .args(link_flags(is_static))
-            .args(state_script(&runtime, build))
+            .args(linker_script_flag(&runtime, build))
             .arg("-o")
             .arg(program);
         command
     }
 
-    fn runtime_in(&self, folder: &Path) -> PathBuf {
+    fn runtime_folder(&self, folder: &Path) -> PathBuf {
         match self.runtime.is_dir() {
             true => self.runtime.clone(),
             false => folder.to_owned(),
@@ -336,39 +346,39 @@ impl Toolchain {
     }
 
     /// Runs a command that writes in this folder, and reads there and where compilers read.
-    fn run(&self, command: Command, folder: &Path) -> anyhow::Result<Run> {
+    fn run_confined(&self, command: Command, folder: &Path) -> anyhow::Result<CompilerOutcome> {
         let mut readable = self.readable.clone();
-        readable.push(self.runtime_in(folder));
+        readable.push(self.runtime_folder(folder));
         let limits = [
             (libc::RLIMIT_AS, MEMORY_LIMIT),
             (libc::RLIMIT_FSIZE, FILE_LIMIT),
         ];
-        let confinement = Confinement::of_compiler(&readable, folder, &limits)?;
-        run(command, confinement)
+        let confinement = Confinement::for_compiler(&readable, folder, &limits)?;
+        run_compiler(command, confinement)
     }
 
-    fn shared_step(
+    fn compile_shared(
         &self,
         folder: &Path,
         arguments: &[&str],
         source: &Path,
         output: &Path,
     ) -> anyhow::Result<()> {
-        let mut command = self.command(folder);
+        let mut command = self.base_command(folder);
         command.args(arguments).arg(source).arg("-o").arg(output);
-        self.finish_step(folder, command)
+        self.run_shared_step(folder, command)
     }
 
-    fn finish_step(&self, folder: &Path, command: Command) -> anyhow::Result<()> {
-        match self.run(command, folder)? {
-            Run::Done => Ok(()),
-            Run::Failed(_) if is_out_of_room(folder) => {
-                Err(unwritable(folder, &std::io::ErrorKind::StorageFull.into()).into())
+    fn run_shared_step(&self, folder: &Path, command: Command) -> anyhow::Result<()> {
+        match self.run_confined(command, folder)? {
+            CompilerOutcome::Succeeded => Ok(()),
+            CompilerOutcome::Failed(_) if is_disk_full(folder) => {
+                Err(write_failure(folder, &std::io::ErrorKind::StorageFull.into()).into())
             }
-            Run::Failed(log) => Err(Failure::environment(format!("`{}` cannot compile kforge's CPU runtime:\n{log}", self.compiler.path.display()))
+            CompilerOutcome::Failed(log) => Err(Failure::environment(format!("`{}` cannot compile kforge's CPU runtime:\n{log}", self.compiler.path.display()))
                 .hint("a compiler for C++17 is needed, such as g++ 9 or clang++ 10: name one in the environment variable CXX")
                 .into()),
-            Run::TimedOut => Err(Failure::environment(format!("`{}` took more than {} s for kforge's CPU runtime", self.compiler.path.display(), TIME_LIMIT.as_secs())).into()),
+            CompilerOutcome::TimedOut => Err(Failure::environment(format!("`{}` took more than {} s for kforge's CPU runtime", self.compiler.path.display(), TIME_LIMIT.as_secs())).into()),
         }
     }
 
@@ -380,8 +390,8 @@ impl Toolchain {
         text: &str,
         build: Build,
         fast_math: bool,
-    ) -> anyhow::Result<Result<(PathBuf, Held, f64), Refusal>> {
-        let begun = Instant::now();
+    ) -> anyhow::Result<Result<(PathBuf, CacheLease, f64), Refusal>> {
+        let started = Instant::now();
         let key = Digest::of_parts([
             text.as_bytes(),
             &[u8::from(fast_math)],
@@ -390,26 +400,26 @@ impl Toolchain {
         ]);
         let name = key.to_string();
         let executable = self.programs.path(&name);
-        if let Some(held) = self.programs.hold(&name) {
-            return Ok(Ok((executable, held, begun.elapsed().as_secs_f64())));
+        if let Some(held) = self.programs.lease(&name) {
+            return Ok(Ok((executable, held, started.elapsed().as_secs_f64())));
         }
-        let building = tempfile::Builder::new()
+        let temporary_folder = tempfile::Builder::new()
             .prefix("kforge-compile-")
             .tempdir()
-            .map_err(|error| no_room(&error))?;
-        let folder = building.path();
+            .map_err(|error| no_space_error(&error))?;
+        let folder = temporary_folder.path();
         // The compiler quotes the kernel file as it is; what it compiles is the unit.
-        for (name, text) in [(KERNEL, kernel), ("unit.cpp", text)] {
-            std::fs::write(folder.join(name), text).map_err(|error| no_room(&error))?;
+        for (name, text) in [(KERNEL_FILE, kernel), ("unit.cpp", text)] {
+            std::fs::write(folder.join(name), text).map_err(|error| no_space_error(&error))?;
         }
-        let mut command = self.command(folder);
+        let mut command = self.base_command(folder);
         command
-            .args(flags(build, fast_math))
+            .args(compile_flags(build, fast_math))
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
-        match self.run(command, folder)? {
-            Run::Done => {}
-            Run::Failed(log) => return refused(&log, folder),
-            Run::TimedOut => {
+        match self.run_confined(command, folder)? {
+            CompilerOutcome::Succeeded => {}
+            CompilerOutcome::Failed(log) => return refusal_unless_disk_full(&log, folder),
+            CompilerOutcome::TimedOut => {
                 let reason = format!("the compiler took more than {} s", TIME_LIMIT.as_secs());
                 return Ok(Err(Refusal {
                     status: Status::CompileTimeout,
@@ -419,33 +429,35 @@ impl Toolchain {
             }
         }
         let (object, program) = (Path::new("unit.o"), Path::new("program"));
-        let link = self.link(folder, build, self.is_static(), object, program);
-        match self.run(link, folder)? {
-            Run::Done => {}
-            Run::Failed(log) => return refused(&log, folder),
-            Run::TimedOut => anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs()),
+        let link = self.link_command(folder, build, self.is_static(), object, program);
+        match self.run_confined(link, folder)? {
+            CompilerOutcome::Succeeded => {}
+            CompilerOutcome::Failed(log) => return refusal_unless_disk_full(&log, folder),
+            CompilerOutcome::TimedOut => {
+                anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs())
+            }
         }
         // Onto the cache's file system first, then in one step to its name.
-        let beside = tempfile::NamedTempFile::new_in(self.programs.folder())
-            .map_err(|error| unwritable(self.programs.folder(), &error))?;
-        std::fs::copy(folder.join("program"), beside.path())
+        let temporary = tempfile::NamedTempFile::new_in(self.programs.folder())
+            .map_err(|error| write_failure(self.programs.folder(), &error))?;
+        std::fs::copy(folder.join("program"), temporary.path())
             .and_then(|_| {
                 // Whoever runs it may be nobody.
-                let anybody = std::fs::Permissions::from_mode(0o755);
-                std::fs::set_permissions(beside.path(), anybody)
+                let executable_by_all = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(temporary.path(), executable_by_all)
             })
-            .map_err(|error| unwritable(&executable, &error))?;
+            .map_err(|error| write_failure(&executable, &error))?;
         // Closed before it is renamed: a file that is open for writing cannot be executed.
         let held = self
             .programs
-            .keep(beside.into_temp_path(), &name)
-            .map_err(|error| unwritable(&executable, &error))?;
-        Ok(Ok((executable, held, begun.elapsed().as_secs_f64())))
+            .insert(temporary.into_temp_path(), &name)
+            .map_err(|error| write_failure(&executable, &error))?;
+        Ok(Ok((executable, held, started.elapsed().as_secs_f64())))
     }
 
-    fn command(&self, folder: &Path) -> Command {
+    fn base_command(&self, folder: &Path) -> Command {
         let mut command = Command::new(&self.compiler.path);
-        let runtime = self.runtime_in(folder);
+        let runtime = self.runtime_folder(folder);
         command
             .arg("-I")
             .arg(&runtime)
@@ -461,19 +473,19 @@ impl Toolchain {
 }
 
 /// A refusal, unless it is the machine that failed.
-fn refused<T>(log: &str, folder: &Path) -> anyhow::Result<Result<T, Refusal>> {
+fn refusal_unless_disk_full<T>(log: &str, folder: &Path) -> anyhow::Result<Result<T, Refusal>> {
     let is_full =
-        |line: &str| !line.starts_with(KERNEL) && line.contains("No space left on device");
+        |line: &str| !line.starts_with(KERNEL_FILE) && line.contains("No space left on device");
     // A linker that is killed by a full disk may say nothing; a complaint about the kernel names its line.
-    let blames_the_kernel = log.lines().any(|line| line.starts_with(KERNEL));
-    if log.lines().any(is_full) || (!blames_the_kernel && is_out_of_room(folder)) {
-        return Err(no_room(&"no space is left").into());
+    let blames_the_kernel = log.lines().any(|line| line.starts_with(KERNEL_FILE));
+    if log.lines().any(is_full) || (!blames_the_kernel && is_disk_full(folder)) {
+        return Err(no_space_error(&"no space is left").into());
     }
     Ok(Err(compile_error(log)))
 }
 
 /// Whether a folder takes no more than a small file.
-fn is_out_of_room(folder: &Path) -> bool {
+fn is_disk_full(folder: &Path) -> bool {
     let probe = folder.join("room");
     let written = std::fs::write(&probe, vec![0x5a; 64 << 10]);
     // It goes with the folder in any case.
@@ -481,7 +493,7 @@ fn is_out_of_room(folder: &Path) -> bool {
     written.is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull)
 }
 
-fn no_room(error: &dyn std::fmt::Display) -> Failure {
+fn no_space_error(error: &dyn std::fmt::Display) -> Failure {
     let folder = std::env::temp_dir();
     Failure::environment(format!(
         "failed to compile in `{}`: {error}",
@@ -491,7 +503,7 @@ fn no_room(error: &dyn std::fmt::Display) -> Failure {
 }
 
 /// Runs a compiler in a process group of its own, held by what confines it.
-fn run(mut command: Command, confinement: Confinement) -> anyhow::Result<Run> {
+fn run_compiler(mut command: Command, confinement: Confinement) -> anyhow::Result<CompilerOutcome> {
     let mut log =
         tempfile::tempfile().context("failed to make a file for the compiler's output")?;
     command
@@ -501,32 +513,34 @@ fn run(mut command: Command, confinement: Confinement) -> anyhow::Result<Run> {
         .process_group(0);
     // SAFETY: between fork and exec it makes system calls only, on values that were made before.
     unsafe {
-        command.pre_exec(move || confinement.put_on());
+        command.pre_exec(move || confinement.apply());
     }
     let program = command.get_program().to_owned();
     let mut child = command
         .spawn()
         .with_context(|| format!("failed to run `{}`", program.display()))?;
-    let watch = Watch::start(child.id() as libc::pid_t, TIME_LIMIT);
-    wait_for_news(child.id() as libc::pid_t, libc::WEXITED)?;
+    let watch = ProcessDeadline::start(child.id() as libc::pid_t, TIME_LIMIT);
+    wait_for_state_change(child.id() as libc::pid_t, libc::WEXITED)?;
     let timed_out = watch.stop();
     let status = child.wait().context("failed to wait for the compiler")?;
     if timed_out {
-        return Ok(Run::TimedOut);
+        return Ok(CompilerOutcome::TimedOut);
     }
     if status.success() {
-        return Ok(Run::Done);
+        return Ok(CompilerOutcome::Succeeded);
     }
     let mut text = Vec::new();
     log.rewind()?;
     Read::by_ref(&mut log)
         .take(OUTPUT_LIMIT)
         .read_to_end(&mut text)?;
-    Ok(Run::Failed(String::from_utf8_lossy(&text).into_owned()))
+    Ok(CompilerOutcome::Failed(
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
 }
 
 /// What `-march=native` depends on.
-fn processor() -> String {
+fn processor_description() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let wanted = |line: &&str| {
         ["model name", "flags", "CPU part", "Features"]
@@ -543,11 +557,11 @@ fn processor() -> String {
     first.concat()
 }
 
-fn each_file(folder: &Dir<'static>, visit: &mut dyn FnMut(&'static Path, &'static [u8])) {
+fn visit_files(folder: &Dir<'static>, visit: &mut dyn FnMut(&'static Path, &'static [u8])) {
     for file in folder.files() {
         visit(file.path(), file.contents());
     }
     for inner in folder.dirs() {
-        each_file(inner, visit);
+        visit_files(inner, visit);
     }
 }

@@ -3,13 +3,13 @@
 //! The words stay untrusted: a candidate chooses many of them.
 
 use crate::device::Refusal;
-use crate::device::quote::{shortened, without_folders};
+use crate::device::compiler_log::{strip_directories, truncate_line};
 use crate::verdict::{Evidence, Status};
 
 /// The most that is kept of what a compiler says.
 const LOG_LIMIT: usize = 4096;
 /// The name under which the compiler knows the kernel file.
-pub(super) const KERNEL: &str = "kernel.cu";
+pub(super) const KERNEL_FILE: &str = "kernel.cu";
 
 /// A refusal from the compiler's output: the first error and its line, and what was said about the kernel file.
 pub(super) fn compile_error(output: &str) -> Refusal {
@@ -17,14 +17,14 @@ pub(super) fn compile_error(output: &str) -> Refusal {
     // Excerpts are indented, and belong to the line before.
     let mut of_the_kernel = true;
     for line in output.lines() {
-        let line = without_folders(line);
+        let line = strip_directories(line);
         if !line.starts_with(' ') {
             of_the_kernel = is_shown(&line);
         }
         if !of_the_kernel {
             continue;
         }
-        let line = shortened(&line);
+        let line = truncate_line(&line);
         if log.len() + line.len() > LOG_LIMIT {
             log.push_str("…\n");
             break;
@@ -36,7 +36,7 @@ pub(super) fn compile_error(output: &str) -> Refusal {
     // An error may name nothing but a folder, or nothing at all.
     let message = match message.trim() {
         "" => "the compiler failed",
-        message => shortened(message),
+        message => truncate_line(message),
     };
     Refusal {
         status: Status::CompileError,
@@ -57,8 +57,8 @@ fn is_shown(line: &str) -> bool {
     let from_elsewhere = line.starts_with("In file included")
         || line.starts_with("compilation terminated")
         || line.starts_with("collect2:");
-    line.starts_with(KERNEL)
-        || (!from_elsewhere && (message_of(line).is_some() || !is_header(line)))
+    line.starts_with(KERNEL_FILE)
+        || (!from_elsewhere && (error_message(line).is_some() || !is_header(line)))
 }
 
 fn is_header(line: &str) -> bool {
@@ -69,18 +69,18 @@ fn is_header(line: &str) -> bool {
 /// The first error's line in the kernel file, and its words.
 fn first_error(output: &str) -> (Option<u32>, String) {
     let lines: Vec<_> = output.lines().collect();
-    let at = lines.iter().position(|line| message_of(line).is_some());
+    let at = lines.iter().position(|line| error_message(line).is_some());
     let Some(at) = at else {
         return (
             None,
-            unresolved(&lines).unwrap_or_else(|| "the compiler failed".to_owned()),
+            linker_error(&lines).unwrap_or_else(|| "the compiler failed".to_owned()),
         );
     };
-    let message = message_of(lines[at]).unwrap_or_default();
+    let message = error_message(lines[at]).unwrap_or_default();
     if message.starts_with("ld returned") || message.starts_with("linker command failed") {
         return (
             None,
-            unresolved(&lines).unwrap_or_else(|| without_folders(message)),
+            linker_error(&lines).unwrap_or_else(|| strip_directories(message)),
         );
     }
     // gcc names the place that led into a header before the error, clang behind it.
@@ -89,18 +89,18 @@ fn first_error(output: &str) -> (Option<u32>, String) {
         .or_else(|| {
             lines[at + 1..]
                 .iter()
-                .take_while(|line| message_of(line).is_none())
+                .take_while(|line| error_message(line).is_none())
                 .find_map(|line| kernel_line(line))
         });
     let message = message
         .strip_prefix("static assertion failed: ")
         .or_else(|| message.strip_prefix("static assertion failed due to requirement "))
         .unwrap_or(message);
-    (line, without_folders(message))
+    (line, strip_directories(message))
 }
 
 /// What an error line says.
-fn message_of(line: &str) -> Option<&str> {
+fn error_message(line: &str) -> Option<&str> {
     if line.starts_with(' ') {
         return None;
     }
@@ -110,7 +110,7 @@ fn message_of(line: &str) -> Option<&str> {
 }
 
 fn kernel_line(line: &str) -> Option<u32> {
-    line.strip_prefix(KERNEL)?
+    line.strip_prefix(KERNEL_FILE)?
         .strip_prefix(':')?
         .split(':')
         .next()?
@@ -119,12 +119,12 @@ fn kernel_line(line: &str) -> Option<u32> {
 }
 
 /// What the linker missed or found twice.
-fn unresolved(lines: &[&str]) -> Option<String> {
+fn linker_error(lines: &[&str]) -> Option<String> {
     lines.iter().find_map(|line| {
         let start = ["undefined reference to", "multiple definition of"]
             .iter()
             .find_map(|words| line.find(words))?;
-        Some(without_folders(&line[start..]))
+        Some(strip_directories(&line[start..]))
     })
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_in_the_kernel_keeps_its_excerpt() {
+    fn error_in_the_kernel_keeps_its_excerpt() {
         let output = "kernel.cu: In function 'void f(const float*, float*, int)':\nkernel.cu:5:10: error: 'undeclared' was not declared in this scope\n    5 |   s[0] = a / undeclared;\n      |          ^~~~~~~~~~\nkernel.cu:6:1: error: another\n";
         let refusal = compile_error(output);
         assert_eq!(refusal.evidence.line, Some(5));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_a_header_names_the_line_that_led_there() {
+    fn error_in_a_header_names_the_kernel_line() {
         let gcc = "/home/me/.cache/kforge/building-x/entry.h: In instantiation of 'struct kforge::argument<2, float*, double*>':\n/home/me/.cache/kforge/building-x/entry.h:107:45:   required from 'struct kforge::Check<2>'\nkernel.cu:3:1:   required from here\n/home/me/.cache/kforge/building-x/entry.h:81:40: error: static assertion failed: argument 2: another type\n/home/me/.cache/kforge/building-x/entry.h:86:77: note: in expansion of macro 'A'\n   86 |  A\n";
         let refusal = compile_error(gcc);
         assert_eq!(refusal.evidence.line, Some(3));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_linker_and_the_assembler_are_quoted_without_folders() {
+    fn linker_and_assembler_messages_have_no_folders() {
         let refusal = compile_error(
             "/usr/bin/ld: unit.o: in function `f(int)':\nunit.cpp:(.text+0x5): undefined reference to `g(int)'\ncollect2: error: ld returned 1 exit status\n",
         );
@@ -180,15 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn a_log_has_an_end() {
+    fn log_is_capped() {
         let output = "kernel.cu:1:1: error: é".to_owned() + &"é".repeat(100_000);
         let refusal = compile_error(&format!("{output}\n").repeat(20));
         assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);
-        assert!(refusal.reason.len() < crate::device::quote::LINE_LIMIT + 20);
+        assert!(refusal.reason.len() < crate::device::compiler_log::MAX_LINE_BYTES + 20);
     }
 
     #[test]
-    fn no_line_takes_forever() {
+    fn long_lines_do_not_take_quadratic_time() {
         let begun = std::time::Instant::now();
         for piece in ["/", "/*", "(//", "</=", "'/*"] {
             compile_error(&piece.repeat(200_000));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn only_paths_are_cut() {
+    fn only_paths_are_shortened() {
         for (line, expected) in [
             ("  a = b / c; // d /* e */", "  a = b / c; // d /* e */"),
             ("x '/a/b/c.h:3'", "x 'c.h:3'"),
@@ -205,7 +205,7 @@ mod tests {
             ("a/b/c.h", "a/b/c.h"),
             ("x /= 2", "x /= 2"),
         ] {
-            assert_eq!(without_folders(line), expected);
+            assert_eq!(strip_directories(line), expected);
         }
     }
 }

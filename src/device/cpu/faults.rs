@@ -5,22 +5,23 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::arm::Place;
-use super::control::{
-    ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, Control, ControlFault, FAULT_EXIT_CODE, GUARD_BYTES,
+use super::bound_kernel::BufferLayout;
+use super::control_page::{
+    ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, ControlFault, ControlPage, FAULT_EXIT_CODE,
+    GUARD_BYTES,
 };
-use super::lines::Lines;
-use super::process::{Ended, Process};
+use super::line_table::LineTable;
+use super::process::{KernelProcess, ProcessEnd};
 use crate::device::sandbox::name_of_call;
 use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, OtherAccess, Status};
 
 /// A refusal from how a process ended during what it was doing under its deadline.
-pub(super) fn fault(
-    control: &Control,
-    places: &[Place],
-    ended: Ended,
-    process: &mut Process,
+pub(super) fn fault_refusal(
+    control: &ControlPage,
+    places: &[BufferLayout],
+    ended: ProcessEnd,
+    process: &mut KernelProcess,
     (build, executable): (Build, &Path),
     (what, deadline): (&str, Duration),
 ) -> Refusal {
@@ -41,9 +42,9 @@ pub(super) fn fault(
             format!("{text}: {message}")
         }
     };
-    let lines = Lines::of(executable);
+    let lines = LineTable::open(executable);
     let mut evidence = Evidence {
-        log: said(process),
+        log: printed_output(process),
         build: (build != Build::Fast).then(|| build.name().to_owned()),
         schedule: (build == Build::Race).then_some(control.seed),
         ..Evidence::default()
@@ -51,18 +52,18 @@ pub(super) fn fault(
     if record.kind != 0 {
         evidence.line = (record.line > 0)
             .then_some(record.line)
-            .or_else(|| lines.at(record.site));
+            .or_else(|| lines.line_of(record.site));
         evidence.block = Some(record.block);
         evidence.thread = Some(record.thread);
     }
     let (status, reason) = match ended {
-        Ended::Signaled(signal) => {
+        ProcessEnd::Signaled(signal) => {
             let buffer = is_memory_fault(signal)
-                .then(|| beside(control, places, record.address))
+                .then(|| describe_nearest_buffer(control, places, record.address))
                 .flatten();
             // What can be read and still faults was written: only inputs are mapped so.
             let input = (buffer.is_none() && is_memory_fault(signal))
-                .then(|| within(control, places, record.address, &mut evidence))
+                .then(|| locate_element(control, places, record.address, &mut evidence))
                 .flatten();
             match (buffer, record.kind) {
                 (Some(words), _) => (Status::OutOfBounds, format!("an access {words}")),
@@ -73,7 +74,7 @@ pub(super) fn fault(
                 (None, 6) if is_memory_fault(signal) => {
                     (Status::OutOfBounds, because("shared memory"))
                 }
-                _ if signal == libc::SIGSYS => (Status::Crashed, refused_call(record)),
+                _ if signal == libc::SIGSYS => (Status::Crashed, describe_refused_call(record)),
                 _ => (
                     match signal {
                         // What the kernel does to a process that takes too much memory or writes too much.
@@ -87,10 +88,10 @@ pub(super) fn fault(
                 ),
             }
         }
-        Ended::Exited(FAULT_EXIT_CODE) => match record.kind {
+        ProcessEnd::Exited(FAULT_EXIT_CODE) => match record.kind {
             2 => {
                 // Others of the same warp wait elsewhere.
-                evidence.other = lines.at(record.other_site).map(|line| OtherAccess {
+                evidence.other = lines.line_of(record.other_site).map(|line| OtherAccess {
                     line: Some(line),
                     access: "wait".to_owned(),
                     ..OtherAccess::default()
@@ -99,34 +100,34 @@ pub(super) fn fault(
             }
             4 => (Status::LimitExceeded, message.clone()),
             7 => {
-                let words = beside(control, places, record.address);
-                let words = words.map(|words| format!("{} {words}", access_in_words(record)));
+                let words = describe_nearest_buffer(control, places, record.address);
+                let words = words.map(|words| format!("{} {words}", describe_access(record)));
                 (Status::OutOfBounds, words.unwrap_or(message.clone()))
             }
             8 => (Status::Misaligned, message.clone()),
             9 => {
-                let words = within(control, places, record.address, &mut evidence);
+                let words = locate_element(control, places, record.address, &mut evidence);
                 let words = words.map(|words| format!("{message}: {words}"));
                 (Status::UninitializedRead, words.unwrap_or(message.clone()))
             }
             10 => (
                 Status::Race,
-                race(control, places, &lines, &message, &mut evidence),
+                describe_race(control, places, &lines, &message, &mut evidence),
             ),
             11 => (Status::UndefinedBehavior, message.clone()),
             12 => {
-                let words = within(control, places, record.address, &mut evidence);
+                let words = locate_element(control, places, record.address, &mut evidence);
                 let words =
-                    words.map(|words| format!("{} of the input {words}", access_in_words(record)));
+                    words.map(|words| format!("{} of the input {words}", describe_access(record)));
                 (Status::InputMutated, words.unwrap_or(message.clone()))
             }
             _ => (Status::Crashed, because("the process ended itself")),
         },
-        Ended::Exited(code) => (
+        ProcessEnd::Exited(code) => (
             Status::Crashed,
             format!("the process exited with code {code} during {what}"),
         ),
-        Ended::Stopped | Ended::TimedOut => (
+        ProcessEnd::Stopped | ProcessEnd::TimedOut => (
             Status::TimedOut,
             format!("{what} did not end within {:.1} s", deadline.as_secs_f64()),
         ),
@@ -138,7 +139,10 @@ pub(super) fn fault(
     let reason = if record.kind == 0 {
         reason
     } else {
-        format!("{line}{reason}; {}", position(record.block, record.thread))
+        format!(
+            "{line}{reason}; {}",
+            describe_position(record.block, record.thread)
+        )
     };
     Refusal {
         status,
@@ -147,12 +151,12 @@ pub(super) fn fault(
     }
 }
 
-fn position(block: [u32; 3], thread: [u32; 3]) -> String {
+fn describe_position(block: [u32; 3], thread: [u32; 3]) -> String {
     let [[a, b, c], [x, y, z]] = [block, thread];
     format!("block ({a}, {b}, {c}), thread ({x}, {y}, {z})")
 }
 
-fn kind_of_access(flags: u32) -> &'static str {
+fn access_kind(flags: u32) -> &'static str {
     if flags & ACCESS_ATOMIC != 0 {
         "atomic"
     } else if flags & ACCESS_WRITE != 0 {
@@ -162,8 +166,8 @@ fn kind_of_access(flags: u32) -> &'static str {
     }
 }
 
-fn access_in_words(record: &ControlFault) -> String {
-    let kind = match kind_of_access(record.flags) {
+fn describe_access(record: &ControlFault) -> String {
+    let kind = match access_kind(record.flags) {
         "atomic" => "an atomic operation",
         "write" => "a write",
         _ => "a read",
@@ -172,21 +176,21 @@ fn access_in_words(record: &ControlFault) -> String {
 }
 
 /// Both sides of a race, in words and as evidence.
-fn race(
-    control: &Control,
-    places: &[Place],
-    lines: &Lines,
+fn describe_race(
+    control: &ControlPage,
+    places: &[BufferLayout],
+    lines: &LineTable,
     message: &str,
     evidence: &mut Evidence,
 ) -> String {
     let record = &control.fault;
     let other = OtherAccess {
-        line: lines.at(record.other_site),
+        line: lines.line_of(record.other_site),
         block: record.other_block,
         thread: record.other_thread,
-        access: kind_of_access(record.other_flags).to_owned(),
+        access: access_kind(record.other_flags).to_owned(),
     };
-    let place = within(control, places, record.address, evidence).unwrap_or_else(|| {
+    let place = locate_element(control, places, record.address, evidence).unwrap_or_else(|| {
         if record.flags & ACCESS_SHARED != 0 {
             "of shared memory".to_owned()
         } else {
@@ -196,7 +200,7 @@ fn race(
     let values = if record.other_value == 0 && record.value == 0 {
         String::new()
     } else {
-        let words = values_in_words(record);
+        let words = describe_values(record);
         evidence.found = Some(words.clone());
         format!(" ({words})")
     };
@@ -211,14 +215,14 @@ fn race(
     };
     let reason = format!(
         "{message} {place}{values} is not ordered after {article}{line} by {}",
-        position(other.block, other.thread)
+        describe_position(other.block, other.thread)
     );
     evidence.other = Some(other);
     reason
 }
 
 /// The value before a write and after it, as bits and, where they are four bytes, as a number.
-fn values_in_words(record: &ControlFault) -> String {
+fn describe_values(record: &ControlFault) -> String {
     let one = |value: u64| {
         let digits = (record.bytes.clamp(1, 8) * 2) as usize;
         match record.bytes {
@@ -237,9 +241,9 @@ fn values_in_words(record: &ControlFault) -> String {
 }
 
 /// The element of a buffer that an address is of, in words; its name and index become evidence.
-fn within(
-    control: &Control,
-    places: &[Place],
+fn locate_element(
+    control: &ControlPage,
+    places: &[BufferLayout],
     address: u64,
     evidence: &mut Evidence,
 ) -> Option<String> {
@@ -255,7 +259,11 @@ fn within(
 }
 
 /// Which buffer an address lies beside, in words. The child says where it put its buffers; all sizes are the judge's own.
-fn beside(control: &Control, places: &[Place], address: u64) -> Option<String> {
+fn describe_nearest_buffer(
+    control: &ControlPage,
+    places: &[BufferLayout],
+    address: u64,
+) -> Option<String> {
     let slots = control.buffers.iter();
     places.iter().zip(slots).find_map(|(place, slot)| {
         let bytes = place.data.len() as u64;
@@ -278,7 +286,7 @@ fn beside(control: &Control, places: &[Place], address: u64) -> Option<String> {
 }
 
 /// What a process asked of the system that is not open to it. The call did not happen; its number is the process's own word.
-fn refused_call(record: &ControlFault) -> String {
+fn describe_refused_call(record: &ControlFault) -> String {
     let name = (record.kind != 0).then(|| name_of_call(record.address));
     match name.flatten() {
         Some(name) => format!("the system call `{name}` is not open to a kernel"),
@@ -305,6 +313,6 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
-fn said(process: &Process) -> Option<String> {
+fn printed_output(process: &KernelProcess) -> Option<String> {
     Some(process.printed()).filter(|text| !text.is_empty())
 }

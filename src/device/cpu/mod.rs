@@ -7,37 +7,37 @@ use std::rc::Rc;
 
 use indexmap::IndexMap;
 
-mod arm;
+mod bound_kernel;
 mod compiler;
-mod control;
+mod compiler_flags;
+mod control_page;
 mod diagnostics;
 mod faults;
-mod flags;
-mod kept;
-mod lines;
-mod polls;
+mod input_cache;
+mod line_table;
 mod process;
-mod refuse;
+mod saved_variables;
 mod source;
-mod state;
+mod source_checks;
 #[doc(hidden)]
 pub mod texts;
+mod wait_loops;
 
-pub use super::sandbox::{Mechanisms, mechanisms, require as require_sandbox};
-pub use compiler::{Compiler, find as find_compiler};
+pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
+pub use compiler::{HostCompiler, find_compiler};
 
-use super::{Build, Compiled, Device, Lock, Opened, Program, Purpose};
-use crate::kernel::plan::{Plan, Unit};
+use super::{Build, Compiled, Device, LockFile, Opened, Program, Purpose};
+use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::{DeviceIdentity, Resources};
 
 /// How many blocks the same pair of processes is timed for: where a process lands in memory moves its times for all its life.
-const BLOCKS_A_PROCESS: usize = 2;
+const BLOCKS_PER_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
 pub struct CpuDevice {
     toolchain: compiler::Toolchain,
     cores: u32,
-    kept: Rc<RefCell<kept::Kept>>,
+    input_cache: Rc<RefCell<input_cache::InputCache>>,
 }
 
 impl CpuDevice {
@@ -49,7 +49,7 @@ impl CpuDevice {
         Ok(Self {
             toolchain: compiler::Toolchain::open()?,
             cores: cores(),
-            kept: Rc::default(),
+            input_cache: Rc::default(),
         })
     }
 }
@@ -72,7 +72,7 @@ pub(crate) fn cores() -> u32 {
 
 impl CpuDevice {
     /// The compiler that it found.
-    pub(crate) fn compiler(&self) -> &Compiler {
+    pub(crate) fn compiler(&self) -> &HostCompiler {
         self.toolchain.compiler()
     }
 
@@ -94,11 +94,11 @@ impl Device for CpuDevice {
         identity()
     }
 
-    fn sandbox(&self) -> String {
-        let held = mechanisms().describe();
+    fn sandbox_description(&self) -> String {
+        let mechanisms = sandbox_support().describe();
         match self.toolchain.is_static() {
-            true => held.to_owned(),
-            false => format!("{held}, with a loader"),
+            true => mechanisms.to_owned(),
+            false => format!("{mechanisms}, with a loader"),
         }
     }
 
@@ -106,15 +106,19 @@ impl Device for CpuDevice {
         self.toolchain.builds()
     }
 
-    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
-        compile(&self.toolchain, unit, build)
+    fn compile(&self, unit: &TranslationUnit, build: Build) -> anyhow::Result<Compiled> {
+        compile_unit(&self.toolchain, unit, build)
     }
 
-    fn compile_each(&self, unit: &Unit, builds: &[Build]) -> anyhow::Result<Vec<Compiled>> {
+    fn compile_builds(
+        &self,
+        unit: &TranslationUnit,
+        builds: &[Build],
+    ) -> anyhow::Result<Vec<Compiled>> {
         let toolchain = &self.toolchain;
         std::thread::scope(|scope| {
             let running: Vec<_> = (builds.iter())
-                .map(|build| scope.spawn(move || compile(toolchain, unit, *build)))
+                .map(|build| scope.spawn(move || compile_unit(toolchain, unit, *build)))
                 .collect();
             let joined = running.into_iter().map(|running| {
                 running
@@ -126,55 +130,59 @@ impl Device for CpuDevice {
     }
 
     fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
-        if let Some(refusal) = refuse::refuse_plan(plan) {
+        if let Some(refusal) = source_checks::refuse_plan(plan) {
             return Ok(Opened::Refused(refusal));
         }
-        arm::CpuArm::open(
+        bound_kernel::CpuBoundKernel::open(
             program,
             plan,
             self.cores,
             self.toolchain.empty_folder(),
-            &self.toolchain.trial(),
-            Rc::clone(&self.kept),
+            &self.toolchain.empty_program(),
+            Rc::clone(&self.input_cache),
         )
     }
 
-    fn blocks_a_process(&self) -> Option<usize> {
-        Some(BLOCKS_A_PROCESS)
+    fn blocks_per_process(&self) -> Option<usize> {
+        Some(BLOCKS_PER_PROCESS)
     }
 
-    fn lock(&self) -> Lock {
-        lock()
+    fn lock_file(&self) -> LockFile {
+        host_lock()
     }
 }
 
 /// The lock of this machine's processor, one for each user.
-pub(crate) fn lock() -> Lock {
+pub(crate) fn host_lock() -> LockFile {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let user = unsafe { libc::geteuid() };
-    Lock {
+    LockFile {
         path: super::lock_folder().join(format!("kforge-host-{user}.lock")),
         is_host: true,
     }
 }
 
-fn compile(toolchain: &compiler::Toolchain, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
-    if let Some(refusal) = refuse::refuse_unit(unit) {
+fn compile_unit(
+    toolchain: &compiler::Toolchain,
+    unit: &TranslationUnit,
+    build: Build,
+) -> anyhow::Result<Compiled> {
+    if let Some(refusal) = source_checks::refuse_unit(unit) {
         return Ok(Compiled::Refused(refusal));
     }
-    let text = source::translation_unit(unit);
+    let text = source::generate_cpp(unit);
     Ok(
         match toolchain.build(&unit.source, &text, build, unit.fast_math)? {
             Ok((image, held, compile_seconds)) => Compiled::Ready(Program {
                 image,
-                held,
+                lease: held,
                 build,
                 schedule: 0,
                 resources: Resources::default(),
                 compile_seconds,
                 log: String::new(),
                 entries: Vec::new(),
-                facts: IndexMap::new(),
+                features: IndexMap::new(),
             }),
             Err(refusal) => Compiled::Refused(refusal),
         },

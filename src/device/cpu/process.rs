@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::device::sandbox::Confinement;
-use crate::device::watchdog::{Watch, wait_for_news};
+use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
 /// The descriptor on which the child finds its memory; fixed in `control.h`.
 const CONTROL_DESCRIPTOR: i32 = 3;
 /// The most that a candidate's output may take, in bytes.
 const OUTPUT_LIMIT: u64 = 1 << 20;
 /// The most of it that is shown.
-const SHOWN_OUTPUT: usize = 2000;
+const SHOWN_OUTPUT_LIMIT: usize = 2000;
 /// Private memory for a thread's fibers and for what a candidate allocates itself.
-const THREAD_BYTES: u64 = 256 << 20;
+const PRIVATE_BYTES_PER_THREAD: u64 = 256 << 20;
 const HEAP_BYTES: u64 = 1 << 30;
 
 /// Anonymous memory that a child process can map too.
@@ -108,7 +108,7 @@ impl Drop for SharedMemory {
 
 /// How waiting for the child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum ProcessEnd {
     Stopped,
     Exited(i32),
     Signaled(i32),
@@ -116,13 +116,13 @@ pub(super) enum Ended {
 }
 
 /// A child that runs only while a launch does.
-pub(super) struct Process {
+pub(super) struct KernelProcess {
     id: libc::pid_t,
-    alive: bool,
+    is_alive: bool,
     output: File,
 }
 
-impl Process {
+impl KernelProcess {
     /// Starts the executable on its memory, and waits until it has stopped itself: it is ready then, or has ended.
     pub(super) fn spawn(
         executable: &Path,
@@ -130,7 +130,7 @@ impl Process {
         folder: &Path,
         (threads, extra_bytes): (u32, u64),
         deadline: Duration,
-    ) -> anyhow::Result<(Self, Ended)> {
+    ) -> anyhow::Result<(Self, ProcessEnd)> {
         let output =
             tempfile::tempfile().context("failed to make a file for a candidate's output")?;
         let mut command = Command::new(executable);
@@ -142,16 +142,17 @@ impl Process {
             .stderr(output.try_clone()?)
             .process_group(0);
         let descriptor = memory.descriptor.as_raw_fd();
-        let private_bytes = HEAP_BYTES + u64::from(threads) * THREAD_BYTES + extra_bytes;
-        let mut confinement = Confinement::of_candidate(
+        let private_bytes =
+            HEAP_BYTES + u64::from(threads) * PRIVATE_BYTES_PER_THREAD + extra_bytes;
+        let mut confinement = Confinement::for_candidate(
             executable,
             &[
                 (libc::RLIMIT_FSIZE, OUTPUT_LIMIT),
                 (libc::RLIMIT_DATA, private_bytes),
             ],
         )?;
-        confinement.keep_off(CONTROL_DESCRIPTOR)?;
-        keep_place();
+        confinement.avoid_descriptor(CONTROL_DESCRIPTOR)?;
+        reserve_control_descriptor();
         // SAFETY: only async-signal-safe calls between fork and exec, on values made before.
         unsafe {
             command.pre_exec(move || {
@@ -163,18 +164,18 @@ impl Process {
                 if placed < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
-                confinement.put_on()?;
+                confinement.apply()?;
                 Err(confinement.execute())
             });
         }
-        let child = spawn(&mut command)
+        let child = spawn_with_retry(&mut command)
             .with_context(|| format!("failed to start `{}`", executable.display()))?;
         let mut process = Self {
             id: child,
-            alive: true,
+            is_alive: true,
             output,
         };
-        let ended = process.wait(deadline, false)?.0;
+        let ended = process.wait_for_stop(deadline, false)?.0;
         Ok((process, ended))
     }
 
@@ -190,16 +191,19 @@ impl Process {
     /// on; its inputs were drawn for it alone and written while the process stood still. So whatever makes them right was
     /// computed between this launch's SIGCONT and its stop. Nothing can wake the process in between: timers, signals of
     /// others and processes of its own are not open to it.
-    pub(super) fn run(&mut self, deadline: Duration) -> anyhow::Result<(Ended, Duration)> {
-        if !self.alive {
+    pub(super) fn run_plan(
+        &mut self,
+        deadline: Duration,
+    ) -> anyhow::Result<(ProcessEnd, Duration)> {
+        if !self.is_alive {
             bail!("a dead process was asked to launch");
         }
-        self.wait(deadline, true)
+        self.wait_for_stop(deadline, true)
     }
 
     /// What the candidate printed: untrusted, capped. Its own place in the file stays where it is.
     pub(super) fn printed(&self) -> String {
-        let mut text = vec![0; SHOWN_OUTPUT];
+        let mut text = vec![0; SHOWN_OUTPUT_LIMIT];
         let mut length = 0;
         while let Ok(read @ 1..) = self.output.read_at(&mut text[length..], length as u64) {
             length += read;
@@ -208,26 +212,37 @@ impl Process {
     }
 
     /// Continues the process if it is asked to, and waits until all of it has stopped, or has ended.
-    fn wait(&mut self, deadline: Duration, resume: bool) -> anyhow::Result<(Ended, Duration)> {
-        let watch = Watch::start(self.id, deadline);
+    fn wait_for_stop(
+        &mut self,
+        deadline: Duration,
+        resume: bool,
+    ) -> anyhow::Result<(ProcessEnd, Duration)> {
+        let watch = ProcessDeadline::start(self.id, deadline);
         let begun = Instant::now();
         // SAFETY: the child has not been reaped, so its number is still its own.
         if resume && unsafe { libc::kill(self.id, libc::SIGCONT) } != 0 {
             return Err(std::io::Error::last_os_error()).context("failed to continue a candidate");
         }
-        wait_for_news(self.id, libc::WEXITED | libc::WSTOPPED)?;
+        wait_for_state_change(self.id, libc::WEXITED | libc::WSTOPPED)?;
         let time = begun.elapsed();
         // From here on the watchdog kills nothing of that number, so that it may be given up.
         let timed_out = watch.stop();
-        let ended = self.news()?;
-        if timed_out || ended != Ended::Stopped {
+        let ended = self.collect_end()?;
+        if timed_out || ended != ProcessEnd::Stopped {
             self.kill();
         }
-        Ok((if timed_out { Ended::TimedOut } else { ended }, time))
+        Ok((
+            if timed_out {
+                ProcessEnd::TimedOut
+            } else {
+                ended
+            },
+            time,
+        ))
     }
 
     /// Collects that the child has stopped; tells how it ended without reaping it.
-    fn news(&self) -> anyhow::Result<Ended> {
+    fn collect_end(&self) -> anyhow::Result<ProcessEnd> {
         // SAFETY: as above.
         let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let ask = |news: &mut libc::siginfo_t, flags| {
@@ -249,22 +264,22 @@ impl Process {
         // SAFETY: waitid filled the fields of a child's signal, or left zeros where there is no news of this kind.
         if unsafe { news.si_pid() } == 0 {
             ask(&mut news, libc::WSTOPPED)?;
-            return Ok(Ended::Stopped);
+            return Ok(ProcessEnd::Stopped);
         }
         // SAFETY: as above.
         let status = unsafe { news.si_status() };
         Ok(match news.si_code {
-            libc::CLD_EXITED => Ended::Exited(status),
-            _ => Ended::Signaled(status),
+            libc::CLD_EXITED => ProcessEnd::Exited(status),
+            _ => ProcessEnd::Signaled(status),
         })
     }
 
     /// Kills the whole group while the child still holds its number, then reaps it.
     fn kill(&mut self) {
-        if !self.alive {
+        if !self.is_alive {
             return;
         }
-        self.alive = false;
+        self.is_alive = false;
         // SAFETY: the child has not been reaped, so the group and the number are its own.
         unsafe {
             libc::kill(-self.id, libc::SIGKILL);
@@ -274,7 +289,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for KernelProcess {
     fn drop(&mut self) {
         self.kill();
     }
@@ -282,7 +297,7 @@ impl Drop for Process {
 
 /// Sees to it that the descriptor on which a child finds its memory is taken here: else a pipe could get it on which a child
 /// reports that it could not begin, and lose it.
-fn keep_place() {
+fn reserve_control_descriptor() {
     // SAFETY: plain numbers; a descriptor that is not the wanted one is closed again, the wanted one is kept for good.
     unsafe {
         if libc::fcntl(CONTROL_DESCRIPTOR, libc::F_GETFD) >= 0 {
@@ -299,7 +314,7 @@ fn keep_place() {
 }
 
 /// Starts a child and keeps only its number: `Process` reaps it itself.
-fn spawn(command: &mut Command) -> std::io::Result<libc::pid_t> {
+fn spawn_with_retry(command: &mut Command) -> std::io::Result<libc::pid_t> {
     let mut pause = Duration::from_millis(1);
     loop {
         match command.spawn() {

@@ -3,12 +3,12 @@
 
 use std::fmt::Write;
 
-use super::polls::poll_edits;
-use crate::device::lexer::{Token, TokenKind, tokens};
-use crate::kernel::plan::{ArgumentType, Unit};
+use super::wait_loops::wait_loop_edits;
+use crate::device::lexer::{Lexeme, LexemeKind, lex};
+use crate::kernel::plan::{ArgumentType, TranslationUnit};
 
 /// The C++ text of a unit.
-pub(super) fn translation_unit(unit: &Unit) -> String {
+pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
     // A `__shared__` that a macro hides is not rewritten: one OS thread runs one block at a time, so its own variable will do.
     let mut text =
         String::from("#include \"kforge_cuda.h\"\n#define __shared__ static thread_local\n");
@@ -25,13 +25,13 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
         let _ = writeln!(text, "#define {name} {value}");
     }
     text.push_str("# 1 \"kernel.cu\"\n");
-    text.push_str(&rewrite(unit));
+    text.push_str(&rewrite_source(unit));
     text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
-    for (index, entry) in unit.entries.iter().enumerate() {
+    for (index, entry) in unit.entry_points.iter().enumerate() {
         let types: Vec<_> = entry
             .arguments
             .iter()
-            .map(|argument| type_of(*argument))
+            .map(|argument| cpp_type(*argument))
             .collect();
         let _ = writeln!(
             text,
@@ -45,10 +45,10 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
     text
 }
 
-fn type_of(argument: ArgumentType) -> String {
+fn cpp_type(argument: ArgumentType) -> String {
     match argument {
-        ArgumentType::Pointer(dtype) => format!("{}*", dtype.cuda()),
-        ArgumentType::Scalar(dtype) => dtype.cuda().to_owned(),
+        ArgumentType::Pointer(dtype) => format!("{}*", dtype.cuda_type()),
+        ArgumentType::Scalar(dtype) => dtype.cuda_type().to_owned(),
         ArgumentType::I32 => "int".to_owned(),
         ArgumentType::U32 => "unsigned".to_owned(),
         ArgumentType::I64 => "long long".to_owned(),
@@ -58,9 +58,9 @@ fn type_of(argument: ArgumentType) -> String {
 }
 
 /// The source with shared declarations and unroll pragmas in words that the host's compiler knows.
-fn rewrite(unit: &Unit) -> String {
+fn rewrite_source(unit: &TranslationUnit) -> String {
     let source = unit.source.as_str();
-    let tokens = tokens(source);
+    let tokens = lex(source);
     let mut edits: Vec<(std::ops::Range<usize>, String)> = Vec::new();
     let mut scopes = Vec::new();
     let mut statement = 0;
@@ -69,31 +69,31 @@ fn rewrite(unit: &Unit) -> String {
     while index < tokens.len() {
         let token = &tokens[index];
         match (&token.kind, &source[token.range.clone()]) {
-            (TokenKind::Directive, line) => {
-                if let Some(replacement) = unroll(line, tokens.get(index + 1), unit) {
+            (LexemeKind::Directive, line) => {
+                if let Some(replacement) = rewrite_unroll(line, tokens.get(index + 1), unit) {
                     edits.push((token.range.clone(), replacement));
                 }
                 if statement == index {
                     statement = index + 1;
                 }
             }
-            (TokenKind::Symbol, "{") => {
+            (LexemeKind::Symbol, "{") => {
                 scopes.push(opens_namespace(source, &tokens[statement..index]));
                 statement = index + 1;
             }
-            (TokenKind::Symbol, "}") => {
+            (LexemeKind::Symbol, "}") => {
                 scopes.pop();
                 statement = index + 1;
             }
-            (TokenKind::Symbol, ";") => statement = index + 1,
-            (TokenKind::Word, "__shared__") => {
-                let end = end_of_declaration(source, &tokens, index);
+            (LexemeKind::Symbol, ";") => statement = index + 1,
+            (LexemeKind::Identifier, "__shared__") => {
+                let end = declaration_end(source, &tokens, index);
                 let at_namespace_scope = scopes.iter().all(|is_namespace| *is_namespace);
                 let range = tokens[statement].range.start
                     ..tokens
                         .get(end)
                         .map_or(source.len(), |token| token.range.end);
-                if let Some(mut replacement) = shared_declaration(
+                if let Some(mut replacement) = rewrite_shared(
                     source,
                     &tokens[statement..end.min(tokens.len())],
                     at_namespace_scope,
@@ -109,7 +109,7 @@ fn rewrite(unit: &Unit) -> String {
         }
         index += 1;
     }
-    edits.extend(poll_edits(source, &tokens));
+    edits.extend(wait_loop_edits(source, &tokens));
     edits.sort_by_key(|(range, _)| range.start);
     let mut text = String::with_capacity(source.len() + 1024);
     let mut at = 0;
@@ -126,7 +126,7 @@ fn rewrite(unit: &Unit) -> String {
 }
 
 /// gcc knows `#pragma unroll` under another name, and wants a literal before a loop.
-fn unroll(line: &str, next: Option<&Token>, unit: &Unit) -> Option<String> {
+fn rewrite_unroll(line: &str, next: Option<&Lexeme>, unit: &TranslationUnit) -> Option<String> {
     let words = line
         .strip_prefix('#')?
         .trim_start()
@@ -155,10 +155,10 @@ fn unroll(line: &str, next: Option<&Token>, unit: &Unit) -> Option<String> {
 }
 
 /// `namespace …`, `inline namespace …` or `extern "C"`, and nothing of a function.
-fn opens_namespace(source: &str, statement: &[Token]) -> bool {
+fn opens_namespace(source: &str, statement: &[Lexeme]) -> bool {
     let words: Vec<_> = statement
         .iter()
-        .filter(|token| token.kind != TokenKind::Directive)
+        .filter(|token| token.kind != LexemeKind::Directive)
         .map(|token| &source[token.range.clone()])
         .collect();
     match words.as_slice() {
@@ -169,7 +169,7 @@ fn opens_namespace(source: &str, statement: &[Token]) -> bool {
 }
 
 /// The index of the `;` that ends the declaration, or of the end.
-fn end_of_declaration(source: &str, tokens: &[Token], start: usize) -> usize {
+fn declaration_end(source: &str, tokens: &[Lexeme], start: usize) -> usize {
     let mut depth = 0i32;
     for (index, token) in tokens.iter().enumerate().skip(start) {
         match &source[token.range.clone()] {
@@ -183,16 +183,16 @@ fn end_of_declaration(source: &str, tokens: &[Token], start: usize) -> usize {
 }
 
 /// One `__shared__` declaration without its `;`, in the runtime's words. `None` leaves it for the compiler to report.
-fn shared_declaration(
+fn rewrite_shared(
     source: &str,
-    declaration: &[Token],
+    declaration: &[Lexeme],
     at_namespace_scope: bool,
     count: &mut usize,
 ) -> Option<String> {
-    let text = |token: &Token| &source[token.range.clone()];
+    let text = |token: &Lexeme| &source[token.range.clone()];
     // One line is made of it: a directive needs a line of its own, and a literal over two lines has to keep them.
     let is_plain =
-        |token: &Token| token.kind != TokenKind::Directive && !text(token).contains('\n');
+        |token: &Lexeme| token.kind != LexemeKind::Directive && !text(token).contains('\n');
     if !declaration.iter().all(is_plain) {
         return None;
     }
@@ -204,15 +204,15 @@ fn shared_declaration(
             "extern" => is_extern = true,
             "static" | "__shared__" => {}
             "alignas" | "__align__" => {
-                let close = matching(source, declaration, index + 1)?;
-                alignment = spelled(source, declaration[index + 2..close].iter());
+                let close = closing_parenthesis(source, declaration, index + 1)?;
+                alignment = join_tokens(source, declaration[index + 2..close].iter());
                 index = close;
             }
             _ => rest.push(declaration[index].clone()),
         }
         index += 1;
     }
-    let declarators = declarators(source, &rest)?;
+    let declarators = parse_declarators(source, &rest)?;
     let mut result = String::new();
     for (kind, name, dimensions) in declarators {
         let number = *count;
@@ -257,7 +257,7 @@ fn shared_declaration(
 }
 
 /// The index of the bracket that closes the one at `open`.
-fn matching(source: &str, tokens: &[Token], open: usize) -> Option<usize> {
+fn closing_parenthesis(source: &str, tokens: &[Lexeme], open: usize) -> Option<usize> {
     let mut depth = 0i32;
     for (index, token) in tokens.iter().enumerate().skip(open) {
         match &source[token.range.clone()] {
@@ -276,7 +276,7 @@ fn matching(source: &str, tokens: &[Token], open: usize) -> Option<usize> {
 }
 
 /// Type, name and dimensions of every declarator.
-fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, String)>> {
+fn parse_declarators(source: &str, tokens: &[Lexeme]) -> Option<Vec<(String, String, String)>> {
     // Split at commas outside of brackets; angle brackets count until the first name is known.
     let (mut round, mut angle) = (0i32, 0i32);
     let mut parts = vec![Vec::new()];
@@ -301,7 +301,7 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
         let name = open
             .checked_sub(1)
             .map(|index| part[index])
-            .filter(|token| token.kind == TokenKind::Word)?;
+            .filter(|token| token.kind == LexemeKind::Identifier)?;
         if order == 0 {
             // Without what stood between the words: those that were taken out (`extern`, `__shared__`), comments, lines.
             let mut end = None;
@@ -316,7 +316,7 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
                 return None;
             }
         }
-        let dimensions = spelled(source, part[open..].iter().copied());
+        let dimensions = join_tokens(source, part[open..].iter().copied());
         result.push((
             kind.clone(),
             source[name.range.clone()].to_owned(),
@@ -327,7 +327,7 @@ fn declarators(source: &str, tokens: &[Token]) -> Option<Vec<(String, String, St
 }
 
 /// Tokens in one line, spaced as in the source, without comments.
-fn spelled<'t>(source: &str, tokens: impl Iterator<Item = &'t Token>) -> String {
+fn join_tokens<'t>(source: &str, tokens: impl Iterator<Item = &'t Lexeme>) -> String {
     let mut text = String::new();
     let mut end = None;
     for token in tokens {
@@ -341,7 +341,7 @@ fn spelled<'t>(source: &str, tokens: impl Iterator<Item = &'t Token>) -> String 
 }
 
 /// The index of the first `[` that is in no other bracket, or of the end.
-fn first_bracket(source: &str, tokens: &[&Token]) -> usize {
+fn first_bracket(source: &str, tokens: &[&Lexeme]) -> usize {
     let mut depth = 0i32;
     for (index, token) in tokens.iter().enumerate() {
         match &source[token.range.clone()] {
@@ -359,20 +359,20 @@ mod tests {
     use super::*;
 
     fn rewritten(source: &str) -> String {
-        let unit = Unit {
+        let unit = TranslationUnit {
             source: source.to_owned(),
             constants: vec![("WIDTH".to_owned(), 8)],
             macros: vec![("UNROLL".to_owned(), 4)],
-            entries: Vec::new(),
+            entry_points: Vec::new(),
             fast_math: false,
             max_registers: None,
             arch: None,
         };
-        rewrite(&unit)
+        rewrite_source(&unit)
     }
 
     #[test]
-    fn shared_declarations_become_places_in_the_arena() {
+    fn shared_declarations_are_placed_in_the_arena() {
         insta::assert_snapshot!(rewritten("void f() {\n  __shared__ float a[32][33], b;\n}"), @r"
         void f() {
           typedef float kforge_shared_type_0[32][33]; static thread_local ::kforge::SharedSlot kforge_shared_slot_0; kforge_shared_type_0& a = *static_cast<kforge_shared_type_0*>(::kforge::shared_static(kforge_shared_slot_0, sizeof(kforge_shared_type_0), alignof(kforge_shared_type_0) > (1) ? alignof(kforge_shared_type_0) : (1)));typedef float kforge_shared_type_1; static thread_local ::kforge::SharedSlot kforge_shared_slot_1; kforge_shared_type_1& b = *static_cast<kforge_shared_type_1*>(::kforge::shared_static(kforge_shared_slot_1, sizeof(kforge_shared_type_1), alignof(kforge_shared_type_1) > (1) ? alignof(kforge_shared_type_1) : (1)));
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn only_namespaces_make_a_namespace_scope() {
+    fn namespace_scope_is_recognised() {
         for (source, at_namespace_scope) in [
             (
                 "extern \"C\" __global__ void f() { __shared__ float s[4]; }",
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stay_where_they_are() {
+    fn line_numbers_are_preserved() {
         let source = "void f() {\n  __shared__ float\n    a[32];\n  int x;\n}\n#pragma unroll UNROLL\nfor (;;) {}\n#pragma unroll\nfor (;;) {}\n#pragma unroll N\nfor (;;) {}";
         let result = rewritten(source);
         assert_eq!(result.lines().count(), source.lines().count());
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn declarations_over_several_lines_keep_what_follows() {
+    fn multi_line_declarations_preserve_line_numbers() {
         for (source, words) in [
             (
                 "void f() {\n  __shared__ float a[32 // width\n  ][33 /* x\n */];\n  int x;\n}",
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_within_a_declaration_that_never_closes_are_part_of_it() {
+    fn loops_in_an_unclosed_declaration_are_not_rewritten() {
         for inside in ["while (*x == 0) {\n}\n", "é\nwhile (*x == 0);\n"] {
             let source = format!("void f() {{\n  __shared__ float a[ {{\n{inside}}}\n");
             let result = rewritten(&source);
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_left_for_the_compiler() {
+    fn malformed_source_does_not_panic() {
         for source in [
             "__shared__",
             "__shared__;",

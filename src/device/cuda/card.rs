@@ -43,13 +43,13 @@ pub(super) fn checked(function: &'static str, code: CUresult) -> Result<(), Driv
     }
     Err(DriverError {
         function,
-        name: name_of(code),
+        name: error_name(code),
         code,
     })
 }
 
 /// The driver's word for an error, in lower case and without its prefix.
-fn name_of(code: CUresult) -> String {
+fn error_name(code: CUresult) -> String {
     let mut name = ptr::null();
     // SAFETY: `name` receives a constant string of the driver's, or stays null.
     let named = unsafe { sys::cuGetErrorName(code, &raw mut name) };
@@ -63,7 +63,7 @@ fn name_of(code: CUresult) -> String {
 }
 
 /// One GPU, opened.
-pub(super) struct Card {
+pub(super) struct Gpu {
     pub(super) device: sys::CUdevice,
     pub(super) stream: sys::CUstream,
     pub(super) sm_count: u32,
@@ -73,18 +73,18 @@ pub(super) struct Card {
     /// The smallest piece of memory that can be mapped.
     pub(super) granularity: u64,
     /// Whether device code may read this process' memory.
-    pub(super) reads_host: bool,
+    pub(super) can_read_host_memory: bool,
     identity: DeviceIdentity,
     broken: Cell<bool>,
 }
 
-impl Card {
+impl Gpu {
     /// Opens the GPU with this number among those that this process sees.
     ///
     /// # Errors
     /// `Failure::environment` where there is no driver or no such GPU.
     pub(super) fn open(ordinal: u32) -> anyhow::Result<Self> {
-        start()?;
+        init_driver()?;
         let mut count = 0;
         call!(cuDeviceGetCount(&raw mut count))?;
         let count = count.unsigned_abs();
@@ -115,7 +115,7 @@ impl Card {
         let non_blocking = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         call!(cuStreamCreate(&raw mut stream, non_blocking))?;
         use sys::CUdevice_attribute as Attribute;
-        let of = |attribute| attribute_of(device, attribute);
+        let of = |attribute| read_attribute(device, attribute);
         Ok(Self {
             device,
             stream,
@@ -123,8 +123,8 @@ impl Card {
             max_shared_bytes: of(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             cache_bytes: u64::from(of(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?),
             granularity: granularity(device)?,
-            reads_host: of(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)? != 0,
-            identity: identity_of(device)?,
+            can_read_host_memory: of(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)? != 0,
+            identity: read_identity(device)?,
             broken: Cell::new(false),
         })
     }
@@ -138,18 +138,18 @@ impl Card {
     }
 
     /// Nothing more is to be asked of the driver.
-    pub(super) fn give_up(&self) {
+    pub(super) fn mark_broken(&self) {
         self.broken.set(true);
     }
 
     /// Waits for all that was asked for.
-    pub(super) fn wait(&self) -> Result<(), DriverError> {
+    pub(super) fn synchronize(&self) -> Result<(), DriverError> {
         call!(cuStreamSynchronize(self.stream))
     }
 }
 
 /// Starts the driver in this process.
-pub(super) fn start() -> anyhow::Result<()> {
+pub(super) fn init_driver() -> anyhow::Result<()> {
     // SAFETY: only looks for the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(
@@ -164,7 +164,7 @@ pub(super) fn start() -> anyhow::Result<()> {
     })?)
 }
 
-fn attribute_of(
+fn read_attribute(
     device: sys::CUdevice,
     attribute: sys::CUdevice_attribute,
 ) -> Result<u32, DriverError> {
@@ -173,7 +173,7 @@ fn attribute_of(
     Ok(value.unsigned_abs())
 }
 
-fn identity_of(device: sys::CUdevice) -> anyhow::Result<DeviceIdentity> {
+fn read_identity(device: sys::CUdevice) -> anyhow::Result<DeviceIdentity> {
     let mut name = [0; 128];
     call!(cuDeviceGetName(
         name.as_mut_ptr(),
@@ -183,11 +183,11 @@ fn identity_of(device: sys::CUdevice) -> anyhow::Result<DeviceIdentity> {
     let name = name.map(|letter| letter as u8);
     let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
     use sys::CUdevice_attribute as Attribute;
-    let major = attribute_of(
+    let major = read_attribute(
         device,
         Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
     )?;
-    let minor = attribute_of(
+    let minor = read_attribute(
         device,
         Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
     )?;
@@ -247,7 +247,7 @@ fn granularity(device: sys::CUdevice) -> anyhow::Result<u64> {
 }
 
 /// What a driver's error after a launch says of the kernel: status and reason. `None`: it says nothing of the kernel.
-pub(super) fn fault_of(code: CUresult) -> Option<(Status, &'static str)> {
+pub(super) fn kernel_fault(code: CUresult) -> Option<(Status, &'static str)> {
     use CUresult as Code;
     Some(match code {
         Code::CUDA_ERROR_ILLEGAL_ADDRESS => (

@@ -9,7 +9,7 @@ use crate::verdict::DeviceIdentity;
 ///
 /// # Errors
 /// `Failure::environment` where there is no driver; an empty list is no error.
-pub fn cards() -> Result<Vec<DeviceIdentity>, Failure> {
+pub fn list_gpus() -> Result<Vec<DeviceIdentity>, Failure> {
     // SAFETY: only looks for the library.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err(
@@ -38,20 +38,20 @@ pub fn cards() -> Result<Vec<DeviceIdentity>, Failure> {
         });
     }
     Ok(match std::env::var("CUDA_VISIBLE_DEVICES") {
-        Ok(visible) => of_visible(&visible, &cards),
+        Ok(visible) => filter_visible(&visible, &cards),
         Err(_) => cards,
     })
 }
 
 /// How many processes compute on a card now; `None` where the management library does not tell.
-pub fn users(card: &DeviceIdentity) -> Option<usize> {
+pub fn compute_process_count(card: &DeviceIdentity) -> Option<usize> {
     let library = Nvml::init().ok()?;
     let device = library.device_by_uuid(card.uuid.as_deref()?).ok()?;
     Some(device.running_compute_processes().ok()?.len())
 }
 
 /// Indices or beginnings of names, up to the first that is none, as the driver reads them.
-fn of_visible(visible: &str, cards: &[DeviceIdentity]) -> Vec<DeviceIdentity> {
+fn filter_visible(visible: &str, cards: &[DeviceIdentity]) -> Vec<DeviceIdentity> {
     let named = |word: &str| {
         let by_index = word
             .parse::<usize>()
@@ -82,7 +82,7 @@ mod tests {
             })
             .collect();
         let visible = |text| -> Vec<_> {
-            let found = of_visible(text, &cards).into_iter();
+            let found = filter_visible(text, &cards).into_iter();
             found.filter_map(|card| card.uuid).collect()
         };
         assert_eq!(visible("2,0"), ["GPU-cc33", "GPU-aa11"]);

@@ -6,33 +6,33 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{self, CUresult};
 
-use super::card::{Card, DriverError, call};
+use super::card::{DriverError, Gpu, call};
+use super::harness_kernels::HarnessKernels;
 use super::memory::Region;
-use super::own::Own;
 
 /// How long to wait for a launch without giving the processor away.
-const SPIN: Duration = Duration::from_millis(2);
+const SPIN_TIME: Duration = Duration::from_millis(2);
 /// Some faults take the driver this long to tell: without it they would look like a launch that does not end.
-const GRACE: Duration = Duration::from_millis(700);
-const PAUSE: Duration = Duration::from_micros(50);
+const FAULT_REPORT_DELAY: Duration = Duration::from_millis(700);
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
 
 /// Two events, and the memory that pushes everything else out of the cache.
 pub(super) struct Clock {
-    card: Rc<Card>,
+    card: Rc<Gpu>,
     begin: sys::CUevent,
     end: sys::CUevent,
     flush: Option<Region>,
 }
 
 /// How waiting for the device came out.
-pub(super) enum Waited {
+pub(super) enum WaitResult {
     Done,
-    TooLong,
+    TimedOut,
     Fault(CUresult),
 }
 
 impl Clock {
-    pub(super) fn new(card: &Rc<Card>) -> Result<Self, DriverError> {
+    pub(super) fn new(card: &Rc<Gpu>) -> Result<Self, DriverError> {
         let event = || {
             let mut event = ptr::null_mut();
             call!(cuEventCreate(&raw mut event, 0)).map(|()| event)
@@ -47,7 +47,7 @@ impl Clock {
 
     /// Queues what leaves nothing in the cache of what a kernel may read, and no line that must be written back: twice the
     /// cache's size is written, and as much read. While it runs the launches behind it can be queued, so that none is late.
-    pub(super) fn flush(&mut self, own: &Own) -> anyhow::Result<()> {
+    pub(super) fn flush_cache(&mut self, own: &HarnessKernels) -> anyhow::Result<()> {
         let half = 2 * self.card.cache_bytes;
         let region = match self.flush.take() {
             Some(region) => region,
@@ -65,16 +65,16 @@ impl Clock {
         Ok(())
     }
 
-    pub(super) fn begin(&self) -> Result<(), DriverError> {
+    pub(super) fn record_start(&self) -> Result<(), DriverError> {
         call!(cuEventRecord(self.begin, self.card.stream))
     }
 
-    pub(super) fn end(&self) -> Result<(), DriverError> {
+    pub(super) fn record_end(&self) -> Result<(), DriverError> {
         call!(cuEventRecord(self.end, self.card.stream))
     }
 
     /// Waits for the end, not longer than until the deadline.
-    pub(super) fn wait(&self, deadline: Duration) -> Waited {
+    pub(super) fn wait(&self, deadline: Duration) -> WaitResult {
         let begun = Instant::now();
         loop {
             // Before the device is asked: this process may have stood still since, and the launch ended in time.
@@ -82,22 +82,22 @@ impl Clock {
             // SAFETY: the event lives as long as the clock.
             match unsafe { sys::cuEventQuery(self.end) } {
                 // The device's own clock tells how long it took, whenever somebody looked.
-                CUresult::CUDA_SUCCESS if waited <= deadline => return Waited::Done,
+                CUresult::CUDA_SUCCESS if waited <= deadline => return WaitResult::Done,
                 CUresult::CUDA_SUCCESS => {
                     return match self.elapsed() {
-                        Ok(time) if time <= deadline => Waited::Done,
-                        Ok(_) => Waited::TooLong,
-                        Err(error) => Waited::Fault(error.code),
+                        Ok(time) if time <= deadline => WaitResult::Done,
+                        Ok(_) => WaitResult::TimedOut,
+                        Err(error) => WaitResult::Fault(error.code),
                     };
                 }
                 CUresult::CUDA_ERROR_NOT_READY => {}
-                code => return Waited::Fault(code),
+                code => return WaitResult::Fault(code),
             }
-            if waited > deadline + GRACE {
-                return Waited::TooLong;
+            if waited > deadline + FAULT_REPORT_DELAY {
+                return WaitResult::TimedOut;
             }
-            if waited > SPIN {
-                std::thread::sleep(PAUSE);
+            if waited > SPIN_TIME {
+                std::thread::sleep(POLL_INTERVAL);
             } else {
                 std::hint::spin_loop();
             }
@@ -129,14 +129,14 @@ impl Drop for Clock {
 
 /// Units recorded once and launched together, so that no launch waits for the host.
 pub(super) struct Graph {
-    card: Rc<Card>,
+    card: Rc<Gpu>,
     handle: sys::CUgraphExec,
 }
 
 impl Graph {
     /// Records what `queue` puts on the stream; nothing of it runs yet.
     pub(super) fn record(
-        card: &Rc<Card>,
+        card: &Rc<Gpu>,
         queue: impl FnOnce() -> Result<(), DriverError>,
     ) -> Result<Self, DriverError> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;

@@ -12,14 +12,14 @@ use anyhow::{Context, bail};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::child::{self, Ended};
-use super::locate::Toolkit;
-use super::wire::{Answer, Request, Work};
-use super::{diagnostics, headers, locate, ptx, refuse, source};
+use super::nvrtc_process::{self, ChildOutcome};
+use super::toolkit::Toolkit;
+use super::wire::{CompileJob, CompileRequest, CompileResponse};
+use super::{diagnostics, headers, ptx, refuse, source, toolkit};
 use crate::base::{Digest, Failure};
-use crate::device::cache::{self, Held, Store, unwritable};
+use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
 use crate::device::{Build, Compiled, Program, Refusal};
-use crate::kernel::plan::{Entry, Unit};
+use crate::kernel::plan::{EntryPoint, TranslationUnit};
 use crate::verdict::{Evidence, Resources, Status};
 
 /// Another number when what is kept with a cubin changes.
@@ -40,13 +40,13 @@ pub struct Compiler {
     limit: Duration,
     /// Folders that the child may read.
     readable: Vec<PathBuf>,
-    cubins: Store,
+    cubins: ImageCache,
     identity: Digest,
 }
 
 /// What is kept beside a cubin, under the key of what it was made from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Kept {
+struct CachedCubin {
     /// Of the cubin, which is the name of its file.
     cubin: String,
     entries: Vec<String>,
@@ -56,18 +56,18 @@ struct Kept {
 }
 
 /// What NVRTC made of a text.
-enum Made {
-    Done(Answer),
+enum NvrtcOutcome {
+    Compiled(CompileResponse),
     Failed(String),
-    Ended(Status, String),
+    Stopped(Status, String),
 }
 
 /// Where NVRTC and its headers lie.
 ///
 /// # Errors
 /// `Failure::environment` that says how to install what is missing.
-pub fn find() -> Result<Toolkit, Failure> {
-    locate::find()
+pub fn find_toolkit() -> Result<Toolkit, Failure> {
+    toolkit::find_toolkit()
 }
 
 impl Compiler {
@@ -76,14 +76,14 @@ impl Compiler {
     /// # Errors
     /// `Failure::environment` where something is missing, with what installs it.
     pub(crate) fn open(arch: &str) -> anyhow::Result<Self> {
-        Self::open_with(child::own_program()?, arch)
+        Self::open_with_program(nvrtc_process::current_program()?, arch)
     }
 
     /// As `open`, for who is not kforge's own program: `program` is.
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_with(program: PathBuf, arch: &str) -> anyhow::Result<Self> {
+    pub fn open_with_program(program: PathBuf, arch: &str) -> anyhow::Result<Self> {
         let is_arch = arch.strip_prefix("sm_").is_some_and(|rest| {
             rest.starts_with(|first: char| first.is_ascii_digit())
                 && rest.chars().all(|letter| letter.is_ascii_alphanumeric())
@@ -95,7 +95,7 @@ impl Compiler {
                     .into(),
             );
         }
-        let toolkit = locate::find()?;
+        let toolkit = toolkit::find_toolkit()?;
         let mut readable: Vec<PathBuf> = toolkit.folders().cloned().collect();
         let real = toolkit.library.canonicalize();
         for library in [Some(toolkit.library.clone()), real.ok()]
@@ -105,7 +105,7 @@ impl Compiler {
             readable.extend(library.parent().map(Path::to_owned));
         }
         let folder = cache::folder();
-        let cubins = Store::open(folder.join("cubins"))?;
+        let cubins = ImageCache::open(folder.join("cubins"))?;
         let mut compiler = Self {
             identity: Digest::of(toolkit.identity()),
             toolkit,
@@ -116,21 +116,21 @@ impl Compiler {
             readable,
             cubins,
         };
-        compiler.version = compiler.ask_version()?;
+        compiler.version = compiler.load_version()?;
         compiler.identity = Digest::of_parts([
             compiler.toolkit.identity().as_bytes(),
             compiler.version().as_bytes(),
-            format!("{:?}", headers::all()).as_bytes(),
+            format!("{:?}", headers::provided_headers()).as_bytes(),
             env!("CARGO_PKG_VERSION").as_bytes(),
             &FORMAT.to_le_bytes(),
         ]);
-        compiler.prune();
+        compiler.prune_if_due();
         Ok(compiler)
     }
 
     /// The longest that one unit may take.
     #[must_use]
-    pub fn within(mut self, limit: Duration) -> Self {
+    pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
@@ -154,9 +154,9 @@ impl Compiler {
     ///
     /// # Errors
     /// Where the machine fails; a kernel that does not compile is a value.
-    pub fn compile(&self, unit: &Unit) -> anyhow::Result<Compiled> {
+    pub fn compile(&self, unit: &TranslationUnit) -> anyhow::Result<Compiled> {
         let begun = Instant::now();
-        let arch = match arch_of(&self.arch, unit.arch.as_deref()) {
+        let arch = match target_arch(&self.arch, unit.arch.as_deref()) {
             Ok(arch) => arch,
             Err(refusal) => return Ok(Compiled::Refused(refusal)),
         };
@@ -168,50 +168,51 @@ impl Compiler {
             options.push(format!("--maxrregcount={most}"));
         }
         let expressions: Vec<_> = unit
-            .entries
+            .entry_points
             .iter()
             .map(|entry| entry.expression.as_str())
             .collect();
         let text = source::translation_unit(unit);
-        let key = self.key(&text, &options, &expressions);
-        if let Some(program) = self.kept(&key, begun) {
+        let key = self.cache_key(&text, &options, &expressions);
+        if let Some(program) = self.load_cached(&key, begun) {
             return Ok(Compiled::Ready(program));
         }
         let has = |name: &str| self.toolkit.has_header(name);
         // The one stands on the other, which comes in another package.
         let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
-        if let Some(refusal) = refuse::refuse(&unit.source, &is_known) {
+        if let Some(refusal) = refuse::check_source(&unit.source, &is_known) {
             return Ok(Compiled::Refused(refusal));
         }
         let last_line = unit.source.lines().count().max(1) as u32;
-        let answer = match self.make(text, options, &expressions)? {
-            Made::Done(answer) => answer,
-            Made::Failed(log) => {
+        let answer = match self.run_nvrtc(text, options, &expressions)? {
+            NvrtcOutcome::Compiled(answer) => answer,
+            NvrtcOutcome::Failed(log) => {
                 return Ok(Compiled::Refused(diagnostics::compile_error(
                     &log, last_line,
                 )));
             }
-            Made::Ended(status, reason) => return Ok(refused(status, reason, None)),
+            NvrtcOutcome::Stopped(status, reason) => return Ok(refuse(status, reason, None)),
         };
         let text = String::from_utf8_lossy(&answer.ptx);
-        if let Some((reason, words)) = ptx::forbidden(&text) {
-            let line = refuse::line_of(&unit.source, words);
-            return Ok(refused(Status::Rejected, reason, line));
+        if let Some((reason, words)) = ptx::find_forbidden(&text) {
+            let line = refuse::first_line_with(&unit.source, words);
+            return Ok(refuse(Status::Rejected, reason, line));
         }
-        for (entry, name) in unit.entries.iter().zip(&answer.names) {
-            if let Some(reason) = misfit(&text, entry, name) {
-                return Ok(refused(Status::CompileError, reason, Some(entry.line)));
+        for (entry, name) in unit.entry_points.iter().zip(&answer.names) {
+            if let Some(reason) = argument_size_mismatch(&text, entry, name) {
+                return Ok(refuse(Status::CompileError, reason, Some(entry.line)));
             }
         }
-        let facts = ptx::facts(&text, &answer.log);
-        self.keep(&key, &answer, facts, begun).map(Compiled::Ready)
+        let facts = ptx::count_features(&text, &answer.log);
+        self.save_cached(&key, &answer, facts, begun)
+            .map(Compiled::Ready)
     }
 
     /// Compiles several, each in a process of its own, as many at once as there are cores.
     ///
     /// # Errors
     /// As `compile`: the first failure of the machine.
-    pub(crate) fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+    pub(crate) fn compile_all(&self, units: &[TranslationUnit]) -> anyhow::Result<Vec<Compiled>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let results: Vec<_> = units.iter().map(|_| OnceLock::new()).collect();
@@ -240,7 +241,7 @@ impl Compiler {
     ///
     /// # Errors
     /// Where it does not compile: then kforge itself is at fault.
-    pub fn compile_own(
+    pub fn compile_harness(
         &self,
         name: &str,
         source: &str,
@@ -252,16 +253,20 @@ impl Compiler {
         let source = &format!("#line 1 \"{name}.cu\"\n{source}");
         let mut all = self.options(&self.arch, source);
         all.extend(options.iter().map(|option| (*option).to_owned()));
-        let key = self.key(source, &all, entries);
-        if let Some(program) = self.kept(&key, begun) {
+        let key = self.cache_key(source, &all, entries);
+        if let Some(program) = self.load_cached(&key, begun) {
             return Ok(program);
         }
-        match self.make(source.to_owned(), all, entries)? {
-            Made::Done(answer) => self.keep(&key, &answer, IndexMap::new(), begun),
-            Made::Failed(log) => {
+        match self.run_nvrtc(source.to_owned(), all, entries)? {
+            NvrtcOutcome::Compiled(answer) => {
+                self.save_cached(&key, &answer, IndexMap::new(), begun)
+            }
+            NvrtcOutcome::Failed(log) => {
                 bail!("kforge's own device code `{name}` does not compile:\n{log}")
             }
-            Made::Ended(_, reason) => bail!("kforge's own device code `{name}`: {reason}"),
+            NvrtcOutcome::Stopped(_, reason) => {
+                bail!("kforge's own device code `{name}`: {reason}")
+            }
         }
     }
 
@@ -294,7 +299,7 @@ impl Compiler {
         options
     }
 
-    fn key(&self, text: &str, options: &[String], entries: &[&str]) -> Digest {
+    fn cache_key(&self, text: &str, options: &[String], entries: &[&str]) -> Digest {
         let identity = self.identity.to_string();
         let parts = [identity.as_bytes(), text.as_bytes()].into_iter();
         // Neither holds the letter that stands between them.
@@ -303,13 +308,13 @@ impl Compiler {
     }
 
     /// What an earlier compilation left, if all of it is there.
-    fn kept(&self, key: &Digest, begun: Instant) -> Option<Program> {
+    fn load_cached(&self, key: &Digest, begun: Instant) -> Option<Program> {
         let beside = format!("{key}.json");
-        self.cubins.hold(&beside)?;
+        self.cubins.lease(&beside)?;
         let kept = std::fs::read(self.cubins.path(&beside)).ok()?;
-        let kept: Kept = serde_json::from_slice(&kept).ok()?;
+        let kept: CachedCubin = serde_json::from_slice(&kept).ok()?;
         let name = format!("{}.cubin", kept.cubin);
-        let held = self.cubins.hold(&name)?;
+        let held = self.cubins.lease(&name)?;
         let image = self.cubins.path(&name);
         let is_whole = Digest::of(std::fs::read(&image).ok()?).to_string() == kept.cubin;
         if !is_whole {
@@ -318,24 +323,24 @@ impl Compiler {
         Some(kept.into_program(image, held, begun))
     }
 
-    fn keep(
+    fn save_cached(
         &self,
         key: &Digest,
-        answer: &Answer,
+        answer: &CompileResponse,
         facts: IndexMap<String, f64>,
         begun: Instant,
     ) -> anyhow::Result<Program> {
-        let kept = Kept {
+        let kept = CachedCubin {
             cubin: Digest::of(&answer.cubin).to_string(),
             entries: answer.names.clone(),
             log: diagnostics::warnings(&answer.log),
-            resources: ptx::resources(&answer.log),
+            resources: ptx::parse_resources(&answer.log),
             facts,
         };
         // A file is named by what is in it: whoever writes at the same time writes the same.
         let put = |name: &str, contents: &[u8]| {
-            let held = self.cubins.put(name, contents);
-            held.map_err(|error| unwritable(&self.cubins.path(name), &error))
+            let held = self.cubins.write(name, contents);
+            held.map_err(|error| write_failure(&self.cubins.path(name), &error))
         };
         let name = format!("{}.cubin", kept.cubin);
         let held = put(&name, &answer.cubin)?;
@@ -344,34 +349,39 @@ impl Compiler {
         Ok(kept.into_program(image, held, begun))
     }
 
-    fn make(&self, source: String, options: Vec<String>, entries: &[&str]) -> anyhow::Result<Made> {
+    fn run_nvrtc(
+        &self,
+        source: String,
+        options: Vec<String>,
+        entries: &[&str],
+    ) -> anyhow::Result<NvrtcOutcome> {
         let mut expressions: Vec<String> = Vec::new();
         for entry in entries {
             if !expressions.iter().any(|known| known == entry) {
                 expressions.push((*entry).to_owned());
             }
         }
-        let request = Request {
+        let request = CompileRequest {
             library: self.toolkit.library.clone(),
-            work: Some(Work {
+            work: Some(CompileJob {
                 source,
                 options,
                 expressions: expressions.clone(),
-                headers: headers::all(),
+                headers: headers::provided_headers(),
                 log_bytes: LOG_BYTES,
             }),
         };
-        let ended = child::run(&self.program, &request, &self.readable, self.limit)?;
+        let ended = nvrtc_process::run(&self.program, &request, &self.readable, self.limit)?;
         let mut answer = match ended {
-            Ended::Answered(answer) => *answer,
-            Ended::TimedOut => {
+            ChildOutcome::Completed(answer) => *answer,
+            ChildOutcome::TimedOut => {
                 let reason = format!("the compiler took more than {} s", self.limit.as_secs_f64());
-                return Ok(Made::Ended(Status::CompileTimeout, reason));
+                return Ok(NvrtcOutcome::Stopped(Status::CompileTimeout, reason));
             }
-            Ended::OutOfMemory => return Ok(too_much()),
-            Ended::Crashed(signal) => {
+            ChildOutcome::OutOfMemory => return Ok(memory_limit_exceeded()),
+            ChildOutcome::Crashed(signal) => {
                 let reason = format!("the compiler crashed on this source (signal {signal})");
-                return Ok(Made::Ended(Status::CompileError, reason));
+                return Ok(NvrtcOutcome::Stopped(Status::CompileError, reason));
             }
         };
         if answer.version != self.version {
@@ -382,14 +392,14 @@ impl Compiler {
         }
         match answer.error.as_deref() {
             None => {}
-            Some("NVRTC_ERROR_OUT_OF_MEMORY") => return Ok(too_much()),
-            Some(_) if answer.log.contains("out of memory") => return Ok(too_much()),
+            Some("NVRTC_ERROR_OUT_OF_MEMORY") => return Ok(memory_limit_exceeded()),
+            Some(_) if answer.log.contains("out of memory") => return Ok(memory_limit_exceeded()),
             // An architecture that this NVRTC does not know is whose fault it was to ask for it.
             Some("NVRTC_ERROR_COMPILATION" | "NVRTC_ERROR_INVALID_OPTION") => {
-                return Ok(Made::Failed(answer.log));
+                return Ok(NvrtcOutcome::Failed(answer.log));
             }
             Some(other) => {
-                return Ok(Made::Failed(format!(
+                return Ok(NvrtcOutcome::Failed(format!(
                     "{}\nkernel.cu: error: {other}",
                     answer.log
                 )));
@@ -401,24 +411,24 @@ impl Compiler {
         };
         let names: Option<Vec<_>> = entries.iter().map(name_of).collect();
         answer.names = names.context("the compiling process forgot a name")?;
-        Ok(Made::Done(answer))
+        Ok(NvrtcOutcome::Compiled(answer))
     }
 
     /// From the cache, where the library is the same: to load it takes longer than to compile.
-    fn ask_version(&self) -> anyhow::Result<(i32, i32)> {
+    fn load_version(&self) -> anyhow::Result<(i32, i32)> {
         let file = self.cubins.path(&format!("{}.version", self.identity));
         let known = std::fs::read(&file).ok();
         if let Some(version) = known.and_then(|text| serde_json::from_slice(&text).ok()) {
             return Ok(version);
         }
-        let request = Request {
+        let request = CompileRequest {
             library: self.toolkit.library.clone(),
             work: None,
         };
-        let ended = child::run(&self.program, &request, &self.readable, self.limit);
+        let ended = nvrtc_process::run(&self.program, &request, &self.readable, self.limit);
         let library = self.toolkit.library.display();
         let version = match ended {
-            Ok(Ended::Answered(answer)) => answer.version,
+            Ok(ChildOutcome::Completed(answer)) => answer.version,
             Ok(ended) => bail!("NVRTC at `{library}` does not load: {ended:?}"),
             Err(error) => {
                 return Err(Failure::environment(format!(
@@ -428,13 +438,13 @@ impl Compiler {
                 .into());
             }
         };
-        cache::put(&file, &serde_json::to_vec(&version)?)
-            .map_err(|error| unwritable(&file, &error))?;
+        cache::write_atomically(&file, &serde_json::to_vec(&version)?)
+            .map_err(|error| write_failure(&file, &error))?;
         Ok(version)
     }
 
     /// Now and then.
-    fn prune(&self) {
+    fn prune_if_due(&self) {
         let mark = self.cubins.path("pruned");
         let since = mark.metadata().and_then(|metadata| metadata.modified());
         let age = since
@@ -442,24 +452,24 @@ impl Compiler {
             .and_then(|time| SystemTime::now().duration_since(time).ok());
         if age.is_none_or(|age| age > PRUNE_EVERY) {
             // To prune once too often is no harm.
-            let _ = cache::put(&mark, b"");
+            let _ = cache::write_atomically(&mark, b"");
             self.cubins.prune();
         }
     }
 }
 
-impl Kept {
-    fn into_program(self, image: PathBuf, held: Held, begun: Instant) -> Program {
+impl CachedCubin {
+    fn into_program(self, image: PathBuf, held: CacheLease, begun: Instant) -> Program {
         Program {
             image,
-            held,
+            lease: held,
             build: Build::Fast,
             schedule: 0,
             resources: self.resources,
             compile_seconds: begun.elapsed().as_secs_f64(),
             log: self.log,
             entries: self.entries,
-            facts: self.facts,
+            features: self.facts,
         }
     }
 }
@@ -470,14 +480,14 @@ impl fmt::Debug for Compiler {
     }
 }
 
-fn too_much() -> Made {
-    Made::Ended(
+fn memory_limit_exceeded() -> NvrtcOutcome {
+    NvrtcOutcome::Stopped(
         Status::LimitExceeded,
         "the compiler needed more memory than it may have".to_owned(),
     )
 }
 
-fn refused(status: Status, reason: String, line: Option<u32>) -> Compiled {
+fn refuse(status: Status, reason: String, line: Option<u32>) -> Compiled {
     Compiled::Refused(Refusal {
         status,
         reason: match line {
@@ -492,7 +502,7 @@ fn refused(status: Status, reason: String, line: Option<u32>) -> Compiled {
 }
 
 /// The device's own architecture, or what the kernel asks for if it is the device's with more to it: `sm_90a` on `sm_90`.
-fn arch_of(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
+fn target_arch(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
     let Some(wanted) = wanted else {
         return Ok(device.to_owned());
     };
@@ -511,14 +521,14 @@ fn arch_of(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
 }
 
 /// Whether the machine code takes other arguments than the launch passes: the driver would read beyond them.
-fn misfit(ptx: &str, entry: &Entry, name: &str) -> Option<String> {
+fn argument_size_mismatch(ptx: &str, entry: &EntryPoint, name: &str) -> Option<String> {
     let expression = &entry.expression;
-    let Some(taken) = ptx::parameters(ptx, name) else {
+    let Some(taken) = ptx::parameter_sizes(ptx, name) else {
         return Some(format!(
             "`{expression}` is no kernel: it has no entry in the compiled code"
         ));
     };
-    let passed = source::sizes(entry);
+    let passed = source::argument_sizes(entry);
     (taken != passed).then(|| {
         format!("`{expression}` takes arguments of {taken:?} bytes, the header passes {passed:?}")
     })
@@ -529,12 +539,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_architecture_may_only_be_the_devices_own_with_more_to_it() {
-        assert_eq!(arch_of("sm_90", None).unwrap(), "sm_90");
-        assert_eq!(arch_of("sm_90", Some("sm_90a")).unwrap(), "sm_90a");
-        assert_eq!(arch_of("sm_90", Some("sm_90")).unwrap(), "sm_90");
+    fn kernel_arch_must_extend_the_device_arch() {
+        assert_eq!(target_arch("sm_90", None).unwrap(), "sm_90");
+        assert_eq!(target_arch("sm_90", Some("sm_90a")).unwrap(), "sm_90a");
+        assert_eq!(target_arch("sm_90", Some("sm_90")).unwrap(), "sm_90");
         for wanted in ["sm_100a", "sm_80", "compute_90", ""] {
-            let refusal = arch_of("sm_90", Some(wanted)).unwrap_err();
+            let refusal = target_arch("sm_90", Some(wanted)).unwrap_err();
             assert_eq!(refusal.status, Status::Unsupported);
         }
     }

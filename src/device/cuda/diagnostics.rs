@@ -2,14 +2,14 @@
 //! word of how kforge asked. The words stay untrusted: a candidate chooses many of them.
 
 use crate::device::Refusal;
-use crate::device::quote::{shortened, without_folders};
+use crate::device::compiler_log::{strip_directories, truncate_line};
 use crate::verdict::{Evidence, Status};
 
 /// The most that is kept of what a compiler says.
 const LOG_LIMIT: usize = 4096;
 const KERNEL: &str = "kernel.cu";
 /// How a line begins that is about kforge's own question, or about nothing.
-const NOISE: &[&str] = &[
+const NOISE_PREFIXES: &[&str] = &[
     "__nv_name_map",
     "Compilation terminated",
     "Remark:",
@@ -20,13 +20,13 @@ const NOISE: &[&str] = &[
 ];
 
 /// How NVRTC goes on to whoever chose its options, which is not the author.
-const ADVICE: &str = " Consider using -default-device";
+const OPTION_ADVICE: &str = " Consider using -default-device";
 /// Words of what stands behind the kernel file.
-const CHECKS: &[&str] = &["kforge_check::", "kforge_entry_"];
+const CHECK_MARKERS: &[&str] = &["kforge_check::", "kforge_entry_"];
 
 /// A refusal from NVRTC's log: the first error and its line, and all that was said about the kernel.
 pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
-    let shown = errors(log);
+    let shown = error_messages(log);
     let (line, message) = first_error(&shown).unwrap_or_else(|| {
         // Only names that are not there were complained about, or nothing at all.
         let message = log
@@ -36,7 +36,7 @@ pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
     });
     let at_end = shown.starts_with("At end of source");
     let line = line.or(at_end.then_some(last_line));
-    let message = shortened(&message).to_owned();
+    let message = truncate_line(&message).to_owned();
     Refusal {
         status: Status::CompileError,
         reason: match line {
@@ -53,20 +53,20 @@ pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
 
 /// What was warned of in a kernel that compiles.
 pub(super) fn warnings(log: &str) -> String {
-    cut(log, |head| head.contains(": warning"))
+    select_messages(log, |head| head.contains(": warning"))
 }
 
-fn errors(log: &str) -> String {
-    cut(log, |head| {
+fn error_messages(log: &str) -> String {
+    select_messages(log, |head| {
         let is_count = head.contains(" detected in the compilation of ");
         !is_count
             && !head.contains(": warning")
-            && !NOISE.iter().any(|noise| head.starts_with(noise))
+            && !NOISE_PREFIXES.iter().any(|noise| head.starts_with(noise))
     })
 }
 
 /// The messages whose first line is wanted, each with its excerpt, up to a limit.
-fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
+fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     let mut is_wanted = false;
     let mut is_caret_of_check = false;
@@ -86,13 +86,13 @@ fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
         if std::mem::take(&mut is_caret_of_check) && line.trim() == "^" {
             continue;
         }
-        if line.starts_with("  ") && CHECKS.iter().any(|check| line.contains(check)) {
+        if line.starts_with("  ") && CHECK_MARKERS.iter().any(|check| line.contains(check)) {
             is_caret_of_check = true;
             continue;
         }
-        let line = line.split(ADVICE).next().unwrap_or_default();
-        let line = without_folders(line);
-        let line = shortened(&line);
+        let line = line.split(OPTION_ADVICE).next().unwrap_or_default();
+        let line = strip_directories(line);
+        let line = truncate_line(&line);
         if text.len() + line.len() > LOG_LIMIT {
             text.push_str("…\n");
             break;
@@ -106,12 +106,13 @@ fn cut(log: &str, wanted: impl Fn(&str) -> bool) -> String {
 /// Its line in the kernel file, and its words.
 fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
     let lines: Vec<_> = shown.lines().collect();
-    let at = lines.iter().position(|line| message_of(line).is_some())?;
-    let message = message_of(lines[at])?;
+    let at = lines.iter().position(|line| error_text(line).is_some())?;
+    let message = error_text(lines[at])?;
     let way = lines[at + 1..]
         .iter()
         .take_while(|line| line.starts_with("  "));
-    let line = kernel_line(lines[at]).or_else(|| way.filter_map(|line| way_line(line)).last());
+    let line =
+        kernel_line(lines[at]).or_else(|| way.filter_map(|line| instantiation_line(line)).last());
     // The assembler numbers lines that nobody sees.
     let message = message
         .strip_prefix("static assertion failed with \"")
@@ -119,7 +120,7 @@ fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
     Some((line, message.to_owned()))
 }
 
-fn message_of(line: &str) -> Option<&str> {
+fn error_text(line: &str) -> Option<&str> {
     if line.starts_with("  ") {
         return None;
     }
@@ -140,7 +141,7 @@ fn kernel_line(line: &str) -> Option<u32> {
 }
 
 /// `detected during … at line 12`, perhaps `of "kernel.cu"`.
-fn way_line(line: &str) -> Option<u32> {
+fn instantiation_line(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once("at line ")?;
     let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
     let behind = rest[digits.len()..].trim();
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_keeps_its_line_and_caret_and_loses_the_rest() {
+    fn error_keeps_its_line_and_caret_only() {
         let log = "kernel.cu(1): warning #177-D: variable \"A\" was declared but never referenced\n  constexpr int A = 1;\n                ^\n\nRemark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"\n\nkernel.cu(12): error: identifier \"x\" is undefined\n      x = 1;\n      ^\n\n__nv_name_map(2): error: identifier \"k\" is undefined\n  #pragma nv_mangled_name k\n                          ^\n\n2 errors detected in the compilation of \"kernel.cu\".\n";
         let refusal = compile_error(log, 99);
         assert_eq!(refusal.reason, "line 12: identifier \"x\" is undefined");
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_stay_here_and_a_template_leads_back_to_the_kernel() {
+    fn header_error_names_the_kernel_line_and_no_folder() {
         let log = "/opt/cuda/include/cuda_fp16.hpp(77): error: no operator \"+\"\n  return a + b;\n           ^\n          detected during:\n            instantiation of \"f\" at line 9\n            instantiation of \"void g<T>() [with T=int]\" at line 31 of \"kernel.cu\"\n\n1 error detected in the compilation of \"kernel.cu\".\n";
         let refusal = compile_error(log, 99);
         assert_eq!(refusal.evidence.line, Some(31));
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_assembler_is_quoted() {
+    fn assembler_errors_are_reported() {
         let log = "ptxas info    : 0 bytes gmem\nptxas application ptx input, line 25; error   : Unknown modifier '.bar'\nptxas fatal   : Ptx assembly aborted due to errors\n";
         assert_eq!(compile_error(log, 99).reason, "Unknown modifier '.bar'");
         let log = "ptxas info    : Used 4 registers\n ptxas error   : Entry function 'k' uses too much shared data (0x61a80 bytes, 0xc000 max)\n";
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_has_an_end() {
+    fn log_and_reason_are_capped() {
         let line = "kernel.cu(1): error: é".to_owned() + &"é".repeat(100_000);
         let refusal = compile_error(&format!("{line}\n").repeat(20), 1);
         assert!(refusal.evidence.log.unwrap().len() < LOG_LIMIT + 10);

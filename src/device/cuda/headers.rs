@@ -3,16 +3,16 @@
 //! The small ones are spelled out; the others stand on libcu++, which is slow to read, and is read only where it is asked for.
 
 /// Name and contents. A header that is not included costs nothing.
-pub(super) fn all() -> Vec<(String, String)> {
-    let spelled = SPELLED
+pub(super) fn provided_headers() -> Vec<(String, String)> {
+    let spelled = WRITTEN_OUT
         .iter()
         .map(|(name, text)| (*name, (*text).to_owned()));
-    let same = SAME.iter().flat_map(|(names, text)| {
+    let same = SHARED_TEXTS.iter().flat_map(|(names, text)| {
         let names = names.iter();
         names.map(move |name| (*name, format!("#pragma once\n{text}\n")))
     });
     // An older libcu++ has fewer; what is then missing is told where it is used.
-    let standing = STANDING.iter().map(|name| {
+    let standing = FROM_LIBCUDACXX.iter().map(|name| {
         let text = format!(
             "#pragma once\n#if __has_include(<cuda/std/{name}>)\n#include <cuda/std/{name}>\n#else\n\
              #include <cuda/std/version>\n#endif\nnamespace std {{ using namespace cuda::std; }}\n"
@@ -24,16 +24,20 @@ pub(super) fn all() -> Vec<(String, String)> {
 }
 
 /// Whether a header is one of C's or C++'s own, here or not.
-pub(super) fn is_of_the_language(name: &str) -> bool {
-    let known = SPELLED.iter().map(|(name, _)| *name);
-    let known = known.chain(SAME.iter().flat_map(|(names, _)| names.iter().copied()));
+pub(super) fn is_standard_header(name: &str) -> bool {
+    let known = WRITTEN_OUT.iter().map(|(name, _)| *name);
+    let known = known.chain(
+        SHARED_TEXTS
+            .iter()
+            .flat_map(|(names, _)| names.iter().copied()),
+    );
     let mut known = known
-        .chain(STANDING.iter().copied())
-        .chain(ABSENT.iter().copied());
+        .chain(FROM_LIBCUDACXX.iter().copied())
+        .chain(HOST_ONLY.iter().copied());
     known.any(|known| known == name)
 }
 
-const SPELLED: &[(&str, &str)] = &[
+const WRITTEN_OUT: &[(&str, &str)] = &[
     // The driver's interface, of which device code needs one type.
     (
         "cuda.h",
@@ -44,7 +48,7 @@ const SPELLED: &[(&str, &str)] = &[
 ];
 
 /// What nvcc knows without a header. The types are those that libcu++ gives them here, so that both may stand in one source.
-pub(super) const KNOWN: &str = "using int8_t = signed char; using int16_t = short; using int32_t = int; using int64_t = long long;
+pub(super) const PREAMBLE: &str = "using int8_t = signed char; using int16_t = short; using int32_t = int; using int64_t = long long;
 using uint8_t = unsigned char; using uint16_t = unsigned short; using uint32_t = unsigned; using uint64_t = unsigned long long;
 using intptr_t = long long; using uintptr_t = unsigned long long; using intmax_t = long long; using uintmax_t = unsigned long long;
 #define INFINITY __int_as_float(0x7f800000)
@@ -120,7 +124,7 @@ const FLOATS: &str = "#ifndef FLT_MAX
 #endif";
 
 /// Names that mean the same text. What NVRTC knows without a header (`assert`, `printf`, `memcpy`, `size_t`) needs none.
-const SAME: &[(&[&str], &str)] = &[
+const SHARED_TEXTS: &[(&[&str], &str)] = &[
     (
         &["stdint.h", "cstdint", "inttypes.h", "cinttypes"],
         INTEGERS,
@@ -147,7 +151,7 @@ const SAME: &[(&[&str], &str)] = &[
 ];
 
 /// C++'s own, as libcu++ has them.
-const STANDING: &[&str] = &[
+const FROM_LIBCUDACXX: &[&str] = &[
     "algorithm",
     "array",
     "atomic",
@@ -168,7 +172,7 @@ const STANDING: &[&str] = &[
 ];
 
 /// What no device code can use; a source may still name them where it is compiled for a host.
-const ABSENT: &[&str] = &[
+const HOST_ONLY: &[&str] = &[
     "cerrno",
     "chrono",
     "cstdarg",

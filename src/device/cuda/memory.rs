@@ -4,27 +4,27 @@ use std::rc::Rc;
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 
-use super::card::{Card, DriverError, allocation_properties, call};
+use super::card::{DriverError, Gpu, allocation_properties, call};
 
 /// A mapped piece of device memory. Before and behind it lies address space that is reserved and never mapped.
 pub(super) struct Region {
-    card: Rc<Card>,
+    card: Rc<Gpu>,
     handle: sys::CUmemGenericAllocationHandle,
-    writable: Window,
+    writable: Mapping,
     /// The same memory at another address, where a write faults.
-    readable: Option<Window>,
+    readable: Option<Mapping>,
     bytes: u64,
 }
 
 #[derive(Clone, Copy)]
-struct Window {
+struct Mapping {
     reserved: CUdeviceptr,
     start: CUdeviceptr,
 }
 
 impl Region {
     /// At least so many bytes. `alias`: mapped a second time, read-only.
-    pub(super) fn new(card: &Rc<Card>, bytes: u64, alias: bool) -> Result<Self, DriverError> {
+    pub(super) fn new(card: &Rc<Gpu>, bytes: u64, alias: bool) -> Result<Self, DriverError> {
         let bytes = bytes.max(1).next_multiple_of(card.granularity);
         let properties = allocation_properties(card.device);
         let mut handle = 0;
@@ -56,11 +56,11 @@ impl Region {
     }
 
     fn map(
-        card: &Card,
+        card: &Gpu,
         handle: sys::CUmemGenericAllocationHandle,
         bytes: u64,
         writable: bool,
-    ) -> Result<Window, DriverError> {
+    ) -> Result<Mapping, DriverError> {
         let mut reserved = 0;
         let whole = (bytes + 2 * card.granularity) as usize;
         call!(cuMemAddressReserve(&raw mut reserved, whole, 0, 0, 0))?;
@@ -75,7 +75,7 @@ impl Region {
             flags,
         };
         call!(cuMemSetAccess(start, bytes as usize, &raw const access, 1))?;
-        Ok(Window { reserved, start })
+        Ok(Mapping { reserved, start })
     }
 
     /// Where it begins for the judge, who may write.
@@ -84,7 +84,7 @@ impl Region {
     }
 
     /// Where it begins for a kernel that must only read it; the same as `start` where there is no alias.
-    pub(super) fn start_for_readers(&self) -> CUdeviceptr {
+    pub(super) fn read_only_start(&self) -> CUdeviceptr {
         self.readable.unwrap_or(self.writable).start
     }
 
@@ -109,19 +109,19 @@ impl Drop for Region {
 }
 
 /// A small piece of memory for the judge's own tables and answers.
-pub(super) struct Table {
-    card: Rc<Card>,
+pub(super) struct DeviceBuffer {
+    card: Rc<Gpu>,
     address: CUdeviceptr,
     bytes: usize,
 }
 
-impl Table {
-    pub(super) fn new(card: &Rc<Card>, bytes: usize) -> Result<Self, DriverError> {
-        Self::exact(card, bytes.max(16))
+impl DeviceBuffer {
+    pub(super) fn new(card: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
+        Self::with_exact_size(card, bytes.max(16))
     }
 
     /// Not a byte more than is asked for, as far as the driver's books go.
-    pub(super) fn exact(card: &Rc<Card>, bytes: usize) -> Result<Self, DriverError> {
+    pub(super) fn with_exact_size(card: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
         let mut address = 0;
         call!(cuMemAlloc_v2(&raw mut address, bytes.max(1)))?;
         Ok(Self {
@@ -132,9 +132,9 @@ impl Table {
     }
 
     /// A table that holds these values.
-    pub(super) fn of<T: Copy>(card: &Rc<Card>, values: &[T]) -> Result<Self, DriverError> {
+    pub(super) fn from_slice<T: Copy>(card: &Rc<Gpu>, values: &[T]) -> Result<Self, DriverError> {
         let table = Self::new(card, size_of_val(values))?;
-        write(card, table.address, values)?;
+        copy_to_device(card, table.address, values)?;
         Ok(table)
     }
 
@@ -147,7 +147,7 @@ impl Table {
     }
 }
 
-impl Drop for Table {
+impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         if !self.card.is_broken() {
             let _ = call!(cuMemFree_v2(self.address));
@@ -156,8 +156,8 @@ impl Drop for Table {
 }
 
 /// Copies device memory into a slice, and waits for it.
-pub(super) fn read<T: Copy>(
-    card: &Card,
+pub(super) fn copy_to_host<T: Copy>(
+    card: &Gpu,
     from: CUdeviceptr,
     into: &mut [T],
 ) -> Result<(), DriverError> {
@@ -167,12 +167,12 @@ pub(super) fn read<T: Copy>(
         size_of_val(into),
         card.stream
     ))?;
-    card.wait()
+    card.synchronize()
 }
 
 /// Copies a slice into device memory, behind what is queued already. Pageable memory is read before this returns.
-pub(super) fn write<T: Copy>(
-    card: &Card,
+pub(super) fn copy_to_device<T: Copy>(
+    card: &Gpu,
     into: CUdeviceptr,
     from: &[T],
 ) -> Result<(), DriverError> {
@@ -188,6 +188,6 @@ pub(super) fn write<T: Copy>(
 }
 
 /// Sets so many bytes to 0, behind what is queued already.
-pub(super) fn clear(card: &Card, start: CUdeviceptr, bytes: usize) -> Result<(), DriverError> {
+pub(super) fn zero_memory(card: &Gpu, start: CUdeviceptr, bytes: usize) -> Result<(), DriverError> {
     call!(cuMemsetD8Async(start, 0, bytes, card.stream))
 }

@@ -8,61 +8,60 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-mod arm;
+mod bound_kernel;
+mod captured_output;
 mod card;
 mod cards;
-mod child;
 mod clock;
+mod clock_monitor;
 pub mod compiler;
 mod diagnostics;
+mod harness_kernels;
 mod headers;
-mod health;
-mod locate;
+mod layout;
 mod memory;
+mod module_variables;
 mod nvrtc;
-mod own;
+mod nvrtc_process;
 mod peaks;
-mod places;
-mod printed;
+mod prepared_plan;
 mod ptx;
 mod refuse;
 mod source;
-mod state;
+mod toolkit;
 pub(crate) mod tools;
-mod unit;
 mod wire;
 
-pub use cards::{cards, users};
-pub(crate) use child::COMMAND as NVRTC_COMMAND;
-pub(crate) use locate::Toolkit;
+pub use cards::{compute_process_count, list_gpus};
 pub(crate) use nvrtc::serve as serve_nvrtc;
-pub(super) use peaks::recall as recall_peaks;
+pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
+pub(super) use peaks::load_peaks_into as recall_peaks;
 
-use super::{Build, Compiled, Device, Floor, Lock, Opened, Program, Purpose};
-use crate::kernel::Machine;
-use crate::kernel::plan::{Plan, Unit};
+use super::{Build, Compiled, Device, Floor, LockFile, Opened, Program, Purpose};
+use crate::kernel::DeviceLimits;
+use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
 /// A sample of many short launches takes about this long: what an event costs is then lost in it.
-const SAMPLE: Duration = Duration::from_micros(250);
+const TARGET_SAMPLE_TIME: Duration = Duration::from_micros(250);
 /// From this time on a launch is timed by itself.
-const LONG: Duration = Duration::from_micros(150);
+const LONG_LAUNCH: Duration = Duration::from_micros(150);
 /// All copies of one arm's data together.
-const MOST_COPIED_BYTES: u64 = 6 << 30;
-const MOST_COPIES: usize = 256;
+const MAX_COPIED_BYTES: u64 = 6 << 30;
+const MAX_COPIES: usize = 256;
 /// The data of one sample is so many times what the cache holds.
-const CACHES: u64 = 4;
+const COPIES_TO_CACHE_RATIO: u64 = 4;
 
 /// Measured with kernels of 2 to 3 us against themselves: a few cycles of every launch are the process', wherever its data lies.
-const CHANCE: Duration = Duration::from_nanos(5);
+const PROCESS_NOISE: Duration = Duration::from_nanos(5);
 
 /// A GPU of this machine.
 pub struct CudaDevice {
-    shared: Rc<arm::Shared>,
+    shared: Rc<bound_kernel::GpuContext>,
     compiler: Rc<compiler::Compiler>,
-    health: Option<health::Health>,
+    clock_monitor: Option<clock_monitor::ClockMonitor>,
     /// Not known where it is opened under a tool.
-    rates: Option<peaks::Rates>,
+    roofline: Option<peaks::Roofline>,
 }
 
 impl CudaDevice {
@@ -72,7 +71,7 @@ impl CudaDevice {
     /// # Errors
     /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
     pub(crate) fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        Self::open_with(child::own_program()?, ordinal, catch)
+        Self::open_with(nvrtc_process::current_program()?, ordinal, catch)
     }
 
     /// As `open`, for who is not kforge's own program: `program` is.
@@ -80,9 +79,12 @@ impl CudaDevice {
     /// # Errors
     /// As `open`.
     pub fn open_with(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        let device = Self::unmeasured(program, ordinal, catch)?;
+        let device = Self::open_without_rates(program, ordinal, catch)?;
         Ok(Self {
-            rates: Some(peaks::Rates::of(&device.shared, &device.compiler)?),
+            roofline: Some(peaks::Roofline::load_or_measure(
+                &device.shared,
+                &device.compiler,
+            )?),
             ..device
         })
     }
@@ -92,55 +94,61 @@ impl CudaDevice {
     /// # Errors
     /// As `open`.
     pub(crate) fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        Self::unmeasured(child::own_program()?, ordinal, catch)
+        Self::open_without_rates(nvrtc_process::current_program()?, ordinal, catch)
     }
 
-    fn unmeasured(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        let card = Rc::new(card::Card::open(ordinal)?);
+    fn open_without_rates(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
+        let card = Rc::new(card::Gpu::open(ordinal)?);
         let identity = card.identity();
-        let compiler = Rc::new(compiler::Compiler::open_with(program, &identity.arch)?);
-        let own = own::Own::load(&card, &compiler)?;
+        let compiler = Rc::new(compiler::Compiler::open_with_program(
+            program,
+            &identity.arch,
+        )?);
+        let own = harness_kernels::HarnessKernels::load(&card, &compiler)?;
         let clock = RefCell::new(clock::Clock::new(&card)?);
-        let health = health::Health::open(identity.uuid.as_deref().unwrap_or_default());
-        let shared = Rc::new(arm::Shared {
-            card,
-            own,
+        let health =
+            clock_monitor::ClockMonitor::open(identity.uuid.as_deref().unwrap_or_default());
+        let shared = Rc::new(bound_kernel::GpuContext {
+            gpu: card,
+            harness: own,
             clock,
-            printed: catch.then(printed::Printed::catch).transpose()?,
+            captured_output: catch
+                .then(captured_output::CapturedOutput::start)
+                .transpose()?,
         });
         Ok(Self {
-            rates: None,
+            roofline: None,
             shared,
             compiler,
-            health,
+            clock_monitor: health,
         })
     }
 
     /// What kernel files may ask of it.
-    pub(crate) fn machine(&self) -> Machine {
-        Machine {
-            sm_count: i64::from(self.shared.card.sm_count),
-            max_shared_bytes: i64::from(self.shared.card.max_shared_bytes),
+    pub(crate) fn device_limits(&self) -> DeviceLimits {
+        DeviceLimits {
+            sm_count: i64::from(self.shared.gpu.sm_count),
+            max_shared_bytes: i64::from(self.shared.gpu.max_shared_bytes),
         }
     }
 
     /// Whether a launch has faulted or did not end: this process can judge no more.
     pub fn is_broken(&self) -> bool {
-        self.shared.card.is_broken()
+        self.shared.gpu.is_broken()
     }
 }
 
 impl Device for CudaDevice {
     fn identity(&self) -> DeviceIdentity {
-        self.shared.card.identity()
+        self.shared.gpu.identity()
     }
 
-    fn sandbox(&self) -> String {
-        let held = match FENCED.load(Ordering::Relaxed) {
+    fn sandbox_description(&self) -> String {
+        let held = match WRITES_CONFINED.load(Ordering::Relaxed) {
             true => "landlock (writes, network)",
             false => "none",
         };
-        match self.shared.card.reads_host {
+        match self.shared.gpu.can_read_host_memory {
             true => format!("{held}; device code may read the host's memory"),
             false => held.to_owned(),
         }
@@ -150,67 +158,71 @@ impl Device for CudaDevice {
         &[Build::Fast]
     }
 
-    fn compile(&self, unit: &Unit, build: Build) -> anyhow::Result<Compiled> {
+    fn compile(&self, unit: &TranslationUnit, build: Build) -> anyhow::Result<Compiled> {
         anyhow::ensure!(build == Build::Fast, "a GPU runs the fast build only");
         self.compiler.compile(unit)
     }
 
-    fn compile_all(&self, units: &[Unit]) -> anyhow::Result<Vec<Compiled>> {
+    fn compile_all(&self, units: &[TranslationUnit]) -> anyhow::Result<Vec<Compiled>> {
         self.compiler.compile_all(units)
     }
 
     fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened> {
-        arm::CudaArm::open(&self.shared, program, plan, purpose)
+        bound_kernel::CudaBoundKernel::open(&self.shared, program, plan, purpose)
     }
 
-    fn copies(&self, bytes: u64, time: Duration) -> usize {
+    fn timing_copies(&self, bytes: u64, time: Duration) -> usize {
         let bytes = bytes.max(1);
         // More data than the cache keeps, unless a kernel is too slow for that to matter.
-        let by_cache = (CACHES * self.shared.card.cache_bytes).div_ceil(bytes);
-        let most = (MOST_COPIED_BYTES / bytes).clamp(1, MOST_COPIES as u64);
-        match self.units(time) as u64 {
+        let by_cache = (COPIES_TO_CACHE_RATIO * self.shared.gpu.cache_bytes).div_ceil(bytes);
+        let most = (MAX_COPIED_BYTES / bytes).clamp(1, MAX_COPIES as u64);
+        match self.runs_per_sample(time) as u64 {
             1 => 1,
             units => units.max(by_cache.min(2 * units)).min(most) as usize,
         }
     }
 
-    fn units(&self, time: Duration) -> usize {
-        if time >= LONG {
+    fn runs_per_sample(&self, time: Duration) -> usize {
+        if time >= LONG_LAUNCH {
             return 1;
         }
         let time = time.max(Duration::from_nanos(500));
-        (SAMPLE.as_secs_f64() / time.as_secs_f64()).ceil() as usize
+        (TARGET_SAMPLE_TIME.as_secs_f64() / time.as_secs_f64()).ceil() as usize
     }
 
-    fn blocks_a_process(&self) -> Option<usize> {
+    fn blocks_per_process(&self) -> Option<usize> {
         None
     }
 
-    fn chance(&self) -> Duration {
-        CHANCE
+    fn process_noise(&self) -> Duration {
+        PROCESS_NOISE
     }
 
-    fn floor_us(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Option<Floor> {
-        Some(self.rates.as_ref()?.floor(bytes, operations, units, tensor))
+    fn floor(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Option<Floor> {
+        Some(
+            self.roofline
+                .as_ref()?
+                .floor(bytes, operations, units, tensor),
+        )
     }
 
     fn disturbance(&self) -> Option<String> {
-        self.health.as_ref()?.disturbance()
+        self.clock_monitor.as_ref()?.disturbance()
     }
 
-    fn lock(&self) -> Lock {
-        lock(&self.identity())
+    fn lock_file(&self) -> LockFile {
+        lock_file(&self.identity())
     }
 }
 
 /// Whether this process has been fenced in.
-static FENCED: AtomicBool = AtomicBool::new(false);
+static WRITES_CONFINED: AtomicBool = AtomicBool::new(false);
 
 /// Keeps this process from writing anywhere but in kforge's cache, the temporary folder and the devices, and from the network.
 /// Before the driver starts its threads; what cannot be had is told by `Device::sandbox`.
-pub(crate) fn fence() -> anyhow::Result<()> {
+pub(crate) fn confine_writes() -> anyhow::Result<()> {
     let cache = super::cache::folder();
-    super::cache::make(&cache)?;
+    super::cache::create_folder(&cache)?;
     let places = [
         cache,
         std::env::temp_dir(),
@@ -219,7 +231,7 @@ pub(crate) fn fence() -> anyhow::Result<()> {
         // The driver names its threads there.
         "/proc".into(),
     ];
-    FENCED.store(super::sandbox::fence(&places)?, Ordering::Relaxed);
+    WRITES_CONFINED.store(super::sandbox::confine_worker(&places)?, Ordering::Relaxed);
     Ok(())
 }
 
@@ -227,14 +239,14 @@ pub(crate) fn fence() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// `Failure::environment` where there is none.
-pub(crate) fn start() -> anyhow::Result<()> {
-    card::start()
+pub(crate) fn start_driver() -> anyhow::Result<()> {
+    card::init_driver()
 }
 
 /// The lock of a card, the same for every user of the machine.
-pub(crate) fn lock(identity: &DeviceIdentity) -> Lock {
+pub(crate) fn lock_file(identity: &DeviceIdentity) -> LockFile {
     let name = identity.uuid.as_deref().unwrap_or("GPU");
-    Lock {
+    LockFile {
         path: super::lock_folder().join(format!("kforge-{name}.lock")),
         is_host: false,
     }

@@ -11,18 +11,19 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use cudarc::nvrtc::{result, sys};
 
-use super::wire::{Answer, Request, Work};
+use super::wire::{CompileJob, CompileRequest, CompileResponse};
 
 /// Answers one request.
 ///
 /// # Errors
 /// Where the library cannot be used; a source that does not compile is an answer.
 pub(crate) fn serve() -> anyhow::Result<()> {
-    let request = Request::read(io::stdin().lock()).context("the request is not understood")?;
-    load(&request.library)?;
+    let request =
+        CompileRequest::read(io::stdin().lock()).context("the request is not understood")?;
+    load_library(&request.library)?;
     let mut answer = match &request.work {
         Some(work) => compile(work)?,
-        None => Answer::default(),
+        None => CompileResponse::default(),
     };
     answer.version = version()?;
     answer
@@ -31,7 +32,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
 }
 
 /// By its full path: under its plain name it is then found again, wherever it lies.
-fn load(library: &Path) -> anyhow::Result<()> {
+fn load_library(library: &Path) -> anyhow::Result<()> {
     let path = CString::new(library.as_os_str().as_bytes())?;
     // SAFETY: a string that ends in a zero; the library stays loaded for good.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
@@ -61,7 +62,7 @@ fn version() -> anyhow::Result<(i32, i32)> {
     Ok((major, minor))
 }
 
-fn compile(work: &Work) -> anyhow::Result<Answer> {
+fn compile(work: &CompileJob) -> anyhow::Result<CompileResponse> {
     // What a candidate wrote may hold a zero; to a compiler that is the end.
     let text = |text: &str| {
         let end = text.find('\0').unwrap_or(text.len());
@@ -91,10 +92,10 @@ fn compile(work: &Work) -> anyhow::Result<Answer> {
     }
     // SAFETY: the program was made above.
     let compiled = unsafe { result::compile_program(program, &work.options) };
-    let mut answer = Answer {
+    let mut answer = CompileResponse {
         error: compiled.err().map(|error| format!("{:?}", error.0)),
-        log: log_of(program, work.log_bytes),
-        ..Answer::default()
+        log: program_log(program, work.log_bytes),
+        ..CompileResponse::default()
     };
     if answer.error.is_none() {
         for expression in &expressions {
@@ -107,10 +108,11 @@ fn compile(work: &Work) -> anyhow::Result<Answer> {
                 CStr::from_ptr(name).to_string_lossy().into_owned()
             });
         }
-        answer.cubin = bytes_of(program, sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)
+        answer.cubin = program_bytes(program, sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)
             .context("NVRTC gives no machine code")?;
         // Only what is told about the code is made from it: where it is kept back, there is less to tell.
-        answer.ptx = bytes_of(program, sys::nvrtcGetPTXSize, sys::nvrtcGetPTX).unwrap_or_default();
+        answer.ptx =
+            program_bytes(program, sys::nvrtcGetPTXSize, sys::nvrtcGetPTX).unwrap_or_default();
     }
     Ok(answer)
 }
@@ -123,7 +125,7 @@ struct Headers {
 }
 
 impl Headers {
-    fn new(work: &Work) -> anyhow::Result<Self> {
+    fn new(work: &CompileJob) -> anyhow::Result<Self> {
         let mut headers = Self {
             _texts: Vec::new(),
             names: Vec::new(),
@@ -146,7 +148,7 @@ impl Headers {
     }
 }
 
-fn log_of(program: sys::nvrtcProgram, most: usize) -> String {
+fn program_log(program: sys::nvrtcProgram, most: usize) -> String {
     // SAFETY: the program lives.
     let log = unsafe { result::get_program_log(program) }.unwrap_or_default();
     // The assembler's words stand behind a zero of their own.
@@ -158,7 +160,7 @@ fn log_of(program: sys::nvrtcProgram, most: usize) -> String {
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
-fn bytes_of(
+fn program_bytes(
     program: sys::nvrtcProgram,
     size_of: unsafe fn(sys::nvrtcProgram, *mut usize) -> sys::nvrtcResult,
     get: unsafe fn(sys::nvrtcProgram, *mut c_char) -> sys::nvrtcResult,

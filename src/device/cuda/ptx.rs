@@ -7,21 +7,23 @@ use indexmap::IndexMap;
 use crate::verdict::Resources;
 
 /// What the machine provides without more memory or more launches.
-const HARMLESS_CALLS: &[&str] = &["vprintf", "__assertfail"];
+const ALLOWED_CALLS: &[&str] = &["vprintf", "__assertfail"];
 
 /// The worst of all entries.
-pub(super) fn resources(log: &str) -> Resources {
+pub(super) fn parse_resources(log: &str) -> Resources {
     let mut resources = Resources::default();
     fn worst<T: Ord + Copy>(place: &mut Option<T>, value: Option<T>) {
         *place = (*place).max(value);
     }
     for line in log.lines().filter(|line| line.starts_with("ptxas")) {
-        let registers = before(line, " registers").and_then(|count| u32::try_from(count).ok());
+        let registers =
+            number_before(line, " registers").and_then(|count| u32::try_from(count).ok());
         worst(&mut resources.registers, registers);
-        let spilt = before(line, " bytes spill stores").max(before(line, " bytes spill loads"));
+        let spilt = number_before(line, " bytes spill stores")
+            .max(number_before(line, " bytes spill loads"));
         worst(&mut resources.spill_bytes, spilt);
         if registers.is_some() {
-            let shared = before(line, " bytes smem").unwrap_or(0);
+            let shared = number_before(line, " bytes smem").unwrap_or(0);
             worst(&mut resources.shared_bytes, Some(shared));
         }
     }
@@ -29,7 +31,7 @@ pub(super) fn resources(log: &str) -> Resources {
 }
 
 /// The number that stands before some words.
-fn before(line: &str, words: &str) -> Option<u64> {
+fn number_before(line: &str, words: &str) -> Option<u64> {
     let (head, _) = line.split_once(words)?;
     head.rsplit(|letter: char| !letter.is_ascii_digit())
         .next()?
@@ -38,21 +40,21 @@ fn before(line: &str, words: &str) -> Option<u64> {
 }
 
 /// Something in the PTX that no kernel may have, as a sentence, with the words of the source that lead to it.
-pub(super) fn forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> {
+pub(super) fn find_forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> {
     // Assembly of the source's own stands there as it was written: a declaration need not begin its line. Paths are no code.
     let is_code = |line: &&str| !line.starts_with(".file");
     for line in ptx.lines().map(str::trim_start).filter(is_code) {
-        if holds(line, ".managed") {
+        if contains_word(line, ".managed") {
             return Some((
                 "`__managed__` memory is the host's as well as the device's: a kernel has the buffers of its header".to_owned(),
                 &["__managed__", "asm"],
             ));
         }
-        if holds(line, ".include") {
+        if contains_word(line, ".include") {
             return Some(("PTX may not include files".to_owned(), &["asm"]));
         }
     }
-    let called = external(ptx).find(|name| !HARMLESS_CALLS.contains(name))?;
+    let called = external_functions(ptx).find(|name| !ALLOWED_CALLS.contains(name))?;
     let words: &[&str] = match called {
         "malloc" | "free" => &["malloc", "free", "new", "delete", "alloca"],
         _ => &["asm"],
@@ -68,7 +70,7 @@ pub(super) fn forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> 
 }
 
 /// Whether a word stands there by itself, not as the beginning of another or the end of a name.
-fn holds(line: &str, word: &str) -> bool {
+fn contains_word(line: &str, word: &str) -> bool {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
     line.match_indices(word).any(|(at, _)| {
         !line[..at].ends_with(is_name) && !line[at + word.len()..].starts_with(is_name)
@@ -76,7 +78,7 @@ fn holds(line: &str, word: &str) -> bool {
 }
 
 /// The functions that the PTX calls and does not hold.
-fn external(ptx: &str) -> impl Iterator<Item = &str> {
+fn external_functions(ptx: &str) -> impl Iterator<Item = &str> {
     let declared = ptx.split(".extern").skip(1);
     let declared = declared.filter_map(|rest| {
         let rest = rest.trim_start().strip_prefix(".func")?.trim_start();
@@ -94,7 +96,7 @@ fn external(ptx: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The bytes of each parameter of an entry; `None` where the PTX has no such entry.
-pub(super) fn parameters(ptx: &str, entry: &str) -> Option<Vec<u64>> {
+pub(super) fn parameter_sizes(ptx: &str, entry: &str) -> Option<Vec<u64>> {
     let mut after = ptx.split(".entry ").skip(1);
     let rest = after.find_map(|rest| {
         let rest = rest.trim_start().strip_prefix(entry)?.trim_start();
@@ -107,11 +109,11 @@ pub(super) fn parameters(ptx: &str, entry: &str) -> Option<Vec<u64>> {
     let parameters = list
         .split(',')
         .filter(|parameter| parameter.contains(".param"));
-    Some(parameters.map(size_of).collect())
+    Some(parameters.map(parameter_size).collect())
 }
 
 /// `.param .align 64 .b8 name[128]`, `.param .u64 .ptr .align 1 name`.
-fn size_of(parameter: &str) -> u64 {
+fn parameter_size(parameter: &str) -> u64 {
     let unit = parameter.split_whitespace().find_map(|word| {
         let word = word.strip_prefix('.')?;
         let bits: u64 = word.strip_prefix(['b', 'u', 's', 'f'])?.parse().ok()?;
@@ -124,8 +126,8 @@ fn size_of(parameter: &str) -> u64 {
 }
 
 /// Numbers for the archive's axes, by name. Instructions are counted as they stand, not as often as they run.
-pub(super) fn facts(ptx: &str, log: &str) -> IndexMap<String, f64> {
-    let mut facts = Facts::default();
+pub(super) fn count_features(ptx: &str, log: &str) -> IndexMap<String, f64> {
+    let mut facts = FeatureCounter::default();
     let mut place = "";
     let mut labels: HashMap<&str, ()> = HashMap::new();
     for line in ptx.lines().map(str::trim) {
@@ -150,7 +152,7 @@ pub(super) fn facts(ptx: &str, log: &str) -> IndexMap<String, f64> {
         let (operation, operands) = instruction
             .split_once([' ', '\t', ';'])
             .unwrap_or((instruction, ""));
-        facts.take(operation, place);
+        facts.count_instruction(operation, place);
         let target = operands.trim().trim_end_matches(';');
         if operation.starts_with("bra") && labels.contains_key(target) {
             facts.add("loops");
@@ -160,14 +162,14 @@ pub(super) fn facts(ptx: &str, log: &str) -> IndexMap<String, f64> {
 }
 
 #[derive(Default)]
-struct Facts {
+struct FeatureCounter {
     counts: IndexMap<&'static str, f64>,
     /// How often an instruction was made from one place of the source.
     copies: HashMap<(String, String), u32>,
 }
 
 /// All that may be counted, so that what is absent is 0.
-const COUNTED: &[&str] = &[
+const COUNTED_FEATURES: &[&str] = &[
     "instructions",
     "vector_load_bytes",
     "vector_store_bytes",
@@ -196,17 +198,17 @@ const COUNTED: &[&str] = &[
     "loops",
 ];
 
-impl Facts {
+impl FeatureCounter {
     fn add(&mut self, name: &'static str) {
         *self.counts.entry(name).or_default() += 1.0;
     }
 
-    fn at_least(&mut self, name: &'static str, value: f64) {
+    fn raise_to(&mut self, name: &'static str, value: f64) {
         let place = self.counts.entry(name).or_default();
         *place = place.max(value);
     }
 
-    fn take(&mut self, operation: &str, place: &str) {
+    fn count_instruction(&mut self, operation: &str, place: &str) {
         let parts: Vec<_> = operation.split('.').collect();
         let has = |part: &str| parts.contains(&part);
         let first = parts[0];
@@ -225,15 +227,15 @@ impl Facts {
                     "st" => "vector_store_bytes",
                     _ => "vector_load_bytes",
                 };
-                self.at_least(name, width(&parts));
+                self.raise_to(name, access_bytes(&parts));
             }
             "mma" | "wmma" if first == "mma" || has("mma") => {
                 self.add("mma");
-                self.kind_of_mma(&parts);
+                self.count_mma_type(&parts);
             }
             "wgmma" if has("mma_async") => {
                 self.add("wgmma");
-                self.kind_of_mma(&parts);
+                self.count_mma_type(&parts);
             }
             "ldmatrix" | "stmatrix" => self.add("matrix_loads"),
             "cp" if has("bulk") && has("tensor") => self.add("tensor_copies"),
@@ -278,15 +280,15 @@ impl Facts {
         }
     }
 
-    fn kind_of_mma(&mut self, parts: &[&str]) {
+    fn count_mma_type(&mut self, parts: &[&str]) {
         for part in parts {
             match *part {
-                "f16" | "f16x2" => self.at_least("half_mma", 1.0),
-                "bf16" => self.at_least("bfloat16_mma", 1.0),
-                "tf32" => self.at_least("tf32_mma", 1.0),
-                "e4m3" | "e5m2" => self.at_least("fp8_mma", 1.0),
-                "f64" => self.at_least("double_mma", 1.0),
-                "s8" | "u8" | "s4" | "u4" | "b1" => self.at_least("integer_mma", 1.0),
+                "f16" | "f16x2" => self.raise_to("half_mma", 1.0),
+                "bf16" => self.raise_to("bfloat16_mma", 1.0),
+                "tf32" => self.raise_to("tf32_mma", 1.0),
+                "e4m3" | "e5m2" => self.raise_to("fp8_mma", 1.0),
+                "f64" => self.raise_to("double_mma", 1.0),
+                "s8" | "u8" | "s4" | "u4" | "b1" => self.raise_to("integer_mma", 1.0),
                 _ => {}
             }
         }
@@ -295,11 +297,11 @@ impl Facts {
     fn finish(mut self, log: &str) -> IndexMap<String, f64> {
         let stack = log
             .lines()
-            .filter_map(|line| before(line, " bytes stack frame"));
+            .filter_map(|line| number_before(line, " bytes stack frame"));
         let stack = stack.max().unwrap_or(0) as f64;
-        let resources = resources(log);
+        let resources = parse_resources(log);
         let unrolled = self.copies.values().copied().max().unwrap_or(1);
-        let counted = COUNTED
+        let counted = COUNTED_FEATURES
             .iter()
             .map(|name| (*name, self.counts.swap_remove(name).unwrap_or(0.0)));
         let mut facts: IndexMap<_, _> = counted
@@ -318,7 +320,7 @@ impl Facts {
 }
 
 /// Bytes that one thread moves at once: `v4.f32` is 16.
-fn width(parts: &[&str]) -> f64 {
+fn access_bytes(parts: &[&str]) -> f64 {
     let lanes = parts
         .iter()
         .find_map(|part| part.strip_prefix('v')?.parse::<u32>().ok());
@@ -333,21 +335,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_assembly_declares_is_seen_wherever_it_stands() {
+    fn forbidden_declarations_are_found_anywhere_in_a_line() {
         for ptx in [
             ".global .attribute(.managed) .align 4 .u32 count;",
             "\t{ .global .attribute(.managed) .align 4 .u32 count;",
             ".visible .global .attribute( .managed ) .u32 count;",
             "mov.u32 %r1, 0; .include \"/etc/hostname\"",
         ] {
-            assert!(forbidden(ptx).is_some(), "{ptx}");
+            assert!(find_forbidden(ptx).is_some(), "{ptx}");
         }
         for ptx in [
             "\t.file\t1 \"/usr/.include/cuda.h\"",
             ".global .align 4 .u32 managed;",
             "ld.global.u32 %r1, [%rd1];",
         ] {
-            assert!(forbidden(ptx).is_none(), "{ptx}");
+            assert!(find_forbidden(ptx).is_none(), "{ptx}");
         }
     }
 }

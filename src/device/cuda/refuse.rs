@@ -2,13 +2,15 @@
 //!
 //! These rules give early, clear messages. They are no defence: NVRTC reads what its process may read, and the PTX is looked at.
 
-use super::headers::is_of_the_language;
+use super::headers::is_standard_header;
 use crate::device::Refusal;
-use crate::device::lexer::{Token, TokenKind, adjacent, is_directive, tokens, without_comments};
+use crate::device::lexer::{
+    Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
+};
 use crate::verdict::{Evidence, Status};
 
 /// What a machine may lack: the beginnings of headers' names, and what they belong to.
-const OPTIONAL: &[(&str, &str)] = &[
+const OPTIONAL_HEADERS: &[(&str, &str)] = &[
     ("cute/", "CUTLASS"),
     ("cutlass/", "CUTLASS"),
     ("mma.h", "package `nvidia-cuda-crt`"),
@@ -16,18 +18,18 @@ const OPTIONAL: &[(&str, &str)] = &[
 ];
 
 /// `is_known`: whether CUDA, CCCL or CUTLASS have a header of that name here.
-pub(super) fn refuse(source: &str, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
-    let tokens = tokens(source);
-    let text = |token: &Token| &source[token.range.clone()];
+pub(super) fn check_source(source: &str, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
+    let tokens = lex(source);
+    let text = |token: &Lexeme| &source[token.range.clone()];
     tokens.iter().enumerate().find_map(|(index, token)| {
         let launch = || tokens[index..].iter().take(3).map(text).eq(["<", "<", "<"]);
         match token.kind {
-            TokenKind::Directive => refuse_directive(text(token), token.line, is_known),
-            TokenKind::Symbol if launch() && adjacent(&tokens[index..]) => Some(rejected(
+            LexemeKind::Directive => check_directive(text(token), token.line, is_known),
+            LexemeKind::Symbol if launch() && are_adjacent(&tokens[index..]) => Some(rejected(
                 token.line,
                 "a kernel does not launch another: the header says what is launched",
             )),
-            TokenKind::Literal if text(token).contains(".include") => {
+            LexemeKind::Literal if text(token).contains(".include") => {
                 Some(rejected(token.line, "PTX may not include files"))
             }
             _ => None,
@@ -36,35 +38,32 @@ pub(super) fn refuse(source: &str, is_known: &dyn Fn(&str) -> bool) -> Option<Re
 }
 
 /// The line of the first of some words.
-pub(super) fn line_of(source: &str, words: &[&str]) -> Option<u32> {
-    let tokens = tokens(source);
-    let is_meant = |token: &&Token| {
+pub(super) fn first_line_with(source: &str, words: &[&str]) -> Option<u32> {
+    let tokens = lex(source);
+    let is_meant = |token: &&Lexeme| {
         let text = &source[token.range.clone()];
         match token.kind {
-            TokenKind::Word => words.contains(&text),
-            TokenKind::Directive => words.iter().any(|word| text.contains(word)),
+            LexemeKind::Identifier => words.contains(&text),
+            LexemeKind::Directive => words.iter().any(|word| text.contains(word)),
             _ => false,
         }
     };
     tokens.iter().find(is_meant).map(|token| token.line)
 }
 
-fn refuse_directive(
-    directive: &str,
-    line: u32,
-    is_known: &dyn Fn(&str) -> bool,
-) -> Option<Refusal> {
-    let plain = without_comments(directive);
+fn check_directive(directive: &str, line: u32, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
+    let plain = strip_comments(directive);
     let body = plain
         .strip_prefix('#')
         .or_else(|| plain.strip_prefix("%:"))?;
     let body = body.trim_start();
-    if body.starts_with(|first: char| first.is_ascii_digit()) || is_directive(body, "line") {
+    if body.starts_with(|first: char| first.is_ascii_digit()) || starts_with_directive(body, "line")
+    {
         return Some(rejected(line, "line markers are not accepted"));
     }
     if ["include_next", "embed", "import"]
         .iter()
-        .any(|name| is_directive(body, name))
+        .any(|name| starts_with_directive(body, name))
     {
         return Some(rejected(
             line,
@@ -72,25 +71,27 @@ fn refuse_directive(
         ));
     }
     if let Some((_, behind)) = body.split_once("__has_include") {
-        let asked = named(behind.trim_start_matches(['(', ' ', '\t', '_']));
+        let asked = header_name(behind.trim_start_matches(['(', ' ', '\t', '_']));
         return asked
-            .filter(|name| leads_away(name))
-            .map(|name| away(name, line));
+            .filter(|name| is_outside_headers(name))
+            .map(|name| outside_headers(name, line));
     }
-    if !is_directive(body, "include") {
+    if !starts_with_directive(body, "include") {
         return None;
     }
-    let Some(name) = named(body["include".len()..].trim()) else {
+    let Some(name) = header_name(body["include".len()..].trim()) else {
         return Some(rejected(line, "`#include` wants a header's name in `<…>`"));
     };
-    if leads_away(name) {
-        return Some(away(name, line));
+    if is_outside_headers(name) {
+        return Some(outside_headers(name, line));
     }
     // What is missing may stand where only a host's compiler would look: NVRTC tells.
-    if is_known(name) || is_of_the_language(name) {
+    if is_known(name) || is_standard_header(name) {
         return None;
     }
-    let optional = OPTIONAL.iter().find(|(start, _)| name.starts_with(start));
+    let optional = OPTIONAL_HEADERS
+        .iter()
+        .find(|(start, _)| name.starts_with(start));
     if let Some((_, library)) = optional {
         let reason = format!("`<{name}>` is not installed here ({library})");
         return Some(refusal(Status::Unsupported, line, &reason));
@@ -99,18 +100,18 @@ fn refuse_directive(
     Some(rejected(line, &reason))
 }
 
-fn named(text: &str) -> Option<&str> {
+fn header_name(text: &str) -> Option<&str> {
     let within = |open: char, close: char| Some(text.strip_prefix(open)?.split_once(close)?.0);
     within('<', '>').or_else(|| within('"', '"'))
 }
 
 /// Whether a name could mean a file outside of the headers' folders.
-fn leads_away(name: &str) -> bool {
+fn is_outside_headers(name: &str) -> bool {
     let name = name.trim();
     name.starts_with(['/', '~']) || name.contains('\\') || name.split('/').any(|part| part == "..")
 }
 
-fn away(name: &str, line: u32) -> Refusal {
+fn outside_headers(name: &str, line: u32) -> Refusal {
     rejected(
         line,
         &format!("`{}` is outside of CUDA's headers", name.trim()),
@@ -137,12 +138,12 @@ mod tests {
     use super::*;
 
     fn found(source: &str) -> Option<(Status, Option<u32>)> {
-        let refusal = refuse(source, &|name| name == "cuda_fp16.h")?;
+        let refusal = check_source(source, &|name| name == "cuda_fp16.h")?;
         Some((refusal.status, refusal.evidence.line))
     }
 
     #[test]
-    fn what_leads_out_of_the_headers_is_refused_with_its_line() {
+    fn includes_outside_cuda_headers_are_rejected_with_their_line() {
         for source in [
             "\n#include \"/etc/hostname\"",
             "\n#include </etc/hostname>",
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_usual_is_not() {
+    fn usual_sources_are_accepted() {
         for source in [
             "#include <cuda_fp16.h>",
             "#include \"cuda_fp16.h\"",
@@ -178,7 +179,7 @@ mod tests {
             assert_eq!(found(source), None, "{source}");
         }
         assert_eq!(
-            line_of("\nint f() {\n  return new int; }", &["malloc", "new"]),
+            first_line_with("\nint f() {\n  return new int; }", &["malloc", "new"]),
             Some(3)
         );
     }

@@ -3,12 +3,12 @@
 
 use std::fmt::Write;
 
-use super::headers::KNOWN;
-use crate::device::lexer::{Token, tokens};
-use crate::kernel::plan::{ArgumentType, Entry, Unit};
+use super::headers::PREAMBLE;
+use crate::device::lexer::{Lexeme, lex};
+use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
 /// What the checks behind the source are made of. No header is needed for it.
-const CHECKS: &str = r#"
+const ARGUMENT_CHECKS: &str = r#"
 struct __half; struct __half2; struct __nv_bfloat16; struct __nv_bfloat162; struct __nv_fp8_e4m3; struct __nv_fp8_e5m2;
 namespace kforge_check {
 template <class T> struct Bare { using type = T; };
@@ -55,11 +55,11 @@ template <class... T> struct Function<void (*)(T...)> {
 "#;
 
 /// The C++ text of a unit.
-pub(super) fn translation_unit(unit: &Unit) -> String {
+pub(super) fn translation_unit(unit: &TranslationUnit) -> String {
     // In memory alone: writing to a String cannot fail.
-    let mut text = format!("{CHECKS}{KNOWN}");
-    let takes_map = |entry: &Entry| entry.arguments.contains(&ArgumentType::TensorMap);
-    if unit.entries.iter().any(takes_map) && !declares_map(&unit.source) {
+    let mut text = format!("{ARGUMENT_CHECKS}{PREAMBLE}");
+    let takes_map = |entry: &EntryPoint| entry.arguments.contains(&ArgumentType::TensorMap);
+    if unit.entry_points.iter().any(takes_map) && !declares_tensor_map(&unit.source) {
         text.push_str("#include <cuda.h>\n");
     }
     for (name, value) in &unit.constants {
@@ -75,8 +75,8 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
     text.push_str("#line 1 \"kernel.cu\"\n");
     text.push_str(&unit.source);
     text.push('\n');
-    for (index, entry) in unit.entries.iter().enumerate() {
-        check(&mut text, index, entry);
+    for (index, entry) in unit.entry_points.iter().enumerate() {
+        write_launch_checks(&mut text, index, entry);
     }
     // Whatever the source left open is missed at its end.
     let last = unit.source.lines().count().max(1);
@@ -85,10 +85,10 @@ pub(super) fn translation_unit(unit: &Unit) -> String {
 }
 
 /// Whether a source brings the type itself, as those do that are written for NVRTC.
-fn declares_map(source: &str) -> bool {
-    let tokens = tokens(source);
+fn declares_tensor_map(source: &str) -> bool {
+    let tokens = lex(source);
     let text = |index: usize| {
-        let token: Option<&Token> = tokens.get(index);
+        let token: Option<&Lexeme> = tokens.get(index);
         token.map_or("", |token| &source[token.range.clone()])
     };
     (0..tokens.len()).any(|index| {
@@ -98,7 +98,7 @@ fn declares_map(source: &str) -> bool {
 }
 
 /// Each statement on the header's line.
-fn check(text: &mut String, index: usize, entry: &Entry) {
+fn write_launch_checks(text: &mut String, index: usize, entry: &EntryPoint) {
     let expression = &entry.expression;
     let count = entry.arguments.len();
     let mut statement = |statement: std::fmt::Arguments<'_>| {
@@ -128,7 +128,7 @@ fn check(text: &mut String, index: usize, entry: &Entry) {
         ));
     }
     for (position, argument) in entry.arguments.iter().enumerate() {
-        let passed = type_of(*argument);
+        let passed = cuda_type(*argument);
         let message = format!(
             "argument {}: the header passes '{passed}', '{expression}' takes another type",
             position + 1
@@ -139,10 +139,10 @@ fn check(text: &mut String, index: usize, entry: &Entry) {
     }
 }
 
-fn type_of(argument: ArgumentType) -> String {
+fn cuda_type(argument: ArgumentType) -> String {
     match argument {
-        ArgumentType::Pointer(dtype) => format!("{}*", dtype.cuda()),
-        ArgumentType::Scalar(dtype) => dtype.cuda().to_owned(),
+        ArgumentType::Pointer(dtype) => format!("{}*", dtype.cuda_type()),
+        ArgumentType::Scalar(dtype) => dtype.cuda_type().to_owned(),
         ArgumentType::I32 => "int".to_owned(),
         ArgumentType::U32 => "unsigned".to_owned(),
         ArgumentType::I64 => "long long".to_owned(),
@@ -151,7 +151,7 @@ fn type_of(argument: ArgumentType) -> String {
 }
 
 /// The bytes that a launch passes for each argument.
-pub(super) fn sizes(entry: &Entry) -> Vec<u64> {
+pub(super) fn argument_sizes(entry: &EntryPoint) -> Vec<u64> {
     let size = |argument: &ArgumentType| match argument {
         ArgumentType::Pointer(_) | ArgumentType::I64 => 8,
         ArgumentType::Scalar(dtype) => dtype.bytes(),
@@ -166,11 +166,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_of_the_sources_own_is_seen() {
-        assert!(declares_map("struct alignas(64) CUtensorMap { int x; };"));
-        assert!(declares_map("typedef struct X_st { int x; } CUtensorMap;"));
-        assert!(declares_map("using CUtensorMap = X;"));
-        assert!(!declares_map(
+    fn own_tensor_map_type_is_recognized() {
+        assert!(declares_tensor_map(
+            "struct alignas(64) CUtensorMap { int x; };"
+        ));
+        assert!(declares_tensor_map(
+            "typedef struct X_st { int x; } CUtensorMap;"
+        ));
+        assert!(declares_tensor_map("using CUtensorMap = X;"));
+        assert!(!declares_tensor_map(
             "__global__ void k(const __grid_constant__ CUtensorMap map) {}"
         ));
     }

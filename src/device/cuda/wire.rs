@@ -8,19 +8,19 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The most that an answer may hold.
-const MOST_BYTES: u64 = 256 << 20;
+const MAX_MESSAGE_BYTES: u64 = 256 << 20;
 
 /// What to compile, with what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Request {
+pub(super) struct CompileRequest {
     /// NVRTC itself, by its full path.
     pub(super) library: PathBuf,
     /// `None`: only its version is asked for.
-    pub(super) work: Option<Work>,
+    pub(super) work: Option<CompileJob>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Work {
+pub(super) struct CompileJob {
     pub(super) source: String,
     pub(super) options: Vec<String>,
     /// C++ expressions whose names in the machine code are wanted.
@@ -32,7 +32,7 @@ pub(super) struct Work {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Answer {
+pub(super) struct CompileResponse {
     /// Of NVRTC: major and minor.
     pub(super) version: (i32, i32),
     /// What stopped it, in NVRTC's own word; `None` where it compiled.
@@ -46,23 +46,23 @@ pub(super) struct Answer {
     pub(super) ptx: Vec<u8>,
 }
 
-impl Request {
+impl CompileRequest {
     pub(super) fn write(&self, output: impl Write) -> io::Result<()> {
-        write(output, self, &[])
+        write_message(output, self, &[])
     }
 
     pub(super) fn read(input: impl Read) -> io::Result<Self> {
-        Ok(read(input)?.0)
+        Ok(read_message(input)?.0)
     }
 }
 
-impl Answer {
+impl CompileResponse {
     pub(super) fn write(&self, output: impl Write) -> io::Result<()> {
-        write(output, self, &[&self.cubin, &self.ptx])
+        write_message(output, self, &[&self.cubin, &self.ptx])
     }
 
     pub(super) fn read(input: impl Read) -> io::Result<Self> {
-        let (answer, mut parts): (Self, _) = read(input)?;
+        let (answer, mut parts): (Self, _) = read_message(input)?;
         let ptx = parts.pop().unwrap_or_default();
         let cubin = parts.pop().unwrap_or_default();
         Ok(Self {
@@ -74,7 +74,7 @@ impl Answer {
 }
 
 /// Each part behind its length; the first is JSON.
-fn write(mut output: impl Write, head: &impl Serialize, parts: &[&[u8]]) -> io::Result<()> {
+fn write_message(mut output: impl Write, head: &impl Serialize, parts: &[&[u8]]) -> io::Result<()> {
     let head = serde_json::to_vec(head)?;
     for part in std::iter::once(head.as_slice()).chain(parts.iter().copied()) {
         output.write_all(&(part.len() as u64).to_le_bytes())?;
@@ -83,9 +83,9 @@ fn write(mut output: impl Write, head: &impl Serialize, parts: &[&[u8]]) -> io::
     output.flush()
 }
 
-fn read<T: DeserializeOwned>(input: impl Read) -> io::Result<(T, Vec<Vec<u8>>)> {
+fn read_message<T: DeserializeOwned>(input: impl Read) -> io::Result<(T, Vec<Vec<u8>>)> {
     let mut bytes = Vec::new();
-    input.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    input.take(MAX_MESSAGE_BYTES).read_to_end(&mut bytes)?;
     let mut rest = bytes.as_slice();
     let mut parts = Vec::new();
     while let Some((length, behind)) = rest.split_first_chunk() {
@@ -109,20 +109,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_and_a_part_of_it_is_not() {
-        let answer = Answer {
+    fn messages_round_trip_and_truncated_ones_fail() {
+        let answer = CompileResponse {
             version: (13, 0),
             log: "é\n".to_owned(),
             names: vec!["_Z1kv".to_owned()],
             cubin: vec![0, 1, 255],
             ptx: b".version 9.0".to_vec(),
-            ..Answer::default()
+            ..CompileResponse::default()
         };
         let mut bytes = Vec::new();
         answer.write(&mut bytes).unwrap();
-        assert_eq!(Answer::read(bytes.as_slice()).unwrap(), answer);
+        assert_eq!(CompileResponse::read(bytes.as_slice()).unwrap(), answer);
         for end in 0..16 {
-            assert!(Answer::read(&bytes[..end]).is_err());
+            assert!(CompileResponse::read(&bytes[..end]).is_err());
         }
     }
 }

@@ -19,14 +19,14 @@ mod probe;
 mod rules;
 mod seccomp;
 
-pub use probe::{Mechanisms, mechanisms, require};
-pub(super) use seccomp::name as name_of_call;
+pub use probe::{SandboxSupport, require_sandbox, sandbox_support};
+pub(super) use seccomp::system_call_name as name_of_call;
 
-use rules::Rules;
-use seccomp::Filter;
+use rules::LandlockRules;
+use seccomp::SeccompFilter;
 
 /// Where a machine's own tools, headers and libraries lie.
-const SYSTEM: &[&str] = &[
+const SYSTEM_PATHS: &[&str] = &[
     "/usr",
     "/bin",
     "/sbin",
@@ -46,7 +46,7 @@ const SYSTEM: &[&str] = &[
     "/sys/devices/system/cpu",
 ];
 /// Of it, what a program needs that is not linked statically.
-const LIBRARIES: &[&str] = &[
+const LIBRARY_PATHS: &[&str] = &[
     "/usr/lib",
     "/usr/lib32",
     "/usr/lib64",
@@ -69,17 +69,17 @@ const COMMON_LIMITS: &[(libc::__rlimit_resource_t, u64)] = &[
     (libc::RLIMIT_RTPRIO, 0),
 ];
 /// Tasks of the user nobody, all programs of the machine together: to count them says little of one, but ends a bomb.
-const NOBODYS_TASKS: u64 = 4096;
-const CANDIDATES_FILES: u64 = 16;
-const CANDIDATES_STACK: u64 = 8 << 20;
+const MAX_NOBODY_TASKS: u64 = 4096;
+const MAX_CANDIDATE_FILES: u64 = 16;
+const MAX_CANDIDATE_STACK: u64 = 8 << 20;
 
 /// Its first argument, as a candidate's process sees it.
-const NAME: &CStr = c"kernel";
+const CANDIDATE_NAME: &CStr = c"kernel";
 
 /// What one process will be held by.
 pub(super) struct Confinement {
-    rules: Option<Rules>,
-    filter: Option<&'static Filter>,
+    rules: Option<LandlockRules>,
+    filter: Option<&'static SeccompFilter>,
     become_nobody: bool,
     limits: Vec<(libc::__rlimit_resource_t, u64)>,
     /// Descriptors from this one on go.
@@ -90,43 +90,43 @@ pub(super) struct Confinement {
 
 impl Confinement {
     /// For a candidate's process, which keeps descriptors 0 to 3. `limits` come on top of those that all have.
-    pub(super) fn of_candidate(
+    pub(super) fn for_candidate(
         executable: &Path,
         limits: &[(libc::__rlimit_resource_t, u64)],
     ) -> anyhow::Result<Self> {
-        static FILTERS: [OnceLock<Option<Filter>>; 2] = [OnceLock::new(), OnceLock::new()];
-        let found = mechanisms();
+        static FILTERS: [OnceLock<Option<SeccompFilter>>; 2] = [OnceLock::new(), OnceLock::new()];
+        let found = sandbox_support();
         let opened = File::open(executable)
             .with_context(|| format!("failed to open `{}`", executable.display()))?;
-        let is_static = !wants_loader(&opened);
+        let is_static = !needs_loader(&opened);
         let libraries: Vec<_> = match is_static {
             true => Vec::new(),
-            false => LIBRARIES.iter().map(PathBuf::from).collect(),
+            false => LIBRARY_PATHS.iter().map(PathBuf::from).collect(),
         };
         let rules = match found.landlock {
-            Some(_) => Rules::of_candidate(&opened, &libraries)?,
+            Some(_) => LandlockRules::for_candidate(&opened, &libraries)?,
             None => None,
         };
         let filter = FILTERS[usize::from(is_static)]
-            .get_or_init(|| Filter::of_candidate(!is_static))
+            .get_or_init(|| SeccompFilter::for_candidate(!is_static))
             .as_ref()
             .filter(|_| found.seccomp);
         let mut limits = [
             COMMON_LIMITS,
             &[
-                (libc::RLIMIT_NOFILE, CANDIDATES_FILES),
-                (libc::RLIMIT_STACK, CANDIDATES_STACK),
+                (libc::RLIMIT_NOFILE, MAX_CANDIDATE_FILES),
+                (libc::RLIMIT_STACK, MAX_CANDIDATE_STACK),
             ],
             limits,
         ]
         .concat();
-        if found.nobody {
-            limits.push((libc::RLIMIT_NPROC, NOBODYS_TASKS));
+        if found.runs_as_nobody {
+            limits.push((libc::RLIMIT_NPROC, MAX_NOBODY_TASKS));
         }
         Ok(Self {
             rules,
             filter,
-            become_nobody: found.nobody,
+            become_nobody: found.runs_as_nobody,
             limits,
             first_closed: 4,
             executable: Some(opened.into()),
@@ -134,23 +134,23 @@ impl Confinement {
     }
 
     /// For a compiler and its children: it reads the system's folders and `readable`, and writes in one folder.
-    pub(super) fn of_compiler(
+    pub(super) fn for_compiler(
         readable: &[PathBuf],
         writable: &Path,
         limits: &[(libc::__rlimit_resource_t, u64)],
     ) -> anyhow::Result<Self> {
-        static FILTER: OnceLock<Option<Filter>> = OnceLock::new();
-        let found = mechanisms();
-        let readable: Vec<_> = SYSTEM
+        static FILTER: OnceLock<Option<SeccompFilter>> = OnceLock::new();
+        let found = sandbox_support();
+        let readable: Vec<_> = SYSTEM_PATHS
             .iter()
             .map(PathBuf::from)
             .chain(readable.iter().cloned())
             .collect();
         let rules = match found.landlock {
-            Some(_) => Rules::of_compiler(&readable, writable)?,
+            Some(_) => LandlockRules::for_compiler(&readable, writable)?,
             None => None,
         };
-        let filter = FILTER.get_or_init(Filter::of_compiler).as_ref();
+        let filter = FILTER.get_or_init(SeccompFilter::for_compiler).as_ref();
         Ok(Self {
             rules,
             filter: filter.filter(|_| found.seccomp),
@@ -162,19 +162,19 @@ impl Confinement {
     }
 
     /// For CUDA's compiler, which starts nothing: it reads libraries and `readable`, and writes nowhere.
-    pub(super) fn of_nvrtc(
+    pub(super) fn for_nvrtc(
         readable: &[PathBuf],
         limits: &[(libc::__rlimit_resource_t, u64)],
     ) -> anyhow::Result<Self> {
-        static FILTER: OnceLock<Option<Filter>> = OnceLock::new();
-        let found = mechanisms();
-        let libraries = LIBRARIES.iter().map(PathBuf::from);
+        static FILTER: OnceLock<Option<SeccompFilter>> = OnceLock::new();
+        let found = sandbox_support();
+        let libraries = LIBRARY_PATHS.iter().map(PathBuf::from);
         let readable: Vec<_> = libraries.chain(readable.iter().cloned()).collect();
         let rules = match found.landlock {
-            Some(_) => Rules::of_reader(&readable)?,
+            Some(_) => LandlockRules::for_reader(&readable)?,
             None => None,
         };
-        let filter = FILTER.get_or_init(Filter::of_compiler).as_ref();
+        let filter = FILTER.get_or_init(SeccompFilter::for_compiler).as_ref();
         Ok(Self {
             rules,
             filter: filter.filter(|_| found.seccomp),
@@ -186,8 +186,8 @@ impl Confinement {
     }
 
     /// Moves what it has open under this number elsewhere: the process puts something else there before it is confined.
-    pub(super) fn keep_off(&mut self, number: RawFd) -> anyhow::Result<()> {
-        let rules = self.rules.as_mut().map(Rules::descriptor_mut);
+    pub(super) fn avoid_descriptor(&mut self, number: RawFd) -> anyhow::Result<()> {
+        let rules = self.rules.as_mut().map(LandlockRules::descriptor_mut);
         for descriptor in [rules, self.executable.as_mut()].into_iter().flatten() {
             if descriptor.as_raw_fd() == number {
                 *descriptor = descriptor
@@ -199,19 +199,19 @@ impl Confinement {
     }
 
     /// Puts all of it on this process. Only system calls: this stands between fork and exec.
-    pub(super) fn put_on(&self) -> io::Result<()> {
-        privileges::close_on_exec(self.first_closed);
+    pub(super) fn apply(&self) -> io::Result<()> {
+        privileges::mark_close_on_exec(self.first_closed);
         for (resource, limit) in &self.limits {
             privileges::lower_limit(*resource, *limit)?;
         }
-        privileges::give_up(self.become_nobody)?;
+        privileges::drop_privileges(self.become_nobody)?;
         privileges::die_with_parent()?;
         if let Some(rules) = &self.rules {
-            rules.put_on()?;
+            rules.apply()?;
         }
         // Last: it would stand in the way of all the others.
         match self.filter {
-            Some(filter) => filter.put_on(),
+            Some(filter) => filter.apply(),
             None => Ok(()),
         }
     }
@@ -222,7 +222,7 @@ impl Confinement {
         let Some(executable) = &self.executable else {
             return io::ErrorKind::NotFound.into();
         };
-        let arguments = [NAME.as_ptr(), std::ptr::null()];
+        let arguments = [CANDIDATE_NAME.as_ptr(), std::ptr::null()];
         let environment = [std::ptr::null::<libc::c_char>()];
         // SAFETY: strings and lists that end with null, alive until the call replaces this program or fails.
         unsafe {
@@ -240,7 +240,7 @@ impl Confinement {
 }
 
 /// Whether an executable names a loader, which reads libraries before it begins.
-fn wants_loader(executable: &File) -> bool {
+fn needs_loader(executable: &File) -> bool {
     const HEADER_BYTES: usize = 64;
     const LOADER: u32 = 3;
     let mut bytes = [0u8; 1024];
@@ -270,11 +270,11 @@ fn wants_loader(executable: &File) -> bool {
 
 /// Keeps this process, which must have one thread yet, and all that it starts from writing anywhere but below `writable`, from the
 /// network and from signals to others. `false` where the system cannot.
-pub(super) fn fence(writable: &[PathBuf]) -> anyhow::Result<bool> {
-    if rules::version().is_none() {
+pub(super) fn confine_worker(writable: &[PathBuf]) -> anyhow::Result<bool> {
+    if rules::landlock_version().is_none() {
         return Ok(false);
     }
-    let Some(rules) = Rules::of_worker(writable)? else {
+    let Some(rules) = LandlockRules::for_worker(writable)? else {
         return Ok(false);
     };
     // SAFETY: no memory is passed.
@@ -282,18 +282,21 @@ pub(super) fn fence(writable: &[PathBuf]) -> anyhow::Result<bool> {
         return Ok(false);
     }
     rules
-        .put_on()
+        .apply()
         .context("failed to put a Landlock ruleset on")?;
     Ok(true)
 }
 
 /// The folders that belong to a compiler which does not lie among the system's own: where it really is, and what it says
 /// that it searches.
-pub(super) fn folders_of(compiler: &Path, search_folders: impl FnOnce() -> String) -> Vec<PathBuf> {
+pub(super) fn compiler_folders(
+    compiler: &Path,
+    search_folders: impl FnOnce() -> String,
+) -> Vec<PathBuf> {
     let Ok(real) = compiler.canonicalize() else {
         return Vec::new();
     };
-    let is_the_systems = |path: &Path| SYSTEM.iter().any(|system| path.starts_with(system));
+    let is_the_systems = |path: &Path| SYSTEM_PATHS.iter().any(|system| path.starts_with(system));
     if is_the_systems(&real) {
         return Vec::new();
     }
@@ -329,16 +332,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_confinement_has_open_leaves_a_place_that_is_needed() {
+    fn avoid_descriptor_moves_open_descriptors() {
         let program = std::env::current_exe().unwrap();
-        let mut confinement = Confinement::of_candidate(&program, &[]).unwrap();
+        let mut confinement = Confinement::for_candidate(&program, &[]).unwrap();
         let numbers = |confinement: &Confinement| -> Vec<RawFd> {
-            let rules = confinement.rules.as_ref().map(Rules::descriptor);
+            let rules = confinement.rules.as_ref().map(LandlockRules::descriptor);
             let both = [rules, confinement.executable.as_ref()];
             both.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
         };
         for number in numbers(&confinement) {
-            confinement.keep_off(number).unwrap();
+            confinement.avoid_descriptor(number).unwrap();
             let now = numbers(&confinement);
             assert!(!now.contains(&number), "{number} is among {now:?}");
         }

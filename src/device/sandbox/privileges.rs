@@ -11,11 +11,11 @@ const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 /// More than there are.
-const MOST_CAPABILITIES: u32 = 64;
+const MAX_CAPABILITIES: u32 = 64;
 
 /// `struct __user_cap_header_struct`, version 3.
 #[repr(C)]
-struct Header {
+struct CapabilityHeader {
     version: u32,
     process: i32,
 }
@@ -23,13 +23,13 @@ struct Header {
 /// `struct __user_cap_data_struct`: the lower and the upper 32 capabilities.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Sets {
+struct CapabilitySets {
     effective: u32,
     permitted: u32,
     inheritable: u32,
 }
 
-impl Header {
+impl CapabilityHeader {
     /// Of this thread.
     fn new() -> Self {
         Self {
@@ -40,9 +40,9 @@ impl Header {
 }
 
 /// Whether this process can start others as nobody and still signal them.
-pub(super) fn can_become_nobody() -> bool {
-    let mut header = Header::new();
-    let mut sets = [Sets::default(); 2];
+pub(super) fn has_capabilities_for_nobody() -> bool {
+    let mut header = CapabilityHeader::new();
+    let mut sets = [CapabilitySets::default(); 2];
     // SAFETY: the header is read, and two sets are written, as its version says.
     let asked = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
     let has = |capability: u32| sets[0].effective & 1 << capability != 0;
@@ -52,12 +52,12 @@ pub(super) fn can_become_nobody() -> bool {
 }
 
 /// Gives up every capability, and the user if asked to; nothing started from here on can have more.
-pub(super) fn give_up(become_nobody: bool) -> io::Result<()> {
+pub(super) fn drop_privileges(become_nobody: bool) -> io::Result<()> {
     // SAFETY: plain numbers.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         // Ends with the first that does not exist, or at once where it is not allowed: then there is nothing to lose.
-        for capability in 0..MOST_CAPABILITIES {
+        for capability in 0..MAX_CAPABILITIES {
             if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
                 break;
             }
@@ -84,8 +84,8 @@ pub(super) fn give_up(become_nobody: bool) -> io::Result<()> {
             check_long(libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY))?;
         }
     }
-    let mut header = Header::new();
-    let none = [Sets::default(); 2];
+    let mut header = CapabilityHeader::new();
+    let none = [CapabilitySets::default(); 2];
     // SAFETY: both are read, as the version says.
     check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) })
 }
@@ -106,7 +106,7 @@ pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> i
 }
 
 /// Descriptors from this one on are closed when another program begins.
-pub(super) fn close_on_exec(first: u32) {
+pub(super) fn mark_close_on_exec(first: u32) {
     const CLOSE_ON_EXEC: u32 = 4;
     // SAFETY: plain numbers. Older systems lack the call: there every descriptor of this program says so itself.
     unsafe {

@@ -5,29 +5,29 @@
 use std::sync::OnceLock;
 
 use super::privileges;
-use super::rules::{self, Rules};
-use super::seccomp::Filter;
+use super::rules::{self, LandlockRules};
+use super::seccomp::SeccompFilter;
 use crate::base::Failure;
 
 /// What is in force here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mechanisms {
+pub struct SandboxSupport {
     /// Its version, where a file really was out of reach.
     pub landlock: Option<u32>,
     /// Whether a call that is not open really ended a process.
     pub seccomp: bool,
     /// Whether candidates run as nobody: only root can start them so.
-    pub nobody: bool,
+    pub runs_as_nobody: bool,
 }
 
 /// Something that this machine lacks, and what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Missing {
+pub(crate) struct MissingMechanism {
     pub name: &'static str,
     pub remedy: &'static str,
 }
 
-impl Mechanisms {
+impl SandboxSupport {
     /// What a verdict says.
     pub(crate) fn describe(&self) -> &'static str {
         match (self.landlock.is_some(), self.seccomp) {
@@ -39,12 +39,12 @@ impl Mechanisms {
     }
 
     /// What is not in force, with remedies.
-    pub(crate) fn missing(&self) -> Vec<Missing> {
-        let landlock = Missing {
+    pub(crate) fn missing(&self) -> Vec<MissingMechanism> {
+        let landlock = MissingMechanism {
             name: "Landlock",
             remedy: "use Linux 5.13 or later with `landlock` among its security modules (boot parameter `lsm=landlock,…`); in a container, let its seccomp profile pass `landlock_create_ruleset`",
         };
-        let seccomp = Missing {
+        let seccomp = MissingMechanism {
             name: "seccomp",
             remedy: "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64; in a container, let its seccomp profile pass `seccomp`",
         };
@@ -56,12 +56,12 @@ impl Mechanisms {
 }
 
 /// What is in force here; found out the first time that anybody asks.
-pub fn mechanisms() -> &'static Mechanisms {
-    static FOUND: OnceLock<Mechanisms> = OnceLock::new();
-    FOUND.get_or_init(|| Mechanisms {
-        landlock: rules::version().filter(|_| landlock_holds()),
-        seccomp: seccomp_holds(),
-        nobody: privileges::can_become_nobody() && nobody_can_be(),
+pub fn sandbox_support() -> &'static SandboxSupport {
+    static FOUND: OnceLock<SandboxSupport> = OnceLock::new();
+    FOUND.get_or_init(|| SandboxSupport {
+        landlock: rules::landlock_version().filter(|_| landlock_works()),
+        seccomp: seccomp_works(),
+        runs_as_nobody: privileges::has_capabilities_for_nobody() && can_run_as_nobody(),
     })
 }
 
@@ -69,8 +69,8 @@ pub fn mechanisms() -> &'static Mechanisms {
 ///
 /// # Errors
 /// `Failure::environment` that names what is missing.
-pub fn require() -> Result<(), Failure> {
-    let missing = mechanisms().missing();
+pub fn require_sandbox() -> Result<(), Failure> {
+    let missing = sandbox_support().missing();
     let names: Vec<_> = missing.iter().map(|missing| missing.name).collect();
     let remedies: Vec<_> = missing.iter().map(|missing| missing.remedy).collect();
     if missing.is_empty() {
@@ -84,27 +84,30 @@ pub fn require() -> Result<(), Failure> {
 }
 
 /// A file that could be written a moment ago, and then could not.
-fn landlock_holds() -> bool {
-    let Ok(Some(rules)) = Rules::of_nothing() else {
+fn landlock_works() -> bool {
+    let Ok(Some(rules)) = LandlockRules::deny_all() else {
         return false;
     };
     let can_write = || {
         // SAFETY: a constant string; the descriptor ends with this process.
         unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) >= 0 }
     };
-    let holds = in_a_copy(|| {
-        can_write() && privileges::give_up(false).is_ok() && rules.put_on().is_ok() && !can_write()
+    let holds = run_in_fork(|| {
+        can_write()
+            && privileges::drop_privileges(false).is_ok()
+            && rules.apply().is_ok()
+            && !can_write()
     });
     holds == Some(libc::CLD_EXITED)
 }
 
 /// A socket that nobody gets.
-fn seccomp_holds() -> bool {
-    let Some(filter) = Filter::of_candidate(false) else {
+fn seccomp_works() -> bool {
+    let Some(filter) = SeccompFilter::for_candidate(false) else {
         return false;
     };
-    let ended = in_a_copy(|| {
-        let is_on = privileges::give_up(false).is_ok() && filter.put_on().is_ok();
+    let ended = run_in_fork(|| {
+        let is_on = privileges::drop_privileges(false).is_ok() && filter.apply().is_ok();
         // SAFETY: plain numbers.
         is_on && unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) } >= 0
     });
@@ -112,13 +115,13 @@ fn seccomp_holds() -> bool {
 }
 
 /// Another user namespace may have no such user.
-fn nobody_can_be() -> bool {
-    in_a_copy(|| privileges::give_up(true).is_ok()) == Some(libc::CLD_EXITED)
+fn can_run_as_nobody() -> bool {
+    run_in_fork(|| privileges::drop_privileges(true).is_ok()) == Some(libc::CLD_EXITED)
 }
 
 /// Tries something in a copy of this process that lasts as long as it takes: CLD_EXITED where it says yes, CLD_KILLED where
 /// the system ended it by SIGSYS. Only system calls may be made in it, because other threads' locks stay as they were.
-fn in_a_copy(attempt: impl Fn() -> bool) -> Option<i32> {
+fn run_in_fork(attempt: impl Fn() -> bool) -> Option<i32> {
     // SAFETY: the copy makes system calls only, and ends without running anything that this process left to be run.
     let child = unsafe { libc::fork() };
     match child {

@@ -15,31 +15,31 @@ use landlock::{
 };
 
 /// The newest version that the rules know; older systems leave out what they lack.
-const NEWEST: ABI = ABI::V6;
+const NEWEST_ABI: ABI = ABI::V6;
 
 /// What may be reached; all else is shut.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct LandlockRules {
     descriptor: OwnedFd,
 }
 
-impl Rules {
+impl LandlockRules {
     /// For a candidate: nothing but to be started, and the folders of libraries where it has to be loaded.
-    pub(super) fn of_candidate(
+    pub(super) fn for_candidate(
         executable: &File,
         libraries: &[PathBuf],
     ) -> anyhow::Result<Option<Self>> {
         let start = AccessFs::Execute | AccessFs::ReadFile;
-        let created = blank()?.add_rule(PathBeneath::new(executable, start))?;
-        Self::with(created, libraries, AccessFs::from_read(NEWEST))
+        let created = new_ruleset()?.add_rule(PathBeneath::new(executable, start))?;
+        Self::with_paths(created, libraries, AccessFs::from_read(NEWEST_ABI))
     }
 
     /// For a compiler: its tools and headers, and one folder to write in.
-    pub(super) fn of_compiler(
+    pub(super) fn for_compiler(
         readable: &[PathBuf],
         writable: &Path,
     ) -> anyhow::Result<Option<Self>> {
-        let write = AccessFs::from_read(NEWEST)
+        let write = AccessFs::from_read(NEWEST_ABI)
             | AccessFs::WriteFile
             | AccessFs::Truncate
             | AccessFs::MakeReg
@@ -48,30 +48,30 @@ impl Rules {
             | AccessFs::RemoveDir
             | AccessFs::Refer;
         let nothing = AccessFs::ReadFile | AccessFs::WriteFile;
-        let created = blank()?
+        let created = new_ruleset()?
             .add_rule(PathBeneath::new(PathFd::new(writable)?, write))?
             .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, nothing))?;
-        Self::with(created, readable, AccessFs::from_read(NEWEST))
+        Self::with_paths(created, readable, AccessFs::from_read(NEWEST_ABI))
     }
 
     /// For who reads, and writes nowhere.
-    pub(super) fn of_reader(readable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
-        Self::with(blank()?, readable, AccessFs::from_read(NEWEST))
+    pub(super) fn for_reader(readable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
+        Self::with_paths(new_ruleset()?, readable, AccessFs::from_read(NEWEST_ABI))
     }
 
     /// For who opens a GPU: reads everything, starts programs, and writes only where it must.
-    pub(super) fn of_worker(writable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
-        let read = AccessFs::from_read(NEWEST);
-        let created = blank()?.add_rule(PathBeneath::new(PathFd::new("/")?, read))?;
-        Self::with(created, writable, AccessFs::from_all(NEWEST))
+    pub(super) fn for_worker(writable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
+        let read = AccessFs::from_read(NEWEST_ABI);
+        let created = new_ruleset()?.add_rule(PathBeneath::new(PathFd::new("/")?, read))?;
+        Self::with_paths(created, writable, AccessFs::from_all(NEWEST_ABI))
     }
 
     /// Nothing at all.
-    pub(super) fn of_nothing() -> anyhow::Result<Option<Self>> {
-        Self::with(blank()?, &[], BitFlags::EMPTY)
+    pub(super) fn deny_all() -> anyhow::Result<Option<Self>> {
+        Self::with_paths(new_ruleset()?, &[], BitFlags::EMPTY)
     }
 
-    fn with(
+    fn with_paths(
         mut created: RulesetCreated,
         paths: &[PathBuf],
         access: BitFlags<AccessFs>,
@@ -84,7 +84,7 @@ impl Rules {
             let access = if metadata.is_dir() {
                 access
             } else {
-                access & AccessFs::from_file(NEWEST)
+                access & AccessFs::from_file(NEWEST_ABI)
             };
             created = created.add_rule(PathBeneath::new(PathFd::new(path)?, access))?;
         }
@@ -102,7 +102,7 @@ impl Rules {
     }
 
     /// Puts them on this thread, for good. Only a system call: may stand between fork and exec.
-    pub(super) fn put_on(&self) -> io::Result<()> {
+    pub(super) fn apply(&self) -> io::Result<()> {
         // SAFETY: no memory is passed; the descriptor is open as long as self lives.
         let result = unsafe {
             libc::syscall(
@@ -118,18 +118,18 @@ impl Rules {
     }
 }
 
-fn blank() -> anyhow::Result<RulesetCreated> {
+fn new_ruleset() -> anyhow::Result<RulesetCreated> {
     Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
+        .handle_access(AccessFs::from_all(NEWEST_ABI))?
+        .handle_access(AccessNet::from_all(NEWEST_ABI))?
+        .scope(Scope::from_all(NEWEST_ABI))?
         .create()
         .context("failed to make a Landlock ruleset")
 }
 
 /// The version of Landlock that the system answers with; `None` where it has none, or has it switched off.
-pub(super) fn version() -> Option<u32> {
+pub(super) fn landlock_version() -> Option<u32> {
     const ASK_FOR_VERSION: libc::c_uint = 1;
     // SAFETY: with this flag no memory is read.
     let version = unsafe {

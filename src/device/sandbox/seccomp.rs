@@ -45,7 +45,7 @@ const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_PTRACE) as u32;
 
 /// What a candidate's process may call until its runtime takes more away, whatever the arguments.
-const OPEN: &[c_long] = &[
+const CANDIDATE_CALLS: &[c_long] = &[
     // To be started, and to narrow this further.
     libc::SYS_execveat,
     libc::SYS_rt_sigaction,
@@ -85,7 +85,7 @@ const OPEN: &[c_long] = &[
 ];
 
 /// What a loader needs besides, where programs cannot be linked statically.
-const OPEN_TO_A_LOADER: &[c_long] = &[
+const LOADER_CALLS: &[c_long] = &[
     libc::SYS_openat,
     libc::SYS_read,
     libc::SYS_pread64,
@@ -97,7 +97,7 @@ const OPEN_TO_A_LOADER: &[c_long] = &[
 ];
 
 /// What no compiler needs.
-const CLOSED_TO_A_COMPILER: &[c_long] = &[
+const COMPILER_DENIED_CALLS: &[c_long] = &[
     // The network.
     libc::SYS_socket,
     libc::SYS_socketpair,
@@ -196,22 +196,22 @@ const CLOSED_TO_A_COMPILER: &[c_long] = &[
 
 /// A program for the system's filter.
 #[derive(Clone, Debug)]
-pub(super) struct Filter {
+pub(super) struct SeccompFilter {
     code: Vec<sock_filter>,
 }
 
-impl Filter {
+impl SeccompFilter {
     /// For a candidate's process, from before it exists: what is not open is answered with SIGSYS, and does not happen.
     /// `None` on an architecture that the lists were not drawn up for.
-    pub(super) fn of_candidate(with_loader: bool) -> Option<Self> {
+    pub(super) fn for_candidate(with_loader: bool) -> Option<Self> {
         let mut filter = Self::begin()?;
         // No number of the x32 ABI is on the list.
         filter.load(NUMBER);
-        for call in OPEN {
+        for call in CANDIDATE_CALLS {
             filter.answer_if(*call as u32, libc::SECCOMP_RET_ALLOW);
         }
         if with_loader {
-            for call in OPEN_TO_A_LOADER {
+            for call in LOADER_CALLS {
                 filter.answer_if(*call as u32, libc::SECCOMP_RET_ALLOW);
             }
         }
@@ -231,12 +231,12 @@ impl Filter {
     }
 
     /// For a compiler and its children: what is closed fails, and they go on.
-    pub(super) fn of_compiler() -> Option<Self> {
+    pub(super) fn for_compiler() -> Option<Self> {
         let mut filter = Self::begin()?;
         filter.load(NUMBER);
         #[cfg(target_arch = "x86_64")]
         filter.answer_from(X32, failing(libc::EPERM));
-        for call in CLOSED_TO_A_COMPILER {
+        for call in COMPILER_DENIED_CALLS {
             filter.answer_if(*call as u32, failing(libc::EPERM));
         }
         filter.answer_if(libc::SYS_clone3 as u32, failing(libc::ENOSYS));
@@ -250,7 +250,7 @@ impl Filter {
     }
 
     /// Puts it on this thread, for good. Only a system call: may stand between fork and exec.
-    pub(super) fn put_on(&self) -> io::Result<()> {
+    pub(super) fn apply(&self) -> io::Result<()> {
         let program = libc::sock_fprog {
             len: self.code.len() as u16,
             filter: self.code.as_ptr().cast_mut(),
@@ -350,7 +350,7 @@ fn failing(error: i32) -> u32 {
 }
 
 /// The name of a call that a process was stopped at, where it is one that people try.
-pub(in crate::device) fn name(number: u64) -> Option<&'static str> {
+pub(in crate::device) fn system_call_name(number: u64) -> Option<&'static str> {
     macro_rules! names {
         ($($name:ident = $number:ident),* $(,)?) => {
             &[$((stringify!($name), libc::$number)),*]

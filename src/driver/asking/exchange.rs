@@ -2,30 +2,30 @@
 
 use std::sync::Arc;
 
-use super::author::{Author, Earlier, Prepared};
+use super::backend::{EarlierReply, ModelBackend, PreparedRequest};
 use crate::base::Failure;
 use crate::event::{Cost, Event, ReplyOutcome, Sent};
 use crate::llm::Budget;
 
 /// Whom the loop asks, and within which limits.
-pub(in crate::driver) struct Asking<'a> {
-    pub(in crate::driver) author: Arc<dyn Author>,
+pub(in crate::driver) struct ModelRequests<'a> {
+    pub(in crate::driver) backend: Arc<dyn ModelBackend>,
     pub(in crate::driver) budget: &'a mut Budget,
     /// Questions under way at once, those to the patient aside.
-    pub(in crate::driver) at_once: usize,
+    pub(in crate::driver) concurrency: usize,
     /// Steps in a row whose replies never came.
-    pub(in crate::driver) unanswered: u32,
+    pub(in crate::driver) unanswered_in_a_row: u32,
     /// Why nobody is asked any more.
-    pub(in crate::driver) gave_up: Option<Failure>,
+    pub(in crate::driver) fatal: Option<Failure>,
 }
 
 /// A step that is asking.
 pub(in crate::driver) struct Exchange {
-    pub(in crate::driver) stage: Stage,
+    pub(in crate::driver) stage: ExchangeStage,
     /// The replies so far: the next question is number `earlier.len() + 1`.
-    pub(in crate::driver) earlier: Vec<Earlier>,
+    pub(in crate::driver) earlier_replies: Vec<EarlierReply>,
     /// What was made ready to be sent, or sent.
-    pub(in crate::driver) prepared: Option<Arc<Prepared>>,
+    pub(in crate::driver) prepared: Option<Arc<PreparedRequest>>,
     /// What is set aside for the question under way.
     pub(in crate::driver) reserved: Cost,
     /// The question that an earlier process has put where somebody replies in his own time.
@@ -34,28 +34,28 @@ pub(in crate::driver) struct Exchange {
 
 /// How far a step has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::driver) enum Stage {
+pub(in crate::driver) enum ExchangeStage {
     /// To be rendered.
-    Open,
+    ToRender,
     /// On a thread that renders.
     Rendering,
     /// Rendered, and more than is left while others are under way.
-    Dear,
+    AwaitingBudget,
     /// On its way, or on the way back.
     Sending,
     /// Nobody has replied yet, and nobody waits for it.
-    Pending,
+    AwaitingMailbox,
     /// The last reply is to be read.
     Replied,
     /// On a thread that reads.
-    Reading,
+    Parsing,
 }
 
 impl Exchange {
     pub(in crate::driver) fn new() -> Self {
         Self {
-            stage: Stage::Open,
-            earlier: Vec::new(),
+            stage: ExchangeStage::ToRender,
+            earlier_replies: Vec::new(),
             prepared: None,
             reserved: Cost::default(),
             sent: None,
@@ -64,20 +64,20 @@ impl Exchange {
 
     /// The number of the question that is being asked, or will be.
     pub(in crate::driver) fn ask(&self) -> u32 {
-        u32::try_from(self.earlier.len() + 1).unwrap_or(u32::MAX)
+        u32::try_from(self.earlier_replies.len() + 1).unwrap_or(u32::MAX)
     }
 }
 
 /// What the journal says of a step that asks.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::driver) struct Past {
+pub(in crate::driver) struct RecordedRequests {
     /// The last question without a reply.
     pub(in crate::driver) sent: Option<Sent>,
     /// The replies that count: number of the question, outcome, hash of the text.
     pub(in crate::driver) replies: Vec<(u32, ReplyOutcome, Option<crate::base::Digest>)>,
 }
 
-impl Past {
+impl RecordedRequests {
     /// Takes note of an event of this step.
     pub(in crate::driver) fn note(&mut self, event: &Event) {
         match event {

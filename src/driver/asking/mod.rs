@@ -3,16 +3,19 @@
 //! `author` says what it takes to ask; `models` does it with templates and providers; `exchange` is the way of one step, which
 //! the loop of the task walks in `steps`; `chronicle` is what prompts are told of earlier steps; `money` what asking has cost.
 
-mod author;
-mod chronicle;
+mod backend;
 mod exchange;
-mod models;
-mod money;
+mod feedback_log;
+mod recorded_costs;
 mod steps;
+mod template_backend;
 
-pub use author::{Author, Earlier, End, Kernel, Prepared, Question, Reading, Sending};
-pub use models::{Device, Models, read as read_replies};
+pub use backend::{
+    EarlierReply, ModelBackend, ModelStep, ParsedReplies, PreparedRequest, RepliesOutcome,
+    ReplyFuture, RunKernel,
+};
+pub use template_backend::{PromptDevice, TemplateBackend, parse_replies as read_replies};
 
-pub(super) use chronicle::Chronicle;
-pub(super) use exchange::{Asking, Exchange, Past};
-pub(super) use money::spent;
+pub(super) use exchange::{Exchange, ModelRequests, RecordedRequests};
+pub(super) use feedback_log::FeedbackLog;
+pub(super) use recorded_costs::recorded_costs;

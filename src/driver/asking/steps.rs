@@ -6,46 +6,54 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::author::{Earlier, End, Kernel, Prepared, Question, Reading};
-use super::exchange::{Exchange, Past, Stage};
+use super::backend::{
+    EarlierReply, ModelStep, ParsedReplies, PreparedRequest, RepliesOutcome, RunKernel,
+};
+use super::exchange::{Exchange, ExchangeStage, RecordedRequests};
 use crate::base::{Digest, Failure, files};
-use crate::driver::proposer::Answer;
+use crate::driver::proposer::BriefOutcome;
 use crate::driver::task::TaskLoop;
 use crate::event::{Brief, Event, Failed, FailedReason, Replied, ReplyOutcome, Sent};
-use crate::llm::{self, Place};
-use crate::propose::prompt::Label;
+use crate::llm::{self, RequestOrigin};
+use crate::propose::prompt::KernelLabel;
 
 /// So many steps in a row without a reply mean that nobody answers.
-const UNANSWERED_IN_A_ROW: u32 = 3;
+const MAX_UNANSWERED_IN_A_ROW: u32 = 3;
 
 /// What is to be done once the events of a round are durable.
 #[derive(Debug)]
-pub(in crate::driver) enum Next {
+pub(in crate::driver) enum FollowUp {
     Send(u64),
-    Read(u64),
+    Parse(u64),
 }
 
 impl TaskLoop<'_> {
     /// Puts the questions of an earlier process back where they were.
-    pub(in crate::driver) fn take_up_exchange(&mut self, step: u64, past: Past) -> Result<()> {
+    pub(in crate::driver) fn restore_exchange(
+        &mut self,
+        step: u64,
+        past: RecordedRequests,
+    ) -> Result<()> {
         let mut exchange = Exchange::new();
         for (ask, outcome, response) in past.replies {
             let text = match response {
-                Some(digest) => self.response(step, ask, digest)?,
+                Some(digest) => self.recorded_reply(step, ask, digest)?,
                 None => "".into(),
             };
-            exchange.earlier.push(Earlier { outcome, text });
+            exchange
+                .earlier_replies
+                .push(EarlierReply { outcome, text });
         }
-        if !exchange.earlier.is_empty() {
-            exchange.stage = Stage::Replied;
+        if !exchange.earlier_replies.is_empty() {
+            exchange.stage = ExchangeStage::Replied;
         }
         if let Some(sent) = past.sent {
-            exchange.stage = Stage::Open;
-            if self.keeps_waiting(&sent)
-                && let Some(asking) = self.asking.as_mut()
+            exchange.stage = ExchangeStage::ToRender;
+            if self.is_in_mailbox(&sent)
+                && let Some(asking) = self.requests.as_mut()
             {
                 // It was counted as one that was lost.
-                asking.budget.take_back(&sent.reserved);
+                asking.budget.undo_spent(&sent.reserved);
                 exchange.sent = Some(sent);
             }
         }
@@ -54,13 +62,13 @@ impl TaskLoop<'_> {
     }
 
     /// Whether a question that was sent once needs not be sent again.
-    fn keeps_waiting(&self, sent: &Sent) -> bool {
-        let asking = self.asking.as_ref();
-        asking.is_some_and(|asking| asking.author.is_patient(&sent.model))
+    fn is_in_mailbox(&self, sent: &Sent) -> bool {
+        let asking = self.requests.as_ref();
+        asking.is_some_and(|asking| asking.backend.is_mailbox(&sent.model))
     }
 
     /// A reply as it was when the journal named it.
-    fn response(&self, step: u64, ask: u32, digest: Digest) -> Result<Arc<str>> {
+    fn recorded_reply(&self, step: u64, ask: u32, digest: Digest) -> Result<Arc<str>> {
         let path = self.directory.response(step, ask);
         let text = files::read(&path)?;
         if Digest::of(&text) != digest {
@@ -75,40 +83,42 @@ impl TaskLoop<'_> {
     }
 
     /// Takes a model's step up, and moves every step on that nothing keeps.
-    pub(in crate::driver) fn ask_models(&mut self) -> Result<()> {
-        let unsent: Vec<u64> = self.unsent.iter().copied().collect();
+    pub(in crate::driver) fn advance_exchanges(&mut self) -> Result<()> {
+        let unsent: Vec<u64> = self.waiting_for_proposer.iter().copied().collect();
         for step in unsent {
             let Some(brief) = self.open.get(&step) else {
-                self.unsent.remove(&step);
+                self.waiting_for_proposer.remove(&step);
                 continue;
             };
-            if !brief.operator.asks() || self.waits_for_parents(brief) {
+            if !brief.operator.asks_model() || self.awaits_parents(brief) {
                 continue;
             }
-            self.unsent.remove(&step);
+            self.waiting_for_proposer.remove(&step);
             self.exchanges.entry(step).or_insert_with(Exchange::new);
         }
         let due: Vec<u64> = self.exchanges.keys().copied().collect();
         for step in due {
             match self.exchanges.get(&step).map(|exchange| exchange.stage) {
-                Some(Stage::Open) if self.is_asked_already(step) => self.wait_on(step)?,
-                Some(Stage::Open) if self.has_room(step) => self.render(step)?,
-                Some(Stage::Replied) => self.read_replies(step)?,
+                Some(ExchangeStage::ToRender) if self.is_prompt_in_mailbox(step) => {
+                    self.resume_mailbox_wait(step)?
+                }
+                Some(ExchangeStage::ToRender) if self.has_room(step) => self.render(step)?,
+                Some(ExchangeStage::Replied) => self.parse_replies(step)?,
                 _ => {}
             }
         }
         // What did not fit may fit now that something has been settled.
-        let dear: Vec<u64> = self.in_stage(Stage::Dear);
+        let dear: Vec<u64> = self.steps_in_stage(ExchangeStage::AwaitingBudget);
         let mut events = Vec::new();
         let mut next = Vec::new();
         for step in dear {
             self.send_if_affordable(step, &mut events, &mut next)?;
         }
         self.record(events)?;
-        self.follow(next)
+        self.follow_up(next)
     }
 
-    fn in_stage(&self, stage: Stage) -> Vec<u64> {
+    fn steps_in_stage(&self, stage: ExchangeStage) -> Vec<u64> {
         let found = self.exchanges.iter();
         found
             .filter(|(_, exchange)| exchange.stage == stage)
@@ -118,79 +128,79 @@ impl TaskLoop<'_> {
 
     /// Whether another question may be under way: those to the patient keep nobody waiting.
     fn has_room(&self, step: u64) -> bool {
-        let Some(asking) = self.asking.as_ref() else {
+        let Some(asking) = self.requests.as_ref() else {
             return true;
         };
         let busy = self.exchanges.iter().filter(|(step, exchange)| {
             matches!(
                 exchange.stage,
-                Stage::Rendering | Stage::Dear | Stage::Sending
-            ) && !self.is_patient(**step)
+                ExchangeStage::Rendering | ExchangeStage::AwaitingBudget | ExchangeStage::Sending
+            ) && !self.asks_mailbox(**step)
         });
-        self.is_patient(step) || busy.count() < asking.at_once
+        self.asks_mailbox(step) || busy.count() < asking.concurrency
     }
 
     /// Whether a step asks somebody who replies in his own time.
-    fn is_patient(&self, step: u64) -> bool {
+    fn asks_mailbox(&self, step: u64) -> bool {
         let model = self.open.get(&step).and_then(|brief| brief.model.as_ref());
-        let author = self.asking.as_ref().map(|asking| &asking.author);
+        let author = self.requests.as_ref().map(|asking| &asking.backend);
         model
             .zip(author)
-            .is_some_and(|(model, author)| author.is_patient(&model.name))
+            .is_some_and(|(model, author)| author.is_mailbox(&model.name))
     }
 
     /// A parent may be a starting kernel that is itself only just being proposed.
-    pub(in crate::driver) fn waits_for_parents(&self, brief: &Brief) -> bool {
+    pub(in crate::driver) fn awaits_parents(&self, brief: &Brief) -> bool {
         let mut unknown = brief
             .parents
             .iter()
-            .filter(|parent| !self.sources.knows(**parent));
+            .filter(|parent| !self.sources.has_kernel(**parent));
         unknown.any(|parent| self.open.contains_key(parent))
     }
 
     /// A kernel with what is told of it. Of steps behind `known` nothing is: whether they are over is a matter of chance, and the
     /// same question is to be the same prompt.
-    fn kernel(&mut self, step: u64, known: u64) -> Result<Option<Kernel>> {
-        if !self.sources.knows(step) {
+    fn run_kernel(&mut self, step: u64, known: u64) -> Result<Option<RunKernel>> {
+        if !self.sources.has_kernel(step) {
             return Ok(None);
         }
         let record = self.search.record(step);
         let operator = record.map_or(crate::event::Operator::Start, |record| record.operator);
-        Ok(Some(Kernel {
+        Ok(Some(RunKernel {
             step,
             operator,
             source: self.sources.text(self.search.source_step(step))?,
             feedback: (step <= known)
-                .then(|| self.chronicle.feedback(step, &self.search))
+                .then(|| self.feedback.feedback(step, &self.search))
                 .flatten(),
         }))
     }
 
-    fn question(&mut self, step: u64, with_context: bool) -> Result<Question> {
+    fn model_step(&mut self, step: u64, with_context: bool) -> Result<ModelStep> {
         let brief = self.open.get(&step).context("a step asks that is over")?;
         let brief = brief.clone();
         let earlier = self.exchanges.get(&step);
-        let earlier = earlier.map(|exchange| exchange.earlier.clone());
+        let earlier = earlier.map(|exchange| exchange.earlier_replies.clone());
         let known = brief.model.as_ref().map_or(0, |model| model.known);
         let mut parents = Vec::new();
         for parent in &brief.parents {
-            parents.extend(self.kernel(*parent, known)?);
+            parents.extend(self.run_kernel(*parent, known)?);
         }
         let (mut context, mut history) = (Vec::new(), Vec::new());
         if let (true, Some(model)) = (with_context, &brief.model) {
             let shown = &model.context;
             for (label, steps) in [
-                (Label::Elite, &shown.elites),
-                (Label::Different, &shown.different),
-                (Label::Recent, &shown.recent),
-                (Label::Failure, &shown.failures),
+                (KernelLabel::Elite, &shown.elites),
+                (KernelLabel::Different, &shown.different),
+                (KernelLabel::Recent, &shown.recent),
+                (KernelLabel::Failure, &shown.failures),
             ] {
                 for step in steps {
-                    context.extend(self.kernel(*step, known)?.map(|kernel| (label, kernel)));
+                    context.extend(self.run_kernel(*step, known)?.map(|kernel| (label, kernel)));
                 }
             }
             // What is fast is worth most, whatever it is shown for. The sort is stable: failures stay behind, the last ones first.
-            let speed = |kernel: &Kernel| {
+            let speed = |kernel: &RunKernel| {
                 let feedback = kernel.feedback.as_ref();
                 feedback
                     .and_then(|feedback| feedback.speedup)
@@ -198,43 +208,43 @@ impl TaskLoop<'_> {
             };
             context.sort_by(|one, other| speed(&other.1).total_cmp(&speed(&one.1)));
             history = self
-                .chronicle
-                .history(&self.search, model.known, self.history);
+                .feedback
+                .history(&self.search, model.known, self.max_history);
         }
-        Ok(Question {
+        Ok(ModelStep {
             task: self.task.clone(),
             brief,
             parents,
             context,
             history,
-            earlier: earlier.unwrap_or_default(),
+            earlier_replies: earlier.unwrap_or_default(),
         })
     }
 
     fn render(&mut self, step: u64) -> Result<()> {
-        let question = self.question(step, true)?;
-        self.stage(step, Stage::Rendering);
-        let author = self.asking.as_ref().context("nobody can be asked")?;
-        self.running.render(author.author.clone(), step, question);
+        let question = self.model_step(step, true)?;
+        self.set_stage(step, ExchangeStage::Rendering);
+        let author = self.requests.as_ref().context("nobody can be asked")?;
+        self.running.render(author.backend.clone(), step, question);
         Ok(())
     }
 
-    fn read_replies(&mut self, step: u64) -> Result<()> {
-        let question = self.question(step, false)?;
-        self.stage(step, Stage::Reading);
-        let author = self.asking.as_ref().context("nobody can be asked")?;
-        self.running.read(author.author.clone(), step, question);
+    fn parse_replies(&mut self, step: u64) -> Result<()> {
+        let question = self.model_step(step, false)?;
+        self.set_stage(step, ExchangeStage::Parsing);
+        let author = self.requests.as_ref().context("nobody can be asked")?;
+        self.running.parse(author.backend.clone(), step, question);
         Ok(())
     }
 
-    fn stage(&mut self, step: u64, stage: Stage) {
+    fn set_stage(&mut self, step: u64, stage: ExchangeStage) {
         if let Some(exchange) = self.exchanges.get_mut(&step) {
             exchange.stage = stage;
         }
     }
 
     /// Whether this very question lies where somebody will reply to it, or has.
-    fn is_asked_already(&mut self, step: u64) -> bool {
+    fn is_prompt_in_mailbox(&mut self, step: u64) -> bool {
         let Some(exchange) = self.exchanges.get_mut(&step) else {
             return false;
         };
@@ -251,7 +261,7 @@ impl TaskLoop<'_> {
     }
 
     /// Waits on for the reply to a question that an earlier process has asked: what was read by whoever replies is not written anew.
-    fn wait_on(&mut self, step: u64) -> Result<()> {
+    fn resume_mailbox_wait(&mut self, step: u64) -> Result<()> {
         let exchange = self.exchanges.get_mut(&step);
         let exchange = exchange.context("a question of a step that is over")?;
         let sent = exchange
@@ -259,46 +269,46 @@ impl TaskLoop<'_> {
             .take()
             .context("a question that was not asked")?;
         let document = files::read(&self.directory.prompt(step, sent.ask))?;
-        let asking = self.asking.as_mut().context("nobody can be asked")?;
-        asking.budget.hold(&sent.reserved);
+        let asking = self.requests.as_mut().context("nobody can be asked")?;
+        asking.budget.reserve_sent(&sent.reserved);
         exchange.reserved = sent.reserved;
-        exchange.prepared = Some(Arc::new(Prepared {
+        exchange.prepared = Some(Arc::new(PreparedRequest {
             model: sent.model,
             request: llm::Request {
                 system: String::new(),
-                parts: vec![llm::Part {
+                parts: vec![llm::PromptPart {
                     text: document.clone(),
                     cache_here: false,
                 }],
-                most_output: sent.most_output.unwrap_or(u64::MAX),
+                max_output: sent.most_output.unwrap_or(u64::MAX),
             },
             document,
-            worst: sent.reserved,
-            version: sent.prompts,
+            worst_case: sent.reserved,
+            prompts_version: sent.prompts,
             left_out: Vec::new(),
         }));
-        exchange.stage = Stage::Sending;
-        self.follow(vec![Next::Send(step)])
+        exchange.stage = ExchangeStage::Sending;
+        self.follow_up(vec![FollowUp::Send(step)])
     }
 
     /// A prompt is there.
     pub(in crate::driver) fn rendered(
         &mut self,
         step: u64,
-        prepared: Result<Prepared>,
+        prepared: Result<PreparedRequest>,
         events: &mut Vec<Event>,
-        next: &mut Vec<Next>,
+        next: &mut Vec<FollowUp>,
     ) -> Result<()> {
         let prepared = prepared.with_context(|| format!("no prompt for step {step}"))?;
-        let is_ending = self.asks_no_more();
+        let is_ending = self.sends_no_more();
         let exchange = self.exchanges.get_mut(&step);
         let exchange = exchange.context("a prompt for a step that is over")?;
         if is_ending {
-            exchange.stage = Stage::Open;
+            exchange.stage = ExchangeStage::ToRender;
             return Ok(());
         }
         exchange.prepared = Some(Arc::new(prepared));
-        exchange.stage = Stage::Dear;
+        exchange.stage = ExchangeStage::AwaitingBudget;
         self.send_if_affordable(step, events, next)
     }
 
@@ -307,18 +317,18 @@ impl TaskLoop<'_> {
         &mut self,
         step: u64,
         events: &mut Vec<Event>,
-        next: &mut Vec<Next>,
+        next: &mut Vec<FollowUp>,
     ) -> Result<()> {
-        let asking = self.asking.as_mut().context("nobody can be asked")?;
+        let asking = self.requests.as_mut().context("nobody can be asked")?;
         let exchange = self.exchanges.get_mut(&step);
         let exchange = exchange.context("a prompt for a step that is over")?;
         let Some(prepared) = exchange.prepared.clone() else {
             return Ok(());
         };
-        if !asking.budget.reserve(&prepared.worst) {
+        if !asking.budget.reserve(&prepared.worst_case) {
             return Ok(());
         }
-        exchange.reserved = prepared.worst;
+        exchange.reserved = prepared.worst_case;
         let ask = exchange.ask();
         let path = self.directory.prompt(step, ask);
         (self.batch).write_in_new_folder(path, prepared.document.as_bytes())?;
@@ -327,33 +337,33 @@ impl TaskLoop<'_> {
             ask,
             model: prepared.model.clone(),
             prompt: Digest::of(&prepared.document),
-            prompts: prepared.version.clone(),
-            reserved: prepared.worst,
-            most_output: Some(prepared.request.most_output),
+            prompts: prepared.prompts_version.clone(),
+            reserved: prepared.worst_case,
+            most_output: Some(prepared.request.max_output),
         }));
-        exchange.stage = Stage::Sending;
-        next.push(Next::Send(step));
+        exchange.stage = ExchangeStage::Sending;
+        next.push(FollowUp::Send(step));
         Ok(())
     }
 
     /// Goes on with what is durable now.
-    pub(in crate::driver) fn follow(&mut self, next: Vec<Next>) -> Result<()> {
+    pub(in crate::driver) fn follow_up(&mut self, next: Vec<FollowUp>) -> Result<()> {
         for next in next {
             match next {
-                Next::Read(step) => self.read_replies(step)?,
-                Next::Send(step) => {
-                    let asking = self.asking.as_ref().context("nobody can be asked")?;
+                FollowUp::Parse(step) => self.parse_replies(step)?,
+                FollowUp::Send(step) => {
+                    let asking = self.requests.as_ref().context("nobody can be asked")?;
                     let exchange = self.exchanges.get(&step);
                     let exchange = exchange.context("a question of a step that is over")?;
                     let prepared = exchange.prepared.clone();
                     let prepared = prepared.context("a question without a prompt")?;
-                    let place = Place {
-                        folder: self.directory.ask(step, exchange.ask()),
+                    let place = RequestOrigin {
+                        folder: self.directory.request_folder(step, exchange.ask()),
                         task: self.task.name.clone(),
                         step,
                         ask: exchange.ask(),
                     };
-                    let author = asking.author.clone();
+                    let author = asking.backend.clone();
                     self.running.send(author, prepared, place);
                 }
             }
@@ -365,27 +375,27 @@ impl TaskLoop<'_> {
     pub(in crate::driver) fn replied(
         &mut self,
         step: u64,
-        answer: llm::Answer,
+        answer: llm::RequestOutcome,
         events: &mut Vec<Event>,
-        next: &mut Vec<Next>,
+        next: &mut Vec<FollowUp>,
     ) -> Result<()> {
-        let asking = self.asking.as_mut().context("nobody was asked")?;
+        let asking = self.requests.as_mut().context("nobody was asked")?;
         let exchange = self.exchanges.get_mut(&step);
         let exchange = exchange.context("a reply to a step that is over")?;
         let prepared = exchange.prepared.take().context("a reply to no question")?;
         let reserved = std::mem::take(&mut exchange.reserved);
-        let llm::Answer::Reply(reply) = answer else {
+        let llm::RequestOutcome::Reply(reply) = answer else {
             asking.budget.settle(&reserved, &Default::default());
-            exchange.stage = Stage::Pending;
+            exchange.stage = ExchangeStage::AwaitingMailbox;
             return Ok(());
         };
-        let cost = asking.author.cost(&prepared, &reply);
+        let cost = asking.backend.cost(&prepared, &reply);
         asking.budget.settle(&reserved, &cost);
         let ask = exchange.ask();
         let response = match reply.text.is_empty() {
             true => None,
             false => {
-                keep(
+                store_reply(
                     &mut self.batch,
                     &self.directory.response(step, ask),
                     &reply.text,
@@ -410,7 +420,7 @@ impl TaskLoop<'_> {
             ReplyOutcome::TurnedAway | ReplyOutcome::Fatal
         );
         if gave_up {
-            exchange.stage = Stage::Open;
+            exchange.stage = ExchangeStage::ToRender;
             let words = reply
                 .detail
                 .unwrap_or_else(|| "no reason was given".to_owned());
@@ -421,58 +431,58 @@ impl TaskLoop<'_> {
                     }
                     _ => "nothing is lost: go on with `kforge resume` once it answers again",
                 });
-            asking.gave_up.get_or_insert(failure);
+            asking.fatal.get_or_insert(failure);
             return Ok(());
         }
-        exchange.earlier.push(Earlier {
+        exchange.earlier_replies.push(EarlierReply {
             outcome: reply.outcome,
             text: reply.text.into(),
         });
-        exchange.stage = Stage::Replied;
-        next.push(Next::Read(step));
+        exchange.stage = ExchangeStage::Replied;
+        next.push(FollowUp::Parse(step));
         Ok(())
     }
 
     /// The replies of a step were read.
-    pub(in crate::driver) fn read(
+    pub(in crate::driver) fn replies_parsed(
         &mut self,
         step: u64,
-        reading: Reading,
+        reading: ParsedReplies,
         events: &mut Vec<Event>,
     ) -> Result<()> {
         for (text, path) in [
             (&reading.trace, self.directory.trace(step)),
-            (&reading.edits_file, self.directory.edits(step)),
+            (&reading.edits_json, self.directory.edits(step)),
         ] {
             if let Some(text) = text {
                 self.batch.write_in_new_folder(path, text.as_bytes())?;
             }
         }
-        let answer = match reading.end {
-            End::Again => {
-                self.stage(step, Stage::Open);
+        let answer = match reading.outcome {
+            RepliesOutcome::AskAgain => {
+                self.set_stage(step, ExchangeStage::ToRender);
                 return Ok(());
             }
-            End::Candidate(candidate) => Answer::Candidate(candidate),
-            End::Failed(reason, words) => Answer::Failed(reason, words),
+            RepliesOutcome::Candidate(candidate) => BriefOutcome::Candidate(candidate),
+            RepliesOutcome::Failed(reason, words) => BriefOutcome::Failed(reason, words),
         };
-        let is_unanswered = matches!(&answer, Answer::Failed(FailedReason::NoReply, _));
+        let is_unanswered = matches!(&answer, BriefOutcome::Failed(FailedReason::NoReply, _));
         self.exchanges.remove(&step);
-        let asking = self.asking.as_mut().context("nobody was asked")?;
-        asking.unanswered = match is_unanswered {
-            true => asking.unanswered + 1,
+        let asking = self.requests.as_mut().context("nobody was asked")?;
+        asking.unanswered_in_a_row = match is_unanswered {
+            true => asking.unanswered_in_a_row + 1,
             false => 0,
         };
-        if asking.unanswered >= UNANSWERED_IN_A_ROW {
-            let unanswered = asking.unanswered;
-            asking.gave_up.get_or_insert_with(|| {
+        if asking.unanswered_in_a_row >= MAX_UNANSWERED_IN_A_ROW {
+            let unanswered = asking.unanswered_in_a_row;
+            asking.fatal.get_or_insert_with(|| {
                 Failure::environment(format!(
                     "{unanswered} steps in a row have no reply: nobody answers"
                 ))
                 .hint("see whether the models can be reached, then go on with `kforge resume`")
             });
         }
-        self.answered(step, Ok(answer), events)?;
+        self.proposal_made(step, Ok(answer), events)?;
         for event in events.iter_mut() {
             match event {
                 Event::Proposed(proposed) if proposed.step == step => {
@@ -491,64 +501,69 @@ impl TaskLoop<'_> {
     }
 
     /// Whether a question would cost more than can be left, whatever comes of those under way.
-    pub(in crate::driver) fn is_out_of_money(&self) -> bool {
+    pub(in crate::driver) fn is_out_of_budget(&self) -> bool {
         let under_way = self.exchanges.values().any(|exchange| {
             matches!(
                 exchange.stage,
-                Stage::Sending | Stage::Reading | Stage::Rendering
+                ExchangeStage::Sending | ExchangeStage::Parsing | ExchangeStage::Rendering
             )
         });
-        !under_way && !self.in_stage(Stage::Dear).is_empty()
+        !under_way
+            && !self
+                .steps_in_stage(ExchangeStage::AwaitingBudget)
+                .is_empty()
     }
 
     /// Whether somebody is to reply for whom nobody waits.
-    pub(in crate::driver) fn is_pending(&self) -> bool {
-        !self.in_stage(Stage::Pending).is_empty()
+    pub(in crate::driver) fn awaits_mailbox(&self) -> bool {
+        !self
+            .steps_in_stage(ExchangeStage::AwaitingMailbox)
+            .is_empty()
     }
 
     /// Whether all replies that are on their way are from those who take their time, and cost nothing.
-    pub(in crate::driver) fn awaits_only_mail(&self) -> bool {
-        let sending = self.in_stage(Stage::Sending);
-        sending.into_iter().all(|step| self.is_patient(step))
+    pub(in crate::driver) fn awaits_only_mailboxes(&self) -> bool {
+        let sending = self.steps_in_stage(ExchangeStage::Sending);
+        sending.into_iter().all(|step| self.asks_mailbox(step))
     }
 
     /// Whether nothing else is under way than questions to those who take their time.
-    pub(in crate::driver) fn has_only_mail_under_way(&self) -> bool {
-        let sending = self.in_stage(Stage::Sending).len();
-        sending > 0 && sending == self.running.len() && self.awaits_only_mail()
+    pub(in crate::driver) fn only_mailbox_requests_are_running(&self) -> bool {
+        let sending = self.steps_in_stage(ExchangeStage::Sending).len();
+        sending > 0 && sending == self.running.len() && self.awaits_only_mailboxes()
     }
 
     /// Whether something has shown that asking makes no sense any more.
-    pub(in crate::driver) fn has_given_up(&self) -> bool {
-        let asking = self.asking.as_ref();
-        asking.is_some_and(|asking| asking.gave_up.is_some())
+    pub(in crate::driver) fn has_fatal(&self) -> bool {
+        let asking = self.requests.as_ref();
+        asking.is_some_and(|asking| asking.fatal.is_some())
     }
 
     /// What that was, as the end of the run.
-    pub(in crate::driver) fn give_way(&mut self) -> Result<()> {
+    pub(in crate::driver) fn take_fatal(&mut self) -> Result<()> {
         let failure = self
-            .asking
+            .requests
             .as_mut()
-            .and_then(|asking| asking.gave_up.take());
+            .and_then(|asking| asking.fatal.take());
         failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// Whether the run comes to its end, so that nothing more is to be sent: nobody would use the reply.
-    fn asks_no_more(&self) -> bool {
-        self.has_given_up() || self.progress.stopped.is_some() || self.search.stop().is_some()
+    fn sends_no_more(&self) -> bool {
+        self.has_fatal() || self.progress.stopped.is_some() || self.search.stop_reason().is_some()
     }
 
     /// Whether replies are on their way.
     pub(in crate::driver) fn is_sending(&self) -> bool {
-        !self.in_stage(Stage::Sending).is_empty()
+        !self.steps_in_stage(ExchangeStage::Sending).is_empty()
     }
 }
 
 /// Writes a reply, unless whoever replied has put it there.
-fn keep(batch: &mut files::Batch, path: &Path, text: &str) -> Result<()> {
+fn store_reply(batch: &mut files::WriteBatch, path: &Path, text: &str) -> Result<()> {
     if std::fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
-        let file =
-            std::fs::File::open(path).map_err(|error| files::explain("open", path, error))?;
+        let file = std::fs::File::open(path)
+            .map_err(|error| files::explain_io_error("open", path, error))?;
         files::sync(&file, path)?;
         return files::sync_folder(path.parent().unwrap_or(path));
     }

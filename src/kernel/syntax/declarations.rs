@@ -36,7 +36,7 @@ pub fn declares_at_namespace_scope(source: &str, name: &str) -> bool {
                 let mut cursor = node.walk();
                 let declares = node
                     .children_by_field_name("declarator", &mut cursor)
-                    .any(|declarator| names(&syntax, declarator, name));
+                    .any(|declarator| is_for_name(&syntax, declarator, name));
                 if declares {
                     return true;
                 }
@@ -70,7 +70,7 @@ pub fn declares_at_namespace_scope(source: &str, name: &str) -> bool {
 }
 
 /// Whether a declarator, through pointers, arrays, initialisers and parameters, is for this name.
-fn names(syntax: &Syntax<'_>, declarator: Node<'_>, name: &str) -> bool {
+fn is_for_name(syntax: &Syntax<'_>, declarator: Node<'_>, name: &str) -> bool {
     let mut node = declarator;
     loop {
         if matches!(node.kind(), "identifier" | "type_identifier") {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_namespace_scope_from_all_others() {
+    fn only_namespace_scope_declarations_are_found() {
         for declaring in [
             "constexpr int SIZE = 3;",
             "static const int A = 1, SIZE = 2;",

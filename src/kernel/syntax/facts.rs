@@ -15,7 +15,7 @@ const MAX_NODES: u32 = 100_000;
 
 /// What a source says about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct SourceFacts {
     /// The widest type that memory is accessed through: 4 for `float*`, 16 for `float4*`; 0 where none is known.
     pub vector_bytes: u32,
     /// Barriers of a whole block, as written.
@@ -27,12 +27,12 @@ pub struct Facts {
 }
 
 /// The facts of a source. `value_of`: constant axes in upper case and tunables in force.
-pub fn facts(source: &str, value_of: &dyn Fn(&str) -> Option<i64>) -> Facts {
+pub fn source_facts(source: &str, value_of: &dyn Fn(&str) -> Option<i64>) -> SourceFacts {
     let syntax = Syntax::parse(source);
-    let integers = Integers::new(&syntax, value_of);
-    let mut facts = Facts {
+    let integers = IntegerEvaluator::new(&syntax, value_of);
+    let mut facts = SourceFacts {
         shared_bytes: Some(0),
-        ..Facts::default()
+        ..SourceFacts::default()
     };
     for node in descendants(syntax.root()) {
         match node.kind() {
@@ -44,7 +44,7 @@ pub fn facts(source: &str, value_of: &dyn Fn(&str) -> Option<i64>) -> Facts {
                 let points = node
                     .children_by_field_name("declarator", &mut cursor)
                     .any(is_pointer);
-                if points && let Some(size) = size_of_type(&syntax, node) {
+                if points && let Some(size) = declared_type_bytes(&syntax, node) {
                     facts.vector_bytes = facts.vector_bytes.max(size);
                 }
                 if node.kind() == "declaration" && is_static_shared(&syntax, node) {
@@ -62,7 +62,7 @@ pub fn facts(source: &str, value_of: &dyn Fn(&str) -> Option<i64>) -> Facts {
                 }
             }
             "preproc_call"
-                if pragma(&syntax, node).is_some_and(|words| words.starts_with("unroll")) =>
+                if pragma_text(&syntax, node).is_some_and(|words| words.starts_with("unroll")) =>
             {
                 facts.unroll_pragmas += 1;
             }
@@ -73,7 +73,7 @@ pub fn facts(source: &str, value_of: &dyn Fn(&str) -> Option<i64>) -> Facts {
 }
 
 /// What a `#pragma` says.
-pub(super) fn pragma<'s>(syntax: &Syntax<'s>, node: Node<'_>) -> Option<&'s str> {
+pub(super) fn pragma_text<'s>(syntax: &Syntax<'s>, node: Node<'_>) -> Option<&'s str> {
     let directive = node.child_by_field_name("directive")?;
     let argument = node.child_by_field_name("argument")?;
     (syntax.text(directive) == "#pragma").then(|| syntax.text(argument).trim())
@@ -91,12 +91,12 @@ fn is_pointer(declarator: Node<'_>) -> bool {
 }
 
 /// The size of the type that a declaration or a type descriptor begins with, if it is one that memory is accessed through.
-fn size_of_type(syntax: &Syntax<'_>, node: Node<'_>) -> Option<u32> {
-    builtin_bytes(syntax.text(node.child_by_field_name("type")?))
+fn declared_type_bytes(syntax: &Syntax<'_>, node: Node<'_>) -> Option<u32> {
+    builtin_type_bytes(syntax.text(node.child_by_field_name("type")?))
 }
 
 /// The size of a type of the language or of CUDA, by its name without qualifiers.
-pub(crate) fn builtin_bytes(name: &str) -> Option<u32> {
+pub(crate) fn builtin_type_bytes(name: &str) -> Option<u32> {
     const SCALARS: [(&str, u32); 12] = [
         ("longlong", 8),
         ("ulonglong", 8),
@@ -142,11 +142,11 @@ fn is_static_shared(syntax: &Syntax<'_>, declaration: Node<'_>) -> bool {
 /// The bytes of all declarators of a `__shared__` declaration.
 fn shared_bytes(
     syntax: &Syntax<'_>,
-    integers: &Integers<'_, '_>,
+    integers: &IntegerEvaluator<'_, '_>,
     declaration: Node<'_>,
 ) -> Option<u64> {
     let kind = declaration.child_by_field_name("type")?;
-    let element = match builtin_bytes(syntax.text(kind)) {
+    let element = match builtin_type_bytes(syntax.text(kind)) {
         Some(bytes) => u64::from(bytes),
         None => integers.structure_bytes(syntax.text(kind))?,
     };
@@ -154,12 +154,12 @@ fn shared_bytes(
     declaration
         .children_by_field_name("declarator", &mut cursor)
         .try_fold(0u64, |sum, declarator| {
-            sum.checked_add(element.checked_mul(integers.elements(declarator)?)?)
+            sum.checked_add(element.checked_mul(integers.element_count(declarator)?)?)
         })
 }
 
 /// Integer expressions over given names and the file's own constants.
-pub(super) struct Integers<'a, 's> {
+pub(super) struct IntegerEvaluator<'a, 's> {
     syntax: &'a Syntax<'s>,
     value_of: &'a dyn Fn(&str) -> Option<i64>,
     /// `constexpr` and `const` at namespace scope, by name.
@@ -167,7 +167,7 @@ pub(super) struct Integers<'a, 's> {
     nodes: Cell<u32>,
 }
 
-impl<'a, 's> Integers<'a, 's> {
+impl<'a, 's> IntegerEvaluator<'a, 's> {
     pub(super) fn new(syntax: &'a Syntax<'s>, value_of: &'a dyn Fn(&str) -> Option<i64>) -> Self {
         let mut constants = HashMap::new();
         for declaration in children(syntax.root()).filter(|node| node.kind() == "declaration") {
@@ -204,7 +204,7 @@ impl<'a, 's> Integers<'a, 's> {
         let field = |name: &str| node.child_by_field_name(name);
         let value = |name: &str| self.evaluate(field(name)?, depth + 1);
         match node.kind() {
-            "number_literal" => literal(self.syntax.text(node)),
+            "number_literal" => parse_integer_literal(self.syntax.text(node)),
             "true" => Some(1),
             "false" => Some(0),
             "identifier" => {
@@ -231,7 +231,7 @@ impl<'a, 's> Integers<'a, 's> {
             }
             "sizeof_expression" => {
                 let kind = field("type")?;
-                builtin_bytes(self.syntax.text(kind)).map(i64::from)
+                builtin_type_bytes(self.syntax.text(kind)).map(i64::from)
             }
             "unary_expression" => {
                 let argument = value("argument")?;
@@ -272,7 +272,7 @@ impl<'a, 's> Integers<'a, 's> {
     }
 
     /// How many elements a declarator declares: the product of its array sizes.
-    fn elements(&self, declarator: Node<'_>) -> Option<u64> {
+    fn element_count(&self, declarator: Node<'_>) -> Option<u64> {
         let mut elements = 1u64;
         let mut node = declarator;
         for _ in 0..MAX_DEPTH {
@@ -305,10 +305,10 @@ impl<'a, 's> Integers<'a, 's> {
         for field in named_children(structure.child_by_field_name("body")?)
             .filter(|child| child.kind() == "field_declaration")
         {
-            let element = u64::from(size_of_type(self.syntax, field)?);
+            let element = u64::from(declared_type_bytes(self.syntax, field)?);
             let mut cursor = field.walk();
             for declarator in field.children_by_field_name("declarator", &mut cursor) {
-                bytes = bytes.checked_add(element.checked_mul(self.elements(declarator)?)?)?;
+                bytes = bytes.checked_add(element.checked_mul(self.element_count(declarator)?)?)?;
             }
         }
         Some(bytes)
@@ -316,11 +316,11 @@ impl<'a, 's> Integers<'a, 's> {
 }
 
 /// An integer literal of C++: decimal, hexadecimal, binary or octal, with digit separators and suffixes.
-fn literal(text: &str) -> Option<i64> {
+fn parse_integer_literal(text: &str) -> Option<i64> {
     let text = text.replace('\'', "").to_ascii_lowercase();
     // The grammar counts a sign in front of a literal as a part of it.
     if let Some(rest) = text.strip_prefix('-') {
-        return literal(rest)?.checked_neg();
+        return parse_integer_literal(rest)?.checked_neg();
     }
     let digits = text
         .trim_start_matches('+')
@@ -350,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn facts_of_a_kernel() {
+    fn facts_are_read_from_a_kernel() {
         let source = "constexpr int WARPS = HEAD_SIZE / 32;\nstruct Pair { float a, b[2]; };\n\
             __global__ void f(const float4* x, __nv_bfloat16* y) {\n  __shared__ float s[ROWS][WARPS], t;\n  __shared__ Pair p[2];\n\
             extern __shared__ float dynamic[];\n  #pragma unroll 4\n  for (;;) {}\n  __syncthreads();\n}\n";
         assert_eq!(
-            facts(source, &value_of),
-            Facts {
+            source_facts(source, &value_of),
+            SourceFacts {
                 vector_bytes: 16,
                 barriers: 1,
                 shared_bytes: Some(4 * 4 * 4 + 4 + 24),
@@ -365,24 +365,24 @@ mod tests {
         );
         let narrow = "__global__ void f(const __nv_bfloat16* x) { auto p = reinterpret_cast<const __nv_bfloat162*>(x); __shared__ float s[N]; }";
         assert_eq!(
-            facts(narrow, &value_of),
-            Facts {
+            source_facts(narrow, &value_of),
+            SourceFacts {
                 vector_bytes: 4,
                 shared_bytes: None,
-                ..Facts::default()
+                ..SourceFacts::default()
             }
         );
         assert_eq!(
-            facts("}} ((", &value_of),
-            Facts {
+            source_facts("}} ((", &value_of),
+            SourceFacts {
                 shared_bytes: Some(0),
-                ..Facts::default()
+                ..SourceFacts::default()
             }
         );
     }
 
     #[test]
-    fn sizes_of_types() {
+    fn builtin_type_sizes_are_known() {
         let sizes = [
             "float",
             "float2",
@@ -395,7 +395,7 @@ mod tests {
             "float9",
             "é",
         ]
-        .map(builtin_bytes);
+        .map(builtin_type_bytes);
         assert_eq!(
             sizes,
             [
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_of_c() {
+    fn integer_expressions_are_evaluated_as_in_cpp() {
         let value = |text: &str| {
             let source = format!(
                 "constexpr int TWICE = 2 * HEAD_SIZE;\nconst int LOOP = LOOP + 1;\nint x = {text};"
@@ -424,7 +424,7 @@ mod tests {
             let value = declaration
                 .child_by_field_name("declarator")?
                 .child_by_field_name("value")?;
-            syntax.integer(value, &value_of)
+            syntax.evaluate_integer(value, &value_of)
         };
         assert_eq!(value("TWICE / 3 % 7"), Some(85 % 7));
         assert_eq!(value("(ROWS << 2) - -0x10u"), Some(32));

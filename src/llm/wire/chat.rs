@@ -7,25 +7,25 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{End, Gathered, Joined, Said, Trouble};
+use super::{EventEffect, FinishReason, JoinedParts, PartialReply, WireError};
 use crate::event::Usage;
 use crate::llm::Request;
 
 #[derive(Serialize)]
-struct Message<T> {
+struct ChatMessage<T> {
     role: &'static str,
     content: T,
 }
 
-pub(super) fn texts<M: SerializeMap>(map: &mut M, request: &Request) -> Result<(), M::Error> {
-    let user = Message {
+pub(super) fn write_texts<M: SerializeMap>(map: &mut M, request: &Request) -> Result<(), M::Error> {
+    let user = ChatMessage {
         role: "user",
-        content: Joined(&request.parts),
+        content: JoinedParts(&request.parts),
     };
     if request.system.is_empty() {
         return map.serialize_entry("messages", &[user]);
     }
-    let system = Message {
+    let system = ChatMessage {
         role: "system",
         content: request.system.as_str(),
     };
@@ -33,31 +33,31 @@ pub(super) fn texts<M: SerializeMap>(map: &mut M, request: &Request) -> Result<(
 }
 
 #[derive(Deserialize)]
-struct Chunk {
+struct ChatChunk {
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
-    choices: Option<Vec<Choice>>,
+    choices: Option<Vec<ChatChoice>>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Option<ChatUsage>,
     #[serde(default)]
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
+struct ChatChoice {
     #[serde(default)]
-    delta: Option<Piece>,
+    delta: Option<ChatDelta>,
     #[serde(default)]
-    message: Option<Piece>,
+    message: Option<ChatDelta>,
     #[serde(default)]
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Piece {
+struct ChatDelta {
     #[serde(default)]
-    content: Option<Content>,
+    content: Option<ChatContent>,
     #[serde(default)]
     refusal: Option<String>,
 }
@@ -65,7 +65,7 @@ struct Piece {
 /// A text, or a list of texts.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Content {
+enum ChatContent {
     Text(String),
     Parts(Vec<TextPart>),
 }
@@ -77,7 +77,7 @@ struct TextPart {
 }
 
 #[derive(Deserialize)]
-struct Counted {
+struct ChatUsage {
     #[serde(default)]
     prompt_tokens: Option<u64>,
     #[serde(default)]
@@ -85,9 +85,9 @@ struct Counted {
     #[serde(default)]
     total_tokens: Option<u64>,
     #[serde(default)]
-    prompt_tokens_details: Option<Details>,
+    prompt_tokens_details: Option<ChatUsageDetails>,
     #[serde(default)]
-    completion_tokens_details: Option<Details>,
+    completion_tokens_details: Option<ChatUsageDetails>,
     /// As DeepSeek has it.
     #[serde(default)]
     prompt_cache_hit_tokens: Option<u64>,
@@ -95,13 +95,13 @@ struct Counted {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Details {
+struct ChatUsageDetails {
     cached_tokens: Option<u64>,
     cache_write_tokens: Option<u64>,
     reasoning_tokens: Option<u64>,
 }
 
-impl Counted {
+impl ChatUsage {
     fn usage(self) -> Option<Usage> {
         let (prompt, completion) = (self.prompt_tokens?, self.completion_tokens?);
         let read = self.prompt_tokens_details.unwrap_or_default();
@@ -127,65 +127,71 @@ impl Counted {
     }
 }
 
-fn end(reason: &str) -> End {
+fn finish_reason_of(reason: &str) -> FinishReason {
     match reason.to_lowercase().as_str() {
-        "stop" | "end_turn" | "stop_sequence" | "eos" | "eos_token" => End::Complete,
-        "length" | "max_tokens" | "model_length" => End::Truncated,
+        "stop" | "end_turn" | "stop_sequence" | "eos" | "eos_token" => FinishReason::Complete,
+        "length" | "max_tokens" | "model_length" => FinishReason::Truncated,
         "content_filter" | "safety" | "refusal" => {
-            End::Refused(format!("the reply ended for the reason `{reason}`"))
+            FinishReason::Refused(format!("the reply ended for the reason `{reason}`"))
         }
-        _ => End::Odd(format!("the reply ended for the reason `{reason}`")),
+        _ => FinishReason::Unexpected(format!("the reply ended for the reason `{reason}`")),
     }
 }
 
-fn take(chunk: Chunk, gathered: &mut Gathered) -> Said {
+fn apply_chunk(chunk: ChatChunk, gathered: &mut PartialReply) -> EventEffect {
     if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
-        return Said::Failed(Trouble::read(&error));
+        return EventEffect::Failed(WireError::from_json(&error));
     }
     if chunk.model.is_some() && gathered.served_by.is_none() {
         gathered.served_by = chunk.model;
     }
-    if let Some(usage) = chunk.usage.and_then(Counted::usage) {
+    if let Some(usage) = chunk.usage.and_then(ChatUsage::usage) {
         gathered.usage = Some(usage);
     }
     // One reply was asked for: more choices would be somebody else's.
     let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) else {
-        return Said::More;
+        return EventEffect::Continue;
     };
     if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
-        let is_refused = matches!(gathered.end, Some(End::Refused(_)));
+        let is_refused = matches!(gathered.finish_reason, Some(FinishReason::Refused(_)));
         if !is_refused {
-            gathered.end = Some(end(&reason));
+            gathered.finish_reason = Some(finish_reason_of(&reason));
         }
     }
     if let Some(piece) = choice.delta.or(choice.message) {
         match piece.content {
-            Some(Content::Text(text)) => gathered.text.push_str(&text),
-            Some(Content::Parts(parts)) => parts
+            Some(ChatContent::Text(text)) => gathered.text.push_str(&text),
+            Some(ChatContent::Parts(parts)) => parts
                 .iter()
                 .for_each(|part| gathered.text.push_str(&part.text)),
             None => {}
         }
         if let Some(refusal) = piece.refusal.filter(|refusal| !refusal.is_empty()) {
-            match &mut gathered.end {
-                Some(End::Refused(words)) => words.push_str(&refusal),
-                end => *end = Some(End::Refused(refusal)),
+            match &mut gathered.finish_reason {
+                Some(FinishReason::Refused(words)) => words.push_str(&refusal),
+                end => *end = Some(FinishReason::Refused(refusal)),
             }
         }
     }
-    Said::More
+    EventEffect::Continue
 }
 
-pub(super) fn event(data: &str, gathered: &mut Gathered) -> serde_json::Result<Said> {
+pub(super) fn apply_event(
+    data: &str,
+    gathered: &mut PartialReply,
+) -> serde_json::Result<EventEffect> {
     if data.trim() == "[DONE]" {
-        return Ok(Said::Last);
+        return Ok(EventEffect::Finished);
     }
-    Ok(take(serde_json::from_str(data)?, gathered))
+    Ok(apply_chunk(serde_json::from_str(data)?, gathered))
 }
 
-pub(super) fn whole(data: &[u8], gathered: &mut Gathered) -> serde_json::Result<Said> {
-    Ok(match take(serde_json::from_slice(data)?, gathered) {
-        Said::More => Said::Last,
+pub(super) fn apply_whole(
+    data: &[u8],
+    gathered: &mut PartialReply,
+) -> serde_json::Result<EventEffect> {
+    Ok(match apply_chunk(serde_json::from_slice(data)?, gathered) {
+        EventEffect::Continue => EventEffect::Finished,
         said => said,
     })
 }

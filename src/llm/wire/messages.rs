@@ -6,47 +6,47 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::{End, Gathered, Said, Trouble};
+use super::{EventEffect, FinishReason, PartialReply, WireError};
 use crate::event::Usage;
 use crate::llm::Request;
 
 /// The most places at which the provider can be told to keep what stands before.
-const MOST_BREAKPOINTS: usize = 4;
+const MAX_BREAKPOINTS: usize = 4;
 
 #[derive(Serialize)]
-struct Block<'a> {
+struct TextBlock<'a> {
     r#type: &'static str,
     text: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cache_control: Option<Ephemeral>,
+    cache_control: Option<CacheControl>,
 }
 
 #[derive(Serialize)]
-struct Ephemeral {
+struct CacheControl {
     r#type: &'static str,
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct UserMessage<'a> {
     role: &'static str,
-    content: Blocks<'a>,
+    content: TextBlocks<'a>,
 }
 
-struct Blocks<'a>(&'a Request, bool);
+struct TextBlocks<'a>(&'a Request, bool);
 
-impl Serialize for Blocks<'_> {
+impl Serialize for TextBlocks<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut breakpoints = 0;
         // A block without text is refused by the server.
         let parts = self.0.parts.iter().filter(|part| !part.text.is_empty());
         serializer.collect_seq(parts.map(|part| {
             // The first ones: what stands before them is the same for the most prompts.
-            let marks = self.1 && part.cache_here && breakpoints < MOST_BREAKPOINTS;
+            let marks = self.1 && part.cache_here && breakpoints < MAX_BREAKPOINTS;
             breakpoints += usize::from(marks);
-            Block {
+            TextBlock {
                 r#type: "text",
                 text: &part.text,
-                cache_control: marks.then_some(Ephemeral {
+                cache_control: marks.then_some(CacheControl {
                     r#type: "ephemeral",
                 }),
             }
@@ -54,7 +54,7 @@ impl Serialize for Blocks<'_> {
     }
 }
 
-pub(super) fn texts<M: SerializeMap>(
+pub(super) fn write_texts<M: SerializeMap>(
     map: &mut M,
     request: &Request,
     caches: bool,
@@ -62,9 +62,9 @@ pub(super) fn texts<M: SerializeMap>(
     if !request.system.is_empty() {
         map.serialize_entry("system", &request.system)?;
     }
-    let message = Message {
+    let message = UserMessage {
         role: "user",
-        content: Blocks(request, caches),
+        content: TextBlocks(request, caches),
     };
     map.serialize_entry("messages", &[message])
 }
@@ -72,15 +72,15 @@ pub(super) fn texts<M: SerializeMap>(
 /// What the server has counted so far.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Counted {
+pub(super) struct MessagesUsage {
     input_tokens: Option<u64>,
     cache_creation_input_tokens: Option<u64>,
     cache_read_input_tokens: Option<u64>,
     output_tokens: Option<u64>,
 }
 
-impl Counted {
-    fn then(self, later: Self) -> Self {
+impl MessagesUsage {
+    fn updated_with(self, later: Self) -> Self {
         Self {
             input_tokens: later.input_tokens.or(self.input_tokens),
             cache_creation_input_tokens: later
@@ -105,75 +105,78 @@ impl Counted {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct MessagesEvent {
     r#type: String,
     #[serde(default)]
-    message: Option<Start>,
+    message: Option<MessageStart>,
     #[serde(default)]
-    content_block: Option<Content>,
+    content_block: Option<MessagesContent>,
     #[serde(default)]
-    delta: Option<Delta>,
+    delta: Option<MessagesDelta>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Option<MessagesUsage>,
     #[serde(default)]
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Start {
+struct MessageStart {
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Option<MessagesUsage>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Delta {
+struct MessagesDelta {
     r#type: String,
     text: String,
     stop_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Content {
+struct MessagesContent {
     r#type: String,
     #[serde(default)]
     text: String,
 }
 
 #[derive(Deserialize)]
-struct Whole {
+struct MessagesReply {
     #[serde(default)]
     r#type: Option<String>,
     #[serde(default)]
-    content: Vec<Content>,
+    content: Vec<MessagesContent>,
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
     stop_reason: Option<String>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Option<MessagesUsage>,
     #[serde(default)]
     error: Option<Value>,
 }
 
-fn end(reason: &str) -> End {
+fn finish_reason_of(reason: &str) -> FinishReason {
     match reason {
-        "end_turn" | "stop_sequence" => End::Complete,
-        "max_tokens" | "model_context_window_exceeded" => End::Truncated,
-        "refusal" => End::Refused("the model refused".to_owned()),
-        other => End::Odd(format!("the reply ended for the reason `{other}`")),
+        "end_turn" | "stop_sequence" => FinishReason::Complete,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Truncated,
+        "refusal" => FinishReason::Refused("the model refused".to_owned()),
+        other => FinishReason::Unexpected(format!("the reply ended for the reason `{other}`")),
     }
 }
 
-pub(super) fn event(data: &str, gathered: &mut Gathered) -> serde_json::Result<Said> {
-    let event: Event = serde_json::from_str(data)?;
+pub(super) fn apply_event(
+    data: &str,
+    gathered: &mut PartialReply,
+) -> serde_json::Result<EventEffect> {
+    let event: MessagesEvent = serde_json::from_str(data)?;
     match event.r#type.as_str() {
         "message_start" => {
             if let Some(start) = event.message {
                 gathered.served_by = start.model;
-                gathered.counted = start.usage.unwrap_or_default();
+                gathered.messages_usage = start.usage.unwrap_or_default();
             }
         }
         "content_block_start" => {
@@ -189,29 +192,32 @@ pub(super) fn event(data: &str, gathered: &mut Gathered) -> serde_json::Result<S
         "message_delta" => {
             // Until here the output is a first count and no usage.
             if let Some(usage) = event.usage {
-                gathered.counted = gathered.counted.then(usage);
-                gathered.usage = gathered.counted.usage();
+                gathered.messages_usage = gathered.messages_usage.updated_with(usage);
+                gathered.usage = gathered.messages_usage.usage();
             }
             if let Some(reason) = event.delta.and_then(|delta| delta.stop_reason) {
-                gathered.end = Some(end(&reason));
+                gathered.finish_reason = Some(finish_reason_of(&reason));
             }
         }
-        "message_stop" => return Ok(Said::Last),
+        "message_stop" => return Ok(EventEffect::Finished),
         "error" => {
-            return Ok(Said::Failed(Trouble::read(
+            return Ok(EventEffect::Failed(WireError::from_json(
                 &event.error.unwrap_or_default(),
             )));
         }
         // `ping`, the ends of blocks, and what is to come: the protocol asks clients to pass it over.
         _ => {}
     }
-    Ok(Said::More)
+    Ok(EventEffect::Continue)
 }
 
-pub(super) fn whole(data: &[u8], gathered: &mut Gathered) -> serde_json::Result<Said> {
-    let whole: Whole = serde_json::from_slice(data)?;
+pub(super) fn apply_whole(
+    data: &[u8],
+    gathered: &mut PartialReply,
+) -> serde_json::Result<EventEffect> {
+    let whole: MessagesReply = serde_json::from_slice(data)?;
     if whole.r#type.as_deref() == Some("error") || whole.error.is_some() {
-        return Ok(Said::Failed(Trouble::read(
+        return Ok(EventEffect::Failed(WireError::from_json(
             &whole.error.unwrap_or_default(),
         )));
     }
@@ -219,7 +225,7 @@ pub(super) fn whole(data: &[u8], gathered: &mut Gathered) -> serde_json::Result<
         gathered.text.push_str(&block.text);
     }
     gathered.served_by = whole.model;
-    gathered.usage = whole.usage.and_then(Counted::usage);
-    gathered.end = whole.stop_reason.as_deref().map(end);
-    Ok(Said::Last)
+    gathered.usage = whole.usage.and_then(MessagesUsage::usage);
+    gathered.finish_reason = whole.stop_reason.as_deref().map(finish_reason_of);
+    Ok(EventEffect::Finished)
 }

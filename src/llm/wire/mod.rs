@@ -8,8 +8,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::models::{Model, ProviderName};
-use super::{Part, Request};
+use super::models::{ModelSettings, ProviderName};
+use super::{PromptPart, Request};
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 use crate::event::Usage;
@@ -20,7 +20,7 @@ mod responses;
 
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(super) enum Protocol {
     /// Anthropic's Messages.
     Messages,
     /// OpenAI's Chat Completions.
@@ -31,40 +31,40 @@ pub(super) enum Wire {
 
 /// What has come of a reply so far.
 #[derive(Debug, Default)]
-pub(super) struct Gathered {
+pub(super) struct PartialReply {
     pub text: String,
     pub usage: Option<Usage>,
     /// How the model ended; `None` while it has not.
-    pub end: Option<End>,
+    pub finish_reason: Option<FinishReason>,
     /// The model that answered, as the server calls it.
     pub served_by: Option<String>,
     /// What Anthropic has said of the usage so far.
-    counted: messages::Counted,
+    messages_usage: messages::MessagesUsage,
 }
 
 /// Why a model stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum FinishReason {
     Complete,
     Truncated,
     Refused(String),
     /// For a reason that has no place in a question for text.
-    Odd(String),
+    Unexpected(String),
 }
 
 /// What an event of a stream came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    More,
+pub(super) enum EventEffect {
+    Continue,
     /// The protocol's last event.
-    Last,
+    Finished,
     /// The server gave up.
-    Failed(Trouble),
+    Failed(WireError),
 }
 
 /// What a server says is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct WireError {
     /// Its types and codes, in lower case, each followed by a space.
     pub kind: String,
     pub message: String,
@@ -84,7 +84,7 @@ const SETTINGS: [&str; 8] = [
 
 /// Fields of a request that kforge alone decides about: with another value the reply would be another thing, or cost more than
 /// was reserved.
-const OWN: [&str; 13] = [
+const RESERVED_FIELDS: [&str; 13] = [
     "model",
     "messages",
     "system",
@@ -100,17 +100,17 @@ const OWN: [&str; 13] = [
     "max_output_tokens",
 ];
 
-impl Wire {
-    pub(super) fn of(provider: ProviderName) -> Option<Self> {
+impl Protocol {
+    pub(super) fn for_provider(provider: ProviderName) -> Option<Self> {
         match provider {
-            ProviderName::Anthropic => Some(Wire::Messages),
-            ProviderName::Responses => Some(Wire::Responses),
+            ProviderName::Anthropic => Some(Protocol::Messages),
+            ProviderName::Responses => Some(Protocol::Responses),
             ProviderName::Openai
             | ProviderName::Gemini
             | ProviderName::Openrouter
             | ProviderName::Deepseek
             | ProviderName::Together
-            | ProviderName::Ollama => Some(Wire::Chat),
+            | ProviderName::Ollama => Some(Protocol::Chat),
             ProviderName::Command | ProviderName::Mailbox | ProviderName::Replay => None,
         }
     }
@@ -119,47 +119,53 @@ impl Wire {
     pub(super) fn url(self, base: &str) -> String {
         let base = base.trim_end_matches('/');
         match self {
-            Wire::Messages => format!("{}/v1/messages", base.strip_suffix("/v1").unwrap_or(base)),
-            Wire::Chat => format!("{base}/chat/completions"),
-            Wire::Responses => format!("{base}/responses"),
+            Protocol::Messages => {
+                format!("{}/v1/messages", base.strip_suffix("/v1").unwrap_or(base))
+            }
+            Protocol::Chat => format!("{base}/chat/completions"),
+            Protocol::Responses => format!("{base}/responses"),
         }
     }
 
     /// What the protocol calls a setting; `None` where it has no such thing.
-    fn path(self, setting: &str, provider: ProviderName) -> Option<&'static str> {
+    fn default_field_path(self, setting: &str, provider: ProviderName) -> Option<&'static str> {
         Some(match (self, setting) {
             (_, "temperature") => "temperature",
             (_, "top_p") => "top_p",
             (_, "top_k") => "top_k",
-            (Wire::Messages, "max_output_tokens") => "max_tokens",
-            (Wire::Messages, "effort") => "output_config.effort",
-            (Wire::Messages, "thinking_tokens") => "thinking.budget_tokens",
-            (Wire::Messages, "stop") => "stop_sequences",
-            (Wire::Chat, "max_output_tokens") => match provider {
+            (Protocol::Messages, "max_output_tokens") => "max_tokens",
+            (Protocol::Messages, "effort") => "output_config.effort",
+            (Protocol::Messages, "thinking_tokens") => "thinking.budget_tokens",
+            (Protocol::Messages, "stop") => "stop_sequences",
+            (Protocol::Chat, "max_output_tokens") => match provider {
                 ProviderName::Openai | ProviderName::Gemini => "max_completion_tokens",
                 _ => "max_tokens",
             },
-            (Wire::Chat, "effort") => match provider {
+            (Protocol::Chat, "effort") => match provider {
                 ProviderName::Openrouter => "reasoning.effort",
                 _ => "reasoning_effort",
             },
-            (Wire::Chat, "thinking_tokens") if provider == ProviderName::Openrouter => {
+            (Protocol::Chat, "thinking_tokens") if provider == ProviderName::Openrouter => {
                 "reasoning.max_tokens"
             }
-            (Wire::Chat, "seed") => "seed",
-            (Wire::Chat, "stop") => "stop",
-            (Wire::Responses, "max_output_tokens") => "max_output_tokens",
-            (Wire::Responses, "effort") => "reasoning.effort",
+            (Protocol::Chat, "seed") => "seed",
+            (Protocol::Chat, "stop") => "stop",
+            (Protocol::Responses, "max_output_tokens") => "max_output_tokens",
+            (Protocol::Responses, "effort") => "reasoning.effort",
             _ => return None,
         })
     }
 
     /// The whole body.
-    pub(super) fn body(self, model: &Model, request: &Request) -> serde_json::Result<Vec<u8>> {
-        let small = self.small(model, request.most_output);
-        let body = Body {
+    pub(super) fn body(
+        self,
+        model: &ModelSettings,
+        request: &Request,
+    ) -> serde_json::Result<Vec<u8>> {
+        let small = self.fields_without_text(model, request.max_output);
+        let body = RequestBody {
             wire: self,
-            small: &small,
+            fields: &small,
             caches: model.cache.unwrap_or(true),
             request,
         };
@@ -170,44 +176,48 @@ impl Wire {
     }
 
     /// Everything but the texts.
-    fn small(self, model: &Model, most_output: u64) -> Map<String, Value> {
+    fn fields_without_text(self, model: &ModelSettings, most_output: u64) -> Map<String, Value> {
         let mut small = Map::new();
         let is_streamed = model.stream.unwrap_or(true);
         small.insert("model".to_owned(), json!(model.model));
-        if self == Wire::Chat && is_streamed {
+        if self == Protocol::Chat && is_streamed {
             small.insert("stream_options".to_owned(), json!({"include_usage": true}));
         }
-        if self == Wire::Responses {
+        if self == Protocol::Responses {
             // Nothing is asked for twice: no conversation needs to be kept there.
             small.insert("store".to_owned(), json!(false));
         }
-        for (setting, value) in given(model, most_output) {
-            if let Some(path) = self.place(model, setting) {
-                put(&mut small, path, value);
+        for (setting, value) in configured_settings(model, most_output) {
+            if let Some(path) = self.field_path(model, setting) {
+                set_at_path(&mut small, path, value);
                 if path == "thinking.budget_tokens" {
-                    put(&mut small, "thinking.type", json!("enabled"));
+                    set_at_path(&mut small, "thinking.type", json!("enabled"));
                 }
             }
         }
-        merge(&mut small, &model.extra);
+        merge_fields(&mut small, &model.extra);
         small.insert("stream".to_owned(), json!(is_streamed));
         small
     }
 
-    fn place<'a>(self, model: &'a Model, setting: &str) -> Option<&'a str> {
+    fn field_path<'a>(self, model: &'a ModelSettings, setting: &str) -> Option<&'a str> {
         match model.fields.get(setting) {
             Some(path) => Some(path),
-            None => self.path(setting, model.provider),
+            None => self.default_field_path(setting, model.provider),
         }
     }
 
     /// The setting of the config that a server's message complains of.
-    pub(super) fn refused(self, model: &Model, message: &str) -> Option<&'static str> {
-        let given = given(model, 0);
+    pub(super) fn setting_named_in(
+        self,
+        model: &ModelSettings,
+        message: &str,
+    ) -> Option<&'static str> {
+        let given = configured_settings(model, 0);
         let mut names = given.iter().map(|(name, _)| *name);
         // What is set by hand is the likelier cause than the cap, which every request has.
         let named = |name: &&str| {
-            let path = self.place(model, name).unwrap_or(name);
+            let path = self.field_path(model, name).unwrap_or(name);
             let last = path.rsplit('.').next().unwrap_or(path);
             message.contains(last) || message.contains(*name)
         };
@@ -216,28 +226,36 @@ impl Wire {
     }
 
     /// One event of a stream.
-    pub(super) fn event(self, data: &str, gathered: &mut Gathered) -> Result<Said, String> {
+    pub(super) fn apply_event(
+        self,
+        data: &str,
+        gathered: &mut PartialReply,
+    ) -> Result<EventEffect, String> {
         match self {
-            Wire::Messages => messages::event(data, gathered),
-            Wire::Chat => chat::event(data, gathered),
-            Wire::Responses => responses::event(data, gathered),
+            Protocol::Messages => messages::apply_event(data, gathered),
+            Protocol::Chat => chat::apply_event(data, gathered),
+            Protocol::Responses => responses::apply_event(data, gathered),
         }
         .map_err(|error| format!("an event of the stream cannot be read: {error}"))
     }
 
     /// A reply that came as a whole.
-    pub(super) fn whole(self, data: &[u8], gathered: &mut Gathered) -> Result<Said, String> {
+    pub(super) fn apply_whole(
+        self,
+        data: &[u8],
+        gathered: &mut PartialReply,
+    ) -> Result<EventEffect, String> {
         match self {
-            Wire::Messages => messages::whole(data, gathered),
-            Wire::Chat => chat::whole(data, gathered),
-            Wire::Responses => responses::whole(data, gathered),
+            Protocol::Messages => messages::apply_whole(data, gathered),
+            Protocol::Chat => chat::apply_whole(data, gathered),
+            Protocol::Responses => responses::apply_whole(data, gathered),
         }
         .map_err(|error| format!("the reply cannot be read: {error}"))
     }
 }
 
 /// The settings that are given, with their values.
-fn given(model: &Model, most_output: u64) -> Vec<(&'static str, Value)> {
+fn configured_settings(model: &ModelSettings, most_output: u64) -> Vec<(&'static str, Value)> {
     let stop = (!model.stop.is_empty()).then(|| json!(model.stop));
     let values = [
         Some(json!(most_output)),
@@ -256,8 +274,8 @@ fn given(model: &Model, most_output: u64) -> Vec<(&'static str, Value)> {
 }
 
 /// Whether everything that the config sets has a place in the protocol.
-pub(super) fn check(key: &str, model: &Model) -> Result<(), Failure> {
-    let Some(wire) = Wire::of(model.provider) else {
+pub(super) fn check_model(key: &str, model: &ModelSettings) -> Result<(), Failure> {
+    let Some(wire) = Protocol::for_provider(model.provider) else {
         return Ok(());
     };
     for (name, path) in &model.fields {
@@ -269,14 +287,14 @@ pub(super) fn check(key: &str, model: &Model) -> Result<(), Failure> {
         }
         let root = path.split('.').next().unwrap_or_default();
         let is_cap = name == "max_output_tokens" && root.starts_with("max_");
-        if path.split('.').any(str::is_empty) || (OWN.contains(&root) && !is_cap) {
+        if path.split('.').any(str::is_empty) || (RESERVED_FIELDS.contains(&root) && !is_cap) {
             return Err(Failure::usage(format!("`{key}.fields.{name}` cannot be `{path}`"))
                 .hint("a path into the request, such as `reasoning.effort`, to a field that kforge does not fill itself"));
         }
     }
-    let mark = model.max_output_tokens();
-    for (setting, _) in given(model, mark) {
-        if wire.place(model, setting).is_none() {
+    let cap = model.max_output_tokens();
+    for (setting, _) in configured_settings(model, cap) {
+        if wire.field_path(model, setting).is_none() {
             return Err(Failure::usage(format!(
                 "`{key}.{setting}`: the provider `{}` has no such setting",
                 model.provider.name()
@@ -286,15 +304,20 @@ pub(super) fn check(key: &str, model: &Model) -> Result<(), Failure> {
             )));
         }
     }
-    if let Some(own) = OWN.iter().find(|own| model.extra.contains_key(**own)) {
+    if let Some(own) = RESERVED_FIELDS
+        .iter()
+        .find(|own| model.extra.contains_key(**own))
+    {
         return Err(Failure::usage(format!("`{key}.extra.{own}` is kforge's own to fill")).hint(
             "leave it out; the most tokens of a reply are `max_output_tokens`, and one question has one reply in text",
         ));
     }
-    let small = wire.small(model, mark);
-    let place = wire.place(model, "max_output_tokens").unwrap_or_default();
+    let small = wire.fields_without_text(model, cap);
+    let place = wire
+        .field_path(model, "max_output_tokens")
+        .unwrap_or_default();
     let pointer = format!("/{}", place.replace('.', "/"));
-    if Value::Object(small).pointer(&pointer) != Some(&json!(mark)) {
+    if Value::Object(small).pointer(&pointer) != Some(&json!(cap)) {
         return Err(Failure::usage(format!(
             "`{key}.extra` would take the cap of the reply out of the request"
         ))
@@ -304,7 +327,7 @@ pub(super) fn check(key: &str, model: &Model) -> Result<(), Failure> {
 }
 
 /// Sets the value at a path of names.
-fn put(map: &mut Map<String, Value>, path: &str, value: Value) {
+fn set_at_path(map: &mut Map<String, Value>, path: &str, value: Value) {
     match path.split_once('.') {
         None => {
             map.insert(path.to_owned(), value);
@@ -317,20 +340,20 @@ fn put(map: &mut Map<String, Value>, path: &str, value: Value) {
                 *inner = Value::Object(Map::new());
             }
             if let Value::Object(inner) = inner {
-                put(inner, rest, value);
+                set_at_path(inner, rest, value);
             }
         }
     }
 }
 
 /// Objects are merged, other values replaced, and `null` takes a field out.
-fn merge(map: &mut Map<String, Value>, extra: &Map<String, Value>) {
+fn merge_fields(map: &mut Map<String, Value>, extra: &Map<String, Value>) {
     for (key, value) in extra {
         match (map.get_mut(key), value) {
             (_, Value::Null) => {
                 map.shift_remove(key);
             }
-            (Some(Value::Object(inner)), Value::Object(more)) => merge(inner, more),
+            (Some(Value::Object(inner)), Value::Object(more)) => merge_fields(inner, more),
             _ => {
                 map.insert(key.clone(), value.clone());
             }
@@ -339,32 +362,32 @@ fn merge(map: &mut Map<String, Value>, extra: &Map<String, Value>) {
 }
 
 /// A request's body as it is written.
-struct Body<'a> {
-    wire: Wire,
-    small: &'a Map<String, Value>,
+struct RequestBody<'a> {
+    wire: Protocol,
+    fields: &'a Map<String, Value>,
     caches: bool,
     request: &'a Request,
 }
 
-impl Serialize for Body<'_> {
+impl Serialize for RequestBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (key, value) in self.small {
+        for (key, value) in self.fields {
             map.serialize_entry(key, value)?;
         }
         match self.wire {
-            Wire::Messages => messages::texts(&mut map, self.request, self.caches)?,
-            Wire::Chat => chat::texts(&mut map, self.request)?,
-            Wire::Responses => responses::texts(&mut map, self.request)?,
+            Protocol::Messages => messages::write_texts(&mut map, self.request, self.caches)?,
+            Protocol::Chat => chat::write_texts(&mut map, self.request)?,
+            Protocol::Responses => responses::write_texts(&mut map, self.request)?,
         }
         map.end()
     }
 }
 
 /// All parts of a prompt as one text, written without being put together first.
-struct Joined<'a>(&'a [Part]);
+struct JoinedParts<'a>(&'a [PromptPart]);
 
-impl fmt::Display for Joined<'_> {
+impl fmt::Display for JoinedParts<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0
             .iter()
@@ -372,7 +395,7 @@ impl fmt::Display for Joined<'_> {
     }
 }
 
-impl Serialize for Joined<'_> {
+impl Serialize for JoinedParts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             [only] => serializer.serialize_str(&only.text),
@@ -381,9 +404,9 @@ impl Serialize for Joined<'_> {
     }
 }
 
-impl Trouble {
+impl WireError {
     /// From what a server puts into `error`, or at the top where it has no such field.
-    pub(super) fn read(value: &Value) -> Self {
+    pub(super) fn from_json(value: &Value) -> Self {
         let inner = match value.get("error") {
             Some(error) if !error.is_null() => error,
             _ => value,
@@ -408,7 +431,7 @@ impl Trouble {
     }
 
     /// Whether the same question would be answered so for ever.
-    pub(super) fn is_final(&self) -> bool {
+    pub(super) fn is_permanent(&self) -> bool {
         const WORDS: [&str; 9] = [
             "invalid_request",
             "authentication",
@@ -420,11 +443,11 @@ impl Trouble {
             "model_not_found",
             "context_length_exceeded",
         ];
-        WORDS.iter().any(|word| self.kind.contains(word)) || self.is_about_money()
+        WORDS.iter().any(|word| self.kind.contains(word)) || self.is_out_of_funds()
     }
 
     /// Whether money or a limit of spending is what is missing: no patience helps.
-    pub(super) fn is_about_money(&self) -> bool {
+    pub(super) fn is_out_of_funds(&self) -> bool {
         const KINDS: [&str; 4] = [
             "insufficient_quota",
             "billing",

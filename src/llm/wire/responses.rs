@@ -6,24 +6,24 @@ use serde::Deserialize;
 use serde::ser::SerializeMap;
 use serde_json::Value;
 
-use super::{End, Gathered, Joined, Said, Trouble};
+use super::{EventEffect, FinishReason, JoinedParts, PartialReply, WireError};
 use crate::event::Usage;
 use crate::llm::Request;
 
-pub(super) fn texts<M: SerializeMap>(map: &mut M, request: &Request) -> Result<(), M::Error> {
+pub(super) fn write_texts<M: SerializeMap>(map: &mut M, request: &Request) -> Result<(), M::Error> {
     if !request.system.is_empty() {
         map.serialize_entry("instructions", &request.system)?;
     }
-    map.serialize_entry("input", &Joined(&request.parts))
+    map.serialize_entry("input", &JoinedParts(&request.parts))
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct ResponsesEvent {
     r#type: String,
     #[serde(default)]
     delta: Option<Value>,
     #[serde(default)]
-    response: Option<Whole>,
+    response: Option<ResponsesReply>,
     #[serde(default)]
     code: Option<Value>,
     #[serde(default)]
@@ -33,29 +33,29 @@ struct Event {
 }
 
 #[derive(Deserialize)]
-struct Whole {
+struct ResponsesReply {
     #[serde(default)]
     model: Option<String>,
     #[serde(default)]
     status: Option<String>,
     #[serde(default)]
-    output: Option<Vec<Item>>,
+    output: Option<Vec<OutputItem>>,
     #[serde(default)]
-    incomplete_details: Option<Reason>,
+    incomplete_details: Option<IncompleteDetails>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Option<ResponsesUsage>,
     #[serde(default)]
     error: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Item {
+struct OutputItem {
     #[serde(default)]
-    content: Option<Vec<Content>>,
+    content: Option<Vec<OutputContent>>,
 }
 
 #[derive(Deserialize)]
-struct Content {
+struct OutputContent {
     #[serde(default)]
     r#type: String,
     #[serde(default)]
@@ -65,31 +65,31 @@ struct Content {
 }
 
 #[derive(Deserialize)]
-struct Reason {
+struct IncompleteDetails {
     #[serde(default)]
     reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Counted {
+struct ResponsesUsage {
     #[serde(default)]
     input_tokens: Option<u64>,
     #[serde(default)]
     output_tokens: Option<u64>,
     #[serde(default)]
-    input_tokens_details: Option<Details>,
+    input_tokens_details: Option<ResponsesUsageDetails>,
     #[serde(default)]
-    output_tokens_details: Option<Details>,
+    output_tokens_details: Option<ResponsesUsageDetails>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Details {
+struct ResponsesUsageDetails {
     cached_tokens: Option<u64>,
     reasoning_tokens: Option<u64>,
 }
 
-impl Counted {
+impl ResponsesUsage {
     fn usage(self) -> Option<Usage> {
         let (input, output) = (self.input_tokens?, self.output_tokens?);
         let read = self.input_tokens_details.unwrap_or_default();
@@ -106,12 +106,15 @@ impl Counted {
 }
 
 /// The response object at its end. Its text counts where no piece of it came before.
-fn take(whole: Whole, gathered: &mut Gathered) -> Said {
+fn apply_reply(whole: ResponsesReply, gathered: &mut PartialReply) -> EventEffect {
     if let Some(error) = whole.error.filter(|error| !error.is_null()) {
-        return Said::Failed(Trouble::read(&error));
+        return EventEffect::Failed(WireError::from_json(&error));
     }
     gathered.served_by = whole.model.or(gathered.served_by.take());
-    gathered.usage = whole.usage.and_then(Counted::usage).or(gathered.usage);
+    gathered.usage = whole
+        .usage
+        .and_then(ResponsesUsage::usage)
+        .or(gathered.usage);
     let had_text = !gathered.text.is_empty();
     let mut refusal = String::new();
     let items = whole.output.unwrap_or_default();
@@ -124,14 +127,16 @@ fn take(whole: Whole, gathered: &mut Gathered) -> Said {
     }
     let reason = whole.incomplete_details.and_then(|details| details.reason);
     let end = match (whole.status.as_deref(), reason.as_deref()) {
-        _ if !refusal.is_empty() => End::Refused(refusal),
-        (Some("completed"), _) => End::Complete,
+        _ if !refusal.is_empty() => FinishReason::Refused(refusal),
+        (Some("completed"), _) => FinishReason::Complete,
         // Where no reason is given it is not whole all the same.
-        (Some("incomplete"), None | Some("max_output_tokens" | "max_tokens")) => End::Truncated,
-        (Some("incomplete"), Some("content_filter")) => {
-            End::Refused("the reply ended for the reason `content_filter`".to_owned())
+        (Some("incomplete"), None | Some("max_output_tokens" | "max_tokens")) => {
+            FinishReason::Truncated
         }
-        (status, reason) => End::Odd(format!(
+        (Some("incomplete"), Some("content_filter")) => {
+            FinishReason::Refused("the reply ended for the reason `content_filter`".to_owned())
+        }
+        (status, reason) => FinishReason::Unexpected(format!(
             "the reply ended with the status `{}`{}",
             status.unwrap_or("none"),
             reason.map_or(String::new(), |reason| format!(
@@ -140,31 +145,34 @@ fn take(whole: Whole, gathered: &mut Gathered) -> Said {
         )),
     };
     // A refusal that came in pieces stands.
-    if !matches!(gathered.end, Some(End::Refused(_))) {
-        gathered.end = Some(end);
+    if !matches!(gathered.finish_reason, Some(FinishReason::Refused(_))) {
+        gathered.finish_reason = Some(end);
     }
-    Said::Last
+    EventEffect::Finished
 }
 
-pub(super) fn event(data: &str, gathered: &mut Gathered) -> serde_json::Result<Said> {
+pub(super) fn apply_event(
+    data: &str,
+    gathered: &mut PartialReply,
+) -> serde_json::Result<EventEffect> {
     if data.trim() == "[DONE]" {
-        return Ok(Said::Last);
+        return Ok(EventEffect::Finished);
     }
-    let event: Event = serde_json::from_str(data)?;
+    let event: ResponsesEvent = serde_json::from_str(data)?;
     let piece = event.delta.as_ref().and_then(Value::as_str);
     match event.r#type.as_str() {
         "response.output_text.delta" => gathered.text.push_str(piece.unwrap_or_default()),
         "response.refusal.delta" => {
             let piece = piece.unwrap_or_default();
-            match &mut gathered.end {
-                Some(End::Refused(words)) => words.push_str(piece),
-                end => *end = Some(End::Refused(piece.to_owned())),
+            match &mut gathered.finish_reason {
+                Some(FinishReason::Refused(words)) => words.push_str(piece),
+                end => *end = Some(FinishReason::Refused(piece.to_owned())),
             }
         }
         "response.completed" | "response.incomplete" | "response.failed" => {
             return Ok(match event.response {
-                Some(response) => take(response, gathered),
-                None => Said::Failed(Trouble {
+                Some(response) => apply_reply(response, gathered),
+                None => EventEffect::Failed(WireError {
                     kind: String::new(),
                     message: format!("`{}` without a response", event.r#type),
                 }),
@@ -172,19 +180,22 @@ pub(super) fn event(data: &str, gathered: &mut Gathered) -> serde_json::Result<S
         }
         "error" => {
             let trouble = match event.error.filter(|error| !error.is_null()) {
-                Some(error) => Trouble::read(&error),
-                None => Trouble::read(&serde_json::json!({
+                Some(error) => WireError::from_json(&error),
+                None => WireError::from_json(&serde_json::json!({
                     "code": event.code,
                     "message": event.message.unwrap_or_default(),
                 })),
             };
-            return Ok(Said::Failed(trouble));
+            return Ok(EventEffect::Failed(trouble));
         }
         _ => {}
     }
-    Ok(Said::More)
+    Ok(EventEffect::Continue)
 }
 
-pub(super) fn whole(data: &[u8], gathered: &mut Gathered) -> serde_json::Result<Said> {
-    Ok(take(serde_json::from_slice(data)?, gathered))
+pub(super) fn apply_whole(
+    data: &[u8],
+    gathered: &mut PartialReply,
+) -> serde_json::Result<EventEffect> {
+    Ok(apply_reply(serde_json::from_slice(data)?, gathered))
 }

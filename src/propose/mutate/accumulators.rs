@@ -5,27 +5,27 @@
 use tree_sitter::Node;
 
 use super::effects::Effects;
-use super::loops::Loop;
+use super::loops::CountingLoop;
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{contains, descendants, line_of, named_children};
-use crate::propose::edit::deeper;
+use crate::propose::source_edits::indent_following_lines;
 
 pub(super) struct SplitAccumulator;
 pub(super) struct StripMine;
 
-const SPLITS: [i64; 4] = [4, 8, 16, 32];
-const STRIPS: [i64; 4] = [2, 4, 8, 16];
+const SPLIT_COUNTS: [i64; 4] = [4, 8, 16, 32];
+const STRIP_LENGTHS: [i64; 4] = [2, 4, 8, 16];
 
 /// Bodies with more nodes than these would become hard to read.
-const LONGEST: usize = 400;
+const MAX_BODY_NODES: usize = 400;
 
 /// A variable that a loop only adds to, or only takes the larger or smaller with.
 struct Accumulator<'t, 'a> {
     name: &'a str,
-    kind: &'a str,
+    type_name: &'a str,
     /// `fmaxf` and the like; `None` is a sum.
-    function: Option<&'a str>,
+    combining_function: Option<&'a str>,
     uses: Vec<Node<'t>>,
 }
 
@@ -38,35 +38,35 @@ impl Transformation for SplitAccumulator {
         4.0
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            let loops: Vec<_> = Loop::all(&scope)
+            let loops: Vec<_> = CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|found| is_fit(&scope, found))
-                .map(|found| (found, accumulators(&scope, &found)))
+                .filter(|found| can_be_strip_mined(&scope, found))
+                .map(|found| (found, find_accumulators(&scope, &found)))
                 .filter(|(_, accumulators)| !accumulators.is_empty())
                 .collect();
-            for count in SPLITS {
+            for count in SPLIT_COUNTS {
                 let every: Vec<_> = loops
                     .iter()
                     .enumerate()
                     // As many as the loop has iterations would leave no loop.
-                    .filter(|(_, (found, _))| is_long(&scope, found, count))
+                    .filter(|(_, (found, _))| may_have_two_strips(&scope, found, count))
                     .filter_map(|(index, (found, accumulators))| {
                         let names: Vec<_> = accumulators.iter().map(|sum| sum.name).collect();
                         let what = format!("{} x{count}", names.join(", "));
-                        let text = split(&scope, found, accumulators, count, index)?;
-                        let edits = found.replaced(&scope, &text);
-                        Some(Place {
-                            what,
+                        let text = split_into_strips(&scope, found, accumulators, count, index)?;
+                        let edits = found.replace_with(&scope, &text);
+                        Some(RewriteSite {
+                            label: what,
                             line: line_of(found.node),
                             edits,
                         })
                     })
                     .collect();
-                let all = Place::all(&every, format!("all sums x{count}"));
+                let all = RewriteSite::combined(&every, format!("all sums x{count}"));
                 places.extend(every);
                 places.extend(all);
             }
@@ -80,24 +80,27 @@ impl Transformation for StripMine {
         "strip_mine"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in Loop::all(&scope)
+            for found in CountingLoop::all_in(&scope)
                 .iter()
-                .filter(|found| is_fit(&scope, found))
+                .filter(|found| can_be_strip_mined(&scope, found))
             {
-                for count in STRIPS {
-                    if found.trips(&scope).is_some_and(|trips| trips < 2 * count) {
+                for count in STRIP_LENGTHS {
+                    if found
+                        .trip_count(&scope)
+                        .is_some_and(|trips| trips < 2 * count)
+                    {
                         continue;
                     }
                     let what = format!("{} by {count}", found.variable);
-                    let text = split(&scope, found, &[], count, 0);
-                    places.extend(text.map(|text| Place {
-                        what,
+                    let text = split_into_strips(&scope, found, &[], count, 0);
+                    places.extend(text.map(|text| RewriteSite {
+                        label: what,
                         line: line_of(found.node),
-                        edits: found.replaced(&scope, &text),
+                        edits: found.replace_with(&scope, &text),
                     }));
                 }
             }
@@ -107,21 +110,26 @@ impl Transformation for StripMine {
 }
 
 /// A loop that can be written as a loop over strips.
-fn is_fit(scope: &Scope<'_, '_>, found: &Loop<'_, '_>) -> bool {
+fn can_be_strip_mined(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>) -> bool {
     let is_innermost = descendants(found.body).all(|node| node.kind() != "for_statement");
     found.is_in_block()
         && is_innermost
-        && found.body.descendant_count() <= LONGEST
+        && found.body.descendant_count() <= MAX_BODY_NODES
         && !Effects::of(scope, found.body).jumps
 }
 
 /// Whether at least two strips fit, as far as is known.
-fn is_long(scope: &Scope<'_, '_>, found: &Loop<'_, '_>, count: i64) -> bool {
-    found.trips(scope).is_none_or(|trips| trips >= 2 * count)
+fn may_have_two_strips(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>, count: i64) -> bool {
+    found
+        .trip_count(scope)
+        .is_none_or(|trips| trips >= 2 * count)
 }
 
 /// The variables that a loop accumulates in, each used for nothing else in the body.
-fn accumulators<'t, 'a>(scope: &Scope<'t, 'a>, found: &Loop<'t, 'a>) -> Vec<Accumulator<'t, 'a>> {
+fn find_accumulators<'t, 'a>(
+    scope: &Scope<'t, 'a>,
+    found: &CountingLoop<'t, 'a>,
+) -> Vec<Accumulator<'t, 'a>> {
     let mut accumulators: Vec<Accumulator<'t, 'a>> = Vec::new();
     for node in descendants(found.body).filter(|node| node.kind() == "assignment_expression") {
         let Some(name) = node
@@ -135,25 +143,28 @@ fn accumulators<'t, 'a>(scope: &Scope<'t, 'a>, found: &Loop<'t, 'a>) -> Vec<Accu
             continue;
         }
         let uses = scope.uses(found.body, name);
-        let ways: Vec<_> = uses.iter().map(|used| way(scope, *used, name)).collect();
+        let ways: Vec<_> = uses
+            .iter()
+            .map(|used| accumulation_kind(scope, *used, name))
+            .collect();
         let Some(Some(function)) = ways.first().copied() else {
             continue;
         };
         let declared = scope.lookup(name, found.node.start_byte());
         let Some(declared) = declared.filter(|declared| {
-            declared.pointers == 0
-                && declared.sizes.is_empty()
+            declared.pointer_depth == 0
+                && declared.array_sizes.is_empty()
                 && !declared.is_reference
                 && !declared.is_shared
         }) else {
             continue;
         };
-        let is_number = matches!(declared.kind, "float" | "double" | "int" | "unsigned");
+        let is_number = matches!(declared.type_name, "float" | "double" | "int" | "unsigned");
         if is_number && ways.iter().all(|way| *way == Some(function)) {
             accumulators.push(Accumulator {
                 name,
-                kind: declared.kind,
-                function,
+                type_name: declared.type_name,
+                combining_function: function,
                 uses,
             });
         }
@@ -162,7 +173,11 @@ fn accumulators<'t, 'a>(scope: &Scope<'t, 'a>, found: &Loop<'t, 'a>) -> Vec<Accu
 }
 
 /// How a use of a variable accumulates: `Some(None)` in a sum, `Some(Some(function))` through a function, `None` not at all.
-fn way<'a>(scope: &Scope<'_, 'a>, used: Node<'_>, name: &str) -> Option<Option<&'a str>> {
+fn accumulation_kind<'a>(
+    scope: &Scope<'_, 'a>,
+    used: Node<'_>,
+    name: &str,
+) -> Option<Option<&'a str>> {
     let assignment = std::iter::successors(used.parent(), Node::parent)
         .find(|around| around.kind() == "assignment_expression")?;
     let left = assignment
@@ -215,16 +230,16 @@ fn way<'a>(scope: &Scope<'_, 'a>, used: Node<'_>, name: &str) -> Option<Option<&
 }
 
 /// The loop in strips of `count`, each place of a strip with accumulators of its own.
-fn split<'t>(
+fn split_into_strips<'t>(
     scope: &Scope<'t, '_>,
-    found: &Loop<'t, '_>,
+    found: &CountingLoop<'t, '_>,
     accumulators: &[Accumulator<'t, '_>],
     count: i64,
     index: usize,
 ) -> Option<String> {
     let subject = scope.subject;
     let indent = found.indent(scope);
-    let part = subject.fresh("part");
+    let part = subject.fresh_name("part");
     let step = found.step_text(scope);
     let step = if step
         .chars()
@@ -241,18 +256,18 @@ fn split<'t>(
             format!("{count} * {step}"),
         ),
     };
-    let mut edits = found.shift(scope, &sum);
+    let mut edits = found.replace_variable(scope, &sum);
     let mut before = String::new();
     let mut after = String::new();
     let parts_head =
         format!("#pragma unroll\n{indent}for (int {part} = 0; {part} < {count}; ++{part})");
     for accumulator in accumulators {
-        let (name, kind) = (accumulator.name, accumulator.kind);
-        let parts = subject.fresh(&format!("{name}_parts"));
+        let (name, kind) = (accumulator.name, accumulator.type_name);
+        let parts = subject.fresh_name(&format!("{name}_parts"));
         for used in &accumulator.uses {
             edits.replace(used.byte_range(), format!("{parts}[{part}]"));
         }
-        let (declared, collected) = match accumulator.function {
+        let (declared, collected) = match accumulator.combining_function {
             None => (
                 format!("{indent}{kind} {parts}[{count}] = {{}};\n"),
                 format!("{name} += {parts}[{part}];"),
@@ -270,10 +285,10 @@ fn split<'t>(
     let (start, bound) = (scope.text(found.start), scope.text(found.bound));
     let mut main_bound = bound.to_owned();
     let mut rest = String::new();
-    if !found.divides(scope, count) {
+    if !found.has_trip_multiple_of(scope, count) {
         // What does not fill a strip is left to a loop like the one before.
         // Loops of one block that are split together need names of their own.
-        let whole = subject.fresh(&match index {
+        let whole = subject.fresh_name(&match index {
             0 => "whole".to_owned(),
             _ => format!("whole_{}", index + 1),
         });
@@ -308,29 +323,29 @@ fn split<'t>(
         };
         before = format!("{indent}const int {whole} = {value};\n{before}");
         main_bound = whole.clone();
-        let original = found.body_text(scope, &super::Edits::new())?;
+        let original = found.body_text(scope, &super::SourceEdits::new())?;
         rest = format!(
             "\n{indent}{} {{\n{indent}    {original}\n{indent}}}",
-            found.head(&whole, bound, found.step_text(scope))
+            found.header_with(&whole, bound, found.step_text(scope))
         );
     }
-    let body = deeper(&found.body_text(scope, &edits)?);
+    let body = indent_following_lines(&found.body_text(scope, &edits)?);
     Some(format!(
         "{before}{pragma}{indent}{head} {{\n#pragma unroll\n{indent}    for (int {part} = 0; {part} < {count}; ++{part}) {{\n{indent}        {body}\n{indent}    }}\n{indent}}}{rest}{after}",
         pragma = found.pragma_line(scope),
-        head = found.head(start, &main_bound, &stride),
+        head = found.header_with(start, &main_bound, &stride),
     ))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn a_sum_is_split_where_the_trip_count_is_known() {
+    fn sum_with_known_trip_count_needs_no_remainder_loop() {
         let body = "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) {\n        const float value = x[i];\n        sum += value * value;\n    }\n    output[0] = sum;\n";
-        insta::assert_snapshot!(labels(&SplitAccumulator, body), @r#"
+        insta::assert_snapshot!(site_labels(&SplitAccumulator, body), @r#"
         sum x4 (line 10)
         sum x8 (line 10)
         sum x16 (line 10)
@@ -355,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_maximum_is_split_and_the_rest_is_kept() {
+    fn maximum_is_split_with_a_remainder_loop() {
         let body = "    float largest = x[0];\n#pragma unroll 2\n    for (int i = 1; i < columns; ++i) largest = fmaxf(largest, x[i] * 2.0f);\n    output[0] = largest;\n";
         insta::assert_snapshot!(changes(&SplitAccumulator, body, "largest x4"), @r#"
         - #pragma unroll 2
@@ -380,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_of_threads_keeps_its_step() {
+    fn strided_loop_keeps_its_step() {
         let body = "    float sum = 0.0f;\n    for (int i = threadIdx.x; i < columns; i += 128) sum += x[i];\n    output[0] = sum;\n";
         insta::assert_snapshot!(changes(&SplitAccumulator, body, "sum x4"), @r#"
         -     for (int i = threadIdx.x; i < columns; i += 128) sum += x[i];
@@ -401,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_in_between_is_no_accumulator() {
+    fn variables_with_other_uses_are_not_accumulators() {
         for body in [
             "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum += x[i]; output[i] = sum; }\n",
             "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum += x[i]; if (sum > 1.0f) break; }\n",
@@ -409,12 +424,12 @@ mod tests {
             "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum = x[i]; }\n",
             "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) { sum += sum; }\n",
         ] {
-            assert_eq!(labels(&SplitAccumulator, body), "", "{body}");
+            assert_eq!(site_labels(&SplitAccumulator, body), "", "{body}");
         }
     }
 
     #[test]
-    fn a_loop_is_mined_in_strips() {
+    fn strip_mine_adds_an_unrolled_inner_loop() {
         let body = "    for (int i = 0; i < 64; i++) output[2 * i] = x[i] * i;\n";
         insta::assert_snapshot!(changes(&StripMine, body, "i by 8"), @r#"
         -     for (int i = 0; i < 64; i++) output[2 * i] = x[i] * i;

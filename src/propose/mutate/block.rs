@@ -2,23 +2,23 @@
 
 use tree_sitter::Node;
 
-use super::{Place, Subject, Transformation};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::LaunchHeader;
-use crate::kernel::syntax::{Function, descendants};
-use crate::propose::edit::Edits;
-use crate::propose::layout;
+use crate::kernel::syntax::{FunctionNode, descendants};
+use crate::propose::header_text;
+use crate::propose::source_edits::SourceEdits;
 
 pub(super) struct BlockSize;
-pub(super) struct Tunable;
+pub(super) struct ExtendTunable;
 
-const SIZES: [i64; 6] = [32, 64, 128, 256, 512, 1024];
+const BLOCK_SIZES: [i64; 6] = [32, 64, 128, 256, 512, 1024];
 
 impl Transformation for BlockSize {
     fn name(&self) -> &'static str {
         "block_size"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         let functions = subject.functions();
         for (index, launch) in subject.header.launches.iter().enumerate() {
@@ -31,15 +31,15 @@ impl Transformation for BlockSize {
                 let function = functions
                     .iter()
                     .find(|function| subject.launches_of(function).contains(&index));
-                for new in SIZES.into_iter().filter(|new| *new != size) {
-                    let edits = resized(subject, launch, function, size, &new.to_string());
-                    places.extend(edits.map(|edits| Place {
-                        what: format!("{size} -> {new}"),
+                for new in BLOCK_SIZES.into_iter().filter(|new| *new != size) {
+                    let edits = resize_block(subject, launch, function, size, &new.to_string());
+                    places.extend(edits.map(|edits| RewriteSite {
+                        label: format!("{size} -> {new}"),
                         line,
                         edits,
                     }));
                 }
-                let name = subject.fresh("BLOCK");
+                let name = subject.fresh_name("BLOCK");
                 let mut values = vec![size];
                 values.extend(
                     [32, 64, 128, 256]
@@ -47,12 +47,12 @@ impl Transformation for BlockSize {
                         .filter(|value| *value != size),
                 );
                 let edits =
-                    resized(subject, launch, function, size, &name).and_then(|mut edits| {
-                        layout::add_tunable(subject.source(), &name, &values, &mut edits)?;
+                    resize_block(subject, launch, function, size, &name).and_then(|mut edits| {
+                        header_text::add_tunable(subject.source(), &name, &values, &mut edits)?;
                         Some(edits)
                     });
-                places.extend(edits.map(|edits| Place {
-                    what: format!("{size} as {name}"),
+                places.extend(edits.map(|edits| RewriteSite {
+                    label: format!("{size} as {name}"),
                     line,
                     edits,
                 }));
@@ -63,19 +63,19 @@ impl Transformation for BlockSize {
 }
 
 /// Another block size, wherever the launch and its function write the old one as a number.
-fn resized(
+fn resize_block(
     subject: &Subject<'_>,
     launch: &LaunchHeader,
-    function: Option<&Function<'_>>,
+    function: Option<&FunctionNode<'_>>,
     size: i64,
     new: &str,
-) -> Option<Edits> {
+) -> Option<SourceEdits> {
     let source = subject.source();
     let old = size.to_string();
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     for key in ["block", "grid"] {
-        let range = layout::launch_value(source, launch.line, key)?;
-        for at in layout::words(&source[range.clone()], &old) {
+        let range = header_text::launch_value_range(source, launch.line, key)?;
+        for at in header_text::whole_word_positions(&source[range.clone()], &old) {
             edits.replace(range.start + at..range.start + at + old.len(), new);
         }
     }
@@ -83,7 +83,9 @@ fn resized(
         .into_iter()
         .flat_map(|function| descendants(function.node));
     for literal in literals.filter(|node| {
-        node.kind() == "number_literal" && subject.text(*node) == old && !is_axis(subject, *node)
+        node.kind() == "number_literal"
+            && subject.text(*node) == old
+            && !sizes_private_array(subject, *node)
     }) {
         edits.replace(literal.byte_range(), new);
     }
@@ -91,7 +93,7 @@ fn resized(
 }
 
 /// Whether a number stands for something else than threads, as far as can be seen: it sizes an array that is not shared.
-fn is_axis(subject: &Subject<'_>, literal: Node<'_>) -> bool {
+fn sizes_private_array(subject: &Subject<'_>, literal: Node<'_>) -> bool {
     let declaration = std::iter::successors(literal.parent(), Node::parent)
         .find(|around| around.kind() == "declaration");
     let is_size = literal
@@ -101,7 +103,7 @@ fn is_axis(subject: &Subject<'_>, literal: Node<'_>) -> bool {
         && declaration.is_some_and(|declaration| !subject.text(declaration).contains("__shared__"))
 }
 
-impl Transformation for Tunable {
+impl Transformation for ExtendTunable {
     fn name(&self) -> &'static str {
         "tunable"
     }
@@ -110,14 +112,14 @@ impl Transformation for Tunable {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let source = subject.source();
         let mut places = Vec::new();
         for (name, values) in &subject.header.tunables {
             let (Some(low), Some(high)) = (values.iter().min(), values.iter().max()) else {
                 continue;
             };
-            let Some(range) = layout::tunable_list(source, name) else {
+            let Some(range) = header_text::tunable_list_range(source, name) else {
                 continue;
             };
             let beyond = [high.checked_mul(2), Some(low / 2)];
@@ -127,11 +129,11 @@ impl Transformation for Tunable {
                 .filter(|value| *value > 0 && !values.contains(value))
             {
                 let rest = source[range.clone()].trim_start_matches('[').trim_start();
-                let mut edits = Edits::new();
+                let mut edits = SourceEdits::new();
                 edits.replace(range.clone(), format!("[{value}, {rest}"));
                 let line = source[..range.start].matches('\n').count() + 1;
-                places.push(Place {
-                    what: format!("{name}={value}"),
+                places.push(RewriteSite {
+                    label: format!("{name}={value}"),
                     line,
                     edits,
                 });
@@ -143,7 +145,7 @@ impl Transformation for Tunable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes_of, kernel, labels};
+    use super::super::testing::{changes_in_source, kernel, site_labels};
     use super::*;
 
     fn source() -> String {
@@ -151,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn the_block_and_all_that_depends_on_it_change_together() {
-        insta::assert_snapshot!(changes_of(&BlockSize, &source(), "128 -> 256"), @r#"
+    fn block_size_changes_in_header_and_code() {
+        insta::assert_snapshot!(changes_in_source(&BlockSize, &source(), "128 -> 256"), @r#"
         -     grid: ceil_div(rows, 128)
         -     block: 128
         -     args: x, output, rows, columns
@@ -166,7 +168,7 @@ mod tests {
         + __global__ void __launch_bounds__(256) softmax(const float* x, float* output, int rows, int columns) {
         +     int row = blockIdx.x * 256 + threadIdx.x;
         "#);
-        insta::assert_snapshot!(changes_of(&BlockSize, &source(), "128 as BLOCK"), @r#"
+        insta::assert_snapshot!(changes_in_source(&BlockSize, &source(), "128 as BLOCK"), @r#"
         -     grid: ceil_div(rows, 128)
         -     block: 128
         -     args: x, output, rows, columns
@@ -185,16 +187,16 @@ mod tests {
     }
 
     #[test]
-    fn a_list_grows_at_both_ends() {
+    fn tunable_list_extends_at_both_ends() {
         let source = source().replace("*/", "tunables:\n  ROWS: [4, 2]\n*/");
-        insta::assert_snapshot!(changes_of(&Tunable, &source, "ROWS=8"), @r#"
+        insta::assert_snapshot!(changes_in_source(&ExtendTunable, &source, "ROWS=8"), @r#"
         -   ROWS: [4, 2]
         +   ROWS: [8, 4, 2]
         "#);
-        insta::assert_snapshot!(changes_of(&Tunable, &source, "ROWS=1"), @r#"
+        insta::assert_snapshot!(changes_in_source(&ExtendTunable, &source, "ROWS=1"), @r#"
         -   ROWS: [4, 2]
         +   ROWS: [1, 4, 2]
         "#);
-        assert_eq!(labels(&Tunable, "    output[0] = x[0];\n"), "");
+        assert_eq!(site_labels(&ExtendTunable, "    output[0] = x[0];\n"), "");
     }
 }

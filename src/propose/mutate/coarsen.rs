@@ -3,10 +3,12 @@
 use tree_sitter::Node;
 
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{descendants, enclosing, line_of, named_children};
-use crate::propose::edit::{Edits, deeper, indentation, inside, line_start};
-use crate::propose::layout;
+use crate::propose::header_text;
+use crate::propose::source_edits::{
+    SourceEdits, body_range, indent_following_lines, indentation, line_start,
+};
 
 pub(super) struct Coarsen;
 
@@ -15,19 +17,19 @@ impl Transformation for Coarsen {
         "coarsen"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         subject
             .functions()
             .into_iter()
             .filter(|function| function.is_global)
-            .filter_map(|function| coarser(&Scope::new(subject, function)))
+            .filter_map(|function| coarsen_function(&Scope::new(subject, function)))
             .collect()
     }
 }
 
 /// Puts the body into a loop over the blocks that this one stands for. A block beyond the last must find nothing to do by itself:
 /// the body has to begin with a test that leaves it.
-fn coarser<'t>(scope: &Scope<'t, '_>) -> Option<Place> {
+fn coarsen_function<'t>(scope: &Scope<'t, '_>) -> Option<RewriteSite> {
     let subject = scope.subject;
     let body = scope.function.body;
     let [launch] = subject.launches_of(&scope.function)[..] else {
@@ -62,11 +64,11 @@ fn coarser<'t>(scope: &Scope<'t, '_>) -> Option<Place> {
         .filter(|node| node.kind() == "field_expression" && subject.text(*node) == "blockIdx.x")
         .collect();
     let is_fit = is_alone && is_tested && leaves_loops && blocks.len() == 1;
-    let grid = layout::launch_value(subject.source(), launch.line, "grid")
+    let grid = header_text::launch_value_range(subject.source(), launch.line, "grid")
         .filter(|_| is_fit && launch.grid.len() == 1)?;
-    let name = subject.fresh("BLOCKS");
-    let turn = subject.fresh("turn");
-    let mut edits = Edits::new();
+    let name = subject.fresh_name("BLOCKS");
+    let turn = subject.fresh_name("turn");
+    let mut edits = SourceEdits::new();
     for block in &blocks {
         edits.replace(
             block.byte_range(),
@@ -78,29 +80,32 @@ fn coarser<'t>(scope: &Scope<'t, '_>) -> Option<Place> {
     }
     // Parameters that are changed have to be the same in every turn.
     let parameters = scope
-        .declared
+        .declarations
         .iter()
-        .filter(|declared| declared.parameter.is_some());
+        .filter(|declared| declared.parameter_index.is_some());
     if parameters
         .into_iter()
-        .any(|declared| super::effects::assigns(scope, body, declared.name))
+        .any(|declared| super::effects::assigns_variable(scope, body, declared.name))
     {
         return None;
     }
     let first: Node<'_> = named_children(body).next()?;
     let indent = indentation(subject.source(), first.start_byte());
-    let range = inside(&subject.syntax, body);
-    let text = edits.within(subject.source(), range.clone())?;
-    let mut whole = Edits::new();
+    let range = body_range(&subject.syntax, body);
+    let text = edits.apply_within(subject.source(), range.clone())?;
+    let mut whole = SourceEdits::new();
     whole.replace(
         line_start(subject.source(), range.start)..range.end,
-        format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {}\n{indent}}}", deeper(&text)),
+        format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {}\n{indent}}}", indent_following_lines(&text)),
     );
     let old = &subject.source()[grid.clone()];
     whole.replace(grid, format!("ceil_div({old}, {name})"));
-    layout::add_tunable(subject.source(), &name, &[2, 1, 4, 8], &mut whole)?;
-    Some(Place {
-        what: format!("{} by {name}", subject.syntax.name_of(&scope.function)),
+    header_text::add_tunable(subject.source(), &name, &[2, 1, 4, 8], &mut whole)?;
+    Some(RewriteSite {
+        label: format!(
+            "{} by {name}",
+            subject.syntax.function_name(&scope.function)
+        ),
         line: line_of(scope.function.declarator),
         edits: whole,
     })
@@ -108,11 +113,11 @@ fn coarser<'t>(scope: &Scope<'t, '_>) -> Option<Place> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn a_block_takes_the_work_of_several() {
+    fn one_block_does_the_work_of_several() {
         let body = "    int row = blockIdx.x * blockDim.x + threadIdx.x;\n    if (row >= rows) return;\n\n    output[row] = x[row];\n";
         insta::assert_snapshot!(changes(&Coarsen, body, "softmax"), @r#"
         -     grid: ceil_div(rows, 128)
@@ -141,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_wait_or_never_leave_stay_alone() {
+    fn kernels_with_barriers_or_without_early_exit_are_skipped() {
         for body in [
             "    output[blockIdx.x] = x[0];\n",
             "    if (blockIdx.x > rows) return;\n    __syncthreads();\n",
             "    if (blockIdx.x > rows) return;\n    output[blockIdx.x] = x[0];\n",
             "    for (int i = blockIdx.x; i < rows; i++) if (i > 3) return;\n",
         ] {
-            assert_eq!(labels(&Coarsen, body), "", "{body}");
+            assert_eq!(site_labels(&Coarsen, body), "", "{body}");
         }
     }
 }

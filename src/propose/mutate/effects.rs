@@ -123,8 +123,12 @@ impl<'a> Effects<'a> {
         let mut effects = Self::default();
         for node in descendants(region) {
             match node.kind() {
-                "assignment_expression" => effects.change(scope, node.child_by_field_name("left")),
-                "update_expression" => effects.change(scope, node.child_by_field_name("argument")),
+                "assignment_expression" => {
+                    effects.record_change(scope, node.child_by_field_name("left"))
+                }
+                "update_expression" => {
+                    effects.record_change(scope, node.child_by_field_name("argument"))
+                }
                 "call_expression" if !is_pure_call(scope, node) => effects.is_opaque = true,
                 "lambda_expression" | "gnu_asm_expression" | "new_expression"
                 | "delete_expression" | "for_range_loop" | "try_statement" => {
@@ -132,7 +136,7 @@ impl<'a> Effects<'a> {
                 }
                 "return_statement" | "goto_statement" => effects.jumps = true,
                 "break_statement" | "continue_statement" => {
-                    effects.jumps |= !has_own_loop(node, region);
+                    effects.jumps |= !stays_within(node, region);
                 }
                 "declaration" => {
                     let mut cursor = node.walk();
@@ -163,16 +167,16 @@ impl<'a> Effects<'a> {
         effects
     }
 
-    fn change<'t>(&mut self, scope: &Scope<'t, 'a>, lvalue: Option<Node<'t>>) {
+    fn record_change<'t>(&mut self, scope: &Scope<'t, 'a>, lvalue: Option<Node<'t>>) {
         let Some(lvalue) = lvalue else {
             self.is_opaque = true;
             return;
         };
-        match target(scope, lvalue) {
-            Target::Variable(name) => {
+        match write_target(scope, lvalue) {
+            WriteTarget::Variable(name) => {
                 self.assigned.insert(name);
             }
-            Target::Memory(root) => {
+            WriteTarget::Memory(root) => {
                 self.stored.insert(root);
             }
         }
@@ -190,7 +194,7 @@ impl<'a> Effects<'a> {
         {
             return true;
         }
-        reads(scope, expression).into_iter().any(|read| {
+        memory_reads(scope, expression).into_iter().any(|read| {
             self.stored
                 .iter()
                 .any(|stored| scope.may_alias(read, *stored))
@@ -199,13 +203,13 @@ impl<'a> Effects<'a> {
 }
 
 /// What an lvalue changes.
-pub(super) enum Target<'a> {
+pub(super) enum WriteTarget<'a> {
     Variable(&'a str),
     Memory(Option<&'a str>),
 }
 
 /// What assigning to an lvalue changes: a variable of the function, a part of one, or memory behind a pointer.
-pub(super) fn target<'t, 'a>(scope: &Scope<'t, 'a>, lvalue: Node<'t>) -> Target<'a> {
+pub(super) fn write_target<'t, 'a>(scope: &Scope<'t, 'a>, lvalue: Node<'t>) -> WriteTarget<'a> {
     let mut at = lvalue;
     loop {
         let is_arrow = || {
@@ -216,13 +220,13 @@ pub(super) fn target<'t, 'a>(scope: &Scope<'t, 'a>, lvalue: Node<'t>) -> Target<
             "identifier" => {
                 let declared = scope.lookup_node(at);
                 return match declared {
-                    Some(declared) if declared.is_reference => Target::Memory(None),
+                    Some(declared) if declared.is_reference => WriteTarget::Memory(None),
                     // The elements behind a pointer are memory, the pointer itself is a variable.
-                    Some(declared) if declared.pointers > 0 && at.id() != lvalue.id() => {
-                        Target::Memory(scope.root(at))
+                    Some(declared) if declared.pointer_depth > 0 && at.id() != lvalue.id() => {
+                        WriteTarget::Memory(scope.memory_root(at))
                     }
-                    Some(declared) => Target::Variable(declared.name),
-                    None => Target::Memory(None),
+                    Some(declared) => WriteTarget::Variable(declared.name),
+                    None => WriteTarget::Memory(None),
                 };
             }
             "field_expression" if !is_arrow() => at.child_by_field_name("argument"),
@@ -232,13 +236,13 @@ pub(super) fn target<'t, 'a>(scope: &Scope<'t, 'a>, lvalue: Node<'t>) -> Target<
         };
         match next {
             Some(next) => at = next,
-            None => return Target::Memory(scope.root(at)),
+            None => return WriteTarget::Memory(scope.memory_root(at)),
         }
     }
 }
 
 /// Whether a variable itself, not what it leads to, is assigned within a node.
-pub(super) fn assigns<'t>(scope: &Scope<'t, '_>, region: Node<'t>, name: &str) -> bool {
+pub(super) fn assigns_variable<'t>(scope: &Scope<'t, '_>, region: Node<'t>, name: &str) -> bool {
     descendants(region).any(|node| {
         let changed = match node.kind() {
             "assignment_expression" => node.child_by_field_name("left"),
@@ -257,7 +261,7 @@ pub(super) fn assigns<'t>(scope: &Scope<'t, '_>, region: Node<'t>, name: &str) -
 }
 
 /// The memory that an expression reads through pointers, by root. Arrays of the function count as variables.
-pub(super) fn reads<'t, 'a>(
+pub(super) fn memory_reads<'t, 'a>(
     scope: &Scope<'t, 'a>,
     expression: Node<'t>,
 ) -> BTreeSet<Option<&'a str>> {
@@ -269,15 +273,15 @@ pub(super) fn reads<'t, 'a>(
         };
         match node.kind() {
             "subscript_expression" => {
-                if let Target::Memory(root) = target(scope, node) {
+                if let WriteTarget::Memory(root) = write_target(scope, node) {
                     roots.insert(root);
                 }
             }
             "pointer_expression" if is("*") => {
-                roots.insert(scope.root(node));
+                roots.insert(scope.memory_root(node));
             }
             "field_expression" if is("->") => {
-                roots.insert(scope.root(node));
+                roots.insert(scope.memory_root(node));
             }
             "call_expression" => {
                 // A function may read behind the pointers that it is given.
@@ -286,8 +290,8 @@ pub(super) fn reads<'t, 'a>(
                     .into_iter()
                     .flat_map(named_children)
                 {
-                    if points(scope, argument) {
-                        roots.insert(scope.root(argument));
+                    if is_pointer_value(scope, argument) {
+                        roots.insert(scope.memory_root(argument));
                     }
                 }
             }
@@ -298,16 +302,16 @@ pub(super) fn reads<'t, 'a>(
 }
 
 /// Whether an expression's value is a pointer, as far as can be seen.
-fn points<'t>(scope: &Scope<'t, '_>, expression: Node<'t>) -> bool {
+fn is_pointer_value<'t>(scope: &Scope<'t, '_>, expression: Node<'t>) -> bool {
     match expression.kind() {
         "pointer_expression" => expression
             .child_by_field_name("operator")
             .is_some_and(|operator| operator.kind() == "&"),
         "identifier" => scope
             .lookup_node(expression)
-            .is_some_and(|declared| declared.pointers > 0),
+            .is_some_and(|declared| declared.pointer_depth > 0),
         "binary_expression" | "parenthesized_expression" | "cast_expression" => {
-            named_children(expression).any(|child| points(scope, child))
+            named_children(expression).any(|child| is_pointer_value(scope, child))
         }
         _ => false,
     }
@@ -341,18 +345,18 @@ fn is_pure_call<'t>(scope: &Scope<'t, '_>, call: Node<'t>) -> bool {
             let name = scope.text(function);
             FLOAT_FUNCTIONS.contains(&name)
                 || PURE_FUNCTIONS.contains(&name)
-                || is_pure_function(scope, name, 0)
+                || is_pure_file_function(scope, name, 0)
         }
     }
 }
 
 /// Whether a function of the file computes from plain values alone, or only reads behind its pointers.
-fn is_pure_function<'t>(scope: &Scope<'t, '_>, name: &str, depth: usize) -> bool {
+fn is_pure_file_function<'t>(scope: &Scope<'t, '_>, name: &str, depth: usize) -> bool {
     let mut defined = scope
         .subject
         .functions()
         .into_iter()
-        .filter(|function| scope.subject.syntax.name_of(function) == name);
+        .filter(|function| scope.subject.syntax.function_name(function) == name);
     let (Some(function), None, true) = (defined.next(), defined.next(), depth < 8) else {
         return false;
     };
@@ -371,15 +375,15 @@ fn is_pure_function<'t>(scope: &Scope<'t, '_>, name: &str, depth: usize) -> bool
             is_plain
                 || FLOAT_FUNCTIONS.contains(&called)
                 || PURE_FUNCTIONS.contains(&called)
-                || (called != name && is_pure_function(&inner, called, depth + 1))
+                || (called != name && is_pure_file_function(&inner, called, depth + 1))
         }
         "lambda_expression" | "gnu_asm_expression" | "goto_statement" => false,
         "assignment_expression" => node
             .child_by_field_name("left")
-            .is_some_and(|left| matches!(target(&inner, left), Target::Variable(_))),
+            .is_some_and(|left| matches!(write_target(&inner, left), WriteTarget::Variable(_))),
         "update_expression" => node
             .child_by_field_name("argument")
-            .is_some_and(|left| matches!(target(&inner, left), Target::Variable(_))),
+            .is_some_and(|left| matches!(write_target(&inner, left), WriteTarget::Variable(_))),
         _ => true,
     });
     let no_templates =
@@ -388,7 +392,7 @@ fn is_pure_function<'t>(scope: &Scope<'t, '_>, name: &str, depth: usize) -> bool
 }
 
 /// Whether a `break` or `continue` belongs to a loop within the region.
-fn has_own_loop(jump: Node<'_>, region: Node<'_>) -> bool {
+fn stays_within(jump: Node<'_>, region: Node<'_>) -> bool {
     let mut kinds = vec!["for_statement", "while_statement", "do_statement"];
     if jump.kind() == "break_statement" {
         kinds.push("switch_statement");

@@ -3,9 +3,9 @@
 use tree_sitter::Node;
 
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{descendants, line_of, named_children};
-use crate::propose::edit::Edits;
+use crate::propose::source_edits::SourceEdits;
 
 pub(super) struct FastMath;
 
@@ -30,16 +30,16 @@ impl Transformation for FastMath {
         2.0
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
+        let mut places: Vec<RewriteSite> = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             for node in descendants(function.body) {
-                let found = intrinsic(&scope, node)
-                    .or_else(|| root(&scope, node))
-                    .or_else(|| division(&scope, node));
-                places.extend(found.map(|(what, edits)| Place {
-                    what,
+                let found = fast_intrinsic(&scope, node)
+                    .or_else(|| reciprocal_root(&scope, node))
+                    .or_else(|| fast_division(&scope, node));
+                places.extend(found.map(|(what, edits)| RewriteSite {
+                    label: what,
                     line: line_of(node),
                     edits,
                 }));
@@ -48,12 +48,14 @@ impl Transformation for FastMath {
         // All calls at once, too: one fast exponential among slow ones gains little.
         for (slow, fast) in INTRINSICS {
             let what = format!("{slow} -> {fast}");
-            let mut same = places.iter().filter(|place| place.what == what);
+            let mut same = places.iter().filter(|place| place.label == what);
             if let Some(first) = same.next().cloned() {
-                let all = same.fold(first.edits.clone(), |edits, place| edits.and(&place.edits));
+                let all = same.fold(first.edits.clone(), |edits, place| {
+                    edits.merged_with(&place.edits)
+                });
                 if all != first.edits {
-                    places.push(Place {
-                        what: format!("{what} everywhere"),
+                    places.push(RewriteSite {
+                        label: format!("{what} everywhere"),
                         edits: all,
                         ..first
                     });
@@ -64,15 +66,15 @@ impl Transformation for FastMath {
     }
 }
 
-type Found = Option<(String, Edits)>;
+type LabelledRewrite = Option<(String, SourceEdits)>;
 
 /// `expf(x)` -> `__expf(x)`, `log1pf(x)` -> `__logf(1.0f + x)`.
-fn intrinsic<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
+fn fast_intrinsic<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> LabelledRewrite {
     let function = node
         .child_by_field_name("function")
         .filter(|_| node.kind() == "call_expression")?;
     let name = scope.text(function);
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     if name == "log1pf" {
         let argument = named_children(node.child_by_field_name("arguments")?).next()?;
         edits
@@ -86,26 +88,26 @@ fn intrinsic<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
 }
 
 /// `1.0f / sqrtf(x)` -> `rsqrtf(x)`, `y / sqrtf(x)` -> `y * rsqrtf(x)`.
-fn root<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
-    let (left, right) = quotient(node)?;
+fn reciprocal_root<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> LabelledRewrite {
+    let (left, right) = quotient_operands(node)?;
     let function = right
         .child_by_field_name("function")
         .filter(|function| right.kind() == "call_expression" && scope.text(*function) == "sqrtf")?;
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.replace(function.byte_range(), "rsqrtf");
     match scope.text(left) {
         "1.0f" | "1.f" => edits.replace(left.start_byte()..right.start_byte(), ""),
-        _ => edits.replace(operator(node)?.byte_range(), "*"),
+        _ => edits.replace(operator_of(node)?.byte_range(), "*"),
     };
     Some(("sqrtf -> rsqrtf".to_owned(), edits))
 }
 
 /// `x / y` -> `__fdividef(x, y)`.
-fn division<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
-    let (left, right) = quotient(node)?;
+fn fast_division<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> LabelledRewrite {
+    let (left, right) = quotient_operands(node)?;
     // A division by a constant is a multiplication already.
     if right.kind() == "number_literal"
-        || scope.subject.constant(right).is_some()
+        || scope.subject.constant_value(right).is_some()
         || scope.type_of(node) != Some("float")
     {
         return None;
@@ -116,7 +118,7 @@ fn division<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
             .map_or("", |inner| scope.text(inner)),
         _ => scope.text(node),
     };
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.replace(
         node.byte_range(),
         format!("__fdividef({}, {})", strip(left), strip(right)),
@@ -124,15 +126,15 @@ fn division<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Found {
     Some(("/ -> __fdividef".to_owned(), edits))
 }
 
-fn quotient(node: Node<'_>) -> Option<(Node<'_>, Node<'_>)> {
-    (node.kind() == "binary_expression" && operator(node)?.kind() == "/").then_some(())?;
+fn quotient_operands(node: Node<'_>) -> Option<(Node<'_>, Node<'_>)> {
+    (node.kind() == "binary_expression" && operator_of(node)?.kind() == "/").then_some(())?;
     Some((
         node.child_by_field_name("left")?,
         node.child_by_field_name("right")?,
     ))
 }
 
-fn operator(node: Node<'_>) -> Option<Node<'_>> {
+fn operator_of(node: Node<'_>) -> Option<Node<'_>> {
     node.child_by_field_name("operator")
 }
 
@@ -148,15 +150,15 @@ impl Transformation for Fma {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
+        let mut places: Vec<RewriteSite> = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             for node in descendants(function.body) {
-                let found = sum(&scope, node).or_else(|| accumulation(&scope, node));
+                let found = fused_sum(&scope, node).or_else(|| fused_accumulation(&scope, node));
                 places.extend(found.map(|edits| {
-                    Place {
-                        what: subject
+                    RewriteSite {
+                        label: subject
                             .text(node)
                             .split_whitespace()
                             .collect::<Vec<_>>()
@@ -172,9 +174,9 @@ impl Transformation for Fma {
 }
 
 /// The factors of a product of floats.
-fn product<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'t>)> {
+fn float_product<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'t>)> {
     (node.kind() == "binary_expression"
-        && operator(node)?.kind() == "*"
+        && operator_of(node)?.kind() == "*"
         && scope.type_of(node) == Some("float"))
     .then_some(())?;
     Some((
@@ -184,21 +186,21 @@ fn product<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<
 }
 
 /// `a * b + c` or `c + a * b`.
-fn sum<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<Edits> {
+fn fused_sum<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<SourceEdits> {
     (node.kind() == "binary_expression"
-        && operator(node)?.kind() == "+"
+        && operator_of(node)?.kind() == "+"
         && scope.type_of(node) == Some("float"))
     .then_some(())?;
     let (left, right) = (
         node.child_by_field_name("left")?,
         node.child_by_field_name("right")?,
     );
-    let ((a, b), c) = match (product(scope, left), product(scope, right)) {
+    let ((a, b), c) = match (float_product(scope, left), float_product(scope, right)) {
         (_, Some(factors)) => (factors, left),
         (Some(factors), None) => (factors, right),
         (None, None) => return None,
     };
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.replace(
         node.byte_range(),
         format!(
@@ -212,15 +214,15 @@ fn sum<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<Edits> {
 }
 
 /// `sum += a * b`.
-fn accumulation<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<Edits> {
-    (node.kind() == "assignment_expression" && operator(node)?.kind() == "+=").then_some(())?;
+fn fused_accumulation<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<SourceEdits> {
+    (node.kind() == "assignment_expression" && operator_of(node)?.kind() == "+=").then_some(())?;
     let (left, right) = (
         node.child_by_field_name("left")?,
         node.child_by_field_name("right")?,
     );
-    let (a, b) = product(scope, right).filter(|_| scope.type_of(left) == Some("float"))?;
+    let (a, b) = float_product(scope, right).filter(|_| scope.type_of(left) == Some("float"))?;
     let target = scope.text(left);
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.replace(
         node.byte_range(),
         format!(
@@ -240,11 +242,11 @@ impl Transformation for Reciprocal {
         "reciprocal"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in super::loops::Loop::all(&scope)
+            for found in super::loops::CountingLoop::all_in(&scope)
                 .into_iter()
                 .filter(|found| found.is_in_block())
             {
@@ -252,12 +254,12 @@ impl Transformation for Reciprocal {
                 let mut known: Vec<&str> = Vec::new();
                 for node in descendants(found.body) {
                     let Some((_, divisor)) =
-                        quotient(node).filter(|_| scope.type_of(node) == Some("float"))
+                        quotient_operands(node).filter(|_| scope.type_of(node) == Some("float"))
                     else {
                         continue;
                     };
                     let text = subject.text(divisor);
-                    let is_steady = scope.is_outside(divisor, found.node)
+                    let is_steady = scope.resolves_same_before(divisor, found.node)
                         && super::effects::is_pure(&scope, divisor)
                         && !effects.may_change(&scope, divisor);
                     if !is_steady
@@ -268,8 +270,9 @@ impl Transformation for Reciprocal {
                         continue;
                     }
                     known.push(text);
-                    let name = subject.fresh(&format!("inverse_{}", scope.wish(divisor)));
-                    let mut edits = Edits::new();
+                    let name =
+                        subject.fresh_name(&format!("inverse_{}", scope.suggest_name(divisor)));
+                    let mut edits = SourceEdits::new();
                     let value = if matches!(
                         divisor.kind(),
                         "identifier" | "parenthesized_expression" | "call_expression"
@@ -279,24 +282,24 @@ impl Transformation for Reciprocal {
                         format!("({text})")
                     };
                     edits.insert(
-                        found.front(&scope),
+                        found.insertion_point(&scope),
                         format!(
                             "{}const float {name} = 1.0f / {value};\n",
                             found.indent(&scope)
                         ),
                     );
                     for other in descendants(found.body) {
-                        if let Some((_, same)) = quotient(other).filter(|(_, same)| {
+                        if let Some((_, same)) = quotient_operands(other).filter(|(_, same)| {
                             subject.text(*same) == text && scope.type_of(other) == Some("float")
-                        }) && let Some(operator) = operator(other)
+                        }) && let Some(operator) = operator_of(other)
                         {
                             edits
                                 .replace(operator.byte_range(), "*")
                                 .replace(same.byte_range(), name.clone());
                         }
                     }
-                    places.push(Place {
-                        what: format!("1 / {text}"),
+                    places.push(RewriteSite {
+                        label: format!("1 / {text}"),
                         line: line_of(node),
                         edits,
                     });
@@ -309,14 +312,14 @@ impl Transformation for Reciprocal {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     const BODY: &str = "    float sum = expf(x[0]) + logf(x[1] / 2.0f) + log1pf(expf(x[2]));\n    output[0] = sum / sqrtf(x[3] + 1.0f) + 1.0f / sqrtf(x[4]) + (x[5] + 1.0f) / sum;\n";
 
     #[test]
-    fn slow_functions_become_fast_ones() {
-        insta::assert_snapshot!(labels(&FastMath, BODY), @r#"
+    fn math_calls_become_intrinsics() {
+        insta::assert_snapshot!(site_labels(&FastMath, BODY), @r#"
         expf -> __expf (line 9)
         logf -> __logf (line 9)
         log1pf -> __logf (line 9)
@@ -345,9 +348,9 @@ mod tests {
     }
 
     #[test]
-    fn products_and_sums_become_one() {
+    fn products_and_sums_become_fmaf() {
         let body = "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) sum += x[i] * x[i];\n    output[0] = 2.0f * sum + x[1] * 3.0f;\n";
-        insta::assert_snapshot!(labels(&Fma, body), @r#"
+        insta::assert_snapshot!(site_labels(&Fma, body), @r#"
         sum += x[i] * x[i] (line 10)
         2.0f * sum + x[1] * 3.0f (line 11)
         "#);
@@ -362,9 +365,9 @@ mod tests {
     }
 
     #[test]
-    fn divisions_leave_the_loop() {
+    fn loop_invariant_divisor_is_inverted_once() {
         let body = "    float sum = x[0];\n    for (int i = 0; i < columns; i++) {\n        output[i] = (x[i] - 1.0f) / sum + x[i] / (float)i;\n    }\n";
-        insta::assert_snapshot!(labels(&Reciprocal, body), @r#"1 / sum (line 11)"#);
+        insta::assert_snapshot!(site_labels(&Reciprocal, body), @r#"1 / sum (line 11)"#);
         insta::assert_snapshot!(changes(&Reciprocal, body, "1 / sum"), @r#"
         -     for (int i = 0; i < columns; i++) {
         -         output[i] = (x[i] - 1.0f) / sum + x[i] / (float)i;

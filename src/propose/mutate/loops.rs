@@ -7,17 +7,19 @@ use tree_sitter::Node;
 use super::effects::Effects;
 use super::scope::Scope;
 use crate::kernel::syntax::{children, descendants, named_children};
-use crate::propose::edit::{Edits, indentation, inside, line_start, sum_for};
+use crate::propose::source_edits::{
+    SourceEdits, body_range, indentation, line_start, parenthesize_if_needed,
+};
 
 /// A loop whose variable counts upwards by a fixed step and is left alone by the body.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Loop<'t, 'a> {
+pub(super) struct CountingLoop<'t, 'a> {
     pub node: Node<'t>,
     /// `#pragma unroll …` in front of it.
     pub pragma: Option<Node<'t>>,
     pub variable: &'a str,
     /// The variable's type as written.
-    pub kind: &'a str,
+    pub variable_type: &'a str,
     pub start: Node<'t>,
     pub bound: Node<'t>,
     /// `None` is 1.
@@ -25,7 +27,7 @@ pub(super) struct Loop<'t, 'a> {
     pub body: Node<'t>,
 }
 
-impl<'t, 'a> Loop<'t, 'a> {
+impl<'t, 'a> CountingLoop<'t, 'a> {
     pub(super) fn of(scope: &Scope<'t, 'a>, node: Node<'t>) -> Option<Self> {
         if node.kind() != "for_statement" {
             return None;
@@ -84,9 +86,9 @@ impl<'t, 'a> Loop<'t, 'a> {
         let body = node.child_by_field_name("body")?;
         let found = Self {
             node,
-            pragma: pragma_of(scope, node),
+            pragma: unroll_pragma_before(scope, node),
             variable,
-            kind,
+            variable_type: kind,
             start,
             bound,
             step,
@@ -98,7 +100,7 @@ impl<'t, 'a> Loop<'t, 'a> {
         };
         // Shadowing the variable would make its uses mean something else.
         let is_own = !effects.assigned.contains(variable)
-            && !scope.declared.iter().any(|declared| {
+            && !scope.declarations.iter().any(|declared| {
                 declared.name == variable
                     && body
                         .byte_range()
@@ -108,22 +110,22 @@ impl<'t, 'a> Loop<'t, 'a> {
     }
 
     /// All counting loops of a function, outer ones first.
-    pub(super) fn all(scope: &Scope<'t, 'a>) -> Vec<Self> {
+    pub(super) fn all_in(scope: &Scope<'t, 'a>) -> Vec<Self> {
         descendants(scope.function.body)
             .filter_map(|node| Self::of(scope, node))
             .collect()
     }
 
     /// The loop with its pragma.
-    pub(super) fn range(&self) -> Range<usize> {
+    pub(super) fn range_with_pragma(&self) -> Range<usize> {
         self.pragma
             .map_or(self.node.start_byte(), |pragma| pragma.start_byte())
             ..self.node.end_byte()
     }
 
     /// Where a statement can be put in front of the loop and its pragma: the begin of that line.
-    pub(super) fn front(&self, scope: &Scope<'_, '_>) -> usize {
-        line_start(scope.subject.source(), self.range().start)
+    pub(super) fn insertion_point(&self, scope: &Scope<'_, '_>) -> usize {
+        line_start(scope.subject.source(), self.range_with_pragma().start)
     }
 
     pub(super) fn indent(&self, scope: &Scope<'_, 'a>) -> &'a str {
@@ -142,8 +144,8 @@ impl<'t, 'a> Loop<'t, 'a> {
     }
 
     /// Whether the number of iterations is above zero and a multiple of `count`, whatever the tunables are.
-    pub(super) fn divides(&self, scope: &Scope<'_, '_>, count: i64) -> bool {
-        scope.subject.always(&|evaluate| {
+    pub(super) fn has_trip_multiple_of(&self, scope: &Scope<'_, '_>, count: i64) -> bool {
+        scope.subject.holds_at_all_points(&|evaluate| {
             let step = self.step.map_or(Some(1), evaluate)?;
             let length = evaluate(self.bound)?.checked_sub(evaluate(self.start)?)?;
             Some(step > 0 && length > 0 && length % count.checked_mul(step)? == 0)
@@ -151,23 +153,23 @@ impl<'t, 'a> Loop<'t, 'a> {
     }
 
     /// The number of iterations, if it is known and the same whatever the tunables are.
-    pub(super) fn trips(&self, scope: &Scope<'_, '_>) -> Option<i64> {
+    pub(super) fn trip_count(&self, scope: &Scope<'_, '_>) -> Option<i64> {
         let step = self
             .step
-            .map_or(Some(1), |step| scope.subject.constant(step))
+            .map_or(Some(1), |step| scope.subject.constant_value(step))
             .filter(|step| *step > 0)?;
         let length = scope
             .subject
-            .constant(self.bound)?
-            .checked_sub(scope.subject.constant(self.start)?)?;
+            .constant_value(self.bound)?
+            .checked_sub(scope.subject.constant_value(self.start)?)?;
         Some((length.max(0) + step - 1) / step)
     }
 
     /// Whether the body is certainly executed at least once.
-    pub(super) fn runs(&self, scope: &Scope<'_, '_>) -> bool {
+    pub(super) fn runs_at_least_once(&self, scope: &Scope<'_, '_>) -> bool {
         scope
             .subject
-            .always(&|evaluate| Some(evaluate(self.start)? < evaluate(self.bound)?))
+            .holds_at_all_points(&|evaluate| Some(evaluate(self.start)? < evaluate(self.bound)?))
     }
 
     /// The statements of the body.
@@ -180,25 +182,25 @@ impl<'t, 'a> Loop<'t, 'a> {
     }
 
     /// The body's text without braces, with the edits that lie within it.
-    pub(super) fn body_text(&self, scope: &Scope<'_, '_>, edits: &Edits) -> Option<String> {
-        edits.within(
+    pub(super) fn body_text(&self, scope: &Scope<'_, '_>, edits: &SourceEdits) -> Option<String> {
+        edits.apply_within(
             scope.subject.source(),
-            inside(&scope.subject.syntax, self.body),
+            body_range(&scope.subject.syntax, self.body),
         )
     }
 
     /// Edits that put `sum`, such as `i + lane`, in place of the variable throughout the body.
-    pub(super) fn shift(&self, scope: &Scope<'t, 'a>, sum: &str) -> Edits {
-        let mut edits = Edits::new();
+    pub(super) fn replace_variable(&self, scope: &Scope<'t, 'a>, sum: &str) -> SourceEdits {
+        let mut edits = SourceEdits::new();
         for place in scope.uses(self.body, self.variable) {
-            edits.replace(place.byte_range(), sum_for(place, sum));
+            edits.replace(place.byte_range(), parenthesize_if_needed(place, sum));
         }
         edits
     }
 
     /// `for (int i = 0; i < n; i += 4)`, with another start, bound and step.
-    pub(super) fn head(&self, start: &str, bound: &str, step: &str) -> String {
-        let (kind, variable) = (self.kind, self.variable);
+    pub(super) fn header_with(&self, start: &str, bound: &str, step: &str) -> String {
+        let (kind, variable) = (self.variable_type, self.variable);
         match step {
             "1" => format!("for ({kind} {variable} = {start}; {variable} < {bound}; ++{variable})"),
             _ => format!(
@@ -215,14 +217,18 @@ impl<'t, 'a> Loop<'t, 'a> {
     }
 
     /// The text that takes the loop's place together with its pragma, from the begin of its line.
-    pub(super) fn replaced(&self, scope: &Scope<'_, '_>, text: &str) -> Edits {
-        let mut edits = Edits::new();
-        edits.replace(self.front(scope)..self.node.end_byte(), text);
+    pub(super) fn replace_with(&self, scope: &Scope<'_, '_>, text: &str) -> SourceEdits {
+        let mut edits = SourceEdits::new();
+        edits.replace(self.insertion_point(scope)..self.node.end_byte(), text);
         edits
     }
 
     /// Two loops over the same values of their variables.
-    pub(super) fn same_range(&self, scope: &Scope<'_, '_>, other: &Loop<'_, '_>) -> bool {
+    pub(super) fn has_same_range(
+        &self,
+        scope: &Scope<'_, '_>,
+        other: &CountingLoop<'_, '_>,
+    ) -> bool {
         scope.text(self.start) == scope.text(other.start)
             && scope.text(self.bound) == scope.text(other.bound)
             && self.step.map(|step| scope.text(step)) == other.step.map(|step| scope.text(step))
@@ -230,7 +236,10 @@ impl<'t, 'a> Loop<'t, 'a> {
 }
 
 /// The `#pragma unroll` directly in front of a statement.
-pub(super) fn pragma_of<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Node<'t>> {
+pub(super) fn unroll_pragma_before<'t>(
+    scope: &Scope<'t, '_>,
+    statement: Node<'t>,
+) -> Option<Node<'t>> {
     let before = children(statement.parent()?)
         .take_while(|child| child.id() != statement.id())
         .filter(|child| child.kind() != "comment")

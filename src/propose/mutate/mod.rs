@@ -4,13 +4,13 @@
 
 use std::collections::HashSet;
 
-use crate::base::{Digest, Stream};
+use crate::base::{Digest, RandomStream};
 use crate::kernel::Kernel;
 use crate::kernel::syntax::Syntax;
 use crate::task::Task;
 
 use super::Proposal;
-use super::edit::Edits;
+use super::source_edits::SourceEdits;
 
 mod accumulators;
 mod block;
@@ -20,10 +20,10 @@ mod fast_math;
 mod loops;
 mod nest;
 mod pointers;
+mod qualifiers;
 mod reuse;
 mod scope;
 mod shared;
-mod spelling;
 mod stage;
 mod subject;
 #[cfg(test)]
@@ -38,7 +38,7 @@ pub(crate) trait Transformation: Sync {
     /// Names it in the lineage.
     fn name(&self) -> &'static str;
     /// Everywhere it applies, with what it would do there.
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place>;
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite>;
     /// How early it is tried: the chance to come next, shared among its places. Those above 1 are what kernels gain most by.
     fn weight(&self) -> f64 {
         1.0
@@ -47,23 +47,23 @@ pub(crate) trait Transformation: Sync {
 
 /// What a transformation would do at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RewriteSite {
     /// For people: `sum x4`.
-    pub what: String,
+    pub label: String,
     /// Line of the kernel file, counted from 1.
     pub line: usize,
-    pub edits: Edits,
+    pub edits: SourceEdits,
 }
 
-impl Place {
+impl RewriteSite {
     /// Several places at once, where there are several.
-    fn all(places: &[Self], what: String) -> Option<Self> {
+    fn combined(places: &[Self], what: String) -> Option<Self> {
         let (first, rest) = places.split_first().filter(|(_, rest)| !rest.is_empty())?;
-        let edits = rest
-            .iter()
-            .fold(first.edits.clone(), |edits, place| edits.and(&place.edits));
+        let edits = rest.iter().fold(first.edits.clone(), |edits, place| {
+            edits.merged_with(&place.edits)
+        });
         Some(Self {
-            what,
+            label: what,
             line: first.line,
             edits,
         })
@@ -88,14 +88,14 @@ pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
         &reuse::ForwardStore,
         &reuse::Hoist,
         &block::BlockSize,
-        &block::Tunable,
+        &block::ExtendTunable,
         &coarsen::Coarsen,
         &stage::StageInLocal,
         &nest::Fuse,
         &nest::Interchange,
         &shared::CacheInShared,
-        &spelling::Inlining,
-        &spelling::UnsignedIndex,
+        &qualifiers::Inlining,
+        &qualifiers::UnsignedIndex,
     ]
 }
 
@@ -112,12 +112,12 @@ pub struct Child {
 /// Every one is another kernel than its parent and than all before it, with a header that fits the task.
 pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Child> + 'a {
     let subject = Subject::new(source, task);
-    let mut pairs: Vec<(&'static str, Place)> = Vec::new();
+    let mut pairs: Vec<(&'static str, RewriteSite)> = Vec::new();
     let mut weights = Vec::new();
     for transformation in transformations() {
         let places = subject
             .as_ref()
-            .map(|subject| transformation.places(subject))
+            .map(|subject| transformation.sites(subject))
             .unwrap_or_default();
         // A transformation that applies everywhere must not crowd out the others.
         weights.extend(
@@ -131,21 +131,21 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
                 .map(|place| (transformation.name(), place)),
         );
     }
-    let mut stream = Stream::new(Digest::of(source).low64(), "mutate", 0);
-    let mut seen = HashSet::from([identity(source)]);
+    let mut stream = RandomStream::new(Digest::of(source).low64(), "mutate", 0);
+    let mut seen = HashSet::from([source_identity(source)]);
     std::iter::from_fn(move || {
-        while let Some(index) = stream.weighted(&weights) {
+        while let Some(index) = stream.weighted_index(&weights) {
             weights[index] = 0.0;
             let (transformation, place) = &pairs[index];
             let Some(child) = place.edits.apply(source) else {
                 continue;
             };
             let is_new =
-                identity_of_kernel(&child, task).is_some_and(|identity| seen.insert(identity));
+                kernel_identity(&child, task).is_some_and(|identity| seen.insert(identity));
             if !is_new {
                 continue;
             }
-            let detail = format!("{transformation} {} (line {})", place.what, place.line);
+            let detail = format!("{transformation} {} (line {})", place.label, place.line);
             return Some(Child {
                 transformation,
                 detail,
@@ -173,9 +173,9 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
     let mut left = attempt - singles.len();
     let mut seen: HashSet<_> = singles
         .iter()
-        .map(|child| identity(&child.source))
+        .map(|child| source_identity(&child.source))
         .collect();
-    seen.insert(identity(source));
+    seen.insert(source_identity(source));
     // Along the diagonals, so that neither the first nor the second transformation stays the same for long.
     let mut seconds = Vec::new();
     loop {
@@ -185,7 +185,8 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
             found = true;
         }
         for (first, second) in singles.iter().zip(&mut seconds) {
-            let Some(child) = second.find(|child| seen.insert(identity(&child.source))) else {
+            let Some(child) = second.find(|child| seen.insert(source_identity(&child.source)))
+            else {
                 continue;
             };
             found = true;
@@ -205,23 +206,23 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
 }
 
 /// What makes a source another candidate: its header and its code, not its comments and spaces.
-pub(super) fn identity(source: &str) -> Digest {
-    identity_of(&Syntax::parse(source))
+pub(super) fn source_identity(source: &str) -> Digest {
+    syntax_identity(&Syntax::parse(source))
 }
 
 /// The identity of a text that can be judged at all: its header fits the task, and its code is without errors of syntax.
-pub(super) fn identity_of_kernel(source: &str, task: &Task) -> Option<Digest> {
+pub(super) fn kernel_identity(source: &str, task: &Task) -> Option<Digest> {
     let syntax = Syntax::parse(source);
     let is_kernel = syntax.is_sound() && Kernel::parse(source, &task.definition).is_ok();
-    is_kernel.then(|| identity_of(&syntax))
+    is_kernel.then(|| syntax_identity(&syntax))
 }
 
-fn identity_of(syntax: &Syntax<'_>) -> Digest {
+fn syntax_identity(syntax: &Syntax<'_>) -> Digest {
     let source = syntax.source();
     let header = source.split("*/").next().unwrap_or_default();
     let joined = |words: Vec<&str>| words.join(" ");
     Digest::of_parts([
         joined(header.split_whitespace().collect()).as_bytes(),
-        joined(syntax.words()).as_bytes(),
+        joined(syntax.lexemes()).as_bytes(),
     ])
 }

@@ -2,13 +2,13 @@
 
 use tree_sitter::Node;
 
-use super::effects::{Effects, Target, is_pure, reads, target};
-use super::loops::Loop;
+use super::effects::{Effects, WriteTarget, is_pure, memory_reads, write_target};
+use super::loops::CountingLoop;
 use super::scope::Scope;
-use super::vectorize::counts_by_one;
-use super::{Place, Subject, Transformation};
+use super::vectorize::index_grows_by_one;
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{descendants, line_of, named_children};
-use crate::propose::edit::{Edits, deeper, indentation, line_start};
+use crate::propose::source_edits::{SourceEdits, indent_following_lines, indentation, line_start};
 
 pub(super) struct Fuse;
 pub(super) struct Interchange;
@@ -22,16 +22,16 @@ impl Transformation for Fuse {
         2.0
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            let loops = Loop::all(&scope);
+            let loops = CountingLoop::all_in(&scope);
             for (index, first) in loops.iter().enumerate() {
                 places.extend(
                     loops[index + 1..]
                         .iter()
-                        .find_map(|second| fused(&scope, first, second)),
+                        .find_map(|second| fuse_loops(&scope, first, second)),
                 );
             }
         }
@@ -40,11 +40,11 @@ impl Transformation for Fuse {
 }
 
 /// Two loops as one: all that the second needs of the first is done in the same iteration.
-fn fused<'t, 'a>(
+fn fuse_loops<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    first: &Loop<'t, 'a>,
-    second: &Loop<'t, 'a>,
-) -> Option<Place> {
+    first: &CountingLoop<'t, 'a>,
+    second: &CountingLoop<'t, 'a>,
+) -> Option<RewriteSite> {
     let subject = scope.subject;
     let block = first.node.parent().filter(|block| {
         block.kind() == "compound_statement"
@@ -54,8 +54,8 @@ fn fused<'t, 'a>(
                 .is_some_and(|other| other.id() == block.id())
     })?;
     if first.variable != second.variable
-        || first.kind != second.kind
-        || !first.same_range(scope, second)
+        || first.variable_type != second.variable_type
+        || !first.has_same_range(scope, second)
     {
         return None;
     }
@@ -67,7 +67,8 @@ fn fused<'t, 'a>(
     // What is declared in between moves to the front; it must not depend on the first loop, nor the first loop on it.
     let between: Vec<_> = named_children(block)
         .filter(|node| {
-            first.node.end_byte() <= node.start_byte() && node.end_byte() <= second.range().start
+            first.node.end_byte() <= node.start_byte()
+                && node.end_byte() <= second.range_with_pragma().start
         })
         .collect();
     let is_movable = between.iter().all(|node| {
@@ -76,9 +77,9 @@ fn fused<'t, 'a>(
             && !before.may_change(scope, *node)
             && !Effects::of(scope, *node).is_opaque
     });
-    let crosses = |effects: &Effects<'a>, other: &Loop<'t, 'a>| {
+    let crosses = |effects: &Effects<'a>, other: &CountingLoop<'t, 'a>| {
         effects.assigned.iter().any(|name| {
-            is_outer(scope, name, first.node) && !scope.uses(other.body, name).is_empty()
+            is_declared_before(scope, name, first.node) && !scope.uses(other.body, name).is_empty()
         })
     };
     if !is_quiet(&before)
@@ -86,7 +87,7 @@ fn fused<'t, 'a>(
         || !is_movable
         || crosses(&before, second)
         || crosses(&after, first)
-        || !is_in_step(scope, first, second, &before, &after)
+        || !touch_same_elements(scope, first, second, &before, &after)
     {
         return None;
     }
@@ -96,11 +97,11 @@ fn fused<'t, 'a>(
         .iter()
         .map(|node| format!("{indent}{}\n", subject.text(*node)))
         .collect();
-    let own = first.body_text(scope, &Edits::new())?;
-    let next = second.body_text(scope, &Edits::new())?;
-    let names = |found: &Loop<'t, 'a>| {
+    let own = first.body_text(scope, &SourceEdits::new())?;
+    let next = second.body_text(scope, &SourceEdits::new())?;
+    let names = |found: &CountingLoop<'t, 'a>| {
         scope
-            .declared
+            .declarations
             .iter()
             .filter(|declared| {
                 found
@@ -113,32 +114,35 @@ fn fused<'t, 'a>(
     };
     let clashes = names(first).iter().any(|name| names(second).contains(name));
     let next = if clashes {
-        format!("{{\n{indent}        {}\n{indent}    }}", deeper(&next))
+        format!(
+            "{{\n{indent}        {}\n{indent}    }}",
+            indent_following_lines(&next)
+        )
     } else {
         next
     };
     let head = &source[first.node.start_byte()..first.body.start_byte()].trim_end();
-    let notes = comments(
+    let notes = comments_between(
         scope,
         block,
         first.node.end_byte(),
         second.node.start_byte(),
     );
     let pragma = first.pragma_line(scope);
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.replace(
-        first.front(scope)..second.node.end_byte(),
+        first.insertion_point(scope)..second.node.end_byte(),
         format!("{moved}{pragma}{indent}{head} {{\n{indent}    {own}\n{indent}    {notes}{next}\n{indent}}}"),
     );
-    Some(Place {
-        what: format!("lines {} and {}", line_of(first.node), line_of(second.node)),
+    Some(RewriteSite {
+        label: format!("lines {} and {}", line_of(first.node), line_of(second.node)),
         line: line_of(first.node),
         edits,
     })
 }
 
 /// The comments of a block between two places, each on a line of its own.
-fn comments(scope: &Scope<'_, '_>, block: Node<'_>, from: usize, to: usize) -> String {
+fn comments_between(scope: &Scope<'_, '_>, block: Node<'_>, from: usize, to: usize) -> String {
     let indent = indentation(scope.subject.source(), to);
     descendants(block)
         .filter(|node| {
@@ -149,21 +153,21 @@ fn comments(scope: &Scope<'_, '_>, block: Node<'_>, from: usize, to: usize) -> S
 }
 
 /// Whether a name is declared outside of a node.
-fn is_outer(scope: &Scope<'_, '_>, name: &str, node: Node<'_>) -> bool {
+fn is_declared_before(scope: &Scope<'_, '_>, name: &str, node: Node<'_>) -> bool {
     scope.lookup(name, node.start_byte()).is_some()
 }
 
 /// Whether both loops reach all memory that one of them writes at the same index, another one in every iteration.
-fn is_in_step<'t, 'a>(
+fn touch_same_elements<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    first: &Loop<'t, 'a>,
-    second: &Loop<'t, 'a>,
+    first: &CountingLoop<'t, 'a>,
+    second: &CountingLoop<'t, 'a>,
     before: &Effects<'a>,
     after: &Effects<'a>,
 ) -> bool {
-    let shared = |stored: &Effects<'a>, other: &Loop<'t, 'a>, others: &Effects<'a>| {
+    let shared = |stored: &Effects<'a>, other: &CountingLoop<'t, 'a>, others: &Effects<'a>| {
         stored.stored.iter().any(|root| {
-            let read = reads(scope, other.body);
+            let read = memory_reads(scope, other.body);
             read.iter()
                 .chain(&others.stored)
                 .any(|touched| scope.may_alias(*root, *touched))
@@ -184,7 +188,7 @@ fn is_in_step<'t, 'a>(
             if !is_access {
                 continue;
             }
-            let Target::Memory(root) = target(scope, node) else {
+            let WriteTarget::Memory(root) = write_target(scope, node) else {
                 continue;
             };
             if !before
@@ -198,13 +202,14 @@ fn is_in_step<'t, 'a>(
             let index = node
                 .child_by_field_name("indices")
                 .and_then(|indices| named_children(indices).next());
-            let Some(index) = index.filter(|index| counts_by_one(scope, *index, found.variable))
+            let Some(index) =
+                index.filter(|index| index_grows_by_one(scope, *index, found.variable))
             else {
                 return false;
             };
             let steady = descendants(index)
                 .filter(|name| name.kind() == "identifier" && scope.text(*name) != found.variable)
-                .all(|name| scope.is_outside(name, first.node));
+                .all(|name| scope.resolves_same_before(name, first.node));
             if !steady || root.is_none() {
                 return false;
             }
@@ -227,19 +232,22 @@ impl Transformation for Interchange {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for outer in Loop::all(&scope) {
-                places.extend(interchanged(&scope, &outer));
+            for outer in CountingLoop::all_in(&scope) {
+                places.extend(interchange_loops(&scope, &outer));
             }
         }
         places
     }
 }
 
-fn interchanged<'t, 'a>(scope: &Scope<'t, 'a>, outer: &Loop<'t, 'a>) -> Option<Place> {
+fn interchange_loops<'t, 'a>(
+    scope: &Scope<'t, 'a>,
+    outer: &CountingLoop<'t, 'a>,
+) -> Option<RewriteSite> {
     let subject = scope.subject;
     let statements: Vec<_> = outer
         .statements()
@@ -247,7 +255,7 @@ fn interchanged<'t, 'a>(scope: &Scope<'t, 'a>, outer: &Loop<'t, 'a>) -> Option<P
         .filter(|node| node.kind() != "preproc_call")
         .collect();
     let [only] = statements[..] else { return None };
-    let inner = Loop::of(scope, only)?;
+    let inner = CountingLoop::of(scope, only)?;
     let is_free = [Some(inner.start), Some(inner.bound), inner.step]
         .into_iter()
         .flatten()
@@ -255,11 +263,14 @@ fn interchanged<'t, 'a>(scope: &Scope<'t, 'a>, outer: &Loop<'t, 'a>) -> Option<P
     let effects = Effects::of(scope, inner.body);
     // Sums may be made in any order; everything else has to be written once, to a place of its own.
     let is_sum = |name: &&str| {
-        !is_outer(scope, name, outer.node)
-            || scope.uses(inner.body, name).into_iter().all(is_added_to)
+        !is_declared_before(scope, name, outer.node)
+            || scope
+                .uses(inner.body, name)
+                .into_iter()
+                .all(is_target_of_add)
     };
     let is_read_back = effects.stored.iter().any(|stored| {
-        reads(scope, inner.body)
+        memory_reads(scope, inner.body)
             .iter()
             .any(|read| scope.may_alias(*stored, *read))
     });
@@ -271,9 +282,10 @@ fn interchanged<'t, 'a>(scope: &Scope<'t, 'a>, outer: &Loop<'t, 'a>) -> Option<P
     {
         return None;
     }
-    let head = |found: &Loop<'_, '_>| found.node.start_byte()..found.body.start_byte();
-    let text = |found: &Loop<'_, '_>| subject.source()[head(found)].trim_end().to_owned() + " ";
-    let mut edits = Edits::new();
+    let head = |found: &CountingLoop<'_, '_>| found.node.start_byte()..found.body.start_byte();
+    let text =
+        |found: &CountingLoop<'_, '_>| subject.source()[head(found)].trim_end().to_owned() + " ";
+    let mut edits = SourceEdits::new();
     edits
         .replace(head(outer), text(&inner))
         .replace(head(&inner), text(outer));
@@ -291,15 +303,15 @@ fn interchanged<'t, 'a>(scope: &Scope<'t, 'a>, outer: &Loop<'t, 'a>) -> Option<P
             format!("{}\n", subject.text(pragma).trim_end()),
         );
     }
-    Some(Place {
-        what: format!("{} and {}", outer.variable, inner.variable),
+    Some(RewriteSite {
+        label: format!("{} and {}", outer.variable, inner.variable),
         line: line_of(outer.node),
         edits,
     })
 }
 
 /// Whether a use of a variable, or of an element of an array, is the left side of `+=`.
-fn is_added_to(used: Node<'_>) -> bool {
+fn is_target_of_add(used: Node<'_>) -> bool {
     let mut at = used;
     while let Some(parent) = at.parent() {
         let is_argument = parent
@@ -321,11 +333,11 @@ fn is_added_to(used: Node<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn neighbours_over_one_range_become_one() {
+    fn adjacent_loops_over_one_range_fuse() {
         let body = "    const int row = blockIdx.x;\n    for (int i = 0; i < columns; i++) {\n        const float value = x[row * columns + i];\n        output[row * columns + i] = 2.0f * value;\n    }\n\n    // The sum.\n    float sum = 0.0f;\n#pragma unroll 2\n    for (int i = 0; i < columns; i++) {\n        const float value = output[row * columns + i];\n        sum += value;\n    }\n    output[0] = sum;\n";
         insta::assert_snapshot!(changes(&Fuse, body, "lines"), @r#"
         -     for (int i = 0; i < columns; i++) {
@@ -352,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_the_whole_first_loop_stays_behind_it() {
+    fn dependent_loops_do_not_fuse() {
         for body in [
             "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) sum += x[i];\n    for (int i = 0; i < 64; i++) output[i] = sum;\n",
             "    for (int i = 0; i < 64; i++) output[i] = x[i];\n    for (int i = 0; i < 64; i++) output[63 - i] += 1.0f;\n",
@@ -360,12 +372,12 @@ mod tests {
             "    for (int i = 0; i < 64; i++) output[i] = x[i];\n    for (int i = 0; i < 32; i++) output[i] += 1.0f;\n",
             "    for (int i = 0; i < 64; i++) output[i] = x[i];\n    __syncthreads();\n    for (int i = 0; i < 64; i++) output[i] += 1.0f;\n",
         ] {
-            assert_eq!(labels(&Fuse, body), "", "{body}");
+            assert_eq!(site_labels(&Fuse, body), "", "{body}");
         }
     }
 
     #[test]
-    fn a_nest_is_turned_inside_out() {
+    fn nested_loops_are_interchanged() {
         let body = "    float sums[4] = {};\n    for (int i = 0; i < 64; i++) {\n#pragma unroll\n        for (int part = 0; part < 4; ++part) {\n            sums[part] += x[4 * i + part];\n        }\n    }\n";
         insta::assert_snapshot!(changes(&Interchange, body, "i and part"), @r#"
         -     for (int i = 0; i < 64; i++) {
@@ -376,7 +388,7 @@ mod tests {
         +         for (int i = 0; i < 64; i++) {
         "#);
         assert_eq!(
-            labels(
+            site_labels(
                 &Interchange,
                 "    for (int i = 0; i < 64; i++) {\n        for (int k = 0; k < i; k++) output[i] = x[k];\n    }\n"
             ),

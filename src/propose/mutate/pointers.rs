@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tree_sitter::Node;
 
-use super::effects::{Effects, Target, assigns, is_pure, reads, target};
-use super::scope::{Declared, Scope};
-use super::{Place, Subject, Transformation};
+use super::effects::{Effects, WriteTarget, assigns_variable, is_pure, memory_reads, write_target};
+use super::scope::{Declaration, Scope};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{contains, descendants, line_of, named_children};
-use crate::propose::edit::{Edits, indentation, line_start};
+use crate::propose::source_edits::{SourceEdits, indentation, line_start};
 
 pub(super) struct Restrict;
 pub(super) struct Ldg;
@@ -24,16 +24,16 @@ impl Transformation for Restrict {
         3.0
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             let open: Vec<_> = scope
-                .declared
+                .declarations
                 .iter()
-                .filter(|declared| is_open(&scope, declared))
+                .filter(|declared| can_be_restrict(&scope, declared))
                 .collect();
-            let groups: [(&str, Vec<&Declared<'_, '_>>); 3] = [
+            let groups: [(&str, Vec<&Declaration<'_, '_>>); 3] = [
                 ("all pointers", open.clone()),
                 (
                     "const pointers",
@@ -54,16 +54,16 @@ impl Transformation for Restrict {
                 if group.is_empty() || (what != "all pointers" && group.len() == open.len()) {
                     continue;
                 }
-                let mut edits = Edits::new();
+                let mut edits = SourceEdits::new();
                 for declared in &group {
                     edits.insert(declared.identifier.start_byte(), "__restrict__ ");
-                    if is_only_read(&scope, declared) {
+                    if can_be_const(&scope, declared) {
                         edits.insert(declared.node.start_byte(), "const ");
                     }
                 }
-                let what = format!("{what} of {}", subject.syntax.name_of(&function));
-                places.push(Place {
-                    what,
+                let what = format!("{what} of {}", subject.syntax.function_name(&function));
+                places.push(RewriteSite {
+                    label: what,
                     line: line_of(function.declarator),
                     edits,
                 });
@@ -74,17 +74,17 @@ impl Transformation for Restrict {
 }
 
 /// A pointer parameter that says nothing of other pointers, and shares its memory with no other in any launch.
-fn is_open(scope: &Scope<'_, '_>, declared: &Declared<'_, '_>) -> bool {
-    let is_pointer = declared.parameter.is_some()
-        && declared.pointers == 1
+fn can_be_restrict(scope: &Scope<'_, '_>, declared: &Declaration<'_, '_>) -> bool {
+    let is_pointer = declared.parameter_index.is_some()
+        && declared.pointer_depth == 1
         && !declared.is_restrict
         && !declared.is_reference;
     let written = declared
         .identifier
         .parent()
         .is_some_and(|parent| parent.kind() == "pointer_declarator");
-    let others = scope.declared.iter().filter(|other| {
-        other.parameter.is_some() && other.pointers > 0 && other.name != declared.name
+    let others = scope.declarations.iter().filter(|other| {
+        other.parameter_index.is_some() && other.pointer_depth > 0 && other.name != declared.name
     });
     is_pointer
         && written
@@ -95,26 +95,26 @@ fn is_open(scope: &Scope<'_, '_>, declared: &Declared<'_, '_>) -> bool {
 }
 
 /// A pointer that lacks `const`, and is used for nothing but reading elements.
-fn is_only_read<'t>(scope: &Scope<'t, '_>, declared: &Declared<'t, '_>) -> bool {
+fn can_be_const<'t>(scope: &Scope<'t, '_>, declared: &Declaration<'t, '_>) -> bool {
     !declared.is_const
         && scope
             .uses(scope.function.body, declared.name)
             .iter()
             .all(|used| {
                 used.parent().is_some_and(|parent| {
-                    parent.kind() == "subscript_expression" && !is_changed(parent)
+                    parent.kind() == "subscript_expression" && !is_written(parent)
                 })
             })
 }
 
 /// Whether an element is assigned, or its address taken.
-fn is_changed(element: Node<'_>) -> bool {
+fn is_written(element: Node<'_>) -> bool {
     element.parent().is_some_and(|parent| match parent.kind() {
         "assignment_expression" => parent
             .child_by_field_name("left")
             .is_some_and(|left| left.id() == element.id()),
         "update_expression" | "pointer_expression" => true,
-        "field_expression" | "subscript_expression" => is_changed(parent),
+        "field_expression" | "subscript_expression" => is_written(parent),
         _ => false,
     })
 }
@@ -124,9 +124,9 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
     let effects = Effects::of(scope, scope.function.body);
     let mut found: BTreeMap<&str, Vec<Node<'_>>> = BTreeMap::new();
     for node in descendants(scope.function.body)
-        .filter(|node| node.kind() == "subscript_expression" && !is_changed(*node))
+        .filter(|node| node.kind() == "subscript_expression" && !is_written(*node))
     {
-        let Some(root) = scope.root(node) else {
+        let Some(root) = scope.memory_root(node) else {
             continue;
         };
         let is_pointer = node
@@ -135,10 +135,10 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
                 argument.kind() == "identifier"
                     && scope
                         .lookup_node(argument)
-                        .is_some_and(|declared| declared.pointers == 1)
+                        .is_some_and(|declared| declared.pointer_depth == 1)
             });
         let is_parameter = scope
-            .parameter(root)
+            .unshadowed_parameter(root)
             .is_some_and(|declared| declared.is_const);
         let is_constant = effects
             .stored
@@ -146,7 +146,7 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
             .all(|stored| !scope.may_alias(Some(root), *stored));
         let is_loadable = scope
             .type_of(node)
-            .is_some_and(|kind| LOADABLE.contains(&kind));
+            .is_some_and(|kind| CACHE_HINT_TYPES.contains(&kind));
         if is_pointer && is_parameter && is_constant && is_loadable {
             found.entry(root).or_default().push(node);
         }
@@ -155,7 +155,7 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
 }
 
 /// Types that `__ldg` and its like take.
-const LOADABLE: [&str; 16] = [
+const CACHE_HINT_TYPES: [&str; 16] = [
     "float",
     "double",
     "int",
@@ -183,34 +183,34 @@ impl Transformation for Ldg {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
+        let mut places: Vec<RewriteSite> = Vec::new();
         for function in subject
             .functions()
             .into_iter()
             .filter(|function| function.is_global)
         {
             let scope = Scope::new(subject, function);
-            let mut all = Edits::new();
+            let mut all = SourceEdits::new();
             let found = constant_reads(&scope);
             for (root, nodes) in &found {
-                let mut edits = Edits::new();
+                let mut edits = SourceEdits::new();
                 // An index may hold another load.
                 for node in nodes {
                     edits
                         .insert(node.start_byte(), "__ldg(&")
                         .insert(node.end_byte(), ")");
                 }
-                all = all.and(&edits);
-                places.push(Place {
-                    what: (*root).to_owned(),
+                all = all.merged_with(&edits);
+                places.push(RewriteSite {
+                    label: (*root).to_owned(),
                     line: line_of(nodes[0]),
                     edits,
                 });
             }
             if found.len() > 1 {
-                places.push(Place {
-                    what: "all".to_owned(),
+                places.push(RewriteSite {
+                    label: "all".to_owned(),
                     line: line_of(function.declarator),
                     edits: all,
                 });
@@ -229,7 +229,7 @@ impl Transformation for StreamingStore {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject
             .functions()
@@ -255,11 +255,11 @@ impl Transformation for StreamingStore {
                     .is_some_and(|parent| parent.kind() == "expression_statement");
                 let is_storable = scope
                     .type_of(left)
-                    .is_some_and(|kind| LOADABLE.contains(&kind));
-                if let (Target::Memory(Some(root)), true) = (
-                    target(&scope, left),
+                    .is_some_and(|kind| CACHE_HINT_TYPES.contains(&kind));
+                if let (WriteTarget::Memory(Some(root)), true) = (
+                    write_target(&scope, left),
                     is_plain && is_statement && is_storable,
-                ) && scope.parameter(root).is_some()
+                ) && scope.unshadowed_parameter(root).is_some()
                 {
                     found.entry(root).or_default().push(node);
                 }
@@ -273,12 +273,12 @@ impl Transformation for StreamingStore {
                                 .child_by_field_name("left")
                                 .is_some_and(|left| left.id() == node.id())
                         })
-                        && scope.root(node) == Some(root)
+                        && scope.memory_root(node) == Some(root)
                 });
                 if is_read {
                     continue;
                 }
-                let mut edits = Edits::new();
+                let mut edits = SourceEdits::new();
                 for node in &nodes {
                     if let (Some(left), Some(right)) = (
                         node.child_by_field_name("left"),
@@ -290,8 +290,8 @@ impl Transformation for StreamingStore {
                             .insert(right.end_byte(), ")");
                     }
                 }
-                places.push(Place {
-                    what: root.to_owned(),
+                places.push(RewriteSite {
+                    label: root.to_owned(),
                     line: line_of(nodes[0]),
                     edits,
                 });
@@ -310,7 +310,7 @@ impl Transformation for RowPointer {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
@@ -318,7 +318,7 @@ impl Transformation for RowPointer {
             for node in
                 descendants(function.body).filter(|node| node.kind() == "subscript_expression")
             {
-                let Some((pointer, base, _)) = row_of(&scope, node) else {
+                let Some((pointer, base, _)) = row_access(&scope, node) else {
                     continue;
                 };
                 let text = subject
@@ -332,7 +332,7 @@ impl Transformation for RowPointer {
             }
             for ((pointer, base), members) in rows {
                 let (first, base_node) = members[0];
-                let Some(front) = statement_of(function.body, first) else {
+                let Some(front) = statement_containing(function.body, first) else {
                     continue;
                 };
                 let Some(declared) = scope.lookup(pointer, first.start_byte()) else {
@@ -341,37 +341,37 @@ impl Transformation for RowPointer {
                 // One statement of the function's own block comes before all of them, and knows all names.
                 let is_known = members
                     .iter()
-                    .all(|(_, base)| scope.is_outside(*base, front));
-                let is_steady = !assigns(&scope, function.body, pointer)
+                    .all(|(_, base)| scope.resolves_same_before(*base, front));
+                let is_steady = !assigns_variable(&scope, function.body, pointer)
                     && descendants(base_node)
                         .filter(|node| node.kind() == "identifier")
-                        .all(|node| !assigns(&scope, function.body, subject.text(node)));
-                if !is_known || !is_steady || declared.pointers != 1 {
+                        .all(|node| !assigns_variable(&scope, function.body, subject.text(node)));
+                if !is_known || !is_steady || declared.pointer_depth != 1 {
                     continue;
                 }
-                let name = subject.fresh(&format!("{pointer}_row"));
+                let name = subject.fresh_name(&format!("{pointer}_row"));
                 let qualifier = if declared.is_const { "const " } else { "" };
-                let at = super::loops::pragma_of(&scope, front)
+                let at = super::loops::unroll_pragma_before(&scope, front)
                     .unwrap_or(front)
                     .start_byte();
-                let mut edits = Edits::new();
+                let mut edits = SourceEdits::new();
                 edits.insert(
                     line_start(subject.source(), at),
                     format!(
                         "{}{qualifier}{}* {name} = {pointer} + {base};\n",
                         indentation(subject.source(), front.start_byte()),
-                        declared.kind
+                        declared.type_name
                     ),
                 );
                 for (node, _) in &members {
-                    if let Some((pointer, base, rest)) = row_of(&scope, *node) {
+                    if let Some((pointer, base, rest)) = row_access(&scope, *node) {
                         edits
                             .replace(pointer.byte_range(), name.clone())
                             .replace(base.start_byte()..rest.start_byte(), "");
                     }
                 }
-                places.push(Place {
-                    what: format!("{pointer} + {base}"),
+                places.push(RewriteSite {
+                    label: format!("{pointer} + {base}"),
                     line: line_of(first),
                     edits,
                 });
@@ -382,13 +382,14 @@ impl Transformation for RowPointer {
 }
 
 /// `p[base + rest]` with a product for a base: the pointer, the base and what is left of the index.
-fn row_of<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'t>, Node<'t>)> {
+fn row_access<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'t>, Node<'t>)> {
     let pointer = node
         .child_by_field_name("argument")
         .filter(|argument| argument.kind() == "identifier")?;
     let declared = scope.lookup_node(pointer)?;
-    let is_pointer =
-        declared.pointers == 1 && declared.sizes.is_empty() && declared.parameter.is_some();
+    let is_pointer = declared.pointer_depth == 1
+        && declared.array_sizes.is_empty()
+        && declared.parameter_index.is_some();
     let mut index = named_children(node.child_by_field_name("indices")?).next()?;
     let whole = index;
     // The leftmost term of a sum.
@@ -408,26 +409,26 @@ fn row_of<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<(Node<'t>, Node<'
             && is_product
             && contains(whole, left)
             && is_pure(scope, left)
-            && reads(scope, left).is_empty();
+            && memory_reads(scope, left).is_empty();
         return is_fit.then_some((pointer, left, right));
     }
 }
 
 /// The statement of a block that a node lies in.
-fn statement_of<'t>(block: Node<'t>, node: Node<'t>) -> Option<Node<'t>> {
+fn statement_containing<'t>(block: Node<'t>, node: Node<'t>) -> Option<Node<'t>> {
     named_children(block).find(|statement| contains(*statement, node))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, kernel, labels};
+    use super::super::testing::{changes, kernel, site_labels};
     use super::*;
 
     const BODY: &str = "    int row = blockIdx.x;\n    if (row >= rows) return;\n#pragma unroll 2\n    for (int i = 0; i < columns; i++) {\n        output[row * columns + i] = x[row * columns + i] + x[i];\n    }\n";
 
     #[test]
-    fn pointers_say_that_they_share_nothing() {
-        insta::assert_snapshot!(labels(&Restrict, BODY), @r#"
+    fn restrict_marks_pointers_without_aliases() {
+        insta::assert_snapshot!(site_labels(&Restrict, BODY), @r#"
         all pointers of softmax (line 8)
         const pointers of softmax (line 8)
         pointers to results of softmax (line 8)
@@ -440,23 +441,23 @@ mod tests {
     }
 
     #[test]
-    fn constant_memory_is_read_through_its_cache() {
-        insta::assert_snapshot!(labels(&Ldg, BODY), @r#"x (line 13)"#);
+    fn unwritten_memory_is_read_with_ldg() {
+        insta::assert_snapshot!(site_labels(&Ldg, BODY), @r#"x (line 13)"#);
         insta::assert_snapshot!(changes(&Ldg, BODY, "x"), @r#"
         -         output[row * columns + i] = x[row * columns + i] + x[i];
         +         output[row * columns + i] = __ldg(&x[row * columns + i]) + __ldg(&x[i]);
         "#);
-        assert_eq!(labels(&Ldg, "    output[0] += 1.0f;\n"), "");
+        assert_eq!(site_labels(&Ldg, "    output[0] += 1.0f;\n"), "");
     }
 
     #[test]
-    fn what_is_never_read_again_passes_the_cache() {
+    fn write_only_results_use_streaming_stores() {
         insta::assert_snapshot!(changes(&StreamingStore, BODY, "output"), @r#"
         -         output[row * columns + i] = x[row * columns + i] + x[i];
         +         __stcs(&output[row * columns + i], x[row * columns + i] + x[i]);
         "#);
         assert_eq!(
-            labels(
+            site_labels(
                 &StreamingStore,
                 "    output[0] = x[0];\n    output[1] = output[0];\n"
             ),
@@ -465,8 +466,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_get_pointers_of_their_own() {
-        insta::assert_snapshot!(labels(&RowPointer, BODY), @r#"
+    fn row_offset_becomes_a_pointer() {
+        insta::assert_snapshot!(site_labels(&RowPointer, BODY), @r#"
         output + row * columns (line 13)
         x + row * columns (line 13)
         "#);

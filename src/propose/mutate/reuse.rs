@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use tree_sitter::Node;
 
 use super::effects::{Effects, is_pure};
-use super::loops::{Loop, pragma_of};
+use super::loops::{CountingLoop, unroll_pragma_before};
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{contains, descendants, enclosing, line_of, named_children};
-use crate::propose::edit::{Edits, indentation, line_start};
+use crate::propose::source_edits::{SourceEdits, indentation, line_start};
 
 pub(super) struct CacheInRegister;
 pub(super) struct ForwardStore;
@@ -20,14 +20,14 @@ impl Transformation for CacheInRegister {
         "cache_in_register"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             for block in
                 descendants(function.body).filter(|node| node.kind() == "compound_statement")
             {
-                places.extend(repeated(&scope, block));
+                places.extend(cache_repeated_values(&scope, block));
             }
         }
         places
@@ -35,11 +35,14 @@ impl Transformation for CacheInRegister {
 }
 
 /// The values that a block computes more than once, each with what computes it once.
-fn repeated<'t>(scope: &Scope<'t, '_>, block: Node<'t>) -> Vec<Place> {
+fn cache_repeated_values<'t>(scope: &Scope<'t, '_>, block: Node<'t>) -> Vec<RewriteSite> {
     let mut groups: BTreeMap<String, Vec<Node<'t>>> = BTreeMap::new();
     for node in descendants(block) {
-        if is_value(scope, node) {
-            groups.entry(words(scope, node)).or_default().push(node);
+        if is_reusable_value(scope, node) {
+            groups
+                .entry(normalized_text(scope, node))
+                .or_default()
+                .push(node);
         }
     }
     // The largest expressions first, so that what lies within them is not offered apart.
@@ -57,7 +60,7 @@ fn repeated<'t>(scope: &Scope<'t, '_>, block: Node<'t>) -> Vec<Place> {
         if is_within {
             continue;
         }
-        if let Some(place) = computed_once(scope, block, &members) {
+        if let Some(place) = compute_once(scope, block, &members) {
             taken.extend(&members);
             places.push(place);
         }
@@ -66,11 +69,11 @@ fn repeated<'t>(scope: &Scope<'t, '_>, block: Node<'t>) -> Vec<Place> {
     places
 }
 
-fn computed_once<'t>(
+fn compute_once<'t>(
     scope: &Scope<'t, '_>,
     block: Node<'t>,
     members: &[Node<'t>],
-) -> Option<Place> {
+) -> Option<RewriteSite> {
     let subject = scope.subject;
     let statements: Vec<_> = named_children(block).collect();
     let holder = |member: &Node<'t>| {
@@ -99,7 +102,7 @@ fn computed_once<'t>(
     if (reads && !is_executed)
         || !members
             .iter()
-            .all(|member| scope.is_outside(*member, front))
+            .all(|member| scope.resolves_same_before(*member, front))
     {
         return None;
     }
@@ -115,10 +118,10 @@ fn computed_once<'t>(
     if !is_steady {
         return None;
     }
-    let name = subject.fresh(&format!("{}_value", scope.wish(expression)));
-    let mut edits = Edits::new();
+    let name = subject.fresh_name(&format!("{}_value", scope.suggest_name(expression)));
+    let mut edits = SourceEdits::new();
     edits.insert(
-        front_of(scope, front),
+        insertion_point_before(scope, front),
         format!(
             "{}const {kind} {name} = {};\n",
             indentation(subject.source(), front.start_byte()),
@@ -128,15 +131,15 @@ fn computed_once<'t>(
     for member in members {
         edits.replace(member.byte_range(), name.clone());
     }
-    Some(Place {
-        what: words(scope, expression),
+    Some(RewriteSite {
+        label: normalized_text(scope, expression),
         line: line_of(expression),
         edits,
     })
 }
 
 /// A pure expression worth a name: a load, or a call.
-fn is_value<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
+fn is_reusable_value<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
     let parent_is = |kind: &str, field: &str| {
         node.parent().is_some_and(|parent| {
             parent.kind() == kind
@@ -150,10 +153,10 @@ fn is_value<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
             let is_memory = node
                 .child_by_field_name("argument")
                 .is_some_and(|argument| argument.kind() == "identifier")
-                && scope.root(node).is_some_and(|root| {
+                && scope.memory_root(node).is_some_and(|root| {
                     scope
                         .lookup(root, node.start_byte())
-                        .is_some_and(|declared| declared.pointers > 0 || declared.is_shared)
+                        .is_some_and(|declared| declared.pointer_depth > 0 || declared.is_shared)
                 });
             let is_read = !parent_is("assignment_expression", "left")
                 && !parent_is("update_expression", "argument")
@@ -172,7 +175,7 @@ fn is_value<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
     }
 }
 
-fn words<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> String {
+fn normalized_text<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> String {
     scope
         .text(node)
         .split_whitespace()
@@ -196,8 +199,8 @@ fn is_plain_assignment(statement: Node<'_>) -> bool {
 }
 
 /// Where a statement with its pragma begins: the begin of that line.
-fn front_of<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> usize {
-    let start = pragma_of(scope, statement)
+fn insertion_point_before<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> usize {
+    let start = unroll_pragma_before(scope, statement)
         .unwrap_or(statement)
         .start_byte();
     line_start(scope.subject.source(), start)
@@ -208,12 +211,12 @@ impl Transformation for ForwardStore {
         "forward_store"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             for statement in descendants(function.body).filter(|node| is_plain_assignment(*node)) {
-                places.extend(forwarded(&scope, statement));
+                places.extend(forward_stored_value(&scope, statement));
             }
         }
         places
@@ -221,7 +224,7 @@ impl Transformation for ForwardStore {
 }
 
 /// `p[i] = value;` followed by reads of `p[i]`: they take the value instead.
-fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
+fn forward_stored_value<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<RewriteSite> {
     let subject = scope.subject;
     let block = statement
         .parent()
@@ -236,10 +239,10 @@ fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
     })?;
     scope
         .lookup_node(argument)
-        .filter(|declared| declared.pointers > 0 || declared.is_shared)?;
+        .filter(|declared| declared.pointer_depth > 0 || declared.is_shared)?;
     let kind = scope.type_of(target)?;
     let operator = assignment.child_by_field_name("operator")?.kind();
-    let text = words(scope, target);
+    let text = normalized_text(scope, target);
     let mut reads = Vec::new();
     for later in named_children(block)
         .skip_while(|other| other.id() != statement.id())
@@ -247,9 +250,9 @@ fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
     {
         let found: Vec<_> = descendants(later)
             .filter(|node| {
-                is_value(scope, *node)
-                    && words(scope, *node) == text
-                    && scope.is_outside(*node, statement)
+                is_reusable_value(scope, *node)
+                    && normalized_text(scope, *node) == text
+                    && scope.resolves_same_before(*node, statement)
             })
             .collect();
         let effects = Effects::of(scope, later);
@@ -267,7 +270,7 @@ fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
     if reads.is_empty() {
         return None;
     }
-    let name = subject.fresh(&format!("{}_value", scope.wish(target)));
+    let name = subject.fresh_name(&format!("{}_value", scope.suggest_name(target)));
     let value = match operator.trim_end_matches('=') {
         "" => subject.text(value).to_owned(),
         operator if matches!(operator, "+" | "-" | "*" | "/") => {
@@ -291,7 +294,7 @@ fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
         _ => return None,
     };
     let indent = indentation(subject.source(), statement.start_byte());
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.replace(
         statement.byte_range(),
         format!(
@@ -302,8 +305,8 @@ fn forwarded<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> Option<Place> {
     for read in &reads {
         edits.replace(read.byte_range(), name.clone());
     }
-    Some(Place {
-        what: text,
+    Some(RewriteSite {
+        label: text,
         line: line_of(statement),
         edits,
     })
@@ -318,12 +321,15 @@ impl Transformation for Hoist {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in Loop::all(&scope).iter().filter(|found| found.is_in_block()) {
-                places.extend(invariants(&scope, found));
+            for found in CountingLoop::all_in(&scope)
+                .iter()
+                .filter(|found| found.is_in_block())
+            {
+                places.extend(hoist_invariants(&scope, found));
             }
         }
         places
@@ -331,10 +337,10 @@ impl Transformation for Hoist {
 }
 
 /// What a loop computes anew in every iteration though it never changes.
-fn invariants<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>) -> Vec<Place> {
+fn hoist_invariants<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> Vec<RewriteSite> {
     let subject = scope.subject;
     let effects = Effects::of(scope, found.body);
-    let runs = found.runs(scope);
+    let runs = found.runs_at_least_once(scope);
     let mut groups: Vec<(String, Vec<Node<'t>>)> = Vec::new();
     let mut walk = descendants(found.body);
     while let Some(node) = walk.next() {
@@ -346,13 +352,13 @@ fn invariants<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>) -> Vec<Place> {
         let is_safe = !reads || (runs && scope.is_unconditional(node, found.body));
         let is_steady = is_safe
             && is_pure(scope, node)
-            && scope.is_outside(node, found.node)
+            && scope.resolves_same_before(node, found.node)
             && !effects.may_change(scope, node);
         if !is_steady {
             continue;
         }
         walk.skip_children();
-        let text = words(scope, node);
+        let text = normalized_text(scope, node);
         match groups.iter_mut().find(|(known, _)| *known == text) {
             Some((_, members)) => members.push(node),
             None => groups.push((text, vec![node])),
@@ -363,10 +369,10 @@ fn invariants<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>) -> Vec<Place> {
         let Some(kind) = scope.type_of(members[0]) else {
             continue;
         };
-        let name = subject.fresh(&format!("{}_once", scope.wish(members[0])));
-        let mut edits = Edits::new();
+        let name = subject.fresh_name(&format!("{}_once", scope.suggest_name(members[0])));
+        let mut edits = SourceEdits::new();
         edits.insert(
-            found.front(scope),
+            found.insertion_point(scope),
             format!(
                 "{}const {kind} {name} = {};\n",
                 found.indent(scope),
@@ -376,8 +382,8 @@ fn invariants<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>) -> Vec<Place> {
         for member in &members {
             edits.replace(member.byte_range(), name.clone());
         }
-        places.push(Place {
-            what: text,
+        places.push(RewriteSite {
+            label: text,
             line: line_of(members[0]),
             edits,
         });
@@ -399,8 +405,11 @@ fn is_worth_hoisting<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
             .child_by_field_name("function")
             .is_some_and(|function| function.kind() == "identifier"),
         "subscript_expression" => scope
-            .lookup(scope.root(node).unwrap_or_default(), node.start_byte())
-            .is_some_and(|declared| declared.pointers > 0 || declared.is_shared),
+            .lookup(
+                scope.memory_root(node).unwrap_or_default(),
+                node.start_byte(),
+            )
+            .is_some_and(|declared| declared.pointer_depth > 0 || declared.is_shared),
         "binary_expression" => node
             .child_by_field_name("operator")
             .is_some_and(|operator| matches!(operator.kind(), "*" | "/" | "%" | "+" | "-")),
@@ -408,7 +417,7 @@ fn is_worth_hoisting<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
     };
     is_operand
         && is_candidate
-        && scope.subject.constant(node).is_none()
+        && scope.subject.constant_value(node).is_none()
         && scope
             .type_of(node)
             .is_some_and(|kind| !matches!(kind, "bool"))
@@ -416,13 +425,13 @@ fn is_worth_hoisting<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn a_value_used_twice_is_loaded_once() {
+    fn repeated_value_is_computed_once() {
         let body = "    float sum = 0.0f;\n    for (int i = 0; i < columns; i++) {\n        sum += expf(x[i]) * expf(x[i]) + x[2 * i];\n    }\n    output[0] = sum + x[3];\n    output[1] = x[3];\n";
-        insta::assert_snapshot!(labels(&CacheInRegister, body), @r#"
+        insta::assert_snapshot!(site_labels(&CacheInRegister, body), @r#"
         x[3] (line 13)
         expf(x[i]) (line 11)
         "#);
@@ -441,19 +450,19 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_overwritten_in_between_is_loaded_again() {
+    fn values_that_may_change_are_not_cached() {
         for body in [
             "    float a = output[0];\n    output[1] = 2.0f;\n    float b = output[0];\n",
             "    int i = 0;\n    float a = x[i];\n    i++;\n    float b = x[i];\n",
             "    if (rows > 1) output[0] = x[1];\n    if (rows > 2) output[1] = x[1];\n",
             "    float a = output[0];\n    __syncthreads();\n    float b = output[0];\n",
         ] {
-            assert_eq!(labels(&CacheInRegister, body), "", "{body}");
+            assert_eq!(site_labels(&CacheInRegister, body), "", "{body}");
         }
     }
 
     #[test]
-    fn a_stored_value_is_not_loaded_back() {
+    fn stored_value_is_forwarded_to_later_reads() {
         let body = "    float sum = 0.0f;\n    for (int i = 0; i < columns; i++) {\n        output[i] += 2.0f * x[i];\n        sum += output[i] * output[i];\n    }\n";
         insta::assert_snapshot!(changes(&ForwardStore, body, "output[i]"), @r#"
         -         output[i] += 2.0f * x[i];
@@ -465,9 +474,9 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_change_leaves_the_loop() {
+    fn loop_invariants_are_hoisted() {
         let body = "    for (int i = 0; i < 64; i++) {\n        output[i] = x[i] * expf(x[64]) + (rows > 3 ? x[65] : x[rows * columns + i]);\n    }\n";
-        insta::assert_snapshot!(labels(&Hoist, body), @r#"
+        insta::assert_snapshot!(site_labels(&Hoist, body), @r#"
         expf(x[64]) (line 10)
         rows * columns (line 10)
         "#);
@@ -480,7 +489,7 @@ mod tests {
         "#);
         // The output may be what is read.
         assert_eq!(
-            labels(
+            site_labels(
                 &Hoist,
                 "    for (int i = 0; i < 64; i++) output[i] += output[64];\n"
             ),

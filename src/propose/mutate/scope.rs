@@ -7,7 +7,9 @@ use std::ops::Range;
 use tree_sitter::Node;
 
 use super::subject::Subject;
-use crate::kernel::syntax::{Function, children, contains, descendants, enclosing, named_children};
+use crate::kernel::syntax::{
+    FunctionNode, children, contains, descendants, enclosing, named_children,
+};
 
 /// How far expressions and pointers are followed.
 const MAX_DEPTH: usize = 64;
@@ -15,40 +17,40 @@ const MAX_DEPTH: usize = 64;
 /// A function with its declarations.
 pub(super) struct Scope<'t, 'a> {
     pub subject: &'t Subject<'a>,
-    pub function: Function<'t>,
-    pub declared: Vec<Declared<'t, 'a>>,
+    pub function: FunctionNode<'t>,
+    pub declarations: Vec<Declaration<'t, 'a>>,
 }
 
 /// One declared name.
 #[derive(Clone, Debug)]
-pub(super) struct Declared<'t, 'a> {
+pub(super) struct Declaration<'t, 'a> {
     pub name: &'a str,
     /// The type without qualifiers, pointers and array sizes.
-    pub kind: &'a str,
-    pub pointers: usize,
+    pub type_name: &'a str,
+    pub pointer_depth: usize,
     /// Array sizes, the outermost first.
-    pub sizes: Vec<Node<'t>>,
+    pub array_sizes: Vec<Node<'t>>,
     pub is_const: bool,
     pub is_restrict: bool,
     pub is_reference: bool,
     pub is_shared: bool,
     /// The place in the parameter list.
-    pub parameter: Option<usize>,
-    pub value: Option<Node<'t>>,
+    pub parameter_index: Option<usize>,
+    pub initializer: Option<Node<'t>>,
     /// The whole declaration or parameter.
     pub node: Node<'t>,
     /// The identifier.
     pub identifier: Node<'t>,
     /// Where the name is visible.
-    pub visible: Range<usize>,
+    pub visible_range: Range<usize>,
 }
 
 impl<'t, 'a> Scope<'t, 'a> {
-    pub(super) fn new(subject: &'t Subject<'a>, function: Function<'t>) -> Self {
+    pub(super) fn new(subject: &'t Subject<'a>, function: FunctionNode<'t>) -> Self {
         let mut scope = Self {
             subject,
             function,
-            declared: Vec::new(),
+            declarations: Vec::new(),
         };
         let parameters = function.declarator.child_by_field_name("parameters");
         let parameters = parameters.into_iter().flat_map(named_children);
@@ -94,37 +96,37 @@ impl<'t, 'a> Scope<'t, 'a> {
         let qualifies = |word: &str| {
             children(node).any(|child| child.kind() == "type_qualifier" && text(child) == word)
         };
-        let mut declared = Declared {
+        let mut declared = Declaration {
             name: "",
-            kind: node.child_by_field_name("type").map_or("", text),
-            pointers: 0,
-            sizes: Vec::new(),
+            type_name: node.child_by_field_name("type").map_or("", text),
+            pointer_depth: 0,
+            array_sizes: Vec::new(),
             is_const: qualifies("const") || qualifies("constexpr"),
             is_restrict: false,
             is_reference: false,
             is_shared: qualifies("__shared__"),
-            parameter,
-            value: declarator.child_by_field_name("value"),
+            parameter_index: parameter,
+            initializer: declarator.child_by_field_name("value"),
             node,
             identifier: declarator,
-            visible: declarator.start_byte()..end,
+            visible_range: declarator.start_byte()..end,
         };
         let mut at = declarator;
         loop {
             match at.kind() {
                 "identifier" => break,
                 "pointer_declarator" => {
-                    declared.pointers += 1;
+                    declared.pointer_depth += 1;
                     declared.is_restrict |=
                         children(at).any(|child| text(child).starts_with("__restrict"));
                 }
-                "array_declarator" if parameter.is_some() => declared.pointers += 1,
+                "array_declarator" if parameter.is_some() => declared.pointer_depth += 1,
                 "array_declarator" => {
                     // The tree holds the last size outermost.
                     if let Some(size) = at.child_by_field_name("size") {
-                        declared.sizes.insert(0, size);
+                        declared.array_sizes.insert(0, size);
                     } else {
-                        declared.pointers += 1;
+                        declared.pointer_depth += 1;
                     }
                 }
                 "reference_declarator" => declared.is_reference = true,
@@ -142,7 +144,7 @@ impl<'t, 'a> Scope<'t, 'a> {
         }
         declared.name = text(at);
         declared.identifier = at;
-        self.declared.push(declared);
+        self.declarations.push(declared);
     }
 
     pub(super) fn text(&self, node: Node<'_>) -> &'a str {
@@ -150,25 +152,25 @@ impl<'t, 'a> Scope<'t, 'a> {
     }
 
     /// What a name stands for at a place: the innermost declaration that is visible there.
-    pub(super) fn lookup(&self, name: &str, at: usize) -> Option<&Declared<'t, 'a>> {
-        self.declared
+    pub(super) fn lookup(&self, name: &str, at: usize) -> Option<&Declaration<'t, 'a>> {
+        self.declarations
             .iter()
-            .filter(|declared| declared.name == name && declared.visible.contains(&at))
-            .min_by_key(|declared| declared.visible.len())
+            .filter(|declared| declared.name == name && declared.visible_range.contains(&at))
+            .min_by_key(|declared| declared.visible_range.len())
     }
 
-    pub(super) fn lookup_node(&self, identifier: Node<'_>) -> Option<&Declared<'t, 'a>> {
+    pub(super) fn lookup_node(&self, identifier: Node<'_>) -> Option<&Declaration<'t, 'a>> {
         self.lookup(self.text(identifier), identifier.start_byte())
     }
 
     /// The parameter of a name, where nothing shadows it.
-    pub(super) fn parameter(&self, name: &str) -> Option<&Declared<'t, 'a>> {
+    pub(super) fn unshadowed_parameter(&self, name: &str) -> Option<&Declaration<'t, 'a>> {
         let mut same = self
-            .declared
+            .declarations
             .iter()
             .filter(|declared| declared.name == name);
         same.next()
-            .filter(|first| first.parameter.is_some() && same.next().is_none())
+            .filter(|first| first.parameter_index.is_some() && same.next().is_none())
     }
 
     /// Every use of a name within a node.
@@ -180,22 +182,24 @@ impl<'t, 'a> Scope<'t, 'a> {
 
     /// The type of an expression's value, without qualifiers; `None` where it is not known or no plain value.
     pub(super) fn type_of(&self, node: Node<'t>) -> Option<&'a str> {
-        self.type_within(node, 0)
+        self.type_at_depth(node, 0)
     }
 
-    fn type_within(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
+    fn type_at_depth(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
         if depth > MAX_DEPTH {
             return None;
         }
-        let of = |field: &str| self.type_within(node.child_by_field_name(field)?, depth + 1);
-        let inner = |node: Node<'t>| self.type_within(named_children(node).next()?, depth + 1);
+        let of = |field: &str| self.type_at_depth(node.child_by_field_name(field)?, depth + 1);
+        let inner = |node: Node<'t>| self.type_at_depth(named_children(node).next()?, depth + 1);
         match node.kind() {
             "number_literal" => Some(literal_type(self.text(node))),
             "true" | "false" => Some("bool"),
             "identifier" => match self.lookup_node(node) {
-                Some(declared) if declared.pointers == 0 && declared.sizes.is_empty() => {
-                    match declared.kind {
-                        "auto" => self.type_within(declared.value?, depth + 1),
+                Some(declared)
+                    if declared.pointer_depth == 0 && declared.array_sizes.is_empty() =>
+                {
+                    match declared.type_name {
+                        "auto" => self.type_at_depth(declared.initializer?, depth + 1),
                         kind => Some(kind),
                     }
                 }
@@ -204,7 +208,7 @@ impl<'t, 'a> Scope<'t, 'a> {
                     .subject
                     .is_named_constant(self.text(node))
                     .then_some("int")
-                    .or_else(|| self.subject.constant(node).map(|_| "int")),
+                    .or_else(|| self.subject.constant_value(node).map(|_| "int")),
             },
             "subscript_expression" => {
                 self.element_type(node.child_by_field_name("argument")?, depth + 1)
@@ -218,7 +222,7 @@ impl<'t, 'a> Scope<'t, 'a> {
                 ) {
                     return Some("unsigned");
                 }
-                match self.type_within(argument, depth + 1)? {
+                match self.type_at_depth(argument, depth + 1)? {
                     "float2" | "float3" | "float4" => Some("float"),
                     "int2" | "int3" | "int4" => Some("int"),
                     "uint2" | "uint3" | "uint4" => Some("unsigned"),
@@ -226,7 +230,7 @@ impl<'t, 'a> Scope<'t, 'a> {
                 }
             }
             "call_expression" => self.call_type(node, depth),
-            "cast_expression" => self.plain_type(node.child_by_field_name("type")?),
+            "cast_expression" => self.cast_type(node.child_by_field_name("type")?),
             "parenthesized_expression" => inner(node),
             "unary_expression" => match node.child_by_field_name("operator")?.kind() {
                 "!" => Some("bool"),
@@ -234,9 +238,9 @@ impl<'t, 'a> Scope<'t, 'a> {
             },
             "binary_expression" => match node.child_by_field_name("operator")?.kind() {
                 "<" | "<=" | ">" | ">=" | "==" | "!=" | "&&" | "||" => Some("bool"),
-                _ => common_type(of("left")?, of("right")?),
+                _ => arithmetic_type(of("left")?, of("right")?),
             },
-            "conditional_expression" => common_type(of("consequence")?, of("alternative")?),
+            "conditional_expression" => arithmetic_type(of("consequence")?, of("alternative")?),
             "assignment_expression" => of("left"),
             "update_expression" => of("argument"),
             _ => None,
@@ -246,14 +250,14 @@ impl<'t, 'a> Scope<'t, 'a> {
     fn call_type(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
         let function = node.child_by_field_name("function")?;
         let arguments: Vec<_> = named_children(node.child_by_field_name("arguments")?).collect();
-        let first = || self.type_within(*arguments.first()?, depth + 1);
+        let first = || self.type_at_depth(*arguments.first()?, depth + 1);
         match function.kind() {
             "primitive_type" => return Some(self.text(function)),
             "template_function" => {
                 let name = self.text(function.child_by_field_name("name")?);
                 let target = named_children(function.child_by_field_name("arguments")?).next()?;
                 return if name.ends_with("_cast") {
-                    self.plain_type(target)
+                    self.cast_type(target)
                 } else {
                     None
                 };
@@ -265,7 +269,7 @@ impl<'t, 'a> Scope<'t, 'a> {
             .subject
             .functions()
             .into_iter()
-            .find(|defined| self.subject.syntax.name_of(defined) == name)
+            .find(|defined| self.subject.syntax.function_name(defined) == name)
         {
             let is_plain = defined
                 .node
@@ -282,7 +286,7 @@ impl<'t, 'a> Scope<'t, 'a> {
             "__ldg" | "__ldcs" | "__ldcg" | "__ldca" => {
                 let argument = *arguments.first()?;
                 if argument.kind() == "pointer_expression" {
-                    self.type_within(argument.child_by_field_name("argument")?, depth + 1)
+                    self.type_at_depth(argument.child_by_field_name("argument")?, depth + 1)
                 } else {
                     self.element_type(argument, depth + 1)
                 }
@@ -307,8 +311,9 @@ impl<'t, 'a> Scope<'t, 'a> {
         match node.kind() {
             "identifier" => {
                 let declared = self.lookup_node(node)?;
-                (declared.pointers + declared.sizes.len() == 1 && declared.kind != "auto")
-                    .then_some(declared.kind)
+                (declared.pointer_depth + declared.array_sizes.len() == 1
+                    && declared.type_name != "auto")
+                    .then_some(declared.type_name)
             }
             "subscript_expression" => {
                 // An array of two dimensions.
@@ -316,19 +321,21 @@ impl<'t, 'a> Scope<'t, 'a> {
                     .child_by_field_name("argument")
                     .filter(|argument| argument.kind() == "identifier")?;
                 let declared = self.lookup_node(argument)?;
-                (declared.pointers + declared.sizes.len() == 2).then_some(declared.kind)
+                (declared.pointer_depth + declared.array_sizes.len() == 2)
+                    .then_some(declared.type_name)
             }
             "parenthesized_expression" => {
                 self.element_type(named_children(node).next()?, depth + 1)
             }
-            "cast_expression" => self.pointed_type(node.child_by_field_name("type")?),
+            "cast_expression" => self.cast_element_type(node.child_by_field_name("type")?),
             "call_expression" => {
                 let function = node
                     .child_by_field_name("function")
                     .filter(|function| function.kind() == "template_function")?;
                 let name = self.text(function.child_by_field_name("name")?);
                 let target = named_children(function.child_by_field_name("arguments")?).next()?;
-                name.ends_with("_cast").then(|| self.pointed_type(target))?
+                name.ends_with("_cast")
+                    .then(|| self.cast_element_type(target))?
             }
             "binary_expression" => {
                 let side =
@@ -339,7 +346,7 @@ impl<'t, 'a> Scope<'t, 'a> {
         }
     }
 
-    fn plain_type(&self, descriptor: Node<'t>) -> Option<&'a str> {
+    fn cast_type(&self, descriptor: Node<'t>) -> Option<&'a str> {
         let is_plain = descriptor.child_by_field_name("declarator").is_none();
         is_plain.then(|| {
             descriptor
@@ -348,7 +355,7 @@ impl<'t, 'a> Scope<'t, 'a> {
         })?
     }
 
-    fn pointed_type(&self, descriptor: Node<'t>) -> Option<&'a str> {
+    fn cast_element_type(&self, descriptor: Node<'t>) -> Option<&'a str> {
         let declarator = descriptor.child_by_field_name("declarator")?;
         let is_pointer = declarator.kind() == "abstract_pointer_declarator"
             && declarator.child_by_field_name("declarator").is_none();
@@ -379,37 +386,41 @@ impl<'t, 'a> Scope<'t, 'a> {
     }
 
     /// What memory an lvalue or a pointer leads to: the name of a parameter or of an array, through local pointers; `None` if unknown.
-    pub(super) fn root(&self, node: Node<'t>) -> Option<&'a str> {
-        self.root_within(node, 0)
+    pub(super) fn memory_root(&self, node: Node<'t>) -> Option<&'a str> {
+        self.memory_root_at_depth(node, 0)
     }
 
-    fn root_within(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
+    fn memory_root_at_depth(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
         if depth > MAX_DEPTH {
             return None;
         }
-        let of = |field: &str| self.root_within(node.child_by_field_name(field)?, depth + 1);
+        let of =
+            |field: &str| self.memory_root_at_depth(node.child_by_field_name(field)?, depth + 1);
         match node.kind() {
             "identifier" => {
                 let declared = self.lookup_node(node)?;
                 if declared.is_reference {
                     None
-                } else if declared.pointers > 0
-                    && declared.parameter.is_none()
-                    && declared.sizes.is_empty()
+                } else if declared.pointer_depth > 0
+                    && declared.parameter_index.is_none()
+                    && declared.array_sizes.is_empty()
                 {
                     // A local pointer leads where its initialiser does, if it is never moved elsewhere.
-                    let is_moved = super::effects::assigns(self, self.function.body, declared.name);
+                    let is_moved =
+                        super::effects::assigns_variable(self, self.function.body, declared.name);
                     if is_moved {
                         None
                     } else {
-                        self.root_within(declared.value?, depth + 1)
+                        self.memory_root_at_depth(declared.initializer?, depth + 1)
                     }
                 } else {
                     Some(declared.name)
                 }
             }
             "subscript_expression" | "field_expression" | "pointer_expression" => of("argument"),
-            "parenthesized_expression" => self.root_within(named_children(node).next()?, depth + 1),
+            "parenthesized_expression" => {
+                self.memory_root_at_depth(named_children(node).next()?, depth + 1)
+            }
             "cast_expression" => of("value"),
             "call_expression" => {
                 let function = node
@@ -419,7 +430,7 @@ impl<'t, 'a> Scope<'t, 'a> {
                     .text(function.child_by_field_name("name")?)
                     .ends_with("_cast");
                 let argument = named_children(node.child_by_field_name("arguments")?).next()?;
-                is_cast.then(|| self.root_within(argument, depth + 1))?
+                is_cast.then(|| self.memory_root_at_depth(argument, depth + 1))?
             }
             "binary_expression" => of("left").or_else(|| of("right")),
             _ => None,
@@ -434,16 +445,19 @@ impl<'t, 'a> Scope<'t, 'a> {
         if left == right {
             return true;
         }
-        match (self.parameter(left), self.parameter(right)) {
-            (Some(left), Some(right)) => match (left.parameter, right.parameter) {
-                (Some(first), Some(second)) if self.function.is_global => {
-                    self.subject.parameters_alias(&self.function, first, second)
-                }
+        match (
+            self.unshadowed_parameter(left),
+            self.unshadowed_parameter(right),
+        ) {
+            (Some(left), Some(right)) => match (left.parameter_index, right.parameter_index) {
+                (Some(first), Some(second)) if self.function.is_global => self
+                    .subject
+                    .parameters_may_alias(&self.function, first, second),
                 _ => !(left.is_restrict && right.is_restrict),
             },
             // Arrays of the function are nobody else's, unless a name stands for two of them.
             _ => [left, right].iter().any(|name| {
-                self.declared
+                self.declarations
                     .iter()
                     .filter(|declared| declared.name == *name)
                     .count()
@@ -453,7 +467,7 @@ impl<'t, 'a> Scope<'t, 'a> {
     }
 
     /// Whether all names in an expression mean the same in front of `region` as within it.
-    pub(super) fn is_outside(&self, expression: Node<'t>, region: Node<'t>) -> bool {
+    pub(super) fn resolves_same_before(&self, expression: Node<'t>, region: Node<'t>) -> bool {
         descendants(expression)
             .filter(|node| node.kind() == "identifier")
             .all(|node| {
@@ -473,7 +487,7 @@ impl<'t, 'a> Scope<'t, 'a> {
     }
 
     /// A name for the value of an expression, made from the last name in it.
-    pub(super) fn wish(&self, expression: Node<'t>) -> String {
+    pub(super) fn suggest_name(&self, expression: Node<'t>) -> String {
         let names: Vec<_> = descendants(expression)
             .filter(|node| node.kind() == "identifier")
             .map(|node| self.text(node))
@@ -553,7 +567,7 @@ fn literal_type(text: &str) -> &'static str {
 }
 
 /// The type that arithmetic on two values gives.
-fn common_type<'a>(left: &'a str, right: &'a str) -> Option<&'a str> {
+fn arithmetic_type<'a>(left: &'a str, right: &'a str) -> Option<&'a str> {
     const ORDER: [&str; 10] = [
         "bool",
         "char",

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use tree_sitter::Node;
 
 use super::effects::Effects;
-use super::loops::Loop;
+use super::loops::CountingLoop;
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
-use crate::kernel::syntax::{builtin_bytes, children, descendants, line_of, named_children};
-use crate::propose::edit::{Edits, indentation, line_start};
+use super::{RewriteSite, Subject, Transformation};
+use crate::kernel::syntax::{builtin_type_bytes, children, descendants, line_of, named_children};
+use crate::propose::source_edits::{SourceEdits, indentation, line_start};
 
 pub(super) struct CacheInShared;
 
 /// More would leave too little for other blocks.
-const MOST_BYTES: i64 = 16 * 1024;
+const MAX_SHARED_BYTES: i64 = 16 * 1024;
 
 impl Transformation for CacheInShared {
     fn name(&self) -> &'static str {
@@ -25,7 +25,7 @@ impl Transformation for CacheInShared {
         0.5
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject
             .functions()
@@ -34,14 +34,14 @@ impl Transformation for CacheInShared {
         {
             let scope = Scope::new(subject, function);
             let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-            for found in Loop::all(&scope) {
+            for found in CountingLoop::all_in(&scope) {
                 if found.step_text(&scope) != "1" || subject.text(found.start) != "0" {
                     continue;
                 }
                 for node in
                     descendants(found.body).filter(|node| node.kind() == "subscript_expression")
                 {
-                    if let Some((pointer, index)) = uniform(&scope, &found, node) {
+                    if let Some((pointer, index)) = uniform_access(&scope, &found, node) {
                         let index: String = subject.text(index).split_whitespace().collect();
                         groups
                             .entry((pointer, index, subject.text(found.bound)))
@@ -54,7 +54,7 @@ impl Transformation for CacheInShared {
                 groups
                     .into_iter()
                     .filter_map(|((pointer, _, bound), members)| {
-                        staged(&scope, pointer, bound, &members)
+                        fetch_into_shared(&scope, pointer, bound, &members)
                     }),
             );
         }
@@ -63,9 +63,9 @@ impl Transformation for CacheInShared {
 }
 
 /// The pointer and the index of an element that does not depend on the thread: constants, the block, and the loop's variable.
-fn uniform<'t, 'a>(
+fn uniform_access<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    found: &Loop<'t, 'a>,
+    found: &CountingLoop<'t, 'a>,
     node: Node<'t>,
 ) -> Option<(&'a str, Node<'t>)> {
     let pointer = node
@@ -73,9 +73,9 @@ fn uniform<'t, 'a>(
         .filter(|argument| argument.kind() == "identifier")
         .map(|argument| scope.text(argument))?;
     let declared = scope
-        .parameter(pointer)
-        .filter(|declared| declared.pointers == 1 && declared.is_const)?;
-    let bytes = i64::from(builtin_bytes(declared.kind)?);
+        .unshadowed_parameter(pointer)
+        .filter(|declared| declared.pointer_depth == 1 && declared.is_const)?;
+    let bytes = i64::from(builtin_type_bytes(declared.type_name)?);
     let index = named_children(node.child_by_field_name("indices")?).next()?;
     let is_known = descendants(index).all(|inner| match inner.kind() {
         "identifier" => {
@@ -87,9 +87,9 @@ fn uniform<'t, 'a>(
         "subscript_expression" | "call_expression" => false,
         _ => true,
     });
-    let fits = scope
-        .subject
-        .always(&|evaluate| Some((1..=MOST_BYTES / bytes).contains(&evaluate(found.bound)?)));
+    let fits = scope.subject.holds_at_all_points(&|evaluate| {
+        Some((1..=MAX_SHARED_BYTES / bytes).contains(&evaluate(found.bound)?))
+    });
     let effects = Effects::of(scope, scope.function.body);
     let is_constant = effects
         .stored
@@ -98,17 +98,17 @@ fn uniform<'t, 'a>(
     (is_known
         && fits
         && is_constant
-        && super::vectorize::counts_by_one(scope, index, found.variable))
+        && super::vectorize::index_grows_by_one(scope, index, found.variable))
     .then_some((pointer, index))
 }
 
 /// The function with the elements fetched first of all, before any thread can leave.
-fn staged<'t>(
+fn fetch_into_shared<'t>(
     scope: &Scope<'t, '_>,
     pointer: &str,
     bound: &str,
-    members: &[(Node<'t>, Loop<'t, '_>)],
-) -> Option<Place> {
+    members: &[(Node<'t>, CountingLoop<'t, '_>)],
+) -> Option<RewriteSite> {
     let subject = scope.subject;
     let launches = subject.launches_of(&scope.function);
     let dimensions: Vec<_> = launches
@@ -127,14 +127,14 @@ fn staged<'t>(
         ),
         _ => return None,
     };
-    let kind = scope.parameter(pointer)?.kind;
+    let kind = scope.unshadowed_parameter(pointer)?.type_name;
     let (node, found) = members.first()?;
-    let name = subject.fresh(&format!("{pointer}_shared"));
+    let name = subject.fresh_name(&format!("{pointer}_shared"));
     let variable = found.variable;
     let first = children(scope.function.body).find(|child| child.is_named())?;
     let indent = indentation(subject.source(), first.start_byte());
     let element = subject.text(*node);
-    let mut edits = Edits::new();
+    let mut edits = SourceEdits::new();
     edits.insert(
         line_start(subject.source(), first.start_byte()).max(scope.function.body.start_byte() + 1),
         format!(
@@ -144,8 +144,8 @@ fn staged<'t>(
     for (member, found) in members {
         edits.replace(member.byte_range(), format!("{name}[{}]", found.variable));
     }
-    Some(Place {
-        what: element.split_whitespace().collect::<Vec<_>>().join(" "),
+    Some(RewriteSite {
+        label: element.split_whitespace().collect::<Vec<_>>().join(" "),
         line: line_of(*node),
         edits,
     })
@@ -153,13 +153,13 @@ fn staged<'t>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn what_all_threads_read_is_fetched_together() {
+    fn elements_read_by_all_threads_move_to_shared_memory() {
         let body = "    const int row = blockIdx.x * 128 + threadIdx.x;\n    if (row >= rows) return;\n    for (int i = 0; i < 64; i++) {\n        output[row * 64 + i] = x[blockIdx.x * 64 + i] * x[row * 64 + i];\n    }\n";
-        insta::assert_snapshot!(labels(&CacheInShared, body), @r#"x[blockIdx.x * 64 + i] (line 12)"#);
+        insta::assert_snapshot!(site_labels(&CacheInShared, body), @r#"x[blockIdx.x * 64 + i] (line 12)"#);
         insta::assert_snapshot!(changes(&CacheInShared, body, "x[blockIdx.x"), @r#"
         -     const int row = blockIdx.x * 128 + threadIdx.x;
         -     if (row >= rows) return;
@@ -175,7 +175,7 @@ mod tests {
         +         output[row * 64 + i] = x_shared[i] * x[row * 64 + i];
         "#);
         assert_eq!(
-            labels(
+            site_labels(
                 &CacheInShared,
                 "    for (int i = 0; i < columns; i++) output[i] = x[i];\n"
             ),

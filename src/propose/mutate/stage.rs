@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use tree_sitter::Node;
 
 use super::effects::{Effects, is_pure};
-use super::loops::Loop;
+use super::loops::CountingLoop;
 use super::scope::Scope;
-use super::vectorize::counts_by_one;
-use super::{Place, Subject, Transformation};
+use super::vectorize::index_grows_by_one;
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{contains, descendants, line_of, named_children};
-use crate::propose::edit::{Edits, line_start};
+use crate::propose::source_edits::{SourceEdits, line_start};
 
 pub(super) struct StageInLocal;
 
 /// Longer arrays would not stay near the thread.
-const LONGEST: i64 = 2048;
+const MAX_ARRAY_LENGTH: i64 = 2048;
 
 impl Transformation for StageInLocal {
     fn name(&self) -> &'static str {
@@ -26,32 +26,32 @@ impl Transformation for StageInLocal {
         3.0
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            let loops: Vec<_> = Loop::all(&scope)
+            let loops: Vec<_> = CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|found| is_fit(&scope, found))
+                .filter(|found| can_fill_array(&scope, found))
                 .collect();
             for (index, first) in loops.iter().enumerate() {
                 let later: Vec<_> = loops[index + 1..]
                     .iter()
-                    .filter(|other| is_twin(&scope, first, other))
+                    .filter(|other| has_same_iterations(&scope, first, other))
                     .collect();
-                places.extend(kept(&scope, first, &later));
+                places.extend(stage_values(&scope, first, &later));
             }
-            places.extend(results(&scope, &loops));
+            places.extend(stage_results(&scope, &loops));
         }
         places
     }
 }
 
 /// A loop that fills an array from its begin to its end.
-fn is_fit(scope: &Scope<'_, '_>, found: &Loop<'_, '_>) -> bool {
-    let is_short = scope
-        .subject
-        .always(&|evaluate| Some((1..=LONGEST).contains(&evaluate(found.bound)?)));
+fn can_fill_array(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>) -> bool {
+    let is_short = scope.subject.holds_at_all_points(&|evaluate| {
+        Some((1..=MAX_ARRAY_LENGTH).contains(&evaluate(found.bound)?))
+    });
     found.is_in_block()
         && is_short
         && found.step_text(scope) == "1"
@@ -60,56 +60,63 @@ fn is_fit(scope: &Scope<'_, '_>, found: &Loop<'_, '_>) -> bool {
 }
 
 /// A later loop of the same block over the same range, by the same name.
-fn is_twin(scope: &Scope<'_, '_>, first: &Loop<'_, '_>, other: &Loop<'_, '_>) -> bool {
-    let block = |found: &Loop<'_, '_>| found.node.parent().map(|parent| parent.id());
+fn has_same_iterations(
+    scope: &Scope<'_, '_>,
+    first: &CountingLoop<'_, '_>,
+    other: &CountingLoop<'_, '_>,
+) -> bool {
+    let block = |found: &CountingLoop<'_, '_>| found.node.parent().map(|parent| parent.id());
     first.variable == other.variable
-        && first.kind == other.kind
-        && first.same_range(scope, other)
+        && first.variable_type == other.variable_type
+        && first.has_same_range(scope, other)
         && block(first) == block(other)
 }
 
 /// Values that the first loop computes and later ones compute again.
-fn kept<'t, 'a>(
+fn stage_values<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    first: &Loop<'t, 'a>,
-    later: &[&Loop<'t, 'a>],
-) -> Vec<Place> {
+    first: &CountingLoop<'t, 'a>,
+    later: &[&CountingLoop<'t, 'a>],
+) -> Vec<RewriteSite> {
     let subject = scope.subject;
-    let mut places: Vec<Place> = Vec::new();
+    let mut places: Vec<RewriteSite> = Vec::new();
     let mut known: Vec<String> = Vec::new();
     let mut walk = descendants(first.body);
     while let Some(node) = walk.next() {
-        let text = words(scope, node);
-        if !is_value(scope, first, node) || known.contains(&text) {
+        let text = normalized_text(scope, node);
+        if !is_stageable_value(scope, first, node) || known.contains(&text) {
             continue;
         }
         let mut twins: Vec<Node<'t>> = Vec::new();
         for other in later {
-            if !is_steady(scope, first, other, node) {
+            if !is_unchanged_between(scope, first, other, node) {
                 break;
             }
-            twins.extend(matching(scope, other, &text));
+            twins.extend(matching_expressions(scope, other, &text));
         }
         let Some(kind) = scope.type_of(node).filter(|_| !twins.is_empty()) else {
             continue;
         };
         walk.skip_children();
         let variable = first.variable;
-        let name = subject.fresh(&format!("{}_kept", scope.wish(node)));
+        let name = subject.fresh_name(&format!("{}_kept", scope.suggest_name(node)));
         let indent = first.indent(scope);
-        let mut edits = Edits::new();
+        let mut edits = SourceEdits::new();
         edits.insert(
-            first.front(scope),
+            first.insertion_point(scope),
             format!("{indent}{kind} {name}[{}];\n", subject.text(first.bound)),
         );
         let keep = format!("{name}[{variable}] = {};", subject.text(node));
-        open_body(first, &keep, indent, &mut edits);
-        for member in matching(scope, first, &text).into_iter().chain(twins) {
+        insert_at_body_start(first, &keep, indent, &mut edits);
+        for member in matching_expressions(scope, first, &text)
+            .into_iter()
+            .chain(twins)
+        {
             edits.replace(member.byte_range(), format!("{name}[{variable}]"));
         }
         known.push(text.clone());
-        places.push(Place {
-            what: text,
+        places.push(RewriteSite {
+            label: text,
             line: line_of(node),
             edits,
         });
@@ -118,13 +125,17 @@ fn kept<'t, 'a>(
 }
 
 /// A value of every iteration that is worth keeping: it reads memory or calls a function, and is computed whatever happens.
-fn is_value<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>, node: Node<'t>) -> bool {
+fn is_stageable_value<'t>(
+    scope: &Scope<'t, '_>,
+    found: &CountingLoop<'t, '_>,
+    node: Node<'t>,
+) -> bool {
     let is_kind = match node.kind() {
         "conditional_expression" => true,
         "call_expression" => node
             .child_by_field_name("function")
             .is_some_and(|function| function.kind() == "identifier"),
-        "subscript_expression" => !is_target(node),
+        "subscript_expression" => !is_written(node),
         _ => false,
     };
     let reads = || descendants(node).any(|inner| inner.kind() == "subscript_expression");
@@ -135,21 +146,21 @@ fn is_value<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>, node: Node<'t>) -> 
     is_kind
         && reads()
         && !scope.uses(node, found.variable).is_empty()
-        && own().all(|name| scope.is_outside(name, found.node))
+        && own().all(|name| scope.resolves_same_before(name, found.node))
         && is_pure(scope, node)
         && scope.is_unconditional(node, found.body)
-        && is_of_memory(scope, node)
+        && reads_known_memory(scope, node)
 }
 
 /// Whether what is read lies behind pointers, and not in an array of the thread already.
-fn is_of_memory<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
-    super::effects::reads(scope, node)
+fn reads_known_memory<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
+    super::effects::memory_reads(scope, node)
         .iter()
         .any(Option::is_some)
 }
 
 /// Whether an element is written, or its address taken.
-fn is_target(node: Node<'_>) -> bool {
+fn is_written(node: Node<'_>) -> bool {
     node.parent().is_some_and(|parent| match parent.kind() {
         "assignment_expression" => parent
             .child_by_field_name("left")
@@ -160,13 +171,17 @@ fn is_target(node: Node<'_>) -> bool {
 }
 
 /// The expressions in a loop's body with the same text.
-fn matching<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>, text: &str) -> Vec<Node<'t>> {
+fn matching_expressions<'t>(
+    scope: &Scope<'t, '_>,
+    found: &CountingLoop<'t, '_>,
+    text: &str,
+) -> Vec<Node<'t>> {
     let mut members = Vec::new();
     let mut walk = descendants(found.body);
     while let Some(node) = walk.next() {
         if node.is_named()
-            && words(scope, node) == text
-            && !is_target(node)
+            && normalized_text(scope, node) == text
+            && !is_written(node)
             && node.kind().ends_with("_expression")
         {
             members.push(node);
@@ -177,10 +192,10 @@ fn matching<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>, text: &str) -> Vec<
 }
 
 /// Whether nothing from the first loop to the later one changes what an expression reads, and its names mean the same in both.
-fn is_steady<'t, 'a>(
+fn is_unchanged_between<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    first: &Loop<'t, 'a>,
-    other: &Loop<'t, 'a>,
+    first: &CountingLoop<'t, 'a>,
+    other: &CountingLoop<'t, 'a>,
     expression: Node<'t>,
 ) -> bool {
     let Some(block) = first.node.parent() else {
@@ -209,7 +224,12 @@ fn is_steady<'t, 'a>(
 }
 
 /// Puts a statement in front of all others of a loop's body.
-fn open_body(found: &Loop<'_, '_>, statement: &str, indent: &str, edits: &mut Edits) {
+fn insert_at_body_start(
+    found: &CountingLoop<'_, '_>,
+    statement: &str,
+    indent: &str,
+    edits: &mut SourceEdits,
+) {
     if found.body.kind() == "compound_statement" {
         edits.insert(
             found.body.start_byte() + 1,
@@ -225,7 +245,10 @@ fn open_body(found: &Loop<'_, '_>, statement: &str, indent: &str, edits: &mut Ed
 }
 
 /// Results that are written, and read or changed again, by loops of one range: they reach memory when they are done.
-fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> {
+fn stage_results<'t, 'a>(
+    scope: &Scope<'t, 'a>,
+    loops: &[CountingLoop<'t, 'a>],
+) -> Vec<RewriteSite> {
     let subject = scope.subject;
     let mut groups: BTreeMap<&str, Vec<Node<'t>>> = BTreeMap::new();
     for node in
@@ -238,8 +261,8 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
             .map(|argument| scope.text(argument))
             .filter(|name| {
                 scope
-                    .parameter(name)
-                    .is_some_and(|declared| declared.pointers == 1 && !declared.is_const)
+                    .unshadowed_parameter(name)
+                    .is_some_and(|declared| declared.pointer_depth == 1 && !declared.is_const)
             })
         {
             groups.entry(name).or_default().push(node);
@@ -247,24 +270,24 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
     }
     let mut places = Vec::new();
     for (name, members) in groups {
-        let text = words(scope, members[0]);
+        let text = normalized_text(scope, members[0]);
         let holder = |member: &Node<'t>| loops.iter().find(|found| contains(found.body, *member));
         let Some(first) = holder(&members[0]) else {
             continue;
         };
         let is_one = members.iter().all(|member| {
-            words(scope, *member) == text
+            normalized_text(scope, *member) == text
                 && holder(member).is_some_and(|found| {
-                    found.node.id() == first.node.id() || is_twin(scope, first, found)
+                    found.node.id() == first.node.id() || has_same_iterations(scope, first, found)
                 })
         });
         // Every use of the pointer is one of these, and nothing else leads to its memory.
         let is_alone = scope.uses(scope.function.body, name).len() == members.len()
             && scope
-                .declared
+                .declarations
                 .iter()
                 .filter(|other| {
-                    other.parameter.is_some() && other.pointers > 0 && other.name != name
+                    other.parameter_index.is_some() && other.pointer_depth > 0 && other.name != name
                 })
                 .all(|other| !scope.may_alias(Some(name), Some(other.name)));
         let Some(index) = members[0]
@@ -278,7 +301,7 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
                 && parent
                     .child_by_field_name("operator")
                     .is_some_and(|operator| operator.kind() == "=")
-                && is_target(members[0])
+                && is_written(members[0])
                 && parent
                     .child_by_field_name("right")
                     .is_some_and(|right| !members.iter().any(|member| contains(right, *member)))
@@ -286,7 +309,7 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
         let last = members
             .iter()
             .rev()
-            .find(|member| is_target(**member))
+            .find(|member| is_written(**member))
             .and_then(holder);
         let (Some(last), Some(kind)) = (last, scope.type_of(members[0])) else {
             continue;
@@ -295,11 +318,11 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
             .filter(|node| node.kind() == "identifier" && scope.text(*node) != first.variable);
         let is_same_place = names.into_iter().all(|node| {
             let text = scope.text(node);
-            scope.is_outside(node, first.node)
+            scope.resolves_same_before(node, first.node)
                 && scope
                     .lookup(text, node.start_byte())
                     .is_none_or(|declared| {
-                        !super::effects::assigns(scope, scope.function.body, declared.name)
+                        !super::effects::assigns_variable(scope, scope.function.body, declared.name)
                     })
         });
         let is_fit = is_one
@@ -307,7 +330,7 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
             && is_set_first
             && is_same_place
             && members.len() > 1
-            && counts_by_one(scope, index, first.variable);
+            && index_grows_by_one(scope, index, first.variable);
         // One loop alone keeps its values in registers.
         if !is_fit
             || !scope.is_unconditional(members[0], first.body)
@@ -315,11 +338,11 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
         {
             continue;
         }
-        let local = subject.fresh(&format!("{name}_kept"));
+        let local = subject.fresh_name(&format!("{name}_kept"));
         let (indent, variable) = (first.indent(scope), first.variable);
-        let mut edits = Edits::new();
+        let mut edits = SourceEdits::new();
         edits.insert(
-            first.front(scope),
+            first.insertion_point(scope),
             format!("{indent}{kind} {local}[{}];\n", subject.text(first.bound)),
         );
         for member in &members {
@@ -341,8 +364,8 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
                     format!("\n{inner}    {store}\n{inner}}}"),
                 );
         }
-        places.push(Place {
-            what: text,
+        places.push(RewriteSite {
+            label: text,
             line: line_of(members[0]),
             edits,
         });
@@ -350,7 +373,7 @@ fn results<'t, 'a>(scope: &Scope<'t, 'a>, loops: &[Loop<'t, 'a>]) -> Vec<Place> 
     places
 }
 
-fn words(scope: &Scope<'_, '_>, node: Node<'_>) -> String {
+fn normalized_text(scope: &Scope<'_, '_>, node: Node<'_>) -> String {
     scope
         .text(node)
         .split_whitespace()
@@ -360,13 +383,13 @@ fn words(scope: &Scope<'_, '_>, node: Node<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn what_is_loaded_twice_is_kept() {
+    fn values_loaded_by_two_loops_are_staged() {
         let body = "    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) {\n        sum += expf(x[i]);\n    }\n    for (int i = 0; i < 64; i++) output[i] = expf(x[i]) / sum;\n";
-        insta::assert_snapshot!(labels(&StageInLocal, body), @r#"expf(x[i]) (line 11)"#);
+        insta::assert_snapshot!(site_labels(&StageInLocal, body), @r#"expf(x[i]) (line 11)"#);
         insta::assert_snapshot!(changes(&StageInLocal, body, "expf(x[i])"), @r#"
         -     for (int i = 0; i < 64; i++) {
         -         sum += expf(x[i]);
@@ -382,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_reaches_memory_when_it_is_done() {
+    fn results_are_stored_once_by_the_last_loop() {
         let body = "    const int row = blockIdx.x;\n    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) output[row * 64 + i] = expf(x[i]);\n    for (int i = 0; i < 64; i++) {\n        output[row * 64 + i] += 1.0f;\n    }\n    for (int i = 0; i < 64; i++) {\n        sum += output[row * 64 + i];\n    }\n";
         insta::assert_snapshot!(changes(&StageInLocal, body, "output[row * 64 + i]"), @r#"
         -     for (int i = 0; i < 64; i++) output[row * 64 + i] = expf(x[i]);
@@ -403,14 +426,14 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_in_between_or_is_too_long_is_not_kept() {
+    fn changing_or_unbounded_values_are_not_staged() {
         for body in [
             "    for (int i = 0; i < columns; i++) output[i] = x[i];\n    for (int i = 0; i < columns; i++) output[i] = x[i];\n",
             "    int k = 0;\n    for (int i = 0; i < 64; i++) output[0] += x[i + k];\n    k++;\n    for (int i = 0; i < 64; i++) output[0] += x[i + k];\n",
             "    for (int i = 0; i < 64; i++) output[64 - i] = 1.0f;\n    for (int i = 0; i < 64; i++) output[i] += 1.0f;\n",
             "    for (int i = 0; i < 64; i++) if (rows > i) output[i] = x[i];\n    for (int i = 0; i < 64; i++) output[i] += x[i];\n",
         ] {
-            assert_eq!(labels(&StageInLocal, body), "", "{body}");
+            assert_eq!(site_labels(&StageInLocal, body), "", "{body}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use indexmap::IndexMap;
 use tree_sitter::Node;
 
-use crate::kernel::syntax::{Function, Syntax, descendants};
+use crate::kernel::syntax::{FunctionNode, Syntax, descendants};
 use crate::kernel::{ArgumentHeader, Header, Kernel};
 use crate::task::Task;
 
@@ -14,7 +14,7 @@ use crate::task::Task;
 const MAX_POINTS: usize = 512;
 
 /// What gives an expression's value under one point.
-type Evaluate<'e> = dyn Fn(Node<'_>) -> Option<i64> + 'e;
+type EvaluateAtPoint<'e> = dyn Fn(Node<'_>) -> Option<i64> + 'e;
 
 pub(crate) struct Subject<'a> {
     pub syntax: Syntax<'a>,
@@ -37,7 +37,7 @@ impl<'a> Subject<'a> {
             .filter(|node| node.child_count() == 0)
             .map(|node| syntax.text(node))
             .collect();
-        let points = points(&header);
+        let points = tunable_points(&header);
         Some(Self {
             syntax,
             header,
@@ -55,12 +55,12 @@ impl<'a> Subject<'a> {
         self.syntax.source()
     }
 
-    pub(crate) fn functions(&self) -> Vec<Function<'_>> {
+    pub(crate) fn functions(&self) -> Vec<FunctionNode<'_>> {
         self.syntax.functions()
     }
 
     /// A name that the file does not use yet: the wish itself, or with a number.
-    pub(crate) fn fresh(&self, wish: &str) -> String {
+    pub(crate) fn fresh_name(&self, wish: &str) -> String {
         std::iter::once(wish.to_owned())
             .chain((2..).map(|number| format!("{wish}_{number}")))
             .find(|name| {
@@ -70,16 +70,19 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether something holds under all values that the tunables may take. The closure is given what evaluates an expression.
-    pub(crate) fn always(&self, holds: &dyn Fn(&Evaluate<'_>) -> Option<bool>) -> bool {
+    pub(crate) fn holds_at_all_points(
+        &self,
+        holds: &dyn Fn(&EvaluateAtPoint<'_>) -> Option<bool>,
+    ) -> bool {
         let mut points = self.points.iter();
         let asked = Cell::new(false);
         let holds_at = |point: &IndexMap<String, i64>| {
             let value_of = |name: &str| {
                 let tunable = point.get(name).copied();
                 asked.set(asked.get() || tunable.is_some());
-                tunable.or_else(|| self.axis(name))
+                tunable.or_else(|| self.constant_axis(name))
             };
-            holds(&|node| self.syntax.integer(node, &value_of)) == Some(true)
+            holds(&|node| self.syntax.evaluate_integer(node, &value_of)) == Some(true)
         };
         // Where no tunable matters, one point is all.
         points
@@ -88,17 +91,20 @@ impl<'a> Subject<'a> {
     }
 
     /// The value of an expression, if it is the same whatever the tunables are.
-    pub(crate) fn constant(&self, node: Node<'_>) -> Option<i64> {
+    pub(crate) fn constant_value(&self, node: Node<'_>) -> Option<i64> {
         let point = self.points.first()?;
-        let value = self.syntax.integer(node, &|name| {
-            point.get(name).copied().or_else(|| self.axis(name))
+        let value = self.syntax.evaluate_integer(node, &|name| {
+            point
+                .get(name)
+                .copied()
+                .or_else(|| self.constant_axis(name))
         })?;
-        self.always(&|evaluate| Some(evaluate(node)? == value))
+        self.holds_at_all_points(&|evaluate| Some(evaluate(node)? == value))
             .then_some(value)
     }
 
     /// The value of a constant axis by its name in upper case.
-    fn axis(&self, name: &str) -> Option<i64> {
+    fn constant_axis(&self, name: &str) -> Option<i64> {
         let axes = &self.task.definition.axes;
         axes.iter()
             .find(|(axis, _)| axis.to_uppercase() == name)?
@@ -108,12 +114,12 @@ impl<'a> Subject<'a> {
 
     /// Whether a name stands for a number known when the kernel is compiled.
     pub(crate) fn is_named_constant(&self, name: &str) -> bool {
-        self.header.tunables.contains_key(name) || self.axis(name).is_some()
+        self.header.tunables.contains_key(name) || self.constant_axis(name).is_some()
     }
 
     /// The launches of a `__global__` function, by their place in the header.
-    pub(crate) fn launches_of(&self, function: &Function<'_>) -> Vec<usize> {
-        let name = self.syntax.name_of(function);
+    pub(crate) fn launches_of(&self, function: &FunctionNode<'_>) -> Vec<usize> {
+        let name = self.syntax.function_name(function);
         let launches = self.header.launches.iter().enumerate();
         launches
             .filter(|(_, launch)| {
@@ -129,7 +135,12 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether two parameters of a `__global__` function may point to the same memory in some launch.
-    pub(crate) fn parameters_alias(&self, function: &Function<'_>, left: usize, right: usize) -> bool {
+    pub(crate) fn parameters_may_alias(
+        &self,
+        function: &FunctionNode<'_>,
+        left: usize,
+        right: usize,
+    ) -> bool {
         let launches = self.launches_of(function);
         launches.is_empty()
             || launches.iter().any(|launch| {
@@ -153,7 +164,7 @@ impl<'a> Subject<'a> {
 }
 
 /// The cartesian product of the tunables' lists; empty where it is too large.
-fn points(header: &Header) -> Vec<IndexMap<String, i64>> {
+fn tunable_points(header: &Header) -> Vec<IndexMap<String, i64>> {
     let mut points = vec![IndexMap::new()];
     for (name, values) in &header.tunables {
         if points.len() * values.len() > MAX_POINTS {

@@ -19,32 +19,36 @@ pub(super) fn kernel(body: &str) -> String {
 }
 
 /// What a transformation offers.
-pub(super) fn labels(transformation: &dyn Transformation, body: &str) -> String {
+pub(super) fn site_labels(transformation: &dyn Transformation, body: &str) -> String {
     let (task, source) = (task(), kernel(body));
     let subject = Subject::new(&source, &task).expect("a kernel");
-    let places = transformation.places(&subject);
+    let places = transformation.sites(&subject);
     places
         .iter()
-        .map(|place| format!("{} (line {})\n", place.what, place.line))
+        .map(|place| format!("{} (line {})\n", place.label, place.line))
         .collect()
 }
 
 /// The lines that differ after the transformation at the place whose label begins so.
 pub(super) fn changes(transformation: &dyn Transformation, body: &str, label: &str) -> String {
-    changes_of(transformation, &kernel(body), label)
+    changes_in_source(transformation, &kernel(body), label)
 }
 
-pub(super) fn changes_of(transformation: &dyn Transformation, source: &str, label: &str) -> String {
+pub(super) fn changes_in_source(
+    transformation: &dyn Transformation,
+    source: &str,
+    label: &str,
+) -> String {
     let task = task();
     let subject = Subject::new(source, &task).expect("a kernel");
-    let places = transformation.places(&subject);
+    let places = transformation.sites(&subject);
     let place = places
         .iter()
-        .find(|place| format!("{} (line {})", place.what, place.line).starts_with(label))
+        .find(|place| format!("{} (line {})", place.label, place.line).starts_with(label))
         .unwrap_or_else(|| panic!("no place `{label}` in {places:?}"));
     let child = place.edits.apply(source).expect("edits that fit");
     assert!(
-        super::identity_of_kernel(&child, &task).is_some(),
+        super::kernel_identity(&child, &task).is_some(),
         "no kernel:\n{child}"
     );
     let (before, after): (Vec<_>, Vec<_>) = (source.lines().collect(), child.lines().collect());

@@ -1,33 +1,34 @@
 //! `unroll`: how often a loop's body is written out.
 
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
+use super::{RewriteSite, Subject, Transformation};
 use crate::kernel::syntax::{descendants, line_of};
-use crate::propose::edit::{Edits, line_start};
+use crate::propose::source_edits::{SourceEdits, line_start};
 
-use super::loops::{Loop, pragma_of};
+use super::loops::{CountingLoop, unroll_pragma_before};
 
 pub(super) struct Unroll;
 
 /// Bodies with more nodes than these are long enough as they are.
-const LONGEST: usize = 600;
+const MAX_LOOP_NODES: usize = 600;
 
 impl Transformation for Unroll {
     fn name(&self) -> &'static str {
         "unroll"
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let mut places = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             for node in descendants(function.body).filter(|node| node.kind() == "for_statement") {
-                if node.descendant_count() > LONGEST {
+                if node.descendant_count() > MAX_LOOP_NODES {
                     continue;
                 }
-                let pragma = pragma_of(&scope, node);
+                let pragma = unroll_pragma_before(&scope, node);
                 let now = pragma.map(|pragma| subject.text(pragma).trim());
-                let trips = Loop::of(&scope, node).and_then(|found| found.trips(&scope));
+                let trips =
+                    CountingLoop::of(&scope, node).and_then(|found| found.trip_count(&scope));
                 let mut wishes: Vec<Option<String>> = [2, 4, 8]
                     .iter()
                     .filter(|count| trips.is_none_or(|trips| trips > **count))
@@ -42,7 +43,7 @@ impl Transformation for Unroll {
                     wishes.push(None);
                 }
                 for wish in wishes.into_iter().filter(|wish| wish.as_deref() != now) {
-                    let mut edits = Edits::new();
+                    let mut edits = SourceEdits::new();
                     match (pragma, &wish) {
                         (Some(pragma), Some(wish)) => {
                             edits.replace(pragma.byte_range(), format!("{wish}\n"))
@@ -63,8 +64,8 @@ impl Transformation for Unroll {
                     } else {
                         what
                     };
-                    places.push(Place {
-                        what,
+                    places.push(RewriteSite {
+                        label: what,
                         line: line_of(node),
                         edits,
                     });
@@ -77,14 +78,14 @@ impl Transformation for Unroll {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     const BODY: &str = "    for (int i = 0; i < columns; ++i) output[i] = x[i];\n#pragma unroll 4\n    for (int i = 0; i < 16; ++i) output[i] += 1.0f;\n";
 
     #[test]
-    fn pragmas_are_added_changed_and_taken_away() {
-        insta::assert_snapshot!(labels(&Unroll, BODY), @r#"
+    fn unroll_pragmas_are_added_changed_and_removed() {
+        insta::assert_snapshot!(site_labels(&Unroll, BODY), @r#"
         2 (line 9)
         4 (line 9)
         8 (line 9)

@@ -4,23 +4,23 @@
 
 use tree_sitter::Node;
 
-use super::effects::{Effects, Target, assigns, is_pure, target};
-use super::loops::Loop;
+use super::effects::{Effects, WriteTarget, assigns_variable, is_pure, write_target};
+use super::loops::CountingLoop;
 use super::scope::Scope;
-use super::{Place, Subject, Transformation};
-use crate::kernel::syntax::{builtin_bytes, contains, descendants, line_of, named_children};
-use crate::propose::edit::deeper;
+use super::{RewriteSite, Subject, Transformation};
+use crate::kernel::syntax::{builtin_type_bytes, contains, descendants, line_of, named_children};
+use crate::propose::source_edits::indent_following_lines;
 
 pub(super) struct Vectorize;
 
 const WIDTHS: [i64; 3] = [2, 4, 8];
-const LONGEST: usize = 400;
+const MAX_BODY_NODES: usize = 400;
 const MAX_DEPTH: usize = 32;
 
 /// All accesses of a body to one element `p[base + i]`.
-struct Stream<'t, 'a> {
+struct VectorAccess<'t, 'a> {
     pointer: &'a str,
-    kind: &'a str,
+    type_name: &'a str,
     bytes: i64,
     is_const: bool,
     members: Vec<Node<'t>>,
@@ -40,19 +40,19 @@ impl Transformation for Vectorize {
         2.0
     }
 
-    fn places(&self, subject: &Subject<'_>) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
+    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
+        let mut places: Vec<RewriteSite> = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             let mut every = [(); WIDTHS.len()].map(|()| Vec::new());
-            for found in Loop::all(&scope) {
+            for found in CountingLoop::all_in(&scope) {
                 let is_innermost =
                     descendants(found.body).all(|node| node.kind() != "for_statement");
                 let effects = Effects::of(&scope, found.body);
                 let is_fit = found.is_in_block()
                     && is_innermost
                     && found.step_text(&scope) == "1"
-                    && found.body.descendant_count() <= LONGEST
+                    && found.body.descendant_count() <= MAX_BODY_NODES
                     && !effects.jumps
                     && !effects.is_opaque;
                 if !is_fit {
@@ -60,27 +60,27 @@ impl Transformation for Vectorize {
                 }
                 for (width, every) in WIDTHS.into_iter().zip(&mut every) {
                     let starts_aligned = subject
-                        .constant(found.start)
+                        .constant_value(found.start)
                         .is_some_and(|start| start % width == 0);
-                    if !starts_aligned || !found.divides(&scope, width) {
+                    if !starts_aligned || !found.has_trip_multiple_of(&scope, width) {
                         continue;
                     }
-                    let streams = streams(&scope, &found, width);
+                    let streams = vector_accesses(&scope, &found, width);
                     if streams.is_empty() {
                         continue;
                     }
                     let names: Vec<_> = streams.iter().map(|stream| stream.pointer).collect();
                     let what = format!("{} x{width}", names.join(", "));
-                    let text = widened(&scope, &found, &streams, width);
-                    every.extend(text.map(|text| Place {
-                        what,
+                    let text = widen_loop(&scope, &found, &streams, width);
+                    every.extend(text.map(|text| RewriteSite {
+                        label: what,
                         line: line_of(found.node),
-                        edits: found.replaced(&scope, &text),
+                        edits: found.replace_with(&scope, &text),
                     }));
                 }
             }
             for (width, every) in WIDTHS.into_iter().zip(every) {
-                let all = Place::all(&every, format!("all loops x{width}"));
+                let all = RewriteSite::combined(&every, format!("all loops x{width}"));
                 places.extend(every);
                 places.extend(all);
             }
@@ -90,14 +90,18 @@ impl Transformation for Vectorize {
 }
 
 /// The elements of the body that can be reached in steps of `width`.
-fn streams<'t, 'a>(scope: &Scope<'t, 'a>, found: &Loop<'t, 'a>, width: i64) -> Vec<Stream<'t, 'a>> {
+fn vector_accesses<'t, 'a>(
+    scope: &Scope<'t, 'a>,
+    found: &CountingLoop<'t, 'a>,
+    width: i64,
+) -> Vec<VectorAccess<'t, 'a>> {
     let accesses: Vec<_> = descendants(found.body)
-        .filter(|node| is_access(scope, *node))
+        .filter(|node| is_memory_access(scope, *node))
         .collect();
-    let mut streams: Vec<Stream<'t, 'a>> = Vec::new();
+    let mut streams: Vec<VectorAccess<'t, 'a>> = Vec::new();
     let mut texts: Vec<(&str, String)> = Vec::new();
     for node in &accesses {
-        let Some((pointer, index)) = element(*node) else {
+        let Some((pointer, index)) = pointer_and_index(*node) else {
             continue;
         };
         let key = (
@@ -111,47 +115,47 @@ fn streams<'t, 'a>(scope: &Scope<'t, 'a>, found: &Loop<'t, 'a>, width: i64) -> V
             .iter()
             .copied()
             .filter(|other| {
-                element(*other).is_some_and(|(pointer, index)| {
+                pointer_and_index(*other).is_some_and(|(pointer, index)| {
                     scope.text(pointer) == key.0
                         && scope.text(index).split_whitespace().collect::<String>() == key.1
                 })
             })
             .collect();
         texts.push(key);
-        streams.extend(stream(
+        streams.extend(vector_access(
             scope, found, pointer, index, members, &accesses, width,
         ));
     }
     streams
 }
 
-fn stream<'t, 'a>(
+fn vector_access<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    found: &Loop<'t, 'a>,
+    found: &CountingLoop<'t, 'a>,
     pointer: Node<'t>,
     index: Node<'t>,
     members: Vec<Node<'t>>,
     accesses: &[Node<'t>],
     width: i64,
-) -> Option<Stream<'t, 'a>> {
+) -> Option<VectorAccess<'t, 'a>> {
     let kind = scope.type_of(members[0])?;
-    let bytes = i64::from(builtin_bytes(kind)?);
+    let bytes = i64::from(builtin_type_bytes(kind)?);
     let declared = scope.lookup_node(pointer)?;
     let is_narrow = matches!(bytes, 1 | 2 | 4) && width * bytes >= 4 && width * bytes <= 32;
-    let is_aligned = counts_by_one(scope, index, found.variable)
+    let is_aligned = index_grows_by_one(scope, index, found.variable)
         && is_multiple(scope, index, found.variable, width, 0)
         && is_aligned(scope, pointer, width, 0);
     let root = scope
-        .root(pointer)
-        .filter(|root| scope.parameter(root).is_some())?;
+        .memory_root(pointer)
+        .filter(|root| scope.unshadowed_parameter(root).is_some())?;
     if !is_narrow
         || !is_aligned
-        || assigns(scope, found.body, declared.name)
-        || !is_steady(scope, found, index)
+        || assigns_variable(scope, found.body, declared.name)
+        || !index_is_steady(scope, found, index)
     {
         return None;
     }
-    let ways: Vec<_> = members.iter().map(|member| way(*member)).collect();
+    let ways: Vec<_> = members.iter().map(|member| access_mode(*member)).collect();
     let is_written = ways.iter().any(|way| way.writes);
     // What is written first need not be loaded.
     let is_read = ways.first().is_some_and(|way| way.reads)
@@ -161,8 +165,9 @@ fn stream<'t, 'a>(
         .iter()
         .filter(|other| !members.iter().any(|member| member.id() == other.id()))
         .all(|other| {
-            let other_writes = way(*other).writes;
-            (!is_written && !other_writes) || !scope.may_alias(Some(root), scope.root(*other))
+            let other_writes = access_mode(*other).writes;
+            (!is_written && !other_writes)
+                || !scope.may_alias(Some(root), scope.memory_root(*other))
         });
     if !is_alone {
         return None;
@@ -180,11 +185,11 @@ fn stream<'t, 'a>(
     let guard = if is_sure {
         None
     } else {
-        Some(guard(scope, found, &members)?)
+        Some(common_guard(scope, found, &members)?)
     };
-    Some(Stream {
+    Some(VectorAccess {
         pointer: declared.name,
-        kind,
+        type_name: kind,
         bytes,
         is_const: declared.is_const,
         members,
@@ -195,13 +200,13 @@ fn stream<'t, 'a>(
     })
 }
 
-struct Way {
+struct AccessMode {
     reads: bool,
     writes: bool,
 }
 
 /// How an element is used.
-fn way(element: Node<'_>) -> Way {
+fn access_mode(element: Node<'_>) -> AccessMode {
     match element.parent().filter(|parent| {
         matches!(
             parent.kind(),
@@ -215,16 +220,16 @@ fn way(element: Node<'_>) -> Way {
             let is_plain = parent
                 .child_by_field_name("operator")
                 .is_some_and(|operator| operator.kind() == "=");
-            Way {
+            AccessMode {
                 reads: !is_left || !is_plain,
                 writes: is_left,
             }
         }
-        Some(_) => Way {
+        Some(_) => AccessMode {
             reads: true,
             writes: true,
         },
-        None => Way {
+        None => AccessMode {
             reads: true,
             writes: false,
         },
@@ -232,7 +237,7 @@ fn way(element: Node<'_>) -> Way {
 }
 
 /// A subscript or an indirection that reaches memory behind a pointer.
-fn is_access<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
+fn is_memory_access<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
     let is_indirect = match node.kind() {
         "subscript_expression" => true,
         "pointer_expression" => node
@@ -243,11 +248,11 @@ fn is_access<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
             .is_some_and(|operator| operator.kind() == "->"),
         _ => false,
     };
-    is_indirect && matches!(target(scope, node), Target::Memory(_))
+    is_indirect && matches!(write_target(scope, node), WriteTarget::Memory(_))
 }
 
 /// The pointer and the index of `p[index]`.
-fn element<'t>(node: Node<'t>) -> Option<(Node<'t>, Node<'t>)> {
+fn pointer_and_index<'t>(node: Node<'t>) -> Option<(Node<'t>, Node<'t>)> {
     let pointer = node.child_by_field_name("argument").filter(|argument| {
         node.kind() == "subscript_expression" && argument.kind() == "identifier"
     })?;
@@ -258,7 +263,7 @@ fn element<'t>(node: Node<'t>) -> Option<(Node<'t>, Node<'t>)> {
 }
 
 /// Whether an index grows by one with the variable: the variable is a term of the sum, once.
-pub(super) fn counts_by_one(scope: &Scope<'_, '_>, index: Node<'_>, variable: &str) -> bool {
+pub(super) fn index_grows_by_one(scope: &Scope<'_, '_>, index: Node<'_>, variable: &str) -> bool {
     let uses: Vec<_> = descendants(index)
         .filter(|node| node.kind() == "identifier" && scope.text(*node) == variable)
         .collect();
@@ -312,14 +317,14 @@ fn is_multiple<'t>(
         "identifier" => match scope.lookup_node(node) {
             None => scope
                 .subject
-                .always(&|evaluate| Some(evaluate(node)? % width == 0)),
+                .holds_at_all_points(&|evaluate| Some(evaluate(node)? % width == 0)),
             Some(declared) => {
-                let is_set_once = declared.parameter.is_none()
+                let is_set_once = declared.parameter_index.is_none()
                     && !declared.is_reference
-                    && !assigns(scope, scope.function.body, declared.name);
+                    && !assigns_variable(scope, scope.function.body, declared.name);
                 is_set_once
                     && declared
-                        .value
+                        .initializer
                         .is_some_and(|value| is_multiple(scope, value, "", width, depth + 1))
             }
         },
@@ -336,7 +341,7 @@ fn is_multiple<'t>(
         },
         _ => scope
             .subject
-            .always(&|evaluate| Some(evaluate(node)? % width == 0)),
+            .holds_at_all_points(&|evaluate| Some(evaluate(node)? % width == 0)),
     }
 }
 
@@ -347,12 +352,12 @@ fn is_aligned<'t>(scope: &Scope<'t, '_>, pointer: Node<'t>, width: i64, depth: u
     }
     match pointer.kind() {
         "identifier" => scope.lookup_node(pointer).is_some_and(|declared| {
-            declared.pointers == 1
-                && !assigns(scope, scope.function.body, declared.name)
-                && match declared.parameter {
+            declared.pointer_depth == 1
+                && !assigns_variable(scope, scope.function.body, declared.name)
+                && match declared.parameter_index {
                     Some(_) => scope.function.is_global,
                     None => declared
-                        .value
+                        .initializer
                         .is_some_and(|value| is_aligned(scope, value, width, depth + 1)),
                 }
         }),
@@ -378,22 +383,32 @@ fn is_aligned<'t>(scope: &Scope<'t, '_>, pointer: Node<'t>, width: i64, depth: u
 }
 
 /// Whether all of an index but the variable means the same in front of the loop, and stays so.
-fn is_steady<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>, index: Node<'t>) -> bool {
+fn index_is_steady<'t>(
+    scope: &Scope<'t, '_>,
+    found: &CountingLoop<'t, '_>,
+    index: Node<'t>,
+) -> bool {
     let effects = Effects::of(scope, found.body);
     descendants(index)
         .filter(|node| node.kind() == "identifier" && scope.text(*node) != found.variable)
-        .all(|node| scope.is_outside(node, found.node) && !effects.may_change(scope, node))
+        .all(|node| {
+            scope.resolves_same_before(node, found.node) && !effects.may_change(scope, node)
+        })
 }
 
 /// The condition that all members lie under, if it is one of `? :` that the loop does not change.
-fn guard<'t>(scope: &Scope<'t, '_>, found: &Loop<'t, '_>, members: &[Node<'t>]) -> Option<String> {
+fn common_guard<'t>(
+    scope: &Scope<'t, '_>,
+    found: &CountingLoop<'t, '_>,
+    members: &[Node<'t>],
+) -> Option<String> {
     let effects = Effects::of(scope, found.body);
     let mut guards = members.iter().map(|member| {
         let choice = std::iter::successors(member.parent(), Node::parent)
             .find(|around| around.kind() == "conditional_expression")?;
         let condition = choice.child_by_field_name("condition")?;
         let is_steady = is_pure(scope, condition)
-            && scope.is_outside(condition, found.node)
+            && scope.resolves_same_before(condition, found.node)
             && !effects.may_change(scope, condition)
             && scope.is_unconditional(choice, found.body);
         let text = scope.text(condition);
@@ -430,34 +445,34 @@ fn negation(scope: &Scope<'_, '_>, condition: Node<'_>) -> String {
 }
 
 /// The loop in steps of `width`, with wide loads before the body's elements and wide stores after them.
-fn widened(
+fn widen_loop(
     scope: &Scope<'_, '_>,
-    found: &Loop<'_, '_>,
-    streams: &[Stream<'_, '_>],
+    found: &CountingLoop<'_, '_>,
+    streams: &[VectorAccess<'_, '_>],
     width: i64,
 ) -> Option<String> {
     let subject = scope.subject;
     let indent = found.indent(scope);
-    let lane = subject.fresh("lane");
-    let mut edits = found.shift(scope, &format!("{} + {lane}", found.variable));
+    let lane = subject.fresh_name("lane");
+    let mut edits = found.replace_variable(scope, &format!("{} + {lane}", found.variable));
     let (mut loads, mut stores) = (Vec::new(), Vec::new());
     for (position, stream) in streams.iter().enumerate() {
         let same = streams[..position]
             .iter()
             .filter(|other| other.pointer == stream.pointer)
             .count();
-        let name = subject.fresh(&match same {
+        let name = subject.fresh_name(&match same {
             0 => format!("{}_wide", stream.pointer),
             _ => format!("{}_wide_{}", stream.pointer, same + 1),
         });
         // The element's own edits give way to those of its index.
         for member in &stream.members {
-            edits = edits.without(&member.byte_range());
+            edits = edits.without_range(&member.byte_range());
             edits.replace(member.byte_range(), format!("{name}[{lane}]"));
         }
         let index = scope.text(stream.index);
         let total = width * stream.bytes;
-        let vector = match (total.min(16), stream.kind) {
+        let vector = match (total.min(16), stream.type_name) {
             (16, "float") => "float4",
             (8, "float") => "float2",
             (16, _) => "uint4",
@@ -465,7 +480,7 @@ fn widened(
             _ => "unsigned",
         };
         let (kind, condition) = (
-            stream.kind,
+            stream.type_name,
             stream
                 .guard
                 .as_ref()
@@ -499,11 +514,11 @@ fn widened(
         lines.collect::<String>()
     };
     let (loads, stores) = (lines(&loads, "", "\n"), lines(&stores, "\n", ""));
-    let body = deeper(&found.body_text(scope, &edits)?);
+    let body = indent_following_lines(&found.body_text(scope, &edits)?);
     Some(format!(
         "{pragma}{indent}{head} {{\n{loads}#pragma unroll\n{indent}    for (int {lane} = 0; {lane} < {width}; ++{lane}) {{\n{indent}        {body}\n{indent}    }}{stores}\n{indent}}}",
         pragma = found.pragma_line(scope),
-        head = found.head(
+        head = found.header_with(
             scope.text(found.start),
             scope.text(found.bound),
             &width.to_string()
@@ -513,13 +528,13 @@ fn widened(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{changes, labels};
+    use super::super::testing::{changes, site_labels};
     use super::*;
 
     #[test]
-    fn floats_are_loaded_four_at_once() {
+    fn elements_are_loaded_and_stored_as_vectors() {
         let body = "    const int row = blockIdx.x;\n    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) {\n        const float value = x == nullptr ? 0.0f : x[row * 64 + i];\n        output[row * 64 + i] = value * i;\n        sum += output[row * 64 + i];\n    }\n";
-        insta::assert_snapshot!(labels(&Vectorize, body), @r#"
+        insta::assert_snapshot!(site_labels(&Vectorize, body), @r#"
         x, output x2 (line 11)
         x, output x4 (line 11)
         x, output x8 (line 11)
@@ -544,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_through_is_loaded_and_stored() {
+    fn updated_elements_are_loaded_and_stored_back() {
         let body = "    float* out = output + blockIdx.x * 64;\n#pragma unroll 2\n    for (int i = 0; i < 64; i++) out[i] *= 2.0f;\n";
         insta::assert_snapshot!(changes(&Vectorize, body, "out x8"), @r#"
         -     for (int i = 0; i < 64; i++) out[i] *= 2.0f;
@@ -563,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_aligned_or_shares_memory_is_left_alone() {
+    fn unaligned_or_aliased_accesses_are_not_vectorized() {
         for body in [
             "    for (int i = 0; i < 64; i++) output[i + 1] = x[columns + i];\n",
             "    for (int i = 0; i < columns; i++) output[i] = x[i];\n",
@@ -572,7 +587,7 @@ mod tests {
             "    for (int i = 0; i < 64; i++) output[i] = output[64 - i];\n",
             "    for (int i = 0; i < 64; i++) { if (rows > i) output[i] = 0.0f; }\n",
         ] {
-            assert_eq!(labels(&Vectorize, body), "", "{body}");
+            assert_eq!(site_labels(&Vectorize, body), "", "{body}");
         }
     }
 }

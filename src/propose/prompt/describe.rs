@@ -2,28 +2,31 @@
 
 use minijinja::{Value, context};
 
-use super::quote::{block, line, paragraph, span};
-use super::words::{significant, with_prefix};
-use super::{Language, Question};
+use super::feedback_text::{format_si, format_significant};
+use super::quote::{code_span, fenced_block, one_line, one_paragraph};
+use super::{Language, PromptInput};
 use crate::device::DeviceFacts;
 use crate::task::{DType, Definition, Tensor, WorkloadChoice};
 
 /// The most letters of a description.
-const DESCRIPTION: usize = 1000;
+const MAX_DESCRIPTION_CHARS: usize = 1000;
 
 /// A question's task: names, shapes, types, what is compared and timed.
-pub(super) fn task(question: &Question<'_>, language: Language) -> Value {
+pub(super) fn task_values(question: &PromptInput<'_>, language: Language) -> Value {
     let task = question.task;
     let definition = &task.definition;
     let axes = definition.axes.iter().map(|(name, axis)| {
-        let derived = task.derived.get(name).map(|size| line(size.text(), 200));
+        let derived = task
+            .derived
+            .get(name)
+            .map(|size| one_line(size.text(), 200));
         context! {
-            name => line(name, 80), value => axis.value, derived,
-            description => described(axis.description.as_deref()),
+            name => one_line(name, 80), value => axis.value, derived,
+            description => quoted_description(axis.description.as_deref()),
         }
     });
     let inputs = definition.inputs.iter().map(|(name, input)| {
-        context! { of => tensor(name, input, language), optional => input.optional, by_value => input.shape.is_none() }
+        context! { of => tensor_values(name, input, language), optional => input.optional, by_value => input.shape.is_none() }
     });
     let outputs = definition.outputs.iter().map(|(name, output)| {
         let tolerance = task.settings.tolerance.get(name);
@@ -31,9 +34,9 @@ pub(super) fn task(question: &Question<'_>, language: Language) -> Value {
             .settings
             .in_place
             .get(name)
-            .map(|input| line(input, 80));
+            .map(|input| one_line(input, 80));
         context! {
-            of => tensor(name, output, language), over,
+            of => tensor_values(name, output, language), over,
             rtol => tolerance.map(|tolerance| tolerance.rtol),
             atol_rms => tolerance.map(|tolerance| tolerance.atol_rms),
         }
@@ -52,57 +55,57 @@ pub(super) fn task(question: &Question<'_>, language: Language) -> Value {
     let workloads = timed.map(|workload| {
         let variables = definition.variables();
         let sizes = variables.filter_map(|name| Some((name, workload.binding.axes.get(name)?)));
-        let sizes = sizes.map(|(name, size)| format!("{} = {size}", line(name, 80)));
-        context! { id => span(&workload.id, 60), sizes => sizes.collect::<Vec<_>>().join(", ") }
+        let sizes = sizes.map(|(name, size)| format!("{} = {size}", one_line(name, 80)));
+        context! { id => code_span(&workload.id, 60), sizes => sizes.collect::<Vec<_>>().join(", ") }
     });
     context! {
-        name => span(&task.name, 80),
-        description => described(definition.description.as_deref()),
+        name => code_span(&task.name, 80),
+        description => quoted_description(definition.description.as_deref()),
         axes => axes.collect::<Vec<_>>(),
         inputs => inputs.collect::<Vec<_>>(),
         outputs => outputs.collect::<Vec<_>>(),
         workloads => workloads.collect::<Vec<_>>(),
-        reference => block(&definition.reference, "python"),
-        bytes => span(task.bytes.text(), 600),
-        flops => span(task.flops.text(), 600),
-        constants => constants(definition),
-        parameters => parameters(definition, language),
+        reference => fenced_block(&definition.reference, "python"),
+        bytes => code_span(task.bytes.text(), 600),
+        flops => code_span(task.flops.text(), 600),
+        constants => constant_list(definition),
+        parameters => parameter_list(definition, language),
     }
 }
 
-fn described(text: Option<&str>) -> Option<String> {
-    text.map(|text| paragraph(text, DESCRIPTION))
+fn quoted_description(text: Option<&str>) -> Option<String> {
+    text.map(|text| one_paragraph(text, MAX_DESCRIPTION_CHARS))
         .filter(|text| !text.is_empty())
 }
 
 /// The constant axes as the code sees them.
-fn constants(definition: &Definition) -> String {
+fn constant_list(definition: &Definition) -> String {
     let constants = definition.constants();
     let named =
-        constants.map(|(name, value)| format!("{} = {value}", line(name, 80).to_uppercase()));
+        constants.map(|(name, value)| format!("{} = {value}", one_line(name, 80).to_uppercase()));
     named.collect::<Vec<_>>().join(", ")
 }
 
-fn tensor(name: &str, tensor: &Tensor, language: Language) -> Value {
+fn tensor_values(name: &str, tensor: &Tensor, language: Language) -> Value {
     let shape = (tensor.shape.as_ref()).map(|axes| {
-        let axes = axes.iter().map(|axis| line(axis, 80));
+        let axes = axes.iter().map(|axis| one_line(axis, 80));
         axes.collect::<Vec<_>>().join(", ")
     });
     context! {
-        name => line(name, 80), shape, dtype => tensor.dtype.to_string(),
-        element => spelled(tensor.dtype, language),
-        description => described(tensor.description.as_deref()),
+        name => one_line(name, 80), shape, dtype => tensor.dtype.to_string(),
+        element => element_type(tensor.dtype, language),
+        description => quoted_description(tensor.description.as_deref()),
     }
 }
 
 /// A parameter list that takes every input and output in the definition's order.
-fn parameters(definition: &Definition, language: Language) -> String {
+fn parameter_list(definition: &Definition, language: Language) -> String {
     let inputs = definition.inputs.iter().map(|pair| (pair, true));
     let outputs = definition.outputs.iter().map(|pair| (pair, false));
     let mut parameters = Vec::new();
     for (position, ((name, tensor), is_input)) in inputs.chain(outputs).enumerate() {
-        let element = spelled(tensor.dtype, language);
-        let name = line(name, 80);
+        let element = element_type(tensor.dtype, language);
+        let name = one_line(name, 80);
         let constant = if is_input { "const " } else { "" };
         parameters.push(match (language, tensor.shape.is_none()) {
             (Language::Cuda, true) => format!("{element} {name}"),
@@ -116,21 +119,21 @@ fn parameters(definition: &Definition, language: Language) -> String {
     parameters.join(", ")
 }
 
-fn spelled(dtype: DType, language: Language) -> &'static str {
+fn element_type(dtype: DType, language: Language) -> &'static str {
     match (language, dtype) {
-        (Language::Cuda, dtype) => dtype.cuda(),
+        (Language::Cuda, dtype) => dtype.cuda_type(),
         (Language::Metal, DType::Float16) => "half",
         (Language::Metal, DType::BFloat16) => "bfloat",
         (Language::Metal, DType::Int64) => "long",
         (Language::Metal, DType::Int8) => "char",
         // Metal has neither: the bytes are all that a kernel gets.
         (Language::Metal, DType::Float8E4M3 | DType::Float8E5M2) => "uchar",
-        (Language::Metal, dtype) => dtype.cuda(),
+        (Language::Metal, dtype) => dtype.cuda_type(),
     }
 }
 
 /// What is known of the device, one fact a line.
-pub(super) fn device(facts: &DeviceFacts, backend: &str) -> Value {
+pub(super) fn device_values(facts: &DeviceFacts, backend: &str) -> Value {
     let mut lines = Vec::new();
     if let Some(cores) = facts.cores {
         lines.push(format!("{cores} cores that blocks are spread over"));
@@ -163,7 +166,10 @@ pub(super) fn device(facts: &DeviceFacts, backend: &str) -> Value {
     if let Some(bytes) = facts.cache_bytes {
         let size = match bytes {
             bytes if bytes >= 1 << 20 => {
-                format!("{} MiB", significant(bytes as f64 / f64::from(1 << 20)))
+                format!(
+                    "{} MiB",
+                    format_significant(bytes as f64 / f64::from(1 << 20))
+                )
             }
             bytes => format!("{} KiB", bytes >> 10),
         };
@@ -172,28 +178,28 @@ pub(super) fn device(facts: &DeviceFacts, backend: &str) -> Value {
     if let Some(rate) = facts.bytes_a_second {
         lines.push(format!(
             "memory bandwidth, measured: {}",
-            with_prefix(rate, "B/s")
+            format_si(rate, "B/s")
         ));
     }
     if let Some(rate) = facts.float_a_second {
         lines.push(format!(
             "float32 arithmetic, measured: {}",
-            with_prefix(rate, "FLOP/s")
+            format_si(rate, "FLOP/s")
         ));
     }
     if let Some(rate) = facts.tensor_a_second {
         lines.push(format!(
             "bfloat16 on the tensor cores by `mma.sync`, measured: {}",
-            with_prefix(rate, "FLOP/s")
+            format_si(rate, "FLOP/s")
         ));
     }
     if let Some((bytes, float)) = facts.bytes_a_second.zip(facts.float_a_second) {
         lines.push(format!(
             "so float32 work of fewer than about {} operations a byte of traffic is bound by memory",
-            significant(float / bytes)
+            format_significant(float / bytes)
         ));
     }
     context! {
-        name => line(&facts.name, 100), arch => line(&facts.arch, 40), backend, lines,
+        name => one_line(&facts.name, 100), arch => one_line(&facts.arch, 40), backend, lines,
     }
 }

@@ -4,19 +4,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::quote::shortened;
+use super::quote::truncate_chars;
 use crate::task::Task;
 use crate::verdict::{AccessFigures, Evidence, LaunchCounters, Resources, Status, Verdict};
 
 /// The most workloads that are told one by one.
-const MOST_WORKLOADS: usize = 16;
-const MOST_ACCESSES: usize = 4;
-const MOST_COUNTERS: usize = 2;
+const MAX_WORKLOADS: usize = 16;
+const MAX_ACCESSES: usize = 4;
+const MAX_COUNTERS: usize = 2;
 /// The most letters of a reason, and of a log.
-const REASON: usize = 400;
-const LOG: usize = 900;
+const MAX_REASON_CHARS: usize = 400;
+const MAX_LOG_CHARS: usize = 900;
 /// Of an access to global memory, sectors against as few as there could be from which on it is told.
-const WASTED: f64 = 1.25;
+const MIN_WASTE_RATIO: f64 = 1.25;
 
 /// A verdict in what a model can act on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Feedback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub place: Option<FaultLocation>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accesses: Vec<AccessFeedback>,
     /// The slowest launches under a profiler.
@@ -71,7 +71,7 @@ pub struct WorkloadFeedback {
 /// Where something was found. Fields that tell of a hidden shape are left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Place {
+pub struct FaultLocation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,17 +110,17 @@ pub struct AccessFeedback {
 
 impl Feedback {
     /// `None` for kforge's own fault, which is nobody's to mend.
-    pub(crate) fn of(verdict: &Verdict, task: &Task) -> Option<Self> {
+    pub(crate) fn from_verdict(verdict: &Verdict, task: &Task) -> Option<Self> {
         if verdict.status == Status::HarnessError {
             return None;
         }
         let empty = Evidence::default();
         let evidence = verdict.evidence.as_ref().unwrap_or(&empty);
         let hidden = is_hidden(verdict, evidence, task);
-        let (workloads, more_workloads) = workloads(verdict);
+        let (workloads, more_workloads) = timed_workloads(verdict);
         let margins = (verdict.workloads.iter()).filter_map(|workload| workload.tolerance_margin);
         let reason = verdict.reason.as_deref().map(|reason| match hidden {
-            true => without_sizes(reason, evidence, verdict),
+            true => redact_hidden(reason, evidence, verdict),
             false => reason.to_owned(),
         });
         let mut counters: Vec<_> = (evidence.counters.iter())
@@ -128,10 +128,10 @@ impl Feedback {
             .collect();
         let slowest = |launch: &LaunchCounters| launch.duration_us.unwrap_or_default();
         counters.sort_by(|a, b| slowest(b).total_cmp(&slowest(a)));
-        counters.truncate(MOST_COUNTERS);
+        counters.truncate(MAX_COUNTERS);
         Some(Self {
             status: verdict.status,
-            reason: reason.map(|reason| shortened(&reason, REASON)),
+            reason: reason.map(|reason| truncate_chars(&reason, MAX_REASON_CHARS)),
             hidden,
             speedup: (verdict.speedup.filter(|_| verdict.passed()))
                 .map(|speedup| [speedup.geomean, speedup.ci95[0], speedup.ci95[1]]),
@@ -139,12 +139,12 @@ impl Feedback {
             more_workloads,
             resources: verdict.resources.clone(),
             margin: margins.min_by(f64::total_cmp).filter(|_| verdict.passed()),
-            place: place(evidence, hidden),
-            accesses: accesses(&verdict.accesses),
+            place: fault_location(evidence, hidden),
+            accesses: wasteful_accesses(&verdict.accesses),
             counters,
             log: (evidence.log.as_deref())
                 .filter(|log| !log.trim().is_empty())
-                .map(|log| shortened(log, LOG)),
+                .map(|log| truncate_chars(log, MAX_LOG_CHARS)),
         })
     }
 
@@ -175,7 +175,7 @@ fn is_hidden(verdict: &Verdict, evidence: &Evidence, task: &Task) -> bool {
 }
 
 /// Those that are timed, slowest against the baseline first where there are too many; and how many are left.
-fn workloads(verdict: &Verdict) -> (Vec<WorkloadFeedback>, usize) {
+fn timed_workloads(verdict: &Verdict) -> (Vec<WorkloadFeedback>, usize) {
     let mut told: Vec<_> = (verdict.workloads.iter())
         .filter(|workload| !workload.hidden && workload.regime.is_none())
         .filter_map(|workload| {
@@ -191,16 +191,16 @@ fn workloads(verdict: &Verdict) -> (Vec<WorkloadFeedback>, usize) {
             })
         })
         .collect();
-    let more = told.len().saturating_sub(MOST_WORKLOADS);
+    let more = told.len().saturating_sub(MAX_WORKLOADS);
     if more > 0 {
         told.sort_by(|a, b| a.speedup.total_cmp(&b.speedup));
         // Mostly the worst, which are to be mended, and some of the best, which are to be kept.
-        told.drain(MOST_WORKLOADS * 3 / 4..MOST_WORKLOADS * 3 / 4 + more);
+        told.drain(MAX_WORKLOADS * 3 / 4..MAX_WORKLOADS * 3 / 4 + more);
     }
     (told, more)
 }
 
-fn place(evidence: &Evidence, hidden: bool) -> Option<Place> {
+fn fault_location(evidence: &Evidence, hidden: bool) -> Option<FaultLocation> {
     let other = evidence.other.as_ref().map(|other| {
         let [block, thread] =
             [other.block, other.thread].map(|[x, y, z]| format!("({x}, {y}, {z})"));
@@ -209,30 +209,39 @@ fn place(evidence: &Evidence, hidden: bool) -> Option<Place> {
             other.line,
         )
     });
-    let place = Place {
+    let place = FaultLocation {
         line: evidence.line,
         workload: evidence.workload.clone().filter(|_| !hidden),
         tensor: evidence.tensor.clone(),
         index: evidence.index.filter(|_| !hidden),
         expected: evidence.expected,
-        found: evidence.found.as_deref().map(|found| shortened(found, 32)),
+        found: evidence
+            .found
+            .as_deref()
+            .map(|found| truncate_chars(found, 32)),
         block: evidence.block,
         thread: evidence.thread,
         other,
-        variable: evidence.variable.as_deref().map(|name| shortened(name, 80)),
+        variable: evidence
+            .variable
+            .as_deref()
+            .map(|name| truncate_chars(name, 80)),
     };
-    (place != Place::default()).then_some(place)
+    (place != FaultLocation::default()).then_some(place)
 }
 
 /// Those that waste the most, by bytes.
-fn accesses(figures: &[AccessFigures]) -> Vec<AccessFeedback> {
+fn wasteful_accesses(figures: &[AccessFigures]) -> Vec<AccessFeedback> {
     let wasteful = |figures: &&AccessFigures| {
-        let conflicts = figures.bank_conflicts.is_some_and(|ratio| ratio > WASTED);
+        let conflicts = figures
+            .bank_conflicts
+            .is_some_and(|ratio| ratio > MIN_WASTE_RATIO);
         let least = f64::from(figures.bytes.max(1));
-        let sectors = (figures.sectors_per_request).is_some_and(|sectors| sectors > least * WASTED);
+        let sectors =
+            (figures.sectors_per_request).is_some_and(|sectors| sectors > least * MIN_WASTE_RATIO);
         conflicts || (sectors && figures.pattern.as_deref() != Some("coalesced"))
     };
-    let told = figures.iter().filter(wasteful).take(MOST_ACCESSES);
+    let told = figures.iter().filter(wasteful).take(MAX_ACCESSES);
     told.map(|figures| AccessFeedback {
         line: figures.line,
         access: figures.access.clone(),
@@ -245,7 +254,7 @@ fn accesses(figures: &[AccessFigures]) -> Vec<AccessFeedback> {
 }
 
 /// A reason without the name of the inputs, of the workload, and without numbers that tell of a shape.
-fn without_sizes(reason: &str, evidence: &Evidence, verdict: &Verdict) -> String {
+fn redact_hidden(reason: &str, evidence: &Evidence, verdict: &Verdict) -> String {
     let mut reason = reason.to_owned();
     if let Some(regime) = &evidence.regime {
         reason = reason.replace(&format!("inputs `{regime}`: "), "");

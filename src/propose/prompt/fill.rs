@@ -4,39 +4,42 @@ use std::collections::HashMap;
 
 use minijinja::{Value, context};
 
-use super::quote::{block, line, span};
-use super::render::operator_in_words;
-use super::{Label, Language, Prompt, Question, Shown, Templates, Tried, tokens, words};
+use super::quote::{code_span, fenced_block, one_line};
+use super::render::describe_origin;
+use super::{
+    HistoryEntry, KernelLabel, Language, Prompt, PromptInput, ShownKernel, Templates,
+    estimate_tokens, feedback_text,
+};
 use crate::base::{Digest, Failure};
 
 /// Of what the fixed parts leave, the history may take one part in so many.
-const HISTORY_PART: u64 = 4;
+const HISTORY_DIVISOR: u64 = 4;
 /// The most letters of what was tried, and of what came of it.
-const DETAIL: usize = 240;
-const RESULT: usize = 320;
+const MAX_DETAIL_CHARS: usize = 240;
+const MAX_RESULT_CHARS: usize = 320;
 
 /// Keeps count of what is left, and of what was left out.
-pub(super) struct Filler<'q> {
-    question: &'q Question<'q>,
+pub(super) struct BudgetedSections<'q> {
+    question: &'q PromptInput<'q>,
     templates: &'q Templates,
     language: Language,
-    seen: HashMap<Digest, u64>,
+    step_of_source: HashMap<Digest, u64>,
     left_out: Vec<String>,
 }
 
-impl<'q> Filler<'q> {
-    pub(super) fn new(question: &'q Question<'q>, templates: &'q Templates) -> Self {
+impl<'q> BudgetedSections<'q> {
+    pub(super) fn new(question: &'q PromptInput<'q>, templates: &'q Templates) -> Self {
         Self {
             question,
             templates,
             language: Language::of_backend(question.backend),
-            seen: HashMap::new(),
+            step_of_source: HashMap::new(),
             left_out: Vec::new(),
         }
     }
 
     /// The parents, whatever they take.
-    pub(super) fn parents(&mut self) -> Result<String, Failure> {
+    pub(super) fn render_parents(&mut self) -> Result<String, Failure> {
         let parents = self.question.parents;
         if parents.is_empty() {
             return Ok(String::new());
@@ -45,33 +48,35 @@ impl<'q> Filler<'q> {
             .templates
             .render("parents.md", context! { count => parents.len() })?;
         for parent in parents {
-            let same = self.seen.insert(Digest::of(parent.source), parent.step);
+            let same = self
+                .step_of_source
+                .insert(Digest::of(parent.source), parent.step);
             if same.is_none() {
-                text.push_str(&self.kernel(parent)?);
+                text.push_str(&self.render_kernel(parent)?);
             }
         }
         Ok(text)
     }
 
     /// As many other kernels as `room` tokens hold. After `parents`, whose code is not told again.
-    pub(super) fn context(&mut self, room: u64) -> Result<String, Failure> {
+    pub(super) fn render_context(&mut self, room: u64) -> Result<String, Failure> {
         let heading = self.templates.render("context.md", context! {})?;
-        let mut left = room.saturating_sub(tokens(&heading));
+        let mut left = room.saturating_sub(estimate_tokens(&heading));
         let mut text = String::new();
         for shown in self.question.context {
             let step = shown.step;
-            if let Some(other) = self.seen.get(&Digest::of(shown.source)) {
+            if let Some(other) = self.step_of_source.get(&Digest::of(shown.source)) {
                 self.left_out
                     .push(format!("step {step}: the code of step {other}"));
                 continue;
             }
             // What is longer without its feedback is not rendered: most of a large population is cut.
-            let least = tokens(shown.source);
-            let kernel = match least <= left {
-                true => self.kernel(shown)?,
+            let min_tokens = estimate_tokens(shown.source);
+            let kernel = match min_tokens <= left {
+                true => self.render_kernel(shown)?,
                 false => String::new(),
             };
-            let needed = tokens(&kernel).max(least);
+            let needed = estimate_tokens(&kernel).max(min_tokens);
             if needed > left {
                 self.left_out.push(format!(
                     "step {step}: about {needed} tokens, and {left} were left"
@@ -79,7 +84,7 @@ impl<'q> Filler<'q> {
                 continue;
             }
             left -= needed;
-            self.seen.insert(Digest::of(shown.source), step);
+            self.step_of_source.insert(Digest::of(shown.source), step);
             text.push_str(&kernel);
         }
         Ok(if text.is_empty() {
@@ -90,49 +95,50 @@ impl<'q> Filler<'q> {
     }
 
     /// As many steps as a part of `room` holds, the latest of them.
-    pub(super) fn history(&mut self, room: u64) -> Result<String, Failure> {
+    pub(super) fn render_history(&mut self, room: u64) -> Result<String, Failure> {
         let history = self.question.history;
         if history.is_empty() {
             return Ok(String::new());
         }
-        let mut left = room / HISTORY_PART;
-        let mut told: Vec<Value> = Vec::new();
+        let mut left = room / HISTORY_DIVISOR;
+        let mut rendered: Vec<Value> = Vec::new();
         for tried in history.iter().rev() {
-            let entry = Entry::of(tried);
+            let entry = QuotedEntry::of(tried);
             // The list's own marks beside the words.
-            let needed = tokens(&entry.detail) + tokens(&entry.result) + 16;
+            let needed = estimate_tokens(&entry.detail) + estimate_tokens(&entry.result) + 16;
             if needed > left {
                 break;
             }
             left -= needed;
-            told.push(entry.into_value());
+            rendered.push(entry.into_value());
         }
-        let cut = history.len() - told.len();
+        let cut = history.len() - rendered.len();
         if cut > 0 {
             self.left_out.push(format!(
                 "history: the {cut} oldest of {} steps",
                 history.len()
             ));
         }
-        if told.is_empty() {
+        if rendered.is_empty() {
             return Ok(String::new());
         }
-        told.reverse();
+        rendered.reverse();
         self.templates
-            .render("history.md", context! { tried => told, cut })
+            .render("history.md", context! { tried => rendered, cut })
     }
 
-    fn kernel(&self, shown: &Shown<'_>) -> Result<String, Failure> {
-        let feedback =
-            (shown.feedback).map(|feedback| words::feedback(feedback, shown.source, self.question));
+    fn render_kernel(&self, shown: &ShownKernel<'_>) -> Result<String, Failure> {
+        let feedback = (shown.feedback).map(|feedback| {
+            feedback_text::describe_feedback(feedback, shown.source, self.question)
+        });
         self.templates.render(
             "kernel.md",
             context! {
                 step => shown.step,
-                operator => operator_in_words(shown.operator),
-                label => shown.label.in_words(),
+                operator => describe_origin(shown.operator),
+                label => shown.label.describe(),
                 feedback,
-                code => block(shown.source, self.language.name()),
+                code => fenced_block(shown.source, self.language.name()),
             },
         )
     }
@@ -142,24 +148,24 @@ impl<'q> Filler<'q> {
         self.left_out.push(what);
     }
 
-    pub(super) fn finish(self, prompt: &mut Prompt) {
+    pub(super) fn move_left_out_to(self, prompt: &mut Prompt) {
         prompt.left_out = self.left_out;
     }
 }
 
 /// A step of the history, quoted.
-struct Entry<'t> {
-    tried: &'t Tried,
+struct QuotedEntry<'t> {
+    tried: &'t HistoryEntry,
     detail: String,
     result: String,
 }
 
-impl<'t> Entry<'t> {
-    fn of(tried: &'t Tried) -> Self {
+impl<'t> QuotedEntry<'t> {
+    fn of(tried: &'t HistoryEntry) -> Self {
         Self {
             tried,
-            detail: span(&tried.detail, DETAIL),
-            result: line(&tried.result, RESULT),
+            detail: code_span(&tried.detail, MAX_DETAIL_CHARS),
+            result: one_line(&tried.result, MAX_RESULT_CHARS),
         }
     }
 
@@ -177,14 +183,14 @@ impl<'t> Entry<'t> {
     }
 }
 
-impl Label {
-    fn in_words(self) -> &'static str {
+impl KernelLabel {
+    fn describe(self) -> &'static str {
         match self {
-            Label::Parent => "parent",
-            Label::Elite => "among the fastest",
-            Label::Different => "the best of another kind",
-            Label::Recent => "recent",
-            Label::Failure => "failed",
+            KernelLabel::Parent => "parent",
+            KernelLabel::Elite => "among the fastest",
+            KernelLabel::Different => "the best of another kind",
+            KernelLabel::Recent => "recent",
+            KernelLabel::Failure => "failed",
         }
     }
 }

@@ -12,19 +12,19 @@ use crate::task::Task;
 
 mod describe;
 mod feedback;
+mod feedback_text;
 mod fill;
 mod quote;
 mod render;
-mod sample;
+mod template_check;
 mod templates;
 #[cfg(test)]
 mod tests;
-mod words;
 
-pub(crate) use feedback::{AccessFeedback, Feedback, Place, WorkloadFeedback};
+pub(crate) use feedback::Feedback;
+pub(crate) use feedback_text::describe_failed_step;
 pub(crate) use render::render;
-pub use templates::{Card, Example, Stage, Templates};
-pub(crate) use words::failed_in_words;
+pub use templates::{Card, CardStage, ExampleKernel, Templates};
 
 /// What a kernel is written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ impl Language {
 
 /// All that a prompt is made from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Question<'a> {
+pub(crate) struct PromptInput<'a> {
     /// `propose`, `edit`, `crossover` or `repair`.
     pub operator: Operator,
     pub task: &'a Task,
@@ -67,36 +67,36 @@ pub(crate) struct Question<'a> {
     /// The baseline's name in `task.yaml`.
     pub baseline: &'a str,
     /// The first is the one to edit or to mend. Shown whatever they take.
-    pub parents: &'a [Shown<'a>],
+    pub parents: &'a [ShownKernel<'a>],
     /// Most worthy first: as many are shown as fit.
-    pub context: &'a [Shown<'a>],
+    pub context: &'a [ShownKernel<'a>],
     /// In the order of steps: of too many, the latest are shown.
-    pub history: &'a [Tried],
+    pub history: &'a [HistoryEntry],
     /// A strategy card, by its name.
     pub card: Option<&'a str>,
     /// The most edits that one reply may have.
-    pub most_edits: usize,
+    pub max_edits: usize,
     /// The most that the whole prompt should take, by the estimate of `tokens`.
     pub budget_tokens: u64,
     /// What a second try answers to.
-    pub missed: Option<Missed<'a>>,
+    pub missed: Option<MissedEdits<'a>>,
 }
 
 /// A kernel to show.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shown<'a> {
+pub(crate) struct ShownKernel<'a> {
     pub step: u64,
     pub operator: Operator,
     pub source: &'a str,
     /// `None` where it was not judged.
     pub feedback: Option<&'a Feedback>,
-    pub label: Label,
+    pub label: KernelLabel,
 }
 
 /// Why a kernel is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Label {
+pub enum KernelLabel {
     Parent,
     /// Among the fastest.
     Elite,
@@ -109,7 +109,7 @@ pub enum Label {
 
 /// A step that was made, in words.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tried {
+pub struct HistoryEntry {
     pub step: u64,
     pub operator: Operator,
     pub parents: Vec<u64>,
@@ -124,7 +124,7 @@ pub struct Tried {
 
 /// An earlier reply of the same step whose edits had no place.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Missed<'a> {
+pub(crate) struct MissedEdits<'a> {
     pub reply: &'a str,
     /// What was wrong with it, and where.
     pub message: &'a str,
@@ -155,13 +155,13 @@ pub(crate) struct Section {
 
 impl Prompt {
     /// The part that is the same for all steps of a run, without the system's.
-    pub(crate) fn stable(&self) -> String {
-        self.joined(|section| section.stable)
+    pub(crate) fn stable_text(&self) -> String {
+        self.join_sections(|section| section.stable)
     }
 
     /// What follows it.
-    pub(crate) fn changing(&self) -> String {
-        self.joined(|section| !section.stable)
+    pub(crate) fn changing_text(&self) -> String {
+        self.join_sections(|section| !section.stable)
     }
 
     /// All of it as one text, as `prompt.md` has it.
@@ -174,9 +174,9 @@ impl Prompt {
     }
 
     /// An estimate of the whole.
-    pub(crate) fn tokens(&self) -> u64 {
+    pub(crate) fn estimated_tokens(&self) -> u64 {
         let sections = self.sections.iter().map(|section| section.tokens);
-        tokens(&self.system) + sections.sum::<u64>()
+        estimate_tokens(&self.system) + sections.sum::<u64>()
     }
 
     /// Bytes of the whole: no tokenizer makes more tokens than bytes.
@@ -185,14 +185,14 @@ impl Prompt {
         (self.system.len() + sections.sum::<usize>()) as u64
     }
 
-    fn joined(&self, wanted: fn(&Section) -> bool) -> String {
-        let sections = self.sections.iter().filter(|section| wanted(section));
+    fn join_sections(&self, include: fn(&Section) -> bool) -> String {
+        let sections = self.sections.iter().filter(|section| include(section));
         sections.map(|section| section.text.as_str()).collect()
     }
 }
 
 /// An estimate for showing and for filling: seven bytes are two tokens, rounded up. Device code has rather fewer bytes a token than
 /// prose. Never for what may be spent: there each byte counts as one.
-pub(crate) fn tokens(text: &str) -> u64 {
+pub(crate) fn estimate_tokens(text: &str) -> u64 {
     (text.len() as u64 * 2).div_ceil(7)
 }

@@ -14,19 +14,19 @@ use super::Language;
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, yaml};
 
-static PROMPTS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/prompts");
+static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/prompts");
 
 /// Files of these folders are a list: a user's folder may add to them.
-const CARDS: &str = "cards/";
-const MANUAL: &str = "README.md";
+const CARDS_FOLDER: &str = "cards/";
+const README: &str = "README.md";
 /// The largest file of a user's folder.
-const MOST_BYTES: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// All templates, ready to be rendered.
 pub struct Templates {
     environment: Environment<'static>,
     cards: Vec<Card>,
-    examples: Vec<Example>,
+    examples: Vec<ExampleKernel>,
     version: String,
 }
 
@@ -35,7 +35,7 @@ pub struct Templates {
 pub struct Card {
     /// The file's name without its ending.
     pub name: String,
-    pub stage: Stage,
+    pub stage: CardStage,
     /// When it applies, in one line.
     pub when: String,
     pub languages: Vec<Language>,
@@ -44,7 +44,7 @@ pub struct Card {
 /// What a strategy works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum CardStage {
     Algorithm,
     Locality,
     Memory,
@@ -55,15 +55,15 @@ pub enum Stage {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CardHead {
-    stage: Stage,
+struct CardHeader {
+    stage: CardStage,
     when: String,
     languages: Vec<Language>,
 }
 
 /// A kernel that shows how something is written.
 #[derive(Clone, Debug)]
-pub struct Example {
+pub struct ExampleKernel {
     /// Such as `cuda/bf16_vectors.cu`.
     pub name: String,
     pub language: Language,
@@ -76,7 +76,7 @@ impl Templates {
     /// # Errors
     /// Never, as long as the program's own templates are sound: its tests see to that.
     pub fn embedded() -> Result<Self, Failure> {
-        Self::of(embedded_files(), "prompts")
+        Self::compile(embedded_files(), "prompts")
     }
 
     /// Those within the program, with the files of a folder in place of those that are called as they are.
@@ -87,13 +87,13 @@ impl Templates {
         let mut files = embedded_files();
         let origin = folder.display().to_string();
         let mut found = Vec::new();
-        collect(folder, "", &mut found).map_err(|(path, error)| {
+        collect_files(folder, "", &mut found).map_err(|(path, error)| {
             Failure::usage(format!("`{path}`: {error}")).hint(
                 "`llm.prompts` names a folder of templates, laid out as kforge's own `prompts/`",
             )
         })?;
         for (name, text) in found {
-            let may_be_new = name.starts_with(CARDS) || example_language(&name).is_some();
+            let may_be_new = name.starts_with(CARDS_FOLDER) || example_language(&name).is_some();
             if !may_be_new && !files.contains_key(&name) {
                 let known = files.keys().map(String::as_str);
                 return Err(
@@ -103,12 +103,12 @@ impl Templates {
             }
             files.insert(name, text);
         }
-        let templates = Self::of(files, &origin)?;
-        super::sample::check(&templates)?;
+        let templates = Self::compile(files, &origin)?;
+        super::template_check::check(&templates)?;
         Ok(templates)
     }
 
-    fn of(files: BTreeMap<String, String>, origin: &str) -> Result<Self, Failure> {
+    fn compile(files: BTreeMap<String, String>, origin: &str) -> Result<Self, Failure> {
         let parts = (files.iter()).flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
         let mut version = crate::base::Digest::of_parts(parts).to_string();
         version.truncate(12);
@@ -123,7 +123,7 @@ impl Templates {
         let mut examples = Vec::new();
         for (name, text) in files {
             if let Some(language) = example_language(&name) {
-                examples.push(Example {
+                examples.push(ExampleKernel {
                     name,
                     language,
                     source: text,
@@ -131,9 +131,9 @@ impl Templates {
                 continue;
             }
             let mut template = text;
-            if let Some(card) = name.strip_prefix(CARDS) {
+            if let Some(card) = name.strip_prefix(CARDS_FOLDER) {
                 let file = format!("{origin}/{name}");
-                let (head, body) = split_head(&template, &file)?;
+                let (head, body) = split_card(&template, &file)?;
                 cards.push(Card {
                     name: card.trim_end_matches(".md").to_owned(),
                     stage: head.stage,
@@ -144,7 +144,7 @@ impl Templates {
             }
             environment
                 .add_template_owned(name.clone(), template)
-                .map_err(|error| failure(origin, &name, &error))?;
+                .map_err(|error| template_error(origin, &name, &error))?;
         }
         cards.sort_by(|a, b| (a.stage, &a.name).cmp(&(b.stage, &b.name)));
         Ok(Self {
@@ -166,7 +166,7 @@ impl Templates {
     }
 
     /// The examples of a language, by name.
-    pub(crate) fn examples(&self, language: Language) -> impl Iterator<Item = &Example> {
+    pub(crate) fn examples(&self, language: Language) -> impl Iterator<Item = &ExampleKernel> {
         (self.examples.iter()).filter(move |example| example.language == language)
     }
 
@@ -174,7 +174,7 @@ impl Templates {
     pub(super) fn render(&self, name: &str, values: Value) -> Result<String, Failure> {
         let rendered = (self.environment.get_template(name))
             .and_then(|template| template.render(values))
-            .map_err(|error| failure("prompts", name, &error))?;
+            .map_err(|error| template_error("prompts", name, &error))?;
         Ok(rendered)
     }
 
@@ -187,7 +187,7 @@ impl Templates {
                     .hint(did_you_mean(name, known)),
             );
         }
-        self.render(&format!("{CARDS}{name}.md"), values)
+        self.render(&format!("{CARDS_FOLDER}{name}.md"), values)
     }
 }
 
@@ -203,7 +203,7 @@ fn example_language(name: &str) -> Option<Language> {
 }
 
 /// The YAML between the two lines `---` that a card begins with, and what follows.
-fn split_head(text: &str, file: &str) -> Result<(CardHead, String), Failure> {
+fn split_card(text: &str, file: &str) -> Result<(CardHeader, String), Failure> {
     let parts = text
         .strip_prefix("---\n")
         .and_then(|rest| rest.split_once("\n---\n"));
@@ -219,7 +219,7 @@ fn split_head(text: &str, file: &str) -> Result<(CardHead, String), Failure> {
     ))
 }
 
-fn failure(origin: &str, name: &str, error: &minijinja::Error) -> Failure {
+fn template_error(origin: &str, name: &str, error: &minijinja::Error) -> Failure {
     let line = (error.line()).map_or(String::new(), |line| format!(":{line}"));
     let file = error.name().unwrap_or(name);
     let detail = error
@@ -231,12 +231,12 @@ fn failure(origin: &str, name: &str, error: &minijinja::Error) -> Failure {
 
 fn embedded_files() -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
-    let mut folders = vec![&PROMPTS];
+    let mut folders = vec![&EMBEDDED];
     while let Some(folder) = folders.pop() {
         folders.extend(folder.dirs());
         for file in folder.files() {
             if let (Some(name), Some(text)) = (file.path().to_str(), file.contents_utf8())
-                && name != MANUAL
+                && name != README
             {
                 files.insert(name.replace('\\', "/"), text.to_owned());
             }
@@ -246,32 +246,35 @@ fn embedded_files() -> BTreeMap<String, String> {
 }
 
 /// Every file below a folder, hidden ones and the manual aside, by its name within.
-fn collect(
+fn collect_files(
     folder: &Path,
     prefix: &str,
-    found: &mut Vec<(String, String)>,
+    files_found: &mut Vec<(String, String)>,
 ) -> Result<(), (String, std::io::Error)> {
-    let told = |path: &Path| {
+    let with_path = |path: &Path| {
         let path = path.display().to_string();
         move |error| (path, error)
     };
-    for entry in std::fs::read_dir(folder).map_err(told(folder))? {
-        let entry = entry.map_err(told(folder))?;
+    for entry in std::fs::read_dir(folder).map_err(with_path(folder))? {
+        let entry = entry.map_err(with_path(folder))?;
         let path = entry.path();
         let file = entry.file_name().to_string_lossy().into_owned();
         let name = format!("{prefix}{file}");
-        if file.starts_with('.') || name == MANUAL {
+        if file.starts_with('.') || name == README {
             continue;
         }
         // Links are not followed into loops: a template lies where it is.
-        let about = entry.metadata().map_err(told(&path))?;
-        if about.is_dir() {
-            collect(&path, &format!("{name}/"), found)?;
-        } else if about.len() > MOST_BYTES {
+        let metadata = entry.metadata().map_err(with_path(&path))?;
+        if metadata.is_dir() {
+            collect_files(&path, &format!("{name}/"), files_found)?;
+        } else if metadata.len() > MAX_FILE_BYTES {
             let error = std::io::Error::other("larger than any template can be");
-            return Err(told(&path)(error));
+            return Err(with_path(&path)(error));
         } else {
-            found.push((name, std::fs::read_to_string(&path).map_err(told(&path))?));
+            files_found.push((
+                name,
+                std::fs::read_to_string(&path).map_err(with_path(&path))?,
+            ));
         }
     }
     Ok(())

@@ -8,42 +8,42 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::nearest::nearest;
-use super::stream::{Stream, straight};
-use super::{Edit, unescaped};
+use super::nearest::find_nearest;
+use super::normalized::{NormalizedCode, ascii_punctuation};
+use super::{Edit, unescape_html};
 
 /// The most places of a text that are looked for.
-const MOST_PLACES: usize = 64;
+const MAX_MATCHES: usize = 64;
 
 /// A replacement of fewer letters may stand in a kernel by chance.
-const SURE_LETTERS: usize = 8;
+const MIN_DISTINCTIVE_BYTES: usize = 8;
 
 /// What became of a kernel.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Applied {
+pub enum AppliedEdits {
     /// Another kernel, with what had to be put right in the edits.
     Changed {
         source: String,
-        repaired: Vec<Repair>,
+        repairs: Vec<EditRepair>,
     },
     /// Not one edit was made.
-    Missed { faults: Vec<Fault> },
+    Missed { faults: Vec<EditFault> },
     /// All edits are made, and the kernel is as it was.
     NoOp,
 }
 
 /// Something put right in an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Repair {
+pub struct EditRepair {
     /// Counted from 1.
     pub edit: usize,
-    pub mend: Mend,
+    pub mend: RepairKind,
 }
 
 /// How an edit's text differed from the one that it meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mend {
+pub enum RepairKind {
     /// It occurs more than once, and once as whole lines.
     WholeLines,
     LineEndings,
@@ -64,7 +64,7 @@ pub enum Mend {
 /// Why an edit was not made. Lines are those of the kernel that the model was shown, counted from 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "fault")]
-pub enum Fault {
+pub enum EditFault {
     TooMany {
         given: usize,
         most: usize,
@@ -88,12 +88,12 @@ pub enum Fault {
     Missed {
         edit: usize,
         /// The part of the kernel that is most like it; empty where nothing is.
-        nearest: Vec<Near>,
+        nearest: Vec<NumberedLine>,
         /// The first of its lines that is nowhere in the kernel; where all are, the first that is not where it had to be.
         wrote: String,
         absent: bool,
         /// The line that stands in its place.
-        instead: Option<Near>,
+        instead: Option<NumberedLine>,
         /// Where its replacement stands already, if it does.
         present: Option<usize>,
     },
@@ -101,22 +101,22 @@ pub enum Fault {
 
 /// A line of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Near {
+pub struct NumberedLine {
     pub line: usize,
     pub text: String,
 }
 
 /// Makes the edits in their order, each in what those before it have left. More than `most` are refused unseen.
-pub fn apply(source: &str, edits: &[Edit], most: usize) -> Applied {
+pub fn apply_edits(source: &str, edits: &[Edit], most: usize) -> AppliedEdits {
     if edits.len() > most {
         let given = edits.len();
-        return Applied::Missed {
-            faults: vec![Fault::TooMany { given, most }],
+        return AppliedEdits::Missed {
+            faults: vec![EditFault::TooMany { given, most }],
         };
     }
-    let mut work = Work {
+    let mut work = EditSession {
         text: source.to_owned(),
-        lines: (1..=source.matches('\n').count() + 1).collect(),
+        original_lines: (1..=source.matches('\n').count() + 1).collect(),
         stream: None,
     };
     let (mut faults, mut repaired) = (Vec::new(), Vec::new());
@@ -125,118 +125,122 @@ pub fn apply(source: &str, edits: &[Edit], most: usize) -> Applied {
         if edit.old == edit.new {
             continue;
         }
-        match work.place(edit) {
+        match work.locate(edit) {
             Ok(change) => {
-                repaired.extend(change.mends.iter().map(|mend| Repair {
+                repaired.extend(change.repairs.iter().map(|mend| EditRepair {
                     edit: number,
                     mend: *mend,
                 }));
                 work.replace(change);
             }
-            Err(reason) => faults.push(work.fault(number, edit, reason, source)),
+            Err(reason) => faults.push(work.describe_failure(number, edit, reason, source)),
         }
     }
     if !faults.is_empty() {
-        Applied::Missed { faults }
+        AppliedEdits::Missed { faults }
     } else if work.text == source {
-        Applied::NoOp
+        AppliedEdits::NoOp
     } else {
-        Applied::Changed {
+        AppliedEdits::Changed {
             source: work.text,
-            repaired,
+            repairs: repaired,
         }
     }
 }
 
 /// A kernel under way.
-struct Work {
+struct EditSession {
     text: String,
     /// For each line, the line of the kernel that was shown.
-    lines: Vec<usize>,
+    original_lines: Vec<usize>,
     /// Made when it is needed; of the text as it is now.
-    stream: Option<Stream>,
+    stream: Option<NormalizedCode>,
 }
 
 /// One replacement, decided.
-struct Change {
+struct Replacement {
     range: Range<usize>,
     new: String,
-    mends: Vec<Mend>,
+    repairs: Vec<RepairKind>,
 }
 
 /// Why there is no place for an edit.
-enum Reason {
+enum MatchFailure {
     Empty,
     /// The places' first bytes.
     Ambiguous(Vec<usize>),
     Missed,
 }
 
-impl Work {
-    fn place(&mut self, edit: &Edit) -> Result<Change, Reason> {
+impl EditSession {
+    fn locate(&mut self, edit: &Edit) -> Result<Replacement, MatchFailure> {
         if edit.old.trim().is_empty() {
-            return Err(Reason::Empty);
+            return Err(MatchFailure::Empty);
         }
-        let exact = exact(&self.text, &edit.old, MOST_PLACES);
+        let exact = exact_matches(&self.text, &edit.old, MAX_MATCHES);
         let range = |start: usize| start..start + edit.old.len();
         match exact.as_slice() {
             [] => {}
-            [only] => return Ok(self.as_given(range(*only), edit, None)),
+            [only] => return Ok(self.verbatim(range(*only), edit, None)),
             [..] => {
                 let mut whole = exact
                     .iter()
                     .filter(|start| is_whole_lines(&self.text, &range(**start)));
                 return match (whole.next(), whole.next()) {
                     (Some(only), None)
-                        if exact.len() < MOST_PLACES && edit.old.starts_with([' ', '\t']) =>
+                        if exact.len() < MAX_MATCHES && edit.old.starts_with([' ', '\t']) =>
                     {
-                        Ok(self.as_given(range(*only), edit, Some(Mend::WholeLines)))
+                        Ok(self.verbatim(range(*only), edit, Some(RepairKind::WholeLines)))
                     }
-                    _ => Err(Reason::Ambiguous(exact)),
+                    _ => Err(MatchFailure::Ambiguous(exact)),
                 };
             }
         }
         let text = self.text.as_str();
-        let stream = self.stream.get_or_insert_with(|| Stream::of(text));
-        for (mend, variant) in variants(edit) {
-            let wanted = Stream::of(&variant.old);
-            let found = stream.find(&wanted, MOST_PLACES);
+        let stream = self.stream.get_or_insert_with(|| NormalizedCode::of(text));
+        for (mend, variant) in edit_variants(edit) {
+            let wanted = NormalizedCode::of(&variant.old);
+            let found = stream.find(&wanted, MAX_MATCHES);
             match found.as_slice() {
                 [] => {}
                 [only] => {
-                    let mut change = fitted(text, only.clone(), &variant);
-                    change.mends.extend(mend);
-                    if change.mends.is_empty() {
+                    let mut change = fit_replacement(text, only.clone(), &variant);
+                    change.repairs.extend(mend);
+                    if change.repairs.is_empty() {
                         // Nothing but empty lines around it.
-                        change.mends.push(Mend::TrailingSpace);
+                        change.repairs.push(RepairKind::TrailingSpace);
                     }
                     return Ok(change);
                 }
                 [..] => {
-                    return Err(Reason::Ambiguous(
+                    return Err(MatchFailure::Ambiguous(
                         found.into_iter().map(|range| range.start).collect(),
                     ));
                 }
             }
         }
-        Err(Reason::Missed)
+        Err(MatchFailure::Missed)
     }
 
     /// The replacement word for word, but for the line endings of the file.
-    fn as_given(&self, range: Range<usize>, edit: &Edit, mend: Option<Mend>) -> Change {
+    fn verbatim(&self, range: Range<usize>, edit: &Edit, mend: Option<RepairKind>) -> Replacement {
         let mut mends: Vec<_> = mend.into_iter().collect();
-        let new = with_endings(&edit.new, has_carriage_returns(&self.text));
+        let new = with_line_endings(&edit.new, uses_crlf(&self.text));
         if new != edit.new {
-            mends.push(Mend::LineEndings);
+            mends.push(RepairKind::LineEndings);
         }
-        Change { range, new, mends }
+        Replacement {
+            range,
+            new,
+            repairs: mends,
+        }
     }
 
-    fn replace(&mut self, change: Change) {
+    fn replace(&mut self, change: Replacement) {
         let count = |text: &str| text.matches('\n').count();
         let first = count(&self.text[..change.range.start]);
         let last = first + count(&self.text[change.range.clone()]);
-        let (from, to) = (self.lines[first], self.lines[last]);
+        let (from, to) = (self.original_lines[first], self.original_lines[last]);
         let new = count(&change.new);
         let lines = (0..=new).map(|line| {
             if line == new {
@@ -245,48 +249,57 @@ impl Work {
                 (from + line).min(to)
             }
         });
-        self.lines.splice(first..=last, lines);
+        self.original_lines.splice(first..=last, lines);
         self.text.replace_range(change.range, &change.new);
         self.stream = None;
     }
 
-    fn fault(&self, edit: usize, given: &Edit, reason: Reason, source: &str) -> Fault {
+    fn describe_failure(
+        &self,
+        edit: usize,
+        given: &Edit,
+        reason: MatchFailure,
+        source: &str,
+    ) -> EditFault {
         match reason {
-            Reason::Empty => Fault::Empty { edit },
-            Reason::Ambiguous(places) => {
+            MatchFailure::Empty => EditFault::Empty { edit },
+            MatchFailure::Ambiguous(places) => {
                 let mut lines = Vec::new();
                 let (mut at, mut line) = (0, 0);
-                for place in places.iter().take(MOST_PLACES - 1) {
+                for place in places.iter().take(MAX_MATCHES - 1) {
                     line += self.text[at..*place].matches('\n').count();
                     at = *place;
-                    lines.push(self.lines[line]);
+                    lines.push(self.original_lines[line]);
                 }
-                Fault::Ambiguous {
+                EditFault::Ambiguous {
                     edit,
                     lines,
-                    more: places.len() >= MOST_PLACES,
+                    more: places.len() >= MAX_MATCHES,
                 }
             }
-            Reason::Missed => {
+            MatchFailure::Missed => {
                 let was_there = self.text != source
-                    && Stream::of(source).find(&Stream::of(&given.old), 2).len() == 1;
+                    && NormalizedCode::of(source)
+                        .find(&NormalizedCode::of(&given.old), 2)
+                        .len()
+                        == 1;
                 if was_there {
-                    return Fault::Overtaken { edit };
+                    return EditFault::Overtaken { edit };
                 }
                 // Against the kernel that was shown: nothing of this reply is made.
-                let near = nearest(source, &given.old);
-                let present = match exact(source, given.new.trim(), 2).as_slice() {
-                    [only] if given.new.trim().len() >= SURE_LETTERS => {
+                let near = find_nearest(source, &given.old);
+                let present = match exact_matches(source, given.new.trim(), 2).as_slice() {
+                    [only] if given.new.trim().len() >= MIN_DISTINCTIVE_BYTES => {
                         Some(source[..*only].matches('\n').count() + 1)
                     }
                     _ => None,
                 };
-                Fault::Missed {
+                EditFault::Missed {
                     edit,
                     nearest: near.lines,
-                    wrote: near.wrote,
-                    absent: near.absent,
-                    instead: near.instead,
+                    wrote: near.unmatched_line,
+                    absent: near.is_absent,
+                    instead: near.found_instead,
                     present,
                 }
             }
@@ -295,7 +308,7 @@ impl Work {
 }
 
 /// Where a text occurs, overlapping itself or not.
-fn exact(text: &str, wanted: &str, most: usize) -> Vec<usize> {
+fn exact_matches(text: &str, wanted: &str, most: usize) -> Vec<usize> {
     let mut found = Vec::new();
     let mut at = 0;
     let Some(first) = wanted.chars().next() else {
@@ -319,26 +332,26 @@ fn is_whole_lines(text: &str, range: &Range<usize>) -> bool {
 }
 
 /// The edit as it is, and as it was meant where it was written for HTML or with the numbers of its lines.
-fn variants(edit: &Edit) -> Vec<(Option<Mend>, Edit)> {
+fn edit_variants(edit: &Edit) -> Vec<(Option<RepairKind>, Edit)> {
     let mut variants = vec![(None, edit.clone())];
     if edit.old.contains('&') && edit.old.contains(';') {
         let plain = Edit {
-            old: unescaped(&edit.old),
-            new: unescaped(&edit.new),
+            old: unescape_html(&edit.old),
+            new: unescape_html(&edit.new),
         };
         if plain.old != edit.old {
-            variants.push((Some(Mend::Entities), plain));
+            variants.push((Some(RepairKind::Entities), plain));
         }
     }
-    if let Some(old) = without_numbers(&edit.old) {
-        let new = without_numbers(&edit.new).unwrap_or_else(|| edit.new.clone());
-        variants.push((Some(Mend::LineNumbers), Edit { old, new }));
+    if let Some(old) = strip_line_numbers(&edit.old) {
+        let new = strip_line_numbers(&edit.new).unwrap_or_else(|| edit.new.clone());
+        variants.push((Some(RepairKind::LineNumbers), Edit { old, new }));
     }
     variants
 }
 
 /// Lines without `31 | ` before each, where all have it.
-fn without_numbers(text: &str) -> Option<String> {
+fn strip_line_numbers(text: &str) -> Option<String> {
     let strip = |line: &str| {
         let rest = line.trim_start();
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
@@ -363,12 +376,12 @@ fn without_numbers(text: &str) -> Option<String> {
 }
 
 /// Whether all lines end as those of Windows do.
-fn has_carriage_returns(text: &str) -> bool {
+fn uses_crlf(text: &str) -> bool {
     let lines = text.matches('\n').count();
     lines > 0 && text.matches("\r\n").count() == lines
 }
 
-fn with_endings(text: &str, carriage_returns: bool) -> String {
+fn with_line_endings(text: &str, carriage_returns: bool) -> String {
     if carriage_returns {
         text.replace("\r\n", "\n").replace('\n', "\r\n")
     } else {
@@ -377,7 +390,7 @@ fn with_endings(text: &str, carriage_returns: bool) -> String {
 }
 
 /// The replacement fitted to a place that is the edit's text but for white space and quotes.
-fn fitted(text: &str, found: Range<usize>, edit: &Edit) -> Change {
+fn fit_replacement(text: &str, found: Range<usize>, edit: &Edit) -> Replacement {
     let line_start = text[..found.start].rfind('\n').map_or(0, |line| line + 1);
     let begins_line = text[line_start..found.start].trim().is_empty();
     let behind = &text[found.end..];
@@ -388,40 +401,43 @@ fn fitted(text: &str, found: Range<usize>, edit: &Edit) -> Change {
     let end = found.end + if ends_line { blank } else { 0 };
     let place = &text[start..end];
 
-    let mut mends = mends(&edit.old, place, begins_line, text);
-    let mut new = without_empty_ends(&edit.new).replace("\r\n", "\n");
-    let is_typographic = |text: &str| text.chars().any(|letter| straight(letter) != letter);
-    if mends.contains(&Mend::Quotes) && is_typographic(&edit.old) && !is_typographic(place) {
-        new = new.chars().map(straight).collect();
+    let mut mends = repair_kinds(&edit.old, place, begins_line, text);
+    let mut new = trim_blank_lines(&edit.new).replace("\r\n", "\n");
+    let is_typographic = |text: &str| {
+        text.chars()
+            .any(|letter| ascii_punctuation(letter) != letter)
+    };
+    if mends.contains(&RepairKind::Quotes) && is_typographic(&edit.old) && !is_typographic(place) {
+        new = new.chars().map(ascii_punctuation).collect();
     }
     if begins_line && ends_line && new.trim().is_empty() {
         // Nothing is left of these lines: they go.
         let ending = rest.len() - rest.trim_start_matches('\r').len();
         let ending = ending + usize::from(rest[ending..].starts_with('\n'));
-        return Change {
+        return Replacement {
             range: start..end + ending,
             new: String::new(),
-            mends,
+            repairs: mends,
         };
     }
     new = if begins_line {
-        shifted(&new, &edit.old, place)
+        reindent(&new, &edit.old, place)
     } else {
         new.trim_start().to_owned()
     };
-    let carriage_returns = has_carriage_returns(text);
-    if carriage_returns && new.contains('\n') && !mends.contains(&Mend::LineEndings) {
-        mends.insert(0, Mend::LineEndings);
+    let carriage_returns = uses_crlf(text);
+    if carriage_returns && new.contains('\n') && !mends.contains(&RepairKind::LineEndings) {
+        mends.insert(0, RepairKind::LineEndings);
     }
-    Change {
+    Replacement {
         range: start..end,
-        new: with_endings(&new, carriage_returns),
-        mends,
+        new: with_line_endings(&new, carriage_returns),
+        repairs: mends,
     }
 }
 
 /// A text without empty lines at its beginning and white space at its end.
-fn without_empty_ends(text: &str) -> &str {
+fn trim_blank_lines(text: &str) -> &str {
     let trimmed = text.trim_end();
     let mut start = 0;
     for line in trimmed.split_inclusive('\n') {
@@ -434,36 +450,41 @@ fn without_empty_ends(text: &str) -> &str {
 }
 
 /// What differs between an edit's text and its place.
-fn mends(old: &str, place: &str, begins_line: bool, text: &str) -> Vec<Mend> {
+fn repair_kinds(old: &str, place: &str, begins_line: bool, text: &str) -> Vec<RepairKind> {
     let mut mends = Vec::new();
-    let carriage_returns = has_carriage_returns(text);
+    let carriage_returns = uses_crlf(text);
     if old.contains('\n') && old.contains("\r\n") != carriage_returns {
-        mends.push(Mend::LineEndings);
+        mends.push(RepairKind::LineEndings);
     }
     let filled = |text: &'_ str| -> Vec<String> {
         let lines = text.lines().filter(|line| !line.trim().is_empty());
         lines.map(str::to_owned).collect()
     };
     let (olds, places) = (filled(old), filled(place));
-    let fold = |line: &str| line.trim().chars().map(straight).collect::<String>();
+    let fold = |line: &str| {
+        line.trim()
+            .chars()
+            .map(ascii_punctuation)
+            .collect::<String>()
+    };
     for (index, (old, place)) in olds.iter().zip(&places).enumerate() {
         let trailing = |line: &str| line[line.trim_end().len()..].to_owned();
         if trailing(old) != trailing(place) {
-            mends.push(Mend::TrailingSpace);
+            mends.push(RepairKind::TrailingSpace);
         }
         if (index > 0 || begins_line) && indentation(old) != indentation(place) {
-            mends.push(Mend::Indentation);
+            mends.push(RepairKind::Indentation);
         }
         if old.trim() != place.trim() {
             let (old, place) = (fold(old), fold(place));
             if old == place {
-                mends.push(Mend::Quotes);
+                mends.push(RepairKind::Quotes);
                 continue;
             }
-            mends.push(Mend::Spacing);
+            mends.push(RepairKind::Spacing);
             let is_typographic = |line: &str, fold: &str| line.trim() != fold;
             if is_typographic(&olds[index], &old) || is_typographic(&places[index], &place) {
-                mends.push(Mend::Quotes);
+                mends.push(RepairKind::Quotes);
             }
         }
     }
@@ -474,7 +495,7 @@ fn mends(old: &str, place: &str, begins_line: bool, text: &str) -> Vec<Mend> {
             .count()
     };
     if empty(old) != empty(place) {
-        mends.push(Mend::Spacing);
+        mends.push(RepairKind::Spacing);
     }
     mends.sort_unstable();
     mends.dedup();
@@ -487,7 +508,7 @@ fn indentation(line: &str) -> &str {
 
 /// The replacement with its lines shifted as the edit's text is shifted against its place. The first line may be shifted
 /// otherwise than the rest: models often leave out its indentation alone.
-fn shifted(new: &str, old: &str, place: &str) -> String {
+fn reindent(new: &str, old: &str, place: &str) -> String {
     let filled = |text: &str| -> Vec<String> {
         let lines = text.lines().filter(|line| !line.trim().is_empty());
         lines

@@ -7,7 +7,7 @@ use super::lexer::Lexer;
 
 /// A part of the reply that is set apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Block {
+pub(super) struct ReplyBlock {
     /// The first word behind the opening fence, in lower case.
     pub(super) language: String,
     pub(super) text: String,
@@ -26,29 +26,29 @@ struct Fence<'t> {
 }
 
 /// The most fences in one comment of a kernel: more, and the comment is one that was never closed.
-const MOST_FENCES_IN_COMMENT: usize = 8;
+const MAX_FENCES_IN_COMMENT: usize = 8;
 
 /// Languages that a kernel may be labelled with.
-const CODE: [&str; 12] = [
+const CODE_LANGUAGES: [&str; 12] = [
     "cuda", "cu", "cpp", "c++", "c", "cc", "cxx", "h", "hpp", "metal", "msl", "cuda-cpp",
 ];
 
 /// Whether the first comment that begins here is a kernel's header.
-pub(super) fn begins_header(text: &str) -> bool {
+pub(super) fn starts_with_header(text: &str) -> bool {
     text.trim_start()
         .strip_prefix("/*")
         .is_some_and(|rest| rest.trim_start_matches([' ', '\t']).starts_with("kforge"))
 }
 
-pub(super) fn blocks(text: &str) -> Vec<Block> {
+pub(super) fn find_blocks(text: &str) -> Vec<ReplyBlock> {
     let lines: Vec<&str> = text.split('\n').collect();
     let mut blocks = Vec::new();
     let mut at = 0;
     while at < lines.len() {
-        if let Some(fence) = opening(lines[at]) {
-            at = fenced(&lines, at, fence, &mut blocks);
-        } else if begins_header(lines[at]) {
-            at = bare(&lines, at, &mut blocks);
+        if let Some(fence) = opening_fence(lines[at]) {
+            at = read_fenced_block(&lines, at, fence, &mut blocks);
+        } else if starts_with_header(lines[at]) {
+            at = read_bare_kernel(&lines, at, &mut blocks);
         } else {
             at += 1;
         }
@@ -57,9 +57,14 @@ pub(super) fn blocks(text: &str) -> Vec<Block> {
 }
 
 /// A block between fences; the line to read on from.
-fn fenced(lines: &[&str], at: usize, fence: Fence<'_>, blocks: &mut Vec<Block>) -> usize {
+fn read_fenced_block(
+    lines: &[&str],
+    at: usize,
+    fence: Fence<'_>,
+    blocks: &mut Vec<ReplyBlock>,
+) -> usize {
     let (language, on_fence) = match fence.info.find("/*") {
-        Some(code) if begins_header(&fence.info[code..]) => {
+        Some(code) if starts_with_header(&fence.info[code..]) => {
             (&fence.info[..code], Some(&fence.info[code..]))
         }
         _ => (fence.info, None),
@@ -71,31 +76,32 @@ fn fenced(lines: &[&str], at: usize, fence: Fence<'_>, blocks: &mut Vec<Block>) 
         .next()
         .unwrap_or_default()
         .to_lowercase();
-    let end = end(lines, at + 1, &fence, &language);
+    let end = find_end(lines, at + 1, &fence, &language);
     let inside = |to: usize| {
         let rest = lines[at + 1..to]
             .iter()
-            .map(|line| without_indentation(line, fence.indentation));
+            .map(|line| strip_indentation(line, fence.indentation));
         let all: Vec<_> = on_fence.into_iter().chain(rest).collect();
         let mut text = all.join("\n");
         text.push('\n');
         text
     };
     let (text, closed, next) = match end {
-        End::Closed(to) => (inside(to), true, to + 1),
-        End::Reopened(to) => (inside(to), false, to),
-        End::Within(to) => {
+        BlockEnd::Closed(to) => (inside(to), true, to + 1),
+        BlockEnd::Reopened(to) => (inside(to), false, to),
+        BlockEnd::AfterCode(to) => {
             // The last line of code and the fence on one line.
-            let last = without_indentation(lines[to], fence.indentation);
+            let last = strip_indentation(lines[to], fence.indentation);
             let last = last.trim_end().trim_end_matches(fence.mark as char);
             (format!("{}{last}\n", inside(to)), true, to + 1)
         }
-        End::Missing => (inside(lines.len()), false, lines.len()),
+        BlockEnd::Missing => (inside(lines.len()), false, lines.len()),
     };
-    let is_wrapping = matches!(end, End::Reopened(_)) && !CODE.contains(&language.as_str());
+    let is_wrapping =
+        matches!(end, BlockEnd::Reopened(_)) && !CODE_LANGUAGES.contains(&language.as_str());
     // An empty block without an end is the closing fence of something else.
     if !is_wrapping && (closed || !text.trim().is_empty()) {
-        blocks.push(Block {
+        blocks.push(ReplyBlock {
             language,
             text,
             closed,
@@ -106,31 +112,31 @@ fn fenced(lines: &[&str], at: usize, fence: Fence<'_>, blocks: &mut Vec<Block>) 
 
 /// A kernel without an opening fence: up to a closing one, which a reply has whose first words were put into the model's mouth,
 /// or to the end.
-fn bare(lines: &[&str], at: usize, blocks: &mut Vec<Block>) -> usize {
+fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> usize {
     let fence = Fence {
         mark: b'`',
         length: 3,
         indentation: 0,
         info: "",
     };
-    let found = end(lines, at, &fence, "cuda");
+    let found = find_end(lines, at, &fence, "cuda");
     let (to, next) = match found {
-        End::Closed(to) | End::Within(to) => (to, to + 1),
-        End::Reopened(to) => (to, to),
-        End::Missing => (lines.len(), lines.len()),
+        BlockEnd::Closed(to) | BlockEnd::AfterCode(to) => (to, to + 1),
+        BlockEnd::Reopened(to) => (to, to),
+        BlockEnd::Missing => (lines.len(), lines.len()),
     };
-    let fenced = matches!(found, End::Closed(_) | End::Within(_));
+    let fenced = matches!(found, BlockEnd::Closed(_) | BlockEnd::AfterCode(_));
     let mut kept = lines[at..to].to_vec();
     match found {
-        End::Within(to) => kept.push(lines[to].trim_end().trim_end_matches('`')),
-        _ if !fenced => kept.truncate(without_prose(&kept)),
+        BlockEnd::AfterCode(to) => kept.push(lines[to].trim_end().trim_end_matches('`')),
+        _ if !fenced => kept.truncate(code_line_count(&kept)),
         _ => {}
     }
     let mut lexer = Lexer::default();
     kept.iter().for_each(|line| lexer.line(line));
     let mut text = kept.join("\n");
     text.push('\n');
-    blocks.push(Block {
+    blocks.push(ReplyBlock {
         language: String::new(),
         text,
         closed: fenced || (lexer.depth <= 0 && !lexer.is_within()),
@@ -140,7 +146,7 @@ fn bare(lines: &[&str], at: usize, blocks: &mut Vec<Block>) -> usize {
 
 /// How many lines of a kernel there are before the prose that follows it: what is behind its last closing brace and has no sign
 /// of code.
-fn without_prose(lines: &[&str]) -> usize {
+fn code_line_count(lines: &[&str]) -> usize {
     let ends = |line: &&str| {
         let line = line.trim_end();
         line == "}" || line == "};" || line.starts_with("} //") || line.starts_with("#endif")
@@ -159,26 +165,28 @@ fn without_prose(lines: &[&str]) -> usize {
 
 /// How a block ends, and in which line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum BlockEnd {
     Closed(usize),
     /// Another block begins before this one has ended.
     Reopened(usize),
     /// The fence stands behind code, on the same line.
-    Within(usize),
+    AfterCode(usize),
     Missing,
 }
 
-fn end(lines: &[&str], from: usize, fence: &Fence<'_>, language: &str) -> End {
-    let is_code = language.is_empty() || CODE.contains(&language);
+fn find_end(lines: &[&str], from: usize, fence: &Fence<'_>, language: &str) -> BlockEnd {
+    let is_code = language.is_empty() || CODE_LANGUAGES.contains(&language);
     let found = is_code
-        .then(|| end_of_code(lines, from, fence))
+        .then(|| end_outside_comments(lines, from, fence))
         .flatten()
         .or_else(|| first_end(lines, from, fence));
-    found.unwrap_or_else(|| end_behind_code(lines, from, fence).map_or(End::Missing, End::Within))
+    found.unwrap_or_else(|| {
+        end_after_code(lines, from, fence).map_or(BlockEnd::Missing, BlockEnd::AfterCode)
+    })
 }
 
 /// The line whose last brace is followed by the fence itself, where that brace is the last that was open.
-fn end_behind_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usize> {
+fn end_after_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usize> {
     let mut lexer = Lexer::default();
     for (at, line) in lines.iter().enumerate().skip(from) {
         let line = line.trim_end();
@@ -194,11 +202,11 @@ fn end_behind_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usi
 
 /// The first fence that ends this block outside comments and literals. `None` where there is none, or where a comment looks as
 /// though it were never closed.
-fn end_of_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<End> {
+fn end_outside_comments(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<BlockEnd> {
     let mut lexer = Lexer::default();
     let mut skipped = 0;
     for (at, line) in lines.iter().enumerate().skip(from) {
-        let found = ends(line, fence, at);
+        let found = end_at_line(line, fence, at);
         if !lexer.is_within() {
             if found.is_some() {
                 return found;
@@ -211,34 +219,34 @@ fn end_of_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<End> {
         lexer.line(line);
         let never_closed = lexer.nested_comment && skipped > 0;
         let odd = skipped % 2 == 1 && was_comment && !lexer.is_within();
-        if never_closed || odd || skipped > MOST_FENCES_IN_COMMENT {
+        if never_closed || odd || skipped > MAX_FENCES_IN_COMMENT {
             return None;
         }
     }
     None
 }
 
-fn first_end(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<End> {
+fn first_end(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<BlockEnd> {
     lines
         .iter()
         .enumerate()
         .skip(from)
-        .find_map(|(at, line)| ends(line, fence, at))
+        .find_map(|(at, line)| end_at_line(line, fence, at))
 }
 
-fn ends(line: &str, open: &Fence<'_>, at: usize) -> Option<End> {
-    let fence = fence(line).filter(|fence| fence.mark == open.mark)?;
+fn end_at_line(line: &str, open: &Fence<'_>, at: usize) -> Option<BlockEnd> {
+    let fence = parse_fence(line).filter(|fence| fence.mark == open.mark)?;
     if fence.info.is_empty() {
-        (fence.length >= open.length).then_some(End::Closed(at))
+        (fence.length >= open.length).then_some(BlockEnd::Closed(at))
     } else {
         // A shorter fence is text of the longer one's block.
-        let is_label = !fence.info.contains([' ', '\t']) || CODE.contains(&fence.info);
-        (fence.length >= open.length && is_label).then_some(End::Reopened(at))
+        let is_label = !fence.info.contains([' ', '\t']) || CODE_LANGUAGES.contains(&fence.info);
+        (fence.length >= open.length && is_label).then_some(BlockEnd::Reopened(at))
     }
 }
 
 /// A fence at the beginning of a line, indented or not.
-fn fence(line: &str) -> Option<Fence<'_>> {
+fn parse_fence(line: &str) -> Option<Fence<'_>> {
     let text = line.trim_start_matches([' ', '\t']);
     let mark = *text.as_bytes().first()?;
     if mark != b'`' && mark != b'~' {
@@ -255,11 +263,11 @@ fn fence(line: &str) -> Option<Fence<'_>> {
 }
 
 /// A fence that opens a block: at the beginning of a line, or behind prose with the name of a language.
-fn opening(line: &str) -> Option<Fence<'_>> {
-    fence(line).or_else(|| {
+fn opening_fence(line: &str) -> Option<Fence<'_>> {
+    parse_fence(line).or_else(|| {
         let (prose, info) = line.rsplit_once("```")?;
         let info = info.trim();
-        (CODE.contains(&info) && !prose.contains("```")).then_some(Fence {
+        (CODE_LANGUAGES.contains(&info) && !prose.contains("```")).then_some(Fence {
             mark: b'`',
             length: 3,
             indentation: 0,
@@ -269,7 +277,7 @@ fn opening(line: &str) -> Option<Fence<'_>> {
 }
 
 /// A line without as much of its indentation as its fence has.
-fn without_indentation(line: &str, most: usize) -> &str {
+fn strip_indentation(line: &str, most: usize) -> &str {
     let own = line.len() - line.trim_start_matches([' ', '\t']).len();
     &line[own.min(most)..]
 }

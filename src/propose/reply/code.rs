@@ -5,11 +5,11 @@
 
 use serde_json::Value;
 
-use super::blocks::{Block, begins_header};
-use super::{Body, Edit, edits, unescaped};
+use super::blocks::{ReplyBlock, starts_with_header};
+use super::{Edit, ReplyContent, edits, unescape_html};
 
 /// What a block holds.
-enum Kind {
+enum BlockKind {
     /// Header and code.
     Kernel(String),
     /// A header and nothing else.
@@ -19,68 +19,70 @@ enum Kind {
     Other,
 }
 
-pub(super) fn choose(blocks: &[Block], notes: &mut Vec<String>) -> Body {
-    let kinds: Vec<_> = blocks.iter().map(|block| kind(&block.text)).collect();
-    let whole = |(block, kind): &(&Block, &Kind)| block.closed && matches!(kind, Kind::Kernel(_));
+pub(super) fn choose_kernel(blocks: &[ReplyBlock], notes: &mut Vec<String>) -> ReplyContent {
+    let kinds: Vec<_> = blocks.iter().map(|block| block_kind(&block.text)).collect();
+    let whole = |(block, kind): &(&ReplyBlock, &BlockKind)| {
+        block.closed && matches!(kind, BlockKind::Kernel(_))
+    };
     let pairs = || blocks.iter().zip(&kinds);
     let last = kinds.len()
         - pairs()
             .rev()
             .position(|pair| whole(&pair))
             .unwrap_or(kinds.len());
-    let is_cut = |(block, kind): (&Block, &Kind)| {
-        !block.closed && (!matches!(kind, Kind::Other) || begins_header(&block.text))
+    let is_cut = |(block, kind): (&ReplyBlock, &BlockKind)| {
+        !block.closed && (!matches!(kind, BlockKind::Other) || starts_with_header(&block.text))
     };
     // What was meant as the answer was cut: an earlier kernel is a draft.
     if pairs().skip(last).any(is_cut) {
-        return Body::Truncated;
+        return ReplyContent::Truncated;
     }
-    if let Some(Kind::Kernel(text)) = last.checked_sub(1).and_then(|last| kinds.get(last)) {
+    if let Some(BlockKind::Kernel(text)) = last.checked_sub(1).and_then(|last| kinds.get(last)) {
         let count = pairs().filter(whole).count();
         if count > 1 {
             notes.push(format!("the last of {count} kernels was taken"));
         }
-        return Body::Code(text.clone());
+        return ReplyContent::Code(text.clone());
     }
     let headers: Vec<_> = kinds
         .iter()
         .filter_map(|kind| match kind {
-            Kind::Header(text) => Some(text),
+            BlockKind::Header(text) => Some(text),
             _ => None,
         })
         .collect();
     let codes: Vec<_> = kinds
         .iter()
         .filter_map(|kind| match kind {
-            Kind::Code(text) => Some(text),
+            BlockKind::Code(text) => Some(text),
             _ => None,
         })
         .collect();
     match (headers.as_slice(), codes.as_slice()) {
         ([header], [code]) => {
             notes.push("the header and the code stood apart".to_owned());
-            Body::Code(format!("{}\n\n{}", header.trim_end(), code.trim_start()))
+            ReplyContent::Code(format!("{}\n\n{}", header.trim_end(), code.trim_start()))
         }
-        ([], []) if blocks.iter().any(|block| !block.closed) => Body::Truncated,
-        ([], []) => Body::None("the reply holds neither a kernel nor edits".to_owned()),
-        ([], _) => Body::None(
+        ([], []) if blocks.iter().any(|block| !block.closed) => ReplyContent::Truncated,
+        ([], []) => ReplyContent::Unusable("the reply holds neither a kernel nor edits".to_owned()),
+        ([], _) => ReplyContent::Unusable(
             "the code has no header: a kernel file begins with `/* kforge`, the launches in YAML, and `*/`"
                 .to_owned(),
         ),
-        ([_], []) => Body::None("the reply holds a header and no code".to_owned()),
-        _ => Body::None(
+        ([_], []) => ReplyContent::Unusable("the reply holds a header and no code".to_owned()),
+        _ => ReplyContent::Unusable(
             "headers and code stand apart, and it is not said which belong together".to_owned(),
         ),
     }
 }
 
-fn kind(text: &str) -> Kind {
-    let text = clean(text);
-    if begins_header(&text) {
-        return with_header(text);
+fn block_kind(text: &str) -> BlockKind {
+    let text = clean_code(text);
+    if starts_with_header(&text) {
+        return classify_with_header(text);
     }
     // A header that is not the first thing in the block may go there: it is a comment.
-    if let Some(start) = header_later(&text) {
+    if let Some(start) = find_later_header(&text) {
         let length = text[start..]
             .find("*/")
             .map_or(text.len() - start, |end| end + 2);
@@ -93,32 +95,32 @@ fn kind(text: &str) -> Kind {
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join("\n\n");
-        return with_header(format!("{text}\n"));
+        return classify_with_header(format!("{text}\n"));
     }
-    if is_code(&text) {
-        Kind::Code(text)
+    if has_device_function(&text) {
+        BlockKind::Code(text)
     } else {
-        Kind::Other
+        BlockKind::Other
     }
 }
 
-fn with_header(text: String) -> Kind {
+fn classify_with_header(text: String) -> BlockKind {
     let body = text.split_once("*/").map_or("", |(_, body)| body);
-    if is_code(body) {
-        Kind::Kernel(text)
+    if has_device_function(body) {
+        BlockKind::Kernel(text)
     } else if body.trim().is_empty() {
-        Kind::Header(text)
+        BlockKind::Header(text)
     } else {
         // A header and some text: the compiler will say what is amiss.
-        Kind::Kernel(text)
+        BlockKind::Kernel(text)
     }
 }
 
 /// Where a header begins behind other lines.
-fn header_later(text: &str) -> Option<usize> {
+fn find_later_header(text: &str) -> Option<usize> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
-        if begins_header(line) {
+        if starts_with_header(line) {
             return Some(at + line.len() - line.trim_start().len());
         }
         at += line.len();
@@ -127,12 +129,12 @@ fn header_later(text: &str) -> Option<usize> {
 }
 
 /// Whether a text has a function that a device runs.
-fn is_code(text: &str) -> bool {
+fn has_device_function(text: &str) -> bool {
     text.contains("__global__") || text.contains("kernel void ")
 }
 
 /// The text as a compiler can read it: what only the way from the model to here has put in.
-fn clean(text: &str) -> String {
+fn clean_code(text: &str) -> String {
     let mut text: String = text
         .trim_start_matches(['\u{feff}', '\n'])
         .chars()
@@ -142,7 +144,7 @@ fn clean(text: &str) -> String {
     // Where something is escaped and nothing is not, all is: no kernel does without either sign.
     let escaped = text.contains("&lt;") || text.contains("&gt;");
     if escaped && !text.contains(['<', '>']) {
-        text = unescaped(&text);
+        text = unescape_html(&text);
     }
     let length = text.trim_end().len();
     text.truncate(length);
@@ -151,7 +153,7 @@ fn clean(text: &str) -> String {
 }
 
 /// A kernel or edits that stand in the JSON itself.
-pub(super) fn within(json: &Value) -> Option<Body> {
+pub(super) fn content_from_json(json: &Value) -> Option<ReplyContent> {
     let text = |value: &Value, names: &[&str]| {
         names
             .iter()
@@ -167,18 +169,18 @@ pub(super) fn within(json: &Value) -> Option<Body> {
                 })
             })
             .collect();
-        let edits = edits::once_each(edits?);
-        return (!edits.is_empty()).then_some(Body::Edits(edits));
+        let edits = edits::without_duplicates(edits?);
+        return (!edits.is_empty()).then_some(ReplyContent::Edits(edits));
     }
     if let (Some(old), Some(new)) = (
         text(json, &["old_str", "old_string"]),
         text(json, &["new_str", "new_string"]),
     ) {
-        return Some(Body::Edits(vec![Edit { old, new }]));
+        return Some(ReplyContent::Edits(vec![Edit { old, new }]));
     }
     let code = text(json, &["code", "kernel", "source", "cuda"])?;
-    match kind(&code) {
-        Kind::Kernel(text) => Some(Body::Code(text)),
+    match block_kind(&code) {
+        BlockKind::Kernel(text) => Some(ReplyContent::Code(text)),
         _ => None,
     }
 }

@@ -1,20 +1,20 @@
 //! The edits in a reply: in the notation that was asked for, and in the others that say the same.
 
-use super::blocks::Block;
-use super::{Body, Edit};
+use super::blocks::ReplyBlock;
+use super::{Edit, ReplyContent};
 
 /// Names of what is replaced, and of what replaces it. The short ones count only within `<edit>`: they may be names in code.
-const OLD: [&str; 3] = ["old_str", "old_string", "old_text"];
-const NEW: [&str; 3] = ["new_str", "new_string", "new_text"];
-const SHORT_OLD: [&str; 4] = ["old", "search", "find", "original"];
-const SHORT_NEW: [&str; 4] = ["new", "replace", "replacement", "updated"];
+const OLD_TAGS: [&str; 3] = ["old_str", "old_string", "old_text"];
+const NEW_TAGS: [&str; 3] = ["new_str", "new_string", "new_text"];
+const SHORT_OLD_TAGS: [&str; 4] = ["old", "search", "find", "original"];
+const SHORT_NEW_TAGS: [&str; 4] = ["new", "replace", "replacement", "updated"];
 
 /// The longest tag, its attributes included.
-const MOST_TAG: usize = 100;
+const MAX_TAG_BYTES: usize = 100;
 
 /// An opening or closing tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tag<'t> {
+struct EditTag<'t> {
     /// As it is written.
     name: &'t str,
     /// In lower case, without a number.
@@ -25,7 +25,7 @@ struct Tag<'t> {
 }
 
 /// The edits written as elements; an answer for what is wrong with them where they were begun.
-pub(super) fn tagged(text: &str) -> Result<Vec<Edit>, Body> {
+pub(super) fn tagged_edits(text: &str) -> Result<Vec<Edit>, ReplyContent> {
     let mut edits = Vec::new();
     let mut at = 0;
     let mut within = false;
@@ -35,60 +35,63 @@ pub(super) fn tagged(text: &str) -> Result<Vec<Edit>, Body> {
         let is = |long: &[&str], short: &[&str]| {
             long.contains(&tag.plain.as_str()) || within && short.contains(&tag.plain.as_str())
         };
-        let (is_old, is_new) = (is(&OLD, &SHORT_OLD), is(&NEW, &SHORT_NEW));
+        let (is_old, is_new) = (
+            is(&OLD_TAGS, &SHORT_OLD_TAGS),
+            is(&NEW_TAGS, &SHORT_NEW_TAGS),
+        );
         if tag.plain == "edit" {
             if let (true, Some(_)) = (tag.closes, &old) {
-                return Err(Body::None(without_new(edits.len() + 1)));
+                return Err(ReplyContent::Unusable(missing_new_str(edits.len() + 1)));
             }
             within = !tag.closes;
             continue;
         }
         // Asked before its end is looked for, which takes as long as the text that is left.
-        if tag.closes || !(is_old || is_new) || is_mentioned(text, &tag) {
+        if tag.closes || !(is_old || is_new) || is_in_backticks(text, &tag) {
             continue;
         }
         let close = format!("</{}>", tag.name);
         let Some(length) = text[tag.end..].find(&close) else {
             let is_answered = text[tag.end..].contains("</");
             return Err(if is_answered {
-                Body::None(format!(
+                ReplyContent::Unusable(format!(
                     "edit {}: `<{}>` is not closed",
                     edits.len() + 1,
                     tag.name
                 ))
             } else {
-                Body::Truncated
+                ReplyContent::Truncated
             });
         };
-        let content = content(&text[tag.end..tag.end + length]);
+        let content = element_text(&text[tag.end..tag.end + length]);
         at = tag.end + length + close.len();
         if is_old {
             if old.is_some() {
-                return Err(Body::None(without_new(edits.len() + 1)));
+                return Err(ReplyContent::Unusable(missing_new_str(edits.len() + 1)));
             }
             old = Some(content);
         } else if let Some(old) = old.take() {
             edits.push(Edit { old, new: content });
         } else {
-            return Err(Body::None(format!(
+            return Err(ReplyContent::Unusable(format!(
                 "edit {} has no `<old_str>`",
                 edits.len() + 1
             )));
         }
     }
     if old.is_some() {
-        return Err(Body::Truncated);
+        return Err(ReplyContent::Truncated);
     }
-    edits.extend(conflicts(text)?);
-    Ok(once_each(edits))
+    edits.extend(conflict_marker_edits(text)?);
+    Ok(without_duplicates(edits))
 }
 
-fn without_new(edit: usize) -> String {
+fn missing_new_str(edit: usize) -> String {
     format!("edit {edit} has no `<new_str>`: hint: an empty one takes the text out")
 }
 
 /// The edits, an exact repetition left out: a model that sums up its answer means each once.
-pub(super) fn once_each(edits: Vec<Edit>) -> Vec<Edit> {
+pub(super) fn without_duplicates(edits: Vec<Edit>) -> Vec<Edit> {
     let mut seen = std::collections::HashSet::new();
     edits
         .into_iter()
@@ -97,7 +100,7 @@ pub(super) fn once_each(edits: Vec<Edit>) -> Vec<Edit> {
 }
 
 /// The next tag whose name may be one of an edit's.
-fn next_tag(text: &str, from: usize) -> Option<Tag<'_>> {
+fn next_tag(text: &str, from: usize) -> Option<EditTag<'_>> {
     let mut at = from;
     while let Some(offset) = text[at..].find('<') {
         let start = at + offset;
@@ -108,7 +111,7 @@ fn next_tag(text: &str, from: usize) -> Option<Tag<'_>> {
         let rest = &inside[name_at..];
         let length = rest
             .bytes()
-            .take(MOST_TAG)
+            .take(MAX_TAG_BYTES)
             .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
             .count();
         let name = &rest[..length];
@@ -116,11 +119,17 @@ fn next_tag(text: &str, from: usize) -> Option<Tag<'_>> {
             .trim_end_matches(|letter: char| letter.is_ascii_digit())
             .trim_end_matches('_')
             .to_lowercase();
-        let known = [&OLD[..], &NEW, &SHORT_OLD, &SHORT_NEW, &["edit"]];
+        let known = [
+            &OLD_TAGS[..],
+            &NEW_TAGS,
+            &SHORT_OLD_TAGS,
+            &SHORT_NEW_TAGS,
+            &["edit"],
+        ];
         if !known.iter().any(|names| names.contains(&plain.as_str())) {
             continue;
         }
-        let attributes = &rest.as_bytes()[length..rest.len().min(length + MOST_TAG)];
+        let attributes = &rest.as_bytes()[length..rest.len().min(length + MAX_TAG_BYTES)];
         let Some(close) = attributes.iter().position(|byte| *byte == b'>') else {
             continue;
         };
@@ -130,7 +139,7 @@ fn next_tag(text: &str, from: usize) -> Option<Tag<'_>> {
         if !are_attributes {
             continue;
         }
-        return Some(Tag {
+        return Some(EditTag {
             name,
             plain,
             closes,
@@ -142,12 +151,12 @@ fn next_tag(text: &str, from: usize) -> Option<Tag<'_>> {
 }
 
 /// Whether a tag stands in backticks, as a word of a sentence.
-fn is_mentioned(text: &str, tag: &Tag<'_>) -> bool {
+fn is_in_backticks(text: &str, tag: &EditTag<'_>) -> bool {
     text[..tag.start].ends_with('`') && text[tag.end..].starts_with('`')
 }
 
 /// What an element holds, without the line breaks behind its opening and before its closing tag, a fence, or a CDATA section.
-fn content(text: &str) -> String {
+fn element_text(text: &str) -> String {
     let mut text = text;
     let trimmed = text.trim();
     if let Some(inside) = trimmed
@@ -156,7 +165,7 @@ fn content(text: &str) -> String {
     {
         text = inside;
     }
-    text = lines(text);
+    text = whole_lines(text);
     let fenced = text.trim();
     if let Some((first, rest)) = fenced.split_once('\n')
         && first.starts_with("```")
@@ -170,7 +179,7 @@ fn content(text: &str) -> String {
 }
 
 /// Whole lines between tags on lines of their own; else the text as it is.
-fn lines(text: &str) -> &str {
+fn whole_lines(text: &str) -> &str {
     let Some((first, rest)) = text.split_once('\n') else {
         return text;
     };
@@ -185,7 +194,7 @@ fn lines(text: &str) -> &str {
 }
 
 /// Edits as version control marks conflicts: `<<<<<<<`, `=======`, `>>>>>>>`, each on a line of its own.
-fn conflicts(text: &str) -> Result<Vec<Edit>, Body> {
+fn conflict_marker_edits(text: &str) -> Result<Vec<Edit>, ReplyContent> {
     let mut edits = Vec::new();
     let mut part: Option<(Vec<&str>, Option<Vec<&str>>)> = None;
     for line in text.split('\n') {
@@ -206,15 +215,15 @@ fn conflicts(text: &str) -> Result<Vec<Edit>, Body> {
         }
     }
     match part {
-        Some(_) => Err(Body::Truncated),
+        Some(_) => Err(ReplyContent::Truncated),
         None => Ok(edits),
     }
 }
 
 /// Edits in the notation of `diff`: what a hunk keeps and takes away is replaced by what it keeps and adds.
-pub(super) fn differences(text: &str, blocks: &[Block]) -> Vec<Edit> {
+pub(super) fn diff_edits(text: &str, blocks: &[ReplyBlock]) -> Vec<Edit> {
     let mut edits = Vec::new();
-    let labelled = |block: &&Block| {
+    let labelled = |block: &&ReplyBlock| {
         block.closed && ["diff", "patch", "udiff"].contains(&block.language.as_str())
     };
     let mut texts: Vec<_> = blocks
@@ -223,34 +232,34 @@ pub(super) fn differences(text: &str, blocks: &[Block]) -> Vec<Edit> {
         .map(|block| block.text.as_str())
         .collect();
     if texts.is_empty() {
-        let unlabelled = |block: &&Block| block.closed && is_difference(&block.text);
+        let unlabelled = |block: &&ReplyBlock| block.closed && looks_like_diff(&block.text);
         texts = blocks
             .iter()
             .filter(unlabelled)
             .map(|block| block.text.as_str())
             .collect();
     }
-    if texts.is_empty() && is_difference(text) {
+    if texts.is_empty() && looks_like_diff(text) {
         texts.push(text);
     }
     for text in texts {
-        hunks(text, &mut edits);
+        read_hunks(text, &mut edits);
     }
-    once_each(edits)
+    without_duplicates(edits)
 }
 
-fn is_difference(text: &str) -> bool {
+fn looks_like_diff(text: &str) -> bool {
     text.lines().any(|line| line.starts_with("@@"))
         && text.lines().any(|line| line.starts_with(['+', '-']))
 }
 
-fn hunks(text: &str, edits: &mut Vec<Edit>) {
+fn read_hunks(text: &str, edits: &mut Vec<Edit>) {
     let has_places = text.lines().any(|line| line.starts_with("@@"));
     let mut within = !has_places;
-    let mut hunk = Hunk::default();
+    let mut hunk = DiffHunk::default();
     for line in text.lines() {
         if line.starts_with("@@") {
-            hunk.end(edits);
+            hunk.finish(edits);
             within = true;
             continue;
         }
@@ -262,7 +271,7 @@ fn hunks(text: &str, edits: &mut Vec<Edit>) {
         }
         let is_end = line.starts_with("***") || line.starts_with("diff ");
         if !within || is_end {
-            hunk.end(edits);
+            hunk.finish(edits);
             within = !has_places;
             continue;
         }
@@ -270,34 +279,34 @@ fn hunks(text: &str, edits: &mut Vec<Edit>) {
             Some(b'-') => hunk.old.push(&line[1..]),
             Some(b'+') => hunk.new.push(&line[1..]),
             Some(b'\\') => continue,
-            Some(b' ') => hunk.both(&line[1..]),
+            Some(b' ') => hunk.push_context(&line[1..]),
             // White space at the end of a line is easily lost: an empty line is one that is kept.
-            None => hunk.both(""),
-            Some(_) => hunk.both(line),
+            None => hunk.push_context(""),
+            Some(_) => hunk.push_context(line),
         }
         hunk.changes |= line.starts_with(['+', '-']);
     }
-    hunk.end(edits);
+    hunk.finish(edits);
 }
 
 #[derive(Default)]
-struct Hunk<'t> {
+struct DiffHunk<'t> {
     old: Vec<&'t str>,
     new: Vec<&'t str>,
     changes: bool,
 }
 
-impl<'t> Hunk<'t> {
+impl<'t> DiffHunk<'t> {
     fn is_empty(&self) -> bool {
         self.old.is_empty() && self.new.is_empty()
     }
 
-    fn both(&mut self, line: &'t str) {
+    fn push_context(&mut self, line: &'t str) {
         self.old.push(line);
         self.new.push(line);
     }
 
-    fn end(&mut self, edits: &mut Vec<Edit>) {
+    fn finish(&mut self, edits: &mut Vec<Edit>) {
         let mut hunk = std::mem::take(self);
         while hunk.old.last() == Some(&"") && hunk.new.last() == Some(&"") {
             hunk.old.pop();
@@ -313,7 +322,7 @@ impl<'t> Hunk<'t> {
 }
 
 /// Whether a line says that no edit helps, and nothing else.
-pub(super) fn says_none(text: &str) -> bool {
+pub(super) fn states_no_valid_edit(text: &str) -> bool {
     text.lines().any(|line| {
         let word = line.trim().trim_matches(['`', '*', '.', ' ']);
         let word = word
@@ -325,6 +334,6 @@ pub(super) fn says_none(text: &str) -> bool {
 }
 
 /// Whether it is said in a sentence.
-pub(super) fn mentions_none(text: &str) -> bool {
+pub(super) fn mentions_no_valid_edit(text: &str) -> bool {
     text.contains("<NO_VALID_EDIT")
 }

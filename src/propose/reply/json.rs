@@ -5,22 +5,22 @@
 use serde_json::{Map, Value};
 
 /// The longest object that is read.
-const MOST_BYTES: usize = 128 * 1024;
+const MAX_BYTES: usize = 128 * 1024;
 /// How far from its brace a first key may end: every brace of a reply is asked, so this bounds what each costs.
-const MOST_BEFORE_KEY: usize = 400;
+const MAX_BYTES_BEFORE_KEY: usize = 400;
 /// How deep values may nest.
-const MOST_DEPTH: usize = 32;
+const MAX_DEPTH: usize = 32;
 
 /// Whether an object with a first key may begin here: cheap, so that it can be asked at every brace of a kernel.
-pub(super) fn may_begin(text: &str) -> bool {
-    let mut reader = Reader::within(text, MOST_BEFORE_KEY);
+pub(super) fn may_start_object(text: &str) -> bool {
+    let mut reader = LenientReader::with_limit(text, MAX_BYTES_BEFORE_KEY);
     reader.take('{')
-        && reader.skip().is_ok()
+        && reader.skip_space_and_comments().is_ok()
         && match reader.peek() {
-            Some(quote) if close_of(quote).is_some() => true,
+            Some(quote) if closing_quotes(quote).is_some() => true,
             Some(letter) if is_word(letter) => {
                 reader.word();
-                reader.skip().is_ok()
+                reader.skip_space_and_comments().is_ok()
                     && reader.peek() == Some(':')
                     && !reader.rest().starts_with("::")
             }
@@ -29,12 +29,12 @@ pub(super) fn may_begin(text: &str) -> bool {
 }
 
 /// The object that begins the text, and its length; else what is wrong, and on which line counted from 0.
-pub(super) fn object(text: &str) -> Result<(Value, usize), (usize, String)> {
+pub(super) fn parse_object(text: &str) -> Result<(Value, usize), (usize, String)> {
     let mut strict = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     if let Some(Ok(value @ Value::Object(_))) = strict.next() {
         return Ok((value, strict.byte_offset()));
     }
-    let mut reader = Reader::new(text);
+    let mut reader = LenientReader::new(text);
     match reader.value(0) {
         Ok(value) => Ok((value, reader.at)),
         Err(fault) => {
@@ -44,7 +44,7 @@ pub(super) fn object(text: &str) -> Result<(Value, usize), (usize, String)> {
     }
 }
 
-struct Reader<'t> {
+struct LenientReader<'t> {
     text: &'t str,
     at: usize,
 }
@@ -54,7 +54,7 @@ fn is_word(letter: char) -> bool {
 }
 
 /// What closes a string that is opened by this.
-fn close_of(open: char) -> Option<&'static [char]> {
+fn closing_quotes(open: char) -> Option<&'static [char]> {
     match open {
         '"' => Some(&['"']),
         '\'' => Some(&['\'']),
@@ -64,12 +64,12 @@ fn close_of(open: char) -> Option<&'static [char]> {
     }
 }
 
-impl<'t> Reader<'t> {
+impl<'t> LenientReader<'t> {
     fn new(text: &'t str) -> Self {
-        Self::within(text, MOST_BYTES)
+        Self::with_limit(text, MAX_BYTES)
     }
 
-    fn within(text: &'t str, most: usize) -> Self {
+    fn with_limit(text: &'t str, most: usize) -> Self {
         let mut end = text.len().min(most);
         while !text.is_char_boundary(end) {
             end -= 1;
@@ -97,7 +97,7 @@ impl<'t> Reader<'t> {
     }
 
     /// Passes white space and comments.
-    fn skip(&mut self) -> Result<(), String> {
+    fn skip_space_and_comments(&mut self) -> Result<(), String> {
         loop {
             let rest = self.rest();
             self.at += rest.len() - rest.trim_start().len();
@@ -123,15 +123,15 @@ impl<'t> Reader<'t> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Value, String> {
-        self.skip()?;
-        if depth > MOST_DEPTH {
+        self.skip_space_and_comments()?;
+        if depth > MAX_DEPTH {
             return Err("it nests too deeply".to_owned());
         }
         match self.peek() {
             Some('{') => self.object(depth),
             Some('[') => self.array(depth),
-            Some(quote) if close_of(quote).is_some() => self.string().map(Value::String),
-            Some(_) => Ok(self.bare()),
+            Some(quote) if closing_quotes(quote).is_some() => self.string().map(Value::String),
+            Some(_) => Ok(self.bare_value()),
             None => Err("it ends before its end".to_owned()),
         }
     }
@@ -140,19 +140,22 @@ impl<'t> Reader<'t> {
         self.take('{');
         let mut members = Map::new();
         loop {
-            self.skip()?;
+            self.skip_space_and_comments()?;
             if self.take('}') {
                 return Ok(Value::Object(members));
             }
             let key = match self.peek() {
-                Some(quote) if close_of(quote).is_some() => self.string()?,
+                Some(quote) if closing_quotes(quote).is_some() => self.string()?,
                 Some(letter) if is_word(letter) => self.word().to_owned(),
                 Some(other) => return Err(format!("expected a key, found `{other}`")),
                 None => return Err("it ends before its end".to_owned()),
             };
-            self.skip()?;
+            self.skip_space_and_comments()?;
             if !self.take(':') {
-                return Err(format!("expected `:` behind the key `{}`", short(&key)));
+                return Err(format!(
+                    "expected `:` behind the key `{}`",
+                    shorten_key(&key)
+                ));
             }
             let value = self.value(depth + 1)?;
             members.insert(key, value);
@@ -164,7 +167,7 @@ impl<'t> Reader<'t> {
         self.take('[');
         let mut values = Vec::new();
         loop {
-            self.skip()?;
+            self.skip_space_and_comments()?;
             if self.take(']') {
                 return Ok(Value::Array(values));
             }
@@ -180,7 +183,7 @@ impl<'t> Reader<'t> {
     /// A comma, the end, or a line break, behind which the comma may be missing.
     fn separator(&mut self, close: char) -> Result<(), String> {
         let before = self.at;
-        self.skip()?;
+        self.skip_space_and_comments()?;
         if self.take(',') || self.peek() == Some(close) {
             return Ok(());
         }
@@ -195,7 +198,7 @@ impl<'t> Reader<'t> {
 
     fn string(&mut self) -> Result<String, String> {
         let open = self.peek().unwrap_or('"');
-        let closes = close_of(open).unwrap_or(&['"']);
+        let closes = closing_quotes(open).unwrap_or(&['"']);
         self.at += open.len_utf8();
         let mut text = String::new();
         let mut letters = self.rest().char_indices();
@@ -245,7 +248,7 @@ impl<'t> Reader<'t> {
     }
 
     /// A number, a word of JSON or of Python, or any other text up to the end of the value.
-    fn bare(&mut self) -> Value {
+    fn bare_value(&mut self) -> Value {
         let rest = self.rest();
         let length = rest.find([',', '\n', '}', ']']).unwrap_or(rest.len());
         let line = &rest[..length];
@@ -273,7 +276,7 @@ fn ends_string(behind: &str) -> bool {
     matches!(next, None | Some(',' | ':' | '}' | ']' | '/' | '#')) || rest.starts_with('\n')
 }
 
-fn short(text: &str) -> String {
+fn shorten_key(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
@@ -285,31 +288,31 @@ mod tests {
 
     #[test]
     fn strict_and_lenient_json_are_read() {
-        let (value, length) = object("{\"a\": [1, \"x\"]} and more").unwrap();
+        let (value, length) = parse_object("{\"a\": [1, \"x\"]} and more").unwrap();
         assert_eq!((value, length), (json!({"a": [1, "x"]}), 15));
         let text = "{ // why\n 'a': 1, b: -20%, \"c\": \"say \"no\" twice\", /* so */ \"d\": [1, 2,],\n \"e\": True\n \"f\": \"two\nlines\",}";
-        let (value, _) = object(text).unwrap();
+        let (value, _) = parse_object(text).unwrap();
         assert_eq!(
             value,
             json!({"a": 1.0, "b": "-20%", "c": "say \"no\" twice", "d": [1.0, 2.0], "e": true, "f": "two\nlines"})
         );
-        assert_eq!(object("{“a”: “b”}").unwrap().0, json!({"a": "b"}));
+        assert_eq!(parse_object("{“a”: “b”}").unwrap().0, json!({"a": "b"}));
     }
 
     #[test]
-    fn what_is_no_object_is_said_with_its_line() {
-        assert_eq!(object("{\"a\": 1,\n \"b\": ").unwrap_err().0, 1);
-        assert!(object("{\"a\": \"never\n```\n").is_err());
-        assert!(object(&"{\"a\":".repeat(100_000)).is_err());
-        assert!(object(&"{a:[".repeat(100_000)).is_err());
+    fn errors_name_the_line() {
+        assert_eq!(parse_object("{\"a\": 1,\n \"b\": ").unwrap_err().0, 1);
+        assert!(parse_object("{\"a\": \"never\n```\n").is_err());
+        assert!(parse_object(&"{\"a\":".repeat(100_000)).is_err());
+        assert!(parse_object(&"{a:[".repeat(100_000)).is_err());
     }
 
     #[test]
-    fn braces_of_code_are_no_objects() {
-        assert!(!may_begin("{\n    int x = 1;"));
-        assert!(!may_begin("{ std::min(a, b); }"));
-        assert!(!may_begin("{}"));
-        assert!(may_begin("{ \"a\""));
-        assert!(may_begin("{bottleneck: 1}"));
+    fn code_braces_do_not_start_objects() {
+        assert!(!may_start_object("{\n    int x = 1;"));
+        assert!(!may_start_object("{ std::min(a, b); }"));
+        assert!(!may_start_object("{}"));
+        assert!(may_start_object("{ \"a\""));
+        assert!(may_start_object("{bottleneck: 1}"));
     }
 }

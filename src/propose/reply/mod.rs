@@ -7,40 +7,40 @@ mod apply;
 mod blocks;
 mod code;
 mod edits;
+mod fault_message;
 mod json;
 mod lexer;
-mod message;
 mod nearest;
-mod stream;
+mod normalized;
 mod trace;
 
 use serde::{Deserialize, Serialize};
 
-pub use apply::{Applied, Fault, Mend, Near, Repair, apply};
-pub use message::message;
+pub use apply::{AppliedEdits, EditFault, EditRepair, NumberedLine, RepairKind, apply_edits};
+pub use fault_message::describe_faults;
 pub(crate) use trace::Trace;
 
 /// What was read from a reply.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Read {
+pub struct ParsedReply {
     pub trace: Option<Trace>,
     /// Why there is no trace, or what of it could not be understood.
     pub trace_fault: Option<String>,
-    pub body: Body,
+    pub content: ReplyContent,
     /// What was put right on the way, and why this kernel was taken where there are several: for people.
     pub notes: Vec<String>,
 }
 
 /// What a reply answers with.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Body {
+pub enum ReplyContent {
     /// A whole kernel file, with its header.
     Code(String),
     Edits(Vec<Edit>),
     /// The model says that no edit helps.
     NoValidEdit,
     /// Neither kernel nor edits, with the reason.
-    None(String),
+    Unusable(String),
     /// It ends before its end, whatever it holds: never compiled.
     Truncated,
 }
@@ -57,61 +57,61 @@ pub struct Edit {
 /// The trace is taken off first, wherever it stands, so that nothing in it is taken for code. Then, in this order: edits, for
 /// who writes edits may quote the kernel beside them; the word that no edit helps; a kernel; a difference in the notation of
 /// `diff`, which often stands beside a kernel as an explanation.
-pub fn read(text: &str, complete: bool) -> Read {
+pub fn parse_reply(text: &str, complete: bool) -> ParsedReply {
     let mut notes = Vec::new();
-    let plain = plain(text, &mut notes);
-    let found = trace::take(&plain);
+    let plain = clean_reply(text, &mut notes);
+    let found = trace::extract_trace(&plain);
     let body = if complete {
-        body(&found, &mut notes)
+        parse_content(&found, &mut notes)
     } else {
-        Body::Truncated
+        ReplyContent::Truncated
     };
-    Read {
+    ParsedReply {
         trace: found.trace,
         trace_fault: found.fault,
-        body,
+        content: body,
         notes,
     }
 }
 
-fn body(found: &trace::Found, notes: &mut Vec<String>) -> Body {
+fn parse_content(found: &trace::ExtractedTrace, notes: &mut Vec<String>) -> ReplyContent {
     let rest = found.rest.as_str();
     if rest.trim().is_empty() && found.json.is_none() {
-        return Body::None("the reply is empty".to_owned());
+        return ReplyContent::Unusable("the reply is empty".to_owned());
     }
-    match edits::tagged(rest) {
-        Ok(edits) if !edits.is_empty() => return Body::Edits(edits),
+    match edits::tagged_edits(rest) {
+        Ok(edits) if !edits.is_empty() => return ReplyContent::Edits(edits),
         Ok(_) => {}
         Err(body) => return body,
     }
-    if edits::says_none(rest) {
-        return Body::NoValidEdit;
+    if edits::states_no_valid_edit(rest) {
+        return ReplyContent::NoValidEdit;
     }
-    let blocks = blocks::blocks(rest);
-    let code = code::choose(&blocks, notes);
-    if !matches!(code, Body::None(_)) {
+    let blocks = blocks::find_blocks(rest);
+    let code = code::choose_kernel(&blocks, notes);
+    if !matches!(code, ReplyContent::Unusable(_)) {
         return code;
     }
-    let edits = edits::differences(rest, &blocks);
+    let edits = edits::diff_edits(rest, &blocks);
     if !edits.is_empty() {
         notes.push("a difference was read as edits".to_owned());
-        return Body::Edits(edits);
+        return ReplyContent::Edits(edits);
     }
-    if let Some(body) = found.json.as_ref().and_then(code::within) {
+    if let Some(body) = found.json.as_ref().and_then(code::content_from_json) {
         notes.push("the answer stood within the JSON".to_owned());
         return body;
     }
-    if edits::mentions_none(rest) {
-        return Body::NoValidEdit;
+    if edits::mentions_no_valid_edit(rest) {
+        return ReplyContent::NoValidEdit;
     }
     code
 }
 
 /// The reply without what is no part of its text: byte order marks, carriage returns, and thoughts that leaked.
-fn plain(text: &str, notes: &mut Vec<String>) -> String {
+fn clean_reply(text: &str, notes: &mut Vec<String>) -> String {
     let mut text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
-    for (open, close) in THOUGHTS {
-        if let Some(rest) = without_thoughts(&text, open, close) {
+    for (open, close) in THOUGHT_TAGS {
+        if let Some(rest) = strip_thoughts(&text, open, close) {
             notes.push("leaked thoughts were left out".to_owned());
             text = rest;
         }
@@ -127,13 +127,13 @@ fn plain(text: &str, notes: &mut Vec<String>) -> String {
     let escaped = ["&lt;edit", "&lt;old_str", "&lt;NO_VALID_EDIT"];
     if !text.contains('<') && escaped.iter().any(|tag| text.contains(tag)) {
         notes.push("the whole reply was written for HTML".to_owned());
-        text = unescaped(&text);
+        text = unescape_html(&text);
     }
     text
 }
 
 /// How models mark what they think to themselves.
-const THOUGHTS: [(&str, &str); 4] = [
+const THOUGHT_TAGS: [(&str, &str); 4] = [
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<reasoning>", "</reasoning>"),
@@ -142,7 +142,7 @@ const THOUGHTS: [(&str, &str); 4] = [
 
 /// What follows the thoughts that a reply begins with. Where the template of a server has already written the opening mark, only
 /// the closing one is there.
-fn without_thoughts(text: &str, open: &str, close: &str) -> Option<String> {
+fn strip_thoughts(text: &str, open: &str, close: &str) -> Option<String> {
     let start = text.trim_start();
     if let Some(thoughts) = start.strip_prefix(open) {
         // Thoughts without an end are all there is.
@@ -156,7 +156,7 @@ fn without_thoughts(text: &str, open: &str, close: &str) -> Option<String> {
 }
 
 /// The characters behind the names that HTML has for them.
-fn unescaped(text: &str) -> String {
+fn unescape_html(text: &str) -> String {
     text.replace("&lt;", "<")
         .replace("&gt;", ">")
         .replace("&quot;", "\"")

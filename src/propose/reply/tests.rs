@@ -10,9 +10,12 @@ fn edit(old: &str, new: &str) -> Edit {
 }
 
 /// The kernel that edits make, and how they were mended.
-fn changed(source: &str, edits: &[Edit]) -> (String, Vec<Mend>) {
-    match apply(source, edits, edits.len()) {
-        Applied::Changed { source, repaired } => {
+fn changed(source: &str, edits: &[Edit]) -> (String, Vec<RepairKind>) {
+    match apply_edits(source, edits, edits.len()) {
+        AppliedEdits::Changed {
+            source,
+            repairs: repaired,
+        } => {
             let mends = repaired.iter().map(|repair| repair.mend).collect();
             (source, mends)
         }
@@ -20,9 +23,9 @@ fn changed(source: &str, edits: &[Edit]) -> (String, Vec<Mend>) {
     }
 }
 
-fn faults(source: &str, edits: &[Edit], most: usize) -> Vec<Fault> {
-    match apply(source, edits, most) {
-        Applied::Missed { faults } => faults,
+fn faults(source: &str, edits: &[Edit], most: usize) -> Vec<EditFault> {
+    match apply_edits(source, edits, most) {
+        AppliedEdits::Missed { faults } => faults,
         other => panic!("{other:?}"),
     }
 }
@@ -41,14 +44,14 @@ __global__ void gelu(const float* x, float* output, int n) {
 ";
 
 #[test]
-fn a_text_that_occurs_once_is_replaced_word_for_word() {
+fn unique_text_is_replaced_verbatim() {
     let (source, mends) = changed(KERNEL, &[edit("if (i < n) {", "if (n > i) {")]);
     assert_eq!(source, KERNEL.replace("if (i < n) {", "if (n > i) {"));
     assert_eq!(mends, []);
 }
 
 #[test]
-fn several_edits_are_made_in_order_or_not_at_all() {
+fn edits_apply_in_order_or_not_at_all() {
     let first = edit("value = x[i]", "value = 2.0f * x[i]");
     let second = edit("2.0f * x[i];", "3.0f * x[i];");
     let (source, _) = changed(KERNEL, &[first.clone(), second.clone()]);
@@ -57,12 +60,12 @@ fn several_edits_are_made_in_order_or_not_at_all() {
     assert_eq!(faults(KERNEL, &[first.clone(), missing], 2).len(), 1);
     assert_eq!(
         faults(KERNEL, &[first, second], 1),
-        [Fault::TooMany { given: 2, most: 1 }]
+        [EditFault::TooMany { given: 2, most: 1 }]
     );
 }
 
 #[test]
-fn white_space_is_mended_where_the_place_is_sure() {
+fn indentation_is_repaired_at_a_unique_match() {
     let flat = edit(
         "const float value = x[i];\noutput[i] = value;",
         "const float value = x[i];\nif (value > 0) {\n    output[i] = value;\n}",
@@ -71,13 +74,13 @@ fn white_space_is_mended_where_the_place_is_sure() {
     assert!(source.contains(
         "        const float value = x[i];\n        if (value > 0) {\n            output[i] = value;\n        }\n    }\n"
     ));
-    assert_eq!(mends, [Mend::Indentation]);
+    assert_eq!(mends, [RepairKind::Indentation]);
 }
 
 #[test]
-fn messages_name_places_and_nearest_lines() {
+fn fault_message_names_lines_and_nearest_text() {
     let missing = edit("        const float value = x[i + 1];", "");
-    let said = message(&faults(
+    let said = describe_faults(&faults(
         KERNEL,
         &[edit("i <", "j <"), edit("float", "int"), missing],
         3,
@@ -94,14 +97,14 @@ fn messages_name_places_and_nearest_lines() {
 }
 
 #[test]
-fn files_keep_their_line_endings_and_tabs() {
+fn edits_keep_line_endings_and_tabs() {
     let windows = KERNEL.replace('\n', "\r\n");
     let lines = edit(
         "value = x[i];\n        output",
         "value = x[i];\n        value += 1;\n        output",
     );
     let (source, mends) = changed(&windows, &[lines]);
-    assert_eq!(mends, [Mend::LineEndings]);
+    assert_eq!(mends, [RepairKind::LineEndings]);
     assert!(source.contains("x[i];\r\n        value += 1;\r\n        output"));
     assert_eq!(source.matches('\n').count(), source.matches("\r\n").count());
 
@@ -111,7 +114,7 @@ fn files_keep_their_line_endings_and_tabs() {
         "    if (i < n) {\n        if (i > 0) {\n            f();\n        }\n        const float value = x[i];",
     );
     let (source, mends) = changed(&tabs, &[spaces]);
-    assert_eq!(mends, [Mend::Indentation]);
+    assert_eq!(mends, [RepairKind::Indentation]);
     assert!(
         source.contains("\tif (i < n) {\n\t\tif (i > 0) {\n\t\t\tf();\n\t\t}\n\t\tconst"),
         "{source}"
@@ -119,7 +122,7 @@ fn files_keep_their_line_endings_and_tabs() {
 }
 
 #[test]
-fn lines_that_an_edit_takes_away_leave_nothing_behind() {
+fn deleted_lines_leave_no_blank_line() {
     let (source, _) = changed(KERNEL, &[edit("const float value=x[i];", "")]);
     assert_eq!(
         source,
@@ -128,20 +131,20 @@ fn lines_that_an_edit_takes_away_leave_nothing_behind() {
 }
 
 #[test]
-fn indentation_tells_places_apart_only_where_it_was_written() {
+fn written_indentation_selects_the_matching_lines() {
     let source = "{\n    x();\n    {\n        x();\n    }\n}\n";
     let (mended, mends) = changed(source, &[edit("    x();", "    y();")]);
     assert_eq!(
         (mended.as_str(), mends.as_slice()),
         (
             "{\n    y();\n    {\n        x();\n    }\n}\n",
-            &[Mend::WholeLines][..]
+            &[RepairKind::WholeLines][..]
         )
     );
     let found = faults(source, &[edit("x();", "y();")], 1);
     assert_eq!(
         found,
-        [Fault::Ambiguous {
+        [EditFault::Ambiguous {
             edit: 1,
             lines: vec![2, 4],
             more: false

@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 use super::json;
 
 /// The longest text of one field.
-const MOST_LETTERS: usize = 4000;
+const MAX_FIELD_CHARS: usize = 4000;
 /// How many braces are tried.
-const MOST_TRIES: usize = 256;
+const MAX_TRIED_OBJECTS: usize = 256;
 /// How much text is read in vain before no more is tried.
-const MOST_BYTES: usize = 1024 * 1024;
+const MAX_TRIED_BYTES: usize = 1024 * 1024;
 
 /// Why a kernel is as it is, in the model's words.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Trace {
 
 /// What is left of a reply without its trace.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ExtractedTrace {
     pub(super) trace: Option<Trace>,
     pub(super) fault: Option<String>,
     pub(super) rest: String,
@@ -40,7 +40,7 @@ pub(super) struct Found {
 }
 
 /// The names that a field goes by.
-const FIELDS: [(&str, &[&str]); 5] = [
+const FIELD_ALIASES: [(&str, &[&str]); 5] = [
     (
         "bottleneck",
         &["bottleneck", "bottlenecks", "current_bottleneck"],
@@ -64,7 +64,7 @@ const FIELDS: [(&str, &[&str]); 5] = [
 ];
 
 /// A candidate for the trace: where it stands, and what it is.
-struct Place {
+struct TraceLocation {
     start: usize,
     end: usize,
     json: Option<Value>,
@@ -72,16 +72,16 @@ struct Place {
 }
 
 /// Takes the trace out of a reply. Of several the last one counts, as of several kernels; all are taken out.
-pub(super) fn take(text: &str) -> Found {
+pub(super) fn extract_trace(text: &str) -> ExtractedTrace {
     let mut fault = None;
-    let mut places = objects(text, &mut fault);
+    let mut places = find_json_traces(text, &mut fault);
     if places.is_empty() {
-        places.extend(element(text));
+        places.extend(find_trace_element(text));
     }
     let mut rest = String::with_capacity(text.len());
     let mut at = 0;
     for place in &places {
-        let (start, end) = with_surroundings(text, place.start, place.end);
+        let (start, end) = with_wrappers(text, place.start, place.end);
         if start >= at {
             rest.push_str(&text[at..start]);
             rest.push('\n');
@@ -90,15 +90,15 @@ pub(super) fn take(text: &str) -> Found {
     }
     rest.push_str(&text[at..]);
     let Some(place) = places.pop() else {
-        return Found {
+        return ExtractedTrace {
             trace: None,
             fault: Some(fault.unwrap_or_else(|| "there is no trace".to_owned())),
             rest,
             json: None,
         };
     };
-    let (trace, fault) = read(&place.fields, &text[place.start..place.end]);
-    Found {
+    let (trace, fault) = read_trace(&place.fields, &text[place.start..place.end]);
+    ExtractedTrace {
         trace: Some(trace),
         fault,
         rest,
@@ -107,31 +107,34 @@ pub(super) fn take(text: &str) -> Found {
 }
 
 /// The objects that hold a trace's fields.
-fn objects(text: &str, fault: &mut Option<String>) -> Vec<Place> {
+fn find_json_traces(text: &str, fault: &mut Option<String>) -> Vec<TraceLocation> {
     let mut places = Vec::new();
     let (mut at, mut tries, mut bytes) = (0, 0, 0);
     while let Some(offset) = text[at..].find('{') {
         let start = at + offset;
         at = start + 1;
-        if !json::may_begin(&text[start..]) {
+        if !json::may_start_object(&text[start..]) {
             continue;
         }
         tries += 1;
-        if tries > MOST_TRIES || bytes > MOST_BYTES {
+        if tries > MAX_TRIED_OBJECTS || bytes > MAX_TRIED_BYTES {
             break;
         }
         let is_labelled = is_labelled(&text[..start]);
-        match json::object(&text[start..]) {
+        match json::parse_object(&text[start..]) {
             Ok((value, length)) => {
                 bytes += length;
-                let fields = fields(&value);
-                let known = fields.keys().filter(|key| field(key).is_some()).count();
+                let fields = members_by_key(&value);
+                let known = fields
+                    .keys()
+                    .filter(|key| field_of_key(key).is_some())
+                    .count();
                 let has_answer = ["code", "kernel", "source", "edits", "old_str"]
                     .iter()
                     .any(|key| fields.contains_key(*key));
                 if known >= 2 || is_labelled && (known == 1 || has_answer) {
                     at = start + length;
-                    places.push(Place {
+                    places.push(TraceLocation {
                         start,
                         end: start + length,
                         json: Some(Value::Object(fields.clone())),
@@ -165,7 +168,7 @@ fn is_labelled(before: &str) -> bool {
 }
 
 /// The members of an object, or of the one that it holds under a name for all of them.
-fn fields(value: &Value) -> Map<String, Value> {
+fn members_by_key(value: &Value) -> Map<String, Value> {
     let Value::Object(members) = value else {
         return Map::new();
     };
@@ -174,10 +177,14 @@ fn fields(value: &Value) -> Map<String, Value> {
         let is_wrapping = key.to_lowercase().ends_with("trace");
         match value {
             Value::Object(inner) if is_wrapping => {
-                fields.extend(inner.iter().map(|(key, value)| (plain(key), value.clone())));
+                fields.extend(
+                    inner
+                        .iter()
+                        .map(|(key, value)| (normalize_key(key), value.clone())),
+                );
             }
             _ => {
-                fields.insert(plain(key), value.clone());
+                fields.insert(normalize_key(key), value.clone());
             }
         }
     }
@@ -185,25 +192,25 @@ fn fields(value: &Value) -> Map<String, Value> {
 }
 
 /// A key without regard to how it is written.
-fn plain(key: &str) -> String {
+fn normalize_key(key: &str) -> String {
     key.trim().to_lowercase().replace([' ', '-'], "_")
 }
 
-fn field(key: &str) -> Option<&'static str> {
-    FIELDS
+fn field_of_key(key: &str) -> Option<&'static str> {
+    FIELD_ALIASES
         .iter()
         .find(|(_, names)| names.contains(&key))
         .map(|(field, _)| *field)
 }
 
 /// `<trace>` with elements or lines of its own instead of JSON.
-fn element(text: &str) -> Option<Place> {
+fn find_trace_element(text: &str) -> Option<TraceLocation> {
     let start = text.find("<trace>")?;
     let inner = start + "<trace>".len();
     let close = text[inner..].find("</trace>")? + inner;
     let body = &text[inner..close];
     let mut fields = Map::new();
-    for (_, names) in FIELDS {
+    for (_, names) in FIELD_ALIASES {
         for name in names {
             let open = format!("<{name}>");
             let shut = format!("</{name}>");
@@ -219,15 +226,15 @@ fn element(text: &str) -> Option<Place> {
         for line in body.lines() {
             let line = line.trim().trim_start_matches(['-', '*', ' ']);
             if let Some((key, value)) = line.split_once(':') {
-                let key = plain(key.trim_matches(['*', '`', ' ']));
+                let key = normalize_key(key.trim_matches(['*', '`', ' ']));
                 let value = value.trim().trim_start_matches("**").trim();
-                if field(&key).is_some() {
+                if field_of_key(&key).is_some() {
                     fields.insert(key, Value::String(value.to_owned()));
                 }
             }
         }
     }
-    (!fields.is_empty()).then_some(Place {
+    (!fields.is_empty()).then_some(TraceLocation {
         start,
         end: close + "</trace>".len(),
         json: None,
@@ -236,7 +243,7 @@ fn element(text: &str) -> Option<Place> {
 }
 
 /// The place with the marks around it: a fence that holds nothing else, and `<trace>`.
-fn with_surroundings(text: &str, start: usize, end: usize) -> (usize, usize) {
+fn with_wrappers(text: &str, start: usize, end: usize) -> (usize, usize) {
     let (mut start, mut end) = (start, end);
     loop {
         let before = text[..start].trim_end();
@@ -262,19 +269,19 @@ fn with_surroundings(text: &str, start: usize, end: usize) -> (usize, usize) {
     }
 }
 
-fn read(fields: &Map<String, Value>, verbatim: &str) -> (Trace, Option<String>) {
+fn read_trace(fields: &Map<String, Value>, verbatim: &str) -> (Trace, Option<String>) {
     let mut trace = Trace {
-        verbatim: shortened(verbatim, 16 * MOST_LETTERS),
+        verbatim: truncate_chars(verbatim, 16 * MAX_FIELD_CHARS),
         ..Trace::default()
     };
     let mut fault = None;
     for (key, value) in fields {
-        match field(key) {
-            Some("bottleneck") => trace.bottleneck = words(value),
-            Some("hypothesis") => trace.hypothesis = words(value),
-            Some("change") => trace.change = words(value),
-            Some("risk") => trace.risk = words(value),
-            Some("expected") => match percent(key, value) {
+        match field_of_key(key) {
+            Some("bottleneck") => trace.bottleneck = value_text(value),
+            Some("hypothesis") => trace.hypothesis = value_text(value),
+            Some("change") => trace.change = value_text(value),
+            Some("risk") => trace.risk = value_text(value),
+            Some("expected") => match parse_percent(key, value) {
                 Ok(percent) => trace.expected_percent = percent.or(trace.expected_percent),
                 Err(what) => fault = Some(what),
             },
@@ -284,17 +291,17 @@ fn read(fields: &Map<String, Value>, verbatim: &str) -> (Trace, Option<String>) 
     (trace, fault)
 }
 
-fn words(value: &Value) -> String {
+fn value_text(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
         Value::String(text) => text.trim().to_owned(),
-        Value::Array(values) => values.iter().map(words).collect::<Vec<_>>().join("; "),
+        Value::Array(values) => values.iter().map(value_text).collect::<Vec<_>>().join("; "),
         other => other.to_string(),
     };
-    shortened(&text, MOST_LETTERS)
+    truncate_chars(&text, MAX_FIELD_CHARS)
 }
 
-fn shortened(text: &str, most: usize) -> String {
+fn truncate_chars(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -303,13 +310,13 @@ fn shortened(text: &str, most: usize) -> String {
 
 /// The expected change of time in percent. A number is taken at its word; in a text, words say what its sign does not; a range
 /// stands for its middle, and a factor (`1.3x`) is one of speed.
-fn percent(key: &str, value: &Value) -> Result<Option<f64>, String> {
+fn parse_percent(key: &str, value: &Value) -> Result<Option<f64>, String> {
     let is_factor = key == "expected_speedup";
     let percent = match value {
         Value::Null => return Ok(None),
-        Value::Number(number) if is_factor => number.as_f64().and_then(of_factor),
+        Value::Number(number) if is_factor => number.as_f64().and_then(percent_from_factor),
         Value::Number(number) => number.as_f64(),
-        Value::String(text) => match in_words(text, is_factor) {
+        Value::String(text) => match percent_from_text(text, is_factor) {
             Some(percent) => Some(percent),
             None if !text.chars().any(|letter| letter.is_ascii_digit()) => return Ok(None),
             None => None,
@@ -320,16 +327,16 @@ fn percent(key: &str, value: &Value) -> Result<Option<f64>, String> {
         Some(percent) if percent.is_finite() && percent >= -100.0 => Ok(Some(percent)),
         _ => Err(format!(
             "`{key}`: expected the change of time in percent, such as -20, found `{}`",
-            shortened(&words(value), 60)
+            truncate_chars(&value_text(value), 60)
         )),
     }
 }
 
-fn of_factor(factor: f64) -> Option<f64> {
+fn percent_from_factor(factor: f64) -> Option<f64> {
     (factor > 0.0).then(|| (1.0 / factor - 1.0) * 100.0)
 }
 
-fn in_words(text: &str, is_factor: bool) -> Option<f64> {
+fn percent_from_text(text: &str, is_factor: bool) -> Option<f64> {
     let text = text
         .to_lowercase()
         .replace(['−', '–', '—'], "-")
@@ -356,27 +363,31 @@ fn in_words(text: &str, is_factor: bool) -> Option<f64> {
         "quick",
     ]);
     let slower = has(&["slow", "longer", "regress", "langsamer", "increas"]);
-    let numbers = numbers(&text);
+    let numbers = find_numbers(&text);
     let (first, last) = match numbers.as_slice() {
         [only] => (*only, *only),
         // A dash between two numbers is no sign.
-        [first, last] if first.dashed_to(last) => (
+        [first, last] if first.is_dash_before(last) => (
             *first,
-            Number {
+            NumberInText {
                 value: last.value.copysign(first.value),
                 ..*last
             },
         ),
-        [first, last] if first.joined_to(last, &text) => (*first, *last),
+        [first, last] if first.is_range_with(last, &text) => (*first, *last),
         _ => return None,
     };
-    let is_times = |number: &Number| {
+    let is_times = |number: &NumberInText| {
         let behind = text[number.end..].trim_start();
         behind.starts_with(['x', '×']) || behind.starts_with("times") || behind.starts_with("-fold")
     };
     let middle = f64::midpoint(first.value, last.value);
     if is_times(&last) || is_factor && !text.contains('%') {
-        return if slower { None } else { of_factor(middle) };
+        return if slower {
+            None
+        } else {
+            percent_from_factor(middle)
+        };
     }
     match (faster, slower) {
         (true, true) => None,
@@ -390,25 +401,25 @@ fn in_words(text: &str, is_factor: bool) -> Option<f64> {
 
 /// A number within a text, and where it stands.
 #[derive(Clone, Copy, Debug)]
-struct Number {
+struct NumberInText {
     value: f64,
     start: usize,
     end: usize,
 }
 
-impl Number {
-    fn dashed_to(&self, last: &Self) -> bool {
+impl NumberInText {
+    fn is_dash_before(&self, last: &Self) -> bool {
         // The sign of the second is the dash, with nothing but a percent sign between.
         last.start - self.end <= 2 && last.value < 0.0 && last.value.abs() != self.value
     }
 
-    fn joined_to(&self, last: &Self, text: &str) -> bool {
+    fn is_range_with(&self, last: &Self, text: &str) -> bool {
         let between = text[self.end..last.start].trim_matches(['%', ' ', '.']);
         ["to", "-", "bis", "..", "and", "or", ""].contains(&between)
     }
 }
 
-fn numbers(text: &str) -> Vec<Number> {
+fn find_numbers(text: &str) -> Vec<NumberInText> {
     let bytes = text.as_bytes();
     let mut numbers = Vec::new();
     let mut at = 0;
@@ -430,7 +441,7 @@ fn numbers(text: &str) -> Vec<Number> {
             at
         };
         if let Ok(value) = text[start..end].parse() {
-            numbers.push(Number { value, start, end });
+            numbers.push(NumberInText { value, start, end });
         }
         at = end;
     }
@@ -442,13 +453,13 @@ mod tests {
     use super::*;
 
     fn expected(text: &str) -> Option<f64> {
-        percent("expected_percent", &Value::String(text.to_owned()))
+        parse_percent("expected_percent", &Value::String(text.to_owned()))
             .unwrap()
             .map(|percent| (percent * 100.0).round() / 100.0)
     }
 
     #[test]
-    fn expectations_are_read_in_many_notations() {
+    fn expected_percent_is_read_in_many_notations() {
         assert_eq!(expected("-20%"), Some(-20.0));
         assert_eq!(expected("−20 %"), Some(-20.0));
         assert_eq!(expected("20% faster"), Some(-20.0));
@@ -464,11 +475,11 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_no_expectation() {
-        let read = |text: &str| percent("expected_percent", &Value::String(text.to_owned()));
+    fn ambiguous_expectations_are_errors() {
+        let read = |text: &str| parse_percent("expected_percent", &Value::String(text.to_owned()));
         assert!(read("-10 for b1, -30 for b64 and 5 for the rest").is_err());
         assert!(read("-150").is_err());
         assert!(read("20% faster or slower").is_err());
-        assert!(percent("expected_percent", &Value::Bool(true)).is_err());
+        assert!(parse_percent("expected_percent", &Value::Bool(true)).is_err());
     }
 }

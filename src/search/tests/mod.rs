@@ -9,25 +9,25 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::*;
-use crate::base::Stream;
+use crate::base::RandomStream;
 use crate::event::{Confirmed, Dueled, Failed, FailedReason, Judged, Operator, Stopped};
 use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds};
 
 /// A kernel of the scripted world.
 #[derive(Clone, Debug, PartialEq)]
-struct Source {
+struct ScriptedKernel {
     family: u64,
     point: IndexMap<String, i64>,
 }
 
-impl Source {
+impl ScriptedKernel {
     fn kernel(&self) -> Digest {
         Digest::of(format!("{self:?}"))
     }
 
     /// A number from 0 to 1 that belongs to this kernel.
-    fn luck(&self, purpose: &str) -> f64 {
-        Stream::new(self.kernel().low64(), purpose, 0).unit()
+    fn random_unit(&self, purpose: &str) -> f64 {
+        RandomStream::new(self.kernel().low64(), purpose, 0).uniform()
     }
 }
 
@@ -79,50 +79,50 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
 
 /// What may differ between two runs that must come to the same.
 #[derive(Clone, Copy)]
-struct Manner {
+struct Schedule {
     /// Steps under way at once.
-    under_way: u64,
+    in_flight: u64,
     /// Decides who finishes first.
-    order: u64,
+    arrival_seed: u64,
     /// The chance that a verdict is first a `harness_error`.
-    faults: f64,
+    fault_rate: f64,
 }
 
-const ONE_BY_ONE: Manner = Manner {
-    under_way: 1,
-    order: 0,
-    faults: 0.0,
+const SEQUENTIAL: Schedule = Schedule {
+    in_flight: 1,
+    arrival_seed: 0,
+    fault_rate: 0.0,
 };
 
 /// A run: a search, its journal, and what the outside knows.
-struct Run {
+struct ScriptedRun {
     search: Search,
     journal: Vec<Event>,
-    sources: BTreeMap<u64, Source>,
+    sources: BTreeMap<u64, ScriptedKernel>,
     /// Every brief that `ask` gave out.
     briefs: BTreeMap<u64, Brief>,
     /// How many mutations a parent has.
     mutations: u64,
-    changes: Vec<Change>,
+    changes: Vec<SearchUpdate>,
 }
 
 fn starts() -> Vec<String> {
     ["naive.cu", "better.cu"].map(str::to_owned).into()
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> SearchSettings {
+    SearchSettings {
         features: [
             ("block_threads".to_owned(), vec![64.0, 128.0, 256.0]),
             ("speedup".to_owned(), vec![1.0, 2.0]),
         ]
         .into(),
-        ..Settings::default()
+        ..SearchSettings::default()
     }
 }
 
-impl Run {
-    fn new(settings: &Settings, steps: u64) -> Self {
+impl ScriptedRun {
+    fn new(settings: &SearchSettings, steps: u64) -> Self {
         let search = Search::new(settings, 42, 4, steps, &starts());
         Self {
             search,
@@ -135,7 +135,7 @@ impl Run {
     }
 
     /// A run that begins with a journal, as a resumed one does.
-    fn resume(settings: &Settings, steps: u64, journal: &[Event]) -> Self {
+    fn resume(settings: &SearchSettings, steps: u64, journal: &[Event]) -> Self {
         let mut run = Self::new(settings, steps);
         let mut pending = BTreeMap::new();
         for event in journal {
@@ -167,22 +167,22 @@ impl Run {
     }
 
     /// The scripted proposer.
-    fn propose(&self, brief: &Brief) -> Option<Source> {
+    fn propose(&self, brief: &Brief) -> Option<ScriptedKernel> {
         let parent = |index: usize| self.source(brief.parents[index]);
         match brief.operator {
             Operator::Start => Some(Self::start(brief.step)),
             Operator::Autotune => brief
                 .point
                 .clone()
-                .map(|point| Source { point, ..parent(0) }),
+                .map(|point| ScriptedKernel { point, ..parent(0) }),
             Operator::Mutate if brief.attempt >= self.mutations => None,
             // Few families, so that different parents often come to the same source.
-            Operator::Mutate => Some(Source {
+            Operator::Mutate => Some(ScriptedKernel {
                 family: (parent(0).family * 7 + brief.attempt * 13 + 5) % 97,
                 ..parent(0)
             }),
             Operator::Recombine if brief.attempt > 0 || brief.parents.len() < 2 => None,
-            Operator::Recombine => Some(Source {
+            Operator::Recombine => Some(ScriptedKernel {
                 family: parent(0).family,
                 point: parent(1).point,
             }),
@@ -190,15 +190,15 @@ impl Run {
         }
     }
 
-    fn start(step: u64) -> Source {
-        Source {
+    fn start(step: u64) -> ScriptedKernel {
+        ScriptedKernel {
             family: step,
             point: [("ROWS".to_owned(), 4), ("UNROLL".to_owned(), 1)].into(),
         }
     }
 
     /// The parents of the first questions are starting kernels, known before they are judged.
-    fn source(&self, step: u64) -> Source {
+    fn source(&self, step: u64) -> ScriptedKernel {
         match self.sources.get(&step) {
             Some(source) => source.clone(),
             None if step <= starts().len() as u64 => Self::start(step),
@@ -207,27 +207,27 @@ impl Run {
     }
 
     /// The scripted judge.
-    fn judge(source: &Source) -> Verdict {
-        if source.luck("valid") < 0.25 && source.family > 2 {
+    fn judge(source: &ScriptedKernel) -> Verdict {
+        if source.random_unit("valid") < 0.25 && source.family > 2 {
             return verdict(Status::WrongOutput, None, 0.0, 0.0);
         }
-        let threads = [32.0, 64.0, 128.0, 256.0][(source.luck("threads") * 4.0) as usize];
+        let threads = [32.0, 64.0, 128.0, 256.0][(source.random_unit("threads") * 4.0) as usize];
         verdict(
             Status::Passed,
-            Some(0.5 + 2.0 * source.luck("speed")),
+            Some(0.5 + 2.0 * source.random_unit("speed")),
             0.1,
             threads,
         )
     }
 
     fn duel(&self, request: DuelRequest) -> Event {
-        let luck = Stream::new(
+        let luck = RandomStream::new(
             self.source(request.step).kernel().low64()
                 ^ self.source(request.against).kernel().low64(),
             "duel",
             0,
         )
-        .unit();
+        .uniform();
         let duel = Duel {
             ratio: 0.9 + luck * 0.3,
             ci95: [0.85 + luck * 0.3, 0.95 + luck * 0.3],
@@ -240,14 +240,14 @@ impl Run {
     }
 
     /// Goes on until the search is over, or until so many events are in the journal.
-    fn go(&mut self, manner: Manner, events: usize) {
-        let mut order = Stream::new(manner.order, "order", 0);
+    fn run_until(&mut self, manner: Schedule, events: usize) {
+        let mut order = RandomStream::new(manner.arrival_seed, "order", 0);
         let mut under_way: Vec<Brief> = Vec::new();
         let taken_up: Vec<_> = self.search.unfinished().map(|one| one.step).collect();
         under_way.extend(taken_up.iter().map(|step| self.briefs[step].clone()));
         let mut next = self.briefs.keys().last().map_or(1, |last| last + 1);
         while self.journal.len() < events {
-            while (under_way.len() as u64) < manner.under_way
+            while (under_way.len() as u64) < manner.in_flight
                 && let Some(brief) = self.search.ask(next)
             {
                 assert!(
@@ -262,14 +262,14 @@ impl Run {
                 under_way.push(brief);
                 next += 1;
             }
-            if let Some(request) = self.search.duel()
+            if let Some(request) = self.search.pending_duel()
                 && order.below(2) == 0
             {
                 self.tell(self.duel(request));
                 continue;
             }
             if under_way.is_empty() {
-                match self.search.duel() {
+                match self.search.pending_duel() {
                     Some(request) => self.tell(self.duel(request)),
                     None => break,
                 }
@@ -277,12 +277,12 @@ impl Run {
             }
             let index = order.below(under_way.len());
             let brief = under_way[index].clone();
-            if self.answer(&brief, manner, &mut order) {
+            if self.advance_step(&brief, manner, &mut order) {
                 under_way.swap_remove(index);
             }
         }
         assert!(
-            self.journal.len() >= events || self.search.stop().is_some(),
+            self.journal.len() >= events || self.search.stop_reason().is_some(),
             "stuck behind step {}",
             self.search.folded()
         );
@@ -290,15 +290,15 @@ impl Run {
             !self
                 .changes
                 .iter()
-                .any(|change| matches!(change, Change::Diverged(_)))
+                .any(|change| matches!(change, SearchUpdate::Diverged(_)))
         );
     }
 
     /// The next thing that happens to a step; whether it is done then.
-    fn answer(&mut self, brief: &Brief, manner: Manner, order: &mut Stream) -> bool {
+    fn advance_step(&mut self, brief: &Brief, manner: Schedule, order: &mut RandomStream) -> bool {
         let step = brief.step;
         if let Some(source) = self.sources.get(&step).cloned() {
-            if order.unit() < manner.faults {
+            if order.uniform() < manner.fault_rate {
                 self.tell(Event::Judged(Judged {
                     step,
                     verdict: verdict(Status::HarnessError, None, 0.0, 0.0),
@@ -327,7 +327,7 @@ impl Run {
         };
         self.sources.insert(step, source.clone());
         let kernel = source.kernel();
-        if let Some(of) = self.search.known(&kernel) {
+        if let Some(of) = self.search.step_of_kernel(&kernel) {
             self.tell(fail(FailedReason::Duplicate, Some(of), Some(kernel)));
             return true;
         }
@@ -347,9 +347,9 @@ impl Run {
     }
 
     /// Everything that must not depend on the order of arrival.
-    fn state(&self) -> State {
+    fn state(&self) -> ComparableState {
         let search = &self.search;
-        State {
+        ComparableState {
             briefs: self
                 .briefs
                 .range(..=search.folded())
@@ -360,9 +360,9 @@ impl Run {
                 .collect(),
             archive: search.archive.clone(),
             counts: search.counts().clone(),
-            stop: search.stop(),
+            stop: search.stop_reason(),
             next: (1..=search.window)
-                .map(|ahead| search.plans[ahead as usize - 1].brief.clone())
+                .map(|ahead| search.planned[ahead as usize - 1].brief.clone())
                 .collect(),
         }
     }
@@ -373,22 +373,22 @@ fn detail(brief: &Brief) -> String {
 }
 
 #[derive(Debug, PartialEq)]
-struct State {
+struct ComparableState {
     briefs: Vec<Brief>,
-    records: Vec<Record>,
+    records: Vec<StepRecord>,
     archive: Archive,
-    counts: Counts,
+    counts: SearchCounts,
     stop: Option<StopReason>,
     next: Vec<Brief>,
 }
 
-fn whole(steps: u64, manner: Manner) -> Run {
-    let mut run = Run::new(&settings(), steps);
-    run.go(manner, usize::MAX);
+fn run_to_end(steps: u64, manner: Schedule) -> ScriptedRun {
+    let mut run = ScriptedRun::new(&settings(), steps);
+    run.run_until(manner, usize::MAX);
     run
 }
 
-fn outcomes(run: &Run) -> Vec<Outcome> {
+fn outcomes(run: &ScriptedRun) -> Vec<StepOutcome> {
     (1..=run.search.folded())
         .map(|step| run.search.record(step).unwrap().outcome)
         .collect()

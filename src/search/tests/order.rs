@@ -1,32 +1,33 @@
 //! Whole runs: the same whatever comes first, cut anywhere, in time that does not grow.
 
 use super::*;
+use crate::search::ledger::ArchiveDecision;
 
 #[test]
-fn the_same_verdicts_in_any_order_give_the_same_questions_and_archive() {
-    let reference = whole(150, ONE_BY_ONE);
+fn the_same_verdicts_in_any_order_give_the_same_briefs_and_archive() {
+    let reference = run_to_end(150, SEQUENTIAL);
     let expected = reference.state();
     // The world is rich enough to show something.
     assert!(
-        expected.archive.filled() >= 5,
+        expected.archive.filled_cells() >= 5,
         "{} cells",
-        expected.archive.filled()
+        expected.archive.filled_cells()
     );
     let kinds = outcomes(&reference);
     assert!(
         kinds
             .iter()
-            .any(|outcome| matches!(outcome, Outcome::Duplicate { .. }))
+            .any(|outcome| matches!(outcome, StepOutcome::Duplicate { .. }))
     );
     assert!(
         kinds
             .iter()
-            .any(|outcome| matches!(outcome, Outcome::NotPassed(_)))
+            .any(|outcome| matches!(outcome, StepOutcome::NotPassed(_)))
     );
     assert!(kinds.iter().any(|outcome| matches!(
         outcome,
-        Outcome::Passed {
-            insert: Insert::Improved { .. },
+        StepOutcome::Passed {
+            insert: ArchiveDecision::Improved { .. },
             ..
         }
     )));
@@ -38,16 +39,16 @@ fn the_same_verdicts_in_any_order_give_the_same_questions_and_archive() {
     );
     let mut backwards = 0;
     for order in 0..60 {
-        let run = whole(
+        let run = run_to_end(
             150,
-            Manner {
-                under_way: 4,
-                order,
-                faults: 0.1,
+            Schedule {
+                in_flight: 4,
+                arrival_seed: order,
+                fault_rate: 0.1,
             },
         );
         assert_eq!(run.state(), expected, "order {order}");
-        backwards += run.search.elsewhere.len();
+        backwards += run.search.source_steps.len();
     }
     assert!(
         backwards > 0,
@@ -56,19 +57,19 @@ fn the_same_verdicts_in_any_order_give_the_same_questions_and_archive() {
 }
 
 #[test]
-fn a_journal_told_in_any_order_whatever_gives_the_same_state() {
-    let reference = whole(
+fn a_journal_replayed_in_any_order_gives_the_same_state() {
+    let reference = run_to_end(
         80,
-        Manner {
-            under_way: 4,
-            order: 5,
-            faults: 0.1,
+        Schedule {
+            in_flight: 4,
+            arrival_seed: 5,
+            fault_rate: 0.1,
         },
     );
     for order in 0..40 {
         let mut journal = reference.journal.clone();
-        Stream::new(order, "shuffle", 0).shuffle(&mut journal);
-        let mut run = Run::new(&settings(), 80);
+        RandomStream::new(order, "shuffle", 0).shuffle(&mut journal);
+        let mut run = ScriptedRun::new(&settings(), 80);
         run.briefs = reference.briefs.clone();
         for event in journal {
             run.tell(event);
@@ -77,24 +78,24 @@ fn a_journal_told_in_any_order_whatever_gives_the_same_state() {
         assert!(
             !run.changes
                 .iter()
-                .any(|change| matches!(change, Change::Diverged(_)))
+                .any(|change| matches!(change, SearchUpdate::Diverged(_)))
         );
     }
 }
 
 #[test]
-fn a_run_cut_anywhere_and_resumed_comes_to_the_same() {
-    let manner = Manner {
-        under_way: 4,
-        order: 9,
-        faults: 0.1,
+fn a_run_killed_after_any_event_resumes_to_the_same_state() {
+    let manner = Schedule {
+        in_flight: 4,
+        arrival_seed: 9,
+        fault_rate: 0.1,
     };
-    let reference = whole(60, manner);
+    let reference = run_to_end(60, manner);
     for cut in 0..reference.journal.len() {
-        let mut run = Run::resume(&settings(), 60, &reference.journal[..cut]);
-        run.go(
-            Manner {
-                order: cut as u64,
+        let mut run = ScriptedRun::resume(&settings(), 60, &reference.journal[..cut]);
+        run.run_until(
+            Schedule {
+                arrival_seed: cut as u64,
                 ..manner
             },
             usize::MAX,
@@ -104,21 +105,25 @@ fn a_run_cut_anywhere_and_resumed_comes_to_the_same() {
 }
 
 #[test]
-fn more_steps_later_ask_what_more_steps_at_once_would_have() {
-    let expected = whole(90, ONE_BY_ONE).state();
-    let manner = Manner {
-        under_way: 4,
-        order: 3,
-        faults: 0.0,
+fn steps_added_later_get_the_same_briefs_as_steps_planned_at_once() {
+    let expected = run_to_end(90, SEQUENTIAL).state();
+    let manner = Schedule {
+        in_flight: 4,
+        arrival_seed: 3,
+        fault_rate: 0.0,
     };
-    let mut run = whole(40, manner);
+    let mut run = run_to_end(40, manner);
     assert_eq!(
-        (run.search.stop(), run.search.folded(), run.search.ask(41)),
+        (
+            run.search.stop_reason(),
+            run.search.folded(),
+            run.search.ask(41)
+        ),
         (Some(StopReason::Steps), 40, None)
     );
     assert_eq!(
         run.changes.last(),
-        Some(&Change::Stopped {
+        Some(&SearchUpdate::Stopped {
             why: StopReason::Steps,
             at: 40
         })
@@ -127,29 +132,29 @@ fn more_steps_later_ask_what_more_steps_at_once_would_have() {
         why: StopReason::Steps,
         at: 40,
     }));
-    let mut again = Run::resume(&settings(), 90, &run.journal);
-    again.go(manner, usize::MAX);
+    let mut again = ScriptedRun::resume(&settings(), 90, &run.journal);
+    again.run_until(manner, usize::MAX);
     assert_eq!(again.state(), expected);
     // Confirming at the first end must not bear on what is asked behind it.
-    for step in run.search.to_confirm() {
+    for step in run.search.steps_to_confirm() {
         run.tell(Event::Confirmed(Confirmed {
             step,
             verdict: verdict(Status::WrongOutput, None, 0.0, 0.0),
         }));
     }
     assert_eq!(run.search.set_steps(90), vec![]);
-    run.go(manner, usize::MAX);
+    run.run_until(manner, usize::MAX);
     assert_eq!(run.state(), expected);
 }
 
 #[test]
-fn no_point_of_a_family_is_asked_for_twice() {
-    let run = whole(
+fn no_point_of_a_family_is_tried_twice() {
+    let run = run_to_end(
         400,
-        Manner {
-            under_way: 4,
-            order: 1,
-            faults: 0.0,
+        Schedule {
+            in_flight: 4,
+            arrival_seed: 1,
+            fault_rate: 0.0,
         },
     );
     let mut seen = std::collections::HashSet::new();
@@ -170,50 +175,50 @@ fn no_point_of_a_family_is_asked_for_twice() {
 }
 
 #[test]
-fn a_world_with_nothing_left_ends_as_exhausted_at_a_fixed_step() {
+fn a_search_with_nothing_left_stops_as_exhausted_at_a_fixed_step() {
     let small = |manner| {
-        let mut run = Run::new(
-            &Settings {
-                operators: Weights {
+        let mut run = ScriptedRun::new(
+            &SearchSettings {
+                operators: OperatorWeights {
                     propose: 0.0,
                     edit: 0.0,
                     crossover: 0.0,
                     repair: 0.0,
                     recombine: 0.0,
-                    ..Weights::default()
+                    ..OperatorWeights::default()
                 },
                 ..settings()
             },
             100_000,
         );
         run.mutations = 1;
-        run.go(manner, usize::MAX);
+        run.run_until(manner, usize::MAX);
         run
     };
-    let expected = small(ONE_BY_ONE);
-    assert_eq!(expected.search.stop(), Some(StopReason::Exhausted));
+    let expected = small(SEQUENTIAL);
+    assert_eq!(expected.search.stop_reason(), Some(StopReason::Exhausted));
     for order in 0..5 {
         assert_eq!(
-            small(Manner {
-                under_way: 4,
-                order,
-                faults: 0.0
+            small(Schedule {
+                in_flight: 4,
+                arrival_seed: order,
+                fault_rate: 0.0
             })
             .state(),
             expected.state()
         );
     }
     assert_eq!(
-        Search::new(&settings(), 1, 4, 10, &[]).stop(),
+        Search::new(&settings(), 1, 4, 10, &[]).stop_reason(),
         Some(StopReason::Exhausted)
     );
 }
 
 #[test]
-fn with_autotune_alone_every_point_of_the_starting_kernels_is_tried() {
-    let mut run = Run::new(
-        &Settings {
-            operators: Weights {
+fn autotune_alone_tries_every_point_of_the_starting_kernels() {
+    let mut run = ScriptedRun::new(
+        &SearchSettings {
+            operators: OperatorWeights {
                 propose: 0.0,
                 edit: 0.0,
                 crossover: 0.0,
@@ -226,30 +231,30 @@ fn with_autotune_alone_every_point_of_the_starting_kernels_is_tried() {
         },
         1000,
     );
-    run.go(
-        Manner {
-            under_way: 4,
-            order: 2,
-            faults: 0.0,
+    run.run_until(
+        Schedule {
+            in_flight: 4,
+            arrival_seed: 2,
+            fault_rate: 0.0,
         },
         usize::MAX,
     );
-    assert_eq!(run.search.stop(), Some(StopReason::Exhausted));
+    assert_eq!(run.search.stop_reason(), Some(StopReason::Exhausted));
     assert_eq!(run.search.counts().judged, 24);
 }
 
 #[test]
-fn patience_and_target_stop_at_the_same_step_whatever_is_under_way() {
+fn patience_and_target_stop_at_the_same_step_in_any_arrival_order() {
     for (settings, why) in [
         (
-            Settings {
+            SearchSettings {
                 patience: Some(25),
                 ..settings()
             },
             StopReason::Patience,
         ),
         (
-            Settings {
+            SearchSettings {
                 target_speedup: Some(1.9),
                 ..settings()
             },
@@ -257,18 +262,18 @@ fn patience_and_target_stop_at_the_same_step_whatever_is_under_way() {
         ),
     ] {
         let stopped = |manner| {
-            let mut run = Run::new(&settings, 5000);
-            run.go(manner, usize::MAX);
-            (run.search.stop(), run.state())
+            let mut run = ScriptedRun::new(&settings, 5000);
+            run.run_until(manner, usize::MAX);
+            (run.search.stop_reason(), run.state())
         };
-        let expected = stopped(ONE_BY_ONE);
+        let expected = stopped(SEQUENTIAL);
         assert_eq!(expected.0, Some(why));
         for order in 0..10 {
             assert_eq!(
-                stopped(Manner {
-                    under_way: 4,
-                    order,
-                    faults: 0.0
+                stopped(Schedule {
+                    in_flight: 4,
+                    arrival_seed: order,
+                    fault_rate: 0.0
                 }),
                 expected
             );
@@ -283,7 +288,7 @@ fn patience_and_target_stop_at_the_same_step_whatever_is_under_way() {
 )]
 fn a_hundred_thousand_steps_are_folded_in_time_that_does_not_grow() {
     let steps = 100_000;
-    let mut run = Run::new(&Settings::default(), steps);
+    let mut run = ScriptedRun::new(&SearchSettings::default(), steps);
     let mut clock = std::time::Instant::now();
     for step in 1..=steps {
         let brief = run.search.ask(step).unwrap();
@@ -302,12 +307,12 @@ fn a_hundred_thousand_steps_are_folded_in_time_that_does_not_grow() {
                 .unwrap_or_else(|| [("ROWS".to_owned(), 4), ("UNROLL".to_owned(), 1)].into()),
             space: space(),
         }));
-        let mut luck = Stream::new(step, "bench", 0);
+        let mut luck = RandomStream::new(step, "bench", 0);
         let mut verdict = verdict(
             Status::Passed,
-            Some(0.5 + 10.0 * luck.unit()),
+            Some(0.5 + 10.0 * luck.uniform()),
             0.001,
-            1024.0 * luck.unit(),
+            1024.0 * luck.uniform(),
         );
         verdict
             .features
@@ -316,7 +321,7 @@ fn a_hundred_thousand_steps_are_folded_in_time_that_does_not_grow() {
             .features
             .insert("vector_bytes".to_owned(), luck.below(20) as f64);
         run.search.tell(&Event::Judged(Judged { step, verdict }));
-        if let Some(request) = run.search.duel() {
+        if let Some(request) = run.search.pending_duel() {
             run.search.tell(&Event::Dueled(Dueled {
                 step,
                 against: request.against,
@@ -327,14 +332,14 @@ fn a_hundred_thousand_steps_are_folded_in_time_that_does_not_grow() {
             println!(
                 "steps up to {step}: {:.1} µs each, {} cells",
                 clock.elapsed().as_secs_f64() / 0.02,
-                run.search.archive().filled()
+                run.search.archive().filled_cells()
             );
             clock = std::time::Instant::now();
         }
     }
     assert_eq!(
-        (run.search.folded(), run.search.stop()),
+        (run.search.folded(), run.search.stop_reason()),
         (steps, Some(StopReason::Steps))
     );
-    assert_eq!(run.search.held.len(), 0);
+    assert_eq!(run.search.pending.len(), 0);
 }

@@ -1,13 +1,14 @@
 //! Single steps, told by hand: starting kernels, duplicates, duels, faults, confirmation.
 
 use super::*;
+use crate::search::ledger::ArchiveDecision;
 
 /// A search whose steps are all told by hand.
-fn by_hand() -> Search {
+fn manual_search() -> Search {
     Search::new(
-        &Settings {
+        &SearchSettings {
             features: IndexMap::new(),
-            ..Settings::default()
+            ..SearchSettings::default()
         },
         7,
         4,
@@ -39,13 +40,13 @@ fn judged(step: u64, speedup: f64) -> Event {
     })
 }
 
-fn outcome(search: &Search, step: u64) -> Outcome {
+fn outcome(search: &Search, step: u64) -> StepOutcome {
     search.record(step).unwrap().outcome
 }
 
 #[test]
 fn starting_kernels_come_first_and_are_the_first_parents() {
-    let search = by_hand();
+    let search = manual_search();
     let briefs: Vec<_> = (1..=4).map(|step| search.ask(step).unwrap()).collect();
     assert_eq!(briefs[0].start.as_deref(), Some("naive.cu"));
     assert_eq!(briefs[1].start.as_deref(), Some("better.cu"));
@@ -59,12 +60,12 @@ fn starting_kernels_come_first_and_are_the_first_parents() {
 }
 
 #[test]
-fn the_later_of_two_equal_sources_is_the_duplicate_whoever_came_first() {
+fn the_later_step_is_the_duplicate_even_if_it_arrived_first() {
     for later_first in [false, true] {
-        let mut search = by_hand();
+        let mut search = manual_search();
         let (first, second) = if later_first { (2, 1) } else { (1, 2) };
         search.tell(&proposed(&search, first, "same"));
-        assert_eq!(search.known(&Digest::of("same")), Some(first));
+        assert_eq!(search.step_of_kernel(&Digest::of("same")), Some(first));
         let kernel = Some(Digest::of("same"));
         search.tell(&Event::Failed(Failed {
             edits: Default::default(),
@@ -78,21 +79,21 @@ fn the_later_of_two_equal_sources_is_the_duplicate_whoever_came_first() {
         assert_eq!(search.folded(), 2);
         assert_eq!(
             outcome(&search, 1),
-            Outcome::Passed {
+            StepOutcome::Passed {
                 speedup: 1.5,
-                insert: Insert::New
+                insert: ArchiveDecision::New
             }
         );
-        assert_eq!(outcome(&search, 2), Outcome::Duplicate { of: 1 });
+        assert_eq!(outcome(&search, 2), StepOutcome::Duplicate { of: 1 });
         assert_eq!(search.archive().elites()[0].step, 1);
         assert_eq!(search.source_step(1), first);
-        assert_eq!(search.known(&Digest::of("same")), Some(1));
+        assert_eq!(search.step_of_kernel(&Digest::of("same")), Some(1));
     }
 }
 
 #[test]
 fn duplicates_that_point_at_each_other_do_not_hang() {
-    let mut search = by_hand();
+    let mut search = manual_search();
     for (step, of) in [(1, 2), (2, 1)] {
         search.tell(&Event::Failed(Failed {
             edits: Default::default(),
@@ -107,9 +108,9 @@ fn duplicates_that_point_at_each_other_do_not_hang() {
 }
 
 #[test]
-fn overlapping_intervals_are_told_apart_by_a_duel_and_only_by_that() {
+fn overlapping_intervals_are_decided_only_by_a_duel() {
     for (low, winner) in [(1.01, 2), (1.0, 1), (0.9, 1)] {
-        let mut search = by_hand();
+        let mut search = manual_search();
         search.tell(&proposed(&search, 1, "a"));
         search.tell(&judged(1, 1.0));
         search.tell(&proposed(&search, 2, "b"));
@@ -119,10 +120,10 @@ fn overlapping_intervals_are_told_apart_by_a_duel_and_only_by_that() {
         };
         assert_eq!(
             search.tell(&judged(2, 1.05)),
-            vec![Change::DuelWanted(wanted)]
+            vec![SearchUpdate::DuelWanted(wanted)]
         );
         search.tell(&proposed(&search, 3, "c"));
-        assert_eq!((search.duel(), search.folded()), (Some(wanted), 1));
+        assert_eq!((search.pending_duel(), search.folded()), (Some(wanted), 1));
         let duel = Some(Duel {
             ratio: low + 0.02,
             ci95: [low, low + 0.04],
@@ -141,20 +142,23 @@ fn overlapping_intervals_are_told_apart_by_a_duel_and_only_by_that() {
             against: 1,
             duel,
         }));
-        assert_eq!((search.duel(), search.folded()), (None, 2));
+        assert_eq!((search.pending_duel(), search.folded()), (None, 2));
         assert_eq!(search.best().unwrap().step, winner);
     }
 }
 
 #[test]
-fn kforges_own_fault_is_no_result_until_the_step_is_closed() {
-    let mut search = by_hand();
+fn a_harness_error_keeps_the_step_open_until_it_is_closed() {
+    let mut search = manual_search();
     search.tell(&proposed(&search, 1, "a"));
     let fault = Event::Judged(Judged {
         step: 1,
         verdict: verdict(Status::HarnessError, None, 0.0, 0.0),
     });
-    assert_eq!(search.tell(&fault), vec![Change::HarnessError { step: 1 }]);
+    assert_eq!(
+        search.tell(&fault),
+        vec![SearchUpdate::HarnessError { step: 1 }]
+    );
     assert_eq!(
         search
             .unfinished()
@@ -172,35 +176,35 @@ fn kforges_own_fault_is_no_result_until_the_step_is_closed() {
     }));
     assert_eq!(
         outcome(&search, 1),
-        Outcome::Failed(FailedReason::HarnessError)
+        StepOutcome::Failed(FailedReason::HarnessError)
     );
     assert_eq!(search.counts().validity(), None);
 }
 
 #[test]
-fn a_speedup_that_is_no_number_never_reaches_the_archive() {
+fn an_invalid_speedup_never_reaches_the_archive() {
     for speedup in [f64::NAN, f64::INFINITY, 0.0, -1.0] {
-        let mut search = by_hand();
+        let mut search = manual_search();
         search.tell(&proposed(&search, 1, "a"));
         search.tell(&judged(1, speedup));
         assert_eq!(
             outcome(&search, 1),
-            Outcome::NotPassed(Status::Inconclusive)
+            StepOutcome::NotPassed(Status::Inconclusive)
         );
-        assert_eq!(search.archive().filled(), 0);
+        assert_eq!(search.archive().filled_cells(), 0);
     }
 }
 
 #[test]
-fn a_recorded_question_that_is_not_ours_is_shown_and_then_followed() {
-    let mut search = by_hand();
+fn a_diverging_recorded_brief_is_reported_and_used() {
+    let mut search = manual_search();
     let planned = search.ask(3).unwrap();
     let told = Brief {
         parents: vec![3 - planned.parents[0]],
         ..planned.clone()
     };
     let changes = search.tell(&Event::Asked(told.clone()));
-    let [Change::Diverged(divergence)] = changes.as_slice() else {
+    let [SearchUpdate::Diverged(divergence)] = changes.as_slice() else {
         panic!("{changes:?}")
     };
     assert!(
@@ -214,10 +218,10 @@ fn a_recorded_question_that_is_not_ours_is_shown_and_then_followed() {
 }
 
 #[test]
-fn the_best_is_the_fastest_that_was_confirmed() {
-    let run = whole(120, ONE_BY_ONE);
+fn the_best_is_the_fastest_confirmed_kernel() {
+    let run = run_to_end(120, SEQUENTIAL);
     let mut search = run.search;
-    let first = search.to_confirm();
+    let first = search.steps_to_confirm();
     assert_eq!(first.len(), 3);
     assert_eq!(
         first,
@@ -243,22 +247,25 @@ fn the_best_is_the_fastest_that_was_confirmed() {
     };
     assert_eq!(
         search.tell(&confirm(first[0], 0.0)),
-        vec![Change::Confirmed {
+        vec![SearchUpdate::Confirmed {
             step: first[0],
             passed: false
         }]
     );
     search.tell(&confirm(first[1], 1.8));
     search.tell(&confirm(first[2], 2.1));
-    assert_eq!(search.confirmed().unwrap().step, first[2]);
+    assert_eq!(search.best_confirmed().unwrap().step, first[2]);
     assert_eq!(search.best().unwrap().step, first[1]);
     // One did not pass again, so a fourth is wanted.
-    assert_eq!(search.to_confirm(), vec![search.archive().elites()[3].step]);
+    assert_eq!(
+        search.steps_to_confirm(),
+        vec![search.archive().elites()[3].step]
+    );
 }
 
 #[test]
-fn what_was_too_noisy_to_be_confirmed_is_not_refuted() {
-    let mut search = whole(120, ONE_BY_ONE).search;
+fn an_inconclusive_confirmation_does_not_refute() {
+    let mut search = run_to_end(120, SEQUENTIAL).search;
     let best = search.best().unwrap().step;
     let confirmed = |status| {
         Event::Confirmed(Confirmed {
@@ -268,11 +275,11 @@ fn what_was_too_noisy_to_be_confirmed_is_not_refuted() {
     };
     search.tell(&confirmed(Status::Inconclusive));
     assert_eq!(search.best().unwrap().step, best);
-    assert!(search.confirmed().is_none());
+    assert!(search.best_confirmed().is_none());
     // Another one is wanted in its place, and itself no more.
     let elites = search.archive().elites()[1..4].iter();
     assert_eq!(
-        search.to_confirm(),
+        search.steps_to_confirm(),
         elites.map(|elite| elite.step).collect::<Vec<_>>()
     );
     search.tell(&confirmed(Status::Race));
@@ -280,23 +287,23 @@ fn what_was_too_noisy_to_be_confirmed_is_not_refuted() {
 }
 
 #[test]
-fn an_elite_that_is_measured_again_moves_or_goes() {
-    let mut search = whole(60, ONE_BY_ONE).search;
+fn a_remeasured_elite_moves_or_is_removed() {
+    let mut search = run_to_end(60, SEQUENTIAL).search;
     let best = search.best().unwrap().step;
-    let filled = search.archive().filled();
+    let filled = search.archive().filled_cells();
     assert_eq!(
         search.tell(&judged(best, 0.6)).first(),
-        Some(&Change::Remeasured {
+        Some(&SearchUpdate::Remeasured {
             step: best,
             kept: false
         })
     );
     assert_ne!(search.best().unwrap().step, best);
-    assert_eq!(search.archive().filled(), filled - 1);
+    assert_eq!(search.archive().filled_cells(), filled - 1);
     let next = search.best().unwrap().step;
     assert_eq!(
         search.tell(&judged(next, 9.0)),
-        vec![Change::Remeasured {
+        vec![SearchUpdate::Remeasured {
             step: next,
             kept: true
         }]

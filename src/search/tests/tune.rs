@@ -10,25 +10,25 @@ struct Tuner {
 
 impl Tuner {
     fn new(back_after: u64, starts: &[&str]) -> Self {
-        let settings = Settings {
-            mode: Mode::Tune,
+        let settings = SearchSettings {
+            mode: SearchMode::Tune,
             back_after,
             features: IndexMap::new(),
-            ..Settings::default()
+            ..SearchSettings::default()
         };
         let starts: Vec<String> = starts.iter().map(|name| (*name).to_owned()).collect();
-        let askable = Askable {
+        let askable = ModelPool {
             models: vec![("model".to_owned(), 1.0)],
             cards: Vec::new(),
         };
         Self {
-            search: Search::asking(&settings, 7, 1, u64::MAX, &starts, askable),
+            search: Search::with_models(&settings, 7, 1, u64::MAX, &starts, askable),
             next: 1,
         }
     }
 
     /// What the next step is asked, in a few letters.
-    fn asked(&self) -> String {
+    fn next_brief(&self) -> String {
         let brief = self.search.ask(self.next).unwrap();
         let parents: Vec<_> = brief.parents.iter().map(u64::to_string).collect();
         format!("{} {}", brief.operator.name(), parents.join(","))
@@ -36,7 +36,7 @@ impl Tuner {
             .to_owned()
     }
 
-    fn answer(&mut self, verdict: Verdict) {
+    fn judge_next(&mut self, verdict: Verdict) {
         let step = self.next;
         let brief = self.search.ask(step).unwrap();
         let kernel = Digest::of(format!("kernel {step}"));
@@ -57,16 +57,16 @@ impl Tuner {
         self.next += 1;
     }
 
-    fn passes(&mut self, speedup: f64) {
-        self.answer(verdict(Status::Passed, Some(speedup), 0.001, 64.0));
+    fn pass_next(&mut self, speedup: f64) {
+        self.judge_next(verdict(Status::Passed, Some(speedup), 0.001, 64.0));
     }
 
-    fn fails(&mut self, status: Status) {
-        self.answer(verdict(status, None, 0.0, 64.0));
+    fn fail_next(&mut self, status: Status) {
+        self.judge_next(verdict(status, None, 0.0, 64.0));
     }
 
     /// No candidate came of it.
-    fn misses(&mut self, reason: FailedReason) {
+    fn miss_next(&mut self, reason: FailedReason) {
         let step = self.next;
         let brief = self.search.ask(step).unwrap();
         self.search.tell(&Event::Asked(brief));
@@ -83,130 +83,130 @@ impl Tuner {
 }
 
 #[test]
-fn a_kernel_is_written_once_and_the_best_is_edited_from_then_on() {
+fn a_kernel_is_proposed_once_then_the_best_is_edited() {
     let mut tuner = Tuner::new(3, &[]);
-    assert_eq!(tuner.asked(), "propose");
+    assert_eq!(tuner.next_brief(), "propose");
     assert_eq!(tuner.search.ask(2), None, "one step at a time");
-    tuner.passes(1.0);
-    assert_eq!(tuner.asked(), "edit 1");
-    tuner.passes(1.5);
-    assert_eq!(tuner.asked(), "edit 2");
+    tuner.pass_next(1.0);
+    assert_eq!(tuner.next_brief(), "edit 1");
+    tuner.pass_next(1.5);
+    assert_eq!(tuner.next_brief(), "edit 2");
     // Slower is no failure, and no way on either.
-    tuner.passes(1.2);
-    assert_eq!(tuner.asked(), "edit 2");
-    tuner.passes(2.0);
-    assert_eq!(tuner.asked(), "edit 4");
+    tuner.pass_next(1.2);
+    assert_eq!(tuner.next_brief(), "edit 2");
+    tuner.pass_next(2.0);
+    assert_eq!(tuner.next_brief(), "edit 4");
     let model = tuner.search.ask(5).unwrap().model.unwrap();
     assert_eq!((model.name.as_str(), model.known), ("model", 4));
 }
 
 #[test]
-fn what_does_not_pass_is_mended_and_after_so_many_failures_the_best_is_taken_up_again() {
+fn failures_are_repaired_until_restart_after_then_the_best_is_edited() {
     let mut tuner = Tuner::new(3, &[]);
-    tuner.passes(1.0);
+    tuner.pass_next(1.0);
     for _ in 0..2 {
         // Three failures in a row: the edit, and two rounds of mending.
         let first = tuner.next;
-        assert_eq!(tuner.asked(), "edit 1");
-        tuner.fails(Status::WrongOutput);
-        assert_eq!(tuner.asked(), format!("repair {first}"));
-        tuner.fails(Status::CompileError);
-        assert_eq!(tuner.asked(), format!("repair {}", first + 1));
-        tuner.fails(Status::Race);
+        assert_eq!(tuner.next_brief(), "edit 1");
+        tuner.fail_next(Status::WrongOutput);
+        assert_eq!(tuner.next_brief(), format!("repair {first}"));
+        tuner.fail_next(Status::CompileError);
+        assert_eq!(tuner.next_brief(), format!("repair {}", first + 1));
+        tuner.fail_next(Status::Race);
     }
-    assert_eq!(tuner.asked(), "edit 1");
-    tuner.fails(Status::WrongOutput);
+    assert_eq!(tuner.next_brief(), "edit 1");
+    tuner.fail_next(Status::WrongOutput);
     let broken = tuner.next - 1;
-    assert_eq!(tuner.asked(), format!("repair {broken}"));
+    assert_eq!(tuner.next_brief(), format!("repair {broken}"));
     // Mended: the count begins anew.
-    tuner.passes(1.1);
-    assert_eq!(tuner.asked(), format!("edit {}", broken + 1));
-    tuner.fails(Status::WrongOutput);
-    assert_eq!(tuner.asked(), format!("repair {}", broken + 2));
+    tuner.pass_next(1.1);
+    assert_eq!(tuner.next_brief(), format!("edit {}", broken + 1));
+    tuner.fail_next(Status::WrongOutput);
+    assert_eq!(tuner.next_brief(), format!("repair {}", broken + 2));
 }
 
 #[test]
-fn a_step_without_a_candidate_is_a_failure_too_and_leaves_what_is_broken_to_be_mended() {
+fn a_step_without_a_candidate_counts_as_a_failure_and_keeps_the_broken_kernel() {
     let mut tuner = Tuner::new(3, &[]);
-    tuner.passes(1.0);
+    tuner.pass_next(1.0);
     for reason in [FailedReason::NoOp, FailedReason::EditMissed] {
-        tuner.misses(reason);
-        assert_eq!(tuner.asked(), "edit 1");
+        tuner.miss_next(reason);
+        assert_eq!(tuner.next_brief(), "edit 1");
     }
     // The third in a row: what it leaves is not mended.
-    tuner.fails(Status::WrongOutput);
-    assert_eq!(tuner.asked(), "edit 1");
-    tuner.fails(Status::WrongOutput);
-    assert_eq!(tuner.asked(), "repair 5");
-    tuner.misses(FailedReason::EditMissed);
-    assert_eq!(tuner.asked(), "repair 5");
-    tuner.misses(FailedReason::Duplicate);
+    tuner.fail_next(Status::WrongOutput);
+    assert_eq!(tuner.next_brief(), "edit 1");
+    tuner.fail_next(Status::WrongOutput);
+    assert_eq!(tuner.next_brief(), "repair 5");
+    tuner.miss_next(FailedReason::EditMissed);
+    assert_eq!(tuner.next_brief(), "repair 5");
+    tuner.miss_next(FailedReason::Duplicate);
     // A kernel from before the turn is never gone back to.
-    assert_eq!(tuner.asked(), "edit 1");
-    tuner.misses(FailedReason::NoReply);
-    assert_eq!(tuner.asked(), "edit 1");
+    assert_eq!(tuner.next_brief(), "edit 1");
+    tuner.miss_next(FailedReason::NoReply);
+    assert_eq!(tuner.next_brief(), "edit 1");
 }
 
 #[test]
-fn another_is_written_where_nothing_has_ever_passed() {
+fn a_new_kernel_is_proposed_while_nothing_has_passed() {
     let mut tuner = Tuner::new(2, &[]);
     for _ in 0..3 {
-        assert_eq!(tuner.asked(), "propose");
-        tuner.fails(Status::CompileError);
-        assert_eq!(tuner.asked(), format!("repair {}", tuner.next - 1));
-        tuner.fails(Status::WrongOutput);
+        assert_eq!(tuner.next_brief(), "propose");
+        tuner.fail_next(Status::CompileError);
+        assert_eq!(tuner.next_brief(), format!("repair {}", tuner.next - 1));
+        tuner.fail_next(Status::WrongOutput);
     }
-    assert_eq!(tuner.asked(), "propose");
-    tuner.misses(FailedReason::Truncated);
-    assert_eq!(tuner.asked(), "propose");
+    assert_eq!(tuner.next_brief(), "propose");
+    tuner.miss_next(FailedReason::Truncated);
+    assert_eq!(tuner.next_brief(), "propose");
 }
 
 #[test]
-fn what_no_model_can_mend_is_not_given_to_one() {
+fn inconclusive_and_unsupported_kernels_are_not_repaired() {
     for status in [Status::Inconclusive, Status::Unsupported] {
         let mut tuner = Tuner::new(3, &[]);
-        tuner.fails(status);
-        assert_eq!(tuner.asked(), "propose", "{status}");
-        tuner.passes(1.0);
-        tuner.fails(status);
-        assert_eq!(tuner.asked(), "edit 2", "{status}");
+        tuner.fail_next(status);
+        assert_eq!(tuner.next_brief(), "propose", "{status}");
+        tuner.pass_next(1.0);
+        tuner.fail_next(status);
+        assert_eq!(tuner.next_brief(), "edit 2", "{status}");
     }
 }
 
 #[test]
-fn with_one_failure_in_a_row_nothing_is_mended() {
+fn restart_after_one_failure_repairs_nothing() {
     let mut tuner = Tuner::new(1, &[]);
-    tuner.passes(1.0);
-    tuner.fails(Status::WrongOutput);
-    assert_eq!(tuner.asked(), "edit 1");
+    tuner.pass_next(1.0);
+    tuner.fail_next(Status::WrongOutput);
+    assert_eq!(tuner.next_brief(), "edit 1");
 }
 
 #[test]
-fn a_warm_start_is_edited_at_once_or_mended() {
+fn a_warm_start_is_edited_or_repaired_first() {
     let mut tuner = Tuner::new(3, &["from best"]);
     let brief = tuner.search.ask(1).unwrap();
     assert_eq!(
         (brief.operator, brief.start.as_deref()),
         (Operator::Start, Some("from best"))
     );
-    tuner.passes(1.3);
-    assert_eq!(tuner.asked(), "edit 1");
+    tuner.pass_next(1.3);
+    assert_eq!(tuner.next_brief(), "edit 1");
 
     let mut tuner = Tuner::new(3, &["from best"]);
-    tuner.fails(Status::WrongOutput);
-    assert_eq!(tuner.asked(), "repair 1");
+    tuner.fail_next(Status::WrongOutput);
+    assert_eq!(tuner.next_brief(), "repair 1");
 }
 
 #[test]
-fn however_long_nothing_passes_the_rounds_go_on() {
+fn repair_rounds_repeat_while_nothing_passes() {
     let mut tuner = Tuner::new(3, &[]);
-    tuner.passes(1.0);
+    tuner.pass_next(1.0);
     for step in 2..=900 {
         let expected = match step % 3 {
             2 => "edit 1".to_owned(),
             _ => format!("repair {}", step - 1),
         };
-        assert_eq!(tuner.asked(), expected, "step {step}");
-        tuner.fails(Status::WrongOutput);
+        assert_eq!(tuner.next_brief(), expected, "step {step}");
+        tuner.fail_next(Status::WrongOutput);
     }
 }

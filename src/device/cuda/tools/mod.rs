@@ -9,7 +9,7 @@ pub(crate) mod ncu;
 pub(crate) mod sanitizer;
 
 /// The file in which a driver says what it allows.
-const PARAMETERS: &str = "/proc/driver/nvidia/params";
+const DRIVER_PARAMETERS: &str = "/proc/driver/nvidia/params";
 
 /// Finds a tool by its name. The error is why there is none, in one line.
 pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
@@ -24,14 +24,14 @@ fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result
         .filter(|folder| folder.is_absolute())
         .collect();
     folders.extend(home.map(|home| home.join("bin")));
-    let toolkits = newest_first(&root.join("usr/local"), "cuda");
+    let toolkits = folders_by_version(&root.join("usr/local"), "cuda");
     folders.extend(toolkits.iter().map(|toolkit| toolkit.join("bin")));
     folders.extend(toolkits.iter().map(|toolkit| toolkit.join(name)));
     let makers = root.join("opt/nvidia/nsight-compute");
-    folders.extend(newest_first(&makers, ""));
+    folders.extend(folders_by_version(&makers, ""));
     folders.push(makers);
     let found = folders.into_iter().map(|folder| folder.join(name));
-    let mut found = found.filter(|file| is_program(file));
+    let mut found = found.filter(|file| is_executable(file));
     found.next().ok_or_else(|| {
         format!(
             "no `{name}` on PATH, in $CUDA_HOME/bin, /usr/local/cuda*/bin or /opt/nvidia/nsight-compute"
@@ -39,14 +39,14 @@ fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result
     })
 }
 
-fn is_program(file: &Path) -> bool {
+fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let metadata = std::fs::metadata(file);
     metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// The folders in a folder whose names begin like this, those with the greatest version first.
-fn newest_first(folder: &Path, beginning: &str) -> Vec<PathBuf> {
+fn folders_by_version(folder: &Path, beginning: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut named: Vec<(Vec<u32>, PathBuf)> = entries
         .filter_map(|entry| {
@@ -62,7 +62,7 @@ fn newest_first(folder: &Path, beginning: &str) -> Vec<PathBuf> {
 }
 
 /// The version in what a tool says to `--version`.
-pub(crate) fn version(said: &str) -> Option<String> {
+pub(crate) fn parse_version(said: &str) -> Option<String> {
     let after = said.split("Version ").nth(1)?;
     let version: String = (after.chars())
         .take_while(|letter| letter.is_ascii_digit() || *letter == '.')
@@ -71,13 +71,13 @@ pub(crate) fn version(said: &str) -> Option<String> {
 }
 
 /// Why this user may not read a GPU's counters, where that is known without trying.
-pub(crate) fn counters_forbidden() -> Option<String> {
+pub(crate) fn counters_denied() -> Option<String> {
     // SAFETY: takes nothing and cannot fail.
     let is_root = unsafe { libc::geteuid() } == 0;
-    forbidden_by(&std::fs::read_to_string(PARAMETERS).ok()?, is_root)
+    counters_denied_by(&std::fs::read_to_string(DRIVER_PARAMETERS).ok()?, is_root)
 }
 
-fn forbidden_by(parameters: &str, is_root: bool) -> Option<String> {
+fn counters_denied_by(parameters: &str, is_root: bool) -> Option<String> {
     let root_only = parameters
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -88,7 +88,7 @@ fn forbidden_by(parameters: &str, is_root: bool) -> Option<String> {
 }
 
 /// Arguments, the paths among them.
-fn words<const COUNT: usize>(words: [&OsStr; COUNT]) -> Vec<OsString> {
+fn os_strings<const COUNT: usize>(words: [&OsStr; COUNT]) -> Vec<OsString> {
     words.into_iter().map(OsStr::to_owned).collect()
 }
 
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_is_found_where_it_is_usually_put_and_its_lack_is_one_line() {
+    fn tool_search_order_and_one_line_error() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let none = find_in("ncu", OsStr::new(""), None, root).unwrap_err();
@@ -138,19 +138,19 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_read_from_what_a_tool_says() {
+    fn version_is_parsed_from_tool_output() {
         let said = "NVIDIA (R) Nsight Compute Command Line Profiler\nCopyright (c) 2018-2025\nVersion 2025.3.0.0 (build 36273991) (public-release)\n";
-        assert_eq!(version(said).as_deref(), Some("2025.3.0.0"));
-        assert_eq!(version("Version x"), None);
-        assert_eq!(version(""), None);
+        assert_eq!(parse_version(said).as_deref(), Some("2025.3.0.0"));
+        assert_eq!(parse_version("Version x"), None);
+        assert_eq!(parse_version(""), None);
     }
 
     #[test]
-    fn the_driver_says_who_may_count() {
+    fn driver_parameters_decide_counter_access() {
         let parameters = "ResmanDebugLevel: 4294967295\nRmProfilingAdminOnly: 1\n";
-        assert!(forbidden_by(parameters, false).is_some());
-        assert!(forbidden_by(parameters, true).is_none());
-        assert!(forbidden_by("RmProfilingAdminOnly: 0\n", false).is_none());
-        assert!(forbidden_by("", false).is_none());
+        assert!(counters_denied_by(parameters, false).is_some());
+        assert!(counters_denied_by(parameters, true).is_none());
+        assert!(counters_denied_by("RmProfilingAdminOnly: 0\n", false).is_none());
+        assert!(counters_denied_by("", false).is_none());
     }
 }

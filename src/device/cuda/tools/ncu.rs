@@ -9,10 +9,10 @@ use crate::verdict::LaunchCounters;
 pub(crate) const NAME: &str = "ncu";
 
 /// Where a number goes.
-type Slot = fn(&mut LaunchCounters) -> &mut Option<f64>;
+type CounterField = fn(&mut LaunchCounters) -> &mut Option<f64>;
 
 /// What is asked for, and where it goes.
-const METRICS: [(&str, Slot); 15] = [
+const METRICS: [(&str, CounterField); 15] = [
     ("gpu__time_duration.sum", |to| &mut to.duration_us),
     ("sm__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
         &mut to.sm_percent
@@ -56,13 +56,13 @@ const METRICS: [(&str, Slot); 15] = [
 ];
 
 /// The metrics that every run begins with; the last of the list stands in for one that a card does not know.
-pub(crate) fn metrics() -> Vec<&'static str> {
+pub(crate) fn initial_metrics() -> Vec<&'static str> {
     let names = METRICS.iter().map(|(name, _)| *name);
     names.take(METRICS.len() - 1).collect()
 }
 
 /// What to ask for after a run that did not know some of `asked`; `None` where that was not its trouble.
-pub(crate) fn without_unknown(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
+pub(crate) fn drop_unknown_metrics(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
     let complaints: Vec<_> = log
         .lines()
         .filter(|line| line.contains("Failed to find metric") || line.contains("nvalid metric"))
@@ -84,7 +84,7 @@ pub(crate) fn without_unknown(asked: &[&'static str], log: &str) -> Option<Vec<&
 
 /// The arguments before the program that is looked at: launches between its marks, each alone, from flushed caches.
 pub(crate) fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsString> {
-    super::words([
+    super::os_strings([
         OsStr::new("--target-processes"),
         OsStr::new("application-only"),
         OsStr::new("--profile-from-start"),
@@ -107,7 +107,7 @@ pub(crate) fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsSt
 
 /// The arguments that print a report.
 pub(crate) fn import_arguments(report: &Path) -> Vec<OsString> {
-    super::words([
+    super::os_strings([
         OsStr::new("--import"),
         report.as_os_str(),
         OsStr::new("--csv"),
@@ -119,7 +119,7 @@ pub(crate) fn import_arguments(report: &Path) -> Vec<OsString> {
 }
 
 /// Why a run gave nothing, in one line, from all that the tool has said.
-pub(crate) fn complaint(log: &str) -> String {
+pub(crate) fn failure_reason(log: &str) -> String {
     if log.contains("ERR_NVGPUCTRPERM") {
         return "the driver does not let this user read counters (ERR_NVGPUCTRPERM): be root, with CAP_SYS_ADMIN in a container, or load the driver with NVreg_RestrictProfilingToAdminUsers=0".to_owned();
     }
@@ -141,8 +141,8 @@ pub(crate) fn complaint(log: &str) -> String {
 }
 
 /// The launches of a printed report, in their order. The error is what the text lacks, in one line.
-pub(crate) fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
-    let mut rows = records(csv).into_iter();
+pub(crate) fn parse_launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
+    let mut rows = parse_csv(csv).into_iter();
     let header = rows
         .find(|row| row.first().is_some_and(|cell| cell == "ID"))
         .ok_or("the report has no table")?;
@@ -166,8 +166,9 @@ pub(crate) fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
         };
         for (name, slot) in METRICS {
             let Some(place) = column(name) else { continue };
-            let value = row.get(place).and_then(|cell| number(cell));
-            let value = value.map(|value| value * scale(name, unit(place).unwrap_or_default()));
+            let value = row.get(place).and_then(|cell| parse_number(cell));
+            let value =
+                value.map(|value| value * unit_scale(name, unit(place).unwrap_or_default()));
             let slot = slot(&mut counters);
             *slot = slot.or(value);
         }
@@ -181,7 +182,7 @@ pub(crate) fn launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
 }
 
 /// From the tool's unit to ours: microseconds, bytes, percents.
-fn scale(metric: &str, unit: &str) -> f64 {
+fn unit_scale(metric: &str, unit: &str) -> f64 {
     let is_time = metric.starts_with("gpu__time");
     match unit.trim() {
         "ns" | "nsecond" if is_time => 1e-3,
@@ -195,7 +196,7 @@ fn scale(metric: &str, unit: &str) -> f64 {
 }
 
 /// `1,234.5` is one number; `n/a` and `nan` are none.
-fn number(cell: &str) -> Option<f64> {
+fn parse_number(cell: &str) -> Option<f64> {
     let plain: String = cell
         .trim()
         .chars()
@@ -205,7 +206,7 @@ fn number(cell: &str) -> Option<f64> {
 }
 
 /// Comma-separated values, quoted or not. Lines of the tool's own chatter are left out.
-fn records(text: &str) -> Vec<Vec<String>> {
+fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let mut records = Vec::new();
     let mut record = Vec::new();
     let mut cell = String::new();
@@ -249,8 +250,8 @@ mod tests {
 "#;
 
     #[test]
-    fn a_report_is_read_launch_by_launch() {
-        let launches = launches(REPORT).unwrap();
+    fn report_is_parsed_launch_by_launch() {
+        let launches = parse_launches(REPORT).unwrap();
         assert_eq!(launches.len(), 2);
         let first = &launches[0];
         assert_eq!(first.kernel, "rows<(int)4>(const float *, float *)");
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_report_says_what_it_lacks() {
+    fn malformed_report_names_what_is_missing() {
         for text in [
             "",
             "==ERROR== no\n",
@@ -277,7 +278,7 @@ mod tests {
             "\"\"\"\"\"",
             ",,,\n\"ID",
         ] {
-            let lack = launches(text).unwrap_err();
+            let lack = parse_launches(text).unwrap_err();
             assert!(
                 lack.starts_with("the report") && !lack.contains('\n'),
                 "{text}: {lack}"
@@ -286,39 +287,42 @@ mod tests {
         // A row that ends early has fewer numbers, not a fault.
         let short = REPORT.lines().take(3).collect::<Vec<_>>().join("\n")
             + "\n\"7\",\"1\",\"kforge\",\"k\"\n";
-        assert_eq!(launches(&short).unwrap()[0].memory_percent, None);
+        assert_eq!(parse_launches(&short).unwrap()[0].memory_percent, None);
     }
 
     #[test]
-    fn units_other_than_the_base_ones_are_understood() {
-        assert_eq!(scale("dram__bytes_read.sum", "Mbyte"), 1e6);
-        assert_eq!(scale("gpu__time_duration.sum", "us"), 1.0);
-        assert_eq!(scale("sm__throughput.avg", "%"), 1.0);
+    fn other_units_are_converted() {
+        assert_eq!(unit_scale("dram__bytes_read.sum", "Mbyte"), 1e6);
+        assert_eq!(unit_scale("gpu__time_duration.sum", "us"), 1.0);
+        assert_eq!(unit_scale("sm__throughput.avg", "%"), 1.0);
     }
 
     #[test]
-    fn a_run_without_result_is_explained_in_one_line() {
+    fn failure_reason_is_one_line() {
         let denied = "==PROF== Connected to process 7\n==ERROR== ERR_NVGPUCTRPERM - The user does not have permission\n";
-        assert!(complaint(denied).contains("CAP_SYS_ADMIN"));
+        assert!(failure_reason(denied).contains("CAP_SYS_ADMIN"));
         let other = "==PROF== x\n==WARNING== w\n==ERROR== Cuda driver is not compatible with Nsight Compute.\n==PROF== y\n";
         assert_eq!(
-            complaint(other),
+            failure_reason(other),
             "Cuda driver is not compatible with Nsight Compute."
         );
         assert_eq!(
-            complaint("==WARNING== No kernels were profiled.\n"),
+            failure_reason("==WARNING== No kernels were profiled.\n"),
             "No kernels were profiled."
         );
-        assert_eq!(complaint(""), "the tool said nothing");
-        assert!(!complaint(denied).contains('\n'));
+        assert_eq!(failure_reason(""), "the tool said nothing");
+        assert!(!failure_reason(denied).contains('\n'));
     }
 
     #[test]
-    fn a_metric_that_a_card_does_not_know_is_asked_for_by_its_other_name() {
-        let asked = metrics();
-        assert_eq!(without_unknown(&asked, "==ERROR== something else"), None);
+    fn unknown_metric_is_replaced_by_its_substitute() {
+        let asked = initial_metrics();
+        assert_eq!(
+            drop_unknown_metrics(&asked, "==ERROR== something else"),
+            None
+        );
         let log = "==ERROR== Failed to find metric sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active\n";
-        let known = without_unknown(&asked, log).unwrap();
+        let known = drop_unknown_metrics(&asked, log).unwrap();
         assert_eq!(known.len(), asked.len());
         assert!(
             known
@@ -328,7 +332,7 @@ mod tests {
         let both = format!(
             "{log}==ERROR== Failed to find metric sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active\n"
         );
-        let known = without_unknown(&known, &both).unwrap();
+        let known = drop_unknown_metrics(&known, &both).unwrap();
         assert_eq!(known.len(), asked.len() - 1);
     }
 }

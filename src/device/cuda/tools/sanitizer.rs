@@ -14,13 +14,13 @@ pub(crate) const NAME: &str = "compute-sanitizer";
 pub(crate) const CHECKS: [&str; 4] = ["memcheck", "racecheck", "initcheck", "synccheck"];
 
 /// What stands before every line of the tool's own.
-const MARK: &str = "=========";
+const LINE_PREFIX: &str = "=========";
 /// The most that is kept of the tool's words on one finding.
-const MOST_WORDS: usize = 4096;
+const MAX_FINDING_CHARS: usize = 4096;
 
 /// One finding, in the tool's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finding {
+pub(crate) struct SanitizerFinding {
     pub status: Status,
     /// The first line.
     pub title: String,
@@ -29,24 +29,24 @@ pub(crate) struct Finding {
     pub block: Option<[u32; 3]>,
     pub thread: Option<[u32; 3]>,
     /// All lines, frames of the host aside.
-    pub words: String,
+    pub text: String,
 }
 
 /// What a log says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Log {
+pub(crate) struct SanitizerLog {
     /// Of the kernel's, in the tool's order.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<SanitizerFinding>,
     /// The kernel's as well: the tool's words, with the line, once a line.
     pub warnings: Vec<String>,
     /// Whether the tool came to its summary: without one, nothing is known.
     pub complete: bool,
     /// Why the tool did not look at anything, in one line.
-    pub trouble: Option<String>,
+    pub failure: Option<String>,
 }
 
 /// Why a check says nothing of a kernel of which the compiler's output says this; `fact`: by name of feature.
-pub(crate) fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
+pub(crate) fn skip_reason(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
     let uses = |names: &[&str]| names.iter().any(|name| fact(name) > 0.0);
     let copies = ["tensor_copies", "bulk_copies"];
     match check {
@@ -60,7 +60,7 @@ pub(crate) fn unfit(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
 
 /// The arguments before the program that is looked at.
 pub(crate) fn arguments(check: &str, log: &Path) -> Vec<OsString> {
-    super::words([
+    super::os_strings([
         OsStr::new("--tool"),
         OsStr::new(check),
         OsStr::new("--target-processes"),
@@ -73,31 +73,31 @@ pub(crate) fn arguments(check: &str, log: &Path) -> Vec<OsString> {
 }
 
 /// Reads a log. `kernels`: the functions' names, as the header has them.
-pub(crate) fn read(log: &str, kernels: &[String]) -> Log {
+pub(crate) fn parse_log(log: &str, kernels: &[String]) -> SanitizerLog {
     let names: Vec<&str> = kernels.iter().map(|name| base_name(name)).collect();
-    let mut read = Log::default();
+    let mut read = SanitizerLog::default();
     let mut block: Vec<&str> = Vec::new();
     for line in log.lines() {
-        let Some(said) = line.strip_prefix(MARK) else {
+        let Some(said) = line.strip_prefix(LINE_PREFIX) else {
             continue;
         };
         let begins = said
             .strip_prefix(' ')
             .is_some_and(|rest| rest.starts_with(|letter: char| !letter.is_whitespace()));
         if begins {
-            read.take(&block, &names);
+            read.add_block(&block, &names);
             block.clear();
         }
         if !said.trim().is_empty() {
             block.push(said.trim());
         }
     }
-    read.take(&block, &names);
+    read.add_block(&block, &names);
     read
 }
 
-impl Log {
-    fn take(&mut self, block: &[&str], names: &[&str]) {
+impl SanitizerLog {
+    fn add_block(&mut self, block: &[&str], names: &[&str]) {
         let Some(title) = block.first() else { return };
         let lower = title.to_lowercase();
         if lower.contains("summary:") {
@@ -116,7 +116,7 @@ impl Log {
         ];
         if is_warning(&lower) {
             let line = line_of(&block.join("\n"));
-            let warning = line.map(|line| format!("line {line}: {}", racing(title)));
+            let warning = line.map(|line| format!("line {line}: {}", describe_race(title)));
             if let Some(warning) = warning.filter(|warning| !self.warnings.contains(warning)) {
                 self.warnings.push(warning);
             }
@@ -124,24 +124,24 @@ impl Log {
         }
         let Some(status) = status_of(&lower, block) else {
             if trouble.iter().any(|words| lower.contains(words)) {
-                self.trouble.get_or_insert_with(|| capped(title, 300));
+                self.failure.get_or_insert_with(|| truncated(title, 300));
             }
             return;
         };
-        let of_device = block.iter().filter(|line| !is_of_host(line));
+        let of_device = block.iter().filter(|line| !is_host_frame(line));
         let of_device: Vec<&str> = of_device.copied().collect();
         let words = of_device.join("\n");
         let line = line_of(&words);
-        if line.is_none() && !names.iter().any(|name| names_function(&words, name)) {
+        if line.is_none() && !names.iter().any(|name| mentions_function(&words, name)) {
             return;
         }
-        self.findings.push(Finding {
+        self.findings.push(SanitizerFinding {
             status,
-            title: capped(title, 300),
+            title: truncated(title, 300),
             line,
-            thread: triple(&words, "thread ("),
-            block: triple(&words, "block ("),
-            words: capped(&words, MOST_WORDS),
+            thread: parse_triple(&words, "thread ("),
+            block: parse_triple(&words, "block ("),
+            text: truncated(&words, MAX_FINDING_CHARS),
         });
     }
 }
@@ -152,13 +152,13 @@ fn is_warning(title: &str) -> bool {
 }
 
 /// `a read races`, of `Warning: Race reported between Read access at ...`.
-fn racing(title: &str) -> String {
+fn describe_race(title: &str) -> String {
     let kind = title.split(" access").next().unwrap_or(title);
     let kind = kind.split_whitespace().next_back().unwrap_or("place");
-    format!("a {} races", capped(&kind.to_lowercase(), 20))
+    format!("a {} races", truncated(&kind.to_lowercase(), 20))
 }
 
-fn is_of_host(line: &str) -> bool {
+fn is_host_frame(line: &str) -> bool {
     line.starts_with("Saved host backtrace") || line.contains("Host Frame")
 }
 
@@ -193,7 +193,7 @@ fn line_of(words: &str) -> Option<u32> {
 }
 
 /// Whether a function of this name is called so somewhere.
-fn names_function(words: &str, name: &str) -> bool {
+fn mentions_function(words: &str, name: &str) -> bool {
     let in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
     !name.is_empty()
         && words.match_indices(name).any(|(at, _)| {
@@ -204,14 +204,14 @@ fn names_function(words: &str, name: &str) -> bool {
 }
 
 /// Three numbers behind these words.
-fn triple(text: &str, before: &str) -> Option<[u32; 3]> {
+fn parse_triple(text: &str, before: &str) -> Option<[u32; 3]> {
     let inside = text.split(before).nth(1)?.split(')').next()?;
     let mut numbers = inside.split(',').map(|number| number.trim().parse().ok());
     let triple = [numbers.next()??, numbers.next()??, numbers.next()??];
     numbers.next().is_none().then_some(triple)
 }
 
-fn capped(text: &str, most: usize) -> String {
+fn truncated(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
@@ -219,14 +219,14 @@ fn capped(text: &str, most: usize) -> String {
 mod tests {
     use super::*;
 
-    fn read_one(log: &str) -> Finding {
-        let read = read(log, &["mine::rows<4>".to_owned()]);
+    fn read_one(log: &str) -> SanitizerFinding {
+        let read = parse_log(log, &["mine::rows<4>".to_owned()]);
         assert_eq!(read.findings.len(), 1, "{read:?}");
         read.findings[0].clone()
     }
 
     #[test]
-    fn accesses_out_of_bounds_and_misaligned_are_told_apart() {
+    fn out_of_bounds_and_misaligned_accesses_are_distinguished() {
         let log = "\
 ========= COMPUTE-SANITIZER
 ========= Invalid __global__ write of size 4 bytes
@@ -245,15 +245,15 @@ mod tests {
         assert_eq!(finding.thread, Some([31, 0, 0]));
         assert_eq!(finding.block, Some([7, 2, 0]));
         assert!(
-            !finding.words.contains("Host Frame") && finding.words.contains("nearest allocation")
+            !finding.text.contains("Host Frame") && finding.text.contains("nearest allocation")
         );
-        assert!(read(log, &[]).complete);
+        assert!(parse_log(log, &[]).complete);
         let misaligned = log.replace("is out of bounds", "is misaligned");
         assert_eq!(read_one(&misaligned).status, Status::Misaligned);
     }
 
     #[test]
-    fn both_ways_to_write_a_place_are_understood() {
+    fn old_and_new_location_formats_are_parsed() {
         let log = "\
 ========= ERROR: Race reported between Read access at 0x6360 in /kernel.cu:23:rows(float const*)
 =========     and Write access at 0x1fe0 in /kernel.cu:13:rows(float const*) [1088 hazards]
@@ -262,16 +262,16 @@ mod tests {
 ";
         let finding = read_one(log);
         assert_eq!((finding.status, finding.line), (Status::Race, Some(23)));
-        assert!(finding.words.contains("1088 hazards"));
+        assert!(finding.text.contains("1088 hazards"));
         let newer = "========= Error: Race reported between Write access at rows(float *)+0xa0 in kernel.cu:17\n=========     and Read access at rows(float *)+0xb0 in kernel.cu:19 [8 hazards]\n";
         assert_eq!(read_one(newer).line, Some(17));
-        let warning = read(&log.replace("ERROR: Race", "Warning: Race"), &[]);
+        let warning = parse_log(&log.replace("ERROR: Race", "Warning: Race"), &[]);
         assert_eq!(warning.findings, []);
         assert_eq!(warning.warnings, ["line 23: a read races"]);
     }
 
     #[test]
-    fn reads_of_nothing_and_bad_barriers() {
+    fn uninitialized_reads_and_barrier_errors_are_findings() {
         let log = "\
 ========= Uninitialized __global__ memory read of size 2 bytes
 =========     at 0x150 in rows<4>(float*)
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_kernels_is_no_finding() {
+    fn errors_outside_the_kernel_are_ignored() {
         let log = "\
 ========= COMPUTE-SANITIZER
 ========= Host API memory access error at host access to 0x7f14c9e00200 of size 16 bytes
@@ -304,17 +304,17 @@ mod tests {
 ========= LEAK SUMMARY: 0 bytes leaked in 0 allocations
 ========= ERROR SUMMARY: 4 errors
 ";
-        let read = read(log, &["rows<4>".to_owned()]);
+        let read = parse_log(log, &["rows<4>".to_owned()]);
         assert_eq!(read.findings, []);
-        assert!(read.complete && read.trouble.is_none());
+        assert!(read.complete && read.failure.is_none());
     }
 
     #[test]
-    fn a_tool_that_could_not_look_says_why() {
+    fn tool_failure_is_reported() {
         let log = "========= COMPUTE-SANITIZER\n========= Error: Device not supported. Please refer to the \"Supported Devices\" section of the sanitizer documentation\n=========\n";
-        let read = read(log, &[]);
+        let read = parse_log(log, &[]);
         assert!(!read.complete);
-        assert!(read.trouble.unwrap().contains("not supported"));
+        assert!(read.failure.unwrap().contains("not supported"));
         for text in [
             "",
             "=========",
@@ -323,19 +323,19 @@ mod tests {
             "=========     alone\n",
         ] {
             assert_eq!(
-                super::read(text, &["k".to_owned()]),
-                Log::default(),
+                super::parse_log(text, &["k".to_owned()]),
+                SanitizerLog::default(),
                 "{text}"
             );
         }
     }
 
     #[test]
-    fn checks_that_would_raise_false_alarms_are_left_out() {
+    fn checks_with_false_positives_are_skipped() {
         let bulk = |name: &str| f64::from(u8::from(name == "bulk_copies"));
-        assert!(unfit("racecheck", bulk).is_some());
-        assert!(unfit("initcheck", bulk).is_some());
-        assert!(unfit("memcheck", bulk).is_none());
-        assert!(unfit("racecheck", |_| 0.0).is_none());
+        assert!(skip_reason("racecheck", bulk).is_some());
+        assert!(skip_reason("initcheck", bulk).is_some());
+        assert!(skip_reason("memcheck", bulk).is_none());
+        assert!(skip_reason("racecheck", |_| 0.0).is_none());
     }
 }

@@ -6,7 +6,7 @@ use crate::task::embedded_names;
 use crate::verdict::Status;
 
 #[test]
-fn every_status_is_told_but_the_judges_own_fault() {
+fn feedback_covers_every_status_except_harness_error() {
     let mut told = Vec::new();
     let templates = Templates::embedded().unwrap();
     let device = h200();
@@ -15,7 +15,7 @@ fn every_status_is_told_but_the_judges_own_fault() {
         .collect();
     for verdict in verdicts() {
         let task = task(&verdict.task);
-        let Some(feedback) = Feedback::of(&verdict, &task) else {
+        let Some(feedback) = Feedback::from_verdict(&verdict, &task) else {
             assert_eq!(verdict.status, Status::HarnessError);
             continue;
         };
@@ -33,14 +33,19 @@ fn every_status_is_told_but_the_judges_own_fault() {
             feedback,
             "{kept}"
         );
-        let parents = [shown(7, &source, Some(&feedback), Label::Parent)];
-        let asked = Question {
+        let parents = [shown_kernel(
+            7,
+            &source,
+            Some(&feedback),
+            KernelLabel::Parent,
+        )];
+        let asked = PromptInput {
             operator: Operator::Repair,
             parents: &parents,
-            ..question(&task, &device)
+            ..prompt_input(&task, &device)
         };
         let prompt = render(&asked, &templates).unwrap();
-        let text = section(&prompt, "parents");
+        let text = section_text(&prompt, "parents");
         assert!(text.contains(&format!("`{}`: ", verdict.status)), "{text}");
         if let Some(line) = verdict.evidence.as_ref().and_then(|evidence| evidence.line) {
             assert!(
@@ -69,18 +74,18 @@ fn every_status_is_told_but_the_judges_own_fault() {
 }
 
 #[test]
-fn what_no_prompt_names_is_not_named() {
+fn hidden_shapes_and_regimes_are_never_named() {
     let templates = Templates::embedded().unwrap();
     let device = h200();
     for kernel in ["hidden_regime.cu", "hidden_shape.cu"] {
         let verdict = verdict(kernel);
         let task = task(&verdict.task);
-        let feedback = Feedback::of(&verdict, &task).unwrap();
-        let parents = [shown(1, "x", Some(&feedback), Label::Parent)];
-        let asked = Question {
+        let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
+        let parents = [shown_kernel(1, "x", Some(&feedback), KernelLabel::Parent)];
+        let asked = PromptInput {
             operator: Operator::Edit,
             parents: &parents,
-            ..question(&task, &device)
+            ..prompt_input(&task, &device)
         };
         let prompt = render(&asked, &templates).unwrap();
         for secret in [
@@ -95,20 +100,20 @@ fn what_no_prompt_names_is_not_named() {
             "987654321987",
         ] {
             assert!(
-                !section(&prompt, "parents").contains(secret),
+                !section_text(&prompt, "parents").contains(secret),
                 "{secret}: {}",
-                section(&prompt, "parents")
+                section_text(&prompt, "parents")
             );
             assert!(
                 !serde_json::to_string(&feedback).unwrap().contains(secret),
                 "{secret}"
             );
         }
-        assert!(section(&prompt, "parents").contains("not told"));
+        assert!(section_text(&prompt, "parents").contains("not told"));
     }
     for name in embedded_names() {
         let task = task(name);
-        let prompt = render(&question(&task, &device), &templates)
+        let prompt = render(&prompt_input(&task, &device), &templates)
             .unwrap()
             .document();
         for regime in task
@@ -136,12 +141,12 @@ fn what_no_prompt_names_is_not_named() {
 }
 
 #[test]
-fn a_gpus_verdict_says_how_fast_and_what_bounds_it() {
+fn gpu_feedback_reports_speed_and_bound() {
     let verdict = verdict("gpu_parent.cu");
     let task = task("gdn_decode");
     let device = h200();
-    let feedback = Feedback::of(&verdict, &task).unwrap();
-    let text = words::feedback(&feedback, "", &question(&task, &device));
+    let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
+    let text = feedback_text::describe_feedback(&feedback, "", &prompt_input(&task, &device));
     insta::assert_snapshot!(text, @r"
     `passed`: it is correct, and was measured. 1.03x (3 % faster) of the baseline `fla` over all workloads (95 % interval 1.027 to 1.035).
     - `b1`: 0.85x (15 % slower), 3.21 us against 2.73 us; 7.6 % of the roofline: latency-bound, too little work to fill the device; 329 GB/s of 4.30 TB/s (1.05 MB at least)
@@ -157,12 +162,12 @@ fn a_gpus_verdict_says_how_fast_and_what_bounds_it() {
 }
 
 #[test]
-fn a_first_wrong_element_is_told_where_it_lies() {
+fn wrong_element_is_reported_by_its_index() {
     let verdict = verdict("nondeterministic.cu");
     let task = task("softmax");
-    let feedback = Feedback::of(&verdict, &task).unwrap();
+    let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
     let device = h200();
-    let text = words::feedback(&feedback, "", &question(&task, &device));
+    let text = feedback_text::describe_feedback(&feedback, "", &prompt_input(&task, &device));
     assert!(
         text.contains(
             "- first wrong element: `output`[1, 43]: expected 1.698368e-3, found 0.00179\n"
@@ -172,26 +177,26 @@ fn a_first_wrong_element_is_told_where_it_lies() {
 }
 
 #[test]
-fn a_child_is_compared_with_its_parent() {
+fn change_from_parent_is_described() {
     let task = task("gdn_decode");
-    let of = |kernel| Feedback::of(&verdict(kernel), &task).unwrap();
+    let of = |kernel| Feedback::from_verdict(&verdict(kernel), &task).unwrap();
     let (parent, child) = (of("gpu_parent.cu"), of("gpu_child.cu"));
-    insta::assert_snapshot!(child.against(&parent), @"1.22x (22 % faster) of the parent's speed, speed on `b1` +43 %, on `b64` -6 %; now 1.26x (26 % faster) of the baseline");
-    insta::assert_snapshot!(parent.against(&parent), @"no difference that could be measured (within 0.6 %); now 1.03x (3 % faster) of the baseline");
-    let race = Feedback::of(&verdict("race_reused_buffer.cu"), &task).unwrap();
-    let wrong = Feedback::of(&verdict("wrong_output_zeros.cu"), &task).unwrap();
+    insta::assert_snapshot!(child.describe_change_from(&parent), @"1.22x (22 % faster) of the parent's speed, speed on `b1` +43 %, on `b64` -6 %; now 1.26x (26 % faster) of the baseline");
+    insta::assert_snapshot!(parent.describe_change_from(&parent), @"no difference that could be measured (within 0.6 %); now 1.03x (3 % faster) of the baseline");
+    let race = Feedback::from_verdict(&verdict("race_reused_buffer.cu"), &task).unwrap();
+    let wrong = Feedback::from_verdict(&verdict("wrong_output_zeros.cu"), &task).unwrap();
     assert!(
-        race.against(&parent)
+        race.describe_change_from(&parent)
             .starts_with("broke it, `race`: two threads")
     );
     assert!(
         parent
-            .against(&race)
+            .describe_change_from(&race)
             .starts_with("passes now (the parent: `race`), ")
     );
-    assert!(race.against(&race).starts_with("still `race`"));
+    assert!(race.describe_change_from(&race).starts_with("still `race`"));
     assert!(
-        race.against(&wrong)
+        race.describe_change_from(&wrong)
             .starts_with("`race` where the parent was `wrong_output`")
     );
     let failed = |reason, of| Failed {
@@ -203,11 +208,11 @@ fn a_child_is_compared_with_its_parent() {
         edits: crate::event::Edits::default(),
     };
     assert_eq!(
-        failed_in_words(&failed(FailedReason::Duplicate, Some(2))),
+        describe_failed_step(&failed(FailedReason::Duplicate, Some(2))),
         "the same code as step 2"
     );
     assert_eq!(
-        failed_in_words(&failed(FailedReason::NoOp, None)),
+        describe_failed_step(&failed(FailedReason::NoOp, None)),
         "nothing was changed"
     );
 }

@@ -5,27 +5,27 @@ use std::time::Instant;
 use super::*;
 
 #[test]
-fn the_stable_part_is_the_same_for_all_steps() {
+fn stable_part_is_identical_for_all_steps() {
     let templates = Templates::embedded().unwrap();
     let task = task("gdn_decode");
     let device = h200();
-    let feedback = Feedback::of(&verdict("gpu_parent.cu"), &task).unwrap();
+    let feedback = Feedback::from_verdict(&verdict("gpu_parent.cu"), &task).unwrap();
     let (_, source) = task.baseline();
     let parents = [
-        shown(4, source, Some(&feedback), Label::Parent),
-        shown(9, "other", None, Label::Parent),
+        shown_kernel(4, source, Some(&feedback), KernelLabel::Parent),
+        shown_kernel(9, "other", None, KernelLabel::Parent),
     ];
-    let first = render(&question(&task, &device), &templates).unwrap();
+    let first = render(&prompt_input(&task, &device), &templates).unwrap();
     for operator in [Operator::Edit, Operator::Crossover, Operator::Repair] {
-        let asked = Question {
+        let asked = PromptInput {
             operator,
             parents: &parents,
             card: Some("wide_loads"),
-            ..question(&task, &device)
+            ..prompt_input(&task, &device)
         };
         let other = render(&asked, &templates).unwrap();
         assert_eq!(other.system, first.system);
-        assert_eq!(other.stable(), first.stable());
+        assert_eq!(other.stable_text(), first.stable_text());
         let stable: Vec<_> = other
             .sections
             .iter()
@@ -35,7 +35,7 @@ fn the_stable_part_is_the_same_for_all_steps() {
             stable.is_sorted_by(|a, b| a >= b),
             "stable ones first: {stable:?}"
         );
-        assert_eq!(other.document().matches(&other.stable()).count(), 1);
+        assert_eq!(other.document().matches(&other.stable_text()).count(), 1);
         assert_eq!(
             render(&asked, &templates).unwrap(),
             other,
@@ -45,7 +45,7 @@ fn the_stable_part_is_the_same_for_all_steps() {
 }
 
 #[test]
-fn the_context_is_filled_by_worth_and_cut_at_the_budget() {
+fn context_is_filled_in_order_and_cut_at_the_budget() {
     let templates = Templates::embedded().unwrap();
     let task = task("gelu");
     let device = h200();
@@ -58,18 +58,18 @@ fn the_context_is_filled_by_worth_and_cut_at_the_budget() {
         })
         .collect();
     let mut context: Vec<_> = (sources.iter().zip(10..))
-        .map(|(source, step)| shown(step, source, None, Label::Elite))
+        .map(|(source, step)| shown_kernel(step, source, None, KernelLabel::Elite))
         .collect();
     // The same code again, and the parent's.
-    context.insert(1, shown(99, &sources[0], None, Label::Recent));
-    context.insert(2, shown(98, "parent\n", None, Label::Recent));
-    let parents = [shown(1, "parent\n", None, Label::Parent)];
-    let asked = |budget_tokens| Question {
+    context.insert(1, shown_kernel(99, &sources[0], None, KernelLabel::Recent));
+    context.insert(2, shown_kernel(98, "parent\n", None, KernelLabel::Recent));
+    let parents = [shown_kernel(1, "parent\n", None, KernelLabel::Parent)];
+    let asked = |budget_tokens| PromptInput {
         operator: Operator::Edit,
         parents: &parents,
         context: &context,
         budget_tokens,
-        ..question(&task, &device)
+        ..prompt_input(&task, &device)
     };
     let everything = render(&asked(1_000_000), &templates).unwrap();
     assert_eq!(
@@ -80,19 +80,23 @@ fn the_context_is_filled_by_worth_and_cut_at_the_budget() {
         ]
     );
     let fixed = render(
-        &Question {
+        &PromptInput {
             context: &[],
             ..asked(100_000)
         },
         &templates,
     )
     .unwrap()
-    .tokens();
+    .estimated_tokens();
     let mut last = 0;
-    for budget in (fixed..everything.tokens() + 400).step_by(397) {
+    for budget in (fixed..everything.estimated_tokens() + 400).step_by(397) {
         let prompt = render(&asked(budget), &templates).unwrap();
-        assert!(prompt.tokens() <= budget, "{} of {budget}", prompt.tokens());
-        let text = section(&prompt, "context");
+        assert!(
+            prompt.estimated_tokens() <= budget,
+            "{} of {budget}",
+            prompt.estimated_tokens()
+        );
+        let text = section_text(&prompt, "context");
         let kernels = text.matches("```cuda").count();
         for (source, step) in sources.iter().zip(10..) {
             let told = text.contains(&format!("## Step {step}:"));
@@ -118,12 +122,12 @@ fn the_context_is_filled_by_worth_and_cut_at_the_budget() {
 }
 
 #[test]
-fn the_history_is_cut_at_its_old_end() {
+fn history_drops_its_oldest_entries_first() {
     let templates = Templates::embedded().unwrap();
     let task = task("gelu");
     let device = h200();
     let history: Vec<_> = (1..=500)
-        .map(|step| Tried {
+        .map(|step| HistoryEntry {
             step,
             operator: Operator::Edit,
             parents: vec![step / 2],
@@ -132,14 +136,14 @@ fn the_history_is_cut_at_its_old_end() {
             result: "1.05x (5 % faster) of the parent's speed".to_owned(),
         })
         .collect();
-    let asked = Question {
+    let asked = PromptInput {
         history: &history,
         budget_tokens: 14_000,
-        ..question(&task, &device)
+        ..prompt_input(&task, &device)
     };
     let prompt = render(&asked, &templates).unwrap();
-    assert!(prompt.tokens() <= 14_000);
-    let text = section(&prompt, "history");
+    assert!(prompt.estimated_tokens() <= 14_000);
+    let text = section_text(&prompt, "history");
     assert!(
         text.contains(
             "- step 500, edit of 250: `unrolled the loop 500 times` (expected -15 % of time): 1.05x"
@@ -155,7 +159,7 @@ fn the_history_is_cut_at_its_old_end() {
         "{:?}",
         prompt.left_out
     );
-    let small = Question {
+    let small = PromptInput {
         budget_tokens: 3000,
         ..asked
     };
@@ -171,29 +175,29 @@ fn the_history_is_cut_at_its_old_end() {
 }
 
 #[test]
-fn a_long_prompt_costs_little() {
+fn rendering_a_long_prompt_is_fast() {
     let templates = Templates::embedded().unwrap();
     let task = task("gdn_decode");
     let device = h200();
-    let feedback = Feedback::of(&verdict("gpu_parent.cu"), &task).unwrap();
+    let feedback = Feedback::from_verdict(&verdict("gpu_parent.cu"), &task).unwrap();
     let (_, source) = task.baseline();
     let sources: Vec<String> = (0..400)
         .map(|index| format!("{source}\n// {index}\n"))
         .collect();
     let context: Vec<_> = (sources.iter().zip(1..))
-        .map(|(source, step)| shown(step, source, Some(&feedback), Label::Elite))
+        .map(|(source, step)| shown_kernel(step, source, Some(&feedback), KernelLabel::Elite))
         .collect();
-    let asked = Question {
+    let asked = PromptInput {
         context: &context,
-        ..question(&task, &device)
+        ..prompt_input(&task, &device)
     };
     let times = (0..5).map(|_| {
         let begun = Instant::now();
         let prompt = render(&asked, &templates).unwrap();
         assert!(
-            prompt.tokens() > 98_000 && prompt.tokens() <= 100_000,
+            prompt.estimated_tokens() > 98_000 && prompt.estimated_tokens() <= 100_000,
             "{}",
-            prompt.tokens()
+            prompt.estimated_tokens()
         );
         begun.elapsed()
     });
@@ -203,20 +207,20 @@ fn a_long_prompt_costs_little() {
 }
 
 #[test]
-fn what_must_be_told_is_told_beyond_the_budget_too() {
+fn required_sections_are_rendered_even_over_budget() {
     let templates = Templates::embedded().unwrap();
     let task = task("gelu");
     let device = h200();
     let long = "x = 1;\n".repeat(10_000);
-    let parents = [shown(1, &long, None, Label::Parent)];
-    let asked = Question {
+    let parents = [shown_kernel(1, &long, None, KernelLabel::Parent)];
+    let asked = PromptInput {
         operator: Operator::Edit,
         parents: &parents,
         budget_tokens: 9000,
-        ..question(&task, &device)
+        ..prompt_input(&task, &device)
     };
     let prompt = render(&asked, &templates).unwrap();
-    assert!(prompt.tokens() > 9000 && section(&prompt, "parents").contains(&long));
+    assert!(prompt.estimated_tokens() > 9000 && section_text(&prompt, "parents").contains(&long));
     let said = prompt
         .left_out
         .iter()

@@ -38,15 +38,15 @@ fn h200() -> DeviceFacts {
         bytes_a_second: Some(4.3e12),
         float_a_second: Some(6.0e13),
         tensor_a_second: Some(6.5e14),
-        ..DeviceFacts::of(&crate::verdict::DeviceIdentity {
+        ..DeviceFacts::for_device(&crate::verdict::DeviceIdentity {
             arch: "sm_90".to_owned(),
             ..crate::verdict::DeviceIdentity::default()
         })
     }
 }
 
-fn question<'a>(task: &'a Task, device: &'a DeviceFacts) -> Question<'a> {
-    Question {
+fn prompt_input<'a>(task: &'a Task, device: &'a DeviceFacts) -> PromptInput<'a> {
+    PromptInput {
         operator: Operator::Propose,
         task,
         profile: "full",
@@ -57,19 +57,19 @@ fn question<'a>(task: &'a Task, device: &'a DeviceFacts) -> Question<'a> {
         context: &[],
         history: &[],
         card: None,
-        most_edits: 2,
+        max_edits: 2,
         budget_tokens: 100_000,
         missed: None,
     }
 }
 
-fn shown<'a>(
+fn shown_kernel<'a>(
     step: u64,
     source: &'a str,
     feedback: Option<&'a Feedback>,
-    label: Label,
-) -> Shown<'a> {
-    Shown {
+    label: KernelLabel,
+) -> ShownKernel<'a> {
+    ShownKernel {
         step,
         operator: Operator::Propose,
         source,
@@ -78,13 +78,13 @@ fn shown<'a>(
     }
 }
 
-fn section<'p>(prompt: &'p Prompt, name: &str) -> &'p str {
+fn section_text<'p>(prompt: &'p Prompt, name: &str) -> &'p str {
     let found = prompt.sections.iter().find(|section| section.name == name);
     found.map_or("", |section| section.text.as_str())
 }
 
 #[test]
-fn cards_and_examples_fit_their_language() {
+fn cards_and_examples_exist_for_each_language() {
     let templates = Templates::embedded().unwrap();
     for language in [Language::Cuda, Language::Metal] {
         assert!(templates.cards(language).count() >= 8);
@@ -113,7 +113,7 @@ fn cards_and_examples_fit_their_language() {
 }
 
 #[test]
-fn a_users_folder_wins_file_by_file_and_its_mistakes_are_told() {
+fn user_folder_overrides_templates_and_reports_mistakes() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -139,20 +139,20 @@ fn a_users_folder_wins_file_by_file_and_its_mistakes_are_told() {
     );
     let task = task("gelu");
     let device = h200();
-    let asked = Question {
+    let asked = PromptInput {
         card: Some("mine"),
-        ..question(&task, &device)
+        ..prompt_input(&task, &device)
     };
     let prompt = render(&asked, &templates).unwrap();
     assert_eq!(prompt.system.trim(), "You mend kernels for sm_90.");
-    assert!(section(&prompt, "card").contains("Do."));
-    let unknown = Question {
+    assert!(section_text(&prompt, "card").contains("Do."));
+    let unknown = PromptInput {
         card: Some("mime"),
         ..asked
     };
     let error = render(&unknown, &templates).unwrap_err().to_string();
     assert!(error.contains("did you mean `mine`?"), "{error}");
-    let start = Question {
+    let start = PromptInput {
         operator: Operator::Mutate,
         ..asked
     };

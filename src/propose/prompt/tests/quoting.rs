@@ -17,9 +17,9 @@ const HOSTILE: &[&str] = &[
 ];
 
 #[test]
-fn quoted_text_does_not_break_out() {
+fn quoted_text_stays_inside_its_quotation() {
     for text in HOSTILE {
-        let quoted = quote::block(text, "text");
+        let quoted = quote::fenced_block(text, "text");
         let fence = quoted.split("text").next().unwrap();
         let inside: Vec<_> = quoted.lines().skip(1).collect();
         let (last, inside) = inside.split_last().unwrap();
@@ -46,7 +46,7 @@ fn quoted_text_does_not_break_out() {
         let seen = |letter: char| !letter.is_control() || letter == '\n' || letter == '\t';
         assert!(quoted.chars().all(seen), "{quoted:?}");
         assert!(!quoted.contains(['\u{202e}', '\u{200b}', '\u{2028}', '\u{feff}', '\u{e0041}']));
-        let span = quote::span(text, 100);
+        let span = quote::code_span(text, 100);
         assert!(
             span.starts_with('`') && span.ends_with('`') && span.matches('`').count() == 2,
             "{span}"
@@ -55,16 +55,16 @@ fn quoted_text_does_not_break_out() {
             !span.contains('\n') && span.chars().count() <= 103,
             "{span}"
         );
-        assert!(!quote::line(text, 100).contains('\n'));
+        assert!(!quote::one_line(text, 100).contains('\n'));
     }
 }
 
 #[test]
-fn code_is_quoted_as_it_is() {
+fn code_is_quoted_unchanged() {
     for name in embedded_names() {
         let task = task(name);
-        for (file, source) in task.starts() {
-            let quoted = quote::block(source, "cuda");
+        for (file, source) in task.starting_kernels() {
+            let quoted = quote::fenced_block(source, "cuda");
             assert_eq!(
                 quoted,
                 format!("```cuda\n{}\n```", source.trim_end_matches('\n')),
@@ -73,11 +73,11 @@ fn code_is_quoted_as_it_is() {
         }
     }
     let odd = "__shared__ int s[4]; vector<s> v; a <b> c; x = y < edit; if (a || b) z |= 1; // user guide: none";
-    assert_eq!(quote::block(odd, ""), format!("```\n{odd}\n```"));
+    assert_eq!(quote::fenced_block(odd, ""), format!("```\n{odd}\n```"));
 }
 
 #[test]
-fn hostile_words_have_no_section_of_their_own() {
+fn hostile_text_cannot_open_a_section() {
     let templates = Templates::embedded().unwrap();
     let mut task = task("softmax");
     let device = DeviceFacts {
@@ -94,9 +94,9 @@ fn hostile_words_have_no_section_of_their_own() {
         evidence.tensor = Some((*text).to_owned());
         evidence.found = Some((*text).to_owned());
         evidence.variable = Some((*text).to_owned());
-        let feedback = Feedback::of(&verdict, &task).unwrap();
-        let parents = [shown(1, text, Some(&feedback), Label::Parent)];
-        let history = [Tried {
+        let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
+        let parents = [shown_kernel(1, text, Some(&feedback), KernelLabel::Parent)];
+        let history = [HistoryEntry {
             step: 1,
             operator: Operator::Edit,
             parents: vec![],
@@ -104,16 +104,16 @@ fn hostile_words_have_no_section_of_their_own() {
             expected: Some(f64::NAN),
             result: (*text).to_owned(),
         }];
-        let asked = Question {
+        let asked = PromptInput {
             operator: Operator::Edit,
             parents: &parents,
             history: &history,
             baseline: text,
-            missed: Some(Missed {
+            missed: Some(MissedEdits {
                 reply: text,
                 message: text,
             }),
-            ..question(&task, &device)
+            ..prompt_input(&task, &device)
         };
         let prompt = render(&asked, &templates).unwrap();
         for section in &prompt.sections {

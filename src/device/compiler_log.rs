@@ -1,0 +1,47 @@
+//! What is quoted of a compiler's words: no folder of this machine, and no line without an end.
+
+/// The most of one line: some are whole types.
+pub(super) const MAX_LINE_BYTES: usize = 600;
+
+/// Every absolute path becomes its last part.
+pub(super) fn strip_directories(line: &str) -> String {
+    let mut result = String::with_capacity(line.len());
+    let ends = |letter: char| {
+        letter.is_whitespace() || matches!(letter, ':' | ',' | ';' | ')' | '\'' | '"' | '`' | '>')
+    };
+    let mut rest = line;
+    while let Some(start) = rest.find('/') {
+        let is_path_start = rest[..start].chars().next_back().is_none_or(|before| {
+            before.is_whitespace() || matches!(before, '\'' | '"' | '`' | '(' | '<')
+        });
+        let path = &rest[start..];
+        let is_operator = ["//", "/*", "/="]
+            .iter()
+            .any(|other| path.starts_with(other));
+        // Only what begins a path is looked at to its end, and then taken: a line of slashes takes no longer than another.
+        let length = match is_path_start && !is_operator {
+            true => path.find(ends).unwrap_or(path.len()),
+            false => 0,
+        };
+        if length > 1 {
+            result.push_str(&rest[..start]);
+            result.push_str(path[..length].rsplit('/').next().unwrap_or_default());
+            rest = &rest[start + length..];
+        } else {
+            result.push_str(&rest[..=start]);
+            rest = &rest[start + 1..];
+        }
+    }
+    result + rest
+}
+
+pub(super) fn truncate_line(line: &str) -> &str {
+    if line.len() <= MAX_LINE_BYTES {
+        return line;
+    }
+    let mut end = MAX_LINE_BYTES;
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    &line[..end]
+}

@@ -1,0 +1,169 @@
+//! Small edits of a header's text: where a launch's values, a tunable's list or a section stand, line by line.
+//!
+//! Everything else of the header stays byte for byte as it is.
+
+use std::ops::Range;
+
+use super::source_edits::SourceEdits;
+
+/// The bytes of the header comment, from `/*` to the end of `*/`.
+pub(super) fn header_range(source: &str) -> Range<usize> {
+    let start = source.len() - source.trim_start().len();
+    let end = source[start..]
+        .find("*/")
+        .map_or(source.len(), |end| start + end + 2);
+    start..end
+}
+
+/// The lines of the header, each with its place in the file and its number, counted from 1.
+fn header_lines(source: &str) -> impl Iterator<Item = (usize, usize, &str)> {
+    let end = header_range(source).end;
+    let mut at = 0;
+    source[..end]
+        .split_inclusive('\n')
+        .enumerate()
+        .map(move |(index, line)| {
+            let start = at;
+            at += line.len();
+            (start, index + 1, line)
+        })
+}
+
+/// The value of `key:` in the launch whose entry begins in `line`, without a comment behind it.
+pub(super) fn launch_value_range(source: &str, line: u32, key: &str) -> Option<Range<usize>> {
+    let mut inside = header_lines(source).skip_while(|(_, number, _)| *number < line as usize);
+    let (start, _, first) = inside.next()?;
+    let indent = first.find('-')?;
+    let entry = inside.take_while(|(_, _, text)| {
+        let own = text.len() - text.trim_start().len();
+        !text.trim().is_empty() && own > indent
+    });
+    std::iter::once((start, 0, first))
+        .chain(entry)
+        .find_map(|(start, _, text)| value_range(start, text, key))
+}
+
+/// The list of a tunable, brackets included.
+pub(super) fn tunable_list_range(source: &str, name: &str) -> Option<Range<usize>> {
+    let section = section_range(source, "tunables")?;
+    header_lines(source)
+        .filter(|(start, _, _)| section.contains(start))
+        .find_map(|(start, _, text)| value_range(start, text, name))
+        .filter(|range| {
+            source[range.clone()].starts_with('[') && source[range.clone()].ends_with(']')
+        })
+}
+
+/// The lines of a section such as `tunables:`, from its first to the end of its last.
+pub(super) fn section_range(source: &str, key: &str) -> Option<Range<usize>> {
+    let head = format!("{key}:");
+    let mut inside = header_lines(source).skip_while(|(_, _, text)| !text.starts_with(&head));
+    let (start, _, first) = inside.next()?;
+    let rest: usize = inside
+        .take_while(|(_, _, text)| text.starts_with([' ', '-', '#']) && !text.contains("*/"))
+        .map(|(_, _, text)| text.len())
+        .sum();
+    Some(start..start + first.len() + rest)
+}
+
+/// Declares a tunable, in a section that is there or in a new one.
+pub(super) fn add_tunable(
+    source: &str,
+    name: &str,
+    values: &[i64],
+    edits: &mut SourceEdits,
+) -> Option<()> {
+    let values: Vec<_> = values.iter().map(i64::to_string).collect();
+    let line = format!("  {name}: [{}]\n", values.join(", "));
+    match section_range(source, "tunables") {
+        Some(section) => edits.insert(section.end, line),
+        None => {
+            let end = header_range(source)
+                .end
+                .checked_sub(2)
+                .filter(|end| source[..*end].ends_with('\n'))?;
+            edits.insert(end, format!("tunables:\n{line}"))
+        }
+    };
+    Some(())
+}
+
+fn value_range(start: usize, line: &str, key: &str) -> Option<Range<usize>> {
+    let text = line.trim_start().trim_start_matches("- ").trim_start();
+    let rest = text.strip_prefix(key)?.strip_prefix(':')?;
+    let value = rest.split(" #").next().unwrap_or(rest);
+    let lead = value.len() - value.trim_start().len();
+    let at = start + line.len() - rest.len() + lead;
+    Some(at..at + value.trim().len())
+}
+
+/// The places of whole words in a text, such as a name or a number.
+pub(super) fn whole_word_positions<'a>(
+    text: &'a str,
+    word: &'a str,
+) -> impl Iterator<Item = usize> + 'a {
+    let is_part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '.';
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .filter(move |at| {
+            let before = text[..*at].chars().next_back();
+            let after = text[at + word.len()..].chars().next();
+            !before.is_some_and(is_part) && !after.is_some_and(is_part)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "/* kforge\nlaunch:\n  - kernel: f\n    grid: ceil_div(n, 128), 2  # why\n    block: 128\n  - {kernel: g}\ntunables:\n  ROWS: [4, 1]\n  TOTAL: [2]\nvariants:\n  - {when: n > 2, ROWS: 1}\n*/\nint x;\n";
+
+    fn source_text(range: Option<Range<usize>>) -> Option<&'static str> {
+        range.map(|range| &SOURCE[range])
+    }
+
+    #[test]
+    fn values_and_sections_are_found() {
+        assert_eq!(
+            source_text(launch_value_range(SOURCE, 3, "grid")),
+            Some("ceil_div(n, 128), 2")
+        );
+        assert_eq!(
+            source_text(launch_value_range(SOURCE, 3, "kernel")),
+            Some("f")
+        );
+        assert_eq!(source_text(launch_value_range(SOURCE, 3, "shared")), None);
+        assert_eq!(source_text(launch_value_range(SOURCE, 6, "grid")), None);
+        assert_eq!(
+            source_text(tunable_list_range(SOURCE, "TOTAL")),
+            Some("[2]")
+        );
+        assert_eq!(source_text(tunable_list_range(SOURCE, "TOT")), None);
+        assert_eq!(
+            source_text(section_range(SOURCE, "variants")),
+            Some("variants:\n  - {when: n > 2, ROWS: 1}\n")
+        );
+        assert_eq!(
+            whole_word_positions("128 + 1280 + N128 + (128)", "128").collect::<Vec<_>>(),
+            [0, 21]
+        );
+    }
+
+    #[test]
+    fn add_tunable_extends_or_creates_the_section() {
+        let mut edits = SourceEdits::new();
+        add_tunable(SOURCE, "BLOCK", &[128, 64], &mut edits);
+        assert!(
+            edits
+                .apply(SOURCE)
+                .is_some_and(|text| text.contains("  TOTAL: [2]\n  BLOCK: [128, 64]\nvariants:"))
+        );
+        let bare = "/* kforge\nlaunch:\n  - kernel: f\n*/\n";
+        let mut edits = SourceEdits::new();
+        add_tunable(bare, "BLOCK", &[128], &mut edits);
+        assert_eq!(
+            edits.apply(bare).as_deref(),
+            Some("/* kforge\nlaunch:\n  - kernel: f\ntunables:\n  BLOCK: [128]\n*/\n")
+        );
+    }
+}
