@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, BoundKernel, BufferContent, Build, Compiled, Device, Edge, ExpectedValues,
-    LaunchOutcome, Opened, Poison, Purpose, Question, Refusal,
+    BoundKernel, BufferContent, Build, Compile, Compiled, Device, Edge, ExpectedValues,
+    LaunchOutcome, Opened, Poison, PoisonCount, Purpose, Refusal,
 };
 use kforge::kernel::plan::{
     Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
@@ -151,29 +151,12 @@ impl TestKernel {
                 matches!(launched, LaunchOutcome::Finished { time } if time > Duration::ZERO),
                 "{launched:?}"
             );
-            let Answer::Values(x) = arm.inspect(0, &Question::Values).unwrap() else {
-                panic!()
-            };
+            let x = arm.values(0).unwrap();
             let expected = ExpectedValues::Host(expected(&x));
-            let Answer::Comparison(comparison) = arm
-                .inspect(
-                    1,
-                    &Question::Compare {
-                        copies: &[0],
-                        expected: &expected,
-                        tolerance: EXACT,
-                    },
-                )
-                .unwrap()
-            else {
-                panic!()
-            };
+            let comparison = arm.compare(1, &[0], &expected, EXACT).unwrap();
             assert_eq!(comparison.failed, 0, "{comparison:?}\n{}", self.source);
             for buffer in 0..2 {
-                assert_eq!(
-                    arm.inspect(buffer, &Question::Guards).unwrap(),
-                    Answer::Guards(None)
-                );
+                assert_eq!(arm.guard_damage(buffer).unwrap(), None);
             }
         }
     }
@@ -269,19 +252,10 @@ fn write_past_a_buffer_damages_its_guard_zone() {
             arm.launch(DEADLINE).unwrap(),
             LaunchOutcome::Finished { .. }
         ));
-        assert_eq!(
-            arm.inspect(1, &Question::Guards).unwrap(),
-            Answer::Guards(Some(damage))
-        );
-        assert_eq!(
-            arm.inspect(0, &Question::Guards).unwrap(),
-            Answer::Guards(None)
-        );
+        assert_eq!(arm.guard_damage(1).unwrap(), Some(damage));
+        assert_eq!(arm.guard_damage(0).unwrap(), None);
         fill(arm.as_mut());
-        assert_eq!(
-            arm.inspect(1, &Question::Guards).unwrap(),
-            Answer::Guards(None)
-        );
+        assert_eq!(arm.guard_damage(1).unwrap(), None);
     }
 }
 
@@ -361,8 +335,8 @@ fn unwritten_elements_are_counted() {
         arm.write(1, &BufferContent::Poison(poison)).unwrap();
         arm.launch(DEADLINE).unwrap();
         assert_eq!(
-            arm.inspect(1, &Question::Unwritten(poison)).unwrap(),
-            Answer::Unwritten {
+            arm.unwritten(1, poison).unwrap(),
+            PoisonCount {
                 count: COUNT / 2,
                 first: Some(COUNT / 2)
             }
@@ -375,14 +349,8 @@ fn same_seed_fills_every_bound_kernel_alike() {
     let Some(device) = device() else { return };
     let kernel = body("  if (i < n) y[i] = 0;");
     let (one, other) = (kernel.open(&device).unwrap(), kernel.open(&device).unwrap());
-    assert_eq!(
-        one.inspect(0, &Question::Hash).unwrap(),
-        other.inspect(0, &Question::Hash).unwrap()
-    );
-    assert_ne!(
-        one.inspect(0, &Question::Hash).unwrap(),
-        one.inspect(1, &Question::Hash).unwrap()
-    );
+    assert_eq!(one.hash(0).unwrap(), other.hash(0).unwrap());
+    assert_ne!(one.hash(0).unwrap(), one.hash(1).unwrap());
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! The tokens of a C++ source, as far as finding declarations and forbidden words needs them. Never fails, whatever the text.
+//! A lexer for C++ sources, precise enough to find declarations and forbidden names. Accepts any text; it never fails.
+//!
+//! Used by the source checks and rewrites of both devices. It knows no grammar: `kernel::syntax` parses kernels.
 
 use std::ops::Range;
 
@@ -6,24 +8,24 @@ use std::ops::Range;
 pub(super) struct Lexeme {
     pub(super) kind: LexemeKind,
     pub(super) range: Range<usize>,
-    /// Counted from 1.
+    /// Line of the first character, counted from 1.
     pub(super) line: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LexemeKind {
-    /// Identifiers and keywords.
+    /// An identifier or a keyword.
     Identifier,
     Number,
-    /// String and character literals.
+    /// A string or character literal.
     Literal,
-    /// A whole preprocessor line, continuation lines included.
+    /// A whole preprocessor line with its continuation lines.
     Directive,
     /// One character of punctuation.
     Symbol,
 }
 
-/// All tokens; comments and white space are left out.
+/// All lexemes of a source, without comments and white space.
 pub(super) fn lex(source: &str) -> Vec<Lexeme> {
     let bytes = source.as_bytes();
     let mut tokens = Vec::new();
@@ -54,7 +56,7 @@ pub(super) fn lex(source: &str) -> Vec<Lexeme> {
                 position = end;
                 continue;
             }
-            // `%:` is another spelling of `#`.
+            // `%:` is a digraph for `#`.
             b'#' | b'%'
                 if at_line_start && (byte == b'#' || bytes.get(position + 1) == Some(&b':')) =>
             {
@@ -111,7 +113,7 @@ fn newlines(bytes: &[u8]) -> u32 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u32
 }
 
-/// The end of a line that backslashes may continue; compilers look through white space behind them.
+/// The end of a line, which backslashes may continue. Compilers ignore white space after such a backslash.
 fn end_of_line(bytes: &[u8], start: usize) -> usize {
     let mut position = start;
     while position < bytes.len()
@@ -127,7 +129,7 @@ fn is_continued(line: &[u8]) -> bool {
     line.iter().rev().find(|byte| !blank(byte)) == Some(&b'\\')
 }
 
-/// As `end_of_line`, but a comment in a directive may go on over lines, and the directive goes on behind it.
+/// As `end_of_line`, but a comment inside the directive may span lines; the directive continues after it.
 fn end_of_directive(source: &str, start: usize) -> usize {
     let bytes = source.as_bytes();
     let mut position = start;
@@ -145,7 +147,7 @@ fn end_of_directive(source: &str, start: usize) -> usize {
     position
 }
 
-/// A literal ends at its quote, or where its line does: an unterminated one is the compiler's to report.
+/// A literal ends at its quote or at the end of its line. The compiler reports unterminated literals.
 fn end_of_literal(source: &str, start: usize) -> usize {
     let bytes = source.as_bytes();
     let mut position = start + 1;
@@ -156,7 +158,7 @@ fn end_of_literal(source: &str, start: usize) -> usize {
             _ => 1,
         };
     }
-    // A backslash may have skipped into the middle of a letter.
+    // A backslash may have skipped into the middle of a UTF-8 sequence.
     let closing = usize::from(bytes.get(position) == Some(&bytes[start]));
     let mut end = (position + closing).min(bytes.len());
     while !source.is_char_boundary(end) {
@@ -175,7 +177,7 @@ fn end_of_raw_string(source: &str, quote: usize) -> usize {
         .map_or(source.len(), |offset| quote + offset + closing.len())
 }
 
-/// A directive as the preprocessor reads it: continued lines joined, a space for every comment.
+/// A directive as the preprocessor reads it: continuation lines joined, each comment replaced by a space.
 pub(super) fn strip_comments(directive: &str) -> String {
     let mut joined = String::new();
     for line in directive.split_inclusive('\n') {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, Build, Compiled, Device, Edge, LaunchOutcome, Opened, Purpose, Question, Refusal,
+    Build, Compile, Compiled, Device, Edge, LaunchOutcome, Opened, Purpose, Refusal,
 };
 use kforge::kernel::plan::{
     Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
@@ -84,9 +84,7 @@ impl TestProgram<'_> {
         if let LaunchOutcome::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
             return Err(Box::new(refusal));
         }
-        let Answer::Bytes(bytes) = arm.inspect(0, &Question::Bytes).unwrap() else {
-            panic!("bytes were asked for")
-        };
+        let bytes = arm.bytes(0).unwrap();
         let words = bytes.chunks_exact(8);
         Ok(words
             .map(|word| i64::from_le_bytes(word.try_into().unwrap()))

@@ -26,7 +26,9 @@ mod wait_loops;
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
 pub use compiler::{HostCompiler, find_compiler};
 
-use super::{Build, Compiled, Device, LockFile, Opened, Program, Purpose};
+use super::{
+    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties,
+};
 use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::{DeviceIdentity, Resources};
 
@@ -102,6 +104,22 @@ impl Device for CpuDevice {
         }
     }
 
+    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
+        if let Some(refusal) = source_checks::refuse_plan(plan) {
+            return Ok(Opened::Refused(refusal));
+        }
+        bound_kernel::CpuBoundKernel::open(
+            program,
+            plan,
+            self.cores,
+            self.toolchain.empty_folder(),
+            &self.toolchain.empty_program(),
+            Rc::clone(&self.input_cache),
+        )
+    }
+}
+
+impl Compile for CpuDevice {
     fn builds(&self) -> &[Build] {
         self.toolchain.builds()
     }
@@ -128,21 +146,9 @@ impl Device for CpuDevice {
             joined.collect()
         })
     }
+}
 
-    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
-        if let Some(refusal) = source_checks::refuse_plan(plan) {
-            return Ok(Opened::Refused(refusal));
-        }
-        bound_kernel::CpuBoundKernel::open(
-            program,
-            plan,
-            self.cores,
-            self.toolchain.empty_folder(),
-            &self.toolchain.empty_program(),
-            Rc::clone(&self.input_cache),
-        )
-    }
-
+impl TimingProperties for CpuDevice {
     fn blocks_per_process(&self) -> Option<usize> {
         Some(BLOCKS_PER_PROCESS)
     }
@@ -157,7 +163,7 @@ pub(crate) fn host_lock() -> LockFile {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let user = unsafe { libc::geteuid() };
     LockFile {
-        path: super::lock_folder().join(format!("kforge-host-{user}.lock")),
+        path: super::lock::lock_folder().join(format!("kforge-host-{user}.lock")),
         is_host: true,
     }
 }

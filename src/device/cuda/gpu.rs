@@ -1,7 +1,7 @@
-//! A GPU that this process has opened: its context, its stream, what it is, and what its errors mean.
+//! An opened GPU: its context, its stream, its properties, and the meaning of the driver's errors.
 //!
-//! Once a launch has faulted or did not end, nothing more is asked of the driver: the context is lost, and freeing memory could
-//! wait for ever. The process ends; that gives everything back.
+//! After a fault or a launch that does not end, the driver is not called any more: the context is lost, and freeing memory could
+//! block forever. The process then ends, which releases everything. Allocates nothing: `memory` does.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -11,24 +11,25 @@ use std::ptr;
 use cudarc::driver::sys::{self, CUresult};
 
 use crate::base::Failure;
+use crate::device::refusal::{DeviceError, Refusal};
 use crate::verdict::{DeviceIdentity, Status};
 
-/// Bytes that device `printf` may buffer between two launches: what does not fit is lost, not printed.
+/// Size of the buffer for device `printf` between two launches. Output that does not fit is lost.
 const PRINTF_BYTES: usize = 64 << 10;
-/// The least device heap that the driver will have; kernels that allocate are refused besides.
+/// The smallest device heap that the driver accepts. Kernels that allocate are also refused.
 const HEAP_BYTES: usize = 1 << 12;
 
-/// Calls the driver, and gives its error a name.
+/// Calls a driver function and turns its error code into a `DriverError`.
 macro_rules! call {
     ($function:ident($($argument:expr),* $(,)?)) => {
-        // SAFETY: every pointer that is passed outlives the call; handles come from the driver and are live, since nothing is
-        // asked of a card that is broken.
-        $crate::device::cuda::card::checked(stringify!($function), unsafe { ::cudarc::driver::sys::$function($($argument),*) })
+        // SAFETY: every pointer outlives the call. Handles come from the driver and are valid, because a broken GPU is not
+        // called any more.
+        $crate::device::cuda::gpu::checked(stringify!($function), unsafe { ::cudarc::driver::sys::$function($($argument),*) })
     };
 }
 pub(super) use call;
 
-/// A driver call that did not succeed.
+/// A failed call of the driver.
 #[derive(Debug, thiserror::Error)]
 #[error("{function}: {name}")]
 pub(super) struct DriverError {
@@ -48,10 +49,10 @@ pub(super) fn checked(function: &'static str, code: CUresult) -> Result<(), Driv
     })
 }
 
-/// The driver's word for an error, in lower case and without its prefix.
+/// The driver's name of an error, in lower case and without its prefix.
 fn error_name(code: CUresult) -> String {
     let mut name = ptr::null();
-    // SAFETY: `name` receives a constant string of the driver's, or stays null.
+    // SAFETY: `name` receives a constant string of the driver, or stays null.
     let named = unsafe { sys::cuGetErrorName(code, &raw mut name) };
     if named != CUresult::CUDA_SUCCESS || name.is_null() {
         return format!("error {}", code as u32);
@@ -62,38 +63,38 @@ fn error_name(code: CUresult) -> String {
     words.to_lowercase()
 }
 
-/// One GPU, opened.
+/// An opened GPU.
 pub(super) struct Gpu {
     pub(super) device: sys::CUdevice,
     pub(super) stream: sys::CUstream,
     pub(super) sm_count: u32,
-    /// The most shared memory that a block may ask for, in bytes.
+    /// Limit of shared memory for one thread block.
     pub(super) max_shared_bytes: u32,
     pub(super) cache_bytes: u64,
-    /// The smallest piece of memory that can be mapped.
+    /// The unit of memory mapping in bytes.
     pub(super) granularity: u64,
-    /// Whether device code may read this process' memory.
+    /// Whether device code can read the memory of this process.
     pub(super) can_read_host_memory: bool,
     identity: DeviceIdentity,
     broken: Cell<bool>,
 }
 
 impl Gpu {
-    /// Opens the GPU with this number among those that this process sees.
+    /// Opens the GPU with this number among the GPUs visible to this process.
     ///
     /// # Errors
-    /// `Failure::environment` where there is no driver or no such GPU.
+    /// `Failure::environment` if there is no driver or no such GPU.
     pub(super) fn open(ordinal: u32) -> anyhow::Result<Self> {
         init_driver()?;
         let mut count = 0;
         call!(cuDeviceGetCount(&raw mut count))?;
         let count = count.unsigned_abs();
         if ordinal >= count {
-            return Err(
-                Failure::environment(format!("no GPU {ordinal}: {count} can be seen"))
-                    .hint("`kforge doctor` lists them")
-                    .into(),
-            );
+            return Err(Failure::environment(format!(
+                "no GPU {ordinal}: {count} GPUs are visible"
+            ))
+            .hint("run `kforge doctor` to list them")
+            .into());
         }
         let mut device = 0;
         call!(cuDeviceGet(&raw mut device, ordinal as i32))?;
@@ -106,7 +107,7 @@ impl Gpu {
         ] {
             call!(cuCtxSetLimit(limit, bytes))?;
         }
-        // Lines that a kernel wants to persist in the cache find no room there. Old cards know no such limit.
+        // A kernel cannot make cache lines persist. GPUs before Ampere do not have this limit.
         let _ = call!(cuCtxSetLimit(
             sys::CUlimit::CU_LIMIT_PERSISTING_L2_CACHE_SIZE,
             0
@@ -137,30 +138,32 @@ impl Gpu {
         self.broken.get()
     }
 
-    /// Nothing more is to be asked of the driver.
+    /// Marks the GPU as unusable: the driver must not be called any more.
     pub(super) fn mark_broken(&self) {
         self.broken.set(true);
     }
 
-    /// Waits for all that was asked for.
+    /// Waits for everything that was queued.
     pub(super) fn synchronize(&self) -> Result<(), DriverError> {
         call!(cuStreamSynchronize(self.stream))
     }
 }
 
+/// The error of a machine without a CUDA driver.
+pub(super) fn no_driver() -> Failure {
+    Failure::environment("no CUDA driver: libcuda was not found")
+        .hint("install the GPU's driver, or use `--backend cpu`")
+}
+
 /// Starts the driver in this process.
 pub(super) fn init_driver() -> anyhow::Result<()> {
-    // SAFETY: only looks for the library.
+    // SAFETY: only searches for the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err(
-            Failure::environment("no CUDA driver: libcuda was not found")
-                .hint("install the GPU's driver, or say `--backend cpu`")
-                .into(),
-        );
+        return Err(no_driver().into());
     }
     Ok(call!(cuInit(0)).map_err(|error| {
         Failure::environment(format!("the CUDA driver does not start: {error}"))
-            .hint("`nvidia-smi` should list the GPUs")
+            .hint("check that `nvidia-smi` lists the GPUs")
     })?)
 }
 
@@ -215,7 +218,7 @@ fn read_identity(device: sys::CUdevice) -> anyhow::Result<DeviceIdentity> {
     })
 }
 
-/// The kernel module's version where the system tells it, else the newest CUDA that the driver knows.
+/// The version of the kernel module, or else the newest CUDA version that the driver supports.
 fn driver_version() -> anyhow::Result<String> {
     if let Ok(text) = std::fs::read_to_string("/sys/module/nvidia/version") {
         return Ok(text.trim().to_owned());
@@ -225,9 +228,9 @@ fn driver_version() -> anyhow::Result<String> {
     Ok(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
 }
 
-/// Memory of the device that can be mapped piece by piece.
+/// The properties of device memory that can be mapped.
 pub(super) fn allocation_properties(device: sys::CUdevice) -> sys::CUmemAllocationProp {
-    // SAFETY: plain integers and pointers; zero is their "nothing special".
+    // SAFETY: integers and pointers, for which zero means "default".
     let mut properties: sys::CUmemAllocationProp = unsafe { std::mem::zeroed() };
     properties.type_ = sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED;
     properties.location.type_ = sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE;
@@ -246,40 +249,40 @@ fn granularity(device: sys::CUdevice) -> anyhow::Result<u64> {
     Ok(bytes as u64)
 }
 
-/// What a driver's error after a launch says of the kernel: status and reason. `None`: it says nothing of the kernel.
+/// Status and reason for a driver error that a kernel caused. `None`: the error does not concern the kernel.
 pub(super) fn kernel_fault(code: CUresult) -> Option<(Status, &'static str)> {
     use CUresult as Code;
     Some(match code {
         Code::CUDA_ERROR_ILLEGAL_ADDRESS => (
             Status::OutOfBounds,
-            "an access to memory that is not the kernel's, or a write to an input",
+            "an access outside the kernel's buffers, or a write to an input",
         ),
         Code::CUDA_ERROR_MISALIGNED_ADDRESS => {
             (Status::Misaligned, "an access at a misaligned address")
         }
         Code::CUDA_ERROR_INVALID_ADDRESS_SPACE => (
             Status::OutOfBounds,
-            "an instruction for one kind of memory met an address of another",
+            "an instruction for one memory space used an address of another",
         ),
         Code::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => (
             Status::LaunchError,
-            "the launch needs more registers or shared memory than there are",
+            "the launch needs more registers or shared memory than the device has",
         ),
         Code::CUDA_ERROR_INVALID_VALUE | Code::CUDA_ERROR_INVALID_CLUSTER_SIZE => (
             Status::LaunchError,
-            "the driver refuses the launch: a size is out of its limits",
+            "the driver refuses the launch: a size is outside its limits",
         ),
         Code::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE => (
             Status::LaunchError,
-            "a cooperative launch of more blocks than fit on the device at once",
+            "a cooperative launch has more blocks than fit on the device at once",
         ),
         Code::CUDA_ERROR_INVALID_IMAGE | Code::CUDA_ERROR_NO_BINARY_FOR_GPU => (
             Status::LaunchError,
-            "the compiled kernel is not for this device",
+            "the compiled kernel is for another device",
         ),
         Code::CUDA_ERROR_OUT_OF_MEMORY => (
             Status::LimitExceeded,
-            "more memory than the device has is needed for variables, or for the threads' own arrays",
+            "the variables or the threads' local arrays need more memory than the device has",
         ),
         Code::CUDA_ERROR_LAUNCH_TIMEOUT => (Status::TimedOut, "the driver ended the launch"),
         Code::CUDA_ERROR_ASSERT => (Status::Crashed, "an assertion in the kernel failed"),
@@ -288,13 +291,21 @@ pub(super) fn kernel_fault(code: CUresult) -> Option<(Status, &'static str)> {
             "the stack of a thread overflowed or was overwritten",
         ),
         Code::CUDA_ERROR_ILLEGAL_INSTRUCTION => (Status::Crashed, "an illegal instruction"),
-        Code::CUDA_ERROR_INVALID_PC => (Status::Crashed, "a jump to no instruction"),
+        Code::CUDA_ERROR_INVALID_PC => (Status::Crashed, "a jump to an invalid address"),
         Code::CUDA_ERROR_LAUNCH_FAILED => (
             Status::Crashed,
-            "the kernel was ended by a trap or another exception",
+            "a trap or another exception ended the kernel",
         ),
         _ => return None,
     })
+}
+
+/// The error of a call that a kernel can cause to fail: a refusal if the driver's error concerns the kernel.
+pub(super) fn kernel_error(error: DriverError) -> DeviceError {
+    match kernel_fault(error.code) {
+        Some((status, reason)) => Refusal::new(status, reason).into(),
+        None => error.into(),
+    }
 }
 
 impl DriverError {
