@@ -384,7 +384,7 @@ fn dynamically_linked_programs_are_confined() {
             verdict["reason"]
                 .as_str()
                 .unwrap_or_default()
-                .contains("is not open"),
+                .contains("is not allowed"),
             "{verdict:#}"
         );
         assert_eq!(verdict["sandbox"], "landlock+seccomp, with a loader");
