@@ -39,7 +39,7 @@ pub fn find_compiler() -> Result<HostCompiler, Failure> {
         }
     }
     Err(Failure::environment(
-        "found no C++ compiler: tried `$CXX`, `c++`, `g++` and `clang++`",
+        "no C++ compiler was found: tried `$CXX`, `c++`, `g++` and `clang++`",
     )
     .hint("install one, for example with `apt install g++`, or set the environment variable CXX"))
 }

@@ -17,6 +17,7 @@ mod line_table;
 mod process;
 mod runtime_build;
 mod saved_variables;
+mod shared_declarations;
 mod source;
 mod source_checks;
 #[doc(hidden)]

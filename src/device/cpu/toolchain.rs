@@ -241,3 +241,40 @@ fn refusal_unless_disk_full(log: &str, folder: &Path) -> anyhow::Result<Refusal>
     }
     Ok(compile_error(log))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(toolchain: &Toolchain, comment: &str) -> Compiled {
+        let text = format!(
+            "#include \"kforge_cuda.h\"\n// {comment}\nKFORGE_ENTRIES_BEGIN\n{{nullptr, 0}},\nKFORGE_ENTRIES_END\n"
+        );
+        let task = CompileTask {
+            kernel: "",
+            text: &text,
+            build: Build::Fast,
+            fast_math: false,
+        };
+        toolchain.build(&task).unwrap()
+    }
+
+    #[test]
+    fn compiled_program_is_reused() {
+        // Without a compiler there is nothing to reuse.
+        let Ok(mut toolchain) = Toolchain::open() else {
+            return;
+        };
+        let comment = format!("{:?}", std::time::SystemTime::now());
+        let Compiled::Ready(first) = build(&toolchain, &comment) else {
+            panic!("an empty unit compiles");
+        };
+        toolchain.runner.path = "/bin/false".into();
+        let Compiled::Ready(second) = build(&toolchain, &comment) else {
+            panic!("the program is in the cache");
+        };
+        assert_eq!(first.image, second.image);
+        let other = build(&toolchain, &format!("{comment} again"));
+        assert!(matches!(other, Compiled::Refused(_)), "{other:?}");
+    }
+}
