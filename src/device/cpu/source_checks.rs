@@ -157,19 +157,23 @@ pub(super) fn refuse_unit(unit: &TranslationUnit) -> Option<Refusal> {
             ));
         }
     }
-    let tokens = lex(&unit.source);
-    let text = |token: &Lexeme| &unit.source[token.range.clone()];
-    for (index, token) in tokens.iter().enumerate() {
-        let found = match token.kind {
-            LexemeKind::Directive => refuse_directive(text(token), token.line),
-            LexemeKind::Identifier => refuse_word(text(token), token.line),
+    let lexemes = lex(&unit.source);
+    let text = |lexeme: &Lexeme| &unit.source[lexeme.range.clone()];
+    for (index, lexeme) in lexemes.iter().enumerate() {
+        let found = match lexeme.kind {
+            LexemeKind::Directive => refuse_directive(text(lexeme), lexeme.line),
+            LexemeKind::Identifier => refuse_word(text(lexeme), lexeme.line),
             LexemeKind::Symbol => {
-                let launch = tokens[index..].iter().take(3).map(text).eq(["<", "<", "<"])
-                    && are_adjacent(&tokens[index..]);
+                let launch = lexemes[index..]
+                    .iter()
+                    .take(3)
+                    .map(text)
+                    .eq(["<", "<", "<"])
+                    && are_adjacent(&lexemes[index..]);
                 launch.then(|| {
                     refusal(
                         Status::Unsupported,
-                        token.line,
+                        lexeme.line,
                         "dynamic parallelism does not run on a CPU",
                     )
                 })
@@ -296,11 +300,11 @@ fn refuse_macro(directive: &str, line: u32) -> Option<Refusal> {
     let start = directive.find("define")?;
     lex(&directive[start..])
         .iter()
-        .filter(|token| token.kind == LexemeKind::Identifier)
-        .find_map(|token| {
+        .filter(|lexeme| lexeme.kind == LexemeKind::Identifier)
+        .find_map(|lexeme| {
             refuse_word(
-                &directive[start..][token.range.clone()],
-                line + token.line - 1,
+                &directive[start..][lexeme.range.clone()],
+                line + lexeme.line - 1,
             )
         })
 }
