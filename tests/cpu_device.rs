@@ -1,4 +1,4 @@
-//! The CPU device from the outside: real compiler, real processes. What a kernel does to itself is a value, never an error.
+//! The CPU device with a real compiler and real processes. A kernel's fault is a value, never an error.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -16,14 +16,15 @@ use kforge::task::{DType, Distribution, DistributionKind, Tolerance};
 use kforge::verdict::Status;
 
 const COUNT: u64 = 1000;
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Long, because the machine may be busy. A kernel that faults ends earlier.
+const DEADLINE: Duration = Duration::from_secs(60);
 const CHECK_AT_END: Purpose = Purpose::Check { edge: Edge::End };
 const EXACT: Tolerance = Tolerance {
     rtol: 1e-6,
     atol_rms: 1e-6,
 };
 
-/// `None`, said in one line, where the machine has no compiler.
+/// The device; `None`, with a message, if the machine has no compiler.
 fn device() -> Option<CpuDevice> {
     if find_compiler().is_err() {
         println!("skipped: no C++ compiler");
@@ -32,7 +33,7 @@ fn device() -> Option<CpuDevice> {
     Some(CpuDevice::new().expect("a machine with a compiler has a device"))
 }
 
-/// A kernel that takes `(const float* x, float* y, int n)` and is launched once.
+/// A kernel with the parameters `(const float* x, float* y, int n)` and one launch.
 struct TestKernel {
     source: String,
     expression: &'static str,
@@ -57,7 +58,7 @@ fn kernel(source: &str) -> TestKernel {
     }
 }
 
-/// The usual parameter list around a body.
+/// A kernel with this body.
 fn body(body: &str) -> TestKernel {
     kernel(&format!(
         "__global__ void f(const float* x, float* y, int n) {{\n  int i = blockIdx.x * blockDim.x + threadIdx.x;\n{body}\n}}\n"
@@ -141,7 +142,7 @@ impl TestKernel {
         }
     }
 
-    /// Launches twice on fresh data; `y` must be `expected(x)` each time.
+    /// Launches twice on fresh data and checks that `y` is `expected(x)` each time.
     fn assert_computes(&self, device: &CpuDevice, expected: impl Fn(&[f64]) -> Vec<f64>) {
         let mut arm = self.open(device).unwrap();
         for _ in 0..2 {
@@ -175,7 +176,7 @@ fn fill(arm: &mut dyn BoundKernel) {
     arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
 }
 
-/// The sum of every block's share of `x`, in all of the block's elements.
+/// For every element of `x`, the sum over its block of 128 elements.
 fn block_sums(x: &[f64]) -> Vec<f64> {
     x.chunks(128)
         .flat_map(|chunk| vec![chunk.iter().sum::<f64>(); chunk.len()])
@@ -206,7 +207,7 @@ fn honest_kernels_compute_expected_values() {
     template.assert_computes(&device, block_sums);
 }
 
-/// `inline` and `extern "C"` before a function do not put its variables at namespace scope.
+/// Variables of a function marked `inline` or `extern "C"` are not at namespace scope.
 #[test]
 fn shared_memory_works_in_every_kind_of_function() {
     let Some(device) = device() else { return };
@@ -435,17 +436,4 @@ fn unsupported_features_are_refused_with_their_line() {
         panic!()
     };
     assert_eq!(refusal.status, Status::Unsupported);
-}
-
-#[test]
-fn compiled_kernel_is_reused() {
-    let Some(device) = device() else { return };
-    let salt = format!("  // {:?}", std::time::SystemTime::now());
-    let unit = body(&salt).unit();
-    let seconds = || match device.compile(&unit, Build::Fast).unwrap() {
-        Compiled::Ready(program) => program.compile_seconds,
-        Compiled::Refused(refusal) => panic!("{refusal:?}"),
-    };
-    let (cold, kept) = (seconds(), seconds());
-    assert!(kept < cold / 5.0, "{cold} s, then {kept} s");
 }

@@ -5,22 +5,24 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use indexmap::IndexMap;
-
 mod bound_kernel;
 mod compiler;
 mod compiler_flags;
+mod compiler_runner;
 mod control_page;
 mod diagnostics;
 mod faults;
 mod input_cache;
 mod line_table;
 mod process;
+mod runtime_build;
 mod saved_variables;
+mod shared_declarations;
 mod source;
 mod source_checks;
 #[doc(hidden)]
 pub mod texts;
+mod toolchain;
 mod wait_loops;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
@@ -30,14 +32,14 @@ use super::{
     Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties,
 };
 use crate::kernel::plan::{Plan, TranslationUnit};
-use crate::verdict::{DeviceIdentity, Resources};
+use crate::verdict::DeviceIdentity;
 
 /// How many blocks the same pair of processes is timed for: where a process lands in memory moves its times for all its life.
 const BLOCKS_PER_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
 pub struct CpuDevice {
-    toolchain: compiler::Toolchain,
+    toolchain: toolchain::Toolchain,
     cores: u32,
     input_cache: Rc<RefCell<input_cache::InputCache>>,
 }
@@ -49,7 +51,7 @@ impl CpuDevice {
     /// `Failure::environment` where there is no compiler, or no place for its results.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
-            toolchain: compiler::Toolchain::open()?,
+            toolchain: toolchain::Toolchain::open()?,
             cores: cores(),
             input_cache: Rc::default(),
         })
@@ -169,30 +171,19 @@ pub(crate) fn host_lock() -> LockFile {
 }
 
 fn compile_unit(
-    toolchain: &compiler::Toolchain,
+    toolchain: &toolchain::Toolchain,
     unit: &TranslationUnit,
     build: Build,
 ) -> anyhow::Result<Compiled> {
     if let Some(refusal) = source_checks::refuse_unit(unit) {
         return Ok(Compiled::Refused(refusal));
     }
-    let text = source::generate_cpp(unit);
-    Ok(
-        match toolchain.build(&unit.source, &text, build, unit.fast_math)? {
-            Ok((image, held, compile_seconds)) => Compiled::Ready(Program {
-                image,
-                lease: held,
-                build,
-                schedule: 0,
-                resources: Resources::default(),
-                compile_seconds,
-                log: String::new(),
-                entries: Vec::new(),
-                features: IndexMap::new(),
-            }),
-            Err(refusal) => Compiled::Refused(refusal),
-        },
-    )
+    toolchain.build(&toolchain::CompileTask {
+        kernel: &unit.source,
+        text: &source::generate_cpp(unit),
+        build,
+        fast_math: unit.fast_math,
+    })
 }
 
 fn processor_name() -> String {

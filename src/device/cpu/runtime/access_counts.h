@@ -1,8 +1,9 @@
-// How a kernel uses memory: sectors per request of each load and store, conflicts over banks, bytes moved.
+// Counts how a kernel uses memory: sectors per request of each load and store, shared-memory bank conflicts, bytes moved.
 //
-// A request is what the lanes of a warp ask for with one instruction. Lanes run one after the other here, so the n-th
-// execution of an instruction by each lane of a warp counts as one request; the first few of each are looked at, in a few
-// blocks of every launch. Sectors of 32 bytes and 32 banks of 4 bytes are those of NVIDIA's GPUs since Maxwell.
+// A request is one instruction executed by the lanes of a warp. Lanes run one after the other here, so the n-th execution of
+// an instruction by each lane counts as one request. Only the first few requests of each instruction are sampled, in a few
+// blocks of every launch. Sectors of 32 bytes and 32 banks of 4 bytes are those of NVIDIA GPUs since Maxwell.
+// Used by the race build only; the counts are feedback, never part of a verdict's status.
 
 #pragma once
 
@@ -18,8 +19,8 @@
 
 namespace kforge {
 
-constexpr uint32_t REQUESTS_SEEN = 16;  // of one instruction in one warp
-constexpr uint32_t BLOCKS_SEEN = 4;
+constexpr uint32_t SAMPLED_REQUESTS = 16;  // per instruction and warp
+constexpr uint32_t SAMPLED_BLOCKS = 4;
 constexpr uint32_t SECTOR_BYTES = 32;
 constexpr uint32_t BANKS = 32;
 constexpr uint32_t BANK_BYTES = 4;
@@ -37,34 +38,34 @@ struct SiteLog {
     std::vector<Request> requests;
 };
 
-struct Figures {
+struct AccessCounts {
     bool counting;
-    uint64_t wanted[BLOCKS_SEEN];
-    uint32_t wanted_count;
+    uint64_t sampled_blocks[SAMPLED_BLOCKS];
+    uint32_t sampled_block_count;
     uint32_t block_threads;
     std::vector<std::unordered_map<uintptr_t, SiteLog>> warps;
-    std::unordered_map<uintptr_t, uint32_t> slots;  // in the control page
+    std::unordered_map<uintptr_t, uint32_t> slots;  // index in `ControlPage::sites`, by site
 };
 
-// The process is made ready before constructors run, so nothing here may wait for its own.
+// Storage without automatic construction: the process is set up before constructors run, and they must not overwrite it.
 template <typename T>
-union Unbuilt {
-    constexpr Unbuilt() : nothing() {}
-    ~Unbuilt() {}
-    char nothing;
+union ManualLifetime {
+    constexpr ManualLifetime() : unused() {}
+    ~ManualLifetime() {}
+    char unused;
     T value;
 };
-static Unbuilt<Figures> figures_storage;
-static Figures& figures = figures_storage.value;
+static ManualLifetime<AccessCounts> access_counts_storage;
+static AccessCounts& access_counts = access_counts_storage.value;
 
-static void count(const Access& access, uint32_t thread) {
-    SiteLog& log = figures.warps[thread / LANES][access.site];
+static void count_access(const Access& access, uint32_t thread) {
+    SiteLog& log = access_counts.warps[thread / LANES][access.site];
     log.flags = access.flags;
     log.bytes = access.bytes;
     ++log.accesses;
     const uint32_t lane = thread % LANES;
     const uint32_t execution = log.executions[lane]++;
-    if (execution >= REQUESTS_SEEN) return;
+    if (execution >= SAMPLED_REQUESTS) return;
     if (execution >= log.requests.size()) log.requests.resize(execution + 1);
     Request& request = log.requests[execution];
     request.lanes |= 1u << lane;
@@ -85,7 +86,7 @@ static uint32_t sectors_of(const Request& request, uint32_t bytes) {
     return count;
 }
 
-// Lanes that the banks serve at once: all for 4 bytes, half a warp for 8, a quarter for 16.
+// Passes over the banks. One pass serves 32 lanes for 4 bytes each, half a warp for 8, a quarter for 16.
 static uint32_t passes_of(const Request& request, uint32_t bytes, uint32_t& least) {
     const uint32_t together = bytes <= 4 ? LANES : bytes <= 8 ? LANES / 2 : LANES / 4;
     uint32_t passes = 0;
@@ -125,11 +126,11 @@ static bool is_strided(const Request& request) {
     return true;
 }
 
-static void add_up(uintptr_t site, const SiteLog& log) {
-    Control& control = *control_page;
-    const auto place = figures.slots.emplace(site, static_cast<uint32_t>(figures.slots.size()));
+static void add_to_site(uintptr_t site, const SiteLog& log) {
+    ControlPage& control = *control_page;
+    const auto place = access_counts.slots.emplace(site, static_cast<uint32_t>(access_counts.slots.size()));
     if (place.first->second >= MAX_SITES) return;
-    Control::Site& sum = control.sites[place.first->second];
+    ControlPage::Site& sum = control.sites[place.first->second];
     if (place.second) {
         memset(&sum, 0, sizeof(sum));
         control.site_count = place.first->second + 1;
@@ -141,49 +142,49 @@ static void add_up(uintptr_t site, const SiteLog& log) {
     for (const Request& request : log.requests) {
         const uint32_t lanes = static_cast<uint32_t>(__builtin_popcount(request.lanes));
         if (lanes == 0) continue;
-        sum.lanes_seen += lanes;
+        sum.sampled_lanes += lanes;
         ++sum.requests;
         if ((log.flags & ACCESS_SHARED) != 0) {
             uint32_t least = 0;
             sum.sectors += passes_of(request, log.bytes, least);
-            sum.sectors_least += least;
+            sum.min_sectors += least;
         } else {
             const uint32_t sectors = sectors_of(request, log.bytes);
             const uint32_t least = (lanes * log.bytes + SECTOR_BYTES - 1) / SECTOR_BYTES;
             sum.sectors += sectors;
-            // Lanes that read the same address need less.
-            sum.sectors_least += sectors < least ? sectors : least;
+            // Lanes that read the same address need fewer.
+            sum.min_sectors += sectors < least ? sectors : least;
             sum.strided += sectors > least + 1 && is_strided(request);
         }
     }
 }
 
-static void end_figures() {
-    if (!figures.counting) return;
-    figures.counting = false;
-    for (const auto& warp : figures.warps) {
-        for (const auto& [site, log] : warp) add_up(site, log);
+static void end_counting() {
+    if (!access_counts.counting) return;
+    access_counts.counting = false;
+    for (const auto& warp : access_counts.warps) {
+        for (const auto& [site, log] : warp) add_to_site(site, log);
     }
-    control_page->threads_seen += figures.block_threads;
-    figures.warps.clear();
+    control_page->sampled_threads += access_counts.block_threads;
+    access_counts.warps.clear();
 }
 
-static void begin_figures(uint64_t block, uint32_t warps) {
-    end_figures();
-    for (uint32_t i = 0; i < figures.wanted_count; ++i) {
-        if (figures.wanted[i] != block) continue;
-        figures.counting = true;
-        figures.warps.resize(warps);
+static void begin_counting(uint64_t block, uint32_t warps) {
+    end_counting();
+    for (uint32_t i = 0; i < access_counts.sampled_block_count; ++i) {
+        if (access_counts.sampled_blocks[i] != block) continue;
+        access_counts.counting = true;
+        access_counts.warps.resize(warps);
     }
 }
 
-// The first block, the last, and some between.
-static void choose_figures(uint64_t blocks, uint32_t threads) {
-    figures.wanted_count = 0;
-    figures.block_threads = threads;
-    control_page->threads_total += blocks * threads;
-    const uint64_t count = blocks < BLOCKS_SEEN ? blocks : BLOCKS_SEEN;
-    for (uint64_t i = 0; i < count; ++i) figures.wanted[figures.wanted_count++] = count == 1 ? 0 : i * (blocks - 1) / (count - 1);
+// Samples the first block, the last one, and some in between.
+static void choose_sampled_blocks(uint64_t blocks, uint32_t threads) {
+    access_counts.sampled_block_count = 0;
+    access_counts.block_threads = threads;
+    control_page->total_threads += blocks * threads;
+    const uint64_t count = blocks < SAMPLED_BLOCKS ? blocks : SAMPLED_BLOCKS;
+    for (uint64_t i = 0; i < count; ++i) access_counts.sampled_blocks[access_counts.sampled_block_count++] = count == 1 ? 0 : i * (blocks - 1) / (count - 1);
 }
 
 }  // namespace kforge
