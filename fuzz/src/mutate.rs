@@ -3,7 +3,7 @@
 use kforge::event::{Brief, Operator};
 use kforge::kernel::syntax::Syntax;
 use kforge::kernel::{Kernel, with_point};
-use kforge::propose::{Answer, Parent, mutate as transform, propose};
+use kforge::propose::{BriefOutcome, Parent, mutate as transform, propose};
 use kforge::task::Task;
 
 /// More children than these are not looked at.
@@ -44,8 +44,11 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         point: Some(point),
         attempt: seed % 4,
     };
-    let parent = |(source, step)| Parent { step, source };
-    let parents: Vec<_> = parents.iter().copied().zip(1..).map(parent).collect();
+    let parent = |(source, step): (&&str, u64)| Parent {
+        step,
+        source: (*source).into(),
+    };
+    let parents: Vec<_> = parents.iter().zip(1..).map(parent).collect();
     let answer = propose(&brief, &parents, task);
     if seed.is_multiple_of(16) {
         assert_eq!(
@@ -55,8 +58,9 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         );
     }
     match answer {
-        Answer::NoOp(reason) => assert!(!reason.is_empty()),
-        Answer::Proposal(proposal) => {
+        BriefOutcome::NoOp(reason) => assert!(!reason.is_empty()),
+        BriefOutcome::Failed(..) => panic!("no model was asked"),
+        BriefOutcome::Candidate(proposal) => {
             assert_fits(&proposal.source, task, &proposal.detail);
             if let (Operator::Autotune, Some(point)) = (operator, &brief.point) {
                 assert_eq!(with_point(kernel, point), Some(proposal.source));

@@ -1,6 +1,6 @@
-//! A run as it happens: one line a task on a terminal, plain lines elsewhere, or every event as JSON.
+//! A run while it happens: one progress line per task on a terminal, plain lines elsewhere, or every event as a line of JSON.
 //!
-//! Progress goes to standard error, events to standard output. Never waits, never decides.
+//! Progress goes to standard error, events to standard output. Never waits and never decides.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -8,52 +8,53 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::{Observer, Progress, pluralize};
+use super::observer::Observer;
+use super::progress::Progress;
+use super::text::pluralize;
 use crate::event::{Cost, Event};
-use crate::run::JournalLine;
 use crate::search::SearchUpdate;
 
-/// How often a plain line may appear.
+/// Minimum time between two plain lines.
 const MIN_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProgressFormat {
-    /// Progress for a person.
+    /// Progress lines for a person.
     Human,
-    /// Nothing but complaints.
+    /// Only problems and what is left to do.
     Quiet,
     /// Every event as a line of JSON on standard output.
     JsonLines,
 }
 
-/// Where a run is shown.
+/// Shows a run.
 pub(crate) struct ProgressView {
-    form: ProgressFormat,
+    format: ProgressFormat,
     bar: Option<ProgressBar>,
     last_shown: Option<Instant>,
-    /// When it was last said who is waited for; `None` while nobody is.
+    /// When the waiting requests were last shown. `None` if none is waiting.
     last_waiting: Option<Instant>,
 }
 
 impl ProgressView {
-    pub(crate) fn new(form: ProgressFormat) -> Self {
+    pub(crate) fn new(format: ProgressFormat) -> Self {
         Self {
-            form,
+            format,
             bar: None,
             last_shown: None,
             last_waiting: None,
         }
     }
 
-    /// A message for a person, beside the progress.
+    /// Prints a message unless the format is `Quiet`.
     pub(crate) fn print(&self, text: &str) {
-        if self.form != ProgressFormat::Quiet {
+        if self.format != ProgressFormat::Quiet {
             self.print_always(text);
         }
     }
 
-    /// A message that is shown in every form: something went wrong, or is left to do.
+    /// Prints a message in every format: a problem, or something that is left to do.
     pub(crate) fn print_always(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| to_stderr(text)),
@@ -61,7 +62,7 @@ impl ProgressView {
         }
     }
 
-    /// Leaves the progress line as it stands.
+    /// Leaves the progress line on the screen as it is.
     pub(crate) fn close(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.abandon();
@@ -69,30 +70,28 @@ impl ProgressView {
     }
 
     fn show(&mut self, progress: &Progress, always: bool) {
-        if self.form != ProgressFormat::Human {
+        if self.format != ProgressFormat::Human {
             return;
         }
         if let Some(bar) = &self.bar {
             bar.set_position(progress.steps);
             bar.set_message(progress_line(progress, LineLength::Short));
-        } else if always
-            || self
-                .last_shown
-                .is_none_or(|shown| shown.elapsed() >= MIN_LINE_INTERVAL)
-        {
+        } else if always || has_passed(self.last_shown) {
             self.last_shown = Some(Instant::now());
-            to_stderr(&format!(
-                "{}: {}",
-                progress.task,
-                progress_line(progress, LineLength::Full)
-            ));
+            let line = progress_line(progress, LineLength::Full);
+            to_stderr(&format!("{}: {line}", progress.task));
         }
     }
 }
 
+/// Whether `MIN_LINE_INTERVAL` has passed since the last line.
+fn has_passed(last: Option<Instant>) -> bool {
+    last.is_none_or(|last| last.elapsed() >= MIN_LINE_INTERVAL)
+}
+
 impl Observer for ProgressView {
     fn started(&mut self, progress: &Progress) {
-        if self.form == ProgressFormat::Human && std::io::stderr().is_terminal() {
+        if self.format == ProgressFormat::Human && std::io::stderr().is_terminal() {
             self.close();
             let bar = ProgressBar::with_draw_target(
                 Some(progress.total),
@@ -107,28 +106,26 @@ impl Observer for ProgressView {
         self.show(progress, true);
     }
 
-    fn event(&mut self, event: &Event, _changes: &[SearchUpdate], progress: &Progress) {
-        match self.form {
-            ProgressFormat::JsonLines => to_stdout(&json_line(&progress.task, event)),
-            _ => self.show(progress, false),
+    fn event(&mut self, event: &Event, _updates: &[SearchUpdate], progress: &Progress) {
+        if self.format == ProgressFormat::JsonLines {
+            to_stdout(&json_line(&progress.task, event));
+        } else {
+            self.show(progress, false);
         }
     }
 
     fn waiting(&mut self, progress: &Progress) {
-        if self.form != ProgressFormat::Human {
+        if self.format != ProgressFormat::Human {
             return;
         }
         if let Some(bar) = &self.bar {
             bar.set_message(progress_line(progress, LineLength::Short));
         } else if progress.waiting.is_empty() {
             self.last_waiting = None;
-        } else if self
-            .last_waiting
-            .is_none_or(|waited| waited.elapsed() >= MIN_LINE_INTERVAL)
-        {
+        } else if has_passed(self.last_waiting) {
             self.last_waiting = Some(Instant::now());
             let mut waiting = progress.waiting.clone();
-            // Several questions that wait for the same thing.
+            // Several requests may wait for the same reason.
             waiting.dedup();
             to_stderr(&format!(
                 "{}: waiting: {}",
@@ -144,66 +141,75 @@ impl Observer for ProgressView {
     }
 }
 
-/// How much of a line there is room for.
+/// How much room a progress line has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LineLength {
-    /// Behind a bar, within 80 columns for most tasks.
+    /// Next to a bar, within 80 columns for most tasks.
     Short,
     Full,
 }
 
-/// Step, best, validity, rate, remaining time, cells: what matters least stands last, where a narrow terminal cuts.
+/// Steps, best, validity, rate, remaining time, cells, cost. The least important comes last, where a narrow terminal cuts the line.
 fn progress_line(progress: &Progress, length: LineLength) -> String {
-    let short = length == LineLength::Short;
-    let mut parts = vec![match short {
-        true => format!("{}/{}", progress.steps, progress.total),
-        false => format!("step {}/{}", progress.steps, progress.total),
-    }];
-    parts.push(match progress.best {
-        None => "none passed yet".to_owned(),
-        Some(best) if short => format!("best {:.2}x", best.speedup.geomean),
-        Some(best) => format!(
-            "best {:.2}x (step {}{})",
-            best.speedup.geomean,
-            best.step,
-            if best.confirmed { ", confirmed" } else { "" }
-        ),
-    });
+    let is_short = length == LineLength::Short;
+    let steps = format!("{}/{}", progress.steps, progress.total);
+    let mut parts = Vec::new();
+    if is_short {
+        parts.push(steps);
+        parts.extend(
+            progress
+                .waiting
+                .first()
+                .map(|line| format!("waiting for {line}")),
+        );
+    } else {
+        parts.push(format!("step {steps}"));
+    }
+    parts.push(best_text(progress, length));
     if let Some(validity) = progress.validity() {
         parts.push(format!("{:.0} % valid", validity * 100.0));
     }
-    let steps = progress.steps.saturating_sub(progress.steps_before);
+    let new_steps = progress.steps.saturating_sub(progress.steps_before);
     let minutes = progress.elapsed.as_secs_f64() / 60.0;
-    let rate = (steps > 0 && minutes > 0.0).then(|| steps as f64 / minutes);
+    let rate = (new_steps > 0 && minutes > 0.0).then(|| new_steps as f64 / minutes);
     parts.extend(rate.map(|rate| format!("{rate:.0} steps/min")));
     parts.extend(match progress.stopped {
         Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("done".to_owned()),
         Some(_) => Some("confirming".to_owned()),
-        None => rate.map(|rate| format!("{} left", duration_text(seconds_left(progress, rate)))),
+        None => rate.map(|rate| {
+            let left = seconds_left(progress, rate);
+            format!("{} left", duration_text(left))
+        }),
     });
     parts.push(pluralize(progress.cells as u64, "cell"));
-    parts.extend(
-        progress
-            .spent
-            .filter(|spent| spent.tokens > 0)
-            .map(cost_text),
-    );
-    if let (true, Some(first)) = (short, progress.waiting.first()) {
-        parts.insert(1, format!("waiting for {first}"));
-    }
+    let spent = progress.spent.filter(|spent| spent.tokens > 0);
+    parts.extend(spent.map(cost_text));
     parts.join(", ")
 }
 
-/// Until the steps are made or the time is spent, whichever comes first.
-fn seconds_left(progress: &Progress, rate: f64) -> f64 {
-    let by_steps = progress.total.saturating_sub(progress.steps) as f64 / rate * 60.0;
+fn best_text(progress: &Progress, length: LineLength) -> String {
+    let Some(best) = progress.best else {
+        return "none passed yet".to_owned();
+    };
+    let speedup = best.speedup.geomean;
+    if length == LineLength::Short {
+        return format!("best {speedup:.2}x");
+    }
+    let confirmed = if best.confirmed { ", confirmed" } else { "" };
+    format!("best {speedup:.2}x (step {}{confirmed})", best.step)
+}
+
+/// Time until the steps are made or the time budget is spent, whichever comes first.
+fn seconds_left(progress: &Progress, steps_per_minute: f64) -> f64 {
+    let steps_left = progress.total.saturating_sub(progress.steps);
+    let by_steps = steps_left as f64 / steps_per_minute * 60.0;
     let spent = progress.spent_before + progress.elapsed;
     progress.budget.map_or(by_steps, |budget| {
         by_steps.min(budget.saturating_sub(spent).as_secs_f64())
     })
 }
 
-/// What models have cost so far.
+/// Dollars, or tokens if a price is unknown.
 fn cost_text(spent: Cost) -> String {
     match spent.nano_usd {
         Some(nano) => format!("${:.4}", nano as f64 / 1e9),
@@ -220,23 +226,26 @@ fn duration_text(seconds: f64) -> String {
     }
 }
 
+/// An event as one line of JSON: task, name of the event, step, then its payload.
 fn json_line(task: &str, event: &Event) -> String {
-    let mut payload = Vec::new();
-    let parsed = event
-        .write(&mut payload)
-        .and_then(|()| serde_json::from_slice(&payload));
     let mut line = json!({"task": task, "event": event.name()});
-    if let (Value::Object(line), Ok(Value::Object(payload))) = (&mut line, parsed) {
+    if let Some(step) = event.step() {
+        line["step"] = json!(step);
+    }
+    if let (Value::Object(line), Ok(Value::Object(payload))) =
+        (&mut line, serde_json::to_value(event))
+    {
         line.extend(payload);
     }
     line.to_string()
 }
 
-/// Whoever closed the stream does not want to know; the run goes on.
+/// Ignores errors: the run continues if the stream is closed.
 fn to_stderr(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Ignores errors: the run continues if the stream is closed.
 fn to_stdout(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
@@ -244,7 +253,7 @@ fn to_stdout(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::StopReason;
+    use crate::event::{StopReason, Stopped};
     use crate::report::BestCandidate;
     use crate::verdict::Speedup;
 
@@ -287,6 +296,30 @@ mod tests {
         assert_eq!(
             progress_line(&Progress::default(), LineLength::Short),
             "0/0, none passed yet, 0 cells"
+        );
+    }
+
+    #[test]
+    fn short_progress_line_shows_the_first_waiting_request() {
+        let progress = Progress {
+            waiting: vec!["a: 9 s (rate limit)".to_owned(), "b".to_owned()],
+            ..Progress::default()
+        };
+        assert_eq!(
+            progress_line(&progress, LineLength::Short),
+            "0/0, waiting for a: 9 s (rate limit), none passed yet, 0 cells"
+        );
+    }
+
+    #[test]
+    fn json_line_has_task_event_and_payload() {
+        let event = Event::Stopped(Stopped {
+            why: StopReason::Steps,
+            at: 8,
+        });
+        assert_eq!(
+            json_line("softmax", &event),
+            r#"{"task":"softmax","event":"stopped","why":"steps","at":8}"#
         );
     }
 }
