@@ -13,6 +13,8 @@ use crate::{llm, search};
 mod devices;
 mod find;
 mod overrides;
+#[cfg(test)]
+mod reference;
 mod resolve;
 mod tasks;
 mod warm_start;
