@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::base::process::kill_group;
+
 struct WatchedGroup {
     number: u64,
     group: libc::pid_t,
@@ -94,11 +96,8 @@ fn run_watchdog() {
             .filter(|watched| !watched.fired && watched.deadline <= now)
         {
             late.fired = true;
-            // SAFETY: kill has no memory preconditions; the child is reaped only after its watch was stopped, which needs
-            // the lock that is held here.
-            unsafe {
-                libc::kill(-late.group, libc::SIGKILL);
-            }
+            // The child has not been reaped: that happens after its watch was stopped, which needs the lock held here.
+            kill_group(late.group);
         }
         // What was stopped meanwhile still counts: to wake once too often is cheaper than to be woken for every launch.
         let next = watches

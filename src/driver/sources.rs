@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::base::{Digest, Failure, files};
+use crate::base::{Digest, files};
 use crate::run::TaskDirectory;
 
 /// How many texts are kept in memory. Parents are elites, so the same few are read again and again.
@@ -66,16 +66,7 @@ impl KernelSources {
             return Ok(text.clone());
         }
         let path = self.directory.source(self.holder(kernel).unwrap_or(step));
-        let text = files::read(&path)?;
-        if Digest::of(&text) != kernel {
-            return Err(Failure::usage(format!(
-                "`{}` is not the kernel that the journal names",
-                path.display()
-            ))
-            .hint("put the file back as it was: kernels of a run are never edited in place")
-            .into());
-        }
-        let text: Arc<str> = text.into();
+        let text: Arc<str> = files::read_recorded(&path, kernel, "kernel")?.into();
         self.cache_text(kernel, text.clone());
         Ok(text)
     }

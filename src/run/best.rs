@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Result;
 
 use super::{Journal, RunDirectory};
-use crate::base::{Digest, Failure, files};
+use crate::base::{Digest, files};
 use crate::event::{Event, RunEvent};
 use crate::verdict::{Status, Verdict};
 
@@ -51,15 +51,7 @@ pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option
         return Ok(None);
     };
     let path = folder.source(found.holders.get(kernel).copied().unwrap_or(step));
-    let source = files::read(&path)?;
-    if Digest::of(&source) != *kernel {
-        return Err(Failure::usage(format!(
-            "`{}` is not the kernel that the journal names",
-            path.display()
-        ))
-        .hint("put the file back as it was: kernels of a run are never edited in place")
-        .into());
-    }
+    let source = files::read_recorded(&path, *kernel, "kernel")?;
     Ok(Some(BestOfRun {
         step,
         source,

@@ -70,16 +70,7 @@ impl TaskLoop<'_> {
     /// A reply as it was when the journal named it.
     fn recorded_reply(&self, step: u64, ask: u32, digest: Digest) -> Result<Arc<str>> {
         let path = self.directory.response(step, ask);
-        let text = files::read(&path)?;
-        if Digest::of(&text) != digest {
-            return Err(Failure::usage(format!(
-                "`{}` is not the reply that the journal names",
-                path.display()
-            ))
-            .hint("put the file back as it was: replies of a run are never edited in place")
-            .into());
-        }
-        Ok(text.into())
+        Ok(files::read_recorded(&path, digest, "reply")?.into())
     }
 
     /// Takes a model's step up, and moves every step on that nothing keeps.
