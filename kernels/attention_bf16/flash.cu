@@ -12,9 +12,9 @@ variants:
   - {when: "batch_size * num_q_heads * ceil_div(q_len, 64) <= 128", WARPS: 2}
 */
 
-// Tensor cores through `mma`. A warp answers 16 queries, KEYS keys at a time: scores, softmax and sums stay in its registers, and the
-// weights go from one product to the next as they lie there. Keys and values come to shared memory in two turns, the next ones
-// while these are used. Pieces of 16 bytes within a row change places with the row's number, so that no bank is met twice.
+// Tensor cores through `mma`. A warp computes 16 queries, KEYS keys at a time. Scores, softmax and sums stay in registers, and the
+// weights of one product are the operand of the next without a shuffle. Keys and values are double-buffered in shared memory: the
+// next ones load while these are used. The 16-byte pieces of a row are swizzled by the row's number to avoid bank conflicts.
 
 #include <cuda_bf16.h>
 
@@ -26,13 +26,13 @@ constexpr float NONE = -1e30f;  // below any score
 constexpr float LOG2_E = 1.4426950408889634f;
 static_assert(QUERIES * PIECES % THREADS == 0 && KEYS * PIECES % THREADS == 0, "every thread copies as much");
 
-// ---- What the compiler has no words for ----
+// ---- PTX instructions without a C++ form ----
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes to shared memory, in the background; zeros where `there` is false.
+// Copies 16 bytes to shared memory asynchronously; writes zeros if `there` is false.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0)
                  : "memory");
@@ -40,13 +40,13 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool ther
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
-// Until at most `pending` groups of copies are under way.
+// Waits until at most `pending` groups of copies are in flight.
 template <int pending>
 __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
 }
 
-// Four matrices of 8 x 8; lane l points to row l % 8 of matrix l / 8.
+// Loads four 8 x 8 matrices; lane l points to row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrices(unsigned (&registers)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
@@ -62,7 +62,7 @@ __device__ __forceinline__ void load_transposed(unsigned (&registers)[4], const 
                  : "memory");
 }
 
-// A 16 x 8 tile plus the product of a 16 x 16 and a 16 x 8 one.
+// Adds the product of a 16 x 16 and a 16 x 8 tile to a 16 x 8 tile.
 __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
@@ -79,10 +79,10 @@ __device__ __forceinline__ unsigned pack(float low, float high) {
     return bits;
 }
 
-// Where a piece of a row lies, in elements.
+// The offset of a piece of a row, in elements.
 __device__ __forceinline__ int place(int row, int piece) { return row * HEAD_SIZE + (piece ^ row % 8) * 8; }
 
-// `count` rows from `first` on of a matrix with `rows` rows; zeros behind its end.
+// Loads `count` rows, from `first` on, of a matrix with `rows` rows; zeros after its end.
 template <int count>
 __device__ __forceinline__ void load_rows(const __nv_bfloat16* __restrict__ matrix, __nv_bfloat16* to, int first, int rows) {
 #pragma unroll
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(THREADS)
     const auto keys = [&](int turn) { return queries + (QUERIES + turn * 2 * KEYS) * HEAD_SIZE; };
     const auto values = [&](int turn) { return keys(turn) + KEYS * HEAD_SIZE; };
 
-    // The last queries see the most keys where it is causal: they begin first.
+    // With a causal mask the last queries see the most keys: start them first.
     const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * QUERIES;
     const int head = blockIdx.y;
     const int kv_head = head / (gridDim.y / num_kv_heads);
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(THREADS)
     const float factor = LOG2_E * (scale == 0.0f ? rsqrtf(float(HEAD_SIZE)) : scale);
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
-    // With `causal` query i sees the keys before i + beyond; it may see none.
+    // With `causal`, query i sees the keys before i + beyond, possibly none.
     const int beyond = kv_len - q_len + 1;
     const int last = causal ? min(kv_len, min(first + QUERIES, q_len) - 1 + beyond) : kv_len;
 
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int step = 0; step < STEPS; ++step) {
         load_matrices(query[step], queries + place(warp * 16 + lane % 16, step * 2 + lane / 16));
     }
-    // Of two rows: lane / 4 and 8 behind it. Four lanes share a row.
+    // For the two rows lane / 4 and lane / 4 + 8. Four lanes share a row.
     const int own_row = first + warp * 16 + lane / 4;
     float sums[HEAD_SIZE / 8][4] = {};
     float largest[2] = {NONE, NONE};
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int start = 0; start < last; start += KEYS, turn ^= 1) {
         if (start > 0) {
             wait_for_copies<0>();
-            __syncthreads();  // these are there for all, and nobody reads those before any more
+            __syncthreads();  // this buffer is loaded, and no thread reads the other one any more
         }
         if (start + KEYS < last) {
             load_rows<KEYS>(k + kv_start, keys(turn ^ 1), start + KEYS, kv_len);
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(THREADS)
         for (int half = 0; half < 2; ++half) {
             peak[half] = fmaxf(peak[half], __shfl_xor_sync(0xffffffffu, peak[half], 1));
             peak[half] = fmaxf(peak[half], __shfl_xor_sync(0xffffffffu, peak[half], 2));
-            // A row that has seen no key yet gives all keys the weight 0.
+            // A row that has seen no key yet gives every key the weight 0.
             const float level = peak[half] == NONE ? 0.0f : peak[half];
             shrink[half] = exp2f(largest[half] - level);
             largest[half] = peak[half];

@@ -10,8 +10,8 @@ tunables:
   KEYS: [32, 16]
 */
 
-// LANES threads per query, each with a part of its elements; KEYS keys and values at a time wait in shared memory, in float32. One
-// pass: when a larger score turns up, what was summed before shrinks.
+// LANES threads per query, each with a part of its elements. KEYS keys and values at a time are in shared memory, in float32. One
+// pass over the keys: when a larger score appears, the earlier sums are rescaled.
 
 #include <cuda_bf16.h>
 
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(THREADS)
     const long long q_row = (static_cast<long long>(blockIdx.z) * gridDim.y + head) * q_len + query;
     const long long kv_start = (static_cast<long long>(blockIdx.z) * num_kv_heads + kv_head) * kv_len * HEAD_SIZE;
     const float factor = scale == 0.0f ? rsqrtf(float(HEAD_SIZE)) : scale;
-    // With `causal` a query sees the keys up to its own place, counted from the end; it may see none.
+    // With `causal`, a query sees the keys up to its own position, aligned at the end; possibly none.
     const int seen = query < q_len ? (causal ? query + 1 + kv_len - q_len : kv_len) : 0;
     const int last = causal ? min(kv_len, first + QUERIES + kv_len - q_len) : kv_len;
 
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(THREADS)
             for (int i = 0; i < OWN; ++i) score += own[i] * keys[key][i * LANES + lane];
 #pragma unroll
             for (int offset = LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(0xffffffffu, score, offset);
-            if (start + key >= seen) continue;  // all lanes of a query; the shuffle is behind
+            if (start + key >= seen) continue;  // true for all lanes of a query; the shuffle is already done
             const float peak = fmaxf(largest, score);
             const float shrink = __expf(largest - peak);
             const float weight = __expf(score - peak);

@@ -6,7 +6,7 @@ launch:
     args: q, k, v, causal, scale, output, batch_size, num_q_heads, num_kv_heads, q_len, kv_len
 */
 
-// The definition, written down: one thread per query, two passes over the keys.
+// A direct translation of the definition: one thread per query, two passes over the keys.
 
 #include <cuda_fp16.h>
 
@@ -31,7 +31,7 @@ __global__ void attention(const __half* q, const __half* k, const __half* v, int
     const __half* values = v + (long long)kv_head * kv_len * HEAD_SIZE;
     if (scale == 0.0f) scale = 1.0f / sqrtf((float)HEAD_SIZE);
 
-    // With `causal` a query sees the keys up to its own place, counted from the end; it may see none.
+    // With `causal`, a query sees the keys up to its own position, aligned at the end; possibly none.
     int seen = causal ? query + 1 + kv_len - q_len : kv_len;
 
     float largest = -1e30f;  // below any score

@@ -6,7 +6,7 @@ launch:
     args: q, k, v, state, A_log, a, dt_bias, b, scale, output, new_state, batch_size
 */
 
-// The definition, written down: one thread per row of a head's state, three passes over the row.
+// A direct translation of the definition: one thread per row of a head's state, three passes over the row.
 
 #include <cuda_bf16.h>
 
@@ -27,7 +27,7 @@ __global__ void gdn_decode(const __nv_bfloat16* q, const __nv_bfloat16* k, const
     float beta = 1.0f / (1.0f + expf(-__bfloat162float(b[head])));
     if (scale == 0.0f) scale = 1.0f / sqrtf((float)HEAD_SIZE);
 
-    // Decay the state, and see what it predicts for this key.
+    // Decay the state, and compute its prediction for this key.
     float predicted = 0.0f;
     for (int i = 0; i < HEAD_SIZE; i++) {
         float old = state == nullptr ? 0.0f : state[row * HEAD_SIZE + i];

@@ -9,15 +9,15 @@ tunables:
   UNROLL: [4, 1, 2, 8, 16]
 */
 
-// One thread per row of a head's state, as in the naive kernel, but the state is read twice and written once. Both sums come from
-// the old state, before the correction is known; with old = keep * state,
+// One thread per row of a head's state, as in the naive kernel, but the state is read twice and written once. Both sums use the
+// old state, before the correction is known. With old = keep * state:
 //   output = scale * (old . q + correction * (k . q)),  correction = beta * (v - old . k)
 
 #include <cuda_bf16.h>
 
 struct Gates {
-    float keep;  // what is left of the state
-    float beta;  // how strongly it is corrected
+    float keep;  // decay factor of the state
+    float beta;  // strength of the correction
 };
 
 __device__ inline Gates gates(float a, float dt_bias, float A_log, float b) {

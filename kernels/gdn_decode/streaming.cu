@@ -14,10 +14,10 @@ variants:
   - {when: batch_size > 48, ROWS: 2}
 */
 
-// One warp per ROWS rows of a head's state, four elements of each row a lane. Everything that a warp reads is on its way before
-// anything waits: the rows first, since they are nearly all of the traffic, then what the gates and the sums need. With STREAM
-// the state passes the caches by, since nobody reads it twice. Few sequences take one row a warp, so that every multiprocessor
-// has some; many take more, so that the keys and the gates serve several rows. With old = state before the decay:
+// One warp per ROWS rows of a head's state, four elements of each row per lane. A warp issues all of its loads before it waits for
+// any: first the rows, which are nearly all of the traffic, then the operands of the gates and the sums. With STREAM the state
+// bypasses the caches, because it is read only once. For few sequences a warp takes one row, so that every multiprocessor has
+// work; for many it takes more, so that several rows share the keys and the gates. With old = state before the decay:
 //   output = scale * (keep * (old . q) + correction * (k . q)),  correction = beta * (v - keep * (old . k))
 
 #include <cuda_bf16.h>
@@ -41,7 +41,7 @@ __device__ __forceinline__ void store_state(float4* to, float4 value) {
 #endif
 }
 
-// Four neighbouring elements, as one load.
+// Four adjacent elements in one load.
 __device__ __forceinline__ float4 widen(uint2 four) {
     return make_float4(__uint_as_float(four.x << 16), __uint_as_float(four.x & 0xffff0000u),
                        __uint_as_float(four.y << 16), __uint_as_float(four.y & 0xffff0000u));
@@ -49,8 +49,8 @@ __device__ __forceinline__ float4 widen(uint2 four) {
 
 __device__ __forceinline__ float dot(float4 a, float4 b) { return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w); }
 
-// Sums over a warp of `count` values a lane, half as many a lane after every exchange. In the end value i is whole in the lanes
-// from i * 32 / count on.
+// Sums `count` values over the lanes of a warp. Each exchange halves the values per lane. At the end the lanes from
+// i * 32 / count on hold the sum of value i.
 template <int count>
 __device__ __forceinline__ float spread_sums(float (&values)[count], int lane) {
     int offset = LANES / 2;
@@ -102,10 +102,10 @@ __global__ void __launch_bounds__(LANES * WARPS)
     const float mix = __bfloat162float(b[head]);
     const float value = __bfloat162float(v[first_row + own_row]);
 
-    // All loads stay above this line, however a compiler would like to save registers.
+    // All loads stay above this line; otherwise the compiler moves them down to save registers.
     __syncwarp();
 
-    // The larger of 0 and x, and what is missing: softplus without a branch, and right where exp(x) would overflow.
+    // softplus as max(0, x) plus a remainder: no branch, and correct where exp(x) would overflow.
     const float softplus = fmaxf(x, 0.0f) + __logf(1.0f + __expf(-fabsf(x)));
     const float keep = __expf(-__expf(rate) * softplus);
     const float beta = __fdividef(1.0f, 1.0f + __expf(-mix));
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(LANES * WARPS)
         sums[r] = dot(old[r], key);
         sums[rows + r] = dot(old[r], query);
     }
-    // The lower half of the warp has what the rows predict for the key, the upper half what the query reads.
+    // The lower half of the warp holds the rows' predictions for the key, the upper half the sums for the query.
     const float sum = keep * spread_sums(sums, lane);
     float key_query = dot(key, query);
 #pragma unroll

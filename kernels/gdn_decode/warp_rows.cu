@@ -9,9 +9,9 @@ tunables:
   WARPS: [4, 1, 2, 8]
 */
 
-// One warp per ROWS rows of a head's state: each lane holds four neighbouring elements of a row, so that a row is one coalesced
+// One warp per ROWS rows of a head's state. Each lane holds four adjacent elements of a row, so that a row is one coalesced
 // load of 512 bytes, and all rows are in flight before the first is used. The state is read once and written once. With
-// old = keep * state, both sums of a row come from the old state, before the correction is known:
+// old = keep * state, both sums of a row use the old state, before the correction is known:
 //   output = scale * (old . q + correction * (k . q)),  correction = beta * (v - old . k)
 
 #include <cuda_bf16.h>

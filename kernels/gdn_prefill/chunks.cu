@@ -20,12 +20,12 @@ scratch:
   gates: {dtype: float32, shape: "2 * num_v_heads, total_seq_len"}
 */
 
-// CHUNK tokens at a time. Over a chunk the state is a factor times the state S before it, plus a sum of corrections u_i k_i^T:
+// Processes CHUNK tokens at a time. After a chunk the state is a factor times the earlier state S, plus a sum of u_i k_i^T:
 //   predicted_j = decay_j (S k_j) + sum over i < j of between_ij (k_i . k_j) u_i,    u_j = beta_j (v_j - predicted_j)
 //   output_j    = scale (decay_j (S q_j) + sum over i <= j of between_ij (k_i . q_j) u_i)
-// where decay_j is the product of the chunk's gates up to j, between_ij that of those after i up to j. All of S k_j and S q_j are
-// summed over the lanes at once, and the products of keys and queries do not depend on the rows: a launch of its own makes them,
-// and the gates, for each token against the CHUNK - 1 tokens before it, wherever chunks begin.
+// decay_j is the product of the chunk's gates up to j, between_ij the product of the gates after i up to j. All S k_j and S q_j are
+// summed over the lanes at once. The products of keys and queries do not depend on the rows. A separate launch computes them, and
+// the gates, for each token against the CHUNK - 1 tokens before it, wherever chunks start.
 
 #include <cuda_bf16.h>
 
@@ -47,8 +47,8 @@ __device__ __forceinline__ float4 widen(uint2 four) {
 
 __device__ __forceinline__ float dot(float4 a, float4 b) { return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w); }
 
-// Sums over a warp of `count` values a lane, half as many a lane after every exchange. In the end value i is whole in the lanes
-// from i * 32 / count on.
+// Sums `count` values over the lanes of a warp. Each exchange halves the values per lane. At the end the lanes from
+// i * 32 / count on hold the sum of value i.
 template <int count>
 __device__ __forceinline__ float spread_sums(float (&values)[count], int lane) {
     int offset = 16;
@@ -68,7 +68,7 @@ __device__ __forceinline__ float spread_sums(float (&values)[count], int lane) {
     return sum;
 }
 
-// A warp per token and key head: its key and its query times the keys of the last CHUNK tokens, and the gates of its value heads.
+// One warp per token and key head: its key and query times the keys of the last CHUNK tokens, and the gates of its value heads.
 __global__ void __launch_bounds__(128)
     prepare(const __nv_bfloat16* __restrict__ q, const __nv_bfloat16* __restrict__ k, const float* __restrict__ A_log,
             const __nv_bfloat16* __restrict__ a, const float* __restrict__ dt_bias,
@@ -116,10 +116,10 @@ struct Chunk {
     float with_queries[CHUNK][CHUNK];  // [j][i]: between_ij (k_i . q_j), 0 unless i <= j
     float decay[CHUNK];
     float beta[CHUNK];
-    float rest[CHUNK];  // what is left of u_i at the chunk's end
+    float rest[CHUNK];  // the factor of u_i at the chunk's end
 };
 
-// A chunk on its way: what this thread has loaded of it.
+// The part of the next chunk that this thread has loaded into registers.
 struct Load {
     uint2 keys[LOADS];
     uint2 queries[LOADS];
@@ -147,11 +147,11 @@ __global__ void __launch_bounds__(THREADS)
     const int start = static_cast<int>(cu_seqlens[sequence]);
     const int end = static_cast<int>(cu_seqlens[sequence + 1]);
     const float factor = scale == 0.0f ? rsqrtf(float(HEAD_SIZE)) : scale;
-    // The pair of tokens, j after i, that this thread looks after; the last threads may have none.
+    // The pair of tokens, j after i, that this thread handles; the last threads may have none.
     const int later = threadIdx.x / CHUNK;
     const int earlier = threadIdx.x % CHUNK;
 
-    // Tokens behind the end are zero, keep the state and correct nothing.
+    // Tokens after the end are zero: they neither decay nor correct the state.
     const auto load = [&](int first, Load& next) {
         const int count = end - first;
 #pragma unroll
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(THREADS)
             }
         }
 
-        // One token after the other: its correction, and what that adds to all tokens behind it.
+        // Token by token: its correction, and what the correction adds to all later tokens.
         float result[ROWS];
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) result[r] = 0.0f;

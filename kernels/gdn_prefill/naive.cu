@@ -6,7 +6,7 @@ launch:
     args: q, k, v, state, A_log, a, dt_bias, b, cu_seqlens, scale, output, new_state, num_seqs
 */
 
-// The definition, written down: one thread per row of a head's state, which stays in the output from token to token.
+// A direct translation of the definition: one thread per row of a head's state. The output holds the state between tokens.
 
 #include <cuda_bf16.h>
 
@@ -37,7 +37,7 @@ __global__ void gdn_prefill(const __nv_bfloat16* q, const __nv_bfloat16* k, cons
         float keep = expf(-expf(A_log[v_head]) * softplus);
         float beta = 1.0f / (1.0f + expf(-__bfloat162float(b[gate])));
 
-        // Decay the state, and see what it predicts for this key.
+        // Decay the state, and compute its prediction for this key.
         float predicted = 0.0f;
         for (int i = 0; i < HEAD_SIZE; i++) {
             own[i] = keep * own[i];

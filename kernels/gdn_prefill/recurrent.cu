@@ -10,9 +10,9 @@ tunables:
   PIECE: [16, 8, 32]
 */
 
-// One token after the other, with the state in registers: LANES threads hold a row of it, so that a warp holds several. Keys,
-// queries, values and gates of PIECE tokens wait in shared memory. With old = state before the decay, both sums of a row come
-// from it, before the correction is known:
+// Token by token, with the state in registers: LANES threads hold a row of it, so that a warp holds several rows. Keys, queries,
+// values and gates of PIECE tokens are in shared memory. With old = state before the decay, both sums of a row use the old state,
+// before the correction is known:
 //   output = scale * (keep * (old . q) + correction * (k . q)),  correction = beta * (v - keep * (old . k))
 
 #include <cuda_bf16.h>
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(THREADS)
     __shared__ float4 keys[PIECE][FOURS];
     __shared__ float4 queries[PIECE][FOURS];
     __shared__ float values[PIECE][ROWS];
-    __shared__ float2 gates[PIECE];  // what is left of the state, and how strongly it is corrected
+    __shared__ float2 gates[PIECE];  // decay factor of the state, and strength of its correction
 
     const int v_head = blockIdx.x % NUM_V_HEADS;
     const int sequence = blockIdx.x / NUM_V_HEADS;

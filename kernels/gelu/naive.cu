@@ -6,7 +6,7 @@ launch:
     args: x, output, i64(rows * columns)
 */
 
-// The definition, written down: one thread per element.
+// A direct translation of the definition: one thread per element.
 
 __global__ void gelu(const float* x, float* output, long long elements) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;

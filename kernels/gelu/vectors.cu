@@ -10,8 +10,8 @@ tunables:
   STREAM: [1, 0]
 */
 
-// Four elements a load and VECTORS loads a thread, all under way before the first is used; neighbouring threads load neighbours.
-// With STREAM the caches are passed by: nothing is used twice. The last elements, fewer than four, are the first threads'.
+// Four elements per load and VECTORS loads per thread, all in flight before the first is used; adjacent threads load adjacent data.
+// With STREAM the loads bypass the caches: nothing is used twice. The first threads compute the last one to three elements.
 
 __device__ __forceinline__ float gelu_of(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
 

@@ -6,7 +6,7 @@ launch:
     args: A, B, C, M, N, K
 */
 
-// The definition, written down: one thread per element.
+// A direct translation of the definition: one thread per element.
 
 #include <cuda_bf16.h>
 

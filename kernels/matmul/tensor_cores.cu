@@ -17,10 +17,10 @@ variants:
   - {when: M * N <= 1200000, TILE_M: 64, TILE_N: 64, WARPS_M: 2, WARPS_N: 2, STAGES: 4}
 */
 
-// Tensor cores through `mma`. A block makes TILE_M x TILE_N elements, its warps a rectangle each. Both matrices come in slabs of 64
-// columns, STAGES of them in shared memory, copied there past the registers while earlier ones are multiplied. Pieces of 16 bytes
-// within a row of a slab change places with the row's number, so that neither copies nor `ldmatrix` meet a bank twice.
-// Where rows do not begin at multiples of 16 bytes (ALIGNED 0), elements are loaded one by one.
+// Tensor cores through `mma`. A block computes TILE_M x TILE_N elements, each of its warps a rectangle. Both matrices are loaded in
+// slabs of 64 columns. STAGES slabs are in shared memory; asynchronous copies fill them while earlier ones are multiplied. The
+// 16-byte pieces of a slab's row are swizzled by the row's number, so that copies and `ldmatrix` have no bank conflicts.
+// If rows do not start at multiples of 16 bytes (ALIGNED 0), elements are loaded one by one.
 
 #include <cuda_bf16.h>
 
@@ -30,17 +30,17 @@ constexpr int THREADS = 32 * WARPS_M * WARPS_N;
 constexpr int WARP_M = TILE_M / WARPS_M;
 constexpr int WARP_N = TILE_N / WARPS_N;
 constexpr int STAGE = (TILE_M + TILE_N) * DEPTH;  // elements
-constexpr int GROUP = 8;  // rows of tiles that share columns of tiles while these are in the cache
+constexpr int GROUP = 8;  // rows of tiles that reuse the same columns of tiles in the cache
 static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "warps take whole instructions");
 static_assert(TILE_M * PIECES % THREADS == 0 && TILE_N * PIECES % THREADS == 0, "every thread copies as much");
 
-// ---- What the compiler has no words for ----
+// ---- PTX instructions without a C++ form ----
 
 __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes to shared memory, in the background; zeros where `there` is false.
+// Copies 16 bytes to shared memory asynchronously; writes zeros if `there` is false.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0)
                  : "memory");
@@ -48,13 +48,13 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool ther
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
-// Until at most `pending` groups of copies are under way.
+// Waits until at most `pending` groups of copies are in flight.
 template <int pending>
 __device__ __forceinline__ void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
 }
 
-// Four matrices of 8 x 8; lane l points to row l % 8 of matrix l / 8.
+// Loads four 8 x 8 matrices; lane l points to row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrices(unsigned (&registers)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
@@ -62,7 +62,7 @@ __device__ __forceinline__ void load_matrices(unsigned (&registers)[4], const vo
                  : "memory");
 }
 
-// A 16 x 8 tile plus the product of a 16 x 16 and a 16 x 8 one.
+// Adds the product of a 16 x 16 and a 16 x 8 tile to a 16 x 8 tile.
 __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
@@ -72,10 +72,10 @@ __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a
 
 // ---- The kernel ----
 
-// Where a piece of a row lies in its slab, in elements.
+// The offset of a piece of a row in its slab, in elements.
 __device__ __forceinline__ int place(int row, int piece) { return row * DEPTH + (piece ^ row % PIECES) * 8; }
 
-// Rows `first_row` to `first_row + tile` of a matrix, columns from `start`, into a slab; zeros outside the matrix.
+// Loads rows `first_row` to `first_row + tile` of a matrix, columns from `start`, into a slab; zeros outside the matrix.
 template <int tile>
 __device__ __forceinline__ void load_slab(const __nv_bfloat16* __restrict__ matrix, __nv_bfloat16* slab, int first_row,
                                           int rows, int start, int columns) {
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(THREADS)
            int N, int K) {
     extern __shared__ uint4 memory[];
 
-    // Tiles in groups of GROUP rows, column after column within a group.
+    // Order of tiles: groups of GROUP rows, column by column within a group.
     const int tiles_m = (M + TILE_M - 1) / TILE_M;
     const int tiles_n = (N + TILE_N - 1) / TILE_N;
     const int group = static_cast<int>(blockIdx.x) / (GROUP * tiles_n);
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(THREADS)
             load_slab<TILE_M>(A, left(stage), first_row, M, slab * DEPTH, K);
             load_slab<TILE_N>(B, right(stage), first_column, N, slab * DEPTH, K);
         }
-        commit_copies();  // an empty group too: the groups are counted
+        commit_copies();  // also if the group is empty: `wait_for_copies` counts groups
     };
 
     float sums[WARP_M / 16][WARP_N / 8][4] = {};
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(THREADS)
     for (int slab = 0; slab < STAGES - 1; ++slab) load(slab);
     for (int slab = 0; slab < slabs; ++slab) {
         wait_for_copies<STAGES - 2>();
-        __syncthreads();  // the slab is there for all, and nobody reads the one before it any more
+        __syncthreads();  // the slab is loaded, and no thread reads the previous one any more
         load(slab + STAGES - 1);
 
         const __nv_bfloat16* a_slab = left(slab % STAGES);
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(THREADS)
         }
     }
 
-    // A lane holds two neighbours in each of two rows of a 16 x 8 tile.
+    // A lane holds two adjacent elements in each of two rows of a 16 x 8 tile.
     const bool pairs = N % 2 == 0;
 #pragma unroll
     for (int y = 0; y < WARP_M / 16; ++y) {

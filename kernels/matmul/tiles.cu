@@ -9,8 +9,8 @@ tunables:
   DEPTH: [16, 8, 32]
 */
 
-// A block makes a square of 8 * SIDE elements, a thread SIDE x SIDE of it, every eighth in both directions; DEPTH columns of both
-// matrices at a time wait in shared memory, in float32.
+// A block computes a square with sides of 8 * SIDE elements, a thread SIDE x SIDE of them: every eighth in both directions. DEPTH
+// columns of both matrices at a time are in shared memory, in float32.
 
 #include <cuda_bf16.h>
 

@@ -10,7 +10,7 @@ tunables:
 */
 
 // THREADS threads per token and TOKENS tokens per block. The token stays in registers between the sum and the result, so that
-// it is read once; neighbouring threads read neighbouring pairs.
+// it is read once. Adjacent threads read adjacent pairs.
 
 #include <cuda_bf16.h>
 

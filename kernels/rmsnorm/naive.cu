@@ -6,7 +6,7 @@ launch:
     args: x, weight, eps, output, num_tokens
 */
 
-// The definition, written down: one thread per token, one pass for the mean square and one for the result.
+// A direct translation of the definition: one thread per token, one pass for the mean square and one for the result.
 
 #include <cuda_bf16.h>
 

@@ -9,8 +9,8 @@ tunables:
   GROUPS: [1, 2, 4]
 */
 
-// THREADS threads per row and GROUPS rows per block; neighbouring threads read neighbouring elements. Each thread keeps a
-// running maximum and rescales its running sum when that grows, so that one pass over the row finds both.
+// THREADS threads per row and GROUPS rows per block; adjacent threads read adjacent elements. Each thread keeps a
+// running maximum and rescales its running sum when the maximum grows, so that one pass over the row finds both.
 
 constexpr int LANES = 32;
 constexpr int WARPS = THREADS / LANES;  // for each row
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(THREADS * GROUPS)
     const float* in = x + row * columns;
     float* out = output + row * columns;
 
-    Running own = {-1e30f, 0.0f};  // below any logit, and finite: the difference of two infinities is no number
+    Running own = {-1e30f, 0.0f};  // below any logit, and finite: inf - inf is NaN
     for (int i = threadIdx.x; i < length; i += THREADS) own = merge(own, {in[i], 1.0f});
 
     own = warp_merge(own);

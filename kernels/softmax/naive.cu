@@ -6,7 +6,7 @@ launch:
     args: x, output, rows, columns
 */
 
-// The definition, written down: one thread per row, one pass each for the largest element, the sum and the result.
+// A direct translation of the definition: one thread per row, one pass each for the largest element, the sum and the result.
 
 __global__ void softmax(const float* x, float* output, int rows, int columns) {
     int row = blockIdx.x * blockDim.x + threadIdx.x;

@@ -9,8 +9,8 @@ tunables:
   UNROLL: [4, 1, 2, 8]
 */
 
-// One thread per row, as in the naive kernel, but the exponentials wait in the output for their sum: one for each element
-// instead of two, and one division for each row.
+// One thread per row, as in the naive kernel, but the output holds the exponentials until their sum is known: one for
+// each element instead of two, and one division for each row.
 
 __global__ void softmax(const float* x, float* output, int rows, int columns) {
     const int row = blockIdx.x * BLOCK + threadIdx.x;

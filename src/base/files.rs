@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Failure;
+use super::{Digest, Failure};
 
 /// Above this many files, one sync of the whole file system is cheaper than one for each.
 const MAX_SEPARATE_SYNCS: usize = 6;
@@ -20,6 +20,25 @@ const MAX_OPEN_FILES: usize = 256;
 /// Reads a text file.
 pub(crate) fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| explain_io_error("read", path, error))
+}
+
+/// Reads a text file whose digest a journal records. `content`: what the file contains, for the error, such as `kernel`.
+///
+/// # Errors
+/// If the file cannot be read, or its text has another digest.
+pub(crate) fn read_recorded(path: &Path, digest: Digest, content: &str) -> Result<String> {
+    let text = read(path)?;
+    if Digest::of(&text) != digest {
+        return Err(Failure::usage(format!(
+            "`{}` is not the {content} that the journal names",
+            path.display()
+        ))
+        .hint(format!(
+            "restore the original file: never edit a {content} in a run directory"
+        ))
+        .into());
+    }
+    Ok(text)
 }
 
 /// Creates a folder and those above it. Not synced: what is later written into it is.

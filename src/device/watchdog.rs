@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::base::process::kill_group;
+
 struct WatchedGroup {
     number: u64,
     group: libc::pid_t,
@@ -95,11 +97,8 @@ fn run_watchdog() {
             .filter(|watched| !watched.fired && watched.deadline <= now)
         {
             late.fired = true;
-            // SAFETY: kill has no memory preconditions. The child is reaped only after its deadline was stopped, which needs
-            // the lock held here.
-            unsafe {
-                libc::kill(-late.group, libc::SIGKILL);
-            }
+            // The child is reaped only after its deadline was stopped, which needs the lock held here.
+            kill_group(late.group);
         }
         // A deadline that is stopped later still counts: one wakeup too many is cheaper than a notification for every launch.
         let next = watches

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::models::ModelSettings;
 use super::{Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin, sanitize_detail};
+use crate::base::process::GroupGuard;
 use crate::base::{Failure, environment};
 use crate::event::ReplyOutcome;
 
@@ -82,7 +83,7 @@ impl CommandProvider {
                 );
             }
         };
-        let _group = ProcessGroup(child.id());
+        let _group = GroupGuard::new(&child);
         let max_bytes = usize::try_from(request.max_output).unwrap_or(usize::MAX);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let talk = exchange(&mut child, request, max_bytes, &mut stdout, &mut stderr);
@@ -220,19 +221,5 @@ async fn read_up_to<R: AsyncRead + Unpin>(
 impl Provider for CommandProvider {
     fn send<'a>(&'a self, request: &'a Request, _place: &'a RequestOrigin) -> AttemptFuture<'a> {
         Box::pin(self.run_program(request))
-    }
-}
-
-/// A program with all its children, which end when this does.
-struct ProcessGroup(Option<u32>);
-
-impl Drop for ProcessGroup {
-    fn drop(&mut self) {
-        let Some(leader) = self.0.and_then(|id| libc::pid_t::try_from(id).ok()) else {
-            return;
-        };
-        // The group was made for this child. Where none of it lives, its number has not come round again within moments.
-        // SAFETY: takes numbers only, and touches no memory of ours.
-        unsafe { libc::kill(-leader, libc::SIGKILL) };
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::models::ModelSettings;
 use super::{Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin};
-use crate::base::{Digest, Failure};
+use crate::base::{Failure, files};
 use crate::event::{Replied, ReplyOutcome};
 
 /// Replies by step and ask.
@@ -63,15 +63,12 @@ impl ReplayProvider {
                 let folder = self.from.join(&place.task).join("steps");
                 let folder = folder.join(format!("{:06}/ask-{}", place.step, place.ask));
                 let path = folder.join("response.md");
-                let text = std::fs::read_to_string(&path)
-                    .map_err(|error| format!("`{}` cannot be read: {error}", path.display()))?;
-                if Digest::of(&text) != digest {
-                    return Err(format!(
-                        "`{}` is not what the journal recorded",
-                        path.display()
-                    ));
-                }
-                text
+                files::read_recorded(&path, digest, "reply").map_err(|error| {
+                    match error.downcast::<Failure>() {
+                        Ok(failure) => failure.message,
+                        Err(error) => format!("{error:#}"),
+                    }
+                })?
             }
         };
         Ok(Reply {

@@ -1,7 +1,7 @@
-//! The best kernel ever known of a task: `kernels/TASK/best.cu`, with its verdict beside it as `best.json`.
+//! Reads the best known kernel of a task: `kernels/TASK/best.cu`, and its verdict `best.json`.
 //!
-//! No part of the task: neither one of its starting kernels nor in its digest. Only reads; what may stand there is decided by
-//! whoever promotes.
+//! The best known kernel is not part of the task: it is not a starting kernel, and it does not affect the digest. This module only
+//! reads; `kforge promote` writes these files.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,31 +10,31 @@ use super::TaskFiles;
 use super::files::KERNELS;
 use crate::base::Failure;
 
-/// The best kernel that is known of a task.
+/// The best known kernel of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BestKnown {
     pub source: String,
-    /// What `best.json` says; `None` where there is none.
+    /// Text of `best.json`; `None` if there is no such file.
     pub verdict: Option<String>,
-    /// What messages call it: its path, or that of its copy within the program.
+    /// Its name in messages: the path, or the path of the embedded copy.
     pub origin: String,
 }
 
 impl TaskFiles {
-    /// Where the best kernel is kept.
+    /// Path of the best known kernel.
     pub(crate) fn best_source(&self) -> PathBuf {
         self.kernels_folder.join("best.cu")
     }
 
-    /// Where its verdict is kept.
+    /// Path of its verdict.
     pub(crate) fn best_verdict(&self) -> PathBuf {
         self.kernels_folder.join("best.json")
     }
 
-    /// The best kernel: that of the working tree, else that within the program; `None` where neither has one.
+    /// The best known kernel: the file in the kernels folder, else the embedded one, else `None`.
     ///
     /// # Errors
-    /// Where a file is there and cannot be read.
+    /// If a file exists and cannot be read.
     pub(crate) fn best_known(&self) -> Result<Option<BestKnown>, Failure> {
         let path = self.best_source();
         if let Some(source) = read(&path)? {
@@ -64,7 +64,7 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
         }
         Err(error) => Err(
             Failure::usage(format!("failed to read `{}`: {error}", path.display()))
-                .hint("the best kernel of a task is a text file that you may read"),
+                .hint("check that the file is UTF-8 text and that you may read it"),
         ),
     }
 }
@@ -73,7 +73,7 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
 mod tests {
     use super::*;
 
-    /// A copy of a shipped task with its kernels, in a folder of its own.
+    /// Copies the shipped task `softmax` with its kernels to `root`.
     fn copy_softmax(root: &Path) -> TaskFiles {
         let shipped = TaskFiles::find("softmax").unwrap();
         for (folder, files) in [("tasks", &shipped.files), ("kernels", &shipped.kernels)] {

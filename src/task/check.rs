@@ -1,4 +1,6 @@
-//! `task.yaml` against the definition and the workloads: what no parser can see. Reads no file.
+//! Validates `task.yaml` against the definition and the workloads.
+//!
+//! Reads no files: `files` parses the texts and calls this module. Every error carries the key of `task.yaml` that is wrong.
 
 use super::{
     CumulativeTotal, Definition, Distribution, DistributionKind, Task, TaskSettings, Tensor,
@@ -7,27 +9,36 @@ use super::{
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 
-/// A failure with the key that it is about.
+/// `Err`: the key of `task.yaml` that is wrong, and the failure.
 type KeyedResult = Result<(), (String, Failure)>;
 
-/// What `task.yaml` says, against the definition and the workloads.
+/// Validates the settings against the definition and the workloads.
 pub(super) fn check(
     settings: &TaskSettings,
     definition: &Definition,
     workloads: &[Workload],
 ) -> KeyedResult {
-    let fail = |key: String, message: String| Err((key, Failure::usage(message)));
     if settings.schema != 1 {
-        return fail(
-            "schema".to_owned(),
-            format!("expected 1, found {}", settings.schema),
-        );
+        return fail("schema", format!("expected 1, found {}", settings.schema));
     }
     if settings.baselines.is_empty() {
-        return fail("baselines".to_owned(), "expected at least one".to_owned());
+        return fail("baselines", "expected at least one");
     }
-    let outputs = || definition.outputs.keys().map(String::as_str);
     check_distributions(settings, definition, workloads)?;
+    check_tolerances(settings, definition)?;
+    check_hidden_ranges(settings, definition)?;
+    check_in_place(settings, definition)?;
+    check_scalars(settings, definition, workloads)?;
+    check_profiles(settings, definition, workloads)
+}
+
+fn fail(key: impl Into<String>, message: impl Into<String>) -> KeyedResult {
+    Err((key.into(), Failure::usage(message)))
+}
+
+/// Every output needs a tolerance, from 0 to below 0.5.
+fn check_tolerances(settings: &TaskSettings, definition: &Definition) -> KeyedResult {
+    let outputs = || definition.outputs.keys().map(String::as_str);
     for name in settings.tolerance.keys() {
         if !definition.outputs.contains_key(name) {
             return Err((
@@ -38,27 +49,21 @@ pub(super) fn check(
         }
     }
     for output in outputs() {
-        match settings.tolerance.get(output) {
-            None => {
-                return fail(
-                    "tolerance".to_owned(),
-                    format!("output `{output}` has none"),
-                );
-            }
-            Some(tolerance)
-                if !(tolerance.rtol >= 0.0
-                    && tolerance.atol_rms >= 0.0
-                    && tolerance.rtol < 0.5
-                    && tolerance.atol_rms < 0.5) =>
-            {
-                return fail(
-                    format!("tolerance.{output}"),
-                    "expected numbers of at least 0 and below 0.5".to_owned(),
-                );
-            }
-            Some(_) => {}
+        let Some(tolerance) = settings.tolerance.get(output) else {
+            return fail("tolerance", format!("output `{output}` has no tolerance"));
+        };
+        let is_valid = |value: f64| (0.0..0.5).contains(&value);
+        if !is_valid(tolerance.rtol) || !is_valid(tolerance.atol_rms) {
+            return fail(
+                format!("tolerance.{output}"),
+                "expected numbers of at least 0 and below 0.5",
+            );
         }
     }
+    Ok(())
+}
+
+fn check_hidden_ranges(settings: &TaskSettings, definition: &Definition) -> KeyedResult {
     for (axis, [low, high]) in &settings.hidden {
         if !definition.variables().any(|variable| variable == axis) {
             return Err((
@@ -70,10 +75,15 @@ pub(super) fn check(
         if !(1 <= *low && low <= high) {
             return fail(
                 format!("hidden.{axis}"),
-                format!("expected 1 <= low <= high, found [{low}, {high}]"),
+                format!("expected [low, high] with 1 <= low <= high, found [{low}, {high}]"),
             );
         }
     }
+    Ok(())
+}
+
+/// An output can share the memory only of an input of the same shape and dtype.
+fn check_in_place(settings: &TaskSettings, definition: &Definition) -> KeyedResult {
     for (output, input) in &settings.in_place {
         let pair = definition
             .outputs
@@ -85,77 +95,97 @@ pub(super) fn check(
             return fail(
                 format!("in_place.{output}"),
                 format!(
-                    "expected an output and an input of one shape and dtype, found `{output}` and `{input}`"
+                    "expected an output and an input of the same shape and dtype, found `{output}` and `{input}`"
                 ),
             );
         }
     }
+    Ok(())
+}
+
+/// Every scalar input needs a value, in `task.yaml` or in every workload.
+fn check_scalars(
+    settings: &TaskSettings,
+    definition: &Definition,
+    workloads: &[Workload],
+) -> KeyedResult {
     for (name, tensor) in &definition.inputs {
         let constant = settings
             .inputs
             .get(name)
             .and_then(Distribution::constant_value);
-        let given = |workload: &Workload| workload.inputs.contains_key(name) || constant.is_some();
+        if tensor.shape.is_some() || constant.is_some() {
+            continue;
+        }
         if let Some(workload) = workloads
             .iter()
-            .find(|workload| tensor.shape.is_none() && !given(workload))
+            .find(|workload| !workload.inputs.contains_key(name))
         {
             return fail(
                 format!("inputs.{name}"),
                 format!(
-                    "scalar `{name}` has no value here, and none in workload `{}`",
+                    "scalar `{name}` has no `value` here and none in workload `{}`",
                     workload.id
                 ),
             );
         }
     }
+    Ok(())
+}
+
+fn check_profiles(
+    settings: &TaskSettings,
+    definition: &Definition,
+    workloads: &[Workload],
+) -> KeyedResult {
     for (name, profile) in &settings.profiles {
         let key = format!("profiles.{name}");
         let positive = |value: f64| value > 0.0 && value <= 1e9;
         if profile.rounds == 0 || !positive(profile.seconds) || !positive(profile.precision) {
             return fail(
                 key,
-                "expected `rounds`, `seconds` and `precision` above 0 and up to 1e9".to_owned(),
+                "expected `rounds`, `seconds` and `precision` above 0 and at most 1e9",
             );
         }
-        if profile.hidden_shapes > 0
-            && definition.variables().any(|axis| {
-                !settings.hidden.contains_key(axis) && !settings.derived.contains_key(axis)
-            })
-        {
+        let has_range =
+            |axis: &str| settings.hidden.contains_key(axis) || settings.derived.contains_key(axis);
+        if profile.hidden_shapes > 0 && definition.variables().any(|axis| !has_range(axis)) {
             return fail(
                 key,
-                "`hidden_shapes` needs a range for every variable axis under `hidden`".to_owned(),
+                "`hidden_shapes` needs a range under `hidden` for every variable axis",
             );
         }
         if let WorkloadChoice::Named(ids) = &profile.workloads {
-            let known: Vec<_> = workloads
-                .iter()
-                .map(|workload| workload.id.as_str())
-                .collect();
-            if let Some(id) = ids.iter().find(|id| !known.contains(&id.as_str())) {
-                return Err((
-                    format!("{key}.workloads"),
-                    Failure::usage(format!("no workload `{id}`")).hint(did_you_mean(id, known)),
-                ));
-            }
-            if ids.is_empty() {
-                return fail(
-                    format!("{key}.workloads"),
-                    "expected `all` or at least one workload".to_owned(),
-                );
-            }
+            check_workload_ids(format!("{key}.workloads"), ids, workloads)?;
         }
     }
     for profile in ["quick", "full"] {
         if !settings.profiles.contains_key(profile) {
-            return fail("profiles".to_owned(), format!("`{profile}` is missing"));
+            return fail("profiles", format!("`{profile}` is missing"));
         }
     }
     Ok(())
 }
 
-/// The axes that follow from others: each is variable, follows from axes that do not, is a size, and is what the workloads say.
+fn check_workload_ids(key: String, ids: &[String], workloads: &[Workload]) -> KeyedResult {
+    let known: Vec<_> = workloads
+        .iter()
+        .map(|workload| workload.id.as_str())
+        .collect();
+    if let Some(id) = ids.iter().find(|id| !known.contains(&id.as_str())) {
+        return Err((
+            key,
+            Failure::usage(format!("no workload `{id}`")).hint(did_you_mean(id, known)),
+        ));
+    }
+    if ids.is_empty() {
+        return fail(key, "expected `all` or at least one workload");
+    }
+    Ok(())
+}
+
+/// Validates the derived axes. Each must be variable, depend on axes that are not derived, be at least 1, and agree with every
+/// workload.
 pub(super) fn check_derived(task: &Task) -> KeyedResult {
     let settings = &task.settings;
     for (axis, size) in &task.derived {
@@ -166,12 +196,15 @@ pub(super) fn check_derived(task: &Task) -> KeyedResult {
             return Err((key, failure.hint(did_you_mean(axis, variables()))));
         }
         if settings.hidden.contains_key(axis) {
-            return Err((key, Failure::usage("it has a range under `hidden` as well")));
+            return Err((
+                key,
+                Failure::usage("the axis also has a range under `hidden`"),
+            ));
         }
         if let Some((name, _)) =
             (size.names().into_iter()).find(|(name, _)| task.derived.contains_key(*name))
         {
-            let reason = format!("`{name}` follows from other axes itself");
+            let reason = format!("`{name}` is itself a derived axis");
             return Err((key, Failure::usage(reason)));
         }
         let ends = [0, 1].map(|end| {
@@ -187,7 +220,8 @@ pub(super) fn check_derived(task: &Task) -> KeyedResult {
             let given = axes.get(axis).copied();
             if found.is_none_or(|size| size < 1) || given.is_some_and(|given| found != Some(given))
             {
-                let found = found.map_or_else(|| "no number".to_owned(), |size| size.to_string());
+                let found =
+                    found.map_or_else(|| "not a number".to_owned(), |size| size.to_string());
                 let expected =
                     given.map_or_else(|| "at least 1".to_owned(), |size| size.to_string());
                 let reason = format!(
@@ -201,7 +235,7 @@ pub(super) fn check_derived(task: &Task) -> KeyedResult {
     Ok(())
 }
 
-/// The distributions of inputs and regimes against the inputs that they are for.
+/// Validates the distributions of `inputs` and `regimes` against the input tensors.
 fn check_distributions(
     settings: &TaskSettings,
     definition: &Definition,
@@ -224,9 +258,9 @@ fn check_distributions(
             ));
         };
         let fault = if tensor.shape.is_none() && distribution.constant_value().is_none() {
-            "a scalar takes `value: NUMBER` and nothing else".to_owned()
+            "a scalar accepts only `value: NUMBER`".to_owned()
         } else if !tensor.dtype.is_float() && distribution.is_for_floats_only() {
-            "`mean` and `large_rows` are for floating-point numbers".to_owned()
+            "`mean` and `large_rows` apply only to floating-point inputs".to_owned()
         } else if let DistributionKind::Cumulative(total) = &distribution.kind {
             match cumulative_fault(total, tensor, settings, definition, workloads) {
                 Some(fault) => fault,
@@ -246,10 +280,10 @@ fn check_distributions(
     Ok(())
 }
 
-/// The longest row of a cumulative distribution: each element adds up all parts of its row.
+/// The maximum row length of a cumulative distribution: each element is computed as a sum over its row.
 const MAX_CUMULATIVE: i64 = 4097;
 
-/// What is wrong with a cumulative distribution, if anything.
+/// Why a cumulative distribution is invalid; `None` if it is valid.
 fn cumulative_fault(
     total: &CumulativeTotal,
     tensor: &Tensor,
@@ -258,7 +292,7 @@ fn cumulative_fault(
     workloads: &[Workload],
 ) -> Option<String> {
     if tensor.dtype.is_float() {
-        return Some("`cumulative` is for integers".to_owned());
+        return Some("`cumulative` applies only to integer inputs".to_owned());
     }
     if let CumulativeTotal::Axis(axis) = total
         && !definition.axes.contains_key(axis)

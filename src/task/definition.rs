@@ -1,13 +1,16 @@
-//! The FlashInfer-Bench `Definition`: axes, inputs, outputs, reference. Unknown fields are accepted, key order is kept.
+//! `definition.json`: the FlashInfer-Bench `Definition` (axes, inputs, outputs, reference).
+//!
+//! Parses and validates it, and binds its axes to sizes. Unknown fields are accepted, and the order of keys is kept. The Python
+//! reference is never executed.
 
 use indexmap::IndexMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Binding, DType};
+use super::DType;
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, text};
 
-/// What is computed.
+/// A parsed and validated `definition.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Definition {
     pub name: String,
@@ -17,15 +20,16 @@ pub struct Definition {
     pub axes: IndexMap<String, DefinitionAxis>,
     pub inputs: IndexMap<String, Tensor>,
     pub outputs: IndexMap<String, Tensor>,
-    /// Python with a top-level `run(…)`; never executed here.
+    /// Python source with a top-level `run(…)`; never executed.
     pub reference: String,
 }
 
+/// An axis: a dimension of the tensors.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DefinitionAxis {
     #[serde(rename = "type")]
     pub kind: AxisKind,
-    /// Given for constant axes only.
+    /// The size; only for constant axes.
     #[serde(default)]
     pub value: Option<i64>,
     #[serde(default)]
@@ -39,10 +43,10 @@ pub enum AxisKind {
     Var,
 }
 
-/// An input or an output.
+/// An input or output tensor, or a scalar input.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Tensor {
-    /// Axis names, outermost first; `None` for a scalar, which is passed by value.
+    /// Names of the axes, outermost first; `None` for a scalar, which is passed by value.
     pub shape: Option<Vec<String>>,
     pub dtype: DType,
     #[serde(default)]
@@ -51,8 +55,14 @@ pub struct Tensor {
     pub description: Option<String>,
 }
 
+/// Sizes of all axes: the constant ones, and the variable ones of one workload or shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    pub axes: IndexMap<String, i64>,
+}
+
 impl Definition {
-    /// Parses and checks `definition.json`; `origin` names the file in errors.
+    /// Parses and validates `definition.json`; `origin` names the file in errors.
     pub fn parse(text: &str, origin: &str) -> Result<Self, Failure> {
         let definition: Self = serde_json::from_str(text)
             .map_err(|error| Failure::usage(format!("{origin}: {error}")))?;
@@ -106,7 +116,7 @@ impl Definition {
         Ok(())
     }
 
-    /// The constant axes, in order.
+    /// Names and sizes of the constant axes, in order.
     pub fn constants(&self) -> impl Iterator<Item = (&str, i64)> {
         self.axes.iter().filter_map(|(name, axis)| {
             Some((
@@ -116,7 +126,7 @@ impl Definition {
         })
     }
 
-    /// The names of the variable axes, in order.
+    /// Names of the variable axes, in order.
     pub fn variables(&self) -> impl Iterator<Item = &str> + Clone {
         self.axes
             .iter()
@@ -124,7 +134,10 @@ impl Definition {
             .map(|(name, _)| name.as_str())
     }
 
-    /// All axes under the given values of the variable ones.
+    /// Sizes of all axes, given those of the variable ones.
+    ///
+    /// # Errors
+    /// If an axis is unknown, has no size, is smaller than 1, or differs from its constant size.
     pub fn bind(&self, variables: &IndexMap<String, i64>) -> Result<Binding, Failure> {
         for name in variables.keys() {
             match self.axes.get(name).map(|axis| (axis.kind, axis.value)) {
@@ -167,7 +180,10 @@ impl Definition {
 }
 
 impl Binding {
-    /// The sizes of a tensor's axes; one element for a scalar. Fails where the number of bytes does not fit 63 bits.
+    /// The sizes of a tensor's axes; empty for a scalar.
+    ///
+    /// # Errors
+    /// If an axis has no size, or the size in bytes does not fit in 63 bits.
     pub fn shape(&self, tensor: &Tensor) -> Result<Vec<u64>, Failure> {
         let mut elements = tensor.dtype.bytes();
         let mut shape = Vec::new();

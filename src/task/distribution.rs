@@ -1,49 +1,54 @@
-//! Where an input's values come from: a shape, and what changes it. Says what, draws nothing.
+//! Distributions of input values, as `task.yaml` describes them.
+//!
+//! Plain data with its parser. `device::numerics` generates the values; this module draws no random numbers.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-/// Where an input's values come from. What changes the shape is applied in the order of the fields.
+/// The distribution of an input's values: a base distribution, and modifiers that are applied in the order of the fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TypedDistribution", into = "TypedDistribution")]
 pub struct Distribution {
     pub kind: DistributionKind,
-    /// Only so many different values, so that many are equal; 0: no such bound.
+    /// Number of distinct values, so that many elements are equal; 0: no limit.
     pub levels: u32,
     /// Added to every value.
     pub mean: f64,
-    /// The share of elements that are 0 instead.
+    /// Share of elements that are replaced by 0.
     pub zeros: f64,
-    /// All elements of a row of the last axis are 0 but one.
+    /// In each row of the last axis all elements but one are 0.
     pub one_hot: bool,
-    /// Of four rows of the last axis about one is so many times as large.
+    /// About one in four rows of the last axis is multiplied by this factor.
     pub large_rows: f64,
-    /// Divide each row of the last axis by its norm, in double precision, before rounding.
+    /// Divides each row of the last axis by its norm, in double precision, before rounding.
     pub normalize: Option<Norm>,
 }
 
+/// The base distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DistributionKind {
-    /// Mean 0 and this standard deviation.
+    /// Normal with mean 0 and this standard deviation.
     Normal(f64),
-    /// In [low, high); for integers both ends included.
+    /// Uniform in [low, high); for integers in [low, high].
     Uniform([f64; 2]),
-    /// The same everywhere.
+    /// The same value for all elements.
     Value(f64),
-    /// For integers: a number cut into random parts, one fewer than a row has elements. The first element is 0, each next one
-    /// adds a part, the last is the number. `zeros` is the share of empty parts, `levels: 1` makes all the same.
+    /// For integers: offsets of parts of random length that sum to a total. A row of n elements has n - 1 parts. Its first
+    /// element is 0, each next one adds the length of a part, and the last is the total. `zeros` is the share of empty parts;
+    /// `levels: 1` makes all parts equally long.
     Cumulative(CumulativeTotal),
 }
 
-/// What is cut into parts.
+/// The total of a cumulative distribution.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum CumulativeTotal {
     Size(u64),
-    /// The size of an axis, known once a shape is.
+    /// The size of an axis, known once the axes are bound.
     Axis(String),
 }
 
+/// The norm by which rows are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
@@ -51,7 +56,7 @@ pub enum Norm {
 }
 
 impl Distribution {
-    /// A shape as it is.
+    /// A base distribution without modifiers.
     pub const fn new(kind: DistributionKind) -> Self {
         Self {
             kind,
@@ -64,7 +69,7 @@ impl Distribution {
         }
     }
 
-    /// The value, where it is the same everywhere.
+    /// The value, if all elements have the same one.
     pub(crate) fn constant_value(&self) -> Option<f64> {
         match self.kind {
             DistributionKind::Value(value) if self.is_unmodified() => Some(value),
@@ -72,7 +77,7 @@ impl Distribution {
         }
     }
 
-    /// Whether nothing changes the shape.
+    /// Whether there is no modifier except `normalize`.
     pub(crate) fn is_unmodified(&self) -> bool {
         self.levels == 0
             && self.mean == 0.0
@@ -81,12 +86,12 @@ impl Distribution {
             && self.large_rows == 1.0
     }
 
-    /// Whether something changes the shape that integers do not have.
+    /// Whether a modifier is used that integer inputs do not support.
     pub(crate) fn is_for_floats_only(&self) -> bool {
         self.mean != 0.0 || self.large_rows != 1.0
     }
 
-    /// The same, so many times as large.
+    /// The distribution of `factor` times the value.
     pub(crate) fn scaled(&self, factor: f64) -> Self {
         let shape = match self.kind {
             DistributionKind::Normal(deviation) => DistributionKind::Normal(deviation * factor),
@@ -103,7 +108,7 @@ impl Distribution {
         }
     }
 
-    /// About how far values lie from each other.
+    /// Approximate standard deviation.
     pub(crate) fn spread(&self) -> f64 {
         match self.kind {
             DistributionKind::Normal(deviation) => deviation,
@@ -112,7 +117,7 @@ impl Distribution {
         }
     }
 
-    /// The same, with sizes in the place of axes' names.
+    /// Replaces the name of an axis by its size.
     pub(crate) fn with_axis_sizes(&self, axes: &IndexMap<String, i64>) -> Self {
         let mut bound = self.clone();
         if let DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) = &self.kind {
@@ -123,7 +128,7 @@ impl Distribution {
     }
 }
 
-/// A distribution as it is typed: one of `normal`, `uniform`, `value` and `cumulative`, and what changes it.
+/// A distribution in YAML: exactly one of `normal`, `uniform`, `value` and `cumulative`, and the modifiers.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TypedDistribution {

@@ -1,4 +1,6 @@
-//! Element types, by the names that FlashInfer-Bench gives them.
+//! Element types of tensors, with the names that FlashInfer-Bench uses.
+//!
+//! Knows sizes and names only; `device::numerics` rounds and converts values.
 
 use std::fmt;
 
@@ -25,7 +27,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// The formats that hold less of a number: the next ones, from the finest.
+    /// The next lower-precision floating-point formats, the most precise first; empty if there is none.
     pub(crate) fn lower_precisions(self) -> &'static [DType] {
         match self {
             DType::Float64 => &[DType::Float32],
@@ -45,7 +47,7 @@ impl DType {
         }
     }
 
-    /// The CUDA C++ type, as a kernel's parameter list spells it.
+    /// The CUDA C++ type in a kernel's parameter list.
     pub(crate) fn cuda_type(self) -> &'static str {
         match self {
             DType::Float64 => "double",

@@ -1,9 +1,9 @@
-//! Where tasks lie, and how their files become a checked [`Task`].
+//! Finds task folders and turns their files into a validated [`Task`].
 //!
-//! A name is looked for as given, in `tasks/` of the working folder, then among those embedded in the program. The files travel
-//! to workers by content, never by path.
+//! A task name is looked up as a path, then in `tasks/` of the working folder, then among the embedded tasks. Workers receive the
+//! contents of the files, never paths. `check` does the validation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
@@ -19,28 +19,26 @@ use crate::base::{Digest, Failure, yaml};
 static TASKS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tasks");
 pub(super) static KERNELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
 
-/// The texts of a task: everything that judging it needs.
+/// The texts of a task's files: everything that a judge needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskFiles {
-    /// The folder's name.
+    /// Name of the folder.
     pub name: String,
-    /// What errors call the folder: its path, or `NAME (embedded)`.
+    /// The folder's name in errors: its path, or `NAME (embedded)`.
     pub origin: String,
-    /// `task.yaml` and the files that it names, by name.
+    /// `task.yaml` and the files that it names, by file name.
     pub files: BTreeMap<String, String>,
     /// The kernels that `task.yaml` names, by file name.
     pub kernels: BTreeMap<String, String>,
-    /// What speed is measured against, where it is not the first baseline of `task.yaml`: the name of another, or of a kernel
-    /// in `kernels`.
+    /// Replaces the first baseline of `task.yaml`: the name of another baseline, or of a kernel in `kernels`.
     #[serde(default)]
     pub baseline: Option<String>,
-    /// The folder of the task's kernels in the working tree, whether it is there yet or not. It stays on this side: workers are
-    /// given contents.
+    /// The task's kernels folder in the working tree, which may not exist yet. It is not sent to workers.
     #[serde(skip)]
     pub kernels_folder: PathBuf,
 }
 
-/// The names of the tasks within the program.
+/// Names of the embedded tasks, sorted.
 pub fn embedded_names() -> Vec<&'static str> {
     let mut names: Vec<_> = TASKS
         .dirs()
@@ -50,7 +48,7 @@ pub fn embedded_names() -> Vec<&'static str> {
     names
 }
 
-/// The task lists within the program: name and text.
+/// File name and text of the embedded task lists.
 pub fn embedded_lists() -> Vec<(&'static str, &'static str)> {
     let lists = TASKS.files();
     lists
@@ -60,7 +58,7 @@ pub fn embedded_lists() -> Vec<(&'static str, &'static str)> {
 }
 
 impl TaskFiles {
-    /// Finds a task by its name or its folder.
+    /// Finds a task by its name or folder and reads its files.
     pub fn find(name: &str) -> Result<Self, Failure> {
         let as_given = Path::new(name);
         for folder in [as_given.to_owned(), Path::new("tasks").join(name)] {
@@ -90,16 +88,17 @@ impl TaskFiles {
             );
         }
         if as_given.is_dir() {
-            return Err(Failure::usage(format!("`{name}` holds no task.yaml")));
+            return Err(Failure::usage(format!("`{name}` contains no task.yaml")));
         }
         let local = local_names();
-        let known: Vec<_> = embedded_names()
+        // A set, because a shipped task may be in the working folder too.
+        let known: BTreeSet<_> = embedded_names()
             .into_iter()
             .chain(local.iter().map(String::as_str))
             .collect();
         Err(
             Failure::usage(format!("unknown task `{name}`")).hint(format!(
-                "{} `kforge tasks list` shows all",
+                "{} `kforge tasks list` lists all tasks",
                 hint_start(&did_you_mean(name, known))
             )),
         )
@@ -179,7 +178,7 @@ impl TaskFiles {
         })
     }
 
-    /// The same task, measured against another baseline: one that `task.yaml` names, or a kernel file.
+    /// The same task with another baseline: one that `task.yaml` names, or a kernel file.
     pub(crate) fn with_baseline(mut self, baseline: &str) -> Result<Self, Failure> {
         let settings = self.settings()?;
         if !settings.baselines.contains_key(baseline) {
@@ -187,15 +186,15 @@ impl TaskFiles {
             if !path.is_file() {
                 let known: Vec<_> = settings.baselines.keys().map(String::as_str).collect();
                 return Err(
-                    Failure::usage(format!("no such baseline: `{baseline}`")).hint(format!(
-                        "{} a kernel file will do as well",
+                    Failure::usage(format!("unknown baseline `{baseline}`")).hint(format!(
+                        "{} the path of a kernel file also works",
                         hint_start(&did_you_mean(baseline, known))
                     )),
                 );
             }
             let text = std::fs::read_to_string(path).map_err(|error| {
                 Failure::usage(format!("failed to read the baseline `{baseline}`: {error}"))
-                    .hint("a baseline is a kernel file: text that you may read")
+                    .hint("check that the kernel file is UTF-8 text and that you may read it")
             })?;
             self.kernels.insert(baseline.to_owned(), text);
         }
@@ -203,7 +202,7 @@ impl TaskFiles {
         Ok(self)
     }
 
-    /// `task.yaml`, with the baseline that was asked for in front.
+    /// Parses `task.yaml` and puts the chosen baseline first.
     fn settings(&self) -> Result<TaskSettings, Failure> {
         let origin = format!("{}/task.yaml", self.origin);
         let text = self.files.get("task.yaml");
@@ -219,7 +218,10 @@ impl TaskFiles {
         Ok(settings)
     }
 
-    /// Parses and checks everything.
+    /// Parses and validates all files.
+    ///
+    /// # Errors
+    /// A usage failure that names the file, the line or key, and the expected value.
     pub fn load(&self) -> Result<Task, Failure> {
         let origin = |file: &str| format!("{}/{file}", self.origin);
         let text = |file: &str| {
@@ -278,7 +280,7 @@ impl TaskFiles {
     }
 }
 
-/// The first of the folders that is there; the last, which is the working folder's, where that is the same, or none is.
+/// The first folder that exists. The last one, relative to the working folder, is used if it is the same folder or none exists.
 fn choose_kernels_folder(folders: &[PathBuf]) -> PathBuf {
     let whole = |folder: &PathBuf| folder.canonicalize().ok();
     let here = folders.last().cloned().unwrap_or_default();
@@ -288,7 +290,7 @@ fn choose_kernels_folder(folders: &[PathBuf]) -> PathBuf {
     }
 }
 
-/// The tasks in `tasks/` of the working folder.
+/// Names of the tasks in `tasks/` of the working folder, sorted.
 pub fn local_names() -> Vec<String> {
     let entries = std::fs::read_dir("tasks").into_iter().flatten().flatten();
     let mut names: Vec<_> = entries

@@ -1,9 +1,9 @@
-//! Tasks: what is computed, on which shapes and inputs, how precisely, and against which baseline.
+//! Tasks: a definition, its workloads and kforge's settings for them (tolerances, regimes, baselines, profiles).
 //!
-//! Parses and checks; never compiles or runs anything, and never reads the clock.
+//! `files` finds and loads a task folder; `check` validates its parts against each other. This module never compiles or runs a
+//! kernel. `eval` uses it to judge kernels.
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
 
 use crate::base::Digest;
 use crate::base::expression::Expression;
@@ -19,46 +19,41 @@ mod settings;
 mod workload;
 
 pub(crate) use best::BestKnown;
-pub use definition::{AxisKind, Definition, DefinitionAxis, Tensor};
+pub use definition::{AxisKind, Binding, Definition, DefinitionAxis, Tensor};
 pub use distribution::{CumulativeTotal, Distribution, DistributionKind, Norm};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
-pub(crate) use regimes::Regime;
 pub use settings::Tolerance;
 pub(crate) use settings::{
-    Baseline, MIN_BLOCKS, PrecisionCheck, Profile, RegimeChoice, TaskSettings, WorkloadChoice,
+    Baseline, MIN_BLOCKS, PrecisionCheck, Profile, Regime, RegimeChoice, TaskSettings,
+    WorkloadChoice,
 };
 pub use workload::{InputSource, Workload};
 
-/// A definition, its workloads and kforge's own settings, all checked against each other.
+/// A definition, its workloads and kforge's settings, validated against each other.
 #[derive(Clone, Debug)]
 pub struct Task {
-    /// The task folder's name, e.g. `gdn_decode`.
+    /// Name of the task folder, such as `gdn_decode`.
     pub name: String,
     pub definition: Definition,
     pub workloads: Vec<Workload>,
     pub settings: TaskSettings,
-    /// The text of the oracle's kernel file.
+    /// Text of the oracle's kernel file.
     pub oracle: String,
-    /// The kernels that the settings name, by file name: baselines and starting kernels.
+    /// Text of every baseline and starting kernel, by file name.
     pub kernels: IndexMap<String, String>,
-    /// Compulsory bytes, reads plus writes.
+    /// Compulsory memory traffic in bytes, reads plus writes.
     pub bytes: Expression,
+    /// Number of arithmetic operations.
     pub flops: Expression,
-    /// The variable axes that follow from the others.
+    /// The variable axes that are computed from other axes.
     pub derived: IndexMap<String, Expression>,
-    /// Over every file of the task folder and every kernel that it names.
+    /// Hash of every file of the task folder and every kernel that it names.
     pub digest: Digest,
 }
 
-/// One binding of all axes: constant ones and a workload's variable ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Binding {
-    pub axes: IndexMap<String, i64>,
-}
-
 impl Task {
-    /// The file name and text of the baseline that speed is measured against.
+    /// File name and text of the first baseline, which speed is measured against.
     pub fn baseline(&self) -> (&str, &str) {
         let file = self
             .settings
@@ -69,7 +64,7 @@ impl Task {
         (file, self.kernels.get(file).map_or("", String::as_str))
     }
 
-    /// The starting kernels of a search, by file name, in order.
+    /// File name and text of the starting kernels, in order.
     pub fn starting_kernels(&self) -> impl Iterator<Item = (&str, &str)> {
         self.settings
             .start
@@ -78,8 +73,8 @@ impl Task {
             .map(|(file, text)| (file.as_str(), text.as_str()))
     }
 
-    /// Lets a search begin from other kernels, named as they are: before the task's own, or `alone`. What the task is, and with it
-    /// its digest, stays as it was.
+    /// Adds warm starts (name and text) before the task's own starting kernels, or in place of them if `replace` is true. The
+    /// task's digest does not change.
     pub(crate) fn start_from(&mut self, kernels: Vec<(String, String)>, replace: bool) {
         if replace {
             self.settings.start.clear();
@@ -91,12 +86,12 @@ impl Task {
         }
     }
 
-    /// Other inputs than those that are timed, by name.
+    /// The input regimes, by name.
     pub(crate) fn regimes(&self) -> IndexMap<String, Regime> {
         regimes::task_regimes(&self.settings, &self.definition)
     }
 
-    /// The axes that follow from others, under the given values of those.
+    /// Sizes of the derived axes for the given sizes of the other variable axes.
     pub(crate) fn derive_axes(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
         let value = |name: &str| {
             let constant = self.definition.axes.get(name).and_then(|axis| axis.value);
@@ -108,7 +103,7 @@ impl Task {
             .collect()
     }
 
-    /// The workloads that a profile selects, in the order of `workloads.jsonl`.
+    /// The workloads of a profile, in the order of `workloads.jsonl`.
     pub fn selected_workloads(&self, profile: &Profile) -> Vec<&Workload> {
         match &profile.workloads {
             WorkloadChoice::All => self.workloads.iter().collect(),

@@ -1,15 +1,12 @@
-//! Input regimes: other inputs than those that are timed, on which a right kernel is right as well.
+//! Input regimes: input distributions that are checked but never timed. A correct kernel is correct on them too.
 //!
-//! `task.yaml` names them; where it does not, those that any task can have are made here.
+//! A task can define its own in `task.yaml`. Otherwise this module derives default regimes from the inputs.
 
 use indexmap::IndexMap;
 
-use super::{Definition, Distribution, DistributionKind, TaskSettings};
+use super::{Definition, Distribution, DistributionKind, Regime, TaskSettings};
 
-/// A regime's own distributions, by input; every other input stays as it is.
-pub(crate) type Regime = IndexMap<String, Distribution>;
-
-/// The regimes of a task, by name.
+/// The regimes of a task, by name: those of `task.yaml`, or the default ones.
 pub(super) fn task_regimes(
     settings: &TaskSettings,
     definition: &Definition,
@@ -20,7 +17,8 @@ pub(super) fn task_regimes(
     }
 }
 
-/// Scaled, shifted, ties, zeros, one-hot, large rows: of every random input of floating-point numbers that is not normalised.
+/// Default regimes: scaled up and down, shifted, with ties, with zeros, with large rows. Each changes every random floating-point
+/// input that is not normalized.
 fn default_regimes(settings: &TaskSettings, definition: &Definition) -> IndexMap<String, Regime> {
     let mut random = Regime::new();
     for (name, tensor) in &definition.inputs {

@@ -1,9 +1,11 @@
-//! `task.yaml`: how a task is judged. What was typed, with its defaults; checks against the definition are in `files`.
+//! `task.yaml`: how a task is judged.
+//!
+//! Data types with their defaults and their parser. `check` validates them against the definition and the workloads.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, Regime};
+use super::Distribution;
 
 /// The contents of `task.yaml`.
 #[derive(Clone, Debug, Deserialize)]
@@ -13,42 +15,46 @@ pub struct TaskSettings {
     pub definition: String,
     pub workloads: String,
     pub oracle: String,
-    /// The first named is the default one.
+    /// The first one is the default.
     pub baselines: IndexMap<String, Baseline>,
-    /// File names of the kernels that a search starts from.
+    /// File names of the starting kernels.
     pub start: Vec<String>,
-    /// Per output.
+    /// By output.
     pub tolerance: IndexMap<String, Tolerance>,
-    /// Per input; what is not named is a standard normal, integers are 0.
+    /// By input. The default is a standard normal distribution, and 0 for integers.
     #[serde(default)]
     pub inputs: IndexMap<String, Distribution>,
-    /// Other inputs, by name, that no prompt names; `None`: those that any task can have.
+    /// Input regimes, by name, which are hidden from prompts. `None`: the default regimes (see `regimes`).
     #[serde(default)]
     pub regimes: Option<IndexMap<String, Regime>>,
-    /// Ranges of variable axes for shapes that no prompt names.
+    /// Ranges of the variable axes for hidden shapes.
     #[serde(default)]
     pub hidden: IndexMap<String, HiddenRange>,
-    /// Variable axes that follow from the others, such as `len_cu_seqlens: num_seqs + 1`: they have no range of their own.
+    /// Variable axes that are computed from others, such as `len_cu_seqlens: num_seqs + 1`. They have no range under `hidden`.
     #[serde(default)]
     pub derived: IndexMap<String, String>,
+    /// Compulsory memory traffic in bytes, as an expression of the axes.
     pub bytes: String,
+    /// Number of arithmetic operations, as an expression of the axes.
     pub flops: String,
-    /// Output to the input whose memory it may share.
+    /// Outputs that share the memory of an input: name of the output to name of the input.
     #[serde(default)]
     pub in_place: IndexMap<String, String>,
+    /// Whether the tolerances are tight enough to detect a lower precision.
     #[serde(default)]
     pub precision: PrecisionCheck,
     pub profiles: IndexMap<String, Profile>,
 }
 
+/// A kernel that speed is measured against.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
-    /// A file in the task's folder of kernels.
+    /// Name of a file in the task's kernels folder.
     pub kernel: String,
 }
 
-/// An element passes if |x - r| <= atol_rms * rms(r) + rtol * |r|.
+/// The tolerance of one output. An element passes if |x - r| <= atol_rms * rms(r) + rtol * |r|, where r is the oracle's value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tolerance {
@@ -56,9 +62,13 @@ pub struct Tolerance {
     pub atol_rms: f64,
 }
 
-/// Inclusive bounds of a variable axis.
+/// The distributions of a regime, by input. Inputs that it does not name keep their usual distribution.
+pub(crate) type Regime = IndexMap<String, Distribution>;
+
+/// Inclusive range of a variable axis.
 pub(crate) type HiddenRange = [i64; 2];
 
+/// Whether `kforge tasks check` tests that outputs of lower precision fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrecisionCheck {
@@ -67,44 +77,44 @@ pub enum PrecisionCheck {
     Unchecked,
 }
 
-/// Before so many blocks no interval is looked at, whatever a profile says.
+/// Timing never stops before this many timing blocks, whatever the profile says.
 pub(crate) const MIN_BLOCKS: usize = 20;
 
-/// How much judging to do.
+/// How thoroughly kernels are checked and timed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     pub workloads: WorkloadChoice,
-    /// How many shapes drawn from `hidden` are checked besides.
+    /// Number of random hidden shapes that are checked in addition to the workloads.
     #[serde(default)]
     pub hidden_shapes: u32,
-    /// On which of the hidden shapes each regime is checked.
+    /// How many hidden shapes each regime is checked on.
     #[serde(default)]
     pub regimes: RegimeChoice,
-    /// Rounds of correctness checks for each workload, each with fresh inputs.
+    /// Correctness checks per workload, each with fresh inputs.
     pub rounds: u32,
-    /// Budget for timing, seconds of wall time for each workload.
+    /// Time budget for timing, in seconds of wall time per workload.
     pub seconds: f64,
-    /// Half width of the 95 % interval of the speedup at which timing stops, as a fraction.
+    /// Timing stops when the half width of the speedup's 95 % confidence interval reaches this fraction.
     pub precision: f64,
-    /// The fewest blocks of two pairs that are timed for each workload; at least 20.
-    #[serde(default = "least_blocks")]
+    /// Minimum number of timing blocks (two pairs each) per workload; at least 20.
+    #[serde(default = "min_blocks")]
     pub blocks: usize,
 }
 
-/// The fewest blocks before an interval is looked at.
-fn least_blocks() -> usize {
+/// The default of `Profile::blocks`.
+fn min_blocks() -> usize {
     MIN_BLOCKS
 }
 
-/// How widely regimes are checked.
+/// How many shapes each regime is checked on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegimeChoice {
-    /// Each once: on a hidden shape, or on the smallest workload's where there are more regimes than those.
+    /// Each regime on one shape: a hidden shape, or the smallest workload if there are more regimes than hidden shapes.
     #[default]
     Once,
-    /// Each on every hidden shape, and one that is drawn on each workload's shape.
+    /// Each regime on every hidden shape of a fixed kind, and a random regime on each workload's shape.
     All,
 }
 

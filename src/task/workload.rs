@@ -1,28 +1,30 @@
-//! Workloads: FlashInfer-Bench lines, one binding of the variable axes and inputs each.
+//! `workloads.jsonl`: FlashInfer-Bench workloads, one per line. Each binds the variable axes and the inputs.
+//!
+//! Parses and validates them against the definition; reads no other files.
 
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::{Binding, Definition};
+use super::{Binding, Definition, Tensor};
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 
-/// One line of `workloads.jsonl`, checked.
+/// One validated line of `workloads.jsonl`.
 #[derive(Clone, Debug)]
 pub struct Workload {
     /// The line's `uuid`.
     pub id: String,
     pub binding: Binding,
-    /// Only the inputs that the line names.
+    /// The inputs that the line names.
     pub inputs: IndexMap<String, InputSource>,
 }
 
-/// Where the values of an input come from.
+/// The source of an input's values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InputSource {
-    /// From the distribution in `task.yaml`.
+    /// The distribution in `task.yaml`.
     Random,
-    /// A scalar, the same in every run.
+    /// A fixed scalar.
     Scalar(f64),
 }
 
@@ -49,7 +51,7 @@ struct WorkloadInput {
 }
 
 impl Workload {
-    /// Parses all lines; blank ones are skipped. `origin` names the file in errors.
+    /// Parses all lines and skips blank ones. `origin` names the file in errors.
     pub fn parse_all(
         text: &str,
         definition: &Definition,
@@ -64,7 +66,7 @@ impl Workload {
             let workload = Self::parse(line, definition, &format!("{origin}:{}", index + 1))?;
             if workloads.iter().any(|earlier| earlier.id == workload.id) {
                 return Err(Failure::usage(format!(
-                    "{origin}:{}: workload.uuid: `{}` is there twice",
+                    "{origin}:{}: workload.uuid: duplicate uuid `{}`",
                     index + 1,
                     workload.id
                 )));
@@ -126,33 +128,10 @@ impl Workload {
                     format!("expected {expected:?}, found {found:?}"),
                 ));
             }
-            let source = match (input.kind.as_str(), input.value, &tensor.shape) {
-                ("random", _, Some(_)) => InputSource::Random,
-                ("scalar", Some(value), None) => InputSource::Scalar(value),
-                ("scalar", None, _) => {
-                    return Err(at(&key, "a `scalar` needs a `value`".to_owned()));
-                }
-                ("scalar", _, Some(_)) => {
-                    return Err(at(
-                        &key,
-                        format!("expected a tensor of shape {expected:?}, found a `scalar`"),
-                    ));
-                }
-                ("random", _, None) => {
-                    return Err(at(
-                        &key,
-                        "expected a `scalar`, since the definition gives it no shape".to_owned(),
-                    ));
-                }
-                ("safetensors", ..) => {
-                    return Err(at(&key, "inputs from `safetensors` files are not read by this version".to_owned())
-                        .hint("use `{\"type\": \"random\"}` and describe the values under `inputs` in task.yaml"));
-                }
-                (other, ..) => {
-                    return Err(at(&key, format!("unknown type `{other}`"))
-                        .hint("there are `random` and `scalar`"));
-                }
-            };
+            let source = input_source(input, tensor, &expected).map_err(|failure| Failure {
+                message: format!("{origin}: {key}: {}", failure.message),
+                ..failure
+            })?;
             inputs.insert(name.clone(), source);
         }
         Ok(Self {
@@ -160,5 +139,30 @@ impl Workload {
             binding,
             inputs,
         })
+    }
+}
+
+/// The source of an input's values. `expected`: the sizes of the tensor's axes.
+fn input_source(
+    input: &WorkloadInput,
+    tensor: &Tensor,
+    expected: &[u64],
+) -> Result<InputSource, Failure> {
+    match (input.kind.as_str(), input.value, &tensor.shape) {
+        ("random", _, Some(_)) => Ok(InputSource::Random),
+        ("scalar", Some(value), None) => Ok(InputSource::Scalar(value)),
+        ("scalar", None, _) => Err(Failure::usage("a `scalar` needs a `value`")),
+        ("scalar", _, Some(_)) => Err(Failure::usage(format!(
+            "expected a tensor of shape {expected:?}, found a `scalar`"
+        ))),
+        ("random", _, None) => Err(Failure::usage(
+            "expected a `scalar`: the definition gives this input no shape",
+        )),
+        ("safetensors", ..) => Err(Failure::usage(
+            "inputs from `safetensors` files are not supported",
+        )
+        .hint("use `{\"type\": \"random\"}` and describe the values under `inputs` in task.yaml")),
+        (other, ..) => Err(Failure::usage(format!("unknown type `{other}`"))
+            .hint("the types are `random` and `scalar`")),
     }
 }

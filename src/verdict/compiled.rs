@@ -1,12 +1,13 @@
-//! What a compiler alone can say of a kernel, on a machine that cannot run it. It is no verdict: a kernel that compiles has not
-//! passed, so its status is `null`.
+//! The result of `kforge eval --compile-only`: what the compiler reports, without a device to run the kernel.
+//!
+//! Plain data. It is not a verdict: a kernel that compiles has not passed, so its status is `null`.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceIdentity, Evidence, Resources, Seconds, Status};
 
-/// The judgement of one kernel up to compilation. Fields that a verdict has too are called as there.
+/// The result of compiling one kernel. Fields have the same names as in a [`Verdict`](super::Verdict).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CompiledOnly {
     pub schema: u32,
@@ -15,30 +16,30 @@ pub(crate) struct CompiledOnly {
     pub backend: String,
     /// Whether every variant compiled.
     pub compiled: bool,
-    /// Why it did not; `None` where it did, because nothing is known of it beyond that.
+    /// Why compilation failed; `None` if it succeeded, because nothing else is known then.
     pub status: Option<Status>,
     pub reason: Option<String>,
-    /// The architecture that it was compiled for; no device has a part in it.
+    /// Only the architecture is set: no device was used.
     pub device: DeviceIdentity,
-    /// Such as `NVRTC 13.0`.
+    /// The compiler and its version, such as `NVRTC 13.0`.
     pub compiler: String,
     pub sandbox: String,
-    /// Each set of values that the header can put in force, those of no variant first.
+    /// One entry per set of tunable values: first the values without a variant, then each variant.
     pub variants: Vec<CompiledVariant>,
     pub evidence: Option<Evidence>,
     pub seconds: Seconds,
 }
 
-/// One variant's machine code.
+/// The machine code of one variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CompiledVariant {
-    /// Index of the variant, counted from 0; `None` for the values where none holds.
+    /// 0-based index of the variant; `None` for the values without a variant.
     pub variant: Option<usize>,
     pub tunables: IndexMap<String, i64>,
     pub resources: Resources,
-    /// What the compiler's output says of the code, by name.
+    /// Numbers that describe the machine code, by name.
     pub features: IndexMap<String, f64>,
-    /// What it warned of: untrusted text, capped.
+    /// The compiler's warnings: untrusted text, capped.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log: String,
 }

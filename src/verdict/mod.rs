@@ -1,6 +1,7 @@
-//! What became of a candidate (DESIGN section 8). Being wrong is data: nothing here is an error.
+//! Verdicts: the results of judging a kernel (DESIGN section 8).
 //!
-//! Plain data; `verdict.json`, the journal and `kforge eval` print the same structure.
+//! Plain data. `verdict.json`, the journal and `kforge eval --format json` contain the same structure. A wrong kernel is a
+//! `Status`, never an error. `eval` makes verdicts; this module decides nothing.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -16,62 +17,62 @@ pub(crate) use tools::{Counters, DeviceSanitizer, LaunchCounters};
 /// The version of the verdict's JSON.
 pub const SCHEMA: u32 = 1;
 
-/// The whole judgement of one kernel on one task.
+/// The complete result of judging one kernel on one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     pub schema: u32,
     pub task: String,
-    /// The path or the step that was judged.
+    /// The path of the kernel file, or its step.
     pub kernel: String,
     pub backend: String,
     pub status: Status,
-    /// One sentence for a person; `None` for `passed`.
+    /// One sentence for people; `None` if the status is `passed`.
     pub reason: Option<String>,
-    /// Whether this was measured again with new seeds in fresh processes.
+    /// Whether the kernel was checked and measured again with new seeds in fresh processes.
     pub confirmed: bool,
     pub device: DeviceIdentity,
-    /// What held the candidate and its compiler, for example `landlock+seccomp`.
+    /// What confined the candidate and its compiler, for example `landlock+seccomp`.
     pub sandbox: String,
     #[serde(default)]
     pub tunables: IndexMap<String, i64>,
-    /// `cold`, `hot`, or `warm` where the host is the device.
+    /// State of the device's caches before a timed launch: `cold`, `hot`, or `warm` (always `warm` on a CPU).
     pub cache: String,
-    /// `unchecked` where the task cannot tell a lower precision from its own; absent otherwise.
+    /// `unchecked` if the task's tolerance cannot detect a lower precision; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
-    /// `unchecked` where this system does not let the judge see what a kernel remembers between launches; absent otherwise.
+    /// `unchecked` if this system does not let the judge read the state that a kernel keeps between launches; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// What became of it on the CPU, before it cost time on a GPU: `passed`, `found`, `unsupported`; absent where it was not tried.
+    /// Result of the CPU screen before the kernel ran on a GPU: `passed`, `found` or `unsupported`; absent if there was no screen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screen: Option<String>,
-    /// The share of the timed outputs that was compared with the oracle, 0 to 1; `None` where nothing was timed.
+    /// The share of timed runs whose outputs were compared with the oracle, 0 to 1; `None` if nothing was timed.
     pub checked_share: Option<f64>,
     #[serde(default)]
     pub voided_blocks: u64,
     #[serde(default)]
     pub seeds: Vec<u64>,
     pub baseline: Option<BaselineIdentity>,
-    /// Over all workloads; only where `status` is `passed`.
+    /// Over all timed workloads; only if `status` is `passed`.
     pub speedup: Option<Speedup>,
     pub workloads: Vec<WorkloadVerdict>,
     pub resources: Resources,
-    /// What the archive's axes are made from, by name.
+    /// Numbers that describe the kernel, by name. The archive's axes are chosen among them.
     #[serde(default)]
     pub features: IndexMap<String, f64>,
-    /// How each load and store used memory, those with the most bytes first; empty where the race build did not run.
+    /// How each load and store used memory, most bytes first; empty if the race build did not run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accesses: Vec<AccessFigures>,
     #[serde(default)]
     pub evidence: Option<Evidence>,
-    /// The builds that ran to their end and found nothing: `fast`, `bounds`, `race`.
+    /// The builds that completed without a finding: `fast`, `bounds`, `race`.
     #[serde(default)]
     pub builds: Vec<String>,
     pub seconds: Seconds,
 }
 
 impl Verdict {
-    /// That kforge itself failed to judge a kernel.
+    /// A verdict that says that kforge itself failed to judge a kernel.
     pub(crate) fn harness_error(task: &str, kernel: &str, backend: &str, reason: String) -> Self {
         Self {
             schema: SCHEMA,
@@ -103,25 +104,25 @@ impl Verdict {
         }
     }
 
-    /// Whether the candidate is correct, measured, and above the floor.
+    /// Whether the kernel is correct, was measured, and is not faster than the floor.
     pub fn passed(&self) -> bool {
         self.status == Status::Passed
     }
 }
 
-/// Which device judged.
+/// The device on which a kernel was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceIdentity {
     pub name: String,
     pub arch: String,
     pub uuid: Option<String>,
     pub driver: Option<String>,
-    /// Cores that a CPU backend spreads blocks over.
+    /// Number of cores that the CPU backend uses; `None` for a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
 }
 
-/// What speed was measured against.
+/// The baseline of a measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BaselineIdentity {
     pub name: String,
@@ -131,25 +132,25 @@ pub struct BaselineIdentity {
     pub versions: IndexMap<String, String>,
 }
 
-/// A speedup over all workloads: baseline time / candidate time, geometric mean.
+/// Baseline time / candidate time: the geometric mean over all timed workloads, and its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Speedup {
     pub geomean: f64,
     pub ci95: [f64; 2],
 }
 
-/// What became of a candidate on one workload.
+/// The result on one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadVerdict {
     pub id: String,
     pub axes: IndexMap<String, i64>,
-    /// Whether no prompt names this shape; hidden shapes are checked, never timed.
+    /// Whether this is a hidden case: not in any prompt, checked but never timed.
     #[serde(default)]
     pub hidden: bool,
-    /// The input regime in force; absent where the inputs were those that are timed.
+    /// The input regime; absent for the distributions that are timed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regime: Option<String>,
-    /// Index of the variant in force, counted from 0; `None` where the file has none or none holds.
+    /// 0-based index of the variant that was used; `None` if no variant applies.
     pub variant: Option<usize>,
     pub status: Status,
     pub speedup: Option<f64>,
@@ -161,11 +162,11 @@ pub struct WorkloadVerdict {
     pub max_abs_error: Option<f64>,
     pub max_rel_error: Option<f64>,
     pub mean_abs_error: Option<f64>,
-    /// 1 - the largest |x - r| / bound; negative where an element failed.
+    /// 1 - the largest |x - r| / bound; negative if an element failed.
     pub tolerance_margin: Option<f64>,
 }
 
-/// A sample of times in microseconds.
+/// Summary of the measured times, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimeSummary {
     pub median: f64,
@@ -176,7 +177,7 @@ pub struct TimeSummary {
     pub n: u64,
 }
 
-/// What the compiler and the driver say; `None` where the backend cannot know.
+/// Resource use as reported by the compiler and the driver; `None` where the backend has no such number.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resources {
     pub registers: Option<u32>,
@@ -185,7 +186,7 @@ pub struct Resources {
     pub occupancy: Option<f64>,
 }
 
-/// What a person needs to reproduce a fault.
+/// What is needed to reproduce and understand a finding.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evidence {
@@ -195,112 +196,114 @@ pub struct Evidence {
     pub workload: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
-    /// Flat index of the element.
+    /// Flat index of the first wrong element.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<f64>,
-    /// Text, because it may be `NaN` or `inf`.
+    /// The value found, as text because it may be `NaN` or `inf`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<String>,
-    /// Line in the kernel file, counted from 1.
+    /// 1-based line in the kernel file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// Where in the grid, and in the block, it happened: x, y, z.
+    /// Index of the thread block in the grid: x, y, z.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<[u32; 3]>,
+    /// Index of the thread in its block: x, y, z.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thread: Option<[u32; 3]>,
-    /// Of a race: the earlier access.
+    /// For a race: the earlier access.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other: Option<OtherAccess>,
-    /// The build that showed it: `bounds` or `race`; absent for the fast one.
+    /// The build that found it: `bounds` or `race`; absent for the fast build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
-    /// Of the race build: the seed of the schedule.
+    /// For the race build: the seed of the thread schedule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<u64>,
-    /// The input regime in force; absent where the inputs were those that are timed.
+    /// The input regime; absent for the distributions that are timed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regime: Option<String>,
-    /// A variable of the kernel that a launch left changed.
+    /// A `__device__` or static variable that a launch left changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variable: Option<String>,
-    /// Untrusted: the compiler's words, or the candidate's.
+    /// Output of the compiler or of the candidate: untrusted text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
-    /// What a profiler counted; absent where nobody asked for it.
+    /// Counters of the profiler; absent if profiling was not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
-    /// What the device's sanitizer looked at; absent where nobody asked for it.
+    /// Checks of `compute-sanitizer`; absent if they were not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_sanitizer: Option<DeviceSanitizer>,
 }
 
-/// The other side of a race.
+/// The other access of a race.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OtherAccess {
-    /// In the kernel file, counted from 1.
+    /// 1-based line in the kernel file.
     pub line: Option<u32>,
     pub block: [u32; 3],
     pub thread: [u32; 3],
-    /// `read`, `write` or `atomic`; `wait` where threads of one warp wait for each other at two places.
+    /// `read`, `write` or `atomic`; `wait` if threads of one warp wait for each other at two different locations.
     pub access: String,
 }
 
-/// Wall time that judging took.
+/// Wall time of the stages of judging, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
     pub compile: f64,
     pub check: f64,
     pub measure: f64,
-    /// The inspected builds, compiling them included.
+    /// Inspection (bounds and race builds), including their compilation.
     #[serde(default)]
     pub inspect: f64,
-    /// Running on the CPU before it costs time on a GPU, compiling included.
+    /// The CPU screen before the kernel ran on a GPU, including compilation.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub screen: f64,
 }
 
-/// Whether nothing was spent: of what is rare, no zeros are written.
+/// Omits the time of a stage that did not run.
 fn is_zero(seconds: &f64) -> bool {
     *seconds == 0.0
 }
 
-/// How one load or store of the kernel file used memory, counted where the CPU ran it.
+/// How one load or store of the kernel file used memory, counted by the race build on the CPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AccessFigures {
-    /// In the kernel file, counted from 1.
+    /// 1-based line in the kernel file.
     pub line: u32,
     /// `load`, `store` or `atomic`.
     pub access: String,
     /// `global` or `shared`.
     pub space: String,
-    /// Bytes that one thread accesses at once.
+    /// Bytes per access of one thread.
     pub bytes: u32,
-    /// Sectors of 32 bytes for each request of a warp; of shared memory `null`.
+    /// Sectors of 32 bytes per request of a warp; `null` for shared memory.
     pub sectors_per_request: Option<f64>,
-    /// Passes over the banks against as few as there can be; of global memory `null`.
+    /// Passes over the banks / the minimum number of passes; `null` for global memory.
     pub bank_conflicts: Option<f64>,
-    /// `coalesced`, `strided` or `random`; of shared memory `null`.
+    /// `coalesced`, `strided` or `random`; `null` for shared memory.
     pub pattern: Option<String>,
-    /// All that it moves in one launch of the unit, in bytes.
+    /// Bytes that all its accesses move in one run of the plan.
     pub total_bytes: f64,
 }
 
-/// A kernel timed against itself on one workload: what the device's clock can tell apart.
+/// The baseline timed against itself on one workload: shows the smallest difference that a measurement can detect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SelfTest {
     /// The workload's id.
     pub id: String,
-    /// The one's time / the other's; an interval that is worth something holds 1.
+    /// Ratio of the two times. A sound interval contains 1.
     pub ratio: f64,
     pub ci95: [f64; 2],
-    /// The least relative difference that as many blocks would show four times out of five.
+    /// The smallest relative difference that as many timing blocks detect with a power of 80 %.
     pub detectable: f64,
 }
 
 impl SelfTest {
+    /// Whether the interval contains 1, as it should.
     pub(crate) fn contains_one(&self) -> bool {
         self.ci95[0] <= 1.0 && 1.0 <= self.ci95[1]
     }

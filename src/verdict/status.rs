@@ -1,52 +1,54 @@
-//! The outcomes of judging, in their order of precedence.
+//! The statuses of a verdict, in order of precedence.
+//!
+//! The names are part of the journal's format and never change.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of a candidate. The order is that of precedence: of several findings, the least is reported.
+/// The result of judging a candidate. The order is the precedence: of several findings, the smallest one is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// kforge's own fault: judged again on resume, never told to a model.
+    /// kforge's own fault: the kernel is judged again on resume. Never shown to a model.
     HarnessError,
-    /// The header or the source was refused.
+    /// The header or the source is invalid.
     Rejected,
-    /// This backend cannot run it.
+    /// This backend cannot run the kernel.
     Unsupported,
     CompileError,
     CompileTimeout,
-    /// The launch was refused.
+    /// The device refused the launch.
     LaunchError,
-    /// Memory, output or threads.
+    /// The kernel exceeds a limit on memory, output or threads.
     LimitExceeded,
     OutOfBounds,
     Misaligned,
     UninitializedRead,
     Race,
-    /// Barrier, absent lane, deadlock.
+    /// Wrong use of a barrier, a missing lane, or a deadlock.
     SyncError,
     UndefinedBehavior,
-    /// Any other fault.
+    /// Any other fault of the running kernel.
     Crashed,
     TimedOut,
     InputMutated,
     OutputUnwritten,
-    /// The same inputs gave once a result inside the tolerance and once one outside.
+    /// The same inputs gave one result inside the tolerance and one outside.
     Nondeterministic,
     WrongOutput,
-    /// Keeps state between launches.
+    /// The kernel keeps state between launches.
     Stateful,
-    /// Faster than the floor.
+    /// Faster than the hardware allows (the floor).
     Suspicious,
-    /// Correct, but not precise within the budget.
+    /// Correct, but the speedup could not be measured precisely enough within the budget.
     Inconclusive,
     Passed,
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The JSON spelling is the only spelling.
+        // Status names are spelled the same everywhere: as in JSON.
         self.serialize(formatter)
     }
 }

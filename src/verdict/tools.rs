@@ -1,81 +1,81 @@
-//! What a device's own tools say of a kernel that has passed: a profiler's counters, a sanitizer's findings.
+//! Results of NVIDIA's tools for a kernel that has passed: `ncu` counters and `compute-sanitizer` checks.
 //!
-//! Evidence for people and for the next question. Counters never decide about anything.
+//! Plain data, shown to people and models as evidence. `worker::profiling` fills it in. Counters never change a verdict's status.
 
 use serde::{Deserialize, Serialize};
 
-/// What a profiler counted, or why it did not.
+/// The counters of a profiler, or the reason why there are none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
-    /// Which tool gave the numbers, such as `ncu 2025.3.0.0`.
+    /// The tool and its version, such as `ncu 2025.3.0.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Why there are none, in one line.
+    /// Why there are no counters, in one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<String>,
-    /// Workload by workload, each launch of the unit in its order.
+    /// One entry per launch: workload by workload, in the order of the plan.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub launches: Vec<LaunchCounters>,
-    /// What became of the tool's own report.
+    /// Where the tool's own report is, or why it could not be kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
 }
 
-/// One launch, run many times from flushed caches under a profiler. A number that the tool did not give is `None`.
+/// One launch, replayed many times with flushed caches under a profiler. `None`: the tool gave no such number.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LaunchCounters {
     pub workload: String,
-    /// The function, as the tool names it.
+    /// The name of the function, as the tool prints it.
     pub kernel: String,
-    /// Microseconds under the profiler. No benchmark time.
+    /// Microseconds under the profiler. Not comparable with a measured time.
     pub duration_us: Option<f64>,
-    /// Throughput of the multiprocessors, % of what they can sustain.
+    /// Throughput of the multiprocessors, % of the sustained peak.
     pub sm_percent: Option<f64>,
-    /// Throughput of the busiest part of the memory system, % of what it can sustain.
+    /// Throughput of the busiest part of the memory system, % of its sustained peak.
     pub memory_percent: Option<f64>,
-    /// Throughput of the device's memory, % of what it can sustain.
+    /// Throughput of device memory, % of its sustained peak.
     pub dram_percent: Option<f64>,
-    /// Bytes read from the device's memory.
+    /// Bytes read from device memory.
     pub dram_read_bytes: Option<f64>,
-    /// Bytes written to the device's memory.
+    /// Bytes written to device memory.
     pub dram_written_bytes: Option<f64>,
-    /// Sectors that the first-level cache had, % of those asked for.
+    /// Hit rate of the L1 cache, % of requested sectors.
     pub l1_hit_percent: Option<f64>,
-    /// Sectors that the second-level cache had, % of those asked for.
+    /// Hit rate of the L2 cache, % of requested sectors.
     pub l2_hit_percent: Option<f64>,
-    /// Warps that a multiprocessor held, % of what it can hold, while it held any.
+    /// Achieved occupancy: resident warps, % of the maximum, over the cycles in which a multiprocessor was active.
     pub active_warps_percent: Option<f64>,
-    /// Cycles in which the tensor cores worked, % of those in which the multiprocessor did.
+    /// Cycles in which the tensor cores were active, % of the multiprocessor's active cycles.
     pub tensor_percent: Option<f64>,
-    /// Of the time that warps were there, % waiting for global or local memory.
+    /// Share of resident warps' time spent waiting for global or local memory, %.
     pub waits_for_memory_percent: Option<f64>,
-    /// … for shared memory or a special function.
+    /// Share of resident warps' time spent waiting for shared memory or the special function unit, %.
     pub waits_for_shared_percent: Option<f64>,
-    /// … at a barrier.
+    /// Share of resident warps' time spent waiting at a barrier, %.
     pub waits_at_barrier_percent: Option<f64>,
-    /// Registers of a thread.
+    /// Registers per thread.
     pub registers: Option<f64>,
 }
 
-/// What a device sanitizer looked at, or why it did not.
+/// The checks of `compute-sanitizer`, or the reasons why they did not run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceSanitizer {
     /// The tool, such as `compute-sanitizer 2025.3.0.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// The checks that ran to their end and found nothing: `memcheck`, `racecheck`, `initcheck`, `synccheck`.
+    /// The checks that completed without a finding: `memcheck`, `racecheck`, `initcheck`, `synccheck`.
     pub clean: Vec<String>,
-    /// The checks that did not, each with its reason, in one line.
+    /// The checks that did not complete, each with its reason, one per line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
-    /// What the tool holds for a doubtful habit, not for a fault, such as lanes of a warp that trust each other to keep step: a
-    /// line a place.
+    /// The tool's warnings, one per source location. They are not faults: for example, code that relies on the lanes of a warp
+    /// running in lockstep.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// The shapes that were run.
+    /// The cases that were run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<String>,
 }

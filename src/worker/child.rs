@@ -1,33 +1,37 @@
-//! A worker as a child process: started, asked line by line, killed with all that it has started.
+//! A worker as seen by the driver: a child process that is sent one JSON line per request and returns one per response.
+//!
+//! Starts, greets and kills workers. `dispatch` decides which worker gets a request; `server` is the other end of the pipe.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use super::protocol::WorkerResponse;
+use crate::base::process::GroupLeader;
 use crate::base::{Failure, environment};
 use crate::verdict::DeviceIdentity;
 
-/// The most that a worker may say in one line.
+/// Maximum length of a response line, in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 
+/// A worker process that has been greeted. Dropping it kills the process and everything that it has started.
 pub(super) struct Worker {
-    pub(super) child: Child,
+    pub(super) child: GroupLeader,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     pub(super) identity: DeviceIdentity,
 }
 
-/// A worker's end without an answer.
+/// A worker ended before it responded.
 #[derive(Debug, thiserror::Error)]
-#[error("a worker ended without an answer: {0}")]
+#[error("a worker ended without a response: {0}")]
 pub(super) struct WorkerDied(std::process::ExitStatus);
 
 impl Worker {
-    /// Starts one, and waits until it is ready. `card`: the name of the only GPU that it is to see.
+    /// Starts a worker, sends the greeting, and waits until it is ready. `gpu_uuid`: the only GPU that it can see.
     pub(super) async fn start(
         gpu_uuid: Option<&str>,
         greeting: &str,
@@ -41,7 +45,7 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
-        // Nothing below ever needs a model's key.
+        // A worker never needs an API key.
         environment::withheld_variables().iter().for_each(|name| {
             command.env_remove(name);
         });
@@ -49,14 +53,15 @@ impl Worker {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
         command.process_group(0).kill_on_drop(true);
-        // No candidate's fault: a run that stops here goes on later.
-        let mut child = command.spawn().map_err(|error| {
+        // An environment failure, because it is not the candidate's fault: the run stops and can be resumed.
+        let child = command.spawn().map_err(|error| {
             Failure::environment(format!(
                 "failed to start a worker from `{}`: {error}",
                 program.display()
             ))
-            .hint("see that kforge was not replaced while it ran, and that more processes may be started")
+            .hint("check that the kforge program was not replaced while it ran, and that the limit on processes is not reached")
         })?;
+        let mut child = GroupLeader::new(child);
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("a worker started without its pipes");
         };
@@ -69,7 +74,7 @@ impl Worker {
         match tokio::time::timeout(deadline, worker.exchange(greeting)).await {
             Ok(Ok(WorkerResponse::Ready(identity))) => worker.identity = identity,
             Ok(Ok(WorkerResponse::Failure(failure))) => return Err(failure.into_error()),
-            Ok(Ok(_)) => bail!("a worker did not greet back"),
+            Ok(Ok(_)) => bail!("a worker did not respond to the greeting with `ready`"),
             Ok(Err(error)) => return Err(error),
             Err(_) => bail!(
                 "a worker was not ready within {:.0} s",
@@ -79,18 +84,18 @@ impl Worker {
         Ok(worker)
     }
 
-    /// One line there, one line back.
+    /// Sends one line and waits for the response.
     pub(super) async fn exchange(&mut self, line: &str) -> anyhow::Result<WorkerResponse> {
-        // Whoever has left before listening may have said why, and how it ended says more than a closed pipe.
         match self.send(line).await {
             Ok(()) => self.receive().await,
-            Err(closed) => self
-                .receive()
-                .await
-                .map_err(|error| match error.is::<WorkerDied>() {
-                    true => error,
-                    false => closed,
-                }),
+            // The worker may have sent a failure before it closed the pipe. Its exit status says more than the closed pipe, too.
+            Err(closed) => self.receive().await.map_err(|error| {
+                if error.is::<WorkerDied>() {
+                    error
+                } else {
+                    closed
+                }
+            }),
         }
     }
 
@@ -118,18 +123,6 @@ impl Worker {
                 .context("failed to wait for a worker")?;
             return Err(WorkerDied(status).into());
         }
-        serde_json::from_str(&line).context("a worker's answer is not understood")
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // The worker leads its own process group; whatever it started goes with it.
-        if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
-            // SAFETY: kill has no memory preconditions; the group is that of a child that was not yet waited for.
-            unsafe {
-                libc::kill(-id, libc::SIGKILL);
-            }
-        }
+        serde_json::from_str(&line).context("failed to parse a worker's response")
     }
 }

@@ -1,18 +1,21 @@
-//! Several verdicts on one kernel, each from a fresh process, as one: the number that is reported.
+//! Merges the verdicts of several fresh processes on one kernel into the confirmed verdict, whose speedup is the reported one.
+//!
+//! Pure: decides whether another process is needed and merges numbers. `pool` runs the processes.
 
 use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
 use crate::verdict::{Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
 
-/// Verdicts under way to one.
+/// The verdicts of a confirmation so far.
 pub(super) struct ConfirmationRuns {
-    /// How many fresh processes it takes.
+    /// Number of fresh processes in which the kernel must pass.
     processes: usize,
     verdicts: Vec<Verdict>,
-    /// The last process was correct, and its numbers were not precise enough: how often that was so in a row.
+    /// How many times in a row the last process was inconclusive: correct, but too noisy.
     noisy_in_a_row: usize,
 }
 
-/// A machine may be busy for a while: so often a process may be too noisy before nothing can be said.
+/// A process is repeated if it is inconclusive, because the machine may be busy for a while. After this many times in a row the
+/// confirmation is inconclusive.
 const MAX_NOISY: usize = 2;
 
 impl ConfirmationRuns {
@@ -24,7 +27,7 @@ impl ConfirmationRuns {
         }
     }
 
-    /// Whether another process is to judge.
+    /// Whether another process must judge the kernel.
     pub(super) fn needs_another(&self) -> bool {
         match self.verdicts.last() {
             None => true,
@@ -38,12 +41,12 @@ impl ConfirmationRuns {
             Status::Inconclusive => self.noisy_in_a_row += 1,
             _ => self.noisy_in_a_row = 0,
         }
-        // What was asked once more stands in the place of the first answer.
+        // A repeated process replaces the inconclusive one.
         self.verdicts.pop_if(|last| !last.passed());
         self.verdicts.push(verdict);
     }
 
-    /// `None` where no process has judged.
+    /// The merged verdict; `None` if no process has judged.
     pub(super) fn into_verdict(mut self) -> Option<Verdict> {
         let processes = self.processes;
         let nth = self.verdicts.len();
@@ -52,94 +55,103 @@ impl ConfirmationRuns {
         {
             let reason = last.reason.take().unwrap_or_default();
             last.reason = Some(format!(
-                "correct, and not confirmed: fresh process {nth} of {processes} was asked {MAX_NOISY} times and was too noisy: {reason}"
+                "correct but not confirmed: fresh process {nth} of {processes} was too noisy {MAX_NOISY} times: {reason}"
             ));
         }
         (nth > 0).then(|| merge_verdicts(self.verdicts))
     }
 }
 
-/// One verdict from those of all processes. The first that did not pass stands for all.
+/// Merges the verdicts of all processes. The first verdict that did not pass is the result.
 ///
-/// The process is the top level of chance: the interval is that of the mean over processes, however narrow each one's own is.
+/// Process noise is shared by all samples of a process. So the confidence interval is that of the mean over processes, however narrow
+/// the interval of each process is.
 fn merge_verdicts(verdicts: Vec<Verdict>) -> Verdict {
     if let Some(index) = verdicts.iter().position(|verdict| !verdict.passed()) {
         let mut verdicts = verdicts;
         return verdicts.swap_remove(index);
     }
-    let mut whole = verdicts[0].clone();
-    whole.confirmed = true;
-    whole.seeds = verdicts
+    let mut merged = verdicts[0].clone();
+    merged.confirmed = true;
+    merged.seeds = verdicts
         .iter()
         .flat_map(|verdict| verdict.seeds.clone())
         .collect();
-    whole.voided_blocks = verdicts.iter().map(|verdict| verdict.voided_blocks).sum();
+    merged.voided_blocks = verdicts.iter().map(|verdict| verdict.voided_blocks).sum();
     let shares: Vec<f64> = verdicts
         .iter()
         .filter_map(|verdict| verdict.checked_share)
         .collect();
-    whole.checked_share =
+    merged.checked_share =
         (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64);
-    if verdicts.len() == 1 {
-        return whole;
-    }
-    let all = |of: &dyn Fn(&Verdict) -> Option<Speedup>| -> Option<Speedup> {
-        let estimates: Vec<Estimate> = (verdicts.iter())
-            .filter_map(of)
-            .map(|speedup| Estimate {
-                estimate: speedup.geomean.ln(),
-                low: speedup.ci95[0].ln(),
-                high: speedup.ci95[1].ln(),
-            })
-            .collect();
-        let mean = mean_of_estimates(&estimates)?;
-        Some(Speedup {
-            geomean: mean.estimate.exp(),
-            ci95: [mean.low.exp(), mean.high.exp()],
-        })
-    };
-    whole.speedup = all(&|verdict| verdict.speedup);
-    for (index, workload) in whole.workloads.iter_mut().enumerate() {
-        let speedup = all(&|verdict| {
-            let workload = verdict.workloads.get(index)?;
-            Some(Speedup {
-                geomean: workload.speedup?,
-                ci95: workload.ci95?,
-            })
-        });
-        workload.speedup = speedup.map(|speedup| speedup.geomean);
-        workload.ci95 = speedup.map(|speedup| speedup.ci95);
-        // Hidden shapes are drawn anew in every process.
-        if !workload.hidden {
-            let errors = |which: fn(&WorkloadVerdict) -> Option<f64>| {
-                let each = verdicts
-                    .iter()
-                    .filter_map(|verdict| which(verdict.workloads.get(index)?));
-                SampleSummary::of(&each.collect::<Vec<_>>())
-            };
-            workload.max_abs_error = errors(|of| of.max_abs_error).map(|all| all.max);
-            workload.max_rel_error = errors(|of| of.max_rel_error).map(|all| all.max);
-            workload.mean_abs_error = errors(|of| of.mean_abs_error).map(|all| all.mean);
-            workload.tolerance_margin = errors(|of| of.tolerance_margin).map(|all| all.min);
+    if verdicts.len() > 1 {
+        merged.speedup = mean_speedup(&verdicts, &|verdict| verdict.speedup);
+        for (index, workload) in merged.workloads.iter_mut().enumerate() {
+            merge_workload(workload, index, &verdicts);
         }
-        let of = |which: fn(&WorkloadVerdict) -> Option<TimeSummary>| {
-            let times = verdicts
-                .iter()
-                .filter_map(|verdict| which(verdict.workloads.get(index)?));
-            merge_times(&times.collect::<Vec<_>>())
-        };
-        workload.candidate_us = of(|workload| workload.candidate_us);
-        workload.baseline_us = of(|workload| workload.baseline_us);
-        let candidate = workload.candidate_us.map(|times| times.median);
-        workload.roofline = workload
-            .floor_us
-            .zip(candidate)
-            .map(|(floor, time)| floor / time);
     }
-    whole
+    merged
 }
 
-/// The times of all processes: the median of their medians, the mean of their means and deviations.
+/// The geometric mean of the processes' speedups, with an interval that includes the differences between processes.
+fn mean_speedup(
+    verdicts: &[Verdict],
+    speedup_of: &dyn Fn(&Verdict) -> Option<Speedup>,
+) -> Option<Speedup> {
+    let estimates: Vec<Estimate> = (verdicts.iter())
+        .filter_map(speedup_of)
+        .map(|speedup| Estimate {
+            estimate: speedup.geomean.ln(),
+            low: speedup.ci95[0].ln(),
+            high: speedup.ci95[1].ln(),
+        })
+        .collect();
+    let mean = mean_of_estimates(&estimates)?;
+    Some(Speedup {
+        geomean: mean.estimate.exp(),
+        ci95: [mean.low.exp(), mean.high.exp()],
+    })
+}
+
+/// Merges the results of one workload, which has this index in every verdict.
+fn merge_workload(merged: &mut WorkloadVerdict, index: usize, verdicts: &[Verdict]) {
+    let all = || {
+        verdicts
+            .iter()
+            .filter_map(|verdict| verdict.workloads.get(index))
+    };
+    let speedup = mean_speedup(verdicts, &|verdict| {
+        let workload = verdict.workloads.get(index)?;
+        Some(Speedup {
+            geomean: workload.speedup?,
+            ci95: workload.ci95?,
+        })
+    });
+    merged.speedup = speedup.map(|speedup| speedup.geomean);
+    merged.ci95 = speedup.map(|speedup| speedup.ci95);
+    // Not for hidden shapes: every process draws its own.
+    if !merged.hidden {
+        let errors = |of: fn(&WorkloadVerdict) -> Option<f64>| {
+            SampleSummary::of(&all().filter_map(of).collect::<Vec<_>>())
+        };
+        merged.max_abs_error = errors(|of| of.max_abs_error).map(|all| all.max);
+        merged.max_rel_error = errors(|of| of.max_rel_error).map(|all| all.max);
+        merged.mean_abs_error = errors(|of| of.mean_abs_error).map(|all| all.mean);
+        merged.tolerance_margin = errors(|of| of.tolerance_margin).map(|all| all.min);
+    }
+    let times = |of: fn(&WorkloadVerdict) -> Option<TimeSummary>| {
+        merge_times(&all().filter_map(of).collect::<Vec<_>>())
+    };
+    merged.candidate_us = times(|workload| workload.candidate_us);
+    merged.baseline_us = times(|workload| workload.baseline_us);
+    let candidate = merged.candidate_us.map(|times| times.median);
+    merged.roofline = merged
+        .floor_us
+        .zip(candidate)
+        .map(|(floor, time)| floor / time);
+}
+
+/// The times of all processes: the median of the medians, the mean of the means and of the deviations, the overall minimum and maximum.
 fn merge_times(times: &[TimeSummary]) -> Option<TimeSummary> {
     let of = |which: fn(&TimeSummary) -> f64| {
         SampleSummary::of(&times.iter().map(which).collect::<Vec<_>>())
@@ -160,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// Of one process, on two workloads; `half`: of the interval, in logarithms.
+    /// The verdict of one process on two workloads with these speedups. `half`: the half width of every interval, in logarithms.
     fn verdict(seed: u64, status: &str, [first, second]: [f64; 2], half: f64) -> Verdict {
         let speedup = |value: f64| json!([value * (-half).exp(), value * half.exp()]);
         let workload = |id: &str, value: f64| {
@@ -212,7 +224,7 @@ mod tests {
         let first = (2.0f64 * 2.2 * 1.8).cbrt();
         assert!(is_near(whole.workloads[0].speedup.unwrap(), first));
         assert!(is_near(whole.workloads[1].speedup.unwrap(), 3.0));
-        // The worst of all seeds, not the first one's.
+        // The worst over all seeds, not the first seed's.
         let errors = &whole.workloads[0];
         assert_eq!(
             (errors.max_abs_error, errors.tolerance_margin),
@@ -220,14 +232,14 @@ mod tests {
         );
         let speedup = whole.speedup.unwrap();
         assert!(is_near(speedup.geomean, (first * 3.0).sqrt()));
-        // Student's t of three: what the processes differ by is ten times what each one thinks of itself.
+        // Student's t for three values: the processes differ by ten times the width of their own intervals.
         let logs = each.map(|[first, _]| (first * 3.0).sqrt().ln());
         let mean = logs.iter().sum::<f64>() / 3.0;
         let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / 2.0;
         let half = 4.302_65 * (variance / 3.0).sqrt();
         let found = (speedup.ci95[1] / speedup.geomean).ln();
         assert!((found / half - 1.0).abs() < 1e-3, "{found} for {half}");
-        // Where they agree, the interval is what they know: that of a mean of three.
+        // Where all processes agree, the interval is that of the mean of three estimates.
         let ci95 = whole.workloads[1].ci95.unwrap();
         let found = (ci95[1] / 3.0).ln();
         assert!(
@@ -236,40 +248,40 @@ mod tests {
         );
     }
 
-    /// The verdict on processes that answer so, and how many of them were asked.
-    fn confirmation(processes: usize, answers: &[&str]) -> (Verdict, usize) {
+    /// Confirms with processes whose verdicts have these statuses. Also returns the number of processes that ran.
+    fn confirmation(processes: usize, statuses: &[&str]) -> (Verdict, usize) {
         let mut confirmation = ConfirmationRuns::new(processes);
-        let mut asked = 0;
+        let mut runs = 0;
         while confirmation.needs_another() {
-            let mut answer = verdict(asked as u64, answers[asked], [2.0, 2.0], 0.01);
-            answer.reason = Some("±9 %".to_owned());
-            confirmation.add(answer);
-            asked += 1;
+            let mut verdict = verdict(runs as u64, statuses[runs], [2.0, 2.0], 0.01);
+            verdict.reason = Some("±9 %".to_owned());
+            confirmation.add(verdict);
+            runs += 1;
         }
-        (confirmation.into_verdict().unwrap(), asked)
+        (confirmation.into_verdict().unwrap(), runs)
     }
 
     #[test]
     fn noisy_process_is_repeated_once() {
         let (passed, noisy) = ("passed", "inconclusive");
-        let (whole, asked) =
+        let (whole, runs) =
             confirmation(5, &[passed, noisy, passed, noisy, passed, passed, passed]);
-        assert_eq!((whole.status, asked), (Status::Passed, 7));
+        assert_eq!((whole.status, runs), (Status::Passed, 7));
         assert!(whole.confirmed);
         assert_eq!(whole.seeds, [0, 2, 4, 5, 6]);
 
-        let (whole, asked) = confirmation(5, &[passed, passed, noisy, noisy]);
-        assert_eq!((whole.status, asked), (Status::Inconclusive, 4));
+        let (whole, runs) = confirmation(5, &[passed, passed, noisy, noisy]);
+        assert_eq!((whole.status, runs), (Status::Inconclusive, 4));
         assert!(!whole.confirmed);
         assert_eq!(
             whole.reason.unwrap(),
-            "correct, and not confirmed: fresh process 3 of 5 was asked 2 times and was too noisy: ±9 %"
+            "correct but not confirmed: fresh process 3 of 5 was too noisy 2 times: ±9 %"
         );
 
-        // What is wrong is not asked again.
-        for answers in [&["wrong_output"][..], &[passed, noisy, "wrong_output"]] {
-            let (whole, asked) = confirmation(5, answers);
-            assert_eq!((whole.status, asked), (Status::WrongOutput, answers.len()));
+        // A wrong kernel is not judged again.
+        for statuses in [&["wrong_output"][..], &[passed, noisy, "wrong_output"]] {
+            let (whole, runs) = confirmation(5, statuses);
+            assert_eq!((whole.status, runs), (Status::WrongOutput, statuses.len()));
         }
         assert_eq!(confirmation(1, &[noisy, passed]).1, 2);
     }

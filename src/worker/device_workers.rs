@@ -1,4 +1,6 @@
-//! A device with its workers: those that are ready, how much it has to do, and whether it is still trusted.
+//! The workers of one device: the idle ones, the number of active requests, and whether the device is quarantined.
+//!
+//! Keeps state only; `dispatch` starts workers and sends requests.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -6,15 +8,15 @@ use std::sync::{Mutex, OnceLock};
 use super::child::Worker;
 use crate::verdict::DeviceIdentity;
 
-/// A device with its workers.
+/// A device and its workers.
 pub(super) struct DeviceWorkers {
-    /// `None`: the host's processor.
+    /// `None`: the CPU of this machine.
     pub(super) gpu: Option<DeviceIdentity>,
     idle: Mutex<Vec<Worker>>,
     pub(super) active_requests: AtomicUsize,
-    /// Oracle and baseline have worked here.
+    /// Whether a worker has become ready here, that is, the oracle and the baseline work on this device.
     pub(super) is_proven: AtomicBool,
-    /// Set once it has failed with a kernel that is known to be good.
+    /// Set when the device fails with a kernel that is known to be correct.
     quarantine_reason: OnceLock<String>,
 }
 
@@ -29,14 +31,16 @@ impl DeviceWorkers {
         }
     }
 
-    /// What messages call it.
+    /// The device's name in messages.
     pub(super) fn describe(&self) -> String {
-        let card = self.gpu.as_ref();
-        let name = card.map(|card| card.uuid.as_ref().unwrap_or(&card.name));
-        name.map_or_else(|| "the processor".to_owned(), |name| format!("GPU {name}"))
+        let name = self
+            .gpu
+            .as_ref()
+            .map(|gpu| gpu.uuid.as_ref().unwrap_or(&gpu.name));
+        name.map_or_else(|| "the CPU".to_owned(), |name| format!("GPU {name}"))
     }
 
-    /// Why it is not used any more.
+    /// Why the device is quarantined; `None` if it is not.
     pub(super) fn quarantine_reason(&self) -> Option<String> {
         self.quarantine_reason.get().cloned()
     }
@@ -45,18 +49,19 @@ impl DeviceWorkers {
         self.quarantine_reason.get().is_some()
     }
 
+    /// Stops using the device permanently.
     pub(super) fn quarantine(&self, error: &anyhow::Error) {
-        let trouble = format!(
-            "{} fails with a kernel that is known to be good: {error:#}",
+        let reason = format!(
+            "{} fails with a kernel that is known to be correct: {error:#}",
             self.describe()
         );
-        // Whoever came first has said it.
-        if self.quarantine_reason.set(trouble.clone()).is_ok() {
-            tracing::warn!("{trouble}; it is not used any more");
+        // Only the first caller sets the reason and warns.
+        if self.quarantine_reason.set(reason.clone()).is_ok() {
+            tracing::warn!("{reason}; kforge does not use it any more");
         }
     }
 
-    /// A worker that is ready and still alive.
+    /// Takes an idle worker that is still alive.
     pub(super) fn take_idle(&self) -> Option<Worker> {
         let mut idle = self.idle.lock().ok()?;
         loop {
@@ -74,7 +79,7 @@ impl DeviceWorkers {
     }
 }
 
-/// Counts one request for as long as it lives.
+/// Counts one request while it exists.
 pub(super) struct ActiveRequest<'a>(&'a AtomicUsize);
 
 impl<'a> ActiveRequest<'a> {

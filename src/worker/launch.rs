@@ -1,6 +1,6 @@
-//! `kforge __launch`: one launch of a kernel in a process that a tool watches. One request on standard input, one answer.
+//! `kforge __launch`: launches a kernel in a process that is run under a tool. Reads one request, writes one response.
 //!
-//! Takes no lock: whoever started the tool holds the card for it. Compiles nothing that is not in the cache already.
+//! Takes no timing lock: `profiling`, which starts the tool, holds it. The kernel is already in the compiler cache.
 
 use std::io::Read;
 
@@ -13,10 +13,10 @@ use crate::device::cuda::CudaDevice;
 use crate::eval::{self, ProbeCases, ProbedLaunch};
 use crate::task::TaskFiles;
 
-/// The hidden command.
+/// Name of the hidden command.
 pub(crate) const LAUNCH_COMMAND: &str = "__launch";
 
-/// What to launch: the contents of files, never their paths.
+/// What to launch. Contains the contents of files, never paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct LaunchRequest {
     pub(super) version: u32,
@@ -24,10 +24,11 @@ pub(super) struct LaunchRequest {
     pub(super) options: eval::JudgeOptions,
     pub(super) source: String,
     pub(super) on: ProbeCases,
-    /// Whether outputs and scratch are poisoned first.
+    /// Whether outputs and scratch are poisoned before the launch.
     pub(super) outputs: bool,
 }
 
+/// The response, as one JSON line on standard output.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum LaunchResponse {
@@ -36,14 +37,14 @@ pub(super) enum LaunchResponse {
 }
 
 impl LaunchResponse {
-    /// The last line that is one: whatever else a tool leaves on standard output is not ours.
+    /// The last line that is a response. The tool may write other lines to standard output.
     pub(super) fn find(said: &str) -> Option<Self> {
         let mut lines = said.lines().rev().filter(|line| line.starts_with('{'));
         lines.find_map(|line| serde_json::from_str(line).ok())
     }
 }
 
-/// Answers the request on standard input.
+/// Reads the request from standard input and responds on standard output.
 pub(crate) fn serve_launch() -> anyhow::Result<()> {
     let mut output = take_stdout()?;
     let mut text = String::new();
@@ -52,17 +53,17 @@ pub(crate) fn serve_launch() -> anyhow::Result<()> {
         .context("failed to read the request")?;
     let request: LaunchRequest =
         serde_json::from_str(&text).context("the request is not understood")?;
-    let answer = match launch(request) {
+    let response = match launch(request) {
         Ok(launches) => LaunchResponse::Launched(launches),
         Err(error) => LaunchResponse::Failure(WireFailure::from_error(&error)),
     };
-    super::server::send_line(&mut output, &answer)
+    super::server::send_line(&mut output, &response)
 }
 
 fn launch(request: LaunchRequest) -> anyhow::Result<Vec<ProbedLaunch>> {
     if request.version != PROTOCOL_VERSION {
         bail!(
-            "version {} of the protocol was asked for, this is {PROTOCOL_VERSION}: kforge was replaced while it ran",
+            "the request has protocol version {}, this program has {PROTOCOL_VERSION}: kforge was replaced while it ran",
             request.version
         );
     }
@@ -95,7 +96,7 @@ mod tests {
         };
         let line = serde_json::to_string(&request).unwrap();
         let read: LaunchRequest = serde_json::from_str(&line).unwrap();
-        // Contents cross the pipe, paths do not.
+        // The path of the kernels folder is not sent.
         let mut expected = request;
         expected.files.kernels_folder = Default::default();
         assert_eq!(read, expected);
@@ -108,11 +109,11 @@ mod tests {
             kernels: vec!["rows<4>".to_owned()],
             fault: Some((crate::verdict::Status::TimedOut, "x".to_owned())),
         };
-        let answer = LaunchResponse::Launched(vec![launch.clone()]);
-        let line = serde_json::to_string(&answer).unwrap();
+        let response = LaunchResponse::Launched(vec![launch.clone()]);
+        let line = serde_json::to_string(&response).unwrap();
         let said = format!("==PROF== Connected\n{{\"forged\"\n{line}\n==PROF== {{}}\n{{}}\n");
         let Some(LaunchResponse::Launched(found)) = LaunchResponse::find(&said) else {
-            panic!("no answer was found");
+            panic!("no response was found");
         };
         assert_eq!(found, [launch]);
         assert!(LaunchResponse::find("").is_none());

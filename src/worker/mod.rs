@@ -1,6 +1,10 @@
-//! Judging beside the driver: what an evaluator is asked, and what it answers.
+//! Evaluation of kernels in worker processes, for the driver.
 //!
-//! Messages carry contents, never paths. A bad kernel is an `Outcome`; an `Err` is broken machinery.
+//! A worker is this same program, started as `kforge __worker`. Messages contain the contents of files, never paths. A bad kernel is a
+//! `JobOutcome`; an `Err` is broken machinery. This module does not judge kernels: `eval` does, inside the worker.
+//!
+//! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a process.
+//! `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +15,8 @@ use crate::verdict::{Duel, SelfTest, Verdict};
 mod child;
 mod confirm;
 mod device_workers;
+mod dispatch;
+mod factory;
 mod launch;
 mod pool;
 mod profiling;
@@ -18,60 +24,66 @@ mod protocol;
 mod server;
 mod tool;
 
+pub(crate) use factory::WorkerPools;
 pub(crate) use launch::{LAUNCH_COMMAND, serve_launch};
-pub(crate) use pool::{PoolOptions, WorkerPool, WorkerPools};
+pub(crate) use pool::{PoolOptions, WorkerPool};
 pub(crate) use profiling::Profiling;
 pub use server::{cpu_limits, serve};
 
-/// A future that may be dropped at any await: whatever runs for it is killed then.
+/// A future that may be dropped at any await point. Dropping it kills the processes that run for it.
 pub type JobFuture<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
 
-/// Judges kernels of one task. Called for several jobs at once, as many as the driver has in flight.
+/// Judges kernels of one task. The driver calls it for several jobs at a time.
 pub trait Evaluator: Send + Sync {
     fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome>;
 
-    /// What the clock can tell apart: the baseline against itself, on every workload. Empty where nothing needs to be known ahead.
+    /// Times the baseline against itself on every workload, to find the smallest difference that can be measured. Empty if the
+    /// device needs no such test.
     fn self_test(&self) -> JobFuture<'_, Vec<SelfTest>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 }
 
-/// Makes an evaluator ready for a task: oracle and baseline compiled and seen to work.
-/// A fault of theirs is a `Failure` of kind `Reference`, which ends the task and no other.
+/// Makes evaluators.
 pub trait EvaluatorFactory: Send + Sync {
+    /// Makes an evaluator for a task. It is ready: the oracle and the baseline compile and work.
+    ///
+    /// # Errors
+    /// A `Failure` of kind `Reference` if the oracle or the baseline does not work. It ends this task only.
     fn open(&self, task: Arc<Task>) -> JobFuture<'_, Arc<dyn Evaluator>>;
 }
 
-/// One question about one kernel.
+/// A request to evaluate one kernel.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// For messages and deadlines; a step is judged at most once at a time. 0: of no step, the baseline.
+    /// The step, for messages; 0 for the baseline. There is at most one job per step at a time.
     pub step: u64,
-    /// The whole kernel file.
+    /// Text of the kernel file.
     pub source: Arc<str>,
     pub kind: JobKind,
 }
 
+/// What to do with the kernel.
 #[derive(Clone, Debug)]
 pub enum JobKind {
-    /// Check and measure.
+    /// Check and time it.
     Judge,
-    /// Time it against another kernel, both known to pass.
+    /// Time it against another kernel. Both have passed before.
     Duel { against: Arc<str> },
-    /// Check and measure again: new seeds, fresh processes, the profile's whole budget.
+    /// Check and time it again with new seeds in fresh processes.
     Confirm,
 }
 
-/// The answer, of the kind that the job asked for.
+/// The result of a job, of the kind that was requested.
 #[derive(Clone, Debug)]
 pub enum JobOutcome {
     Verdict {
         verdict: Box<Verdict>,
-        /// What the compiler said: untrusted text, capped; empty where it said nothing.
+        /// Output of the compiler: untrusted text, capped; empty if there is none.
         compile_log: String,
-        /// The profiler's own report, where one was asked for and made.
+        /// The profiler's own report file, if one was requested and made.
         report: Option<Vec<u8>>,
     },
-    /// `None` where one of the two no longer passed.
+    /// `None` if one of the two kernels did not pass this time.
     Duel(Option<Duel>),
 }

@@ -1,7 +1,7 @@
-//! The driver's side of the maker's tools: a kernel that has passed is launched once more under a profiler or a sanitizer, and
-//! what they say goes into its verdict.
+//! Profiling: launches a kernel that has passed under `ncu` or `compute-sanitizer`, and writes the results into its verdict.
 //!
-//! Never an error: a tool that is missing, forbidden or broken leaves a reason. Counters never change a status.
+//! Never fails: a missing, forbidden or broken tool leaves a reason in the verdict. A sanitizer finding changes the status; counters
+//! never do. `tool` runs the tools, `launch` is the process under them, and `device::cuda::tools` parses their output.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use super::launch::{LAUNCH_COMMAND, LaunchRequest, LaunchResponse};
 use super::protocol::PROTOCOL_VERSION;
 use super::tool::{Tool, ToolOutput};
 use crate::base::random;
+use crate::device::cuda::tools::sanitizer::SanitizerFinding;
 use crate::device::cuda::{self, tools};
 use crate::eval::{self, ProbeCases, ProbedLaunch, TimingLock};
 use crate::task::TaskFiles;
@@ -17,32 +18,32 @@ use crate::verdict::{
     Counters, DeviceIdentity, DeviceSanitizer, Evidence, LaunchCounters, Status, Verdict,
 };
 
-/// How long one run of a tool may take.
+/// Deadline of one run of a tool.
 const TOOL_LIMIT: Duration = Duration::from_secs(180);
-/// The least deadline of a launch under a tool, in seconds: it runs many times slower there.
+/// Minimum deadline of a launch under a tool, in seconds: kernels run many times slower there.
 const MIN_LAUNCH_SECONDS: f64 = 60.0;
-/// The most workloads that are counted.
+/// Maximum number of workloads for which counters are collected.
 const MAX_WORKLOADS: usize = 16;
-/// How often a run is repeated because the card does not know a metric.
+/// Attempts to collect counters. After each one, the metrics that the GPU does not know are dropped.
 const MAX_RUNS: usize = 3;
 
-/// What is looked at once a kernel has passed.
+/// The NVIDIA tools that run on a kernel that has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Profiling {
-    /// Counters, by a profiler.
+    /// Collect counters with `ncu` on the timed workloads.
     pub counters: bool,
-    /// What the device's sanitizer finds at the smallest hidden shapes.
+    /// Run `compute-sanitizer` on the smallest hidden shapes.
     pub sanitize: bool,
 }
 
-/// Looks at kernels of one task.
+/// Profiles kernels of one task.
 pub(super) struct Profiler {
     files: TaskFiles,
     options: eval::JudgeOptions,
     profiling: Profiling,
 }
 
-/// Why something was not looked at, in one line.
+/// Why something was skipped, in one line.
 type SkipReason = String;
 
 impl Profiler {
@@ -62,7 +63,7 @@ impl Profiler {
         }
     }
 
-    /// Looks, and gives the profiler's own report where there is one.
+    /// Runs the tools and writes the results into the verdict. Returns the report file of `ncu`, if there is one.
     pub(super) async fn run(&self, verdict: &mut Verdict, source: &str) -> Option<Vec<u8>> {
         if self.profiling.sanitize && verdict.passed() {
             self.run_sanitizer(verdict, source).await;
@@ -72,13 +73,12 @@ impl Profiler {
         }
         let (counters, report) = match self.collect_counters(verdict, source).await {
             Ok((counters, report)) => (counters, Some(report)),
-            Err(skipped) => {
-                let skipped = Some(skipped);
-                let none = Counters {
-                    skipped,
+            Err(reason) => {
+                let skipped = Counters {
+                    skipped: Some(reason),
                     ..Counters::default()
                 };
-                (none, None)
+                (skipped, None)
             }
         };
         evidence_mut(verdict).counters = Some(counters);
@@ -100,8 +100,7 @@ impl Profiler {
             ProbeCases::Workloads(timed_workloads(verdict)),
             true,
         )?;
-        let folder =
-            tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
+        let folder = temporary_folder()?;
         let (report, log) = (
             folder.path().join("kernel.ncu-rep"),
             folder.path().join("log"),
@@ -110,24 +109,27 @@ impl Profiler {
         let mut launched = None;
         for _ in 0..MAX_RUNS {
             let arguments = tools::ncu::arguments(&metrics, &report, &log);
-            let held = lock_gpu(&verdict.device, TimingLock::exclusive).await?;
-            let ran = tool
+            let lock = lock_gpu(&verdict.device, TimingLock::exclusive).await?;
+            let output = tool
                 .run(with_launch_command(arguments)?, &request, TOOL_LIMIT)
                 .await?;
-            drop(held);
-            let words = tool_messages(&log, &ran);
+            drop(lock);
+            let messages = tool_messages(&log, &output);
             if report.is_file() {
-                launched = Some(parse_launches(&ran).map_err(|reason| {
-                    format!("{reason} ({})", tools::ncu::failure_reason(&words))
+                launched = Some(parse_launches(&output).map_err(|reason| {
+                    format!("{reason} ({})", tools::ncu::failure_reason(&messages))
                 })?);
                 break;
             }
-            match tools::ncu::drop_unknown_metrics(&metrics, &words) {
+            match tools::ncu::drop_unknown_metrics(&metrics, &messages) {
                 Some(known) => metrics = known,
-                None => return Err(with_last_message(&ran, &tools::ncu::failure_reason(&words))),
+                None => {
+                    let reason = tools::ncu::failure_reason(&messages);
+                    return Err(with_last_message(&output, &reason));
+                }
             }
         }
-        let launched = launched.ok_or("the card knows too few of the metrics")?;
+        let launched = launched.ok_or("the GPU supports too few of the metrics")?;
         let printed = tool
             .run(tools::ncu::import_arguments(&report), "", TOOL_LIMIT)
             .await?;
@@ -135,8 +137,8 @@ impl Profiler {
             format!("{reason} ({})", tools::ncu::failure_reason(&printed.stderr))
         })?;
         name_workloads(&mut rows, &launched);
-        let bytes =
-            std::fs::read(&report).map_err(|error| format!("the report is gone: {error}"))?;
+        let bytes = std::fs::read(&report)
+            .map_err(|error| format!("failed to read the report: {error}"))?;
         let counters = Counters {
             tier: Some(tool.label()),
             launches: rows,
@@ -145,25 +147,24 @@ impl Profiler {
         Ok((counters, bytes))
     }
 
-    /// The first check that finds something ends it: its finding is the verdict's.
+    /// Runs the checks of `compute-sanitizer` until one has a finding, which becomes the verdict's.
     async fn run_sanitizer(&self, verdict: &mut Verdict, source: &str) {
-        let mut looked = DeviceSanitizer::default();
+        let mut checks = DeviceSanitizer::default();
         let seed = random::fresh_seed();
         let found = match self.prepare_sanitizer(verdict, source, seed).await {
-            Ok((tool, request)) => {
-                looked.tool = Some(tool.label());
-                self.run_checks(verdict, &mut looked, (&tool, &request))
-                    .await
+            Ok(sanitizer) => {
+                checks.tool = Some(sanitizer.tool.label());
+                sanitizer.run_checks(verdict, &mut checks).await
             }
-            Err(skipped) => {
-                looked.skipped.push(skipped);
+            Err(reason) => {
+                checks.skipped.push(reason);
                 None
             }
         };
         if let Some((check, finding)) = found {
             refute(verdict, check, &finding, seed);
         }
-        evidence_mut(verdict).device_sanitizer = Some(looked);
+        evidence_mut(verdict).device_sanitizer = Some(checks);
     }
 
     async fn prepare_sanitizer(
@@ -171,34 +172,56 @@ impl Profiler {
         verdict: &Verdict,
         source: &str,
         seed: u64,
-    ) -> Result<(Tool, String), SkipReason> {
+    ) -> Result<Sanitizer, SkipReason> {
         require_gpu(verdict)?;
         let tool = Tool::find(tools::sanitizer::NAME, &verdict.device).await?;
-        Ok((
-            tool,
-            self.launch_request(source, ProbeCases::Smallest { seed }, false)?,
-        ))
+        // Outputs stay unwritten, so that `initcheck` sees reads of uninitialized memory.
+        let request = self.launch_request(source, ProbeCases::Smallest { seed }, false)?;
+        Ok(Sanitizer { tool, request })
     }
 
+    fn launch_request(
+        &self,
+        source: &str,
+        cases: ProbeCases,
+        poison_outputs: bool,
+    ) -> Result<String, SkipReason> {
+        let request = LaunchRequest {
+            version: PROTOCOL_VERSION,
+            files: self.files.clone(),
+            options: self.options.clone(),
+            source: source.to_owned(),
+            on: cases,
+            outputs: poison_outputs,
+        };
+        serde_json::to_string(&request)
+            .map_err(|error| format!("failed to encode the request: {error}"))
+    }
+}
+
+/// `compute-sanitizer`, and the request for the process that it watches.
+struct Sanitizer {
+    tool: Tool,
+    request: String,
+}
+
+impl Sanitizer {
+    /// Runs the checks until one has a finding. Writes into `checks` what was run and what was skipped.
     async fn run_checks(
         &self,
         verdict: &Verdict,
-        looked: &mut DeviceSanitizer,
-        (tool, request): (&Tool, &str),
-    ) -> Option<(&'static str, tools::sanitizer::SanitizerFinding)> {
+        checks: &mut DeviceSanitizer,
+    ) -> Option<(&'static str, SanitizerFinding)> {
         for check in tools::sanitizer::CHECKS {
-            let fact = |name: &str| verdict.features.get(name).copied().unwrap_or(0.0);
-            let checked = match tools::sanitizer::skip_reason(check, fact) {
+            let feature = |name: &str| verdict.features.get(name).copied().unwrap_or(0.0);
+            let checked = match tools::sanitizer::skip_reason(check, feature) {
                 Some(reason) => Err(reason),
-                None => {
-                    self.run_check(verdict, looked, (tool, request, check))
-                        .await
-                }
+                None => self.run_check(check, verdict, checks).await,
             };
             match checked {
-                Ok(None) => looked.clean.push(check.to_owned()),
+                Ok(None) => checks.clean.push(check.to_owned()),
                 Ok(Some(finding)) => return Some((check, finding)),
-                Err(reason) => looked.skipped.push(format!("{check}: {reason}")),
+                Err(reason) => checks.skipped.push(format!("{check}: {reason}")),
             }
         }
         None
@@ -206,73 +229,57 @@ impl Profiler {
 
     async fn run_check(
         &self,
+        check: &str,
         verdict: &Verdict,
-        looked: &mut DeviceSanitizer,
-        (tool, request, check): (&Tool, &str, &str),
-    ) -> Result<Option<tools::sanitizer::SanitizerFinding>, SkipReason> {
-        let folder =
-            tempfile::tempdir().map_err(|error| format!("no temporary folder: {error}"))?;
-        let log = folder.path().join("log");
-        let arguments = tools::sanitizer::arguments(check, &log);
-        let held = lock_gpu(&verdict.device, TimingLock::shared).await?;
-        let ran = tool
-            .run(with_launch_command(arguments)?, request, TOOL_LIMIT)
+        checks: &mut DeviceSanitizer,
+    ) -> Result<Option<SanitizerFinding>, SkipReason> {
+        let folder = temporary_folder()?;
+        let log_path = folder.path().join("log");
+        let arguments = tools::sanitizer::arguments(check, &log_path);
+        let lock = lock_gpu(&verdict.device, TimingLock::shared).await?;
+        let output = self
+            .tool
+            .run(with_launch_command(arguments)?, &self.request, TOOL_LIMIT)
             .await?;
-        drop(held);
-        let launched = parse_launches(&ran);
-        let known = launched.as_deref().unwrap_or_default();
-        let kernels: Vec<String> = known
+        drop(lock);
+        let launched = parse_launches(&output);
+        let kernels: Vec<String> = launched
             .iter()
+            .flatten()
             .flat_map(|launch| launch.kernels.clone())
             .collect();
-        let said = std::fs::read(&log).unwrap_or_default();
-        let read = tools::sanitizer::parse_log(&String::from_utf8_lossy(&said), &kernels);
-        // Of several the gravest, and of those the first.
-        if let Some(finding) = read
-            .findings
-            .into_iter()
-            .min_by_key(|finding| finding.status)
-        {
+        let log = std::fs::read(&log_path).unwrap_or_default();
+        let log = tools::sanitizer::parse_log(&String::from_utf8_lossy(&log), &kernels);
+        // The finding of the highest precedence; of several such findings, the first.
+        let findings = log.findings.into_iter();
+        if let Some(finding) = findings.min_by_key(|finding| finding.status) {
             return Ok(Some(finding));
         }
-        if let Some(trouble) = read.failure {
-            return Err(trouble);
+        if let Some(failure) = log.failure {
+            return Err(failure);
         }
-        let launched = launched.map_err(|reason| with_last_message(&ran, &reason))?;
+        let launched = launched.map_err(|reason| with_last_message(&output, &reason))?;
         if let Some((case, (_, reason))) = launched
             .iter()
             .find_map(|launch| Some((&launch.case, launch.fault.as_ref()?)))
         {
-            return Err(format!("under it a launch on `{case}` failed: {reason}"));
+            return Err(format!(
+                "a launch on `{case}` failed under the tool: {reason}"
+            ));
         }
-        if !read.complete {
-            return Err(with_last_message(&ran, "its log has no end"));
+        if !log.complete {
+            return Err(with_last_message(&output, "the tool's log is incomplete"));
         }
-        let told = |warning| format!("{check}: {warning}");
-        looked.warnings.extend(read.warnings.into_iter().map(told));
-        looked.cases = launched.into_iter().map(|launch| launch.case).collect();
+        let warnings = log.warnings.into_iter();
+        checks
+            .warnings
+            .extend(warnings.map(|warning| format!("{check}: {warning}")));
+        checks.cases = launched.into_iter().map(|launch| launch.case).collect();
         Ok(None)
-    }
-
-    fn launch_request(
-        &self,
-        source: &str,
-        on: ProbeCases,
-        outputs: bool,
-    ) -> Result<String, SkipReason> {
-        let request = LaunchRequest {
-            version: PROTOCOL_VERSION,
-            files: self.files.clone(),
-            options: self.options.clone(),
-            source: source.to_owned(),
-            on,
-            outputs,
-        };
-        serde_json::to_string(&request).map_err(|error| format!("the request: {error}"))
     }
 }
 
-/// Where there is a card to look at.
+/// Fails if the kernel was judged on a CPU.
 fn require_gpu(verdict: &Verdict) -> Result<(), SkipReason> {
     match verdict.device.cores {
         Some(_) => Err("the device is a CPU, and the tool is for GPUs".to_owned()),
@@ -280,54 +287,55 @@ fn require_gpu(verdict: &Verdict) -> Result<(), SkipReason> {
     }
 }
 
-/// Keeps the clock's owner from the card, or everybody.
+/// Locks the GPU: shared, so that nothing is timed meanwhile, or exclusive, so that nothing else runs.
 async fn lock_gpu(
     device: &DeviceIdentity,
-    how: fn(&TimingLock) -> anyhow::Result<eval::TimingLockGuard>,
+    mode: fn(&TimingLock) -> anyhow::Result<eval::TimingLockGuard>,
 ) -> Result<eval::TimingLockGuard, SkipReason> {
-    let lock = cuda::lock_file(device);
-    let held = tokio::task::spawn_blocking(move || how(&TimingLock::open(lock)?)).await;
-    let held = held.map_err(|error| format!("waiting for the card broke down: {error}"))?;
-    held.map_err(|error| format!("{error:#}"))
+    let file = cuda::lock_file(device);
+    let guard = tokio::task::spawn_blocking(move || mode(&TimingLock::open(file)?)).await;
+    let guard = guard.map_err(|error| format!("failed to wait for the GPU: {error}"))?;
+    guard.map_err(|error| format!("{error:#}"))
 }
 
-/// A tool's arguments with the program behind them that it is to watch.
+/// Appends to a tool's arguments the command that it runs: `kforge __launch`.
 fn with_launch_command(
     mut arguments: Vec<std::ffi::OsString>,
 ) -> Result<Vec<std::ffi::OsString>, SkipReason> {
-    let own = std::env::current_exe();
-    let own = own.map_err(|error| format!("kforge's own program file is not found: {error}"))?;
-    arguments.push(own.into_os_string());
+    let program = std::env::current_exe()
+        .map_err(|error| format!("failed to find kforge's own program file: {error}"))?;
+    arguments.push(program.into_os_string());
     arguments.push(LAUNCH_COMMAND.into());
     Ok(arguments)
 }
 
-/// All that a tool has said.
-fn tool_messages(log: &Path, ran: &ToolOutput) -> String {
+/// All messages of a tool: its log, its lines on standard output, and standard error.
+fn tool_messages(log: &Path, output: &ToolOutput) -> String {
     let log = std::fs::read(log).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
-    // The judged program's words are no tool's.
-    let of_tool = |line: &&str| line.starts_with("==");
-    let said: Vec<&str> = ran.stdout.lines().filter(of_tool).collect();
-    format!("{log}\n{}\n{}", said.join("\n"), ran.stderr)
+    // Lines of the tool start with `==`; the others are from the watched process.
+    let is_from_tool = |line: &&str| line.starts_with("==");
+    let lines: Vec<&str> = output.stdout.lines().filter(is_from_tool).collect();
+    format!("{log}\n{}\n{}", lines.join("\n"), output.stderr)
 }
 
-/// What the watched process answered.
-fn parse_launches(ran: &ToolOutput) -> Result<Vec<ProbedLaunch>, SkipReason> {
-    match LaunchResponse::find(&ran.stdout) {
+/// The response of the watched process.
+fn parse_launches(output: &ToolOutput) -> Result<Vec<ProbedLaunch>, SkipReason> {
+    match LaunchResponse::find(&output.stdout) {
         Some(LaunchResponse::Launched(launches)) => Ok(launches),
         Some(LaunchResponse::Failure(failure)) => {
             Err(one_line(&format!("{:#}", failure.into_error())))
         }
-        None => Err("the launching process gave no answer".to_owned()),
+        None => Err("the launching process sent no response".to_owned()),
     }
 }
 
-fn with_last_message(ran: &ToolOutput, reason: &str) -> String {
-    let last = ran.stderr.lines().rfind(|line| !line.trim().is_empty());
+/// Adds the exit status, and the last line of standard error, to a reason.
+fn with_last_message(output: &ToolOutput, reason: &str) -> String {
+    let last = output.stderr.lines().rfind(|line| !line.trim().is_empty());
     match last.filter(|last| !reason.contains(last.trim())) {
-        Some(last) => one_line(&format!("{reason} ({}: {})", ran.exit, last.trim())),
-        None => one_line(&format!("{reason} ({})", ran.exit)),
+        Some(last) => one_line(&format!("{reason} ({}: {})", output.exit, last.trim())),
+        None => one_line(&format!("{reason} ({})", output.exit)),
     }
 }
 
@@ -336,14 +344,14 @@ fn one_line(text: &str) -> String {
     words.join(" ").chars().take(500).collect()
 }
 
-/// The workloads that were timed.
+/// Ids of the workloads that were timed.
 fn timed_workloads(verdict: &Verdict) -> Vec<String> {
     let timed = (verdict.workloads.iter()).filter(|workload| workload.candidate_us.is_some());
     let names = timed.map(|workload| workload.id.clone());
     names.take(MAX_WORKLOADS).collect()
 }
 
-/// Says of each row which workload it is of, where there are as many as launches were made.
+/// Sets the workload of each row, if there are as many rows as launches.
 fn name_workloads(rows: &mut [LaunchCounters], launched: &[ProbedLaunch]) {
     let cases: Vec<&String> = (launched.iter())
         .flat_map(|launch| launch.kernels.iter().map(|_| &launch.case))
@@ -355,17 +363,16 @@ fn name_workloads(rows: &mut [LaunchCounters], launched: &[ProbedLaunch]) {
     }
 }
 
+fn temporary_folder() -> Result<tempfile::TempDir, SkipReason> {
+    tempfile::tempdir().map_err(|error| format!("failed to create a temporary folder: {error}"))
+}
+
 fn evidence_mut(verdict: &mut Verdict) -> &mut Evidence {
     verdict.evidence.get_or_insert_default()
 }
 
-/// A kernel in which a check finds something has not passed.
-fn refute(
-    verdict: &mut Verdict,
-    check: &str,
-    finding: &tools::sanitizer::SanitizerFinding,
-    seed: u64,
-) {
+/// Changes a passed verdict to the finding of a check.
+fn refute(verdict: &mut Verdict, check: &str, finding: &SanitizerFinding, seed: u64) {
     debug_assert_ne!(finding.status, Status::Passed);
     let line = finding.line.map(|line| format!("line {line}: "));
     verdict.status = finding.status;
@@ -421,7 +428,7 @@ mod tests {
         let reason = parse_launches(&ran("noise\n")).unwrap_err();
         assert_eq!(
             with_last_message(&ran(""), &reason),
-            "the launching process gave no answer (exit status: 3: error: no CUDA driver)"
+            "the launching process sent no response (exit status: 3: error: no CUDA driver)"
         );
         assert_eq!(parse_launches(&ran("{\"launched\":[]}\n")).unwrap(), []);
         let failed = r#"{"failure":{"kind":"environment","message":"no GPU\nat all","hint":null}}"#;

@@ -1,4 +1,6 @@
-//! What driver and worker say to each other: one JSON document a line, the contents of files, never their paths.
+//! Messages between the driver and a worker: one JSON document per line.
+//!
+//! Messages contain the contents of files, never paths. This module only defines the types; `child` sends and `server` receives them.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,8 +9,8 @@ use crate::eval;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
-/// The version of these messages. Both ends are the same program, so a difference means that it was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 2;
+/// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
+pub(super) const PROTOCOL_VERSION: u32 = 3;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,33 +18,34 @@ pub(super) struct Greeting {
     pub(super) version: u32,
     pub(super) files: TaskFiles,
     pub(super) options: eval::JudgeOptions,
-    /// Whether the first GPU that the worker sees judges; else its processor does.
-    pub(super) on_card: bool,
-    /// Whether a kernel for the GPU runs on the processor first.
+    /// Whether to judge on the first visible GPU; otherwise on the CPU.
+    pub(super) on_gpu: bool,
+    /// Whether a kernel runs on the CPU before it runs on the GPU.
     pub(super) screen: bool,
-    /// Whether one workload shows that the baseline works, because another worker has seen it on all of them.
-    pub(super) brief: bool,
+    /// Whether the baseline is checked on one workload only, because another worker has checked it on all of them.
+    pub(super) baseline_is_proven: bool,
 }
 
-/// A further line to a worker.
+/// A later line to a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WorkerRequest {
     Judge {
         name: String,
         source: String,
+        /// Repeats an earlier judgement; `None`: draw a new seed.
         seed: Option<u64>,
     },
     Duel {
         challenger: String,
         incumbent: String,
     },
-    /// The baseline against itself.
+    /// Time the baseline against itself.
     SelfTest,
 }
 
 impl WorkerRequest {
-    /// The same judgement on what an earlier one had drawn from its seed.
+    /// The same request with the seed of an earlier judgement, so that it uses the same inputs and hidden shapes.
     pub(super) fn with_seed(&self, drawn: Option<u64>) -> Self {
         let mut request = self.clone();
         if let Self::Judge { seed, .. } = &mut request {
@@ -52,7 +55,7 @@ impl WorkerRequest {
     }
 }
 
-/// A line from a worker: one for the greeting, one for each request.
+/// A line from a worker: one for the greeting and one for each request.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WorkerResponse {
@@ -60,11 +63,10 @@ pub(super) enum WorkerResponse {
     Verdict(Box<Verdict>),
     Duel(Option<Duel>),
     SelfTest(Vec<SelfTest>),
-    /// A failure with a remedy, or broken machinery where `kind` is `None`.
     Failure(WireFailure),
 }
 
-/// A [`Failure`] on its way between processes.
+/// An error on its way between processes: a [`Failure`], or broken machinery if `kind` is `None`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WireFailure {
     kind: Option<WireFailureKind>,

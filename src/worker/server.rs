@@ -1,6 +1,7 @@
-//! The worker's side: reads requests until the pipe closes, judges, answers. Runs inside `kforge __worker`.
+//! `kforge __worker`: reads requests from standard input until the pipe closes, judges, and writes responses to standard output.
 //!
-//! Opens no run directory and knows no path; candidates run in processes of their own below this one.
+//! Never opens a run directory and never receives a path. Candidates on the CPU, and compilers, run in processes of their own below
+//! this one. `child` is the other end of the pipe; `eval::Judge` judges.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -18,50 +19,37 @@ use crate::kernel::DeviceLimits;
 use crate::task::Task;
 use crate::verdict::DeviceIdentity;
 
-/// The most shared memory that a block may have: that of the GPUs which the CPU stands in for (sm_90).
+/// Maximum shared memory of a thread block on the CPU backend: that of sm_90, the architecture that it emulates.
 const MAX_SHARED_BYTES: i64 = 227 * 1024;
 
-/// Serves until standard input ends.
+/// Serves requests until standard input ends.
 pub fn serve() -> anyhow::Result<()> {
     let mut output = take_stdout()?;
     let mut lines = BufReader::new(std::io::stdin().lock()).lines();
-    let Some(hello) = lines.next() else {
+    let Some(line) = lines.next() else {
         return Ok(());
     };
-    let hello = match parse_greeting(&hello?) {
-        Ok(hello) => hello,
-        Err(failure) => {
-            return send(
-                &mut output,
-                &WorkerResponse::Failure(WireFailure::from_error(&failure.into())),
-            );
-        }
+    let greeted =
+        parse_greeting(&line?).and_then(|greeting| Ok((greeting.files.load()?, greeting)));
+    let (task, greeting) = match greeted {
+        Ok(greeted) => greeted,
+        Err(failure) => return send_failure(&mut output, &failure.into()),
     };
-    let task = match hello.files.load() {
-        Ok(task) => task,
-        Err(failure) => {
-            return send(
-                &mut output,
-                &WorkerResponse::Failure(WireFailure::from_error(&failure.into())),
-            );
-        }
+    let served = if greeting.on_gpu {
+        serve_on_gpu(&mut output, &task, greeting, &mut lines)
+    } else {
+        serve_on_cpu(&mut output, &task, greeting, &mut lines)
     };
-    let served = match hello.on_card {
-        true => serve_on_gpu(&mut output, &task, hello, &mut lines),
-        false => serve_on_host(&mut output, &task, hello, &mut lines),
-    };
-    // What could not begin is an answer like any other.
     match served {
         Ok(()) => Ok(()),
-        Err(ServeError::NotReady(error)) => send(
-            &mut output,
-            &WorkerResponse::Failure(WireFailure::from_error(&error)),
-        ),
+        // The driver still waits for the response to its greeting.
+        Err(ServeError::NotReady(error)) => send_failure(&mut output, &error),
         Err(ServeError::PipeClosed(error)) => Err(error),
     }
 }
 
-/// The greeting of a driver of this very version. Any other is for a person to mend, and no candidate's fault.
+/// Parses the greeting of a driver of the same version. Any other greeting is an environment failure, because it is not the fault of a
+/// candidate.
 fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     #[derive(serde::Deserialize)]
     struct Version {
@@ -69,40 +57,34 @@ fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     }
     let replaced = |what: String| {
         Failure::environment(format!("{what}: kforge was replaced while it ran"))
-            .hint("stop the old process and begin again with the new one: a run goes on by `kforge resume`")
+            .hint("stop the old process, then continue the run with `kforge resume`")
     };
-    match serde_json::from_str::<Version>(line) {
-        Ok(Version { version }) if version == PROTOCOL_VERSION => {}
-        Ok(Version { version }) => {
-            return Err(replaced(format!(
-                "the driver speaks version {version} of the worker protocol, this worker {PROTOCOL_VERSION}"
-            )));
-        }
-        Err(error) => {
-            return Err(replaced(format!(
-                "the greeting is not understood ({error})"
-            )));
-        }
+    let invalid =
+        |error: serde_json::Error| replaced(format!("failed to parse the greeting ({error})"));
+    let Version { version } = serde_json::from_str(line).map_err(invalid)?;
+    if version != PROTOCOL_VERSION {
+        return Err(replaced(format!(
+            "the driver has version {version} of the worker protocol, this worker has {PROTOCOL_VERSION}"
+        )));
     }
-    serde_json::from_str(line)
-        .map_err(|error| replaced(format!("the greeting is not understood ({error})")))
+    serde_json::from_str(line).map_err(invalid)
 }
 
-/// Ends this process, and with it what runs for it, as soon as the driver is gone, however it went: nobody is to wait for a
-/// device that is busy with a verdict which nobody reads.
+/// Ends this process, and the processes below it, as soon as the driver has ended for any reason. Otherwise it would keep the device
+/// busy with a verdict that nothing reads.
 fn exit_with_driver() -> anyhow::Result<()> {
     let watch = || {
         let mut pipe = libc::pollfd {
             fd: libc::STDIN_FILENO,
-            // Only for the pipe's other end being closed, which is always told.
+            // No events: the closing of the other end is always reported.
             events: 0,
             revents: 0,
         };
         loop {
-            // SAFETY: one valid entry.
-            let news = unsafe { libc::poll(&raw mut pipe, 1, -1) };
-            if news > 0 {
-                // SAFETY: nobody is left for whom anything could be put in order.
+            // SAFETY: the pointer leads to one valid entry.
+            let ready = unsafe { libc::poll(&raw mut pipe, 1, -1) };
+            if ready > 0 {
+                // SAFETY: ends the process at once. There is no reader left for whom anything must be written or cleaned up.
                 unsafe { libc::_exit(1) }
             }
             if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
@@ -118,76 +100,81 @@ fn exit_with_driver() -> anyhow::Result<()> {
 
 /// Why a worker stopped serving.
 enum ServeError {
-    /// The device, the oracle or the baseline does not work: the driver is told.
+    /// The device, the oracle or the baseline does not work. This is reported to the driver.
     NotReady(anyhow::Error),
-    /// There is nobody to tell.
+    /// The driver cannot be reached.
     PipeClosed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for ServeError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::NotReady(error)
+    }
 }
 
 type RequestLines<'l> = std::io::Lines<BufReader<std::io::StdinLock<'l>>>;
 
-/// One request after the other, each with processes of its own.
-fn serve_on_host(
+/// Serves any number of requests. Every kernel runs in processes of its own.
+fn serve_on_cpu(
     output: &mut File,
     task: &Task,
-    hello: Greeting,
+    greeting: Greeting,
     lines: &mut RequestLines<'_>,
 ) -> Result<(), ServeError> {
-    exit_with_driver().map_err(ServeError::NotReady)?;
-    let device = CpuDevice::new().map_err(ServeError::NotReady)?;
+    exit_with_driver()?;
+    let device = CpuDevice::new()?;
     let identity = device.identity();
-    let judge = Judge::new(&device, task, hello.options, cpu_limits(&identity));
-    let mut judge = judge.map_err(ServeError::NotReady)?;
-    send(output, &WorkerResponse::Ready(identity)).map_err(ServeError::PipeClosed)?;
+    let mut judge = Judge::new(&device, task, greeting.options, cpu_limits(&identity))?;
+    let ready = WorkerResponse::Ready(identity);
+    send_line(output, &ready).map_err(ServeError::PipeClosed)?;
     for line in lines {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
     Ok(())
 }
 
-/// One request: after it this process is spent, whatever became of the candidate.
+/// Serves one request and ends the process: a candidate on a GPU runs in this process and may have damaged it.
 fn serve_on_gpu(
     output: &mut File,
     task: &Task,
-    hello: Greeting,
+    greeting: Greeting,
     lines: &mut RequestLines<'_>,
 ) -> Result<(), ServeError> {
-    // Before there is another thread.
-    cuda::confine_writes().map_err(ServeError::NotReady)?;
-    exit_with_driver().map_err(ServeError::NotReady)?;
-    let mut screen_options = hello.options.clone();
-    let options = hello.options;
-    // A context is made between timings, never during one; so is what the baseline's check needs.
-    let quiet = cuda::list_gpus()
-        .map_err(anyhow::Error::from)
-        .and_then(|cards| {
-            let card = cards.first().context("no GPU can be seen")?;
-            TimingLock::open(cuda::lock_file(card))
-        })
-        .map_err(ServeError::NotReady)?;
-    cuda::start_driver().map_err(ServeError::NotReady)?;
-    let held = quiet.shared_for_setup().map_err(ServeError::NotReady)?;
-    let device = CudaDevice::open(0, true).map_err(ServeError::NotReady)?;
-    let judge = match hello.brief {
-        true => Judge::with_proven_baseline(&device, task, options, device.device_limits()),
-        false => Judge::new(&device, task, options, device.device_limits()),
+    // Before any other thread exists.
+    cuda::confine_writes()?;
+    exit_with_driver()?;
+    let gpus = cuda::list_gpus().map_err(anyhow::Error::from)?;
+    let gpu = gpus.first().context("no GPU is visible")?;
+    let timing_lock = TimingLock::open(cuda::lock_file(gpu))?;
+    cuda::start_driver()?;
+    // Creating a context and checking the baseline must not disturb a measurement of another process.
+    let lock = timing_lock.shared_for_setup()?;
+    let device = CudaDevice::open(0, true)?;
+    let limits = device.device_limits();
+    let mut screen_options = greeting.options.clone();
+    let mut judge = if greeting.baseline_is_proven {
+        Judge::with_proven_baseline(&device, task, greeting.options, limits)?
+    } else {
+        Judge::new(&device, task, greeting.options, limits)?
     };
-    let mut judge = judge.map_err(ServeError::NotReady)?;
-    drop(held);
-    let host = hello.screen.then(CpuDevice::new).transpose();
-    let host = host.map_err(ServeError::NotReady)?;
+    drop(lock);
+    let host = greeting.screen.then(CpuDevice::new).transpose()?;
     if let Some(host) = &host {
         screen_options.profile.hidden_shapes = screen_options.profile.hidden_shapes.max(1);
-        let machine = device.device_limits();
-        let screen = CpuScreen::new(host, task, screen_options, machine);
-        judge.set_screen(screen.map_err(ServeError::NotReady)?);
+        judge.set_screen(CpuScreen::new(
+            host,
+            task,
+            screen_options,
+            device.device_limits(),
+        )?);
     }
-    send(output, &WorkerResponse::Ready(device.identity())).map_err(ServeError::PipeClosed)?;
+    let ready = WorkerResponse::Ready(device.identity());
+    send_line(output, &ready).map_err(ServeError::PipeClosed)?;
     if let Some(line) = lines.next() {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
-    // Taking everything down in order costs more than leaving it to the system, and after a hang it would not end.
-    // SAFETY: the answer is written; nothing else of this process matters.
+    // SAFETY: ends the process at once; the response is already written. An orderly teardown of the context takes longer, and
+    // after a kernel that hangs it would never end.
     unsafe { libc::_exit(0) }
 }
 
@@ -197,8 +184,8 @@ fn handle_request(
     line: std::io::Result<String>,
 ) -> anyhow::Result<()> {
     let request: WorkerRequest =
-        serde_json::from_str(&line?).context("a request is not understood")?;
-    let answer = match request {
+        serde_json::from_str(&line?).context("failed to parse a request")?;
+    let response = match request {
         WorkerRequest::Judge { name, source, seed } => judge
             .judge(&name, &source, seed)
             .map(|verdict| WorkerResponse::Verdict(Box::new(verdict))),
@@ -210,13 +197,13 @@ fn handle_request(
             .map(WorkerResponse::Duel),
         WorkerRequest::SelfTest => judge.self_test().map(WorkerResponse::SelfTest),
     };
-    send(
-        output,
-        &answer.unwrap_or_else(|error| WorkerResponse::Failure(WireFailure::from_error(&error))),
-    )
+    match response {
+        Ok(response) => send_line(output, &response),
+        Err(error) => send_failure(output, &error),
+    }
 }
 
-/// What kernel files may ask of a device.
+/// The limits that a kernel's header is checked against on the CPU backend.
 pub fn cpu_limits(identity: &DeviceIdentity) -> DeviceLimits {
     DeviceLimits {
         sm_count: i64::from(identity.cores.unwrap_or(1)),
@@ -224,25 +211,29 @@ pub fn cpu_limits(identity: &DeviceIdentity) -> DeviceLimits {
     }
 }
 
-/// Keeps standard output for the protocol alone: whatever else prints there goes to standard error.
+/// Reserves standard output for the protocol. Anything else that is printed there goes to standard error.
 pub(super) fn take_stdout() -> anyhow::Result<File> {
     let stdout = std::io::stdout().as_raw_fd();
     let stderr = std::io::stderr().as_raw_fd();
-    // SAFETY: both descriptors are open for the life of the process; the copy is owned by the returned file alone.
+    // SAFETY: both descriptors stay open until the process ends; only the returned file owns the copy.
     unsafe {
         let copy = libc::fcntl(stdout, libc::F_DUPFD_CLOEXEC, 3);
         if copy < 0 || libc::dup2(stderr, stdout) < 0 {
             return Err(std::io::Error::last_os_error())
-                .context("failed to set the worker's standard output apart");
+                .context("failed to redirect the worker's standard output");
         }
         Ok(File::from_raw_fd(copy))
     }
 }
 
-fn send(output: &mut File, response: &WorkerResponse) -> anyhow::Result<()> {
-    send_line(output, response)
+fn send_failure(output: &mut File, error: &anyhow::Error) -> anyhow::Result<()> {
+    send_line(
+        output,
+        &WorkerResponse::Failure(WireFailure::from_error(error)),
+    )
 }
 
+/// Writes a response as one JSON line.
 pub(super) fn send_line(output: &mut File, response: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');

@@ -1,6 +1,6 @@
-//! Running a tool: a program that is not kforge's, with a deadline, without keys, and ended with all that it has started.
+//! Runs an external tool such as `ncu`: with a deadline and without API keys. The tool and everything it starts are killed at the end.
 //!
-//! Knows no tool's words. What goes wrong is a reason in one line.
+//! Does not interpret the tool's output; `device::cuda::tools` does. An error is a reason in one line, never an `anyhow::Error`.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,35 +9,37 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use crate::base::environment;
+use crate::base::process::GroupLeader;
 use crate::device::cuda::tools;
 use crate::verdict::DeviceIdentity;
 
-/// How long a tool may take to say its version.
+/// Deadline for printing the version.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
-/// The most that is read of what a tool says.
+/// Maximum number of bytes that are read from each output stream.
 const MAX_OUTPUT_BYTES: u64 = 16 << 20;
 
-/// A tool that was found and has said its version.
+/// A tool that was found and has printed its version.
 pub(super) struct Tool {
     name: &'static str,
     path: PathBuf,
     version: String,
-    /// The name of the card that it is to see.
+    /// The only GPU that the tool can see.
     gpu_uuid: Option<String>,
 }
 
-/// What a run left behind.
+/// The result of running a tool.
 pub(super) struct ToolOutput {
     pub(super) stdout: String,
     pub(super) stderr: String,
-    /// How it ended, in words.
+    /// Exit status as text.
     pub(super) exit: String,
 }
 
 impl Tool {
+    /// Finds a tool and asks for its version. `device`: the GPU to run on.
     pub(super) async fn find(name: &'static str, device: &DeviceIdentity) -> Result<Self, String> {
         let path = tools::find(name)?;
         Self::at(name, &path, device).await
@@ -50,30 +52,30 @@ impl Tool {
             version: String::new(),
             gpu_uuid: device.uuid.clone(),
         };
-        let ran = tool
+        let output = tool
             .run(vec!["--version".into()], "", VERSION_LIMIT)
             .await?;
-        tool.version = tools::parse_version(&ran.stdout).ok_or_else(|| {
-            let said = [&ran.stderr, &ran.stdout].into_iter();
-            let mut said = said
+        tool.version = tools::parse_version(&output.stdout).ok_or_else(|| {
+            let mut lines = [&output.stderr, &output.stdout]
+                .into_iter()
                 .flat_map(|text| text.lines())
                 .filter(|line| !line.trim().is_empty());
-            let said = said.next().unwrap_or("nothing").trim();
             format!(
-                "`{}` does not say its version ({}); it says: {said}",
+                "`{}` prints no version ({}); its output starts with: {}",
                 path.display(),
-                ran.exit
+                output.exit,
+                lines.next().unwrap_or("nothing").trim()
             )
         })?;
         Ok(tool)
     }
 
-    /// Such as `ncu 2025.3.0.0`.
+    /// Name and version, such as `ncu 2025.3.0.0`.
     pub(super) fn label(&self) -> String {
         format!("{} {}", self.name, self.version)
     }
 
-    /// Runs it to its end, however that is, or to the deadline.
+    /// Runs the tool until it ends, with any exit status, or until the deadline.
     pub(super) async fn run(
         &self,
         arguments: Vec<OsString>,
@@ -89,26 +91,28 @@ impl Tool {
             file.rewind()?;
             Ok(file)
         };
+        // Files instead of pipes: a process that outlives the tool cannot keep kforge waiting for the end of a pipe.
         let files = (|| Ok([file(input)?, file("")?, file("")?]))();
-        let [input, mut out, mut err] = files.map_err(|error| failed("make files for", error))?;
+        let [input, mut stdout, mut stderr] =
+            files.map_err(|error| failed("create files for", error))?;
         let share = |file: &File| file.try_clone().map(Stdio::from);
         let mut command = Command::new(&self.path);
         command
             .args(arguments)
             .stdin(Stdio::from(input))
-            .stdout(share(&out).map_err(|error| failed("make files for", error))?)
-            .stderr(share(&err).map_err(|error| failed("make files for", error))?);
-        // Nothing below ever needs a model's key.
+            .stdout(share(&stdout).map_err(|error| failed("create files for", error))?)
+            .stderr(share(&stderr).map_err(|error| failed("create files for", error))?);
+        // A tool never needs an API key.
         environment::withheld_variables().iter().for_each(|name| {
             command.env_remove(name);
         });
-        if let Some(card) = &self.gpu_uuid {
-            command.env("CUDA_VISIBLE_DEVICES", card);
+        if let Some(uuid) = &self.gpu_uuid {
+            command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
         command.process_group(0).kill_on_drop(true);
         let child = command.spawn().map_err(|error| failed("start", error))?;
-        let mut group = Group(child);
-        let Ok(ended) = tokio::time::timeout(limit, group.0.wait()).await else {
+        let mut child = GroupLeader::new(child);
+        let Ok(ended) = tokio::time::timeout(limit, child.wait()).await else {
             return Err(format!(
                 "`{}` did not end within {} s",
                 self.name,
@@ -117,8 +121,8 @@ impl Tool {
         };
         let status = ended.map_err(|error| failed("wait for", error))?;
         Ok(ToolOutput {
-            stdout: read_output(&mut out),
-            stderr: read_output(&mut err),
+            stdout: read_output(&mut stdout),
+            stderr: read_output(&mut stderr),
             exit: status.to_string(),
         })
     }
@@ -126,24 +130,10 @@ impl Tool {
 
 fn read_output(file: &mut File) -> String {
     let mut bytes = Vec::new();
-    // What cannot be read was not said.
+    // Output that cannot be read counts as empty.
     let _ = file.rewind();
     let _ = file.take(MAX_OUTPUT_BYTES).read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// A child that leads its own process group; whatever it started goes with it.
-struct Group(Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
-            // SAFETY: kill has no memory preconditions; the group is that of a child that was not yet waited for.
-            unsafe {
-                libc::kill(-id, libc::SIGKILL);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ launch:
     args: q, k, v, causal, scale, output, num_kv_heads, q_len, kv_len
 */
 
-// The reference, in double precision throughout. A block answers 64 queries of a head, 32 keys at a time, all in shared memory. A
-// thread makes every sixteenth row and every eighth column of what is 64 x 32 or 64 x HEAD_SIZE: eight threads share a row.
+// The oracle, in double precision throughout. A block computes 64 queries of a head, 32 keys at a time, all in shared memory. A
+// thread computes every 16th row and every 8th column of each 64 x 32 or 64 x HEAD_SIZE product: eight threads share a row.
 
 #include <cuda_fp16.h>
 
@@ -39,7 +39,7 @@ __global__ void attention(const __half* __restrict__ q, const __half* __restrict
     const int row = threadIdx.x / 8;
     const int column = threadIdx.x % 8;
     const double factor = scale == 0.0f ? 1.0 / sqrt(double(HEAD_SIZE)) : double(scale);
-    // With `causal` a query sees the keys up to its own place, counted from the end.
+    // With `causal`, a query sees the keys up to its own position, aligned at the end of both sequences.
     const int beyond = causal ? kv_len - q_len + 1 : kv_len;
     const int last = causal ? min(kv_len, first + QUERIES - 1 + beyond) : kv_len;
 
@@ -125,7 +125,7 @@ __global__ void attention(const __half* __restrict__ q, const __half* __restrict
         if (first + query >= q_len) continue;
 #pragma unroll
         for (int x = 0; x < PARTS; ++x) {
-            // A query that sees no key has the answer 0.
+            // The output of a query that sees no key is 0.
             output[(q_row + query) * HEAD_SIZE + column + 8 * x] = total[y] > 0.0 ? sums[y][x] / total[y] : 0.0;
         }
     }

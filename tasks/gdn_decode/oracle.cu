@@ -6,8 +6,8 @@ launch:
     args: q, k, v, state, A_log, a, dt_bias, b, scale, output, new_state
 */
 
-// The reference, in double precision throughout. One block per head of a sequence, one thread per row of its state. Sums run
-// over LANES independent partial sums in a fixed order: a compiler may vectorise them, and the result never varies.
+// The oracle, in double precision throughout. One block per head of a sequence, one thread per row of its state. A sum is
+// made of LANES independent partial sums in a fixed order: the compiler may vectorise it, and the result never varies.
 
 #include <cuda_bf16.h>
 

@@ -6,8 +6,8 @@ launch:
     args: A, B, C, M, N, K
 */
 
-// The reference, in double precision throughout. A block makes 64 x 64 elements, a thread 8 x 8 of them, every eighth in both
-// directions; 16 columns of both matrices at a time wait in shared memory.
+// The oracle, in double precision throughout. A block computes 64 x 64 elements, a thread 8 x 8 of them: every eighth in
+// both directions. 16 columns of both matrices at a time are in shared memory.
 
 #include <cuda_bf16.h>
 
@@ -24,7 +24,7 @@ __global__ void matmul(const __nv_bfloat16* __restrict__ A, const __nv_bfloat16*
     const int first_column = blockIdx.x * TILE;
     const int row = threadIdx.x / SIDE;
     const int column = threadIdx.x % SIDE;
-    // Which row of either tile this thread loads.
+    // The row of each tile that this thread loads.
     const int own_row = first_row + threadIdx.x;
     const int own_column = first_column + threadIdx.x;
     const __nv_bfloat16* from_left = A + static_cast<long long>(own_row) * K;

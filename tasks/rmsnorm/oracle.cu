@@ -6,8 +6,8 @@ launch:
     args: x, weight, eps, output, num_tokens
 */
 
-// The reference, in double precision throughout, one thread per token. The sum of squares runs over LANES independent partial
-// sums in a fixed order: a compiler may vectorise them, and the result never varies.
+// The oracle, in double precision throughout, one thread per token. The sum of squares is made of LANES independent partial
+// sums in a fixed order: the compiler may vectorise it, and the result never varies.
 
 #include <cuda_bf16.h>
 

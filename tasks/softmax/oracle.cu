@@ -6,7 +6,7 @@ launch:
     args: x, output, rows, columns
 */
 
-// The reference, in double precision throughout, one thread per row. The exponentials wait in the output for their sum.
+// The oracle, in double precision throughout, one thread per row. The output holds the exponentials until their sum is known.
 
 __global__ void softmax(const float* __restrict__ x, double* __restrict__ output, int rows, int columns) {
     const long long row = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -290,7 +290,7 @@ fn replay_returns_recorded_replies() {
         at(7, 1)
             .detail
             .unwrap()
-            .contains("not what the journal recorded")
+            .contains("not the reply that the journal names")
     );
     let nowhere = Client::open(&settings("models: [{provider: replay, from: nowhere}]\n"));
     assert!(

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use crate::base::process::kill_group;
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
@@ -280,9 +281,9 @@ impl KernelProcess {
             return;
         }
         self.is_alive = false;
-        // SAFETY: the child has not been reaped, so the group and the number are its own.
+        kill_group(self.id);
+        // SAFETY: the child has not been reaped, so the id is still its own.
         unsafe {
-            libc::kill(-self.id, libc::SIGKILL);
             libc::kill(self.id, libc::SIGKILL);
             libc::waitpid(self.id, std::ptr::null_mut(), 0);
         }

@@ -1,0 +1,337 @@
+//! Dispatches requests to the workers of a task: chooses a device, starts workers when needed, and waits for the response.
+//!
+//! A GPU worker serves one request and ends; the next one starts in the background. CPU workers stay idle for the next request. A
+//! device on which workers no longer become ready is quarantined. Judges nothing and interprets no verdict; `pool` does.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::task::JoinSet;
+
+use super::child::Worker;
+use super::device_workers::{ActiveRequest, DeviceWorkers};
+use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
+use crate::base::Failure;
+use crate::verdict::DeviceIdentity;
+
+/// A confirmation has this many times the timing budget, and aims for an interval narrower by this factor: it gives the reported
+/// number, and there are few confirmations.
+pub(super) const CONFIRMATION_FACTOR: f64 = 3.0;
+/// Attempts to start a worker on a GPU before the GPU is quarantined, and the pause between them, in which it can recover.
+const MAX_STARTS: u32 = 3;
+const START_PAUSE: Duration = Duration::from_secs(2);
+/// How long a GPU worker may take to end after its response.
+const EXIT_WAIT: Duration = Duration::from_secs(5);
+
+/// The devices of a pool with their workers, and the greetings to start new ones.
+pub(super) struct Dispatcher {
+    greetings: Greetings,
+    /// Deadline of one request, and of a worker's start.
+    deadline: Duration,
+    devices: Vec<DeviceWorkers>,
+}
+
+/// Greetings as JSON lines.
+struct Greetings {
+    /// For the first worker of every device.
+    first: String,
+    usual: String,
+    /// For the fresh processes of a confirmation. On a GPU every process is fresh, and this is the same as `usual`.
+    confirming: String,
+}
+
+/// Which worker may serve a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WorkerChoice {
+    /// A fresh process with the options of a confirmation.
+    pub(super) confirming: bool,
+    /// Index of the preferred device, if it is not quarantined.
+    pub(super) device: Option<usize>,
+}
+
+impl Dispatcher {
+    /// `greeting`: for the first worker of a device. `gpus`: the GPUs that judge; if empty, the CPU judges.
+    pub(super) fn new(
+        mut greeting: Greeting,
+        gpus: Vec<DeviceIdentity>,
+        deadline: Duration,
+    ) -> anyhow::Result<Self> {
+        let on_cpu = gpus.is_empty();
+        let first = serde_json::to_string(&greeting)?;
+        greeting.baseline_is_proven = !on_cpu;
+        let usual = serde_json::to_string(&greeting)?;
+        if on_cpu {
+            greeting.options.profile.seconds *= CONFIRMATION_FACTOR;
+            greeting.options.profile.precision /= CONFIRMATION_FACTOR;
+            greeting.options.thorough = true;
+        }
+        let devices = if on_cpu {
+            vec![None]
+        } else {
+            gpus.into_iter().map(Some).collect()
+        };
+        Ok(Self {
+            greetings: Greetings {
+                first,
+                usual,
+                confirming: serde_json::to_string(&greeting)?,
+            },
+            deadline,
+            devices: devices.into_iter().map(DeviceWorkers::new).collect(),
+        })
+    }
+
+    pub(super) fn on_gpus(&self) -> bool {
+        self.devices.iter().any(|device| device.gpu.is_some())
+    }
+
+    /// Starts one worker on every device, all at once. Returns the first device on which the oracle and the baseline work. The
+    /// devices on which they do not are quarantined.
+    ///
+    /// # Errors
+    /// If they work on no device: the failure of the first device.
+    pub(super) async fn start(self: &Arc<Self>) -> anyhow::Result<DeviceIdentity> {
+        let mut starting = JoinSet::new();
+        for index in 0..self.devices.len() {
+            let dispatcher = Arc::clone(self);
+            starting.spawn(async move {
+                let device = &dispatcher.devices[index];
+                let started = dispatcher
+                    .start_worker(device, &dispatcher.greetings.first)
+                    .await;
+                let identity = started.map(|worker| {
+                    let identity = worker.identity.clone();
+                    device.put_back(worker);
+                    identity
+                });
+                (index, identity)
+            });
+        }
+        let mut started = starting.join_all().await;
+        started.sort_by_key(|(index, _)| *index);
+        let (mut first, mut failures) = (None, Vec::new());
+        for (index, identity) in started {
+            match identity {
+                Ok(identity) => {
+                    first.get_or_insert(identity);
+                }
+                Err(error) => failures.push((index, error)),
+            }
+        }
+        let Some(identity) = first else {
+            let failure = failures.into_iter().next().map(|(_, error)| error);
+            return Err(failure.context("a worker pool has no device")?);
+        };
+        for (index, error) in failures {
+            self.devices[index].quarantine(&error);
+        }
+        Ok(identity)
+    }
+
+    /// Sends a request to one worker. Returns the response and the index of the device. A worker that does not respond in time is
+    /// killed.
+    pub(super) async fn request(
+        self: Arc<Self>,
+        request: &WorkerRequest,
+        choice: WorkerChoice,
+    ) -> anyhow::Result<(WorkerResponse, usize)> {
+        let (index, _active, mut worker) = self.obtain_worker(choice).await?;
+        let device = &self.devices[index];
+        let line = serde_json::to_string(request)?;
+        let Ok(response) = tokio::time::timeout(self.deadline, worker.exchange(&line)).await else {
+            bail!(
+                "a worker did not respond within {:.0} s",
+                self.deadline.as_secs_f64()
+            );
+        };
+        let response = response?;
+        if device.gpu.is_some() {
+            // The GPU memory is free once the process has ended. The next worker starts while others judge.
+            let _ = tokio::time::timeout(EXIT_WAIT, worker.child.wait()).await;
+            drop(worker);
+            let dispatcher = Arc::clone(&self);
+            tokio::spawn(async move {
+                let device = &dispatcher.devices[index];
+                let started = dispatcher.start_worker(device, &dispatcher.greetings.usual);
+                if let Ok(worker) = started.await {
+                    device.put_back(worker);
+                }
+            });
+        } else if !choice.confirming {
+            device.put_back(worker);
+        }
+        match response {
+            WorkerResponse::Failure(failure) => Err(failure.into_error()),
+            response => Ok((response, index)),
+        }
+    }
+
+    /// Starts a worker on a device to see whether the baseline still works there. Keeps it for the next request.
+    pub(super) async fn retest_device(&self, index: usize) -> anyhow::Result<()> {
+        let device = &self.devices[index];
+        let worker = self
+            .start_with_retries(device, &self.greetings.usual)
+            .await?;
+        device.put_back(worker);
+        Ok(())
+    }
+
+    /// The preferred device if it works, else the working device with the fewest active requests.
+    fn choose_device(&self, preferred: Option<usize>) -> Option<usize> {
+        let is_usable = |index: &usize| !self.devices[*index].is_quarantined();
+        let load = |index: &usize| self.devices[*index].active_requests.load(Ordering::Relaxed);
+        preferred.filter(is_usable).or_else(|| {
+            let usable = (0..self.devices.len()).filter(is_usable);
+            usable.min_by_key(load)
+        })
+    }
+
+    /// An idle or new worker for one request, and the index of its device. If none becomes ready on a GPU, the next GPU is tried.
+    async fn obtain_worker(
+        &self,
+        choice: WorkerChoice,
+    ) -> anyhow::Result<(usize, ActiveRequest<'_>, Worker)> {
+        let greeting = if choice.confirming {
+            &self.greetings.confirming
+        } else {
+            &self.greetings.usual
+        };
+        while let Some(index) = self.choose_device(choice.device) {
+            let device = &self.devices[index];
+            let active = ActiveRequest::start(&device.active_requests);
+            let must_be_fresh = choice.confirming && device.gpu.is_none();
+            let idle = if must_be_fresh {
+                None
+            } else {
+                device.take_idle()
+            };
+            match idle {
+                Some(worker) => return Ok((index, active, worker)),
+                None => match self.start_with_retries(device, greeting).await {
+                    Ok(worker) => return Ok((index, active, worker)),
+                    Err(error) if !device.is_quarantined() => return Err(error),
+                    Err(_) => {}
+                },
+            }
+        }
+        let last = self
+            .devices
+            .iter()
+            .filter_map(DeviceWorkers::quarantine_reason)
+            .next_back();
+        Err(Failure::environment(format!(
+            "no working GPU is left: {}",
+            last.unwrap_or_default()
+        ))
+        .hint("check the GPUs with `nvidia-smi` and `kforge doctor`; no result is lost, the run can be resumed")
+        .into())
+    }
+
+    /// Starts a worker. A GPU on which the oracle and the baseline have worked before gets several attempts: it may be busy, or still
+    /// be freeing the memory of an earlier worker. If all of them fail, the GPU is quarantined.
+    async fn start_with_retries(
+        &self,
+        device: &DeviceWorkers,
+        greeting: &str,
+    ) -> anyhow::Result<Worker> {
+        let mut starts = 1;
+        loop {
+            match self.start_worker(device, greeting).await {
+                Ok(worker) => return Ok(worker),
+                Err(error) if device.gpu.is_none() || !device.is_proven.load(Ordering::Relaxed) => {
+                    return Err(error);
+                }
+                Err(error) if starts < MAX_STARTS && !device.is_quarantined() => {
+                    tracing::warn!("{}: failed to start a worker: {error:#}", device.describe());
+                    tokio::time::sleep(START_PAUSE).await;
+                    starts += 1;
+                }
+                Err(error) => {
+                    device.quarantine(&error);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn start_worker(&self, device: &DeviceWorkers, greeting: &str) -> anyhow::Result<Worker> {
+        let uuid = device.gpu.as_ref().and_then(|gpu| gpu.uuid.as_deref());
+        let worker = Worker::start(uuid, greeting, self.deadline).await?;
+        device.is_proven.store(true, Ordering::Relaxed);
+        Ok(worker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::PROTOCOL_VERSION;
+    use super::*;
+    use crate::base::FailureKind;
+    use crate::device::Cache;
+    use crate::eval;
+    use crate::task::TaskFiles;
+
+    /// A dispatcher for GPUs that do not exist.
+    fn dispatcher(gpus: &[&str]) -> Arc<Dispatcher> {
+        let files = TaskFiles::find("softmax").unwrap();
+        let gpu = |uuid: &&str| DeviceIdentity {
+            uuid: Some((*uuid).to_owned()),
+            ..DeviceIdentity::default()
+        };
+        let greeting = Greeting {
+            version: PROTOCOL_VERSION,
+            options: eval::JudgeOptions {
+                profile: files.load().unwrap().settings.profiles["quick"].clone(),
+                launch_seconds: 1.0,
+                thorough: false,
+                cache: Cache::Cold,
+            },
+            files,
+            on_gpu: true,
+            screen: false,
+            baseline_is_proven: false,
+        };
+        let gpus = gpus.iter().map(gpu).collect();
+        Arc::new(Dispatcher::new(greeting, gpus, Duration::from_secs(60)).unwrap())
+    }
+
+    #[test]
+    fn least_busy_working_gpu_is_chosen() {
+        let dispatcher = dispatcher(&["GPU-a", "GPU-b", "GPU-c"]);
+        let devices = &dispatcher.devices;
+        let start = |index: usize| ActiveRequest::start(&devices[index].active_requests);
+        let (_one, _two, three) = (start(0), start(0), start(1));
+        assert_eq!(dispatcher.choose_device(None), Some(2));
+        assert_eq!(dispatcher.choose_device(Some(0)), Some(0));
+        devices[2].quarantine(&anyhow::anyhow!("it fell off the bus"));
+        devices[0].quarantine(&anyhow::anyhow!("it fell off the bus too"));
+        drop(three);
+        assert_eq!(dispatcher.choose_device(Some(0)), Some(1));
+    }
+
+    #[tokio::test]
+    async fn no_working_gpu_is_an_environment_failure() {
+        let dispatcher = dispatcher(&["GPU-a", "GPU-b"]);
+        for device in &dispatcher.devices {
+            device.quarantine(&anyhow::anyhow!("it fell off the bus"));
+        }
+        let request = WorkerRequest::Judge {
+            name: "k.cu".to_owned(),
+            source: String::new(),
+            seed: None,
+        };
+        let error = dispatcher
+            .request(&request, WorkerChoice::default())
+            .await
+            .unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.kind, FailureKind::Environment);
+        assert!(
+            failure.message.contains("GPU-b fails")
+                && failure.message.contains("it fell off the bus"),
+            "{failure}"
+        );
+    }
+}
