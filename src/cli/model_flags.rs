@@ -100,7 +100,7 @@ pub(super) fn open_models(resolved: &ResolvedConfig) -> Result<Option<TemplateBa
         device: PromptDevice::new(device),
         backend: resolved.backend.clone(),
         profile: resolved.profile.clone(),
-        max_edits: llm.edits,
+        max_edits: llm.max_edits,
         context_share: llm.context_share,
     }))
 }
