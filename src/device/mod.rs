@@ -20,7 +20,6 @@ mod compiler_log;
 pub mod cpu;
 pub mod cuda;
 mod facts;
-mod lexer;
 pub mod numerics;
 mod sandbox;
 mod watchdog;

@@ -353,14 +353,8 @@ impl OpenRun {
         let RunRecord { seed, window, .. } = options.record;
         let models = options.models.as_ref();
         let askable = models.map(|models| models.backend.model_pool());
-        let search = Search::with_models(
-            &options.search,
-            seed,
-            window,
-            u64::MAX,
-            &starts,
-            askable.unwrap_or_default(),
-        );
+        let search = Search::new(&options.search, seed, window, u64::MAX, &starts)
+            .with_models(askable.unwrap_or_default());
         let mut replayed = resume::replay(&directory, task, search, &past)?;
         // What was asked once is paid for: fewer steps than that are not a way back.
         let steps = options.steps.max(replayed.next_step - 1);

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::wait_loops::wait_loop_edits;
-use crate::device::lexer::{Lexeme, LexemeKind, lex};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 use crate::kernel::plan::{ArgumentType, TranslationUnit};
 
 /// The C++ text of a unit.

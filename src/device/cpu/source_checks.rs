@@ -3,7 +3,7 @@
 //! These rules give early, clear messages. They are no defence: what runs is held by the process that runs it.
 
 use crate::device::Refusal;
-use crate::device::lexer::{
+use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
 use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::headers::PREAMBLE;
-use crate::device::lexer::{Lexeme, lex};
+use crate::kernel::lexer::{Lexeme, lex};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
 /// What the checks behind the source are made of. No header is needed for it.

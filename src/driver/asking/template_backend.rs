@@ -8,6 +8,7 @@ use serde_json::json;
 use super::backend::{
     ModelBackend, ModelStep, ParsedReplies, PreparedRequest, RepliesOutcome, ReplyFuture, RunKernel,
 };
+use crate::base::text::collapse_white_space;
 use crate::device::DeviceFacts;
 use crate::driver::proposer::Candidate;
 use crate::event::{Cost, Edits, FailedReason, ReplyOutcome};
@@ -409,7 +410,7 @@ fn change_summary(trace: &Trace) -> String {
 }
 
 fn shorten(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = collapse_white_space(text);
     let mut short: String = line.chars().take(MAX_DETAIL_CHARS).collect();
     if short.len() < line.len() {
         short.push('…');
