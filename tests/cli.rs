@@ -219,7 +219,7 @@ fn invalid_kernel_header_is_a_usage_error() {
     shell.write("bare.cu", "__global__ void softmax() {}\n");
     shell
         .run(&["eval", "softmax", "bare.cu"])
-        .assert_fails(2, &["bare.cu:1: no header", "begins with `/* kforge`"]);
+        .assert_fails(2, &["bare.cu:1: no header", "starts with `/* kforge`"]);
     shell.write(
         "name.cu",
         &SOFTMAX_KERNEL.replace("grid: rows", "grid: rwos"),
@@ -852,7 +852,7 @@ fn task_list_errors_name_the_line() {
         said.stderr
     );
     run("softmax\nrmsnrom\n").assert_fails(2, &["list.txt:2: unknown task `rmsnrom`", "`rmsnorm`"]);
-    run("softmax\nsoftmax\n").assert_fails(2, &["list.txt:2: the task `softmax` is named twice"]);
+    run("softmax\nsoftmax\n").assert_fails(2, &["list.txt:2: duplicate task `softmax`"]);
     run("# nothing\n").assert_fails(2, &["no task is named"]);
     let said = shell.run(&["evolve", "--config", "all.yaml", "--dry-run"]);
     assert!(

@@ -371,7 +371,7 @@ fn invalid_warm_starts_are_refused() {
         (
             "best",
             &[
-                "no best kernel of `softmax`",
+                "task `softmax` has no best known kernel",
                 "kernels/softmax/best.cu",
                 "kforge promote",
             ],
@@ -386,11 +386,11 @@ fn invalid_warm_starts_are_refused() {
     bench
         .run("tune softmax gelu --config run.yaml --from naive.cu --output out")
         .exits_with(2)
-        .shows(&["one kernel, and there are 2 tasks"]);
+        .shows(&["one kernel, and the config has 2 tasks"]);
     bench
         .run("tune softmax --no-model --output out")
         .exits_with(2)
-        .shows(&["tuning asks a model"]);
+        .shows(&["`tune` needs a model"]);
     bench.run("tune").exits_with(2).shows(&["--config"]);
     assert!(!bench.path().join("out").exists(), "nothing was written");
     // Two times the same kernel is one beginning; of two kernels each has its name.
