@@ -455,11 +455,11 @@ fn invalid_warm_starts_are_refused() {
     workspace
         .run("tune softmax gelu --config run.yaml --from naive.cu --output out")
         .exits_with(2)
-        .shows(&["is one kernel, and the config has 2 tasks"]);
+        .shows(&["one kernel, and the config has 2 tasks"]);
     workspace
         .run("tune softmax --no-model --output out")
         .exits_with(2)
-        .shows(&["tuning asks a model"]);
+        .shows(&["`tune` needs a model"]);
     workspace.run("tune").exits_with(2).shows(&["--config"]);
     assert!(
         !workspace.path().join("out").exists(),

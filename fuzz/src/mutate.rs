@@ -1,4 +1,4 @@
-//! Kernels made from kernels: whatever the parent, a child has a header that fits the task, and is another kernel.
+//! Checks `mutate`, `recombine` and `autotune`: every child has a header that fits the task and differs from its parent.
 
 use kforge::event::{Brief, Operator};
 use kforge::kernel::syntax::Syntax;
@@ -6,7 +6,7 @@ use kforge::kernel::{Kernel, with_point};
 use kforge::propose::{BriefOutcome, Parent, mutate as transform, propose};
 use kforge::task::Task;
 
-/// More children than these are not looked at.
+/// At most this many children are checked.
 const MAX_CHILDREN: usize = 6;
 
 pub fn mutate(input: &[u8]) {
@@ -54,7 +54,7 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         assert_eq!(
             answer,
             propose(&brief, &parents, task),
-            "not the same twice"
+            "a second proposal differs"
         );
     }
     match answer {

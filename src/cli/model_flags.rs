@@ -113,7 +113,7 @@ pub(super) fn model_options(resolved: &ResolvedConfig) -> Result<Option<ModelOpt
         device: PromptDevice::new(device),
         backend: resolved.backend.clone(),
         profile: resolved.profile.clone(),
-        max_edits: llm.edits,
+        max_edits: llm.max_edits,
         context_share: llm.context_share,
     };
     Ok(Some(ModelOptions {

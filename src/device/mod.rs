@@ -12,7 +12,6 @@ pub mod cpu;
 pub mod cuda;
 mod facts;
 mod interface;
-mod lexer;
 mod lock;
 mod memory;
 pub mod numerics;

@@ -316,12 +316,6 @@ fn new_search(options: &RunOptions, task: &Task) -> Search {
     let models = options.models.as_ref();
     let pool = models.map(|models| models.backend.model_pool());
     let RunRecord { seed, window, .. } = options.record;
-    Search::with_models(
-        &options.search,
-        seed,
-        window,
-        u64::MAX,
-        &starts,
-        pool.unwrap_or_default(),
-    )
+    Search::new(&options.search, seed, window, u64::MAX, &starts)
+        .with_models(pool.unwrap_or_default())
 }

@@ -7,13 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-<<<<<<< HEAD
 use crate::base::Digest;
-use crate::run::{TaskDirectory, read_recorded};
-=======
-use crate::base::{Digest, files};
+use crate::base::files::read_recorded;
 use crate::run::TaskDirectory;
->>>>>>> eval
 
 /// Number of sources kept in memory. Parents are elites, so the same few are read again and again.
 const MAX_TEXTS_IN_MEMORY: usize = 256;
@@ -76,13 +72,8 @@ impl KernelSources {
         if let Some(text) = self.texts.get(&kernel) {
             return Ok(text.clone());
         }
-<<<<<<< HEAD
         let path = self.directory.source(self.step_of(kernel).unwrap_or(step));
         let text: Arc<str> = read_recorded(&path, kernel, "kernel")?.into();
-=======
-        let path = self.directory.source(self.holder(kernel).unwrap_or(step));
-        let text: Arc<str> = files::read_recorded(&path, kernel, "kernel")?.into();
->>>>>>> eval
         self.cache_text(kernel, text.clone());
         Ok(text)
     }

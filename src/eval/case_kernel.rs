@@ -9,6 +9,7 @@ use crate::device::{
     BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
     Poison, PoisonCount, Purpose,
 };
+use crate::kernel::LaunchTarget;
 use crate::kernel::plan::{BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
@@ -49,14 +50,14 @@ impl CaseKernel {
             .variant_for(&case.binding, &judge.limits)
             .and_then(|variant| {
                 let values = kernel.tunable_values(variant);
-                let plan = kernel.launch_plan(
-                    judge.task,
-                    &case.binding,
-                    &values,
-                    &case.scalars(judge.task),
-                    &judge.limits,
-                    false,
-                )?;
+                let target = LaunchTarget {
+                    task: judge.task,
+                    binding: &case.binding,
+                    scalars: &case.scalars(judge.task),
+                    limits: &judge.limits,
+                    is_oracle: false,
+                };
+                let plan = kernel.launch_plan(&target, &values)?;
                 Ok((values, plan))
             });
         let (values, plan) = match bound {
@@ -92,16 +93,16 @@ impl CaseKernel {
             .variant_for(&case.binding, &judge.limits)
             .map_err(|error| broken(error.to_string()))?;
         let values = reference.kernel.tunable_values(variant);
+        let target = LaunchTarget {
+            task: judge.task,
+            binding: &case.binding,
+            scalars: &case.scalars(judge.task),
+            limits: &judge.limits,
+            is_oracle: oracle,
+        };
         let plan = reference
             .kernel
-            .launch_plan(
-                judge.task,
-                &case.binding,
-                &values,
-                &case.scalars(judge.task),
-                &judge.limits,
-                oracle,
-            )
+            .launch_plan(&target, &values)
             .map_err(|error| broken(error.to_string()))?;
         let program = reference
             .programs

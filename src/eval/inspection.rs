@@ -178,14 +178,14 @@ pub(super) fn case_plan(
     case: &Case,
 ) -> Result<crate::kernel::plan::Plan, crate::kernel::BindError> {
     let variant = kernel.variant_for(&case.binding, &judge.limits)?;
-    kernel.launch_plan(
-        judge.task,
-        &case.binding,
-        &kernel.tunable_values(variant),
-        &case.scalars(judge.task),
-        &judge.limits,
-        false,
-    )
+    let target = crate::kernel::LaunchTarget {
+        task: judge.task,
+        binding: &case.binding,
+        scalars: &case.scalars(judge.task),
+        limits: &judge.limits,
+        is_oracle: false,
+    };
+    kernel.launch_plan(&target, &kernel.tunable_values(variant))
 }
 
 fn finding_of(refusal: Refusal) -> Finding {

@@ -6,15 +6,10 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 
-<<<<<<< HEAD
 use super::directory::RunDirectory;
 use super::journal::Journal;
-use super::recorded_file::read_recorded;
+use crate::base::files::read_recorded;
 use crate::base::Digest;
-=======
-use super::{Journal, RunDirectory};
-use crate::base::{Digest, files};
->>>>>>> eval
 use crate::event::{Event, RunEvent};
 use crate::verdict::{Status, Verdict};
 
@@ -57,19 +52,9 @@ pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option
     let Some(kernel) = history.kernels.get(&step) else {
         return Ok(None);
     };
-<<<<<<< HEAD
     let folder_step = history.source_steps.get(kernel).copied().unwrap_or(step);
     let source = read_recorded(&folder.source(folder_step), *kernel, "kernel")?;
     Ok(Some(BestOfRun { step, source }))
-=======
-    let path = folder.source(found.holders.get(kernel).copied().unwrap_or(step));
-    let source = files::read_recorded(&path, *kernel, "kernel")?;
-    Ok(Some(BestOfRun {
-        step,
-        source,
-        verdict,
-    }))
->>>>>>> eval
 }
 
 /// The kernels of a task and their verdicts, as the journal describes them.

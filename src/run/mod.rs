@@ -9,7 +9,6 @@ mod journal;
 mod line;
 mod lock;
 mod record;
-mod recorded_file;
 mod time;
 
 pub(crate) use best::{BestOfRun, best_kernel};
@@ -20,5 +19,4 @@ pub(crate) use lock::RunLock;
 pub use record::{
     RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,
 };
-pub(crate) use recorded_file::read_recorded;
 pub(crate) use time::{compact_timestamp, now_milliseconds, parse_timestamp, timestamp};

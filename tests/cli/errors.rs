@@ -41,7 +41,7 @@ fn invalid_kernel_header_is_a_usage_error() {
     folder.write("bare.cu", "__global__ void softmax() {}\n");
     folder
         .run(&["eval", "softmax", "bare.cu"])
-        .assert_fails(2, &["bare.cu:1: no header", "begins with `/* kforge`"]);
+        .assert_fails(2, &["bare.cu:1: no header", "starts with `/* kforge`"]);
     folder.write(
         "name.cu",
         &SOFTMAX_KERNEL.replace("grid: rows", "grid: rwos"),

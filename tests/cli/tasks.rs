@@ -23,7 +23,7 @@ fn task_list_errors_name_the_line() {
         result.stderr
     );
     run("softmax\nrmsnrom\n").assert_fails(2, &["list.txt:2: unknown task `rmsnrom`", "`rmsnorm`"]);
-    run("softmax\nsoftmax\n").assert_fails(2, &["list.txt:2: the task `softmax` is named twice"]);
+    run("softmax\nsoftmax\n").assert_fails(2, &["list.txt:2: duplicate task `softmax`"]);
     run("# nothing\n").assert_fails(2, &["no task is named"]);
     let result = folder.run(&["evolve", "--config", "all.yaml", "--dry-run"]);
     assert!(

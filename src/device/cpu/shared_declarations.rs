@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use crate::device::lexer::{Lexeme, LexemeKind};
+use crate::kernel::lexer::{Lexeme, LexemeKind};
 
 /// One variable of a declaration.
 struct Declarator {

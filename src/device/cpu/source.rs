@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
-use crate::device::lexer::{Lexeme, LexemeKind, lex};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 use crate::kernel::plan::{ArgumentType, TranslationUnit};
 
 /// The C++ text of a translation unit.

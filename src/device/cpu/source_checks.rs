@@ -3,7 +3,7 @@
 //! These checks give early and clear messages. They are not a defence: the sandbox confines whatever runs.
 
 use crate::device::Refusal;
-use crate::device::lexer::{
+use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
 use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};

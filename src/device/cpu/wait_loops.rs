@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::device::lexer::{Lexeme, LexemeKind};
+use crate::kernel::lexer::{Lexeme, LexemeKind};
 
 /// A loop with a longer body is assumed to do work.
 const MAX_BODY_LEXEMES: usize = 48;
@@ -104,7 +104,7 @@ fn closing_parenthesis(source: &str, lexemes: &[Lexeme], open: usize) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::lexer::lex;
+    use crate::kernel::lexer::lex;
 
     fn with_polls(source: &str) -> String {
         let mut text = source.to_owned();

@@ -4,7 +4,7 @@
 //! result.
 
 use super::headers::is_standard_header;
-use crate::device::lexer::{
+use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
 use crate::device::refusal::Refusal;

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::headers::PREAMBLE;
-use crate::device::lexer::{Lexeme, lex};
+use crate::kernel::lexer::{Lexeme, lex};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
 /// Templates for the static assertions. They need no header.

@@ -5,6 +5,7 @@
 use serde_json::json;
 
 use super::backend::{EarlierReply, ModelStep, ParsedReplies, RepliesOutcome};
+use crate::base::text::collapse_white_space;
 use crate::event::{EditCounts, FailedReason, ReplyOutcome};
 use crate::propose::Candidate;
 use crate::propose::reply::{self, AppliedEdits, Edit, ParsedReply, ReplyContent};
@@ -191,7 +192,7 @@ fn saturating(count: usize) -> u32 {
 
 /// The text on one line, cut to `MAX_DETAIL_CHARS`.
 fn shorten(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = collapse_white_space(text);
     let mut short: String = line.chars().take(MAX_DETAIL_CHARS).collect();
     if short.len() < line.len() {
         short.push('…');

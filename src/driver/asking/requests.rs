@@ -15,7 +15,7 @@ use crate::base::Failure;
 use crate::driver::options::ModelOptions;
 use crate::event::{Cost, Event};
 use crate::llm::Budget;
-use crate::run::read_recorded;
+use crate::base::files::read_recorded;
 use crate::task::Task;
 
 /// The exchanges of one task with models.
