@@ -55,7 +55,8 @@ struct NewRunArgs {
         required_unless_present_any = ["resume", "tasks"]
     )]
     config: Option<String>,
-    /// Start from this kernel: a file, a run directory (its best kernel) or `best` (kernels/TASK/best.cu). Repeatable.
+    /// Start from this kernel: a file, a run directory (its best kernel) or `best` (kernels/TASK/best.cu). `evolve` tries it before
+    /// the task's kernels, `tune` instead of them. Repeatable.
     #[arg(long, value_name = "KERNEL|RUN|best", conflicts_with = "resume")]
     from: Vec<String>,
     /// Directory of the run. Default: `outputs/`, the config's name and the time.

@@ -155,44 +155,12 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         print(&list.collect::<String>())?;
         return Ok(Exit::Done);
     }
-    let verdicts = read_verdicts(&arguments, &task)?;
-    let feedback = |name: &str| {
-        let known = verdicts.iter().find(|verdict| verdict.kernel == name);
-        known.and_then(|verdict| Feedback::from_verdict(verdict, &task))
+    let reader = KernelReader {
+        verdicts: read_verdicts(&arguments, &task)?,
+        task: &task,
     };
-    let read = |path: &PathBuf| {
-        let name = path.display().to_string();
-        anyhow::Ok(PromptKernel {
-            source: files::read(path)?,
-            feedback: feedback(&name),
-            name,
-        })
-    };
-    let mut parents: Vec<_> = arguments
-        .kernels
-        .iter()
-        .map(read)
-        .collect::<Result<_, _>>()?;
-    if parents.is_empty() {
-        let starts = task
-            .starting_kernels()
-            .take(arguments.operator.parent_count());
-        parents.extend(starts.map(|(name, source)| PromptKernel {
-            name: name.to_owned(),
-            source: source.to_owned(),
-            feedback: feedback(name),
-        }));
-    }
-    if parents.len() < arguments.operator.parent_count() {
-        return Err(Failure::usage("there are not enough kernels to work on")
-            .hint("name them: `--kernel FILE --kernel FILE`")
-            .into());
-    }
-    let context: Vec<_> = arguments
-        .context
-        .iter()
-        .map(read)
-        .collect::<Result<_, _>>()?;
+    let parents = reader.parents(&arguments)?;
+    let context = reader.read_all(&arguments.context)?;
     let parents_shown = as_shown(&parents, 1, KernelLabel::Parent);
     let context_shown = as_shown(&context, parents.len() as u64 + 1, KernelLabel::Elite);
     let baselines = task.settings.baselines.keys();
@@ -227,6 +195,55 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
         }))?,
     }
     Ok(Exit::Done)
+}
+
+/// Reads kernel files and looks up their verdicts.
+struct KernelReader<'a> {
+    verdicts: Vec<Verdict>,
+    task: &'a Task,
+}
+
+impl KernelReader<'_> {
+    fn feedback(&self, name: &str) -> Option<Feedback> {
+        let mut verdicts = self.verdicts.iter();
+        let verdict = verdicts.find(|verdict| verdict.kernel == name)?;
+        Feedback::from_verdict(verdict, self.task)
+    }
+
+    fn read_all(&self, paths: &[PathBuf]) -> anyhow::Result<Vec<PromptKernel>> {
+        let kernels = paths.iter().map(|path| {
+            let name = path.display().to_string();
+            Ok(PromptKernel {
+                source: files::read(path)?,
+                feedback: self.feedback(&name),
+                name,
+            })
+        });
+        kernels.collect()
+    }
+
+    /// The named kernels, else as many starting kernels as the operator needs.
+    fn parents(&self, arguments: &PromptArgs) -> anyhow::Result<Vec<PromptKernel>> {
+        let needed = arguments.operator.parent_count();
+        let mut parents = self.read_all(&arguments.kernels)?;
+        if parents.is_empty() {
+            let starts = self.task.starting_kernels().take(needed);
+            parents.extend(starts.map(|(name, source)| PromptKernel {
+                name: name.to_owned(),
+                source: source.to_owned(),
+                feedback: self.feedback(name),
+            }));
+        }
+        if parents.len() < needed {
+            return Err(Failure::usage(format!(
+                "this operator works on {needed} kernels, and {} are named",
+                parents.len()
+            ))
+            .hint("name kernels: `--kernel FILE --kernel FILE`")
+            .into());
+        }
+        Ok(parents)
+    }
 }
 
 /// The kernels as a prompt shows them, with step numbers from `first`.

@@ -140,3 +140,13 @@ fn unwritable_stdout_fails_and_closed_pipe_succeeds() {
     );
     assert_eq!((result.code, result.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn hint_lists_each_task_once() {
+    let folder = Workspace::new();
+    // A task of the working folder with the name of a built-in one.
+    folder.write("tasks/softmax/task.yaml", "");
+    let result = folder.run(&["tasks", "show", "nothing_like_a_task"]);
+    result.assert_fails(2, &["unknown task `nothing_like_a_task`", "`softmax`"]);
+    assert_eq!(result.stderr.matches("`softmax`").count(), 1);
+}

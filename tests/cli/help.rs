@@ -19,7 +19,8 @@ const COMMANDS: [&str; 11] = [
 fn help(command: &str) -> String {
     let mut arguments: Vec<_> = command.split_whitespace().collect();
     arguments.push("--help");
-    let mut command = Workspace::new().command(&arguments);
+    let folder = Workspace::new();
+    let mut command = folder.command(&arguments);
     let result = CommandResult::of(&command.env("COLUMNS", "80").output().unwrap());
     assert_eq!(result.code, 0, "{}", result.stderr);
     result.stdout
