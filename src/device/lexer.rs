@@ -28,81 +28,77 @@ pub(super) enum LexemeKind {
 /// All lexemes of a source, without comments and white space.
 pub(super) fn lex(source: &str) -> Vec<Lexeme> {
     let bytes = source.as_bytes();
-    let mut tokens = Vec::new();
+    let mut lexemes = Vec::new();
     let (mut position, mut line, mut at_line_start) = (0, 1u32, true);
     while position < bytes.len() {
         let start = position;
-        let byte = bytes[position];
-        let kind = match byte {
-            b'\n' => {
-                at_line_start = true;
-                line += 1;
-                position += 1;
-                continue;
-            }
-            _ if byte.is_ascii_whitespace() => {
-                position += 1;
-                continue;
-            }
-            b'/' if bytes.get(position + 1) == Some(&b'/') => {
-                position = end_of_line(bytes, position);
-                continue;
-            }
-            b'/' if bytes.get(position + 1) == Some(&b'*') => {
-                let end = source[position + 2..]
-                    .find("*/")
-                    .map_or(bytes.len(), |offset| position + 2 + offset + 2);
-                line += newlines(&bytes[position..end]);
-                position = end;
-                continue;
-            }
-            // `%:` is a digraph for `#`.
-            b'#' | b'%'
-                if at_line_start && (byte == b'#' || bytes.get(position + 1) == Some(&b':')) =>
-            {
-                position = end_of_directive(source, position);
-                LexemeKind::Directive
-            }
-            b'"' | b'\'' => {
-                position = end_of_literal(source, position);
-                LexemeKind::Literal
-            }
-            _ if byte.is_ascii_digit() => {
-                while position < bytes.len()
-                    && (bytes[position].is_ascii_alphanumeric()
-                        || matches!(bytes[position], b'.' | b'\'' | b'_'))
-                {
-                    position += 1;
-                }
-                LexemeKind::Number
-            }
-            _ if is_identifier_byte(byte) => {
-                while position < bytes.len() && is_identifier_byte(bytes[position]) {
-                    position += 1;
-                }
-                let raw_string =
-                    bytes.get(position) == Some(&b'"') && source[start..position].ends_with('R');
-                if raw_string {
-                    position = end_of_raw_string(source, position);
-                    LexemeKind::Literal
-                } else {
-                    LexemeKind::Identifier
-                }
-            }
-            _ => {
-                position += source[position..].chars().next().map_or(1, char::len_utf8);
-                LexemeKind::Symbol
-            }
-        };
+        if let Some(end) = end_of_blank(source, start) {
+            at_line_start |= bytes[start] == b'\n';
+            line += newlines(&bytes[start..end]);
+            position = end;
+            continue;
+        }
+        let (kind, end) = lexeme_at(source, start, at_line_start);
         at_line_start = false;
-        tokens.push(Lexeme {
+        lexemes.push(Lexeme {
             kind,
-            range: start..position,
+            range: start..end,
             line,
         });
-        line += newlines(&bytes[start..position]);
+        line += newlines(&bytes[start..end]);
+        position = end;
     }
-    tokens
+    lexemes
+}
+
+/// The end of a comment, or of a character of white space, that starts at `start`.
+fn end_of_blank(source: &str, start: usize) -> Option<usize> {
+    let bytes = source.as_bytes();
+    match bytes[start..] {
+        [byte, ..] if byte.is_ascii_whitespace() => Some(start + 1),
+        [b'/', b'/', ..] => Some(end_of_line(bytes, start)),
+        [b'/', b'*', ..] => Some(end_of_comment(source, start)),
+        _ => None,
+    }
+}
+
+fn end_of_comment(source: &str, start: usize) -> usize {
+    source[start + 2..]
+        .find("*/")
+        .map_or(source.len(), |offset| start + 2 + offset + 2)
+}
+
+/// The kind and the end of the lexeme at `start`.
+fn lexeme_at(source: &str, start: usize, at_line_start: bool) -> (LexemeKind, usize) {
+    let bytes = source.as_bytes();
+    let end_while = |is_part: fn(u8) -> bool| {
+        let rest = bytes[start..].iter();
+        start + rest.take_while(|byte| is_part(**byte)).count()
+    };
+    match bytes[start..] {
+        // `%:` is a digraph for `#`.
+        [b'#', ..] | [b'%', b':', ..] if at_line_start => {
+            (LexemeKind::Directive, end_of_directive(source, start))
+        }
+        [b'"' | b'\'', ..] => (LexemeKind::Literal, end_of_literal(source, start)),
+        [byte, ..] if byte.is_ascii_digit() => (LexemeKind::Number, end_while(is_number_byte)),
+        [byte, ..] if is_identifier_byte(byte) => {
+            let end = end_while(is_identifier_byte);
+            if bytes.get(end) == Some(&b'"') && source[start..end].ends_with('R') {
+                (LexemeKind::Literal, end_of_raw_string(source, end))
+            } else {
+                (LexemeKind::Identifier, end)
+            }
+        }
+        _ => {
+            let length = source[start..].chars().next().map_or(1, char::len_utf8);
+            (LexemeKind::Symbol, start + length)
+        }
+    }
+}
+
+fn is_number_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'\'' | b'_')
 }
 
 fn is_identifier_byte(byte: u8) -> bool {
@@ -137,9 +133,7 @@ fn end_of_directive(source: &str, start: usize) -> usize {
         position = match bytes[position] {
             b'\n' if !is_continued(&bytes[start..position]) => return position,
             b'/' if bytes.get(position + 1) == Some(&b'/') => return end_of_line(bytes, position),
-            b'/' if bytes.get(position + 1) == Some(&b'*') => source[position + 2..]
-                .find("*/")
-                .map_or(bytes.len(), |offset| position + 2 + offset + 2),
+            b'/' if bytes.get(position + 1) == Some(&b'*') => end_of_comment(source, position),
             b'"' | b'\'' => end_of_literal(source, position),
             _ => position + 1,
         };
@@ -196,14 +190,16 @@ pub(super) fn strip_comments(directive: &str) -> String {
     plain + rest
 }
 
+/// Whether the text after `#` starts with the directive `name`.
 pub(super) fn starts_with_directive(body: &str, name: &str) -> bool {
     body.strip_prefix(name).is_some_and(|rest| {
         !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
     })
 }
 
-pub(super) fn are_adjacent(tokens: &[Lexeme]) -> bool {
-    tokens
+/// Whether nothing separates the first three lexemes.
+pub(super) fn are_adjacent(lexemes: &[Lexeme]) -> bool {
+    lexemes
         .windows(2)
         .take(2)
         .all(|pair| pair[0].range.end == pair[1].range.start)
@@ -216,12 +212,12 @@ mod tests {
     #[test]
     fn identifiers_exclude_comments_literals_and_directives() {
         let source = "#define A \\\n  asm\n/* asm\n */ x = \"asm\"; // asm\nR\"(asm)\" 'a' 1.5e3f y\n# pragma once";
-        let words: Vec<_> = lex(source)
+        let identifiers: Vec<_> = lex(source)
             .into_iter()
             .filter(|token| token.kind == LexemeKind::Identifier)
             .map(|token| (&source[token.range], token.line))
             .collect();
-        assert_eq!(words, [("x", 4), ("y", 5)]);
+        assert_eq!(identifiers, [("x", 4), ("y", 5)]);
         assert_eq!(
             lex(source)
                 .iter()
