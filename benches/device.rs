@@ -1,6 +1,6 @@
-//! What the CPU device costs: compiling, starting a process, an empty launch, and the judge's work on memory.
+//! Times of the CPU device: compiling, opening a kernel, an empty launch, and the judge's work on memory.
 //!
-//! `cargo bench --bench device`.
+//! Run it with `cargo bench --bench device` on an idle machine.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ const TIMED: Purpose = Purpose::Time {
 };
 
 fn main() -> anyhow::Result<()> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let device = CpuDevice::new()?;
-    print_row("device ready", begun.elapsed(), "");
+    print_row("device ready", started.elapsed(), "");
     let salt = format!("{:?}", std::time::SystemTime::now());
     let source = "__global__ void f(float* x) {}\n";
     let mut seconds = Vec::new();
@@ -31,14 +31,14 @@ fn main() -> anyhow::Result<()> {
         seconds.push(compile(&device, &format!("{source}// {salt} {index}\n"))?.1);
     }
     print_row("compile, new to the cache", median(seconds), "");
-    let (program, kept) = compile(&device, &format!("{source}// {salt} 0\n"))?;
-    print_row("compile, kept", kept, "");
+    let (program, cached) = compile(&device, &format!("{source}// {salt} 0\n"))?;
+    print_row("compile, cached", cached, "");
     for elements in [1, BYTES as u64 / 4] {
         let plan = plan(elements);
         let open = || -> anyhow::Result<(Box<dyn BoundKernel>, Duration)> {
-            let begun = Instant::now();
+            let started = Instant::now();
             match device.open(&program, &plan, TIMED)? {
-                Opened::Ready(arm) => Ok((arm, begun.elapsed())),
+                Opened::Ready(kernel) => Ok((kernel, started.elapsed())),
                 Opened::Refused(refusal) => anyhow::bail!(refusal.reason),
             }
         };
@@ -47,14 +47,14 @@ fn main() -> anyhow::Result<()> {
             times.push(open()?.1);
         }
         print_row(
-            "open an arm",
+            "open a kernel",
             median(times),
             &format!("{} bytes", 4 * elements),
         );
-        let (mut arm, _) = open()?;
+        let (mut kernel, _) = open()?;
         let mut launches = Vec::new();
         for _ in 0..1000 {
-            match arm.launch(Duration::from_secs(1))? {
+            match kernel.launch(Duration::from_secs(1))? {
                 LaunchOutcome::Finished { time } => launches.push(time),
                 LaunchOutcome::Fault(refusal) => anyhow::bail!(refusal.reason),
             }
@@ -63,30 +63,30 @@ fn main() -> anyhow::Result<()> {
         let detail = format!("p10 {:?}, p90 {:?}", launches[100], launches[900]);
         print_row("an empty launch", launches[500], &detail);
     }
-    let (mut arm, _) = match device.open(&program, &plan(BYTES as u64 / 4), TIMED)? {
-        Opened::Ready(arm) => (arm, ()),
+    let (mut kernel, _) = match device.open(&program, &plan(BYTES as u64 / 4), TIMED)? {
+        Opened::Ready(kernel) => (kernel, ()),
         Opened::Refused(refusal) => anyhow::bail!(refusal.reason),
     };
     let distribution = normal(None);
-    for (name, seed) in [("write, drawn", 0..4), ("write, kept", 3..4)] {
+    for (name, seed) in [("write, new values", 0..4), ("write, cached values", 3..4)] {
         let mut times = Vec::new();
         for seed in seed {
             let distribution = &distribution;
             times.push(timed(|| {
-                arm.write(0, &BufferContent::Random { distribution, seed })
+                kernel.write(0, &BufferContent::Random { distribution, seed })
             }));
         }
         print_rate(name, median(times), BYTES);
     }
-    print_rate("hash of an arm's buffer", timed(|| arm.hash(0)), BYTES);
+    print_rate("hash of a kernel's buffer", timed(|| kernel.hash(0)), BYTES);
     bench_memory();
     Ok(())
 }
 
-/// The judge's functions on one core, over memory that is already there.
+/// The judge's functions on one core, over memory that is already allocated.
 fn bench_memory() {
     let mut words = vec![1u64; BYTES / 8];
-    // SAFETY: the words' own memory, seen as bytes.
+    // SAFETY: the words' memory as bytes.
     let bytes = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), BYTES) };
     for dtype in [
         DType::Float32,
@@ -174,9 +174,9 @@ fn compile(
         max_registers: None,
         arch: None,
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     match device.compile(&unit, Build::Fast)? {
-        Compiled::Ready(program) => Ok((program, begun.elapsed())),
+        Compiled::Ready(program) => Ok((program, started.elapsed())),
         Compiled::Refused(refusal) => anyhow::bail!(refusal.reason),
     }
 }
@@ -205,9 +205,9 @@ fn plan(elements: u64) -> Plan {
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     std::hint::black_box(work());
-    begun.elapsed()
+    started.elapsed()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

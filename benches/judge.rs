@@ -1,7 +1,7 @@
-//! How long judging a changed `gdn_decode` kernel takes in the quick profile, and where the time goes.
+//! The time to judge a changed `gdn_decode` kernel in the quick profile, by stage.
 //!
-//! `cargo bench --bench judge`. Every candidate is new to the compiler's cache; what a run pays once (oracle, baseline, the
-//! precompiled header) is paid before the clock starts, and printed apart.
+//! Run it with `cargo bench --bench judge` on an idle machine. Every candidate is new to the compiler's cache. The one-time work of a
+//! run (oracle, baseline, precompiled header) is done before the clock starts, and printed separately.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -29,12 +29,12 @@ fn main() -> anyhow::Result<()> {
         sm_count: i64::from(cores),
         max_shared_bytes: 232_448,
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut judge = Judge::new(&device, &task, options, machine)?;
     println!(
         "{} on {cores} cores; oracle and baseline ready in {:.2} s",
         device.identity().name,
-        begun.elapsed().as_secs_f64()
+        started.elapsed().as_secs_f64()
     );
     println!(
         "{:<14} {:>9} {:>9} {:>9} {:>9} {:>9}  verdict",
@@ -44,9 +44,9 @@ fn main() -> anyhow::Result<()> {
         for candidate in 0..CANDIDATES {
             let salt = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
             let changed = format!("{text}\n// {salt} {candidate}\n");
-            let begun = Instant::now();
+            let started = Instant::now();
             let verdict = judge.judge(file, &changed, None)?;
-            let total = begun.elapsed().as_secs_f64();
+            let total = started.elapsed().as_secs_f64();
             let seconds = verdict.seconds;
             let speedup = verdict.speedup.map_or(String::new(), |speedup| {
                 format!(

@@ -1,9 +1,9 @@
-//! The CUDA device from the outside: what it does to memory equals `device::numerics` bit for bit, and what a kernel must not do
-//! is seen. Each test says in one line where there is no GPU.
+//! The CUDA device through its interface: its work on memory equals `device::numerics` bit for bit, and forbidden accesses of a kernel
+//! are detected. Without a GPU each test prints that it is skipped.
 //!
-//! A machine with a GPU may have no cargo: `KFORGE_TEST_BINARY` says where the program lies.
+//! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the kforge program.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,7 +23,7 @@ use kforge::task::{CumulativeTotal, DType, Distribution, DistributionKind, Norm,
 use kforge::verdict::Status;
 
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Tells a test's own child which fault to make.
+/// The environment variable that tells a child of a test which fault to cause.
 const FAULT_VARIABLE: &str = "KFORGE_TEST_FAULT";
 
 const CHECK_END: Purpose = Purpose::Check { edge: Edge::End };
@@ -47,7 +47,7 @@ const DTYPES: [DType; 11] = [
     DType::Bool,
 ];
 
-/// Sizes around those of pieces and blocks, each in rows.
+/// Rows and row lengths, around the sizes of pieces and thread blocks.
 const SHAPES: [[u64; 2]; 8] = [
     [1, 1],
     [1, 7],
@@ -59,12 +59,12 @@ const SHAPES: [[u64; 2]; 8] = [
     [1, (1 << 20) + 3],
 ];
 
-/// One of these tests at a time: a process has one context.
+/// Runs one of these tests at a time: a process has one context.
 static DEVICE: Mutex<()> = Mutex::new(());
 
 fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
     let guard = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !list_gpus().is_ok_and(|cards| !cards.is_empty()) {
+    if !list_gpus().is_ok_and(|gpus| !gpus.is_empty()) {
         println!("skipped: no GPU");
         return None;
     }
@@ -80,7 +80,7 @@ fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
     }
 }
 
-/// Takes `(signed char* y, long long a, long long b)`.
+/// Compiles a kernel `f(signed char* y, long long a, long long b)`.
 fn program(device: &CudaDevice, source: &str) -> Program {
     let unit = TranslationUnit {
         source: source.to_owned(),
@@ -105,7 +105,7 @@ fn program(device: &CudaDevice, source: &str) -> Program {
     }
 }
 
-/// Two buffers of the same shape, `x` in and `y` out; the kernel gets one of them.
+/// A plan with an input `x` and an output `y` of the same shape. The kernel gets the buffer `to`.
 fn plan(dtype: DType, shape: &[u64], to: usize, [a, b]: [i64; 2]) -> Plan {
     let buffer = |name: &str, role| Buffer {
         name: name.to_owned(),
@@ -140,24 +140,24 @@ fn open(
     purpose: Purpose,
 ) -> Box<dyn BoundKernel> {
     match device.open(program, plan, purpose).unwrap() {
-        Opened::Ready(arm) => arm,
+        Opened::Ready(kernel) => kernel,
         Opened::Refused(refusal) => panic!("{refusal:?}"),
     }
 }
 
-fn launch(arm: &mut dyn BoundKernel) {
-    let launched = arm.launch(DEADLINE).unwrap();
+fn launch(kernel: &mut dyn BoundKernel) {
+    let launched = kernel.launch(DEADLINE).unwrap();
     assert!(
         matches!(launched, LaunchOutcome::Finished { .. }),
         "{launched:?}"
     );
 }
 
-fn bytes(arm: &dyn BoundKernel, buffer: usize) -> Vec<u8> {
-    arm.bytes(buffer).unwrap()
+fn bytes(kernel: &dyn BoundKernel, buffer: usize) -> Vec<u8> {
+    kernel.bytes(buffer).unwrap()
 }
 
-/// Memory of the host for some elements, aligned for any dtype.
+/// Host memory for some elements, aligned for any dtype.
 struct HostBuffer {
     dtype: DType,
     words: Vec<u64>,
@@ -175,7 +175,7 @@ impl HostBuffer {
     }
 
     fn memory(&mut self) -> &mut [u8] {
-        // SAFETY: the words' own memory, seen as bytes.
+        // SAFETY: the words' memory as bytes.
         unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast::<u8>(), self.bytes) }
     }
 
@@ -192,10 +192,10 @@ impl HostBuffer {
     }
 }
 
-/// A part of a cut number takes as long as its row has elements.
+/// Longest row for cumulative distributions: every element costs as much time as its row has elements.
 const MAX_CUMULATIVE_ROW: u64 = 300;
 
-/// Every shape of values and everything that changes one.
+/// Every kind of distribution, and every modifier.
 fn distributions(row: u64) -> Vec<Distribution> {
     let normal = || Distribution::new(DistributionKind::Normal(1.3));
     let uniform = || Distribution::new(DistributionKind::Uniform([-3.0, 90.0]));
@@ -252,7 +252,7 @@ fn distributions(row: u64) -> Vec<Distribution> {
     all.into_iter().filter(is_short).collect()
 }
 
-/// Writes zeros over every third element, from the second on: `a` elements of `b` bytes.
+/// Writes zeros to every third element, starting with the second: `a` elements of `b` bytes.
 const EVERY_THIRD: &str = "__global__ void f(signed char* y, long long a, long long b) {
     const long long step = (long long)gridDim.x * blockDim.x;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < a; i += step)
@@ -277,23 +277,23 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
                 [elements as i64, dtype.bytes() as i64],
             );
             let purpose = [CHECK_END, CHECK_START, TIMED][index % 3];
-            let mut arm = open(&device, &program, &plan, purpose);
+            let mut kernel = open(&device, &program, &plan, purpose);
             let what = format!("{dtype}, {rows} rows of {row}");
             for (seed, distribution) in distributions(row).iter().enumerate() {
                 let seed = seed as u64 * 0x9e37_79b9_7f4a_7c15;
                 let mut host = HostBuffer::new(dtype, elements).filled(row, distribution, seed);
                 let content = BufferContent::Random { distribution, seed };
-                arm.write(0, &content).unwrap();
+                kernel.write(0, &content).unwrap();
                 assert!(
-                    bytes(arm.as_ref(), 0) == host.memory(),
+                    bytes(kernel.as_ref(), 0) == host.memory(),
                     "{what}: {distribution:?}"
                 );
                 assert_eq!(
-                    arm.hash(0).unwrap(),
+                    kernel.hash(0).unwrap(),
                     numerics::hash(host.memory()),
                     "{what}: {distribution:?}"
                 );
-                let values = arm.values(0).unwrap();
+                let values = kernel.values(0).unwrap();
                 let expected = numerics::values(dtype, host.memory());
                 assert!(
                     to_bits(&values) == to_bits(&expected),
@@ -302,19 +302,22 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
             }
             for pattern in [Poison::Nan, Poison::Finite { seed: 77 }] {
                 let mut host = HostBuffer::new(dtype, elements).poisoned(pattern);
-                arm.write(1, &BufferContent::Poison(pattern)).unwrap();
+                kernel.write(1, &BufferContent::Poison(pattern)).unwrap();
                 assert!(
-                    bytes(arm.as_ref(), 1) == host.memory(),
+                    bytes(kernel.as_ref(), 1) == host.memory(),
                     "{what}: {pattern:?}"
                 );
-                launch(arm.as_mut());
+                launch(kernel.as_mut());
                 let width = dtype.bytes() as usize;
                 let elements = host.memory().chunks_exact_mut(width).skip(1).step_by(3);
                 elements.for_each(|element| element.fill(0));
-                assert!(bytes(arm.as_ref(), 1) == host.memory(), "{what}: written");
+                assert!(
+                    bytes(kernel.as_ref(), 1) == host.memory(),
+                    "{what}: written"
+                );
                 let expected = numerics::count_unwritten(dtype, host.memory(), pattern);
                 assert_eq!(
-                    arm.unwritten(1, pattern).unwrap(),
+                    kernel.unwritten(1, pattern).unwrap(),
                     expected,
                     "{what}: {pattern:?}"
                 );
@@ -327,20 +330,20 @@ fn to_bits(values: &[f64]) -> Vec<u64> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-fn read_expected(arm: &dyn BoundKernel, buffer: usize) -> (ExpectedValues, Option<u64>) {
-    let output = arm.expected_output(buffer).unwrap();
+fn read_expected(kernel: &dyn BoundKernel, buffer: usize) -> (ExpectedValues, Option<u64>) {
+    let output = kernel.expected_output(buffer).unwrap();
     (output.values, output.first_not_finite)
 }
 
 fn compare_output(
-    arm: &dyn BoundKernel,
+    kernel: &dyn BoundKernel,
     expected: &ExpectedValues,
     tolerance: Tolerance,
 ) -> Comparison {
-    arm.compare(1, &[0], expected, tolerance).unwrap()
+    kernel.compare(1, &[0], expected, tolerance).unwrap()
 }
 
-/// All of it, with numbers as their bits.
+/// A comparison with all numbers as bits.
 fn comparison_bits(comparison: &Comparison) -> (u64, u64, Option<[u64; 3]>, [u64; 4]) {
     let first = comparison.first;
     (
@@ -390,11 +393,14 @@ fn comparisons_match_the_host_bit_for_bit() {
             }
             let mut stored = HostBuffer::new(dtype, elements);
             numerics::store(dtype, &found, stored.memory());
-            let mut arm = open(&device, &program, &plan(dtype, &shape, 1, [0, 1]), TIMED);
-            arm.write(1, &BufferContent::Values(&found)).unwrap();
-            assert!(bytes(arm.as_ref(), 1) == stored.memory(), "{what}: stored");
+            let mut kernel = open(&device, &program, &plan(dtype, &shape, 1, [0, 1]), TIMED);
+            kernel.write(1, &BufferContent::Values(&found)).unwrap();
+            assert!(
+                bytes(kernel.as_ref(), 1) == stored.memory(),
+                "{what}: stored"
+            );
 
-            // An oracle's outputs are doubles; another kernel's are what its are.
+            // An oracle's outputs are doubles; another kernel's have the buffer's dtype.
             let wide = plan(DType::Float64, &shape, 1, [0, 1]);
             let mut oracle = open(&device, &program, &wide, TIMED);
             oracle.write(1, &BufferContent::Values(&right)).unwrap();
@@ -406,7 +412,7 @@ fn comparisons_match_the_host_bit_for_bit() {
             for tolerance in [loose, tight] {
                 let host = numerics::compare(dtype, stored.memory(), &right, tolerance);
                 for (name, expected) in [("oracle", &of_oracle), ("other", &of_other)] {
-                    let found = compare_output(arm.as_ref(), expected, tolerance);
+                    let found = compare_output(kernel.as_ref(), expected, tolerance);
                     assert_eq!(
                         comparison_bits(&found),
                         comparison_bits(&host),
@@ -439,56 +445,59 @@ fn copies_have_distinct_data_and_launches_stay_in_theirs() {
         copies,
         cache: Some(Cache::Cold),
     };
-    let mut arm = open(&device, &program, &plan, timed(3));
+    let mut kernel = open(&device, &program, &plan, timed(3));
     let mut one = open(&device, &program, &plan, timed(1));
     let normal = Distribution::new(DistributionKind::Normal(1.0));
     let content = BufferContent::Random {
         distribution: &normal,
         seed: 11,
     };
-    arm.write(0, &content).unwrap();
+    kernel.write(0, &content).unwrap();
     let mut hashes = Vec::new();
     for copy in 0..3 {
         one.bind_copies(&[copy]).unwrap();
         one.write(0, &content).unwrap();
         let hash = one.hash(0).unwrap();
-        assert_eq!(arm.hash_copies(0, &[copy]).unwrap(), hash, "copy {copy}");
-        assert!(!hashes.contains(&hash), "copy {copy} is like another");
+        assert_eq!(kernel.hash_copies(0, &[copy]).unwrap(), hash, "copy {copy}");
+        assert!(!hashes.contains(&hash), "copy {copy} equals another");
         hashes.push(hash);
     }
     let poison = Poison::Finite { seed: 3 };
-    arm.write(1, &BufferContent::Poison(poison)).unwrap();
-    launch(arm.as_mut());
-    assert_eq!(arm.launched_copies().len(), 1);
+    kernel.write(1, &BufferContent::Poison(poison)).unwrap();
+    launch(kernel.as_mut());
+    assert_eq!(kernel.launched_copies().len(), 1);
     let nothing = PoisonCount {
         count: 0,
         first: None,
     };
-    assert_eq!(arm.written_in_idle_copies(1, poison).unwrap(), nothing);
-    let PoisonCount { count, first } = arm.unwritten(1, poison).unwrap();
+    assert_eq!(kernel.written_in_idle_copies(1, poison).unwrap(), nothing);
+    let PoisonCount { count, first } = kernel.unwritten(1, poison).unwrap();
     assert_eq!((count, first), (667, Some(0)));
-    // What is written to the copies that did not run is seen.
+    // Writes to the copies that were not launched are detected.
     let ones = Distribution::new(DistributionKind::Value(1.0));
     let content = BufferContent::Random {
         distribution: &ones,
         seed: 0,
     };
-    arm.write(1, &content).unwrap();
+    kernel.write(1, &content).unwrap();
     let touched = PoisonCount {
         count: 2000,
         first: Some(0),
     };
-    assert_eq!(arm.written_in_idle_copies(1, Poison::Nan).unwrap(), touched);
-    arm.write(1, &BufferContent::Poison(poison)).unwrap();
-    let launched = arm.launch_sample(3, DEADLINE).unwrap();
+    assert_eq!(
+        kernel.written_in_idle_copies(1, Poison::Nan).unwrap(),
+        touched
+    );
+    kernel.write(1, &BufferContent::Poison(poison)).unwrap();
+    let launched = kernel.launch_sample(3, DEADLINE).unwrap();
     assert!(
         matches!(launched, LaunchOutcome::Finished { time } if time > Duration::ZERO),
         "{launched:?}"
     );
-    let mut ran = arm.launched_copies().to_vec();
+    let mut ran = kernel.launched_copies().to_vec();
     ran.sort_unstable();
     assert_eq!(ran, [0, 1, 2]);
-    let count = arm.unwritten(1, poison).unwrap().count;
+    let count = kernel.unwritten(1, poison).unwrap().count;
     assert_eq!(count, 3 * 667);
 }
 
@@ -499,20 +508,22 @@ fn two_kernels_swap_their_placement() {
     };
     let program = program(&device, EVERY_THIRD);
     let plan = plan(DType::Int32, &[100], 1, [100, 4]);
-    let mut arms = [(); 2].map(|()| open(&device, &program, &plan, TIMED));
-    for (arm, value) in arms.iter_mut().zip([1.0, 2.0]) {
-        arm.write(1, &BufferContent::Values(&[value; 100])).unwrap();
+    let mut kernels = [(); 2].map(|()| open(&device, &program, &plan, TIMED));
+    for (kernel, value) in kernels.iter_mut().zip([1.0, 2.0]) {
+        kernel
+            .write(1, &BufferContent::Values(&[value; 100]))
+            .unwrap();
     }
-    let [one, other] = &mut arms;
+    let [one, other] = &mut kernels;
     one.swap_placement(other.as_mut()).unwrap();
-    for (arm, value) in arms.iter_mut().zip([2.0, 1.0]) {
-        launch(arm.as_mut());
-        let values = arm.values(1).unwrap();
+    for (kernel, value) in kernels.iter_mut().zip([2.0, 1.0]) {
+        launch(kernel.as_mut());
+        let values = kernel.values(1).unwrap();
         assert_eq!(values[..3], [value, 0.0, value]);
     }
 }
 
-/// Writes one byte, `a` bytes from the start.
+/// Changes one byte, `a` bytes from the start.
 const POKE: &str = "__global__ void f(signed char* y, long long a, long long b) {
     if (blockIdx.x == 0 && threadIdx.x == 0) y[a] = ~y[a];
 }
@@ -526,20 +537,26 @@ fn guard_zone_damage_is_found_on_both_sides() {
     let program = program(&device, POKE);
     for (purpose, elements, pokes) in [
         (TIMED, 1001, [-1, -256, 1001, 1001 + 255]),
-        // Seven bytes at the end of memory leave nine behind them.
+        // The buffer ends at a multiple of 16, so 7 bytes leave 9 after them.
         (CHECK_END, 7, [-1, -4096, 7, 15]),
         (CHECK_START, 7, [7, 8, 4096, 60_000]),
     ] {
         for poke in pokes {
             let plan = plan(DType::Int8, &[elements as u64], 1, [poke, 0]);
-            let mut arm = open(&device, &program, &plan, purpose);
-            arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
-            let guards = |arm: &dyn BoundKernel, buffer| arm.guard_damage(buffer).unwrap();
-            assert_eq!(guards(arm.as_ref(), 1), None, "{purpose:?}");
-            launch(arm.as_mut());
+            let mut kernel = open(&device, &program, &plan, purpose);
+            kernel
+                .write(1, &BufferContent::Poison(Poison::Nan))
+                .unwrap();
+            let guards = |kernel: &dyn BoundKernel, buffer| kernel.guard_damage(buffer).unwrap();
+            assert_eq!(guards(kernel.as_ref(), 1), None, "{purpose:?}");
+            launch(kernel.as_mut());
             let damage = if poke < 0 { poke } else { poke - elements };
-            assert_eq!(guards(arm.as_ref(), 1), Some(damage), "{purpose:?}, {poke}");
-            assert_eq!(guards(arm.as_ref(), 0), None, "{purpose:?}");
+            assert_eq!(
+                guards(kernel.as_ref(), 1),
+                Some(damage),
+                "{purpose:?}, {poke}"
+            );
+            assert_eq!(guards(kernel.as_ref(), 0), None, "{purpose:?}");
         }
     }
 }
@@ -578,11 +595,11 @@ __global__ void f(signed char* y, long long a, long long b) {{
         );
         let program = program(&device, &source);
         let plan = plan(DType::Int8, &[2], 1, [0, 0]);
-        let mut arm = open(&device, &program, &plan, CHECK_END);
+        let mut kernel = open(&device, &program, &plan, CHECK_END);
         for _ in 0..2 {
-            launch(arm.as_mut());
-            // Each launch finds what the first one found.
-            assert_eq!(bytes(arm.as_ref(), 1), [3, 9], "{declaration}");
+            launch(kernel.as_mut());
+            // Each launch finds the original value.
+            assert_eq!(bytes(kernel.as_ref(), 1), [3, 9], "{declaration}");
         }
         let expected = match name {
             Some(name) => PersistentState::Changed {
@@ -591,7 +608,7 @@ __global__ void f(signed char* y, long long a, long long b) {{
             },
             None => PersistentState::Unchanged,
         };
-        assert_eq!(arm.persistent_state(), expected, "{declaration}");
+        assert_eq!(kernel.persistent_state(), expected, "{declaration}");
     }
 }
 
@@ -601,7 +618,7 @@ const PEEK: &str = "__global__ void f(signed char* y, long long a, long long b) 
 }
 ";
 
-/// After a fault a process has no context any more: each is made in a child of its own, which is this same test.
+/// After a fault a process has no context, so each fault happens in a child process, which runs this same test.
 #[test]
 fn accesses_outside_the_buffers_fault() {
     let faults = ["write to an input", "read behind", "read before"];
@@ -619,7 +636,7 @@ fn accesses_outside_the_buffers_fault() {
             .unwrap();
         let [out, err] = [&child.stdout, &child.stderr].map(|text| String::from_utf8_lossy(text));
         assert!(
-            child.status.success() && out.contains("as it must be"),
+            child.status.success() && out.contains("faulted as expected"),
             "{fault}:\n{out}\n{err}"
         );
     }
@@ -629,7 +646,7 @@ fn run_fault(fault: &str) {
     let Some((_guard, device)) = device() else {
         return;
     };
-    // What a piece of memory is a multiple of is 2 MiB on every card that has such pieces.
+    // Mapped memory comes in units of 2 MiB on every supported GPU.
     let elements = 2 << 20;
     let (source, buffer, at, purpose) = match fault {
         "write to an input" => (POKE, 0, 5, CHECK_END),
@@ -639,15 +656,20 @@ fn run_fault(fault: &str) {
     };
     let program = program(&device, source);
     let plan = plan(DType::Int8, &[elements as u64], buffer, [at, 0]);
-    let mut arm = open(&device, &program, &plan, purpose);
-    arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
-    match arm.launch(DEADLINE).unwrap() {
+    let mut kernel = open(&device, &program, &plan, purpose);
+    kernel
+        .write(1, &BufferContent::Poison(Poison::Nan))
+        .unwrap();
+    match kernel.launch(DEADLINE).unwrap() {
         LaunchOutcome::Fault(refusal) => {
             assert_eq!(refusal.status, Status::OutOfBounds, "{refusal:?}")
         }
         finished => panic!("{fault}: {finished:?}"),
     }
     assert!(device.is_broken());
-    assert!(arm.launch(DEADLINE).is_err(), "nothing more is launched");
-    println!("as it must be");
+    assert!(
+        kernel.launch(DEADLINE).is_err(),
+        "a broken device must refuse to launch"
+    );
+    println!("faulted as expected");
 }

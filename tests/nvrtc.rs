@@ -1,7 +1,7 @@
-//! CUDA's own compiler on the kernels that the CPU takes: what one accepts and the other does not is a table in
-//! `fixtures/nvrtc.tsv`, and this test holds it to the truth. No GPU is needed.
+//! Compiles the kernels of the CPU tests with NVRTC, and checks that `fixtures/nvrtc.tsv` lists every kernel that only one of the two
+//! compilers accepts. Needs no GPU.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,10 +14,10 @@ use kforge::kernel::Kernel;
 use kforge::kernel::plan::TranslationUnit;
 use kforge::task::{Task, TaskFiles, embedded_names};
 
-/// CUDA's compiler, or one line that says why there is none.
+/// CUDA's compiler; `None`, with a printed reason, if there is none.
 fn nvrtc() -> Option<Compiler> {
     if let Some(python) = std::env::var_os("KFORGE_TEST_PYTHON") {
-        // SAFETY: the only test of this program, before it starts a thread.
+        // SAFETY: this is the program's only test, and it has not started a thread.
         unsafe { std::env::set_var("KFORGE_PYTHON", python) };
     }
     match Compiler::open_with_program(env!("CARGO_BIN_EXE_kforge").into(), "sm_90") {
@@ -29,7 +29,7 @@ fn nvrtc() -> Option<Compiler> {
     }
 }
 
-/// Every kernel that is asked about, by a name that says where it is.
+/// Every compiled kernel, by its task and file name.
 fn corpus() -> BTreeMap<String, TranslationUnit> {
     let mut units = BTreeMap::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -49,7 +49,7 @@ fn corpus() -> BTreeMap<String, TranslationUnit> {
             .flatten()
         {
             let file = entry.file_name().to_string_lossy().into_owned();
-            // The best that is known has its verdict beside it.
+            // The folder also holds the verdict of the best known kernel.
             if file.ends_with(".cu") {
                 files.push((format!("{name}/{file}"), entry.path(), false));
             }
@@ -80,12 +80,36 @@ fn unit(task: &Task, path: &Path, is_oracle: bool) -> TranslationUnit {
     kernel.translation_unit(task, &kernel.tunable_values(None), is_oracle)
 }
 
+/// By kernel: what the CPU's compiler and NVRTC do with it (`accepts` or `refuses`), where they differ.
+fn read_table(path: &Path) -> BTreeMap<String, (String, String)> {
+    let table = std::fs::read_to_string(path).unwrap();
+    let rows = table
+        .lines()
+        .filter(|row| !row.is_empty() && !row.starts_with('#'));
+    rows.map(|row| {
+        let cells: Vec<_> = row.split('\t').collect();
+        let [file, cpu, cuda, _why] = cells.as_slice() else {
+            panic!("a row of the table must have four cells: {row}")
+        };
+        ((*file).to_owned(), ((*cpu).to_owned(), (*cuda).to_owned()))
+    })
+    .collect()
+}
+
+/// What a compiler does with a kernel, and the reason of a refusal.
+fn outcome(compiled: Compiled) -> (&'static str, String) {
+    match compiled {
+        Compiled::Ready(_) => ("accepts", String::new()),
+        Compiled::Refused(refusal) => ("refuses", refusal.reason),
+    }
+}
+
 #[test]
 fn differences_between_nvrtc_and_cpu_match_the_table() {
     let Some(nvrtc) = nvrtc() else { return };
     if !nvrtc.version().starts_with("NVRTC 13.") {
         println!(
-            "skipped: the table is that of NVRTC 13, this is {}",
+            "skipped: the table is for NVRTC 13, this is {}",
             nvrtc.version()
         );
         return;
@@ -95,53 +119,30 @@ fn differences_between_nvrtc_and_cpu_match_the_table() {
         return;
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nvrtc.tsv");
-    let table = std::fs::read_to_string(&path).unwrap();
-    let mut expected = BTreeMap::new();
-    for row in table
-        .lines()
-        .filter(|row| !row.is_empty() && !row.starts_with('#'))
-    {
-        let cells: Vec<_> = row.split('\t').collect();
-        let [file, cpu, cuda, _why] = cells.as_slice() else {
-            panic!("a row of the table has four cells: {row}")
-        };
-        expected.insert((*file).to_owned(), ((*cpu).to_owned(), (*cuda).to_owned()));
-    }
-    let (mut found, mut told) = (BTreeMap::new(), String::new());
+    let expected = read_table(&path);
+    let (mut found, mut details) = (BTreeMap::new(), String::new());
     let mut accepted = 0;
     for (file, unit) in corpus() {
-        let on_cpu = match device.compile(&unit, Build::Fast).unwrap() {
-            Compiled::Ready(_) => Ok(()),
-            Compiled::Refused(refusal) => Err(refusal.reason),
-        };
-        let by_nvrtc = match nvrtc.compile(&unit).unwrap() {
-            Compiled::Ready(_) => Ok(()),
-            Compiled::Refused(refusal) => Err(refusal.reason),
-        };
-        accepted += usize::from(by_nvrtc.is_ok());
-        if on_cpu.is_ok() != by_nvrtc.is_ok() {
-            let word =
-                |result: &Result<(), String>| if result.is_ok() { "accepts" } else { "refuses" };
-            found.insert(
-                file.clone(),
-                (word(&on_cpu).to_owned(), word(&by_nvrtc).to_owned()),
-            );
+        let (cpu, cpu_reason) = outcome(device.compile(&unit, Build::Fast).unwrap());
+        let (cuda, cuda_reason) = outcome(nvrtc.compile(&unit).unwrap());
+        accepted += usize::from(cuda == "accepts");
+        if cpu != cuda {
+            found.insert(file.clone(), (cpu.to_owned(), cuda.to_owned()));
             writeln!(
-                told,
-                "{file}: the CPU {}, NVRTC {}: {}{}",
-                word(&on_cpu),
-                word(&by_nvrtc),
-                on_cpu.err().unwrap_or_default(),
-                by_nvrtc.err().unwrap_or_default()
+                details,
+                "{file}: the CPU {cpu}, NVRTC {cuda}: {cpu_reason}{cuda_reason}"
             )
             .unwrap();
         }
     }
-    assert!(accepted > 30, "NVRTC accepts {accepted} kernels:\n{told}");
+    assert!(
+        accepted > 30,
+        "NVRTC accepts {accepted} kernels:\n{details}"
+    );
     assert_eq!(
         found,
         expected,
-        "`{}` says something else:\n{told}",
+        "the results differ from `{}`:\n{details}",
         path.display()
     );
 }

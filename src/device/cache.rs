@@ -52,9 +52,9 @@ pub(super) fn write_failure(path: &Path, error: &std::io::Error) -> Failure {
 /// Writes a file atomically: a reader sees the old contents or the new ones.
 pub(super) fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let beside = tempfile::NamedTempFile::new_in(folder)?;
-    std::fs::write(beside.path(), contents)?;
-    beside
+    let temporary = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::write(temporary.path(), contents)?;
+    temporary
         .into_temp_path()
         .persist(path)
         .map_err(|error| error.error)
@@ -139,7 +139,7 @@ impl ImageCache {
         let bytes = file.metadata()?.len();
         let mut whole = whole;
         let mut tries = 0;
-        let held = loop {
+        let lease = loop {
             match whole.persist_noclobber(self.path(name)) {
                 Ok(()) => {
                     break CacheLease {
@@ -150,8 +150,8 @@ impl ImageCache {
                     if taken.error.kind() == std::io::ErrorKind::AlreadyExists
                         && tries < MAX_INSERT_TRIES =>
                 {
-                    if let Some(held) = self.lease(name) {
-                        return Ok(held);
+                    if let Some(lease) = self.lease(name) {
+                        return Ok(lease);
                     }
                     whole = taken.path;
                     tries += 1;
@@ -161,7 +161,7 @@ impl ImageCache {
             }
         };
         self.note_written(bytes);
-        Ok(held)
+        Ok(lease)
     }
 
     /// Writes a file that may exist already, complete or not.
@@ -169,9 +169,9 @@ impl ImageCache {
         for _ in 0..MAX_INSERT_TRIES {
             write_atomically(&self.path(name), contents)?;
             // Another process may have pruned it as old.
-            if let Some(held) = self.lease(name) {
+            if let Some(lease) = self.lease(name) {
                 self.note_written(contents.len() as u64);
-                return Ok(held);
+                return Ok(lease);
             }
         }
         Err(std::io::ErrorKind::ResourceBusy.into())
@@ -289,13 +289,13 @@ mod tests {
             write(&store, name, minutes);
         }
         // `a` stays claimed by a clone, `c` was used just now: both as another process would see it.
-        let held = store.lease("a").unwrap();
+        let lease = store.lease("a").unwrap();
         File::open(store.path("a"))
             .unwrap()
             .set_modified(SystemTime::now() - Duration::from_secs(3600))
             .unwrap();
-        let clone = held.clone();
-        drop(held);
+        let clone = lease.clone();
+        drop(lease);
         drop(store.lease("c").unwrap());
         store.prune();
         assert_eq!(names(folder.path()), ["a", "c", "e"]);
@@ -310,14 +310,14 @@ mod tests {
     fn writing_past_the_limit_prunes() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
-        let mut held = Vec::new();
+        let mut leases = Vec::new();
         for number in 0..20 {
-            let beside = tempfile::NamedTempFile::new_in(store.folder()).unwrap();
-            std::fs::write(beside.path(), [0; 50]).unwrap();
-            let kept = store.insert(beside.into_temp_path(), &format!("{number}"));
-            held.push(kept.unwrap());
+            let temporary = tempfile::NamedTempFile::new_in(store.folder()).unwrap();
+            std::fs::write(temporary.path(), [0; 50]).unwrap();
+            let lease = store.insert(temporary.into_temp_path(), &format!("{number}"));
+            leases.push(lease.unwrap());
             // The first stays claimed, as a baseline does.
-            held.truncate(1);
+            leases.truncate(1);
         }
         let left = names(folder.path());
         assert!(
@@ -330,12 +330,12 @@ mod tests {
     fn two_writers_of_one_name_share_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
-        let keep = || {
-            let beside = tempfile::NamedTempFile::new_in(store.folder()).unwrap();
-            std::fs::write(beside.path(), [0; 5]).unwrap();
-            store.insert(beside.into_temp_path(), "same").unwrap()
+        let insert = || {
+            let temporary = tempfile::NamedTempFile::new_in(store.folder()).unwrap();
+            std::fs::write(temporary.path(), [0; 5]).unwrap();
+            store.insert(temporary.into_temp_path(), "same").unwrap()
         };
-        let (first, second) = (keep(), keep());
+        let (first, second) = (insert(), insert());
         drop(first);
         let large = ImageCache {
             max_bytes: 0,

@@ -19,9 +19,10 @@ pub(super) fn strip_directories(line: &str) -> String {
             .iter()
             .any(|other| path.starts_with(other));
         // Only the start of a path is scanned to its end, and then consumed, so a line of slashes takes linear time.
-        let length = match is_path_start && !is_operator {
-            true => path.find(ends).unwrap_or(path.len()),
-            false => 0,
+        let length = if is_path_start && !is_operator {
+            path.find(ends).unwrap_or(path.len())
+        } else {
+            0
         };
         if length > 1 {
             result.push_str(&rest[..start]);

@@ -44,8 +44,8 @@ impl DeviceFacts {
             facts.threads_a_multiprocessor = Some(threads);
             facts.shared_bytes_a_multiprocessor = Some(shared << 10);
             // Since Ampere, the system reserves 1 KiB for each block.
-            let kept = if facts.arch == "sm_75" { 0 } else { 1 };
-            facts.shared_bytes_a_block = Some((shared - kept) << 10);
+            let reserved = if facts.arch == "sm_75" { 0 } else { 1 };
+            facts.shared_bytes_a_block = Some((shared - reserved) << 10);
         }
         if let Some(measured) = super::cuda::load_measured(identity) {
             facts.multiprocessors = Some(measured.multiprocessors);

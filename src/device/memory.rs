@@ -49,7 +49,7 @@ pub enum ExpectedValues {
 impl ExpectedValues {
     /// The values of some copies. `copies` are positions among the copies of `self`.
     #[must_use]
-    pub fn select_copies(&self, copies: &[usize]) -> Self {
+    pub(crate) fn select_copies(&self, copies: &[usize]) -> Self {
         match self {
             Self::Host(values) => Self::Host(values.clone()),
             Self::OnDevice(all) => Self::OnDevice(DeviceValues {

@@ -105,85 +105,82 @@ fn stored_values_round_to_nearest_even() {
     assert!(stored(DType::Float8E4M3, 500.0).is_nan());
 }
 
+/// Distributions of every kind, without and with modifiers. Rows have 5 elements.
+fn varied_distributions(dtype: DType) -> Vec<RawDistribution> {
+    let uniform = Distribution::new(DistributionKind::Uniform([-1.0, 1.0]));
+    let plain = raw_distribution(dtype, 5, &uniform);
+    let kinds = [
+        (0, 0, false),
+        (0, 1, false),
+        (1, 0, false),
+        (2, 0, false),
+        (0, 0, true),
+        (1, 1, true),
+        (3, 0, false),
+        (3, 0, true),
+    ];
+    let with_kind = |(shape, normalize, is_modified)| RawDistribution {
+        shape,
+        normalize,
+        levels: if is_modified { 7 } else { 0 },
+        mean: if is_modified { 0.3 } else { 0.0 },
+        zeros: if is_modified { 0.2 } else { 0.0 },
+        large_rows: if is_modified { 3.0 } else { 1.0 },
+        one_hot: u32::from(is_modified && normalize == 1),
+        ..plain
+    };
+    kinds.map(with_kind).to_vec()
+}
+
+/// The results of all functions of a variant, as text.
+fn results_of(functions: &Functions, dtype: DType, expected: &[f64]) -> Vec<String> {
+    let number = dtype_number(dtype);
+    let count = expected.len() as u64;
+    let mut words = vec![0u64; expected.len()];
+    let mut values = vec![0.0; expected.len()];
+    let memory = words.as_mut_ptr().cast::<u8>();
+    let mut results = Vec::new();
+    for distribution in varied_distributions(dtype) {
+        let mut compared = RawComparison::default();
+        let mut first = 0;
+        // SAFETY: the memory has room for that many elements of any dtype, and rows of 5 divide them.
+        unsafe {
+            (functions.fill)(number, memory, count, &raw const distribution, 3);
+            (functions.values)(number, memory, count, values.as_mut_ptr());
+            (functions.store)(number, values.as_ptr(), memory, count);
+            (functions.compare)(
+                number,
+                memory,
+                expected.as_ptr(),
+                count,
+                1e-3,
+                1e-2,
+                &raw mut compared,
+            );
+            (functions.poison)(number, memory, count / 2, 9);
+            let unwritten = (functions.unwritten)(number, memory, count, true, 9, &raw mut first);
+            let hash = (functions.hash)(memory, count * dtype.bytes() - 1);
+            results.push(format!(
+                "{compared:?} {unwritten} {first} {hash} {values:?}"
+            ));
+        }
+    }
+    results
+}
+
 #[test]
 fn all_cpu_variants_give_identical_bits() {
-    let unit = Distribution {
+    let unit_rows = Distribution {
         normalize: Some(Norm::L2),
         ..Distribution::new(DistributionKind::Normal(0.8))
     };
-    let tolerance = Tolerance {
-        rtol: 1e-2,
-        atol_rms: 1e-3,
-    };
-    let elements = 5 * 1031;
     for dtype in ALL_DTYPES {
-        let number = dtype_number(dtype);
-        let expected: Vec<_> = filled(dtype, elements, 5, &unit, 1)
-            .1
-            .iter()
-            .map(|value| value * 1.003)
+        let (_, values) = filled(dtype, 5 * 1031, 5, &unit_rows, 1);
+        let expected: Vec<_> = values.iter().map(|value| value * 1.003).collect();
+        let variants = supported_variants().into_iter();
+        let results: Vec<_> = variants
+            .map(|functions| results_of(functions, dtype, &expected))
             .collect();
-        let results = supported_variants().into_iter().map(|functions| {
-            let mut words = vec![0u64; elements];
-            let mut values = vec![0.0; elements];
-            let mut parts = Vec::new();
-            let memory = words.as_mut_ptr().cast::<u8>();
-            let count = elements as u64;
-            for (shape, normalize, changed) in [
-                (0, 0, false),
-                (0, 1, false),
-                (1, 0, false),
-                (2, 0, false),
-                (0, 0, true),
-                (1, 1, true),
-                (3, 0, false),
-                (3, 0, true),
-            ] {
-                let plain = raw_distribution(
-                    dtype,
-                    5,
-                    &Distribution::new(DistributionKind::Uniform([-1.0, 1.0])),
-                );
-                let distribution = RawDistribution {
-                    shape,
-                    normalize,
-                    levels: if changed { 7 } else { 0 },
-                    mean: if changed { 0.3 } else { 0.0 },
-                    zeros: if changed { 0.2 } else { 0.0 },
-                    large_rows: if changed { 3.0 } else { 1.0 },
-                    one_hot: u32::from(changed && normalize == 1),
-                    ..plain
-                };
-                let distribution = &raw const distribution;
-                // SAFETY: the memory has room for that many elements of any dtype, and rows of 5 divide them.
-                unsafe {
-                    (functions.fill)(number, memory, count, distribution, 3);
-                    (functions.values)(number, memory, count, values.as_mut_ptr());
-                    (functions.store)(number, values.as_ptr(), memory, count);
-                    let mut compared = RawComparison::default();
-                    let expected = expected.as_ptr();
-                    (functions.compare)(
-                        number,
-                        memory,
-                        expected,
-                        count,
-                        tolerance.atol_rms,
-                        tolerance.rtol,
-                        &raw mut compared,
-                    );
-                    let mut first = 0;
-                    (functions.poison)(number, memory, count / 2, 9);
-                    let unwritten =
-                        (functions.unwritten)(number, memory, count, true, 9, &raw mut first);
-                    let hash = (functions.hash)(memory, count * dtype.bytes() - 1);
-                    parts.push(format!(
-                        "{compared:?} {unwritten} {first} {hash} {values:?}"
-                    ));
-                }
-            }
-            parts
-        });
-        let results: Vec<_> = results.collect();
         assert!(
             results.iter().all(|result| *result == results[0]),
             "{dtype}"

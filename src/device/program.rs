@@ -21,7 +21,7 @@ pub enum Build {
 
 impl Build {
     /// The build's name in verdicts.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
             Self::Bounds => "bounds",

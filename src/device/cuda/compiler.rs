@@ -77,7 +77,7 @@ impl Compiler {
     ///
     /// # Errors
     /// `Failure::environment` if something is missing, with the command that installs it.
-    pub fn open(arch: &str) -> anyhow::Result<Self> {
+    pub(crate) fn open(arch: &str) -> anyhow::Result<Self> {
         Self::open_with_program(nvrtc_process::current_program()?, arch)
     }
 

@@ -110,11 +110,11 @@ fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
     let lines: Vec<_> = shown.lines().collect();
     let at = lines.iter().position(|line| error_text(line).is_some())?;
     let message = error_text(lines[at])?;
-    let way = lines[at + 1..]
+    let trace = lines[at + 1..]
         .iter()
         .take_while(|line| line.starts_with("  "));
     let line =
-        kernel_line(lines[at]).or_else(|| way.filter_map(|line| instantiation_line(line)).last());
+        kernel_line(lines[at]).or_else(|| trace.filter_map(|line| instantiation_line(line)).last());
     // The assembler's line numbers refer to PTX, so only the compiler's are used.
     let message = message
         .strip_prefix("static assertion failed with \"")
@@ -126,14 +126,16 @@ fn error_text(line: &str) -> Option<&str> {
     if line.starts_with("  ") {
         return None;
     }
-    let words = [
+    let markers = [
         " error: ",
         "catastrophic error: ",
         "error   : ",
         "fatal   : ",
         "error : ",
     ];
-    let found = words.iter().find_map(|word| Some(line.split_once(word)?.1));
+    let found = markers
+        .iter()
+        .find_map(|marker| Some(line.split_once(marker)?.1));
     found.map(str::trim)
 }
 
@@ -146,9 +148,9 @@ fn kernel_line(line: &str) -> Option<u32> {
 fn instantiation_line(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once("at line ")?;
     let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
-    let behind = rest[digits.len()..].trim();
-    let is_kernels = !behind.starts_with("of ") || behind.contains(KERNEL);
-    digits.parse().ok().filter(|_| is_kernels)
+    let after = rest[digits.len()..].trim();
+    let is_kernel_file = !after.starts_with("of ") || after.contains(KERNEL);
+    digits.parse().ok().filter(|_| is_kernel_file)
 }
 
 #[cfg(test)]

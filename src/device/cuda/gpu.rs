@@ -59,8 +59,8 @@ fn error_name(code: CUresult) -> String {
     }
     // SAFETY: a constant string that ends in a zero.
     let text = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-    let words = text.trim_start_matches("CUDA_ERROR_").replace('_', " ");
-    words.to_lowercase()
+    let name = text.trim_start_matches("CUDA_ERROR_").replace('_', " ");
+    name.to_lowercase()
 }
 
 /// An opened GPU.

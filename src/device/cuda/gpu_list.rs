@@ -50,17 +50,20 @@ pub fn compute_process_count(gpu: &DeviceIdentity) -> Option<usize> {
 
 /// Interprets `CUDA_VISIBLE_DEVICES` as the driver does: indices or prefixes of UUIDs, up to the first invalid entry.
 fn filter_visible(visible: &str, gpus: &[DeviceIdentity]) -> Vec<DeviceIdentity> {
-    let named = |word: &str| {
-        let by_index = word.parse::<usize>().ok().and_then(|index| gpus.get(index));
+    let named = |entry: &str| {
+        let by_index = entry
+            .parse::<usize>()
+            .ok()
+            .and_then(|index| gpus.get(index));
         by_index.or_else(|| {
             let starts = |gpu: &&DeviceIdentity| {
-                (gpu.uuid.as_deref()).is_some_and(|uuid| uuid.starts_with(word))
+                (gpu.uuid.as_deref()).is_some_and(|uuid| uuid.starts_with(entry))
             };
-            gpus.iter().find(starts).filter(|_| !word.is_empty())
+            gpus.iter().find(starts).filter(|_| !entry.is_empty())
         })
     };
-    let words = visible.split(',').map(str::trim);
-    words.map_while(named).cloned().collect()
+    let entries = visible.split(',').map(str::trim);
+    entries.map_while(named).cloned().collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use cudarc::driver::sys::CUdeviceptr;
 use super::buffer_copies::BufferCopies;
 use super::gpu::{DriverError, Gpu};
 use super::memory::{DeviceBuffer, Region};
-use crate::base::RandomStream;
+use crate::base::{RandomStream, random};
 use crate::device::{Edge, Purpose};
 use crate::kernel::plan::{BufferRole, Plan};
 
@@ -64,56 +64,45 @@ impl Layout {
         purpose: Purpose,
     ) -> Result<Self, DriverError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mut layout = LayoutBuilder {
-            regions: Vec::new(),
-            allocations: Vec::new(),
-            addresses: vec![Vec::new(); plan.buffers.len()],
-            for_kernel: vec![Vec::new(); plan.buffers.len()],
-            zones: Vec::new(),
-        };
+        let mut builder = LayoutBuilder::new(gpu, plan);
         let copies = match purpose {
             Purpose::Check { edge } => {
                 for buffer in which {
-                    layout.place_alone(gpu, plan, *buffer, edge)?;
+                    builder.place_alone(*buffer, edge)?;
                 }
                 1
             }
             Purpose::Time { copies, .. } => {
-                let mut stream = RandomStream::new(crate::base::random::fresh_seed(), "places", 0);
-                let copies = copies.max(1);
-                let regions = copies.min(MAX_REGIONS);
-                for region in 0..regions {
-                    // Spreads the copies as evenly as possible.
-                    let own = (region + 1) * copies / regions - region * copies / regions;
-                    if !which.is_empty() {
-                        layout.place_copies(gpu, plan, (which, own), &mut stream)?;
-                    }
-                }
-                copies as u32
+                builder.spread_copies(which, copies.max(1))?;
+                copies.max(1) as u32
             }
             Purpose::Probe => {
                 for buffer in which {
-                    layout.place_exactly(gpu, plan, *buffer)?;
+                    builder.place_exactly(*buffer)?;
                 }
                 1
             }
         };
         let mut order: Vec<u32> = (0..copies).collect();
-        RandomStream::new(crate::base::random::fresh_seed(), "copies", 0).shuffle(&mut order);
-        let of_buffer = |places: &Vec<CUdeviceptr>| match places.is_empty() {
-            true => vec![0; copies as usize],
-            false => places.clone(),
+        RandomStream::new(random::fresh_seed(), "copies", 0).shuffle(&mut order);
+        // A buffer of the other part has no address here.
+        let table_row = |addresses: &Vec<CUdeviceptr>| {
+            if addresses.is_empty() {
+                vec![0; copies as usize]
+            } else {
+                addresses.clone()
+            }
         };
-        let flat: Vec<CUdeviceptr> = layout.addresses.iter().flat_map(of_buffer).collect();
+        let table: Vec<CUdeviceptr> = builder.addresses.iter().flat_map(table_row).collect();
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            tables: DeviceBuffer::from_slice(gpu, &flat)?,
-            zones: DeviceBuffer::from_slice(gpu, &layout.zones)?,
-            zone_count: layout.zones.len() as u32,
-            _regions: layout.regions,
-            _allocations: layout.allocations,
-            addresses: layout.addresses,
-            kernel_addresses: layout.for_kernel,
+            tables: DeviceBuffer::from_slice(gpu, &table)?,
+            zones: DeviceBuffer::from_slice(gpu, &builder.zones)?,
+            zone_count: builder.zones.len() as u32,
+            _regions: builder.regions,
+            _allocations: builder.allocations,
+            addresses: builder.addresses,
+            kernel_addresses: builder.kernel_addresses,
             order,
             copies,
         })
@@ -171,9 +160,10 @@ impl KernelMemory {
     }
 
     fn of(&self, buffer: usize) -> &Layout {
-        match self.is_scratch[buffer] {
-            true => &self.scratch,
-            false => &self.data,
+        if self.is_scratch[buffer] {
+            &self.scratch
+        } else {
+            &self.data
         }
     }
 
@@ -208,15 +198,31 @@ impl KernelMemory {
     }
 }
 
-struct LayoutBuilder {
+/// A layout while its buffers are being placed.
+struct LayoutBuilder<'a> {
+    gpu: &'a Rc<Gpu>,
+    plan: &'a Plan,
     regions: Vec<Region>,
     allocations: Vec<DeviceBuffer>,
     addresses: Vec<Vec<CUdeviceptr>>,
-    for_kernel: Vec<Vec<CUdeviceptr>>,
+    kernel_addresses: Vec<Vec<CUdeviceptr>>,
     zones: Vec<GuardZone>,
 }
 
-impl LayoutBuilder {
+impl<'a> LayoutBuilder<'a> {
+    fn new(gpu: &'a Rc<Gpu>, plan: &'a Plan) -> Self {
+        let empty = vec![Vec::new(); plan.buffers.len()];
+        Self {
+            gpu,
+            plan,
+            regions: Vec::new(),
+            allocations: Vec::new(),
+            addresses: empty.clone(),
+            kernel_addresses: empty,
+            zones: Vec::new(),
+        }
+    }
+
     fn add_zone(&mut self, start: CUdeviceptr, bytes: u64, buffer: usize, behind: bool) {
         if bytes > 0 {
             self.zones.push(GuardZone {
@@ -229,15 +235,10 @@ impl LayoutBuilder {
     }
 
     /// Places a buffer in its own region, at the region's start or end.
-    fn place_alone(
-        &mut self,
-        gpu: &Rc<Gpu>,
-        plan: &Plan,
-        buffer: usize,
-        edge: Edge,
-    ) -> Result<(), DriverError> {
-        let bytes = plan.buffers[buffer].bytes();
-        let region = Region::new(gpu, bytes, plan.buffers[buffer].role == BufferRole::Input)?;
+    fn place_alone(&mut self, buffer: usize, edge: Edge) -> Result<(), DriverError> {
+        let bytes = self.plan.buffers[buffer].bytes();
+        let is_input = self.plan.buffers[buffer].role == BufferRole::Input;
+        let region = Region::new(self.gpu, bytes, is_input)?;
         let offset = match edge {
             Edge::Start => 0,
             Edge::End => (region.bytes() - bytes) / MIN_ALIGNMENT * MIN_ALIGNMENT,
@@ -248,59 +249,64 @@ impl LayoutBuilder {
         let behind = (region.bytes() - offset - bytes).min(MAX_ZONE_BYTES);
         self.add_zone(start + bytes, behind, buffer, true);
         self.addresses[buffer].push(start);
-        self.for_kernel[buffer].push(region.read_only_start() + offset);
+        self.kernel_addresses[buffer].push(region.read_only_start() + offset);
         self.regions.push(region);
         Ok(())
     }
 
     /// Places a buffer in its own allocation of exactly its size, which a sanitizer can check best.
-    fn place_exactly(
-        &mut self,
-        gpu: &Rc<Gpu>,
-        plan: &Plan,
-        buffer: usize,
-    ) -> Result<(), DriverError> {
-        let allocation = DeviceBuffer::with_exact_size(gpu, plan.buffers[buffer].bytes() as usize)?;
+    fn place_exactly(&mut self, buffer: usize) -> Result<(), DriverError> {
+        let bytes = self.plan.buffers[buffer].bytes() as usize;
+        let allocation = DeviceBuffer::with_exact_size(self.gpu, bytes)?;
         self.addresses[buffer].push(allocation.address());
-        self.for_kernel[buffer].push(allocation.address());
+        self.kernel_addresses[buffer].push(allocation.address());
         self.allocations.push(allocation);
         Ok(())
     }
 
-    /// Places several copies of all buffers in one region, each copy in a random order.
+    /// Places copies of the buffers in several regions, as evenly as possible.
+    fn spread_copies(&mut self, which: &[usize], copies: usize) -> Result<(), DriverError> {
+        if which.is_empty() {
+            return Ok(());
+        }
+        let mut stream = RandomStream::new(random::fresh_seed(), "placement", 0);
+        let regions = copies.min(MAX_REGIONS);
+        for region in 0..regions {
+            let count = (region + 1) * copies / regions - region * copies / regions;
+            self.place_copies(which, count, &mut stream)?;
+        }
+        Ok(())
+    }
+
+    /// Places several copies of the buffers in one region, each copy in a random order.
     fn place_copies(
         &mut self,
-        gpu: &Rc<Gpu>,
-        plan: &Plan,
-        (which, copies): (&[usize], usize),
+        which: &[usize],
+        copies: usize,
         stream: &mut RandomStream,
     ) -> Result<(), DriverError> {
-        let mut at = stream.below(16) as u64 * ALIGNMENT;
+        let mut end = stream.below(16) as u64 * ALIGNMENT;
         let mut offsets = Vec::new();
         for _ in 0..copies {
             let mut order = which.to_vec();
             stream.shuffle(&mut order);
             for buffer in order {
-                at += SHARED_REGION_ZONE_BYTES;
-                offsets.push((buffer, at));
-                let bytes = plan.buffers[buffer].bytes();
-                at = (at + bytes + SHARED_REGION_ZONE_BYTES).next_multiple_of(ALIGNMENT);
-                at += stream.below(4) as u64 * ALIGNMENT;
+                end += SHARED_REGION_ZONE_BYTES;
+                offsets.push((buffer, end));
+                let bytes = self.plan.buffers[buffer].bytes();
+                end = (end + bytes + SHARED_REGION_ZONE_BYTES).next_multiple_of(ALIGNMENT);
+                end += stream.below(4) as u64 * ALIGNMENT;
             }
         }
-        let region = Region::new(gpu, at, false)?;
+        let region = Region::new(self.gpu, end, false)?;
         for (buffer, offset) in offsets {
             let start = region.start() + offset;
-            let bytes = plan.buffers[buffer].bytes();
-            self.add_zone(
-                start - SHARED_REGION_ZONE_BYTES,
-                SHARED_REGION_ZONE_BYTES,
-                buffer,
-                false,
-            );
-            self.add_zone(start + bytes, SHARED_REGION_ZONE_BYTES, buffer, true);
+            let bytes = self.plan.buffers[buffer].bytes();
+            let zone = SHARED_REGION_ZONE_BYTES;
+            self.add_zone(start - zone, zone, buffer, false);
+            self.add_zone(start + bytes, zone, buffer, true);
             self.addresses[buffer].push(start);
-            self.for_kernel[buffer].push(start);
+            self.kernel_addresses[buffer].push(start);
         }
         self.regions.push(region);
         Ok(())

@@ -69,9 +69,10 @@ impl Region {
         call!(cuMemAddressReserve(&raw mut reserved, whole, 0, 0, 0))?;
         let start = reserved + gpu.granularity;
         call!(cuMemMap(start, bytes as usize, 0, handle, 0))?;
-        let flags = match writable {
-            true => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
-            false => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ,
+        let flags = if writable {
+            sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        } else {
+            sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ
         };
         let access = sys::CUmemAccessDesc {
             location: allocation_properties(gpu.device).location,

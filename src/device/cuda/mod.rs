@@ -45,7 +45,6 @@ pub use gpu_list::{compute_process_count, list_gpus};
 pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
 pub(super) use peaks::load_measured;
-pub use toolkit::Toolkit;
 
 use super::interface::{Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties};
 use super::lock::{LockFile, lock_folder};

@@ -63,13 +63,13 @@ impl ModuleVariables {
             let name = symbol.name().unwrap_or_default();
             let c_name = CString::new(name)?;
             let (mut address, mut bytes) = (0, 0);
-            let found = call!(cuModuleGetGlobal_v2(
+            let located = call!(cuModuleGetGlobal_v2(
                 &raw mut address,
                 &raw mut bytes,
                 module.handle,
                 c_name.as_ptr()
             ));
-            if found.is_err() {
+            if located.is_err() {
                 // For example a string literal: a kernel can write to it, and the judge cannot see that.
                 hidden = true;
                 continue;
@@ -97,9 +97,9 @@ impl ModuleVariables {
     pub(super) fn restore(&self) -> anyhow::Result<Option<String>> {
         let mut changed = None;
         for variable in &self.variables {
-            let mut found = vec![0u8; variable.image.len()];
-            memory::copy_to_host(&self.gpu, variable.address, &mut found)?;
-            if found != variable.image {
+            let mut current = vec![0u8; variable.image.len()];
+            memory::copy_to_host(&self.gpu, variable.address, &mut current)?;
+            if current != variable.image {
                 changed.get_or_insert_with(|| variable.name.clone());
                 memory::copy_to_device(&self.gpu, variable.address, &variable.image)?;
             }

@@ -22,10 +22,10 @@ __device__ inline u64 thread_count() { return (u64)gridDim.x * blockDim.x; }
 
 // Stores 16 bytes at a time: the address of every buffer is a multiple of 16.
 template <u32 dtype, typename Make>
-__device__ inline void store_all(u64 place, u64 elements, Make make) {
+__device__ inline void store_all(u64 address, u64 elements, Make make) {
     typedef typename Element<dtype>::Stored Stored;
     constexpr u64 WIDTH = 16 / sizeof(Stored);
-    Stored* stored = reinterpret_cast<Stored*>(place);
+    Stored* stored = reinterpret_cast<Stored*>(address);
     for (u64 group = thread_index(); group < elements / WIDTH; group += thread_count()) {
         alignas(16) Stored values[WIDTH];
 #pragma unroll
@@ -37,25 +37,25 @@ __device__ inline void store_all(u64 place, u64 elements, Make make) {
 }
 
 template <u32 dtype>
-__global__ void fill(const u64* places, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
+__global__ void fill(const u64* buffers, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
                      const __grid_constant__ Copies copies) {
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
     const Distribution local = distribution;
     if (is_plain(local) && local.shape == NORMAL) {
-        store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::from(normal(own, i) * local.first); });
+        store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::from(normal(own, i) * local.first); });
     } else {
-        store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::make(local, own, i); });
+        store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return Element<dtype>::make(local, own, i); });
     }
 }
 
 // One thread for each row, so that the sum has the same order as on the CPU.
 template <u32 dtype>
-__global__ void fill_rows(const u64* places, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
+__global__ void fill_rows(const u64* buffers, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
                           const __grid_constant__ Copies copies) {
     typedef typename Element<dtype>::Stored Stored;
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
     const Distribution local = distribution;
-    Stored* stored = reinterpret_cast<Stored*>(places[blockIdx.y]);
+    Stored* stored = reinterpret_cast<Stored*>(buffers[blockIdx.y]);
     for (u64 row = thread_index(); row < elements / local.row; row += thread_count()) {
         const u64 start = row * local.row;
         double sum = 0.0;
@@ -75,9 +75,9 @@ __device__ inline typename Element<dtype>::Stored poison_of(u32 finite, u64 seed
 }
 
 template <u32 dtype>
-__global__ void poison(const u64* places, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies) {
+__global__ void poison(const u64* buffers, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies) {
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
-    store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(finite, own, i); });
+    store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(finite, own, i); });
 }
 
 // Results start as zeros. The first index is stored as its complement, so that atomicMax finds the smallest.
@@ -100,11 +100,11 @@ __device__ inline void add_to(Count* total, u64 count, u64 first) {
 
 // Counts the elements that hold their poison (`want` 1) or another value (`want` 0). One result for each copy.
 template <u32 dtype>
-__global__ void count_poison(const u64* places, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies, u32 want,
+__global__ void count_poison(const u64* buffers, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies, u32 want,
                              Count* counts) {
     typedef typename Element<dtype>::Stored Stored;
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
-    const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
+    const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
     u64 count = 0, first = ~0ull;
     for (u64 i = thread_index(); i < elements; i += thread_count()) {
         if ((stored[i] == poison_of<dtype>(finite, own, i)) == (want != 0)) {
@@ -122,9 +122,9 @@ __device__ inline u64 pieces_of(u64 elements) { return (elements + PIECE - 1) / 
 
 // Sums the squares of the expected values, for each lane of each piece.
 template <u32 dtype>
-__global__ void square(const u64* places, u64 elements, double* partial) {
+__global__ void square(const u64* buffers, u64 elements, double* partial) {
     typedef typename Element<dtype>::Stored Stored;
-    const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
+    const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
     const u64 slots = pieces_of(elements) * LANES;
     for (u64 slot = thread_index(); slot < slots; slot += thread_count()) {
         const u64 start = slot / LANES * PIECE;
@@ -177,12 +177,12 @@ __global__ void total(double* partial, u64 elements, u32 root, CompareResult* re
 }
 
 template <u32 dtype, u32 expected_dtype>
-__global__ void compare(const u64* places, const u64* expected_places, u64 elements, double atol_rms, double rtol, double* partial,
+__global__ void compare(const u64* buffers, const u64* expected_buffers, u64 elements, double atol_rms, double rtol, double* partial,
                         CompareResult* results) {
     typedef typename Element<dtype>::Stored Stored;
     typedef typename Element<expected_dtype>::Stored Expected;
-    const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
-    const Expected* expected = reinterpret_cast<const Expected*>(expected_places[blockIdx.y]);
+    const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
+    const Expected* expected = reinterpret_cast<const Expected*>(expected_buffers[blockIdx.y]);
     CompareResult* total = results + blockIdx.y;
     const Bounds bounds = {atol_rms * total->rms, rtol, total->rms};
     const u64 slots = pieces_of(elements) * LANES;
@@ -211,8 +211,8 @@ __global__ void compare(const u64* places, const u64* expected_places, u64 eleme
     atomicMax(&total->worst, bits_of<u64>(result.worst));
 }
 
-__global__ void not_finite(const u64* places, u64 elements, Count* counts) {
-    const u64* stored = reinterpret_cast<const u64*>(places[blockIdx.y]);
+__global__ void not_finite(const u64* buffers, u64 elements, Count* counts) {
+    const u64* stored = reinterpret_cast<const u64*>(buffers[blockIdx.y]);
     u64 count = 0, first = ~0ull;
     for (u64 i = thread_index(); i < elements; i += thread_count()) {
         if (!is_finite(bits_of<double>(stored[i]))) {
@@ -225,8 +225,8 @@ __global__ void not_finite(const u64* places, u64 elements, Count* counts) {
 
 // ---- Hash ----
 
-__global__ void hash(const u64* places, u64 bytes, u64* hashes) {
-    const u64* words = reinterpret_cast<const u64*>(places[blockIdx.y]);
+__global__ void hash(const u64* buffers, u64 bytes, u64* hashes) {
+    const u64* words = reinterpret_cast<const u64*>(buffers[blockIdx.y]);
     u64 share = 0;
     for (u64 i = thread_index(); i < bytes / 8; i += thread_count()) share += hash_word(words[i], i);
     if (thread_index() == 0) {

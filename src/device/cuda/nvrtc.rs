@@ -151,14 +151,14 @@ impl Headers {
     }
 }
 
-fn program_log(program: sys::nvrtcProgram, most: usize) -> String {
+fn program_log(program: sys::nvrtcProgram, limit: usize) -> String {
     // SAFETY: the program is valid.
     let log = unsafe { result::get_program_log(program) }.unwrap_or_default();
     // The assembler's log follows after a zero byte.
     let bytes = log.into_iter().map(|byte| byte as u8);
     let bytes: Vec<u8> = bytes
         .map(|byte| if byte == 0 { b'\n' } else { byte })
-        .take(most)
+        .take(limit)
         .collect();
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -48,6 +48,49 @@ pub(super) fn run(
     readable: &[PathBuf],
     limit: Duration,
 ) -> anyhow::Result<ChildOutcome> {
+    let mut stderr =
+        tempfile::tempfile().context("failed to create a file for a child's error output")?;
+    let mut child = spawn(program, readable, limit, stderr.try_clone()?)?;
+    let id = child.id() as libc::pid_t;
+    let deadline = ProcessDeadline::start(id, limit);
+    // A failed write is reported below, together with how the child ended.
+    let sent = child.stdin.take().map(|input| {
+        enlarge_pipe(&input);
+        request.write(io::BufWriter::new(input))
+    });
+    let response = child.stdout.take().map(|output| {
+        enlarge_pipe(&output);
+        CompileResponse::read(output)
+    });
+    wait_for_state_change(id, libc::WEXITED)?;
+    let timed_out = deadline.stop();
+    let (status, peak_memory) = reap(id)?;
+    if timed_out {
+        return Ok(ChildOutcome::TimedOut);
+    }
+    if let Some(signal) = status.signal() {
+        return Ok(match signal {
+            libc::SIGXCPU | libc::SIGKILL => ChildOutcome::TimedOut,
+            _ if peak_memory > ADDRESS_SPACE_LIMIT / 2 => ChildOutcome::OutOfMemory,
+            _ => ChildOutcome::Crashed(signal),
+        });
+    }
+    match (status.success(), sent, response) {
+        (true, Some(Ok(())), Some(Ok(response))) => Ok(ChildOutcome::Completed(Box::new(response))),
+        _ => {
+            let complaint = read_stderr(&mut stderr);
+            anyhow::bail!("the NVRTC process failed ({status}): {complaint}")
+        }
+    }
+}
+
+/// Starts the child, confined, as the leader of its own process group.
+fn spawn(
+    program: &Path,
+    readable: &[PathBuf],
+    limit: Duration,
+    stderr: File,
+) -> anyhow::Result<Child> {
     let mut readable = readable.to_vec();
     readable.push(program.to_owned());
     let confinement = Confinement::for_nvrtc(
@@ -59,8 +102,6 @@ pub(super) fn run(
             (libc::RLIMIT_FSIZE, FILE_SIZE_LIMIT),
         ],
     )?;
-    let mut complaints =
-        tempfile::tempfile().context("failed to create a file for a child's error output")?;
     let mut command = Command::new(program);
     command
         .arg(COMMAND)
@@ -68,51 +109,20 @@ pub(super) fn run(
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(complaints.try_clone()?)
+        .stderr(stderr)
         .process_group(0);
     // SAFETY: between fork and exec it only makes system calls, on values created before.
     unsafe {
         command.pre_exec(move || confinement.apply());
     }
-    let mut child = command
+    command
         .spawn()
-        .with_context(|| format!("failed to run `{}`", program.display()))?;
-    let id = child.id() as libc::pid_t;
-    let watch = ProcessDeadline::start(id, limit);
-    // A failed write is reported below, together with how the child ended.
-    let sent = child.stdin.take().map(|input| {
-        enlarge_pipe(&input);
-        request.write(io::BufWriter::new(input))
-    });
-    let response = child.stdout.take().map(|output| {
-        enlarge_pipe(&output);
-        CompileResponse::read(output)
-    });
-    wait_for_state_change(id, libc::WEXITED)?;
-    let timed_out = watch.stop();
-    let (status, most_memory) = reap(id)?;
-    if timed_out {
-        return Ok(ChildOutcome::TimedOut);
-    }
-    if let Some(signal) = status.signal() {
-        return Ok(match signal {
-            libc::SIGXCPU | libc::SIGKILL => ChildOutcome::TimedOut,
-            _ if most_memory > ADDRESS_SPACE_LIMIT / 2 => ChildOutcome::OutOfMemory,
-            _ => ChildOutcome::Crashed(signal),
-        });
-    }
-    match (status.success(), sent, response) {
-        (true, Some(Ok(())), Some(Ok(response))) => Ok(ChildOutcome::Completed(Box::new(response))),
-        _ => {
-            let complaint = read_stderr(&mut complaints);
-            anyhow::bail!("the compiling process failed ({status}): {complaint}")
-        }
-    }
+        .with_context(|| format!("failed to run `{}`", program.display()))
 }
 
 /// The path of the running program, which serves the requests.
 pub(super) fn current_program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("failed to find kforge's own program file")
+    std::env::current_exe().context("failed to find the path of the kforge program")
 }
 
 /// Reaps a child. Returns how it ended, and its peak memory in bytes.
@@ -128,7 +138,7 @@ fn reap(child: libc::pid_t) -> anyhow::Result<(ExitStatus, u64)> {
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error).context("failed to wait for a compiling process");
+            return Err(error).context("failed to wait for the NVRTC process");
         }
     }
 }

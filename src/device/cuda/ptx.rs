@@ -15,19 +15,19 @@ const ALLOWED_CALLS: &[&str] = &["vprintf", "__assertfail"];
 /// Resources of a module: for each, the maximum over all entries.
 pub(super) fn parse_resources(log: &str) -> Resources {
     let mut resources = Resources::default();
-    fn worst<T: Ord + Copy>(place: &mut Option<T>, value: Option<T>) {
-        *place = (*place).max(value);
+    fn raise<T: Ord + Copy>(maximum: &mut Option<T>, value: Option<T>) {
+        *maximum = (*maximum).max(value);
     }
     for line in log.lines().filter(|line| line.starts_with("ptxas")) {
         let registers =
             number_before(line, " registers").and_then(|count| u32::try_from(count).ok());
-        worst(&mut resources.registers, registers);
+        raise(&mut resources.registers, registers);
         let spilt = number_before(line, " bytes spill stores")
             .max(number_before(line, " bytes spill loads"));
-        worst(&mut resources.spill_bytes, spilt);
+        raise(&mut resources.spill_bytes, spilt);
         if registers.is_some() {
             let shared = number_before(line, " bytes smem").unwrap_or(0);
-            worst(&mut resources.shared_bytes, Some(shared));
+            raise(&mut resources.shared_bytes, Some(shared));
         }
     }
     resources
@@ -130,12 +130,12 @@ fn parameter_size(parameter: &str) -> u64 {
 
 /// The features of the code, by name. Instructions are counted statically, not by how often they run.
 pub(super) fn count_features(ptx: &str, log: &str) -> IndexMap<String, f64> {
-    let mut facts = FeatureCounter::default();
-    let mut place = "";
+    let mut counter = FeatureCounter::default();
+    let mut location = "";
     let mut labels: HashMap<&str, ()> = HashMap::new();
     for line in ptx.lines().map(str::trim) {
         if line.starts_with(".loc") {
-            place = line;
+            location = line;
             continue;
         }
         if let Some(label) = line.strip_suffix(':') {
@@ -155,13 +155,13 @@ pub(super) fn count_features(ptx: &str, log: &str) -> IndexMap<String, f64> {
         let (operation, operands) = instruction
             .split_once([' ', '\t', ';'])
             .unwrap_or((instruction, ""));
-        facts.count_instruction(operation, place);
+        counter.count_instruction(operation, location);
         let target = operands.trim().trim_end_matches(';');
         if operation.starts_with("bra") && labels.contains_key(target) {
-            facts.add("loops");
+            counter.add("loops");
         }
     }
-    facts.finish(log)
+    counter.finish(log)
 }
 
 #[derive(Default)]
@@ -207,11 +207,11 @@ impl FeatureCounter {
     }
 
     fn raise_to(&mut self, name: &'static str, value: f64) {
-        let place = self.counts.entry(name).or_default();
-        *place = place.max(value);
+        let count = self.counts.entry(name).or_default();
+        *count = count.max(value);
     }
 
-    fn count_instruction(&mut self, operation: &str, place: &str) {
+    fn count_instruction(&mut self, operation: &str, location: &str) {
         let parts: Vec<_> = operation.split('.').collect();
         let has = |part: &str| parts.contains(&part);
         let first = parts[0];
@@ -273,12 +273,12 @@ impl FeatureCounter {
         {
             self.add("cache_hints");
         }
-        let is_telling =
+        let is_significant =
             matches!(first, "ld" | "st" | "mma" | "wgmma" | "fma" | "cp" | "shfl") && !has("param");
-        if is_telling && !place.is_empty() {
+        if is_significant && !location.is_empty() {
             *self
                 .copies
-                .entry((place.to_owned(), operation.to_owned()))
+                .entry((location.to_owned(), operation.to_owned()))
                 .or_default() += 1;
         }
     }
@@ -307,18 +307,18 @@ impl FeatureCounter {
         let counted = COUNTED_FEATURES
             .iter()
             .map(|name| (*name, self.counts.swap_remove(name).unwrap_or(0.0)));
-        let mut facts: IndexMap<_, _> = counted
+        let mut features: IndexMap<_, _> = counted
             .map(|(name, count)| (name.to_owned(), count))
             .collect();
-        facts.insert("unrolled".to_owned(), f64::from(unrolled));
-        facts.insert("stack_bytes".to_owned(), stack);
+        features.insert("unrolled".to_owned(), f64::from(unrolled));
+        features.insert("stack_bytes".to_owned(), stack);
         if let Some(bytes) = resources.spill_bytes {
-            facts.insert("spill_bytes".to_owned(), bytes as f64);
+            features.insert("spill_bytes".to_owned(), bytes as f64);
         }
         if let Some(registers) = resources.registers {
-            facts.insert("registers".to_owned(), f64::from(registers));
+            features.insert("registers".to_owned(), f64::from(registers));
         }
-        facts
+        features
     }
 }
 

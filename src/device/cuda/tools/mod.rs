@@ -62,8 +62,8 @@ fn folders_by_version(folder: &Path, beginning: &str) -> Vec<PathBuf> {
 }
 
 /// The version in the output of `--version`.
-pub(crate) fn parse_version(said: &str) -> Option<String> {
-    let after = said.split("Version ").nth(1)?;
+pub(crate) fn parse_version(output: &str) -> Option<String> {
+    let after = output.split("Version ").nth(1)?;
     let version: String = (after.chars())
         .take_while(|letter| letter.is_ascii_digit() || *letter == '.')
         .collect();
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn place(file: &Path) {
+    fn create_tool(file: &Path) {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, "#!/bin/sh\n").unwrap();
         std::fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
@@ -109,38 +109,38 @@ mod tests {
         let root = root.path();
         let none = find_in("ncu", OsStr::new(""), None, root).unwrap_err();
         assert!(none.starts_with("no `ncu` in PATH") && !none.contains('\n'));
-        let looked = |path: &Path| find_in("ncu", path.as_os_str(), None, root).unwrap();
+        let find_ncu = |path: &Path| find_in("ncu", path.as_os_str(), None, root).unwrap();
         let empty = Path::new("");
         for version in ["2024.3.2", "2025.10.0", "2025.3.1"] {
-            place(
+            create_tool(
                 &root
                     .join("opt/nvidia/nsight-compute")
                     .join(version)
                     .join("ncu"),
             );
         }
-        assert!(looked(empty).ends_with("2025.10.0/ncu"));
-        place(&root.join("usr/local/cuda-12.9/bin/ncu"));
-        place(&root.join("usr/local/cuda-13.0/bin/ncu"));
-        assert!(looked(empty).ends_with("cuda-13.0/bin/ncu"));
+        assert!(find_ncu(empty).ends_with("2025.10.0/ncu"));
+        create_tool(&root.join("usr/local/cuda-12.9/bin/ncu"));
+        create_tool(&root.join("usr/local/cuda-13.0/bin/ncu"));
+        assert!(find_ncu(empty).ends_with("cuda-13.0/bin/ncu"));
         let home = root.join("home");
-        place(&home.join("bin/ncu"));
+        create_tool(&home.join("bin/ncu"));
         let found = find_in("ncu", OsStr::new(""), Some(&home), root).unwrap();
         assert!(found.ends_with("home/bin/ncu"));
         let bin = root.join("bin");
-        place(&bin.join("ncu"));
-        assert_eq!(looked(&bin), bin.join("ncu"));
+        create_tool(&bin.join("ncu"));
+        assert_eq!(find_ncu(&bin), bin.join("ncu"));
         // A file that is not executable is skipped.
         std::fs::set_permissions(bin.join("ncu"), PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(looked(&bin).ends_with("cuda-13.0/bin/ncu"));
-        place(&root.join("usr/local/cuda-13.0/compute-sanitizer/compute-sanitizer"));
+        assert!(find_ncu(&bin).ends_with("cuda-13.0/bin/ncu"));
+        create_tool(&root.join("usr/local/cuda-13.0/compute-sanitizer/compute-sanitizer"));
         assert!(find_in("compute-sanitizer", OsStr::new(""), None, root).is_ok());
     }
 
     #[test]
     fn version_is_parsed_from_tool_output() {
-        let said = "NVIDIA (R) Nsight Compute Command Line Profiler\nCopyright (c) 2018-2025\nVersion 2025.3.0.0 (build 36273991) (public-release)\n";
-        assert_eq!(parse_version(said).as_deref(), Some("2025.3.0.0"));
+        let output = "NVIDIA (R) Nsight Compute Command Line Profiler\nCopyright (c) 2018-2025\nVersion 2025.3.0.0 (build 36273991) (public-release)\n";
+        assert_eq!(parse_version(output).as_deref(), Some("2025.3.0.0"));
         assert_eq!(parse_version("Version x"), None);
         assert_eq!(parse_version(""), None);
     }

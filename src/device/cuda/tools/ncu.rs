@@ -63,22 +63,25 @@ pub(crate) fn initial_metrics() -> Vec<&'static str> {
     names.take(METRICS.len() - 1).collect()
 }
 
-/// The metrics for another run, after a run that did not know some of `asked`. `None`: the run had another problem.
-pub(crate) fn drop_unknown_metrics(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
+/// The metrics for another run, after a run that did not know some of `requested`. `None`: the run had another problem.
+pub(crate) fn drop_unknown_metrics(
+    requested: &[&'static str],
+    log: &str,
+) -> Option<Vec<&'static str>> {
     let complaints: Vec<_> = log
         .lines()
         .filter(|line| line.contains("Failed to find metric") || line.contains("nvalid metric"))
         .collect();
     let is_unknown = |name: &&str| complaints.iter().any(|line| line.contains(*name));
-    let mut known: Vec<_> = (asked.iter().copied())
+    let mut known: Vec<_> = (requested.iter().copied())
         .filter(|name| !is_unknown(name))
         .collect();
-    if known.len() == asked.len() || known.is_empty() {
+    if known.len() == requested.len() || known.is_empty() {
         return None;
     }
     let (substitute, _) = METRICS[METRICS.len() - 1];
     let lacks_tensor = !known.iter().any(|name| name.contains("pipe_tensor"));
-    if lacks_tensor && !asked.contains(&substitute) {
+    if lacks_tensor && !requested.contains(&substitute) {
         known.push(substitute);
     }
     Some(known)
@@ -128,18 +131,18 @@ pub(crate) fn failure_reason(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find(|line| line.starts_with("==ERROR=="));
     let warning = lines().find(|line| line.starts_with("==WARNING=="));
-    let said = error.or(warning).or_else(|| lines().next_back());
-    let said = said.map(|line| {
+    let message = error.or(warning).or_else(|| lines().next_back());
+    let message = message.map(|line| {
         line.trim_start_matches("==ERROR==")
             .trim_start_matches("==WARNING==")
             .trim()
     });
-    let said: String = said
+    let message: String = message
         .unwrap_or("the tool printed nothing")
         .chars()
         .take(300)
         .collect();
-    said
+    message
 }
 
 /// The launches of a CSV report, in order. The error says in one line what is missing.
@@ -155,10 +158,10 @@ pub(crate) fn parse_launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
     let (units, rows): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|row| row.first().is_none_or(|id| id.trim().is_empty()));
-    let unit = |place: usize| {
+    let unit = |column: usize| {
         units
             .first()
-            .and_then(|row| row.get(place))
+            .and_then(|row| row.get(column))
             .map(String::as_str)
     };
     let launches = rows.iter().map(|row| {
@@ -167,20 +170,20 @@ pub(crate) fn parse_launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
             ..LaunchCounters::default()
         };
         for (name, slot) in METRICS {
-            let Some(place) = column(name) else { continue };
-            let value = row.get(place).and_then(|cell| parse_number(cell));
+            let Some(column) = column(name) else { continue };
+            let value = row.get(column).and_then(|cell| parse_number(cell));
             let value =
-                value.map(|value| value * unit_scale(name, unit(place).unwrap_or_default()));
+                value.map(|value| value * unit_scale(name, unit(column).unwrap_or_default()));
             let slot = slot(&mut counters);
             *slot = slot.or(value);
         }
         counters
     });
     let launches: Vec<_> = launches.collect();
-    match launches.is_empty() {
-        true => Err("the report contains no launch".to_owned()),
-        false => Ok(launches),
+    if launches.is_empty() {
+        return Err("the report contains no launch".to_owned());
     }
+    Ok(launches)
 }
 
 /// The factor from the tool's unit to kforge's: microseconds, bytes, percent.
@@ -318,14 +321,14 @@ mod tests {
 
     #[test]
     fn unknown_metric_is_replaced_by_its_substitute() {
-        let asked = initial_metrics();
+        let requested = initial_metrics();
         assert_eq!(
-            drop_unknown_metrics(&asked, "==ERROR== something else"),
+            drop_unknown_metrics(&requested, "==ERROR== something else"),
             None
         );
         let log = "==ERROR== Failed to find metric sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active\n";
-        let known = drop_unknown_metrics(&asked, log).unwrap();
-        assert_eq!(known.len(), asked.len());
+        let known = drop_unknown_metrics(&requested, log).unwrap();
+        assert_eq!(known.len(), requested.len());
         assert!(
             known
                 .iter()
@@ -335,6 +338,6 @@ mod tests {
             "{log}==ERROR== Failed to find metric sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active\n"
         );
         let known = drop_unknown_metrics(&known, &both).unwrap();
-        assert_eq!(known.len(), asked.len() - 1);
+        assert_eq!(known.len(), requested.len() - 1);
     }
 }

@@ -45,9 +45,9 @@ pub(crate) struct SanitizerLog {
     pub failure: Option<String>,
 }
 
-/// Why a check is meaningless for a kernel with these features. `fact` returns a feature by name.
-pub(crate) fn skip_reason(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
-    let uses = |names: &[&str]| names.iter().any(|name| fact(name) > 0.0);
+/// Why a check is meaningless for a kernel with these features. `feature` returns a feature by name.
+pub(crate) fn skip_reason(check: &str, feature: impl Fn(&str) -> f64) -> Option<String> {
+    let uses = |names: &[&str]| names.iter().any(|name| feature(name) > 0.0);
     let copies = ["tensor_copies", "bulk_copies"];
     match check {
         "racecheck" if uses(&copies) || uses(&["wgmma"]) => {
@@ -78,18 +78,18 @@ pub(crate) fn parse_log(log: &str, kernels: &[String]) -> SanitizerLog {
     let mut read = SanitizerLog::default();
     let mut block: Vec<&str> = Vec::new();
     for line in log.lines() {
-        let Some(said) = line.strip_prefix(LINE_PREFIX) else {
+        let Some(text) = line.strip_prefix(LINE_PREFIX) else {
             continue;
         };
-        let begins = said
+        let starts_block = text
             .strip_prefix(' ')
             .is_some_and(|rest| rest.starts_with(|letter: char| !letter.is_whitespace()));
-        if begins {
+        if starts_block {
             read.add_block(&block, &names);
             block.clear();
         }
-        if !said.trim().is_empty() {
-            block.push(said.trim());
+        if !text.trim().is_empty() {
+            block.push(text.trim());
         }
     }
     read.add_block(&block, &names);
@@ -104,7 +104,7 @@ impl SanitizerLog {
             self.complete = true;
             return;
         }
-        let trouble = [
+        let failures = [
             "not supported",
             "unsupported",
             "no attachable process",
@@ -123,25 +123,25 @@ impl SanitizerLog {
             return;
         }
         let Some(status) = status_of(&lower, block) else {
-            if trouble.iter().any(|words| lower.contains(words)) {
+            if failures.iter().any(|failure| lower.contains(failure)) {
                 self.failure.get_or_insert_with(|| truncated(title, 300));
             }
             return;
         };
         let of_device = block.iter().filter(|line| !is_host_frame(line));
         let of_device: Vec<&str> = of_device.copied().collect();
-        let words = of_device.join("\n");
-        let line = line_of(&words);
-        if line.is_none() && !names.iter().any(|name| mentions_function(&words, name)) {
+        let text = of_device.join("\n");
+        let line = line_of(&text);
+        if line.is_none() && !names.iter().any(|name| mentions_function(&text, name)) {
             return;
         }
         self.findings.push(SanitizerFinding {
             status,
             title: truncated(title, 300),
             line,
-            thread: parse_triple(&words, "thread ("),
-            block: parse_triple(&words, "block ("),
-            text: truncated(&words, MAX_FINDING_CHARS),
+            thread: parse_triple(&text, "thread ("),
+            block: parse_triple(&text, "block ("),
+            text: truncated(&text, MAX_FINDING_CHARS),
         });
     }
 }
@@ -163,10 +163,10 @@ fn is_host_frame(line: &str) -> bool {
 }
 
 fn status_of(title: &str, block: &[&str]) -> Option<Status> {
-    let says = |words: &str| block.iter().any(|line| line.to_lowercase().contains(words));
+    let mentions = |text: &str| block.iter().any(|line| line.to_lowercase().contains(text));
     let is_access = title.starts_with("invalid __") || title.starts_with("misaligned");
     Some(match title {
-        _ if is_access && says("misaligned") => Status::Misaligned,
+        _ if is_access && mentions("misaligned") => Status::Misaligned,
         _ if is_access => Status::OutOfBounds,
         _ if title.starts_with("uninitialized __") => Status::UninitializedRead,
         _ if title.starts_with("error: race reported") => Status::Race,
@@ -183,9 +183,9 @@ fn base_name(expression: &str) -> &str {
 }
 
 /// The first line of the kernel file that the text names.
-fn line_of(words: &str) -> Option<u32> {
-    words.match_indices("kernel.cu:").find_map(|(at, name)| {
-        let digits: String = (words[at + name.len()..].chars())
+fn line_of(text: &str) -> Option<u32> {
+    text.match_indices("kernel.cu:").find_map(|(at, name)| {
+        let digits: String = (text[at + name.len()..].chars())
             .take_while(char::is_ascii_digit)
             .collect();
         digits.parse().ok().filter(|line| *line > 0)
@@ -193,13 +193,13 @@ fn line_of(words: &str) -> Option<u32> {
 }
 
 /// Whether the text mentions a function of this name.
-fn mentions_function(words: &str, name: &str) -> bool {
+fn mentions_function(text: &str, name: &str) -> bool {
     let in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
     !name.is_empty()
-        && words.match_indices(name).any(|(at, _)| {
-            let before = words[..at].chars().next_back();
-            let behind = words[at + name.len()..].chars().next();
-            !before.is_some_and(in_name) && matches!(behind, Some('(' | '<' | '+'))
+        && text.match_indices(name).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + name.len()..].chars().next();
+            !before.is_some_and(in_name) && matches!(after, Some('(' | '<' | '+'))
         })
 }
 
@@ -211,8 +211,8 @@ fn parse_triple(text: &str, before: &str) -> Option<[u32; 3]> {
     numbers.next().is_none().then_some(triple)
 }
 
-fn truncated(text: &str, most: usize) -> String {
-    text.chars().take(most).collect()
+fn truncated(text: &str, limit: usize) -> String {
+    text.chars().take(limit).collect()
 }
 
 #[cfg(test)]

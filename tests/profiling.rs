@@ -1,6 +1,6 @@
-//! What is looked at once a kernel has passed, from the outside: one launch on a device, and why a tool was not run.
+//! Profiling of a kernel that has passed, with the kforge program: the launch for a tool, and why a tool was skipped.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -69,7 +69,7 @@ fn probe_launches_each_selected_case_once() {
         "{hidden:?}"
     );
     assert!(!hidden.is_empty() && hidden.len() <= 4);
-    // The same seed, the same shapes.
+    // The same seed gives the same shapes.
     assert_eq!(
         launch(NAIVE, &ProbeCases::Smallest { seed: 7 }).unwrap(),
         hidden
@@ -92,16 +92,16 @@ fn missing_tools_are_reported_as_skipped_and_do_not_fail() {
         "--counters",
         "--device-sanitize",
     ];
-    let mut said = kforge(&arguments);
+    let mut output = kforge(&arguments);
     for _ in 0..5 {
-        // A busy machine may let no time be measured.
-        if said.status.success() {
+        // On a busy machine the timing may be inconclusive.
+        if output.status.success() {
             break;
         }
-        said = kforge(&arguments);
+        output = kforge(&arguments);
     }
-    let text = String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success(), "{text}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
     for line in [
         "  counters: skipped: the device is a CPU, and the tool is for GPUs\n",
         "  device sanitizer: skipped: the device is a CPU, and the tool is for GPUs\n",
@@ -113,9 +113,9 @@ fn missing_tools_are_reported_as_skipped_and_do_not_fail() {
 #[test]
 fn counters_report_requires_a_single_kernel() {
     let several = ["eval", "softmax", "naive.cu", "naive.cu", "--counters"];
-    let said = kforge(&[&several[..], &["--counters-report", "x"]].concat());
-    assert_eq!(said.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&said.stderr).contains("several kernels"));
+    let output = kforge(&[&several[..], &["--counters-report", "x"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("several kernels"));
     let alone = kforge(&["eval", "softmax", "naive.cu", "--counters-report", "x"]);
     assert_eq!(alone.status.code(), Some(2), "it needs `--counters`");
 }
@@ -130,33 +130,33 @@ fn malformed_launch_request_is_refused() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A process that has already given up does not read.
+        // The write fails if the process has already ended.
         let _ = child.stdin.take().unwrap().write_all(request.as_bytes());
-        let said = child.wait_with_output().unwrap();
-        assert_eq!(said.status.code(), Some(1));
-        let complaint = String::from_utf8_lossy(&said.stderr);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
-            complaint.contains("not understood") && !complaint.contains("panicked"),
-            "{complaint}"
+            stderr.contains("not understood") && !stderr.contains("panicked"),
+            "{stderr}"
         );
     }
 }
 
-/// The kernels that only the maker's sanitizer tells apart, on a machine with a GPU and the tool: `--ignored`.
+/// Kernels with a correct result and a fault that only compute-sanitizer finds. Needs a GPU and the tool: run it with `--ignored`.
 #[test]
 #[ignore = "needs a GPU and compute-sanitizer"]
 fn sanitizer_finds_faults_behind_correct_results() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/looks");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/profiling");
     let expected = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
     let rows = expected.lines().filter(|line| !line.starts_with('#'));
     let mut rows: Vec<(String, &str)> = rows
         .map(|row| row.split_once('\t').unwrap())
-        .map(|(name, said)| (folder.join(name).display().to_string(), said))
+        .map(|(name, output)| (folder.join(name).display().to_string(), output))
         .collect();
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/softmax/block_rows.cu");
     rows.push((own.to_owned(), "passed"));
-    for (kernel, said) in rows {
-        let (status, warns) = said.split_once('\t').unwrap_or((said, ""));
+    for (kernel, output) in rows {
+        let (status, warns) = output.split_once('\t').unwrap_or((output, ""));
         let judged = |more: &[&str]| -> serde_json::Value {
             let first = [
                 "eval",
@@ -171,21 +171,21 @@ fn sanitizer_finds_faults_behind_correct_results() {
                 "--format",
                 "json",
             ];
-            let said = kforge(&[&first[..], more].concat());
-            let text = String::from_utf8_lossy(&said.stdout);
-            let complaint = String::from_utf8_lossy(&said.stderr);
+            let output = kforge(&[&first[..], more].concat());
+            let text = String::from_utf8_lossy(&output.stdout);
+            let stderr = String::from_utf8_lossy(&output.stderr);
             let verdicts: serde_json::Value =
-                serde_json::from_str(&text).unwrap_or_else(|_| panic!("{kernel}: {complaint}"));
+                serde_json::from_str(&text).unwrap_or_else(|_| panic!("{kernel}: {stderr}"));
             verdicts[0].clone()
         };
         let verdict = judged(&["--device-sanitize"]);
         assert_eq!(verdict["status"], status, "{kernel}: {verdict:#}");
-        let looked = &verdict["evidence"]["device_sanitizer"];
-        assert!(looked["skipped"].is_null(), "{kernel}: {looked:#}");
+        let sanitizer = &verdict["evidence"]["device_sanitizer"];
+        assert!(sanitizer["skipped"].is_null(), "{kernel}: {sanitizer:#}");
         assert_eq!(
-            looked["warnings"].is_array(),
+            sanitizer["warnings"].is_array(),
             warns == "warns",
-            "{kernel}: {looked:#}"
+            "{kernel}: {sanitizer:#}"
         );
         if status != "passed" {
             assert!(
