@@ -98,9 +98,10 @@ impl FeedbackLog {
             step,
             operator: record.operator,
             parents: record.parents.to_vec(),
-            detail: match record.outcome.has_candidate() {
-                true => record.detail.to_string(),
-                false => String::new(),
+            // A duplicate made a change too, which must not be tried again.
+            detail: match record.outcome {
+                StepOutcome::Failed(_) => String::new(),
+                _ => record.detail.to_string(),
             },
             expected: self.expected.get(&step).copied(),
             result,

@@ -12,7 +12,7 @@ use crate::device::DeviceFacts;
 use crate::driver::proposer::Candidate;
 use crate::event::{Cost, Edits, FailedReason, ReplyOutcome};
 use crate::llm::{Client, ModelFacts, PromptPart, ProviderName, Reply, Request, RequestOrigin};
-use crate::propose::prompt::{self, Language, MissedEdits, ShownKernel, Templates};
+use crate::propose::prompt::{self, MissedEdits, ShownKernel, Templates};
 use crate::propose::reply::{self, AppliedEdits, ReplyContent, Trace};
 use crate::search::ModelPool;
 use crate::verdict::DeviceIdentity;
@@ -199,7 +199,6 @@ impl ModelBackend for TemplateBackend {
     }
 
     fn model_pool(&self) -> ModelPool {
-        let language = Language::of_backend(&self.backend);
         ModelPool {
             models: self
                 .client
@@ -208,7 +207,7 @@ impl ModelBackend for TemplateBackend {
                 .collect(),
             cards: self
                 .templates
-                .cards(language)
+                .cards(&self.backend)
                 .map(|card| card.name.clone())
                 .collect(),
         }
