@@ -205,8 +205,9 @@ fn rendering_a_long_prompt_is_fast() {
         begun.elapsed()
     });
     let least = times.min().unwrap();
-    // A debug build on a busy machine; a release build takes a few milliseconds.
-    assert!(least.as_millis() < 500, "{least:?}");
+    // Far above the time of a debug build on a busy machine, and far below that of quadratic work. `benches/proposals.rs` measures a
+    // release build: a few milliseconds.
+    assert!(least.as_secs() < 5, "{least:?}");
 }
 
 #[test]
