@@ -33,9 +33,9 @@ fn run_never_exceeds_its_dollar_budget_with_eight_in_flight() {
     let server = server();
     let price = json!({"price": {"input": 1, "output": 5}});
     let models = json!([model(&server.url, price)]);
-    let mut scene = Scenario::with_models(models, 2000).with_llm(json!({"concurrency": 8}));
-    scene.usd = Some(1.0);
-    let end = scene.finish(root.path());
+    let mut scenario = Scenario::with_models(models, 2000).with_llm(json!({"concurrency": 8}));
+    scenario.usd = Some(1.0);
+    let end = scenario.finish(root.path());
     assert_eq!(end.stop_reason(), Some(StopReason::Budget));
     let log = RequestLog::read(root.path());
     let spent = log.spent().nano_usd.unwrap();
@@ -59,13 +59,13 @@ fn run_never_exceeds_its_dollar_budget_with_eight_in_flight() {
 
     // With the same budget nothing more is sent. With more, the run continues.
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     assert_eq!(server.seen().len(), requests);
-    scene.usd = Some(1.5);
+    scenario.usd = Some(1.5);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let log = RequestLog::read(root.path());
@@ -81,11 +81,11 @@ fn run_never_exceeds_its_token_budget() {
     let root = tempfile::tempdir().unwrap();
     let server = server();
     // A token budget needs no price.
-    let mut scene =
+    let mut scenario =
         Scenario::with_models(json!([model(&server.url, json!({"price": null}))]), 2000);
-    scene.tokens = Some(500_000);
+    scenario.tokens = Some(500_000);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let spent = RequestLog::read(root.path()).spent();
@@ -103,9 +103,9 @@ fn run_never_exceeds_its_token_budget() {
         })
         .sum();
     assert_eq!((spent.tokens, spent.nano_usd), (counted, None));
-    scene.tokens = Some(600_000);
+    scenario.tokens = Some(600_000);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let spent = RequestLog::read(root.path()).spent();
@@ -170,10 +170,10 @@ fn bytes_of_a_command_provider_count_as_tokens() {
     let root = tempfile::tempdir().unwrap();
     let script = "cat > /dev/null; echo '<NO_VALID_EDIT/>'";
     let models = json!([{"provider": "command", "command": ["sh", "-c", script], "max_output_tokens": 1000}]);
-    let mut scene = Scenario::with_models(models, 2000);
-    scene.tokens = Some(400_000);
+    let mut scenario = Scenario::with_models(models, 2000);
+    scenario.tokens = Some(400_000);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let log = RequestLog::read(root.path());
@@ -188,11 +188,11 @@ fn search_waits_for_sent_requests_after_reaching_its_target() {
     for round in 0..5 {
         let root = tempfile::tempdir().unwrap();
         let server = server();
-        let mut scene = Scenario::new(&server.url, 2000);
-        scene.judging = 10;
-        scene.target = Some(2.0 + 0.25 * f64::from(round));
+        let mut scenario = Scenario::new(&server.url, 2000);
+        scenario.max_judging_ms = 10;
+        scenario.target = Some(2.0 + 0.25 * f64::from(round));
         assert_eq!(
-            scene.finish(root.path()).stop_reason(),
+            scenario.finish(root.path()).stop_reason(),
             Some(StopReason::Target)
         );
         let log = RequestLog::read(root.path());

@@ -26,7 +26,7 @@ fn good_reply(number: usize, seen: &SeenRequest) -> ServerAction {
     complete_reply(seen, &reply_to(&document(seen), number))
 }
 
-/// The run of a scene whose request `HIT` is answered by `fault`.
+/// The run of a scenario whose request `FAULTED_REQUEST` gets `fault`.
 fn run_with_fault(
     directory: &Path,
     more: Value,
@@ -36,9 +36,9 @@ fn run_with_fault(
         FAULTED_REQUEST => fault(seen),
         _ => good_reply(number, seen),
     });
-    let scene = Scenario::with_models(json!([model(&server.url, more)]), STEPS)
+    let scenario = Scenario::with_models(json!([model(&server.url, more)]), STEPS)
         .with_llm(json!({"concurrency": 1, "idle_seconds": 1.0, "timeout_seconds": 20.0}));
-    scene.finish_all_steps(directory);
+    scenario.finish_all_steps(directory);
     let log = RequestLog::read(directory);
     let seen = server.seen();
     log.assert_files_match_journal(directory);
@@ -295,7 +295,7 @@ fn complete_reply_without_usage_costs_the_worst_case() {
 fn permanent_error_stops_the_run_and_resume_continues() {
     let refused = json!({"error": {"type": "invalid_request_error", "code": "invalid_api_key", "message": "no such key"}});
     let no_funds = json!({"error": {"type": "insufficient_quota", "message": "you exceeded your current quota"}});
-    for (status, body, words) in [
+    for (status, body, message) in [
         (401, refused, "no such key"),
         (429, no_funds, "no funds left"),
     ] {
@@ -308,10 +308,10 @@ fn permanent_error_stops_the_run_and_resume_continues() {
             }
             _ => good_reply(number, seen),
         });
-        let scene = Scenario::new(&server.url, STEPS);
-        let failure = scene.run_to_failure(root.path());
+        let scenario = Scenario::new(&server.url, STEPS);
+        let failure = scenario.run_to_failure(root.path());
         assert_eq!(failure.kind, FailureKind::Environment, "{failure}");
-        assert!(failure.to_string().contains(words) && failure.hint.unwrap().contains("resume"));
+        assert!(failure.to_string().contains(message) && failure.hint.unwrap().contains("resume"));
         let log = RequestLog::read(root.path());
         let (before, seen) = (log.replied.len(), server.seen().len());
         assert_eq!(before, seen, "replies to requests in flight are kept");
@@ -322,7 +322,7 @@ fn permanent_error_stops_the_run_and_resume_continues() {
             .collect();
         assert_eq!(fatal.len(), 1);
         assert_eq!((fatal[0].cost.nano_usd, fatal[0].cost.tokens), (Some(0), 0));
-        scene.finish_all_steps(root.path());
+        scenario.finish_all_steps(root.path());
         let log = RequestLog::read(root.path());
         assert_eq!(log.replied.len(), server.seen().len());
         log.assert_files_match_journal(root.path());

@@ -41,15 +41,15 @@ fn thirty_kills_lose_no_reply_and_repeat_no_request() {
         rounds += 1;
         let server = server(seed + rounds);
         let mut scenario = Scenario::new(&server.url, STEPS);
-        scenario.judging = 8;
+        scenario.max_judging_ms = 8;
         let directory = root.path().join(format!("run-{rounds}"));
-        let begin = || scenario.process(&directory);
+        let next_process = || scenario.process(&directory);
         let plan = KillPlan {
             seed: seed + rounds,
             max_seconds: 0.9,
             max_kills: 30 - kills,
         };
-        let account = kill_and_resume(&directory, &server, begin, plan);
+        let account = kill_and_resume(&directory, &server, next_process, plan);
         kills += account.kills;
         in_flight += account.in_flight;
         assert_account(&directory, &server.seen(), &account, STEPS);
@@ -68,7 +68,7 @@ fn killed_program_resumes() {
     let server = server(seed);
     fixture.config(&openai_model(&server.url, ""));
     let directory = fixture.run_directory();
-    let begin = || {
+    let next_process = || {
         if directory.join("run.yaml").exists() {
             fixture.command(&["resume", "run"])
         } else {
@@ -80,7 +80,7 @@ fn killed_program_resumes() {
         max_seconds: 3.0,
         max_kills: 10,
     };
-    let account = kill_and_resume(&directory, &server, begin, plan);
+    let account = kill_and_resume(&directory, &server, next_process, plan);
     assert_account(&directory, &server.seen(), &account, STEPS);
     let (kills, in_flight) = (account.kills, account.in_flight);
     println!("{kills} kills of the program, {in_flight} requests in flight");
@@ -98,13 +98,13 @@ struct KillPlan {
 fn kill_and_resume(
     directory: &Path,
     server: &Server,
-    begin: impl Fn() -> Command,
+    next_process: impl Fn() -> Command,
     plan: KillPlan,
 ) -> RequestAccount {
     let mut stream = RandomStream::new(plan.seed, "kill", 0);
     let mut account = RequestAccount::default();
     loop {
-        let mut command = begin();
+        let mut command = next_process();
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let seconds = 0.2 + plan.max_seconds * stream.uniform();
         let kill_at = Instant::now() + Duration::from_secs_f64(seconds);

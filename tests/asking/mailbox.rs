@@ -64,11 +64,11 @@ fn mailbox_run_spans_processes_and_replays_identically() {
     const STEPS: u64 = 40;
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("mail");
-    let scene = Scenario::with_models(json!([{"provider": "mailbox"}]), STEPS)
+    let scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), STEPS)
         .with_llm(json!({"wait": false}));
     let (mut number, mut rounds, mut most) = (0, 0, 0);
     loop {
-        let ended = scene.run(&directory).unwrap();
+        let ended = scenario.run(&directory).unwrap();
         if !ended.waiting {
             assert_eq!(ended.tasks[0].stop_reason(), Some(StopReason::Steps));
             break;
@@ -92,7 +92,7 @@ fn mailbox_run_spans_processes_and_replays_identically() {
         json!([{"provider": "replay", "name": "mailbox", "from": directory}]),
         STEPS,
     );
-    replay.llm["concurrency"] = scene.llm["concurrency"].clone();
+    replay.llm["concurrency"] = scenario.llm["concurrency"].clone();
     replay.finish_all_steps(&again);
     assert_eq!(candidates(&again), candidates(&directory));
     let replayed = RequestLog::read(&again);
@@ -145,7 +145,7 @@ fn program_exits_6_until_replies_arrive() {
 fn waiting_run_takes_late_replies() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let scene = Scenario::with_models(json!([{"provider": "mailbox"}]), 8);
+    let scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), 8);
     let postman = {
         let directory = directory.clone();
         std::thread::spawn(move || {
@@ -164,7 +164,7 @@ fn waiting_run_takes_late_replies() {
             number
         })
     };
-    scene.finish_all_steps(&directory);
+    scenario.finish_all_steps(&directory);
     assert_eq!(
         RequestLog::read(&directory).sent.len(),
         postman.join().unwrap()
@@ -175,15 +175,15 @@ fn waiting_run_takes_late_replies() {
 fn missing_reply_does_not_outlast_the_time_budget() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let mut scene = Scenario::with_models(json!([{"provider": "mailbox"}]), 30);
-    scene.seconds = Some(1.0);
-    let end = scene.finish(&directory);
+    let mut scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), 30);
+    scenario.seconds = Some(1.0);
+    let end = scenario.finish(&directory);
     assert_eq!(end.stop_reason(), Some(StopReason::Seconds));
     let log = RequestLog::read(&directory);
     assert!(log.replied.is_empty() && log.sent.len() > 1);
     // With more time the run continues with the same requests.
     answer_all(&directory, &mut 0);
-    scene.seconds = Some(2.0);
-    scene.finish(&directory);
+    scenario.seconds = Some(2.0);
+    scenario.finish(&directory);
     assert_eq!(RequestLog::read(&directory).replied.len(), log.sent.len());
 }

@@ -29,6 +29,6 @@ mod settings;
 fn asking_process() {
     let directory = std::env::var(scenario::DIRECTORY).unwrap();
     let text = std::env::var(scenario::SCENARIO).unwrap();
-    let scene: scenario::Scenario = serde_json::from_str(&text).unwrap();
-    scene.run(Path::new(&directory)).unwrap();
+    let scenario: scenario::Scenario = serde_json::from_str(&text).unwrap();
+    scenario.run(Path::new(&directory)).unwrap();
 }

@@ -110,10 +110,10 @@ impl ProgramResult {
     }
 
     /// Asserts the exit code, and that standard error contains all of these texts.
-    pub(crate) fn assert_exit(&self, code: i32, words: &[&str]) {
+    pub(crate) fn assert_exit(&self, code: i32, texts: &[&str]) {
         assert_eq!(self.code, code, "{}", self.err);
-        for word in words {
-            assert!(self.err.contains(word), "no `{word}`:\n{}", self.err);
+        for text in texts {
+            assert!(self.err.contains(text), "no `{text}`:\n{}", self.err);
         }
         assert!(!self.err.contains("panicked"), "{}", self.err);
     }

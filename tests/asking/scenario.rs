@@ -40,7 +40,7 @@ pub(crate) struct Scenario {
     /// The speedup that ends the search.
     pub(crate) target: Option<f64>,
     /// The longest time of a verdict, in milliseconds.
-    pub(crate) judging: u64,
+    pub(crate) max_judging_ms: u64,
     /// Weights of the operators.
     pub(crate) operators: Value,
 }
@@ -75,7 +75,7 @@ impl Scenario {
             tokens: None,
             seconds: None,
             target: None,
-            judging: 0,
+            max_judging_ms: 0,
             operators: json!({"propose": 4, "edit": 8, "crossover": 1, "repair": 2, "autotune": 0.5, "mutate": 0.5, "recombine": 0}),
         }
     }
@@ -127,7 +127,7 @@ impl Scenario {
         observer: &mut dyn Observer,
     ) -> Result<RunEnd> {
         let options = self.options(directory)?;
-        let judges = judges(Duration::from_millis(self.judging));
+        let judges = judges(Duration::from_millis(self.max_judging_ms));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -129,7 +129,7 @@ fn permanent_errors_are_not_retried_and_give_a_hint() {
     let quota = json!({"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "You exceeded your current quota"}});
     let spend = json!({"type": "error", "error": {"type": "rate_limit_error", "message": "This would exceed your organization's monthly spend limit"}});
     let plain = json!({"detail": "nope"});
-    for (status, body, words) in [
+    for (status, body, message) in [
         (
             400,
             temperature,
@@ -169,7 +169,7 @@ fn permanent_errors_are_not_retried_and_give_a_hint() {
             (ReplyOutcome::Fatal, 1),
             "{status}: {detail}"
         );
-        assert!(detail.contains(words) && !reply.is_billable, "{detail}");
+        assert!(detail.contains(message) && !reply.is_billable, "{detail}");
     }
     let server = Server::start(|_, _| ServerAction::status(500, &[("x-should-retry", "false")]));
     let reply = ask(&client(&one_model("openai", &server.url, "")));
@@ -199,7 +199,7 @@ fn lost_reply_keeps_its_text_and_is_not_retried() {
         torn.push((Duration::ZERO, "data: {\"type\": \"ru".to_owned()));
         let mut dripping = started.clone();
         dripping.extend((0..20).map(|_| (Duration::from_millis(400), ": ping\n\n".to_owned())));
-        for (name, events, ends, words) in [
+        for (name, events, ends, message) in [
             ("cut", started.clone(), false, "broke"),
             ("ended", started, true, "ended before the reply"),
             ("torn", torn, true, "ended before the reply"),
@@ -219,7 +219,7 @@ fn lost_reply_keeps_its_text_and_is_not_retried() {
                 "{protocol} {name}: {reply:?}"
             );
             assert!(
-                reply.detail.as_deref().unwrap().contains(words),
+                reply.detail.as_deref().unwrap().contains(message),
                 "{name}: {:?}",
                 reply.detail
             );

@@ -60,7 +60,7 @@ fn prompt_and_reply_may_exceed_a_pipe_buffer() {
 
 #[test]
 fn failed_command_reports_why() {
-    for (script, outcome, words) in [
+    for (script, outcome, message) in [
         (
             "echo half; echo broken >&2; exit 3",
             ReplyOutcome::Lost,
@@ -79,7 +79,7 @@ fn failed_command_reports_why() {
         let reply = ask(&command_client(script, ""));
         assert_eq!(reply.outcome, outcome, "{script}: {reply:?}");
         assert!(
-            reply.detail.as_deref().unwrap().contains(words),
+            reply.detail.as_deref().unwrap().contains(message),
             "{script}: {reply:?}"
         );
         assert!(reply.text.len() <= 1000);

@@ -83,7 +83,7 @@ fn proxy_replies_and_errors_are_understood() {
             "{provider} {stream}: {reply:?}"
         );
     }
-    for (model, outcome, tries, words) in [
+    for (model, outcome, tries, message) in [
         ("limited", ReplyOutcome::TurnedAway, 2, "status 429"),
         ("broken", ReplyOutcome::TurnedAway, 2, "status 500"),
         ("long", ReplyOutcome::Fatal, 1, "ContextWindowExceeded"),
@@ -96,7 +96,7 @@ fn proxy_replies_and_errors_are_understood() {
             "{model}: {reply:?}"
         );
         assert!(
-            reply.detail.as_deref().unwrap().contains(words),
+            reply.detail.as_deref().unwrap().contains(message),
             "{reply:?}"
         );
         assert!(!reply.is_billable);

@@ -195,14 +195,14 @@ fn rendering_a_long_prompt_is_fast() {
         ..prompt_input(&task, &device)
     };
     let times = (0..5).map(|_| {
-        let begun = Instant::now();
+        let started = Instant::now();
         let prompt = render(&asked, &templates).unwrap();
         assert!(
             prompt.estimated_tokens() > 98_000 && prompt.estimated_tokens() <= 100_000,
             "{}",
             prompt.estimated_tokens()
         );
-        begun.elapsed()
+        started.elapsed()
     });
     let least = times.min().unwrap();
     // Far above the time of a debug build on a busy machine, and far below that of quadratic work. `benches/proposals.rs` measures a

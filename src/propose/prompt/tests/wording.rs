@@ -92,7 +92,15 @@ fn cpu_prompts_do_not_mention_gpu_only_features() {
             ..prompt_input(&task, &cpu)
         };
         let document = render(&input, &templates).unwrap().document();
-        for word in ["wgmma", "mma.sync", "ldmatrix", "sectors", "bank"] {
+        for word in [
+            "wgmma",
+            "mma.sync",
+            "ldmatrix",
+            "sectors",
+            "coalesced",
+            "bank",
+            "tf32",
+        ] {
             assert!(!document.contains(word), "card {card}: `{word}`");
         }
     }
@@ -262,6 +270,7 @@ fn prompts_without_measurements_refer_to_none() {
         (Operator::Propose, &parents[..0]),
         (Operator::Propose, &parents[..]),
         (Operator::Edit, &parents[..]),
+        (Operator::Crossover, &parents[..]),
     ] {
         let input = PromptInput {
             operator,
