@@ -1,4 +1,4 @@
-//! What models are shown is true: every example kernel is judged like any other, and `kforge prompt` says what it says.
+//! The example kernels of prompts pass, and `kforge prompt` prints what a model gets.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Each example with a folder in which its task finds it as its baseline.
+/// The name, task folder and kernel file of every example. The kernel is its task's baseline.
 fn examples(folder: &Path) -> Vec<(String, PathBuf, PathBuf)> {
     let mut examples = Vec::new();
     for entry in std::fs::read_dir(root().join("prompts/cuda")).unwrap() {
@@ -72,7 +72,7 @@ fn every_example_kernel_passes() {
         let source = std::fs::read_to_string(&kernel).unwrap();
         for backend in backends {
             if *backend == "cpu" && source.contains("asm volatile") {
-                println!("skipped: {name} has inline PTX, which no CPU runs");
+                println!("skipped: {name} has inline PTX, which the CPU backend cannot run");
                 continue;
             }
             let (task, kernel) = (task.to_str().unwrap(), kernel.to_str().unwrap());
@@ -90,7 +90,7 @@ fn every_example_kernel_passes() {
             let verdicts: Value = serde_json::from_slice(&output.stdout)
                 .unwrap_or_else(|error| panic!("{name}: {error}: {}", text(&output.stderr)));
             let verdict = &verdicts[0];
-            // Whether so short a kernel is measured precisely is the machine's affair.
+            // So short a kernel may be inconclusive on a busy machine.
             let status = verdict["status"].as_str();
             assert!(
                 matches!(status, Some("passed" | "inconclusive")),
@@ -186,6 +186,11 @@ fn prompt_command_prints_prompt_and_section_table() {
         text(&output.stdout).contains("fuse_passes")
             && !text(&output.stdout).contains("tensor_cores")
     );
+    let output = kforge(&["prompt", "softmax", "--backend", "cpu", "--card", "list"]);
+    assert!(
+        text(&output.stdout).contains("fuse_passes")
+            && !text(&output.stdout).contains("coalescing")
+    );
 }
 
 #[test]
@@ -216,11 +221,14 @@ fn verdicts_file_becomes_feedback() {
     let output = kforge(&[&["prompt", "softmax"], &asked[..]].concat());
     let prompt = text(&output.stdout);
     assert!(
-        prompt.contains("`race`: two threads touch the same memory"),
+        prompt.contains("`race`: two threads access the same memory"),
         "{}",
         text(&output.stderr)
     );
-    assert!(prompt.contains("- against a write by block (0, 0, 0), thread (63, 0, 0) in line 24"));
+    assert!(
+        prompt
+            .contains("- conflicts with a write by block (0, 0, 0), thread (63, 0, 0) in line 24")
+    );
     let output = kforge(&[&["prompt", "gelu"], &asked[..]].concat());
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("a verdict on task `softmax`, not on `gelu`"));

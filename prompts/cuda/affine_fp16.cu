@@ -11,8 +11,8 @@ variants:
 */
 
 // Task: output = x * weight + bias, all half, x [rows, columns], weight and bias [columns].
-// Half in memory, float32 in registers, rounded once. Rows of an odd length do not begin at a pair: for those a variant puts
-// PAIRS at 0, and the same file is compiled a second time.
+// Half in memory, float32 in registers, rounded once. Rows of odd length do not start at a pair: for them a variant sets PAIRS to 0,
+// and the file is compiled a second time.
 
 #include <cuda_fp16.h>
 

@@ -18,8 +18,8 @@ scratch:
 */
 
 // Task: output[c] = sum over r of x[r, c], float32 [rows, columns].
-// A column alone would leave most of the device idle: the rows are cut into PARTS, each with a block of its own, and a second
-// launch adds the parts. Every element of `partial` is written before it is read: scratch begins with garbage.
+// One block per column would leave most of the device idle: the rows are split into PARTS, each with its own block, and a second
+// launch adds the parts. Scratch starts as garbage: every element of `partial` is written before it is read.
 
 __global__ void __launch_bounds__(BLOCK)
     add_parts(const float* __restrict__ x, float* __restrict__ partial, int rows, int columns) {

@@ -7,9 +7,9 @@ launch:
 */
 
 // Task: output[i, j] = sum over k of (x[i, k] - y[j, k]) ^ 2, float32, x [m, depth], y [n, depth], depth = 64.
-// A block makes 32 x 32 results, a thread 2 x 2 in registers. Slices of both sides come in the background, one ahead of the one in
-// use: two stages in shared memory. Rows are 20 floats apart: aligned for copies of 16 bytes, and eight rows read at once as
-// float4 meet all 32 banks once.
+// A block computes 32 x 32 results, a thread 2 x 2 in registers. Slices of both inputs are copied asynchronously, one slice ahead:
+// two stages in shared memory. Rows are 20 floats apart: aligned for 16-byte copies, and without conflicts when eight rows are
+// read together as float4.
 
 #include <cuda_pipeline.h>
 
@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(256)
     __shared__ alignas(16) float tiles[2][2][TILE][SLICE + 4];  // stage, side, row, k
     const int first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
 
-    // One piece of 16 bytes a thread: the first 128 threads copy from x, the others from y.
+    // One 16-byte piece per thread: the first 128 threads copy from x, the others from y.
     const int side = threadIdx.x / 128, tile_row = threadIdx.x % 128 / 4, piece = threadIdx.x % 4 * 4;
-    // Rows behind the end are copies of the last: nothing is read outside, and their results are not stored.
+    // Rows past the end copy the last row: nothing is read out of bounds, and their results are not stored.
     const float* from = side == 0 ? x + static_cast<long long>(min(first_row + tile_row, m - 1)) * DEPTH
                                   : y + static_cast<long long>(min(first_column + tile_row, n - 1)) * DEPTH;
     auto fetch = [&](int slice) {
@@ -44,10 +44,10 @@ __global__ void __launch_bounds__(256)
     __pipeline_commit();
     for (int slice = 0; slice < SLICES; ++slice) {
         if (slice + 1 < SLICES) fetch(slice + 1);
-        // An empty group at the end keeps the count right: all but the latest group have arrived.
+        // An empty group at the end keeps the count right: all groups but the latest have arrived.
         __pipeline_commit();
         __pipeline_wait_prior(1);
-        __syncthreads();  // everybody's pieces, not only one's own
+        __syncthreads();  // the pieces of all threads have arrived
         const auto& tile = tiles[slice % 2];
 #pragma unroll
         for (int k = 0; k < SLICE; k += 4) {
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(256)
                 for (int j = 0; j < 2; ++j) sums[i][j] = add_squares(sums[i][j], left[i], right[j]);
             }
         }
-        __syncthreads();  // before the next round copies into this stage
+        __syncthreads();  // before the next iteration copies into this stage
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

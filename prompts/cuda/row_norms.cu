@@ -12,7 +12,7 @@ variants:
 */
 
 // Task: output[r] = sqrt(sum over c of x[r, c] ^ 2), x float32 [rows, columns].
-// A warp a row, summed by shuffles: no shared memory, no barrier. Four sums a lane, so that additions do not wait for each other.
+// One warp per row, summed by shuffles: no shared memory, no barrier. Four sums per lane keep the additions independent.
 
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(32 * WARPS)
     row_norms(const float* __restrict__ x, float* __restrict__ output, int rows, int columns) {
     const int lane = threadIdx.x % 32;
     const int row = blockIdx.x * WARPS + threadIdx.x / 32;
-    // The same for the whole warp: all 32 lanes are there for the shuffles, or none.
+    // The whole warp returns or stays: the shuffles need all 32 lanes.
     if (row >= rows) return;
     const float* from = x + static_cast<long long>(row) * columns;
     float4 sums = make_float4(0.0f, 0.0f, 0.0f, 0.0f);

@@ -9,12 +9,12 @@ tunables:
 */
 
 // Task: output = silu(gate) * up, all bfloat16 [rows, columns], any size.
-// Eight bfloat16 are one load of 16 bytes, the arithmetic is float32, and what is left behind the last eight is done one by one.
-// Both loads are on their way before either is used.
+// Eight bfloat16 per 16-byte load, float32 arithmetic, and the elements after the last eight one by one. Both loads are issued
+// before either is used.
 
 #include <cuda_bf16.h>
 
-// Two bfloat16 in 32 bits, the first in the lower half: widening is a shift.
+// Two bfloat16 in 32 bits, the first in the low half: widening is a shift.
 __device__ __forceinline__ float2 widen(unsigned pair) {
     return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
 }

@@ -7,13 +7,13 @@ launch:
 */
 
 // Task: output[i, j] = sum over k of x[i, k] * y[j, k], x and y bfloat16 [m, depth] and [n, depth], depth = 128, output float32.
-// Tensor cores by `mma.sync`: four warps, each 32 x 32 results in registers as float32. Both sides come past the registers into shared memory,
-// in two stages. Pieces of 16 bytes change places with the row's number, so that neither copies nor `ldmatrix` meet a bank twice.
+// Tensor cores with `mma.sync`: four warps, each with 32 x 32 float32 results in registers. `cp.async` copies both inputs to shared
+// memory in two stages. 16-byte pieces are swizzled by the row number, so that neither copies nor `ldmatrix` cause bank conflicts.
 
 #include <cuda_bf16.h>
 
 constexpr int TILE = 64;
-constexpr int SLICE = 64;  // columns of a stage: eight pieces of 16 bytes a row
+constexpr int SLICE = 64;  // columns per stage: eight 16-byte pieces per row
 constexpr int SLICES = DEPTH / SLICE;
 static_assert(DEPTH % SLICE == 0, "whole slices");
 
@@ -23,7 +23,7 @@ __device__ __forceinline__ unsigned address_of(const __nv_bfloat16* pointer) {
 
 __device__ __forceinline__ int place(int row, int piece) { return row * SLICE + (piece ^ (row % 8)) * 8; }
 
-// Four 8 x 8 matrices: lane l names row l % 8 of matrix l / 8.
+// Four 8 x 8 matrices: lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void load_matrices(unsigned (&to)[4], const __nv_bfloat16* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -42,7 +42,7 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const unsigned (&a)[4
 __global__ void __launch_bounds__(128)
     similarities(const __nv_bfloat16* __restrict__ x, const __nv_bfloat16* __restrict__ y, float* __restrict__ output, int m,
                  int n) {
-    __shared__ alignas(128) __nv_bfloat16 tiles[2][2][TILE * SLICE];  // stage, side
+    __shared__ alignas(128) __nv_bfloat16 tiles[2][2][TILE * SLICE];  // stage, input
     const int first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_row = warp / 2 * 32, warp_column = warp % 2 * 32;
@@ -50,13 +50,13 @@ __global__ void __launch_bounds__(128)
     auto fetch = [&](int slice) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            const int piece = threadIdx.x + 128 * i;  // of 1024: 512 a side
+            const int piece = threadIdx.x + 128 * i;  // of 1024: 512 per input
             const int side = piece / 512, row = piece % 512 / 8, column = piece % 8;
             const int wanted = (side == 0 ? first_row : first_column) + row;
             const bool is_there = wanted < (side == 0 ? m : n);
             const __nv_bfloat16* from =
                 (side == 0 ? x : y) + static_cast<long long>(is_there ? wanted : 0) * DEPTH + slice * SLICE + column * 8;
-            // Zeros where no row is.
+            // Zeros for rows past the end.
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                          :
                          : "r"(address_of(&tiles[slice % 2][side][place(row, column)])), "l"(from), "r"(is_there ? 16 : 0)
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(128)
             unsigned a[2][4], b[2][4];
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                // a: rows 0 to 15 of the first eight columns, then of the other eight.
+                // a: rows 0 to 15 of the first eight columns, then of the next eight.
                 load_matrices(a[i], left + place(warp_row + 16 * i + lane % 16, 2 * k + lane / 16));
                 // b: both halves of the columns for rows 0 to 7, then for rows 8 to 15.
                 load_matrices(b[i], right + place(warp_column + 16 * i + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(128)
         }
         __syncthreads();
     }
-    // Lane l holds columns 2 * (l % 4) and the next, of rows l / 4 and l / 4 + 8.
+    // Lane l holds columns 2 * (l % 4) and the next one, of rows l / 4 and l / 4 + 8.
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll

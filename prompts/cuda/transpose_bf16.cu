@@ -9,8 +9,8 @@ tunables:
 */
 
 // Task: output[c, r] = x[r, c], bfloat16 [rows, columns].
-// Through shared memory, so that both sides touch whole rows. One column more than the tile has puts the elements of a column
-// into different banks.
+// Through shared memory, so that reads and writes both cover whole rows. One padding column puts a column's elements into different
+// banks.
 
 #include <cuda_bf16.h>
 
@@ -24,7 +24,7 @@ __global__ void transpose(const __nv_bfloat16* __restrict__ x, __nv_bfloat16* __
         const int row = blockIdx.y * TILE + i;
         if (row < rows && column < columns) tile[i][threadIdx.x] = x[static_cast<long long>(row) * columns + column];
     }
-    // Outside of every condition: all threads of the block come here.
+    // Outside every condition: all threads of the block reach it.
     __syncthreads();
     const int out_column = blockIdx.y * TILE + threadIdx.x;
 #pragma unroll

@@ -11,7 +11,7 @@ variants:
 */
 
 // Task: output = x * weight + bias, all half, x [rows, columns], weight and bias [columns].
-// Half in memory, float in registers, rounded once. Rows that do not begin at a multiple of four elements have a variant.
+// Half in memory, float in registers, rounded once. Rows that do not start at a multiple of four elements have a variant.
 
 #include <metal_stdlib>
 using namespace metal;

@@ -7,8 +7,8 @@ launch:
 */
 
 // Task: output[i, j] = sum over k of (x[i, k] - y[j, k]) ^ 2, float32, x [m, depth], y [n, depth], depth = 64.
-// A group makes 32 x 32 results, a thread 2 x 2 in registers. The next slice is on its way to registers while this one is
-// computed, and goes into the other half of threadgroup memory behind it: one barrier a slice.
+// A group computes 32 x 32 results, a thread 2 x 2 in registers. The next slice is loaded into registers while this one is
+// computed, and then stored to the other half of threadgroup memory: one barrier per slice.
 
 #include <metal_stdlib>
 using namespace metal;
@@ -26,7 +26,7 @@ kernel void distances(device const float* x [[buffer(0)]], device const float* y
     threadgroup float4 tiles[2][2][TILE * STRIDE];  // stage, side, row and k
     const int index = int(place.x);
     const int first_row = int(group.y) * TILE, first_column = int(group.x) * TILE;
-    // One float4 a thread: the first 128 threads load from x, the others from y. Rows behind the end are copies of the last.
+    // One float4 per thread: the first 128 threads load from x, the others from y. Rows past the end copy the last row.
     const int side = index / 128, tile_row = index % 128 / 4, piece = index % 4;
     device const float4* from = side == 0 ? (device const float4*)(x + long(min(first_row + tile_row, m - 1)) * DEPTH)
                                           : (device const float4*)(y + long(min(first_column + tile_row, n - 1)) * DEPTH);
@@ -35,7 +35,7 @@ kernel void distances(device const float* x [[buffer(0)]], device const float* y
     float sums[2][2] = {{0.0f, 0.0f}, {0.0f, 0.0f}};
     float4 next = from[piece];
     for (int slice = 0; slice < SLICES; ++slice) {
-        // The other half is still read by whoever is behind; this one was left before the barrier of the last round.
+        // Slower threads may still read the other half; all threads have left this half before the previous iteration's barrier.
         tiles[slice % 2][side][tile_row * STRIDE + piece] = next;
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (slice + 1 < SLICES) next = from[(slice + 1) * (SLICE / 4) + piece];

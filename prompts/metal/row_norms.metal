@@ -9,7 +9,7 @@ tunables:
 */
 
 // Task: output[r] = sqrt(sum over c of x[r, c] ^ 2), x float32 [rows, columns].
-// A SIMD group a row: no threadgroup memory, no barrier. Four sums a lane, so that additions do not wait for each other.
+// One SIMD group per row: no threadgroup memory, no barrier. Four sums per lane keep the additions independent.
 
 #include <metal_stdlib>
 using namespace metal;
@@ -19,7 +19,7 @@ kernel void row_norms(device const float* x [[buffer(0)]], device float* output 
                       uint group [[threadgroup_position_in_grid]], uint simd [[simdgroup_index_in_threadgroup]],
                       uint lane [[thread_index_in_simdgroup]]) {
     const int row = int(group) * SIMDS + int(simd);
-    // The same for the whole SIMD group: all 32 lanes are there for the sum, or none.
+    // The whole SIMD group returns or stays: the sum needs all 32 lanes.
     if (row >= rows) return;
     device const float* from = x + long(row) * columns;
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};

@@ -9,7 +9,7 @@ tunables:
 */
 
 // Task: output = silu(gate) * up, all bfloat16 [rows, columns], any size.
-// Four bfloat16 are one load; the arithmetic is float; what is left behind the last four is done one by one.
+// Four bfloat16 per load, float arithmetic, and the elements after the last four one by one.
 
 #include <metal_stdlib>
 using namespace metal;

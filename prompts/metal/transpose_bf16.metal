@@ -9,7 +9,7 @@ tunables:
 */
 
 // Task: output[c, r] = x[r, c], bfloat16 [rows, columns].
-// Through threadgroup memory, so that both sides touch whole rows; one column more than the tile has spreads a column over banks.
+// Through threadgroup memory, so that reads and writes both cover whole rows; one padding column spreads a column over the banks.
 
 #include <metal_stdlib>
 using namespace metal;
@@ -25,7 +25,7 @@ kernel void transpose(device const bfloat* x [[buffer(0)]], device bfloat* outpu
         const int row = int(group.y) * TILE + i;
         if (row < rows && column < columns) tile[i][thread_place.x] = x[long(row) * columns + column];
     }
-    // Outside of every condition: all threads of the group come here.
+    // Outside every condition: all threads of the group reach it.
     threadgroup_barrier(mem_flags::mem_threadgroup);
     const int out_column = int(group.y) * TILE + int(thread_place.x);
     for (int i = int(thread_place.y); i < TILE; i += STRIP) {

@@ -16,8 +16,7 @@ use crate::config::{self, BackendChoice, Config};
 use crate::device::DeviceFacts;
 use crate::event::Operator;
 use crate::propose::prompt::{
-    Feedback, KernelLabel, Language, Prompt, PromptInput, ShownKernel, Templates, estimate_tokens,
-    render,
+    Feedback, KernelLabel, Prompt, PromptInput, ShownKernel, Templates, estimate_tokens, render,
 };
 use crate::task::{Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
@@ -150,7 +149,7 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     };
     let (backend, device, profile) = resolve_target(&arguments, &mut config)?;
     if arguments.card.as_deref() == Some("list") {
-        let cards = templates.cards(Language::of_backend(&backend));
+        let cards = templates.cards(&backend);
         let list = cards.map(|card| format!("{:<24} {}\n", card.name, card.when));
         print(&list.collect::<String>())?;
         return Ok(Exit::Done);

@@ -1,18 +1,20 @@
-//! What may still be spent: reserve the worst case before sending, settle when the reply is there.
+//! A run's budget for models: the worst case is reserved before a request is sent, and the real cost is settled when its reply
+//! arrives.
 //!
-//! Plain arithmetic in whole numbers, without a lock: the driver owns it.
+//! Plain integer arithmetic without a lock: the driver owns it.
 
 use crate::event::Cost;
 
-/// The most that a run may spend on models.
+/// The most that a run may spend on models. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BudgetLimits {
+    /// In billionths of a dollar.
     pub nano_usd: Option<u64>,
     pub tokens: Option<u64>,
 }
 
 impl BudgetLimits {
-    /// From dollars and tokens as they stand in a config.
+    /// From the config's dollars and tokens.
     pub fn new(usd: Option<f64>, tokens: Option<u64>) -> Self {
         Self {
             nano_usd: usd.map(|usd| (usd * 1e9).round() as u64),
@@ -21,13 +23,13 @@ impl BudgetLimits {
     }
 }
 
-/// A run's account.
+/// What a run has spent and reserved.
 #[derive(Clone, Debug, Default)]
 pub struct Budget {
     limits: BudgetLimits,
     spent: Amount,
     reserved: Amount,
-    /// Whether all that was spent had a price.
+    /// Whether everything that was spent had a price.
     priced: bool,
 }
 
@@ -60,7 +62,7 @@ impl Amount {
     }
 }
 
-/// What is left, reserved amounts taken off; `None` where nothing limits it.
+/// What a run may still reserve. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemainingBudget {
     pub nano_usd: Option<u64>,
@@ -76,7 +78,7 @@ impl Budget {
         }
     }
 
-    /// Sets the worst case aside. False, and nothing is set aside, where it does not fit; a cost without a price fits under no
+    /// Reserves a request's worst case. Returns false and reserves nothing if it does not fit. A cost without a price never fits a
     /// limit in dollars.
     #[must_use]
     pub(crate) fn reserve(&mut self, worst_case: &Cost) -> bool {
@@ -87,12 +89,12 @@ impl Budget {
         fits
     }
 
-    /// Sets aside what was set aside before, by an earlier process: the question is out already, whether it fits or not.
+    /// Reserves the worst case of a request that an earlier process has sent, whether it fits or not.
     pub(crate) fn reserve_sent(&mut self, worst_case: &Cost) {
         self.reserved = self.reserved.plus(Amount::of(worst_case));
     }
 
-    /// Whether a worst case could be set aside now.
+    /// Whether a worst case could be reserved now.
     pub(crate) fn would_fit(&self, worst_case: &Cost) -> bool {
         let left = self.remaining();
         let dollars = left
@@ -101,24 +103,24 @@ impl Budget {
         dollars && left.tokens.is_none_or(|left| worst_case.tokens <= left)
     }
 
-    /// What was set aside is free again, and what it came to is spent.
+    /// Releases a reservation and adds the real cost to what is spent.
     pub(crate) fn settle(&mut self, reserved: &Cost, spent: &Cost) {
         self.reserved = self.reserved.minus(Amount::of(reserved));
         self.add_spent(spent);
     }
 
-    /// Counts what was spent before: by an earlier session of the same run.
+    /// Adds a cost of an earlier process of the same run.
     pub(crate) fn add_spent(&mut self, spent: &Cost) {
         self.priced &= spent.nano_usd.is_some() || spent.tokens == 0;
         self.spent = self.spent.plus(Amount::of(spent));
     }
 
-    /// Takes back what was counted for a question that waits for its reply after all.
+    /// Subtracts a cost that was added for a request that turns out to be still waiting for its reply.
     pub(crate) fn undo_spent(&mut self, counted: &Cost) {
         self.spent = self.spent.minus(Amount::of(counted));
     }
 
-    /// What was spent; without dollars where a part of it has no price.
+    /// What was spent. Dollars are `None` if a part of it has no price.
     pub(crate) fn spent(&self) -> Cost {
         Cost {
             tokens: self.spent.tokens,
@@ -127,32 +129,13 @@ impl Budget {
         }
     }
 
-    /// What is left to be set aside.
+    /// What may still be reserved.
     pub(crate) fn remaining(&self) -> RemainingBudget {
-        let taken = self.spent.plus(self.reserved);
+        let used = self.spent.plus(self.reserved);
+        let Self { limits, .. } = self;
         RemainingBudget {
-            nano_usd: self
-                .limits
-                .nano_usd
-                .map(|most| most.saturating_sub(taken.nano_usd)),
-            tokens: self
-                .limits
-                .tokens
-                .map(|most| most.saturating_sub(taken.tokens)),
-        }
-    }
-
-    /// What would be left if all that is under way cost nothing: where even that does not fit, waiting does not help.
-    pub(crate) fn remaining_without_reservations(&self) -> RemainingBudget {
-        RemainingBudget {
-            nano_usd: self
-                .limits
-                .nano_usd
-                .map(|most| most.saturating_sub(self.spent.nano_usd)),
-            tokens: self
-                .limits
-                .tokens
-                .map(|most| most.saturating_sub(self.spent.tokens)),
+            nano_usd: (limits.nano_usd).map(|limit| limit.saturating_sub(used.nano_usd)),
+            tokens: limits.tokens.map(|limit| limit.saturating_sub(used.tokens)),
         }
     }
 }
@@ -174,16 +157,15 @@ mod tests {
         let mut budget = Budget::new(BudgetLimits::new(Some(1.0), None));
         let worst = cost(100_000, Some(300_000_000));
         assert!((0..3).all(|_| budget.reserve(&worst)));
-        assert!(!budget.reserve(&worst), "the fourth could pass the limit");
+        assert!(!budget.reserve(&worst), "the fourth could exceed the limit");
         assert_eq!(budget.remaining().nano_usd, Some(100_000_000));
-        assert_eq!(
-            budget.remaining_without_reservations().nano_usd,
-            Some(1_000_000_000)
-        );
         budget.settle(&worst, &cost(1000, Some(1)));
         assert!(budget.reserve(&worst));
         assert_eq!(budget.spent(), cost(1000, Some(1)));
-        assert!(!budget.reserve(&cost(1, None)), "no price, no dollars");
+        assert!(
+            !budget.reserve(&cost(1, None)),
+            "a cost without a price does not fit a dollar limit"
+        );
     }
 
     #[test]
@@ -192,7 +174,7 @@ mod tests {
         assert!(budget.reserve(&cost(60, None)));
         budget.reserve_sent(&cost(90, None));
         assert!(!budget.would_fit(&cost(1, None)));
-        // Its end frees what it held, and nothing of the other's.
+        // Settling one request leaves the other's reservation in place.
         budget.settle(&cost(90, None), &cost(10, None));
         assert_eq!(budget.remaining().tokens, Some(30));
     }
@@ -205,10 +187,9 @@ mod tests {
         assert!(budget.reserve(&cost(600, None)) && !budget.reserve(&cost(1, None)));
         budget.settle(&cost(600, None), &cost(0, Some(0)));
         assert_eq!(budget.remaining().tokens, Some(600));
-        let mut free = Budget::new(BudgetLimits::default());
-        assert!(
-            free.reserve(&cost(u64::MAX, Some(u64::MAX))) && free.reserve(&cost(u64::MAX, None))
-        );
+        let mut unlimited = Budget::new(BudgetLimits::default());
+        assert!(unlimited.reserve(&cost(u64::MAX, Some(u64::MAX))));
+        assert!(unlimited.reserve(&cost(u64::MAX, None)));
     }
 
     #[test]

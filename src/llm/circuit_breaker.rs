@@ -1,21 +1,21 @@
-//! One door for each server, shared by all questions to it: it stays shut for as long as the server asks for, and after several
-//! failures in a row it opens for one question alone.
+//! One circuit breaker per server, shared by all requests to it. It blocks requests for as long as the server asks, and after
+//! several failures in a row it lets one request probe the server before the others continue.
 //!
-//! Knows times, not requests.
+//! Knows times, not requests: `client` asks for a permit, sends, and reports the result.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row after which a server is taken to be down.
+/// After this many failures in a row the server is considered down.
 const MAX_FAILURES: u32 = 5;
 
-/// How long it is left alone then; doubled with every further failure.
+/// How long requests are blocked then. Doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long to look away while another question finds out whether the server is back.
+/// How long a request waits before it checks again whether the probe of another request succeeded.
 const PROBE_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
@@ -25,18 +25,19 @@ pub(super) struct CircuitBreaker(Mutex<BreakerState>);
 struct BreakerState {
     blocked_until: Option<Instant>,
     why: String,
+    /// In a row.
     failures: u32,
-    /// Whether a question is under way that finds out.
+    /// Whether a request is probing the server.
     probe_in_flight: bool,
 }
 
-/// What the door says.
+/// Whether a request may be sent now.
 pub(super) enum Admission<'a> {
     Allowed(Permit<'a>),
     Blocked { until: Instant, why: String },
 }
 
-/// The right to send once. To be reported on; dropped without a report, somebody else may try.
+/// The right to send one request. Report the result; if the permit is dropped without a report, another request may probe.
 pub(super) struct Permit<'a> {
     breaker: &'a CircuitBreaker,
     is_probe: bool,
@@ -64,7 +65,7 @@ impl CircuitBreaker {
     }
 
     fn state(&self) -> MutexGuard<'_, BreakerState> {
-        // Nothing is left half done under this lock.
+        // Every change under this lock is complete, so a poisoned lock is harmless.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,7 +77,7 @@ impl Permit<'_> {
         state.failures = 0;
     }
 
-    /// There were too many questions: the server is well, and says when to come back, or nothing.
+    /// The server works but has too many requests. It may say how long to wait.
     pub(super) fn report_rate_limit(self, after: Option<Duration>, why: &str) {
         let mut state = self.breaker.state();
         state.failures = 0;
@@ -85,7 +86,7 @@ impl Permit<'_> {
         }
     }
 
-    /// The server or the way there failed.
+    /// The server or the connection failed.
     pub(super) fn report_failure(self, after: Option<Duration>, why: &str) {
         let mut state = self.breaker.state();
         state.failures = state.failures.saturating_add(1);
@@ -103,9 +104,10 @@ impl Permit<'_> {
 }
 
 impl BreakerState {
+    /// Blocks requests for a time, unless they are blocked for longer already.
     fn block_for(&mut self, after: Duration, why: &str) {
         let until = Instant::now() + after;
-        if self.blocked_until.is_none_or(|shut| shut < until) {
+        if self.blocked_until.is_none_or(|blocked| blocked < until) {
             self.blocked_until = Some(until);
             self.why = why.to_owned();
         }
@@ -124,15 +126,15 @@ impl Drop for Permit<'_> {
 mod tests {
     use super::*;
 
-    fn allowed_permit(gate: &CircuitBreaker) -> Permit<'_> {
-        match gate.admit() {
-            Admission::Allowed(pass) => pass,
-            Admission::Blocked { why, .. } => panic!("shut: {why}"),
+    fn allowed_permit(breaker: &CircuitBreaker) -> Permit<'_> {
+        match breaker.admit() {
+            Admission::Allowed(permit) => permit,
+            Admission::Blocked { why, .. } => panic!("blocked: {why}"),
         }
     }
 
-    fn blocked_seconds(gate: &CircuitBreaker) -> f64 {
-        match gate.admit() {
+    fn blocked_seconds(breaker: &CircuitBreaker) -> f64 {
+        match breaker.admit() {
             Admission::Allowed(_) => 0.0,
             Admission::Blocked { until, .. } => (until - Instant::now()).as_secs_f64(),
         }
@@ -140,37 +142,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_blocks_all_requests() {
-        let gate = CircuitBreaker::default();
-        let other = allowed_permit(&gate);
-        allowed_permit(&gate).report_rate_limit(Some(Duration::from_secs(3)), "busy");
-        assert_eq!(blocked_seconds(&gate), 3.0);
+        let breaker = CircuitBreaker::default();
+        let other = allowed_permit(&breaker);
+        allowed_permit(&breaker).report_rate_limit(Some(Duration::from_secs(3)), "busy");
+        assert_eq!(blocked_seconds(&breaker), 3.0);
         other.report_rate_limit(Some(Duration::from_secs(1)), "busy");
-        assert_eq!(blocked_seconds(&gate), 3.0, "the later time holds");
+        assert_eq!(blocked_seconds(&breaker), 3.0, "the later time wins");
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(blocked_seconds(&gate), 0.0);
+        assert_eq!(blocked_seconds(&breaker), 0.0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn repeated_failures_allow_one_probe() {
-        let gate = CircuitBreaker::default();
+        let breaker = CircuitBreaker::default();
         for _ in 1..MAX_FAILURES {
-            allowed_permit(&gate).report_failure(None, "500");
+            allowed_permit(&breaker).report_failure(None, "500");
         }
-        assert_eq!(blocked_seconds(&gate), 0.0);
-        allowed_permit(&gate).report_success();
+        assert_eq!(blocked_seconds(&breaker), 0.0);
+        allowed_permit(&breaker).report_success();
         for _ in 0..MAX_FAILURES {
-            allowed_permit(&gate).report_failure(None, "500");
+            allowed_permit(&breaker).report_failure(None, "500");
         }
-        assert_eq!(blocked_seconds(&gate), 10.0);
+        assert_eq!(blocked_seconds(&breaker), 10.0);
         tokio::time::advance(FIRST_PAUSE).await;
-        let probe = allowed_permit(&gate);
-        assert!(blocked_seconds(&gate) > 0.0, "the others wait");
+        let probe = allowed_permit(&breaker);
+        assert!(blocked_seconds(&breaker) > 0.0, "the others wait");
         drop(probe);
-        let probe = allowed_permit(&gate);
+        let probe = allowed_permit(&breaker);
         probe.report_failure(None, "500");
-        assert_eq!(blocked_seconds(&gate), 20.0);
+        assert_eq!(blocked_seconds(&breaker), 20.0);
         tokio::time::advance(2 * FIRST_PAUSE).await;
-        allowed_permit(&gate).report_success();
-        let (_one, _two) = (allowed_permit(&gate), allowed_permit(&gate));
+        allowed_permit(&breaker).report_success();
+        let (_one, _two) = (allowed_permit(&breaker), allowed_permit(&breaker));
     }
 }

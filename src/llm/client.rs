@@ -1,4 +1,6 @@
-//! All models of a run behind one question: how many at once, patience, and what it costs.
+//! The client for all models of a run: concurrency, retries, and what a request costs.
+//!
+//! Writes no files and knows no prompts. How one request is sent is up to its provider (`http`, `command`, `mailbox`, `replay`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,10 +24,10 @@ use super::{Attempt, Provider, Reply, Request, RequestOrigin, RequestOutcome, Tu
 use crate::base::Failure;
 use crate::event::{Cost, ReplyOutcome};
 
-/// Tokens that a server adds to a prompt at most, for roles and the like.
+/// The most tokens that a server adds to a prompt, for roles and the like.
 const MAX_OVERHEAD_TOKENS: u64 = 256;
 
-/// Models to ask. Shared by all that ask.
+/// The models of a run. Shared by all concurrent requests.
 pub struct Client {
     models: Vec<ServedModel>,
     slots: Semaphore,
@@ -35,7 +37,7 @@ pub struct Client {
     next_wait: AtomicU64,
 }
 
-/// A model and who answers for it.
+/// A model and its provider.
 struct ServedModel {
     facts: ModelFacts,
     rates: Option<TokenRates>,
@@ -43,39 +45,42 @@ struct ServedModel {
     breaker: Arc<CircuitBreaker>,
 }
 
-/// What is to be known of a model without asking it.
+/// What is known of a model without a request to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFacts {
-    /// As the config, the briefs and the journal call it.
+    /// The name in the config, the briefs and the journal.
     pub name: String,
     pub provider: ProviderName,
     pub weight: f64,
-    /// The window, in tokens.
+    /// The context window, in tokens.
     pub context_tokens: u64,
-    /// The cap of a reply, unless a question has another.
+    /// The default cap of a reply.
     pub max_output_tokens: u64,
     /// Whether its tokens have a price.
     pub is_priced: bool,
 }
 
-/// A question that waits.
+/// A request that waits for its server, or for a reply in the mailbox.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WaitingRequest {
     pub model: String,
     pub task: String,
     pub step: u64,
-    /// Until when; `None` where it depends on a person.
+    /// When it is sent again; `None` if it waits for a person.
     pub until: Option<std::time::Instant>,
     pub why: String,
 }
 
 impl Client {
-    /// Reads the keys and makes ready; sends nothing. The settings are those of [`Settings::decided`].
+    /// Reads the keys and sets up the providers; sends nothing. Takes the result of [`LlmSettings::resolved`].
+    ///
+    /// # Errors
+    /// `Failure::environment` if a key is missing, `Failure::usage` if a setting is invalid.
     pub fn open(settings: &LlmSettings) -> Result<Self, Failure> {
         let ModelList::Listed(models) = &settings.models else {
-            return Err(Failure::usage("which models to ask is not decided"));
+            return Err(Failure::usage("`llm.models` is not resolved"));
         };
-        let times = Timeouts {
+        let timeouts = Timeouts {
             total: Duration::from_secs_f64(settings.timeout_seconds),
             idle: Duration::from_secs_f64(settings.idle_seconds),
         };
@@ -84,9 +89,13 @@ impl Client {
         let mut served = Vec::new();
         for model in models {
             let provider: Arc<dyn Provider> = match Protocol::for_provider(model.provider) {
-                Some(wire) => Arc::new(HttpProvider::open(model, wire, times, &secrets)?),
+                Some(protocol) => {
+                    Arc::new(HttpProvider::open(model, protocol, timeouts, &secrets)?)
+                }
                 None => match model.provider {
-                    ProviderName::Command => Arc::new(CommandProvider::open(model, times.total)?),
+                    ProviderName::Command => {
+                        Arc::new(CommandProvider::open(model, timeouts.total)?)
+                    }
                     ProviderName::Replay => Arc::new(ReplayProvider::open(model)?),
                     _ => Arc::new(MailboxProvider::new(settings.wait)),
                 },
@@ -95,11 +104,10 @@ impl Client {
                 Some(_) => format!("{:?} {:?}", model.base_url, model.key_env),
                 None => model.name.clone(),
             };
+            let surcharge = model.provider == ProviderName::Anthropic;
             served.push(ServedModel {
                 facts: model_facts(model),
-                rates: model
-                    .price
-                    .map(|price| price.rates(model.provider == ProviderName::Anthropic)),
+                rates: model.price.map(|price| price.rates(surcharge)),
                 provider,
                 breaker: Arc::clone(breakers.entry(endpoint).or_default()),
             });
@@ -114,33 +122,12 @@ impl Client {
         })
     }
 
-    /// A client whose models are answered for by others: for tests, and for programs that bring their own.
-    pub(crate) fn with_providers(
-        settings: &LlmSettings,
-        models: Vec<(ModelSettings, Arc<dyn Provider>)>,
-    ) -> Self {
-        let serve_model = |(model, provider): (ModelSettings, Arc<dyn Provider>)| ServedModel {
-            facts: model_facts(&model),
-            rates: model.price.map(|price| price.rates(false)),
-            provider,
-            breaker: Arc::default(),
-        };
-        Self {
-            models: models.into_iter().map(serve_model).collect(),
-            slots: Semaphore::new(settings.concurrency),
-            retries: settings.retries,
-            patience: Duration::from_secs_f64(settings.patience_seconds),
-            waiting: Mutex::default(),
-            next_wait: AtomicU64::new(0),
-        }
-    }
-
-    /// The models, in the order of the config.
+    /// The models, in the config's order.
     pub fn models(&self) -> impl Iterator<Item = &ModelFacts> {
         self.models.iter().map(|served| &served.facts)
     }
 
-    /// What is known of one of them.
+    /// The facts of one model.
     pub(crate) fn model(&self, name: &str) -> Option<&ModelFacts> {
         self.served(name).map(|served| &served.facts)
     }
@@ -149,11 +136,11 @@ impl Client {
         self.models.iter().find(|served| served.facts.name == name)
     }
 
-    /// The most that a question can cost: every byte of the prompt a token, however it is cached, and a reply up to its cap.
+    /// The most that a request can cost: every byte of the prompt as a token at the highest input rate, and a reply of full length.
     pub fn worst_case(&self, model: &str, request: &Request) -> Cost {
         let served = self.served(model);
         let overhead = match served.map(|served| served.facts.provider) {
-            // Bytes are counted there, and none is added.
+            // These count bytes and add none.
             Some(ProviderName::Command | ProviderName::Mailbox) => 0,
             _ => MAX_OVERHEAD_TOKENS,
         };
@@ -161,8 +148,8 @@ impl Client {
         prices::worst_case(rates, request.bytes() as u64 + overhead, request.max_output)
     }
 
-    /// What a reply cost: by the provider's count, nothing where it was certainly not billed, else the worst case that was
-    /// reserved for it. Replies of programs and people cost their bytes.
+    /// The cost of a reply: from the provider's token counts; zero if it was certainly not billed; else the reserved worst case.
+    /// A reply of `command` or `mailbox` costs its bytes and the prompt's.
     pub fn cost(&self, model: &str, request: &Request, reserved: &Cost, reply: &Reply) -> Cost {
         let Some(served) = self.served(model) else {
             return *reserved;
@@ -190,19 +177,19 @@ impl Client {
         }
     }
 
-    /// Questions that wait, and for what: the first that comes back first.
+    /// Requests that wait, those that are sent again first in front.
     pub fn waiting_requests(&self) -> Vec<WaitingRequest> {
         let mut waiting: Vec<_> = self.lock_waiting().values().cloned().collect();
         waiting.sort_by_key(|waiting| (waiting.until.is_none(), waiting.until));
         waiting
     }
 
-    /// Asks. What the server does ends as a reply; dropping the future ends the question.
+    /// Sends a request to a model, with retries. Every failure becomes a reply; dropping the future ends the request.
     pub async fn ask(
         &self,
         model: &str,
         request: &Request,
-        place: &RequestOrigin,
+        origin: &RequestOrigin,
     ) -> RequestOutcome {
         let Some(served) = self.served(model) else {
             let detail = format!("the config has no model `{model}`");
@@ -215,103 +202,89 @@ impl Client {
         let _mailbox_wait;
         let _slot;
         if served.facts.provider == ProviderName::Mailbox {
-            // A person takes hours: nobody else is kept waiting for it.
+            // A person takes hours: such a request takes no slot from others.
             _mailbox_wait =
-                Some(self.register_wait(served, place, None, "for a reply in the mailbox"));
+                Some(self.register_wait(served, origin, None, "for a reply in the mailbox"));
         } else {
-            // It is never closed.
+            // The semaphore is never closed.
             _slot = self.slots.acquire().await.ok();
         }
-        self.send_with_retries(served, request, place).await
+        self.send_with_retries(served, request, origin).await
     }
 
-    /// Sends until there is an end to it.
+    /// Sends until the request ends, or until retries or patience are used up.
     async fn send_with_retries(
         &self,
         served: &ServedModel,
         request: &Request,
-        place: &RequestOrigin,
+        origin: &RequestOrigin,
     ) -> RequestOutcome {
         let deadline = Instant::now() + self.patience;
-        let mut first = None;
-        let mut tries = 0;
-        let mut last: Option<TurnedAway> = None;
+        let mut state = RetryState::default();
         loop {
-            let pass = match served.breaker.admit() {
-                Admission::Allowed(pass) => pass,
+            let permit = match served.breaker.admit() {
+                Admission::Allowed(permit) => permit,
                 Admission::Blocked { until, why } if until <= deadline => {
-                    let _wait = self.register_wait(served, place, Some(until), &why);
+                    let _wait = self.register_wait(served, origin, Some(until), &why);
                     sleep_until(until).await;
                     continue;
                 }
                 Admission::Blocked { until, why } => {
-                    let after = Some(until.saturating_duration_since(Instant::now()));
-                    let detail = last.map_or(why, |last| last.detail);
-                    return turned_away_reply(detail, after, tries, first);
+                    let after = until.saturating_duration_since(Instant::now());
+                    let detail = state.last_detail.take().unwrap_or(why);
+                    return state.turned_away(detail, Some(after));
                 }
             };
-            tries += 1;
-            let begun = *first.get_or_insert_with(Instant::now);
-            let away = match served.provider.send(request, place).await {
+            state.count();
+            let away = match served.provider.send(request, origin).await {
                 Attempt::Pending => return RequestOutcome::Pending,
                 Attempt::Ended(reply) => {
-                    match reply.outcome {
-                        ReplyOutcome::Lost => {
-                            let why = reply.detail.as_deref().unwrap_or("a reply was lost");
-                            pass.report_failure(None, why);
-                        }
-                        _ => pass.report_success(),
+                    if reply.outcome == ReplyOutcome::Lost {
+                        let why = reply.detail.as_deref().unwrap_or("a reply was lost");
+                        permit.report_failure(None, why);
+                    } else {
+                        permit.report_success();
                     }
-                    let seconds = begun.elapsed().as_secs_f64();
-                    return RequestOutcome::Reply(Reply {
-                        tries,
-                        seconds,
-                        ..reply
-                    });
+                    return state.ended(reply);
                 }
                 Attempt::TurnedAway(away) => away,
             };
-            match away.is_rate_limit {
-                true => pass.report_rate_limit(away.retry_after, &away.detail),
-                false => pass.report_failure(away.retry_after, &away.detail),
+            if away.is_rate_limit {
+                permit.report_rate_limit(away.retry_after, &away.detail);
+            } else {
+                permit.report_failure(away.retry_after, &away.detail);
             }
-            let wait = away.retry_after.unwrap_or_else(|| retry::backoff(tries));
+            let tries = state.tries;
+            let wait = (away.retry_after).unwrap_or_else(|| retry::backoff(tries));
             let until = Instant::now() + wait;
             if away.is_final || tries > self.retries || until > deadline {
-                return turned_away_reply(away.detail, away.retry_after, tries, first);
+                return state.turned_away(away.detail, away.retry_after);
             }
-            tracing::debug!(
-                model = served.facts.name,
-                step = place.step,
-                tries,
-                ?wait,
-                why = away.detail,
-                "turned away"
-            );
-            let _wait = self.register_wait(served, place, Some(until), &away.detail);
+            log_retry(served, origin, &away, tries, wait);
+            let _wait = self.register_wait(served, origin, Some(until), &away.detail);
             sleep_until(until).await;
-            last = Some(away);
+            state.last_detail = Some(away.detail);
         }
     }
 
     fn lock_waiting(&self) -> MutexGuard<'_, BTreeMap<u64, WaitingRequest>> {
-        // Nothing is left half done under this lock.
+        // Every change under this lock is complete, so a poisoned lock is harmless.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a question on the list of those that wait, for as long as the result lives.
+    /// Lists a request as waiting until the guard is dropped.
     fn register_wait(
         &self,
         served: &ServedModel,
-        place: &RequestOrigin,
+        origin: &RequestOrigin,
         until: Option<Instant>,
         why: &str,
     ) -> WaitGuard<'_> {
         let number = self.next_wait.fetch_add(1, Ordering::Relaxed);
         let waiting = WaitingRequest {
             model: served.facts.name.clone(),
-            task: place.task.clone(),
-            step: place.step,
+            task: origin.task.clone(),
+            step: origin.step,
             until: until.map(Instant::into_std),
             why: why.to_owned(),
         };
@@ -323,20 +296,58 @@ impl Client {
     }
 }
 
-fn turned_away_reply(
-    detail: String,
-    retry_after: Option<Duration>,
+/// The attempts of one request so far.
+#[derive(Default)]
+struct RetryState {
+    first_sent: Option<Instant>,
     tries: u32,
-    first: Option<Instant>,
-) -> RequestOutcome {
-    RequestOutcome::Reply(Reply {
-        retry_after,
+    /// Why the server turned away the last attempt.
+    last_detail: Option<String>,
+}
+
+impl RetryState {
+    fn count(&mut self) {
+        self.tries += 1;
+        self.first_sent.get_or_insert_with(Instant::now);
+    }
+
+    fn seconds(&self) -> f64 {
+        (self.first_sent).map_or(0.0, |first| first.elapsed().as_secs_f64())
+    }
+
+    fn ended(&self, reply: Reply) -> RequestOutcome {
+        RequestOutcome::Reply(Reply {
+            tries: self.tries,
+            seconds: self.seconds(),
+            ..reply
+        })
+    }
+
+    /// The outcome of a request whose retries are used up.
+    fn turned_away(&self, detail: String, retry_after: Option<Duration>) -> RequestOutcome {
+        let reply = Reply::new(ReplyOutcome::TurnedAway, String::new());
+        self.ended(Reply {
+            retry_after,
+            ..reply.with_detail(detail).not_billed()
+        })
+    }
+}
+
+fn log_retry(
+    served: &ServedModel,
+    origin: &RequestOrigin,
+    away: &TurnedAway,
+    tries: u32,
+    wait: Duration,
+) {
+    tracing::debug!(
+        model = served.facts.name,
+        step = origin.step,
         tries,
-        seconds: first.map_or(0.0, |first| first.elapsed().as_secs_f64()),
-        ..Reply::new(ReplyOutcome::TurnedAway, String::new())
-            .with_detail(detail)
-            .not_billed()
-    })
+        ?wait,
+        why = away.detail,
+        "turned away, will retry"
+    );
 }
 
 fn model_facts(model: &ModelSettings) -> ModelFacts {
@@ -350,7 +361,7 @@ fn model_facts(model: &ModelSettings) -> ModelFacts {
     }
 }
 
-/// A line on the list of those that wait.
+/// Keeps a request on the list of waiting requests.
 struct WaitGuard<'a> {
     client: &'a Client,
     number: u64,

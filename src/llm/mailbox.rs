@@ -1,7 +1,7 @@
-//! A person or another agent as a model: the prompt lies in the step's `ask-N` folder, and the reply is awaited beside it as
-//! `response.md`.
+//! A person or another agent as a model. The prompt is in the step's `ask-N` folder; the reply is expected there as `response.md`.
 //!
-//! Best renamed into place. A file that is written where it lies is taken once it has rested, so that no half of it is.
+//! A reply is best written elsewhere and renamed to `response.md`. A file written in place is read once it has not changed for a
+//! second, so that a half-written reply is not taken. This module never writes.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -11,32 +11,33 @@ use tokio::time::sleep;
 use super::{Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin};
 use crate::event::ReplyOutcome;
 
-/// How often the folder is looked at.
+/// How often the folder is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long a file has to be left alone before it is taken to be whole.
+/// How long a file must be unmodified before it is read.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
 
-/// Replies come as files.
+/// Takes replies from files.
 pub(super) struct MailboxProvider {
     waits_for_reply: bool,
 }
 
-/// What lies there.
+/// The state of a `response.md`.
 enum ResponseFile {
     Missing,
-    /// Somebody is writing it.
+    /// Still being written.
     Unsettled,
     Complete(std::io::Result<Vec<u8>>),
 }
 
 impl MailboxProvider {
+    /// With `waits_for_reply` false, a request without a reply ends as pending.
     pub(super) fn new(waits_for_reply: bool) -> Self {
         Self { waits_for_reply }
     }
 
-    async fn wait_for_reply(&self, request: &Request, place: &RequestOrigin) -> Attempt {
-        let path = place.folder.join("response.md");
+    async fn wait_for_reply(&self, request: &Request, origin: &RequestOrigin) -> Attempt {
+        let path = origin.folder.join("response.md");
         loop {
             match check_response_file(&path) {
                 ResponseFile::Missing if !self.waits_for_reply => return Attempt::Pending,
@@ -56,7 +57,7 @@ fn check_response_file(path: &Path) -> ResponseFile {
     if before.len() == 0 || !before.is_file() {
         return ResponseFile::Missing;
     }
-    // A time in the future is no reason to wait for it.
+    // A modification time in the future counts as settled.
     let is_fresh = |at: SystemTime| {
         SystemTime::now()
             .duration_since(at)
@@ -69,9 +70,10 @@ fn check_response_file(path: &Path) -> ResponseFile {
     let is_same = contents
         .as_ref()
         .is_ok_and(|bytes| bytes.len() as u64 == before.len());
-    match is_same || contents.is_err() {
-        true => ResponseFile::Complete(contents),
-        false => ResponseFile::Unsettled,
+    if is_same || contents.is_err() {
+        ResponseFile::Complete(contents)
+    } else {
+        ResponseFile::Unsettled
     }
 }
 
@@ -79,13 +81,13 @@ fn reply_from_file(contents: std::io::Result<Vec<u8>>, request: &Request) -> Rep
     let bytes = match contents {
         Ok(bytes) => bytes,
         Err(error) => {
-            let words = format!("`response.md` cannot be read: {error}");
+            let detail = format!("cannot read `response.md`: {error}");
             return Reply::new(ReplyOutcome::Fatal, String::new())
-                .with_detail(words)
+                .with_detail(detail)
                 .not_billed();
         }
     };
-    let is_long = bytes.len() as u64 > request.max_output;
+    let is_too_long = bytes.len() as u64 > request.max_output;
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -93,21 +95,21 @@ fn reply_from_file(contents: std::io::Result<Vec<u8>>, request: &Request) -> Rep
             return Reply::new(ReplyOutcome::Malformed, text).with_detail("the reply is not UTF-8");
         }
     };
-    if is_long {
-        let most = usize::try_from(request.max_output).unwrap_or(usize::MAX);
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
-        let end = end.unwrap_or(0);
-        return Reply::new(ReplyOutcome::Truncated, text[..end].to_owned())
-            .with_detail(format!("the reply is longer than {most} bytes"));
+    if is_too_long {
+        let max = usize::try_from(request.max_output).unwrap_or(usize::MAX);
+        let end = (0..=max).rev().find(|end| text.is_char_boundary(*end));
+        return Reply::new(ReplyOutcome::Truncated, text[..end.unwrap_or(0)].to_owned())
+            .with_detail(format!("the reply is longer than {max} bytes"));
     }
-    match text.trim().is_empty() {
-        true => Reply::new(ReplyOutcome::Empty, text),
-        false => Reply::new(ReplyOutcome::Complete, text),
+    if text.trim().is_empty() {
+        Reply::new(ReplyOutcome::Empty, text)
+    } else {
+        Reply::new(ReplyOutcome::Complete, text)
     }
 }
 
 impl Provider for MailboxProvider {
-    fn send<'a>(&'a self, request: &'a Request, place: &'a RequestOrigin) -> AttemptFuture<'a> {
-        Box::pin(self.wait_for_reply(request, place))
+    fn send<'a>(&'a self, request: &'a Request, origin: &'a RequestOrigin) -> AttemptFuture<'a> {
+        Box::pin(self.wait_for_reply(request, origin))
     }
 }

@@ -1,8 +1,8 @@
-//! Asking models: providers behind one trait, patience with them, what it costs and what may still be spent.
+//! Requests to language models: providers behind one trait, retries, prices and budgets.
 //!
-//! One [`Client::ask`] is at most one request that is billed: only what a server turned away with a status, or what never left, is
-//! sent again. Whatever a server does ends as a [`Reply`], never as an error. Knows nothing of kernels, prompts or journals'
-//! files; the driver writes those before and after.
+//! One [`Client::ask`] makes at most one billable request: only a request that never left, or that the server turned away with a
+//! status, is sent again. Whatever a server does becomes a [`Reply`], never an error. This module knows nothing about kernels or
+//! prompts (`propose` does) and writes no files: the driver writes prompts and replies.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -16,7 +16,9 @@ mod circuit_breaker;
 mod client;
 mod command;
 mod http;
+mod http_client;
 mod mailbox;
+mod model_check;
 mod models;
 mod prices;
 mod replay;
@@ -31,14 +33,14 @@ pub use client::{Client, ModelFacts, WaitingRequest};
 pub use models::{ModelList, ModelSettings, ProviderName};
 pub use settings::{LlmSettings, key_variables_set};
 
-/// A question.
+/// A prompt for a model, and the limit of its reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Who the model is and what the rules are.
+    /// The system message: the model's role and rules.
     pub system: String,
-    /// The prompt, what is the same for most prompts first. Sent as one message, one part behind the other.
+    /// The prompt, with the part that most prompts share first. Sent as one message, the parts joined.
     pub parts: Vec<PromptPart>,
-    /// The cap of the reply in tokens, reasoning included.
+    /// The reply's cap in tokens, reasoning included; in bytes for `command` and `mailbox`.
     pub max_output: u64,
 }
 
@@ -46,7 +48,7 @@ pub struct Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptPart {
     pub text: String,
-    /// Whether all prompts of some time begin with everything up to the end of this part, so that a provider had better keep it.
+    /// Whether the provider should cache everything up to the end of this part, because other prompts start with it too.
     pub cache_here: bool,
 }
 
@@ -58,7 +60,7 @@ impl Request {
     }
 }
 
-/// Whose question it is, and where it lies.
+/// Which step a request belongs to, and where its files are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestOrigin {
     /// The folder `ask-N`.
@@ -68,33 +70,33 @@ pub struct RequestOrigin {
     pub ask: u32,
 }
 
-/// What came of asking.
+/// The outcome of [`Client::ask`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum RequestOutcome {
     Reply(Reply),
-    /// `mailbox` without waiting: nobody has replied yet.
+    /// Only from a `mailbox` that does not wait: there is no reply yet.
     Pending,
 }
 
-/// How a question ended.
+/// How a request ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     pub outcome: ReplyOutcome,
-    /// What came, in part where the outcome says so.
+    /// The text that arrived; incomplete if the outcome says so.
     pub text: String,
-    /// What the provider counted; `None` where it said nothing.
+    /// The provider's token counts; `None` if it reported none.
     pub usage: Option<Usage>,
-    /// Whether it may have been billed. Not so where no connection was made or a status turned it away.
+    /// Whether the request may have been billed. False if no connection was made or the server turned it away.
     pub is_billable: bool,
-    /// Requests made, those that were turned away among them.
+    /// The number of requests sent, including those turned away.
     pub tries: u32,
     /// From the first request to the last byte.
     pub seconds: f64,
-    /// The server's own word on when to come back, where patience ended before it.
+    /// The server's retry delay, if the retries ended before it.
     pub retry_after: Option<Duration>,
-    /// What went wrong, in words. Untrusted text, capped, free of keys.
+    /// What went wrong. Untrusted text on one line, capped, without keys.
     pub detail: Option<String>,
-    /// The model that answered, as the server calls it.
+    /// The model that replied, as the server names it.
     pub served_by: Option<String>,
 }
 
@@ -118,45 +120,45 @@ impl Reply {
         self
     }
 
-    /// As one that was certainly not billed.
+    /// Marks the reply as certainly not billed.
     pub(crate) fn not_billed(mut self) -> Self {
         self.is_billable = false;
         self
     }
 }
 
-/// Whoever answers questions.
+/// A service or program that answers requests.
 pub(crate) trait Provider: Send + Sync {
-    /// Sends the question once and waits for its end. Dropping the future ends all that it began.
-    fn send<'a>(&'a self, request: &'a Request, place: &'a RequestOrigin) -> AttemptFuture<'a>;
+    /// Sends the request once and waits for its end. Dropping the future ends everything that it started.
+    fn send<'a>(&'a self, request: &'a Request, origin: &'a RequestOrigin) -> AttemptFuture<'a>;
 }
 
-/// A question under way.
+/// A request in flight.
 pub(crate) type AttemptFuture<'a> = Pin<Box<dyn Future<Output = Attempt> + Send + 'a>>;
 
-/// What came of sending once.
+/// The outcome of sending a request once.
 #[derive(Debug)]
 pub(crate) enum Attempt {
     Ended(Reply),
-    /// Not now, and not billed: it may be sent again.
+    /// The server refused it for now and did not bill it: it may be sent again.
     TurnedAway(TurnedAway),
-    /// There is no reply yet, and nobody waits for it.
+    /// There is no reply yet, and the provider does not wait for it.
     Pending,
 }
 
-/// A server's refusal to answer now.
+/// A server's refusal to answer a request for now.
 #[derive(Clone, Debug)]
 pub(crate) struct TurnedAway {
-    /// When to come back, in the server's own words.
+    /// The retry delay that the server asks for.
     pub retry_after: Option<Duration>,
-    /// Whether the server forbids to come back.
+    /// Whether the server forbids a retry.
     pub is_final: bool,
-    /// Whether there were merely too many questions: the server itself is well.
+    /// Whether the reason is a rate limit, so that the server itself works.
     pub is_rate_limit: bool,
     pub detail: String,
 }
 
-/// Untrusted text on one line and of bearable length.
+/// Untrusted text on one line of limited length.
 pub(crate) fn sanitize_detail(text: &str) -> String {
     const MAX_CHARS: usize = 500;
     let mut line = String::new();

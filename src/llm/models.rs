@@ -1,6 +1,6 @@
-//! Which models are asked: `auto`, or a list of them, each a name such as `anthropic/claude-sonnet-4-5` or a map of settings.
+//! The models in a config: `auto`, or a list of names such as `anthropic/claude-sonnet-4-5` and maps of settings.
 //!
-//! What was typed, and whether it means something. Keys are looked for by name here, never read.
+//! Parses what the user typed; `model_check` checks the values. Holds the names of key variables, never a key.
 
 use std::path::PathBuf;
 
@@ -14,48 +14,48 @@ use super::prices::Price;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
 
-/// The models to ask.
+/// The models of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ModelList {
-    /// The provider whose key is in the environment, else none.
+    /// The first provider whose key is in the environment, else no model.
     #[default]
     Auto,
-    /// These; an empty list for none.
+    /// These models. An empty list means none.
     Listed(Vec<ModelSettings>),
 }
 
-/// Who answers, and in which protocol.
+/// A provider, which also determines the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderName {
-    /// Anthropic's Messages, or a server that speaks them.
+    /// Anthropic Messages, or a compatible server.
     Anthropic,
-    /// OpenAI's Chat Completions, or any compatible server.
+    /// OpenAI Chat Completions, or any compatible server.
     Openai,
-    /// OpenAI's Responses.
+    /// OpenAI Responses.
     Responses,
-    /// Google's compatible endpoint.
+    /// Google's OpenAI-compatible endpoint.
     Gemini,
     Openrouter,
     Deepseek,
     Together,
     /// A server on this machine.
     Ollama,
-    /// Any program that takes a prompt on standard input.
+    /// Any program that reads the prompt on standard input and prints the reply.
     Command,
-    /// Prompts lie in the step's folder, and a person or another agent puts the replies there.
+    /// A person or another agent answers through files in the step's folder.
     Mailbox,
-    /// The replies of an earlier run, exactly.
+    /// Repeats the replies of an earlier run.
     Replay,
 }
 
-/// What is known of a provider that is reached over HTTP.
+/// The defaults of a provider with a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Endpoint {
     pub base_url: &'static str,
-    /// The variable that overrides it, as the provider's own libraries have it.
+    /// The variable that overrides `base_url`, as in the provider's own libraries.
     pub url_env: Option<&'static str>,
-    /// The variable with the key; `None` where none is needed.
+    /// The variable with the key; `None` if no key is needed.
     pub key_env: Option<&'static str>,
 }
 
@@ -79,7 +79,7 @@ impl ProviderName {
         named.map_or("", |(name, _)| name)
     }
 
-    /// Where it is reached; `None` where no server is.
+    /// The endpoint; `None` for a provider without a server.
     pub(super) fn endpoint(self) -> Option<Endpoint> {
         let at = |base_url, url_env, key_env| {
             Some(Endpoint {
@@ -122,85 +122,85 @@ impl ProviderName {
         }
     }
 
-    /// Whether it has no price by the token: a program's or a person's.
+    /// Whether its replies have no price per token: a program's or a person's.
     pub(super) fn is_unpriced(self) -> bool {
         matches!(self, ProviderName::Command | ProviderName::Mailbox)
     }
 }
 
-/// A model as it is typed. Only what is given is set; the rest follows from the provider.
+/// A model's settings. Those that are not set follow from the provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// What the run calls it; `PROVIDER/MODEL` where it is not given.
+    /// The name within the run. Default: `PROVIDER/MODEL`.
     #[serde(default)]
     pub name: String,
     pub provider: ProviderName,
-    /// What the provider calls it.
+    /// The provider's name of the model.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
-    /// How often it is asked, relative to the others.
+    /// How often it is used, relative to the other models.
     #[serde(default = "default_weight")]
     pub weight: f64,
-    /// Where the server is, up to what the protocol adds: `http://localhost:8000/v1`.
+    /// The server's URL without the protocol's path: `http://localhost:8000/v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// The environment variable that holds the key; `""` for none.
+    /// The environment variable with the key; `""` for no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_env: Option<String>,
-    /// The model's window, in tokens.
+    /// The context window, in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_tokens: Option<u64>,
-    /// The most tokens of a reply, reasoning included; of `command` and `mailbox` the most bytes. Settings of how a model writes are
-    /// sent only where they are set: newer models refuse some of them.
+    /// The cap of a reply in tokens, reasoning included; in bytes for `command` and `mailbox`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u64>,
+    /// This and the following sampling settings are sent only if they are set: newer models reject some of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u64>,
-    /// How hard the model thinks, in the provider's own words: `low`, `medium`, `high`, …
+    /// The reasoning effort, in the provider's terms: `low`, `medium`, `high`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effort: Option<String>,
-    /// The most tokens of thinking, where the provider has a number for it.
+    /// The most thinking tokens, for providers with such a setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking_tokens: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Sequences at which the model stops.
+    /// Stop sequences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
-    /// How a compatible server calls a setting, as a path into the request: `{max_output_tokens: max_tokens}`,
+    /// A server's own names of settings, as paths in the request: `{max_output_tokens: max_tokens}`,
     /// `{effort: reasoning.effort}`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub fields: IndexMap<String, String>,
-    /// Whether the reply is read while it is written.
+    /// Whether to stream the reply. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
-    /// Whether the provider is told what to keep for later prompts, where it has to be told.
+    /// `anthropic`: whether to mark the part of a prompt that the provider should cache. Default: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<bool>,
-    /// `anthropic`: the version of the protocol.
+    /// `anthropic`: the protocol version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// More headers. A value that begins with `$` is the name of an environment variable, and a secret.
+    /// Additional headers. A value that starts with `$` names an environment variable with a secret.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub headers: IndexMap<String, String>,
-    /// Merged into the request's body; `null` takes a field out.
+    /// Fields that are merged into the request's body; `null` removes a field.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub extra: Map<String, Value>,
     /// `command`: the program and its arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// `command`: variables that it is given although they look like secrets.
+    /// `command`: environment variables that the program receives although they look like secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pass_env: Vec<String>,
     /// `replay`: the directory of the earlier run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-    /// What its tokens cost.
+    /// Dollars per million tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
 }
@@ -210,7 +210,7 @@ fn default_weight() -> f64 {
 }
 
 impl ModelSettings {
-    /// A model of which nothing is said but its name and its provider's.
+    /// A model without any optional setting.
     pub fn new(provider: ProviderName, model: &str) -> Self {
         let mut made = Self {
             name: String::new(),
@@ -243,14 +243,14 @@ impl ModelSettings {
         made
     }
 
-    /// `anthropic/claude-sonnet-4-5`, or `mailbox`.
+    /// Parses `PROVIDER/MODEL` or `PROVIDER`: `anthropic/claude-sonnet-4-5`, `mailbox`.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         let (provider, model) = text.split_once('/').unwrap_or((text, ""));
         let known = ProviderName::ALL.map(|(name, _)| name);
         let found = ProviderName::ALL.iter().find(|(name, _)| *name == provider);
         let Some((_, provider)) = found else {
             return Err(
-                Failure::usage(format!("`{text}` names no provider of models")).hint(format!(
+                Failure::usage(format!("unknown provider in `{text}`")).hint(format!(
                     "write PROVIDER/MODEL, for example `anthropic/claude-sonnet-4-5`; {}",
                     did_you_mean(provider, known)
                 )),
@@ -261,14 +261,15 @@ impl ModelSettings {
 
     fn set_default_name(&mut self) {
         if self.name.is_empty() {
-            self.name = match self.model.is_empty() {
-                true => self.provider.name().to_owned(),
-                false => format!("{}/{}", self.provider.name(), self.model),
+            self.name = if self.model.is_empty() {
+                self.provider.name().to_owned()
+            } else {
+                format!("{}/{}", self.provider.name(), self.model)
             };
         }
     }
 
-    /// The window, where the config does not say it.
+    /// The context window: the setting, or the provider's default.
     pub(crate) fn context_tokens(&self) -> u64 {
         self.context_tokens.unwrap_or(match self.provider {
             ProviderName::Anthropic | ProviderName::Mailbox | ProviderName::Replay => 200_000,
@@ -277,7 +278,7 @@ impl ModelSettings {
         })
     }
 
-    /// The cap of a reply, where the config does not say it.
+    /// The cap of a reply: the setting, or the provider's default.
     pub(crate) fn max_output_tokens(&self) -> u64 {
         let usual = match self.provider {
             ProviderName::Command | ProviderName::Mailbox => 262_144,
@@ -326,7 +327,7 @@ impl<'de> Deserialize<'de> for ModelList {
     }
 }
 
-/// One model of the list, by its name or as a map.
+/// One entry of the list: a name or a map.
 struct ListedModel(ModelSettings);
 
 impl<'de> Deserialize<'de> for ListedModel {
@@ -336,7 +337,7 @@ impl<'de> Deserialize<'de> for ListedModel {
             type Value = ListedModel;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("the name of a model or a map of its settings")
+                formatter.write_str("a model's name or a map of its settings")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<ListedModel, E> {

@@ -1,30 +1,30 @@
-//! What tokens cost: prices as a person writes them, amounts as whole numbers.
+//! What tokens cost: prices as the config gives them, and exact integer amounts.
 //!
-//! A price is given in dollars per million tokens. It is kept as millionths of a millionth of a dollar per token, so that sums are
-//! exact; an amount is in billionths of a dollar, rounded up once for each reply.
+//! The config gives dollars per million tokens. A rate is kept in picodollars (10^-12 dollars) per token, so that sums are exact.
+//! An amount is in nanodollars (10^-9 dollars), rounded up once per reply.
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
 use crate::event::{Cost, Usage};
 
-/// Prices of a model, in dollars per million tokens.
+/// A model's prices in dollars per million tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
-    /// Tokens read afresh.
+    /// Uncached input tokens.
     pub input: f64,
-    /// Tokens read from the provider's cache; `input` where it is not given.
+    /// Input tokens read from the provider's cache. Default: `input`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached: Option<f64>,
-    /// Tokens written to the cache; where it is not given a quarter more than `input` from Anthropic, else `input`.
+    /// Input tokens written to the cache. Default: `input`, and a quarter more for Anthropic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write: Option<f64>,
-    /// Tokens made, reasoning included.
+    /// Output tokens, reasoning included.
     pub output: f64,
 }
 
-/// Prices per token, in millionths of a millionth of a dollar.
+/// Picodollars per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TokenRates {
     input: u64,
@@ -33,11 +33,11 @@ pub(super) struct TokenRates {
     output: u64,
 }
 
-/// The dearest that a million tokens may be: what is above is a slip of the pen.
+/// A price above this, in dollars per million tokens, is a typo.
 const MAX_PRICE: f64 = 100_000.0;
 
 impl Price {
-    /// Whether the numbers are prices; `key` names the place in the config.
+    /// Checks that the prices are in range. `key` is the price's key in the config.
     pub(super) fn check(&self, key: &str) -> Result<(), Failure> {
         let all = [
             ("input", Some(self.input)),
@@ -55,19 +55,20 @@ impl Price {
         Ok(())
     }
 
-    /// `caches_dearly`: whether writing to the cache costs a quarter more where the config does not say.
+    /// `cache_write_surcharge`: whether a cache write without a price costs a quarter more than input.
     pub(super) fn rates(&self, cache_write_surcharge: bool) -> TokenRates {
-        // Within `DEAREST` the product has far fewer than the 53 bits of a double: the rounding only mends the last one.
+        // Up to `MAX_PRICE` the product is far below 2^53: rounding only corrects its last bit.
         let rate = |dollars: f64| (dollars * 1e6).round() as u64;
         let input = rate(self.input);
-        let written = match cache_write_surcharge {
-            true => input + input.div_ceil(4),
-            false => input,
+        let surcharge = if cache_write_surcharge {
+            input.div_ceil(4)
+        } else {
+            0
         };
         TokenRates {
             input,
             cached: self.cached.map_or(input, rate),
-            cache_write: self.cache_write.map_or(written, rate),
+            cache_write: self.cache_write.map_or(input + surcharge, rate),
             output: rate(self.output),
         }
     }
@@ -83,13 +84,12 @@ impl TokenRates {
         u64::try_from(sum.div_ceil(1000)).unwrap_or(u64::MAX)
     }
 
-    /// The dearest that an input token can come to.
     fn max_input_rate(&self) -> u64 {
         self.input.max(self.cached).max(self.cache_write)
     }
 }
 
-/// What a usage costs.
+/// The cost of a usage.
 pub(super) fn cost_of_usage(rates: Option<&TokenRates>, usage: &Usage) -> Cost {
     Cost {
         tokens: usage.tokens(),
@@ -98,7 +98,7 @@ pub(super) fn cost_of_usage(rates: Option<&TokenRates>, usage: &Usage) -> Cost {
     }
 }
 
-/// The most that so many tokens can cost, however they are cached.
+/// The most that these tokens can cost, however the input is cached.
 pub(super) fn worst_case(rates: Option<&TokenRates>, input: u64, output: u64) -> Cost {
     let usage = Usage {
         input,

@@ -1,6 +1,6 @@
-//! An earlier run as a model: the reply to the same task, step and ask, with its outcome and its usage.
+//! An earlier run as a model: its reply to the same task, step and ask, with the recorded outcome and usage.
 //!
-//! Reads that run's journals and `response.md`s, and writes nothing there.
+//! Reads that run's journals and `response.md` files, and never writes there. It does not compare prompts.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::event::{Replied, ReplyOutcome};
 /// Replies by step and ask.
 type RepliesByRequest = HashMap<(u64, u32), Replied>;
 
-/// Replies of an earlier run.
+/// Repeats the replies of an earlier run.
 pub(super) struct ReplayProvider {
     from: PathBuf,
-    /// The tasks that were asked about; each journal is read once.
+    /// By task. Each journal is read once, at the first request.
     tasks: Mutex<HashMap<String, Result<Arc<RepliesByRequest>, String>>>,
 }
 
@@ -28,11 +28,11 @@ impl ReplayProvider {
         let from = model.from.clone().unwrap_or_default();
         if !from.join("run.yaml").is_file() {
             return Err(Failure::usage(format!(
-                "`{}`, which `{}` is to replay, is not a run: it has no run.yaml",
-                from.display(),
-                model.name
+                "`from` of model `{}` is not a run directory: `{}` has no run.yaml",
+                model.name,
+                from.display()
             ))
-            .hint("name the directory of a run in `from`"));
+            .hint("name the directory of an earlier run"));
         }
         Ok(Self {
             from,
@@ -40,28 +40,28 @@ impl ReplayProvider {
         })
     }
 
-    fn reply(&self, place: &RequestOrigin) -> Result<Reply, String> {
-        let journal = self.from.join(&place.task).join("events.jsonl");
-        let known = {
+    fn reply(&self, origin: &RequestOrigin) -> Result<Reply, String> {
+        let journal = self.from.join(&origin.task).join("events.jsonl");
+        let replies = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = tasks.entry(place.task.clone());
-            known
+            let replies = tasks.entry(origin.task.clone());
+            replies
                 .or_insert_with(|| read_replies(&journal).map(Arc::new))
                 .clone()?
         };
-        let replied = known.get(&(place.step, place.ask)).ok_or_else(|| {
+        let replied = replies.get(&(origin.step, origin.ask)).ok_or_else(|| {
             format!(
-                "`{}` has no reply for step {} ask {}",
+                "`{}` has no reply to step {}, ask {}",
                 journal.display(),
-                place.step,
-                place.ask
+                origin.step,
+                origin.ask
             )
         })?;
         let text = match replied.response {
             None => String::new(),
             Some(digest) => {
-                let folder = self.from.join(&place.task).join("steps");
-                let folder = folder.join(format!("{:06}/ask-{}", place.step, place.ask));
+                let folder = self.from.join(&origin.task).join("steps");
+                let folder = folder.join(format!("{:06}/ask-{}", origin.step, origin.ask));
                 let path = folder.join("response.md");
                 files::read_recorded(&path, digest, "reply").map_err(|error| {
                     match error.downcast::<Failure>() {
@@ -85,14 +85,14 @@ impl ReplayProvider {
 
 fn read_replies(journal: &Path) -> Result<RepliesByRequest, String> {
     let text = std::fs::read_to_string(journal)
-        .map_err(|error| format!("`{}` cannot be read: {error}", journal.display()))?;
+        .map_err(|error| format!("cannot read `{}`: {error}", journal.display()))?;
     #[derive(Deserialize)]
     struct EventHead {
         event: String,
     }
     let mut replies = RepliesByRequest::new();
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        // What does not end was torn off when the run was killed.
+        // A line without an end was cut off when the run was killed.
         let Some(line) = line.strip_suffix('\n') else {
             break;
         };
@@ -107,11 +107,11 @@ fn read_replies(journal: &Path) -> Result<RepliesByRequest, String> {
 }
 
 impl Provider for ReplayProvider {
-    fn send<'a>(&'a self, _request: &'a Request, place: &'a RequestOrigin) -> AttemptFuture<'a> {
+    fn send<'a>(&'a self, _request: &'a Request, origin: &'a RequestOrigin) -> AttemptFuture<'a> {
         Box::pin(async {
-            Attempt::Ended(self.reply(place).unwrap_or_else(|words| {
+            Attempt::Ended(self.reply(origin).unwrap_or_else(|why| {
                 Reply::new(ReplyOutcome::Fatal, String::new())
-                    .with_detail(words)
+                    .with_detail(why)
                     .not_billed()
             }))
         })

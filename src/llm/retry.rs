@@ -1,4 +1,4 @@
-//! When to come back: what a server's headers say, and what is done where they say nothing.
+//! When to send a turned-away request again: what a server's headers say, and the default backoff.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,10 +6,10 @@ use reqwest::header::HeaderMap;
 
 use crate::base::{RandomStream, random};
 
-/// The longest wait of the server's choosing that is heeded as it stands; what is longer ends the patience anyway.
+/// A longer delay is cut to this many seconds. It exceeds any patience.
 const MAX_WAIT_SECONDS: f64 = 7.0 * 24.0 * 3600.0;
 
-/// `retry-after-ms`, else `retry-after` in seconds or as a date.
+/// The delay of `retry-after-ms`, else of `retry-after`, in seconds or as a date.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| {
@@ -29,7 +29,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// `x-should-retry`, the server's own word.
+/// The server's explicit answer in `x-should-retry`.
 pub(super) fn should_retry(headers: &HeaderMap) -> Option<bool> {
     match headers.get("x-should-retry")?.to_str().ok()?.trim() {
         "true" => Some(true),
@@ -38,7 +38,8 @@ pub(super) fn should_retry(headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// Half a second, doubled with every try up to 8, less a random quarter, so that what failed together does not come back together.
+/// Half a second, doubled with every try up to 8 s, less up to a quarter at random, so that requests that failed together are not
+/// resent together.
 pub(super) fn backoff(tries: u32) -> Duration {
     let whole = 0.5 * f64::from(1 << tries.saturating_sub(1).min(4));
     let jitter = RandomStream::new(random::fresh_seed(), "backoff", 0).uniform();

@@ -1,7 +1,6 @@
-//! Keys: read from the environment once, sent as a header, shown to nobody.
+//! API keys: read from the environment once, sent as a header, and never shown.
 //!
-//! A key never reaches a file, a log, a child process or a prompt. What a server says is scrubbed of it before anything else is
-//! done with it.
+//! A key never reaches a file, a log, a child process or a prompt. Text from a server is scrubbed of keys before any other use.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,16 +14,16 @@ use crate::base::environment;
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
-/// What stands in a secret's place.
+/// Replaces a secret in text.
 const REDACTED: &str = "***";
 
 impl Secret {
-    /// The value of an environment variable; `None` where it is unset, empty or no text.
+    /// The value of an environment variable; `None` if it is unset, empty or not Unicode.
     pub(crate) fn from_environment(name: &str) -> Option<Self> {
         environment::read_secret(name).map(Self)
     }
 
-    /// The value itself, for the one header that needs it.
+    /// The value itself, for the header that needs it.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
@@ -48,12 +47,12 @@ impl Serialize for Secret {
     }
 }
 
-/// All secrets of a run, to scrub texts of.
+/// All secrets of a run, for scrubbing text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Secrets(Vec<Secret>);
 
 impl Secrets {
-    /// All that the models' configs name and the environment holds.
+    /// The secrets that the models' settings name and the environment has.
     pub(super) fn from_models(models: &[ModelSettings]) -> Self {
         let mut secrets = Self::default();
         for model in models {
@@ -76,7 +75,7 @@ impl Secrets {
         }
     }
 
-    /// The text without them.
+    /// The text with every secret replaced.
     pub(super) fn scrub<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for secret in &self.0 {

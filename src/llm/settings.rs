@@ -1,41 +1,39 @@
-//! The `llm` section of a run config: what a person may set, and what is taken where nothing was said.
+//! The `llm` section of a run config: what can be set, the defaults, and how `auto` is resolved.
 //!
-//! Checks and decides; asks nobody, and reads no key: only whether one is there.
+//! Sends nothing and reads no key, only whether one is set. Settings of single models are checked in `model_check`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::model_check::{check_model, check_sampling, invalid_value};
 use super::models::{ModelList, ModelSettings, ProviderName};
-use super::wire;
 use crate::base::Failure;
-use crate::base::environment::is_secret_name;
-use crate::base::text::quote_list;
 
-/// How models are asked.
+/// How models are used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlmSettings {
     pub models: ModelList,
-    /// Questions under way at once; those in a mailbox aside.
+    /// The most requests in flight, except those to a mailbox.
     pub concurrency: usize,
-    /// How long one request may take in all.
+    /// Time limit of one request.
     pub timeout_seconds: f64,
-    /// How long a stream may be silent.
+    /// How long a stream may send nothing.
     pub idle_seconds: f64,
-    /// How often a question is sent again that the server turned away.
+    /// How often a request that the server turns away is sent again.
     pub retries: u32,
-    /// How long a question may wait for a server that turns it away, in all.
+    /// How long a request may wait in total for a server that turns it away.
     pub patience_seconds: f64,
-    /// The share of a model's window that a prompt may fill.
+    /// The share of a model's context window that a prompt may fill.
     pub context_share: f64,
     /// `mailbox`: whether to wait for replies.
     pub wait: bool,
-    /// A folder whose files take the place of the program's own templates of the same name.
+    /// A folder whose templates override the embedded ones of the same name.
     pub prompts: Option<PathBuf>,
     /// The most `str_replace` edits in one reply.
     pub max_edits: usize,
-    /// These take the place of every model's own.
+    /// This and the following settings override every model's own.
     pub max_output_tokens: Option<u64>,
     pub temperature: Option<f64>,
     pub top_p: Option<f64>,
@@ -67,7 +65,7 @@ impl Default for LlmSettings {
     }
 }
 
-/// What `auto` takes, in this order: the provider, the variable with its key, a model of it.
+/// What `auto` takes: the first provider whose key variable is set, and its default model.
 const AUTO_MODELS: [(ProviderName, &str, &str); 4] = [
     (
         ProviderName::Anthropic,
@@ -83,7 +81,7 @@ const AUTO_MODELS: [(ProviderName, &str, &str); 4] = [
     ),
 ];
 
-/// The variables with keys of providers that are set here.
+/// The key variables of providers that are set in the environment.
 pub fn key_variables_set() -> Vec<&'static str> {
     let names = AUTO_MODELS.iter().map(|(_, name, _)| *name);
     names.filter(|name| is_set(name)).collect()
@@ -94,13 +92,13 @@ fn is_set(name: &str) -> bool {
 }
 
 impl LlmSettings {
-    /// Whether the values mean something. Names the key from the config's top: `llm.…`.
+    /// Checks all values. An error names the key from the config's top: `llm.…`.
     pub fn check(&self) -> Result<(), Failure> {
         if !(1..=256).contains(&self.concurrency) {
             return Err(invalid_value(
                 "llm.concurrency",
                 self.concurrency,
-                "1 to 256 questions can be under way at once",
+                "1 to 256 requests can be in flight",
             ));
         }
         for (key, value) in [
@@ -112,7 +110,7 @@ impl LlmSettings {
                 return Err(invalid_value(
                     &format!("llm.{key}"),
                     value,
-                    "a time is above 0 and at most a million seconds",
+                    "a time is above 0 and at most 1000000 seconds",
                 ));
             }
         }
@@ -123,21 +121,19 @@ impl LlmSettings {
             return Err(invalid_value(
                 "llm.context_share",
                 self.context_share,
-                "a share lies above 0 and is at most 1",
+                "a share is above 0 and at most 1",
             ));
         }
         if !(1..=64).contains(&self.max_edits) {
             return Err(invalid_value(
                 "llm.max_edits",
                 self.max_edits,
-                "1 to 64 edits a reply",
+                "1 to 64 edits per reply",
             ));
         }
         let ModelList::Listed(models) = &self.models else {
-            return check_sampling(
-                "llm",
-                &self.with_overrides(&ModelSettings::new(ProviderName::Mailbox, "")),
-            );
+            let overrides = self.with_overrides(&ModelSettings::new(ProviderName::Mailbox, ""));
+            return check_sampling("llm", &overrides);
         };
         for (index, model) in models.iter().enumerate() {
             check_model(&self.with_overrides(model))?;
@@ -152,60 +148,45 @@ impl LlmSettings {
         Ok(())
     }
 
-    /// Whether a budget can be kept with these models, once they are decided.
+    /// Checks that a budget can be enforced with these models. Call it on resolved settings.
     pub fn check_budget(&self, usd: Option<f64>, tokens: Option<u64>) -> Result<(), Failure> {
         let ModelList::Listed(models) = &self.models else {
             return Ok(());
         };
+        // A budget in tokens can always be enforced: every reply has a cap, and prompts count by the byte.
+        let _ = tokens;
         let Some(usd) = usd else {
-            // Every reply is capped, by the server or by the byte: tokens can always be counted.
-            let _ = tokens;
             return Ok(());
         };
         for model in models {
             if model.provider.is_unpriced() {
                 return Err(Failure::usage(format!(
-                    "`budget.usd: {usd}` cannot be kept: what `{}` costs is not known",
+                    "`budget.usd: {usd}` cannot be enforced: the cost of `{}` is not known",
                     model.name
                 ))
-                .hint(
-                    "limit it by `budget.tokens`, which counts the bytes of prompts and replies",
-                ));
+                .hint("use `budget.tokens`, which counts the bytes of prompts and replies"));
             }
             if model.price.is_none() {
                 return Err(Failure::usage(format!(
-                    "`budget.usd: {usd}` cannot be kept: `{}` has no price",
+                    "`budget.usd: {usd}` cannot be enforced: `{}` has no price",
                     model.name
                 ))
                 .hint(
-                    "give the model a `price: {input: …, output: …}` in dollars per million tokens, or limit it by `budget.tokens`",
+                    "give the model a `price: {input: …, output: …}` in dollars per million tokens, or use `budget.tokens`",
                 ));
             }
         }
         Ok(())
     }
 
-    /// The settings with nothing left to decide, and what was decided, one line each.
+    /// Resolves `auto`, URLs and keys. Also returns what was decided, one line each.
     pub fn resolved(&self) -> Result<(Self, Vec<String>), Failure> {
         self.check()?;
-        let mut decided = self.clone();
+        let mut resolved = self.clone();
         let mut decisions = Vec::new();
         let models = match &self.models {
             ModelList::Listed(models) => models.clone(),
-            ModelList::Auto => {
-                let found = AUTO_MODELS.iter().find(|(_, key, _)| is_set(key));
-                decisions.push(found.map_or_else(
-                    || {
-                        "models: none (no provider's key is in the environment: kforge's own operators make the kernels)"
-                            .to_owned()
-                    },
-                    |(provider, key, model)| {
-                        format!("models: {}/{model} ({key} is set)", provider.name())
-                    },
-                ));
-                let model = found.map(|(provider, _, model)| ModelSettings::new(*provider, model));
-                model.into_iter().collect()
-            }
+            ModelList::Auto => auto_model(&mut decisions).into_iter().collect(),
         };
         let mut listed = Vec::new();
         for model in models {
@@ -214,11 +195,11 @@ impl LlmSettings {
             check_model(&model)?;
             listed.push(model);
         }
-        decided.models = ModelList::Listed(listed);
-        Ok((decided, decisions))
+        resolved.models = ModelList::Listed(listed);
+        Ok((resolved, decisions))
     }
 
-    /// A model with what is set for all of them.
+    /// A model with the settings that are set for all models.
     fn with_overrides(&self, model: &ModelSettings) -> ModelSettings {
         let mut model = model.clone();
         model.max_output_tokens = self.max_output_tokens.or(model.max_output_tokens);
@@ -231,9 +212,22 @@ impl LlmSettings {
     }
 }
 
-/// Where the model is reached and by which key, from what the environment says. A key is only ever sent to the server that it
-/// is for: a server that the config names gets none unless the config names the key too.
-fn resolve_endpoint(model: &mut ModelSettings, choices: &mut Vec<String>) {
+/// The model that `auto` takes, if any.
+fn auto_model(decisions: &mut Vec<String>) -> Option<ModelSettings> {
+    let found = AUTO_MODELS.iter().find(|(_, key, _)| is_set(key));
+    decisions.push(match found {
+        None => "models: none (no provider key in the environment: only kforge's own operators make kernels)".to_owned(),
+        Some((provider, key, model)) => {
+            format!("models: {}/{model} ({key} is set)", provider.name())
+        }
+    });
+    found.map(|(provider, _, model)| ModelSettings::new(*provider, model))
+}
+
+/// Sets a model's URL and key variable from the environment and the provider's defaults.
+///
+/// A provider's key is sent only to that provider: a server that the config names gets no key unless the config names the key too.
+fn resolve_endpoint(model: &mut ModelSettings, decisions: &mut Vec<String>) {
     let Some(endpoint) = model.provider.endpoint() else {
         return;
     };
@@ -241,13 +235,13 @@ fn resolve_endpoint(model: &mut ModelSettings, choices: &mut Vec<String>) {
         model.key_env.get_or_insert_with(String::new);
         return;
     }
-    let named = endpoint.url_env.and_then(|name| {
+    let from_environment = endpoint.url_env.and_then(|name| {
         let url = std::env::var(name).ok().filter(|url| !url.is_empty())?;
         Some((name, url))
     });
-    let url = match named {
+    let url = match from_environment {
         Some((name, url)) => {
-            choices.push(format!("{}: reached at {url} ({name} is set)", model.name));
+            decisions.push(format!("{}: base URL {url} ({name} is set)", model.name));
             url
         }
         None => endpoint.base_url.to_owned(),
@@ -256,175 +250,4 @@ fn resolve_endpoint(model: &mut ModelSettings, choices: &mut Vec<String>) {
     if model.key_env.is_none() {
         model.key_env = Some(endpoint.key_env.unwrap_or_default().to_owned());
     }
-}
-
-fn check_model(model: &ModelSettings) -> Result<(), Failure> {
-    let key = format!("llm.models.{}", model.name);
-    if !(model.weight > 0.0 && model.weight <= 1e9) {
-        return Err(invalid_value(
-            &format!("{key}.weight"),
-            model.weight,
-            "a weight is above 0; leave a model out that is not to be asked",
-        ));
-    }
-    let needs = |name: &str, hint: &str| {
-        Err(Failure::usage(format!("`{key}` has no `{name}`")).hint(hint.to_owned()))
-    };
-    if model.provider.endpoint().is_some() && model.model.is_empty() {
-        return needs("model", "say which model of the provider is meant");
-    }
-    if model.provider == ProviderName::Command && model.command.first().is_none_or(String::is_empty)
-    {
-        return needs(
-            "command",
-            "give the program and its arguments, for example `command: [claude, -p]`",
-        );
-    }
-    if model.provider == ProviderName::Replay && model.from.is_none() {
-        return needs("from", "name the directory of the earlier run");
-    }
-    check_applies(&key, model)?;
-    check_sampling(&key, model)?;
-    if let Some(url) = &model.base_url {
-        check_url(&format!("{key}.base_url"), url)?;
-    }
-    for (name, value) in &model.headers {
-        let is_secret = is_secret_name(name) && !value.starts_with('$');
-        if is_secret {
-            return Err(Failure::usage(format!(
-                "`{key}.headers.{name}` would put a key into a file"
-            ))
-            .hint("write `$NAME`, the name of the environment variable that holds it"));
-        }
-        if reqwest::header::HeaderName::from_bytes(name.as_bytes()).is_err()
-            || reqwest::header::HeaderValue::from_str(value).is_err()
-        {
-            return Err(invalid_value(
-                &format!("{key}.headers.{name}"),
-                value,
-                "this is no header of HTTP",
-            ));
-        }
-    }
-    if let Some(price) = &model.price {
-        price.check(&format!("{key}.price"))?;
-    }
-    wire::check_model(&key, model)
-}
-
-/// A setting that would do nothing for this provider is refused rather than ignored.
-fn check_applies(key: &str, model: &ModelSettings) -> Result<(), Failure> {
-    let is_served = model.provider.endpoint().is_some();
-    let is_command = model.provider == ProviderName::Command;
-    let is_anthropic = model.provider == ProviderName::Anthropic;
-    let given = [
-        ("base_url", model.base_url.is_some(), is_served),
-        ("key_env", model.key_env.is_some(), is_served),
-        ("temperature", model.temperature.is_some(), is_served),
-        ("top_p", model.top_p.is_some(), is_served),
-        ("top_k", model.top_k.is_some(), is_served),
-        ("effort", model.effort.is_some(), is_served),
-        (
-            "thinking_tokens",
-            model.thinking_tokens.is_some(),
-            is_served,
-        ),
-        ("seed", model.seed.is_some(), is_served),
-        ("stop", !model.stop.is_empty(), is_served),
-        ("fields", !model.fields.is_empty(), is_served),
-        ("stream", model.stream.is_some(), is_served),
-        ("cache", model.cache.is_some(), is_anthropic),
-        ("version", model.version.is_some(), is_anthropic),
-        ("headers", !model.headers.is_empty(), is_served),
-        ("extra", !model.extra.is_empty(), is_served),
-        ("command", !model.command.is_empty(), is_command),
-        ("pass_env", !model.pass_env.is_empty(), is_command),
-        (
-            "from",
-            model.from.is_some(),
-            model.provider == ProviderName::Replay,
-        ),
-        (
-            "price",
-            model.price.is_some(),
-            !model.provider.is_unpriced(),
-        ),
-    ];
-    let ignored = given
-        .iter()
-        .filter(|(_, is_set, applies)| *is_set && !applies);
-    let idle: Vec<_> = ignored.map(|(name, ..)| *name).collect();
-    match idle.is_empty() {
-        true => Ok(()),
-        false => Err(
-            Failure::usage(format!("`{key}`: {} would do nothing", quote_list(&idle))).hint(
-                format!("the provider `{}` does not take it", model.provider.name()),
-            ),
-        ),
-    }
-}
-
-fn check_sampling(key: &str, model: &ModelSettings) -> Result<(), Failure> {
-    let numbers = [
-        ("temperature", model.temperature, 0.0..=2.0),
-        ("top_p", model.top_p, 0.0..=1.0),
-    ];
-    for (name, value, range) in numbers {
-        if let Some(value) = value.filter(|value| !range.contains(value)) {
-            let hint = format!("a number from {} to {}", range.start(), range.end());
-            return Err(invalid_value(&format!("{key}.{name}"), value, &hint));
-        }
-    }
-    for (name, value) in [
-        ("top_k", model.top_k),
-        ("context_tokens", model.context_tokens),
-        ("max_output_tokens", model.max_output_tokens),
-        ("thinking_tokens", model.thinking_tokens),
-    ] {
-        if let Some(value) = value.filter(|value| !(1..=1_000_000_000).contains(value)) {
-            let hint = "a whole number from 1 to a billion";
-            return Err(invalid_value(&format!("{key}.{name}"), value, hint));
-        }
-    }
-    if model.effort.as_ref().is_some_and(String::is_empty) {
-        return Err(invalid_value(
-            &format!("{key}.effort"),
-            "",
-            "a word such as `high`",
-        ));
-    }
-    if let Some(thinking) = model.thinking_tokens
-        && thinking >= model.max_output_tokens()
-        && model.provider.endpoint().is_some()
-    {
-        let hint = "thinking is a part of the reply: it has to be less than `max_output_tokens`";
-        return Err(invalid_value(
-            &format!("{key}.thinking_tokens"),
-            thinking,
-            hint,
-        ));
-    }
-    Ok(())
-}
-
-fn check_url(key: &str, text: &str) -> Result<(), Failure> {
-    let hint =
-        "give the address up to what the protocol adds, for example `http://localhost:8000/v1`";
-    let Ok(url) = reqwest::Url::parse(text) else {
-        return Err(invalid_value(key, text, hint));
-    };
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(invalid_value(key, text, hint));
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-        return Err(Failure::usage(format!(
-            "`{key}` holds a name, a password or a query, which would end up in files"
-        ))
-        .hint("put the key into an environment variable and name that in `key_env` or `headers`"));
-    }
-    Ok(())
-}
-
-fn invalid_value(key: &str, value: impl std::fmt::Display, hint: &str) -> Failure {
-    Failure::usage(format!("`{key}` cannot be `{value}`")).hint(hint.to_owned())
 }

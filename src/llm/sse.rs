@@ -1,25 +1,25 @@
-//! Server-sent events, as they arrive.
+//! A parser for server-sent events that arrive in arbitrary chunks.
 //!
-//! Keeps only what is not yet a whole event. The names of events are passed over: the protocols repeat them in the data.
+//! Keeps only the unfinished event. Event names are ignored: the protocols repeat them in the data.
 
 use std::ops::ControlFlow;
 
-/// What has come and is not an event yet.
+/// The bytes that have arrived and are not a complete event yet.
 #[derive(Debug, Default)]
 pub(super) struct EventParser {
-    /// The line that has not ended.
+    /// The unfinished line.
     line: Vec<u8>,
-    /// The data of the event that has not ended.
+    /// The data of the unfinished event.
     data: Vec<u8>,
     has_data: bool,
-    /// Whether the last byte was a carriage return, so that a line feed next to it ends no other line.
+    /// Whether the last byte was a carriage return: a line feed right after it belongs to the same line end.
     after_return: bool,
-    /// Whether a line was seen: a byte order mark may only stand before the first.
+    /// Whether a line has ended: a byte order mark is allowed only before the first line.
     past_first_line: bool,
 }
 
 impl EventParser {
-    /// Takes the next bytes, and hands on the data of each event that they end. Stops where `each` breaks.
+    /// Takes the next bytes, and calls `each` with the data of every event that they complete. Stops when `each` breaks.
     pub(super) fn feed<B>(
         &mut self,
         mut bytes: &[u8],
@@ -53,7 +53,7 @@ impl EventParser {
         ControlFlow::Continue(())
     }
 
-    /// At the end of the stream: an event whose empty line never came is handed on all the same.
+    /// Ends the stream: an event without its closing empty line counts as complete.
     pub(super) fn finish<B>(
         &mut self,
         mut each: impl FnMut(&str) -> ControlFlow<B>,
@@ -70,9 +70,10 @@ impl EventParser {
         line: &[u8],
         each: &mut impl FnMut(&str) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
-        let line = match self.past_first_line {
-            true => line,
-            false => line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line),
+        let line = if self.past_first_line {
+            line
+        } else {
+            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
         };
         self.past_first_line = true;
         if line.is_empty() {
@@ -89,7 +90,7 @@ impl EventParser {
         let value = match value {
             [] => value,
             [b':', b' ', value @ ..] | [b':', value @ ..] => value,
-            // Another field, whose name merely begins so.
+            // Another field whose name starts with `data`.
             _ => return ControlFlow::Continue(()),
         };
         if self.has_data {

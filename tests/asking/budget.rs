@@ -1,4 +1,4 @@
-//! A cap in dollars or in tokens is never passed, whatever is under way.
+//! A budget in dollars or tokens is never exceeded, whatever is in flight.
 
 use kforge::event::StopReason;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::run_log::{RequestLog, summary};
 use crate::scenario::{Scenario, model};
 use crate::server::Server;
 
-/// Answers after a moment, so that as many are under way as may be.
+/// Replies after a moment, so that as many requests as possible are in flight.
 fn server() -> Server {
     Server::start(|number, seen| {
         let reply = complete_reply(seen, &reply_to(&document(seen), number));
@@ -17,7 +17,7 @@ fn server() -> Server {
     })
 }
 
-/// What the server itself would put on the bill, in billionths of a dollar: 1 and 5 dollars for a million tokens.
+/// What the server would bill, in nanodollars, at 1 and 5 dollars per million tokens.
 fn billed_nano_usd(server: &Server) -> u64 {
     let seen = server.seen();
     let requests = seen.iter().enumerate().map(|(number, seen)| {
@@ -33,16 +33,16 @@ fn run_never_exceeds_its_dollar_budget_with_eight_in_flight() {
     let server = server();
     let price = json!({"price": {"input": 1, "output": 5}});
     let models = json!([model(&server.url, price)]);
-    let mut scene = Scenario::with_models(models, 2000).with_llm(json!({"concurrency": 8}));
-    scene.usd = Some(1.0);
-    let end = scene.finish(root.path());
+    let mut scenario = Scenario::with_models(models, 2000).with_llm(json!({"concurrency": 8}));
+    scenario.usd = Some(1.0);
+    let end = scenario.finish(root.path());
     assert_eq!(end.stop_reason(), Some(StopReason::Budget));
-    let asked = RequestLog::read(root.path());
-    let spent = asked.spent().nano_usd.unwrap();
-    assert_eq!(spent, billed_nano_usd(&server), "to the billionth");
+    let log = RequestLog::read(root.path());
+    let spent = log.spent().nano_usd.unwrap();
+    assert_eq!(spent, billed_nano_usd(&server), "exact to the nanodollar");
     assert!(spent <= 1_000_000_000, "{spent}");
-    // One more question at its worst would have passed it, and that is all that is left over.
-    let worst = asked
+    // The rest is less than two worst cases: the run did not stop too early.
+    let worst = log
         .sent
         .iter()
         .filter_map(|sent| sent.reserved.nano_usd)
@@ -50,42 +50,42 @@ fn run_never_exceeds_its_dollar_budget_with_eight_in_flight() {
         .unwrap();
     assert!(
         spent + 2 * worst > 1_000_000_000,
-        "{spent} of a dollar, a question is {worst} at most"
+        "{spent} nanodollars spent, the worst case of a request is {worst}"
     );
     assert_eq!(summary(root.path())["tasks"][0]["stopped"], "budget");
-    assert_eq!(asked.max_in_flight, 8);
+    assert_eq!(log.max_in_flight, 8);
     let requests = server.seen().len();
     println!("{requests} requests for ${:.4}", spent as f64 / 1e9);
 
-    // The same money again: nothing more is sent. More of it goes on.
+    // With the same budget nothing more is sent. With more, the run continues.
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     assert_eq!(server.seen().len(), requests);
-    scene.usd = Some(1.5);
+    scenario.usd = Some(1.5);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
-    let asked = RequestLog::read(root.path());
-    let spent = asked.spent().nano_usd.unwrap();
+    let log = RequestLog::read(root.path());
+    let spent = log.spent().nano_usd.unwrap();
     assert!(spent > 1_200_000_000 && spent <= 1_500_000_000, "{spent}");
     assert_eq!(spent, billed_nano_usd(&server));
-    assert_eq!(asked.without_reply(), 0);
-    asked.assert_files_match_journal(root.path());
+    assert_eq!(log.without_reply(), 0);
+    log.assert_files_match_journal(root.path());
 }
 
 #[test]
 fn run_never_exceeds_its_token_budget() {
     let root = tempfile::tempdir().unwrap();
     let server = server();
-    // Without a price: tokens can be counted all the same.
-    let mut scene =
+    // A token budget needs no price.
+    let mut scenario =
         Scenario::with_models(json!([model(&server.url, json!({"price": null}))]), 2000);
-    scene.tokens = Some(500_000);
+    scenario.tokens = Some(500_000);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let spent = RequestLog::read(root.path()).spent();
@@ -103,9 +103,9 @@ fn run_never_exceeds_its_token_budget() {
         })
         .sum();
     assert_eq!((spent.tokens, spent.nano_usd), (counted, None));
-    scene.tokens = Some(600_000);
+    scenario.tokens = Some(600_000);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let spent = RequestLog::read(root.path()).spent();
@@ -117,29 +117,29 @@ fn run_never_exceeds_its_token_budget() {
 
 #[test]
 fn budget_flag_stops_the_run_and_resume_continues_with_more() {
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
     let server = server();
-    shell.config(&openai_model(&server.url, ""));
-    // Enough for one question, and not for another.
-    let said = shell.evolve(&["--budget-usd", "0.2", "--steps", "10"]);
-    said.assert_exit(0, &[]);
-    let told = summary(&shell.run_directory());
-    assert_eq!(told["tasks"][0]["stopped"], "budget", "{}", said.err);
-    let (requests, spent) = (server.seen().len(), dollars(&told));
+    fixture.config(&openai_model(&server.url, ""));
+    // Enough for one request but not for two.
+    let result = fixture.evolve(&["--budget-usd", "0.2", "--steps", "10"]);
+    result.assert_exit(0, &[]);
+    let totals = summary(&fixture.run_directory());
+    assert_eq!(totals["tasks"][0]["stopped"], "budget", "{}", result.err);
+    let (requests, spent) = (server.seen().len(), dollars(&totals));
     assert!(
         requests > 0 && spent > 0.0 && spent <= 0.2,
         "{requests} {spent}"
     );
-    let said = shell.resume(&["--budget-usd", "5"]);
-    said.assert_exit(0, &[]);
-    let told = summary(&shell.run_directory());
-    assert_eq!(told["tasks"][0]["stopped"], "steps");
-    assert!(server.seen().len() > requests && dollars(&told) > spent);
-    let asked = RequestLog::read(&shell.run_directory());
-    assert_eq!(server.seen().len(), asked.replied.len());
-    assert_eq!(told["spent"]["nano_usd"], asked.spent().nano_usd.unwrap());
+    let result = fixture.resume(&["--budget-usd", "5"]);
+    result.assert_exit(0, &[]);
+    let totals = summary(&fixture.run_directory());
+    assert_eq!(totals["tasks"][0]["stopped"], "steps");
+    assert!(server.seen().len() > requests && dollars(&totals) > spent);
+    let log = RequestLog::read(&fixture.run_directory());
+    assert_eq!(server.seen().len(), log.replied.len());
+    assert_eq!(totals["spent"]["nano_usd"], log.spent().nano_usd.unwrap());
 }
 
 fn dollars(summary: &Value) -> f64 {
@@ -148,21 +148,21 @@ fn dollars(summary: &Value) -> f64 {
 
 #[test]
 fn unenforceable_budget_is_refused_before_sending() {
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
     let server = server();
     let without_price =
         openai_model(&server.url, "").replace(", price: {input: 3, output: 15}", "");
-    shell.config(&without_price);
-    let said = shell.evolve(&["--budget-usd", "1"]);
-    said.assert_exit(2, &["`local` has no price", "budget.tokens"]);
+    fixture.config(&without_price);
+    let result = fixture.evolve(&["--budget-usd", "1"]);
+    result.assert_exit(2, &["`local` has no price", "budget.tokens"]);
     for (provider, more) in [("command", ", command: [cat]"), ("mailbox", "")] {
-        shell.config(&format!("  models: [{{provider: {provider}{more}}}]"));
-        let said = shell.evolve(&["--budget-usd", "1"]);
-        said.assert_exit(2, &[&format!("what `{provider}` costs is not known")]);
+        fixture.config(&format!("  models: [{{provider: {provider}{more}}}]"));
+        let result = fixture.evolve(&["--budget-usd", "1"]);
+        result.assert_exit(2, &[&format!("the cost of `{provider}` is not known")]);
     }
-    assert!(server.seen().is_empty() && !shell.run_directory().exists());
+    assert!(server.seen().is_empty() && !fixture.run_directory().exists());
 }
 
 #[test]
@@ -170,19 +170,15 @@ fn bytes_of_a_command_provider_count_as_tokens() {
     let root = tempfile::tempdir().unwrap();
     let script = "cat > /dev/null; echo '<NO_VALID_EDIT/>'";
     let models = json!([{"provider": "command", "command": ["sh", "-c", script], "max_output_tokens": 1000}]);
-    let mut scene = Scenario::with_models(models, 2000);
-    scene.tokens = Some(400_000);
+    let mut scenario = Scenario::with_models(models, 2000);
+    scenario.tokens = Some(400_000);
     assert_eq!(
-        scene.finish(root.path()).stop_reason(),
+        scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
-    let asked = RequestLog::read(root.path());
-    let spent = asked.spent();
-    let bytes: u64 = asked
-        .replied
-        .iter()
-        .map(|replied| replied.cost.tokens)
-        .sum();
+    let log = RequestLog::read(root.path());
+    let spent = log.spent();
+    let bytes: u64 = log.replied.iter().map(|replied| replied.cost.tokens).sum();
     assert_eq!(spent.tokens, bytes);
     assert!(bytes <= 400_000 && bytes > 200_000, "{bytes}");
 }
@@ -192,19 +188,19 @@ fn search_waits_for_sent_requests_after_reaching_its_target() {
     for round in 0..5 {
         let root = tempfile::tempdir().unwrap();
         let server = server();
-        let mut scene = Scenario::new(&server.url, 2000);
-        scene.judging = 10;
-        scene.target = Some(2.0 + 0.25 * f64::from(round));
+        let mut scenario = Scenario::new(&server.url, 2000);
+        scenario.max_judging_ms = 10;
+        scenario.target = Some(2.0 + 0.25 * f64::from(round));
         assert_eq!(
-            scene.finish(root.path()).stop_reason(),
+            scenario.finish(root.path()).stop_reason(),
             Some(StopReason::Target)
         );
-        let asked = RequestLog::read(root.path());
+        let log = RequestLog::read(root.path());
         assert_eq!(
-            asked.without_reply(),
+            log.without_reply(),
             0,
-            "what was sent is paid for, and was waited for"
+            "the run waits for every request that was sent"
         );
-        assert_eq!(server.seen().len(), asked.replied.len());
+        assert_eq!(server.seen().len(), log.replied.len());
     }
 }

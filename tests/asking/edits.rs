@@ -1,9 +1,10 @@
-//! Edits that have no place, edits that change nothing, and what the summary says of both.
+//! Edits that do not match the kernel, edits that change nothing, duplicates, and the rates in the summary.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use kforge::event::{Event, FailedReason};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::model::{
     asks_for_edits, complete_reply, document, edit_block, parent_source, reply_to, trace_block,
@@ -12,10 +13,10 @@ use crate::run_log::{RequestLog, events, summary};
 use crate::scenario::{Scenario, prompt_digest};
 use crate::server::Server;
 
-const MISSED: &str = "# Your reply to this could not be applied";
+const MISSED: &str = "# Your last reply could not be applied";
 
-/// Of the first tries at edits every fifth misses and hits in its second, every fifth misses twice, every fifth changes nothing,
-/// and every fifth hits only without its trailing white space.
+/// Edits of five kinds in turn: 0 misses and matches in the second try, 1 misses twice, 2 changes nothing, 3 matches only without
+/// its trailing white space, 4 matches.
 fn scripted_reply(number: usize, document: &str) -> String {
     if !asks_for_edits(document) {
         return reply_to(document, number);
@@ -27,7 +28,7 @@ fn scripted_reply(number: usize, document: &str) -> String {
         .unwrap();
     let miss = edit_block("    this_line_is_nowhere();", "    nor_is_this();");
     let is_second = document.contains(MISSED);
-    // A second try shows by the first which of them it is.
+    // A second try repeats the kind of the first, whose trace the prompt shows.
     let kind = match is_second {
         true => document
             .rfind("kind ")
@@ -61,45 +62,46 @@ fn missed_edits_are_retried_once_and_counted() {
         complete_reply(seen, &scripted_reply(number, &document(seen)))
     });
     Scenario::new(&server.url, STEPS).finish_all_steps(root.path());
-    let asked = RequestLog::read(root.path());
-    asked.assert_files_match_journal(root.path());
-    let documents: HashMap<_, _> = server
-        .seen()
+    let log = RequestLog::read(root.path());
+    log.assert_files_match_journal(root.path());
+    assert_second_requests(&server, &log);
+    let all = events(root.path());
+    assert_steps(root.path(), &all, &log);
+    assert_rates(&summary(root.path())["tasks"][0], &all, &log);
+}
+
+/// The second request of a step, and no other, shows the first reply and what was wrong with it.
+fn assert_second_requests(server: &Server, log: &RequestLog) {
+    let seen = server.seen();
+    let documents: HashMap<_, _> = seen
         .iter()
         .map(|seen| (prompt_digest(seen), document(seen)))
         .collect();
-
-    // Second questions, and only those, tell what was wrong with the first reply, with that reply.
-    let mut told = 0;
-    for sent in &asked.sent {
+    let mut second_tries = 0;
+    for sent in &log.sent {
         let document = &documents[&sent.prompt];
-        assert_eq!(
-            document.contains(MISSED),
-            sent.ask == 2,
-            "step {} ask {}",
-            sent.step,
-            sent.ask
-        );
-        assert!(sent.ask <= 2, "a miss is told once");
-        if sent.ask == 2 {
-            told += 1;
-            for words in [
-                "None of your edits was made",
-                "does not occur in the kernel",
-                "this_line_is_nowhere",
-            ] {
-                assert!(
-                    document.contains(words),
-                    "no `{words}` in the second question"
-                );
-            }
+        let (step, ask) = (sent.step, sent.ask);
+        assert_eq!(document.contains(MISSED), ask == 2, "step {step} ask {ask}");
+        assert!(ask <= 2, "missed edits are reported once");
+        if ask < 2 {
+            continue;
+        }
+        second_tries += 1;
+        for text in [
+            "None of your edits was made",
+            "does not occur in the kernel",
+            "this_line_is_nowhere",
+        ] {
+            assert!(document.contains(text), "no `{text}` in the second prompt");
         }
     }
-    assert!(told > 5, "{told} misses");
+    assert!(second_tries > 5, "{second_tries} misses");
+}
 
-    let all = events(root.path());
+/// Steps without a candidate are not judged. Edits that match in the second try make a normal candidate.
+fn assert_steps(directory: &Path, all: &[Event], log: &RequestLog) {
     let ended_as = |reason| {
-        let failed = asked.failed.iter().filter(|failed| failed.reason == reason);
+        let failed = log.failed.iter().filter(|failed| failed.reason == reason);
         failed.map(|failed| failed.step).collect::<Vec<_>>()
     };
     let judged: Vec<u64> = all
@@ -109,10 +111,8 @@ fn missed_edits_are_retried_once_and_counted() {
             _ => None,
         })
         .collect();
-    let (no_ops, missed) = (
-        ended_as(FailedReason::NoOp),
-        ended_as(FailedReason::EditMissed),
-    );
+    let no_ops = ended_as(FailedReason::NoOp);
+    let missed = ended_as(FailedReason::EditMissed);
     assert!(
         no_ops.len() > 3 && missed.len() > 1,
         "{no_ops:?} {missed:?}"
@@ -120,37 +120,48 @@ fn missed_edits_are_retried_once_and_counted() {
     for step in no_ops.iter().chain(&missed) {
         assert!(!judged.contains(step), "step {step} has nothing to judge");
     }
-    // A miss that is mended in the second try is a kernel like any other, and its step says what happened.
-    let second_tries = asked
-        .sent
-        .iter()
-        .filter(|sent| sent.ask == 2)
-        .map(|sent| sent.step);
-    let mended: Vec<u64> = second_tries.filter(|step| !missed.contains(step)).collect();
-    assert!(!mended.is_empty());
-    for step in &mended {
-        let text = std::fs::read_to_string(
-            root.path()
-                .join(format!("softmax/steps/{step:06}/edits.json")),
-        )
-        .unwrap();
-        let tried: Value = serde_json::from_str(&text).unwrap();
+    let second_tries = log.sent.iter().filter(|sent| sent.ask == 2);
+    let second_tries = second_tries.map(|sent| sent.step);
+    let repaired: Vec<u64> = second_tries.filter(|step| !missed.contains(step)).collect();
+    assert!(!repaired.is_empty());
+    for step in &repaired {
+        // `edits.json` shows both tries.
+        let path = format!("softmax/steps/{step:06}/edits.json");
+        let text = std::fs::read_to_string(directory.join(path)).unwrap();
+        let tries: Value = serde_json::from_str(&text).unwrap();
+        let [first, second] = [&tries[0], &tries[1]];
+        assert!(!first["faults"].as_array().unwrap().is_empty(), "{tries}");
         assert!(
-            !tried[0]["faults"].as_array().unwrap().is_empty(),
-            "{tried}"
-        );
-        assert!(
-            tried[1]["edits"].is_array() && tried[1]["faults"].is_null(),
-            "{tried}"
+            second["edits"].is_array() && second["faults"].is_null(),
+            "{tries}"
         );
     }
-    assert_rates(&summary(root.path())["tasks"][0], &all, &asked);
 }
 
-/// The summary's rates, counted again from the journal.
-fn assert_rates(task: &Value, all: &[Event], asked: &RequestLog) {
+#[test]
+fn later_prompts_show_what_a_duplicate_changed() {
+    let root = tempfile::tempdir().unwrap();
+    // Every reply sets the same block size: most are duplicates or change nothing.
+    let server = Server::start(|_, seen| complete_reply(seen, &reply_to(&document(seen), 5)));
+    let mut scenario = Scenario::new(&server.url, 40);
+    scenario.operators = json!({"propose": 1, "edit": 0, "crossover": 0, "repair": 0, "autotune": 0, "mutate": 0, "recombine": 0});
+    scenario.finish_all_steps(root.path());
+    let log = RequestLog::read(root.path());
+    let is_duplicate = |failed: &kforge::event::Failed| failed.reason == FailedReason::Duplicate;
+    assert!(log.failed.iter().any(is_duplicate), "{:?}", log.failed);
+    let documents: Vec<String> = server.seen().iter().map(document).collect();
+    let shown = "`block size 5`: the same code as step ";
+    assert!(
+        documents.iter().any(|document| document.contains(shown)),
+        "{}",
+        documents.last().unwrap()
+    );
+}
+
+/// Compares the summary's rates with counts from the journal.
+fn assert_rates(task: &Value, all: &[Event], log: &RequestLog) {
     let (mut steps, mut no_ops, mut misses, mut repaired, mut edits) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    let by_model: HashMap<u64, ()> = asked.sent.iter().map(|sent| (sent.step, ())).collect();
+    let by_model: HashMap<u64, ()> = log.sent.iter().map(|sent| (sent.step, ())).collect();
     let mut speedups = HashMap::new();
     let mut expected = HashMap::new();
     let mut errors = Vec::new();
@@ -190,28 +201,28 @@ fn assert_rates(task: &Value, all: &[Event], asked: &RequestLog) {
         }
     }
     assert!(repaired > 0.0, "some edits were repaired");
-    let near = |told: &Value, counted: f64| {
-        let told = told.as_f64().unwrap();
+    let near = |reported: &Value, counted: f64| {
+        let reported = reported.as_f64().unwrap();
         assert!(
-            (told - counted).abs() < 1e-9,
-            "{told} is told, {counted} counted"
+            (reported - counted).abs() < 1e-9,
+            "{reported} is reported, {counted} counted"
         );
     };
     let versions = task["prompts"].as_object().unwrap();
     assert_eq!(versions.len(), 1);
     assert_eq!(
         versions.keys().next(),
-        asked.sent.first().map(|sent| &sent.prompts)
+        log.sent.first().map(|sent| &sent.prompts)
     );
-    for fared in [&task["models"]["local"], versions.values().next().unwrap()] {
-        near(&fared["steps"], steps);
-        near(&fared["no_op_rate"], no_ops / steps);
-        near(&fared["miss_rate"], misses / steps);
-        near(&fared["repair_rate"], repaired / edits);
-        near(&fared["asked"], asked.sent.len() as f64);
-        near(&fared["judgement"]["n"], errors.len() as f64);
+    for stats in [&task["models"]["local"], versions.values().next().unwrap()] {
+        near(&stats["steps"], steps);
+        near(&stats["no_op_rate"], no_ops / steps);
+        near(&stats["miss_rate"], misses / steps);
+        near(&stats["repair_rate"], repaired / edits);
+        near(&stats["asked"], log.sent.len() as f64);
+        near(&stats["judgement"]["n"], errors.len() as f64);
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-        let told = fared["judgement"]["mean_error_percent"].as_f64().unwrap();
-        assert!((told - mean).abs() < 1e-6, "{told} {mean}");
+        let reported = stats["judgement"]["mean_error_percent"].as_f64().unwrap();
+        assert!((reported - mean).abs() < 1e-6, "{reported} {mean}");
     }
 }

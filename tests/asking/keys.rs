@@ -1,4 +1,4 @@
-//! A key that is planted in the environment reaches the server, and nothing else.
+//! An API key from the environment reaches the server, and nothing else.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -16,14 +16,14 @@ const KEY: &str = "sk-planted-8f2c61d09be74a35";
 
 #[test]
 fn key_reaches_only_the_request_header() {
-    let Some(mut shell) = ProgramFixture::new() else {
+    let Some(mut fixture) = ProgramFixture::new() else {
         return;
     };
-    shell.set("PLANTED_API_KEY", KEY);
-    shell.set("SECOND_COPY", KEY);
-    shell.set("HARMLESS", "plain");
+    fixture.set("PLANTED_API_KEY", KEY);
+    fixture.set("SECOND_COPY", KEY);
+    fixture.set("HARMLESS", "plain");
     let server = Server::start(|number, seen| match number {
-        // As some servers do: what was sent is repeated in what went wrong.
+        // Some servers repeat the request in an error.
         0 => ServerAction::json(
             500,
             json!({"error": {"message": format!("wrong: {:?}", seen.headers)}}),
@@ -32,15 +32,45 @@ fn key_reaches_only_the_request_header() {
         _ => complete_reply(seen, &reply_to(&document(seen), number)),
     });
     let url = &server.url;
-    // The other model is a program that says what it was given.
-    shell.config(&format!(
+    // The other model is a program that prints its environment.
+    fixture.config(&format!(
         "  models:\n  - {{name: local, provider: openai, model: m, base_url: '{url}', key_env: PLANTED_API_KEY, headers: {{X-Team: $SECOND_COPY}}}}\n  \
          - {{name: program, provider: command, command: [sh, -c, 'cat > /dev/null; env; echo \"<NO_VALID_EDIT/>\"']}}"
     ));
-    let mut child = shell
+    let (stderr, children) = run_and_watch_children(&fixture);
+    assert!(
+        stderr.contains("TRACE") && stderr.contains("hyper"),
+        "the log is at trace level"
+    );
+    assert!(!stderr.contains(KEY), "standard error contains the key");
+
+    let seen = server.seen();
+    assert!(seen.len() > 2);
+    for seen in &seen {
+        let authorization = format!("Bearer {KEY}");
+        assert_eq!(seen.header("authorization"), Some(authorization.as_str()));
+        assert_eq!(seen.header("x-team"), Some(KEY));
+        let body = String::from_utf8_lossy(&seen.body);
+        assert!(!body.contains(KEY), "a prompt contains the key");
+    }
+    assert_program_was_asked(&fixture);
+    let mut files = 0;
+    assert_no_key_below(fixture.path(), &mut files);
+    assert!(files > 30, "{files} files");
+    if cfg!(target_os = "linux") {
+        assert!(children > 3, "{children} processes were checked");
+    }
+    let requests = seen.len();
+    println!("{files} files, {children} child processes, {requests} requests");
+}
+
+/// Runs the program, and checks the environments of its children. Returns its standard error and the number of children.
+fn run_and_watch_children(fixture: &ProgramFixture) -> (String, usize) {
+    let path = fixture.path().join("stderr.log");
+    let mut child = fixture
         .command(&["-vv", "evolve", "--config", "run.yaml", "--steps", "14"])
         .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(shell.path().join("stderr.log")).unwrap())
+        .stderr(std::fs::File::create(&path).unwrap())
         .spawn()
         .unwrap();
     let mut children = HashSet::new();
@@ -51,62 +81,28 @@ fn key_reaches_only_the_request_header() {
         check_children_environments(child.id(), &mut children);
         std::thread::sleep(Duration::from_millis(5));
     };
-    let said = std::fs::read_to_string(shell.path().join("stderr.log")).unwrap();
-    assert!(
-        status.success(),
-        "{}",
-        &said[said.len().saturating_sub(3000)..]
-    );
-    assert!(
-        said.contains("TRACE") && said.contains("hyper"),
-        "the log is at trace level"
-    );
-    assert!(!said.contains(KEY), "standard error tells the key");
+    let stderr = std::fs::read_to_string(path).unwrap();
+    let end = &stderr[stderr.len().saturating_sub(3000)..];
+    assert!(status.success(), "{end}");
+    (stderr, children.len())
+}
 
-    let seen = server.seen();
-    assert!(seen.len() > 2);
-    for seen in &seen {
-        assert_eq!(
-            seen.header("authorization"),
-            Some(format!("Bearer {KEY}").as_str())
-        );
-        assert_eq!(seen.header("x-team"), Some(KEY));
-        assert!(
-            !String::from_utf8_lossy(&seen.body).contains(KEY),
-            "a prompt tells the key"
-        );
-    }
-    let asked = RequestLog::read(&shell.run_directory());
-    let programs = asked
-        .replied
-        .iter()
-        .filter(|replied| replied.model == "program");
-    let mut environments = 0;
-    for replied in programs {
+/// The program has replied with its environment, which is not empty.
+fn assert_program_was_asked(fixture: &ProgramFixture) {
+    let log = RequestLog::read(&fixture.run_directory());
+    let replies = log.replied.iter();
+    let replies: Vec<_> = replies
+        .filter(|replied| replied.model == "program")
+        .collect();
+    assert!(!replies.is_empty(), "the program got a request");
+    for replied in replies {
         let path = format!(
             "softmax/steps/{:06}/ask-{}/response.md",
             replied.step, replied.ask
         );
-        let text = std::fs::read_to_string(shell.run_directory().join(path)).unwrap();
+        let text = std::fs::read_to_string(fixture.run_directory().join(path)).unwrap();
         assert!(text.contains("HARMLESS=plain"), "{text}");
-        environments += 1;
     }
-    assert!(environments > 0, "the program was asked");
-    let mut files = 0;
-    assert_no_key_below(shell.path(), &mut files);
-    assert!(files > 30, "{files} files");
-    if cfg!(target_os = "linux") {
-        assert!(
-            children.len() > 3,
-            "{} processes were looked at",
-            children.len()
-        );
-    }
-    println!(
-        "{files} files, {} child processes, {} requests",
-        children.len(),
-        seen.len()
-    );
 }
 
 fn assert_no_key_below(folder: &Path, files: &mut usize) {
@@ -123,8 +119,8 @@ fn assert_no_key_below(folder: &Path, files: &mut usize) {
     }
 }
 
-/// The environments of all that descend from this process, as the system tells them.
-fn check_children_environments(parent: u32, looked_at: &mut HashSet<u32>) {
+/// Checks the environments of all descendants of a process, from `/proc`.
+fn check_children_environments(parent: u32, checked: &mut HashSet<u32>) {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
         return;
     };
@@ -136,7 +132,7 @@ fn check_children_environments(parent: u32, looked_at: &mut HashSet<u32>) {
         {
             let environment = std::fs::read(format!("/proc/{child}/environ")).unwrap_or_default();
             let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-            // Between its birth and its own program a child still has its parent's memory.
+            // Between fork and exec a child still has its parent's memory.
             let is_copy = std::fs::read_link(format!("/proc/{child}/exe")).ok()
                 == std::fs::read_link(format!("/proc/{parent}/exe")).ok()
                 && std::fs::read(format!("/proc/{parent}/cmdline"))
@@ -148,10 +144,10 @@ fn check_children_environments(parent: u32, looked_at: &mut HashSet<u32>) {
                     .windows(KEY.len())
                     .any(|part| part == KEY.as_bytes());
                 let command = String::from_utf8_lossy(&command).replace('\0', " ");
-                assert!(!found, "the child `{command}` was given the key");
-                looked_at.insert(child);
+                assert!(!found, "the child `{command}` received the key");
+                checked.insert(child);
             }
-            check_children_environments(child, looked_at);
+            check_children_environments(child, checked);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! SIGKILL at random instants while questions are under way: every reply is paid for once.
+//! SIGKILL at random times while requests are in flight: every reply is paid for once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,12 +15,19 @@ use crate::server::{SeenRequest, Server};
 
 const CONCURRENCY: u64 = 4;
 
-/// Answers each request anew, after up to 60 ms.
-fn server() -> Server {
-    Server::start(|number, seen| {
-        let share = random::fresh_seed() % 60;
+/// A new seed, printed so that a failure can be repeated.
+fn printed_seed() -> u64 {
+    let seed = random::fresh_seed();
+    println!("seed {seed}");
+    seed
+}
+
+/// Replies to every request, after up to 60 ms.
+fn server(seed: u64) -> Server {
+    Server::start(move |number, seen| {
+        let share = RandomStream::new(seed, "delay", number as u64).uniform();
         let reply = complete_reply(seen, &reply_to(&document(seen), number));
-        delayed(reply, Duration::from_millis(share))
+        delayed(reply, Duration::from_secs_f64(0.06 * share))
     })
 }
 
@@ -28,61 +35,84 @@ fn server() -> Server {
 fn thirty_kills_lose_no_reply_and_repeat_no_request() {
     const STEPS: u64 = 120;
     let root = tempfile::tempdir().unwrap();
+    let seed = printed_seed();
     let (mut kills, mut rounds, mut in_flight) = (0, 0, 0);
     while kills < 30 {
         rounds += 1;
-        let server = server();
-        let mut scene = Scenario::new(&server.url, STEPS);
-        scene.judging = 8;
+        let server = server(seed + rounds);
+        let mut scenario = Scenario::new(&server.url, STEPS);
+        scenario.max_judging_ms = 8;
         let directory = root.path().join(format!("run-{rounds}"));
-        let begin = || scene.process(&directory);
-        let account = kill_and_resume(&directory, &server, begin, 0.9, 30 - kills);
+        let next_process = || scenario.process(&directory);
+        let plan = KillPlan {
+            seed: seed + rounds,
+            max_seconds: 0.9,
+            max_kills: 30 - kills,
+        };
+        let account = kill_and_resume(&directory, &server, next_process, plan);
         kills += account.kills;
         in_flight += account.in_flight;
         assert_account(&directory, &server.seen(), &account, STEPS);
     }
-    println!("{kills} kills in {rounds} runs, {in_flight} requests in flight at them");
-    assert!(in_flight > 0, "the kills came at idle times only");
+    println!("{kills} kills in {rounds} runs, {in_flight} requests in flight");
+    assert!(in_flight > 0, "no request was in flight at any kill");
 }
 
 #[test]
 fn killed_program_resumes() {
     const STEPS: u64 = 14;
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
-    let server = server();
-    shell.config(&openai_model(&server.url, ""));
-    let directory = shell.run_directory();
-    let begin = || match directory.join("run.yaml").exists() {
-        false => shell.command(&["evolve", "--config", "run.yaml", "--steps", "14"]),
-        true => shell.command(&["resume", "run"]),
+    let seed = printed_seed();
+    let server = server(seed);
+    fixture.config(&openai_model(&server.url, ""));
+    let directory = fixture.run_directory();
+    let next_process = || {
+        if directory.join("run.yaml").exists() {
+            fixture.command(&["resume", "run"])
+        } else {
+            fixture.command(&["evolve", "--config", "run.yaml", "--steps", "14"])
+        }
     };
-    let account = kill_and_resume(&directory, &server, begin, 3.0, 10);
+    let plan = KillPlan {
+        seed,
+        max_seconds: 3.0,
+        max_kills: 10,
+    };
+    let account = kill_and_resume(&directory, &server, next_process, plan);
     assert_account(&directory, &server.seen(), &account, STEPS);
     let (kills, in_flight) = (account.kills, account.in_flight);
-    println!("{kills} kills of the program, {in_flight} requests in flight at them");
+    println!("{kills} kills of the program, {in_flight} requests in flight");
 }
 
-/// Begins, is killed after a while of up to so many seconds, and is begun again, until it ends by itself.
+/// When a run is killed.
+struct KillPlan {
+    seed: u64,
+    /// The longest time of a process before its kill.
+    max_seconds: f64,
+    max_kills: u64,
+}
+
+/// Starts a run, kills it after a random time, and resumes it, until it ends by itself.
 fn kill_and_resume(
     directory: &Path,
     server: &Server,
-    begin: impl Fn() -> Command,
-    seconds: f64,
-    most: u64,
+    next_process: impl Fn() -> Command,
+    plan: KillPlan,
 ) -> RequestAccount {
-    let mut stream = RandomStream::new(random::fresh_seed(), "kill", 0);
+    let mut stream = RandomStream::new(plan.seed, "kill", 0);
     let mut account = RequestAccount::default();
     loop {
-        let mut command = begin();
+        let mut command = next_process();
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        let instant = Instant::now() + Duration::from_secs_f64(0.2 + seconds * stream.uniform());
+        let seconds = 0.2 + plan.max_seconds * stream.uniform();
+        let kill_at = Instant::now() + Duration::from_secs_f64(seconds);
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);
             }
-            if Instant::now() >= instant && account.kills < most {
+            if Instant::now() >= kill_at && account.kills < plan.max_kills {
                 break None;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -95,35 +125,35 @@ fn kill_and_resume(
         child.kill().unwrap();
         child.wait().unwrap();
         account.kills += 1;
-        // What had left is read by the server before it is counted.
+        // Let the server read what was sent before it is counted.
         std::thread::sleep(Duration::from_millis(60));
         account.end_process(directory, &server.seen(), CONCURRENCY);
     }
 }
 
-/// What the server saw and what the journal says, process by process.
+/// What the server saw and what the journal has, process by process.
 #[derive(Default)]
 struct RequestAccount {
     kills: u64,
     seen: usize,
     replied: usize,
-    /// Requests that the server saw and whose reply the journal does not have, over all processes.
+    /// Requests that the server saw and that have no reply in the journal, over all processes.
     in_flight: u64,
 }
 
 impl RequestAccount {
-    /// A process is over: of each question that it sent at most one request came, and every reply that it noted is of one.
+    /// Accounts for one process: every request has a prompt in the journal, and every reply belongs to one of its requests.
     fn end_process(&mut self, directory: &Path, seen: &[SeenRequest], most_in_flight: u64) {
-        // Killed before it had laid anything out.
+        // Killed before it created the run directory.
         if !directory.join("run.yaml").exists() {
             return;
         }
-        let asked = RequestLog::read(directory);
+        let log = RequestLog::read(directory);
         let mut requests: HashMap<Digest, i64> = HashMap::new();
         for seen in &seen[self.seen..] {
             *requests.entry(prompt_digest(seen)).or_default() += 1;
         }
-        let prompts: HashMap<(u64, u32), Digest> = asked
+        let prompts: HashMap<(u64, u32), Digest> = log
             .sent
             .iter()
             .map(|sent| ((sent.step, sent.ask), sent.prompt))
@@ -133,8 +163,8 @@ impl RequestAccount {
             assert!(known, "a request left before its prompt was in the journal");
         }
         let requested = seen.len() - self.seen;
-        let replied = asked.replied.len() - self.replied;
-        for replied in &asked.replied[self.replied..] {
+        let replied = log.replied.len() - self.replied;
+        for replied in &log.replied[self.replied..] {
             let left = requests
                 .entry(prompts[&(replied.step, replied.ask)])
                 .or_default();
@@ -147,37 +177,37 @@ impl RequestAccount {
             "{requested} requests, {replied} replies"
         );
         self.in_flight += in_flight;
-        (self.seen, self.replied) = (seen.len(), asked.replied.len());
+        (self.seen, self.replied) = (seen.len(), log.replied.len());
     }
 }
 
-/// The run is whole: every request is a reply or was in flight at a kill, and the sums agree.
+/// The finished run: every request has a reply or was in flight at a kill, and the sums agree.
 fn assert_account(directory: &Path, seen: &[SeenRequest], account: &RequestAccount, steps: u64) {
-    let asked = RequestLog::read(directory);
+    let log = RequestLog::read(directory);
     assert_eq!(
         seen.len() as u64,
-        asked.replied.len() as u64 + account.in_flight
+        log.replied.len() as u64 + account.in_flight
     );
-    assert!(asked.without_reply() >= account.in_flight);
-    asked.assert_files_match_journal(directory);
+    assert!(log.without_reply() >= account.in_flight);
+    log.assert_files_match_journal(directory);
     let mut replies: BTreeMap<(u64, u32), u32> = BTreeMap::new();
-    for replied in asked.replied.iter().filter(|replied| ends_request(replied)) {
+    for replied in log.replied.iter().filter(|replied| ends_request(replied)) {
         *replies.entry((replied.step, replied.ask)).or_default() += 1;
     }
     assert!(replies.values().all(|count| *count == 1));
-    // The same step asks the same question, whenever it is asked.
+    // A step sends the same prompt every time.
     let mut prompts: HashMap<(u64, u32), Digest> = HashMap::new();
-    for sent in &asked.sent {
+    for sent in &log.sent {
         let first = prompts.entry((sent.step, sent.ask)).or_insert(sent.prompt);
         assert_eq!(
             *first, sent.prompt,
-            "step {} was asked otherwise",
+            "step {} sent another prompt",
             sent.step
         );
     }
-    let spent = asked.spent();
-    let told = summary(directory);
-    assert_eq!(told["spent"]["tokens"], spent.tokens);
-    assert_eq!(told["spent"]["nano_usd"], spent.nano_usd.unwrap());
-    assert_eq!(told["tasks"][0]["steps"], steps);
+    let spent = log.spent();
+    let totals = summary(directory);
+    assert_eq!(totals["spent"]["tokens"], spent.tokens);
+    assert_eq!(totals["spent"]["nano_usd"], spent.nano_usd.unwrap());
+    assert_eq!(totals["tasks"][0]["steps"], steps);
 }

@@ -1,4 +1,4 @@
-//! Replies that somebody puts into a folder: several at once, across processes, and the whole run replayed.
+//! A mailbox: several open requests at once, across processes, and a replay of the whole run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::program::ProgramFixture;
 use crate::run_log::{RequestLog, events, summary};
 use crate::scenario::Scenario;
 
-/// The questions that nobody has replied to.
+/// The folders of requests without a reply.
 fn open_requests(directory: &Path) -> Vec<PathBuf> {
     let mut open = Vec::new();
     for step in std::fs::read_dir(directory.join("softmax/steps")).unwrap() {
@@ -28,7 +28,7 @@ fn open_requests(directory: &Path) -> Vec<PathBuf> {
     open
 }
 
-/// Puts a reply there as it is documented: as another file, then renamed. Written a while ago, so that it has rested.
+/// Writes a reply as documented: to another file, then renamed. Its time is old, so that it counts as complete.
 fn put_reply(folder: &Path, text: &str) {
     let draft = folder.join("draft.md");
     std::fs::write(&draft, text).unwrap();
@@ -38,7 +38,7 @@ fn put_reply(folder: &Path, text: &str) {
     std::fs::rename(draft, folder.join("response.md")).unwrap();
 }
 
-/// Answers every open question; how many there were.
+/// Replies to every open request; returns their number.
 fn answer_all(directory: &Path, number: &mut usize) -> usize {
     let folders = open_requests(directory);
     for folder in &folders {
@@ -49,7 +49,7 @@ fn answer_all(directory: &Path, number: &mut usize) -> usize {
     folders.len()
 }
 
-/// The kernel of every step that has one.
+/// The kernel hash of every step that has a kernel.
 fn candidates(directory: &Path) -> BTreeMap<u64, Digest> {
     let kernel = |event: Event| match event {
         Event::Proposed(proposed) => Some((proposed.step, proposed.kernel)),
@@ -64,54 +64,54 @@ fn mailbox_run_spans_processes_and_replays_identically() {
     const STEPS: u64 = 40;
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("mail");
-    let scene = Scenario::with_models(json!([{"provider": "mailbox"}]), STEPS)
+    let scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), STEPS)
         .with_llm(json!({"wait": false}));
     let (mut number, mut rounds, mut most) = (0, 0, 0);
     loop {
-        let ended = scene.run(&directory).unwrap();
+        let ended = scenario.run(&directory).unwrap();
         if !ended.waiting {
             assert_eq!(ended.tasks[0].stop_reason(), Some(StopReason::Steps));
             break;
         }
         rounds += 1;
-        assert!(rounds < 40, "it comes to no end");
+        assert!(rounds < 40, "the run does not end");
         most = most.max(answer_all(&directory, &mut number));
     }
-    assert!(most > 3, "at most {most} questions at once");
-    let asked = RequestLog::read(&directory);
+    assert!(most > 3, "at most {most} requests at once");
+    let log = RequestLog::read(&directory);
     assert_eq!(
-        asked.sent.len(),
+        log.sent.len(),
         number,
-        "each question was sent once, over {rounds} processes"
+        "each request was sent once, over {rounds} processes"
     );
-    assert_eq!(asked.replied.len(), number);
-    asked.assert_files_match_journal(&directory);
+    assert_eq!(log.replied.len(), number);
+    log.assert_files_match_journal(&directory);
 
     let again = root.path().join("again");
     let mut replay = Scenario::with_models(
         json!([{"provider": "replay", "name": "mailbox", "from": directory}]),
         STEPS,
     );
-    replay.llm["concurrency"] = scene.llm["concurrency"].clone();
+    replay.llm["concurrency"] = scenario.llm["concurrency"].clone();
     replay.finish_all_steps(&again);
     assert_eq!(candidates(&again), candidates(&directory));
     let replayed = RequestLog::read(&again);
-    assert_eq!(replayed.replied.len(), asked.replied.len());
-    println!("{number} questions in {rounds} rounds, {most} at once");
+    assert_eq!(replayed.replied.len(), log.replied.len());
+    println!("{number} requests in {rounds} rounds, {most} at once");
 }
 
 #[test]
 fn program_exits_6_until_replies_arrive() {
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
-    shell.config("  models: [mailbox]");
-    let said = shell.evolve(&["--no-wait", "--steps", "9"]);
-    said.assert_exit(
+    fixture.config("  models: [mailbox]");
+    let result = fixture.evolve(&["--no-wait", "--steps", "9"]);
+    result.assert_exit(
         6,
         &["waiting for replies", "response.md", "kforge resume run"],
     );
-    let directory = shell.run_directory();
+    let directory = fixture.run_directory();
     let first = open_requests(&directory);
     assert!(first.len() > 1, "several steps wait at once: {first:?}");
     let prompts = |folders: &[PathBuf]| -> Vec<String> {
@@ -119,25 +119,25 @@ fn program_exits_6_until_replies_arrive() {
         folders.iter().map(read).collect()
     };
     let before = prompts(&first);
-    // Nothing came: the same questions wait, and none is asked anew.
-    shell.resume(&[]).assert_exit(6, &[]);
+    // Without replies the same requests wait, and no new one is sent.
+    fixture.resume(&[]).assert_exit(6, &[]);
     assert_eq!(
         (prompts(&first), open_requests(&directory)),
         (before, first.clone())
     );
     assert_eq!(RequestLog::read(&directory).sent.len(), first.len());
     let (mut number, mut rounds) = (0, 0);
-    let said = loop {
+    let result = loop {
         answer_all(&directory, &mut number);
-        let said = shell.resume(&[]);
+        let result = fixture.resume(&[]);
         rounds += 1;
-        if said.code != 6 || rounds > 9 {
-            break said;
+        if result.code != 6 || rounds > 9 {
+            break result;
         }
     };
-    said.assert_exit(0, &[]);
-    let asked = RequestLog::read(&directory);
-    assert_eq!((asked.sent.len(), asked.replied.len()), (number, number));
+    result.assert_exit(0, &[]);
+    let log = RequestLog::read(&directory);
+    assert_eq!((log.sent.len(), log.replied.len()), (number, number));
     assert_eq!(summary(&directory)["tasks"][0]["stopped"], "steps");
 }
 
@@ -145,7 +145,7 @@ fn program_exits_6_until_replies_arrive() {
 fn waiting_run_takes_late_replies() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let scene = Scenario::with_models(json!([{"provider": "mailbox"}]), 8);
+    let scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), 8);
     let postman = {
         let directory = directory.clone();
         std::thread::spawn(move || {
@@ -164,7 +164,7 @@ fn waiting_run_takes_late_replies() {
             number
         })
     };
-    scene.finish_all_steps(&directory);
+    scenario.finish_all_steps(&directory);
     assert_eq!(
         RequestLog::read(&directory).sent.len(),
         postman.join().unwrap()
@@ -175,15 +175,15 @@ fn waiting_run_takes_late_replies() {
 fn missing_reply_does_not_outlast_the_time_budget() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
-    let mut scene = Scenario::with_models(json!([{"provider": "mailbox"}]), 30);
-    scene.seconds = Some(1.0);
-    let end = scene.finish(&directory);
+    let mut scenario = Scenario::with_models(json!([{"provider": "mailbox"}]), 30);
+    scenario.seconds = Some(1.0);
+    let end = scenario.finish(&directory);
     assert_eq!(end.stop_reason(), Some(StopReason::Seconds));
-    let asked = RequestLog::read(&directory);
-    assert!(asked.replied.is_empty() && asked.sent.len() > 1);
-    // Whoever resumes with more time goes on with the same questions.
+    let log = RequestLog::read(&directory);
+    assert!(log.replied.is_empty() && log.sent.len() > 1);
+    // With more time the run continues with the same requests.
     answer_all(&directory, &mut 0);
-    scene.seconds = Some(2.0);
-    scene.finish(&directory);
-    assert_eq!(RequestLog::read(&directory).replied.len(), asked.sent.len());
+    scenario.seconds = Some(2.0);
+    scenario.finish(&directory);
+    assert_eq!(RequestLog::read(&directory).replied.len(), log.sent.len());
 }

@@ -1,5 +1,5 @@
-//! Asking models from outside: real journals and real requests over a real connection to a server that runs here, the program
-//! itself where its judge or its words matter, and a scripted judge where only the driver does.
+//! Runs with models, from outside: real journals, and real requests to a server in the test process. A scripted judge is used where
+//! only the driver matters, and the program itself where its judge or its output matters.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -23,12 +23,12 @@ mod scripted;
 mod server;
 mod settings;
 
-/// Not a test: the process that the tests kill. Begins the run that its environment describes, or takes it up.
+/// Not a test: the process that the tests kill. Starts or resumes the run that its environment describes.
 #[test]
 #[ignore = "run by the other tests as a process of its own"]
 fn asking_process() {
     let directory = std::env::var(scenario::DIRECTORY).unwrap();
     let text = std::env::var(scenario::SCENARIO).unwrap();
-    let scene: scenario::Scenario = serde_json::from_str(&text).unwrap();
-    scene.run(Path::new(&directory)).unwrap();
+    let scenario: scenario::Scenario = serde_json::from_str(&text).unwrap();
+    scenario.run(Path::new(&directory)).unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the server here answers as a model: edits of the kernel that it is shown, each of which makes a new and correct one.
+//! The scripted model: it replies to every prompt with a new block size for the kernel of the prompt, which is always correct.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::server::{SeenRequest, ServerAction};
 
-/// What `usage` says of a request and its reply.
+/// The input and output tokens that the server reports for a request and its reply.
 pub(crate) fn usage(seen: &SeenRequest, text: &str) -> (u64, u64) {
     (seen.body.len() as u64 / 4, text.len() as u64 / 4 + 1)
 }
 
-/// The prompt as one text, as `prompt.md` has it.
+/// The prompt as one text, as `prompt.md` stores it.
 pub(crate) fn document(seen: &SeenRequest) -> String {
     let body = seen.json();
     let text = |index: usize| {
@@ -21,12 +21,12 @@ pub(crate) fn document(seen: &SeenRequest) -> String {
     format!("{}\n\n---\n\n{}", text(0).trim_end(), text(1))
 }
 
-/// A whole reply, streamed where that was asked for.
+/// A complete reply, streamed if the request asks for it.
 pub(crate) fn complete_reply(seen: &SeenRequest, text: &str) -> ServerAction {
     reply_with_finish_reason(seen, text, "stop")
 }
 
-/// A reply that ends for this reason.
+/// A reply with this finish reason.
 pub(crate) fn reply_with_finish_reason(
     seen: &SeenRequest,
     text: &str,
@@ -38,7 +38,7 @@ pub(crate) fn reply_with_finish_reason(
     }
 }
 
-/// The same after a while.
+/// The same action after a pause.
 pub(crate) fn delayed(act: ServerAction, pause: Duration) -> ServerAction {
     match act {
         ServerAction::Events(mut events, ends) => {
@@ -67,7 +67,7 @@ pub(crate) fn whole_reply(seen: &SeenRequest, text: &str, reason: &str) -> Value
     })
 }
 
-/// The events of a stream: the text in pieces of a few words, the reason, the usage, the end.
+/// The events of a stream: the text in pieces of 120 characters, the finish reason, the usage, the end.
 pub(crate) fn stream_events(seen: &SeenRequest, text: &str, reason: &str) -> Vec<String> {
     let event = |value: Value| format!("data: {value}\n\n");
     let letters: Vec<char> = text.chars().collect();
@@ -88,7 +88,7 @@ pub(crate) fn stream_events(seen: &SeenRequest, text: &str, reason: &str) -> Vec
     events
 }
 
-/// An answer to the prompt: another block size for the kernel that it is about. `number` makes it another one each time.
+/// A reply to the prompt: another block size for its kernel. A different `number` gives a different size.
 pub(crate) fn reply_to(document: &str, number: usize) -> String {
     let parent = parent_source(document);
     let edits = block_size_edits(&parent, number);
@@ -107,7 +107,7 @@ pub(crate) fn reply_to(document: &str, number: usize) -> String {
     format!("{}\n{body}", trace_block(&format!("block size {number}")))
 }
 
-/// The trace that stands before every answer.
+/// The trace at the start of every reply.
 pub(crate) fn trace_block(change: &str) -> String {
     let trace = json!({
         "bottleneck": "occupancy", "hypothesis": "another block size fits the rows better", "change": change,
@@ -121,10 +121,10 @@ pub(crate) fn edit_block(old: &str, new: &str) -> String {
 }
 
 pub(crate) fn asks_for_edits(document: &str) -> bool {
-    document.contains("</old_str>")
+    document.contains("\n# This step: edit ")
 }
 
-/// The source of the kernel to work on; where none is shown, that of one to begin with.
+/// The source of the first kernel to work on. A prompt without one gets a starting kernel.
 pub(crate) fn parent_source(document: &str) -> String {
     let Some(heading) = (document.rfind("\n# The kernel to work on"))
         .or_else(|| document.rfind("\n# The kernels to work on"))
@@ -137,9 +137,9 @@ pub(crate) fn parent_source(document: &str) -> String {
     format!("{code}\n")
 }
 
-/// Lines of the kernel, and what takes their place.
+/// Lines of the kernel, and their replacements.
 pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, String)> {
-    // Odd, so that it stands in no list of values yet.
+    // Odd: no list of values has it yet.
     let odd = 19 + 4 * (number % 120);
     let mut lines = parent.lines();
     if let Some(line) = lines.clone().find(|line| line.contains("BLOCK: [")) {
@@ -163,6 +163,6 @@ pub(crate) fn block_size_edits(parent: &str, number: usize) -> Vec<(String, Stri
             (grid.to_owned(), format!("    grid: ceil_div(rows, {odd})")),
             (block.to_owned(), format!("    block: {odd}")),
         ],
-        _ => panic!("this is no kernel of the task:\n{parent}"),
+        _ => panic!("not a kernel of the task:\n{parent}"),
     }
 }

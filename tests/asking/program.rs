@@ -1,22 +1,22 @@
-//! The program itself, in an empty folder of its own, with a config that judges quickly.
+//! The kforge program in an empty folder, with a config that judges quickly.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// kforge, its folder, and what stands in its environment.
+/// The program, its working folder and its environment.
 pub(crate) struct ProgramFixture {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
 }
 
-/// What it came to.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub(crate) struct ProgramResult {
     pub(crate) code: i32,
     pub(crate) err: String,
 }
 
-/// Variables by which a machine's own settings would reach a test.
+/// Variables that would bring the machine's own settings into a test.
 const CLEARED_VARIABLES: [&str; 10] = [
     "KFORGE_CONFIG",
     "KFORGE_OUTPUT",
@@ -31,7 +31,7 @@ const CLEARED_VARIABLES: [&str; 10] = [
 ];
 
 impl ProgramFixture {
-    /// `None`, and a word about it, where nothing can be compiled here.
+    /// `None`, with a message, if there is no compiler.
     pub(crate) fn new() -> Option<Self> {
         if kforge::device::cpu::find_compiler().is_err() {
             println!("skipped: no C++ compiler");
@@ -60,7 +60,7 @@ impl ProgramFixture {
         std::fs::write(self.path().join(name), text).unwrap();
     }
 
-    /// `run.yaml` with these models, as YAML; what is judged is judged quickly and confirmed once.
+    /// Writes `run.yaml` with these models, as YAML. Kernels are judged quickly and confirmed once.
     pub(crate) fn config(&self, llm: &str) {
         self.write(
             "run.yaml",
@@ -89,12 +89,12 @@ impl ProgramFixture {
         ProgramResult::of(&self.command(arguments).output().unwrap())
     }
 
-    /// Begins the run of `run.yaml`.
+    /// Starts the run of `run.yaml`.
     pub(crate) fn evolve(&self, more: &[&str]) -> ProgramResult {
         self.run(&[&["evolve", "--config", "run.yaml"], more].concat())
     }
 
-    /// Goes on with it.
+    /// Resumes it.
     pub(crate) fn resume(&self, more: &[&str]) -> ProgramResult {
         self.run(&[&["resume", "run"], more].concat())
     }
@@ -109,11 +109,11 @@ impl ProgramResult {
         }
     }
 
-    /// Ended with this code, and said all of these words on standard error.
-    pub(crate) fn assert_exit(&self, code: i32, words: &[&str]) {
+    /// Asserts the exit code, and that standard error contains all of these texts.
+    pub(crate) fn assert_exit(&self, code: i32, texts: &[&str]) {
         assert_eq!(self.code, code, "{}", self.err);
-        for word in words {
-            assert!(self.err.contains(word), "no `{word}`:\n{}", self.err);
+        for text in texts {
+            assert!(self.err.contains(text), "no `{text}`:\n{}", self.err);
         }
         assert!(!self.err.contains("panicked"), "{}", self.err);
     }

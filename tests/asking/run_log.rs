@@ -1,4 +1,4 @@
-//! What a run's directory says of questions, replies and money.
+//! Requests, replies and costs, read from a run directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use kforge::run::{Journal, RunDirectory};
 /// The task of all runs here.
 pub(crate) const TASK: &str = "softmax";
 
-/// The events of the task, in the journal's order. Nothing else may be working there.
+/// The task's events in the journal's order. No other process may be using the directory.
 pub(crate) fn events(directory: &Path) -> Vec<Event> {
     let path = RunDirectory::new(directory)
         .task_for_reading(TASK)
@@ -27,51 +27,51 @@ pub(crate) fn events(directory: &Path) -> Vec<Event> {
     events
 }
 
-/// Questions and replies of a run.
+/// The requests and replies of a run.
 #[derive(Debug, Default)]
 pub(crate) struct RequestLog {
     pub(crate) sent: Vec<Sent>,
     pub(crate) replied: Vec<Replied>,
     pub(crate) failed: Vec<Failed>,
     pub(crate) proposed: Vec<u64>,
-    /// The most questions that were under way at once.
+    /// The most requests that were in flight at once.
     pub(crate) max_in_flight: usize,
 }
 
 impl RequestLog {
     pub(crate) fn read(directory: &Path) -> Self {
-        let mut asked = Self::default();
+        let mut log = Self::default();
         for event in events(directory) {
             match event {
                 Event::Sent(sent) => {
-                    let answered = asked.replied.iter().any(|replied| {
+                    let has_reply = log.replied.iter().any(|replied| {
                         (replied.step, replied.ask) == (sent.step, sent.ask)
                             && ends_request(replied)
                     });
                     assert!(
-                        !answered,
-                        "step {} ask {} was asked again although its reply is there",
+                        !has_reply,
+                        "step {}, ask {} was sent again although it has a reply",
                         sent.step, sent.ask
                     );
-                    asked.sent.push(sent);
-                    let under_way = asked.sent.len() - asked.replied.len();
-                    asked.max_in_flight = asked.max_in_flight.max(under_way);
+                    log.sent.push(sent);
+                    let in_flight = log.sent.len() - log.replied.len();
+                    log.max_in_flight = log.max_in_flight.max(in_flight);
                 }
-                Event::Replied(replied) => asked.replied.push(replied),
-                Event::Failed(failed) => asked.failed.push(failed),
-                Event::Proposed(proposed) => asked.proposed.push(proposed.step),
+                Event::Replied(replied) => log.replied.push(replied),
+                Event::Failed(failed) => log.failed.push(failed),
+                Event::Proposed(proposed) => log.proposed.push(proposed.step),
                 _ => {}
             }
         }
-        asked
+        log
     }
 
-    /// Questions that were sent, less one for each that ended, by prompt.
+    /// The number of requests without a reply.
     pub(crate) fn without_reply(&self) -> u64 {
         (self.sent.len() - self.replied.len()) as u64
     }
 
-    /// What the journal says was spent: replies at their cost, and every question without a reply at its worst.
+    /// What was spent: the cost of every reply, and the worst case of every request without one.
     pub(crate) fn spent(&self) -> Cost {
         let mut open: BTreeMap<(u64, u32), Vec<Cost>> = BTreeMap::new();
         let mut sum = Cost::default();
@@ -96,7 +96,7 @@ impl RequestLog {
         sum
     }
 
-    /// Every reply that the journal names is there as it was.
+    /// Every prompt and reply of the journal has a file with the recorded hash.
     pub(crate) fn assert_files_match_journal(&self, directory: &Path) {
         let task = RunDirectory::new(directory).task_for_reading(TASK).unwrap();
         let mut last = BTreeMap::new();
@@ -121,13 +121,13 @@ impl RequestLog {
     }
 }
 
-/// Whether a reply is one after which the question is not asked again.
+/// Whether the request is not sent again after this reply.
 pub(crate) fn ends_request(replied: &Replied) -> bool {
     use kforge::event::ReplyOutcome::{Fatal, TurnedAway};
     !matches!(replied.outcome, TurnedAway | Fatal)
 }
 
-/// The last `summary.json`.
+/// The current `summary.json`.
 pub(crate) fn summary(directory: &Path) -> serde_json::Value {
     let text = std::fs::read(directory.join("summary.json")).unwrap();
     serde_json::from_slice(&text).unwrap()

@@ -21,31 +21,31 @@ use kforge::verdict::DeviceIdentity;
 
 use crate::scripted::{judges, options};
 
-/// What the process that can be killed is told.
+/// Environment variables of the process that can be killed.
 pub(crate) const DIRECTORY: &str = "KFORGE_TEST_DIRECTORY";
 pub(crate) const SCENARIO: &str = "KFORGE_TEST_SCENE";
 
-/// A variable that no test has set but those that plant a key.
+/// `key_env` of a model without a key.
 pub(crate) const NO_KEY: &str = "";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Scenario {
-    /// The `llm` section of a config.
+    /// The config's `llm` section.
     pub(crate) llm: Value,
     pub(crate) steps: u64,
     pub(crate) usd: Option<f64>,
     pub(crate) tokens: Option<u64>,
-    /// Wall time.
+    /// The time budget.
     pub(crate) seconds: Option<f64>,
-    /// The speedup at which the search is over.
+    /// The speedup that ends the search.
     pub(crate) target: Option<f64>,
-    /// The longest that a verdict takes, in milliseconds.
-    pub(crate) judging: u64,
+    /// The longest time of a verdict, in milliseconds.
+    pub(crate) max_judging_ms: u64,
     /// Weights of the operators.
     pub(crate) operators: Value,
 }
 
-/// A model behind the server at `url`, with more settings.
+/// A model behind the server at `url`, with additional settings.
 pub(crate) fn model(url: &str, more: Value) -> Value {
     let mut model = json!({
         "name": "local", "provider": "openai", "model": "m", "base_url": url, "key_env": NO_KEY,
@@ -62,7 +62,7 @@ fn merge(into: &mut Value, more: Value) {
 }
 
 impl Scenario {
-    /// One model behind the server at `url`; models are asked in nearly every step.
+    /// One model behind the server at `url`, which nearly every step uses.
     pub(crate) fn new(url: &str, steps: u64) -> Self {
         Self::with_models(json!([model(url, json!({}))]), steps)
     }
@@ -75,12 +75,12 @@ impl Scenario {
             tokens: None,
             seconds: None,
             target: None,
-            judging: 0,
+            max_judging_ms: 0,
             operators: json!({"propose": 4, "edit": 8, "crossover": 1, "repair": 2, "autotune": 0.5, "mutate": 0.5, "recombine": 0}),
         }
     }
 
-    /// With other settings of the `llm` section.
+    /// Merges settings into the `llm` section.
     pub(crate) fn with_llm(mut self, llm: Value) -> Self {
         merge(&mut self.llm, llm);
         self
@@ -96,7 +96,7 @@ impl Scenario {
         let templates = Arc::new(Templates::embedded()?);
         options.record.prompts = Some(templates.version().to_owned());
         options.record.window = 2 * (options.in_flight + settings.concurrency) as u64;
-        // Which models, and which budget, may change from process to process.
+        // Models and budget may change from process to process.
         options.record.config = json!({"search": options.search});
         options.budget = self.seconds.map(Duration::from_secs_f64);
         options.models = Some(ModelOptions {
@@ -116,7 +116,7 @@ impl Scenario {
         Ok(options)
     }
 
-    /// Runs in this process, or takes up what is there, to the end.
+    /// Starts or resumes the run in this process, to its end.
     pub(crate) fn run(&self, directory: &Path) -> Result<RunEnd> {
         self.run_watched(directory, &mut SilentObserver)
     }
@@ -127,7 +127,7 @@ impl Scenario {
         observer: &mut dyn Observer,
     ) -> Result<RunEnd> {
         let options = self.options(directory)?;
-        let judges = judges(Duration::from_millis(self.judging));
+        let judges = judges(Duration::from_millis(self.max_judging_ms));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -145,13 +145,13 @@ impl Scenario {
         })
     }
 
-    /// Runs to the end; the task's.
+    /// Runs to the end; returns the task's end.
     pub(crate) fn finish(&self, directory: &Path) -> TaskEnd {
         let mut ended = self.run(directory).unwrap();
         ended.tasks.remove(0)
     }
 
-    /// Runs to its end after all steps.
+    /// Runs until all steps are done.
     pub(crate) fn finish_all_steps(&self, directory: &Path) -> TaskEnd {
         let end = self.finish(directory);
         assert_eq!(end.stop_reason(), Some(StopReason::Steps));
@@ -159,13 +159,13 @@ impl Scenario {
         end
     }
 
-    /// Runs until it gives up; what it says then.
+    /// Runs until it fails; returns the error.
     pub(crate) fn run_to_failure(&self, directory: &Path) -> Failure {
         let error = self.run(directory).unwrap_err();
         error.downcast::<Failure>().unwrap()
     }
 
-    /// The same in a process of its own.
+    /// The same run as a separate process.
     pub(crate) fn process(&self, directory: &Path) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command

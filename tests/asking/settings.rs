@@ -1,4 +1,4 @@
-//! `evolve` and `tune` with models beside kforge's own operators, and every setting read off the wire.
+//! `evolve` and `tune` with models and kforge's own operators, and every setting as the server receives it.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ fn server() -> Server {
     Server::start(|number, seen| complete_reply(seen, &reply_to(&document(seen), number)))
 }
 
-/// The fields of every request but the texts, which have to be the same each time.
+/// The fields of the requests except the texts. They must be the same in every request.
 fn request_fields(server: &Server) -> Value {
     let all: BTreeSet<String> = server
         .seen()
@@ -30,14 +30,14 @@ fn request_fields(server: &Server) -> Value {
 
 #[test]
 fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
     let server = server();
     let sampling = ", temperature: 0.3, top_p: 0.9, top_k: 40, fields: {top_k: sampler.top_k}, effort: high, seed: 11, stop: [END], extra: {service_tier: flex}";
-    shell.config(&openai_model(&server.url, sampling));
-    let said = shell.evolve(&["--steps", "11"]);
-    said.assert_exit(0, &[]);
+    fixture.config(&openai_model(&server.url, sampling));
+    let result = fixture.evolve(&["--steps", "11"]);
+    result.assert_exit(0, &[]);
     assert_eq!(
         request_fields(&server),
         json!({
@@ -46,14 +46,14 @@ fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
             "service_tier": "flex", "stream": true,
         })
     );
-    let directory = shell.run_directory();
-    let asked = RequestLog::read(&directory);
-    assert_eq!(server.seen().len(), asked.replied.len());
-    asked.assert_files_match_journal(&directory);
-    let told = summary(&directory);
-    let task = &told["tasks"][0];
+    let directory = fixture.run_directory();
+    let log = RequestLog::read(&directory);
+    assert_eq!(server.seen().len(), log.replied.len());
+    log.assert_files_match_journal(&directory);
+    let totals = summary(&directory);
+    let task = &totals["tasks"][0];
     assert_eq!(
-        (&task["steps"], &told["finished"]),
+        (&task["steps"], &totals["finished"]),
         (&json!(11), &json!(true))
     );
     let operators = task["by_operator"].as_object().unwrap();
@@ -67,14 +67,14 @@ fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
         "{operators:?}"
     );
     assert_eq!(task["models"]["local"]["steps"], by_models);
-    let fared = &task["models"]["local"];
+    let stats = &task["models"]["local"];
     assert!(
-        fared["passed"].as_u64().unwrap() * 2 > by_models,
-        "most of what the model made passes: {fared}"
+        stats["passed"].as_u64().unwrap() * 2 > by_models,
+        "most of the model's kernels pass: {stats}"
     );
-    // What the model expected was kept beside what was measured.
-    assert!(fared["judgement"]["n"].as_u64().unwrap() > 0, "{fared}");
-    for step in asked.proposed {
+    // The expected change is compared with the measured one.
+    assert!(stats["judgement"]["n"].as_u64().unwrap() > 0, "{stats}");
+    for step in log.proposed {
         let folder = directory.join(format!("softmax/steps/{step:06}"));
         let is_asked = folder.join("ask-1").exists();
         assert_eq!(folder.join("trace.json").exists(), is_asked);
@@ -83,15 +83,15 @@ fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
 
 #[test]
 fn flags_override_config_and_tune_edits_one_kernel() {
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
     let server = server();
-    shell.config(&openai_model(
+    fixture.config(&openai_model(
         &server.url,
         ", temperature: 0.3, stream: false, top_p: 0.9",
     ));
-    let said = shell.evolve(&[
+    let result = fixture.evolve(&[
         "--steps",
         "6",
         "--set",
@@ -107,7 +107,7 @@ fn flags_override_config_and_tune_edits_one_kernel() {
         "--max-output-tokens",
         "3000",
     ]);
-    said.assert_exit(0, &[]);
+    result.assert_exit(0, &[]);
     assert_eq!(
         request_fields(&server),
         json!({
@@ -115,10 +115,10 @@ fn flags_override_config_and_tune_edits_one_kernel() {
             "stream": false,
         })
     );
-    let told = summary(&shell.run_directory());
-    let operators = told["tasks"][0]["by_operator"].as_object().unwrap();
+    let totals = summary(&fixture.run_directory());
+    let operators = totals["tasks"][0]["by_operator"].as_object().unwrap();
     let names: Vec<_> = operators.keys().map(String::as_str).collect();
-    // On a busy machine nothing may be measured: then it is written anew, and never by kforge's own operators.
+    // On a busy machine no kernel may pass. Then a new one is written, but never by kforge's own operators.
     let may = ["start", "edit", "propose", "repair"];
     assert!(
         names.contains(&"start") && names.iter().all(|name| may.contains(name)),
@@ -127,20 +127,20 @@ fn flags_override_config_and_tune_edits_one_kernel() {
     assert_eq!(
         server.seen().len(),
         5,
-        "the steps behind the kernel that it began with"
+        "every step after the starting kernel"
     );
 }
 
 #[test]
 fn unsupported_setting_is_refused_before_sending() {
-    let Some(shell) = ProgramFixture::new() else {
+    let Some(fixture) = ProgramFixture::new() else {
         return;
     };
     let server = server();
-    shell.config(&openai_model(&server.url, ""));
-    let said = shell.evolve(&["--thinking-tokens", "100"]);
-    said.assert_exit(2, &["thinking_tokens", "has no such setting", "fields"]);
-    let said = shell.evolve(&["--temperature", "3"]);
-    said.assert_exit(2, &["temperature", "from 0 to 2"]);
-    assert!(server.seen().is_empty() && !shell.run_directory().exists());
+    fixture.config(&openai_model(&server.url, ""));
+    let result = fixture.evolve(&["--thinking-tokens", "100"]);
+    result.assert_exit(2, &["thinking_tokens", "has no such setting", "fields"]);
+    let result = fixture.evolve(&["--temperature", "3"]);
+    result.assert_exit(2, &["temperature", "from 0 to 2"]);
+    assert!(server.seen().is_empty() && !fixture.run_directory().exists());
 }

@@ -91,7 +91,7 @@ fn unknown_model_provider_is_a_usage_error() {
             2,
             &[
                 "models.yaml:2:",
-                "`antropic/claude` names no provider of models",
+                "unknown provider in `antropic/claude`",
                 "did you mean `anthropic`?",
             ],
         );

@@ -1,4 +1,4 @@
-//! Everything that a server can do wrong. After each: one outcome, the right number of requests, and nothing hangs.
+//! Everything that a server can do wrong. Each fault gives one outcome and the right number of requests, and nothing hangs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,7 +10,7 @@ use crate::server::{Server, ServerAction};
 use crate::wire::{PROTOCOLS, events, one_model};
 use crate::{ask, client, expect_reply, origin, request, runtime};
 
-/// Says `first` some times, then answers well.
+/// Acts as `first` for the first requests, then replies normally.
 fn server_failing_first(
     times: usize,
     first: impl Fn() -> ServerAction + Send + Sync + 'static,
@@ -21,7 +21,7 @@ fn server_failing_first(
     })
 }
 
-/// A date as HTTP writes it, so many seconds from now.
+/// An HTTP date, the given number of seconds from now.
 fn http_date_in(seconds: u64) -> String {
     let output = std::process::Command::new("date")
         .args(["-u", "-R", "-d"])
@@ -60,9 +60,13 @@ fn retry_waits_as_long_as_the_server_says() {
         (408, vec![("x-should-retry", "true".to_owned())], 0.35, 0.8),
     ];
     for (status, headers, least, most) in cases {
-        let said = headers.clone();
+        let sent_headers = headers.clone();
         let server = server_failing_first(1, move || {
-            ServerAction::Whole(status, said.clone(), b"{\"error\": \"later\"}".to_vec())
+            ServerAction::Whole(
+                status,
+                sent_headers.clone(),
+                b"{\"error\": \"later\"}".to_vec(),
+            )
         });
         let reply = ask(&client(&one_model("openai", &server.url, "")));
         assert_eq!(
@@ -111,11 +115,11 @@ fn exhausted_retries_cost_nothing() {
 #[test]
 fn retry_after_beyond_patience_ends_the_request() {
     let server = Server::start(|_, _| ServerAction::status(429, &[("retry-after", "3600")]));
-    let begun = Instant::now();
+    let started = Instant::now();
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!((reply.outcome, reply.tries), (ReplyOutcome::TurnedAway, 1));
     assert_eq!(reply.retry_after, Some(Duration::from_secs(3600)));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
@@ -125,24 +129,24 @@ fn permanent_errors_are_not_retried_and_give_a_hint() {
     let quota = json!({"error": {"type": "insufficient_quota", "code": "insufficient_quota", "message": "You exceeded your current quota"}});
     let spend = json!({"type": "error", "error": {"type": "rate_limit_error", "message": "This would exceed your organization's monthly spend limit"}});
     let plain = json!({"detail": "nope"});
-    for (status, body, words) in [
+    for (status, body, message) in [
         (
             400,
             temperature,
-            "hint: the model does not take `temperature`",
+            "hint: the model does not accept `temperature`",
         ),
         (400, cap, "fields: {max_output_tokens: max_tokens}"),
-        (429, quota, "the account has no money left"),
-        (429, spend, "the account has no money left"),
-        (401, plain.clone(), "name its variable in `key_env`"),
-        (402, plain.clone(), "status 402: nope"),
+        (429, quota, "the account has no funds left"),
+        (429, spend, "the account has no funds left"),
         (
-            404,
+            401,
             plain.clone(),
-            "is `m-1` what 127.0.0.1 calls the model?",
+            "name its environment variable in `key_env`",
         ),
+        (402, plain.clone(), "status 402: nope"),
+        (404, plain.clone(), "check that 127.0.0.1 has a model `m-1`"),
         (413, plain.clone(), "status 413: nope"),
-        (302, plain.clone(), "put its address into `base_url`"),
+        (302, plain.clone(), "put its URL into `base_url`"),
     ] {
         let server = Server::start(move |_, _| {
             let ServerAction::Whole(status, mut headers, body) =
@@ -165,14 +169,14 @@ fn permanent_errors_are_not_retried_and_give_a_hint() {
             (ReplyOutcome::Fatal, 1),
             "{status}: {detail}"
         );
-        assert!(detail.contains(words) && !reply.is_billable, "{detail}");
+        assert!(detail.contains(message) && !reply.is_billable, "{detail}");
     }
     let server = Server::start(|_, _| ServerAction::status(500, &[("x-should-retry", "false")]));
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!(
         (reply.outcome, server.seen().len()),
         (ReplyOutcome::TurnedAway, 1),
-        "the server's own word"
+        "the server forbids a retry"
     );
 }
 
@@ -185,21 +189,21 @@ fn lost_reply_keeps_its_text_and_is_not_retried() {
             .position(|event| event.contains("\"it\""))
             .unwrap()
             + 1;
-        let begun: Vec<_> = all[..end]
+        let started: Vec<_> = all[..end]
             .iter()
             .map(|event| (Duration::ZERO, event.clone()))
             .collect();
-        let mut stalled = begun.clone();
+        let mut stalled = started.clone();
         stalled.push((Duration::from_secs(5), "data: {}\n\n".to_owned()));
-        let mut torn = begun.clone();
+        let mut torn = started.clone();
         torn.push((Duration::ZERO, "data: {\"type\": \"ru".to_owned()));
-        let mut dripping = begun.clone();
+        let mut dripping = started.clone();
         dripping.extend((0..20).map(|_| (Duration::from_millis(400), ": ping\n\n".to_owned())));
-        for (name, events, ends, words) in [
-            ("cut", begun.clone(), false, "broke"),
-            ("ended", begun, true, "ended before the reply did"),
-            ("torn", torn, true, "ended before the reply did"),
-            ("stalled", stalled, true, "nothing came for 1 s"),
+        for (name, events, ends, message) in [
+            ("cut", started.clone(), false, "broke"),
+            ("ended", started, true, "ended before the reply"),
+            ("torn", torn, true, "ended before the reply"),
+            ("stalled", stalled, true, "no data for 1 s"),
             ("dripping", dripping, true, "longer than 3 s"),
         ] {
             let server = Server::start(move |_, _| ServerAction::Events(events.clone(), ends));
@@ -215,11 +219,11 @@ fn lost_reply_keeps_its_text_and_is_not_retried() {
                 "{protocol} {name}: {reply:?}"
             );
             assert!(
-                reply.detail.as_deref().unwrap().contains(words),
+                reply.detail.as_deref().unwrap().contains(message),
                 "{name}: {:?}",
                 reply.detail
             );
-            assert_eq!(server.seen().len(), 1, "{protocol} {name}: asked twice");
+            assert_eq!(server.seen().len(), 1, "{protocol} {name}: sent twice");
             let model = format!("{protocol}/m-1");
             let reserved = client.worst_case(&model, &request());
             let cost = client.cost(&model, &request(), &reserved, &reply);
@@ -331,7 +335,7 @@ fn protocol_violations_are_malformed() {
     ];
     for (name, act) in garbage {
         let act = std::sync::Mutex::new(Some(act));
-        let server = Server::start(move |_, _| act.lock().unwrap().take().expect("asked once"));
+        let server = Server::start(move |_, _| act.lock().unwrap().take().expect("one request"));
         let reply = ask(&client(&one_model("openai", &server.url, "")));
         let expected = if name == "html" {
             ReplyOutcome::Lost
@@ -389,7 +393,7 @@ fn error_event_ends_the_stream() {
             (outcome, 1),
             "{reply:?}"
         );
-        assert!(reply.is_billable, "the status said that it was taken on");
+        assert!(reply.is_billable, "the server accepted the request");
     }
 }
 
@@ -424,7 +428,7 @@ fn requests_share_slots_and_retry_after_and_report_waiting() {
         &(one_model("openai", &server.url, "") + "concurrency: 2\n"),
     ));
     runtime().block_on(async {
-        let asked: Vec<_> = (0..6)
+        let tasks: Vec<_> = (0..6)
             .map(|_| {
                 let client = Arc::clone(&client);
                 tokio::spawn(async move { client.ask("openai/m-1", &request(), &origin()).await })
@@ -441,9 +445,9 @@ fn requests_share_slots_and_retry_after_and_report_waiting() {
             waiting[0].until.is_some() && waiting[0].why.contains("429"),
             "{waiting:?}"
         );
-        for question in asked {
+        for task in tasks {
             assert_eq!(
-                expect_reply(question.await.unwrap()).outcome,
+                expect_reply(task.await.unwrap()).outcome,
                 ReplyOutcome::Complete
             );
         }
@@ -457,7 +461,7 @@ fn requests_share_slots_and_retry_after_and_report_waiting() {
         .count();
     assert!(
         early <= 1,
-        "{early} questions were sent although the server had asked for time"
+        "{early} requests were sent before the server's delay"
     );
 }
 

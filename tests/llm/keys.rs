@@ -1,4 +1,4 @@
-//! A key that is planted in the environment turns up in the one header that needs it, and nowhere else.
+//! An API key from the environment appears in the header that needs it, and nowhere else.
 
 use std::process::Command;
 
@@ -12,9 +12,9 @@ use crate::{ask, client, settings};
 
 const KEY: &str = "sk-planted-0123456789abcdef";
 
-/// Runs a test of this file that is otherwise left out, in a process with the key in its environment; what it printed.
+/// Runs an ignored test of this file in a process with the key in its environment; returns its output.
 fn with_key(test: &str) -> String {
-    let output = Command::new(std::env::current_exe().unwrap())
+    let result = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--ignored", "--nocapture"])
         .env("PLANTED_API_KEY", KEY)
         .env("PLANTED_SECOND", KEY)
@@ -23,27 +23,30 @@ fn with_key(test: &str) -> String {
         .env_remove("OPENAI_BASE_URL")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let output = String::from_utf8_lossy(&result.stdout).into_owned()
+        + &String::from_utf8_lossy(&result.stderr);
     assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}"
+        result.status.success() && output.contains("1 passed"),
+        "{output}"
     );
-    said
+    output
 }
 
 #[test]
 fn key_is_sent_and_never_logged() {
-    let said = with_key("keys::planted");
+    let output = with_key("keys::with_planted_key");
     assert!(
-        said.contains("the log is at trace level") && said.contains("hyper"),
-        "{said}"
+        output.contains("the log is at trace level") && output.contains("hyper"),
+        "{output}"
     );
-    assert!(!said.contains("planted-0123"), "the key was told:\n{said}");
+    assert!(
+        !output.contains("planted-0123"),
+        "the key was logged:\n{output}"
+    );
 }
 
 #[test]
-#[ignore = "run by `a_key_is_sent_and_never_told`, with a key"]
+#[ignore = "run by `key_is_sent_and_never_logged`, with a key"]
 fn with_planted_key() {
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -56,7 +59,7 @@ fn with_planted_key() {
         ("responses", "authorization", format!("Bearer {KEY}")),
     ] {
         let server = Server::start(|number, seen| match number {
-            // As real servers do: they repeat a part of what was wrong, or all of it.
+            // Real servers repeat the key in an error, in part or as a whole.
             0 => ServerAction::json(
                 500,
                 json!({"error": {"message": format!("Incorrect API key provided: {:?}", seen.headers)}}),
@@ -104,11 +107,11 @@ fn with_planted_key() {
 
 #[test]
 fn command_receives_only_named_keys() {
-    with_key("keys::planted_for_a_program");
+    with_key("keys::command_with_planted_key");
 }
 
 #[test]
-#[ignore = "run by `a_program_is_given_no_key_but_what_the_config_names`, with a key"]
+#[ignore = "run by `command_receives_only_named_keys`, with a key"]
 fn command_with_planted_key() {
     let env = |more: &str| {
         let yaml = format!("models: [{{provider: openai, model: m, base_url: 'http://127.0.0.1:1', key_env: PLANTED_API_KEY, headers: {{x: $PLANTED_SECOND}}}},
@@ -123,21 +126,24 @@ fn command_with_planted_key() {
         )))
         .text
     };
-    let told = env("");
+    let variables = env("");
     assert!(
-        told.contains("PATH=") && !told.contains("PLANTED") && !told.contains(KEY),
+        variables.contains("PATH=") && !variables.contains("PLANTED") && !variables.contains(KEY),
         "a key was passed on"
     );
-    let told = env(", pass_env: [PLANTED_API_KEY]");
-    assert!(told.contains(&format!("PLANTED_API_KEY={KEY}")) && !told.contains("PLANTED_SECOND"));
+    let variables = env(", pass_env: [PLANTED_API_KEY]");
+    assert!(
+        variables.contains(&format!("PLANTED_API_KEY={KEY}"))
+            && !variables.contains("PLANTED_SECOND")
+    );
 }
 
 #[test]
 fn missing_key_is_named() {
     let yaml = "models: [{provider: anthropic, model: m, key_env: NO_SUCH_API_KEY}]";
-    let said = Client::open(&settings(yaml)).err().unwrap().to_string();
+    let output = Client::open(&settings(yaml)).err().unwrap().to_string();
     assert!(
-        said.contains("NO_SUCH_API_KEY is not set, which `anthropic/m` needs"),
-        "{said}"
+        output.contains("NO_SUCH_API_KEY is not set (needed by model `anthropic/m`)"),
+        "{output}"
     );
 }

@@ -1,4 +1,4 @@
-//! Asking models, against servers that run here: small ones of our own for every fault, and those of others.
+//! Requests to models, against local servers: a scripted server for every fault, and third-party servers.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -16,10 +16,10 @@ mod speed;
 mod third_party;
 mod wire;
 
-/// Settings as a run config has them, with nothing left to decide.
+/// Resolved settings from the YAML of a config's `llm` section.
 fn settings(yaml: &str) -> LlmSettings {
-    let typed: LlmSettings = serde_yaml::from_str(yaml).expect("the settings can be read");
-    typed.resolved().expect("the settings mean something").0
+    let typed: LlmSettings = serde_yaml::from_str(yaml).expect("the settings are valid YAML");
+    typed.resolved().expect("the settings are valid").0
 }
 
 fn client(yaml: &str) -> Client {
@@ -59,24 +59,24 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-fn expect_reply(answer: RequestOutcome) -> Reply {
-    match answer {
+fn expect_reply(outcome: RequestOutcome) -> Reply {
+    match outcome {
         RequestOutcome::Reply(reply) => reply,
-        RequestOutcome::Pending => panic!("nobody replied"),
+        RequestOutcome::Pending => panic!("no reply"),
     }
 }
 
-/// Asks the only model, and does not wait for ever.
+/// Sends a request to the only model, with a time limit.
 fn ask(client: &Client) -> Reply {
     ask_with(client, &request())
 }
 
 fn ask_with(client: &Client, request: &Request) -> Reply {
     let model = client.models().next().unwrap().name.clone();
-    let asked = async {
-        let place = origin();
-        let answer = client.ask(&model, request, &place);
-        tokio::time::timeout(Duration::from_secs(60), answer).await
+    let reply = async {
+        let origin = origin();
+        let outcome = client.ask(&model, request, &origin);
+        tokio::time::timeout(Duration::from_secs(60), outcome).await
     };
-    expect_reply(runtime().block_on(asked).expect("asking comes to an end"))
+    expect_reply(runtime().block_on(reply).expect("the request ends"))
 }

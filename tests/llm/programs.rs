@@ -1,4 +1,4 @@
-//! Programs, people and earlier runs as models.
+//! The providers without a server: `command`, `mailbox` and `replay`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -60,13 +60,13 @@ fn prompt_and_reply_may_exceed_a_pipe_buffer() {
 
 #[test]
 fn failed_command_reports_why() {
-    for (script, outcome, words) in [
+    for (script, outcome, message) in [
         (
             "echo half; echo broken >&2; exit 3",
             ReplyOutcome::Lost,
             "exit status: 3: broken",
         ),
-        ("exit 0", ReplyOutcome::Empty, "said nothing"),
+        ("exit 0", ReplyOutcome::Empty, "printed nothing"),
         ("printf '\\377'", ReplyOutcome::Malformed, "UTF-8"),
         ("kill -9 $$", ReplyOutcome::Lost, "signal: 9"),
         (
@@ -79,7 +79,7 @@ fn failed_command_reports_why() {
         let reply = ask(&command_client(script, ""));
         assert_eq!(reply.outcome, outcome, "{script}: {reply:?}");
         assert!(
-            reply.detail.as_deref().unwrap().contains(words),
+            reply.detail.as_deref().unwrap().contains(message),
             "{script}: {reply:?}"
         );
         assert!(reply.text.len() <= 1000);
@@ -93,7 +93,7 @@ fn failed_command_reports_why() {
     );
 }
 
-/// Whether a process of this number is there and no zombie.
+/// Whether a process with this number exists and is not a zombie.
 fn is_running(id: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
@@ -108,13 +108,13 @@ fn timed_out_command_is_killed_with_its_children() {
         file.display()
     );
     let client = command_client(&script, "");
-    let begun = Instant::now();
+    let started = Instant::now();
     let reply = ask(&client);
     assert_eq!(
         (reply.outcome, reply.text.as_str()),
         (ReplyOutcome::Lost, "half\n")
     );
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(5));
     let gone = |id: &str| {
         (0..50).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
@@ -123,22 +123,22 @@ fn timed_out_command_is_killed_with_its_children() {
     };
     assert!(
         gone(&std::fs::read_to_string(&file).unwrap()),
-        "the child outlived the question"
+        "the child outlived the request"
     );
     std::fs::remove_file(&file).unwrap();
     runtime().block_on(async {
-        let (request, place) = (request(), origin());
-        let asked = client.ask("command", &request, &place);
+        let (request, origin) = (request(), origin());
+        let reply = client.ask("command", &request, &origin);
         let until = async {
             while !file.exists() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::select! { _ = asked => panic!("it ended"), () = until => {} }
+        tokio::select! { _ = reply => panic!("the request ended"), () = until => {} }
     });
     assert!(
         gone(&std::fs::read_to_string(&file).unwrap()),
-        "the child outlived the dropped question"
+        "the child outlived the dropped request"
     );
 }
 
@@ -154,7 +154,7 @@ fn mailbox_reply_is_taken_when_complete() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("response.md");
     let client = client("models: [mailbox]\n");
-    let asked = origin_in(folder.path());
+    let origin = origin_in(folder.path());
     let writer = std::thread::spawn(move || {
         use std::io::Write;
         std::thread::sleep(Duration::from_millis(300));
@@ -166,16 +166,16 @@ fn mailbox_reply_is_taken_when_complete() {
     });
     let reply = runtime().block_on(async {
         let request = request();
-        let answer = client.ask("mailbox", &request, &asked);
-        tokio::pin!(answer);
+        let reply = client.ask("mailbox", &request, &origin);
+        tokio::pin!(reply);
         assert!(
-            tokio::time::timeout(Duration::from_millis(100), &mut answer)
+            tokio::time::timeout(Duration::from_millis(100), &mut reply)
                 .await
                 .is_err()
         );
         let waiting = client.waiting_requests();
         assert_eq!((waiting.len(), waiting[0].until), (1, None));
-        answer.await
+        reply.await
     });
     writer.join().unwrap();
     let reply = expect_reply(reply);
@@ -208,96 +208,101 @@ fn mailbox_without_wait_returns_pending() {
     assert_eq!(expect_reply(ask()).outcome, ReplyOutcome::Empty);
 }
 
-#[test]
-fn replay_returns_recorded_replies() {
+/// The usage of the recorded replies.
+const USAGE: Usage = Usage {
+    input: 5,
+    cached: 0,
+    cache_write: 0,
+    output: 6,
+    reasoning: 0,
+};
+
+/// A line of a journal.
+fn replied_line(step: u64, ask: u32, outcome: ReplyOutcome, response: Option<Digest>) -> String {
+    let event = Replied {
+        step,
+        ask,
+        outcome,
+        response,
+        model: "m".to_owned(),
+        usage: Some(USAGE),
+        cost: Cost::default(),
+        tries: 2,
+        seconds: 1.5,
+        detail: Some("why".to_owned()),
+    };
+    let mut line = serde_json::to_value(event).unwrap();
+    line["event"] = "replied".into();
+    format!("{line}\n")
+}
+
+/// A run with a truncated reply to step 7 and a lost one to step 8. Its journal ends with a torn line.
+fn recorded_run() -> tempfile::TempDir {
     let run = tempfile::tempdir().unwrap();
-    let ask_folder = run.path().join("softmax/steps/000007/ask-1");
-    std::fs::create_dir_all(&ask_folder).unwrap();
+    let folder = run.path().join("softmax/steps/000007/ask-1");
+    std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(run.path().join("run.yaml"), "schema: 1\n").unwrap();
-    std::fs::write(ask_folder.join("response.md"), "the reply").unwrap();
-    let usage = Usage {
-        input: 5,
-        output: 6,
-        ..Usage::default()
-    };
-    let replied_to = |step, ask, outcome, response| {
-        let event = Replied {
-            step,
-            ask,
-            outcome,
-            response,
-            model: "m".to_owned(),
-            usage: Some(usage),
-            cost: Cost::default(),
-            tries: 2,
-            seconds: 1.5,
-            detail: Some("why".to_owned()),
-        };
-        let mut line = serde_json::to_value(event).unwrap();
-        line["event"] = "replied".into();
-        format!("{line}\n")
-    };
+    std::fs::write(folder.join("response.md"), "the reply").unwrap();
+    let digest = Digest::of("the reply");
     let journal = format!(
         "{{\"schema\":1,\"event\":\"asked\",\"step\":7}}\n{}{}{{\"event\":\"repl",
-        replied_to(7, 1, ReplyOutcome::Truncated, Some(Digest::of("the reply"))),
-        replied_to(8, 2, ReplyOutcome::Lost, None),
+        replied_line(7, 1, ReplyOutcome::Truncated, Some(digest)),
+        replied_line(8, 2, ReplyOutcome::Lost, None),
     );
     std::fs::write(run.path().join("softmax/events.jsonl"), journal).unwrap();
-    let from = run.path().display();
-    let client = client(&format!(
-        "models: [{{provider: replay, name: m, from: \"{from}\", price: {{input: 1, output: 2}}}}]\n"
-    ));
-    let at = |step, ask| -> Reply {
-        let place = RequestOrigin {
-            step,
-            ask,
-            ..origin()
-        };
-        expect_reply(runtime().block_on(client.ask("m", &request(), &place)))
+    run
+}
+
+fn replay_client(run: &Path) -> Client {
+    client(&format!(
+        "models: [{{provider: replay, name: m, from: \"{}\", price: {{input: 1, output: 2}}}}]\n",
+        run.display()
+    ))
+}
+
+fn replayed(client: &Client, step: u64, ask: u32) -> Reply {
+    let origin = RequestOrigin {
+        step,
+        ask,
+        ..origin()
     };
-    let reply = at(7, 1);
+    expect_reply(runtime().block_on(client.ask("m", &request(), &origin)))
+}
+
+#[test]
+fn replay_returns_recorded_replies() {
+    let run = recorded_run();
+    let client = replay_client(run.path());
+    let reply = replayed(&client, 7, 1);
     assert_eq!(
-        (
-            reply.outcome,
-            reply.text.as_str(),
-            reply.usage,
-            reply.detail.as_deref()
-        ),
-        (
-            ReplyOutcome::Truncated,
-            "the reply",
-            Some(usage),
-            Some("why")
-        )
+        (reply.outcome, reply.text.as_str(), reply.usage),
+        (ReplyOutcome::Truncated, "the reply", Some(USAGE))
     );
-    assert_eq!(
-        client
-            .cost("m", &request(), &Cost::default(), &reply)
-            .nano_usd,
-        Some(17_000)
-    );
-    assert_eq!(at(8, 2).outcome, ReplyOutcome::Lost);
-    let missing = at(9, 1);
+    assert_eq!(reply.detail.as_deref(), Some("why"));
+    let cost = client.cost("m", &request(), &Cost::default(), &reply);
+    assert_eq!(cost.nano_usd, Some(17_000));
+    assert_eq!(replayed(&client, 8, 2).outcome, ReplyOutcome::Lost);
+}
+
+#[test]
+fn replay_refuses_missing_and_changed_replies() {
+    let run = recorded_run();
+    let client = replay_client(run.path());
+    let missing = replayed(&client, 9, 1);
     assert_eq!(missing.outcome, ReplyOutcome::Fatal);
+    let detail = missing.detail.unwrap();
+    assert!(detail.contains("no reply to step 9, ask 1"), "{detail}");
+    let response = run.path().join("softmax/steps/000007/ask-1/response.md");
+    std::fs::write(response, "another").unwrap();
+    let detail = replayed(&client, 7, 1).detail.unwrap();
     assert!(
-        missing
-            .detail
-            .unwrap()
-            .contains("no reply for step 9 ask 1")
-    );
-    std::fs::write(ask_folder.join("response.md"), "another").unwrap();
-    assert!(
-        at(7, 1)
-            .detail
-            .unwrap()
-            .contains("not the reply that the journal names")
+        detail.contains("not the reply that the journal names"),
+        "{detail}"
     );
     let nowhere = Client::open(&settings("models: [{provider: replay, from: nowhere}]\n"));
+    let error = nowhere.err().unwrap().to_string();
     assert!(
-        nowhere
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("`nowhere`, which `replay` is to replay, is not a run")
+        error.contains("`from` of model `replay` is not a run directory: `nowhere`"),
+        "{error}"
     );
 }

@@ -1,11 +1,11 @@
-//! A small server that answers as it is told, and remembers what it saw.
+//! A small scripted HTTP server that records its requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct SeenRequest {
     pub(crate) path: String,
@@ -25,13 +25,13 @@ impl SeenRequest {
     }
 }
 
-/// What to do about a request.
+/// How the server answers a request.
 pub(crate) enum ServerAction {
-    /// A status, more headers, and the whole body.
+    /// A status, additional headers, and the body.
     Whole(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// Events, each after a pause; whether the stream ends as it should.
+    /// Events, each after a pause; whether the stream ends properly.
     Events(Vec<(Duration, String)>, bool),
-    /// Nothing for so long, then the connection closes.
+    /// Sends nothing for this time, then closes the connection.
     Silence(Duration),
 }
 
@@ -51,21 +51,21 @@ impl ServerAction {
         ServerAction::Whole(status, headers.collect(), body.into_bytes())
     }
 
-    /// Events without pauses, ended as they should be.
+    /// Events without pauses, in a stream that ends properly.
     pub(crate) fn events(data: &[String]) -> Self {
         let events = data.iter().map(|data| (Duration::ZERO, data.clone()));
         ServerAction::Events(events.collect(), true)
     }
 }
 
-/// Runs until the process ends.
+/// A running server. It runs until the process ends.
 pub(crate) struct Server {
     pub(crate) url: String,
     seen: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
 impl Server {
-    /// `act` is given the number of the request, from 0, and the request.
+    /// `act` gets the 0-based number of the request, and the request.
     pub(crate) fn start(
         act: impl Fn(usize, &SeenRequest) -> ServerAction + Send + Sync + 'static,
     ) -> Self {
@@ -77,7 +77,7 @@ impl Server {
             for stream in listener.incoming().flatten() {
                 let (act, kept) = (Arc::clone(&act), Arc::clone(&kept));
                 std::thread::spawn(move || {
-                    // The other side may close whenever it likes.
+                    // The client may close the connection at any time.
                     let _ = serve(&stream, &kept, &*act);
                 });
             }

@@ -1,4 +1,4 @@
-//! What a config may say of models, and what is made of it.
+//! The `llm` section of a config: what is refused, and how it is resolved.
 
 use kforge::base::yaml;
 use kforge::llm::{LlmSettings, ModelList};
@@ -10,17 +10,27 @@ fn read(text: &str) -> Result<LlmSettings, String> {
     Ok(settings)
 }
 
+/// Asserts that each config is refused with a message that contains the text.
+fn assert_refused(cases: &[(&str, &str)]) {
+    for (text, message) in cases {
+        let error = read(text)
+            .err()
+            .unwrap_or_else(|| panic!("accepted: {text}"));
+        assert!(error.contains(message), "{text}\n{error}");
+    }
+}
+
 #[test]
-fn invalid_settings_name_their_key() {
-    for (text, words) in [
+fn unknown_and_missing_model_settings_are_refused() {
+    assert_refused(&[
         ("modles: auto", "did you mean `models`?"),
         ("models: gpt", "expected `auto` or a list of models"),
         (
             "models: [gpt]",
-            "`gpt` names no provider of models: write PROVIDER/MODEL",
+            "unknown provider in `gpt`: write PROVIDER/MODEL",
         ),
         ("models: [openai]", "`llm.models.openai` has no `model`"),
-        ("models: [a/b/c]", "`a/b/c` names no provider"),
+        ("models: [a/b/c]", "unknown provider in `a/b/c`"),
         (
             "models: [{provider: openai, model: m, temprature: 1}]",
             "did you mean `temperature`?",
@@ -33,34 +43,46 @@ fn invalid_settings_name_their_key() {
         ("models: [mailbox, mailbox]", "two models named `mailbox`"),
         ("models: [{provider: command}]", "has no `command`"),
         ("models: [{provider: replay}]", "has no `from`"),
+    ]);
+}
+
+#[test]
+fn settings_without_effect_are_refused() {
+    assert_refused(&[
         (
             "models: [{provider: mailbox, temperature: 1, stream: true}]",
-            "`temperature` and `stream` would do nothing",
+            "`temperature` and `stream` have no effect",
         ),
         (
             "models: [mailbox]\ntemperature: 1",
-            "`temperature` would do nothing",
+            "`temperature` has no effect",
         ),
         (
             "models: [{provider: openai, model: m, version: x}]",
-            "`version` would do nothing",
+            "`version` has no effect",
         ),
         (
             "models: [{provider: openai, model: m, cache: true}]",
-            "`cache` would do nothing",
+            "`cache` has no effect",
         ),
         (
             "models: [{provider: command, command: [x], price: {input: 1, output: 1}}]",
-            "`price` would do nothing",
+            "`price` has no effect",
         ),
         (
             "models: [{provider: anthropic, model: m, seed: 1}]",
-            "the provider `anthropic` has no such setting",
+            "provider `anthropic` has no such setting",
         ),
         (
             "models: [{provider: responses, model: m, stop: [x]}]",
-            "say where this server takes it: `fields: {stop: …}`",
+            "name the server's field: `fields: {stop: …}`",
         ),
+    ]);
+}
+
+#[test]
+fn fields_that_kforge_sets_are_refused() {
+    assert_refused(&[
         (
             "models: [{provider: openai, model: m, fields: {temprature: x}}]",
             "did you mean `temperature`?",
@@ -71,12 +93,18 @@ fn invalid_settings_name_their_key() {
         ),
         (
             "models: [{provider: openai, model: m, extra: {n: 2}}]",
-            "`llm.models.openai/m.extra.n` is kforge's own to fill",
+            "`llm.models.openai/m.extra.n` is set by kforge",
         ),
         (
             "models: [{provider: openai, model: m, fields: {max_output_tokens: options.cap}, extra: {options: {cap: 9}}}]",
-            "would take the cap of the reply out",
+            "replaces the request's output cap",
         ),
+    ]);
+}
+
+#[test]
+fn values_out_of_range_and_secrets_in_files_are_refused() {
+    assert_refused(&[
         (
             "models: [{provider: openai, model: m, temperature: 3}]",
             "`llm.models.openai/m.temperature` cannot be `3`",
@@ -91,27 +119,27 @@ fn invalid_settings_name_their_key() {
         ),
         (
             "models: [{provider: anthropic, model: m, thinking_tokens: 20000}]",
-            "it has to be less than `max_output_tokens`",
+            "it must be less than `max_output_tokens`",
         ),
         (
             "models: [{provider: openai, model: m, base_url: localhost}]",
-            "cannot be `localhost`",
+            "`localhost` is not a valid URL",
         ),
         (
             "models: [{provider: openai, model: m, base_url: 'http://a:b@c/v1'}]",
-            "would end up in files",
+            "would be written to files",
         ),
         (
             "models: [{provider: openai, model: m, base_url: 'http://c/v1?key=x'}]",
-            "would end up in files",
+            "would be written to files",
         ),
         (
             "models: [{provider: openai, model: m, headers: {X-Api-Key: sk-1}}]",
-            "would put a key into a file",
+            "would write a key to a file",
         ),
         (
             "models: [{provider: openai, model: m, headers: {Authorization: Bearer x}}]",
-            "would put a key into a file",
+            "would write a key to a file",
         ),
         (
             "models: [{provider: openai, model: m, price: {input: -1, output: 1}}]",
@@ -125,12 +153,7 @@ fn invalid_settings_name_their_key() {
         ("idle_seconds: .nan", "`llm.idle_seconds` cannot be `NaN`"),
         ("context_share: 1.5", "`llm.context_share` cannot be `1.5`"),
         ("top_p: 7", "`llm.top_p` cannot be `7`"),
-    ] {
-        let said = read(text)
-            .err()
-            .unwrap_or_else(|| panic!("accepted: {text}"));
-        assert!(said.contains(words), "{text}\n{said}");
-    }
+    ]);
 }
 
 #[test]
@@ -146,10 +169,10 @@ fn resolved_settings_round_trip() {
     assert_eq!(
         decided.resolved().unwrap().0,
         decided,
-        "nothing is decided twice"
+        "resolved settings stay as they are"
     );
     let ModelList::Listed(models) = &decided.models else {
-        panic!("not decided")
+        panic!("not resolved")
     };
     assert_eq!(
         models[0].base_url.as_deref(),
@@ -158,7 +181,7 @@ fn resolved_settings_round_trip() {
     assert_eq!(
         models[1].key_env.as_deref(),
         Some(""),
-        "a server that the config names gets no key that it does not name"
+        "a server that the config names gets no default key"
     );
     assert_eq!(models[1].weight, 2.0);
     let yaml = serde_yaml::to_string(&decided).unwrap();
@@ -187,6 +210,6 @@ fn dollar_budget_requires_a_price_for_every_model() {
     assert!(
         check(&format!("{priced}, mailbox"), Some(1.0), None)
             .unwrap_err()
-            .contains("what `mailbox` costs is not known")
+            .contains("the cost of `mailbox` is not known")
     );
 }

@@ -1,4 +1,4 @@
-//! What asking costs this machine's processor.
+//! The CPU time of a request.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use crate::server::{Server, ServerAction};
 use crate::wire::{PROTOCOLS, events, one_model};
 use crate::{client, expect_reply, origin, request, runtime};
 
-/// Time that this thread has spent on the processor.
+/// The CPU time of this thread.
 fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: writes to the structure alone.
+    // SAFETY: writes only to the structure.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     assert_eq!(failed, 0);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The limit is for the whole way of a proposal and an optimised build; this is a part of it, in whatever build the tests run.
+/// The limit is that of a whole proposal in an optimized build. This is a part of it, in any build.
 #[test]
 fn long_prompt_and_reply_take_little_cpu_time() {
     const ROUNDS: u32 = 10;
@@ -54,7 +54,7 @@ fn long_prompt_and_reply_take_little_cpu_time() {
             }
             (thread_cpu_time() - before) / ROUNDS
         });
-        println!("{protocol}: {each:?} of processor time a question");
+        println!("{protocol}: {each:?} of CPU time per request");
         assert!(each < Duration::from_millis(40), "{protocol}: {each:?}");
     }
 }

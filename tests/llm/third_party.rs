@@ -1,4 +1,4 @@
-//! Servers of others: each is installed into the target folder, and its tests are skipped, and say so, where it cannot be had.
+//! Third-party servers. Each is installed into the target folder; if that fails, its tests are skipped with a message.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,24 +14,24 @@ mod aimock;
 mod litellm;
 mod llmock;
 
-/// A server of somebody else, which ends when this does.
+/// A running third-party server. It is killed when this is dropped.
 struct ThirdPartyServer {
     child: Child,
     port: u16,
-    /// Its settings.
+    /// The folder with its settings.
     _folder: tempfile::TempDir,
 }
 
 impl Drop for ThirdPartyServer {
     fn drop(&mut self) {
         let group = -libc::pid_t::try_from(self.child.id()).unwrap();
-        // SAFETY: takes numbers only. The group was made for this child, which was not waited for yet.
+        // SAFETY: takes numbers only. The group was created for this child, which has not been reaped.
         unsafe { libc::kill(group, libc::SIGKILL) };
         let _ = self.child.wait();
     }
 }
 
-/// The folder with the named server, installed once by these commands; `None`, and a word why, where it cannot be had.
+/// The folder with the named server, installed once by these commands. `None`, with a message, if they fail.
 fn install(name: &str, commands: &[&[&str]]) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("servers");
     let folder = root.join(name);
@@ -68,7 +68,7 @@ fn install(name: &str, commands: &[&[&str]]) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// Starts it, and waits until the path is answered. `argv` is made from the port and the folder with the settings.
+/// Starts a server, and waits until it answers at the path `ready`. `argv` gets the port and the folder with the settings.
 fn start(
     folder: &Path,
     files: &[(&str, String)],
@@ -102,14 +102,14 @@ fn start(
         port,
         _folder: settings,
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     while server
         .call("GET", ready, "")
-        .is_none_or(|said| said.is_empty())
+        .is_none_or(|response| response.is_empty())
     {
         let log = || std::fs::read_to_string(server._folder.path().join("log")).unwrap_or_default();
         assert!(
-            begun.elapsed() < Duration::from_secs(120),
+            started.elapsed() < Duration::from_secs(120),
             "the server did not start:\n{}",
             log()
         );
@@ -119,32 +119,32 @@ fn start(
 }
 
 impl ThirdPartyServer {
-    /// What it answers with, where it does.
+    /// Its response; `None` if there is none.
     fn call(&self, method: &str, path: &str, body: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
             .ok()?;
         let length = body.len();
-        // The older version: an answer in one piece, and then the end.
+        // HTTP 1.0: the response ends with the connection.
         let head = format!(
             "{method} {path} HTTP/1.0\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         stream.write_all(head.as_bytes()).ok()?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said).ok()?;
-        Some(said)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        Some(response)
     }
 
-    /// What it answers with, which has to be JSON.
+    /// The JSON body of its response.
     fn json(&self, method: &str, path: &str, body: &str) -> Value {
-        let said = self.call(method, path, body).unwrap_or_default();
-        let (head, body) = said.split_once("\r\n\r\n").unwrap_or_default();
-        let is_well = head
+        let response = self.call(method, path, body).unwrap_or_default();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
+        let is_success = head
             .split(' ')
             .nth(1)
             .is_some_and(|status| status.starts_with('2'));
-        assert!(is_well, "{method} {path}: {said}");
+        assert!(is_success, "{method} {path}: {response}");
         serde_json::from_str(body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 

@@ -1,4 +1,4 @@
-//! What reaches the wire, and what is made of what comes back: the three protocols, streamed and whole.
+//! The three protocols, streamed and whole: what the server receives, and how its replies are read.
 
 use kforge::event::{ReplyOutcome, Usage};
 use kforge::llm::PromptPart;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::server::{Server, ServerAction};
 use crate::{ask, ask_with, client, request};
 
-/// Events of a protocol, as its server writes them.
+/// The events of a reply, as a server of the protocol writes them.
 pub(crate) fn events(protocol: &str, pieces: &[&str], ends: &str) -> Vec<String> {
     let named = |value: Value| {
         let name = value["type"].as_str().unwrap_or_default().to_owned();
@@ -227,7 +227,7 @@ fn at_most_four_cache_breakpoints_are_set() {
         .map(|seen| {
             let body = seen.json();
             let blocks = body["messages"][0]["content"].as_array().unwrap().clone();
-            assert_eq!(blocks.len(), 6, "a block without text is left out");
+            assert_eq!(blocks.len(), 6, "a part without text is left out");
             blocks
                 .iter()
                 .filter(|block| block.get("cache_control").is_some())
@@ -237,7 +237,7 @@ fn at_most_four_cache_breakpoints_are_set() {
     assert_eq!(marks, [4, 0]);
 }
 
-/// Every setting of how a model writes, on each protocol that has it.
+/// Every sampling setting, on each protocol that has it.
 #[test]
 fn every_sampling_setting_reaches_the_wire() {
     let all = ", temperature: 0.25, top_p: 0.5, top_k: 40, effort: high";
@@ -391,7 +391,7 @@ fn protocol_refusals_are_refused() {
             (reply.outcome, reply.detail.as_deref()),
             (ReplyOutcome::Refused, Some("I will not"))
         );
-        assert_eq!(reply.usage, None, "what was not said is not made up");
+        assert_eq!(reply.usage, None, "missing usage is not invented");
     }
 }
 

@@ -94,10 +94,11 @@ impl FeedbackLog {
             step,
             operator: record.operator,
             parents: record.parents.to_vec(),
-            detail: if record.outcome.has_candidate() {
-                record.detail.to_string()
-            } else {
+            // A duplicate made a change too, which must not be tried again.
+            detail: if matches!(record.outcome, StepOutcome::Failed(_)) {
                 String::new()
+            } else {
+                record.detail.to_string()
             },
             expected: self.expected.get(&step).copied(),
             result,

@@ -17,7 +17,7 @@ use crate::llm::{
     Client, ModelFacts, PromptPart, ProviderName, Reply, Request, RequestOrigin, WaitingRequest,
 };
 use crate::propose::prompt::{
-    self, KernelLabel, Language, MissedEdits, Prompt, PromptInput, ShownKernel, Templates,
+    self, KernelLabel, MissedEdits, Prompt, PromptInput, ShownKernel, Templates,
 };
 use crate::propose::reply::{self, AppliedEdits, ReplyContent};
 use crate::search::ModelPool;
@@ -198,9 +198,8 @@ impl ModelBackend for TemplateBackend {
     }
 
     fn model_pool(&self) -> ModelPool {
-        let language = Language::of_backend(&self.backend);
         let models = self.client.models();
-        let cards = self.templates.cards(language);
+        let cards = self.templates.cards(&self.backend);
         ModelPool {
             models: models
                 .map(|model| (model.name.clone(), model.weight))

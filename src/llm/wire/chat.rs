@@ -1,13 +1,15 @@
-//! OpenAI's Chat Completions, and what compatible servers make of them.
+//! OpenAI Chat Completions, and the variations of compatible servers.
 //!
-//! Cached tokens are a part of the prompt's. Some servers leave reasoning out of the completion's count and have it in the total
-//! alone: what is billed is the larger.
+//! Cached tokens are part of the prompt's tokens. Some servers leave reasoning out of the completion's tokens and count it only in
+//! the total: the larger number is what they bill.
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{EventEffect, FinishReason, JoinedParts, PartialReply, WireError};
+use super::error::WireError;
+use super::joined_parts::JoinedParts;
+use super::partial_reply::{EventEffect, FinishReason, PartialReply};
 use crate::event::Usage;
 use crate::llm::Request;
 
@@ -88,7 +90,7 @@ struct ChatUsage {
     prompt_tokens_details: Option<ChatUsageDetails>,
     #[serde(default)]
     completion_tokens_details: Option<ChatUsageDetails>,
-    /// As DeepSeek has it.
+    /// DeepSeek's name for cached tokens.
     #[serde(default)]
     prompt_cache_hit_tokens: Option<u64>,
 }
@@ -132,66 +134,57 @@ fn finish_reason_of(reason: &str) -> FinishReason {
         "stop" | "end_turn" | "stop_sequence" | "eos" | "eos_token" => FinishReason::Complete,
         "length" | "max_tokens" | "model_length" => FinishReason::Truncated,
         "content_filter" | "safety" | "refusal" => {
-            FinishReason::Refused(format!("the reply ended for the reason `{reason}`"))
+            FinishReason::Refused(format!("the reply ended with finish reason `{reason}`"))
         }
-        _ => FinishReason::Unexpected(format!("the reply ended for the reason `{reason}`")),
+        _ => FinishReason::Unexpected(format!("the reply ended with finish reason `{reason}`")),
     }
 }
 
-fn apply_chunk(chunk: ChatChunk, gathered: &mut PartialReply) -> EventEffect {
+fn apply_chunk(chunk: ChatChunk, reply: &mut PartialReply) -> EventEffect {
     if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
         return EventEffect::Failed(WireError::from_json(&error));
     }
-    if chunk.model.is_some() && gathered.served_by.is_none() {
-        gathered.served_by = chunk.model;
+    if chunk.model.is_some() && reply.served_by.is_none() {
+        reply.served_by = chunk.model;
     }
     if let Some(usage) = chunk.usage.and_then(ChatUsage::usage) {
-        gathered.usage = Some(usage);
+        reply.usage = Some(usage);
     }
-    // One reply was asked for: more choices would be somebody else's.
+    // The request asks for one choice.
     let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) else {
         return EventEffect::Continue;
     };
     if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
-        let is_refused = matches!(gathered.finish_reason, Some(FinishReason::Refused(_)));
-        if !is_refused {
-            gathered.finish_reason = Some(finish_reason_of(&reason));
-        }
+        reply.finish(finish_reason_of(&reason));
     }
-    if let Some(piece) = choice.delta.or(choice.message) {
-        match piece.content {
-            Some(ChatContent::Text(text)) => gathered.text.push_str(&text),
+    if let Some(delta) = choice.delta.or(choice.message) {
+        match delta.content {
+            Some(ChatContent::Text(text)) => reply.text.push_str(&text),
             Some(ChatContent::Parts(parts)) => parts
                 .iter()
-                .for_each(|part| gathered.text.push_str(&part.text)),
+                .for_each(|part| reply.text.push_str(&part.text)),
             None => {}
         }
-        if let Some(refusal) = piece.refusal.filter(|refusal| !refusal.is_empty()) {
-            match &mut gathered.finish_reason {
-                Some(FinishReason::Refused(words)) => words.push_str(&refusal),
-                end => *end = Some(FinishReason::Refused(refusal)),
-            }
+        if let Some(refusal) = delta.refusal.filter(|refusal| !refusal.is_empty()) {
+            reply.add_refusal(&refusal);
         }
     }
     EventEffect::Continue
 }
 
-pub(super) fn apply_event(
-    data: &str,
-    gathered: &mut PartialReply,
-) -> serde_json::Result<EventEffect> {
+pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::Result<EventEffect> {
     if data.trim() == "[DONE]" {
         return Ok(EventEffect::Finished);
     }
-    Ok(apply_chunk(serde_json::from_str(data)?, gathered))
+    Ok(apply_chunk(serde_json::from_str(data)?, reply))
 }
 
 pub(super) fn apply_whole(
     data: &[u8],
-    gathered: &mut PartialReply,
+    reply: &mut PartialReply,
 ) -> serde_json::Result<EventEffect> {
-    Ok(match apply_chunk(serde_json::from_slice(data)?, gathered) {
+    Ok(match apply_chunk(serde_json::from_slice(data)?, reply) {
         EventEffect::Continue => EventEffect::Finished,
-        said => said,
+        effect => effect,
     })
 }

@@ -1,16 +1,16 @@
-//! Anthropic's Messages.
+//! Anthropic Messages.
 //!
-//! `input_tokens` leaves the cached ones out, and what a stream says of its usage is the sum so far.
+//! `input_tokens` excludes cached tokens. The usage in a stream is cumulative.
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::{EventEffect, FinishReason, PartialReply, WireError};
-use crate::event::Usage;
+use super::error::WireError;
+use super::partial_reply::{EventEffect, FinishReason, PartialReply, RunningUsage};
 use crate::llm::Request;
 
-/// The most places at which the provider can be told to keep what stands before.
+/// The protocol allows at most this many cache breakpoints in a request.
 const MAX_BREAKPOINTS: usize = 4;
 
 #[derive(Serialize)]
@@ -32,21 +32,25 @@ struct UserMessage<'a> {
     content: TextBlocks<'a>,
 }
 
-struct TextBlocks<'a>(&'a Request, bool);
+struct TextBlocks<'a> {
+    request: &'a Request,
+    caches: bool,
+}
 
 impl Serialize for TextBlocks<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut breakpoints = 0;
-        // A block without text is refused by the server.
-        let parts = self.0.parts.iter().filter(|part| !part.text.is_empty());
+        // The server rejects a block without text.
+        let parts = self.request.parts.iter();
+        let parts = parts.filter(|part| !part.text.is_empty());
         serializer.collect_seq(parts.map(|part| {
-            // The first ones: what stands before them is the same for the most prompts.
-            let marks = self.1 && part.cache_here && breakpoints < MAX_BREAKPOINTS;
-            breakpoints += usize::from(marks);
+            // The first breakpoints: the most prompts share what precedes them.
+            let is_breakpoint = self.caches && part.cache_here && breakpoints < MAX_BREAKPOINTS;
+            breakpoints += usize::from(is_breakpoint);
             TextBlock {
                 r#type: "text",
                 text: &part.text,
-                cache_control: marks.then_some(CacheControl {
+                cache_control: is_breakpoint.then_some(CacheControl {
                     r#type: "ephemeral",
                 }),
             }
@@ -64,43 +68,28 @@ pub(super) fn write_texts<M: SerializeMap>(
     }
     let message = UserMessage {
         role: "user",
-        content: TextBlocks(request, caches),
+        content: TextBlocks { request, caches },
     };
     map.serialize_entry("messages", &[message])
 }
 
-/// What the server has counted so far.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct MessagesUsage {
+struct MessagesUsage {
     input_tokens: Option<u64>,
     cache_creation_input_tokens: Option<u64>,
     cache_read_input_tokens: Option<u64>,
     output_tokens: Option<u64>,
 }
 
-impl MessagesUsage {
-    fn updated_with(self, later: Self) -> Self {
+impl From<MessagesUsage> for RunningUsage {
+    fn from(usage: MessagesUsage) -> Self {
         Self {
-            input_tokens: later.input_tokens.or(self.input_tokens),
-            cache_creation_input_tokens: later
-                .cache_creation_input_tokens
-                .or(self.cache_creation_input_tokens),
-            cache_read_input_tokens: later
-                .cache_read_input_tokens
-                .or(self.cache_read_input_tokens),
-            output_tokens: later.output_tokens.or(self.output_tokens),
+            input: usage.input_tokens,
+            cached: usage.cache_read_input_tokens,
+            cache_write: usage.cache_creation_input_tokens,
+            output: usage.output_tokens,
         }
-    }
-
-    fn usage(self) -> Option<Usage> {
-        Some(Usage {
-            input: self.input_tokens?,
-            cached: self.cache_read_input_tokens.unwrap_or(0),
-            cache_write: self.cache_creation_input_tokens.unwrap_or(0),
-            output: self.output_tokens?,
-            reasoning: 0,
-        })
     }
 }
 
@@ -163,49 +152,45 @@ fn finish_reason_of(reason: &str) -> FinishReason {
         "end_turn" | "stop_sequence" => FinishReason::Complete,
         "max_tokens" | "model_context_window_exceeded" => FinishReason::Truncated,
         "refusal" => FinishReason::Refused("the model refused".to_owned()),
-        other => FinishReason::Unexpected(format!("the reply ended for the reason `{other}`")),
+        other => FinishReason::Unexpected(format!("the reply ended with stop reason `{other}`")),
     }
 }
 
-pub(super) fn apply_event(
-    data: &str,
-    gathered: &mut PartialReply,
-) -> serde_json::Result<EventEffect> {
+pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::Result<EventEffect> {
     let event: MessagesEvent = serde_json::from_str(data)?;
     match event.r#type.as_str() {
         "message_start" => {
             if let Some(start) = event.message {
-                gathered.served_by = start.model;
-                gathered.messages_usage = start.usage.unwrap_or_default();
+                reply.served_by = start.model;
+                reply.running_usage = start.usage.unwrap_or_default().into();
             }
         }
         "content_block_start" => {
             if let Some(block) = event.content_block.filter(|block| block.r#type == "text") {
-                gathered.text.push_str(&block.text);
+                reply.text.push_str(&block.text);
             }
         }
         "content_block_delta" => {
             if let Some(delta) = event.delta.filter(|delta| delta.r#type == "text_delta") {
-                gathered.text.push_str(&delta.text);
+                reply.text.push_str(&delta.text);
             }
         }
         "message_delta" => {
-            // Until here the output is a first count and no usage.
+            // Before this event the output count is provisional.
             if let Some(usage) = event.usage {
-                gathered.messages_usage = gathered.messages_usage.updated_with(usage);
-                gathered.usage = gathered.messages_usage.usage();
+                reply.running_usage = reply.running_usage.updated_with(usage.into());
+                reply.usage = reply.running_usage.usage();
             }
             if let Some(reason) = event.delta.and_then(|delta| delta.stop_reason) {
-                gathered.finish_reason = Some(finish_reason_of(&reason));
+                reply.finish_reason = Some(finish_reason_of(&reason));
             }
         }
         "message_stop" => return Ok(EventEffect::Finished),
         "error" => {
-            return Ok(EventEffect::Failed(WireError::from_json(
-                &event.error.unwrap_or_default(),
-            )));
+            let error = event.error.unwrap_or_default();
+            return Ok(EventEffect::Failed(WireError::from_json(&error)));
         }
-        // `ping`, the ends of blocks, and what is to come: the protocol asks clients to pass it over.
+        // `ping`, ends of blocks, and future events: the protocol asks clients to ignore unknown ones.
         _ => {}
     }
     Ok(EventEffect::Continue)
@@ -213,19 +198,18 @@ pub(super) fn apply_event(
 
 pub(super) fn apply_whole(
     data: &[u8],
-    gathered: &mut PartialReply,
+    reply: &mut PartialReply,
 ) -> serde_json::Result<EventEffect> {
     let whole: MessagesReply = serde_json::from_slice(data)?;
     if whole.r#type.as_deref() == Some("error") || whole.error.is_some() {
-        return Ok(EventEffect::Failed(WireError::from_json(
-            &whole.error.unwrap_or_default(),
-        )));
+        let error = whole.error.unwrap_or_default();
+        return Ok(EventEffect::Failed(WireError::from_json(&error)));
     }
     for block in whole.content.iter().filter(|block| block.r#type == "text") {
-        gathered.text.push_str(&block.text);
+        reply.text.push_str(&block.text);
     }
-    gathered.served_by = whole.model;
-    gathered.usage = whole.usage.and_then(MessagesUsage::usage);
-    gathered.finish_reason = whole.stop_reason.as_deref().map(finish_reason_of);
+    reply.served_by = whole.model;
+    reply.usage = (whole.usage).and_then(|usage| RunningUsage::from(usage).usage());
+    reply.finish_reason = whole.stop_reason.as_deref().map(finish_reason_of);
     Ok(EventEffect::Finished)
 }

@@ -1,12 +1,14 @@
-//! OpenAI's Responses.
+//! OpenAI Responses.
 //!
-//! Cached tokens are a part of the input's, reasoning is a part of the output.
+//! Cached tokens are part of the input's tokens, and reasoning is part of the output's.
 
 use serde::Deserialize;
 use serde::ser::SerializeMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{EventEffect, FinishReason, JoinedParts, PartialReply, WireError};
+use super::error::WireError;
+use super::joined_parts::JoinedParts;
+use super::partial_reply::{EventEffect, FinishReason, PartialReply};
 use crate::event::Usage;
 use crate::llm::Request;
 
@@ -105,73 +107,64 @@ impl ResponsesUsage {
     }
 }
 
-/// The response object at its end. Its text counts where no piece of it came before.
-fn apply_reply(whole: ResponsesReply, gathered: &mut PartialReply) -> EventEffect {
+/// Applies the response object, which comes at the end. Its text is used only if none was streamed.
+fn apply_reply(whole: ResponsesReply, reply: &mut PartialReply) -> EventEffect {
     if let Some(error) = whole.error.filter(|error| !error.is_null()) {
         return EventEffect::Failed(WireError::from_json(&error));
     }
-    gathered.served_by = whole.model.or(gathered.served_by.take());
-    gathered.usage = whole
-        .usage
-        .and_then(ResponsesUsage::usage)
-        .or(gathered.usage);
-    let had_text = !gathered.text.is_empty();
+    reply.served_by = whole.model.or(reply.served_by.take());
+    reply.usage = whole.usage.and_then(ResponsesUsage::usage).or(reply.usage);
+    let was_streamed = !reply.text.is_empty();
     let mut refusal = String::new();
     let items = whole.output.unwrap_or_default();
     for content in items.into_iter().filter_map(|item| item.content).flatten() {
         match content.r#type.as_str() {
-            "output_text" if !had_text => gathered.text.push_str(&content.text),
+            "output_text" if !was_streamed => reply.text.push_str(&content.text),
             "refusal" => refusal.push_str(&content.refusal),
             _ => {}
         }
     }
-    let reason = whole.incomplete_details.and_then(|details| details.reason);
-    let end = match (whole.status.as_deref(), reason.as_deref()) {
-        _ if !refusal.is_empty() => FinishReason::Refused(refusal),
+    let details = whole.incomplete_details;
+    let reason = details.and_then(|details| details.reason);
+    reply.finish(if refusal.is_empty() {
+        finish_reason_of(whole.status.as_deref(), reason.as_deref())
+    } else {
+        FinishReason::Refused(refusal)
+    });
+    EventEffect::Finished
+}
+
+fn finish_reason_of(status: Option<&str>, reason: Option<&str>) -> FinishReason {
+    match (status, reason) {
         (Some("completed"), _) => FinishReason::Complete,
-        // Where no reason is given it is not whole all the same.
+        // An incomplete reply without a reason is cut off as well.
         (Some("incomplete"), None | Some("max_output_tokens" | "max_tokens")) => {
             FinishReason::Truncated
         }
         (Some("incomplete"), Some("content_filter")) => {
-            FinishReason::Refused("the reply ended for the reason `content_filter`".to_owned())
+            FinishReason::Refused("the reply ended with reason `content_filter`".to_owned())
         }
         (status, reason) => FinishReason::Unexpected(format!(
-            "the reply ended with the status `{}`{}",
+            "the reply ended with status `{}`{}",
             status.unwrap_or("none"),
-            reason.map_or(String::new(), |reason| format!(
-                " for the reason `{reason}`"
-            ))
+            reason.map_or(String::new(), |reason| format!(" and reason `{reason}`"))
         )),
-    };
-    // A refusal that came in pieces stands.
-    if !matches!(gathered.finish_reason, Some(FinishReason::Refused(_))) {
-        gathered.finish_reason = Some(end);
     }
-    EventEffect::Finished
 }
 
-pub(super) fn apply_event(
-    data: &str,
-    gathered: &mut PartialReply,
-) -> serde_json::Result<EventEffect> {
+pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::Result<EventEffect> {
     if data.trim() == "[DONE]" {
         return Ok(EventEffect::Finished);
     }
     let event: ResponsesEvent = serde_json::from_str(data)?;
     let piece = event.delta.as_ref().and_then(Value::as_str);
+    let piece = piece.unwrap_or_default();
     match event.r#type.as_str() {
-        "response.output_text.delta" => gathered.text.push_str(piece.unwrap_or_default()),
-        "response.refusal.delta" => {
-            let piece = piece.unwrap_or_default();
-            match &mut gathered.finish_reason {
-                Some(FinishReason::Refused(words)) => words.push_str(piece),
-                end => *end = Some(FinishReason::Refused(piece.to_owned())),
-            }
-        }
+        "response.output_text.delta" => reply.text.push_str(piece),
+        "response.refusal.delta" => reply.add_refusal(piece),
         "response.completed" | "response.incomplete" | "response.failed" => {
             return Ok(match event.response {
-                Some(response) => apply_reply(response, gathered),
+                Some(response) => apply_reply(response, reply),
                 None => EventEffect::Failed(WireError {
                     kind: String::new(),
                     message: format!("`{}` without a response", event.r#type),
@@ -179,14 +172,11 @@ pub(super) fn apply_event(
             });
         }
         "error" => {
-            let trouble = match event.error.filter(|error| !error.is_null()) {
-                Some(error) => WireError::from_json(&error),
-                None => WireError::from_json(&serde_json::json!({
-                    "code": event.code,
-                    "message": event.message.unwrap_or_default(),
-                })),
-            };
-            return Ok(EventEffect::Failed(trouble));
+            let error = event.error.filter(|error| !error.is_null());
+            let error = error.unwrap_or_else(
+                || json!({"code": event.code, "message": event.message.unwrap_or_default()}),
+            );
+            return Ok(EventEffect::Failed(WireError::from_json(&error)));
         }
         _ => {}
     }
@@ -195,7 +185,7 @@ pub(super) fn apply_event(
 
 pub(super) fn apply_whole(
     data: &[u8],
-    gathered: &mut PartialReply,
+    reply: &mut PartialReply,
 ) -> serde_json::Result<EventEffect> {
-    Ok(apply_reply(serde_json::from_slice(data)?, gathered))
+    Ok(apply_reply(serde_json::from_slice(data)?, reply))
 }

@@ -1,70 +1,27 @@
-//! What templates are given of a task and of a device: plain strings, quoted where somebody else wrote them.
+//! The task and the device as values for templates. Text from elsewhere is quoted here.
 
 use minijinja::{Value, context};
 
-use super::feedback_text::{format_si, format_significant};
+use super::input::{Language, PromptInput};
+use super::numbers::{format_si, format_significant};
 use super::quote::{code_span, fenced_block, one_line, one_paragraph};
-use super::{Language, PromptInput};
 use crate::device::DeviceFacts;
 use crate::task::{DType, Definition, Tensor, WorkloadChoice};
 
-/// The most letters of a description.
+/// The most characters of a description.
 const MAX_DESCRIPTION_CHARS: usize = 1000;
 
-/// A question's task: names, shapes, types, what is compared and timed.
-pub(super) fn task_values(question: &PromptInput<'_>, language: Language) -> Value {
-    let task = question.task;
+/// A task: names, shapes, types, tolerances and timed workloads.
+pub(super) fn task_values(input: &PromptInput<'_>, language: Language) -> Value {
+    let task = input.task;
     let definition = &task.definition;
-    let axes = definition.axes.iter().map(|(name, axis)| {
-        let derived = task
-            .derived
-            .get(name)
-            .map(|size| one_line(size.text(), 200));
-        context! {
-            name => one_line(name, 80), value => axis.value, derived,
-            description => quoted_description(axis.description.as_deref()),
-        }
-    });
-    let inputs = definition.inputs.iter().map(|(name, input)| {
-        context! { of => tensor_values(name, input, language), optional => input.optional, by_value => input.shape.is_none() }
-    });
-    let outputs = definition.outputs.iter().map(|(name, output)| {
-        let tolerance = task.settings.tolerance.get(name);
-        let over = task
-            .settings
-            .in_place
-            .get(name)
-            .map(|input| one_line(input, 80));
-        context! {
-            of => tensor_values(name, output, language), over,
-            rtol => tolerance.map(|tolerance| tolerance.rtol),
-            atol_rms => tolerance.map(|tolerance| tolerance.atol_rms),
-        }
-    });
-    let timed = task.workloads.iter().filter(|workload| {
-        match task
-            .settings
-            .profiles
-            .get(question.profile)
-            .map(|profile| &profile.workloads)
-        {
-            Some(WorkloadChoice::Named(names)) => names.contains(&workload.id),
-            _ => true,
-        }
-    });
-    let workloads = timed.map(|workload| {
-        let variables = definition.variables();
-        let sizes = variables.filter_map(|name| Some((name, workload.binding.axes.get(name)?)));
-        let sizes = sizes.map(|(name, size)| format!("{} = {size}", one_line(name, 80)));
-        context! { id => code_span(&workload.id, 60), sizes => sizes.collect::<Vec<_>>().join(", ") }
-    });
     context! {
         name => code_span(&task.name, 80),
         description => quoted_description(definition.description.as_deref()),
-        axes => axes.collect::<Vec<_>>(),
-        inputs => inputs.collect::<Vec<_>>(),
-        outputs => outputs.collect::<Vec<_>>(),
-        workloads => workloads.collect::<Vec<_>>(),
+        axes => axis_values(input),
+        inputs => input_values(definition, language),
+        outputs => output_values(input, language),
+        workloads => workload_values(input),
         reference => fenced_block(&definition.reference, "python"),
         bytes => code_span(task.bytes.text(), 600),
         flops => code_span(task.flops.text(), 600),
@@ -73,12 +30,74 @@ pub(super) fn task_values(question: &PromptInput<'_>, language: Language) -> Val
     }
 }
 
+fn axis_values(input: &PromptInput<'_>) -> Vec<Value> {
+    let axes = input.task.definition.axes.iter().map(|(name, axis)| {
+        let derived = input.task.derived.get(name);
+        context! {
+            name => one_line(name, 80),
+            value => axis.value,
+            derived => derived.map(|size| one_line(size.text(), 200)),
+            description => quoted_description(axis.description.as_deref()),
+        }
+    });
+    axes.collect()
+}
+
+fn input_values(definition: &Definition, language: Language) -> Vec<Value> {
+    let inputs = definition.inputs.iter().map(|(name, tensor)| {
+        context! {
+            of => tensor_values(name, tensor, language),
+            optional => tensor.optional,
+            by_value => tensor.shape.is_none(),
+        }
+    });
+    inputs.collect()
+}
+
+fn output_values(input: &PromptInput<'_>, language: Language) -> Vec<Value> {
+    let settings = &input.task.settings;
+    let outputs = input.task.definition.outputs.iter().map(|(name, tensor)| {
+        let tolerance = settings.tolerance.get(name);
+        let over = settings.in_place.get(name);
+        context! {
+            of => tensor_values(name, tensor, language),
+            over => over.map(|input| one_line(input, 80)),
+            rtol => tolerance.map(|tolerance| tolerance.rtol),
+            atol_rms => tolerance.map(|tolerance| tolerance.atol_rms),
+        }
+    });
+    outputs.collect()
+}
+
+/// The workloads that the profile times.
+fn workload_values(input: &PromptInput<'_>) -> Vec<Value> {
+    let task = input.task;
+    let profile = task.settings.profiles.get(input.profile);
+    let timed =
+        task.workloads
+            .iter()
+            .filter(|workload| match profile.map(|profile| &profile.workloads) {
+                Some(WorkloadChoice::Named(names)) => names.contains(&workload.id),
+                _ => true,
+            });
+    let workloads = timed.map(|workload| {
+        let variables = task.definition.variables();
+        let sizes = variables.filter_map(|name| Some((name, workload.binding.axes.get(name)?)));
+        let sizes = sizes.map(|(name, size)| format!("{} = {size}", one_line(name, 80)));
+        context! {
+            id => code_span(&workload.id, 60),
+            sizes => sizes.collect::<Vec<_>>().join(", "),
+        }
+    });
+    workloads.collect()
+}
+
 fn quoted_description(text: Option<&str>) -> Option<String> {
     text.map(|text| one_paragraph(text, MAX_DESCRIPTION_CHARS))
         .filter(|text| !text.is_empty())
 }
 
-/// The constant axes as the code sees them.
+/// The constant axes under the names that the code sees.
 fn constant_list(definition: &Definition) -> String {
     let constants = definition.constants();
     let named =
@@ -98,7 +117,7 @@ fn tensor_values(name: &str, tensor: &Tensor, language: Language) -> Value {
     }
 }
 
-/// A parameter list that takes every input and output in the definition's order.
+/// A parameter list with every input and output in the definition's order.
 fn parameter_list(definition: &Definition, language: Language) -> String {
     let inputs = definition.inputs.iter().map(|pair| (pair, true));
     let outputs = definition.outputs.iter().map(|pair| (pair, false));
@@ -107,13 +126,14 @@ fn parameter_list(definition: &Definition, language: Language) -> String {
         let element = element_type(tensor.dtype, language);
         let name = one_line(name, 80);
         let constant = if is_input { "const " } else { "" };
-        parameters.push(match (language, tensor.shape.is_none()) {
-            (Language::Cuda, true) => format!("{element} {name}"),
-            (Language::Cuda, false) => format!("{constant}{element}* __restrict__ {name}"),
-            (Language::Metal, true) => format!("constant {element}& {name} [[buffer({position})]]"),
-            (Language::Metal, false) => {
-                format!("device {constant}{element}* {name} [[buffer({position})]]")
+        let is_scalar = tensor.shape.is_none();
+        parameters.push(match language {
+            Language::Cuda if is_scalar => format!("{element} {name}"),
+            Language::Cuda => format!("{constant}{element}* __restrict__ {name}"),
+            Language::Metal if is_scalar => {
+                format!("constant {element}& {name} [[buffer({position})]]")
             }
+            Language::Metal => format!("device {constant}{element}* {name} [[buffer({position})]]"),
         });
     }
     parameters.join(", ")
@@ -126,17 +146,25 @@ fn element_type(dtype: DType, language: Language) -> &'static str {
         (Language::Metal, DType::BFloat16) => "bfloat",
         (Language::Metal, DType::Int64) => "long",
         (Language::Metal, DType::Int8) => "char",
-        // Metal has neither: the bytes are all that a kernel gets.
+        // Metal has no 8-bit floats: the kernel gets their bytes.
         (Language::Metal, DType::Float8E4M3 | DType::Float8E5M2) => "uchar",
         (Language::Metal, dtype) => dtype.cuda_type(),
     }
 }
 
-/// What is known of the device, one fact a line.
+/// What is known of the device, one fact per line.
 pub(super) fn device_values(facts: &DeviceFacts, backend: &str) -> Value {
+    let lines: Vec<_> = (limits(facts).into_iter()).chain(rates(facts)).collect();
+    context! {
+        name => one_line(&facts.name, 100), arch => one_line(&facts.arch, 40), backend, lines,
+    }
+}
+
+/// Sizes: cores, registers, memories.
+fn limits(facts: &DeviceFacts) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(cores) = facts.cores {
-        lines.push(format!("{cores} cores that blocks are spread over"));
+        lines.push(format!("{cores} cores run the blocks"));
     }
     if let Some(count) = facts.multiprocessors {
         lines.push(format!(
@@ -146,35 +174,42 @@ pub(super) fn device_values(facts: &DeviceFacts, backend: &str) -> Value {
     if let Some(threads) = facts.threads_a_multiprocessor {
         let registers = facts.registers_a_multiprocessor;
         let registers = registers.map_or(String::new(), |count| {
-            format!(" and {count} registers of 32 bits: all its threads are resident up to {} registers a thread", count / threads.max(1))
+            let each = count / threads.max(1);
+            format!(
+                " and {count} 32-bit registers: with up to {each} registers per thread all threads are resident"
+            )
         });
+        let warps = threads / 32;
         lines.push(format!(
-            "a multiprocessor holds {threads} threads ({} warps){registers}",
-            threads / 32
+            "a multiprocessor holds {threads} threads ({warps} warps){registers}"
         ));
     }
-    if let Some((all, most)) = facts
-        .shared_bytes_a_multiprocessor
-        .zip(facts.shared_bytes_a_block)
+    if let Some((all, block)) =
+        (facts.shared_bytes_a_multiprocessor).zip(facts.shared_bytes_a_block)
     {
         lines.push(format!(
-            "{} KiB of shared memory a multiprocessor, shared with its L1 cache; at most {} KiB for one block",
+            "{} KiB of shared memory per multiprocessor, shared with its L1 cache; at most {} KiB per block",
             all >> 10,
-            most >> 10
+            block >> 10
         ));
     }
     if let Some(bytes) = facts.cache_bytes {
-        let size = match bytes {
-            bytes if bytes >= 1 << 20 => {
-                format!(
-                    "{} MiB",
-                    format_significant(bytes as f64 / f64::from(1 << 20))
-                )
-            }
-            bytes => format!("{} KiB", bytes >> 10),
+        let size = if bytes >= 1 << 20 {
+            format!(
+                "{} MiB",
+                format_significant(bytes as f64 / f64::from(1 << 20))
+            )
+        } else {
+            format!("{} KiB", bytes >> 10)
         };
         lines.push(format!("last-level cache: {size}"));
     }
+    lines
+}
+
+/// Measured rates, and where memory and arithmetic balance.
+fn rates(facts: &DeviceFacts) -> Vec<String> {
+    let mut lines = Vec::new();
     if let Some(rate) = facts.bytes_a_second {
         lines.push(format!(
             "memory bandwidth, measured: {}",
@@ -189,17 +224,15 @@ pub(super) fn device_values(facts: &DeviceFacts, backend: &str) -> Value {
     }
     if let Some(rate) = facts.tensor_a_second {
         lines.push(format!(
-            "bfloat16 on the tensor cores by `mma.sync`, measured: {}",
+            "bfloat16 on the tensor cores with `mma.sync`, measured: {}",
             format_si(rate, "FLOP/s")
         ));
     }
     if let Some((bytes, float)) = facts.bytes_a_second.zip(facts.float_a_second) {
         lines.push(format!(
-            "so float32 work of fewer than about {} operations a byte of traffic is bound by memory",
+            "float32 work with fewer than about {} operations per byte of traffic is memory-bound",
             format_significant(float / bytes)
         ));
     }
-    context! {
-        name => one_line(&facts.name, 100), arch => one_line(&facts.arch, 40), backend, lines,
-    }
+    lines
 }

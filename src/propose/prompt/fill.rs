@@ -1,46 +1,51 @@
-//! What of the kernels and of the history fits: most worthy first, whole or not at all, the same code once.
+//! The sections whose length varies: parents, other kernels and history, cut to the prompt's budget.
+//!
+//! Kernels are shown whole or not at all, best first, and the same code only once. Whatever is left out is recorded.
 
 use std::collections::HashMap;
 
 use minijinja::{Value, context};
 
+use super::feedback_text::describe_feedback;
+use super::input::{HistoryEntry, KernelLabel, Language, PromptInput, ShownKernel};
 use super::quote::{code_span, fenced_block, one_line};
-use super::render::describe_origin;
-use super::{
-    HistoryEntry, KernelLabel, Language, Prompt, PromptInput, ShownKernel, Templates,
-    estimate_tokens, feedback_text,
-};
+use super::templates::Templates;
+use super::text::estimate_tokens;
 use crate::base::{Digest, Failure};
+use crate::event::Operator;
 
-/// Of what the fixed parts leave, the history may take one part in so many.
+/// The history may take this fraction (1 / N) of what the fixed sections leave.
 const HISTORY_DIVISOR: u64 = 4;
-/// The most letters of what was tried, and of what came of it.
+/// The most characters of a change, and of its result.
 const MAX_DETAIL_CHARS: usize = 240;
 const MAX_RESULT_CHARS: usize = 320;
+/// Tokens of a history line besides its change and its result.
+const HISTORY_LINE_TOKENS: u64 = 16;
 
-/// Keeps count of what is left, and of what was left out.
+/// Renders the sections of variable length, and records what did not fit.
 pub(super) struct BudgetedSections<'q> {
-    question: &'q PromptInput<'q>,
+    input: &'q PromptInput<'q>,
     templates: &'q Templates,
     language: Language,
+    /// The step that showed a source first, by the source's digest.
     step_of_source: HashMap<Digest, u64>,
     left_out: Vec<String>,
 }
 
 impl<'q> BudgetedSections<'q> {
-    pub(super) fn new(question: &'q PromptInput<'q>, templates: &'q Templates) -> Self {
+    pub(super) fn new(input: &'q PromptInput<'q>, templates: &'q Templates) -> Self {
         Self {
-            question,
+            input,
             templates,
-            language: Language::of_backend(question.backend),
+            language: Language::of_backend(input.backend),
             step_of_source: HashMap::new(),
             left_out: Vec::new(),
         }
     }
 
-    /// The parents, whatever they take.
+    /// All parents, whatever their length.
     pub(super) fn render_parents(&mut self) -> Result<String, Failure> {
-        let parents = self.question.parents;
+        let parents = self.input.parents;
         if parents.is_empty() {
             return Ok(String::new());
         }
@@ -48,9 +53,7 @@ impl<'q> BudgetedSections<'q> {
             .templates
             .render("parents.md", context! { count => parents.len() })?;
         for parent in parents {
-            let same = self
-                .step_of_source
-                .insert(Digest::of(parent.source), parent.step);
+            let same = (self.step_of_source).insert(Digest::of(parent.source), parent.step);
             if same.is_none() {
                 text.push_str(&self.render_kernel(parent)?);
             }
@@ -58,29 +61,27 @@ impl<'q> BudgetedSections<'q> {
         Ok(text)
     }
 
-    /// As many other kernels as `room` tokens hold. After `parents`, whose code is not told again.
+    /// As many other kernels as fit into `room` tokens. Call it after `render_parents`, so that no parent is shown twice.
     pub(super) fn render_context(&mut self, room: u64) -> Result<String, Failure> {
         let heading = self.templates.render("context.md", context! {})?;
         let mut left = room.saturating_sub(estimate_tokens(&heading));
         let mut text = String::new();
-        for shown in self.question.context {
+        for shown in self.input.context {
             let step = shown.step;
             if let Some(other) = self.step_of_source.get(&Digest::of(shown.source)) {
-                self.left_out
-                    .push(format!("step {step}: the code of step {other}"));
+                (self.left_out).push(format!("step {step}: the code of step {other}"));
                 continue;
             }
-            // What is longer without its feedback is not rendered: most of a large population is cut.
+            // A kernel whose source alone is too long is not rendered: most of a large population is left out.
             let min_tokens = estimate_tokens(shown.source);
-            let kernel = match min_tokens <= left {
-                true => self.render_kernel(shown)?,
-                false => String::new(),
+            let kernel = if min_tokens <= left {
+                self.render_kernel(shown)?
+            } else {
+                String::new()
             };
             let needed = estimate_tokens(&kernel).max(min_tokens);
             if needed > left {
-                self.left_out.push(format!(
-                    "step {step}: about {needed} tokens, and {left} were left"
-                ));
+                (self.left_out).push(format!("step {step}: about {needed} tokens, {left} left"));
                 continue;
             }
             left -= needed;
@@ -94,27 +95,25 @@ impl<'q> BudgetedSections<'q> {
         })
     }
 
-    /// As many steps as a part of `room` holds, the latest of them.
+    /// The latest steps, as many as fit into a fraction of `room` tokens.
     pub(super) fn render_history(&mut self, room: u64) -> Result<String, Failure> {
-        let history = self.question.history;
+        let history = self.input.history;
         if history.is_empty() {
             return Ok(String::new());
         }
         let mut left = room / HISTORY_DIVISOR;
         let mut rendered: Vec<Value> = Vec::new();
-        for tried in history.iter().rev() {
-            let entry = QuotedEntry::of(tried);
-            // The list's own marks beside the words.
-            let needed = estimate_tokens(&entry.detail) + estimate_tokens(&entry.result) + 16;
+        for entry in history.iter().rev() {
+            let (value, needed) = history_values(entry);
             if needed > left {
                 break;
             }
             left -= needed;
-            rendered.push(entry.into_value());
+            rendered.push(value);
         }
         let cut = history.len() - rendered.len();
         if cut > 0 {
-            self.left_out.push(format!(
+            (self.left_out).push(format!(
                 "history: the {cut} oldest of {} steps",
                 history.len()
             ));
@@ -128,69 +127,72 @@ impl<'q> BudgetedSections<'q> {
     }
 
     fn render_kernel(&self, shown: &ShownKernel<'_>) -> Result<String, Failure> {
-        let feedback = (shown.feedback).map(|feedback| {
-            feedback_text::describe_feedback(feedback, shown.source, self.question)
-        });
+        let feedback =
+            (shown.feedback).map(|feedback| describe_feedback(feedback, shown.source, self.input));
         self.templates.render(
             "kernel.md",
             context! {
                 step => shown.step,
                 operator => describe_origin(shown.operator),
-                label => shown.label.describe(),
+                label => describe_label(shown.label),
                 feedback,
                 code => fenced_block(shown.source, self.language.name()),
             },
         )
     }
 
-    /// Notes a part of the prompt that was dropped whole.
-    pub(super) fn leave_out(&mut self, what: String) {
-        self.left_out.push(what);
+    /// Records a section that was dropped as a whole.
+    pub(super) fn leave_out(&mut self, line: String) {
+        self.left_out.push(line);
     }
 
-    pub(super) fn move_left_out_to(self, prompt: &mut Prompt) {
-        prompt.left_out = self.left_out;
-    }
-}
-
-/// A step of the history, quoted.
-struct QuotedEntry<'t> {
-    tried: &'t HistoryEntry,
-    detail: String,
-    result: String,
-}
-
-impl<'t> QuotedEntry<'t> {
-    fn of(tried: &'t HistoryEntry) -> Self {
-        Self {
-            tried,
-            detail: code_span(&tried.detail, MAX_DETAIL_CHARS),
-            result: one_line(&tried.result, MAX_RESULT_CHARS),
-        }
-    }
-
-    fn into_value(self) -> Value {
-        let parents: Vec<_> = self.tried.parents.iter().map(u64::to_string).collect();
-        let expected = self.tried.expected.filter(|expected| expected.is_finite());
-        context! {
-            step => self.tried.step,
-            operator => self.tried.operator.name(),
-            parents => parents.join(" and "),
-            detail => self.detail,
-            expected => expected.map(|expected| format!("{:+.0}", expected * 100.0)),
-            result => self.result,
-        }
+    /// What was left out, one line each.
+    pub(super) fn into_left_out(self) -> Vec<String> {
+        self.left_out
     }
 }
 
-impl KernelLabel {
-    fn describe(self) -> &'static str {
-        match self {
-            KernelLabel::Parent => "parent",
-            KernelLabel::Elite => "among the fastest",
-            KernelLabel::Different => "the best of another kind",
-            KernelLabel::Recent => "recent",
-            KernelLabel::Failure => "failed",
-        }
+/// A history line's values for the template, and its estimated tokens.
+fn history_values(entry: &HistoryEntry) -> (Value, u64) {
+    let detail = match entry.detail.trim() {
+        "" => String::new(),
+        detail => code_span(detail, MAX_DETAIL_CHARS),
+    };
+    let result = one_line(&entry.result, MAX_RESULT_CHARS);
+    let tokens = estimate_tokens(&detail) + estimate_tokens(&result) + HISTORY_LINE_TOKENS;
+    let parents: Vec<_> = entry.parents.iter().map(u64::to_string).collect();
+    let expected = entry.expected.filter(|expected| expected.is_finite());
+    let values = context! {
+        step => entry.step,
+        operator => entry.operator.name(),
+        parents => parents.join(" and "),
+        detail,
+        expected => expected.map(|expected| format!("{:+.0}", expected * 100.0)),
+        result,
+    };
+    (values, tokens)
+}
+
+fn describe_label(label: KernelLabel) -> &'static str {
+    match label {
+        KernelLabel::Parent => "parent",
+        KernelLabel::Elite => "among the fastest",
+        KernelLabel::Different => "the best of another kind",
+        KernelLabel::Recent => "recent",
+        KernelLabel::Failure => "failed",
+    }
+}
+
+/// How a kernel was made.
+fn describe_origin(operator: Operator) -> &'static str {
+    match operator {
+        Operator::Start => "a starting kernel",
+        Operator::Autotune => "other tunable values",
+        Operator::Mutate => "a code transformation",
+        Operator::Recombine => "parts of two kernels",
+        Operator::Propose => "written from scratch",
+        Operator::Edit => "an edit",
+        Operator::Crossover => "a combination of two",
+        Operator::Repair => "a repair",
     }
 }

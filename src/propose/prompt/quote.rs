@@ -1,11 +1,12 @@
-//! Text that others wrote, put into a prompt as data: code, logs, reasons, what earlier replies said.
+//! Quotes text from elsewhere (code, logs, reasons, earlier replies), so that a prompt shows it as data.
 //!
-//! Invariant: quoted text never ends its own quotation, holds no character that is not seen, and no word of ours or of a model's
-//! chat format that could pass for an instruction's frame. Code stays as it is otherwise, so that edits find their place.
+//! Invariants: quoted text never ends its own quotation. It has no invisible characters. It has no tag of the reply format, no
+//! marker of a chat format, and no line that looks like a turn of a conversation. Otherwise code is unchanged, so that edits match
+//! it.
 
 use std::borrow::Cow;
 
-/// Tags that replies are read by, frames of chat formats, and what turns of a conversation begin with.
+/// Tags of the reply format and of chat formats, and roles of a conversation.
 const REPLY_TAGS: &[&str] = &[
     "edit",
     "old_str",
@@ -28,7 +29,7 @@ const CHAT_MARKERS: &[&str] = &[
 ];
 const TURN_PREFIXES: &[&str] = &["Human", "Assistant", "System", "User"];
 
-/// A fenced block, whole: its fence is longer than any within.
+/// A fenced block with the whole text. Its fence is longer than any run of backticks in the text.
 pub(super) fn fenced_block(text: &str, language: &str) -> String {
     let text = neutralize(text);
     let fence = "`".repeat(longest_backtick_run(&text).max(2) + 1);
@@ -40,7 +41,7 @@ pub(super) fn fenced_block(text: &str, language: &str) -> String {
     format!("{fence}{language}\n{text}{end}{fence}")
 }
 
-/// A span within a sentence: one line, at most `most` characters, between backticks of its own.
+/// A code span: one line of at most `max_chars` characters between backticks.
 pub(super) fn code_span(text: &str, max_chars: usize) -> String {
     let line = one_line(text, max_chars).replace('`', "'");
     match line.trim() {
@@ -49,7 +50,7 @@ pub(super) fn code_span(text: &str, max_chars: usize) -> String {
     }
 }
 
-/// One line of prose of somebody half trusted, such as a task's description: without frames, at most `most` characters.
+/// One line of prose from a partly trusted source, such as a task's description: at most `max_chars` characters, without markers.
 pub(super) fn one_line(text: &str, max_chars: usize) -> String {
     let mut words = String::new();
     for word in text.split_whitespace() {
@@ -61,21 +62,22 @@ pub(super) fn one_line(text: &str, max_chars: usize) -> String {
             break;
         }
     }
-    // Within a line, two backticks or more could open a block.
+    // Two or more backticks in a line could start a code span or a block.
     let words = neutralize(&words).replace("``", "''");
     truncate_chars(&words, max_chars)
 }
 
-/// As `line`, for the start of a paragraph: it begins no heading, no quotation, no list, no fence.
+/// Like `one_line`, for the start of a paragraph: it cannot start a heading, a quotation, a list or a fence.
 pub(super) fn one_paragraph(text: &str, max_chars: usize) -> String {
     let words = one_line(text, max_chars);
-    match words.starts_with(['#', '>', '-', '+', '*', '|', '=', '~']) {
-        true => format!("\\{words}"),
-        false => words,
+    if words.starts_with(['#', '>', '-', '+', '*', '|', '=', '~']) {
+        format!("\\{words}")
+    } else {
+        words
     }
 }
 
-/// At most so many characters, and a mark where something was left out.
+/// At most `max_chars` characters, with `…` where the text was cut.
 pub(super) fn truncate_chars(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         None => text.to_owned(),
@@ -93,23 +95,23 @@ fn longest_backtick_run(text: &str) -> usize {
     longest
 }
 
-/// The text without anything that is not what it looks like. Nearly all text is, and is looked at byte by byte, once for each rule.
+/// The text without invisible characters, markers and turns. Nearly all text has none: then it costs one pass per rule and no copy.
 fn neutralize(text: &str) -> Cow<'_, str> {
     let mut text = Cow::Borrowed(text);
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
     if !text.as_bytes().iter().all(is_plain) {
         text = Cow::Owned(escape_invisible(&text));
     }
-    if let Some(framed) = break_markers(&text) {
-        text = Cow::Owned(framed);
+    if let Some(broken) = break_markers(&text) {
+        text = Cow::Owned(broken);
     }
     match break_turn_prefixes(&text) {
-        Some(calm) => Cow::Owned(calm),
+        Some(broken) => Cow::Owned(broken),
         None => text,
     }
 }
 
-/// Line ends become `\n`; what is not seen, or moves what is, is written out.
+/// Turns line ends into `\n`, and escapes characters that are invisible or reorder text.
 fn escape_invisible(text: &str) -> String {
     let mut result = String::with_capacity(text.len() + 16);
     let mut letters = text.chars().peekable();
@@ -130,7 +132,7 @@ fn escape_invisible(text: &str) -> String {
     result
 }
 
-/// Marks of direction, joiners, spaces without width, line ends that editors know and compilers do not, tags.
+/// Direction marks, joiners, zero-width spaces, Unicode line separators, tag characters.
 fn is_invisible(letter: char) -> bool {
     matches!(u32::from(letter),
         0xad | 0x34f | 0x61c | 0x115f..=0x1160 | 0x17b4..=0x17b5 | 0x180b..=0x180f | 0x200b..=0x200f | 0x2028..=0x202e
@@ -138,7 +140,7 @@ fn is_invisible(letter: char) -> bool {
         | 0xe0000..=0xe0fff)
 }
 
-/// A space within every frame, behind its first character: still to be read, no longer a frame. `None` where there is none.
+/// Inserts a space after the first character of every marker: readable, but no longer a marker. `None` if there is none.
 fn break_markers(text: &str) -> Option<String> {
     let mut result = String::new();
     let mut copied = 0;
@@ -153,9 +155,9 @@ fn break_markers(text: &str) -> Option<String> {
 }
 
 fn opens_marker(text: &str) -> bool {
-    let starts = |frame: &&str| {
-        (text.as_bytes().get(..frame.len()))
-            .is_some_and(|start| start.eq_ignore_ascii_case(frame.as_bytes()))
+    let starts = |marker: &&str| {
+        (text.as_bytes().get(..marker.len()))
+            .is_some_and(|start| start.eq_ignore_ascii_case(marker.as_bytes()))
     };
     if CHAT_MARKERS.iter().any(starts) {
         return true;
@@ -169,33 +171,33 @@ fn opens_marker(text: &str) -> bool {
     let length = (name.bytes())
         .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
         .count();
-    let ends = name[length..].trim_start();
-    let is_tag = ends.starts_with('>') || ends.starts_with("/>");
-    // `vector<s>` is C++, `</s>` is not.
-    let is_ours = |tag: &&&str| name[..length].eq_ignore_ascii_case(tag);
+    let end = name[length..].trim_start();
+    let is_tag = end.starts_with('>') || end.starts_with("/>");
+    // `vector<s>` is C++; `</s>` is a chat format's end of text.
+    let is_known = |tag: &&&str| name[..length].eq_ignore_ascii_case(tag);
     is_tag
         && REPLY_TAGS
             .iter()
-            .find(is_ours)
+            .find(is_known)
             .is_some_and(|tag| closes || *tag != "s")
 }
 
-/// A space before the colon of a line that begins as a turn of a conversation does. `None` where no line does.
+/// Inserts a space before the colon of every line that starts like a turn of a conversation. `None` if no line does.
 fn break_turn_prefixes(text: &str) -> Option<String> {
     let mut result = String::new();
     let mut copied = 0;
     for (position, _) in text.bytes().enumerate().filter(|(_, byte)| *byte == b':') {
         let before = &text.as_bytes()[..position];
-        let ends = |name: &&str| {
+        let is_before_colon = |name: &&str| {
             let from = before.len().checked_sub(name.len());
             from.is_some_and(|from| before[from..].eq_ignore_ascii_case(name.as_bytes()))
         };
-        let Some(name) = TURN_PREFIXES.iter().find(|name| ends(name)) else {
+        let Some(name) = TURN_PREFIXES.iter().find(|name| is_before_colon(name)) else {
             continue;
         };
         let line = &before[..position - name.len()];
-        let start = line.iter().rev().take_while(|byte| **byte != b'\n');
-        if start.copied().all(|byte| b" \t#*/>".contains(&byte)) {
+        let line_start = line.iter().rev().take_while(|byte| **byte != b'\n');
+        if line_start.copied().all(|byte| b" \t#*/>".contains(&byte)) {
             result.push_str(&text[copied..position]);
             result.push(' ');
             copied = position;

@@ -1,163 +1,195 @@
-//! A question put together: the stable parts, then what fits, then what to do.
+//! Puts a prompt together: the stable sections, then this step's.
+//!
+//! Order: role and rules (system), the task, how to reply, reference material, then the step's instruction, the kernels to work on,
+//! the history, other kernels, and one closing line. The first part is the same for all steps of a run, so that providers can cache
+//! it. The instruction precedes the step's material, and the closing line repeats the form of the reply.
 
 use minijinja::{Value, context};
 
+use super::describe;
 use super::fill::BudgetedSections;
-use super::quote::fenced_block;
-use super::{Language, Prompt, PromptInput, Section, Templates, describe, estimate_tokens};
+use super::input::{Language, PromptInput};
+use super::quote::{code_span, fenced_block, one_line};
+use super::templates::{ExampleKernel, Templates};
+use super::text::{Prompt, PromptSection, estimate_tokens};
 use crate::base::Failure;
 use crate::event::Operator;
+use crate::task::DType;
 use crate::verdict::Status;
 
-/// A part that a prompt can do without is left out where it would take more than one part in so many of the budget.
+/// An optional section is left out if it would take more than this fraction (1 / N) of the budget.
 const OPTIONAL_SECTION_DIVISOR: u64 = 4;
 
-/// Makes the prompt.
+/// Renders a prompt.
 ///
 /// # Errors
-/// Where a template of the user's folder asks for what there is not, or where no model is asked this.
-pub(crate) fn render(question: &PromptInput<'_>, templates: &Templates) -> Result<Prompt, Failure> {
-    let language = Language::of_backend(question.backend);
-    let instruction = match question.operator {
-        Operator::Propose => "propose.md",
-        Operator::Edit => "edit.md",
-        Operator::Crossover => "crossover.md",
-        Operator::Repair => "repair.md",
-        other => {
-            return Err(
-                Failure::usage(format!("`{}`: no model is asked this", other.name()))
-                    .hint("models are asked to `propose`, `edit`, `crossover` or `repair`"),
-            );
-        }
-    };
-    let mut filler = BudgetedSections::new(question, templates);
-    let system = templates.render("system.md", common_values(question, language))?;
-    let mut sections = stable_sections(question, templates, language, &mut filler)?;
-    let card = match question.card {
-        None => String::new(),
-        Some(name) => {
-            let text = templates.card(name, common_values(question, language))?;
-            templates.render("card.md", context! { name, text })?
-        }
-    };
-    let instruction = templates.render(instruction, common_values(question, language))?;
-    let missed = match question.missed {
-        None => String::new(),
-        Some(missed) => templates.render(
-            "missed.md",
-            context! {
-                reply => fenced_block(missed.reply, "text"),
-                message => fenced_block(missed.message, "text"),
-                ..common_values(question, language)
-            },
-        )?,
-    };
-    let parents = filler.render_parents()?;
-    let fixed = [&system, &card, &instruction, &missed, &parents].map(|text| estimate_tokens(text));
-    let fixed: u64 =
-        fixed.iter().sum::<u64>() + sections.iter().map(|section| section.tokens).sum::<u64>();
-    let budget = question.budget_tokens;
+/// If a template of the user's folder uses an unknown variable, if there is no such card, or if the operator needs no model.
+pub(crate) fn render(input: &PromptInput<'_>, templates: &Templates) -> Result<Prompt, Failure> {
+    let instruction = instruction_template(input.operator)?;
+    let common = common_values(input);
+    let mut budgeted = BudgetedSections::new(input, templates);
+    let system = templates.render("system.md", common.clone())?;
+    let mut sections = stable_sections(input, templates, &common, &mut budgeted)?;
+    let instruction = templates.render(instruction, common.clone())?;
+    let card = render_card(input, templates, &common)?;
+    let missed = render_missed(input, templates, &common)?;
+    let closing = templates.render("closing.md", common)?;
+    let parents = budgeted.render_parents()?;
+
+    let fixed = [&system, &instruction, &card, &missed, &closing, &parents];
+    let fixed = fixed.map(|text| estimate_tokens(text)).iter().sum::<u64>()
+        + sections.iter().map(|section| section.tokens).sum::<u64>();
+    let budget = input.budget_tokens;
     if fixed > budget {
-        filler.leave_out(format!(
-            "all other kernels and the history: what must be told takes about {fixed} tokens of {budget}"
+        budgeted.leave_out(format!(
+            "all other kernels and the history: the required sections take about {fixed} tokens of {budget}"
         ));
     }
     let room = budget.saturating_sub(fixed);
-    let history = filler.render_history(room)?;
-    let context = filler.render_context(room.saturating_sub(estimate_tokens(&history)))?;
+    let history = budgeted.render_history(room)?;
+    let context = budgeted.render_context(room.saturating_sub(estimate_tokens(&history)))?;
     for (name, text) in [
-        ("context", context),
-        ("history", history),
-        ("parents", parents),
-        ("card", card),
         ("instruction", instruction),
+        ("card", card),
+        ("parents", parents),
+        ("history", history),
+        ("context", context),
         ("missed", missed),
+        ("closing", closing),
     ] {
         push_section(&mut sections, name, text, false);
     }
-    let mut prompt = Prompt {
+    Ok(Prompt {
         system,
         sections,
-        left_out: Vec::new(),
+        left_out: budgeted.into_left_out(),
         version: templates.version().to_owned(),
-    };
-    filler.move_left_out_to(&mut prompt);
-    Ok(prompt)
+    })
 }
 
-/// The parts that are the same for every step of a run: they depend on the task, the device and the budget alone.
-fn stable_sections(
-    question: &PromptInput<'_>,
-    templates: &Templates,
-    language: Language,
-    filler: &mut BudgetedSections<'_>,
-) -> Result<Vec<Section>, Failure> {
-    let mut sections = Vec::new();
-    let folder = language.name();
-    let task = describe::task_values(question, language);
-    let text = templates.render(
-        "task.md",
-        context! { task => task.clone(), ..common_values(question, language) },
-    )?;
-    push_section(&mut sections, "task", text, true);
-    let text = templates.render(
-        &format!("{folder}/header.md"),
-        context! { task, ..common_values(question, language) },
-    )?;
-    push_section(&mut sections, "header", text, true);
-    let device = describe::device_values(question.device, question.backend);
-    let text = templates.render(
-        "device.md",
-        context! { device, ..common_values(question, language) },
-    )?;
-    push_section(&mut sections, "device", text, true);
-    for (name, file) in [("pitfalls", "pitfalls.md"), ("ladder", "ladder.md")] {
-        let text = templates.render(
-            &format!("{folder}/{file}"),
-            common_values(question, language),
-        )?;
-        push_optional(&mut sections, name, text, question, filler);
+fn instruction_template(operator: Operator) -> Result<&'static str, Failure> {
+    match operator {
+        Operator::Propose => Ok("propose.md"),
+        Operator::Edit => Ok("edit.md"),
+        Operator::Crossover => Ok("crossover.md"),
+        Operator::Repair => Ok("repair.md"),
+        other => Err(Failure::usage(format!(
+            "operator `{}` sends no prompt to a model",
+            other.name()
+        ))
+        .hint("operators with a prompt are `propose`, `edit`, `crossover` and `repair`")),
     }
-    let examples = templates.examples(language).filter(|example| {
-        // What this device cannot run is no example here.
-        question.backend != "cpu" || !example.source.contains("asm volatile")
-    });
-    let examples =
-        examples.map(|example| context! { code => fenced_block(&example.source, folder) });
-    let examples: Vec<Value> = examples.collect();
-    let text = templates.render(
-        "examples.md",
-        context! { examples, ..common_values(question, language) },
-    )?;
-    push_optional(&mut sections, "examples", text, question, filler);
+}
+
+fn render_card(
+    input: &PromptInput<'_>,
+    templates: &Templates,
+    common: &Value,
+) -> Result<String, Failure> {
+    let Some(name) = input.card else {
+        return Ok(String::new());
+    };
+    let text = templates.render_card(name, common.clone())?;
+    templates.render("card.md", context! { name, text })
+}
+
+fn render_missed(
+    input: &PromptInput<'_>,
+    templates: &Templates,
+    common: &Value,
+) -> Result<String, Failure> {
+    let Some(missed) = input.missed else {
+        return Ok(String::new());
+    };
+    templates.render(
+        "missed.md",
+        context! {
+            reply => fenced_block(missed.reply, "text"),
+            message => fenced_block(missed.message, "text"),
+            ..common.clone()
+        },
+    )
+}
+
+/// The sections that are the same for every step of a run: they depend on the task, the device and the budget only.
+fn stable_sections(
+    input: &PromptInput<'_>,
+    templates: &Templates,
+    common: &Value,
+    budgeted: &mut BudgetedSections<'_>,
+) -> Result<Vec<PromptSection>, Failure> {
+    let mut sections = Vec::new();
+    let language = Language::of_backend(input.backend);
+    let folder = language.name();
+    let task = describe::task_values(input, language);
+    let with_task = context! { task, ..common.clone() };
+    let device = describe::device_values(input.device, input.backend);
+    let with_device = context! { device, ..common.clone() };
+    for (name, file, values) in [
+        ("task", "task.md".to_owned(), &with_task),
+        ("reply", "reply.md".to_owned(), common),
+        ("header", format!("{folder}/header.md"), &with_task),
+        ("device", "device.md".to_owned(), &with_device),
+    ] {
+        let text = templates.render(&file, values.clone())?;
+        push_section(&mut sections, name, text, true);
+    }
+    let examples: Vec<Value> = (templates.examples(language))
+        .filter(|example| is_useful(example, input))
+        .map(|example| context! { code => fenced_block(&example.source, folder) })
+        .collect();
+    let with_examples = context! { examples, ..common.clone() };
+    let ladder_folder = if input.backend == "cpu" {
+        "cpu"
+    } else {
+        folder
+    };
+    for (name, file, values) in [
+        ("pitfalls", format!("{folder}/pitfalls.md"), common),
+        ("ladder", format!("{ladder_folder}/ladder.md"), common),
+        ("examples", "examples.md".to_owned(), &with_examples),
+    ] {
+        let text = templates.render(&file, values.clone())?;
+        let needed = estimate_tokens(&text);
+        let budget = input.budget_tokens;
+        if needed > budget / OPTIONAL_SECTION_DIVISOR {
+            budgeted.leave_out(format!("{name}: about {needed} tokens of {budget}"));
+        } else {
+            push_section(&mut sections, name, text, true);
+        }
+    }
     Ok(sections)
 }
 
-fn push_optional(
-    sections: &mut Vec<Section>,
-    name: &str,
-    text: String,
-    question: &PromptInput<'_>,
-    filler: &mut BudgetedSections<'_>,
-) {
-    let needed = estimate_tokens(&text);
-    if needed > question.budget_tokens / OPTIONAL_SECTION_DIVISOR {
-        filler.leave_out(format!(
-            "{name}: about {needed} tokens of {}",
-            question.budget_tokens
-        ));
+/// Whether an example runs on the backend, and shows element types that the task has: `NAME_fp16` and `NAME_bf16` are for tasks with
+/// narrow floats.
+fn is_useful(example: &ExampleKernel, input: &PromptInput<'_>) -> bool {
+    // The CPU backend has no inline PTX.
+    if input.backend == "cpu" && example.source.contains("asm volatile") {
+        return false;
+    }
+    let definition = &input.task.definition;
+    let tensors = (definition.inputs.values()).chain(definition.outputs.values());
+    let mut narrow = tensors
+        .map(|tensor| tensor.dtype)
+        .filter(|dtype| dtype.is_float() && dtype.bytes() < 4);
+    let stem = example.name.split('.').next().unwrap_or_default();
+    if stem.ends_with("_fp16") {
+        narrow.any(|dtype| dtype == DType::Float16)
+    } else if stem.ends_with("_bf16") {
+        narrow.any(|dtype| dtype != DType::Float16)
     } else {
-        push_section(sections, name, text, true);
+        true
     }
 }
 
-fn push_section(sections: &mut Vec<Section>, name: &str, mut text: String, stable: bool) {
+fn push_section(sections: &mut Vec<PromptSection>, name: &str, mut text: String, stable: bool) {
     if text.trim().is_empty() {
         return;
     }
     text.truncate(text.trim_end().len());
     text.push_str("\n\n");
-    sections.push(Section {
+    sections.push(PromptSection {
         name: name.to_owned(),
         tokens: estimate_tokens(&text),
         text,
@@ -165,38 +197,28 @@ fn push_section(sections: &mut Vec<Section>, name: &str, mut text: String, stabl
     });
 }
 
-/// What every template is given. What changes from step to step is for those that are not stable.
-fn common_values(question: &PromptInput<'_>, language: Language) -> Value {
-    let first = question.parents.first();
-    let status = first
-        .and_then(|parent| parent.feedback)
-        .map(|feedback| feedback.status);
+/// The variables of every template. Stable sections must not use those that change from step to step.
+fn common_values(input: &PromptInput<'_>) -> Value {
+    let language = Language::of_backend(input.backend);
+    let first = input.parents.first();
+    let feedback = first.and_then(|parent| parent.feedback);
+    let status = feedback.map(|feedback| feedback.status);
+    let (language_name, file) = match language {
+        Language::Cuda => ("CUDA C++", "kernel.cu"),
+        Language::Metal => ("Metal", "kernel.metal"),
+    };
     context! {
-        language => match language { Language::Cuda => "CUDA C++", Language::Metal => "Metal" },
+        language => language_name,
         fence => language.name(),
-        file => match language { Language::Cuda => "kernel.cu", Language::Metal => "kernel.metal" },
-        backend => question.backend,
-        arch => super::quote::one_line(&question.device.arch, 40),
-        baseline => super::quote::code_span(question.baseline, 60),
-        operator => question.operator.name(),
-        most_edits => question.max_edits,
-        parents => question.parents.iter().map(|parent| parent.step).collect::<Vec<_>>(),
+        file,
+        backend => input.backend,
+        arch => one_line(&input.device.arch, 40),
+        baseline => code_span(input.baseline, 60),
+        operator => input.operator.name(),
+        max_edits => input.max_edits,
+        parents => input.parents.iter().map(|parent| parent.step).collect::<Vec<_>>(),
         passed => status == Some(Status::Passed),
         judged => status.is_some(),
-        has_context => !question.context.is_empty(),
-    }
-}
-
-/// Where a kernel comes from.
-pub(super) fn describe_origin(operator: Operator) -> &'static str {
-    match operator {
-        Operator::Start => "a starting kernel",
-        Operator::Autotune => "other values of its tunables",
-        Operator::Mutate => "a transformation of the code",
-        Operator::Recombine => "parts of two kernels",
-        Operator::Propose => "written anew",
-        Operator::Edit => "an edit",
-        Operator::Crossover => "made of two",
-        Operator::Repair => "mended",
+        has_context => !input.context.is_empty(),
     }
 }

@@ -1,13 +1,16 @@
-//! A question that asks for everything, so that a template's mistake is told when it is read and not in the night.
+//! Loads a user's templates and renders every one of them once, so that a mistake is reported when the run starts and not hours
+//! later.
 
-use super::{
-    Feedback, HistoryEntry, KernelLabel, Language, MissedEdits, PromptInput, ShownKernel,
-    Templates, render,
-};
+use std::path::Path;
+
+use super::feedback::Feedback;
+use super::input::{HistoryEntry, KernelLabel, MissedEdits, PromptInput, ShownKernel};
+use super::render::render;
+use super::templates::Templates;
 use crate::base::Failure;
 use crate::device::DeviceFacts;
 use crate::event::Operator;
-use crate::task::TaskFiles;
+use crate::task::{Task, TaskFiles};
 use crate::verdict::Status;
 
 const OPERATORS: [Operator; 4] = [
@@ -17,25 +20,26 @@ const OPERATORS: [Operator; 4] = [
     Operator::Repair,
 ];
 
-/// Renders every template under values of all kinds.
-pub(super) fn check(templates: &Templates) -> Result<(), Failure> {
-    let task = TaskFiles::find("softmax")?.load()?;
+impl Templates {
+    /// The embedded templates, overridden file by file by those of a folder.
+    ///
+    /// # Errors
+    /// `Failure::usage` with the file and its line.
+    pub(crate) fn with_folder(folder: &Path) -> Result<Self, Failure> {
+        let templates = Self::with_unchecked_folder(folder)?;
+        let task = TaskFiles::find("softmax")?.load()?;
+        for backend in ["cuda", "cpu", "metal"] {
+            render_all(&templates, &task, backend)?;
+        }
+        Ok(templates)
+    }
+}
+
+/// Renders every template and card of a backend, with a judged parent and one that was not judged.
+fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), Failure> {
     let (_, source) = task.baseline();
-    let feedback = Feedback {
-        status: Status::Race,
-        reason: None,
-        hidden: false,
-        speedup: None,
-        workloads: Vec::new(),
-        more_workloads: 0,
-        resources: crate::verdict::Resources::default(),
-        margin: None,
-        place: None,
-        accesses: Vec::new(),
-        counters: Vec::new(),
-        log: None,
-    };
-    let tried = [HistoryEntry {
+    let feedback = Feedback::of_status(Status::Race);
+    let history = [HistoryEntry {
         step: 1,
         operator: Operator::Mutate,
         parents: vec![1, 2],
@@ -43,42 +47,40 @@ pub(super) fn check(templates: &Templates) -> Result<(), Failure> {
         expected: Some(-0.1),
         result: "no difference".to_owned(),
     }];
-    let shown = |feedback| ShownKernel {
-        step: 1,
-        operator: Operator::Start,
-        source,
-        feedback,
-        label: KernelLabel::Parent,
-    };
     let device = DeviceFacts::default();
-    for backend in ["cuda", "cpu", "metal"] {
-        for operator in OPERATORS {
-            for feedback in [None, Some(&feedback)] {
-                let parents = [shown(feedback)];
-                let cards = templates.cards(Language::of_backend(backend));
-                let cards = cards.map(|card| Some(card.name.as_str())).chain([None]);
-                for card in cards {
-                    let question = PromptInput {
-                        operator,
-                        task: &task,
-                        profile: "quick",
-                        backend,
-                        device: &device,
-                        baseline: "naive",
-                        parents: &parents,
-                        context: &parents,
-                        history: &tried,
-                        card,
-                        max_edits: 2,
-                        budget_tokens: u64::MAX,
-                        missed: Some(MissedEdits {
-                            reply: "x",
-                            message: "y",
-                        }),
-                    };
-                    render(&question, templates)?;
-                }
-            }
+    let cards = templates.cards(backend);
+    let cards = cards.map(|card| Some(card.name.as_str())).chain([None]);
+    for card in cards {
+        for (operator, feedback) in OPERATORS
+            .into_iter()
+            .flat_map(|operator| [(operator, None), (operator, Some(&feedback))])
+        {
+            let parents = [ShownKernel {
+                step: 1,
+                operator: Operator::Start,
+                source,
+                feedback,
+                label: KernelLabel::Parent,
+            }];
+            let input = PromptInput {
+                operator,
+                task,
+                profile: "quick",
+                backend,
+                device: &device,
+                baseline: "naive",
+                parents: &parents,
+                context: &parents,
+                history: &history,
+                card,
+                max_edits: 2,
+                budget_tokens: u64::MAX,
+                missed: Some(MissedEdits {
+                    reply: "x",
+                    message: "y",
+                }),
+            };
+            render(&input, templates)?;
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
-//! The templates: those within the program, and a folder's that take their place file by file. Compiled once.
+//! The prompt templates: those embedded in the program, and a user's folder that overrides them file by file.
 //!
-//! What is not a template (kernels that serve as examples) is kept as it is.
+//! Compiles each template once. Example kernels are kept as they are. Whether a user's templates render is checked in
+//! `template_check`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,16 +11,17 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use serde::{Deserialize, Serialize};
 
-use super::Language;
+use super::input::Language;
 use crate::base::text::did_you_mean;
-use crate::base::{Failure, yaml};
+use crate::base::{Digest, Failure, yaml};
 
 static EMBEDDED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/prompts");
 
-/// Files of these folders are a list: a user's folder may add to them.
+/// A user's folder may add files to this one.
 const CARDS_FOLDER: &str = "cards/";
+/// Documentation, not a template.
 const README: &str = "README.md";
-/// The largest file of a user's folder.
+/// The largest file of a user's folder, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// All templates, ready to be rendered.
@@ -30,15 +32,16 @@ pub struct Templates {
     version: String,
 }
 
-/// A strategy to try, by stage of the work.
+/// A strategy that a step may try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Card {
-    /// The file's name without its ending.
+    /// The file's name without its extension.
     pub name: String,
     pub stage: CardStage,
-    /// When it applies, in one line.
+    /// When the card applies, in one line.
     pub when: String,
-    pub languages: Vec<Language>,
+    /// The backends that it makes sense on.
+    pub backends: Vec<CardBackend>,
 }
 
 /// What a strategy works on.
@@ -53,77 +56,85 @@ pub enum CardStage {
     Combination,
 }
 
+/// A backend, as a card's header names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardBackend {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+impl CardBackend {
+    fn name(self) -> &'static str {
+        match self {
+            CardBackend::Cpu => "cpu",
+            CardBackend::Cuda => "cuda",
+            CardBackend::Metal => "metal",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CardHeader {
     stage: CardStage,
     when: String,
-    languages: Vec<Language>,
+    backends: Vec<CardBackend>,
 }
 
-/// A kernel that shows how something is written.
+/// A kernel that shows how a kernel file is written.
 #[derive(Clone, Debug)]
 pub struct ExampleKernel {
-    /// Such as `cuda/bf16_vectors.cu`.
+    /// For example `cuda/row_norms.cu`.
     pub name: String,
     pub language: Language,
     pub source: String,
 }
 
 impl Templates {
-    /// Those within the program.
+    /// The templates embedded in the program.
     ///
     /// # Errors
-    /// Never, as long as the program's own templates are sound: its tests see to that.
+    /// None for the templates of this repository: its tests compile and render them.
     pub fn embedded() -> Result<Self, Failure> {
         Self::compile(embedded_files(), "prompts")
     }
 
-    /// Those within the program, with the files of a folder in place of those that are called as they are.
-    ///
-    /// # Errors
-    /// `Failure::usage` that names the file and its line.
-    pub(crate) fn with_folder(folder: &Path) -> Result<Self, Failure> {
+    /// The embedded templates, overridden by a folder's, without rendering them.
+    pub(super) fn with_unchecked_folder(folder: &Path) -> Result<Self, Failure> {
         let mut files = embedded_files();
         let origin = folder.display().to_string();
-        let mut found = Vec::new();
-        collect_files(folder, "", &mut found).map_err(|(path, error)| {
+        let mut files_found = Vec::new();
+        collect_files(folder, "", &mut files_found).map_err(|(path, error)| {
             Failure::usage(format!("`{path}`: {error}")).hint(
-                "`llm.prompts` names a folder of templates, laid out as kforge's own `prompts/`",
+                "`llm.prompts` names a folder of templates with the layout of kforge's own `prompts/`",
             )
         })?;
-        for (name, text) in found {
+        for (name, text) in files_found {
             let may_be_new = name.starts_with(CARDS_FOLDER) || example_language(&name).is_some();
             if !may_be_new && !files.contains_key(&name) {
                 let known = files.keys().map(String::as_str);
-                return Err(
-                    Failure::usage(format!("`{origin}/{name}`: no template is called so"))
-                        .hint(did_you_mean(&name, known)),
-                );
+                return Err(Failure::usage(format!(
+                    "`{origin}/{name}`: there is no template of this name"
+                ))
+                .hint(did_you_mean(&name, known)));
             }
             files.insert(name, text);
         }
-        let templates = Self::compile(files, &origin)?;
-        super::template_check::check(&templates)?;
-        Ok(templates)
+        Self::compile(files, &origin)
     }
 
     fn compile(files: BTreeMap<String, String>, origin: &str) -> Result<Self, Failure> {
-        let parts = (files.iter()).flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
-        let mut version = crate::base::Digest::of_parts(parts).to_string();
-        version.truncate(12);
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true);
-        syntax.keep_trailing_newline(true);
-        // Only delimiters can be refused, and these are the usual ones.
-        environment.set_syntax(syntax.build().unwrap_or_default());
-        let mut cards = Vec::new();
-        let mut examples = Vec::new();
+        let mut templates = Self {
+            environment: new_environment(),
+            cards: Vec::new(),
+            examples: Vec::new(),
+            version: version_of(&files),
+        };
         for (name, text) in files {
             if let Some(language) = example_language(&name) {
-                examples.push(ExampleKernel {
+                templates.examples.push(ExampleKernel {
                     name,
                     language,
                     source: text,
@@ -132,66 +143,77 @@ impl Templates {
             }
             let mut template = text;
             if let Some(card) = name.strip_prefix(CARDS_FOLDER) {
-                let file = format!("{origin}/{name}");
-                let (head, body) = split_card(&template, &file)?;
-                cards.push(Card {
+                let (header, body) = split_card(&template, &format!("{origin}/{name}"))?;
+                templates.cards.push(Card {
                     name: card.trim_end_matches(".md").to_owned(),
-                    stage: head.stage,
-                    when: head.when,
-                    languages: head.languages,
+                    stage: header.stage,
+                    when: header.when,
+                    backends: header.backends,
                 });
                 template = body;
             }
-            environment
+            (templates.environment)
                 .add_template_owned(name.clone(), template)
                 .map_err(|error| template_error(origin, &name, &error))?;
         }
-        cards.sort_by(|a, b| (a.stage, &a.name).cmp(&(b.stage, &b.name)));
-        Ok(Self {
-            environment,
-            cards,
-            examples,
-            version,
-        })
+        (templates.cards).sort_by(|a, b| (a.stage, &a.name).cmp(&(b.stage, &b.name)));
+        Ok(templates)
     }
 
-    /// Twelve digits that change with every letter of every template.
+    /// Twelve hexadecimal digits of the hash of all files.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The strategy cards of a language, by stage and name.
-    pub(crate) fn cards(&self, language: Language) -> impl Iterator<Item = &Card> {
-        (self.cards.iter()).filter(move |card| card.languages.contains(&language))
+    /// The strategy cards for a backend (`cpu`, `cuda` or `metal`), by stage and name.
+    pub(crate) fn cards(&self, backend: &str) -> impl Iterator<Item = &Card> {
+        let applies = move |card: &&Card| card.backends.iter().any(|known| known.name() == backend);
+        self.cards.iter().filter(applies)
     }
 
-    /// The examples of a language, by name.
+    /// The example kernels of a language, by name.
     pub(crate) fn examples(&self, language: Language) -> impl Iterator<Item = &ExampleKernel> {
         (self.examples.iter()).filter(move |example| example.language == language)
     }
 
-    /// A template's text with its blanks filled.
+    /// Renders a template.
     pub(super) fn render(&self, name: &str, values: Value) -> Result<String, Failure> {
-        let rendered = (self.environment.get_template(name))
+        (self.environment.get_template(name))
             .and_then(|template| template.render(values))
-            .map_err(|error| template_error("prompts", name, &error))?;
-        Ok(rendered)
+            .map_err(|error| template_error("prompts", name, &error))
     }
 
-    /// A strategy card's text.
-    pub(super) fn card(&self, name: &str, values: Value) -> Result<String, Failure> {
+    /// Renders a strategy card, of any backend: a resumed run may name a card that is no longer offered.
+    pub(super) fn render_card(&self, name: &str, values: Value) -> Result<String, Failure> {
         if !self.cards.iter().any(|card| card.name == name) {
             let known = self.cards.iter().map(|card| card.name.as_str());
-            return Err(
-                Failure::usage(format!("no strategy card is called `{name}`"))
-                    .hint(did_you_mean(name, known)),
-            );
+            return Err(Failure::usage(format!("unknown strategy card `{name}`"))
+                .hint(did_you_mean(name, known)));
         }
         self.render(&format!("{CARDS_FOLDER}{name}.md"), values)
     }
 }
 
-/// `cuda/NAME.cu` and `metal/NAME.metal` are examples.
+/// An environment in which an unknown variable is an error and a block's own line leaves no white space.
+fn new_environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    syntax.keep_trailing_newline(true);
+    // Only custom delimiters can be invalid; these are the default ones.
+    environment.set_syntax(syntax.build().unwrap_or_default());
+    environment
+}
+
+fn version_of(files: &BTreeMap<String, String>) -> String {
+    let parts = (files.iter()).flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+    let mut version = Digest::of_parts(parts).to_string();
+    version.truncate(12);
+    version
+}
+
+/// `cuda/NAME.cu` and `metal/NAME.metal` are example kernels.
 fn example_language(name: &str) -> Option<Language> {
     if name.starts_with("cuda/") && name.ends_with(".cu") {
         Some(Language::Cuda)
@@ -202,19 +224,19 @@ fn example_language(name: &str) -> Option<Language> {
     }
 }
 
-/// The YAML between the two lines `---` that a card begins with, and what follows.
+/// The YAML between a card's two `---` lines, and the text after them.
 fn split_card(text: &str, file: &str) -> Result<(CardHeader, String), Failure> {
     let parts = text
         .strip_prefix("---\n")
         .and_then(|rest| rest.split_once("\n---\n"));
-    let Some((head, body)) = parts else {
+    let Some((header, body)) = parts else {
         return Err(Failure::usage(format!(
-            "`{file}`: a card begins with `---`, its head, and `---`"
+            "`{file}`: expected a header between two `---` lines"
         ))
-        .hint("the head has `stage`, `when` and `languages`: see `prompts/README.md`"));
+        .hint("the header has `stage`, `when` and `backends`: see `prompts/README.md`"));
     };
     Ok((
-        yaml::read_with_line(head, file, 1)?,
+        yaml::read_with_line(header, file, 1)?,
         body.trim_start_matches('\n').to_owned(),
     ))
 }
@@ -226,7 +248,7 @@ fn template_error(origin: &str, name: &str, error: &minijinja::Error) -> Failure
         .detail()
         .map_or(String::new(), |text| format!(": {text}"));
     Failure::usage(format!("`{origin}/{file}{line}`: {}{detail}", error.kind()))
-        .hint("`prompts/README.md` lists what each template is given")
+        .hint("`prompts/README.md` lists the variables of each template")
 }
 
 fn embedded_files() -> BTreeMap<String, String> {
@@ -245,7 +267,7 @@ fn embedded_files() -> BTreeMap<String, String> {
     files
 }
 
-/// Every file below a folder, hidden ones and the manual aside, by its name within.
+/// Reads every file below a folder except hidden ones and the README; names are relative to the folder.
 fn collect_files(
     folder: &Path,
     prefix: &str,
@@ -263,18 +285,16 @@ fn collect_files(
         if file.starts_with('.') || name == README {
             continue;
         }
-        // Links are not followed into loops: a template lies where it is.
+        // This does not follow symbolic links, which could form a loop.
         let metadata = entry.metadata().map_err(with_path(&path))?;
         if metadata.is_dir() {
             collect_files(&path, &format!("{name}/"), files_found)?;
         } else if metadata.len() > MAX_FILE_BYTES {
-            let error = std::io::Error::other("larger than any template can be");
+            let error = std::io::Error::other(format!("larger than {MAX_FILE_BYTES} bytes"));
             return Err(with_path(&path)(error));
         } else {
-            files_found.push((
-                name,
-                std::fs::read_to_string(&path).map_err(with_path(&path))?,
-            ));
+            let text = std::fs::read_to_string(&path).map_err(with_path(&path))?;
+            files_found.push((name, text));
         }
     }
     Ok(())

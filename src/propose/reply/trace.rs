@@ -43,7 +43,14 @@ pub(super) struct ExtractedTrace {
 const FIELD_ALIASES: [(&str, &[&str]); 5] = [
     (
         "bottleneck",
-        &["bottleneck", "bottlenecks", "current_bottleneck"],
+        // A repair names the cause of the failure instead.
+        &[
+            "bottleneck",
+            "bottlenecks",
+            "current_bottleneck",
+            "cause",
+            "root_cause",
+        ],
     ),
     ("hypothesis", &["hypothesis", "reasoning", "rationale"]),
     ("change", &["change", "changes", "proposed_change"]),

@@ -1,4 +1,4 @@
-//! `@copilotkit/aimock`, whose command is `llmock`: the three protocols, reasons of stopping, patience, broken streams.
+//! `@copilotkit/aimock` (command `llmock`): the three protocols, finish reasons, retries, broken streams.
 
 use kforge::event::{Cost, ReplyOutcome, Usage};
 use serde_json::{Value, json};
@@ -7,9 +7,9 @@ use super::{ThirdPartyServer, install, start};
 use crate::wire::PROTOCOLS;
 use crate::{ask, client};
 
-/// What it says, by the name of the model.
+/// Its replies, by the name of the model.
 fn fixtures() -> Value {
-    let said = "__global__ void scale(float* x) { x[threadIdx.x] *= 2.0f; }";
+    let code = "__global__ void scale(float* x) { x[threadIdx.x] *= 2.0f; }";
     let usage = json!({"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200});
     let with =
         |model: &str, response: Value| json!({"match": {"model": model}, "response": response});
@@ -17,17 +17,17 @@ fn fixtures() -> Value {
     let error = |status: u16, kind: &str| json!({"error": {"message": "not now", "type": kind}, "status": status});
     let mut limited = error(429, "rate_limit_error");
     limited["retryAfter"] = json!(1);
-    let mut cut = with("cut", json!({"content": said}));
+    let mut cut = with("cut", json!({"content": code}));
     cut["truncateAfterChunks"] = json!(4);
-    let fine = json!({"content": said, "usage": usage});
+    let fine = json!({"content": code, "usage": usage});
     let broken = |model: &str, rates: Value| {
-        let mut fixture = with(model, json!({"content": said}));
+        let mut fixture = with(model, json!({"content": code}));
         fixture["chaos"] = rates;
         fixture
     };
     json!({"fixtures": [
         with("fine", fine.clone()),
-        with("length", json!({"content": said, "finishReason": "length", "usage": usage})),
+        with("length", json!({"content": code, "finishReason": "length", "usage": usage})),
         with("empty", json!({"content": " ", "usage": usage})),
         first("limited", limited), with("limited", fine.clone()),
         first("failing", error(500, "server_error")), with("failing", fine.clone()),
@@ -70,7 +70,7 @@ fn server() -> Option<ThirdPartyServer> {
     ))
 }
 
-/// How often it was asked for the model.
+/// How many requests named this model.
 fn request_count(server: &ThirdPartyServer, model: &str) -> usize {
     let journal = server.json("GET", "/__aimock/journal", "");
     let entries = journal

@@ -1,4 +1,4 @@
-//! `litellm[proxy]`, the proxy that stands before many models: its own replies, its own errors.
+//! `litellm[proxy]`, a proxy for many models: its replies and its errors.
 
 use kforge::event::ReplyOutcome;
 
@@ -28,7 +28,7 @@ fn server() -> Option<ThirdPartyServer> {
     ];
     let folder = install("litellm", commands)?;
     let files = [("config.yaml", CONFIG.to_owned())];
-    // Prices of all models are in the package too.
+    // Without a download: the package has the prices of all models too.
     let environment = [("LITELLM_LOCAL_MODEL_COST_MAP", "True"), ("NO_PROXY", "*")];
     Some(start(
         &folder,
@@ -62,7 +62,7 @@ fn proxy_replies_and_errors_are_understood() {
             "models: [{{provider: {provider}, model: {model}, base_url: \"{url}\", stream: {stream}}}]\nretries: 1\ntimeout_seconds: 30\n"
         )
     };
-    // Its stand-in for Messages answers as a whole although a stream was asked for; that for Responses knows no stream.
+    // Its mock of Messages does not stream although the request asks for it; its mock of Responses has no streams.
     for (provider, stream) in [
         ("openai", true),
         ("openai", false),
@@ -83,7 +83,7 @@ fn proxy_replies_and_errors_are_understood() {
             "{provider} {stream}: {reply:?}"
         );
     }
-    for (model, outcome, tries, words) in [
+    for (model, outcome, tries, message) in [
         ("limited", ReplyOutcome::TurnedAway, 2, "status 429"),
         ("broken", ReplyOutcome::TurnedAway, 2, "status 500"),
         ("long", ReplyOutcome::Fatal, 1, "ContextWindowExceeded"),
@@ -96,7 +96,7 @@ fn proxy_replies_and_errors_are_understood() {
             "{model}: {reply:?}"
         );
         assert!(
-            reply.detail.as_deref().unwrap().contains(words),
+            reply.detail.as_deref().unwrap().contains(message),
             "{reply:?}"
         );
         assert!(!reply.is_billable);

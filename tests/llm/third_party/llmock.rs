@@ -1,4 +1,4 @@
-//! `llmock` from the Python index: faults of streams and of patience, and a verdict on the client.
+//! `llmock` from PyPI: stream faults, retries, and its verdict on the client.
 
 use kforge::event::ReplyOutcome;
 use kforge::llm::{Client, Reply};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{ThirdPartyServer, install, start};
 use crate::{ask, client};
 
-/// Where each provider is.
+/// The base path of each provider.
 const BASES: [(&str, &str); 3] = [
     ("openai", "/v1"),
     ("responses", "/v1"),
@@ -41,7 +41,7 @@ fn server() -> Option<ThirdPartyServer> {
     }))
 }
 
-/// A client of it, which waits for two seconds of silence at most.
+/// A client of the server, with an idle timeout of two seconds.
 fn client_for(server: &ThirdPartyServer, provider: &str, base: &str) -> Client {
     let url = server.url(base);
     client(&format!(
@@ -49,7 +49,7 @@ fn client_for(server: &ThirdPartyServer, provider: &str, base: &str) -> Client {
     ))
 }
 
-/// What the client made of these faults, what the server says of it, and how often it was asked.
+/// The client's reply under these faults, the server's verdict, and the number of requests.
 fn ask_with_faults(
     server: &ThirdPartyServer,
     provider: &str,
@@ -72,7 +72,7 @@ fn ask_with_faults(
     (reply, server.json("GET", "/_llmock/verdict", ""), seen)
 }
 
-/// What it holds against the client; that it came back at once is what these tests do.
+/// The verdict's complaints, except that requests follow each other at once, which is what these tests do.
 fn findings(verdict: &Value) -> Vec<&str> {
     let findings = verdict["findings"].as_array().expect("a list");
     let codes = findings
@@ -140,7 +140,7 @@ fn stream_faults_are_detected() {
                 (outcome, 1),
                 "{provider} {kind}: {reply:?}"
             );
-            // Whether to ask again is for the search to decide; where it does, nothing is held against the client.
+            // The search may send the step's request again. Then the server has no complaint either.
             let again = ask(&client_for(&server, provider, base));
             assert_eq!(again.outcome, ReplyOutcome::Complete, "{again:?}");
             let verdict = server.json("GET", "/_llmock/verdict", "");

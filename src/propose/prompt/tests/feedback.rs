@@ -1,4 +1,4 @@
-//! What verdicts become, and what is never told.
+//! Feedback from verdicts, and what it never reveals.
 
 use super::*;
 use crate::event::{Failed, FailedReason};
@@ -7,7 +7,7 @@ use crate::verdict::Status;
 
 #[test]
 fn feedback_covers_every_status_except_harness_error() {
-    let mut told = Vec::new();
+    let mut statuses = Vec::new();
     let templates = Templates::embedded().unwrap();
     let device = h200();
     let source: String = (1..60)
@@ -20,7 +20,7 @@ fn feedback_covers_every_status_except_harness_error() {
             continue;
         };
         assert_ne!(verdict.status, Status::HarnessError);
-        told.push(verdict.status);
+        statuses.push(verdict.status);
         let kept = serde_json::to_string(&feedback).unwrap();
         assert!(
             kept.len() <= 2048,
@@ -61,16 +61,18 @@ fn feedback_covers_every_status_except_harness_error() {
         ) {
             assert!(
                 !prompt.document().contains(&seed.to_string()),
-                "{}: the seed is told",
+                "{}: the prompt contains the seed",
                 verdict.kernel
             );
         }
     }
-    told.dedup();
-    let mut all = told.clone();
-    all.sort_unstable();
-    all.dedup();
-    assert_eq!(all.len(), 22, "every status but `harness_error`: {all:?}");
+    statuses.sort_unstable();
+    statuses.dedup();
+    assert_eq!(
+        statuses.len(),
+        22,
+        "every status but `harness_error`: {statuses:?}"
+    );
 }
 
 #[test]
@@ -109,7 +111,7 @@ fn hidden_shapes_and_regimes_are_never_named() {
                 "{secret}"
             );
         }
-        assert!(section_text(&prompt, "parents").contains("not told"));
+        assert!(section_text(&prompt, "parents").contains("not shown"));
     }
     for name in embedded_names() {
         let task = task(name);
@@ -122,7 +124,7 @@ fn hidden_shapes_and_regimes_are_never_named() {
             .iter()
             .flat_map(|regimes| regimes.keys())
         {
-            // What the definition itself calls so is no secret.
+            // A name that the definition itself uses is not secret.
             if task.definition.inputs.contains_key(regime)
                 || task.definition.reference.contains(regime.as_str())
             {
@@ -148,16 +150,16 @@ fn gpu_feedback_reports_speed_and_bound() {
     let feedback = Feedback::from_verdict(&verdict, &task).unwrap();
     let text = feedback_text::describe_feedback(&feedback, "", &prompt_input(&task, &device));
     insta::assert_snapshot!(text, @r"
-    `passed`: it is correct, and was measured. 1.03x (3 % faster) of the baseline `fla` over all workloads (95 % interval 1.027 to 1.035).
-    - `b1`: 0.85x (15 % slower), 3.21 us against 2.73 us; 7.6 % of the roofline: latency-bound, too little work to fill the device; 329 GB/s of 4.30 TB/s (1.05 MB at least)
-    - `b4`: 1.19x (19 % faster), 3.25 us against 3.86 us; 30 % of the roofline, memory-bound: 1.30 TB/s of 4.30 TB/s (4.22 MB at least)
-    - `b8`: 1.14x (14 % faster), 4.44 us against 5.06 us; 44 % of the roofline, memory-bound: 1.90 TB/s of 4.30 TB/s (8.44 MB at least)
-    - `b64`: 0.98x (2 % slower), 20.4 us against 20.0 us; 77 % of the roofline, memory-bound: 3.31 TB/s of 4.30 TB/s (67.5 MB at least)
-    - compiler: 40 registers a thread, 16 bytes spilled a thread, 2048 bytes of shared memory a block, occupancy 75 %
-    - line 31: global load of 4 bytes a thread touches 32.0 sectors of 32 bytes a warp, where 4 would do
-    - line 40: shared store of 4 bytes a thread takes 4.00 times the passes over the banks that it needs
+    `passed`: correct and timed. Speedup over the baseline `fla`: 1.03x (3 % faster), 95 % interval 1.027 to 1.035, over all workloads.
+    - `b1`: 0.85x (takes 1.18x the baseline's time), median 3.21 us, baseline's median 2.73 us; 7.6 % of the roofline, latency-bound, too little work to fill the device: 329 GB/s of 4.30 TB/s (at least 1.05 MB)
+    - `b4`: 1.19x (19 % faster), median 3.25 us, baseline's median 3.86 us; 30 % of the roofline, memory-bound: 1.30 TB/s of 4.30 TB/s (at least 4.22 MB)
+    - `b8`: 1.14x (14 % faster), median 4.44 us, baseline's median 5.06 us; 44 % of the roofline, memory-bound: 1.90 TB/s of 4.30 TB/s (at least 8.44 MB)
+    - `b64`: 0.98x (takes 1.02x the baseline's time), median 20.4 us, baseline's median 20.0 us; 77 % of the roofline, memory-bound: 3.31 TB/s of 4.30 TB/s (at least 67.5 MB)
+    - compiler: 40 registers per thread, 16 bytes spilled per thread, 2048 bytes of shared memory per block, occupancy 75 %
+    - line 31: global load of 4 bytes per thread touches 32.0 sectors of 32 bytes per warp; 4 would suffice
+    - line 40: shared store of 4 bytes per thread takes 4.00x the passes over the banks that it needs
     - counters, `gdn_decode<4>` on `b64`: multiprocessors busy 21 %, memory system 71 %, DRAM 70 %, L1 hits 2 %, L2 hits 33 %, warps resident 62 %, tensor cores 0 %, stalled on global memory 81 %, stalled on shared memory 1 %, stalled at barriers 0 %
-    - error: at most 3.0 % of the tolerance
+    - largest error: 3.0 % of the tolerance
     ");
 }
 
@@ -181,13 +183,13 @@ fn change_from_parent_is_described() {
     let task = task("gdn_decode");
     let of = |kernel| Feedback::from_verdict(&verdict(kernel), &task).unwrap();
     let (parent, child) = (of("gpu_parent.cu"), of("gpu_child.cu"));
-    insta::assert_snapshot!(child.describe_change_from(&parent), @"1.22x (22 % faster) of the parent's speed, speed on `b1` +43 %, on `b64` -6 %; now 1.26x (26 % faster) of the baseline");
-    insta::assert_snapshot!(parent.describe_change_from(&parent), @"no difference that could be measured (within 0.6 %); now 1.03x (3 % faster) of the baseline");
+    insta::assert_snapshot!(child.describe_change_from(&parent), @"1.22x the parent's speed (22 % faster), by workload `b1` 1.43x, `b64` 0.94x; now 1.26x the baseline's speed (26 % faster)");
+    insta::assert_snapshot!(parent.describe_change_from(&parent), @"no measurable difference (within 0.6 %); now 1.03x the baseline's speed (3 % faster)");
     let race = Feedback::from_verdict(&verdict("race_reused_buffer.cu"), &task).unwrap();
     let wrong = Feedback::from_verdict(&verdict("wrong_output_zeros.cu"), &task).unwrap();
     assert!(
         race.describe_change_from(&parent)
-            .starts_with("broke it, `race`: two threads")
+            .starts_with("fails now, `race`: two threads")
     );
     assert!(
         parent
@@ -197,7 +199,7 @@ fn change_from_parent_is_described() {
     assert!(race.describe_change_from(&race).starts_with("still `race`"));
     assert!(
         race.describe_change_from(&wrong)
-            .starts_with("`race` where the parent was `wrong_output`")
+            .starts_with("`race`, the parent `wrong_output`: ")
     );
     let failed = |reason, of| Failed {
         step: 3,
@@ -213,6 +215,6 @@ fn change_from_parent_is_described() {
     );
     assert_eq!(
         describe_failed_step(&failed(FailedReason::NoOp, None)),
-        "nothing was changed"
+        "nothing changed"
     );
 }

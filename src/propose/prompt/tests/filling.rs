@@ -1,4 +1,4 @@
-//! What a prompt has room for, in which order, and what it costs to make.
+//! How a prompt is filled up to its budget, and how long that takes.
 
 use std::time::Instant;
 
@@ -39,7 +39,7 @@ fn stable_part_is_identical_for_all_steps() {
         assert_eq!(
             render(&asked, &templates).unwrap(),
             other,
-            "the same question, the same prompt"
+            "the same input, the same prompt"
         );
     }
 }
@@ -60,7 +60,7 @@ fn context_is_filled_in_order_and_cut_at_the_budget() {
     let mut context: Vec<_> = (sources.iter().zip(10..))
         .map(|(source, step)| shown_kernel(step, source, None, KernelLabel::Elite))
         .collect();
-    // The same code again, and the parent's.
+    // The first kernel's code again, and the parent's.
     context.insert(1, shown_kernel(99, &sources[0], None, KernelLabel::Recent));
     context.insert(2, shown_kernel(98, "parent\n", None, KernelLabel::Recent));
     let parents = [shown_kernel(1, "parent\n", None, KernelLabel::Parent)];
@@ -99,21 +99,24 @@ fn context_is_filled_in_order_and_cut_at_the_budget() {
         let text = section_text(&prompt, "context");
         let kernels = text.matches("```cuda").count();
         for (source, step) in sources.iter().zip(10..) {
-            let told = text.contains(&format!("## Step {step}:"));
-            assert_eq!(text.contains(source.as_str()), told, "whole or not at all");
+            let is_shown = text.contains(&format!("## Step {step}:"));
+            assert_eq!(
+                text.contains(source.as_str()),
+                is_shown,
+                "whole or not at all"
+            );
             let reported = prompt
                 .left_out
                 .iter()
                 .any(|line| line.starts_with(&format!("step {step}:")));
-            assert_ne!(told, reported, "what is not shown is said to be left out");
+            assert_ne!(
+                is_shown, reported,
+                "a kernel is shown or reported as left out"
+            );
         }
         last = last.max(kernels);
-        // Nothing less worthy is in the place of what would have fit there.
-        if let Some(left) = prompt
-            .left_out
-            .iter()
-            .find(|line| line.contains("were left"))
-        {
+        // No later kernel takes the room of an earlier one that would have fit.
+        if let Some(left) = prompt.left_out.iter().find(|line| line.contains(" left")) {
             let step: usize = left[5..].split(':').next().unwrap().parse().unwrap();
             assert!(text.matches("## Step").count() >= step - 10, "{left}");
         }
@@ -146,7 +149,7 @@ fn history_drops_its_oldest_entries_first() {
     let text = section_text(&prompt, "history");
     assert!(
         text.contains(
-            "- step 500, edit of 250: `unrolled the loop 500 times` (expected -15 % of time): 1.05x"
+            "- step 500, edit of 250: `unrolled the loop 500 times` (expected -15 %): 1.05x"
         ),
         "{text}"
     );
@@ -192,18 +195,19 @@ fn rendering_a_long_prompt_is_fast() {
         ..prompt_input(&task, &device)
     };
     let times = (0..5).map(|_| {
-        let begun = Instant::now();
+        let started = Instant::now();
         let prompt = render(&asked, &templates).unwrap();
         assert!(
             prompt.estimated_tokens() > 98_000 && prompt.estimated_tokens() <= 100_000,
             "{}",
             prompt.estimated_tokens()
         );
-        begun.elapsed()
+        started.elapsed()
     });
     let least = times.min().unwrap();
-    // Unoptimised, on a machine that does other things; a release build takes a few milliseconds.
-    assert!(least.as_millis() < 500, "{least:?}");
+    // Far above the time of a debug build on a busy machine, and far below that of quadratic work. `benches/proposals.rs` measures a
+    // release build: a few milliseconds.
+    assert!(least.as_secs() < 5, "{least:?}");
 }
 
 #[test]
@@ -224,6 +228,6 @@ fn required_sections_are_rendered_even_over_budget() {
     let said = prompt
         .left_out
         .iter()
-        .any(|line| line.contains("what must be told takes"));
+        .any(|line| line.contains("the required sections take"));
     assert!(said, "{:?}", prompt.left_out);
 }

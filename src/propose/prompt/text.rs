@@ -1,0 +1,71 @@
+//! A finished prompt: its sections, and an estimate of its tokens.
+
+use serde::Serialize;
+
+/// The text of one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Prompt {
+    pub system: String,
+    /// In order; all `stable` sections come first.
+    pub sections: Vec<PromptSection>,
+    /// What did not fit into the budget, one line each.
+    pub left_out: Vec<String>,
+    /// The version of the templates.
+    pub version: String,
+}
+
+/// A named part of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct PromptSection {
+    pub name: String,
+    pub text: String,
+    /// As [`estimate_tokens`] counts them.
+    pub tokens: u64,
+    /// Whether the section is the same for all steps of a run.
+    pub stable: bool,
+}
+
+impl Prompt {
+    /// The text that is the same for all steps of a run, without the system message.
+    pub(crate) fn stable_text(&self) -> String {
+        self.join_sections(|section| section.stable)
+    }
+
+    /// The text after the stable part.
+    pub(crate) fn changing_text(&self) -> String {
+        self.join_sections(|section| !section.stable)
+    }
+
+    /// The whole prompt as one text, as `prompt.md` stores it.
+    pub(crate) fn document(&self) -> String {
+        let mut text = format!("{}\n\n---\n\n", self.system.trim_end());
+        for section in &self.sections {
+            text.push_str(&section.text);
+        }
+        text
+    }
+
+    /// The estimated tokens of the whole prompt.
+    pub(crate) fn estimated_tokens(&self) -> u64 {
+        let sections = self.sections.iter().map(|section| section.tokens);
+        estimate_tokens(&self.system) + sections.sum::<u64>()
+    }
+
+    /// The bytes of the whole prompt, an upper bound on its tokens: no tokenizer makes more tokens than bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let sections = self.sections.iter().map(|section| section.text.len());
+        (self.system.len() + sections.sum::<usize>()) as u64
+    }
+
+    fn join_sections(&self, include: fn(&PromptSection) -> bool) -> String {
+        let sections = self.sections.iter().filter(|section| include(section));
+        sections.map(|section| section.text.as_str()).collect()
+    }
+}
+
+/// Estimated tokens of a text: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
+///
+/// Only for display and for filling a prompt. Budgets count each byte as a token (`llm`'s worst case).
+pub(crate) fn estimate_tokens(text: &str) -> u64 {
+    (text.len() as u64 * 2).div_ceil(7)
+}
