@@ -265,6 +265,27 @@ mod tests {
     }
 
     #[test]
+    fn results_are_stored_once_by_the_last_loop() {
+        let body = "    const int row = blockIdx.x;\n    float sum = 0.0f;\n    for (int i = 0; i < 64; i++) output[row * 64 + i] = expf(x[i]);\n    for (int i = 0; i < 64; i++) {\n        output[row * 64 + i] += 1.0f;\n    }\n    for (int i = 0; i < 64; i++) {\n        sum += output[row * 64 + i];\n    }\n";
+        insta::assert_snapshot!(changes(&StageInLocal, body, "output[row * 64 + i]"), @r#"
+        -     for (int i = 0; i < 64; i++) output[row * 64 + i] = expf(x[i]);
+        -     for (int i = 0; i < 64; i++) {
+        -         output[row * 64 + i] += 1.0f;
+        -     }
+        -     for (int i = 0; i < 64; i++) {
+        -         sum += output[row * 64 + i];
+        +     float output_kept[64];
+        +     for (int i = 0; i < 64; i++) output_kept[i] = expf(x[i]);
+        +     for (int i = 0; i < 64; i++) {
+        +         output_kept[i] += 1.0f;
+        +         output[row * 64 + i] = output_kept[i];
+        +     }
+        +     for (int i = 0; i < 64; i++) {
+        +         sum += output_kept[i];
+        "#);
+    }
+
+    #[test]
     fn changing_or_unbounded_values_are_not_staged() {
         for body in [
             "    for (int i = 0; i < columns; i++) output[i] = x[i];\n    for (int i = 0; i < columns; i++) output[i] = x[i];\n",
