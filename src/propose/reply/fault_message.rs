@@ -102,7 +102,7 @@ fn write_missed(text: &mut String, missed: &UnmatchedEdit) -> std::fmt::Result {
     let lead = if *is_absent {
         "This line of `old_str` is not in the kernel:"
     } else {
-        "Every line of `old_str` is in the kernel, but not in this sequence. The first line out of sequence:"
+        "Every line of `old_str` is in the kernel, but not in this order. The first line out of order:"
     };
     writeln!(text, "{lead}\n{}", in_code_fence(unmatched_line))?;
     match found_instead {

@@ -63,7 +63,7 @@ pub struct UnmatchedEdit {
     pub edit: usize,
     /// The most similar part of the kernel; empty if nothing is similar.
     pub nearest: Vec<NumberedLine>,
-    /// The first line of `old_str` that is not in the kernel; if all are, the first that is out of sequence.
+    /// The first line of `old_str` that is not in the kernel; if all are, the first that is out of order.
     #[serde(rename = "wrote")]
     pub unmatched_line: String,
     /// Whether `unmatched_line` is nowhere in the kernel.

@@ -78,7 +78,28 @@ fn indentation_is_repaired_at_a_unique_match() {
 fn fault_message_names_lines_and_nearest_text() {
     let missing = edit("        const float value = x[i + 1];", "");
     let edits = [edit("i <", "j <"), edit("float", "int"), missing];
-    insta::assert_snapshot!(describe_faults(&faults(KERNEL, &edits, 3)), @"");
+    insta::assert_snapshot!(describe_faults(&faults(KERNEL, &edits, 3)), @r#"
+    None of your edits was made: the kernel is unchanged.
+
+    Edit 2: `old_str` occurs 3 times, in lines 5 and 8. Add a neighboring line that only the intended place has.
+
+    Edit 3: `old_str` does not occur in the kernel.
+    The most similar part of the kernel (line numbers are not part of it):
+    ```
+     6 |     const int i = blockIdx.x * 256 + threadIdx.x;
+     7 |     if (i < n) {
+     8 |         const float value = x[i];
+     9 |         output[i] = value;
+    10 |     }
+    ```
+    This line of `old_str` is not in the kernel:
+    ```
+            const float value = x[i + 1];
+    ```
+    The kernel has line 8 in its place.
+
+    Send all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: it must occur exactly once.
+    "#);
 }
 
 #[test]
@@ -100,7 +121,56 @@ fn fault_message_describes_every_fault() {
         describe_faults(&faults(KERNEL, &empty, 1)),
         describe_faults(&faults(KERNEL, &reversed, 1)),
     ];
-    insta::assert_snapshot!(messages.join("----\n"), @"");
+    insta::assert_snapshot!(messages.join("----\n"), @r#"
+    None of your edits was made: the kernel is unchanged.
+
+    There are 2 edits; at most 1 is allowed. Keep the most important.
+
+    Send all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: it must occur exactly once.
+    ----
+    None of your edits was made: the kernel is unchanged.
+
+    Edit 2: an earlier edit of this reply changes the text of `old_str`. Merge the two edits, or write `old_str` as the earlier edit leaves it.
+
+    Send all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: it must occur exactly once.
+    ----
+    None of your edits was made: the kernel is unchanged.
+
+    Edit 1: `old_str` does not occur in the kernel.
+    Nothing in the kernel is similar to this line of `old_str`:
+    ```
+    int j = 0;
+    ```
+
+    Send all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: it must occur exactly once.
+    ----
+    None of your edits was made: the kernel is unchanged.
+
+    Edit 1: `old_str` is empty. To insert text, put a neighboring line in `old_str` and repeat it in `new_str`.
+
+    Send all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: it must occur exactly once.
+    ----
+    None of your edits was made: the kernel is unchanged.
+
+    Edit 1: `old_str` does not occur in the kernel.
+    `new_str` is already in the kernel, in line 9.
+    The most similar part of the kernel (line numbers are not part of it):
+    ```
+     5 | __global__ void gelu(const float* x, float* output, int n) {
+     6 |     const int i = blockIdx.x * 256 + threadIdx.x;
+     7 |     if (i < n) {
+     8 |         const float value = x[i];
+     9 |         output[i] = value;
+    10 |     }
+    ```
+    Every line of `old_str` is in the kernel, but not in this order. The first line out of order:
+    ```
+            output[i] = value;
+    ```
+    The kernel has line 7 in its place.
+
+    Send all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: it must occur exactly once.
+    "#);
 }
 
 #[test]
