@@ -33,7 +33,7 @@ use crate::propose::source_edits::SourceEdits;
 ///
 /// Legal for loops with the same variable and range that are never left early, if iteration `i` of the second loop needs only
 /// iteration `i` of the first: no variable passes from one loop to the other, and memory that one writes is accessed by both
-/// at the same index. Between them only declarations may stand that can move before the first loop.
+/// at the same index. Between the loops, only declarations that can move before the first one are allowed.
 ///
 /// Faster because data stays in registers between the two bodies, and the loop overhead is paid once.
 pub(super) struct Fuse;

@@ -56,7 +56,7 @@ impl Transformation for Unroll {
     }
 }
 
-/// The pragmas to try; `None` stands for no pragma.
+/// The pragmas to try; `None` removes the pragma.
 fn wanted_pragmas<'t>(
     scope: &Scope<'t, '_>,
     node: Node<'t>,
