@@ -1,10 +1,10 @@
-//! What a proposal by a model costs kforge itself: against a server that answers at once, with a judge that does.
+//! Measures what a proposal by a model costs kforge itself: the provider and the judge reply at once.
 //!
 //!     cargo bench --bench proposals             1,000 steps
-//!     cargo bench --bench proposals -- 10000    as many
+//!     cargo bench --bench proposals -- 10000    10,000 steps
 //!
-//! Prompts of about 100,000 tokens, replies of about 2,000 in 64 events; every durable write included. The server is a process of its
-//! own. Prints, for every tenth of the steps, proposals per second and the processor time of each.
+//! Prompts have about 100,000 tokens, replies about 2,000 in 64 events. All durable writes are included. The provider is a
+//! separate process. Prints the proposals per second and the processor time of each, for every tenth of the steps.
 
 #[path = "../tests/driver/scripted.rs"]
 #[expect(dead_code, reason = "the driver's tests use more of it")]
@@ -27,23 +27,25 @@ use kforge::search::SearchUpdate;
 use kforge::verdict::DeviceIdentity;
 use serde_json::json;
 
-/// Set for the process that only answers.
+/// Environment variable that turns the process into the provider.
 const SERVER_ENV: &str = "KFORGE_BENCH_ANSWER";
 
-/// Questions under way at once, and kernels with the judge.
+/// Requests in flight, and kernels that are judged at once.
 const CONCURRENCY: usize = 8;
 
 fn main() -> Result<()> {
     if std::env::var_os(SERVER_ENV).is_some() {
         return serve_replies();
     }
-    // `cargo bench` adds a flag of its own.
-    let number = |word: String| word.parse().ok();
+    // `cargo bench` adds a flag of its own, which is skipped.
+    let number = |argument: String| argument.parse().ok();
     let steps: u64 = std::env::args().skip(1).find_map(number).unwrap_or(1000);
     let (_server, url) = ReplyServer::start()?;
-    // Below the folder of the build: the temporary folder may lie in memory, where a sync costs nothing.
+    // Inside the build folder: the folder for temporary files may be in memory, where a sync costs nothing.
     let program = std::env::current_exe()?;
-    let folder = program.parent().context("the program lies nowhere")?;
+    let folder = program
+        .parent()
+        .context("the program has no parent folder")?;
     let root = tempfile::tempdir_in(folder)?;
     let mut options = scripted::options(&root.path().join("run"), &["softmax"], steps);
     options.in_flight = CONCURRENCY;
@@ -71,7 +73,7 @@ fn main() -> Result<()> {
     })?;
     let progress = &ended.tasks.first().context("no task was run")?.progress;
     ensure!(progress.steps == steps, "{} steps", progress.steps);
-    watch.show("all", watch.begun, (0, 0));
+    watch.show("all", &watch.start);
     show(&format!(
         "prompts of {} kB on average, replies of {} kB",
         watch.bytes / watch.proposals.max(1) / 1000,
@@ -103,7 +105,7 @@ fn models(url: &str) -> Result<ModelOptions> {
     })
 }
 
-/// The process that answers; ends with this.
+/// The provider process. Dropping this ends it.
 struct ReplyServer(Child);
 
 impl ReplyServer {
@@ -113,7 +115,7 @@ impl ReplyServer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let out = child.stdout.take().context("it has no output")?;
+        let out = child.stdout.take().context("the provider has no output")?;
         let mut url = String::new();
         BufReader::new(out).read_line(&mut url)?;
         Ok((Self(child), url.trim().to_owned()))
@@ -122,13 +124,13 @@ impl ReplyServer {
 
 impl Drop for ReplyServer {
     fn drop(&mut self) {
-        // It is gone already, or goes now.
+        // An error means that it has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Answers until nobody is there any more.
+/// Runs the provider until its standard input is closed.
 fn serve_replies() -> Result<()> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -136,17 +138,17 @@ fn serve_replies() -> Result<()> {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || {
-                // The other side may close whenever it likes.
+                // An error means that the client closed the connection.
                 while let Ok(true) = serve(&stream, &NEXT) {}
             });
         }
     });
-    // Until whoever started it closes the other end.
+    // Ends when the bench does.
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     Ok(())
 }
 
-/// Reads a request and streams the reply. False where there is none any more.
+/// Reads a request and streams the reply. False at the end of the connection.
 fn serve(mut stream: &TcpStream, next: &AtomicUsize) -> std::io::Result<bool> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
@@ -191,7 +193,7 @@ fn serve(mut stream: &TcpStream, next: &AtomicUsize) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// A trace and a kernel of 7 kB that is not there yet.
+/// A trace and a kernel of 7 kB that differs from all others.
 fn reply_text(number: usize) -> String {
     let trace = json!({"bottleneck": "memory", "hypothesis": "fewer passes", "change": format!("variant {number}"), "expected_percent": -5, "risk": "none"});
     let mut text = format!(
@@ -209,35 +211,49 @@ fn reply_text(number: usize) -> String {
     text + "    for (int i = 0; i < columns; ++i) output[row * columns + i] = expf(in[i] - largest) / sum;\n}\n```\n"
 }
 
-/// Counts proposals, and tells how long each tenth of them took.
+/// Counts proposals, and prints the throughput of each tenth of the steps.
 struct ThroughputObserver {
     steps: u64,
-    begun: Instant,
     proposals: u64,
+    /// Estimated size of all prompts.
     bytes: u64,
-    /// When the present tenth began: the time, the proposals by then, the processor time by then.
-    last: (Instant, u64, u64),
+    start: Progressed,
+    /// At the start of the current tenth.
+    last: Progressed,
+}
+
+/// How far the run was at some time.
+#[derive(Clone)]
+struct Progressed {
+    time: Instant,
+    proposals: u64,
+    /// In microseconds.
+    processor: u64,
 }
 
 impl ThroughputObserver {
     fn new(steps: u64) -> Self {
-        let begun = Instant::now();
+        let start = Progressed {
+            time: Instant::now(),
+            proposals: 0,
+            processor: processor_time(),
+        };
         Self {
             steps,
-            begun,
             proposals: 0,
             bytes: 0,
-            last: (begun, 0, processor_time()),
+            last: start.clone(),
+            start,
         }
     }
 
-    fn show(&self, name: &str, since: Instant, (proposals, processor): (u64, u64)) {
-        let count = (self.proposals - proposals).max(1) as f64;
-        let seconds = since.elapsed().as_secs_f64();
+    fn show(&self, name: &str, since: &Progressed) {
+        let count = (self.proposals - since.proposals).max(1) as f64;
+        let seconds = since.time.elapsed().as_secs_f64();
         show(&format!(
             "{name}: {:.1} proposals/s, {:.2} ms of processor time each",
             count / seconds,
-            (processor_time() - processor) as f64 / 1000.0 / count
+            (processor_time() - since.processor) as f64 / 1000.0 / count
         ));
     }
 }
@@ -248,11 +264,14 @@ impl Observer for ThroughputObserver {
             Event::Sent(sent) => self.bytes += sent.reserved.tokens - sent.most_output.unwrap_or(0),
             Event::Proposed(_) => {
                 self.proposals += 1;
-                let (since, proposals, processor) = self.last;
-                if self.proposals - proposals == (self.steps / 10).max(1) {
-                    let name = format!("{} to {}", proposals + 1, self.proposals);
-                    self.show(&name, since, (proposals, processor));
-                    self.last = (Instant::now(), self.proposals, processor_time());
+                let before = self.last.proposals;
+                if self.proposals - before == (self.steps / 10).max(1) {
+                    self.show(&format!("{} to {}", before + 1, self.proposals), &self.last);
+                    self.last = Progressed {
+                        time: Instant::now(),
+                        proposals: self.proposals,
+                        processor: processor_time(),
+                    };
                 }
             }
             _ => {}
@@ -260,10 +279,10 @@ impl Observer for ThroughputObserver {
     }
 }
 
-/// Of this process so far, in microseconds.
+/// Processor time of this process so far, in microseconds.
 fn processor_time() -> u64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the call fills the structure that it is given, which is as large as it expects; zeroes are a valid one of them.
+    // SAFETY: the call fills the structure that it is given, which has the size that it expects; all zeroes are a valid value.
     let usage = unsafe {
         libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
         usage.assume_init()

@@ -1,4 +1,6 @@
-//! Replies as models write them, each with what must come of it: the kernel, the edits and what they make of a kernel, the trace.
+//! Replies as models write them, and what kforge must make of each: the kernel, the edits and their result, the trace.
+//!
+//! `fixtures/replies/NAME.md` is a reply, `expected.yaml` lists the expectations, `kernels/` has the kernels that they name.
 
 use std::path::{Path, PathBuf};
 
@@ -11,42 +13,43 @@ use kforge::propose::reply::{
 use kforge::task::{TaskFiles, embedded_names};
 use serde::Deserialize;
 
-/// The edits that a reply may have, as the default is.
+/// The most edits of a reply: the default of `llm.max_edits`.
 const MAX_EDITS: usize = 2;
 
-/// What must come of a reply. What is not given is not looked at, but for the trace.
+/// What kforge must make of a reply. An absent key is not checked, except that no trace is expected without `trace`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ExpectedReply {
-    /// Whether it ended by itself.
+    /// Whether the reply was not cut off.
     complete: bool,
-    /// `none`, `truncated` or `no_valid_edit`.
-    body: Option<String>,
-    /// Words of the reason for `none`.
-    why: Option<String>,
-    /// The kernel, word for word: a file.
+    /// `unusable`, `truncated` or `no_valid_edit`.
+    content: Option<String>,
+    /// A part of the reason for `unusable`.
+    reason: Option<String>,
+    /// The file with the expected kernel, which must be equal.
     code: Option<String>,
-    /// The task that the kernel is for: its header must fit.
+    /// The task of the kernel: its header must fit.
     task: Option<String>,
-    /// How many edits there are.
+    /// The number of edits.
     edits: Option<usize>,
-    /// The kernel that they are made in.
+    /// The file with the kernel to which the edits are applied.
     against: Option<String>,
     /// `changed`, `missed` or `no_op`.
-    becomes: Option<String>,
-    /// How they were mended: all of it, in order.
-    mends: Vec<RepairKind>,
+    result: Option<String>,
+    /// Everything that was corrected in the edits, in order.
+    repairs: Vec<RepairKind>,
     /// The kinds of faults, in order.
     faults: Vec<String>,
-    /// Parts of what the model is told.
-    says: Vec<String>,
-    /// Parts of the kernel that comes of it.
-    holds: Vec<String>,
+    /// Parts of the message to the model.
+    message: Vec<String>,
+    /// Parts of the resulting kernel.
+    contains: Vec<String>,
+    /// Texts that the resulting kernel must not contain.
     lacks: Vec<String>,
     trace: Option<ExpectedTrace>,
-    /// Words of the trace's fault; with a trace and without this there must be none.
-    fault: Option<String>,
-    /// Words of the notes.
+    /// A part of the trace's fault. Without this, a trace must have no fault.
+    trace_fault: Option<String>,
+    /// A part of the notes.
     notes: Option<String>,
 }
 
@@ -54,20 +57,20 @@ impl Default for ExpectedReply {
     fn default() -> Self {
         Self {
             complete: true,
-            body: None,
-            why: None,
+            content: None,
+            reason: None,
             code: None,
             task: None,
             edits: None,
             against: None,
-            becomes: None,
-            mends: Vec::new(),
+            result: None,
+            repairs: Vec::new(),
             faults: Vec::new(),
-            says: Vec::new(),
-            holds: Vec::new(),
+            message: Vec::new(),
+            contains: Vec::new(),
             lacks: Vec::new(),
             trace: None,
-            fault: None,
+            trace_fault: None,
             notes: None,
         }
     }
@@ -76,7 +79,7 @@ impl Default for ExpectedReply {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExpectedTrace {
-    /// Words of it.
+    /// A part of it.
     bottleneck: String,
     #[serde(default)]
     expected_percent: Option<f64>,
@@ -90,112 +93,111 @@ fn kernel(name: &str) -> String {
     std::fs::read_to_string(folder().join("kernels").join(name)).unwrap()
 }
 
-/// All that is not as it must be.
+/// Everything that differs from the expectation.
 #[derive(Default)]
 struct Failures(Vec<String>);
 
 impl Failures {
-    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    fn check(&mut self, holds: bool, describe: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(what());
+            self.0.push(describe());
         }
     }
 }
 
-fn check_reply(expected: &ExpectedReply, read: &ParsedReply) -> Failures {
-    let mut wrong = Failures::default();
-    check_trace(expected, read, &mut wrong);
-    if let Some(words) = &expected.notes {
-        let notes = read.notes.join("; ");
-        wrong.check(notes.contains(words), || format!("notes: {notes}"));
+fn check_reply(expected: &ExpectedReply, reply: &ParsedReply) -> Failures {
+    let mut failures = Failures::default();
+    check_trace(expected, reply, &mut failures);
+    if let Some(part) = &expected.notes {
+        let notes = reply.notes.join("; ");
+        failures.check(notes.contains(part), || format!("notes: {notes}"));
     }
-    let source = match &read.content {
+    let source = match &reply.content {
         ReplyContent::Code(code) => {
-            wrong.check(expected.body.is_none() && expected.edits.is_none(), || {
-                format!("code came of it:\n{code}")
-            });
+            failures.check(
+                expected.content.is_none() && expected.edits.is_none(),
+                || format!("unexpected code:\n{code}"),
+            );
             if let Some(name) = &expected.code {
                 let wanted = kernel(name);
-                wrong.check(*code == wanted, || format!("another kernel:\n{code}"));
+                failures.check(*code == wanted, || format!("another kernel:\n{code}"));
             }
             Some(code.clone())
         }
         ReplyContent::Edits(edits) => {
-            wrong.check(expected.edits == Some(edits.len()), || {
+            failures.check(expected.edits == Some(edits.len()), || {
                 format!("{edits:#?}")
             });
             let against = expected.against.as_deref().map(kernel).unwrap_or_default();
             check_applied(
                 expected,
                 apply_edits(&against, edits, MAX_EDITS),
-                &mut wrong,
+                &mut failures,
             )
         }
         other => {
             let (name, reason) = match other {
                 ReplyContent::NoValidEdit => ("no_valid_edit", ""),
                 ReplyContent::Truncated => ("truncated", ""),
-                ReplyContent::Unusable(reason) => ("none", reason.as_str()),
+                ReplyContent::Unusable(reason) => ("unusable", reason.as_str()),
                 ReplyContent::Code(_) | ReplyContent::Edits(_) => unreachable!("matched above"),
             };
-            let why = expected.why.as_deref().unwrap_or_default();
-            let is_as_said = expected.body.as_deref() == Some(name) && reason.contains(why);
-            wrong.check(is_as_said, || format!("{other:?}"));
+            let part = expected.reason.as_deref().unwrap_or_default();
+            let is_expected = expected.content.as_deref() == Some(name) && reason.contains(part);
+            failures.check(is_expected, || format!("{other:?}"));
             None
         }
     };
     if let Some(source) = source {
-        check_source(expected, &source, &mut wrong);
+        check_source(expected, &source, &mut failures);
     }
-    wrong
+    failures
 }
 
-fn check_trace(expected: &ExpectedReply, read: &ParsedReply, wrong: &mut Failures) {
-    let fault = read.trace_fault.as_deref();
-    match (&expected.fault, fault) {
-        (Some(words), fault) => {
-            wrong.check(fault.is_some_and(|fault| fault.contains(words)), || {
-                format!("the trace's fault: {fault:?}")
-            });
-        }
-        (None, fault) => wrong.check(fault.is_none() || read.trace.is_none(), || {
-            format!("the trace has a fault: {fault:?}")
+fn check_trace(expected: &ExpectedReply, reply: &ParsedReply, failures: &mut Failures) {
+    let fault = reply.trace_fault.as_deref();
+    match &expected.trace_fault {
+        Some(part) => failures.check(fault.is_some_and(|fault| fault.contains(part)), || {
+            format!("the trace's fault: {fault:?}")
+        }),
+        None => failures.check(fault.is_none() || reply.trace.is_none(), || {
+            format!("unexpected fault of the trace: {fault:?}")
         }),
     }
-    match (&expected.trace, &read.trace) {
+    match (&expected.trace, &reply.trace) {
         (None, None) => {}
         (Some(wanted), Some(trace)) => {
-            let near = match (wanted.expected_percent, trace.expected_percent) {
+            let is_close = match (wanted.expected_percent, trace.expected_percent) {
                 (Some(wanted), Some(found)) => (wanted - found).abs() < 0.01,
                 (wanted, found) => wanted.is_none() && found.is_none(),
             };
-            let is_as_said = trace.bottleneck.contains(&wanted.bottleneck) && near;
-            wrong.check(is_as_said && !trace.verbatim.is_empty(), || {
+            let is_expected = trace.bottleneck.contains(&wanted.bottleneck) && is_close;
+            failures.check(is_expected && !trace.verbatim.is_empty(), || {
                 format!("{trace:?}")
             });
         }
-        (wanted, found) => wrong.0.push(format!("wanted {wanted:?}, found {found:?}")),
+        (wanted, found) => failures
+            .0
+            .push(format!("expected {wanted:?}, found {found:?}")),
     }
 }
 
+/// Checks the result of the edits. Returns the changed kernel.
 fn check_applied(
     expected: &ExpectedReply,
     applied: AppliedEdits,
-    wrong: &mut Failures,
+    failures: &mut Failures,
 ) -> Option<String> {
-    let becomes = expected.becomes.as_deref();
+    let result = expected.result.as_deref();
     match applied {
-        AppliedEdits::Changed {
-            source,
-            repairs: repaired,
-        } => {
-            let mends: Vec<_> = repaired.iter().map(|repair| repair.mend).collect();
-            wrong.check(becomes == Some("changed"), || format!("changed:\n{source}"));
-            wrong.check(mends == expected.mends, || format!("mended: {mends:?}"));
+        AppliedEdits::Changed { source, repairs } => {
+            let kinds: Vec<_> = repairs.iter().map(|repair| repair.kind).collect();
+            failures.check(result == Some("changed"), || format!("changed:\n{source}"));
+            failures.check(kinds == expected.repairs, || format!("repairs: {kinds:?}"));
             Some(source)
         }
         AppliedEdits::NoOp => {
-            wrong.check(becomes == Some("no_op"), || "nothing changed".to_owned());
+            failures.check(result == Some("no_op"), || "nothing changed".to_owned());
             None
         }
         AppliedEdits::Missed { faults } => {
@@ -204,32 +206,32 @@ fn check_applied(
                 json["fault"].as_str().unwrap().to_owned()
             };
             let kinds: Vec<_> = faults.iter().map(kind).collect();
-            let said = describe_faults(&faults);
-            let is_as_said = becomes == Some("missed")
+            let message = describe_faults(&faults);
+            let is_expected = result == Some("missed")
                 && kinds == expected.faults
-                && expected.says.iter().all(|part| said.contains(part));
-            wrong.check(is_as_said, || format!("{kinds:?}:\n{said}"));
+                && expected.message.iter().all(|part| message.contains(part));
+            failures.check(is_expected, || format!("{kinds:?}:\n{message}"));
             None
         }
     }
 }
 
-fn check_source(expected: &ExpectedReply, source: &str, wrong: &mut Failures) {
-    for part in &expected.holds {
-        wrong.check(source.contains(part), || {
+fn check_source(expected: &ExpectedReply, source: &str, failures: &mut Failures) {
+    for part in &expected.contains {
+        failures.check(source.contains(part), || {
             format!("lacks `{part}`:\n{source}")
         });
     }
     for part in &expected.lacks {
-        wrong.check(!source.contains(part), || {
-            format!("holds `{part}`:\n{source}")
+        failures.check(!source.contains(part), || {
+            format!("contains `{part}`:\n{source}")
         });
     }
     let task = expected.task.as_deref().expect("the task of a kernel");
     assert!(embedded_names().contains(&task), "{task}");
     let task = TaskFiles::find(task).unwrap().load().unwrap();
     if let Err(error) = Kernel::parse(source, &task.definition) {
-        wrong.0.push(format!("its header: {error}"));
+        failures.0.push(format!("its header: {error}"));
     }
 }
 
@@ -237,12 +239,12 @@ fn check_source(expected: &ExpectedReply, source: &str, wrong: &mut Failures) {
 fn recorded_replies_parse_as_expected() {
     let table = std::fs::read_to_string(folder().join("expected.yaml")).unwrap();
     let table: IndexMap<String, ExpectedReply> = serde_yaml::from_str(&table).unwrap();
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (name, expected) in &table {
         let text = std::fs::read_to_string(folder().join(format!("{name}.md"))).unwrap();
-        let found = parse_reply(&text, expected.complete);
-        for what in check_reply(expected, &found).0 {
-            wrong.push(format!("== {name}: {what}"));
+        let reply = parse_reply(&text, expected.complete);
+        for failure in check_reply(expected, &reply).0 {
+            failures.push(format!("== {name}: {failure}"));
         }
     }
     let replies = std::fs::read_dir(folder()).unwrap().flatten();
@@ -253,10 +255,9 @@ fn recorded_replies_parse_as_expected() {
         "a reply without an expectation"
     );
     assert!(table.len() >= 60);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// A reply that is cut anywhere is never taken for a whole one, and nothing of it panics.
 #[test]
 fn cut_replies_never_give_code() {
     let text = std::fs::read_to_string(folder().join("asked_for.md")).unwrap();
@@ -266,91 +267,109 @@ fn cut_replies_never_give_code() {
             parse_reply(&text[..end], false).content,
             ReplyContent::Truncated
         );
-        // Even where it is said to be whole: the fence is open.
-        let body = parse_reply(&text[..end], true).content;
+        // Also if the provider reports a complete reply: the fence is open.
+        let content = parse_reply(&text[..end], true).content;
         assert!(
-            !matches!(body, ReplyContent::Code(_)),
-            "{end} bytes: {body:?}"
+            !matches!(content, ReplyContent::Code(_)),
+            "{end} bytes: {content:?}"
         );
     }
 }
 
-/// Texts of half a megabyte that are made to take long: one sign or mark over and over.
+/// Parts that a hostile reply repeats.
+const REPEATED: [&str; 50] = [
+    "```\n",
+    "```cuda\n",
+    "~~~\n",
+    "```c\n/*\n",
+    "```\n/*\n```\n",
+    "```\nR\"x(\n",
+    "/* kforge\n",
+    "/* kforge\n*/\n",
+    "{",
+    "{\"a\":",
+    "{\"bottleneck\":\"",
+    "{\"bottleneck\": 1,",
+    "{a:[",
+    "{'a': \"",
+    "<edit>",
+    "<old_str>",
+    "<old_str>\n",
+    "<old_str>a</old_str>",
+    "<old_str>a</old_str><new_str>b</new_str>\n",
+    "<old_str x",
+    "<search>",
+    "<trace>",
+    "<trace></trace>",
+    "<think>",
+    "</think>",
+    "<<<<<<<\n",
+    "<<<<<<<\na\n=======\nb\n>>>>>>>\n",
+    "@@\n-a\n+b\n",
+    "&lt;",
+    "`",
+    "\"",
+    "\n",
+    " ",
+    "a",
+    "a ",
+    "\r\n",
+    "\u{feff}",
+    "“",
+    "}```\n",
+    "```json\n{\n",
+    "`<old_str>`",
+    "</",
+    "//",
+    "{//",
+    "{/*",
+    "{\"a\":1,\n",
+    "<|channel|>final<|message|>",
+    "<NO_VALID_EDIT/>",
+    "1 | a\n",
+    "{\"bottleneck\":1,\"risk\":2}\n",
+];
+
+/// Texts of half a megabyte that take long in quadratic time: the name of each, and the text.
 fn hostile_replies() -> Vec<(String, String)> {
-    let repeated = [
-        "```\n",
-        "```cuda\n",
-        "~~~\n",
-        "```c\n/*\n",
-        "```\n/*\n```\n",
-        "```\nR\"x(\n",
-        "/* kforge\n",
-        "/* kforge\n*/\n",
-        "{",
-        "{\"a\":",
-        "{\"bottleneck\":\"",
-        "{\"bottleneck\": 1,",
-        "{a:[",
-        "{'a': \"",
-        "<edit>",
-        "<old_str>",
-        "<old_str>\n",
-        "<old_str>a</old_str>",
-        "<old_str>a</old_str><new_str>b</new_str>\n",
-        "<old_str x",
-        "<search>",
-        "<trace>",
-        "<trace></trace>",
-        "<think>",
-        "</think>",
-        "<<<<<<<\n",
-        "<<<<<<<\na\n=======\nb\n>>>>>>>\n",
-        "@@\n-a\n+b\n",
-        "&lt;",
-        "`",
-        "\"",
-        "\n",
-        " ",
-        "a",
-        "a ",
-        "\r\n",
-        "\u{feff}",
-        "“",
-        "}```\n",
-        "```json\n{\n",
-        "`<old_str>`",
-        "</",
-        "//",
-        "{//",
-        "{/*",
-        "{\"a\":1,\n",
-        "<|channel|>final<|message|>",
-        "<NO_VALID_EDIT/>",
-        "1 | a\n",
-        "{\"bottleneck\":1,\"risk\":2}\n",
-    ];
-    let of = |text: &str| text.repeat((1 << 19) / text.len());
-    repeated
+    let repeat = |text: &str| text.repeat((1 << 19) / text.len());
+    REPEATED
         .iter()
-        .map(|text| (format!("{text:?}"), of(text)))
-        .chain([("<edit>, then `<`".to_owned(), format!("<edit>{}", of("<")))])
+        .map(|text| (format!("{text:?}"), repeat(text)))
+        .chain([(
+            "<edit>, then `<`".to_owned(),
+            format!("<edit>{}", repeat("<")),
+        )])
         .collect()
 }
 
-/// Seconds that a test build may take for what an optimised one does in some tens of milliseconds.
+/// Processor time that a test build may take for what an optimized one does in some tens of milliseconds. Quadratic time takes
+/// minutes.
 const MAX_SECONDS: f64 = 3.0;
+
+/// Processor time of this thread, in seconds: unlike wall time, it does not depend on the load of the machine.
+fn thread_seconds() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call writes the structure that it is given, which outlives it.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(status, 0);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
 
 #[test]
 fn hostile_replies_are_read_in_linear_time() {
     let kernel = kernel("softmax_block.cu").repeat(130);
     assert!(kernel.len() > 200_000);
     let mut slow = Vec::new();
-    let mut timed = |what: &str, task: &mut dyn FnMut()| {
-        let start = std::time::Instant::now();
-        task();
-        let seconds = start.elapsed().as_secs_f64();
+    let mut timed = |name: &str, work: &mut dyn FnMut()| {
+        let start = thread_seconds();
+        work();
+        let seconds = thread_seconds() - start;
         if seconds > MAX_SECONDS {
-            slow.push(format!("{what}: {seconds:.2} s"));
+            slow.push(format!("{name}: {seconds:.2} s"));
         }
     };
     for (name, text) in hostile_replies() {

@@ -96,14 +96,10 @@ fn fault_lines(faults: &[kforge::propose::reply::EditFault]) -> Vec<u32> {
     for fault in faults {
         match fault {
             EditFault::Ambiguous { lines, .. } => named.extend(lines),
-            EditFault::Missed {
-                nearest,
-                instead,
-                present,
-                ..
-            } => {
-                named.extend(nearest.iter().chain(instead).map(|near| near.line));
-                named.extend(present);
+            EditFault::Missed(missed) => {
+                let shown = missed.nearest.iter().chain(&missed.found_instead);
+                named.extend(shown.map(|numbered| numbered.line));
+                named.extend(missed.already_at);
             }
             EditFault::TooMany { .. } | EditFault::Empty { .. } | EditFault::Overtaken { .. } => {}
         }

@@ -1,6 +1,7 @@
-//! Small edits of a header's text: where a launch's values, a tunable's list or a section stand, line by line.
+//! Finds and edits parts of a kernel header as text: a launch value, a tunable's list, a section.
 //!
-//! Everything else of the header stays byte for byte as it is.
+//! Works line by line, so that an edit leaves every other byte of the header as it is. Never checks what a header means:
+//! `kernel::Kernel` parses it.
 
 use std::ops::Range;
 
@@ -15,7 +16,7 @@ pub(super) fn header_range(source: &str) -> Range<usize> {
     start..end
 }
 
-/// The lines of the header, each with its place in the file and its number, counted from 1.
+/// The lines of the header: the first byte in the file, the line number counted from 1, and the text.
 fn header_lines(source: &str) -> impl Iterator<Item = (usize, usize, &str)> {
     let end = header_range(source).end;
     let mut at = 0;
@@ -29,12 +30,12 @@ fn header_lines(source: &str) -> impl Iterator<Item = (usize, usize, &str)> {
         })
 }
 
-/// The value of `key:` in the launch whose entry begins in `line`, without a comment behind it.
+/// The value of `key:` in the launch entry that starts at `line`, without a trailing comment.
 pub(super) fn launch_value_range(source: &str, line: u32, key: &str) -> Option<Range<usize>> {
-    let mut inside = header_lines(source).skip_while(|(_, number, _)| *number < line as usize);
-    let (start, _, first) = inside.next()?;
+    let mut lines = header_lines(source).skip_while(|(_, number, _)| *number < line as usize);
+    let (start, _, first) = lines.next()?;
     let indent = first.find('-')?;
-    let entry = inside.take_while(|(_, _, text)| {
+    let entry = lines.take_while(|(_, _, text)| {
         let own = text.len() - text.trim_start().len();
         !text.trim().is_empty() && own > indent
     });
@@ -43,7 +44,7 @@ pub(super) fn launch_value_range(source: &str, line: u32, key: &str) -> Option<R
         .find_map(|(start, _, text)| value_range(start, text, key))
 }
 
-/// The list of a tunable, brackets included.
+/// The list of a tunable with its brackets, if it is written on one line.
 pub(super) fn tunable_list_range(source: &str, name: &str) -> Option<Range<usize>> {
     let section = section_range(source, "tunables")?;
     header_lines(source)
@@ -54,19 +55,21 @@ pub(super) fn tunable_list_range(source: &str, name: &str) -> Option<Range<usize
         })
 }
 
-/// The lines of a section such as `tunables:`, from its first to the end of its last.
+/// The whole lines of a top-level section such as `tunables:`.
 pub(super) fn section_range(source: &str, key: &str) -> Option<Range<usize>> {
     let head = format!("{key}:");
-    let mut inside = header_lines(source).skip_while(|(_, _, text)| !text.starts_with(&head));
-    let (start, _, first) = inside.next()?;
-    let rest: usize = inside
+    let mut lines = header_lines(source).skip_while(|(_, _, text)| !text.starts_with(&head));
+    let (start, _, first) = lines.next()?;
+    let rest: usize = lines
         .take_while(|(_, _, text)| text.starts_with([' ', '-', '#']) && !text.contains("*/"))
         .map(|(_, _, text)| text.len())
         .sum();
     Some(start..start + first.len() + rest)
 }
 
-/// Declares a tunable, in a section that is there or in a new one.
+/// Declares a tunable at the end of the `tunables` section, and adds the section if the header has none.
+///
+/// `None` if the header's `*/` is not on a line of its own.
 pub(super) fn add_tunable(
     source: &str,
     name: &str,
@@ -88,6 +91,7 @@ pub(super) fn add_tunable(
     Some(())
 }
 
+/// The value behind `key:` in a line that starts at byte `start`.
 fn value_range(start: usize, line: &str, key: &str) -> Option<Range<usize>> {
     let text = line.trim_start().trim_start_matches("- ").trim_start();
     let rest = text.strip_prefix(key)?.strip_prefix(':')?;
@@ -97,7 +101,7 @@ fn value_range(start: usize, line: &str, key: &str) -> Option<Range<usize>> {
     Some(at..at + value.trim().len())
 }
 
-/// The places of whole words in a text, such as a name or a number.
+/// The byte offsets at which `word` occurs as a whole name or number.
 pub(super) fn whole_word_positions<'a>(
     text: &'a str,
     word: &'a str,
@@ -124,16 +128,11 @@ mod tests {
 
     #[test]
     fn values_and_sections_are_found() {
-        assert_eq!(
-            source_text(launch_value_range(SOURCE, 3, "grid")),
-            Some("ceil_div(n, 128), 2")
-        );
-        assert_eq!(
-            source_text(launch_value_range(SOURCE, 3, "kernel")),
-            Some("f")
-        );
-        assert_eq!(source_text(launch_value_range(SOURCE, 3, "shared")), None);
-        assert_eq!(source_text(launch_value_range(SOURCE, 6, "grid")), None);
+        let launch_value = |line, key| source_text(launch_value_range(SOURCE, line, key));
+        assert_eq!(launch_value(3, "grid"), Some("ceil_div(n, 128), 2"));
+        assert_eq!(launch_value(3, "kernel"), Some("f"));
+        assert_eq!(launch_value(3, "shared"), None);
+        assert_eq!(launch_value(6, "grid"), None);
         assert_eq!(
             source_text(tunable_list_range(SOURCE, "TOTAL")),
             Some("[2]")
@@ -143,6 +142,10 @@ mod tests {
             source_text(section_range(SOURCE, "variants")),
             Some("variants:\n  - {when: n > 2, ROWS: 1}\n")
         );
+    }
+
+    #[test]
+    fn words_inside_other_words_are_not_found() {
         assert_eq!(
             whole_word_positions("128 + 1280 + N128 + (128)", "128").collect::<Vec<_>>(),
             [0, 21]

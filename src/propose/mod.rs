@@ -1,34 +1,30 @@
-//! How candidates are made without a model: a proposal from a brief and its parents' sources.
+//! Makes candidates: kforge's own operators without a model, the prompts for models, and the parsing of their replies.
 //!
-//! Pure: the same brief and parents give the same answer, whatever the text. Never compiles, measures, or judges.
+//! This file runs kforge's own operators on a brief and its parents' sources. It is pure: the same brief and parents always
+//! give the same result, whatever the text. Never compiles, measures or judges.
 
 use crate::event::{Brief, Operator};
 use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
 mod candidate;
+mod code_layout;
 mod header_text;
 pub mod mutate;
 pub mod prompt;
+mod proposal;
 mod recombine;
 pub mod reply;
 mod source_edits;
 
 pub use candidate::{BriefOutcome, Candidate, Parent};
+pub(crate) use proposal::Proposal;
 
-/// A new kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proposal {
-    /// The whole kernel file.
-    pub source: String,
-    /// What was done, for people and for credit: `split_accumulator sum x4 (line 31)`.
-    pub detail: String,
-}
-
-/// Makes the candidate of a brief with one of kforge's own operators.
+/// Makes the candidate of a brief with one of kforge's own operators. `NoOp` with the reason if the operator finds nothing to
+/// change, or needs a model.
 pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
     let proposal = match (brief.operator, parents) {
-        (_, []) => Err("there is no parent to start from".to_owned()),
+        (_, []) => Err("the brief names no parent".to_owned()),
         (Operator::Start, [parent, ..]) => Ok(Proposal {
             source: parent.source.to_string(),
             detail: brief.start.clone().unwrap_or_default(),
@@ -38,9 +34,9 @@ pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
         (Operator::Recombine, [first, second, ..]) => {
             recombine::recombine(&first.source, &second.source, task, brief.attempt)
         }
-        (Operator::Recombine, [_]) => Err("two parents are needed".to_owned()),
+        (Operator::Recombine, [_]) => Err("`recombine` needs two parents".to_owned()),
         (Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair, _) => {
-            Err("only a model can answer".to_owned())
+            Err(format!("`{}` needs a model", brief.operator.name()))
         }
     };
     match proposal {
@@ -51,22 +47,26 @@ pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
     }
 }
 
-/// Puts the brief's values in force.
+/// Sets the tunable values of the brief in the parent's header.
 fn autotune(brief: &Brief, source: &str, task: &Task) -> Result<Proposal, String> {
-    let point = brief.point.as_ref().ok_or("no values are given")?;
+    let point = brief
+        .point
+        .as_ref()
+        .ok_or("the brief gives no tunable values")?;
     let kernel = Kernel::parse(source, &task.definition)
         .map_err(|error| format!("the parent's header: {error}"))?;
-    let now = kernel.point();
+    let current = kernel.point();
     let changed: Vec<_> = point
         .iter()
-        .filter(|(name, value)| now.get(*name) != Some(value))
+        .filter(|(name, value)| current.get(*name) != Some(value))
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     if changed.is_empty() {
-        return Err("these values are in force already".to_owned());
+        return Err("the parent already has these tunable values".to_owned());
     }
-    let source = with_point(&kernel, point)
-        .ok_or("the parent has no such values, or its lists are not written on one line")?;
+    let source = with_point(&kernel, point).ok_or(
+        "the parent's tunables do not list these values, or a list is not written on one line",
+    )?;
     Ok(Proposal {
         source,
         detail: changed.join(", "),

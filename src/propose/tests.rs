@@ -1,9 +1,9 @@
-//! The operators over all shipped kernels.
+//! kforge's own operators over all shipped kernels.
 
 use std::collections::HashSet;
 
 use super::*;
-use crate::base::Digest;
+use crate::base::{Digest, RandomStream};
 use crate::kernel::syntax::Syntax;
 use crate::task::{TaskFiles, embedded_names};
 
@@ -45,10 +45,10 @@ fn children_of_shipped_kernels_are_valid_and_distinct() {
         for (file, source) in task.starting_kernels() {
             let children: Vec<_> = mutate::children(source, &task).collect();
             let used: HashSet<_> = children.iter().map(|child| child.transformation).collect();
-            // One pass over single elements, or a kernel written for tensor cores, leaves less to change.
+            // A single pass over elements, or a kernel for tensor cores, leaves less to change.
             let is_narrow = task.name == "gelu" || source.contains("asm volatile");
-            let least = if is_narrow { 5 } else { 8 };
-            assert!(used.len() >= least, "{}, {file}: only {used:?}", task.name);
+            let min = if is_narrow { 5 } else { 8 };
+            assert!(used.len() >= min, "{}, {file}: only {used:?}", task.name);
             let mut seen = HashSet::from([Digest::of(source)]);
             for child in children {
                 let syntax = Syntax::parse(&child.source);
@@ -88,7 +88,7 @@ fn every_transformation_applies_to_some_shipped_kernel() {
 #[test]
 fn attempts_give_distinct_kernels_beyond_single_changes() {
     for task in shipped_tasks() {
-        // Pairs of changes to the longest kernels take an unoptimised build too long.
+        // Pairs of changes to the longest kernels take too long in a build without optimization.
         let starts = task
             .starting_kernels()
             .filter(|(_, source)| source.len() < 6500);
@@ -103,12 +103,10 @@ fn attempts_give_distinct_kernels_beyond_single_changes() {
                 singles + 1,
                 singles + 8,
             ] {
-                let answer = propose_from(Operator::Mutate, attempt, &[source], &task);
+                let mutated = || propose_from(Operator::Mutate, attempt, &[source], &task);
+                let answer = mutated();
                 if attempt == singles {
-                    assert_eq!(
-                        answer,
-                        propose_from(Operator::Mutate, attempt, &[source], &task)
-                    );
+                    assert_eq!(answer, mutated());
                 }
                 let BriefOutcome::Candidate(proposal) = answer else {
                     panic!("{file}: {attempt}: {answer:?}")
@@ -138,18 +136,18 @@ fn recombine_joins_two_changes_of_one_kernel() {
         let children: Vec<_> = mutate::children(source, &task)
             .filter(|child| matches!(child.transformation, "split_accumulator" | "restrict"))
             .collect();
-        let of = |name: &str| {
+        let child_by = |name: &str| {
             children
                 .iter()
                 .find(|child| child.transformation == name)
                 .map_or("", |child| &child.source)
         };
-        let pair = [of("split_accumulator"), of("restrict")];
-        // One pass over the elements has no sum to split.
+        let pair = [child_by("split_accumulator"), child_by("restrict")];
+        // A single pass over the elements has no sum to split.
         if pair[0].is_empty() && task.name == "gelu" {
             continue;
         }
-        let both = (0..20)
+        let has_both = (0..20)
             .map(|attempt| propose_from(Operator::Recombine, attempt, &pair, &task))
             .any(|answer| match answer {
                 BriefOutcome::Candidate(proposal) => {
@@ -157,7 +155,7 @@ fn recombine_joins_two_changes_of_one_kernel() {
                 }
                 BriefOutcome::NoOp(_) | BriefOutcome::Failed(..) => false,
             });
-        assert!(both, "{}", task.name);
+        assert!(has_both, "{}", task.name);
     }
 }
 
@@ -167,7 +165,7 @@ fn autotune_sets_tunable_values() {
         .into_iter()
         .find(|task| task.name == "gdn_decode")
         .expect("gdn_decode is shipped");
-    let source = task.kernels.get("warp_rows.cu").expect("a start");
+    let source = task.kernels.get("warp_rows.cu").expect("a starting kernel");
     let tune = |point: &[(&str, i64)]| {
         let point = point
             .iter()
@@ -196,34 +194,41 @@ fn autotune_sets_tunable_values() {
     assert!(matches!(tune(&[("OTHER", 3)]), BriefOutcome::NoOp(_)));
 }
 
+/// A copy of a kernel whose code, but not its header, is cut, loses a part, or has random characters in it.
+fn break_code(text: &str, round: usize, stream: &mut RandomStream) -> String {
+    let header = text.find("*/").unwrap_or_default() + 2;
+    let mut bytes = text.as_bytes().to_vec();
+    match round % 3 {
+        0 => bytes.truncate(header + stream.below(bytes.len() - header)),
+        1 => {
+            let at = header + stream.below(bytes.len() - header);
+            let end = (at + stream.below(40)).min(bytes.len());
+            bytes.drain(at..end);
+        }
+        _ => {
+            for _ in 0..3 {
+                let at = header + stream.below(bytes.len() - header);
+                bytes[at] = b"(){}[];,*&<>=+-/#\"'a0 \n"[stream.below(23)];
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 #[test]
+#[expect(clippy::print_stdout, reason = "a failure shows the seed")]
 fn operators_do_not_panic_on_broken_sources() {
+    let seed = 11;
+    println!("seed {seed}");
     let task = shipped_tasks().remove(0);
-    let mut stream = crate::base::RandomStream::new(11, "garbage", 0);
+    let mut stream = RandomStream::new(seed, "garbage", 0);
     let texts: Vec<String> = task
         .starting_kernels()
         .map(|(_, source)| source.to_owned())
         .collect();
     for round in 0..60 {
         let text = &texts[round % texts.len()];
-        // The header stays whole, so that it is the code that is broken.
-        let header = text.find("*/").unwrap_or_default() + 2;
-        let mut bytes = text.clone().into_bytes();
-        match round % 3 {
-            0 => bytes.truncate(header + stream.below(bytes.len() - header)),
-            1 => {
-                let at = header + stream.below(bytes.len() - header);
-                let end = (at + stream.below(40)).min(bytes.len());
-                bytes.drain(at..end);
-            }
-            _ => {
-                for _ in 0..3 {
-                    let at = header + stream.below(bytes.len() - header);
-                    bytes[at] = b"(){}[];,*&<>=+-/#\"'a0 \n"[stream.below(23)];
-                }
-            }
-        }
-        let broken = String::from_utf8_lossy(&bytes).into_owned();
+        let broken = break_code(text, round, &mut stream);
         for operator in [
             Operator::Start,
             Operator::Autotune,
@@ -233,15 +238,18 @@ fn operators_do_not_panic_on_broken_sources() {
             let _ = propose_from(operator, round as u64 % 5, &[&broken, text], &task);
         }
     }
-    for nothing in ["", "/* kforge\n*/", "*/", "/* kforge", "é"] {
-        assert!(matches!(
-            propose_from(Operator::Mutate, 0, &[nothing], &task),
-            BriefOutcome::NoOp(_)
-        ));
-        assert!(matches!(
-            propose_from(Operator::Recombine, 0, &[nothing, nothing], &task),
-            BriefOutcome::NoOp(_)
-        ));
+}
+
+#[test]
+fn sources_that_are_no_kernels_give_no_proposal() {
+    let task = shipped_tasks().remove(0);
+    for source in ["", "/* kforge\n*/", "*/", "/* kforge", "é"] {
+        for operator in [Operator::Mutate, Operator::Recombine] {
+            assert!(matches!(
+                propose_from(operator, 0, &[source, source], &task),
+                BriefOutcome::NoOp(_)
+            ));
+        }
     }
     assert!(matches!(
         propose_from(Operator::Mutate, 0, &[], &task),

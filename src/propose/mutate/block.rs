@@ -1,17 +1,56 @@
-//! `block_size`: threads per block, in the header and in what depends on it; `tunable`: a value beyond a tunable's list.
+//! `block_size` and `tunable`: launch parameters that are tried with other values.
+//!
+//! The header and the code change together. Whether the new size still launches is found out by the judge.
 
 use tree_sitter::Node;
 
-use super::{RewriteSite, Subject, Transformation};
+use super::subject::Subject;
+use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::LaunchHeader;
 use crate::kernel::syntax::{FunctionNode, descendants};
 use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 
+/// Changes the number of threads per block, or makes it a tunable.
+///
+/// ```text
+/// block: 128          int row = blockIdx.x * 128 + threadIdx.x;
+/// ```
+/// becomes
+/// ```text
+/// block: 256          int row = blockIdx.x * 256 + threadIdx.x;
+/// ```
+///
+/// Legal if every number equal to the old size, in the launch's `grid` and `block` and in the function, means the threads of
+/// a block. Sizes of private arrays are excluded; otherwise this is assumed, and the judge checks it.
+///
+/// Larger blocks share more work and hide more latency; smaller ones waste less at the edges and leave more registers per
+/// thread.
 pub(super) struct BlockSize;
+
+/// Adds a value to a tunable's list, in first place: twice the largest or half the smallest value so far.
+///
+/// ```text
+/// ROWS: [4, 2]
+/// ```
+/// becomes
+/// ```text
+/// ROWS: [8, 4, 2]
+/// ```
+///
+/// Legal if the code works for any value of the tunable, which the judge checks.
+///
+/// May be faster because the best value is often just outside the list.
 pub(super) struct ExtendTunable;
 
+/// Block sizes to try, in threads.
 const BLOCK_SIZES: [i64; 6] = [32, 64, 128, 256, 512, 1024];
+
+/// Values of a new tunable for the block size, after the size so far.
+const TUNABLE_SIZES: [i64; 4] = [32, 64, 128, 256];
+
+/// Smaller numbers in `block` are unlikely to be the number of threads along the main dimension.
+const MIN_BLOCK_SIZE: i64 = 9;
 
 impl Transformation for BlockSize {
     fn name(&self) -> &'static str {
@@ -19,50 +58,50 @@ impl Transformation for BlockSize {
     }
 
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
-        let mut places = Vec::new();
+        let mut sites = Vec::new();
         let functions = subject.functions();
         for (index, launch) in subject.header.launches.iter().enumerate() {
-            let line = usize::try_from(launch.line).unwrap_or(1);
+            let function = functions
+                .iter()
+                .find(|function| subject.launches_of(function).contains(&index));
             let sizes = launch.block.iter().map(|size| size.expression.text());
             for size in sizes
                 .filter_map(|text| text.parse::<i64>().ok())
-                .filter(|size| *size > 8)
+                .filter(|size| *size >= MIN_BLOCK_SIZE)
             {
-                let function = functions
-                    .iter()
-                    .find(|function| subject.launches_of(function).contains(&index));
-                for new in BLOCK_SIZES.into_iter().filter(|new| *new != size) {
-                    let edits = resize_block(subject, launch, function, size, &new.to_string());
-                    places.extend(edits.map(|edits| RewriteSite {
-                        label: format!("{size} -> {new}"),
-                        line,
-                        edits,
-                    }));
-                }
-                let name = subject.fresh_name("BLOCK");
-                let mut values = vec![size];
-                values.extend(
-                    [32, 64, 128, 256]
-                        .into_iter()
-                        .filter(|value| *value != size),
-                );
-                let edits =
-                    resize_block(subject, launch, function, size, &name).and_then(|mut edits| {
-                        header_text::add_tunable(subject.source(), &name, &values, &mut edits)?;
-                        Some(edits)
-                    });
-                places.extend(edits.map(|edits| RewriteSite {
-                    label: format!("{size} as {name}"),
-                    line,
-                    edits,
-                }));
+                sites.extend(block_sizes(subject, launch, function, size));
             }
         }
-        places
+        sites
     }
 }
 
-/// Another block size, wherever the launch and its function write the old one as a number.
+/// The other sizes, and a tunable, for one dimension of a launch's block.
+fn block_sizes(
+    subject: &Subject<'_>,
+    launch: &LaunchHeader,
+    function: Option<&FunctionNode<'_>>,
+    size: i64,
+) -> Vec<RewriteSite> {
+    let line = usize::try_from(launch.line).unwrap_or(1);
+    let site = |label: String, edits: SourceEdits| RewriteSite { label, line, edits };
+    let mut sites = Vec::new();
+    for new in BLOCK_SIZES.into_iter().filter(|new| *new != size) {
+        let edits = resize_block(subject, launch, function, size, &new.to_string());
+        sites.extend(edits.map(|edits| site(format!("{size} -> {new}"), edits)));
+    }
+    let name = subject.fresh_name("BLOCK");
+    let mut values = vec![size];
+    values.extend(TUNABLE_SIZES.into_iter().filter(|value| *value != size));
+    let edits = resize_block(subject, launch, function, size, &name).and_then(|mut edits| {
+        header_text::add_tunable(subject.source(), &name, &values, &mut edits)?;
+        Some(edits)
+    });
+    sites.extend(edits.map(|edits| site(format!("{size} as {name}"), edits)));
+    sites
+}
+
+/// Edits that replace the block size by `new`, wherever the launch and its function write it as a number.
 fn resize_block(
     subject: &Subject<'_>,
     launch: &LaunchHeader,
@@ -92,7 +131,7 @@ fn resize_block(
     Some(edits)
 }
 
-/// Whether a number stands for something else than threads, as far as can be seen: it sizes an array that is not shared.
+/// Whether a number is the size of an array that is not shared, and so does not count threads.
 fn sizes_private_array(subject: &Subject<'_>, literal: Node<'_>) -> bool {
     let declaration = std::iter::successors(literal.parent(), Node::parent)
         .find(|around| around.kind() == "declaration");
@@ -114,7 +153,7 @@ impl Transformation for ExtendTunable {
 
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
         let source = subject.source();
-        let mut places = Vec::new();
+        let mut sites = Vec::new();
         for (name, values) in &subject.header.tunables {
             let (Some(low), Some(high)) = (values.iter().min(), values.iter().max()) else {
                 continue;
@@ -131,15 +170,14 @@ impl Transformation for ExtendTunable {
                 let rest = source[range.clone()].trim_start_matches('[').trim_start();
                 let mut edits = SourceEdits::new();
                 edits.replace(range.clone(), format!("[{value}, {rest}"));
-                let line = source[..range.start].matches('\n').count() + 1;
-                places.push(RewriteSite {
+                sites.push(RewriteSite {
                     label: format!("{name}={value}"),
-                    line,
+                    line: source[..range.start].matches('\n').count() + 1,
                     edits,
                 });
             }
         }
-        places
+        sites
     }
 }
 

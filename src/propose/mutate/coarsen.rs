@@ -1,15 +1,36 @@
-//! `coarsen`: each block does the work of several, one after the other; how many is a tunable.
+//! `coarsen`: each thread block does the work of several.
 
 use tree_sitter::Node;
 
 use super::scope::Scope;
-use super::{RewriteSite, Subject, Transformation};
+use super::subject::Subject;
+use super::transformation::{RewriteSite, Transformation};
+use crate::kernel::LaunchHeader;
 use crate::kernel::syntax::{descendants, enclosing, line_of, named_children};
+use crate::propose::code_layout::{body_range, indent_following_lines, indentation, line_start};
 use crate::propose::header_text;
-use crate::propose::source_edits::{
-    SourceEdits, body_range, indent_following_lines, indentation, line_start,
-};
+use crate::propose::source_edits::SourceEdits;
 
+/// Puts the body into a loop over several blocks' work, and launches fewer blocks. The number is a new tunable.
+///
+/// ```text
+/// int row = blockIdx.x * blockDim.x + threadIdx.x;
+/// if (row >= rows) return;
+/// output[row] = x[row];
+/// ```
+/// becomes
+/// ```text
+/// for (int turn = 0; turn < BLOCKS; ++turn) {
+///     int row = (blockIdx.x * BLOCKS + turn) * blockDim.x + threadIdx.x;
+///     if (row >= rows) continue;
+///     output[row] = x[row];
+/// }
+/// ```
+///
+/// Legal for a one-dimensional grid if the body uses `blockIdx.x` once, starts with a test that makes surplus threads return
+/// (the grid is rounded up), returns from no loop, changes no parameter, and has no barrier, shared memory or lambda.
+///
+/// Faster when launching blocks costs more than their work, or when the turns let the compiler reuse or overlap loads.
 pub(super) struct Coarsen;
 
 impl Transformation for Coarsen {
@@ -27,8 +48,6 @@ impl Transformation for Coarsen {
     }
 }
 
-/// Puts the body into a loop over the blocks that this one stands for. A block beyond the last must find nothing to do by itself:
-/// the body has to begin with a test that leaves it.
 fn coarsen_function<'t>(scope: &Scope<'t, '_>) -> Option<RewriteSite> {
     let subject = scope.subject;
     let body = scope.function.body;
@@ -36,79 +55,99 @@ fn coarsen_function<'t>(scope: &Scope<'t, '_>) -> Option<RewriteSite> {
         return None;
     };
     let launch = subject.header.launches.get(launch)?;
-    let is_alone = descendants(body).all(|node| {
-        let text = || subject.text(node);
-        match node.kind() {
-            // A barrier, and what one block shares with itself, would have to be thought over.
-            "call_expression" => !text().starts_with("__sync"),
-            "type_qualifier" => text() != "__shared__",
-            "lambda_expression" | "goto_statement" => false,
-            _ => true,
-        }
-    });
     let returns: Vec<_> = descendants(body)
         .filter(|node| node.kind() == "return_statement")
         .collect();
-    let is_tested = returns.first().is_some_and(|first| {
-        let test = enclosing(*first, &["if_statement"]);
-        test.is_some_and(|test| test.parent().is_some_and(|parent| parent.id() == body.id()))
-    });
-    let leaves_loops = returns.iter().all(|leave| {
-        enclosing(
-            *leave,
-            &["for_statement", "while_statement", "do_statement"],
-        )
-        .is_none()
-    });
     let blocks: Vec<_> = descendants(body)
         .filter(|node| node.kind() == "field_expression" && subject.text(*node) == "blockIdx.x")
         .collect();
-    let is_fit = is_alone && is_tested && leaves_loops && blocks.len() == 1;
-    let grid = header_text::launch_value_range(subject.source(), launch.line, "grid")
-        .filter(|_| is_fit && launch.grid.len() == 1)?;
+    let [block] = blocks[..] else { return None };
+    if !is_independent(scope) || !leaves_early(scope, &returns) || changes_parameter(scope) {
+        return None;
+    }
     let name = subject.fresh_name("BLOCKS");
     let turn = subject.fresh_name("turn");
     let mut edits = SourceEdits::new();
-    for block in &blocks {
-        edits.replace(
-            block.byte_range(),
-            format!("(blockIdx.x * {name} + {turn})"),
-        );
-    }
+    edits.replace(
+        block.byte_range(),
+        format!("(blockIdx.x * {name} + {turn})"),
+    );
     for leave in &returns {
         edits.replace(leave.byte_range(), "continue;");
     }
-    // Parameters that are changed have to be the same in every turn.
-    let parameters = scope
-        .declarations
-        .iter()
-        .filter(|declared| declared.parameter_index.is_some());
-    if parameters
-        .into_iter()
-        .any(|declared| super::effects::assigns_variable(scope, body, declared.name))
-    {
-        return None;
-    }
-    let first: Node<'_> = named_children(body).next()?;
-    let indent = indentation(subject.source(), first.start_byte());
-    let range = body_range(&subject.syntax, body);
-    let text = edits.apply_within(subject.source(), range.clone())?;
-    let mut whole = SourceEdits::new();
-    whole.replace(
-        line_start(subject.source(), range.start)..range.end,
-        format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {}\n{indent}}}", indent_following_lines(&text)),
-    );
-    let old = &subject.source()[grid.clone()];
-    whole.replace(grid, format!("ceil_div({old}, {name})"));
-    header_text::add_tunable(subject.source(), &name, &[2, 1, 4, 8], &mut whole)?;
+    let edits = loop_over_turns(scope, launch, &edits, &name, &turn)?;
     Some(RewriteSite {
         label: format!(
             "{} by {name}",
             subject.syntax.function_name(&scope.function)
         ),
         line: line_of(scope.function.declarator),
-        edits: whole,
+        edits,
     })
+}
+
+/// Whether a block shares nothing between its threads, and has no control flow that a loop would change.
+fn is_independent(scope: &Scope<'_, '_>) -> bool {
+    descendants(scope.function.body).all(|node| {
+        let text = || scope.text(node);
+        match node.kind() {
+            "call_expression" => !text().starts_with("__sync"),
+            "type_qualifier" => text() != "__shared__",
+            "lambda_expression" | "goto_statement" => false,
+            _ => true,
+        }
+    })
+}
+
+/// Whether the first `return` belongs to an `if` of the body itself, and none is inside a loop.
+fn leaves_early<'t>(scope: &Scope<'t, '_>, returns: &[Node<'t>]) -> bool {
+    let is_tested = returns.first().is_some_and(|first| {
+        enclosing(*first, &["if_statement"])
+            .and_then(|test| test.parent())
+            .is_some_and(|parent| parent.id() == scope.function.body.id())
+    });
+    let loops = ["for_statement", "while_statement", "do_statement"];
+    is_tested
+        && returns
+            .iter()
+            .all(|leave| enclosing(*leave, &loops).is_none())
+}
+
+/// Whether the body assigns a parameter, which the next turn would see changed.
+fn changes_parameter(scope: &Scope<'_, '_>) -> bool {
+    scope
+        .declarations
+        .iter()
+        .filter(|declaration| declaration.parameter_index.is_some())
+        .any(|declaration| scope.assigns_variable(scope.function.body, declaration.name))
+}
+
+/// Edits that put the edited body into the loop, shrink the grid and declare the tunable.
+fn loop_over_turns(
+    scope: &Scope<'_, '_>,
+    launch: &LaunchHeader,
+    body_edits: &SourceEdits,
+    name: &str,
+    turn: &str,
+) -> Option<SourceEdits> {
+    let subject = scope.subject;
+    let source = subject.source();
+    let body = scope.function.body;
+    let grid = header_text::launch_value_range(source, launch.line, "grid")
+        .filter(|_| launch.grid.len() == 1)?;
+    let first: Node<'_> = named_children(body).next()?;
+    let indent = indentation(source, first.start_byte());
+    let range = body_range(&subject.syntax, body);
+    let text = indent_following_lines(&body_edits.apply_within(source, range.clone())?);
+    let mut edits = SourceEdits::new();
+    edits.replace(
+        line_start(source, range.start)..range.end,
+        format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {text}\n{indent}}}"),
+    );
+    let blocks = &source[grid.clone()];
+    edits.replace(grid, format!("ceil_div({blocks}, {name})"));
+    header_text::add_tunable(source, name, &[2, 1, 4, 8], &mut edits)?;
+    Some(edits)
 }
 
 #[cfg(test)]

@@ -1,98 +1,84 @@
-//! Transformations of a kernel's syntax tree, all meant to keep what it computes up to rounding; the judge decides.
+//! The `mutate` operator: rewrites a kernel's source by transformations of its syntax tree.
 //!
-//! Pure and deterministic. Nothing here measures or compiles.
+//! Every transformation is meant to keep the results of the kernel up to rounding. None proves that: the judge checks each
+//! child. Pure and deterministic: the same source and task always give the same children. Never compiles or measures.
+//!
+//! To add a transformation, implement `Transformation` in a new file and list it in `transformations`.
 
 use std::collections::HashSet;
 
 use crate::base::{Digest, RandomStream};
-use crate::kernel::Kernel;
-use crate::kernel::syntax::Syntax;
 use crate::task::Task;
 
-use super::Proposal;
-use super::source_edits::SourceEdits;
+use super::proposal::Proposal;
 
-mod accumulators;
+mod accumulator;
 mod block;
+mod cache_hints;
+mod cache_in_register;
 mod coarsen;
 mod effects;
 mod fast_math;
+mod fma;
+mod forward_store;
+mod functions;
+mod fuse;
+mod hoist;
+mod identity;
+mod indices;
+mod interchange;
 mod loops;
-mod nest;
-mod pointers;
+mod memory;
+mod nodes;
+mod purity;
 mod qualifiers;
-mod reuse;
+mod reciprocal;
+mod restrict;
+mod row_pointer;
 mod scope;
 mod shared;
+mod split_accumulator;
 mod stage;
+mod stage_results;
+mod strips;
 mod subject;
 #[cfg(test)]
 mod testing;
+mod transformation;
+mod types;
 mod unroll;
+mod values;
+mod vector_accesses;
 mod vectorize;
 
-pub(crate) use subject::Subject;
-
-/// One way to change a kernel.
-pub(crate) trait Transformation: Sync {
-    /// Names it in the lineage.
-    fn name(&self) -> &'static str;
-    /// Everywhere it applies, with what it would do there.
-    fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite>;
-    /// How early it is tried: the chance to come next, shared among its places. Those above 1 are what kernels gain most by.
-    fn weight(&self) -> f64 {
-        1.0
-    }
-}
-
-/// What a transformation would do at one place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RewriteSite {
-    /// For people: `sum x4`.
-    pub label: String,
-    /// Line of the kernel file, counted from 1.
-    pub line: usize,
-    pub edits: SourceEdits,
-}
-
-impl RewriteSite {
-    /// Several places at once, where there are several.
-    fn combined(places: &[Self], what: String) -> Option<Self> {
-        let (first, rest) = places.split_first().filter(|(_, rest)| !rest.is_empty())?;
-        let edits = rest.iter().fold(first.edits.clone(), |edits, place| {
-            edits.merged_with(&place.edits)
-        });
-        Some(Self {
-            label: what,
-            line: first.line,
-            edits,
-        })
-    }
-}
+pub(super) use identity::{kernel_identity, source_identity};
+use subject::Subject;
+use transformation::{RewriteSite, Transformation};
 
 /// All transformations.
 pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
+    // The order fixes which child a seed gives: add new ones at the end.
     &[
         &unroll::Unroll,
-        &accumulators::SplitAccumulator,
-        &accumulators::StripMine,
+        &split_accumulator::SplitAccumulator,
+        &split_accumulator::StripMine,
         &fast_math::FastMath,
-        &fast_math::Fma,
-        &fast_math::Reciprocal,
+        &fma::Fma,
+        &reciprocal::Reciprocal,
         &vectorize::Vectorize,
-        &pointers::Restrict,
-        &pointers::Ldg,
-        &pointers::StreamingStore,
-        &pointers::RowPointer,
-        &reuse::CacheInRegister,
-        &reuse::ForwardStore,
-        &reuse::Hoist,
+        &restrict::Restrict,
+        &cache_hints::Ldg,
+        &cache_hints::StreamingStore,
+        &row_pointer::RowPointer,
+        &cache_in_register::CacheInRegister,
+        &forward_store::ForwardStore,
+        &hoist::Hoist,
         &block::BlockSize,
         &block::ExtendTunable,
         &coarsen::Coarsen,
         &stage::StageInLocal,
-        &nest::Fuse,
-        &nest::Interchange,
+        &fuse::Fuse,
+        &interchange::Interchange,
         &shared::CacheInShared,
         &qualifiers::Inlining,
         &qualifiers::UnsignedIndex,
@@ -103,41 +89,39 @@ pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     pub transformation: &'static str,
-    /// `split_accumulator sum x4 (line 31)`.
+    /// What was changed: `split_accumulator sum x4 (line 31)`.
     pub detail: String,
     pub source: String,
 }
 
-/// The children of a kernel, one for each transformation and place, in an order that is shuffled by the kernel's own hash.
-/// Every one is another kernel than its parent and than all before it, with a header that fits the task.
+/// The children of a kernel, at most one for each rewrite site, in an order shuffled by the hash of `source`.
+///
+/// Every child differs from its parent and from all earlier children, and is a kernel of the task without syntax errors.
+/// A source that is not a kernel of the task has no children.
 pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Child> + 'a {
     let subject = Subject::new(source, task);
     let mut pairs: Vec<(&'static str, RewriteSite)> = Vec::new();
     let mut weights = Vec::new();
     for transformation in transformations() {
-        let places = subject
+        let sites = subject
             .as_ref()
             .map(|subject| transformation.sites(subject))
             .unwrap_or_default();
-        // A transformation that applies everywhere must not crowd out the others.
+        // The sites share the weight, so that a transformation with many sites does not crowd out the others.
         weights.extend(
-            places
+            sites
                 .iter()
-                .map(|_| transformation.weight() / places.len() as f64),
+                .map(|_| transformation.weight() / sites.len() as f64),
         );
-        pairs.extend(
-            places
-                .into_iter()
-                .map(|place| (transformation.name(), place)),
-        );
+        pairs.extend(sites.into_iter().map(|site| (transformation.name(), site)));
     }
     let mut stream = RandomStream::new(Digest::of(source).low64(), "mutate", 0);
     let mut seen = HashSet::from([source_identity(source)]);
     std::iter::from_fn(move || {
         while let Some(index) = stream.weighted_index(&weights) {
             weights[index] = 0.0;
-            let (transformation, place) = &pairs[index];
-            let Some(child) = place.edits.apply(source) else {
+            let (transformation, site) = &pairs[index];
+            let Some(child) = site.edits.apply(source) else {
                 continue;
             };
             let is_new =
@@ -145,7 +129,7 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             if !is_new {
                 continue;
             }
-            let detail = format!("{transformation} {} (line {})", place.label, place.line);
+            let detail = format!("{transformation} {} (line {})", site.label, site.line);
             return Some(Child {
                 transformation,
                 detail,
@@ -156,9 +140,11 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
     })
 }
 
-/// The `attempt`-th kernel that can be made from a parent: first by one transformation, then by two after another.
+/// The kernel number `attempt`, counted from 0, that can be made from a parent.
+///
+/// Kernels made by one transformation come first, then those made by two in sequence. The error says that none is left.
 pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal, String> {
-    let exhausted = || format!("nothing is left to change after {attempt} attempts");
+    let exhausted = || format!("no transformation is left after {attempt} attempts");
     let attempt = usize::try_from(attempt).map_err(|_| exhausted())?;
     let mut singles = Vec::new();
     for child in children(source, task) {
@@ -170,13 +156,22 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
         }
         singles.push(child);
     }
-    let mut left = attempt - singles.len();
+    pair_of_transformations(source, task, &singles, attempt - singles.len()).ok_or_else(exhausted)
+}
+
+/// The kernel number `skipped`, counted from 0, made by two transformations in sequence.
+fn pair_of_transformations(
+    source: &str,
+    task: &Task,
+    singles: &[Child],
+    mut skipped: usize,
+) -> Option<Proposal> {
     let mut seen: HashSet<_> = singles
         .iter()
         .map(|child| source_identity(&child.source))
         .collect();
     seen.insert(source_identity(source));
-    // Along the diagonals, so that neither the first nor the second transformation stays the same for long.
+    // Walks the diagonals of (first, second), so that both transformations vary from one attempt to the next.
     let mut seconds = Vec::new();
     loop {
         let mut found = false;
@@ -190,39 +185,16 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
                 continue;
             };
             found = true;
-            if left == 0 {
-                return Ok(Proposal {
+            if skipped == 0 {
+                return Some(Proposal {
                     source: child.source,
                     detail: format!("{}, then {}", first.detail, child.detail),
                 });
             }
-            left -= 1;
+            skipped -= 1;
         }
         if !found {
-            break;
+            return None;
         }
     }
-    Err(exhausted())
-}
-
-/// What makes a source another candidate: its header and its code, not its comments and spaces.
-pub(super) fn source_identity(source: &str) -> Digest {
-    syntax_identity(&Syntax::parse(source))
-}
-
-/// The identity of a text that can be judged at all: its header fits the task, and its code is without errors of syntax.
-pub(super) fn kernel_identity(source: &str, task: &Task) -> Option<Digest> {
-    let syntax = Syntax::parse(source);
-    let is_kernel = syntax.is_sound() && Kernel::parse(source, &task.definition).is_ok();
-    is_kernel.then(|| syntax_identity(&syntax))
-}
-
-fn syntax_identity(syntax: &Syntax<'_>) -> Digest {
-    let source = syntax.source();
-    let header = source.split("*/").next().unwrap_or_default();
-    let joined = |words: Vec<&str>| words.join(" ");
-    Digest::of_parts([
-        joined(header.split_whitespace().collect()).as_bytes(),
-        joined(syntax.lexemes()).as_bytes(),
-    ])
 }

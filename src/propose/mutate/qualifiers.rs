@@ -1,16 +1,42 @@
-//! Small matters of how things are declared: `inlining` of device functions, `unsigned_index` for what is never negative.
+//! `inlining` and `unsigned_index`: qualifiers of device functions, and types of indices.
 
 use tree_sitter::Node;
 
+use super::nodes::operator_of;
 use super::scope::{Declaration, Scope};
-use super::{RewriteSite, Subject, Transformation};
-use crate::kernel::syntax::{children, descendants, line_of, named_children};
+use super::subject::Subject;
+use super::transformation::{RewriteSite, Transformation};
+use crate::kernel::syntax::{FunctionNode, children, descendants, line_of, named_children};
 use crate::propose::source_edits::SourceEdits;
 
+/// Marks a device function to be inlined always or never.
+///
+/// ```text
+/// __device__ float f(float a)  ->  __device__ __forceinline__ float f(float a)
+/// ```
+///
+/// Always legal: inlining does not change results. Offers `__forceinline__` and `__noinline__`.
+///
+/// Inlining saves the call and exposes more to the optimizer; a call saves registers and instruction cache.
 pub(super) struct Inlining;
+
+/// Declares indices as `unsigned` that can never be negative.
+///
+/// ```text
+/// const int row = blockIdx.x * 128 + threadIdx.x;  ->  const unsigned row = …;
+/// ```
+///
+/// Legal for local integers that are set once from values that are never negative, and that no expression subtracts from or
+/// negates. All such variables of a function change together.
+///
+/// Faster because divisions and remainders by a constant take fewer instructions without a sign.
 pub(super) struct UnsignedIndex;
 
+/// Limit of the recursion through initializers.
 const MAX_DEPTH: usize = 32;
+
+/// Qualifiers that the inlining qualifiers replace.
+const INLINE_QUALIFIERS: [&str; 4] = ["inline", "__forceinline__", "__noinline__", "__inline__"];
 
 impl Transformation for Inlining {
     fn name(&self) -> &'static str {
@@ -22,47 +48,51 @@ impl Transformation for Inlining {
     }
 
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
-        let mut places = Vec::new();
-        for function in subject
+        subject
             .functions()
-            .into_iter()
+            .iter()
             .filter(|function| !function.is_global)
-        {
-            let marks: Vec<_> = children(function.node)
-                .take_while(|child| child.id() != function.declarator.id())
-                .collect();
-            let Some(device) = marks
-                .iter()
-                .find(|mark| subject.text(**mark) == "__device__")
-            else {
-                continue;
-            };
-            let is_mark = |mark: &Node<'_>| {
-                matches!(
-                    subject.text(*mark),
-                    "inline" | "__forceinline__" | "__noinline__" | "__inline__"
-                )
-            };
-            let now: Vec<_> = marks.iter().filter(|mark| is_mark(mark)).collect();
-            for wish in ["__forceinline__", "__noinline__"] {
-                if now.iter().any(|mark| subject.text(**mark) == wish) {
-                    continue;
-                }
-                let mut edits = SourceEdits::new();
-                edits.insert(device.end_byte(), format!(" {wish}"));
-                for mark in &now {
-                    // With the space behind it.
-                    edits.replace(mark.start_byte()..mark.end_byte() + 1, "");
-                }
-                places.push(RewriteSite {
-                    label: format!("{} {wish}", subject.syntax.function_name(&function)),
-                    line: line_of(function.node),
-                    edits,
-                });
-            }
-        }
-        places
+            .flat_map(|function| set_inlining(subject, function))
+            .collect()
     }
+}
+
+/// The inlining qualifiers that a device function does not have yet.
+fn set_inlining(subject: &Subject<'_>, function: &FunctionNode<'_>) -> Vec<RewriteSite> {
+    let qualifiers: Vec<_> = children(function.node)
+        .take_while(|child| child.id() != function.declarator.id())
+        .collect();
+    let Some(device) = qualifiers
+        .iter()
+        .find(|qualifier| subject.text(**qualifier) == "__device__")
+    else {
+        return Vec::new();
+    };
+    let current: Vec<_> = qualifiers
+        .iter()
+        .filter(|qualifier| INLINE_QUALIFIERS.contains(&subject.text(**qualifier)))
+        .collect();
+    let mut sites = Vec::new();
+    for wanted in ["__forceinline__", "__noinline__"] {
+        if current
+            .iter()
+            .any(|qualifier| subject.text(**qualifier) == wanted)
+        {
+            continue;
+        }
+        let mut edits = SourceEdits::new();
+        edits.insert(device.end_byte(), format!(" {wanted}"));
+        for qualifier in &current {
+            // With the space after it.
+            edits.replace(qualifier.start_byte()..qualifier.end_byte() + 1, "");
+        }
+        sites.push(RewriteSite {
+            label: format!("{} {wanted}", subject.syntax.function_name(function)),
+            line: line_of(function.node),
+            edits,
+        });
+    }
+    sites
 }
 
 impl Transformation for UnsignedIndex {
@@ -71,80 +101,78 @@ impl Transformation for UnsignedIndex {
     }
 
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
-        let mut places = Vec::new();
+        let mut sites = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             let found: Vec<_> = scope
                 .declarations
                 .iter()
-                .filter(|declared| {
-                    is_integer_set_once(&scope, declared) && is_never_negative(&scope, declared, 0)
+                .filter(|declaration| {
+                    is_integer_set_once(&scope, declaration)
+                        && is_never_negative(&scope, declaration, 0)
                 })
                 .collect();
             let Some(first) = found.first() else { continue };
             let mut edits = SourceEdits::new();
-            for declared in &found {
-                if let Some(kind) = declared.node.child_by_field_name("type") {
-                    edits.replace(kind.byte_range(), "unsigned");
+            for declaration in &found {
+                if let Some(type_node) = declaration.node.child_by_field_name("type") {
+                    edits.replace(type_node.byte_range(), "unsigned");
                 }
             }
-            let names: Vec<_> = found.iter().map(|declared| declared.name).collect();
-            places.push(RewriteSite {
+            let names: Vec<_> = found.iter().map(|declaration| declaration.name).collect();
+            sites.push(RewriteSite {
                 label: names.join(", "),
                 line: line_of(first.node),
                 edits,
             });
         }
-        places
+        sites
     }
 }
 
-/// A local number, set once, that nothing is taken away from.
-fn is_integer_set_once<'t>(scope: &Scope<'t, '_>, declared: &Declaration<'t, '_>) -> bool {
-    let mut cursor = declared.node.walk();
-    let is_alone = declared
+/// Whether a declaration is a local `int` that is set once and never subtracted from or negated.
+fn is_integer_set_once<'t>(scope: &Scope<'t, '_>, declaration: &Declaration<'t, '_>) -> bool {
+    let mut cursor = declaration.node.walk();
+    let is_only_declarator = declaration
         .node
         .children_by_field_name("declarator", &mut cursor)
         .count()
         == 1;
-    let is_number = declared.type_name == "int"
-        && declared.pointer_depth == 0
-        && declared.array_sizes.is_empty()
-        && !declared.is_reference
-        && declared.parameter_index.is_none();
-    let in_block = declared.node.kind() == "declaration"
-        && declared
+    let is_local_integer = declaration.type_name == "int"
+        && declaration.pointer_depth == 0
+        && declaration.array_sizes.is_empty()
+        && !declaration.is_reference
+        && declaration.parameter_index.is_none();
+    let is_in_block = declaration.node.kind() == "declaration"
+        && declaration
             .node
             .parent()
             .is_some_and(|parent| parent.kind() == "compound_statement");
-    let is_subtracted = || {
-        scope
-            .uses(scope.function.body, declared.name)
-            .iter()
-            .any(|used| {
-                std::iter::successors(used.parent(), Node::parent)
-                    .take_while(|around| around.kind().ends_with("_expression"))
-                    .any(|around| {
-                        matches!(around.kind(), "binary_expression" | "unary_expression")
-                            && around
-                                .child_by_field_name("operator")
-                                .is_some_and(|operator| matches!(operator.kind(), "-" | "~"))
-                    })
+    is_only_declarator
+        && is_local_integer
+        && is_in_block
+        && !scope.assigns_variable(scope.function.body, declaration.name)
+        && !is_subtracted(scope, declaration.name)
+}
+
+/// Whether a name occurs in an operand of `-` or `~`.
+fn is_subtracted(scope: &Scope<'_, '_>, name: &str) -> bool {
+    scope.uses(scope.function.body, name).iter().any(|used| {
+        std::iter::successors(used.parent(), Node::parent)
+            .take_while(|around| around.kind().ends_with("_expression"))
+            .any(|around| {
+                matches!(around.kind(), "binary_expression" | "unary_expression")
+                    && matches!(operator_of(around), "-" | "~")
             })
-    };
-    is_alone
-        && is_number
-        && in_block
-        && !super::effects::assigns_variable(scope, scope.function.body, declared.name)
-        && !is_subtracted()
+    })
 }
 
 fn is_never_negative<'t>(
     scope: &Scope<'t, '_>,
-    declared: &Declaration<'t, '_>,
+    declaration: &Declaration<'t, '_>,
     depth: usize,
 ) -> bool {
-    declared.initializer.is_some_and(|value| {
+    declaration.initializer.is_some_and(|value| {
         value_is_never_negative(scope, value, depth + 1)
             && descendants(value).any(|node| node.kind() == "identifier")
     })
@@ -168,9 +196,9 @@ fn value_is_never_negative<'t>(scope: &Scope<'t, '_>, node: Node<'t>, depth: usi
                 )
             }),
         "identifier" => match scope.lookup_node(node) {
-            Some(declared) => {
-                is_integer_set_once(scope, declared)
-                    && is_never_negative(scope, declared, depth + 1)
+            Some(declaration) => {
+                is_integer_set_once(scope, declaration)
+                    && is_never_negative(scope, declaration, depth + 1)
             }
             None => scope
                 .subject
@@ -180,10 +208,7 @@ fn value_is_never_negative<'t>(scope: &Scope<'t, '_>, node: Node<'t>, depth: usi
             .next()
             .is_some_and(|inner| value_is_never_negative(scope, inner, depth + 1)),
         "binary_expression" => {
-            node.child_by_field_name("operator")
-                .is_some_and(|operator| matches!(operator.kind(), "+" | "*" | "/" | "%" | ">>"))
-                && of("left")
-                && of("right")
+            matches!(operator_of(node), "+" | "*" | "/" | "%" | ">>") && of("left") && of("right")
         }
         "number_literal" => scope
             .subject

@@ -1,21 +1,50 @@
-//! `cache_in_shared`: what every thread of a block reads is fetched by all of them together, into shared memory.
+//! `cache_in_shared`: elements that every thread of a block reads are loaded once, into shared memory.
 
 use std::collections::BTreeMap;
 
 use tree_sitter::Node;
 
 use super::effects::Effects;
+use super::indices::index_grows_by_one;
 use super::loops::CountingLoop;
+use super::nodes::pointer_and_index;
 use super::scope::Scope;
-use super::{RewriteSite, Subject, Transformation};
+use super::subject::Subject;
+use super::transformation::{RewriteSite, Transformation};
 use crate::base::text::collapse_white_space;
-use crate::kernel::syntax::{builtin_type_bytes, children, descendants, line_of, named_children};
-use crate::propose::source_edits::{SourceEdits, indentation, line_start};
+use crate::kernel::syntax::{builtin_type_bytes, children, descendants, line_of};
+use crate::propose::code_layout::{indentation, line_start, without_spaces};
+use crate::propose::source_edits::SourceEdits;
 
+/// Loads elements that do not depend on the thread into shared memory, all threads of the block together.
+///
+/// ```text
+/// for (int i = 0; i < 64; i++) output[row * 64 + i] = x[blockIdx.x * 64 + i] * 2.0f;
+/// ```
+/// becomes
+/// ```text
+/// __shared__ float x_shared[64];
+/// for (int i = threadIdx.x; i < 64; i += blockDim.x) x_shared[i] = x[blockIdx.x * 64 + i];
+/// __syncthreads();
+///
+/// for (int i = 0; i < 64; i++) output[row * 64 + i] = x_shared[i] * 2.0f;
+/// ```
+///
+/// Legal for memory behind a `const` pointer parameter that the function never writes, with an index made of constants,
+/// `blockIdx` and the loop variable, and a loop from 0 to a bound of at most `MAX_SHARED_BYTES` bytes of elements. The loads
+/// come first in the function, before any thread can return.
+///
+/// Faster when all threads load the same elements from memory or from a cache that is too small.
 pub(super) struct CacheInShared;
 
-/// More would leave too little for other blocks.
+/// A larger array would leave too little shared memory for other blocks of the multiprocessor.
 const MAX_SHARED_BYTES: i64 = 16 * 1024;
+
+/// Reads of one element in loops with one bound.
+struct UniformRead<'t, 'a> {
+    element: Node<'t>,
+    found: CountingLoop<'t, 'a>,
+}
 
 impl Transformation for CacheInShared {
     fn name(&self) -> &'static str {
@@ -27,7 +56,7 @@ impl Transformation for CacheInShared {
     }
 
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
-        let mut places = Vec::new();
+        let mut sites = Vec::new();
         for function in subject
             .functions()
             .into_iter()
@@ -39,46 +68,41 @@ impl Transformation for CacheInShared {
                 if found.step_text(&scope) != "1" || subject.text(found.start) != "0" {
                     continue;
                 }
-                for node in
+                for element in
                     descendants(found.body).filter(|node| node.kind() == "subscript_expression")
                 {
-                    if let Some((pointer, index)) = uniform_access(&scope, &found, node) {
-                        let index: String = subject.text(index).split_whitespace().collect();
+                    if let Some((pointer, index)) = uniform_access(&scope, &found, element) {
+                        let index = without_spaces(subject.text(index));
                         groups
                             .entry((pointer, index, subject.text(found.bound)))
                             .or_default()
-                            .push((node, found));
+                            .push(UniformRead { element, found });
                     }
                 }
             }
-            places.extend(
-                groups
-                    .into_iter()
-                    .filter_map(|((pointer, _, bound), members)| {
-                        fetch_into_shared(&scope, pointer, bound, &members)
-                    }),
+            sites.extend(
+                groups.into_iter().filter_map(|((pointer, _, _), reads)| {
+                    fetch_into_shared(&scope, pointer, &reads)
+                }),
             );
         }
-        places
+        sites
     }
 }
 
-/// The pointer and the index of an element that does not depend on the thread: constants, the block, and the loop's variable.
+/// The pointer and the index of an element that is the same for all threads of a block and that nothing writes.
 fn uniform_access<'t, 'a>(
     scope: &Scope<'t, 'a>,
     found: &CountingLoop<'t, 'a>,
-    node: Node<'t>,
+    element: Node<'t>,
 ) -> Option<(&'a str, Node<'t>)> {
-    let pointer = node
-        .child_by_field_name("argument")
-        .filter(|argument| argument.kind() == "identifier")
-        .map(|argument| scope.text(argument))?;
-    let declared = scope
+    let (pointer, index) = pointer_and_index(element)?;
+    let pointer = scope.text(pointer);
+    let declaration = scope
         .unshadowed_parameter(pointer)
-        .filter(|declared| declared.pointer_depth == 1 && declared.is_const)?;
-    let bytes = i64::from(builtin_type_bytes(declared.type_name)?);
-    let index = named_children(node.child_by_field_name("indices")?).next()?;
-    let is_known = descendants(index).all(|inner| match inner.kind() {
+        .filter(|declaration| declaration.pointer_depth == 1 && declaration.is_const)?;
+    let bytes = i64::from(builtin_type_bytes(declaration.type_name)?);
+    let is_uniform = descendants(index).all(|inner| match inner.kind() {
         "identifier" => {
             let name = scope.text(inner);
             name == found.variable
@@ -91,65 +115,70 @@ fn uniform_access<'t, 'a>(
     let fits = scope.subject.holds_at_all_points(&|evaluate| {
         Some((1..=MAX_SHARED_BYTES / bytes).contains(&evaluate(found.bound)?))
     });
-    let effects = Effects::of(scope, scope.function.body);
-    let is_constant = effects
+    let is_never_written = Effects::of(scope, scope.function.body)
         .stored
         .iter()
         .all(|stored| !scope.may_alias(Some(pointer), *stored));
-    (is_known
-        && fits
-        && is_constant
-        && super::vectorize::index_grows_by_one(scope, index, found.variable))
-    .then_some((pointer, index))
+    (is_uniform && fits && is_never_written && index_grows_by_one(scope, index, found.variable))
+        .then_some((pointer, index))
 }
 
-/// The function with the elements fetched first of all, before any thread can leave.
+/// Loads the elements at the start of the function, and reads them from shared memory in the loops.
 fn fetch_into_shared<'t>(
     scope: &Scope<'t, '_>,
     pointer: &str,
-    bound: &str,
-    members: &[(Node<'t>, CountingLoop<'t, '_>)],
+    reads: &[UniformRead<'t, '_>],
 ) -> Option<RewriteSite> {
     let subject = scope.subject;
-    let launches = subject.launches_of(&scope.function);
-    let dimensions: Vec<_> = launches
-        .iter()
-        .filter_map(|launch| subject.header.launches.get(*launch))
-        .map(|launch| launch.block.len())
-        .collect();
-    let dimension = *dimensions
-        .first()
-        .filter(|first| dimensions.iter().all(|other| other == *first))?;
-    let (thread, threads) = match dimension {
-        1 => ("threadIdx.x", "blockDim.x"),
-        2 => (
-            "threadIdx.y * blockDim.x + threadIdx.x",
-            "blockDim.x * blockDim.y",
-        ),
-        _ => return None,
-    };
-    let kind = scope.unshadowed_parameter(pointer)?.type_name;
-    let (node, found) = members.first()?;
+    let (thread, threads) = thread_index_and_count(scope)?;
+    let type_name = scope.unshadowed_parameter(pointer)?.type_name;
+    let UniformRead { element, found } = reads.first()?;
     let name = subject.fresh_name(&format!("{pointer}_shared"));
-    let variable = found.variable;
-    let first = children(scope.function.body).find(|child| child.is_named())?;
+    let (variable, bound) = (found.variable, scope.text(found.bound));
+    let body = scope.function.body;
+    let first = children(body).find(|child| child.is_named())?;
     let indent = indentation(subject.source(), first.start_byte());
-    let element = subject.text(*node);
+    let text = subject.text(*element);
     let mut edits = SourceEdits::new();
     edits.insert(
-        line_start(subject.source(), first.start_byte()).max(scope.function.body.start_byte() + 1),
+        line_start(subject.source(), first.start_byte()).max(body.start_byte() + 1),
         format!(
-            "{indent}__shared__ {kind} {name}[{bound}];\n{indent}for (int {variable} = {thread}; {variable} < {bound}; {variable} += {threads}) {name}[{variable}] = {element};\n{indent}__syncthreads();\n\n"
+            "{indent}__shared__ {type_name} {name}[{bound}];\n{indent}for (int {variable} = {thread}; {variable} < {bound}; {variable} += {threads}) {name}[{variable}] = {text};\n{indent}__syncthreads();\n\n"
         ),
     );
-    for (member, found) in members {
-        edits.replace(member.byte_range(), format!("{name}[{}]", found.variable));
+    for read in reads {
+        edits.replace(
+            read.element.byte_range(),
+            format!("{name}[{}]", read.found.variable),
+        );
     }
     Some(RewriteSite {
-        label: collapse_white_space(&element),
-        line: line_of(*node),
+        label: collapse_white_space(text),
+        line: line_of(*element),
         edits,
     })
+}
+
+/// The linear index of a thread in its block, and the number of threads, if all launches have one or two block dimensions.
+fn thread_index_and_count(scope: &Scope<'_, '_>) -> Option<(&'static str, &'static str)> {
+    let dimensions: Vec<_> = scope
+        .subject
+        .launches_of(&scope.function)
+        .iter()
+        .filter_map(|launch| scope.subject.header.launches.get(*launch))
+        .map(|launch| launch.block.len())
+        .collect();
+    let dimension = dimensions
+        .first()
+        .filter(|first| dimensions.iter().all(|other| other == *first))?;
+    match dimension {
+        1 => Some(("threadIdx.x", "blockDim.x")),
+        2 => Some((
+            "threadIdx.y * blockDim.x + threadIdx.x",
+            "blockDim.x * blockDim.y",
+        )),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

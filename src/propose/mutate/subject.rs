@@ -1,4 +1,6 @@
-//! The kernel that is transformed: its tree, its header, and what is known of its constants and names.
+//! The kernel that transformations rewrite: its syntax tree, its header, and the values that its constants can have.
+//!
+//! Read-only. A transformation sees the source through a `Subject` and returns edits.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -10,23 +12,23 @@ use crate::kernel::syntax::{FunctionNode, Syntax, descendants};
 use crate::kernel::{ArgumentHeader, Header, Kernel};
 use crate::task::Task;
 
-/// More points of the tunables than these are not looked through: nothing is taken for known then.
+/// With more tunable points than this, no value that depends on a tunable counts as known.
 const MAX_POINTS: usize = 512;
 
-/// What gives an expression's value under one point.
+/// Evaluates an integer expression at one tunable point; `None` if the value is unknown.
 type EvaluateAtPoint<'e> = dyn Fn(Node<'_>) -> Option<i64> + 'e;
 
 pub(crate) struct Subject<'a> {
     pub syntax: Syntax<'a>,
     pub header: Header,
     task: &'a Task,
-    /// All values that the tunables may take together; one empty point where there are no tunables.
+    /// Every combination of tunable values: one empty point without tunables, no point above `MAX_POINTS`.
     points: Vec<IndexMap<String, i64>>,
     names: HashSet<&'a str>,
 }
 
 impl<'a> Subject<'a> {
-    /// `None` where the text is no kernel of the task that could be transformed.
+    /// `None` if the source is not a kernel of the task, or has syntax errors.
     pub(crate) fn new(source: &'a str, task: &'a Task) -> Option<Self> {
         let header = Kernel::parse(source, &task.definition).ok()?.header;
         let syntax = Syntax::parse(source);
@@ -59,7 +61,7 @@ impl<'a> Subject<'a> {
         self.syntax.functions()
     }
 
-    /// A name that the file does not use yet: the wish itself, or with a number.
+    /// A name that the file does not use yet: `wish`, or `wish` with a number.
     pub(crate) fn fresh_name(&self, wish: &str) -> String {
         std::iter::once(wish.to_owned())
             .chain((2..).map(|number| format!("{wish}_{number}")))
@@ -69,28 +71,30 @@ impl<'a> Subject<'a> {
             .unwrap_or_default()
     }
 
-    /// Whether something holds under all values that the tunables may take. The closure is given what evaluates an expression.
+    /// Whether a condition holds for every combination of tunable values.
+    ///
+    /// The condition receives a function that evaluates expressions, and returns `None` if a value is unknown.
     pub(crate) fn holds_at_all_points(
         &self,
         holds: &dyn Fn(&EvaluateAtPoint<'_>) -> Option<bool>,
     ) -> bool {
         let mut points = self.points.iter();
-        let asked = Cell::new(false);
+        let uses_tunable = Cell::new(false);
         let holds_at = |point: &IndexMap<String, i64>| {
             let value_of = |name: &str| {
                 let tunable = point.get(name).copied();
-                asked.set(asked.get() || tunable.is_some());
+                uses_tunable.set(uses_tunable.get() || tunable.is_some());
                 tunable.or_else(|| self.constant_axis(name))
             };
             holds(&|node| self.syntax.evaluate_integer(node, &value_of)) == Some(true)
         };
-        // Where no tunable matters, one point is all.
+        // If no tunable was read, the first point decides for all.
         points
             .next()
-            .is_some_and(|first| holds_at(first) && (!asked.get() || points.all(holds_at)))
+            .is_some_and(|first| holds_at(first) && (!uses_tunable.get() || points.all(holds_at)))
     }
 
-    /// The value of an expression, if it is the same whatever the tunables are.
+    /// The value of an expression, if it is known and the same for all tunable values.
     pub(crate) fn constant_value(&self, node: Node<'_>) -> Option<i64> {
         let point = self.points.first()?;
         let value = self.syntax.evaluate_integer(node, &|name| {
@@ -103,7 +107,7 @@ impl<'a> Subject<'a> {
             .then_some(value)
     }
 
-    /// The value of a constant axis by its name in upper case.
+    /// The value of the constant axis whose upper-case name is `name`.
     fn constant_axis(&self, name: &str) -> Option<i64> {
         let axes = &self.task.definition.axes;
         axes.iter()
@@ -112,12 +116,12 @@ impl<'a> Subject<'a> {
             .value
     }
 
-    /// Whether a name stands for a number known when the kernel is compiled.
+    /// Whether `name` is a tunable or a constant axis.
     pub(crate) fn is_named_constant(&self, name: &str) -> bool {
         self.header.tunables.contains_key(name) || self.constant_axis(name).is_some()
     }
 
-    /// The launches of a `__global__` function, by their place in the header.
+    /// The indices of the launches in the header that run a `__global__` function.
     pub(crate) fn launches_of(&self, function: &FunctionNode<'_>) -> Vec<usize> {
         let name = self.syntax.function_name(function);
         let launches = self.header.launches.iter().enumerate();
@@ -135,6 +139,8 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether two parameters of a `__global__` function may point to the same memory in some launch.
+    ///
+    /// Different tensors do not share memory, except an output that the task updates in place. Anything unknown may alias.
     pub(crate) fn parameters_may_alias(
         &self,
         function: &FunctionNode<'_>,
@@ -147,14 +153,8 @@ impl<'a> Subject<'a> {
                 let arguments = &self.header.launches[*launch].arguments;
                 match (arguments.get(left), arguments.get(right)) {
                     (Some(ArgumentHeader::Tensor(left)), Some(ArgumentHeader::Tensor(right))) => {
-                        let owner = |name: &String| {
-                            self.task
-                                .settings
-                                .in_place
-                                .get(name)
-                                .unwrap_or(name)
-                                .clone()
-                        };
+                        let in_place = &self.task.settings.in_place;
+                        let owner = |name: &String| in_place.get(name).unwrap_or(name).clone();
                         owner(left) == owner(right)
                     }
                     _ => true,
@@ -163,7 +163,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The cartesian product of the tunables' lists; empty where it is too large.
+/// Every combination of the tunables' values; empty above `MAX_POINTS`.
 fn tunable_points(header: &Header) -> Vec<IndexMap<String, i64>> {
     let mut points = vec![IndexMap::new()];
     for (name, values) in &header.tunables {

@@ -1,16 +1,21 @@
-//! What the tests of transformations share: a small kernel around a body, and the lines that a transformation changes.
+//! Shared by the tests of transformations: a small kernel around a given body, and the lines that a transformation changes.
 
-use super::{Subject, Transformation};
+use super::identity::kernel_identity;
+use super::subject::Subject;
+use super::transformation::Transformation;
 use crate::task::{Task, TaskFiles};
 
-/// The `softmax` task: `x[rows][columns]` in, `output` the same, both float32.
+/// A body that adds a row of `x` and its first row.
+pub(super) const SUM_OF_ROW_AND_FIRST: &str = "    int row = blockIdx.x;\n    if (row >= rows) return;\n#pragma unroll 2\n    for (int i = 0; i < columns; i++) {\n        output[row * columns + i] = x[row * columns + i] + x[i];\n    }\n";
+
+/// The `softmax` task: input `x[rows][columns]` and `output` of the same shape, both float32.
 pub(super) fn task() -> Task {
     TaskFiles::find("softmax")
         .and_then(|files| files.load())
         .expect("softmax is shipped")
 }
 
-/// A kernel of that task whose body starts in line 9, with a tunable BLOCK.
+/// A kernel of that task whose body starts in line 9.
 pub(super) fn kernel(body: &str) -> String {
     format!(
         "/* kforge\nlaunch:\n  - kernel: softmax\n    grid: ceil_div(rows, 128)\n    block: 128\n    args: x, output, rows, columns\n*/\n\
@@ -18,18 +23,18 @@ pub(super) fn kernel(body: &str) -> String {
     )
 }
 
-/// What a transformation offers.
+/// The labels and lines of all sites, one a line.
 pub(super) fn site_labels(transformation: &dyn Transformation, body: &str) -> String {
     let (task, source) = (task(), kernel(body));
     let subject = Subject::new(&source, &task).expect("a kernel");
-    let places = transformation.sites(&subject);
-    places
+    let sites = transformation.sites(&subject);
+    sites
         .iter()
-        .map(|place| format!("{} (line {})\n", place.label, place.line))
+        .map(|site| format!("{} (line {})\n", site.label, site.line))
         .collect()
 }
 
-/// The lines that differ after the transformation at the place whose label begins so.
+/// The lines that differ after the rewrite whose label starts with `label`.
 pub(super) fn changes(transformation: &dyn Transformation, body: &str, label: &str) -> String {
     changes_in_source(transformation, &kernel(body), label)
 }
@@ -41,15 +46,15 @@ pub(super) fn changes_in_source(
 ) -> String {
     let task = task();
     let subject = Subject::new(source, &task).expect("a kernel");
-    let places = transformation.sites(&subject);
-    let place = places
+    let sites = transformation.sites(&subject);
+    let site = sites
         .iter()
-        .find(|place| format!("{} (line {})", place.label, place.line).starts_with(label))
-        .unwrap_or_else(|| panic!("no place `{label}` in {places:?}"));
-    let child = place.edits.apply(source).expect("edits that fit");
+        .find(|site| format!("{} (line {})", site.label, site.line).starts_with(label))
+        .unwrap_or_else(|| panic!("no site `{label}` in {sites:?}"));
+    let child = site.edits.apply(source).expect("edits do not overlap");
     assert!(
-        super::kernel_identity(&child, &task).is_some(),
-        "no kernel:\n{child}"
+        kernel_identity(&child, &task).is_some(),
+        "not a kernel:\n{child}"
     );
     let (before, after): (Vec<_>, Vec<_>) = (source.lines().collect(), child.lines().collect());
     let head = before
@@ -63,11 +68,11 @@ pub(super) fn changes_in_source(
         .zip(after[head..].iter().rev())
         .take_while(|(left, right)| left == right)
         .count();
-    let part = |mark: &str, lines: &[&str]| {
+    let marked = |mark: &str, lines: &[&str]| {
         lines
             .iter()
             .map(|line| format!("{mark} {line}\n"))
             .collect::<String>()
     };
-    part("-", &before[head..before.len() - tail]) + &part("+", &after[head..after.len() - tail])
+    marked("-", &before[head..before.len() - tail]) + &marked("+", &after[head..after.len() - tail])
 }

@@ -1,15 +1,33 @@
-//! `unroll`: how often a loop's body is written out.
+//! `unroll`: adds, changes or removes the `#pragma unroll` before a loop.
 
-use super::scope::Scope;
-use super::{RewriteSite, Subject, Transformation};
-use crate::kernel::syntax::{descendants, line_of};
-use crate::propose::source_edits::{SourceEdits, line_start};
+use tree_sitter::Node;
 
 use super::loops::{CountingLoop, unroll_pragma_before};
+use super::scope::Scope;
+use super::subject::Subject;
+use super::transformation::{RewriteSite, Transformation};
+use crate::kernel::syntax::{descendants, line_of};
+use crate::propose::code_layout::line_start;
+use crate::propose::source_edits::SourceEdits;
 
+/// Changes how far the compiler unrolls a loop.
+///
+/// ```text
+/// for (int i = 0; i < columns; ++i) output[i] = x[i];
+/// ```
+/// becomes
+/// ```text
+/// #pragma unroll 4
+/// for (int i = 0; i < columns; ++i) output[i] = x[i];
+/// ```
+///
+/// Always legal: a pragma does not change what the loop computes. Offered for every `for` loop of up to `MAX_LOOP_NODES` nodes.
+///
+/// More unrolling overlaps the loads of several iterations and saves branches. Less unrolling saves registers and
+/// instruction cache.
 pub(super) struct Unroll;
 
-/// Bodies with more nodes than these are long enough as they are.
+/// Longer loops are not unrolled further. In syntax nodes.
 const MAX_LOOP_NODES: usize = 600;
 
 impl Transformation for Unroll {
@@ -18,61 +36,72 @@ impl Transformation for Unroll {
     }
 
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite> {
-        let mut places = Vec::new();
+        let mut sites = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for node in descendants(function.body).filter(|node| node.kind() == "for_statement") {
-                if node.descendant_count() > MAX_LOOP_NODES {
-                    continue;
-                }
+            for node in descendants(function.body).filter(|node| {
+                node.kind() == "for_statement" && node.descendant_count() <= MAX_LOOP_NODES
+            }) {
                 let pragma = unroll_pragma_before(&scope, node);
                 let now = pragma.map(|pragma| subject.text(pragma).trim());
-                let trips =
-                    CountingLoop::of(&scope, node).and_then(|found| found.trip_count(&scope));
-                let mut wishes: Vec<Option<String>> = [2, 4, 8]
-                    .iter()
-                    .filter(|count| trips.is_none_or(|trips| trips > **count))
-                    .map(|count| Some(format!("#pragma unroll {count}")))
-                    .collect();
-                // All of it only where that is short.
-                if trips.is_some_and(|trips| (2..=64).contains(&trips)) {
-                    wishes.push(Some("#pragma unroll".to_owned()));
-                }
-                if now.is_some() {
-                    wishes.push(Some("#pragma unroll 1".to_owned()));
-                    wishes.push(None);
-                }
-                for wish in wishes.into_iter().filter(|wish| wish.as_deref() != now) {
-                    let mut edits = SourceEdits::new();
-                    match (pragma, &wish) {
-                        (Some(pragma), Some(wish)) => {
-                            edits.replace(pragma.byte_range(), format!("{wish}\n"))
-                        }
-                        (Some(pragma), None) => edits.replace(pragma.byte_range(), ""),
-                        (None, Some(wish)) => edits.insert(
-                            line_start(subject.source(), node.start_byte()),
-                            format!("{wish}\n"),
-                        ),
-                        (None, None) => continue,
-                    };
-                    let what = match &wish {
-                        Some(wish) => wish.trim_start_matches("#pragma unroll").trim().to_owned(),
-                        None => "not said".to_owned(),
-                    };
-                    let what = if what.is_empty() {
-                        "all".to_owned()
-                    } else {
-                        what
-                    };
-                    places.push(RewriteSite {
-                        label: what,
-                        line: line_of(node),
-                        edits,
-                    });
-                }
+                sites.extend(
+                    wanted_pragmas(&scope, node, now.is_some())
+                        .into_iter()
+                        .filter(|wanted| wanted.as_deref() != now)
+                        .map(|wanted| set_pragma(&scope, node, pragma, wanted.as_deref())),
+                );
             }
         }
-        places
+        sites
+    }
+}
+
+/// The pragmas to try; `None` removes the pragma.
+fn wanted_pragmas<'t>(
+    scope: &Scope<'t, '_>,
+    node: Node<'t>,
+    has_pragma: bool,
+) -> Vec<Option<String>> {
+    let trips = CountingLoop::of(scope, node).and_then(|found| found.trip_count(scope));
+    let mut wanted: Vec<Option<String>> = [2, 4, 8]
+        .iter()
+        .filter(|count| trips.is_none_or(|trips| trips > **count))
+        .map(|count| Some(format!("#pragma unroll {count}")))
+        .collect();
+    // Full unrolling only for short loops.
+    if trips.is_some_and(|trips| (2..=64).contains(&trips)) {
+        wanted.push(Some("#pragma unroll".to_owned()));
+    }
+    if has_pragma {
+        wanted.push(Some("#pragma unroll 1".to_owned()));
+        wanted.push(None);
+    }
+    wanted
+}
+
+/// Replaces the loop's pragma by another one, or by none.
+fn set_pragma<'t>(
+    scope: &Scope<'t, '_>,
+    node: Node<'t>,
+    pragma: Option<Node<'t>>,
+    wanted: Option<&str>,
+) -> RewriteSite {
+    let text = wanted.map_or(String::new(), |wanted| format!("{wanted}\n"));
+    let mut edits = SourceEdits::new();
+    match pragma {
+        Some(pragma) => edits.replace(pragma.byte_range(), text),
+        None => edits.insert(line_start(scope.subject.source(), node.start_byte()), text),
+    };
+    let factor = wanted.map(|wanted| wanted.trim_start_matches("#pragma unroll").trim());
+    let label = match factor {
+        None => "no pragma",
+        Some("") => "all",
+        Some(factor) => factor,
+    };
+    RewriteSite {
+        label: label.to_owned(),
+        line: line_of(node),
+        edits,
     }
 }
 
@@ -93,9 +122,9 @@ mod tests {
         8 (line 11)
         all (line 11)
         1 (line 11)
-        not said (line 11)
+        no pragma (line 11)
         "#);
         insta::assert_snapshot!(changes(&Unroll, BODY, "2 (line 9)"), @r#"+ #pragma unroll 2"#);
-        insta::assert_snapshot!(changes(&Unroll, BODY, "not said"), @r#"- #pragma unroll 4"#);
+        insta::assert_snapshot!(changes(&Unroll, BODY, "no pragma"), @r#"- #pragma unroll 4"#);
     }
 }

@@ -1,17 +1,17 @@
-//! The fenced blocks of a reply, as people and models write them: any length, either mark, indented, nested, unclosed.
+//! Finds the code blocks of a reply: fenced ones of any length and mark, indented, nested or unclosed, and kernels without a fence.
 //!
-//! Knows comments and literals of C++, so that a fence in a kernel's comment does not end the kernel. Never decides which block
-//! is the answer.
+//! Follows C++ comments and literals, so that a fence in a kernel's comment does not end the kernel. Never decides which block
+//! is the kernel: `code` does.
 
 use crate::kernel::lexer::CodeLines;
 
-/// A part of the reply that is set apart.
+/// A code block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReplyBlock {
-    /// The first word behind the opening fence, in lower case.
+    /// The first word after the opening fence, in lower case.
     pub(super) language: String,
     pub(super) text: String,
-    /// Whether it has an end: else it may have been cut.
+    /// Whether the block has an end. An open block may be cut off.
     pub(super) closed: bool,
 }
 
@@ -21,25 +21,26 @@ struct Fence<'t> {
     mark: u8,
     length: usize,
     indentation: usize,
-    /// What stands behind it.
+    /// The text after the marks.
     info: &'t str,
 }
 
-/// The most fences in one comment of a kernel: more, and the comment is one that was never closed.
+/// With more fences than this in one comment of a kernel, the comment counts as never closed.
 const MAX_FENCES_IN_COMMENT: usize = 8;
 
-/// Languages that a kernel may be labelled with.
+/// Languages with which a kernel may be labelled.
 const CODE_LANGUAGES: [&str; 12] = [
     "cuda", "cu", "cpp", "c++", "c", "cc", "cxx", "h", "hpp", "metal", "msl", "cuda-cpp",
 ];
 
-/// Whether the first comment that begins here is a kernel's header.
+/// Whether the text starts with the header comment of a kernel file.
 pub(super) fn starts_with_header(text: &str) -> bool {
     text.trim_start()
         .strip_prefix("/*")
         .is_some_and(|rest| rest.trim_start_matches([' ', '\t']).starts_with("kforge"))
 }
 
+/// All blocks, in order.
 pub(super) fn find_blocks(text: &str) -> Vec<ReplyBlock> {
     let lines: Vec<&str> = text.split('\n').collect();
     let mut blocks = Vec::new();
@@ -56,20 +57,21 @@ pub(super) fn find_blocks(text: &str) -> Vec<ReplyBlock> {
     blocks
 }
 
-/// A block between fences; the line to read on from.
+/// Reads the block after the opening fence in line `at`. Returns the line to continue with.
 fn read_fenced_block(
     lines: &[&str],
     at: usize,
     fence: Fence<'_>,
     blocks: &mut Vec<ReplyBlock>,
 ) -> usize {
-    let (language, on_fence) = match fence.info.find("/*") {
+    // Some models write the header right after the fence.
+    let (label, on_fence) = match fence.info.find("/*") {
         Some(code) if starts_with_header(&fence.info[code..]) => {
             (&fence.info[..code], Some(&fence.info[code..]))
         }
         _ => (fence.info, None),
     };
-    let language = language
+    let language = label
         .trim()
         .trim_start_matches(['{', '.'])
         .split([' ', '\t', ',', ':', '{', '}', '='])
@@ -77,7 +79,7 @@ fn read_fenced_block(
         .unwrap_or_default()
         .to_lowercase();
     let end = find_end(lines, at + 1, &fence, &language);
-    let inside = |to: usize| {
+    let text_up_to = |to: usize| {
         let rest = lines[at + 1..to]
             .iter()
             .map(|line| strip_indentation(line, fence.indentation));
@@ -87,20 +89,20 @@ fn read_fenced_block(
         text
     };
     let (text, closed, next) = match end {
-        BlockEnd::Closed(to) => (inside(to), true, to + 1),
-        BlockEnd::Reopened(to) => (inside(to), false, to),
+        BlockEnd::Closed(to) => (text_up_to(to), true, to + 1),
+        BlockEnd::Reopened(to) => (text_up_to(to), false, to),
         BlockEnd::AfterCode(to) => {
-            // The last line of code and the fence on one line.
             let last = strip_indentation(lines[to], fence.indentation);
             let last = last.trim_end().trim_end_matches(fence.mark as char);
-            (format!("{}{last}\n", inside(to)), true, to + 1)
+            (format!("{}{last}\n", text_up_to(to)), true, to + 1)
         }
-        BlockEnd::Missing => (inside(lines.len()), false, lines.len()),
+        BlockEnd::Missing => (text_up_to(lines.len()), false, lines.len()),
     };
-    let is_wrapping =
+    // Such as Markdown that contains the kernel's own block.
+    let only_wraps_another =
         matches!(end, BlockEnd::Reopened(_)) && !CODE_LANGUAGES.contains(&language.as_str());
     // An empty block without an end is the closing fence of something else.
-    if !is_wrapping && (closed || !text.trim().is_empty()) {
+    if !only_wraps_another && (closed || !text.trim().is_empty()) {
         blocks.push(ReplyBlock {
             language,
             text,
@@ -110,8 +112,9 @@ fn read_fenced_block(
     next
 }
 
-/// A kernel without an opening fence: up to a closing one, which a reply has whose first words were put into the model's mouth,
-/// or to the end.
+/// Reads a kernel without an opening fence, up to a closing fence or the end. Returns the line to continue with.
+///
+/// A reply has only a closing fence if kforge put its first words into the model's mouth.
 fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> usize {
     let fence = Fence {
         mark: b'`',
@@ -119,17 +122,17 @@ fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> 
         indentation: 0,
         info: "",
     };
-    let found = find_end(lines, at, &fence, "cuda");
-    let (to, next) = match found {
+    let end = find_end(lines, at, &fence, "cuda");
+    let (to, next) = match end {
         BlockEnd::Closed(to) | BlockEnd::AfterCode(to) => (to, to + 1),
         BlockEnd::Reopened(to) => (to, to),
         BlockEnd::Missing => (lines.len(), lines.len()),
     };
-    let fenced = matches!(found, BlockEnd::Closed(_) | BlockEnd::AfterCode(_));
+    let has_fence = matches!(end, BlockEnd::Closed(_) | BlockEnd::AfterCode(_));
     let mut kept = lines[at..to].to_vec();
-    match found {
+    match end {
         BlockEnd::AfterCode(to) => kept.push(lines[to].trim_end().trim_end_matches('`')),
-        _ if !fenced => kept.truncate(code_line_count(&kept)),
+        _ if !has_fence => kept.truncate(code_line_count(&kept)),
         _ => {}
     }
     let mut code_lines = CodeLines::default();
@@ -139,19 +142,18 @@ fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> 
     blocks.push(ReplyBlock {
         language: String::new(),
         text,
-        closed: fenced || (code_lines.brace_depth() <= 0 && !code_lines.is_within()),
+        closed: has_fence || (code_lines.brace_depth() <= 0 && !code_lines.is_within()),
     });
     next
 }
 
-/// How many lines of a kernel there are before the prose that follows it: what is behind its last closing brace and has no sign
-/// of code.
+/// The number of lines before the prose that follows a kernel: lines after the last closing brace without any sign of code.
 fn code_line_count(lines: &[&str]) -> usize {
-    let ends = |line: &&str| {
+    let ends_code = |line: &&str| {
         let line = line.trim_end();
         line == "}" || line == "};" || line.starts_with("} //") || line.starts_with("#endif")
     };
-    let Some(last) = lines.iter().rposition(ends) else {
+    let Some(last) = lines.iter().rposition(ends_code) else {
         return lines.len();
     };
     let is_prose =
@@ -167,13 +169,14 @@ fn code_line_count(lines: &[&str]) -> usize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BlockEnd {
     Closed(usize),
-    /// Another block begins before this one has ended.
+    /// Another block starts first.
     Reopened(usize),
-    /// The fence stands behind code, on the same line.
+    /// The fence follows code on the same line.
     AfterCode(usize),
     Missing,
 }
 
+/// The end of a block whose text starts at line `from`.
 fn find_end(lines: &[&str], from: usize, fence: &Fence<'_>, language: &str) -> BlockEnd {
     let is_code = language.is_empty() || CODE_LANGUAGES.contains(&language);
     let found = is_code
@@ -185,7 +188,7 @@ fn find_end(lines: &[&str], from: usize, fence: &Fence<'_>, language: &str) -> B
     })
 }
 
-/// The line whose last brace is followed by the fence itself, where that brace is the last that was open.
+/// The line whose last brace closes all open ones and is followed by the fence.
 fn end_after_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usize> {
     let mut code_lines = CodeLines::default();
     for (at, line) in lines.iter().enumerate().skip(from) {
@@ -200,8 +203,9 @@ fn end_after_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usiz
     None
 }
 
-/// The first fence that ends this block outside comments and literals. `None` where there is none, or where a comment looks as
-/// though it were never closed.
+/// The first fence outside comments and literals that ends the block.
+///
+/// `None` if there is none, or if a comment seems never to be closed.
 fn end_outside_comments(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<BlockEnd> {
     let mut code_lines = CodeLines::default();
     let mut skipped = 0;
@@ -217,15 +221,17 @@ fn end_outside_comments(lines: &[&str], from: usize, fence: &Fence<'_>) -> Optio
         }
         let was_comment = code_lines.is_comment();
         code_lines.read(line);
-        let never_closed = code_lines.has_nested_comment() && skipped > 0;
-        let odd = skipped % 2 == 1 && was_comment && !code_lines.is_within();
-        if never_closed || odd || skipped > MAX_FENCES_IN_COMMENT {
+        let opens_again = code_lines.has_nested_comment() && skipped > 0;
+        // Fences in a comment come in pairs.
+        let has_single_fence = skipped % 2 == 1 && was_comment && !code_lines.is_within();
+        if opens_again || has_single_fence || skipped > MAX_FENCES_IN_COMMENT {
             return None;
         }
     }
     None
 }
 
+/// The first fence that ends the block, comments or not.
 fn first_end(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<BlockEnd> {
     lines
         .iter()
@@ -234,18 +240,19 @@ fn first_end(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<BlockEnd>
         .find_map(|(at, line)| end_at_line(line, fence, at))
 }
 
+/// Whether line `at` ends the block that `open` started, and how.
 fn end_at_line(line: &str, open: &Fence<'_>, at: usize) -> Option<BlockEnd> {
-    let fence = parse_fence(line).filter(|fence| fence.mark == open.mark)?;
+    // A shorter fence is text of the longer one's block.
+    let fence =
+        parse_fence(line).filter(|fence| fence.mark == open.mark && fence.length >= open.length)?;
     if fence.info.is_empty() {
-        (fence.length >= open.length).then_some(BlockEnd::Closed(at))
-    } else {
-        // A shorter fence is text of the longer one's block.
-        let is_label = !fence.info.contains([' ', '\t']) || CODE_LANGUAGES.contains(&fence.info);
-        (fence.length >= open.length && is_label).then_some(BlockEnd::Reopened(at))
+        return Some(BlockEnd::Closed(at));
     }
+    let is_label = !fence.info.contains([' ', '\t']) || CODE_LANGUAGES.contains(&fence.info);
+    is_label.then_some(BlockEnd::Reopened(at))
 }
 
-/// A fence at the beginning of a line, indented or not.
+/// A fence at the start of a line, indented or not.
 fn parse_fence(line: &str) -> Option<Fence<'_>> {
     let text = line.trim_start_matches([' ', '\t']);
     let mark = *text.as_bytes().first()?;
@@ -262,7 +269,7 @@ fn parse_fence(line: &str) -> Option<Fence<'_>> {
     })
 }
 
-/// A fence that opens a block: at the beginning of a line, or behind prose with the name of a language.
+/// A fence that opens a block: at the start of a line, or after prose if the name of a language follows.
 fn opening_fence(line: &str) -> Option<Fence<'_>> {
     parse_fence(line).or_else(|| {
         let (prose, info) = line.rsplit_once("```")?;
@@ -276,8 +283,8 @@ fn opening_fence(line: &str) -> Option<Fence<'_>> {
     })
 }
 
-/// A line without as much of its indentation as its fence has.
-fn strip_indentation(line: &str, most: usize) -> &str {
+/// The line without the indentation of its fence, as far as it has it.
+fn strip_indentation(line: &str, max: usize) -> &str {
     let own = line.len() - line.trim_start_matches([' ', '\t']).len();
-    &line[own.min(most)..]
+    &line[own.min(max)..]
 }

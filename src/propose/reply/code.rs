@@ -1,14 +1,16 @@
-//! Which of a reply's blocks is the kernel.
+//! Chooses the kernel among the blocks of a reply.
 //!
-//! A kernel is known by its header. Of several whole ones the last is taken: models that write more than one correct themselves,
-//! or quote the kernel that they were shown first. Never joins what could be joined in two ways.
+//! A kernel starts with its header. Of several whole kernels the last one is taken: models that write more than one correct
+//! themselves, or quote the kernel that they were shown first. Never joins parts that fit together in two ways.
 
 use serde_json::Value;
 
 use super::blocks::{ReplyBlock, starts_with_header};
-use super::{Edit, ReplyContent, edits, unescape_html};
+use super::content::{Edit, ReplyContent};
+use super::edits;
+use super::text::unescape_html;
 
-/// What a block holds.
+/// What a block contains.
 enum BlockKind {
     /// Header and code.
     Kernel(String),
@@ -19,59 +21,66 @@ enum BlockKind {
     Other,
 }
 
+/// The kernel of a reply; `Unusable` with the reason if there is none, `Truncated` if the last one was cut off.
 pub(super) fn choose_kernel(blocks: &[ReplyBlock], notes: &mut Vec<String>) -> ReplyContent {
     let kinds: Vec<_> = blocks.iter().map(|block| block_kind(&block.text)).collect();
-    let whole = |(block, kind): &(&ReplyBlock, &BlockKind)| {
+    let is_whole_kernel = |(block, kind): &(&ReplyBlock, &BlockKind)| {
         block.closed && matches!(kind, BlockKind::Kernel(_))
     };
     let pairs = || blocks.iter().zip(&kinds);
-    let last = kinds.len()
+    let after_last = kinds.len()
         - pairs()
             .rev()
-            .position(|pair| whole(&pair))
+            .position(|pair| is_whole_kernel(&pair))
             .unwrap_or(kinds.len());
     let is_cut = |(block, kind): (&ReplyBlock, &BlockKind)| {
         !block.closed && (!matches!(kind, BlockKind::Other) || starts_with_header(&block.text))
     };
-    // What was meant as the answer was cut: an earlier kernel is a draft.
-    if pairs().skip(last).any(is_cut) {
+    // If the last kernel was cut off, an earlier one is only a draft.
+    if pairs().skip(after_last).any(is_cut) {
         return ReplyContent::Truncated;
     }
-    if let Some(BlockKind::Kernel(text)) = last.checked_sub(1).and_then(|last| kinds.get(last)) {
-        let count = pairs().filter(whole).count();
+    if let Some(BlockKind::Kernel(text)) =
+        after_last.checked_sub(1).and_then(|last| kinds.get(last))
+    {
+        let count = pairs().filter(is_whole_kernel).count();
         if count > 1 {
-            notes.push(format!("the last of {count} kernels was taken"));
+            notes.push(format!("took the last of {count} kernels"));
         }
         return ReplyContent::Code(text.clone());
     }
-    let headers: Vec<_> = kinds
-        .iter()
-        .filter_map(|kind| match kind {
-            BlockKind::Header(text) => Some(text),
-            _ => None,
-        })
-        .collect();
-    let codes: Vec<_> = kinds
-        .iter()
-        .filter_map(|kind| match kind {
-            BlockKind::Code(text) => Some(text),
-            _ => None,
-        })
-        .collect();
+    join_header_and_code(blocks, &kinds, notes)
+}
+
+/// The kernel made of a header and code in separate blocks, if there is exactly one of each.
+fn join_header_and_code(
+    blocks: &[ReplyBlock],
+    kinds: &[BlockKind],
+    notes: &mut Vec<String>,
+) -> ReplyContent {
+    let mut headers = Vec::new();
+    let mut codes = Vec::new();
+    for kind in kinds {
+        match kind {
+            BlockKind::Header(text) => headers.push(text),
+            BlockKind::Code(text) => codes.push(text),
+            BlockKind::Kernel(_) | BlockKind::Other => {}
+        }
+    }
+    let unusable = |reason: &str| ReplyContent::Unusable(reason.to_owned());
     match (headers.as_slice(), codes.as_slice()) {
         ([header], [code]) => {
-            notes.push("the header and the code stood apart".to_owned());
+            notes.push("joined the header and the code, which are in separate blocks".to_owned());
             ReplyContent::Code(format!("{}\n\n{}", header.trim_end(), code.trim_start()))
         }
         ([], []) if blocks.iter().any(|block| !block.closed) => ReplyContent::Truncated,
-        ([], []) => ReplyContent::Unusable("the reply holds neither a kernel nor edits".to_owned()),
-        ([], _) => ReplyContent::Unusable(
-            "the code has no header: a kernel file begins with `/* kforge`, the launches in YAML, and `*/`"
-                .to_owned(),
+        ([], []) => unusable("the reply contains neither a kernel nor edits"),
+        ([], _) => unusable(
+            "the code has no header: hint: start the kernel file with `/* kforge`, the launches in YAML, and `*/`",
         ),
-        ([_], []) => ReplyContent::Unusable("the reply holds a header and no code".to_owned()),
-        _ => ReplyContent::Unusable(
-            "headers and code stand apart, and it is not said which belong together".to_owned(),
+        ([_], []) => unusable("the reply contains a header and no code"),
+        _ => unusable(
+            "headers and code are in separate blocks, and it is unclear which belong together",
         ),
     }
 }
@@ -81,13 +90,14 @@ fn block_kind(text: &str) -> BlockKind {
     if starts_with_header(&text) {
         return classify_with_header(text);
     }
-    // A header that is not the first thing in the block may go there: it is a comment.
+    // A header is a comment: one that comes later in the block can move to the start.
     if let Some(start) = find_later_header(&text) {
         let length = text[start..]
             .find("*/")
             .map_or(text.len() - start, |end| end + 2);
         let (header, rest) = text[start..].split_at(length);
         let before = text[..start].trim();
+        // A single line such as a file name is no code, and goes.
         let is_label = before.lines().count() <= 1 && !before.contains([';', '#', '{', '<', '/']);
         let before = if is_label { "" } else { before };
         let text = [header, before, rest.trim()]
@@ -104,19 +114,17 @@ fn block_kind(text: &str) -> BlockKind {
     }
 }
 
+/// The kind of a text that starts with a header. Anything after the header counts as code: the compiler reports what is wrong.
 fn classify_with_header(text: String) -> BlockKind {
     let body = text.split_once("*/").map_or("", |(_, body)| body);
-    if has_device_function(body) {
-        BlockKind::Kernel(text)
-    } else if body.trim().is_empty() {
+    if body.trim().is_empty() {
         BlockKind::Header(text)
     } else {
-        // A header and some text: the compiler will say what is amiss.
         BlockKind::Kernel(text)
     }
 }
 
-/// Where a header begins behind other lines.
+/// The first byte of a header that does not start the text.
 fn find_later_header(text: &str) -> Option<usize> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -128,12 +136,12 @@ fn find_later_header(text: &str) -> Option<usize> {
     None
 }
 
-/// Whether a text has a function that a device runs.
+/// Whether a text contains a CUDA or Metal kernel function.
 fn has_device_function(text: &str) -> bool {
     text.contains("__global__") || text.contains("kernel void ")
 }
 
-/// The text as a compiler can read it: what only the way from the model to here has put in.
+/// The text without invisible characters and HTML escapes, which no compiler accepts.
 fn clean_code(text: &str) -> String {
     let mut text: String = text
         .trim_start_matches(['\u{feff}', '\n'])
@@ -141,9 +149,9 @@ fn clean_code(text: &str) -> String {
         .filter(|letter| !matches!(letter, '\u{feff}' | '\u{200b}'..='\u{200d}' | '\u{2060}'))
         .map(|letter| if letter == '\u{a0}' { ' ' } else { letter })
         .collect();
-    // Where something is escaped and nothing is not, all is: no kernel does without either sign.
-    let escaped = text.contains("&lt;") || text.contains("&gt;");
-    if escaped && !text.contains(['<', '>']) {
+    // Every kernel contains `<` or `>`: without either, all of them are escaped.
+    let has_escapes = text.contains("&lt;") || text.contains("&gt;");
+    if has_escapes && !text.contains(['<', '>']) {
         text = unescape_html(&text);
     }
     let length = text.trim_end().len();
@@ -152,7 +160,7 @@ fn clean_code(text: &str) -> String {
     text
 }
 
-/// A kernel or edits that stand in the JSON itself.
+/// A kernel or edits that are members of a JSON object.
 pub(super) fn content_from_json(json: &Value) -> Option<ReplyContent> {
     let text = |value: &Value, names: &[&str]| {
         names

@@ -1,15 +1,18 @@
-//! The edits in a reply: in the notation that was asked for, and in the others that say the same.
+//! Reads the edits of a reply: `<edit>` elements as the prompt asks for, variants of their names, and conflict markers.
+//!
+//! Also recognizes the statement that no edit helps. Unified diffs are read by `diff`.
 
-use super::blocks::ReplyBlock;
-use super::{Edit, ReplyContent};
+use super::content::{Edit, ReplyContent};
 
-/// Names of what is replaced, and of what replaces it. The short ones count only within `<edit>`: they may be names in code.
+/// Names of the element with the text to replace, and of the one with its replacement.
 const OLD_TAGS: [&str; 3] = ["old_str", "old_string", "old_text"];
 const NEW_TAGS: [&str; 3] = ["new_str", "new_string", "new_text"];
+
+/// Shorter names. They count only inside `<edit>`, because elsewhere they may be names in code.
 const SHORT_OLD_TAGS: [&str; 4] = ["old", "search", "find", "original"];
 const SHORT_NEW_TAGS: [&str; 4] = ["new", "replace", "replacement", "updated"];
 
-/// The longest tag, its attributes included.
+/// The longest tag, with its attributes.
 const MAX_TAG_BYTES: usize = 100;
 
 /// An opening or closing tag.
@@ -17,65 +20,55 @@ const MAX_TAG_BYTES: usize = 100;
 struct EditTag<'t> {
     /// As it is written.
     name: &'t str,
-    /// In lower case, without a number.
-    plain: String,
-    closes: bool,
+    /// In lower case, without a number at the end.
+    plain_name: String,
+    is_closing: bool,
     start: usize,
     end: usize,
 }
 
-/// The edits written as elements; an answer for what is wrong with them where they were begun.
+impl EditTag<'_> {
+    fn is_one_of(&self, names: &[&str]) -> bool {
+        names.contains(&self.plain_name.as_str())
+    }
+}
+
+/// The edits of a reply that are written as elements or conflict markers, without exact repetitions.
+///
+/// An error is the content of a reply whose edits are incomplete.
 pub(super) fn tagged_edits(text: &str) -> Result<Vec<Edit>, ReplyContent> {
     let mut edits = Vec::new();
     let mut at = 0;
-    let mut within = false;
+    let mut is_in_edit = false;
     let mut old: Option<String> = None;
     while let Some(tag) = next_tag(text, at) {
         at = tag.end;
-        let is = |long: &[&str], short: &[&str]| {
-            long.contains(&tag.plain.as_str()) || within && short.contains(&tag.plain.as_str())
-        };
-        let (is_old, is_new) = (
-            is(&OLD_TAGS, &SHORT_OLD_TAGS),
-            is(&NEW_TAGS, &SHORT_NEW_TAGS),
-        );
-        if tag.plain == "edit" {
-            if let (true, Some(_)) = (tag.closes, &old) {
-                return Err(ReplyContent::Unusable(missing_new_str(edits.len() + 1)));
+        let number = edits.len() + 1;
+        if tag.plain_name == "edit" {
+            if tag.is_closing && old.is_some() {
+                return Err(missing_new_str(number));
             }
-            within = !tag.closes;
+            is_in_edit = !tag.is_closing;
             continue;
         }
-        // Asked before its end is looked for, which takes as long as the text that is left.
-        if tag.closes || !(is_old || is_new) || is_in_backticks(text, &tag) {
+        let is_old = tag.is_one_of(&OLD_TAGS) || is_in_edit && tag.is_one_of(&SHORT_OLD_TAGS);
+        let is_new = tag.is_one_of(&NEW_TAGS) || is_in_edit && tag.is_one_of(&SHORT_NEW_TAGS);
+        // Checked before the search for the closing tag, which takes time in proportion to the rest of the text.
+        if tag.is_closing || !(is_old || is_new) || is_in_backticks(text, &tag) {
             continue;
         }
-        let close = format!("</{}>", tag.name);
-        let Some(length) = text[tag.end..].find(&close) else {
-            let is_answered = text[tag.end..].contains("</");
-            return Err(if is_answered {
-                ReplyContent::Unusable(format!(
-                    "edit {}: `<{}>` is not closed",
-                    edits.len() + 1,
-                    tag.name
-                ))
-            } else {
-                ReplyContent::Truncated
-            });
-        };
-        let content = element_text(&text[tag.end..tag.end + length]);
-        at = tag.end + length + close.len();
+        let (content, end) = read_element(text, &tag, number)?;
+        at = end;
         if is_old {
             if old.is_some() {
-                return Err(ReplyContent::Unusable(missing_new_str(edits.len() + 1)));
+                return Err(missing_new_str(number));
             }
             old = Some(content);
         } else if let Some(old) = old.take() {
             edits.push(Edit { old, new: content });
         } else {
             return Err(ReplyContent::Unusable(format!(
-                "edit {} has no `<old_str>`",
-                edits.len() + 1
+                "edit {number} has no `<old_str>`"
             )));
         }
     }
@@ -86,11 +79,33 @@ pub(super) fn tagged_edits(text: &str) -> Result<Vec<Edit>, ReplyContent> {
     Ok(without_duplicates(edits))
 }
 
-fn missing_new_str(edit: usize) -> String {
-    format!("edit {edit} has no `<new_str>`: hint: an empty one takes the text out")
+/// The content of the element that a tag opens, and the first byte after its closing tag.
+fn read_element(
+    text: &str,
+    tag: &EditTag<'_>,
+    edit: usize,
+) -> Result<(String, usize), ReplyContent> {
+    let close = format!("</{}>", tag.name);
+    let rest = &text[tag.end..];
+    if let Some(length) = rest.find(&close) {
+        let end = tag.end + length + close.len();
+        return Ok((element_text(&rest[..length]), end));
+    }
+    // With other closing tags behind it, the reply goes on: this one was forgotten.
+    Err(if rest.contains("</") {
+        ReplyContent::Unusable(format!("edit {edit}: `<{}>` is not closed", tag.name))
+    } else {
+        ReplyContent::Truncated
+    })
 }
 
-/// The edits, an exact repetition left out: a model that sums up its answer means each once.
+fn missing_new_str(edit: usize) -> ReplyContent {
+    ReplyContent::Unusable(format!(
+        "edit {edit} has no `<new_str>`: hint: an empty one deletes the text"
+    ))
+}
+
+/// The edits without exact repetitions: a model that summarizes its reply means each edit once.
 pub(super) fn without_duplicates(edits: Vec<Edit>) -> Vec<Edit> {
     let mut seen = std::collections::HashSet::new();
     edits
@@ -99,75 +114,80 @@ pub(super) fn without_duplicates(edits: Vec<Edit>) -> Vec<Edit> {
         .collect()
 }
 
-/// The next tag whose name may be one of an edit's.
+/// The next tag that may belong to an edit.
 fn next_tag(text: &str, from: usize) -> Option<EditTag<'_>> {
     let mut at = from;
     while let Some(offset) = text[at..].find('<') {
         let start = at + offset;
         at = start + 1;
-        let inside = &text[start + 1..];
-        let closes = inside.starts_with('/');
-        let name_at = usize::from(closes);
-        let rest = &inside[name_at..];
-        let length = rest
-            .bytes()
-            .take(MAX_TAG_BYTES)
-            .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
-            .count();
-        let name = &rest[..length];
-        let plain = name
-            .trim_end_matches(|letter: char| letter.is_ascii_digit())
-            .trim_end_matches('_')
-            .to_lowercase();
-        let known = [
-            &OLD_TAGS[..],
-            &NEW_TAGS,
-            &SHORT_OLD_TAGS,
-            &SHORT_NEW_TAGS,
-            &["edit"],
-        ];
-        if !known.iter().any(|names| names.contains(&plain.as_str())) {
-            continue;
+        let tag = tag_at(text, start);
+        if tag.is_some() {
+            return tag;
         }
-        let attributes = &rest.as_bytes()[length..rest.len().min(length + MAX_TAG_BYTES)];
-        let Some(close) = attributes.iter().position(|byte| *byte == b'>') else {
-            continue;
-        };
-        let attributes = &attributes[..close];
-        let are_attributes = attributes.is_empty()
-            || attributes[0] == b' ' && !attributes.contains(&b'\n') && !attributes.contains(&b'<');
-        if !are_attributes {
-            continue;
-        }
-        return Some(EditTag {
-            name,
-            plain,
-            closes,
-            start,
-            end: start + 1 + name_at + length + close + 1,
-        });
     }
     None
 }
 
-/// Whether a tag stands in backticks, as a word of a sentence.
+/// The tag that starts with the `<` at byte `start`, if its name may belong to an edit.
+fn tag_at(text: &str, start: usize) -> Option<EditTag<'_>> {
+    let inside = &text[start + 1..];
+    let is_closing = inside.starts_with('/');
+    let name_at = usize::from(is_closing);
+    let rest = &inside[name_at..];
+    let length = rest
+        .bytes()
+        .take(MAX_TAG_BYTES)
+        .take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+        .count();
+    let name = &rest[..length];
+    let plain_name = name
+        .trim_end_matches(|letter: char| letter.is_ascii_digit())
+        .trim_end_matches('_')
+        .to_lowercase();
+    let known = [
+        &OLD_TAGS[..],
+        &NEW_TAGS,
+        &SHORT_OLD_TAGS,
+        &SHORT_NEW_TAGS,
+        &["edit"],
+    ];
+    if !known
+        .iter()
+        .any(|names| names.contains(&plain_name.as_str()))
+    {
+        return None;
+    }
+    let attributes = &rest.as_bytes()[length..rest.len().min(length + MAX_TAG_BYTES)];
+    let close = attributes.iter().position(|byte| *byte == b'>')?;
+    let attributes = &attributes[..close];
+    let are_attributes = attributes.is_empty()
+        || attributes[0] == b' ' && !attributes.contains(&b'\n') && !attributes.contains(&b'<');
+    are_attributes.then(|| EditTag {
+        name,
+        plain_name,
+        is_closing,
+        start,
+        end: start + 1 + name_at + length + close + 1,
+    })
+}
+
+/// Whether a tag is in backticks, as a word of a sentence.
 fn is_in_backticks(text: &str, tag: &EditTag<'_>) -> bool {
     text[..tag.start].ends_with('`') && text[tag.end..].starts_with('`')
 }
 
-/// What an element holds, without the line breaks behind its opening and before its closing tag, a fence, or a CDATA section.
+/// The text of an element without the line breaks next to its tags, a code fence, or a CDATA section.
 fn element_text(text: &str) -> String {
     let mut text = text;
-    let trimmed = text.trim();
-    if let Some(inside) = trimmed
+    if let Some(inside) = text
+        .trim()
         .strip_prefix("<![CDATA[")
         .and_then(|rest| rest.strip_suffix("]]>"))
     {
         text = inside;
     }
     text = whole_lines(text);
-    let fenced = text.trim();
-    if let Some((first, rest)) = fenced.split_once('\n')
+    if let Some((first, rest)) = text.trim().split_once('\n')
         && first.starts_with("```")
         && let Some(inside) = rest.strip_suffix("```")
         && (inside.is_empty() || inside.ends_with('\n'))
@@ -178,7 +198,7 @@ fn element_text(text: &str) -> String {
     text.to_owned()
 }
 
-/// Whole lines between tags on lines of their own; else the text as it is.
+/// The lines between tags that have lines of their own; any other text as it is.
 fn whole_lines(text: &str) -> &str {
     let Some((first, rest)) = text.split_once('\n') else {
         return text;
@@ -193,135 +213,46 @@ fn whole_lines(text: &str) -> &str {
     }
 }
 
+/// A conflict whose end has not been read yet.
+#[derive(Default)]
+struct OpenConflict<'t> {
+    old: Vec<&'t str>,
+    /// `None` before the middle marker.
+    new: Option<Vec<&'t str>>,
+}
+
 /// Edits as version control marks conflicts: `<<<<<<<`, `=======`, `>>>>>>>`, each on a line of its own.
 fn conflict_marker_edits(text: &str) -> Result<Vec<Edit>, ReplyContent> {
     let mut edits = Vec::new();
-    let mut part: Option<(Vec<&str>, Option<Vec<&str>>)> = None;
+    let mut conflict: Option<OpenConflict<'_>> = None;
     for line in text.split('\n') {
         let mark = line.trim();
-        match &mut part {
-            None if mark.starts_with("<<<<<<<") => part = Some((Vec::new(), None)),
-            None => {}
-            Some((old, Some(new))) if mark.starts_with(">>>>>>>") => {
+        let Some(OpenConflict { old, new }) = &mut conflict else {
+            if mark.starts_with("<<<<<<<") {
+                conflict = Some(OpenConflict::default());
+            }
+            continue;
+        };
+        match new {
+            Some(new) if mark.starts_with(">>>>>>>") => {
                 edits.push(Edit {
                     old: old.join("\n"),
                     new: new.join("\n"),
                 });
-                part = None;
+                conflict = None;
             }
-            Some((_, new @ None)) if mark.starts_with("=======") => *new = Some(Vec::new()),
-            Some((_, Some(new))) => new.push(line),
-            Some((old, None)) => old.push(line),
+            Some(new) => new.push(line),
+            None if mark.starts_with("=======") => *new = Some(Vec::new()),
+            None => old.push(line),
         }
     }
-    match part {
+    match conflict {
         Some(_) => Err(ReplyContent::Truncated),
         None => Ok(edits),
     }
 }
 
-/// Edits in the notation of `diff`: what a hunk keeps and takes away is replaced by what it keeps and adds.
-pub(super) fn diff_edits(text: &str, blocks: &[ReplyBlock]) -> Vec<Edit> {
-    let mut edits = Vec::new();
-    let labelled = |block: &&ReplyBlock| {
-        block.closed && ["diff", "patch", "udiff"].contains(&block.language.as_str())
-    };
-    let mut texts: Vec<_> = blocks
-        .iter()
-        .filter(labelled)
-        .map(|block| block.text.as_str())
-        .collect();
-    if texts.is_empty() {
-        let unlabelled = |block: &&ReplyBlock| block.closed && looks_like_diff(&block.text);
-        texts = blocks
-            .iter()
-            .filter(unlabelled)
-            .map(|block| block.text.as_str())
-            .collect();
-    }
-    if texts.is_empty() && looks_like_diff(text) {
-        texts.push(text);
-    }
-    for text in texts {
-        read_hunks(text, &mut edits);
-    }
-    without_duplicates(edits)
-}
-
-fn looks_like_diff(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with("@@"))
-        && text.lines().any(|line| line.starts_with(['+', '-']))
-}
-
-fn read_hunks(text: &str, edits: &mut Vec<Edit>) {
-    let has_places = text.lines().any(|line| line.starts_with("@@"));
-    let mut within = !has_places;
-    let mut hunk = DiffHunk::default();
-    for line in text.lines() {
-        if line.starts_with("@@") {
-            hunk.finish(edits);
-            within = true;
-            continue;
-        }
-        let is_file = ["--- ", "+++ ", "diff ", "index ", "***"]
-            .iter()
-            .any(|mark| line.starts_with(mark));
-        if is_file && hunk.is_empty() {
-            continue;
-        }
-        let is_end = line.starts_with("***") || line.starts_with("diff ");
-        if !within || is_end {
-            hunk.finish(edits);
-            within = !has_places;
-            continue;
-        }
-        match line.as_bytes().first() {
-            Some(b'-') => hunk.old.push(&line[1..]),
-            Some(b'+') => hunk.new.push(&line[1..]),
-            Some(b'\\') => continue,
-            Some(b' ') => hunk.push_context(&line[1..]),
-            // White space at the end of a line is easily lost: an empty line is one that is kept.
-            None => hunk.push_context(""),
-            Some(_) => hunk.push_context(line),
-        }
-        hunk.changes |= line.starts_with(['+', '-']);
-    }
-    hunk.finish(edits);
-}
-
-#[derive(Default)]
-struct DiffHunk<'t> {
-    old: Vec<&'t str>,
-    new: Vec<&'t str>,
-    changes: bool,
-}
-
-impl<'t> DiffHunk<'t> {
-    fn is_empty(&self) -> bool {
-        self.old.is_empty() && self.new.is_empty()
-    }
-
-    fn push_context(&mut self, line: &'t str) {
-        self.old.push(line);
-        self.new.push(line);
-    }
-
-    fn finish(&mut self, edits: &mut Vec<Edit>) {
-        let mut hunk = std::mem::take(self);
-        while hunk.old.last() == Some(&"") && hunk.new.last() == Some(&"") {
-            hunk.old.pop();
-            hunk.new.pop();
-        }
-        if hunk.changes {
-            edits.push(Edit {
-                old: hunk.old.join("\n"),
-                new: hunk.new.join("\n"),
-            });
-        }
-    }
-}
-
-/// Whether a line says that no edit helps, and nothing else.
+/// Whether a line states that no edit helps, and nothing else.
 pub(super) fn states_no_valid_edit(text: &str) -> bool {
     text.lines().any(|line| {
         let word = line.trim().trim_matches(['`', '*', '.', ' ']);
@@ -333,7 +264,7 @@ pub(super) fn states_no_valid_edit(text: &str) -> bool {
     })
 }
 
-/// Whether it is said in a sentence.
+/// Whether a sentence states that no edit helps.
 pub(super) fn mentions_no_valid_edit(text: &str) -> bool {
     text.contains("<NO_VALID_EDIT")
 }

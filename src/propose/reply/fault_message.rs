@@ -1,121 +1,127 @@
-//! What a model is told about edits that were not made.
+//! The message that tells a model why its edits were not applied, and how to correct them.
+//!
+//! Quoted text is fenced, so that it cannot be mistaken for part of the prompt.
 
 use std::fmt::Write as _;
 
-use super::apply::{EditFault, NumberedLine};
+use super::faults::{EditFault, NumberedLine, UnmatchedEdit};
 
-/// How many places are named.
+/// Of an ambiguous edit, the message lists at most this many lines.
 const MAX_LISTED_LINES: usize = 8;
 
-/// The faults in words that a model can act on. What is quoted is fenced, so that it cannot pose as anything else.
+/// The message for the next request to the model.
 pub fn describe_faults(faults: &[EditFault]) -> String {
-    let mut text = String::from("None of your edits was made; the kernel is as it was.\n");
+    let mut text = String::from("None of your edits was made: the kernel is unchanged.\n");
     for fault in faults {
         text.push('\n');
         // Writing to a string cannot fail.
         let _ = write_fault(&mut text, fault);
     }
     text.push_str(
-        "\nWrite all edits again. Copy each `old_str` from the kernel letter by letter, without line numbers, and keep it short: \
-         it has to occur exactly once.\n",
+        "\nSend all edits again. Copy each `old_str` exactly from the kernel, without line numbers, and keep it short: \
+         it must occur exactly once.\n",
     );
     text
 }
 
 fn write_fault(text: &mut String, fault: &EditFault) -> std::fmt::Result {
     match fault {
-        EditFault::TooMany { given, most } => writeln!(
+        EditFault::TooMany { given, limit } => writeln!(
             text,
-            "There are {given} edits; at most {most} {} allowed. Choose those that matter most.",
-            if *most == 1 { "is" } else { "are" }
+            "There are {given} edits; at most {limit} {} allowed. Keep the most important.",
+            if *limit == 1 { "is" } else { "are" }
         ),
         EditFault::Empty { edit } => writeln!(
             text,
-            "Edit {edit}: its `old_str` is empty. To insert a text, name a line beside it in `old_str` and repeat that line in `new_str`."
+            "Edit {edit}: `old_str` is empty. To insert text, put a neighboring line in `old_str` and repeat it in `new_str`."
         ),
         EditFault::Ambiguous { edit, lines, more } => {
-            let mut numbers = lines.clone();
-            numbers.dedup();
-            let is_cut = *more || numbers.len() > MAX_LISTED_LINES;
-            let shown: Vec<_> = numbers
-                .iter()
-                .take(MAX_LISTED_LINES)
-                .map(usize::to_string)
-                .collect();
-            let places = match shown.split_last() {
-                Some((last, first)) if !is_cut && !first.is_empty() => {
-                    format!("{} and {last}", first.join(", "))
-                }
-                _ => shown.join(", "),
-            };
             let count = if *more {
-                format!("more than {}", lines.len())
+                format!("more than {} times", lines.len())
             } else {
-                lines.len().to_string()
+                format!("{} times", lines.len())
             };
             writeln!(
                 text,
-                "Edit {edit}: its `old_str` occurs at {count} places, in line{} {places}{}. Add a line before or behind it \
-                 that only the place you mean has.",
-                if numbers.len() == 1 { "" } else { "s" },
-                if is_cut { ", …" } else { "" }
+                "Edit {edit}: `old_str` occurs {count}, in {}. Add a neighboring line that only the intended place has.",
+                listed_lines(lines, *more)
             )
         }
         EditFault::Overtaken { edit } => writeln!(
             text,
-            "Edit {edit}: its `old_str` was there until an earlier edit of yours changed it. Make one edit of the two, or write its \
-             `old_str` as the earlier edit leaves it."
+            "Edit {edit}: an earlier edit of this reply changes the text of `old_str`. Merge the two edits, or write `old_str` \
+             as the earlier edit leaves it."
         ),
-        EditFault::Missed {
-            edit,
-            nearest,
-            wrote,
-            absent,
-            instead,
-            present,
-        } => {
-            writeln!(
-                text,
-                "Edit {edit}: its `old_str` does not occur in the kernel."
-            )?;
-            if let Some(line) = present {
-                writeln!(text, "Its `new_str` stands there already, in line {line}.")?;
-            }
-            if nearest.is_empty() {
-                return writeln!(
-                    text,
-                    "Nothing there is like this line of it:\n{}",
-                    in_code_fence(wrote)
-                );
-            }
-            writeln!(
-                text,
-                "Most like it is this (the numbers are not part of the kernel):\n{}",
-                in_code_fence(&with_line_numbers(nearest))
-            )?;
-            let lead = if *absent {
-                "This line of yours is nowhere in the kernel:"
-            } else {
-                "All your lines are in the kernel, but not one behind the other. The first that is out of place:"
-            };
-            writeln!(text, "{lead}\n{}", in_code_fence(wrote))?;
-            match instead {
-                Some(near) => writeln!(text, "In its place stands line {}.", near.line),
-                None => writeln!(text, "The kernel has no line in its place."),
-            }
-        }
+        EditFault::Missed(missed) => write_missed(text, missed),
+    }
+}
+
+/// `line 5`, `lines 5 and 8`, `lines 1, 2, 3, …`.
+fn listed_lines(lines: &[usize], more: bool) -> String {
+    let mut numbers = lines.to_vec();
+    numbers.dedup();
+    let is_cut = more || numbers.len() > MAX_LISTED_LINES;
+    let shown: Vec<_> = numbers
+        .iter()
+        .take(MAX_LISTED_LINES)
+        .map(usize::to_string)
+        .collect();
+    match shown.as_slice() {
+        list if is_cut => format!("lines {}, …", list.join(", ")),
+        [only] => format!("line {only}"),
+        [first @ .., last] => format!("lines {} and {last}", first.join(", ")),
+        [] => "no line".to_owned(),
+    }
+}
+
+fn write_missed(text: &mut String, missed: &UnmatchedEdit) -> std::fmt::Result {
+    let UnmatchedEdit {
+        edit,
+        nearest,
+        unmatched_line,
+        is_absent,
+        found_instead,
+        already_at,
+    } = missed;
+    writeln!(text, "Edit {edit}: `old_str` does not occur in the kernel.")?;
+    if let Some(line) = already_at {
+        writeln!(text, "`new_str` is already in the kernel, in line {line}.")?;
+    }
+    if nearest.is_empty() {
+        return writeln!(
+            text,
+            "Nothing in the kernel is similar to this line of `old_str`:\n{}",
+            in_code_fence(unmatched_line)
+        );
+    }
+    writeln!(
+        text,
+        "The most similar part of the kernel (line numbers are not part of it):\n{}",
+        in_code_fence(&with_line_numbers(nearest))
+    )?;
+    let lead = if *is_absent {
+        "This line of `old_str` is not in the kernel:"
+    } else {
+        "Every line of `old_str` is in the kernel, but not in this order. The first line out of order:"
+    };
+    writeln!(text, "{lead}\n{}", in_code_fence(unmatched_line))?;
+    match found_instead {
+        Some(found) => writeln!(text, "The kernel has line {} in its place.", found.line),
+        None => writeln!(text, "The kernel has no line in its place."),
     }
 }
 
 fn with_line_numbers(lines: &[NumberedLine]) -> String {
-    let width = lines.last().map_or(1, |near| near.line.to_string().len());
+    let width = lines
+        .last()
+        .map_or(1, |numbered| numbered.line.to_string().len());
     let lines = lines
         .iter()
-        .map(|near| format!("{:>width$} | {}", near.line, near.text));
+        .map(|numbered| format!("{:>width$} | {}", numbered.line, numbered.text));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The text between fences that are longer than any in it, without signs that control a terminal.
+/// The text between fences that are longer than any in it, without terminal control characters.
 fn in_code_fence(text: &str) -> String {
     let text: String = text
         .chars()

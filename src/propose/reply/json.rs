@@ -1,17 +1,25 @@
-//! JSON as models write it: with comments, trailing commas, other quotes, bare words, line breaks in strings.
+//! Parses JSON as models write it: with comments, trailing commas, other quotes, bare words, line breaks in strings.
 //!
-//! Strict JSON is read as such; only what is not is read leniently. An object ends where it ends: what follows is not looked at.
+//! Valid JSON is parsed strictly; only what fails is parsed leniently. Stops at the end of the object and ignores what follows.
 
 use serde_json::{Map, Value};
 
-/// The longest object that is read.
-const MAX_BYTES: usize = 128 * 1024;
-/// How far from its brace a first key may end: every brace of a reply is asked, so this bounds what each costs.
+/// The longest object that is parsed leniently.
+pub(super) const MAX_BYTES: usize = 128 * 1024;
+/// The first key must start within this distance of its brace. Every brace of a reply is tried, so this bounds the cost of each.
 const MAX_BYTES_BEFORE_KEY: usize = 400;
-/// How deep values may nest.
+/// The deepest nesting of values.
 const MAX_DEPTH: usize = 32;
 
-/// Whether an object with a first key may begin here: cheap, so that it can be asked at every brace of a kernel.
+/// Where parsing failed, and why.
+#[derive(Debug)]
+pub(super) struct JsonError {
+    /// The line, counted from 0 at the start of the object.
+    pub(super) line: usize,
+    pub(super) reason: String,
+}
+
+/// Whether the text may start with an object that has a key. Cheap enough for every brace of a kernel.
 pub(super) fn may_start_object(text: &str) -> bool {
     let mut reader = LenientReader::with_limit(text, MAX_BYTES_BEFORE_KEY);
     reader.take('{')
@@ -28,21 +36,23 @@ pub(super) fn may_start_object(text: &str) -> bool {
         }
 }
 
-/// The object that begins the text, and its length; else what is wrong, and on which line counted from 0.
-pub(super) fn parse_object(text: &str) -> Result<(Value, usize), (usize, String)> {
+/// The object that starts the text, and its length in bytes.
+pub(super) fn parse_object(text: &str) -> Result<(Value, usize), JsonError> {
     let mut strict = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     if let Some(Ok(value @ Value::Object(_))) = strict.next() {
         return Ok((value, strict.byte_offset()));
     }
-    let mut reader = LenientReader::new(text);
+    let mut reader = LenientReader::with_limit(text, MAX_BYTES);
     match reader.value(0) {
         Ok(value) => Ok((value, reader.at)),
-        Err(fault) => {
-            let line = text[..reader.at].matches('\n').count();
-            Err((line, fault))
-        }
+        Err(reason) => Err(JsonError {
+            line: text[..reader.at].matches('\n').count(),
+            reason,
+        }),
     }
 }
+
+const UNEXPECTED_END: &str = "the text ends inside the object";
 
 struct LenientReader<'t> {
     text: &'t str,
@@ -53,7 +63,7 @@ fn is_word(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-/// What closes a string that is opened by this.
+/// The quotes that close a string opened by `open`; `None` if `open` is not a quote.
 fn closing_quotes(open: char) -> Option<&'static [char]> {
     match open {
         '"' => Some(&['"']),
@@ -65,12 +75,9 @@ fn closing_quotes(open: char) -> Option<&'static [char]> {
 }
 
 impl<'t> LenientReader<'t> {
-    fn new(text: &'t str) -> Self {
-        Self::with_limit(text, MAX_BYTES)
-    }
-
-    fn with_limit(text: &'t str, most: usize) -> Self {
-        let mut end = text.len().min(most);
+    /// A reader of the first `max` bytes.
+    fn with_limit(text: &'t str, max: usize) -> Self {
+        let mut end = text.len().min(max);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -88,6 +95,7 @@ impl<'t> LenientReader<'t> {
         self.rest().chars().next()
     }
 
+    /// Skips `wanted` if it is next.
     fn take(&mut self, wanted: char) -> bool {
         let is_there = self.peek() == Some(wanted);
         if is_there {
@@ -96,7 +104,6 @@ impl<'t> LenientReader<'t> {
         is_there
     }
 
-    /// Passes white space and comments.
     fn skip_space_and_comments(&mut self) -> Result<(), String> {
         loop {
             let rest = self.rest();
@@ -125,14 +132,14 @@ impl<'t> LenientReader<'t> {
     fn value(&mut self, depth: usize) -> Result<Value, String> {
         self.skip_space_and_comments()?;
         if depth > MAX_DEPTH {
-            return Err("it nests too deeply".to_owned());
+            return Err(format!("values nest deeper than {MAX_DEPTH}"));
         }
         match self.peek() {
             Some('{') => self.object(depth),
             Some('[') => self.array(depth),
             Some(quote) if closing_quotes(quote).is_some() => self.string().map(Value::String),
             Some(_) => Ok(self.bare_value()),
-            None => Err("it ends before its end".to_owned()),
+            None => Err(UNEXPECTED_END.to_owned()),
         }
     }
 
@@ -148,12 +155,12 @@ impl<'t> LenientReader<'t> {
                 Some(quote) if closing_quotes(quote).is_some() => self.string()?,
                 Some(letter) if is_word(letter) => self.word().to_owned(),
                 Some(other) => return Err(format!("expected a key, found `{other}`")),
-                None => return Err("it ends before its end".to_owned()),
+                None => return Err(UNEXPECTED_END.to_owned()),
             };
             self.skip_space_and_comments()?;
             if !self.take(':') {
                 return Err(format!(
-                    "expected `:` behind the key `{}`",
+                    "expected `:` after the key `{}`",
                     shorten_key(&key)
                 ));
             }
@@ -180,7 +187,7 @@ impl<'t> LenientReader<'t> {
         }
     }
 
-    /// A comma, the end, or a line break, behind which the comma may be missing.
+    /// Skips a comma. It may be missing before `close` and at the end of a line.
     fn separator(&mut self, close: char) -> Result<(), String> {
         let before = self.at;
         self.skip_space_and_comments()?;
@@ -192,7 +199,7 @@ impl<'t> LenientReader<'t> {
         }
         match self.peek() {
             Some(other) => Err(format!("expected `,` or `{close}`, found `{other}`")),
-            None => Err("it ends before its end".to_owned()),
+            None => Err(UNEXPECTED_END.to_owned()),
         }
     }
 
@@ -204,34 +211,20 @@ impl<'t> LenientReader<'t> {
         let mut letters = self.rest().char_indices();
         while let Some((offset, letter)) = letters.next() {
             match letter {
-                '\\' => match letters.next() {
-                    Some((_, 'n')) => text.push('\n'),
-                    Some((_, 't')) => text.push('\t'),
-                    Some((_, 'r')) => text.push('\r'),
-                    Some((_, 'u')) => {
-                        let code = letters.as_str().get(..4);
-                        let code = code.and_then(|code| u32::from_str_radix(code, 16).ok());
-                        match code.and_then(char::from_u32) {
-                            Some(letter) => {
-                                text.push(letter);
-                                letters.nth(3);
-                            }
-                            None => text.push_str("\\u"),
-                        }
+                '\\' => {
+                    if !read_escape(&mut letters, &mut text) {
+                        break;
                     }
-                    Some((_, quoted @ ('"' | '\\' | '/' | '\''))) => text.push(quoted),
-                    Some((_, other)) => text.extend(['\\', other]),
-                    None => break,
-                },
+                }
                 letter if closes.contains(&letter) => {
-                    let behind = letters.as_str();
-                    if ends_string(behind) {
+                    if ends_string(letters.as_str()) {
                         self.at += offset + letter.len_utf8();
                         return Ok(text);
                     }
                     text.push(letter);
                 }
                 '\n' => {
+                    // A fence or a comment on the next line shows that the string was never closed.
                     let line = letters.as_str().trim_start_matches([' ', '\t']);
                     if ["```", "~~~", "/*"]
                         .iter()
@@ -247,7 +240,7 @@ impl<'t> LenientReader<'t> {
         Err("a string has no end".to_owned())
     }
 
-    /// A number, a word of JSON or of Python, or any other text up to the end of the value.
+    /// A number, a word of JSON or Python, or any other text up to the end of the value.
     fn bare_value(&mut self) -> Value {
         let rest = self.rest();
         let length = rest.find([',', '\n', '}', ']']).unwrap_or(rest.len());
@@ -269,9 +262,34 @@ impl<'t> LenientReader<'t> {
     }
 }
 
-/// Whether a quote before this text ends its string: what follows is what may follow a key or a value.
-fn ends_string(behind: &str) -> bool {
-    let rest = behind.trim_start_matches([' ', '\t']);
+/// Adds the character of an escape sequence, after its backslash. An unknown sequence is kept as it is. False at the end of the
+/// text.
+fn read_escape(letters: &mut std::str::CharIndices<'_>, text: &mut String) -> bool {
+    match letters.next() {
+        Some((_, 'n')) => text.push('\n'),
+        Some((_, 't')) => text.push('\t'),
+        Some((_, 'r')) => text.push('\r'),
+        Some((_, 'u')) => {
+            let code = letters.as_str().get(..4);
+            let code = code.and_then(|code| u32::from_str_radix(code, 16).ok());
+            match code.and_then(char::from_u32) {
+                Some(letter) => {
+                    text.push(letter);
+                    letters.nth(3);
+                }
+                None => text.push_str("\\u"),
+            }
+        }
+        Some((_, quoted @ ('"' | '\\' | '/' | '\''))) => text.push(quoted),
+        Some((_, other)) => text.extend(['\\', other]),
+        None => return false,
+    }
+    true
+}
+
+/// Whether a quote ends its string: what follows is what may follow a key or a value.
+fn ends_string(after: &str) -> bool {
+    let rest = after.trim_start_matches([' ', '\t']);
     let next = rest.trim_start().chars().next();
     matches!(next, None | Some(',' | ':' | '}' | ']' | '/' | '#')) || rest.starts_with('\n')
 }
@@ -301,8 +319,12 @@ mod tests {
 
     #[test]
     fn errors_name_the_line() {
-        assert_eq!(parse_object("{\"a\": 1,\n \"b\": ").unwrap_err().0, 1);
+        assert_eq!(parse_object("{\"a\": 1,\n \"b\": ").unwrap_err().line, 1);
         assert!(parse_object("{\"a\": \"never\n```\n").is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error() {
         assert!(parse_object(&"{\"a\":".repeat(100_000)).is_err());
         assert!(parse_object(&"{a:[".repeat(100_000)).is_err());
     }

@@ -1,122 +1,126 @@
-//! The part of a kernel that is most like a text that does not occur in it: shown to who wrote the text, never replaced.
+//! Finds the part of a kernel that is most similar to a text that does not occur in it, to show it to the model.
 //!
-//! In time proportional to both texts: lines are compared by their words, and only the longest lines of the text with all.
+//! Never replaces anything. Takes time in proportion to both texts: lines are compared by their words, and only the longest
+//! lines of the text are compared with every line of the kernel.
 
 use std::collections::{HashMap, HashSet};
 
-use super::apply::NumberedLine;
+use super::faults::NumberedLine;
 use super::normalized::NormalizedCode;
+use super::text::truncate_chars;
 
-/// How many lines of the text are compared with all lines of the kernel.
+/// The most lines of the text that are compared with all lines of the kernel.
 const MAX_COMPARED_LINES: usize = 12;
-/// How many of a line's words are looked at.
+/// The most words of a line that are compared.
 const MAX_WORDS: usize = 48;
-/// How many lines are shown.
+/// The most lines that are shown.
 const MAX_SHOWN_LINES: usize = 12;
-/// How many lines are shown before and behind them.
+/// Lines that are shown before and after the similar ones.
 const CONTEXT_LINES: usize = 2;
-/// How much of a line is shown.
+/// The most characters of a line that are shown.
 const MAX_SHOWN_CHARS: usize = 200;
-/// How many lines of a long text are lined up.
+/// Of a longer text, only this many lines are used.
 const MAX_ALIGNED_LINES: usize = 400;
 
-/// What is near, with lines counted from 1.
+/// The similar part. Line numbers count from 1.
 pub(super) struct Nearest {
+    /// Empty if nothing is similar.
     pub(super) lines: Vec<NumberedLine>,
+    /// The first line of the text that is not in the kernel, or not in sequence.
     pub(super) unmatched_line: String,
+    /// Whether that line is nowhere in the kernel.
     pub(super) is_absent: bool,
+    /// The line of the kernel in its place.
     pub(super) found_instead: Option<NumberedLine>,
 }
 
-/// A line that is not empty.
+/// A line that is not blank.
 struct ComparedLine<'t> {
     /// Counted from 0 in its text.
     number: usize,
     text: &'t str,
     normalized: String,
+    /// Hashes of its words, sorted.
     words: Vec<u64>,
 }
 
+/// The part of `source` that is most similar to `old`.
 pub(super) fn find_nearest(source: &str, old: &str) -> Nearest {
     let wanted: Vec<_> = compared_lines(old).take(MAX_ALIGNED_LINES).collect();
-    let there: Vec<_> = compared_lines(source).collect();
-    let absent = first_absent_line(source, &there, &wanted);
-    let Some(offset) = best_offset(&there, &wanted) else {
+    let kernel: Vec<_> = compared_lines(source).collect();
+    let absent = first_absent_line(source, &kernel, &wanted);
+    let Some(offset) = best_offset(&kernel, &wanted) else {
         let longest = wanted.iter().max_by_key(|line| line.words.len());
-        let wrote = absent.map(|index| &wanted[index]).or(longest);
+        let unmatched = absent.map(|index| &wanted[index]).or(longest);
         return Nearest {
             lines: Vec::new(),
-            unmatched_line: wrote
-                .map(|line| truncate_chars(line.text))
+            unmatched_line: unmatched
+                .map(|line| truncate_chars(line.text, MAX_SHOWN_CHARS))
                 .unwrap_or_default(),
             is_absent: true,
             found_instead: None,
         };
     };
-    let at = |index: usize| {
-        let index = offset + index as isize;
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| there.get(index))
+    let aligned = |index: usize| {
+        let index = usize::try_from(offset + index as isize).ok()?;
+        kernel.get(index)
     };
-    let moved = || {
+    let first_out_of_sequence = || {
         (0..wanted.len()).find(|index| {
-            at(*index).is_none_or(|line| line.normalized != wanted[*index].normalized)
+            aligned(*index).is_none_or(|line| line.normalized != wanted[*index].normalized)
         })
     };
-    let differs = absent.or_else(moved).unwrap_or(0);
-    let first = differs.saturating_sub(3);
-    let shown: Vec<_> = (first..wanted.len())
-        .filter_map(at)
+    let unmatched = absent.or_else(first_out_of_sequence).unwrap_or(0);
+    let similar: Vec<_> = (unmatched.saturating_sub(3)..wanted.len())
+        .filter_map(aligned)
         .take(MAX_SHOWN_LINES)
         .collect();
-    let all: Vec<_> = source.split('\n').collect();
-    let lines = match (shown.first(), shown.last()) {
-        (Some(first), Some(last)) => (first.number.saturating_sub(CONTEXT_LINES)
-            ..=(last.number + CONTEXT_LINES).min(all.len() - 1))
-            .take(MAX_SHOWN_LINES)
-            .map(|number| numbered_line(number, all[number]))
-            .collect(),
-        _ => Vec::new(),
-    };
     Nearest {
-        lines,
+        lines: with_context(source, &similar),
         unmatched_line: wanted
-            .get(differs)
-            .map(|line| truncate_chars(line.text))
+            .get(unmatched)
+            .map(|line| truncate_chars(line.text, MAX_SHOWN_CHARS))
             .unwrap_or_default(),
         is_absent: absent.is_some(),
-        found_instead: at(differs).map(|line| numbered_line(line.number, line.text)),
+        found_instead: aligned(unmatched).map(|line| numbered_line(line.number, line.text)),
     }
 }
 
-/// The first line that is nowhere in the kernel. The first and the last may be parts of lines.
+/// The lines from the first similar one to the last, with a few lines around them.
+fn with_context(source: &str, similar: &[&ComparedLine<'_>]) -> Vec<NumberedLine> {
+    let (Some(first), Some(last)) = (similar.first(), similar.last()) else {
+        return Vec::new();
+    };
+    let all: Vec<_> = source.split('\n').collect();
+    let from = first.number.saturating_sub(CONTEXT_LINES);
+    let to = (last.number + CONTEXT_LINES).min(all.len() - 1);
+    (from..=to)
+        .take(MAX_SHOWN_LINES)
+        .map(|number| numbered_line(number, all[number]))
+        .collect()
+}
+
+/// The index of the first line that is nowhere in the kernel. The first and the last may match a part of a line.
 fn first_absent_line(
     source: &str,
-    there: &[ComparedLine<'_>],
+    kernel: &[ComparedLine<'_>],
     wanted: &[ComparedLine<'_>],
 ) -> Option<usize> {
-    let known: HashSet<_> = there.iter().map(|line| line.normalized.as_str()).collect();
+    let known: HashSet<_> = kernel.iter().map(|line| line.normalized.as_str()).collect();
     let whole = NormalizedCode::of(source);
     let is_part = |index: usize| {
-        (index == 0 || index + 1 == wanted.len())
-            && whole.text().contains(&wanted[index].normalized)
+        let is_outermost = index == 0 || index + 1 == wanted.len();
+        is_outermost && whole.text().contains(&wanted[index].normalized)
     };
     (0..wanted.len())
         .find(|index| !known.contains(wanted[*index].normalized.as_str()) && !is_part(*index))
 }
 
+/// A line to show, from its number counted from 0.
 fn numbered_line(number: usize, text: &str) -> NumberedLine {
     NumberedLine {
         line: number + 1,
-        text: truncate_chars(text.trim_end_matches('\r')),
-    }
-}
-
-fn truncate_chars(text: &str) -> String {
-    match text.char_indices().nth(MAX_SHOWN_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        text: truncate_chars(text.trim_end_matches('\r'), MAX_SHOWN_CHARS),
     }
 }
 
@@ -141,29 +145,32 @@ fn compared_lines(text: &str) -> impl Iterator<Item = ComparedLine<'_>> {
         })
 }
 
+/// The FNV-1a hash of a word.
 fn hash_word(word: &str) -> u64 {
     word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// By how many lines the text stands further down in the kernel than in itself, where most of it is alike.
-fn best_offset(there: &[ComparedLine<'_>], wanted: &[ComparedLine<'_>]) -> Option<isize> {
+/// The shift, in lines that are not blank, at which most of the text is similar to the kernel.
+///
+/// Every similar pair of lines votes for its shift. `None` if no pair is similar.
+fn best_offset(kernel: &[ComparedLine<'_>], wanted: &[ComparedLine<'_>]) -> Option<isize> {
     let mut votes: HashMap<isize, f64> = HashMap::new();
     let mut longest: Vec<usize> = (0..wanted.len()).collect();
     longest.sort_by_key(|index| std::cmp::Reverse(wanted[*index].words.len()));
     for index in longest.into_iter().take(MAX_COMPARED_LINES) {
         let line = &wanted[index];
-        let alike: Vec<_> = there
+        let similar: Vec<_> = kernel
             .iter()
             .enumerate()
-            .map(|(other, there)| (other, similarity(line, there)))
-            .filter(|(_, likeness)| *likeness >= 0.5)
+            .map(|(other, in_kernel)| (other, similarity(line, in_kernel)))
+            .filter(|(_, similarity)| *similarity >= 0.5)
             .collect();
-        // What is like many lines says little about the place.
-        let weight = line.words.len() as f64 / (alike.len().max(1) as f64).sqrt();
-        for (other, likeness) in alike {
-            *votes.entry(other as isize - index as isize).or_default() += likeness * weight;
+        // A line that is similar to many others says little about the place.
+        let weight = line.words.len() as f64 / (similar.len().max(1) as f64).sqrt();
+        for (other, similarity) in similar {
+            *votes.entry(other as isize - index as isize).or_default() += similarity * weight;
         }
     }
     let best = votes
@@ -174,21 +181,21 @@ fn best_offset(there: &[ComparedLine<'_>], wanted: &[ComparedLine<'_>]) -> Optio
     best.map(|(offset, _)| offset)
 }
 
-/// The share of words that two lines have in common: 1 where they are the same.
+/// The share of words that two lines have in common, from 0 to 1.
 fn similarity(left: &ComparedLine<'_>, right: &ComparedLine<'_>) -> f64 {
     let total = left.words.len() + right.words.len();
     if total == 0 {
         return 0.0;
     }
-    let (mut common, mut one, mut two) = (0, 0, 0);
-    while let (Some(first), Some(second)) = (left.words.get(one), right.words.get(two)) {
+    let (mut common, mut at_left, mut at_right) = (0, 0, 0);
+    while let (Some(first), Some(second)) = (left.words.get(at_left), right.words.get(at_right)) {
         match first.cmp(second) {
-            std::cmp::Ordering::Less => one += 1,
-            std::cmp::Ordering::Greater => two += 1,
+            std::cmp::Ordering::Less => at_left += 1,
+            std::cmp::Ordering::Greater => at_right += 1,
             std::cmp::Ordering::Equal => {
                 common += 1;
-                one += 1;
-                two += 1;
+                at_left += 1;
+                at_right += 1;
             }
         }
     }

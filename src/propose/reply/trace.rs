@@ -1,61 +1,74 @@
-//! A reply's trace: what the model takes for the bottleneck, what it changes, and what it expects of that.
+//! Extracts the trace of a reply: what the model sees as the bottleneck, what it changes, and the effect that it expects.
 //!
-//! Found wherever it stands, and taken out of the reply whole. Tolerant of how it is written; what it means is never guessed:
-//! an effect that can be read in two ways is none.
+//! Finds a trace wherever it is, and removes it from the reply. Tolerant of notation, but never guesses a meaning: an expected
+//! effect that can be understood in two ways is reported as a fault.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::json;
+use super::percent::parse_percent;
+use super::text::truncate_chars;
 
-/// The longest text of one field.
+/// The longest text of one field, in characters.
 const MAX_FIELD_CHARS: usize = 4000;
-/// How many braces are tried.
+/// The most objects that are tried.
 const MAX_TRIED_OBJECTS: usize = 256;
-/// How much text is read in vain before no more is tried.
+/// After this much text was parsed, no more objects are tried.
 const MAX_TRIED_BYTES: usize = 1024 * 1024;
 
 /// Why a kernel is as it is, in the model's words.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Trace {
+    /// What limits the kernel; for a repair, the cause of the failure.
     pub bottleneck: String,
     pub hypothesis: String,
     pub change: String,
-    /// By how much the time is expected to change: less than 0 is faster.
+    /// The expected change of the run time in percent: below 0 is faster.
     pub expected_percent: Option<f64>,
     pub risk: String,
     /// The trace as the model wrote it.
     pub verbatim: String,
 }
 
-/// What is left of a reply without its trace.
+/// A reply split into its trace and the rest.
 #[derive(Debug)]
 pub(super) struct ExtractedTrace {
     pub(super) trace: Option<Trace>,
     pub(super) fault: Option<String>,
     pub(super) rest: String,
-    /// The object that the trace was in, where it was JSON.
+    /// The JSON object that contained the trace.
     pub(super) json: Option<Value>,
 }
 
-/// The names that a field goes by.
-const FIELD_ALIASES: [(&str, &[&str]); 5] = [
+/// A field of a trace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TraceField {
+    Bottleneck,
+    Hypothesis,
+    Change,
+    Expected,
+    Risk,
+}
+
+/// The keys that are accepted for each field.
+const FIELD_ALIASES: [(TraceField, &[&str]); 5] = [
     (
-        "bottleneck",
-        // A repair names the cause of the failure instead.
-        &[
-            "bottleneck",
-            "bottlenecks",
-            "current_bottleneck",
-            "cause",
-            "root_cause",
-        ],
+        TraceField::Bottleneck,
+        // The trace of a repair names the cause of the failure instead.
+        &["bottleneck", "bottlenecks", "current_bottleneck", "cause", "root_cause"],
     ),
-    ("hypothesis", &["hypothesis", "reasoning", "rationale"]),
-    ("change", &["change", "changes", "proposed_change"]),
     (
-        "expected",
+        TraceField::Hypothesis,
+        &["hypothesis", "reasoning", "rationale"],
+    ),
+    (
+        TraceField::Change,
+        &["change", "changes", "proposed_change"],
+    ),
+    (
+        TraceField::Expected,
         &[
             "expected_percent",
             "expected_effect_percent",
@@ -67,10 +80,18 @@ const FIELD_ALIASES: [(&str, &[&str]); 5] = [
             "expected_speedup",
         ],
     ),
-    ("risk", &["risk", "risks"]),
+    (TraceField::Risk, &["risk", "risks"]),
 ];
 
-/// A candidate for the trace: where it stands, and what it is.
+/// Keys of an object that contains the kernel or the edits next to the trace.
+const CONTENT_KEYS: [&str; 5] = ["code", "kernel", "source", "edits", "old_str"];
+
+/// Line ends that label the object after them as JSON or as the trace.
+const LABELS: [&str; 6] = [
+    "```json", "~~~json", "```jsonc", "```json5", "<trace>", "trace",
+];
+
+/// A trace found in a reply.
 struct TraceLocation {
     start: usize,
     end: usize,
@@ -78,17 +99,16 @@ struct TraceLocation {
     fields: Map<String, Value>,
 }
 
-/// Takes the trace out of a reply. Of several the last one counts, as of several kernels; all are taken out.
+/// Takes all traces out of a reply. The last one counts, as the last of several kernels does.
 pub(super) fn extract_trace(text: &str) -> ExtractedTrace {
-    let mut fault = None;
-    let mut places = find_json_traces(text, &mut fault);
-    if places.is_empty() {
-        places.extend(find_trace_element(text));
+    let (mut locations, fault) = find_json_traces(text);
+    if locations.is_empty() {
+        locations.extend(find_trace_element(text));
     }
     let mut rest = String::with_capacity(text.len());
     let mut at = 0;
-    for place in &places {
-        let (start, end) = with_wrappers(text, place.start, place.end);
+    for location in &locations {
+        let (start, end) = with_wrappers(text, location.start, location.end);
         if start >= at {
             rest.push_str(&text[at..start]);
             rest.push('\n');
@@ -96,26 +116,27 @@ pub(super) fn extract_trace(text: &str) -> ExtractedTrace {
         }
     }
     rest.push_str(&text[at..]);
-    let Some(place) = places.pop() else {
+    let Some(location) = locations.pop() else {
         return ExtractedTrace {
             trace: None,
-            fault: Some(fault.unwrap_or_else(|| "there is no trace".to_owned())),
+            fault: Some(fault.unwrap_or_else(|| "the reply has no trace".to_owned())),
             rest,
             json: None,
         };
     };
-    let (trace, fault) = read_trace(&place.fields, &text[place.start..place.end]);
+    let (trace, fault) = read_trace(&location.fields, &text[location.start..location.end]);
     ExtractedTrace {
         trace: Some(trace),
         fault,
         rest,
-        json: place.json,
+        json: location.json,
     }
 }
 
-/// The objects that hold a trace's fields.
-fn find_json_traces(text: &str, fault: &mut Option<String>) -> Vec<TraceLocation> {
-    let mut places = Vec::new();
+/// The JSON objects that contain fields of a trace, and why the first object labelled as one could not be parsed.
+fn find_json_traces(text: &str) -> (Vec<TraceLocation>, Option<String>) {
+    let mut locations = Vec::new();
+    let mut fault = None;
     let (mut at, mut tries, mut bytes) = (0, 0, 0);
     while let Some(offset) = text[at..].find('{') {
         let start = at + offset;
@@ -132,16 +153,9 @@ fn find_json_traces(text: &str, fault: &mut Option<String>) -> Vec<TraceLocation
             Ok((value, length)) => {
                 bytes += length;
                 let fields = members_by_key(&value);
-                let known = fields
-                    .keys()
-                    .filter(|key| field_of_key(key).is_some())
-                    .count();
-                let has_answer = ["code", "kernel", "source", "edits", "old_str"]
-                    .iter()
-                    .any(|key| fields.contains_key(*key));
-                if known >= 2 || is_labelled && (known == 1 || has_answer) {
+                if is_trace(&fields, is_labelled) {
                     at = start + length;
-                    places.push(TraceLocation {
+                    locations.push(TraceLocation {
                         start,
                         end: start + length,
                         json: Some(Value::Object(fields.clone())),
@@ -149,46 +163,50 @@ fn find_json_traces(text: &str, fault: &mut Option<String>) -> Vec<TraceLocation
                     });
                 }
             }
-            Err((line, what)) => {
-                bytes += text.len().min(start + 128 * 1024) - start;
+            Err(error) => {
+                bytes += (text.len() - start).min(json::MAX_BYTES);
                 if is_labelled && fault.is_none() {
-                    let line = text[..start].matches('\n').count() + line + 1;
-                    *fault = Some(format!(
-                        "the trace is no JSON: line {line} of the reply: {what}"
+                    let line = text[..start].matches('\n').count() + error.line + 1;
+                    let reason = error.reason;
+                    fault = Some(format!(
+                        "the trace is not valid JSON: line {line} of the reply: {reason}"
                     ));
                 }
             }
         }
     }
-    places
+    (locations, fault)
 }
 
-/// Whether what stands before an object says that it is JSON or the trace.
+/// Whether an object is a trace: two known fields, or one if it is labelled as JSON.
+fn is_trace(fields: &Map<String, Value>, is_labelled: bool) -> bool {
+    let known = fields
+        .keys()
+        .filter(|key| field_of_key(key).is_some())
+        .count();
+    let has_content = CONTENT_KEYS.iter().any(|key| fields.contains_key(*key));
+    known >= 2 || is_labelled && (known == 1 || has_content)
+}
+
+/// Whether the text before an object labels it as JSON or as the trace.
 fn is_labelled(before: &str) -> bool {
     let line = before.trim_end().rsplit('\n').next().unwrap_or_default();
     let line = line.trim().trim_end_matches([':', '*']).to_lowercase();
-    [
-        "```json", "~~~json", "```jsonc", "```json5", "<trace>", "trace",
-    ]
-    .iter()
-    .any(|label| line.ends_with(label))
+    LABELS.iter().any(|label| line.ends_with(label))
 }
 
-/// The members of an object, or of the one that it holds under a name for all of them.
+/// The members of an object by normalized key. Members of an inner object such as `"trace": {…}` are included.
 fn members_by_key(value: &Value) -> Map<String, Value> {
     let Value::Object(members) = value else {
         return Map::new();
     };
     let mut fields = Map::new();
     for (key, value) in members {
-        let is_wrapping = key.to_lowercase().ends_with("trace");
+        let is_wrapper = key.to_lowercase().ends_with("trace");
         match value {
-            Value::Object(inner) if is_wrapping => {
-                fields.extend(
-                    inner
-                        .iter()
-                        .map(|(key, value)| (normalize_key(key), value.clone())),
-                );
+            Value::Object(inner) if is_wrapper => {
+                let inner = inner.iter();
+                fields.extend(inner.map(|(key, value)| (normalize_key(key), value.clone())));
             }
             _ => {
                 fields.insert(normalize_key(key), value.clone());
@@ -198,48 +216,35 @@ fn members_by_key(value: &Value) -> Map<String, Value> {
     fields
 }
 
-/// A key without regard to how it is written.
 fn normalize_key(key: &str) -> String {
     key.trim().to_lowercase().replace([' ', '-'], "_")
 }
 
-fn field_of_key(key: &str) -> Option<&'static str> {
+fn field_of_key(key: &str) -> Option<TraceField> {
     FIELD_ALIASES
         .iter()
         .find(|(_, names)| names.contains(&key))
         .map(|(field, _)| *field)
 }
 
-/// `<trace>` with elements or lines of its own instead of JSON.
+/// A `<trace>` element that contains elements or `key: value` lines instead of JSON.
 fn find_trace_element(text: &str) -> Option<TraceLocation> {
     let start = text.find("<trace>")?;
     let inner = start + "<trace>".len();
     let close = text[inner..].find("</trace>")? + inner;
     let body = &text[inner..close];
     let mut fields = Map::new();
-    for (_, names) in FIELD_ALIASES {
-        for name in names {
-            let open = format!("<{name}>");
-            let shut = format!("</{name}>");
-            let value = body
-                .split_once(open.as_str())
-                .and_then(|(_, rest)| rest.split_once(shut.as_str()));
-            if let Some((value, _)) = value {
-                fields.insert((*name).to_owned(), Value::String(value.trim().to_owned()));
-            }
+    for name in FIELD_ALIASES.iter().flat_map(|(_, names)| *names) {
+        let (open, shut) = (format!("<{name}>"), format!("</{name}>"));
+        let value = body
+            .split_once(open.as_str())
+            .and_then(|(_, rest)| rest.split_once(shut.as_str()));
+        if let Some((value, _)) = value {
+            fields.insert((*name).to_owned(), Value::String(value.trim().to_owned()));
         }
     }
     if fields.is_empty() {
-        for line in body.lines() {
-            let line = line.trim().trim_start_matches(['-', '*', ' ']);
-            if let Some((key, value)) = line.split_once(':') {
-                let key = normalize_key(key.trim_matches(['*', '`', ' ']));
-                let value = value.trim().trim_start_matches("**").trim();
-                if field_of_key(&key).is_some() {
-                    fields.insert(key, Value::String(value.to_owned()));
-                }
-            }
-        }
+        fields = fields_in_lines(body);
     }
     (!fields.is_empty()).then_some(TraceLocation {
         start,
@@ -249,33 +254,50 @@ fn find_trace_element(text: &str) -> Option<TraceLocation> {
     })
 }
 
-/// The place with the marks around it: a fence that holds nothing else, and `<trace>`.
+/// The fields written as `key: value` lines, also as a Markdown list.
+fn fields_in_lines(text: &str) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for line in text.lines() {
+        let line = line.trim().trim_start_matches(['-', '*', ' ']);
+        if let Some((key, value)) = line.split_once(':') {
+            let key = normalize_key(key.trim_matches(['*', '`', ' ']));
+            let value = value.trim().trim_start_matches("**").trim();
+            if field_of_key(&key).is_some() {
+                fields.insert(key, Value::String(value.to_owned()));
+            }
+        }
+    }
+    fields
+}
+
+/// The bytes of a trace with what wraps it: `<trace>` tags, and a fence that contains nothing else.
 fn with_wrappers(text: &str, start: usize, end: usize) -> (usize, usize) {
     let (mut start, mut end) = (start, end);
     loop {
         let before = text[..start].trim_end();
         let after = &text[end..];
-        let next = after.len() - after.trim_start().len();
+        let space = after.len() - after.trim_start().len();
         let after = after.trim_start();
         if before.ends_with("<trace>") && after.starts_with("</trace>") {
             start = before.len() - "<trace>".len();
-            end += next + "</trace>".len();
+            end += space + "</trace>".len();
             continue;
         }
         let line_start = before.rfind('\n').map_or(0, |line| line + 1);
         let opening = before[line_start..].trim_start_matches([' ', '\t']);
         let closing = after.lines().next().unwrap_or_default().trim_end();
-        let mark = closing.trim_matches(['`', '~']).is_empty() && closing.len() >= 3;
-        let is_fence = ["```", "~~~"].iter().any(|mark| opening.starts_with(mark));
-        if mark && is_fence && opening.starts_with(&closing[..3]) {
+        let is_closing_fence = closing.trim_matches(['`', '~']).is_empty() && closing.len() >= 3;
+        let is_opening_fence = ["```", "~~~"].iter().any(|mark| opening.starts_with(mark));
+        if is_closing_fence && is_opening_fence && opening.starts_with(&closing[..3]) {
             start = line_start;
-            end += next + closing.len();
+            end += space + closing.len();
             continue;
         }
         return (start, end);
     }
 }
 
+/// The trace with these fields, and why its expected effect was not understood.
 fn read_trace(fields: &Map<String, Value>, verbatim: &str) -> (Trace, Option<String>) {
     let mut trace = Trace {
         verbatim: truncate_chars(verbatim, 16 * MAX_FIELD_CHARS),
@@ -283,21 +305,24 @@ fn read_trace(fields: &Map<String, Value>, verbatim: &str) -> (Trace, Option<Str
     };
     let mut fault = None;
     for (key, value) in fields {
-        match field_of_key(key) {
-            Some("bottleneck") => trace.bottleneck = value_text(value),
-            Some("hypothesis") => trace.hypothesis = value_text(value),
-            Some("change") => trace.change = value_text(value),
-            Some("risk") => trace.risk = value_text(value),
-            Some("expected") => match parse_percent(key, value) {
+        let Some(field) = field_of_key(key) else {
+            continue;
+        };
+        match field {
+            TraceField::Bottleneck => trace.bottleneck = value_text(value),
+            TraceField::Hypothesis => trace.hypothesis = value_text(value),
+            TraceField::Change => trace.change = value_text(value),
+            TraceField::Risk => trace.risk = value_text(value),
+            TraceField::Expected => match parse_percent(key, value) {
                 Ok(percent) => trace.expected_percent = percent.or(trace.expected_percent),
-                Err(what) => fault = Some(what),
+                Err(reason) => fault = Some(reason),
             },
-            _ => {}
         }
     }
     (trace, fault)
 }
 
+/// A value as text. The elements of a list are joined by `; `.
 fn value_text(value: &Value) -> String {
     let text = match value {
         Value::Null => String::new(),
@@ -306,187 +331,4 @@ fn value_text(value: &Value) -> String {
         other => other.to_string(),
     };
     truncate_chars(&text, MAX_FIELD_CHARS)
-}
-
-fn truncate_chars(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// The expected change of time in percent. A number is taken at its word; in a text, words say what its sign does not; a range
-/// stands for its middle, and a factor (`1.3x`) is one of speed.
-fn parse_percent(key: &str, value: &Value) -> Result<Option<f64>, String> {
-    let is_factor = key == "expected_speedup";
-    let percent = match value {
-        Value::Null => return Ok(None),
-        Value::Number(number) if is_factor => number.as_f64().and_then(percent_from_factor),
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => match percent_from_text(text, is_factor) {
-            Some(percent) => Some(percent),
-            None if !text.chars().any(|letter| letter.is_ascii_digit()) => return Ok(None),
-            None => None,
-        },
-        _ => None,
-    };
-    match percent {
-        Some(percent) if percent.is_finite() && percent >= -100.0 => Ok(Some(percent)),
-        _ => Err(format!(
-            "`{key}`: expected the change of time in percent, such as -20, found `{}`",
-            truncate_chars(&value_text(value), 60)
-        )),
-    }
-}
-
-fn percent_from_factor(factor: f64) -> Option<f64> {
-    (factor > 0.0).then(|| (1.0 / factor - 1.0) * 100.0)
-}
-
-fn percent_from_text(text: &str, is_factor: bool) -> Option<f64> {
-    let text = text
-        .to_lowercase()
-        .replace(['−', '–', '—'], "-")
-        .replace(',', ".");
-    let has = |beginnings: &[&str]| {
-        text.split(|letter: char| !letter.is_alphabetic())
-            .any(|word| {
-                beginnings
-                    .iter()
-                    .any(|beginning| word.starts_with(beginning))
-            })
-    };
-    let faster = has(&[
-        "fast",
-        "speed",
-        "reduc",
-        "less",
-        "lower",
-        "improv",
-        "gain",
-        "schneller",
-        "weniger",
-        "short",
-        "quick",
-    ]);
-    let slower = has(&["slow", "longer", "regress", "langsamer", "increas"]);
-    let numbers = find_numbers(&text);
-    let (first, last) = match numbers.as_slice() {
-        [only] => (*only, *only),
-        // A dash between two numbers is no sign.
-        [first, last] if first.is_dash_before(last) => (
-            *first,
-            NumberInText {
-                value: last.value.copysign(first.value),
-                ..*last
-            },
-        ),
-        [first, last] if first.is_range_with(last, &text) => (*first, *last),
-        _ => return None,
-    };
-    let is_times = |number: &NumberInText| {
-        let behind = text[number.end..].trim_start();
-        behind.starts_with(['x', '×']) || behind.starts_with("times") || behind.starts_with("-fold")
-    };
-    let middle = f64::midpoint(first.value, last.value);
-    if is_times(&last) || is_factor && !text.contains('%') {
-        return if slower {
-            None
-        } else {
-            percent_from_factor(middle)
-        };
-    }
-    match (faster, slower) {
-        (true, true) => None,
-        // `20 % faster` and `-20 % (faster)` say the same.
-        (true, false) => Some(-middle.abs()),
-        (false, true) => Some(middle.abs()),
-        (false, false) if is_factor => None,
-        (false, false) => Some(middle),
-    }
-}
-
-/// A number within a text, and where it stands.
-#[derive(Clone, Copy, Debug)]
-struct NumberInText {
-    value: f64,
-    start: usize,
-    end: usize,
-}
-
-impl NumberInText {
-    fn is_dash_before(&self, last: &Self) -> bool {
-        // The sign of the second is the dash, with nothing but a percent sign between.
-        last.start - self.end <= 2 && last.value < 0.0 && last.value.abs() != self.value
-    }
-
-    fn is_range_with(&self, last: &Self, text: &str) -> bool {
-        let between = text[self.end..last.start].trim_matches(['%', ' ', '.']);
-        ["to", "-", "bis", "..", "and", "or", ""].contains(&between)
-    }
-}
-
-fn find_numbers(text: &str) -> Vec<NumberInText> {
-    let bytes = text.as_bytes();
-    let mut numbers = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() && numbers.len() < 3 {
-        if !bytes[at].is_ascii_digit() || at > 0 && bytes[at - 1].is_ascii_alphabetic() {
-            at += 1;
-            continue;
-        }
-        let mut end = at;
-        while end < bytes.len()
-            && (bytes[end].is_ascii_digit()
-                || bytes[end] == b'.' && bytes.get(end + 1).is_some_and(u8::is_ascii_digit))
-        {
-            end += 1;
-        }
-        let start = if at > 0 && bytes[at - 1] == b'-' {
-            at - 1
-        } else {
-            at
-        };
-        if let Ok(value) = text[start..end].parse() {
-            numbers.push(NumberInText { value, start, end });
-        }
-        at = end;
-    }
-    numbers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn expected(text: &str) -> Option<f64> {
-        parse_percent("expected_percent", &Value::String(text.to_owned()))
-            .unwrap()
-            .map(|percent| (percent * 100.0).round() / 100.0)
-    }
-
-    #[test]
-    fn expected_percent_is_read_in_many_notations() {
-        assert_eq!(expected("-20%"), Some(-20.0));
-        assert_eq!(expected("−20 %"), Some(-20.0));
-        assert_eq!(expected("20% faster"), Some(-20.0));
-        assert_eq!(expected("about 5 percent slower"), Some(5.0));
-        assert_eq!(expected("-10 to -20"), Some(-15.0));
-        assert_eq!(expected("10-20% faster"), Some(-15.0));
-        assert_eq!(expected("-10–20 %"), Some(-15.0));
-        assert_eq!(expected("1.25x"), Some(-20.0));
-        assert_eq!(expected("2x speedup"), Some(-50.0));
-        assert_eq!(expected("12,5 % weniger Zeit"), Some(-12.5));
-        assert_eq!(expected("+3"), Some(3.0));
-        assert_eq!(expected("unknown"), None);
-    }
-
-    #[test]
-    fn ambiguous_expectations_are_errors() {
-        let read = |text: &str| parse_percent("expected_percent", &Value::String(text.to_owned()));
-        assert!(read("-10 for b1, -30 for b64 and 5 for the rest").is_err());
-        assert!(read("-150").is_err());
-        assert!(read("20% faster or slower").is_err());
-        assert!(parse_percent("expected_percent", &Value::Bool(true)).is_err());
-    }
 }

@@ -1,0 +1,193 @@
+//! Rewrites a counting loop as a loop over strips of a fixed number of iterations, with an inner loop over each strip.
+//!
+//! `split_accumulator` and `strip_mine` share it. The order of all effects of the body is kept; only the accumulators that are
+//! given are combined in another order.
+
+use tree_sitter::Node;
+
+use super::accumulator::{Accumulator, Combination};
+use super::effects::Effects;
+use super::loops::CountingLoop;
+use super::nodes::is_innermost;
+use super::scope::Scope;
+use crate::propose::code_layout::indent_following_lines;
+use crate::propose::source_edits::SourceEdits;
+
+/// Longer bodies are left alone, to keep the kernel readable. In syntax nodes.
+const MAX_BODY_NODES: usize = 400;
+
+/// Whether a loop can be rewritten in strips: innermost, in a block, short enough, and never left early.
+pub(super) fn can_be_strip_mined(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>) -> bool {
+    found.is_in_block()
+        && is_innermost(found.body)
+        && found.body.descendant_count() <= MAX_BODY_NODES
+        && !Effects::of(scope, found.body).jumps
+}
+
+/// Whether the loop runs for at least two strips of `count` iterations, as far as is known.
+pub(super) fn may_have_two_strips(
+    scope: &Scope<'_, '_>,
+    found: &CountingLoop<'_, '_>,
+    count: i64,
+) -> bool {
+    found
+        .trip_count(scope)
+        .is_none_or(|trips| trips >= 2 * count)
+}
+
+/// A loop to be rewritten in strips.
+pub(super) struct Strips<'s, 't, 'a> {
+    pub scope: &'s Scope<'t, 'a>,
+    pub found: &'s CountingLoop<'t, 'a>,
+    /// Variables that get one copy per iteration of a strip.
+    pub accumulators: &'s [Accumulator<'t, 'a>],
+    /// Iterations in a strip.
+    pub count: i64,
+    /// The index among the loops that are rewritten together, which keeps new names apart.
+    pub index: usize,
+}
+
+/// The texts around the main loop.
+#[derive(Default)]
+struct Surroundings {
+    /// Declarations before it.
+    before: String,
+    /// Code after the loops that combines the copies of the accumulators.
+    after: String,
+}
+
+impl<'t> Strips<'_, 't, '_> {
+    /// The text of the rewritten loop; `None` if the body cannot be edited.
+    pub(super) fn text(&self) -> Option<String> {
+        let (scope, found, count) = (self.scope, self.found, self.count);
+        let indent = found.indent(scope);
+        let part = scope.subject.fresh_name("part");
+        let step = self.step();
+        let (sum, stride) = match step.as_str() {
+            "1" => (format!("{} + {part}", found.variable), count.to_string()),
+            _ => (
+                format!("{} + {part} * {step}", found.variable),
+                format!("{count} * {step}"),
+            ),
+        };
+        let mut edits = found.replace_variable(scope, &sum);
+        let mut around = Surroundings::default();
+        for accumulator in self.accumulators {
+            self.split_accumulator(accumulator, &part, &mut edits, &mut around);
+        }
+        let mut bound = scope.text(found.bound).to_owned();
+        let mut rest = String::new();
+        if !found.has_trip_multiple_of(scope, count) {
+            let whole = self.remainder_name();
+            let value = self.whole_strips_bound(&stride);
+            around.before = format!("{indent}const int {whole} = {value};\n{}", around.before);
+            rest = self.remainder_loop(&whole)?;
+            bound = whole;
+        }
+        let body = indent_following_lines(&found.body_text(scope, &edits)?);
+        Some(format!(
+            "{before}{pragma}{indent}{head} {{\n#pragma unroll\n{indent}    for (int {part} = 0; {part} < {count}; ++{part}) {{\n{indent}        {body}\n{indent}    }}\n{indent}}}{rest}{after}",
+            before = around.before,
+            pragma = found.pragma_line(scope),
+            head = found.header_with(scope.text(found.start), &bound, &stride),
+            after = around.after,
+        ))
+    }
+
+    /// The step, in parentheses unless it is a single name or number.
+    fn step(&self) -> String {
+        let step = self.found.step_text(self.scope);
+        let is_word = step
+            .chars()
+            .all(|letter| letter.is_alphanumeric() || letter == '_');
+        if is_word {
+            step.to_owned()
+        } else {
+            format!("({step})")
+        }
+    }
+
+    /// Replaces an accumulator by an array with one element per iteration of a strip.
+    fn split_accumulator(
+        &self,
+        accumulator: &Accumulator<'_, '_>,
+        part: &str,
+        edits: &mut SourceEdits,
+        around: &mut Surroundings,
+    ) {
+        let (indent, count) = (self.found.indent(self.scope), self.count);
+        let (name, type_name) = (accumulator.name, accumulator.type_name);
+        let parts = self.scope.subject.fresh_name(&format!("{name}_parts"));
+        for used in &accumulator.uses {
+            edits.replace(used.byte_range(), format!("{parts}[{part}]"));
+        }
+        let over_parts =
+            format!("#pragma unroll\n{indent}for (int {part} = 0; {part} < {count}; ++{part})");
+        let (declared, combined) = match accumulator.combination {
+            Combination::Sum => (
+                format!("{indent}{type_name} {parts}[{count}] = {{}};\n"),
+                format!("{name} += {parts}[{part}];"),
+            ),
+            Combination::Function(function) => (
+                format!(
+                    "{indent}{type_name} {parts}[{count}];\n{over_parts} {parts}[{part}] = {name};\n"
+                ),
+                format!("{name} = {function}({name}, {parts}[{part}]);"),
+            ),
+        };
+        around.before.push_str(&declared);
+        around.after.extend(["\n", &over_parts, " ", &combined]);
+    }
+
+    /// A name for the bound of the whole strips. Loops that are rewritten together need different names.
+    fn remainder_name(&self) -> String {
+        self.scope.subject.fresh_name(&match self.index {
+            0 => "whole".to_owned(),
+            index => format!("whole_{}", index + 1),
+        })
+    }
+
+    /// The bound up to which whole strips fit, as a signed expression.
+    fn whole_strips_bound(&self, stride: &str) -> String {
+        let (scope, found) = (self.scope, self.found);
+        let signed = |node: Node<'t>| {
+            let text = scope.text(node);
+            match scope.type_of(node) {
+                Some("int")
+                    if matches!(
+                        node.kind(),
+                        "identifier" | "number_literal" | "call_expression"
+                    ) =>
+                {
+                    text.to_owned()
+                }
+                Some("int") => format!("({text})"),
+                _ if node.kind() == "field_expression" => format!("(int){text}"),
+                _ => format!("(int)({text})"),
+            }
+        };
+        let stride = if stride.contains('*') {
+            format!("({stride})")
+        } else {
+            stride.to_owned()
+        };
+        let bound = signed(found.bound);
+        if scope.text(found.start) == "0" {
+            format!("{bound} / {stride} * {stride}")
+        } else {
+            let start = signed(found.start);
+            format!("{start} + ({bound} - {start}) / {stride} * {stride}")
+        }
+    }
+
+    /// The original loop, for the iterations that do not fill a strip.
+    fn remainder_loop(&self, start: &str) -> Option<String> {
+        let (scope, found) = (self.scope, self.found);
+        let indent = found.indent(scope);
+        let body = found.body_text(scope, &SourceEdits::new())?;
+        let head = found.header_with(start, scope.text(found.bound), found.step_text(scope));
+        Some(format!(
+            "\n{indent}{head} {{\n{indent}    {body}\n{indent}}}"
+        ))
+    }
+}
