@@ -113,7 +113,14 @@ fn single_change(task: &Task, source: &str, attempt: u64) -> Option<Candidate> {
         point: None,
         attempt,
     };
-    match propose(&brief, &[Parent { step: 1, source: source.into() }], task) {
+    match propose(
+        &brief,
+        &[Parent {
+            step: 1,
+            source: source.into(),
+        }],
+        task,
+    ) {
         BriefOutcome::Candidate(child) if !child.detail.contains(", then ") => Some(child),
         _ => None,
     }

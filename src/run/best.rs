@@ -8,8 +8,8 @@ use anyhow::Result;
 
 use super::directory::RunDirectory;
 use super::journal::Journal;
-use crate::base::files::read_recorded;
 use crate::base::Digest;
+use crate::base::files::read_recorded;
 use crate::event::{Event, RunEvent};
 use crate::verdict::{Status, Verdict};
 

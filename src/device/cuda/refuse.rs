@@ -4,10 +4,10 @@
 //! result.
 
 use super::headers::is_standard_header;
+use crate::device::refusal::Refusal;
 use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
-use crate::device::refusal::Refusal;
 use crate::verdict::Status;
 
 /// Prefixes of headers that a machine may lack, and the library or package of each.

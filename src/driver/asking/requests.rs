@@ -12,10 +12,10 @@ use super::exchange::{Exchange, ExchangeStage, RecordedRequests};
 use super::feedback_log::FeedbackLog;
 use super::task_parts::TaskParts;
 use crate::base::Failure;
+use crate::base::files::read_recorded;
 use crate::driver::options::ModelOptions;
 use crate::event::{Cost, Event};
 use crate::llm::Budget;
-use crate::base::files::read_recorded;
 use crate::task::Task;
 
 /// The exchanges of one task with models.

@@ -57,7 +57,13 @@ const FIELD_ALIASES: [(TraceField, &[&str]); 5] = [
     (
         TraceField::Bottleneck,
         // The trace of a repair names the cause of the failure instead.
-        &["bottleneck", "bottlenecks", "current_bottleneck", "cause", "root_cause"],
+        &[
+            "bottleneck",
+            "bottlenecks",
+            "current_bottleneck",
+            "cause",
+            "root_cause",
+        ],
     ),
     (
         TraceField::Hypothesis,
