@@ -173,7 +173,7 @@ fn notes(results: &TaskResults) -> String {
     }
     if elites.iter().any(|elite| elite.too_noisy) {
         text +=
-            "  too noisy: correct when measured again, but not precise enough to be confirmed\n";
+            "  too noisy: correct when measured again, but not precise enough to confirm\n";
     }
     text += &results
         .device
