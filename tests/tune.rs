@@ -459,7 +459,7 @@ fn invalid_warm_starts_are_refused() {
     workspace
         .run("tune softmax --no-model --output out")
         .exits_with(2)
-        .shows(&["tuning asks a model"]);
+        .shows(&["`tune` needs a model"]);
     workspace.run("tune").exits_with(2).shows(&["--config"]);
     assert!(
         !workspace.path().join("out").exists(),
