@@ -1,6 +1,6 @@
 //! Durable writes of a task: the files of its steps, then the journal lines that name them.
 //!
-//! The only writer of a task's folder, except for the summary and the mailbox. Writes what it is given; decides nothing.
+//! Writes everything in a task's folder except warm starts (`open_run`) and replies in a mailbox. Decides nothing.
 
 use anyhow::Result;
 

@@ -76,6 +76,7 @@ fn missed_table(admission: &Admission) -> String {
         );
     }
     text += "\n  error: share of what the tolerance allows\n";
-    text += "  hint: narrow the tolerance or change the inputs; if precision cannot be checked, set `precision: unchecked`\n";
+    text += "  hint: narrow the tolerance or change the inputs; if precision cannot be\n";
+    text += "        checked, set `precision: unchecked`\n";
     text
 }

@@ -172,8 +172,7 @@ fn notes(results: &TaskResults) -> String {
         text += "  confirmed: measured again with new seeds in fresh processes\n";
     }
     if elites.iter().any(|elite| elite.too_noisy) {
-        text +=
-            "  too noisy: correct when measured again, but not precise enough to be confirmed\n";
+        text += "  too noisy: correct when measured again, but not precise enough to confirm\n";
     }
     text += &results
         .device

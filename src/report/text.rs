@@ -18,7 +18,7 @@ pub(super) fn indent(text: &str, spaces: usize) -> String {
 pub(super) fn device_note(device: &DeviceIdentity) -> String {
     match device.cores {
         Some(cores) => format!(
-            "  times are CPU times on {} ({}): they rank kernels for this machine, not for a GPU\n",
+            "  CPU times on {} ({}): they rank kernels for this CPU, not for a GPU\n",
             pluralize(u64::from(cores), "core"),
             device.name
         ),

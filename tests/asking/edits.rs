@@ -165,7 +165,7 @@ fn assert_rates(task: &Value, all: &[Event], log: &RequestLog) {
     let mut speedups = HashMap::new();
     let mut expected = HashMap::new();
     let mut errors = Vec::new();
-    let mut count = |edits_of: &kforge::event::Edits| {
+    let mut count = |edits_of: &kforge::event::EditCounts| {
         edits += f64::from(edits_of.asked);
         repaired += f64::from(edits_of.repaired);
     };

@@ -16,16 +16,18 @@ fn interrupted_run_resumes_to_the_same_result() {
     let (plain, stopped) = (root.path().join("plain"), root.path().join("stopped"));
     let judges = judges(Duration::from_millis(10));
     run(options(&plain, &["softmax"], STEPS), &judges).unwrap();
-    let soon = || {
-        let (sender, receiver) = watch::channel(false);
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            sender.send(true).unwrap();
-        });
-        receiver
-    };
     let mut interruptions = 0;
     loop {
+        // The pause grows so that the run makes progress on a busy machine too.
+        let pause = Duration::from_millis(60 + 10 * interruptions);
+        let soon = || {
+            let (sender, receiver) = watch::channel(false);
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                sender.send(true).unwrap();
+            });
+            receiver
+        };
         let ended = run_until(
             options(&stopped, &["softmax"], STEPS),
             PROPOSER,
@@ -47,7 +49,7 @@ fn interrupted_run_resumes_to_the_same_result() {
     );
     let journal = std::fs::read_to_string(stopped.join("events.jsonl")).unwrap();
     assert_eq!(
-        journal.matches("\"event\":\"interrupted\"").count(),
+        journal.matches("\"event\":\"interrupted\"").count() as u64,
         interruptions
     );
 }
