@@ -32,7 +32,7 @@ struct BreakerState {
 }
 
 /// Whether a request may be sent now.
-pub(super) enum Admission<'a> {
+pub(super) enum BreakerDecision<'a> {
     Allowed(Permit<'a>),
     Blocked { until: Instant, why: String },
 }
@@ -44,21 +44,21 @@ pub(super) struct Permit<'a> {
 }
 
 impl CircuitBreaker {
-    pub(super) fn admit(&self) -> Admission<'_> {
+    pub(super) fn admit(&self) -> BreakerDecision<'_> {
         let mut state = self.state();
         let now = Instant::now();
         if let Some(until) = state.blocked_until.filter(|until| *until > now) {
             let why = state.why.clone();
-            return Admission::Blocked { until, why };
+            return BreakerDecision::Blocked { until, why };
         }
         let is_probe = state.failures >= MAX_FAILURES;
         if is_probe && state.probe_in_flight {
             let until = now + PROBE_POLL_INTERVAL;
             let why = state.why.clone();
-            return Admission::Blocked { until, why };
+            return BreakerDecision::Blocked { until, why };
         }
         state.probe_in_flight |= is_probe;
-        Admission::Allowed(Permit {
+        BreakerDecision::Allowed(Permit {
             breaker: self,
             is_probe,
         })
@@ -128,15 +128,15 @@ mod tests {
 
     fn allowed_permit(breaker: &CircuitBreaker) -> Permit<'_> {
         match breaker.admit() {
-            Admission::Allowed(permit) => permit,
-            Admission::Blocked { why, .. } => panic!("blocked: {why}"),
+            BreakerDecision::Allowed(permit) => permit,
+            BreakerDecision::Blocked { why, .. } => panic!("blocked: {why}"),
         }
     }
 
     fn blocked_seconds(breaker: &CircuitBreaker) -> f64 {
         match breaker.admit() {
-            Admission::Allowed(_) => 0.0,
-            Admission::Blocked { until, .. } => (until - Instant::now()).as_secs_f64(),
+            BreakerDecision::Allowed(_) => 0.0,
+            BreakerDecision::Blocked { until, .. } => (until - Instant::now()).as_secs_f64(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-use super::circuit_breaker::{Admission, CircuitBreaker};
+use super::circuit_breaker::{BreakerDecision, CircuitBreaker};
 use super::command::CommandProvider;
 use super::http::{HttpProvider, Timeouts};
 use super::mailbox::MailboxProvider;
@@ -223,13 +223,13 @@ impl Client {
         let mut state = RetryState::default();
         loop {
             let permit = match served.breaker.admit() {
-                Admission::Allowed(permit) => permit,
-                Admission::Blocked { until, why } if until <= deadline => {
+                BreakerDecision::Allowed(permit) => permit,
+                BreakerDecision::Blocked { until, why } if until <= deadline => {
                     let _wait = self.register_wait(served, origin, Some(until), &why);
                     sleep_until(until).await;
                     continue;
                 }
-                Admission::Blocked { until, why } => {
+                BreakerDecision::Blocked { until, why } => {
                     let after = until.saturating_duration_since(Instant::now());
                     let detail = state.last_detail.take().unwrap_or(why);
                     return state.turned_away(detail, Some(after));

@@ -85,7 +85,7 @@ impl CommandProvider {
         };
         let _group = GroupGuard::new(&child);
         let max_bytes = usize::try_from(request.max_output).unwrap_or(usize::MAX);
-        let mut output = Output::default();
+        let mut output = ProgramOutput::default();
         let exchange = exchange(&mut child, request, max_bytes, &mut output);
         let ended = timeout(self.timeout, exchange).await;
         Attempt::Ended(match ended {
@@ -114,13 +114,13 @@ impl CommandProvider {
 
 /// What the program has printed.
 #[derive(Default)]
-struct Output {
+struct ProgramOutput {
     stdout: Vec<u8>,
     /// At most `MAX_STDERR_BYTES`.
     stderr: Vec<u8>,
 }
 
-impl Output {
+impl ProgramOutput {
     /// A reply with an error message, which includes standard error.
     fn reply(&self, outcome: ReplyOutcome, message: &str) -> Reply {
         let stderr = lossy(&self.stderr);
@@ -152,10 +152,10 @@ async fn exchange(
     child: &mut Child,
     request: &Request,
     max_bytes: usize,
-    output: &mut Output,
+    output: &mut ProgramOutput,
 ) -> std::io::Result<Option<ExitStatus>> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let Output {
+    let ProgramOutput {
         stdout: reply_bytes,
         stderr: stderr_bytes,
     } = output;
