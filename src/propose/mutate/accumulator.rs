@@ -27,10 +27,12 @@ pub(super) enum Combination<'a> {
 /// The accumulators of a loop, each of a numeric type and used for nothing else in the body.
 pub(super) fn find_accumulators<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    found: &CountingLoop<'t, 'a>,
+    counting_loop: &CountingLoop<'t, 'a>,
 ) -> Vec<Accumulator<'t, 'a>> {
     let mut accumulators: Vec<Accumulator<'t, 'a>> = Vec::new();
-    for node in descendants(found.body).filter(|node| node.kind() == "assignment_expression") {
+    for node in
+        descendants(counting_loop.body).filter(|node| node.kind() == "assignment_expression")
+    {
         let Some(name) = node
             .child_by_field_name("left")
             .filter(|left| left.kind() == "identifier")
@@ -41,7 +43,7 @@ pub(super) fn find_accumulators<'t, 'a>(
         if accumulators.iter().any(|known| known.name == name) {
             continue;
         }
-        let uses = scope.uses(found.body, name);
+        let uses = scope.uses(counting_loop.body, name);
         let combinations: Vec<_> = uses
             .iter()
             .map(|used| combination_of(scope, *used, name))
@@ -50,7 +52,7 @@ pub(super) fn find_accumulators<'t, 'a>(
             continue;
         };
         let is_the_same = combinations.iter().all(|other| *other == Some(combination));
-        let declaration = scope.lookup(name, found.node.start_byte());
+        let declaration = scope.lookup(name, counting_loop.node.start_byte());
         let Some(declaration) = declaration.filter(|declaration| {
             declaration.pointer_depth == 0
                 && declaration.array_sizes.is_empty()

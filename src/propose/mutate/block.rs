@@ -1,6 +1,6 @@
 //! `block_size` and `tunable`: launch parameters that are tried with other values.
 //!
-//! The header and the code change together. Whether the new size still launches is found out by the judge.
+//! The header and the code change together. The judge checks whether the new size still launches.
 
 use tree_sitter::Node;
 

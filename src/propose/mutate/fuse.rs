@@ -185,8 +185,8 @@ impl<'s, 't, 'a> LoopPair<'s, 't, 'a> {
     fn accesses_to_written_memory(&self) -> Option<Vec<(Option<&'a str>, String)>> {
         let scope = self.scope;
         let mut accesses = Vec::new();
-        for found in [self.first, self.second] {
-            for node in descendants(found.body) {
+        for counting_loop in [self.first, self.second] {
+            for node in descendants(counting_loop.body) {
                 let is_access = node.kind() == "subscript_expression"
                     || node.kind() == "pointer_expression" && operator_of(node) == "*";
                 if !is_access {
@@ -205,10 +205,10 @@ impl<'s, 't, 'a> LoopPair<'s, 't, 'a> {
                     continue;
                 }
                 let index = index_of(node)
-                    .filter(|index| index_grows_by_one(scope, *index, found.variable))?;
+                    .filter(|index| index_grows_by_one(scope, *index, counting_loop.variable))?;
                 let is_steady = descendants(index)
                     .filter(|name| {
-                        name.kind() == "identifier" && scope.text(*name) != found.variable
+                        name.kind() == "identifier" && scope.text(*name) != counting_loop.variable
                     })
                     .all(|name| scope.resolves_same_before(name, self.first.node));
                 if !is_steady || root.is_none() {
@@ -248,8 +248,8 @@ impl<'s, 't, 'a> LoopPair<'s, 't, 'a> {
 
     /// Whether both bodies declare a name, so that the second needs a block of its own.
     fn declare_same_name(&self) -> bool {
-        let names = |found: &CountingLoop<'t, 'a>| -> Vec<&str> {
-            let body = found.body.byte_range();
+        let names = |counting_loop: &CountingLoop<'t, 'a>| -> Vec<&str> {
+            let body = counting_loop.body.byte_range();
             self.scope
                 .declarations
                 .iter()

@@ -44,11 +44,11 @@ impl Transformation for Hoist {
         let mut sites = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in CountingLoop::all_in(&scope)
+            for counting_loop in CountingLoop::all_in(&scope)
                 .iter()
-                .filter(|found| found.is_in_block())
+                .filter(|counting_loop| counting_loop.is_in_block())
             {
-                sites.extend(hoist_invariants(&scope, found));
+                sites.extend(hoist_invariants(&scope, counting_loop));
             }
         }
         sites
@@ -56,9 +56,12 @@ impl Transformation for Hoist {
 }
 
 /// One site for each expression that the loop computes in every iteration with the same result.
-fn hoist_invariants<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> Vec<RewriteSite> {
+fn hoist_invariants<'t>(
+    scope: &Scope<'t, '_>,
+    counting_loop: &CountingLoop<'t, '_>,
+) -> Vec<RewriteSite> {
     let mut sites = Vec::new();
-    for (text, members) in invariants(scope, found) {
+    for (text, members) in invariants(scope, counting_loop) {
         let Some(type_name) = scope.type_of(members[0]) else {
             continue;
         };
@@ -67,10 +70,10 @@ fn hoist_invariants<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> 
             .fresh_name(&format!("{}_once", scope.suggest_name(members[0])));
         let mut edits = SourceEdits::new();
         edits.insert(
-            found.insertion_point(scope),
+            counting_loop.insertion_point(scope),
             format!(
                 "{}const {type_name} {name} = {};\n",
-                found.indent(scope),
+                counting_loop.indent(scope),
                 scope.text(members[0])
             ),
         );
@@ -89,21 +92,21 @@ fn hoist_invariants<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> 
 /// The largest invariant expressions of a loop, grouped by text, in order of their first use.
 fn invariants<'t>(
     scope: &Scope<'t, '_>,
-    found: &CountingLoop<'t, '_>,
+    counting_loop: &CountingLoop<'t, '_>,
 ) -> Vec<(String, Vec<Node<'t>>)> {
-    let effects = Effects::of(scope, found.body);
-    let runs = found.runs_at_least_once(scope);
+    let effects = Effects::of(scope, counting_loop.body);
+    let runs = counting_loop.runs_at_least_once(scope);
     let mut groups: Vec<(String, Vec<Node<'t>>)> = Vec::new();
-    let mut walk = descendants(found.body);
+    let mut walk = descendants(counting_loop.body);
     while let Some(node) = walk.next() {
         if !is_worth_hoisting(scope, node) {
             continue;
         }
         let is_safe =
-            !accesses_elements(node) || (runs && scope.is_unconditional(node, found.body));
+            !accesses_elements(node) || (runs && scope.is_unconditional(node, counting_loop.body));
         let is_steady = is_safe
             && is_pure(scope, node)
-            && scope.resolves_same_before(node, found.node)
+            && scope.resolves_same_before(node, counting_loop.node)
             && !effects.may_change(scope, node);
         if !is_steady {
             continue;

@@ -68,8 +68,12 @@ fn interchange_loops<'t, 'a>(
         return None;
     }
     let source = scope.subject.source();
-    let head = |found: &CountingLoop<'_, '_>| found.node.start_byte()..found.body.start_byte();
-    let head_text = |found: &CountingLoop<'_, '_>| source[head(found)].trim_end().to_owned() + " ";
+    let head = |counting_loop: &CountingLoop<'_, '_>| {
+        counting_loop.node.start_byte()..counting_loop.body.start_byte()
+    };
+    let head_text = |counting_loop: &CountingLoop<'_, '_>| {
+        source[head(counting_loop)].trim_end().to_owned() + " "
+    };
     let mut edits = SourceEdits::new();
     edits
         .replace(head(outer), head_text(&inner))

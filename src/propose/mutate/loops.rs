@@ -202,7 +202,7 @@ impl<'t, 'a> CountingLoop<'t, 'a> {
 
     /// Whether `other` is in the same block and runs over the same range with the same variable.
     pub(super) fn has_same_iterations(&self, scope: &Scope<'_, '_>, other: &Self) -> bool {
-        let block = |found: &Self| found.node.parent().map(|parent| parent.id());
+        let block = |counting_loop: &Self| counting_loop.node.parent().map(|parent| parent.id());
         self.variable == other.variable
             && self.variable_type == other.variable_type
             && self.has_same_range(scope, other)

@@ -57,7 +57,7 @@ use transformation::{RewriteSite, Transformation};
 
 /// All transformations.
 pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
-    // The order fixes which child a seed gives: add new ones at the end.
+    // The order decides which child an attempt gives: another order changes what a search with the same seed does.
     &[
         &unroll::Unroll,
         &split_accumulator::SplitAccumulator,

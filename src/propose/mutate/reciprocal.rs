@@ -37,11 +37,11 @@ impl Transformation for Reciprocal {
         let mut sites = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in CountingLoop::all_in(&scope)
+            for counting_loop in CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|found| found.is_in_block())
+                .filter(|counting_loop| counting_loop.is_in_block())
             {
-                sites.extend(invert_divisors(&scope, &found));
+                sites.extend(invert_divisors(&scope, &counting_loop));
             }
         }
         sites
@@ -49,17 +49,20 @@ impl Transformation for Reciprocal {
 }
 
 /// One site for each divisor that the loop does not change.
-fn invert_divisors<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> Vec<RewriteSite> {
-    let effects = Effects::of(scope, found.body);
+fn invert_divisors<'t>(
+    scope: &Scope<'t, '_>,
+    counting_loop: &CountingLoop<'t, '_>,
+) -> Vec<RewriteSite> {
+    let effects = Effects::of(scope, counting_loop.body);
     let is_float = |node: Node<'t>| scope.type_of(node) == Some("float");
     let mut known: Vec<&str> = Vec::new();
     let mut sites = Vec::new();
-    for node in descendants(found.body) {
+    for node in descendants(counting_loop.body) {
         let Some((_, divisor)) = operands(node, "/").filter(|_| is_float(node)) else {
             continue;
         };
         let text = scope.text(divisor);
-        let is_steady = scope.resolves_same_before(divisor, found.node)
+        let is_steady = scope.resolves_same_before(divisor, counting_loop.node)
             && is_pure(scope, divisor)
             && !effects.may_change(scope, divisor);
         if !is_steady
@@ -73,7 +76,7 @@ fn invert_divisors<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> V
         sites.push(RewriteSite {
             label: format!("1 / {text}"),
             line: line_of(node),
-            edits: invert(scope, found, divisor),
+            edits: invert(scope, counting_loop, divisor),
         });
     }
     sites
@@ -82,7 +85,7 @@ fn invert_divisors<'t>(scope: &Scope<'t, '_>, found: &CountingLoop<'t, '_>) -> V
 /// Edits that replace every division of the loop by an expression with the text of `divisor`.
 fn invert<'t>(
     scope: &Scope<'t, '_>,
-    found: &CountingLoop<'t, '_>,
+    counting_loop: &CountingLoop<'t, '_>,
     divisor: Node<'t>,
 ) -> SourceEdits {
     let text = scope.text(divisor);
@@ -100,13 +103,13 @@ fn invert<'t>(
     };
     let mut edits = SourceEdits::new();
     edits.insert(
-        found.insertion_point(scope),
+        counting_loop.insertion_point(scope),
         format!(
             "{}const float {name} = 1.0f / {value};\n",
-            found.indent(scope)
+            counting_loop.indent(scope)
         ),
     );
-    for other in descendants(found.body) {
+    for other in descendants(counting_loop.body) {
         if let Some((_, same)) = operands(other, "/")
             .filter(|(_, same)| scope.text(*same) == text && scope.type_of(other) == Some("float"))
             && let Some(operator) = other.child_by_field_name("operator")

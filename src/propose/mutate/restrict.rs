@@ -17,9 +17,9 @@ use crate::propose::source_edits::SourceEdits;
 /// __global__ void f(const float* __restrict__ x, float* __restrict__ output)
 /// ```
 ///
-/// Legal for a pointer that shares its memory with no other pointer parameter in any launch: the header tells which tensors
-/// the launches pass, and the task which outputs alias inputs. Offered for all pointers, and for the `const` and the other
-/// ones alone.
+/// Legal for a pointer that shares its memory with no other pointer parameter in any launch. The header names the tensors
+/// that a launch passes, and the task names the outputs that are updated in place. Offered for all pointers together, and
+/// for `const` and other pointers alone.
 ///
 /// Faster because the compiler may reorder loads and stores, keep loaded values in registers, and use the read-only cache.
 pub(super) struct Restrict;

@@ -40,10 +40,10 @@ pub(super) struct CacheInShared;
 /// A larger array would leave too little shared memory for other blocks of the multiprocessor.
 const MAX_SHARED_BYTES: i64 = 16 * 1024;
 
-/// Reads of one element in loops with one bound.
+/// A read of an element that does not depend on the thread, and the loop around it.
 struct UniformRead<'t, 'a> {
     element: Node<'t>,
-    found: CountingLoop<'t, 'a>,
+    counting_loop: CountingLoop<'t, 'a>,
 }
 
 impl Transformation for CacheInShared {
@@ -64,19 +64,25 @@ impl Transformation for CacheInShared {
         {
             let scope = Scope::new(subject, function);
             let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-            for found in CountingLoop::all_in(&scope) {
-                if found.step_text(&scope) != "1" || subject.text(found.start) != "0" {
+            for counting_loop in CountingLoop::all_in(&scope) {
+                if counting_loop.step_text(&scope) != "1"
+                    || subject.text(counting_loop.start) != "0"
+                {
                     continue;
                 }
-                for element in
-                    descendants(found.body).filter(|node| node.kind() == "subscript_expression")
+                for element in descendants(counting_loop.body)
+                    .filter(|node| node.kind() == "subscript_expression")
                 {
-                    if let Some((pointer, index)) = uniform_access(&scope, &found, element) {
+                    if let Some((pointer, index)) = uniform_access(&scope, &counting_loop, element)
+                    {
                         let index = without_spaces(subject.text(index));
                         groups
-                            .entry((pointer, index, subject.text(found.bound)))
+                            .entry((pointer, index, subject.text(counting_loop.bound)))
                             .or_default()
-                            .push(UniformRead { element, found });
+                            .push(UniformRead {
+                                element,
+                                counting_loop,
+                            });
                     }
                 }
             }
@@ -93,7 +99,7 @@ impl Transformation for CacheInShared {
 /// The pointer and the index of an element that is the same for all threads of a block and that nothing writes.
 fn uniform_access<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    found: &CountingLoop<'t, 'a>,
+    counting_loop: &CountingLoop<'t, 'a>,
     element: Node<'t>,
 ) -> Option<(&'a str, Node<'t>)> {
     let (pointer, index) = pointer_and_index(element)?;
@@ -105,7 +111,7 @@ fn uniform_access<'t, 'a>(
     let is_uniform = descendants(index).all(|inner| match inner.kind() {
         "identifier" => {
             let name = scope.text(inner);
-            name == found.variable
+            name == counting_loop.variable
                 || name == "blockIdx"
                 || scope.lookup_node(inner).is_none() && scope.subject.is_named_constant(name)
         }
@@ -113,14 +119,17 @@ fn uniform_access<'t, 'a>(
         _ => true,
     });
     let fits = scope.subject.holds_at_all_points(&|evaluate| {
-        Some((1..=MAX_SHARED_BYTES / bytes).contains(&evaluate(found.bound)?))
+        Some((1..=MAX_SHARED_BYTES / bytes).contains(&evaluate(counting_loop.bound)?))
     });
     let is_never_written = Effects::of(scope, scope.function.body)
         .stored
         .iter()
         .all(|stored| !scope.may_alias(Some(pointer), *stored));
-    (is_uniform && fits && is_never_written && index_grows_by_one(scope, index, found.variable))
-        .then_some((pointer, index))
+    (is_uniform
+        && fits
+        && is_never_written
+        && index_grows_by_one(scope, index, counting_loop.variable))
+    .then_some((pointer, index))
 }
 
 /// Loads the elements at the start of the function, and reads them from shared memory in the loops.
@@ -132,9 +141,12 @@ fn fetch_into_shared<'t>(
     let subject = scope.subject;
     let (thread, threads) = thread_index_and_count(scope)?;
     let type_name = scope.unshadowed_parameter(pointer)?.type_name;
-    let UniformRead { element, found } = reads.first()?;
+    let UniformRead {
+        element,
+        counting_loop,
+    } = reads.first()?;
     let name = subject.fresh_name(&format!("{pointer}_shared"));
-    let (variable, bound) = (found.variable, scope.text(found.bound));
+    let (variable, bound) = (counting_loop.variable, scope.text(counting_loop.bound));
     let body = scope.function.body;
     let first = children(body).find(|child| child.is_named())?;
     let indent = indentation(subject.source(), first.start_byte());
@@ -149,7 +161,7 @@ fn fetch_into_shared<'t>(
     for read in reads {
         edits.replace(
             read.element.byte_range(),
-            format!("{name}[{}]", read.found.variable),
+            format!("{name}[{}]", read.counting_loop.variable),
         );
     }
     Some(RewriteSite {

@@ -69,8 +69,8 @@ impl Transformation for SplitAccumulator {
             let scope = Scope::new(subject, function);
             let loops: Vec<_> = CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|found| can_be_strip_mined(&scope, found))
-                .map(|found| (found, find_accumulators(&scope, &found)))
+                .filter(|counting_loop| can_be_strip_mined(&scope, counting_loop))
+                .map(|counting_loop| (counting_loop, find_accumulators(&scope, &counting_loop)))
                 .filter(|(_, accumulators)| !accumulators.is_empty())
                 .collect();
             for count in SPLIT_COUNTS {
@@ -78,20 +78,22 @@ impl Transformation for SplitAccumulator {
                     .iter()
                     .enumerate()
                     // With as many parts as iterations, no loop would be left.
-                    .filter(|(_, (found, _))| may_have_two_strips(&scope, found, count))
-                    .filter_map(|(index, (found, accumulators))| {
+                    .filter(|(_, (counting_loop, _))| {
+                        may_have_two_strips(&scope, counting_loop, count)
+                    })
+                    .filter_map(|(index, (counting_loop, accumulators))| {
                         let names: Vec<_> = accumulators.iter().map(|sum| sum.name).collect();
                         let strips = Strips {
                             scope: &scope,
-                            found,
+                            counting_loop,
                             accumulators,
                             count,
                             index,
                         };
                         Some(RewriteSite {
                             label: format!("{} x{count}", names.join(", ")),
-                            line: line_of(found.node),
-                            edits: found.replace_with(&scope, &strips.text()?),
+                            line: line_of(counting_loop.node),
+                            edits: counting_loop.replace_with(&scope, &strips.text()?),
                         })
                     })
                     .collect();
@@ -113,25 +115,25 @@ impl Transformation for StripMine {
         let mut sites = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for found in CountingLoop::all_in(&scope)
+            for counting_loop in CountingLoop::all_in(&scope)
                 .iter()
-                .filter(|found| can_be_strip_mined(&scope, found))
+                .filter(|counting_loop| can_be_strip_mined(&scope, counting_loop))
             {
                 for count in STRIP_LENGTHS {
-                    if !may_have_two_strips(&scope, found, count) {
+                    if !may_have_two_strips(&scope, counting_loop, count) {
                         continue;
                     }
                     let strips = Strips {
                         scope: &scope,
-                        found,
+                        counting_loop,
                         accumulators: &[],
                         count,
                         index: 0,
                     };
                     sites.extend(strips.text().map(|text| RewriteSite {
-                        label: format!("{} by {count}", found.variable),
-                        line: line_of(found.node),
-                        edits: found.replace_with(&scope, &text),
+                        label: format!("{} by {count}", counting_loop.variable),
+                        line: line_of(counting_loop.node),
+                        edits: counting_loop.replace_with(&scope, &text),
                     }));
                 }
             }

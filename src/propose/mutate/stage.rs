@@ -59,7 +59,7 @@ impl Transformation for StageInLocal {
             let scope = Scope::new(subject, function);
             let loops: Vec<_> = CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|found| can_fill_array(&scope, found))
+                .filter(|counting_loop| can_fill_array(&scope, counting_loop))
                 .collect();
             for (index, first) in loops.iter().enumerate() {
                 let later: Vec<_> = loops[index + 1..]
@@ -75,15 +75,15 @@ impl Transformation for StageInLocal {
 }
 
 /// Whether a loop visits every index of a short array in order, and is never left early.
-fn can_fill_array(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>) -> bool {
+fn can_fill_array(scope: &Scope<'_, '_>, counting_loop: &CountingLoop<'_, '_>) -> bool {
     let is_short = scope.subject.holds_at_all_points(&|evaluate| {
-        Some((1..=MAX_ARRAY_LENGTH).contains(&evaluate(found.bound)?))
+        Some((1..=MAX_ARRAY_LENGTH).contains(&evaluate(counting_loop.bound)?))
     });
-    found.is_in_block()
+    counting_loop.is_in_block()
         && is_short
-        && found.step_text(scope) == "1"
-        && scope.text(found.start) == "0"
-        && !Effects::of(scope, found.body).jumps
+        && counting_loop.step_text(scope) == "1"
+        && scope.text(counting_loop.start) == "0"
+        && !Effects::of(scope, counting_loop.body).jumps
 }
 
 /// One site for each value that the first loop computes and later loops compute again.
@@ -142,7 +142,7 @@ fn stage_values<'t, 'a>(
 /// Whether every iteration of a loop evaluates an expression, and keeping its value saves a load or a call.
 fn is_stageable_value<'t>(
     scope: &Scope<'t, '_>,
-    found: &CountingLoop<'t, '_>,
+    counting_loop: &CountingLoop<'t, '_>,
     node: Node<'t>,
 ) -> bool {
     let is_candidate = match node.kind() {
@@ -152,14 +152,15 @@ fn is_stageable_value<'t>(
         _ => false,
     };
     let has_subscript = || descendants(node).any(|inner| inner.kind() == "subscript_expression");
-    let mut other_names = descendants(node)
-        .filter(|inner| inner.kind() == "identifier" && scope.text(*inner) != found.variable);
+    let mut other_names = descendants(node).filter(|inner| {
+        inner.kind() == "identifier" && scope.text(*inner) != counting_loop.variable
+    });
     is_candidate
         && has_subscript()
-        && !scope.uses(node, found.variable).is_empty()
-        && other_names.all(|name| scope.resolves_same_before(name, found.node))
+        && !scope.uses(node, counting_loop.variable).is_empty()
+        && other_names.all(|name| scope.resolves_same_before(name, counting_loop.node))
         && is_pure(scope, node)
-        && scope.is_unconditional(node, found.body)
+        && scope.is_unconditional(node, counting_loop.body)
         && reads_known_memory(scope, node)
 }
 
@@ -171,11 +172,11 @@ fn reads_known_memory<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
 /// The expressions in a loop body with the given text that are read, not written.
 fn matching_expressions<'t>(
     scope: &Scope<'t, '_>,
-    found: &CountingLoop<'t, '_>,
+    counting_loop: &CountingLoop<'t, '_>,
     text: &str,
 ) -> Vec<Node<'t>> {
     let mut members = Vec::new();
-    let mut walk = descendants(found.body);
+    let mut walk = descendants(counting_loop.body);
     while let Some(node) = walk.next() {
         if node.is_named()
             && collapse_white_space(scope.text(node)) == text
@@ -222,22 +223,22 @@ fn is_unchanged_between<'t, 'a>(
 
 /// Inserts a statement before all others of a loop body.
 fn insert_at_body_start(
-    found: &CountingLoop<'_, '_>,
+    counting_loop: &CountingLoop<'_, '_>,
     statement: &str,
     indent: &str,
     edits: &mut SourceEdits,
 ) {
-    if found.body.kind() == "compound_statement" {
+    if counting_loop.body.kind() == "compound_statement" {
         edits.insert(
-            found.body.start_byte() + 1,
+            counting_loop.body.start_byte() + 1,
             format!("\n{indent}    {statement}"),
         );
     } else {
         edits.insert(
-            found.body.start_byte(),
+            counting_loop.body.start_byte(),
             format!("{{\n{indent}    {statement}\n{indent}    "),
         );
-        edits.insert(found.body.end_byte(), format!("\n{indent}}}"));
+        edits.insert(counting_loop.body.end_byte(), format!("\n{indent}}}"));
     }
 }
 

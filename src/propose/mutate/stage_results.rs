@@ -36,12 +36,16 @@ pub(super) fn stage_results<'t, 'a>(
     elements_of_outputs(scope)
         .into_iter()
         .filter_map(|(name, elements)| {
-            let holder =
-                |element: Node<'t>| loops.iter().find(|found| contains(found.body, element));
+            let holder = |element: Node<'t>| {
+                loops
+                    .iter()
+                    .find(|counting_loop| contains(counting_loop.body, element))
+            };
             let first = holder(elements[0])?;
             let is_in_twin = |element: Node<'t>| {
-                holder(element).is_some_and(|found| {
-                    found.node.id() == first.node.id() || first.has_same_iterations(scope, found)
+                holder(element).is_some_and(|counting_loop| {
+                    counting_loop.node.id() == first.node.id()
+                        || first.has_same_iterations(scope, counting_loop)
                 })
             };
             let last = elements

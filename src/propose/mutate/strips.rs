@@ -17,20 +17,23 @@ use crate::propose::source_edits::SourceEdits;
 const MAX_BODY_NODES: usize = 400;
 
 /// Whether a loop can be rewritten in strips: innermost, in a block, short enough, and never left early.
-pub(super) fn can_be_strip_mined(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>) -> bool {
-    found.is_in_block()
-        && is_innermost(found.body)
-        && found.body.descendant_count() <= MAX_BODY_NODES
-        && !Effects::of(scope, found.body).jumps
+pub(super) fn can_be_strip_mined(
+    scope: &Scope<'_, '_>,
+    counting_loop: &CountingLoop<'_, '_>,
+) -> bool {
+    counting_loop.is_in_block()
+        && is_innermost(counting_loop.body)
+        && counting_loop.body.descendant_count() <= MAX_BODY_NODES
+        && !Effects::of(scope, counting_loop.body).jumps
 }
 
 /// Whether the loop runs for at least two strips of `count` iterations, as far as is known.
 pub(super) fn may_have_two_strips(
     scope: &Scope<'_, '_>,
-    found: &CountingLoop<'_, '_>,
+    counting_loop: &CountingLoop<'_, '_>,
     count: i64,
 ) -> bool {
-    found
+    counting_loop
         .trip_count(scope)
         .is_none_or(|trips| trips >= 2 * count)
 }
@@ -38,7 +41,7 @@ pub(super) fn may_have_two_strips(
 /// A loop to be rewritten in strips.
 pub(super) struct Strips<'s, 't, 'a> {
     pub scope: &'s Scope<'t, 'a>,
-    pub found: &'s CountingLoop<'t, 'a>,
+    pub counting_loop: &'s CountingLoop<'t, 'a>,
     /// Variables that get one copy per iteration of a strip.
     pub accumulators: &'s [Accumulator<'t, 'a>],
     /// Iterations in a strip.
@@ -59,44 +62,47 @@ struct Surroundings {
 impl<'t> Strips<'_, 't, '_> {
     /// The text of the rewritten loop; `None` if the body cannot be edited.
     pub(super) fn text(&self) -> Option<String> {
-        let (scope, found, count) = (self.scope, self.found, self.count);
-        let indent = found.indent(scope);
+        let (scope, counting_loop, count) = (self.scope, self.counting_loop, self.count);
+        let indent = counting_loop.indent(scope);
         let part = scope.subject.fresh_name("part");
         let step = self.step();
         let (sum, stride) = match step.as_str() {
-            "1" => (format!("{} + {part}", found.variable), count.to_string()),
+            "1" => (
+                format!("{} + {part}", counting_loop.variable),
+                count.to_string(),
+            ),
             _ => (
-                format!("{} + {part} * {step}", found.variable),
+                format!("{} + {part} * {step}", counting_loop.variable),
                 format!("{count} * {step}"),
             ),
         };
-        let mut edits = found.replace_variable(scope, &sum);
+        let mut edits = counting_loop.replace_variable(scope, &sum);
         let mut around = Surroundings::default();
         for accumulator in self.accumulators {
             self.split_accumulator(accumulator, &part, &mut edits, &mut around);
         }
-        let mut bound = scope.text(found.bound).to_owned();
+        let mut bound = scope.text(counting_loop.bound).to_owned();
         let mut rest = String::new();
-        if !found.has_trip_multiple_of(scope, count) {
+        if !counting_loop.has_trip_multiple_of(scope, count) {
             let whole = self.remainder_name();
             let value = self.whole_strips_bound(&stride);
             around.before = format!("{indent}const int {whole} = {value};\n{}", around.before);
             rest = self.remainder_loop(&whole)?;
             bound = whole;
         }
-        let body = indent_following_lines(&found.body_text(scope, &edits)?);
+        let body = indent_following_lines(&counting_loop.body_text(scope, &edits)?);
         Some(format!(
             "{before}{pragma}{indent}{head} {{\n#pragma unroll\n{indent}    for (int {part} = 0; {part} < {count}; ++{part}) {{\n{indent}        {body}\n{indent}    }}\n{indent}}}{rest}{after}",
             before = around.before,
-            pragma = found.pragma_line(scope),
-            head = found.header_with(scope.text(found.start), &bound, &stride),
+            pragma = counting_loop.pragma_line(scope),
+            head = counting_loop.header_with(scope.text(counting_loop.start), &bound, &stride),
             after = around.after,
         ))
     }
 
     /// The step, in parentheses unless it is a single name or number.
     fn step(&self) -> String {
-        let step = self.found.step_text(self.scope);
+        let step = self.counting_loop.step_text(self.scope);
         let is_word = step
             .chars()
             .all(|letter| letter.is_alphanumeric() || letter == '_');
@@ -115,7 +121,7 @@ impl<'t> Strips<'_, 't, '_> {
         edits: &mut SourceEdits,
         around: &mut Surroundings,
     ) {
-        let (indent, count) = (self.found.indent(self.scope), self.count);
+        let (indent, count) = (self.counting_loop.indent(self.scope), self.count);
         let (name, type_name) = (accumulator.name, accumulator.type_name);
         let parts = self.scope.subject.fresh_name(&format!("{name}_parts"));
         for used in &accumulator.uses {
@@ -149,7 +155,7 @@ impl<'t> Strips<'_, 't, '_> {
 
     /// The bound up to which whole strips fit, as a signed expression.
     fn whole_strips_bound(&self, stride: &str) -> String {
-        let (scope, found) = (self.scope, self.found);
+        let (scope, counting_loop) = (self.scope, self.counting_loop);
         let signed = |node: Node<'t>| {
             let text = scope.text(node);
             match scope.type_of(node) {
@@ -171,21 +177,25 @@ impl<'t> Strips<'_, 't, '_> {
         } else {
             stride.to_owned()
         };
-        let bound = signed(found.bound);
-        if scope.text(found.start) == "0" {
+        let bound = signed(counting_loop.bound);
+        if scope.text(counting_loop.start) == "0" {
             format!("{bound} / {stride} * {stride}")
         } else {
-            let start = signed(found.start);
+            let start = signed(counting_loop.start);
             format!("{start} + ({bound} - {start}) / {stride} * {stride}")
         }
     }
 
     /// The original loop, for the iterations that do not fill a strip.
     fn remainder_loop(&self, start: &str) -> Option<String> {
-        let (scope, found) = (self.scope, self.found);
-        let indent = found.indent(scope);
-        let body = found.body_text(scope, &SourceEdits::new())?;
-        let head = found.header_with(start, scope.text(found.bound), found.step_text(scope));
+        let (scope, counting_loop) = (self.scope, self.counting_loop);
+        let indent = counting_loop.indent(scope);
+        let body = counting_loop.body_text(scope, &SourceEdits::new())?;
+        let head = counting_loop.header_with(
+            start,
+            scope.text(counting_loop.bound),
+            counting_loop.step_text(scope),
+        );
         Some(format!(
             "\n{indent}{head} {{\n{indent}    {body}\n{indent}}}"
         ))

@@ -62,7 +62,8 @@ fn wanted_pragmas<'t>(
     node: Node<'t>,
     has_pragma: bool,
 ) -> Vec<Option<String>> {
-    let trips = CountingLoop::of(scope, node).and_then(|found| found.trip_count(scope));
+    let trips =
+        CountingLoop::of(scope, node).and_then(|counting_loop| counting_loop.trip_count(scope));
     let mut wanted: Vec<Option<String>> = [2, 4, 8]
         .iter()
         .filter(|count| trips.is_none_or(|trips| trips > **count))

@@ -37,7 +37,7 @@ struct AccessMode {
 /// A loop body whose accesses are combined.
 pub(super) struct AccessFinder<'s, 't, 'a> {
     pub scope: &'s Scope<'t, 'a>,
-    pub found: &'s CountingLoop<'t, 'a>,
+    pub counting_loop: &'s CountingLoop<'t, 'a>,
     /// Elements in a vector.
     pub width: i64,
 }
@@ -46,7 +46,7 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
     /// The accesses that a vector of the given width can serve, one for each pointer and index.
     pub(super) fn vector_accesses(&self) -> Vec<VectorAccess<'t, 'a>> {
         let scope = self.scope;
-        let nodes: Vec<_> = descendants(self.found.body)
+        let nodes: Vec<_> = descendants(self.counting_loop.body)
             .filter(|node| is_memory_access(scope, *node))
             .collect();
         let mut found: Vec<VectorAccess<'t, 'a>> = Vec::new();
@@ -90,7 +90,7 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
         let fits_vectors = matches!(bytes, 1 | 2 | 4) && (4..=32).contains(&total);
         if !fits_vectors
             || !self.is_aligned(pointer, index)
-            || scope.assigns_variable(self.found.body, declaration.name)
+            || scope.assigns_variable(self.counting_loop.body, declaration.name)
             || !self.index_is_steady(index)
         {
             return None;
@@ -103,7 +103,8 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
         if !self.is_alone(root, &members, is_written, all) {
             return None;
         }
-        let is_unconditional = |member: &Node<'t>| scope.is_unconditional(*member, self.found.body);
+        let is_unconditional =
+            |member: &Node<'t>| scope.is_unconditional(*member, self.counting_loop.body);
         if is_written && !members.iter().all(is_unconditional) {
             return None;
         }
@@ -130,10 +131,10 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
     fn is_aligned(&self, pointer: Node<'t>, index: Node<'t>) -> bool {
         let alignment = Alignment {
             scope: self.scope,
-            variable: self.found.variable,
+            variable: self.counting_loop.variable,
             width: self.width,
         };
-        index_grows_by_one(self.scope, index, self.found.variable)
+        index_grows_by_one(self.scope, index, self.counting_loop.variable)
             && alignment.is_multiple(index)
             && alignment.is_aligned(pointer)
     }
@@ -160,11 +161,13 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
     /// Whether every name in an index but the loop variable means the same before the loop, and the loop does not change it.
     fn index_is_steady(&self, index: Node<'t>) -> bool {
         let scope = self.scope;
-        let effects = Effects::of(scope, self.found.body);
+        let effects = Effects::of(scope, self.counting_loop.body);
         descendants(index)
-            .filter(|node| node.kind() == "identifier" && scope.text(*node) != self.found.variable)
+            .filter(|node| {
+                node.kind() == "identifier" && scope.text(*node) != self.counting_loop.variable
+            })
             .all(|node| {
-                scope.resolves_same_before(node, self.found.node)
+                scope.resolves_same_before(node, self.counting_loop.node)
                     && !effects.may_change(scope, node)
             })
     }
@@ -172,15 +175,15 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
     /// The condition of `? :` that guards all members, if the loop does not change it.
     fn common_guard(&self, members: &[Node<'t>]) -> Option<String> {
         let scope = self.scope;
-        let effects = Effects::of(scope, self.found.body);
+        let effects = Effects::of(scope, self.counting_loop.body);
         let mut guards = members.iter().map(|member| {
             let choice = std::iter::successors(member.parent(), Node::parent)
                 .find(|around| around.kind() == "conditional_expression")?;
             let condition = choice.child_by_field_name("condition")?;
             let is_steady = is_pure(scope, condition)
-                && scope.resolves_same_before(condition, self.found.node)
+                && scope.resolves_same_before(condition, self.counting_loop.node)
                 && !effects.may_change(scope, condition)
-                && scope.is_unconditional(choice, self.found.body);
+                && scope.is_unconditional(choice, self.counting_loop.body);
             let in_consequence = choice
                 .child_by_field_name("consequence")
                 .is_some_and(|consequence| contains(consequence, *member));

@@ -57,12 +57,12 @@ impl Transformation for Vectorize {
             let scope = Scope::new(subject, function);
             let loops: Vec<_> = CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|found| can_be_widened(&scope, found))
+                .filter(|counting_loop| can_be_widened(&scope, counting_loop))
                 .collect();
             for width in WIDTHS {
                 let each: Vec<_> = loops
                     .iter()
-                    .filter_map(|found| vectorize_loop(&scope, found, width))
+                    .filter_map(|counting_loop| vectorize_loop(&scope, counting_loop, width))
                     .collect();
                 let all = RewriteSite::combined(&each, format!("all loops x{width}"));
                 sites.extend(each);
@@ -73,31 +73,31 @@ impl Transformation for Vectorize {
     }
 }
 
-fn can_be_widened(scope: &Scope<'_, '_>, found: &CountingLoop<'_, '_>) -> bool {
-    let effects = Effects::of(scope, found.body);
-    found.is_in_block()
-        && is_innermost(found.body)
-        && found.step_text(scope) == "1"
-        && found.body.descendant_count() <= MAX_BODY_NODES
+fn can_be_widened(scope: &Scope<'_, '_>, counting_loop: &CountingLoop<'_, '_>) -> bool {
+    let effects = Effects::of(scope, counting_loop.body);
+    counting_loop.is_in_block()
+        && is_innermost(counting_loop.body)
+        && counting_loop.step_text(scope) == "1"
+        && counting_loop.body.descendant_count() <= MAX_BODY_NODES
         && !effects.jumps
         && !effects.is_opaque
 }
 
 fn vectorize_loop<'t, 'a>(
     scope: &Scope<'t, 'a>,
-    found: &CountingLoop<'t, 'a>,
+    counting_loop: &CountingLoop<'t, 'a>,
     width: i64,
 ) -> Option<RewriteSite> {
     let starts_aligned = scope
         .subject
-        .constant_value(found.start)
+        .constant_value(counting_loop.start)
         .is_some_and(|start| start % width == 0);
-    if !starts_aligned || !found.has_trip_multiple_of(scope, width) {
+    if !starts_aligned || !counting_loop.has_trip_multiple_of(scope, width) {
         return None;
     }
     let finder = AccessFinder {
         scope,
-        found,
+        counting_loop,
         width,
     };
     let accesses = finder.vector_accesses();
@@ -105,25 +105,26 @@ fn vectorize_loop<'t, 'a>(
         return None;
     }
     let pointers: Vec<_> = accesses.iter().map(|access| access.pointer).collect();
-    let text = widen_loop(scope, found, &accesses, width)?;
+    let text = widen_loop(scope, counting_loop, &accesses, width)?;
     Some(RewriteSite {
         label: format!("{} x{width}", pointers.join(", ")),
-        line: line_of(found.node),
-        edits: found.replace_with(scope, &text),
+        line: line_of(counting_loop.node),
+        edits: counting_loop.replace_with(scope, &text),
     })
 }
 
 /// The loop in steps of `width`: wide loads, the body once per lane, then wide stores.
 fn widen_loop(
     scope: &Scope<'_, '_>,
-    found: &CountingLoop<'_, '_>,
+    counting_loop: &CountingLoop<'_, '_>,
     accesses: &[VectorAccess<'_, '_>],
     width: i64,
 ) -> Option<String> {
     let subject = scope.subject;
-    let indent = found.indent(scope);
+    let indent = counting_loop.indent(scope);
     let lane = subject.fresh_name("lane");
-    let mut edits = found.replace_variable(scope, &format!("{} + {lane}", found.variable));
+    let mut edits =
+        counting_loop.replace_variable(scope, &format!("{} + {lane}", counting_loop.variable));
     let mut statements = WideStatements::default();
     for (position, access) in accesses.iter().enumerate() {
         let earlier = accesses[..position]
@@ -149,13 +150,13 @@ fn widen_loop(
     };
     let loads = joined(&statements.loads, "", "\n");
     let stores = joined(&statements.stores, "\n", "");
-    let body = indent_following_lines(&found.body_text(scope, &edits)?);
+    let body = indent_following_lines(&counting_loop.body_text(scope, &edits)?);
     Some(format!(
         "{pragma}{indent}{head} {{\n{loads}#pragma unroll\n{indent}    for (int {lane} = 0; {lane} < {width}; ++{lane}) {{\n{indent}        {body}\n{indent}    }}{stores}\n{indent}}}",
-        pragma = found.pragma_line(scope),
-        head = found.header_with(
-            scope.text(found.start),
-            scope.text(found.bound),
+        pragma = counting_loop.pragma_line(scope),
+        head = counting_loop.header_with(
+            scope.text(counting_loop.start),
+            scope.text(counting_loop.bound),
             &width.to_string()
         ),
     ))

@@ -31,10 +31,11 @@ pub(crate) use trace::Trace;
 /// The trace is removed first, wherever it is, so that no part of it counts as code. The rest is searched in this order:
 ///
 /// 1. edits, because a reply with edits may also quote the kernel;
-/// 2. `NO_VALID_EDIT`;
+/// 2. `NO_VALID_EDIT` on a line of its own;
 /// 3. a kernel;
 /// 4. a unified diff, which often only explains a kernel;
-/// 5. code or edits inside the JSON of the trace.
+/// 5. code or edits inside the JSON of the trace;
+/// 6. `NO_VALID_EDIT` in a sentence.
 pub fn parse_reply(text: &str, complete: bool) -> ParsedReply {
     let mut notes = Vec::new();
     let text = cleaning::clean_reply(text, &mut notes);
