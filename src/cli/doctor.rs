@@ -290,9 +290,14 @@ fn check_nvrtc() -> DoctorCheck {
 
 fn check_cuda_headers() -> DoctorCheck {
     let name = "CUDA headers";
-    let toolkit = match find_toolkit() {
-        Ok(toolkit) => toolkit,
-        Err(failure) => return DoctorCheck::failed(name, CheckStatus::Warn, &failure.into()),
+    let Ok(toolkit) = find_toolkit() else {
+        // The check of NVRTC has the same failure and shows its remedy.
+        return DoctorCheck {
+            name,
+            status: CheckStatus::Warn,
+            found: "see NVRTC".to_owned(),
+            remedy: None,
+        };
     };
     let folders = toolkit.includes.iter();
     let mut found: Vec<_> = folders.map(|folder| folder.display().to_string()).collect();
