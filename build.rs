@@ -1,7 +1,9 @@
-//! Compiles the judge's own numerics: fill, poison, compare, hash. Contraction stays off, so that every device gives the same bits.
+//! Compiles the harness numerics in `src/device/numerics.cpp`: fill, poison, compare, hash.
+//!
+//! Contraction is off in every variant, so that all devices give the same bits.
 
-/// What is compiled more than once: names as `numerics.rs` has them, and the instructions that may be used. Vectors stay at
-/// 256 bits: some processors slow down for longer ones, and a launch is timed right behind.
+/// The variants: the name that `numerics.rs` uses, and the compiler flags for the instruction set. Vectors are at most 256 bits,
+/// because some processors lower their clock for wider ones, and a timed launch follows directly.
 const VARIANTS: &[(&str, &[&str])] = &[
     ("kforge_numerics", &[]),
     #[cfg(target_arch = "x86_64")]
@@ -33,7 +35,7 @@ fn main() {
             .flag("-fno-exceptions")
             .flag("-fno-rtti")
             .flag_if_supported("-fno-math-errno")
-            // Which exceptions are raised is not looked at; that they might be keeps loops from becoming vectors.
+            // No code reads floating-point exceptions, and the possibility of a trap prevents vectorization.
             .flag_if_supported("-fno-trapping-math")
             .flags(*flags)
             .cpp_link_stdlib(None)

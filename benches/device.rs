@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
-    BoundKernel, BufferContent, Build, Compiled, Device, LaunchOutcome, Opened, Poison, Purpose,
-    Question, numerics,
+    BoundKernel, BufferContent, Build, Compile, Compiled, Device, LaunchOutcome, Opened, Poison,
+    Purpose, numerics,
 };
 use kforge::kernel::plan::{
     Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
@@ -78,11 +78,7 @@ fn main() -> anyhow::Result<()> {
         }
         print_rate(name, median(times), BYTES);
     }
-    print_rate(
-        "hash of an arm's buffer",
-        timed(|| arm.inspect(0, &Question::Hash)),
-        BYTES,
-    );
+    print_rate("hash of an arm's buffer", timed(|| arm.hash(0)), BYTES);
     bench_memory();
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! How fast the driver is by itself: a proposer and a judge that answer at once, every durable write included.
+//! Speed of the driver itself: proposer and judge return at once, and every durable write is included.
 //!
 //!     cargo bench --bench driver              1,000 steps
-//!     cargo bench --bench driver -- 100000    as many
-//!     cargo bench --bench driver -- 1000 4    as many, with 4 kernels at the judge instead of 64
+//!     cargo bench --bench driver -- 100000    100,000 steps
+//!     cargo bench --bench driver -- 1000 4    1,000 steps with 4 kernels in flight instead of 64
 //!
-//! Prints steps per second, the largest resident memory of the process, and how long the finished run takes to be taken up.
+//! Prints steps per second, the peak resident memory of the process, and the time to resume the finished run.
 
 #[path = "../tests/driver/scripted.rs"]
 mod scripted;
@@ -17,14 +17,14 @@ use anyhow::{Context, Result, ensure};
 use kforge::driver;
 use scripted::{ScriptedProposer, judges, options, run_until};
 
-/// Set for the process that only resumes.
+/// Environment variable of the process that only resumes: the run directory.
 const RESUME: &str = "KFORGE_BENCH_RESUME";
 
-/// Kernels with the judge at once, unless told otherwise; the window is twice that.
+/// Default number of kernels in flight. The window is twice that.
 const IN_FLIGHT: u64 = 64;
 
 fn main() -> Result<()> {
-    // `cargo bench` adds a flag of its own.
+    // `cargo bench` adds a flag of its own, which is not a number.
     let mut numbers = std::env::args()
         .skip(1)
         .filter_map(|word| word.parse().ok());
@@ -54,11 +54,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Below the folder of the build: the temporary folder may lie in memory, where a sync costs nothing.
+/// A folder inside the build folder. The system's temporary folder may be in memory, where a sync costs nothing.
 fn scratch_folder() -> Result<tempfile::TempDir> {
     let folder: PathBuf = std::env::current_exe()?
         .parent()
-        .context("the program lies nowhere")?
+        .context("the program has no folder")?
         .to_owned();
     Ok(tempfile::tempdir_in(folder)?)
 }
@@ -68,7 +68,7 @@ fn run_steps(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
     options.in_flight = usize::try_from(in_flight)?;
     options.record.window = 2 * in_flight;
     let proposer = ScriptedProposer { always_new: true };
-    let begun = Instant::now();
+    let start = Instant::now();
     let ended = run_until(
         options,
         proposer,
@@ -86,19 +86,19 @@ fn run_steps(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
         "  {} judged, {} passed, {} cells, best {:.2}",
         progress.judged, progress.passed, progress.cells, best.speedup.geomean
     ));
-    Ok(begun.elapsed().as_secs_f64())
+    Ok(start.elapsed().as_secs_f64())
 }
 
-/// The largest resident memory so far.
+/// Peak resident memory of the process.
 fn peak_memory() -> Result<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes: f64 = line
-        .context("the system does not say how much memory is in use")?
+        .context("`/proc/self/status` has no `VmHWM`")?
         .trim()
         .trim_end_matches(" kB")
         .parse()?;
-    Ok(format!("{:.0} MB resident at most", kilobytes / 1000.0))
+    Ok(format!("{:.0} MB peak memory", kilobytes / 1000.0))
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]

@@ -97,7 +97,7 @@ fn models(url: &str) -> Result<ModelOptions> {
             device: PromptDevice::new(DeviceIdentity::default()),
             backend: "cpu".to_owned(),
             profile: "quick".to_owned(),
-            max_edits: settings.edits,
+            max_edits: settings.max_edits,
             context_share: settings.context_share,
         }),
     })

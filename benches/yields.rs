@@ -13,7 +13,7 @@ use kforge::device::{Cache, Device};
 use kforge::eval::{Judge, JudgeOptions};
 use kforge::event::{Brief, Operator};
 use kforge::kernel::DeviceLimits;
-use kforge::propose::{Answer, Parent, propose};
+use kforge::propose::{BriefOutcome, Parent, propose};
 use kforge::task::{TaskFiles, embedded_names};
 
 #[derive(Default)]
@@ -67,8 +67,14 @@ fn main() -> anyhow::Result<()> {
                     point: None,
                     attempt,
                 };
-                let Answer::Proposal(child) = propose(&brief, &[Parent { step: 1, source }], &task)
-                else {
+                let BriefOutcome::Candidate(child) = propose(
+                    &brief,
+                    &[Parent {
+                        step: 1,
+                        source: source.into(),
+                    }],
+                    &task,
+                ) else {
                     break;
                 };
                 // Compositions of two come after every single one.

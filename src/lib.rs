@@ -1,6 +1,7 @@
-//! kforge: an evolutionary search driver for GPU kernels.
+//! kforge searches for fast GPU kernels: models and mutation operators propose kernels, a judge checks and times them, and an
+//! archive keeps the fastest of each kind.
 //!
-//! `ARCHITECTURE.md` shows the way through: which module to read first, and which may use which.
+//! This file only declares the modules. `ARCHITECTURE.md` describes them, says which to read first and which may use which.
 
 pub mod base;
 pub mod cli;

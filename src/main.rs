@@ -1,4 +1,4 @@
-//! The program: all of it is in the library.
+//! The `kforge` binary. All code is in the library.
 
 fn main() -> std::process::ExitCode {
     kforge::cli::run()

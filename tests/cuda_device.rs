@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use kforge::device::cuda::{CudaDevice, list_gpus};
 use kforge::device::{
-    Answer, BoundKernel, BufferContent, Build, Cache, Comparison, Compiled, Device, Edge,
-    ExpectedValues, LaunchOutcome, Opened, PersistentState, Poison, Program, Purpose, Question,
+    BoundKernel, BufferContent, Build, Cache, Comparison, Compile, Compiled, Device, Edge,
+    ExpectedValues, LaunchOutcome, Opened, PersistentState, Poison, PoisonCount, Program, Purpose,
     numerics,
 };
 use kforge::kernel::plan::{
@@ -70,7 +70,7 @@ fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
     }
     let program = std::env::var_os("KFORGE_TEST_BINARY");
     let program = PathBuf::from(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_kforge").into()));
-    match CudaDevice::open_with(program, 0, false) {
+    match CudaDevice::open_with_program(program, 0, false) {
         Ok(device) => Some((guard, device)),
         Err(error) if error.is::<kforge::base::Failure>() => {
             println!("skipped: {error:#}");
@@ -154,10 +154,7 @@ fn launch(arm: &mut dyn BoundKernel) {
 }
 
 fn bytes(arm: &dyn BoundKernel, buffer: usize) -> Vec<u8> {
-    match arm.inspect(buffer, &Question::Bytes).unwrap() {
-        Answer::Bytes(bytes) => bytes,
-        other => panic!("{other:?}"),
-    }
+    arm.bytes(buffer).unwrap()
 }
 
 /// Memory of the host for some elements, aligned for any dtype.
@@ -292,13 +289,11 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
                     "{what}: {distribution:?}"
                 );
                 assert_eq!(
-                    arm.inspect(0, &Question::Hash).unwrap(),
-                    Answer::Hash(numerics::hash(host.memory())),
+                    arm.hash(0).unwrap(),
+                    numerics::hash(host.memory()),
                     "{what}: {distribution:?}"
                 );
-                let Answer::Values(values) = arm.inspect(0, &Question::Values).unwrap() else {
-                    panic!()
-                };
+                let values = arm.values(0).unwrap();
                 let expected = numerics::values(dtype, host.memory());
                 assert!(
                     to_bits(&values) == to_bits(&expected),
@@ -317,10 +312,10 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
                 let elements = host.memory().chunks_exact_mut(width).skip(1).step_by(3);
                 elements.for_each(|element| element.fill(0));
                 assert!(bytes(arm.as_ref(), 1) == host.memory(), "{what}: written");
-                let (count, first) = numerics::count_unwritten(dtype, host.memory(), pattern);
+                let expected = numerics::count_unwritten(dtype, host.memory(), pattern);
                 assert_eq!(
-                    arm.inspect(1, &Question::Unwritten(pattern)).unwrap(),
-                    Answer::Unwritten { count, first },
+                    arm.unwritten(1, pattern).unwrap(),
+                    expected,
                     "{what}: {pattern:?}"
                 );
             }
@@ -333,13 +328,8 @@ fn to_bits(values: &[f64]) -> Vec<u64> {
 }
 
 fn read_expected(arm: &dyn BoundKernel, buffer: usize) -> (ExpectedValues, Option<u64>) {
-    match arm.inspect(buffer, &Question::Expected).unwrap() {
-        Answer::Expected {
-            expected,
-            not_finite,
-        } => (expected, not_finite),
-        other => panic!("{other:?}"),
-    }
+    let output = arm.expected_output(buffer).unwrap();
+    (output.values, output.first_not_finite)
 }
 
 fn compare_output(
@@ -347,15 +337,7 @@ fn compare_output(
     expected: &ExpectedValues,
     tolerance: Tolerance,
 ) -> Comparison {
-    let question = Question::Compare {
-        copies: &[0],
-        expected,
-        tolerance,
-    };
-    match arm.inspect(1, &question).unwrap() {
-        Answer::Comparison(comparison) => comparison,
-        other => panic!("{other:?}"),
-    }
+    arm.compare(1, &[0], expected, tolerance).unwrap()
 }
 
 /// All of it, with numbers as their bits.
@@ -364,7 +346,7 @@ fn comparison_bits(comparison: &Comparison) -> (u64, u64, Option<[u64; 3]>, [u64
     (
         comparison.elements,
         comparison.failed,
-        first.map(|(index, expected, found)| [index, expected.to_bits(), found.to_bits()]),
+        first.map(|first| [first.index, first.expected.to_bits(), first.found.to_bits()]),
         [
             comparison.max_abs_error,
             comparison.max_rel_error,
@@ -469,12 +451,8 @@ fn copies_have_distinct_data_and_launches_stay_in_theirs() {
     for copy in 0..3 {
         one.bind_copies(&[copy]).unwrap();
         one.write(0, &content).unwrap();
-        let hash = one.inspect(0, &Question::Hash).unwrap();
-        assert_eq!(
-            arm.inspect(0, &Question::HashOf(&[copy])).unwrap(),
-            hash,
-            "copy {copy}"
-        );
+        let hash = one.hash(0).unwrap();
+        assert_eq!(arm.hash_copies(0, &[copy]).unwrap(), hash, "copy {copy}");
         assert!(!hashes.contains(&hash), "copy {copy} is like another");
         hashes.push(hash);
     }
@@ -482,18 +460,12 @@ fn copies_have_distinct_data_and_launches_stay_in_theirs() {
     arm.write(1, &BufferContent::Poison(poison)).unwrap();
     launch(arm.as_mut());
     assert_eq!(arm.launched_copies().len(), 1);
-    let nothing = Answer::Unwritten {
+    let nothing = PoisonCount {
         count: 0,
         first: None,
     };
-    assert_eq!(
-        arm.inspect(1, &Question::Untouched(poison)).unwrap(),
-        nothing
-    );
-    let Answer::Unwritten { count, first } = arm.inspect(1, &Question::Unwritten(poison)).unwrap()
-    else {
-        panic!()
-    };
+    assert_eq!(arm.written_in_idle_copies(1, poison).unwrap(), nothing);
+    let PoisonCount { count, first } = arm.unwritten(1, poison).unwrap();
     assert_eq!((count, first), (667, Some(0)));
     // What is written to the copies that did not run is seen.
     let ones = Distribution::new(DistributionKind::Value(1.0));
@@ -502,14 +474,11 @@ fn copies_have_distinct_data_and_launches_stay_in_theirs() {
         seed: 0,
     };
     arm.write(1, &content).unwrap();
-    let touched = Answer::Unwritten {
+    let touched = PoisonCount {
         count: 2000,
         first: Some(0),
     };
-    assert_eq!(
-        arm.inspect(1, &Question::Untouched(Poison::Nan)).unwrap(),
-        touched
-    );
+    assert_eq!(arm.written_in_idle_copies(1, Poison::Nan).unwrap(), touched);
     arm.write(1, &BufferContent::Poison(poison)).unwrap();
     let launched = arm.launch_sample(3, DEADLINE).unwrap();
     assert!(
@@ -519,10 +488,7 @@ fn copies_have_distinct_data_and_launches_stay_in_theirs() {
     let mut ran = arm.launched_copies().to_vec();
     ran.sort_unstable();
     assert_eq!(ran, [0, 1, 2]);
-    let Answer::Unwritten { count, .. } = arm.inspect(1, &Question::Unwritten(poison)).unwrap()
-    else {
-        panic!()
-    };
+    let count = arm.unwritten(1, poison).unwrap().count;
     assert_eq!(count, 3 * 667);
 }
 
@@ -541,9 +507,7 @@ fn two_kernels_swap_their_placement() {
     one.swap_placement(other.as_mut()).unwrap();
     for (arm, value) in arms.iter_mut().zip([2.0, 1.0]) {
         launch(arm.as_mut());
-        let Answer::Values(values) = arm.inspect(1, &Question::Values).unwrap() else {
-            panic!()
-        };
+        let values = arm.values(1).unwrap();
         assert_eq!(values[..3], [value, 0.0, value]);
     }
 }
@@ -570,17 +534,12 @@ fn guard_zone_damage_is_found_on_both_sides() {
             let plan = plan(DType::Int8, &[elements as u64], 1, [poke, 0]);
             let mut arm = open(&device, &program, &plan, purpose);
             arm.write(1, &BufferContent::Poison(Poison::Nan)).unwrap();
-            let guards =
-                |arm: &dyn BoundKernel, buffer| arm.inspect(buffer, &Question::Guards).unwrap();
-            assert_eq!(guards(arm.as_ref(), 1), Answer::Guards(None), "{purpose:?}");
+            let guards = |arm: &dyn BoundKernel, buffer| arm.guard_damage(buffer).unwrap();
+            assert_eq!(guards(arm.as_ref(), 1), None, "{purpose:?}");
             launch(arm.as_mut());
             let damage = if poke < 0 { poke } else { poke - elements };
-            assert_eq!(
-                guards(arm.as_ref(), 1),
-                Answer::Guards(Some(damage)),
-                "{purpose:?}, {poke}"
-            );
-            assert_eq!(guards(arm.as_ref(), 0), Answer::Guards(None), "{purpose:?}");
+            assert_eq!(guards(arm.as_ref(), 1), Some(damage), "{purpose:?}, {poke}");
+            assert_eq!(guards(arm.as_ref(), 0), None, "{purpose:?}");
         }
     }
 }
@@ -632,11 +591,7 @@ __global__ void f(signed char* y, long long a, long long b) {{
             },
             None => PersistentState::Unchanged,
         };
-        assert_eq!(
-            arm.inspect(1, &Question::Remembered).unwrap(),
-            Answer::Remembered(expected),
-            "{declaration}"
-        );
+        assert_eq!(arm.persistent_state(), expected, "{declaration}");
     }
 }
 

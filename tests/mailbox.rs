@@ -1,10 +1,11 @@
-//! A search on a GPU in which a person answered as the model (`tests/fixtures/mailbox`): its replies, read again, give its kernels.
+//! A recorded search on a GPU whose model was a person with a mailbox (`tests/fixtures/mailbox`): parsing its replies again gives
+//! the kernels that were judged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kforge::driver::{EarlierReply, ModelStep, RepliesOutcome, RunKernel, read_replies};
+use kforge::driver::{EarlierReply, ModelStep, RepliesOutcome, RunKernel, parse_replies};
 use kforge::event::{Brief, Event, FailedReason, Operator, ReplyOutcome};
 use kforge::run::JournalLine;
 use kforge::task::TaskFiles;
@@ -24,7 +25,7 @@ fn recorded_mailbox_replies_give_the_judged_kernels() {
     let task = Arc::new(TaskFiles::find("gdn_decode").unwrap().load().unwrap());
     let mut briefs: BTreeMap<u64, Brief> = BTreeMap::new();
     let mut replies: BTreeMap<u64, Vec<(u32, ReplyOutcome)>> = BTreeMap::new();
-    let (mut made, mut without) = (0, Vec::new());
+    let (mut candidates, mut failures) = (0, Vec::new());
     for line in text("events.jsonl").lines() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         let name = value["event"].as_str().unwrap();
@@ -61,7 +62,7 @@ fn recorded_mailbox_replies_give_the_judged_kernels() {
             outcome: *outcome,
             text: text(format!("replies/{step:02}-{ask}.md")).into(),
         });
-        let question = ModelStep {
+        let model_step = ModelStep {
             task: task.clone(),
             parents: brief.parents.iter().map(kernel).collect(),
             context: Vec::new(),
@@ -69,27 +70,27 @@ fn recorded_mailbox_replies_give_the_judged_kernels() {
             earlier_replies: earlier.collect(),
             brief,
         };
-        let reading = read_replies(&question, 2);
+        let parsed = parse_replies(&model_step, 2);
         assert!(
-            reading.trace.is_some() && reading.expected.is_some(),
+            parsed.trace.is_some() && parsed.expected.is_some(),
             "step {step}"
         );
-        match (reading.outcome, failed) {
+        match (parsed.outcome, failed) {
             (RepliesOutcome::Candidate(candidate), None) => {
                 let kernel = text(format!("kernels/{step:02}.cu"));
                 assert_eq!(candidate.source, kernel, "step {step}");
-                made += 1;
+                candidates += 1;
             }
-            (RepliesOutcome::Failed(reason, _), Some(told)) => {
-                assert_eq!(reason, told, "step {step}");
-                without.push((step, reason));
+            (RepliesOutcome::Failed(reason, _), Some(recorded)) => {
+                assert_eq!(reason, recorded, "step {step}");
+                failures.push((step, reason));
             }
-            (end, failed) => panic!("step {step}: {end:?}, and not {failed:?}"),
+            (outcome, recorded) => panic!("step {step}: {outcome:?} instead of {recorded:?}"),
         }
     }
-    assert_eq!(made, 16);
-    assert_eq!(without, [(18, FailedReason::NoOp)]);
-    // One reply whose edit had no place was told so, and mended in the same step.
+    assert_eq!(candidates, 16);
+    assert_eq!(failures, [(18, FailedReason::NoOp)]);
+    // The second request of step 15 says that the edit of the first reply matched no place.
     assert_eq!(replies[&15].len(), 2);
     assert!(text("prompts/15-2.md").contains("None of your edits was made"));
 }

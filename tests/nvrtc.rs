@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::cuda::compiler::Compiler;
-use kforge::device::{Build, Compiled, Device};
+use kforge::device::{Build, Compile, Compiled};
 use kforge::kernel::Kernel;
 use kforge::kernel::plan::TranslationUnit;
 use kforge::task::{Task, TaskFiles, embedded_names};

@@ -1,12 +1,15 @@
-//! What a kernel that tries to get out reaches: nothing. From the outside, with files, ports and processes that would show it.
+//! Escape attempts of kernels and compilers reach nothing. Checked from outside, with files, ports and processes that would show
+//! a success.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
 
 const SECRET: &str = "the-canary-sings-at-dawn";
@@ -19,7 +22,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels")
 }
 
-/// `Ok`, `Warn` or `Fail` of a line of `kforge doctor`; what it found.
+/// The status (`ok`, `warn` or `fail`) and the text of one finding of `kforge doctor`.
 fn doctor_finding(mut command: Command, name: &str) -> (String, String) {
     let output = command
         .args(["doctor", "--format", "json"])
@@ -32,12 +35,12 @@ fn doctor_finding(mut command: Command, name: &str) -> (String, String) {
         .iter()
         .find(|finding| finding["name"] == name);
     let finding =
-        finding.unwrap_or_else(|| panic!("doctor says nothing of `{name}`: {findings:#}"));
+        finding.unwrap_or_else(|| panic!("doctor does not report `{name}`: {findings:#}"));
     let text = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     (text("status"), text("found"))
 }
 
-/// Whether kernels can be judged here, and are held by all there is.
+/// Whether kernels can be judged here in the full sandbox; prints a message if not.
 fn has_full_sandbox() -> bool {
     if doctor_finding(kforge(), "C++ compiler").0 != "ok" {
         println!("skipped: no C++ compiler");
@@ -67,7 +70,7 @@ fn escape_attempts_reach_nothing() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // Anybody may read it and write it: only the sandbox stands between.
+    // Everyone may read and write it, so only the sandbox can prevent an access.
     let open_to_all = |path: &Path, mode| {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap()
     };
@@ -120,17 +123,20 @@ fn escape_attempts_reach_nothing() {
 
     for stream in [&output.stdout, &output.stderr] {
         let text = String::from_utf8_lossy(stream);
-        assert!(!text.contains(SECRET), "a secret came out: {text}");
-        assert!(!text.contains('\u{1b}'), "a terminal was spoken to: {text}");
+        assert!(!text.contains(SECRET), "the secret leaked: {text}");
+        assert!(
+            !text.contains('\u{1b}'),
+            "an escape sequence reached the terminal: {text}"
+        );
     }
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), SECRET);
-    assert!(!made.exists(), "a file was made");
-    assert!(listener.accept().is_err(), "somebody came in");
+    assert!(!made.exists(), "a file was created");
+    assert!(listener.accept().is_err(), "a kernel connected to the port");
     let left = orphans("kernel");
     assert!(left.is_empty(), "still running: {left:?}");
 }
 
-/// The processes of a name whose parent is gone: other tests' kernels have theirs.
+/// Processes with this name whose parent has ended. Kernels of other tests still have theirs.
 fn orphans(name: &str) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -147,7 +153,7 @@ fn orphans(name: &str) -> Vec<u32> {
         .collect()
 }
 
-/// A compiler that can be told to read anything, and finds nothing but its own.
+/// A kernel can make the compiler open any path, but it can only read its own files.
 #[test]
 fn compiler_cannot_read_user_files() {
     if !has_full_sandbox() {
@@ -159,7 +165,7 @@ fn compiler_cannot_read_user_files() {
     let honest = std::fs::read_to_string(fixtures().join("honest_votes.cu")).unwrap();
     let path = secret.display();
     for (name, line) in [
-        // What gets past the rules on the text, whatever they are; the last is what a rule should say.
+        // Ways past the checks of the source text, and lines that these checks should refuse.
         (
             "joined",
             format!("#define JOIN(a, b) a##b\nJOIN(__as, m__)(\".incbin \\\"{path}\\\"\");"),
@@ -205,55 +211,22 @@ fn compiler_cannot_read_user_files() {
     }
 }
 
-/// The answer that a system without a mechanism gives, for this process and all it starts.
+/// Makes a system call fail for this process and its children, as on a system that lacks it. Runs between fork and exec.
 fn make_call_fail(
     call: libc::c_long,
     error: i32,
 ) -> impl Fn() -> std::io::Result<()> + Send + Sync + 'static {
-    let statement = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let filter = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            0,
-            1,
-            call as u32,
-        ),
-        statement(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_ERRNO | error as u32,
-        ),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    move || {
-        let program = libc::sock_fprog {
-            len: filter.len() as u16,
-            filter: filter.as_ptr().cast_mut(),
-        };
-        // SAFETY: plain numbers, and a program that lives as long as the calls.
-        let failed = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(
-                    libc::PR_SET_SECCOMP,
-                    libc::SECCOMP_MODE_FILTER,
-                    &raw const program,
-                ) != 0
-        };
-        match failed {
-            true => Err(std::io::Error::last_os_error()),
-            false => Ok(()),
-        }
-    }
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(call, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(error as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    move || seccompiler::apply_filter(&program).map_err(std::io::Error::other)
 }
 
-/// This program on a machine that lacks one mechanism.
+/// `kforge` as on a machine that lacks one mechanism.
 fn kforge_without(call: libc::c_long, error: i32) -> Command {
     let mut command = kforge();
     let lack = make_call_fail(call, error);
@@ -329,11 +302,14 @@ fn missing_mechanism_is_reported_and_can_be_refused() {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        assert!(!folder.path().join("run").exists(), "a run began");
+        assert!(
+            !folder.path().join("run").exists(),
+            "a run directory was created"
+        );
     }
 }
 
-/// A compiler elsewhere, on a machine without static libraries: programs need a loader, and are held all the same.
+/// A compiler outside of the system's folders that cannot link statically: programs need a loader and are still confined.
 #[test]
 fn dynamically_linked_programs_are_confined() {
     if !has_full_sandbox() {
@@ -384,7 +360,7 @@ fn dynamically_linked_programs_are_confined() {
             verdict["reason"]
                 .as_str()
                 .unwrap_or_default()
-                .contains("is not open"),
+                .contains("is not allowed"),
             "{verdict:#}"
         );
         assert_eq!(verdict["sandbox"], "landlock+seccomp, with a loader");

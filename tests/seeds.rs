@@ -1,16 +1,17 @@
-//! Every input that the fuzzer keeps, and every text of that kind in the repository, through the same checks: what was mended
-//! stays mended, without the fuzzer.
+//! Runs the checks of the fuzz targets on the stable compiler: on every seed, so that fixed faults stay fixed, and on every text of
+//! the repository.
 
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 #[expect(
     unreachable_pub,
-    reason = "the fuzzer's own package, whose library this is"
+    reason = "it is the library of the fuzzing workspace, where its items are public"
 )]
 #[path = "../fuzz/src/lib.rs"]
 mod checks;
 
+/// All files below a folder, sorted by path.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -29,18 +30,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_seed_passes_its_check() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut wrong = Vec::new();
+    let mut failed = Vec::new();
     for (target, check) in checks::CHECKS {
         let seeds = files(&root.join("fuzz/seeds").join(target));
         assert!(!seeds.is_empty(), "`{target}` has no seeds");
         for path in seeds {
             let seed = std::fs::read(&path).unwrap();
             if catch_unwind(|| check(&seed)).is_err() {
-                wrong.push(path.display().to_string());
+                failed.push(path.display().to_string());
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn every_repository_text_passes_its_check() {
         "tests/fixtures/replies",
     ]
     .map(|folder| files(&root.join(folder)));
-    let mut seen = 0;
+    let mut count = 0;
     for path in all.into_iter().flatten() {
         let targets: &[&str] = match path.extension().and_then(|extension| extension.to_str()) {
             Some("md") => &["reply"],
@@ -68,9 +69,9 @@ fn every_repository_text_passes_its_check() {
         for (target, check) in checks::CHECKS {
             if targets.contains(&target) {
                 check(&text);
-                seen += 1;
+                count += 1;
             }
         }
     }
-    assert!(seen > 100, "only {seen} checks were made");
+    assert!(count > 100, "only {count} checks were made");
 }

@@ -1,4 +1,4 @@
-//! Definitions: the order of their keys, and the sizes that follow from them.
+//! Checks definitions: the order of their keys, and the sizes of their tensors.
 
 use indexmap::IndexMap;
 use kforge::task::Definition;
@@ -16,14 +16,14 @@ pub fn definition(input: &[u8]) {
             if let Some((_, place)) = failure.message.rsplit_once(" at line ") {
                 let line: String = place.chars().take_while(char::is_ascii_digit).collect();
                 if let Ok(line) = line.parse() {
-                    // The reader counts from 0 where there is nothing at all.
+                    // For an empty text the reader counts lines from 0.
                     super::assert_line(u32::max(line, 1), &text, &failure);
                 }
             }
             return;
         }
     };
-    // Within keys that are not looked at, more is let through than a JSON document may hold.
+    // In keys that are ignored, the reader accepts more than JSON allows.
     let Ok(json) = serde_json::from_str::<Value>(&text) else {
         return;
     };

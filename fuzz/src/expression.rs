@@ -1,4 +1,4 @@
-//! Expressions: parsed, evaluated under awkward values, and split into lists.
+//! Checks expressions: parsing, evaluation with extreme values, and splitting into lists.
 
 use kforge::base::expression::{Expression, split_list};
 
@@ -22,7 +22,7 @@ pub fn expression(input: &[u8]) {
             "`{name}` is not at {offset}"
         );
     }
-    // Parentheses around the whole change nothing; only the deepest that is allowed does not take one more.
+    // Parentheses around the whole change nothing. An expression of the greatest depth allows no more of them.
     let enclosed = Expression::parse(&format!("( {text} )")).ok();
     for seed in 0..VALUES.len() as u64 {
         let value_of = |name: &str| {
@@ -33,14 +33,18 @@ pub fn expression(input: &[u8]) {
         if let Err(error) = &value {
             assert!(text.is_char_boundary(error.offset), "{error:?}");
         }
-        assert_eq!(value, expression.evaluate(&value_of), "not the same twice");
+        assert_eq!(
+            value,
+            expression.evaluate(&value_of),
+            "a second evaluation differs"
+        );
         if let Some(enclosed) = &enclosed {
             assert_eq!(value.ok(), enclosed.evaluate(&value_of).ok());
         }
     }
 }
 
-/// Every part stands where it says, and what was split at commas can be put together again.
+/// Every part is at its offset, and there is one more part than there are top-level commas.
 fn check_lists(text: &str) {
     let parts = split_list(text);
     for (offset, part) in &parts {

@@ -1,8 +1,8 @@
-//! Kernel files: their headers against the shipped tasks, launches on their workloads, values put in force.
+//! Checks kernel files: headers against the shipped tasks, launch plans of their workloads, other tunable points.
 
 use indexmap::IndexMap;
 use kforge::kernel::plan::{Argument, Plan};
-use kforge::kernel::{DeviceLimits, Kernel, with_point};
+use kforge::kernel::{DeviceLimits, Kernel, LaunchTarget, with_point};
 use kforge::task::{DType, Task};
 
 const LIMITS: DeviceLimits = DeviceLimits {
@@ -10,7 +10,7 @@ const LIMITS: DeviceLimits = DeviceLimits {
     max_shared_bytes: 101_376,
 };
 
-/// More points than these are not tried.
+/// At most this many points are tried.
 const MAX_POINTS: usize = 24;
 
 pub fn header(input: &[u8]) {
@@ -23,14 +23,14 @@ pub fn header(input: &[u8]) {
             }
             Err(error) => {
                 super::assert_line(error.line, &text, &error);
-                assert!(!error.message.trim().is_empty(), "no words");
-                assert!(!error.message.contains('\n'), "more than a line: {error}");
+                assert!(!error.message.trim().is_empty(), "an empty message");
+                assert!(!error.message.contains('\n'), "more than one line: {error}");
             }
         }
     }
 }
 
-/// What a header promises on every workload is within what a device takes, or is refused at a line.
+/// The launch plan of a workload is within a device's limits, or the error has a line.
 fn check_launches(kernel: &Kernel, task: &Task) {
     for workload in task
         .workloads
@@ -51,10 +51,20 @@ fn check_launches(kernel: &Kernel, task: &Task) {
         assert_eq!(unit.entry_points.len(), kernel.header.launches.len());
         for entry in &unit.entry_points {
             super::assert_line(entry.line, &kernel.text, &entry.expression);
-            assert!(!entry.expression.contains('\n'), "an entry of two lines");
+            assert!(
+                !entry.expression.contains('\n'),
+                "an entry point of two lines"
+            );
         }
-        for oracle in [false, true] {
-            match kernel.launch_plan(task, binding, &values, &IndexMap::new(), &LIMITS, oracle) {
+        for is_oracle in [false, true] {
+            let target = LaunchTarget {
+                task,
+                binding,
+                scalars: &IndexMap::new(),
+                limits: &LIMITS,
+                is_oracle,
+            };
+            match kernel.launch_plan(&target, &values) {
                 Ok(plan) => check_plan(&plan, kernel),
                 Err(error) => super::assert_line(error.line, &kernel.text, &error),
             }
@@ -90,7 +100,7 @@ fn check_plan(plan: &Plan, kernel: &Kernel) {
     }
 }
 
-/// A point put in force is the one that is read back; nothing else of the header changes, and the family stays the same.
+/// A kernel with another point has exactly that point; the rest of the header and the family stay the same.
 fn check_points(kernel: &Kernel, task: &Task) {
     let space = kernel.space();
     let family = kernel.family();
@@ -108,14 +118,15 @@ fn check_points(kernel: &Kernel, task: &Task) {
         let Some(text) = with_point(kernel, &point) else {
             continue;
         };
-        let again = Kernel::parse(&text, &task.definition)
-            .unwrap_or_else(|error| panic!("a point broke the header: {error}\n{text}"));
-        assert_eq!(again.point(), point, "another point came back\n{text}");
+        let again = Kernel::parse(&text, &task.definition).unwrap_or_else(|error| {
+            panic!("the header with another point is wrong: {error}\n{text}")
+        });
+        assert_eq!(again.point(), point, "the kernel has another point\n{text}");
         assert_eq!(again.space(), space);
         assert_eq!(again.header.launches, kernel.header.launches);
         assert_eq!(again.header.variants, kernel.header.variants);
         assert_eq!(again.header.scratch, kernel.header.scratch);
-        assert_eq!(again.family(), family, "another family\n{text}");
+        assert_eq!(again.family(), family, "the family changed\n{text}");
     }
     for name in space.keys() {
         let foreign = IndexMap::from([(name.clone(), 987_654_321_987)]);

@@ -1,4 +1,4 @@
-//! Journals as a crash, a full disk or a person may leave them.
+//! Checks journals as a crash, a full disk or a person may leave them.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn check_journal<L: JournalLine + Clone + PartialEq + std::fmt::Debug>(
         Ok(opened) => opened,
         Err(message) => {
             assert_eq!(
-                std::fs::read(&path).expect("it is there"),
+                std::fs::read(&path).expect("the journal exists"),
                 input,
                 "a refused journal was changed"
             );
@@ -34,11 +34,11 @@ fn check_journal<L: JournalLine + Clone + PartialEq + std::fmt::Debug>(
             return;
         }
     };
-    // Only the end may go, and a copy of it is kept.
-    let kept = std::fs::read(&path).expect("it is there");
+    // Only the last line may be dropped, and a copy of it is kept.
+    let remaining = std::fs::read(&path).expect("the journal exists");
     let torn = input
-        .strip_prefix(kept.as_slice())
-        .expect("only the end may go");
+        .strip_prefix(remaining.as_slice())
+        .expect("only the end may be dropped");
     assert!(
         !torn.contains(&b'\n') || torn.ends_with(b"\n") && !torn[..torn.len() - 1].contains(&b'\n')
     );
@@ -48,16 +48,18 @@ fn check_journal<L: JournalLine + Clone + PartialEq + std::fmt::Debug>(
         assert_eq!(std::fs::read(copy).expect("the copy"), torn);
     }
     assert_eq!(journal.is_empty(), events.is_empty());
-    // What was read can be written, and goes on where it was.
+    // The events that were read can be appended again.
     for event in &events {
-        journal.append(event).expect("what was read can be written");
+        journal
+            .append(event)
+            .expect("an event that was read can be written");
     }
     journal.sync().expect("a journal on disk");
     drop(journal);
-    let (again, _) = open::<L>(&path).expect("a journal that was gone on with");
+    let (again, _) = open::<L>(&path).expect("a journal that was appended to");
     assert_eq!(again.len(), 2 * events.len());
     assert_eq!(again[..events.len()], events[..]);
-    assert_eq!(again[events.len()..], events[..], "another event came back");
+    assert_eq!(again[events.len()..], events[..], "an event changed");
 }
 
 fn open<L: JournalLine>(path: &Path) -> Result<(Vec<L>, Journal), String> {

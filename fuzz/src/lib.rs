@@ -1,6 +1,7 @@
-//! What must hold for every text that kforge reads, whatever it says: one function for each kind of text.
+//! Properties that must hold for every text that kforge reads: one check for each kind of text.
 //!
-//! The fuzzer calls them with what it invents, and `tests/seeds.rs` with what it found. A panic here is a fault of kforge.
+//! The fuzzer calls the checks with generated inputs, and `tests/seeds.rs` with the inputs in `seeds/`. A check that panics has found
+//! a fault of kforge.
 
 mod definition;
 mod expression;
@@ -46,7 +47,7 @@ pub const CHECKS: [(&str, Check); 10] = [
     ("reply", reply),
 ];
 
-/// The input as text: what is no UTF-8 never comes as far as a parser.
+/// The input as text. Parsers get UTF-8 only, so invalid bytes are replaced first.
 fn lossy_text(input: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(input)
 }
@@ -61,13 +62,13 @@ fn tasks() -> &'static [Task] {
     })
 }
 
-/// A number that follows from the input alone, for the choices that the input does not spell out.
+/// A number that depends on the input only (FNV-1a), for choices that the input does not make itself.
 fn hash(input: &[u8]) -> u64 {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     input.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
-/// Whoever reads a line number looks it up in an editor: it must be there. The end of a text is in its last line.
+/// Asserts that the text has this line, so that a user can find it in an editor. The end of a text is in its last line.
 fn assert_line(line: u32, text: &str, what: &dyn std::fmt::Display) {
     let lines = text.split('\n').count();
     assert!(
@@ -76,12 +77,13 @@ fn assert_line(line: u32, text: &str, what: &dyn std::fmt::Display) {
     );
 }
 
-/// A message names its file first; a line behind it is one of the file's.
+/// Asserts that a message starts with the file, and that a line number after it is one of the file's lines.
 fn assert_location(message: &str, origin: &str, text: &str) {
     let rest = message
         .strip_prefix(origin)
         .and_then(|rest| rest.strip_prefix(':'));
-    let rest = rest.unwrap_or_else(|| panic!("`{origin}` is not named first: {message}"));
+    let rest =
+        rest.unwrap_or_else(|| panic!("the message does not start with `{origin}`: {message}"));
     let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
     if !number.is_empty() {
         assert_line(number.parse().expect("a line"), text, &message);

@@ -1,12 +1,12 @@
-//! Kernels made from kernels: whatever the parent, a child has a header that fits the task, and is another kernel.
+//! Checks `mutate`, `recombine` and `autotune`: every child has a header that fits the task and differs from its parent.
 
 use kforge::event::{Brief, Operator};
 use kforge::kernel::syntax::Syntax;
 use kforge::kernel::{Kernel, with_point};
-use kforge::propose::{Answer, Parent, mutate as transform, propose};
+use kforge::propose::{BriefOutcome, Parent, mutate as transform, propose};
 use kforge::task::Task;
 
-/// More children than these are not looked at.
+/// At most this many children are checked.
 const MAX_CHILDREN: usize = 6;
 
 pub fn mutate(input: &[u8]) {
@@ -44,19 +44,23 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         point: Some(point),
         attempt: seed % 4,
     };
-    let parent = |(source, step)| Parent { step, source };
-    let parents: Vec<_> = parents.iter().copied().zip(1..).map(parent).collect();
+    let parent = |(source, step): (&&str, u64)| Parent {
+        step,
+        source: (*source).into(),
+    };
+    let parents: Vec<_> = parents.iter().zip(1..).map(parent).collect();
     let answer = propose(&brief, &parents, task);
     if seed.is_multiple_of(16) {
         assert_eq!(
             answer,
             propose(&brief, &parents, task),
-            "not the same twice"
+            "a second proposal differs"
         );
     }
     match answer {
-        Answer::NoOp(reason) => assert!(!reason.is_empty()),
-        Answer::Proposal(proposal) => {
+        BriefOutcome::NoOp(reason) => assert!(!reason.is_empty()),
+        BriefOutcome::Failed(..) => panic!("no model was asked"),
+        BriefOutcome::Candidate(proposal) => {
             assert_fits(&proposal.source, task, &proposal.detail);
             if let (Operator::Autotune, Some(point)) = (operator, &brief.point) {
                 assert_eq!(with_point(kernel, point), Some(proposal.source));

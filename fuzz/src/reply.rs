@@ -1,25 +1,25 @@
-//! Replies of models: reading one, and making its edits in a kernel.
+//! Checks replies of models: parsing one, and applying its edits to a kernel.
 
 use kforge::propose::reply::{
     AppliedEdits, Edit, ReplyContent, apply_edits, describe_faults, parse_reply,
 };
 
-/// What stands between a reply and the kernel that its edits are made in.
+/// Separates a reply from the kernel that its edits are applied to.
 const KERNEL_SEPARATOR: &str = "\n=== kernel ===\n";
 
-/// A kernel for inputs that bring none.
+/// The kernel for inputs without a separator.
 const KERNEL: &str = include_str!("../../kernels/softmax/rows.cu");
 
 pub fn reply(input: &[u8]) {
     let text = super::lossy_text(input);
     let (reply, kernel) = text.split_once(KERNEL_SEPARATOR).unwrap_or((&text, KERNEL));
     let found = parse_reply(reply, true);
-    assert_eq!(found, parse_reply(reply, true), "not the same twice");
+    assert_eq!(found, parse_reply(reply, true), "a second result differs");
     let cut = parse_reply(reply, false);
     assert_eq!(
         cut.content,
         ReplyContent::Truncated,
-        "what was cut was taken for whole"
+        "a truncated reply was taken as complete"
     );
     assert_eq!(cut.trace, found.trace);
     assert!(found.trace.is_some() || found.trace_fault.is_some());
@@ -39,7 +39,7 @@ pub fn reply(input: &[u8]) {
         ReplyContent::Unusable(reason) => assert!(!reason.is_empty() && reason.len() < 1024),
         ReplyContent::NoValidEdit | ReplyContent::Truncated => {}
     }
-    // Any two halves of the text are an edit, too.
+    // Any two halves of the text are also an edit.
     let middle = text.len() / 2;
     let middle = (middle..=text.len()).find(|at| text.is_char_boundary(*at));
     let (old, new) = text.split_at(middle.unwrap_or(0));
@@ -55,18 +55,22 @@ fn check_edits(kernel: &str, edits: &[Edit]) {
     assert_eq!(
         applied,
         apply_edits(kernel, edits, edits.len()),
-        "not the same twice"
+        "a second result differs"
     );
     match &applied {
         AppliedEdits::Changed {
             source,
             repairs: repaired,
         } => {
-            assert_ne!(source, kernel, "changed into itself");
+            assert_ne!(source, kernel, "the edit changed nothing");
             let known = 1..=edits.len();
             assert!(repaired.iter().all(|repair| known.contains(&repair.edit)));
             if repaired.is_empty() && edits.len() == 1 && !edits[0].old.is_empty() {
-                assert_eq!(kernel.matches(&edits[0].old).count(), 1, "a guess");
+                assert_eq!(
+                    kernel.matches(&edits[0].old).count(),
+                    1,
+                    "an ambiguous edit was applied"
+                );
                 assert_eq!(*source, kernel.replacen(&edits[0].old, &edits[0].new, 1));
             }
         }
@@ -85,7 +89,7 @@ fn check_edits(kernel: &str, edits: &[Edit]) {
     }
 }
 
-/// All lines that faults name.
+/// All line numbers that the faults name.
 fn fault_lines(faults: &[kforge::propose::reply::EditFault]) -> Vec<u32> {
     use kforge::propose::reply::EditFault;
     let mut named = Vec::new();

@@ -1,4 +1,4 @@
-//! What the CPU makes of a source before any compiler sees it, and what it makes of a compiler's words.
+//! Checks the CPU backend's text processing: the rewriting of sources before they are compiled, and the reading of compiler logs.
 
 use kforge::device::cpu::texts;
 use kforge::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
@@ -37,22 +37,25 @@ pub fn source(input: &[u8]) {
     assert!(refusal.evidence.log.is_none_or(|log| log.len() < 8192));
 }
 
-/// The compiler counts lines in what is made of the source: there are as many, and all that was not rewritten is as it was.
+/// Rewriting keeps the number of lines, because the compiler reports lines of the rewritten text, and changes nothing else.
 fn check_line_count(unit: &TranslationUnit) {
     let whole = texts::translation_unit(unit);
     let head = "\n# 1 \"kernel.cu\"\n";
     let tail = "\n# 1 \"launches of the header\"\n";
-    let start = whole.find(head).expect("where the source begins") + head.len();
-    let end = whole.rfind(tail).expect("where it ends");
+    let start = whole.find(head).expect("the source starts") + head.len();
+    let end = whole.rfind(tail).expect("the source ends");
     let rewritten = &whole[start..end];
     assert_eq!(
         rewritten.matches('\n').count(),
         unit.source.matches('\n').count(),
-        "lines were lost or won:\n{rewritten}"
+        "the number of lines changed:\n{rewritten}"
     );
-    // Shared memory, pragmas, and the conditions of loops are what is rewritten.
-    let words = ["__shared__", "unroll", "while", "for"];
-    if !words.iter().any(|word| unit.source.contains(word)) {
+    // Only shared memory, pragmas and loop conditions are rewritten.
+    let rewritten_words = ["__shared__", "unroll", "while", "for"];
+    if !rewritten_words
+        .iter()
+        .any(|word| unit.source.contains(word))
+    {
         assert_eq!(rewritten, unit.source);
     }
 }

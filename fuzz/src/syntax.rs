@@ -1,10 +1,10 @@
-//! The syntax tree of any text, and what is read off it.
+//! Checks the syntax tree of any text, and the facts and integers read from it.
 
 use kforge::kernel::syntax::{
     Syntax, declares_at_namespace_scope, descendants, line_of, source_facts,
 };
 
-/// More nodes than these are not evaluated.
+/// At most this many nodes are evaluated.
 const MAX_NODES: usize = 200;
 
 pub fn syntax(input: &[u8]) {
@@ -22,8 +22,8 @@ pub fn syntax(input: &[u8]) {
     let _ = source_facts(&text, &extreme);
     let _ = declares_at_namespace_scope(&text, "WIDTH");
     let tree = Syntax::parse(&text);
-    for word in tree.lexemes() {
-        assert!(!word.is_empty() && !word.contains(char::is_whitespace));
+    for lexeme in tree.lexemes() {
+        assert!(!lexeme.is_empty() && !lexeme.contains(char::is_whitespace));
     }
     for function in tree.functions() {
         assert!(tree.is_sound());

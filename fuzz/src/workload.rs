@@ -1,7 +1,7 @@
-//! Workload lines against the shipped tasks, and launches of the baseline on what they say.
+//! Checks workload lines against the shipped tasks, and the launch plans of the baseline for them.
 
 use indexmap::IndexMap;
-use kforge::kernel::{DeviceLimits, Kernel};
+use kforge::kernel::{DeviceLimits, Kernel, LaunchTarget};
 use kforge::task::{InputSource, Workload};
 
 const LIMITS: DeviceLimits = DeviceLimits {
@@ -16,8 +16,8 @@ pub fn workload(input: &[u8]) {
             Ok(workloads) => workloads,
             Err(failure) => {
                 super::assert_location(&failure.message, "workloads.jsonl", &text);
-                let behind = &failure.message["workloads.jsonl:".len()..];
-                let has_line = behind.starts_with(|first: char| first.is_ascii_digit());
+                let rest = &failure.message["workloads.jsonl:".len()..];
+                let has_line = rest.starts_with(|first: char| first.is_ascii_digit());
                 let is_empty = text.lines().all(|line| line.trim().is_empty());
                 assert!(has_line || is_empty, "no line: {failure}");
                 continue;
@@ -44,14 +44,14 @@ pub fn workload(input: &[u8]) {
                 continue;
             };
             let values = kernel.tunable_values(variant);
-            match kernel.launch_plan(
+            let target = LaunchTarget {
                 task,
-                &workload.binding,
-                &values,
-                &IndexMap::new(),
-                &LIMITS,
-                false,
-            ) {
+                binding: &workload.binding,
+                scalars: &IndexMap::new(),
+                limits: &LIMITS,
+                is_oracle: false,
+            };
+            match kernel.launch_plan(&target, &values) {
                 Ok(plan) => assert!(plan.buffers.iter().all(|buffer| buffer.bytes() > 0)),
                 Err(error) => super::assert_line(error.line, baseline, &error),
             }

@@ -1,4 +1,4 @@
-//! YAML that people write: run configs, assignments on the command line, `task.yaml`, and the record of a run.
+//! Checks YAML that users write: run configs, `--set` assignments, `task.yaml`, and the record of a run.
 
 use std::sync::OnceLock;
 
@@ -8,7 +8,7 @@ use kforge::llm::{ModelList, ModelSettings, ProviderName};
 use kforge::run::RunRecord;
 use kforge::task::TaskFiles;
 
-/// More assignments than these are not tried.
+/// At most this many assignments are tried.
 const MAX_ASSIGNMENTS: usize = 4;
 
 pub fn yaml(input: &[u8]) {
@@ -29,7 +29,7 @@ fn check_config_text(text: &str) {
     check_config(config);
 }
 
-/// What passes the checks can be recorded, read back as it was, and resolved.
+/// A config that passes its check can be written, read back equal, and resolved.
 fn check_config(mut config: Config) {
     if config.check().is_err() {
         return;
@@ -37,12 +37,12 @@ fn check_config(mut config: Config) {
     let recorded = serde_json::to_string(&config).expect("a checked config can be written");
     let again: Config = read_inline(&recorded, "record").expect("and read back");
     assert_eq!(again, config);
-    // What else it takes is not in the text: a task, somebody to ask, kernels to begin with.
+    // A run also needs a task, a model and a starting kernel, whatever the text has.
     config.tasks = vec!["softmax".to_owned()];
     config.llm.models = ModelList::Listed(vec![ModelSettings::new(ProviderName::Mailbox, "")]);
     config.budget.usd = None;
     config.from.clear();
-    let resolved = resolve(&config, "name", "time").expect("what was checked can be resolved");
+    let resolved = resolve(&config, "name", "time").expect("a checked config can be resolved");
     assert!((1..=64).contains(&resolved.in_flight) && resolved.window > 0);
 }
 
@@ -62,7 +62,7 @@ fn check_assignments(text: &str) {
 fn check_task(text: &str) {
     static FILES: OnceLock<TaskFiles> = OnceLock::new();
     let mut files = FILES
-        .get_or_init(|| TaskFiles::find("softmax").expect("softmax is shipped"))
+        .get_or_init(|| TaskFiles::find("softmax").expect("`softmax` is shipped"))
         .clone();
     files.files.insert("task.yaml".to_owned(), text.to_owned());
     let task = match files.load() {

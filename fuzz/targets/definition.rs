@@ -1,4 +1,4 @@
-//! The fuzzer's entry for `definition`: what is checked is in `src/`.
+//! The fuzz target `definition`. The check is in `src/definition.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| kforge_fuzz::definition(input));

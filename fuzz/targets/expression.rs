@@ -1,4 +1,4 @@
-//! The fuzzer's entry for `expression`: what is checked is in `src/`.
+//! The fuzz target `expression`. The check is in `src/expression.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| kforge_fuzz::expression(input));

@@ -1,4 +1,4 @@
-//! The fuzzer's entry for `mutate`: what is checked is in `src/`.
+//! The fuzz target `mutate`. The check is in `src/mutate.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| kforge_fuzz::mutate(input));

@@ -1,4 +1,4 @@
-//! The fuzzer's entry for `source`: what is checked is in `src/`.
+//! The fuzz target `source`. The check is in `src/source.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| kforge_fuzz::source(input));

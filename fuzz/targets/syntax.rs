@@ -1,4 +1,4 @@
-//! The fuzzer's entry for `syntax`: what is checked is in `src/`.
+//! The fuzz target `syntax`. The check is in `src/syntax.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| kforge_fuzz::syntax(input));

@@ -1,19 +1,22 @@
-//! Content hashes. Every recorded hash in a journal comes from here.
+//! Content hashes. Every hash in a journal or a record is one of these.
+//!
+//! A digest identifies content; it is not a defence against a forger.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The first 128 bits of the BLAKE3 hash of some bytes, written as 32 hexadecimal digits.
+/// The first 128 bits of a BLAKE3 hash. Written as 32 hexadecimal digits, in JSON too.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 16]);
 
 impl Digest {
+    /// The hash of some bytes.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
         Self::truncate(blake3::hash(bytes.as_ref()))
     }
 
-    /// A hash over several parts that cannot be confused by moving bytes between them: each part's length goes in first.
+    /// The hash of several parts. The length of each part is hashed too, so moving bytes between parts changes the hash.
     pub(crate) fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for part in parts {

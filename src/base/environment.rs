@@ -1,24 +1,24 @@
-//! The environment as children see it: without what looks like a secret, and without what was read as one.
+//! The environment variables that child processes do not get: those with a secret's name, and those with a secret in their value.
 //!
-//! Changes nothing in this process's own.
+//! Reads the environment of this process and never changes it. Callers remove the withheld variables from their children.
 
 use std::ffi::OsString;
 use std::sync::{Mutex, PoisonError};
 
-/// A value shorter than this is not looked for within others: it would be found where it is not.
+/// Shorter secrets, in bytes, are not searched for in other values: they would match by chance.
 pub(crate) const MIN_SECRET_LENGTH: usize = 6;
 
-/// What was read as a secret, so that no child is given it under another name.
+/// The secrets read so far. No child gets a variable that contains one.
 static READ_SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// The value of a variable that is a secret whatever its name; `None` where it is unset, empty or no text.
+/// Reads a variable whose value is a secret, whatever its name. `None` if it is unset, empty or not UTF-8.
 pub(crate) fn read_secret(name: &str) -> Option<String> {
     let value = std::env::var(name).ok()?;
     let value = value.trim();
     if value.is_empty() {
         return None;
     }
-    // Nothing is left half done under this lock.
+    // A panic while the lock is held leaves the list valid.
     let mut read = READ_SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     if value.len() >= MIN_SECRET_LENGTH && !read.iter().any(|known| known == value) {
         read.push(value.to_owned());
@@ -26,7 +26,7 @@ pub(crate) fn read_secret(name: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-/// The variables that no child is to be given.
+/// The names of the variables that no child process may get.
 pub(crate) fn withheld_variables() -> Vec<OsString> {
     let read = READ_SECRETS.lock().unwrap_or_else(PoisonError::into_inner);
     let is_withheld = |(name, value): &(OsString, OsString)| {
@@ -37,15 +37,14 @@ pub(crate) fn withheld_variables() -> Vec<OsString> {
     withheld.map(|(name, _)| name).collect()
 }
 
-/// Whether an environment variable of this name is likely to hold a secret. No child process is given it unless its config
-/// says so by name.
+/// Whether a variable of this name is likely to have a secret as its value. A child process gets it only if the config names it.
 pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    let words = name.split(['_', '-', '.']);
+    let parts = name.split(['_', '-', '.']);
     let mut is_secret = false;
-    for word in words {
+    for part in parts {
         is_secret |= matches!(
-            word,
+            part,
             "KEY"
                 | "KEYS"
                 | "APIKEY"

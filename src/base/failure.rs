@@ -1,13 +1,13 @@
-//! Failures that a person can mend: what was wrong, where, and what to do.
+//! Failures that the user can fix: what is wrong, where, and what to do.
 //!
-//! The kind decides the exit code; only `cli` turns it into one. A candidate's faults are never failures, they are verdicts.
+//! The kind decides the exit code; only `cli` turns it into one. A fault of a candidate is never a `Failure`: it is a verdict.
 
 use std::fmt;
 
-/// Who has to act, and so how the process ends (DESIGN section 6).
+/// The cause of a failure, which decides the exit code (DESIGN section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Bad usage, configuration or task: exit code 2.
+    /// Wrong usage, configuration or task: exit code 2.
     Usage,
     /// The machine lacks something (a compiler, a device, disk space): exit code 3.
     Environment,
@@ -15,12 +15,13 @@ pub enum FailureKind {
     Reference,
 }
 
-/// An error with a remedy. Shown as `message`, then `hint: …` on a line of its own.
+/// An error for the user. Shown as the message, an empty line, and `hint: …`.
 #[derive(Debug)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// A lowercase fragment without a final period; it names the file, line or key.
+    /// What is wrong: a lowercase fragment without a final period that names the file, the line or the key.
     pub message: String,
+    /// What to do.
     pub hint: Option<String>,
 }
 

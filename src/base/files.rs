@@ -1,6 +1,6 @@
-//! Files that survive a crash: temporary name, rename, sync. Every error names its path.
+//! Files that survive a crash: write under a temporary name, rename, sync. Every error names its path.
 //!
-//! A failed sync is never tried again: the pages may be gone although a second call says that all is well.
+//! A failed sync is never repeated: the kernel may have dropped the pages, and a second call would then report success.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,10 +11,10 @@ use anyhow::{Context, Result};
 
 use super::{Digest, Failure};
 
-/// Above this many files, one sync of the whole file system is cheaper than one for each.
+/// Above this many files, one sync of the whole file system is cheaper than one sync for each file.
 const MAX_SEPARATE_SYNCS: usize = 6;
 
-/// How many files a batch holds open at most; a process may have no more than 1,024 on many systems.
+/// The most files that a batch keeps open. Many systems allow a process 1,024.
 const MAX_OPEN_FILES: usize = 256;
 
 /// Reads a text file.
@@ -41,24 +41,24 @@ pub(crate) fn read_recorded(path: &Path, digest: Digest, content: &str) -> Resul
     Ok(text)
 }
 
-/// Creates a folder and those above it. Not synced: what is later written into it is.
+/// Creates a folder and its parents. Not synced; a later synced write into it makes it durable.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|error| explain_io_error("create", path, error))
 }
 
-/// Puts a file in place as a whole: a reader sees the old contents or the new. Not synced: for copies that can be made again.
+/// Replaces a file atomically: a reader sees the old contents or the new. Not synced, so only for copies that can be made again.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
     write_and_rename(path, contents).map(drop)
 }
 
-/// As `replace`, and durable when it returns.
+/// As [`replace`], and durable when it returns.
 pub(crate) fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
     let file = write_and_rename(path, contents)?;
     sync(&file, path)?;
     sync_folder(parent_folder(path))
 }
 
-/// Removes a file that can be made again, if it is there.
+/// Removes a file, if it exists. Not synced, so only for files that can be made again.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -68,7 +68,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes the names in a folder durable.
+/// Makes the names of the files in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let folder = File::open(path).map_err(|error| explain_io_error("open", path, error))?;
     sync(&folder, path)
@@ -96,7 +96,7 @@ impl WriteBatch {
         Ok(())
     }
 
-    /// As `write`, into a folder that may not exist yet.
+    /// As [`WriteBatch::write`], into a folder that may not exist yet.
     pub(crate) fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
         let folder = parent_folder(&path);
         if !self.folders.contains(folder) {
@@ -106,7 +106,7 @@ impl WriteBatch {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => create_folder(folder)?,
                 Err(error) => return Err(explain_io_error("create", folder, error)),
             }
-            // The folder's own name must be durable too.
+            // The name of the new folder must become durable too.
             self.folders.insert(parent_folder(folder).to_owned());
         }
         self.write(path, contents)
@@ -142,35 +142,35 @@ impl WriteBatch {
     }
 }
 
-/// Syncs the file system that holds `file`. False where the system has no such call.
+/// Syncs the file system of `file`. `false` if the operating system has no such call.
 #[cfg(target_os = "linux")]
 fn sync_file_system(file: &File) -> io::Result<bool> {
     use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
+    // SAFETY: the descriptor is open while `file` is borrowed, and the call accesses no memory of this process.
     match unsafe { libc::syncfs(file.as_raw_fd()) } {
         0 => Ok(true),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Asks for the contents to be sent to the disk, without waiting: the first sync of several can then commit them all at once.
-/// Only a hint: what goes wrong is told by the sync itself.
+/// Starts writing the contents to disk without waiting, so that the first of several syncs can commit them all. Its errors are
+/// ignored: the sync reports them.
 #[cfg(target_os = "linux")]
 fn start_writeback(file: &File) {
     use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of ours.
+    // SAFETY: the descriptor is open while `file` is borrowed, and the call accesses no memory of this process.
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn begin_writing(_file: &File) {}
+fn start_writeback(_file: &File) {}
 
 #[cfg(not(target_os = "linux"))]
-fn whole_file_system(_file: &File) -> io::Result<bool> {
+fn sync_file_system(_file: &File) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Writes beside the final name, then renames. The handle is that of the file in its place.
+/// Writes under a temporary name in the same folder, then renames. Returns the handle of the final file.
 fn write_and_rename(path: &Path, contents: &[u8]) -> Result<File> {
     let name = path
         .file_name()
@@ -194,14 +194,14 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
         .map_err(|error| explain_io_error("sync", path, error))
 }
 
-/// The folder that a path lies in; `.` for a bare name.
+/// The folder of a path; `.` for a bare name.
 fn parent_folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
-/// What a person can do about a failed file operation, with the path.
+/// A failure for an I/O error, with the path and a hint. `action` is the verb that failed: `read`, `write`, …
 pub(crate) fn explain_io_error(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
     use io::ErrorKind;
     let message = format!(
@@ -211,21 +211,26 @@ pub(crate) fn explain_io_error(action: &str, path: &Path, error: io::Error) -> a
     );
     let failure = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            Failure::environment(message).hint("free some space there, then resume: nothing that was recorded is lost")
+            Failure::environment(message)
+                .hint("free some space there, then resume: all recorded results are kept")
         }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            Failure::environment(message).hint("give yourself the right to write there, or choose another place with `--output`")
+            Failure::environment(message)
+                .hint("change the permissions, or choose another folder with `--output`")
         }
         ErrorKind::NotFound => Failure::usage(message).hint("check the path"),
         ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::AlreadyExists => {
-            Failure::usage(message).hint("something else lies at that path: move it away, or choose another place with `--output`")
+            Failure::usage(message).hint(
+                "something else is at that path: move it, or choose another folder with `--output`",
+            )
         }
-        _ => Failure::environment(message).hint("the disk or its file system reports a fault: see the system's log"),
+        _ => Failure::environment(message)
+            .hint("the disk or its file system reports a fault: see the system log"),
     };
     failure.into()
 }
 
-/// The system's words without its number.
+/// The message of the operating system, in lower case and without the error number.
 fn system_message(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

@@ -1,6 +1,6 @@
-//! What everything else stands on: failures, hashes, random streams, statistics, expressions, files.
+//! The foundation of all other modules: failures, hashes, random streams, statistics, expressions, files, text, YAML.
 //!
-//! Nothing here knows what a kernel or a task is.
+//! Knows nothing about kernels, tasks or runs, and uses no other module of kforge.
 
 pub(crate) mod digest;
 pub(crate) mod environment;

@@ -1,12 +1,13 @@
-//! Random streams that are named, not stored: the same (seed, purpose, index) always gives the same numbers, so no generator
-//! state is ever saved.
+//! Random numbers: deterministic streams for everything that must repeat, and fresh seeds for what a candidate must not foresee.
+//!
+//! A stream is identified by (seed, purpose, index) and always gives the same numbers, so no generator state is ever saved.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::digest::Digest;
 
-/// A deterministic stream of random numbers, stable across versions and platforms.
+/// A deterministic stream of random numbers (ChaCha8). The same on every platform and in every version.
 pub struct RandomStream(ChaCha8Rng);
 
 impl RandomStream {
@@ -24,9 +25,9 @@ impl RandomStream {
         self.0.next_u64()
     }
 
-    /// A uniform number in `0..bound`; 0 where `bound` is 0.
+    /// A uniform number in `0..bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // The bias of this multiplication is below 2^-32 for every bound that fits a collection in memory here.
+        // The bias of the multiplication is below 2^-32 for every bound below 2^32.
         ((u128::from(self.next_u64()) * bound as u128) >> 64) as usize
     }
 
@@ -35,7 +36,7 @@ impl RandomStream {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// An index drawn in proportion to its weight; `None` if no weight is positive.
+    /// An index drawn with a probability proportional to its weight. `None` if no weight is positive or the sum is not finite.
     pub(crate) fn weighted_index(&mut self, weights: &[f64]) -> Option<usize> {
         let total: f64 = weights.iter().filter(|weight| **weight > 0.0).sum();
         if !(total > 0.0 && total.is_finite()) {
@@ -57,7 +58,7 @@ impl RandomStream {
         last
     }
 
-    /// Fisher and Yates's shuffle.
+    /// Shuffles in place (Fisher-Yates).
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
@@ -65,17 +66,12 @@ impl RandomStream {
     }
 }
 
-/// A seed from the operating system, for what no candidate may foresee. The caller records it.
+/// A seed from the operating system's entropy, for what no candidate may foresee. The caller records it.
+///
+/// # Panics
+/// If the operating system has no entropy source, which no supported system lacks.
 pub fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    // `RandomState` is keyed from the system's entropy once per thread; the clock separates the calls.
-    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u128(
-        std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0, |elapsed| elapsed.as_nanos()),
-    );
-    hasher.finish()
+    getrandom::u64().expect("the operating system provides entropy")
 }
 
 #[cfg(test)]
@@ -102,5 +98,10 @@ mod tests {
         assert_ne!(items, (0..20).collect::<Vec<_>>());
         items.sort_unstable();
         assert_eq!(items, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn fresh_seeds_differ() {
+        assert_ne!(fresh_seed(), fresh_seed());
     }
 }

@@ -1,32 +1,38 @@
-//! Small helps for messages: the nearest valid name, lists for people.
+//! Text for messages: suggestions for mistyped names, lists of names, white space.
+//!
+//! Pure functions of text.
 
-/// The candidate nearest to what was typed, if it is near enough to be what was meant.
+/// Config keys that were renamed: the old name and the new one.
+const RENAMED: [(&str, &str); 2] = [("back_after", "restart_after"), ("edits", "max_edits")];
+
+/// Longer names are compared by their first letters only.
+const MAX_COMPARED: usize = 64;
+
+/// The valid name that is nearest to the typed one, ignoring case. `None` if none is near enough to be a typo.
+///
+/// Near enough: an optimal string alignment distance (insertions, deletions, substitutions and swaps of neighbours) of at most 4,
+/// and at most half of the longer name.
 pub(crate) fn nearest_name<'a>(
     typed: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
+    names: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| {
-            (
-                edit_distance(&typed.to_lowercase(), &candidate.to_lowercase()),
-                candidate,
-            )
-        })
-        .filter(|(distance, candidate)| {
-            *distance
-                <= candidate
-                    .chars()
-                    .count()
-                    .max(typed.chars().count())
-                    .div_ceil(2)
-                    .min(4)
+    let comparable =
+        |name: &str| -> String { name.to_lowercase().chars().take(MAX_COMPARED).collect() };
+    let typed_letters = typed.chars().count();
+    let distances = names.into_iter().map(|name| {
+        let distance = strsim::osa_distance(&comparable(typed), &comparable(name));
+        (distance, name)
+    });
+    distances
+        .filter(|(distance, name)| {
+            let longer = name.chars().count().max(typed_letters);
+            *distance <= longer.div_ceil(2).min(4)
         })
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+        .map(|(_, name)| name)
 }
 
-/// `` `a`, `b` and `c` ``; `nothing` where there is none.
+/// `` `a`, `b` and `c` ``; `nothing` for an empty list.
 pub(crate) fn quote_list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let quoted: Vec<_> = names
         .into_iter()
@@ -39,48 +45,35 @@ pub(crate) fn quote_list(names: impl IntoIterator<Item = impl AsRef<str>>) -> St
     }
 }
 
-/// A hint that names what was probably meant, and otherwise all there is.
+/// A hint for an unknown name: its new name if it was renamed, else the nearest valid name, else all valid names, each once.
 pub(crate) fn did_you_mean<'a>(
     typed: &str,
-    candidates: impl IntoIterator<Item = &'a str> + Clone,
+    names: impl IntoIterator<Item = &'a str> + Clone,
 ) -> String {
-    match nearest_name(typed, candidates.clone()) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => match candidates.clone().into_iter().count() {
-            1 => format!("there is only {}", quote_list(candidates)),
-            _ => format!("there are {}", quote_list(candidates)),
-        },
+    let renamed = RENAMED.iter().find(|(old, _)| *old == typed);
+    if let Some((_, new)) = renamed
+        && names.clone().into_iter().any(|name| name == *new)
+    {
+        return format!("it was renamed to `{new}`");
+    }
+    if let Some(name) = nearest_name(typed, names.clone()) {
+        return format!("did you mean `{name}`?");
+    }
+    let mut unique: Vec<&str> = Vec::new();
+    for name in names {
+        if !unique.contains(&name) {
+            unique.push(name);
+        }
+    }
+    match unique.len() {
+        1 => format!("there is only {}", quote_list(unique)),
+        _ => format!("there are {}", quote_list(unique)),
     }
 }
 
-/// Levenshtein's distance with transpositions of neighbours counted as one, over at most the first 64 letters.
-fn edit_distance(left: &str, right: &str) -> usize {
-    let left: Vec<_> = left.chars().take(64).collect();
-    let right: Vec<_> = right.chars().take(64).collect();
-    let mut rows = vec![vec![0; right.len() + 1]; left.len() + 1];
-    for (row, cells) in rows.iter_mut().enumerate() {
-        cells[0] = row;
-    }
-    for (column, cell) in rows[0].iter_mut().enumerate() {
-        *cell = column;
-    }
-    for row in 1..=left.len() {
-        for column in 1..=right.len() {
-            let substitution = usize::from(left[row - 1] != right[column - 1]);
-            let mut best = (rows[row - 1][column] + 1)
-                .min(rows[row][column - 1] + 1)
-                .min(rows[row - 1][column - 1] + substitution);
-            if row > 1
-                && column > 1
-                && left[row - 1] == right[column - 2]
-                && left[row - 2] == right[column - 1]
-            {
-                best = best.min(rows[row - 2][column - 2] + 1);
-            }
-            rows[row][column] = best;
-        }
-    }
-    rows[left.len()][right.len()]
+/// The text on one line: every stretch of white space becomes one space, and none is left at the ends.
+pub(crate) fn collapse_white_space(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -92,8 +85,39 @@ mod tests {
         let keys = ["steps", "seed", "search", "exploration"];
         assert_eq!(nearest_name("stpes", keys), Some("steps"));
         assert_eq!(nearest_name("explortion", keys), Some("exploration"));
+        assert_eq!(nearest_name("STEPS", keys), Some("steps"));
         assert_eq!(nearest_name("zzzzzzzzz", keys), None);
+    }
+
+    #[test]
+    fn a_hint_suggests_a_name_or_lists_each_name_once() {
+        let keys = ["steps", "seed", "seed"];
         assert_eq!(did_you_mean("sed", keys), "did you mean `seed`?");
+        assert_eq!(
+            did_you_mean("zzzzzzzzz", keys),
+            "there are `steps` and `seed`"
+        );
+        assert_eq!(
+            did_you_mean("zzzzzzzzz", ["seed"; 2]),
+            "there is only `seed`"
+        );
+    }
+
+    #[test]
+    fn a_hint_names_the_new_name_of_a_renamed_key() {
+        let keys = ["repairs", "restart_after"];
+        assert_eq!(
+            did_you_mean("back_after", keys),
+            "it was renamed to `restart_after`"
+        );
+        // Another section never had the key.
+        assert_eq!(did_you_mean("edits", ["seed"]), "there is only `seed`");
+    }
+
+    #[test]
+    fn lists_and_white_space_are_written_for_one_line() {
         assert_eq!(quote_list(["a", "b", "c"]), "`a`, `b` and `c`");
+        assert_eq!(quote_list([""; 0]), "nothing");
+        assert_eq!(collapse_white_space("  a\t b\n\nc "), "a b c");
     }
 }

@@ -1,4 +1,6 @@
-//! Reading YAML that a person wrote: every error shows the file, the line, and for an unknown key the nearest valid one.
+//! Reads YAML that a user wrote. Every error shows the file, the line and a caret, and for an unknown key the nearest valid key.
+//!
+//! Knows no format; the types that are read define the keys. Values are checked elsewhere, and [`with_location`] adds the place.
 
 use std::fmt;
 
@@ -9,7 +11,7 @@ use serde_yaml::{Error, Location};
 use super::failure::Failure;
 use super::text::did_you_mean;
 
-/// How many values aliases may stand for in all: a few lines that repeat each other can stand for millions.
+/// The most parser events that aliases may expand to: a few lines of nested aliases can expand to millions.
 const MAX_ALIAS_EVENTS: usize = 10_000;
 
 /// Parses one document. `origin` names it in errors: a path, or `--set`.
@@ -17,13 +19,13 @@ pub fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure>
     read_with_line(text, origin, 0)
 }
 
-/// As [`read`], for a text that begins `lines_before` lines into its file.
+/// As [`read`], for a text that starts after `lines_before` lines of its file.
 pub(crate) fn read_with_line<T: DeserializeOwned>(
     text: &str,
     origin: &str,
     lines_before: u32,
 ) -> Result<T, Failure> {
-    // YAML ends a line at it and nothing else does: no line or place behind it would be the one that an editor shows.
+    // YAML ends a line at a lone carriage return and editors do not, so all later line numbers would be wrong.
     let mut returns = text.match_indices('\r').map(|(at, _)| at);
     if let Some(at) = returns.find(|at| !text[at + 1..].starts_with('\n')) {
         let before = &text[..at];
@@ -43,7 +45,7 @@ pub(crate) fn read_with_line<T: DeserializeOwned>(
     parse(text).map_err(|error| to_failure(&error, text, origin, lines_before))
 }
 
-/// As [`read`], for a text that nobody typed as it is, such as an assignment put in its place: errors name the origin alone.
+/// As [`read`], for a text that is not in a file, such as the value of `--set`: errors name the origin only.
 pub fn read_inline<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, Failure> {
     parse(text).map_err(|error: Error| {
         let (message, hint) = describe_error(&error);
@@ -61,11 +63,11 @@ fn options() -> serde_yaml::Options {
     options
 }
 
-/// A failure about a value that was understood and means nothing, with the place of the first key that its message names.
+/// Adds a location to a failure about an invalid value: that of the first key in backticks in its message, if the text has it.
 pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failure {
-    let named = failure.message.split('`').skip(1).step_by(2);
-    // A message may show the value with its key.
-    let keys = named.map(|words| words.split(':').next().unwrap_or_default());
+    let quoted = failure.message.split('`').skip(1).step_by(2);
+    // A message may have the value after the key: `steps: 0`.
+    let keys = quoted.map(|text| text.split(':').next().unwrap_or_default());
     let location = keys.into_iter().find_map(|key| {
         let path: Vec<&str> = key.split('.').collect();
         let found =
@@ -78,7 +80,7 @@ pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failu
     Failure { message, ..failure }
 }
 
-/// Fails at the value of a key, dotted path by dotted path, and nowhere else: the parser says where that was.
+/// Fails to deserialize exactly at the value of the key with this path, so that the parser's error has its location.
 #[derive(Clone, Copy)]
 struct FailAtKey<'p>(&'p [&'p str]);
 
@@ -119,7 +121,7 @@ fn to_failure(error: &Error, text: &str, origin: &str, lines_before: u32) -> Fai
     with_hint(Failure::usage(message), hint)
 }
 
-/// A message with its place, the line, and a caret.
+/// A message with its location, the line, and a caret.
 fn with_excerpt(
     message: &str,
     location: Option<Location>,
@@ -131,12 +133,12 @@ fn with_excerpt(
         return format!("{origin}: {message}");
     };
     let line = usize::try_from(location.line()).unwrap_or(0);
-    let shown = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let excerpt = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let column = usize::try_from(location.column()).unwrap_or(1);
     let number = line + lines_before as usize;
     let caret = " ".repeat(column.saturating_sub(1));
     format!(
-        "{origin}:{number}:{column}: {message}\n  {number} | {shown}\n  {} | {caret}^",
+        "{origin}:{number}:{column}: {message}\n  {number} | {excerpt}\n  {} | {caret}^",
         " ".repeat(number.to_string().len())
     )
 }
@@ -148,7 +150,7 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
     }
 }
 
-/// What was wrong, and what was probably meant.
+/// What is wrong, and a hint.
 fn describe_error(error: &Error) -> (String, Option<String>) {
     let (message, hint) = match error.without_snippet() {
         Error::SerdeUnknownField {
@@ -165,10 +167,10 @@ fn describe_error(error: &Error) -> (String, Option<String>) {
         ),
         Error::DuplicateMappingKey { key, .. } => (
             match key {
-                Some(key) => format!("the key `{key}` stands here twice"),
-                None => "a key stands here twice".to_owned(),
+                Some(key) => format!("duplicate key `{key}`"),
+                None => "duplicate key".to_owned(),
             },
-            "keep one of the two".to_owned(),
+            "remove one of the two".to_owned(),
         ),
         Error::SerdeMissingField { field, .. } => return (format!("`{field}` is missing"), None),
         other => return (parser_message(other), None),
@@ -176,7 +178,7 @@ fn describe_error(error: &Error) -> (String, Option<String>) {
     (message, Some(hint))
 }
 
-/// The error's own words on one line, without the position that the caller shows, and without the parser's own terms.
+/// The parser's message on one line, without the location, which the caller shows, and without the parser's own terms.
 fn parser_message(error: &Error) -> String {
     match error {
         Error::Unexpected { expected, .. } => {
@@ -204,7 +206,7 @@ fn parser_message(error: &Error) -> String {
     .to_owned()
 }
 
-/// A parser's name for a kind of value, as a person would call it.
+/// Plain English for the parser's name of a kind of value.
 fn describe_kind(name: &str) -> &str {
     match name {
         "f32" | "f64" | "floating point" => "a number",
@@ -232,7 +234,7 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
-        #[expect(dead_code, reason = "only its errors are looked at")]
+        #[expect(dead_code, reason = "the tests read its errors only")]
         steps: u64,
     }
 
@@ -264,7 +266,7 @@ mod tests {
     #[test]
     fn an_invalid_value_is_shown_with_its_location() {
         let placed = |message: &str, text: &str| {
-            super::with_location(Failure::usage(message).hint("mend it"), text, "run.yaml")
+            super::with_location(Failure::usage(message).hint("fix it"), text, "run.yaml")
                 .to_string()
         };
         insta::assert_snapshot!(placed("`eval.in_flight`: expected 1 to 64", "# a run\nsteps: 1\neval:\n  cache: hot\n  in_flight: 0\n"), @r"
@@ -272,14 +274,14 @@ mod tests {
           5 |   in_flight: 0
             |              ^
 
-        hint: mend it
+        hint: fix it
         ");
         insta::assert_snapshot!(placed("unknown feature `warp` in `search.features`", "eval: {in_flight: 0}\nsearch: {seed: 1, features: {warp: []}}\n"), @r"
         run.yaml:2:29: unknown feature `warp` in `search.features`
           2 | search: {seed: 1, features: {warp: []}}
             |                             ^
 
-        hint: mend it
+        hint: fix it
         ");
         for text in [
             "steps: 1\n",
@@ -291,7 +293,7 @@ mod tests {
             let message = placed("`eval.in_flight: 0`: too few", text);
             assert!(message.starts_with("run.yaml"), "{text}: {message}");
         }
-        // What is not there has no place.
+        // A key that is not in the text has no location.
         let message = placed("`eval.in_flight: 0`: too few", "eval: {cache: hot}\n");
         assert!(message.starts_with("run.yaml: `eval"), "{message}");
         assert!(placed("`steps: 0`: too few", "steps: 0\n").starts_with("run.yaml:1:8: "));
@@ -314,7 +316,7 @@ mod tests {
             Auto,
             Cpu,
         }
-        for (text, words) in [
+        for (text, expected) in [
             ("number: lots", "expected a number"),
             ("flag: maybe", "expected `true` or `false`"),
             ("names: one", "expected a list, such as `[a, b]`"),
@@ -325,11 +327,11 @@ mod tests {
             ),
             (
                 "flag: true\nflag: false",
-                "the key `flag` stands here twice\n\nhint: keep one of the two",
+                "duplicate key `flag`\n\nhint: remove one of the two",
             ),
         ] {
             let message = read_inline::<Kinds>(text, "here").unwrap_err().to_string();
-            assert_eq!(message, format!("here: {words}"));
+            assert_eq!(message, format!("here: {expected}"));
         }
     }
 
@@ -340,12 +342,12 @@ mod tests {
             let list = vec![format!("*a{}", level - 1); 10].join(", ");
             text += &format!("a{level}: &a{level} [{list}]\n");
         }
-        let begun = std::time::Instant::now();
+        let started = std::time::Instant::now();
         let message = read::<serde_json::Value>(&text, "run.yaml")
             .unwrap_err()
             .message;
         assert!(message.contains("alias"), "{message}");
-        assert!(begun.elapsed().as_secs() < 2);
+        assert!(started.elapsed().as_secs() < 2);
         assert!(read::<serde_json::Value>(text.split("a3:").next().unwrap(), "run.yaml").is_ok());
     }
 

@@ -1,30 +1,44 @@
-//! `kforge doctor`: what this machine has and lacks, with one remedy each.
+//! `kforge doctor`: what this machine has, what it lacks, and how to get it.
+//!
+//! Each check opens the real thing (compiler, sandbox, NVRTC), as judging a kernel would. Changes nothing, and creates no context
+//! on a GPU.
+
+use std::io::IsTerminal;
 
 use serde::Serialize;
 
-use super::{Exit, Format, print, print_json, print_json_lines, use_colour};
-use crate::device::cuda::compiler::{Compiler, find_toolkit as find_nvrtc};
+use super::exit::{self, Exit};
+use super::output::{Format, print, print_json, print_json_lines, use_colour};
+use crate::base::Failure;
+use crate::device::cuda::compiler::{Compiler, find_toolkit};
 use crate::device::{cpu, cuda};
 use crate::llm;
 use crate::verdict::DeviceIdentity;
 
-/// Any will do to see whether the compiler loads.
+/// Architecture for the test whether NVRTC loads; any would do.
 const PROBE_ARCH: &str = "sm_90";
 
+/// Columns before a finding.
+const INDENT: usize = 20;
+/// Long findings are wrapped to this width on a terminal.
+const TERMINAL_WIDTH: usize = 80;
+
+/// Arguments of `kforge doctor`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = help())]
 pub(super) struct DoctorArgs {
-    /// The form of the results.
+    /// Form of the results.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// One thing looked at.
+/// The result of one check.
 #[derive(Serialize)]
 struct DoctorCheck {
     name: &'static str,
     status: CheckStatus,
     found: String,
-    /// What to do, where something is missing.
+    /// What to do where something is missing.
     remedy: Option<String>,
 }
 
@@ -32,10 +46,64 @@ struct DoctorCheck {
 #[serde(rename_all = "snake_case")]
 enum CheckStatus {
     Ok,
-    /// Something that this version can do without.
+    /// kforge works without it.
     Warn,
     /// Nothing can be judged without it.
     Fail,
+}
+
+impl DoctorCheck {
+    fn ok(name: &'static str, found: String) -> Self {
+        Self {
+            name,
+            status: CheckStatus::Ok,
+            found,
+            remedy: None,
+        }
+    }
+
+    fn failed(name: &'static str, status: CheckStatus, error: &anyhow::Error) -> Self {
+        let failure = error.downcast_ref::<Failure>();
+        let (found, remedy) = failure.map_or_else(
+            || (format!("{error:#}"), None),
+            |failure| (failure.message.clone(), failure.hint.clone()),
+        );
+        Self {
+            name,
+            status,
+            found,
+            remedy,
+        }
+    }
+
+    /// `Warn` with the remedies, `Ok` where there are none.
+    fn with_remedies(name: &'static str, found: Vec<String>, remedies: Vec<String>) -> Self {
+        let is_ok = remedies.is_empty();
+        Self {
+            name,
+            status: if is_ok {
+                CheckStatus::Ok
+            } else {
+                CheckStatus::Warn
+            },
+            found: found.join(", "),
+            remedy: (!is_ok).then(|| remedies.join("; ")),
+        }
+    }
+}
+
+fn help() -> String {
+    exit::help(
+        "",
+        &[
+            ("kforge doctor", "check this machine"),
+            (
+                "kforge doctor --format json | jq -r '.[] | select(.remedy) | .remedy'",
+                "what to install",
+            ),
+        ],
+        exit::DOCTOR_CODES,
+    )
 }
 
 pub(super) fn run(arguments: DoctorArgs) -> anyhow::Result<Exit> {
@@ -55,16 +123,13 @@ pub(super) fn run(arguments: DoctorArgs) -> anyhow::Result<Exit> {
         Format::Json => print_json(&checks)?,
         Format::Jsonl => print_json_lines(&checks)?,
     }
-    Ok(
-        if checks
-            .iter()
-            .any(|finding| finding.status == CheckStatus::Fail)
-        {
-            Exit::Environment
-        } else {
-            Exit::Done
-        },
-    )
+    let mut all = checks.iter();
+    let is_broken = all.any(|check| check.status == CheckStatus::Fail);
+    Ok(if is_broken {
+        Exit::Environment
+    } else {
+        Exit::Done
+    })
 }
 
 fn check_compiler() -> DoctorCheck {
@@ -72,150 +137,102 @@ fn check_compiler() -> DoctorCheck {
     match cpu::CpuDevice::new() {
         Ok(device) => {
             let compiler = device.compiler();
-            DoctorCheck {
-                name,
-                status: CheckStatus::Ok,
-                found: format!("{} ({})", compiler.version, compiler.path.display()),
-                remedy: None,
-            }
+            let found = format!("{} ({})", compiler.version, compiler.path.display());
+            DoctorCheck::ok(name, found)
         }
-        Err(error) => {
-            let failure = error.downcast_ref::<crate::base::Failure>();
-            let (found, remedy) = failure.map_or_else(
-                || (format!("{error:#}"), None),
-                |failure| (failure.message.clone(), failure.hint.clone()),
-            );
-            DoctorCheck {
-                name,
-                status: CheckStatus::Fail,
-                found,
-                remedy,
-            }
-        }
+        Err(error) => DoctorCheck::failed(name, CheckStatus::Fail, &error),
     }
 }
 
-/// Whether kernels can be looked into: races, bounds, undefined behaviour.
+/// Whether the builds that find races and out-of-bounds accesses can be made.
 fn check_inspection() -> DoctorCheck {
-    let missing = cpu::CpuDevice::new().map(|device| device.missing_builds());
-    let (status, found, remedy) = match missing {
-        Ok(missing) if missing.is_empty() => (
-            CheckStatus::Ok,
-            "builds for bounds and races".to_owned(),
-            None,
-        ),
-        Ok(missing) => {
-            let each = missing
-                .iter()
-                .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()));
-            let remedy = "install g++ 11 or later, and name it in the environment variable CXX; without it races and accesses out of bounds are found only by their results";
-            (
-                CheckStatus::Warn,
-                each.collect::<Vec<_>>().join("; "),
-                Some(remedy.to_owned()),
-            )
-        }
-        Err(_) => (CheckStatus::Warn, "no compiler".to_owned(), None),
+    let name = "inspection";
+    let Ok(device) = cpu::CpuDevice::new() else {
+        return DoctorCheck {
+            name,
+            status: CheckStatus::Warn,
+            found: "no compiler".to_owned(),
+            remedy: None,
+        };
     };
-    DoctorCheck {
-        name: "inspection",
-        status,
-        found,
-        remedy,
+    let missing = device.missing_builds();
+    if missing.is_empty() {
+        return DoctorCheck::ok(name, "bounds and race builds".to_owned());
     }
+    let found = missing
+        .iter()
+        .map(|(build, reason)| format!("no `{}` build: {reason}", build.name()));
+    let remedy = "install g++ 11 or later and set CXX to it; without these builds races and out-of-bounds accesses show by wrong results only";
+    DoctorCheck::with_remedies(name, found.collect(), vec![remedy.to_owned()])
 }
 
 fn check_sandbox() -> DoctorCheck {
-    let mechanisms = cpu::sandbox_support();
-    let mut parts: Vec<String> = Vec::new();
-    parts.extend(
-        mechanisms
+    let support = cpu::sandbox_support();
+    let mut found: Vec<String> = Vec::new();
+    found.extend(
+        support
             .landlock
             .map(|version| format!("Landlock (version {version})")),
     );
-    parts.extend(mechanisms.seccomp.then(|| "seccomp".to_owned()));
-    parts.push("no capability".to_owned());
-    parts.extend(mechanisms.runs_as_nobody.then(|| "user nobody".to_owned()));
+    found.extend(support.seccomp.then(|| "seccomp".to_owned()));
+    found.push("no capabilities".to_owned());
+    found.extend(support.runs_as_nobody.then(|| "user nobody".to_owned()));
     let mut remedies: Vec<String> = Vec::new();
-    for missing in mechanisms.missing() {
-        parts.push(format!("no {}", missing.name));
+    for missing in support.missing() {
+        found.push(format!("no {}", missing.name));
         remedies.push(format!("for {}: {}", missing.name, missing.remedy));
     }
     if cpu::CpuDevice::new().is_ok_and(|device| !device.is_static()) {
-        parts.push("programs need a loader and libraries".to_owned());
-        remedies.push("for programs that need no file: install the C library's static version, for example `libc6-dev` or `glibc-static`".to_owned());
+        found.push("kernels are linked dynamically".to_owned());
+        remedies.push("for kernels that read no library: install the static C library, such as `libc6-dev` or `glibc-static`".to_owned());
     }
-    DoctorCheck {
-        name: "sandbox",
-        status: match remedies.is_empty() {
-            true => CheckStatus::Ok,
-            false => CheckStatus::Warn,
-        },
-        found: parts.join(", "),
-        remedy: (!remedies.is_empty()).then(|| remedies.join("; ")),
-    }
+    DoctorCheck::with_remedies("sandbox", found, remedies)
 }
 
 fn check_cores() -> DoctorCheck {
     let cores = cpu::cores();
-    let (status, remedy) = match cores {
-        1 => (
-            CheckStatus::Warn,
-            Some("judging and compiling take turns on one core: allow the process more".to_owned()),
-        ),
-        _ => (CheckStatus::Ok, None),
-    };
-    DoctorCheck {
-        name: "cores",
-        status,
-        found: format!("{cores}, {}", cpu::identity().name),
-        remedy,
-    }
+    let found = vec![cores.to_string(), cpu::identity().name];
+    let remedy = "with one core, judging and compiling take turns: give the process more";
+    let remedies = (cores == 1).then(|| remedy.to_owned());
+    DoctorCheck::with_remedies("cores", found, remedies.into_iter().collect())
 }
 
-/// The GPUs that kernels would be judged on. Makes no context on any of them.
+/// The GPUs that would judge, with the number of processes that compute there.
 fn check_gpus() -> DoctorCheck {
     let name = "GPUs";
     let gpus = match cuda::list_gpus() {
-        Ok(cards) => cards,
-        Err(failure) => return missing(name, &failure.into()),
+        Ok(gpus) => gpus,
+        Err(failure) => return DoctorCheck::failed(name, CheckStatus::Warn, &failure.into()),
     };
     if gpus.is_empty() {
-        let remedy =
-            "`nvidia-smi -L` tells which GPUs the driver sees; CUDA_VISIBLE_DEVICES may hide them";
-        return DoctorCheck {
-            name,
-            status: CheckStatus::Warn,
-            found: "none".to_owned(),
-            remedy: Some(remedy.to_owned()),
-        };
+        let remedy = "`nvidia-smi -L` lists the GPUs that the driver sees; CUDA_VISIBLE_DEVICES can hide them";
+        return DoctorCheck::with_remedies(name, vec!["none".to_owned()], vec![remedy.to_owned()]);
     }
-    let users: Vec<_> = gpus.iter().map(cuda::compute_process_count).collect();
-    let busy = users
-        .iter()
-        .any(|users| users.is_some_and(|users| users > 0));
-    let each = gpus.iter().zip(&users).enumerate();
-    let each = each.map(|(index, (card, users))| describe_gpu(index, card, *users));
+    let processes: Vec<_> = gpus.iter().map(cuda::compute_process_count).collect();
+    let is_busy = processes.iter().any(|count| count.unwrap_or(0) > 0);
+    let lines = gpus.iter().zip(&processes).enumerate();
+    let lines = lines.map(|(index, (gpu, count))| describe_gpu(index, gpu, *count));
     DoctorCheck {
         name,
-        status: match busy {
-            true => CheckStatus::Warn,
-            false => CheckStatus::Ok,
+        status: if is_busy {
+            CheckStatus::Warn
+        } else {
+            CheckStatus::Ok
         },
-        found: each.collect::<Vec<_>>().join(&format!("\n{:20}", "")),
-        remedy: busy.then(|| {
-            "what others compute there moves times: wait for it, or leave the card out with `--set eval.devices=[…]`".to_owned()
+        found: lines.collect::<Vec<_>>().join("\n"),
+        remedy: is_busy.then(|| {
+            "other processes on a GPU change times: wait for them, or leave the GPU out with `--set eval.devices=[…]`".to_owned()
         }),
     }
 }
 
-fn describe_gpu(index: usize, gpu: &DeviceIdentity, users: Option<usize>) -> String {
+fn describe_gpu(index: usize, gpu: &DeviceIdentity, processes: Option<usize>) -> String {
     let unknown = || "unknown".to_owned();
-    let used = match users {
-        None => "whether it is in use is not told".to_owned(),
+    let used = match processes {
+        None => "use unknown".to_owned(),
         Some(0) => "not in use".to_owned(),
-        Some(1) => "in use by a process".to_owned(),
-        Some(users) => format!("in use by {users} processes"),
+        Some(1) => "in use by 1 process".to_owned(),
+        Some(count) => format!("in use by {count} processes"),
     };
     format!(
         "{index}: {} ({}), {}, driver {}, {used}",
@@ -226,9 +243,8 @@ fn describe_gpu(index: usize, gpu: &DeviceIdentity, users: Option<usize>) -> Str
     )
 }
 
-/// What looks into kernels on a GPU. Nothing needs it.
+/// Profilers for kernels on a GPU; optional.
 fn check_gpu_tools() -> DoctorCheck {
-    let mut status = CheckStatus::Ok;
     let (mut found, mut remedies) = (Vec::new(), Vec::new());
     for (tool, package) in [
         ("ncu", "Nsight Compute"),
@@ -237,113 +253,80 @@ fn check_gpu_tools() -> DoctorCheck {
         match cuda::tools::find(tool) {
             Ok(path) => found.push(format!("{tool} ({})", path.display())),
             Err(_) => {
-                status = CheckStatus::Warn;
                 found.push(format!("no {tool}"));
                 remedies.push(format!("for {tool}: install {package}"));
             }
         }
     }
-    let has_gpu = cuda::list_gpus().is_ok_and(|cards| !cards.is_empty());
-    found.extend(has_gpu.then(|| match cuda::tools::counters_denied() {
-        Some(reason) => {
-            remedies.push("for counters without an administrator: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`".to_owned());
-            reason
+    let mut check = DoctorCheck::with_remedies("GPU tools", found, remedies);
+    if cuda::list_gpus().is_ok_and(|gpus| !gpus.is_empty()) {
+        check.found += ", ";
+        match cuda::tools::counters_denied() {
+            None => check.found += "counters are readable",
+            Some(reason) => {
+                check.found += &reason;
+                let remedy = "for counters without root: load the driver with `NVreg_RestrictProfilingToAdminUsers=0`";
+                check.remedy = Some(match check.remedy {
+                    Some(others) => format!("{others}; {remedy}"),
+                    None => remedy.to_owned(),
+                });
+            }
         }
-        None => "counters may be read".to_owned(),
-    }));
-    DoctorCheck {
-        name: "GPU tools",
-        status,
-        found: found.join(", "),
-        remedy: (!remedies.is_empty()).then(|| remedies.join("; ")),
     }
+    check
 }
 
-/// CUDA's compiler, loaded as it would be for a kernel.
+/// NVRTC, loaded as for a kernel.
 fn check_nvrtc() -> DoctorCheck {
     let name = "NVRTC";
     match Compiler::open(PROBE_ARCH) {
-        Ok(compiler) => DoctorCheck {
-            name,
-            status: CheckStatus::Ok,
-            found: format!(
-                "{} ({})",
-                compiler.version(),
-                compiler.toolkit().library.display()
-            ),
-            remedy: None,
-        },
-        Err(error) => missing(name, &error),
+        Ok(compiler) => {
+            let library = compiler.toolkit().library.display().to_string();
+            DoctorCheck::ok(name, format!("{} ({library})", compiler.version()))
+        }
+        Err(error) => DoctorCheck::failed(name, CheckStatus::Warn, &error),
     }
 }
 
 fn check_cuda_headers() -> DoctorCheck {
     let name = "CUDA headers";
-    match find_nvrtc() {
-        Ok(toolkit) => {
-            let mut folders: Vec<_> = toolkit
-                .includes
-                .iter()
-                .map(|folder| folder.display().to_string())
-                .collect();
-            folders.push(match &toolkit.cutlass {
-                Some(folder) => format!("CUTLASS in {}", folder.display()),
-                None => "no CUTLASS".to_owned(),
-            });
-            DoctorCheck {
-                name,
-                status: CheckStatus::Ok,
-                found: folders.join(", "),
-                remedy: toolkit.cutlass.is_none().then(|| {
-                    "for kernels that include CUTLASS or CuTe: `pip install nvidia-cutlass`, or let CUTLASS_PATH name its folder".to_owned()
-                }),
-            }
-        }
-        Err(failure) => missing(name, &failure.into()),
-    }
-}
-
-fn missing(name: &'static str, error: &anyhow::Error) -> DoctorCheck {
-    let failure = error.downcast_ref::<crate::base::Failure>();
-    let (found, remedy) = failure.map_or_else(
-        || (format!("{error:#}"), None),
-        |failure| (failure.message.clone(), failure.hint.clone()),
-    );
+    let toolkit = match find_toolkit() {
+        Ok(toolkit) => toolkit,
+        Err(failure) => return DoctorCheck::failed(name, CheckStatus::Warn, &failure.into()),
+    };
+    let folders = toolkit.includes.iter();
+    let mut found: Vec<_> = folders.map(|folder| folder.display().to_string()).collect();
+    found.push(match &toolkit.cutlass {
+        Some(folder) => format!("CUTLASS in {}", folder.display()),
+        None => "no CUTLASS".to_owned(),
+    });
     DoctorCheck {
-        name,
-        status: CheckStatus::Warn,
-        found,
-        remedy,
+        // Few kernels need CUTLASS: no reason to warn.
+        remedy: toolkit.cutlass.is_none().then(|| {
+            "for kernels that include CUTLASS or CuTe: `pip install nvidia-cutlass`, or set CUTLASS_PATH".to_owned()
+        }),
+        ..DoctorCheck::ok(name, found.join(", "))
     }
 }
 
 fn check_model_keys() -> DoctorCheck {
-    let found = llm::key_variables_set();
-    let name = "model keys";
-    match found.is_empty() {
-        true => DoctorCheck {
-            name,
-            status: CheckStatus::Ok,
-            found: "none; the search uses kforge's own operators".to_owned(),
-            remedy: None,
-        },
-        false => DoctorCheck {
-            name,
-            status: CheckStatus::Ok,
-            found: format!(
-                "{} set: `llm.models: auto` takes the first",
-                found.join(", ")
-            ),
-            remedy: None,
-        },
-    }
+    let keys = llm::key_variables_set();
+    let found = if keys.is_empty() {
+        "none; searches use kforge's own operators".to_owned()
+    } else {
+        format!("{}; `llm.models: auto` takes the first", keys.join(", "))
+    };
+    DoctorCheck::ok("model keys", found)
 }
 
 fn format_checks(checks: &[DoctorCheck]) -> String {
     let colour = use_colour(&std::io::stdout());
+    let width = std::io::stdout()
+        .is_terminal()
+        .then_some(TERMINAL_WIDTH - INDENT);
     let mut text = String::new();
-    for finding in checks {
-        let (word, code) = match finding.status {
+    for check in checks {
+        let (word, code) = match check.status {
             CheckStatus::Ok => ("ok  ", "32"),
             CheckStatus::Warn => ("warn", "33"),
             CheckStatus::Fail => ("fail", "31"),
@@ -353,10 +336,47 @@ fn format_checks(checks: &[DoctorCheck]) -> String {
         } else {
             word.to_owned()
         };
-        text += &format!("{word}  {:<13} {}\n", finding.name, finding.found);
-        if let Some(remedy) = &finding.remedy {
-            text += &format!("{:20}{remedy}\n", "");
+        let found = wrap(&check.found, width);
+        text += &format!("{word}  {:<13} {found}\n", check.name);
+        if let Some(remedy) = &check.remedy {
+            text += &format!("{:INDENT$}{}\n", "", wrap(remedy, width));
         }
     }
     text
+}
+
+/// Wraps words to a width and indents the lines after the first. Without a width only the text's own lines are indented.
+fn wrap(text: &str, width: Option<usize>) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let mut current = String::new();
+        for word in line.split(' ') {
+            let length = current.chars().count() + 1 + word.chars().count();
+            if !current.is_empty() && width.is_some_and(|width| length > width) {
+                lines.push(std::mem::take(&mut current));
+            }
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+        lines.push(current);
+    }
+    lines.join(&format!("\n{:INDENT$}", ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_wrapped_and_indented() {
+        assert_eq!(
+            wrap("one two three", Some(8)),
+            format!("one two\n{:20}three", "")
+        );
+        assert_eq!(wrap("one two", None), "one two");
+        assert_eq!(wrap("a\nb", None), format!("a\n{:20}b", ""));
+        assert_eq!(wrap("/a/very/long/path", Some(5)), "/a/very/long/path");
+    }
 }

@@ -1,4 +1,6 @@
-//! What a run is about to do, for `--dry-run` and for its first lines. Writes nothing and compiles nothing.
+//! The description of a run before it starts: its first lines, and the output of `--dry-run`.
+//!
+//! Writes nothing and compiles nothing.
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -7,13 +9,13 @@ use crate::config::{ResolvedConfig, WarmStartKernel};
 use crate::report::pluralize;
 use crate::task::Task;
 
-/// What was decided for whoever typed, and what comes now.
+/// The decisions that were made for the user, one line each, then tasks, steps, seed and directory.
 pub(super) fn summary_line(resolved: &ResolvedConfig) -> String {
     let choices = resolved.choices.iter().map(|choice| format!("{choice}\n"));
     let tasks = resolved.tasks.iter().map(|(_, task)| task.name.as_str());
     let from = resolved.from.iter().flat_map(|(task, warm_starts)| {
         let line =
-            |start: &WarmStartKernel| format!("{task}: begins from {}\n", start.record.origin);
+            |start: &WarmStartKernel| format!("{task}: starts from {}\n", start.record.origin);
         warm_starts.iter().map(line).collect::<Vec<_>>()
     });
     let budget = resolved.budget.map_or_else(String::new, |budget| {
@@ -30,7 +32,7 @@ pub(super) fn summary_line(resolved: &ResolvedConfig) -> String {
     )
 }
 
-/// The config with its decisions, and what it would work on.
+/// The output of `--dry-run` for people: the summary, the tasks, the resolved config.
 pub(super) fn describe_run(resolved: &ResolvedConfig) -> anyhow::Result<String> {
     let mut text = format!("{}\n\n", summary_line(resolved));
     for (files, task) in &resolved.tasks {
@@ -41,20 +43,20 @@ pub(super) fn describe_run(resolved: &ResolvedConfig) -> anyhow::Result<String> 
             workload_ids(resolved, task)?.join(", "),
             task.baseline().0,
             match starting_kernels(task) {
-                names if names.is_empty() => "none: a model writes the first kernel".to_owned(),
+                names if names.is_empty() => "none (a model writes the first kernel)".to_owned(),
                 names => names.join(", "),
             }
         );
-        for begin in resolved.from.get(&task.name).into_iter().flatten() {
-            text += &format!("  {:<9}  {}\n", "from", begin.record.origin);
+        for start in resolved.from.get(&task.name).into_iter().flatten() {
+            text += &format!("  {:<9}  {}\n", "from", start.record.origin);
         }
     }
     text.push('\n');
-    text += &serde_yaml::to_string(&resolved.record).context("the config cannot be shown")?;
+    text += &serde_yaml::to_string(&resolved.record).context("failed to print the config")?;
     Ok(text)
 }
 
-/// The same for scripts.
+/// The output of `--dry-run` as JSON.
 pub(super) fn run_facts(resolved: &ResolvedConfig) -> anyhow::Result<Value> {
     let tasks = resolved.tasks.iter().map(|(files, task)| {
         Ok(json!({
@@ -63,7 +65,7 @@ pub(super) fn run_facts(resolved: &ResolvedConfig) -> anyhow::Result<Value> {
             "workloads": workload_ids(resolved, task)?,
             "baseline": task.baseline().0,
             "starts": starting_kernels(task),
-            "from": resolved.from.get(&task.name).into_iter().flatten().map(|begin| &begin.record).collect::<Vec<_>>(),
+            "from": resolved.from.get(&task.name).into_iter().flatten().map(|start| &start.record).collect::<Vec<_>>(),
         }))
     });
     Ok(json!({
@@ -74,12 +76,13 @@ pub(super) fn run_facts(resolved: &ResolvedConfig) -> anyhow::Result<Value> {
     }))
 }
 
+/// The workloads that the run's profile selects.
 fn workload_ids<'a>(resolved: &ResolvedConfig, task: &'a Task) -> anyhow::Result<Vec<&'a str>> {
     let profile = task
         .settings
         .profiles
         .get(&resolved.profile)
-        .context("the profile is gone")?;
+        .context("the task has lost its profile")?;
     let selected = task.selected_workloads(profile).into_iter();
     Ok(selected.map(|workload| workload.id.as_str()).collect())
 }

@@ -1,5 +1,8 @@
-//! What `evolve`, `tune` and `resume` share about models: flags, and the author that a run's config comes to.
+//! Flags about models, and the models that a run's config results in.
+//!
+//! Opens providers, which reads keys from the environment. Sends nothing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::Failure;
@@ -9,58 +12,67 @@ use crate::driver::{ModelOptions, PromptDevice, TemplateBackend};
 use crate::llm::{self, Client};
 use crate::propose::prompt::Templates;
 
-/// Flags for models. Each takes the place of its key in the config.
+/// Flags of every command that can ask models. Each replaces its key in the config.
 #[derive(Debug, Default, clap::Args)]
-#[command(next_help_heading = "Models")]
 pub(super) struct ModelArgs {
-    /// A model to ask, such as `anthropic/claude-sonnet-4-5` or `mailbox`; may be repeated. Default: the config's.
+    /// Model to ask, e.g. `anthropic/claude-sonnet-4-5` or `mailbox`. Repeatable. Default: the config's.
     #[arg(long, value_name = "PROVIDER/MODEL")]
     model: Vec<String>,
-    /// Ask no model: kforge's own operators alone.
-    #[arg(long, conflicts_with = "model")]
-    no_model: bool,
-    /// Sampling temperature of all models (`llm.temperature`).
+    /// Sampling temperature (`llm.temperature`).
     #[arg(long, value_name = "NUMBER")]
     temperature: Option<f64>,
-    /// Nucleus sampling of all models (`llm.top_p`).
+    /// Nucleus sampling (`llm.top_p`).
     #[arg(long, value_name = "SHARE")]
     top_p: Option<f64>,
-    /// Sampling among so many tokens (`llm.top_k`).
+    /// Top-k sampling (`llm.top_k`).
     #[arg(long, value_name = "NUMBER")]
     top_k: Option<u64>,
-    /// How hard models think, in their provider's words (`llm.effort`).
+    /// Reasoning effort, as the provider names it (`llm.effort`).
     #[arg(long, value_name = "NAME")]
     effort: Option<String>,
-    /// The most tokens of thinking (`llm.thinking_tokens`).
+    /// Most tokens of reasoning (`llm.thinking_tokens`).
     #[arg(long, value_name = "NUMBER")]
     thinking_tokens: Option<u64>,
-    /// The most tokens of a reply (`llm.max_output_tokens`).
+    /// Most tokens of a reply (`llm.max_output_tokens`).
     #[arg(long, value_name = "NUMBER")]
     max_output_tokens: Option<u64>,
-    /// Questions under way at once (`llm.concurrency`).
+    /// Requests in flight at once (`llm.concurrency`).
     #[arg(long, value_name = "NUMBER")]
     concurrency: Option<usize>,
-    /// The most that models may cost in all, in dollars (`budget.usd`).
+    /// Most dollars to spend on models (`budget.usd`).
     #[arg(long, value_name = "DOLLARS")]
     budget_usd: Option<f64>,
-    /// The most tokens that models may use in all (`budget.tokens`).
+    /// Most tokens to spend on models (`budget.tokens`).
     #[arg(long, value_name = "NUMBER")]
     budget_tokens: Option<u64>,
-    /// A folder of prompt templates (`llm.prompts`).
+    /// Folder of prompt templates (`llm.prompts`).
     #[arg(long, value_name = "DIR")]
-    prompts: Option<std::path::PathBuf>,
-    /// Where replies come by mailbox, do not wait for them: exit 6, and `kforge resume` goes on.
+    prompts: Option<PathBuf>,
+    /// Do not wait for mailbox replies: exit with 6 once nothing else is left to do.
     #[arg(long)]
     no_wait: bool,
 }
 
+/// A flag of commands that also work without a model.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct NoModelArg {
+    /// Ask no model; use kforge's own operators.
+    #[arg(long, conflicts_with = "model")]
+    no_model: bool,
+}
+
+impl NoModelArg {
+    pub(super) fn apply(&self, config: &mut Config) {
+        if self.no_model {
+            config.llm.models = llm::ModelList::Listed(Vec::new());
+        }
+    }
+}
+
 impl ModelArgs {
-    /// The config under the flags.
+    /// Applies the flags to a config.
     pub(super) fn apply(&self, config: &mut Config) -> Result<(), Failure> {
         let llm = &mut config.llm;
-        if self.no_model {
-            llm.models = llm::ModelList::Listed(Vec::new());
-        }
         if !self.model.is_empty() {
             let models = self
                 .model
@@ -83,8 +95,8 @@ impl ModelArgs {
     }
 }
 
-/// Whom the run asks; `None` where no model is listed.
-pub(super) fn open_models(resolved: &ResolvedConfig) -> Result<Option<TemplateBackend>, Failure> {
+/// The models of a run as a backend for the driver; `None` where no model is listed.
+pub(super) fn model_options(resolved: &ResolvedConfig) -> Result<Option<ModelOptions>, Failure> {
     let llm = &resolved.llm;
     if matches!(&llm.models, llm::ModelList::Listed(models) if models.is_empty()) {
         return Ok(None);
@@ -94,23 +106,20 @@ pub(super) fn open_models(resolved: &ResolvedConfig) -> Result<Option<TemplateBa
         None => Templates::embedded()?,
     };
     let device = resolved.gpus.first().cloned().unwrap_or_else(cpu::identity);
-    Ok(Some(TemplateBackend {
+    let prompts_version = templates.version().to_owned();
+    let backend = TemplateBackend {
         client: Arc::new(Client::open(llm)?),
         templates: Arc::new(templates),
         device: PromptDevice::new(device),
         backend: resolved.backend.clone(),
         profile: resolved.profile.clone(),
-        max_edits: llm.edits,
+        max_edits: llm.max_edits,
         context_share: llm.context_share,
-    }))
-}
-
-/// The same with its limits, for the driver.
-pub(super) fn request_options(resolved: &ResolvedConfig) -> Result<Option<ModelOptions>, Failure> {
-    Ok(open_models(resolved)?.map(|author| ModelOptions {
-        prompts_version: author.templates.version().to_owned(),
-        backend: Arc::new(author),
+    };
+    Ok(Some(ModelOptions {
+        prompts_version,
+        backend: Arc::new(backend),
         limits: resolved.limits,
-        concurrency: resolved.llm.concurrency,
+        concurrency: llm.concurrency,
     }))
 }

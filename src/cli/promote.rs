@@ -1,15 +1,21 @@
-//! `kforge promote`: a run's best kernel becomes the best that is known of its task, where it is. The only way for
-//! `kernels/TASK/best.cu` to change.
+//! `kforge promote`: makes a run's best kernel `kernels/TASK/best.cu` if it beats the kernel that is there.
+//!
+//! The only code that writes `best.cu`. `driver::contest` decides which kernel is faster; this file finds the two kernels, prints the
+//! result and replaces the files.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::{Exit, Format, evolve, print, print_json, print_json_lines};
+use super::execute::{build_pools, require_machine};
+use super::exit::{self, Exit};
+use super::output::{Format, print, print_json, print_json_lines};
+use super::recorded::recorded_config;
+use super::run_args::parse_backend;
 use crate::base::text::did_you_mean;
 use crate::base::{Digest, Failure, files};
-use crate::config::{self, Config, ProfileChoice, ResolvedConfig};
+use crate::config::{self, ProfileChoice, ResolvedConfig};
 use crate::device::cpu;
 use crate::driver::{self, Contest};
 use crate::llm;
@@ -20,52 +26,60 @@ use crate::task::{BestKnown, Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 use crate::worker::{EvaluatorFactory, WorkerPools};
 
-/// In how many processes the two are timed against each other on a GPU, where a process is the largest source of chance.
+/// Processes in which the two kernels are timed against each other on a GPU, where most of the error is shared within a process.
 const GPU_DUEL_PROCESSES: usize = 5;
 
+/// Arguments of `kforge promote`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = help())]
 pub(super) struct PromoteArgs {
     /// The run's directory.
     #[arg(value_name = "RUN")]
     directory: PathBuf,
-    /// The task whose kernel is meant; may be repeated. Default: all tasks of the run.
+    /// Task whose kernel to promote. Repeatable. Default: all tasks of the run.
     #[arg(long, value_name = "TASK")]
     task: Vec<String>,
-    /// Replace what was measured on another backend or device, too: it is not compared, since it cannot be.
+    /// Replace a kernel that was measured on another backend or device too. The two are not compared.
     #[arg(long)]
     force: bool,
-    /// How much judging to do: a profile of the task. Default: the run's.
+    /// Profile of the task: how much to check and to time. Default: the run's.
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// Which device judges. Default: the run's.
+    /// Device that judges. Default: the run's.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "cpu", "cuda"])]
     backend: Option<String>,
-    /// Override any key of the run's config, such as `--set eval.seconds=3`; may be repeated.
+    /// Set any key of the run's config, e.g. `--set eval.seconds=3`. Repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The form of the results.
+    /// Form of the results.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-const AFTER_HELP: &str = "\
-The kernel is confirmed with new seeds in fresh processes, the best that is known is judged
-anew, and the two are timed in pairs against each other. It is promoted if it was confirmed and
-its interval says that it is faster.
+const NOTE: &str = "\
+The run's best kernel is confirmed with new seeds in new processes, and timed in
+pairs against the current best. It is promoted if it is confirmed and the 95 %
+interval says that it is faster.";
 
-Exit codes:
-  0    promoted
-  2    usage or configuration
-  3    environment: no compiler, no device
-  4    the oracle or the baseline failed
-  5    not promoted, of one task at least; it says why
-  130  interrupted; what is known is as it was";
+fn help() -> String {
+    exit::help(
+        NOTE,
+        &[
+            ("kforge promote outputs/first", "all tasks of a run"),
+            (
+                "kforge promote outputs/first --task softmax --set eval.seconds=3",
+                "one task, timed more precisely",
+            ),
+        ],
+        exit::PROMOTE_CODES,
+    )
+}
 
-/// What became of one task.
+/// The outcome for one task.
 struct PromotionResult {
     promoted: bool,
     why: String,
+    /// The outcome as JSON.
     facts: Value,
 }
 
@@ -82,69 +96,82 @@ pub(super) fn run(arguments: PromoteArgs) -> anyhow::Result<Exit> {
         }
     }
     let resolved = resolve_for_judging(&arguments, &record)?;
-    if resolved.gpus.is_empty() {
-        cpu::find_compiler()?;
-    }
-    if resolved.require_sandbox {
-        cpu::require_sandbox()?;
-    }
-    let pools = evolve::build_pools(&resolved);
+    require_machine(&resolved)?;
+    let pools = build_pools(&resolved);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
     let mut results = Vec::new();
-    let ended = runtime.block_on(async {
-        let mut interrupt = driver::watch_signals()?;
-        let wanted = resolved
-            .tasks
-            .iter()
-            .filter(|(_, task)| arguments.task.is_empty() || arguments.task.contains(&task.name));
-        for (files, task) in wanted {
-            let promotion = TaskPromotion {
-                resolved: &resolved,
-                record: &record,
-                directory: &directory,
-                files,
-                task,
-                force: arguments.force,
-            };
-            tokio::select! {
-                result = promotion.promote(&pools) => {
-                    let one = result?;
-                    match arguments.format {
-                        Format::Human => print(&describe_result(&task.name, &one))?,
-                        Format::Jsonl => print_json_lines([&one.facts])?,
-                        Format::Json => {}
-                    }
-                    results.push(one);
-                }
-                _ = interrupt.wait_for(|told| *told) => return Ok(false),
-            }
-        }
-        anyhow::Ok(true)
-    });
+    let all = PromotionOfRun {
+        arguments: &arguments,
+        resolved: &resolved,
+        record: &record,
+        directory: &directory,
+    };
+    let is_complete = runtime.block_on(all.promote_tasks(&pools, &mut results));
     runtime.shutdown_background();
-    if arguments.format == Format::Json && (ended.is_ok() || !results.is_empty()) {
+    if arguments.format == Format::Json && (is_complete.is_ok() || !results.is_empty()) {
         print_json(&results.iter().map(|one| &one.facts).collect::<Vec<_>>())?;
     }
-    Ok(match ended? {
-        false => Exit::Interrupted,
-        true if results.iter().all(|one| one.promoted) => Exit::Done,
-        true => Exit::NothingPassed,
+    let all_promoted = results.iter().all(|one| one.promoted);
+    Ok(match (is_complete?, all_promoted) {
+        (false, _) => Exit::Interrupted,
+        (true, true) => Exit::Done,
+        (true, false) => Exit::NothingPassed,
     })
 }
 
-/// The run's config as far as it bears on judging: no search, no model.
+/// A run and the arguments that say what to promote from it.
+struct PromotionOfRun<'a> {
+    arguments: &'a PromoteArgs,
+    resolved: &'a ResolvedConfig,
+    record: &'a RunRecord,
+    directory: &'a RunDirectory,
+}
+
+impl PromotionOfRun<'_> {
+    /// Promotes task after task and prints each result. False where it was interrupted; `results` has the finished tasks.
+    async fn promote_tasks(
+        &self,
+        pools: &WorkerPools,
+        results: &mut Vec<PromotionResult>,
+    ) -> anyhow::Result<bool> {
+        let mut interrupt = driver::watch_signals()?;
+        let named = &self.arguments.task;
+        for (files, task) in &self.resolved.tasks {
+            if !named.is_empty() && !named.contains(&task.name) {
+                continue;
+            }
+            let promotion = TaskPromotion {
+                resolved: self.resolved,
+                record: self.record,
+                directory: self.directory,
+                files,
+                task,
+                force: self.arguments.force,
+            };
+            let result = tokio::select! {
+                result = promotion.promote(pools) => result?,
+                _ = interrupt.wait_for(|is_interrupted| *is_interrupted) => return Ok(false),
+            };
+            match self.arguments.format {
+                Format::Human => print(&describe_result(&task.name, &result))?,
+                Format::Jsonl => print_json_lines([&result.facts])?,
+                Format::Json => {}
+            }
+            results.push(result);
+        }
+        Ok(true)
+    }
+}
+
+/// The parts of the run's config that matter for judging: no search, no models.
 fn resolve_for_judging(
     arguments: &PromoteArgs,
     record: &RunRecord,
 ) -> anyhow::Result<ResolvedConfig> {
-    let run = arguments.directory.display();
-    let mut config: Config = serde_json::from_value(record.config.clone()).map_err(|error| {
-        Failure::usage(format!("{run}/run.yaml: config: {error}"))
-            .hint("put the file back as kforge wrote it")
-    })?;
+    let mut config = recorded_config(record, &arguments.directory)?;
     config.search = search::SearchSettings::default();
     config.llm = llm::LlmSettings {
         models: llm::ModelList::Listed(Vec::new()),
@@ -156,13 +183,13 @@ fn resolve_for_judging(
         config.profile = ProfileChoice(name.clone());
     }
     if let Some(name) = &arguments.backend {
-        config.backend = evolve::parse_backend(name);
+        config.backend = parse_backend(name);
     }
     let config = config::apply_overrides(&config, &arguments.set)?;
     Ok(config::resolve(&config, "promote", "")?)
 }
 
-/// A task of a run, and what is needed to judge for it.
+/// One task of a run, and what is needed to judge its kernel.
 struct TaskPromotion<'a> {
     resolved: &'a ResolvedConfig,
     record: &'a RunRecord,
@@ -172,70 +199,95 @@ struct TaskPromotion<'a> {
     force: bool,
 }
 
+/// The kernels of a promotion, as far as they were found, and their contest if it took place.
+#[derive(Clone, Copy, Default)]
+struct Found<'a> {
+    best: Option<&'a BestOfRun>,
+    current: Option<&'a CurrentBest>,
+    contest: Option<&'a Contest>,
+}
+
 impl TaskPromotion<'_> {
     async fn promote(&self, pools: &WorkerPools) -> anyhow::Result<PromotionResult> {
         let name = &self.task.name;
         let Some(best) = run::best_kernel(self.directory, name)? else {
-            let why = "no kernel of this run has passed".to_owned();
-            return Ok(self.result(false, why, None, None, None));
+            return Ok(self.refused("no kernel of this run has passed", Found::default()));
         };
         let known = self.files.best_known()?;
-        let current = known.as_ref().map(CurrentBest::of);
+        let current = known.as_ref().map(CurrentBest::new);
+        let found = Found {
+            best: Some(&best),
+            current: current.as_ref(),
+            contest: None,
+        };
+        let digest = Digest::of(&best.source);
         if current
             .as_ref()
-            .is_some_and(|known| known.kernel == Digest::of(&best.source))
+            .is_some_and(|current| current.kernel == digest)
         {
-            let why = "it is the best that is known already".to_owned();
-            return Ok(self.result(false, why, Some(&best), current.as_ref(), None));
+            return Ok(self.refused("it is the current best kernel already", found));
         }
-        let device = self.resolved.gpus.first().cloned();
-        let device = device.unwrap_or_else(cpu::identity);
-        let other_device = current
-            .as_ref()
-            .and_then(|known| known.other_device(&self.resolved.backend, &device));
-        if let (Some(foreign), false) = (&other_device, self.force) {
+        let other_device = self.other_device(current.as_ref());
+        if let (Some(other), false) = (&other_device, self.force) {
             let why = format!(
-                "what is there was measured on {foreign}, and this is {}: `--force` replaces it",
-                device_label(&self.resolved.backend, &device.name, &device.arch)
+                "the current best was measured on {other}, and this is {}; `--force` replaces it",
+                self.device_label()
             );
-            return Ok(self.result(false, why, Some(&best), current.as_ref(), None));
+            return Ok(self.refused(&why, found));
         }
-        let waiting = Spinner::new();
-        waiting.set_message(&format!("{name}: judging step {}", best.step));
-        let evaluator = pools.open(self.task.clone().into()).await?;
         let against = known.as_ref().filter(|_| other_device.is_none());
-        let duels = match self.resolved.gpus.is_empty() {
-            true => 1,
-            false => GPU_DUEL_PROCESSES,
-        };
-        let contest = driver::contest(
-            evaluator.as_ref(),
-            &best.source,
-            against.map(|known| known.source.as_str()),
-            duels,
-        );
-        let mut contest = contest.await?;
-        drop(waiting);
-        if let (Some(foreign), true) = (&other_device, contest.won) {
-            contest.why = format!(
-                "it was confirmed; what was there was measured on {foreign}, and is replaced by `--force`"
-            );
+        let mut contest = self.contest(pools, &best, against).await?;
+        if let (Some(other), true) = (&other_device, contest.won) {
+            contest.why =
+                format!("it was confirmed; the kernel that it replaces was measured on {other}");
         }
         if contest.won {
             self.install(&best, &mut contest, known.as_ref())?;
         }
         let why = contest.why.clone();
-        Ok(self.result(
-            contest.won,
-            why,
-            Some(&best),
-            current.as_ref(),
-            Some(&contest),
-        ))
+        let found = Found {
+            contest: Some(&contest),
+            ..found
+        };
+        Ok(self.result(contest.won, &why, found))
     }
 
-    /// Puts the kernel and its verdict in place. The verdict names the kernel's hash: one that lies beside another kernel, because
-    /// something was killed in between, is seen to be none of that kernel's.
+    /// Confirms the run's best kernel and times it against the current one.
+    async fn contest(
+        &self,
+        pools: &WorkerPools,
+        best: &BestOfRun,
+        against: Option<&BestKnown>,
+    ) -> anyhow::Result<Contest> {
+        let spinner = Spinner::new();
+        spinner.set_message(&format!("{}: judging step {}", self.task.name, best.step));
+        let evaluator = pools.open(self.task.clone().into()).await?;
+        let duels = if self.resolved.gpus.is_empty() {
+            1
+        } else {
+            GPU_DUEL_PROCESSES
+        };
+        let against = against.map(|known| known.source.as_str());
+        driver::contest(evaluator.as_ref(), &best.source, against, duels).await
+    }
+
+    fn device(&self) -> DeviceIdentity {
+        let gpu = self.resolved.gpus.first().cloned();
+        gpu.unwrap_or_else(cpu::identity)
+    }
+
+    fn device_label(&self) -> String {
+        let device = self.device();
+        device_label(&self.resolved.backend, &device.name, &device.arch)
+    }
+
+    /// Where the current best kernel was measured, if that is known and differs from here.
+    fn other_device(&self, current: Option<&CurrentBest>) -> Option<String> {
+        current?.other_device(&self.resolved.backend, &self.device())
+    }
+
+    /// Replaces `best.cu` and `best.json`. The verdict names the kernel's hash, so that after a kill between the two writes a verdict
+    /// of another kernel is recognised.
     fn install(
         &self,
         best: &BestOfRun,
@@ -246,13 +298,13 @@ impl TaskPromotion<'_> {
         let latest = self.files.best_known()?;
         if latest.as_ref().map(|known| &known.source) != judged_against.map(|known| &known.source) {
             return Err(Failure::usage(format!(
-                "`{}` has changed while it was judged against",
+                "`{}` was changed by another process while the kernels were compared",
                 path.display()
             ))
-            .hint("promote again: the kernel is judged against what is there now")
+            .hint("run `kforge promote` again")
             .into());
         }
-        // Nothing of this machine's folders: the file is for others to have too.
+        // The file is shared with other machines: no path of this one.
         contest.challenger.kernel = format!("kernels/{}/best.cu", self.task.name);
         let root = self.directory.root();
         let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -275,38 +327,44 @@ impl TaskPromotion<'_> {
         files::replace_durably(&self.files.best_verdict(), text.as_bytes())
     }
 
-    fn result(
-        &self,
-        promoted: bool,
-        why: String,
-        best: Option<&BestOfRun>,
-        current: Option<&CurrentBest>,
-        contest: Option<&Contest>,
-    ) -> PromotionResult {
+    fn refused(&self, why: &str, found: Found<'_>) -> PromotionResult {
+        self.result(false, why, found)
+    }
+
+    fn result(&self, promoted: bool, why: &str, found: Found<'_>) -> PromotionResult {
         let recorded = self.record.tasks.get(&self.task.name);
-        let task_changed = recorded.is_some_and(|began| began.folder != self.task.digest);
+        let task_changed = recorded.is_some_and(|recorded| recorded.folder != self.task.digest);
+        let contest = found.contest;
+        let current = found.current.map(|current| {
+            json!({
+                "origin": current.origin,
+                "kernel": current.kernel,
+                "backend": current.backend,
+                "device": current.device,
+            })
+        });
         let facts = json!({
             "task": self.task.name,
             "promoted": promoted,
             "why": why,
             "run": self.directory.root(),
-            "step": best.map(|best| best.step),
+            "step": found.best.map(|best| best.step),
             "task_changed_since_the_run": task_changed,
             "kernel": self.files.best_source(),
-            "there": current.map(|known| json!({"origin": known.origin, "kernel": known.kernel, "backend": known.backend, "device": known.device})),
+            "there": current,
             "duel": contest.and_then(|contest| contest.duel),
             "verdict": contest.map(|contest| &contest.challenger),
             "verdict_of_there": contest.and_then(|contest| contest.incumbent.as_ref()),
         });
         PromotionResult {
             promoted,
-            why,
+            why: why.to_owned(),
             facts,
         }
     }
 }
 
-/// The kernel that is there, and what its verdict says of where it was measured.
+/// The kernel in `best.cu`, and where its verdict says it was measured.
 struct CurrentBest {
     origin: String,
     kernel: Digest,
@@ -315,13 +373,13 @@ struct CurrentBest {
 }
 
 impl CurrentBest {
-    fn of(known: &BestKnown) -> Self {
+    fn new(known: &BestKnown) -> Self {
         let kernel = Digest::of(&known.source);
         let value: Option<Value> = known
             .verdict
             .as_deref()
             .and_then(|text| serde_json::from_str(text).ok());
-        // A verdict on another kernel says nothing of this one.
+        // A verdict of another kernel says nothing about this one.
         let value = value.filter(|value| value["promoted"]["kernel"] == json!(kernel));
         let verdict: Option<Verdict> = value.and_then(|value| serde_json::from_value(value).ok());
         Self {
@@ -332,7 +390,7 @@ impl CurrentBest {
         }
     }
 
-    /// Where it was measured, if that is known and is not here.
+    /// The device that measured it, if that is known and is another one.
     fn other_device(&self, backend: &str, here: &DeviceIdentity) -> Option<String> {
         let (their_backend, theirs) = (self.backend.as_ref()?, self.device.as_ref()?);
         let is_here =
@@ -345,49 +403,53 @@ fn device_label(backend: &str, name: &str, arch: &str) -> String {
     format!("{backend}, {name} ({arch})")
 }
 
+/// The result for people.
 fn describe_result(task: &str, result: &PromotionResult) -> String {
     let facts = &result.facts;
-    let mut text = match result.promoted {
-        true => format!("{task}: promoted: {}\n", result.why),
-        false => format!("{task}: not promoted: {}\n", result.why),
+    let what = if result.promoted {
+        "promoted"
+    } else {
+        "not promoted"
     };
+    let mut text = format!("{task}: {what}: {}\n", result.why);
     if let Some(step) = facts["step"].as_u64() {
         let run = facts["run"].as_str().unwrap_or_default();
-        text += &format!("  kernel    step {step} of {run}\n");
+        text += &format!("  kernel     step {step} of {run}\n");
     }
-    let line = |verdict: &Value| {
-        let verdict: Verdict = serde_json::from_value(verdict.clone()).ok()?;
-        let baseline = verdict
-            .baseline
-            .map_or_else(String::new, |baseline| baseline.name);
-        let speedup = verdict.speedup?;
-        let [low, high] = speedup.ci95;
-        Some(format!(
-            "{:.3}x of {baseline} [{low:.3}, {high:.3}] on {}",
-            speedup.geomean,
-            device_label(&verdict.backend, &verdict.device.name, &verdict.device.arch)
-        ))
-    };
-    if let Some(confirmed) = line(&facts["verdict"]) {
-        text += &format!("  confirmed {confirmed}\n");
+    if let Some(confirmed) = speedup_line(&facts["verdict"]) {
+        text += &format!("  confirmed  {confirmed}\n");
     }
     if let Some(origin) = facts["there"]["origin"].as_str() {
-        let was = if result.promoted {
-            "was there"
+        let relation = if result.promoted {
+            "replaces"
         } else {
-            "is there "
+            "current"
         };
-        text += &match line(&facts["verdict_of_there"]) {
-            Some(judged) => format!("  {was} {origin}: {judged}\n"),
-            None => format!("  {was} {origin}\n"),
+        text += &match speedup_line(&facts["verdict_of_there"]) {
+            Some(judged) => format!("  {relation:<9}  {origin}: {judged}\n"),
+            None => format!("  {relation:<9}  {origin}\n"),
         };
     }
     if result.promoted {
         let path = facts["kernel"].as_str().unwrap_or_default();
-        text += &format!("  now in    {path}, its verdict beside it\n");
+        text += &format!("  now in     {path}, with its verdict in best.json\n");
     }
     if facts["task_changed_since_the_run"] == json!(true) {
-        text += "  note      the task has changed since the run; it was judged as it is now\n";
+        text += "  note       the task has changed since the run; the kernel was judged on the new one\n";
     }
     text
+}
+
+/// The speedup of a verdict and the device; `None` where it did not pass.
+fn speedup_line(verdict: &Value) -> Option<String> {
+    let verdict: Verdict = serde_json::from_value(verdict.clone()).ok()?;
+    let baseline = verdict.baseline.map(|baseline| baseline.name);
+    let speedup = verdict.speedup?;
+    let [low, high] = speedup.ci95;
+    Some(format!(
+        "{:.3}x [{low:.3}, {high:.3}] over `{}` on {}",
+        speedup.geomean,
+        baseline.unwrap_or_default(),
+        device_label(&verdict.backend, &verdict.device.name, &verdict.device.arch)
+    ))
 }

@@ -1,4 +1,6 @@
-//! `kforge prompt`: what a model would be told, without telling it.
+//! `kforge prompt`: prints the prompt that a model would be sent.
+//!
+//! Uses `propose::prompt` as a run does. Sends nothing and needs no key.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -7,7 +9,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Exit, print, print_json};
+use super::exit::{self, Exit};
+use super::output::{print, print_json};
 use crate::base::{Failure, files, yaml};
 use crate::config::{self, BackendChoice, Config};
 use crate::device::DeviceFacts;
@@ -19,53 +22,73 @@ use crate::propose::prompt::{
 use crate::task::{Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 
+/// Arguments of `kforge prompt`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = HELP)]
+#[command(after_help = help())]
 pub(super) struct PromptArgs {
-    /// The task's name or its folder.
+    /// Name or folder of the task.
     task: String,
-    /// The run config whose backend and profile are meant.
+    /// Run config that decides the backend and the profile.
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
     /// What the model is asked to do.
     #[arg(long, value_enum, default_value_t)]
     operator: RequestedOperator,
-    /// A kernel file to work on; may be given several times. Default: the task's starting kernels, as many as are needed.
+    /// Kernel to work on. Repeatable. Default: as many of the task's starting kernels as the operator needs.
     #[arg(long = "kernel", value_name = "FILE")]
     kernels: Vec<PathBuf>,
-    /// Other kernels to show, the most worthy first; may be given several times.
+    /// Another kernel to show, the most important first. Repeatable.
     #[arg(long, value_name = "FILE")]
     context: Vec<PathBuf>,
-    /// Verdicts of these kernels, as `kforge eval --format json` prints them; told as feedback.
+    /// Verdicts of these kernels from `kforge eval --format json`, to show as feedback.
     #[arg(long, value_name = "FILE")]
     verdicts: Option<PathBuf>,
-    /// A strategy card, by its name; `list` shows them all.
+    /// Strategy card to include; `list` prints all.
     #[arg(long, value_name = "NAME")]
     card: Option<String>,
-    /// A folder whose templates take the place of those within the program, file by file.
+    /// Folder whose templates replace built-in ones of the same name.
     #[arg(long, value_name = "DIR")]
     prompts: Option<PathBuf>,
-    /// The device that judges. Default: what the config's `backend` comes to here.
+    /// Device to write for. Default: what the config's `backend` results in here.
     #[arg(long, value_name = "NAME", value_parser = ["auto", "cpu", "cuda", "metal"])]
     backend: Option<String>,
-    /// The architecture to write for, where it is not this machine's own, such as `sm_90`.
+    /// Architecture to write for, if it is not this machine's, e.g. `sm_90`.
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
-    /// The most tokens that the prompt should take, by estimate.
+    /// Most tokens of the prompt, by estimate.
     #[arg(long, value_name = "TOKENS", default_value_t = 100_000)]
     tokens: u64,
-    /// The most edits that a reply may have.
+    /// Most edits in a reply.
     #[arg(long, value_name = "COUNT", default_value_t = 2)]
     edits: usize,
-    /// The form of the results.
+    /// Form of the results.
     #[arg(long, value_enum, default_value_t)]
     format: PromptFormat,
 }
 
-const HELP: &str = "\
-The prompt goes to standard output, a table of its parts to standard error. Tokens are an estimate: bytes / 3.5.";
+const NOTE: &str = "\
+The prompt goes to standard output, a table of its parts to standard error.
+Tokens are an estimate: bytes / 3.5.";
 
-/// What can be asked of a model.
+fn help() -> String {
+    exit::help(
+        NOTE,
+        &[
+            (
+                "kforge prompt gdn_decode --arch sm_90 > prompt.md",
+                "the first request of a run",
+            ),
+            (
+                "kforge prompt softmax --operator edit --kernel mine.cu --verdicts v.json",
+                "an edit of your kernel, with feedback",
+            ),
+            ("kforge prompt softmax --card list", "all strategy cards"),
+        ],
+        exit::READ_CODES,
+    )
+}
+
+/// The operators that ask a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum RequestedOperator {
     #[default]
@@ -75,13 +98,13 @@ enum RequestedOperator {
     Repair,
 }
 
-/// The form of a prompt on standard output.
+/// Form of the prompt on standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum PromptFormat {
-    /// The prompt's own text.
+    /// The prompt's text.
     #[default]
     Human,
-    /// One JSON document: every part with its text and its tokens.
+    /// One JSON document: every part with its text and tokens.
     Json,
 }
 
@@ -95,7 +118,7 @@ impl RequestedOperator {
         }
     }
 
-    /// Parents that are taken where none is named.
+    /// How many starting kernels to use where no kernel is named.
     fn parent_count(self) -> usize {
         match self {
             RequestedOperator::Propose => 0,
@@ -105,7 +128,7 @@ impl RequestedOperator {
     }
 }
 
-/// A kernel file with what is known of it.
+/// A kernel file, with feedback if there is a verdict of it.
 struct PromptKernel {
     name: String,
     source: String,
@@ -206,6 +229,7 @@ pub(super) fn run(arguments: PromptArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// The kernels as a prompt shows them, with step numbers from `first`.
 fn as_shown(files: &[PromptKernel], first: u64, label: KernelLabel) -> Vec<ShownKernel<'_>> {
     let numbered = files.iter().zip(first..);
     numbered
@@ -219,7 +243,7 @@ fn as_shown(files: &[PromptKernel], first: u64, label: KernelLabel) -> Vec<Shown
         .collect()
 }
 
-/// The backend, what is known of its device, and the profile that it takes.
+/// The backend, the facts about its device, and the profile.
 fn resolve_target(
     arguments: &PromptArgs,
     config: &mut Config,
@@ -240,7 +264,7 @@ fn resolve_target(
             let facts = of_arch(arch.unwrap_or_default());
             return Ok(("metal".to_owned(), facts, profile(config, "metal")));
         }
-        // Written for a GPU that is not here: the maker's figures are all that is known of it.
+        // The GPU is not in this machine: only the vendor's figures are known.
         (None | Some("auto" | "cuda"), Some(arch)) => {
             return Ok(("cuda".to_owned(), of_arch(arch), profile(config, "cuda")));
         }
@@ -248,7 +272,7 @@ fn resolve_target(
         (Some("cuda"), _) => config.backend = BackendChoice::Cuda,
         _ => {}
     }
-    // The named task is the one that is meant, whatever the config is for.
+    // The named task replaces the config's tasks.
     config.tasks = vec![arguments.task.clone()];
     let resolved = config::resolve(config, "prompt", "")?;
     let identity = match resolved.gpus.first() {
@@ -268,6 +292,7 @@ fn resolve_target(
     ))
 }
 
+/// The verdicts of `--verdicts`; none where the flag is not given.
 fn read_verdicts(arguments: &PromptArgs, task: &Task) -> anyhow::Result<Vec<Verdict>> {
     let Some(path) = &arguments.verdicts else {
         return Ok(Vec::new());
@@ -282,7 +307,7 @@ fn read_verdicts(arguments: &PromptArgs, task: &Task) -> anyhow::Result<Vec<Verd
     let other = verdicts.iter().find(|verdict| verdict.task != task.name);
     if let Some(other) = other {
         return Err(Failure::usage(format!(
-            "`{}`: a verdict on task `{}`, not on `{}`",
+            "`{}`: a verdict of task `{}`, expected `{}`",
             path.display(),
             other.task,
             task.name
@@ -292,10 +317,10 @@ fn read_verdicts(arguments: &PromptArgs, task: &Task) -> anyhow::Result<Vec<Verd
     Ok(verdicts)
 }
 
-/// What each part takes, for people.
+/// Prints the tokens of each part on standard error.
 fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f PromptKernel>) {
     let mut text = String::new();
-    // In memory alone: writing to a String cannot fail.
+    // Writing to a String cannot fail.
     for (file, step) in files.zip(1..) {
         let judged = match file.feedback {
             Some(_) => "",
@@ -325,6 +350,6 @@ fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f Prompt
     for left in &prompt.left_out {
         let _ = writeln!(text, "left out: {left}");
     }
-    // Whoever closed standard error has no use for it.
+    // Standard error may be closed.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -1,15 +1,19 @@
-//! `kforge tasks`: what can be searched for.
+//! `kforge tasks`: list tasks, show one, test whether tasks can be trusted.
+//!
+//! Reads task folders. `check` runs kernels on the CPU in this process's children; it judges tasks, never candidates.
 
 use anyhow::Context;
 
-use super::{Exit, Format, print, print_json, print_json_lines};
+use super::exit::{self, Exit};
+use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::Failure;
 use crate::device::cpu::CpuDevice;
 use crate::device::{Cache, Device};
 use crate::eval;
 use crate::report::{self, Spinner};
-use crate::task::{TaskFiles, embedded_names, local_names};
+use crate::task::{Task, TaskFiles, embedded_names, local_names};
 
+/// Arguments of `kforge tasks`.
 #[derive(Debug, clap::Args)]
 pub(super) struct TasksArgs {
     #[command(subcommand)]
@@ -18,129 +22,157 @@ pub(super) struct TasksArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum TasksCommand {
-    /// List the tasks in `tasks/` and within the program.
+    /// List the tasks in `tasks/` and those built into kforge.
+    #[command(after_help = list_help())]
     List {
-        /// The form of the results.
+        /// Form of the results.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Test whether a task tells right from wrong: what cheats must fail there, and its own kernels must pass.
-    #[command(after_help = CHECK_HELP)]
-    Check {
-        /// Their names or folders. Default: all that are found.
-        #[arg(value_name = "TASK")]
-        tasks: Vec<String>,
-        /// Whose workloads are tested: `full` has them all.
-        #[arg(long, value_name = "NAME", default_value = "full", value_parser = ["quick", "full"])]
-        profile: String,
-        /// Deadline of one launch, in seconds.
-        #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
-        launch_seconds: f64,
-        /// Repeat an earlier test: the seed that it names.
-        #[arg(long, value_name = "NUMBER")]
-        seed: Option<u64>,
-        /// The form of the results.
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
-    },
+    /// Validate a task's oracle and tolerances.
+    #[command(after_help = check_help())]
+    Check(CheckArgs),
     /// Show one task: axes, inputs, outputs, workloads, profiles.
+    #[command(after_help = show_help())]
     Show {
-        /// Its name or its folder.
+        /// Name or folder of the task.
         task: String,
-        /// The form of the results.
+        /// Form of the results.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
 }
 
-const CHECK_HELP: &str = "\
-What is made and must fail: zeros, the mean of each output, a copy of each input of the same shape, the outputs of
-other inputs, half the work, and reduced precision unless the task says `precision: unchecked`. On every workload,
-each with the inputs that are timed and under every regime. The task's own kernels must pass there.
+/// Arguments of `kforge tasks check`.
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Names or folders of tasks. Default: all.
+    #[arg(value_name = "TASK")]
+    tasks: Vec<String>,
+    /// Profile whose workloads are used; `full` has all.
+    #[arg(long, value_name = "NAME", default_value = "full", value_parser = ["quick", "full"])]
+    profile: String,
+    /// Deadline of one launch, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    launch_seconds: f64,
+    /// Seed of an earlier check, to repeat it.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Form of the results.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
 
-Exit codes:
-  0    all tasks were admitted
-  1    unexpected failure
-  2    usage, or a task that cannot be read
-  3    environment: no compiler, no device, no space
-  4    a task was refused";
+const CHECK_NOTE: &str = "\
+Corrupts the oracle's outputs and compares them as a candidate's are compared:
+zeros, the mean of each output, a copy of each input of the same shape, the
+outputs of other inputs, half the work, and reduced precision unless the task
+says `precision: unchecked`. Each must fail, on every workload, with the timed
+inputs and under every regime. The task's own kernels must pass there.";
+
+fn list_help() -> String {
+    exit::help(
+        "",
+        &[("kforge tasks list --format json", "all tasks as JSON")],
+        exit::READ_CODES,
+    )
+}
+
+fn show_help() -> String {
+    exit::help(
+        "",
+        &[
+            ("kforge tasks show gdn_decode", "a task that is built in"),
+            ("kforge tasks show tasks/my_task", "a task in a folder"),
+        ],
+        exit::READ_CODES,
+    )
+}
+
+fn check_help() -> String {
+    exit::help(
+        CHECK_NOTE,
+        &[
+            ("kforge tasks check my_task", "check one task"),
+            (
+                "kforge tasks check --profile quick",
+                "check all tasks on few workloads",
+            ),
+        ],
+        exit::CHECK_CODES,
+    )
+}
 
 pub(super) fn run(arguments: TasksArgs) -> anyhow::Result<Exit> {
     match arguments.command {
         TasksCommand::List { format } => list_tasks(format)?,
-        TasksCommand::Check {
-            tasks,
-            profile,
-            launch_seconds,
-            seed,
-            format,
-        } => return check_tasks(tasks, &profile, launch_seconds, seed, format),
+        TasksCommand::Check(arguments) => return check_tasks(arguments),
         TasksCommand::Show { task, format } => show_task(&task, format)?,
     }
     Ok(Exit::Done)
 }
 
-fn check_tasks(
-    names: Vec<String>,
-    profile: &str,
-    launch_seconds: f64,
-    seed: Option<u64>,
-    format: Format,
-) -> anyhow::Result<Exit> {
-    if !(launch_seconds > 0.0 && launch_seconds <= 1e6) {
+fn check_tasks(arguments: CheckArgs) -> anyhow::Result<Exit> {
+    let seconds = arguments.launch_seconds;
+    if !(seconds > 0.0 && seconds <= 1e6) {
         return Err(Failure::usage(format!(
-            "`--launch-seconds {launch_seconds}`: expected a number above 0"
+            "`--launch-seconds {seconds}`: expected a number above 0 and up to 1e6"
         ))
         .into());
     }
-    let names = if names.is_empty() {
+    let names = if arguments.tasks.is_empty() {
         all_task_names()
     } else {
-        names
+        arguments.tasks.clone()
     };
-    // All are read before the first is tested: a mistake in the last should not take minutes to show.
+    // All tasks are read first: a mistake in the last one must not take minutes to show.
     let tasks = names
         .iter()
         .map(|name| TaskFiles::find(name)?.load())
         .collect::<Result<Vec<_>, _>>()?;
     let device = CpuDevice::new()?;
-    let machine = crate::worker::cpu_limits(&device.identity());
-    let waiting = Spinner::new();
+    let spinner = Spinner::new();
     let mut admissions = Vec::new();
     for (index, task) in tasks.iter().enumerate() {
-        waiting.set_message(&format!(
-            "testing {} ({}/{})",
-            task.name,
-            index + 1,
-            tasks.len()
-        ));
-        let settings = task.settings.profiles.get(profile);
-        let options = eval::JudgeOptions {
-            profile: settings.context("the profile is gone")?.clone(),
-            launch_seconds,
-            thorough: false,
-            cache: Cache::Cold,
-        };
-        let admission = eval::admit(&device, task, options, machine, seed)
-            .with_context(|| format!("failed to test task `{}`", task.name))?;
-        match format {
-            Format::Human => waiting.suspend(|| print(&report::describe_admission(&admission)))?,
-            Format::Jsonl => waiting.suspend(|| print_json_lines([&admission]))?,
+        let position = format!("{}/{}", index + 1, tasks.len());
+        spinner.set_message(&format!("testing {} ({position})", task.name));
+        let admission = admit_task(&device, task, &arguments)?;
+        match arguments.format {
+            Format::Human => spinner.suspend(|| print(&report::describe_admission(&admission)))?,
+            Format::Jsonl => spinner.suspend(|| print_json_lines([&admission]))?,
             Format::Json => {}
         }
         admissions.push(admission);
     }
-    if format == Format::Json {
+    if arguments.format == Format::Json {
         print_json(&admissions)?;
     }
-    Ok(
-        match admissions.iter().all(|admission| admission.admitted) {
-            true => Exit::Done,
-            false => Exit::Reference,
-        },
-    )
+    let all_admitted = admissions.iter().all(|admission| admission.admitted);
+    Ok(if all_admitted {
+        Exit::Done
+    } else {
+        Exit::Reference
+    })
 }
 
+fn admit_task(
+    device: &CpuDevice,
+    task: &Task,
+    arguments: &CheckArgs,
+) -> anyhow::Result<eval::Admission> {
+    let profile = task.settings.profiles.get(&arguments.profile);
+    let options = eval::JudgeOptions {
+        profile: profile.context("the task has lost its profile")?.clone(),
+        launch_seconds: arguments.launch_seconds,
+        thorough: false,
+        cache: Cache::Cold,
+    };
+    let limits = crate::worker::cpu_limits(&device.identity());
+    eval::admit(device, task, options, limits, arguments.seed)
+        .with_context(|| format!("failed to test task `{}`", task.name))
+}
+
+/// The names of all tasks, in `tasks/` and built in.
 fn all_task_names() -> Vec<String> {
     let mut names = local_names();
     names.extend(embedded_names().into_iter().map(str::to_owned));

@@ -1,4 +1,4 @@
-//! Which GPUs of a machine a run uses: `all`, or a list of indices and names.
+//! The config key `eval.devices`: `all`, or a list of GPU indices and UUID prefixes.
 
 use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -7,50 +7,50 @@ use crate::base::Failure;
 use crate::base::text::did_you_mean;
 use crate::verdict::DeviceIdentity;
 
-/// As it is typed.
+/// The GPUs that a config names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     #[default]
     All,
-    /// Indices as `kforge doctor` shows them, or the beginnings of names (`GPU-…`).
+    /// Indices as `kforge doctor` shows them, or prefixes of UUIDs (`GPU-…`).
     Listed(Vec<String>),
 }
 
 impl DeviceChoice {
-    /// Those among the machine's that are meant, in the order in which they were named.
-    pub(crate) fn select(&self, cards: &[DeviceIdentity]) -> Result<Vec<DeviceIdentity>, Failure> {
-        let Self::Listed(words) = self else {
-            return Ok(cards.to_vec());
+    /// Selects from the GPUs of the machine, in the order in which the config names them.
+    pub(crate) fn select(&self, gpus: &[DeviceIdentity]) -> Result<Vec<DeviceIdentity>, Failure> {
+        let Self::Listed(listed) = self else {
+            return Ok(gpus.to_vec());
         };
         let mut chosen: Vec<DeviceIdentity> = Vec::new();
-        for word in words {
-            let by_index = word
+        for named in listed {
+            let by_index = named
                 .parse::<usize>()
                 .ok()
-                .and_then(|index| cards.get(index));
-            let uuid = |card: &DeviceIdentity| card.uuid.clone().unwrap_or_default();
+                .and_then(|index| gpus.get(index));
+            let uuid = |gpu: &DeviceIdentity| gpu.uuid.clone().unwrap_or_default();
             let is_named =
-                |card: &&DeviceIdentity| !word.is_empty() && uuid(card).starts_with(word.as_str());
-            let by_name = || cards.iter().find(is_named);
-            let Some(card) = by_index.or_else(by_name) else {
-                let names: Vec<String> = cards.iter().map(uuid).collect();
-                let near = did_you_mean(word, names.iter().map(String::as_str));
-                let count = cards.len();
+                |gpu: &&DeviceIdentity| !named.is_empty() && uuid(gpu).starts_with(named.as_str());
+            let by_name = || gpus.iter().find(is_named);
+            let Some(gpu) = by_index.or_else(by_name) else {
+                let names: Vec<String> = gpus.iter().map(uuid).collect();
+                let near = did_you_mean(named, names.iter().map(String::as_str));
+                let count = gpus.len();
                 return Err(Failure::usage(format!(
-                    "`eval.devices`: no GPU `{word}`: there are {count}, numbered from 0"
+                    "`eval.devices`: no GPU `{named}`: this machine has {count}, numbered from 0"
                 ))
                 .hint(format!("{near}; `kforge doctor` lists them")));
             };
-            if !chosen.contains(card) {
-                chosen.push(card.clone());
+            if !chosen.contains(gpu) {
+                chosen.push(gpu.clone());
             }
         }
-        match chosen.is_empty() {
-            true => Err(Failure::usage(
-                "`eval.devices`: an empty list: nothing would judge",
-            )),
-            false => Ok(chosen),
+        if chosen.is_empty() {
+            return Err(Failure::usage(
+                "`eval.devices`: the list is empty: expected at least one GPU",
+            ));
         }
+        Ok(chosen)
     }
 }
 
@@ -58,7 +58,7 @@ impl Serialize for DeviceChoice {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             DeviceChoice::All => serializer.serialize_str("all"),
-            DeviceChoice::Listed(words) => words.serialize(serializer),
+            DeviceChoice::Listed(names) => names.serialize(serializer),
         }
     }
 }
@@ -70,7 +70,7 @@ impl<'de> Deserialize<'de> for DeviceChoice {
             type Value = DeviceChoice;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("`all` or a list of indices and names")
+                formatter.write_str("`all` or a list of indices and UUID prefixes")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<DeviceChoice, E> {
@@ -84,18 +84,18 @@ impl<'de> Deserialize<'de> for DeviceChoice {
                 self,
                 mut sequence: A,
             ) -> Result<DeviceChoice, A::Error> {
-                let mut words = Vec::new();
-                while let Some(DeviceName(word)) = sequence.next_element()? {
-                    words.push(word);
+                let mut names = Vec::new();
+                while let Some(DeviceName(name)) = sequence.next_element()? {
+                    names.push(name);
                 }
-                Ok(DeviceChoice::Listed(words))
+                Ok(DeviceChoice::Listed(names))
             }
         }
         deserializer.deserialize_any(DeviceChoiceVisitor)
     }
 }
 
-/// An index or a name.
+/// An index or a UUID prefix.
 struct DeviceName(String);
 
 impl<'de> Deserialize<'de> for DeviceName {
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for DeviceName {
             type Value = DeviceName;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("an index or a name")
+                formatter.write_str("an index or a UUID prefix")
             }
 
             fn visit_u64<E: Error>(self, index: u64) -> Result<DeviceName, E> {
@@ -141,8 +141,8 @@ mod tests {
 
     fn chosen(yaml: &str) -> Result<Vec<String>, Failure> {
         let devices: DeviceChoice = serde_yaml::from_str(yaml).unwrap();
-        let cards = devices.select(&gpus())?.into_iter();
-        Ok(cards.filter_map(|card| card.uuid).collect())
+        let gpus = devices.select(&gpus())?.into_iter();
+        Ok(gpus.filter_map(|gpu| gpu.uuid).collect())
     }
 
     #[test]
@@ -159,20 +159,24 @@ mod tests {
 
     #[test]
     fn unknown_devices_are_refused_by_name() {
-        for (yaml, words, hint) in [
-            ("[0, 3]", "no GPU `3`: there are 3", "`kforge doctor`"),
+        for (yaml, message, hint) in [
+            (
+                "[0, 3]",
+                "no GPU `3`: this machine has 3",
+                "`kforge doctor`",
+            ),
             (
                 "[GPU-cc34]",
                 "no GPU `GPU-cc34`",
                 "did you mean `GPU-cc33`?",
             ),
             ("[\"\"]", "no GPU ``", "`kforge doctor`"),
-            ("[]", "an empty list", ""),
+            ("[]", "the list is empty", ""),
         ] {
             let failure = chosen(yaml).unwrap_err();
-            assert!(failure.message.contains(words), "{yaml}: {failure}");
-            let said = failure.hint.unwrap_or_default();
-            assert!(said.contains(hint), "{yaml}: {said}");
+            assert!(failure.message.contains(message), "{yaml}: {failure}");
+            let found = failure.hint.unwrap_or_default();
+            assert!(found.contains(hint), "{yaml}: {found}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! Where configs and task lists lie: as given, in `config/` or `tasks/` of the working folder, then within the program.
+//! Finds configs and task lists: the path as given, then `config/` or `tasks/` of the working folder, then those embedded in the
+//! program.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use crate::task;
 
 static CONFIGS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/config");
 
-/// The text of a run config, and what errors call it.
+/// The text of a run config, and the name that errors use for it.
 pub(crate) fn find_config(name: &str) -> Result<(String, String), Failure> {
     let embedded = CONFIGS
         .files()
@@ -18,7 +19,7 @@ pub(crate) fn find_config(name: &str) -> Result<(String, String), Failure> {
     find_text("run config", "config", name, &embedded.collect::<Vec<_>>())
 }
 
-/// The text of a task list, and what errors call it.
+/// The text of a task list, and the name that errors use for it.
 pub(super) fn find_task_list(name: &str) -> Result<(String, String), Failure> {
     find_text("task list", "tasks", name, &task::embedded_lists())
 }
@@ -33,7 +34,7 @@ fn find_text(
         if path.is_file() {
             let text = std::fs::read_to_string(&path).map_err(|error| {
                 Failure::usage(format!("failed to read `{}`: {error}", path.display()))
-                    .hint(format!("a {kind} is a text file that you may read"))
+                    .hint(format!("a {kind} must be a readable UTF-8 text file"))
             })?;
             return Ok((text, path.display().to_string()));
         }
@@ -55,7 +56,7 @@ fn find_text(
         .hint(did_you_mean(name, known.collect::<Vec<_>>())))
 }
 
-/// Files of the working folder's `config/` or `tasks/` that are not embedded as well.
+/// The files in `config/` or `tasks/` of the working folder whose names are not embedded.
 fn local_names(folder: &str, embedded: &[(&str, &str)]) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries

@@ -1,6 +1,7 @@
-//! Run configs: what was typed, in `Config`; then what is meant, in `Resolved`. Nothing below sees an unresolved option.
+//! Run configs: [`Config`] as the user writes it, and [`ResolvedConfig`] with every choice made. Other modules see the resolved
+//! config only.
 //!
-//! Reads YAML and applies overrides; starts nothing.
+//! Reads YAML, applies `--set`, and finds tasks, GPUs and warm starts. Starts nothing and writes nothing.
 
 use std::path::PathBuf;
 
@@ -12,32 +13,40 @@ use crate::{llm, search};
 
 mod devices;
 mod find;
+mod gpus;
 mod overrides;
+#[cfg(test)]
+mod reference;
 mod resolve;
+mod resolved;
 mod tasks;
 mod warm_start;
 
 pub(crate) use devices::DeviceChoice;
 pub(crate) use find::find_config;
 pub use overrides::apply_overrides;
+pub use resolve::resolve;
 pub(crate) use resolve::resolve_for_resume;
-pub use resolve::{ResolvedConfig, resolve};
+pub use resolved::ResolvedConfig;
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
-/// A run config as it is typed. Every key has a default.
+/// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.
+const MAX_SECONDS: f64 = 1e9;
+
+/// A run config as the user writes it. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Names or folders of tasks, or task lists (`*.txt`).
     pub tasks: Vec<String>,
-    /// Kernels to begin from, before the tasks' own starting kernels; `tune` begins from these alone. Each is a kernel file, the
-    /// directory of a run (its best kernel for the task), or `best` (`kernels/TASK/best.cu`).
+    /// Warm starts, which come before the starting kernels of the tasks; `tune` uses only these. Each is a kernel file, the directory
+    /// of a run (its best kernel for the task), or `best` (`kernels/TASK/best.cu`).
     pub from: Vec<String>,
-    /// Steps per task.
+    /// The number of steps for each task.
     pub steps: u64,
-    /// Every random choice of the search follows from it; drawn and recorded where it is not given.
+    /// The seed of every random choice of the search. Default: drawn at the start and recorded.
     pub seed: Option<u64>,
-    /// The run's directory; `outputs/NAME-TIME` where it is not given.
+    /// The run directory. Default: `outputs/NAME-TIME`.
     pub output: Option<PathBuf>,
     pub backend: BackendChoice,
     pub profile: ProfileChoice,
@@ -47,18 +56,19 @@ pub struct Config {
     pub budget: BudgetConfig,
 }
 
-/// Which device judges.
+/// Which device judges candidates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendChoice {
-    /// CUDA where a GPU and NVRTC are found, else the CPU.
+    /// CUDA if a GPU and NVRTC are found, else the CPU.
     #[default]
     Auto,
     Cpu,
     Cuda,
 }
 
-/// How much judging to do: the name of a profile that the tasks have, or `auto`: `full` on a GPU, `quick` on the CPU.
+/// How thoroughly candidates are judged: the name of a profile of the tasks, or `auto`, which is `full` on a GPU and `quick` on the
+/// CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProfileChoice(pub String);
@@ -73,47 +83,47 @@ impl Default for ProfileChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Kernels with the judge at once; 2 on a CPU and 3 for each GPU where it is not given.
+    /// How many kernels are judged at once. Default: 2 on the CPU, 3 for each GPU.
     pub in_flight: Option<usize>,
-    /// Which GPUs judge: `all`, or a list of indices and names.
+    /// The GPUs to use: `all`, or a list of indices and UUID prefixes.
     pub devices: DeviceChoice,
-    /// What a kernel finds in a GPU's caches when it is timed.
+    /// The state of a GPU's caches when a kernel is timed.
     pub cache: Cache,
-    /// Whether a kernel for a GPU runs on the CPU first, at tiny shapes and with all checks.
+    /// Whether a kernel for a GPU runs on the CPU first, with tiny shapes and all checks.
     pub screen: ScreenChoice,
-    /// Whether a profiler's counters of confirmed kernels go into their verdicts, where a GPU judges and lets them be read.
+    /// Whether `ncu` counters of confirmed kernels go into their verdicts, if a GPU judges and permits reading them.
     pub counters: bool,
-    /// Whether the GPU's own sanitizer looks at confirmed kernels, at the smallest hidden shapes.
+    /// Whether `compute-sanitizer` runs confirmed kernels, with the smallest hidden shapes.
     pub device_sanitize: bool,
-    /// Deadline of one launch, in seconds.
+    /// The deadline of one launch, in seconds.
     pub launch_seconds: f64,
-    /// Timing budget per workload, in seconds; the task's profile says it where it is not given.
+    /// The timing budget of each workload, in seconds. Default: from the task's profile.
     pub seconds: Option<f64>,
-    /// Half width of the speedup's 95 % interval at which timing stops; the task's profile says it where it is not given.
+    /// The half width of the speedup's 95 % interval at which timing stops. Default: from the task's profile.
     pub precision: Option<f64>,
-    /// Whether to judge nothing where a part of the sandbox is missing.
+    /// Whether to fail if a part of the sandbox is missing.
     pub require_sandbox: bool,
 }
 
-/// What a kernel must pass before it costs time on a GPU.
+/// What a kernel must pass before it runs on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScreenChoice {
     #[default]
     None,
-    /// The CPU's fast build and its inspected ones; what the CPU cannot run passes.
+    /// The fast, bounds and race builds of the CPU. A kernel that the CPU cannot run passes.
     Cpu,
 }
 
-/// What a run may cost.
+/// The limits of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// Wall time per task, in seconds, confirmation aside.
+    /// Wall time for each task, in seconds, without confirmation.
     pub seconds: Option<f64>,
-    /// Dollars for models, over all tasks. Nothing is sent that could cost more than is left.
+    /// Dollars for models, over all tasks. A request that could cost more than is left is not sent.
     pub usd: Option<f64>,
-    /// Tokens of models, over all tasks, those from a cache included.
+    /// Tokens of models, over all tasks, cached tokens included.
     pub tokens: Option<u64>,
 }
 
@@ -153,51 +163,67 @@ impl Default for EvalConfig {
 }
 
 impl Config {
-    /// Whether the values mean something.
+    /// Checks the values. Errors name the key by its full path.
     pub fn check(&self) -> Result<(), Failure> {
-        let refuse = |key: &str, expected: &str| {
-            Err(Failure::usage(format!("`{key}`: expected {expected}")))
-        };
-        let positive = |value: f64| value > 0.0 && value.is_finite();
-        // What is longer is no time that could be waited for, and none that the system's clock could hold.
-        let seconds = |value: f64| value > 0.0 && value <= 1e9;
         self.llm.check()?;
         if self.steps == 0 {
-            return refuse("steps", "at least 1");
+            return Err(expected("steps", "at least 1"));
         }
-        if self
-            .eval
-            .in_flight
-            .is_some_and(|most| !(1..=64).contains(&most))
-        {
-            return refuse("eval.in_flight", "1 to 64");
-        }
-        if !positive(self.eval.launch_seconds) || self.eval.launch_seconds > 3600.0 {
-            return refuse("eval.launch_seconds", "a number above 0 and up to 3600");
-        }
-        if self.eval.seconds.is_some_and(|value| !seconds(value)) {
-            return refuse("eval.seconds", "a number above 0 and up to 1e9");
-        }
-        if self
-            .eval
-            .precision
-            .is_some_and(|precision| !(positive(precision) && precision < 1.0))
-        {
-            return refuse("eval.precision", "a number above 0 and below 1");
-        }
-        if self.budget.seconds.is_some_and(|value| !seconds(value)) {
-            return refuse("budget.seconds", "a number above 0 and up to 1e9");
-        }
-        if self
-            .budget
-            .usd
-            .is_some_and(|value| !(positive(value) && value <= 1e9))
-        {
-            return refuse("budget.usd", "dollars above 0 and up to 1e9");
-        }
-        if self.budget.tokens == Some(0) {
-            return refuse("budget.tokens", "at least 1");
-        }
+        self.check_eval()?;
+        self.check_budget()?;
         self.search.check()
     }
+
+    fn check_eval(&self) -> Result<(), Failure> {
+        let eval = &self.eval;
+        if eval
+            .in_flight
+            .is_some_and(|count| !(1..=64).contains(&count))
+        {
+            return Err(expected("eval.in_flight", "1 to 64"));
+        }
+        if !is_positive(eval.launch_seconds) || eval.launch_seconds > 3600.0 {
+            return Err(expected(
+                "eval.launch_seconds",
+                "a number above 0 and up to 3600",
+            ));
+        }
+        if eval.seconds.is_some_and(|seconds| !is_duration(seconds)) {
+            return Err(expected("eval.seconds", "a number above 0 and up to 1e9"));
+        }
+        let is_half_width = |precision| is_positive(precision) && precision < 1.0;
+        if eval
+            .precision
+            .is_some_and(|precision| !is_half_width(precision))
+        {
+            return Err(expected("eval.precision", "a number above 0 and below 1"));
+        }
+        Ok(())
+    }
+
+    fn check_budget(&self) -> Result<(), Failure> {
+        let budget = &self.budget;
+        if budget.seconds.is_some_and(|seconds| !is_duration(seconds)) {
+            return Err(expected("budget.seconds", "a number above 0 and up to 1e9"));
+        }
+        if budget.usd.is_some_and(|usd| !is_positive(usd) || usd > 1e9) {
+            return Err(expected("budget.usd", "dollars above 0 and up to 1e9"));
+        }
+        if budget.tokens == Some(0) {
+            return Err(expected("budget.tokens", "at least 1"));
+        }
+        Ok(())
+    }
+}
+
+fn is_positive(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
+}
+
+fn is_duration(seconds: f64) -> bool {
+    seconds > 0.0 && seconds <= MAX_SECONDS
+}
+
+fn expected(key: &str, range: &str) -> Failure {
+    Failure::usage(format!("`{key}`: expected {range}"))
 }

@@ -1,4 +1,4 @@
-//! `--set key.path=value`: any key of a config from the shell, checked as if it stood in the file.
+//! `--set key.path=value`: sets any key of a config from the shell. Values are checked as in a file.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::Config;
 use crate::base::text::did_you_mean;
 use crate::base::{Failure, yaml};
 
-/// The config with all assignments made, in order.
+/// The config with all assignments applied, in order. Each is `KEY=VALUE`.
 pub fn apply_overrides(config: &Config, assignments: &[String]) -> Result<Config, Failure> {
     let mut config = config.clone();
     for assignment in assignments {
@@ -24,26 +24,23 @@ fn apply_override(config: &Config, assignment: &str) -> Result<Config, Failure> 
     };
     let value: Value = yaml::read_inline(value, &origin)?;
     let mut whole = serde_json::to_value(config).map_err(|error| fail(error.to_string()))?;
-    let mut place = &mut whole;
+    let mut node = &mut whole;
     let parts: Vec<_> = key.split('.').collect();
     for (depth, part) in parts.iter().enumerate() {
-        let Value::Object(map) = place else {
-            return Err(fail(format!(
-                "`{}` has no keys of its own",
-                parts[..depth].join(".")
-            )));
+        let Value::Object(map) = node else {
+            return Err(fail(format!("`{}` has no keys", parts[..depth].join("."))));
         };
-        // The axes of the archive are named by the user; all other keys are there already.
+        // The user names the axes of the archive; all other keys exist already.
         let is_open = parts[..depth] == ["search", "features"];
         if !map.contains_key(*part) && !is_open {
             let known: Vec<String> = map.keys().cloned().collect();
             return Err(fail(format!("unknown key `{}`", parts[..=depth].join(".")))
                 .hint(did_you_mean(part, known.iter().map(String::as_str))));
         }
-        place = map.entry((*part).to_owned()).or_insert(Value::Null);
+        node = map.entry((*part).to_owned()).or_insert(Value::Null);
     }
-    *place = value;
-    // JSON is YAML: the same reader has the same words for the same mistakes.
+    *node = value;
+    // JSON is YAML, so the same reader gives the same messages.
     yaml::read_inline(&whole.to_string(), &origin)
 }
 
@@ -91,7 +88,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_assignment_and_the_nearest_key() {
-        for (assignment, words) in [
+        for (assignment, expected) in [
             ("steps", "expected KEY=VALUE"),
             (
                 "stpes=3",
@@ -101,7 +98,7 @@ mod tests {
                 "search.explortion=3",
                 "unknown key `search.explortion`\n\nhint: did you mean `exploration`?",
             ),
-            ("steps.more=3", "`steps` has no keys of its own"),
+            ("steps.more=3", "`steps` has no keys"),
             ("steps=many", "`--set steps=many`: expected a whole number"),
             ("steps=[1", "`--set steps=[1`: unclosed bracket"),
             ("search.exploration=", "expected a number"),
@@ -115,7 +112,32 @@ mod tests {
             ),
         ] {
             let error = set(assignment).unwrap_err();
-            assert!(error.contains(words), "{assignment}: {error}");
+            assert!(error.contains(expected), "{assignment}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_renamed_key_is_an_error_that_names_the_new_key() {
+        for (section, old, new) in [
+            ("search", "back_after", "restart_after"),
+            ("llm", "edits", "max_edits"),
+        ] {
+            let hint = format!("hint: it was renamed to `{new}`");
+            let error = set(&format!("{section}.{old}=2")).unwrap_err();
+            assert!(
+                error.contains(&format!("unknown key `{section}.{old}`")),
+                "{error}"
+            );
+            assert!(error.ends_with(&hint), "{error}");
+            let text = format!("{section}:\n  {old}: 2\n");
+            let error = yaml::read::<Config>(&text, "run.yaml")
+                .unwrap_err()
+                .to_string();
+            let place = format!("run.yaml:2:3: unknown key `{old}`");
+            assert!(
+                error.starts_with(&place) && error.ends_with(&hint),
+                "{error}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From the names in a config to the files of its tasks: task lists are opened, folders found, nothing taken twice.
+//! Finds the tasks of a config: expands task lists, finds folders, and refuses duplicates.
 
 use std::path::Path;
 
@@ -7,22 +7,22 @@ use super::find::find_task_list;
 use crate::base::Failure;
 use crate::task::TaskFiles;
 
-/// A task as it was named.
+/// A task and the name that the config has for it.
 pub(super) struct NamedTask {
-    /// As the record keeps it: an absolute path where a folder was named, so that a run can be resumed from anywhere.
+    /// The name to record: an absolute path if the config names a folder, so that the run can be resumed from any folder.
     pub(super) name: String,
     pub(super) files: TaskFiles,
 }
 
-/// The tasks of a config, in order.
+/// The tasks of a config, in order. There is at least one.
 pub(super) fn find_tasks(config: &Config) -> Result<Vec<NamedTask>, Failure> {
     let mut found: Vec<NamedTask> = Vec::new();
     for (name, origin) in task_names(config)? {
         let files =
             TaskFiles::find(&name).map_err(|failure| with_origin(origin.as_deref(), failure))?;
         if let Some(other) = found.iter().find(|other| other.files.name == files.name) {
-            let failure = Failure::usage(format!("the task `{}` is named twice", other.files.name))
-                .hint("name every task once: each has a folder of its own in the run's directory");
+            let failure = Failure::usage(format!("duplicate task `{}`", other.files.name))
+                .hint("name every task once: each has its own folder in the run directory");
             return Err(with_origin(origin.as_deref(), failure));
         }
         let name = absolute_folder(&name).unwrap_or(name);
@@ -30,13 +30,13 @@ pub(super) fn find_tasks(config: &Config) -> Result<Vec<NamedTask>, Failure> {
     }
     if found.is_empty() {
         return Err(Failure::usage("no task is named").hint(
-            "name some in the config: `tasks: [gdn_decode]`, or by `--set tasks=[gdn_decode]`",
+            "name tasks in the config, as in `tasks: [gdn_decode]`, or with `--set tasks=[gdn_decode]`",
         ));
     }
     Ok(found)
 }
 
-/// Every name, and the line of the list that it comes from.
+/// Every name, and the place in the task list that it comes from: `FILE:LINE`.
 fn task_names(config: &Config) -> Result<Vec<(String, Option<String>)>, Failure> {
     let mut names = Vec::new();
     for name in &config.tasks {
@@ -55,6 +55,7 @@ fn task_names(config: &Config) -> Result<Vec<(String, Option<String>)>, Failure>
     Ok(names)
 }
 
+/// Puts the place in a task list before a failure's message.
 fn with_origin(origin: Option<&str>, failure: Failure) -> Failure {
     match origin {
         Some(origin) => Failure {
@@ -65,7 +66,7 @@ fn with_origin(origin: Option<&str>, failure: Failure) -> Failure {
     }
 }
 
-/// The whole path, where a folder was named rather than a task.
+/// The absolute path, if the name is that of a task folder.
 fn absolute_folder(name: &str) -> Option<String> {
     let folder = Path::new(name);
     folder.join("task.yaml").is_file().then_some(())?;

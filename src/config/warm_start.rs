@@ -1,4 +1,7 @@
-//! Kernels from elsewhere that a search begins from: files, the best of earlier runs, the best that is known of a task.
+//! Warm starts: kernels from elsewhere that a search starts from. Each is a file, the best of an earlier run, or the best known
+//! kernel of a task (`from:` in a config).
+//!
+//! A new run reads them once and keeps copies. A resumed run reads its own copies only.
 
 use std::path::Path;
 
@@ -11,171 +14,198 @@ use crate::kernel::Kernel;
 use crate::run::{self, RunDirectory, RunRecord, WarmStart};
 use crate::task::Task;
 
-/// A kernel to begin from, and what the record says of it.
+/// A warm start, and its entry in the record of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WarmStartKernel {
     pub record: WarmStart,
     pub source: String,
 }
 
-/// Of each task, in order.
+/// The warm starts of each task, in order.
 pub(crate) type WarmStarts = IndexMap<String, Vec<WarmStartKernel>>;
 
-/// What the words of `from` mean for the config's tasks.
-pub(super) fn find_warm_starts(
-    words: &[String],
-    tasks: &[(NamedTask, Task)],
-) -> Result<WarmStarts, Failure> {
-    let mut beginnings = WarmStarts::new();
-    for (named, task) in tasks {
-        let mut found: Vec<WarmStartKernel> = Vec::new();
-        for word in words {
-            let (name, source, origin) = find_warm_start(word, named, task, tasks.len())?;
-            let parsed = Kernel::parse(&source, &task.definition);
-            parsed.map_err(|error| error.into_failure(&origin))?;
-            let is_taken = |name: &str| {
-                task.kernels.contains_key(name)
-                    || found.iter().any(|other| other.record.name == name)
-            };
-            let mut free = name.clone();
-            for number in 2.. {
-                if !is_taken(&free) {
-                    break;
-                }
-                free = format!("{name} ({number})");
-            }
-            let kernel = Digest::of(&source);
-            if found.iter().any(|other| other.record.kernel == kernel) {
-                continue;
-            }
-            found.push(WarmStartKernel {
-                record: WarmStart {
-                    name: free,
-                    kernel,
-                    origin,
-                },
-                source,
-            });
-        }
-        if !found.is_empty() {
-            beginnings.insert(task.name.clone(), found);
-        }
-    }
-    Ok(beginnings)
+/// A kernel that an entry of `from` names.
+struct FoundKernel {
+    /// The name for the journal: `from best`.
+    name: String,
+    source: String,
+    /// Where it was found, for errors and the record.
+    origin: String,
 }
 
-/// A name for the journal, the kernel, and where it was found.
+/// Finds the kernels that the entries of `from` name, for each task of the config. Each must have a header that fits its task;
+/// repeated sources are dropped.
+pub(super) fn find_warm_starts(
+    entries: &[String],
+    tasks: &[(NamedTask, Task)],
+) -> Result<WarmStarts, Failure> {
+    let mut warm_starts = WarmStarts::new();
+    for (named, task) in tasks {
+        let mut kernels: Vec<WarmStartKernel> = Vec::new();
+        for entry in entries {
+            let found = find_warm_start(entry, named, task, tasks.len())?;
+            Kernel::parse(&found.source, &task.definition)
+                .map_err(|error| error.into_failure(&found.origin))?;
+            let name = free_name(&found.name, task, &kernels);
+            let kernel = Digest::of(&found.source);
+            if kernels.iter().any(|other| other.record.kernel == kernel) {
+                continue;
+            }
+            kernels.push(WarmStartKernel {
+                record: WarmStart {
+                    name,
+                    kernel,
+                    origin: found.origin,
+                },
+                source: found.source,
+            });
+        }
+        if !kernels.is_empty() {
+            warm_starts.insert(task.name.clone(), kernels);
+        }
+    }
+    Ok(warm_starts)
+}
+
+/// The name itself, or with the first number that makes it unique: `from best (2)`.
+fn free_name(name: &str, task: &Task, others: &[WarmStartKernel]) -> String {
+    let is_taken = |name: &str| {
+        task.kernels.contains_key(name) || others.iter().any(|other| other.record.name == name)
+    };
+    let mut free = name.to_owned();
+    let mut number = 2;
+    while is_taken(&free) {
+        free = format!("{name} ({number})");
+        number += 1;
+    }
+    free
+}
+
 fn find_warm_start(
-    word: &str,
+    entry: &str,
     named: &NamedTask,
     task: &Task,
-    tasks: usize,
-) -> Result<(String, String, String), Failure> {
-    let path = Path::new(word);
-    let last = || path.file_name().map(|name| name.to_string_lossy());
-    if word == "best" {
-        let Some(best) = named.files.best_known()? else {
-            let path = named.files.best_source();
-            return Err(Failure::usage(format!(
-                "`from: best`: no best kernel of `{}` is known: there is no `{}`",
-                task.name,
-                path.display()
-            ))
-            .hint("`kforge promote RUN` puts a run's best kernel there"));
-        };
-        return Ok(("from best".to_owned(), best.source, best.origin));
+    task_count: usize,
+) -> Result<FoundKernel, Failure> {
+    let path = Path::new(entry);
+    if entry == "best" {
+        return best_known_kernel(named, task);
     }
     if path.is_dir() {
-        let best = best_of_run(path, &task.name)?;
-        // `.` has no name of its own.
-        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let name = whole.file_name().map_or_else(
-            || word.to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        );
-        let origin = format!("{word}, step {}", best.step);
-        return Ok((format!("from {name}"), best.source, origin));
+        return best_kernel_of_run(entry, &task.name);
     }
     if !path.is_file() {
         return Err(
-            Failure::usage(format!("`from`: no such kernel or run: `{word}`"))
-                .hint("name a kernel file, a run's directory, or `best`"),
+            Failure::usage(format!("`from`: no such kernel or run: `{entry}`"))
+                .hint("name a kernel file, a run directory, or `best`"),
         );
     }
-    if tasks > 1 {
+    if task_count > 1 {
         return Err(Failure::usage(format!(
-            "`from: {word}` is one kernel, and there are {tasks} tasks"
+            "`from: {entry}` is one kernel, and the config has {task_count} tasks"
         ))
-        .hint("name one task, or begin from a run's directory or from `best`"));
+        .hint("name one task, or start from a run directory or from `best`"));
     }
-    let source = files::read(path)
-        .map_err(|error| Failure::usage(format!("`from`: {error:#}")).hint("a kernel is text"))?;
-    let name = format!("from {}", last().unwrap_or_default());
-    Ok((name, source, word.to_owned()))
-}
-
-fn best_of_run(path: &Path, task: &str) -> Result<run::BestOfRun, Failure> {
-    let directory = RunDirectory::new(path);
-    let as_usage = |error: anyhow::Error| match error.downcast::<Failure>() {
-        Ok(failure) => failure,
-        Err(error) => Failure::usage(format!("{error:#}")).hint("is it the directory of a run?"),
-    };
-    RunRecord::read(&directory).map_err(as_usage)?;
-    let best = run::best_kernel(&directory, task).map_err(as_usage)?;
-    best.ok_or_else(|| {
-        Failure::usage(format!(
-            "`from`: no kernel of `{task}` has passed in `{}`",
-            path.display()
-        ))
-        .hint("name another run, a kernel file, or `best`; `kforge resume` goes on with that run")
+    let source = files::read(path).map_err(|error| {
+        Failure::usage(format!("`from`: {error:#}")).hint("a kernel must be a readable UTF-8 file")
+    })?;
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(FoundKernel {
+        name: format!("from {file_name}"),
+        source,
+        origin: entry.to_owned(),
     })
 }
 
-/// The run's own copies, as they are now. Nothing outside the run is looked at.
+/// `kernels/TASK/best.cu`.
+fn best_known_kernel(named: &NamedTask, task: &Task) -> Result<FoundKernel, Failure> {
+    let Some(best) = named.files.best_known()? else {
+        let path = named.files.best_source();
+        return Err(Failure::usage(format!(
+            "`from: best`: task `{}` has no best known kernel: `{}` does not exist",
+            task.name,
+            path.display()
+        ))
+        .hint("`kforge promote RUN` puts a run's best kernel there"));
+    };
+    Ok(FoundKernel {
+        name: "from best".to_owned(),
+        source: best.source,
+        origin: best.origin,
+    })
+}
+
+fn best_kernel_of_run(entry: &str, task: &str) -> Result<FoundKernel, Failure> {
+    let path = Path::new(entry);
+    let directory = RunDirectory::new(path);
+    let as_usage = |error: anyhow::Error| match error.downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => Failure::usage(format!("{error:#}")).hint("is it a run directory?"),
+    };
+    RunRecord::read(&directory).map_err(as_usage)?;
+    let best = run::best_kernel(&directory, task).map_err(as_usage)?;
+    let Some(best) = best else {
+        return Err(Failure::usage(format!(
+            "`from`: no kernel of `{task}` has passed in `{entry}`"
+        ))
+        .hint("name another run, a kernel file, or `best`; `kforge resume` continues that run"));
+    };
+    // A path such as `.` has no name of its own.
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = whole.file_name().map_or_else(
+        || entry.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    Ok(FoundKernel {
+        name: format!("from {name}"),
+        source: best.source,
+        origin: format!("{entry}, step {}", best.step),
+    })
+}
+
+/// The warm starts of a run, read from its own copies.
 pub(crate) fn recorded_warm_starts(
     directory: &RunDirectory,
     record: &RunRecord,
 ) -> anyhow::Result<WarmStarts> {
-    let mut beginnings = WarmStarts::new();
+    let mut warm_starts = WarmStarts::new();
     for (task, recorded) in &record.tasks {
         let folder = directory.task_for_reading(task)?;
-        for (index, begun) in recorded.from.iter().enumerate() {
+        for (index, warm_start) in recorded.from.iter().enumerate() {
             let path = folder.warm_start(index + 1);
             if !path.is_file() {
                 return Err(Failure::usage(format!(
-                    "`{}` is gone: the kernel that the search of `{task}` began from",
+                    "`{}` is missing: a warm start of `{task}`",
                     path.display()
                 ))
-                .hint("put it back; `steps/000001/kernel.cu` beside it may still have the first")
+                .hint("restore the file; the first warm start may also be in `steps/000001/kernel.cu`")
                 .into());
             }
             let source = files::read(&path)?;
-            beginnings
-                .entry(task.clone())
-                .or_default()
-                .push(WarmStartKernel {
-                    record: WarmStart {
-                        kernel: Digest::of(&source),
-                        ..begun.clone()
-                    },
-                    source,
-                });
+            let kernels = warm_starts.entry(task.clone()).or_default();
+            kernels.push(WarmStartKernel {
+                record: WarmStart {
+                    kernel: Digest::of(&source),
+                    ..warm_start.clone()
+                },
+                source,
+            });
         }
     }
-    Ok(beginnings)
+    Ok(warm_starts)
 }
 
-/// Whether a run that goes on still says where it began: that cannot change any more.
+/// Checks that the config of a resumed run has the recorded `from`, which cannot change after the start.
 pub(crate) fn check_from_unchanged(recorded: &Value, now: &[String]) -> Result<(), Failure> {
     let was: Vec<&str> = recorded["from"]
         .as_array()
-        .map(|words| words.iter().filter_map(Value::as_str).collect())
+        .map(|entries| entries.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
-    match was == now {
-        true => Ok(()),
-        false => Err(Failure::usage(
-            "`from`: where a search begins from cannot be changed once it has begun",
-        )
-        .hint("begin another run from there")),
+    if was == now {
+        return Ok(());
     }
+    Err(
+        Failure::usage("`from`: the warm starts of a run cannot be changed after its start")
+            .hint("start another run from these kernels"),
+    )
 }

@@ -1,6 +1,7 @@
-//! Where compiled kernels are kept, and how that place stays small.
+//! The cache of compiled kernels: atomic writes, leases on files in use, and pruning to a size limit.
 //!
-//! Everything in it can be made again. Other processes may use it at the same time: what may be in use is never removed.
+//! Everything in the cache can be built again. Several processes may use it at the same time, so a file that may be in use is
+//! never removed. Used by both compilers (`cpu::compiler`, `cuda::compiler`).
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
@@ -13,18 +14,19 @@ use tempfile::TempPath;
 
 use crate::base::Failure;
 
-/// The most that compiled kernels of one kind may take, but for those in use.
+/// Size limit for the compiled kernels of one kind. Files in use may exceed it.
 const MAX_BYTES: u64 = 2 << 30;
-/// How much of that one process writes before it looks whether something has to go.
+/// A process prunes after it has written the limit divided by this.
 const PRUNE_DIVISOR: u64 = 16;
-/// Where files cannot be locked, nobody uses one that is older: a judge keeps its oracle's and its baseline's as long as it lives.
+/// On a file system without locks, a file that was not used for this long counts as unused. A judge keeps using its oracle and
+/// its baseline for as long as it lives.
 const UNUSED_AGE: Duration = Duration::from_secs(3 * 24 * 3600);
-/// How often a file that another process is just removing is asked for.
+/// Number of attempts if another process removes the file at the same moment.
 const MAX_INSERT_TRIES: u32 = 200;
-/// Runtimes of other versions, and what a killed process left half built.
+/// Age from which the runtimes of other versions, and the unfinished ones of killed processes, are removed.
 const RUNTIME_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// `$KFORGE_CACHE_DIR`, `$XDG_CACHE_HOME/kforge`, `~/.cache/kforge`, or a temporary folder.
+/// The cache folder: `$KFORGE_CACHE_DIR`, `$XDG_CACHE_HOME/kforge`, `~/.cache/kforge`, or a temporary folder.
 pub(super) fn folder() -> PathBuf {
     let given = |name: &str| {
         std::env::var_os(name)
@@ -43,11 +45,11 @@ pub(super) fn create_folder(folder: &Path) -> Result<(), Failure> {
 
 pub(super) fn write_failure(path: &Path, error: &std::io::Error) -> Failure {
     Failure::environment(format!("failed to write `{}`: {error}", path.display())).hint(
-        "make room there, or name another folder in the environment variable KFORGE_CACHE_DIR",
+        "free some space there, or set the environment variable KFORGE_CACHE_DIR to another folder",
     )
 }
 
-/// Writes a file in one step: whoever reads it finds all of it, or what was there before.
+/// Writes a file atomically: a reader sees the old contents or the new ones.
 pub(super) fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let beside = tempfile::NamedTempFile::new_in(folder)?;
@@ -58,13 +60,13 @@ pub(super) fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<
         .map_err(|error| error.error)
 }
 
-/// Says that a folder is in use, so that it is not removed soon.
+/// Marks a folder as used, so that it is not pruned soon.
 pub(super) fn mark_used(folder: &Path) {
-    // A folder that cannot be touched is at worst built again some day.
+    // If this fails, the folder is at worst pruned and built again.
     let _ = std::fs::File::open(folder).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
-/// Removes runtimes that are old. Failing to is no failure: the next process will try.
+/// Removes old runtimes. Errors are ignored: the next process tries again.
 pub(super) fn prune_runtimes(cache: &Path) {
     for entry in list_entries(cache) {
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
@@ -75,19 +77,19 @@ pub(super) fn prune_runtimes(cache: &Path) {
     }
 }
 
-/// That a file of a store is in use: as long as anybody has it, the file stays.
+/// A claim on a cached file: the file is not pruned while a clone of this value lives in any process.
 #[derive(Clone, Debug)]
 pub struct CacheLease {
-    /// Locked, for others to see.
+    /// Holds a shared lock, which other processes see.
     _file: Arc<File>,
 }
 
-/// A folder of compiled kernels with a limit: where it holds too much, those go that were not used for the longest time.
+/// A folder of compiled kernels with a size limit. The least recently used files are pruned first.
 #[derive(Debug)]
 pub(super) struct ImageCache {
     folder: PathBuf,
     max_bytes: u64,
-    /// What this process has written since it last pruned.
+    /// Bytes that this process has written since it last pruned.
     bytes_written: AtomicU64,
 }
 
@@ -109,30 +111,30 @@ impl ImageCache {
         self.folder.join(name)
     }
 
-    /// The file, if it is there, and that it is in use from now on.
+    /// Claims a file, if it exists.
     pub(super) fn lease(&self, name: &str) -> Option<CacheLease> {
         let file = File::open(self.path(name)).ok()?;
         match file.try_lock_shared() {
-            // Somebody is removing it.
+            // Another process is removing it.
             Err(TryLockError::WouldBlock) => return None,
-            // Without locks its age alone protects it.
+            // On a file system without locks, only its age protects it.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
-        // It may have been removed since it was opened.
+        // Another process may have removed it since it was opened.
         if file.metadata().ok()?.nlink() == 0 {
             return None;
         }
-        // What cannot be marked as used is at worst built again some day.
+        // If this fails, the file is at worst pruned and built again.
         let _ = file.set_modified(SystemTime::now());
         Some(CacheLease {
             _file: Arc::new(file),
         })
     }
 
-    /// Gives a whole file its name, unless another process has made the same meanwhile.
+    /// Moves a complete file into the cache under `name`. If another process has just stored the same file, uses that one.
     pub(super) fn insert(&self, whole: TempPath, name: &str) -> std::io::Result<CacheLease> {
         let file = File::open(&whole)?;
-        // Before it can be found; a lock that cannot be had is of no use to others either.
+        // Locked before other processes can find it. Where locks do not work, they do not work for the others either.
         let _ = file.try_lock_shared();
         let bytes = file.metadata()?.len();
         let mut whole = whole;
@@ -162,11 +164,11 @@ impl ImageCache {
         Ok(held)
     }
 
-    /// Writes a file that may be there already, torn or whole.
+    /// Writes a file that may exist already, complete or not.
     pub(super) fn write(&self, name: &str, contents: &[u8]) -> std::io::Result<CacheLease> {
         for _ in 0..MAX_INSERT_TRIES {
             write_atomically(&self.path(name), contents)?;
-            // Another process may have taken it for something old.
+            // Another process may have pruned it as old.
             if let Some(held) = self.lease(name) {
                 self.note_written(contents.len() as u64);
                 return Ok(held);
@@ -175,7 +177,7 @@ impl ImageCache {
         Err(std::io::ErrorKind::ResourceBusy.into())
     }
 
-    /// Looks now and then whether something has to go.
+    /// Counts written bytes, and prunes when there are enough.
     fn note_written(&self, bytes: u64) {
         let written = self.bytes_written.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if written >= self.max_bytes / PRUNE_DIVISOR {
@@ -184,7 +186,7 @@ impl ImageCache {
         }
     }
 
-    /// Removes what was not used for the longest time, until the rest is small enough. Failing to is no failure.
+    /// Removes the least recently used files until the rest is within the limit. Errors are ignored.
     pub(super) fn prune(&self) {
         let mut entries = list_entries(&self.folder);
         let mut bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
@@ -200,7 +202,7 @@ impl ImageCache {
     }
 }
 
-/// Whether it is gone.
+/// Removes a file that is not in use. Returns whether it is gone.
 fn remove_unused(entry: &CacheEntry) -> bool {
     let Ok(file) = File::open(&entry.path) else {
         return !entry.path.exists();
@@ -263,7 +265,7 @@ mod tests {
         names
     }
 
-    /// A store of 160 bytes.
+    /// A cache with a limit of 160 bytes.
     fn store(folder: &Path) -> ImageCache {
         ImageCache {
             max_bytes: 160,
@@ -271,7 +273,7 @@ mod tests {
         }
     }
 
-    /// Fifty bytes, used so many minutes ago.
+    /// Writes a file of 50 bytes that was last used this many minutes ago.
     fn write(store: &ImageCache, name: &str, minutes: u64) {
         let path = store.path(name);
         std::fs::write(&path, [0; 50]).unwrap();
@@ -286,7 +288,7 @@ mod tests {
         for (name, minutes) in [("a", 50), ("b", 40), ("c", 30), ("d", 20), ("e", 10)] {
             write(&store, name, minutes);
         }
-        // Held by a clone, and asked for again: both as another process would see it.
+        // `a` stays claimed by a clone, `c` was used just now: both as another process would see it.
         let held = store.lease("a").unwrap();
         File::open(store.path("a"))
             .unwrap()
@@ -314,7 +316,7 @@ mod tests {
             std::fs::write(beside.path(), [0; 50]).unwrap();
             let kept = store.insert(beside.into_temp_path(), &format!("{number}"));
             held.push(kept.unwrap());
-            // The first stays in use, as a baseline does.
+            // The first stays claimed, as a baseline does.
             held.truncate(1);
         }
         let left = names(folder.path());

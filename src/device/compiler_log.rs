@@ -1,9 +1,9 @@
-//! What is quoted of a compiler's words: no folder of this machine, and no line without an end.
+//! Lines of a compiler's output, as they may be shown: without folders of this machine, and with a length limit.
 
-/// The most of one line: some are whole types.
+/// Longest line that is shown. Some lines contain whole template types.
 pub(super) const MAX_LINE_BYTES: usize = 600;
 
-/// Every absolute path becomes its last part.
+/// Replaces every absolute path by its last component.
 pub(super) fn strip_directories(line: &str) -> String {
     let mut result = String::with_capacity(line.len());
     let ends = |letter: char| {
@@ -18,7 +18,7 @@ pub(super) fn strip_directories(line: &str) -> String {
         let is_operator = ["//", "/*", "/="]
             .iter()
             .any(|other| path.starts_with(other));
-        // Only what begins a path is looked at to its end, and then taken: a line of slashes takes no longer than another.
+        // Only the start of a path is scanned to its end, and then consumed, so a line of slashes takes linear time.
         let length = match is_path_start && !is_operator {
             true => path.find(ends).unwrap_or(path.len()),
             false => 0,

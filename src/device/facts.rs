@@ -1,37 +1,37 @@
-//! What a device has, for whoever writes kernels for it: what its maker says of the architecture, and what was measured here.
+//! Facts about a device for prompts: the vendor's limits of its architecture, and the rates that were measured on it.
 //!
-//! Opens no device and starts nothing.
+//! Opens no device and measures nothing: `cuda::peaks` does both.
 
 use serde::{Deserialize, Serialize};
 
 use crate::verdict::DeviceIdentity;
 
-/// What is known of a device; what is not is `None`.
+/// What is known about a device. An unknown fact is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct DeviceFacts {
     pub name: String,
     pub arch: String,
-    /// Of a CPU: cores that blocks are spread over.
+    /// The cores that run thread blocks, if the device is a CPU.
     pub cores: Option<u32>,
     pub multiprocessors: Option<u32>,
-    /// The last-level cache.
+    /// Size of the last-level cache.
     pub cache_bytes: Option<u64>,
     pub registers_a_multiprocessor: Option<u32>,
     pub threads_a_multiprocessor: Option<u32>,
     pub shared_bytes_a_multiprocessor: Option<u32>,
-    /// The most that one block may ask for.
+    /// Limit for one thread block.
     pub shared_bytes_a_block: Option<u32>,
-    /// Measured: bytes of the device's memory, read or written.
+    /// Measured bandwidth of device memory, reads and writes together.
     pub bytes_a_second: Option<f64>,
-    /// Measured: multiplications and additions in float32.
+    /// Measured float32 operations; a multiply-add counts as two.
     pub float_a_second: Option<f64>,
-    /// Measured: the same on the tensor cores in bfloat16, by `mma.sync`.
+    /// Measured bfloat16 operations of `mma.sync` on the tensor cores.
     pub tensor_a_second: Option<f64>,
 }
 
 impl DeviceFacts {
-    /// From the identity, the maker's tables, and what an earlier measurement of this very card left behind.
+    /// Collects the facts from the identity, the vendor's tables, and the cached measurements of this GPU.
     pub(crate) fn for_device(identity: &DeviceIdentity) -> Self {
         let mut facts = Self {
             name: identity.name.clone(),
@@ -43,17 +43,23 @@ impl DeviceFacts {
             facts.registers_a_multiprocessor = Some(64 << 10);
             facts.threads_a_multiprocessor = Some(threads);
             facts.shared_bytes_a_multiprocessor = Some(shared << 10);
-            // Turing gives a block all of it; since then the system keeps 1 KiB of each block for itself.
+            // Since Ampere, the system reserves 1 KiB for each block.
             let kept = if facts.arch == "sm_75" { 0 } else { 1 };
             facts.shared_bytes_a_block = Some((shared - kept) << 10);
         }
-        super::cuda::recall_peaks(identity, &mut facts);
+        if let Some(measured) = super::cuda::load_measured(identity) {
+            facts.multiprocessors = Some(measured.multiprocessors);
+            facts.cache_bytes = Some(measured.cache_bytes);
+            facts.bytes_a_second = Some(measured.bandwidth);
+            facts.float_a_second = Some(measured.float_rate);
+            facts.tensor_a_second = Some(measured.tensor_rate);
+        }
         facts
     }
 }
 
-/// Threads that a multiprocessor can hold, and KiB of shared memory that it has (CUDA programming guide, table of technical
-/// specifications by compute capability). All of these have 64 Ki registers.
+/// Resident threads and KiB of shared memory of a multiprocessor (CUDA programming guide, table of technical specifications by
+/// compute capability). All of these architectures have 64 Ki registers.
 fn architecture_limits(arch: &str) -> Option<(u32, u32)> {
     let number = arch.strip_prefix("sm_")?;
     Some(match number.trim_end_matches(['a', 'f']) {

@@ -1,5 +1,5 @@
-// The loops over `numerics.h` for memory that the CPU reaches. Called from `numerics.rs`, which checks every size. Compiled once
-// for each kind of processor, under a name of its own: all give the same bits.
+// The loops of `numerics.h` over host memory. Called by `numerics.rs`, which checks every size. Compiled once for each kind of
+// processor, each in its own namespace; all variants give the same bits.
 
 #include "numerics.h"
 
@@ -8,7 +8,7 @@
 namespace KFORGE_VARIANT {
 namespace {
 
-// Elements that are compared without a branch.
+// Number of elements that are compared without a branch.
 constexpr u64 STRIP = 64;
 
 template <u32 dtype>
@@ -35,7 +35,7 @@ void fill(void* memory, u64 elements, const Distribution& distribution, u64 seed
     }
 }
 
-// Doubles, rounded to what is stored.
+// Stores doubles, rounded to the dtype.
 template <u32 dtype>
 void store(const double* values, void* memory, u64 elements) {
     typedef typename Element<dtype>::Stored Stored;
@@ -74,17 +74,17 @@ void values(const void* memory, u64 elements, double* into) {
     for (u64 i = 0; i < elements; ++i) into[i] = Element<dtype>::value(stored[i]);
 }
 
-// Up to STRIP elements. Each loop does one thing, so that the compiler makes vectors of it.
+// Compares up to STRIP elements. Each loop does one thing, so that the compiler vectorizes it.
 template <u32 dtype>
 inline __attribute__((always_inline)) void compare_strip(const typename Element<dtype>::Stored* stored, const double* expected, u64 count, u64 index,
                                                          const Bounds& bounds, double* sums, double* largest, Result* result) {
     double found[STRIP], errors[STRIP];
     for (u64 i = 0; i < count; ++i) found[i] = Element<dtype>::value(stored[i]);
-    // Divisions are dear: only what may be a new largest is divided, with room for the products' rounding.
+    // As `may_matter`, for all elements at once.
     const double worst = result->worst * ALMOST;
     const double share = result->max_rel_error * ALMOST;
     const double absolute = bounds.absolute, relative = bounds.relative, rms = bounds.rms;
-    u64 conspicuous = 0;
+    u64 any_matters = 0;
     for (u64 i = 0; i < count; ++i) {
         const double right = expected[i];
         const double error = __builtin_fabs(found[i] - right);
@@ -97,10 +97,10 @@ inline __attribute__((always_inline)) void compare_strip(const typename Element<
         double limit = by_worst < bound ? by_worst : bound;
         limit = by_share < limit ? by_share : limit;
         errors[i] = error;
-        conspicuous |= (u64)!(error <= limit);
+        any_matters |= (u64)!(error <= limit);
     }
-    if (conspicuous != 0) {
-        for (u64 i = 0; i < count; ++i) errors[i] = look_closely(found[i], expected[i], index + i, bounds, result);
+    if (any_matters != 0) {
+        for (u64 i = 0; i < count; ++i) errors[i] = record_error(found[i], expected[i], index + i, bounds, result);
     }
     for (u64 i = 0; i + LANES <= count; i += LANES) {
         for (u64 lane = 0; lane < LANES; ++lane) sums[lane] += errors[i + lane];
@@ -203,7 +203,7 @@ u64 any_hash(const void* memory, u64 bytes) {
 
 }  // namespace
 
-// As `numerics.rs` has it.
+// Same layout as `Functions` in numerics.rs.
 struct Functions {
     decltype(&any_fill) fill;
     decltype(&any_store) store;
@@ -218,7 +218,7 @@ struct Functions {
 
 #define KFORGE_JOIN_(a, b) a##b
 #define KFORGE_JOIN(a, b) KFORGE_JOIN_(a, b)
-// A variable that is const would be the file's own without a declaration before.
+// Declared first: a const variable without a declaration would have internal linkage.
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions);
 extern "C" const KFORGE_VARIANT::Functions KFORGE_JOIN(KFORGE_VARIANT, _functions) = {
     KFORGE_VARIANT::any_fill,   KFORGE_VARIANT::any_store,   KFORGE_VARIANT::any_poison, KFORGE_VARIANT::any_unwritten,

@@ -1,9 +1,9 @@
-// What the judge does to memory: fill, poison, compare, hash. Each is a plain function of an index, so that a loop on a CPU
-// and a kernel on a GPU give the same bits: contraction is off, sums have a fixed order, rounding is integer code.
+// The judge's work on memory: fill, poison, compare, hash. Each is a pure function of an index, so a loop on a CPU and a kernel
+// on a GPU give the same bits: contraction is off, sums have a fixed order, rounding is integer code.
 //
-// Random values come from a counter: mix(seed, index). A normal is the sum of four 16-bit uniforms, less its mean, over its
-// standard deviation (Irwin and Hall's distribution: kurtosis 2.7, no value beyond 3.47 deviations), so that no library's
-// logarithm or sine can differ between devices.
+// Random values come from a counter: mix(seed, index). A normal value is the sum of four 16-bit uniforms, minus its mean,
+// divided by its standard deviation (Irwin-Hall distribution: kurtosis 2.7, no value beyond 3.47 deviations). No logarithm or
+// sine of a library is involved, because those differ between devices.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 #define KFORGE_BOTH inline
 #endif
 
-// A file that is compiled for several processors gives each its own namespace: the linker must never mix their functions.
+// A file that is compiled for several processors uses one namespace for each: the linker must never mix their functions.
 #ifndef KFORGE_VARIANT
 #define KFORGE_VARIANT kforge_numerics
 #endif
@@ -25,7 +25,7 @@ typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
 
-// The numbers of `DType` on the Rust side.
+// Same order as `dtype_number` in numerics.rs.
 enum DType : u32 { FLOAT64, FLOAT32, FLOAT16, BFLOAT16, FLOAT8_E4M3, FLOAT8_E5M2, INT64, INT32, INT16, INT8, BOOL };
 
 // Steele, Lea and Flood's SplitMix64 finaliser over a Weyl sequence that starts at the seed.
@@ -36,7 +36,7 @@ KFORGE_BOTH u64 mix(u64 seed, u64 index) {
     return z ^ (z >> 31);
 }
 
-// The seed of one of several copies of the same data; copy 0 is the data itself.
+// The seed for one of several copies of the same data. Copy 0 uses the seed unchanged.
 KFORGE_BOTH u64 seed_of_copy(u64 seed, u64 copy) { return copy == 0 ? seed : mix(seed ^ 0xc0b1e5c0b1e5c0b1ull, copy); }
 
 template <typename To, typename From>
@@ -55,21 +55,21 @@ KFORGE_BOTH To bits_of(From from) {
 
 enum Shape : u32 { NORMAL, UNIFORM, VALUE, CUMULATIVE };
 
-// As `numerics.rs` has it.
+// Same layout as `RawDistribution` in numerics.rs.
 struct Distribution {
     u32 shape;
-    u32 levels;         // so many different values; 0: no bound
-    double first;       // the deviation, the low end, the value, or what is cut into parts
-    double second;      // the high end
+    u32 levels;         // number of different values; 0: unlimited
+    double first;       // NORMAL: deviation; UNIFORM: low end; VALUE: the value; CUMULATIVE: the total
+    double second;      // UNIFORM: high end
     double mean;        // added to every value
-    double zeros;       // the share of elements that are 0
-    double large_rows;  // by what about every fourth row is multiplied
+    double zeros;       // share of elements that are 0
+    double large_rows;  // factor for about every fourth row
     u64 row;            // length of the last axis
-    u32 one_hot;        // all elements of a row are 0 but one
+    u32 one_hot;        // all elements of a row but one are 0
     u32 normalize;      // every row has length 1
 };
 
-// Streams of their own beside the values'.
+// Seeds of the random streams that are independent of the values.
 constexpr u64 ZEROS_STREAM = 0x5ca1ab1e0ddba11dull;
 constexpr u64 ONE_HOT_STREAM = 0x0b5e55ed5ca1ab1eull;
 constexpr u64 LARGE_ROWS_STREAM = 0x1ca7efab1e5eed5ull;
@@ -82,7 +82,7 @@ KFORGE_BOTH double normal(u64 seed, u64 index) {
     return (double)(sum - 131070) * 2.6429114831146424e-05;
 }
 
-// A number in [0, 1) of 53 bits.
+// A number in [0, 1) with 53 bits.
 KFORGE_BOTH double unit(u64 h) { return (double)(h >> 11) * 1.1102230246251565e-16; }
 
 KFORGE_BOTH double draw(const Distribution& distribution, u64 seed, u64 index) {
@@ -92,7 +92,7 @@ KFORGE_BOTH double draw(const Distribution& distribution, u64 seed, u64 index) {
     return distribution.first + span;
 }
 
-// For integers both ends are included.
+// A draw for integers. The range of UNIFORM includes both ends.
 KFORGE_BOTH long long draw_integer(const Distribution& distribution, u64 seed, u64 index) {
     if (distribution.shape != UNIFORM) return (long long)draw(distribution, seed, index);
     const long long low = (long long)distribution.first;
@@ -100,7 +100,7 @@ KFORGE_BOTH long long draw_integer(const Distribution& distribution, u64 seed, u
     return low + (long long)(span == 0 ? mix(seed, index) : mix(seed, index) % span);
 }
 
-// Which draw an element shows: with few levels many show the same one.
+// The index of the draw for an element. With `levels`, many elements share a draw.
 KFORGE_BOTH u64 level(const Distribution& distribution, u64 seed, u64 index) {
     return distribution.levels == 0 ? index : mix(seed ^ LEVELS_STREAM, index) % distribution.levels;
 }
@@ -111,38 +111,38 @@ KFORGE_BOTH bool is_zero(const Distribution& distribution, u64 seed, u64 index) 
     return mix(seed ^ ONE_HOT_STREAM, index / distribution.row) % distribution.row != index % distribution.row;
 }
 
-// A value with all that changes its shape, but for the rows' length.
+// A value with all modifiers applied except `normalize`.
 KFORGE_BOTH double shaped(const Distribution& distribution, u64 seed, u64 index) {
     if (is_zero(distribution, seed, index)) return 0.0;
     double value = draw(distribution, seed, level(distribution, seed, index));
-    // A zero keeps its sign where nothing is added.
+    // Adding 0.0 would turn -0.0 into 0.0.
     if (distribution.mean != 0.0) value += distribution.mean;
     const bool large = distribution.large_rows != 1.0 && mix(seed ^ LARGE_ROWS_STREAM, index / distribution.row) % 4 == 0;
     return large ? value * distribution.large_rows : value;
 }
 
-// How large a part is beside the others: the product of two uniforms, so that parts differ widely. At most 2^16.
+// The relative size of a part: the product of two uniforms, so parts differ widely. At most 2^16.
 KFORGE_BOTH u64 part(const Distribution& distribution, u64 seed, u64 index) {
     if (is_zero(distribution, seed, index)) return 0;
     const u64 h = mix(seed, level(distribution, seed, index));
     return ((h & 255) + 1) * ((h >> 8 & 255) + 1);
 }
 
-// Where a row's part number `index % row` begins, if its parts are to add up to `first`: 0 at the start of the row, all of it at
-// the end. Every element adds up all parts anew, which is why rows are short (`check.rs`: at most 4097).
+// The start of a row's part number `index % row`, scaled so that all parts add up to `first`: 0 at the start of the row, the total
+// at its end. Every element sums all parts of its row, so rows must be short (`check.rs`: at most 4097).
 KFORGE_BOTH long long cumulative(const Distribution& distribution, u64 seed, u64 index) {
-    const u64 place = index % distribution.row;
-    const u64 start = index - place;
+    const u64 position = index % distribution.row;
+    const u64 start = index - position;
     u64 before = 0, all = 0;
     for (u64 i = 0; i + 1 < distribution.row; ++i) {
         const u64 size = part(distribution, seed, start + i);
-        before += i < place ? size : 0;
+        before += i < position ? size : 0;
         all += size;
     }
     const u64 total = (u64)distribution.first;
-    if (place + 1 == distribution.row) return place == 0 ? 0 : (long long)total;
+    if (position + 1 == distribution.row) return position == 0 ? 0 : (long long)total;
     if (all == 0) return 0;
-    // total * before / all without the product's overflow: both sums are below 2^29.
+    // total * before / all without overflow: `before` and `all` are below 2^29.
     return (long long)(total / all * before + total % all * before / all);
 }
 
@@ -151,20 +151,20 @@ KFORGE_BOTH long long shaped_integer(const Distribution& distribution, u64 seed,
     return is_zero(distribution, seed, index) ? 0 : draw_integer(distribution, seed, level(distribution, seed, index));
 }
 
-// Whether values are what is drawn, and nothing else.
+// Whether no modifier changes the drawn values.
 KFORGE_BOTH bool is_plain(const Distribution& distribution) {
     return distribution.levels == 0 && distribution.mean == 0.0 && distribution.zeros == 0.0 && distribution.large_rows == 1.0 &&
            distribution.one_hot == 0;
 }
 
-// ---- Conversions, to nearest, ties to even ----
+// ---- Conversions: round to nearest, ties to even ----
 
-// A float to a format of fewer bits: `exponent_bits` and `mantissa_bits` with the usual bias, infinity and NaN.
+// Converts a float to a narrower IEEE-like format with the usual bias, infinity and NaN.
 template <int exponent_bits, int mantissa_bits>
 KFORGE_BOTH u32 narrow(float value) {
     constexpr int drop = 23 - mantissa_bits;
     constexpr u32 infinity = ((1u << exponent_bits) - 1) << mantissa_bits;
-    // What the exponent field loses with its bias.
+    // The difference of the two exponent biases, in the position of the exponent field.
     constexpr u32 rebias = (u32)(128 - (1 << (exponent_bits - 1))) << 23;
     const u32 bits = bits_of<u32>(value);
     const u32 sign = bits >> 31 << (exponent_bits + mantissa_bits);
@@ -173,33 +173,33 @@ KFORGE_BOTH u32 narrow(float value) {
     u32 shifted = magnitude - rebias;
     int lost = drop;
     if (exponent_bits < 8 && magnitude < rebias + 0x800000u) {
-        // Below the least normal number the leading bit is written out, and every step down loses one more.
+        // A subnormal result: the leading bit becomes explicit, and every step of the exponent loses one more bit.
         const int deeper = (int)((rebias >> 23) + 1) - (int)(magnitude >> 23);
         if (deeper > 30 - drop) return sign;
         lost = drop + deeper;
         shifted = (magnitude & 0x7fffff) | 0x800000u;
         if (magnitude < 0x800000u) return sign;
     }
-    // Half of the last place less one, and one more where that makes the result even.
+    // Add half a unit in the last place minus one, plus one if the result would be odd: round half to even.
     const u32 result = (shifted + ((1u << (lost - 1)) - 1) + (shifted >> lost & 1)) >> lost;
     return sign | (result >= infinity ? infinity : result);
 }
 
-// e4m3fn has no infinity: beyond its largest value (448) all is NaN.
+// e4m3fn has no infinity: everything beyond its largest value (448) becomes NaN.
 KFORGE_BOTH u8 to_e4m3(float value) {
     const u8 sign = (u8)(bits_of<u32>(value) >> 24 & 0x80);
     const float magnitude = bits_of<float>(bits_of<u32>(value) & 0x7fffffffu);
     if (!(magnitude <= 464.0f)) return sign | 0x7f;
-    // With one more exponent bit there is room for the values that IEEE would call infinite.
+    // One more exponent bit makes room for the values that are infinite in an IEEE format.
     const u32 wide = narrow<5, 3>(magnitude * 0.00390625f);
     return sign | (u8)(wide > 0x7e ? 0x7e : wide);
 }
 
-// Both results are made and one is taken: a loop without branches becomes vectors.
+// Computes both results and selects one: compilers vectorize a loop without branches.
 KFORGE_BOTH float from_half(u16 half) {
     const u32 sign = (u32)(half & 0x8000) << 16;
     const u32 magnitude = half & 0x7fff;
-    // Exact: the power of two carries the exponent's bias, also for subnormal numbers.
+    // Exact, also for subnormal numbers: multiplying by a power of two corrects the exponent bias.
     const u32 finite = bits_of<u32>(bits_of<float>(magnitude << 13) * 5.192296858534828e+33f);
     const u32 other = 0x7f800000u | (magnitude & 0x3ff) << 13;
     return bits_of<float>(sign | (magnitude >= 0x7c00 ? other : finite));
@@ -212,7 +212,7 @@ KFORGE_BOTH float from_e4m3(u8 bits) {
     return bits_of<float>(sign | (magnitude == 0x7f ? 0x7fc00000u : finite));
 }
 
-// ---- Elements: a stored type, how a double becomes one, and back ----
+// ---- Elements: the stored type of each dtype, and its conversion from and to double ----
 
 template <u32 dtype>
 struct Element;
@@ -257,9 +257,9 @@ KFORGE_INTEGER_ELEMENT(BOOL, u8, (u8)(value != 0))
 
 // ---- Comparison ----
 
-// Whether an element is acceptable, and how far it is off in units of its bound.
 KFORGE_BOTH bool is_finite(double value) { return (bits_of<u64>(value) & 0x7ff0000000000000ull) != 0x7ff0000000000000ull; }
 
+// The error of an element divided by its bound. The element passes if this is at most 1.
 KFORGE_BOTH double excess(double found, double expected, double absolute, double relative) {
     if (!is_finite(found) || !is_finite(expected)) {
         const bool same = found == expected || (found != found && expected != expected);
@@ -273,13 +273,14 @@ KFORGE_BOTH double excess(double found, double expected, double absolute, double
     return bound > 0.0 ? error / bound : bits_of<double>(0x7ff0000000000000ull);
 }
 
-// Sums run over pieces of this many elements, in eight lanes each; over the pieces of a group in order, and over the groups.
+// The order of sums: pieces of PIECE elements, summed in LANES lanes each; GROUP pieces form a group; groups are added in order.
 constexpr u64 PIECE = 4096;
 constexpr u64 LANES = 8;
 constexpr u64 GROUP = 32;
-// Room for the products' rounding.
+// Allows for the rounding of the products in `may_matter`.
 constexpr double ALMOST = 1.0 - 1e-12;
 
+// Same layout as `RawComparison` in numerics.rs.
 struct Result {
     u64 failed;
     u64 first;
@@ -290,15 +291,15 @@ struct Result {
     double worst;
 };
 
-// What a comparison needs besides the elements.
+// The tolerance of a comparison: an element's bound is absolute + relative * |expected|.
 struct Bounds {
     double absolute;
     double relative;
     double rms;
 };
 
-// One element that failed, or may be a new largest. Gives its error as it goes into the mean.
-KFORGE_BOTH double look_closely(double found, double right, u64 index, const Bounds& bounds, Result* result) {
+// Records an element that failed or may be a new maximum. Returns its error for the mean.
+KFORGE_BOTH double record_error(double found, double right, u64 index, const Bounds& bounds, Result* result) {
     const double infinity = bits_of<double>(0x7ff0000000000000ull);
     const double size = right < 0 ? -right : right;
     const double scale = size > bounds.rms ? size : bounds.rms;
@@ -319,8 +320,8 @@ KFORGE_BOTH double look_closely(double found, double right, u64 index, const Bou
     return error;
 }
 
-// Whether an element may have failed, or be a new largest: divisions are dear, so all others are spared them.
-KFORGE_BOTH bool is_conspicuous(double error, double right, const Bounds& bounds, const Result& result) {
+// Whether an element may have failed or be a new maximum. Only those need the expensive divisions of `record_error`.
+KFORGE_BOTH bool may_matter(double error, double right, const Bounds& bounds, const Result& result) {
     const double size = right < 0 ? -right : right;
     const double scale = size > bounds.rms ? size : bounds.rms;
     const double scaled = bounds.relative * size;
@@ -334,7 +335,7 @@ KFORGE_BOTH bool is_conspicuous(double error, double right, const Bounds& bounds
 
 // ---- Hash ----
 
-// One word's share of a hash; the shares are added, in any order.
+// The contribution of one word to a hash. Contributions are added in any order.
 KFORGE_BOTH u64 hash_word(u64 word, u64 index) {
     const u64 z = (word ^ (index * 0x9e3779b97f4a7c15ull)) * 0xff51afd7ed558ccdull;
     return (z ^ (z >> 32)) * 0xc4ceb9fe1a85ec53ull;

@@ -1,10 +1,12 @@
-//! What the judge does to memory that the CPU reaches: safe doors to `numerics.cpp`.
+//! The judge's work on host memory: fill, poison, compare, hash. Safe wrappers around `numerics.cpp`.
 //!
-//! The functions behind it are those that a GPU will run on its own memory: the same seed gives the same bits everywhere.
+//! A GPU runs the same functions on its own memory (`cuda/numerics.cu`), so the same seed gives the same bits on every device.
+//! Never decides whether a result is right: it only returns numbers.
 
 use std::sync::OnceLock;
 
-use super::{Comparison, Poison};
+use super::aligned::AlignedBytes;
+use super::memory::{Comparison, Mismatch, Poison, PoisonCount};
 use crate::kernel::plan::Argument;
 use crate::task::{CumulativeTotal, DType, Distribution, DistributionKind, Norm, Tolerance};
 
@@ -20,7 +22,7 @@ struct RawComparison {
     worst: f64,
 }
 
-/// A distribution as `numerics.h` has it.
+/// Same layout as `Distribution` in `numerics.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawDistribution {
@@ -37,13 +39,13 @@ pub(super) struct RawDistribution {
 }
 
 impl RawDistribution {
-    /// Whether an element depends on all of its row.
+    /// Whether an element depends on its whole row.
     pub(super) fn needs_whole_row(&self) -> bool {
         self.normalize != 0
     }
 }
 
-/// The functions of `numerics.cpp`, compiled for one kind of processor.
+/// The functions of `numerics.cpp`, compiled for one kind of processor. Same layout as `Functions` there.
 #[repr(C)]
 struct Functions {
     fill: unsafe extern "C" fn(
@@ -84,9 +86,9 @@ unsafe extern "C" {
     static kforge_numerics_avx512_functions: Functions;
 }
 
-/// Those that this processor can run, the fastest last. All give the same bits.
+/// The variants that this processor can run, the fastest last. All give the same bits.
 fn supported_variants() -> Vec<&'static Functions> {
-    // SAFETY: a constant of the other side, with the layout that both agree on.
+    // SAFETY: a constant of numerics.cpp with the same layout.
     let mut variants = vec![unsafe { &kforge_numerics_functions }];
     #[cfg(target_arch = "x86_64")]
     {
@@ -111,13 +113,13 @@ fn supported_variants() -> Vec<&'static Functions> {
 fn fastest_functions() -> &'static Functions {
     static FASTEST: OnceLock<&'static Functions> = OnceLock::new();
     FASTEST.get_or_init(|| {
-        // SAFETY: a constant of the other side, with the layout that both agree on.
+        // SAFETY: a constant of numerics.cpp with the same layout.
         let portable = unsafe { &kforge_numerics_functions };
         supported_variants().pop().unwrap_or(portable)
     })
 }
 
-/// How many whole elements a memory holds. The memory must be aligned for them, as mapped pages and vectors' buffers are.
+/// The number of whole elements in some memory. The memory must be aligned for the dtype; mapped pages and `Vec<u64>` are.
 fn element_count(dtype: DType, memory: &[u8]) -> u64 {
     assert_eq!(
         memory.as_ptr().align_offset(dtype.bytes() as usize),
@@ -127,7 +129,7 @@ fn element_count(dtype: DType, memory: &[u8]) -> u64 {
     memory.len() as u64 / dtype.bytes()
 }
 
-/// Fills with random values. `row` is the length of the last axis, over which normalised distributions have length 1.
+/// Fills memory with random values. `row` is the length of the last axis; normalized distributions have length 1 over it.
 pub fn fill(dtype: DType, memory: &mut [u8], row: u64, distribution: &Distribution, seed: u64) {
     let elements = element_count(dtype, memory);
     let row = row.clamp(1, elements.max(1));
@@ -159,7 +161,7 @@ pub(super) fn raw_distribution(
         DistributionKind::Uniform([low, high]) => (1, *low, *high),
         DistributionKind::Value(value) => (2, *value, 0.0),
         DistributionKind::Cumulative(CumulativeTotal::Size(total)) => (3, *total as f64, 0.0),
-        // An axis that no shape has given a size: nothing to cut.
+        // An axis without a size: the total is 0.
         DistributionKind::Cumulative(CumulativeTotal::Axis(_)) => (3, 0.0, 0.0),
     };
     RawDistribution {
@@ -176,7 +178,7 @@ pub(super) fn raw_distribution(
     }
 }
 
-/// An argument that is no address as the first bytes of a word.
+/// The value of an argument in the first bytes of a word; 0 for an argument that is an address.
 pub(crate) fn argument_word(argument: Argument) -> u64 {
     match argument {
         Argument::Buffer(_) | Argument::TensorMap(_) | Argument::Null => 0,
@@ -184,30 +186,21 @@ pub(crate) fn argument_word(argument: Argument) -> u64 {
         Argument::U32(value) => u64::from(value),
         Argument::I64(value) => value as u64,
         Argument::Scalar(dtype, value) => {
-            let mut word = 0u64;
-            // SAFETY: a word's own memory, seen as bytes.
-            let memory = unsafe {
-                std::slice::from_raw_parts_mut((&raw mut word).cast::<u8>(), dtype.bytes() as usize)
-            };
-            fill(
-                dtype,
-                memory,
-                1,
-                &Distribution::new(DistributionKind::Value(value)),
-                0,
-            );
-            word
+            let mut memory = AlignedBytes::zeroed(dtype.bytes() as usize);
+            let constant = Distribution::new(DistributionKind::Value(value));
+            fill(dtype, memory.as_mut_slice(), 1, &constant, 0);
+            memory.first_word()
         }
     }
 }
 
-/// Values rounded to what is stored: the opposite of `values`.
+/// Stores values, rounded to the dtype: the inverse of `values`.
 pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
     let elements = element_count(dtype, memory);
     assert_eq!(
         elements,
         values.len() as u64,
-        "as many values as there are elements"
+        "the number of values differs from the number of elements"
     );
     // SAFETY: both sides hold `elements` aligned elements.
     unsafe {
@@ -220,12 +213,12 @@ pub fn store(dtype: DType, values: &[f64], memory: &mut [u8]) {
     }
 }
 
-/// What is left of values that are stored.
+/// Values after rounding to a dtype.
 pub(crate) fn round_to_dtype(dtype: DType, given: &[f64]) -> Vec<f64> {
     with_stored_values(dtype, given, |memory| values(dtype, memory))
 }
 
-/// Values against their expected ones, as if they had been found in memory.
+/// Compares values with their expected values, after rounding them to the dtype.
 pub(crate) fn compare_values(
     dtype: DType,
     found: &[f64],
@@ -238,19 +231,16 @@ pub(crate) fn compare_values(
 }
 
 fn with_stored_values<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -> T) -> T {
-    let bytes = given.len() * dtype.bytes() as usize;
-    let mut words = vec![0u64; bytes.div_ceil(8)];
-    // SAFETY: the words' own memory, which is at least that long; every bit pattern is valid for both.
-    let memory = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), bytes) };
-    store(dtype, given, memory);
-    then(memory)
+    let mut memory = AlignedBytes::zeroed(given.len() * dtype.bytes() as usize);
+    store(dtype, given, memory.as_mut_slice());
+    then(memory.as_slice())
 }
 
-/// Fills with a pattern that an honest kernel does not leave behind.
+/// Fills memory with a pattern that no honest kernel leaves behind.
 pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
     match pattern {
         Poison::Nan => memory.fill(0xff),
-        // SAFETY: the memory holds as many aligned elements as are counted.
+        // SAFETY: the memory holds that many aligned elements.
         Poison::Finite { seed } => unsafe {
             (fastest_functions().poison)(
                 dtype_number(dtype),
@@ -262,14 +252,14 @@ pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
     }
 }
 
-/// How many elements still hold their poison, and the index of the first.
-pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Option<u64>) {
+/// Counts the elements that still hold their poison.
+pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> PoisonCount {
     let (finite, seed) = match pattern {
         Poison::Nan => (false, 0),
         Poison::Finite { seed } => (true, seed),
     };
     let mut first = 0;
-    // SAFETY: the memory holds as many aligned elements as are counted; `first` is written at most once.
+    // SAFETY: the memory holds that many aligned elements; `first` is valid for writes.
     let count = unsafe {
         (fastest_functions().unwritten)(
             dtype_number(dtype),
@@ -280,7 +270,10 @@ pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> (u64, Op
             &raw mut first,
         )
     };
-    (count, (count > 0).then_some(first))
+    PoisonCount {
+        count,
+        first: (count > 0).then_some(first),
+    }
 }
 
 /// The elements in double precision.
@@ -299,16 +292,16 @@ pub fn values(dtype: DType, memory: &[u8]) -> Vec<f64> {
     values
 }
 
-/// Every element against its expected value.
+/// Compares every element with its expected value.
 pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Tolerance) -> Comparison {
     let elements = element_count(dtype, memory);
     assert_eq!(
         elements,
         expected.len() as u64,
-        "as many expected values as elements"
+        "the number of expected values differs from the number of elements"
     );
     let mut raw = RawComparison::default();
-    // SAFETY: both sides hold `elements` aligned elements; `raw` has the layout that the other side writes.
+    // SAFETY: both sides hold `elements` aligned elements; `raw` has the layout of `Result` in numerics.h.
     unsafe {
         (fastest_functions().compare)(
             dtype_number(dtype),
@@ -320,15 +313,10 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
             &raw mut raw,
         );
     }
-    let first = (raw.failed > 0).then(|| {
-        (
-            raw.first,
-            expected
-                .get(raw.first as usize)
-                .copied()
-                .unwrap_or(f64::NAN),
-            raw.first_found,
-        )
+    let first = (raw.failed > 0).then(|| Mismatch {
+        index: raw.first,
+        expected: (expected.get(raw.first as usize).copied()).unwrap_or(f64::NAN),
+        found: raw.first_found,
     });
     Comparison {
         elements,
@@ -341,12 +329,13 @@ pub fn compare(dtype: DType, memory: &[u8], expected: &[f64], tolerance: Toleran
     }
 }
 
+/// A hash of some bytes; the same bytes give the same hash on every device.
 pub fn hash(memory: &[u8]) -> u64 {
     // SAFETY: exactly the bytes of the slice are read.
     unsafe { (fastest_functions().hash)(memory.as_ptr(), memory.len() as u64) }
 }
 
-/// The numbers of `numerics.h`.
+/// The dtype's number in `numerics.h`.
 pub(super) fn dtype_number(dtype: DType) -> u32 {
     match dtype {
         DType::Float64 => 0,

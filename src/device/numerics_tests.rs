@@ -1,8 +1,8 @@
-//! Tests of the judge's numerics: the same bits everywhere, and the right ones.
+//! Tests of the numerics: known values, documented distributions, and equal bits from all CPU variants.
 
 use super::*;
 
-/// Aligned memory for some elements.
+/// Fills aligned memory. Returns the memory and its elements.
 fn filled(
     dtype: DType,
     elements: usize,
@@ -18,7 +18,7 @@ fn filled(
 }
 
 fn bytes_of(words: &mut [u64], dtype: DType, elements: usize) -> &mut [u8] {
-    // SAFETY: the words' own memory, seen as bytes.
+    // SAFETY: the words' memory as bytes; the callers allocate enough.
     unsafe {
         std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), elements * dtype.bytes() as usize)
     }
@@ -155,7 +155,7 @@ fn all_cpu_variants_give_identical_bits() {
                     ..plain
                 };
                 let distribution = &raw const distribution;
-                // SAFETY: there is room for that many elements of any type, and rows of 5 divide them.
+                // SAFETY: the memory has room for that many elements of any dtype, and rows of 5 divide them.
                 unsafe {
                     (functions.fill)(number, memory, count, distribution, 3);
                     (functions.values)(number, memory, count, values.as_mut_ptr());
@@ -191,7 +191,7 @@ fn all_cpu_variants_give_identical_bits() {
     }
 }
 
-/// Against arithmetic in double precision, where quotients by powers of two are exact.
+/// Compares with arithmetic in double precision, where division by powers of two is exact.
 #[test]
 fn narrow_formats_match_double_precision_rounding() {
     for (dtype, mantissa, least, largest) in [
@@ -201,7 +201,7 @@ fn narrow_formats_match_double_precision_rounding() {
         (DType::Float8E5M2, 2, -14, 57_344.0),
     ] {
         for deviation in [1e-7, 1e-4, 1e-2, 1.0, 100.0] {
-            // Through single precision on both sides: the formats are reached through it.
+            // Both sides start from single precision, as `numerics.h` does.
             let (_, exact) = filled(DType::Float32, 20_000, 1, &normal(deviation), 2);
             let (_, found) = filled(dtype, 20_000, 1, &normal(deviation), 2);
             for (exact, found) in exact.into_iter().zip(found) {
@@ -380,7 +380,7 @@ fn comparison_accepts_small_errors_and_rejects_zeros_doubles_and_nan() {
     assert_eq!(
         (
             comparison.failed,
-            comparison.first.map(|first| first.0),
+            comparison.first.map(|first| first.index),
             comparison.worst_ratio
         ),
         (1, Some(100), f64::INFINITY)
@@ -398,14 +398,20 @@ fn poison_is_counted_until_overwritten() {
             poison(dtype, memory, pattern);
             assert_eq!(
                 count_unwritten(dtype, memory, pattern),
-                (900, Some(0)),
+                PoisonCount {
+                    count: 900,
+                    first: Some(0)
+                },
                 "{dtype}"
             );
             let bytes = dtype.bytes() as usize;
             memory[..bytes].fill(0x55);
             assert_eq!(
                 count_unwritten(dtype, memory, pattern),
-                (899, Some(1)),
+                PoisonCount {
+                    count: 899,
+                    first: Some(1)
+                },
                 "{dtype}"
             );
         }

@@ -1,7 +1,8 @@
-//! Deadlines for child processes: whoever is over its own is killed, with its whole group.
+//! Deadlines for child processes: a child that exceeds its deadline is killed together with its process group.
 //!
-//! One thread for all of them sleeps until the earliest deadline that it knows. Deadlines that are set later are mostly later,
-//! so that setting one wakes nobody just when a launch is timed.
+//! One thread serves all deadlines. It sleeps until the earliest one it knows. A new deadline is usually later than those, so
+//! setting it does not wake the thread while a launch is timed. Never waits for a child itself, except in
+//! `wait_for_state_change`.
 
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ struct WatchedGroup {
 struct WatchList {
     watched: Vec<WatchedGroup>,
     last_number: u64,
-    /// When the thread will look again; `None`: when it is told to.
+    /// When the thread wakes up by itself; `None`: it waits for a notification.
     next_wakeup: Option<Instant>,
 }
 
@@ -33,14 +34,14 @@ static WATCH_LIST: Mutex<WatchList> = Mutex::new(WatchList {
 static DEADLINE_MOVED: Condvar = Condvar::new();
 static THREAD_STARTED: OnceLock<()> = OnceLock::new();
 
-/// A deadline in force.
+/// An active deadline. Dropping it ends it.
 pub(super) struct ProcessDeadline {
     number: u64,
 }
 
 impl ProcessDeadline {
-    /// `group` is the number of a child that leads its own process group. It must not be reaped before the watch is stopped:
-    /// its number could be another's by then.
+    /// `group` is the process number of a child that leads its own process group. The child must not be reaped before `stop`:
+    /// its number could belong to another process by then.
     pub(super) fn start(group: libc::pid_t, deadline: Duration) -> Self {
         THREAD_STARTED.get_or_init(|| {
             std::thread::spawn(run_watchdog);
@@ -61,7 +62,7 @@ impl ProcessDeadline {
         Self { number }
     }
 
-    /// Ends the watch; tells whether the deadline had passed, and the group was killed.
+    /// Ends the deadline. Returns whether it had passed and the group was killed.
     pub(super) fn stop(self) -> bool {
         self.remove()
     }
@@ -82,7 +83,7 @@ impl Drop for ProcessDeadline {
 }
 
 fn lock_watch_list() -> MutexGuard<'static, WatchList> {
-    // Nothing that holds the lock can leave the list half changed.
+    // A panic cannot leave the list inconsistent: every change is a single operation.
     WATCH_LIST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -96,10 +97,10 @@ fn run_watchdog() {
             .filter(|watched| !watched.fired && watched.deadline <= now)
         {
             late.fired = true;
-            // The child has not been reaped: that happens after its watch was stopped, which needs the lock held here.
+            // The child is reaped only after its deadline was stopped, which needs the lock held here.
             kill_group(late.group);
         }
-        // What was stopped meanwhile still counts: to wake once too often is cheaper than to be woken for every launch.
+        // A deadline that is stopped later still counts: one wakeup too many is cheaper than a notification for every launch.
         let next = watches
             .watched
             .iter()
@@ -121,14 +122,14 @@ fn run_watchdog() {
     }
 }
 
-/// Blocks until there is news of a child, and leaves them to be collected: a child that has ended keeps its number. A watchdog
-/// sees to it that this returns.
+/// Blocks until a child changes its state (`kinds`: flags of `waitid`), without reaping it: an ended child keeps its number.
+/// Returns for certain only if a deadline is active for the child.
 pub(super) fn wait_for_state_change(child: libc::pid_t, kinds: libc::c_int) -> anyhow::Result<()> {
     loop {
-        // SAFETY: plain integers and unions of them; all zeros are a valid value.
+        // SAFETY: integers and unions of integers; all zeros are a valid value.
         let mut news: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let place = &raw mut news;
-        // SAFETY: `news` is a valid place to write.
+        // SAFETY: the pointer is valid for writes.
         let result = unsafe {
             libc::waitid(
                 libc::P_PID,

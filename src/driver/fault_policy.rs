@@ -1,62 +1,82 @@
-//! What the judge fails on: asked anew, and in the end given up, so that the search goes on.
+//! What to do when the judge itself fails: retry, give up on the step, or end the run.
 //!
-//! That a step was given up is final, so it is written down only once the judge has shown that it works: by an answer to a
-//! question that was put to it later. Where the machinery itself is broken the answer never comes, the run ends, and whatever takes
-//! it up judges these steps again.
+//! Giving up on a step is final, so the event is recorded only after the judge has shown that it works: by the outcome of an
+//! evaluation that was started later. If the machinery is broken, no such outcome comes, the run ends, and a resumed run judges
+//! these steps again.
+//!
+//! Counts and decides. Starts no evaluation and writes nothing.
+
+use std::collections::HashMap;
 
 use anyhow::{Result, anyhow};
 
 use super::running::EvaluationPurpose;
-use super::task::TaskLoop;
-use crate::event::{Event, Failed, FailedReason};
+use crate::event::Event;
 use crate::verdict::Status;
-use crate::worker::{JobKind, JobOutcome};
+use crate::worker::JobOutcome;
 
-/// How often something is asked anew because the judge failed, before it is given up.
+/// Number of harness errors of one evaluation after which it is not repeated.
 const MAX_TRIES: u32 = 3;
 
-/// So many steps given up in a row mean that the machinery is broken, not a kernel unlucky.
+/// Number of steps given up in a row after which the machinery counts as broken.
 const MAX_GIVEN_UP_IN_A_ROW: u32 = 5;
 
-/// No step's: what the baseline is judged as.
-const BASELINE_STEP: u64 = 0;
+/// The step number of evaluations of the baseline, which belongs to no step.
+pub(super) const BASELINE_STEP: u64 = 0;
 
-/// Something given up, while it is not known whose fault it was.
-pub(super) struct PendingGiveUp {
+/// Harness errors of one task, in this process.
+#[derive(Default)]
+pub(super) struct FaultPolicy {
+    /// Number of harness errors. Each purpose has its own tries.
+    faults: HashMap<(u64, EvaluationPurpose), u32>,
+    given_up_in_a_row: u32,
+    pending_give_ups: Vec<PendingGiveUp>,
+}
+
+/// A step that was given up, while it is unknown whether the judge works.
+struct PendingGiveUp {
     event: Event,
-    /// How many evaluations had begun by then.
+    /// Number of evaluations that had started by then.
     evaluations_started: u64,
 }
 
-impl TaskLoop<'_> {
-    /// Judges a step once more, or gives it up.
-    pub(super) fn retry_or_give_up(
+impl FaultPolicy {
+    /// Counts a harness error. Returns whether it was the last try.
+    pub(super) fn count_fault(
         &mut self,
         step: u64,
         purpose: EvaluationPurpose,
-        error: anyhow::Error,
-    ) -> Result<()> {
-        let is_again = purpose == EvaluationPurpose::Rejudge;
-        if !self.count_fault(step, purpose, &error) {
-            if is_again {
-                self.stale.push_back(step);
-            } else {
-                let source = self.sources.text(step)?;
-                self.unjudged.insert(step, source);
-            }
-            return Ok(());
+        error: &anyhow::Error,
+    ) -> bool {
+        let faults = self.faults.entry((step, purpose)).or_default();
+        *faults += 1;
+        if purpose == EvaluationPurpose::CheckJudge {
+            tracing::warn!("the judge failed on the baseline (failure {faults}): {error:#}");
+        } else {
+            tracing::warn!("the judge failed on step {step} (failure {faults}): {error:#}");
         }
-        // An elite keeps the measurement that it has; whoever resumes measures it then.
-        if !is_again {
-            self.give_up(Event::Failed(Failed {
-                edits: Default::default(),
-                step,
-                reason: FailedReason::HarnessError,
-                of: None,
-                detail: Some(format!("{error:#}")),
-                kernel: None,
-            }));
-        }
+        *faults >= MAX_TRIES
+    }
+
+    /// Whether all tries to confirm a step have failed.
+    pub(super) fn cannot_be_confirmed(&self, step: u64) -> bool {
+        let faults = self.faults.get(&(step, EvaluationPurpose::Confirm));
+        faults.is_some_and(|faults| *faults >= MAX_TRIES)
+    }
+
+    /// Keeps the event of a step that was given up until the judge has shown that it works.
+    pub(super) fn give_up(&mut self, event: Event, evaluations_started: u64) {
+        self.pending_give_ups.push(PendingGiveUp {
+            event,
+            evaluations_started,
+        });
+    }
+
+    /// Counts a step that was given up.
+    ///
+    /// # Errors
+    /// `error` with context, if too many steps in a row were given up.
+    pub(super) fn count_given_up(&mut self, error: anyhow::Error) -> Result<()> {
         self.given_up_in_a_row += 1;
         if self.given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW {
             return Err(error.context(format!(
@@ -66,89 +86,52 @@ impl TaskLoop<'_> {
         Ok(())
     }
 
-    /// Counts, and says whether that was once too often. Each purpose has its own tries.
-    pub(super) fn count_fault(
-        &mut self,
-        step: u64,
-        purpose: EvaluationPurpose,
-        error: &anyhow::Error,
-    ) -> bool {
-        let faults = self.faults.entry((step, purpose)).or_default();
-        *faults += 1;
-        match purpose {
-            EvaluationPurpose::CheckJudge => {
-                tracing::warn!("the judge failed on the baseline, time {faults}: {error:#}");
-            }
-            _ => tracing::warn!("the judge failed on step {step}, time {faults}: {error:#}"),
-        }
-        *faults >= MAX_TRIES
+    /// A candidate was judged: the row of given-up steps ends.
+    pub(super) fn count_judged(&mut self) {
+        self.given_up_in_a_row = 0;
     }
 
-    /// Whether it makes no sense to confirm a step once more.
-    pub(super) fn cannot_be_confirmed(&self, step: u64) -> bool {
-        let faults = self.faults.get(&(step, EvaluationPurpose::Confirm));
-        faults.is_some_and(|faults| *faults >= MAX_TRIES)
-    }
-
-    /// Keeps the word that something was given up until the judge has shown that it works.
-    pub(super) fn give_up(&mut self, event: Event) {
-        let begun = self.running.evaluations_started();
-        self.pending_give_ups.push(PendingGiveUp {
-            event,
-            evaluations_started: begun,
-        });
-    }
-
-    /// Whether a step was given up, and the journal does not say so yet.
+    /// Whether a step was given up and the event is not recorded yet.
     pub(super) fn is_give_up_pending(&self, step: u64) -> bool {
-        let mut doubted = self.pending_give_ups.iter();
-        doubted.any(|doubted| doubted.event.step() == Some(step))
+        let mut pending = self.pending_give_ups.iter();
+        pending.any(|pending| pending.event.step() == Some(step))
     }
 
-    /// The judge has answered the evaluation of this number: what was given up before that began was not the machinery's doing.
-    pub(super) fn clear_give_ups(&mut self, number: u64, events: &mut Vec<Event>) {
-        let (cleared, left) = std::mem::take(&mut self.pending_give_ups)
-            .into_iter()
-            .partition(|doubted: &PendingGiveUp| doubted.evaluations_started < number);
+    pub(super) fn has_pending_give_ups(&self) -> bool {
+        !self.pending_give_ups.is_empty()
+    }
+
+    /// The judge completed the evaluation `number`, so it works: returns the events of all steps that were given up before that
+    /// evaluation started.
+    pub(super) fn clear_give_ups(&mut self, number: u64) -> Vec<Event> {
+        let pending = std::mem::take(&mut self.pending_give_ups).into_iter();
+        let (cleared, left): (Vec<_>, Vec<_>) =
+            pending.partition(|pending| pending.evaluations_started < number);
         self.pending_give_ups = left;
-        let cleared: Vec<PendingGiveUp> = cleared;
-        events.extend(cleared.into_iter().map(|doubted| doubted.event));
+        cleared.into_iter().map(|cleared| cleared.event).collect()
     }
 
-    /// Where the search waits for nothing else than what was given up, the baseline shows whether the judge works.
-    pub(super) fn check_judge_if_stuck(&mut self) -> Result<()> {
-        if self.pending_give_ups.is_empty() || !self.running.is_empty() {
-            return Ok(());
-        }
-        let source = self.task.baseline().1.into();
-        self.judge(
-            BASELINE_STEP,
-            source,
-            JobKind::Judge,
-            EvaluationPurpose::CheckJudge,
-        )
-    }
-
-    /// What came of judging the baseline.
-    pub(super) fn judge_checked(&mut self, fault: Option<anyhow::Error>) -> Result<()> {
-        match fault {
+    /// Takes the result of judging the baseline: `None` if it was judged, else the harness error.
+    ///
+    /// # Errors
+    /// `error` with context, after the last try.
+    pub(super) fn judge_checked(&mut self, error: Option<anyhow::Error>) -> Result<()> {
+        let purpose = EvaluationPurpose::CheckJudge;
+        match error {
             None => {
-                self.faults
-                    .remove(&(BASELINE_STEP, EvaluationPurpose::CheckJudge));
+                self.faults.remove(&(BASELINE_STEP, purpose));
                 Ok(())
             }
-            Some(error)
-                if self.count_fault(BASELINE_STEP, EvaluationPurpose::CheckJudge, &error) =>
-            {
+            Some(error) if self.count_fault(BASELINE_STEP, purpose, &error) => {
                 Err(error.context("the judge fails on the baseline too"))
             }
-            // The search waits still, and asks again.
+            // The give-ups are still pending, so the baseline is judged again.
             Some(_) => Ok(()),
         }
     }
 }
 
-/// kforge's own fault, where an answer tells of one.
+/// The harness error that an outcome reports, if it reports one.
 pub(super) fn harness_fault(outcome: &JobOutcome) -> Option<anyhow::Error> {
     match outcome {
         JobOutcome::Verdict { verdict, .. } if verdict.status == Status::HarnessError => {

@@ -1,9 +1,11 @@
-//! Ctrl-C and SIGTERM: the first stops the run in order, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first one stops the run in an orderly way, the second one ends the process at once.
+//!
+//! Only watches for signals; the task's loop decides how to stop.
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 
-/// Turns true at the first SIGINT or SIGTERM. To be called once, inside the runtime.
+/// A receiver that becomes true at the first SIGINT or SIGTERM. Call it once, inside the runtime.
 pub fn watch_signals() -> Result<watch::Receiver<bool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
@@ -18,20 +20,20 @@ pub fn watch_signals() -> Result<watch::Receiver<bool>> {
             // SAFETY: only restores the default action; no handler of ours is replaced by other code.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
-        // Nobody listens any more once the run is over.
+        // The receiver is gone if the run has ended.
         let _ = sender.send(true);
     });
     Ok(receiver)
 }
 
-/// A signal that never comes.
+/// A receiver that never becomes true.
 pub fn never_interrupted() -> watch::Receiver<bool> {
     watch::channel(false).1
 }
 
-/// Waits until the interrupt comes; for ever where none can come any more.
+/// Waits for the interrupt. Waits forever if the sender is gone.
 pub(super) async fn interrupted(interrupt: &mut watch::Receiver<bool>) {
-    if interrupt.wait_for(|told| *told).await.is_err() {
+    if interrupt.wait_for(|is_set| *is_set).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

@@ -1,57 +1,62 @@
-//! How models have fared, for the summary: by model, and by the version of the prompts.
+//! Statistics of models for the summary: per model, and per version of the prompts.
+//!
+//! Counts over the events of a task, live and on resume alike. Nothing is decided from these numbers.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
-use crate::event::{Cost, Edits, Event, FailedReason, ReplyOutcome, Usage};
+use crate::event::{Cost, EditCounts, Event, FailedReason, Replied, ReplyOutcome, Usage};
+use crate::verdict::Verdict;
 
 /// Counts over the events of a task.
 #[derive(Default)]
 pub(super) struct ModelTally {
     models: BTreeMap<String, ModelStats>,
     prompts: BTreeMap<String, ModelStats>,
-    /// Of steps that ask: the model, and the version of the last prompt.
+    /// Model and version of the last prompt of each step that asks a model.
     requested_by: HashMap<u64, (String, Option<String>)>,
-    /// Speedups of what passed, for parents.
+    /// Speedup of each candidate that passed.
     speedups: HashMap<u64, f64>,
-    /// Of proposals by models: the first parent, and the time expected against its own, less one.
+    /// The first parent of a candidate, and the relative change of its run time that the model expected.
     expected: HashMap<u64, (u64, f64)>,
 }
 
-/// How one model fared, or all with one version of the prompts.
+/// Counts of one model, or of one version of the prompts. Part of `summary.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct ModelStats {
-    /// Steps that are over.
+    /// Steps that have ended.
     steps: u64,
-    /// Questions sent, and how they ended.
+    /// Requests sent.
     asked: u64,
     outcomes: BTreeMap<ReplyOutcome, u64>,
     tokens: Usage,
     cost: Cost,
-    /// Kernels to judge, and those that passed.
+    /// Candidates.
     proposed: u64,
+    /// Candidates that passed.
     passed: u64,
-    /// passed / proposed; `null` before the first verdict.
+    /// passed / proposed. `null` without a candidate.
     validity: Option<f64>,
-    /// Steps without a kernel, by reason.
+    /// Steps without a candidate, by reason.
     failed: BTreeMap<FailedReason, u64>,
-    /// Shares of all steps that are over; `null` before the first.
+    /// Share of the ended steps whose reply changed nothing. `null` without an ended step.
     no_op_rate: Option<f64>,
+    /// Share of the ended steps whose edits matched no place. `null` without an ended step.
     miss_rate: Option<f64>,
-    edits: Edits,
-    /// repaired / asked; `null` without edits.
+    edits: EditCounts,
+    /// repaired / asked edits. `null` without edits.
     repair_rate: Option<f64>,
     judgement: ExpectationStats,
 }
 
-/// What a model expected of its changes, against what they brought. Over children that passed, of parents that had.
+/// Expected against measured change of the run time, over candidates that passed and whose first parent passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct ExpectationStats {
     n: u64,
-    /// Where faster was expected and came, or slower.
+    /// Candidates that became faster, or slower, as expected.
     right_direction: u64,
-    /// The mean distance between expected and measured change of time, in points of percent; `null` without any.
+    /// Mean absolute difference of the two changes, in percentage points. `null` if `n` is 0.
     mean_error_percent: Option<f64>,
 }
 
@@ -68,76 +73,64 @@ impl ModelTally {
                 if let Some((_, version)) = self.requested_by.get_mut(&sent.step) {
                     *version = Some(sent.prompts.clone());
                 }
-                self.count_for_step(sent.step, |fared| fared.asked += 1);
+                self.count_for_step(sent.step, |stats| stats.asked += 1);
             }
-            Event::Replied(replied) => self.count_for_step(replied.step, |fared| {
-                *fared.outcomes.entry(replied.outcome).or_default() += 1;
-                let usage = replied.usage.unwrap_or_default();
-                let tokens = &mut fared.tokens;
-                tokens.input += usage.input;
-                tokens.cached += usage.cached;
-                tokens.cache_write += usage.cache_write;
-                tokens.output += usage.output;
-                tokens.reasoning += usage.reasoning;
-                let (cost, paid) = (&mut fared.cost, &replied.cost);
-                cost.tokens += paid.tokens;
-                cost.assumed |= paid.assumed;
-                cost.nano_usd = match (cost.nano_usd, paid.nano_usd) {
-                    (None, None) => None,
-                    (sum, paid) => Some(sum.unwrap_or(0) + paid.unwrap_or(0)),
-                };
-            }),
+            Event::Replied(replied) => {
+                self.count_for_step(replied.step, |stats| stats.count_reply(replied));
+            }
             Event::Proposed(proposed) => {
                 if let (Some(expected), Some(parent)) =
                     (proposed.expected, proposed.parents.first())
                 {
                     self.expected.insert(proposed.step, (*parent, expected));
                 }
-                self.count_for_step(proposed.step, |fared| {
-                    fared.steps += 1;
-                    fared.proposed += 1;
-                    fared.count_edits(proposed.edits);
+                self.count_for_step(proposed.step, |stats| {
+                    stats.steps += 1;
+                    stats.proposed += 1;
+                    stats.count_edits(proposed.edits);
                 });
             }
-            Event::Failed(failed) => self.count_for_step(failed.step, |fared| {
-                fared.steps += 1;
-                *fared.failed.entry(failed.reason).or_default() += 1;
-                fared.count_edits(failed.edits);
+            Event::Failed(failed) => self.count_for_step(failed.step, |stats| {
+                stats.steps += 1;
+                *stats.failed.entry(failed.reason).or_default() += 1;
+                stats.count_edits(failed.edits);
             }),
-            Event::Judged(judged) if judged.verdict.passed() => {
-                let Some(speedup) = judged.verdict.speedup else {
-                    return;
-                };
-                let step = judged.step;
-                // An elite that is judged again is no second success.
-                if self.speedups.insert(step, speedup.geomean).is_some() {
-                    return;
-                }
-                let expected = self.expected.get(&step).and_then(|(parent, expected)| {
-                    let change = self.speedups.get(parent)? / speedup.geomean - 1.0;
-                    Some((*expected, change))
-                });
-                self.count_for_step(step, |fared| {
-                    fared.passed += 1;
-                    if let Some((expected, change)) = expected {
-                        fared.judgement.add(expected, change);
-                    }
-                });
-            }
-            _ => {}
+            Event::Judged(judged) => self.count_verdict(judged.step, &judged.verdict),
+            Event::Dueled(_) | Event::Confirmed(_) | Event::Stopped(_) => {}
         }
     }
 
-    /// By model.
+    fn count_verdict(&mut self, step: u64, verdict: &Verdict) {
+        let Some(speedup) = verdict.speedup.filter(|_| verdict.passed()) else {
+            return;
+        };
+        // An elite that is judged again has been counted already.
+        if self.speedups.insert(step, speedup.geomean).is_some() {
+            return;
+        }
+        let expected = self.expected.get(&step).and_then(|(parent, expected)| {
+            let change = self.speedups.get(parent)? / speedup.geomean - 1.0;
+            Some((*expected, change))
+        });
+        self.count_for_step(step, |stats| {
+            stats.passed += 1;
+            if let Some((expected, change)) = expected {
+                stats.judgement.add(expected, change);
+            }
+        });
+    }
+
+    /// Statistics per model.
     pub(super) fn by_model(&self) -> BTreeMap<String, ModelStats> {
         with_all_rates(&self.models)
     }
 
-    /// By version of the prompts.
+    /// Statistics per version of the prompts.
     pub(super) fn by_prompts_version(&self) -> BTreeMap<String, ModelStats> {
         with_all_rates(&self.prompts)
     }
 
+    /// Applies `count` to the model and the prompts of a step. Does nothing for a step without a model.
     fn count_for_step(&mut self, step: u64, mut count: impl FnMut(&mut ModelStats)) {
         let Some((model, version)) = self.requested_by.get(&step) else {
             return;
@@ -149,15 +142,32 @@ impl ModelTally {
     }
 }
 
-fn with_all_rates(counts: &BTreeMap<String, ModelStats>) -> BTreeMap<String, ModelStats> {
-    let counts = counts.iter();
-    counts
-        .map(|(name, fared)| (name.clone(), fared.clone().with_rates()))
+fn with_all_rates(stats: &BTreeMap<String, ModelStats>) -> BTreeMap<String, ModelStats> {
+    let stats = stats.iter();
+    stats
+        .map(|(name, stats)| (name.clone(), stats.clone().with_rates()))
         .collect()
 }
 
 impl ModelStats {
-    fn count_edits(&mut self, edits: Edits) {
+    fn count_reply(&mut self, replied: &Replied) {
+        *self.outcomes.entry(replied.outcome).or_default() += 1;
+        let usage = replied.usage.unwrap_or_default();
+        self.tokens.input += usage.input;
+        self.tokens.cached += usage.cached;
+        self.tokens.cache_write += usage.cache_write;
+        self.tokens.output += usage.output;
+        self.tokens.reasoning += usage.reasoning;
+        let (total, cost) = (&mut self.cost, &replied.cost);
+        total.tokens += cost.tokens;
+        total.assumed |= cost.assumed;
+        total.nano_usd = match (total.nano_usd, cost.nano_usd) {
+            (None, None) => None,
+            (total, cost) => Some(total.unwrap_or(0) + cost.unwrap_or(0)),
+        };
+    }
+
+    fn count_edits(&mut self, edits: EditCounts) {
         self.edits.asked += edits.asked;
         self.edits.missed += edits.missed;
         self.edits.repaired += edits.repaired;
@@ -175,10 +185,11 @@ impl ModelStats {
 }
 
 impl ExpectationStats {
-    fn add(&mut self, expected: f64, change: f64) {
+    fn add(&mut self, expected: f64, measured: f64) {
         let sum = self.mean_error_percent.unwrap_or(0.0) * self.n as f64;
         self.n += 1;
-        self.right_direction += u64::from(expected.signum() == change.signum());
-        self.mean_error_percent = Some((sum + (expected - change).abs() * 100.0) / self.n as f64);
+        self.right_direction += u64::from(expected.signum() == measured.signum());
+        let error = (expected - measured).abs() * 100.0;
+        self.mean_error_percent = Some((sum + error) / self.n as f64);
     }
 }

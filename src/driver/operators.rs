@@ -1,22 +1,24 @@
-//! kforge's own operators as a proposer: no model, no waiting.
+//! kforge's own operators as a `Proposer`: starting kernels, `autotune`, `mutate` and `recombine`.
+//!
+//! Asks no model. Where the device is the host, it waits while a launch is timed.
 
 use anyhow::Context;
 
-use super::proposer::{BriefOutcome, Candidate, Parent, Proposer};
+use super::proposer::Proposer;
 use crate::device::LockFile;
 use crate::eval::TimingLock;
 use crate::event::{Brief, Operator};
-use crate::propose;
+use crate::propose::{self, BriefOutcome, Parent};
 use crate::task::Task;
 
-/// Starting kernels, `autotune`, `mutate` and `recombine`.
+/// Makes proposals with kforge's own operators.
 pub struct Operators {
-    /// Where the device is the host, nothing is proposed while a launch is timed.
+    /// Keeps proposals from disturbing a timed launch. `None` if the device is not the host.
     timing_lock: Option<TimingLock>,
 }
 
 impl Operators {
-    /// `lock`: the host's, where it is the device that judges.
+    /// `lock`: the host's timing lock, if kernels run on the host.
     pub fn new(lock: Option<LockFile>) -> anyhow::Result<Self> {
         Ok(Self {
             timing_lock: lock.map(TimingLock::open).transpose()?,
@@ -31,38 +33,33 @@ impl Proposer for Operators {
         parents: &[Parent],
         task: &Task,
     ) -> anyhow::Result<BriefOutcome> {
-        let _sharing = self
+        let _guard = self
             .timing_lock
             .as_ref()
             .map(TimingLock::shared)
             .transpose()?;
-        let start;
-        let mut given: Vec<_> = parents
-            .iter()
-            .map(|parent| propose::Parent {
-                step: parent.step,
-                source: &parent.source,
-            })
-            .collect();
-        if brief.operator == Operator::Start {
-            let name = brief
-                .start
-                .as_deref()
-                .context("a starting step names no kernel")?;
-            start = task
-                .kernels
-                .get(name)
-                .with_context(|| format!("task `{}` has no starting kernel `{name}`", task.name))?;
-            given = vec![propose::Parent {
-                step: brief.step,
-                source: start,
-            }];
+        if brief.operator != Operator::Start {
+            return Ok(propose::propose(brief, parents, task));
         }
-        let proposal = match propose::propose(brief, &given, task) {
-            propose::Answer::Proposal(proposal) => proposal,
-            propose::Answer::NoOp(reason) => return Ok(BriefOutcome::NoOp(reason)),
-        };
-        let candidate = Candidate::from_source(proposal.source, proposal.detail, task);
-        Ok(BriefOutcome::Candidate(candidate))
+        let start = starting_kernel(brief, task)?;
+        Ok(propose::propose(brief, &[start], task))
     }
+}
+
+/// The kernel that a `start` brief names, as the parent of its step.
+fn starting_kernel(brief: &Brief, task: &Task) -> anyhow::Result<Parent> {
+    let name = brief.start.as_deref().with_context(|| {
+        format!(
+            "step {} starts from a kernel but does not name it",
+            brief.step
+        )
+    })?;
+    let source = task
+        .kernels
+        .get(name)
+        .with_context(|| format!("task `{}` has no starting kernel `{name}`", task.name))?;
+    Ok(Parent {
+        step: brief.step,
+        source: source.as_str().into(),
+    })
 }

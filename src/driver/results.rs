@@ -1,14 +1,42 @@
-//! What a task has come to, for its table: elites in order, starting kernels, what they were measured with.
+//! The results of a task for its table: elites in order, starting kernels, baseline and device.
+//!
+//! Reads the state of the task and changes nothing.
 
-use super::task::TaskLoop;
+use super::task_state::TaskState;
 use crate::event::Operator;
 use crate::report::{RankedElite, StartingKernelResult, TaskResults};
 use crate::search::{Confirmation, StepOutcome};
 use crate::verdict::{Status, Verdict};
 
-/// Looks, and changes nothing.
-pub(super) fn task_results(work: &TaskLoop<'_>, failure: Option<String>) -> TaskResults {
-    let (search, directory) = (&work.search, &work.directory);
+/// Collects the results of a task. `failure`: the error message of a failed oracle or baseline.
+pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> TaskResults {
+    let directory = state.writer.directory();
+    let (elites, refuted) = ranked_elites(state);
+    let (starts, start_verdict) = starting_kernel_results(state);
+    let best = state.search.best();
+    let best_verdict = best.and_then(|elite| elite.verdict.as_deref().cloned());
+    let verdict = best_verdict.or(start_verdict);
+    let baseline = verdict
+        .as_ref()
+        .and_then(|verdict| verdict.baseline.as_ref());
+    TaskResults {
+        progress: state.reporter.progress().clone(),
+        failure,
+        elites,
+        refuted,
+        starts,
+        baseline: baseline.map_or_else(String::new, |baseline| baseline.name.clone()),
+        device: verdict.map(|verdict| verdict.device),
+        best: directory.best_source(),
+        best_verdict: directory.best_verdict(),
+        steps: directory.root().join("steps"),
+    }
+}
+
+/// The elites that were not refuted, and the number of those that were. Confirmed ones come first, fastest first; the others
+/// keep the archive's order.
+fn ranked_elites(state: &TaskState<'_>) -> (Vec<RankedElite>, usize) {
+    let search = &state.search;
     let mut refuted = 0;
     let mut elites = Vec::new();
     for elite in search.archive().elites() {
@@ -20,6 +48,7 @@ pub(super) fn task_results(work: &TaskLoop<'_>, failure: Option<String>) -> Task
         let Some(record) = search.record(elite.step) else {
             continue;
         };
+        let source_step = search.source_step(elite.step);
         elites.push(RankedElite {
             step: elite.step,
             operator: record.operator,
@@ -28,35 +57,32 @@ pub(super) fn task_results(work: &TaskLoop<'_>, failure: Option<String>) -> Task
             measured: elite.speedup,
             confirmed: confirmation.and_then(|confirmation| confirmation.speedup),
             too_noisy: confirmation.is_some_and(|confirmation| confirmation.speedup.is_none()),
-            source: directory.source(search.source_step(elite.step)),
+            source: state.writer.directory().source(source_step),
         });
     }
-    // The sort is stable: elites that were not confirmed stay in the archive's order.
-    elites.sort_by(|one, other| {
-        let speed = |elite: &RankedElite| {
-            elite
-                .confirmed
-                .map_or(f64::NEG_INFINITY, |speedup| speedup.geomean)
-        };
-        speed(other).total_cmp(&speed(one))
-    });
-    let mut judged_with = search
-        .best()
-        .and_then(|elite| elite.verdict.clone())
-        .as_deref()
-        .cloned();
-    let mut starts = Vec::new();
-    for (step, (name, _)) in (1..).zip(work.task.starting_kernels()) {
-        let Some(record) = search
-            .record(step)
-            .filter(|record| record.operator == Operator::Start)
-        else {
+    let speedup_of = |elite: &RankedElite| {
+        elite
+            .confirmed
+            .map_or(f64::NEG_INFINITY, |speedup| speedup.geomean)
+    };
+    // The sort is stable.
+    elites.sort_by(|one, other| speedup_of(other).total_cmp(&speedup_of(one)));
+    (elites, refuted)
+}
+
+/// The starting kernels that were tried, and the verdict of the first of them that has one.
+fn starting_kernel_results(state: &TaskState<'_>) -> (Vec<StartingKernelResult>, Option<Verdict>) {
+    let mut results = Vec::new();
+    let mut first_verdict = None;
+    for (step, (name, _)) in (1..).zip(state.task.starting_kernels()) {
+        let record = state.search.record(step);
+        let Some(record) = record.filter(|record| record.operator == Operator::Start) else {
             continue;
         };
-        // A copy for people is good enough for a table for people.
-        let verdict = std::fs::read(directory.verdict(step)).ok();
+        // The copy for people is good enough for a table.
+        let verdict = std::fs::read(state.writer.directory().verdict(step)).ok();
         let verdict = verdict.and_then(|text| serde_json::from_slice::<Verdict>(&text).ok());
-        starts.push(StartingKernelResult {
+        results.push(StartingKernelResult {
             step,
             name: name.to_owned(),
             status: match record.outcome {
@@ -66,21 +92,7 @@ pub(super) fn task_results(work: &TaskLoop<'_>, failure: Option<String>) -> Task
             },
             speedup: verdict.as_ref().and_then(|verdict| verdict.speedup),
         });
-        judged_with = judged_with.or(verdict);
+        first_verdict = first_verdict.or(verdict);
     }
-    let baseline = judged_with
-        .as_ref()
-        .and_then(|verdict| verdict.baseline.as_ref());
-    TaskResults {
-        progress: work.progress.clone(),
-        failure,
-        elites,
-        refuted,
-        starts,
-        baseline: baseline.map_or_else(String::new, |baseline| baseline.name.clone()),
-        device: judged_with.map(|verdict| verdict.device),
-        best: directory.best_source(),
-        best_verdict: directory.best_verdict(),
-        steps: directory.root().join("steps"),
-    }
+    (results, first_verdict)
 }

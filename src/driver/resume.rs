@@ -1,6 +1,8 @@
-//! Taking a task up: its journal folded into a search, and what was under way put back in its place.
+//! Replays the journal of a task: folds its events into a search and collects what the last process left open.
+//!
+//! Opens the journal and drops a torn last line; writes nothing else. Starts no work.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,163 +17,185 @@ use crate::search::{Search, SearchUpdate};
 use crate::task::Task;
 use crate::verdict::Status;
 
-/// A task as its journal left it.
+/// A task as its journal describes it.
 pub(super) struct ReplayedTask {
     pub(super) journal: Journal,
     pub(super) search: Search,
     pub(super) sources: KernelSources,
     pub(super) next_step: u64,
+    /// Steps without a candidate or a failure.
     pub(super) open: BTreeMap<u64, Brief>,
-    /// Proposed and not judged.
+    /// Steps with a candidate and without a verdict.
     pub(super) unjudged: Vec<u64>,
-    /// Elites that were last judged before the last accepted change.
+    /// Elites whose last verdict is older than the last accepted change.
     pub(super) stale: Vec<u64>,
     pub(super) stopped: Option<Stopped>,
-    /// What open steps have asked, and what they were told.
+    /// Requests and replies of open steps.
     pub(super) requests: BTreeMap<u64, RecordedRequests>,
     pub(super) feedback: FeedbackLog,
-    pub(super) model_stats: ModelTally,
+    pub(super) model_tally: ModelTally,
     /// Wall time of earlier processes.
     pub(super) time_spent: Duration,
 }
 
-/// What the run's own journal says about its past.
+/// What the run's journal says about earlier processes.
 #[derive(Default)]
 pub(super) struct EarlierSessions {
-    /// When a process took this task up, in order.
+    /// When each process started to work on the task, in order.
     pub(super) started: Vec<String>,
     /// When a change was last accepted.
-    pub(super) accepted: Option<String>,
+    pub(super) last_accepted: Option<String>,
 }
 
-/// Reads a task's journal from its beginning; creates it where there is none.
+/// Replays a task's journal, or creates it. `search`: the search before its first step.
+///
+/// # Errors
+/// A damaged journal; or a recorded brief that `search` decides differently, unless a change was accepted.
 pub(super) fn replay(
     directory: &TaskDirectory,
     task: &Task,
     search: Search,
-    past: &EarlierSessions,
+    earlier: &EarlierSessions,
 ) -> Result<ReplayedTask> {
     let path = directory.journal();
-    let mut search = search;
-    let mut sources = KernelSources::new(directory.clone());
-    let mut clock = WorkTimeCounter::new(past);
-    let mut asked = 0;
-    let mut stopped = None;
-    let mut judged_since = HashSet::new();
-    let mut asked_of: BTreeMap<u64, RecordedRequests> = BTreeMap::new();
-    let mut chronicle = FeedbackLog::default();
-    let mut tally = ModelTally::default();
+    let mut replay = Replay::new(directory, search, earlier);
     let journal = Journal::open(&path, |head, event: Event| {
-        clock.note_line(head.time);
-        chronicle.note(&event, task);
-        tally.count_event(&event);
-        let since = past
-            .accepted
-            .as_deref()
-            .is_none_or(|accepted| head.time >= accepted);
-        match (&event, event.step()) {
-            (Event::Sent(_) | Event::Replied(_), Some(step)) => {
-                asked_of.entry(step).or_default().note(&event);
-            }
-            // It is over: nothing of it is asked again.
-            (Event::Proposed(_) | Event::Failed(_), Some(step)) => {
-                asked_of.remove(&step);
-            }
-            _ => {}
+        let divergence = replay.apply(head.time, &event, task);
+        divergence.map_err(|text| {
+            Failure::usage(format!("{}:{}: {text}", path.display(), head.seq))
+                .hint("restore the kforge version, the config and the journal that the run used")
+                .into()
+        })
+    })?;
+    Ok(replay.finish(journal))
+}
+
+/// The state of a replay between two lines.
+struct Replay<'e> {
+    earlier: &'e EarlierSessions,
+    work_time: WorkTimeCounter<'e>,
+    search: Search,
+    sources: KernelSources,
+    last_asked: u64,
+    stopped: Option<Stopped>,
+    /// Steps that were judged after the last accepted change.
+    judged_since_change: HashSet<u64>,
+    requests: BTreeMap<u64, RecordedRequests>,
+    feedback: FeedbackLog,
+    model_tally: ModelTally,
+}
+
+impl<'e> Replay<'e> {
+    fn new(directory: &TaskDirectory, search: Search, earlier: &'e EarlierSessions) -> Self {
+        Self {
+            earlier,
+            work_time: WorkTimeCounter::new(earlier),
+            search,
+            sources: KernelSources::new(directory.clone()),
+            last_asked: 0,
+            stopped: None,
+            judged_since_change: HashSet::new(),
+            requests: BTreeMap::new(),
+            feedback: FeedbackLog::default(),
+            model_tally: ModelTally::default(),
         }
-        match &event {
-            Event::Asked(brief) => asked = asked.max(brief.step),
-            Event::Proposed(proposed) => sources.add(proposed.step, proposed.kernel),
+    }
+
+    /// Applies one line. The error is the text of a divergence.
+    fn apply(&mut self, time: &str, event: &Event, task: &Task) -> Result<(), String> {
+        self.work_time.note_line(time);
+        self.feedback.note(event, task);
+        self.model_tally.count_event(event);
+        let last_accepted = self.earlier.last_accepted.as_deref();
+        let is_after_change = last_accepted.is_none_or(|accepted| time >= accepted);
+        match event {
+            Event::Asked(brief) => self.last_asked = self.last_asked.max(brief.step),
+            Event::Sent(sent) => self.requests.entry(sent.step).or_default().note(event),
+            Event::Replied(replied) => self.requests.entry(replied.step).or_default().note(event),
+            Event::Proposed(proposed) => {
+                self.requests.remove(&proposed.step);
+                self.sources.add(proposed.step, proposed.kernel);
+            }
             Event::Failed(failed) => {
+                self.requests.remove(&failed.step);
                 if let Some(kernel) = failed.kernel {
-                    sources.add(failed.step, kernel);
+                    self.sources.add(failed.step, kernel);
                 }
             }
-            // A failure of the judge's is no measurement.
-            Event::Judged(judged)
-                if past.accepted.is_some()
-                    && since
-                    && judged.verdict.status != Status::HarnessError =>
-            {
-                judged_since.insert(judged.step);
+            // A harness error is not a measurement.
+            Event::Judged(judged) if judged.verdict.status != Status::HarnessError => {
+                if last_accepted.is_some() && is_after_change {
+                    self.judged_since_change.insert(judged.step);
+                }
             }
-            // What was confirmed before is to be confirmed again.
-            Event::Confirmed(_) if !since => return Ok(()),
-            Event::Stopped(event) => stopped = Some(event.clone()),
-            Event::Sent(_)
-            | Event::Replied(_)
-            | Event::Judged(_)
-            | Event::Dueled(_)
-            | Event::Confirmed(_) => {}
+            // Confirmations from before the change no longer count.
+            Event::Confirmed(_) if !is_after_change => return Ok(()),
+            Event::Stopped(stopped) => self.stopped = Some(stopped.clone()),
+            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) => {}
         }
-        for change in search.tell(&event) {
-            // After an accepted change the recorded questions hold; else they are those that this search asks.
-            if let SearchUpdate::Diverged(divergence) = change
-                && past.accepted.is_none()
+        for update in self.search.tell(event) {
+            // After an accepted change the recorded briefs hold. Otherwise this search must decide the same ones.
+            if let SearchUpdate::Diverged(divergence) = update
+                && last_accepted.is_none()
             {
-                return Err(Failure::usage(format!(
-                    "{}:{}: {divergence}",
-                    path.display(),
-                    head.seq
-                ))
-                .hint("put kforge, the config and the journal back as they were")
-                .into());
+                return Err(divergence.to_string());
             }
         }
         Ok(())
-    })?;
-    let mut open = BTreeMap::new();
-    let mut unjudged = Vec::new();
-    let mut unanswered = BTreeSet::new();
-    for unfinished in search.unfinished() {
-        match unfinished.proposed {
-            Some(proposed) => unjudged.push(proposed.step),
-            None => {
-                unanswered.insert(unfinished.step);
+    }
+
+    fn finish(self, journal: Journal) -> ReplayedTask {
+        let search = self.search;
+        let mut unjudged = Vec::new();
+        let mut open = BTreeMap::new();
+        for unfinished in search.unfinished() {
+            if unfinished.proposed.is_some() {
+                unjudged.push(unfinished.step);
+            } else if let Some(brief) = search.ask(unfinished.step) {
+                open.insert(unfinished.step, brief);
             }
         }
-    }
-    for step in unanswered {
-        if let Some(brief) = search.ask(step) {
-            open.insert(step, brief);
+        let stale = match self.earlier.last_accepted {
+            Some(_) => {
+                let elites = search.archive().elites().iter().map(|elite| elite.step);
+                elites
+                    .filter(|step| !self.judged_since_change.contains(step))
+                    .collect()
+            }
+            None => Vec::new(),
+        };
+        ReplayedTask {
+            journal,
+            sources: self.sources,
+            next_step: self.last_asked + 1,
+            open,
+            unjudged,
+            stale,
+            stopped: self.stopped,
+            requests: self.requests,
+            feedback: self.feedback,
+            model_tally: self.model_tally,
+            time_spent: self.work_time.total(),
+            search,
         }
     }
-    let stale = match past.accepted {
-        Some(_) => {
-            let elites = search.archive().elites().iter().map(|elite| elite.step);
-            elites.filter(|step| !judged_since.contains(step)).collect()
-        }
-        None => Vec::new(),
-    };
-    Ok(ReplayedTask {
-        journal,
-        search,
-        sources,
-        next_step: asked + 1,
-        open,
-        unjudged,
-        stale,
-        stopped,
-        requests: asked_of,
-        feedback: chronicle,
-        model_stats: tally,
-        time_spent: clock.spent(),
-    })
 }
 
-/// Adds up the wall time of earlier processes: for each, from when it took the task up to its last line.
-struct WorkTimeCounter<'a> {
-    sessions: &'a [String],
-    last: Option<String>,
-    spent: u64,
+/// Adds up the wall time of earlier processes: for each, from the start of its work on the task to its last line.
+struct WorkTimeCounter<'e> {
+    /// Start times of the current process and the later ones.
+    sessions: &'e [String],
+    /// Time of the current process's last line.
+    last_line: Option<String>,
+    milliseconds: u64,
 }
 
-impl<'a> WorkTimeCounter<'a> {
-    fn new(past: &'a EarlierSessions) -> Self {
+impl<'e> WorkTimeCounter<'e> {
+    fn new(earlier: &'e EarlierSessions) -> Self {
         Self {
-            sessions: &past.started,
-            last: None,
-            spent: 0,
+            sessions: &earlier.started,
+            last_line: None,
+            milliseconds: 0,
         }
     }
 
@@ -181,33 +205,33 @@ impl<'a> WorkTimeCounter<'a> {
         {
             self.close_session();
         }
-        match &mut self.last {
+        match &mut self.last_line {
             Some(last) => {
                 last.clear();
                 last.push_str(time);
             }
-            None => self.last = Some(time.to_owned()),
+            None => self.last_line = Some(time.to_owned()),
         }
     }
 
     fn close_session(&mut self) {
-        let Some((begun, rest)) = self.sessions.split_first() else {
+        let Some((started, rest)) = self.sessions.split_first() else {
             return;
         };
         self.sessions = rest;
-        if let Some(last) = self.last.take()
-            && let (Some(begun), Some(last)) =
-                (run::parse_timestamp(begun), run::parse_timestamp(&last))
+        if let Some(last) = self.last_line.take()
+            && let (Some(started), Some(last)) =
+                (run::parse_timestamp(started), run::parse_timestamp(&last))
         {
-            self.spent += last.saturating_sub(begun);
+            self.milliseconds += last.saturating_sub(started);
         }
     }
 
-    fn spent(mut self) -> Duration {
+    fn total(mut self) -> Duration {
         while !self.sessions.is_empty() {
             self.close_session();
         }
-        Duration::from_millis(self.spent)
+        Duration::from_millis(self.milliseconds)
     }
 }
 
@@ -218,15 +242,15 @@ mod tests {
     #[test]
     fn time_between_sessions_is_not_counted() {
         let time = |seconds: u64| run::timestamp(1_700_000_000_000 + seconds * 1000);
-        let past = EarlierSessions {
+        let earlier = EarlierSessions {
             started: vec![time(0), time(100), time(150), time(200)],
-            accepted: None,
+            last_accepted: None,
         };
-        let mut clock = WorkTimeCounter::new(&past);
+        let mut counter = WorkTimeCounter::new(&earlier);
         for seconds in [1, 10, 101, 107, 200, 203] {
-            clock.note_line(&time(seconds));
+            counter.note_line(&time(seconds));
         }
-        assert_eq!(clock.spent(), Duration::from_secs(10 + 7 + 3));
-        assert_eq!(WorkTimeCounter::new(&past).spent(), Duration::ZERO);
+        assert_eq!(counter.total(), Duration::from_secs(10 + 7 + 3));
+        assert_eq!(WorkTimeCounter::new(&earlier).total(), Duration::ZERO);
     }
 }

@@ -1,4 +1,6 @@
-//! What runs beside the loop, and how it comes back.
+//! Work that runs next to the task's loop: proposals, prompts, requests and evaluations.
+//!
+//! Starts work and returns its results. Never decides what to start, and never acts on a result.
 
 use std::sync::Arc;
 
@@ -6,52 +8,63 @@ use anyhow::{Context, Result, anyhow};
 use tokio::task::{JoinError, JoinSet};
 
 use super::asking::{ModelBackend, ModelStep, ParsedReplies, PreparedRequest};
-use super::proposer::{BriefOutcome, Parent, Proposer};
+use super::proposer::Proposer;
 use crate::event::Brief;
-use crate::llm::{self, RequestOrigin};
+use crate::llm::{RequestOrigin, RequestOutcome};
+use crate::propose::{BriefOutcome, Parent};
 use crate::task::Task;
 use crate::worker::{Evaluator, Job, JobOutcome};
 
-/// Proposals and evaluations under way. Dropping it gives them up.
+/// The work in progress. Dropping it cancels the work.
 #[derive(Default)]
-pub(super) struct Running {
+pub(super) struct RunningWork {
     tasks: JoinSet<WorkResult>,
     evaluations: usize,
-    started: u64,
+    evaluations_started: u64,
     proposing: bool,
     dueling: bool,
 }
 
-/// What comes back.
+/// What finished work returns. The number is the step.
 pub(super) enum WorkResult {
     Proposed(Vec<(u64, Result<BriefOutcome>)>),
     Rendered(u64, Result<PreparedRequest>),
-    Replied(u64, llm::RequestOutcome),
+    Replied(u64, RequestOutcome),
     Parsed(u64, Box<ParsedReplies>),
-    Evaluated {
-        step: u64,
-        purpose: EvaluationPurpose,
-        /// The how manieth evaluation it was, from 1.
-        number: u64,
-        outcome: Result<JobOutcome>,
-    },
+    Evaluated(Evaluation),
+}
+
+/// A finished evaluation.
+pub(super) struct Evaluation {
+    pub(super) step: u64,
+    pub(super) purpose: EvaluationPurpose,
+    /// 1-based index of the evaluation in this process.
+    pub(super) number: u64,
+    pub(super) outcome: Result<JobOutcome>,
 }
 
 /// Why a kernel is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum EvaluationPurpose {
+    /// To judge a candidate.
     Judge,
-    /// An elite, because what it is measured with has changed.
+    /// To judge an elite again, because a change was accepted.
     Rejudge,
-    Duel {
-        against: u64,
-    },
+    /// To time a challenger against the incumbent, whose step is `against`.
+    Duel { against: u64 },
+    /// To confirm an elite.
     Confirm,
-    /// To see whether the judge works.
+    /// To find out whether the judge works, with the baseline as the kernel.
     CheckJudge,
 }
 
-impl Running {
+/// A brief with its parents' sources.
+pub(super) struct ProposalInput {
+    pub(super) brief: Brief,
+    pub(super) parents: Vec<Parent>,
+}
+
+impl RunningWork {
     pub(super) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
@@ -60,13 +73,14 @@ impl Running {
         self.tasks.len()
     }
 
+    /// Number of evaluations in progress.
     pub(super) fn evaluations(&self) -> usize {
         self.evaluations
     }
 
-    /// How many evaluations have begun so far.
+    /// Number of evaluations that this process has started.
     pub(super) fn evaluations_started(&self) -> u64 {
-        self.started
+        self.evaluations_started
     }
 
     pub(super) fn is_proposing(&self) -> bool {
@@ -77,50 +91,54 @@ impl Running {
         self.dueling
     }
 
-    /// Answers questions one after the other, on a thread of their own.
+    /// Makes proposals one after the other, on a thread of their own.
     pub(super) fn propose(
         &mut self,
         proposer: Arc<dyn Proposer>,
         task: Arc<Task>,
-        questions: Vec<(Brief, Vec<Parent>)>,
+        inputs: Vec<ProposalInput>,
     ) {
         self.proposing = true;
         self.tasks.spawn_blocking(move || {
-            let answer = |(brief, parents): (Brief, Vec<Parent>)| {
+            let propose = |input: ProposalInput| {
+                let ProposalInput { brief, parents } = input;
                 if parents.len() < brief.parents.len() {
                     let reason = "a parent has no kernel".to_owned();
                     return (brief.step, Ok(BriefOutcome::NoOp(reason)));
                 }
                 (brief.step, proposer.propose(&brief, &parents, &task))
             };
-            WorkResult::Proposed(questions.into_iter().map(answer).collect())
+            WorkResult::Proposed(inputs.into_iter().map(propose).collect())
         });
     }
 
-    /// Makes a prompt, on a thread of its own.
-    pub(super) fn render(&mut self, author: Arc<dyn ModelBackend>, step: u64, question: ModelStep) {
+    /// Renders a prompt on a thread of its own.
+    pub(super) fn render(&mut self, backend: Arc<dyn ModelBackend>, step: ModelStep) {
         self.tasks
-            .spawn_blocking(move || WorkResult::Rendered(step, author.render(&question)));
+            .spawn_blocking(move || WorkResult::Rendered(step.brief.step, backend.render(&step)));
     }
 
-    /// Reads the replies of a step, on a thread of its own.
-    pub(super) fn parse(&mut self, author: Arc<dyn ModelBackend>, step: u64, question: ModelStep) {
-        self.tasks
-            .spawn_blocking(move || WorkResult::Parsed(step, Box::new(author.parse(&question))));
+    /// Parses the replies of a step on a thread of its own.
+    pub(super) fn parse(&mut self, backend: Arc<dyn ModelBackend>, step: ModelStep) {
+        self.tasks.spawn_blocking(move || {
+            WorkResult::Parsed(step.brief.step, Box::new(backend.parse(&step)))
+        });
     }
 
+    /// Sends a request and waits for its reply.
     pub(super) fn send(
         &mut self,
-        author: Arc<dyn ModelBackend>,
-        prepared: Arc<PreparedRequest>,
-        place: RequestOrigin,
+        backend: Arc<dyn ModelBackend>,
+        request: Arc<PreparedRequest>,
+        origin: RequestOrigin,
     ) {
         self.tasks.spawn(async move {
-            let step = place.step;
-            WorkResult::Replied(step, author.send(&prepared, &place).await)
+            let step = origin.step;
+            WorkResult::Replied(step, backend.send(&request, &origin).await)
         });
     }
 
+    /// Evaluates a kernel.
     pub(super) fn evaluate(
         &mut self,
         evaluator: &Arc<dyn Evaluator>,
@@ -128,51 +146,55 @@ impl Running {
         purpose: EvaluationPurpose,
     ) {
         self.evaluations += 1;
-        self.started += 1;
-        let number = self.started;
+        self.evaluations_started += 1;
         self.dueling |= matches!(purpose, EvaluationPurpose::Duel { .. });
+        let number = self.evaluations_started;
         let evaluator = evaluator.clone();
         self.tasks.spawn(async move {
-            let step = job.step;
-            WorkResult::Evaluated {
-                step,
+            WorkResult::Evaluated(Evaluation {
+                step: job.step,
                 purpose,
                 number,
                 outcome: evaluator.evaluate(job).await,
-            }
+            })
         });
     }
 
+    /// Waits for the next result.
+    ///
+    /// # Errors
+    /// If nothing is in progress, or a piece of work panicked.
     pub(super) async fn next(&mut self) -> Result<WorkResult> {
         let joined = self.tasks.join_next().await;
-        let joined = joined.context("nothing is under way, so nothing will happen")?;
+        let joined = joined.context("waiting for results, but nothing is running")?;
         self.count_finished(joined)
     }
 
+    /// Returns a result if one is ready.
     pub(super) fn try_next(&mut self) -> Result<Option<WorkResult>> {
         let joined = self.tasks.try_join_next();
         joined.map(|joined| self.count_finished(joined)).transpose()
     }
 
-    /// Gives up everything under way, and waits until it is gone: dropping an evaluation kills what runs for it.
+    /// Cancels all work and waits until it has ended. Dropping an evaluation kills its processes.
     pub(super) async fn cancel_all(&mut self) {
         self.tasks.shutdown().await;
         *self = Self {
-            started: self.started,
+            evaluations_started: self.evaluations_started,
             ..Self::default()
         };
     }
 
     fn count_finished(&mut self, joined: Result<WorkResult, JoinError>) -> Result<WorkResult> {
-        let message = joined.map_err(|error| anyhow!("a part of the run broke down: {error}"))?;
-        match &message {
+        let result = joined.map_err(|error| anyhow!("a part of the run panicked: {error}"))?;
+        match &result {
             WorkResult::Proposed(_) => self.proposing = false,
             WorkResult::Rendered(..) | WorkResult::Replied(..) | WorkResult::Parsed(..) => {}
-            WorkResult::Evaluated { purpose, .. } => {
+            WorkResult::Evaluated(evaluation) => {
                 self.evaluations -= 1;
-                self.dueling &= !matches!(purpose, EvaluationPurpose::Duel { .. });
+                self.dueling &= !matches!(evaluation.purpose, EvaluationPurpose::Duel { .. });
             }
         }
-        Ok(message)
+        Ok(result)
     }
 }

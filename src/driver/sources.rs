@@ -1,22 +1,26 @@
-//! The kernels of a task, by step: which were tried, and their text on demand.
+//! The kernels of a task, by step: which step has which kernel, and their sources on demand.
+//!
+//! Reads kernel files of the run directory; `journal_writer` writes them. A changed file is an error.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::base::{Digest, files};
+use crate::base::Digest;
+use crate::base::files::read_recorded;
 use crate::run::TaskDirectory;
 
-/// How many texts are kept in memory. Parents are elites, so the same few are read again and again.
+/// Number of sources kept in memory. Parents are elites, so the same few are read again and again.
 const MAX_TEXTS_IN_MEMORY: usize = 256;
 
+/// The kernels that a task has tried.
 pub(super) struct KernelSources {
     directory: TaskDirectory,
-    /// By step; `None` where the step has no kernel, or none yet.
+    /// By step. `None` if the step has no kernel yet, or will have none.
     kernels: Vec<Option<Digest>>,
-    /// The step whose folder holds the text.
-    holders: HashMap<Digest, u64>,
+    /// The first step that had the kernel. Its folder holds the source.
+    first_steps: HashMap<Digest, u64>,
     texts: HashMap<Digest, Arc<str>>,
 }
 
@@ -25,27 +29,27 @@ impl KernelSources {
         Self {
             directory,
             kernels: Vec::new(),
-            holders: HashMap::new(),
+            first_steps: HashMap::new(),
             texts: HashMap::new(),
         }
     }
 
-    /// The step that already has this kernel in its folder.
-    pub(super) fn holder(&self, kernel: Digest) -> Option<u64> {
-        self.holders.get(&kernel).copied()
+    /// The step whose folder holds this kernel. `None` if the kernel is new.
+    pub(super) fn step_of(&self, kernel: Digest) -> Option<u64> {
+        self.first_steps.get(&kernel).copied()
     }
 
-    /// Notes a step's kernel; the first step of a kernel holds its text.
+    /// Records the kernel of a step.
     pub(super) fn add(&mut self, step: u64, kernel: Digest) {
         let index = usize::try_from(step).unwrap_or(usize::MAX);
         if index >= self.kernels.len() {
             self.kernels.resize(index + 1, None);
         }
         self.kernels[index] = Some(kernel);
-        self.holders.entry(kernel).or_insert(step);
+        self.first_steps.entry(kernel).or_insert(step);
     }
 
-    /// Keeps a text at hand that was just made.
+    /// Keeps a source in memory.
     pub(super) fn cache_text(&mut self, kernel: Digest, text: Arc<str>) {
         if self.texts.len() >= MAX_TEXTS_IN_MEMORY {
             self.texts.clear();
@@ -57,16 +61,19 @@ impl KernelSources {
         self.digest(step).is_some()
     }
 
-    /// The text of a step's kernel, as it was when the journal named it.
+    /// The source of a step's kernel.
+    ///
+    /// # Errors
+    /// If the step has no kernel, or its file is not the one that the journal names.
     pub(super) fn text(&mut self, step: u64) -> Result<Arc<str>> {
-        let Some(kernel) = self.digest(step) else {
-            anyhow::bail!("step {step} has no kernel");
-        };
+        let kernel = self
+            .digest(step)
+            .with_context(|| format!("step {step} has no kernel"))?;
         if let Some(text) = self.texts.get(&kernel) {
             return Ok(text.clone());
         }
-        let path = self.directory.source(self.holder(kernel).unwrap_or(step));
-        let text: Arc<str> = files::read_recorded(&path, kernel, "kernel")?.into();
+        let path = self.directory.source(self.step_of(kernel).unwrap_or(step));
+        let text: Arc<str> = read_recorded(&path, kernel, "kernel")?.into();
         self.cache_text(kernel, text.clone());
         Ok(text)
     }
@@ -79,6 +86,7 @@ impl KernelSources {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::files;
     use crate::run::RunDirectory;
 
     #[test]
@@ -90,7 +98,7 @@ mod tests {
         let mut sources = KernelSources::new(directory.clone());
         sources.add(3, Digest::of("a"));
         sources.add(9, Digest::of("a"));
-        assert_eq!(sources.holder(Digest::of("a")), Some(3));
+        assert_eq!(sources.step_of(Digest::of("a")), Some(3));
         assert!(sources.text(1).is_err() && sources.text(u64::MAX).is_err());
         assert!(sources.text(9).is_err(), "not written yet");
         files::create_folder(&directory.step(3)).unwrap();

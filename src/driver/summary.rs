@@ -1,4 +1,6 @@
-//! `summary.json`: counts and the best of every task. A copy for people and scripts: nothing is ever read back from it.
+//! `summary.json`: counts and the best kernel of every task.
+//!
+//! A copy for people and scripts. kforge never reads it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,16 +13,16 @@ use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
 use crate::report::Progress;
 use crate::run::{self, RunDirectory};
-use crate::search::SearchCounts;
+use crate::search::{OperatorCounts, SearchCounts};
 use crate::verdict::{Speedup, Status};
 
-/// The version of `summary.json`.
+/// Version of the format of `summary.json`.
 const SCHEMA: u32 = 1;
 
-/// How often an improvement alone rewrites the file.
+/// Minimum time between two writes while the search runs.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The file and what goes into it.
+/// The summary of a run, and the file that it is written to.
 pub(super) struct Summary {
     directory: RunDirectory,
     last_written: Option<Instant>,
@@ -30,37 +32,42 @@ pub(super) struct Summary {
 #[derive(Serialize)]
 struct SummaryContents {
     schema: u32,
+    /// Version of kforge.
     kforge: String,
+    /// When the file was written.
     updated: String,
-    /// Whether every task has come to its end.
+    /// Whether every task has ended.
     finished: bool,
-    /// What models have cost, over all tasks; without dollars where a price is missing.
+    /// Cost of models over all tasks. Without dollars if a price is unknown.
     spent: Option<Cost>,
     tasks: Vec<TaskSummary>,
 }
 
-/// One task's part.
 #[derive(Serialize)]
 struct TaskSummary {
     task: String,
+    /// Steps made.
     steps: u64,
+    /// Steps requested.
     total: u64,
-    /// Why the search is over; `null` while it is not.
+    /// Why the search stopped. `null` while it runs.
     stopped: Option<StopReason>,
-    /// What broke, where something did.
+    /// Error message of a failed oracle or baseline.
     failure: Option<String>,
     judged: u64,
     passed: u64,
-    /// passed / judged; `null` before the first verdict.
+    /// passed / judged. `null` without a verdict.
     validity: Option<f64>,
+    /// Filled cells of the archive.
     cells: usize,
     best: Option<BestSummary>,
     by_status: BTreeMap<Status, u64>,
     /// Steps without a candidate.
     by_failure: BTreeMap<FailedReason, u64>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
-    /// Steps that asked models, by model and by the version of the prompts; empty where none was asked.
+    /// Statistics per model. Empty if none was asked.
     models: BTreeMap<String, ModelStats>,
+    /// Statistics per version of the prompts. Empty if no model was asked.
     prompts: BTreeMap<String, ModelStats>,
     /// Wall time over all processes.
     seconds: f64,
@@ -71,7 +78,7 @@ struct BestSummary {
     step: u64,
     speedup: Speedup,
     confirmed: bool,
-    /// Relative to the run's directory.
+    /// Path of the kernel, relative to the run directory.
     kernel: String,
 }
 
@@ -80,11 +87,12 @@ struct OperatorSummary {
     steps: u64,
     judged: u64,
     passed: u64,
-    /// Candidates that the archive took.
+    /// Candidates that entered the archive.
     added: u64,
 }
 
 impl Summary {
+    /// `kforge`: the version of kforge.
     pub(super) fn new(directory: RunDirectory, kforge: &str) -> Self {
         let contents = SummaryContents {
             schema: SCHEMA,
@@ -101,21 +109,15 @@ impl Summary {
         }
     }
 
-    /// Puts a task's present state in.
+    /// Replaces the summary of a task. Does not write the file.
     pub(super) fn set_task(
         &mut self,
         progress: &Progress,
         counts: &SearchCounts,
-        tally: &ModelTally,
+        model_tally: &ModelTally,
         failure: Option<String>,
     ) {
         self.contents.spent = progress.spent;
-        let operator = |counts: &crate::search::OperatorCounts| OperatorSummary {
-            steps: counts.asked,
-            judged: counts.judged,
-            passed: counts.passed,
-            added: counts.added,
-        };
         let by_operator = counts.operators.iter();
         let summary = TaskSummary {
             task: progress.task.clone(),
@@ -136,26 +138,26 @@ impl Summary {
             by_status: counts.verdicts.clone(),
             by_failure: counts.failed.clone(),
             by_operator: by_operator
-                .map(|(name, counts)| (*name, operator(counts)))
+                .map(|(operator, counts)| (*operator, OperatorSummary::new(counts)))
                 .collect(),
-            models: tally.by_model(),
-            prompts: tally.by_prompts_version(),
+            models: model_tally.by_model(),
+            prompts: model_tally.by_prompts_version(),
             seconds: (progress.spent_before + progress.elapsed).as_secs_f64(),
         };
         let mut tasks = self.contents.tasks.iter_mut();
         match tasks.find(|other| other.task == summary.task) {
-            Some(place) => *place = summary,
+            Some(other) => *other = summary,
             None => self.contents.tasks.push(summary),
         }
     }
 
-    /// Whether it is long enough since the file was written.
+    /// Whether enough time has passed since the last write.
     pub(super) fn may_be_written(&self) -> bool {
         self.last_written
             .is_none_or(|written| written.elapsed() >= MIN_WRITE_INTERVAL)
     }
 
-    /// Writes the file.
+    /// Writes the file durably. `finished`: whether every task has ended.
     pub(super) fn write(&mut self, finished: bool) -> Result<()> {
         self.contents.finished = finished;
         self.contents.updated = run::timestamp(run::now_milliseconds());
@@ -163,5 +165,16 @@ impl Summary {
         let mut text = serde_json::to_vec_pretty(&self.contents)?;
         text.push(b'\n');
         files::replace_durably(&self.directory.summary(), &text)
+    }
+}
+
+impl OperatorSummary {
+    fn new(counts: &OperatorCounts) -> Self {
+        Self {
+            steps: counts.asked,
+            judged: counts.judged,
+            passed: counts.passed,
+            added: counts.added,
+        }
     }
 }

@@ -6,9 +6,10 @@ use super::cases::Case;
 use super::{CompiledKernel, Finding, Judge, ReferenceKernel};
 use crate::base::Failure;
 use crate::device::{
-    Answer, BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened,
-    PersistentState, Poison, Purpose, Question,
+    BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
+    Poison, PoisonCount, Purpose,
 };
+use crate::kernel::LaunchTarget;
 use crate::kernel::plan::{BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
@@ -49,14 +50,14 @@ impl CaseKernel {
             .variant_for(&case.binding, &judge.limits)
             .and_then(|variant| {
                 let values = kernel.tunable_values(variant);
-                let plan = kernel.launch_plan(
-                    judge.task,
-                    &case.binding,
-                    &values,
-                    &case.scalars(judge.task),
-                    &judge.limits,
-                    false,
-                )?;
+                let target = LaunchTarget {
+                    task: judge.task,
+                    binding: &case.binding,
+                    scalars: &case.scalars(judge.task),
+                    limits: &judge.limits,
+                    is_oracle: false,
+                };
+                let plan = kernel.launch_plan(&target, &values)?;
                 Ok((values, plan))
             });
         let (values, plan) = match bound {
@@ -92,16 +93,16 @@ impl CaseKernel {
             .variant_for(&case.binding, &judge.limits)
             .map_err(|error| broken(error.to_string()))?;
         let values = reference.kernel.tunable_values(variant);
+        let target = LaunchTarget {
+            task: judge.task,
+            binding: &case.binding,
+            scalars: &case.scalars(judge.task),
+            limits: &judge.limits,
+            is_oracle: oracle,
+        };
         let plan = reference
             .kernel
-            .launch_plan(
-                judge.task,
-                &case.binding,
-                &values,
-                &case.scalars(judge.task),
-                &judge.limits,
-                oracle,
-            )
+            .launch_plan(&target, &values)
             .map_err(|error| broken(error.to_string()))?;
         let program = reference
             .programs
@@ -170,22 +171,15 @@ impl CaseKernel {
         }
         let mut outputs = Vec::new();
         for buffer in &self.plan.outputs {
-            let answer = self.kernel.inspect(*buffer, &Question::Expected)?;
-            let Answer::Expected {
-                expected,
-                not_finite,
-            } = answer
-            else {
-                anyhow::bail!("the device kept no values");
-            };
-            if let Some(index) = not_finite {
+            let output = self.kernel.expected_output(*buffer)?;
+            if let Some(index) = output.first_not_finite {
                 let name = &self.plan.buffers[*buffer].name;
                 return Err(Failure::reference(format!(
                     "the oracle's `{name}` is not finite at {index}, seed {seed}"
                 ))
                 .into());
             }
-            outputs.push(expected);
+            outputs.push(output.values);
         }
         Ok(outputs)
     }
@@ -206,10 +200,7 @@ impl CaseKernel {
 
     /// The elements of a buffer.
     pub(super) fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
-        match self.kernel.inspect(buffer, &Question::Values)? {
-            Answer::Values(values) => Ok(values),
-            _ => anyhow::bail!("the device gave no values"),
-        }
+        self.kernel.values(buffer)
     }
 
     /// The inputs with their distributions, by buffer.
@@ -229,26 +220,23 @@ impl CaseKernel {
         for ((buffer, expected), (name, tolerance)) in
             self.plan.outputs.iter().zip(expected).zip(tolerances)
         {
-            let question = Question::Compare {
-                copies,
-                expected,
-                tolerance: *tolerance,
-            };
-            let Answer::Comparison(comparison) = self.kernel.inspect(*buffer, &question)? else {
-                anyhow::bail!("the device compared nothing");
-            };
-            if let Some((index, wanted, found)) = comparison.first {
+            let comparison = (self.kernel).compare(*buffer, copies, expected, *tolerance)?;
+            if let Some(first) = comparison.first {
                 let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
                 let reason = format!(
-                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {index}: expected {wanted:.6e}, found {found:.6e}",
-                    comparison.failed, comparison.elements
+                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {}: expected {:.6e}, found {:.6e}",
+                    comparison.failed,
+                    comparison.elements,
+                    first.index,
+                    first.expected,
+                    first.found
                 );
                 let evidence = Evidence {
                     seed: Some(seed),
                     tensor: Some(name.clone()),
-                    index: Some(index),
-                    expected: Some(wanted),
-                    found: Some(found.to_string()),
+                    index: Some(first.index),
+                    expected: Some(first.expected),
+                    found: Some(first.found.to_string()),
                     log: self.printed_output(),
                     ..Evidence::default()
                 };
@@ -277,10 +265,7 @@ impl CaseKernel {
 
     /// What the kernel has printed, for whoever looks for its fault.
     fn printed_output(&self) -> Option<String> {
-        match self.kernel.inspect(0, &Question::Printed) {
-            Ok(Answer::Printed(text)) if !text.is_empty() => Some(text),
-            _ => None,
-        }
+        Some(self.kernel.printed()).filter(|text| !text.is_empty())
     }
 
     /// Hashes of all inputs that nothing may write.
@@ -293,10 +278,7 @@ impl CaseKernel {
             .enumerate()
             .filter(|(_, buffer)| buffer.role == BufferRole::Input)
         {
-            let Answer::Hash(hash) = self.kernel.inspect(index, &Question::Hash)? else {
-                anyhow::bail!("the device hashed nothing");
-            };
-            hashes.push((index, hash));
+            hashes.push((index, self.kernel.hash(index)?));
         }
         Ok(hashes)
     }
@@ -320,7 +302,7 @@ impl CaseKernel {
             let Some((_, hash)) = untouched.iter().find(|(name, _)| *name == buffer.name) else {
                 continue;
             };
-            if self.kernel.inspect(index, &Question::HashOf(copies))? != Answer::Hash(*hash) {
+            if self.kernel.hash_copies(index, copies)? != *hash {
                 return Ok(Some(self.input_mutated(index)));
             }
         }
@@ -346,10 +328,7 @@ impl CaseKernel {
         hashes: &[(usize, u64)],
     ) -> anyhow::Result<Result<(), Finding>> {
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
-            let Answer::Guards(damage) = self.kernel.inspect(index, &Question::Guards)? else {
-                anyhow::bail!("the device looked at no guard zone");
-            };
-            if let Some(offset) = damage {
+            if let Some(offset) = self.kernel.guard_damage(index)? {
                 let place = if offset < 0 {
                     format!("{} bytes before the start", -offset)
                 } else {
@@ -368,7 +347,7 @@ impl CaseKernel {
             }
         }
         for (index, before) in hashes {
-            if self.kernel.inspect(*index, &Question::Hash)? != Answer::Hash(*before) {
+            if self.kernel.hash(*index)? != *before {
                 return Ok(Err(self.input_mutated(*index)));
             }
         }
@@ -377,10 +356,7 @@ impl CaseKernel {
 
     /// Whether a launch left something behind in the kernel's own variables.
     pub(super) fn check_state(&self) -> anyhow::Result<Result<StateCoverage, Finding>> {
-        let Answer::Remembered(kept) = self.kernel.inspect(0, &Question::Remembered)? else {
-            anyhow::bail!("the device did not look at the kernel's variables");
-        };
-        let (variable, launch) = match kept {
+        let (variable, launch) = match self.kernel.persistent_state() {
             PersistentState::Changed { variable, launch } => (variable, launch),
             PersistentState::Unchanged => return Ok(Ok(StateCoverage::Checked)),
             PersistentState::Unknown => return Ok(Ok(StateCoverage::Unchecked)),
@@ -399,10 +375,7 @@ impl CaseKernel {
     pub(super) fn check_other_copies(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
         let buffers = self.plan.buffers.iter().enumerate();
         for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == BufferRole::Output) {
-            let answer = self.kernel.inspect(index, &Question::Untouched(poison))?;
-            let Answer::Unwritten { count, .. } = answer else {
-                anyhow::bail!("the device counted nothing");
-            };
+            let count = self.kernel.written_in_idle_copies(index, poison)?.count;
             if count > 0 {
                 let reason = format!(
                     "output `{}`: {count} elements were written of copies whose launch had yet to come",
@@ -425,10 +398,7 @@ impl CaseKernel {
             if buffer.role != BufferRole::Output {
                 continue;
             }
-            let answer = self.kernel.inspect(index, &Question::Unwritten(poison))?;
-            let Answer::Unwritten { count, .. } = answer else {
-                anyhow::bail!("the device counted nothing");
-            };
+            let count = self.kernel.unwritten(index, poison)?.count;
             let elements = buffer.elements() * launched;
             if count as f64 > MAX_CHANCE_POISON * elements as f64 {
                 let reason = format!(
@@ -458,11 +428,7 @@ impl CaseKernel {
             .enumerate()
             .filter(|(_, buffer)| buffer.role == BufferRole::Output)
         {
-            let Answer::Unwritten { count, first } =
-                self.kernel.inspect(index, &Question::Unwritten(poison))?
-            else {
-                anyhow::bail!("the device counted nothing");
-            };
+            let PoisonCount { count, first } = self.kernel.unwritten(index, poison)?;
             if count > 0 {
                 let reason = format!(
                     "output `{}`: {count} of {} elements were not written",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Judge;
 use super::cases::Case;
 use crate::device::AccessSite;
-use crate::kernel::{Kernel, syntax};
+use crate::kernel::{Kernel, LaunchTarget, syntax};
 use crate::task::Task;
 use crate::verdict::{AccessFigures, Verdict};
 
@@ -165,14 +165,14 @@ pub(super) fn add_source_features(
     let variant = kernel
         .variant_for(&case.binding, &judge.limits)
         .unwrap_or_default();
-    let plan = kernel.launch_plan(
-        judge.task,
-        &case.binding,
-        &kernel.tunable_values(variant),
-        &case.scalars(judge.task),
-        &judge.limits,
-        false,
-    );
+    let target = LaunchTarget {
+        task: judge.task,
+        binding: &case.binding,
+        scalars: &case.scalars(judge.task),
+        limits: &judge.limits,
+        is_oracle: false,
+    };
+    let plan = kernel.launch_plan(&target, &kernel.tunable_values(variant));
     let Ok(plan) = plan else { return };
     let threads = plan
         .launches

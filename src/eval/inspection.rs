@@ -11,8 +11,7 @@ use super::features::MemoryUse;
 use super::kernel_set::tolerances;
 use super::{Finding, Judge, values_key};
 use crate::device::{
-    Answer, Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program, Purpose,
-    Question, Refusal,
+    Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program, Purpose, Refusal,
 };
 use crate::kernel::Kernel;
 use crate::verdict::{Status, Verdict};
@@ -179,14 +178,14 @@ pub(super) fn case_plan(
     case: &Case,
 ) -> Result<crate::kernel::plan::Plan, crate::kernel::BindError> {
     let variant = kernel.variant_for(&case.binding, &judge.limits)?;
-    kernel.launch_plan(
-        judge.task,
-        &case.binding,
-        &kernel.tunable_values(variant),
-        &case.scalars(judge.task),
-        &judge.limits,
-        false,
-    )
+    let target = crate::kernel::LaunchTarget {
+        task: judge.task,
+        binding: &case.binding,
+        scalars: &case.scalars(judge.task),
+        limits: &judge.limits,
+        is_oracle: false,
+    };
+    kernel.launch_plan(&target, &kernel.tunable_values(variant))
 }
 
 fn finding_of(refusal: Refusal) -> Finding {
@@ -294,8 +293,8 @@ impl InspectedCase<'_, '_> {
         if self.build != Build::Race || schedule != 0 {
             return Ok(RunOutcome::Clean(None));
         }
-        let Answer::Accesses(sites) = bound.kernel.inspect(0, &Question::Accesses)? else {
-            anyhow::bail!("the device saw no accesses");
+        let Some(sites) = bound.kernel.accesses() else {
+            anyhow::bail!("the race build counted no accesses");
         };
         Ok(RunOutcome::Clean(Some(MemoryUse::new(
             sites,

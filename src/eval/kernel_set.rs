@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::case_kernel::CaseKernel;
 use super::cases::Case;
 use super::{CompiledKernel, Finding, Judge};
-use crate::device::{Answer, Comparison, Edge, ExpectedValues, Poison, Purpose, Question};
+use crate::device::{Comparison, Edge, ExpectedValues, Poison, Purpose};
 use crate::task::Tolerance;
 
 /// Twice the tolerance, and a little for its own reference being off.
@@ -183,12 +183,8 @@ impl KernelSet {
         let places: Vec<usize> = copies.iter().map(|copy| *copy as usize).collect();
         let mut expected = Vec::new();
         for buffer in &opponent.plan.outputs {
-            let Answer::Expected { expected: all, .. } =
-                opponent.kernel.inspect(*buffer, &Question::Expected)?
-            else {
-                anyhow::bail!("the device kept no values");
-            };
-            expected.push(all.select_copies(&places));
+            let output = opponent.kernel.expected_output(*buffer)?;
+            expected.push(output.values.select_copies(&places));
         }
         let compared = (self.candidate).compare(&tolerances, &expected, copies, seed)?;
         Ok(compared.map(|_| ()))

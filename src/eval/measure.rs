@@ -13,7 +13,7 @@ use super::{CompiledKernel, Finding, Judge};
 use crate::base::RandomStream;
 use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate, SampleSummary};
-use crate::device::{Cache, Floor, LaunchOutcome, Poison};
+use crate::device::{Cache, CompulsoryWork, Floor, LaunchOutcome, Poison};
 use crate::task::{DType, MIN_BLOCKS, Tensor};
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, TimeSummary, WorkloadVerdict};
 
@@ -257,7 +257,12 @@ fn floor_time(judge: &Judge<'_>, case: &Case, units: usize) -> Option<Floor> {
         operations
     };
     let tensor = on_eight || tensors().any(narrow);
-    judge.device.floor(bytes, operations, units, tensor)
+    judge.device.floor(CompulsoryWork {
+        bytes,
+        operations,
+        runs: units,
+        on_tensor_cores: tensor,
+    })
 }
 
 /// The arms of a case while they are timed.

@@ -1,36 +1,41 @@
-//! Events of a whole run: what concerns more than one task.
+//! Events of the run's own journal: those that concern the whole run or more than one task.
+//!
+//! Plain data. `run::journal` reads and writes the lines.
 
 use serde::{Deserialize, Serialize};
 
-use super::StopReason;
+use super::task::StopReason;
 use crate::verdict::{SelfTest, Speedup};
 
-/// One line of the run's journal.
-#[derive(Clone, Debug, PartialEq)]
+/// One line of the run's journal. The variant's name in snake case is the line's `event`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
-    /// The directory was laid out.
+    /// The run directory was created.
     Created(Session),
-    /// A process took it up again.
+    /// Another process resumed the run.
     Resumed(Session),
-    /// Somebody said `--accept-changes`.
+    /// The user accepted changes with `--accept-changes`.
     Accepted(Accepted),
-    /// A process began with a task, or went on with it.
+    /// A process started or resumed a task.
     TaskStarted(TaskStarted),
     /// The baseline was timed against itself.
     SelfTested(SelfTested),
-    /// A process is done with a task.
+    /// A process finished its work on a task.
     TaskEnded(TaskEnded),
-    /// A process was told to stop.
+    /// A process was interrupted while it worked on a task.
     Interrupted(Interrupted),
 }
 
-/// A process that works in the directory.
+/// A process that works in the run directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Session {
+    /// Version of kforge.
     pub kforge: String,
     pub host: String,
-    /// Steps asked for per task.
+    /// Number of steps requested for each task.
     pub steps: u64,
+    /// Number of kernels that are judged at the same time.
     pub in_flight: usize,
 }
 
@@ -39,13 +44,14 @@ pub struct Accepted {
     pub changes: Vec<RecordChange>,
 }
 
-/// Something recorded that is no longer so.
+/// A recorded value that differs from the current one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordChange {
-    /// The dotted name, e.g. `config.search.islands`.
+    /// Dotted key, such as `config.search.islands`.
     pub what: String,
-    /// As JSON; `absent` where there was nothing.
+    /// Recorded value as JSON, or `absent`.
     pub was: String,
+    /// Current value as JSON, or `absent`.
     pub now: String,
 }
 
@@ -54,7 +60,7 @@ pub struct TaskStarted {
     pub task: String,
 }
 
-/// What the clock could tell apart when a process began with a task.
+/// The baseline against itself on every workload: the smallest difference that the clock resolves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SelfTested {
     pub task: String,
@@ -65,9 +71,9 @@ pub struct SelfTested {
 pub struct TaskEnded {
     pub task: String,
     pub steps: u64,
-    /// Why the search stopped; `None` where it could not go on.
+    /// Why the search stopped. `None` if it failed.
     pub why: Option<StopReason>,
-    /// What broke, in words.
+    /// Error message of a failed oracle or baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     pub best: Option<BestOfTask>,
@@ -83,19 +89,4 @@ pub struct BestOfTask {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interrupted {
     pub task: String,
-}
-
-impl RunEvent {
-    /// The name on the journal line.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            RunEvent::Created(_) => "created",
-            RunEvent::Resumed(_) => "resumed",
-            RunEvent::Accepted(_) => "accepted",
-            RunEvent::TaskStarted(_) => "task_started",
-            RunEvent::SelfTested(_) => "self_tested",
-            RunEvent::TaskEnded(_) => "task_ended",
-            RunEvent::Interrupted(_) => "interrupted",
-        }
-    }
 }

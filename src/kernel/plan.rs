@@ -1,38 +1,40 @@
-//! What a device needs to compile and to launch a kernel: plain data, every expression already evaluated.
+//! What a device needs to compile and launch a kernel: translation units and launch plans.
+//!
+//! Plain data. Every expression of the header is already evaluated; `bind` does that.
 
 use crate::task::DType;
 
-/// One translation unit to compile: a kernel file under one set of tunable values.
+/// The source of a kernel file for one set of tunable values, to be compiled at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TranslationUnit {
-    /// The whole kernel file, header comment included, so that line numbers are the file's own.
+    /// The whole kernel file, header comment included, so that the compiler's line numbers are those of the file.
     pub source: String,
-    /// Constant axes: name in upper case, value. Become `constexpr`, unless the source declares the name itself.
+    /// Constant axes: the name in upper case, and the value. Each becomes a `constexpr`, unless the source declares the name.
     pub constants: Vec<(String, i64)>,
-    /// Tunables in force: become macros.
+    /// The tunables with their values. Each becomes a macro.
     pub macros: Vec<(String, i64)>,
-    /// What the launches call, in the header's order.
+    /// The functions that the launches call, in the header's order.
     pub entry_points: Vec<EntryPoint>,
     pub fast_math: bool,
     pub max_registers: Option<u32>,
-    /// `compile.arch` of the header, e.g. `sm_90a`.
+    /// `compile.arch` of the header, such as `sm_90a`.
     pub arch: Option<String>,
 }
 
-/// A `__global__` function as the header names it, with the types that will be passed.
+/// A `__global__` function as the header names it, with the types of its arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntryPoint {
-    /// The C++ expression, e.g. `gdn_decode<ROWS>`.
+    /// The C++ expression, such as `gdn_decode<ROWS>`.
     pub expression: String,
     pub arguments: Vec<ArgumentType>,
-    /// Line of the launch in the kernel file, counted from 1.
+    /// The line of the launch in the kernel file, counted from 1.
     pub line: u32,
 }
 
 /// The C++ type of one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArgumentType {
-    /// A pointer to the dtype. The oracle's outputs are `Pointer(DType::Float64)`.
+    /// A pointer to elements of the dtype. The outputs of an oracle are `Pointer(DType::Float64)`.
     Pointer(DType),
     /// A scalar by value.
     Scalar(DType),
@@ -43,18 +45,18 @@ pub enum ArgumentType {
     TensorMap,
 }
 
-/// All launches and buffers of one workload, with every size known.
+/// The launch plan of one workload: all launches and buffers, with every size known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     pub buffers: Vec<Buffer>,
-    /// In launch order; launches whose `when` is false are left out.
+    /// In launch order, without launches whose `when` is false.
     pub launches: Vec<Launch>,
-    /// The definition's outputs in order, each an index into `buffers`.
+    /// The definition's outputs in order, as indices into `buffers`.
     pub outputs: Vec<usize>,
     pub tensor_maps: Vec<TensorMap>,
 }
 
-/// What a tensor map describes, with every size known.
+/// A tensor map with every size known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorMap {
     pub name: String,
@@ -62,7 +64,7 @@ pub struct TensorMap {
     pub buffer: usize,
     /// In elements, innermost first.
     pub dims: Vec<u64>,
-    /// In bytes, of all dims but the innermost.
+    /// In bytes, for all dims but the innermost.
     pub strides: Vec<u64>,
     /// The box, in elements.
     pub tile: Vec<u32>,
@@ -81,22 +83,25 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// The number of elements.
     pub(crate) fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
 
+    /// The size in bytes.
     pub fn bytes(&self) -> u64 {
         self.elements() * self.dtype.bytes()
     }
 }
 
+/// How the harness treats a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BufferRole {
     Input,
     Output,
-    /// An input that the task lets an output overwrite: filled as an input, compared as an output.
+    /// An input that an output overwrites, as the task's `in_place` says: filled as an input, compared as an output.
     InPlace,
-    /// Cleared inside the clock before every unit if `zero`, else poisoned outside it.
+    /// If `zero`, cleared before every run as part of the timed work; else poisoned before every run, untimed.
     Scratch {
         zero: bool,
     },
@@ -105,7 +110,7 @@ pub enum BufferRole {
 /// One launch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Launch {
-    /// Index into `Unit::entries`.
+    /// Index into `TranslationUnit::entry_points`.
     pub entry_point: usize,
     pub grid: [u32; 3],
     pub block: [u32; 3],
@@ -113,19 +118,19 @@ pub struct Launch {
     pub shared: u32,
     pub cluster: Option<[u32; 3]>,
     pub cooperative: bool,
-    /// Programmatic dependent launch.
+    /// Whether the launch uses programmatic dependent launch.
     pub overlap: bool,
     pub arguments: Vec<Argument>,
 }
 
-/// One argument's value.
+/// The value of one argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Argument {
     /// A pointer to the start of `Plan::buffers[index]`.
     Buffer(usize),
     /// `Plan::tensor_maps[index]`, by value.
     TensorMap(usize),
-    /// An absent optional input.
+    /// A null pointer, for an optional input that is absent.
     Null,
     /// A scalar in its dtype.
     Scalar(DType, f64),

@@ -1,18 +1,59 @@
-//! Putting tunable values in force by editing the header's text, everything else byte for byte as it was.
+//! Tunable points: the point and the space of a kernel, its family, and kernels with another point.
+//!
+//! Another point is set by editing the header's text. Everything else in the file stays the same, byte for byte.
 
 use std::ops::Range;
 
 use indexmap::IndexMap;
 
 use super::Kernel;
+use crate::base::Digest;
 
-/// The kernel file with these values in force: each first in its tunable's list, the others behind it in ascending order.
-/// `None` where a name is no tunable, a value is not in its list, or a list is not its own and written as `[…]` on one line.
+impl Kernel {
+    /// The tunable values where no variant applies: the first of every list.
+    pub fn point(&self) -> IndexMap<String, i64> {
+        self.header
+            .tunables
+            .iter()
+            .filter_map(|(name, values)| Some((name.clone(), *values.first()?)))
+            .collect()
+    }
+
+    /// The declared space: every tunable with its values in ascending order, so that it is the same for a whole family.
+    pub fn space(&self) -> IndexMap<String, Vec<i64>> {
+        let sorted = |values: &[i64]| {
+            let mut values = values.to_vec();
+            values.sort_unstable();
+            values
+        };
+        self.header
+            .tunables
+            .iter()
+            .map(|(name, values)| (name.clone(), sorted(values)))
+            .collect()
+    }
+
+    /// The hash of the family: the same for all kernels that differ only in their point.
+    pub fn family(&self) -> Digest {
+        let lowest = self
+            .space()
+            .into_iter()
+            .filter_map(|(name, values)| Some((name, *values.first()?)))
+            .collect();
+        Digest::of(with_point(self, &lowest).unwrap_or_else(|| self.text.clone()))
+    }
+}
+
+/// The kernel file with another point: each value is moved to the front of its tunable's list, and the others follow in ascending
+/// order.
+///
+/// `None` if a name is not a tunable, if a value is not in its list, or if a list is shared by two tunables or not written as
+/// `[…]` on one line.
 pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<String> {
     let mut edits = Vec::new();
     for (name, value) in point {
         let values = kernel.header.tunables.get(name)?;
-        let place = list_range(kernel, name)?;
+        let range = list_range(kernel, name)?;
         let mut others: Vec<_> = values
             .iter()
             .copied()
@@ -27,34 +68,34 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
             .map(|value| value.to_string())
             .collect::<Vec<_>>()
             .join(", ");
-        edits.push((place, format!("[{list}]")));
+        edits.push((range, format!("[{list}]")));
     }
-    // From the back, so that earlier places stay true.
-    edits.sort_by_key(|(place, _)| std::cmp::Reverse(place.start));
+    // From the last to the first, so that earlier ranges stay valid.
+    edits.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
     let mut text = kernel.text.clone();
-    for (place, list) in edits {
-        text.replace_range(place, &list);
+    for (range, list) in edits {
+        text.replace_range(range, &list);
     }
     Some(text)
 }
 
-/// Where a tunable's list stands in the file, brackets included.
+/// The byte range of a tunable's list in the file, brackets included.
 fn list_range(kernel: &Kernel, name: &str) -> Option<Range<usize>> {
-    let place = kernel.header.tunable_locations.get(name)?;
-    // An alias stands where its anchor does: two tunables with one list cannot have two values.
-    let places = kernel.header.tunable_locations.values();
-    if places.filter(|other| *other == place).count() > 1 {
+    let location = kernel.header.tunable_locations.get(name)?;
+    // A YAML alias has the location of its anchor: two tunables that share a list cannot have two values.
+    let locations = kernel.header.tunable_locations.values();
+    if locations.filter(|other| *other == location).count() > 1 {
         return None;
     }
-    let (line, column) = *place;
+    let (line, column) = *location;
     let line_start = match line {
         0 | 1 => 0,
         _ => kernel.text.match_indices('\n').nth(line as usize - 2)?.0 + 1,
     };
     let line_text = kernel.text[line_start..].lines().next()?;
     let in_line = line_text.char_indices().nth(column as usize - 1)?.0;
-    let length = line_text[in_line..]
-        .starts_with('[')
-        .then(|| line_text[in_line..].find(']'))??;
-    Some(line_start + in_line..line_start + in_line + length + 1)
+    let list = &line_text[in_line..];
+    let length = list.starts_with('[').then(|| list.find(']'))?? + 1;
+    let start = line_start + in_line;
+    Some(start..start + length)
 }

@@ -1,21 +1,23 @@
-//! The syntax tree of a kernel file: a thin, safe layer over the grammar, with what kforge asks of it.
+//! The syntax tree of a kernel file: a thin, safe layer over the tree-sitter grammar for CUDA.
 //!
-//! Reads any text without failing: what is no CUDA gives a tree that is not sound, and transformations leave it alone.
-//! Never follows an include, and knows types only as far as the file spells them.
+//! Parses any text. Text that is not CUDA gives a tree that is not sound, and transformations leave it alone. Follows no include,
+//! and knows only the types that the file spells out. `facts` derives numbers from a tree, `integers` evaluates constants.
 
 use tree_sitter::{Node, Parser, Tree, TreeCursor};
 
 mod declarations;
 mod facts;
+mod integers;
+mod types;
 
 pub use declarations::declares_at_namespace_scope;
-pub(crate) use facts::builtin_type_bytes;
 pub use facts::{SourceFacts, source_facts};
+pub(crate) use types::builtin_type_bytes;
 
-/// Deeper than any honest kernel, and shallow enough for what descends by recursion.
+/// The deepest nesting of a sound tree: more than a real kernel has, and little enough for recursive functions.
 const MAX_DEPTH: u32 = 200;
 
-/// A parsed source.
+/// A source and its syntax tree.
 pub struct Syntax<'s> {
     source: &'s str,
     tree: Tree,
@@ -26,10 +28,10 @@ pub struct Syntax<'s> {
 #[derive(Clone, Copy, Debug)]
 pub struct FunctionNode<'t> {
     pub node: Node<'t>,
-    /// The node with the name, the parameters and what stands around them.
+    /// The node with the name and the parameters.
     pub declarator: Node<'t>,
     pub body: Node<'t>,
-    /// Marked `__global__`.
+    /// Whether it is marked `__global__`.
     pub is_global: bool,
 }
 
@@ -37,15 +39,15 @@ impl<'s> Syntax<'s> {
     /// Parses any text.
     ///
     /// # Panics
-    /// Only where the grammar does not fit the parser, which no source can cause.
+    /// Only if the grammar does not fit the parser version. No source can cause it.
     pub fn parse(source: &'s str) -> Self {
         let mut parser = Parser::new();
         parser
             .set_language(&tree_sitter_cuda::LANGUAGE.into())
-            .expect("the grammar and the parser are built for each other");
+            .expect("the grammar fits the parser version");
         let tree = parser
             .parse(source, None)
-            .expect("a parser with a language and no deadline gives a tree");
+            .expect("a parser with a language and without a timeout returns a tree");
         let is_sound = !tree.root_node().has_error() && is_shallow(tree.root_node());
         Self {
             source,
@@ -58,20 +60,22 @@ impl<'s> Syntax<'s> {
         self.source
     }
 
+    /// The root node.
     pub fn root(&self) -> Node<'_> {
         self.tree.root_node()
     }
 
-    /// Whether the whole text is CUDA C++ as the grammar knows it, and not nested beyond reason.
+    /// Whether the grammar accepts the whole text and its nesting is limited.
     pub fn is_sound(&self) -> bool {
         self.is_sound
     }
 
+    /// The source text of a node.
     pub(crate) fn text(&self, node: Node<'_>) -> &'s str {
         self.source.get(node.byte_range()).unwrap_or_default()
     }
 
-    /// The functions with bodies at namespace scope, in order.
+    /// The functions with bodies at namespace scope, in order. Empty if the tree is not sound.
     pub fn functions(&self) -> Vec<FunctionNode<'_>> {
         if !self.is_sound {
             return Vec::new();
@@ -107,7 +111,7 @@ impl<'s> Syntax<'s> {
             .collect()
     }
 
-    /// The function's name without template arguments or scopes.
+    /// The name of a function, without template arguments and scopes.
     pub fn function_name(&self, function: &FunctionNode<'_>) -> &'s str {
         function
             .declarator
@@ -115,37 +119,28 @@ impl<'s> Syntax<'s> {
             .map_or("", |name| self.text(name))
     }
 
-    /// The source as words, without comments, white space, and line structure: two sources with the same words are the same
-    /// code. The header is a comment, and has to be compared apart.
+    /// The source without comments, white space and line structure. Two sources with the same lexemes are the same code. The header
+    /// is a comment, so it must be compared separately.
     pub fn lexemes(&self) -> Vec<&'s str> {
-        let mut words = Vec::new();
+        let mut lexemes = Vec::new();
         let mut walk = descendants(self.root());
         while let Some(node) = walk.next() {
             if node.kind() == "comment" {
                 walk.skip_children();
             } else if node.child_count() == 0 {
-                // A directive's last leaf holds the rest of its line.
-                words.extend(self.text(node).split_whitespace());
+                // The last leaf of a directive has the rest of its line.
+                lexemes.extend(self.text(node).split_whitespace());
             }
         }
-        words
-    }
-
-    /// The value of an integer expression, where names have the values that `value_of` gives, or the file's own constants.
-    pub fn evaluate_integer(
-        &self,
-        node: Node<'_>,
-        value_of: &dyn Fn(&str) -> Option<i64>,
-    ) -> Option<i64> {
-        facts::IntegerEvaluator::new(self, value_of).evaluate(node, 0)
+        lexemes
     }
 }
 
-/// All nodes below and including one, parents before children.
+/// A node and all nodes below it, parents before children.
 pub fn descendants(node: Node<'_>) -> Descendants<'_> {
     Descendants {
         cursor: node.walk(),
-        state: WalkState::Begin,
+        state: WalkState::Start,
     }
 }
 
@@ -164,12 +159,12 @@ pub(crate) fn named_children<'t>(node: Node<'t>) -> impl DoubleEndedIterator<Ite
         .into_iter()
 }
 
-/// The nearest node around this one of one of these kinds.
+/// The nearest ancestor of a node that has one of these kinds.
 pub(crate) fn enclosing<'t>(node: Node<'t>, kinds: &[&str]) -> Option<Node<'t>> {
     std::iter::successors(node.parent(), Node::parent).find(|around| kinds.contains(&around.kind()))
 }
 
-/// Whether `inner` lies within `outer`, or is it.
+/// Whether `inner` is within `outer` or is the same node.
 pub(crate) fn contains(outer: Node<'_>, inner: Node<'_>) -> bool {
     outer.start_byte() <= inner.start_byte() && inner.end_byte() <= outer.end_byte()
 }
@@ -179,7 +174,7 @@ pub fn line_of(node: Node<'_>) -> usize {
     node.start_position().row + 1
 }
 
-/// A walk that holds no stack of its own, so that no text can exhaust one.
+/// The iterator of [`descendants`]. It is not recursive, so no text can exhaust the stack.
 pub struct Descendants<'t> {
     cursor: TreeCursor<'t>,
     state: WalkState,
@@ -187,14 +182,14 @@ pub struct Descendants<'t> {
 
 #[derive(PartialEq)]
 enum WalkState {
-    Begin,
+    Start,
     Descend,
     Skip,
     End,
 }
 
 impl Descendants<'_> {
-    /// Leaves out what is below the node that came last.
+    /// Leaves out the nodes below the last node.
     pub(crate) fn skip_children(&mut self) {
         if self.state == WalkState::Descend {
             self.state = WalkState::Skip;
@@ -206,9 +201,9 @@ impl<'t> Iterator for Descendants<'t> {
     type Item = Node<'t>;
 
     fn next(&mut self) -> Option<Node<'t>> {
-        let found = match self.state {
+        let has_next = match self.state {
             WalkState::End => false,
-            WalkState::Begin => true,
+            WalkState::Start => true,
             WalkState::Descend if self.cursor.goto_first_child() => true,
             WalkState::Descend | WalkState::Skip => loop {
                 if self.cursor.goto_next_sibling() {
@@ -219,16 +214,16 @@ impl<'t> Iterator for Descendants<'t> {
                 }
             },
         };
-        self.state = if found {
+        self.state = if has_next {
             WalkState::Descend
         } else {
             WalkState::End
         };
-        found.then(|| self.cursor.node())
+        has_next.then(|| self.cursor.node())
     }
 }
 
-/// Whether the tree nests no deeper than recursion may follow.
+/// Whether recursive functions may walk the tree.
 fn is_shallow(root: Node<'_>) -> bool {
     let mut walk = descendants(root);
     while walk.next().is_some() {

@@ -1,8 +1,8 @@
-//! What headers may say, what they may not, and what becomes of them.
+//! Tests of headers: what they may contain, what is refused, and the launch plans that follow.
 
 use indexmap::IndexMap;
 
-use super::plan::{Argument, ArgumentType, BufferRole};
+use super::plan::{Argument, ArgumentType, BufferRole, Plan, TensorMap};
 use super::*;
 use crate::task::{DType, TaskFiles};
 
@@ -10,6 +10,23 @@ const LIMITS: DeviceLimits = DeviceLimits {
     sm_count: 2,
     max_shared_bytes: 1000,
 };
+
+/// The launch plan of a kernel for one number of rows, with the values that apply without a variant.
+fn plan_for_rows(kernel: &Kernel, rows: i64) -> Result<Plan, BindError> {
+    let task = task_files().load().unwrap();
+    let binding = task
+        .definition
+        .bind(&IndexMap::from([("rows".to_owned(), rows)]))
+        .unwrap();
+    let target = LaunchTarget {
+        task: &task,
+        binding: &binding,
+        scalars: &Scalars::from([("factor".to_owned(), 2.5)]),
+        limits: &LIMITS,
+        is_oracle: false,
+    };
+    kernel.launch_plan(&target, &kernel.tunable_values(None))
+}
 
 fn task_files() -> TaskFiles {
     let definition = r#"{"name": "scale", "op_type": "test", "axes": {"rows": {"type": "var"}, "columns": {"type": "const", "value": 8}},
@@ -87,17 +104,7 @@ fn binding_evaluates_every_expression_of_a_header() {
     assert_eq!(kernel.variant_for(&rows(2), &LIMITS), Ok(Some(0)));
     assert_eq!(kernel.tunable_values(Some(0))["ROWS"], 1);
     assert_eq!(kernel.variant_for(&rows(3), &LIMITS), Ok(None));
-    let scalars = IndexMap::from([("factor".to_owned(), 2.5)]);
-    let plan = kernel
-        .launch_plan(
-            &task,
-            &rows(9),
-            &kernel.tunable_values(None),
-            &scalars,
-            &LIMITS,
-            false,
-        )
-        .unwrap();
+    let plan = plan_for_rows(&kernel, 9).unwrap();
     let launch = &plan.launches[0];
     assert_eq!(
         (launch.grid, launch.block, launch.shared),
@@ -148,7 +155,7 @@ fn with_point_changes_only_the_tunable_lists() {
         (moved.family(), moved.space()),
         (kernel.family(), kernel.space())
     );
-    assert_ne!(moved.digest(), kernel.digest());
+    assert_ne!(moved.text, kernel.text);
     assert_eq!(
         with_point(&kernel, &IndexMap::from([("ROWS".to_owned(), 3)])),
         None
@@ -186,17 +193,17 @@ fn header_errors_name_the_line_and_suggest_a_name() {
         (
             "  WIDTH: [",
             "  ab: [",
-            "line 10: tunable `ab`: expected a name of at least three capital letters, such as `ROWS`",
+            "line 10: tunable `ab`: expected a name with at least three capital letters, such as `ROWS`",
         ),
         (
             "when: rows <= 2",
             "rows: 2",
-            "line 12: a variant needs a condition: `when: batch_size <= 4`",
+            "line 12: a variant needs a condition, such as `when: batch_size <= 4`",
         ),
         (
             "i64(rows * columns)",
             "rows * columns",
-            "line 7: argument `rows * columns` is neither a name nor `i32(…)`, `u32(…)`, `i64(…)` (expressions go inside `i32(…)`, `u32(…)` or `i64(…)`)",
+            "line 7: argument `rows * columns` is neither a name nor `i32(…)`, `u32(…)`, `i64(…)` (write an expression as `i32(…)`, `u32(…)` or `i64(…)`)",
         ),
         (
             "dtype: float32",
@@ -228,25 +235,11 @@ fn texts_without_a_header_are_refused() {
 
 #[test]
 fn launch_limits_are_checked_when_binding() {
-    let task = task_files().load().unwrap();
     let bind = |from: &str, to: &str| {
         let kernel = parse(&VALID_HEADER.replace(from, to)).unwrap();
-        let binding = task
-            .definition
-            .bind(&IndexMap::from([("rows".to_owned(), 4)]))
-            .unwrap();
-        kernel
-            .launch_plan(
-                &task,
-                &binding,
-                &kernel.tunable_values(None),
-                &Scalars::new(),
-                &LIMITS,
-                false,
-            )
-            .unwrap_err()
+        plan_for_rows(&kernel, 4).unwrap_err()
     };
-    for (from, to, fault, words) in [
+    for (from, to, fault, expected) in [
         (
             "block: WIDTH",
             "block: WIDTH, 64",
@@ -292,7 +285,7 @@ fn launch_limits_are_checked_when_binding() {
     ] {
         let error = bind(from, to);
         assert_eq!(error.fault, fault, "{to}");
-        assert!(error.message.contains(words), "{to}: {error}");
+        assert!(error.message.contains(expected), "{to}: {error}");
     }
 }
 
@@ -304,21 +297,8 @@ const TENSOR_MAP_HEADER: &str = "launch:
 tensor_maps:
   x_map: {of: x, dims: \"columns, rows\", strides: \"columns * 2\", box: \"columns, min(rows, 4)\", swizzle: 32}";
 
-fn plan_with_tensor_map(yaml: &str, rows: i64) -> Result<super::plan::Plan, BindError> {
-    let task = task_files().load().unwrap();
-    let kernel = parse(yaml).unwrap();
-    let binding = task
-        .definition
-        .bind(&IndexMap::from([("rows".to_owned(), rows)]))
-        .unwrap();
-    kernel.launch_plan(
-        &task,
-        &binding,
-        &kernel.tunable_values(None),
-        &Scalars::new(),
-        &LIMITS,
-        false,
-    )
+fn plan_with_tensor_map(yaml: &str, rows: i64) -> Result<Plan, BindError> {
+    plan_for_rows(&parse(yaml).unwrap(), rows)
 }
 
 #[test]
@@ -332,7 +312,7 @@ fn tensor_map_sizes_are_in_the_launch_plan() {
     assert_eq!(plan.launches[0].arguments[0], Argument::TensorMap(0));
     assert_eq!(
         plan.tensor_maps,
-        [super::plan::TensorMap {
+        [TensorMap {
             name: "x_map".to_owned(),
             buffer: 0,
             dims: vec![8, 7],
@@ -346,7 +326,7 @@ fn tensor_map_sizes_are_in_the_launch_plan() {
 #[test]
 fn a_tensor_map_beyond_its_buffer_is_refused() {
     // `x` has 7 rows of 8 elements of 2 bytes.
-    for (from, to, fault, words) in [
+    for (from, to, fault, expected) in [
         (
             "dims: \"columns, rows\"",
             "dims: \"columns, rows + 1\"",
@@ -393,7 +373,7 @@ fn a_tensor_map_beyond_its_buffer_is_refused() {
         let error = plan_with_tensor_map(&TENSOR_MAP_HEADER.replace(from, to), 7).unwrap_err();
         assert_eq!((error.fault, error.line), (fault, 8), "{to}: {error}");
         assert!(
-            error.message.starts_with("tensor map `x_map`: ") && error.message.contains(words),
+            error.message.starts_with("tensor map `x_map`: ") && error.message.contains(expected),
             "{to}: {error}"
         );
     }
@@ -405,7 +385,7 @@ fn every_shipped_kernel_fits_every_workload_of_its_task() {
         let task = TaskFiles::find(name)
             .and_then(|files| files.load())
             .unwrap();
-        let machine = DeviceLimits {
+        let limits = DeviceLimits {
             sm_count: 2,
             max_shared_bytes: 232_448,
         };
@@ -413,15 +393,15 @@ fn every_shipped_kernel_fits_every_workload_of_its_task() {
             let kernel = Kernel::parse(text, &task.definition)
                 .unwrap_or_else(|error| panic!("{name}/{file}: {error}"));
             for workload in &task.workloads {
-                let variant = kernel.variant_for(&workload.binding, &machine).unwrap();
-                let plan = kernel.launch_plan(
-                    &task,
-                    &workload.binding,
-                    &kernel.tunable_values(variant),
-                    &Scalars::new(),
-                    &machine,
-                    false,
-                );
+                let variant = kernel.variant_for(&workload.binding, &limits).unwrap();
+                let target = LaunchTarget {
+                    task: &task,
+                    binding: &workload.binding,
+                    scalars: &Scalars::new(),
+                    limits: &limits,
+                    is_oracle: false,
+                };
+                let plan = kernel.launch_plan(&target, &kernel.tunable_values(variant));
                 assert!(
                     plan.is_ok(),
                     "{name}/{file}, {}: {}",
@@ -446,7 +426,11 @@ fn a_yaml_list_shared_by_two_tunables_is_not_edited() {
     assert_eq!(kernel.point()["WIDTH"], 4);
     for name in ["ROWS", "WIDTH"] {
         let point = IndexMap::from([(name.to_owned(), 1)]);
-        assert_eq!(with_point(&kernel, &point), None, "both would change");
+        assert_eq!(
+            with_point(&kernel, &point),
+            None,
+            "both tunables would change"
+        );
     }
 }
 

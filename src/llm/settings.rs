@@ -34,7 +34,7 @@ pub struct LlmSettings {
     /// A folder whose files take the place of the program's own templates of the same name.
     pub prompts: Option<PathBuf>,
     /// The most `str_replace` edits in one reply.
-    pub edits: usize,
+    pub max_edits: usize,
     /// These take the place of every model's own.
     pub max_output_tokens: Option<u64>,
     pub temperature: Option<f64>,
@@ -56,7 +56,7 @@ impl Default for LlmSettings {
             context_share: 0.5,
             wait: true,
             prompts: None,
-            edits: 2,
+            max_edits: 2,
             max_output_tokens: None,
             temperature: None,
             top_p: None,
@@ -126,10 +126,10 @@ impl LlmSettings {
                 "a share lies above 0 and is at most 1",
             ));
         }
-        if !(1..=64).contains(&self.edits) {
+        if !(1..=64).contains(&self.max_edits) {
             return Err(invalid_value(
-                "llm.edits",
-                self.edits,
+                "llm.max_edits",
+                self.max_edits,
                 "1 to 64 edits a reply",
             ));
         }

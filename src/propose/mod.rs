@@ -6,6 +6,7 @@ use crate::event::{Brief, Operator};
 use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
+mod candidate;
 mod header_text;
 pub mod mutate;
 pub mod prompt;
@@ -13,12 +14,7 @@ mod recombine;
 pub mod reply;
 mod source_edits;
 
-/// A kernel that a proposal is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Parent<'a> {
-    pub step: u64,
-    pub source: &'a str,
-}
+pub use candidate::{BriefOutcome, Candidate, Parent};
 
 /// A new kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,33 +25,30 @@ pub struct Proposal {
     pub detail: String,
 }
 
-/// What became of a brief.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Proposal(Proposal),
-    /// Nothing to change, with the reason.
-    NoOp(String),
-}
-
-/// Answers a brief.
-pub fn propose(brief: &Brief, parents: &[Parent<'_>], task: &Task) -> Answer {
-    let answer = match (brief.operator, parents) {
+/// Makes the candidate of a brief with one of kforge's own operators.
+pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
+    let proposal = match (brief.operator, parents) {
         (_, []) => Err("there is no parent to start from".to_owned()),
         (Operator::Start, [parent, ..]) => Ok(Proposal {
-            source: parent.source.to_owned(),
+            source: parent.source.to_string(),
             detail: brief.start.clone().unwrap_or_default(),
         }),
-        (Operator::Autotune, [parent, ..]) => autotune(brief, parent.source, task),
-        (Operator::Mutate, [parent, ..]) => mutate::mutate(parent.source, task, brief.attempt),
+        (Operator::Autotune, [parent, ..]) => autotune(brief, &parent.source, task),
+        (Operator::Mutate, [parent, ..]) => mutate::mutate(&parent.source, task, brief.attempt),
         (Operator::Recombine, [first, second, ..]) => {
-            recombine::recombine(first.source, second.source, task, brief.attempt)
+            recombine::recombine(&first.source, &second.source, task, brief.attempt)
         }
         (Operator::Recombine, [_]) => Err("two parents are needed".to_owned()),
         (Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair, _) => {
             Err("only a model can answer".to_owned())
         }
     };
-    answer.map_or_else(Answer::NoOp, Answer::Proposal)
+    match proposal {
+        Ok(Proposal { source, detail }) => {
+            BriefOutcome::Candidate(Candidate::from_source(source, detail, task))
+        }
+        Err(reason) => BriefOutcome::NoOp(reason),
+    }
 }
 
 /// Puts the brief's values in force.

@@ -12,6 +12,7 @@ use super::Proposal;
 use super::header_text;
 use super::mutate::{kernel_identity, source_identity};
 use super::source_edits::SourceEdits;
+use crate::base::text::collapse_white_space;
 use crate::base::{Digest, RandomStream};
 use crate::kernel::syntax::{FunctionNode, Syntax, children, descendants};
 use crate::kernel::{Kernel, with_point};
@@ -257,11 +258,7 @@ fn parameter_names<'s>(syntax: &Syntax<'s>, function: &FunctionNode<'_>) -> Vec<
 }
 
 fn normalized_text(syntax: &Syntax<'_>, node: Node<'_>) -> String {
-    syntax
-        .text(node)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    collapse_white_space(syntax.text(node))
 }
 
 /// Every run of statements in which two bodies differ.

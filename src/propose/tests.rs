@@ -28,10 +28,13 @@ fn brief(operator: Operator, attempt: u64) -> Brief {
     }
 }
 
-fn propose_from(operator: Operator, attempt: u64, sources: &[&str], task: &Task) -> Answer {
+fn propose_from(operator: Operator, attempt: u64, sources: &[&str], task: &Task) -> BriefOutcome {
     let parents: Vec<_> = sources
         .iter()
-        .map(|source| Parent { step: 1, source })
+        .map(|source| Parent {
+            step: 1,
+            source: (*source).into(),
+        })
         .collect();
     propose(&brief(operator, attempt), &parents, task)
 }
@@ -107,7 +110,7 @@ fn attempts_give_distinct_kernels_beyond_single_changes() {
                         propose_from(Operator::Mutate, attempt, &[source], &task)
                     );
                 }
-                let Answer::Proposal(proposal) = answer else {
+                let BriefOutcome::Candidate(proposal) = answer else {
                     panic!("{file}: {attempt}: {answer:?}")
                 };
                 assert!(
@@ -149,10 +152,10 @@ fn recombine_joins_two_changes_of_one_kernel() {
         let both = (0..20)
             .map(|attempt| propose_from(Operator::Recombine, attempt, &pair, &task))
             .any(|answer| match answer {
-                Answer::Proposal(proposal) => {
+                BriefOutcome::Candidate(proposal) => {
                     proposal.source.contains("_parts[") && proposal.source.contains("__restrict__")
                 }
-                Answer::NoOp(_) => false,
+                BriefOutcome::NoOp(_) | BriefOutcome::Failed(..) => false,
             });
         assert!(both, "{}", task.name);
     }
@@ -174,16 +177,23 @@ fn autotune_sets_tunable_values() {
             point: Some(point),
             ..brief(Operator::Autotune, 0)
         };
-        propose(&brief, &[Parent { step: 3, source }], &task)
+        propose(
+            &brief,
+            &[Parent {
+                step: 3,
+                source: source.as_str().into(),
+            }],
+            &task,
+        )
     };
-    let Answer::Proposal(proposal) = tune(&[("ROWS", 2), ("WARPS", 4)]) else {
+    let BriefOutcome::Candidate(proposal) = tune(&[("ROWS", 2), ("WARPS", 4)]) else {
         panic!("no proposal")
     };
     assert_eq!(proposal.detail, "ROWS=2");
     assert!(proposal.source.contains("ROWS: [2, 1, 4, 8]"));
-    assert!(matches!(tune(&[("ROWS", 4)]), Answer::NoOp(_)));
-    assert!(matches!(tune(&[("ROWS", 3)]), Answer::NoOp(_)));
-    assert!(matches!(tune(&[("OTHER", 3)]), Answer::NoOp(_)));
+    assert!(matches!(tune(&[("ROWS", 4)]), BriefOutcome::NoOp(_)));
+    assert!(matches!(tune(&[("ROWS", 3)]), BriefOutcome::NoOp(_)));
+    assert!(matches!(tune(&[("OTHER", 3)]), BriefOutcome::NoOp(_)));
 }
 
 #[test]
@@ -226,15 +236,15 @@ fn operators_do_not_panic_on_broken_sources() {
     for nothing in ["", "/* kforge\n*/", "*/", "/* kforge", "é"] {
         assert!(matches!(
             propose_from(Operator::Mutate, 0, &[nothing], &task),
-            Answer::NoOp(_)
+            BriefOutcome::NoOp(_)
         ));
         assert!(matches!(
             propose_from(Operator::Recombine, 0, &[nothing, nothing], &task),
-            Answer::NoOp(_)
+            BriefOutcome::NoOp(_)
         ));
     }
     assert!(matches!(
         propose_from(Operator::Mutate, 0, &[], &task),
-        Answer::NoOp(_)
+        BriefOutcome::NoOp(_)
     ));
 }

@@ -1,21 +1,23 @@
-//! What a compiler alone said of a kernel, for people.
+//! The result of compiling a kernel without running it, as text.
+//!
+//! Pure: from the result to text.
 
+use super::text::indent;
 use crate::verdict::CompiledOnly;
 
-/// A line for each variant, or what stopped the compiler with its words.
-pub(crate) fn describe_compiled(found: &CompiledOnly) -> String {
+/// A line per variant, then what stopped the compiler and its log.
+pub(crate) fn describe_compiled(compiled: &CompiledOnly) -> String {
+    let status = match compiled.status {
+        None => "compiled".to_owned(),
+        Some(status) => status.to_string(),
+    };
     let mut text = format!(
-        "{}: {} for {} by {}, not run, {:.2} s\n",
-        found.kernel,
-        match found.status {
-            None => "compiled".to_owned(),
-            Some(status) => status.to_string(),
-        },
-        found.device.arch,
-        found.compiler,
-        found.seconds.compile
+        "{}: {status} for {} by {}, not run, {:.2} s\n",
+        compiled.kernel, compiled.device.arch, compiled.compiler, compiled.seconds.compile
     );
-    for variant in &found.variants {
+    let number =
+        |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+    for variant in &compiled.variants {
         let mut name = match variant.variant {
             Some(index) => format!("variant {index}"),
             None => "values".to_owned(),
@@ -23,8 +25,6 @@ pub(crate) fn describe_compiled(found: &CompiledOnly) -> String {
         for (tunable, value) in &variant.tunables {
             name += &format!(" {tunable}={value}");
         }
-        let number =
-            |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
         let resources = &variant.resources;
         text += &format!(
             "  {name}: {} registers, {} bytes spilled, {} bytes of static shared memory\n",
@@ -32,18 +32,12 @@ pub(crate) fn describe_compiled(found: &CompiledOnly) -> String {
             number(resources.spill_bytes),
             number(resources.shared_bytes)
         );
-        text += &indent(&variant.log);
+        text += &indent(&variant.log, 4);
     }
-    if let Some(reason) = &found.reason {
+    if let Some(reason) = &compiled.reason {
         text += &format!("  {reason}\n");
     }
-    let log = found
-        .evidence
-        .as_ref()
-        .and_then(|evidence| evidence.log.as_deref());
-    text + &indent(log.unwrap_or_default())
-}
-
-fn indent(log: &str) -> String {
-    log.lines().map(|line| format!("    {line}\n")).collect()
+    let evidence = compiled.evidence.as_ref();
+    let log = evidence.and_then(|evidence| evidence.log.as_deref());
+    text + &indent(log.unwrap_or_default(), 4)
 }

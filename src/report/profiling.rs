@@ -1,31 +1,33 @@
-//! What a profiler and a device's sanitizer say of a kernel, in a few lines: what bounds it, and why something was not looked at.
+//! What a profiler and a device sanitizer found about a kernel, in a few lines: its bottleneck, and why a tool did not run.
 //!
 //! Pure: from a verdict to text.
 
+use super::text::pluralize;
 use crate::verdict::{Counters, DeviceSanitizer, LaunchCounters, Verdict};
 
-/// From this share of what a part can sustain on, that part is what a kernel waits for.
+/// A part of the GPU that works at this share of its peak or more is the bottleneck.
 const BUSY_PERCENT: f64 = 60.0;
-/// The most warnings of a sanitizer that are told.
+
+/// A stall reason is named from this share of the time of active warps on.
+const MIN_STALL_PERCENT: f64 = 10.0;
+
+/// Maximum number of sanitizer warnings to show.
 const MAX_WARNINGS: usize = 4;
-/// The most launches that are told.
+
+/// Maximum number of launches to show.
 const MAX_LAUNCHES: usize = 2;
-/// The most letters of a function's name.
+
+/// Longest function name to show, in characters.
 const MAX_NAME_CHARS: usize = 40;
 
-/// Lines for a verdict; none where nothing was looked at.
+/// The lines of a verdict. Empty if neither tool was asked for.
 pub(super) fn profiling_text(verdict: &Verdict) -> String {
     let Some(evidence) = &verdict.evidence else {
         return String::new();
     };
-    let mut text = String::new();
-    if let Some(counters) = &evidence.counters {
-        text += &counters_text(counters);
-    }
-    if let Some(looked) = &evidence.device_sanitizer {
-        text += &sanitizer_text(looked);
-    }
-    text
+    let counters = evidence.counters.as_ref().map(counters_text);
+    let sanitizer = evidence.device_sanitizer.as_ref().map(sanitizer_text);
+    counters.unwrap_or_default() + &sanitizer.unwrap_or_default()
 }
 
 fn counters_text(counters: &Counters) -> String {
@@ -33,74 +35,72 @@ fn counters_text(counters: &Counters) -> String {
         return format!("  counters: skipped: {reason}\n");
     }
     let tier = counters.tier.as_deref().unwrap_or_default();
+    let duration = |launch: &LaunchCounters| launch.duration_us.unwrap_or(0.0);
     let mut longest: Vec<&LaunchCounters> = counters.launches.iter().collect();
-    // The longest first: that is where the time goes.
-    longest.sort_by(|one, other| {
-        let time = |launch: &LaunchCounters| launch.duration_us.unwrap_or(0.0);
-        time(other).total_cmp(&time(one))
-    });
+    longest.sort_by(|one, other| duration(other).total_cmp(&duration(one)));
     let mut text = String::new();
     for launch in longest.iter().take(MAX_LAUNCHES) {
+        let workload = match launch.workload.as_str() {
+            "" => String::new(),
+            workload => format!("{workload}, "),
+        };
+        let name = short_name(&launch.kernel);
         text += &format!(
-            "  counters ({tier}): {}`{}`: {}\n",
-            match launch.workload.as_str() {
-                "" => String::new(),
-                workload => format!("{workload}, "),
-            },
-            short_name(&launch.kernel),
+            "  counters ({tier}): {workload}`{name}`: {}\n",
             bottleneck(launch)
         );
     }
     let more = counters.launches.len().saturating_sub(MAX_LAUNCHES);
     if more > 0 {
-        text += &format!("  counters: {more} shorter launches are in the verdict\n");
+        text += &format!("  counters: {more} more, shorter: see the verdict\n");
     }
     if let Some(report) = &counters.report {
-        text += &format!("  counters: the tool's report: {report}\n");
+        text += &format!("  counters: report of the profiler: {report}\n");
     }
     text
 }
 
-/// The name without its parameters.
+/// A function's name without return type and parameters, cut to `MAX_NAME_CHARS`.
 fn short_name(kernel: &str) -> String {
     let end = kernel.find("(const").or_else(|| kernel.rfind('('));
     let name = end.map_or(kernel, |end| &kernel[..end]);
     let name = name.strip_prefix("void ").unwrap_or(name);
-    match name.chars().count() > MAX_NAME_CHARS {
-        true => name
-            .chars()
+    if name.chars().count() > MAX_NAME_CHARS {
+        name.chars()
             .take(MAX_NAME_CHARS)
             .chain("…".chars())
-            .collect(),
-        false => name.to_owned(),
+            .collect()
+    } else {
+        name.to_owned()
     }
 }
 
-/// What bounds a launch, in words.
+/// Throughput of a launch, and what bounds it.
 fn bottleneck(launch: &LaunchCounters) -> String {
     let (Some(memory), Some(sm)) = (launch.memory_percent, launch.sm_percent) else {
-        return "the tool gave no throughput".to_owned();
+        return "the profiler reported no throughput".to_owned();
     };
     let dram = launch
         .dram_percent
         .map_or_else(String::new, |dram| format!(" (DRAM {dram:.0} %)"));
-    let shares = format!("memory {memory:.0} % of peak{dram}, SM {sm:.0} %");
-    let why = match (memory, sm) {
-        _ if memory < BUSY_PERCENT && sm < BUSY_PERCENT => match longest_stall(launch) {
-            Some((what, percent)) => {
-                format!("bound by latency: warps wait {percent:.0} % of their time {what}")
+    let bound = if memory < BUSY_PERCENT && sm < BUSY_PERCENT {
+        match longest_stall(launch) {
+            Some((reason, percent)) => {
+                format!("bound by latency: warps wait {percent:.0} % of their time {reason}")
             }
             None => "bound by latency".to_owned(),
-        },
-        _ if memory >= sm => "bound by memory".to_owned(),
-        _ => "bound by the multiprocessors".to_owned(),
+        }
+    } else if memory >= sm {
+        "bound by memory".to_owned()
+    } else {
+        "bound by the multiprocessors".to_owned()
     };
-    format!("{shares}: {why}")
+    format!("memory {memory:.0} % of peak{dram}, SM {sm:.0} %: {bound}")
 }
 
-/// What warps wait for most, if they do for long.
+/// The most frequent stall reason of warps and its share of their time, if it matters.
 fn longest_stall(launch: &LaunchCounters) -> Option<(&'static str, f64)> {
-    let waits = [
+    let stalls = [
         ("for memory", launch.waits_for_memory_percent),
         (
             "for shared memory or special functions",
@@ -108,28 +108,29 @@ fn longest_stall(launch: &LaunchCounters) -> Option<(&'static str, f64)> {
         ),
         ("at barriers", launch.waits_at_barrier_percent),
     ];
-    let waits = waits
+    let stalls = stalls
         .into_iter()
-        .filter_map(|(what, percent)| Some((what, percent?)));
-    let most = waits.max_by(|one, other| one.1.total_cmp(&other.1))?;
-    (most.1 >= 10.0).then_some(most)
+        .filter_map(|(reason, percent)| Some((reason, percent?)));
+    let longest = stalls.max_by(|one, other| one.1.total_cmp(&other.1))?;
+    (longest.1 >= MIN_STALL_PERCENT).then_some(longest)
 }
 
-fn sanitizer_text(looked: &DeviceSanitizer) -> String {
+fn sanitizer_text(sanitizer: &DeviceSanitizer) -> String {
     let mut text = String::new();
-    if !looked.clean.is_empty() {
-        let tool = looked.tool.as_deref().unwrap_or_default();
-        let clean = looked.clean.join(", ");
+    if !sanitizer.clean.is_empty() {
+        let tool = sanitizer.tool.as_deref().unwrap_or_default();
+        let clean = sanitizer.clean.join(", ");
         text += &format!("  device sanitizer ({tool}): nothing found by {clean}\n");
     }
-    for warning in looked.warnings.iter().take(MAX_WARNINGS) {
-        text += &format!("  device sanitizer: warns: {warning}\n");
+    for warning in sanitizer.warnings.iter().take(MAX_WARNINGS) {
+        text += &format!("  device sanitizer: warning: {warning}\n");
     }
-    let more = looked.warnings.len().saturating_sub(MAX_WARNINGS);
+    let more = sanitizer.warnings.len().saturating_sub(MAX_WARNINGS);
     if more > 0 {
-        text += &format!("  device sanitizer: warns of {more} more\n");
+        let warnings = pluralize(more as u64, "more warning");
+        text += &format!("  device sanitizer: {warnings}\n");
     }
-    for reason in &looked.skipped {
+    for reason in &sanitizer.skipped {
         text += &format!("  device sanitizer: skipped: {reason}\n");
     }
     text
@@ -172,7 +173,7 @@ mod tests {
         );
         assert_eq!(
             bottleneck(&LaunchCounters::default()),
-            "the tool gave no throughput"
+            "the profiler reported no throughput"
         );
     }
 
@@ -189,7 +190,7 @@ mod tests {
         });
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.lines().next().unwrap().contains("`k3`"), "{text}");
-        assert!(text.contains("1 shorter"), "{text}");
+        assert!(text.contains("1 more, shorter"), "{text}");
     }
 
     #[test]
@@ -199,16 +200,22 @@ mod tests {
             ..Counters::default()
         };
         assert_eq!(counters_text(&skipped), "  counters: skipped: no `ncu`\n");
-        let looked = DeviceSanitizer {
+        let sanitizer = DeviceSanitizer {
             tool: Some("compute-sanitizer 2025.3".to_owned()),
             clean: vec!["memcheck".to_owned(), "synccheck".to_owned()],
             skipped: vec!["racecheck: x".to_owned()],
             warnings: ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec(),
             ..DeviceSanitizer::default()
         };
-        assert_eq!(
-            sanitizer_text(&looked),
-            "  device sanitizer (compute-sanitizer 2025.3): nothing found by memcheck, synccheck\n  device sanitizer: warns: a\n  device sanitizer: warns: b\n  device sanitizer: warns: c\n  device sanitizer: warns: d\n  device sanitizer: warns of 1 more\n  device sanitizer: skipped: racecheck: x\n"
-        );
+        let lines = [
+            "  device sanitizer (compute-sanitizer 2025.3): nothing found by memcheck, synccheck",
+            "  device sanitizer: warning: a",
+            "  device sanitizer: warning: b",
+            "  device sanitizer: warning: c",
+            "  device sanitizer: warning: d",
+            "  device sanitizer: 1 more warning",
+            "  device sanitizer: skipped: racecheck: x",
+        ];
+        assert_eq!(sanitizer_text(&sanitizer), lines.join("\n") + "\n");
     }
 }

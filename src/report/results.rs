@@ -1,58 +1,61 @@
-//! What came of a task: its best kernels of each kind beside those that it started from, and where they lie.
+//! The results of a task as a table: its best kernels of each kind, the starting kernels, and where everything is on disk.
 //!
 //! Pure: from what the driver found to text.
 
 use std::path::PathBuf;
 
-use super::{Progress, pluralize};
+use super::progress::Progress;
+use super::text::{device_note, indent, pluralize};
 use crate::event::{Operator, StopReason};
 use crate::verdict::{DeviceIdentity, Speedup, Status};
 
-/// How many kernels are listed.
+/// Maximum number of elites to list.
 const MAX_LISTED: usize = 5;
 
-/// One task at its end.
+/// The results of a task.
 #[derive(Clone, Debug, Default)]
 pub struct TaskResults {
     pub progress: Progress,
-    /// The oracle or the baseline failed, in words.
+    /// Error message of a failed oracle or baseline.
     pub failure: Option<String>,
-    /// The elites, the one to report first.
+    /// The elites, the best one first.
     pub elites: Vec<RankedElite>,
-    /// Elites that were fast when they were judged, and did not pass when they were measured again.
+    /// Number of elites that did not pass when they were measured again.
     pub refuted: usize,
     pub starts: Vec<StartingKernelResult>,
-    /// The name of what speed is measured against; empty where nothing was judged.
+    /// Name of the baseline. Empty if nothing was judged.
     pub baseline: String,
     pub device: Option<DeviceIdentity>,
-    /// Where the best kernel and its verdict lie, and the folder of all steps.
+    /// `best.cu`.
     pub best: PathBuf,
+    /// `best.json`.
     pub best_verdict: PathBuf,
+    /// The folder of all steps.
     pub steps: PathBuf,
 }
 
-/// An elite.
+/// An elite in the table.
 #[derive(Clone, Debug)]
 pub struct RankedElite {
     pub step: u64,
     pub operator: Operator,
     pub detail: String,
-    /// Its cell, axis by axis.
+    /// Description of its cell, axis by axis.
     pub cell: String,
     pub measured: Speedup,
-    /// The same, measured again with new seeds in fresh processes.
+    /// The speedup of its confirmation. `None` if it is not confirmed.
     pub confirmed: Option<Speedup>,
-    /// It was correct then, and the interval stayed too wide.
+    /// Its confirmation was correct, but the interval stayed too wide.
     pub too_noisy: bool,
     pub source: PathBuf,
 }
 
-/// A kernel that the search started from.
+/// A starting kernel in the table.
 #[derive(Clone, Debug)]
 pub struct StartingKernelResult {
     pub step: u64,
     pub name: String,
-    /// `None` where it was not judged.
+    /// `None` if it was not judged.
     pub status: Option<Status>,
     pub speedup: Option<Speedup>,
 }
@@ -63,36 +66,50 @@ pub(crate) fn results_tables(tasks: &[TaskResults]) -> String {
 }
 
 fn task_text(results: &TaskResults) -> String {
-    let progress = &results.progress;
-    let mut text = format!(
-        "\n{}: {} of {}, {} judged, {} passed, {} filled{}\n",
+    let mut text = headline(&results.progress);
+    if let Some(failure) = &results.failure {
+        text += &indent(failure, 2);
+    }
+    if results.elites.is_empty() {
+        text += &without_elites(results);
+    } else {
+        text += &elites_table(results);
+        text += &starting_kernels_table(&results.starts);
+        text += &notes(results);
+    }
+    text
+}
+
+/// Counts, and why the search stopped.
+fn headline(progress: &Progress) -> String {
+    let stopped = progress.stopped.map_or_else(String::new, |reason| {
+        format!("; {}", stop_reason_text(reason))
+    });
+    format!(
+        "\n{}: {} of {}, {} judged, {} passed, {} filled{stopped}\n",
         progress.task,
         progress.steps,
         pluralize(progress.total, "step"),
         progress.judged,
         progress.passed,
         pluralize(progress.cells as u64, "cell"),
-        progress
-            .stopped
-            .map_or_else(String::new, |why| format!("; {}", stop_reason_text(why)))
-    );
-    if let Some(failure) = &results.failure {
-        text += &indent(failure);
+    )
+}
+
+fn without_elites(results: &TaskResults) -> String {
+    let mut text = "  no candidate passed\n".to_owned();
+    if results.refuted > 0 {
+        let kernels = pluralize(results.refuted as u64, "kernel");
+        text += &format!("  {kernels} looked fast but did not pass when measured again\n");
     }
-    if results.elites.is_empty() {
-        text += "  no candidate passed\n";
-        if results.refuted > 0 {
-            text += &format!(
-                "  {} looked fast and did not pass when measured again\n",
-                pluralize(results.refuted as u64, "kernel")
-            );
-        }
-        if progress.judged > 0 {
-            text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
-        }
-        return text + &starting_kernels_table(&results.starts);
+    if results.progress.judged > 0 {
+        text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
     }
-    text += &format!(
+    text + &starting_kernels_table(&results.starts)
+}
+
+fn elites_table(results: &TaskResults) -> String {
+    let mut text = format!(
         "\n  {:>2}  {:>8}  {:<16}  {:<9}  {:>5}  {}\n",
         "", "speedup", "95 % interval", "confirmed", "step", "made by"
     );
@@ -118,22 +135,45 @@ fn task_text(results: &TaskResults) -> String {
         text += &format!("      and {more} more, each the fastest of its cell\n");
     }
     if results.refuted > 0 {
+        let kernels = pluralize(results.refuted as u64, "kernel");
         text += &format!(
-            "      {} looked fast and did not pass when measured again: not listed\n",
-            pluralize(results.refuted as u64, "kernel")
+            "      {kernels} looked fast but did not pass when measured again: not listed\n"
         );
     }
-    text += &starting_kernels_table(&results.starts);
-    text += &format!(
+    text
+}
+
+fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
+    if starts.is_empty() {
+        return String::new();
+    }
+    let rows = starts.iter().map(|start| {
+        let columns = match (start.speedup, start.status) {
+            (Some(speedup), _) => speedup_columns(speedup),
+            (None, Some(status)) => format!("{:>8}  {:<16}", "-", status.to_string()),
+            (None, None) => format!("{:>8}  {:<16}", "-", "not judged"),
+        };
+        format!(
+            "      {columns}  {:<9}  {:>5}  {}\n",
+            "", start.step, start.name
+        )
+    });
+    format!("\n  starting kernels\n{}", rows.collect::<String>())
+}
+
+/// What the numbers mean, and where the files are.
+fn notes(results: &TaskResults) -> String {
+    let elites = &results.elites;
+    let mut text = format!(
         "\n  speedups are over the baseline `{}`, the geometric mean over the workloads\n",
         results.baseline
     );
-    if results.elites.iter().any(|elite| elite.confirmed.is_some()) {
+    if elites.iter().any(|elite| elite.confirmed.is_some()) {
         text += "  confirmed: measured again with new seeds in fresh processes\n";
     }
-    if results.elites.iter().any(|elite| elite.too_noisy) {
+    if elites.iter().any(|elite| elite.too_noisy) {
         text +=
-            "  too noisy: correct when measured again, and not precise enough to be confirmed\n";
+            "  too noisy: correct when measured again, but not precise enough to be confirmed\n";
     }
     text += &results
         .device
@@ -149,54 +189,20 @@ fn task_text(results: &TaskResults) -> String {
     text
 }
 
-fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
-    if starts.is_empty() {
-        return String::new();
-    }
-    let rows = starts.iter().map(|start| {
-        let found = match (start.speedup, start.status) {
-            (Some(speedup), _) => speedup_columns(speedup),
-            (None, Some(status)) => format!("{:>8}  {:<16}", "-", status.to_string()),
-            (None, None) => format!("{:>8}  {:<16}", "-", "not judged"),
-        };
-        format!(
-            "      {found}  {:<9}  {:>5}  {}\n",
-            "", start.step, start.name
-        )
-    });
-    format!("\n  started from\n{}", rows.collect::<String>())
-}
-
 fn speedup_columns(speedup: Speedup) -> String {
     let Speedup { geomean, ci95 } = speedup;
     let interval = format!("[{:.3}, {:.3}]", ci95[0], ci95[1]);
     format!("{geomean:>7.3}x  {interval:<16}")
 }
 
-fn stop_reason_text(why: StopReason) -> &'static str {
-    match why {
+fn stop_reason_text(reason: StopReason) -> &'static str {
+    match reason {
         StopReason::Steps => "all steps were made",
-        StopReason::Seconds => "the time is spent",
-        StopReason::Target => "the target was reached",
-        StopReason::Patience => "nothing faster came for long",
-        StopReason::Exhausted => "nothing was left to try",
+        StopReason::Seconds => "the time budget is spent",
+        StopReason::Target => "the target speedup was reached",
+        StopReason::Patience => "no improvement for `search.patience` steps",
+        StopReason::Exhausted => "nothing is left to try",
         StopReason::Budget => "the budget for models is spent",
-    }
-}
-
-fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
-}
-
-/// A CPU time is a CPU time, wherever it is shown.
-pub(super) fn device_note(device: &DeviceIdentity) -> String {
-    match device.cores {
-        Some(cores) => format!(
-            "  times are CPU times on {} ({}): they rank kernels for this machine, not for a GPU\n",
-            pluralize(u64::from(cores), "core"),
-            device.name
-        ),
-        None => format!("  measured on {}\n", device.name),
     }
 }
 
@@ -211,8 +217,13 @@ mod tests {
         }
     }
 
-    fn sample() -> TaskResults {
-        let elite = |step, operator, detail: &str, confirmed: Option<Speedup>| RankedElite {
+    fn elite(
+        step: u64,
+        operator: Operator,
+        detail: &str,
+        confirmed: Option<Speedup>,
+    ) -> RankedElite {
+        RankedElite {
             step,
             operator,
             detail: detail.to_owned(),
@@ -221,7 +232,17 @@ mod tests {
             too_noisy: confirmed.is_none(),
             confirmed,
             source: format!("out/softmax/steps/{step:06}/kernel.cu").into(),
+        }
+    }
+
+    fn sample() -> TaskResults {
+        let start = |step, name: &str, status, speedup| StartingKernelResult {
+            step,
+            name: name.to_owned(),
+            status: Some(status),
+            speedup,
         };
+        let detail = "split the sum `total` in 16";
         TaskResults {
             progress: Progress {
                 task: "softmax".to_owned(),
@@ -234,28 +255,13 @@ mod tests {
                 ..Progress::default()
             },
             elites: vec![
-                elite(
-                    12,
-                    Operator::Mutate,
-                    "split the sum `total` in 16",
-                    Some(speedup(2.1)),
-                ),
+                elite(12, Operator::Mutate, detail, Some(speedup(2.1))),
                 elite(2, Operator::Start, "rows.cu", None),
             ],
             refuted: 1,
             starts: vec![
-                StartingKernelResult {
-                    step: 1,
-                    name: "naive.cu".to_owned(),
-                    status: Some(Status::Passed),
-                    speedup: Some(speedup(1.0)),
-                },
-                StartingKernelResult {
-                    step: 2,
-                    name: "rows.cu".to_owned(),
-                    status: Some(Status::Inconclusive),
-                    speedup: None,
-                },
+                start(1, "naive.cu", Status::Passed, Some(speedup(1.0))),
+                start(2, "rows.cu", Status::Inconclusive, None),
             ],
             baseline: "naive".to_owned(),
             device: Some(DeviceIdentity {
@@ -271,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_ranks_and_says_what_its_numbers_are() {
+    fn table_ranks_elites_and_explains_its_numbers() {
         insta::assert_snapshot!(results_tables(&[sample()]));
     }
 
@@ -279,10 +285,10 @@ mod tests {
     fn task_without_a_passing_kernel_says_so() {
         let mut task = sample();
         task.elites.clear();
-        task.failure = Some("the baseline `naive` fails\n\nhint: mend it".to_owned());
+        task.failure = Some("the baseline `naive` fails\n\nhint: fix it".to_owned());
         let text = results_tables(&[task]);
         assert!(text.contains("\n  no candidate passed\n"), "{text}");
-        assert!(text.contains("\n  hint: mend it\n"), "{text}");
+        assert!(text.contains("\n  hint: fix it\n"), "{text}");
         assert!(!text.contains("made by"), "{text}");
     }
 }

@@ -1,11 +1,11 @@
-//! One line that says what is waited for: on a terminal only, and gone when it is over.
+//! A line with a spinner for a command that takes a while. Shown on a terminal only, and removed at the end.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Takes its line away when it is dropped.
+/// The spinner. Dropping it removes its line.
 pub(crate) struct Spinner {
     line: ProgressBar,
 }
@@ -17,10 +17,12 @@ impl Default for Spinner {
 }
 
 impl Spinner {
+    /// A spinner that is invisible until it has a message.
     pub(crate) fn new() -> Self {
-        let target = match std::io::stderr().is_terminal() {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
+        let target = if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
         };
         let line = ProgressBar::with_draw_target(None, target);
         let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
@@ -28,14 +30,14 @@ impl Spinner {
         Self { line }
     }
 
-    /// Says what is waited for now.
-    pub(crate) fn set_message(&self, what: &str) {
+    /// Shows what the command is doing now.
+    pub(crate) fn set_message(&self, message: &str) {
         self.line.reset_elapsed();
-        self.line.set_message(what.to_owned());
+        self.line.set_message(message.to_owned());
         self.line.enable_steady_tick(Duration::from_millis(200));
     }
 
-    /// Prints something while the line is out of the way.
+    /// Hides the line while `print` runs.
     pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.line.suspend(print)
     }

@@ -1,73 +1,74 @@
-//! The best kernel that a run has found, read from its journals. Somebody may be at work there: nothing is changed.
+//! The best kernel that a run has found, read from its journals.
+//!
+//! Another process may be working on the run, so nothing is changed and an incomplete last line is skipped.
 
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 
-use super::{Journal, RunDirectory};
-use crate::base::{Digest, files};
+use super::directory::RunDirectory;
+use super::journal::Journal;
+use crate::base::files::read_recorded;
+use crate::base::Digest;
 use crate::event::{Event, RunEvent};
 use crate::verdict::{Status, Verdict};
 
-/// A kernel of a run, and what was last said of it.
+/// The best kernel of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct BestOfRun {
     pub step: u64,
     pub source: String,
-    /// Of its confirmation, where it was confirmed.
-    pub verdict: Verdict,
 }
 
-/// The fastest of a task's confirmed kernels; where none is confirmed, the fastest of those that passed, were not refuted since, and
-/// did not lose against another. `None` where there is no such kernel.
+/// The fastest confirmed kernel of a task. If none is confirmed, the fastest that passed, was not refuted since and lost no duel.
+/// `None` if there is no such kernel.
 ///
 /// # Errors
-/// Where the journal cannot be read, or the kernel's file is not what the journal names.
+/// If the journal cannot be read, or the kernel's file is not the one that the journal names.
 pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
     let folder = directory.task_for_reading(task)?;
     if !folder.journal().is_file() {
         return Ok(None);
     }
-    let mut accepted = String::new();
+    let mut last_accepted = String::new();
     Journal::read(&directory.journal(), |head, event: RunEvent| {
         if matches!(event, RunEvent::Accepted(_)) {
-            head.time.clone_into(&mut accepted);
+            head.time.clone_into(&mut last_accepted);
         }
         Ok(())
     })?;
-    let mut found = KernelHistory::default();
+    let mut history = KernelHistory::default();
     Journal::read(&folder.journal(), |head, event: Event| {
-        // What was confirmed before a change says nothing of now.
-        let is_stale = matches!(event, Event::Confirmed(_)) && head.time < accepted.as_str();
+        // Confirmations from before an accepted change no longer count.
+        let is_stale = matches!(event, Event::Confirmed(_)) && head.time < last_accepted.as_str();
         if !is_stale {
-            found.apply(event);
+            history.apply(event);
         }
         Ok(())
     })?;
-    let Some((step, verdict)) = found.best() else {
+    let Some(step) = history.best() else {
         return Ok(None);
     };
-    let Some(kernel) = found.kernels.get(&step) else {
+    let Some(kernel) = history.kernels.get(&step) else {
         return Ok(None);
     };
-    let path = folder.source(found.holders.get(kernel).copied().unwrap_or(step));
-    let source = files::read_recorded(&path, *kernel, "kernel")?;
-    Ok(Some(BestOfRun {
-        step,
-        source,
-        verdict,
-    }))
+    let folder_step = history.source_steps.get(kernel).copied().unwrap_or(step);
+    let source = read_recorded(&folder.source(folder_step), *kernel, "kernel")?;
+    Ok(Some(BestOfRun { step, source }))
 }
 
+/// The kernels of a task and their verdicts, as the journal describes them.
 #[derive(Default)]
 struct KernelHistory {
+    /// By step.
     kernels: HashMap<u64, Digest>,
-    /// The step whose folder has the text.
-    holders: HashMap<Digest, u64>,
-    /// Of a step, what was said of it last.
+    /// The step whose folder has the source.
+    source_steps: HashMap<Digest, u64>,
+    /// The last verdict of each step.
     judged: HashMap<u64, Verdict>,
+    /// The last confirmation of each step.
     confirmed: HashMap<u64, Verdict>,
-    /// Lost against the one that they would have replaced.
+    /// Challengers that were not faster than the incumbent.
     lost_duels: HashSet<u64>,
 }
 
@@ -76,7 +77,9 @@ impl KernelHistory {
         match event {
             Event::Proposed(proposed) => {
                 self.kernels.insert(proposed.step, proposed.kernel);
-                self.holders.entry(proposed.kernel).or_insert(proposed.step);
+                self.source_steps
+                    .entry(proposed.kernel)
+                    .or_insert(proposed.step);
             }
             Event::Failed(failed) => {
                 let kernel = failed.kernel;
@@ -96,38 +99,38 @@ impl KernelHistory {
         }
     }
 
-    fn best(&self) -> Option<(u64, Verdict)> {
-        let refuted = |step: &u64| {
+    /// Step of the best kernel.
+    fn best(&self) -> Option<u64> {
+        let is_refuted = |step: &u64| {
             let verdict = self.confirmed.get(step);
             verdict.is_some_and(|verdict| {
                 !matches!(verdict.status, Status::Passed | Status::Inconclusive)
             })
         };
-        let passed = (self.judged.iter())
-            .filter(|(step, _)| !refuted(step) && !self.lost_duels.contains(step));
-        let best = fastest(self.confirmed.iter()).or_else(|| fastest(passed))?;
-        Some((*best.0, best.1.clone()))
+        let unrefuted = (self.judged.iter())
+            .filter(|(step, _)| !is_refuted(step) && !self.lost_duels.contains(step));
+        fastest(self.confirmed.iter()).or_else(|| fastest(unrefuted))
     }
 }
 
-/// The fastest that passed; of equals the one with the smallest step.
-fn fastest<'a>(
-    verdicts: impl Iterator<Item = (&'a u64, &'a Verdict)>,
-) -> Option<(&'a u64, &'a Verdict)> {
-    let speed = |verdict: &Verdict| {
+/// Step of the fastest kernel that passed. Of two with the same speedup, the one with the smaller step.
+fn fastest<'a>(verdicts: impl Iterator<Item = (&'a u64, &'a Verdict)>) -> Option<u64> {
+    let speedup_of = |verdict: &Verdict| {
         let speedup = verdict.speedup.filter(|_| verdict.passed());
         speedup.map(|speedup| speedup.geomean)
     };
-    let measured = verdicts.filter_map(|(step, verdict)| Some((speed(verdict)?, step, verdict)));
+    let measured = verdicts.filter_map(|(step, verdict)| Some((speedup_of(verdict)?, *step)));
     measured
-        .max_by(|one, other| one.0.total_cmp(&other.0).then(other.1.cmp(one.1)))
-        .map(|(_, step, verdict)| (step, verdict))
+        .max_by(|one, other| one.0.total_cmp(&other.0).then(other.1.cmp(&one.1)))
+        .map(|(_, step)| step)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Confirmed, Dueled, Edits, Judged, Operator, Proposed};
+    use crate::base::files;
+    use crate::event::{Accepted, Confirmed, Dueled, EditCounts, Judged, Operator, Proposed};
+    use crate::run::TaskDirectory;
     use crate::verdict::{Duel, Speedup};
 
     fn verdict(status: Status, speedup: f64) -> Verdict {
@@ -153,7 +156,7 @@ mod tests {
             point: Default::default(),
             space: Default::default(),
             expected: None,
-            edits: Edits::default(),
+            edits: EditCounts::default(),
         })
     }
 
@@ -171,77 +174,119 @@ mod tests {
         })
     }
 
+    /// A run with one task and the journal of each.
+    struct TestRun {
+        _root: tempfile::TempDir,
+        directory: RunDirectory,
+        task: TaskDirectory,
+        run_journal: Journal,
+        task_journal: Journal,
+    }
+
+    impl TestRun {
+        /// Kernels 1 to 4 are proposed; 2, 3 and 4 passed.
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let directory = RunDirectory::new(root.path());
+            assert!(
+                best_kernel(&directory, "softmax").unwrap().is_none(),
+                "no folder"
+            );
+            let task = directory.create_task("softmax").unwrap();
+            let run_journal = Journal::open(&directory.journal(), |_, _: RunEvent| Ok(())).unwrap();
+            let task_journal = Journal::open(&task.journal(), |_, _: Event| Ok(())).unwrap();
+            let mut run = Self {
+                _root: root,
+                directory,
+                task,
+                run_journal,
+                task_journal,
+            };
+            for step in 1..=4 {
+                files::create_folder(&run.task.step(step)).unwrap();
+                let text = format!("kernel {step}");
+                files::replace(&run.task.source(step), text.as_bytes()).unwrap();
+                run.record(&[proposed(step)]);
+            }
+            run.record(&[judged(1, Status::WrongOutput, 0.0)]);
+            assert_eq!(run.best(), None, "nothing passed yet");
+            run.record(&[
+                judged(2, Status::Passed, 1.5),
+                judged(3, Status::Passed, 2.0),
+                judged(4, Status::Passed, 2.1),
+            ]);
+            run
+        }
+
+        fn record(&mut self, events: &[Event]) {
+            for event in events {
+                self.task_journal.append(event).unwrap();
+            }
+            self.task_journal.sync().unwrap();
+        }
+
+        /// Step of the best kernel.
+        fn best(&self) -> Option<u64> {
+            let best = best_kernel(&self.directory, "softmax").unwrap()?;
+            assert_eq!(best.source, format!("kernel {}", best.step));
+            Some(best.step)
+        }
+    }
+
     #[test]
     fn best_kernel_prefers_confirmed_and_skips_refuted_and_beaten() {
-        let root = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::new(root.path());
-        let best = || {
-            let best = best_kernel(&directory, "softmax").unwrap();
-            best.map(|best| {
-                (
-                    best.step,
-                    best.source,
-                    best.verdict.speedup.unwrap().geomean,
-                )
-            })
-        };
-        let of = |step: u64, speedup: f64| Some((step, format!("kernel {step}"), speedup));
-        assert_eq!(best(), None, "no folder of that name");
-        let task = directory.create_task("softmax").unwrap();
-        let mut run = Journal::open(&directory.journal(), |_, _: RunEvent| Ok(())).unwrap();
-        let mut journal = Journal::open(&task.journal(), |_, _: Event| Ok(())).unwrap();
-        let mut tell = |events: &[Event]| {
-            events
-                .iter()
-                .for_each(|event| journal.append(event).unwrap());
-            journal.sync().unwrap();
-        };
-        for step in 1..=4 {
-            files::create_folder(&task.step(step)).unwrap();
-            files::replace(&task.source(step), format!("kernel {step}").as_bytes()).unwrap();
-            tell(&[proposed(step)]);
-        }
-        tell(&[judged(1, Status::WrongOutput, 0.0)]);
-        assert_eq!(best(), None);
-        tell(&[
-            judged(2, Status::Passed, 1.5),
-            judged(3, Status::Passed, 2.0),
-            judged(4, Status::Passed, 2.1),
-        ]);
-        assert_eq!(best(), of(4, 2.1));
+        let mut run = TestRun::new();
+        assert_eq!(run.best(), Some(4));
         let duel = Some(Duel {
             ratio: 0.99,
             ci95: [0.98, 1.01],
         });
-        tell(&[Event::Dueled(Dueled {
+        run.record(&[Event::Dueled(Dueled {
             step: 4,
             against: 3,
             duel,
         })]);
-        assert_eq!(best(), of(3, 2.0));
-        tell(&[confirmed(3, Status::Race, 0.0)]);
-        assert_eq!(best(), of(2, 1.5));
-        tell(&[confirmed(2, Status::Passed, 1.4)]);
-        assert_eq!(best(), of(2, 1.4));
-        // A line that is only just being written is nobody's, and stays.
-        let whole = std::fs::read(task.journal()).unwrap();
-        std::fs::write(task.journal(), [&whole[..], b"{\"schema\":1"].concat()).unwrap();
-        assert_eq!(best(), of(2, 1.4));
+        assert_eq!(run.best(), Some(3));
+        run.record(&[confirmed(3, Status::Race, 0.0)]);
+        assert_eq!(run.best(), Some(2));
+        run.record(&[confirmed(2, Status::Passed, 1.4)]);
+        assert_eq!(run.best(), Some(2));
+    }
+
+    #[test]
+    fn torn_last_line_is_ignored_and_kept() {
+        let run = TestRun::new();
+        let whole = std::fs::read(run.task.journal()).unwrap();
+        std::fs::write(run.task.journal(), [&whole[..], b"{\"schema\":1"].concat()).unwrap();
+        assert_eq!(run.best(), Some(4));
         assert_eq!(
-            std::fs::read(task.journal()).unwrap().len(),
+            std::fs::read(run.task.journal()).unwrap().len(),
             whole.len() + 11
         );
-        std::fs::write(task.journal(), &whole).unwrap();
-        // After an accepted change what was confirmed is not.
+    }
+
+    #[test]
+    fn confirmations_before_an_accepted_change_do_not_count() {
+        let mut run = TestRun::new();
+        run.record(&[
+            confirmed(4, Status::Race, 0.0),
+            confirmed(2, Status::Passed, 1.4),
+        ]);
+        assert_eq!(run.best(), Some(2));
         std::thread::sleep(std::time::Duration::from_millis(5));
-        run.append(&RunEvent::Accepted(crate::event::Accepted {
-            changes: vec![],
-        }))
-        .unwrap();
-        run.sync().unwrap();
-        assert_eq!(best(), of(3, 2.0));
-        files::replace(&task.source(3), b"another").unwrap();
-        let error = best_kernel(&directory, "softmax").unwrap_err().to_string();
+        let accepted = RunEvent::Accepted(Accepted { changes: vec![] });
+        run.run_journal.append(&accepted).unwrap();
+        run.run_journal.sync().unwrap();
+        assert_eq!(run.best(), Some(4));
+    }
+
+    #[test]
+    fn edited_kernel_file_is_an_error() {
+        let run = TestRun::new();
+        files::replace(&run.task.source(4), b"another").unwrap();
+        let error = best_kernel(&run.directory, "softmax")
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("is not the kernel that the journal names"),
             "{error}"

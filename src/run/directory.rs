@@ -1,4 +1,6 @@
-//! The layout of a run's directory. Every path below it is made here.
+//! The layout of a run directory. Every path inside a run directory is built here.
+//!
+//! Creates the folder of a task; otherwise touches no file.
 
 use std::path::{Path, PathBuf};
 
@@ -6,19 +8,19 @@ use anyhow::Result;
 
 use crate::base::{Failure, files};
 
-/// `outputs/RUN`.
+/// The folder of a run: `outputs/RUN`.
 #[derive(Clone, Debug)]
 pub struct RunDirectory {
     root: PathBuf,
 }
 
-/// `outputs/RUN/TASK`.
+/// The folder of a task of a run: `outputs/RUN/TASK`.
 #[derive(Clone, Debug)]
 pub struct TaskDirectory {
     root: PathBuf,
 }
 
-/// Names at the top that no task may have.
+/// Names of files in the run directory, which no task may have.
 const RESERVED_NAMES: [&str; 5] = [
     "run.yaml",
     "lock",
@@ -36,7 +38,7 @@ impl RunDirectory {
         &self.root
     }
 
-    /// The record of what runs here. Its presence is what makes the folder a run.
+    /// The record of the run. A folder with this file is a run directory.
     pub(crate) fn record(&self) -> PathBuf {
         self.root.join("run.yaml")
     }
@@ -53,7 +55,7 @@ impl RunDirectory {
         self.root.join("summary.json")
     }
 
-    /// The folder of one task, created where it is missing.
+    /// The folder of a task, created if it is missing.
     pub(crate) fn create_task(&self, name: &str) -> Result<TaskDirectory> {
         let task = self.task_for_reading(name)?;
         files::create_folder(&task.root.join("steps"))?;
@@ -62,12 +64,16 @@ impl RunDirectory {
         Ok(task)
     }
 
-    /// The folder of one task, for reading.
+    /// The folder of a task. It may not exist.
+    ///
+    /// # Errors
+    /// A usage failure if the name is reserved or could lead out of the run directory.
     pub fn task_for_reading(&self, name: &str) -> Result<TaskDirectory> {
-        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
-        if !plain || RESERVED_NAMES.contains(&name) {
+        let is_plain =
+            !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+        if !is_plain || RESERVED_NAMES.contains(&name) {
             return Err(Failure::usage(format!(
-                "the task `{name}` cannot have a folder of that name"
+                "the task name `{name}` cannot be used as a folder name in a run directory"
             ))
             .hint("rename the task's folder")
             .into());
@@ -87,7 +93,7 @@ impl TaskDirectory {
         self.root.join("events.jsonl")
     }
 
-    /// The folder of one step: six digits, more where they are needed.
+    /// The folder of a step. Its name has at least six digits.
     pub(crate) fn step(&self, step: u64) -> PathBuf {
         self.root.join("steps").join(format!("{step:06}"))
     }
@@ -96,7 +102,7 @@ impl TaskDirectory {
         self.step(step).join("kernel.cu")
     }
 
-    /// The folder of one question of a step, counted from 1.
+    /// The folder of a model request. `ask`: number of the request within the step, from 1.
     pub(crate) fn request_folder(&self, step: u64, ask: u32) -> PathBuf {
         self.step(step).join(format!("ask-{ask}"))
     }
@@ -109,12 +115,12 @@ impl TaskDirectory {
         self.request_folder(step, ask).join("response.md")
     }
 
-    /// What the model said that it was about to do.
+    /// The trace of a step's last reply.
     pub(crate) fn trace(&self, step: u64) -> PathBuf {
         self.step(step).join("trace.json")
     }
 
-    /// Its edits, and what became of them.
+    /// The edits of a step's replies, and the result of each.
     pub(crate) fn edits(&self, step: u64) -> PathBuf {
         self.step(step).join("edits.json")
     }
@@ -133,7 +139,7 @@ impl TaskDirectory {
         self.step(step).join("kernel.ncu-rep")
     }
 
-    /// The run's own copy of a kernel from elsewhere that the search begins from, counted from 1.
+    /// The run's own copy of a warm start. `number`: its position in the record, from 1.
     pub(crate) fn warm_start(&self, number: usize) -> PathBuf {
         self.root.join("from").join(format!("{number}.cu"))
     }

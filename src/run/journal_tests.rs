@@ -1,9 +1,10 @@
-//! What a journal survives, and what it refuses.
+//! Round trips, torn lines and damage of journals.
 
 use super::*;
 use crate::base::Digest;
 use crate::event::{
-    Brief, Dueled, Failed, FailedReason, Operator, Proposed, StopReason, Stopped, TaskStarted,
+    Brief, Dueled, Event, Failed, FailedReason, Operator, Proposed, RunEvent, StopReason, Stopped,
+    TaskStarted,
 };
 
 fn events() -> Vec<Event> {
@@ -109,7 +110,7 @@ fn cut_at_any_byte_loses_only_the_last_line() {
         std::fs::write(&path, &whole[..cut]).unwrap();
         let kept = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
         assert_eq!(read(&path).unwrap(), events()[..kept], "cut at {cut}");
-        // What was dropped lies beside it, and the next line follows on.
+        // A copy of the torn line is next to the journal, and the next line continues the numbers.
         let torn = whole[..cut].rsplit(|byte| *byte == b'\n').next().unwrap();
         let copy = root.path().join(format!("events.jsonl.torn-{}", kept + 1));
         assert_eq!(copy.exists(), !torn.is_empty());
@@ -131,11 +132,7 @@ fn damaged_line_is_an_error_with_its_number() {
     write(&path);
     let whole = std::fs::read_to_string(&path).unwrap();
     for (from, to, expected) in [
-        (
-            "\"seq\":2",
-            "\"seq\":3",
-            ":2: line 2 says that it is number 3",
-        ),
+        ("\"seq\":2", "\"seq\":3", ":2: line 2 has the number 3"),
         (
             "\"event\":\"failed\"",
             "\"event\":\"exploded\"",
@@ -198,4 +195,28 @@ fn run_events_round_trip() {
     })
     .unwrap();
     assert_eq!(found, [event]);
+}
+
+#[test]
+fn lines_are_written_byte_for_byte_as_documented() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    write(&path);
+    let (kernel, family) = (Digest::of("k"), Digest::of("f"));
+    let expected = [
+        r#""step":7,"event":"asked","operator":"mutate","parents":[1,2],"seed":9,"attempt":0}"#
+            .to_owned(),
+        format!(
+            r#""step":7,"event":"proposed","kernel":"{kernel}","operator":"mutate","parents":[1],"detail":"a \"quoted\"\nline, and an event\":\"judged\"","family":"{family}","point":{{}},"space":{{}}}}"#
+        ),
+        r#""step":8,"event":"failed","reason":"no_op"}"#.to_owned(),
+        r#""step":7,"event":"dueled","against":1,"duel":null}"#.to_owned(),
+        r#""event":"stopped","why":"steps","at":8}"#.to_owned(),
+    ];
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (number, (line, expected)) in (1..).zip(text.lines().zip(&expected)) {
+        let head = format!("{{\"schema\":1,\"seq\":{number},\"time\":\"");
+        let rest = line.strip_prefix(&head).unwrap();
+        assert_eq!(&rest[24..], format!("\",{expected}"));
+    }
 }

@@ -1,4 +1,6 @@
-//! One process per directory.
+//! The lock of a run directory: one process at a time.
+//!
+//! Relies on the system's file locks, which end with the process. Never waits for a lock.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -8,13 +10,16 @@ use anyhow::Result;
 
 use crate::base::{Failure, files};
 
-/// Held for as long as the value lives; the system lets go of it when the process dies, however it dies.
+/// A held lock. The system releases it when the value is dropped or the process ends in any way.
 pub(crate) struct RunLock {
     _file: File,
 }
 
 impl RunLock {
-    /// Takes the lock, or says who holds it.
+    /// Locks the file at `path`, creating it if necessary, and writes this process's number into it.
+    ///
+    /// # Errors
+    /// A usage failure that names the other process if the lock is held; else an I/O error.
     pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let mut file = File::options()
             .read(true)
@@ -42,19 +47,19 @@ impl RunLock {
 
 fn in_use_error(file: &mut File, path: &Path) -> anyhow::Error {
     let mut holder = String::new();
-    // Whoever holds the lock may be about to write its number: then it stays unnamed.
+    // The other process may not have written its number yet. Then the message does not name it.
     let _ = file.take(32).read_to_string(&mut holder);
     let folder = path.parent().unwrap_or(path).display();
-    let (who, how) = match holder.trim().parse::<u32>() {
+    let (holder, stop) = match holder.trim().parse::<u32>() {
         Ok(process) => (
             format!("process {process}"),
             format!("stop it (`kill {process}`)"),
         ),
         Err(_) => ("another process".to_owned(), "stop it".to_owned()),
     };
-    Failure::usage(format!("`{folder}` is in use by {who}"))
+    Failure::usage(format!("`{folder}` is in use by {holder}"))
         .hint(format!(
-            "wait for it to end, or {how}, or choose another directory with `--output`"
+            "wait until it ends, {stop}, or choose another directory with `--output`"
         ))
         .into()
 }
@@ -67,13 +72,13 @@ mod tests {
     fn second_process_gets_an_error_that_names_the_first() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock");
-        let held = RunLock::acquire(&path).unwrap();
+        let lock = RunLock::acquire(&path).unwrap();
         let error = RunLock::acquire(&path).err().unwrap().to_string();
         assert!(
             error.contains(&format!("in use by process {}", std::process::id())),
             "{error}"
         );
-        drop(held);
+        drop(lock);
         RunLock::acquire(&path).unwrap();
     }
 }

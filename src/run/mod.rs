@@ -1,17 +1,20 @@
-//! A run's directory: its layout, its lock, its record, its journals (DESIGN section 7).
+//! A run directory: its layout, its lock, its record and its journals (DESIGN section 7).
 //!
-//! The journals are the only source of truth. Nothing here knows what a search is, or decides what happens next.
+//! The journals are the only source of truth; everything else is a copy or a cache. Nothing here knows what a search is or
+//! decides what happens next: `driver` does.
 
 mod best;
 mod directory;
 mod journal;
+mod line;
 mod lock;
 mod record;
 mod time;
 
 pub(crate) use best::{BestOfRun, best_kernel};
 pub use directory::{RunDirectory, TaskDirectory};
-pub use journal::{Journal, JournalLine, LineHead};
+pub use journal::Journal;
+pub use line::{JournalLine, LineHead};
 pub(crate) use lock::RunLock;
 pub use record::{
     RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,

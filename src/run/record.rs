@@ -1,4 +1,6 @@
-//! `run.yaml`: what a run was begun with, and what has changed since.
+//! `run.yaml`: everything that a run's results depend on, and the comparison with the current settings on resume.
+//!
+//! Reads and writes that file only. Whether a difference is accepted is the driver's decision.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -6,63 +8,63 @@ use serde_json::Value;
 
 use anyhow::{Context, Result};
 
-use super::RunDirectory;
+use super::directory::RunDirectory;
 use crate::base::{Digest, Failure, files, yaml};
 use crate::event::RecordChange;
 use crate::verdict::DeviceIdentity;
 
-/// The version of `run.yaml`.
+/// Version of the format of `run.yaml`.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that a run's results depend on, and where it was made. Never a secret.
+/// Everything that a run's results depend on, and the host where it was created. Never contains a secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     pub schema: u32,
-    /// The version of the program.
+    /// Version of kforge.
     pub kforge: String,
     pub host: String,
     pub seed: u64,
-    /// Step n's question is made from the results of steps 1 … n - window.
+    /// The brief of step n depends on the results of steps 1 to n - window.
     pub window: u64,
     pub backend: String,
     pub device: DeviceIdentity,
     pub tasks: IndexMap<String, TaskRecord>,
-    /// The version of the prompts; `None` where no model is asked.
+    /// Version of the prompts. `None` if the run has no models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<String>,
-    /// The resolved configuration.
+    /// The resolved config.
     pub config: Value,
 }
 
-/// What a task consisted of.
+/// Hashes of everything that a task consists of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskRecord {
-    /// Over every file of the task's folder and every kernel that it names.
+    /// Hash over every file of the task's folder and every kernel that it names.
     pub folder: Digest,
     pub oracle: Digest,
     pub baseline: Digest,
-    /// The kernels from elsewhere that its search began from, in order.
+    /// The warm starts of the search, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<WarmStart>,
 }
 
-/// A kernel from elsewhere that a search begins from. The run has a copy of its own.
+/// A kernel from elsewhere that a search starts from. The run keeps its own copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmStart {
-    /// As the journal names it.
+    /// The name that the journal uses.
     pub name: String,
     pub kernel: Digest,
-    /// Where it was found, in words.
+    /// Description of where it was found.
     pub origin: String,
 }
 
-/// The name of this machine, as the system gives it.
+/// Host name of this machine, or `unknown`.
 pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
-/// Keys of the configuration that may differ on resume: they say how much and how fast, not what.
+/// Config keys that may differ on resume: they change how much is done and how fast, not the results.
 const MAY_DIFFER: [&str; 11] = [
     "config.steps",
     "config.budget",
@@ -79,14 +81,17 @@ const MAY_DIFFER: [&str; 11] = [
 
 impl RunRecord {
     /// Reads the record of an existing run.
+    ///
+    /// # Errors
+    /// A usage failure if the directory is not a run directory, or a newer kforge wrote the record.
     pub(crate) fn read(directory: &RunDirectory) -> Result<Self> {
         let path = directory.record();
         if !path.exists() {
             return Err(Failure::usage(format!(
-                "`{}` is not a run: it has no run.yaml",
+                "`{}` is not a run directory: it has no run.yaml",
                 directory.root().display()
             ))
-            .hint("name a directory below `outputs/`, or begin a run with `kforge evolve`")
+            .hint("name a directory under `outputs/`, or start a run with `kforge evolve`")
             .into());
         }
         let text = files::read(&path)?;
@@ -98,22 +103,22 @@ impl RunRecord {
         let version: Version = yaml::read(&text, &origin)?;
         if version.schema > SCHEMA {
             return Err(Failure::usage(format!(
-                "{origin}: written by a newer kforge (schema {}, this one reads up to {SCHEMA})",
+                "{origin}: written by a newer kforge (schema {}; this version reads up to {SCHEMA})",
                 version.schema
             ))
-            .hint("go on with the version that wrote it, or a later one")
+            .hint("use the kforge version that wrote the file, or a later one")
             .into());
         }
         Ok(yaml::read(&text, &origin)?)
     }
 
-    /// Puts the record in place; from then on the directory is a run.
+    /// Writes the record durably. With it the directory becomes a run directory.
     pub(crate) fn write(&self, directory: &RunDirectory) -> Result<()> {
-        let text = serde_yaml::to_string(self).context("cannot write the record of the run")?;
+        let text = serde_yaml::to_string(self).context("cannot serialize the record of the run")?;
         files::replace_durably(&directory.record(), text.as_bytes())
     }
 
-    /// Every difference that would make the results of before and after belong to two experiments.
+    /// Every difference that makes earlier and later results incomparable.
     pub(crate) fn differences(&self, now: &RunRecord) -> Vec<RecordChange> {
         let mut changes = Vec::new();
         collect_changes("", &self.comparable(), &now.comparable(), &mut changes);
@@ -131,6 +136,7 @@ impl RunRecord {
     }
 }
 
+/// Adds the differences between two values. `what`: the dotted key of both.
 fn collect_changes(what: &str, was: &Value, now: &Value, changes: &mut Vec<RecordChange>) {
     if MAY_DIFFER.contains(&what) || was == now {
         return;
@@ -169,7 +175,7 @@ fn value_text(value: Option<&Value>) -> String {
     value.map_or_else(|| "absent".to_owned(), Value::to_string)
 }
 
-/// The refusal to go on with other settings, naming each.
+/// The error for a resume with changes that the user has not accepted. Lists each change.
 pub fn changes_not_accepted(directory: &RunDirectory, changes: &[RecordChange]) -> Failure {
     let list: Vec<_> = changes
         .iter()
@@ -181,11 +187,11 @@ pub fn changes_not_accepted(directory: &RunDirectory, changes: &[RecordChange]) 
         })
         .collect();
     Failure::usage(format!(
-        "`{}` was begun with something else:{}",
+        "the run in `{}` was started with other settings:{}",
         directory.root().display(),
         list.concat()
     ))
-    .hint("put it back as it was, or go on with `--accept-changes`, which is recorded")
+    .hint("restore the old settings, or resume with `--accept-changes`, which records the change")
 }
 
 #[cfg(test)]
@@ -265,8 +271,8 @@ mod tests {
                 .any(|change| change.what == "tasks.softmax")
         );
         assert!(was.differences(&was).is_empty());
-        // A copy of a warm start that was changed.
-        let begun_from = |text: &str| {
+        // The run's copy of a warm start was edited.
+        let started_from = |text: &str| {
             let mut record = was.clone();
             record.tasks["softmax"].from = vec![WarmStart {
                 name: "from best".to_owned(),
@@ -275,7 +281,7 @@ mod tests {
             }];
             record
         };
-        let changes = begun_from("a").differences(&begun_from("b"));
+        let changes = started_from("a").differences(&started_from("b"));
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].what, "tasks.softmax.from");
     }

@@ -1,84 +1,38 @@
-//! Times as the journals write them: RFC 3339, UTC, milliseconds, always 24 characters, so that they sort as text.
+//! Timestamps of the journals: RFC 3339 in UTC with milliseconds, always 24 characters, so that they sort as text.
+//!
+//! Reads the system clock and nothing else.
 
 use std::time::SystemTime;
 
-/// The present, in milliseconds since 1970.
+use jiff::Timestamp;
+
+/// Current time in milliseconds since 1970.
 pub(crate) fn now_milliseconds() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| {
         u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
     })
 }
 
-/// `2026-01-31T12:00:00.000Z`.
+/// Formats milliseconds since 1970 as `2026-01-31T12:00:00.000Z`. Times after the year 9999 become its last instant.
 pub(crate) fn timestamp(milliseconds: u64) -> String {
-    let (days, rest) = (milliseconds / 86_400_000, milliseconds % 86_400_000);
-    let (year, month, day) = date(days);
-    let (seconds, fraction) = (rest / 1000, rest % 1000);
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{fraction:03}Z")
+    format!("{:.3}", instant(milliseconds))
 }
 
-/// A moment as a name for a folder: `20261121-053901`.
+/// Formats milliseconds since 1970 as part of a folder name: `20261121-053901`.
 pub(crate) fn compact_timestamp(milliseconds: u64) -> String {
-    let kept = |letter: &char| letter.is_ascii_digit() || *letter == 'T';
-    timestamp(milliseconds)
-        .chars()
-        .take(19)
-        .filter(kept)
-        .collect::<String>()
-        .replace('T', "-")
+    instant(milliseconds).strftime("%Y%m%d-%H%M%S").to_string()
 }
 
-/// The inverse of `timestamp`; `None` for anything else.
+/// Reads the output of `timestamp`. `None` for any other text, other spellings of RFC 3339 included.
 pub(crate) fn parse_timestamp(text: &str) -> Option<u64> {
-    let shape = |(index, byte): (usize, &u8)| match index {
-        4 | 7 => *byte == b'-',
-        10 => *byte == b'T',
-        13 | 16 => *byte == b':',
-        19 => *byte == b'.',
-        23 => *byte == b'Z',
-        _ => byte.is_ascii_digit(),
-    };
-    if text.len() != 24 || !text.as_bytes().iter().enumerate().all(shape) {
-        return None;
-    }
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let days = days(year, month, day)?;
-    let seconds = (number(11, 13)? * 60 + number(14, 16)?) * 60 + number(17, 19)?;
-    Some(days * 86_400_000 + seconds * 1000 + number(20, 23)?)
+    let instant: Timestamp = text.parse().ok()?;
+    let milliseconds = u64::try_from(instant.as_millisecond()).ok()?;
+    (timestamp(milliseconds) == text).then_some(milliseconds)
 }
 
-/// Year, month and day of a day counted from 1970. Years are taken to begin in March, so that the leap day comes last.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-/// Days from 1970 to a date; `None` for one before it, or one that does not exist.
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
-    let march_year = if month <= 2 {
-        year.checked_sub(1)?
-    } else {
-        year
-    };
-    let march_month = (month + 9) % 12;
-    let day_of_year = (153 * march_month + 2) / 5 + day.checked_sub(1)?;
-    let in_era = march_year % 400;
-    let day_of_era = in_era * 365 + in_era / 4 - in_era / 100 + day_of_year;
-    let days = (march_year / 400 * 146_097 + day_of_era).checked_sub(719_468)?;
-    (date(days) == (year, month, day)).then_some(days)
+fn instant(milliseconds: u64) -> Timestamp {
+    let milliseconds = i64::try_from(milliseconds).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]
@@ -104,6 +58,11 @@ mod tests {
     }
 
     #[test]
+    fn folder_names_have_seconds_and_no_separators() {
+        assert_eq!(compact_timestamp(1_709_251_200_123), "20240301-000000");
+    }
+
+    #[test]
     fn invalid_timestamps_are_refused() {
         for text in [
             "",
@@ -113,6 +72,8 @@ mod tests {
             "1969-12-31T00:00:00.000Z",
             "2024-03-01T00:00:00.000+",
             "2024-03-0éT00:00:00.00Z",
+            "2024-03-01 00:00:00.000Z",
+            "2024-03-01T00:00:00.000+00:00",
         ] {
             assert_eq!(parse_timestamp(text), None, "{text}");
         }

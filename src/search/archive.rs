@@ -1,7 +1,7 @@
-//! The archive: a grid over features of kernels, and in each cell the fastest kernel of that kind.
+//! The archive: a grid over features of kernels with the fastest kernel of each cell (MAP-Elites).
 //!
-//! Invariant: an elite is replaced only by a candidate whose interval lies above its own, or that won a duel against it.
-//! Decides nothing about where to look next.
+//! The caller replaces an elite only if [`Archive::challenge`] says `ClearlyFaster`, or if the challenger won a duel. The archive
+//! does not choose parents; that is `parent_pool`.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -11,17 +11,17 @@ use indexmap::IndexMap;
 
 use crate::verdict::{Speedup, Verdict};
 
-/// How many of the fastest elites keep their whole verdict. The others' are in the journal.
+/// How many of the fastest elites keep their whole verdict. The verdicts of the others are only in the journal.
 const MAX_KEPT_VERDICTS: usize = 16;
 
-/// The bin of a feature that the judge could not tell.
+/// The bin of a feature that the judge could not determine.
 const UNKNOWN_BIN: u16 = u16::MAX;
 
 /// One axis of the grid.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ArchiveAxis {
+pub(super) struct ArchiveAxis {
     pub feature: String,
-    /// Ascending; bin i begins at edge i - 1.
+    /// Ascending. Bin i starts at edge i - 1.
     pub edges: Vec<f64>,
 }
 
@@ -35,16 +35,16 @@ impl ArchiveAxis {
         }
     }
 
-    /// A bin for people: `< 64`, `64 to 128`, `>= 512`, `unknown`.
+    /// A bin as text: `< 64`, `64 to 128`, `>= 512`, `unknown`.
     pub(crate) fn label(&self, bin: u16) -> String {
         let bin = usize::from(bin);
-        let begin = bin.checked_sub(1).and_then(|index| self.edges.get(index));
-        match (begin, self.edges.get(bin)) {
+        let start = bin.checked_sub(1).and_then(|index| self.edges.get(index));
+        match (start, self.edges.get(bin)) {
             (None, None) if bin == 0 => "any".to_owned(),
             (None, None) => "unknown".to_owned(),
             (None, Some(end)) => format!("< {end}"),
-            (Some(begin), None) => format!(">= {begin}"),
-            (Some(begin), Some(end)) => format!("{begin} to {end}"),
+            (Some(start), None) => format!(">= {start}"),
+            (Some(start), Some(end)) => format!("{start} to {end}"),
         }
     }
 }
@@ -65,12 +65,12 @@ pub struct Elite {
     pub step: u64,
     pub cell: Cell,
     pub speedup: Speedup,
-    /// Kept for the fastest few only.
+    /// Kept for the fastest elites only.
     pub verdict: Option<Arc<Verdict>>,
 }
 
 impl Elite {
-    /// Fastest first; of equals, the one that was found first.
+    /// Fastest first; of equals, the earlier step first.
     fn rank(&self, other: &Self) -> Ordering {
         other
             .speedup
@@ -80,26 +80,26 @@ impl Elite {
     }
 }
 
-/// How a candidate stands against what its cell holds.
+/// How a candidate compares with the elite of its cell. The numbers are the elite's step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChallengeOutcome {
     /// The cell is empty.
     EmptyCell,
-    /// Its interval lies above the elite's.
+    /// Its interval is above the elite's.
     ClearlyFaster(u64),
-    /// Its estimate is better, but the intervals overlap: only a duel can tell.
+    /// Its estimate is better, but the intervals overlap: only a duel can decide.
     NeedsDuel(u64),
-    /// Its estimate is no better.
+    /// Its estimate is not better.
     NotFaster(u64),
 }
 
-/// The grid with its elites.
+/// The grid and its elites.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Archive {
     axes: Vec<ArchiveAxis>,
     /// Fastest first.
     elites: Vec<Elite>,
-    /// What each filled cell holds: step and speedup, enough to find the elite by its rank.
+    /// The step and the speedup of the elite in each filled cell, with which it is found in `elites` by binary search.
     cells: HashMap<Cell, (u64, Speedup)>,
 }
 
@@ -116,7 +116,8 @@ impl Archive {
         }
     }
 
-    pub(crate) fn axes(&self) -> &[ArchiveAxis] {
+    #[cfg(test)]
+    pub(super) fn axes(&self) -> &[ArchiveAxis] {
         &self.axes
     }
 
@@ -125,19 +126,12 @@ impl Archive {
         &self.elites
     }
 
-    /// How many cells are filled.
+    /// How many cells have an elite.
     pub(crate) fn filled_cells(&self) -> usize {
         self.elites.len()
     }
 
-    /// The elite in a cell.
-    pub(crate) fn elite(&self, cell: &Cell) -> Option<&Elite> {
-        let (step, speedup) = self.cells.get(cell)?;
-        self.position(*step, speedup)
-            .map(|position| &self.elites[position])
-    }
-
-    /// A cell for people, axis by axis.
+    /// A cell as text, axis by axis: `block_threads < 64, speedup any`.
     pub(crate) fn describe_cell(&self, cell: &Cell) -> String {
         let parts = self
             .axes
@@ -147,16 +141,17 @@ impl Archive {
         parts.collect::<Vec<_>>().join(", ")
     }
 
-    /// Where a kernel with these features belongs.
+    /// The cell of a kernel with these features.
     pub(super) fn cell_of(&self, features: &IndexMap<String, f64>, speedup: &Speedup) -> Cell {
         let bins = self.axes.iter().map(|axis| match axis.feature.as_str() {
-            // Taken from the measurement itself, so that the two can never disagree.
+            // From the measurement itself, so that the two never disagree.
             "speedup" => axis.bin(Some(speedup.geomean)),
             feature => axis.bin(features.get(feature).copied()),
         });
         Cell(bins.collect())
     }
 
+    /// Compares a candidate with the elite of its cell. Changes nothing.
     pub(super) fn challenge(&self, cell: &Cell, speedup: &Speedup) -> ChallengeOutcome {
         match self.cells.get(cell) {
             None => ChallengeOutcome::EmptyCell,
@@ -170,7 +165,7 @@ impl Archive {
         }
     }
 
-    /// Puts an elite into its cell, whatever was there.
+    /// Puts an elite into its cell and removes the previous one.
     pub(super) fn insert(&mut self, elite: Elite) {
         self.remove(&elite.cell);
         self.cells
@@ -191,7 +186,7 @@ impl Archive {
         Some(self.elites.remove(position))
     }
 
-    /// Whether a candidate as fast as this could be among those whose verdict is kept.
+    /// Whether a candidate with this speedup may be among the elites whose verdict is kept.
     pub(super) fn keeps_verdict(&self, speedup: &Speedup) -> bool {
         self.elites
             .get(MAX_KEPT_VERDICTS - 1)
@@ -212,6 +207,15 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Archive {
+        /// The elite in a cell.
+        fn elite(&self, cell: &Cell) -> Option<&Elite> {
+            let (step, speedup) = self.cells.get(cell)?;
+            self.position(*step, speedup)
+                .map(|position| &self.elites[position])
+        }
+    }
 
     fn archive() -> Archive {
         Archive::new(

@@ -1,15 +1,15 @@
-//! What is wrong when a recorded question is not the one that this search would ask.
+//! The error for a resume whose journal has another brief than the search decides now.
 
 use std::fmt;
 
 use crate::event::{Brief, Operator};
 
-/// A step was asked otherwise than this search would ask it: kforge, the config or the starting kernels are no longer the same.
+/// The recorded brief of a step differs from the planned one: kforge, the config or the starting kernels have changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Divergence {
-    /// What this search would ask.
+    /// The brief that this search decides.
     pub planned: Brief,
-    /// What the journal says was asked.
+    /// The brief in the journal.
     pub recorded: Brief,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for Divergence {
     }
 }
 
-/// A brief in a few words.
+/// A brief in one line: `` `mutate` of step 3, attempt 2 (seed 7) ``.
 struct BriefSummary<'a>(&'a Brief);
 
 impl fmt::Display for BriefSummary<'_> {

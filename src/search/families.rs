@@ -1,7 +1,6 @@
-//! Families: candidates that differ only in the values of their tunables. Which points of a family were asked for, and which
-//! is the best known.
+//! Families of candidates that differ only in the values of their tunables: which points were tried, and which is the fastest.
 //!
-//! Invariant: `choose` never returns a point that was noted before. Knows nothing of sources, only of values.
+//! `choose_untried_point` never returns a point that was tried before. Knows the values of tunables only, never a source.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,37 +9,37 @@ use indexmap::IndexMap;
 
 use crate::base::{Digest, RandomStream};
 
-/// The tunables of a family with their allowed values, ascending. Shared, because a mutation rarely changes it.
+/// The tunables of a family with their allowed values, ascending. Families share it, because a mutation rarely changes it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct TunableSpace(Vec<(String, Vec<i64>)>);
 
-/// Up to this many points a family is searched from end to end for one that is left.
+/// A space of up to this many points is searched in full for an untried one.
 const MAX_LISTED_POINTS: u64 = 1 << 16;
 
-/// A point of a space: for each tunable, the index of its value.
+/// A tunable point: for each tunable, the index of its value.
 type PointIndices = Box<[usize]>;
 
 #[derive(Debug)]
 struct Family {
     space: Arc<TunableSpace>,
-    /// How many of its points were noted.
+    /// How many of its points were tried.
     tried: u64,
     /// The fastest member that passed: its speedup, step and point.
     best: Option<(f64, u64, PointIndices)>,
 }
 
-/// All families that were seen.
+/// All families seen so far. They are numbered from 0.
 #[derive(Debug, Default)]
 pub(super) struct Families {
     by_digest: HashMap<Digest, u32>,
     families: Vec<Family>,
     spaces: HashSet<Arc<TunableSpace>>,
-    /// Family and point, see `Space::code`.
+    /// Family and encoded point, see `TunableSpace::encode`.
     tried: HashSet<(u32, u64)>,
 }
 
 impl Families {
-    /// The family's number, and a note that it has a member at this point.
+    /// Adds a candidate to its family, and returns the family's number.
     pub(super) fn add_member(
         &mut self,
         digest: Digest,
@@ -71,20 +70,20 @@ impl Families {
         number
     }
 
-    /// A point was asked for, or has a member.
+    /// Marks a point as tried: it was in a brief, or a candidate has it.
     pub(super) fn mark_tried(&mut self, number: u32, point: &IndexMap<String, i64>) {
         let Some(family) = self.families.get_mut(number as usize) else {
             return;
         };
-        let Some(place) = family.space.indices_of(point) else {
+        let Some(indices) = family.space.indices_of(point) else {
             return;
         };
-        if self.tried.insert((number, family.space.encode(&place))) {
+        if self.tried.insert((number, family.space.encode(&indices))) {
             family.tried += 1;
         }
     }
 
-    /// A member passed.
+    /// Records that the member at a point passed.
     pub(super) fn record_speedup(
         &mut self,
         number: u32,
@@ -103,19 +102,19 @@ impl Families {
             family.best = family
                 .space
                 .indices_of(point)
-                .map(|place| (speedup, step, place));
+                .map(|indices| (speedup, step, indices));
         }
     }
 
-    /// Whether a point is left that was not noted.
+    /// Whether the family has a point that was not tried.
     pub(super) fn has_untried_points(&self, number: u32) -> bool {
         self.families
             .get(number as usize)
             .is_some_and(|family| family.tried < family.space.size())
     }
 
-    /// A point that was not noted: a move of one tunable from the best known point where one is left, else any.
-    /// With it the step that has the best known point, to be the parent.
+    /// An untried point, and the step of the fastest member, if one passed. The point differs from the fastest member's in one
+    /// tunable; if all such points were tried, it is any untried point.
     pub(super) fn choose_untried_point(
         &self,
         number: u32,
@@ -123,26 +122,26 @@ impl Families {
     ) -> Option<(IndexMap<String, i64>, Option<u64>)> {
         let family = self.families.get(number as usize)?;
         let space = &family.space;
-        let free = |place: &[usize]| !self.tried.contains(&(number, space.encode(place)));
+        let is_free = |indices: &[usize]| !self.tried.contains(&(number, space.encode(indices)));
         let best = family.best.as_ref();
-        let mut moves = Vec::new();
-        if let Some((_, _, place)) = best {
+        let mut neighbours = Vec::new();
+        if let Some((_, _, indices)) = best {
             for (axis, (_, values)) in space.0.iter().enumerate() {
-                for index in (0..values.len()).filter(|index| *index != place[axis]) {
-                    let mut moved = place.clone();
-                    moved[axis] = index;
-                    if free(&moved) {
-                        moves.push(moved);
+                for index in (0..values.len()).filter(|index| *index != indices[axis]) {
+                    let mut neighbour = indices.clone();
+                    neighbour[axis] = index;
+                    if is_free(&neighbour) {
+                        neighbours.push(neighbour);
                     }
                 }
             }
         }
-        let place = if moves.is_empty() {
-            space.draw_free(stream, free)?
+        let indices = if neighbours.is_empty() {
+            space.draw_free(stream, is_free)?
         } else {
-            moves.swap_remove(stream.below(moves.len()))
+            neighbours.swap_remove(stream.below(neighbours.len()))
         };
-        Some((space.point(&place), best.map(|(_, step, _)| *step)))
+        Some((space.point(&indices), best.map(|(_, step, _)| *step)))
     }
 }
 
@@ -157,24 +156,24 @@ impl TunableSpace {
         Self(sorted.filter(|(_, values)| !values.is_empty()).collect())
     }
 
-    /// How many points there are.
+    /// The number of points; `u64::MAX` if there are more.
     fn size(&self) -> u64 {
         self.0.iter().fold(1, |size: u64, (_, values)| {
             size.saturating_mul(values.len() as u64)
         })
     }
 
-    /// A number for the point: its own wherever the space has no more than 2^64 points. Beyond that two points may share one,
-    /// and one of them is then never asked for.
-    fn encode(&self, place: &[usize]) -> u64 {
-        let digits = self.0.iter().zip(place);
+    /// A number for the point. It is unique if the space has at most 2^64 points; in a larger space two points may share a number,
+    /// and one of them is then never tried.
+    fn encode(&self, indices: &[usize]) -> u64 {
+        let digits = self.0.iter().zip(indices);
         digits.fold(0, |code: u64, ((_, values), index)| {
             code.wrapping_mul(values.len() as u64)
                 .wrapping_add(*index as u64)
         })
     }
 
-    /// `None` where a tunable is missing or its value is not declared.
+    /// `None` if a tunable is missing or its value is not declared.
     fn indices_of(&self, point: &IndexMap<String, i64>) -> Option<PointIndices> {
         self.0
             .iter()
@@ -186,49 +185,49 @@ impl TunableSpace {
             .collect()
     }
 
-    fn point(&self, place: &[usize]) -> IndexMap<String, i64> {
+    fn point(&self, indices: &[usize]) -> IndexMap<String, i64> {
         self.0
             .iter()
-            .zip(place)
+            .zip(indices)
             .map(|((name, values), index)| (name.clone(), values[*index]))
             .collect()
     }
 
-    /// Any point that is free. May miss the last few of a very large space, never of a small one.
+    /// Draws a free point. In a space of more than `MAX_LISTED_POINTS` points it may miss the last few.
     fn draw_free(
         &self,
         stream: &mut RandomStream,
-        free: impl Fn(&[usize]) -> bool,
+        is_free: impl Fn(&[usize]) -> bool,
     ) -> Option<PointIndices> {
         for _ in 0..32 {
-            let place: PointIndices = self
+            let indices: PointIndices = self
                 .0
                 .iter()
                 .map(|(_, values)| stream.below(values.len()))
                 .collect();
-            if free(&place) {
-                return Some(place);
+            if is_free(&indices) {
+                return Some(indices);
             }
         }
         let size = self.size();
         if size > MAX_LISTED_POINTS {
             return None;
         }
-        let begin = stream.below(size as usize) as u64;
+        let start = stream.below(size as usize) as u64;
         (0..size)
-            .map(|offset| self.decode((begin + offset) % size))
-            .find(|place| free(place))
+            .map(|offset| self.decode((start + offset) % size))
+            .find(|indices| is_free(indices))
     }
 
-    /// The point with this code, for spaces that are small.
+    /// The point with this number, in a space of at most `MAX_LISTED_POINTS` points.
     fn decode(&self, code: u64) -> PointIndices {
         let mut rest = code;
-        let mut place: PointIndices = vec![0; self.0.len()].into();
-        for (index, (_, values)) in place.iter_mut().zip(&self.0).rev() {
+        let mut indices: PointIndices = vec![0; self.0.len()].into();
+        for (index, (_, values)) in indices.iter_mut().zip(&self.0).rev() {
             *index = (rest % values.len() as u64) as usize;
             rest /= values.len() as u64;
         }
-        place
+        indices
     }
 }
 
@@ -260,7 +259,7 @@ mod tests {
             else {
                 break;
             };
-            assert!(!seen.contains(&chosen), "{chosen:?} twice");
+            assert!(!seen.contains(&chosen), "{chosen:?} was chosen twice");
             assert_eq!(from, Some(1));
             let changed = usize::from(chosen["ROWS"] != 4) + usize::from(chosen["UNROLL"] != 1);
             assert_eq!(

@@ -1,87 +1,86 @@
-//! The fold: what is held until its turn, what a step comes to, and what follows from it.
+//! The fold: decides when a step is complete, what its result is, and what follows for the archive, the planner and the end of
+//! the search.
+//!
+//! Steps are folded in step order only. Briefs are decided by `planner`; what a step waits for is described in the head of `search`.
 
 use std::sync::Arc;
 
+use super::Search;
 use super::archive::{Cell, ChallengeOutcome, Elite};
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
-use super::{DuelRequest, Search, SearchUpdate};
-use crate::event::{Brief, Dueled, Event, Failed, FailedReason, Proposed, StopReason};
-use crate::verdict::{Speedup, Status, Verdict};
+use super::pending::{CandidateResult, PendingStep, valid_speedup};
+use super::planner::PlannedBrief;
+use super::updates::{DuelRequest, SearchUpdate};
+use crate::event::{Event, Failed, FailedReason, Proposed, StopReason};
+use crate::verdict::{Status, Verdict};
 
-/// What was told of a step that the fold has not passed.
-#[derive(Debug, Default)]
-pub(super) struct PendingStep {
-    pub(super) asked: Option<Brief>,
-    pub(super) proposed: Option<Proposed>,
-    pub(super) failed: Option<Failed>,
-    pub(super) judged: Option<CandidateResult>,
-    dueled: Vec<Dueled>,
-}
-
-/// What the fold needs of a verdict.
-#[derive(Clone, Debug)]
-pub(super) enum CandidateResult {
-    Passed {
-        speedup: Speedup,
-        cell: Cell,
-        /// Only where the candidate could be among the fastest.
-        verdict: Option<Arc<Verdict>>,
-    },
-    NotPassed(Status),
-}
-
-/// What a step comes to.
+/// The result of a complete step.
+#[derive(Clone, Copy)]
 enum StepResolution {
     Failed(FailedReason),
+    /// Its source is that of this earlier step.
     Duplicate(u64),
-    /// Its verdict and its proposal are those of this step: itself, or a later one with the same source.
+    /// Its proposal and verdict are those of this step: the step itself, or a later one with the same source.
     Judged(u64),
 }
 
-/// The speedup of a verdict that passed, if it is one: positive, finite, inside its interval.
-pub(super) fn valid_speedup(verdict: &Verdict) -> Option<Speedup> {
-    let speedup = verdict.speedup.filter(|_| verdict.passed())?;
-    let [low, high] = speedup.ci95;
-    (low > 0.0 && low <= speedup.geomean && speedup.geomean <= high && high.is_finite())
-        .then_some(speedup)
+/// What a folded step leaves in the ledger, besides its brief.
+struct FoldedCandidate {
+    outcome: StepOutcome,
+    /// `None` if there is no new candidate.
+    proposed: Option<Proposed>,
+    family: Option<u32>,
+    /// The cell of a candidate that passed.
+    cell: Option<Cell>,
+}
+
+impl FoldedCandidate {
+    fn without_candidate(outcome: StepOutcome) -> Self {
+        Self {
+            outcome,
+            proposed: None,
+            family: None,
+            cell: None,
+        }
+    }
 }
 
 impl Search {
-    /// Keeps an event until the fold comes to its step.
+    /// Stores an event until its step is folded.
     pub(super) fn store_event(
         &mut self,
         step: u64,
         event: &Event,
-        changes: &mut Vec<SearchUpdate>,
+        updates: &mut Vec<SearchUpdate>,
     ) {
-        let judgement = match event {
+        let result = match event {
             Event::Judged(judged) => self.candidate_result(&judged.verdict),
             _ => None,
         };
-        let held = self.pending.entry(step).or_default();
+        let pending = self.pending.entry(step).or_default();
         match event {
             Event::Asked(brief) => {
-                held.asked = Some(brief.clone());
-                self.check_recorded_brief(step, changes);
+                pending.asked = Some(brief.clone());
+                self.check_recorded_brief(step, updates);
             }
-            Event::Proposed(proposed) => held.proposed = Some(proposed.clone()),
-            Event::Failed(failed) => held.failed = Some(failed.clone()),
-            Event::Judged(_) if judgement.is_none() => {
-                changes.push(SearchUpdate::HarnessError { step })
+            Event::Proposed(proposed) => pending.proposed = Some(proposed.clone()),
+            Event::Failed(failed) => pending.failed = Some(failed.clone()),
+            Event::Judged(_) if result.is_none() => {
+                updates.push(SearchUpdate::HarnessError { step });
             }
-            Event::Judged(_) => held.judged = judgement,
-            Event::Dueled(dueled) => held.dueled.push(dueled.clone()),
+            Event::Judged(_) => pending.judged = result,
+            Event::Dueled(dueled) => pending.dueled.push(dueled.clone()),
             Event::Sent(_) | Event::Replied(_) | Event::Confirmed(_) | Event::Stopped(_) => {}
         }
     }
 
-    /// `None` for kforge's own fault, which is no result.
+    /// The part of a verdict that the fold needs; `None` for a harness error, which is not a result.
     fn candidate_result(&self, verdict: &Verdict) -> Option<CandidateResult> {
         match verdict.status {
             Status::HarnessError => None,
             Status::Passed => {
                 let Some(speedup) = valid_speedup(verdict) else {
-                    // Correct, but without a number that could be compared with another.
+                    // Correct, but without a number that can be compared.
                     return Some(CandidateResult::NotPassed(Status::Inconclusive));
                 };
                 let cell = self.archive.cell_of(&verdict.features, &speedup);
@@ -99,64 +98,69 @@ impl Search {
         }
     }
 
-    /// Folds every step whose turn has come.
-    pub(super) fn advance(&mut self, changes: &mut Vec<SearchUpdate>) {
+    /// Folds every step that is next in order and complete.
+    pub(super) fn advance(&mut self, updates: &mut Vec<SearchUpdate>) {
         while self.stop_reason().is_none() {
             let step = self.folded() + 1;
-            let Some(resolved) = self.resolve_step(step) else {
+            let Some(resolution) = self.resolve_step(step) else {
                 return;
             };
-            let insert = match &resolved {
-                StepResolution::Judged(from) => match self.decide_insert(step, *from) {
-                    Ok(insert) => insert,
+            let decision = match resolution {
+                StepResolution::Judged(from) => match self.decide_insert(step, from) {
+                    Ok(decision) => decision,
                     Err(request) => {
                         if self.pending_duel != Some(request) {
                             self.pending_duel = Some(request);
-                            changes.push(SearchUpdate::DuelWanted(request));
+                            updates.push(SearchUpdate::DuelWanted(request));
                         }
                         return;
                     }
                 },
-                _ => None,
+                StepResolution::Failed(_) | StepResolution::Duplicate(_) => None,
             };
             self.pending_duel = None;
-            self.fold_step(step, resolved, insert, changes);
+            let Some(planned) = self.planned.pop_front() else {
+                return;
+            };
+            self.fold_step(planned, resolution, decision, updates);
         }
     }
 
-    /// What a step comes to; `None` while something is missing.
+    /// The result of a step; `None` while an event is missing.
     fn resolve_step(&self, step: u64) -> Option<StepResolution> {
-        let held = self.pending.get(&step)?;
-        let failed = held.failed.as_ref();
-        let kernel = held
+        let pending = self.pending.get(&step)?;
+        let failed = pending.failed.as_ref();
+        let kernel = pending
             .proposed
             .as_ref()
             .map(|proposed| proposed.kernel)
             .or(failed.and_then(|failed| failed.kernel));
-        if let Some(owner) = kernel.and_then(|kernel| self.ledger.step_of_kernel(&kernel)) {
-            return Some(StepResolution::Duplicate(owner));
+        if let Some(earlier) = kernel.and_then(|kernel| self.ledger.step_of_kernel(&kernel)) {
+            return Some(StepResolution::Duplicate(earlier));
         }
-        if let Some(failed) = failed.filter(|failed| failed.reason != FailedReason::Duplicate) {
-            return Some(StepResolution::Failed(failed.reason));
+        match failed {
+            None => is_judged(pending).then_some(StepResolution::Judged(step)),
+            Some(failed) if failed.reason == FailedReason::Duplicate => {
+                self.resolve_duplicate(step, failed)
+            }
+            Some(failed) => Some(StepResolution::Failed(failed.reason)),
         }
-        let Some(failed) = failed else {
-            return (held.proposed.is_some() && held.judged.is_some())
-                .then_some(StepResolution::Judged(step));
-        };
-        // A duplicate of a later step, which had proposed the source first: the verdict is there, at the end of the chain.
+    }
+
+    /// The result of a duplicate. If it names a later step, which proposed the source first, that step has the verdict; a later
+    /// step may be a duplicate of one later still.
+    fn resolve_duplicate(&self, step: u64, failed: &Failed) -> Option<StepResolution> {
         let mut of = failed.of.unwrap_or(0);
+        // Damaged journals may have a circle of duplicates, so the chain is limited.
         for _ in 0..=self.pending.len() {
             if of <= step {
                 break;
             }
             let other = self.pending.get(&of)?;
             match &other.failed {
-                None => {
-                    return (other.proposed.is_some() && other.judged.is_some())
-                        .then_some(StepResolution::Judged(of));
-                }
+                None => return is_judged(other).then_some(StepResolution::Judged(of)),
                 Some(failed) if failed.reason == FailedReason::Duplicate => {
-                    of = failed.of.unwrap_or(0)
+                    of = failed.of.unwrap_or(0);
                 }
                 Some(failed) => return Some(StepResolution::Failed(failed.reason)),
             }
@@ -164,13 +168,14 @@ impl Search {
         Some(StepResolution::Duplicate(of))
     }
 
-    /// What the archive does with a candidate: `None` if it did not pass, the duel that is needed if only that can tell.
+    /// What the archive does with a candidate whose verdict is that of step `from`. `Ok(None)` if it did not pass, `Err` if only
+    /// a duel can decide.
     fn decide_insert(&self, step: u64, from: u64) -> Result<Option<ArchiveDecision>, DuelRequest> {
-        let judgement = self
+        let result = self
             .pending
             .get(&from)
-            .and_then(|held| held.judged.as_ref());
-        let Some(CandidateResult::Passed { speedup, cell, .. }) = judgement else {
+            .and_then(|from| from.judged.as_ref());
+        let Some(CandidateResult::Passed { speedup, cell, .. }) = result else {
             return Ok(None);
         };
         Ok(Some(match self.archive.challenge(cell, speedup) {
@@ -185,170 +190,166 @@ impl Search {
         }))
     }
 
-    /// Whether the challenger won, once the two have been timed against each other. If one of them no longer passed, it did not.
+    /// Whether the challenger won the duel; `None` before the duel. It did not if one of the two no longer passed.
     fn challenger_won(&self, step: u64, against: u64) -> Option<bool> {
-        let dueled = self
-            .pending
-            .get(&step)?
-            .dueled
-            .iter()
-            .find(|dueled| dueled.against == against)?;
+        let mut duels = self.pending.get(&step)?.dueled.iter();
+        let dueled = duels.find(|dueled| dueled.against == against)?;
         Some(dueled.duel.is_some_and(|duel| duel.ci95[0] > 1.0))
     }
 
-    /// Folds a step whose outcome is known.
+    /// Folds a complete step: archive, ledger, planner, the next brief, and the end of the search.
     fn fold_step(
         &mut self,
-        step: u64,
-        resolved: StepResolution,
-        insert: Option<ArchiveDecision>,
-        changes: &mut Vec<SearchUpdate>,
+        planned: PlannedBrief,
+        resolution: StepResolution,
+        decision: Option<ArchiveDecision>,
+        updates: &mut Vec<SearchUpdate>,
     ) {
-        let Some(plan) = self.planned.pop_front() else {
-            return;
-        };
-        let mut held = self.pending.remove(&step).unwrap_or_default();
-        let mut kernel = None;
-        let mut detail = held
+        let step = planned.brief.step;
+        let mut pending = self.pending.remove(&step).unwrap_or_default();
+        let detail = pending
             .proposed
             .as_ref()
-            .map(|proposed| proposed.detail.clone());
-        let (mut family, mut cell) = (None, None);
-        let outcome = match resolved {
-            StepResolution::Failed(reason) => StepOutcome::Failed(reason),
-            StepResolution::Duplicate(of) => StepOutcome::Duplicate { of },
+            .map(|proposed| proposed.detail.clone())
+            .or_else(|| pending.failed.take().and_then(|failed| failed.detail));
+        let folded = match resolution {
+            StepResolution::Failed(reason) => {
+                FoldedCandidate::without_candidate(StepOutcome::Failed(reason))
+            }
+            StepResolution::Duplicate(of) => {
+                FoldedCandidate::without_candidate(StepOutcome::Duplicate { of })
+            }
             StepResolution::Judged(from) => {
-                let mut judged = held.judged.take();
-                let mut proposed = held.proposed.take();
                 if from != step {
                     let other = self.pending.get_mut(&from);
-                    (judged, proposed) = other.map_or((None, None), |other| {
+                    (pending.judged, pending.proposed) = other.map_or((None, None), |other| {
                         (other.judged.take(), other.proposed.clone())
                     });
                     self.source_steps.insert(step, from);
                 }
-                if let Some(proposed) = &proposed {
-                    family = Some(self.families.add_member(
-                        proposed.family,
-                        &proposed.space,
-                        &proposed.point,
-                    ));
-                    kernel = Some(proposed.kernel);
-                }
-                match (judged, insert) {
-                    (
-                        Some(CandidateResult::Passed {
-                            speedup,
-                            cell: place,
-                            verdict,
-                        }),
-                        Some(insert),
-                    ) => {
-                        if let (Some(family), Some(proposed)) = (family, &proposed) {
-                            self.families.record_speedup(
-                                family,
-                                &proposed.point,
-                                step,
-                                speedup.geomean,
-                            );
-                        }
-                        cell = Some(place.clone());
-                        self.insert_elite(
-                            Elite {
-                                step,
-                                cell: place,
-                                speedup,
-                                verdict,
-                            },
-                            insert,
-                            changes,
-                        );
-                        StepOutcome::Passed {
-                            speedup: speedup.geomean,
-                            insert,
-                        }
-                    }
-                    (Some(CandidateResult::NotPassed(status)), _) => StepOutcome::NotPassed(status),
-                    _ => StepOutcome::Failed(FailedReason::HarnessError),
-                }
+                self.fold_candidate(step, pending, decision, updates)
             }
         };
-        if let Some(failed) = held.failed {
-            detail = detail.or(failed.detail);
-        }
+        let outcome = folded.outcome;
         let record = StepRecord {
-            operator: plan.brief.operator,
-            parents: plan.brief.parents.clone().into(),
+            operator: planned.brief.operator,
+            parents: planned.brief.parents.clone().into(),
             detail: detail.unwrap_or_default().into(),
             outcome,
-            family,
+            family: folded.family,
         };
+        let kernel = folded.proposed.map(|proposed| proposed.kernel);
         self.ledger.push(record, kernel);
         self.planner
-            .record_outcome(&plan.brief, &outcome, &self.settings);
-        self.exhausted_in_a_row = if plan.exhausted && !outcome.has_candidate() {
+            .record_outcome(&planned.brief, &outcome, &self.settings);
+        self.exhausted_in_a_row = if planned.exhausted && !outcome.has_candidate() {
             self.exhausted_in_a_row + 1
         } else {
             0
         };
-        changes.push(SearchUpdate::Folded {
+        updates.push(SearchUpdate::Folded {
             step,
             outcome,
-            cell,
+            cell: folded.cell,
         });
-        self.plan_step(step + self.window, changes);
+        self.plan_step(step + self.window, updates);
         self.decide_stop(step);
         if let Some(why) = self.stop_reason() {
-            changes.push(SearchUpdate::Stopped { why, at: step });
+            updates.push(SearchUpdate::Stopped { why, at: step });
         }
     }
 
-    /// Puts a candidate into the archive if that is what was decided.
+    /// Enters a judged candidate into its family, and into the archive if that was decided.
+    fn fold_candidate(
+        &mut self,
+        step: u64,
+        pending: PendingStep,
+        decision: Option<ArchiveDecision>,
+        updates: &mut Vec<SearchUpdate>,
+    ) -> FoldedCandidate {
+        let proposed = pending.proposed;
+        let family = proposed.as_ref().map(|proposed| {
+            self.families
+                .add_member(proposed.family, &proposed.space, &proposed.point)
+        });
+        let mut folded = FoldedCandidate {
+            outcome: StepOutcome::Failed(FailedReason::HarnessError),
+            proposed,
+            family,
+            cell: None,
+        };
+        match (pending.judged, decision) {
+            (
+                Some(CandidateResult::Passed {
+                    speedup,
+                    cell,
+                    verdict,
+                }),
+                Some(insert),
+            ) => {
+                if let (Some(family), Some(proposed)) = (family, &folded.proposed) {
+                    self.families
+                        .record_speedup(family, &proposed.point, step, speedup.geomean);
+                }
+                folded.cell = Some(cell.clone());
+                folded.outcome = StepOutcome::Passed {
+                    speedup: speedup.geomean,
+                    insert,
+                };
+                let elite = Elite {
+                    step,
+                    cell,
+                    speedup,
+                    verdict,
+                };
+                self.insert_elite(elite, insert, updates);
+            }
+            (Some(CandidateResult::NotPassed(status)), _) => {
+                folded.outcome = StepOutcome::NotPassed(status);
+            }
+            _ => {}
+        }
+        folded
+    }
+
+    /// Puts a candidate into the archive, if that was decided.
     fn insert_elite(
         &mut self,
         elite: Elite,
-        insert: ArchiveDecision,
-        changes: &mut Vec<SearchUpdate>,
+        decision: ArchiveDecision,
+        updates: &mut Vec<SearchUpdate>,
     ) {
-        let proven = match (insert, self.best_proven) {
+        let is_proven = match (decision, self.best_proven) {
             (ArchiveDecision::NotAdded { .. }, _) => return,
             (_, None) => true,
-            (ArchiveDecision::Improved { over }, Some((marked, _))) if over == marked => true,
-            (_, Some((_, mark))) => elite.speedup.ci95[0] > mark.ci95[1],
+            (ArchiveDecision::Improved { over }, Some((best, _))) if over == best => true,
+            (_, Some((_, speedup))) => elite.speedup.ci95[0] > speedup.ci95[1],
         };
         let (step, speedup) = (elite.step, elite.speedup);
-        if proven {
+        if is_proven {
             self.best_proven = Some((step, speedup));
         }
         self.archive.insert(elite);
-        if self
-            .archive
-            .elites()
-            .first()
-            .is_some_and(|best| best.step == step)
-        {
-            changes.push(SearchUpdate::Best { step, speedup });
+        let fastest = self.archive.elites().first();
+        if fastest.is_some_and(|fastest| fastest.step == step) {
+            updates.push(SearchUpdate::Best { step, speedup });
         }
     }
 
     fn decide_stop(&mut self, step: u64) {
-        let reached = |target: f64| {
-            self.archive
-                .elites()
-                .iter()
-                .any(|elite| elite.step == step && elite.speedup.ci95[0] >= target)
+        let has_reached = |target: f64| {
+            let mut elites = self.archive.elites().iter();
+            elites.any(|elite| elite.step == step && elite.speedup.ci95[0] >= target)
         };
-        let begun = self
+        // Patience counts from the last proven improvement, and not before the starting kernels are over.
+        let last_gain = self
             .best_proven
             .map_or(0, |(step, _)| step)
             .max(self.starting_kernels.len() as u64);
-        self.stopped = if self.settings.target_speedup.is_some_and(reached) {
+        let has_lost_patience = |patience| step >= last_gain.saturating_add(patience);
+        self.stopped = if self.settings.target_speedup.is_some_and(has_reached) {
             Some(StopReason::Target)
-        } else if self
-            .settings
-            .patience
-            .is_some_and(|patience| step >= begun.saturating_add(patience))
-        {
+        } else if self.settings.patience.is_some_and(has_lost_patience) {
             Some(StopReason::Patience)
         } else if self.exhausted_in_a_row >= self.window {
             Some(StopReason::Exhausted)
@@ -357,33 +358,30 @@ impl Search {
         };
     }
 
-    /// An elite was measured again, because what it is measured with has changed: it keeps its cell, moves to another, or goes.
-    /// Between two elites that meet in a cell there is no duel: the better estimate stays.
+    /// Applies a new verdict to an elite, which a resume asks for after accepted changes. The elite keeps its cell, moves to
+    /// another, or is removed. If two elites meet in a cell, the better estimate stays; there is no duel.
     pub(super) fn remeasure_elite(
         &mut self,
         step: u64,
         verdict: &Verdict,
-        changes: &mut Vec<SearchUpdate>,
+        updates: &mut Vec<SearchUpdate>,
     ) {
-        let found = self
-            .archive
-            .elites()
-            .iter()
-            .find(|elite| elite.step == step)
-            .map(|elite| elite.cell.clone());
-        let (Some(cell), Some(judgement)) = (found, self.candidate_result(verdict)) else {
+        let mut elites = self.archive.elites().iter();
+        let elite = elites.find(|elite| elite.step == step);
+        let old_cell = elite.map(|elite| elite.cell.clone());
+        let (Some(old_cell), Some(result)) = (old_cell, self.candidate_result(verdict)) else {
             return;
         };
-        self.archive.remove(&cell);
+        self.archive.remove(&old_cell);
         let mut kept = false;
         if let CandidateResult::Passed {
             speedup,
             cell,
             verdict,
-        } = judgement
+        } = result
         {
-            let standing = self.archive.challenge(&cell, &speedup);
-            kept = !matches!(standing, ChallengeOutcome::NotFaster(_));
+            let outcome = self.archive.challenge(&cell, &speedup);
+            kept = !matches!(outcome, ChallengeOutcome::NotFaster(_));
             if kept {
                 self.archive.insert(Elite {
                     step,
@@ -393,16 +391,17 @@ impl Search {
                 });
             }
         }
-        if let Some((marked, mark)) = &mut self.best_proven
-            && let Some(elite) = self
-                .archive
-                .elites()
-                .iter()
-                .find(|elite| elite.step == *marked)
-        {
-            *mark = elite.speedup;
+        if let Some((best, speedup)) = &mut self.best_proven {
+            let mut elites = self.archive.elites().iter();
+            if let Some(elite) = elites.find(|elite| elite.step == *best) {
+                *speedup = elite.speedup;
+            }
         }
-        changes.push(SearchUpdate::Remeasured { step, kept });
-        self.advance(changes);
+        updates.push(SearchUpdate::Remeasured { step, kept });
+        self.advance(updates);
     }
+}
+
+fn is_judged(pending: &PendingStep) -> bool {
+    pending.proposed.is_some() && pending.judged.is_some()
 }

@@ -1,6 +1,6 @@
-//! What became of every step, in a few bytes each, and the counts over all of them.
+//! The outcome of every folded step, in a few bytes each, and the sums over all of them.
 //!
-//! Keeps no source and no verdict: those are in the steps' folders and in the journal.
+//! Keeps no source and no verdict: those are in the folders of the steps and in the journal.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use crate::base::Digest;
 use crate::event::{FailedReason, Operator};
 use crate::verdict::Status;
 
-/// What became of a step.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StepOutcome {
     /// The candidate passed, with this speedup.
@@ -29,9 +29,9 @@ pub enum StepOutcome {
 pub enum ArchiveDecision {
     /// It filled an empty cell.
     New,
-    /// It replaced the elite of its cell, made in this step.
+    /// It replaced the elite of its cell, which step `over` made.
     Improved { over: u64 },
-    /// The elite of its cell, made in this step, stays.
+    /// The elite of its cell, which step `behind` made, stays.
     NotAdded { behind: u64 },
 }
 
@@ -53,34 +53,34 @@ impl StepOutcome {
     }
 }
 
-/// A step that the fold has passed: its lineage and its outcome.
+/// A folded step: its lineage and its outcome.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StepRecord {
     pub operator: Operator,
     pub parents: Box<[u64]>,
-    /// What the operator did: `unroll`, `ROWS=2`, …; empty where it did nothing.
+    /// What the operator did: `unroll`, `ROWS=2`, …; empty if it did nothing.
     pub detail: Box<str>,
     pub outcome: StepOutcome,
-    /// Number of the candidate's family.
+    /// The number of the candidate's family, if there is a candidate.
     pub(super) family: Option<u32>,
 }
 
-/// Sums over the steps that the fold has passed.
+/// Sums over the folded steps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SearchCounts {
-    /// Candidates that were judged, duplicates not among them.
+    /// Candidates that were judged, without duplicates.
     pub judged: u64,
     pub passed: u64,
     /// Candidates that the archive took.
     pub added: u64,
-    /// Judged candidates by what became of them, `passed` among them.
+    /// Judged candidates by status, `passed` included.
     pub verdicts: BTreeMap<Status, u64>,
     /// Steps without a candidate, by reason.
     pub failed: BTreeMap<FailedReason, u64>,
     pub operators: BTreeMap<Operator, OperatorCounts>,
 }
 
-/// What became of one operator's steps.
+/// The outcomes of one operator's steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperatorCounts {
     pub asked: u64,
@@ -90,7 +90,7 @@ pub struct OperatorCounts {
 }
 
 impl SearchCounts {
-    /// The share of judged candidates that passed; `None` where none was judged.
+    /// The share of judged candidates that passed; `None` if none was judged.
     pub(crate) fn validity(&self) -> Option<f64> {
         (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
     }
@@ -120,17 +120,17 @@ impl SearchCounts {
     }
 }
 
-/// The records of steps 1, 2, … without a gap.
+/// The records of steps 1, 2, …, without gaps.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     records: Vec<StepRecord>,
-    /// The first step with a source.
+    /// The first step with each source.
     by_kernel: HashMap<Digest, u64>,
     pub(super) counts: SearchCounts,
 }
 
 impl Ledger {
-    /// The last step on record.
+    /// The last recorded step; 0 if there is none.
     pub(super) fn last(&self) -> u64 {
         self.records.len() as u64
     }
@@ -140,11 +140,12 @@ impl Ledger {
             .get(usize::try_from(step.checked_sub(1)?).ok()?)
     }
 
+    /// The family of a step's candidate.
     pub(super) fn family(&self, step: u64) -> Option<u32> {
         self.get(step)?.family
     }
 
-    /// The first step with this source.
+    /// The first recorded step with this source.
     pub(super) fn step_of_kernel(&self, kernel: &Digest) -> Option<u64> {
         self.by_kernel.get(kernel).copied()
     }

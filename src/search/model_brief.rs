@@ -1,50 +1,47 @@
-//! What a model is asked: of which kernels, which model, which card, and what it is shown.
+//! What a brief says to a model: the operator and its parents, which model, which strategy card, which kernels are shown.
 //!
-//! Pure: everything follows from the state of the fold and the step's stream, and all of it goes into the brief.
+//! Decided from the fold and the random stream of the step only, and recorded in the brief. Renders no prompt: that is
+//! `propose::prompt`.
 
 use std::collections::{HashMap, HashSet};
 
 use super::ledger::StepOutcome;
-use super::planner::SearchView;
 use super::settings::SearchSettings;
+use super::view::SearchView;
 use crate::base::RandomStream;
 use crate::event::{Brief, ContextKernels, ModelBrief, Operator};
 use crate::verdict::Status;
 
-/// The models of a search, and the cards that they may be handed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ModelPool {
-    /// Name and weight.
-    pub models: Vec<(String, f64)>,
-    /// Names of strategy cards.
-    pub cards: Vec<String>,
-}
-
-/// How far back recent kernels, failures and kernels to mend are looked for.
+/// How many steps back recent kernels, failures and kernels to repair are looked for.
 const MAX_LOOK_BACK: u64 = 256;
 
-/// The chance that a question to write or to edit comes with a card.
+/// How many of the latest broken kernels are candidates for a repair.
+const MAX_REPAIR_CANDIDATES: usize = 8;
+
+/// The probability that a brief to propose or to edit comes with a strategy card.
 const CARD_CHANCE: f64 = 0.5;
 
-/// What was asked of models so far, as far as it bears on what to ask next.
+/// The part of the past that decides what a model is asked next.
 #[derive(Debug, Default)]
 pub(super) struct ModelHistory {
-    /// How often a kernel was given back to be mended.
+    /// How often each step was given to a model for repair.
     repair_counts: HashMap<u64, u64>,
-    /// Steps in a row, up to the last, that brought nothing that passes.
+    /// How many steps in a row, up to the last, brought no kernel that passes.
     failures_in_a_row: u64,
-    /// The last kernel that did not pass, since one did or the best was taken up again; `tune` mends it.
+    /// The kernel that `tune` repairs next: the last that did not pass, unless a later one passed or the search restarted from
+    /// the best.
     last_broken: Option<u64>,
 }
 
 impl ModelHistory {
+    /// Records that a brief was decided.
     pub(super) fn record_brief(&mut self, brief: &Brief) {
         if let (Operator::Repair, Some(parent)) = (brief.operator, brief.parents.first()) {
             *self.repair_counts.entry(*parent).or_default() += 1;
         }
     }
 
-    /// Takes note of what became of a step. After every `search.back_after` failures in a row what is broken is let go.
+    /// Records the outcome of a step. After every `search.restart_after` failures in a row the broken kernel is given up.
     pub(super) fn record_outcome(
         &mut self,
         step: u64,
@@ -53,25 +50,24 @@ impl ModelHistory {
     ) {
         match outcome {
             StepOutcome::Passed { .. } => {
-                (self.failures_in_a_row, self.last_broken) = (0, None);
+                self.failures_in_a_row = 0;
+                self.last_broken = None;
                 return;
             }
             StepOutcome::NotPassed(status) => {
-                self.last_broken = is_repairable(*status).then_some(step)
+                self.last_broken = is_repairable(*status).then_some(step);
             }
             StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => {}
         }
         self.failures_in_a_row += 1;
-        if self
-            .failures_in_a_row
-            .is_multiple_of(settings.back_after.max(1))
-        {
+        let restart_after = settings.restart_after.max(1);
+        if self.failures_in_a_row.is_multiple_of(restart_after) {
             self.last_broken = None;
         }
     }
 
-    /// `tune`: the operator and the kernel it is for. Correctness first: what does not pass is mended; else the best is edited, or
-    /// a kernel asked for where nothing has passed yet.
+    /// The next operator of `tune`, and its parent. Correctness comes first: a broken kernel is repaired. Otherwise the best is
+    /// edited, or a new kernel proposed while nothing has passed.
     pub(super) fn next_tuning_operator(&self, view: &SearchView<'_>) -> (Operator, Vec<u64>) {
         let best = view.archive.elites().first().map(|elite| elite.step);
         match (self.last_broken, best) {
@@ -81,27 +77,32 @@ impl ModelHistory {
         }
     }
 
-    /// The kernel to mend: of the last that did not pass, the ones that came last by far the likeliest.
+    /// The kernel that `evolve` repairs: one of the latest that did not pass, each half as likely as the one after it. A kernel
+    /// is given to a model at most `search.repairs` times.
     pub(super) fn choose_kernel_to_repair(
         &self,
         view: &SearchView<'_>,
         stream: &mut RandomStream,
     ) -> Option<u64> {
         let fits = |step: &u64| {
-            let asked = self.repair_counts.get(step).copied().unwrap_or(0);
+            let repairs = self.repair_counts.get(step).copied().unwrap_or(0);
             let outcome = view.ledger.get(*step).map(|record| record.outcome);
-            asked < view.settings.repairs
-                && matches!(outcome, Some(StepOutcome::NotPassed(status)) if is_repairable(status))
+            let is_broken =
+                matches!(outcome, Some(StepOutcome::NotPassed(status)) if is_repairable(status));
+            repairs < view.settings.repairs && is_broken
         };
-        let near: Vec<u64> = recent_steps(view).filter(fits).take(8).collect();
-        let weights: Vec<f64> = (0..near.len())
+        let latest: Vec<u64> = recent_steps(view)
+            .filter(fits)
+            .take(MAX_REPAIR_CANDIDATES)
+            .collect();
+        let weights: Vec<f64> = (0..latest.len())
             .map(|rank| 0.5_f64.powi(i32::try_from(rank).unwrap_or(0)))
             .collect();
-        near.get(stream.weighted_index(&weights)?).copied()
+        latest.get(stream.weighted_index(&weights)?).copied()
     }
 }
 
-/// Whether there is something in it that a model could mend.
+/// Whether the kernel has a fault that a model can repair.
 fn is_repairable(status: Status) -> bool {
     !matches!(
         status,
@@ -109,32 +110,26 @@ fn is_repairable(status: Status) -> bool {
     )
 }
 
-/// The steps behind the fold, the last first.
+/// The folded steps, the latest first.
 fn recent_steps(view: &SearchView<'_>) -> impl Iterator<Item = u64> {
     let last = view.ledger.last();
     (last.saturating_sub(MAX_LOOK_BACK) + 1..=last).rev()
 }
 
-/// What goes to a model beside the parents.
+/// What a model gets besides the parents. `None` if there is no model.
 pub(super) fn choose_model_brief(
     view: &SearchView<'_>,
     operator: Operator,
     parents: &[u64],
     stream: &mut RandomStream,
 ) -> Option<ModelBrief> {
-    let weights: Vec<f64> = view
-        .model_pool
-        .models
-        .iter()
-        .map(|(_, weight)| *weight)
-        .collect();
-    let (name, _) = view
-        .model_pool
-        .models
-        .get(stream.weighted_index(&weights)?)?;
+    let models = &view.model_pool.models;
+    let weights: Vec<f64> = models.iter().map(|(_, weight)| *weight).collect();
+    let (name, _) = models.get(stream.weighted_index(&weights)?)?;
     let cards = &view.model_pool.cards;
-    let tries = !matches!(operator, Operator::Repair | Operator::Crossover);
-    let card = (tries && !cards.is_empty() && stream.uniform() < CARD_CHANCE)
+    // Repairs and crossovers have a task of their own.
+    let takes_card = !matches!(operator, Operator::Repair | Operator::Crossover);
+    let card = (takes_card && !cards.is_empty() && stream.uniform() < CARD_CHANCE)
         .then(|| cards[stream.below(cards.len())].clone());
     Some(ModelBrief {
         name: name.clone(),
@@ -144,26 +139,28 @@ pub(super) fn choose_model_brief(
     })
 }
 
-/// A third of what is shown are the fastest, a quarter others of other kinds, a quarter the last that passed, the rest failures.
+/// The kernels to show: a third are the fastest, a quarter are random elites, a quarter are the latest that passed, and the rest
+/// are failures.
 fn choose_context(
     view: &SearchView<'_>,
     parents: &[u64],
     stream: &mut RandomStream,
 ) -> ContextKernels {
-    let most = usize::try_from(view.settings.context).unwrap_or(usize::MAX);
-    let (fastest, quarter) = (most.div_ceil(3), most / 4);
+    let max = usize::try_from(view.settings.context).unwrap_or(usize::MAX);
+    let (third, quarter) = (max.div_ceil(3), max / 4);
+    let max_failures = (max - third - quarter).saturating_sub(quarter);
     let mut shown: HashSet<u64> = parents.iter().copied().collect();
     let mut context = ContextKernels::default();
     let ranked = view.archive.elites();
     for elite in ranked {
-        if context.elites.len() >= fastest {
+        if context.elites.len() >= third {
             break;
         }
         if shown.insert(elite.step) {
             context.elites.push(elite.step);
         }
     }
-    // More draws than places, since some fall on what is shown already.
+    // Some draws hit a kernel that is already shown, so there are twice as many as needed.
     for _ in 0..quarter * 2 {
         if context.different.len() >= quarter || ranked.is_empty() {
             break;
@@ -173,17 +170,16 @@ fn choose_context(
             context.different.push(step);
         }
     }
-    let left = most - fastest - quarter;
     for step in recent_steps(view) {
         let outcome = view.ledger.get(step).map(|record| record.outcome);
-        let (list, places) = match outcome {
+        let (list, max) = match outcome {
             Some(StepOutcome::Passed { .. }) => (&mut context.recent, quarter),
             Some(StepOutcome::NotPassed(status)) if is_repairable(status) => {
-                (&mut context.failures, left - quarter.min(left))
+                (&mut context.failures, max_failures)
             }
             _ => continue,
         };
-        if list.len() < places && shown.insert(step) {
+        if list.len() < max && shown.insert(step) {
             list.push(step);
         }
     }

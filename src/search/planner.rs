@@ -1,19 +1,20 @@
-//! What to ask next: which parents, which operator, which point. Decided from the state of the fold alone.
+//! Decides the brief of a step: the operator, the parents, and the point or attempt.
 //!
-//! Invariant: the same state gives the same brief; every draw comes from the stream of (seed, step).
-//! What a model is asked beside that is `asking`'s.
+//! The same state gives the same brief: a decision reads the fold through [`SearchView`] and the planner's own history, and every
+//! draw comes from the random stream of (seed, step). What a brief says to a model is decided in `model_brief`.
 
 use std::collections::{HashMap, HashSet};
 
-use super::archive::Archive;
 use super::families::Families;
 use super::ledger::{Ledger, StepOutcome};
-use super::model_brief::{ModelHistory, ModelPool, choose_model_brief};
+use super::model_brief::{ModelHistory, choose_model_brief};
+use super::parent_pool::{MAX_DRAWS, ParentPool};
 use super::settings::{SearchMode, SearchSettings};
+use super::view::SearchView;
 use crate::base::RandomStream;
 use crate::event::{Brief, FailedReason, Operator};
 
-/// The operators to choose among, in the order of their weights' arrays.
+/// The operators to choose from. Arrays of weights have this order.
 const OPERATORS: [Operator; 7] = [
     Operator::Autotune,
     Operator::Mutate,
@@ -24,55 +25,48 @@ const OPERATORS: [Operator; 7] = [
     Operator::Repair,
 ];
 
-/// Exploitation draws from this many of the fastest elites; with weights of 1 / rank² the rest would get hardly a draw.
-const MAX_EXPLOITED: usize = 64;
-
-/// Parents drawn at random before all are looked through.
-const MAX_DRAWS: usize = 8;
-
-/// What an operator's past counts for after one more step.
+/// The weight of a past outcome is multiplied by this at every step.
 const DECAY: f64 = 0.98;
 
 /// An operator with its parents; a missing second parent is 0.
 type BriefKey = (Operator, [u64; 2]);
 
-/// A brief that was decided upon.
+/// A brief that was decided.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PlannedBrief {
     pub(super) brief: Brief,
-    /// Nothing was left to ask when this was decided: the question is there only to let the steps under way come in.
+    /// No operator had anything left to try. The brief only keeps the search going while steps are in flight.
     pub(super) exhausted: bool,
 }
 
-/// What was asked so far, as far as it bears on what to ask next.
+impl PlannedBrief {
+    fn useful(brief: Brief) -> Self {
+        Self {
+            brief,
+            exhausted: false,
+        }
+    }
+}
+
+/// The planner's history: what was asked so far, and what it gained.
 #[derive(Debug, Default)]
 pub(super) struct Planner {
-    /// How often each question was asked.
+    /// How many briefs each key had.
     attempts: HashMap<BriefKey, u64>,
-    /// Questions that a proposer had no more answers to.
+    /// Keys for which the proposer has nothing new left.
     exhausted: HashSet<BriefKey>,
-    /// By operator: steps, and candidates that the archive took, old ones counting less.
+    /// Steps of each operator; older steps weigh less.
     trials: [f64; OPERATORS.len()],
+    /// Candidates of each operator that the archive took; older ones weigh less.
     gains: [f64; OPERATORS.len()],
     model_history: ModelHistory,
 }
 
-/// All that a decision may look at.
-pub(super) struct SearchView<'a> {
-    pub(super) settings: &'a SearchSettings,
-    pub(super) seed: u64,
-    pub(super) starting_kernels: &'a [String],
-    pub(super) archive: &'a Archive,
-    pub(super) ledger: &'a Ledger,
-    pub(super) families: &'a Families,
-    pub(super) model_pool: &'a ModelPool,
-}
-
 impl Planner {
-    /// Decides upon the brief of a step.
+    /// Decides the brief of a step.
     pub(super) fn decide_brief(&self, view: &SearchView<'_>, step: u64) -> PlannedBrief {
         let mut stream = RandomStream::new(view.seed, "ask", step);
-        let blank = Brief {
+        let template = Brief {
             step,
             operator: Operator::Start,
             parents: Vec::new(),
@@ -86,47 +80,37 @@ impl Planner {
             .ok()
             .and_then(|index| view.starting_kernels.get(index));
         if let Some(start) = start {
-            return PlannedBrief {
-                brief: Brief {
-                    start: Some(start.clone()),
-                    ..blank
-                },
-                exhausted: false,
-            };
+            return PlannedBrief::useful(Brief {
+                start: Some(start.clone()),
+                ..template
+            });
         }
-        if let Some(brief) = self.model_only_brief(view, &blank, &mut stream) {
-            return PlannedBrief {
-                brief,
-                exhausted: false,
-            };
+        if let Some(brief) = self.model_only_brief(view, &template, &mut stream) {
+            return PlannedBrief::useful(brief);
         }
         let pool = ParentPool::from_view(view);
         for _ in 0..MAX_DRAWS {
             let parent = pool.draw(view, &mut stream);
-            if let Some(brief) = self.brief_for_parent(view, &pool, parent, &blank, &mut stream) {
-                return PlannedBrief {
-                    brief,
-                    exhausted: false,
-                };
+            if let Some(brief) = self.brief_for_parent(view, &pool, parent, &template, &mut stream)
+            {
+                return PlannedBrief::useful(brief);
             }
         }
-        let mut all = pool.steps();
+        let mut all = pool.steps().to_vec();
         stream.shuffle(&mut all);
         for parent in all {
-            if let Some(brief) = self.brief_for_parent(view, &pool, parent, &blank, &mut stream) {
-                return PlannedBrief {
-                    brief,
-                    exhausted: false,
-                };
+            if let Some(brief) = self.brief_for_parent(view, &pool, parent, &template, &mut stream)
+            {
+                return PlannedBrief::useful(brief);
             }
         }
         PlannedBrief {
-            brief: self.idle_brief(view, &pool, blank, &mut stream),
+            brief: self.idle_brief(view, &pool, template, &mut stream),
             exhausted: true,
         }
     }
 
-    /// Takes note that a question was asked.
+    /// Records that a brief was decided.
     pub(super) fn record_brief(&mut self, brief: &Brief, ledger: &Ledger, families: &mut Families) {
         match brief.operator {
             Operator::Start => {}
@@ -135,21 +119,19 @@ impl Planner {
                 self.model_history.record_brief(brief);
             }
             Operator::Autotune => {
-                let family = brief
-                    .parents
-                    .first()
-                    .and_then(|parent| ledger.family(*parent));
+                let parent = brief.parents.first();
+                let family = parent.and_then(|parent| ledger.family(*parent));
                 if let (Some(family), Some(point)) = (family, &brief.point) {
                     families.mark_tried(family, point);
                 }
             }
             Operator::Mutate | Operator::Recombine => {
-                *self.attempts.entry(brief_key(brief)).or_default() += 1
+                *self.attempts.entry(brief_key(brief)).or_default() += 1;
             }
         }
     }
 
-    /// Takes note of what became of it.
+    /// Records the outcome of a brief.
     pub(super) fn record_outcome(
         &mut self,
         brief: &Brief,
@@ -177,13 +159,14 @@ impl Planner {
         self.gains[index] += f64::from(u8::from(outcome.was_added()));
     }
 
-    /// A question to this parent; `None` where none of the operators has one left.
+    /// A brief with this parent; `None` if no operator has anything left for it. Operators are drawn by their weights, and one
+    /// that has nothing is not drawn again.
     fn brief_for_parent(
         &self,
         view: &SearchView<'_>,
         pool: &ParentPool,
         parent: u64,
-        blank: &Brief,
+        template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
         let mut weights = self.learned_weights(view.settings);
@@ -194,31 +177,34 @@ impl Planner {
         }
         while let Some(index) = stream.weighted_index(&weights) {
             let operator = OPERATORS[index];
-            let asked = match operator {
+            let brief = match operator {
                 Operator::Start => None,
                 Operator::Propose | Operator::Edit => {
-                    self.brief_for_model(view, operator, vec![parent], blank, stream)
+                    self.brief_for_model(view, operator, vec![parent], template, stream)
                 }
                 Operator::Crossover => pool.draw_other(view, parent, stream).and_then(|other| {
-                    self.brief_for_model(view, operator, vec![parent, other], blank, stream)
+                    self.brief_for_model(view, operator, vec![parent, other], template, stream)
                 }),
-                Operator::Repair => (self.model_history.choose_kernel_to_repair(view, stream))
+                Operator::Repair => self
+                    .model_history
+                    .choose_kernel_to_repair(view, stream)
                     .and_then(|failed| {
-                        self.brief_for_model(view, operator, vec![failed], blank, stream)
+                        self.brief_for_model(view, operator, vec![failed], template, stream)
                     }),
-                Operator::Autotune => self.autotune_brief(view, parent, blank, stream),
-                Operator::Mutate => self.repeatable_brief(operator, [parent, 0], blank),
-                Operator::Recombine => self.recombine_brief(view, pool, parent, blank, stream),
+                Operator::Autotune => self.autotune_brief(view, parent, template, stream),
+                Operator::Mutate => self.repeatable_brief(operator, [parent, 0], template),
+                Operator::Recombine => self.recombine_brief(view, pool, parent, template, stream),
             };
-            if asked.is_some() {
-                return asked;
+            if brief.is_some() {
+                return brief;
             }
             weights[index] = 0.0;
         }
         None
     }
 
-    /// The configured weights, moved towards what paid lately. One success in two is where every operator begins.
+    /// The configured weights, shifted by `search.learning` towards operators that gained elites lately. The gain rate of every
+    /// operator starts at one in two (Laplace's rule of succession).
     fn learned_weights(&self, settings: &SearchSettings) -> [f64; OPERATORS.len()] {
         let rates: [f64; OPERATORS.len()] =
             std::array::from_fn(|index| (self.gains[index] + 1.0) / (self.trials[index] + 2.0));
@@ -229,11 +215,11 @@ impl Planner {
         })
     }
 
-    /// Where nothing but a model can say what comes next: in a search that tunes, and where there is no kernel to begin with.
+    /// The brief where only a model can make the next kernel: in `tune`, and in `evolve` before there is any kernel.
     fn model_only_brief(
         &self,
         view: &SearchView<'_>,
-        blank: &Brief,
+        template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
         let (operator, parents) = match view.settings.mode {
@@ -241,18 +227,15 @@ impl Planner {
             SearchMode::Evolve
                 if view.starting_kernels.is_empty() && view.archive.filled_cells() == 0 =>
             {
-                match self
-                    .model_history
-                    .choose_kernel_to_repair(view, stream)
-                    .filter(|_| stream.uniform() < 0.5)
-                {
+                let failed = self.model_history.choose_kernel_to_repair(view, stream);
+                match failed.filter(|_| stream.uniform() < 0.5) {
                     Some(failed) => (Operator::Repair, vec![failed]),
                     None => (Operator::Propose, Vec::new()),
                 }
             }
             SearchMode::Evolve => return None,
         };
-        self.brief_for_model(view, operator, parents, blank, stream)
+        self.brief_for_model(view, operator, parents, template, stream)
     }
 
     fn brief_for_model(
@@ -260,7 +243,7 @@ impl Planner {
         view: &SearchView<'_>,
         operator: Operator,
         parents: Vec<u64>,
-        blank: &Brief,
+        template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
         let model = choose_model_brief(view, operator, &parents, stream)?;
@@ -268,17 +251,18 @@ impl Planner {
             operator,
             parents,
             model: Some(model),
-            ..blank.clone()
+            ..template.clone()
         };
         brief.attempt = self.attempts.get(&brief_key(&brief)).copied().unwrap_or(0);
         Some(brief)
     }
 
+    /// An untried point of the parent's family. The parent becomes the family's fastest member, if one has passed.
     fn autotune_brief(
         &self,
         view: &SearchView<'_>,
         parent: u64,
-        blank: &Brief,
+        template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
         let family = view
@@ -290,7 +274,7 @@ impl Planner {
             operator: Operator::Autotune,
             parents: vec![best.unwrap_or(parent)],
             point: Some(point),
-            ..blank.clone()
+            ..template.clone()
         })
     }
 
@@ -299,7 +283,7 @@ impl Planner {
         view: &SearchView<'_>,
         pool: &ParentPool,
         parent: u64,
-        blank: &Brief,
+        template: &Brief,
         stream: &mut RandomStream,
     ) -> Option<Brief> {
         let ParentPool::Elites(steps) = pool else {
@@ -308,60 +292,60 @@ impl Planner {
         if steps.len() < 2 {
             return None;
         }
-        let fits = |other: u64| {
+        let with_other = |other: u64| {
             (other != parent)
-                .then(|| self.repeatable_brief(Operator::Recombine, [parent, other], blank))
+                .then(|| self.repeatable_brief(Operator::Recombine, [parent, other], template))
                 .flatten()
         };
         (0..MAX_DRAWS)
-            .find_map(|_| fits(pool.draw(view, stream)))
-            .or_else(|| steps.iter().find_map(|other| fits(*other)))
+            .find_map(|_| with_other(pool.draw(view, stream)))
+            .or_else(|| steps.iter().find_map(|other| with_other(*other)))
     }
 
-    /// A question that may be asked again until the proposer has no more answers.
+    /// A brief whose operator gives another result at every attempt; `None` once the proposer has nothing new left.
     fn repeatable_brief(
         &self,
         operator: Operator,
         parents: [u64; 2],
-        blank: &Brief,
+        template: &Brief,
     ) -> Option<Brief> {
-        let question = (operator, parents);
-        if self.exhausted.contains(&question) {
+        let key = (operator, parents);
+        if self.exhausted.contains(&key) {
             return None;
         }
-        let attempt = self.attempts.get(&question).copied().unwrap_or(0);
+        let attempt = self.attempts.get(&key).copied().unwrap_or(0);
         let parents = parents.into_iter().filter(|parent| *parent != 0).collect();
         Some(Brief {
             operator,
             parents,
             attempt,
-            ..blank.clone()
+            ..template.clone()
         })
     }
 
-    /// A question that the proposer answers with `no_op`: an attempt beyond the last, or a move to no point.
+    /// A brief that the proposer answers with `no_op`: an attempt after the last, or `autotune` without a point.
     fn idle_brief(
         &self,
         view: &SearchView<'_>,
         pool: &ParentPool,
-        blank: Brief,
+        template: Brief,
         stream: &mut RandomStream,
     ) -> Brief {
         let parent = pool.draw(view, stream);
-        let question = (Operator::Mutate, [parent, 0]);
-        if self.exhausted.contains(&question) {
-            let attempt = self.attempts.get(&question).copied().unwrap_or(0);
+        let key = (Operator::Mutate, [parent, 0]);
+        if self.exhausted.contains(&key) {
+            let attempt = self.attempts.get(&key).copied().unwrap_or(0);
             return Brief {
                 operator: Operator::Mutate,
                 parents: vec![parent],
                 attempt,
-                ..blank
+                ..template
             };
         }
         Brief {
             operator: Operator::Autotune,
             parents: vec![parent],
-            ..blank
+            ..template
         }
     }
 }
@@ -371,84 +355,14 @@ fn brief_key(brief: &Brief) -> BriefKey {
     (brief.operator, [parent(0), parent(1)])
 }
 
-/// The steps that may be parents.
-enum ParentPool {
-    /// Elites, fastest first.
-    Elites(Vec<u64>),
-    /// Where nothing has passed: starting kernels that may yet pass, or else all of them.
-    StartingKernels(Vec<u64>),
-}
-
-impl ParentPool {
-    fn from_view(view: &SearchView<'_>) -> Self {
-        if view.archive.filled_cells() > 0 {
-            return Self::Elites(
-                view.archive
-                    .elites()
-                    .iter()
-                    .map(|elite| elite.step)
-                    .collect(),
-            );
-        }
-        let starts = 1..=view.starting_kernels.len() as u64;
-        let open: Vec<_> = starts
-            .clone()
-            .filter(|step| *step > view.ledger.last())
-            .collect();
-        Self::StartingKernels(if open.is_empty() {
-            starts.collect()
-        } else {
-            open
-        })
-    }
-
-    /// Another elite, drawn as a parent is.
-    fn draw_other(
-        &self,
-        view: &SearchView<'_>,
-        parent: u64,
-        stream: &mut RandomStream,
-    ) -> Option<u64> {
-        let Self::Elites(steps) = self else {
-            return None;
-        };
-        let drawn = (0..MAX_DRAWS).map(|_| self.draw(view, stream));
-        drawn
-            .into_iter()
-            .find(|other| *other != parent)
-            .or_else(|| steps.iter().copied().find(|other| *other != parent))
-    }
-
-    fn steps(&self) -> Vec<u64> {
-        let (Self::Elites(steps) | Self::StartingKernels(steps)) = self;
-        steps.clone()
-    }
-
-    /// Evenly from all cells with the chance `exploration`, else from the fastest elites by 1 / rank².
-    fn draw(&self, view: &SearchView<'_>, stream: &mut RandomStream) -> u64 {
-        let (Self::Elites(steps) | Self::StartingKernels(steps)) = self;
-        let explore = matches!(self, Self::StartingKernels(_))
-            || stream.uniform() < view.settings.exploration;
-        let index = if explore {
-            stream.below(steps.len())
-        } else {
-            let ranks = 1..=steps.len().min(MAX_EXPLOITED);
-            let weights: Vec<_> = ranks.map(|rank| 1.0 / (rank * rank) as f64).collect();
-            stream.weighted_index(&weights).unwrap_or(0)
-        };
-        // A pool is never empty: without a starting kernel nothing is planned.
-        steps.get(index).copied().unwrap_or(1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::search::ledger::ArchiveDecision;
+    use crate::search::settings::OperatorWeights;
 
-    #[test]
-    fn learning_shifts_weights_towards_operators_that_add_elites() {
-        let brief = |operator| Brief {
+    fn brief(operator: Operator) -> Brief {
+        Brief {
             step: 9,
             operator,
             parents: vec![1],
@@ -457,39 +371,82 @@ mod tests {
             point: None,
             attempt: 0,
             model: None,
-        };
-        let mut planner = Planner::default();
-        let settings = |learning| SearchSettings {
+        }
+    }
+
+    fn settings(learning: f64) -> SearchSettings {
+        SearchSettings {
             learning,
             ..SearchSettings::default()
-        };
-        let typed = [1.0, 1.0, 0.3, 1.0, 2.0, 0.5, 1.0];
-        assert_eq!(planner.learned_weights(&settings(1.0)), typed);
-        for _ in 0..200 {
-            planner.record_outcome(
-                &brief(Operator::Autotune),
-                &StepOutcome::Passed {
-                    speedup: 2.0,
-                    insert: ArchiveDecision::New,
-                },
-                &settings(0.5),
-            );
-            planner.record_outcome(
-                &brief(Operator::Mutate),
-                &StepOutcome::Passed {
-                    speedup: 2.0,
-                    insert: ArchiveDecision::NotAdded { behind: 1 },
-                },
-                &settings(0.5),
-            );
         }
-        assert_eq!(planner.learned_weights(&settings(0.0)), typed);
-        let half = planner.learned_weights(&settings(0.5));
-        assert!(half[0] > 1.2 && half[1] > 0.5 && half[1] < 0.7, "{half:?}");
-        let full = planner.learned_weights(&settings(1.0));
-        assert!(
-            full[0] > half[0] && full[1] < half[1] && full[1] > 0.0,
-            "{full:?}"
+    }
+
+    /// A planner that has seen `autotune` add an elite and `mutate` add none, 200 times each.
+    fn experienced_planner() -> Planner {
+        let mut planner = Planner::default();
+        for _ in 0..200 {
+            for (operator, insert) in [
+                (Operator::Autotune, ArchiveDecision::New),
+                (Operator::Mutate, ArchiveDecision::NotAdded { behind: 1 }),
+            ] {
+                let outcome = StepOutcome::Passed {
+                    speedup: 2.0,
+                    insert,
+                };
+                planner.record_outcome(&brief(operator), &outcome, &settings(0.5));
+            }
+        }
+        planner
+    }
+
+    fn weight(weights: &[f64; OPERATORS.len()], operator: Operator) -> f64 {
+        let index = OPERATORS.iter().position(|other| *other == operator);
+        weights[index.unwrap()]
+    }
+
+    #[test]
+    fn without_history_the_weights_are_the_configured_ones() {
+        let configured = OPERATORS.map(|operator| OperatorWeights::default().weight_of(operator));
+        assert_eq!(
+            Planner::default().learned_weights(&settings(1.0)),
+            configured
         );
+    }
+
+    #[test]
+    fn without_learning_history_changes_no_weight() {
+        let planner = experienced_planner();
+        let configured = OPERATORS.map(|operator| OperatorWeights::default().weight_of(operator));
+        assert_eq!(planner.learned_weights(&settings(0.0)), configured);
+    }
+
+    #[test]
+    fn learning_shifts_weights_towards_operators_that_add_elites() {
+        let planner = experienced_planner();
+        let half = planner.learned_weights(&settings(0.5));
+        let full = planner.learned_weights(&settings(1.0));
+        // Operators without history count as one success in two trials.
+        let (gaining, failing) = (Operator::Autotune, Operator::Mutate);
+        assert!(weight(&half, gaining) > 1.2, "{half:?}");
+        assert!((0.5..0.7).contains(&weight(&half, failing)), "{half:?}");
+        assert!(weight(&full, gaining) > weight(&half, gaining), "{full:?}");
+        assert!(weight(&full, failing) < weight(&half, failing), "{full:?}");
+        // An operator that never gains anything is still tried.
+        assert!(weight(&full, failing) > 0.0, "{full:?}");
+    }
+
+    #[test]
+    fn old_outcomes_are_forgotten() {
+        let mut planner = experienced_planner();
+        let before = weight(&planner.learned_weights(&settings(1.0)), Operator::Mutate);
+        for _ in 0..200 {
+            let outcome = StepOutcome::Passed {
+                speedup: 2.0,
+                insert: ArchiveDecision::New,
+            };
+            planner.record_outcome(&brief(Operator::Mutate), &outcome, &settings(1.0));
+        }
+        let after = weight(&planner.learned_weights(&settings(1.0)), Operator::Mutate);
+        assert!(after > 2.0 * before, "{before} became {after}");
     }
 }

@@ -1,15 +1,17 @@
-//! The `search` section of a run config: what a person may set, and what is taken where nothing was said.
+//! The `search` section of a run config: its keys, their defaults, and their valid ranges.
 //!
-//! Only checks; deciding with these numbers is the rest of `search`.
+//! Checks values; the rest of `search` uses them.
+
+use std::fmt::Display;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::base::Failure;
 use crate::base::text::did_you_mean;
-use crate::base::{Failure, FailureKind};
 use crate::event::Operator;
 
-/// What an axis of the archive can be made from. Each is a number that the judge finds out about a kernel.
+/// The features that can be axes of the archive. Each is a number that the judge determines for a kernel.
 pub const FEATURES: [&str; 14] = [
     "block_threads",
     "vector_bytes",
@@ -27,48 +29,57 @@ pub const FEATURES: [&str; 14] = [
     "arithmetic_per_byte",
 ];
 
-/// How kernels are searched for.
+/// The largest window: every brief in it is kept in memory.
+const MAX_WINDOW: u64 = 100_000;
+
+/// The most steps that a prompt may mention: their numbers are part of every brief.
+const MAX_SHOWN_STEPS: u64 = 1000;
+
+/// The most bin edges of one axis.
+const MAX_EDGES: usize = 1000;
+
+/// The settings of a search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SearchSettings {
     /// How parents are chosen.
     pub mode: SearchMode,
-    /// A step's question is made from the results of all steps up to this many before it: the most steps that can be under way at
-    /// once. Default: twice what runs at once.
+    /// The maximum number of steps in flight. The brief of step n is decided from the results of steps 1 to n - window.
+    /// Default: twice what runs at once; 1 for `tune`.
     pub window: Option<u64>,
-    /// The archive's axes: a feature, and the edges of its bins in ascending order. A value falls into the bin that begins at the
-    /// last edge not above it. More axes make more cells, and so more kinds of kernels that are kept, and fewer attempts at each.
+    /// The axes of the archive: a feature, and the edges of its bins in ascending order. A value falls into the bin that starts at
+    /// the last edge not above it. More axes make more cells: more kinds of kernels are kept, and each gets fewer attempts.
     pub features: IndexMap<String, Vec<f64>>,
-    /// How often each operator is asked for, relative to the others; 0 switches it off.
+    /// How often each operator is used, relative to the others; 0 switches it off.
     pub operators: OperatorWeights,
-    /// How far operators that added to the archive lately are preferred, from 0 (the weights as they stand) to 1.
+    /// How strongly operators that lately added to the archive are preferred, from 0 (the weights are used as given) to 1.
     pub learning: f64,
-    /// The share of questions whose parent is drawn evenly from all cells, rather than preferring the fastest elites.
+    /// The share of briefs whose parent is drawn evenly from all cells. The others prefer the fastest elites.
     pub exploration: f64,
-    /// Stop when this many steps in a row brought no kernel that is faster beyond doubt than the last that was. Default: never.
+    /// Stop after this many steps in a row without a proven improvement of the best kernel. Default: never.
     pub patience: Option<u64>,
     /// Stop once the low end of an elite's 95 % interval reaches this speedup. Default: never.
     pub target_speedup: Option<f64>,
-    /// How many of the fastest elites are measured again at the end, with new seeds in fresh processes.
+    /// How many of the fastest elites are confirmed at the end: measured again with new seeds in fresh processes.
     pub confirm: u32,
-    /// The most kernels that a model is shown beside the parents: elites, different ones, recent ones, failures.
+    /// The maximum number of kernels that a prompt shows besides the parents: elites, different ones, recent ones, failures.
     pub context: u64,
-    /// The most earlier steps that a model is told the outcome of.
+    /// The maximum number of earlier steps whose outcomes a prompt lists.
     pub history: u64,
-    /// `evolve`: how often a kernel that did not pass is given back to a model.
+    /// `evolve`: how often a kernel that did not pass is given to a model for repair.
     pub repairs: u64,
-    /// `tune`: failures in a row after which the best kernel is taken up again, or another is asked for where none has passed.
-    pub back_after: u64,
+    /// `tune`: how many failures in a row make it restart from the best kernel, or from a new kernel while none has passed.
+    pub restart_after: u64,
 }
 
 /// How parents are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchMode {
-    /// Among all kinds of kernels in the archive, by all operators.
+    /// Parents are elites of all cells, and all operators are used.
     #[default]
     Evolve,
-    /// One kernel, edited by a model step after step: mended until it passes, then made faster.
+    /// One kernel is edited by a model step after step: repaired until it passes, then made faster.
     Tune,
 }
 
@@ -76,19 +87,19 @@ pub enum SearchMode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OperatorWeights {
-    /// Moves in the space of the declared tunables.
+    /// Other values of the declared tunables.
     pub autotune: f64,
     /// Transformations of the syntax tree.
     pub mutate: f64,
-    /// Tunables and device functions of two parents.
+    /// Tunables and device functions of two parents combined.
     pub recombine: f64,
-    /// A model writes a kernel anew. This and what follows only where models are asked.
+    /// A model writes a new kernel. This operator and the following need a model.
     pub propose: f64,
-    /// A model edits one.
+    /// A model edits a kernel.
     pub edit: f64,
-    /// A model makes one of two.
+    /// A model combines two kernels.
     pub crossover: f64,
-    /// A model mends one that did not pass.
+    /// A model repairs a kernel that did not pass.
     pub repair: f64,
 }
 
@@ -115,7 +126,7 @@ impl Default for SearchSettings {
             context: 24,
             history: 40,
             repairs: 2,
-            back_after: 3,
+            restart_after: 3,
             mode: SearchMode::Evolve,
         }
     }
@@ -151,31 +162,48 @@ impl OperatorWeights {
 }
 
 impl SearchSettings {
-    /// Whether the values mean something. Names the key from the config's top: `search.…`.
+    /// Checks the values. Errors name the key by its full path: `search.…`.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         for (name, edges) in &self.features {
-            if !FEATURES.contains(&name.as_str()) {
-                return Err(Failure::usage(format!(
-                    "unknown feature `{name}` in `search.features`"
-                ))
-                .hint(did_you_mean(name, FEATURES)));
-            }
-            let ascending = edges.windows(2).all(|pair| pair[0] < pair[1]);
-            if !ascending || !edges.iter().all(|edge| edge.is_finite()) {
-                return Err(invalid_value(
-                    &format!("features.{name}"),
-                    &format!("{edges:?}"),
-                    "bin edges are finite numbers, each above the one before",
-                ));
-            }
-            if edges.len() > 1000 {
-                return Err(invalid_value(
-                    &format!("features.{name}"),
-                    &format!("{} edges", edges.len()),
-                    "an axis has at most 1000 edges",
-                ));
+            check_feature(name, edges)?;
+        }
+        self.check_operators()?;
+        for (name, share) in [
+            ("exploration", self.exploration),
+            ("learning", self.learning),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(invalid_value(name, "a number from 0 to 1", share));
             }
         }
+        if let Some(target) = self.target_speedup
+            && !(target > 0.0 && target.is_finite())
+        {
+            return Err(invalid_value("target_speedup", "a number above 0", target));
+        }
+        for (name, count) in [
+            ("window", self.window),
+            ("patience", self.patience),
+            ("confirm", Some(u64::from(self.confirm))),
+            ("restart_after", Some(self.restart_after)),
+        ] {
+            if count == Some(0) {
+                return Err(invalid_value(name, "at least 1", 0));
+            }
+        }
+        for (name, count, max) in [
+            ("context", self.context, MAX_SHOWN_STEPS),
+            ("history", self.history, MAX_SHOWN_STEPS),
+            ("window", self.window.unwrap_or(1), MAX_WINDOW),
+        ] {
+            if count > max {
+                return Err(invalid_value(name, &format!("at most {max}"), count));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_operators(&self) -> Result<(), Failure> {
         let weights = [
             ("autotune", self.operators.autotune),
             ("mutate", self.operators.mutate),
@@ -187,84 +215,46 @@ impl SearchSettings {
         ];
         for (name, weight) in weights {
             if !(0.0..=1e9).contains(&weight) {
-                return Err(invalid_value(
-                    &format!("operators.{name}"),
-                    &weight.to_string(),
-                    "a weight is a number from 0 up",
-                ));
+                let key = format!("operators.{name}");
+                return Err(invalid_value(&key, "a number from 0 to 1e9", weight));
             }
         }
         if weights.iter().all(|(_, weight)| *weight == 0.0) {
             return Err(Failure::usage(
-                "every weight in `search.operators` is 0, so nothing could be asked for",
+                "`search.operators`: every weight is 0, so no kernel can be made",
             )
-            .hint("give `autotune`, `mutate`, `edit` or another a weight, or leave the key out"));
-        }
-        for (name, share) in [
-            ("exploration", self.exploration),
-            ("learning", self.learning),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(invalid_value(
-                    name,
-                    &share.to_string(),
-                    "a share lies between 0 and 1",
-                ));
-            }
-        }
-        if let Some(target) = self
-            .target_speedup
-            .filter(|target| !(*target > 0.0 && target.is_finite()))
-        {
-            return Err(invalid_value(
-                "target_speedup",
-                &target.to_string(),
-                "a speedup is above 0",
-            ));
-        }
-        for (name, count) in [
-            ("window", self.window),
-            ("patience", self.patience),
-            ("confirm", Some(u64::from(self.confirm))),
-            ("back_after", Some(self.back_after)),
-        ] {
-            if count == Some(0) {
-                return Err(invalid_value(name, "0", "at least 1 is needed"));
-            }
-        }
-        for (name, count) in [("context", self.context), ("history", self.history)] {
-            if count > MAX_SHOWN_STEPS {
-                let count = count.to_string();
-                return Err(invalid_value(
-                    name,
-                    &count,
-                    &format!("at most {MAX_SHOWN_STEPS}"),
-                ));
-            }
-        }
-        if let Some(window) = self.window.filter(|window| *window > MAX_WINDOW) {
-            return Err(invalid_value(
-                "window",
-                &window.to_string(),
-                &format!("at most {MAX_WINDOW} steps can be under way"),
-            ));
+            .hint("give at least one operator a positive weight, for example `mutate: 1`"));
         }
         Ok(())
     }
 }
 
-/// The widest window: every question in it is held in memory.
-const MAX_WINDOW: u64 = 100_000;
-
-/// The most steps that a prompt may speak of: their numbers are part of every question.
-const MAX_SHOWN_STEPS: u64 = 1000;
-
-fn invalid_value(key: &str, value: &str, hint: &str) -> Failure {
-    Failure {
-        kind: FailureKind::Usage,
-        message: format!("`search.{key}` cannot be `{value}`"),
-        hint: Some(hint.to_owned()),
+fn check_feature(name: &str, edges: &[f64]) -> Result<(), Failure> {
+    if !FEATURES.contains(&name) {
+        let message = format!("unknown feature `{name}` in `search.features`");
+        return Err(Failure::usage(message).hint(did_you_mean(name, FEATURES)));
     }
+    let key = format!("features.{name}");
+    let is_ascending = edges.windows(2).all(|pair| pair[0] < pair[1]);
+    if !is_ascending || !edges.iter().all(|edge| edge.is_finite()) {
+        let found = format!("{edges:?}");
+        return Err(invalid_value(
+            &key,
+            "finite bin edges in ascending order",
+            found,
+        ));
+    }
+    if edges.len() > MAX_EDGES {
+        let expected = format!("at most {MAX_EDGES} edges");
+        return Err(invalid_value(&key, &expected, edges.len()));
+    }
+    Ok(())
+}
+
+fn invalid_value(key: &str, expected: &str, found: impl Display) -> Failure {
+    Failure::usage(format!(
+        "`search.{key}`: expected {expected}, found `{found}`"
+    ))
 }
 
 #[cfg(test)]
@@ -311,47 +301,51 @@ mod tests {
             ),
             (
                 "features: {barriers: [4, 1]}",
-                "`search.features.barriers` cannot be `[4.0, 1.0]`\n\nhint: bin edges are finite numbers, each above the one before",
+                "`search.features.barriers`: expected finite bin edges in ascending order, found `[4.0, 1.0]`",
             ),
             (
                 "features: {barriers: [.nan]}",
-                "`search.features.barriers` cannot be `[NaN]`\n\nhint: bin edges are finite numbers, each above the one before",
+                "`search.features.barriers`: expected finite bin edges in ascending order, found `[NaN]`",
             ),
             (
                 "operators: {mutate: -1}",
-                "`search.operators.mutate` cannot be `-1`\n\nhint: a weight is a number from 0 up",
+                "`search.operators.mutate`: expected a number from 0 to 1e9, found `-1`",
             ),
             (
                 "operators: {mutate: .inf}",
-                "`search.operators.mutate` cannot be `inf`\n\nhint: a weight is a number from 0 up",
+                "`search.operators.mutate`: expected a number from 0 to 1e9, found `inf`",
             ),
             (
                 "operators: {autotune: 0, mutate: 0, recombine: 0, propose: 0, edit: 0, crossover: 0, repair: 0}",
-                "every weight in `search.operators` is 0, so nothing could be asked for\n\nhint: give `autotune`, `mutate`, `edit` or another a weight, or leave the key out",
+                "`search.operators`: every weight is 0, so no kernel can be made\n\nhint: give at least one operator a positive weight, for example `mutate: 1`",
             ),
             (
                 "exploration: 1.5",
-                "`search.exploration` cannot be `1.5`\n\nhint: a share lies between 0 and 1",
+                "`search.exploration`: expected a number from 0 to 1, found `1.5`",
             ),
             (
                 "learning: .nan",
-                "`search.learning` cannot be `NaN`\n\nhint: a share lies between 0 and 1",
+                "`search.learning`: expected a number from 0 to 1, found `NaN`",
             ),
             (
                 "target_speedup: 0",
-                "`search.target_speedup` cannot be `0`\n\nhint: a speedup is above 0",
+                "`search.target_speedup`: expected a number above 0, found `0`",
             ),
             (
                 "confirm: 0",
-                "`search.confirm` cannot be `0`\n\nhint: at least 1 is needed",
+                "`search.confirm`: expected at least 1, found `0`",
             ),
             (
                 "window: 0",
-                "`search.window` cannot be `0`\n\nhint: at least 1 is needed",
+                "`search.window`: expected at least 1, found `0`",
             ),
             (
                 "window: 1000000",
-                "`search.window` cannot be `1000000`\n\nhint: at most 100000 steps can be under way",
+                "`search.window`: expected at most 100000, found `1000000`",
+            ),
+            (
+                "context: 1001",
+                "`search.context`: expected at most 1000, found `1001`",
             ),
         ] {
             assert_eq!(check_error(yaml), message);

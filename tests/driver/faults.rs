@@ -1,4 +1,4 @@
-//! Machinery that breaks: the judge, the oracle, the disk.
+//! Broken machinery: the judge, the oracle, the disk.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use kforge::worker::{Job, JobKind, JobOutcome};
 use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options, verdict};
 use crate::{events, run, set_environment, state};
 
-/// Judges that fail as `fault` says.
+/// Judges whose jobs pass through `fault` first.
 fn faulty_judges(
     fault: impl Fn(&Job) -> anyhow::Result<Option<JobOutcome>> + Send + Sync + Copy + 'static,
 ) -> ScriptedJudges {
@@ -56,16 +56,16 @@ fn failed_oracle_ends_only_its_own_task() {
 #[test]
 fn occasional_judge_failures_are_retried() {
     let root = tempfile::tempdir().unwrap();
-    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
-    // Twice of three times each: once without a word, once with a verdict that says so.
+    // Two of three tries fail: one with an error, one with a `harness_error` verdict.
     let judges = faulty_judges(|job| {
         static CALLS: AtomicUsize = AtomicUsize::new(0);
         if job.step != 9 && job.step != 1 {
             return Ok(None);
         }
         match CALLS.fetch_add(1, Ordering::Relaxed) % 3 {
-            0 => anyhow::bail!("a worker ended without an answer"),
+            0 => anyhow::bail!("the worker ended early"),
             1 if !matches!(job.kind, JobKind::Duel { .. }) => {
                 let mut verdict = verdict(&job.source, 1, false);
                 verdict.status = Status::HarnessError;
@@ -80,17 +80,14 @@ fn occasional_judge_failures_are_retried() {
             _ => Ok(None),
         }
     });
-    // One at a time, so that the calls come in this order.
-    let mut troubled_options = options(&troubled, &["softmax"], 30);
-    troubled_options.in_flight = 1;
-    run(troubled_options, &judges).unwrap();
-    assert_eq!(
-        state(&troubled, "softmax", 30),
-        state(&plain, "softmax", 30)
-    );
+    // One kernel at a time, so that the calls come in this order.
+    let mut faulty_options = options(&faulty, &["softmax"], 30);
+    faulty_options.in_flight = 1;
+    run(faulty_options, &judges).unwrap();
+    assert_eq!(state(&faulty, "softmax", 30), state(&plain, "softmax", 30));
 }
 
-/// Judges that fail twice on everything that they are asked, and then answer.
+/// Judges that fail twice on every job and then succeed.
 pub(crate) fn judges_that_fail_twice() -> ScriptedJudges {
     ScriptedJudges(Box::new(|_| {
         let calls: Mutex<HashMap<String, u32>> = Mutex::default();
@@ -99,7 +96,7 @@ pub(crate) fn judges_that_fail_twice() -> ScriptedJudges {
                 let mut calls = calls.lock().unwrap();
                 let calls = calls.entry(format!("{job:?}")).or_default();
                 *calls += 1;
-                anyhow::ensure!(*calls > 2, "a worker ended without an answer");
+                anyhow::ensure!(*calls > 2, "the worker ended early");
                 Ok(None)
             })),
             ..ScriptedJudge::default()
@@ -110,17 +107,14 @@ pub(crate) fn judges_that_fail_twice() -> ScriptedJudges {
 #[test]
 fn judging_dueling_and_confirming_are_retried_separately() {
     let root = tempfile::tempdir().unwrap();
-    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
     run(
-        options(&troubled, &["softmax"], 30),
+        options(&faulty, &["softmax"], 30),
         &judges_that_fail_twice(),
     )
     .unwrap();
-    assert_eq!(
-        state(&troubled, "softmax", 30),
-        state(&plain, "softmax", 30)
-    );
+    assert_eq!(state(&faulty, "softmax", 30), state(&plain, "softmax", 30));
     let confirmed = |directory: &Path| {
         let events = events(directory, "softmax").into_iter();
         let steps = events.filter_map(|event| match event {
@@ -129,7 +123,7 @@ fn judging_dueling_and_confirming_are_retried_separately() {
         });
         steps.collect::<Vec<_>>()
     };
-    assert_eq!(confirmed(&troubled), confirmed(&plain));
+    assert_eq!(confirmed(&faulty), confirmed(&plain));
 }
 
 #[test]
@@ -137,7 +131,7 @@ fn kernel_that_cannot_be_judged_is_given_up() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("run");
     let judges = faulty_judges(|job| match job.step {
-        9 => anyhow::bail!("a worker ended without an answer"),
+        9 => anyhow::bail!("the worker ended early"),
         _ => Ok(None),
     });
     let ended = run(options(&directory, &["softmax"], 30), &judges).unwrap();
@@ -150,13 +144,10 @@ fn kernel_that_cannot_be_judged_is_given_up() {
         });
     let closed = closed.unwrap();
     assert_eq!(closed.reason, FailedReason::HarnessError);
-    assert_eq!(
-        closed.detail.as_deref(),
-        Some("a worker ended without an answer")
-    );
+    assert_eq!(closed.detail.as_deref(), Some("the worker ended early"));
 }
 
-/// Judges whose every confirmation ends so.
+/// Judges that give every confirmation this status.
 fn confirming_with(status: Status) -> ScriptedJudges {
     faulty_judges(move |job| {
         if !matches!(job.kind, JobKind::Confirm) {
@@ -207,9 +198,9 @@ fn kernel_too_noisy_to_confirm_is_reported_as_unconfirmed() {
 #[test]
 fn judge_that_always_fails_ends_a_resumable_run() {
     let root = tempfile::tempdir().unwrap();
-    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
     let error = run(
-        options(&troubled, &["softmax"], 30),
+        options(&faulty, &["softmax"], 30),
         &faulty_judges(|_| anyhow::bail!("gone")),
     )
     .unwrap_err();
@@ -218,24 +209,17 @@ fn judge_that_always_fails_ends_a_resumable_run() {
         "the judge failed for 5 steps in a row: gone"
     );
     assert!(
-        events(&troubled, "softmax")
+        events(&faulty, "softmax")
             .iter()
             .all(|event| !matches!(event, Event::Judged(_)))
     );
-    assert!(given_up(&troubled).is_empty());
-    run(
-        options(&troubled, &["softmax"], 30),
-        &judges(Duration::ZERO),
-    )
-    .unwrap();
+    assert!(given_up(&faulty).is_empty());
+    run(options(&faulty, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
     run(options(&plain, &["softmax"], 30), &judges(Duration::ZERO)).unwrap();
-    assert_eq!(
-        state(&troubled, "softmax", 30),
-        state(&plain, "softmax", 30)
-    );
+    assert_eq!(state(&faulty, "softmax", 30), state(&plain, "softmax", 30));
 }
 
-/// The steps that were closed without a verdict.
+/// The steps that were given up.
 fn given_up(directory: &Path) -> Vec<u64> {
     let events = events(directory, "softmax").into_iter();
     let steps = events.filter_map(|event| match event {
@@ -249,7 +233,7 @@ fn given_up(directory: &Path) -> Vec<u64> {
 fn baseline_decides_whether_the_judge_or_the_kernel_is_at_fault() {
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("broken");
-    // Fewer steps under way than it takes to end the run for their number.
+    // Too few steps in progress to end the run by their number.
     let narrow = |directory: &Path| {
         let mut options = options(directory, &["softmax"], 30);
         options.record.window = 2;
@@ -269,10 +253,10 @@ fn baseline_decides_whether_the_judge_or_the_kernel_is_at_fault() {
     run(narrow(&directory), &judges(Duration::ZERO)).unwrap();
     assert!(given_up(&directory).is_empty());
 
-    // The starting kernel and the last step cannot be judged, and the judge works.
+    // The starting kernel and the last step cannot be judged, but the judge works.
     let directory = root.path().join("working");
     let judges = faulty_judges(|job| match job.step {
-        1 | 30 => anyhow::bail!("a worker ended without an answer"),
+        1 | 30 => anyhow::bail!("the worker ended early"),
         _ => Ok(None),
     });
     let ended = run(narrow(&directory), &judges).unwrap();
@@ -284,34 +268,25 @@ fn baseline_decides_whether_the_judge_or_the_kernel_is_at_fault() {
 fn duel_is_not_lost_when_the_judge_breaks() {
     static BROKEN: AtomicBool = AtomicBool::new(false);
     let root = tempfile::tempdir().unwrap();
-    let (plain, troubled) = (root.path().join("plain"), root.path().join("troubled"));
+    let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));
     run(options(&plain, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
     let error = run(
-        options(&troubled, &["softmax"], 60),
+        options(&faulty, &["softmax"], 60),
         &faulty_judges(|job| {
             if matches!(job.kind, JobKind::Duel { .. }) {
                 BROKEN.store(true, Ordering::Relaxed);
             }
-            match BROKEN.load(Ordering::Relaxed) {
-                true => anyhow::bail!("gone"),
-                false => Ok(None),
-            }
+            anyhow::ensure!(!BROKEN.load(Ordering::Relaxed), "gone");
+            Ok(None)
         }),
     )
     .unwrap_err();
     assert!(error.to_string().starts_with("the judge fail"), "{error:#}");
     let dueled = |event: &Event| matches!(event, Event::Dueled(_));
-    assert!(!events(&troubled, "softmax").iter().any(dueled));
-    assert!(given_up(&troubled).is_empty());
-    run(
-        options(&troubled, &["softmax"], 60),
-        &judges(Duration::ZERO),
-    )
-    .unwrap();
-    assert_eq!(
-        state(&troubled, "softmax", 60),
-        state(&plain, "softmax", 60)
-    );
+    assert!(!events(&faulty, "softmax").iter().any(dueled));
+    assert!(given_up(&faulty).is_empty());
+    run(options(&faulty, &["softmax"], 60), &judges(Duration::ZERO)).unwrap();
+    assert_eq!(state(&faulty, "softmax", 60), state(&plain, "softmax", 60));
 }
 
 #[cfg(unix)]
@@ -319,36 +294,32 @@ fn duel_is_not_lost_when_the_judge_breaks() {
 fn full_disk_leaves_a_resumable_run() {
     const STEPS: u64 = 60;
     let root = tempfile::tempdir().unwrap();
-    let (plain, starved) = (root.path().join("plain"), root.path().join("starved"));
-    // No file may grow beyond 64 blocks: the journal comes to that within a few steps.
+    let (plain, full) = (root.path().join("plain"), root.path().join("full"));
+    // No file may grow beyond 64 blocks. The journal reaches that within a few steps.
     let mut command = Command::new("sh");
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --ignored --exact driver_process";
     command
         .arg("-c")
         .arg(script)
         .arg(std::env::current_exe().unwrap());
-    set_environment(&mut command, &starved, STEPS, Duration::ZERO);
+    set_environment(&mut command, &full, STEPS, Duration::ZERO);
     assert!(command.status().unwrap().success());
-    let error = std::fs::read_to_string(starved.with_extension("error")).unwrap();
+    let error = std::fs::read_to_string(full.with_extension("error")).unwrap();
     assert!(
         error.contains("softmax/events.jsonl`: file too large"),
         "{error}"
     );
     assert!(error.contains("hint: free some space"), "{error}");
-    assert!(lines(&starved.join("softmax/events.jsonl")) > 10);
+    assert!(lines(&full.join("softmax/events.jsonl")) > 10);
 
-    run(
-        options(&starved, &["softmax"], STEPS),
-        &judges(Duration::ZERO),
-    )
-    .unwrap();
+    run(options(&full, &["softmax"], STEPS), &judges(Duration::ZERO)).unwrap();
     run(
         options(&plain, &["softmax"], STEPS),
         &judges(Duration::ZERO),
     )
     .unwrap();
     assert_eq!(
-        state(&starved, "softmax", STEPS),
+        state(&full, "softmax", STEPS),
         state(&plain, "softmax", STEPS)
     );
 }

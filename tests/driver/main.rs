@@ -1,4 +1,4 @@
-//! The driver from outside: real journals, real processes, a scripted proposer and a scripted judge.
+//! The driver from outside: real journals and processes, a scripted proposer and a scripted judge.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -22,8 +22,8 @@ const DIRECTORY: &str = "KFORGE_TEST_DIRECTORY";
 const STEPS: &str = "KFORGE_TEST_STEPS";
 const DELAY: &str = "KFORGE_TEST_DELAY";
 
-/// Not a test: the process that the tests kill, starve and interrupt. Begins a run, or takes it up.
-/// Beside the directory it leaves `.log`, a line for each job, and `.error`, if there was one.
+/// Not a test: the process that the tests kill, interrupt and run out of disk space. Starts or resumes a run.
+/// Writes two files next to the run directory: `.log` with a line per job, and `.error` if the run does not end normally.
 #[test]
 #[ignore = "run by the other tests as a process of its own"]
 fn driver_process() {
@@ -58,7 +58,7 @@ fn driver_process() {
     }
 }
 
-/// Writes a job down as it begins, and whether the journal already has the verdict that it asks for.
+/// Logs a job when it starts, with `again` if the journal already has its verdict.
 fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
     use std::io::Write;
     let (kind, event) = match &job.kind {
@@ -66,10 +66,12 @@ fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
         JobKind::Duel { .. } => ("duel", "dueled"),
         JobKind::Confirm => ("confirm", "confirmed"),
     };
-    let answer = format!("\"step\":{},\"event\":\"{event}\"", job.step);
-    let again = match std::fs::read_to_string(journal)?.contains(&answer) {
-        true if kind != "duel" => " again",
-        _ => "",
+    let line_start = format!("\"step\":{},\"event\":\"{event}\"", job.step);
+    let is_recorded = std::fs::read_to_string(journal)?.contains(&line_start);
+    let again = if is_recorded && kind != "duel" {
+        " again"
+    } else {
+        ""
     };
     let mut file = std::fs::File::options()
         .append(true)
@@ -78,15 +80,15 @@ fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
     Ok(file.write_all(format!("{kind} {}{again}\n", job.step).as_bytes())?)
 }
 
-/// One that also finds nothing, or what was found before.
+/// A proposer that sometimes finds nothing, or a kernel that was found before.
 const PROPOSER: ScriptedProposer = ScriptedProposer { always_new: false };
 
-/// Runs to the end.
+/// Runs to the end without an interrupt.
 fn run(options: RunOptions, judges: &ScriptedJudges) -> anyhow::Result<RunEnd> {
     run_until(options, PROPOSER, judges, driver::never_interrupted)
 }
 
-/// The program and arguments that run `driver_process`.
+/// The command that runs `driver_process`.
 fn process(directory: &Path, steps: u64, delay: Duration) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "driver_process"]);
@@ -102,7 +104,7 @@ fn set_environment(command: &mut Command, directory: &Path, steps: u64, delay: D
         .stdout(Stdio::null());
 }
 
-/// The events of a task, in the journal's order.
+/// The events of a task, in the order of the journal.
 pub(crate) fn events(directory: &Path, task: &str) -> Vec<Event> {
     let path = RunDirectory::new(directory)
         .task_for_reading(task)
@@ -117,7 +119,7 @@ pub(crate) fn events(directory: &Path, task: &str) -> Vec<Event> {
     events
 }
 
-/// What a run found and how: its questions by step, its archive, its best. Equal for equal runs, whatever their speed.
+/// The state of a run: its briefs by step, its archive, its best kernel. Equal for equal runs at any speed.
 pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
     let events = events(directory, task_name);
     let task = task(task_name);
@@ -128,10 +130,10 @@ pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
     let options = options(directory, &[task_name], steps);
     let RunRecord { seed, window, .. } = options.record;
     let mut search = Search::new(&options.search, seed, window, steps, &starts);
-    let mut questions = std::collections::BTreeMap::new();
+    let mut briefs = std::collections::BTreeMap::new();
     for event in &events {
         if let Event::Asked(brief) = event {
-            let before = questions.insert(brief.step, brief.clone());
+            let before = briefs.insert(brief.step, brief.clone());
             assert!(before.is_none(), "step {} was asked twice", brief.step);
         }
         search.tell(event);
@@ -144,8 +146,5 @@ pub(crate) fn state(directory: &Path, task_name: &str, steps: u64) -> String {
         .map(|elite| (elite.step, &elite.cell, elite.speedup))
         .collect();
     let best = std::fs::read_to_string(directory.join(task_name).join("best.cu")).unwrap();
-    format!(
-        "{questions:#?}\n{elites:#?}\n{:#?}\n{best}",
-        search.counts()
-    )
+    format!("{briefs:#?}\n{elites:#?}\n{:#?}\n{best}", search.counts())
 }

@@ -1,4 +1,4 @@
-//! Directories that are in use, damaged, or of another experiment.
+//! Run directories that are in use, damaged, or hold another experiment.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn directory_in_use_is_refused() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
-    // Its holder dead, the directory is free.
+    // The lock ends with its process.
     run(
         options(&directory, &["softmax"], 10),
         &judges(Duration::ZERO),
@@ -76,7 +76,7 @@ fn changed_experiment_needs_accept_changes() {
     assert_eq!(ended.tasks[0].progress.steps, 40);
     let journal = std::fs::read_to_string(directory.join("events.jsonl")).unwrap();
     assert!(journal.contains("\"event\":\"accepted\""));
-    // What had been the elites was measured again before anything was built upon them.
+    // The elites are judged again before anything else.
     let after = events(&directory, "softmax");
     assert_eq!(after[..before.len()], before);
     let again = after[before.len()..]
@@ -105,7 +105,7 @@ fn rejudging_elites_is_retried() {
     )
     .unwrap();
     let before = events(&directory, "softmax").len();
-    // The search is over already: nothing else brings these steps to the judge.
+    // The search has stopped, so nothing else judges these steps.
     let mut changed = options(&directory, &["softmax"], 30);
     changed.record.kforge = "0.0.1".to_owned();
     changed.start = StartMode::Resume {

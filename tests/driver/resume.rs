@@ -1,4 +1,4 @@
-//! Nothing paid for is lost: runs that are killed, cut, taken up again and extended end as if nothing had happened.
+//! Nothing paid for is lost: a run that is killed, cut, resumed or extended ends like an undisturbed one.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use kforge::event::Event;
 use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
 use crate::{events, process, run, state};
 
-/// The longest that a scripted verdict takes where processes are killed.
+/// Maximum time of a scripted verdict in the processes that are killed.
 const MAX_VERDICT_DELAY: Duration = Duration::from_millis(8);
 
 #[test]
@@ -18,17 +18,19 @@ fn fifty_kills_do_not_change_the_result() {
     const STEPS: u64 = 120;
     let root = tempfile::tempdir().unwrap();
     let reference = root.path().join("reference");
-    let begun = Instant::now();
+    let start = Instant::now();
     assert!(
         process(&reference, STEPS, MAX_VERDICT_DELAY)
             .status()
             .unwrap()
             .success()
     );
-    let whole = begun.elapsed();
+    let run_time = start.elapsed();
     let expected = state(&reference, "softmax", STEPS);
 
-    let mut stream = RandomStream::new(kforge::base::random::fresh_seed(), "kill", 0);
+    let seed = kforge::base::random::fresh_seed();
+    eprintln!("seed of the kill times: {seed}");
+    let mut stream = RandomStream::new(seed, "kill", 0);
     let mut kills = 0;
     let mut rounds = 0;
     while kills < 50 {
@@ -39,7 +41,7 @@ fn fifty_kills_do_not_change_the_result() {
             let mut child = process(&directory, STEPS, MAX_VERDICT_DELAY)
                 .spawn()
                 .unwrap();
-            let instant = Instant::now() + whole.mul_f64(0.25 * stream.uniform());
+            let instant = Instant::now() + run_time.mul_f64(0.25 * stream.uniform());
             let ended = loop {
                 if let Some(status) = child.try_wait().unwrap() {
                     break Some(status);
@@ -67,7 +69,7 @@ fn fifty_kills_do_not_change_the_result() {
     }
 }
 
-/// No step has two verdicts, and none was judged again but those that were with the judge at a kill.
+/// No step has two verdicts, and only steps that were being judged at a kill were judged again.
 fn assert_judged_once(directory: &Path, kills: usize) {
     let mut judged = BTreeSet::new();
     let mut confirmed = BTreeSet::new();
@@ -81,7 +83,7 @@ fn assert_judged_once(directory: &Path, kills: usize) {
     let log = std::fs::read_to_string(directory.with_extension("log")).unwrap();
     assert!(
         !log.contains("again"),
-        "judged although the journal had the verdict: {log}"
+        "judged although the journal has the verdict: {log}"
     );
     let jobs = log
         .lines()
@@ -109,7 +111,7 @@ fn journal_cut_anywhere_resumes_to_the_same_result() {
     let ends: Vec<_> = (1..=journal.len())
         .filter(|end| journal[end - 1] == b'\n')
         .collect();
-    // The last three records of the search itself: behind them are its end and the confirmations.
+    // The last three records of the search itself. The `stopped` event and the confirmations follow.
     let text = String::from_utf8(journal.clone()).unwrap();
     let searched = text
         .lines()
@@ -121,8 +123,8 @@ fn journal_cut_anywhere_resumes_to_the_same_result() {
         .position(|line| line.contains("\"event\":\"stopped\""))
         .unwrap();
     let last = ends[ends.len() - 4]..=journal.len();
-    let midst = ends[stopped - 4]..ends[stopped - 1];
-    let cuts: Vec<_> = last.chain(midst).collect();
+    let search_end = ends[stopped - 4]..ends[stopped - 1];
+    let cuts: Vec<_> = last.chain(search_end).collect();
     assert!(cuts.len() > 2000);
     std::thread::scope(|scope| {
         for (worker, cuts) in cuts.chunks(cuts.len().div_ceil(2)).enumerate() {
@@ -141,7 +143,7 @@ fn journal_cut_anywhere_resumes_to_the_same_result() {
     });
 }
 
-/// Judges whose verdicts are short, so that there are not too many places to cut.
+/// Judges with short verdicts, so that there are not too many places to cut.
 fn short_verdict_judges() -> ScriptedJudges {
     ScriptedJudges(Box::new(|_| {
         Ok(ScriptedJudge {
@@ -151,7 +153,7 @@ fn short_verdict_judges() -> ScriptedJudges {
     }))
 }
 
-/// A folder in memory where the system has such a place: thousands of runs would keep a disk busy for minutes.
+/// A folder in memory if the system has one: thousands of runs would keep a disk busy for minutes.
 fn folder_in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -163,9 +165,10 @@ fn copy_folder(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => std::fs::copy(entry.path(), target).map(drop).unwrap(),
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }
@@ -181,7 +184,7 @@ fn order_of_verdicts_does_not_change_the_briefs() {
     });
     assert_eq!(states[0], states[1]);
     assert_eq!(states[0], states[2]);
-    // The run is one in which something happens.
+    // The run contains every kind of step.
     for word in [
         "Autotune",
         "Mutate",
@@ -216,7 +219,7 @@ fn resume_works_only_on_unfinished_tasks() {
     let (whole, halved) = (root.path().join("whole"), root.path().join("halved"));
     let tasks = ["softmax", "rmsnorm"];
     run(options(&whole, &tasks, 30), &judges(Duration::ZERO)).unwrap();
-    // The machine loses its compiler in the midst of the second task.
+    // The compiler disappears during the second task.
     let failing = ScriptedJudges(Box::new(|task| {
         let second = task.name == "rmsnorm";
         Ok(ScriptedJudge {
@@ -249,8 +252,8 @@ fn resume_works_only_on_unfinished_tasks() {
     for task in tasks {
         assert_eq!(state(&halved, task, 30), state(&whole, task, 30));
     }
-    // Both over: nothing is judged, and fewer steps than were made are no way back.
-    let nobody = ScriptedJudges(Box::new(|task| panic!("{} is finished", task.name)));
-    let ended = run(options(&halved, &tasks, 12), &nobody).unwrap();
+    // Both are finished: nothing is judged, and a smaller number of steps changes nothing.
+    let no_judge = ScriptedJudges(Box::new(|task| panic!("{} is finished", task.name)));
+    let ended = run(options(&halved, &tasks, 12), &no_judge).unwrap();
     assert!(ended.tasks.iter().all(|task| task.progress.steps == 30));
 }

@@ -1,5 +1,5 @@
-//! A proposer and a judge that need no compiler and no device: what they say follows from the text of a kernel alone.
-//! The driver, the journals and the search between them are the real ones.
+//! A proposer and a judge that need no compiler and no device: their results depend on the text of a kernel alone.
+//! Driver, journals and search are the real ones. Shared with `benches/driver.rs`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,10 +11,9 @@ use indexmap::IndexMap;
 use tokio::sync::watch;
 
 use kforge::base::{Digest, RandomStream};
-use kforge::driver::{
-    self, BriefOutcome, Candidate, Parent, Proposer, RunEnd, RunOptions, StartMode,
-};
+use kforge::driver::{self, Proposer, RunEnd, RunOptions, StartMode};
 use kforge::event::{Brief, Operator};
+use kforge::propose::{BriefOutcome, Candidate, Parent};
 use kforge::report::SilentObserver;
 use kforge::run::{RECORD_SCHEMA, RunRecord, TaskRecord};
 use kforge::search;
@@ -27,7 +26,7 @@ use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOu
 
 /// Makes a few lines of text from a brief: a family, and the values of two tunables.
 pub(crate) struct ScriptedProposer {
-    /// Every answer is a new kernel. Real operators also find nothing, or what was found before.
+    /// Every proposal is a new kernel. Real operators also find nothing, or a kernel that was found before.
     pub(crate) always_new: bool,
 }
 
@@ -48,7 +47,7 @@ impl Proposer for ScriptedProposer {
                     values: NAMES.map(|name| point.get(name).copied().unwrap_or(1)),
                 }
             }
-            // The third attempt finds nothing, the fifth what another has found before: both happen to real operators.
+            // The third attempt finds nothing, the fifth finds an earlier kernel: real operators do both.
             (Operator::Mutate, Some(_)) if brief.attempt % 8 == 2 && !self.always_new => {
                 return Ok(BriefOutcome::NoOp("nothing left to change".to_owned()));
             }
@@ -75,7 +74,7 @@ impl Proposer for ScriptedProposer {
                 }),
             },
             (operator, _) => {
-                let reason = format!("no parent, or a model is asked: {}", operator.name());
+                let reason = format!("no parent, or `{operator:?}` asks a model");
                 return Ok(BriefOutcome::NoOp(reason));
             }
         };
@@ -115,20 +114,20 @@ impl ScriptedKernel {
     }
 }
 
-/// Judges by the hash of the text.
+/// Judges a kernel by the hash of its text.
 #[derive(Default)]
 pub(crate) struct ScriptedJudge {
-    /// The longest that an answer takes; how long each takes is random.
+    /// Maximum time of an evaluation. Each takes a random part of it.
     pub(crate) delay: Duration,
-    /// Verdicts without workloads: lines of a few hundred bytes.
+    /// Verdicts have no workloads, so that their lines have only a few hundred bytes.
     pub(crate) without_workloads: bool,
-    /// Called with every job before it is judged; what it returns in its place is the answer.
+    /// Called with every job before it is judged. An outcome that it returns replaces the verdict.
     pub(crate) intercept: Option<Box<Intercept>>,
 }
 
 pub(crate) type Intercept = dyn Fn(&Job) -> Result<Option<JobOutcome>> + Send + Sync;
 
-/// Makes a judge for each task, or fails to.
+/// Makes a judge for each task, or returns an error.
 pub(crate) struct ScriptedJudges(pub(crate) Box<OpenJudge>);
 
 type OpenJudge = dyn Fn(&Task) -> Result<ScriptedJudge> + Send + Sync;
@@ -143,8 +142,8 @@ impl EvaluatorFactory for ScriptedJudges {
 impl Evaluator for ScriptedJudge {
     fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome> {
         Box::pin(async move {
-            let answer = self.intercept.as_ref().map(|before| before(&job));
-            if let Some(outcome) = answer.transpose()?.flatten() {
+            let intercepted = self.intercept.as_ref().map(|before| before(&job));
+            if let Some(outcome) = intercepted.transpose()?.flatten() {
                 return Ok(outcome);
             }
             if !self.delay.is_zero() {
@@ -177,13 +176,13 @@ impl ScriptedJudge {
     }
 }
 
-/// The true speedup of a kernel.
+/// True speedup of a kernel.
 fn speed(source: &str) -> f64 {
     let mut stream = RandomStream::new(0, "speed", Digest::of(source).low64());
     0.5 + 3.0 * stream.uniform()
 }
 
-/// A verdict as a real judge gives it.
+/// A verdict like that of a real judge.
 pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict {
     let mut stream = RandomStream::new(0, "verdict", Digest::of(source).low64());
     let start = source.ends_with("kernel() {}\n") && source.contains("\n// 1\n// 1\n");
@@ -236,7 +235,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
         kernel: String::new(),
         backend: "scripted".to_owned(),
         status,
-        reason: (!passed).then(|| "as the script says".to_owned()),
+        reason: (!passed).then(|| "scripted".to_owned()),
         confirmed: confirmed && passed,
         device: DeviceIdentity::default(),
         sandbox: "none".to_owned(),
@@ -260,7 +259,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
     }
 }
 
-/// A task of the house; the scripted judge never looks into it.
+/// A shipped task. The scripted judge does not use it.
 pub(crate) fn task(name: &str) -> Arc<Task> {
     static TASKS: LazyLock<Mutex<HashMap<String, Arc<Task>>>> = LazyLock::new(Mutex::default);
     let mut tasks = TASKS.lock().unwrap();
@@ -268,7 +267,7 @@ pub(crate) fn task(name: &str) -> Arc<Task> {
     tasks.entry(name.to_owned()).or_insert_with(load).clone()
 }
 
-/// A run of one task, four in flight.
+/// A run with four kernels in flight. A resume if the directory holds a run already.
 pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOptions {
     let tasks: Vec<_> = tasks.iter().map(|name| task(name)).collect();
     let search = search::SearchSettings::default();
@@ -311,7 +310,7 @@ pub(crate) fn options(directory: &Path, tasks: &[&str], steps: u64) -> RunOption
     }
 }
 
-/// The same judge for every task.
+/// The same judge for every task. `delay`: maximum time of an evaluation.
 pub(crate) fn judges(delay: Duration) -> ScriptedJudges {
     ScriptedJudges(Box::new(move |_| {
         Ok(ScriptedJudge {
@@ -321,7 +320,7 @@ pub(crate) fn judges(delay: Duration) -> ScriptedJudges {
     }))
 }
 
-/// Runs to the end, or until the signal that `interrupt` makes inside the runtime.
+/// Runs to the end, or until the receiver that `interrupt` makes inside the runtime becomes true.
 pub(crate) fn run_until(
     options: RunOptions,
     proposer: ScriptedProposer,

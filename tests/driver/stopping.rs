@@ -1,4 +1,4 @@
-//! Ways to stop: Ctrl-C, the clock, a target.
+//! Ways to stop a run: signals, the time budget, a target speedup.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ fn signal_ends_the_run_without_waiting_for_the_judge() {
     for signal in ["INT", "TERM"] {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("run");
-        // Up to ten minutes for each verdict.
+        // A verdict takes up to ten minutes.
         let mut child = process(&directory, 60, Duration::from_secs(600))
             .spawn()
             .unwrap();
@@ -66,14 +66,14 @@ fn signal_ends_the_run_without_waiting_for_the_judge() {
             assert!(child.try_wait().unwrap().is_none());
             std::thread::sleep(Duration::from_millis(2));
         }
-        let told = Instant::now();
+        let signaled = Instant::now();
         let kill = Command::new("kill")
             .arg(format!("-{signal}"))
             .arg(child.id().to_string())
             .status();
         assert!(kill.unwrap().success());
         assert!(child.wait().unwrap().success());
-        assert!(told.elapsed() < Duration::from_secs(5));
+        assert!(signaled.elapsed() < Duration::from_secs(5));
         let end = std::fs::read_to_string(directory.with_extension("error")).unwrap();
         assert_eq!(end, "interrupted");
         run(
@@ -106,16 +106,16 @@ fn time_budget_includes_earlier_processes() {
     assert!(task.progress.steps > 3 && task.progress.steps < STEPS);
     assert!(
         task.best().is_some_and(|best| best.confirmed),
-        "what there is gets confirmed"
+        "the best kernel so far is confirmed"
     );
     let before = events(&timed, "softmax");
     assert!(before.iter().any(
         |event| matches!(event, Event::Stopped(stopped) if stopped.why == StopReason::Seconds)
     ));
 
-    // The same budget again is already spent: nothing is judged.
-    let nobody = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
-    let again = run(with_budget(150), &nobody).unwrap();
+    // The same budget is already spent: nothing is judged.
+    let no_judge = ScriptedJudges(Box::new(|_| panic!("the time is spent")));
+    let again = run(with_budget(150), &no_judge).unwrap();
     assert_eq!(again.tasks[0].stop_reason(), Some(StopReason::Seconds));
     assert_eq!(events(&timed, "softmax"), before);
 
@@ -144,9 +144,9 @@ fn reached_target_ends_the_search_permanently() {
     assert!(task.progress.steps < 1000);
     assert!(task.best().unwrap().speedup.ci95[0] >= 2.5);
     let journal = events(&directory, "softmax");
-    let nobody = ScriptedJudges(Box::new(|_| panic!("the target was reached")));
+    let no_judge = ScriptedJudges(Box::new(|_| panic!("the target was reached")));
     assert_eq!(
-        run(target(), &nobody).unwrap().tasks[0].stop_reason(),
+        run(target(), &no_judge).unwrap().tasks[0].stop_reason(),
         Some(StopReason::Target)
     );
     assert_eq!(events(&directory, "softmax"), journal);

@@ -1,15 +1,15 @@
-//! Rounding: into the narrow types and out of them, between integers and floats, and the arithmetic that names its rounding.
+//! Rounding: conversions to and from narrow types, between integers and floats, and arithmetic whose name specifies the rounding.
 
 use crate::run::{assert_columns, device, evaluate_columns, random_word, run_kernel};
 
-/// A binary floating-point format, and how it rounds what is too large.
+/// A binary floating-point format.
 #[derive(Clone, Copy)]
 struct FloatFormat {
-    /// Places behind the point of a number that has all of them.
+    /// Explicit mantissa bits of a normal number.
     mantissa_bits: i32,
     min_exponent: i32,
     largest: f64,
-    /// E4M3 has none.
+    /// E4M3 has no infinity.
     has_infinity: bool,
 }
 
@@ -58,8 +58,8 @@ const ROUNDING_MODES: [(&str, RoundingMode); 4] = [
     ("ru", RoundingMode::Up),
 ];
 
-/// The number of a format that an exact value rounds to. A value that is not representable may be given as any other between
-/// the same two neighbours that lies on the same side of their middle.
+/// The number of a format that an exact value rounds to. A value that a double cannot hold may be replaced by another one between
+/// the same two neighbours, on the same side of their midpoint.
 fn round_to_format(value: f64, format: FloatFormat, round: RoundingMode) -> f64 {
     if value.is_nan() || value == 0.0 || value.is_infinite() {
         return value;
@@ -97,7 +97,7 @@ fn round_to_format(value: f64, format: FloatFormat, round: RoundingMode) -> f64 
     }
 }
 
-/// What a code of a format stands for.
+/// The value of a code.
 fn decode(code: u32, width: u32, format: FloatFormat) -> f64 {
     let magnitude = code & ((1 << (width - 1)) - 1);
     let exponent_field = (magnitude >> format.mantissa_bits) as i32;
@@ -129,12 +129,12 @@ fn decode(code: u32, width: u32, format: FloatFormat) -> f64 {
     }
 }
 
-/// Equal as numbers, zeros by sign, NaNs all alike.
+/// Whether two numbers are equal. Zeros are compared by sign; all NaNs are equal.
 fn same_number(a: f64, b: f64) -> bool {
     a.is_nan() && b.is_nan() || a.to_bits() == b.to_bits()
 }
 
-/// Floats of all kinds: any bits, near the narrow types' numbers and their middles, and in their range.
+/// Floats of several kinds: arbitrary bits, values near numbers and midpoints of the narrow types, and values in their range.
 fn test_float(i: usize) -> f32 {
     let word = random_word(i, 0);
     f32::from_bits(match i % 4 {
@@ -251,7 +251,7 @@ fn narrow_types_round_in_every_mode() {
             let exact = match column % 4 {
                 0 | 1 => f64::from(test_float(i)),
                 2 => f64::from(random_word(i, 5) as i32 >> (random_word(i, 6) & 31)),
-                // What a double cannot hold keeps a bit below all that matter.
+                // Rounded to odd: a double cannot hold it exactly.
                 _ if wide.unsigned_abs() >> 53 != 0 => {
                     (wide >> 11 << 11 | i64::from(wide & 0x7ff != 0) << 11) as f64
                 }
@@ -268,12 +268,12 @@ fn narrow_types_round_in_every_mode() {
     }
 }
 
-/// Halves times 2^24, exactly; bfloat16 near one likewise.
+/// A half (or a bfloat16 near one) times 2^24, exactly.
 fn to_fixed_point(value: f64) -> i128 {
     (value * 2f64.powi(24)) as i128
 }
 
-/// An exact sum of products, in units of 2^-48, as a double that rounds on as it would.
+/// An exact sum of products in units of 2^-48, as a double rounded to odd.
 fn round_to_odd(units: i128) -> f64 {
     let magnitude = units.unsigned_abs();
     let shift = (128 - magnitude.leading_zeros()).saturating_sub(52);
@@ -354,7 +354,7 @@ fn half2_operations_round_once() {
                     let value = fused();
                     if value < 0.0 { 0.0 } else { value }
                 }
-                // Rounded twice, or contracted: both are right.
+                // Either rounded twice or contracted into a fused operation; both are valid.
                 7 => {
                     let twice = nearest(nearest(a * b) + c);
                     if same_number(twice, decode(*code as u32, 16, HALF)) {
@@ -399,7 +399,7 @@ fn floats_round_in_every_mode() {
     }
     let operations = expressions.len() / 4;
     let expressions: Vec<_> = expressions.iter().map(String::as_str).collect();
-    // Exponents that are near, so that an exact sum of products fits a double or is rounded to odd here.
+    // Similar exponents, so that an exact sum of products fits a double or is rounded to odd here.
     let setup = "auto near = [&](int k) { return __uint_as_float((bits(k) & 0x807fffffu) | (122 + bits(k + 10) % 12) << 23); }; const float a = near(0), b = near(1), c = near(2); const long long wide = (long long)((unsigned long long)bits(7) << 32 | bits(8)) >> (bits(9) & 63); const double exact = __hiloint2double((int)((bits(3) & 0x800fffffu) | (890 + bits(5) % 250) << 20), (int)bits(4));";
     let found = evaluate_columns(&device, "", setup, &expressions, 10_000);
     assert_columns(&expressions, &found, |column, i| {
@@ -421,7 +421,7 @@ fn floats_round_in_every_mode() {
             0 => a + b,
             1 => a - b,
             2 => a * b,
-            // In units of 2^-60: each factor is a multiple of 2^-28.
+            // Each factor is a multiple of 2^-28.
             3 => round_to_odd(scaled(a, 28) * scaled(b, 28) + scaled(c, 56)) * 2f64.powi(48 - 56),
             4 => a / b,
             5 => a.abs().sqrt(),
@@ -446,7 +446,7 @@ fn floats_round_in_every_mode() {
 #[test]
 fn doubles_round_in_every_mode() {
     let Some(device) = device() else { return };
-    // Against operations whose exact results are small whole numbers of units, found with wide integers.
+    // The operands are integers, so that 128-bit integers give the exact results.
     let mut expressions = Vec::new();
     for (name, _) in ROUNDING_MODES {
         expressions.extend(
@@ -538,7 +538,7 @@ fn float_to_integer_conversions_match_the_gpu() {
             RoundingMode::Down => value.floor(),
             RoundingMode::Up => value.ceil(),
         };
-        // Rust's casts saturate as the GPU does, except for NaNs where one side has 64 bits.
+        // Rust's casts saturate as the GPU's do, except for NaNs if either type has 64 bits.
         match column % 6 {
             0 | 3 => i64::from(whole as i32),
             1 => i64::from(whole as u32),

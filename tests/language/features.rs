@@ -1,115 +1,134 @@
-//! Warps, groups, atomics, and the language itself.
+//! Warps, cooperative groups, atomics, and language features.
 
 use kforge::device::Compiled;
+use kforge::device::cpu::CpuDevice;
 use kforge::verdict::Status;
 
 use crate::run::{TestProgram, assert_columns, device, evaluate_columns, run_kernel};
 
-#[test]
-fn groups_report_ranks_and_communicate() {
-    let Some(device) = device() else { return };
-    let source = "#include <cooperative_groups.h>
+/// Runs a kernel of two blocks of 64 threads, in which each thread writes up to 8 values to `y`; returns them by thread.
+fn run_groups(device: &CpuDevice, body: &str) -> Vec<Vec<i64>> {
+    let source = format!(
+        "#include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
 #include <cooperative_groups/scan.h>
 namespace cg = cooperative_groups;
-struct Wide { double a; int b, c; };
-__global__ void f(long long* y, int n) {
+struct Wide {{ double a; int b, c; }};
+__global__ void f(long long* y, int n) {{
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   auto block = cg::this_thread_block();
   auto warp = cg::tiled_partition<32>(block);
   auto four = cg::tiled_partition<4>(warp);
-  cg::thread_group sixteen = cg::tiled_partition(block, 16);
   auto thirds = cg::labeled_partition(warp, i % 3);
   auto two = cg::binary_partition(warp, i % 4 == 0);
-  y += i * 16;
+  y += i * 8;
+{body}
+}}"
+    );
+    let program = TestProgram {
+        source: &source,
+        grid: 2,
+        block: 64,
+        count: 2 * 64 * 8,
+    };
+    let values = program.launch(device).unwrap();
+    values.chunks(8).map(<[i64]>::to_vec).collect()
+}
+
+/// The threads of thread i's warp for which `belongs` holds.
+fn warp_members(i: i64, belongs: impl Fn(i64) -> bool) -> Vec<i64> {
+    let first = i - i % 32;
+    (first..first + 32)
+        .filter(|other| belongs(*other))
+        .collect()
+}
+
+#[test]
+fn groups_report_ranks_and_sizes() {
+    let Some(device) = device() else { return };
+    let body = "  cg::thread_group sixteen = cg::tiled_partition(block, 16);
   y[0] = block.thread_rank() + 1000 * block.num_threads() + 1000000 * block.group_index().x;
   y[1] = four.thread_rank() + 10 * four.meta_group_rank() + 1000 * four.meta_group_size();
   y[2] = warp.meta_group_rank() + 10 * warp.meta_group_size();
   y[3] = sixteen.thread_rank() + 100 * sixteen.size();
   y[4] = thirds.thread_rank() + 100 * thirds.size() + 10000 * thirds.meta_group_rank() + 100000 * thirds.meta_group_size();
   y[5] = two.size() + 100 * two.meta_group_rank();
-  y[6] = cg::reduce(thirds, i, cg::plus<int>());
-  y[7] = cg::reduce(four, i, [](int a, int b) { return a * 2 + b * 2; });
-  y[8] = cg::inclusive_scan(warp, i % 7);
-  y[9] = cg::exclusive_scan(thirds, i % 7, cg::plus<int>());
-  y[10] = warp.ballot(i % 5 == 0) + ((long long)four.match_any(i % 2) << 32);
-  Wide wide = warp.shfl(Wide{i * 0.5, i, -i}, 7);
-  y[11] = (long long)(wide.a * 2) + wide.b - wide.c;
-  y[12] = -1;
+  y[6] = -1;
   if (i % 2 == 1) {
     cg::coalesced_group odd = cg::coalesced_threads();
-    y[12] = odd.thread_rank() + 100 * odd.size() + 10000 * odd.shfl(i, 3);
-  }
-  y[13] = four.shfl_down(i, 1) + 1000 * four.shfl_up(i, 2) + 1000000 * four.shfl_xor(i, 3);
-  y[14] = warp.any(i == 3) + 2 * warp.all(i < 32) + 4 * four.all(i % 4 < 5);
-  y[15] = cg::reduce(two, i, cg::greater<int>()) + 1000 * cg::reduce(warp, i, cg::less<int>());
-}";
-    let values = TestProgram {
-        source,
-        grid: 2,
-        block: 64,
-        count: 2 * 64 * 16,
-    }
-    .launch(&device)
-    .unwrap();
-    for i in 0..128i64 {
-        let found = &values[i as usize * 16..][..16];
+    y[6] = odd.thread_rank() + 100 * odd.size() + 10000 * odd.shfl(i, 3);
+  }";
+    for (i, values) in (0..).zip(run_groups(&device, body)) {
         let (rank, lane) = (i % 64, i % 32);
-        let warp: Vec<i64> = (i - lane..i - lane + 32).collect();
-        let thirds: Vec<_> = warp
-            .iter()
-            .copied()
-            .filter(|other| other % 3 == i % 3)
-            .collect();
+        let thirds = warp_members(i, |other| other % 3 == i % 3);
         let before = thirds.iter().filter(|other| **other < i).count() as i64;
-        let order = warp
-            .iter()
-            .take(3)
-            .position(|other| other % 3 == i % 3)
-            .unwrap() as i64;
-        let tile = i - i % 4;
+        // Labels are ranked by their first lane.
+        let label = (0..3).position(|step| (i - lane + step) % 3 == i % 3);
         let is_fourth = i % 4 == 0;
-        let together: Vec<_> = warp
-            .iter()
-            .copied()
-            .filter(|other| (other % 4 == 0) == is_fourth)
-            .collect();
-        let wanted = [
+        let two = warp_members(i, |other| (other % 4 == 0) == is_fourth);
+        let expected = [
             rank + 64_000 + 1_000_000 * (i / 64),
             i % 4 + 10 * (lane / 4) + 8000,
             rank / 32 + 20,
             i % 16 + 1600,
-            before + 100 * thirds.len() as i64 + 10_000 * order + 300_000,
-            together.len() as i64 + 100 * i64::from(is_fourth),
-            thirds.iter().sum(),
-            4 * (tile * 4 + 6),
-            warp.iter()
-                .filter(|other| **other <= i)
-                .map(|other| other % 7)
-                .sum(),
-            thirds
-                .iter()
-                .filter(|other| **other < i)
-                .map(|other| other % 7)
-                .sum(),
-            warp.iter()
-                .filter(|other| *other % 5 == 0)
-                .map(|other| 1 << (other % 32))
-                .sum::<i64>()
-                + (if i % 2 == 0 { 5 } else { 10 } << 32),
-            3 * (i - lane + 7),
+            before + 100 * thirds.len() as i64 + 10_000 * label.unwrap() as i64 + 300_000,
+            two.len() as i64 + 100 * i64::from(is_fourth),
             if i % 2 == 1 {
                 lane / 2 + 1600 + 10_000 * (i - lane + 7)
             } else {
                 -1
             },
+        ];
+        assert_eq!(values[..7], expected, "thread {i}");
+    }
+}
+
+#[test]
+fn groups_reduce_and_scan() {
+    let Some(device) = device() else { return };
+    let body = "  y[0] = cg::reduce(thirds, i, cg::plus<int>());
+  y[1] = cg::reduce(four, i, [](int a, int b) { return a * 2 + b * 2; });
+  y[2] = cg::inclusive_scan(warp, i % 7);
+  y[3] = cg::exclusive_scan(thirds, i % 7, cg::plus<int>());
+  y[4] = cg::reduce(two, i, cg::greater<int>()) + 1000 * cg::reduce(warp, i, cg::less<int>());";
+    for (i, values) in (0..).zip(run_groups(&device, body)) {
+        let thirds = warp_members(i, |other| other % 3 == i % 3);
+        let two = warp_members(i, |other| (other % 4 == 0) == (i % 4 == 0));
+        let tile = i - i % 4;
+        let sum_of_sevenths = |members: &[i64]| members.iter().map(|other| other % 7).sum();
+        let expected = [
+            thirds.iter().sum(),
+            4 * (tile * 4 + 6),
+            sum_of_sevenths(&warp_members(i, |other| other <= i)),
+            sum_of_sevenths(&warp_members(i, |other| other < i && other % 3 == i % 3)),
+            two.iter().max().unwrap() + 1000 * (i - i % 32),
+        ];
+        assert_eq!(values[..5], expected, "thread {i}");
+    }
+}
+
+#[test]
+fn groups_shuffle_vote_and_match() {
+    let Some(device) = device() else { return };
+    let body = "  y[0] = warp.ballot(i % 5 == 0) + ((long long)four.match_any(i % 2) << 32);
+  Wide wide = warp.shfl(Wide{i * 0.5, i, -i}, 7);
+  y[1] = (long long)(wide.a * 2) + wide.b - wide.c;
+  y[2] = four.shfl_down(i, 1) + 1000 * four.shfl_up(i, 2) + 1000000 * four.shfl_xor(i, 3);
+  y[3] = warp.any(i == 3) + 2 * warp.all(i < 32) + 4 * four.all(i % 4 < 5);";
+    for (i, values) in (0..).zip(run_groups(&device, body)) {
+        let fifths = warp_members(i, |other| other % 5 == 0);
+        let ballot: i64 = fifths.iter().map(|other| 1 << (other % 32)).sum();
+        let same_parity = if i % 2 == 0 { 0b0101 } else { 0b1010 };
+        let tile = i - i % 4;
+        let expected = [
+            ballot + (same_parity << 32),
+            3 * (i - i % 32 + 7),
             (if i % 4 < 3 { i + 1 } else { i })
                 + 1000 * (if i % 4 >= 2 { i - 2 } else { i })
                 + 1_000_000 * (tile + 3 - i % 4),
             i64::from(i < 32) * 3 + 4,
-            together.iter().max().unwrap() + 1000 * (i - lane),
         ];
-        assert_eq!(found, wanted, "thread {i}");
+        assert_eq!(values[..4], expected, "thread {i}");
     }
 }
 
@@ -153,7 +172,7 @@ fn warps_vote_match_and_reduce() {
                 .filter(|other| other % 3 == 0)
                 .map(|other| 1 << (other % 32))
                 .sum(),
-            // Whole numbers below 2048 are halves.
+            // A half represents integers below 2048 exactly.
             6 => {
                 let value = (i - lane + 5) as f64;
                 let exponent = value.log2().floor() as i64;
@@ -221,14 +240,14 @@ __global__ void f(long long* y, int n) {
     .launch(&device);
     let values = values.unwrap();
     let sum: i64 = (0..256).sum();
-    let wanted = [
+    let expected = [
         sum,
         -sum,
         250,
         -255,
         0,
         0xffff_ffff,
-        // Ten steps a turn, upwards and downwards.
+        // 256 steps of counters that wrap after ten values.
         6,
         4,
         255,
@@ -249,7 +268,7 @@ __global__ void f(long long* y, int n) {
         -512,
         255,
     ];
-    assert_eq!(values[..25], wanted);
+    assert_eq!(values[..25], expected);
 }
 
 #[test]
@@ -344,7 +363,7 @@ fn printf_output_and_failed_assertions_are_reported() {
         "{refusal:?}"
     );
     assert_eq!(refusal.evidence.log.as_deref(), Some("value 42 of three\n"));
-    // Also of a kernel that never ends.
+    // Also for a kernel that never ends.
     let source = "__global__ void f(long long* y, int n) {\n  printf(\"on the way\\n\");\n  for (;;) __nanosleep(1000);\n}\n";
     let refusal = TestProgram {
         source,

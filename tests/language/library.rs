@@ -1,13 +1,14 @@
-//! Mathematical functions against double precision, and the library's ways of waiting.
+//! Mathematical functions compared with double precision, and synchronisation from CUDA's C++ library.
 
 use crate::run::{device, evaluate_columns, random_word, run_kernel};
 
+/// Computes a function of two numbers in double precision.
 type ReferenceFunction = fn(f64, f64) -> f64;
 
 #[test]
 fn math_functions_stay_within_their_error_bounds() {
     let Some(device) = device() else { return };
-    // Relative error, in units of 2^-23, of what single precision can show.
+    // The function, the allowed relative error in units of 2^-23, and the reference.
     let cases: &[(&str, f64, ReferenceFunction)] = &[
         ("rsqrtf(fabsf(x))", 2.0, |x, _| 1.0 / x.abs().sqrt()),
         ("cbrtf(x)", 2.0, |x, _| x.cbrt()),
@@ -57,7 +58,7 @@ fn math_functions_stay_within_their_error_bounds() {
                 ((random_word(i, 1) % 20_001) as i32 - 10_000) as f32 * 0.000_488_281_25 + 0.000_01;
             let value = f64::from(f32::from_bits(*word as u32));
             let wanted = exact(f64::from(x), f64::from(z));
-            // Near a zero of a wave only the absolute error is small.
+            // Near a zero of sine or cosine only the absolute error is small.
             let size = if name.starts_with("sinpi") || name.starts_with("cospi") {
                 wanted.abs().max(1e-2)
             } else {
@@ -76,7 +77,7 @@ fn math_functions_stay_within_their_error_bounds() {
 #[test]
 fn special_functions_have_known_values() {
     let Some(device) = device() else { return };
-    // From tables.
+    // Values from tables.
     let cases = [
         ("erff(0.5f)", 0.520_499_877_813_046_5),
         ("erfcf(1.5f)", 0.033_894_853_524_689_27),
@@ -115,7 +116,7 @@ fn special_functions_have_known_values() {
     }
 }
 
-/// Products and sums with their rounding in their names are never fused, whatever surrounds them.
+/// Products and sums whose names specify the rounding are never fused into one operation.
 #[test]
 fn explicitly_rounded_operations_are_not_fused() {
     let Some(device) = device() else { return };
@@ -153,7 +154,7 @@ __global__ void f(long long* y, int n) {
   source_data[t] = t * 3;
   if (t == 0) { init(&barrier, 64); init(&latch, 32); init(&semaphore, 1); inside = most = 0; }
   __syncthreads();
-  // The second warp waits for what the first has done, phase by phase.
+  // In each phase the second warp waits for the first one.
   long long seen = 0;
   if (t < 64) {
     for (int phase = 0; phase < 8; ++phase) {
@@ -169,7 +170,7 @@ __global__ void f(long long* y, int n) {
   }
   if (t >= 64 && t < 96) latch.count_down();
   if (t >= 96) { latch.wait(); }
-  // One at a time.
+  // At most one thread at a time.
   semaphore.acquire();
   int now = atomicAdd(&inside, 1) + 1;
   atomicMax(&most, now);

@@ -1,5 +1,5 @@
-//! CUDA C++ as the CPU understands it: small device programs run through the real device, and what they give is compared
-//! with values that are computed here, independently.
+//! CUDA C++ on the CPU device: small programs run on the real device, and their results are compared with values computed here
+//! independently.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 

@@ -1,10 +1,10 @@
-//! Running a device program and reading what it left.
+//! Runs a device program and reads its output.
 
 use std::time::Duration;
 
 use kforge::device::cpu::{CpuDevice, find_compiler};
 use kforge::device::{
-    Answer, Build, Compiled, Device, Edge, LaunchOutcome, Opened, Purpose, Question, Refusal,
+    Build, Compile, Compiled, Device, Edge, LaunchOutcome, Opened, Purpose, Refusal,
 };
 use kforge::kernel::plan::{
     Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
@@ -13,7 +13,7 @@ use kforge::task::DType;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// `None`, said in one line, where the machine has no compiler.
+/// The device; `None`, with a message, if the machine has no compiler.
 pub(crate) fn device() -> Option<CpuDevice> {
     if find_compiler().is_err() {
         println!("skipped: no C++ compiler");
@@ -22,7 +22,7 @@ pub(crate) fn device() -> Option<CpuDevice> {
     Some(CpuDevice::new().expect("a machine with a compiler has a device"))
 }
 
-/// A source with a kernel `f(long long* y, int n)`.
+/// A source with a kernel `f(long long* y, int n)`, and its launch.
 pub(crate) struct TestProgram<'s> {
     pub(crate) source: &'s str,
     pub(crate) grid: u32,
@@ -84,9 +84,7 @@ impl TestProgram<'_> {
         if let LaunchOutcome::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
             return Err(Box::new(refusal));
         }
-        let Answer::Bytes(bytes) = arm.inspect(0, &Question::Bytes).unwrap() else {
-            panic!("bytes were asked for")
-        };
+        let bytes = arm.bytes(0).unwrap();
         let words = bytes.chunks_exact(8);
         Ok(words
             .map(|word| i64::from_le_bytes(word.try_into().unwrap()))
@@ -94,7 +92,7 @@ impl TestProgram<'_> {
     }
 }
 
-/// Runs a source on one block of up to 128 threads in each of as many blocks as there are elements.
+/// Runs a source with at least one thread per element, in blocks of 128 threads.
 pub(crate) fn run_kernel(device: &CpuDevice, source: &str, count: usize) -> Vec<i64> {
     let program = TestProgram {
         source,
@@ -107,8 +105,8 @@ pub(crate) fn run_kernel(device: &CpuDevice, source: &str, count: usize) -> Vec<
         .unwrap_or_else(|refusal| panic!("{refusal:#?}\n{source}"))
 }
 
-/// Evaluates `expressions`, which may use `i` and `bits(k)` (the k-th random word of element i), for every element; each gives
-/// one column of results as integers.
+/// Evaluates `expressions` for every element; each gives one column of integers. They may use `i` and `bits(k)`, the k-th random
+/// word of element i (`random_word` here).
 pub(crate) fn evaluate_columns(
     device: &CpuDevice,
     head: &str,
@@ -142,7 +140,7 @@ pub(crate) fn evaluate_columns(
 
 const DEVICE_RANDOM_WORD: &str = "__device__ inline unsigned word(unsigned i, unsigned k) { unsigned h = i * 2654435761u + k * 40503u; h ^= h >> 15; h *= 2246822519u; h ^= h >> 13; h *= 3266489917u; return h ^ h >> 16; }";
 
-/// The same random words here.
+/// A pseudo-random word; the device program computes the same.
 pub(crate) fn random_word(i: usize, k: u32) -> u32 {
     let mut h = (i as u32)
         .wrapping_mul(2_654_435_761)
@@ -154,7 +152,7 @@ pub(crate) fn random_word(i: usize, k: u32) -> u32 {
     h ^ h >> 16
 }
 
-/// Compares columns with what is expected of each row.
+/// Compares every value with `expected(column, row)`.
 pub(crate) fn assert_columns(
     expressions: &[&str],
     found: &[Vec<i64>],

@@ -18,11 +18,12 @@ use super::line_table::LineTable;
 use super::process::{KernelProcess, ProcessEnd, SharedMemory};
 use super::saved_variables::SavedVariables;
 use crate::device::{
-    self, AccessSite, Answer, BoundKernel, BufferContent, Build, ExpectedValues, LaunchOutcome,
-    Opened, Program, Question, Refusal, numerics,
+    AccessSite, BufferAccess, BufferChecks, BufferContent, Build, Comparison, ExpectedOutput,
+    ExpectedValues, KernelEvidence, LaunchOutcome, Launching, Opened, PersistentState, Poison,
+    PoisonCount, Program, Refusal, Timing, numerics,
 };
 use crate::kernel::plan::{Argument, BufferRole, Plan};
-use crate::task::DType;
+use crate::task::{DType, Tolerance};
 use crate::verdict::Status;
 
 /// Bytes before and behind every buffer's data that a kernel must leave alone; the data starts at a multiple of 256.
@@ -129,7 +130,7 @@ impl CpuBoundKernel {
     }
 }
 
-impl BoundKernel for CpuBoundKernel {
+impl BufferAccess for CpuBoundKernel {
     fn write(&mut self, buffer: usize, content: &BufferContent<'_>) -> anyhow::Result<()> {
         let place = self.layouts.get(buffer).context("no such buffer")?;
         let memory = &mut self.memory.bytes_mut()[place.data.clone()];
@@ -159,6 +160,67 @@ impl BoundKernel for CpuBoundKernel {
         Ok(())
     }
 
+    fn hash(&self, buffer: usize) -> anyhow::Result<u64> {
+        Ok(numerics::hash(self.data(buffer)?.1))
+    }
+
+    /// There is one copy.
+    fn hash_copies(&self, buffer: usize, _copies: &[u32]) -> anyhow::Result<u64> {
+        self.hash(buffer)
+    }
+
+    fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
+        let (layout, memory) = self.data(buffer)?;
+        Ok(numerics::values(layout.dtype, memory))
+    }
+
+    fn bytes(&self, buffer: usize) -> anyhow::Result<Vec<u8>> {
+        Ok(self.data(buffer)?.1.to_vec())
+    }
+}
+
+impl BufferChecks for CpuBoundKernel {
+    fn guard_damage(&self, buffer: usize) -> anyhow::Result<Option<i64>> {
+        let (layout, _) = self.data(buffer)?;
+        Ok(guard_damage(self.memory.bytes(), layout))
+    }
+
+    fn unwritten(&self, buffer: usize, poison: Poison) -> anyhow::Result<PoisonCount> {
+        let (layout, memory) = self.data(buffer)?;
+        Ok(numerics::count_unwritten(layout.dtype, memory, poison))
+    }
+
+    fn expected_output(&self, buffer: usize) -> anyhow::Result<ExpectedOutput> {
+        let values = self.values(buffer)?;
+        let first_not_finite = values.iter().position(|value| !value.is_finite());
+        Ok(ExpectedOutput {
+            values: ExpectedValues::Host(values),
+            first_not_finite: first_not_finite.map(|index| index as u64),
+        })
+    }
+
+    fn compare(
+        &self,
+        buffer: usize,
+        _copies: &[u32],
+        expected: &ExpectedValues,
+        tolerance: Tolerance,
+    ) -> anyhow::Result<Comparison> {
+        let (layout, memory) = self.data(buffer)?;
+        let ExpectedValues::Host(expected) = expected else {
+            bail!("values on another device cannot be compared with here");
+        };
+        if expected.len() as u64 * layout.dtype.bytes() != memory.len() as u64 {
+            bail!(
+                "`{}` has another size than what it is compared with",
+                layout.name
+            );
+        }
+        Ok(numerics::compare(layout.dtype, memory, expected, tolerance))
+    }
+}
+
+impl Launching for CpuBoundKernel {
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
         match self.process.run_plan(deadline)? {
             (ProcessEnd::Stopped, time) => {
@@ -181,64 +243,40 @@ impl BoundKernel for CpuBoundKernel {
             ))),
         }
     }
+}
 
-    fn inspect(&self, buffer: usize, question: &Question<'_>) -> anyhow::Result<Answer> {
-        let place = self.layouts.get(buffer).context("no such buffer")?;
-        let memory = &self.memory.bytes()[place.data.clone()];
-        Ok(match question {
-            Question::Hash | Question::HashOf(_) => Answer::Hash(numerics::hash(memory)),
-            Question::Guards => Answer::Guards(guard_damage(self.memory.bytes(), place)),
-            Question::Values => Answer::Values(numerics::values(place.dtype, memory)),
-            Question::Bytes => Answer::Bytes(memory.to_vec()),
-            Question::Printed => Answer::Printed(self.process.printed()),
-            Question::Expected => {
-                let values = numerics::values(place.dtype, memory);
-                let not_finite = values.iter().position(|value| !value.is_finite());
-                Answer::Expected {
-                    expected: ExpectedValues::Host(values),
-                    not_finite: not_finite.map(|index| index as u64),
-                }
-            }
-            Question::Compare {
-                expected,
-                tolerance,
-                ..
-            } => {
-                let ExpectedValues::Host(expected) = expected else {
-                    bail!("values on another device cannot be compared with here");
-                };
-                if expected.len() as u64 * place.dtype.bytes() != memory.len() as u64 {
-                    bail!(
-                        "`{}` has another size than what it is compared with",
-                        place.name
-                    );
-                }
-                Answer::Comparison(numerics::compare(place.dtype, memory, expected, *tolerance))
-            }
-            Question::Accesses => Answer::Accesses(access_sites(
-                control(&self.memory),
-                &LineTable::open(&self.executable),
-            )),
-            Question::Remembered => {
-                Answer::Remembered(match (&self.first_change, &self.saved_variables) {
-                    (Some((variable, launch)), _) => device::PersistentState::Changed {
-                        variable: variable.clone(),
-                        launch: *launch,
-                    },
-                    (None, Some(_)) => device::PersistentState::Unchanged,
-                    (None, None) => device::PersistentState::Unknown,
-                })
-            }
-            // There is one copy, and every launch uses it.
-            Question::Untouched(_) => Answer::Unwritten {
-                count: 0,
-                first: None,
+/// There is one copy, and every sample is one run.
+impl Timing for CpuBoundKernel {}
+
+impl KernelEvidence for CpuBoundKernel {
+    fn printed(&self) -> String {
+        self.process.printed()
+    }
+
+    fn persistent_state(&self) -> PersistentState {
+        match (&self.first_change, &self.saved_variables) {
+            (Some((variable, launch)), _) => PersistentState::Changed {
+                variable: variable.clone(),
+                launch: *launch,
             },
-            Question::Unwritten(pattern) => {
-                let (count, first) = numerics::count_unwritten(place.dtype, memory, *pattern);
-                Answer::Unwritten { count, first }
-            }
+            (None, Some(_)) => PersistentState::Unchanged,
+            (None, None) => PersistentState::Unknown,
+        }
+    }
+
+    fn accesses(&self) -> Option<Vec<AccessSite>> {
+        (self.build == Build::Race).then(|| {
+            let lines = LineTable::open(&self.executable);
+            access_sites(control(&self.memory), &lines)
         })
+    }
+}
+
+impl CpuBoundKernel {
+    /// Layout and contents of a buffer.
+    fn data(&self, buffer: usize) -> anyhow::Result<(&BufferLayout, &[u8])> {
+        let layout = self.layouts.get(buffer).context("no such buffer")?;
+        Ok((layout, &self.memory.bytes()[layout.data.clone()]))
     }
 }
 

@@ -1,18 +1,18 @@
-//! How each build is compiled and linked.
+//! The compiler and linker flags of each build.
 //!
-//! Flags only; nothing runs here.
+//! Only flags; `compiler_runner` runs the compiler.
 
 use std::path::Path;
 
 use crate::device::Build;
 
-/// Whatever this machine can do; the name that both compilers know on this architecture.
+/// Uses all instructions of this machine. Both gcc and clang accept this spelling on this architecture.
 const NATIVE: &str = if cfg!(target_arch = "aarch64") {
     "-mcpu=native"
 } else {
     "-march=native"
 };
-/// The flags of header and candidate alike: a precompiled header is used only under its own.
+/// Flags of the fast build, for the precompiled header and the candidate alike: gcc uses a precompiled header only with equal flags.
 pub(super) const FAST_FLAGS: &[&str] = &[
     "-std=gnu++17",
     "-O3",
@@ -30,10 +30,10 @@ pub(super) const FAST_FLAGS: &[&str] = &[
     "-w",
     "-fmax-errors=20",
 ];
-/// Some systems let the compiler replace calls of the C library by checked ones of their own.
+/// Some systems replace calls of the C library with checked variants by default.
 const NO_FORTIFY: &str = "-U_FORTIFY_SOURCE";
-/// The flags of the inspected builds. Every access must stay one, where the source has it: none moved ahead of the condition
-/// that guards it, no vector's copy taken apart.
+/// Flags of the bounds and race builds. Every memory access must stay as it is in the source: not moved before the condition that
+/// guards it, and not split.
 const INSPECTED_FLAGS: &[&str] = &[
     "-std=gnu++17",
     "-O1",
@@ -58,7 +58,7 @@ const INSPECTED_FLAGS: &[&str] = &[
 const BOUNDS_FLAGS: &[&str] = &[
     "-fsanitize=address",
     "-fsanitize=signed-integer-overflow,shift,integer-divide-by-zero,alignment,return,unreachable,vla-bound",
-    // Calls instead of code in place: they are answered by the runtime.
+    // Calls instead of inline checks, because the runtime implements them.
     "--param=asan-instrumentation-with-call-threshold=0",
     "--param=asan-use-after-return=0",
 ];
@@ -68,7 +68,7 @@ const RACE_FLAGS: &[&str] = &[
     "--param=tsan-instrument-func-entry-exit=0",
 ];
 const FAST_MATH_FLAGS: &[&str] = &["-ffast-math", "-fno-finite-math-only"];
-/// The runtime's own flags: wide vectors in its switch cost more than they bring.
+/// Flags of the runtime. Without vectorisation: wide vectors slow down switching between fibers.
 pub(super) const RUNTIME_FLAGS: &[&str] = &[
     "-std=gnu++17",
     "-O2",
@@ -80,7 +80,7 @@ pub(super) const RUNTIME_FLAGS: &[&str] = &[
     "-fno-pie",
     "-w",
 ];
-/// For the first instructions of a process: no stack guard, which libc has yet to set up, and no call of libc.
+/// Flags of `start.cpp`, which runs before libc: without the stack protector, which libc sets up, and without calls of libc.
 pub(super) const START_FLAGS: &[&str] = &[
     "-std=gnu++17",
     "-O1",
@@ -90,7 +90,7 @@ pub(super) const START_FLAGS: &[&str] = &[
     "-fcf-protection=none",
     "-w",
 ];
-/// Where a process begins: with what takes away what it no longer needs.
+/// The entry point is `kforge_start`, which installs the first seccomp filter.
 const LINK_FLAGS: &[&str] = &[
     "-no-pie",
     "-pthread",
@@ -99,7 +99,7 @@ const LINK_FLAGS: &[&str] = &[
     "-Wl,-e,kforge_start",
 ];
 
-/// What compiles a candidate, and its precompiled header.
+/// The flags for a candidate and its precompiled header.
 pub(super) fn compile_flags(build: Build, fast_math: bool) -> Vec<&'static str> {
     match build {
         Build::Fast if fast_math => [FAST_FLAGS, FAST_MATH_FLAGS].concat(),
@@ -109,19 +109,19 @@ pub(super) fn compile_flags(build: Build, fast_math: bool) -> Vec<&'static str> 
     }
 }
 
-/// A program that is whole needs no file to begin, and no library of a sanitizer; its addresses are short.
+/// A static program needs no files to start and no sanitizer library, and its addresses fit in 32 bits.
 pub(super) fn link_flags(is_static: bool) -> Vec<&'static str> {
     let static_flag: &[&str] = if is_static { &["-static"] } else { &[] };
     [LINK_FLAGS, static_flag].concat()
 }
 
-/// Gathers the variables of the candidate's own file, for `state`. The inspected builds are for one launch.
+/// Collects the candidate's variables in sections of their own, for `saved_variables`. The bounds and race builds run once only.
 pub(super) fn linker_script_flag(runtime: &Path, build: Build) -> Option<String> {
     let script = runtime.join("state.ld");
     (build == Build::Fast).then(|| format!("-Wl,-T,{}", script.display()))
 }
 
-/// The runtime's object file, and the macro that makes it what it is.
+/// The object file of the runtime, and the macro that selects the build.
 pub(super) fn runtime_object(build: Build) -> (&'static str, &'static [&'static str]) {
     match build {
         Build::Fast => ("runtime.o", &[]),

@@ -1,20 +1,21 @@
-//! What a compiler says about a candidate, in the kernel file's own lines: no folder of this machine, no header of the runtime.
+//! Turns the compiler's output into a refusal: the kernel file's own lines, without folders of this machine or headers of the
+//! runtime.
 //!
-//! The words stay untrusted: a candidate chooses many of them.
+//! The text stays untrusted, because a candidate chooses much of it. Nothing is compiled here.
 
 use crate::device::Refusal;
 use crate::device::compiler_log::{strip_directories, truncate_line};
 use crate::verdict::{Evidence, Status};
 
-/// The most that is kept of what a compiler says.
+/// Maximum length of the log in bytes.
 const LOG_LIMIT: usize = 4096;
 /// The name under which the compiler knows the kernel file.
 pub(super) const KERNEL_FILE: &str = "kernel.cu";
 
-/// A refusal from the compiler's output: the first error and its line, and what was said about the kernel file.
+/// The refusal for a compiler's output: the first error with its line, and the messages about the kernel file as its log.
 pub(super) fn compile_error(output: &str) -> Refusal {
     let mut log = String::new();
-    // Excerpts are indented, and belong to the line before.
+    // Excerpts are indented and belong to the message before them.
     let mut of_the_kernel = true;
     for line in output.lines() {
         let line = strip_directories(line);
@@ -33,7 +34,7 @@ pub(super) fn compile_error(output: &str) -> Refusal {
         log.push('\n');
     }
     let (line, message) = first_error(output);
-    // An error may name nothing but a folder, or nothing at all.
+    // A message may be empty, or be empty without its folders.
     let message = match message.trim() {
         "" => "the compiler failed",
         message => truncate_line(message),
@@ -52,13 +53,14 @@ pub(super) fn compile_error(output: &str) -> Refusal {
     }
 }
 
-/// Lines about the kernel file, and errors wherever they were noticed; not the ways through the runtime's headers.
+/// Whether to show a line: messages about the kernel file, and errors anywhere, but not the include chain through the runtime's
+/// headers.
 fn is_shown(line: &str) -> bool {
-    let from_elsewhere = line.starts_with("In file included")
+    let is_noise = line.starts_with("In file included")
         || line.starts_with("compilation terminated")
         || line.starts_with("collect2:");
     line.starts_with(KERNEL_FILE)
-        || (!from_elsewhere && (error_message(line).is_some() || !is_header(line)))
+        || (!is_noise && (error_message(line).is_some() || !is_header(line)))
 }
 
 fn is_header(line: &str) -> bool {
@@ -66,7 +68,7 @@ fn is_header(line: &str) -> bool {
     name.ends_with(".h") || name.ends_with(".hpp") || name.starts_with("from ")
 }
 
-/// The first error's line in the kernel file, and its words.
+/// The line of the first error in the kernel file, and its message.
 fn first_error(output: &str) -> (Option<u32>, String) {
     let lines: Vec<_> = output.lines().collect();
     let at = lines.iter().position(|line| error_message(line).is_some());
@@ -83,7 +85,7 @@ fn first_error(output: &str) -> (Option<u32>, String) {
             linker_error(&lines).unwrap_or_else(|| strip_directories(message)),
         );
     }
-    // gcc names the place that led into a header before the error, clang behind it.
+    // For an error in a header, gcc names the line of the kernel before the error, clang after it.
     let line = kernel_line(lines[at])
         .or_else(|| lines[..at].iter().rev().find_map(|line| kernel_line(line)))
         .or_else(|| {
@@ -99,7 +101,7 @@ fn first_error(output: &str) -> (Option<u32>, String) {
     (line, strip_directories(message))
 }
 
-/// What an error line says.
+/// The message of a line that reports an error.
 fn error_message(line: &str) -> Option<&str> {
     if line.starts_with(' ') {
         return None;
@@ -118,7 +120,7 @@ fn kernel_line(line: &str) -> Option<u32> {
         .ok()
 }
 
-/// What the linker missed or found twice.
+/// The linker's message about an undefined or duplicate symbol.
 fn linker_error(lines: &[&str]) -> Option<String> {
     lines.iter().find_map(|line| {
         let start = ["undefined reference to", "multiple definition of"]

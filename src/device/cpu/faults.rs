@@ -12,7 +12,7 @@ use super::control_page::{
 };
 use super::line_table::LineTable;
 use super::process::{KernelProcess, ProcessEnd};
-use crate::device::sandbox::name_of_call;
+use crate::device::sandbox::system_call_name;
 use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, OtherAccess, Status};
 
@@ -287,10 +287,10 @@ fn describe_nearest_buffer(
 
 /// What a process asked of the system that is not open to it. The call did not happen; its number is the process's own word.
 fn describe_refused_call(record: &ControlFault) -> String {
-    let name = (record.kind != 0).then(|| name_of_call(record.address));
+    let name = (record.kind != 0).then(|| system_call_name(record.address));
     match name.flatten() {
-        Some(name) => format!("the system call `{name}` is not open to a kernel"),
-        None => "a system call that is not open to a kernel".to_owned(),
+        Some(name) => format!("the system call `{name}` is not allowed in a kernel"),
+        None => "a system call that is not allowed in a kernel".to_owned(),
     }
 }
 

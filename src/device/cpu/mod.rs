@@ -5,37 +5,41 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use indexmap::IndexMap;
-
 mod bound_kernel;
 mod compiler;
 mod compiler_flags;
+mod compiler_runner;
 mod control_page;
 mod diagnostics;
 mod faults;
 mod input_cache;
 mod line_table;
 mod process;
+mod runtime_build;
 mod saved_variables;
+mod shared_declarations;
 mod source;
 mod source_checks;
 #[doc(hidden)]
 pub mod texts;
+mod toolchain;
 mod wait_loops;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
 pub use compiler::{HostCompiler, find_compiler};
 
-use super::{Build, Compiled, Device, LockFile, Opened, Program, Purpose};
+use super::{
+    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties,
+};
 use crate::kernel::plan::{Plan, TranslationUnit};
-use crate::verdict::{DeviceIdentity, Resources};
+use crate::verdict::DeviceIdentity;
 
 /// How many blocks the same pair of processes is timed for: where a process lands in memory moves its times for all its life.
 const BLOCKS_PER_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
 pub struct CpuDevice {
-    toolchain: compiler::Toolchain,
+    toolchain: toolchain::Toolchain,
     cores: u32,
     input_cache: Rc<RefCell<input_cache::InputCache>>,
 }
@@ -47,7 +51,7 @@ impl CpuDevice {
     /// `Failure::environment` where there is no compiler, or no place for its results.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
-            toolchain: compiler::Toolchain::open()?,
+            toolchain: toolchain::Toolchain::open()?,
             cores: cores(),
             input_cache: Rc::default(),
         })
@@ -102,6 +106,22 @@ impl Device for CpuDevice {
         }
     }
 
+    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
+        if let Some(refusal) = source_checks::refuse_plan(plan) {
+            return Ok(Opened::Refused(refusal));
+        }
+        bound_kernel::CpuBoundKernel::open(
+            program,
+            plan,
+            self.cores,
+            self.toolchain.empty_folder(),
+            &self.toolchain.empty_program(),
+            Rc::clone(&self.input_cache),
+        )
+    }
+}
+
+impl Compile for CpuDevice {
     fn builds(&self) -> &[Build] {
         self.toolchain.builds()
     }
@@ -128,21 +148,9 @@ impl Device for CpuDevice {
             joined.collect()
         })
     }
+}
 
-    fn open(&self, program: &Program, plan: &Plan, _: Purpose) -> anyhow::Result<Opened> {
-        if let Some(refusal) = source_checks::refuse_plan(plan) {
-            return Ok(Opened::Refused(refusal));
-        }
-        bound_kernel::CpuBoundKernel::open(
-            program,
-            plan,
-            self.cores,
-            self.toolchain.empty_folder(),
-            &self.toolchain.empty_program(),
-            Rc::clone(&self.input_cache),
-        )
-    }
-
+impl TimingProperties for CpuDevice {
     fn blocks_per_process(&self) -> Option<usize> {
         Some(BLOCKS_PER_PROCESS)
     }
@@ -157,36 +165,25 @@ pub(crate) fn host_lock() -> LockFile {
     // SAFETY: geteuid has no preconditions and cannot fail.
     let user = unsafe { libc::geteuid() };
     LockFile {
-        path: super::lock_folder().join(format!("kforge-host-{user}.lock")),
+        path: super::lock::lock_folder().join(format!("kforge-host-{user}.lock")),
         is_host: true,
     }
 }
 
 fn compile_unit(
-    toolchain: &compiler::Toolchain,
+    toolchain: &toolchain::Toolchain,
     unit: &TranslationUnit,
     build: Build,
 ) -> anyhow::Result<Compiled> {
     if let Some(refusal) = source_checks::refuse_unit(unit) {
         return Ok(Compiled::Refused(refusal));
     }
-    let text = source::generate_cpp(unit);
-    Ok(
-        match toolchain.build(&unit.source, &text, build, unit.fast_math)? {
-            Ok((image, held, compile_seconds)) => Compiled::Ready(Program {
-                image,
-                lease: held,
-                build,
-                schedule: 0,
-                resources: Resources::default(),
-                compile_seconds,
-                log: String::new(),
-                entries: Vec::new(),
-                features: IndexMap::new(),
-            }),
-            Err(refusal) => Compiled::Refused(refusal),
-        },
-    )
+    toolchain.build(&toolchain::CompileTask {
+        kernel: &unit.source,
+        text: &source::generate_cpp(unit),
+        build,
+        fast_math: unit.fast_math,
+    })
 }
 
 fn processor_name() -> String {

@@ -1,79 +1,83 @@
-//! What a candidate could remember between launches: the variables of its own file, looked at and put back from outside.
+//! Detects and undoes what a candidate remembers between launches: changes to the variables of its own file.
 //!
-//! Where they lie is read from the executable as the linker wrote it, before the candidate runs; their memory is read and
-//! written by the judge while the process is stopped. The process is asked for nothing.
+//! The addresses are read from the executable before the candidate runs. The judge reads and writes the variables while the
+//! process is stopped; the process itself is never asked. Memory that a candidate allocates is not covered.
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use object::{Object, ObjectSection, ObjectSymbol};
 
-/// The sections that `runtime/state.ld` makes.
+/// The sections that `runtime/state.ld` creates.
 const STATE_SECTIONS: [&str; 2] = ["kforge_unit_data", "kforge_unit_bss"];
-/// How much is read at once.
+/// How much memory is compared at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Where a file's variables lie in the process.
+/// The addresses and names of a program's variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct VariableTable {
-    /// First address and length of what may be written.
+struct VariableTable {
+    /// First address and length of each range of writable memory.
     ranges: Vec<(u64, usize)>,
-    /// Address, size and name of each that has a name, by address.
-    symbols: Vec<(u64, u64, String)>,
+    /// Sorted by address.
+    variables: Vec<Variable>,
 }
 
-/// The variables as they were before the first launch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Variable {
+    address: u64,
+    bytes: u64,
+    name: String,
+}
+
+/// The contents of a program's variables before the first launch.
 pub(super) struct SavedVariables {
-    variables: VariableTable,
-    original: Vec<Vec<u8>>,
+    table: VariableTable,
+    /// One copy for each range of the table.
+    contents: Vec<Vec<u8>>,
 }
 
 impl SavedVariables {
-    /// Looks at a stopped process. `None` where this system does not let one process look into another.
+    /// Reads the variables of a stopped process. `None` if the system does not allow one process to read another's memory.
     pub(super) fn open(executable: &Path, process: libc::pid_t) -> anyhow::Result<Option<Self>> {
-        let bytes = std::fs::read(executable)
+        let file = std::fs::read(executable)
             .with_context(|| format!("failed to read `{}`", executable.display()))?;
-        let variables = VariableTable::read_elf(&bytes)
-            .with_context(|| format!("`{}` is no executable", executable.display()))?;
-        let mut image = Vec::new();
-        for (address, length) in &variables.ranges {
+        let table = VariableTable::read_elf(&file)
+            .with_context(|| format!("`{}` is not a valid executable", executable.display()))?;
+        let mut contents = Vec::new();
+        for (address, length) in &table.ranges {
             let mut memory = vec![0; *length];
             match transfer(process, *address, &mut memory, TransferDirection::Read) {
-                Ok(()) => image.push(memory),
+                Ok(()) => contents.push(memory),
                 Err(error) if is_forbidden(&error) => return Ok(None),
                 Err(error) => {
                     return Err(error).context("failed to read the variables of a candidate");
                 }
             }
         }
-        Ok(Some(Self {
-            variables,
-            original: image,
-        }))
+        Ok(Some(Self { table, contents }))
     }
 
-    /// Puts back what has changed, and names the first variable of it.
+    /// Restores every changed variable of a stopped process. Returns the name of the first one that had changed.
     pub(super) fn restore(&mut self, process: libc::pid_t) -> anyhow::Result<Option<String>> {
-        let mut changed = None;
-        let mut piece = vec![0; CHUNK_BYTES];
-        for ((address, _), image) in self.variables.ranges.iter().zip(&mut self.original) {
-            for (index, image) in image.chunks_mut(CHUNK_BYTES).enumerate() {
-                let address = address + (index * CHUNK_BYTES) as u64;
-                let piece = &mut piece[..image.len()];
-                transfer(process, address, piece, TransferDirection::Read)
+        let mut first_change = None;
+        let mut current = vec![0; CHUNK_BYTES];
+        for ((start, _), contents) in self.table.ranges.iter().zip(&mut self.contents) {
+            for (index, saved) in contents.chunks_mut(CHUNK_BYTES).enumerate() {
+                let address = start + (index * CHUNK_BYTES) as u64;
+                let current = &mut current[..saved.len()];
+                transfer(process, address, current, TransferDirection::Read)
                     .context("failed to read the variables of a candidate")?;
-                if piece == image {
+                if current == saved {
                     continue;
                 }
-                let differs = piece
-                    .iter()
-                    .zip(&*image)
-                    .position(|(one, other)| one != other);
-                changed.get_or_insert(address + differs.unwrap_or_default() as u64);
-                transfer(process, address, image, TransferDirection::Write)
-                    .context("failed to put the variables of a candidate back")?;
+                let mut pairs = current.iter().zip(&*saved);
+                let offset = pairs.position(|(one, other)| one != other);
+                first_change.get_or_insert(address + offset.unwrap_or_default() as u64);
+                transfer(process, address, saved, TransferDirection::Write)
+                    .context("failed to restore the variables of a candidate")?;
             }
         }
-        Ok(changed.map(|address| self.variables.name_at(address)))
+        Ok(first_change.map(|address| self.table.name_at(address)))
     }
 }
 
@@ -83,6 +87,7 @@ enum TransferDirection {
     Write,
 }
 
+/// Copies memory between this process and another.
 fn transfer(
     process: libc::pid_t,
     address: u64,
@@ -92,28 +97,25 @@ fn transfer(
     if memory.is_empty() {
         return Ok(());
     }
-    let here = libc::iovec {
+    let local = libc::iovec {
         iov_base: memory.as_mut_ptr().cast(),
         iov_len: memory.len(),
     };
-    let there = libc::iovec {
+    let remote = libc::iovec {
         iov_base: address as *mut libc::c_void,
         iov_len: memory.len(),
     };
-    // SAFETY: `here` is this side's own memory, borrowed for as long as the call takes; `there` is only another's.
-    let moved = unsafe {
+    let (local, remote) = (&raw const local, &raw const remote);
+    // SAFETY: `local` is memory of this process, borrowed for the duration of the call; `remote` is only read by the kernel.
+    let copied = unsafe {
         match direction {
-            TransferDirection::Read => {
-                libc::process_vm_readv(process, &raw const here, 1, &raw const there, 1, 0)
-            }
-            TransferDirection::Write => {
-                libc::process_vm_writev(process, &raw const here, 1, &raw const there, 1, 0)
-            }
+            TransferDirection::Read => libc::process_vm_readv(process, local, 1, remote, 1, 0),
+            TransferDirection::Write => libc::process_vm_writev(process, local, 1, remote, 1, 0),
         }
     };
-    match usize::try_from(moved) {
-        Ok(moved) if moved == memory.len() => Ok(()),
-        // A part: the rest is not there, though the executable says so.
+    match usize::try_from(copied) {
+        Ok(copied) if copied == memory.len() => Ok(()),
+        // Part of the range is not mapped, although the executable says so.
         Ok(_) => Err(std::io::ErrorKind::UnexpectedEof.into()),
         Err(_) => Err(std::io::Error::last_os_error()),
     }
@@ -124,105 +126,46 @@ fn is_forbidden(error: &std::io::Error) -> bool {
 }
 
 impl VariableTable {
-    /// Reads a little-endian ELF file of 64 bits.
+    /// The variables in the sections that `runtime/state.ld` creates.
     fn read_elf(file: &[u8]) -> anyhow::Result<Self> {
-        if file.get(..6) != Some(b"\x7fELF\x02\x01".as_slice()) {
-            bail!("not an ELF file of 64 bits");
-        }
-        let table = usize::try_from(read_integer(file, 0x28, 8)?)?;
-        let size = usize::try_from(read_integer(file, 0x3a, 2)?)?;
-        let count = usize::try_from(read_integer(file, 0x3c, 2)?)?;
-        let names = usize::try_from(read_integer(file, 0x3e, 2)?)?;
-        let section = |index: usize| ElfSection::read(file, table + index * size);
-        let names = section(names)?;
-        let mut variables = Self::default();
-        let mut symbols = Vec::new();
-        for index in 0..count {
-            let found = section(index)?;
-            if STATE_SECTIONS.contains(&read_name(file, names.offset + found.name)?)
-                && found.bytes > 0
-            {
-                variables.ranges.push((found.address, found.bytes));
-            }
-            if found.kind == SYMBOL_TABLE {
-                let strings = section(found.link)?;
-                for place in (found.offset..found.offset + found.bytes).step_by(SYMBOL_BYTES) {
-                    let name = usize::try_from(read_integer(file, place, 4)?)?;
-                    let address = read_integer(file, place + 8, 8)?;
-                    let length = read_integer(file, place + 16, 8)?;
-                    symbols.push((address, length, strings.offset + name));
-                }
+        let file = object::File::parse(file)?;
+        let mut ranges = Vec::new();
+        for section in file.sections() {
+            if section.size() > 0 && STATE_SECTIONS.contains(&section.name()?) {
+                ranges.push((section.address(), usize::try_from(section.size())?));
             }
         }
-        symbols.retain(|(address, length, _)| {
-            let within =
-                |(start, bytes): &(u64, usize)| (*start..start + *bytes as u64).contains(address);
-            *length > 0 && variables.ranges.iter().any(within)
-        });
-        for (address, length, name) in symbols {
-            let name = unmangled_name(read_name(file, name)?);
-            variables.symbols.push((address, length, name));
+        let is_covered = |address: u64| {
+            let covers =
+                |(start, bytes): &(u64, usize)| (*start..start + *bytes as u64).contains(&address);
+            ranges.iter().any(covers)
+        };
+        let mut variables = Vec::new();
+        for symbol in file.symbols() {
+            if symbol.size() > 0 && is_covered(symbol.address()) {
+                variables.push(Variable {
+                    address: symbol.address(),
+                    bytes: symbol.size(),
+                    name: unmangled_name(symbol.name()?),
+                });
+            }
         }
-        variables.symbols.sort();
-        Ok(variables)
+        variables.sort();
+        Ok(Self { ranges, variables })
     }
 
     fn name_at(&self, address: u64) -> String {
-        let mut symbols = self.symbols.iter();
-        let found = symbols.find(|(start, length, _)| (*start..start + length).contains(&address));
-        found.map_or_else(
-            || "a variable without a name".to_owned(),
-            |(.., name)| format!("`{name}`"),
-        )
+        let contains = |variable: &&Variable| {
+            (variable.address..variable.address + variable.bytes).contains(&address)
+        };
+        match self.variables.iter().find(contains) {
+            Some(variable) => format!("`{}`", variable.name),
+            None => "a variable without a name".to_owned(),
+        }
     }
 }
 
-const SYMBOL_TABLE: u64 = 2;
-const SYMBOL_BYTES: usize = 24;
-
-struct ElfSection {
-    name: usize,
-    kind: u64,
-    address: u64,
-    offset: usize,
-    bytes: usize,
-    link: usize,
-}
-
-impl ElfSection {
-    fn read(file: &[u8], place: usize) -> anyhow::Result<Self> {
-        Ok(Self {
-            name: usize::try_from(read_integer(file, place, 4)?)?,
-            kind: read_integer(file, place + 4, 4)?,
-            address: read_integer(file, place + 0x10, 8)?,
-            offset: usize::try_from(read_integer(file, place + 0x18, 8)?)?,
-            bytes: usize::try_from(read_integer(file, place + 0x20, 8)?)?,
-            link: usize::try_from(read_integer(file, place + 0x28, 4)?)?,
-        })
-    }
-}
-
-fn read_integer(file: &[u8], place: usize, bytes: usize) -> anyhow::Result<u64> {
-    let end = place.checked_add(bytes);
-    let found = end
-        .and_then(|end| file.get(place..end))
-        .context("the file is cut short")?;
-    Ok(found
-        .iter()
-        .rev()
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
-}
-
-fn read_name(file: &[u8], place: usize) -> anyhow::Result<&str> {
-    let rest = file.get(place..).context("the file is cut short")?;
-    let length = rest
-        .iter()
-        .position(|byte| *byte == 0)
-        .context("a name has no end")?;
-    Ok(std::str::from_utf8(&rest[..length])?)
-}
-
-/// A variable's own name within what the compiler calls it: the last `LENGTH NAME` of it.
+/// The name of a variable in the source, from the name in the object file: the last `LENGTH NAME` pair of a mangled name.
 fn unmangled_name(mangled: &str) -> String {
     let Some(rest) = mangled.strip_prefix("_Z") else {
         return mangled.to_owned();

@@ -1,24 +1,26 @@
-//! The translation unit of a candidate: constants, tunables, the source with its `__shared__` declarations rewritten in place,
-//! and the entries. Lines in errors stay the kernel file's own.
+//! Generates the C++ translation unit of a candidate: constants, tunables, the kernel file, and one entry per launch.
+//!
+//! The kernel file's `__shared__` declarations, unroll pragmas and waiting loops are rewritten in place (`shared_declarations`,
+//! `wait_loops`). Line numbers in compiler messages stay those of the kernel file. Nothing is compiled here.
 
 use std::fmt::Write;
+use std::ops::Range;
 
+use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
-use crate::device::lexer::{Lexeme, LexemeKind, lex};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 use crate::kernel::plan::{ArgumentType, TranslationUnit};
 
-/// The C++ text of a unit.
+/// The C++ text of a translation unit.
 pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
-    // A `__shared__` that a macro hides is not rewritten: one OS thread runs one block at a time, so its own variable will do.
+    // A `__shared__` in a macro is not rewritten. A thread-local variable works too: an operating system thread runs one block
+    // at a time.
     let mut text =
         String::from("#include \"kforge_cuda.h\"\n#define __shared__ static thread_local\n");
     for (name, value) in &unit.constants {
-        // In memory of the text alone: writing to a String cannot fail.
-        let kind = if i32::try_from(*value).is_ok() {
-            "int"
-        } else {
-            "long long"
-        };
+        let is_int = i32::try_from(*value).is_ok();
+        let kind = if is_int { "int" } else { "long long" };
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "constexpr {kind} {name} = {value};");
     }
     for (name, value) in &unit.macros {
@@ -28,9 +30,7 @@ pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
     text.push_str(&rewrite_source(unit));
     text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
     for (index, entry) in unit.entry_points.iter().enumerate() {
-        let types: Vec<_> = entry
-            .arguments
-            .iter()
+        let types: Vec<_> = (entry.arguments.iter())
             .map(|argument| cpp_type(*argument))
             .collect();
         let _ = writeln!(
@@ -52,69 +52,22 @@ fn cpp_type(argument: ArgumentType) -> String {
         ArgumentType::I32 => "int".to_owned(),
         ArgumentType::U32 => "unsigned".to_owned(),
         ArgumentType::I64 => "long long".to_owned(),
-        // Refused before anything is compiled.
+        // `source_checks` has refused it before this is called.
         ArgumentType::TensorMap => "void".to_owned(),
     }
 }
 
-/// The source with shared declarations and unroll pragmas in words that the host's compiler knows.
+/// The kernel file with all rewrites.
 fn rewrite_source(unit: &TranslationUnit) -> String {
     let source = unit.source.as_str();
-    let tokens = lex(source);
-    let mut edits: Vec<(std::ops::Range<usize>, String)> = Vec::new();
-    let mut scopes = Vec::new();
-    let mut statement = 0;
-    let mut shared = 0;
-    let mut index = 0;
-    while index < tokens.len() {
-        let token = &tokens[index];
-        match (&token.kind, &source[token.range.clone()]) {
-            (LexemeKind::Directive, line) => {
-                if let Some(replacement) = rewrite_unroll(line, tokens.get(index + 1), unit) {
-                    edits.push((token.range.clone(), replacement));
-                }
-                if statement == index {
-                    statement = index + 1;
-                }
-            }
-            (LexemeKind::Symbol, "{") => {
-                scopes.push(opens_namespace(source, &tokens[statement..index]));
-                statement = index + 1;
-            }
-            (LexemeKind::Symbol, "}") => {
-                scopes.pop();
-                statement = index + 1;
-            }
-            (LexemeKind::Symbol, ";") => statement = index + 1,
-            (LexemeKind::Identifier, "__shared__") => {
-                let end = declaration_end(source, &tokens, index);
-                let at_namespace_scope = scopes.iter().all(|is_namespace| *is_namespace);
-                let range = tokens[statement].range.start
-                    ..tokens
-                        .get(end)
-                        .map_or(source.len(), |token| token.range.end);
-                if let Some(mut replacement) = rewrite_shared(
-                    source,
-                    &tokens[statement..end.min(tokens.len())],
-                    at_namespace_scope,
-                    &mut shared,
-                ) {
-                    replacement.extend(source[range.clone()].matches('\n'));
-                    edits.push((range, replacement));
-                }
-                index = end;
-                statement = end + 1;
-            }
-            _ => {}
-        }
-        index += 1;
-    }
-    edits.extend(wait_loop_edits(source, &tokens));
+    let lexemes = lex(source);
+    let mut edits = declaration_edits(unit, &lexemes);
+    edits.extend(wait_loop_edits(source, &lexemes));
     edits.sort_by_key(|(range, _)| range.start);
     let mut text = String::with_capacity(source.len() + 1024);
     let mut at = 0;
     for (range, replacement) in edits {
-        // A declaration that never closes holds the loops behind it: it was rewritten whole.
+        // An unclosed declaration extends over the loops after it and has been rewritten with them.
         if range.start >= at {
             text.push_str(&source[at..range.start]);
             text.push_str(&replacement);
@@ -125,233 +78,92 @@ fn rewrite_source(unit: &TranslationUnit) -> String {
     text
 }
 
-/// gcc knows `#pragma unroll` under another name, and wants a literal before a loop.
+/// The replacements for `__shared__` declarations and unroll pragmas.
+fn declaration_edits(unit: &TranslationUnit, lexemes: &[Lexeme]) -> Vec<(Range<usize>, String)> {
+    let source = unit.source.as_str();
+    let mut edits = Vec::new();
+    // Of every open brace, whether it opens a namespace.
+    let mut scopes = Vec::new();
+    // The index of the first lexeme of the current statement.
+    let mut statement = 0;
+    let mut shared_count = 0;
+    let mut index = 0;
+    while index < lexemes.len() {
+        let lexeme = &lexemes[index];
+        match (&lexeme.kind, &source[lexeme.range.clone()]) {
+            (LexemeKind::Directive, line) => {
+                if let Some(replacement) = rewrite_unroll(line, lexemes.get(index + 1), unit) {
+                    edits.push((lexeme.range.clone(), replacement));
+                }
+                if statement == index {
+                    statement = index + 1;
+                }
+            }
+            (LexemeKind::Symbol, "{") => {
+                scopes.push(opens_namespace(source, &lexemes[statement..index]));
+                statement = index + 1;
+            }
+            (LexemeKind::Symbol, "}") => {
+                scopes.pop();
+                statement = index + 1;
+            }
+            (LexemeKind::Symbol, ";") => statement = index + 1,
+            (LexemeKind::Identifier, "__shared__") => {
+                let end = declaration_end(source, lexemes, index);
+                let declaration = &lexemes[statement..end.min(lexemes.len())];
+                let at_namespace_scope = scopes.iter().all(|is_namespace| *is_namespace);
+                let replacement =
+                    rewrite_shared(source, declaration, at_namespace_scope, &mut shared_count);
+                if let Some(mut replacement) = replacement {
+                    let end = lexemes.get(end).map_or(source.len(), |end| end.range.end);
+                    let range = lexemes[statement].range.start..end;
+                    replacement.extend(source[range.clone()].matches('\n'));
+                    edits.push((range, replacement));
+                }
+                index = end;
+                statement = end + 1;
+            }
+            _ => {}
+        }
+        index += 1;
+    }
+    edits
+}
+
+/// gcc's form of `#pragma unroll`, which needs a literal count and a loop on the next line.
 fn rewrite_unroll(line: &str, next: Option<&Lexeme>, unit: &TranslationUnit) -> Option<String> {
-    let words = line
+    let count = line
         .strip_prefix('#')?
         .trim_start()
         .strip_prefix("pragma")?
         .trim_start()
-        .strip_prefix("unroll")?;
-    let count = words
+        .strip_prefix("unroll")?
         .trim()
         .trim_start_matches('(')
         .trim_end_matches(')')
         .trim();
-    let named = unit
-        .macros
-        .iter()
-        .chain(&unit.constants)
+    let named = (unit.macros.iter().chain(&unit.constants))
         .find(|(name, _)| name == count)
         .map(|(_, value)| *value);
-    let count = count
-        .parse()
-        .ok()
-        .or(named)
-        .filter(|count| (1..=65_534).contains(count))?;
+    let count = count.parse().ok().or(named);
+    let count = count.filter(|count| (1..=65_534).contains(count))?;
     let is_loop = next
-        .is_some_and(|token| matches!(&unit.source[token.range.clone()], "for" | "while" | "do"));
+        .is_some_and(|lexeme| matches!(&unit.source[lexeme.range.clone()], "for" | "while" | "do"));
     is_loop.then(|| format!("#pragma GCC unroll {count}"))
 }
 
-/// `namespace …`, `inline namespace …` or `extern "C"`, and nothing of a function.
+/// Whether the text before a brace is `namespace …`, `inline namespace …` or `extern "C"` without a function.
 fn opens_namespace(source: &str, statement: &[Lexeme]) -> bool {
     let words: Vec<_> = statement
         .iter()
-        .filter(|token| token.kind != LexemeKind::Directive)
-        .map(|token| &source[token.range.clone()])
+        .filter(|lexeme| lexeme.kind != LexemeKind::Directive)
+        .map(|lexeme| &source[lexeme.range.clone()])
         .collect();
     match words.as_slice() {
         ["namespace", ..] | ["inline", "namespace", ..] => true,
         ["extern", language] => language.starts_with('"'),
         _ => false,
     }
-}
-
-/// The index of the `;` that ends the declaration, or of the end.
-fn declaration_end(source: &str, tokens: &[Lexeme], start: usize) -> usize {
-    let mut depth = 0i32;
-    for (index, token) in tokens.iter().enumerate().skip(start) {
-        match &source[token.range.clone()] {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth -= 1,
-            ";" if depth <= 0 => return index,
-            _ => {}
-        }
-    }
-    tokens.len()
-}
-
-/// One `__shared__` declaration without its `;`, in the runtime's words. `None` leaves it for the compiler to report.
-fn rewrite_shared(
-    source: &str,
-    declaration: &[Lexeme],
-    at_namespace_scope: bool,
-    count: &mut usize,
-) -> Option<String> {
-    let text = |token: &Lexeme| &source[token.range.clone()];
-    // One line is made of it: a directive needs a line of its own, and a literal over two lines has to keep them.
-    let is_plain =
-        |token: &Lexeme| token.kind != LexemeKind::Directive && !text(token).contains('\n');
-    if !declaration.iter().all(is_plain) {
-        return None;
-    }
-    let mut rest = Vec::new();
-    let (mut is_extern, mut alignment) = (false, String::from("1"));
-    let mut index = 0;
-    while index < declaration.len() {
-        match text(&declaration[index]) {
-            "extern" => is_extern = true,
-            "static" | "__shared__" => {}
-            "alignas" | "__align__" => {
-                let close = closing_parenthesis(source, declaration, index + 1)?;
-                alignment = join_tokens(source, declaration[index + 2..close].iter());
-                index = close;
-            }
-            _ => rest.push(declaration[index].clone()),
-        }
-        index += 1;
-    }
-    let declarators = parse_declarators(source, &rest)?;
-    let mut result = String::new();
-    for (kind, name, dimensions) in declarators {
-        let number = *count;
-        *count += 1;
-        let alias = format!("kforge_shared_type_{number}");
-        let _ = match (is_extern, at_namespace_scope) {
-            (true, _) => {
-                // `T s[]`, or `T s[][33]`: a pointer to what the first brackets hold.
-                let inner = dimensions.get(dimensions.find(']')? + 1..)?;
-                let element = if inner.trim().is_empty() {
-                    kind.clone()
-                } else {
-                    alias.clone()
-                };
-                let typedef = if inner.trim().is_empty() {
-                    String::new()
-                } else {
-                    format!("typedef {kind} {alias}{inner}; ")
-                };
-                if at_namespace_scope {
-                    write!(result, "{typedef}KFORGE_DYNAMIC_SHARED({element}, {name});")
-                } else {
-                    write!(
-                        result,
-                        "{typedef}{element}* const {name} = static_cast<{element}*>(::kforge::shared_dynamic());"
-                    )
-                }
-            }
-            (false, true) => write!(
-                result,
-                "static thread_local {kind} {name}{dimensions}; KFORGE_SHARED_VARIABLE({name});"
-            ),
-            (false, false) => write!(
-                result,
-                "typedef {kind} {alias}{dimensions}; static thread_local ::kforge::SharedSlot kforge_shared_slot_{number}; \
-                 {alias}& {name} = *static_cast<{alias}*>(::kforge::shared_static(kforge_shared_slot_{number}, sizeof({alias}), \
-                 alignof({alias}) > ({alignment}) ? alignof({alias}) : ({alignment})));"
-            ),
-        };
-    }
-    Some(result)
-}
-
-/// The index of the bracket that closes the one at `open`.
-fn closing_parenthesis(source: &str, tokens: &[Lexeme], open: usize) -> Option<usize> {
-    let mut depth = 0i32;
-    for (index, token) in tokens.iter().enumerate().skip(open) {
-        match &source[token.range.clone()] {
-            "(" => depth += 1,
-            ")" => {
-                depth -= 1;
-                if depth == 0 {
-                    return Some(index);
-                }
-            }
-            _ if depth == 0 => return None,
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Type, name and dimensions of every declarator.
-fn parse_declarators(source: &str, tokens: &[Lexeme]) -> Option<Vec<(String, String, String)>> {
-    // Split at commas outside of brackets; angle brackets count until the first name is known.
-    let (mut round, mut angle) = (0i32, 0i32);
-    let mut parts = vec![Vec::new()];
-    for token in tokens {
-        match &source[token.range.clone()] {
-            "(" | "[" | "{" => round += 1,
-            ")" | "]" | "}" => round -= 1,
-            "<" if round == 0 => angle += 1,
-            ">" if round == 0 => angle -= 1,
-            "," if round == 0 && angle == 0 => {
-                parts.push(Vec::new());
-                continue;
-            }
-            _ => {}
-        }
-        parts.last_mut()?.push(token);
-    }
-    let mut kind = String::new();
-    let mut result = Vec::new();
-    for (order, part) in parts.iter().enumerate() {
-        let open = first_bracket(source, part);
-        let name = open
-            .checked_sub(1)
-            .map(|index| part[index])
-            .filter(|token| token.kind == LexemeKind::Identifier)?;
-        if order == 0 {
-            // Without what stood between the words: those that were taken out (`extern`, `__shared__`), comments, lines.
-            let mut end = None;
-            for token in &part[..open - 1] {
-                if end.is_some_and(|end| end != token.range.start) {
-                    kind.push(' ');
-                }
-                kind.push_str(&source[token.range.clone()]);
-                end = Some(token.range.end);
-            }
-            if kind.is_empty() {
-                return None;
-            }
-        }
-        let dimensions = join_tokens(source, part[open..].iter().copied());
-        result.push((
-            kind.clone(),
-            source[name.range.clone()].to_owned(),
-            dimensions,
-        ));
-    }
-    Some(result)
-}
-
-/// Tokens in one line, spaced as in the source, without comments.
-fn join_tokens<'t>(source: &str, tokens: impl Iterator<Item = &'t Lexeme>) -> String {
-    let mut text = String::new();
-    let mut end = None;
-    for token in tokens {
-        if end.is_some_and(|end| end != token.range.start) {
-            text.push(' ');
-        }
-        text.push_str(&source[token.range.clone()]);
-        end = Some(token.range.end);
-    }
-    text
-}
-
-/// The index of the first `[` that is in no other bracket, or of the end.
-fn first_bracket(source: &str, tokens: &[&Lexeme]) -> usize {
-    let mut depth = 0i32;
-    for (index, token) in tokens.iter().enumerate() {
-        match &source[token.range.clone()] {
-            "[" if depth == 0 => return index,
-            "(" | "{" | "[" => depth += 1,
-            ")" | "}" | "]" => depth -= 1,
-            _ => {}
-        }
-    }
-    tokens.len()
 }
 
 #[cfg(test)]

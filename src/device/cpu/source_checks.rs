@@ -1,15 +1,15 @@
-//! What is refused before anything is compiled: words that this backend cannot run, and lines that no honest kernel needs.
+//! Checks before compilation: refuses features that this backend cannot run, and preprocessor lines that no kernel needs.
 //!
-//! These rules give early, clear messages. They are no defence: what runs is held by the process that runs it.
+//! These checks give early and clear messages. They are not a defence: the sandbox confines whatever runs.
 
 use crate::device::Refusal;
-use crate::device::lexer::{
+use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
 use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};
 use crate::verdict::{Evidence, Status};
 
-/// Headers of CUDA and of the language that the runtime stands in for.
+/// Headers of CUDA and of C++ that a kernel may include.
 const SUPPORTED_HEADERS: &[&str] = &[
     "algorithm",
     "array",
@@ -97,7 +97,7 @@ const SUPPORTED_HEADERS: &[&str] = &[
     "vector_types.h",
 ];
 
-/// Headers of CUDA that this backend has nothing for.
+/// Headers of CUDA that this backend does not support.
 const UNSUPPORTED_HEADERS: &[&str] = &[
     "mma.h",
     "crt/mma.h",
@@ -110,11 +110,12 @@ const UNSUPPORTED_HEADERS: &[&str] = &[
     "texture_fetch_functions.h",
 ];
 
-/// Libraries of device code, by the folder of their headers.
+/// Libraries of device code that this backend does not support, by the start of their headers' names.
 const UNSUPPORTED_FOLDERS: &[&str] = &[
     "cuda/", "nv/", "cub/", "cute/", "cutlass/", "thrust/", "curand",
 ];
 
+/// Identifiers of features that this backend does not support, with the name of the feature.
 const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ("asm", "inline PTX"),
     ("__asm", "inline PTX"),
@@ -145,7 +146,7 @@ const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Whether the source or the types of its arguments are beyond this backend.
+/// A refusal if the source, or the type of an argument, is not supported or not accepted.
 pub(super) fn refuse_unit(unit: &TranslationUnit) -> Option<Refusal> {
     for entry in &unit.entry_points {
         if entry.arguments.contains(&ArgumentType::TensorMap) {
@@ -156,19 +157,23 @@ pub(super) fn refuse_unit(unit: &TranslationUnit) -> Option<Refusal> {
             ));
         }
     }
-    let tokens = lex(&unit.source);
-    let text = |token: &Lexeme| &unit.source[token.range.clone()];
-    for (index, token) in tokens.iter().enumerate() {
-        let found = match token.kind {
-            LexemeKind::Directive => refuse_directive(text(token), token.line),
-            LexemeKind::Identifier => refuse_word(text(token), token.line),
+    let lexemes = lex(&unit.source);
+    let text = |lexeme: &Lexeme| &unit.source[lexeme.range.clone()];
+    for (index, lexeme) in lexemes.iter().enumerate() {
+        let found = match lexeme.kind {
+            LexemeKind::Directive => refuse_directive(text(lexeme), lexeme.line),
+            LexemeKind::Identifier => refuse_word(text(lexeme), lexeme.line),
             LexemeKind::Symbol => {
-                let launch = tokens[index..].iter().take(3).map(text).eq(["<", "<", "<"])
-                    && are_adjacent(&tokens[index..]);
+                let launch = lexemes[index..]
+                    .iter()
+                    .take(3)
+                    .map(text)
+                    .eq(["<", "<", "<"])
+                    && are_adjacent(&lexemes[index..]);
                 launch.then(|| {
                     refusal(
                         Status::Unsupported,
-                        token.line,
+                        lexeme.line,
                         "dynamic parallelism does not run on a CPU",
                     )
                 })
@@ -182,7 +187,7 @@ pub(super) fn refuse_unit(unit: &TranslationUnit) -> Option<Refusal> {
     None
 }
 
-/// Whether the launches of a plan are beyond this backend.
+/// A refusal if a launch of the plan is not supported.
 pub(super) fn refuse_plan(plan: &Plan) -> Option<Refusal> {
     let refused = |what: &str| {
         let reason = format!("{what} do not run on a CPU");
@@ -209,7 +214,7 @@ fn refuse_word(word: &str, line: u32) -> Option<Refusal> {
     }
     if ["thread_local", "__thread", "_Thread_local"].contains(&word) {
         let reason =
-            format!("`{word}` is not CUDA: a thread's variables are those that it declares");
+            format!("`{word}` is not CUDA: a thread's own variables are its local variables");
         return Some(refusal(Status::Rejected, line, &reason));
     }
     let (_, what) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word)?;
@@ -235,7 +240,7 @@ fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
         || starts_with_directive(body, "embed")
         || starts_with_directive(body, "import")
     {
-        return rejected("only `#include <…>` of CUDA's headers is accepted");
+        return rejected("only `#include <…>` with a CUDA header is accepted");
     }
     if starts_with_directive(body, "pragma") {
         let pragma = body["pragma".len()..].trim();
@@ -246,30 +251,31 @@ fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
             "nv_diag_suppress",
             "nv_diagnostic",
         ];
-        return match accepted.iter().any(|known| pragma.starts_with(known)) {
-            true => None,
-            false => rejected(&format!(
-                "`#pragma {pragma}` is not accepted: only `#pragma unroll` is"
-            )),
-        };
+        if accepted.iter().any(|known| pragma.starts_with(known)) {
+            return None;
+        }
+        return rejected(&format!(
+            "`#pragma {pragma}` is not accepted: use `#pragma unroll` only"
+        ));
     }
     if starts_with_directive(body, "define") {
         return refuse_macro(directive, line);
     }
-    if !starts_with_directive(body, "include") {
-        return None;
+    if starts_with_directive(body, "include") {
+        return refuse_include(body["include".len()..].trim(), line);
     }
-    let named = body["include".len()..].trim();
-    let name = named
+    None
+}
+
+/// Checks the operand of an `#include`.
+fn refuse_include(operand: &str, line: u32) -> Option<Refusal> {
+    let rejected = |message: &str| Some(refusal(Status::Rejected, line, message));
+    let in_brackets = operand
         .strip_prefix('<')
-        .and_then(|rest| rest.split_once('>'))
-        .or_else(|| {
-            named
-                .strip_prefix('"')
-                .and_then(|rest| rest.split_once('"'))
-        });
-    let Some((name, _)) = name else {
-        return rejected("`#include` wants a header's name in `<…>`");
+        .and_then(|rest| rest.split_once('>'));
+    let in_quotes = || operand.strip_prefix('"')?.split_once('"');
+    let Some((name, _)) = in_brackets.or_else(in_quotes) else {
+        return rejected("`#include` needs the name of a header in `<…>`");
     };
     if SUPPORTED_HEADERS.contains(&name) {
         return None;
@@ -281,24 +287,24 @@ fn refuse_directive(directive: &str, line: u32) -> Option<Refusal> {
         return Some(refusal(
             Status::Unsupported,
             line,
-            &format!("`<{name}>` is not there on a CPU"),
+            &format!("`<{name}>` is not supported on a CPU"),
         ));
     }
     rejected(&format!(
-        "`#include <{name}>`: only CUDA's own headers are accepted, such as `<cuda_bf16.h>`"
+        "`#include <{name}>` is not accepted: use CUDA headers only, such as `<cuda_bf16.h>`"
     ))
 }
 
-/// What a macro stands for is code too.
+/// Checks the body of a macro, which is code too.
 fn refuse_macro(directive: &str, line: u32) -> Option<Refusal> {
     let start = directive.find("define")?;
     lex(&directive[start..])
         .iter()
-        .filter(|token| token.kind == LexemeKind::Identifier)
-        .find_map(|token| {
+        .filter(|lexeme| lexeme.kind == LexemeKind::Identifier)
+        .find_map(|lexeme| {
             refuse_word(
-                &directive[start..][token.range.clone()],
-                line + token.line - 1,
+                &directive[start..][lexeme.range.clone()],
+                line + lexeme.line - 1,
             )
         })
 }

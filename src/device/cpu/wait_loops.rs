@@ -1,54 +1,54 @@
-//! Loops that wait for another thread: threads of a block take turns on one core and are not interrupted, so such a loop must
-//! step aside now and then, or the thread that it waits for never runs.
+//! Inserts a poll call into loops that may wait for another thread.
 //!
-//! A loop without a body waits by definition. One whose body changes nothing by itself (`do x = *flag; while (x == 0);`) may.
-//! Where nobody else can run, stepping aside costs a nanosecond.
+//! The threads of a block share a core and are not preempted. A loop that waits must yield now and then; otherwise the thread
+//! that it waits for never runs. A loop without a body always waits. A loop whose body only reads, such as
+//! `do x = *flag; while (x == 0);`, may wait. If no other thread can run, a poll costs about a nanosecond.
 
 use std::ops::Range;
 
-use crate::device::lexer::{Lexeme, LexemeKind};
+use crate::kernel::lexer::{Lexeme, LexemeKind};
 
-/// A longer body does something.
-const MAX_BODY_TOKENS: usize = 48;
-/// No honest condition is longer; and nonsense is not searched to its end again and again.
-const MAX_CONDITION_TOKENS: usize = 1000;
+/// A loop with a longer body is assumed to do work.
+const MAX_BODY_LEXEMES: usize = 48;
+/// Longer conditions are ignored. The limit also keeps malformed source from being scanned to its end for every loop.
+const MAX_CONDITION_LEXEMES: usize = 1000;
 
-/// What to put where.
-pub(super) fn wait_loop_edits(source: &str, tokens: &[Lexeme]) -> Vec<(Range<usize>, String)> {
+/// The insertions: empty ranges of the source, and the text for each.
+pub(super) fn wait_loop_edits(source: &str, lexemes: &[Lexeme]) -> Vec<(Range<usize>, String)> {
     let text = |index: usize| {
-        tokens
+        lexemes
             .get(index)
-            .map_or("", |token| &source[token.range.clone()])
+            .map_or("", |lexeme| &source[lexeme.range.clone()])
     };
     let mut edits = Vec::new();
-    // Where the `{` of every open brace is; the `do` of every loop that has not met its `while`, with the braces open there.
+    // The `{` of every open brace; and of every `do` without its `while` yet, its index and the number of open braces.
     let mut braces = Vec::new();
     let mut loops: Vec<(usize, usize)> = Vec::new();
-    for index in 0..tokens.len() {
-        match (tokens[index].kind, text(index)) {
+    for index in 0..lexemes.len() {
+        match (lexemes[index].kind, text(index)) {
             (LexemeKind::Symbol, "{") => braces.push(index),
             (LexemeKind::Symbol, "}") => {
                 braces.pop();
-                // A `do` inside what has just closed found no `while`: not a loop after all.
+                // A `do` inside the closed braces has no `while`, so it is not a loop.
                 loops.retain(|(_, depth)| *depth <= braces.len());
             }
             (LexemeKind::Identifier, "do") => loops.push((index, braces.len())),
             (LexemeKind::Identifier, "while") => {
                 let ends_a_statement = matches!(text(index.wrapping_sub(1)), ";" | "}");
-                let begun = loops
+                let open_do = loops
                     .last()
                     .filter(|(_, depth)| ends_a_statement && *depth == braces.len())
-                    .map(|(begin, _)| *begin);
-                if let Some(begin) = begun {
+                    .map(|(start, _)| *start);
+                if let Some(start) = open_do {
                     loops.pop();
-                    if text(index + 1) == "(" && only_reads(source, &tokens[begin + 1..index]) {
-                        let after = tokens[index + 1].range.end;
+                    if text(index + 1) == "(" && only_reads(source, &lexemes[start + 1..index]) {
+                        let after = lexemes[index + 1].range.end;
                         edits.push((after..after, "::kforge::polled(), ".to_owned()));
                     }
-                } else if let Some(close) = closing_parenthesis(source, tokens, index + 1) {
-                    let place = match (text(close + 1), text(close + 2)) {
-                        (";", _) => tokens[close + 1].range.start,
-                        ("{", "}") => tokens[close + 1].range.end,
+                } else if let Some(close) = closing_parenthesis(source, lexemes, index + 1) {
+                    let position = match (text(close + 1), text(close + 2)) {
+                        (";", _) => lexemes[close + 1].range.start,
+                        ("{", "}") => lexemes[close + 1].range.end,
                         _ => continue,
                     };
                     let call = if text(close + 1) == ";" {
@@ -56,7 +56,7 @@ pub(super) fn wait_loop_edits(source: &str, tokens: &[Lexeme]) -> Vec<(Range<usi
                     } else {
                         "::kforge::polled();"
                     };
-                    edits.push((place..place, call.to_owned()));
+                    edits.push((position..position, call.to_owned()));
                 }
             }
             _ => {}
@@ -65,31 +65,31 @@ pub(super) fn wait_loop_edits(source: &str, tokens: &[Lexeme]) -> Vec<(Range<usi
     edits
 }
 
-/// Whether a body only looks: it counts nothing, and holds no loop and no preprocessor line.
+/// Whether a body only reads: it increments nothing, and contains no loop and no preprocessor line.
 fn only_reads(source: &str, body: &[Lexeme]) -> bool {
-    let counts = |pair: &[Lexeme]| {
+    let increments = |pair: &[Lexeme]| {
         let adjacent = pair[0].range.end == pair[1].range.start;
         let joined = &source[pair[0].range.start..pair[1].range.end];
         adjacent && matches!(joined, "++" | "--" | "+=" | "-=" | "*=" | "/=" | "|=")
     };
-    body.len() <= MAX_BODY_TOKENS
-        && !body.windows(2).any(counts)
-        && !body.iter().any(|token| {
-            token.kind == LexemeKind::Directive
-                || matches!(&source[token.range.clone()], "for" | "while" | "do")
+    body.len() <= MAX_BODY_LEXEMES
+        && !body.windows(2).any(increments)
+        && !body.iter().any(|lexeme| {
+            lexeme.kind == LexemeKind::Directive
+                || matches!(&source[lexeme.range.clone()], "for" | "while" | "do")
         })
 }
 
-/// The index of the bracket that closes the one at `open`.
-fn closing_parenthesis(source: &str, tokens: &[Lexeme], open: usize) -> Option<usize> {
+/// The index of the parenthesis that closes the one at `open`.
+fn closing_parenthesis(source: &str, lexemes: &[Lexeme], open: usize) -> Option<usize> {
     let mut depth = 0usize;
-    for (index, token) in tokens
+    for (index, lexeme) in lexemes
         .iter()
         .enumerate()
         .skip(open)
-        .take(MAX_CONDITION_TOKENS)
+        .take(MAX_CONDITION_LEXEMES)
     {
-        match &source[token.range.clone()] {
+        match &source[lexeme.range.clone()] {
             "(" => depth += 1,
             ")" => depth = depth.checked_sub(1)?,
             _ => {}
@@ -104,7 +104,7 @@ fn closing_parenthesis(source: &str, tokens: &[Lexeme], open: usize) -> Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::lexer::lex;
+    use crate::kernel::lexer::lex;
 
     fn with_polls(source: &str) -> String {
         let mut text = source.to_owned();

@@ -1,4 +1,6 @@
-//! What kernels print: the driver writes it to standard output, which is a file in memory here. Untrusted text, capped.
+//! Captures what kernels print. The driver writes it to standard output, which is redirected to a file in memory.
+//!
+//! The text is untrusted and capped. Never touches standard error.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -6,33 +8,34 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 use anyhow::Context;
 
-/// The most that is kept of what was printed since it was last asked for.
+/// Limit for the output that one call returns.
 const MAX_BYTES: u64 = 4096;
-/// The most that the file can hold: a few bytes of device code can ask the driver for letters without end.
+/// Size of the file. A few bytes of device code can make the driver print without end.
 const FILE_BYTES: u64 = 16 << 20;
 
-/// Standard output of this process, caught.
+/// The captured standard output of this process.
 pub(super) struct CapturedOutput {
     file: File,
 }
 
 impl CapturedOutput {
-    /// From here on nothing of this process reaches standard output.
+    /// Starts capturing. From now on nothing that this process prints reaches the real standard output.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let file = create_capped_file().context("failed to make a place for what kernels print")?;
+        let file =
+            create_capped_file().context("failed to create a file for the output of kernels")?;
         // SAFETY: both descriptors are open.
         if unsafe { libc::dup2(file.as_raw_fd(), libc::STDOUT_FILENO) } < 0 {
             return Err(std::io::Error::last_os_error())
-                .context("failed to set standard output apart");
+                .context("failed to redirect standard output");
         }
         Ok(Self { file })
     }
 
-    /// What was printed since the last time; `None` where nothing was.
+    /// The output since the last call; `None` if there was none.
     pub(super) fn take(&self) -> Option<String> {
         let mut file = &self.file;
         let mut bytes = Vec::new();
-        // Standard output is the same file, at the same place in it.
+        // Standard output is the same file description, so this is its write position.
         let printed = file.stream_position().ok()?;
         let read = (file.seek(SeekFrom::Start(0)))
             .and_then(|_| file.take(printed.min(MAX_BYTES)).read_to_end(&mut bytes));
@@ -47,9 +50,9 @@ impl CapturedOutput {
     }
 }
 
-/// A file in memory that cannot grow: what is written behind its end fails.
+/// Creates a file in memory that cannot grow: writes beyond its end fail.
 fn create_capped_file() -> std::io::Result<File> {
-    // SAFETY: a constant name; the descriptor is owned by the returned file alone.
+    // SAFETY: a constant name; the returned file is the only owner of the descriptor.
     let file = unsafe {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         let descriptor = libc::memfd_create(c"printed".as_ptr(), flags);

@@ -1,4 +1,4 @@
-//! What holds a card's clock back, as its management library tells: heat, power, or somebody's limit. Sets nothing.
+//! Watches a GPU's clock through NVML, and reports when heat, power or a limit slows it down. Changes no settings.
 
 use std::cell::Cell;
 
@@ -6,22 +6,23 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::Clock;
 
-/// A clock below this share of the highest that this process has seen is a disturbance, where nothing says what holds it back.
-/// Not of what the card could do: one whose clocks somebody has locked, or whose power is capped for good, is slow but steady.
+/// A clock below this share of the highest clock seen by this process is a disturbance, if NVML gives no reason.
+///
+/// The GPU's maximum clock is not used: a GPU with locked clocks or a permanent power cap is slow but steady.
 const MIN_CLOCK_RATIO: f64 = 0.75;
-/// The same where something does.
+/// The same if NVML gives a reason.
 const MIN_CLOCK_RATIO_THROTTLED: f64 = 0.9;
 
-/// The management library, and the card in it.
+/// NVML, and the GPU that is watched.
 pub(super) struct ClockMonitor {
     library: Nvml,
     uuid: String,
-    /// In MHz, while the card was busy.
+    /// Highest clock seen while the GPU was busy, in MHz.
     highest_mhz: Cell<u32>,
 }
 
 impl ClockMonitor {
-    /// `None` where the library is missing or does not know the card: then nothing is known, and a verdict says so.
+    /// `None` if NVML is missing or does not know the GPU. Disturbances are then unknown, and the verdict says so.
     pub(super) fn open(uuid: &str) -> Option<Self> {
         let library = Nvml::init().ok()?;
         library.device_by_uuid(uuid).ok()?;
@@ -32,11 +33,11 @@ impl ClockMonitor {
         })
     }
 
-    /// What slows the card down right now.
+    /// What slows the GPU down right now.
     pub(super) fn disturbance(&self) -> Option<String> {
         let device = self.library.device_by_uuid(self.uuid.as_str()).ok()?;
         let reasons = device.current_throttle_reasons().ok()?;
-        // An idle card clocks down by itself.
+        // An idle GPU lowers its clock by itself.
         if reasons.contains(ThrottleReasons::GPU_IDLE) {
             return None;
         }
@@ -54,7 +55,7 @@ impl ClockMonitor {
     }
 }
 
-/// Whether a clock, in MHz, has sunk while the card was at work; `held`: what holds it back.
+/// Describes a clock (in MHz) that has dropped under load. `held`: NVML's reason.
 fn describe_slowdown(now: u32, highest: u32, held: Option<&str>) -> Option<String> {
     let least = match held {
         Some(_) => MIN_CLOCK_RATIO_THROTTLED,

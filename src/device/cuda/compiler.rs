@@ -1,85 +1,87 @@
-//! CUDA's compiler: device code becomes a cubin in a process of its own, and stays in the cache with what was said of it.
+//! The CUDA compiler: compiles a translation unit to a cubin in a confined child process, and caches the result.
 //!
-//! Needs no GPU and never makes a context. A candidate's mistakes are refusals, in words for its author.
+//! Needs no GPU and never creates a CUDA context. A candidate's mistakes are refusals whose text is meant for its author. Uses
+//! `source` (text), `nvrtc_process` (child), `diagnostics` (log), `ptx` (result) and `cubin_cache`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
 
+use super::cubin_cache::{CubinCache, FORMAT};
 use super::nvrtc_process::{self, ChildOutcome};
 use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
-use super::{diagnostics, headers, ptx, refuse, source, toolkit};
+use super::{diagnostics, headers, ptx, refuse, source, toolkit_cache};
 use crate::base::{Digest, Failure};
-use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, Compiled, Program, Refusal};
+use crate::device::refusal::{DeviceError, Refusal};
+use crate::device::{Compiled, Program};
 use crate::kernel::plan::{EntryPoint, TranslationUnit};
-use crate::verdict::{Evidence, Resources, Status};
+use crate::verdict::Status;
 
-/// Another number when what is kept with a cubin changes.
-const FORMAT: u32 = 1;
 const TIME_LIMIT: Duration = Duration::from_secs(30);
-/// The most of NVRTC's log that is looked at.
+/// Size limit for NVRTC's log.
 const LOG_BYTES: usize = 1 << 20;
-/// How often the cache is looked through for what has to go: a process compiles one kernel and ends.
-const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// Parts of a source that need all of libcu++, if it uses cooperative groups.
+const NEEDS_LIBCUDACXX: [&str; 9] = [
+    "cuda/",
+    "cub/",
+    "thrust/",
+    "cute/",
+    "cutlass/",
+    "_async",
+    "<algorithm",
+    "reduce_update",
+    "reduce_store",
+];
 
 /// NVRTC for one architecture.
 pub struct Compiler {
     toolkit: Toolkit,
     arch: String,
     version: (i32, i32),
-    /// This program, whose hidden command compiles.
+    /// The kforge program, whose hidden command compiles.
     program: PathBuf,
     limit: Duration,
-    /// Folders that the child may read.
+    /// Folders that the child can read.
     readable: Vec<PathBuf>,
-    cubins: ImageCache,
+    cubins: CubinCache,
+    /// Changes when the toolkit or kforge changes.
     identity: Digest,
 }
 
-/// What is kept beside a cubin, under the key of what it was made from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct CachedCubin {
-    /// Of the cubin, which is the name of its file.
-    cubin: String,
-    entries: Vec<String>,
-    log: String,
-    resources: Resources,
-    facts: IndexMap<String, f64>,
-}
-
-/// What NVRTC made of a text.
+/// The result of running NVRTC.
 enum NvrtcOutcome {
     Compiled(CompileResponse),
+    /// The source does not compile: NVRTC's log.
     Failed(String),
+    /// The compilation did not end by itself.
     Stopped(Status, String),
 }
 
-/// Where NVRTC and its headers lie.
+/// Finds NVRTC and its headers.
 ///
 /// # Errors
 /// `Failure::environment` that says how to install what is missing.
 pub fn find_toolkit() -> Result<Toolkit, Failure> {
-    toolkit::find_toolkit()
+    toolkit_cache::find_toolkit()
 }
 
 impl Compiler {
-    /// For an architecture such as `sm_90`.
+    /// Opens the compiler for an architecture such as `sm_90`.
     ///
     /// # Errors
-    /// `Failure::environment` where something is missing, with what installs it.
-    pub(crate) fn open(arch: &str) -> anyhow::Result<Self> {
+    /// `Failure::environment` if something is missing, with the command that installs it.
+    pub fn open(arch: &str) -> anyhow::Result<Self> {
         Self::open_with_program(nvrtc_process::current_program()?, arch)
     }
 
-    /// As `open`, for who is not kforge's own program: `program` is.
+    /// As `open`, for a caller that is not the kforge program itself: `program` is its path.
     ///
     /// # Errors
     /// As `open`.
@@ -90,12 +92,12 @@ impl Compiler {
         });
         if !is_arch {
             return Err(
-                Failure::usage(format!("`{arch}` is no architecture of a GPU"))
-                    .hint("for example `sm_90`")
+                Failure::usage(format!("`{arch}` is not a GPU architecture"))
+                    .hint("use a name such as `sm_90`")
                     .into(),
             );
         }
-        let toolkit = toolkit::find_toolkit()?;
+        let toolkit = toolkit_cache::find_toolkit()?;
         let mut readable: Vec<PathBuf> = toolkit.folders().cloned().collect();
         let real = toolkit.library.canonicalize();
         for library in [Some(toolkit.library.clone()), real.ok()]
@@ -104,8 +106,6 @@ impl Compiler {
         {
             readable.extend(library.parent().map(Path::to_owned));
         }
-        let folder = cache::folder();
-        let cubins = ImageCache::open(folder.join("cubins"))?;
         let mut compiler = Self {
             identity: Digest::of(toolkit.identity()),
             toolkit,
@@ -114,7 +114,7 @@ impl Compiler {
             program,
             limit: TIME_LIMIT,
             readable,
-            cubins,
+            cubins: CubinCache::open()?,
         };
         compiler.version = compiler.load_version()?;
         compiler.identity = Digest::of_parts([
@@ -124,100 +124,87 @@ impl Compiler {
             env!("CARGO_PKG_VERSION").as_bytes(),
             &FORMAT.to_le_bytes(),
         ]);
-        compiler.prune_if_due();
+        compiler.cubins.prune_if_due();
         Ok(compiler)
     }
 
-    /// The longest that one unit may take.
+    /// Sets the time limit for one unit.
     #[must_use]
     pub fn with_time_limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Such as `NVRTC 13.0`.
+    /// The compiler's name and version, such as `NVRTC 13.0`.
     pub fn version(&self) -> String {
         format!("NVRTC {}.{}", self.version.0, self.version.1)
     }
 
-    /// Where it and its headers lie.
+    /// The library and the headers in use.
     pub fn toolkit(&self) -> &Toolkit {
         &self.toolkit
     }
 
-    /// The architecture that kernels are compiled for, unless they ask for more.
+    /// The architecture that kernels are compiled for, unless their header names an extension of it.
     pub(crate) fn arch(&self) -> &str {
         &self.arch
     }
 
-    /// Compiles a kernel file under one set of values.
+    /// Compiles a translation unit.
     ///
     /// # Errors
-    /// Where the machine fails; a kernel that does not compile is a value.
+    /// If the machinery fails. A kernel that does not compile is a value.
     pub fn compile(&self, unit: &TranslationUnit) -> anyhow::Result<Compiled> {
-        let begun = Instant::now();
-        let arch = match target_arch(&self.arch, unit.arch.as_deref()) {
-            Ok(arch) => arch,
-            Err(refusal) => return Ok(Compiled::Refused(refusal)),
-        };
+        Compiled::from_result(self.compile_unit(unit))
+    }
+
+    fn compile_unit(&self, unit: &TranslationUnit) -> Result<Program, DeviceError> {
+        let started = Instant::now();
+        let arch = target_arch(&self.arch, unit.arch.as_deref())?;
         let mut options = self.options(&arch, &unit.source);
         if unit.fast_math {
             options.push("--use_fast_math".to_owned());
         }
-        if let Some(most) = unit.max_registers {
-            options.push(format!("--maxrregcount={most}"));
+        if let Some(registers) = unit.max_registers {
+            options.push(format!("--maxrregcount={registers}"));
         }
-        let expressions: Vec<_> = unit
-            .entry_points
-            .iter()
-            .map(|entry| entry.expression.as_str())
-            .collect();
+        let entries = unit.entry_points.iter();
+        let expressions: Vec<_> = entries.map(|entry| entry.expression.as_str()).collect();
         let text = source::translation_unit(unit);
         let key = self.cache_key(&text, &options, &expressions);
-        if let Some(program) = self.load_cached(&key, begun) {
-            return Ok(Compiled::Ready(program));
+        if let Some(program) = self.cubins.load(&key, started) {
+            return Ok(program);
         }
         let has = |name: &str| self.toolkit.has_header(name);
-        // The one stands on the other, which comes in another package.
+        // `mma.h` includes `crt/mma.h`, which is in another package.
         let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
-        if let Some(refusal) = refuse::check_source(&unit.source, &is_known) {
-            return Ok(Compiled::Refused(refusal));
-        }
-        let last_line = unit.source.lines().count().max(1) as u32;
-        let answer = match self.run_nvrtc(text, options, &expressions)? {
-            NvrtcOutcome::Compiled(answer) => answer,
+        refuse::check_source(&unit.source, &is_known)?;
+        let response = match self.run_nvrtc(text, options, &expressions)? {
+            NvrtcOutcome::Compiled(response) => response,
             NvrtcOutcome::Failed(log) => {
-                return Ok(Compiled::Refused(diagnostics::compile_error(
-                    &log, last_line,
-                )));
+                let last_line = unit.source.lines().count().max(1) as u32;
+                return Err(diagnostics::compile_error(&log, last_line).into());
             }
-            NvrtcOutcome::Stopped(status, reason) => return Ok(refuse(status, reason, None)),
+            NvrtcOutcome::Stopped(status, reason) => {
+                return Err(Refusal::new(status, reason).into());
+            }
         };
-        let text = String::from_utf8_lossy(&answer.ptx);
-        if let Some((reason, words)) = ptx::find_forbidden(&text) {
-            let line = refuse::first_line_with(&unit.source, words);
-            return Ok(refuse(Status::Rejected, reason, line));
-        }
-        for (entry, name) in unit.entry_points.iter().zip(&answer.names) {
-            if let Some(reason) = argument_size_mismatch(&text, entry, name) {
-                return Ok(refuse(Status::CompileError, reason, Some(entry.line)));
-            }
-        }
-        let facts = ptx::count_features(&text, &answer.log);
-        self.save_cached(&key, &answer, facts, begun)
-            .map(Compiled::Ready)
+        let ptx = String::from_utf8_lossy(&response.ptx);
+        check_ptx(&ptx, unit, &response.names)?;
+        let features = ptx::count_features(&ptx, &response.log);
+        Ok(self.cubins.save(&key, &response, features, started)?)
     }
 
-    /// Compiles several, each in a process of its own, as many at once as there are cores.
+    /// Compiles several units, each in its own child process, in parallel on all cores.
     ///
     /// # Errors
-    /// As `compile`: the first failure of the machine.
+    /// As `compile`: the first failure of the machinery.
     pub(crate) fn compile_all(&self, units: &[TranslationUnit]) -> anyhow::Result<Vec<Compiled>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
         let results: Vec<_> = units.iter().map(|_| OnceLock::new()).collect();
         std::thread::scope(|scope| {
-            // One that starts a process must outlive it: a process dies with the thread that started it.
+            // Each thread must outlive its child processes: a child dies with the thread that started it.
             for _ in 0..cores.min(units.len()) {
                 scope.spawn(|| {
                     loop {
@@ -237,10 +224,10 @@ impl Compiler {
             .collect()
     }
 
-    /// Compiles the judge's own device code, which is no candidate's: `name` is what errors call it.
+    /// Compiles device code of kforge itself. `name` identifies it in errors.
     ///
     /// # Errors
-    /// Where it does not compile: then kforge itself is at fault.
+    /// If it does not compile, which is a bug in kforge.
     pub fn compile_harness(
         &self,
         name: &str,
@@ -248,24 +235,24 @@ impl Compiler {
         options: &[&str],
         entries: &[&str],
     ) -> anyhow::Result<Program> {
-        let begun = Instant::now();
-        // Whoever reads the line table, such as a sanitizer, must not take it for a candidate's.
+        let started = Instant::now();
+        // A tool that reads the line table, such as the sanitizer, must not mistake this code for a candidate.
         let source = &format!("#line 1 \"{name}.cu\"\n{source}");
         let mut all = self.options(&self.arch, source);
         all.extend(options.iter().map(|option| (*option).to_owned()));
         let key = self.cache_key(source, &all, entries);
-        if let Some(program) = self.load_cached(&key, begun) {
+        if let Some(program) = self.cubins.load(&key, started) {
             return Ok(program);
         }
         match self.run_nvrtc(source.to_owned(), all, entries)? {
-            NvrtcOutcome::Compiled(answer) => {
-                self.save_cached(&key, &answer, IndexMap::new(), begun)
+            NvrtcOutcome::Compiled(response) => {
+                self.cubins.save(&key, &response, IndexMap::new(), started)
             }
             NvrtcOutcome::Failed(log) => {
-                bail!("kforge's own device code `{name}` does not compile:\n{log}")
+                bail!("kforge's device code `{name}` does not compile:\n{log}")
             }
             NvrtcOutcome::Stopped(_, reason) => {
-                bail!("kforge's own device code `{name}`: {reason}")
+                bail!("failed to compile kforge's device code `{name}`: {reason}")
             }
         }
     }
@@ -276,22 +263,11 @@ impl Compiler {
             "--std=c++17".to_owned(),
             "-lineinfo".to_owned(),
             "--ptxas-options=-v".to_owned(),
-            // Constants of the definition that a kernel does not use.
+            // Unused variables: a kernel need not use all constants of the definition.
             "-diag-suppress=177".to_owned(),
         ];
-        // Cooperative groups bring all of libcu++ along for a few of their functions, which takes a second.
-        let is_lean = [
-            "cuda/",
-            "cub/",
-            "thrust/",
-            "cute/",
-            "cutlass/",
-            "_async",
-            "<algorithm",
-            "reduce_update",
-            "reduce_store",
-        ];
-        if !is_lean.iter().any(|word| source.contains(word)) {
+        // Cooperative groups include all of libcu++ for a few functions, which takes a second to parse.
+        if !NEEDS_LIBCUDACXX.iter().any(|part| source.contains(part)) {
             options.push("-D_CG_LIMIT_INCLUDED_DEPENDENCIES".to_owned());
         }
         let folders = self.toolkit.folders();
@@ -302,53 +278,12 @@ impl Compiler {
     fn cache_key(&self, text: &str, options: &[String], entries: &[&str]) -> Digest {
         let identity = self.identity.to_string();
         let parts = [identity.as_bytes(), text.as_bytes()].into_iter();
-        // Neither holds the letter that stands between them.
+        // No option and no expression contains the separator.
         let lists = [options.join("\0"), entries.join("\0")];
         Digest::of_parts(parts.chain(lists.iter().map(String::as_bytes)))
     }
 
-    /// What an earlier compilation left, if all of it is there.
-    fn load_cached(&self, key: &Digest, begun: Instant) -> Option<Program> {
-        let beside = format!("{key}.json");
-        self.cubins.lease(&beside)?;
-        let kept = std::fs::read(self.cubins.path(&beside)).ok()?;
-        let kept: CachedCubin = serde_json::from_slice(&kept).ok()?;
-        let name = format!("{}.cubin", kept.cubin);
-        let held = self.cubins.lease(&name)?;
-        let image = self.cubins.path(&name);
-        let is_whole = Digest::of(std::fs::read(&image).ok()?).to_string() == kept.cubin;
-        if !is_whole {
-            return None;
-        }
-        Some(kept.into_program(image, held, begun))
-    }
-
-    fn save_cached(
-        &self,
-        key: &Digest,
-        answer: &CompileResponse,
-        facts: IndexMap<String, f64>,
-        begun: Instant,
-    ) -> anyhow::Result<Program> {
-        let kept = CachedCubin {
-            cubin: Digest::of(&answer.cubin).to_string(),
-            entries: answer.names.clone(),
-            log: diagnostics::warnings(&answer.log),
-            resources: ptx::parse_resources(&answer.log),
-            facts,
-        };
-        // A file is named by what is in it: whoever writes at the same time writes the same.
-        let put = |name: &str, contents: &[u8]| {
-            let held = self.cubins.write(name, contents);
-            held.map_err(|error| write_failure(&self.cubins.path(name), &error))
-        };
-        let name = format!("{}.cubin", kept.cubin);
-        let held = put(&name, &answer.cubin)?;
-        put(&format!("{key}.json"), &serde_json::to_vec(&kept)?)?;
-        let image = self.cubins.path(&name);
-        Ok(kept.into_program(image, held, begun))
-    }
-
+    /// Runs NVRTC in a child process. The response has one mangled name for each of `entries`, in order.
     fn run_nvrtc(
         &self,
         source: String,
@@ -363,7 +298,7 @@ impl Compiler {
         }
         let request = CompileRequest {
             library: self.toolkit.library.clone(),
-            work: Some(CompileJob {
+            job: Some(CompileJob {
                 source,
                 options,
                 expressions: expressions.clone(),
@@ -371,9 +306,9 @@ impl Compiler {
                 log_bytes: LOG_BYTES,
             }),
         };
-        let ended = nvrtc_process::run(&self.program, &request, &self.readable, self.limit)?;
-        let mut answer = match ended {
-            ChildOutcome::Completed(answer) => *answer,
+        let outcome = nvrtc_process::run(&self.program, &request, &self.readable, self.limit)?;
+        let mut response = match outcome {
+            ChildOutcome::Completed(response) => *response,
             ChildOutcome::TimedOut => {
                 let reason = format!("the compiler took more than {} s", self.limit.as_secs_f64());
                 return Ok(NvrtcOutcome::Stopped(Status::CompileTimeout, reason));
@@ -384,93 +319,48 @@ impl Compiler {
                 return Ok(NvrtcOutcome::Stopped(Status::CompileError, reason));
             }
         };
-        if answer.version != self.version {
+        if response.version != self.version {
             bail!(
-                "`{}` was replaced while kforge ran",
+                "`{}` was replaced while kforge was running",
                 self.toolkit.library.display()
             );
         }
-        match answer.error.as_deref() {
-            None => {}
-            Some("NVRTC_ERROR_OUT_OF_MEMORY") => return Ok(memory_limit_exceeded()),
-            Some(_) if answer.log.contains("out of memory") => return Ok(memory_limit_exceeded()),
-            // An architecture that this NVRTC does not know is whose fault it was to ask for it.
-            Some("NVRTC_ERROR_COMPILATION" | "NVRTC_ERROR_INVALID_OPTION") => {
-                return Ok(NvrtcOutcome::Failed(answer.log));
-            }
-            Some(other) => {
-                return Ok(NvrtcOutcome::Failed(format!(
-                    "{}\nkernel.cu: error: {other}",
-                    answer.log
-                )));
-            }
+        if let Some(failure) = response_failure(&response) {
+            return Ok(failure);
         }
         let name_of = |entry: &&str| {
-            let place = expressions.iter().position(|known| known == entry)?;
-            answer.names.get(place).cloned()
+            let index = expressions.iter().position(|known| known == entry)?;
+            response.names.get(index).cloned()
         };
         let names: Option<Vec<_>> = entries.iter().map(name_of).collect();
-        answer.names = names.context("the compiling process forgot a name")?;
-        Ok(NvrtcOutcome::Compiled(answer))
+        response.names = names.context("the response of the NVRTC process lacks a name")?;
+        Ok(NvrtcOutcome::Compiled(response))
     }
 
-    /// From the cache, where the library is the same: to load it takes longer than to compile.
+    /// NVRTC's version, from the cache if the library is unchanged: loading it takes longer than compiling a kernel.
     fn load_version(&self) -> anyhow::Result<(i32, i32)> {
-        let file = self.cubins.path(&format!("{}.version", self.identity));
-        let known = std::fs::read(&file).ok();
-        if let Some(version) = known.and_then(|text| serde_json::from_slice(&text).ok()) {
+        if let Some(version) = self.cubins.load_version(&self.identity) {
             return Ok(version);
         }
         let request = CompileRequest {
             library: self.toolkit.library.clone(),
-            work: None,
+            job: None,
         };
-        let ended = nvrtc_process::run(&self.program, &request, &self.readable, self.limit);
+        let outcome = nvrtc_process::run(&self.program, &request, &self.readable, self.limit);
         let library = self.toolkit.library.display();
-        let version = match ended {
-            Ok(ChildOutcome::Completed(answer)) => answer.version,
-            Ok(ended) => bail!("NVRTC at `{library}` does not load: {ended:?}"),
+        let version = match outcome {
+            Ok(ChildOutcome::Completed(response)) => response.version,
+            Ok(outcome) => bail!("failed to load NVRTC at `{library}`: {outcome:?}"),
             Err(error) => {
                 return Err(Failure::environment(format!(
-                    "NVRTC at `{library}` does not load: {error:#}"
+                    "failed to load NVRTC at `{library}`: {error:#}"
                 ))
-                .hint("install it anew, or let CUDA_HOME or KFORGE_PYTHON name another")
+                .hint("reinstall it, or set CUDA_HOME or KFORGE_PYTHON to another one")
                 .into());
             }
         };
-        cache::write_atomically(&file, &serde_json::to_vec(&version)?)
-            .map_err(|error| write_failure(&file, &error))?;
+        self.cubins.save_version(&self.identity, version)?;
         Ok(version)
-    }
-
-    /// Now and then.
-    fn prune_if_due(&self) {
-        let mark = self.cubins.path("pruned");
-        let since = mark.metadata().and_then(|metadata| metadata.modified());
-        let age = since
-            .ok()
-            .and_then(|time| SystemTime::now().duration_since(time).ok());
-        if age.is_none_or(|age| age > PRUNE_EVERY) {
-            // To prune once too often is no harm.
-            let _ = cache::write_atomically(&mark, b"");
-            self.cubins.prune();
-        }
-    }
-}
-
-impl CachedCubin {
-    fn into_program(self, image: PathBuf, held: CacheLease, begun: Instant) -> Program {
-        Program {
-            image,
-            lease: held,
-            build: Build::Fast,
-            schedule: 0,
-            resources: self.resources,
-            compile_seconds: begun.elapsed().as_secs_f64(),
-            log: self.log,
-            entries: self.entries,
-            features: self.facts,
-        }
     }
 }
 
@@ -480,28 +370,27 @@ impl fmt::Debug for Compiler {
     }
 }
 
+/// The outcome of a response with an error code; `None` if the source compiled.
+fn response_failure(response: &CompileResponse) -> Option<NvrtcOutcome> {
+    let error = response.error.as_deref()?;
+    if error == "NVRTC_ERROR_OUT_OF_MEMORY" || response.log.contains("out of memory") {
+        return Some(memory_limit_exceeded());
+    }
+    Some(NvrtcOutcome::Failed(match error {
+        // An architecture that this NVRTC does not know is the fault of the kernel that asks for it.
+        "NVRTC_ERROR_COMPILATION" | "NVRTC_ERROR_INVALID_OPTION" => response.log.clone(),
+        other => format!("{}\nkernel.cu: error: {other}", response.log),
+    }))
+}
+
 fn memory_limit_exceeded() -> NvrtcOutcome {
     NvrtcOutcome::Stopped(
         Status::LimitExceeded,
-        "the compiler needed more memory than it may have".to_owned(),
+        "the compiler exceeded its memory limit".to_owned(),
     )
 }
 
-fn refuse(status: Status, reason: String, line: Option<u32>) -> Compiled {
-    Compiled::Refused(Refusal {
-        status,
-        reason: match line {
-            Some(line) => format!("line {line}: {reason}"),
-            None => reason,
-        },
-        evidence: Box::new(Evidence {
-            line,
-            ..Evidence::default()
-        }),
-    })
-}
-
-/// The device's own architecture, or what the kernel asks for if it is the device's with more to it: `sm_90a` on `sm_90`.
+/// The architecture to compile for: the device's, or an extension of it that the kernel asks for, such as `sm_90a` on `sm_90`.
 fn target_arch(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
     let Some(wanted) = wanted else {
         return Ok(device.to_owned());
@@ -513,19 +402,34 @@ fn target_arch(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
     if plain(wanted) == plain(device) {
         return Ok(wanted.to_owned());
     }
-    Err(Refusal {
-        status: Status::Unsupported,
-        reason: format!("the header asks for `{wanted}`, the device is `{device}`"),
-        evidence: Box::default(),
-    })
+    Err(Refusal::new(
+        Status::Unsupported,
+        format!("the header asks for `{wanted}`, but the device is `{device}`"),
+    ))
 }
 
-/// Whether the machine code takes other arguments than the launch passes: the driver would read beyond them.
+/// Checks the compiled code: no forbidden constructs, and entries that take what the header passes. `names`: of the entries.
+fn check_ptx(ptx: &str, unit: &TranslationUnit, names: &[String]) -> Result<(), Refusal> {
+    if let Some((reason, words)) = ptx::find_forbidden(ptx) {
+        return Err(match refuse::first_line_with(&unit.source, words) {
+            Some(line) => Refusal::at_line(Status::Rejected, line, reason),
+            None => Refusal::new(Status::Rejected, reason),
+        });
+    }
+    for (entry, name) in unit.entry_points.iter().zip(names) {
+        if let Some(reason) = argument_size_mismatch(ptx, entry, name) {
+            return Err(Refusal::at_line(Status::CompileError, entry.line, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Why the arguments of the machine code differ from those that the launch passes. The driver would read beyond them.
 fn argument_size_mismatch(ptx: &str, entry: &EntryPoint, name: &str) -> Option<String> {
     let expression = &entry.expression;
     let Some(taken) = ptx::parameter_sizes(ptx, name) else {
         return Some(format!(
-            "`{expression}` is no kernel: it has no entry in the compiled code"
+            "`{expression}` is not a kernel: the compiled code has no such entry"
         ));
     };
     let passed = source::argument_sizes(entry);

@@ -1,14 +1,16 @@
-//! What NVRTC says about a candidate, as its author should read it: the kernel file's own lines, no folder of this machine, no
-//! word of how kforge asked. The words stay untrusted: a candidate chooses many of them.
+//! Turns NVRTC's log into diagnostics about the kernel file: with its line numbers, without folders of this machine, and without
+//! messages about the code and the options that kforge added.
+//!
+//! The text stays untrusted: a candidate controls much of it. Compiles nothing: `compiler` does.
 
 use crate::device::Refusal;
 use crate::device::compiler_log::{strip_directories, truncate_line};
 use crate::verdict::{Evidence, Status};
 
-/// The most that is kept of what a compiler says.
+/// Limit for the part of a log that is kept, in bytes.
 const LOG_LIMIT: usize = 4096;
 const KERNEL: &str = "kernel.cu";
-/// How a line begins that is about kforge's own question, or about nothing.
+/// Prefixes of lines that concern code added by kforge, or that say nothing.
 const NOISE_PREFIXES: &[&str] = &[
     "__nv_name_map",
     "Compilation terminated",
@@ -19,16 +21,16 @@ const NOISE_PREFIXES: &[&str] = &[
     "ptxas fatal   : Ptx assembly aborted",
 ];
 
-/// How NVRTC goes on to whoever chose its options, which is not the author.
+/// NVRTC's advice about its options, which the kernel's author cannot change.
 const OPTION_ADVICE: &str = " Consider using -default-device";
-/// Words of what stands behind the kernel file.
+/// Names in the checks that kforge appends to the kernel file.
 const CHECK_MARKERS: &[&str] = &["kforge_check::", "kforge_entry_"];
 
-/// A refusal from NVRTC's log: the first error and its line, and all that was said about the kernel.
+/// A refusal from NVRTC's log: the first error with its line, and all messages about the kernel.
 pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
     let shown = error_messages(log);
     let (line, message) = first_error(&shown).unwrap_or_else(|| {
-        // Only names that are not there were complained about, or nothing at all.
+        // The log complains only about names that the header uses, or about nothing.
         let message = log
             .lines()
             .find_map(|line| Some(line.split_once(" error: ")?.1));
@@ -51,7 +53,7 @@ pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {
     }
 }
 
-/// What was warned of in a kernel that compiles.
+/// The warnings about a kernel that compiles.
 pub(super) fn warnings(log: &str) -> String {
     select_messages(log, |head| head.contains(": warning"))
 }
@@ -65,7 +67,7 @@ fn error_messages(log: &str) -> String {
     })
 }
 
-/// The messages whose first line is wanted, each with its excerpt, up to a limit.
+/// Selects the messages whose first line is `wanted`, each with its excerpt, up to `LOG_LIMIT` bytes.
 fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     let mut is_wanted = false;
@@ -75,14 +77,14 @@ fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
         if line.trim().is_empty() {
             continue;
         }
-        // An excerpt, a caret and a way through templates are indented.
+        // Excerpts, carets and template instantiation traces are indented.
         if !line.starts_with("  ") {
             is_wanted = wanted(line.trim_start());
         }
         if !is_wanted {
             continue;
         }
-        // The check of a launch is no line of the file.
+        // Excerpts of the launch checks are not lines of the kernel file.
         if std::mem::take(&mut is_caret_of_check) && line.trim() == "^" {
             continue;
         }
@@ -103,7 +105,7 @@ fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     text
 }
 
-/// Its line in the kernel file, and its words.
+/// The first error: its line in the kernel file and its text.
 fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
     let lines: Vec<_> = shown.lines().collect();
     let at = lines.iter().position(|line| error_text(line).is_some())?;
@@ -113,7 +115,7 @@ fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
         .take_while(|line| line.starts_with("  "));
     let line =
         kernel_line(lines[at]).or_else(|| way.filter_map(|line| instantiation_line(line)).last());
-    // The assembler numbers lines that nobody sees.
+    // The assembler's line numbers refer to PTX, so only the compiler's are used.
     let message = message
         .strip_prefix("static assertion failed with \"")
         .map_or(message, |message| message.trim_end_matches('"'));
@@ -140,7 +142,7 @@ fn kernel_line(line: &str) -> Option<u32> {
     rest.split(')').next()?.parse().ok()
 }
 
-/// `detected during … at line 12`, perhaps `of "kernel.cu"`.
+/// The line in a trace such as `detected during … at line 12`, with or without `of "kernel.cu"`.
 fn instantiation_line(line: &str) -> Option<u32> {
     let (_, rest) = line.split_once("at line ")?;
     let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;

@@ -1,8 +1,9 @@
-//! Headers of the language that NVRTC does not bring and a C++ compiler does: kernels include them out of habit.
+//! Standard headers that NVRTC lacks: kernels include them out of habit.
 //!
-//! The small ones are spelled out; the others stand on libcu++, which is slow to read, and is read only where it is asked for.
+//! Small headers are written out here. The others include libcu++, which is slow to parse, so it is parsed only if a kernel
+//! includes one of them. Reads no files.
 
-/// Name and contents. A header that is not included costs nothing.
+/// Name and contents of every provided header. A header that is not included costs nothing.
 pub(super) fn provided_headers() -> Vec<(String, String)> {
     let spelled = WRITTEN_OUT
         .iter()
@@ -11,7 +12,7 @@ pub(super) fn provided_headers() -> Vec<(String, String)> {
         let names = names.iter();
         names.map(move |name| (*name, format!("#pragma once\n{text}\n")))
     });
-    // An older libcu++ has fewer; what is then missing is told where it is used.
+    // An older libcu++ lacks some headers; the compiler then reports what is missing where it is used.
     let standing = FROM_LIBCUDACXX.iter().map(|name| {
         let text = format!(
             "#pragma once\n#if __has_include(<cuda/std/{name}>)\n#include <cuda/std/{name}>\n#else\n\
@@ -23,7 +24,7 @@ pub(super) fn provided_headers() -> Vec<(String, String)> {
     all.map(|(name, text)| (name.to_owned(), text)).collect()
 }
 
-/// Whether a header is one of C's or C++'s own, here or not.
+/// Whether a header belongs to C or C++, whether or not it is provided here.
 pub(super) fn is_standard_header(name: &str) -> bool {
     let known = WRITTEN_OUT.iter().map(|(name, _)| *name);
     let known = known.chain(
@@ -38,7 +39,7 @@ pub(super) fn is_standard_header(name: &str) -> bool {
 }
 
 const WRITTEN_OUT: &[(&str, &str)] = &[
-    // The driver's interface, of which device code needs one type.
+    // The driver's API, of which device code needs only `CUtensorMap`.
     (
         "cuda.h",
         "#pragma once\n#define CUDA_VERSION (__CUDACC_VER_MAJOR__ * 1000 + __CUDACC_VER_MINOR__ * 10)\n\
@@ -47,7 +48,7 @@ const WRITTEN_OUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// What nvcc knows without a header. The types are those that libcu++ gives them here, so that both may stand in one source.
+/// Names that nvcc knows without a header. The types equal libcu++'s, so that a source may use both.
 pub(super) const PREAMBLE: &str = "using int8_t = signed char; using int16_t = short; using int32_t = int; using int64_t = long long;
 using uint8_t = unsigned char; using uint16_t = unsigned short; using uint32_t = unsigned; using uint64_t = unsigned long long;
 using intptr_t = long long; using uintptr_t = unsigned long long; using intmax_t = long long; using uintmax_t = unsigned long long;
@@ -123,7 +124,7 @@ const FLOATS: &str = "#ifndef FLT_MAX
 #define DBL_EPSILON 2.2204460492503131e-16
 #endif";
 
-/// Names that mean the same text. What NVRTC knows without a header (`assert`, `printf`, `memcpy`, `size_t`) needs none.
+/// Headers that share a text. NVRTC knows `assert`, `printf`, `memcpy` and `size_t` without a header, so theirs is empty.
 const SHARED_TEXTS: &[(&[&str], &str)] = &[
     (
         &["stdint.h", "cstdint", "inttypes.h", "cinttypes"],
@@ -150,7 +151,7 @@ const SHARED_TEXTS: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// C++'s own, as libcu++ has them.
+/// C++ headers that libcu++ implements.
 const FROM_LIBCUDACXX: &[&str] = &[
     "algorithm",
     "array",
@@ -171,7 +172,7 @@ const FROM_LIBCUDACXX: &[&str] = &[
     "variant",
 ];
 
-/// What no device code can use; a source may still name them where it is compiled for a host.
+/// Headers that device code cannot use. A source may still include them in a part for the host.
 const HOST_ONLY: &[&str] = &[
     "cerrno",
     "chrono",

@@ -1,29 +1,32 @@
-//! Where a kernel's buffers lie: for a check each between unmapped addresses, for timing many copies at random places.
+//! The placement of a kernel's buffers: for a check, each buffer between unmapped addresses; for timing, many copies at random
+//! addresses.
+//!
+//! Allocates through `memory`. Writes no data and launches nothing.
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cudarc::driver::sys::CUdeviceptr;
 
-use super::card::{DriverError, Gpu};
-use super::harness_kernels::BufferCopies;
+use super::buffer_copies::BufferCopies;
+use super::gpu::{DriverError, Gpu};
 use super::memory::{DeviceBuffer, Region};
 use crate::base::RandomStream;
 use crate::device::{Edge, Purpose};
 use crate::kernel::plan::{BufferRole, Plan};
 
-/// What a buffer's address is a multiple of, where it does not have to end at a guard.
+/// Alignment of a buffer's address.
 const ALIGNMENT: u64 = 256;
-/// And where it does: no access of a thread is wider.
+/// Alignment of a buffer that ends at unmapped memory: no access of a thread is wider.
 const MIN_ALIGNMENT: u64 = 16;
-/// The longest guard zone.
+/// Longest guard zone.
 const MAX_ZONE_BYTES: u64 = 64 << 10;
-/// Over how many regions the copies for a timing are spread.
+/// Number of regions over which the copies for timing are spread.
 const MAX_REGIONS: usize = 16;
-/// The shortest one between buffers that share a region.
+/// Length of the guard zones between buffers that share a region.
 const SHARED_REGION_ZONE_BYTES: u64 = 256;
 
-/// A guard zone as `numerics.cu` has it.
+/// Same layout as `Zone` in `numerics.cu`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct GuardZone {
@@ -33,28 +36,29 @@ struct GuardZone {
     behind: u32,
 }
 
-/// Some buffers of an arm, in every copy.
+/// The placement of some buffers of a kernel, in all copies.
 pub(super) struct Layout {
-    /// No other of this process has it.
+    /// Unique in this process.
     pub(super) id: u64,
     _regions: Vec<Region>,
     _allocations: Vec<DeviceBuffer>,
-    /// Of each buffer, of each copy: for the judge.
+    /// By buffer and copy: addresses for the judge.
     addresses: Vec<Vec<CUdeviceptr>>,
-    /// The same for the kernel, which must not write to inputs.
+    /// By buffer and copy: addresses for the kernel, which must not write to inputs.
     kernel_addresses: Vec<Vec<CUdeviceptr>>,
     tables: DeviceBuffer,
     zones: DeviceBuffer,
     zone_count: u32,
     pub(super) copies: u32,
-    /// In which order launches use the copies: the same for whoever has this memory, so that all meet the same places.
+    /// The order in which launches use the copies. It belongs to the memory, so both kernels that use it meet the same addresses
+    /// in the same order.
     pub(super) order: Vec<u32>,
 }
 
 impl Layout {
-    /// Lays out those buffers whose places are told; the numbers in zones and tables are theirs in the plan.
+    /// Places the buffers with these indices. Zones and tables use the indices of the plan.
     pub(super) fn new(
-        card: &Rc<Gpu>,
+        gpu: &Rc<Gpu>,
         plan: &Plan,
         which: &[usize],
         purpose: Purpose,
@@ -70,7 +74,7 @@ impl Layout {
         let copies = match purpose {
             Purpose::Check { edge } => {
                 for buffer in which {
-                    layout.place_alone(card, plan, *buffer, edge)?;
+                    layout.place_alone(gpu, plan, *buffer, edge)?;
                 }
                 1
             }
@@ -79,17 +83,17 @@ impl Layout {
                 let copies = copies.max(1);
                 let regions = copies.min(MAX_REGIONS);
                 for region in 0..regions {
-                    // As evenly as whole copies can be spread.
+                    // Spreads the copies as evenly as possible.
                     let own = (region + 1) * copies / regions - region * copies / regions;
                     if !which.is_empty() {
-                        layout.place_copies(card, plan, (which, own), &mut stream)?;
+                        layout.place_copies(gpu, plan, (which, own), &mut stream)?;
                     }
                 }
                 copies as u32
             }
             Purpose::Probe => {
                 for buffer in which {
-                    layout.place_exactly(card, plan, *buffer)?;
+                    layout.place_exactly(gpu, plan, *buffer)?;
                 }
                 1
             }
@@ -103,8 +107,8 @@ impl Layout {
         let flat: Vec<CUdeviceptr> = layout.addresses.iter().flat_map(of_buffer).collect();
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            tables: DeviceBuffer::from_slice(card, &flat)?,
-            zones: DeviceBuffer::from_slice(card, &layout.zones)?,
+            tables: DeviceBuffer::from_slice(gpu, &flat)?,
+            zones: DeviceBuffer::from_slice(gpu, &layout.zones)?,
             zone_count: layout.zones.len() as u32,
             _regions: layout.regions,
             _allocations: layout.allocations,
@@ -115,7 +119,7 @@ impl Layout {
         })
     }
 
-    /// A buffer in all copies.
+    /// All copies of a buffer.
     pub(super) fn buffer_copies(&self, plan: &Plan, buffer: usize) -> BufferCopies {
         BufferCopies {
             table: self.tables.address() + buffer as u64 * u64::from(self.copies) * 8,
@@ -138,7 +142,7 @@ impl Layout {
     }
 }
 
-/// Where all buffers of an arm lie: the definition's, which two arms of one bench can trade, and a kernel's own scratch.
+/// The placement of all buffers of a kernel: inputs and outputs, which two timed kernels can swap, and the kernel's own scratch.
 pub(super) struct KernelMemory {
     pub(super) data: Rc<Layout>,
     scratch: Rc<Layout>,
@@ -146,7 +150,7 @@ pub(super) struct KernelMemory {
 }
 
 impl KernelMemory {
-    pub(super) fn new(card: &Rc<Gpu>, plan: &Plan, purpose: Purpose) -> Result<Self, DriverError> {
+    pub(super) fn new(gpu: &Rc<Gpu>, plan: &Plan, purpose: Purpose) -> Result<Self, DriverError> {
         let is_scratch: Vec<bool> = (plan.buffers.iter())
             .map(|buffer| matches!(buffer.role, BufferRole::Scratch { .. }))
             .collect();
@@ -156,8 +160,8 @@ impl KernelMemory {
                 .collect()
         };
         Ok(Self {
-            data: Rc::new(Layout::new(card, plan, &of(false), purpose)?),
-            scratch: Rc::new(Layout::new(card, plan, &of(true), purpose)?),
+            data: Rc::new(Layout::new(gpu, plan, &of(false), purpose)?),
+            scratch: Rc::new(Layout::new(gpu, plan, &of(true), purpose)?),
             is_scratch,
         })
     }
@@ -185,13 +189,13 @@ impl KernelMemory {
         self.of(buffer).address_for_kernel(buffer, copy)
     }
 
-    /// The guard zones of both parts.
+    /// The guard zones of both parts: address and number.
     pub(super) fn zones(&self) -> impl Iterator<Item = (CUdeviceptr, u32)> {
         let both = [self.data.zones(), self.scratch.zones()];
         both.into_iter().filter(|(_, count)| *count > 0)
     }
 
-    /// Whether the definition's buffers of both arms are alike, so that either can use the other's.
+    /// Whether both kernels have equal inputs and outputs, so that each can use the other's.
     pub(super) fn is_compatible_with(&self, other: &Self) -> bool {
         let data = |memory: &Self| -> usize {
             memory
@@ -224,16 +228,16 @@ impl LayoutBuilder {
         }
     }
 
-    /// A region of its own, which the data begins or ends with.
+    /// Places a buffer in its own region, at the region's start or end.
     fn place_alone(
         &mut self,
-        card: &Rc<Gpu>,
+        gpu: &Rc<Gpu>,
         plan: &Plan,
         buffer: usize,
         edge: Edge,
     ) -> Result<(), DriverError> {
         let bytes = plan.buffers[buffer].bytes();
-        let region = Region::new(card, bytes, plan.buffers[buffer].role == BufferRole::Input)?;
+        let region = Region::new(gpu, bytes, plan.buffers[buffer].role == BufferRole::Input)?;
         let offset = match edge {
             Edge::Start => 0,
             Edge::End => (region.bytes() - bytes) / MIN_ALIGNMENT * MIN_ALIGNMENT,
@@ -249,25 +253,24 @@ impl LayoutBuilder {
         Ok(())
     }
 
-    /// An allocation of its very size, as any program makes it: what a sanitizer knows best.
+    /// Places a buffer in its own allocation of exactly its size, which a sanitizer can check best.
     fn place_exactly(
         &mut self,
-        card: &Rc<Gpu>,
+        gpu: &Rc<Gpu>,
         plan: &Plan,
         buffer: usize,
     ) -> Result<(), DriverError> {
-        let allocation =
-            DeviceBuffer::with_exact_size(card, plan.buffers[buffer].bytes() as usize)?;
+        let allocation = DeviceBuffer::with_exact_size(gpu, plan.buffers[buffer].bytes() as usize)?;
         self.addresses[buffer].push(allocation.address());
         self.for_kernel[buffer].push(allocation.address());
         self.allocations.push(allocation);
         Ok(())
     }
 
-    /// Some more copies of all buffers, each in a random order, in one region.
+    /// Places several copies of all buffers in one region, each copy in a random order.
     fn place_copies(
         &mut self,
-        card: &Rc<Gpu>,
+        gpu: &Rc<Gpu>,
         plan: &Plan,
         (which, copies): (&[usize], usize),
         stream: &mut RandomStream,
@@ -285,7 +288,7 @@ impl LayoutBuilder {
                 at += stream.below(4) as u64 * ALIGNMENT;
             }
         }
-        let region = Region::new(card, at, false)?;
+        let region = Region::new(gpu, at, false)?;
         for (buffer, offset) in offsets {
             let start = region.start() + offset;
             let bytes = plan.buffers[buffer].bytes();

@@ -1,17 +1,20 @@
-//! Memory of the device: pieces that are mapped with nothing on either side, so that whoever leaves them faults.
+//! Device memory: mapped regions with unmapped addresses on both sides, so that an access outside them faults; plain
+//! allocations; and copies to and from the host.
+//!
+//! Never decides where buffers lie: `layout` does.
 
 use std::rc::Rc;
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 
-use super::card::{DriverError, Gpu, allocation_properties, call};
+use super::gpu::{DriverError, Gpu, allocation_properties, call};
 
-/// A mapped piece of device memory. Before and behind it lies address space that is reserved and never mapped.
+/// A mapped region of device memory. The addresses before and after it are reserved and never mapped.
 pub(super) struct Region {
-    card: Rc<Gpu>,
+    gpu: Rc<Gpu>,
     handle: sys::CUmemGenericAllocationHandle,
     writable: Mapping,
-    /// The same memory at another address, where a write faults.
+    /// The same memory at another address, where writes fault.
     readable: Option<Mapping>,
     bytes: u64,
 }
@@ -23,10 +26,10 @@ struct Mapping {
 }
 
 impl Region {
-    /// At least so many bytes. `alias`: mapped a second time, read-only.
-    pub(super) fn new(card: &Rc<Gpu>, bytes: u64, alias: bool) -> Result<Self, DriverError> {
-        let bytes = bytes.max(1).next_multiple_of(card.granularity);
-        let properties = allocation_properties(card.device);
+    /// Maps at least `bytes` bytes. `alias`: map them a second time, read-only.
+    pub(super) fn new(gpu: &Rc<Gpu>, bytes: u64, alias: bool) -> Result<Self, DriverError> {
+        let bytes = bytes.max(1).next_multiple_of(gpu.granularity);
+        let properties = allocation_properties(gpu.device);
         let mut handle = 0;
         call!(cuMemCreate(
             &raw mut handle,
@@ -34,15 +37,15 @@ impl Region {
             &raw const properties,
             0
         ))?;
-        let mapped = Self::map(card, handle, bytes, true).and_then(|writable| {
+        let mapped = Self::map(gpu, handle, bytes, true).and_then(|writable| {
             let readable = alias
-                .then(|| Self::map(card, handle, bytes, false))
+                .then(|| Self::map(gpu, handle, bytes, false))
                 .transpose()?;
             Ok((writable, readable))
         });
         match mapped {
             Ok((writable, readable)) => Ok(Self {
-                card: Rc::clone(card),
+                gpu: Rc::clone(gpu),
                 handle,
                 writable,
                 readable,
@@ -56,34 +59,34 @@ impl Region {
     }
 
     fn map(
-        card: &Gpu,
+        gpu: &Gpu,
         handle: sys::CUmemGenericAllocationHandle,
         bytes: u64,
         writable: bool,
     ) -> Result<Mapping, DriverError> {
         let mut reserved = 0;
-        let whole = (bytes + 2 * card.granularity) as usize;
+        let whole = (bytes + 2 * gpu.granularity) as usize;
         call!(cuMemAddressReserve(&raw mut reserved, whole, 0, 0, 0))?;
-        let start = reserved + card.granularity;
+        let start = reserved + gpu.granularity;
         call!(cuMemMap(start, bytes as usize, 0, handle, 0))?;
         let flags = match writable {
             true => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
             false => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ,
         };
         let access = sys::CUmemAccessDesc {
-            location: allocation_properties(card.device).location,
+            location: allocation_properties(gpu.device).location,
             flags,
         };
         call!(cuMemSetAccess(start, bytes as usize, &raw const access, 1))?;
         Ok(Mapping { reserved, start })
     }
 
-    /// Where it begins for the judge, who may write.
+    /// The start address with write access, for the judge.
     pub(super) fn start(&self) -> CUdeviceptr {
         self.writable.start
     }
 
-    /// Where it begins for a kernel that must only read it; the same as `start` where there is no alias.
+    /// The start address for a kernel that must not write; equal to `start` if there is no alias.
     pub(super) fn read_only_start(&self) -> CUdeviceptr {
         self.readable.unwrap_or(self.writable).start
     }
@@ -95,11 +98,11 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if self.card.is_broken() {
+        if self.gpu.is_broken() {
             return;
         }
         let bytes = self.bytes as usize;
-        let whole = bytes + 2 * self.card.granularity as usize;
+        let whole = bytes + 2 * self.gpu.granularity as usize;
         for window in [Some(self.writable), self.readable].into_iter().flatten() {
             let _ = call!(cuMemUnmap(window.start, bytes));
             let _ = call!(cuMemAddressFree(window.reserved, whole));
@@ -108,33 +111,33 @@ impl Drop for Region {
     }
 }
 
-/// A small piece of memory for the judge's own tables and answers.
+/// A plain allocation, mostly for the judge's tables and results.
 pub(super) struct DeviceBuffer {
-    card: Rc<Gpu>,
+    gpu: Rc<Gpu>,
     address: CUdeviceptr,
     bytes: usize,
 }
 
 impl DeviceBuffer {
-    pub(super) fn new(card: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
-        Self::with_exact_size(card, bytes.max(16))
+    pub(super) fn new(gpu: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
+        Self::with_exact_size(gpu, bytes.max(16))
     }
 
-    /// Not a byte more than is asked for, as far as the driver's books go.
-    pub(super) fn with_exact_size(card: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
+    /// Allocates exactly this size, so that a sanitizer knows the real end of a buffer.
+    pub(super) fn with_exact_size(gpu: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
         let mut address = 0;
         call!(cuMemAlloc_v2(&raw mut address, bytes.max(1)))?;
         Ok(Self {
-            card: Rc::clone(card),
+            gpu: Rc::clone(gpu),
             address,
             bytes: bytes.max(1),
         })
     }
 
-    /// A table that holds these values.
-    pub(super) fn from_slice<T: Copy>(card: &Rc<Gpu>, values: &[T]) -> Result<Self, DriverError> {
-        let table = Self::new(card, size_of_val(values))?;
-        copy_to_device(card, table.address, values)?;
+    /// A buffer that holds these values.
+    pub(super) fn from_slice<T: Copy>(gpu: &Rc<Gpu>, values: &[T]) -> Result<Self, DriverError> {
+        let table = Self::new(gpu, size_of_val(values))?;
+        copy_to_device(gpu, table.address, values)?;
         Ok(table)
     }
 
@@ -149,15 +152,15 @@ impl DeviceBuffer {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        if !self.card.is_broken() {
+        if !self.gpu.is_broken() {
             let _ = call!(cuMemFree_v2(self.address));
         }
     }
 }
 
-/// Copies device memory into a slice, and waits for it.
+/// Copies device memory into a slice, and waits until it is done.
 pub(super) fn copy_to_host<T: Copy>(
-    card: &Gpu,
+    gpu: &Gpu,
     from: CUdeviceptr,
     into: &mut [T],
 ) -> Result<(), DriverError> {
@@ -165,14 +168,14 @@ pub(super) fn copy_to_host<T: Copy>(
         into.as_mut_ptr().cast(),
         from,
         size_of_val(into),
-        card.stream
+        gpu.stream
     ))?;
-    card.synchronize()
+    gpu.synchronize()
 }
 
-/// Copies a slice into device memory, behind what is queued already. Pageable memory is read before this returns.
+/// Queues a copy of a slice into device memory. The driver reads pageable host memory before this returns.
 pub(super) fn copy_to_device<T: Copy>(
-    card: &Gpu,
+    gpu: &Gpu,
     into: CUdeviceptr,
     from: &[T],
 ) -> Result<(), DriverError> {
@@ -183,11 +186,11 @@ pub(super) fn copy_to_device<T: Copy>(
         into,
         from.as_ptr().cast(),
         size_of_val(from),
-        card.stream
+        gpu.stream
     ))
 }
 
-/// Sets so many bytes to 0, behind what is queued already.
-pub(super) fn zero_memory(card: &Gpu, start: CUdeviceptr, bytes: usize) -> Result<(), DriverError> {
-    call!(cuMemsetD8Async(start, 0, bytes, card.stream))
+/// Queues setting `bytes` bytes to 0.
+pub(super) fn zero_memory(gpu: &Gpu, start: CUdeviceptr, bytes: usize) -> Result<(), DriverError> {
+    call!(cuMemsetD8Async(start, 0, bytes, gpu.stream))
 }

@@ -1,6 +1,7 @@
-//! GPUs that speak CUDA: NVRTC compiles in a process without a device, the driver launches in this one.
+//! CUDA GPUs as a device: NVRTC compiles in a child process without a GPU, and the driver launches in this process.
 //!
-//! A process judges one candidate: after a fault its context is lost, and after a hang only its end stops the kernel.
+//! A process judges one candidate: after a fault its context is lost, and only the end of the process stops a hanging kernel.
+//! Never runs host code of a candidate.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -9,16 +10,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 mod bound_kernel;
+mod buffer_copies;
+mod buffers;
 mod captured_output;
-mod card;
-mod cards;
 mod clock;
 mod clock_monitor;
 pub mod compiler;
+mod cubin_cache;
 mod diagnostics;
+mod gpu;
+mod gpu_context;
+mod gpu_list;
 mod harness_kernels;
 mod headers;
+mod launch_limits;
 mod layout;
+mod loaded_module;
 mod memory;
 mod module_variables;
 mod nvrtc;
@@ -29,225 +36,234 @@ mod ptx;
 mod refuse;
 mod source;
 mod toolkit;
-pub(crate) mod tools;
+mod toolkit_cache;
+mod toolkit_search;
+pub mod tools;
 mod wire;
 
-pub use cards::{compute_process_count, list_gpus};
+pub use gpu_list::{compute_process_count, list_gpus};
 pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
-pub(super) use peaks::load_peaks_into as recall_peaks;
+pub(super) use peaks::load_measured;
+pub use toolkit::Toolkit;
 
-use super::{Build, Compiled, Device, Floor, LockFile, Opened, Program, Purpose};
+use super::interface::{Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties};
+use super::lock::{LockFile, lock_folder};
+use super::program::{Build, Compiled, Program};
 use crate::kernel::DeviceLimits;
 use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
-/// A sample of many short launches takes about this long: what an event costs is then lost in it.
+/// Target duration of a sample of many short runs. The cost of an event is negligible in it.
 const TARGET_SAMPLE_TIME: Duration = Duration::from_micros(250);
-/// From this time on a launch is timed by itself.
-const LONG_LAUNCH: Duration = Duration::from_micros(150);
-/// All copies of one arm's data together.
+/// A run of at least this duration is a sample by itself.
+const LONG_RUN: Duration = Duration::from_micros(150);
+/// Limit for the total size of all copies of a kernel's data.
 const MAX_COPIED_BYTES: u64 = 6 << 30;
 const MAX_COPIES: usize = 256;
-/// The data of one sample is so many times what the cache holds.
+/// The data of one sample is this many times the cache's size.
 const COPIES_TO_CACHE_RATIO: u64 = 4;
 
-/// Measured with kernels of 2 to 3 us against themselves: a few cycles of every launch are the process', wherever its data lies.
+/// Measured by timing kernels of 2 to 3 us against themselves: every process adds a few cycles to each launch, for any placement.
 const PROCESS_NOISE: Duration = Duration::from_nanos(5);
 
-/// A GPU of this machine.
+/// An opened GPU of this machine.
 pub struct CudaDevice {
-    shared: Rc<bound_kernel::GpuContext>,
+    context: Rc<gpu_context::GpuContext>,
     compiler: Rc<compiler::Compiler>,
     clock_monitor: Option<clock_monitor::ClockMonitor>,
-    /// Not known where it is opened under a tool.
+    /// `None` if the GPU was opened for a tool.
     roofline: Option<peaks::Roofline>,
 }
 
 impl CudaDevice {
-    /// Opens the GPU with this number among those that the process sees, and loads the judge's own device code. `catch`: what
-    /// kernels print goes into verdicts; nothing of this process reaches standard output from then on.
+    /// Opens the GPU with this number among the GPUs visible to this process, and loads the harness kernels. `capture`: capture
+    /// what kernels print, for verdicts; from then on nothing of this process reaches standard output.
     ///
     /// # Errors
-    /// `Failure::environment` where there is no driver, no such GPU, or no NVRTC.
-    pub(crate) fn open(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        Self::open_with(nvrtc_process::current_program()?, ordinal, catch)
+    /// `Failure::environment` if there is no driver, no such GPU, or no NVRTC.
+    pub(crate) fn open(ordinal: u32, capture: bool) -> anyhow::Result<Self> {
+        Self::open_with_program(nvrtc_process::current_program()?, ordinal, capture)
     }
 
-    /// As `open`, for who is not kforge's own program: `program` is.
+    /// As `open`, for a caller that is not the kforge program itself: `program` is its path.
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_with(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        let device = Self::open_without_rates(program, ordinal, catch)?;
+    pub fn open_with_program(
+        program: PathBuf,
+        ordinal: u32,
+        capture: bool,
+    ) -> anyhow::Result<Self> {
+        let device = Self::open_without_rates(program, ordinal, capture)?;
+        let roofline = peaks::Roofline::load_or_measure(&device.context, &device.compiler)?;
         Ok(Self {
-            roofline: Some(peaks::Roofline::load_or_measure(
-                &device.shared,
-                &device.compiler,
-            )?),
+            roofline: Some(roofline),
             ..device
         })
     }
 
-    /// The same, and nothing is measured: under a tool that watches every instruction rates would be none of the card's.
+    /// As `open`, without measuring rates: a tool that instruments every instruction would distort them.
     ///
     /// # Errors
     /// As `open`.
-    pub(crate) fn open_for_tools(ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        Self::open_without_rates(nvrtc_process::current_program()?, ordinal, catch)
+    pub(crate) fn open_for_tools(ordinal: u32, capture: bool) -> anyhow::Result<Self> {
+        Self::open_without_rates(nvrtc_process::current_program()?, ordinal, capture)
     }
 
-    fn open_without_rates(program: PathBuf, ordinal: u32, catch: bool) -> anyhow::Result<Self> {
-        let card = Rc::new(card::Gpu::open(ordinal)?);
-        let identity = card.identity();
+    fn open_without_rates(program: PathBuf, ordinal: u32, capture: bool) -> anyhow::Result<Self> {
+        let gpu = Rc::new(gpu::Gpu::open(ordinal)?);
+        let identity = gpu.identity();
         let compiler = Rc::new(compiler::Compiler::open_with_program(
             program,
             &identity.arch,
         )?);
-        let own = harness_kernels::HarnessKernels::load(&card, &compiler)?;
-        let clock = RefCell::new(clock::Clock::new(&card)?);
-        let health =
-            clock_monitor::ClockMonitor::open(identity.uuid.as_deref().unwrap_or_default());
-        let shared = Rc::new(bound_kernel::GpuContext {
-            gpu: card,
-            harness: own,
-            clock,
-            captured_output: catch
-                .then(captured_output::CapturedOutput::start)
-                .transpose()?,
-        });
+        let harness = harness_kernels::HarnessKernels::load(&gpu, &compiler)?;
+        let clock = RefCell::new(clock::Clock::new(&gpu)?);
+        let uuid = identity.uuid.as_deref().unwrap_or_default();
+        let captured_output = capture.then(captured_output::CapturedOutput::start);
         Ok(Self {
             roofline: None,
-            shared,
+            context: Rc::new(gpu_context::GpuContext {
+                gpu,
+                harness,
+                clock,
+                captured_output: captured_output.transpose()?,
+            }),
             compiler,
-            clock_monitor: health,
+            clock_monitor: clock_monitor::ClockMonitor::open(uuid),
         })
     }
 
-    /// What kernel files may ask of it.
+    /// The limits that kernel files can use in expressions.
     pub(crate) fn device_limits(&self) -> DeviceLimits {
         DeviceLimits {
-            sm_count: i64::from(self.shared.gpu.sm_count),
-            max_shared_bytes: i64::from(self.shared.gpu.max_shared_bytes),
+            sm_count: i64::from(self.context.gpu.sm_count),
+            max_shared_bytes: i64::from(self.context.gpu.max_shared_bytes),
         }
     }
 
-    /// Whether a launch has faulted or did not end: this process can judge no more.
+    /// Whether a launch has faulted or did not end. This process then cannot judge any more.
     pub fn is_broken(&self) -> bool {
-        self.shared.gpu.is_broken()
+        self.context.gpu.is_broken()
     }
 }
 
 impl Device for CudaDevice {
     fn identity(&self) -> DeviceIdentity {
-        self.shared.gpu.identity()
+        self.context.gpu.identity()
     }
 
     fn sandbox_description(&self) -> String {
-        let held = match WRITES_CONFINED.load(Ordering::Relaxed) {
-            true => "landlock (writes, network)",
-            false => "none",
+        let sandbox = if WRITES_CONFINED.load(Ordering::Relaxed) {
+            "landlock (writes, network)"
+        } else {
+            "none"
         };
-        match self.shared.gpu.can_read_host_memory {
-            true => format!("{held}; device code may read the host's memory"),
-            false => held.to_owned(),
+        if self.context.gpu.can_read_host_memory {
+            format!("{sandbox}; device code may read the host's memory")
+        } else {
+            sandbox.to_owned()
         }
     }
 
+    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened> {
+        let kernel = bound_kernel::CudaBoundKernel::open(&self.context, program, plan, purpose);
+        Opened::from_result(kernel)
+    }
+}
+
+impl Compile for CudaDevice {
     fn builds(&self) -> &[Build] {
         &[Build::Fast]
     }
 
     fn compile(&self, unit: &TranslationUnit, build: Build) -> anyhow::Result<Compiled> {
-        anyhow::ensure!(build == Build::Fast, "a GPU runs the fast build only");
+        anyhow::ensure!(build == Build::Fast, "a GPU runs only the fast build");
         self.compiler.compile(unit)
     }
 
     fn compile_all(&self, units: &[TranslationUnit]) -> anyhow::Result<Vec<Compiled>> {
         self.compiler.compile_all(units)
     }
+}
 
-    fn open(&self, program: &Program, plan: &Plan, purpose: Purpose) -> anyhow::Result<Opened> {
-        bound_kernel::CudaBoundKernel::open(&self.shared, program, plan, purpose)
-    }
-
-    fn timing_copies(&self, bytes: u64, time: Duration) -> usize {
-        let bytes = bytes.max(1);
-        // More data than the cache keeps, unless a kernel is too slow for that to matter.
-        let by_cache = (COPIES_TO_CACHE_RATIO * self.shared.gpu.cache_bytes).div_ceil(bytes);
-        let most = (MAX_COPIED_BYTES / bytes).clamp(1, MAX_COPIES as u64);
-        match self.runs_per_sample(time) as u64 {
-            1 => 1,
-            units => units.max(by_cache.min(2 * units)).min(most) as usize,
-        }
-    }
-
-    fn runs_per_sample(&self, time: Duration) -> usize {
-        if time >= LONG_LAUNCH {
-            return 1;
-        }
-        let time = time.max(Duration::from_nanos(500));
-        (TARGET_SAMPLE_TIME.as_secs_f64() / time.as_secs_f64()).ceil() as usize
+impl TimingProperties for CudaDevice {
+    fn lock_file(&self) -> LockFile {
+        lock_file(&self.identity())
     }
 
     fn blocks_per_process(&self) -> Option<usize> {
         None
     }
 
-    fn process_noise(&self) -> Duration {
-        PROCESS_NOISE
+    fn timing_copies(&self, bytes: u64, time: Duration) -> usize {
+        let bytes = bytes.max(1);
+        // More data than the cache holds, unless the kernel is so slow that this does not matter.
+        let by_cache = (COPIES_TO_CACHE_RATIO * self.context.gpu.cache_bytes).div_ceil(bytes);
+        let limit = (MAX_COPIED_BYTES / bytes).clamp(1, MAX_COPIES as u64);
+        match self.runs_per_sample(time) as u64 {
+            1 => 1,
+            runs => runs.max(by_cache.min(2 * runs)).min(limit) as usize,
+        }
     }
 
-    fn floor(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Option<Floor> {
-        Some(
-            self.roofline
-                .as_ref()?
-                .floor(bytes, operations, units, tensor),
-        )
+    fn runs_per_sample(&self, time: Duration) -> usize {
+        if time >= LONG_RUN {
+            return 1;
+        }
+        let time = time.max(Duration::from_nanos(500));
+        (TARGET_SAMPLE_TIME.as_secs_f64() / time.as_secs_f64()).ceil() as usize
+    }
+
+    fn process_noise(&self) -> Duration {
+        PROCESS_NOISE
     }
 
     fn disturbance(&self) -> Option<String> {
         self.clock_monitor.as_ref()?.disturbance()
     }
 
-    fn lock_file(&self) -> LockFile {
-        lock_file(&self.identity())
+    fn floor(&self, work: CompulsoryWork) -> Option<Floor> {
+        Some(self.roofline.as_ref()?.floor(work))
     }
 }
 
-/// Whether this process has been fenced in.
+/// Whether `confine_writes` has succeeded in this process.
 static WRITES_CONFINED: AtomicBool = AtomicBool::new(false);
 
-/// Keeps this process from writing anywhere but in kforge's cache, the temporary folder and the devices, and from the network.
-/// Before the driver starts its threads; what cannot be had is told by `Device::sandbox`.
+/// Prevents this process from using the network, and from writing anywhere but kforge's cache, the temporary folder and devices.
+///
+/// Must be called before the driver starts its threads. `Device::sandbox_description` tells whether it succeeded.
 pub(crate) fn confine_writes() -> anyhow::Result<()> {
     let cache = super::cache::folder();
     super::cache::create_folder(&cache)?;
-    let places = [
+    let writable = [
         cache,
         std::env::temp_dir(),
-        super::lock_folder(),
+        lock_folder(),
         "/dev".into(),
-        // The driver names its threads there.
+        // The driver writes the names of its threads there.
         "/proc".into(),
     ];
-    WRITES_CONFINED.store(super::sandbox::confine_worker(&places)?, Ordering::Relaxed);
+    let is_confined = super::sandbox::confine_worker(&writable)?;
+    WRITES_CONFINED.store(is_confined, Ordering::Relaxed);
     Ok(())
 }
 
-/// Starts the driver, which takes as long as making a context and disturbs nobody.
+/// Starts the driver. This takes as long as creating a context, but does not disturb other processes that time on the GPU.
 ///
 /// # Errors
-/// `Failure::environment` where there is none.
+/// `Failure::environment` if there is no driver.
 pub(crate) fn start_driver() -> anyhow::Result<()> {
-    card::init_driver()
+    gpu::init_driver()
 }
 
-/// The lock of a card, the same for every user of the machine.
+/// The lock file of a GPU, the same for every user of the machine.
 pub(crate) fn lock_file(identity: &DeviceIdentity) -> LockFile {
     let name = identity.uuid.as_deref().unwrap_or("GPU");
     LockFile {
-        path: super::lock_folder().join(format!("kforge-{name}.lock")),
+        path: lock_folder().join(format!("kforge-{name}.lock")),
         is_host: false,
     }
 }

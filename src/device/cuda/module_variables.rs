@@ -1,7 +1,7 @@
-//! What a kernel could remember between launches: the variables of its module, on the device.
+//! The device variables of a kernel's module, in which it could keep state between launches.
 //!
-//! They are found in the cubin's symbol table, looked at after every launch, and put back: what one launch leaves there the next
-//! never sees. Memory that is no variable's (shared memory, the cache) is made useless elsewhere.
+//! They are found in the cubin's symbol table, compared after every launch, and restored, so that no launch sees what another one
+//! left there. Other memory is handled elsewhere: `harness_kernels` overwrites shared memory, `clock` flushes the cache.
 
 use std::ffi::CString;
 use std::rc::Rc;
@@ -9,24 +9,24 @@ use std::rc::Rc;
 use cudarc::driver::sys::CUdeviceptr;
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
-use super::card::{Gpu, call};
-use super::harness_kernels::LoadedModule;
+use super::gpu::{Gpu, call};
+use super::loaded_module::LoadedModule;
 use super::memory;
 
-/// Sections of a cubin whose variables device code can write.
+/// Sections of a cubin with variables that device code can write.
 const WRITABLE_SECTIONS: [&str; 2] = [".nv.global", ".nv.global.init"];
 
-/// The most that a kernel's variables may take: all of them are looked at after every sample.
+/// Limit for the total size of a kernel's variables: all of them are compared after every sample.
 pub(super) const MAX_VARIABLE_BYTES: u64 = 256 << 20;
 
-/// How much memory the variables of a module take, or will take once it is loaded.
+/// Total size of the variables in a cubin.
 pub(super) fn variable_bytes(cubin: &[u8]) -> anyhow::Result<u64> {
     let file = object::File::parse(cubin)?;
     let writable = file.symbols().filter(|symbol| is_writable(&file, symbol));
     Ok(writable.fold(0, |sum, symbol| symbol.size().saturating_add(sum)))
 }
 
-/// Whether it is a variable that device code can write.
+/// Whether a symbol is a variable that device code can write.
 fn is_writable(file: &object::File<'_>, symbol: &object::Symbol<'_, '_>) -> bool {
     let section = symbol.section_index();
     let section = section.and_then(|index| file.section_by_index(index).ok());
@@ -38,25 +38,21 @@ fn is_writable(file: &object::File<'_>, symbol: &object::Symbol<'_, '_>) -> bool
 
 /// The variables of one module.
 pub(super) struct ModuleVariables {
-    card: Rc<Gpu>,
+    gpu: Rc<Gpu>,
     variables: Vec<Variable>,
-    /// Whether there is one whose place the driver does not tell.
+    /// Whether the driver does not reveal the address of some variable.
     has_hidden: bool,
 }
 
 struct Variable {
     name: String,
     address: CUdeviceptr,
-    /// What it holds before any launch.
+    /// The contents before the first launch.
     image: Vec<u8>,
 }
 
 impl ModuleVariables {
-    pub(super) fn find(
-        card: &Rc<Gpu>,
-        module: &LoadedModule,
-        cubin: &[u8],
-    ) -> anyhow::Result<Self> {
+    pub(super) fn find(gpu: &Rc<Gpu>, module: &LoadedModule, cubin: &[u8]) -> anyhow::Result<Self> {
         let file = object::File::parse(cubin)?;
         let mut variables = Vec::new();
         let mut hidden = false;
@@ -74,12 +70,12 @@ impl ModuleVariables {
                 c_name.as_ptr()
             ));
             if found.is_err() {
-                // Such as the letters of a string, which a kernel can write like any memory: nobody would see it.
+                // For example a string literal: a kernel can write to it, and the judge cannot see that.
                 hidden = true;
                 continue;
             }
             let mut image = vec![0u8; bytes];
-            memory::copy_to_host(card, address, &mut image)?;
+            memory::copy_to_host(gpu, address, &mut image)?;
             variables.push(Variable {
                 name: source_name(name),
                 address,
@@ -87,7 +83,7 @@ impl ModuleVariables {
             });
         }
         Ok(Self {
-            card: Rc::clone(card),
+            gpu: Rc::clone(gpu),
             variables,
             has_hidden: hidden,
         })
@@ -97,22 +93,22 @@ impl ModuleVariables {
         self.has_hidden
     }
 
-    /// Puts all back to what it was at first. The first variable that was changed.
+    /// Restores all variables. Returns the name of the first one that had changed.
     pub(super) fn restore(&self) -> anyhow::Result<Option<String>> {
         let mut changed = None;
         for variable in &self.variables {
             let mut found = vec![0u8; variable.image.len()];
-            memory::copy_to_host(&self.card, variable.address, &mut found)?;
+            memory::copy_to_host(&self.gpu, variable.address, &mut found)?;
             if found != variable.image {
                 changed.get_or_insert_with(|| variable.name.clone());
-                memory::copy_to_device(&self.card, variable.address, &variable.image)?;
+                memory::copy_to_device(&self.gpu, variable.address, &variable.image)?;
             }
         }
         Ok(changed)
     }
 }
 
-/// The last identifier of a mangled name: what the source calls the variable.
+/// The variable's name in the source: the last identifier of its mangled name.
 fn source_name(mangled: &str) -> String {
     let Some(rest) = mangled.strip_prefix("_Z") else {
         return mangled.to_owned();
@@ -121,7 +117,7 @@ fn source_name(mangled: &str) -> String {
     let mut at = 0;
     while at < rest.len() {
         let digits = rest[at..].bytes().take_while(u8::is_ascii_digit).count();
-        // `Li3E` is a number among a template's arguments, no length.
+        // In `Li3E` the number is a template argument, not a length.
         let before = &rest.as_bytes()[..at];
         let is_literal = matches!(before, [.., b'L', kind] if kind.is_ascii_lowercase());
         let length = rest[at..at + digits].parse::<usize>().ok();

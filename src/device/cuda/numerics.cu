@@ -1,18 +1,18 @@
-// The judge's own device code: fill, poison, compare, hash, guard zones, flush. Compiled with contraction off; what a function of
-// `numerics.h` gives for an index here, it gives on the CPU, bit for bit, and sums run in the same order.
+// The harness kernels: fill, poison, compare, hash, guard zones, cache flush. Compiled without contraction: a function of
+// `numerics.h` gives the same bits for an index here and on the CPU, and sums run in the same order.
 //
-// Every buffer lies in memory once for each copy of a kernel's data: `blockIdx.y` is the copy, `places` holds one address each.
-// Never used on memory while a candidate runs.
+// A buffer exists once in each copy of a kernel's data: `blockIdx.y` is the copy, and `buffers` holds one address for each copy.
+// These kernels never run while a candidate runs.
 
 #include "numerics.h"
 
 using namespace kforge_numerics;
 
-// Up to this many copies are named one by one; without names copy i is number i.
-constexpr u32 MOST_NAMED = 16;
+// The numbers of the copies, at most MAX_NAMED_COPIES. If `named` is 0, copy i has number i.
+constexpr u32 MAX_NAMED_COPIES = 16;
 struct Copies {
     u32 named;
-    u32 numbers[MOST_NAMED];
+    u32 numbers[MAX_NAMED_COPIES];
 };
 
 __device__ inline u32 copy_number(const Copies& copies, u32 index) { return copies.named == 0 ? index : copies.numbers[index]; }
@@ -20,7 +20,7 @@ __device__ inline u32 copy_number(const Copies& copies, u32 index) { return copi
 __device__ inline u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline u64 thread_count() { return (u64)gridDim.x * blockDim.x; }
 
-// Sixteen bytes at a time: every buffer begins at a multiple of them.
+// Stores 16 bytes at a time: the address of every buffer is a multiple of 16.
 template <u32 dtype, typename Make>
 __device__ inline void store_all(u64 place, u64 elements, Make make) {
     typedef typename Element<dtype>::Stored Stored;
@@ -48,7 +48,7 @@ __global__ void fill(const u64* places, u64 elements, const __grid_constant__ Di
     }
 }
 
-// One thread a row, so that the sum runs in the order of the CPU's.
+// One thread for each row, so that the sum has the same order as on the CPU.
 template <u32 dtype>
 __global__ void fill_rows(const u64* places, u64 elements, const __grid_constant__ Distribution distribution, u64 seed,
                           const __grid_constant__ Copies copies) {
@@ -80,7 +80,7 @@ __global__ void poison(const u64* places, u64 elements, u32 finite, u64 seed, co
     store_all<dtype>(places[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(finite, own, i); });
 }
 
-// All answers begin as zeros: the first index is kept as its complement, which grows.
+// Results start as zeros. The first index is stored as its complement, so that atomicMax finds the smallest.
 struct Count {
     u64 count;
     u64 not_first;
@@ -98,7 +98,7 @@ __device__ inline void add_to(Count* total, u64 count, u64 first) {
     }
 }
 
-// How many elements hold their poison (`want` 1), or another value (`want` 0). One result for each copy.
+// Counts the elements that hold their poison (`want` 1) or another value (`want` 0). One result for each copy.
 template <u32 dtype>
 __global__ void count_poison(const u64* places, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies, u32 want,
                              Count* counts) {
@@ -117,10 +117,10 @@ __global__ void count_poison(const u64* places, u64 elements, u32 finite, u64 se
 
 // ---- Comparison ----
 
-// What the partial sums of a piece are kept in: lanes of a piece, pieces of a copy, copies.
+// The number of pieces of a copy. Partial sums are stored by copy, then piece, then lane.
 __device__ inline u64 pieces_of(u64 elements) { return (elements + PIECE - 1) / PIECE; }
 
-// The sums of the squares of expected values, lane by lane of each piece.
+// Sums the squares of the expected values, for each lane of each piece.
 template <u32 dtype>
 __global__ void square(const u64* places, u64 elements, double* partial) {
     typedef typename Element<dtype>::Stored Stored;
@@ -138,19 +138,20 @@ __global__ void square(const u64* places, u64 elements, double* partial) {
     }
 }
 
-struct Outcome {
+// Same layout as in harness_kernels.rs (COMPARE_RESULT_WORDS).
+struct CompareResult {
     u64 failed;
     u64 not_first;
-    u64 max_abs_error;  // bits of doubles that are never negative: they order like integers
+    u64 max_abs_error;  // this and the next two: bits of non-negative doubles, which order like integers
     u64 max_rel_error;
     u64 worst;
     double rms;
     double mean_abs_error;
 };
 
-// Adds up the partial sums of a copy in order, one thread for each group of pieces, then one for the groups: their mean's root, or
-// their mean. One block a copy; what a group comes to takes the place of its first partial sum.
-__global__ void total(double* partial, u64 elements, u32 root, Outcome* outcomes) {
+// Adds the partial sums of a copy in order, and stores the root of their mean (`root` 1) or their mean. One block for each copy: one
+// thread adds a group of pieces and overwrites its first partial sum; then one thread adds the groups.
+__global__ void total(double* partial, u64 elements, u32 root, CompareResult* results) {
     const u64 slots = pieces_of(elements) * LANES;
     const u64 groups = (slots + GROUP * LANES - 1) / (GROUP * LANES);
     double* own = partial + blockIdx.y * slots;
@@ -169,21 +170,21 @@ __global__ void total(double* partial, u64 elements, u32 root, Outcome* outcomes
     for (u64 group = 0; group < groups; ++group) sum += own[group * GROUP * LANES];
     const double mean = elements == 0 ? 0.0 : sum / (double)elements;
     if (root != 0) {
-        outcomes[blockIdx.y].rms = sqrt(mean);
+        results[blockIdx.y].rms = sqrt(mean);
     } else {
-        outcomes[blockIdx.y].mean_abs_error = mean;
+        results[blockIdx.y].mean_abs_error = mean;
     }
 }
 
 template <u32 dtype, u32 expected_dtype>
 __global__ void compare(const u64* places, const u64* expected_places, u64 elements, double atol_rms, double rtol, double* partial,
-                        Outcome* outcomes) {
+                        CompareResult* results) {
     typedef typename Element<dtype>::Stored Stored;
     typedef typename Element<expected_dtype>::Stored Expected;
     const Stored* stored = reinterpret_cast<const Stored*>(places[blockIdx.y]);
     const Expected* expected = reinterpret_cast<const Expected*>(expected_places[blockIdx.y]);
-    Outcome* outcome = outcomes + blockIdx.y;
-    const Bounds bounds = {atol_rms * outcome->rms, rtol, outcome->rms};
+    CompareResult* total = results + blockIdx.y;
+    const Bounds bounds = {atol_rms * total->rms, rtol, total->rms};
     const u64 slots = pieces_of(elements) * LANES;
     Result result = {};
     double largest = 0.0;
@@ -195,20 +196,19 @@ __global__ void compare(const u64* places, const u64* expected_places, u64 eleme
             const double found = Element<dtype>::value(stored[i]);
             const double right = Element<expected_dtype>::value(expected[i]);
             double error = found > right ? found - right : right - found;
-            if (is_conspicuous(error, right, bounds, result)) error = look_closely(found, right, i, bounds, &result);
+            if (may_matter(error, right, bounds, result)) error = record_error(found, right, i, bounds, &result);
             sum += error;
             largest = error > largest ? error : largest;
         }
         partial[blockIdx.y * slots + slot] = sum;
     }
-    // The first that failed of each thread is not the first of all.
     if (result.failed != 0) {
-        atomicAdd(&outcome->failed, result.failed);
-        atomicMax(&outcome->not_first, ~result.first);
+        atomicAdd(&total->failed, result.failed);
+        atomicMax(&total->not_first, ~result.first);
     }
-    atomicMax(&outcome->max_abs_error, bits_of<u64>(largest));
-    atomicMax(&outcome->max_rel_error, bits_of<u64>(result.max_rel_error));
-    atomicMax(&outcome->worst, bits_of<u64>(result.worst));
+    atomicMax(&total->max_abs_error, bits_of<u64>(largest));
+    atomicMax(&total->max_rel_error, bits_of<u64>(result.max_rel_error));
+    atomicMax(&total->worst, bits_of<u64>(result.worst));
 }
 
 __global__ void not_finite(const u64* places, u64 elements, Count* counts) {
@@ -242,23 +242,23 @@ __global__ void hash(const u64* places, u64 bytes, u64* hashes) {
 
 // ---- Guard zones ----
 
-// Bytes beside a buffer's data that a kernel must leave alone.
+// Bytes next to a buffer's data that a kernel must not write. Same layout as `GuardZone` in layout.rs.
 struct Zone {
     u64 start;
     u64 bytes;
     u32 buffer;
-    u32 behind;  // else before
+    u32 behind;  // 1: after the data; 0: before it
 };
 
 __device__ inline u8 canary(u64 address) { return (u8)(0xa5 ^ (address * 29)); }
 
-__global__ void renew_zones(const Zone* zones) {
+__global__ void write_guard_zones(const Zone* zones) {
     const Zone zone = zones[blockIdx.x];
     for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) reinterpret_cast<u8*>(zone.start)[i] = canary(zone.start + i);
 }
 
-// For each buffer the damage that is nearest to its data, as a complement: twice the distance, and 1 more before it.
-__global__ void look_at_zones(const Zone* zones, u64* damages) {
+// For each buffer, the damage nearest to its data: the complement of twice the distance, plus 1 if it is before the data.
+__global__ void check_guard_zones(const Zone* zones, u64* damages) {
     const Zone zone = zones[blockIdx.x];
     u64 nearest = ~0ull;
     for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) {
@@ -269,18 +269,18 @@ __global__ void look_at_zones(const Zone* zones, u64* damages) {
     if (nearest != ~0ull) atomicMax(damages + zone.buffer, ~nearest);
 }
 
-// ---- What must not outlive a launch ----
+// ---- State that must not outlive a launch ----
 
-// Leaves no value of an earlier launch in the shared memory of a multiprocessor; as many blocks as there are of those.
+// Overwrites the shared memory of a multiprocessor. Launched with one block for each multiprocessor.
 __global__ void scrub_shared(u32 words) {
     extern __shared__ u32 shared[];
     for (u32 i = threadIdx.x; i < words; i += blockDim.x) shared[i] = 0xffffffffu;
     __syncthreads();
-    // Something must depend on it, or nothing is written.
+    // A use of the values keeps the compiler from removing the stores.
     if (shared[(threadIdx.x * 97u) % words] == 0u) __trap();
 }
 
-// Reads memory so that the cache holds it, clean.
+// Reads memory, so that the cache holds it as clean lines.
 __global__ void read_through(const uint4* memory, u64 groups, u32* sink) {
     u32 sum = 0;
     for (u64 i = thread_index(); i < groups; i += thread_count()) {

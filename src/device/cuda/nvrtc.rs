@@ -1,7 +1,7 @@
-//! The compiling child's side: loads NVRTC, compiles what standard input holds, answers on standard output. Runs inside
-//! `kforge __nvrtc`, confined before its first instruction.
+//! The child's side of a compilation, `kforge __nvrtc`: loads NVRTC, compiles the request from standard input, and writes the
+//! response to standard output. The process is confined before its first instruction.
 //!
-//! Opens no file itself; what NVRTC may open is the parent's to say.
+//! Opens no files itself. The parent (`nvrtc_process`) decides which files NVRTC can open.
 
 use std::ffi::{CStr, CString, c_char};
 use std::io;
@@ -13,41 +13,40 @@ use cudarc::nvrtc::{result, sys};
 
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
 
-/// Answers one request.
+/// Serves one request.
 ///
 /// # Errors
-/// Where the library cannot be used; a source that does not compile is an answer.
+/// If the library cannot be used. A source that does not compile is a response, not an error.
 pub(crate) fn serve() -> anyhow::Result<()> {
-    let request =
-        CompileRequest::read(io::stdin().lock()).context("the request is not understood")?;
+    let request = CompileRequest::read(io::stdin().lock()).context("failed to read the request")?;
     load_library(&request.library)?;
-    let mut answer = match &request.work {
-        Some(work) => compile(work)?,
+    let mut response = match &request.job {
+        Some(job) => compile(job)?,
         None => CompileResponse::default(),
     };
-    answer.version = version()?;
-    answer
+    response.version = version()?;
+    response
         .write(io::stdout().lock())
-        .context("the answer could not be written")
+        .context("failed to write the response")
 }
 
-/// By its full path: under its plain name it is then found again, wherever it lies.
+/// Loads the library by its full path. Later loads by its plain name then find the same library.
 fn load_library(library: &Path) -> anyhow::Result<()> {
     let path = CString::new(library.as_os_str().as_bytes())?;
-    // SAFETY: a string that ends in a zero; the library stays loaded for good.
+    // SAFETY: a string that ends in a zero; the library is never unloaded.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if handle.is_null() {
-        // SAFETY: a string that lives until the next call, or null.
+        // SAFETY: a string that is valid until the next call, or null.
         let reason = unsafe {
             let reason = libc::dlerror();
             (!reason.is_null()).then(|| CStr::from_ptr(reason).to_string_lossy().into_owned())
         };
         bail!("{}", reason.unwrap_or_default());
     }
-    // SAFETY: only looks for the library; without it the calls below would panic.
+    // SAFETY: only searches for the library. Without it the calls below would panic.
     if !unsafe { sys::is_culib_present() } {
         bail!(
-            "`{}` is not known by its plain name once it is loaded",
+            "`{}` is loaded, but is not found by its plain name",
             library.display()
         );
     }
@@ -56,22 +55,22 @@ fn load_library(library: &Path) -> anyhow::Result<()> {
 
 fn version() -> anyhow::Result<(i32, i32)> {
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: two places to write.
-    let asked = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
-    asked.result().context("NVRTC does not tell its version")?;
+    // SAFETY: both pointers are valid for writes.
+    let result = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    result.result().context("failed to read NVRTC's version")?;
     Ok((major, minor))
 }
 
-fn compile(work: &CompileJob) -> anyhow::Result<CompileResponse> {
-    // What a candidate wrote may hold a zero; to a compiler that is the end.
+fn compile(job: &CompileJob) -> anyhow::Result<CompileResponse> {
+    // A candidate's source may contain a zero byte. The text ends there, as for any compiler.
     let text = |text: &str| {
         let end = text.find('\0').unwrap_or(text.len());
         CString::new(&text[..end])
     };
-    let source = text(&work.source)?;
-    let headers = Headers::new(work)?;
+    let source = text(&job.source)?;
+    let headers = Headers::new(job)?;
     let mut program: sys::nvrtcProgram = std::ptr::null_mut();
-    // SAFETY: strings that end in a zero, and two lists of the same length; all outlive the program.
+    // SAFETY: strings that end in a zero, and two lists of equal length; all outlive the program.
     let created = unsafe {
         sys::nvrtcCreateProgram(
             &raw mut program,
@@ -82,42 +81,46 @@ fn compile(work: &CompileJob) -> anyhow::Result<CompileResponse> {
             headers.names.as_ptr(),
         )
     };
-    created.result().context("NVRTC takes no program")?;
-    let expressions = work.expressions.iter().map(|expression| text(expression));
+    created
+        .result()
+        .context("NVRTC failed to create a program")?;
+    let expressions = job.expressions.iter().map(|expression| text(expression));
     let expressions = expressions.collect::<Result<Vec<_>, _>>()?;
     for expression in &expressions {
-        // SAFETY: the program lives; the expression outlives it.
+        // SAFETY: the program is valid; the expression outlives it.
         let added = unsafe { sys::nvrtcAddNameExpression(program, expression.as_ptr()) };
-        added.result().context("NVRTC takes no name")?;
+        added
+            .result()
+            .context("NVRTC failed to add a name expression")?;
     }
-    // SAFETY: the program was made above.
-    let compiled = unsafe { result::compile_program(program, &work.options) };
-    let mut answer = CompileResponse {
+    // SAFETY: the program was created above.
+    let compiled = unsafe { result::compile_program(program, &job.options) };
+    let mut response = CompileResponse {
         error: compiled.err().map(|error| format!("{:?}", error.0)),
-        log: program_log(program, work.log_bytes),
+        log: program_log(program, job.log_bytes),
         ..CompileResponse::default()
     };
-    if answer.error.is_none() {
+    if response.error.is_none() {
         for expression in &expressions {
             let mut name: *const c_char = std::ptr::null();
-            // SAFETY: the program is compiled; the name lives as long as it does.
-            answer.names.push(unsafe {
+            // SAFETY: the program is compiled; the name is valid as long as the program.
+            response.names.push(unsafe {
                 sys::nvrtcGetLoweredName(program, expression.as_ptr(), &raw mut name)
                     .result()
-                    .context("NVRTC does not tell a name")?;
+                    .context("NVRTC failed to return a mangled name")?;
                 CStr::from_ptr(name).to_string_lossy().into_owned()
             });
         }
-        answer.cubin = program_bytes(program, sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)
-            .context("NVRTC gives no machine code")?;
-        // Only what is told about the code is made from it: where it is kept back, there is less to tell.
-        answer.ptx =
+        response.cubin = program_bytes(program, sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)
+            .context("NVRTC failed to return machine code")?;
+        // PTX only serves to describe the code. Without it there are fewer features.
+        response.ptx =
             program_bytes(program, sys::nvrtcGetPTXSize, sys::nvrtcGetPTX).unwrap_or_default();
     }
-    Ok(answer)
+    Ok(response)
 }
 
-/// Strings and the lists of them that NVRTC wants.
+/// The provided headers in the form that NVRTC expects.
 struct Headers {
     _texts: Vec<CString>,
     names: Vec<*const c_char>,
@@ -125,13 +128,13 @@ struct Headers {
 }
 
 impl Headers {
-    fn new(work: &CompileJob) -> anyhow::Result<Self> {
+    fn new(job: &CompileJob) -> anyhow::Result<Self> {
         let mut headers = Self {
             _texts: Vec::new(),
             names: Vec::new(),
             contents: Vec::new(),
         };
-        for (name, contents) in &work.headers {
+        for (name, contents) in &job.headers {
             let (name, contents) = (
                 CString::new(name.as_str())?,
                 CString::new(contents.as_str())?,
@@ -149,9 +152,9 @@ impl Headers {
 }
 
 fn program_log(program: sys::nvrtcProgram, most: usize) -> String {
-    // SAFETY: the program lives.
+    // SAFETY: the program is valid.
     let log = unsafe { result::get_program_log(program) }.unwrap_or_default();
-    // The assembler's words stand behind a zero of their own.
+    // The assembler's log follows after a zero byte.
     let bytes = log.into_iter().map(|byte| byte as u8);
     let bytes: Vec<u8> = bytes
         .map(|byte| if byte == 0 { b'\n' } else { byte })
@@ -166,10 +169,10 @@ fn program_bytes(
     get: unsafe fn(sys::nvrtcProgram, *mut c_char) -> sys::nvrtcResult,
 ) -> Result<Vec<u8>, result::NvrtcError> {
     let mut size = 0;
-    // SAFETY: a place to write.
+    // SAFETY: the pointer is valid for writes.
     unsafe { size_of(program, &raw mut size) }.result()?;
     let mut bytes = vec![0u8; size];
-    // SAFETY: as many bytes as it asked for.
+    // SAFETY: the buffer has the size that the library asked for.
     unsafe { get(program, bytes.as_mut_ptr().cast()) }.result()?;
     Ok(bytes)
 }

@@ -1,6 +1,7 @@
-//! A process that compiles one unit: started confined and without environment, ended at its deadline.
+//! Runs the NVRTC child process for one request: started confined and without environment, killed at its deadline.
 //!
-//! It has no device, no network, no key, and may read NVRTC, the headers and what a loader needs, and nothing else.
+//! The child has no device, no network and no API key. It can read only NVRTC, the headers and the files that a loader needs.
+//! `nvrtc` is the child's side, `wire` the protocol.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -16,14 +17,14 @@ use super::wire::{CompileRequest, CompileResponse};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
-/// The hidden command of this program that answers a request.
+/// The hidden command of kforge that serves a request.
 pub(crate) const COMMAND: &str = "__nvrtc";
 
-/// Address space: NVRTC takes a part of it to begin with.
+/// Limit of the child's address space, a part of which NVRTC reserves at once.
 const ADDRESS_SPACE_LIMIT: u64 = 4 << 30;
-/// Nothing is written.
+/// Limit of file sizes; the child writes no files.
 const FILE_SIZE_LIMIT: u64 = 1 << 20;
-/// The most that is read of what the child complains about.
+/// Limit for the part of the child's standard error that is read.
 const MAX_STDERR_BYTES: u64 = 4096;
 
 /// How a request ended.
@@ -31,16 +32,16 @@ const MAX_STDERR_BYTES: u64 = 4096;
 pub(super) enum ChildOutcome {
     Completed(Box<CompileResponse>),
     TimedOut,
-    /// It asked for more memory than it may have.
+    /// It needed more memory than its limit.
     OutOfMemory,
-    /// The compiler itself fell, by this signal: deep nesting does it.
+    /// This signal ended the compiler; deep nesting causes it.
     Crashed(i32),
 }
 
-/// Runs one request by `program`. `readable`: the folders that NVRTC lies in and may read.
+/// Runs one request in a child of `program`. `readable`: the folders of NVRTC and of the headers.
 ///
 /// # Errors
-/// Where the child cannot be started, or NVRTC cannot be loaded.
+/// If the child cannot be started, or NVRTC cannot be loaded.
 pub(super) fn run(
     program: &Path,
     request: &CompileRequest,
@@ -52,14 +53,14 @@ pub(super) fn run(
     let confinement = Confinement::for_nvrtc(
         &readable,
         &[
-            // The wall clock comes first, unless something keeps the watchdog from it.
+            // A backup: normally the watchdog's deadline comes first.
             (libc::RLIMIT_CPU, 2 * limit.as_secs().max(1)),
             (libc::RLIMIT_AS, ADDRESS_SPACE_LIMIT),
             (libc::RLIMIT_FSIZE, FILE_SIZE_LIMIT),
         ],
     )?;
     let mut complaints =
-        tempfile::tempfile().context("failed to make a file for a child's words")?;
+        tempfile::tempfile().context("failed to create a file for a child's error output")?;
     let mut command = Command::new(program);
     command
         .arg(COMMAND)
@@ -69,7 +70,7 @@ pub(super) fn run(
         .stdout(Stdio::piped())
         .stderr(complaints.try_clone()?)
         .process_group(0);
-    // SAFETY: between fork and exec it makes system calls only, on values that were made before.
+    // SAFETY: between fork and exec it only makes system calls, on values created before.
     unsafe {
         command.pre_exec(move || confinement.apply());
     }
@@ -78,12 +79,12 @@ pub(super) fn run(
         .with_context(|| format!("failed to run `{}`", program.display()))?;
     let id = child.id() as libc::pid_t;
     let watch = ProcessDeadline::start(id, limit);
-    // A child that ends before it has read everything is heard of below.
-    let asked = child.stdin.take().map(|input| {
+    // A failed write is reported below, together with how the child ended.
+    let sent = child.stdin.take().map(|input| {
         enlarge_pipe(&input);
         request.write(io::BufWriter::new(input))
     });
-    let answer = child.stdout.take().map(|output| {
+    let response = child.stdout.take().map(|output| {
         enlarge_pipe(&output);
         CompileResponse::read(output)
     });
@@ -100,8 +101,8 @@ pub(super) fn run(
             _ => ChildOutcome::Crashed(signal),
         });
     }
-    match (status.success(), asked, answer) {
-        (true, Some(Ok(())), Some(Ok(answer))) => Ok(ChildOutcome::Completed(Box::new(answer))),
+    match (status.success(), sent, response) {
+        (true, Some(Ok(())), Some(Ok(response))) => Ok(ChildOutcome::Completed(Box::new(response))),
         _ => {
             let complaint = read_stderr(&mut complaints);
             anyhow::bail!("the compiling process failed ({status}): {complaint}")
@@ -109,18 +110,18 @@ pub(super) fn run(
     }
 }
 
-/// The program that answers requests: this one.
+/// The path of the running program, which serves the requests.
 pub(super) fn current_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("failed to find kforge's own program file")
 }
 
-/// Reaps a child: how it ended, and the most memory that it held.
+/// Reaps a child. Returns how it ended, and its peak memory in bytes.
 fn reap(child: libc::pid_t) -> anyhow::Result<(ExitStatus, u64)> {
-    // SAFETY: plain integers; all zeros are a valid value.
+    // SAFETY: integers; all zeros are a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let mut status = 0;
     loop {
-        // SAFETY: two places to write; the child is this process's own, and nobody else waits for it.
+        // SAFETY: both pointers are valid for writes. The child belongs to this process, and only this function reaps it.
         if unsafe { libc::wait4(child, &raw mut status, 0, &raw mut usage) } == child {
             let kilobytes = u64::try_from(usage.ru_maxrss).unwrap_or_default();
             return Ok((ExitStatus::from_raw(status), kilobytes << 10));
@@ -134,16 +135,16 @@ fn reap(child: libc::pid_t) -> anyhow::Result<(ExitStatus, u64)> {
 
 fn read_stderr(file: &mut File) -> String {
     let mut bytes = Vec::new();
-    // Without its words there is still how it ended.
+    // Errors are ignored: the exit status is reported anyway.
     let _ = file.rewind();
     let _ = file.take(MAX_STDERR_BYTES).read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-/// A pipe that holds a whole message lets its writer go on. Without it, it only takes longer.
+/// Enlarges a pipe so that it holds a whole message and its writer does not block. If this fails, the exchange is only slower.
 fn enlarge_pipe(pipe: &impl AsRawFd) {
     const PIPE_BYTES: libc::c_int = 1 << 20;
-    // SAFETY: plain numbers.
+    // SAFETY: integers only.
     unsafe {
         libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES);
     }

@@ -1,4 +1,4 @@
-// What a device can do at most, measured: bytes moved, multiplications and additions in float32, and on the tensor cores in bfloat16.
+// Peak rates of a device: memory bandwidth, float32 multiply-adds, and bfloat16 multiply-adds on the tensor cores.
 
 extern "C" __global__ void peak_read(const uint4* from, unsigned long long groups, unsigned* sink) {
     unsigned sum = 0;
@@ -17,7 +17,7 @@ extern "C" __global__ void peak_copy(const uint4* from, uint4* into, unsigned lo
     for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < groups; i += step) into[i] = from[i];
 }
 
-// Each thread makes `rounds` times 64 multiplications and as many additions, in eight chains.
+// Each thread does `rounds` times 64 multiply-adds, in eight independent chains.
 extern "C" __global__ void peak_float(unsigned rounds, float seed, float* sink) {
     float chain[8];
 #pragma unroll
@@ -35,7 +35,7 @@ extern "C" __global__ void peak_float(unsigned rounds, float seed, float* sink) 
     if (sum == 12345.678f) *sink = sum;
 }
 
-// Each warp makes `rounds` times 8 products of a 16 by 16 and a 16 by 8 matrix.
+// Each warp does `rounds` times 8 products of a 16x16 and a 16x8 matrix.
 extern "C" __global__ void peak_tensor(unsigned rounds, unsigned seed, float* sink) {
     float sums[8][4] = {};
     const unsigned a0 = seed ^ threadIdx.x, a1 = seed + 1, a2 = seed + 2, a3 = seed + 3, b0 = seed ^ 5, b1 = seed ^ 9;

@@ -1,6 +1,7 @@
-//! What a GPU can do at most: measured once for each card and driver, and remembered; and what no card of its kind could.
+//! Peak rates of a GPU: measured once for each GPU and driver and then cached, and the physical limits of its hardware.
 //!
-//! A roofline is a time over what was measured here; a time below what the hardware's own figures allow was not computed.
+//! The roofline of a verdict uses the measured rates. A time below the physical limit cannot come from computing the result.
+//! Measures nothing during a judgement.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -8,35 +9,36 @@ use std::rc::Rc;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use serde::{Deserialize, Serialize};
 
-use super::bound_kernel::GpuContext;
-use super::card::{Gpu, call};
 use super::compiler::Compiler;
-use super::harness_kernels::{LoadedModule, arguments};
+use super::gpu::{Gpu, call};
+use super::gpu_context::GpuContext;
+use super::harness_kernels::arguments;
+use super::loaded_module::LoadedModule;
 use super::memory::Region;
 use crate::base::files;
-use crate::device::{DeviceFacts, Floor};
+use crate::device::{CompulsoryWork, Floor};
 use crate::verdict::DeviceIdentity;
 
 const SOURCE: &str = include_str!("peaks.cu");
-/// Moved by one measurement of bandwidth: many times what a cache holds.
+/// Bytes that one bandwidth measurement moves: many times the size of a cache.
 const BANDWIDTH_TEST_BYTES: u64 = 1 << 30;
 const ROUNDS: u32 = 2000;
 const REPEATS: usize = 5;
-/// A time this much below what the hardware allows is an error of a clock, not of physics.
+/// A time of at least this share of the physical limit may be an error of the clock.
 const CLOCK_ERROR_ALLOWANCE: f64 = 0.95;
 
-/// Rates of a card.
+/// Rates of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct PeakRates {
-    /// Bytes a second, read or written, whichever is more.
+    /// Bytes per second, read or copied, whichever is faster.
     bytes: f64,
-    /// Multiplications and additions a second in float32.
+    /// Float32 operations per second; a multiply-add counts as two.
     float: f64,
-    /// The same on the tensor cores in bfloat16, by the instruction that all cards since sm_80 have.
+    /// Bfloat16 operations per second on the tensor cores, by the instruction that all GPUs since sm_80 have.
     tensor: f64,
 }
 
-/// What is remembered of a card: its rates, and what only an open card tells.
+/// The cached data of a GPU: its rates, and properties that are known only while it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct CachedPeaks {
     #[serde(flatten)]
@@ -45,18 +47,32 @@ struct CachedPeaks {
     cache_bytes: u64,
 }
 
-/// Puts what is remembered of a card into its facts; leaves them as they are where nothing is.
-pub(in crate::device) fn load_peaks_into(identity: &DeviceIdentity, facts: &mut DeviceFacts) {
-    if let Some(known) = cache_path(identity).and_then(|path| load_cached(&path)) {
-        facts.multiprocessors = Some(known.multiprocessors);
-        facts.cache_bytes = Some(known.cache_bytes);
-        facts.bytes_a_second = Some(known.peaks.bytes);
-        facts.float_a_second = Some(known.peaks.float);
-        facts.tensor_a_second = Some(known.peaks.tensor);
-    }
+/// What earlier measurements of a GPU have found, for `device::facts`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::device) struct MeasuredFacts {
+    pub(in crate::device) multiprocessors: u32,
+    pub(in crate::device) cache_bytes: u64,
+    /// Bytes per second.
+    pub(in crate::device) bandwidth: f64,
+    /// Float32 operations per second.
+    pub(in crate::device) float_rate: f64,
+    /// Bfloat16 operations per second on the tensor cores.
+    pub(in crate::device) tensor_rate: f64,
 }
 
-/// The measured rates, and the bounds of the kind.
+/// Loads the cached measurements of a GPU; `None` if it was never measured with this driver.
+pub(in crate::device) fn load_measured(identity: &DeviceIdentity) -> Option<MeasuredFacts> {
+    let cached = load_cached(&cache_path(identity)?)?;
+    Some(MeasuredFacts {
+        multiprocessors: cached.multiprocessors,
+        cache_bytes: cached.cache_bytes,
+        bandwidth: cached.peaks.bytes,
+        float_rate: cached.peaks.float,
+        tensor_rate: cached.peaks.tensor,
+    })
+}
+
+/// The measured rates and the physical limits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Roofline {
     measured: PeakRates,
@@ -65,25 +81,25 @@ pub(super) struct Roofline {
 }
 
 impl Roofline {
-    /// Remembered from an earlier process, or measured now.
+    /// Loads the rates from the cache, or measures and caches them.
     pub(super) fn load_or_measure(
-        shared: &Rc<GpuContext>,
+        context: &Rc<GpuContext>,
         compiler: &Compiler,
     ) -> anyhow::Result<Self> {
-        let card = &shared.gpu;
-        let path = cache_path(&card.identity());
+        let gpu = &context.gpu;
+        let path = cache_path(&gpu.identity());
         let measured = match path.as_deref().and_then(load_cached) {
-            Some(known) => known.peaks,
+            Some(cached) => cached.peaks,
             None => {
-                let peaks = measure(shared, compiler)?;
-                let known = CachedPeaks {
+                let peaks = measure(context, compiler)?;
+                let cached = CachedPeaks {
                     peaks,
-                    multiprocessors: card.sm_count,
-                    cache_bytes: card.cache_bytes,
+                    multiprocessors: gpu.sm_count,
+                    cache_bytes: gpu.cache_bytes,
                 };
-                // Whoever cannot write there measures again next time.
+                // If this fails, the next process measures again.
                 if let Some(path) = path
-                    && let Ok(text) = serde_json::to_string(&known)
+                    && let Ok(text) = serde_json::to_string(&cached)
                 {
                     let _ = files::replace(&path, text.as_bytes());
                 }
@@ -92,28 +108,33 @@ impl Roofline {
         };
         Ok(Self {
             measured,
-            bound: physical_bound(card)?,
-            cache_bytes: card.cache_bytes as f64,
+            bound: physical_bound(gpu)?,
+            cache_bytes: gpu.cache_bytes as f64,
         })
     }
 
-    /// For so many compulsory bytes and operations, where so many launches share what the cache holds. `tensor`: whether the
-    /// operations are meant for the tensor cores. What no card could do does not depend on that: a kernel can split float32 into
-    /// narrower parts and be as exact.
-    pub(super) fn floor(&self, bytes: f64, operations: f64, units: usize, tensor: bool) -> Floor {
-        let beyond = (bytes - self.cache_bytes / units.max(1) as f64).max(0.0);
-        let of = |peaks: &PeakRates, tensor: bool| {
-            let rate = if tensor { peaks.tensor } else { peaks.float };
-            (beyond / peaks.bytes).max(operations / rate) * 1e6
+    /// The least time for some work. The physical limit assumes tensor cores in any case: a kernel can split float32 values into
+    /// narrower parts without losing accuracy.
+    pub(super) fn floor(&self, work: CompulsoryWork) -> Floor {
+        // All runs of a sample share what the cache holds.
+        let cached = self.cache_bytes / work.runs.max(1) as f64;
+        let uncached = (work.bytes - cached).max(0.0);
+        let of = |peaks: &PeakRates, on_tensor_cores: bool| {
+            let rate = if on_tensor_cores {
+                peaks.tensor
+            } else {
+                peaks.float
+            };
+            (uncached / peaks.bytes).max(work.operations / rate) * 1e6
         };
         Floor {
-            measured_us: of(&self.measured, tensor),
+            measured_us: of(&self.measured, work.on_tensor_cores),
             physical_us: of(&self.bound, true) * CLOCK_ERROR_ALLOWANCE,
         }
     }
 }
 
-/// `None` where it cannot be told from others: what is remembered must be its own.
+/// The cache file of a GPU; `None` if the GPU cannot be identified.
 fn cache_path(identity: &DeviceIdentity) -> Option<PathBuf> {
     let (uuid, driver) = (identity.uuid.as_deref()?, identity.driver.as_deref()?);
     Some(crate::device::cache::folder().join(format!("peaks-{uuid}-{driver}.json")))
@@ -121,31 +142,31 @@ fn cache_path(identity: &DeviceIdentity) -> Option<PathBuf> {
 
 fn load_cached(path: &Path) -> Option<CachedPeaks> {
     let text = std::fs::read_to_string(path).ok()?;
-    let known: CachedPeaks = serde_json::from_str(&text).ok()?;
-    let sound = |rate: f64| rate.is_finite() && rate > 0.0;
+    let cached: CachedPeaks = serde_json::from_str(&text).ok()?;
+    let is_valid = |rate: f64| rate.is_finite() && rate > 0.0;
     let PeakRates {
         bytes,
         float,
         tensor,
-    } = known.peaks;
-    (sound(bytes) && sound(float) && sound(tensor)).then_some(known)
+    } = cached.peaks;
+    (is_valid(bytes) && is_valid(float) && is_valid(tensor)).then_some(cached)
 }
 
-fn measure(shared: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<PeakRates> {
-    let card = &shared.gpu;
+fn measure(context: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<PeakRates> {
+    let gpu = &context.gpu;
     let names = ["peak_read", "peak_copy", "peak_float", "peak_tensor"];
     let program = compiler.compile_harness("peaks", SOURCE, &[], &names)?;
-    let module = LoadedModule::load(card, &std::fs::read(&program.image)?)?;
+    let module = LoadedModule::load(gpu, &std::fs::read(&program.image)?)?;
     let functions = program.entries.iter().map(|entry| module.function(entry));
     let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
-    let region = Region::new(card, BANDWIDTH_TEST_BYTES, false)?;
-    let (blocks, threads) = (card.sm_count * 8, 256);
+    let region = Region::new(gpu, BANDWIDTH_TEST_BYTES, false)?;
+    let (blocks, threads) = (gpu.sm_count * 8, 256);
     let (mut from, mut into) = (region.start(), region.start() + BANDWIDTH_TEST_BYTES / 2);
     let (mut groups, mut half) = (BANDWIDTH_TEST_BYTES / 16, BANDWIDTH_TEST_BYTES / 32);
     let (mut rounds, mut seed, mut number) = (ROUNDS, 0.5f32, 0x3f80_3f80u32);
     let mut sink = region.start();
     let launch = |which: usize, arguments: &mut [*mut std::ffi::c_void]| -> anyhow::Result<f64> {
-        let clock = shared.clock.borrow();
+        let clock = context.clock.borrow();
         let mut best = f64::INFINITY;
         for _ in 0..REPEATS {
             clock.record_start()?;
@@ -158,22 +179,22 @@ fn measure(shared: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<PeakR
                 1,
                 1,
                 0,
-                card.stream,
+                gpu.stream,
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut()
             ))?;
             clock.record_end()?;
-            card.synchronize()?;
+            gpu.synchronize()?;
             best = best.min(clock.elapsed()?.as_secs_f64());
         }
-        anyhow::ensure!(best > 0.0, "the card's clock gave a time of 0");
+        anyhow::ensure!(best > 0.0, "the device clock returned a time of 0");
         Ok(best)
     };
     call!(cuMemsetD32Async(
         region.start(),
         0x3f80_3f80,
         (BANDWIDTH_TEST_BYTES / 4) as usize,
-        card.stream
+        gpu.stream
     ))?;
     let read = launch(0, arguments!(from, groups, sink))?;
     let copied = launch(1, arguments!(from, into, half))?;
@@ -188,28 +209,28 @@ fn measure(shared: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<PeakR
     })
 }
 
-/// From the clocks and widths that the driver tells, and dense rates a clock of each architecture: fused multiplications and
-/// additions of float32, and operations of bfloat16 on the tensor cores, for one multiprocessor (CUDA programming guide, table
-/// of arithmetic instructions; vendor's architecture papers).
-fn physical_bound(card: &Gpu) -> anyhow::Result<PeakRates> {
+/// The physical limits, from the clocks and the bus width that the driver reports, and the dense rates of each architecture per
+/// clock and multiprocessor: float32 multiply-adds, and bfloat16 operations on the tensor cores (CUDA programming guide, table
+/// of arithmetic instructions; the vendor's architecture white papers).
+fn physical_bound(gpu: &Gpu) -> anyhow::Result<PeakRates> {
     let of = |attribute| -> anyhow::Result<f64> {
         let mut value = 0;
-        call!(cuDeviceGetAttribute(&raw mut value, attribute, card.device))?;
+        call!(cuDeviceGetAttribute(&raw mut value, attribute, gpu.device))?;
         Ok(f64::from(value))
     };
     let memory_clock = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)? * 1e3;
     let width = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
     let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
     let major = of(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
-    // What is not known yet gets a bound that nothing will reach.
+    // A future architecture gets a limit that nothing will reach.
     let (float, tensor) = match major {
         ..=7 => (128.0, 1024.0),
         8 => (128.0, 2048.0),
         9 => (128.0, 4096.0),
         _ => (256.0, 16_384.0),
     };
-    let multiprocessors = f64::from(card.sm_count);
-    // Where the driver does not tell a clock nothing is known to be impossible.
+    let multiprocessors = f64::from(gpu.sm_count);
+    // Without a clock there is no limit.
     let known = |rate: f64| if rate > 0.0 { rate } else { f64::INFINITY };
     Ok(PeakRates {
         bytes: known(memory_clock * 2.0 * width),

@@ -1,4 +1,7 @@
-//! What the assembler's log and the PTX say of a kernel: what it takes, what it is made of, what it must not hold.
+//! Reads the PTX and the assembler's log of a compiled kernel: its resources, its parameters, its features, and constructs that
+//! are forbidden.
+//!
+//! Text in, data out; `compiler` decides what follows from it.
 
 use std::collections::HashMap;
 
@@ -6,10 +9,10 @@ use indexmap::IndexMap;
 
 use crate::verdict::Resources;
 
-/// What the machine provides without more memory or more launches.
+/// External functions that a kernel may call: they need no memory and launch nothing.
 const ALLOWED_CALLS: &[&str] = &["vprintf", "__assertfail"];
 
-/// The worst of all entries.
+/// Resources of a module: for each, the maximum over all entries.
 pub(super) fn parse_resources(log: &str) -> Resources {
     let mut resources = Resources::default();
     fn worst<T: Ord + Copy>(place: &mut Option<T>, value: Option<T>) {
@@ -30,7 +33,7 @@ pub(super) fn parse_resources(log: &str) -> Resources {
     resources
 }
 
-/// The number that stands before some words.
+/// The number directly before `words` in a line.
 fn number_before(line: &str, words: &str) -> Option<u64> {
     let (head, _) = line.split_once(words)?;
     head.rsplit(|letter: char| !letter.is_ascii_digit())
@@ -39,14 +42,15 @@ fn number_before(line: &str, words: &str) -> Option<u64> {
         .ok()
 }
 
-/// Something in the PTX that no kernel may have, as a sentence, with the words of the source that lead to it.
+/// The first forbidden construct in the PTX: a reason, and the names in the source that can cause it.
 pub(super) fn find_forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> {
-    // Assembly of the source's own stands there as it was written: a declaration need not begin its line. Paths are no code.
+    // Inline assembly is copied as written, so a declaration may be anywhere in a line. `.file` lines hold paths, not code.
     let is_code = |line: &&str| !line.starts_with(".file");
     for line in ptx.lines().map(str::trim_start).filter(is_code) {
         if contains_word(line, ".managed") {
             return Some((
-                "`__managed__` memory is the host's as well as the device's: a kernel has the buffers of its header".to_owned(),
+                "`__managed__` memory is shared with the host: use the buffers of the header"
+                    .to_owned(),
                 &["__managed__", "asm"],
             ));
         }
@@ -61,15 +65,14 @@ pub(super) fn find_forbidden(ptx: &str) -> Option<(String, &'static [&'static st
     };
     let reason = match called {
         "malloc" | "free" => {
-            "memory from the device's heap is not accepted: a kernel has the buffers of its header"
-                .to_owned()
+            "memory from the device's heap is not accepted: use `scratch` in the header".to_owned()
         }
-        other => format!("`{other}` is not the kernel's own, and not accepted"),
+        other => format!("calls of the external function `{other}` are not accepted"),
     };
     Some((reason, words))
 }
 
-/// Whether a word stands there by itself, not as the beginning of another or the end of a name.
+/// Whether a line contains `word` as a whole name, not as part of a longer one.
 fn contains_word(line: &str, word: &str) -> bool {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
     line.match_indices(word).any(|(at, _)| {
@@ -77,12 +80,12 @@ fn contains_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// The functions that the PTX calls and does not hold.
+/// The functions that the PTX declares but does not define.
 fn external_functions(ptx: &str) -> impl Iterator<Item = &str> {
     let declared = ptx.split(".extern").skip(1);
     let declared = declared.filter_map(|rest| {
         let rest = rest.trim_start().strip_prefix(".func")?.trim_start();
-        // What it returns stands before its name.
+        // The return value comes before the name.
         match rest.strip_prefix('(') {
             Some(returned) => Some(returned.split_once(')')?.1.trim_start()),
             None => Some(rest),
@@ -95,7 +98,7 @@ fn external_functions(ptx: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The bytes of each parameter of an entry; `None` where the PTX has no such entry.
+/// The size in bytes of each parameter of an entry; `None` if the PTX has no such entry.
 pub(super) fn parameter_sizes(ptx: &str, entry: &str) -> Option<Vec<u64>> {
     let mut after = ptx.split(".entry ").skip(1);
     let rest = after.find_map(|rest| {
@@ -112,7 +115,7 @@ pub(super) fn parameter_sizes(ptx: &str, entry: &str) -> Option<Vec<u64>> {
     Some(parameters.map(parameter_size).collect())
 }
 
-/// `.param .align 64 .b8 name[128]`, `.param .u64 .ptr .align 1 name`.
+/// The size of a parameter such as `.param .align 64 .b8 name[128]` or `.param .u64 .ptr .align 1 name`.
 fn parameter_size(parameter: &str) -> u64 {
     let unit = parameter.split_whitespace().find_map(|word| {
         let word = word.strip_prefix('.')?;
@@ -125,7 +128,7 @@ fn parameter_size(parameter: &str) -> u64 {
     unit.unwrap_or(0) * count.unwrap_or(1)
 }
 
-/// Numbers for the archive's axes, by name. Instructions are counted as they stand, not as often as they run.
+/// The features of the code, by name. Instructions are counted statically, not by how often they run.
 pub(super) fn count_features(ptx: &str, log: &str) -> IndexMap<String, f64> {
     let mut facts = FeatureCounter::default();
     let mut place = "";
@@ -164,11 +167,11 @@ pub(super) fn count_features(ptx: &str, log: &str) -> IndexMap<String, f64> {
 #[derive(Default)]
 struct FeatureCounter {
     counts: IndexMap<&'static str, f64>,
-    /// How often an instruction was made from one place of the source.
+    /// By source location and operation: the number of instructions. Shows unrolling.
     copies: HashMap<(String, String), u32>,
 }
 
-/// All that may be counted, so that what is absent is 0.
+/// All features that are counted. One that does not occur is 0.
 const COUNTED_FEATURES: &[&str] = &[
     "instructions",
     "vector_load_bytes",
@@ -215,7 +218,7 @@ impl FeatureCounter {
         self.add("instructions");
         match first {
             "ld" | "ldu" | "st" if has("local") => self.add("local_accesses"),
-            // Without a space it may be any; what the compiler cannot tell is mostly global.
+            // An access without a state space is generic; most of them are to global memory.
             "ld" | "ldu" | "st"
                 if !["shared", "param", "const"].iter().any(|space| {
                     parts
@@ -319,7 +322,7 @@ impl FeatureCounter {
     }
 }
 
-/// Bytes that one thread moves at once: `v4.f32` is 16.
+/// Bytes that one thread accesses at once: 16 for `v4.f32`.
 fn access_bytes(parts: &[&str]) -> f64 {
     let lanes = parts
         .iter()

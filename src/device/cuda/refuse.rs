@@ -1,15 +1,16 @@
-//! What is refused before anything is compiled: lines that no kernel of this device needs.
+//! Checks of a kernel's source before it is compiled: rejects lines that no CUDA kernel needs.
 //!
-//! These rules give early, clear messages. They are no defence: NVRTC reads what its process may read, and the PTX is looked at.
+//! The checks give early, clear messages. They are not a defense: the sandbox limits what NVRTC can read, and `ptx` inspects the
+//! result.
 
 use super::headers::is_standard_header;
-use crate::device::Refusal;
-use crate::device::lexer::{
+use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
-use crate::verdict::{Evidence, Status};
+use crate::device::refusal::Refusal;
+use crate::verdict::Status;
 
-/// What a machine may lack: the beginnings of headers' names, and what they belong to.
+/// Prefixes of headers that a machine may lack, and the library or package of each.
 const OPTIONAL_HEADERS: &[(&str, &str)] = &[
     ("cute/", "CUTLASS"),
     ("cutlass/", "CUTLASS"),
@@ -17,120 +18,117 @@ const OPTIONAL_HEADERS: &[(&str, &str)] = &[
     ("crt/", "package `nvidia-cuda-crt`"),
 ];
 
-/// `is_known`: whether CUDA, CCCL or CUTLASS have a header of that name here.
-pub(super) fn check_source(source: &str, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
-    let tokens = lex(source);
-    let text = |token: &Lexeme| &source[token.range.clone()];
-    tokens.iter().enumerate().find_map(|(index, token)| {
-        let launch = || tokens[index..].iter().take(3).map(text).eq(["<", "<", "<"]);
-        match token.kind {
-            LexemeKind::Directive => check_directive(text(token), token.line, is_known),
-            LexemeKind::Symbol if launch() && are_adjacent(&tokens[index..]) => Some(rejected(
-                token.line,
-                "a kernel does not launch another: the header says what is launched",
-            )),
-            LexemeKind::Literal if text(token).contains(".include") => {
-                Some(rejected(token.line, "PTX may not include files"))
+/// Checks a source; the error is about its first bad line. `is_known`: whether the installed CUDA, CCCL or CUTLASS has a header of
+/// that name.
+pub(super) fn check_source(source: &str, is_known: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+    let lexemes = lex(source);
+    let text = |lexeme: &Lexeme| &source[lexeme.range.clone()];
+    for (index, lexeme) in lexemes.iter().enumerate() {
+        let is_launch = || {
+            let next = lexemes[index..].iter().take(3);
+            next.map(text).eq(["<", "<", "<"]) && are_adjacent(&lexemes[index..])
+        };
+        match lexeme.kind {
+            LexemeKind::Directive => check_directive(text(lexeme), lexeme.line, is_known)?,
+            LexemeKind::Symbol if is_launch() => {
+                let reason = "a kernel must not launch another: list the launches in the header";
+                return Err(rejected(lexeme.line, reason));
             }
-            _ => None,
+            LexemeKind::Literal if text(lexeme).contains(".include") => {
+                return Err(rejected(lexeme.line, "PTX may not include files"));
+            }
+            _ => {}
         }
-    })
+    }
+    Ok(())
 }
 
-/// The line of the first of some words.
+/// The first line that contains one of `words`.
 pub(super) fn first_line_with(source: &str, words: &[&str]) -> Option<u32> {
-    let tokens = lex(source);
-    let is_meant = |token: &&Lexeme| {
-        let text = &source[token.range.clone()];
-        match token.kind {
+    let is_meant = |lexeme: &Lexeme| {
+        let text = &source[lexeme.range.clone()];
+        match lexeme.kind {
             LexemeKind::Identifier => words.contains(&text),
             LexemeKind::Directive => words.iter().any(|word| text.contains(word)),
             _ => false,
         }
     };
-    tokens.iter().find(is_meant).map(|token| token.line)
+    let mut lexemes = lex(source).into_iter();
+    lexemes.find(is_meant).map(|lexeme| lexeme.line)
 }
 
-fn check_directive(directive: &str, line: u32, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
+fn check_directive(
+    directive: &str,
+    line: u32,
+    is_known: &dyn Fn(&str) -> bool,
+) -> Result<(), Refusal> {
     let plain = strip_comments(directive);
-    let body = plain
-        .strip_prefix('#')
-        .or_else(|| plain.strip_prefix("%:"))?;
+    let Some(body) = plain.strip_prefix('#').or_else(|| plain.strip_prefix("%:")) else {
+        return Ok(());
+    };
     let body = body.trim_start();
     if body.starts_with(|first: char| first.is_ascii_digit()) || starts_with_directive(body, "line")
     {
-        return Some(rejected(line, "line markers are not accepted"));
+        return Err(rejected(line, "line markers are not accepted"));
     }
-    if ["include_next", "embed", "import"]
-        .iter()
-        .any(|name| starts_with_directive(body, name))
-    {
-        return Some(rejected(
+    let mut others = ["include_next", "embed", "import"].iter();
+    if others.any(|name| starts_with_directive(body, name)) {
+        return Err(rejected(
             line,
-            "only `#include <…>` of CUDA's headers is accepted",
+            "only `#include <…>` of CUDA headers is accepted",
         ));
     }
     if let Some((_, behind)) = body.split_once("__has_include") {
-        let asked = header_name(behind.trim_start_matches(['(', ' ', '\t', '_']));
-        return asked
-            .filter(|name| is_outside_headers(name))
-            .map(|name| outside_headers(name, line));
+        return match header_name(behind.trim_start_matches(['(', ' ', '\t', '_'])) {
+            Some(name) => check_location(name, line),
+            None => Ok(()),
+        };
     }
     if !starts_with_directive(body, "include") {
-        return None;
+        return Ok(());
     }
-    let Some(name) = header_name(body["include".len()..].trim()) else {
-        return Some(rejected(line, "`#include` wants a header's name in `<…>`"));
-    };
-    if is_outside_headers(name) {
-        return Some(outside_headers(name, line));
+    match header_name(body["include".len()..].trim()) {
+        Some(name) => check_include(name, line, is_known),
+        None => Err(rejected(line, "`#include` needs a header name in `<…>`")),
     }
-    // What is missing may stand where only a host's compiler would look: NVRTC tells.
-    if is_known(name) || is_standard_header(name) {
-        return None;
-    }
-    let optional = OPTIONAL_HEADERS
-        .iter()
-        .find(|(start, _)| name.starts_with(start));
-    if let Some((_, library)) = optional {
-        let reason = format!("`<{name}>` is not installed here ({library})");
-        return Some(refusal(Status::Unsupported, line, &reason));
-    }
-    let reason = format!("`#include <{name}>`: CUDA, CCCL and CUTLASS have no such header");
-    Some(rejected(line, &reason))
 }
 
+fn check_include(name: &str, line: u32, is_known: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+    check_location(name, line)?;
+    // A standard header may be included in a part for the host; NVRTC reports it if it is needed.
+    if is_known(name) || is_standard_header(name) {
+        return Ok(());
+    }
+    let mut optional = OPTIONAL_HEADERS.iter();
+    if let Some((_, library)) = optional.find(|(start, _)| name.starts_with(start)) {
+        let reason = format!("`<{name}>` is not installed here ({library})");
+        return Err(Refusal::at_line(Status::Unsupported, line, reason));
+    }
+    let reason = format!("`#include <{name}>`: no such header in CUDA, CCCL or CUTLASS");
+    Err(rejected(line, &reason))
+}
+
+/// The name in `<…>` or `"…"`.
 fn header_name(text: &str) -> Option<&str> {
     let within = |open: char, close: char| Some(text.strip_prefix(open)?.split_once(close)?.0);
     within('<', '>').or_else(|| within('"', '"'))
 }
 
-/// Whether a name could mean a file outside of the headers' folders.
-fn is_outside_headers(name: &str) -> bool {
+/// Refuses a name that could refer to a file outside the header folders.
+fn check_location(name: &str, line: u32) -> Result<(), Refusal> {
     let name = name.trim();
-    name.starts_with(['/', '~']) || name.contains('\\') || name.split('/').any(|part| part == "..")
-}
-
-fn outside_headers(name: &str, line: u32) -> Refusal {
-    rejected(
-        line,
-        &format!("`{}` is outside of CUDA's headers", name.trim()),
-    )
+    let leaves_folder = name.starts_with(['/', '~'])
+        || name.contains('\\')
+        || name.split('/').any(|part| part == "..");
+    if leaves_folder {
+        let reason = format!("`{name}` is outside the CUDA header folders");
+        return Err(rejected(line, &reason));
+    }
+    Ok(())
 }
 
 fn rejected(line: u32, reason: &str) -> Refusal {
-    refusal(Status::Rejected, line, reason)
-}
-
-fn refusal(status: Status, line: u32, reason: &str) -> Refusal {
-    Refusal {
-        status,
-        reason: format!("line {line}: {reason}"),
-        evidence: Box::new(Evidence {
-            line: Some(line),
-            ..Evidence::default()
-        }),
-    }
+    Refusal::at_line(Status::Rejected, line, reason)
 }
 
 #[cfg(test)]
@@ -138,7 +136,7 @@ mod tests {
     use super::*;
 
     fn found(source: &str) -> Option<(Status, Option<u32>)> {
-        let refusal = check_source(source, &|name| name == "cuda_fp16.h")?;
+        let refusal = check_source(source, &|name| name == "cuda_fp16.h").err()?;
         Some((refusal.status, refusal.evidence.line))
     }
 

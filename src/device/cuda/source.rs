@@ -1,13 +1,15 @@
-//! The text that NVRTC compiles: what the header decides before the kernel file, and behind it whether the header's launches fit
-//! the kernels that it names. Lines in errors stay the kernel file's own.
+//! Generates the text that NVRTC compiles: the header's constants and macros, the kernel file, and static assertions that the
+//! header's launches pass what the kernels take.
+//!
+//! Line numbers in errors are those of the kernel file. Compiles nothing.
 
 use std::fmt::Write;
 
 use super::headers::PREAMBLE;
-use crate::device::lexer::{Lexeme, lex};
+use crate::kernel::lexer::{Lexeme, lex};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
-/// What the checks behind the source are made of. No header is needed for it.
+/// Templates for the static assertions. They need no header.
 const ARGUMENT_CHECKS: &str = r#"
 struct __half; struct __half2; struct __nv_bfloat16; struct __nv_bfloat162; struct __nv_fp8_e4m3; struct __nv_fp8_e5m2;
 namespace kforge_check {
@@ -54,9 +56,9 @@ template <class... T> struct Function<void (*)(T...)> {
 }
 "#;
 
-/// The C++ text of a unit.
+/// The C++ text of a translation unit.
 pub(super) fn translation_unit(unit: &TranslationUnit) -> String {
-    // In memory alone: writing to a String cannot fail.
+    // Writing to a String cannot fail, so the results of `writeln!` are ignored.
     let mut text = format!("{ARGUMENT_CHECKS}{PREAMBLE}");
     let takes_map = |entry: &EntryPoint| entry.arguments.contains(&ArgumentType::TensorMap);
     if unit.entry_points.iter().any(takes_map) && !declares_tensor_map(&unit.source) {
@@ -78,13 +80,13 @@ pub(super) fn translation_unit(unit: &TranslationUnit) -> String {
     for (index, entry) in unit.entry_points.iter().enumerate() {
         write_launch_checks(&mut text, index, entry);
     }
-    // Whatever the source left open is missed at its end.
+    // An unclosed brace is reported at the last line of the kernel file.
     let last = unit.source.lines().count().max(1);
     let _ = writeln!(text, "#line {last} \"kernel.cu\"");
     text
 }
 
-/// Whether a source brings the type itself, as those do that are written for NVRTC.
+/// Whether a source defines `CUtensorMap` itself, as sources written for NVRTC do.
 fn declares_tensor_map(source: &str) -> bool {
     let tokens = lex(source);
     let text = |index: usize| {
@@ -97,7 +99,7 @@ fn declares_tensor_map(source: &str) -> bool {
     })
 }
 
-/// Each statement on the header's line.
+/// Writes the assertions for one entry. Each gets the line of the entry in the header.
 fn write_launch_checks(text: &mut String, index: usize, entry: &EntryPoint) {
     let expression = &entry.expression;
     let count = entry.arguments.len();
@@ -110,7 +112,7 @@ fn write_launch_checks(text: &mut String, index: usize, entry: &EntryPoint) {
     for (condition, message) in [
         (
             "!= -1".to_owned(),
-            "is no kernel: a __global__ function returns void".to_owned(),
+            "is not a kernel: a __global__ function returns void".to_owned(),
         ),
         (
             format!("<= {count} || kforge_entry_{index}::count == -1"),
@@ -121,7 +123,7 @@ fn write_launch_checks(text: &mut String, index: usize, entry: &EntryPoint) {
             format!("takes fewer arguments than the {count} that the header passes"),
         ),
     ] {
-        // NVRTC writes `?` for letters that it does not expect.
+        // ASCII quotes, because NVRTC prints `?` for other characters.
         let message = format!("'{expression}' {message}");
         statement(format_args!(
             "static_assert(kforge_entry_{index}::count {condition}, {message:?});"
@@ -150,7 +152,7 @@ fn cuda_type(argument: ArgumentType) -> String {
     }
 }
 
-/// The bytes that a launch passes for each argument.
+/// The size in bytes of each argument that a launch passes.
 pub(super) fn argument_sizes(entry: &EntryPoint) -> Vec<u64> {
     let size = |argument: &ArgumentType| match argument {
         ArgumentType::Pointer(_) | ArgumentType::I64 => 8,

@@ -1,44 +1,46 @@
-//! What kforge and its compiling child say to each other: one request on standard input, one answer on standard output.
+//! The protocol between kforge and its NVRTC child process: one request on standard input, one response on standard output.
 //!
-//! Never a path of a result: what was compiled comes back as bytes.
+//! Results are returned as bytes, never as paths. `nvrtc_process` is the parent's side, `nvrtc` the child's.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The most that an answer may hold.
+/// Size limit of a message.
 const MAX_MESSAGE_BYTES: u64 = 256 << 20;
 
-/// What to compile, with what.
+/// A request to the child.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct CompileRequest {
-    /// NVRTC itself, by its full path.
+    /// Full path of the NVRTC library.
     pub(super) library: PathBuf,
-    /// `None`: only its version is asked for.
-    pub(super) work: Option<CompileJob>,
+    /// `None`: only return the library's version.
+    pub(super) job: Option<CompileJob>,
 }
 
+/// What to compile, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct CompileJob {
     pub(super) source: String,
     pub(super) options: Vec<String>,
-    /// C++ expressions whose names in the machine code are wanted.
+    /// C++ expressions whose mangled names are returned.
     pub(super) expressions: Vec<String>,
-    /// Headers that lie nowhere: name and contents.
+    /// Headers without a file: name and contents.
     pub(super) headers: Vec<(String, String)>,
-    /// The most of the log that comes back.
+    /// Size limit of the returned log.
     pub(super) log_bytes: usize,
 }
 
+/// The child's response.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct CompileResponse {
-    /// Of NVRTC: major and minor.
+    /// NVRTC's version: major and minor.
     pub(super) version: (i32, i32),
-    /// What stopped it, in NVRTC's own word; `None` where it compiled.
+    /// NVRTC's error code by name; `None` if the source compiled.
     pub(super) error: Option<String>,
     pub(super) log: String,
-    /// Of the request's expressions, in their order.
+    /// The mangled names of the request's expressions, in their order.
     pub(super) names: Vec<String>,
     #[serde(skip)]
     pub(super) cubin: Vec<u8>,
@@ -62,18 +64,18 @@ impl CompileResponse {
     }
 
     pub(super) fn read(input: impl Read) -> io::Result<Self> {
-        let (answer, mut parts): (Self, _) = read_message(input)?;
+        let (response, mut parts): (Self, _) = read_message(input)?;
         let ptx = parts.pop().unwrap_or_default();
         let cubin = parts.pop().unwrap_or_default();
         Ok(Self {
             cubin,
             ptx,
-            ..answer
+            ..response
         })
     }
 }
 
-/// Each part behind its length; the first is JSON.
+/// Writes the parts of a message, each after its length. The first part is JSON.
 fn write_message(mut output: impl Write, head: &impl Serialize, parts: &[&[u8]]) -> io::Result<()> {
     let head = serde_json::to_vec(head)?;
     for part in std::iter::once(head.as_slice()).chain(parts.iter().copied()) {
@@ -83,6 +85,7 @@ fn write_message(mut output: impl Write, head: &impl Serialize, parts: &[&[u8]])
     output.flush()
 }
 
+/// Reads a message: the first part as JSON, the others as bytes.
 fn read_message<T: DeserializeOwned>(input: impl Read) -> io::Result<(T, Vec<Vec<u8>>)> {
     let mut bytes = Vec::new();
     input.take(MAX_MESSAGE_BYTES).read_to_end(&mut bytes)?;
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_truncated_ones_fail() {
-        let answer = CompileResponse {
+        let response = CompileResponse {
             version: (13, 0),
             log: "é\n".to_owned(),
             names: vec!["_Z1kv".to_owned()],
@@ -119,8 +122,8 @@ mod tests {
             ..CompileResponse::default()
         };
         let mut bytes = Vec::new();
-        answer.write(&mut bytes).unwrap();
-        assert_eq!(CompileResponse::read(bytes.as_slice()).unwrap(), answer);
+        response.write(&mut bytes).unwrap();
+        assert_eq!(CompileResponse::read(bytes.as_slice()).unwrap(), response);
         for end in 0..16 {
             assert!(CompileResponse::read(&bytes[..end]).is_err());
         }

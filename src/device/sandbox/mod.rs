@@ -1,8 +1,9 @@
-//! What holds a candidate and its compiler: Landlock for files, seccomp for system calls, no capability, limits.
+//! The sandbox of candidates and compilers: Landlock rules for files, seccomp filters for system calls, dropped capabilities and
+//! resource limits.
 //!
-//! Everything is made before a fork and put on between fork and exec by system calls alone, so that neither ever runs a first
-//! instruction outside. What a machine lacks is left out and said; nothing here decides whether that is good enough. A
-//! candidate's process then takes more away from itself (`runtime/confine.h`); that only narrows what stands here.
+//! Everything is prepared before a fork and installed between fork and exec by system calls alone, so that the new program runs
+//! no instruction outside the sandbox. Mechanisms that the machine lacks are left out and reported (`probe`); nothing here
+//! decides whether the rest is good enough. A candidate's process narrows its sandbox further (`runtime/confine.h`).
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -18,14 +19,18 @@ mod privileges;
 mod probe;
 mod rules;
 mod seccomp;
+mod system_calls;
 
 pub use probe::{SandboxSupport, require_sandbox, sandbox_support};
-pub(super) use seccomp::system_call_name as name_of_call;
+pub(super) use system_calls::system_call_name;
 
 use rules::LandlockRules;
-use seccomp::SeccompFilter;
+use seccomp::SystemCallPolicy;
 
-/// Where a machine's own tools, headers and libraries lie.
+/// A resource and the highest value that its limit may have.
+pub(super) type Limit = (libc::__rlimit_resource_t, u64);
+
+/// The system's own tools, headers and libraries.
 const SYSTEM_PATHS: &[&str] = &[
     "/usr",
     "/bin",
@@ -41,11 +46,11 @@ const SYSTEM_PATHS: &[&str] = &[
     "/etc/alternatives",
     "/nix/store",
     "/gnu/store",
-    // What `-mcpu=native` is decided by on some machines.
+    // `-mcpu=native` reads these on some machines.
     "/proc/cpuinfo",
     "/sys/devices/system/cpu",
 ];
-/// Of it, what a program needs that is not linked statically.
+/// The part of `SYSTEM_PATHS` that a dynamically linked program needs.
 const LIBRARY_PATHS: &[&str] = &[
     "/usr/lib",
     "/usr/lib32",
@@ -59,8 +64,8 @@ const LIBRARY_PATHS: &[&str] = &[
     "/gnu/store",
 ];
 
-/// Limits that nothing that runs here ever needs to reach.
-const COMMON_LIMITS: &[(libc::__rlimit_resource_t, u64)] = &[
+/// Limits for candidates and compilers alike.
+const COMMON_LIMITS: &[Limit] = &[
     (libc::RLIMIT_CORE, 0),
     (libc::RLIMIT_MEMLOCK, 0),
     (libc::RLIMIT_MSGQUEUE, 0),
@@ -68,92 +73,93 @@ const COMMON_LIMITS: &[(libc::__rlimit_resource_t, u64)] = &[
     (libc::RLIMIT_NICE, 0),
     (libc::RLIMIT_RTPRIO, 0),
 ];
-/// Tasks of the user nobody, all programs of the machine together: to count them says little of one, but ends a bomb.
+/// Tasks of the user `nobody` on the whole machine. The count includes other programs, so the limit is high; it stops fork bombs.
 const MAX_NOBODY_TASKS: u64 = 4096;
 const MAX_CANDIDATE_FILES: u64 = 16;
 const MAX_CANDIDATE_STACK: u64 = 8 << 20;
 
-/// Its first argument, as a candidate's process sees it.
+/// The first argument (`argv[0]`) of a candidate's process.
 const CANDIDATE_NAME: &CStr = c"kernel";
 
-/// What one process will be held by.
+/// Everything that confines one process.
 pub(super) struct Confinement {
     rules: Option<LandlockRules>,
-    filter: Option<&'static SeccompFilter>,
+    policy: Option<&'static SystemCallPolicy>,
     become_nobody: bool,
-    limits: Vec<(libc::__rlimit_resource_t, u64)>,
-    /// Descriptors from this one on go.
+    limits: Vec<Limit>,
+    /// The first descriptor to close on exec.
     first_closed: u32,
-    /// Opened before, because a candidate's process may open nothing.
+    /// Opened in advance, because a candidate's process may open nothing.
     executable: Option<OwnedFd>,
 }
 
 impl Confinement {
-    /// For a candidate's process, which keeps descriptors 0 to 3. `limits` come on top of those that all have.
-    pub(super) fn for_candidate(
-        executable: &Path,
-        limits: &[(libc::__rlimit_resource_t, u64)],
-    ) -> anyhow::Result<Self> {
-        static FILTERS: [OnceLock<Option<SeccompFilter>>; 2] = [OnceLock::new(), OnceLock::new()];
-        let found = sandbox_support();
+    /// For a candidate's process, which keeps descriptors 0 to 3. `limits` are added to the common limits.
+    pub(super) fn for_candidate(executable: &Path, limits: &[Limit]) -> anyhow::Result<Self> {
+        static POLICIES: [OnceLock<Option<SystemCallPolicy>>; 2] =
+            [OnceLock::new(), OnceLock::new()];
+        let support = sandbox_support();
         let opened = File::open(executable)
             .with_context(|| format!("failed to open `{}`", executable.display()))?;
-        let is_static = !needs_loader(&opened);
-        let libraries: Vec<_> = match is_static {
-            true => Vec::new(),
-            false => LIBRARY_PATHS.iter().map(PathBuf::from).collect(),
-        };
-        let rules = match found.landlock {
-            Some(_) => LandlockRules::for_candidate(&opened, &libraries)?,
+        let with_loader = needs_loader(&opened);
+        let rules = match support.landlock {
+            Some(_) => {
+                let libraries = if with_loader { LIBRARY_PATHS } else { &[] };
+                let libraries: Vec<_> = libraries.iter().map(PathBuf::from).collect();
+                LandlockRules::for_candidate(&opened, &libraries)?
+            }
             None => None,
         };
-        let filter = FILTERS[usize::from(is_static)]
-            .get_or_init(|| SeccompFilter::for_candidate(!is_static))
-            .as_ref()
-            .filter(|_| found.seccomp);
-        let mut limits = [
-            COMMON_LIMITS,
-            &[
-                (libc::RLIMIT_NOFILE, MAX_CANDIDATE_FILES),
-                (libc::RLIMIT_STACK, MAX_CANDIDATE_STACK),
-            ],
-            limits,
-        ]
-        .concat();
-        if found.runs_as_nobody {
+        let policy = POLICIES[usize::from(with_loader)]
+            .get_or_init(|| SystemCallPolicy::for_candidate(with_loader));
+        let own_limits = [
+            (libc::RLIMIT_NOFILE, MAX_CANDIDATE_FILES),
+            (libc::RLIMIT_STACK, MAX_CANDIDATE_STACK),
+        ];
+        let mut limits = [COMMON_LIMITS, &own_limits, limits].concat();
+        if support.runs_as_nobody {
             limits.push((libc::RLIMIT_NPROC, MAX_NOBODY_TASKS));
         }
         Ok(Self {
             rules,
-            filter,
-            become_nobody: found.runs_as_nobody,
+            policy: policy.as_ref().filter(|_| support.seccomp),
+            become_nobody: support.runs_as_nobody,
             limits,
             first_closed: 4,
             executable: Some(opened.into()),
         })
     }
 
-    /// For a compiler and its children: it reads the system's folders and `readable`, and writes in one folder.
+    /// For a compiler and its children: they read the system's folders and `readable`, and write in one folder.
     pub(super) fn for_compiler(
         readable: &[PathBuf],
         writable: &Path,
-        limits: &[(libc::__rlimit_resource_t, u64)],
+        limits: &[Limit],
     ) -> anyhow::Result<Self> {
-        static FILTER: OnceLock<Option<SeccompFilter>> = OnceLock::new();
-        let found = sandbox_support();
-        let readable: Vec<_> = SYSTEM_PATHS
-            .iter()
-            .map(PathBuf::from)
-            .chain(readable.iter().cloned())
-            .collect();
-        let rules = match found.landlock {
-            Some(_) => LandlockRules::for_compiler(&readable, writable)?,
+        let readable = with_paths(SYSTEM_PATHS, readable);
+        Self::for_compiling(limits, || LandlockRules::for_compiler(&readable, writable))
+    }
+
+    /// For NVRTC, which starts no other program: it reads libraries and `readable`, and writes nowhere.
+    pub(super) fn for_nvrtc(readable: &[PathBuf], limits: &[Limit]) -> anyhow::Result<Self> {
+        let readable = with_paths(LIBRARY_PATHS, readable);
+        Self::for_compiling(limits, || LandlockRules::for_reader(&readable))
+    }
+
+    fn for_compiling(
+        limits: &[Limit],
+        rules: impl FnOnce() -> anyhow::Result<Option<LandlockRules>>,
+    ) -> anyhow::Result<Self> {
+        static POLICY: OnceLock<Option<SystemCallPolicy>> = OnceLock::new();
+        let support = sandbox_support();
+        let rules = match support.landlock {
+            Some(_) => rules()?,
             None => None,
         };
-        let filter = FILTER.get_or_init(SeccompFilter::for_compiler).as_ref();
+        let policy = POLICY.get_or_init(SystemCallPolicy::for_compiler);
         Ok(Self {
             rules,
-            filter: filter.filter(|_| found.seccomp),
+            policy: policy.as_ref().filter(|_| support.seccomp),
             become_nobody: false,
             limits: [COMMON_LIMITS, limits].concat(),
             first_closed: 3,
@@ -161,44 +167,20 @@ impl Confinement {
         })
     }
 
-    /// For CUDA's compiler, which starts nothing: it reads libraries and `readable`, and writes nowhere.
-    pub(super) fn for_nvrtc(
-        readable: &[PathBuf],
-        limits: &[(libc::__rlimit_resource_t, u64)],
-    ) -> anyhow::Result<Self> {
-        static FILTER: OnceLock<Option<SeccompFilter>> = OnceLock::new();
-        let found = sandbox_support();
-        let libraries = LIBRARY_PATHS.iter().map(PathBuf::from);
-        let readable: Vec<_> = libraries.chain(readable.iter().cloned()).collect();
-        let rules = match found.landlock {
-            Some(_) => LandlockRules::for_reader(&readable)?,
-            None => None,
-        };
-        let filter = FILTER.get_or_init(SeccompFilter::for_compiler).as_ref();
-        Ok(Self {
-            rules,
-            filter: filter.filter(|_| found.seccomp),
-            become_nobody: false,
-            limits: [COMMON_LIMITS, limits].concat(),
-            first_closed: 3,
-            executable: None,
-        })
-    }
-
-    /// Moves what it has open under this number elsewhere: the process puts something else there before it is confined.
+    /// Moves its own descriptors away from `number`, where the process will put something else before it is confined.
     pub(super) fn avoid_descriptor(&mut self, number: RawFd) -> anyhow::Result<()> {
         let rules = self.rules.as_mut().map(LandlockRules::descriptor_mut);
         for descriptor in [rules, self.executable.as_mut()].into_iter().flatten() {
             if descriptor.as_raw_fd() == number {
                 *descriptor = descriptor
                     .try_clone()
-                    .context("failed to move a descriptor")?;
+                    .context("failed to duplicate a descriptor")?;
             }
         }
         Ok(())
     }
 
-    /// Puts all of it on this process. Only system calls: this stands between fork and exec.
+    /// Confines this process. Makes system calls only, so it may run between fork and exec.
     pub(super) fn apply(&self) -> io::Result<()> {
         privileges::mark_close_on_exec(self.first_closed);
         for (resource, limit) in &self.limits {
@@ -209,22 +191,22 @@ impl Confinement {
         if let Some(rules) = &self.rules {
             rules.apply()?;
         }
-        // Last: it would stand in the way of all the others.
-        match self.filter {
-            Some(filter) => filter.apply(),
+        // Last, because it forbids the system calls of all other steps.
+        match self.policy {
+            Some(policy) => policy.apply(),
             None => Ok(()),
         }
     }
 
-    /// Begins the executable that this was made for, without environment, by its descriptor: no folder on the way to it needs to
-    /// be open to whoever runs it. Returns only if that fails.
+    /// Executes the program that this confinement was made for, with an empty environment. Uses its descriptor, so that the user
+    /// it runs as needs no access to the folders on its path. Returns only if exec fails.
     pub(super) fn execute(&self) -> io::Error {
         let Some(executable) = &self.executable else {
             return io::ErrorKind::NotFound.into();
         };
         let arguments = [CANDIDATE_NAME.as_ptr(), std::ptr::null()];
         let environment = [std::ptr::null::<libc::c_char>()];
-        // SAFETY: strings and lists that end with null, alive until the call replaces this program or fails.
+        // SAFETY: strings and null-terminated lists, which live until the call replaces this program or fails.
         unsafe {
             libc::syscall(
                 libc::SYS_execveat,
@@ -239,37 +221,38 @@ impl Confinement {
     }
 }
 
-/// Whether an executable names a loader, which reads libraries before it begins.
+fn with_paths(fixed: &[&str], others: &[PathBuf]) -> Vec<PathBuf> {
+    let fixed = fixed.iter().map(PathBuf::from);
+    fixed.chain(others.iter().cloned()).collect()
+}
+
+/// Whether an ELF executable names a loader, which reads libraries before the program starts.
 fn needs_loader(executable: &File) -> bool {
     const HEADER_BYTES: usize = 64;
-    const LOADER: u32 = 3;
+    const PT_INTERP: u32 = 3;
     let mut bytes = [0u8; 1024];
     let Ok(read) = executable.read_at(&mut bytes, 0) else {
         return true;
     };
     let bytes = &bytes[..read];
-    let half = |at: usize| {
-        bytes
-            .get(at..at + 2)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u16::from_le_bytes)
+    let read_u16 = |at: usize| {
+        let bytes = bytes.get(at..at + 2)?;
+        bytes.try_into().ok().map(u16::from_le_bytes)
     };
-    let (Some(size), Some(count)) = (half(54), half(56)) else {
+    let (Some(entry_bytes), Some(count)) = (read_u16(54), read_u16(56)) else {
         return true;
     };
-    // The table lies behind the header in whatever a linker makes; anything else is taken for the worse.
+    // Linkers put the program headers directly after the file header. Anything unreadable counts as needing a loader.
     (0..usize::from(count)).any(|index| {
-        let at = HEADER_BYTES + index * usize::from(size);
-        let kind = bytes
-            .get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u32::from_le_bytes);
-        kind.is_none_or(|kind| kind == LOADER)
+        let at = HEADER_BYTES + index * usize::from(entry_bytes);
+        let bytes = bytes.get(at..at + 4);
+        let kind = bytes.and_then(|bytes| bytes.try_into().ok().map(u32::from_le_bytes));
+        kind.is_none_or(|kind| kind == PT_INTERP)
     })
 }
 
-/// Keeps this process, which must have one thread yet, and all that it starts from writing anywhere but below `writable`, from the
-/// network and from signals to others. `false` where the system cannot.
+/// Keeps this process and everything it starts from writing anywhere but below `writable`, from using the network, and from
+/// signalling other processes. The process must still have a single thread. `false` if the system cannot do it.
 pub(super) fn confine_worker(writable: &[PathBuf]) -> anyhow::Result<bool> {
     if rules::landlock_version().is_none() {
         return Ok(false);
@@ -283,28 +266,28 @@ pub(super) fn confine_worker(writable: &[PathBuf]) -> anyhow::Result<bool> {
     }
     rules
         .apply()
-        .context("failed to put a Landlock ruleset on")?;
+        .context("failed to apply a Landlock ruleset")?;
     Ok(true)
 }
 
-/// The folders that belong to a compiler which does not lie among the system's own: where it really is, and what it says
-/// that it searches.
+/// The folders of a compiler that is not one of the system's own: where its executable really is, and the folders that it says
+/// it searches. Empty for a compiler of the system.
 pub(super) fn compiler_folders(
     compiler: &Path,
     search_folders: impl FnOnce() -> String,
 ) -> Vec<PathBuf> {
-    let Ok(real) = compiler.canonicalize() else {
+    let Ok(executable) = compiler.canonicalize() else {
         return Vec::new();
     };
-    let is_the_systems = |path: &Path| SYSTEM_PATHS.iter().any(|system| path.starts_with(system));
-    if is_the_systems(&real) {
+    let is_system_path = |path: &Path| SYSTEM_PATHS.iter().any(|system| path.starts_with(system));
+    if is_system_path(&executable) {
         return Vec::new();
     }
-    let mut folders: Vec<PathBuf> = real.parent().map(Path::to_owned).into_iter().collect();
-    // `PREFIX/bin/c++` belongs to all of PREFIX, unless that is somebody's home or all there is.
+    let folder = executable.parent();
+    let mut folders: Vec<PathBuf> = folder.map(Path::to_owned).into_iter().collect();
+    // `PREFIX/bin/c++` belongs to all of PREFIX, unless that contains the user's home folder or is the root.
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    if let Some(prefix) = real
-        .parent()
+    if let Some(prefix) = folder
         .filter(|folder| folder.ends_with("bin"))
         .and_then(Path::parent)
         && prefix.parent().is_some()
@@ -313,14 +296,14 @@ pub(super) fn compiler_folders(
         folders.push(prefix.to_owned());
     }
     let search_folders = search_folders();
-    let named = search_folders
+    let searched = search_folders
         .lines()
         .filter_map(|line| line.split_once(": "))
         .flat_map(|(_, list)| list.trim_start_matches('=').split(':'));
     folders.extend(
-        named
+        searched
             .filter_map(|folder| Path::new(folder).canonicalize().ok())
-            .filter(|folder| !is_the_systems(folder) && folder.parent().is_some()),
+            .filter(|folder| !is_system_path(folder) && folder.parent().is_some()),
     );
     folders.sort();
     folders.dedup();

@@ -1,16 +1,16 @@
-//! What a process may do by who it is: its user, its capabilities, its limits.
+//! Drops the privileges of a process: its user, its capabilities, its resource limits.
 //!
-//! Only system calls, so that all of it may stand between fork and exec. Nothing here gives more than there was.
+//! Makes system calls only, so it may run between fork and exec. Nothing here ever grants a privilege.
 
 use std::io;
 
-/// Nobody, as every Linux has it.
+/// The user and group id of `nobody` on Linux.
 const NOBODY: u32 = 65534;
 
 const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
-/// More than there are.
+/// An upper bound for capability numbers.
 const MAX_CAPABILITIES: u32 = 64;
 
 /// `struct __user_cap_header_struct`, version 3.
@@ -30,7 +30,7 @@ struct CapabilitySets {
 }
 
 impl CapabilityHeader {
-    /// Of this thread.
+    /// For the calling thread.
     fn new() -> Self {
         Self {
             version: 0x2008_0522,
@@ -39,30 +39,30 @@ impl CapabilityHeader {
     }
 }
 
-/// Whether this process can start others as nobody and still signal them.
+/// Whether this process can start others as the user `nobody` and still signal them.
 pub(super) fn has_capabilities_for_nobody() -> bool {
     let mut header = CapabilityHeader::new();
     let mut sets = [CapabilitySets::default(); 2];
-    // SAFETY: the header is read, and two sets are written, as its version says.
-    let asked = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    // SAFETY: reads the header and writes two sets, as version 3 specifies.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
     let has = |capability: u32| sets[0].effective & 1 << capability != 0;
     // SAFETY: no preconditions.
     let is_root = unsafe { libc::geteuid() } == 0;
-    is_root && asked == 0 && [CAP_KILL, CAP_SETGID, CAP_SETUID].into_iter().all(has)
+    is_root && result == 0 && [CAP_KILL, CAP_SETGID, CAP_SETUID].into_iter().all(has)
 }
 
-/// Gives up every capability, and the user if asked to; nothing started from here on can have more.
+/// Drops every capability permanently, and changes the user to `nobody` if requested.
 pub(super) fn drop_privileges(become_nobody: bool) -> io::Result<()> {
     // SAFETY: plain numbers.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        // Ends with the first that does not exist, or at once where it is not allowed: then there is nothing to lose.
+        // Fails for the first capability that does not exist, and at once for a process that has none to drop.
         for capability in 0..MAX_CAPABILITIES {
             if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
                 break;
             }
         }
-        // Older systems have no such set.
+        // Older kernels have no ambient set.
         libc::prctl(
             libc::PR_CAP_AMBIENT,
             libc::PR_CAP_AMBIENT_CLEAR_ALL,
@@ -72,7 +72,7 @@ pub(super) fn drop_privileges(become_nobody: bool) -> io::Result<()> {
         );
     }
     if become_nobody {
-        // The system's calls rather than libc's, which would look for threads to tell.
+        // Raw system calls: libc's functions would also change the user of all other threads.
         // SAFETY: plain numbers, and an empty list.
         unsafe {
             check_long(libc::syscall(
@@ -86,17 +86,17 @@ pub(super) fn drop_privileges(become_nobody: bool) -> io::Result<()> {
     }
     let mut header = CapabilityHeader::new();
     let none = [CapabilitySets::default(); 2];
-    // SAFETY: both are read, as the version says.
+    // SAFETY: reads both, as version 3 specifies.
     check_long(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) })
 }
 
-/// Lowers a limit of this process. One that is lower already stays.
+/// Lowers a limit of this process. A limit that is already lower is kept.
 pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: both calls read and write this one value.
+    // SAFETY: both calls access this one value only.
     unsafe {
         check(libc::getrlimit(resource, &raw mut limit))?;
         limit.rlim_max = limit.rlim_max.min(wanted);
@@ -105,16 +105,16 @@ pub(super) fn lower_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> i
     }
 }
 
-/// Descriptors from this one on are closed when another program begins.
+/// Marks this descriptor and all higher ones to be closed on exec.
 pub(super) fn mark_close_on_exec(first: u32) {
     const CLOSE_ON_EXEC: u32 = 4;
-    // SAFETY: plain numbers. Older systems lack the call: there every descriptor of this program says so itself.
+    // SAFETY: plain numbers. Older kernels lack the call; there, every descriptor of this program was opened with O_CLOEXEC.
     unsafe {
         libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_ON_EXEC);
     }
 }
 
-/// This process dies with the thread that started it. A change of user forgets it, so it comes after.
+/// Makes this process die with the thread that started it. A change of user clears this setting, so call it afterwards.
 pub(super) fn die_with_parent() -> io::Result<()> {
     // SAFETY: plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })

@@ -1,26 +1,27 @@
-//! What this machine can hold a process by: not what it says, but what a process that tries finds shut.
+//! Tests which sandbox mechanisms work on this machine.
 //!
-//! Looked at once for each process of kforge, by short-lived copies of it that put the real thing on themselves.
+//! Each test runs once per kforge process: a short-lived fork applies the real mechanism to itself and tries something that it
+//! denies. What the kernel claims to support is not enough.
 
 use std::sync::OnceLock;
 
 use super::privileges;
 use super::rules::{self, LandlockRules};
-use super::seccomp::SeccompFilter;
+use super::seccomp::SystemCallPolicy;
 use crate::base::Failure;
 
-/// What is in force here.
+/// The sandbox mechanisms that work on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SandboxSupport {
-    /// Its version, where a file really was out of reach.
+    /// The Landlock version, if it denied access to a file.
     pub landlock: Option<u32>,
-    /// Whether a call that is not open really ended a process.
+    /// Whether a denied system call ended a process.
     pub seccomp: bool,
-    /// Whether candidates run as nobody: only root can start them so.
+    /// Whether candidates run as the user `nobody`, which only root can start them as.
     pub runs_as_nobody: bool,
 }
 
-/// Something that this machine lacks, and what to do about it.
+/// A mechanism that does not work on this machine, and what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MissingMechanism {
     pub name: &'static str,
@@ -28,7 +29,7 @@ pub(crate) struct MissingMechanism {
 }
 
 impl SandboxSupport {
-    /// What a verdict says.
+    /// The text in a verdict's `sandbox` field.
     pub(crate) fn describe(&self) -> &'static str {
         match (self.landlock.is_some(), self.seccomp) {
             (true, true) => "landlock+seccomp",
@@ -38,15 +39,15 @@ impl SandboxSupport {
         }
     }
 
-    /// What is not in force, with remedies.
+    /// The mechanisms that do not work, with remedies.
     pub(crate) fn missing(&self) -> Vec<MissingMechanism> {
         let landlock = MissingMechanism {
             name: "Landlock",
-            remedy: "use Linux 5.13 or later with `landlock` among its security modules (boot parameter `lsm=landlock,…`); in a container, let its seccomp profile pass `landlock_create_ruleset`",
+            remedy: "use Linux 5.13 or later with the security module `landlock` (boot parameter `lsm=landlock,…`); in a container, allow `landlock_create_ruleset` in its seccomp profile",
         };
         let seccomp = MissingMechanism {
             name: "seccomp",
-            remedy: "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64; in a container, let its seccomp profile pass `seccomp`",
+            remedy: "use a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64; in a container, allow `seccomp` in its seccomp profile",
         };
         let mut missing = Vec::new();
         missing.extend(self.landlock.is_none().then_some(landlock));
@@ -55,7 +56,7 @@ impl SandboxSupport {
     }
 }
 
-/// What is in force here; found out the first time that anybody asks.
+/// The mechanisms that work here; tested on the first call.
 pub fn sandbox_support() -> &'static SandboxSupport {
     static FOUND: OnceLock<SandboxSupport> = OnceLock::new();
     FOUND.get_or_init(|| SandboxSupport {
@@ -65,10 +66,10 @@ pub fn sandbox_support() -> &'static SandboxSupport {
     })
 }
 
-/// Refuses a machine on which something is missing, for those who would rather not judge at all.
+/// Fails unless every mechanism works.
 ///
 /// # Errors
-/// `Failure::environment` that names what is missing.
+/// `Failure::environment`, with the missing mechanisms and their remedies.
 pub fn require_sandbox() -> Result<(), Failure> {
     let missing = sandbox_support().missing();
     let names: Vec<_> = missing.iter().map(|missing| missing.name).collect();
@@ -77,19 +78,19 @@ pub fn require_sandbox() -> Result<(), Failure> {
         return Ok(());
     }
     let message = format!(
-        "a sandbox is required, and this machine has no {}",
+        "the full sandbox is required, but this machine has no {}",
         names.join(" and no ")
     );
     Err(Failure::environment(message).hint(remedies.join("; ")))
 }
 
-/// A file that could be written a moment ago, and then could not.
+/// Whether a file that could be opened is denied once the rules apply.
 fn landlock_works() -> bool {
     let Ok(Some(rules)) = LandlockRules::deny_all() else {
         return false;
     };
     let can_write = || {
-        // SAFETY: a constant string; the descriptor ends with this process.
+        // SAFETY: a constant string; the descriptor is closed when this process ends.
         unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) >= 0 }
     };
     let holds = run_in_fork(|| {
@@ -101,40 +102,40 @@ fn landlock_works() -> bool {
     holds == Some(libc::CLD_EXITED)
 }
 
-/// A socket that nobody gets.
+/// Whether opening a socket ends the process once the filter is installed.
 fn seccomp_works() -> bool {
-    let Some(filter) = SeccompFilter::for_candidate(false) else {
+    let Some(policy) = SystemCallPolicy::for_candidate(false) else {
         return false;
     };
     let ended = run_in_fork(|| {
-        let is_on = privileges::drop_privileges(false).is_ok() && filter.apply().is_ok();
+        let is_applied = privileges::drop_privileges(false).is_ok() && policy.apply().is_ok();
         // SAFETY: plain numbers.
-        is_on && unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) } >= 0
+        is_applied && unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) } >= 0
     });
     ended == Some(libc::CLD_KILLED)
 }
 
-/// Another user namespace may have no such user.
+/// Whether the user `nobody` exists here: a user namespace may lack it.
 fn can_run_as_nobody() -> bool {
     run_in_fork(|| privileges::drop_privileges(true).is_ok()) == Some(libc::CLD_EXITED)
 }
 
-/// Tries something in a copy of this process that lasts as long as it takes: CLD_EXITED where it says yes, CLD_KILLED where
-/// the system ended it by SIGSYS. Only system calls may be made in it, because other threads' locks stay as they were.
+/// Runs `attempt` in a fork of this process: CLD_EXITED if it returned true, CLD_KILLED if SIGSYS ended the fork. `attempt` may
+/// make system calls only, because locks of other threads stay locked in the fork.
 fn run_in_fork(attempt: impl Fn() -> bool) -> Option<i32> {
-    // SAFETY: the copy makes system calls only, and ends without running anything that this process left to be run.
+    // SAFETY: the fork makes system calls only and ends without running exit handlers.
     let child = unsafe { libc::fork() };
     match child {
         0 => {
-            // No file is left behind by one that is ended.
-            let is_quiet = privileges::lower_limit(libc::RLIMIT_CORE, 0).is_ok();
-            let code = if is_quiet && attempt() { 0 } else { 1 };
-            // SAFETY: ends the copy at once.
+            // A killed fork must not leave a core file.
+            let has_no_core = privileges::lower_limit(libc::RLIMIT_CORE, 0).is_ok();
+            let code = if has_no_core && attempt() { 0 } else { 1 };
+            // SAFETY: ends the fork at once.
             unsafe { libc::_exit(code) }
         }
         child if child > 0 => {
             let mut status = 0;
-            // SAFETY: `status` is a valid place; the child is this function's own.
+            // SAFETY: `status` is valid to write to; the child was started here.
             while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
                 if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
                     return None;

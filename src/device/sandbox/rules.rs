@@ -1,7 +1,7 @@
-//! Which files a process may reach, as a ruleset of Landlock.
+//! Landlock rulesets: which files a process may access.
 //!
-//! Rulesets are made before a fork; a process puts one on itself with a single system call, and its children inherit it.
-//! Network and signals are shut as well where the system knows how to.
+//! A ruleset is built before a fork. A process applies it to itself with one system call, and its children inherit it. The
+//! network and signals to other processes are denied as well if the kernel supports that.
 
 use std::fs::File;
 use std::io;
@@ -14,17 +14,17 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
-/// The newest version that the rules know; older systems leave out what they lack.
+/// The newest Landlock version that the rules use. Older kernels ignore the parts that they lack.
 const NEWEST_ABI: ABI = ABI::V6;
 
-/// What may be reached; all else is shut.
+/// The allowed accesses; everything else is denied.
 #[derive(Debug)]
 pub(super) struct LandlockRules {
     descriptor: OwnedFd,
 }
 
 impl LandlockRules {
-    /// For a candidate: nothing but to be started, and the folders of libraries where it has to be loaded.
+    /// For a candidate: it may only be started, and read the folders of `libraries` if it needs a loader.
     pub(super) fn for_candidate(
         executable: &File,
         libraries: &[PathBuf],
@@ -34,7 +34,7 @@ impl LandlockRules {
         Self::with_paths(created, libraries, AccessFs::from_read(NEWEST_ABI))
     }
 
-    /// For a compiler: its tools and headers, and one folder to write in.
+    /// For a compiler: it may read its tools and headers, and write in one folder.
     pub(super) fn for_compiler(
         readable: &[PathBuf],
         writable: &Path,
@@ -47,26 +47,26 @@ impl LandlockRules {
             | AccessFs::RemoveFile
             | AccessFs::RemoveDir
             | AccessFs::Refer;
-        let nothing = AccessFs::ReadFile | AccessFs::WriteFile;
+        let dev_null = AccessFs::ReadFile | AccessFs::WriteFile;
         let created = new_ruleset()?
             .add_rule(PathBeneath::new(PathFd::new(writable)?, write))?
-            .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, nothing))?;
+            .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, dev_null))?;
         Self::with_paths(created, readable, AccessFs::from_read(NEWEST_ABI))
     }
 
-    /// For who reads, and writes nowhere.
+    /// For a process that reads `readable` and writes nowhere.
     pub(super) fn for_reader(readable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
         Self::with_paths(new_ruleset()?, readable, AccessFs::from_read(NEWEST_ABI))
     }
 
-    /// For who opens a GPU: reads everything, starts programs, and writes only where it must.
+    /// For a process that opens a GPU: it may read everything, start programs, and write below `writable` only.
     pub(super) fn for_worker(writable: &[PathBuf]) -> anyhow::Result<Option<Self>> {
         let read = AccessFs::from_read(NEWEST_ABI);
         let created = new_ruleset()?.add_rule(PathBeneath::new(PathFd::new("/")?, read))?;
         Self::with_paths(created, writable, AccessFs::from_all(NEWEST_ABI))
     }
 
-    /// Nothing at all.
+    /// Denies every access.
     pub(super) fn deny_all() -> anyhow::Result<Option<Self>> {
         Self::with_paths(new_ruleset()?, &[], BitFlags::EMPTY)
     }
@@ -77,7 +77,7 @@ impl LandlockRules {
         access: BitFlags<AccessFs>,
     ) -> anyhow::Result<Option<Self>> {
         for path in paths {
-            // What is not there needs no rule.
+            // A missing path needs no rule.
             let Ok(metadata) = path.metadata() else {
                 continue;
             };
@@ -101,9 +101,9 @@ impl LandlockRules {
         &mut self.descriptor
     }
 
-    /// Puts them on this thread, for good. Only a system call: may stand between fork and exec.
+    /// Applies the rules to this thread, permanently. Makes one system call only, so it may run between fork and exec.
     pub(super) fn apply(&self) -> io::Result<()> {
-        // SAFETY: no memory is passed; the descriptor is open as long as self lives.
+        // SAFETY: no memory is passed; the descriptor stays open as long as self lives.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_landlock_restrict_self,
@@ -125,19 +125,19 @@ fn new_ruleset() -> anyhow::Result<RulesetCreated> {
         .handle_access(AccessNet::from_all(NEWEST_ABI))?
         .scope(Scope::from_all(NEWEST_ABI))?
         .create()
-        .context("failed to make a Landlock ruleset")
+        .context("failed to create a Landlock ruleset")
 }
 
-/// The version of Landlock that the system answers with; `None` where it has none, or has it switched off.
+/// The Landlock version of the kernel; `None` if it has none or it is disabled.
 pub(super) fn landlock_version() -> Option<u32> {
-    const ASK_FOR_VERSION: libc::c_uint = 1;
+    const CREATE_RULESET_VERSION: libc::c_uint = 1;
     // SAFETY: with this flag no memory is read.
     let version = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
             std::ptr::null::<libc::c_void>(),
             0usize,
-            ASK_FOR_VERSION,
+            CREATE_RULESET_VERSION,
         )
     };
     u32::try_from(version).ok().filter(|version| *version > 0)

@@ -1,112 +1,121 @@
-//! Whoever stands between a brief and a kernel where a model is asked.
+//! The interface between the driver and models: what turns a brief into a prompt, and replies into a candidate.
+//!
+//! `template_backend` implements it; tests bring their own. Holds no state of a run.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::driver::proposer::Candidate;
-use crate::event::{Brief, Cost, Edits, FailedReason, Operator, ReplyOutcome};
-use crate::llm::{Request, RequestOrigin, RequestOutcome};
+use crate::event::{Brief, Cost, EditCounts, FailedReason, Operator, ReplyOutcome};
+use crate::llm::{Reply, Request, RequestOrigin, RequestOutcome};
+use crate::propose::Candidate;
 use crate::propose::prompt::{Feedback, HistoryEntry, KernelLabel};
 use crate::search::ModelPool;
 use crate::task::Task;
 
-/// Asks models. `render` and `read` are pure: the same question gives the same prompt, the same replies the same reading, so that
-/// whatever is missing after a kill can be made again, and nothing is asked twice.
+/// Renders prompts, sends requests and parses replies.
+///
+/// `render` and `parse` are pure: the same step gives the same prompt, and the same replies give the same result. So what is
+/// missing after a kill can be made again, and no reply is paid for twice.
 pub trait ModelBackend: Send + Sync {
-    /// What to send.
-    fn render(&self, question: &ModelStep) -> anyhow::Result<PreparedRequest>;
+    /// Makes the next request of a step.
+    ///
+    /// # Errors
+    /// If a template fails, or the brief does not ask a model.
+    fn render(&self, step: &ModelStep) -> anyhow::Result<PreparedRequest>;
 
-    /// Sends it, and waits for its end. Dropping the future gives up.
+    /// Sends a request and waits for its end. Dropping the future cancels the request.
     fn send<'a>(
         &'a self,
-        prepared: &'a PreparedRequest,
-        place: &'a RequestOrigin,
+        request: &'a PreparedRequest,
+        origin: &'a RequestOrigin,
     ) -> ReplyFuture<'a>;
 
-    /// What the replies so far come to.
-    fn parse(&self, question: &ModelStep) -> ParsedReplies;
+    /// Parses all replies of a step.
+    fn parse(&self, step: &ModelStep) -> ParsedReplies;
 
-    /// What a reply came to.
-    fn cost(&self, prepared: &PreparedRequest, reply: &crate::llm::Reply) -> Cost;
+    /// The cost of a reply.
+    fn cost(&self, request: &PreparedRequest, reply: &Reply) -> Cost;
 
-    /// The models and the cards that the search chooses among.
+    /// The models and strategy cards that a search may choose from.
     fn model_pool(&self) -> ModelPool;
 
-    /// Whether a question that was sent once waits for its reply for good, and need not be sent again after a kill: a mailbox.
+    /// Whether the model is a mailbox: a request that was sent once waits for its reply permanently, and is not sent again after
+    /// a kill.
     fn is_mailbox(&self, model: &str) -> bool;
 
-    /// Who waits, for what, and until when: one line each.
+    /// One line for each waiting request: model, reason and remaining time.
     fn waiting_lines(&self) -> Vec<String>;
 }
 
-/// A question under way.
+/// A request in progress.
 pub type ReplyFuture<'a> = Pin<Box<dyn Future<Output = RequestOutcome> + Send + 'a>>;
 
-/// All that a prompt and its reading depend on.
+/// Everything that the prompt of a step, or the result of its replies, depends on.
 #[derive(Clone, Debug)]
 pub struct ModelStep {
     pub task: Arc<Task>,
     pub brief: Brief,
     pub parents: Vec<RunKernel>,
-    /// Empty where only replies are to be read.
+    /// Other kernels to show. Empty if replies are parsed.
     pub context: Vec<(KernelLabel, RunKernel)>,
+    /// Earlier steps to mention. Empty if replies are parsed.
     pub history: Vec<HistoryEntry>,
-    /// The replies that this step already has, in order.
+    /// The replies of this step so far, in order.
     pub earlier_replies: Vec<EarlierReply>,
 }
 
-/// A kernel of the run.
+/// A kernel of the run, as a prompt shows it.
 #[derive(Clone, Debug)]
 pub struct RunKernel {
     pub step: u64,
     pub operator: Operator,
     pub source: Arc<str>,
-    /// `None` where it was not judged.
+    /// `None` if it was not judged.
     pub feedback: Option<Arc<Feedback>>,
 }
 
-/// A reply of the same step.
+/// A reply of a step that is still open.
 #[derive(Clone, Debug)]
 pub struct EarlierReply {
     pub outcome: ReplyOutcome,
     pub text: Arc<str>,
 }
 
-/// A prompt, ready to be sent.
+/// A request that is ready to be sent.
 #[derive(Clone, Debug)]
 pub struct PreparedRequest {
-    /// The model's name in the config.
+    /// Name of the model in the config.
     pub model: String,
     pub request: Request,
-    /// All of it as one text, as `prompt.md` keeps it.
+    /// The whole prompt as one text: the contents of `prompt.md`.
     pub document: String,
-    /// The most that it can cost.
+    /// The most that the request can cost.
     pub worst_case: Cost,
-    /// The version of the templates.
+    /// Version of the templates.
     pub prompts_version: String,
-    /// What did not fit, one line each.
+    /// One line for each part of the prompt that did not fit.
     pub left_out: Vec<String>,
 }
 
-/// What replies come to.
+/// The result of all replies of a step.
 #[derive(Clone, Debug)]
 pub struct ParsedReplies {
     pub outcome: RepliesOutcome,
-    /// The JSON before the code, as it came.
+    /// The trace of the last reply that has one, verbatim.
     pub trace: Option<String>,
-    /// The edits, and what was wrong with them, as JSON.
+    /// The edits of all replies and the faults in them, as JSON.
     pub edits_json: Option<String>,
-    pub edits: Edits,
-    /// The candidate's time against its first parent's, less one, as the model expects it.
+    pub edits: EditCounts,
+    /// Relative change of the run time that the model expects against the first parent: -0.2 for 20 % less time.
     pub expected: Option<f64>,
 }
 
-/// How the reading of a step's replies ends.
+/// What the replies of a step amount to.
 #[derive(Clone, Debug)]
 pub enum RepliesOutcome {
     Candidate(Candidate),
     Failed(FailedReason, String),
-    /// One more question in this step.
+    /// The step sends one more request.
     AskAgain,
 }

@@ -1,99 +1,106 @@
-//! The way of one step that asks a model: rendered, sent, replied, read; as far as the journal and the loop know it.
+//! How far a step that asks a model has come, and what the journal says about it after a kill.
+//!
+//! Plain data. `requests`, `advance` and `replies` move exchanges on.
 
 use std::sync::Arc;
 
-use super::backend::{EarlierReply, ModelBackend, PreparedRequest};
-use crate::base::Failure;
+use super::backend::{EarlierReply, PreparedRequest};
+use crate::base::Digest;
 use crate::event::{Cost, Event, ReplyOutcome, Sent};
-use crate::llm::Budget;
 
-/// Whom the loop asks, and within which limits.
-pub(in crate::driver) struct ModelRequests<'a> {
-    pub(in crate::driver) backend: Arc<dyn ModelBackend>,
-    pub(in crate::driver) budget: &'a mut Budget,
-    /// Questions under way at once, those to the patient aside.
-    pub(in crate::driver) concurrency: usize,
-    /// Steps in a row whose replies never came.
-    pub(in crate::driver) unanswered_in_a_row: u32,
-    /// Why nobody is asked any more.
-    pub(in crate::driver) fatal: Option<Failure>,
+/// A step that asks a model.
+pub(super) struct Exchange {
+    pub(super) stage: ExchangeStage,
+    /// Whether the model is a mailbox.
+    pub(super) is_mailbox: bool,
+    /// The replies so far.
+    pub(super) earlier_replies: Vec<EarlierReply>,
+    /// The request that was rendered or sent.
+    pub(super) request: Option<Arc<PreparedRequest>>,
+    /// Worst-case cost that is set aside for the request in progress.
+    pub(super) reserved: Cost,
+    /// The request that an earlier process has put into a mailbox.
+    pub(super) in_mailbox: Option<Sent>,
 }
 
-/// A step that is asking.
-pub(in crate::driver) struct Exchange {
-    pub(in crate::driver) stage: ExchangeStage,
-    /// The replies so far: the next question is number `earlier.len() + 1`.
-    pub(in crate::driver) earlier_replies: Vec<EarlierReply>,
-    /// What was made ready to be sent, or sent.
-    pub(in crate::driver) prepared: Option<Arc<PreparedRequest>>,
-    /// What is set aside for the question under way.
-    pub(in crate::driver) reserved: Cost,
-    /// The question that an earlier process has put where somebody replies in his own time.
-    pub(in crate::driver) sent: Option<Sent>,
-}
-
-/// How far a step has come.
+/// What happens next to a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::driver) enum ExchangeStage {
-    /// To be rendered.
+pub(super) enum ExchangeStage {
+    /// Its next prompt must be rendered.
     ToRender,
-    /// On a thread that renders.
+    /// A thread renders the prompt.
     Rendering,
-    /// Rendered, and more than is left while others are under way.
+    /// The prompt is rendered, but its worst case does not fit into the budget while other requests hold reservations.
     AwaitingBudget,
-    /// On its way, or on the way back.
+    /// The request is in progress.
     Sending,
-    /// Nobody has replied yet, and nobody waits for it.
+    /// The mailbox has no reply yet, and this process does not wait for it.
     AwaitingMailbox,
-    /// The last reply is to be read.
+    /// The last reply must be parsed.
     Replied,
-    /// On a thread that reads.
+    /// A thread parses the replies.
     Parsing,
 }
 
 impl Exchange {
-    pub(in crate::driver) fn new() -> Self {
+    pub(super) fn new(is_mailbox: bool) -> Self {
         Self {
             stage: ExchangeStage::ToRender,
+            is_mailbox,
             earlier_replies: Vec::new(),
-            prepared: None,
+            request: None,
             reserved: Cost::default(),
-            sent: None,
+            in_mailbox: None,
         }
     }
 
-    /// The number of the question that is being asked, or will be.
-    pub(in crate::driver) fn ask(&self) -> u32 {
+    /// Number of the current or next request within the step, from 1.
+    pub(super) fn ask(&self) -> u32 {
         u32::try_from(self.earlier_replies.len() + 1).unwrap_or(u32::MAX)
     }
 }
 
-/// What the journal says of a step that asks.
+/// The requests of an open step, as the journal describes them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::driver) struct RecordedRequests {
-    /// The last question without a reply.
-    pub(in crate::driver) sent: Option<Sent>,
-    /// The replies that count: number of the question, outcome, hash of the text.
-    pub(in crate::driver) replies: Vec<(u32, ReplyOutcome, Option<crate::base::Digest>)>,
+    /// The last request, if it has no reply.
+    pub(super) sent: Option<Sent>,
+    /// The replies that count.
+    pub(super) replies: Vec<RecordedReply>,
+}
+
+/// A reply that is on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RecordedReply {
+    /// Number of the request within the step, from 1.
+    pub(super) ask: u32,
+    pub(super) outcome: ReplyOutcome,
+    /// Hash of the text. `None` if there is no text.
+    pub(super) response: Option<Digest>,
 }
 
 impl RecordedRequests {
-    /// Takes note of an event of this step.
+    /// Adds an event of the step.
     pub(in crate::driver) fn note(&mut self, event: &Event) {
         match event {
             Event::Sent(sent) => self.sent = Some(sent.clone()),
             Event::Replied(replied) => {
                 self.sent = None;
-                // Whoever was turned away or could not ask has no reply, and asks again.
-                if !matches!(
-                    replied.outcome,
-                    ReplyOutcome::TurnedAway | ReplyOutcome::Fatal
-                ) {
-                    let reply = (replied.ask, replied.outcome, replied.response);
-                    self.replies.push(reply);
+                // A request that was turned away or could not be sent has no reply. It is sent again.
+                if !gave_no_reply(replied.outcome) {
+                    self.replies.push(RecordedReply {
+                        ask: replied.ask,
+                        outcome: replied.outcome,
+                        response: replied.response,
+                    });
                 }
             }
             _ => {}
         }
     }
+}
+
+/// Whether the provider did not accept the request, so that the step has no reply to parse.
+pub(super) fn gave_no_reply(outcome: ReplyOutcome) -> bool {
+    matches!(outcome, ReplyOutcome::TurnedAway | ReplyOutcome::Fatal)
 }

@@ -1,4 +1,6 @@
-//! What prompts are told of earlier steps: verdicts in a few words, failures, expectations. In memory, made from the journal.
+//! What prompts say about earlier steps: verdicts, failures and expectations.
+//!
+//! Kept in memory and rebuilt from the journal. Words the entries with `propose::prompt`; decides nothing about a prompt's layout.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +10,10 @@ use crate::propose::prompt::{Feedback, HistoryEntry, describe_failed_step};
 use crate::search::{Search, StepOutcome};
 use crate::task::Task;
 
-/// How many steps are looked through for each that is told.
+/// Number of steps that are searched for each entry of the history.
 const SCANNED_PER_ENTRY: u64 = 16;
 
+/// Feedback on the steps of a task.
 #[derive(Default)]
 pub(in crate::driver) struct FeedbackLog {
     feedback: HashMap<u64, Arc<Feedback>>,
@@ -19,7 +22,7 @@ pub(in crate::driver) struct FeedbackLog {
 }
 
 impl FeedbackLog {
-    /// Takes note of an event.
+    /// Adds an event.
     pub(in crate::driver) fn note(&mut self, event: &Event, task: &Task) {
         match event {
             Event::Judged(judged) => {
@@ -40,49 +43,42 @@ impl FeedbackLog {
         }
     }
 
-    /// What is told of a step's verdict; `source`: the step that has the same source and was judged.
-    pub(in crate::driver) fn feedback(&self, step: u64, search: &Search) -> Option<Arc<Feedback>> {
-        let source = search.source_step(step);
-        let found = self
-            .feedback
-            .get(&step)
-            .or_else(|| self.feedback.get(&source));
-        found.cloned()
+    /// The feedback on a step. A step whose source was judged under another step has that step's feedback.
+    pub(super) fn feedback(&self, step: u64, search: &Search) -> Option<Arc<Feedback>> {
+        let own = self.feedback.get(&step);
+        own.or_else(|| self.feedback.get(&search.source_step(step)))
+            .cloned()
     }
 
-    /// The steps up to `known` that are worth telling, at most so many, in their order: what models made, and what the archive took.
-    pub(in crate::driver) fn history(
-        &self,
-        search: &Search,
-        known: u64,
-        most: u64,
-    ) -> Vec<HistoryEntry> {
-        let first = known.saturating_sub(most.saturating_mul(SCANNED_PER_ENTRY)) + 1;
-        let mut tried: Vec<HistoryEntry> = (first..=known)
+    /// The most recent steps up to `known` that are worth mentioning, at most `max`, in step order: those that asked a model, and
+    /// those that entered the archive.
+    pub(super) fn history(&self, search: &Search, known: u64, max: u64) -> Vec<HistoryEntry> {
+        let first = known.saturating_sub(max.saturating_mul(SCANNED_PER_ENTRY)) + 1;
+        let mut history: Vec<HistoryEntry> = (first..=known)
             .rev()
             .filter_map(|step| {
                 let record = search.record(step)?;
-                let worth = record.operator.asks_model() || record.outcome.was_added();
-                (worth && record.operator != Operator::Start)
-                    .then(|| self.history_entry(search, step))?
+                let is_worth_it = record.operator.asks_model() || record.outcome.was_added();
+                let is_start = record.operator == Operator::Start;
+                (is_worth_it && !is_start).then(|| self.history_entry(search, step))?
             })
-            .take(usize::try_from(most).unwrap_or(usize::MAX))
+            .take(usize::try_from(max).unwrap_or(usize::MAX))
             .collect();
-        tried.reverse();
-        tried
+        history.reverse();
+        history
     }
 
     fn history_entry(&self, search: &Search, step: u64) -> Option<HistoryEntry> {
         let record = search.record(step)?;
-        // Of several parents the fastest is the one to beat.
-        let speed = |step: &u64| {
+        let speedup_of = |step: &u64| {
             let feedback = self.feedback(*step, search);
             feedback
                 .and_then(|feedback| feedback.speedup)
                 .map_or(0.0, |speedup| speedup[0])
         };
+        // The candidate is compared with its fastest parent.
         let parents = record.parents.iter().rev();
-        let parent = parents.max_by(|one, other| speed(one).total_cmp(&speed(other)));
+        let parent = parents.max_by(|one, other| speedup_of(one).total_cmp(&speedup_of(other)));
         let result = match record.outcome {
             StepOutcome::Passed { .. } | StepOutcome::NotPassed(_) => {
                 let child = self.feedback(step, search)?;
@@ -98,9 +94,10 @@ impl FeedbackLog {
             step,
             operator: record.operator,
             parents: record.parents.to_vec(),
-            detail: match record.outcome.has_candidate() {
-                true => record.detail.to_string(),
-                false => String::new(),
+            detail: if record.outcome.has_candidate() {
+                record.detail.to_string()
+            } else {
+                String::new()
             },
             expected: self.expected.get(&step).copied(),
             result,

@@ -1,4 +1,4 @@
-//! What asking has cost so far, read from the journals of a run's tasks. Nothing else keeps it.
+//! The cost of all requests so far, read from the journal of a task. It is stored nowhere else.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -7,14 +7,14 @@ use std::path::Path;
 use crate::event::{Cost, Event};
 use crate::run::JournalLine;
 
-/// What the questions of a journal have cost, one amount each: those replied to by their replies, the rest at the most that they can
-/// have cost. Lines that are no whole line are nobody's: opening the journal tells of them.
+/// The cost of each request of a journal: of a request with a reply, the cost of the reply; of one without, its worst case.
+/// A journal that cannot be read costs nothing, and an incomplete line is skipped: opening the journal reports both.
 pub(in crate::driver) fn recorded_costs(journal: &Path) -> Vec<Cost> {
     let Ok(file) = std::fs::File::open(journal) else {
         return Vec::new();
     };
-    let mut open: HashMap<(u64, u32), Cost> = HashMap::new();
-    let mut spent = Vec::new();
+    let mut unanswered: HashMap<(u64, u32), Cost> = HashMap::new();
+    let mut costs = Vec::new();
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let mut line = String::new();
     loop {
@@ -29,19 +29,21 @@ pub(in crate::driver) fn recorded_costs(journal: &Path) -> Vec<Cost> {
             }
             match Event::parse(name, &line) {
                 Some(Ok(Event::Sent(sent))) => {
-                    let before = open.insert((sent.step, sent.ask), sent.reserved);
-                    spent.extend(before.map(as_assumed));
+                    let request = (sent.step, sent.ask);
+                    // A request that is sent again may have been billed the first time.
+                    let earlier = unanswered.insert(request, sent.reserved);
+                    costs.extend(earlier.map(as_assumed));
                 }
                 Some(Ok(Event::Replied(replied))) => {
-                    open.remove(&(replied.step, replied.ask));
-                    spent.push(replied.cost);
+                    unanswered.remove(&(replied.step, replied.ask));
+                    costs.push(replied.cost);
                 }
                 _ => {}
             }
         }
     }
-    spent.extend(open.into_values().map(as_assumed));
-    spent
+    costs.extend(unanswered.into_values().map(as_assumed));
+    costs
 }
 
 fn as_assumed(cost: Cost) -> Cost {
@@ -68,7 +70,7 @@ mod tests {
         };
         let replied = "{\"schema\":1,\"seq\":2,\"time\":\"\",\"step\":1,\"event\":\"replied\",\"ask\":1,\"model\":\"m\",\
                        \"outcome\":\"complete\",\"cost\":{\"tokens\":5,\"nano_usd\":2},\"tries\":1,\"seconds\":1.0}\n";
-        // A question that a killed process had sent is sent again: the first may have been billed.
+        // A killed process had sent the request of step 2; it is sent again.
         let text = [
             sent(1, 1, 100),
             replied.to_owned(),
@@ -77,10 +79,10 @@ mod tests {
             "{\"torn".to_owned(),
         ];
         std::fs::write(&path, text.concat()).unwrap();
-        let spent = recorded_costs(&path);
-        let sum: u64 = spent.iter().map(|cost| cost.tokens).sum();
-        assert_eq!(sum, 5 + 30 + 30, "{spent:?}");
-        assert_eq!(spent.iter().filter(|cost| cost.assumed).count(), 2);
+        let costs = recorded_costs(&path);
+        let tokens: u64 = costs.iter().map(|cost| cost.tokens).sum();
+        assert_eq!(tokens, 5 + 30 + 30, "{costs:?}");
+        assert_eq!(costs.iter().filter(|cost| cost.assumed).count(), 2);
         assert!(recorded_costs(&folder.path().join("none")).is_empty());
     }
 }

@@ -1,13 +1,13 @@
-//! What a source declares at namespace scope.
+//! Finds declarations at namespace scope.
 
 use tree_sitter::Node;
 
 use super::{Syntax, children};
 
-/// Whether the source declares a name where a constant in front of it would clash: at the outermost level or in an unnamed,
-/// inline or `extern "C"` block there. In a named namespace it only shadows.
+/// Whether the source declares a name in a scope where a constant before the source would clash with it: the outermost scope, or an
+/// unnamed or inline namespace or an `extern "C"` block in it. A declaration in a named namespace shadows the constant.
 pub fn declares_at_namespace_scope(source: &str, name: &str) -> bool {
-    // Parsing costs more than looking.
+    // Searching the text is much cheaper than parsing it.
     if !source.contains(name) {
         return false;
     }
@@ -43,7 +43,7 @@ pub fn declares_at_namespace_scope(source: &str, name: &str) -> bool {
                 open.extend(node.child_by_field_name("type"));
             }
             "struct_specifier" | "class_specifier" | "union_specifier" | "enum_specifier" => {
-                // Only with a body: `struct S* p` declares no S that would clash with a constant.
+                // Without a body, as in `struct S* p`, it declares no name that clashes with a constant.
                 if let Some(body) = node.child_by_field_name("body") {
                     if node
                         .child_by_field_name("name")
@@ -69,7 +69,7 @@ pub fn declares_at_namespace_scope(source: &str, name: &str) -> bool {
     false
 }
 
-/// Whether a declarator, through pointers, arrays, initialisers and parameters, is for this name.
+/// Whether a declarator declares this name, within pointers, arrays, initialisers and parameters.
 fn is_for_name(syntax: &Syntax<'_>, declarator: Node<'_>, name: &str) -> bool {
     let mut node = declarator;
     loop {

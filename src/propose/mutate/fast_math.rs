@@ -4,6 +4,7 @@ use tree_sitter::Node;
 
 use super::scope::Scope;
 use super::{RewriteSite, Subject, Transformation};
+use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{descendants, line_of, named_children};
 use crate::propose::source_edits::SourceEdits;
 
@@ -156,16 +157,10 @@ impl Transformation for Fma {
             let scope = Scope::new(subject, function);
             for node in descendants(function.body) {
                 let found = fused_sum(&scope, node).or_else(|| fused_accumulation(&scope, node));
-                places.extend(found.map(|edits| {
-                    RewriteSite {
-                        label: subject
-                            .text(node)
-                            .split_whitespace()
-                            .collect::<Vec<_>>()
-                            .join(" "),
-                        line: line_of(node),
-                        edits,
-                    }
+                places.extend(found.map(|edits| RewriteSite {
+                    label: collapse_white_space(subject.text(node)),
+                    line: line_of(node),
+                    edits,
                 }));
             }
         }

@@ -7,6 +7,7 @@ use tree_sitter::Node;
 use super::effects::{Effects, WriteTarget, assigns_variable, is_pure, memory_reads, write_target};
 use super::scope::{Declaration, Scope};
 use super::{RewriteSite, Subject, Transformation};
+use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{contains, descendants, line_of, named_children};
 use crate::propose::source_edits::{SourceEdits, indentation, line_start};
 
@@ -321,11 +322,7 @@ impl Transformation for RowPointer {
                 let Some((pointer, base, _)) = row_access(&scope, node) else {
                     continue;
                 };
-                let text = subject
-                    .text(base)
-                    .split_whitespace()
-                    .collect::<Vec<_>>()
-                    .join(" ");
+                let text = collapse_white_space(subject.text(base));
                 rows.entry((subject.text(pointer), text))
                     .or_default()
                     .push((node, base));

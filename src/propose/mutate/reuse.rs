@@ -8,6 +8,7 @@ use super::effects::{Effects, is_pure};
 use super::loops::{CountingLoop, unroll_pragma_before};
 use super::scope::Scope;
 use super::{RewriteSite, Subject, Transformation};
+use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{contains, descendants, enclosing, line_of, named_children};
 use crate::propose::source_edits::{SourceEdits, indentation, line_start};
 
@@ -176,11 +177,7 @@ fn is_reusable_value<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
 }
 
 fn normalized_text<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> String {
-    scope
-        .text(node)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    collapse_white_space(scope.text(node))
 }
 
 /// `x = …;`, `x += …;` with no other effect.

@@ -8,6 +8,7 @@ use super::effects::Effects;
 use super::loops::CountingLoop;
 use super::scope::Scope;
 use super::{RewriteSite, Subject, Transformation};
+use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{builtin_type_bytes, children, descendants, line_of, named_children};
 use crate::propose::source_edits::{SourceEdits, indentation, line_start};
 
@@ -145,7 +146,7 @@ fn fetch_into_shared<'t>(
         edits.replace(member.byte_range(), format!("{name}[{}]", found.variable));
     }
     Some(RewriteSite {
-        label: element.split_whitespace().collect::<Vec<_>>().join(" "),
+        label: collapse_white_space(&element),
         line: line_of(*node),
         edits,
     })

@@ -9,6 +9,7 @@ use super::loops::CountingLoop;
 use super::scope::Scope;
 use super::vectorize::index_grows_by_one;
 use super::{RewriteSite, Subject, Transformation};
+use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{contains, descendants, line_of, named_children};
 use crate::propose::source_edits::{SourceEdits, line_start};
 
@@ -374,11 +375,7 @@ fn stage_results<'t, 'a>(
 }
 
 fn normalized_text(scope: &Scope<'_, '_>, node: Node<'_>) -> String {
-    scope
-        .text(node)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    collapse_white_space(scope.text(node))
 }
 
 #[cfg(test)]

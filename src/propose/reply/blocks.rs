@@ -3,7 +3,7 @@
 //! Knows comments and literals of C++, so that a fence in a kernel's comment does not end the kernel. Never decides which block
 //! is the answer.
 
-use super::lexer::Lexer;
+use crate::kernel::lexer::CodeLines;
 
 /// A part of the reply that is set apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,14 +132,14 @@ fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> 
         _ if !fenced => kept.truncate(code_line_count(&kept)),
         _ => {}
     }
-    let mut lexer = Lexer::default();
-    kept.iter().for_each(|line| lexer.line(line));
+    let mut code_lines = CodeLines::default();
+    kept.iter().for_each(|line| code_lines.read(line));
     let mut text = kept.join("\n");
     text.push('\n');
     blocks.push(ReplyBlock {
         language: String::new(),
         text,
-        closed: fenced || (lexer.depth <= 0 && !lexer.is_within()),
+        closed: fenced || (code_lines.brace_depth() <= 0 && !code_lines.is_within()),
     });
     next
 }
@@ -187,13 +187,13 @@ fn find_end(lines: &[&str], from: usize, fence: &Fence<'_>, language: &str) -> B
 
 /// The line whose last brace is followed by the fence itself, where that brace is the last that was open.
 fn end_after_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usize> {
-    let mut lexer = Lexer::default();
+    let mut code_lines = CodeLines::default();
     for (at, line) in lines.iter().enumerate().skip(from) {
         let line = line.trim_end();
         let code = line.trim_end_matches(fence.mark as char);
-        lexer.line(code);
+        code_lines.read(code);
         let is_fence = line.len() - code.len() >= fence.length && code.trim_end().ends_with('}');
-        if is_fence && lexer.depth <= 0 && !lexer.is_within() {
+        if is_fence && code_lines.brace_depth() <= 0 && !code_lines.is_within() {
             return Some(at);
         }
     }
@@ -203,11 +203,11 @@ fn end_after_code(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<usiz
 /// The first fence that ends this block outside comments and literals. `None` where there is none, or where a comment looks as
 /// though it were never closed.
 fn end_outside_comments(lines: &[&str], from: usize, fence: &Fence<'_>) -> Option<BlockEnd> {
-    let mut lexer = Lexer::default();
+    let mut code_lines = CodeLines::default();
     let mut skipped = 0;
     for (at, line) in lines.iter().enumerate().skip(from) {
         let found = end_at_line(line, fence, at);
-        if !lexer.is_within() {
+        if !code_lines.is_within() {
             if found.is_some() {
                 return found;
             }
@@ -215,10 +215,10 @@ fn end_outside_comments(lines: &[&str], from: usize, fence: &Fence<'_>) -> Optio
         } else if found.is_some() {
             skipped += 1;
         }
-        let was_comment = lexer.is_comment();
-        lexer.line(line);
-        let never_closed = lexer.nested_comment && skipped > 0;
-        let odd = skipped % 2 == 1 && was_comment && !lexer.is_within();
+        let was_comment = code_lines.is_comment();
+        code_lines.read(line);
+        let never_closed = code_lines.has_nested_comment() && skipped > 0;
+        let odd = skipped % 2 == 1 && was_comment && !code_lines.is_within();
         if never_closed || odd || skipped > MAX_FENCES_IN_COMMENT {
             return None;
         }

@@ -9,7 +9,6 @@ mod code;
 mod edits;
 mod fault_message;
 mod json;
-mod lexer;
 mod nearest;
 mod normalized;
 mod trace;

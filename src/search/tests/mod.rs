@@ -1,4 +1,4 @@
-//! The search against a small world of scripted proposers and verdicts, with steps under way that finish in any order.
+//! Tests of the search against scripted proposers and verdicts, with steps in flight that finish in any order.
 
 mod order;
 mod steps;
@@ -9,11 +9,25 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::*;
-use crate::base::RandomStream;
+use crate::base::{Digest, RandomStream};
 use crate::event::{Confirmed, Dueled, Failed, FailedReason, Judged, Operator, Stopped};
 use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds};
 
-/// A kernel of the scripted world.
+impl Search {
+    /// The step that has this source, folded or not. A driver reports another proposal with the same source as a duplicate of it.
+    fn step_of_kernel(&self, kernel: &Digest) -> Option<u64> {
+        let is_pending = |pending: &PendingStep| {
+            let proposed = pending.proposed.as_ref();
+            proposed.is_some_and(|proposed| proposed.kernel == *kernel)
+        };
+        let in_pending = || self.pending.iter().find(|(_, pending)| is_pending(pending));
+        self.ledger
+            .step_of_kernel(kernel)
+            .or_else(|| in_pending().map(|(step, _)| *step))
+    }
+}
+
+/// A kernel of the scripted runs.
 #[derive(Clone, Debug, PartialEq)]
 struct ScriptedKernel {
     family: u64,
@@ -25,7 +39,7 @@ impl ScriptedKernel {
         Digest::of(format!("{self:?}"))
     }
 
-    /// A number from 0 to 1 that belongs to this kernel.
+    /// A number from 0 to 1 that is fixed for this kernel and purpose.
     fn random_unit(&self, purpose: &str) -> f64 {
         RandomStream::new(self.kernel().low64(), purpose, 0).uniform()
     }
@@ -77,14 +91,14 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
     }
 }
 
-/// What may differ between two runs that must come to the same.
+/// What may differ between two runs that must reach the same state.
 #[derive(Clone, Copy)]
 struct Schedule {
-    /// Steps under way at once.
+    /// Steps in flight at once.
     in_flight: u64,
-    /// Decides who finishes first.
+    /// Seeds the order in which steps finish.
     arrival_seed: u64,
-    /// The chance that a verdict is first a `harness_error`.
+    /// The probability that a verdict is first a `harness_error`.
     fault_rate: f64,
 }
 
@@ -94,16 +108,16 @@ const SEQUENTIAL: Schedule = Schedule {
     fault_rate: 0.0,
 };
 
-/// A run: a search, its journal, and what the outside knows.
+/// A scripted run: a search, its journal, and what a driver would know.
 struct ScriptedRun {
     search: Search,
     journal: Vec<Event>,
     sources: BTreeMap<u64, ScriptedKernel>,
-    /// Every brief that `ask` gave out.
+    /// Every brief that `ask` returned.
     briefs: BTreeMap<u64, Brief>,
-    /// How many mutations a parent has.
+    /// How many mutations each parent has.
     mutations: u64,
-    changes: Vec<SearchUpdate>,
+    updates: Vec<SearchUpdate>,
 }
 
 fn starts() -> Vec<String> {
@@ -130,11 +144,11 @@ impl ScriptedRun {
             sources: BTreeMap::new(),
             briefs: BTreeMap::new(),
             mutations: 12,
-            changes: vec![],
+            updates: vec![],
         }
     }
 
-    /// A run that begins with a journal, as a resumed one does.
+    /// A run that starts from a journal, as a resumed run does.
     fn resume(settings: &SearchSettings, steps: u64, journal: &[Event]) -> Self {
         let mut run = Self::new(settings, steps);
         let mut pending = BTreeMap::new();
@@ -143,7 +157,7 @@ impl ScriptedRun {
                 assert_eq!(
                     run.search.ask(brief.step).as_ref(),
                     Some(brief),
-                    "the question of step {}",
+                    "the brief of step {}",
                     brief.step
                 );
                 pending.insert(brief.step, brief.clone());
@@ -161,8 +175,8 @@ impl ScriptedRun {
     }
 
     fn tell(&mut self, event: Event) {
-        let changes = self.search.tell(&event);
-        self.changes.extend(changes);
+        let updates = self.search.tell(&event);
+        self.updates.extend(updates);
         self.journal.push(event);
     }
 
@@ -176,7 +190,7 @@ impl ScriptedRun {
                 .clone()
                 .map(|point| ScriptedKernel { point, ..parent(0) }),
             Operator::Mutate if brief.attempt >= self.mutations => None,
-            // Few families, so that different parents often come to the same source.
+            // Few families, so that different parents often lead to the same source.
             Operator::Mutate => Some(ScriptedKernel {
                 family: (parent(0).family * 7 + brief.attempt * 13 + 5) % 97,
                 ..parent(0)
@@ -197,7 +211,7 @@ impl ScriptedRun {
         }
     }
 
-    /// The parents of the first questions are starting kernels, known before they are judged.
+    /// The source of a step. Starting kernels may be parents before they are proposed.
     fn source(&self, step: u64) -> ScriptedKernel {
         match self.sources.get(&step) {
             Some(source) => source.clone(),
@@ -221,7 +235,7 @@ impl ScriptedRun {
     }
 
     fn duel(&self, request: DuelRequest) -> Event {
-        let luck = RandomStream::new(
+        let random_unit = RandomStream::new(
             self.source(request.step).kernel().low64()
                 ^ self.source(request.against).kernel().low64(),
             "duel",
@@ -229,25 +243,25 @@ impl ScriptedRun {
         )
         .uniform();
         let duel = Duel {
-            ratio: 0.9 + luck * 0.3,
-            ci95: [0.85 + luck * 0.3, 0.95 + luck * 0.3],
+            ratio: 0.9 + random_unit * 0.3,
+            ci95: [0.85 + random_unit * 0.3, 0.95 + random_unit * 0.3],
         };
         Event::Dueled(Dueled {
             step: request.step,
             against: request.against,
-            duel: (luck > 0.1).then_some(duel),
+            duel: (random_unit > 0.1).then_some(duel),
         })
     }
 
-    /// Goes on until the search is over, or until so many events are in the journal.
-    fn run_until(&mut self, manner: Schedule, events: usize) {
-        let mut order = RandomStream::new(manner.arrival_seed, "order", 0);
-        let mut under_way: Vec<Brief> = Vec::new();
-        let taken_up: Vec<_> = self.search.unfinished().map(|one| one.step).collect();
-        under_way.extend(taken_up.iter().map(|step| self.briefs[step].clone()));
+    /// Runs until the search is over, or until the journal has this many events.
+    fn run_until(&mut self, schedule: Schedule, events: usize) {
+        let mut order = RandomStream::new(schedule.arrival_seed, "order", 0);
+        let mut in_flight: Vec<Brief> = Vec::new();
+        let unfinished: Vec<_> = self.search.unfinished().map(|one| one.step).collect();
+        in_flight.extend(unfinished.iter().map(|step| self.briefs[step].clone()));
         let mut next = self.briefs.keys().last().map_or(1, |last| last + 1);
         while self.journal.len() < events {
-            while (under_way.len() as u64) < manner.in_flight
+            while (in_flight.len() as u64) < schedule.in_flight
                 && let Some(brief) = self.search.ask(next)
             {
                 assert!(
@@ -259,7 +273,7 @@ impl ScriptedRun {
                 );
                 self.briefs.insert(next, brief.clone());
                 self.tell(Event::Asked(brief.clone()));
-                under_way.push(brief);
+                in_flight.push(brief);
                 next += 1;
             }
             if let Some(request) = self.search.pending_duel()
@@ -268,37 +282,42 @@ impl ScriptedRun {
                 self.tell(self.duel(request));
                 continue;
             }
-            if under_way.is_empty() {
+            if in_flight.is_empty() {
                 match self.search.pending_duel() {
                     Some(request) => self.tell(self.duel(request)),
                     None => break,
                 }
                 continue;
             }
-            let index = order.below(under_way.len());
-            let brief = under_way[index].clone();
-            if self.advance_step(&brief, manner, &mut order) {
-                under_way.swap_remove(index);
+            let index = order.below(in_flight.len());
+            let brief = in_flight[index].clone();
+            if self.advance_step(&brief, schedule, &mut order) {
+                in_flight.swap_remove(index);
             }
         }
         assert!(
             self.journal.len() >= events || self.search.stop_reason().is_some(),
-            "stuck behind step {}",
+            "stuck after step {}",
             self.search.folded()
         );
         assert!(
             !self
-                .changes
+                .updates
                 .iter()
                 .any(|change| matches!(change, SearchUpdate::Diverged(_)))
         );
     }
 
-    /// The next thing that happens to a step; whether it is done then.
-    fn advance_step(&mut self, brief: &Brief, manner: Schedule, order: &mut RandomStream) -> bool {
+    /// Passes the next event of a step to the search. Returns whether it was the last.
+    fn advance_step(
+        &mut self,
+        brief: &Brief,
+        schedule: Schedule,
+        order: &mut RandomStream,
+    ) -> bool {
         let step = brief.step;
         if let Some(source) = self.sources.get(&step).cloned() {
-            if order.uniform() < manner.fault_rate {
+            if order.uniform() < schedule.fault_rate {
                 self.tell(Event::Judged(Judged {
                     step,
                     verdict: verdict(Status::HarnessError, None, 0.0, 0.0),
@@ -346,7 +365,7 @@ impl ScriptedRun {
         false
     }
 
-    /// Everything that must not depend on the order of arrival.
+    /// The state that must not depend on the order of arrival.
     fn state(&self) -> ComparableState {
         let search = &self.search;
         ComparableState {
@@ -382,9 +401,9 @@ struct ComparableState {
     next: Vec<Brief>,
 }
 
-fn run_to_end(steps: u64, manner: Schedule) -> ScriptedRun {
+fn run_to_end(steps: u64, schedule: Schedule) -> ScriptedRun {
     let mut run = ScriptedRun::new(&settings(), steps);
-    run.run_until(manner, usize::MAX);
+    run.run_until(schedule, usize::MAX);
     run
 }
 

@@ -1,9 +1,8 @@
-//! Single steps, told by hand: starting kernels, duplicates, duels, faults, confirmation.
+//! Tests of single steps with hand-written events: starting kernels, duplicates, duels, harness errors, confirmation.
 
 use super::*;
-use crate::search::ledger::ArchiveDecision;
 
-/// A search whose steps are all told by hand.
+/// A search whose events all come from the test.
 fn manual_search() -> Search {
     Search::new(
         &SearchSettings {
@@ -128,7 +127,7 @@ fn overlapping_intervals_are_decided_only_by_a_duel() {
             ratio: low + 0.02,
             ci95: [low, low + 0.04],
         });
-        // An answer to another question changes nothing.
+        // A duel against another kernel changes nothing.
         assert_eq!(
             search.tell(&Event::Dueled(Dueled {
                 step: 2,
@@ -199,13 +198,13 @@ fn an_invalid_speedup_never_reaches_the_archive() {
 fn a_diverging_recorded_brief_is_reported_and_used() {
     let mut search = manual_search();
     let planned = search.ask(3).unwrap();
-    let told = Brief {
+    let recorded = Brief {
         parents: vec![3 - planned.parents[0]],
         ..planned.clone()
     };
-    let changes = search.tell(&Event::Asked(told.clone()));
-    let [SearchUpdate::Diverged(divergence)] = changes.as_slice() else {
-        panic!("{changes:?}")
+    let updates = search.tell(&Event::Asked(recorded.clone()));
+    let [SearchUpdate::Diverged(divergence)] = updates.as_slice() else {
+        panic!("{updates:?}")
     };
     assert!(
         divergence
@@ -213,8 +212,8 @@ fn a_diverging_recorded_brief_is_reported_and_used() {
             .starts_with("step 3 was asked as `mutate` of step"),
         "{divergence}"
     );
-    assert_eq!(search.ask(3), Some(told.clone()));
-    assert_eq!(search.tell(&Event::Asked(told)), vec![]);
+    assert_eq!(search.ask(3), Some(recorded.clone()));
+    assert_eq!(search.tell(&Event::Asked(recorded)), vec![]);
 }
 
 #[test]
@@ -256,7 +255,7 @@ fn the_best_is_the_fastest_confirmed_kernel() {
     search.tell(&confirm(first[2], 2.1));
     assert_eq!(search.best_confirmed().unwrap().step, first[2]);
     assert_eq!(search.best().unwrap().step, first[1]);
-    // One did not pass again, so a fourth is wanted.
+    // One did not pass again, so a fourth is confirmed.
     assert_eq!(
         search.steps_to_confirm(),
         vec![search.archive().elites()[3].step]
@@ -276,7 +275,7 @@ fn an_inconclusive_confirmation_does_not_refute() {
     search.tell(&confirmed(Status::Inconclusive));
     assert_eq!(search.best().unwrap().step, best);
     assert!(search.best_confirmed().is_none());
-    // Another one is wanted in its place, and itself no more.
+    // Another elite is confirmed in its place, and it is not confirmed again.
     let elites = search.archive().elites()[1..4].iter();
     assert_eq!(
         search.steps_to_confirm(),

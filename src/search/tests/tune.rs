@@ -1,33 +1,33 @@
-//! `tune`, told by hand: write once, then edit; mend what does not pass, and give that up for the best.
+//! Tests of `tune` with hand-written events: propose once, then edit; repair what does not pass; restart from the best.
 
 use super::*;
 
-/// A tuner with one model, whose steps are told one after the other.
+/// A tuner with one model. Its steps come one after the other.
 struct Tuner {
     search: Search,
     next: u64,
 }
 
 impl Tuner {
-    fn new(back_after: u64, starts: &[&str]) -> Self {
+    fn new(restart_after: u64, starts: &[&str]) -> Self {
         let settings = SearchSettings {
             mode: SearchMode::Tune,
-            back_after,
+            restart_after,
             features: IndexMap::new(),
             ..SearchSettings::default()
         };
         let starts: Vec<String> = starts.iter().map(|name| (*name).to_owned()).collect();
-        let askable = ModelPool {
+        let model_pool = ModelPool {
             models: vec![("model".to_owned(), 1.0)],
             cards: Vec::new(),
         };
         Self {
-            search: Search::with_models(&settings, 7, 1, u64::MAX, &starts, askable),
+            search: Search::new(&settings, 7, 1, u64::MAX, &starts).with_models(model_pool),
             next: 1,
         }
     }
 
-    /// What the next step is asked, in a few letters.
+    /// The operator and the parents of the next brief, as text.
     fn next_brief(&self) -> String {
         let brief = self.search.ask(self.next).unwrap();
         let parents: Vec<_> = brief.parents.iter().map(u64::to_string).collect();
@@ -65,7 +65,7 @@ impl Tuner {
         self.judge_next(verdict(status, None, 0.0, 64.0));
     }
 
-    /// No candidate came of it.
+    /// The next step brings no candidate.
     fn miss_next(&mut self, reason: FailedReason) {
         let step = self.next;
         let brief = self.search.ask(step).unwrap();
@@ -91,7 +91,7 @@ fn a_kernel_is_proposed_once_then_the_best_is_edited() {
     assert_eq!(tuner.next_brief(), "edit 1");
     tuner.pass_next(1.5);
     assert_eq!(tuner.next_brief(), "edit 2");
-    // Slower is no failure, and no way on either.
+    // A slower kernel is not a failure, and is not edited either.
     tuner.pass_next(1.2);
     assert_eq!(tuner.next_brief(), "edit 2");
     tuner.pass_next(2.0);
@@ -105,7 +105,7 @@ fn failures_are_repaired_until_restart_after_then_the_best_is_edited() {
     let mut tuner = Tuner::new(3, &[]);
     tuner.pass_next(1.0);
     for _ in 0..2 {
-        // Three failures in a row: the edit, and two rounds of mending.
+        // Three failures in a row: the edit and two repairs.
         let first = tuner.next;
         assert_eq!(tuner.next_brief(), "edit 1");
         tuner.fail_next(Status::WrongOutput);
@@ -118,7 +118,7 @@ fn failures_are_repaired_until_restart_after_then_the_best_is_edited() {
     tuner.fail_next(Status::WrongOutput);
     let broken = tuner.next - 1;
     assert_eq!(tuner.next_brief(), format!("repair {broken}"));
-    // Mended: the count begins anew.
+    // A repair that passes resets the count.
     tuner.pass_next(1.1);
     assert_eq!(tuner.next_brief(), format!("edit {}", broken + 1));
     tuner.fail_next(Status::WrongOutput);
@@ -133,7 +133,7 @@ fn a_step_without_a_candidate_counts_as_a_failure_and_keeps_the_broken_kernel() 
         tuner.miss_next(reason);
         assert_eq!(tuner.next_brief(), "edit 1");
     }
-    // The third in a row: what it leaves is not mended.
+    // The third failure in a row: its kernel is not repaired.
     tuner.fail_next(Status::WrongOutput);
     assert_eq!(tuner.next_brief(), "edit 1");
     tuner.fail_next(Status::WrongOutput);
@@ -141,7 +141,7 @@ fn a_step_without_a_candidate_counts_as_a_failure_and_keeps_the_broken_kernel() 
     tuner.miss_next(FailedReason::EditMissed);
     assert_eq!(tuner.next_brief(), "repair 5");
     tuner.miss_next(FailedReason::Duplicate);
-    // A kernel from before the turn is never gone back to.
+    // A broken kernel from before the restart is never repaired.
     assert_eq!(tuner.next_brief(), "edit 1");
     tuner.miss_next(FailedReason::NoReply);
     assert_eq!(tuner.next_brief(), "edit 1");

@@ -1,6 +1,7 @@
-// Atomic operations, relaxed as CUDA's are: real ones, because blocks run on several cores.
+// CUDA's atomic functions. They use relaxed ordering as in CUDA, and real atomic instructions, because blocks run on
+// several cores.
 //
-// An operation that changes nothing may be a poll of a flag or a lock, and lets other threads go on now and then.
+// An operation that changes nothing may be a poll of a flag or a lock, so it lets other threads run now and then.
 
 #pragma once
 
@@ -13,7 +14,7 @@ namespace kforge {
 // Replaces *address by change(old) and returns the old value.
 template <typename Bits, typename T, typename Change>
 inline T atomic_change(T* address, Change change) {
-    static_assert(sizeof(Bits) == sizeof(T), "as many bits as the value has");
+    static_assert(sizeof(Bits) == sizeof(T), "the integer must have the size of the value");
     Bits* place = reinterpret_cast<Bits*>(address);
     Bits old = __atomic_load_n(place, __ATOMIC_RELAXED);
     for (;;) {
@@ -35,7 +36,7 @@ inline T observed(T old, bool changed) {
 
 }  // namespace kforge
 
-// Every operation also exists with the scope in its name; wider than asked is right.
+// Every function also exists with a scope in its name. All use the widest scope, which is always correct.
 #define KFORGE_ATOMIC(name, type, arguments, pass, ...)                \
     inline type name(type* address, arguments) { __VA_ARGS__ }         \
     inline type name##_block(type* address, arguments) { return name(address, pass); } \
@@ -116,7 +117,7 @@ KFORGE_CHANGE(atomicAdd, __nv_bfloat162, uint32_t, __hadd2(old, value))
 #undef KFORGE_CHANGE
 #undef KFORGE_ATOMIC
 
-// Each element is atomic, the vector is not, as on the GPU.
+// Each element is atomic, but the vector as a whole is not, as on the GPU.
 #define KFORGE_VECTOR_ADD(name)                                                                                     \
     inline float2 name(float2* address, float2 value) { return float2{name(&address->x, value.x), name(&address->y, value.y)}; } \
     inline float4 name(float4* address, float4 value) {                                                             \
@@ -127,12 +128,12 @@ KFORGE_VECTOR_ADD(atomicAdd_block)
 KFORGE_VECTOR_ADD(atomicAdd_system)
 #undef KFORGE_VECTOR_ADD
 
-// 16 bytes of any type that is aligned to them, where the processor has an instruction for it.
+// A compare-and-swap of 16 bytes, for any type that is aligned to 16, if the processor has an instruction for it.
 #if defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_16)
 namespace kforge {
 template <typename T>
 inline T exchange_16(T* address, const T* compare, T value) {
-    static_assert(sizeof(T) == 16 && alignof(T) == 16 && std::is_trivially_copyable<T>::value, "16 bytes, aligned to 16");
+    static_assert(sizeof(T) == 16 && alignof(T) == 16 && std::is_trivially_copyable<T>::value, "the type must have 16 bytes and be aligned to 16");
     unsigned __int128 next, wanted = 0, old;
     memcpy(&next, &value, 16);
     if (compare != nullptr) memcpy(&wanted, compare, 16);

@@ -1,4 +1,5 @@
-// `__nv_bfloat16` and `__nv_bfloat162`: the upper half of a float, computed in float and rounded to nearest even.
+// `__nv_bfloat16` and `__nv_bfloat162`: the upper half of a float, computed in float and rounded to nearest even. Most of the
+// type is in narrow_type.h.
 
 #pragma once
 
@@ -11,7 +12,7 @@ inline float bfloat16_to_float(uint16_t bits) { return float_of((uint32_t)bits <
 inline uint16_t float_to_bfloat16(float value) {
     const uint32_t bits = bits_of(value);
     const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    // Adding to a NaN could carry into the sign.
+    // Rounding a NaN could carry into the sign.
     return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16 | 0x40) : rounded);
 }
 
@@ -32,7 +33,7 @@ struct __nv_bfloat162_raw {
 #define KFORGE_NARROW_TO_FLOAT(bits) ::kforge::bfloat16_to_float(bits)
 #define KFORGE_NARROW_INFINITY 0x7f80
 #define KFORGE_NARROW_NAN 0x7fff
-// Half a unit in the last place, in the bits of a float; and the least number with all its places.
+// Half a unit in the last place, as bits of a float; and the smallest normal number.
 #define KFORGE_NARROW_HALF_UNIT 0x8000
 #define KFORGE_NARROW_LEAST_NORMAL 0x1p-126f
 #include "narrow_type.h"

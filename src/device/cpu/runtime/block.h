@@ -1,10 +1,10 @@
-// The threads of a block, on one operating system thread: who runs, who waits, and who goes next.
+// Schedules the threads of one block on one operating system thread: which thread runs, which waits, which runs next.
 //
-// A thread starts on the stack of the one that has just ended, so a kernel that never waits runs all its threads on one
-// stack, one call each. A thread that waits keeps its stack, and hands over to the next lane of its warp that can run
-// without a scheduler between them; only when the whole warp waits does another warp go on. The last to arrive at a
-// collective or a barrier computes the answers, releases the others and continues. Exited threads count nowhere, as on
-// hardware. When no thread can run, the kernel has deadlocked, and that is a fault with a name.
+// Every CUDA thread is a fiber. A thread starts on the stack of the thread that just exited, so a kernel that never waits
+// runs all its threads as plain calls on one stack. A thread that waits keeps its stack and switches directly to the next
+// ready lane of its warp; another warp runs only when the whole warp waits. The last thread to arrive at a collective or a
+// barrier computes the results, releases the others and continues. Exited threads are not counted, as on hardware. If no
+// thread can run, the kernel is deadlocked, which is reported as a fault. Blocks and launches are handled in runtime.cpp.
 
 #pragma once
 
@@ -24,52 +24,52 @@ constexpr uint32_t MAX_WARPS = MAX_THREADS / LANES;
 
 struct Warp {
     uint32_t live;        // lanes that have not exited
-    uint32_t ready;       // lanes that can run, the unstarted and the running one included
+    uint32_t ready;       // lanes that can run, including unstarted lanes and the running one
     uint32_t started;     // lanes that have a stack
     uint32_t waiting;     // lanes in a collective
     uint32_t at_barrier;  // lanes in a block barrier
-    uint32_t querying;    // lanes that ask which lanes stand beside them
+    uint32_t querying;    // lanes that wait in `active_lanes`
     uint64_t key;         // mask and kind of the first lane in `waiting`
-    bool mixed;           // some lane in `waiting` has another key
+    bool mixed;           // some lane in `waiting` has a different key
     uint8_t sources[LANES];
     uint64_t keys[LANES];
     uint64_t values[LANES];
-    Context* contexts;  // of its lanes, where the answers go: a lane may call again before its neighbours have read theirs
+    Context* contexts;  // of its lanes; results go there, because a lane may call again before the others read their result
 };
 
-// One per operating system thread.
+// The state of one operating system thread.
 struct Worker {
-    // What the running thread reads through the CUDA names lies in thread-local variables, not here.
+    // What the running thread reads through CUDA names is in thread-local variables, not here.
     Warp* warp;
     uint32_t thread;  // the running one
     uint32_t warp_count;
     uint32_t thread_count;
     uint32_t live_threads;
-    uint32_t arrived;  // at the block barrier
+    uint32_t arrived;  // threads at the block barrier
     uint32_t votes;
-    uint32_t released;  // how many the last barrier let go, and how many of them voted yes
+    uint32_t released;  // threads that the last barrier released; `released_votes`: how many of them voted yes
     uint32_t released_votes;
     const Entry* entry;
     const void* const* arguments;
-    bool (*next_block)(Worker&);  // prepares the next block of the launch, if any is left
+    bool (*next_block)(Worker&);  // prepares the next block of the launch; false if none is left
     Context home;
     StackPool stacks;
     Context contexts[MAX_THREADS];
     uint16_t stack_of[MAX_THREADS];
 #if defined(KFORGE_INSPECTED)
-    void* sites[MAX_THREADS];  // where a thread waits
+    void* sites[MAX_THREADS];  // return address of the call in which a thread waits
 #endif
-    Place places[MAX_THREADS];
+    ThreadPosition positions[MAX_THREADS];
     Warp warps[MAX_WARPS];
 };
 
 static __thread Worker* worker = nullptr;
 
-// `threadIdx` and `blockIdx`, which a candidate sees as constants.
-KFORGE_THREAD_LOCAL Place current_thread asm("threadIdx");
-KFORGE_THREAD_LOCAL Place current_block asm("blockIdx");
+// `threadIdx` and `blockIdx`; constants for the candidate.
+KFORGE_THREAD_LOCAL ThreadPosition current_thread asm("threadIdx");
+KFORGE_THREAD_LOCAL ThreadPosition current_block asm("blockIdx");
 
-void run_threads();  // the function every fiber starts in
+void run_threads();  // entry point of every fiber
 
 inline const char* name_of(Collective kind) {
     switch (kind) {
@@ -82,16 +82,16 @@ inline const char* name_of(Collective kind) {
     }
 }
 
-inline uint32_t first_from(uint32_t lanes, uint32_t lane) {
+inline uint32_t next_lane(uint32_t lanes, uint32_t lane) {
     const uint32_t behind = lanes & (~0u << lane);
     return static_cast<uint32_t>(__builtin_ctz(behind != 0 ? behind : lanes));
 }
 
-// What the thread reads as its own place.
-inline void become(Worker& w, uint32_t thread) {
+// Makes a thread the running one, and sets the variables that it reads.
+inline void make_current(Worker& w, uint32_t thread) {
     w.thread = thread;
     w.warp = &w.warps[thread / LANES];
-    current_thread = w.places[thread];
+    current_thread = w.positions[thread];
     current_lane = thread % LANES;
 }
 
@@ -101,17 +101,17 @@ inline void record_site([[maybe_unused]] const Worker& w) {
 #endif
 }
 
-// One of those that wait at the barrier speaks for all.
+// Records the site of one thread that waits at the barrier, as an example for all of them.
 inline void record_waiting_site(Worker& w) {
     for (uint32_t i = 0; i < w.warp_count; ++i) {
         if (w.warps[i].at_barrier == 0) continue;
-        become(w, i * LANES + static_cast<uint32_t>(__builtin_ctz(w.warps[i].at_barrier)));
+        make_current(w, i * LANES + static_cast<uint32_t>(__builtin_ctz(w.warps[i].at_barrier)));
         record_site(w);
         return;
     }
 }
 
-// The block has no thread that can run. The record names one that waits.
+// Reports that no thread of the block can run. The record names one thread that waits.
 [[noreturn]] inline void report_deadlock(Worker& w) {
     char waits[160] = "";
     for (uint32_t i = 0; i < w.warp_count && waits[0] == 0; ++i) {
@@ -120,57 +120,57 @@ inline void record_waiting_site(Worker& w) {
         const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(warp.waiting));
         const uint32_t mask = static_cast<uint32_t>(warp.keys[lane]);
         const uint32_t missing = mask & warp.live & ~warp.waiting;
-        const Place& place = w.places[i * LANES + lane];
-        become(w, i * LANES + lane);
+        const ThreadPosition& place = w.positions[i * LANES + lane];
+        make_current(w, i * LANES + lane);
         record_site(w);
         const char* name = name_of(static_cast<Collective>(warp.keys[lane] >> 32));
         if (missing != 0) {
             snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x for lanes 0x%08x", place.x, place.y, place.z,
                      name, mask, missing);
         } else {
-            snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x, where other lanes of it wait with another mask or call",
+            snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x, while other lanes of its warp wait with a different mask or in a different call",
                      place.x, place.y, place.z, name, mask);
         }
     }
     if (w.arrived != 0) {
         if (control_page != nullptr) control_page->fault.other_site = waits[0] != 0 ? control_page->fault.site : 0;
         record_waiting_site(w);
-        fail(FAULT_SYNC_ERROR, "deadlock: %u of %u live threads reached `__syncthreads`, %u never come%s%s", w.arrived, w.live_threads,
+        fail(FAULT_SYNC_ERROR, "deadlock: %u of %u live threads reached `__syncthreads`, %u never reach it%s%s", w.arrived, w.live_threads,
              w.live_threads - w.arrived, waits[0] != 0 ? "; " : "", waits);
     }
     fail(FAULT_SYNC_ERROR, "deadlock: %s", waits);
 }
 
-// When no lane of a warp can go on, those that asked who is with them are together by definition.
-inline void answer_queries(Warp& warp) {
+// When no lane of a warp can run, the lanes that wait in `active_lanes` at the same source location are active together.
+inline void resolve_queries(Warp& warp) {
     const uint32_t first = static_cast<uint32_t>(__builtin_ctz(warp.querying));
     uint32_t together = 0;
     for (uint32_t lane = first; lane < LANES; ++lane) {
         if ((warp.querying >> lane & 1) != 0 && warp.values[lane] == warp.values[first]) together |= 1u << lane;
     }
     for (uint32_t lane = first; lane < LANES; ++lane) {
-        if ((together >> lane & 1) != 0) warp.contexts[lane].answer = together;
+        if ((together >> lane & 1) != 0) warp.contexts[lane].result = together;
     }
     warp.querying &= ~together;
     warp.ready |= together;
 }
 
-// The next thread that can run: a lane of the same warp if any, else of the next warp that has one.
+// The next thread that can run: a lane of the same warp, or else of the next warp that has a ready lane.
 inline __attribute__((noinline)) uint32_t next_thread(Worker& w) {
     Warp& own = *w.warp;
     const uint32_t index = w.thread / LANES;
-    if (own.ready == 0 && own.querying != 0) answer_queries(own);
-    if (own.ready != 0) return index * LANES + first_from(own.ready, w.thread % LANES);
+    if (own.ready == 0 && own.querying != 0) resolve_queries(own);
+    if (own.ready != 0) return index * LANES + next_lane(own.ready, w.thread % LANES);
     for (uint32_t step = 1, i = index; step < w.warp_count; ++step) {
         i = i + 1 == w.warp_count ? 0 : i + 1;
         Warp& warp = w.warps[i];
-        if (warp.ready == 0 && warp.querying != 0) answer_queries(warp);
+        if (warp.ready == 0 && warp.querying != 0) resolve_queries(warp);
         if (warp.ready != 0) return i * LANES + static_cast<uint32_t>(__builtin_ctz(warp.ready));
     }
     report_deadlock(w);
 }
 
-// The next thread that can run in the order of the block, for one that polls: every other gets its turn.
+// The next ready thread in block order, for a thread that polls: every other thread gets a turn.
 inline uint32_t next_in_turn(const Worker& w) {
     const uint32_t index = w.thread / LANES;
     const uint32_t lane = w.thread % LANES;
@@ -183,7 +183,7 @@ inline uint32_t next_in_turn(const Worker& w) {
     return index * LANES + static_cast<uint32_t>(__builtin_ctz(w.warp->ready));
 }
 
-// Marks a thread that is about to run for the first time.
+// Records that a thread is about to run for the first time.
 inline void start(Worker& w, uint32_t thread, uint32_t stack) {
     w.warp->started |= 1u << (thread % LANES);
     w.stack_of[thread] = static_cast<uint16_t>(stack);
@@ -192,21 +192,21 @@ inline void start(Worker& w, uint32_t thread, uint32_t stack) {
 inline __attribute__((noinline)) void start_fiber(Worker& w, uint32_t thread) {
     const uint32_t stack = w.stacks.take();
     start(w, thread, stack);
-    w.contexts[thread] = fresh_context(run_threads, w.stacks.top(stack));
+    w.contexts[thread] = new_context(run_threads, w.stacks.top(stack));
 }
 
-// Makes `next` the running thread: all but the swap itself.
-inline Turn turn_to(Worker& w, uint32_t next) {
+// Makes `next` the running thread, except for the switch of stacks itself.
+inline FiberSwitch prepare_switch(Worker& w, uint32_t next) {
     Context* const own = &w.contexts[w.thread];
-    become(w, next);
+    make_current(w, next);
     if (__builtin_expect((w.warp->started >> (next % LANES) & 1) == 0, 0)) start_fiber(w, next);
     return {own, &w.contexts[next]};
 }
 
-// Leaves the running thread where it stands, until somebody swaps back.
-inline void hand_over(Worker& w, uint32_t next) {
-    const Turn turn = turn_to(w, next);
-    swap_context(turn.own, turn.next);
+// Suspends the running thread until another thread switches back to it.
+inline void suspend_for(Worker& w, uint32_t next) {
+    const FiberSwitch fiber_switch = prepare_switch(w, next);
+    swap_context(fiber_switch.own, fiber_switch.next);
 }
 
 inline void release_barrier(Worker& w) {
@@ -235,8 +235,8 @@ inline uint64_t reduce(Collective kind, uint64_t a, uint64_t b) {
     }
 }
 
-// The answers of the rarer collectives.
-inline __attribute__((noinline)) void answer(Warp& warp, uint32_t group, Collective kind) {
+// Computes the results of all collectives except `sync` and `shuffle`.
+inline __attribute__((noinline)) void compute_results(Warp& warp, uint32_t group, Collective kind) {
     const uint32_t first = static_cast<uint32_t>(__builtin_ctz(group));
     uint64_t common = 0;
     bool same = true;
@@ -246,7 +246,7 @@ inline __attribute__((noinline)) void answer(Warp& warp, uint32_t group, Collect
                 const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
                 uint32_t equal = 0;
                 for (uint32_t other = 0; other < LANES; ++other) equal |= static_cast<uint32_t>(warp.values[other] == warp.values[lane]) << other;
-                warp.contexts[lane].answer = equal & group;
+                warp.contexts[lane].result = equal & group;
             }
             return;
         case Collective::ballot:
@@ -261,10 +261,10 @@ inline __attribute__((noinline)) void answer(Warp& warp, uint32_t group, Collect
             common = warp.values[first];
             for (uint32_t rest = group & (group - 1); rest != 0; rest &= rest - 1) common = reduce(kind, common, warp.values[__builtin_ctz(rest)]);
     }
-    for (uint32_t rest = group; rest != 0; rest &= rest - 1) warp.contexts[__builtin_ctz(rest)].answer = common;
+    for (uint32_t rest = group; rest != 0; rest &= rest - 1) warp.contexts[__builtin_ctz(rest)].result = common;
 }
 
-// All lanes of `group` have arrived with the same mask and kind: computes the answer of each, and releases them.
+// All lanes of `group` have arrived with the same mask and kind: computes each result and releases the lanes.
 inline void complete(Warp& warp, uint32_t group, Collective kind) {
     warp.waiting &= ~group;
     warp.ready |= group;
@@ -274,16 +274,16 @@ inline void complete(Warp& warp, uint32_t group, Collective kind) {
         return;
     }
     if (kind != Collective::shuffle) {
-        answer(warp, group, kind);
+        compute_results(warp, group, kind);
     } else if (group == ~0u) {
 #pragma GCC unroll 4
-        for (uint32_t lane = 0; lane < LANES; ++lane) warp.contexts[lane].answer = warp.values[warp.sources[lane]];
+        for (uint32_t lane = 0; lane < LANES; ++lane) warp.contexts[lane].result = warp.values[warp.sources[lane]];
     } else {
         for (uint32_t rest = group; rest != 0; rest &= rest - 1) {
             const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
             const uint32_t source = warp.sources[lane];
-            // A lane that does not take part has nothing to give: hardware leaves the answer open, here it is a NaN.
-            warp.contexts[lane].answer = (group >> source & 1) != 0 ? warp.values[source] : ~0ull;
+            // Reading from a lane that does not take part is undefined on hardware. Here the result is a NaN.
+            warp.contexts[lane].result = (group >> source & 1) != 0 ? warp.values[source] : ~0ull;
         }
     }
 }
@@ -296,8 +296,8 @@ inline bool all_agree(const Warp& warp, uint32_t group, uint64_t key) {
     return true;
 }
 
-// The lane that has just exited may have been the one that others waited for.
-inline void complete_without(Warp& warp) {
+// Completes collectives for which only the lane that just exited was missing.
+inline void complete_after_exit(Warp& warp) {
     for (uint32_t rest = warp.waiting; rest != 0;) {
         const uint64_t key = warp.keys[__builtin_ctz(rest)];
         const uint32_t group = static_cast<uint32_t>(key) & warp.live;
@@ -307,21 +307,21 @@ inline void complete_without(Warp& warp) {
     }
 }
 
-// The running thread has returned from its kernel.
-inline void retire(Worker& w) {
+// Removes the running thread, which has returned from its kernel, from its block.
+inline void exit_thread(Worker& w) {
     Warp& warp = *w.warp;
     const uint32_t bit = 1u << (w.thread % LANES);
     warp.live &= ~bit;
     warp.ready &= ~bit;
     w.live_threads -= 1;
-    if (__builtin_expect(warp.waiting != 0, 0)) complete_without(warp);
+    if (__builtin_expect(warp.waiting != 0, 0)) complete_after_exit(warp);
     if (__builtin_expect(w.arrived != 0, 0) && w.arrived == w.live_threads) release_barrier(w);
 }
 
 inline __attribute__((always_inline)) void run_threads_of(Worker& w, uint32_t stack) {
     for (;;) {
         w.entry->run(w.arguments);
-        retire(w);
+        exit_thread(w);
         if (w.live_threads == 0) {
             if (!w.next_block(w)) {
                 w.stacks.give_back(stack);
@@ -332,9 +332,9 @@ inline __attribute__((always_inline)) void run_threads_of(Worker& w, uint32_t st
         }
         const uint32_t ready = w.warp->ready;
         const uint32_t next = is_shuffled() ? scheduled_thread(w)
-                              : ready != 0  ? (w.thread & ~(LANES - 1)) | first_from(ready, w.thread % LANES)
+                              : ready != 0  ? (w.thread & ~(LANES - 1)) | next_lane(ready, w.thread % LANES)
                                             : next_thread(w);
-        become(w, next);
+        make_current(w, next);
         if ((w.warp->started >> (next % LANES) & 1) != 0) {
             w.stacks.give_back(stack);
             enter_context(&w.contexts[next]);
@@ -343,7 +343,7 @@ inline __attribute__((always_inline)) void run_threads_of(Worker& w, uint32_t st
     }
 }
 
-// Makes the block's threads ready, and its first one the running one.
+// Makes all threads of the block ready and selects the first one to run.
 inline void reset_block(Worker& w) {
     for (uint32_t i = 0; i < w.warp_count; ++i) {
         Warp& warp = w.warps[i];
@@ -360,8 +360,8 @@ inline void reset_block(Worker& w) {
     w.live_threads = w.thread_count;
     w.arrived = 0;
     w.votes = 0;
-    become(w, 0);
-    if (is_shuffled()) become(w, scheduled_thread(w));
+    make_current(w, 0);
+    if (is_shuffled()) make_current(w, scheduled_thread(w));
 }
 
 }  // namespace kforge

@@ -1,8 +1,8 @@
-// What the process of a candidate takes away from itself: system calls, by filters that can only be narrowed.
+// Seccomp filters that the process of a candidate installs on itself. A filter can only be narrowed.
 //
-// The judge has put a filter on the process before it existed; here stand those that need to know more: the process's own
-// number, and that everything is set up. Where the machine has no such filters nothing happens. Nothing here uses libc: the
-// first of them is put on before libc is set up.
+// The judge has installed a first filter before the process started (`sandbox/seccomp.rs`). The filters here need to know
+// more: the process's own id, and that everything is set up. On a machine without seccomp nothing happens. Nothing here
+// uses libc, because the first filter is installed before libc is initialised.
 
 #pragma once
 
@@ -18,12 +18,12 @@
 #include <signal.h>
 #include <sys/mman.h>
 
-// `confine_start`, once; see start.cpp.
+// Calls `confine_start` once; see start.cpp.
 extern "C" void kforge_confine_start();
 
 namespace kforge {
 
-// The answer is that of the system: negative for an error.
+// A raw system call. Returns what the system returns: a negative number is an error.
 inline __attribute__((always_inline)) long system_call(long number, long a = 0, long b = 0, long c = 0) {
 #if defined(__x86_64__)
     long result;
@@ -41,7 +41,7 @@ inline __attribute__((always_inline)) long system_call(long number, long a = 0, 
 #endif
 }
 
-// A filter under construction. Jumps are counted from here, so that whoever writes rules need not.
+// A filter under construction. Computes jump offsets, so that rules need not.
 struct Filter {
     sock_filter code[128];
     unsigned short length = 0;
@@ -51,57 +51,57 @@ struct Filter {
     }
     void load(size_t offset) { add(BPF_LD | BPF_W | BPF_ABS, static_cast<uint32_t>(offset)); }
     void load_call() { load(offsetof(seccomp_data, nr)); }
-    // The lower half: all that is compared here is 32 bits wide, on little-endian machines.
+    // The lower half of an argument: everything compared here is 32 bits wide, and both architectures are little-endian.
     void load_argument(int index) { load(offsetof(seccomp_data, args) + 8u * static_cast<unsigned>(index)); }
-    void answer(uint32_t action) { add(BPF_RET | BPF_K, action); }
-    void answer_if(uint32_t value, uint32_t action) {
+    void return_action(uint32_t action) { add(BPF_RET | BPF_K, action); }
+    void return_if_equal(uint32_t value, uint32_t action) {
         add(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1);
-        answer(action);
+        return_action(action);
     }
-    void answer_if_any(uint32_t bits, uint32_t action) {
+    void return_if_any_bit(uint32_t bits, uint32_t action) {
         add(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1);
-        answer(action);
+        return_action(action);
     }
-    // The rules up to `end` are for this call alone.
-    unsigned short begin(uint32_t call) {
+    // The rules up to `end_call` apply to this call only.
+    unsigned short begin_call(uint32_t call) {
         add(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 0);
         return length;
     }
-    void end(unsigned short start) { code[start - 1].jf = static_cast<uint8_t>(length - start); }
+    void end_call(unsigned short start) { code[start - 1].jf = static_cast<uint8_t>(length - start); }
 
-    // For all threads. On a machine without filters this fails, and the judge knows.
-    void put_on() {
+    // Installs the filter on all threads. Fails on a machine without seccomp; the judge has detected that already.
+    void install() {
         const sock_fprog program = {length, code};
         system_call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, reinterpret_cast<long>(&program));
     }
 };
 
-// Before libc is set up, and before the first instruction of a candidate: what needs the process's own number, and what was
-// needed to start it.
+// Runs before libc is initialised and before the first instruction of a candidate. Limits signals to the process itself,
+// writes to standard output and error, and forbids what was needed to start the process.
 inline void confine_start() {
     Filter filter;
     filter.load_call();
-    filter.answer_if(__NR_execve, SECCOMP_RET_TRAP);
-    filter.answer_if(__NR_execveat, SECCOMP_RET_TRAP);
-    const unsigned short kill = filter.begin(__NR_tgkill);
+    filter.return_if_equal(__NR_execve, SECCOMP_RET_TRAP);
+    filter.return_if_equal(__NR_execveat, SECCOMP_RET_TRAP);
+    const unsigned short kill = filter.begin_call(__NR_tgkill);
     filter.load_argument(0);
-    filter.answer_if(static_cast<uint32_t>(system_call(__NR_getpid)), SECCOMP_RET_ALLOW);
-    filter.answer(SECCOMP_RET_TRAP);
-    filter.end(kill);
-    const unsigned short write = filter.begin(__NR_write);
+    filter.return_if_equal(static_cast<uint32_t>(system_call(__NR_getpid)), SECCOMP_RET_ALLOW);
+    filter.return_action(SECCOMP_RET_TRAP);
+    filter.end_call(kill);
+    const unsigned short write = filter.begin_call(__NR_write);
     filter.load_argument(0);
-    filter.answer_if(1, SECCOMP_RET_ALLOW);
-    filter.answer_if(2, SECCOMP_RET_ALLOW);
-    filter.answer(SECCOMP_RET_TRAP);
-    filter.end(write);
-    filter.answer(SECCOMP_RET_ALLOW);
-    filter.put_on();
+    filter.return_if_equal(1, SECCOMP_RET_ALLOW);
+    filter.return_if_equal(2, SECCOMP_RET_ALLOW);
+    filter.return_action(SECCOMP_RET_TRAP);
+    filter.end_call(write);
+    filter.return_action(SECCOMP_RET_ALLOW);
+    filter.install();
 }
 
-// Before a candidate's constructors, once all threads are there: all that a kernel may still ask of the system. No file, no
-// thread, no memory that is shared or executed, and no signal's handler, so that the runtime's stay in force.
+// Runs before a candidate's constructors, once all threads exist: only what a kernel may still call stays allowed. No files,
+// no threads, no shared or executable memory, and no signal handlers, so that the runtime's handlers stay installed.
 inline void confine_kernel() {
-    constexpr uint32_t OPEN[] = {
+    constexpr uint32_t ALLOWED[] = {
         __NR_futex,           __NR_munmap,  __NR_madvise,         __NR_brk,    __NR_mremap,     __NR_rt_sigprocmask, __NR_rt_sigreturn,
         __NR_sigaltstack,     __NR_tgkill,  __NR_write,           __NR_exit,   __NR_exit_group, __NR_sched_yield,    __NR_clock_gettime,
         __NR_clock_nanosleep, __NR_gettid,  __NR_nanosleep,       __NR_getpid, __NR_getrandom,  __NR_restart_syscall, __NR_getcpu,
@@ -109,25 +109,25 @@ inline void confine_kernel() {
     };
     Filter filter;
     filter.load_call();
-    for (uint32_t call : OPEN) filter.answer_if(call, SECCOMP_RET_ALLOW);
-    const unsigned short protect = filter.begin(__NR_mprotect);
+    for (uint32_t call : ALLOWED) filter.return_if_equal(call, SECCOMP_RET_ALLOW);
+    const unsigned short protect = filter.begin_call(__NR_mprotect);
     filter.load_argument(2);
-    filter.answer_if_any(PROT_EXEC, SECCOMP_RET_TRAP);
-    filter.answer(SECCOMP_RET_ALLOW);
-    filter.end(protect);
-    const unsigned short map = filter.begin(__NR_mmap);
+    filter.return_if_any_bit(PROT_EXEC, SECCOMP_RET_TRAP);
+    filter.return_action(SECCOMP_RET_ALLOW);
+    filter.end_call(protect);
+    const unsigned short map = filter.begin_call(__NR_mmap);
     filter.load_argument(2);
-    filter.answer_if_any(PROT_EXEC, SECCOMP_RET_TRAP);
+    filter.return_if_any_bit(PROT_EXEC, SECCOMP_RET_TRAP);
     filter.load_argument(4);
     filter.add(BPF_JMP | BPF_JEQ | BPF_K, 0xffffffff, 1, 0);
-    filter.answer(SECCOMP_RET_TRAP);
-    // Shared memory counts for no limit.
+    filter.return_action(SECCOMP_RET_TRAP);
+    // Shared memory is not counted by any limit.
     filter.load_argument(3);
-    filter.answer_if_any(MAP_SHARED, SECCOMP_RET_TRAP);
-    filter.answer(SECCOMP_RET_ALLOW);
-    filter.end(map);
-    filter.answer(SECCOMP_RET_TRAP);
-    filter.put_on();
+    filter.return_if_any_bit(MAP_SHARED, SECCOMP_RET_TRAP);
+    filter.return_action(SECCOMP_RET_ALLOW);
+    filter.end_call(map);
+    filter.return_action(SECCOMP_RET_TRAP);
+    filter.install();
 }
 
 }  // namespace kforge

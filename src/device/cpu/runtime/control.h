@@ -1,8 +1,9 @@
 // The control page: the first bytes of the memory that the judge shares with the process that runs a candidate.
 //
-// The judge writes what to run; the process writes where it mapped each buffer, and its fault record. Fields are
-// fixed-width and little-endian, and the judge mirrors this struct field by field. Nothing that the process writes here
-// is ever trusted: candidate code shares its address space.
+// The judge writes what to run. The process writes the address of each buffer, its fault record and its access counts.
+// Fields are fixed-width and little-endian. `control_page.rs` mirrors this struct field by field, and a test there
+// compares every constant with this file. The judge never trusts what the process writes here: candidate code shares the
+// address space.
 
 #pragma once
 
@@ -16,20 +17,21 @@ constexpr uint32_t MAX_BUFFERS = 64;
 constexpr uint32_t MAX_LAUNCHES = 32;
 constexpr uint32_t MAX_ARGUMENTS = 1024;
 constexpr uint32_t MAX_SITES = 256;
-// Unmapped bytes before the first mapped byte of every buffer and behind its last.
+// Unmapped bytes before the first and after the last mapped byte of every buffer.
 constexpr uint64_t GUARD_BYTES = 1 << 20;
-// The exit code of a process that found a fault itself, rather than dying by a signal.
+// Exit code of a process that detected a fault itself instead of dying from a signal.
 constexpr int FAULT_EXIT_CODE = 70;
-// The descriptor on which the shared memory arrives.
+// File descriptor on which the process receives the shared memory.
 constexpr int CONTROL_DESCRIPTOR = 3;
 
-constexpr uint32_t BUFFER_ZERO = 1;         // cleared at the start of every unit
-constexpr uint32_t BUFFER_READ_ONLY = 2;    // an input that nothing may write
-constexpr uint32_t BUFFER_UNWRITTEN = 4;    // holds nothing that a kernel may read before it has written it
-constexpr uint32_t LAUNCH_COOPERATIVE = 1;  // refused: a block cannot wait for all others here
-constexpr uint32_t ARGUMENT_BUFFER = 0;     // the address of a buffer, `bytes` behind its start
+constexpr uint32_t BUFFER_ZERO = 1;         // cleared at the start of every run of the plan
+constexpr uint32_t BUFFER_READ_ONLY = 2;    // an input, mapped read-only
+constexpr uint32_t BUFFER_UNWRITTEN = 4;    // a kernel must write an element before it reads it
+constexpr uint32_t LAUNCH_COOPERATIVE = 1;  // refused: a block cannot wait for all other blocks here
+constexpr uint32_t ARGUMENT_BUFFER = 0;     // the address of a buffer plus `bytes`
 constexpr uint32_t ARGUMENT_BYTES = 1;      // the value itself
 
+// What a process detected. `FaultKind` in control_page.rs has the same names and values.
 enum FaultKind : uint32_t {
     FAULT_NONE = 0,
     FAULT_SIGNAL = 1,
@@ -38,7 +40,7 @@ enum FaultKind : uint32_t {
     FAULT_LIMIT_EXCEEDED = 4,
     FAULT_PROTOCOL = 5,
     FAULT_SHARED_BOUNDS = 6,
-    // From here on found by the inspected builds only.
+    // The faults below are detected by the bounds and race builds only.
     FAULT_OUT_OF_BOUNDS = 7,
     FAULT_MISALIGNED = 8,
     FAULT_UNINITIALIZED_READ = 9,
@@ -47,27 +49,27 @@ enum FaultKind : uint32_t {
     FAULT_INPUT_MUTATED = 12,
 };
 
-// Flags of an access in a fault.
+// Flags of a memory access in a fault record or an access site.
 constexpr uint32_t ACCESS_WRITE = 1;
 constexpr uint32_t ACCESS_ATOMIC = 2;
-constexpr uint32_t ACCESS_SHARED = 4;  // the space: else global, or a variable of the kernel's own where no buffer is there
+constexpr uint32_t ACCESS_SHARED = 4;  // shared memory; without it: a buffer, or else a variable of the kernel
 constexpr uint32_t ACCESS_VOLATILE = 8;
 
-struct Control {
+struct ControlPage {
     uint32_t magic;
     uint32_t version;
-    uint32_t threads;  // of the operating system, the first one included
+    uint32_t threads;  // operating system threads, including the first
     uint32_t buffer_count;
     uint32_t launch_count;
     uint32_t argument_count;
-    uint64_t seed;  // of the schedule; blocks and threads run in order without one
+    uint64_t seed;  // of the race build's schedule
 
     struct Buffer {
         uint64_t file_offset;
         uint64_t mapped_bytes;
-        uint64_t data_offset;  // of the data within the mapping
+        uint64_t data_offset;  // start of the data within the mapping
         uint64_t data_bytes;
-        uint64_t address;  // written by the process: where the data starts
+        uint64_t address;  // written by the process: address of the data
         uint32_t flags;
         uint32_t reserved;
     } buffers[MAX_BUFFERS];
@@ -76,7 +78,7 @@ struct Control {
         uint32_t entry;
         uint32_t grid[3];
         uint32_t block[3];
-        uint32_t shared_bytes;  // dynamic
+        uint32_t shared_bytes;  // dynamic shared memory
         uint32_t first_argument;
         uint32_t argument_count;
         uint32_t flags;
@@ -96,38 +98,38 @@ struct Control {
         uint32_t block[3];
         uint32_t thread[3];
         char message[256];
-        uint64_t site;        // the instruction behind the access or call; 0 where it is not known
-        uint64_t other_site;  // of a race: the earlier access
+        uint64_t site;        // address just past the access or call; 0 if unknown
+        uint64_t other_site;  // in a race: the earlier access
         uint32_t other_block[3];
         uint32_t other_thread[3];
-        uint32_t line;  // of the source, where the instrumentation tells it itself; else 0
+        uint32_t line;  // source line, if the instrumentation reports it; else 0
         uint32_t bytes;
         uint32_t flags;
         uint32_t other_flags;
-        uint64_t value;  // of a race between writes: before and after, as many bytes as the access has, at most 8
+        uint64_t value;  // in a race between two writes: the value before and after; at most 8 bytes
         uint64_t other_value;
     } fault;
 
-    // What the race build saw of one load or store, over the warps that it looked at.
+    // Counts for one load or store instruction, over the warps that the race build sampled.
     struct Site {
         uint64_t site;
-        uint32_t flags;  // those of an access
-        uint32_t bytes;  // of one thread
-        uint64_t lanes;  // accesses of single threads
-        uint64_t lanes_seen;  // of those, the ones that the rest of this was counted over
-        uint64_t requests;    // of whole warps
-        uint64_t sectors;     // of 32 bytes; in shared memory: passes over the banks
-        uint64_t sectors_least;  // as many as the same lanes would need side by side
-        uint64_t strided;        // requests whose lanes lie at equal distances, other than side by side
+        uint32_t flags;  // ACCESS_*
+        uint32_t bytes;  // per thread
+        uint64_t lanes;  // accesses by single threads
+        uint64_t sampled_lanes;  // those of them that the counts below cover
+        uint64_t requests;       // of whole warps
+        uint64_t sectors;        // of 32 bytes; in shared memory: passes over the banks
+        uint64_t min_sectors;    // sectors that the same lanes need if their data is contiguous
+        uint64_t strided;        // requests whose lanes have a constant stride other than 1
     } sites[MAX_SITES];
     uint32_t site_count;
     uint32_t reserved;
-    uint64_t threads_seen;   // whose accesses are counted in `sites`
-    uint64_t threads_total;  // of all launches of the unit
+    uint64_t sampled_threads;  // threads whose accesses are counted in `sites`
+    uint64_t total_threads;    // threads of all launches of the plan
 };
 
-static_assert(sizeof(Control::Buffer) == 48 && sizeof(Control::Launch) == 48 && sizeof(Control::Argument) == 16, "packed as the judge expects");
-static_assert(sizeof(Control::Fault) == 368 && sizeof(Control::Site) == 64, "packed as the judge expects");
-static_assert(sizeof(Control) == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24, "packed as the judge expects");
+static_assert(sizeof(ControlPage::Buffer) == 48 && sizeof(ControlPage::Launch) == 48 && sizeof(ControlPage::Argument) == 16, "the layout must match control_page.rs");
+static_assert(sizeof(ControlPage::Fault) == 368 && sizeof(ControlPage::Site) == 64, "the layout must match control_page.rs");
+static_assert(sizeof(ControlPage) == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24, "the layout must match control_page.rs");
 
 }  // namespace kforge

@@ -1,6 +1,6 @@
-// The C library's copies and fills, in the inspected builds: what they read and write counts as the kernel's own.
+// memcpy, memmove and memset in the bounds and race builds: their accesses are checked like the kernel's own.
 //
-// Short copies of a size that the compiler knows stay plain accesses, which it watches itself.
+// Short copies of a constant size stay plain accesses, which the compiler instruments itself.
 
 #pragma once
 

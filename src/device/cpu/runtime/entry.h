@@ -1,4 +1,5 @@
-// The end of every candidate: one entry per launch of its header, whose arguments are checked against the kernel's.
+// The last part of every translation unit: one entry per launch of the kernel file's header. Checks at compile time that the
+// header's arguments match the parameters of the kernel. Nothing here runs a launch; runtime.cpp does.
 
 #pragma once
 
@@ -11,7 +12,7 @@ namespace kforge {
 template <typename... T>
 struct types {};
 
-// The scalar that a vector is made of, and whether its elements are as good as raw bytes.
+// The scalar type of a vector's elements; `void` if the vector may hold any bytes.
 template <typename T>
 struct Element {
     using type = T;
@@ -35,7 +36,7 @@ KFORGE_ELEMENTS(long, long)
 KFORGE_ELEMENTS(longlong, long long)
 KFORGE_ELEMENT(__half2, __half)
 KFORGE_ELEMENT(__nv_bfloat162, __nv_bfloat16)
-// What sources use to move 8 or 16 bytes of anything.
+// Kernels use these to move 8 or 16 bytes of any type.
 KFORGE_ELEMENTS(int, void)
 KFORGE_ELEMENTS(uint, void)
 #undef KFORGE_ELEMENTS
@@ -78,8 +79,8 @@ template <int Position, typename HeaderPasses, typename KernelTakes>
 struct argument {
     static constexpr Mismatch found = mismatch<HeaderPasses, KernelTakes>();
 #define KFORGE_POSITION(position, name)                                                                                             \
-    static_assert(Position != position || found != Mismatch::pointee, "argument " name ": the header passes a pointer to another type than the kernel takes"); \
-    static_assert(Position != position || found != Mismatch::value, "argument " name ": the header passes a value of another type than the kernel takes"); \
+    static_assert(Position != position || found != Mismatch::pointee, "argument " name ": the header passes a pointer to a different type than the kernel takes"); \
+    static_assert(Position != position || found != Mismatch::value, "argument " name ": the header passes a value of a different type than the kernel takes"); \
     static_assert(Position != position || found != Mismatch::value_expected, "argument " name ": the header passes a pointer, the kernel takes a value"); \
     static_assert(Position != position || found != Mismatch::pointer_expected, "argument " name ": the header passes a value, the kernel takes a pointer");
 #define KFORGE_TEN_POSITIONS(tens)                                                                                                  \
@@ -94,7 +95,7 @@ struct argument {
 #undef KFORGE_TEN_POSITIONS
 #undef KFORGE_POSITION
     static_assert(found != Mismatch::reference, "a kernel takes its parameters by value or by pointer, not by reference");
-    static_assert(Position < 40 || found == Mismatch::none, "the header passes another type than the kernel takes");
+    static_assert(Position < 40 || found == Mismatch::none, "the header passes a different type than the kernel takes");
     static constexpr bool checked = true;
 };
 

@@ -1,6 +1,6 @@
-// Fibers: how one begins, and the stacks that they run on.
+// Fibers: how one starts, and the pool of stacks they run on.
 //
-// Swapping them is in switch.h.
+// Switching between fibers is in switch.h; choosing the next one is in block.h.
 
 #pragma once
 
@@ -26,8 +26,8 @@ namespace kforge {
     __builtin_unreachable();
 }
 
-inline Context fresh_context(void (*function)(), char* stack_top) {
-    // As after a call: 8 bytes below a multiple of 16, a return address of zero on top.
+inline Context new_context(void (*function)(), char* stack_top) {
+    // The state just after a call: 8 bytes below a multiple of 16, with a return address of zero on top.
     void** top = reinterpret_cast<void**>(stack_top) - 1;
     *top = nullptr;
     return {reinterpret_cast<void*>(function), top, nullptr, 0};
@@ -50,28 +50,28 @@ inline void relax() { asm volatile("pause" ::: "memory"); }
     __builtin_unreachable();
 }
 
-inline Context fresh_context(void (*function)(), char* stack_top) { return {reinterpret_cast<void*>(function), stack_top, nullptr, 0}; }
+inline Context new_context(void (*function)(), char* stack_top) { return {reinterpret_cast<void*>(function), stack_top, nullptr, 0}; }
 
 inline void relax() { asm volatile("yield" ::: "memory"); }
 
 #endif
 
-// The stacks of one operating system thread. Addresses are reserved at once, memory comes with the first touch, and a
-// stack is used again as soon as its thread has ended, the warmest first.
+// The stacks of one operating system thread. All addresses are reserved at once and backed by memory on first touch. A
+// stack is reused as soon as its thread exits, the most recently used first.
 class StackPool {
   public:
 #if defined(KFORGE_RACE) || defined(KFORGE_BOUNDS)
-    static constexpr size_t STACK_BYTES = 256 << 10;  // frames are larger where accesses are watched
+    static constexpr size_t STACK_BYTES = 256 << 10;  // frames are larger with instrumentation
 #else
     static constexpr size_t STACK_BYTES = 64 << 10;
 #endif
     static constexpr size_t GUARD_STACK_BYTES = 64 << 10;
-    static constexpr uint32_t STACKS = 1025;  // one per thread of the largest block, and the one that starts the next
+    static constexpr uint32_t STACKS = 1025;  // one per thread of the largest block, plus one for the thread that starts the next block
 
     bool reserve() {
         void* start = mmap(nullptr, STRIDE * STACKS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
         if (start == MAP_FAILED) return false;
-        // A huge page would touch the stacks of sixteen threads at once.
+        // A huge page would cover the stacks of sixteen threads.
         madvise(start, STRIDE * STACKS, MADV_NOHUGEPAGE);
         base_ = static_cast<char*>(start);
         return true;
@@ -88,10 +88,10 @@ class StackPool {
 
     void give_back(uint32_t stack) { free_[free_count_++] = static_cast<uint16_t>(stack); }
 
-    // Tops are spread over a page: at equal offsets they would all compete for the same lines of the first cache.
+    // Stack tops are spread over a page: at equal offsets they would compete for the same first-level cache lines.
     char* top(uint32_t stack) const { return base_ + STRIDE * (stack + 1) - (stack % 8) * 512; }
 
-    // Whether a fault at this address means that a stack ran over.
+    // Whether a fault at this address is a stack overflow.
     bool in_guard(uintptr_t address) const {
         const uintptr_t base = reinterpret_cast<uintptr_t>(base_);
         return base_ != nullptr && address >= base && address < base + STRIDE * STACKS && (address - base) % STRIDE < GUARD_STACK_BYTES;
@@ -102,9 +102,9 @@ class StackPool {
 
     void guard(uint32_t stack) {
         char* start = base_ + STRIDE * stack;
-        constexpr int GUARD_INSTALL = 102;  // MADV_GUARD_INSTALL, Linux 6.13: no further mapping is made
+        constexpr int GUARD_INSTALL = 102;  // MADV_GUARD_INSTALL (Linux 6.13): needs no separate mapping
         if (madvise(start, GUARD_STACK_BYTES, GUARD_INSTALL) == 0) return;
-        // Where the limit of mappings is reached the stack stays unguarded, which costs a message, not an answer.
+        // At the limit of mappings the stack stays unguarded. This only costs the message for an overflow.
         (void)mprotect(start, GUARD_STACK_BYTES, PROT_NONE);
     }
 

@@ -1,6 +1,6 @@
-// Cooperative groups within a block: the block, tiles of a warp, and lanes that happen to be together or hold the same label.
+// Cooperative groups within a block: the block, tiles of a warp, coalesced threads, and partitions by label.
 //
-// Groups larger than a block need all blocks at once, which is not so here; they are not declared.
+// Groups larger than a block are not declared: they need all blocks to run at once.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace kforge {
 
-// Values of any size that can be copied as bytes, eight at a time.
+// Shuffles a trivially copyable value of any size, eight bytes at a time.
 template <typename T>
 inline __attribute__((always_inline)) T exchange_any(unsigned mask, const T& value, unsigned source) {
     static_assert(std::is_trivially_copyable<T>::value, "a shuffle moves bytes: the type must be trivially copyable");
@@ -32,7 +32,7 @@ class thread_block {
   public:
     class arrival_token {};
     static void sync() { __syncthreads(); }
-    // Arriving early only lets hardware overlap; waiting here is waiting for all.
+    // Splitting arrive and wait only lets hardware overlap work. Here `barrier_wait` is the whole barrier.
     static arrival_token barrier_arrive() { return arrival_token(); }
     static void barrier_wait(arrival_token&&) { __syncthreads(); }
     static unsigned int thread_rank() { return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x; }
@@ -47,7 +47,7 @@ class thread_block {
 
 inline thread_block this_thread_block() { return thread_block(); }
 
-// Lanes of one warp that work together; ranks follow the order of lanes.
+// Some lanes of one warp. Ranks follow the order of the lanes.
 class warp_group {
   public:
     void sync() const { __syncwarp(mask_); }
@@ -81,7 +81,7 @@ class warp_group {
     template <typename T>
     unsigned int match_all(T value, int& same) const { return compact(__match_all_sync(mask_, value, &same)); }
 
-    // The lanes of the warp that belong to the group.
+    // The mask of the group's lanes.
     unsigned int kforge_mask() const { return mask_; }
 
   protected:
@@ -93,7 +93,7 @@ class warp_group {
         if (mask_ >> lowest == 0xffffffffu >> (32 - num_threads())) return lowest + (rank & 31);
         return __fns(mask_, 0, (int)rank + 1) & 31;
     }
-    // The bits of the group's lanes, by rank.
+    // Maps a mask of lanes to a mask of ranks.
     unsigned compact(unsigned lanes) const {
         unsigned ranks = 0;
         for (unsigned rest = mask_, rank = 0; rest != 0; rest &= rest - 1, ++rank) ranks |= (lanes >> __builtin_ctz(rest) & 1) << rank;
@@ -101,7 +101,7 @@ class warp_group {
     }
 };
 
-// Any group of a block, known only when the kernel runs.
+// Any group within a block; its kind is known at run time only.
 class thread_group {
   public:
     thread_group(const thread_block&) : mask_(0) {}
@@ -135,11 +135,11 @@ class thread_block_tile<Size, void> : public warp_group {
     static constexpr unsigned int num_threads() { return Size; }
     static constexpr unsigned int size() { return Size; }
     static unsigned int thread_rank() { return ::kforge::current_lane & (Size - 1); }
-    // Among the tiles of what was parted.
+    // Rank among the tiles of the parent.
     unsigned int meta_group_rank() const { return parent_size_ == 0 ? thread_block::thread_rank() / Size : (::kforge::current_lane & (parent_size_ - 1)) / Size; }
     unsigned int meta_group_size() const { return ((parent_size_ == 0 ? thread_block::num_threads() : parent_size_) + Size - 1) / Size; }
 
-    // Each leaves out what `warp_group` must find out.
+    // Faster versions: the size is a constant and the lanes are contiguous.
     template <typename T>
     T shfl(T value, int rank) const { return ::kforge::exchange_any<T>(mask_, value, first() + ((unsigned)rank & (Size - 1))); }
     template <typename T>
@@ -158,7 +158,7 @@ class thread_block_tile<Size, void> : public warp_group {
   protected:
     explicit thread_block_tile(unsigned parent_size) : warp_group((0xffffffffu >> (32 - Size)) << first()), parent_size_(parent_size) {}
     static unsigned first() { return ::kforge::current_lane & ~(Size - 1); }
-    unsigned parent_size_;  // 0: a block
+    unsigned parent_size_;  // 0: the parent is a block
 };
 
 template <unsigned int Size, typename Parent>
@@ -170,7 +170,7 @@ class thread_block_tile : public thread_block_tile<Size, void> {
     template <unsigned int ParentSize, typename Grandparent>
     struct SizeOf<thread_block_tile<ParentSize, Grandparent>> {
         static constexpr unsigned value = ParentSize;
-        static_assert(Size <= ParentSize, "a tile is no larger than what it is a part of");
+        static_assert(Size <= ParentSize, "a tile must not be larger than its parent");
     };
 
   public:
@@ -191,7 +191,7 @@ class coalesced_group : public warp_group {
 inline coalesced_group coalesced_threads_at(unsigned int place) { return coalesced_group(::kforge::active_lanes(place)); }
 #define coalesced_threads() coalesced_threads_at(__COUNTER__)
 
-// ---- Parts of groups ----
+// ---- Partitions ----
 
 template <unsigned int Size, typename Parent>
 inline std::enable_if_t<!std::is_same<Parent, coalesced_group>::value, thread_block_tile<Size, Parent>> tiled_partition(const Parent&) {
@@ -199,7 +199,7 @@ inline std::enable_if_t<!std::is_same<Parent, coalesced_group>::value, thread_bl
 }
 
 namespace kforge_details {
-// The `size` lanes of a mask that stand beside this one, in the order of ranks.
+// The part of `size` consecutive ranks to which this lane belongs.
 inline coalesced_group part_of(unsigned mask, unsigned size) {
     const unsigned rank = (unsigned)__popc(mask & ((1u << ::kforge::current_lane) - 1));
     unsigned part = 0, at = 0;
@@ -213,7 +213,7 @@ inline coalesced_group part_of(unsigned mask, unsigned size) {
 template <unsigned int Size>
 inline coalesced_group tiled_partition(const coalesced_group& parent) { return kforge_details::part_of(parent.kforge_mask(), Size); }
 inline coalesced_group tiled_partition(const coalesced_group& parent, unsigned int size) { return kforge_details::part_of(parent.kforge_mask(), size); }
-// Of a block: the warp's lanes that lie in the same tile; a block's last warp may be short.
+// For a block: the lanes of this warp that are in the same tile. The last warp of a block may be partial.
 inline thread_group tiled_partition(const thread_group& parent, unsigned int size) {
     if (parent.kforge_mask() != 0) return kforge_details::part_of(parent.kforge_mask(), size);
     const unsigned first_of_warp = thread_block::thread_rank() & ~31u;
@@ -222,7 +222,7 @@ inline thread_group tiled_partition(const thread_group& parent, unsigned int siz
 }
 inline thread_group tiled_partition(const thread_block& parent, unsigned int size) { return tiled_partition(thread_group(parent), size); }
 
-// The group's lanes that hold the same label; ranked by the first lane of each label.
+// The lanes of the group with the same label. Parts are ranked by the first lane of each label.
 template <typename Group, typename Label>
 inline coalesced_group labeled_partition(const Group& group, Label label) {
     static_assert(std::is_integral<Label>::value, "a label is an integer");
@@ -250,7 +250,7 @@ inline unsigned int thread_rank(const Group& group) { return group.thread_rank()
 template <typename Group>
 inline unsigned int group_size(const Group& group) { return group.num_threads(); }
 
-// One thread of the group does the work; `_broadcast` tells the others what came of it.
+// One thread of the group runs `work`; the `_broadcast` version returns its result to all threads.
 template <typename Group, typename Work, typename... Arguments>
 inline void invoke_one(const Group& group, Work&& work, Arguments&&... arguments) {
     if (group.thread_rank() == 0) work(static_cast<Arguments&&>(arguments)...);
@@ -309,7 +309,7 @@ inline T exclusive_scan(const Group& group, T value, Operation&& operation = Ope
     return group.thread_rank() == 0 ? T() : before;
 }
 
-// The group's total goes to memory, or is combined with what is there, by one thread.
+// One thread stores the group's total, or combines it with the value in memory.
 template <typename Group, typename Atomic, typename T, typename Operation>
 inline void reduce_update_async(const Group& group, Atomic& target, T value, Operation&& operation) {
     const T total = reduce(group, value, operation);

@@ -1,4 +1,4 @@
-// `__half` and `__half2`: IEEE binary16, computed in float and rounded to nearest even.
+// `__half` and `__half2`: IEEE binary16, computed in float and rounded to nearest even. Most of the type is in narrow_type.h.
 
 #pragma once
 
@@ -26,7 +26,7 @@ inline uint16_t float_to_half(float value) {
 inline float half_to_float(uint16_t bits) {
     const uint32_t sign = (uint32_t)(bits & 0x8000) << 16;
     const uint32_t magnitude = bits & 0x7fff;
-    // The exponent is moved by 112 with a multiplication, which also normalises subnormals.
+    // A multiplication adds 112 to the exponent and also normalises subnormals.
     const float moved = float_of(magnitude << 13) * 0x1p112f;
     uint32_t result = bits_of(moved);
     if (magnitude >= 0x7c00) result = magnitude == 0x7c00 ? 0x7f800000 : (0x7fc00000 | magnitude << 13);
@@ -38,9 +38,9 @@ inline uint16_t float_to_half(float value) {
     const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     const uint32_t magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
-    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);  // rounds to 65536 and more
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);  // rounds to 65536 or more
     if (magnitude < 0x38800000) {
-        // A subnormal: adding one half lets the processor round at the right bit.
+        // A subnormal: adding one half makes the processor round at the right bit.
         return (uint16_t)(sign | (bits_of(float_of(magnitude) + 0.5f) - 0x3f000000));
     }
     return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
@@ -65,7 +65,7 @@ struct __half2_raw {
 #define KFORGE_NARROW_TO_FLOAT(bits) ::kforge::half_to_float(bits)
 #define KFORGE_NARROW_INFINITY 0x7c00
 #define KFORGE_NARROW_NAN 0x7fff
-// Half a unit in the last place, in the bits of a float; and the least number with all its places.
+// Half a unit in the last place, as bits of a float; and the smallest normal number.
 #define KFORGE_NARROW_HALF_UNIT 0x1000
 #define KFORGE_NARROW_LEAST_NORMAL 0x1p-14f
 #include "narrow_type.h"

@@ -1,4 +1,4 @@
-// Integer intrinsics and reinterpretations.
+// Integer intrinsics, and intrinsics that reinterpret the bits of a value.
 
 #pragma once
 
@@ -19,7 +19,7 @@ inline unsigned __brev(unsigned a) {
     return __builtin_bswap32(a);
 }
 inline unsigned long long __brevll(unsigned long long a) { return (unsigned long long)__brev((unsigned)a) << 32 | __brev((unsigned)(a >> 32)); }
-// The position of the n-th set bit, counted from `base` upwards, or downwards for a negative n.
+// The position of the n-th set bit, counted upwards from `base`, or downwards for a negative n.
 inline unsigned __fns(unsigned mask, unsigned base, int n) {
     if (n == 0) return (mask >> base & 1) != 0 ? base : 0xffffffffu;
     const int step = n > 0 ? 1 : -1;
@@ -82,7 +82,7 @@ inline int __dp2a_hi(short2 a, char4 b, int c) { return c + a.x * b.z + a.y * b.
 inline unsigned __dp2a_lo(ushort2 a, uchar4 b, unsigned c) { return c + (unsigned)(a.x * b.x) + (unsigned)(a.y * b.y); }
 inline unsigned __dp2a_hi(ushort2 a, uchar4 b, unsigned c) { return c + (unsigned)(a.x * b.z) + (unsigned)(a.y * b.w); }
 
-// ---- The same bits as another type ----
+// ---- Reinterpreted bits ----
 
 inline int __float_as_int(float a) { return (int)::kforge::bits_of(a); }
 inline unsigned __float_as_uint(float a) { return ::kforge::bits_of(a); }

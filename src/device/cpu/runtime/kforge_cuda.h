@@ -1,7 +1,7 @@
-// All that a CUDA source needs to become C++: compiled once ahead, included at the head of every candidate.
+// Everything that turns a CUDA source into C++. Precompiled once, and included at the start of every translation unit.
 //
-// It makes the words of CUDA mean what they mean on a GPU, for one thread that runs as a fiber. What a CPU cannot run
-// is not declared.
+// It gives CUDA's names the meaning that they have on a GPU, for one thread that runs as a fiber. Features that a CPU cannot
+// run are not declared.
 
 #pragma once
 

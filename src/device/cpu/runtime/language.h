@@ -1,4 +1,4 @@
-// The words that CUDA adds to C++: qualifiers, the place of a thread, barriers, fences, assertions.
+// The keywords and built-ins that CUDA adds to C++: qualifiers, thread indices, barriers, fences, assertions.
 //
 // What this backend cannot run (inline PTX, tensor cores, clusters, bulk copies) is not declared anywhere.
 
@@ -21,7 +21,7 @@
 #include "runtime.h"
 #include "vectors.h"
 
-// Sources choose their device code by these; the architecture is that of the reference GPU.
+// Sources select their device code by these macros. The architecture is that of the reference GPU (sm_90).
 #define __CUDACC__ 1
 #define __CUDA_ARCH__ 900
 #define __CUDACC_VER_MAJOR__ 12
@@ -38,7 +38,7 @@
 #define __builtin_align__(bytes) __align__(bytes)
 #define __inline_hint__ inline
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// Without `inline`, which sources often write beside it, and may be written once only.
+// Without `inline`: sources often write both, and `inline` may appear only once.
 #define __forceinline__ __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #if !defined(__clang__)
@@ -50,13 +50,13 @@ extern const __thread __attribute__((tls_model("local-exec"))) uint3 threadIdx;
 extern const __thread __attribute__((tls_model("local-exec"))) uint3 blockIdx;
 extern const dim3 blockDim;
 extern const dim3 gridDim;
-// Known to the optimiser, but no constant expression, as on the GPU.
+// Known to the optimiser but not a constant expression, as on the GPU.
 namespace kforge {
 inline int warp_size() { return 32; }
 }  // namespace kforge
 static const int warpSize = ::kforge::warp_size();
 
-// ---- Waiting for others ----
+// ---- Barriers and fences ----
 
 inline __attribute__((always_inline)) void __syncthreads() { ::kforge::block_barrier(0); }
 #define KFORGE_BARRIER(name, vote)                                           \
@@ -70,8 +70,8 @@ KFORGE_BARRIER(__syncthreads_or, any)
 #undef KFORGE_BARRIER
 inline void __syncwarp(unsigned mask = 0xffffffffu) { ::kforge::collective(mask, ::kforge::Collective::sync, 0, 0); }
 
-// A fence orders what this thread wrote for threads of other blocks, which may run on another core. Threads that poll
-// with volatile reads mostly have one in their loop.
+// A fence orders what this thread wrote before what it writes next, for threads of other blocks too, which may run on another
+// core. Threads that poll with volatile reads usually have a fence in their loop, so a fence counts as a poll.
 inline void __threadfence() {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     ::kforge::polled();
@@ -85,7 +85,7 @@ inline void __nanosleep(unsigned) { ::kforge::yield(); }
 
 // ---- Clocks and faults ----
 
-// The C library declares these names, so a definition must not differ from its declaration; none is ever emitted.
+// The C library declares these names, so the definition must match its declaration. No code is emitted for the definition.
 #define KFORGE_LIBRARY extern "C" inline __attribute__((always_inline, gnu_inline))
 #if defined(__GLIBC__)
 #define KFORGE_AS_DECLARED noexcept
@@ -100,7 +100,7 @@ inline unsigned long long __globaltimer() { return ::kforge::global_timer(); }
 inline void __brkpt() {}
 inline void __prof_trigger(int) {}
 
-// ---- Reads and writes with a cache hint, which mean nothing here ----
+// ---- Loads and stores with a cache hint; the hint has no effect here ----
 
 #define KFORGE_LOAD(name) \
     template <typename T> \
@@ -111,7 +111,7 @@ KFORGE_LOAD(__ldcs)
 KFORGE_LOAD(__ldlu)
 #undef KFORGE_LOAD
 
-// These two read memory again at every call. Only a poll has reason to ask for the second.
+// These two read memory again at every call. Only a polling thread has a reason to call the second.
 #define KFORGE_LOAD(name)                                                        \
     template <typename T>                                                        \
     inline __attribute__((always_inline)) T name(const T* address) {             \
@@ -136,7 +136,7 @@ KFORGE_STORE(__stcs)
 KFORGE_STORE(__stwt)
 #undef KFORGE_STORE
 
-// ---- Address spaces: all memory is in one, and an address is the same in each ----
+// ---- Address spaces: there is only one, so an address is the same in each ----
 
 inline size_t __cvta_generic_to_global(const void* pointer) { return (size_t)pointer; }
 inline size_t __cvta_generic_to_shared(const void* pointer) { return (size_t)pointer; }
@@ -148,6 +148,6 @@ inline void* __cvta_shared_to_generic(size_t address) { return (void*)address; }
 inline void* __cvta_local_to_generic(size_t address) { return (void*)address; }
 inline void* __cvta_constant_to_generic(size_t address) { return (void*)address; }
 inline unsigned int __isShared(const void* pointer) { return ::kforge::is_shared(pointer); }
-// Local variables lie on this thread's stack.
+// Local variables are on the thread's stack.
 inline unsigned int __isLocal(const void* pointer) { return (size_t)pointer - (size_t)__builtin_frame_address(0) < (64u << 10); }
 inline unsigned int __isGlobal(const void* pointer) { return !__isShared(pointer) && !__isLocal(pointer); }

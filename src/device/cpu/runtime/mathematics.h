@@ -1,13 +1,13 @@
-// CUDA's mathematical functions beyond those of <math.h>, and the fast ones with two underscores.
+// CUDA's mathematical functions that <math.h> lacks, and the fast intrinsics with two leading underscores.
 //
-// The fast functions are inline and free of branches, so that a compiler can vectorise them: like their namesakes on the
-// GPU they are worth their loss of accuracy, a few units in the last place near the middle of their range.
+// The fast functions are inline and branch-free so that the compiler can vectorise them. As on the GPU they trade accuracy
+// for speed: a few units in the last place near the middle of their range.
 
 #pragma once
 
 #include "language.h"
 
-// Without a promise that there are no NaNs, compilers call the library for these.
+// Compilers call the library for these unless they may assume that there are no NaNs.
 KFORGE_LIBRARY float fmaxf(float a, float b) KFORGE_AS_DECLARED { return a > b || b != b ? a : b; }
 KFORGE_LIBRARY float fminf(float a, float b) KFORGE_AS_DECLARED { return a < b || b != b ? a : b; }
 KFORGE_LIBRARY double fmax(double a, double b) KFORGE_AS_DECLARED { return a > b || b != b ? a : b; }
@@ -31,7 +31,7 @@ inline __attribute__((always_inline)) float fast_exp2(float x) {
     x = x < -151.0f ? -151.0f : x;
     const float whole = __builtin_rintf(x);
     const float part = x - whole;
-    // The Taylor series of 2^part is exact to a float's precision on [-1/2, 1/2] with these seven terms.
+    // Seven terms of the Taylor series of 2^part are exact to float precision on [-1/2, 1/2].
     float power = 1.5403530e-4f;
     power = power * part + 1.3333558e-3f;
     power = power * part + 9.6181291e-3f;
@@ -39,7 +39,7 @@ inline __attribute__((always_inline)) float fast_exp2(float x) {
     power = power * part + 2.4022651e-1f;
     power = power * part + 6.9314718e-1f;
     power = power * part + 1.0f;
-    // In two steps: the result may be subnormal or infinite where one factor is not.
+    // In two steps: the result may be subnormal or infinite although neither factor is.
     const int exponent = (int)whole;
     const int half = exponent >> 1;
     return power * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
@@ -49,7 +49,7 @@ inline __attribute__((always_inline)) float fast_log2(float x) {
     const bool subnormal = x < 1.17549435e-38f;
     const float normal = subnormal ? x * 8388608.0f : x;
     const int bits = as_int(normal);
-    // The mantissa in [sqrt(1/2), sqrt(2)).
+    // The mantissa, in [sqrt(1/2), sqrt(2)).
     const int exponent = (bits - 0x3f3504f3) >> 23;
     const float t = as_float(bits - (exponent << 23)) - 1.0f;
     // log(1 + t) = t - t^2/2 + t^3 p(t).
@@ -69,12 +69,12 @@ inline __attribute__((always_inline)) float fast_log2(float x) {
     return !(x >= 0.0f) ? __builtin_nanf("") : result;
 }
 
-// Sine (quarter 0) or cosine (quarter 1); accurate where |x| is at most some thousands.
+// Sine (quarter 0) or cosine (quarter 1). Accurate for |x| up to a few thousand.
 inline __attribute__((always_inline)) float fast_wave(float x, int quarter) {
     const float turns = __builtin_rintf(x * 0.636619772f);
     float r = __builtin_fmaf(turns, -1.57079637f, x);
     r = __builtin_fmaf(turns, 4.37113883e-8f, r);
-    // Beyond that nothing is left of the argument, and the result only stays within its range.
+    // For larger arguments no accuracy is left; the result only stays within [-1, 1].
     r = r > 0.8f ? 0.8f : r;
     r = r < -0.8f ? -0.8f : r;
     const int quadrant = (int)(fabsf(turns) < 1e9f ? turns : 0.0f) + quarter;
@@ -107,7 +107,7 @@ KFORGE_LIBRARY void __sincosf(float x, float* sine, float* cosine) KFORGE_AS_DEC
     *cosine = ::kforge::fast_wave(x, 1);
 }
 
-// ---- Names that the C library lacks ----
+// ---- Functions that the C library lacks ----
 
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
@@ -128,7 +128,7 @@ inline void sincospi(double x, double* sine, double* cosine) {
 }
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
-// By Newton's method, from an approximation that is good to three digits.
+// Newton's method, starting from an approximation with three correct digits.
 inline double erfinv(double x) {
     if (!(x > -1.0 && x < 1.0)) return x == 1.0 ? __builtin_inf() : x == -1.0 ? -__builtin_inf() : __builtin_nan("");
     const double logarithm = log1p(-x * x);
@@ -142,7 +142,7 @@ inline double erfcinv(double p) { return erfinv(1.0 - p); }
 inline float erfinvf(float x) { return (float)erfinv((double)x); }
 inline float erfcinvf(float p) { return (float)erfcinv((double)p); }
 inline float normcdfinvf(float p) { return (float)normcdfinv((double)p); }
-// Beyond 25 the factors leave the range of a double; there the first terms of the asymptotic series are exact enough.
+// Above 25 the factors overflow a double; there the first terms of the asymptotic series are accurate enough.
 inline double erfcx(double x) {
     if (x < 25) return exp(x * x) * erfc(x);
     const double square = 1 / (x * x);
@@ -171,7 +171,7 @@ inline float normf(int count, const float* values) {
 }
 inline double rnorm(int count, const double* values) { return 1.0 / norm(count, values); }
 inline float rnormf(int count, const float* values) { return 1.0f / normf(count, values); }
-// Modified Bessel functions of the first kind, by their series, all of whose terms are positive.
+// Modified Bessel functions of the first kind, by their power series, in which all terms are positive.
 inline double cyl_bessel_i0(double x) {
     const double quarter = 0.25 * x * x;
     double term = 1, sum = 1;
@@ -191,7 +191,7 @@ inline double fdivide(double x, double y) { return x / y; }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __saturatef(float x) { return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f; }
 
-// ---- min and max, with CUDA's rules for mixed arguments ----
+// ---- min and max with CUDA's rules for mixed argument types ----
 
 #define KFORGE_EXTREMA(result, a_type, b_type)                                                                          \
     inline constexpr result max(a_type a, b_type b) { return (result)a > (result)b ? (result)a : (result)b; }           \

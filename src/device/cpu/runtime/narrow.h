@@ -1,4 +1,5 @@
-// What the two 16-bit floating-point types have in common: their bits, and rounding into them.
+// Helpers shared by the two 16-bit floating-point types: access to bits, and rounding into a narrower type. The types
+// themselves are in half.h, bfloat16.h and narrow_type.h.
 
 #pragma once
 
@@ -47,7 +48,7 @@ inline uint16_t narrow_bits(const N& value) {
     return bits;
 }
 
-// Keeps an optimiser from merging a product with the sum that uses it. gcc's own barrier is lost where it vectorises.
+// Prevents the optimiser from fusing a product with the sum that uses it. gcc's own barrier is lost when it vectorises.
 template <typename F>
 inline __attribute__((always_inline)) F unfused(F value) {
 #if defined(__aarch64__)
@@ -58,7 +59,7 @@ inline __attribute__((always_inline)) F unfused(F value) {
     return value;
 }
 
-// Keeps a sum from being regrouped under -ffast-math.
+// Prevents a sum from being regrouped under -ffast-math.
 template <typename F>
 inline __attribute__((always_inline)) F separate(F value) {
 #if !defined(__clang__) && __GNUC__ >= 12
@@ -68,7 +69,7 @@ inline __attribute__((always_inline)) F separate(F value) {
 #endif
 }
 
-// Rounds to odd: a second rounding, into a narrower type, then gives what one rounding would have given.
+// Rounds to odd. Rounding the result again into a narrower type then gives the same as rounding once.
 inline float odd_float(double value) {
     const float nearest = (float)value;
     const double back = nearest;
@@ -76,7 +77,7 @@ inline float odd_float(double value) {
     return float_of(bits_of(nearest) + (fabs(back) < fabs(value) ? 1u : ~0u));
 }
 
-// a + b to odd.
+// a + b, rounded to odd.
 inline double odd_sum(double a, double b) {
     const double sum = separate(a + b);
     const double virtual_b = separate(sum - a);
@@ -85,7 +86,7 @@ inline double odd_sum(double a, double b) {
     return double_of(bits_of(sum) + ((error > 0) == (sum > 0) ? 1u : ~(uint64_t)0));
 }
 
-// An integer as a double that rounds on as the integer would.
+// An integer as a double that rounds into a narrower type as the integer itself would.
 template <typename I>
 inline double odd_double(I value) {
     if constexpr (sizeof(I) < 8) return (double)value;
@@ -95,8 +96,8 @@ inline double odd_double(I value) {
     return negative ? -(double)magnitude : (double)magnitude;
 }
 
-// As the GPU converts: what does not fit becomes the nearest end, a NaN becomes zero, or the highest bit alone where either
-// side has 64 bits.
+// Converts to an integer as the GPU does. A value that does not fit becomes the nearest limit. A NaN becomes zero, or only
+// the highest bit set if either type has 64 bits.
 template <typename I, typename F>
 inline I to_integer(F value) {
     if (value != value) return sizeof(I) == 8 || (sizeof(F) == 8 && sizeof(I) == 4) ? (I)((I)1 << (8 * sizeof(I) - 1)) : (I)0;
@@ -107,13 +108,13 @@ inline I to_integer(F value) {
     return (I)value;
 }
 
-// One step in the order of numbers, for the rounding modes other than to nearest.
+// One step to the next number, for the rounding modes other than to nearest.
 inline uint16_t step_to_zero(uint16_t bits, float rounded, float exact) { return (uint16_t)(bits - (fabsf(rounded) > fabsf(exact))); }
 inline uint16_t step_down(uint16_t bits, float rounded, float exact) { return rounded > exact ? (uint16_t)((bits & 0x8000) != 0 ? bits + 1 : bits - 1) : bits; }
 inline uint16_t step_up(uint16_t bits, float rounded, float exact) { return rounded < exact ? (uint16_t)((bits & 0x8000) != 0 ? bits - 1 : bits + 1) : bits; }
 
 
-// From a number that a double holds exactly, or to odd.
+// Rounds a number that a double holds exactly or rounded to odd.
 template <typename N>
 inline N narrow_directed(double exact, int direction) {
     const N nearest(exact);
@@ -122,7 +123,7 @@ inline N narrow_directed(double exact, int direction) {
     const bool above = rounded > exact;
     const bool wanted = direction == 0 ? exact < 0 : direction > 0;
     if (above == wanted) return nearest;
-    // The bits of numbers of one sign are in the order of their magnitudes.
+    // Numbers with the same sign compare like their magnitudes as integers.
     const uint16_t bits = narrow_bits(nearest);
     if ((bits & 0x7fff) == 0) return narrow_of<N>((uint16_t)(wanted ? 1 : 0x8001));
     return narrow_of<N>((uint16_t)(bits + (((bits & 0x8000) == 0) == wanted ? 1 : -1)));

@@ -1,7 +1,7 @@
-// One 16-bit floating-point type, its pair, and all that CUDA does with them; included once for `__half` and once for
-// `__nv_bfloat16`, with their names as macros. No include guard for that reason.
+// One 16-bit floating-point type, its two-element vector, and CUDA's functions for both. Included once for `__half` and once
+// for `__nv_bfloat16`, with the names as macros, so it has no include guard.
 //
-// Conversions are as many and as implicit as CUDA's, so that what is ambiguous there is ambiguous here.
+// The conversions are exactly those of CUDA, including which are implicit, so that the same expressions are ambiguous.
 
 struct KFORGE_NARROW {
     unsigned short __x;
@@ -71,8 +71,8 @@ inline KFORGE_NARROW __hdiv(KFORGE_NARROW a, KFORGE_NARROW b) { return KFORGE_NA
 inline KFORGE_NARROW __hadd_rn(KFORGE_NARROW a, KFORGE_NARROW b) { return __hadd(a, b); }
 inline KFORGE_NARROW __hsub_rn(KFORGE_NARROW a, KFORGE_NARROW b) { return __hsub(a, b); }
 inline KFORGE_NARROW __hmul_rn(KFORGE_NARROW a, KFORGE_NARROW b) { return __hmul(a, b); }
-// Rounded once. A float that does not lie half way between two results rounds on as the exact sum would; else the product
-// is exact in double, and the sum is rounded to odd.
+// Rounded once. If the float result is not half way between two narrow numbers, it rounds as the exact sum would. Otherwise
+// the product is exact in double, and the sum is rounded to odd.
 inline KFORGE_NARROW __hfma(KFORGE_NARROW a, KFORGE_NARROW b, KFORGE_NARROW c) {
     const float sum = __builtin_fmaf(a, b, c);
     const bool tie = (::kforge::bits_of(sum) & (2 * KFORGE_NARROW_HALF_UNIT - 1)) == KFORGE_NARROW_HALF_UNIT;
@@ -93,7 +93,7 @@ inline KFORGE_NARROW __hfma_sat(KFORGE_NARROW a, KFORGE_NARROW b, KFORGE_NARROW 
 inline bool __hisnan(KFORGE_NARROW a) { return (a.__x & 0x7fff) > KFORGE_NARROW_INFINITY; }
 inline int __hisinf(KFORGE_NARROW a) { return a.__x == KFORGE_NARROW_INFINITY ? 1 : a.__x == (KFORGE_NARROW_INFINITY | 0x8000) ? -1 : 0; }
 
-// Of a number and a NaN the number; zeros are ordered by sign.
+// The minimum or maximum of a number and a NaN is the number; -0 is less than +0.
 inline KFORGE_NARROW __hmax(KFORGE_NARROW a, KFORGE_NARROW b) {
     const float x = a, y = b;
     if (x == y) return (a.__x & 0x8000) != 0 ? b : a;
@@ -112,7 +112,7 @@ inline KFORGE_NARROW __hmin_nan(KFORGE_NARROW a, KFORGE_NARROW b) {
 }
 inline KFORGE_NARROW __hfma_relu(KFORGE_NARROW a, KFORGE_NARROW b, KFORGE_NARROW c) { return __hmax_nan(__hfma(a, b, c), KFORGE_NARROW(0.0f)); }
 
-// ---- Comparisons: ordered, and with a `u` true for NaNs ----
+// ---- Comparisons: ordered; the variants with `u` are true for NaNs ----
 
 #define KFORGE_COMPARE(name, operation)                                                                                   \
     inline bool __h##name(KFORGE_NARROW a, KFORGE_NARROW b) { return (float)a operation (float)b; }                       \
@@ -153,7 +153,7 @@ KFORGE_FUNCTION(trunc, truncf(x))
 KFORGE_FUNCTION(rint, rintf(x))
 #undef KFORGE_FUNCTION
 
-// The C library has a `long double` form of each, to which every conversion is as good as another.
+// The C library has a `long double` overload of each of these, so a call would be ambiguous without one for this type.
 #define KFORGE_FUNCTION(name) \
     inline float name(KFORGE_NARROW a) { return name((float)a); }
 KFORGE_FUNCTION(exp)
@@ -187,7 +187,7 @@ inline float fmax(KFORGE_NARROW a, KFORGE_NARROW b) { return fmaxf(a, b); }
 inline float fmin(KFORGE_NARROW a, KFORGE_NARROW b) { return fminf(a, b); }
 inline float fma(KFORGE_NARROW a, KFORGE_NARROW b, KFORGE_NARROW c) { return fmaf(a, b, c); }
 
-// ---- Pairs: the same, element by element ----
+// ---- Vectors of two: the same functions, element by element ----
 
 #define KFORGE_UNARY_2(name) \
     inline KFORGE_NARROW_2 name##2(KFORGE_NARROW_2 a) { return KFORGE_NARROW_2(name(a.x), name(a.y)); }
@@ -221,7 +221,7 @@ KFORGE_TERNARY_2_AS(__hfma2_relu, __hfma_relu)
 #undef KFORGE_BINARY_2
 #undef KFORGE_BINARY_2_AS
 #undef KFORGE_TERNARY_2_AS
-// a * b + c of complex numbers.
+// a * b + c for complex numbers.
 inline KFORGE_NARROW_2 __hcmadd(KFORGE_NARROW_2 a, KFORGE_NARROW_2 b, KFORGE_NARROW_2 c) {
     return KFORGE_NARROW_2(__hfma(__hneg(a.y), b.y, __hfma(a.x, b.x, c.x)), __hfma(a.y, b.x, __hfma(a.x, b.y, c.y)));
 }

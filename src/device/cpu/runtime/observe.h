@@ -1,7 +1,7 @@
-// What the scheduler tells whoever watches it, and who runs next where a schedule is asked for.
+// Hooks of the scheduler for the race build: observing synchronisation, and choosing the next thread by a seeded schedule.
 //
-// The fast build watches nothing and takes threads in order: there, all of this is empty. The race build counts the
-// waits of threads as order between their accesses, and shuffles their turns by a seed.
+// In the fast build every hook is empty and threads run in order. The race build uses synchronisation to order accesses, and
+// shuffles threads by a seed.
 
 #pragma once
 
@@ -17,10 +17,10 @@ struct Worker;
 struct Warp;
 
 #if defined(KFORGE_RACE)
-void observe_barrier(Worker& w);                  // all live threads have arrived, and will be let go
+void observe_barrier(Worker& w);                      // all live threads have arrived and are about to be released
 void observe_sync(const Warp& warp, uint32_t lanes);  // these lanes have met in `__syncwarp`
 bool is_shuffled();
-uint32_t scheduled_thread(Worker& w);  // who runs next, where turns are shuffled
+uint32_t scheduled_thread(Worker& w);  // the next thread to run, if the order is shuffled
 #else
 inline void observe_barrier(Worker&) {}
 inline void observe_sync(const Warp&, uint32_t) {}

@@ -1,7 +1,8 @@
-// What lies at an address, for the inspected builds: a buffer of the judge's, shared memory, a variable of the kernel's own,
-// or nothing that anybody but one thread can reach.
+// Classifies an address for the bounds and race builds: a buffer of the judge, shared memory, a variable of the kernel,
+// or memory that only one thread can reach.
 //
-// An access that touches a region must lie within one thing of it. Faults found here end the process.
+// An access that starts in a region must lie completely within one object of it; otherwise the process ends with a fault.
+// Nothing here looks at the order of accesses.
 
 #pragma once
 
@@ -14,7 +15,7 @@
 #include "fault.h"
 
 extern "C" {
-extern char __data_start;  // of the executable's own variables
+extern char __data_start;  // start of the executable's own variables
 extern char _end;
 }
 
@@ -30,8 +31,8 @@ struct Access {
 [[noreturn]] inline __attribute__((format(printf, 3, 4))) void fail_at(FaultKind kind, const Access& access, const char* format, ...) {
     if (before_fault != nullptr) before_fault(kind);
     if (claim_fault()) {
-        Control::Fault& fault = control_page->fault;
-        record_place(fault);
+        ControlPage::Fault& fault = control_page->fault;
+        record_position(fault);
         fault.address = access.address;
         fault.site = access.site;
         fault.bytes = access.bytes;
@@ -46,10 +47,10 @@ struct Access {
     _exit(FAULT_EXIT_CODE);
 }
 
-// Memory that costs nothing until it is touched, zeroed.
+// Zeroed memory that is allocated page by page when it is touched.
 inline void* lazy_memory(size_t bytes) {
     void* start = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (start == MAP_FAILED) fail(FAULT_LIMIT_EXCEEDED, "no room for %zu bytes that inspecting the kernel needs", bytes);
+    if (start == MAP_FAILED) fail(FAULT_LIMIT_EXCEEDED, "failed to reserve %zu bytes to inspect the kernel", bytes);
     return start;
 }
 
@@ -59,13 +60,13 @@ struct BufferRegion {
     uintptr_t start;
     uintptr_t end;
     uint32_t flags;
-    uint8_t* written;  // one per byte, where what was written counts
+    uint8_t* written;  // one byte per byte of the buffer; null unless the buffer tracks writes
 };
 
-constexpr uint8_t BYTE_OUTSIDE = 0;  // belongs to no variable of shared memory
+constexpr uint8_t BYTE_OUTSIDE = 0;  // belongs to no variable in shared memory
 constexpr uint8_t BYTE_UNWRITTEN = 1;
 constexpr uint8_t BYTE_WRITTEN = 2;
-// Between two variables of shared memory.
+// Gap between two variables in shared memory.
 constexpr size_t SHARED_GAP_BYTES = 64;
 
 struct SharedRange {
@@ -81,7 +82,7 @@ struct Regions {
     BufferRegion buffers[MAX_BUFFERS];
     uintptr_t shared_start;
     uintptr_t shared_end;
-    uint8_t* shared_state;  // one per byte
+    uint8_t* shared_state;  // one BYTE_* value per byte
     uint32_t shared_range_count;
     SharedRange shared_ranges[256];
 };
@@ -93,7 +94,7 @@ inline void mark_shared(uintptr_t start, size_t bytes) {
     if (regions.shared_range_count < 256) regions.shared_ranges[regions.shared_range_count++] = {start, start + bytes};
 }
 
-// A launch has its own variables in shared memory.
+// Each launch has its own variables in shared memory.
 inline void forget_shared() {
     for (uint32_t i = 0; i < regions.shared_range_count; ++i) {
         const SharedRange& range = regions.shared_ranges[i];
@@ -102,7 +103,7 @@ inline void forget_shared() {
     regions.shared_range_count = 0;
 }
 
-// A block begins with nothing written.
+// Marks all shared memory as unwritten at the start of a block.
 inline void renew_shared() {
     for (uint32_t i = 0; i < regions.shared_range_count; ++i) {
         const SharedRange& range = regions.shared_ranges[i];
@@ -110,9 +111,9 @@ inline void renew_shared() {
     }
 }
 
-inline const char* verb(uint32_t flags) { return (flags & ACCESS_ATOMIC) != 0 ? "an atomic operation" : (flags & ACCESS_WRITE) != 0 ? "a write" : "a read"; }
+inline const char* access_phrase(uint32_t flags) { return (flags & ACCESS_ATOMIC) != 0 ? "an atomic operation" : (flags & ACCESS_WRITE) != 0 ? "a write" : "a read"; }
 
-// The buffer that holds the whole access, or a fault that the judge gives the name of the buffer beside it.
+// The buffer that contains the whole access. Otherwise a fault; the judge adds the name of the nearest buffer.
 inline BufferRegion& buffer_of(const Access& access) {
     const BufferRegion* last = &regions.buffers[regions.last_buffer];
     if (access.address >= last->start && access.address + access.bytes <= last->end) return regions.buffers[regions.last_buffer];
@@ -123,7 +124,7 @@ inline BufferRegion& buffer_of(const Access& access) {
             return buffer;
         }
     }
-    fail_at(FAULT_OUT_OF_BOUNDS, access, "%s of %u bytes outside of every buffer", verb(access.flags), access.bytes);
+    fail_at(FAULT_OUT_OF_BOUNDS, access, "%s of %u bytes outside of every buffer", access_phrase(access.flags), access.bytes);
 }
 
 inline bool has_byte(const uint8_t* state, uint32_t bytes, uint8_t value) {
@@ -133,7 +134,7 @@ inline bool has_byte(const uint8_t* state, uint32_t bytes, uint8_t value) {
     return false;
 }
 
-// Finds the space of an access and sees to it that it stays within.
+// The space of an access. Ends the process if the access leaves the object in which it starts.
 inline Space checked_space(const Access& access) {
     if (access.address - regions.buffers_start < regions.buffers_end - regions.buffers_start) return Space::buffer;
     if (access.address - regions.shared_start < regions.shared_end - regions.shared_start) {
@@ -141,7 +142,7 @@ inline Space checked_space(const Access& access) {
         if (has_byte(state, access.bytes, BYTE_OUTSIDE)) {
             Access outside = access;
             outside.flags |= ACCESS_SHARED;
-            fail_at(FAULT_OUT_OF_BOUNDS, outside, "%s of %u bytes of shared memory outside of every variable", verb(access.flags), access.bytes);
+            fail_at(FAULT_OUT_OF_BOUNDS, outside, "%s of %u bytes of shared memory outside of every variable", access_phrase(access.flags), access.bytes);
         }
         return Space::shared;
     }
@@ -150,12 +151,12 @@ inline Space checked_space(const Access& access) {
     return Space::none;
 }
 
-inline void find_buffers(const Control& control, uintptr_t start, uintptr_t end, bool count_writes) {
+inline void find_buffers(const ControlPage& control, uintptr_t start, uintptr_t end, bool count_writes) {
     regions.buffers_start = start;
     regions.buffers_end = end;
     regions.buffer_count = control.buffer_count;
     for (uint32_t i = 0; i < control.buffer_count; ++i) {
-        const Control::Buffer& from = control.buffers[i];
+        const ControlPage::Buffer& from = control.buffers[i];
         BufferRegion& buffer = regions.buffers[i];
         buffer.start = from.address;
         buffer.end = from.address + from.data_bytes;

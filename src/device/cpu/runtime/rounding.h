@@ -1,7 +1,7 @@
-// Arithmetic and conversions with the rounding in their names.
+// Arithmetic and conversions whose names specify the rounding, such as `__fadd_rz`.
 //
-// To nearest is what the processor does; the directed ones step from it to the neighbour, where the exact result is known to
-// lie on that side. None is ever merged with its neighbours into a fused operation, as on the GPU.
+// The processor rounds to nearest. The directed modes step from that result to its neighbour if the exact result is on that
+// side. None of these operations is ever fused with another, as on the GPU.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace kforge {
 
-// `exact` is the result in double, or rounded to odd where a double cannot hold it. Direction 0 is towards zero.
+// `exact` is the result in double, rounded to odd if a double cannot hold it. Direction 0 is towards zero.
 inline float directed(float nearest, double exact, int direction) {
     if ((double)nearest == exact || exact != exact) return nearest;
     const bool above = (double)nearest > exact;
@@ -17,7 +17,7 @@ inline float directed(float nearest, double exact, int direction) {
     return above == wanted ? nearest : nextafterf(nearest, wanted ? __builtin_inff() : -__builtin_inff());
 }
 
-// `rest` has the sign of the exact result less the nearest; an infinite result of finite operands is too large.
+// `rest` has the sign of (exact result - nearest result). An infinite result of finite operands has overflowed.
 inline double directed(double nearest, double rest, bool finite, int direction) {
     if (!finite) return nearest;
     const bool overflowed = __builtin_isinf(nearest);
@@ -27,7 +27,7 @@ inline double directed(double nearest, double rest, bool finite, int direction) 
     return above == wanted ? nearest : nextafter(nearest, wanted ? __builtin_inf() : -__builtin_inf());
 }
 
-// What a sum to nearest has lost, exactly.
+// The exact rounding error of a sum.
 inline double sum_rest(double a, double b, double sum) {
     const double virtual_b = separate(sum - a);
     return separate(a - separate(sum - virtual_b)) + separate(b - virtual_b);
@@ -38,7 +38,7 @@ typedef long double Wide;
 #else
 typedef __float128 Wide;
 #endif
-// Its sign is right, which is all that is asked of it: the product is exact in the wide type.
+// Only the sign of the result is needed, and it is exact: the product is exact in the wider type.
 inline double fused_rest(double a, double b, double c, double nearest) {
     const Wide product = (Wide)a * (Wide)b;
     const Wide sum = product + (Wide)c;

@@ -1,8 +1,7 @@
-// What the CUDA headers ask of the runtime: where a thread is, waiting for others, shared memory, faults, entries.
+// The runtime's interface to the CUDA headers: the position of a thread, waiting, shared memory, faults, entries.
 //
-// Everything here is called by candidate code through the CUDA names in the other headers; a candidate never includes
-// it by itself. Code runs as fibers that never leave their operating system thread, so thread-local addresses may be
-// kept across any wait.
+// Candidate code calls everything here through the CUDA names in the other headers and never includes this file directly.
+// Threads are fibers that never leave their operating system thread, so thread-local addresses stay valid across any wait.
 
 #pragma once
 
@@ -11,22 +10,22 @@
 
 #include "switch.h"
 
-// Initial-exec would cost a second load at every use; all of this is linked into one executable.
+// The initial-exec model would cost a second load at every use. Everything is linked into one executable, so local-exec works.
 #define KFORGE_THREAD_LOCAL extern __thread __attribute__((tls_model("local-exec")))
 
 namespace kforge {
 
 // One per declaration of static shared memory, template instantiation and operating system thread.
 struct SharedSlot {
-    uint32_t generation;  // the launch in which `address` was given
+    uint32_t generation;  // the launch in which `address` was assigned
     void* address;
 };
 
-// What a warp does together. The last lane of the mask that arrives computes the answers of all.
+// An operation that the lanes of a warp perform together. The last lane of the mask to arrive computes all results.
 enum class Collective : uint8_t {
     sync,
     shuffle,
-    ballot,  // answers (present lanes << 32) | lanes whose value is not zero
+    ballot,  // result: (participating lanes << 32) | lanes whose value is not zero
     match_any,
     match_all,
     add,
@@ -42,7 +41,7 @@ enum class Collective : uint8_t {
 enum class Vote : uint32_t { count, all, any };
 
 struct Entry {
-    void (*run)(const void* const* arguments);  // one thread of the kernel
+    void (*run)(const void* const* arguments);  // runs one thread of the kernel
     uint32_t argument_count;
 };
 
@@ -50,37 +49,37 @@ KFORGE_THREAD_LOCAL uint32_t current_lane asm("kforge_lane");
 KFORGE_THREAD_LOCAL uint32_t shared_generation asm("kforge_shared_generation");
 KFORGE_THREAD_LOCAL void* const dynamic_shared asm("kforge_dynamic_shared");
 
-// The running thread, and the one that goes on in its place if it must wait.
-struct Turn {
+// The running thread, and the thread that runs next if the running one has to wait; `next` is null if it does not.
+struct FiberSwitch {
     Context* own;
     const Context* next;
 };
 
-Turn arrive_at_collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) asm("kforge_collective");
-Turn arrive_at_barrier(uint32_t predicate) asm("kforge_block_barrier");
-// Of the barrier that this thread has just passed.
+FiberSwitch arrive_at_collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) asm("kforge_collective");
+FiberSwitch arrive_at_barrier(uint32_t predicate) asm("kforge_block_barrier");
+// The vote of the barrier that this thread has just passed.
 uint32_t barrier_vote(Vote vote) asm("kforge_barrier_vote");
 
-// Waits until every live lane of `mask` has called with the same mask and kind.
+// Waits until every live lane of `mask` has called with the same mask and kind. Returns the result for this lane.
 inline __attribute__((always_inline)) uint64_t collective(uint32_t mask, Collective kind, uint64_t value, uint32_t source_lane) {
-    const Turn turn = arrive_at_collective(mask, kind, value, source_lane);
-    if (turn.next != nullptr) swap_context(turn.own, turn.next);
-    return turn.own->answer;
+    const FiberSwitch fiber_switch = arrive_at_collective(mask, kind, value, source_lane);
+    if (fiber_switch.next != nullptr) swap_context(fiber_switch.own, fiber_switch.next);
+    return fiber_switch.own->result;
 }
 
 // Waits until every live thread of the block has called.
 inline __attribute__((always_inline)) void block_barrier(uint32_t predicate) {
-    const Turn turn = arrive_at_barrier(predicate);
-    if (turn.next != nullptr) swap_context(turn.own, turn.next);
+    const FiberSwitch fiber_switch = arrive_at_barrier(predicate);
+    if (fiber_switch.next != nullptr) swap_context(fiber_switch.own, fiber_switch.next);
 }
 
-// The lanes of this warp that stand at the same place in the source, once no other lane can go on.
+// The lanes of this warp at the same source location, once no other lane can run.
 uint32_t active_lanes(uint32_t place) asm("kforge_active_lanes");
-// Lets other threads of the block run: called where a thread polls for what another may write.
+// Lets other threads of the block run. Called where a thread polls a location that another thread may write.
 void yield() asm("kforge_yield");
 
-void* shared_place(SharedSlot& slot, size_t bytes, size_t alignment) asm("kforge_shared_place");
-// A variable of shared memory at namespace scope, to be poisoned and counted like the others.
+void* allocate_shared(SharedSlot& slot, size_t bytes, size_t alignment) asm("kforge_allocate_shared");
+// A variable in shared memory at namespace scope. Registered so that it is poisoned and counted like the others.
 struct SharedVariable {
     SharedVariable* next;
     void* (*address)();
@@ -95,14 +94,14 @@ uint64_t device_clock() asm("kforge_clock");
 uint64_t global_timer() asm("kforge_global_timer");
 
 inline __attribute__((always_inline)) void* shared_static(SharedSlot& slot, size_t bytes, size_t alignment) {
-    if (__builtin_expect(slot.generation != shared_generation, 0)) return shared_place(slot, bytes, alignment);
+    if (__builtin_expect(slot.generation != shared_generation, 0)) return allocate_shared(slot, bytes, alignment);
     return slot.address;
 }
 
 inline __attribute__((always_inline)) void* shared_dynamic() { return dynamic_shared; }
 
-// A thread that reads the same value again and again waits for another one. Fibers are not interrupted, so such a
-// thread must step aside now and then, or the one that it waits for never runs.
+// A thread that reads the same value again and again waits for another thread. Fibers are not preempted, so a polling thread
+// must yield now and then; otherwise the thread that it waits for never runs.
 KFORGE_THREAD_LOCAL uint32_t poll_count asm("kforge_poll_count");
 inline __attribute__((always_inline)) void polled() {
     if (__builtin_expect((++poll_count & 127) == 0, 0)) yield();

@@ -1,6 +1,6 @@
-// Who runs next in the race build: one of four schedules, drawn from a seed.
+// Chooses which thread runs next in the race build: one of four schedules, selected by a seed.
 //
-// The same seed gives the same turns. Fibers change only where they wait, so a schedule is a choice at every wait.
+// The same seed gives the same order of threads. Fibers switch only where they wait, so a schedule is a choice at every wait.
 
 #pragma once
 
@@ -9,13 +9,13 @@
 namespace kforge {
 
 enum class Schedule : uint32_t {
-    in_order,     // as the fast build does
-    warp_greedy,  // one warp, chosen at random, as far as it can go, its lanes in random order
-    reversed,     // the last lane and warp first
-    random,       // any thread that can run
+    in_order,     // as in the fast build
+    warp_greedy,  // one random warp for as long as it can run, its lanes in random order
+    reversed,     // the last warp and lane first
+    random,       // any ready thread
 };
 
-// xorshift64*: Marsaglia, Vigna.
+// xorshift64* (Marsaglia; Vigna).
 static uint64_t schedule_state = 1;
 static Schedule schedule = Schedule::in_order;
 
@@ -40,7 +40,7 @@ static uint32_t random_lane(uint32_t lanes) { return nth_lane(lanes, draw(static
 
 bool is_shuffled() { return schedule != Schedule::in_order; }
 
-// Where only lanes that asked for their neighbours are left, `next_thread` answers them.
+// If only lanes that wait in `active_lanes` are left, `next_thread` resolves them.
 uint32_t scheduled_thread(Worker& w) {
     const uint32_t own = w.thread / LANES;
     if (schedule == Schedule::warp_greedy && w.warps[own].ready != 0) return own * LANES + random_lane(w.warps[own].ready);

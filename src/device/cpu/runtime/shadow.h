@@ -1,32 +1,33 @@
-// The latest accesses to every four bytes of memory that several threads can reach, and what makes two of them a race.
+// Shadow memory of the race build: the latest accesses to every four bytes that several threads can reach, and the test for
+// a race between two of them.
 //
-// Two accesses race if they overlap, one of them writes, not both are atomic, and neither happened before the other. Two
-// writes of the same value do not: whichever comes last, the result is the same. Volatile accesses count as atomic
-// between warps, as flags are written, but not within one.
+// Two accesses race if they overlap, at least one writes, not both are atomic, and neither happened before the other. Two
+// writes of the same value do not race: the result does not depend on their order. Volatile accesses count as atomic
+// between warps (kernels use them for flags), but not within a warp. Reporting a race is left to race.h.
 
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
 
-#include "knowledge.h"
+#include "happens_before.h"
 #include "regions.h"
 
 namespace kforge {
 
-// One access, remembered.
-struct Seen {
-    uint32_t block;  // counted over all launches, from 1; 0: none
+// One recorded access.
+struct PastAccess {
+    uint32_t block;  // number over all launches, from 1; 0: the slot is empty
     uint32_t clock;
     uint16_t thread;
-    uint8_t bytes;  // a bit for each of the four
+    uint8_t bytes;  // one bit for each of the cell's four bytes
     uint8_t flags;
     uint32_t site;
 };
 
-struct Cell {
-    Seen writes[2];
-    Seen reads[2];  // one slot alone would forget the reader that races
+struct ShadowCell {
+    PastAccess writes[2];
+    PastAccess reads[2];  // with a single slot the racing reader would be overwritten
 };
 
 constexpr uint32_t CELL_BYTES = 4;
@@ -35,28 +36,28 @@ class Shadow {
   public:
     void cover(uintptr_t start, uintptr_t end) {
         start_ = start & ~static_cast<uintptr_t>(CELL_BYTES - 1);
-        cells_ = static_cast<Cell*>(lazy_memory(((end - start_) / CELL_BYTES + 1) * sizeof(Cell)));
+        cells_ = static_cast<ShadowCell*>(lazy_memory(((end - start_) / CELL_BYTES + 1) * sizeof(ShadowCell)));
     }
     bool covers() const { return cells_ != nullptr; }
-    Cell& at(uintptr_t address) const { return cells_[(address - start_) / CELL_BYTES]; }
+    ShadowCell& at(uintptr_t address) const { return cells_[(address - start_) / CELL_BYTES]; }
 
   private:
     uintptr_t start_ = 0;
-    Cell* cells_ = nullptr;
+    ShadowCell* cells_ = nullptr;
 };
 
-// The thread whose access is looked at.
-struct Observer {
-    const Clocks* clocks;
-    uint32_t first_block;  // of the launch, counted as in Seen
-    uint32_t since;        // what earlier blocks did cannot matter: an earlier launch, or in shared memory another block
+// The thread whose access is being checked.
+struct CurrentThread {
+    const BlockClocks* clocks;
+    uint32_t first_block;  // of the launch, numbered as in PastAccess
+    uint32_t since;        // accesses by earlier blocks cannot race: other launches, or other blocks' shared memory
     uint32_t block;
     uint32_t thread;
 
-    bool ordered(const Seen& earlier) const {
-        return earlier.block < since || clocks->knows(thread, earlier.block - first_block, earlier.thread, earlier.clock);
+    bool is_ordered(const PastAccess& earlier) const {
+        return earlier.block < since || clocks->is_ordered(thread, earlier.block - first_block, earlier.thread, earlier.clock);
     }
-    bool both_atomic(const Seen& earlier, uint32_t flags) const {
+    bool both_atomic(const PastAccess& earlier, uint32_t flags) const {
         constexpr uint32_t EITHER = ACCESS_ATOMIC | ACCESS_VOLATILE;
         if ((earlier.flags & EITHER) == 0 || (flags & EITHER) == 0) return false;
         const bool same_warp = earlier.block == block && earlier.thread / LANES == thread / LANES;
@@ -64,26 +65,26 @@ struct Observer {
     }
 };
 
-// The earlier access that races with this one, if any.
-inline const Seen* racing(const Cell& cell, const Observer& me, uint8_t bytes, uint32_t flags) {
-    for (const Seen& write : cell.writes) {
-        if ((write.bytes & bytes) != 0 && write.block != 0 && !me.both_atomic(write, flags) && !me.ordered(write)) return &write;
+// The earlier access that races with this one; null if there is none.
+inline const PastAccess* find_race(const ShadowCell& cell, const CurrentThread& me, uint8_t bytes, uint32_t flags) {
+    for (const PastAccess& write : cell.writes) {
+        if ((write.bytes & bytes) != 0 && write.block != 0 && !me.both_atomic(write, flags) && !me.is_ordered(write)) return &write;
     }
     if ((flags & ACCESS_WRITE) == 0) return nullptr;
-    for (const Seen& read : cell.reads) {
-        if ((read.bytes & bytes) != 0 && read.block != 0 && !me.both_atomic(read, flags) && !me.ordered(read)) return &read;
+    for (const PastAccess& read : cell.reads) {
+        if ((read.bytes & bytes) != 0 && read.block != 0 && !me.both_atomic(read, flags) && !me.is_ordered(read)) return &read;
     }
     return nullptr;
 }
 
-inline bool is_free(const Seen& slot, const Observer& me, uint8_t bytes) { return slot.block == 0 || ((slot.bytes & ~bytes) == 0 && me.ordered(slot)); }
+inline bool is_replaceable(const PastAccess& slot, const CurrentThread& me, uint8_t bytes) { return slot.block == 0 || ((slot.bytes & ~bytes) == 0 && me.is_ordered(slot)); }
 
-inline void remember(Cell& cell, const Observer& me, const Seen& seen) {
+inline void remember(ShadowCell& cell, const CurrentThread& me, const PastAccess& seen) {
     if ((seen.flags & ACCESS_WRITE) == 0) {
-        for (Seen& read : cell.reads) {
+        for (PastAccess& read : cell.reads) {
             if (read.block == seen.block && read.thread == seen.thread) {
                 const uint8_t bytes = read.clock == seen.clock ? read.bytes | seen.bytes : seen.bytes;
-                // A plain read says more than an atomic one.
+                // Keep the plain read: it can race where an atomic one cannot.
                 const uint8_t flags = read.clock == seen.clock && (read.flags & (ACCESS_ATOMIC | ACCESS_VOLATILE)) == 0 ? read.flags : seen.flags;
                 read = seen;
                 read.bytes = bytes;
@@ -91,8 +92,8 @@ inline void remember(Cell& cell, const Observer& me, const Seen& seen) {
                 return;
             }
         }
-        for (Seen& read : cell.reads) {
-            if (is_free(read, me, seen.bytes)) {
+        for (PastAccess& read : cell.reads) {
+            if (is_replaceable(read, me, seen.bytes)) {
                 read = seen;
                 return;
             }
@@ -100,18 +101,18 @@ inline void remember(Cell& cell, const Observer& me, const Seen& seen) {
         cell.reads[1] = seen;
         return;
     }
-    // Atomic operations at one place have an order of their own: who races with an earlier one races with this one.
+    // Atomic operations on one address are ordered: an access that races with an earlier one also races with this one.
     if ((seen.flags & ACCESS_ATOMIC) != 0) {
-        for (Seen* slot : {&cell.writes[0], &cell.writes[1], &cell.reads[0], &cell.reads[1]}) {
+        for (PastAccess* slot : {&cell.writes[0], &cell.writes[1], &cell.reads[0], &cell.reads[1]}) {
             if ((slot->flags & ACCESS_ATOMIC) != 0 && (slot->bytes & ~seen.bytes) == 0) slot->block = 0;
         }
     }
-    // What was read before a write that came after it in order can race with nothing that does not race with the write.
-    for (Seen& read : cell.reads) {
-        if (is_free(read, me, seen.bytes)) read.block = 0;
+    // A read that is ordered before this write races only with accesses that also race with this write, so drop it.
+    for (PastAccess& read : cell.reads) {
+        if (is_replaceable(read, me, seen.bytes)) read.block = 0;
     }
-    for (Seen& write : cell.writes) {
-        if (is_free(write, me, seen.bytes)) {
+    for (PastAccess& write : cell.writes) {
+        if (is_replaceable(write, me, seen.bytes)) {
             write = seen;
             return;
         }

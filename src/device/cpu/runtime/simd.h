@@ -1,4 +1,4 @@
-// Integer instructions on the two halfwords or four bytes of a word, and the three-operand minima and maxima.
+// SIMD intrinsics on the two halfwords or four bytes of a word, and the three-operand minima and maxima.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace kforge {
 
-// Part `at` of a word, of Bits bits, as a number with its sign.
+// Part `at` of a word as a number; a part has Bits bits, and a sign if Signed.
 template <int Bits, bool Signed>
 inline __attribute__((always_inline)) int part(unsigned word, int at) {
     const unsigned shifted = word >> (Bits * at);
@@ -33,7 +33,7 @@ inline int saturated(int value) {
 
 }  // namespace kforge
 
-// `x` and `y` are the parts; `Bits` and `Signed` may be asked for.
+// In `expression`, `x` and `y` are the parts of the operands. `Bits` and `Signed` may be used too.
 #define KFORGE_PARTS(name, bits, is_signed, expression)                                                  \
     inline unsigned name(unsigned a, unsigned b) {                                                       \
         constexpr int Bits = bits;                                                                       \
@@ -57,7 +57,7 @@ KFORGE_BOTH(__vmins, true, x < y ? x : y)
 KFORGE_BOTH(__vminu, false, x < y ? x : y)
 KFORGE_BOTH(__vabsdiffs, true, x > y ? x - y : y - x)
 KFORGE_BOTH(__vabsdiffu, false, x > y ? x - y : y - x)
-// All bits of a part, or its lowest one.
+// The result of a comparison: all bits of a part, or only its lowest bit.
 #define KFORGE_COMPARE_PARTS(name, is_signed, operation)          \
     KFORGE_BOTH(__vcmp##name, is_signed, x operation y ? -1 : 0)  \
     KFORGE_BOTH(__vset##name, is_signed, x operation y ? 1 : 0)
@@ -104,14 +104,14 @@ KFORGE_SUM(__vsadu2, 16, false)
 KFORGE_SUM(__vsadu4, 8, false)
 #undef KFORGE_SUM
 
-// ---- Minima and maxima of three, of a sum, and with zero ----
+// ---- Minima and maxima of three operands, of a sum, and with zero ----
 
 namespace kforge {
 template <typename T>
 inline T greater_of(T a, T b) { return a > b ? a : b; }
 template <typename T>
 inline T lesser_of(T a, T b) { return a < b ? a : b; }
-// In the width of the operands, wrapping.
+// Computed in the width of the operands; wraps on overflow.
 inline int wrapped_sum(int a, int b) { return (int)((unsigned)a + (unsigned)b); }
 inline unsigned wrapped_sum(unsigned a, unsigned b) { return a + b; }
 }  // namespace kforge

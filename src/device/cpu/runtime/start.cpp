@@ -1,11 +1,11 @@
-// The first instructions of a candidate's process: takes away what the process no longer needs, then begins as any other does.
+// The first instructions of a candidate's process: installs the first seccomp filter, then continues at `_start`.
 //
-// Runs before libc and before every constructor, on the bare stack that the system gives. Does nothing else.
+// Runs before libc is initialised and before every constructor, on the initial stack. Does nothing else.
 
 #include "confine.h"
 
 #if defined(__linux__)
-// A loader, where there is one, has run the first constructors before this: they have called it then.
+// If there is a loader, it has run the first constructors before this, and they have already called this function.
 extern "C" __attribute__((used, visibility("hidden"))) void kforge_confine_start() {
     static bool done;
     if (done) return;
@@ -14,7 +14,7 @@ extern "C" __attribute__((used, visibility("hidden"))) void kforge_confine_start
 }
 #endif
 
-// The registers that tell `_start` something are kept.
+// Preserves the registers that `_start` reads.
 #if defined(__linux__) && defined(__x86_64__)
 asm(R"(
     .text

@@ -1,10 +1,9 @@
-// The swap of one fiber for another, in a few nanoseconds: inlined into every place of a kernel that waits.
+// Switches from one fiber to another in a few nanoseconds. Inlined at every place where a kernel waits.
 //
-// It stores the stack pointer, the frame pointer and the address to resume at; the compiler saves whatever else is alive
-// around the assembly, because the assembly declares every other register overwritten. It stands in the kernel itself,
-// and jumps rather than returns: a processor predicts a return from the last call it has seen, which may have been
-// another fiber's, from another place, and every wait would be a misprediction.
-// Floating-point control words are not switched: kernels have no way to change them.
+// The assembly stores the stack pointer, the frame pointer and the address at which to resume. It declares every other
+// register as overwritten, so the compiler saves what is alive. The code is inlined into the kernel and jumps instead of
+// returning: a processor predicts a return from the most recent call, which may belong to another fiber, and every wait
+// would be mispredicted. Floating-point control words are not switched, because kernels cannot change them.
 
 #pragma once
 
@@ -16,7 +15,7 @@ struct Context {
     void* resume;
     void* stack;
     void* frame;
-    uint64_t answer;  // to what the fiber waits for
+    uint64_t result;  // of the collective that the fiber waits for
 };
 
 #if defined(__x86_64__)
@@ -61,7 +60,7 @@ inline __attribute__((always_inline)) void swap_context(Context* from, const Con
         "mov sp, x10\n\t"
         "br x9\n"
         "1:\n\t"
-        "hint #36\n\t"  // a landing pad where branch targets are enforced, else nothing
+        "hint #36\n\t"  // a landing pad if branch targets are enforced; otherwise no effect
         : "+r"(old), "+r"(next)
         :
         : "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17", "x18", "x19",

@@ -1,6 +1,6 @@
-// CUDA's vector types: plain aggregates with the sizes and alignments that the GPU has.
+// CUDA's vector types: plain aggregates with the sizes and alignments that they have on a GPU.
 //
-// Without operators, as in CUDA: sources bring their own.
+// They have no operators, as in CUDA: kernels define their own.
 
 #pragma once
 

@@ -1,7 +1,7 @@
-// What the lanes of a warp do together: shuffles, votes, reductions, matches.
+// Warp-level intrinsics: shuffles, votes, reductions, matches.
 //
-// A lane that is named in a mask and has exited is left out, as on hardware. What is read from a lane that does not take
-// part is a NaN.
+// A lane that is named in a mask but has exited is ignored, as on hardware. A read from a lane that does not take part gives
+// a NaN. Waiting and switching is done by `collective` in runtime.h.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace kforge {
 
-// As many bytes as a shuffle moves, in the order of memory.
+// The bytes of a value, as a shuffle moves them.
 template <typename T>
 inline __attribute__((always_inline)) uint64_t to_bits(const T& value) {
     if constexpr (sizeof(T) == 4) {
@@ -32,7 +32,7 @@ inline __attribute__((always_inline)) T from_bits(uint64_t bits) {
     return value;
 }
 
-// Smaller integers are moved as int, as the language would convert them for CUDA's overloads.
+// Smaller integers are shuffled as `int`: CUDA's overloads convert them.
 template <typename T>
 struct Shuffled {
     static_assert(std::is_arithmetic<T>::value || std::is_enum<T>::value,
@@ -106,8 +106,8 @@ inline int __uni_sync(unsigned mask, int predicate) {
     const uint64_t votes = ::kforge::collective(mask, ::kforge::Collective::ballot, predicate != 0, 0);
     return (uint32_t)votes == 0 || (uint32_t)votes == (uint32_t)(votes >> 32);
 }
-// The lanes that stand at the same place in the source are active together. A macro, because an optimiser may merge the
-// calls of two branches into one.
+// Lanes that wait at the same source location count as active together. A macro, because an optimiser may merge the calls of
+// two branches into one.
 #define __activemask() ::kforge::active_lanes(__COUNTER__)
 
 // ---- Reductions and matches ----

@@ -1,6 +1,6 @@
-//! The maker's own tools, as programs beside kforge: where they lie, what they are asked, what their words mean.
+//! NVIDIA's profiling tools: where they are installed, their arguments, and how to parse their output.
 //!
-//! Runs nothing itself, and trusts nothing that a tool says further than its form.
+//! Runs nothing: `worker` starts the tools. Their output is untrusted text.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 pub(crate) mod ncu;
 pub(crate) mod sanitizer;
 
-/// The file in which a driver says what it allows.
+/// The file with the driver's parameters.
 const DRIVER_PARAMETERS: &str = "/proc/driver/nvidia/params";
 
-/// Finds a tool by its name. The error is why there is none, in one line.
+/// Finds a tool by its name. The error says in one line where it was searched for.
 pub(crate) fn find(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let home = std::env::var_os("CUDA_HOME").map(PathBuf::from);
     find_in(name, &path, home.as_deref(), Path::new("/"))
 }
 
-/// `root`: what `/` is.
+/// As `find`, with `root` in place of `/`.
 fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result<PathBuf, String> {
     let mut folders: Vec<PathBuf> = std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())
@@ -34,7 +34,7 @@ fn find_in(name: &str, path: &OsStr, home: Option<&Path>, root: &Path) -> Result
     let mut found = found.filter(|file| is_executable(file));
     found.next().ok_or_else(|| {
         format!(
-            "no `{name}` on PATH, in $CUDA_HOME/bin, /usr/local/cuda*/bin or /opt/nvidia/nsight-compute"
+            "no `{name}` in PATH, $CUDA_HOME/bin, /usr/local/cuda*/bin or /opt/nvidia/nsight-compute"
         )
     })
 }
@@ -45,7 +45,7 @@ fn is_executable(file: &Path) -> bool {
     metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// The folders in a folder whose names begin like this, those with the greatest version first.
+/// The subfolders whose names start with `beginning`, the highest version first.
 fn folders_by_version(folder: &Path, beginning: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut named: Vec<(Vec<u32>, PathBuf)> = entries
@@ -61,7 +61,7 @@ fn folders_by_version(folder: &Path, beginning: &str) -> Vec<PathBuf> {
     named.into_iter().map(|(_, path)| path).collect()
 }
 
-/// The version in what a tool says to `--version`.
+/// The version in the output of `--version`.
 pub(crate) fn parse_version(said: &str) -> Option<String> {
     let after = said.split("Version ").nth(1)?;
     let version: String = (after.chars())
@@ -70,9 +70,9 @@ pub(crate) fn parse_version(said: &str) -> Option<String> {
     (!version.is_empty()).then_some(version)
 }
 
-/// Why this user may not read a GPU's counters, where that is known without trying.
+/// Why this user may not read a GPU's performance counters, if that is known without trying.
 pub(crate) fn counters_denied() -> Option<String> {
-    // SAFETY: takes nothing and cannot fail.
+    // SAFETY: no preconditions; cannot fail.
     let is_root = unsafe { libc::geteuid() } == 0;
     counters_denied_by(&std::fs::read_to_string(DRIVER_PARAMETERS).ok()?, is_root)
 }
@@ -83,11 +83,11 @@ fn counters_denied_by(parameters: &str, is_root: bool) -> Option<String> {
         .filter_map(|line| line.split_once(':'))
         .any(|(name, value)| name.trim() == "RmProfilingAdminOnly" && value.trim() == "1");
     (root_only && !is_root).then(|| {
-        "the driver lets only root read counters (RmProfilingAdminOnly: 1 in /proc/driver/nvidia/params)".to_owned()
+        "the driver allows only root to read counters (RmProfilingAdminOnly: 1 in /proc/driver/nvidia/params)".to_owned()
     })
 }
 
-/// Arguments, the paths among them.
+/// An argument list.
 fn os_strings<const COUNT: usize>(words: [&OsStr; COUNT]) -> Vec<OsString> {
     words.into_iter().map(OsStr::to_owned).collect()
 }
@@ -108,7 +108,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let none = find_in("ncu", OsStr::new(""), None, root).unwrap_err();
-        assert!(none.starts_with("no `ncu` on PATH") && !none.contains('\n'));
+        assert!(none.starts_with("no `ncu` in PATH") && !none.contains('\n'));
         let looked = |path: &Path| find_in("ncu", path.as_os_str(), None, root).unwrap();
         let empty = Path::new("");
         for version in ["2024.3.2", "2025.10.0", "2025.3.1"] {
@@ -130,7 +130,7 @@ mod tests {
         let bin = root.join("bin");
         place(&bin.join("ncu"));
         assert_eq!(looked(&bin), bin.join("ncu"));
-        // A file that is no program is passed over.
+        // A file that is not executable is skipped.
         std::fs::set_permissions(bin.join("ncu"), PermissionsExt::from_mode(0o644)).unwrap();
         assert!(looked(&bin).ends_with("cuda-13.0/bin/ncu"));
         place(&root.join("usr/local/cuda-13.0/compute-sanitizer/compute-sanitizer"));

@@ -1,4 +1,6 @@
-//! Nsight Compute: what it is asked to count, and its report as numbers.
+//! Nsight Compute (`ncu`): its metrics and arguments, and its report as numbers.
+//!
+//! Runs nothing. A number that the report lacks stays `None`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -8,10 +10,10 @@ use crate::verdict::LaunchCounters;
 /// The program.
 pub(crate) const NAME: &str = "ncu";
 
-/// Where a number goes.
+/// Selects the field that receives a metric.
 type CounterField = fn(&mut LaunchCounters) -> &mut Option<f64>;
 
-/// What is asked for, and where it goes.
+/// The requested metrics and their fields. The last one is a substitute (see `drop_unknown_metrics`).
 const METRICS: [(&str, CounterField); 15] = [
     ("gpu__time_duration.sum", |to| &mut to.duration_us),
     ("sm__throughput.avg.pct_of_peak_sustained_elapsed", |to| {
@@ -48,20 +50,20 @@ const METRICS: [(&str, CounterField); 15] = [
         |to| &mut to.waits_at_barrier_percent,
     ),
     ("launch__registers_per_thread", |to| &mut to.registers),
-    // Under its other name on cards whose tensor cores are more than one unit.
+    // The name on GPUs that count several tensor units.
     (
         "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
         |to| &mut to.tensor_percent,
     ),
 ];
 
-/// The metrics that every run begins with; the last of the list stands in for one that a card does not know.
+/// The metrics of the first run: all but the substitute.
 pub(crate) fn initial_metrics() -> Vec<&'static str> {
     let names = METRICS.iter().map(|(name, _)| *name);
     names.take(METRICS.len() - 1).collect()
 }
 
-/// What to ask for after a run that did not know some of `asked`; `None` where that was not its trouble.
+/// The metrics for another run, after a run that did not know some of `asked`. `None`: the run had another problem.
 pub(crate) fn drop_unknown_metrics(asked: &[&'static str], log: &str) -> Option<Vec<&'static str>> {
     let complaints: Vec<_> = log
         .lines()
@@ -82,7 +84,7 @@ pub(crate) fn drop_unknown_metrics(asked: &[&'static str], log: &str) -> Option<
     Some(known)
 }
 
-/// The arguments before the program that is looked at: launches between its marks, each alone, from flushed caches.
+/// The arguments before the profiled program: profile the launches between its marks, each separately, from flushed caches.
 pub(crate) fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsString> {
     super::os_strings([
         OsStr::new("--target-processes"),
@@ -105,7 +107,7 @@ pub(crate) fn arguments(metrics: &[&str], report: &Path, log: &Path) -> Vec<OsSt
     ])
 }
 
-/// The arguments that print a report.
+/// The arguments that print a report as CSV.
 pub(crate) fn import_arguments(report: &Path) -> Vec<OsString> {
     super::os_strings([
         OsStr::new("--import"),
@@ -118,10 +120,10 @@ pub(crate) fn import_arguments(report: &Path) -> Vec<OsString> {
     ])
 }
 
-/// Why a run gave nothing, in one line, from all that the tool has said.
+/// Why a run has no result, in one line, from the tool's output.
 pub(crate) fn failure_reason(log: &str) -> String {
     if log.contains("ERR_NVGPUCTRPERM") {
-        return "the driver does not let this user read counters (ERR_NVGPUCTRPERM): be root, with CAP_SYS_ADMIN in a container, or load the driver with NVreg_RestrictProfilingToAdminUsers=0".to_owned();
+        return "the driver does not allow this user to read counters (ERR_NVGPUCTRPERM): run as root (in a container with CAP_SYS_ADMIN), or load the driver with NVreg_RestrictProfilingToAdminUsers=0".to_owned();
     }
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines().find(|line| line.starts_with("==ERROR=="));
@@ -133,23 +135,23 @@ pub(crate) fn failure_reason(log: &str) -> String {
             .trim()
     });
     let said: String = said
-        .unwrap_or("the tool said nothing")
+        .unwrap_or("the tool printed nothing")
         .chars()
         .take(300)
         .collect();
     said
 }
 
-/// The launches of a printed report, in their order. The error is what the text lacks, in one line.
+/// The launches of a CSV report, in order. The error says in one line what is missing.
 pub(crate) fn parse_launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
     let mut rows = parse_csv(csv).into_iter();
     let header = rows
         .find(|row| row.first().is_some_and(|cell| cell == "ID"))
-        .ok_or("the report has no table")?;
+        .ok_or("the report contains no table")?;
     let column = |name: &str| header.iter().position(|cell| cell == name);
     let kernel = column("Kernel Name").ok_or("the report names no kernels")?;
     let rows: Vec<_> = rows.collect();
-    // What has no number of its own is the row of units.
+    // The row without an ID holds the units.
     let (units, rows): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|row| row.first().is_none_or(|id| id.trim().is_empty()));
@@ -176,12 +178,12 @@ pub(crate) fn parse_launches(csv: &str) -> Result<Vec<LaunchCounters>, String> {
     });
     let launches: Vec<_> = launches.collect();
     match launches.is_empty() {
-        true => Err("the report holds no launch".to_owned()),
+        true => Err("the report contains no launch".to_owned()),
         false => Ok(launches),
     }
 }
 
-/// From the tool's unit to ours: microseconds, bytes, percents.
+/// The factor from the tool's unit to kforge's: microseconds, bytes, percent.
 fn unit_scale(metric: &str, unit: &str) -> f64 {
     let is_time = metric.starts_with("gpu__time");
     match unit.trim() {
@@ -195,7 +197,7 @@ fn unit_scale(metric: &str, unit: &str) -> f64 {
     }
 }
 
-/// `1,234.5` is one number; `n/a` and `nan` are none.
+/// Parses a number such as `1,234.5`. `n/a` and `nan` give `None`.
 fn parse_number(cell: &str) -> Option<f64> {
     let plain: String = cell
         .trim()
@@ -205,7 +207,7 @@ fn parse_number(cell: &str) -> Option<f64> {
     plain.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
-/// Comma-separated values, quoted or not. Lines of the tool's own chatter are left out.
+/// Parses comma-separated values, quoted or not. Skips the tool's own messages (`==PROF==`).
 fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let mut records = Vec::new();
     let mut record = Vec::new();
@@ -310,7 +312,7 @@ mod tests {
             failure_reason("==WARNING== No kernels were profiled.\n"),
             "No kernels were profiled."
         );
-        assert_eq!(failure_reason(""), "the tool said nothing");
+        assert_eq!(failure_reason(""), "the tool printed nothing");
         assert!(!failure_reason(denied).contains('\n'));
     }
 

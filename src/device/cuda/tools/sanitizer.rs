@@ -1,6 +1,6 @@
-//! Compute Sanitizer: its four checks, and what it says as findings.
+//! Compute Sanitizer: its four checks, its arguments, and its log as findings.
 //!
-//! What it says of the judge's own kernels or of calls on the host is nobody's finding. A warning is none either: it is told apart.
+//! Runs nothing. Reports about the harness kernels or about calls on the host are not findings; warnings are returned separately.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -10,55 +10,55 @@ use crate::verdict::Status;
 /// The program.
 pub(crate) const NAME: &str = "compute-sanitizer";
 
-/// The checks, in the order in which they are run: the gravest first.
+/// The checks in the order in which they are run, the most severe first.
 pub(crate) const CHECKS: [&str; 4] = ["memcheck", "racecheck", "initcheck", "synccheck"];
 
-/// What stands before every line of the tool's own.
+/// The prefix of every line that the tool writes.
 const LINE_PREFIX: &str = "=========";
-/// The most that is kept of the tool's words on one finding.
+/// Limit for the text of a finding, in characters.
 const MAX_FINDING_CHARS: usize = 4096;
 
-/// One finding, in the tool's words.
+/// A finding of the tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SanitizerFinding {
     pub status: Status,
     /// The first line.
     pub title: String,
-    /// In the kernel file, counted from 1.
+    /// Line of the kernel file, counted from 1.
     pub line: Option<u32>,
     pub block: Option<[u32; 3]>,
     pub thread: Option<[u32; 3]>,
-    /// All lines, frames of the host aside.
+    /// All lines, without stack frames of the host.
     pub text: String,
 }
 
-/// What a log says.
+/// A parsed log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SanitizerLog {
-    /// Of the kernel's, in the tool's order.
+    /// Findings about the kernel, in the tool's order.
     pub findings: Vec<SanitizerFinding>,
-    /// The kernel's as well: the tool's words, with the line, once a line.
+    /// Warnings about the kernel, at most one for each line of the kernel file.
     pub warnings: Vec<String>,
-    /// Whether the tool came to its summary: without one, nothing is known.
+    /// Whether the log has a summary. Without one, nothing is known.
     pub complete: bool,
-    /// Why the tool did not look at anything, in one line.
+    /// Why the tool checked nothing, in one line.
     pub failure: Option<String>,
 }
 
-/// Why a check says nothing of a kernel of which the compiler's output says this; `fact`: by name of feature.
+/// Why a check is meaningless for a kernel with these features. `fact` returns a feature by name.
 pub(crate) fn skip_reason(check: &str, fact: impl Fn(&str) -> f64) -> Option<String> {
     let uses = |names: &[&str]| names.iter().any(|name| fact(name) > 0.0);
     let copies = ["tensor_copies", "bulk_copies"];
     match check {
         "racecheck" if uses(&copies) || uses(&["wgmma"]) => {
-            Some("it does not follow what bulk copies and wgmma do to shared memory".to_owned())
+            Some("it does not track accesses of bulk copies and wgmma to shared memory".to_owned())
         }
-        "initcheck" if uses(&copies) => Some("it does not see what bulk copies write".to_owned()),
+        "initcheck" if uses(&copies) => Some("it does not track writes of bulk copies".to_owned()),
         _ => None,
     }
 }
 
-/// The arguments before the program that is looked at.
+/// The arguments before the checked program.
 pub(crate) fn arguments(check: &str, log: &Path) -> Vec<OsString> {
     super::os_strings([
         OsStr::new("--tool"),
@@ -72,7 +72,7 @@ pub(crate) fn arguments(check: &str, log: &Path) -> Vec<OsString> {
     ])
 }
 
-/// Reads a log. `kernels`: the functions' names, as the header has them.
+/// Parses a log. `kernels`: the kernel expressions of the header.
 pub(crate) fn parse_log(log: &str, kernels: &[String]) -> SanitizerLog {
     let names: Vec<&str> = kernels.iter().map(|name| base_name(name)).collect();
     let mut read = SanitizerLog::default();
@@ -151,7 +151,7 @@ fn is_warning(title: &str) -> bool {
         || (title.starts_with("warning: potential") && title.contains("hazard"))
 }
 
-/// `a read races`, of `Warning: Race reported between Read access at ...`.
+/// `a read races`, from `Warning: Race reported between Read access at ...`.
 fn describe_race(title: &str) -> String {
     let kind = title.split(" access").next().unwrap_or(title);
     let kind = kind.split_whitespace().next_back().unwrap_or("place");
@@ -176,13 +176,13 @@ fn status_of(title: &str, block: &[&str]) -> Option<Status> {
     })
 }
 
-/// `rows` of `mine::rows<4>`.
+/// `rows` for `mine::rows<4>`.
 fn base_name(expression: &str) -> &str {
     let bare = expression.split('<').next().unwrap_or(expression);
     bare.rsplit("::").next().unwrap_or(bare).trim()
 }
 
-/// The line of the kernel file that is named first.
+/// The first line of the kernel file that the text names.
 fn line_of(words: &str) -> Option<u32> {
     words.match_indices("kernel.cu:").find_map(|(at, name)| {
         let digits: String = (words[at + name.len()..].chars())
@@ -192,7 +192,7 @@ fn line_of(words: &str) -> Option<u32> {
     })
 }
 
-/// Whether a function of this name is called so somewhere.
+/// Whether the text mentions a function of this name.
 fn mentions_function(words: &str, name: &str) -> bool {
     let in_name = |letter: char| letter.is_alphanumeric() || letter == '_';
     !name.is_empty()
@@ -203,7 +203,7 @@ fn mentions_function(words: &str, name: &str) -> bool {
         })
 }
 
-/// Three numbers behind these words.
+/// The three numbers after `before`.
 fn parse_triple(text: &str, before: &str) -> Option<[u32; 3]> {
     let inside = text.split(before).nth(1)?.split(')').next()?;
     let mut numbers = inside.split(',').map(|number| number.trim().parse().ok());

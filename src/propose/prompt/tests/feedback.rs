@@ -205,7 +205,7 @@ fn change_from_parent_is_described() {
         of,
         detail: None,
         kernel: None,
-        edits: crate::event::Edits::default(),
+        edits: crate::event::EditCounts::default(),
     };
     assert_eq!(
         describe_failed_step(&failed(FailedReason::Duplicate, Some(2))),

@@ -1,5 +1,5 @@
-// A failed assertion is recorded with its place, and ends the process. May be included again after a change of NDEBUG,
-// like the header it stands for.
+// A failed assertion is recorded with its source location and ends the process. May be included again with a different
+// NDEBUG, like the standard header.
 
 #undef assert
 #ifdef NDEBUG

@@ -1,5 +1,6 @@
-// The 8-bit floating-point types: E4M3 (largest 448, no infinity), E5M2 (largest 57344), and the exponent-only E8M0, with
-// their pairs and quadruples. Rounding is to nearest even unless the name says otherwise, straight from the wider type.
+// The 8-bit floating-point types: E4M3 (largest value 448, no infinity), E5M2 (largest value 57344) and the exponent-only
+// E8M0, with their vectors of two and four. Conversions round once, directly from the wider type, and to nearest even unless
+// the name says otherwise.
 
 #pragma once
 
@@ -11,12 +12,12 @@ typedef enum __nv_fp8_interpretation_t { __NV_E4M3, __NV_E5M2 } __nv_fp8_interpr
 
 namespace kforge {
 
-// What tells the two formats apart.
+// The parameters of a format.
 struct Fp8Format {
     int mantissa_bits;
-    int least_exponent;    // of the numbers with all their places
-    double largest;        // finite
-    double overflow_from;  // the least magnitude that does not round to a finite number
+    int least_exponent;    // of normal numbers
+    double largest;        // finite value
+    double overflow_from;  // smallest magnitude that does not round to a finite number
     unsigned char largest_bits, overflow_bits, nan_bits;
 };
 inline constexpr Fp8Format fp8_format(__nv_fp8_interpretation_t kind) {
@@ -29,19 +30,19 @@ inline __attribute__((always_inline)) unsigned char double_to_fp8(double value, 
     const unsigned char sign = (unsigned char)(bits >> 56 & 0x80);
     const double magnitude = __builtin_fabs(value);
     if (value != value) {
-        // A double's NaN keeps its sign, and what fits of its places.
+        // The NaN keeps its sign and the upper bits of its payload.
         return (unsigned char)(kind == __NV_E4M3 ? 0x7f | sign : 0x7e | sign | (bits >> 50 & 3));
     }
-    // E4M3 keeps the halfway case, whose neighbour below is even; E5M2's is odd.
+    // Half way to overflow: E4M3 rounds down, because its largest value is even; E5M2 rounds up.
     if (kind == __NV_E4M3 ? magnitude > format.overflow_from : magnitude >= format.overflow_from) {
         return (unsigned char)(sign | (saturate == __NV_SATFINITE ? format.largest_bits : format.overflow_bits));
     }
-    // In units of the last place; subnormals have the least one.
+    // In units of the last place; subnormals use the smallest exponent.
     int exponent = (int)(bits_of(magnitude) >> 52) - 1023;
     if (exponent < format.least_exponent) exponent = format.least_exponent;
     const double unit = double_of((uint64_t)(exponent - format.mantissa_bits + 1023) << 52);
     const int places = (int)__builtin_rint(magnitude / unit);
-    // A carry into the exponent is the next number, by the order of the bits.
+    // A carry into the exponent gives the next number, because codes are ordered.
     return (unsigned char)(sign | (((exponent - format.least_exponent) << format.mantissa_bits) + places));
 }
 
@@ -54,7 +55,7 @@ inline __attribute__((always_inline)) float fp8_to_float(unsigned char bits, __n
     } else if (kind == __NV_E5M2 && magnitude == 0x7c) {
         value = __builtin_inff();
     } else {
-        // The exponent is moved by a multiplication, which also normalises subnormals.
+        // A multiplication adjusts the exponent and also normalises subnormals.
         value = float_of(magnitude << (23 - mantissa_bits)) * (kind == __NV_E4M3 ? 0x1p120f : 0x1p112f);
     }
     return (bits & 0x80) != 0 && value == value ? -value : value;
@@ -62,7 +63,7 @@ inline __attribute__((always_inline)) float fp8_to_float(unsigned char bits, __n
 
 }  // namespace kforge
 
-// ---- By name ----
+// ---- Conversion functions ----
 
 inline __nv_fp8_storage_t __nv_cvt_double_to_fp8(double x, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) { return ::kforge::double_to_fp8(x, saturate, kind); }
 inline __nv_fp8_storage_t __nv_cvt_float_to_fp8(float x, __nv_saturation_t saturate, __nv_fp8_interpretation_t kind) {
@@ -104,7 +105,7 @@ inline __half2_raw __nv_cvt_fp8x2_to_halfraw2(__nv_fp8x2_storage_t x, __nv_fp8_i
     return __half2_raw{__nv_cvt_fp8_to_halfraw((__nv_fp8_storage_t)x, kind).x, __nv_cvt_fp8_to_halfraw((__nv_fp8_storage_t)(x >> 8), kind).x};
 }
 
-// ---- As types ----
+// ---- Classes ----
 
 #define KFORGE_FP8(name, kind)                                                                                            \
     struct name {                                                                                                         \
@@ -171,7 +172,7 @@ KFORGE_FP8_2(__nv_fp8x2_e5m2, __NV_E5M2)
 KFORGE_FP8_4(__nv_fp8x4_e4m3, __nv_fp8x2_e4m3, __NV_E4M3)
 KFORGE_FP8_4(__nv_fp8x4_e5m2, __nv_fp8x2_e5m2, __NV_E5M2)
 
-// ---- A power of two: 2^(bits - 127), 0xff a NaN ----
+// ---- E8M0, a power of two: 2^(bits - 127); 0xff is a NaN ----
 
 enum cudaRoundMode { cudaRoundNearest, cudaRoundZero, cudaRoundPosInf, cudaRoundMinInf };
 
@@ -180,7 +181,7 @@ inline __nv_fp8_storage_t __nv_cvt_float_to_e8m0(float x, __nv_saturation_t satu
     if (bits > 0x7f800000) return 0xff;
     uint32_t exponent = bits >> 23;
     const uint32_t rest = bits & 0x7fffff;
-    // Below the least power, 2^-127, whose mantissa is half of what a subnormal can hold.
+    // 2^-127, the smallest power, is a subnormal float: half of the smallest normal one.
     const bool up = rounding == cudaRoundPosInf && (exponent == 0 ? rest > 0x400000 : rest != 0);
     if (up) ++exponent;
     if (exponent >= 0xff) return saturate == __NV_SATFINITE ? 0xfe : 0xff;

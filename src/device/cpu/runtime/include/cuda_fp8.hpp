@@ -1,4 +1,4 @@
-// The same under its other name.
+// The same as <cuda_fp8.h>.
 
 #pragma once
 

@@ -1,5 +1,5 @@
-// Copies from global to shared memory by one thread each: done when the call returns, so there is nothing to commit or to
-// wait for. Sizes and alignments are held to what the GPU takes.
+// Asynchronous copies from global to shared memory by single threads. A copy is complete when the call returns, so commit and
+// wait do nothing. Sizes and alignments are restricted to those that the GPU accepts.
 
 #pragma once
 

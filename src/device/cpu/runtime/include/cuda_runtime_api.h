@@ -1,3 +1,3 @@
-// Everything is declared ahead of the source.
+// Empty: kforge_cuda.h, which precedes every source, already declares everything.
 
 #pragma once

@@ -1,4 +1,4 @@
-// CUDA's names for constants.
+// CUDA's mathematical constants.
 
 #pragma once
 

@@ -1,0 +1,170 @@
+//! Exit codes and the text at the end of each `--help`: examples, then the codes that the command can return.
+//!
+//! The only place that knows the numbers. `docs/exit-codes.md` shows the same lists; a test compares them.
+
+use crate::base::{Failure, FailureKind};
+
+/// How a command ends (DESIGN section 6). The value is the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    Done = 0,
+    Unexpected = 1,
+    Usage = 2,
+    Environment = 3,
+    Reference = 4,
+    NothingPassed = 5,
+    Waiting = 6,
+    Interrupted = 130,
+}
+
+/// A code and what it means for one command.
+pub(super) type Meaning = (Exit, &'static str);
+
+const UNEXPECTED: Meaning = (Exit::Unexpected, "unexpected failure");
+const USAGE: Meaning = (
+    Exit::Usage,
+    "usage, configuration, task or kernel file is wrong",
+);
+const ENVIRONMENT: Meaning = (
+    Exit::Environment,
+    "environment: no compiler, GPU, NVRTC, key or disk space; or\n       --require-sandbox without a full sandbox",
+);
+const REFERENCE: Meaning = (Exit::Reference, "the oracle or a baseline failed");
+
+/// `kforge --help`: what the codes mean in general.
+pub(super) const ANY_CODES: &[Meaning] = &[
+    (Exit::Done, "done"),
+    UNEXPECTED,
+    USAGE,
+    ENVIRONMENT,
+    REFERENCE,
+    (Exit::NothingPassed, "finished, and no candidate passed"),
+    (Exit::Waiting, "waiting for replies in a mailbox"),
+    (Exit::Interrupted, "interrupted"),
+];
+
+/// `evolve`, `tune` and `resume`.
+pub(super) const RUN_CODES: &[Meaning] = &[
+    (Exit::Done, "done"),
+    UNEXPECTED,
+    USAGE,
+    ENVIRONMENT,
+    (Exit::Reference, "the oracle or a baseline of a task failed"),
+    (
+        Exit::NothingPassed,
+        "finished, and no candidate of a task passed",
+    ),
+    (
+        Exit::Waiting,
+        "waiting for replies in a mailbox; `kforge resume DIR` continues",
+    ),
+    (
+        Exit::Interrupted,
+        "interrupted; `kforge resume DIR` continues",
+    ),
+];
+
+pub(super) const EVAL_CODES: &[Meaning] = &[
+    (Exit::Done, "every kernel passed"),
+    UNEXPECTED,
+    USAGE,
+    ENVIRONMENT,
+    REFERENCE,
+    (Exit::NothingPassed, "a kernel did not pass"),
+    (
+        Exit::Interrupted,
+        "interrupted; finished verdicts are printed",
+    ),
+];
+
+pub(super) const PROMOTE_CODES: &[Meaning] = &[
+    (Exit::Done, "promoted, for every task"),
+    UNEXPECTED,
+    USAGE,
+    ENVIRONMENT,
+    REFERENCE,
+    (
+        Exit::NothingPassed,
+        "a task was not promoted; the output says why",
+    ),
+    (Exit::Interrupted, "interrupted; the rest is unchanged"),
+];
+
+/// `prompt`, `tasks list` and `tasks show`.
+pub(super) const READ_CODES: &[Meaning] = &[
+    (Exit::Done, "done"),
+    UNEXPECTED,
+    USAGE,
+    (Exit::Environment, "environment: no GPU or NVRTC, full disk"),
+];
+
+pub(super) const CHECK_CODES: &[Meaning] = &[
+    (Exit::Done, "every task is admitted"),
+    UNEXPECTED,
+    USAGE,
+    (Exit::Environment, "environment: no compiler, full disk"),
+    (Exit::Reference, "a task is refused"),
+];
+
+pub(super) const DOCTOR_CODES: &[Meaning] = &[
+    (Exit::Done, "kernels can be judged here"),
+    UNEXPECTED,
+    (Exit::Environment, "something is missing that judging needs"),
+];
+
+/// The end of a command's `--help`. `note` may be empty; an example is a command and what it does.
+pub(super) fn help(note: &str, examples: &[(&str, &str)], codes: &[Meaning]) -> String {
+    let mut text = String::new();
+    if !note.is_empty() {
+        text += &format!("{note}\n\n");
+    }
+    text += "Examples:\n";
+    for (command, purpose) in examples {
+        text += &format!("  # {purpose}\n  {command}\n");
+    }
+    text += "\nExit codes:\n";
+    for (exit, meaning) in codes {
+        text += &format!("  {:<3}  {meaning}\n", *exit as u8);
+    }
+    text.trim_end().to_owned()
+}
+
+/// The exit code of a failed command.
+pub(super) fn exit_for(error: &anyhow::Error) -> Exit {
+    match error.downcast_ref::<Failure>().map(|failure| failure.kind) {
+        Some(FailureKind::Usage) => Exit::Usage,
+        Some(FailureKind::Environment) => Exit::Environment,
+        Some(FailureKind::Reference) => Exit::Reference,
+        None if is_disk_full(error) => Exit::Environment,
+        None => Exit::Unexpected,
+    }
+}
+
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_kind_selects_the_exit_code() {
+        for (failure, exit) in [
+            (Failure::usage("x"), Exit::Usage),
+            (Failure::environment("x"), Exit::Environment),
+            (Failure::reference("x"), Exit::Reference),
+        ] {
+            assert_eq!(
+                exit_for(&anyhow::Error::new(failure).context("while")),
+                exit
+            );
+        }
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(exit_for(&full.into()), Exit::Environment);
+    }
+}

@@ -1,0 +1,119 @@
+//! Standard output and standard error: results in the form that was asked for, errors, colours, the log.
+//!
+//! Results go to standard output, everything else to standard error. Never decides what is printed.
+
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+
+use crate::base::Failure;
+
+/// The form of results on standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Text for people.
+    #[default]
+    Human,
+    /// One JSON document at the end.
+    Json,
+    /// One JSON line for each result or event, as it happens.
+    Jsonl,
+}
+
+/// Standard output was closed by its reader. Differs from a closed pipe of a worker, which is an error.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+pub(super) struct StdoutClosed;
+
+/// Prints a result.
+///
+/// # Errors
+/// [`StdoutClosed`] where the reader has closed it; an environment failure where the file or disk cannot be written.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
+        Err(error) => Err(
+            Failure::environment(format!("failed to print the results: {error}"))
+                .hint("check the file or disk that standard output goes to")
+                .into(),
+        ),
+    }
+}
+
+/// Prints results as one JSON document.
+pub(super) fn print_json(results: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(results)?))
+}
+
+/// Prints each result as a line of JSON.
+pub(super) fn print_json_lines<T: serde::Serialize>(
+    results: impl IntoIterator<Item = T>,
+) -> anyhow::Result<()> {
+    for result in results {
+        print(&format!("{}\n", serde_json::to_string(&result)?))?;
+    }
+    Ok(())
+}
+
+/// Prints an error and its causes on standard error.
+pub(super) fn print_error(error: &anyhow::Error) {
+    let mut stderr = std::io::stderr().lock();
+    let label = if use_colour(&stderr) {
+        "\x1b[1;31merror\x1b[0m"
+    } else {
+        "error"
+    };
+    // Where standard error cannot be written, nothing is left to report to.
+    let _ = writeln!(stderr, "{label}: {error:#}");
+}
+
+/// Whether to use colours on a stream: it is a terminal, and `NO_COLOR` is not set.
+pub(super) fn use_colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Sends the log to standard error. `KFORGE_LOG` overrides the level with the syntax of `tracing`'s filters.
+pub(super) fn init_logging(verbosity: u8) -> Result<(), Failure> {
+    let level = match verbosity {
+        0 => "warn",
+        1 => "kforge=info,warn",
+        _ => "trace",
+    };
+    let filter = match std::env::var("KFORGE_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            tracing_subscriber::EnvFilter::try_new(&directives).map_err(|error| {
+                Failure::usage(format!("`KFORGE_LOG={directives}`: {error}"))
+                    .hint("for example `KFORGE_LOG=debug` or `KFORGE_LOG=kforge::driver=trace`")
+            })?
+        }
+        _ => tracing_subscriber::EnvFilter::new(level),
+    };
+    let colour = use_colour(&std::io::stderr());
+    // Fails only where a test has already set a subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .try_init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::{Exit, exit_for};
+
+    #[test]
+    fn a_closed_worker_pipe_is_an_error_and_a_closed_stdout_is_not() {
+        let pipe = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let worker = anyhow::Error::new(pipe).context("a worker has closed its pipe");
+        assert!(!worker.is::<StdoutClosed>());
+        assert_eq!(exit_for(&worker), Exit::Unexpected);
+        assert!(anyhow::Error::new(StdoutClosed).is::<StdoutClosed>());
+    }
+}

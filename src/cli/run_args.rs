@@ -1,0 +1,67 @@
+//! Flags that `evolve`, `tune` and `resume` share, and the config that they result in.
+//!
+//! Each flag replaces one key of the config; `--set` comes last and wins. Reads no file and starts nothing.
+
+use super::model_flags::{ModelArgs, NoModelArg};
+use super::output::Format;
+use crate::base::Failure;
+use crate::config::{self, BackendChoice, Config, ProfileChoice};
+
+/// Flags of every command that works on a run.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// Steps per task, in total.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) steps: Option<u64>,
+    /// Profile of the task: how much to check and to time. `auto` is `quick` on a CPU and `full` on a GPU.
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Device that judges. `auto` is `cuda` if a GPU and NVRTC are found.
+    #[arg(long, value_name = "NAME", env = "KFORGE_BACKEND", value_parser = ["auto", "cpu", "cuda"])]
+    pub(super) backend: Option<String>,
+    /// Set any key of the config, e.g. `--set search.exploration=0.5`. Wins over everything else. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Read GPU counters of the kernels that are confirmed at the end (`eval.counters`).
+    #[arg(long)]
+    pub(super) counters: bool,
+    /// Fail unless the full sandbox is available (`eval.require_sandbox`).
+    #[arg(long)]
+    pub(super) require_sandbox: bool,
+    /// Print what would run, and stop.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Form of the results.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) format: Format,
+}
+
+/// The config with the flags applied.
+pub(super) fn apply_flags(
+    mut config: Config,
+    run: &RunArgs,
+    models: &ModelArgs,
+    no_model: &NoModelArg,
+) -> Result<Config, Failure> {
+    config.steps = run.steps.unwrap_or(config.steps);
+    if let Some(name) = run.profile.as_deref() {
+        config.profile = ProfileChoice(name.to_owned());
+    }
+    if let Some(name) = run.backend.as_deref() {
+        config.backend = parse_backend(name);
+    }
+    config.eval.require_sandbox |= run.require_sandbox;
+    config.eval.counters |= run.counters;
+    no_model.apply(&mut config);
+    models.apply(&mut config)?;
+    config::apply_overrides(&config, &run.set)
+}
+
+/// A value of `--backend` that clap has checked.
+pub(super) fn parse_backend(name: &str) -> BackendChoice {
+    match name {
+        "cpu" => BackendChoice::Cpu,
+        "cuda" => BackendChoice::Cuda,
+        _ => BackendChoice::Auto,
+    }
+}

@@ -1,0 +1,56 @@
+//! The resolved config: every `auto` replaced by a choice, every default filled in, every file read.
+//!
+//! Plain data; `resolve` makes it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::warm_start::WarmStarts;
+use crate::device::Cache;
+use crate::task::{Task, TaskFiles};
+use crate::verdict::DeviceIdentity;
+use crate::{llm, search};
+
+/// A config in which nothing is left to choose.
+#[derive(Clone, Debug)]
+pub struct ResolvedConfig {
+    /// The tasks, each with its warm starts and starting kernels.
+    pub tasks: Vec<(TaskFiles, Task)>,
+    /// The warm starts, by task.
+    pub from: WarmStarts,
+    pub steps: u64,
+    pub seed: u64,
+    pub output: PathBuf,
+    /// Whether the user did not name the directory, so that another may be used if it exists.
+    pub output_is_default: bool,
+    /// `cpu` or `cuda`.
+    pub backend: String,
+    /// The name of a profile that every task has.
+    pub profile: String,
+    pub in_flight: usize,
+    /// The GPUs that judge; empty if the CPU does.
+    pub gpus: Vec<DeviceIdentity>,
+    pub cache: Cache,
+    /// Whether kernels run on the CPU before they run on a GPU.
+    pub screen: bool,
+    /// Whether `ncu` counters of confirmed kernels are read.
+    pub counters: bool,
+    /// Whether `compute-sanitizer` runs confirmed kernels.
+    pub device_sanitize: bool,
+    pub launch_seconds: f64,
+    pub require_sandbox: bool,
+    pub window: u64,
+    pub search: search::SearchSettings,
+    /// The models and how they are used, resolved.
+    pub llm: llm::LlmSettings,
+    /// What the models may cost, over all tasks.
+    pub limits: llm::BudgetLimits,
+    /// Wall time for each task.
+    pub budget: Option<Duration>,
+    /// The choices that were made for the user, one line each: `backend: cpu (no GPU was found: times are CPU times)`.
+    pub choices: Vec<String>,
+    /// The config with its choices, as `run.yaml` records it.
+    pub record: Value,
+}

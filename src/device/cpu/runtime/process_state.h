@@ -1,0 +1,87 @@
+// The state of the process that runs a candidate: CUDA's built-in variables, shared memory, and the current job.
+//
+// Included by runtime.cpp and its parts only; all of them are one translation unit.
+
+#pragma once
+
+#include "runtime.h"
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "block.h"
+#include "control.h"
+#include "fault.h"
+#if defined(KFORGE_RACE)
+#include "race_hooks.h"
+#elif defined(KFORGE_BOUNDS)
+#include "bounds.h"
+#endif
+
+extern "C" {
+// Candidates see these as `const` variables of CUDA types.
+__thread kforge::ThreadPosition threadIdx __attribute__((aligned(16)));
+__thread kforge::ThreadPosition blockIdx __attribute__((aligned(16)));
+__thread uint32_t kforge_lane;
+__thread uint32_t kforge_shared_generation;
+__thread uint32_t kforge_poll_count;
+__thread void* kforge_dynamic_shared;
+uint32_t blockDim[3];
+uint32_t gridDim[3];
+
+// Defined by the generated end of the translation unit (entry.h).
+extern const kforge::Entry kforge_entries[];
+extern const uint32_t kforge_entry_count;
+}
+
+namespace kforge {
+
+constexpr uint32_t MAX_SHARED_BYTES = 227 << 10;
+#if defined(KFORGE_INSPECTED)
+constexpr size_t SHARED_REGION_BYTES = 1 << 20;  // leaves room for gaps between variables
+#else
+constexpr size_t SHARED_REGION_BYTES = 228 << 10;
+#endif
+constexpr size_t SHARED_GUARD_BYTES = 64 << 10;
+constexpr size_t SIGNAL_STACK_BYTES = 64 << 10;
+
+static SharedVariable* shared_variables = nullptr;
+
+SharedVariable::SharedVariable(void* (*address)(), size_t bytes) : next(shared_variables), address(address), bytes(bytes) { shared_variables = this; }
+
+// The shared memory of an operating system thread, and its position in the launch.
+struct Arena {
+    char* statics;
+    char* dynamic_end;
+    size_t statics_used;
+    size_t gaps;  // bytes of `statics_used` that are gaps between variables
+    uint64_t first_block;  // the next block of the current chunk; `end_block`: one past its last
+    uint64_t end_block;
+};
+static __thread Arena arena;
+
+// The job that all operating system threads work on. `generation` counts jobs; increasing it starts one.
+static struct {
+    alignas(64) uint32_t generation;
+    alignas(64) uint32_t finished;
+    alignas(64) uint64_t claimed;
+    alignas(64) void (*work)(Worker&);
+    uint32_t threads;
+    uint64_t blocks;
+    uint64_t chunk;
+    uint32_t launch_generation;
+    const Entry* entry;
+    const void* const* arguments;
+    uint32_t shared_bytes;
+    size_t variable_bytes;
+    char* zero_start;
+    uint64_t zero_bytes;
+} job;
+
+}  // namespace kforge

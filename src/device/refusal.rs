@@ -1,0 +1,66 @@
+//! Why a kernel does not run on a device, as data for a verdict; and how the devices keep that apart from their own failures.
+
+use crate::verdict::{Evidence, Status};
+
+/// Why a kernel does not run on this device: `unsupported`, `compile_error`, `compile_timeout`, `launch_error`, a fault, ….
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    pub status: Status,
+    /// One sentence for a person.
+    pub reason: String,
+    /// Boxed, because it is large and mostly empty.
+    pub evidence: Box<Evidence>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: Status, reason: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: reason.into(),
+            evidence: Box::default(),
+        }
+    }
+
+    /// A refusal that names a line of the kernel file, counted from 1.
+    pub(super) fn at_line(status: Status, line: u32, reason: impl std::fmt::Display) -> Self {
+        Self {
+            status,
+            reason: format!("line {line}: {reason}"),
+            evidence: Box::new(Evidence {
+                line: Some(line),
+                ..Evidence::default()
+            }),
+        }
+    }
+}
+
+/// Why a step of a device did not succeed. `?` turns a [`Refusal`] into the first variant, and any other error into the second.
+#[derive(Debug)]
+pub(super) enum DeviceError {
+    /// The kernel's fault: data for its verdict.
+    Refused(Refusal),
+    /// The fault of kforge or of the machine.
+    Broken(anyhow::Error),
+}
+
+impl DeviceError {
+    /// The error for a caller to whom a refusal can only be a bug: it has checked the kernel before.
+    pub(super) fn into_broken(self) -> anyhow::Error {
+        match self {
+            Self::Refused(refusal) => anyhow::anyhow!("{}", refusal.reason),
+            Self::Broken(error) => error,
+        }
+    }
+}
+
+impl From<Refusal> for DeviceError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for DeviceError {
+    fn from(error: E) -> Self {
+        Self::Broken(error.into())
+    }
+}

@@ -1,0 +1,194 @@
+//! All exchanges of a task with models: their stages, their budget, and why no more requests are sent.
+//!
+//! `advance` and `replies` add the methods that move exchanges on. The budget is charged here and nowhere else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::backend::{EarlierReply, ModelBackend};
+use super::exchange::{Exchange, ExchangeStage, RecordedRequests};
+use super::feedback_log::FeedbackLog;
+use super::task_parts::TaskParts;
+use crate::base::Failure;
+use crate::driver::options::ModelOptions;
+use crate::event::{Cost, Event};
+use crate::llm::Budget;
+use crate::base::files::read_recorded;
+use crate::task::Task;
+
+/// The exchanges of one task with models.
+pub(in crate::driver) struct ModelRequests<'a> {
+    pub(super) backend: Arc<dyn ModelBackend>,
+    pub(super) budget: &'a mut Budget,
+    /// Maximum number of requests in progress, those to mailboxes not counted.
+    concurrency: usize,
+    /// Maximum number of earlier steps that a prompt mentions.
+    pub(super) max_history: u64,
+    pub(super) feedback: FeedbackLog,
+    /// By step.
+    pub(super) exchanges: BTreeMap<u64, Exchange>,
+    /// Number of steps in a row that ended without any reply.
+    pub(super) unanswered_in_a_row: u32,
+    /// Why no more requests are sent.
+    pub(super) fatal: Option<Failure>,
+}
+
+impl<'a> ModelRequests<'a> {
+    pub(in crate::driver) fn new(
+        options: &ModelOptions,
+        budget: &'a mut Budget,
+        feedback: FeedbackLog,
+        max_history: u64,
+    ) -> Self {
+        Self {
+            backend: options.backend.clone(),
+            budget,
+            concurrency: options.concurrency.max(1),
+            max_history,
+            feedback,
+            exchanges: BTreeMap::new(),
+            unanswered_in_a_row: 0,
+            fatal: None,
+        }
+    }
+
+    /// Restores the exchange of a step from the journal. Does nothing for a step that is not open.
+    ///
+    /// # Errors
+    /// If a reply on disk is not the one that the journal names.
+    pub(in crate::driver) fn restore(
+        &mut self,
+        step: u64,
+        recorded: RecordedRequests,
+        parts: &mut TaskParts<'_>,
+    ) -> Result<()> {
+        let Some(brief) = parts.briefs.get(step) else {
+            return Ok(());
+        };
+        let model = brief.model.as_ref().map(|model| model.name.as_str());
+        let mut exchange = Exchange::new(model.is_some_and(|model| self.backend.is_mailbox(model)));
+        for reply in recorded.replies {
+            let text = match reply.response {
+                Some(digest) => {
+                    let path = parts.writer.directory().response(step, reply.ask);
+                    read_recorded(&path, digest, "reply")?
+                }
+                None => String::new(),
+            };
+            exchange.earlier_replies.push(EarlierReply {
+                outcome: reply.outcome,
+                text: text.into(),
+            });
+            exchange.stage = ExchangeStage::Replied;
+        }
+        if let Some(sent) = recorded.sent {
+            exchange.stage = ExchangeStage::ToRender;
+            if self.backend.is_mailbox(&sent.model) {
+                // The journals count it as lost at its worst case, but it still waits for its reply.
+                self.budget.undo_spent(&sent.reserved);
+                exchange.in_mailbox = Some(sent);
+            }
+        }
+        parts.briefs.start(step);
+        self.exchanges.insert(step, exchange);
+        Ok(())
+    }
+
+    /// Adds an event to the feedback for later prompts.
+    pub(in crate::driver) fn note_event(&mut self, event: &Event, task: &Task) {
+        self.feedback.note(event, task);
+    }
+
+    /// Cost so far, over all tasks of the run.
+    pub(in crate::driver) fn spent(&self) -> Cost {
+        self.budget.spent()
+    }
+
+    /// One line for each waiting request.
+    pub(in crate::driver) fn waiting_lines(&self) -> Vec<String> {
+        self.backend.waiting_lines()
+    }
+
+    /// Forgets all exchanges: the search has ended without them.
+    pub(in crate::driver) fn clear(&mut self) {
+        self.exchanges.clear();
+    }
+
+    /// Whether a rendered request does not fit into the budget, and no exchange in progress can free a reservation.
+    pub(in crate::driver) fn is_out_of_budget(&self) -> bool {
+        let is_in_progress = |stage| {
+            matches!(
+                stage,
+                ExchangeStage::Sending | ExchangeStage::Parsing | ExchangeStage::Rendering
+            )
+        };
+        let mut stages = self.exchanges.values().map(|exchange| exchange.stage);
+        !stages.clone().any(is_in_progress)
+            && stages.any(|stage| stage == ExchangeStage::AwaitingBudget)
+    }
+
+    /// Whether a mailbox has no reply yet, and this process does not wait for it.
+    pub(in crate::driver) fn awaits_mailbox(&self) -> bool {
+        let mut exchanges = self.exchanges.values();
+        exchanges.any(|exchange| exchange.stage == ExchangeStage::AwaitingMailbox)
+    }
+
+    /// Whether a request to anything but a mailbox is in progress.
+    pub(in crate::driver) fn is_sending_beyond_mailboxes(&self) -> bool {
+        self.sending().any(|exchange| !exchange.is_mailbox)
+    }
+
+    /// Whether requests to mailboxes are all that runs. `running`: number of pieces of work in progress.
+    pub(in crate::driver) fn only_mailbox_requests(&self, running: usize) -> bool {
+        let sending = self.sending().count();
+        sending > 0 && sending == running && !self.is_sending_beyond_mailboxes()
+    }
+
+    /// Whether no more requests are sent because of a fatal failure.
+    pub(in crate::driver) fn has_fatal(&self) -> bool {
+        self.fatal.is_some()
+    }
+
+    /// Takes the failure that ends the run.
+    pub(in crate::driver) fn take_fatal(&mut self) -> Option<Failure> {
+        self.fatal.take()
+    }
+
+    /// Whether another request may be in progress. Requests to mailboxes always may.
+    pub(super) fn has_room(&self, step: u64) -> bool {
+        let is_mailbox = self
+            .exchanges
+            .get(&step)
+            .map(|exchange| exchange.is_mailbox);
+        let occupies_slot = |exchange: &&Exchange| {
+            let stage = exchange.stage;
+            !exchange.is_mailbox
+                && matches!(
+                    stage,
+                    ExchangeStage::Rendering
+                        | ExchangeStage::AwaitingBudget
+                        | ExchangeStage::Sending
+                )
+        };
+        is_mailbox == Some(true)
+            || self.exchanges.values().filter(occupies_slot).count() < self.concurrency
+    }
+
+    /// Whether the run is about to end, so that a reply would not be used.
+    pub(super) fn sends_no_more(&self, parts: &TaskParts<'_>) -> bool {
+        self.has_fatal() || parts.is_stopped || parts.search.stop_reason().is_some()
+    }
+
+    pub(super) fn exchange_mut(&mut self, step: u64) -> Result<&mut Exchange> {
+        self.exchanges
+            .get_mut(&step)
+            .with_context(|| format!("step {step} is over, but a request of it is in progress"))
+    }
+
+    fn sending(&self) -> impl Iterator<Item = &Exchange> {
+        let exchanges = self.exchanges.values();
+        exchanges.filter(|exchange| exchange.stage == ExchangeStage::Sending)
+    }
+}

@@ -1,0 +1,143 @@
+//! Durable writes of a task: the files of its steps, then the journal lines that name them.
+//!
+//! The only writer of a task's folder, except for the summary and the mailbox. Writes what it is given; decides nothing.
+
+use anyhow::Result;
+
+use crate::base::files::{self, WriteBatch};
+use crate::event::Event;
+use crate::run::{Journal, TaskDirectory};
+use crate::verdict::Verdict;
+
+/// Largest profiler report that is kept, in bytes.
+const MAX_REPORT_BYTES: usize = 1 << 20;
+
+/// Writes the files and the journal of one task.
+///
+/// The files are durable only after the next `append`. A journal line never becomes durable before the files that it names.
+pub(super) struct JournalWriter {
+    directory: TaskDirectory,
+    journal: Journal,
+    batch: WriteBatch,
+}
+
+impl JournalWriter {
+    pub(super) fn new(directory: TaskDirectory, journal: Journal) -> Self {
+        Self {
+            directory,
+            journal,
+            batch: WriteBatch::default(),
+        }
+    }
+
+    pub(super) fn directory(&self) -> &TaskDirectory {
+        &self.directory
+    }
+
+    /// Makes all files written so far durable, then appends the events and makes them durable too.
+    pub(super) fn append(&mut self, events: &[Event]) -> Result<()> {
+        self.batch.sync()?;
+        for event in events {
+            self.journal.append(event)?;
+        }
+        self.journal.sync()
+    }
+
+    pub(super) fn write_kernel(&mut self, step: u64, source: &str) -> Result<()> {
+        self.batch
+            .write_in_new_folder(self.directory.source(step), source.as_bytes())
+    }
+
+    /// Writes the copy of a verdict for people, and the compile log if there is one.
+    pub(super) fn write_verdict(
+        &mut self,
+        step: u64,
+        verdict: &Verdict,
+        compile_log: &str,
+    ) -> Result<()> {
+        let text = verdict_text(verdict)?;
+        self.batch.write(self.directory.verdict(step), &text)?;
+        if !compile_log.is_empty() {
+            let path = self.directory.compile_log(step);
+            self.batch.write(path, compile_log.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a profiler's report and puts its path into the verdict. Drops a report that is too large; the verdict then says so.
+    pub(super) fn write_profiler_report(
+        &mut self,
+        step: u64,
+        verdict: &mut Verdict,
+        report: &[u8],
+    ) -> Result<()> {
+        let evidence = verdict.evidence.as_mut();
+        let Some(counters) = evidence.and_then(|evidence| evidence.counters.as_mut()) else {
+            return Ok(());
+        };
+        if report.len() > MAX_REPORT_BYTES {
+            let bytes = report.len();
+            counters.report = Some(format!("not kept: {bytes} bytes"));
+            return Ok(());
+        }
+        let path = self.directory.profiler_report(step);
+        let name = path.strip_prefix(self.directory.root()).unwrap_or(&path);
+        counters.report = Some(name.display().to_string());
+        self.batch.write_in_new_folder(path, report)
+    }
+
+    pub(super) fn write_prompt(&mut self, step: u64, ask: u32, prompt: &str) -> Result<()> {
+        self.batch
+            .write_in_new_folder(self.directory.prompt(step, ask), prompt.as_bytes())
+    }
+
+    /// Writes a reply. A mailbox reply is already in place and only becomes durable.
+    pub(super) fn write_reply(&mut self, step: u64, ask: u32, text: &str) -> Result<()> {
+        let path = self.directory.response(step, ask);
+        if std::fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+            let file = std::fs::File::open(&path)
+                .map_err(|error| files::explain_io_error("open", &path, error))?;
+            files::sync(&file, &path)?;
+            return files::sync_folder(path.parent().unwrap_or(&path));
+        }
+        self.batch.write_in_new_folder(path, text.as_bytes())
+    }
+
+    /// Writes the trace and the edits of a step's replies, if there are any.
+    pub(super) fn write_reply_notes(
+        &mut self,
+        step: u64,
+        trace: Option<&str>,
+        edits: Option<&str>,
+    ) -> Result<()> {
+        let trace = trace.map(|text| (self.directory.trace(step), text));
+        let edits = edits.map(|text| (self.directory.edits(step), text));
+        for (path, text) in trace.into_iter().chain(edits) {
+            self.batch.write_in_new_folder(path, text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes `best.cu`, and `best.json` if there is a verdict. Durable on return.
+    pub(super) fn write_best(&self, source: &str, verdict: Option<&Verdict>) -> Result<()> {
+        files::replace_durably(&self.directory.best_source(), source.as_bytes())?;
+        match verdict {
+            Some(verdict) => {
+                files::replace_durably(&self.directory.best_verdict(), &verdict_text(verdict)?)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Removes `best.cu` and `best.json`.
+    pub(super) fn remove_best(&self) -> Result<()> {
+        files::remove(&self.directory.best_source())?;
+        files::remove(&self.directory.best_verdict())
+    }
+}
+
+fn verdict_text(verdict: &Verdict) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(verdict)?;
+    text.push(b'\n');
+    Ok(text)
+}

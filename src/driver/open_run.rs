@@ -1,0 +1,321 @@
+//! An open run directory: lock, record, the run's own journal, and the state of a task when work on it starts.
+//!
+//! Writes everything in the run directory that concerns more than one task, except `summary.json`. Never searches; `task_loop` does.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::asking::{self, ModelRequests};
+use super::briefs::OpenBriefs;
+use super::fault_policy::FaultPolicy;
+use super::journal_writer::JournalWriter;
+use super::options::{RunOptions, StartMode};
+use super::proposer::Proposer;
+use super::reporter::Reporter;
+use super::resume::{self, EarlierSessions};
+use super::scheduler::Scheduler;
+use super::summary::Summary;
+use super::task_state::TaskState;
+use crate::base::files::WriteBatch;
+use crate::base::{Failure, files};
+use crate::event::{
+    Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, TaskEnded, TaskStarted,
+};
+use crate::llm::{Budget, BudgetLimits};
+use crate::report::{Observer, Progress};
+use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord};
+use crate::search::Search;
+use crate::task::Task;
+use crate::verdict::SelfTest;
+
+/// A run directory that this process has locked.
+pub(super) struct OpenRun {
+    directory: RunDirectory,
+    journal: Journal,
+    /// By task.
+    earlier_sessions: HashMap<String, EarlierSessions>,
+    /// When a change was last accepted.
+    last_accepted: Option<String>,
+    /// Tasks that this process has started to work on.
+    started_tasks: HashSet<String>,
+    _lock: RunLock,
+}
+
+/// What a task uses of the run.
+pub(super) struct SharedParts<'a> {
+    pub(super) proposer: Arc<dyn Proposer>,
+    pub(super) summary: &'a mut Summary,
+    pub(super) observer: &'a mut dyn Observer,
+    /// `None` if the run has no models.
+    pub(super) budget: Option<&'a mut Budget>,
+}
+
+impl OpenRun {
+    /// Creates a run directory, or opens an existing one and checks that it holds the same experiment.
+    ///
+    /// # Errors
+    /// A usage failure if the directory is in use, is not what `options.start` expects, or has a record with other settings.
+    pub(super) fn open(options: &RunOptions) -> Result<Self> {
+        let directory = RunDirectory::new(&options.directory);
+        check_task_names(&options.tasks)?;
+        // Before anything is written, so that a mistyped directory is not created.
+        if options.start != StartMode::New {
+            RunRecord::read(&directory)?;
+        }
+        files::create_folder(directory.root())?;
+        let lock = RunLock::acquire(&directory.lock())?;
+        let recorded = match options.start {
+            StartMode::New if directory.record().exists() => {
+                return Err(already_a_run(&directory).into());
+            }
+            StartMode::New => None,
+            StartMode::Resume { .. } => Some(RunRecord::read(&directory)?),
+        };
+        let mut earlier_sessions: HashMap<String, EarlierSessions> = HashMap::new();
+        let mut last_accepted = None;
+        let journal = Journal::open(&directory.journal(), |head, event: RunEvent| {
+            match event {
+                RunEvent::TaskStarted(started) => {
+                    let earlier = earlier_sessions.entry(started.task).or_default();
+                    earlier.started.push(head.time.to_owned());
+                }
+                RunEvent::Accepted(_) => last_accepted = Some(head.time.to_owned()),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        let mut run = Self {
+            directory,
+            journal,
+            earlier_sessions,
+            last_accepted,
+            started_tasks: HashSet::new(),
+            _lock: lock,
+        };
+        if recorded.is_none() {
+            run.copy_warm_starts(options)?;
+        }
+        run.record_session(options, recorded.as_ref())?;
+        if recorded.as_ref() != Some(&options.record) {
+            options.record.write(&run.directory)?;
+        }
+        Ok(run)
+    }
+
+    pub(super) fn directory(&self) -> &RunDirectory {
+        &self.directory
+    }
+
+    /// Copies the warm starts into the run directory before any journal line names them. From then on their origin may change.
+    fn copy_warm_starts(&self, options: &RunOptions) -> Result<()> {
+        for (name, recorded) in &options.record.tasks {
+            let task = options.tasks.iter().find(|task| task.name == *name);
+            for (index, warm_start) in recorded.from.iter().enumerate() {
+                let source = task.and_then(|task| task.kernels.get(&warm_start.name));
+                let source = source.with_context(|| {
+                    format!("the warm start `{}` has no source", warm_start.name)
+                })?;
+                let path = self.directory.create_task(name)?.warm_start(index + 1);
+                let mut batch = WriteBatch::default();
+                batch.write_in_new_folder(path, source.as_bytes())?;
+                batch.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that this process works here, and the changes that the user has accepted.
+    fn record_session(&mut self, options: &RunOptions, recorded: Option<&RunRecord>) -> Result<()> {
+        let changes = recorded
+            .map(|recorded| recorded.differences(&options.record))
+            .unwrap_or_default();
+        let are_accepted = options.start
+            == StartMode::Resume {
+                accept_changes: true,
+            };
+        if !changes.is_empty() && !are_accepted {
+            return Err(run::changes_not_accepted(&self.directory, &changes).into());
+        }
+        let session = Session {
+            kforge: options.record.kforge.clone(),
+            host: options.record.host.clone(),
+            steps: options.steps,
+            in_flight: options.in_flight,
+        };
+        let event = if self.journal.is_empty() {
+            RunEvent::Created(session)
+        } else {
+            RunEvent::Resumed(session)
+        };
+        self.journal.append(&event)?;
+        if changes.is_empty() {
+            return self.journal.sync();
+        }
+        self.record(RunEvent::Accepted(Accepted { changes }))?;
+        self.last_accepted = Some(run::timestamp(run::now_milliseconds()));
+        Ok(())
+    }
+
+    fn record(&mut self, event: RunEvent) -> Result<()> {
+        self.journal.append(&event)?;
+        self.journal.sync()
+    }
+
+    /// The budget for models, less what the journals of all tasks say was spent.
+    pub(super) fn remaining_budget(
+        &self,
+        tasks: &[Arc<Task>],
+        limits: BudgetLimits,
+    ) -> Result<Budget> {
+        let mut budget = Budget::new(limits);
+        for task in tasks {
+            let journal = self.directory.task_for_reading(&task.name)?.journal();
+            for cost in asking::recorded_costs(&journal) {
+                budget.add_spent(&cost);
+            }
+        }
+        Ok(budget)
+    }
+
+    /// Replays a task's journal and restores what the last process left open. Starts no work.
+    pub(super) fn open_task<'a>(
+        &mut self,
+        options: &RunOptions,
+        task: &Arc<Task>,
+        shared: SharedParts<'a>,
+    ) -> Result<TaskState<'a>> {
+        let directory = self.directory.create_task(&task.name)?;
+        let mut earlier = self.earlier_sessions.remove(&task.name).unwrap_or_default();
+        earlier.last_accepted = self.last_accepted.clone();
+        let search = new_search(options, task);
+        let mut replayed = resume::replay(&directory, task, search, &earlier)?;
+        // The steps made so far are paid for, so the total is never smaller.
+        let steps = options.steps.max(replayed.next_step - 1);
+        replayed.search.set_steps(steps);
+        let progress = Progress {
+            task: task.name.clone(),
+            total: steps,
+            budget: options.budget,
+            spent_before: replayed.time_spent,
+            ..Progress::default()
+        };
+        let models = options.models.as_ref().zip(shared.budget);
+        let requests = models.map(|(models, budget)| {
+            let max_history = options.search.history;
+            ModelRequests::new(models, budget, replayed.feedback, max_history)
+        });
+        let mut state = TaskState {
+            task: task.clone(),
+            search: replayed.search,
+            sources: replayed.sources,
+            briefs: OpenBriefs::new(replayed.next_step, replayed.open),
+            scheduler: Scheduler::new(shared.proposer, options.in_flight, replayed.stale),
+            requests,
+            faults: FaultPolicy::default(),
+            writer: JournalWriter::new(directory, replayed.journal),
+            reporter: Reporter::new(
+                progress,
+                shared.observer,
+                shared.summary,
+                replayed.model_tally,
+            ),
+            recorded_stop: replayed.stopped,
+        };
+        for step in replayed.unjudged {
+            let source = state.sources.text(step)?;
+            state.scheduler.queue_candidate(step, source);
+        }
+        if let Some((requests, mut parts)) = state.requests_and_parts() {
+            for (step, recorded) in replayed.requests {
+                requests.restore(step, recorded, &mut parts)?;
+            }
+        }
+        state.update_progress();
+        state.reporter.set_steps_before();
+        Ok(state)
+    }
+
+    /// Records that this process starts to work on a task.
+    pub(super) fn record_task_start(&mut self, task: &str) -> Result<()> {
+        let task = task.to_owned();
+        self.started_tasks.insert(task.clone());
+        self.record(RunEvent::TaskStarted(TaskStarted { task }))
+    }
+
+    /// Whether this process has started to work on a task.
+    pub(super) fn has_started(&self, task: &str) -> bool {
+        self.started_tasks.contains(task)
+    }
+
+    /// Records the baseline's measurements against itself, if there are any.
+    pub(super) fn record_self_test(&mut self, task: &str, workloads: Vec<SelfTest>) -> Result<()> {
+        if workloads.is_empty() {
+            return Ok(());
+        }
+        let task = task.to_owned();
+        self.record(RunEvent::SelfTested(SelfTested { task, workloads }))
+    }
+
+    /// Records how far a task has come. Does nothing for a task that was finished before. `is_resumable`: the task was interrupted
+    /// or awaits replies.
+    pub(super) fn record_task_end(
+        &mut self,
+        progress: &Progress,
+        is_resumable: bool,
+        failure: Option<String>,
+    ) -> Result<()> {
+        let task = progress.task.clone();
+        if !self.has_started(&task) {
+            return Ok(());
+        }
+        if is_resumable {
+            return self.record(RunEvent::Interrupted(Interrupted { task }));
+        }
+        self.record(RunEvent::TaskEnded(TaskEnded {
+            task,
+            steps: progress.steps,
+            why: progress.stopped,
+            failure,
+            best: progress.best.map(|best| BestOfTask {
+                step: best.step,
+                speedup: best.speedup,
+                confirmed: best.confirmed,
+            }),
+        }))
+    }
+}
+
+fn check_task_names(tasks: &[Arc<Task>]) -> Result<()> {
+    let mut names = HashSet::new();
+    match tasks.iter().find(|task| !names.insert(&task.name)) {
+        Some(task) => Err(
+            Failure::usage(format!("the task `{}` is named twice", task.name))
+                .hint("name each task once")
+                .into(),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn already_a_run(directory: &RunDirectory) -> Failure {
+    Failure::usage(format!(
+        "`{}` already holds a run",
+        directory.root().display()
+    ))
+    .hint("continue it with `kforge resume`, or choose another directory with `--output`")
+}
+
+/// The search of a task before its first step.
+fn new_search(options: &RunOptions, task: &Task) -> Search {
+    let starts: Vec<_> = task
+        .starting_kernels()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let models = options.models.as_ref();
+    let pool = models.map(|models| models.backend.model_pool());
+    let RunRecord { seed, window, .. } = options.record;
+    Search::new(&options.search, seed, window, u64::MAX, &starts)
+        .with_models(pool.unwrap_or_default())
+}

@@ -1,0 +1,52 @@
+//! What a run is asked to do: directory, tasks, search settings, budgets and models.
+//!
+//! Plain data, made by `cli` from flags and config.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::asking::ModelBackend;
+use crate::llm::BudgetLimits;
+use crate::run::RunRecord;
+use crate::search::SearchSettings;
+use crate::task::Task;
+
+/// Everything that `run` needs besides the proposer, the evaluators and the observer.
+pub struct RunOptions {
+    pub directory: PathBuf,
+    pub start: StartMode,
+    /// What the results depend on. On resume it is compared with the record in the directory, so `window` must be the recorded
+    /// one unless the user asked for another.
+    pub record: RunRecord,
+    pub tasks: Vec<Arc<Task>>,
+    pub search: SearchSettings,
+    /// Number of steps per task, those of earlier processes included.
+    pub steps: u64,
+    /// Number of kernels that are judged at the same time. 0 counts as 1.
+    pub in_flight: usize,
+    /// Wall-time budget per task, the time of earlier processes included.
+    pub budget: Option<Duration>,
+    /// The models to ask. `None`: only kforge's own operators make proposals.
+    pub models: Option<ModelOptions>,
+}
+
+/// The models to ask, and what they may cost.
+pub struct ModelOptions {
+    pub backend: Arc<dyn ModelBackend>,
+    /// Limits for all tasks and all processes of the run together.
+    pub limits: BudgetLimits,
+    /// Number of requests in progress at the same time, those to a mailbox not counted. 0 counts as 1.
+    pub concurrency: usize,
+    /// Version of the prompts.
+    pub prompts_version: String,
+}
+
+/// Whether the directory must already hold a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartMode {
+    /// The directory must not hold a run.
+    New,
+    /// The directory must hold a run with the same record. With `accept_changes` the record may differ; the changes are recorded.
+    Resume { accept_changes: bool },
+}

@@ -1,0 +1,175 @@
+//! Progress of a task: for the observer, for `summary.json`, and for `best.cu` and `best.json`.
+//!
+//! Shows what the search and the requests say. Decides nothing and changes no other part of the task.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::asking::ModelRequests;
+use super::journal_writer::JournalWriter;
+use super::model_stats::ModelTally;
+use super::sources::KernelSources;
+use super::summary::Summary;
+use crate::event::{Event, StopReason};
+use crate::report::{BestCandidate, Observer, Progress};
+use crate::search::{Search, SearchUpdate};
+
+/// How often the observer is told which requests are waiting.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reports the progress of one task.
+pub(super) struct Reporter<'a> {
+    progress: Progress,
+    observer: &'a mut dyn Observer,
+    summary: &'a mut Summary,
+    model_tally: ModelTally,
+    /// The candidate in `best.cu`, and whether it is confirmed.
+    best_on_disk: Option<(u64, bool)>,
+    /// When this process started to work on the task.
+    started: Instant,
+    last_tick: Instant,
+}
+
+impl<'a> Reporter<'a> {
+    pub(super) fn new(
+        progress: Progress,
+        observer: &'a mut dyn Observer,
+        summary: &'a mut Summary,
+        model_tally: ModelTally,
+    ) -> Self {
+        Self {
+            progress,
+            observer,
+            summary,
+            model_tally,
+            best_on_disk: None,
+            started: Instant::now(),
+            last_tick: Instant::now(),
+        }
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Starts the clock of this process's work on the task.
+    pub(super) fn start_clock(&mut self) {
+        self.started = Instant::now();
+    }
+
+    /// When the wall-time budget is spent. `None` without a budget.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let budget = self.progress.budget?;
+        let left = budget.saturating_sub(self.progress.spent_before);
+        self.started.checked_add(left)
+    }
+
+    /// Marks the steps so far as made before this process started.
+    pub(super) fn set_steps_before(&mut self) {
+        self.progress.steps_before = self.progress.steps;
+    }
+
+    pub(super) fn set_stopped(&mut self, reason: Option<StopReason>) {
+        self.progress.stopped = reason;
+    }
+
+    /// Brings the progress up to date.
+    pub(super) fn update(&mut self, search: &Search, requests: Option<&ModelRequests<'_>>) {
+        let progress = &mut self.progress;
+        progress.steps = search.folded();
+        progress.judged = search.counts().judged;
+        progress.passed = search.counts().passed;
+        progress.cells = search.archive().filled_cells();
+        progress.elapsed = self.started.elapsed();
+        if let Some(requests) = requests {
+            progress.spent = Some(requests.spent());
+            progress.waiting = requests.waiting_lines();
+        }
+        progress.best = best_candidate(search);
+    }
+
+    /// Counts a recorded event for the statistics of models.
+    pub(super) fn count_event(&mut self, event: &Event) {
+        self.model_tally.count_event(event);
+    }
+
+    pub(super) fn show_start(&mut self) {
+        self.observer.started(&self.progress);
+    }
+
+    pub(super) fn show_event(&mut self, event: &Event, updates: &[SearchUpdate]) {
+        self.observer.event(event, updates, &self.progress);
+    }
+
+    pub(super) fn show_end(&mut self) {
+        self.observer.ended(&self.progress);
+    }
+
+    /// When to call `tick` next.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        self.last_tick.checked_add(TICK_INTERVAL)
+    }
+
+    /// Shows which requests are waiting.
+    pub(super) fn tick(&mut self) {
+        self.last_tick = Instant::now();
+        self.observer.waiting(&self.progress);
+    }
+
+    /// Whether enough time has passed to write the best kernel and the summary again.
+    pub(super) fn may_write_summary(&self) -> bool {
+        self.summary.may_be_written()
+    }
+
+    /// Writes the best kernel and its verdict, unless they are on disk already. Removes them if there is no best kernel.
+    pub(super) fn write_best(
+        &mut self,
+        search: &Search,
+        sources: &mut KernelSources,
+        writer: &JournalWriter,
+    ) -> Result<()> {
+        let Some(best) = self.progress.best else {
+            // The best kernel may have been refuted.
+            writer.remove_best()?;
+            self.best_on_disk = None;
+            return Ok(());
+        };
+        if self.best_on_disk == Some((best.step, best.confirmed)) {
+            return Ok(());
+        }
+        let verdict = match search.best_confirmed() {
+            Some(confirmed) => Some(confirmed.verdict.clone()),
+            None => search.best().and_then(|elite| elite.verdict.clone()),
+        };
+        writer.write_best(&sources.text(best.step)?, verdict.as_deref())?;
+        self.best_on_disk = Some((best.step, best.confirmed));
+        Ok(())
+    }
+
+    /// Writes `summary.json`. `failure`: the error message of a failed oracle or baseline.
+    pub(super) fn write_summary(&mut self, search: &Search, failure: Option<String>) -> Result<()> {
+        self.progress.elapsed = self.started.elapsed();
+        self.summary
+            .set_task(&self.progress, search.counts(), &self.model_tally, failure);
+        self.summary.write(false)
+    }
+}
+
+/// The fastest confirmed kernel. If none is confirmed, the fastest elite that was not refuted.
+fn best_candidate(search: &Search) -> Option<BestCandidate> {
+    let confirmed = search.best_confirmed().and_then(|confirmed| {
+        Some(BestCandidate {
+            step: confirmed.step,
+            speedup: confirmed.speedup?,
+            confirmed: true,
+        })
+    });
+    confirmed.or_else(|| {
+        search.best().map(|elite| BestCandidate {
+            step: elite.step,
+            speedup: elite.speedup,
+            confirmed: false,
+        })
+    })
+}

@@ -1,0 +1,169 @@
+//! The queue in front of the judge and the proposer: what runs next.
+//!
+//! Owns the kernels that wait for the judge, and all running work. Never handles results; `settle` does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use super::briefs::OpenBriefs;
+use super::fault_policy::{BASELINE_STEP, FaultPolicy};
+use super::proposer::Proposer;
+use super::running::{EvaluationPurpose, ProposalInput, RunningWork};
+use super::sources::KernelSources;
+use crate::event::Brief;
+use crate::propose::Parent;
+use crate::search::Search;
+use crate::task::Task;
+use crate::worker::{Evaluator, Job, JobKind};
+
+/// Decides which work of a task runs next.
+pub(super) struct Scheduler {
+    pub(super) running: RunningWork,
+    proposer: Arc<dyn Proposer>,
+    /// `None` until the task is started.
+    evaluator: Option<Arc<dyn Evaluator>>,
+    /// Maximum number of evaluations at the same time.
+    in_flight: usize,
+    /// Candidates that wait for the judge, by step.
+    unjudged: BTreeMap<u64, Arc<str>>,
+    /// Elites that must be judged again because a change was accepted.
+    stale: VecDeque<u64>,
+}
+
+impl Scheduler {
+    pub(super) fn new(proposer: Arc<dyn Proposer>, in_flight: usize, stale: Vec<u64>) -> Self {
+        Self {
+            running: RunningWork::default(),
+            proposer,
+            evaluator: None,
+            in_flight: in_flight.max(1),
+            unjudged: BTreeMap::new(),
+            stale: stale.into(),
+        }
+    }
+
+    pub(super) fn set_evaluator(&mut self, evaluator: Arc<dyn Evaluator>) {
+        self.evaluator = Some(evaluator);
+    }
+
+    /// Queues a candidate for the judge.
+    pub(super) fn queue_candidate(&mut self, step: u64, source: Arc<str>) {
+        self.unjudged.insert(step, source);
+    }
+
+    /// Queues an elite to be judged again.
+    pub(super) fn queue_stale(&mut self, step: u64) {
+        self.stale.push_back(step);
+    }
+
+    pub(super) fn has_stale(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// Passes all briefs that are ready to the proposer, in step order. One batch at a time.
+    pub(super) fn propose(
+        &mut self,
+        briefs: &mut OpenBriefs,
+        sources: &mut KernelSources,
+        task: &Arc<Task>,
+    ) -> Result<()> {
+        if self.running.is_proposing() {
+            return Ok(());
+        }
+        let mut inputs = Vec::new();
+        for brief in briefs.take_ready(false, sources) {
+            let parents = known_parents(&brief, sources)?;
+            inputs.push(ProposalInput { brief, parents });
+        }
+        if !inputs.is_empty() {
+            self.running
+                .propose(self.proposer.clone(), task.clone(), inputs);
+        }
+        Ok(())
+    }
+
+    /// Fills the judge. A duel comes first because the fold waits for it, then the candidates in step order.
+    pub(super) fn dispatch(
+        &mut self,
+        search: &Search,
+        sources: &mut KernelSources,
+        faults: &FaultPolicy,
+    ) -> Result<()> {
+        while self.running.evaluations() < self.in_flight {
+            let duel = search
+                .pending_duel()
+                .filter(|_| !self.running.is_dueling())
+                .filter(|duel| !faults.is_give_up_pending(duel.step));
+            if let Some(duel) = duel {
+                let source = sources.text(duel.step)?;
+                let kind = JobKind::Duel {
+                    against: sources.text(duel.against)?,
+                };
+                let purpose = EvaluationPurpose::Duel {
+                    against: duel.against,
+                };
+                self.evaluate(duel.step, source, kind, purpose)?;
+            } else if let Some((step, source)) = self.unjudged.pop_first() {
+                self.evaluate(step, source, JobKind::Judge, EvaluationPurpose::Judge)?;
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the judge with elites that must be judged again.
+    pub(super) fn dispatch_stale(&mut self, sources: &mut KernelSources) -> Result<()> {
+        while self.running.evaluations() < self.in_flight
+            && let Some(step) = self.stale.pop_front()
+        {
+            let source = sources.text(step)?;
+            self.evaluate(step, source, JobKind::Judge, EvaluationPurpose::Rejudge)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn confirm(&mut self, step: u64, source: Arc<str>) -> Result<()> {
+        self.evaluate(step, source, JobKind::Confirm, EvaluationPurpose::Confirm)
+    }
+
+    /// Judges the baseline if the search waits only for steps that were given up. The baseline passes if the judge works.
+    pub(super) fn check_judge_if_stuck(&mut self, faults: &FaultPolicy, task: &Task) -> Result<()> {
+        if !faults.has_pending_give_ups() || !self.running.is_empty() {
+            return Ok(());
+        }
+        let source = task.baseline().1.into();
+        let purpose = EvaluationPurpose::CheckJudge;
+        self.evaluate(BASELINE_STEP, source, JobKind::Judge, purpose)
+    }
+
+    fn evaluate(
+        &mut self,
+        step: u64,
+        source: Arc<str>,
+        kind: JobKind,
+        purpose: EvaluationPurpose,
+    ) -> Result<()> {
+        let evaluator = self.evaluator.as_ref();
+        let evaluator = evaluator.context("the task has no evaluator yet")?;
+        let job = Job { step, source, kind };
+        self.running.evaluate(evaluator, job, purpose);
+        Ok(())
+    }
+}
+
+/// The parents of a brief that have a kernel.
+fn known_parents(brief: &Brief, sources: &mut KernelSources) -> Result<Vec<Parent>> {
+    let mut parents = Vec::new();
+    for step in &brief.parents {
+        if sources.has_kernel(*step) {
+            parents.push(Parent {
+                step: *step,
+                source: sources.text(*step)?,
+            });
+        }
+    }
+    Ok(parents)
+}

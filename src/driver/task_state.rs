@@ -1,0 +1,193 @@
+//! Everything that the loop of one task owns, one part per concern, and the order in which events take effect.
+//!
+//! | part | what it owns |
+//! | --- | --- |
+//! | `briefs` | open steps |
+//! | `scheduler` | running work, and the queue in front of the judge |
+//! | `requests` | exchanges with models, and their budget |
+//! | `faults` | harness errors |
+//! | `writer` | the task's files and journal |
+//! | `reporter` | progress, summary, best kernel on disk |
+//!
+//! `settle` turns results into events; `task_loop` decides what happens when. No other code touches the parts.
+
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow, bail};
+
+use super::asking::{ModelRequests, TaskParts};
+use super::briefs::OpenBriefs;
+use super::fault_policy::FaultPolicy;
+use super::journal_writer::JournalWriter;
+use super::reporter::Reporter;
+use super::round::{FollowUp, Round};
+use super::scheduler::Scheduler;
+use super::sources::KernelSources;
+use crate::event::{Event, StopReason, Stopped};
+use crate::search::{Search, SearchUpdate};
+use crate::task::Task;
+
+/// The state of a task in progress.
+pub(super) struct TaskState<'a> {
+    pub(super) task: Arc<Task>,
+    pub(super) search: Search,
+    pub(super) sources: KernelSources,
+    pub(super) briefs: OpenBriefs,
+    pub(super) scheduler: Scheduler,
+    /// `None` if the run has no models.
+    pub(super) requests: Option<ModelRequests<'a>>,
+    pub(super) faults: FaultPolicy,
+    pub(super) writer: JournalWriter,
+    pub(super) reporter: Reporter<'a>,
+    /// The last `stopped` event of the journal.
+    pub(super) recorded_stop: Option<Stopped>,
+}
+
+impl<'a> TaskState<'a> {
+    /// Makes events durable, then applies them: search, feedback, progress, observer, in this order.
+    ///
+    /// # Errors
+    /// An I/O error; or a brief that differs from the recorded one, which is a bug in kforge.
+    pub(super) fn record(&mut self, events: Vec<Event>) -> Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.writer.append(&events)?;
+        let mut improved = false;
+        for event in &events {
+            let updates = self.search.tell(event);
+            if let Some(requests) = &mut self.requests {
+                requests.note_event(event, &self.task);
+            }
+            self.reporter.count_event(event);
+            self.update_progress();
+            for update in &updates {
+                match update {
+                    SearchUpdate::Best { .. } | SearchUpdate::Confirmed { .. } => improved = true,
+                    SearchUpdate::Diverged(divergence) => {
+                        return Err(anyhow!("{divergence}")
+                            .context("a brief has changed since it was recorded"));
+                    }
+                    _ => {}
+                }
+            }
+            self.reporter.show_event(event, &updates);
+        }
+        if improved && self.reporter.may_write_summary() {
+            self.write_best()?;
+            self.write_summary(None)?;
+        }
+        Ok(())
+    }
+
+    /// Records the events of a round, then does what follows.
+    pub(super) fn finish_round(&mut self, round: Round) -> Result<()> {
+        self.record(round.events)?;
+        self.follow_up(round.follow_ups)
+    }
+
+    /// Does what becomes possible once a round is durable.
+    pub(super) fn follow_up(&mut self, follow_ups: Vec<FollowUp>) -> Result<()> {
+        for follow_up in follow_ups {
+            let Some((requests, mut parts)) = self.requests_and_parts() else {
+                bail!("a request is to be sent, but the run has no models");
+            };
+            match follow_up {
+                FollowUp::Send(step) => requests.send(step, &mut parts)?,
+                FollowUp::Parse(step) => requests.parse_replies(step, &mut parts)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the briefs that the search has decided.
+    pub(super) fn ask(&mut self) -> Result<()> {
+        let asked = self.briefs.ask(&self.search);
+        self.record(asked)
+    }
+
+    /// Passes ready briefs to kforge's own operators.
+    pub(super) fn propose(&mut self) -> Result<()> {
+        self.scheduler
+            .propose(&mut self.briefs, &mut self.sources, &self.task)
+    }
+
+    /// Moves every exchange with a model on as far as it can go now.
+    pub(super) fn advance_requests(&mut self) -> Result<()> {
+        let mut round = Round::default();
+        if let Some((requests, mut parts)) = self.requests_and_parts() {
+            requests.advance(&mut parts, &mut round)?;
+        } else if let Some(brief) = self.briefs.take_ready(true, &self.sources).first() {
+            bail!(
+                "step {} asks a model, but the config has no models",
+                brief.step
+            );
+        }
+        self.finish_round(round)
+    }
+
+    /// Fills the judge with duels and candidates.
+    pub(super) fn dispatch(&mut self) -> Result<()> {
+        self.scheduler
+            .dispatch(&self.search, &mut self.sources, &self.faults)?;
+        self.scheduler
+            .check_judge_if_stuck(&self.faults, &self.task)
+    }
+
+    /// The requests, and the parts of the task that they use. `None` if the run has no models.
+    pub(super) fn requests_and_parts(&mut self) -> Option<(&mut ModelRequests<'a>, TaskParts<'_>)> {
+        let parts = TaskParts {
+            task: &self.task,
+            search: &self.search,
+            sources: &mut self.sources,
+            briefs: &mut self.briefs,
+            writer: &mut self.writer,
+            running: &mut self.scheduler.running,
+            is_stopped: self.reporter.progress().stopped.is_some(),
+        };
+        self.requests.as_mut().map(|requests| (requests, parts))
+    }
+
+    /// Why the search stopped. `None` while it runs.
+    pub(super) fn stop_reason(&self) -> Option<StopReason> {
+        self.reporter.progress().stopped
+    }
+
+    /// Stops the search, and records it unless an earlier process has stopped at the same step for the same reason.
+    pub(super) fn stop(&mut self, stopped: Stopped) -> Result<()> {
+        self.reporter.set_stopped(Some(stopped.why));
+        if self.recorded_stop.as_ref() == Some(&stopped) {
+            return Ok(());
+        }
+        self.recorded_stop = Some(stopped.clone());
+        self.record(vec![Event::Stopped(stopped)])
+    }
+
+    /// Whether nothing is left to do: the search has stopped for a recorded reason, and its best kernels are confirmed.
+    pub(super) fn is_finished(&self) -> bool {
+        let progress = self.reporter.progress();
+        let is_spent = |budget| progress.spent_before >= budget;
+        let reason = match self.search.stop_reason() {
+            None if progress.budget.is_some_and(is_spent) => Some(StopReason::Seconds),
+            reason => reason,
+        };
+        let recorded = self.recorded_stop.as_ref().map(|stopped| stopped.why);
+        reason.is_some()
+            && reason == recorded
+            && self.search.steps_to_confirm().is_empty()
+            && !self.scheduler.has_stale()
+    }
+
+    pub(super) fn update_progress(&mut self) {
+        self.reporter.update(&self.search, self.requests.as_ref());
+    }
+
+    pub(super) fn write_best(&mut self) -> Result<()> {
+        self.reporter
+            .write_best(&self.search, &mut self.sources, &self.writer)
+    }
+
+    pub(super) fn write_summary(&mut self, failure: Option<String>) -> Result<()> {
+        self.reporter.write_summary(&self.search, failure)
+    }
+}

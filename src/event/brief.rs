@@ -1,0 +1,107 @@
+//! The brief of a step: everything that a proposal may depend on.
+//!
+//! Plain data. `search` decides briefs; `propose` and the driver's model backend turn them into kernels.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// How to make the candidate of one step: operator, parents, seed, model. The same brief always gives the same proposal or prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Brief {
+    /// Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    pub operator: Operator,
+    /// Steps whose kernels the proposal is made from. Empty for `start`.
+    #[serde(default)]
+    pub parents: Vec<u64>,
+    /// Seed of every random choice of the proposer.
+    pub seed: u64,
+    /// `start`: file name of the starting kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// `autotune`: the values that the tunables get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<IndexMap<String, i64>>,
+    /// `mutate` and `recombine`: how often this operator was used on these parents before, so that no mutation is made twice.
+    #[serde(default)]
+    pub attempt: u64,
+    /// The model to ask and the material for its prompt. `None` for kforge's own operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelBrief>,
+}
+
+/// Everything that a prompt depends on besides operator and parents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelBrief {
+    /// Name of the model in the config.
+    pub name: String,
+    /// Name of the strategy card to try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub card: Option<String>,
+    /// Last step that the prompt may mention. Whether later steps have ended depends on timing, so they are left out.
+    pub known: u64,
+    /// Kernels to show besides the parents. The prompt takes as many as fit.
+    #[serde(default)]
+    pub context: ContextKernels,
+}
+
+/// Steps whose kernels a prompt may show, in order of decreasing value. No step is in two lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContextKernels {
+    /// The fastest elites.
+    pub elites: Vec<u64>,
+    /// Elites of other cells: other ways to solve the task.
+    pub different: Vec<u64>,
+    /// The most recent candidates that passed.
+    pub recent: Vec<u64>,
+    /// The most recent candidates that did not pass.
+    pub failures: Vec<u64>,
+}
+
+/// How a candidate is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operator {
+    /// A starting kernel of the task, unchanged.
+    Start,
+    /// Other values of the declared tunables.
+    Autotune,
+    /// A transformation of the syntax tree.
+    Mutate,
+    /// Tunables and device functions of two parents.
+    Recombine,
+    /// A model writes a new kernel.
+    Propose,
+    /// A model edits a kernel with `str_replace`.
+    Edit,
+    /// A model combines two kernels.
+    Crossover,
+    /// A model repairs a kernel that did not pass.
+    Repair,
+}
+
+impl Operator {
+    /// The name that journals and messages use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operator::Start => "start",
+            Operator::Autotune => "autotune",
+            Operator::Mutate => "mutate",
+            Operator::Recombine => "recombine",
+            Operator::Propose => "propose",
+            Operator::Edit => "edit",
+            Operator::Crossover => "crossover",
+            Operator::Repair => "repair",
+        }
+    }
+
+    /// Whether the operator sends requests to a model.
+    pub fn asks_model(self) -> bool {
+        matches!(
+            self,
+            Operator::Propose | Operator::Edit | Operator::Crossover | Operator::Repair
+        )
+    }
+}

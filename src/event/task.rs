@@ -1,0 +1,217 @@
+//! Events of a task's journal, except for the payloads of briefs (`brief`) and model requests (`requests`).
+//!
+//! Plain data. The journal folded through `Search::tell` is the state of a search.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::brief::{Brief, Operator};
+use super::requests::{Replied, Sent};
+use crate::base::Digest;
+use crate::verdict::{Duel, Verdict};
+
+/// One event of a task's journal. The variant's name in snake case is the line's `event`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The brief of a step was decided.
+    Asked(Brief),
+    /// A request was sent to a model for a step.
+    Sent(Sent),
+    /// A request ended, with a reply or without one.
+    Replied(Replied),
+    /// The step has a candidate; its source is durable in the step's folder.
+    Proposed(Proposed),
+    /// The step ended without a candidate.
+    Failed(Failed),
+    /// The candidate was judged.
+    Judged(Judged),
+    /// The candidate and the incumbent of its cell were timed against each other.
+    Dueled(Dueled),
+    /// A candidate was measured again with new seeds in fresh processes.
+    Confirmed(Confirmed),
+    /// The search of this task stopped.
+    Stopped(Stopped),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proposed {
+    /// Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    /// Hash of `kernel.cu`: the source, with the values of its tunables written in.
+    pub kernel: Digest,
+    pub operator: Operator,
+    pub parents: Vec<u64>,
+    /// What the operator did, such as `unroll` or `ROWS=2`. Shown to people; operators are credited by it.
+    pub detail: String,
+    /// Hash of the source without the values of its tunables. Candidates of one family differ only in those values.
+    pub family: Digest,
+    /// The current value of each tunable.
+    #[serde(default)]
+    pub point: IndexMap<String, i64>,
+    /// The allowed values of each tunable.
+    #[serde(default)]
+    pub space: IndexMap<String, Vec<i64>>,
+    /// Relative change of the run time that the model expects against the first parent: -0.2 for 20 % less time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<f64>,
+    #[serde(default, skip_serializing_if = "EditCounts::is_empty")]
+    pub edits: EditCounts,
+}
+
+/// Number of `str_replace` edits in all replies of a step, and how many needed help.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EditCounts {
+    /// All edits.
+    pub asked: u32,
+    /// Edits that matched no place, or several.
+    pub missed: u32,
+    /// Edits that matched one place only after white space, quotes or line ends were ignored.
+    pub repaired: u32,
+}
+
+impl EditCounts {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    pub reason: FailedReason,
+    /// `duplicate`: the step that has the same source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// `duplicate`: the hash of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Digest>,
+    #[serde(default, skip_serializing_if = "EditCounts::is_empty")]
+    pub edits: EditCounts,
+}
+
+impl Failed {
+    /// A step that ended without a candidate, for any reason except `duplicate`.
+    pub(crate) fn new(step: u64, reason: FailedReason, detail: String) -> Self {
+        Self {
+            step,
+            reason,
+            of: None,
+            detail: Some(detail),
+            kernel: None,
+            edits: EditCounts::default(),
+        }
+    }
+}
+
+/// Why a step ended without a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailedReason {
+    /// A request was sent, and no usable reply came back.
+    NoReply,
+    /// The model refused to answer.
+    Refused,
+    /// The reply was cut off.
+    Truncated,
+    /// The reply contains no kernel.
+    NoCode,
+    /// An edit of the reply matched no place in the kernel, or several.
+    EditMissed,
+    /// Nothing was changed, or the operator found nothing to change.
+    NoOp,
+    /// The source equals one that was already tried.
+    Duplicate,
+    /// kforge could not judge the candidate and gave up. The step is closed so that the search can continue.
+    HarnessError,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dueled {
+    /// Step of the challenger. Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    /// Step of the incumbent.
+    pub against: u64,
+    /// `None` if one of the two kernels did not pass this time.
+    pub duel: Option<Duel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stopped {
+    pub why: StopReason,
+    /// Last step that counts.
+    pub at: u64,
+}
+
+/// Why a search stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// All requested steps were made.
+    Steps,
+    /// The wall-time budget is spent.
+    Seconds,
+    /// The target speedup was reached.
+    Target,
+    /// No improvement for `search.patience` steps.
+    Patience,
+    /// Nothing is left to try.
+    Exhausted,
+    /// The next request to a model could cost more than is left of the budget.
+    Budget,
+}
+
+impl Event {
+    /// Name of the event on the journal line.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Event::Asked(_) => "asked",
+            Event::Sent(_) => "sent",
+            Event::Replied(_) => "replied",
+            Event::Proposed(_) => "proposed",
+            Event::Failed(_) => "failed",
+            Event::Judged(_) => "judged",
+            Event::Dueled(_) => "dueled",
+            Event::Confirmed(_) => "confirmed",
+            Event::Stopped(_) => "stopped",
+        }
+    }
+
+    /// Step that the event belongs to. `None` for `stopped`.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Event::Asked(event) => Some(event.step),
+            Event::Sent(event) => Some(event.step),
+            Event::Replied(event) => Some(event.step),
+            Event::Proposed(event) => Some(event.step),
+            Event::Failed(event) => Some(event.step),
+            Event::Judged(event) => Some(event.step),
+            Event::Dueled(event) => Some(event.step),
+            Event::Confirmed(event) => Some(event.step),
+            Event::Stopped(_) => None,
+        }
+    }
+}

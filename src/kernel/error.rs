@@ -1,0 +1,48 @@
+//! The error for a kernel file whose header is wrong.
+
+use std::fmt;
+
+use crate::base::Failure;
+
+/// What is wrong with a header, and where. For a candidate this is data; it becomes a failure only if a user named the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderError {
+    /// The line in the kernel file, counted from 1.
+    pub line: u32,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl HeaderError {
+    pub(super) fn new(line: u32, message: impl Into<String>) -> Self {
+        Self {
+            line,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    #[must_use]
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The failure for a file that a user named.
+    pub(crate) fn into_failure(self, file: &str) -> Failure {
+        Failure {
+            hint: self.hint,
+            ..Failure::usage(format!("{file}:{}: {}", self.line, self.message))
+        }
+    }
+}
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "line {}: {}", self.line, self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(formatter, " ({hint})")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! Tasks as text and as JSON.
+//!
+//! Pure: from a task to text.
+
+use serde_json::{Value, json};
+
+use super::text::pluralize;
+use crate::base::expression::ExpressionError;
+use crate::task::{
+    CumulativeTotal, Distribution, DistributionKind, Task, Tensor, Workload, WorkloadChoice,
+};
+
+/// A table with a line per task. Each task comes with the place where it was found.
+pub(crate) fn task_table(tasks: &[(Task, String)]) -> String {
+    let mut text = format!(
+        "{:<14} {:<10} {:<30} {:>9}  {:<12} {}\n",
+        "task", "operation", "definition", "workloads", "baseline", "found in"
+    );
+    for (task, origin) in tasks {
+        text += &format!(
+            "{:<14} {:<10} {:<30} {:>9}  {:<12} {origin}\n",
+            task.name,
+            task.definition.op_type,
+            task.definition.name,
+            task.workloads.len(),
+            task.baseline().0
+        );
+    }
+    text
+}
+
+/// Everything about a task. `origin`: where it was found.
+pub(crate) fn describe_task(task: &Task, origin: &str) -> String {
+    let definition = &task.definition;
+    let mut text = format!("{} ({}), {origin}\n", task.name, definition.name);
+    if let Some(description) = &definition.description {
+        text += &format!("{description}\n");
+    }
+    text += &axes_table(task);
+    text += &inputs_table(task);
+    text += &outputs_table(task);
+    text += &workloads_table(task);
+    text += &regimes_table(task);
+    text += &profiles_table(task);
+    let starts: Vec<_> = task.starting_kernels().map(|(name, _)| name).collect();
+    text + &format!(
+        "\nbaseline  {}\nstarts    {}\n",
+        task.baseline().0,
+        starts.join(", ")
+    )
+}
+
+fn axes_table(task: &Task) -> String {
+    let mut text = "\naxes\n".to_owned();
+    for (name, axis) in &task.definition.axes {
+        let value = axis
+            .value
+            .map_or_else(|| "variable".to_owned(), |value| value.to_string());
+        text += &format!(
+            "  {name:<14} {value:<9} {}\n",
+            axis.description.as_deref().unwrap_or_default()
+        );
+    }
+    text
+}
+
+fn inputs_table(task: &Task) -> String {
+    let mut text = "\ninputs\n".to_owned();
+    for (name, tensor) in &task.definition.inputs {
+        let values = task.settings.inputs.get(name);
+        let values = values.map_or_else(|| "default".to_owned(), distribution_text);
+        text += &format!(
+            "  {name:<14} {:<10} {:<52} {values}{}\n",
+            tensor.dtype.to_string(),
+            shape_text(tensor),
+            if tensor.optional { ", optional" } else { "" }
+        );
+    }
+    text
+}
+
+fn outputs_table(task: &Task) -> String {
+    let mut text = "\noutputs\n".to_owned();
+    for (name, tensor) in &task.definition.outputs {
+        let tolerance = task.settings.tolerance.get(name);
+        let tolerance = tolerance.map_or_else(String::new, |tolerance| {
+            format!(
+                "|x - r| <= {:e} * rms(r) + {:e} * |r|",
+                tolerance.atol_rms, tolerance.rtol
+            )
+        });
+        text += &format!(
+            "  {name:<14} {:<10} {:<52} {tolerance}\n",
+            tensor.dtype.to_string(),
+            shape_text(tensor)
+        );
+    }
+    text
+}
+
+fn workloads_table(task: &Task) -> String {
+    let mut text = format!(
+        "\n{:<16} {:<32} {:>14} {:>14}\n",
+        "workload", "variable axes", "bytes", "flops"
+    );
+    let cost = |value: Result<i64, ExpressionError>| {
+        value.map_or_else(|_| "too large".to_owned(), |value| value.to_string())
+    };
+    for workload in &task.workloads {
+        let axes: Vec<_> = task
+            .definition
+            .variables()
+            .filter_map(|name| Some(format!("{name} = {}", workload.binding.axes.get(name)?)))
+            .collect();
+        let (bytes, flops) = costs(task, workload);
+        text += &format!(
+            "{:<16} {:<32} {:>14} {:>14}\n",
+            workload.id,
+            axes.join(", "),
+            cost(bytes),
+            cost(flops)
+        );
+    }
+    text
+}
+
+/// Bytes and flops of a workload.
+fn costs(
+    task: &Task,
+    workload: &Workload,
+) -> (Result<i64, ExpressionError>, Result<i64, ExpressionError>) {
+    let value_of = |name: &str| workload.binding.axes.get(name).copied();
+    (
+        task.bytes.evaluate(&value_of),
+        task.flops.evaluate(&value_of),
+    )
+}
+
+fn regimes_table(task: &Task) -> String {
+    let mut text = "\nregimes\n".to_owned();
+    for (name, regime) in task.regimes() {
+        let inputs: Vec<_> = regime
+            .iter()
+            .map(|(input, values)| format!("{input}: {}", distribution_text(values)))
+            .collect();
+        text += &format!("  {name:<14} {}\n", inputs.join("; "));
+    }
+    text
+}
+
+fn profiles_table(task: &Task) -> String {
+    let mut text = "\nprofiles\n".to_owned();
+    for (name, profile) in &task.settings.profiles {
+        let workloads = match &profile.workloads {
+            WorkloadChoice::All => "all workloads".to_owned(),
+            WorkloadChoice::Named(ids) => ids.join(", "),
+        };
+        text += &format!(
+            "  {name:<8} {workloads}; {}; {} of checks; timed for {} s per workload, or until the interval is ±{} %\n",
+            pluralize(u64::from(profile.hidden_shapes), "hidden shape"),
+            pluralize(u64::from(profile.rounds), "round"),
+            profile.seconds,
+            profile.precision * 100.0
+        );
+    }
+    text
+}
+
+/// Everything about a task, as JSON for scripts.
+pub(crate) fn task_json(task: &Task, origin: &str) -> Value {
+    let definition = &task.definition;
+    let tensor = |tensor: &Tensor| json!({"shape": tensor.shape, "dtype": tensor.dtype.to_string(), "optional": tensor.optional, "description": tensor.description});
+    let axes = definition.axes.iter().map(|(name, axis)| {
+        let facts = json!({"value": axis.value, "description": axis.description});
+        (name.clone(), facts)
+    });
+    let inputs = definition.inputs.iter().map(|(name, input)| {
+        let mut facts = tensor(input);
+        facts["values"] = json!(task.settings.inputs.get(name));
+        (name.clone(), facts)
+    });
+    let outputs = definition.outputs.iter().map(|(name, output)| {
+        let mut facts = tensor(output);
+        facts["tolerance"] = json!(task.settings.tolerance.get(name));
+        (name.clone(), facts)
+    });
+    let workloads = task.workloads.iter().map(|workload| {
+        let (bytes, flops) = costs(task, workload);
+        json!({"id": workload.id, "axes": workload.binding.axes, "bytes": bytes.ok(), "flops": flops.ok()})
+    });
+    json!({
+        "task": task.name,
+        "operation": definition.op_type,
+        "definition": definition.name,
+        "description": definition.description,
+        "found_in": origin,
+        "axes": Value::Object(axes.collect()),
+        "inputs": Value::Object(inputs.collect()),
+        "outputs": Value::Object(outputs.collect()),
+        "workloads": workloads.collect::<Vec<_>>(),
+        "profiles": task.settings.profiles,
+        "baseline": task.baseline().0,
+        "starts": task.starting_kernels().map(|(name, _)| name).collect::<Vec<_>>(),
+    })
+}
+
+fn shape_text(tensor: &Tensor) -> String {
+    tensor.shape.as_ref().map_or_else(
+        || "scalar".to_owned(),
+        |axes| format!("[{}]", axes.join(", ")),
+    )
+}
+
+fn distribution_text(distribution: &Distribution) -> String {
+    let shape = match &distribution.kind {
+        DistributionKind::Normal(deviation) => format!("normal, deviation {deviation}"),
+        DistributionKind::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
+        DistributionKind::Value(value) => format!("{value}"),
+        DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) => {
+            format!("cumulative, up to `{axis}`")
+        }
+        DistributionKind::Cumulative(CumulativeTotal::Size(total)) => {
+            format!("cumulative, up to {total}")
+        }
+    };
+    let mut parts = vec![shape];
+    if distribution.levels != 0 {
+        parts.push(format!("{} different values", distribution.levels));
+    }
+    if distribution.mean != 0.0 {
+        parts.push(format!("mean {}", distribution.mean));
+    }
+    if distribution.zeros != 0.0 {
+        parts.push(format!("{} % zeros", distribution.zeros * 100.0));
+    }
+    if distribution.one_hot {
+        parts.push("one element per row, the others 0".to_owned());
+    }
+    if distribution.large_rows != 1.0 {
+        parts.push(format!("some rows times {}", distribution.large_rows));
+    }
+    if distribution.normalize.is_some() {
+        parts.push("rows of length 1".to_owned());
+    }
+    parts.join(", ")
+}

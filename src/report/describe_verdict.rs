@@ -1,0 +1,118 @@
+//! Verdicts as text.
+//!
+//! Pure: from a verdict to text.
+
+use super::profiling::profiling_text;
+use super::text::device_note;
+use crate::verdict::{TimeSummary, Verdict};
+
+/// Maximum number of inefficient memory accesses to show.
+const MAX_POOR_ACCESSES: usize = 5;
+
+/// Bank conflicts are shown from this number of passes per necessary pass on.
+const MIN_BANK_CONFLICTS: f64 = 1.5;
+
+/// A verdict as a table, with its log if the kernel did not pass.
+pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
+    let mut text = headline(verdict);
+    text += &workloads_table(verdict);
+    for (name, unchecked) in [("precision", &verdict.precision), ("state", &verdict.state)] {
+        if let Some(unchecked) = unchecked {
+            text += &format!("  {name}: {unchecked}\n");
+        }
+    }
+    for access in poor_accesses(verdict) {
+        text += &format!("  {access}\n");
+    }
+    text += &profiling_text(verdict);
+    let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
+    if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
+        log.lines()
+            .for_each(|line| text += &format!("  | {line}\n"));
+    }
+    text
+}
+
+/// Status, and the speedup or the reason.
+fn headline(verdict: &Verdict) -> String {
+    let status = format!("{}: {}", verdict.kernel, verdict.status);
+    match (&verdict.speedup, &verdict.reason) {
+        (Some(speedup), _) => {
+            let baseline = verdict.baseline.as_ref();
+            format!(
+                "{status}, {:.3}x [{:.3}, {:.3}] over `{}`\n",
+                speedup.geomean,
+                speedup.ci95[0],
+                speedup.ci95[1],
+                baseline.map_or("", |baseline| &baseline.name)
+            )
+        }
+        (None, Some(reason)) => format!("{status}: {reason}\n"),
+        (None, None) => format!("{status}\n"),
+    }
+}
+
+/// A line per timed workload. Empty if none was timed.
+fn workloads_table(verdict: &Verdict) -> String {
+    let time = |times: &Option<TimeSummary>| {
+        times.map_or_else(String::new, |times| format!("{:.1}", times.median))
+    };
+    let mut rows = String::new();
+    for workload in &verdict.workloads {
+        let (Some(speedup), Some(ci95)) = (workload.speedup, workload.ci95) else {
+            continue;
+        };
+        rows += &format!(
+            "  {:<14} {speedup:>8.3}x {:>20} {:>12} {:>12} {:>8}\n",
+            workload.id,
+            format!("[{:.3}, {:.3}]", ci95[0], ci95[1]),
+            time(&workload.candidate_us),
+            time(&workload.baseline_us),
+            workload
+                .tolerance_margin
+                .map_or_else(String::new, |margin| format!("{margin:.3}"))
+        );
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    let header = format!(
+        "  {:<14} {:>9} {:>20} {:>12} {:>12} {:>8}\n",
+        "workload", "speedup", "95 % interval", "kernel us", "baseline us", "margin"
+    );
+    header + &rows
+}
+
+/// A line for each of the first loads and stores that use memory inefficiently.
+fn poor_accesses(verdict: &Verdict) -> Vec<String> {
+    let poor = verdict.accesses.iter().filter_map(|access| {
+        let start = format!(
+            "line {}: this {} {} of {} bytes",
+            access.line, access.space, access.access, access.bytes
+        );
+        match (
+            &access.pattern,
+            access.sectors_per_request,
+            access.bank_conflicts,
+        ) {
+            (Some(pattern), Some(sectors), _) if pattern != "coalesced" => Some(format!(
+                "{start} touches {sectors:.1} sectors per request ({pattern})"
+            )),
+            (_, _, Some(conflicts)) if conflicts >= MIN_BANK_CONFLICTS => Some(format!(
+                "{start} takes {conflicts:.1} times as many passes over the banks as necessary"
+            )),
+            _ => None,
+        }
+    });
+    poor.take(MAX_POOR_ACCESSES).collect()
+}
+
+/// The device that the times of these verdicts were measured on. Empty if nothing was timed.
+pub(crate) fn timing_note(verdicts: &[Verdict]) -> String {
+    let is_timed = |verdict: &&Verdict| {
+        let mut workloads = verdict.workloads.iter();
+        workloads.any(|workload| workload.speedup.is_some())
+    };
+    let first = verdicts.iter().find(is_timed);
+    first.map_or_else(String::new, |verdict| device_note(&verdict.device))
+}

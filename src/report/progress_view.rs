@@ -1,0 +1,325 @@
+//! A run while it happens: one progress line per task on a terminal, plain lines elsewhere, or every event as a line of JSON.
+//!
+//! Progress goes to standard error, events to standard output. Never waits and never decides.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::observer::Observer;
+use super::progress::Progress;
+use super::text::pluralize;
+use crate::event::{Cost, Event};
+use crate::search::SearchUpdate;
+
+/// Minimum time between two plain lines.
+const MIN_LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProgressFormat {
+    /// Progress lines for a person.
+    Human,
+    /// Only problems and what is left to do.
+    Quiet,
+    /// Every event as a line of JSON on standard output.
+    JsonLines,
+}
+
+/// Shows a run.
+pub(crate) struct ProgressView {
+    format: ProgressFormat,
+    bar: Option<ProgressBar>,
+    last_shown: Option<Instant>,
+    /// When the waiting requests were last shown. `None` if none is waiting.
+    last_waiting: Option<Instant>,
+}
+
+impl ProgressView {
+    pub(crate) fn new(format: ProgressFormat) -> Self {
+        Self {
+            format,
+            bar: None,
+            last_shown: None,
+            last_waiting: None,
+        }
+    }
+
+    /// Prints a message unless the format is `Quiet`.
+    pub(crate) fn print(&self, text: &str) {
+        if self.format != ProgressFormat::Quiet {
+            self.print_always(text);
+        }
+    }
+
+    /// Prints a message in every format: a problem, or something that is left to do.
+    pub(crate) fn print_always(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| to_stderr(text)),
+            None => to_stderr(text),
+        }
+    }
+
+    /// Leaves the progress line on the screen as it is.
+    pub(crate) fn close(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.abandon();
+        }
+    }
+
+    fn show(&mut self, progress: &Progress, always: bool) {
+        if self.format != ProgressFormat::Human {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(progress.steps);
+            bar.set_message(progress_line(progress, LineLength::Short));
+        } else if always || has_passed(self.last_shown) {
+            self.last_shown = Some(Instant::now());
+            let line = progress_line(progress, LineLength::Full);
+            to_stderr(&format!("{}: {line}", progress.task));
+        }
+    }
+}
+
+/// Whether `MIN_LINE_INTERVAL` has passed since the last line.
+fn has_passed(last: Option<Instant>) -> bool {
+    last.is_none_or(|last| last.elapsed() >= MIN_LINE_INTERVAL)
+}
+
+impl Observer for ProgressView {
+    fn started(&mut self, progress: &Progress) {
+        if self.format == ProgressFormat::Human && std::io::stderr().is_terminal() {
+            self.close();
+            let bar = ProgressBar::with_draw_target(
+                Some(progress.total),
+                ProgressDrawTarget::stderr_with_hz(8),
+            );
+            let style = ProgressStyle::with_template("{prefix:.bold} {bar:10} {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(progress.task.clone());
+            bar.enable_steady_tick(Duration::from_secs(1));
+            self.bar = Some(bar);
+        }
+        self.show(progress, true);
+    }
+
+    fn event(&mut self, event: &Event, _updates: &[SearchUpdate], progress: &Progress) {
+        if self.format == ProgressFormat::JsonLines {
+            to_stdout(&json_line(&progress.task, event));
+        } else {
+            self.show(progress, false);
+        }
+    }
+
+    fn waiting(&mut self, progress: &Progress) {
+        if self.format != ProgressFormat::Human {
+            return;
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(progress_line(progress, LineLength::Short));
+        } else if progress.waiting.is_empty() {
+            self.last_waiting = None;
+        } else if has_passed(self.last_waiting) {
+            self.last_waiting = Some(Instant::now());
+            let mut waiting = progress.waiting.clone();
+            // Several requests may wait for the same reason.
+            waiting.dedup();
+            to_stderr(&format!(
+                "{}: waiting: {}",
+                progress.task,
+                waiting.join("; ")
+            ));
+        }
+    }
+
+    fn ended(&mut self, progress: &Progress) {
+        self.show(progress, true);
+        self.close();
+    }
+}
+
+/// How much room a progress line has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LineLength {
+    /// Next to a bar, within 80 columns for most tasks.
+    Short,
+    Full,
+}
+
+/// Steps, best, validity, rate, remaining time, cells, cost. The least important comes last, where a narrow terminal cuts the line.
+fn progress_line(progress: &Progress, length: LineLength) -> String {
+    let is_short = length == LineLength::Short;
+    let steps = format!("{}/{}", progress.steps, progress.total);
+    let mut parts = Vec::new();
+    if is_short {
+        parts.push(steps);
+        parts.extend(
+            progress
+                .waiting
+                .first()
+                .map(|line| format!("waiting for {line}")),
+        );
+    } else {
+        parts.push(format!("step {steps}"));
+    }
+    parts.push(best_text(progress, length));
+    if let Some(validity) = progress.validity() {
+        parts.push(format!("{:.0} % valid", validity * 100.0));
+    }
+    let new_steps = progress.steps.saturating_sub(progress.steps_before);
+    let minutes = progress.elapsed.as_secs_f64() / 60.0;
+    let rate = (new_steps > 0 && minutes > 0.0).then(|| new_steps as f64 / minutes);
+    parts.extend(rate.map(|rate| format!("{rate:.0} steps/min")));
+    parts.extend(match progress.stopped {
+        Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("done".to_owned()),
+        Some(_) => Some("confirming".to_owned()),
+        None => rate.map(|rate| {
+            let left = seconds_left(progress, rate);
+            format!("{} left", duration_text(left))
+        }),
+    });
+    parts.push(pluralize(progress.cells as u64, "cell"));
+    let spent = progress.spent.filter(|spent| spent.tokens > 0);
+    parts.extend(spent.map(cost_text));
+    parts.join(", ")
+}
+
+fn best_text(progress: &Progress, length: LineLength) -> String {
+    let Some(best) = progress.best else {
+        return "none passed yet".to_owned();
+    };
+    let speedup = best.speedup.geomean;
+    if length == LineLength::Short {
+        return format!("best {speedup:.2}x");
+    }
+    let confirmed = if best.confirmed { ", confirmed" } else { "" };
+    format!("best {speedup:.2}x (step {}{confirmed})", best.step)
+}
+
+/// Time until the steps are made or the time budget is spent, whichever comes first.
+fn seconds_left(progress: &Progress, steps_per_minute: f64) -> f64 {
+    let steps_left = progress.total.saturating_sub(progress.steps);
+    let by_steps = steps_left as f64 / steps_per_minute * 60.0;
+    let spent = progress.spent_before + progress.elapsed;
+    progress.budget.map_or(by_steps, |budget| {
+        by_steps.min(budget.saturating_sub(spent).as_secs_f64())
+    })
+}
+
+/// Dollars, or tokens if a price is unknown.
+fn cost_text(spent: Cost) -> String {
+    match spent.nano_usd {
+        Some(nano) => format!("${:.4}", nano as f64 / 1e9),
+        None => format!("{} tokens", spent.tokens),
+    }
+}
+
+fn duration_text(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// An event as one line of JSON: task, name of the event, step, then its payload.
+fn json_line(task: &str, event: &Event) -> String {
+    let mut line = json!({"task": task, "event": event.name()});
+    if let Some(step) = event.step() {
+        line["step"] = json!(step);
+    }
+    if let (Value::Object(line), Ok(Value::Object(payload))) =
+        (&mut line, serde_json::to_value(event))
+    {
+        line.extend(payload);
+    }
+    line.to_string()
+}
+
+/// Ignores errors: the run continues if the stream is closed.
+fn to_stderr(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Ignores errors: the run continues if the stream is closed.
+fn to_stdout(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{StopReason, Stopped};
+    use crate::report::BestCandidate;
+    use crate::verdict::Speedup;
+
+    #[test]
+    fn progress_line_shows_steps_best_rate_and_time_left() {
+        let mut progress = Progress {
+            task: "softmax".to_owned(),
+            steps: 20,
+            steps_before: 10,
+            total: 60,
+            judged: 18,
+            passed: 9,
+            cells: 4,
+            elapsed: Duration::from_secs(30),
+            ..Progress::default()
+        };
+        assert_eq!(
+            progress_line(&progress, LineLength::Full),
+            "step 20/60, none passed yet, 50 % valid, 20 steps/min, 2 min 00 s left, 4 cells"
+        );
+        progress.budget = Some(Duration::from_secs(90));
+        progress.spent_before = Duration::from_secs(15);
+        assert_eq!(
+            progress_line(&progress, LineLength::Short),
+            "20/60, none passed yet, 50 % valid, 20 steps/min, 45 s left, 4 cells"
+        );
+        progress.best = Some(BestCandidate {
+            step: 7,
+            speedup: Speedup {
+                geomean: 1.5,
+                ci95: [1.4, 1.6],
+            },
+            confirmed: true,
+        });
+        progress.stopped = Some(StopReason::Seconds);
+        assert_eq!(
+            progress_line(&progress, LineLength::Full),
+            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, done, 4 cells"
+        );
+        assert_eq!(
+            progress_line(&Progress::default(), LineLength::Short),
+            "0/0, none passed yet, 0 cells"
+        );
+    }
+
+    #[test]
+    fn short_progress_line_shows_the_first_waiting_request() {
+        let progress = Progress {
+            waiting: vec!["a: 9 s (rate limit)".to_owned(), "b".to_owned()],
+            ..Progress::default()
+        };
+        assert_eq!(
+            progress_line(&progress, LineLength::Short),
+            "0/0, waiting for a: 9 s (rate limit), none passed yet, 0 cells"
+        );
+    }
+
+    #[test]
+    fn json_line_has_task_event_and_payload() {
+        let event = Event::Stopped(Stopped {
+            why: StopReason::Steps,
+            at: 8,
+        });
+        assert_eq!(
+            json_line("softmax", &event),
+            r#"{"task":"softmax","event":"stopped","why":"steps","at":8}"#
+        );
+    }
+}

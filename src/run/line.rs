@@ -1,0 +1,189 @@
+//! The format of a journal line: `{"schema":1,"seq":…,"time":"…","step":7,"event":"judged",…}`.
+//!
+//! A line is one JSON object: the head (`schema`, `seq`, `time`, and `step` for events of a step), then the event. Pure: from
+//! events to bytes and back, except that a new line gets the current time. Reads and writes no file.
+
+use serde::{Deserialize, Serialize};
+
+use super::time;
+use crate::event::{Event, RunEvent, SCHEMA};
+
+/// The keys at the start of every line.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LineHead<'a> {
+    pub schema: u32,
+    /// Number of the line, from 1.
+    pub seq: u64,
+    /// RFC 3339, UTC, milliseconds.
+    pub time: &'a str,
+    /// Name of the event.
+    pub event: &'a str,
+}
+
+/// An event that a journal can hold. Serialized as an object with the key `event`, and without the key `step`.
+pub trait JournalLine: Serialize + Sized {
+    /// Step that the event belongs to, if any.
+    fn step(&self) -> Option<u64>;
+
+    /// Parses a whole line as the event `name`. `None` if no event has this name.
+    fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>>;
+}
+
+/// A line as it is written. The fields are in the order of the keys on disk.
+#[derive(Serialize)]
+struct WrittenLine<'a, L> {
+    schema: u32,
+    seq: u64,
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<u64>,
+    #[serde(flatten)]
+    event: &'a L,
+}
+
+/// Appends the line of an event to `buffer`, with its newline.
+pub(super) fn write_line(
+    buffer: &mut Vec<u8>,
+    seq: u64,
+    event: &impl JournalLine,
+) -> serde_json::Result<()> {
+    let line = WrittenLine {
+        schema: SCHEMA,
+        seq,
+        time: time::timestamp(time::now_milliseconds()),
+        step: event.step(),
+        event,
+    };
+    let start = buffer.len();
+    let written = serde_json::to_writer(&mut *buffer, &line);
+    match written {
+        Ok(()) => buffer.push(b'\n'),
+        Err(_) => buffer.truncate(start),
+    }
+    written
+}
+
+/// Why a line could not be read.
+pub(super) enum LineFault {
+    /// It has this newer schema.
+    Newer(u32),
+    Invalid(String),
+}
+
+/// Parses a line, which must have the number `expected`.
+pub(super) fn read_line<L: JournalLine>(
+    line: &[u8],
+    expected: u64,
+) -> Result<(LineHead<'_>, L), LineFault> {
+    let invalid =
+        |error: &dyn std::fmt::Display| LineFault::Invalid(format!("not a journal line: {error}"));
+    let Some(text) = line.strip_suffix(b"\n") else {
+        return Err(LineFault::Invalid("the line has no newline".to_owned()));
+    };
+    let text = std::str::from_utf8(text).map_err(|error| invalid(&error))?;
+    let head = match parse_head(text) {
+        Some(head) => head,
+        None => {
+            // The head of a newer schema may differ, so only the schema is read at first.
+            let head = serde_json::from_str::<SchemaOnly>(text).map_err(|error| invalid(&error))?;
+            if head.schema > SCHEMA {
+                return Err(LineFault::Newer(head.schema));
+            }
+            serde_json::from_str::<LineHead<'_>>(text).map_err(|error| invalid(&error))?
+        }
+    };
+    if head.schema > SCHEMA {
+        return Err(LineFault::Newer(head.schema));
+    }
+    let Some(event) = L::parse(head.event, text) else {
+        let reason = format!("unknown event `{}`", head.event);
+        return Err(LineFault::Invalid(reason));
+    };
+    let event = event.map_err(|error| invalid(&error))?;
+    if head.seq != expected {
+        return Err(LineFault::Invalid(format!(
+            "line {expected} has the number {}",
+            head.seq
+        )));
+    }
+    Ok((head, event))
+}
+
+/// Whether a line was written completely, so that a fault in it is damage and not a torn write.
+pub(super) fn is_complete_line(line: &[u8]) -> bool {
+    line.ends_with(b"\n") && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+}
+
+#[derive(Deserialize)]
+struct SchemaOnly {
+    schema: u32,
+}
+
+/// Reads the head as `write_line` spells it, without parsing the rest of the line. `None` for any other spelling.
+fn parse_head(text: &str) -> Option<LineHead<'_>> {
+    let (schema, rest) = text.strip_prefix("{\"schema\":")?.split_once(",\"seq\":")?;
+    let (seq, rest) = rest.split_once(",\"time\":\"")?;
+    let (time, rest) = rest.split_once("\",")?;
+    let rest = match rest.strip_prefix("\"step\":") {
+        Some(rest) => rest.split_once(',')?.1,
+        None => rest,
+    };
+    let (event, _) = rest.strip_prefix("\"event\":\"")?.split_once('"')?;
+    Some(LineHead {
+        schema: schema.parse().ok()?,
+        seq: seq.parse().ok()?,
+        time,
+        event,
+    })
+}
+
+/// Parses the payload of an event and wraps it in its variant.
+///
+/// Events are not `Deserialize`: serde buffers the whole object of an internally tagged enum before it parses the payload, which
+/// makes a line with a verdict 2.6 times slower to read.
+fn payload<P, L>(line: &str, variant: fn(P) -> L) -> Option<serde_json::Result<L>>
+where
+    P: for<'a> Deserialize<'a>,
+{
+    Some(serde_json::from_str(line).map(variant))
+}
+
+impl JournalLine for Event {
+    fn step(&self) -> Option<u64> {
+        Event::step(self)
+    }
+
+    fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
+        match name {
+            "asked" => payload(line, Event::Asked),
+            "sent" => payload(line, Event::Sent),
+            "replied" => payload(line, Event::Replied),
+            "proposed" => payload(line, Event::Proposed),
+            "failed" => payload(line, Event::Failed),
+            "judged" => payload(line, Event::Judged),
+            "dueled" => payload(line, Event::Dueled),
+            "confirmed" => payload(line, Event::Confirmed),
+            "stopped" => payload(line, Event::Stopped),
+            _ => None,
+        }
+    }
+}
+
+impl JournalLine for RunEvent {
+    fn step(&self) -> Option<u64> {
+        None
+    }
+
+    fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
+        match name {
+            "created" => payload(line, RunEvent::Created),
+            "resumed" => payload(line, RunEvent::Resumed),
+            "accepted" => payload(line, RunEvent::Accepted),
+            "task_started" => payload(line, RunEvent::TaskStarted),
+            "self_tested" => payload(line, RunEvent::SelfTested),
+            "task_ended" => payload(line, RunEvent::TaskEnded),
+            "interrupted" => payload(line, RunEvent::Interrupted),
+            _ => None,
+        }
+    }
+}

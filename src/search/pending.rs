@@ -1,0 +1,39 @@
+//! The events of steps that have not been folded.
+//!
+//! Plain data; the fold decides when a step is complete and what follows.
+
+use std::sync::Arc;
+
+use super::archive::Cell;
+use crate::event::{Brief, Dueled, Failed, Proposed};
+use crate::verdict::{Speedup, Status, Verdict};
+
+/// What the events say about one step so far.
+#[derive(Debug, Default)]
+pub(super) struct PendingStep {
+    pub(super) asked: Option<Brief>,
+    pub(super) proposed: Option<Proposed>,
+    pub(super) failed: Option<Failed>,
+    pub(super) judged: Option<CandidateResult>,
+    pub(super) dueled: Vec<Dueled>,
+}
+
+/// The part of a verdict that the fold needs.
+#[derive(Clone, Debug)]
+pub(super) enum CandidateResult {
+    Passed {
+        speedup: Speedup,
+        cell: Cell,
+        /// Kept only if the candidate may be among the fastest.
+        verdict: Option<Arc<Verdict>>,
+    },
+    NotPassed(Status),
+}
+
+/// The speedup of a verdict that passed, if it is usable: positive, finite, and inside its interval.
+pub(super) fn valid_speedup(verdict: &Verdict) -> Option<Speedup> {
+    let speedup = verdict.speedup.filter(|_| verdict.passed())?;
+    let [low, high] = speedup.ci95;
+    (low > 0.0 && low <= speedup.geomean && speedup.geomean <= high && high.is_finite())
+        .then_some(speedup)
+}

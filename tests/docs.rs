@@ -1,0 +1,478 @@
+//! README.md and docs/ against the program: every `console` block is run, every link is followed, every key is listed.
+//!
+//! A page is run like a reader would: from top to bottom, in one empty folder. HTML comments directly before a block direct the
+//! test; a rendered page does not show them.
+//!
+//! - `<!-- file: PATH -->`: the block is a file; write it to PATH.
+//! - `<!-- with: ARGS -->`: add ARGS to every `kforge` command of the block, so that it ends soon.
+//! - `<!-- exit: N -->`: the last command exits with N instead of 0.
+//! - `<!-- exact -->`: standard output is exactly what the page shows.
+//! - `<!-- needs: WORDS -->`: skip the block where one of the words is not available here: `gpu`, `nvrtc`, `jq`; `pip`, `key`,
+//!   `build` and `server` never are in a test.
+//!
+//! A skipped block is reported on standard error, also by plain `cargo test`.
+//!
+//! With `KFORGE_UPDATE_DOCS=1` the commands run in full, without `with`, and every block that shows output gets the new one. Use it
+//! on a calm machine.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+/// Pages run one at a time: they time kernels, and each has all cores.
+static ONE_PAGE: Mutex<()> = Mutex::new(());
+
+/// A fenced block with its directions.
+struct Block {
+    /// 1-based line of the fence.
+    line: usize,
+    language: String,
+    text: String,
+    directions: Vec<(String, String)>,
+}
+
+impl Block {
+    fn direction(&self, name: &str) -> Option<&str> {
+        let found = self.directions.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// The commands: lines after `$ `, joined with their continuation lines.
+    fn commands(&self) -> Vec<String> {
+        let mut commands: Vec<String> = Vec::new();
+        let mut continues = false;
+        for line in self.text.lines() {
+            if continues {
+                let command = commands.last_mut().unwrap();
+                command.push('\n');
+                command.push_str(line);
+            } else if let Some(command) = line.strip_prefix("$ ") {
+                commands.push(command.to_owned());
+            } else {
+                continue;
+            }
+            continues = line.ends_with('\\');
+        }
+        commands
+    }
+
+    /// What the page shows below the only command.
+    fn output(&self) -> String {
+        let lines = self.text.lines().filter(|line| !line.starts_with("$ "));
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md")];
+    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
+        }
+    }
+    pages.sort();
+    pages
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut directions = Vec::new();
+    let mut open: Option<Block> = None;
+    for (index, line) in text.lines().enumerate() {
+        if let Some(block) = &mut open {
+            if line == "```" {
+                blocks.extend(open.take());
+            } else {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+        } else if let Some(language) = line.strip_prefix("```") {
+            open = Some(Block {
+                line: index + 1,
+                language: language.to_owned(),
+                text: String::new(),
+                directions: std::mem::take(&mut directions),
+            });
+        } else if let Some(comment) = line
+            .strip_prefix("<!-- ")
+            .and_then(|rest| rest.strip_suffix(" -->"))
+        {
+            let (key, value) = comment.split_once(": ").unwrap_or((comment, ""));
+            directions.push((key.to_owned(), value.to_owned()));
+        } else {
+            directions.clear();
+        }
+    }
+    assert!(open.is_none(), "a block has no end");
+    blocks
+}
+
+fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+/// The first thing of a list that this machine, or any test, does not have.
+fn missing<'a>(needs: &'a str, folder: &Path) -> Option<&'a str> {
+    let compiles = || {
+        let mut command = kforge(folder, "kforge doctor --format json");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let checks: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let checks = checks.as_array().unwrap().clone();
+        checks
+            .iter()
+            .any(|check| check["name"] == "NVRTC" && check["status"] == "ok")
+    };
+    let available = |need: &str| match need {
+        "gpu" => kforge::device::cuda::list_gpus().is_ok_and(|gpus| !gpus.is_empty()),
+        "nvrtc" => compiles(),
+        "jq" => has_program("jq"),
+        "pip" | "key" | "build" | "server" => false,
+        other => panic!("`needs: {other}` is not a known need"),
+    };
+    needs.split(", ").find(|need| !available(need))
+}
+
+/// A shell command with this build's `kforge` in front of the path.
+fn kforge(folder: &Path, line: &str) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_kforge"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders =
+        std::iter::once(program.parent().unwrap().to_owned()).chain(std::env::split_paths(&path));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", line])
+        .current_dir(folder)
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .env("NO_COLOR", "1");
+    for name in [
+        "KFORGE_CONFIG",
+        "KFORGE_OUTPUT",
+        "KFORGE_BACKEND",
+        "KFORGE_LOG",
+        "ANTHROPIC_API_KEY",
+        "OPENAI_API_KEY",
+        "GEMINI_API_KEY",
+        "OPENROUTER_API_KEY",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The command as the test runs it: this build instead of `cargo run`, with the block's additional arguments.
+fn as_run(command: &str, with: Option<&str>) -> String {
+    let command = command.replace("cargo run --release -- ", "kforge ");
+    match with {
+        Some(with) if command.starts_with("kforge ") => {
+            // Before a redirection or a pipe.
+            let end = command.find(['>', '|']);
+            let (own, rest) = command.split_at(end.unwrap_or(command.len()));
+            format!("{} {with} {rest}", own.trim_end())
+        }
+        _ => command,
+    }
+}
+
+fn report_skipped(place: &str, reason: &str) {
+    // Not `eprintln`: the output of a test that passes is not shown.
+    let _ = writeln!(std::io::stderr().lock(), "skipped: {place}: needs {reason}");
+}
+
+/// Whether the command could not measure a time, because the machine is busy. Then no kernel passes, and the page is not wrong.
+fn is_too_busy(output: &Output) -> bool {
+    let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let is_noisy = |text: &str| text.contains("inconclusive") || text.contains("too noisy");
+    output.status.code() == Some(5) && said.iter().any(|text| is_noisy(text))
+}
+
+fn check_exit_code(place: &str, command: &str, expected: i32, output: &Output) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    assert!(
+        code == expected,
+        "{place}: `{command}` exits with {code}, expected {expected}\n{}\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+/// A page, the folder that its commands work in, and what was done so far.
+struct Page {
+    name: &'static str,
+    folder: tempfile::TempDir,
+    updates: bool,
+    /// Whether the rest of the page is skipped.
+    is_over: bool,
+    commands: usize,
+}
+
+/// Runs a page. Returns how many commands were run.
+fn run_page(name: &'static str) -> usize {
+    let _one = ONE_PAGE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut page = Page {
+        name,
+        folder: tempfile::tempdir().unwrap(),
+        updates: std::env::var_os("KFORGE_UPDATE_DOCS").is_some(),
+        is_over: false,
+        commands: 0,
+    };
+    let path = root().join(name);
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for block in blocks(&text.clone()) {
+        if page.is_over {
+            break;
+        }
+        if let Some(file) = block.direction("file") {
+            let path = page.folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &block.text).unwrap();
+        } else if block.language == "console"
+            && let Some(updated) = page.run_block(&block)
+        {
+            assert_eq!(
+                text.matches(&block.text).count(),
+                1,
+                "{name}:{}",
+                block.line
+            );
+            text = text.replace(&block.text, &updated);
+        }
+    }
+    if page.updates {
+        std::fs::write(&path, text).unwrap();
+    }
+    page.commands
+}
+
+impl Page {
+    /// Runs the commands of a block. Returns its new text where outputs are to be updated.
+    fn run_block(&mut self, block: &Block) -> Option<String> {
+        let place = format!("{}:{}", self.name, block.line);
+        let folder = self.folder.path();
+        let needs = block.direction("needs");
+        if let Some(need) = needs.and_then(|needs| missing(needs, folder)) {
+            report_skipped(&place, need);
+            return None;
+        }
+        let commands = block.commands();
+        assert!(
+            !commands.is_empty(),
+            "{place}: a console block without a command"
+        );
+        let mut updated = String::new();
+        for (index, command) in commands.iter().enumerate() {
+            let with = block.direction("with").filter(|_| !self.updates);
+            let mut line = as_run(command, with);
+            if self.updates {
+                line = format!("exec 2>&1; {line}");
+            }
+            let output = kforge(folder, &line).output().unwrap();
+            let is_last = index + 1 == commands.len();
+            let expected = block.direction("exit").filter(|_| is_last);
+            let expected = expected.map_or(0, |code| code.parse().unwrap());
+            if is_too_busy(&output) {
+                report_skipped(&place, "a calm machine, as does the rest of the page");
+                self.is_over = true;
+                return None;
+            }
+            check_exit_code(&place, &line, expected, &output);
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            updated += &format!("$ {command}\n{stdout}");
+            if block.direction("exact").is_some() && !self.updates {
+                assert_eq!(
+                    stdout.trim_end(),
+                    block.output().trim_end(),
+                    "{place}: `{command}`"
+                );
+            }
+            self.commands += 1;
+        }
+        let shows_output = block.text.lines().count() > commands.len();
+        (self.updates && shows_output).then_some(updated)
+    }
+}
+
+fn has_compiler() -> bool {
+    let found = kforge::device::cpu::find_compiler().is_ok();
+    if !found {
+        report_skipped("docs", "a C++ compiler");
+    }
+    found
+}
+
+#[test]
+fn readme_commands_run() {
+    if has_compiler() {
+        assert!(run_page("README.md") > 0);
+    }
+}
+
+#[test]
+fn getting_started_commands_run() {
+    if has_compiler() {
+        assert!(run_page("docs/getting-started.md") > 0);
+    }
+}
+
+#[test]
+fn kernel_file_commands_run() {
+    if has_compiler() {
+        assert!(run_page("docs/kernel-files.md") > 0);
+    }
+}
+
+#[test]
+fn the_example_task_is_admitted_and_searched() {
+    if has_compiler() {
+        assert!(run_page("docs/tasks.md") > 0);
+    }
+}
+
+#[test]
+fn model_commands_run() {
+    if has_compiler() {
+        assert!(run_page("docs/models-and-budgets.md") > 0);
+    }
+}
+
+#[test]
+fn run_directory_commands_run() {
+    if has_compiler() {
+        assert!(run_page("docs/run-directory.md") > 0);
+    }
+}
+
+#[test]
+fn every_page_with_commands_has_a_test() {
+    let tests = include_str!("docs.rs");
+    for path in pages() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        let runs = blocks(&text)
+            .iter()
+            .any(|block| block.language == "console" && block.direction("needs").is_none());
+        let is_tested = tests.contains(&format!("run_page(\"{name}\")"));
+        assert!(!runs || is_tested, "{name} has commands that no test runs");
+    }
+}
+
+#[test]
+fn readme_is_short() {
+    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(text.lines().count() <= 150);
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter_map(|letter| match letter {
+        ' ' => Some('-'),
+        letter if letter.is_alphanumeric() || "-_".contains(letter) => {
+            Some(letter.to_ascii_lowercase())
+        }
+        _ => None,
+    });
+    kept.collect()
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    for path in pages() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let folder = path.parent().unwrap();
+        for piece in text.split("](").skip(1) {
+            let link = piece.split(')').next().unwrap();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                folder.join(file)
+            };
+            assert!(
+                target.exists(),
+                "{}: `{link}` does not exist",
+                path.display()
+            );
+            if !part.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.any(|line| anchor(line.trim_start_matches('#').trim()) == part),
+                    "{}: `{link}` names no heading",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+/// The `Exit codes:` section of a help text, as `code meaning` lines.
+fn codes_of_help(arguments: &[&str]) -> Vec<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
+        .args(arguments)
+        .arg("--help")
+        .env("COLUMNS", "80")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (_, codes) = text
+        .split_once("Exit codes:\n")
+        .unwrap_or_else(|| panic!("{arguments:?} lists no exit codes"));
+    let mut lines: Vec<String> = Vec::new();
+    for line in codes.lines() {
+        let words = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        match lines.last_mut() {
+            Some(last) if !words.starts_with(|first: char| first.is_ascii_digit()) => {
+                last.push(' ');
+                last.push_str(&words);
+            }
+            _ => lines.push(words),
+        }
+    }
+    lines
+}
+
+#[test]
+fn exit_code_page_agrees_with_the_help_of_every_command() {
+    let text = std::fs::read_to_string(root().join("docs/exit-codes.md")).unwrap();
+    let mut checked = 0;
+    for section in text.split("\n## ").skip(1) {
+        let (heading, body) = section.split_once('\n').unwrap();
+        let rows = body.lines().filter_map(|line| {
+            let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let is_code = cells[0].parse::<u8>().is_ok();
+            is_code.then(|| format!("{} {}", cells[0], cells[1]))
+        });
+        let rows: Vec<_> = rows.collect();
+        for command in heading.split(", ") {
+            let words: Vec<_> = command.trim_matches('`').split(' ').skip(1).collect();
+            assert_eq!(codes_of_help(&words), rows, "{command}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 11, "commands of the page");
+}
+
+#[test]
+fn commands_are_read_with_their_continuation_lines() {
+    let text = "<!-- needs: gpu -->\n<!-- with: --steps 3 -->\n```console\n$ one \\\n    two\noutput\n$ three\n```\n";
+    let blocks = blocks(text);
+    assert_eq!(blocks[0].commands(), ["one \\\n    two", "three"]);
+    assert_eq!(blocks[0].direction("needs"), Some("gpu"));
+    assert_eq!(
+        as_run("cargo run --release -- prompt x > y", Some("--a b")),
+        "kforge prompt x --a b > y"
+    );
+}
