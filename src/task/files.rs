@@ -404,13 +404,13 @@ mod tests {
                 "task.yaml",
                 "in_place: {}",
                 "derived: {columns: rows + 1}",
-                "task.yaml: derived.columns: it has a range under `hidden` as well",
+                "task.yaml: derived.columns: the axis also has a range under `hidden`",
             ),
             (
                 "task.yaml",
                 "x: {uniform: [90.0, 98.0]}",
                 "x: {cumulative: rows}",
-                "task.yaml: inputs.x: `cumulative` is for integers",
+                "task.yaml: inputs.x: `cumulative` applies only to integer inputs",
             ),
             (
                 "definition.json",
@@ -451,7 +451,7 @@ mod tests {
                 "task.yaml",
                 "len_cu_seqlens: num_seqs + 1",
                 "len_cu_seqlens: len_cu_seqlens",
-                "derived.len_cu_seqlens: `len_cu_seqlens` follows from other axes itself",
+                "derived.len_cu_seqlens: `len_cu_seqlens` is itself a derived axis",
             ),
             (
                 "workloads.jsonl",
@@ -490,7 +490,7 @@ mod tests {
         assert_eq!(named.baseline().1, own);
         let message = files.with_baseline("naiv").unwrap_err().to_string();
         assert!(
-            message.contains("no such baseline: `naiv`")
+            message.contains("unknown baseline `naiv`")
                 && message.contains("did you mean `naive`?"),
             "{message}"
         );
