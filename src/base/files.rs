@@ -41,7 +41,7 @@ pub(crate) fn read_recorded(path: &Path, digest: Digest, content: &str) -> Resul
     Ok(text)
 }
 
-/// Creates a folder and its parents. Not synced; a later synced write into it makes it durable.
+/// Creates a folder and its parents. Not synced; files that are written into it later are.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|error| explain_io_error("create", path, error))
 }

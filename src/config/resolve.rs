@@ -149,7 +149,7 @@ fn check_kernels_can_be_made(search: &SearchSettings, llm: &LlmSettings) -> Resu
     Ok(())
 }
 
-/// The number of steps in flight: twice what runs at once, so that models and judge do not wait for each other.
+/// The number of steps in flight. Default: twice what runs at once; 1 for `tune`.
 fn choose_window(search: &SearchSettings, llm: &LlmSettings, in_flight: usize) -> u64 {
     let requests = if has_models(llm) { llm.concurrency } else { 0 };
     let default = match search.mode {

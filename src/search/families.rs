@@ -13,6 +13,9 @@ use crate::base::{Digest, RandomStream};
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct TunableSpace(Vec<(String, Vec<i64>)>);
 
+/// How often a point is drawn at random before the space is searched in full.
+const MAX_DRAWS: usize = 32;
+
 /// A space of up to this many points is searched in full for an untried one.
 const MAX_LISTED_POINTS: u64 = 1 << 16;
 
@@ -24,8 +27,15 @@ struct Family {
     space: Arc<TunableSpace>,
     /// How many of its points were tried.
     tried: u64,
-    /// The fastest member that passed: its speedup, step and point.
-    best: Option<(f64, u64, PointIndices)>,
+    fastest: Option<FastestMember>,
+}
+
+/// The fastest member of a family that passed.
+#[derive(Debug)]
+struct FastestMember {
+    step: u64,
+    speedup: f64,
+    indices: PointIndices,
 }
 
 /// All families seen so far. They are numbered from 0.
@@ -60,7 +70,7 @@ impl Families {
                 self.families.push(Family {
                     space,
                     tried: 0,
-                    best: None,
+                    fastest: None,
                 });
                 self.by_digest.insert(digest, number);
                 number
@@ -94,15 +104,14 @@ impl Families {
         let Some(family) = self.families.get_mut(number as usize) else {
             return;
         };
-        if family
-            .best
-            .as_ref()
-            .is_none_or(|(best, ..)| speedup > *best)
-        {
-            family.best = family
-                .space
-                .indices_of(point)
-                .map(|indices| (speedup, step, indices));
+        let fastest = family.fastest.as_ref();
+        if fastest.is_none_or(|fastest| speedup > fastest.speedup) {
+            let indices = family.space.indices_of(point);
+            family.fastest = indices.map(|indices| FastestMember {
+                step,
+                speedup,
+                indices,
+            });
         }
     }
 
@@ -123,13 +132,13 @@ impl Families {
         let family = self.families.get(number as usize)?;
         let space = &family.space;
         let is_free = |indices: &[usize]| !self.tried.contains(&(number, space.encode(indices)));
-        let best = family.best.as_ref();
+        let fastest = family.fastest.as_ref();
         let mut neighbours = Vec::new();
-        if let Some((_, _, indices)) = best {
-            for (axis, (_, values)) in space.0.iter().enumerate() {
-                for index in (0..values.len()).filter(|index| *index != indices[axis]) {
+        if let Some(FastestMember { indices, .. }) = fastest {
+            for (tunable, (_, values)) in space.0.iter().enumerate() {
+                for index in (0..values.len()).filter(|index| *index != indices[tunable]) {
                     let mut neighbour = indices.clone();
-                    neighbour[axis] = index;
+                    neighbour[tunable] = index;
                     if is_free(&neighbour) {
                         neighbours.push(neighbour);
                     }
@@ -141,7 +150,8 @@ impl Families {
         } else {
             neighbours.swap_remove(stream.below(neighbours.len()))
         };
-        Some((space.point(&indices), best.map(|(_, step, _)| *step)))
+        let step = fastest.map(|fastest| fastest.step);
+        Some((space.point(&indices), step))
     }
 }
 
@@ -199,7 +209,7 @@ impl TunableSpace {
         stream: &mut RandomStream,
         is_free: impl Fn(&[usize]) -> bool,
     ) -> Option<PointIndices> {
-        for _ in 0..32 {
+        for _ in 0..MAX_DRAWS {
             let indices: PointIndices = self
                 .0
                 .iter()

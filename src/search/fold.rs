@@ -1,7 +1,6 @@
-//! The fold: decides when a step is complete, what its result is, and what follows for the archive, the planner and the end of
-//! the search.
+//! The fold: applies complete steps in step order to the archive, the ledger and the planner, and decides when the search ends.
 //!
-//! Steps are folded in step order only. Briefs are decided by `planner`; what a step waits for is described in the head of `search`.
+//! `resolution` says when a step is complete and what its result is; `planner` decides briefs.
 
 use std::sync::Arc;
 
@@ -10,19 +9,10 @@ use super::archive::{Cell, ChallengeOutcome, Elite};
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
 use super::pending::{CandidateResult, PendingStep, valid_speedup};
 use super::planner::PlannedBrief;
-use super::updates::{DuelRequest, SearchUpdate};
-use crate::event::{Event, Failed, FailedReason, Proposed, StopReason};
+use super::resolution::StepResolution;
+use super::updates::SearchUpdate;
+use crate::event::{Event, FailedReason, Proposed, StopReason};
 use crate::verdict::{Status, Verdict};
-
-/// The result of a complete step.
-#[derive(Clone, Copy)]
-enum StepResolution {
-    Failed(FailedReason),
-    /// Its source is that of this earlier step.
-    Duplicate(u64),
-    /// Its proposal and verdict are those of this step: the step itself, or a later one with the same source.
-    Judged(u64),
-}
 
 /// What a folded step leaves in the ledger, besides its brief.
 struct FoldedCandidate {
@@ -124,77 +114,6 @@ impl Search {
             };
             self.fold_step(planned, resolution, decision, updates);
         }
-    }
-
-    /// The result of a step; `None` while an event is missing.
-    fn resolve_step(&self, step: u64) -> Option<StepResolution> {
-        let pending = self.pending.get(&step)?;
-        let failed = pending.failed.as_ref();
-        let kernel = pending
-            .proposed
-            .as_ref()
-            .map(|proposed| proposed.kernel)
-            .or(failed.and_then(|failed| failed.kernel));
-        if let Some(earlier) = kernel.and_then(|kernel| self.ledger.step_of_kernel(&kernel)) {
-            return Some(StepResolution::Duplicate(earlier));
-        }
-        match failed {
-            None => is_judged(pending).then_some(StepResolution::Judged(step)),
-            Some(failed) if failed.reason == FailedReason::Duplicate => {
-                self.resolve_duplicate(step, failed)
-            }
-            Some(failed) => Some(StepResolution::Failed(failed.reason)),
-        }
-    }
-
-    /// The result of a duplicate. If it names a later step, which proposed the source first, that step has the verdict; a later
-    /// step may be a duplicate of one later still.
-    fn resolve_duplicate(&self, step: u64, failed: &Failed) -> Option<StepResolution> {
-        let mut of = failed.of.unwrap_or(0);
-        // Damaged journals may have a circle of duplicates, so the chain is limited.
-        for _ in 0..=self.pending.len() {
-            if of <= step {
-                break;
-            }
-            let other = self.pending.get(&of)?;
-            match &other.failed {
-                None => return is_judged(other).then_some(StepResolution::Judged(of)),
-                Some(failed) if failed.reason == FailedReason::Duplicate => {
-                    of = failed.of.unwrap_or(0);
-                }
-                Some(failed) => return Some(StepResolution::Failed(failed.reason)),
-            }
-        }
-        Some(StepResolution::Duplicate(of))
-    }
-
-    /// What the archive does with a candidate whose verdict is that of step `from`. `Ok(None)` if it did not pass, `Err` if only
-    /// a duel can decide.
-    fn decide_insert(&self, step: u64, from: u64) -> Result<Option<ArchiveDecision>, DuelRequest> {
-        let result = self
-            .pending
-            .get(&from)
-            .and_then(|from| from.judged.as_ref());
-        let Some(CandidateResult::Passed { speedup, cell, .. }) = result else {
-            return Ok(None);
-        };
-        Ok(Some(match self.archive.challenge(cell, speedup) {
-            ChallengeOutcome::EmptyCell => ArchiveDecision::New,
-            ChallengeOutcome::ClearlyFaster(over) => ArchiveDecision::Improved { over },
-            ChallengeOutcome::NotFaster(behind) => ArchiveDecision::NotAdded { behind },
-            ChallengeOutcome::NeedsDuel(against) => match self.challenger_won(step, against) {
-                None => return Err(DuelRequest { step, against }),
-                Some(true) => ArchiveDecision::Improved { over: against },
-                Some(false) => ArchiveDecision::NotAdded { behind: against },
-            },
-        }))
-    }
-
-    /// Whether the challenger won the duel; `None` before the duel. It did not if one of the two no longer passed.
-    fn challenger_won(&self, step: u64, against: u64) -> Option<bool> {
-        let mut duels = self.pending.get(&step)?.dueled.iter();
-        let dueled = duels.find(|dueled| dueled.against == against)?;
-        Some(dueled.duel.is_some_and(|duel| duel.ci95[0] > 1.0))
     }
 
     /// Folds a complete step: archive, ledger, planner, the next brief, and the end of the search.
@@ -400,8 +319,4 @@ impl Search {
         updates.push(SearchUpdate::Remeasured { step, kept });
         self.advance(updates);
     }
-}
-
-fn is_judged(pending: &PendingStep) -> bool {
-    pending.proposed.is_some() && pending.judged.is_some()
 }

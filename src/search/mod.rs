@@ -31,6 +31,7 @@ mod model_brief;
 mod parent_pool;
 mod pending;
 mod planner;
+mod resolution;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The launches of a plan, with their sizes and arguments.
 //!
-//! Checks the limits that hold on every architecture since sm_30; the device checks its own.
+//! Checks the shared memory of the device, and the limits of every architecture since sm_30. The device checks the rest.
 
 use super::names::Names;
 use super::target::{BindError, BindFault, LaunchTarget};

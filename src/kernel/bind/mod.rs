@@ -1,5 +1,4 @@
-//! Binds a kernel to a workload: chooses the variant, evaluates every expression of the header, and checks every limit that
-//! does not depend on the device.
+//! Binds a kernel to a workload: chooses the variant, evaluates every expression of the header, and checks sizes and limits.
 //!
 //! The results are plain data in `plan`. Nothing is compiled, allocated or launched here.
 

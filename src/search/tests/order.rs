@@ -208,7 +208,7 @@ fn a_search_with_nothing_left_stops_as_exhausted_at_a_fixed_step() {
         );
     }
     assert_eq!(
-        Search::new(&settings(), 1, 4, 10, &[]).stop(),
+        Search::new(&settings(), 1, 4, 10, &[]).stop_reason(),
         Some(StopReason::Exhausted)
     );
 }
