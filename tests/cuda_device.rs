@@ -280,7 +280,7 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
             let mut kernel = open(&device, &program, &plan, purpose);
             let what = format!("{dtype}, {rows} rows of {row}");
             for (seed, distribution) in distributions(row).iter().enumerate() {
-                let seed = seed as u64 * 0x9e37_79b9_7f4a_7c15;
+                let seed = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let mut host = HostBuffer::new(dtype, elements).filled(row, distribution, seed);
                 let content = BufferContent::Random { distribution, seed };
                 kernel.write(0, &content).unwrap();
@@ -630,7 +630,11 @@ fn accesses_outside_the_buffers_fault() {
     }
     for fault in faults {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "what_is_not_the_kernel_s_faults", "--nocapture"])
+            .args([
+                "--exact",
+                "accesses_outside_the_buffers_fault",
+                "--nocapture",
+            ])
             .env(FAULT_VARIABLE, fault)
             .output()
             .unwrap();

@@ -22,10 +22,10 @@ fn missing_gpu_is_an_environment_failure_with_a_hint() {
         let remedies = [
             (
                 "no CUDA driver",
-                "install the GPU's driver, or say `--backend cpu`",
+                "install the GPU's driver, or use `--backend cpu`",
             ),
             ("no GPU was found", "`kforge doctor`"),
-            ("the GPUs cannot be listed", "nvidia-smi"),
+            ("failed to list the GPUs", "nvidia-smi"),
             ("NVRTC", "pip install nvidia-cuda-nvrtc"),
         ];
         let shows = |(what, remedy): &(&str, &str)| {

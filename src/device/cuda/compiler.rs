@@ -16,11 +16,11 @@ use super::cubin_cache::{CubinCache, FORMAT};
 use super::nvrtc_process::{self, ChildOutcome};
 use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
-use super::{diagnostics, headers, ptx, refuse, source, toolkit_cache};
+use super::{code_checks, diagnostics, headers, ptx, refuse, source, toolkit_cache};
 use crate::base::{Digest, Failure};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{Compiled, Program};
-use crate::kernel::plan::{EntryPoint, TranslationUnit};
+use crate::kernel::plan::TranslationUnit;
 use crate::verdict::Status;
 
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -190,7 +190,7 @@ impl Compiler {
             }
         };
         let ptx = String::from_utf8_lossy(&response.ptx);
-        check_ptx(&ptx, unit, &response.names)?;
+        code_checks::check_ptx(&ptx, unit, &response.names)?;
         let features = ptx::count_features(&ptx, &response.log);
         Ok(self.cubins.save(&key, &response, features, started)?)
     }
@@ -406,36 +406,6 @@ fn target_arch(device: &str, wanted: Option<&str>) -> Result<String, Refusal> {
         Status::Unsupported,
         format!("the header asks for `{wanted}`, but the device is `{device}`"),
     ))
-}
-
-/// Checks the compiled code: no forbidden constructs, and entries that take what the header passes. `names`: of the entries.
-fn check_ptx(ptx: &str, unit: &TranslationUnit, names: &[String]) -> Result<(), Refusal> {
-    if let Some((reason, words)) = ptx::find_forbidden(ptx) {
-        return Err(match refuse::first_line_with(&unit.source, words) {
-            Some(line) => Refusal::at_line(Status::Rejected, line, reason),
-            None => Refusal::new(Status::Rejected, reason),
-        });
-    }
-    for (entry, name) in unit.entry_points.iter().zip(names) {
-        if let Some(reason) = argument_size_mismatch(ptx, entry, name) {
-            return Err(Refusal::at_line(Status::CompileError, entry.line, reason));
-        }
-    }
-    Ok(())
-}
-
-/// Why the arguments of the machine code differ from those that the launch passes. The driver would read beyond them.
-fn argument_size_mismatch(ptx: &str, entry: &EntryPoint, name: &str) -> Option<String> {
-    let expression = &entry.expression;
-    let Some(taken) = ptx::parameter_sizes(ptx, name) else {
-        return Some(format!(
-            "`{expression}` is not a kernel: the compiled code has no such entry"
-        ));
-    };
-    let passed = source::argument_sizes(entry);
-    (taken != passed).then(|| {
-        format!("`{expression}` takes arguments of {taken:?} bytes, the header passes {passed:?}")
-    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! The harness kernels (`numerics.cu`): compiles and loads them, and offers them as functions. They do to device memory what
-//! `device::numerics` does to host memory.
+//! The harness kernels (`numerics.cu`) as functions. They do to device memory what `device::numerics` does to host memory.
 //!
+//! `harness_functions` loads them.
 //! Every call is queued on the GPU's stream. A call that returns a result waits for it. Never called while a candidate runs.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::Rc;
@@ -14,24 +13,12 @@ use cudarc::driver::sys::{self, CUdeviceptr};
 use super::buffer_copies::{BufferCopies, CopyNumbers};
 use super::compiler::Compiler;
 use super::gpu::{DriverError, Gpu, call};
-use super::loaded_module::LoadedModule;
+use super::harness_functions::HarnessFunctions;
 use super::memory::{DeviceBuffer, copy_to_host, zero_memory};
 use crate::device::numerics::{self, RawDistribution};
 use crate::device::{Comparison, Mismatch, Poison, PoisonCount};
 use crate::task::{DType, Distribution, Tolerance};
 
-const NUMERICS: &str = include_str!("../numerics.h");
-const KERNELS: &str = include_str!("numerics.cu");
-/// Kernels without a dtype parameter.
-const UNTYPED: [&str; 7] = [
-    "total",
-    "not_finite",
-    "hash",
-    "write_guard_zones",
-    "check_guard_zones",
-    "scrub_shared",
-    "read_through",
-];
 const THREADS: u32 = 256;
 /// Size limit for the results of one call.
 const RESULT_BYTES: usize = 1 << 20;
@@ -49,14 +36,10 @@ macro_rules! arguments {
 }
 pub(super) use arguments;
 
-/// The loaded harness kernels of a GPU.
+/// The harness kernels of a GPU.
 pub(super) struct HarnessKernels {
     gpu: Rc<Gpu>,
-    compiler: Rc<Compiler>,
-    untyped: HashMap<&'static str, sys::CUfunction>,
-    typed: RefCell<HashMap<(DType, &'static str), sys::CUfunction>>,
-    /// Keeps the functions loaded.
-    modules: RefCell<Vec<LoadedModule>>,
+    functions: HarnessFunctions,
     results: DeviceBuffer,
     /// Memory for the partial sums of comparisons; grows on demand.
     partial_sums: RefCell<DeviceBuffer>,
@@ -82,65 +65,12 @@ impl LaunchSize {
 
 impl HarnessKernels {
     pub(super) fn load(gpu: &Rc<Gpu>, compiler: &Rc<Compiler>) -> anyhow::Result<Self> {
-        let kernels = Self {
+        Ok(Self {
             gpu: Rc::clone(gpu),
-            compiler: Rc::clone(compiler),
-            untyped: HashMap::new(),
-            typed: RefCell::default(),
-            modules: RefCell::default(),
+            functions: HarnessFunctions::load(gpu, compiler)?,
             results: DeviceBuffer::new(gpu, RESULT_BYTES)?,
             partial_sums: RefCell::new(DeviceBuffer::new(gpu, 1 << 20)?),
-        };
-        let functions = kernels.compile("judge", &UNTYPED)?;
-        let untyped = UNTYPED.iter().copied().zip(functions).collect();
-        Ok(Self { untyped, ..kernels })
-    }
-
-    fn compile(&self, name: &str, entries: &[&str]) -> anyhow::Result<Vec<sys::CUfunction>> {
-        let source = KERNELS.replace(
-            "#include \"numerics.h\"",
-            &NUMERICS.replace("#pragma once", ""),
-        );
-        let program = self
-            .compiler
-            .compile_harness(name, &source, &["--fmad=false"], entries)?;
-        let module = LoadedModule::load(&self.gpu, &std::fs::read(&program.image)?)?;
-        let functions = program.entries.iter().map(|entry| module.function(entry));
-        let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
-        self.modules.borrow_mut().push(module);
-        Ok(functions)
-    }
-
-    /// A kernel for a dtype. All kernels of a dtype are loaded at the first use.
-    fn typed_kernel(&self, dtype: DType, name: &'static str) -> anyhow::Result<sys::CUfunction> {
-        if let Some(function) = self.typed.borrow().get(&(dtype, name)) {
-            return Ok(*function);
-        }
-        let number = numerics::dtype_number(dtype);
-        let mut names = vec!["fill", "fill_rows", "poison", "count_poison", "square"];
-        let mut entries: Vec<_> = (names.iter())
-            .map(|kernel| format!("{kernel}<{number}>"))
-            .collect();
-        names.push("compare");
-        entries.push(format!("compare<{number}, 0>"));
-        // For float64 both are the same kernel.
-        if dtype != DType::Float64 {
-            names.push("compare_same");
-            entries.push(format!("compare<{number}, {number}>"));
-        }
-        let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
-        let functions = self.compile(&format!("judge-{dtype}"), &entries)?;
-        let mut typed = self.typed.borrow_mut();
-        for (name, function) in names.into_iter().zip(functions) {
-            typed.insert((dtype, name), function);
-        }
-        (typed.get(&(dtype, name)).copied())
-            .ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}` for {dtype}"))
-    }
-
-    fn untyped_kernel(&self, name: &'static str) -> anyhow::Result<sys::CUfunction> {
-        let function = self.untyped.get(name).copied();
-        function.ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}`"))
+        })
     }
 
     fn launch(
@@ -189,7 +119,7 @@ impl HarnessKernels {
             ("fill", elements.div_ceil(4))
         };
         self.launch(
-            self.typed_kernel(buffer.dtype, kernel)?,
+            self.functions.typed(buffer.dtype, kernel)?,
             self.size_for(threads, buffer.copies),
             arguments!(table, elements, raw, seed, copies),
         )?;
@@ -202,7 +132,7 @@ impl HarnessKernels {
         pattern: Poison,
         mut copies: CopyNumbers,
     ) -> anyhow::Result<()> {
-        let function = self.typed_kernel(buffer.dtype, "poison")?;
+        let function = self.functions.typed(buffer.dtype, "poison")?;
         let (mut table, mut elements) = (buffer.table, buffer.elements);
         let (mut finite, mut seed) = poison_arguments(pattern);
         self.launch(
@@ -221,7 +151,7 @@ impl HarnessKernels {
         mut copies: CopyNumbers,
         want: bool,
     ) -> anyhow::Result<Vec<PoisonCount>> {
-        let function = self.typed_kernel(buffer.dtype, "count_poison")?;
+        let function = self.functions.typed(buffer.dtype, "count_poison")?;
         let mut counts = self.clear_results(buffer.copies as usize * 16)?;
         let (mut table, mut elements) = (buffer.table, buffer.elements);
         let (mut finite, mut seed) = poison_arguments(pattern);
@@ -239,7 +169,7 @@ impl HarnessKernels {
         let mut counts = self.clear_results(buffer.copies as usize * 16)?;
         let (mut table, mut elements) = (buffer.table, buffer.elements);
         self.launch(
-            self.untyped_kernel("not_finite")?,
+            self.functions.untyped("not_finite")?,
             self.size_for(elements, buffer.copies),
             arguments!(table, elements, counts),
         )?;
@@ -281,13 +211,13 @@ impl HarnessKernels {
         let mut elements = buffer.elements;
         let (mut absolute, mut relative) = (tolerance.atol_rms, tolerance.rtol);
         self.launch(
-            self.typed_kernel(expected.dtype, "square")?,
+            self.functions.typed(expected.dtype, "square")?,
             self.size_for(slots, copies),
             arguments!(expected_table, elements, partial),
         )?;
         self.finish_sums(buffer, partial, true, results)?;
         self.launch(
-            self.typed_kernel(buffer.dtype, kernel)?,
+            self.functions.typed(buffer.dtype, kernel)?,
             self.size_for(slots, copies),
             arguments!(
                 table,
@@ -318,7 +248,7 @@ impl HarnessKernels {
     ) -> anyhow::Result<()> {
         let (mut elements, mut root) = (buffer.elements, u32::from(root));
         self.launch(
-            self.untyped_kernel("total")?,
+            self.functions.untyped("total")?,
             LaunchSize::new([1, buffer.copies]),
             arguments!(partial, elements, root, results),
         )?;
@@ -339,7 +269,7 @@ impl HarnessKernels {
         let mut hashes = self.clear_results(buffer.copies as usize * 8)?;
         let (mut table, mut bytes) = (buffer.table, buffer.bytes());
         self.launch(
-            self.untyped_kernel("hash")?,
+            self.functions.untyped("hash")?,
             self.size_for(bytes / 8, buffer.copies),
             arguments!(table, bytes, hashes),
         )?;
@@ -354,7 +284,7 @@ impl HarnessKernels {
         mut zones: CUdeviceptr,
         count: u32,
     ) -> anyhow::Result<()> {
-        let function = self.untyped_kernel("write_guard_zones")?;
+        let function = self.functions.untyped("write_guard_zones")?;
         Ok(self.launch(function, LaunchSize::new([count, 1]), arguments!(zones))?)
     }
 
@@ -368,7 +298,7 @@ impl HarnessKernels {
         let mut damage = self.clear_results(buffers * 8)?;
         let mut words = vec![0u64; buffers];
         self.launch(
-            self.untyped_kernel("check_guard_zones")?,
+            self.functions.untyped("check_guard_zones")?,
             LaunchSize::new([count, 1]),
             arguments!(zones, damage),
         )?;
@@ -383,7 +313,7 @@ impl HarnessKernels {
 
     /// Overwrites the shared memory of every multiprocessor, so that nothing of earlier launches remains.
     pub(super) fn scrub_shared(&self) -> anyhow::Result<()> {
-        let function = self.untyped_kernel("scrub_shared")?;
+        let function = self.functions.untyped("scrub_shared")?;
         let bytes = self.gpu.max_shared_bytes;
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         call!(cuFuncSetAttribute(function, attribute, bytes as i32))?;
@@ -400,7 +330,7 @@ impl HarnessKernels {
     pub(super) fn read_through(&self, mut memory: CUdeviceptr, bytes: u64) -> anyhow::Result<()> {
         let mut groups = bytes / 16;
         let mut sink = self.results.address();
-        let function = self.untyped_kernel("read_through")?;
+        let function = self.functions.untyped("read_through")?;
         let size = self.size_for(groups, 1);
         Ok(self.launch(function, size, arguments!(memory, groups, sink))?)
     }

@@ -1,0 +1,107 @@
+//! Compiles and loads the harness kernels (`numerics.cu`). Launches none: `harness_kernels` does.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use cudarc::driver::sys;
+
+use super::compiler::Compiler;
+use super::gpu::Gpu;
+use super::loaded_module::LoadedModule;
+use crate::device::numerics;
+use crate::task::DType;
+
+const NUMERICS: &str = include_str!("../numerics.h");
+const KERNELS: &str = include_str!("numerics.cu");
+/// Kernels without a dtype parameter.
+const UNTYPED: [&str; 7] = [
+    "total",
+    "not_finite",
+    "hash",
+    "write_guard_zones",
+    "check_guard_zones",
+    "scrub_shared",
+    "read_through",
+];
+
+/// The functions of the loaded harness kernels.
+pub(super) struct HarnessFunctions {
+    gpu: Rc<Gpu>,
+    compiler: Rc<Compiler>,
+    untyped: HashMap<&'static str, sys::CUfunction>,
+    typed: RefCell<HashMap<(DType, &'static str), sys::CUfunction>>,
+    /// Keeps the functions loaded.
+    modules: RefCell<Vec<LoadedModule>>,
+}
+
+impl HarnessFunctions {
+    /// Loads the kernels without a dtype.
+    pub(super) fn load(gpu: &Rc<Gpu>, compiler: &Rc<Compiler>) -> anyhow::Result<Self> {
+        let functions = Self {
+            gpu: Rc::clone(gpu),
+            compiler: Rc::clone(compiler),
+            untyped: HashMap::new(),
+            typed: RefCell::default(),
+            modules: RefCell::default(),
+        };
+        let untyped = functions.compile("judge", &UNTYPED)?;
+        let untyped = UNTYPED.iter().copied().zip(untyped).collect();
+        Ok(Self {
+            untyped,
+            ..functions
+        })
+    }
+
+    fn compile(&self, name: &str, entries: &[&str]) -> anyhow::Result<Vec<sys::CUfunction>> {
+        let source = KERNELS.replace(
+            "#include \"numerics.h\"",
+            &NUMERICS.replace("#pragma once", ""),
+        );
+        let program = self
+            .compiler
+            .compile_harness(name, &source, &["--fmad=false"], entries)?;
+        let module = LoadedModule::load(&self.gpu, &std::fs::read(&program.image)?)?;
+        let functions = program.entries.iter().map(|entry| module.function(entry));
+        let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
+        self.modules.borrow_mut().push(module);
+        Ok(functions)
+    }
+
+    /// A kernel without a dtype.
+    pub(super) fn untyped(&self, name: &'static str) -> anyhow::Result<sys::CUfunction> {
+        let function = self.untyped.get(name).copied();
+        function.ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}`"))
+    }
+
+    /// A kernel for a dtype. All kernels of a dtype are loaded at the first use.
+    pub(super) fn typed(
+        &self,
+        dtype: DType,
+        name: &'static str,
+    ) -> anyhow::Result<sys::CUfunction> {
+        if let Some(function) = self.typed.borrow().get(&(dtype, name)) {
+            return Ok(*function);
+        }
+        let number = numerics::dtype_number(dtype);
+        let mut names = vec!["fill", "fill_rows", "poison", "count_poison", "square"];
+        let mut entries: Vec<_> = (names.iter())
+            .map(|kernel| format!("{kernel}<{number}>"))
+            .collect();
+        names.push("compare");
+        entries.push(format!("compare<{number}, 0>"));
+        // For float64 both are the same kernel.
+        if dtype != DType::Float64 {
+            names.push("compare_same");
+            entries.push(format!("compare<{number}, {number}>"));
+        }
+        let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+        let functions = self.compile(&format!("judge-{dtype}"), &entries)?;
+        let mut typed = self.typed.borrow_mut();
+        for (name, function) in names.into_iter().zip(functions) {
+            typed.insert((dtype, name), function);
+        }
+        (typed.get(&(dtype, name)).copied())
+            .ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}` for {dtype}"))
+    }
+}
