@@ -1,154 +1,253 @@
-//! What a process died of, in words and as a status.
+//! Turns the end of a candidate's process into a refusal: a status, a reason and evidence.
 //!
-//! The status follows from how the process ended, which the judge saw itself; the record that it left only adds words.
+//! The status follows from how the process ended, which the judge observed itself. The record that the process left in the
+//! control page only adds text and evidence, because a candidate could have written it. `memory_locations` describes addresses.
 
 use std::path::Path;
 use std::time::Duration;
 
-use super::bound_kernel::BufferLayout;
 use super::control_page::{
     ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, ControlFault, ControlPage, FAULT_EXIT_CODE,
-    GUARD_BYTES,
+    FaultKind,
 };
+use super::layout::BufferLayout;
 use super::line_table::LineTable;
-use super::process::{KernelProcess, ProcessEnd};
+use super::memory_locations::{Element, describe_near_buffer, find_element};
+use super::process::ProcessEnd;
 use crate::device::sandbox::system_call_name;
 use crate::device::{Build, Refusal};
 use crate::verdict::{Evidence, OtherAccess, Status};
 
-/// A refusal from how a process ended during what it was doing under its deadline.
-pub(super) fn fault_refusal(
-    control: &ControlPage,
-    places: &[BufferLayout],
-    ended: ProcessEnd,
-    process: &mut KernelProcess,
-    (build, executable): (Build, &Path),
-    (what, deadline): (&str, Duration),
-) -> Refusal {
-    let record = &control.fault;
-    let length = record
-        .message
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(record.message.len());
-    // The candidate could have written this: one line, nothing that moves a terminal's cursor.
-    let is_plain = |letter: char| letter == ' ' || letter.is_ascii_graphic();
-    let message =
-        String::from_utf8_lossy(&record.message[..length]).replace(|letter| !is_plain(letter), " ");
-    let because = |text: &str| {
-        if message.is_empty() {
-            text.to_owned()
-        } else {
-            format!("{text}: {message}")
+/// A process that ended or was killed, with what is known about it.
+pub(super) struct ProcessFailure<'a> {
+    pub(super) end: ProcessEnd,
+    pub(super) control: &'a ControlPage,
+    pub(super) layouts: &'a [BufferLayout],
+    /// What the process printed; untrusted and capped.
+    pub(super) printed: String,
+    pub(super) build: Build,
+    pub(super) executable: &'a Path,
+    /// What it was doing, such as `the launch`.
+    pub(super) activity: &'a str,
+    pub(super) deadline: Duration,
+}
+
+/// The refusal for a process that failed.
+pub(super) fn fault_refusal(failure: &ProcessFailure<'_>) -> Refusal {
+    let mut report = FaultReport::new(failure);
+    let (status, reason) = match failure.end {
+        ProcessEnd::Signaled(signal) => report.signal(signal),
+        ProcessEnd::Exited(FAULT_EXIT_CODE) => report.detected_fault(),
+        ProcessEnd::Exited(code) => {
+            let activity = failure.activity;
+            let reason = format!("the process exited with code {code} during {activity}");
+            (Status::Crashed, reason)
+        }
+        ProcessEnd::Stopped | ProcessEnd::TimedOut => {
+            let (activity, seconds) = (failure.activity, failure.deadline.as_secs_f64());
+            let reason = format!("{activity} did not end within {seconds:.1} s");
+            (Status::TimedOut, reason)
         }
     };
-    let lines = LineTable::open(executable);
-    let mut evidence = Evidence {
-        log: printed_output(process),
-        build: (build != Build::Fast).then(|| build.name().to_owned()),
-        schedule: (build == Build::Race).then_some(control.seed),
-        ..Evidence::default()
-    };
-    if record.kind != 0 {
-        evidence.line = (record.line > 0)
-            .then_some(record.line)
-            .or_else(|| lines.line_of(record.site));
-        evidence.block = Some(record.block);
-        evidence.thread = Some(record.thread);
+    let reason = report.with_position(reason);
+    Refusal {
+        status,
+        reason,
+        evidence: Box::new(report.evidence),
     }
-    let (status, reason) = match ended {
-        ProcessEnd::Signaled(signal) => {
-            let buffer = is_memory_fault(signal)
-                .then(|| describe_nearest_buffer(control, places, record.address))
-                .flatten();
-            // What can be read and still faults was written: only inputs are mapped so.
-            let input = (buffer.is_none() && is_memory_fault(signal))
-                .then(|| locate_element(control, places, record.address, &mut evidence))
-                .flatten();
-            match (buffer, record.kind) {
-                (Some(words), _) => (Status::OutOfBounds, format!("an access {words}")),
-                (None, _) if input.is_some() => (
+}
+
+/// A report under construction.
+struct FaultReport<'a> {
+    failure: &'a ProcessFailure<'a>,
+    record: &'a ControlFault,
+    lines: LineTable,
+    /// The message of the record, on one line.
+    message: String,
+    evidence: Evidence,
+}
+
+impl<'a> FaultReport<'a> {
+    fn new(failure: &'a ProcessFailure<'a>) -> Self {
+        let record = &failure.control.fault;
+        let lines = LineTable::open(failure.executable);
+        let build = failure.build;
+        let mut evidence = Evidence {
+            log: Some(failure.printed.clone()).filter(|text| !text.is_empty()),
+            build: (build != Build::Fast).then(|| build.name().to_owned()),
+            schedule: (build == Build::Race).then_some(failure.control.seed),
+            ..Evidence::default()
+        };
+        if record.is_present() {
+            let line = (record.line > 0).then_some(record.line);
+            evidence.line = line.or_else(|| lines.line_of(record.site));
+            evidence.block = Some(record.block);
+            evidence.thread = Some(record.thread);
+        }
+        Self {
+            failure,
+            record,
+            lines,
+            message: plain_message(record),
+            evidence,
+        }
+    }
+
+    /// For a process that died from a signal.
+    fn signal(&mut self, signal: i32) -> (Status, String) {
+        let is_memory_fault = signal == libc::SIGSEGV || signal == libc::SIGBUS;
+        if is_memory_fault {
+            if let Some(location) = self.describe_near_buffer() {
+                return (Status::OutOfBounds, format!("an access {location}"));
+            }
+            // Only inputs are mapped read-only, so a fault within a buffer is a write to an input.
+            if let Some(element) = self.locate_element() {
+                return (
                     Status::InputMutated,
-                    format!("a write of the input {}", input.unwrap_or_default()),
-                ),
-                (None, 6) if is_memory_fault(signal) => {
-                    (Status::OutOfBounds, because("shared memory"))
-                }
-                _ if signal == libc::SIGSYS => (Status::Crashed, describe_refused_call(record)),
-                _ => (
-                    match signal {
-                        // What the kernel does to a process that takes too much memory or writes too much.
-                        libc::SIGKILL | libc::SIGXFSZ => Status::LimitExceeded,
-                        _ => Status::Crashed,
-                    },
-                    because(&format!(
-                        "died of signal {signal} ({})",
-                        signal_name(signal)
-                    )),
-                ),
+                    format!("a write of the input {element}"),
+                );
+            }
+            if self.record.fault_kind() == Some(FaultKind::SharedBounds) {
+                return (Status::OutOfBounds, self.with_message("shared memory"));
             }
         }
-        ProcessEnd::Exited(FAULT_EXIT_CODE) => match record.kind {
-            2 => {
-                // Others of the same warp wait elsewhere.
-                evidence.other = lines.line_of(record.other_site).map(|line| OtherAccess {
+        if signal == libc::SIGSYS {
+            return (Status::Crashed, describe_refused_call(self.record));
+        }
+        let status = match signal {
+            // The kernel sends these to a process that uses too much memory or writes too much.
+            libc::SIGKILL | libc::SIGXFSZ => Status::LimitExceeded,
+            _ => Status::Crashed,
+        };
+        let text = format!("died of signal {signal} ({})", signal_name(signal));
+        (status, self.with_message(&text))
+    }
+
+    /// For a process that detected a fault itself.
+    fn detected_fault(&mut self) -> (Status, String) {
+        let message = self.message.clone();
+        match self.record.fault_kind() {
+            Some(FaultKind::SyncError) => {
+                // Other threads may wait at a second place.
+                let line = self.lines.line_of(self.record.other_site);
+                self.evidence.other = line.map(|line| OtherAccess {
                     line: Some(line),
                     access: "wait".to_owned(),
                     ..OtherAccess::default()
                 });
-                (Status::SyncError, message.clone())
+                (Status::SyncError, message)
             }
-            4 => (Status::LimitExceeded, message.clone()),
-            7 => {
-                let words = describe_nearest_buffer(control, places, record.address);
-                let words = words.map(|words| format!("{} {words}", describe_access(record)));
-                (Status::OutOfBounds, words.unwrap_or(message.clone()))
+            Some(FaultKind::LimitExceeded) => (Status::LimitExceeded, message),
+            Some(FaultKind::OutOfBounds) => {
+                let access = describe_access(self.record);
+                let location = self.describe_near_buffer();
+                let reason = location.map(|location| format!("{access} {location}"));
+                (Status::OutOfBounds, reason.unwrap_or(message))
             }
-            8 => (Status::Misaligned, message.clone()),
-            9 => {
-                let words = locate_element(control, places, record.address, &mut evidence);
-                let words = words.map(|words| format!("{message}: {words}"));
-                (Status::UninitializedRead, words.unwrap_or(message.clone()))
+            Some(FaultKind::Misaligned) => (Status::Misaligned, message),
+            Some(FaultKind::UninitializedRead) => {
+                let element = self.locate_element();
+                let reason = element.map(|element| format!("{message}: {element}"));
+                (Status::UninitializedRead, reason.unwrap_or(message))
             }
-            10 => (
-                Status::Race,
-                describe_race(control, places, &lines, &message, &mut evidence),
+            Some(FaultKind::Race) => (Status::Race, self.race()),
+            Some(FaultKind::UndefinedBehavior) => (Status::UndefinedBehavior, message),
+            Some(FaultKind::InputMutated) => {
+                let access = describe_access(self.record);
+                let element = self.locate_element();
+                let reason = element.map(|element| format!("{access} of the input {element}"));
+                (Status::InputMutated, reason.unwrap_or(message))
+            }
+            _ => (
+                Status::Crashed,
+                self.with_message("the process ended itself"),
             ),
-            11 => (Status::UndefinedBehavior, message.clone()),
-            12 => {
-                let words = locate_element(control, places, record.address, &mut evidence);
-                let words =
-                    words.map(|words| format!("{} of the input {words}", describe_access(record)));
-                (Status::InputMutated, words.unwrap_or(message.clone()))
-            }
-            _ => (Status::Crashed, because("the process ended itself")),
-        },
-        ProcessEnd::Exited(code) => (
-            Status::Crashed,
-            format!("the process exited with code {code} during {what}"),
-        ),
-        ProcessEnd::Stopped | ProcessEnd::TimedOut => (
-            Status::TimedOut,
-            format!("{what} did not end within {:.1} s", deadline.as_secs_f64()),
-        ),
-    };
-    let line = evidence.line.filter(|_| build != Build::Fast);
-    let line = line
-        .map(|line| format!("line {line}: "))
-        .unwrap_or_default();
-    let reason = if record.kind == 0 {
-        reason
-    } else {
-        format!(
-            "{line}{reason}; {}",
-            describe_position(record.block, record.thread)
-        )
-    };
-    Refusal {
-        status,
-        reason,
-        evidence: Box::new(evidence),
+        }
     }
+
+    /// Both sides of a race, as text and as evidence.
+    fn race(&mut self) -> String {
+        let record = self.record;
+        let other = OtherAccess {
+            line: self.lines.line_of(record.other_site),
+            block: record.other_block,
+            thread: record.other_thread,
+            access: access_kind(record.other_flags).to_owned(),
+        };
+        let location = self.locate_element().unwrap_or_else(|| {
+            let is_shared = record.flags & ACCESS_SHARED != 0;
+            let location = if is_shared {
+                "of shared memory"
+            } else {
+                "of a variable of the kernel"
+            };
+            location.to_owned()
+        });
+        let values = if record.other_value == 0 && record.value == 0 {
+            String::new()
+        } else {
+            let values = describe_values(record);
+            self.evidence.found = Some(values.clone());
+            format!(" ({values})")
+        };
+        let line = other.line.map(|line| format!(" at line {line}"));
+        let reason = format!(
+            "{} {location}{values} is not ordered after {}{} by {}",
+            self.message,
+            access_phrase(record.other_flags),
+            line.unwrap_or_default(),
+            describe_position(other.block, other.thread),
+        );
+        self.evidence.other = Some(other);
+        reason
+    }
+
+    /// A reason followed by the record's message, if there is one.
+    fn with_message(&self, text: &str) -> String {
+        if self.message.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{text}: {}", self.message)
+        }
+    }
+
+    /// A reason with the source line and the thread, if the process left a record.
+    fn with_position(&self, reason: String) -> String {
+        if !self.record.is_present() {
+            return reason;
+        }
+        // The fast build has no line table.
+        let line = self.evidence.line;
+        let line = line.filter(|_| self.failure.build != Build::Fast);
+        let line = line.map(|line| format!("line {line}: "));
+        let position = describe_position(self.record.block, self.record.thread);
+        format!("{}{reason}; {position}", line.unwrap_or_default())
+    }
+
+    fn describe_near_buffer(&self) -> Option<String> {
+        let failure = self.failure;
+        describe_near_buffer(failure.control, failure.layouts, self.record.address)
+    }
+
+    /// The element at the record's address as text; its buffer and index become evidence.
+    fn locate_element(&mut self) -> Option<String> {
+        let failure = self.failure;
+        let Element { buffer, index } =
+            find_element(failure.control, failure.layouts, self.record.address)?;
+        let text = format!("`{buffer}` at element {index}");
+        self.evidence.tensor = Some(buffer.to_owned());
+        self.evidence.index = Some(index);
+        Some(text)
+    }
+}
+
+/// The record's message on one line, without anything that moves a terminal's cursor: the candidate could have written it.
+fn plain_message(record: &ControlFault) -> String {
+    let bytes = &record.message;
+    let length = bytes.iter().position(|byte| *byte == 0);
+    let text = String::from_utf8_lossy(&bytes[..length.unwrap_or(bytes.len())]);
+    let is_plain = |letter: char| letter == ' ' || letter.is_ascii_graphic();
+    text.replace(|letter| !is_plain(letter), " ")
 }
 
 fn describe_position(block: [u32; 3], thread: [u32; 3]) -> String {
@@ -166,136 +265,43 @@ fn access_kind(flags: u32) -> &'static str {
     }
 }
 
-fn describe_access(record: &ControlFault) -> String {
-    let kind = match access_kind(record.flags) {
+fn access_phrase(flags: u32) -> &'static str {
+    match access_kind(flags) {
         "atomic" => "an atomic operation",
         "write" => "a write",
         _ => "a read",
-    };
-    format!("{kind} of {} bytes", record.bytes)
+    }
 }
 
-/// Both sides of a race, in words and as evidence.
-fn describe_race(
-    control: &ControlPage,
-    places: &[BufferLayout],
-    lines: &LineTable,
-    message: &str,
-    evidence: &mut Evidence,
-) -> String {
-    let record = &control.fault;
-    let other = OtherAccess {
-        line: lines.line_of(record.other_site),
-        block: record.other_block,
-        thread: record.other_thread,
-        access: access_kind(record.other_flags).to_owned(),
-    };
-    let place = locate_element(control, places, record.address, evidence).unwrap_or_else(|| {
-        if record.flags & ACCESS_SHARED != 0 {
-            "of shared memory".to_owned()
-        } else {
-            "of a variable of the kernel".to_owned()
-        }
-    });
-    let values = if record.other_value == 0 && record.value == 0 {
-        String::new()
-    } else {
-        let words = describe_values(record);
-        evidence.found = Some(words.clone());
-        format!(" ({words})")
-    };
-    let line = other
-        .line
-        .map(|line| format!(" at line {line}"))
-        .unwrap_or_default();
-    let article = if other.access == "atomic" {
-        "an atomic operation"
-    } else {
-        &format!("a {}", other.access)
-    };
-    let reason = format!(
-        "{message} {place}{values} is not ordered after {article}{line} by {}",
-        describe_position(other.block, other.thread)
-    );
-    evidence.other = Some(other);
-    reason
+fn describe_access(record: &ControlFault) -> String {
+    format!("{} of {} bytes", access_phrase(record.flags), record.bytes)
 }
 
-/// The value before a write and after it, as bits and, where they are four bytes, as a number.
+/// The values of a race: bits, and a number for four bytes. For two writes the values before and after the second one.
 fn describe_values(record: &ControlFault) -> String {
-    let one = |value: u64| {
+    let describe = |value: u64| {
         let digits = (record.bytes.clamp(1, 8) * 2) as usize;
         match record.bytes {
             4 => format!("0x{value:08x} = {:e}", f32::from_bits(value as u32)),
             _ => format!("0x{value:0digits$x}"),
         }
     };
-    if record.flags & ACCESS_WRITE != 0
-        && record.flags & ACCESS_ATOMIC == 0
-        && record.other_value != 0
-    {
-        format!("{} became {}", one(record.value), one(record.other_value))
+    let is_plain_write = record.flags & ACCESS_WRITE != 0 && record.flags & ACCESS_ATOMIC == 0;
+    if is_plain_write && record.other_value != 0 {
+        let (before, after) = (describe(record.value), describe(record.other_value));
+        format!("{before} became {after}")
     } else {
-        format!("found {}", one(record.value))
+        format!("found {}", describe(record.value))
     }
 }
 
-/// The element of a buffer that an address is of, in words; its name and index become evidence.
-fn locate_element(
-    control: &ControlPage,
-    places: &[BufferLayout],
-    address: u64,
-    evidence: &mut Evidence,
-) -> Option<String> {
-    let slots = control.buffers.iter();
-    let (place, offset) = places.iter().zip(slots).find_map(|(place, slot)| {
-        let offset = address.checked_sub(slot.address)?;
-        (offset < place.data.len() as u64).then_some((place, offset))
-    })?;
-    let index = offset / place.dtype.bytes();
-    evidence.tensor = Some(place.name.clone());
-    evidence.index = Some(index);
-    Some(format!("`{}` at element {index}", place.name))
-}
-
-/// Which buffer an address lies beside, in words. The child says where it put its buffers; all sizes are the judge's own.
-fn describe_nearest_buffer(
-    control: &ControlPage,
-    places: &[BufferLayout],
-    address: u64,
-) -> Option<String> {
-    let slots = control.buffers.iter();
-    places.iter().zip(slots).find_map(|(place, slot)| {
-        let bytes = place.data.len() as u64;
-        let ahead = (place.data.start - place.mapping.start) as u64 + GUARD_BYTES;
-        let behind = (place.mapping.end - place.data.end) as u64 + GUARD_BYTES;
-        let name = &place.name;
-        let start = slot.address;
-        let end = start.checked_add(bytes)?;
-        if address < start && start - address <= ahead {
-            Some(format!(
-                "{} bytes before the start of `{name}`",
-                start - address
-            ))
-        } else if address >= end && address - end < behind {
-            Some(format!("{} bytes past the end of `{name}`", address - end))
-        } else {
-            None
-        }
-    })
-}
-
-/// What a process asked of the system that is not open to it. The call did not happen; its number is the process's own word.
+/// For a system call that is not allowed. The call did not happen; the process itself reports its number.
 fn describe_refused_call(record: &ControlFault) -> String {
-    let name = (record.kind != 0).then(|| system_call_name(record.address));
+    let name = (record.is_present()).then(|| system_call_name(record.address));
     match name.flatten() {
         Some(name) => format!("the system call `{name}` is not allowed in a kernel"),
         None => "a system call that is not allowed in a kernel".to_owned(),
     }
-}
-
-fn is_memory_fault(signal: i32) -> bool {
-    signal == libc::SIGSEGV || signal == libc::SIGBUS
 }
 
 fn signal_name(signal: i32) -> &'static str {
@@ -306,13 +312,9 @@ fn signal_name(signal: i32) -> &'static str {
         libc::SIGILL => "illegal instruction",
         libc::SIGABRT => "aborted",
         libc::SIGTRAP => "trap",
-        libc::SIGSYS => "a refused system call",
-        libc::SIGKILL => "killed: too much memory?",
+        libc::SIGSYS => "refused system call",
+        libc::SIGKILL => "killed, probably for using too much memory",
         libc::SIGXFSZ => "too much output",
         _ => "signal",
     }
-}
-
-fn printed_output(process: &KernelProcess) -> Option<String> {
-    Some(process.printed()).filter(|text| !text.is_empty())
 }

@@ -1,10 +1,12 @@
-//! The CPU as a device: CUDA C++ compiled by the system's compiler, its threads as fibers, in a process that holds nothing else.
+//! The CPU as a device: CUDA C++ compiled by the system's C++ compiler, run in a separate confined process, with CUDA threads as
+//! fibers.
 //!
-//! A time on this device is a CPU time; whoever shows it says so.
+//! Times on this device are CPU times; they say nothing about a GPU. Nothing here decides whether a result is correct.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
+mod access_sites;
 mod bound_kernel;
 mod compiler;
 mod compiler_flags;
@@ -13,11 +15,16 @@ mod control_page;
 mod diagnostics;
 mod faults;
 mod input_cache;
+mod layout;
+mod limits;
 mod line_table;
+mod memory_locations;
+mod plan_encoding;
 mod process;
 mod runtime_build;
 mod saved_variables;
 mod shared_declarations;
+mod shared_memory;
 mod source;
 mod source_checks;
 #[doc(hidden)]
@@ -34,7 +41,8 @@ use super::{
 use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
 
-/// How many blocks the same pair of processes is timed for: where a process lands in memory moves its times for all its life.
+/// The number of timing blocks that one pair of processes is used for. The placement of a process in memory affects its times for
+/// its whole life, so pairs are replaced often.
 const BLOCKS_PER_PROCESS: usize = 2;
 
 /// This machine's processor with its C++ compiler.
@@ -45,10 +53,10 @@ pub struct CpuDevice {
 }
 
 impl CpuDevice {
-    /// Finds the compiler and compiles what all candidates share, unless that was done before.
+    /// Finds the compiler and builds what all candidates share, unless an earlier process did.
     ///
     /// # Errors
-    /// `Failure::environment` where there is no compiler, or no place for its results.
+    /// `Failure::environment` if there is no compiler, or its results cannot be stored.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             toolchain: toolchain::Toolchain::open()?,
@@ -56,9 +64,24 @@ impl CpuDevice {
             input_cache: Rc::default(),
         })
     }
+
+    /// The compiler that was found.
+    pub(crate) fn compiler(&self) -> &HostCompiler {
+        self.toolchain.compiler()
+    }
+
+    /// Whether programs are linked statically, so that their processes need no files.
+    pub(crate) fn is_static(&self) -> bool {
+        self.toolchain.is_static()
+    }
+
+    /// The builds that this compiler cannot make, each with its first error.
+    pub(crate) fn missing_builds(&self) -> Vec<(Build, String)> {
+        self.toolchain.missing_builds()
+    }
 }
 
-/// What judges on this machine, without a look at the compiler.
+/// The device that verdicts name. Does not need a compiler.
 pub(crate) fn identity() -> DeviceIdentity {
     DeviceIdentity {
         name: processor_name(),
@@ -69,28 +92,9 @@ pub(crate) fn identity() -> DeviceIdentity {
     }
 }
 
-/// The cores that this process may use.
+/// The number of cores that this process may use.
 pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
-}
-
-impl CpuDevice {
-    /// The compiler that it found.
-    pub(crate) fn compiler(&self) -> &HostCompiler {
-        self.toolchain.compiler()
-    }
-
-    /// Whether programs are linked statically, so that their processes need no file.
-    pub(crate) fn is_static(&self) -> bool {
-        self.toolchain.is_static()
-    }
-}
-
-impl CpuDevice {
-    /// The builds that this compiler cannot make, each with its first complaint.
-    pub(crate) fn missing_builds(&self) -> Vec<(Build, String)> {
-        self.toolchain.missing_builds()
-    }
 }
 
 impl Device for CpuDevice {
@@ -100,9 +104,10 @@ impl Device for CpuDevice {
 
     fn sandbox_description(&self) -> String {
         let mechanisms = sandbox_support().describe();
-        match self.toolchain.is_static() {
-            true => mechanisms.to_owned(),
-            false => format!("{mechanisms}, with a loader"),
+        if self.toolchain.is_static() {
+            mechanisms.to_owned()
+        } else {
+            format!("{mechanisms}, with a loader")
         }
     }
 
@@ -110,14 +115,13 @@ impl Device for CpuDevice {
         if let Some(refusal) = source_checks::refuse_plan(plan) {
             return Ok(Opened::Refused(refusal));
         }
-        bound_kernel::CpuBoundKernel::open(
-            program,
-            plan,
-            self.cores,
-            self.toolchain.empty_folder(),
-            &self.toolchain.empty_program(),
-            Rc::clone(&self.input_cache),
-        )
+        let environment = bound_kernel::KernelEnvironment {
+            threads: self.cores,
+            folder: self.toolchain.empty_folder(),
+            empty_program: &self.toolchain.empty_program(),
+            input_cache: Rc::clone(&self.input_cache),
+        };
+        bound_kernel::CpuBoundKernel::open(program, plan, environment)
     }
 }
 
@@ -137,15 +141,15 @@ impl Compile for CpuDevice {
     ) -> anyhow::Result<Vec<Compiled>> {
         let toolchain = &self.toolchain;
         std::thread::scope(|scope| {
-            let running: Vec<_> = (builds.iter())
+            let compilations: Vec<_> = (builds.iter())
                 .map(|build| scope.spawn(move || compile_unit(toolchain, unit, *build)))
                 .collect();
-            let joined = running.into_iter().map(|running| {
-                running
+            let results = compilations.into_iter().map(|compilation| {
+                compilation
                     .join()
                     .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling a kernel panicked")))
             });
-            joined.collect()
+            results.collect()
         })
     }
 }
@@ -189,9 +193,8 @@ fn compile_unit(
 fn processor_name() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text.lines().find_map(|line| {
-        line.strip_prefix("model name")?
-            .split_once(':')
-            .map(|(_, name)| name.trim().to_owned())
+        let (_, name) = line.strip_prefix("model name")?.split_once(':')?;
+        Some(name.trim().to_owned())
     });
     name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }

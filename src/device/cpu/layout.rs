@@ -1,0 +1,104 @@
+//! Where the buffers of a plan are in the shared memory, and the guard zones around them.
+//!
+//! The memory starts with the control page. Each buffer has a mapping of its own, with a guard zone before and after its data
+//! that a kernel must leave alone. Nothing here touches a process.
+
+use std::ops::Range;
+
+use anyhow::bail;
+
+use super::control_page::ControlPage;
+use crate::kernel::plan::Plan;
+use crate::task::DType;
+
+/// Minimum size of the guard zones. Data starts at a multiple of 256 bytes.
+const GUARD_ZONE_BYTES: usize = 256;
+
+/// The position of one buffer in the shared memory.
+pub(super) struct BufferLayout {
+    pub(super) name: String,
+    pub(super) dtype: DType,
+    /// Length of the last axis.
+    pub(super) row_length: u64,
+    /// Bytes of the shared memory; the mapping includes both guard zones.
+    pub(super) mapping: Range<usize>,
+    pub(super) data: Range<usize>,
+}
+
+/// The layout of every buffer, and the total size of the memory in bytes.
+pub(super) fn lay_out_buffers(plan: &Plan) -> (Vec<BufferLayout>, usize) {
+    let page = page_bytes();
+    let mut next = size_of::<ControlPage>().next_multiple_of(page);
+    let mut layouts = Vec::new();
+    for buffer in &plan.buffers {
+        let bytes = buffer.bytes() as usize;
+        let mapped = (GUARD_ZONE_BYTES + bytes + GUARD_ZONE_BYTES).next_multiple_of(page);
+        let start = next + GUARD_ZONE_BYTES;
+        layouts.push(BufferLayout {
+            name: buffer.name.clone(),
+            dtype: buffer.dtype,
+            row_length: buffer.shape.last().copied().unwrap_or(1),
+            mapping: next..next + mapped,
+            data: start..start + bytes,
+        });
+        next += mapped;
+    }
+    (layouts, next)
+}
+
+fn page_bytes() -> usize {
+    // SAFETY: no preconditions; the result is -1 if the system does not know.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).map_or(1 << 16, |bytes| bytes.max(4096))
+}
+
+impl BufferLayout {
+    /// Fails unless there is one value for each element.
+    pub(super) fn check_length(&self, values: &[f64]) -> anyhow::Result<()> {
+        let (found, elements) = (
+            values.len() as u64,
+            self.data.len() as u64 / self.dtype.bytes(),
+        );
+        if found != elements {
+            bail!(
+                "{found} values for the {elements} elements of `{}`",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
+    fn guard_zones(&self) -> [Range<usize>; 2] {
+        [
+            self.mapping.start..self.data.start,
+            self.data.end..self.mapping.end,
+        ]
+    }
+
+    /// Writes the guard pattern to both guard zones. `memory` is the whole shared memory.
+    pub(super) fn renew_guard_zones(&self, memory: &mut [u8]) {
+        for zone in self.guard_zones() {
+            for (byte, position) in memory[zone.clone()].iter_mut().zip(zone) {
+                *byte = guard_byte(position);
+            }
+        }
+    }
+
+    /// The distance in bytes between the data and the nearest damage to a guard zone: positive after the last byte, negative
+    /// before the first. Damage after the data is reported first.
+    pub(super) fn guard_damage(&self, memory: &[u8]) -> Option<i64> {
+        let [before, after] = self.guard_zones();
+        let is_damaged = |(byte, position): &(&u8, usize)| **byte != guard_byte(*position);
+        if let Some((_, position)) = memory[after.clone()].iter().zip(after).find(is_damaged) {
+            return Some((position - self.data.end) as i64);
+        }
+        let mut zone = memory[before.clone()].iter().zip(before).rev();
+        let (_, position) = zone.find(is_damaged)?;
+        Some(position as i64 - self.data.start as i64)
+    }
+}
+
+/// The guard pattern at a position of the shared memory.
+fn guard_byte(position: usize) -> u8 {
+    0xa5 ^ (position as u8).wrapping_mul(29)
+}
