@@ -24,7 +24,6 @@ pub use apply::{AppliedEdits, apply_edits};
 pub use content::{Edit, ParsedReply, ReplyContent};
 pub use fault_message::describe_faults;
 pub use faults::{EditFault, EditRepair, NumberedLine, RepairKind, UnmatchedEdit};
-pub(crate) use trace::Trace;
 
 /// Parses a reply. `complete` is false if it was cut by its token limit or its stream ended early: then only the trace is read.
 ///
