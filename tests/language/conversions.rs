@@ -282,26 +282,80 @@ fn round_to_odd(units: i128) -> f64 {
     if units < 0 { -value } else { value }
 }
 
+/// Operations on pairs of halves, for `half2_operation`.
+const HALF2_OPERATIONS: [&str; 10] = [
+    "__hadd2(a, b)",
+    "__hsub2(a, b)",
+    "__hmul2(a, b)",
+    "__hfma2(a, b, c)",
+    "__hmax2(a, b)",
+    "__hmin2(a, b)",
+    "__hfma2_relu(a, b, c)",
+    "a * b + c",
+    "__h2div(a, b)",
+    "__hadd2_sat(a, b)",
+];
+
+/// The result of one of `HALF2_OPERATIONS` on single halves. `found` selects among several valid results.
+fn half2_operation(operation: usize, [a, b, c]: [f64; 3], found: f64) -> f64 {
+    let nearest = |value: f64| round_to_format(value, HALF, RoundingMode::Nearest);
+    let fused = || {
+        let exact = to_fixed_point(a) * to_fixed_point(b) + (to_fixed_point(c) << 24);
+        nearest(if exact == 0 {
+            a * b + c
+        } else {
+            round_to_odd(exact)
+        })
+    };
+    // The maximum of two zeros is positive unless both are negative.
+    let are_zeros = a == b && a == 0.0;
+    match operation {
+        0 => nearest(a + b),
+        1 => nearest(a - b),
+        2 => nearest(a * b),
+        3 => fused(),
+        4 if are_zeros => {
+            if a.is_sign_negative() {
+                b
+            } else {
+                a
+            }
+        }
+        4 => a.max(b),
+        5 if are_zeros => {
+            if a.is_sign_negative() {
+                a
+            } else {
+                b
+            }
+        }
+        5 => a.min(b),
+        6 => {
+            let value = fused();
+            if value < 0.0 { 0.0 } else { value }
+        }
+        // Either rounded twice or contracted into a fused operation; both are valid.
+        7 => {
+            let twice = nearest(nearest(a * b) + c);
+            if same_number(twice, found) {
+                twice
+            } else {
+                fused()
+            }
+        }
+        8 => nearest(f64::from((a / b) as f32)),
+        _ => nearest(a + b).clamp(0.0, 1.0),
+    }
+}
+
 #[test]
 fn half2_operations_round_once() {
     let Some(device) = device() else { return };
-    let operations = [
-        "__hadd2(a, b)",
-        "__hsub2(a, b)",
-        "__hmul2(a, b)",
-        "__hfma2(a, b, c)",
-        "__hmax2(a, b)",
-        "__hmin2(a, b)",
-        "__hfma2_relu(a, b, c)",
-        "a * b + c",
-        "__h2div(a, b)",
-        "__hadd2_sat(a, b)",
-    ];
-    let low: Vec<_> = operations
+    let low: Vec<_> = HALF2_OPERATIONS
         .iter()
         .map(|operation| format!("__half_as_ushort(__low2half({operation}))"))
         .collect();
-    let high: Vec<_> = operations
+    let high: Vec<_> = HALF2_OPERATIONS
         .iter()
         .map(|operation| format!("__half_as_ushort(__high2half({operation}))"))
         .collect();
@@ -320,53 +374,10 @@ fn half2_operations_round_once() {
     };
     for (column, codes) in found.iter().enumerate() {
         for (i, code) in codes.iter().enumerate() {
-            let second = (column / operations.len()) as u32;
-            let (a, b, c) = (half(i, second), half(i, 2 + second), half(i, 4 + second));
-            let nearest = |value: f64| round_to_format(value, HALF, RoundingMode::Nearest);
-            let fused = || {
-                let exact = to_fixed_point(a) * to_fixed_point(b) + (to_fixed_point(c) << 24);
-                nearest(if exact == 0 {
-                    a * b + c
-                } else {
-                    round_to_odd(exact)
-                })
-            };
-            let wanted = match column % operations.len() {
-                0 => nearest(a + b),
-                1 => nearest(a - b),
-                2 => nearest(a * b),
-                3 => fused(),
-                4 => {
-                    if a == b && a == 0.0 {
-                        if a.is_sign_negative() { b } else { a }
-                    } else {
-                        a.max(b)
-                    }
-                }
-                5 => {
-                    if a == b && a == 0.0 {
-                        if a.is_sign_negative() { a } else { b }
-                    } else {
-                        a.min(b)
-                    }
-                }
-                6 => {
-                    let value = fused();
-                    if value < 0.0 { 0.0 } else { value }
-                }
-                // Either rounded twice or contracted into a fused operation; both are valid.
-                7 => {
-                    let twice = nearest(nearest(a * b) + c);
-                    if same_number(twice, decode(*code as u32, 16, HALF)) {
-                        twice
-                    } else {
-                        fused()
-                    }
-                }
-                8 => nearest(f64::from((a / b) as f32)),
-                _ => nearest(a + b).clamp(0.0, 1.0),
-            };
+            let second = (column / HALF2_OPERATIONS.len()) as u32;
+            let [a, b, c] = [0, 2, 4].map(|k| half(i, k + second));
             let value = decode(*code as u32, 16, HALF);
+            let wanted = half2_operation(column % HALF2_OPERATIONS.len(), [a, b, c], value);
             assert!(
                 same_number(value, wanted) || value == 0.0 && wanted == 0.0,
                 "`{}` of {a:e}, {b:e}, {c:e}: {value:e}, not {wanted:e}",

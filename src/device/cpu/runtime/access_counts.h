@@ -78,35 +78,35 @@ static uint32_t sectors_of(const Request& request, uint32_t bytes) {
     for (uint32_t rest = request.lanes; rest != 0; rest &= rest - 1) {
         const uintptr_t address = request.addresses[__builtin_ctz(rest)];
         for (uintptr_t sector = address / SECTOR_BYTES; sector <= (address + bytes - 1) / SECTOR_BYTES; ++sector) {
-            bool known = false;
-            for (uint32_t i = count; i-- != 0 && !known;) known = found[i] == sector;
-            if (!known && count < LANES * 2) found[count++] = sector;
+            bool is_known = false;
+            for (uint32_t i = count; i-- != 0 && !is_known;) is_known = found[i] == sector;
+            if (!is_known && count < LANES * 2) found[count++] = sector;
         }
     }
     return count;
 }
 
 // Passes over the banks. One pass serves 32 lanes for 4 bytes each, half a warp for 8, a quarter for 16.
-static uint32_t passes_of(const Request& request, uint32_t bytes, uint32_t& least) {
-    const uint32_t together = bytes <= 4 ? LANES : bytes <= 8 ? LANES / 2 : LANES / 4;
+static uint32_t passes_of(const Request& request, uint32_t bytes, uint32_t& min_passes) {
+    const uint32_t lanes_per_pass = bytes <= 4 ? LANES : bytes <= 8 ? LANES / 2 : LANES / 4;
     uint32_t passes = 0;
-    for (uint32_t first = 0; first < LANES; first += together) {
+    for (uint32_t first = 0; first < LANES; first += lanes_per_pass) {
         uintptr_t words[BANKS][LANES];
         uint32_t counts[BANKS] = {};
-        uint32_t most = 0;
-        for (uint32_t lane = first; lane < first + together; ++lane) {
+        uint32_t max_in_bank = 0;
+        for (uint32_t lane = first; lane < first + lanes_per_pass; ++lane) {
             if ((request.lanes >> lane & 1) == 0) continue;
             const uintptr_t address = request.addresses[lane];
             for (uintptr_t word = address / BANK_BYTES; word <= (address + bytes - 1) / BANK_BYTES; ++word) {
                 const uint32_t bank = word % BANKS;
-                bool known = false;
-                for (uint32_t i = 0; i < counts[bank] && !known; ++i) known = words[bank][i] == word;
-                if (!known && counts[bank] < LANES) words[bank][counts[bank]++] = word;
-                if (counts[bank] > most) most = counts[bank];
+                bool is_known = false;
+                for (uint32_t i = 0; i < counts[bank] && !is_known; ++i) is_known = words[bank][i] == word;
+                if (!is_known && counts[bank] < LANES) words[bank][counts[bank]++] = word;
+                if (counts[bank] > max_in_bank) max_in_bank = counts[bank];
             }
         }
-        passes += most;
-        least += most != 0;
+        passes += max_in_bank;
+        min_passes += max_in_bank != 0;
     }
     return passes;
 }
@@ -128,12 +128,12 @@ static bool is_strided(const Request& request) {
 
 static void add_to_site(uintptr_t site, const SiteLog& log) {
     ControlPage& control = *control_page;
-    const auto place = access_counts.slots.emplace(site, static_cast<uint32_t>(access_counts.slots.size()));
-    if (place.first->second >= MAX_SITES) return;
-    ControlPage::Site& sum = control.sites[place.first->second];
-    if (place.second) {
+    const auto slot = access_counts.slots.emplace(site, static_cast<uint32_t>(access_counts.slots.size()));
+    if (slot.first->second >= MAX_SITES) return;
+    ControlPage::Site& sum = control.sites[slot.first->second];
+    if (slot.second) {
         memset(&sum, 0, sizeof(sum));
-        control.site_count = place.first->second + 1;
+        control.site_count = slot.first->second + 1;
     }
     sum.site = site;
     sum.flags = log.flags;
@@ -145,16 +145,16 @@ static void add_to_site(uintptr_t site, const SiteLog& log) {
         sum.sampled_lanes += lanes;
         ++sum.requests;
         if ((log.flags & ACCESS_SHARED) != 0) {
-            uint32_t least = 0;
-            sum.sectors += passes_of(request, log.bytes, least);
-            sum.min_sectors += least;
+            uint32_t min_passes = 0;
+            sum.sectors += passes_of(request, log.bytes, min_passes);
+            sum.min_sectors += min_passes;
         } else {
             const uint32_t sectors = sectors_of(request, log.bytes);
-            const uint32_t least = (lanes * log.bytes + SECTOR_BYTES - 1) / SECTOR_BYTES;
+            const uint32_t min_sectors = (lanes * log.bytes + SECTOR_BYTES - 1) / SECTOR_BYTES;
             sum.sectors += sectors;
             // Lanes that read the same address need fewer.
-            sum.min_sectors += sectors < least ? sectors : least;
-            sum.strided += sectors > least + 1 && is_strided(request);
+            sum.min_sectors += sectors < min_sectors ? sectors : min_sectors;
+            sum.strided += sectors > min_sectors + 1 && is_strided(request);
         }
     }
 }

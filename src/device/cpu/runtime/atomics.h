@@ -15,8 +15,8 @@ namespace kforge {
 template <typename Bits, typename T, typename Change>
 inline T atomic_change(T* address, Change change) {
     static_assert(sizeof(Bits) == sizeof(T), "the integer must have the size of the value");
-    Bits* place = reinterpret_cast<Bits*>(address);
-    Bits old = __atomic_load_n(place, __ATOMIC_RELAXED);
+    Bits* word = reinterpret_cast<Bits*>(address);
+    Bits old = __atomic_load_n(word, __ATOMIC_RELAXED);
     for (;;) {
         T before;
         memcpy(&before, &old, sizeof(T));
@@ -24,7 +24,7 @@ inline T atomic_change(T* address, Change change) {
         Bits next;
         memcpy(&next, &after, sizeof(T));
         if (next == old) polled();
-        if (__atomic_compare_exchange_n(place, &old, next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return before;
+        if (__atomic_compare_exchange_n(word, &old, next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return before;
     }
 }
 
@@ -134,16 +134,16 @@ namespace kforge {
 template <typename T>
 inline T exchange_16(T* address, const T* compare, T value) {
     static_assert(sizeof(T) == 16 && alignof(T) == 16 && std::is_trivially_copyable<T>::value, "the type must have 16 bytes and be aligned to 16");
-    unsigned __int128 next, wanted = 0, old;
+    unsigned __int128 next, assumed = 0, old;
     memcpy(&next, &value, 16);
-    if (compare != nullptr) memcpy(&wanted, compare, 16);
-    unsigned __int128* const place = reinterpret_cast<unsigned __int128*>(address);
+    if (compare != nullptr) memcpy(&assumed, compare, 16);
+    unsigned __int128* const word = reinterpret_cast<unsigned __int128*>(address);
     do {
-        old = __sync_val_compare_and_swap(place, wanted, next);
-        if (compare != nullptr || old == wanted) break;
-        wanted = old;
+        old = __sync_val_compare_and_swap(word, assumed, next);
+        if (compare != nullptr || old == assumed) break;
+        assumed = old;
     } while (true);
-    if (old != wanted) polled();
+    if (old != assumed) polled();
     T before;
     memcpy(&before, &old, 16);
     return before;

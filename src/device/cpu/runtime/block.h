@@ -120,16 +120,16 @@ inline void record_waiting_site(Worker& w) {
         const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(warp.waiting));
         const uint32_t mask = static_cast<uint32_t>(warp.keys[lane]);
         const uint32_t missing = mask & warp.live & ~warp.waiting;
-        const ThreadPosition& place = w.positions[i * LANES + lane];
+        const ThreadPosition& position = w.positions[i * LANES + lane];
         make_current(w, i * LANES + lane);
         record_site(w);
         const char* name = name_of(static_cast<Collective>(warp.keys[lane] >> 32));
         if (missing != 0) {
-            snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x for lanes 0x%08x", place.x, place.y, place.z,
+            snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x for lanes 0x%08x", position.x, position.y, position.z,
                      name, mask, missing);
         } else {
             snprintf(waits, sizeof(waits), "thread (%u, %u, %u) waits in `%s` with mask 0x%08x, while other lanes of its warp wait with a different mask or in a different call",
-                     place.x, place.y, place.z, name, mask);
+                     position.x, position.y, position.z, name, mask);
         }
     }
     if (w.arrived != 0) {

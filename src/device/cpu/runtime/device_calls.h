@@ -38,8 +38,8 @@ FiberSwitch arrive_at_collective(uint32_t mask, Collective kind, uint64_t value,
     warp.ready &= ~bit;
     if (is_shuffled()) return prepare_switch(w, scheduled_thread(w));
     // Run the lanes that this lane waits for first.
-    const uint32_t wanted = warp.ready & mask;
-    return prepare_switch(w, wanted != 0 ? (w.thread - lane) | next_lane(wanted, lane) : next_thread(w));
+    const uint32_t waited_for = warp.ready & mask;
+    return prepare_switch(w, waited_for != 0 ? (w.thread - lane) | next_lane(waited_for, lane) : next_thread(w));
 }
 
 FiberSwitch arrive_at_barrier(uint32_t predicate) {
@@ -70,11 +70,11 @@ uint32_t barrier_vote(Vote vote) {
     }
 }
 
-__attribute__((noinline)) uint32_t active_lanes(uint32_t place) {
+__attribute__((noinline)) uint32_t active_lanes(uint32_t source_id) {
     Worker& w = *worker;
     Warp& warp = *w.warp;
     const uint32_t lane = w.thread % LANES;
-    warp.values[lane] = place;
+    warp.values[lane] = source_id;
     warp.querying |= 1u << lane;
     warp.ready &= ~(1u << lane);
     const uint32_t next = next_thread(w);

@@ -188,7 +188,7 @@ class coalesced_group : public warp_group {
     unsigned int meta_rank_, meta_size_;
 };
 
-inline coalesced_group coalesced_threads_at(unsigned int place) { return coalesced_group(::kforge::active_lanes(place)); }
+inline coalesced_group coalesced_threads_at(unsigned int source_id) { return coalesced_group(::kforge::active_lanes(source_id)); }
 #define coalesced_threads() coalesced_threads_at(__COUNTER__)
 
 // ---- Partitions ----

@@ -74,7 +74,7 @@ inline __attribute__((always_inline)) void block_barrier(uint32_t predicate) {
 }
 
 // The lanes of this warp at the same source location, once no other lane can run.
-uint32_t active_lanes(uint32_t place) asm("kforge_active_lanes");
+uint32_t active_lanes(uint32_t source_id) asm("kforge_active_lanes");
 // Lets other threads of the block run. Called where a thread polls a location that another thread may write.
 void yield() asm("kforge_yield");
 
