@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
     };
     let is_named = |name: &&str| arguments.iter().any(|argument| argument == name);
     let names = embedded_names();
-    let any_named = names.iter().any(|name| is_named(name));
+    let any_named = names.iter().any(&is_named);
     let mut yields = Yields::new();
     for name in names
         .into_iter()
