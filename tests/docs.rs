@@ -476,3 +476,61 @@ fn commands_are_read_with_their_continuation_lines() {
         "kforge prompt x --a b > y"
     );
 }
+
+/// The keys that kforge lists in its error about the key `no_such_key_at_all`, which one of the files has.
+fn listed_keys(files: &[(&str, &str)], command: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let output = kforge(folder.path(), command).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (_, listed) = text
+        .split_once("hint: there are ")
+        .unwrap_or_else(|| panic!("no keys are listed:\n{text}"));
+    let names = listed.split('`').skip(1).step_by(2);
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_of_task_yaml_is_documented() {
+    let page = std::fs::read_to_string(root().join("docs/tasks.md")).unwrap();
+    let own = page
+        .split("<!-- file: tasks/l2norm/task.yaml -->\n```yaml\n")
+        .nth(1);
+    let example = own.unwrap().split("```").next().unwrap();
+    let profile = example.replace("hidden_shapes: 1,", "no_such_key_at_all: 1,");
+    let input = example.replace("eps: {value: 0.01}", "eps: {no_such_key_at_all: 1}");
+    for yaml in ["no_such_key_at_all: 1\n", &profile, &input] {
+        for key in listed_keys(&[("t/task.yaml", yaml)], "kforge tasks show t") {
+            assert!(page.contains(&format!("`{key}")), "docs/tasks.md: `{key}`");
+        }
+    }
+}
+
+#[test]
+fn every_key_of_a_kernel_header_is_documented() {
+    if !has_compiler() {
+        return;
+    }
+    let page = std::fs::read_to_string(root().join("docs/kernel-files.md")).unwrap();
+    let launch = "launch:\n  - {kernel: k, grid: 1, block: 1, args: x}\n";
+    for header in [
+        "no_such_key_at_all: 1\n".to_owned(),
+        "launch:\n  - {no_such_key_at_all: 1}\n".to_owned(),
+        format!("{launch}scratch: {{s: {{no_such_key_at_all: 1}}}}\n"),
+        format!("{launch}tensor_maps: {{m: {{no_such_key_at_all: 1}}}}\n"),
+        format!("{launch}compile: {{no_such_key_at_all: 1}}\n"),
+    ] {
+        let kernel = format!("/* kforge\n{header}*/\n");
+        let command = "kforge eval softmax k.cu --backend cpu";
+        for key in listed_keys(&[("k.cu", &kernel)], command) {
+            assert!(
+                page.contains(&format!("`{key}")) || page.contains(&format!("{{{key}:")),
+                "docs/kernel-files.md: `{key}`"
+            );
+        }
+    }
+}

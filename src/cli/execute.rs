@@ -132,7 +132,7 @@ fn nothing_left_message(task: &str, unprofiled: Option<&Path>) -> String {
         format!("{task}: nothing was left to do; `--steps` with a larger number continues\n");
     if let Some(kernel) = unprofiled {
         text += &format!(
-            "{task}: `--counters` applies to kernels that are confirmed in this run, and none was. For the best\nkernel:\n\n    kforge eval {task} {} --counters\n\n",
+            "{task}: `--counters` reads counters while kernels are confirmed, and\nnone was. For the best kernel:\n\n    kforge eval {task} {} --counters\n\n",
             shell_quote(kernel)
         );
     }
@@ -176,7 +176,7 @@ fn report_end(
     }
     if ended.waiting {
         view.print_always(&format!(
-            "\nwaiting for replies: each `ask-N` folder in `{}` that has a `prompt.md` and no `response.md`\nis a request. Write the reply next to it as `response.md` (write another file first, then rename it).\nTo continue:\n\n    kforge resume {directory}\n",
+            "\nwaiting for replies: in `{}`, each `ask-N` folder\nwith a `prompt.md` and no `response.md` is a request. Write the reply next to it\nas `response.md` (write another file first, then rename it). To continue:\n\n    kforge resume {directory}\n",
             resolved.output.display()
         ));
     }
