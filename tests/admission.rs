@@ -1,4 +1,4 @@
-//! The admission test of a task, from the outside: what is shipped is admitted, what is loose is refused, and says why.
+//! `kforge tasks check`: shipped tasks are admitted, and loose tasks are refused with the reason.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,10 +17,10 @@ fn check(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
     (output.status.code(), admissions)
 }
 
-/// A shipped task with other words in its `task.yaml`, tested on one workload alone.
+/// Checks a shipped task without regimes, after replacements in its `task.yaml`. Also returns the folder, which keeps the task.
 fn check_changed_task(
     task: &str,
-    words: &[(&str, &str)],
+    replacements: &[(&str, &str)],
 ) -> (Option<i32>, Value, tempfile::TempDir) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tasks")
@@ -34,9 +34,9 @@ fn check_changed_task(
     let path = own.join("task.yaml");
     let mut text = std::fs::read_to_string(&path).unwrap();
     let regimes = text.find("regimes:\n").unwrap();
-    let behind = text.find("hidden:\n").unwrap();
-    text.replace_range(regimes..behind, "regimes: {}\n");
-    for (from, to) in words {
+    let after = text.find("hidden:\n").unwrap();
+    text.replace_range(regimes..after, "regimes: {}\n");
+    for (from, to) in replacements {
         assert!(text.contains(from), "{task} has no `{from}`");
         text = text.replacen(from, to, 1);
     }
@@ -45,6 +45,7 @@ fn check_changed_task(
     (code, admissions.remove(0), folder)
 }
 
+/// Replacements that leave one workload and no hidden shapes.
 const ONE_SOFTMAX: (&str, &str) = (
     "workloads: [r64c257, r128c1000], hidden_shapes: 1",
     "workloads: [r64c257], hidden_shapes: 0",
@@ -57,7 +58,7 @@ const ONE_RMSNORM: (&str, &str) = (
 fn missed_corruptions(admission: &Value) -> Vec<&str> {
     let passed = admission["passed"].as_array().unwrap().iter();
     passed
-        .map(|leak| leak["candidate"].as_str().unwrap())
+        .map(|missed| missed["candidate"].as_str().unwrap())
         .collect()
 }
 
@@ -79,7 +80,7 @@ fn loose_tasks_are_refused_with_the_reason() {
     let softmax = "output: {rtol: 2.0e-4, atol_rms: 1.0e-5}";
     let rmsnorm = "output: {rtol: 1.0e-2, atol_rms: 1.0e-3}";
     let wide = format!("output: {loose}");
-    for (task, words, reason) in [
+    for (task, replacements, reason) in [
         (
             "softmax",
             vec![(softmax, wide.as_str())],
@@ -136,7 +137,8 @@ fn loose_tasks_are_refused_with_the_reason() {
         } else {
             ONE_RMSNORM
         };
-        let (code, admission, _folder) = check_changed_task(task, &[&words[..], &[one]].concat());
+        let (code, admission, _folder) =
+            check_changed_task(task, &[&replacements[..], &[one]].concat());
         assert_eq!(code, Some(4), "{reason}: {admission:#}");
         assert_eq!(admission["admitted"], false);
         assert!(
@@ -144,7 +146,7 @@ fn loose_tasks_are_refused_with_the_reason() {
             "{reason}: {admission:#}"
         );
     }
-    for (words, reason) in [
+    for (replacement, reason) in [
         (
             (softmax, "output: {rtol: 1.0e-12, atol_rms: 0.0}"),
             "`naive.cu` fails: ",
@@ -154,7 +156,7 @@ fn loose_tasks_are_refused_with_the_reason() {
             "lets anything pass",
         ),
     ] {
-        let (code, admission, _folder) = check_changed_task("softmax", &[words, ONE_SOFTMAX]);
+        let (code, admission, _folder) = check_changed_task("softmax", &[replacement, ONE_SOFTMAX]);
         let faults = admission["faults"].as_array().unwrap().iter();
         let mut faults = faults.map(|fault| fault["reason"].as_str().unwrap());
         assert!(faults.any(|fault| fault.contains(reason)), "{admission:#}");
@@ -164,25 +166,25 @@ fn loose_tasks_are_refused_with_the_reason() {
 
 #[test]
 fn unchecked_precision_is_reported_in_admission_and_verdicts() {
-    let words = [
+    let replacements = [
         (
             "output: {rtol: 1.0e-2, atol_rms: 1.0e-3}",
             "output: {rtol: 9.0e-2, atol_rms: 3.0e-2}",
         ),
         ONE_RMSNORM,
     ];
-    let (code, admission, _folder) = check_changed_task("rmsnorm", &words);
+    let (code, admission, _folder) = check_changed_task("rmsnorm", &replacements);
     assert_eq!(
         missed_corruptions(&admission),
         ["the output rounded to float8_e4m3fn"]
     );
     assert_eq!(code, Some(4));
-    let words = [
-        &words[..],
+    let replacements = [
+        &replacements[..],
         &[("precision: checked", "precision: unchecked")],
     ]
     .concat();
-    let (code, admission, folder) = check_changed_task("rmsnorm", &words);
+    let (code, admission, folder) = check_changed_task("rmsnorm", &replacements);
     assert_eq!(
         (code, &admission["precision"]),
         (Some(0), &Value::from("unchecked"))
@@ -209,7 +211,7 @@ fn unchecked_precision_is_reported_in_admission_and_verdicts() {
 
 #[test]
 fn invalid_regimes_are_rejected_with_a_reason() {
-    for (from, to, words) in [
+    for (from, to, error) in [
         (
             "  ties: {x:",
             "  ties: {y:",
@@ -252,7 +254,7 @@ fn invalid_regimes_are_rejected_with_a_reason() {
             .unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(
-            message.contains(words) && output.status.code() == Some(2),
+            message.contains(error) && output.status.code() == Some(2),
             "{to}: {message}"
         );
     }

@@ -1,4 +1,4 @@
-//! Every fixture kernel gets its status, from the outside: `kforge eval`, a real compiler, real processes.
+//! `kforge eval` gives every fixture kernel its expected status, with a real compiler and real processes.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// How often everything is judged; more in a soak.
+/// How many times all fixtures are judged; `KFORGE_TEST_ROUNDS` sets more for a soak test.
 fn rounds() -> usize {
     std::env::var("KFORGE_TEST_ROUNDS")
         .ok()
@@ -30,14 +30,16 @@ fn has_compiler() -> bool {
     })
 }
 
+/// A row of `expected.tsv`.
 #[derive(Debug)]
 struct FixtureRow {
     file: String,
     status: String,
+    /// The line that the evidence must name.
     line: Option<u64>,
 }
 
-/// The table of fixtures, by task.
+/// Reads the table of fixtures, by task.
 fn read_table(folder: &Path) -> BTreeMap<String, Vec<FixtureRow>> {
     let text = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
     let mut tasks = BTreeMap::<_, Vec<_>>::new();
@@ -47,7 +49,7 @@ fn read_table(folder: &Path) -> BTreeMap<String, Vec<FixtureRow>> {
     {
         let cells: Vec<_> = row.split('\t').collect();
         let [file, task, status, rest @ ..] = cells.as_slice() else {
-            panic!("a row of the table is short: {row}")
+            panic!("expected.tsv: expected at least 3 columns, found: {row}")
         };
         let line = rest.first().and_then(|line| line.trim().parse().ok());
         tasks
@@ -98,7 +100,7 @@ fn every_fixture_gets_its_expected_status() {
                 "{task}: one verdict for each kernel"
             );
             for (fixture, first) in fixtures.iter().zip(&verdicts) {
-                // Right, but a busy machine let no time be measured: not a finding about the kernel.
+                // An inconclusive kernel is correct, and the machine was too busy to time it: judge it again.
                 let mut verdict = first.clone();
                 for _ in 0..5 {
                     if verdict["status"] != "inconclusive" {
@@ -107,7 +109,7 @@ fn every_fixture_gets_its_expected_status() {
                     let file = folder.join(&fixture.file).display().to_string();
                     verdict = eval(&task, &[file])[0].clone();
                 }
-                // A race has two sides; which of them comes second depends on the schedule.
+                // A race has two accesses. The schedule decides which of them comes second.
                 let line = [
                     &verdict["evidence"]["line"],
                     &verdict["evidence"]["other"]["line"],

@@ -1,4 +1,4 @@
-//! Each task's oracle against an independent computation in NumPy, on the judge's own random inputs.
+//! Compares each task's oracle with an independent computation in NumPy, on the judge's own random inputs.
 
 #![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
@@ -7,12 +7,12 @@ use std::process::Command;
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
-use kforge::eval::{self, OracleExample};
+use kforge::eval::{self, ExampleRequest, OracleExample};
 use kforge::kernel::DeviceLimits;
 use kforge::task::{TaskFiles, embedded_names};
 use serde_json::json;
 
-/// Whether Python with NumPy is at hand; says so in one line where it is not.
+/// A Python interpreter that has NumPy; prints a line if there is none.
 fn find_python() -> Option<String> {
     let names = std::env::var("KFORGE_TEST_PYTHON")
         .ok()
@@ -51,12 +51,13 @@ fn oracles_agree_with_numpy() {
                     thorough: false,
                     cache: Cache::Cold,
                 };
-                let machine = DeviceLimits {
+                let limits = DeviceLimits {
                     sm_count: i64::from(device.identity().cores.unwrap_or(1)),
                     max_shared_bytes: 232_448,
                 };
+                let request = ExampleRequest { workload, seed };
                 let example =
-                    eval::oracle_example(&device, &task, workload, options, machine, seed).unwrap();
+                    eval::oracle_example(&device, &task, options, limits, request).unwrap();
                 write_case(&example, &workload.binding.axes, folder.path());
                 let output = Command::new(&python)
                     .arg(&script)
@@ -78,7 +79,7 @@ fn oracles_agree_with_numpy() {
     }
 }
 
-/// The form that `check.py` reads: `case.json` and one file of little-endian numbers for each tensor.
+/// Writes what `check.py` reads: `case.json`, and one file of little-endian numbers per tensor.
 fn write_case(example: &OracleExample, axes: &indexmap::IndexMap<String, i64>, folder: &Path) {
     let mut inputs = serde_json::Map::new();
     let mut outputs = serde_json::Map::new();

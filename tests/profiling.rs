@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use kforge::device::cpu::{self, CpuDevice};
 use kforge::device::{Cache, Device};
-use kforge::eval::{JudgeOptions, ProbeCases, probe};
+use kforge::eval::{JudgeOptions, ProbeCases, ProbeRequest, probe};
 use kforge::task::TaskFiles;
 use kforge::worker::cpu_limits;
 
@@ -46,14 +46,18 @@ fn probe_launches_each_selected_case_once() {
         cache: Cache::Cold,
     };
     let device = CpuDevice::new().unwrap();
-    let launch = |source: &str, on: &ProbeCases| {
+    let launch = |source: &str, cases: &ProbeCases| {
         let machine = cpu_limits(&device.identity());
         probe(
             &device,
             &task,
             options.clone(),
             machine,
-            (source, on, false),
+            ProbeRequest {
+                source,
+                cases,
+                poison_outputs: false,
+            },
         )
     };
     let first = task.workloads[0].id.clone();

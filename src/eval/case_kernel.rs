@@ -1,37 +1,41 @@
-//! One arm with its plan: opened for a case, given fresh inputs, launched, and looked at in every way that a judge needs.
+//! A kernel bound to one case: opened on the device, reset with fresh inputs, launched, and checked for forbidden side effects.
+//!
+//! Each check returns `Ok`, or a finding about the kernel as the error. Does not compute expected values: `kernel_set` asks the oracle.
 
 use std::time::Duration;
 
-use super::cases::Case;
-use super::{CompiledKernel, Finding, Judge, ReferenceKernel};
+use super::case::{Case, derive_seed};
+use super::compiled_kernel::{CompiledKernel, Reference};
+use super::context::JudgeContext;
+use super::finding::{Finding, JudgeResult};
 use crate::base::Failure;
 use crate::device::{
     BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
     Poison, PoisonCount, Purpose,
 };
-use crate::kernel::LaunchTarget;
-use crate::kernel::plan::{BufferRole, Plan};
+use crate::kernel::plan::{Buffer, BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
 
-/// For an arm of which no time is wanted.
+/// For a kernel that is launched but not timed.
 pub(super) const UNTIMED: Purpose = Purpose::Time {
     copies: 1,
     cache: None,
 };
 
-/// An eight-bit output is its poison by chance in one element of sixteen, or of eight where it has two bits of mantissa.
+/// Maximum share of an output's elements that may equal their finite poison by chance. For an 8-bit type it is about one element in
+/// sixteen, or one in eight if the type has two bits of mantissa.
 const MAX_CHANCE_POISON: f64 = 0.25;
 
-/// An arm with what is needed to renew and to inspect it.
+/// A kernel bound to the buffers of a case.
 pub(super) struct CaseKernel {
     pub(super) kernel: Box<dyn BoundKernel>,
     pub(super) plan: Plan,
-    /// The distribution of every input, by buffer.
+    /// The input buffers with their distributions, in the order of the definition.
     inputs: Vec<(usize, Distribution)>,
 }
 
-/// Whether the judge could look at a kernel's own variables.
+/// Whether the judge could check the state that a kernel keeps between launches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StateCoverage {
     Checked,
@@ -40,82 +44,54 @@ pub(super) enum StateCoverage {
 
 impl CaseKernel {
     pub(super) fn open_candidate(
-        judge: &Judge<'_>,
-        compilation: &CompiledKernel,
+        context: &JudgeContext<'_>,
+        candidate: &CompiledKernel,
         case: &Case,
         purpose: Purpose,
-    ) -> anyhow::Result<Result<Self, Finding>> {
-        let kernel = &compilation.kernel;
-        let bound = kernel
-            .variant_for(&case.binding, &judge.limits)
-            .and_then(|variant| {
-                let values = kernel.tunable_values(variant);
-                let target = LaunchTarget {
-                    task: judge.task,
-                    binding: &case.binding,
-                    scalars: &case.scalars(judge.task),
-                    limits: &judge.limits,
-                    is_oracle: false,
-                };
-                let plan = kernel.launch_plan(&target, &values)?;
-                Ok((values, plan))
-            });
-        let (values, plan) = match bound {
-            Ok(bound) => bound,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        let program = compilation.program(&values)?;
-        match judge.device.open(program, &plan, purpose)? {
-            Opened::Ready(arm) => Ok(Ok(Self::new(judge, case, arm, plan))),
-            Opened::Refused(refusal) => Ok(Err(Finding {
-                refusal,
-                case: Some(case.id.clone()),
-            })),
+    ) -> JudgeResult<Self> {
+        let bound = context.bind(&candidate.kernel, case)?;
+        let program = candidate.program(&bound.values)?;
+        match context.device.open(program, &bound.plan, purpose)? {
+            Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
+            Opened::Refused(refusal) => Err(Finding::from(refusal).in_case(&case.id).into()),
         }
     }
 
+    /// Opens the oracle or the baseline.
+    ///
+    /// # Errors
+    /// `Failure::reference` if it does not run on the case.
     pub(super) fn open_reference(
-        judge: &Judge<'_>,
-        reference: &ReferenceKernel,
+        context: &JudgeContext<'_>,
+        reference: Reference,
         case: &Case,
-        oracle: bool,
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let broken = |reason: String| {
-            let name = if oracle { "oracle" } else { "baseline" };
             Failure::reference(format!(
-                "the {name} of task `{}` does not run on `{}`: {reason}",
-                judge.task.name, case.id
+                "the {} of task `{}` does not run on `{}`: {reason}",
+                reference.name(),
+                context.task.name,
+                case.id
             ))
         };
-        let variant = reference
-            .kernel
-            .variant_for(&case.binding, &judge.limits)
-            .map_err(|error| broken(error.to_string()))?;
-        let values = reference.kernel.tunable_values(variant);
-        let target = LaunchTarget {
-            task: judge.task,
-            binding: &case.binding,
-            scalars: &case.scalars(judge.task),
-            limits: &judge.limits,
-            is_oracle: oracle,
+        let compiled = context.reference(reference);
+        let bound = match reference {
+            Reference::Oracle => context.bind_oracle(&compiled.kernel, case),
+            Reference::Baseline => context.bind(&compiled.kernel, case),
         };
-        let plan = reference
-            .kernel
-            .launch_plan(&target, &values)
+        let bound = bound.map_err(|error| broken(error.to_string()))?;
+        let program = compiled
+            .program(&bound.values)
             .map_err(|error| broken(error.to_string()))?;
-        let program = reference
-            .programs
-            .get(&super::values_key(&values))
-            .ok_or_else(|| broken("it was not compiled".to_owned()))?;
-        match judge.device.open(program, &plan, purpose)? {
-            Opened::Ready(arm) => Ok(Self::new(judge, case, arm, plan)),
+        match context.device.open(program, &bound.plan, purpose)? {
+            Opened::Ready(kernel) => Ok(Self::new(context, case, kernel, bound.plan)),
             Opened::Refused(refusal) => Err(broken(refusal.reason).into()),
         }
     }
 
     pub(super) fn new(
-        judge: &Judge<'_>,
+        context: &JudgeContext<'_>,
         case: &Case,
         kernel: Box<dyn BoundKernel>,
         plan: Plan,
@@ -125,9 +101,8 @@ impl CaseKernel {
             .buffers
             .iter()
             .enumerate()
-            .filter(|(_, buffer)| is_input(buffer.role));
-        let inputs = inputs
-            .map(|(index, buffer)| (index, case.distribution(judge.task, &buffer.name)))
+            .filter(|(_, buffer)| is_input(buffer.role))
+            .map(|(index, buffer)| (index, case.distribution(context.task, &buffer.name)))
             .collect();
         Self {
             kernel,
@@ -136,7 +111,7 @@ impl CaseKernel {
         }
     }
 
-    /// Fresh inputs from a seed; outputs and scratch poisoned; guard zones renewed.
+    /// Fills the inputs from a seed, poisons outputs and scratch, and renews the guard zones.
     pub(super) fn reset_buffers(&mut self, seed: u64, poison: Poison) -> anyhow::Result<()> {
         self.fill_inputs(seed)?;
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
@@ -147,18 +122,21 @@ impl CaseKernel {
         Ok(())
     }
 
-    /// Fresh inputs alone.
+    /// Fills the inputs only. The same seed gives every kernel of the task the same data.
     pub(super) fn fill_inputs(&mut self, seed: u64) -> anyhow::Result<()> {
         for (order, (buffer, distribution)) in self.inputs.iter().enumerate() {
-            // The inputs of all arms come in the definition's order, so that the same seed gives all the same data.
-            let seed = super::cases::derive_seed(seed, "input", order);
+            let seed = derive_seed(seed, "input", order);
             self.kernel
                 .write(*buffer, &BufferContent::Random { distribution, seed })?;
         }
         Ok(())
     }
 
-    /// Launches the oracle on the inputs that are there, and gives its outputs.
+    pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
+        self.kernel.launch(deadline)
+    }
+
+    /// Launches the oracle on its current inputs and returns its outputs. `seed`: the inputs' seed, for errors.
     pub(super) fn oracle_outputs(
         &mut self,
         seed: u64,
@@ -175,7 +153,7 @@ impl CaseKernel {
             if let Some(index) = output.first_not_finite {
                 let name = &self.plan.buffers[*buffer].name;
                 return Err(Failure::reference(format!(
-                    "the oracle's `{name}` is not finite at {index}, seed {seed}"
+                    "the oracle's output `{name}` is not finite at element {index}, seed {seed}"
                 ))
                 .into());
             }
@@ -184,7 +162,7 @@ impl CaseKernel {
         Ok(outputs)
     }
 
-    /// The same as numbers, where the device is the host.
+    /// As `oracle_outputs`, as numbers. Only for a device that is the host.
     pub(super) fn oracle_values(
         &mut self,
         seed: u64,
@@ -193,7 +171,9 @@ impl CaseKernel {
         let outputs = self.oracle_outputs(seed, deadline)?.into_iter();
         let values = outputs.map(|expected| match expected {
             ExpectedValues::Host(values) => Ok(values),
-            ExpectedValues::OnDevice(_) => anyhow::bail!("the values are on a device"),
+            ExpectedValues::OnDevice(_) => {
+                anyhow::bail!("the oracle's outputs are not in host memory")
+            }
         });
         values.collect()
     }
@@ -203,87 +183,80 @@ impl CaseKernel {
         self.kernel.values(buffer)
     }
 
-    /// The inputs with their distributions, by buffer.
-    pub(super) fn inputs(&self) -> &[(usize, Distribution)] {
-        &self.inputs
+    /// Indices of the input buffers.
+    pub(super) fn input_buffers(&self) -> Vec<usize> {
+        self.inputs.iter().map(|(buffer, _)| *buffer).collect()
     }
 
-    /// Compares all outputs; the first that fails is a finding.
-    pub(super) fn compare(
-        &self,
-        tolerances: &[(String, Tolerance)],
-        expected: &[ExpectedValues],
-        copies: &[u32],
-        seed: u64,
-    ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
-        let mut comparisons = Vec::new();
-        for ((buffer, expected), (name, tolerance)) in
-            self.plan.outputs.iter().zip(expected).zip(tolerances)
-        {
-            let comparison = (self.kernel).compare(*buffer, copies, expected, *tolerance)?;
-            if let Some(first) = comparison.first {
-                let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
-                let reason = format!(
-                    "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {}: expected {:.6e}, found {:.6e}",
-                    comparison.failed,
-                    comparison.elements,
-                    first.index,
-                    first.expected,
-                    first.found
-                );
-                let evidence = Evidence {
-                    seed: Some(seed),
-                    tensor: Some(name.clone()),
-                    index: Some(first.index),
-                    expected: Some(first.expected),
-                    found: Some(first.found.to_string()),
-                    log: self.printed_output(),
-                    ..Evidence::default()
-                };
-                return Ok(Err(Finding::new(Status::WrongOutput, reason, evidence)));
-            }
-            comparisons.push(comparison);
-        }
-        Ok(Ok(comparisons))
-    }
-
-    pub(super) fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
-        self.kernel.launch(deadline)
-    }
-
-    /// All buffers of one copy.
+    /// Bytes of all buffers of one copy.
     pub(super) fn buffer_bytes(&self) -> u64 {
         self.plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
     }
 
-    /// The inputs and outputs among them, which do not depend on the kernel.
+    /// Bytes of the inputs and outputs of one copy. They do not depend on the kernel.
     pub(super) fn data_bytes(&self) -> u64 {
         let buffers = self.plan.buffers.iter();
         let data = buffers.filter(|buffer| !matches!(buffer.role, BufferRole::Scratch { .. }));
         data.map(|buffer| buffer.bytes()).sum()
     }
 
-    /// What the kernel has printed, for whoever looks for its fault.
-    fn printed_output(&self) -> Option<String> {
-        Some(self.kernel.printed()).filter(|text| !text.is_empty())
-    }
-
-    /// Hashes of all inputs that nothing may write.
-    pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
-        let mut hashes = Vec::new();
-        for (index, _) in self
-            .plan
-            .buffers
-            .iter()
-            .enumerate()
-            .filter(|(_, buffer)| buffer.role == BufferRole::Input)
+    /// Compares all outputs of some copies with the expected values. The first output that fails is a finding.
+    pub(super) fn compare(
+        &self,
+        tolerances: &[(String, Tolerance)],
+        expected: &[ExpectedValues],
+        copies: &[u32],
+        seed: u64,
+    ) -> JudgeResult<Vec<Comparison>> {
+        let mut comparisons = Vec::new();
+        for ((buffer, expected), (name, tolerance)) in
+            self.plan.outputs.iter().zip(expected).zip(tolerances)
         {
-            hashes.push((index, self.kernel.hash(index)?));
+            let comparison = (self.kernel).compare(*buffer, copies, expected, *tolerance)?;
+            let Some(first) = comparison.first else {
+                comparisons.push(comparison);
+                continue;
+            };
+            let share = comparison.failed as f64 / comparison.elements as f64 * 100.0;
+            let reason = format!(
+                "output `{name}`: {} of {} elements ({share:.2} %) are outside the tolerance; element {}: expected {:.6e}, found {:.6e}",
+                comparison.failed, comparison.elements, first.index, first.expected, first.found
+            );
+            let evidence = Evidence {
+                seed: Some(seed),
+                index: Some(first.index),
+                expected: Some(first.expected),
+                found: Some(first.found.to_string()),
+                ..self.evidence_about(name)
+            };
+            return Err(Finding::new(Status::WrongOutput, reason, evidence).into());
         }
-        Ok(hashes)
+        Ok(comparisons)
     }
 
-    /// The same by the inputs' names.
+    /// Evidence that names a tensor and contains what the kernel has printed.
+    fn evidence_about(&self, tensor: &str) -> Evidence {
+        Evidence {
+            tensor: Some(tensor.to_owned()),
+            log: Some(self.kernel.printed()).filter(|text| !text.is_empty()),
+            ..Evidence::default()
+        }
+    }
+
+    fn buffers_with(&self, role: BufferRole) -> impl Iterator<Item = (usize, &Buffer)> {
+        let buffers = self.plan.buffers.iter().enumerate();
+        buffers.filter(move |(_, buffer)| buffer.role == role)
+    }
+
+    /// Hashes of all inputs that the kernel must not write, by buffer.
+    pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
+        let inputs = self.buffers_with(BufferRole::Input);
+        inputs
+            .map(|(index, _)| Ok((index, self.kernel.hash(index)?)))
+            .collect()
+    }
+
+    /// As `input_hashes`, by the inputs' names.
     pub(super) fn input_hashes_by_name(&self) -> anyhow::Result<Vec<(String, u64)>> {
         let hashes = self.input_hashes()?.into_iter();
         Ok(hashes
@@ -291,123 +264,103 @@ impl CaseKernel {
             .collect())
     }
 
-    /// Whether an input is not what it was, in these copies; `untouched`: the hashes by name.
+    /// Checks that the inputs of some copies are unchanged. `untouched`: the correct hashes by name.
     pub(super) fn check_inputs_unchanged(
         &self,
         untouched: &[(String, u64)],
         copies: &[u32],
-    ) -> anyhow::Result<Option<Finding>> {
-        let buffers = self.plan.buffers.iter().enumerate();
-        for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == BufferRole::Input) {
+    ) -> JudgeResult<()> {
+        for (index, buffer) in self.buffers_with(BufferRole::Input) {
             let Some((_, hash)) = untouched.iter().find(|(name, _)| *name == buffer.name) else {
                 continue;
             };
             if self.kernel.hash_copies(index, copies)? != *hash {
-                return Ok(Some(self.input_mutated(index)));
+                return Err(input_mutated(&buffer.name).into());
             }
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn input_mutated(&self, buffer: usize) -> Finding {
-        let name = &self.plan.buffers[buffer].name;
-        let evidence = Evidence {
-            tensor: Some(name.clone()),
-            ..Evidence::default()
-        };
-        Finding::new(
-            Status::InputMutated,
-            format!("input `{name}` was written"),
-            evidence,
-        )
-    }
-
-    /// Whether anything was written that must not be: guard zones, and inputs against their earlier hashes.
-    pub(super) fn check_guards(
-        &self,
-        hashes: &[(usize, u64)],
-    ) -> anyhow::Result<Result<(), Finding>> {
+    /// Checks that nothing was written that must not be: the guard zones, and the inputs against their earlier hashes.
+    pub(super) fn check_guards(&self, hashes: &[(usize, u64)]) -> JudgeResult<()> {
         for (index, buffer) in self.plan.buffers.iter().enumerate() {
             if let Some(offset) = self.kernel.guard_damage(index)? {
-                let place = if offset < 0 {
-                    format!("{} bytes before the start", -offset)
+                let name = &buffer.name;
+                let reason = if offset < 0 {
+                    format!("a write {} bytes before the start of `{name}`", -offset)
                 } else {
-                    format!("{offset} bytes past the end")
+                    format!("a write {offset} bytes past the end of `{name}`")
                 };
-                let evidence = Evidence {
-                    tensor: Some(buffer.name.clone()),
-                    log: self.printed_output(),
-                    ..Evidence::default()
-                };
-                return Ok(Err(Finding::new(
-                    Status::OutOfBounds,
-                    format!("a write {place} of `{}`", buffer.name),
-                    evidence,
-                )));
+                let evidence = self.evidence_about(name);
+                return Err(Finding::new(Status::OutOfBounds, reason, evidence).into());
             }
         }
         for (index, before) in hashes {
             if self.kernel.hash(*index)? != *before {
-                return Ok(Err(self.input_mutated(*index)));
+                return Err(input_mutated(&self.plan.buffers[*index].name).into());
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
-    /// Whether a launch left something behind in the kernel's own variables.
-    pub(super) fn check_state(&self) -> anyhow::Result<Result<StateCoverage, Finding>> {
+    /// Checks that no launch left something behind in the kernel's own variables.
+    pub(super) fn check_state(&self) -> JudgeResult<StateCoverage> {
         let (variable, launch) = match self.kernel.persistent_state() {
             PersistentState::Changed { variable, launch } => (variable, launch),
-            PersistentState::Unchanged => return Ok(Ok(StateCoverage::Checked)),
-            PersistentState::Unknown => return Ok(Ok(StateCoverage::Unchecked)),
+            PersistentState::Unchanged => return Ok(StateCoverage::Checked),
+            PersistentState::Unknown => return Ok(StateCoverage::Unchecked),
         };
         let reason = format!(
-            "launch {launch} left {variable} changed: what one launch writes there the next could read; `scratch` in the header gives memory for one"
+            "launch {launch} left {variable} changed, so the next launch could read it; use `scratch` in the header for memory within a launch"
         );
         let evidence = Evidence {
             variable: Some(variable.trim_matches('`').to_owned()),
             ..Evidence::default()
         };
-        Ok(Err(Finding::new(Status::Stateful, reason, evidence)))
+        Err(Finding::new(Status::Stateful, reason, evidence).into())
     }
 
-    /// Whether a launch wrote to the outputs of copies that it was not made for.
-    pub(super) fn check_other_copies(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
-        let buffers = self.plan.buffers.iter().enumerate();
-        for (index, buffer) in buffers.filter(|(_, buffer)| buffer.role == BufferRole::Output) {
+    /// Checks that the last launch wrote only to the outputs of its own copies.
+    pub(super) fn check_other_copies(&self, poison: Poison) -> JudgeResult<()> {
+        for (index, buffer) in self.buffers_with(BufferRole::Output) {
             let count = self.kernel.written_in_idle_copies(index, poison)?.count;
             if count > 0 {
                 let reason = format!(
-                    "output `{}`: {count} elements were written of copies whose launch had yet to come",
+                    "output `{}`: {count} elements were written in copies that this launch does not use",
                     buffer.name
                 );
-                let evidence = Evidence {
-                    tensor: Some(buffer.name.clone()),
-                    ..Evidence::default()
-                };
-                return Ok(Some(Finding::new(Status::OutOfBounds, reason, evidence)));
+                let evidence = tensor_evidence(&buffer.name);
+                return Err(Finding::new(Status::OutOfBounds, reason, evidence).into());
             }
         }
-        Ok(None)
+        Ok(())
     }
 
-    /// Whether so much of an output still holds its finite poison that it cannot be by chance, over all copies that were launched.
-    pub(super) fn check_mostly_written(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+    /// Checks that no output holds more of its finite poison than it can by chance, over all copies of the last launch.
+    pub(super) fn check_mostly_written(&self, poison: Poison) -> JudgeResult<()> {
         let launched = self.kernel.launched_copies().len() as u64;
-        for (index, buffer) in self.plan.buffers.iter().enumerate() {
-            if buffer.role != BufferRole::Output {
-                continue;
-            }
+        for (index, buffer) in self.buffers_with(BufferRole::Output) {
             let count = self.kernel.unwritten(index, poison)?.count;
             let elements = buffer.elements() * launched;
             if count as f64 > MAX_CHANCE_POISON * elements as f64 {
-                let reason = format!(
-                    "output `{}`: {count} of {elements} elements were not written",
-                    buffer.name
-                );
+                let reason = not_written(&buffer.name, count, elements);
+                let evidence = tensor_evidence(&buffer.name);
+                return Err(Finding::new(Status::OutputUnwritten, reason, evidence).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The finding about an output that still holds its poison somewhere. A finite poison can be the correct value by chance, so the
+    /// caller decides whether the finding counts.
+    pub(super) fn find_unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
+        for (index, buffer) in self.buffers_with(BufferRole::Output) {
+            let PoisonCount { count, first } = self.kernel.unwritten(index, poison)?;
+            if count > 0 {
+                let reason = not_written(&buffer.name, count, buffer.elements());
                 let evidence = Evidence {
-                    tensor: Some(buffer.name.clone()),
-                    ..Evidence::default()
+                    index: first,
+                    ..self.evidence_about(&buffer.name)
                 };
                 return Ok(Some(Finding::new(
                     Status::OutputUnwritten,
@@ -418,36 +371,23 @@ impl CaseKernel {
         }
         Ok(None)
     }
+}
 
-    /// Whether an output still holds its poison somewhere.
-    pub(super) fn check_fully_written(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
-        for (index, buffer) in self
-            .plan
-            .buffers
-            .iter()
-            .enumerate()
-            .filter(|(_, buffer)| buffer.role == BufferRole::Output)
-        {
-            let PoisonCount { count, first } = self.kernel.unwritten(index, poison)?;
-            if count > 0 {
-                let reason = format!(
-                    "output `{}`: {count} of {} elements were not written",
-                    buffer.name,
-                    buffer.elements()
-                );
-                let evidence = Evidence {
-                    tensor: Some(buffer.name.clone()),
-                    index: first,
-                    log: self.printed_output(),
-                    ..Evidence::default()
-                };
-                return Ok(Some(Finding::new(
-                    Status::OutputUnwritten,
-                    reason,
-                    evidence,
-                )));
-            }
-        }
-        Ok(None)
+fn not_written(output: &str, count: u64, elements: u64) -> String {
+    format!("output `{output}`: {count} of {elements} elements were not written")
+}
+
+fn input_mutated(input: &str) -> Finding {
+    Finding::new(
+        Status::InputMutated,
+        format!("input `{input}` was written"),
+        tensor_evidence(input),
+    )
+}
+
+fn tensor_evidence(tensor: &str) -> Evidence {
+    Evidence {
+        tensor: Some(tensor.to_owned()),
+        ..Evidence::default()
     }
 }

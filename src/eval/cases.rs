@@ -1,111 +1,28 @@
-//! What a candidate is tried on: the profile's workloads, and shapes and regimes that no prompt names, drawn after the
-//! candidate is fixed. The hidden shapes' own choice is in `hidden`.
+//! Chooses the cases of a candidate: the profile's workloads, and hidden shapes and regimes that no prompt names.
+//!
+//! Pure: everything random comes from the judgement's seed, which is drawn after the candidate is fixed. `hidden` draws the shapes.
 
 use indexmap::IndexMap;
 
+use super::case::Case;
 use super::hidden;
-use crate::base::{Digest, RandomStream};
-use crate::kernel::{BindError, BindFault, DeviceLimits, Kernel, Scalars};
-use crate::task::{
-    Binding, Distribution, DistributionKind, InputSource, Profile, Regime, Task, Workload,
-};
+use crate::base::RandomStream;
+use crate::kernel::{BindError, BindFault, DeviceLimits, Kernel};
+use crate::task::{InputSource, Profile, Task};
 
-/// How many random shapes are tried to meet a variant.
+/// Random shapes that are tried to find one to which a variant applies.
 const MAX_DRAWS: usize = 256;
 
-/// One shape with its scalars.
-#[derive(Clone, Debug)]
-pub(super) struct Case {
-    pub(super) id: String,
-    pub(super) binding: Binding,
-    /// The workload whose inputs it takes.
-    pub(super) inputs: IndexMap<String, InputSource>,
-    /// Checked, never timed.
-    pub(super) hidden: bool,
-    /// Other inputs than those that are timed, under this name.
-    pub(super) regime: Option<(String, Regime)>,
-}
-
-impl Case {
-    pub(super) fn of_workload(workload: &Workload) -> Self {
-        Self {
-            id: workload.id.clone(),
-            binding: workload.binding.clone(),
-            inputs: workload.inputs.clone(),
-            hidden: false,
-            regime: None,
-        }
-    }
-
-    /// The same shape with other inputs; checked, never timed.
-    pub(super) fn with_regime(&self, name: &str, regime: &Regime) -> Self {
-        Self {
-            id: format!("{}, {name}", self.id),
-            hidden: true,
-            regime: Some((name.to_owned(), regime.clone())),
-            ..self.clone()
-        }
-    }
-
-    /// The name of its regime.
-    pub(super) fn regime_name(&self) -> Option<String> {
-        self.regime.as_ref().map(|(name, _)| name.clone())
-    }
-
-    /// The distribution of an input: the regime's, else the task's, else a standard normal, and 0 for integers.
-    pub(super) fn distribution(&self, task: &Task, input: &str) -> Distribution {
-        let tensor = task.definition.inputs.get(input);
-        let usual = || match tensor.is_some_and(|tensor| tensor.dtype.is_float()) {
-            true => Distribution::new(DistributionKind::Normal(1.0)),
-            false => Distribution::new(DistributionKind::Value(0.0)),
-        };
-        let own = self.regime_distribution(input);
-        own.or_else(|| task.settings.inputs.get(input))
-            .map_or_else(usual, |given| given.with_axis_sizes(&self.binding.axes))
-    }
-
-    fn regime_distribution(&self, input: &str) -> Option<&Distribution> {
-        self.regime.as_ref()?.1.get(input)
-    }
-
-    /// The values of the scalar inputs.
-    pub(super) fn scalars(&self, task: &Task) -> Scalars {
-        let scalar = |name: &String| {
-            let own = self
-                .regime_distribution(name)
-                .and_then(Distribution::constant_value);
-            own.or_else(|| match self.inputs.get(name) {
-                Some(InputSource::Scalar(value)) => Some(*value),
-                _ => task.settings.inputs.get(name)?.constant_value(),
-            })
-        };
-        let scalars = task
-            .definition
-            .inputs
-            .iter()
-            .filter(|(_, tensor)| tensor.shape.is_none());
-        scalars
-            .filter_map(|(name, _)| Some((name.clone(), scalar(name)?)))
-            .collect()
-    }
-}
-
-/// A seed for one purpose within one judgement.
-pub(super) fn derive_seed(seed: u64, purpose: &str, index: usize) -> u64 {
-    Digest::of_parts([
-        &seed.to_le_bytes()[..],
-        purpose.as_bytes(),
-        &(index as u64).to_le_bytes(),
-    ])
-    .low64()
-}
-
-/// The profile's workloads, its hidden shapes, and whatever else it takes that every variant meets a shape.
+/// Chooses the cases for a kernel: the profile's workloads, then hidden cases. Cases are added until each variant of the kernel applies
+/// to at least one hidden shape and one workload.
+///
+/// # Errors
+/// If a variant applies to no workload of the task, or a condition of a variant cannot be evaluated.
 pub(super) fn select_cases(
     task: &Task,
     profile: &Profile,
     kernel: &Kernel,
-    machine: &DeviceLimits,
+    limits: &DeviceLimits,
     seed: u64,
 ) -> Result<Vec<Case>, BindError> {
     let mut cases: Vec<_> = task
@@ -118,73 +35,87 @@ pub(super) fn select_cases(
         .first()
         .map(|case| case.inputs.clone())
         .unwrap_or_default();
-    let hidden = |id: String, axes: &IndexMap<String, i64>| {
-        let binding = task.definition.bind(axes).ok()?;
-        Some(Case {
-            id,
-            binding,
-            inputs: inputs.clone(),
-            hidden: true,
-            regime: None,
-        })
-    };
     if profile.hidden_shapes > 0 {
-        let shapes = hidden::draw_shapes(task, profile.hidden_shapes, &mut stream);
-        let shapes: Vec<_> = shapes
+        let shapes: Vec<_> = hidden::draw_shapes(task, profile.hidden_shapes, &mut stream)
             .iter()
-            .filter_map(|(name, axes)| hidden(format!("hidden-{name}"), axes))
+            .filter_map(|(name, axes)| hidden_case(task, format!("hidden-{name}"), axes, &inputs))
             .collect();
         cases = hidden::add_hidden_cases(cases, shapes, task, profile, &mut stream);
     }
-    let mut draw = |index: usize| {
-        let axes = hidden::draw_any_shape(task, &mut stream);
-        hidden(format!("hidden-{index}"), &axes)
-    };
-    for wanted in 0..kernel.header.variants.len() {
-        let meets = |case: &Case| Ok(kernel.variant_for(&case.binding, machine)? == Some(wanted));
-        let met = |cases: &[Case], hidden: bool| -> Result<bool, BindError> {
-            for case in cases.iter().filter(|case| case.hidden == hidden) {
-                if meets(case)? {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+    for variant in 0..kernel.header.variants.len() {
+        let applies = |case: &Case| -> Result<bool, BindError> {
+            Ok(kernel.variant_for(&case.binding, limits)? == Some(variant))
         };
-        // A variant is its own program: one that only a hidden shape, or only a visible one, ever met would be half checked.
-        if profile.hidden_shapes > 0 && !met(&cases, true)? {
+        // Each variant is a program of its own. If only hidden shapes or only workloads used it, it would be half checked.
+        if profile.hidden_shapes > 0 && !any_case(&cases, true, applies)? {
             for _ in 0..MAX_DRAWS {
-                let Some(case) = draw(cases.len() + 1) else {
+                let axes = hidden::draw_any_shape(task, &mut stream);
+                let id = format!("hidden-{}", cases.len() + 1);
+                let Some(case) = hidden_case(task, id, &axes, &inputs) else {
                     break;
                 };
-                if meets(&case)? {
+                if applies(&case)? {
                     cases.push(case);
                     break;
                 }
             }
         }
-        if !met(&cases, false)? {
-            let mut other = None;
-            for workload in &task.workloads {
-                let case = Case {
-                    hidden: true,
-                    ..Case::of_workload(workload)
-                };
-                if other.is_none() && meets(&case)? {
-                    other = Some(case);
-                }
-            }
-            match other {
-                Some(case) => cases.push(case),
-                None => {
-                    let line = kernel.header.variants[wanted].when.line;
-                    return Err(BindError {
-                        fault: BindFault::Rejected,
-                        line,
-                        message: format!("variant {wanted} is in force on no workload of the task"),
-                    });
-                }
-            }
+        if !any_case(&cases, false, applies)? {
+            cases.push(other_workload(task, kernel, variant, applies)?);
         }
     }
     Ok(cases)
+}
+
+/// A hidden shape as a case; `None` if its axes do not fit the definition.
+fn hidden_case(
+    task: &Task,
+    id: String,
+    axes: &IndexMap<String, i64>,
+    inputs: &IndexMap<String, InputSource>,
+) -> Option<Case> {
+    Some(Case {
+        id,
+        binding: task.definition.bind(axes).ok()?,
+        inputs: inputs.clone(),
+        hidden: true,
+        regime: None,
+    })
+}
+
+/// Whether the variant applies to a hidden (or a visible) case.
+fn any_case(
+    cases: &[Case],
+    hidden: bool,
+    applies: impl Fn(&Case) -> Result<bool, BindError>,
+) -> Result<bool, BindError> {
+    for case in cases.iter().filter(|case| case.hidden == hidden) {
+        if applies(case)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A workload outside the profile to which the variant applies. It is checked but not timed.
+fn other_workload(
+    task: &Task,
+    kernel: &Kernel,
+    variant: usize,
+    applies: impl Fn(&Case) -> Result<bool, BindError>,
+) -> Result<Case, BindError> {
+    for workload in &task.workloads {
+        let case = Case {
+            hidden: true,
+            ..Case::of_workload(workload)
+        };
+        if applies(&case)? {
+            return Ok(case);
+        }
+    }
+    Err(BindError {
+        fault: BindFault::Rejected,
+        line: kernel.header.variants[variant].when.line,
+        message: format!("variant {variant} applies to no workload of the task"),
+    })
 }

@@ -1,9 +1,13 @@
-//! Is it right? Every output element of every case against the oracle, twice, with inputs, guard zones and poison looked at.
+//! Checks a candidate on one case: every output element against the oracle, twice per round, and guard zones, inputs and poison.
+//!
+//! Times nothing. Expected values are computed only after the candidate has finished, so that there is nothing it could copy.
 
+use super::case::Case;
 use super::case_kernel::StateCoverage;
-use super::cases::Case;
+use super::compiled_kernel::CompiledKernel;
+use super::context::JudgeContext;
+use super::finding::{Finding, JudgeError, JudgeResult};
 use super::kernel_set::{KernelSet, Side};
-use super::{CompiledKernel, Finding, Judge};
 use crate::device::{Comparison, Edge, ExpectedValues, LaunchOutcome, Poison};
 use crate::verdict::{Resources, Status, WorkloadVerdict};
 
@@ -13,10 +17,11 @@ pub(super) struct Accuracy {
     max_abs_error: f64,
     max_rel_error: f64,
     mean_abs_error: f64,
-    worst: f64,
-    /// Whether this system kept the judge from seeing what the candidate remembers.
+    /// The largest |x - r| / bound.
+    worst_ratio: f64,
+    /// Whether this system did not let the judge check the state between launches.
     pub(super) state_unchecked: bool,
-    /// What the device's driver says of the code.
+    /// Resource use as reported by the device's driver.
     pub(super) resources: Option<Resources>,
 }
 
@@ -25,18 +30,18 @@ impl Accuracy {
         self.max_abs_error = self.max_abs_error.max(comparison.max_abs_error);
         self.max_rel_error = self.max_rel_error.max(comparison.max_rel_error);
         self.mean_abs_error = self.mean_abs_error.max(comparison.mean_abs_error);
-        self.worst = self.worst.max(comparison.worst_ratio);
+        self.worst_ratio = self.worst_ratio.max(comparison.worst_ratio);
     }
 
     pub(super) fn write_to(&self, entry: &mut WorkloadVerdict) {
         entry.max_abs_error = Some(self.max_abs_error);
         entry.max_rel_error = Some(self.max_rel_error);
         entry.mean_abs_error = Some(self.mean_abs_error);
-        entry.tolerance_margin = Some(1.0 - self.worst);
+        entry.tolerance_margin = Some(1.0 - self.worst_ratio);
     }
 }
 
-/// An entry with nothing known yet.
+/// The entry of a case in a verdict, before the case is checked.
 pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdict {
     WorkloadVerdict {
         id: case.id.clone(),
@@ -58,107 +63,90 @@ pub(super) fn blank_entry(case: &Case, variant: Option<usize>) -> WorkloadVerdic
     }
 }
 
-/// Checks one case, one round for each seed.
+/// Checks a candidate on one case, with one round per seed.
 pub(super) fn check_case(
-    judge: &Judge<'_>,
-    compilation: &CompiledKernel,
+    context: &JudgeContext<'_>,
+    candidate: &CompiledKernel,
     case: &Case,
     seeds: &[u64],
-) -> anyhow::Result<Result<Accuracy, Finding>> {
+) -> JudgeResult<Accuracy> {
     let mut accuracy = Accuracy::default();
-    // Every case meets one of the two ends of memory, and those with more than one round both. A hidden case has its turn drawn.
-    let mut edge = match seeds.first().is_some_and(|seed| seed % 2 == 0) {
-        true => Edge::Start,
-        false => Edge::End,
-    };
+    // Buffers start, or end, next to unmapped memory. With two or more rounds a case is checked both ways, otherwise one way at random.
+    let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
+    let mut edge = if starts_first { Edge::Start } else { Edge::End };
     for round_seeds in seeds.chunks(seeds.len().div_ceil(2).max(1)) {
-        let mut bench = match KernelSet::open_for_check(judge, compilation, case, edge)? {
-            Ok(bench) => bench,
-            Err(finding) => return Ok(Err(finding)),
-        };
+        let mut kernels = KernelSet::open_for_check(context, candidate, case, edge)?;
         for &seed in round_seeds {
-            if let Err(mut finding) = check_round(&mut bench, seed, &mut accuracy)? {
-                name_regime(&mut finding, case);
-                return Ok(Err(finding));
-            }
+            check_round(&mut kernels, seed, &mut accuracy)
+                .map_err(|error| name_regime(error, case))?;
         }
-        // The least grave of what is looked for here, and so the last.
-        match bench.side(Side::Candidate)?.check_state()? {
-            Err(finding) => return Ok(Err(finding)),
-            Ok(watched) => accuracy.state_unchecked |= watched == StateCoverage::Unchecked,
-        }
-        accuracy.resources = bench.candidate.kernel.resources();
+        // Last, because it has the lowest precedence of the findings here.
+        let coverage = kernels.candidate.check_state()?;
+        accuracy.state_unchecked |= coverage == StateCoverage::Unchecked;
+        accuracy.resources = kernels.candidate.kernel.resources();
         edge = match edge {
             Edge::Start => Edge::End,
             Edge::End => Edge::Start,
         };
     }
-    Ok(Ok(accuracy))
+    Ok(accuracy)
 }
 
-/// Whoever reads a finding must know under which inputs it was made.
-fn name_regime(finding: &mut Finding, case: &Case) {
+/// Adds the case's input regime to a finding.
+fn name_regime(error: JudgeError, case: &Case) -> JudgeError {
     let Some(name) = case.regime_name() else {
-        return;
+        return error;
     };
-    let refusal = &mut finding.refusal;
-    refusal.reason = format!("inputs `{name}`: {}", refusal.reason);
-    refusal.evidence.regime = Some(name);
+    error.map_finding(|mut finding| {
+        finding.reason = format!("input regime `{name}`: {}", finding.reason);
+        finding.evidence.regime = Some(name);
+        finding
+    })
 }
 
-/// One round: the same inputs twice, over outputs that were poisoned in two ways.
-fn check_round(
-    bench: &mut KernelSet,
-    seed: u64,
-    accuracy: &mut Accuracy,
-) -> anyhow::Result<Result<(), Finding>> {
+/// One round: launches twice with the same inputs, over outputs that are poisoned in two ways.
+fn check_round(kernels: &mut KernelSet, seed: u64, accuracy: &mut Accuracy) -> JudgeResult<()> {
     let mut expected: Option<Vec<ExpectedValues>> = None;
-    for (repetition, poison) in [Poison::Nan, Poison::Finite { seed }]
-        .into_iter()
-        .enumerate()
-    {
-        let candidate = bench.side_mut(Side::Candidate)?;
+    let deadline = kernels.deadline();
+    let poisons = [Poison::Nan, Poison::Finite { seed }];
+    for (repetition, poison) in poisons.into_iter().enumerate() {
+        let candidate = &mut kernels.candidate;
         candidate.reset_buffers(seed, poison)?;
         let hashes = candidate.input_hashes()?;
-        let deadline = bench.deadline();
-        let candidate = bench.side_mut(Side::Candidate)?;
         if let LaunchOutcome::Fault(refusal) = candidate.launch(deadline)? {
-            return Ok(Err(Finding {
-                refusal,
-                case: None,
-            }));
+            return Err(refusal.into());
         }
-        if let Err(finding) = candidate.check_guards(&hashes)? {
-            return Ok(Err(finding));
-        }
-        let unwritten = candidate.check_fully_written(poison)?;
-        // Only now that the candidate has finished does anything that it could copy exist.
+        candidate.check_guards(&hashes)?;
+        let unwritten = candidate.find_unwritten(poison)?;
         let expected = match &expected {
             Some(expected) => expected,
-            None => expected.insert(bench.expected(seed, &[0])?),
+            None => expected.insert(kernels.expected(seed, &[0])?),
         };
-        match (
-            bench.compare(Side::Candidate, expected, &[0], seed)?,
-            unwritten,
-        ) {
-            // A finite poison can be the right value by chance; a wrong element that still holds its poison was not written.
-            (Err(_), Some(finding)) => return Ok(Err(finding)),
-            (Err(finding), None) if repetition == 0 => return Ok(Err(finding)),
-            (Err(finding), None) => {
-                let reason = format!(
-                    "the same inputs gave a right result and then a wrong one: {}",
-                    finding.refusal.reason
-                );
-                return Ok(Err(Finding::new(
-                    Status::Nondeterministic,
-                    reason,
-                    finding.refusal.evidence,
-                )));
-            }
-            (Ok(comparisons), _) => comparisons
-                .iter()
-                .for_each(|comparison| accuracy.add(comparison)),
-        }
+        let comparisons = kernels
+            .compare(Side::Candidate, expected, &[0], seed)
+            .map_err(|error| {
+                error.map_finding(|wrong| match unwritten {
+                    // A wrong element that still holds its poison was not written.
+                    Some(unwritten) => unwritten,
+                    None if repetition == 0 => wrong,
+                    None => nondeterministic(wrong),
+                })
+            })?;
+        comparisons
+            .iter()
+            .for_each(|comparison| accuracy.add(comparison));
     }
-    Ok(Ok(()))
+    Ok(())
+}
+
+/// The finding about a kernel whose second result is wrong although the first one was correct.
+fn nondeterministic(wrong: Finding) -> Finding {
+    Finding {
+        status: Status::Nondeterministic,
+        reason: format!(
+            "the same inputs gave a correct result, then a wrong one: {}",
+            wrong.reason
+        ),
+        ..wrong
+    }
 }

@@ -1,28 +1,29 @@
-//! Judging up to compilation: header, source, every variant's machine code. Runs nothing, and needs no device.
+//! `kforge eval --compile-only`: compiles every variant of a kernel with NVRTC.
+//!
+//! Runs nothing and needs no GPU. The result is not a verdict.
 
 use std::time::Instant;
 
+use super::finding::Finding;
 use crate::device::Compiled;
 use crate::device::cpu::sandbox_support;
 use crate::device::cuda::compiler::Compiler;
 use crate::kernel::Kernel;
 use crate::task::Task;
-use crate::verdict::{
-    CompiledOnly, CompiledVariant, DeviceIdentity, Evidence, SCHEMA, Seconds, Status,
-};
+use crate::verdict::{CompiledOnly, CompiledVariant, DeviceIdentity, SCHEMA, Seconds};
 
-/// Compiles a kernel under every set of values that its header can put in force; the first that is refused is told.
+/// Compiles a kernel under the tunable values of every variant. The first variant that is refused ends it.
 ///
 /// # Errors
-/// Where the compiler itself does not work.
+/// If the compiler itself does not work.
 pub(crate) fn compile_only(
     compiler: &Compiler,
     task: &Task,
     name: &str,
     source: &str,
 ) -> anyhow::Result<CompiledOnly> {
-    let begun = Instant::now();
-    let mut found = CompiledOnly {
+    let started = Instant::now();
+    let mut result = CompiledOnly {
         schema: SCHEMA,
         task: task.name.clone(),
         kernel: name.to_owned(),
@@ -43,13 +44,11 @@ pub(crate) fn compile_only(
     let kernel = match Kernel::parse(source, &task.definition) {
         Ok(kernel) => kernel,
         Err(error) => {
-            found.status = Some(Status::Rejected);
-            found.reason = Some(format!("header, {error}"));
-            found.evidence = Some(Evidence {
-                line: Some(error.line),
-                ..Evidence::default()
-            });
-            return Ok(found);
+            let finding = Finding::from(error);
+            result.status = Some(finding.status);
+            result.reason = Some(finding.reason);
+            result.evidence = Some(*finding.evidence);
+            return Ok(result);
         }
     };
     let variants = (0..kernel.header.variants.len()).map(Some);
@@ -59,7 +58,7 @@ pub(crate) fn compile_only(
         .collect();
     for (variant, compiled) in variants.into_iter().zip(compiler.compile_all(&units)?) {
         match compiled {
-            Compiled::Ready(program) => found.variants.push(CompiledVariant {
+            Compiled::Ready(program) => result.variants.push(CompiledVariant {
                 variant,
                 tunables: kernel.tunable_values(variant),
                 resources: program.resources,
@@ -67,17 +66,17 @@ pub(crate) fn compile_only(
                 log: program.log,
             }),
             Compiled::Refused(refusal) => {
-                found.status = Some(refusal.status);
-                found.reason = Some(match variant {
+                result.status = Some(refusal.status);
+                result.reason = Some(match variant {
                     Some(index) => format!("variant {index}: {}", refusal.reason),
                     None => refusal.reason,
                 });
-                found.evidence = Some(*refusal.evidence);
+                result.evidence = Some(*refusal.evidence);
                 break;
             }
         }
     }
-    found.compiled = found.status.is_none();
-    found.seconds.compile = begun.elapsed().as_secs_f64();
-    Ok(found)
+    result.compiled = result.status.is_none();
+    result.seconds.compile = started.elapsed().as_secs_f64();
+    Ok(result)
 }

@@ -1,14 +1,24 @@
-//! One set of random inputs with the oracle's outputs, for a computation outside kforge to be compared with.
+//! One set of random inputs with the oracle's outputs, to compare the oracle with an independent computation outside kforge.
+//!
+//! Runs the oracle only; judges nothing.
 
+use super::case::Case;
 use super::case_kernel::{CaseKernel, UNTIMED};
-use super::cases::Case;
-use super::{Judge, JudgeOptions};
+use super::compiled_kernel::Reference;
+use super::context::{JudgeContext, JudgeOptions};
 use crate::device::{Device, LaunchOutcome, Poison};
 use crate::kernel::plan::Buffer;
 use crate::kernel::{DeviceLimits, Scalars};
 use crate::task::{Task, Workload};
 
-/// The inputs of one launch and what the oracle makes of them.
+/// Which inputs to generate: those that a candidate would get on this workload with this seed.
+#[derive(Clone, Copy, Debug)]
+pub struct ExampleRequest<'r> {
+    pub workload: &'r Workload,
+    pub seed: u64,
+}
+
+/// The inputs of one launch of the oracle, and its outputs.
 pub struct OracleExample {
     pub scalars: Scalars,
     /// Every input with its memory, little-endian.
@@ -17,22 +27,23 @@ pub struct OracleExample {
     pub outputs: Vec<(Buffer, Vec<f64>)>,
 }
 
-/// Runs the oracle on inputs from a seed: the same inputs that a candidate would be given under that seed.
+/// Generates inputs and runs the oracle on them.
+///
+/// # Errors
+/// If the oracle does not compile or fails.
 pub fn oracle_example(
     device: &dyn Device,
     task: &Task,
-    workload: &Workload,
     options: JudgeOptions,
-    machine: DeviceLimits,
-    seed: u64,
+    limits: DeviceLimits,
+    request: ExampleRequest<'_>,
 ) -> anyhow::Result<OracleExample> {
-    let deadline = std::time::Duration::from_secs_f64(options.launch_seconds);
-    let mut judge = Judge::without_baseline_check(device, task, options, machine)?;
-    let case = Case::of_workload(workload);
-    judge.prepare_references(std::slice::from_ref(&case))?;
-    let mut oracle = CaseKernel::open_reference(&judge, &judge.oracle, &case, true, UNTIMED)?;
-    oracle.reset_buffers(seed, Poison::Nan)?;
-    if let LaunchOutcome::Fault(refusal) = oracle.launch(deadline)? {
+    let mut context = JudgeContext::open(device, task, options, limits)?;
+    let case = Case::of_workload(request.workload);
+    context.prepare_references(std::slice::from_ref(&case))?;
+    let mut oracle = CaseKernel::open_reference(&context, Reference::Oracle, &case, UNTIMED)?;
+    oracle.reset_buffers(request.seed, Poison::Nan)?;
+    if let LaunchOutcome::Fault(refusal) = oracle.launch(context.deadline())? {
         anyhow::bail!("the oracle failed: {}", refusal.reason);
     }
     let mut example = OracleExample {

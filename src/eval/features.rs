@@ -1,24 +1,26 @@
-//! What the archive's axes are made from: facts about the source, the launches, and the times.
+//! Features: numbers that describe a kernel's source, launches, memory accesses and times. The archive chooses its axes among them.
+//!
+//! Only computes and writes them into the verdict. `device` counts accesses, and `kernel::syntax` reads the source.
 
 use std::collections::BTreeMap;
 
-use super::Judge;
-use super::cases::Case;
+use super::case::Case;
+use super::context::{BoundPlan, JudgeContext};
 use crate::device::AccessSite;
-use crate::kernel::{Kernel, LaunchTarget, syntax};
+use crate::kernel::{Kernel, syntax};
 use crate::task::Task;
 use crate::verdict::{AccessFigures, Verdict};
 
-/// The most loads and stores that a verdict lists.
+/// Maximum number of loads and stores that a verdict lists.
 const MAX_ACCESSES: usize = 32;
-/// Of this share of least sectors to touched ones on, an access is called coalesced.
+/// An access is called coalesced from this ratio of minimum sectors to touched sectors on.
 const COALESCED_RATIO: f64 = 0.8;
 
-/// How a kernel used memory in one launch of its unit.
+/// How a kernel used memory in one run of its plan.
 #[derive(Clone, Debug)]
 pub(super) struct MemoryUse {
     sites: Vec<AccessSite>,
-    /// The task's compulsory bytes and its operations on the same case.
+    /// The task's compulsory bytes and its number of operations on this case.
     compulsory_bytes: Option<f64>,
     operations: Option<f64>,
 }
@@ -39,7 +41,7 @@ impl MemoryUse {
         }
     }
 
-    /// Numbers for the archive's axes, and the list for a reader.
+    /// Writes the features and the list of accesses into the verdict.
     pub(super) fn write_to(&self, verdict: &mut Verdict) {
         let (shared, global): (Vec<_>, Vec<_>) = self.sites.iter().partition(|site| site.shared);
         let total = |sites: &[&AccessSite], of: fn(&AccessSite) -> f64| -> f64 {
@@ -49,14 +51,14 @@ impl MemoryUse {
             let requests = total(sites, |site| site.requests as f64);
             (requests > 0.0).then(|| total(sites, |site| site.sectors as f64) / requests)
         };
-        // What was looked at of each site stands for all of it.
-        let whole = |site: &AccessSite| site.lanes / (site.lanes_seen.max(1)) as f64;
+        // Only a sample of each site's requests was counted: scale it to the whole launch.
+        let scale = |site: &AccessSite| site.lanes / (site.lanes_seen.max(1)) as f64;
         let ratio = |sites: &[&AccessSite]| {
             let least: f64 = (sites.iter())
-                .map(|site| site.min_sectors as f64 * whole(site))
+                .map(|site| site.min_sectors as f64 * scale(site))
                 .sum();
             let touched: f64 = (sites.iter())
-                .map(|site| site.sectors as f64 * whole(site))
+                .map(|site| site.sectors as f64 * scale(site))
                 .sum();
             (touched > 0.0 && least > 0.0).then_some(least / touched)
         };
@@ -86,7 +88,7 @@ impl MemoryUse {
             ),
         ];
         for (name, number) in numbers {
-            // The counts are the candidate's process' own: any number may be in them.
+            // The counts come from the candidate's process, so they can be any number.
             if let Some(number) = number.filter(|number| number.is_finite()) {
                 verdict.features.insert(name.to_owned(), number);
             }
@@ -94,7 +96,7 @@ impl MemoryUse {
         verdict.accesses = self.access_figures();
     }
 
-    /// One entry for each line and kind of access: unrolled copies are one.
+    /// One entry per line and kind of access: the copies of an unrolled loop are merged.
     fn access_figures(&self) -> Vec<AccessFigures> {
         let mut lines: BTreeMap<_, Vec<&AccessSite>> = BTreeMap::new();
         for site in &self.sites {
@@ -139,16 +141,16 @@ impl MemoryUse {
     }
 }
 
-/// Facts that are known before a launch. Launches are those of the first case.
+/// Adds the features that are known before a launch. Features of launches are those of the first case.
 pub(super) fn add_source_features(
     kernel: &Kernel,
-    judge: &Judge<'_>,
+    context: &JudgeContext<'_>,
     cases: &[Case],
     verdict: &mut Verdict,
 ) {
     let features = &mut verdict.features;
     let point = kernel.point();
-    let axes = &judge.task.definition.axes;
+    let axes = &context.task.definition.axes;
     let facts = syntax::source_facts(&kernel.text, &|name| {
         let axis = || {
             axes.iter()
@@ -161,19 +163,10 @@ pub(super) fn add_source_features(
     let mut set = |name: &str, value: f64| features.insert(name.to_owned(), value);
     set("vector_bytes", f64::from(facts.vector_bytes));
     set("barriers", f64::from(facts.barriers));
-    let Some(case) = cases.first() else { return };
-    let variant = kernel
-        .variant_for(&case.binding, &judge.limits)
-        .unwrap_or_default();
-    let target = LaunchTarget {
-        task: judge.task,
-        binding: &case.binding,
-        scalars: &case.scalars(judge.task),
-        limits: &judge.limits,
-        is_oracle: false,
+    let bound = cases.first().map(|case| context.bind(kernel, case));
+    let Some(Ok(BoundPlan { plan, .. })) = bound else {
+        return;
     };
-    let plan = kernel.launch_plan(&target, &kernel.tunable_values(variant));
-    let Ok(plan) = plan else { return };
     let threads = plan
         .launches
         .iter()
@@ -194,7 +187,7 @@ pub(super) fn add_source_features(
     );
 }
 
-/// Facts from the clock: the speedup, and the candidate's standard deviation over its median, mean of all workloads.
+/// Adds the features of the times: the speedup, and the mean over all workloads of `variances` (standard deviation / median).
 pub(super) fn add_timing_features(verdict: &mut Verdict, variances: &[f64]) {
     if let Some(speedup) = verdict.speedup {
         verdict

@@ -1,16 +1,16 @@
-//! Shapes and regimes that no prompt names: the ends of every range, primes, neighbours of powers of two, and any between.
+//! Hidden shapes and regimes, which no prompt names: the ends of every range, primes, neighbours of powers of two, and random sizes.
 //!
-//! Pure: everything comes from the stream, which is drawn after the candidate is fixed.
+//! Pure: all randomness comes from the stream, whose seed is drawn after the candidate is fixed. `cases` uses this module.
 
 use indexmap::IndexMap;
 
-use super::cases::Case;
+use super::case::Case;
 use crate::base::RandomStream;
 use crate::task::{Profile, RegimeChoice, Task};
 
-/// How many numbers are tried to meet a rare kind.
+/// Random numbers that are tried to find one of a rare kind.
 const MAX_DRAWS: usize = 64;
-/// What comes before the shapes that the profile counts.
+/// The kinds of shapes that are always drawn, before the random shapes whose number the profile sets.
 const SHAPE_KINDS: [(&str, PickSize); 4] = [
     ("low", |_, low, _| low),
     ("high", |_, _, high| high),
@@ -22,10 +22,10 @@ const SHAPE_KINDS: [(&str, PickSize); 4] = [
     }),
 ];
 
-/// A size within the bounds, both included.
+/// Draws a size from low to high, both included.
 type PickSize = fn(&mut RandomStream, i64, i64) -> i64;
 
-/// The values of the variable axes, by the shape's name.
+/// Draws the hidden shapes: one of each kind, then `count` random ones. Returns the name and the variable axes of each.
 pub(super) fn draw_shapes(
     task: &Task,
     count: u32,
@@ -44,7 +44,7 @@ pub(super) fn draw_shapes(
     shapes
 }
 
-/// A shape from anywhere within the ranges.
+/// Draws a random shape within the ranges.
 pub(super) fn draw_any_shape(task: &Task, stream: &mut RandomStream) -> IndexMap<String, i64> {
     draw_axes(task, stream, draw_size)
 }
@@ -63,7 +63,7 @@ fn draw_size(stream: &mut RandomStream, low: i64, high: i64) -> i64 {
     low + stream.below(span) as i64
 }
 
-/// One of a kind, or any where there are none, or too few to be met.
+/// Draws a size that matches. If none is found, returns any size.
 fn draw_matching_size(
     stream: &mut RandomStream,
     low: i64,
@@ -93,7 +93,8 @@ fn is_next_to_power_of_two(number: i64) -> bool {
     is_power(number - 1) || is_power(number.saturating_add(1))
 }
 
-/// The cases with the hidden shapes behind them, each with a regime; the last ones keep the inputs that are timed.
+/// Appends hidden cases to the visible ones. Shapes of a fixed kind get the regimes; the last `profile.hidden_shapes` shapes are random
+/// and keep the usual distributions.
 pub(super) fn add_hidden_cases(
     visible: Vec<Case>,
     shapes: Vec<Case>,
@@ -110,15 +111,15 @@ pub(super) fn add_hidden_cases(
         cases.extend(shapes);
         return cases;
     }
-    let drawn = shapes.len() - (profile.hidden_shapes as usize).min(shapes.len());
-    let special = &shapes[..drawn];
+    let fixed = shapes.len() - (profile.hidden_shapes as usize).min(shapes.len());
+    let fixed_shapes = &shapes[..fixed];
     match profile.regimes {
         RegimeChoice::Once => {
-            // The hidden shapes meet one each; what is left goes to the smallest workload.
+            // Each shape gets one regime. Regimes that are left over use the smallest workload.
             let small = visible.iter().min_by_key(|case| axes_product(case));
-            for index in 0..regimes.len().max(special.len()) {
+            for index in 0..regimes.len().max(fixed_shapes.len()) {
                 let (name, regime) = &regimes[index % regimes.len()];
-                let shape = special.get(index).or(small);
+                let shape = fixed_shapes.get(index).or(small);
                 cases.extend(shape.map(|shape| shape.with_regime(name, regime)));
             }
         }
@@ -127,13 +128,13 @@ pub(super) fn add_hidden_cases(
                 let (name, regime) = &regimes[index % regimes.len()];
                 cases.push(case.with_regime(name, regime));
             }
-            for shape in special {
+            for shape in fixed_shapes {
                 let all = regimes.iter();
                 cases.extend(all.map(|(name, regime)| shape.with_regime(name, regime)));
             }
         }
     }
-    cases.extend_from_slice(&shapes[drawn..]);
+    cases.extend_from_slice(&shapes[fixed..]);
     cases
 }
 

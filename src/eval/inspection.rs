@@ -1,36 +1,39 @@
-//! What a fast run hides: the inspected builds of a candidate, on its smallest cases, under several schedules.
+//! Inspection: runs the bounds and race builds of a candidate to find faults that a fast run hides.
 //!
-//! Never times anything, and never excuses: a finding here stands beside those of the fast build, and the gravest is told.
+//! Uses the smallest cases and several thread schedules. Times nothing. Never clears a candidate: a finding here is added to those of
+//! the fast build, and the one of the highest precedence counts.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::case::{Case, derive_seed};
 use super::case_kernel::CaseKernel;
-use super::cases::{self, Case};
+use super::compiled_kernel::{Reference, values_key};
+use super::context::JudgeContext;
 use super::features::MemoryUse;
+use super::finding::{Finding, JudgeError, JudgeResult};
 use super::kernel_set::tolerances;
-use super::{Finding, Judge, values_key};
 use crate::device::{
-    Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program, Purpose, Refusal,
+    Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program, Purpose,
 };
 use crate::kernel::Kernel;
 use crate::verdict::{Status, Verdict};
 
-/// Schedules of the race build on the smallest case: one of each kind (`runtime/schedule.h`).
+/// Schedules of the race build on the smallest case: one of each kind (see `runtime/schedule.h`).
 const SCHEDULES: u64 = 4;
-/// Schedules of a thorough inspection on the first case; on each of the others one of each kind.
+/// Schedules of a thorough inspection on the first case. Each other case gets one of each kind.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
-/// Hidden cases beyond this many bytes are left to the fast build, unless there is no smaller one.
+/// A larger hidden case is left to the fast build, unless there is no smaller one.
 const SMALL_BYTES: u64 = 1 << 20;
-/// The deadline of a launch that is to explain what the fast build has found.
+/// Maximum deadline of a launch that looks for the cause of a finding of the fast build.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(3);
-/// When no further launch is begun. What was not run is not said to have been: `builds` lacks it.
+/// After this time no further launch starts. A build that did not complete is not listed in the verdict's `builds`.
 const INSPECTION_BUDGET: Duration = Duration::from_secs(60);
 
-/// Both ends of a buffer are watched by the inspected builds themselves.
+/// One edge is enough: these builds check both ends of a buffer themselves.
 const INSPECT_PURPOSE: Purpose = Purpose::Check { edge: Edge::End };
 
-/// Whether such a finding of the fast build may have a reason that an inspected one can name.
+/// Whether inspection may find the cause of such a finding of the fast build.
 pub(super) fn can_explain(status: Status) -> bool {
     matches!(
         status,
@@ -46,117 +49,84 @@ pub(super) fn can_explain(status: Status) -> bool {
     )
 }
 
-/// What the inspected builds found.
+/// The result of an inspection.
+#[derive(Default)]
 pub(super) struct Inspection {
     pub(super) finding: Option<Finding>,
-    /// How the race build saw memory used; `None` where it did not run to its end.
+    /// How the kernel used memory; `None` if the race build did not complete on the first case.
     pub(super) memory_use: Option<MemoryUse>,
 }
 
-/// Runs the inspected builds on `cases`, the smallest ones first, until one finds something. `is_right`: the fast build gave
-/// the right result on them, so one that is wrong under another schedule is a finding.
+/// What is inspected.
+#[derive(Clone, Copy)]
+pub(super) struct InspectionInput<'i> {
+    pub(super) kernel: &'i Kernel,
+    pub(super) cases: &'i [Case],
+    pub(super) seed: u64,
+    /// Whether the fast build was correct on these cases, so that a wrong result under another schedule is a finding.
+    pub(super) is_correct: bool,
+}
+
+/// Runs the bounds and race builds, on the smallest cases first. Ends a build at its first finding. Adds the builds that complete and
+/// the time to the verdict.
 pub(super) fn inspect(
-    judge: &Judge<'_>,
-    kernel: &Kernel,
-    cases: &[Case],
-    (seed, is_right): (u64, bool),
+    context: &JudgeContext<'_>,
+    input: InspectionInput<'_>,
     verdict: &mut Verdict,
 ) -> anyhow::Result<Inspection> {
-    let begun = Instant::now();
-    let thorough = judge.options.thorough;
-    let chosen = if thorough {
-        cases.iter().collect()
+    let started = Instant::now();
+    let cases = if context.options.thorough {
+        input.cases.iter().collect()
     } else {
-        smallest_cases(judge, kernel, cases)
+        smallest_cases(context, input.kernel, input.cases)
     };
-    let mut inspection = Inspection {
-        finding: None,
-        memory_use: None,
-    };
-    let builds: Vec<_> = (judge.device.builds().iter().copied())
+    let builds: Vec<_> = (context.device.builds().iter().copied())
         .filter(|build| *build != Build::Fast)
         .collect();
-    let programs = compile_builds(judge, kernel, &chosen, &builds)?;
+    let programs = compile_builds(context, input.kernel, &cases, &builds)?;
+    let inspector = Inspector {
+        context,
+        input,
+        programs,
+        started,
+    };
+    let mut inspection = Inspection::default();
     for build in builds {
-        let mut complete = true;
-        'cases: for (index, case) in chosen.iter().enumerate() {
-            let run = InspectedCase {
-                judge,
-                kernel,
-                programs: &programs,
-                build,
-                case,
-                seed: cases::derive_seed(seed, "inspect", index),
-            };
-            let mut expected = None;
-            // The first case meets every kind of schedule, the others one each; a thorough inspection is four times as much.
-            let schedules = match build {
-                Build::Race if thorough && index == 0 => THOROUGH_SCHEDULES,
-                Build::Race if thorough || index == 0 => SCHEDULES,
-                _ => 1,
-            };
-            for turn in 0..schedules {
-                if begun.elapsed() > INSPECTION_BUDGET {
-                    complete = false;
-                    break 'cases;
-                }
-                let schedule = if thorough { turn } else { turn + index as u64 };
-                match run.run(schedule, is_right.then_some(&mut expected))? {
-                    RunOutcome::Clean(memory) => {
-                        inspection.memory_use = inspection.memory_use.or(memory)
-                    }
-                    RunOutcome::Unfinished => {
-                        complete = false;
-                        break 'cases;
-                    }
-                    RunOutcome::Found(mut finding) => {
-                        finding.case.get_or_insert_with(|| case.id.clone());
-                        let known = inspection.finding.as_ref();
-                        if known.is_none_or(|known| finding.refusal.status < known.refusal.status) {
-                            inspection.finding = Some(finding);
-                        }
-                        complete = false;
-                        break 'cases;
-                    }
-                }
-            }
-        }
-        // Nothing that a later build could find is graver.
+        let is_complete = inspector.inspect_build(build, &cases, &mut inspection)?;
+        // No later build can have a finding of higher precedence.
         let found = inspection.finding.as_ref();
-        if found.is_some_and(|finding| finding.refusal.status < Status::Race) {
+        if found.is_some_and(|finding| finding.status < Status::Race) {
             break;
         }
-        if complete && !chosen.is_empty() {
+        if is_complete && !cases.is_empty() {
             verdict.builds.push(build.name().to_owned());
         }
     }
-    verdict.seconds.inspect = begun.elapsed().as_secs_f64();
+    verdict.seconds.inspect = started.elapsed().as_secs_f64();
     Ok(inspection)
 }
 
-/// For each set of values in force the smallest case, a workload where one has it; then the smallest shape of all, and the
-/// largest hidden one that is still small: code for the ends of rows and for vectors runs in one of them.
+/// The smallest case for each variant, a workload if there is one; then the smallest hidden case, and the largest hidden case that is
+/// still small. Code for the ends of rows and for vector accesses runs in one of them.
 pub(super) fn smallest_cases<'c>(
-    judge: &Judge<'_>,
+    context: &JudgeContext<'_>,
     kernel: &Kernel,
     cases: &'c [Case],
 ) -> Vec<&'c Case> {
     let mut sized: Vec<_> = cases
         .iter()
         .filter_map(|case| {
-            let variant = kernel.variant_for(&case.binding, &judge.limits).ok()?;
-            let plan = case_plan(judge, kernel, case).ok()?;
-            let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
-            Some((bytes, variant, case))
+            let bound = context.bind(kernel, case).ok()?;
+            Some((bound.bytes(), bound.variant, case))
         })
         .collect();
     sized.sort_by_key(|(bytes, ..)| *bytes);
-    let mut met = Vec::new();
+    let mut variants = Vec::new();
     let mut chosen: Vec<&Case> = Vec::new();
     let (hidden, visible): (Vec<_>, Vec<_>) = sized.into_iter().partition(|(.., case)| case.hidden);
     for (_, variant, case) in visible.iter().chain(&hidden) {
-        if !met.contains(variant) {
-            met.push(*variant);
+        if !variants.contains(variant) {
+            variants.push(*variant);
             chosen.push(*case);
         }
     }
@@ -165,178 +135,221 @@ pub(super) fn smallest_cases<'c>(
         hidden.iter().rfind(|(bytes, ..)| *bytes <= SMALL_BYTES),
     ];
     for (.., case) in ends.into_iter().flatten() {
-        if !chosen.iter().any(|one| std::ptr::eq(*one, *case)) {
+        if !chosen.iter().any(|other| std::ptr::eq(*other, *case)) {
             chosen.push(*case);
         }
     }
     chosen
 }
 
-pub(super) fn case_plan(
-    judge: &Judge<'_>,
-    kernel: &Kernel,
-    case: &Case,
-) -> Result<crate::kernel::plan::Plan, crate::kernel::BindError> {
-    let variant = kernel.variant_for(&case.binding, &judge.limits)?;
-    let target = crate::kernel::LaunchTarget {
-        task: judge.task,
-        binding: &case.binding,
-        scalars: &case.scalars(judge.task),
-        limits: &judge.limits,
-        is_oracle: false,
-    };
-    kernel.launch_plan(&target, &kernel.tunable_values(variant))
-}
-
-fn finding_of(refusal: Refusal) -> Finding {
-    Finding {
-        refusal,
-        case: None,
-    }
-}
-
-/// By values in force and build. What only an inspected build refuses says nothing about the kernel, and is not there.
+/// Programs by tunable values and build. A build that does not compile is missing: it says nothing about the kernel.
 type InspectedPrograms = HashMap<(Vec<i64>, Build), Program>;
 
 fn compile_builds(
-    judge: &Judge<'_>,
+    context: &JudgeContext<'_>,
     kernel: &Kernel,
     cases: &[&Case],
     builds: &[Build],
 ) -> anyhow::Result<InspectedPrograms> {
-    let _sharing = judge.timing_lock.host_work()?;
+    let _lock = context.timing_lock.host_work()?;
     let mut programs = InspectedPrograms::new();
-    let mut met = Vec::new();
+    let mut compiled_keys = Vec::new();
     for case in cases {
-        let variant = kernel.variant_for(&case.binding, &judge.limits);
+        let variant = kernel.variant_for(&case.binding, &context.limits);
         let values = kernel.tunable_values(variant.unwrap_or_default());
         let key = values_key(&values);
-        if met.contains(&key) {
+        if compiled_keys.contains(&key) {
             continue;
         }
-        let unit = kernel.translation_unit(judge.task, &values, false);
-        let compiled = judge.device.compile_builds(&unit, builds)?;
+        let unit = kernel.translation_unit(context.task, &values, false);
+        let compiled = context.device.compile_builds(&unit, builds)?;
         for (build, compiled) in builds.iter().zip(compiled) {
             if let Compiled::Ready(program) = compiled {
                 programs.insert((key.clone(), *build), program);
             }
         }
-        met.push(key);
+        compiled_keys.push(key);
     }
     Ok(programs)
 }
 
+/// One inspection under way.
+struct Inspector<'i, 'j> {
+    context: &'i JudgeContext<'j>,
+    input: InspectionInput<'i>,
+    programs: InspectedPrograms,
+    started: Instant,
+}
+
+/// How one run of an inspected build ended.
 enum RunOutcome {
+    /// No finding.
     Clean(Option<MemoryUse>),
-    /// The inspected build did not come to an end: nothing is known.
+    /// The build does not exist or did not finish in time: nothing is known.
     Unfinished,
-    Found(Finding),
+}
+
+impl Inspector<'_, '_> {
+    /// Runs one build on all cases. Returns whether it completed without a finding.
+    fn inspect_build(
+        &self,
+        build: Build,
+        cases: &[&Case],
+        inspection: &mut Inspection,
+    ) -> anyhow::Result<bool> {
+        for (index, case) in cases.iter().enumerate() {
+            let seed = derive_seed(self.input.seed, "inspect", index);
+            let case_run = CaseRun {
+                inspector: self,
+                build,
+                case,
+                seed,
+            };
+            let mut expected = None;
+            for schedule in self.schedules(build, index) {
+                if self.started.elapsed() > INSPECTION_BUDGET {
+                    return Ok(false);
+                }
+                match case_run.run(schedule, &mut expected) {
+                    Ok(RunOutcome::Clean(memory_use)) => {
+                        inspection.memory_use = inspection.memory_use.take().or(memory_use);
+                    }
+                    Ok(RunOutcome::Unfinished) => return Ok(false),
+                    Err(error) => {
+                        let finding = error.into_finding()?.in_case(&case.id);
+                        let known = inspection.finding.as_ref();
+                        if known.is_none_or(|known| finding.status < known.status) {
+                            inspection.finding = Some(finding);
+                        }
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The schedules of a build on the case with this index. The race build runs the first case under every kind of schedule, and each
+    /// other case under one kind. A thorough inspection runs four times as many.
+    fn schedules(&self, build: Build, index: usize) -> std::ops::Range<u64> {
+        let thorough = self.context.options.thorough;
+        let count = match build {
+            Build::Race if thorough && index == 0 => THOROUGH_SCHEDULES,
+            Build::Race if thorough || index == 0 => SCHEDULES,
+            _ => 1,
+        };
+        let first = if thorough { 0 } else { index as u64 };
+        first..first + count
+    }
 }
 
 /// One build on one case.
-struct InspectedCase<'r, 'j> {
-    judge: &'r Judge<'j>,
-    kernel: &'r Kernel,
-    programs: &'r InspectedPrograms,
+struct CaseRun<'r, 'i, 'j> {
+    inspector: &'r Inspector<'i, 'j>,
     build: Build,
     case: &'r Case,
     seed: u64,
 }
 
-impl InspectedCase<'_, '_> {
-    /// `expected`: the oracle's outputs, made when they are first needed; `None` where nothing is compared.
+impl CaseRun<'_, '_, '_> {
+    /// Runs the build once. `expected`: the oracle's outputs, computed when they are first needed.
     fn run(
         &self,
         schedule: u64,
-        expected: Option<&mut Option<Vec<ExpectedValues>>>,
-    ) -> anyhow::Result<RunOutcome> {
-        let _sharing = self.judge.timing_lock.shared()?;
-        let variant = (self.kernel).variant_for(&self.case.binding, &self.judge.limits);
-        let values = self.kernel.tunable_values(variant.unwrap_or_default());
-        let Some(program) = self.programs.get(&(values_key(&values), self.build)) else {
+        expected: &mut Option<Vec<ExpectedValues>>,
+    ) -> JudgeResult<RunOutcome> {
+        let context = self.inspector.context;
+        let input = self.inspector.input;
+        let _lock = context.timing_lock.shared()?;
+        let bound = context.bind(input.kernel, self.case).map_err(|error| {
+            anyhow::anyhow!("a case that was checked can no longer be bound: {error}")
+        })?;
+        let key = (values_key(&bound.values), self.build);
+        let Some(program) = self.inspector.programs.get(&key) else {
             return Ok(RunOutcome::Unfinished);
         };
         let program = Program {
-            // The kind of the schedule, and in the same number the seed of its turns.
+            // The lowest bits are the kind of the schedule, the others the seed of its random choices.
             schedule: (self.seed.wrapping_add(schedule / SCHEDULES * 0x9e37) & !(SCHEDULES - 1))
                 | (schedule % SCHEDULES),
             ..program.clone()
         };
-        let plan = case_plan(self.judge, self.kernel, self.case)
-            .map_err(|error| anyhow::anyhow!("a case that was checked cannot be bound: {error}"))?;
-        let mut bound = match self.judge.device.open(&program, &plan, INSPECT_PURPOSE)? {
-            Opened::Ready(arm) => CaseKernel::new(self.judge, self.case, arm, plan),
-            Opened::Refused(refusal) => return Ok(RunOutcome::Found(finding_of(refusal))),
+        let mut kernel = match context
+            .device
+            .open(&program, &bound.plan, INSPECT_PURPOSE)?
+        {
+            Opened::Ready(kernel) => CaseKernel::new(context, self.case, kernel, bound.plan),
+            Opened::Refused(refusal) => return Err(refusal.into()),
         };
-        bound.reset_buffers(self.seed, Poison::Nan)?;
-        // Where the fast build did not end, an inspected one is given time to stumble, not to run to the end.
-        let deadline = match expected.is_some() {
-            true => self.judge.deadline(),
-            false => self.judge.deadline().min(EXPLAIN_DEADLINE),
+        kernel.reset_buffers(self.seed, Poison::Nan)?;
+        // After a failed fast run, the build only needs to reach the fault, not to finish.
+        let deadline = if input.is_correct {
+            context.deadline()
+        } else {
+            context.deadline().min(EXPLAIN_DEADLINE)
         };
-        match bound.launch(deadline)? {
+        match kernel.launch(deadline)? {
             LaunchOutcome::Fault(refusal) if refusal.status == Status::TimedOut => {
                 return Ok(RunOutcome::Unfinished);
             }
             LaunchOutcome::Fault(mut refusal) => {
                 refusal.evidence.seed = Some(self.seed);
-                return Ok(RunOutcome::Found(finding_of(refusal)));
+                return Err(refusal.into());
             }
             LaunchOutcome::Finished { .. } => {}
         }
-        if let Some(expected) = expected
-            && let Some(finding) = self.compare_with_oracle(&bound, &program, expected)?
-        {
-            return Ok(RunOutcome::Found(finding));
+        if input.is_correct {
+            self.compare_with_oracle(&kernel, &program, expected)?;
         }
-        // In order, requests of neighbouring warps are seen as a GPU would make them.
+        // In schedule 0 threads run in order, so the requests of neighbouring warps look as on a GPU.
         if self.build != Build::Race || schedule != 0 {
             return Ok(RunOutcome::Clean(None));
         }
-        let Some(sites) = bound.kernel.accesses() else {
-            anyhow::bail!("the race build counted no accesses");
+        let Some(sites) = kernel.kernel.accesses() else {
+            return Err(anyhow::anyhow!("the race build counted no accesses").into());
         };
-        Ok(RunOutcome::Clean(Some(MemoryUse::new(
-            sites,
-            self.judge.task,
-            self.case,
-        ))))
+        let memory_use = MemoryUse::new(sites, context.task, self.case);
+        Ok(RunOutcome::Clean(Some(memory_use)))
     }
 
-    /// Whether this schedule gave another result than the fast build: one that is wrong.
+    /// Checks that this schedule gives a correct result, as the fast build did.
     fn compare_with_oracle(
         &self,
-        bound: &CaseKernel,
+        kernel: &CaseKernel,
         program: &Program,
         expected: &mut Option<Vec<ExpectedValues>>,
-    ) -> anyhow::Result<Option<Finding>> {
-        let judge = self.judge;
+    ) -> JudgeResult<()> {
+        let context = self.inspector.context;
         let expected = match expected {
             Some(expected) => expected,
             None => {
                 let mut oracle = CaseKernel::open_reference(
-                    judge,
-                    &judge.oracle,
+                    context,
+                    Reference::Oracle,
                     self.case,
-                    true,
                     INSPECT_PURPOSE,
                 )?;
                 oracle.reset_buffers(self.seed, Poison::Nan)?;
-                expected.insert(oracle.oracle_outputs(self.seed, judge.deadline())?)
+                expected.insert(oracle.oracle_outputs(self.seed, context.deadline())?)
             }
         };
-        let compared = bound.compare(&tolerances(judge), expected, &[0], self.seed)?;
-        Ok(compared.err().map(|mut finding| {
-            let refusal = &mut finding.refusal;
-            refusal.status = Status::Nondeterministic;
-            refusal.reason = format!(
-                "right in the fast build, and wrong in the `{}` one, whose threads take other turns: {}",
-                self.build.name(),
-                refusal.reason
+        kernel
+            .compare(&tolerances(context), expected, &[0], self.seed)
+            .map_err(|error| self.as_nondeterministic(error, program))?;
+        Ok(())
+    }
+
+    fn as_nondeterministic(&self, error: JudgeError, program: &Program) -> JudgeError {
+        let build = self.build.name();
+        error.map_finding(|mut finding| {
+            finding.status = Status::Nondeterministic;
+            finding.reason = format!(
+                "correct in the fast build, but wrong in the `{build}` build, which schedules threads differently: {}",
+                finding.reason
             );
-            refusal.evidence.build = Some(self.build.name().to_owned());
-            refusal.evidence.schedule = (self.build == Build::Race).then_some(program.schedule);
+            finding.evidence.build = Some(build.to_owned());
+            finding.evidence.schedule = (self.build == Build::Race).then_some(program.schedule);
             finding
-        }))
+        })
     }
 }

@@ -1,39 +1,60 @@
-//! The arms of one case: candidate, oracle, and where timed the arm that it is timed against, each bound to memory of its own.
+//! The bound kernels of one case: the candidate, the oracle, and the opponent that the candidate is timed against.
+//!
+//! Each kernel has its own memory. Computes expected values and compares outputs; times nothing.
 
 use std::time::Duration;
 
 use anyhow::Context;
 
+use super::case::Case;
 use super::case_kernel::CaseKernel;
-use super::cases::Case;
-use super::{CompiledKernel, Finding, Judge};
+use super::compiled_kernel::{CompiledKernel, Reference};
+use super::context::JudgeContext;
+use super::finding::JudgeResult;
 use crate::device::{Comparison, Edge, ExpectedValues, Poison, Purpose};
 use crate::task::Tolerance;
 
-/// Twice the tolerance, and a little for its own reference being off.
+/// Factor on the tolerance when two kernels are compared with each other: both may be off by the tolerance, and the bound itself is
+/// computed from values that are slightly off.
 const PAIR_TOLERANCE_FACTOR: f64 = 2.1;
 
-const NO_OPPONENT: &str = "nothing was opened to time against";
+const NO_OPPONENT: &str = "no opponent is open";
 
-/// The arms of one case.
+/// Two kernels that are timed against each other on a case.
+#[derive(Clone, Copy)]
+pub(super) struct Contest<'c> {
+    pub(super) candidate: &'c CompiledKernel,
+    /// `None`: the baseline.
+    pub(super) opponent: Option<&'c CompiledKernel>,
+    pub(super) case: &'c Case,
+}
+
+/// One of the two kernels that are timed against each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Candidate,
+    Opponent,
+}
+
+/// The bound kernels of one case.
 pub(super) struct KernelSet {
     pub(super) candidate: CaseKernel,
-    /// The baseline, or in a duel the incumbent; `None` where nothing is timed.
+    /// The baseline or, in a duel, the incumbent; `None` if nothing is timed.
     pub(super) opponent: Option<CaseKernel>,
     pub(super) oracle: CaseKernel,
     tolerances: Vec<(String, Tolerance)>,
     deadline: Duration,
 }
 
-/// In how many copies the arms that are timed have their data, and in how many the oracle.
+/// Number of copies of the data.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CopyCounts {
+    /// For each of the two timed kernels.
     pub(super) timed: usize,
     pub(super) oracle: usize,
 }
 
 impl CopyCounts {
-    /// One copy for each.
     pub(super) const SINGLE: Self = Self {
         timed: 1,
         oracle: 1,
@@ -41,74 +62,62 @@ impl CopyCounts {
 }
 
 impl KernelSet {
-    /// Opens all arms of a case for timing. `opponent`: the baseline if `None`.
+    /// Opens all kernels of a contest for timing.
     pub(super) fn open(
-        judge: &Judge<'_>,
-        candidate: &CompiledKernel,
-        opponent: Option<&CompiledKernel>,
-        case: &Case,
-        spread: CopyCounts,
-    ) -> anyhow::Result<Result<Self, Finding>> {
-        let sides = Self::open_timed(judge, candidate, opponent, case, spread)?;
-        let (candidate, opponent) = match sides {
-            Ok(sides) => sides,
-            Err(finding) => return Ok(Err(finding)),
-        };
-        Self::with_oracle(judge, candidate, Some(opponent), case, spread)
+        context: &JudgeContext<'_>,
+        contest: Contest<'_>,
+        copies: CopyCounts,
+    ) -> JudgeResult<Self> {
+        let (candidate, opponent) = open_timed(context, contest, copies.timed)?;
+        let opponent = Some(opponent);
+        Self::with_oracle(context, candidate, opponent, contest.case, copies.oracle)
     }
 
-    /// Opens what a check needs: the candidate and the oracle.
+    /// Opens the candidate and the oracle for a check.
     pub(super) fn open_for_check(
-        judge: &Judge<'_>,
+        context: &JudgeContext<'_>,
         candidate: &CompiledKernel,
         case: &Case,
         edge: Edge,
-    ) -> anyhow::Result<Result<Self, Finding>> {
-        match CaseKernel::open_candidate(judge, candidate, case, Purpose::Check { edge })? {
-            Ok(candidate) => Self::with_oracle(judge, candidate, None, case, CopyCounts::SINGLE),
-            Err(finding) => Ok(Err(finding)),
-        }
+    ) -> JudgeResult<Self> {
+        let purpose = Purpose::Check { edge };
+        let candidate = CaseKernel::open_candidate(context, candidate, case, purpose)?;
+        Self::with_oracle(context, candidate, None, case, 1)
     }
 
     fn with_oracle(
-        judge: &Judge<'_>,
+        context: &JudgeContext<'_>,
         candidate: CaseKernel,
         opponent: Option<CaseKernel>,
         case: &Case,
-        spread: CopyCounts,
-    ) -> anyhow::Result<Result<Self, Finding>> {
+        copies: usize,
+    ) -> JudgeResult<Self> {
         let purpose = Purpose::Time {
-            copies: spread.oracle,
+            copies,
             cache: None,
         };
-        let oracle = CaseKernel::open_reference(judge, &judge.oracle, case, true, purpose)?;
-        Ok(Ok(Self {
+        Ok(Self {
             candidate,
             opponent,
-            oracle,
-            tolerances: tolerances(judge),
-            deadline: judge.deadline(),
-        }))
+            oracle: CaseKernel::open_reference(context, Reference::Oracle, case, purpose)?,
+            tolerances: tolerances(context),
+            deadline: context.deadline(),
+        })
     }
 
-    /// Puts both timed arms into fresh processes; the oracle stays where it is.
+    /// Opens both timed kernels again in fresh processes. The oracle stays open.
     pub(super) fn restart_timed(
         &mut self,
-        judge: &Judge<'_>,
-        candidate: &CompiledKernel,
-        opponent: Option<&CompiledKernel>,
-        case: &Case,
-    ) -> anyhow::Result<Result<(), Finding>> {
-        match Self::open_timed(judge, candidate, opponent, case, CopyCounts::SINGLE)? {
-            Ok((candidate, opponent)) => {
-                (self.candidate, self.opponent) = (candidate, Some(opponent));
-            }
-            Err(finding) => return Ok(Err(finding)),
-        }
-        Ok(Ok(()))
+        context: &JudgeContext<'_>,
+        contest: Contest<'_>,
+    ) -> JudgeResult<()> {
+        let (candidate, opponent) = open_timed(context, contest, 1)?;
+        self.candidate = candidate;
+        self.opponent = Some(opponent);
+        Ok(())
     }
 
-    /// Both timed arms trade their memory, where their device can.
+    /// Swaps the memory of both timed kernels, if the device can.
     pub(super) fn swap_placement(&mut self) -> anyhow::Result<()> {
         let opponent = self.opponent.as_mut().context(NO_OPPONENT)?;
         self.candidate
@@ -116,34 +125,7 @@ impl KernelSet {
             .swap_placement(opponent.kernel.as_mut())
     }
 
-    fn open_timed(
-        judge: &Judge<'_>,
-        candidate: &CompiledKernel,
-        opponent: Option<&CompiledKernel>,
-        case: &Case,
-        spread: CopyCounts,
-    ) -> anyhow::Result<Result<(CaseKernel, CaseKernel), Finding>> {
-        let purpose = Purpose::Time {
-            copies: spread.timed,
-            cache: Some(judge.options.cache),
-        };
-        let candidate = match CaseKernel::open_candidate(judge, candidate, case, purpose)? {
-            Ok(bound) => bound,
-            Err(finding) => return Ok(Err(finding)),
-        };
-        let opponent = match opponent {
-            None => CaseKernel::open_reference(judge, &judge.baseline, case, false, purpose)?,
-            Some(compilation) => {
-                match CaseKernel::open_candidate(judge, compilation, case, purpose)? {
-                    Ok(bound) => bound,
-                    Err(finding) => return Ok(Err(finding)),
-                }
-            }
-        };
-        Ok(Ok((candidate, opponent)))
-    }
-
-    /// The oracle's outputs for one seed and these copies of its data, one tensor for each output.
+    /// The oracle's outputs for a seed and some copies: one tensor per output.
     pub(super) fn expected(
         &mut self,
         seed: u64,
@@ -154,40 +136,37 @@ impl KernelSet {
         self.oracle.oracle_outputs(seed, self.deadline)
     }
 
-    /// Compares all outputs of an arm; the first output that fails is a finding.
+    /// Compares all outputs of a kernel with the expected values. The first output that fails is a finding.
     pub(super) fn compare(
         &self,
         side: Side,
         expected: &[ExpectedValues],
         copies: &[u32],
         seed: u64,
-    ) -> anyhow::Result<Result<Vec<Comparison>, Finding>> {
+    ) -> JudgeResult<Vec<Comparison>> {
         self.side(side)?
             .compare(&self.tolerances, expected, copies, seed)
     }
 
-    /// Compares the candidate's outputs with the opponent's, in copies that both have computed. Both may be off by the tolerance.
-    pub(super) fn compare_sides(
-        &self,
-        copies: &[u32],
-        seed: u64,
-    ) -> anyhow::Result<Result<(), Finding>> {
+    /// Compares the candidate's outputs with the opponent's, in copies that both have computed.
+    pub(super) fn compare_sides(&self, copies: &[u32], seed: u64) -> JudgeResult<()> {
         let opponent = self.side(Side::Opponent)?;
-        let wide = |tolerance: &Tolerance| Tolerance {
+        let widen = |tolerance: &Tolerance| Tolerance {
             rtol: tolerance.rtol * PAIR_TOLERANCE_FACTOR,
             atol_rms: tolerance.atol_rms * PAIR_TOLERANCE_FACTOR,
         };
         let tolerances: Vec<_> = (self.tolerances.iter())
-            .map(|(name, tolerance)| (name.clone(), wide(tolerance)))
+            .map(|(name, tolerance)| (name.clone(), widen(tolerance)))
             .collect();
-        let places: Vec<usize> = copies.iter().map(|copy| *copy as usize).collect();
+        let positions: Vec<usize> = copies.iter().map(|copy| *copy as usize).collect();
         let mut expected = Vec::new();
         for buffer in &opponent.plan.outputs {
             let output = opponent.kernel.expected_output(*buffer)?;
-            expected.push(output.values.select_copies(&places));
+            expected.push(output.values.select_copies(&positions));
         }
-        let compared = (self.candidate).compare(&tolerances, &expected, copies, seed)?;
-        Ok(compared.map(|_| ()))
+        self.candidate
+            .compare(&tolerances, &expected, copies, seed)?;
+        Ok(())
     }
 
     pub(super) fn side(&self, side: Side) -> anyhow::Result<&CaseKernel> {
@@ -209,18 +188,29 @@ impl KernelSet {
     }
 }
 
-/// The tolerance of each output, in the definition's order.
-pub(super) fn tolerances(judge: &Judge<'_>) -> Vec<(String, Tolerance)> {
-    let outputs = judge.task.definition.outputs.keys();
-    let tolerance = |name: &String| judge.task.settings.tolerance.get(name).copied();
+fn open_timed(
+    context: &JudgeContext<'_>,
+    contest: Contest<'_>,
+    copies: usize,
+) -> JudgeResult<(CaseKernel, CaseKernel)> {
+    let purpose = Purpose::Time {
+        copies,
+        cache: Some(context.options.cache),
+    };
+    let open = |kernel| CaseKernel::open_candidate(context, kernel, contest.case, purpose);
+    let candidate = open(contest.candidate)?;
+    let opponent = match contest.opponent {
+        Some(opponent) => open(opponent)?,
+        None => CaseKernel::open_reference(context, Reference::Baseline, contest.case, purpose)?,
+    };
+    Ok((candidate, opponent))
+}
+
+/// The tolerance of each output, in the order of the definition.
+pub(super) fn tolerances(context: &JudgeContext<'_>) -> Vec<(String, Tolerance)> {
+    let outputs = context.task.definition.outputs.keys();
+    let tolerance = |name: &String| context.task.settings.tolerance.get(name).copied();
     outputs
         .filter_map(|name| Some((name.clone(), tolerance(name)?)))
         .collect()
-}
-
-/// One of the two arms that are timed against each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Candidate,
-    Opponent,
 }

@@ -1,155 +1,174 @@
-//! One launch of a kernel for a tool that watches: bound, filled and launched like a candidate, and nothing compared or timed.
+//! Launches a kernel once per case, for a tool such as `ncu` that watches this process.
 //!
-//! Runs in a process that was started under the tool. What the tool sees is read elsewhere.
+//! The kernel is bound, filled and launched as in a judgement, but nothing is compared or timed. Interprets no output of a tool:
+//! `worker::profiling` does.
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
+use super::case::Case;
 use super::case_kernel::CaseKernel;
-use super::cases::{self, Case};
-use super::{CompiledKernel, Finding, Judge, JudgeOptions, inspection};
+use super::cases::select_cases;
+use super::compiled_kernel::CompiledKernel;
+use super::context::{JudgeContext, JudgeOptions};
+use super::finding::{Finding, JudgeResult};
+use super::inspection;
+use crate::base::random;
 use crate::device::{Device, LaunchOutcome, Poison, Purpose};
 use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task};
 use crate::verdict::Status;
 
-/// Hidden shapes are drawn so many times where a profile has none.
+/// Hidden shapes that are drawn if the profile has fewer.
 const MIN_HIDDEN_SHAPES: u32 = 3;
-/// A sanitizer looks at no more shapes than this: it takes its time for each.
+/// Maximum number of cases under a sanitizer, which is slow.
 const MAX_CASES: usize = 4;
 
-/// What to launch on.
+/// The cases to launch on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeCases {
-    /// Workloads of the profile, by name.
+    /// Workloads, by id.
     Workloads(Vec<String>),
-    /// The smallest hidden shapes, drawn from a seed: each variant once, the smallest shape of all, and the largest still small.
+    /// The smallest hidden shapes, drawn from a seed: see `inspection::smallest_cases`.
     Smallest { seed: u64 },
+}
+
+/// What to launch.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeRequest<'r> {
+    /// Text of the kernel file.
+    pub source: &'r str,
+    pub cases: &'r ProbeCases,
+    /// Whether outputs and scratch are poisoned first. A tool that looks for reads of uninitialized memory needs them unwritten.
+    pub poison_outputs: bool,
 }
 
 /// One launch that was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbedLaunch {
+    /// Id of the case.
     pub case: String,
-    /// What the unit launched, in order, as the header names it.
+    /// The launched kernels, in order, as the header names them.
     pub kernels: Vec<String>,
-    /// How it failed, where it did; no further launch was made then.
+    /// Why the launch failed, if it did. It is the last launch then.
     pub fault: Option<(Status, String)>,
 }
 
-/// Launches the unit once on each case. `outputs`: whether what the kernel has yet to write is poisoned rather than left alone;
-/// a tool that looks for reads of nothing must find nothing there.
+/// Runs the kernel's plan once on each case, until a launch fails.
 ///
 /// # Errors
-/// Where the machinery fails, or the kernel does not compile: it did before.
+/// If the machinery fails, or if the kernel, which was judged before, does not compile.
 pub fn probe(
     device: &dyn Device,
     task: &Task,
     options: JudgeOptions,
-    machine: DeviceLimits,
-    (source, on, outputs): (&str, &ProbeCases, bool),
+    limits: DeviceLimits,
+    request: ProbeRequest<'_>,
 ) -> anyhow::Result<Vec<ProbedLaunch>> {
-    let hidden = options.profile.hidden_shapes.max(MIN_HIDDEN_SHAPES);
-    let profile = match on {
-        ProbeCases::Workloads(_) => options.profile,
-        ProbeCases::Smallest { .. } => Profile {
-            hidden_shapes: hidden,
+    let hidden_shapes = match request.cases {
+        ProbeCases::Workloads(_) => options.profile.hidden_shapes,
+        ProbeCases::Smallest { .. } => options.profile.hidden_shapes.max(MIN_HIDDEN_SHAPES),
+    };
+    let options = JudgeOptions {
+        profile: Profile {
+            hidden_shapes,
             ..options.profile
         },
+        ..options
     };
-    let options = JudgeOptions { profile, ..options };
-    let judge = Judge::without_baseline_check(device, task, options, machine)?;
-    let kernel = match Kernel::parse(source, &task.definition) {
+    let context = JudgeContext::open(device, task, options, limits)?;
+    let kernel = match Kernel::parse(request.source, &task.definition) {
         Ok(kernel) => kernel,
         Err(error) => bail!("header, {error}"),
     };
-    let cases = probe_cases(&judge, &kernel, on)?;
-    let compilation = match judge.compile(kernel, &cases)? {
-        Ok(compilation) => compilation,
-        Err(finding) => bail!("{}", finding.refusal.reason),
+    let cases = probe_cases(&context, &kernel, request.cases)?;
+    let compiled = match context.compile(kernel, &cases) {
+        Ok(compiled) => compiled,
+        Err(error) => bail!("{}", error.into_finding()?.reason),
     };
     let mut launches = Vec::new();
     for case in &cases {
-        let launch = launch_case(&judge, &compilation, case, outputs)?;
-        let failed = launch.fault.is_some();
-        launches.push(launch);
-        if failed {
+        let mut kernels = Vec::new();
+        let poison = request.poison_outputs;
+        let fault = match launch_case(&context, &compiled, case, poison, &mut kernels) {
+            Ok(()) => None,
+            Err(error) => {
+                let Finding { status, reason, .. } = error.into_finding()?;
+                Some((status, reason))
+            }
+        };
+        let has_failed = fault.is_some();
+        launches.push(ProbedLaunch {
+            case: case.id.clone(),
+            kernels,
+            fault,
+        });
+        if has_failed {
             break;
         }
     }
     Ok(launches)
 }
 
-fn probe_cases(judge: &Judge<'_>, kernel: &Kernel, on: &ProbeCases) -> anyhow::Result<Vec<Case>> {
-    let profile = &judge.options.profile;
-    let cases: Vec<Case> = match on {
-        ProbeCases::Workloads(names) => {
-            let workloads = judge.task.workloads.iter();
-            let named = workloads.filter(|workload| names.contains(&workload.id));
+fn probe_cases(
+    context: &JudgeContext<'_>,
+    kernel: &Kernel,
+    cases: &ProbeCases,
+) -> anyhow::Result<Vec<Case>> {
+    let profile = &context.options.profile;
+    let cases: Vec<Case> = match cases {
+        ProbeCases::Workloads(ids) => {
+            let workloads = context.task.workloads.iter();
+            let named = workloads.filter(|workload| ids.contains(&workload.id));
             named.map(Case::of_workload).collect()
         }
         ProbeCases::Smallest { seed } => {
-            let cases = cases::select_cases(judge.task, profile, kernel, &judge.limits, *seed);
-            let mut cases = match cases {
+            let selected = select_cases(context.task, profile, kernel, &context.limits, *seed);
+            let mut cases = match selected {
                 Ok(cases) => cases,
                 Err(error) => bail!("{error}"),
             };
-            // Where a task has no hidden shapes, its own are all there is.
+            // A task without hidden shapes is probed on its workloads.
             if cases.iter().any(|case| case.hidden) {
                 cases.retain(|case| case.hidden);
             }
-            let smallest = inspection::smallest_cases(judge, kernel, &cases).into_iter();
+            let smallest = inspection::smallest_cases(context, kernel, &cases).into_iter();
             smallest.take(MAX_CASES).cloned().collect()
         }
     };
-    match cases.is_empty() {
-        true => bail!("the task has no such shape"),
-        false => Ok(cases),
+    if cases.is_empty() {
+        bail!("the task has no such case");
     }
+    Ok(cases)
 }
 
+/// Runs the plan once. Sets `kernels` to the names of the launched kernels.
 fn launch_case(
-    judge: &Judge<'_>,
-    compilation: &CompiledKernel,
+    context: &JudgeContext<'_>,
+    compiled: &CompiledKernel,
     case: &Case,
-    outputs: bool,
-) -> anyhow::Result<ProbedLaunch> {
-    let of = |kernels, fault: Option<Finding>| ProbedLaunch {
-        case: case.id.clone(),
-        kernels,
-        fault: fault.map(|finding| (finding.refusal.status, finding.refusal.reason)),
-    };
-    let mut bound = match CaseKernel::open_candidate(judge, compilation, case, Purpose::Probe)? {
-        Ok(bound) => bound,
-        Err(finding) => return Ok(of(Vec::new(), Some(finding))),
-    };
-    let variant = compilation.kernel.variant_for(&case.binding, &judge.limits);
-    let values = compilation
+    poison_outputs: bool,
+    kernels: &mut Vec<String>,
+) -> JudgeResult<()> {
+    let mut bound = CaseKernel::open_candidate(context, compiled, case, Purpose::Probe)?;
+    let values = context.values(&compiled.kernel, case)?;
+    let unit = compiled
         .kernel
-        .tunable_values(variant.unwrap_or_default());
-    let entries = compilation
-        .kernel
-        .translation_unit(judge.task, &values, false)
-        .entry_points;
-    let names = bound.plan.launches.iter().map(|launch| {
-        let entry = entries.get(launch.entry_point);
+        .translation_unit(context.task, &values, false);
+    let launches = bound.plan.launches.iter();
+    kernels.extend(launches.map(|launch| {
+        let entry = unit.entry_points.get(launch.entry_point);
         entry.map_or_else(String::new, |entry| entry.expression.clone())
-    });
-    let names = names.collect();
-    let seed = crate::base::random::fresh_seed();
-    match outputs {
-        true => bound.reset_buffers(seed, Poison::Nan)?,
-        false => bound.fill_inputs(seed)?,
+    }));
+    let seed = random::fresh_seed();
+    if poison_outputs {
+        bound.reset_buffers(seed, Poison::Nan)?;
+    } else {
+        bound.fill_inputs(seed)?;
     }
-    Ok(match bound.launch(judge.deadline())? {
-        LaunchOutcome::Finished { .. } => of(names, None),
-        LaunchOutcome::Fault(refusal) => of(
-            names,
-            Some(Finding {
-                refusal,
-                case: None,
-            }),
-        ),
-    })
+    match bound.launch(context.deadline())? {
+        LaunchOutcome::Finished { .. } => Ok(()),
+        LaunchOutcome::Fault(refusal) => Err(refusal.into()),
+    }
 }

@@ -1,35 +1,48 @@
-//! The processor as a screen: a kernel for a GPU runs on the CPU first, at tiny shapes and in all builds, before it costs time there.
+//! The CPU screen: a kernel for a GPU first runs on the CPU, at tiny shapes and in all builds, before it takes time on the GPU.
 //!
-//! What the CPU cannot run, cannot compile or does not finish says nothing of the kernel: it passes.
+//! Times nothing. A kernel that the CPU cannot run, cannot compile or does not finish passes: that says nothing about the kernel.
 
 use std::time::Instant;
 
-use super::{CompiledKernel, Finding, Judge, JudgeOptions, cases, check, inspection};
+use super::case::{Case, derive_seed};
+use super::cases::select_cases;
+use super::check::check_case;
+use super::context::{JudgeContext, JudgeOptions};
+use super::finding::{Finding, JudgeError, JudgeResult};
+use super::inspection::{self, InspectionInput};
 use crate::device::Device;
 use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task, WorkloadChoice};
 use crate::verdict::{Status, Verdict};
 
-/// The most bytes of a shape that is tried, unless there is none so small.
+/// Maximum size of a shape that is tried, in bytes, unless all are larger.
 const TINY_BYTES: u64 = 2 << 20;
-/// How many hidden shapes are drawn, and how many of them are tried at most.
+/// Number of hidden shapes that are drawn, and maximum number of cases that are tried.
 const HIDDEN_SHAPES: u32 = 6;
 const MAX_CASES: usize = 3;
-/// The deadline of one launch, seconds.
+/// Maximum deadline of one launch, in seconds.
 const LAUNCH_SECONDS: f64 = 2.0;
 
-/// A judge of tiny shapes on the CPU.
+/// Checks kernels on the CPU at tiny shapes.
 pub(crate) struct CpuScreen<'a> {
-    judge: Judge<'a>,
+    context: JudgeContext<'a>,
+}
+
+/// The result of the screen.
+enum ScreenOutcome {
+    Passed,
+    /// The CPU cannot tell.
+    Unsupported,
+    Found(Finding),
 }
 
 impl<'a> CpuScreen<'a> {
-    /// `machine`: the GPU's, so that a header says there what it will say on the GPU.
+    /// `limits`: the GPU's, so that a header is evaluated as on the GPU.
     pub(crate) fn new(
         host: &'a dyn Device,
         task: &'a Task,
         options: JudgeOptions,
-        machine: DeviceLimits,
+        limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
         let options = JudgeOptions {
             profile: Profile {
@@ -42,84 +55,94 @@ impl<'a> CpuScreen<'a> {
             ..options
         };
         Ok(Self {
-            judge: Judge::without_baseline_check(host, task, options, machine)?,
+            context: JudgeContext::open(host, task, options, limits)?,
         })
     }
 
-    /// What the CPU finds, if it finds anything.
+    /// Runs a kernel on the CPU. Writes the result of the screen into the verdict.
     pub(super) fn run(
         &mut self,
         kernel: &Kernel,
         seed: u64,
         verdict: &mut Verdict,
-    ) -> anyhow::Result<Option<Finding>> {
-        let begun = Instant::now();
-        let found = self.find(kernel, seed, verdict)?;
-        verdict.seconds.screen = begun.elapsed().as_secs_f64();
-        let (word, finding) = match found {
-            ScreenOutcome::Unsupported => ("unsupported", None),
-            ScreenOutcome::Passed => ("passed", None),
-            ScreenOutcome::Finding(finding) => ("found", Some(finding)),
+    ) -> JudgeResult<()> {
+        let started = Instant::now();
+        let outcome = match self.check(kernel, seed, verdict) {
+            Ok(outcome) => outcome,
+            Err(error) => ScreenOutcome::from_finding(error.into_finding()?),
+        };
+        verdict.seconds.screen = started.elapsed().as_secs_f64();
+        let (word, result) = match outcome {
+            ScreenOutcome::Unsupported => ("unsupported", Ok(())),
+            ScreenOutcome::Passed => ("passed", Ok(())),
+            ScreenOutcome::Found(mut finding) => {
+                finding.reason =
+                    format!("on the CPU, before it ran on the GPU: {}", finding.reason);
+                ("found", Err(JudgeError::Finding(finding)))
+            }
         };
         verdict.screen = Some(word.to_owned());
-        Ok(finding.map(|mut finding| {
-            let refusal = &mut finding.refusal;
-            refusal.reason = format!("on the CPU, before it ran on the GPU: {}", refusal.reason);
-            finding
-        }))
+        result
     }
 
-    fn find(
+    fn check(
         &mut self,
         kernel: &Kernel,
         seed: u64,
         verdict: &mut Verdict,
-    ) -> anyhow::Result<ScreenOutcome> {
-        let judge = &mut self.judge;
-        let profile = &judge.options.profile;
-        let Ok(mut cases) = cases::select_cases(judge.task, profile, kernel, &judge.limits, seed)
-        else {
+    ) -> JudgeResult<ScreenOutcome> {
+        let context = &mut self.context;
+        let profile = &context.options.profile;
+        let selected = select_cases(context.task, profile, kernel, &context.limits, seed);
+        let Ok(mut cases) = selected else {
             return Ok(ScreenOutcome::Unsupported);
         };
         cases.retain(|case| case.hidden);
-        cases.sort_by_key(|case| judge.memory_bytes(kernel, case));
-        let tiny = cases.partition_point(|case| judge.memory_bytes(kernel, case) <= TINY_BYTES);
+        // A kernel that cannot be bound to a case sorts last.
+        let size = |case: &Case| {
+            let bound = context.bind(kernel, case);
+            bound.map_or(u64::MAX, |bound| bound.bytes())
+        };
+        cases.sort_by_key(size);
+        let tiny = cases.partition_point(|case| size(case) <= TINY_BYTES);
         cases.truncate(tiny.clamp(1, MAX_CASES));
         if cases.is_empty() {
             return Ok(ScreenOutcome::Unsupported);
         }
-        judge.prepare_references(&cases)?;
-        let compilation: CompiledKernel = match judge.compile(kernel.clone(), &cases)? {
-            Ok(compilation) => compilation,
-            Err(_) => return Ok(ScreenOutcome::Unsupported),
+        context.prepare_references(&cases)?;
+        let compiled = match context.compile(kernel.clone(), &cases) {
+            Ok(compiled) => compiled,
+            Err(error) => {
+                error.into_finding()?;
+                return Ok(ScreenOutcome::Unsupported);
+            }
         };
         for (index, case) in cases.iter().enumerate() {
-            let _sharing = judge.timing_lock.shared()?;
-            let seed = cases::derive_seed(seed, "screen", index);
-            if let Err(finding) = check::check_case(judge, &compilation, case, &[seed])? {
-                return Ok(ScreenOutcome::from_finding(finding));
-            }
+            let _lock = context.timing_lock.shared()?;
+            let seed = derive_seed(seed, "screen", index);
+            check_case(context, &compiled, case, &[seed])?;
         }
-        let inspection = inspection::inspect(judge, kernel, &cases, (seed, true), verdict)?;
-        if let Some(memory) = inspection.memory_use {
-            memory.write_to(verdict);
+        let input = InspectionInput {
+            kernel,
+            cases: &cases,
+            seed,
+            is_correct: true,
+        };
+        let inspection = inspection::inspect(context, input, verdict)?;
+        if let Some(memory_use) = inspection.memory_use {
+            memory_use.write_to(verdict);
         }
-        Ok(inspection
-            .finding
-            .map_or(ScreenOutcome::Passed, ScreenOutcome::from_finding))
+        match inspection.finding {
+            Some(finding) => Err(finding.into()),
+            None => Ok(ScreenOutcome::Passed),
+        }
     }
 }
 
-enum ScreenOutcome {
-    Passed,
-    Unsupported,
-    Finding(Finding),
-}
-
 impl ScreenOutcome {
-    /// What the CPU refuses or is too slow for, a GPU may well run.
+    /// A GPU may be able to run what the CPU refuses or is too slow for.
     fn from_finding(finding: Finding) -> Self {
-        match finding.refusal.status {
+        match finding.status {
             Status::Unsupported
             | Status::CompileError
             | Status::CompileTimeout
@@ -127,7 +150,7 @@ impl ScreenOutcome {
             | Status::LimitExceeded
             | Status::TimedOut
             | Status::HarnessError => Self::Unsupported,
-            _ => Self::Finding(finding),
+            _ => Self::Found(finding),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Quiet for the clock: nothing else of kforge uses a device while a launch on it is timed.
+//! The timing lock: while a launch is timed, no other kforge process uses the device.
 //!
-//! One lock for all kforge processes of a machine and device: what runs on the device shares it, timing holds it alone. Where the
-//! device is the host, compiling and proposing share it too. Whoever waits stands at a gate first, so that nobody waits for ever.
+//! One file lock for all kforge processes of a machine, per device. Work on the device holds it shared; timing holds it exclusively. If
+//! the device is the host, compiling and proposing hold it shared too. All waiters queue at a second lock, the gate, so that none
+//! starves. Does not decide what is timed.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -12,15 +13,15 @@ use anyhow::Context;
 
 use crate::device::LockFile;
 
-/// How long a process may keep the others from their work before something must be wrong.
+/// Maximum time to wait for the lock. A process that holds it longer is broken.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// A handle on a device's lock. Each handle excludes every other, also within one process.
+/// A device's timing lock. Two values exclude each other even within one process.
 pub(crate) struct TimingLock {
-    lock: LockFile,
+    lock_file: LockFile,
 }
 
-/// Held for as long as the work lasts; dropping it releases the lock.
+/// Holds the lock until it is dropped.
 pub(crate) struct TimingLockGuard {
     file: Option<File>,
     since: Instant,
@@ -31,7 +32,7 @@ impl Drop for TimingLockGuard {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             tracing::debug!(
-                "device held {} for {} us",
+                "timing lock held {} for {} us",
                 self.mode,
                 self.since.elapsed().as_micros()
             );
@@ -40,37 +41,38 @@ impl Drop for TimingLockGuard {
 }
 
 impl TimingLock {
-    pub(crate) fn open(lock: LockFile) -> anyhow::Result<Self> {
-        let quiet = Self { lock };
-        quiet.open_file("")?;
-        Ok(quiet)
+    /// Opens the lock file, and creates it if it does not exist.
+    pub(crate) fn open(lock_file: LockFile) -> anyhow::Result<Self> {
+        let timing_lock = Self { lock_file };
+        timing_lock.open_file("")?;
+        Ok(timing_lock)
     }
 
-    /// For work on the host: compiling, proposing.
+    /// For work on the host, such as compiling and proposing. Locks only if the device is the host.
     pub(crate) fn host_work(&self) -> anyhow::Result<TimingLockGuard> {
-        match self.lock.is_host {
-            true => self.shared(),
-            false => Ok(TimingLockGuard {
-                file: None,
-                since: Instant::now(),
-                mode: "not at all",
-            }),
+        if self.lock_file.is_host {
+            return self.shared();
         }
+        Ok(TimingLockGuard {
+            file: None,
+            since: Instant::now(),
+            mode: "not locked",
+        })
     }
 
-    /// For work on the device that may go on beside other such work, but not beside a clock.
+    /// For work on the device that may overlap other such work but not timing.
     pub(crate) fn shared(&self) -> anyhow::Result<TimingLockGuard> {
         self.lock(File::try_lock_shared, "shared")
     }
 
-    /// For making ready what will use the device: the same as sharing it, under another name in the log.
+    /// As `shared`, with another name in the log: for preparing the device.
     pub(crate) fn shared_for_setup(&self) -> anyhow::Result<TimingLockGuard> {
-        self.lock(File::try_lock_shared, "to make ready")
+        self.lock(File::try_lock_shared, "shared for setup")
     }
 
     /// For timing.
     pub(crate) fn exclusive(&self) -> anyhow::Result<TimingLockGuard> {
-        self.lock(File::try_lock, "alone")
+        self.lock(File::try_lock, "exclusively")
     }
 
     fn lock(
@@ -78,12 +80,12 @@ impl TimingLock {
         lock: fn(&File) -> Result<(), TryLockError>,
         how: &'static str,
     ) -> anyhow::Result<TimingLockGuard> {
-        let begun = Instant::now();
-        // Held only while waiting: those behind it come in the order in which they were let through.
+        let started = Instant::now();
+        // Held only while waiting, so that waiters get the lock in the order in which they passed the gate.
         let gate = self.open_file(".gate")?;
-        self.wait_for_lock(&gate, File::try_lock, begun)?;
+        self.wait_for_lock(&gate, File::try_lock, started)?;
         let file = self.open_file("")?;
-        self.wait_for_lock(&file, lock, begun)?;
+        self.wait_for_lock(&file, lock, started)?;
         Ok(TimingLockGuard {
             file: Some(file),
             since: Instant::now(),
@@ -95,25 +97,27 @@ impl TimingLock {
         &self,
         file: &File,
         lock: fn(&File) -> Result<(), TryLockError>,
-        begun: Instant,
+        started: Instant,
     ) -> anyhow::Result<()> {
         let mut pause = Duration::from_micros(100);
         loop {
             match lock(file) {
                 Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < MAX_WAIT => {
+                Err(TryLockError::WouldBlock) if started.elapsed() < MAX_WAIT => {
                     std::thread::sleep(pause)
                 }
                 Err(TryLockError::WouldBlock) => {
                     anyhow::bail!(
-                        "`{}` has been held by another kforge process for {} s",
-                        self.lock.path.display(),
+                        "another kforge process has held `{}` for {} s",
+                        self.lock_file.path.display(),
                         MAX_WAIT.as_secs()
                     )
                 }
                 Err(TryLockError::Error(error)) => {
-                    return Err(error)
-                        .context(format!("failed to lock `{}`", self.lock.path.display()));
+                    return Err(error).context(format!(
+                        "failed to lock `{}`",
+                        self.lock_file.path.display()
+                    ));
                 }
             }
             pause = (pause * 2).min(Duration::from_millis(2));
@@ -121,21 +125,21 @@ impl TimingLock {
     }
 
     fn open_file(&self, suffix: &str) -> anyhow::Result<File> {
-        let mut path = self.lock.path.clone().into_os_string();
+        let mut path = self.lock_file.path.clone().into_os_string();
         path.push(suffix);
         let path = PathBuf::from(path);
-        // A link that somebody has put there leads to a file that is none of ours, and would be opened to everybody below.
+        // Do not follow links: a link planted here could lead to any file, whose permissions would then be widened below.
         let mut options = File::options();
         options
             .write(true)
             .read(true)
             .custom_flags(libc::O_NOFOLLOW);
-        // A file of another user's is opened, never made anew: some systems refuse the one and not the other.
+        // Without O_CREAT first: some systems refuse O_CREAT on another user's file in a shared folder.
         let open =
             (options.open(&path)).or_else(|_| options.create(true).truncate(false).open(&path));
         let file = open.with_context(|| format!("failed to open `{}`", path.display()))?;
-        // A card is shared by all users of a machine; where the file is another's, it is open already.
-        if !self.lock.is_host {
+        // All users of a machine share a GPU. If another user owns the file, that user has set the permissions.
+        if !self.lock_file.is_host {
             let _ = file.set_permissions(PermissionsExt::from_mode(0o666));
         }
         Ok(file)
@@ -151,39 +155,39 @@ mod tests {
     #[test]
     fn shared_locks_coexist_and_exclusive_excludes_all() {
         let folder = tempfile::tempdir().unwrap();
-        let quiet = TimingLock::open(LockFile {
+        let timing_lock = TimingLock::open(LockFile {
             path: folder.path().join("lock"),
             is_host: true,
         })
         .unwrap();
-        let first = quiet.shared().unwrap();
-        let second = quiet.shared().unwrap();
-        let file = quiet.open_file("").unwrap();
+        let first = timing_lock.shared().unwrap();
+        let second = timing_lock.shared().unwrap();
+        let file = timing_lock.open_file("").unwrap();
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop((first, second));
-        let alone = quiet.exclusive().unwrap();
+        let exclusive = timing_lock.exclusive().unwrap();
         assert!(matches!(
             file.try_lock_shared(),
             Err(TryLockError::WouldBlock)
         ));
-        drop(alone);
+        drop(exclusive);
         assert!(file.try_lock().is_ok());
     }
 
     #[test]
     fn symlinked_lock_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let theirs = folder.path().join("theirs");
-        std::fs::write(&theirs, "").unwrap();
-        std::fs::set_permissions(&theirs, PermissionsExt::from_mode(0o600)).unwrap();
+        let target = folder.path().join("target");
+        std::fs::write(&target, "").unwrap();
+        std::fs::set_permissions(&target, PermissionsExt::from_mode(0o600)).unwrap();
         let path = folder.path().join("lock");
-        std::os::unix::fs::symlink(&theirs, &path).unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
         let opened = TimingLock::open(LockFile {
             path,
             is_host: false,
         });
         assert!(opened.is_err());
-        let mode = std::fs::metadata(&theirs).unwrap().permissions().mode();
+        let mode = std::fs::metadata(&target).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -249,18 +253,18 @@ mod tests {
     #[test]
     fn host_work_waits_only_when_the_device_is_the_host() {
         let folder = tempfile::tempdir().unwrap();
-        let card = open_lock(&folder, false);
-        let alone = card.exclusive().unwrap();
-        drop(card.host_work().unwrap());
+        let gpu = open_lock(&folder, false);
+        let exclusive = gpu.exclusive().unwrap();
+        drop(gpu.host_work().unwrap());
         let host = open_lock(&folder, true);
         let file = host.open_file("").unwrap();
         assert!(matches!(
             file.try_lock_shared(),
             Err(TryLockError::WouldBlock)
         ));
-        drop(alone);
-        let beside = host.host_work().unwrap();
+        drop(exclusive);
+        let host_work = host.host_work().unwrap();
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
-        drop(beside);
+        drop(host_work);
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::{PROTOCOL_VERSION, WireFailure};
 use super::server::take_stdout;
 use crate::device::cuda::CudaDevice;
-use crate::eval::{self, ProbeCases, ProbedLaunch};
+use crate::eval::{self, ProbeCases, ProbeRequest, ProbedLaunch};
 use crate::task::TaskFiles;
 
 /// Name of the hidden command.
@@ -23,9 +23,9 @@ pub(super) struct LaunchRequest {
     pub(super) files: TaskFiles,
     pub(super) options: eval::JudgeOptions,
     pub(super) source: String,
-    pub(super) on: ProbeCases,
+    pub(super) cases: ProbeCases,
     /// Whether outputs and scratch are poisoned before the launch.
-    pub(super) outputs: bool,
+    pub(super) poison_outputs: bool,
 }
 
 /// The response, as one JSON line on standard output.
@@ -69,8 +69,18 @@ fn launch(request: LaunchRequest) -> anyhow::Result<Vec<ProbedLaunch>> {
     }
     let task = request.files.load()?;
     let device = CudaDevice::open_for_tools(0, true)?;
-    let how = (request.source.as_str(), &request.on, request.outputs);
-    eval::probe(&device, &task, request.options, device.device_limits(), how)
+    let probe = ProbeRequest {
+        source: &request.source,
+        cases: &request.cases,
+        poison_outputs: request.poison_outputs,
+    };
+    eval::probe(
+        &device,
+        &task,
+        request.options,
+        device.device_limits(),
+        probe,
+    )
 }
 
 #[cfg(test)]
@@ -91,8 +101,8 @@ mod tests {
                 cache: crate::device::Cache::Hot,
             },
             source: "/* kforge\n*/ \"é\"\n".to_owned(),
-            on: ProbeCases::Smallest { seed: u64::MAX },
-            outputs: false,
+            cases: ProbeCases::Smallest { seed: u64::MAX },
+            poison_outputs: false,
         };
         let line = serde_json::to_string(&request).unwrap();
         let read: LaunchRequest = serde_json::from_str(&line).unwrap();

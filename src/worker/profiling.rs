@@ -191,8 +191,8 @@ impl Profiler {
             files: self.files.clone(),
             options: self.options.clone(),
             source: source.to_owned(),
-            on: cases,
-            outputs: poison_outputs,
+            cases,
+            poison_outputs,
         };
         serde_json::to_string(&request)
             .map_err(|error| format!("failed to encode the request: {error}"))

@@ -1,0 +1,215 @@
+//! What all stages of a judgement share: the device, the task, the options, the oracle, the baseline and the timing lock.
+//!
+//! Also compiles kernels and binds them to cases. Runs nothing.
+
+use std::time::{Duration, Instant};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::case::Case;
+use super::compiled_kernel::{CompiledKernel, Reference, values_key};
+use super::finding::JudgeResult;
+use super::timing_lock::TimingLock;
+use crate::base::Failure;
+use crate::device::{Build, Cache, Compiled, Device};
+use crate::kernel::plan::Plan;
+use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
+use crate::task::{Profile, Task};
+
+/// How to judge; the same for all candidates of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeOptions {
+    pub profile: Profile,
+    /// Deadline of one launch, in seconds.
+    pub launch_seconds: f64,
+    /// Whether inspection covers all cases under many schedules, instead of the smallest cases.
+    #[serde(default)]
+    pub thorough: bool,
+    /// State of the device's caches before a timed launch.
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// What all stages of a judgement share.
+pub(super) struct JudgeContext<'a> {
+    pub(super) device: &'a dyn Device,
+    pub(super) task: &'a Task,
+    pub(super) options: JudgeOptions,
+    pub(super) limits: DeviceLimits,
+    pub(super) oracle: CompiledKernel,
+    pub(super) baseline: CompiledKernel,
+    pub(super) timing_lock: TimingLock,
+}
+
+/// A kernel bound to a case: the tunable values of its variant, and its launch plan.
+pub(super) struct BoundPlan {
+    pub(super) variant: Option<usize>,
+    pub(super) values: IndexMap<String, i64>,
+    pub(super) plan: Plan,
+}
+
+impl BoundPlan {
+    /// Memory of all buffers, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.plan.buffers.iter().map(|buffer| buffer.bytes()).sum()
+    }
+}
+
+impl<'a> JudgeContext<'a> {
+    /// Parses the oracle and the baseline. Compiles nothing yet.
+    pub(super) fn open(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: JudgeOptions,
+        limits: DeviceLimits,
+    ) -> anyhow::Result<Self> {
+        let parse = |reference: Reference, text: &str| {
+            Kernel::parse(text, &task.definition)
+                .map(CompiledKernel::not_compiled)
+                .map_err(|error| {
+                    let name = reference.name();
+                    Failure::reference(format!("the {name} of task `{}`: {error}", task.name))
+                })
+        };
+        Ok(Self {
+            device,
+            task,
+            limits,
+            oracle: parse(Reference::Oracle, &task.oracle)?,
+            baseline: parse(Reference::Baseline, task.baseline().1)?,
+            timing_lock: TimingLock::open(device.lock_file())?,
+            options,
+        })
+    }
+
+    pub(super) fn reference(&self, reference: Reference) -> &CompiledKernel {
+        match reference {
+            Reference::Oracle => &self.oracle,
+            Reference::Baseline => &self.baseline,
+        }
+    }
+
+    /// Deadline of one launch.
+    pub(super) fn deadline(&self) -> Duration {
+        Duration::from_secs_f64(self.options.launch_seconds)
+    }
+
+    /// The profile's workloads as cases.
+    pub(super) fn workload_cases(&self) -> Vec<Case> {
+        let workloads = self.task.selected_workloads(&self.options.profile);
+        workloads.into_iter().map(Case::of_workload).collect()
+    }
+
+    /// The tunable values that a kernel uses on a case.
+    pub(super) fn values(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+    ) -> Result<IndexMap<String, i64>, BindError> {
+        let variant = kernel.variant_for(&case.binding, &self.limits)?;
+        Ok(kernel.tunable_values(variant))
+    }
+
+    /// Binds a candidate or the baseline to a case.
+    pub(super) fn bind(&self, kernel: &Kernel, case: &Case) -> Result<BoundPlan, BindError> {
+        self.bind_as(kernel, case, false)
+    }
+
+    /// Binds the oracle to a case. Its outputs are `double` whatever their dtype.
+    pub(super) fn bind_oracle(&self, kernel: &Kernel, case: &Case) -> Result<BoundPlan, BindError> {
+        self.bind_as(kernel, case, true)
+    }
+
+    fn bind_as(
+        &self,
+        kernel: &Kernel,
+        case: &Case,
+        is_oracle: bool,
+    ) -> Result<BoundPlan, BindError> {
+        let variant = kernel.variant_for(&case.binding, &self.limits)?;
+        let values = kernel.tunable_values(variant);
+        let target = LaunchTarget {
+            task: self.task,
+            binding: &case.binding,
+            scalars: &case.scalars(self.task),
+            limits: &self.limits,
+            is_oracle,
+        };
+        let plan = kernel.launch_plan(&target, &values)?;
+        Ok(BoundPlan {
+            variant,
+            values,
+            plan,
+        })
+    }
+
+    /// Compiles a kernel under every set of tunable values that it uses on some case.
+    pub(super) fn compile(&self, kernel: Kernel, cases: &[Case]) -> JudgeResult<CompiledKernel> {
+        let _lock = self.timing_lock.host_work()?;
+        let started = Instant::now();
+        let mut keys = Vec::new();
+        let mut units = Vec::new();
+        for case in cases {
+            let values = self.values(&kernel, case)?;
+            let key = values_key(&values);
+            if !keys.contains(&key) {
+                keys.push(key);
+                units.push(kernel.translation_unit(self.task, &values, false));
+            }
+        }
+        let mut compiled = CompiledKernel::not_compiled(kernel);
+        for (key, result) in keys.into_iter().zip(self.device.compile_all(&units)?) {
+            match result {
+                Compiled::Ready(program) => compiled.programs.insert(key, program),
+                Compiled::Refused(refusal) => return Err(refusal.into()),
+            };
+        }
+        compiled.seconds = started.elapsed().as_secs_f64();
+        Ok(compiled)
+    }
+
+    /// Compiles the oracle and the baseline for every case, as far as that is not done yet.
+    ///
+    /// # Errors
+    /// `Failure::reference` if one of them does not compile.
+    pub(super) fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
+        let _lock = self.timing_lock.host_work()?;
+        for (reference, compiled) in [
+            (Reference::Oracle, &mut self.oracle),
+            (Reference::Baseline, &mut self.baseline),
+        ] {
+            let broken = |reason: String| {
+                let name = reference.name();
+                let task = &self.task.name;
+                Failure::reference(format!(
+                    "the {name} of task `{task}` does not work: {reason}"
+                ))
+            };
+            for case in cases {
+                let variant = compiled
+                    .kernel
+                    .variant_for(&case.binding, &self.limits)
+                    .map_err(|error| broken(error.to_string()))?;
+                let values = compiled.kernel.tunable_values(variant);
+                let key = values_key(&values);
+                if compiled.programs.contains_key(&key) {
+                    continue;
+                }
+                let is_oracle = reference == Reference::Oracle;
+                let unit = compiled
+                    .kernel
+                    .translation_unit(self.task, &values, is_oracle);
+                match self.device.compile(&unit, Build::Fast)? {
+                    Compiled::Ready(program) => compiled.programs.insert(key, program),
+                    Compiled::Refused(refusal) => {
+                        let log = refusal.evidence.log.unwrap_or_default();
+                        return Err(broken(format!("{}\n{log}", refusal.reason)).into());
+                    }
+                };
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Corrupts the oracle's outputs in the ways in which kernels cheat, and checks that the comparison rejects them.
+//!
+//! Zeros, means, copies of inputs, outputs of other inputs, half of the work, lower precision. Runs only the oracle. `admission` decides
+//! what the results mean for a task.
+
+use serde::Serialize;
+
+use super::case::{Case, derive_seed};
+use super::case_kernel::{CaseKernel, UNTIMED};
+use super::compiled_kernel::Reference;
+use super::context::JudgeContext;
+use crate::device::{BufferContent, Poison, numerics};
+use crate::task::{DType, PrecisionCheck, Tolerance};
+
+/// A corrupted output that passed the comparison.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct MissedCorruption {
+    /// The corruption, such as `zeros`.
+    pub candidate: String,
+    /// The output that was corrupted; `None` if all were.
+    pub output: Option<String>,
+    pub workload: String,
+    pub regime: Option<String>,
+    /// The largest |x - r| / bound.
+    pub error: f64,
+}
+
+/// The results of the corruptions of one case.
+#[derive(Default)]
+pub(super) struct CorruptionResults {
+    /// Number of corrupted outputs that were compared.
+    pub(super) comparisons: usize,
+    pub(super) missed: Vec<MissedCorruption>,
+}
+
+/// The test on one case.
+pub(super) struct CorruptionTest<'s, 'j> {
+    pub(super) context: &'s JudgeContext<'j>,
+    pub(super) case: &'s Case,
+    /// Id of the workload that the case belongs to.
+    pub(super) workload: &'s str,
+}
+
+/// An output with its correct values and its tolerance.
+struct ReferenceOutput<'o> {
+    name: &'o str,
+    dtype: DType,
+    tolerance: Tolerance,
+    expected: Vec<f64>,
+}
+
+impl CorruptionTest<'_, '_> {
+    /// Corrupts every output in every way.
+    pub(super) fn run(&self, seed: u64, results: &mut CorruptionResults) -> anyhow::Result<()> {
+        let context = self.context;
+        let _lock = context.timing_lock.shared()?;
+        let mut oracle =
+            CaseKernel::open_reference(context, Reference::Oracle, self.case, UNTIMED)?;
+        let mut run_oracle = |input_seed: u64| {
+            oracle.reset_buffers(input_seed, Poison::Nan)?;
+            oracle.oracle_values(input_seed, context.deadline())
+        };
+        let other_outputs = run_oracle(derive_seed(seed, "stale", 0))?;
+        let expected = run_oracle(seed)?;
+        let outputs = context.task.definition.outputs.iter().zip(expected);
+        let outputs: Vec<_> = outputs
+            .filter_map(|((name, tensor), expected)| {
+                Some(ReferenceOutput {
+                    name,
+                    dtype: tensor.dtype,
+                    tolerance: *context.task.settings.tolerance.get(name)?,
+                    expected,
+                })
+            })
+            .collect();
+        for (output, other) in outputs.iter().zip(&other_outputs) {
+            self.test_simple_corruptions(output, other, results);
+            self.test_copied_inputs(&oracle, output, results)?;
+            if context.task.settings.precision == PrecisionCheck::Checked {
+                self.test_rounded_output(output, results);
+            }
+        }
+        if context.task.settings.precision == PrecisionCheck::Checked {
+            self.test_rounded_inputs(&mut oracle, &outputs, seed, results)?;
+        }
+        Ok(())
+    }
+
+    /// Zeros, the mean, the outputs of other inputs, and half of the work. `other`: the same output for other inputs.
+    fn test_simple_corruptions(
+        &self,
+        output: &ReferenceOutput<'_>,
+        other: &[f64],
+        results: &mut CorruptionResults,
+    ) {
+        let elements = output.expected.len();
+        let zeros = vec![0.0; elements];
+        self.test("zeros", output, &zeros, results);
+        let mean = output.expected.iter().sum::<f64>() / elements.max(1) as f64;
+        self.test("the mean", output, &vec![mean; elements], results);
+        self.test("the outputs of other inputs", output, other, results);
+        if elements < 2 {
+            return;
+        }
+        for (corruption, rest) in [
+            ("half the work, then zeros", &zeros[..]),
+            ("half the work, then outputs of other inputs", other),
+        ] {
+            let half = elements / 2;
+            let corrupted = [&output.expected[..half], &rest[half..]].concat();
+            // Half of the work may be all of it, for example if the sequences in the other half are empty.
+            let is_correct = corrupted == output.expected && *rest != output.expected;
+            if !is_correct {
+                self.test(corruption, output, &corrupted, results);
+            }
+        }
+    }
+
+    /// A copy of each input that has the shape of the output.
+    fn test_copied_inputs(
+        &self,
+        oracle: &CaseKernel,
+        output: &ReferenceOutput<'_>,
+        results: &mut CorruptionResults,
+    ) -> anyhow::Result<()> {
+        let definition = &self.context.task.definition;
+        for buffer in oracle.input_buffers() {
+            let input = &oracle.plan.buffers[buffer];
+            let input_shape = definition.inputs.get(&input.name).map(|input| &input.shape);
+            let outputs = &definition.outputs;
+            let output_shape = outputs.get(output.name).map(|output| &output.shape);
+            if input_shape == output_shape && input.dtype.is_float() == output.dtype.is_float() {
+                let corruption = format!("a copy of `{}`", input.name);
+                self.test(&corruption, output, &oracle.values(buffer)?, results);
+            }
+        }
+        Ok(())
+    }
+
+    /// The output rounded to the next lower precisions.
+    fn test_rounded_output(&self, output: &ReferenceOutput<'_>, results: &mut CorruptionResults) {
+        for lower in output.dtype.lower_precisions() {
+            let rounded = numerics::round_to_dtype(*lower, &output.expected);
+            if rounded != output.expected {
+                let corruption = format!("the output rounded to {lower}");
+                self.test(&corruption, output, &rounded, results);
+            }
+        }
+    }
+
+    /// The oracle's outputs for inputs that are rounded to a lower precision. They pass only if all outputs pass.
+    fn test_rounded_inputs(
+        &self,
+        oracle: &mut CaseKernel,
+        outputs: &[ReferenceOutput<'_>],
+        seed: u64,
+        results: &mut CorruptionResults,
+    ) -> anyhow::Result<()> {
+        // No dtype has more than two next lower precisions.
+        for choice in 0..2 {
+            oracle.reset_buffers(seed, Poison::Nan)?;
+            let formats = round_inputs(oracle, choice)?;
+            if formats.is_empty() {
+                continue;
+            }
+            let found = oracle.oracle_values(seed, self.context.deadline())?;
+            let compared: Vec<_> = (outputs.iter().zip(&found))
+                .map(|(output, found)| {
+                    let ReferenceOutput {
+                        dtype,
+                        expected,
+                        tolerance,
+                        ..
+                    } = output;
+                    numerics::compare_values(*dtype, found, expected, *tolerance)
+                })
+                .collect();
+            results.comparisons += compared.len();
+            if compared.iter().all(|comparison| comparison.failed == 0) {
+                let ratios = compared.iter().map(|comparison| comparison.worst_ratio);
+                let error = ratios.fold(0.0, f64::max);
+                let formats: Vec<_> = formats.iter().map(DType::to_string).collect();
+                let corruption = format!("inputs rounded to {}", formats.join(" and "));
+                results.missed.push(self.missed(&corruption, None, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares a corrupted output with the correct one.
+    fn test(
+        &self,
+        corruption: &str,
+        output: &ReferenceOutput<'_>,
+        found: &[f64],
+        results: &mut CorruptionResults,
+    ) {
+        let ReferenceOutput {
+            dtype,
+            expected,
+            tolerance,
+            ..
+        } = output;
+        let comparison = numerics::compare_values(*dtype, found, expected, *tolerance);
+        results.comparisons += 1;
+        if comparison.failed == 0 {
+            let missed = self.missed(corruption, Some(output.name), comparison.worst_ratio);
+            results.missed.push(missed);
+        }
+    }
+
+    fn missed(&self, corruption: &str, output: Option<&str>, error: f64) -> MissedCorruption {
+        MissedCorruption {
+            candidate: corruption.to_owned(),
+            output: output.map(str::to_owned),
+            workload: self.workload.to_owned(),
+            regime: self.case.regime_name(),
+            error,
+        }
+    }
+}
+
+/// Rounds every input to one of its next lower precisions. Returns the formats; empty if that changes no input, so that lower precision
+/// cannot be detected.
+fn round_inputs(oracle: &mut CaseKernel, choice: usize) -> anyhow::Result<Vec<DType>> {
+    let (mut formats, mut is_changed) = (Vec::new(), false);
+    for buffer in oracle.input_buffers() {
+        let dtype = oracle.plan.buffers[buffer].dtype;
+        let Some(lower) = dtype.lower_precisions().get(choice) else {
+            continue;
+        };
+        let original = oracle.values(buffer)?;
+        let rounded = numerics::round_to_dtype(*lower, &original);
+        // A kernel cannot use a format in which inputs overflow.
+        if rounded.iter().any(|value| !value.is_finite()) {
+            continue;
+        }
+        is_changed |= rounded != original;
+        oracle
+            .kernel
+            .write(buffer, &BufferContent::Values(&rounded))?;
+        if !formats.contains(lower) {
+            formats.push(*lower);
+        }
+    }
+    Ok(if is_changed { formats } else { Vec::new() })
+}

@@ -1,0 +1,292 @@
+//! Runs the stages of a judgement in order, and writes the verdict.
+//!
+//! Header, compilation, CPU screen, checks, inspection, timing: the first finding ends a judgement. Also runs duels and the self-test.
+//! The stages themselves are in `context`, `screen`, `stages` and `inspection`.
+
+use std::time::Instant;
+
+use indexmap::IndexMap;
+
+use super::case::derive_seed;
+use super::cases::select_cases;
+use super::check;
+use super::context::{JudgeContext, JudgeOptions};
+use super::features;
+use super::finding::JudgeResult;
+use super::inspection;
+use super::kernel_set::Contest;
+use super::measure;
+use super::screen::CpuScreen;
+use super::stages::{self, Candidate};
+use crate::base::{Digest, Failure, random};
+use crate::device::{Build, Cache, Device};
+use crate::kernel::{DeviceLimits, Kernel};
+use crate::task::{PrecisionCheck, Task};
+use crate::verdict::{
+    BaselineIdentity, Duel, Resources, SCHEMA, Seconds, SelfTest, Status, Verdict,
+};
+
+/// A task on a device, ready to judge: the oracle and the baseline are compiled, and the baseline is known to be correct.
+pub struct Judge<'a> {
+    context: JudgeContext<'a>,
+    /// Runs kernels on the CPU before they run on this device.
+    screen: Option<Box<CpuScreen<'a>>>,
+}
+
+impl<'a> Judge<'a> {
+    /// Compiles the oracle and the baseline, and checks the baseline on every workload of the profile.
+    ///
+    /// # Errors
+    /// `Failure::usage` for hot caches with a task whose outputs overwrite inputs, `Failure::reference` if the oracle or the baseline
+    /// does not work, any other error if the machinery is broken.
+    pub fn new(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: JudgeOptions,
+        limits: DeviceLimits,
+    ) -> anyhow::Result<Self> {
+        let context = JudgeContext::open(device, task, options, limits)?;
+        Self::with_baseline_check(context, usize::MAX)
+    }
+
+    /// As `new`, but checks the baseline on the first workload only: another judge has checked it on all of them.
+    ///
+    /// # Errors
+    /// As for `new`.
+    pub(crate) fn with_proven_baseline(
+        device: &'a dyn Device,
+        task: &'a Task,
+        options: JudgeOptions,
+        limits: DeviceLimits,
+    ) -> anyhow::Result<Self> {
+        let context = JudgeContext::open(device, task, options, limits)?;
+        Self::with_baseline_check(context, 1)
+    }
+
+    fn with_baseline_check(
+        mut context: JudgeContext<'a>,
+        max_workloads: usize,
+    ) -> anyhow::Result<Self> {
+        let task = context.task;
+        // The outputs of one run would be the inputs of the next, and the oracle has no such inputs.
+        if context.options.cache == Cache::Hot
+            && !context.device.lock_file().is_host
+            && !task.settings.in_place.is_empty()
+        {
+            return Err(Failure::usage(format!(
+                "task `{}` cannot be timed with hot caches: its outputs overwrite inputs (`in_place`)",
+                task.name
+            ))
+            .hint("set `eval.cache` to `cold`")
+            .into());
+        }
+        let cases = context.workload_cases();
+        context.prepare_references(&cases)?;
+        for case in cases.iter().take(max_workloads) {
+            let seed = random::fresh_seed();
+            if let Err(error) = check::check_case(&context, &context.baseline, case, &[seed]) {
+                let reason = error.into_finding()?.reason;
+                return Err(Failure::reference(format!(
+                    "the baseline `{}` of task `{}` fails on workload `{}`: {reason}",
+                    task.baseline().0,
+                    task.name,
+                    case.id
+                ))
+                .hint("the baseline must agree with the oracle within the tolerance: fix the baseline, the oracle or the tolerance")
+                .into());
+            }
+        }
+        Ok(Self {
+            context,
+            screen: None,
+        })
+    }
+
+    /// Sets the screen that kernels must pass first.
+    pub(crate) fn set_screen(&mut self, screen: CpuScreen<'a>) {
+        self.screen = Some(Box::new(screen));
+    }
+
+    /// Judges one kernel. `seed` repeats an earlier judgement; without it a new seed is drawn here, after the candidate is fixed.
+    pub fn judge(
+        &mut self,
+        name: &str,
+        source: &str,
+        seed: Option<u64>,
+    ) -> anyhow::Result<Verdict> {
+        let seed = seed.unwrap_or_else(random::fresh_seed);
+        let mut verdict = blank_verdict(&self.context, name, seed);
+        if let Err(error) = self.judge_stages(source, seed, &mut verdict) {
+            let finding = error.into_finding()?;
+            verdict.status = finding.status;
+            verdict.reason = Some(finding.reason);
+            verdict.speedup = None;
+            let mut evidence = *finding.evidence;
+            evidence.seed.get_or_insert(seed);
+            evidence.workload = evidence.workload.or(finding.case);
+            verdict.evidence = Some(evidence);
+        }
+        Ok(verdict)
+    }
+
+    /// Times the baseline against itself on every workload of the profile.
+    pub(crate) fn self_test(&mut self) -> anyhow::Result<Vec<SelfTest>> {
+        let context = &self.context;
+        let seed = random::fresh_seed();
+        let mut tests = Vec::new();
+        for (index, case) in context.workload_cases().iter().enumerate() {
+            let contest = Contest {
+                candidate: &context.baseline,
+                opponent: Some(&context.baseline),
+                case,
+            };
+            match measure::measure(context, contest, derive_seed(seed, "itself", index)) {
+                Ok(measurement) => tests.push(measurement.to_self_test(case)),
+                Err(error) => {
+                    let finding = error.into_finding()?;
+                    // Too noisy to tell anything: the intervals of all candidates will be just as wide.
+                    if finding.status != Status::Inconclusive {
+                        anyhow::bail!("the self-test of the baseline failed: {}", finding.reason);
+                    }
+                }
+            }
+        }
+        Ok(tests)
+    }
+
+    /// Times two candidates that have passed against each other on every workload of the profile. `None` if one of them fails this
+    /// time.
+    pub(crate) fn duel(
+        &mut self,
+        challenger: &str,
+        incumbent: &str,
+    ) -> anyhow::Result<Option<Duel>> {
+        match self.time_duel(challenger, incumbent) {
+            Ok(duel) => Ok(duel),
+            Err(error) => error.into_finding().map(|_| None),
+        }
+    }
+
+    fn time_duel(&self, challenger: &str, incumbent: &str) -> JudgeResult<Option<Duel>> {
+        let context = &self.context;
+        let seed = random::fresh_seed();
+        let cases = context.workload_cases();
+        let compile = |source| {
+            let kernel = Kernel::parse(source, &context.task.definition)?;
+            context.compile(kernel, &cases)
+        };
+        let (challenger, incumbent) = (compile(challenger)?, compile(incumbent)?);
+        let mut estimates = Vec::new();
+        for (index, case) in cases.iter().enumerate() {
+            let contest = Contest {
+                candidate: &challenger,
+                opponent: Some(&incumbent),
+                case,
+            };
+            let seed = derive_seed(seed, "duel", index);
+            estimates.push(measure::measure(context, contest, seed)?.estimate);
+        }
+        Ok(measure::combine(&estimates).map(|speedup| Duel {
+            ratio: speedup.geomean,
+            ci95: speedup.ci95,
+        }))
+    }
+
+    /// Runs all stages and writes their results into the verdict.
+    fn judge_stages(&mut self, source: &str, seed: u64, verdict: &mut Verdict) -> JudgeResult<()> {
+        let context = &mut self.context;
+        let kernel = Kernel::parse(source, &context.task.definition)?;
+        verdict.tunables = kernel.point();
+        let profile = &context.options.profile;
+        let cases = select_cases(context.task, profile, &kernel, &context.limits, seed)?;
+        context.prepare_references(&cases)?;
+        let compiled = context.compile(kernel, &cases)?;
+        verdict.seconds.compile = compiled.seconds;
+        if let Some(program) = compiled.programs.values().next() {
+            verdict.resources = program.resources.clone();
+        }
+        features::add_source_features(&compiled.kernel, context, &cases, verdict);
+        for program in compiled.programs.values() {
+            verdict.features.extend(program.features.clone());
+        }
+        if let Some(screen) = &mut self.screen {
+            screen.run(&compiled.kernel, seed, verdict)?;
+        }
+        let candidate = Candidate {
+            compiled: &compiled,
+            cases: &cases,
+            seed,
+        };
+        let context = &self.context;
+        let started = Instant::now();
+        let checked = stages::check_all(context, &candidate, verdict);
+        verdict.seconds.check = started.elapsed().as_secs_f64();
+        if let Err(error) = checked {
+            return Err(match error.into_finding() {
+                Ok(finding) => stages::explain(context, &candidate, finding, verdict)?.into(),
+                Err(broken) => broken.into(),
+            });
+        }
+        verdict.builds.push(Build::Fast.name().to_owned());
+        // Before timing: inspection is cheaper, and its findings have a higher precedence.
+        let inspection = inspection::inspect(context, candidate.inspection(true), verdict)?;
+        if let Some(finding) = inspection.finding {
+            return Err(finding.into());
+        }
+        if let Some(memory_use) = inspection.memory_use {
+            memory_use.write_to(verdict);
+        }
+        let started = Instant::now();
+        let measured = stages::measure_all(context, &candidate, verdict);
+        verdict.seconds.measure = started.elapsed().as_secs_f64();
+        measured
+    }
+}
+
+/// A verdict before any stage has run.
+fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
+    let device = context.device.identity();
+    let on_cpu = device.cores.is_some();
+    let cache = match (on_cpu, context.options.cache) {
+        // On a CPU, filling the inputs leaves them in the caches, for both kernels alike.
+        (true, _) => "warm",
+        (false, Cache::Cold) => "cold",
+        (false, Cache::Hot) => "hot",
+    };
+    let settings = &context.task.settings;
+    let baseline = settings.baselines.keys().next().cloned();
+    let baseline_digest = Digest::of(context.task.baseline().1).to_string();
+    Verdict {
+        schema: SCHEMA,
+        task: context.task.name.clone(),
+        kernel: name.to_owned(),
+        backend: if on_cpu { "cpu" } else { "cuda" }.to_owned(),
+        status: Status::HarnessError,
+        reason: None,
+        confirmed: false,
+        device,
+        sandbox: context.device.sandbox_description(),
+        tunables: IndexMap::new(),
+        cache: cache.to_owned(),
+        state: None,
+        screen: None,
+        precision: (settings.precision == PrecisionCheck::Unchecked)
+            .then(|| "unchecked".to_owned()),
+        checked_share: None,
+        voided_blocks: 0,
+        seeds: vec![seed],
+        baseline: Some(BaselineIdentity {
+            name: baseline.unwrap_or_default(),
+            kind: "kernel".to_owned(),
+            versions: IndexMap::from([("source".to_owned(), baseline_digest)]),
+        }),
+        speedup: None,
+        workloads: Vec::new(),
+        resources: Resources::default(),
+        accesses: Vec::new(),
+        builds: Vec::new(),
+        features: IndexMap::new(),
+        evidence: None,
+        seconds: Seconds::default(),
+    }
+}

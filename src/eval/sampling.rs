@@ -1,0 +1,112 @@
+//! The samples of one measurement: log ratios per timing block, times, and the rule that ends sampling.
+//!
+//! Pure. Sampling ends when the confidence interval is narrow enough or the budget is spent, never because a result looks good.
+
+use crate::base::statistics::{self, Estimate, SampleSummary};
+use crate::task::{MIN_BLOCKS, Profile};
+use crate::verdict::TimeSummary;
+
+/// The stopping rule is evaluated after every this many timing blocks.
+const BLOCKS_BETWEEN_CHECKS: usize = 4;
+/// Maximum number of timing blocks, whatever the budget.
+const MAX_BLOCKS: usize = 400;
+/// An interval whose half width is more than this many times the wanted precision is useless.
+const MAX_WIDTH_FACTOR: f64 = 20.0;
+/// Maximum time to reach a useful interval, as a multiple of the budget.
+const MAX_BUDGET_FACTOR: f64 = 5.0;
+
+/// The times of one pair: a sample of each kernel on the same data, in seconds per run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PairTimes {
+    pub(super) candidate: f64,
+    pub(super) opponent: f64,
+}
+
+/// The samples so far.
+#[derive(Default)]
+pub(super) struct Samples {
+    /// ln(opponent / candidate), the mean over the pairs of each block.
+    log_ratios: Vec<f64>,
+    candidate_us: Vec<f64>,
+    opponent_us: Vec<f64>,
+    voided_blocks: usize,
+}
+
+/// How sampling ended.
+pub(super) struct SamplingEnd {
+    /// Of the log ratio; `None` if the interval is useless.
+    pub(super) estimate: Option<Estimate>,
+    pub(super) half_width: f64,
+}
+
+impl Samples {
+    /// Adds a timing block. A voided block is only counted: all of its pairs are discarded, whatever they show.
+    pub(super) fn add_block(&mut self, pairs: &[PairTimes], is_void: bool) {
+        if is_void {
+            self.voided_blocks += 1;
+            return;
+        }
+        let ratios = pairs
+            .iter()
+            .map(|pair| (pair.opponent / pair.candidate).ln());
+        self.log_ratios
+            .push(ratios.sum::<f64>() / pairs.len() as f64);
+        self.candidate_us
+            .extend(pairs.iter().map(|pair| pair.candidate * 1e6));
+        self.opponent_us
+            .extend(pairs.iter().map(|pair| pair.opponent * 1e6));
+    }
+
+    /// Number of valid timing blocks.
+    pub(super) fn blocks(&self) -> usize {
+        self.log_ratios.len()
+    }
+
+    pub(super) fn voided_blocks(&self) -> usize {
+        self.voided_blocks
+    }
+
+    /// Whether sampling ends now, after `seconds`. `None`: take more samples.
+    pub(super) fn check(&self, profile: &Profile, seconds: f64) -> Option<SamplingEnd> {
+        let blocks = self.blocks();
+        let is_out_of_time = blocks + self.voided_blocks >= MAX_BLOCKS
+            || seconds >= MAX_BUDGET_FACTOR * profile.seconds;
+        let is_check_due = blocks >= profile.blocks.max(MIN_BLOCKS)
+            && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
+        if !is_check_due && !is_out_of_time {
+            return None;
+        }
+        let estimate = statistics::hodges_lehmann(&self.log_ratios);
+        let half_width = estimate.map_or(f64::INFINITY, |estimate| {
+            (estimate.high - estimate.low) / 2.0
+        });
+        let is_useful = half_width <= MAX_WIDTH_FACTOR * profile.precision;
+        // A wide interval extends the time, up to a limit. The result itself has no influence.
+        let is_budget_spent = seconds >= profile.seconds && is_useful;
+        let ends = half_width <= profile.precision || is_budget_spent || is_out_of_time;
+        ends.then(|| SamplingEnd {
+            estimate: estimate.filter(|_| is_useful),
+            half_width,
+        })
+    }
+
+    /// The times of the candidate and of its opponent; `None` if a time is not a finite number.
+    pub(super) fn times(&self) -> Option<[TimeSummary; 2]> {
+        Some([
+            summarize(&self.candidate_us)?,
+            summarize(&self.opponent_us)?,
+        ])
+    }
+}
+
+fn summarize(microseconds: &[f64]) -> Option<TimeSummary> {
+    let summary = SampleSummary::of(microseconds)?;
+    Some(TimeSummary {
+        median: summary.median,
+        mean: summary.mean,
+        std: summary.std,
+        min: summary.min,
+        max: summary.max,
+        n: summary.n,
+    })
+}

@@ -1,0 +1,400 @@
+//! The kernels of one measurement while they are timed: takes samples and checks the timed outputs.
+//!
+//! If a run is shorter than the clock can time, a sample is many runs, each on its own copy of the data. Outputs are compared with the
+//! oracle's, or with the opponent's if the oracle is slow. Decides nothing about the result; `measure` does.
+
+use std::time::{Duration, Instant};
+
+use super::case::derive_seed;
+use super::context::JudgeContext;
+use super::finding::JudgeResult;
+use super::kernel_set::{Contest, CopyCounts, KernelSet, Side};
+use super::sampling::PairTimes;
+use crate::base::RandomStream;
+use crate::device::{Cache, LaunchOutcome, Poison};
+
+/// Maximum number of copies of one sample that are compared with the oracle, and roughly the maximum of their bytes.
+const MAX_COMPARED_COPIES: usize = 16;
+const MAX_COMPARED_BYTES: u64 = 32 << 20;
+/// Share of the time that comparing with the oracle may take on a GPU. A kernel cannot predict which pairs are compared.
+const ORACLE_CHECK_SHARE: f64 = 0.4;
+/// Share of the time that comparing the other pairs with the opponent may take.
+const OPPONENT_CHECK_SHARE: f64 = 0.2;
+/// Launches that give a first estimate of a kernel's time.
+const ESTIMATE_RUNS: usize = 3;
+/// Probability of a short sample of the candidate before a pair.
+const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
+/// One in this many: how often a check is made that is needed only occasionally.
+const OCCASIONAL: usize = 4;
+
+/// The kernels of one measurement.
+pub(super) struct TimingSession<'s, 'j> {
+    context: &'s JudgeContext<'j>,
+    contest: Contest<'s>,
+    kernels: KernelSet,
+    /// Runs per sample of the candidate and of its opponent.
+    runs: [usize; 2],
+    /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
+    short_runs: Option<usize>,
+    /// Copies that the oracle computes at once.
+    oracle_copies: usize,
+    /// Whether every pair is compared with the oracle, however long it takes.
+    checks_every_pair: bool,
+    started: Instant,
+    times: StageTimes,
+    /// The candidate's timed runs, and those of them that were compared with the oracle.
+    timed_runs: u64,
+    compared_runs: u64,
+}
+
+/// Time that the stages took so far.
+#[derive(Default)]
+struct StageTimes {
+    fill: Duration,
+    launch: Duration,
+    /// Comparing with the oracle, including its launches.
+    oracle_check: Duration,
+    oracle_launch: Duration,
+    /// Comparing with the opponent instead.
+    opponent_check: Duration,
+}
+
+impl<'s, 'j> TimingSession<'s, 'j> {
+    /// Estimates how long a run takes, and opens both kernels over as many copies of the data as that requires.
+    pub(super) fn open(
+        context: &'s JudgeContext<'j>,
+        contest: Contest<'s>,
+        seed: u64,
+    ) -> JudgeResult<Self> {
+        let mut session = Self {
+            context,
+            contest,
+            kernels: KernelSet::open(context, contest, CopyCounts::SINGLE)?,
+            runs: [1, 1],
+            short_runs: None,
+            oracle_copies: 1,
+            checks_every_pair: context.device.lock_file().is_host,
+            started: Instant::now(),
+            times: StageTimes::default(),
+            timed_runs: 0,
+            compared_runs: 0,
+        };
+        let device = context.device;
+        // Both kernels get the same number of copies, and either may need much more scratch than the other.
+        let opponent_bytes = session.kernels.side(Side::Opponent)?.buffer_bytes();
+        let bytes = session.kernels.candidate.buffer_bytes().max(opponent_bytes);
+        // Without scratch: a candidate must not influence how much is compared.
+        let data_bytes = session.kernels.candidate.data_bytes().max(1);
+        if device.timing_copies(bytes, Duration::ZERO) == 1 {
+            return Ok(session);
+        }
+        let times = session.estimate_times(seed)?;
+        let fastest = times[0].min(times[1]);
+        let copies = match context.options.cache {
+            // A sample of a fast candidate uses all copies, so that it writes more than the cache can hold.
+            Cache::Cold => device.timing_copies(bytes, fastest),
+            Cache::Hot => 1,
+        };
+        session.runs = times.map(|time| match context.options.cache {
+            // Both samples have the same number of runs, and so the same share of the cost of an event, unless one kernel is far slower.
+            Cache::Cold if time <= 2 * fastest => copies,
+            Cache::Cold => device.runs_per_sample(time).min(copies),
+            Cache::Hot => device.runs_per_sample(time),
+        });
+        if copies == 1 {
+            return Ok(session);
+        }
+        let max_by_bytes = (MAX_COMPARED_BYTES / data_bytes).clamp(1, MAX_COMPARED_COPIES as u64);
+        session.oracle_copies = copies.min(max_by_bytes as usize);
+        let counts = CopyCounts {
+            timed: copies,
+            oracle: session.oracle_copies,
+        };
+        // Close the kernels first, to free their memory.
+        drop(session.kernels);
+        session.kernels = KernelSet::open(context, contest, counts)?;
+        let runs = session.runs[0];
+        session.short_runs =
+            (runs > 2).then(|| 1 + RandomStream::new(seed, "short", 0).below(runs - 1));
+        Ok(session)
+    }
+
+    /// Opens both timed kernels again in fresh processes.
+    pub(super) fn restart(&mut self) -> JudgeResult<()> {
+        self.kernels.restart_timed(self.context, self.contest)
+    }
+
+    /// Takes one unrecorded sample of each kernel, so that pages are mapped, threads are awake and clocks are up. Then takes a short
+    /// sample of the candidate.
+    pub(super) fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> JudgeResult<()> {
+        for side in order {
+            self.take_sample(side, seed, Poison::Nan, self.runs_of(side))?;
+        }
+        self.check_short_sample(seed)
+    }
+
+    /// Times one block: two pairs, each led by one of `leaders`.
+    pub(super) fn time_block(
+        &mut self,
+        seed: u64,
+        block: usize,
+        leaders: [Side; 2],
+        stream: &mut RandomStream,
+    ) -> JudgeResult<Vec<PairTimes>> {
+        let mut pairs = Vec::new();
+        for (index, leader) in leaders.into_iter().enumerate() {
+            if index > 0 {
+                self.kernels.swap_placement()?;
+            }
+            let seed = derive_seed(seed, "pair", 2 * block + index);
+            let pair = self.time_pair(seed, leader, stream)?;
+            if !(pair.candidate > 0.0 && pair.opponent > 0.0) {
+                return Err(anyhow::anyhow!("the clock returned a time of 0").into());
+            }
+            pairs.push(pair);
+        }
+        Ok(pairs)
+    }
+
+    /// Runs per sample of the candidate.
+    pub(super) fn candidate_runs(&self) -> usize {
+        self.runs[0]
+    }
+
+    /// Share of the candidate's timed runs that were compared with the oracle.
+    pub(super) fn checked_share(&self) -> f64 {
+        self.compared_runs as f64 / self.timed_runs.max(1) as f64
+    }
+
+    pub(super) fn log_times(&self, blocks: usize) {
+        tracing::debug!(
+            "{}: {blocks} timing blocks of {:?} runs in {:?}: filling {:?}, launching {:?}, comparing with the oracle {:?} (its launches {:?})",
+            self.contest.case.id,
+            self.runs,
+            self.started.elapsed(),
+            self.times.fill,
+            self.times.launch,
+            self.times.oracle_check,
+            self.times.oracle_launch
+        );
+    }
+
+    /// The shortest of a few times of each kernel.
+    fn estimate_times(&mut self, seed: u64) -> JudgeResult<[Duration; 2]> {
+        let mut shortest = [Duration::MAX; 2];
+        for turn in 0..ESTIMATE_RUNS {
+            let seed = derive_seed(seed, "rough", turn);
+            for (side, shortest) in [Side::Candidate, Side::Opponent]
+                .into_iter()
+                .zip(&mut shortest)
+            {
+                let time = self.take_sample(side, seed, Poison::Nan, 1)?;
+                *shortest = (*shortest).min(time);
+            }
+        }
+        Ok(shortest)
+    }
+
+    /// Resets the buffers of a kernel and takes one sample. Returns the time per run.
+    fn take_sample(
+        &mut self,
+        side: Side,
+        seed: u64,
+        poison: Poison,
+        runs: usize,
+    ) -> JudgeResult<Duration> {
+        let deadline = self.kernels.deadline();
+        let bound = self.kernels.side_mut(side)?;
+        let started = Instant::now();
+        bound.reset_buffers(seed, poison)?;
+        self.times.fill += started.elapsed();
+        let started = Instant::now();
+        let outcome = bound.kernel.launch_sample(runs, deadline)?;
+        self.times.launch += started.elapsed();
+        match (outcome, side) {
+            (LaunchOutcome::Finished { time }, _) => Ok(time),
+            (LaunchOutcome::Fault(refusal), Side::Candidate) => Err(refusal.into()),
+            (LaunchOutcome::Fault(refusal), Side::Opponent) => {
+                let reason = refusal.reason;
+                Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into())
+            }
+        }
+    }
+
+    fn runs_of(&self, side: Side) -> usize {
+        match side {
+            Side::Candidate => self.runs[0],
+            Side::Opponent => self.runs[1],
+        }
+    }
+
+    /// Takes a short sample of the candidate and checks that the copies of the runs that were left out are not written: a kernel must
+    /// not do the work of later runs.
+    fn check_short_sample(&mut self, seed: u64) -> JudgeResult<()> {
+        let Some(runs) = self.short_runs else {
+            return Ok(());
+        };
+        let poison = Poison::Finite { seed };
+        self.take_sample(Side::Candidate, seed, poison, runs)?;
+        self.kernels.candidate.check_other_copies(poison)
+    }
+
+    /// Times one sample of each kernel on the same fresh data, the leader first, and checks the candidate's outputs. The oracle runs
+    /// only after the candidate has finished.
+    fn time_pair(
+        &mut self,
+        seed: u64,
+        leader: Side,
+        stream: &mut RandomStream,
+    ) -> JudgeResult<PairTimes> {
+        // At random moments, because a kernel that does the work of later runs only sometimes would pass a single check.
+        if stream.uniform() < SHORT_SAMPLE_PROBABILITY {
+            self.check_short_sample(derive_seed(seed, "short", 0))?;
+        }
+        let poison = Poison::Finite { seed };
+        let follower = match leader {
+            Side::Candidate => Side::Opponent,
+            Side::Opponent => Side::Candidate,
+        };
+        let first = self.take_sample(leader, seed, poison, self.runs_of(leader))?;
+        let second = self.take_sample(follower, seed, poison, self.runs_of(follower))?;
+        let (candidate, opponent) = match leader {
+            Side::Candidate => (first, second),
+            Side::Opponent => (second, first),
+        };
+        self.check_pair(seed, poison, stream)?;
+        Ok(PairTimes {
+            candidate: candidate.as_secs_f64(),
+            opponent: opponent.as_secs_f64(),
+        })
+    }
+
+    /// Checks the candidate's timed run: guard zones, outputs, and state.
+    fn check_pair(
+        &mut self,
+        seed: u64,
+        poison: Poison,
+        stream: &mut RandomStream,
+    ) -> JudgeResult<()> {
+        let started = Instant::now();
+        let copies = self.kernels.candidate.kernel.launched_copies().to_vec();
+        self.kernels.candidate.check_guards(&[])?;
+        let with_oracle = self.has_time_for_oracle();
+        let checked = if with_oracle {
+            self.compare_with_oracle(seed, poison, &copies, stream)
+        } else {
+            self.compare_with_opponent(&copies, seed)
+        };
+        self.timed_runs += copies.len() as u64;
+        checked.map_err(|error| {
+            error.map_finding(|mut finding| {
+                finding.reason = format!("during timing: {}", finding.reason);
+                finding
+            })
+        })?;
+        if with_oracle {
+            self.times.oracle_check += started.elapsed();
+        } else {
+            self.times.opponent_check += started.elapsed();
+        }
+        self.kernels.candidate.check_state()?;
+        Ok(())
+    }
+
+    /// Whether this pair is compared with the oracle.
+    fn has_time_for_oracle(&self) -> bool {
+        let spent = self.times.oracle_check.as_secs_f64();
+        self.checks_every_pair || spent <= ORACLE_CHECK_SHARE * self.started.elapsed().as_secs_f64()
+    }
+
+    /// The copies that both kernels ran on.
+    fn shared_copies(&self, copies: &[u32]) -> anyhow::Result<Vec<u32>> {
+        let opponent = self.kernels.side(Side::Opponent)?.kernel.launched_copies();
+        let shared = copies.iter().filter(|copy| opponent.contains(copy));
+        Ok(shared.copied().collect())
+    }
+
+    /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so slow
+    /// that few pairs are compared with it: otherwise most timed runs would be unchecked.
+    fn compare_with_opponent(&self, copies: &[u32], seed: u64) -> JudgeResult<()> {
+        let is_oracle_slow = 2 * self.times.oracle_launch >= self.times.oracle_check;
+        let spent = self.times.opponent_check.as_secs_f64();
+        let limit = OPPONENT_CHECK_SHARE * self.started.elapsed().as_secs_f64();
+        if !is_oracle_slow || spent > limit {
+            return Ok(());
+        }
+        let shared = self.shared_copies(copies)?;
+        if shared.is_empty() {
+            return Ok(());
+        }
+        self.kernels.compare_sides(&shared, seed)
+    }
+
+    /// Compares some copies of the candidate, chosen at random, with the oracle, and the other copies with the opponent.
+    fn compare_with_oracle(
+        &mut self,
+        seed: u64,
+        poison: Poison,
+        copies: &[u32],
+        stream: &mut RandomStream,
+    ) -> JudgeResult<()> {
+        let shared = self.shared_copies(copies)?;
+        let chosen = self.choose_copies(copies, &shared, stream);
+        let started = Instant::now();
+        let expected = self.kernels.expected(seed, &chosen)?;
+        self.times.oracle_launch += started.elapsed();
+        self.compared_runs += chosen.len().min(copies.len()) as u64;
+        // The oracle has the same inputs, and only the judge can write to its memory.
+        let untouched = self.kernels.oracle.input_hashes_by_name()?;
+        let candidate = &self.kernels.candidate;
+        candidate.check_inputs_unchanged(&untouched, &chosen)?;
+        self.kernels
+            .compare(Side::Candidate, &expected, &chosen, seed)?;
+        let positions: Vec<usize> = (0..chosen.len())
+            .filter(|position| shared.contains(&chosen[*position]))
+            .collect();
+        // The opponent is known to be correct, so an occasional check is enough.
+        if (self.checks_every_pair || stream.below(OCCASIONAL) == 0) && !positions.is_empty() {
+            let copies: Vec<u32> = positions.iter().map(|position| chosen[*position]).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|all| all.select_copies(&positions))
+                .collect();
+            let compared = self
+                .kernels
+                .compare(Side::Opponent, &expected, &copies, seed);
+            if let Err(error) = compared {
+                let reason = error.into_finding()?.reason;
+                return Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into());
+            }
+        }
+        if copies.len() <= self.oracle_copies {
+            return Ok(());
+        }
+        // The opponent did not run on all copies. In the others, a whole output cannot hold its poison by chance.
+        if shared.len() < copies.len() {
+            self.kernels.candidate.check_mostly_written(poison)?;
+        }
+        if shared.is_empty() {
+            return Ok(());
+        }
+        self.kernels.compare_sides(&shared, seed)
+    }
+
+    /// Chooses the copies that are compared with the oracle: as many as it computes at once.
+    fn choose_copies(&self, copies: &[u32], shared: &[u32], stream: &mut RandomStream) -> Vec<u32> {
+        let mut chosen = copies.to_vec();
+        stream.shuffle(&mut chosen);
+        // Include a copy that the opponent ran on, so that the opponent is checked too. But if only one copy is compared, do so only
+        // occasionally: otherwise all other copies would never be compared.
+        if let Some(copy) = shared.get(stream.below(shared.len().max(1)))
+            && (self.oracle_copies > 1 || stream.below(OCCASIONAL) == 0)
+        {
+            chosen.retain(|other| other != copy);
+            chosen.insert(0, *copy);
+        }
+        chosen.extend_from_slice(&copies.repeat(self.oracle_copies));
+        chosen.truncate(self.oracle_copies);
+        chosen
+    }
+}
