@@ -82,7 +82,8 @@ impl CompilerRunner {
         command
     }
 
-    /// Runs a command that may write in `folder` only, and read there, in `runtime`, and where compilers read.
+    /// Runs a command that may write in `folder` only. It may read there, in `runtime`, in the `readable` folders and in the
+    /// system's own.
     pub(super) fn run(
         &self,
         mut command: Command,

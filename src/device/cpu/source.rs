@@ -82,7 +82,7 @@ fn rewrite_source(unit: &TranslationUnit) -> String {
 fn declaration_edits(unit: &TranslationUnit, lexemes: &[Lexeme]) -> Vec<(Range<usize>, String)> {
     let source = unit.source.as_str();
     let mut edits = Vec::new();
-    // Of every open brace, whether it opens a namespace.
+    // One entry for each open brace: whether it opens a namespace.
     let mut scopes = Vec::new();
     // The index of the first lexeme of the current statement.
     let mut statement = 0;
