@@ -163,7 +163,10 @@ mod tests {
                     "seed {seed}"
                 );
                 assert!(is_prime(of("prime")[axis]), "seed {seed}: {shapes:?}");
-                assert!(is_next_to_power_of_two(of("odd")[axis]), "seed {seed}: {shapes:?}");
+                assert!(
+                    is_next_to_power_of_two(of("odd")[axis]),
+                    "seed {seed}: {shapes:?}"
+                );
                 assert!((*low..=*high).contains(&of("1")[axis]), "seed {seed}");
             }
             assert_eq!(shapes.len(), 6, "seed {seed}");
