@@ -1,7 +1,7 @@
 //! Process groups of child processes.
 //!
-//! A child that is started with `process_group(0)` leads a group of its own. Killing the group also ends everything that the child has
-//! started. This module kills groups; it never starts a process.
+//! A child that is started with `process_group(0)` leads a group of its own. Killing the group also ends everything that the
+//! child has started. This module kills groups; it never starts a process.
 
 use std::ops::{Deref, DerefMut};
 
@@ -51,8 +51,8 @@ impl Drop for GroupLeader {
 
 /// Kills a process group when it is dropped, also if its leader has been reaped: processes that outlive the leader end too.
 ///
-/// Keep it for moments only after the leader was reaped. While a process of the group lives, the system does not reuse the id; after
-/// that, it does not come round again within moments.
+/// Drop it soon after the leader was reaped. While a process of the group lives, the system does not reuse the id; after that,
+/// the id is not reused within moments.
 pub(crate) struct GroupGuard(Option<libc::pid_t>);
 
 impl GroupGuard {

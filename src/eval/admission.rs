@@ -1,7 +1,7 @@
 //! The admission test of a task: are its oracle, tolerances and kernels sound? (`kforge tasks check`)
 //!
-//! Corrupted outputs must fail the comparison, on every workload and in every regime (see `corruption`), and the task's own kernels must
-//! pass. No cheating kernel is compiled: the oracle's outputs are corrupted. Judges no candidate.
+//! Corrupted outputs must fail the comparison, on every workload and in every regime (see `corruption`), and the task's own
+//! kernels must pass. No cheating kernel is compiled: the oracle's outputs are corrupted. Judges no candidate.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -1,6 +1,7 @@
 //! A kernel bound to one case: opened on the device, reset with fresh inputs, launched, and checked for forbidden side effects.
 //!
-//! Each check returns `Ok`, or a finding about the kernel as the error. Does not compute expected values: `kernel_set` asks the oracle.
+//! Each check returns `Ok`, or a finding about the kernel as the error. Does not compute expected values: `kernel_set` asks the
+//! oracle.
 
 use std::time::Duration;
 
@@ -351,8 +352,8 @@ impl CaseKernel {
         Ok(())
     }
 
-    /// The finding about an output that still holds its poison somewhere. A finite poison can be the correct value by chance, so the
-    /// caller decides whether the finding counts.
+    /// The finding about an output that still holds its poison somewhere. A finite poison can be the correct value by chance, so
+    /// the caller decides whether the finding counts.
     pub(super) fn find_unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
         for (index, buffer) in self.buffers_with(BufferRole::Output) {
             let PoisonCount { count, first } = self.kernel.unwritten(index, poison)?;

@@ -13,8 +13,8 @@ use crate::task::{InputSource, Profile, Task};
 /// Random shapes that are tried to find one to which a variant applies.
 const MAX_DRAWS: usize = 256;
 
-/// Chooses the cases for a kernel: the profile's workloads, then hidden cases. Cases are added until each variant of the kernel applies
-/// to at least one hidden shape and one workload.
+/// Chooses the cases for a kernel: the profile's workloads, then hidden cases. Cases are added until each variant of the kernel
+/// applies to at least one hidden shape and one workload.
 ///
 /// # Errors
 /// If a variant applies to no workload of the task, or a condition of a variant cannot be evaluated.

@@ -71,7 +71,8 @@ pub(super) fn check_case(
     seeds: &[u64],
 ) -> JudgeResult<Accuracy> {
     let mut accuracy = Accuracy::default();
-    // Buffers start, or end, next to unmapped memory. With two or more rounds a case is checked both ways, otherwise one way at random.
+    // Buffers start, or end, next to unmapped memory. With two or more rounds a case is checked both ways, otherwise one way at
+    // random.
     let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
     let mut edge = if starts_first { Edge::Start } else { Edge::End };
     for round_seeds in seeds.chunks(seeds.len().div_ceil(2).max(1)) {

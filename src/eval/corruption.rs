@@ -1,7 +1,7 @@
 //! Corrupts the oracle's outputs in the ways in which kernels cheat, and checks that the comparison rejects them.
 //!
-//! Zeros, means, copies of inputs, outputs of other inputs, half of the work, lower precision. Runs only the oracle. `admission` decides
-//! what the results mean for a task.
+//! Zeros, means, copies of inputs, outputs of other inputs, half of the work, lower precision. Runs only the oracle. `admission`
+//! decides what the results mean for a task.
 
 use serde::Serialize;
 
@@ -220,8 +220,8 @@ impl CorruptionTest<'_, '_> {
     }
 }
 
-/// Rounds every input to one of its next lower precisions. Returns the formats; empty if that changes no input, so that lower precision
-/// cannot be detected.
+/// Rounds every input to one of its next lower precisions. Returns the formats; empty if that changes no input, so that lower
+/// precision cannot be detected.
 fn round_inputs(oracle: &mut CaseKernel, choice: usize) -> anyhow::Result<Vec<DType>> {
     let (mut formats, mut is_changed) = (Vec::new(), false);
     for buffer in oracle.input_buffers() {

@@ -1,6 +1,7 @@
 //! Why a judgement ends early: a finding about the candidate, or broken machinery.
 //!
-//! A finding is data for the verdict. Everything in `eval` that can produce one returns [`JudgeResult`], and `?` passes both kinds on.
+//! A finding is data for the verdict. Everything in `eval` that can produce one returns [`JudgeResult`], and `?` passes both
+//! kinds on.
 
 use crate::base::Failure;
 use crate::device::Refusal;

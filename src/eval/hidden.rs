@@ -1,4 +1,5 @@
-//! Hidden shapes and regimes, which no prompt names: the ends of every range, primes, neighbours of powers of two, and random sizes.
+//! Hidden shapes and regimes, which no prompt names: the ends of every range, primes, neighbours of powers of two, and random
+//! sizes.
 //!
 //! Pure: all randomness comes from the stream, whose seed is drawn after the candidate is fixed. `cases` uses this module.
 
@@ -93,8 +94,8 @@ fn is_next_to_power_of_two(number: i64) -> bool {
     is_power(number - 1) || is_power(number.saturating_add(1))
 }
 
-/// Appends hidden cases to the visible ones. Shapes of a fixed kind get the regimes; the last `profile.hidden_shapes` shapes are random
-/// and keep the usual distributions.
+/// Appends hidden cases to the visible ones. Shapes of a fixed kind get the regimes; the last `profile.hidden_shapes` shapes are
+/// random and keep the usual distributions.
 pub(super) fn add_hidden_cases(
     visible: Vec<Case>,
     shapes: Vec<Case>,
@@ -156,12 +157,19 @@ mod tests {
             let shapes = draw_shapes(&task, 2, &mut stream);
             let of = |name: &str| &shapes.iter().find(|(known, _)| known == name).unwrap().1;
             for (axis, [low, high]) in &task.settings.hidden {
-                assert_eq!((of("low")[axis], of("high")[axis]), (*low, *high));
-                assert!(is_prime(of("prime")[axis]), "{shapes:?}");
-                assert!(is_next_to_power_of_two(of("odd")[axis]), "{shapes:?}");
-                assert!((*low..=*high).contains(&of("1")[axis]));
+                assert_eq!(
+                    (of("low")[axis], of("high")[axis]),
+                    (*low, *high),
+                    "seed {seed}"
+                );
+                assert!(is_prime(of("prime")[axis]), "seed {seed}: {shapes:?}");
+                assert!(
+                    is_next_to_power_of_two(of("odd")[axis]),
+                    "seed {seed}: {shapes:?}"
+                );
+                assert!((*low..=*high).contains(&of("1")[axis]), "seed {seed}");
             }
-            assert_eq!(shapes.len(), 6);
+            assert_eq!(shapes.len(), 6, "seed {seed}");
             let profile = &task.settings.profiles["quick"];
             let cases: Vec<_> = shapes
                 .iter()
@@ -186,10 +194,10 @@ mod tests {
                         .iter()
                         .filter(|case| case.regime_name().as_ref() == Some(name));
                     let wanted = if regimes == RegimeChoice::All { 4 } else { 1 };
-                    assert!(met.count() >= wanted, "{name}");
+                    assert!(met.count() >= wanted, "seed {seed}: {name}");
                 }
                 let plain = cases.iter().filter(|case| case.regime.is_none());
-                assert_eq!(plain.count(), 3);
+                assert_eq!(plain.count(), 3, "seed {seed}");
                 assert_eq!(cases.iter().filter(|case| !case.hidden).count(), 1);
             }
         }

@@ -1,7 +1,7 @@
 //! Inspection: runs the bounds and race builds of a candidate to find faults that a fast run hides.
 //!
-//! Uses the smallest cases and several thread schedules. Times nothing. Never clears a candidate: a finding here is added to those of
-//! the fast build, and the one of the highest precedence counts.
+//! Uses the smallest cases and several thread schedules. Times nothing. Never clears a candidate: a finding here is added to
+//! those of the fast build, and the one of the highest precedence counts.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -67,8 +67,8 @@ pub(super) struct InspectionInput<'i> {
     pub(super) is_correct: bool,
 }
 
-/// Runs the bounds and race builds, on the smallest cases first. Ends a build at its first finding. Adds the builds that complete and
-/// the time to the verdict.
+/// Runs the bounds and race builds, on the smallest cases first. Ends a build at its first finding. Adds the builds that complete
+/// and the time to the verdict.
 pub(super) fn inspect(
     context: &JudgeContext<'_>,
     input: InspectionInput<'_>,
@@ -106,8 +106,8 @@ pub(super) fn inspect(
     Ok(inspection)
 }
 
-/// The smallest case for each variant, a workload if there is one; then the smallest hidden case, and the largest hidden case that is
-/// still small. Code for the ends of rows and for vector accesses runs in one of them.
+/// The smallest case for each variant, a workload if there is one; then the smallest hidden case, and the largest hidden case
+/// that is still small. Code for the ends of rows and for vector accesses runs in one of them.
 pub(super) fn smallest_cases<'c>(
     context: &JudgeContext<'_>,
     kernel: &Kernel,
@@ -229,8 +229,8 @@ impl Inspector<'_, '_> {
         Ok(true)
     }
 
-    /// The schedules of a build on the case with this index. The race build runs the first case under every kind of schedule, and each
-    /// other case under one kind. A thorough inspection runs four times as many.
+    /// The schedules of a build on the case with this index. The race build runs the first case under every kind of schedule, and
+    /// each other case under one kind. A thorough inspection runs four times as many.
     fn schedules(&self, build: Build, index: usize) -> std::ops::Range<u64> {
         let thorough = self.context.options.thorough;
         let count = match build {

@@ -1,7 +1,7 @@
 //! Runs the stages of a judgement in order, and writes the verdict.
 //!
-//! Header, compilation, CPU screen, checks, inspection, timing: the first finding ends a judgement. Also runs duels and the self-test.
-//! The stages themselves are in `context`, `screen`, `stages` and `inspection`.
+//! Header, compilation, CPU screen, checks, inspection, timing: the first finding ends a judgement. Also runs duels and the
+//! self-test. The stages themselves are in `context`, `screen`, `stages` and `inspection`.
 
 use std::time::Instant;
 
@@ -37,8 +37,8 @@ impl<'a> Judge<'a> {
     /// Compiles the oracle and the baseline, and checks the baseline on every workload of the profile.
     ///
     /// # Errors
-    /// `Failure::usage` for hot caches with a task whose outputs overwrite inputs, `Failure::reference` if the oracle or the baseline
-    /// does not work, any other error if the machinery is broken.
+    /// `Failure::usage` for hot caches with a task whose outputs overwrite inputs, `Failure::reference` if the oracle or the
+    /// baseline does not work, any other error if the machinery is broken.
     pub fn new(
         device: &'a dyn Device,
         task: &'a Task,

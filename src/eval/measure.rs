@@ -1,8 +1,9 @@
 //! Measures the speedup of a candidate on one case, in timing blocks of two pairs.
 //!
-//! A block has one of the orders ABBA and BAAB, chosen at random. Both kernels of a pair get the same fresh data, and the candidate's
-//! timed outputs are checked. If process noise is large on the device, both kernels start in fresh processes every few blocks, so that
-//! the samples include it. `timing_session` takes the samples and checks the outputs; `sampling` decides when to stop.
+//! A block has one of the orders ABBA and BAAB, chosen at random. Both kernels of a pair get the same fresh data, and the
+//! candidate's timed outputs are checked. If process noise is large on the device, both kernels start in fresh processes every
+//! few blocks, so that the samples include it. `timing_session` takes the samples and checks the outputs; `sampling` decides when
+//! to stop.
 
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ use crate::device::{Cache, CompulsoryWork, Floor};
 use crate::task::{DType, Tensor};
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, TimeSummary, WorkloadVerdict};
 
-/// Factor from the half width of a 95 % confidence interval to the difference that a test at that level detects with a power of 80 %:
-/// (1.96 + 0.84) / 1.96.
+/// Factor from the half width of a 95 % confidence interval to the difference that a test at that level detects with a power of
+/// 80 %: (1.96 + 0.84) / 1.96.
 const DETECTABLE_FACTOR: f64 = 1.43;
 
 /// The result of measuring one case.
@@ -160,7 +161,8 @@ fn widen_by_process_noise(
     }
 }
 
-/// The least time that the device allows for a case with cold caches; `None` if it is unknown or the caches are hot. `runs`: per sample.
+/// The least time that the device allows for a case with cold caches; `None` if it is unknown or the caches are hot. `runs`: per
+/// sample.
 fn floor_time(context: &JudgeContext<'_>, case: &Case, runs: usize) -> Option<Floor> {
     if context.options.cache == Cache::Hot {
         return None;

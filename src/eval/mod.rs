@@ -1,11 +1,12 @@
 //! The judge: compiles a kernel, checks it against the oracle, and times it against the baseline (DESIGN section 9).
 //!
-//! Written once, over the `device` traits. Never decides which kernels to keep, never writes a file, and never turns a candidate's fault
-//! into an error: that is a [`Verdict`](crate::verdict::Verdict).
+//! Written once, over the `device` traits. Never decides which kernels to keep, never writes a file, and never turns a
+//! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
-//! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast run hides, and
-//! `measure` times. `cases` and `hidden` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers. `admission` tests a
-//! task with `corruption`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the judge.
+//! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
+//! run hides, and `measure` times. `cases` and `hidden` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers.
+//! `admission` tests a task with `corruption`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
+//! judge.
 
 mod admission;
 mod case;

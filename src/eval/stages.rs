@@ -75,8 +75,8 @@ pub(super) fn check_all(
     Ok(())
 }
 
-/// Inspects a kernel that failed a check. Returns the finding of the inspection if it has at least the same precedence: it names the
-/// cause. Otherwise returns the original finding.
+/// Inspects a kernel that failed a check. Returns the finding of the inspection if it has at least the same precedence: it names
+/// the cause. Otherwise returns the original finding.
 pub(super) fn explain(
     context: &JudgeContext<'_>,
     candidate: &Candidate<'_>,

@@ -1,8 +1,8 @@
 //! The timing lock: while a launch is timed, no other kforge process uses the device.
 //!
-//! One file lock for all kforge processes of a machine, per device. Work on the device holds it shared; timing holds it exclusively. If
-//! the device is the host, compiling and proposing hold it shared too. All waiters queue at a second lock, the gate, so that none
-//! starves. Does not decide what is timed.
+//! One file lock for all kforge processes of a machine, per device. Work on the device holds it shared; timing holds it
+//! exclusively. If the device is the host, compiling and proposing hold it shared too. All waiters queue at a second lock, the
+//! gate, so that none starves. Does not decide what is timed.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -1,7 +1,7 @@
 //! The kernels of one measurement while they are timed: takes samples and checks the timed outputs.
 //!
-//! If a run is shorter than the clock can time, a sample is many runs, each on its own copy of the data. Outputs are compared with the
-//! oracle's, or with the opponent's if the oracle is slow. Decides nothing about the result; `measure` does.
+//! If a run is shorter than the clock can time, a sample is many runs, each on its own copy of the data. Outputs are compared
+//! with the oracle's, or with the opponent's if the oracle is slow. Decides nothing about the result; `measure` does.
 
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             Cache::Hot => 1,
         };
         session.runs = times.map(|time| match context.options.cache {
-            // Both samples have the same number of runs, and so the same share of the cost of an event, unless one kernel is far slower.
+            // Both samples have the same number of runs, and so the same share of the cost of an event, unless one kernel is far
+            // slower.
             Cache::Cold if time <= 2 * fastest => copies,
             Cache::Cold => device.runs_per_sample(time).min(copies),
             Cache::Hot => device.runs_per_sample(time),
@@ -124,8 +125,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         self.kernels.restart_timed(self.context, self.contest)
     }
 
-    /// Takes one unrecorded sample of each kernel, so that pages are mapped, threads are awake and clocks are up. Then takes a short
-    /// sample of the candidate.
+    /// Takes one unrecorded sample of each kernel, so that pages are mapped, threads are awake and clocks are up. Then takes a
+    /// short sample of the candidate.
     pub(super) fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> JudgeResult<()> {
         for side in order {
             self.take_sample(side, seed, Poison::Nan, self.runs_of(side))?;
@@ -228,8 +229,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         }
     }
 
-    /// Takes a short sample of the candidate and checks that the copies of the runs that were left out are not written: a kernel must
-    /// not do the work of later runs.
+    /// Takes a short sample of the candidate and checks that the copies of the runs that were left out are not written: a kernel
+    /// must not do the work of later runs.
     fn check_short_sample(&mut self, seed: u64) -> JudgeResult<()> {
         let Some(runs) = self.short_runs else {
             return Ok(());
@@ -239,8 +240,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         self.kernels.candidate.check_other_copies(poison)
     }
 
-    /// Times one sample of each kernel on the same fresh data, the leader first, and checks the candidate's outputs. The oracle runs
-    /// only after the candidate has finished.
+    /// Times one sample of each kernel on the same fresh data, the leader first, and checks the candidate's outputs. The oracle
+    /// runs only after the candidate has finished.
     fn time_pair(
         &mut self,
         seed: u64,
@@ -314,8 +315,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         Ok(shared.copied().collect())
     }
 
-    /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so slow
-    /// that few pairs are compared with it: otherwise most timed runs would be unchecked.
+    /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so
+    /// slow that few pairs are compared with it: otherwise most timed runs would be unchecked.
     fn compare_with_opponent(&self, copies: &[u32], seed: u64) -> JudgeResult<()> {
         let is_oracle_slow = 2 * self.times.oracle_launch >= self.times.oracle_check;
         let spent = self.times.opponent_check.as_secs_f64();
@@ -385,8 +386,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     fn choose_copies(&self, copies: &[u32], shared: &[u32], stream: &mut RandomStream) -> Vec<u32> {
         let mut chosen = copies.to_vec();
         stream.shuffle(&mut chosen);
-        // Include a copy that the opponent ran on, so that the opponent is checked too. But if only one copy is compared, do so only
-        // occasionally: otherwise all other copies would never be compared.
+        // Include a copy that the opponent ran on, so that the opponent is checked too. But if only one copy is compared, do so
+        // only occasionally: otherwise all other copies would never be compared.
         if let Some(copy) = shared.get(stream.below(shared.len().max(1)))
             && (self.oracle_copies > 1 || stream.below(OCCASIONAL) == 0)
         {

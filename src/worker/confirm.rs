@@ -64,8 +64,8 @@ impl ConfirmationRuns {
 
 /// Merges the verdicts of all processes. The first verdict that did not pass is the result.
 ///
-/// Process noise is shared by all samples of a process. So the confidence interval is that of the mean over processes, however narrow
-/// the interval of each process is.
+/// Process noise is shared by all samples of a process. So the confidence interval is that of the mean over processes, however
+/// narrow the interval of each process is.
 fn merge_verdicts(verdicts: Vec<Verdict>) -> Verdict {
     if let Some(index) = verdicts.iter().position(|verdict| !verdict.passed()) {
         let mut verdicts = verdicts;
@@ -151,7 +151,8 @@ fn merge_workload(merged: &mut WorkloadVerdict, index: usize, verdicts: &[Verdic
         .map(|(floor, time)| floor / time);
 }
 
-/// The times of all processes: the median of the medians, the mean of the means and of the deviations, the overall minimum and maximum.
+/// The times of all processes: the median of the medians, the mean of the means and of the deviations, the overall minimum and
+/// maximum.
 fn merge_times(times: &[TimeSummary]) -> Option<TimeSummary> {
     let of = |which: fn(&TimeSummary) -> f64| {
         SampleSummary::of(&times.iter().map(which).collect::<Vec<_>>())

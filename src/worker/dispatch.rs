@@ -229,8 +229,8 @@ impl Dispatcher {
         .into())
     }
 
-    /// Starts a worker. A GPU on which the oracle and the baseline have worked before gets several attempts: it may be busy, or still
-    /// be freeing the memory of an earlier worker. If all of them fail, the GPU is quarantined.
+    /// Starts a worker. A GPU on which the oracle and the baseline have worked before gets several attempts: it may be busy, or
+    /// still be freeing the memory of an earlier worker. If all of them fail, the GPU is quarantined.
     async fn start_with_retries(
         &self,
         device: &DeviceWorkers,

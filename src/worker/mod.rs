@@ -1,10 +1,10 @@
 //! Evaluation of kernels in worker processes, for the driver.
 //!
-//! A worker is this same program, started as `kforge __worker`. Messages contain the contents of files, never paths. A bad kernel is a
-//! `JobOutcome`; an `Err` is broken machinery. This module does not judge kernels: `eval` does, inside the worker.
+//! A worker is this same program, started as `kforge __worker`. Messages contain the contents of files, never paths. A bad kernel
+//! is a `JobOutcome`; an `Err` is broken machinery. This module does not judge kernels: `eval` does, inside the worker.
 //!
-//! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a process.
-//! `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
+//! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a
+//! process. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -184,7 +184,8 @@ impl WorkerPool {
                 return Ok(verdict);
             }
         };
-        // The same seed gives the same inputs and hidden shapes. With others, a fault that only some shapes trigger would look random.
+        // The same seed gives the same inputs and hidden shapes. With others, a fault that only some shapes trigger would look
+        // random.
         let repeated = request.with_seed(verdict.seeds.first().copied());
         let choice = WorkerChoice {
             confirming,

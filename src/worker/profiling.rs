@@ -1,7 +1,7 @@
 //! Profiling: launches a kernel that has passed under `ncu` or `compute-sanitizer`, and writes the results into its verdict.
 //!
-//! Never fails: a missing, forbidden or broken tool leaves a reason in the verdict. A sanitizer finding changes the status; counters
-//! never do. `tool` runs the tools, `launch` is the process under them, and `device::cuda::tools` parses their output.
+//! Never fails: a missing, forbidden or broken tool leaves a reason in the verdict. A sanitizer finding changes the status;
+//! counters never do. `tool` runs the tools, `launch` is the process under them, and `device::cuda::tools` parses their output.
 
 use std::path::Path;
 use std::time::Duration;

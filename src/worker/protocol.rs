@@ -1,6 +1,7 @@
 //! Messages between the driver and a worker: one JSON document per line.
 //!
-//! Messages contain the contents of files, never paths. This module only defines the types; `child` sends and `server` receives them.
+//! Messages contain the contents of files, never paths. This module only defines the types; `child` sends and `server` receives
+//! them.
 
 use serde::{Deserialize, Serialize};
 

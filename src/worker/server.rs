@@ -48,8 +48,8 @@ pub fn serve() -> anyhow::Result<()> {
     }
 }
 
-/// Parses the greeting of a driver of the same version. Any other greeting is an environment failure, because it is not the fault of a
-/// candidate.
+/// Parses the greeting of a driver of the same version. Any other greeting is an environment failure, because it is not the fault
+/// of a candidate.
 fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     #[derive(serde::Deserialize)]
     struct Version {
@@ -70,8 +70,8 @@ fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     serde_json::from_str(line).map_err(invalid)
 }
 
-/// Ends this process, and the processes below it, as soon as the driver has ended for any reason. Otherwise it would keep the device
-/// busy with a verdict that nothing reads.
+/// Ends this process, and the processes below it, as soon as the driver has ended for any reason. Otherwise it would keep the
+/// device busy with a verdict that nothing reads.
 fn exit_with_driver() -> anyhow::Result<()> {
     let watch = || {
         let mut pipe = libc::pollfd {

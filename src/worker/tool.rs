@@ -1,4 +1,5 @@
-//! Runs an external tool such as `ncu`: with a deadline and without API keys. The tool and everything it starts are killed at the end.
+//! Runs an external tool such as `ncu`: with a deadline and without API keys. The tool and everything it starts are killed at the
+//! end.
 //!
 //! Does not interpret the tool's output; `device::cuda::tools` does. An error is a reason in one line, never an `anyhow::Error`.
 
@@ -192,13 +193,13 @@ read line; echo "$line on $CUDA_VISIBLE_DEVICES"; echo oops >&2; exit 3"#,
             "[ \"$1\" ] && { echo Version 1.2; exit; }\nsleep 60 & wait",
         );
         let tool = Tool::at("ncu", &path, &gpu()).await.unwrap();
-        let begun = std::time::Instant::now();
+        let started = std::time::Instant::now();
         let reason = tool
             .run(Vec::new(), "", Duration::from_millis(200))
             .await
             .err()
             .unwrap();
         assert!(reason.contains("did not end within 0.2 s"), "{reason}");
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(started.elapsed() < Duration::from_secs(20));
     }
 }
