@@ -1,6 +1,6 @@
 //! Prompts: the text that is sent to a model, made from the task, the device, the kernels, the history and the step's operator.
 //!
-//! Pure: the same [`PromptInput`] and [`Templates`] give the same prompt, so a request without a reply can be sent again after a
+//! Pure: the same `PromptInput` and [`Templates`] give the same prompt, so a request without a reply can be sent again after a
 //! kill. Sends nothing and reads no reply (`llm` and `propose::reply` do). The part that is the same for all steps of a run comes
 //! first, so that providers can cache it. Text from elsewhere is quoted (`quote`). A prompt never contains seeds, hidden shapes,
 //! hidden input distributions or kforge's own faults (`feedback`).
