@@ -156,7 +156,7 @@ impl<'a> Judge<'a> {
 
     /// Times two candidates that have passed against each other on every workload of the profile. `None` if one of them fails this
     /// time.
-    pub(crate) fn duel(
+    pub fn duel(
         &mut self,
         challenger: &str,
         incumbent: &str,
