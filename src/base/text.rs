@@ -2,16 +2,16 @@
 //!
 //! Pure functions of text.
 
-/// Config keys that were renamed: the old name and the new one.
+/// Renamed config keys: the old name and the new name.
 const RENAMED: [(&str, &str); 2] = [("back_after", "restart_after"), ("edits", "max_edits")];
 
-/// Longer names are compared by their first letters only.
+/// Number of letters that are compared. The rest of a longer name is ignored, to bound the cost.
 const MAX_COMPARED: usize = 64;
 
 /// The valid name that is nearest to the typed one, ignoring case. `None` if none is near enough to be a typo.
 ///
 /// Near enough: an optimal string alignment distance (insertions, deletions, substitutions and swaps of neighbours) of at most 4,
-/// and at most half of the longer name.
+/// and at most half the length of the longer name, rounded up.
 pub(crate) fn nearest_name<'a>(
     typed: &str,
     names: impl IntoIterator<Item = &'a str>,

@@ -1,7 +1,7 @@
-//! `kforge promote`: makes a run's best kernel `kernels/TASK/best.cu` if it beats the kernel that is there.
+//! `kforge promote`: replaces the best known kernel of a task (`kernels/TASK/best.cu`) with a run's best kernel if that is faster.
 //!
-//! The only code that writes `best.cu`. `driver::contest` decides which kernel is faster; this file finds the two kernels, prints the
-//! result and replaces the files.
+//! This file finds the two kernels, prints the result and replaces the files. It never compares kernels: `driver::contest` does. No
+//! other code writes `kernels/TASK/best.cu`.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ use crate::task::{BestKnown, Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 use crate::worker::{EvaluatorFactory, WorkerPools};
 
-/// Processes in which the two kernels are timed against each other on a GPU, where most of the error is shared within a process.
+/// Number of processes for a duel on a GPU. There most of the timing error is process noise, so one process is not enough.
 const GPU_DUEL_PROCESSES: usize = 5;
 
 /// Arguments of `kforge promote`.
@@ -79,7 +79,7 @@ fn help() -> String {
 struct PromotionResult {
     promoted: bool,
     why: String,
-    /// The outcome as JSON.
+    /// The outcome as JSON, which is also what the text for people is made from.
     facts: Value,
 }
 
@@ -131,7 +131,8 @@ struct PromotionOfRun<'a> {
 }
 
 impl PromotionOfRun<'_> {
-    /// Promotes task after task and prints each result. False where it was interrupted; `results` has the finished tasks.
+    /// Promotes the kernels of the selected tasks in turn, and prints each result. `results` gets the finished tasks, also if an
+    /// error follows. Returns false if it was interrupted.
     async fn promote_tasks(
         &self,
         pools: &WorkerPools,
@@ -166,7 +167,7 @@ impl PromotionOfRun<'_> {
     }
 }
 
-/// The parts of the run's config that matter for judging: no search, no models.
+/// The run's config with the arguments applied, without what judging does not need: search, models, budget, warm starts.
 fn resolve_for_judging(
     arguments: &PromoteArgs,
     record: &RunRecord,
@@ -189,7 +190,7 @@ fn resolve_for_judging(
     Ok(config::resolve(&config, "promote", "")?)
 }
 
-/// One task of a run, and what is needed to judge its kernel.
+/// The promotion of one task: the task, and what is needed to judge its kernel.
 struct TaskPromotion<'a> {
     resolved: &'a ResolvedConfig,
     record: &'a RunRecord,
@@ -199,7 +200,7 @@ struct TaskPromotion<'a> {
     force: bool,
 }
 
-/// The kernels of a promotion, as far as they were found, and their contest if it took place.
+/// What a promotion has found so far. `None` for what does not exist or was not reached.
 #[derive(Clone, Copy, Default)]
 struct Found<'a> {
     best: Option<&'a BestOfRun>,
@@ -225,7 +226,7 @@ impl TaskPromotion<'_> {
             .as_ref()
             .is_some_and(|current| current.kernel == digest)
         {
-            return Ok(self.refused("it is the current best kernel already", found));
+            return Ok(self.refused("it is already the current best kernel", found));
         }
         let other_device = self.other_device(current.as_ref());
         if let (Some(other), false) = (&other_device, self.force) {
@@ -281,13 +282,18 @@ impl TaskPromotion<'_> {
         device_label(&self.resolved.backend, &device.name, &device.arch)
     }
 
-    /// Where the current best kernel was measured, if that is known and differs from here.
+    /// The device on which the current best kernel was measured, if it is known and is not the one that judges now.
     fn other_device(&self, current: Option<&CurrentBest>) -> Option<String> {
         current?.other_device(&self.resolved.backend, &self.device())
     }
 
-    /// Replaces `best.cu` and `best.json`. The verdict names the kernel's hash, so that after a kill between the two writes a verdict
-    /// of another kernel is recognised.
+    /// Replaces `best.cu`, then `best.json`.
+    ///
+    /// The verdict contains the kernel's hash. So if kforge is killed between the two writes, the old verdict is not mistaken for one
+    /// of the new kernel.
+    ///
+    /// # Errors
+    /// A usage failure if another process has replaced `best.cu` since `judged_against` was read.
     fn install(
         &self,
         best: &BestOfRun,
@@ -304,7 +310,7 @@ impl TaskPromotion<'_> {
             .hint("run `kforge promote` again")
             .into());
         }
-        // The file is shared with other machines: no path of this one.
+        // The file is committed and shared, so it must not contain a path of this machine.
         contest.challenger.kernel = format!("kernels/{}/best.cu", self.task.name);
         let root = self.directory.root();
         let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -364,7 +370,7 @@ impl TaskPromotion<'_> {
     }
 }
 
-/// The kernel in `best.cu`, and where its verdict says it was measured.
+/// The kernel in `best.cu`, and the device of its verdict. Backend and device are unknown without a verdict of this kernel.
 struct CurrentBest {
     origin: String,
     kernel: Digest,
@@ -390,7 +396,7 @@ impl CurrentBest {
         }
     }
 
-    /// The device that measured it, if that is known and is another one.
+    /// A label of the device that measured the kernel, if it is known and differs from this backend or device.
     fn other_device(&self, backend: &str, here: &DeviceIdentity) -> Option<String> {
         let (their_backend, theirs) = (self.backend.as_ref()?, self.device.as_ref()?);
         let is_here =
@@ -403,7 +409,7 @@ fn device_label(backend: &str, name: &str, arch: &str) -> String {
     format!("{backend}, {name} ({arch})")
 }
 
-/// The result for people.
+/// The result as text, from `facts`.
 fn describe_result(task: &str, result: &PromotionResult) -> String {
     let facts = &result.facts;
     let what = if result.promoted {
@@ -440,7 +446,7 @@ fn describe_result(task: &str, result: &PromotionResult) -> String {
     text
 }
 
-/// The speedup of a verdict and the device; `None` where it did not pass.
+/// The speedup and the device of a verdict; `None` without a verdict that passed.
 fn speedup_line(verdict: &Value) -> Option<String> {
     let verdict: Verdict = serde_json::from_value(verdict.clone()).ok()?;
     let baseline = verdict.baseline.map(|baseline| baseline.name);

@@ -1,6 +1,7 @@
-//! Chooses the cases of a candidate: the profile's workloads, and hidden shapes and regimes that no prompt names.
+//! Chooses the cases of a candidate: the profile's workloads, then hidden shapes and regimes. No prompt names the hidden ones.
 //!
-//! Pure: everything random comes from the judgement's seed, which is drawn after the candidate is fixed. `hidden` draws the shapes.
+//! Pure: all randomness comes from the judgement's seed, which is drawn after the candidate is fixed. `hidden` draws the shapes and
+//! assigns the regimes.
 
 use indexmap::IndexMap;
 
@@ -10,11 +11,13 @@ use crate::base::RandomStream;
 use crate::kernel::{BindError, BindFault, DeviceLimits, Kernel};
 use crate::task::{InputSource, Profile, Task};
 
-/// Random shapes that are tried to find one to which a variant applies.
+/// Maximum number of random shapes to try until a variant applies to one.
 const MAX_DRAWS: usize = 256;
 
-/// Chooses the cases for a kernel: the profile's workloads, then hidden cases. Cases are added until each variant of the kernel
-/// applies to at least one hidden shape and one workload.
+/// Chooses the cases for a kernel: the profile's workloads, then hidden cases, then more cases for variants that none of these use.
+///
+/// Each variant applies to at least one workload. It also applies to at least one hidden shape, if the profile has hidden shapes
+/// and `MAX_DRAWS` random shapes contain a match.
 ///
 /// # Errors
 /// If a variant applies to no workload of the task, or a condition of a variant cannot be evaluated.
@@ -46,7 +49,7 @@ pub(super) fn select_cases(
         let applies = |case: &Case| -> Result<bool, BindError> {
             Ok(kernel.variant_for(&case.binding, limits)? == Some(variant))
         };
-        // Each variant is a program of its own. If only hidden shapes or only workloads used it, it would be half checked.
+        // Each variant is compiled to its own program, so each needs a check on a workload and on a hidden shape.
         if profile.hidden_shapes > 0 && !any_case(&cases, true, applies)? {
             for _ in 0..MAX_DRAWS {
                 let axes = hidden::draw_any_shape(task, &mut stream);
@@ -83,7 +86,7 @@ fn hidden_case(
     })
 }
 
-/// Whether the variant applies to a hidden (or a visible) case.
+/// Whether `applies` is true for a case with this value of `hidden`.
 fn any_case(
     cases: &[Case],
     hidden: bool,
@@ -97,7 +100,7 @@ fn any_case(
     Ok(false)
 }
 
-/// A workload outside the profile to which the variant applies. It is checked but not timed.
+/// A workload outside the profile to which the variant applies. It is marked hidden, so it is checked but not timed.
 fn other_workload(
     task: &Task,
     kernel: &Kernel,

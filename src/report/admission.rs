@@ -1,12 +1,12 @@
-//! The result of admitting a task, as text: what its oracle and tolerances let pass that they must not.
+//! The output of `kforge tasks check` for one task: admitted or refused, and a table of corrupted outputs that passed.
 //!
-//! Pure: from the result to text.
+//! Pure: from the result of `eval::admission` to text.
 
 use super::text::pluralize;
 use crate::eval::Admission;
 use crate::task::PrecisionCheck;
 
-/// Whether a task is admitted, and a table of the corrupted outputs that passed.
+/// Whether the task is admitted, the table of missed corruptions, and the other faults.
 pub(crate) fn describe_admission(admission: &Admission) -> String {
     let result = if admission.admitted {
         "admitted"
@@ -23,7 +23,7 @@ pub(crate) fn describe_admission(admission: &Admission) -> String {
         admission.seed,
     );
     if admission.precision == PrecisionCheck::Unchecked {
-        text += "  precision: unchecked, as task.yaml says; every verdict says so too\n";
+        text += "  precision: unchecked, as set in `task.yaml`; every verdict says so\n";
     }
     text += &missed_table(admission);
     for fault in &admission.faults {
@@ -42,7 +42,7 @@ pub(crate) fn describe_admission(admission: &Admission) -> String {
     text
 }
 
-/// One row for each kind of corruption and output, with the number of inputs and the worst example.
+/// One row for each corruption and output: the number of inputs on which it passed, and the input with the largest error.
 fn missed_table(admission: &Admission) -> String {
     let missed = &admission.passed;
     if missed.is_empty() {
@@ -75,7 +75,7 @@ fn missed_table(admission: &Admission) -> String {
             worst.error * 100.0
         );
     }
-    text += "\n  error: share of what the tolerance allows\n";
+    text += "\n  error: largest error of an element, in percent of its tolerance\n";
     text += "  hint: narrow the tolerance or change the inputs; if precision cannot be\n";
     text += "        checked, set `precision: unchecked`\n";
     text

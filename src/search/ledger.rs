@@ -1,6 +1,6 @@
-//! The outcome of every folded step, in a few bytes each, and the sums over all of them.
+//! The ledger: a small record of every folded step, and counts over all of them.
 //!
-//! Keeps no source and no verdict: those are in the folders of the steps and in the journal.
+//! `fold` writes it; `planner` and the driver read it. Keeps no source and no verdict: those are in the run directory.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +20,7 @@ pub enum StepOutcome {
     NotPassed(Status),
     /// There was no candidate.
     Failed(FailedReason),
-    /// The source is that of an earlier step.
+    /// The source equals that of an earlier step `of`.
     Duplicate { of: u64 },
 }
 
@@ -29,14 +29,14 @@ pub enum StepOutcome {
 pub enum ArchiveDecision {
     /// It filled an empty cell.
     New,
-    /// It replaced the elite of its cell, which step `over` made.
+    /// It replaced the elite of its cell, the candidate of step `over`.
     Improved { over: u64 },
-    /// The elite of its cell, which step `behind` made, stays.
+    /// It was not added. The elite of its cell is still the candidate of step `behind`.
     NotAdded { behind: u64 },
 }
 
 impl StepOutcome {
-    /// Whether the archive took the candidate.
+    /// Whether the candidate entered the archive.
     pub(crate) fn was_added(&self) -> bool {
         matches!(
             self,
@@ -71,11 +71,11 @@ pub struct SearchCounts {
     /// Candidates that were judged, without duplicates.
     pub judged: u64,
     pub passed: u64,
-    /// Candidates that the archive took.
+    /// Candidates that entered the archive.
     pub added: u64,
     /// Judged candidates by status, `passed` included.
     pub verdicts: BTreeMap<Status, u64>,
-    /// Steps without a candidate, by reason.
+    /// Steps without a new candidate, by reason, duplicates included.
     pub failed: BTreeMap<FailedReason, u64>,
     pub operators: BTreeMap<Operator, OperatorCounts>,
 }
@@ -83,6 +83,7 @@ pub struct SearchCounts {
 /// The outcomes of one operator's steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperatorCounts {
+    /// All folded steps of the operator, also those without a candidate.
     pub asked: u64,
     pub judged: u64,
     pub passed: u64,
@@ -120,11 +121,11 @@ impl SearchCounts {
     }
 }
 
-/// The records of steps 1, 2, …, without gaps.
+/// The records of steps 1, 2, …, without gaps, and their counts.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     records: Vec<StepRecord>,
-    /// The first step with each source.
+    /// The first recorded step with each source, by the source's hash.
     by_kernel: HashMap<Digest, u64>,
     pub(super) counts: SearchCounts,
 }

@@ -1,7 +1,8 @@
-//! Peak rates of a GPU: measured once for each GPU and driver and then cached, and the physical limits of its hardware.
+//! Two bounds on the speed of a GPU: its measured peak rates, and the physical limits of its hardware.
 //!
-//! The roofline of a verdict uses the measured rates. A time below the physical limit cannot come from computing the result.
-//! Measures nothing during a judgement.
+//! The rates are measured by the kernels in `peaks.cu` once for each GPU and driver, and cached on disk. The roofline of a verdict
+//! uses them. A time below the physical limit is `suspicious`: the kernel cannot have computed the result. Never decides that
+//! itself: `eval` does.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -22,23 +23,25 @@ use crate::verdict::DeviceIdentity;
 const SOURCE: &str = include_str!("peaks.cu");
 /// Bytes that one bandwidth measurement moves: many times the size of a cache.
 const BANDWIDTH_TEST_BYTES: u64 = 1 << 30;
+/// Iterations of the arithmetic kernels' main loop.
 const ROUNDS: u32 = 2000;
+/// Launches of each kernel; the fastest one counts.
 const REPEATS: usize = 5;
-/// A time of at least this share of the physical limit may be an error of the clock.
+/// Tolerance for errors of the clock: the reported physical limit is this share of the computed one.
 const CLOCK_ERROR_ALLOWANCE: f64 = 0.95;
 
-/// Rates of a GPU.
+/// Rates of a GPU, measured or physical.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct PeakRates {
-    /// Bytes per second, read or copied, whichever is faster.
+    /// Bytes of device memory per second. Measured for reading and for copying; the faster one counts.
     bytes: f64,
     /// Float32 operations per second; a multiply-add counts as two.
     float: f64,
-    /// Bfloat16 operations per second on the tensor cores, by the instruction that all GPUs since sm_80 have.
+    /// Bfloat16 operations per second on the tensor cores. Measured with `mma.sync`, which all GPUs since sm_80 have.
     tensor: f64,
 }
 
-/// The cached data of a GPU: its rates, and properties that are known only while it is open.
+/// The contents of a cache file: the rates of a GPU, and properties that can be read only while the GPU is open.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct CachedPeaks {
     #[serde(flatten)]
@@ -47,7 +50,7 @@ struct CachedPeaks {
     cache_bytes: u64,
 }
 
-/// What earlier measurements of a GPU have found, for `device::facts`.
+/// The measurements of a GPU and its properties, from the cache, for `device::facts`.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::device) struct MeasuredFacts {
     pub(in crate::device) multiprocessors: u32,
@@ -113,10 +116,12 @@ impl Roofline {
         })
     }
 
-    /// The least time for some work. The physical limit assumes tensor cores in any case: a kernel can split float32 values into
-    /// narrower parts without losing accuracy.
+    /// The least time for some work, by the measured rates and by the physical limits.
+    ///
+    /// The physical limit always assumes tensor cores, because a kernel can split float32 values into narrower parts without losing
+    /// accuracy.
     pub(super) fn floor(&self, work: CompulsoryWork) -> Floor {
-        // All runs of a sample share what the cache holds.
+        // Cached bytes need no memory traffic. All runs of a sample share the cache, so each run gets an equal part of it.
         let cached = self.cache_bytes / work.runs.max(1) as f64;
         let uncached = (work.bytes - cached).max(0.0);
         let of = |peaks: &PeakRates, on_tensor_cores: bool| {
@@ -209,9 +214,11 @@ fn measure(context: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<Peak
     })
 }
 
-/// The physical limits, from the clocks and the bus width that the driver reports, and the dense rates of each architecture per
-/// clock and multiprocessor: float32 multiply-adds, and bfloat16 operations on the tensor cores (CUDA programming guide, table
-/// of arithmetic instructions; the vendor's architecture white papers).
+/// The physical limits: the clocks and the bus width that the driver reports, times the rates of the architecture.
+///
+/// The table has the highest dense rates of each major architecture per clock and multiprocessor: float32 multiply-adds, and
+/// bfloat16 operations on the tensor cores. Sources: CUDA programming guide, table of arithmetic instructions; NVIDIA's
+/// architecture white papers.
 fn physical_bound(gpu: &Gpu) -> anyhow::Result<PeakRates> {
     let of = |attribute| -> anyhow::Result<f64> {
         let mut value = 0;
@@ -222,7 +229,7 @@ fn physical_bound(gpu: &Gpu) -> anyhow::Result<PeakRates> {
     let width = of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)? / 8.0;
     let clock = of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? * 1e3;
     let major = of(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32;
-    // A future architecture gets a limit that nothing will reach.
+    // Newer architectures get a limit that no known GPU reaches.
     let (float, tensor) = match major {
         ..=7 => (128.0, 1024.0),
         8 => (128.0, 2048.0),
@@ -230,7 +237,7 @@ fn physical_bound(gpu: &Gpu) -> anyhow::Result<PeakRates> {
         _ => (256.0, 16_384.0),
     };
     let multiprocessors = f64::from(gpu.sm_count);
-    // Without a clock there is no limit.
+    // A driver that reports no clock gives no limit.
     let known = |rate: f64| if rate > 0.0 { rate } else { f64::INFINITY };
     Ok(PeakRates {
         bytes: known(memory_clock * 2.0 * width),

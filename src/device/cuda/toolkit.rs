@@ -1,20 +1,20 @@
-//! NVRTC and its headers as installed on this machine.
+//! A toolkit: the NVRTC library and its headers, as installed on this machine.
 //!
-//! `toolkit_search` finds them, `toolkit_cache` remembers them. Loads nothing.
+//! Paths only: never loads the library. `toolkit_search` finds a toolkit, and `toolkit_cache` caches the result of the search.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-/// Headers that honest kernels need, with the package that contains each.
+/// Headers without which a toolkit is incomplete, and the Python package that contains each.
 pub(super) const REQUIRED_HEADERS: &[(&str, &str)] = &[
     ("cuda_fp16.h", "nvidia-cuda-runtime"),
     ("cooperative_groups.h", "nvidia-cuda-runtime"),
     ("nv/target", "nvidia-cuda-cccl"),
 ];
 
-/// Other files whose change makes a toolkit a different one. The empty name is the folder itself.
+/// Further files in [`Toolkit::identity`]. The empty name is the folder itself.
 const IDENTIFYING_FILES: [&str; 6] = [
     "",
     "cuda_bf16.hpp",
@@ -24,7 +24,7 @@ const IDENTIFYING_FILES: [&str; 6] = [
     "cutlass/version.h",
 ];
 
-/// NVRTC and its headers.
+/// The NVRTC library and the folders with its headers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Toolkit {
     /// Full path of the library.
@@ -45,7 +45,8 @@ impl Toolkit {
         self.folders().any(|folder| folder.join(name).is_file())
     }
 
-    /// A text that changes when one of the files changes.
+    /// A text with the path and the stamp of the library and of some headers. It changes when one of them changes, so it is part of
+    /// the key of every compiled kernel.
     pub(super) fn identity(&self) -> String {
         let mut text = format!(
             "{} {:?}\n",
@@ -65,7 +66,7 @@ impl Toolkit {
     }
 }
 
-/// Modification time (seconds, nanoseconds) and size of a file. A changed file or folder has another stamp.
+/// Modification time (seconds, nanoseconds) and size of a file or folder. A changed stamp means that the file has changed.
 pub(super) type FileStamp = (u64, u32, u64);
 
 /// The stamp of a path; `None` if it does not exist.

@@ -1,4 +1,6 @@
 //! A finished prompt: its sections, and an estimate of its tokens.
+//!
+//! Plain data. `render` and `fill` make it; `kforge prompt` and the driver read it.
 
 use serde::Serialize;
 
@@ -8,9 +10,9 @@ pub(crate) struct Prompt {
     pub system: String,
     /// In order; all `stable` sections come first.
     pub sections: Vec<PromptSection>,
-    /// What did not fit into the budget, one line each.
+    /// What did not fit into the prompt's token budget, one line each.
     pub left_out: Vec<String>,
-    /// The version of the templates.
+    /// The version of the templates: a hash of all of them.
     pub version: String,
 }
 
@@ -19,7 +21,7 @@ pub(crate) struct Prompt {
 pub(crate) struct PromptSection {
     pub name: String,
     pub text: String,
-    /// As [`estimate_tokens`] counts them.
+    /// Estimated by [`estimate_tokens`].
     pub tokens: u64,
     /// Whether the section is the same for all steps of a run.
     pub stable: bool,
@@ -65,7 +67,7 @@ impl Prompt {
 
 /// Estimated tokens of a text: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
 ///
-/// Only for display and for filling a prompt. Budgets count each byte as a token (`llm`'s worst case).
+/// Used only for display and for filling a prompt. A reservation in `llm` counts each byte as a token, which is the worst case.
 pub(crate) fn estimate_tokens(text: &str) -> u64 {
     (text.len() as u64 * 2).div_ceil(7)
 }
