@@ -133,7 +133,7 @@ pub(super) fn tune(arguments: TuneArgs) -> anyhow::Result<Exit> {
     })
 }
 
-/// What both commands parse to.
+/// The arguments of both commands in one form.
 struct RunRequest {
     new: NewRunArgs,
     run: RunArgs,

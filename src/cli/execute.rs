@@ -1,7 +1,7 @@
 //! From a resolved config to a finished run: check the machine, create the directory, run the driver, print results.
 //!
-//! New and resumed runs take the same way. `driver` runs the search and `report` makes the text; config files and flags have been
-//! read before (`evolve`, `resume`).
+//! New and resumed runs are executed in the same way. `driver` runs the search, and `report` makes the text. Never reads config
+//! files: `evolve` and `resume` do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) fn execute(
         print_dry_run(&resolved, arguments.format)?;
         return Ok(Exit::Done);
     }
-    // What can fail comes before a directory is created.
+    // Everything that can fail comes first, so that a failure leaves no directory.
     require_machine(&resolved)?;
     let models = model_options(&resolved)?;
     if start == StartMode::New && resolved.output_is_default {
@@ -126,7 +126,7 @@ pub(super) fn build_pools(resolved: &ResolvedConfig) -> WorkerPools {
     }
 }
 
-/// The message for a resumed task that was already finished. `unprofiled`: the best kernel, if its counters were asked for.
+/// The message for a resumed task that was already finished. `unprofiled`: the best kernel, if `--counters` was given.
 fn nothing_left_message(task: &str, unprofiled: Option<&Path>) -> String {
     let mut text =
         format!("{task}: nothing was left to do; `--steps` with a larger number continues\n");

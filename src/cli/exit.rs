@@ -17,7 +17,7 @@ pub(super) enum Exit {
     Interrupted = 130,
 }
 
-/// A code and what it means for one command.
+/// An exit code, and its meaning for one command.
 pub(super) type Meaning = (Exit, &'static str);
 
 const UNEXPECTED: Meaning = (Exit::Unexpected, "unexpected failure");

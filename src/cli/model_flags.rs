@@ -1,4 +1,4 @@
-//! Flags about models, and the models that a run's config results in.
+//! Flags about models, and the model backend that follows from a run's config.
 //!
 //! Opens providers, which reads keys from the environment. Sends nothing.
 

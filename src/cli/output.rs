@@ -1,4 +1,4 @@
-//! Standard output and standard error: results in the form that was asked for, errors, colours, the log.
+//! Standard output and standard error: results in the requested form, errors, colours, the log.
 //!
 //! Results go to standard output, everything else to standard error. Never decides what is printed.
 

@@ -1,4 +1,6 @@
-//! The config that a run has recorded in `run.yaml`, for commands that work on an existing run.
+//! The config that a run has recorded in `run.yaml`, for commands that work on an existing run (`resume`, `promote`).
+//!
+//! Parses the record; `run::RunRecord` reads the file.
 
 use std::path::Path;
 

@@ -17,7 +17,7 @@ output | path | `outputs/NAME-TIME` | The run's directory.
 backend | `auto`, `cpu`, `cuda` | | Device that judges. `auto` is `cuda` where a GPU and NVRTC are found, else `cpu`.
 profile | `auto` or a name | | Profile of the task: how much is checked and timed. `auto` is `full` on a GPU and `quick` on the CPU.
 eval.in_flight | integer, 1 to 64 | 2 on the CPU, 3 for each GPU | Kernels that are judged at once.
-eval.devices | `all` or a list | | GPUs that judge: indices and names (or the start of a name) as `kforge doctor` shows them.
+eval.devices | `all` or a list | | GPUs that judge: indices and UUIDs (or the start of a UUID) as `kforge doctor` shows them.
 eval.cache | `cold`, `hot` | | What a GPU's cache holds when a launch is timed.
 eval.screen | `none`, `cpu` | | `cpu` runs every kernel on the CPU first, with tiny shapes and instrumented builds. For GPU runs.
 eval.counters | boolean | | Read `ncu` counters of confirmed kernels. For GPU runs.

@@ -14,8 +14,8 @@ pub struct LockFile {
 
 /// The folder of lock files: the same one for all processes of the machine.
 ///
-/// `/tmp` comes before `TMPDIR`, because batch systems give every job its own temporary folder, and a lock there excludes
-/// nobody else.
+/// `/tmp` comes before `TMPDIR`, because batch systems give every job its own temporary folder: a lock there would not
+/// exclude other jobs.
 pub(super) fn lock_folder() -> PathBuf {
     // SAFETY: a constant string that ends in a zero.
     let is_writable = unsafe { libc::access(c"/tmp".as_ptr(), libc::W_OK | libc::X_OK) } == 0;

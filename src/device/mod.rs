@@ -1,7 +1,7 @@
 //! Devices: compile a kernel, bind it to memory, launch it, time it.
 //!
 //! This module holds the interface that all devices implement (`cpu`, `cuda`) and what they share: the cache of compiled
-//! kernels, the lexer, the numerics, the sandbox and the watchdog for child processes.
+//! kernels, the numerics, the sandbox, the lock files and the watchdog for child processes.
 //! It never decides what is correct or fast. The oracle, the tolerances and the statistics belong to `eval`.
 
 mod aligned;

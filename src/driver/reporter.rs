@@ -15,7 +15,7 @@ use crate::event::{Event, StopReason};
 use crate::report::{BestCandidate, Observer, Progress};
 use crate::search::{Search, SearchUpdate};
 
-/// How often the observer is told which requests are waiting.
+/// How often the observer gets the list of waiting requests.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reports the progress of one task.

@@ -1,6 +1,6 @@
 //! `summary.json`: counts and the best kernel of every task.
 //!
-//! A copy for people and scripts. kforge never reads it.
+//! A copy of what the journals say, for people and scripts. kforge never reads it. `reporter` decides when to write it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ struct TaskSummary {
     /// Steps without a candidate.
     by_failure: BTreeMap<FailedReason, u64>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
-    /// Statistics per model. Empty if none was asked.
+    /// Statistics per model. Empty if no model was asked.
     models: BTreeMap<String, ModelStats>,
     /// Statistics per version of the prompts. Empty if no model was asked.
     prompts: BTreeMap<String, ModelStats>,

@@ -144,7 +144,7 @@ impl<'a> Judge<'a> {
                 Ok(measurement) => tests.push(measurement.to_self_test(case)),
                 Err(error) => {
                     let finding = error.into_finding()?;
-                    // Too noisy to tell anything: the intervals of all candidates will be just as wide.
+                    // Too noisy for a result. That is no failure: the intervals of all candidates will be just as wide.
                     if finding.status != Status::Inconclusive {
                         anyhow::bail!("the self-test of the baseline failed: {}", finding.reason);
                     }

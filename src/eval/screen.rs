@@ -15,10 +15,11 @@ use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task, WorkloadChoice};
 use crate::verdict::{Status, Verdict};
 
-/// Maximum size of a shape that is tried, in bytes, unless all are larger.
+/// Maximum size of the buffers of a case, in bytes. If all cases are larger, the smallest one is tried.
 const TINY_BYTES: u64 = 2 << 20;
-/// Number of hidden shapes that are drawn, and maximum number of cases that are tried.
+/// Number of random hidden shapes to draw. The smallest cases are tried.
 const HIDDEN_SHAPES: u32 = 6;
+/// Maximum number of cases to try.
 const MAX_CASES: usize = 3;
 /// Maximum deadline of one launch, in seconds.
 const LAUNCH_SECONDS: f64 = 2.0;
@@ -31,7 +32,7 @@ pub(crate) struct CpuScreen<'a> {
 /// The result of the screen.
 enum ScreenOutcome {
     Passed,
-    /// The CPU cannot tell.
+    /// The CPU cannot run the kernel, so the result says nothing about it.
     Unsupported,
     Found(Finding),
 }

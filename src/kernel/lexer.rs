@@ -132,7 +132,7 @@ impl CodeLines {
         match span.kind {
             SpanKind::Comment { is_block: true } => {
                 self.state = LineState::Comment;
-                // The rest of the comment is read as one that started in an earlier line.
+                // The rest of the comment is read in the same state as a comment that started in an earlier line.
                 return at + "/*".len();
             }
             SpanKind::Literal {

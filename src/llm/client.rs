@@ -45,7 +45,7 @@ struct ServedModel {
     breaker: Arc<CircuitBreaker>,
 }
 
-/// What is known of a model without a request to it.
+/// Facts about a model that need no request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelFacts {
     /// The name in the config, the briefs and the journal.

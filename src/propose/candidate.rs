@@ -18,13 +18,13 @@ pub struct Parent {
     pub source: Arc<str>,
 }
 
-/// What became of a brief.
+/// The result of a brief.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BriefOutcome {
     Candidate(Candidate),
-    /// Nothing was changed, with the reason.
+    /// There is no candidate, because nothing was changed. The text is the reason.
     NoOp(String),
-    /// A model was asked without result, with the reason and its details.
+    /// The model's replies gave no candidate. The text has the details of the reason.
     Failed(FailedReason, String),
 }
 

@@ -20,7 +20,7 @@ const MAX_LAUNCHES: usize = 2;
 /// Longest function name to show, in characters.
 const MAX_NAME_CHARS: usize = 40;
 
-/// The lines of a verdict. Empty if neither tool was asked for.
+/// The lines about both tools. Empty if neither was requested.
 pub(super) fn profiling_text(verdict: &Verdict) -> String {
     let Some(evidence) = &verdict.evidence else {
         return String::new();

@@ -20,7 +20,7 @@ pub struct TaskDirectory {
     root: PathBuf,
 }
 
-/// Names of files in the run directory, which no task may have.
+/// Names of files in the run directory, which a task must not have. `report.html` is reserved for later.
 const RESERVED_NAMES: [&str; 5] = [
     "run.yaml",
     "lock",

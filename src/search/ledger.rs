@@ -1,6 +1,6 @@
 //! The ledger: a small record of every folded step, and counts over all of them.
 //!
-//! `fold` writes it; `planner` and the driver read it. Keeps no source and no verdict: those are in the run directory.
+//! `fold` writes it; `resolution`, `model_brief` and the driver read it. Keeps no source and no verdict: those are in the run directory.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,6 +1,6 @@
 //! The process that runs one candidate: it starts stopped, is continued for each run of its plan, and is killed when dropped.
 //!
-//! A run begins with SIGCONT and ends when `waitid` reports that the whole process has stopped or ended, so none of its threads
+//! A run starts with SIGCONT and ends when `waitid` reports that the whole process has stopped or ended, so none of its threads
 //! runs outside the measured time. Only how the process ended is trusted, nothing that it writes.
 
 use std::fs::File;
@@ -119,11 +119,13 @@ impl KernelProcess {
 
     /// Continues the process for one run of its plan, and waits until all of it has stopped. The time is measured by the judge.
     ///
-    /// A kernel may stop the process itself in the middle of a run, and be still at work when the next run begins. It gains
-    /// nothing: all outputs of a timed run are compared as they are when the process has stopped, before it may continue; and
-    /// its inputs were drawn for this run alone and written while the process was stopped. So whatever makes the outputs right
-    /// was computed between this run's SIGCONT and its stop. Nothing can wake the process in between: timers, signals from
-    /// others and child processes are not allowed.
+    /// A kernel could stop the process itself before its work is done, and finish the work during the next run. That gains nothing:
+    ///
+    /// - The outputs of a timed run are compared as they are when the process has stopped, before it may continue.
+    /// - The inputs were drawn for this run alone, and written while the process was stopped.
+    ///
+    /// So correct outputs were computed between this run's SIGCONT and its stop. Nothing else can wake the process: timers, signals
+    /// from other processes and child processes are not allowed.
     pub(super) fn run_plan(
         &mut self,
         deadline: Duration,

@@ -57,7 +57,7 @@ impl SavedVariables {
         Ok(Some(Self { table, contents }))
     }
 
-    /// Restores every changed variable of a stopped process. Returns the name of the first one that had changed.
+    /// Restores every changed variable of a stopped process. Returns the name of the first variable that had changed.
     pub(super) fn restore(&mut self, process: libc::pid_t) -> anyhow::Result<Option<String>> {
         let mut first_change = None;
         let mut current = vec![0; CHUNK_BYTES];

@@ -233,9 +233,9 @@ impl TimingProperties for CudaDevice {
 /// Whether `confine_writes` has succeeded in this process.
 static WRITES_CONFINED: AtomicBool = AtomicBool::new(false);
 
-/// Prevents this process from using the network, and from writing anywhere but kforge's cache, the temporary folder and devices.
+/// Prevents this process from using the network, and from writing anywhere but kforge's cache, the temporary folders, `/dev` and `/proc`.
 ///
-/// Must be called before the driver starts its threads. `Device::sandbox_description` tells whether it succeeded.
+/// Must be called before the driver starts its threads. `Device::sandbox_description` reports whether it succeeded.
 pub(crate) fn confine_writes() -> anyhow::Result<()> {
     let cache = super::cache::folder();
     super::cache::create_folder(&cache)?;

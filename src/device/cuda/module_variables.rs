@@ -93,7 +93,7 @@ impl ModuleVariables {
         self.has_hidden
     }
 
-    /// Restores all variables. Returns the name of the first one that had changed.
+    /// Restores all variables. Returns the name of the first variable that had changed.
     pub(super) fn restore(&self) -> anyhow::Result<Option<String>> {
         let mut changed = None;
         for variable in &self.variables {

@@ -171,7 +171,7 @@ struct FeatureCounter {
     copies: HashMap<(String, String), u32>,
 }
 
-/// All features that are counted. One that does not occur is 0.
+/// All features that are counted. A feature that does not occur is 0.
 const COUNTED_FEATURES: &[&str] = &[
     "instructions",
     "vector_load_bytes",

@@ -7,8 +7,8 @@
 //! - `feedback_log`: what prompts say about earlier steps.
 //! - `recorded_costs`: what requests have cost, read from the journals.
 //!
-//! Pure work (rendering and parsing) runs on threads of its own. A file is durable before the journal line that names it, and the
-//! line before the next thing happens to the step. So a killed run never sends a request twice whose reply it has.
+//! Pure work (rendering and parsing) runs on its own threads. A file is durable before the journal line that names it, and
+//! the line is durable before the step continues. So a resumed run never repeats a request whose reply it has.
 
 mod advance;
 mod backend;

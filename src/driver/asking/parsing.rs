@@ -1,4 +1,4 @@
-//! What the replies of a step amount to: a candidate, a failure, or one more request.
+//! The result of a step's replies: a candidate, a failure, or one more request.
 //!
 //! Pure: the same replies always give the same result. `propose::reply` reads the text; the rules here say what follows from it.
 

@@ -1,4 +1,6 @@
-//! The parts of a task that exchanges with models read and use.
+//! The parts of a task's state that exchanges with models need.
+//!
+//! Plain references, so that `advance` and `replies` do not depend on the whole `TaskState`.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use crate::driver::sources::KernelSources;
 use crate::search::Search;
 use crate::task::Task;
 
-/// Borrowed for one call.
+/// References to the parts, borrowed for one call.
 pub(in crate::driver) struct TaskParts<'p> {
     pub(in crate::driver) task: &'p Arc<Task>,
     pub(in crate::driver) search: &'p Search,

@@ -13,7 +13,8 @@ use super::{Syntax, children, descendants, named_children};
 /// How deeply an expression may nest, names included.
 const MAX_DEPTH: usize = 64;
 
-/// How many nodes one evaluator visits: constants that each use another twice would take exponential time.
+/// Maximum number of nodes that one evaluator visits. Without it a chain of constants that each use the next one twice would take
+/// exponential time.
 const MAX_NODES: u32 = 100_000;
 
 impl Syntax<'_> {

@@ -1,4 +1,4 @@
-//! `forward_store`: a value that was just stored is not loaded again.
+//! `forward_store`: replaces a load of an element that was just stored by the stored value.
 
 use tree_sitter::Node;
 

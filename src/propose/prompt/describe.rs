@@ -152,7 +152,7 @@ fn element_type(dtype: DType, language: Language) -> &'static str {
     }
 }
 
-/// What is known of the device, one fact per line.
+/// The known facts about the device, one per line.
 pub(super) fn device_values(facts: &DeviceFacts, backend: &str) -> Value {
     let lines: Vec<_> = (limits(facts).into_iter()).chain(rates(facts)).collect();
     context! {

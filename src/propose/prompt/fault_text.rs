@@ -11,7 +11,7 @@ use crate::task::Task;
 /// The most lines of source that are quoted.
 const MAX_QUOTED_LINES: usize = 4;
 
-/// Appends what is known of a finding.
+/// Appends the description of a finding: reason, location, log, source lines.
 pub(super) fn describe_fault(feedback: &Feedback, source: &str, task: &Task, text: &mut String) {
     if feedback.hidden {
         text.push_str(

@@ -1,8 +1,8 @@
 //! Applies edits to a kernel: all of them, or none.
 //!
-//! An `old_str` that occurs once is replaced. One that does not occur exactly may still match once if differences that mean
-//! nothing to a compiler are ignored; then the replacement is fitted to the match (see `fit`). Anything else is a fault. Text
-//! that is merely similar is shown to the model, and never replaced.
+//! An `old_str` that occurs exactly once is replaced. An `old_str` that does not occur is searched for again without differences
+//! that mean nothing to a compiler (`normalized`); if it then matches once, the replacement is fitted to the match (`fit`).
+//! Anything else is a fault. Text that is only similar is shown to the model (`nearest`), and never replaced.
 
 use std::ops::Range;
 
@@ -12,10 +12,10 @@ use super::fit::{Replacement, edit_variants, fit_replacement, verbatim_replaceme
 use super::nearest::find_nearest;
 use super::normalized::NormalizedCode;
 
-/// The search for matches of an `old_str` stops here.
+/// Number of matches of an `old_str` at which the search for more stops.
 const MAX_MATCHES: usize = 64;
 
-/// A shorter `new_str` may occur in a kernel by chance. In bytes.
+/// Minimum length of a `new_str` in bytes for the report that the kernel already contains it. A shorter one may occur by chance.
 const MIN_DISTINCTIVE_BYTES: usize = 8;
 
 /// The result of applying edits.
@@ -122,7 +122,7 @@ impl<'s> EditSession<'s> {
         }
     }
 
-    /// The only match that consists of whole lines, for an `old_str` that starts with indentation.
+    /// Of several exact matches, the only one that consists of whole lines. Requires that `old_str` starts with indentation.
     fn only_whole_lines(&self, edit: &Edit, exact: &[usize]) -> Option<Range<usize>> {
         let mut whole = exact
             .iter()

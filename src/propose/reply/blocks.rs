@@ -114,7 +114,7 @@ fn read_fenced_block(
 
 /// Reads a kernel without an opening fence, up to a closing fence or the end. Returns the line to continue with.
 ///
-/// A reply has only a closing fence if kforge put its first words into the model's mouth.
+/// Such a kernel may still have a closing fence, which ends it.
 fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> usize {
     let fence = Fence {
         mark: b'`',

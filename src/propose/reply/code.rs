@@ -90,7 +90,7 @@ fn block_kind(text: &str) -> BlockKind {
     if starts_with_header(&text) {
         return classify_with_header(text);
     }
-    // A header is a comment: one that comes later in the block can move to the start.
+    // A header is a comment, so a header later in the block can move to the start.
     if let Some(start) = find_later_header(&text) {
         let length = text[start..]
             .find("*/")

@@ -91,7 +91,7 @@ fn read_element(
         let end = tag.end + length + close.len();
         return Ok((element_text(&rest[..length]), end));
     }
-    // With other closing tags behind it, the reply goes on: this one was forgotten.
+    // If other closing tags follow, the reply is complete and this tag was forgotten. Otherwise the reply was cut off.
     Err(if rest.contains("</") {
         ReplyContent::Unusable(format!("edit {edit}: `<{}>` is not closed", tag.name))
     } else {

@@ -1,4 +1,4 @@
-//! The message that tells a model why its edits were not applied, and how to correct them.
+//! The message to a model about edits that were not applied: why, and how to correct them.
 //!
 //! Quoted text is fenced, so that it cannot be mistaken for part of the prompt.
 

@@ -4,7 +4,8 @@
 // runs all its threads as plain calls on one stack. A thread that waits keeps its stack and switches directly to the next
 // ready lane of its warp; another warp runs only when the whole warp waits. The last thread to arrive at a collective or a
 // barrier computes the results, releases the others and continues. Exited threads are not counted, as on hardware. If no
-// thread can run, the kernel is deadlocked, which is reported as a fault. Blocks and launches are handled in runtime.cpp.
+// thread can run, the kernel is deadlocked, which is reported as a fault. Blocks are run by
+// launch_blocks.h, launches by runtime.cpp.
 
 #pragma once
 
