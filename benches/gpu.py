@@ -69,7 +69,7 @@ def gdn(folder, _):
 
 
 def busy(log, begun, ended):
-    """The share of the time from the first hold of the device to the end in which somebody held it."""
+    """The share of the time, from the first lock of the device to the end, in which a process held the lock."""
     spans = []
     for line in log.splitlines():
         found = re.match(r"(\S+Z)\s+DEBUG .*device held (shared|alone) for (\d+) us", line)

@@ -1,6 +1,6 @@
 //! Process groups of child processes.
 //!
-//! A child that is started with `process_group(0)` leads a group of its own. Killing the group also ends everything that the
+//! A child that is started with `process_group(0)` leads its own group. Killing the group also ends everything that the
 //! child has started. This module kills groups; it never starts a process.
 
 use std::ops::{Deref, DerefMut};

@@ -1,6 +1,6 @@
 //! `kforge evolve` and `kforge tune`: from arguments and a config file to a new run.
 //!
-//! Both commands start the same search in another mode. `execute` runs it.
+//! Both commands start the same kind of run, with another `search.mode`. Runs nothing itself: `execute` does.
 
 use std::path::{Path, PathBuf};
 

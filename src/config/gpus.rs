@@ -45,7 +45,7 @@ pub(super) fn choose_gpus(
     Ok(chosen)
 }
 
-/// Limits the GPUs to one kind: a run compares times, and may confirm a kernel on another GPU than the one that measured it.
+/// Limits the GPUs to one kind: a run compares times, and may measure and confirm a kernel on different GPUs.
 fn gpus_of_one_kind(
     devices: &DeviceChoice,
     chosen: Vec<DeviceIdentity>,

@@ -13,7 +13,7 @@ use crate::task::{Task, TaskFiles};
 use crate::verdict::DeviceIdentity;
 use crate::{llm, search};
 
-/// A config in which nothing is left to choose.
+/// A config with every choice made.
 #[derive(Clone, Debug)]
 pub struct ResolvedConfig {
     /// The tasks, each with its warm starts and starting kernels.

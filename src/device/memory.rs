@@ -18,7 +18,8 @@ pub enum BufferContent<'a> {
     },
     /// These values, rounded to the buffer's dtype.
     Values(&'a [f64]),
-    /// A pattern that no honest kernel leaves behind. It shows which elements were written. Guard zones are rewritten too.
+    /// A pattern that no kernel leaves in its outputs by doing its work, so it shows which elements were not written. The guard zones
+    /// are written again too.
     Poison(Poison),
 }
 

@@ -236,7 +236,7 @@ fn with_stored_values<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -
     then(memory.as_slice())
 }
 
-/// Fills memory with a pattern that no honest kernel leaves behind.
+/// Fills memory with a pattern that no kernel leaves in its outputs by doing its work.
 pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
     match pattern {
         Poison::Nan => memory.fill(0xff),

@@ -17,7 +17,7 @@ pub struct RunOptions {
     pub directory: PathBuf,
     pub start: StartMode,
     /// What the results depend on. On resume it is compared with the record in the directory, so `window` must be the recorded
-    /// one unless the user asked for another.
+    /// one unless the user has changed it.
     pub record: RunRecord,
     pub tasks: Vec<Arc<Task>>,
     pub search: SearchSettings,

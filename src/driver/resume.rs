@@ -27,7 +27,7 @@ pub(super) struct ReplayedTask {
     pub(super) open: BTreeMap<u64, Brief>,
     /// Steps with a candidate and without a verdict.
     pub(super) unjudged: Vec<u64>,
-    /// Elites whose last verdict is older than the last accepted change.
+    /// Elites that were not judged again since the last accepted change.
     pub(super) stale: Vec<u64>,
     pub(super) stopped: Option<Stopped>,
     /// Requests and replies of open steps.

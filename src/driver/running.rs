@@ -91,7 +91,7 @@ impl RunningWork {
         self.dueling
     }
 
-    /// Makes proposals one after the other, on a thread of their own.
+    /// Makes proposals one after the other, on one new thread.
     pub(super) fn propose(
         &mut self,
         proposer: Arc<dyn Proposer>,
@@ -112,13 +112,13 @@ impl RunningWork {
         });
     }
 
-    /// Renders a prompt on a thread of its own.
+    /// Renders a prompt on its own thread.
     pub(super) fn render(&mut self, backend: Arc<dyn ModelBackend>, step: ModelStep) {
         self.tasks
             .spawn_blocking(move || WorkResult::Rendered(step.brief.step, backend.render(&step)));
     }
 
-    /// Parses the replies of a step on a thread of its own.
+    /// Parses the replies of a step on its own thread.
     pub(super) fn parse(&mut self, backend: Arc<dyn ModelBackend>, step: ModelStep) {
         self.tasks.spawn_blocking(move || {
             WorkResult::Parsed(step.brief.step, Box::new(backend.parse(&step)))

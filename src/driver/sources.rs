@@ -64,7 +64,7 @@ impl KernelSources {
     /// The source of a step's kernel.
     ///
     /// # Errors
-    /// If the step has no kernel, or its file is not the one that the journal names.
+    /// If the step has no kernel, or its file differs from the hash in the journal.
     pub(super) fn text(&mut self, step: u64) -> Result<Arc<str>> {
         let kernel = self
             .digest(step)

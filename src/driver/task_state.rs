@@ -112,7 +112,7 @@ impl<'a> TaskState<'a> {
             .propose(&mut self.briefs, &mut self.sources, &self.task)
     }
 
-    /// Moves every exchange with a model on as far as it can go now.
+    /// Advances every exchange with a model as far as possible.
     pub(super) fn advance_requests(&mut self) -> Result<()> {
         let mut round = Round::default();
         if let Some((requests, mut parts)) = self.requests_and_parts() {

@@ -11,7 +11,7 @@ use super::kernel_set::{KernelSet, Side};
 use crate::device::{Comparison, Edge, ExpectedValues, LaunchOutcome, Poison};
 use crate::verdict::{Resources, Status, WorkloadVerdict};
 
-/// How far the outputs of a correct candidate were from the oracle's, over all rounds and outputs.
+/// The errors of a correct candidate's outputs against the oracle's, over all rounds and outputs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Accuracy {
     max_abs_error: f64,

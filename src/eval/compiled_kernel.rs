@@ -19,7 +19,7 @@ pub(super) struct CompiledKernel {
     pub(super) seconds: f64,
 }
 
-/// One of the two kernels of a task that candidates are judged by.
+/// A kernel that candidates are judged against: the oracle or the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reference {
     Oracle,

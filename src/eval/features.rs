@@ -13,7 +13,7 @@ use crate::verdict::{AccessFigures, Verdict};
 
 /// Maximum number of loads and stores that a verdict lists.
 const MAX_ACCESSES: usize = 32;
-/// An access is called coalesced from this ratio of minimum sectors to touched sectors on.
+/// Minimum ratio of necessary sectors to touched sectors at which an access counts as coalesced.
 const COALESCED_RATIO: f64 = 0.8;
 
 /// How a kernel used memory in one run of its plan.

@@ -9,9 +9,9 @@ use super::case::Case;
 use crate::base::RandomStream;
 use crate::task::{Profile, RegimeChoice, Task};
 
-/// Random numbers that are tried to find one of a rare kind.
+/// Maximum number of random sizes to draw until one matches.
 const MAX_DRAWS: usize = 64;
-/// The kinds of shapes that are always drawn, before the random shapes whose number the profile sets.
+/// The kinds of shapes that are always drawn, one shape each. Random shapes follow; the profile sets their number.
 const SHAPE_KINDS: [(&str, PickSize); 4] = [
     ("low", |_, low, _| low),
     ("high", |_, _, high| high),

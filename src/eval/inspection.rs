@@ -23,7 +23,7 @@ use crate::verdict::{Status, Verdict};
 const SCHEDULES: u64 = 4;
 /// Schedules of a thorough inspection on the first case. Each other case gets one of each kind.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
-/// A larger hidden case is left to the fast build, unless there is no smaller one.
+/// Maximum size of a hidden case that is inspected, unless all hidden cases are larger.
 const SMALL_BYTES: u64 = 1 << 20;
 /// Maximum deadline of a launch that looks for the cause of a finding of the fast build.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(3);

@@ -6,11 +6,11 @@ use crate::base::statistics::{self, Estimate, SampleSummary};
 use crate::task::{MIN_BLOCKS, Profile};
 use crate::verdict::TimeSummary;
 
-/// The stopping rule is evaluated after every this many timing blocks.
+/// Number of timing blocks between two evaluations of the stopping rule.
 const BLOCKS_BETWEEN_CHECKS: usize = 4;
 /// Maximum number of timing blocks, whatever the budget.
 const MAX_BLOCKS: usize = 400;
-/// An interval whose half width is more than this many times the wanted precision is useless.
+/// Maximum half width of a useful interval, as a multiple of the wanted precision.
 const MAX_WIDTH_FACTOR: f64 = 20.0;
 /// Maximum time to reach a useful interval, as a multiple of the budget.
 const MAX_BUDGET_FACTOR: f64 = 5.0;

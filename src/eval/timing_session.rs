@@ -24,7 +24,7 @@ const OPPONENT_CHECK_SHARE: f64 = 0.2;
 const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
 const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
-/// One in this many: how often a check is made that is needed only occasionally.
+/// An occasional check is made once in this many times, on average.
 const OCCASIONAL: usize = 4;
 
 /// The kernels of one measurement.

@@ -73,7 +73,7 @@ pub enum ReplyOutcome {
     Lost,
     /// The server turned the request away until retries ran out. It was not billed, and may be sent again.
     TurnedAway,
-    /// The server will never answer this request: wrong key, no credit, unknown model.
+    /// The server will never accept this request: wrong key, no credit, unknown model.
     Fatal,
 }
 

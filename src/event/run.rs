@@ -47,7 +47,7 @@ pub struct Accepted {
 /// A recorded value that differs from the current one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RecordChange {
-    /// Dotted key, such as `config.search.islands`.
+    /// Dotted key, such as `config.search.window`.
     pub what: String,
     /// Recorded value as JSON, or `absent`.
     pub was: String,

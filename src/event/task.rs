@@ -126,7 +126,7 @@ pub enum FailedReason {
     EditMissed,
     /// Nothing was changed, or the operator found nothing to change.
     NoOp,
-    /// The source equals one that was already tried.
+    /// The source equals that of an earlier candidate.
     Duplicate,
     /// kforge could not judge the candidate and gave up. The step is closed so that the search can continue.
     HarnessError,

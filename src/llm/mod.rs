@@ -140,13 +140,13 @@ pub(crate) type AttemptFuture<'a> = Pin<Box<dyn Future<Output = Attempt> + Send 
 #[derive(Debug)]
 pub(crate) enum Attempt {
     Ended(Reply),
-    /// The server refused it for now and did not bill it: it may be sent again.
+    /// The server refused it temporarily and did not bill it: it may be sent again.
     TurnedAway(TurnedAway),
     /// There is no reply yet, and the provider does not wait for it.
     Pending,
 }
 
-/// A server's refusal to answer a request for now.
+/// A server's temporary refusal of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct TurnedAway {
     /// The retry delay that the server asks for.

@@ -29,7 +29,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// The server's explicit answer in `x-should-retry`.
+/// Whether the server asks for a retry, in the header `x-should-retry`.
 pub(super) fn should_retry(headers: &HeaderMap) -> Option<bool> {
     match headers.get("x-should-retry")?.to_str().ok()?.trim() {
         "true" => Some(true),
@@ -67,7 +67,7 @@ fn parse_http_date(text: &str) -> Option<u64> {
     if zone != "GMT" || !is_in_range {
         return None;
     }
-    // Days of the proleptic Gregorian calendar, with years that begin in March.
+    // Days of the proleptic Gregorian calendar, with years that start in March.
     let (year, month) = match month {
         1 | 2 => (year - 1, month + 9),
         _ => (year, month - 3),

@@ -9,7 +9,7 @@ use crate::verdict::{TimeSummary, Verdict};
 /// Maximum number of inefficient memory accesses to show.
 const MAX_POOR_ACCESSES: usize = 5;
 
-/// Bank conflicts are shown from this number of passes per necessary pass on.
+/// Minimum ratio of bank passes to necessary passes at which bank conflicts are shown.
 const MIN_BANK_CONFLICTS: f64 = 1.5;
 
 /// A verdict as a table, with its log if the kernel did not pass.

@@ -8,7 +8,7 @@ use crate::verdict::{Counters, DeviceSanitizer, LaunchCounters, Verdict};
 /// A part of the GPU that works at this share of its peak or more is the bottleneck.
 const BUSY_PERCENT: f64 = 60.0;
 
-/// A stall reason is named from this share of the time of active warps on.
+/// Minimum share of the active warps' time at which a stall reason is named.
 const MIN_STALL_PERCENT: f64 = 10.0;
 
 /// Maximum number of sanitizer warnings to show.

@@ -161,7 +161,7 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
     format!("\n  starting kernels\n{}", rows.collect::<String>())
 }
 
-/// What the numbers mean, and where the files are.
+/// Notes on the numbers, and the paths of the files.
 fn notes(results: &TaskResults) -> String {
     let elites = &results.elites;
     let mut text = format!(

@@ -24,7 +24,7 @@ pub(crate) struct BestOfRun {
 /// `None` if there is no such kernel.
 ///
 /// # Errors
-/// If the journal cannot be read, or the kernel's file is not the one that the journal names.
+/// If the journal cannot be read, or the kernel's file differs from the hash in the journal.
 pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
     let folder = directory.task_for_reading(task)?;
     if !folder.journal().is_file() {

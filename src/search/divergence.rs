@@ -1,4 +1,4 @@
-//! The error for a resume whose journal has another brief than the search decides now.
+//! The error for a resume if the search decides another brief for a step than the journal has.
 
 use std::fmt;
 

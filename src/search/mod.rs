@@ -14,7 +14,7 @@
 //! fold waits for another `judged` event, or for a `failed: harness_error` event, which closes the step permanently.
 //!
 //! **Duels.** If a candidate has a better estimate than the elite of its cell, but the intervals overlap, the fold stops until a
-//! `dueled` event says which of the two is faster.
+//! `dueled` event has the result of timing both against each other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub struct Search {
     pending_duel: Option<DuelRequest>,
     /// Why the fold ended. `None` also if only the planned steps have run out.
     stopped: Option<StopReason>,
-    /// The last kernel that was proven faster than the one before it in this field, and its speedup.
+    /// The last kernel that was proven faster than the previous value of this field, and its speedup.
     best_proven: Option<(u64, Speedup)>,
     /// How many of the last folded steps, without a gap, had an exhausted brief and brought no candidate.
     exhausted_in_a_row: u64,

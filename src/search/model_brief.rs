@@ -21,7 +21,7 @@ const MAX_REPAIR_CANDIDATES: usize = 8;
 /// The probability that a brief to propose or to edit comes with a strategy card.
 const CARD_CHANCE: f64 = 0.5;
 
-/// The part of the past that decides what a model is asked next.
+/// The part of the history that decides the next brief to a model.
 #[derive(Debug, Default)]
 pub(super) struct ModelHistory {
     /// How often each step was given to a model for repair.
@@ -127,7 +127,7 @@ pub(super) fn choose_model_brief(
     let weights: Vec<f64> = models.iter().map(|(_, weight)| *weight).collect();
     let (name, _) = models.get(stream.weighted_index(&weights)?)?;
     let cards = &view.model_pool.cards;
-    // Repairs and crossovers have a task of their own.
+    // Repairs and crossovers already have a specific goal, so they get no card.
     let takes_card = !matches!(operator, Operator::Repair | Operator::Crossover);
     let card = (takes_card && !cards.is_empty() && stream.uniform() < CARD_CHANCE)
         .then(|| cards[stream.below(cards.len())].clone());

@@ -5,7 +5,7 @@
 use super::view::SearchView;
 use crate::base::RandomStream;
 
-/// A fast elite is drawn from this many of the fastest. With weights of 1 / rank² the others would hardly ever be drawn.
+/// Number of the fastest elites among which a fast parent is drawn. With weights of 1 / rank² slower ones would hardly ever be drawn.
 const MAX_EXPLOITED: usize = 64;
 
 /// How often something is drawn at random before every parent is tried in turn.

@@ -48,7 +48,7 @@ impl PlannedBrief {
     }
 }
 
-/// The planner's history: what was asked so far, and what it gained.
+/// The planner's history: the briefs so far, and their gains.
 #[derive(Debug, Default)]
 pub(super) struct Planner {
     /// How many briefs each key had.
@@ -57,7 +57,7 @@ pub(super) struct Planner {
     exhausted: HashSet<BriefKey>,
     /// Steps of each operator; older steps weigh less.
     trials: [f64; OPERATORS.len()],
-    /// Candidates of each operator that the archive took; older ones weigh less.
+    /// Candidates of each operator that entered the archive; older ones weigh less.
     gains: [f64; OPERATORS.len()],
     model_history: ModelHistory,
 }
@@ -159,8 +159,8 @@ impl Planner {
         self.gains[index] += f64::from(u8::from(outcome.was_added()));
     }
 
-    /// A brief with this parent; `None` if no operator has anything left for it. Operators are drawn by their weights, and one
-    /// that has nothing is not drawn again.
+    /// A brief with this parent; `None` if no operator has anything left for it. Operators are drawn by their weights. An
+    /// operator without anything left is not drawn again.
     fn brief_for_parent(
         &self,
         view: &SearchView<'_>,

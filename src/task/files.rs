@@ -178,7 +178,7 @@ impl TaskFiles {
         })
     }
 
-    /// The same task with another baseline: one that `task.yaml` names, or a kernel file.
+    /// The same task with another baseline: the name of a baseline in `task.yaml`, or a kernel file.
     pub(crate) fn with_baseline(mut self, baseline: &str) -> Result<Self, Failure> {
         let settings = self.settings()?;
         if !settings.baselines.contains_key(baseline) {

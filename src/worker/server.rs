@@ -1,6 +1,6 @@
 //! `kforge __worker`: reads requests from standard input until the pipe closes, judges, and writes responses to standard output.
 //!
-//! Never opens a run directory and never receives a path. Candidates on the CPU, and compilers, run in processes of their own below
+//! Never opens a run directory and never receives a path. Candidates on the CPU, and compilers, run in child processes of
 //! this one. `child` is the other end of the pipe; `eval::Judge` judges.
 
 use std::fs::File;
@@ -114,7 +114,7 @@ impl From<anyhow::Error> for ServeError {
 
 type RequestLines<'l> = std::io::Lines<BufReader<std::io::StdinLock<'l>>>;
 
-/// Serves any number of requests. Every kernel runs in processes of its own.
+/// Serves any number of requests. Every kernel runs in its own processes.
 fn serve_on_cpu(
     output: &mut File,
     task: &Task,
@@ -173,8 +173,8 @@ fn serve_on_gpu(
     if let Some(line) = lines.next() {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
-    // SAFETY: ends the process at once; the response is already written. An orderly teardown of the context takes longer, and
-    // after a kernel that hangs it would never end.
+    // SAFETY: ends the process at once; the response is already written. Closing the CUDA context takes longer, and
+    // would never end after a kernel that hangs.
     unsafe { libc::_exit(0) }
 }
 

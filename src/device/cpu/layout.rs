@@ -1,6 +1,6 @@
 //! Where the buffers of a plan are in the shared memory, and the guard zones around them.
 //!
-//! The memory starts with the control page. Each buffer has a mapping of its own, with a guard zone before and after its data
+//! The memory starts with the control page. Each buffer has its own mapping, with a guard zone before and after its data
 //! that a kernel must leave alone. Nothing here touches a process.
 
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Detects and undoes what a candidate remembers between launches: changes to the variables of its own file.
+//! Detects and undoes state that a candidate keeps between launches: changes to the variables of its file.
 //!
 //! The addresses are read from the executable before the candidate runs. The judge reads and writes the variables while the
 //! process is stopped; the process itself is never asked. Memory that a candidate allocates is not covered.

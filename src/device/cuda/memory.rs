@@ -1,7 +1,7 @@
 //! Device memory: mapped regions with unmapped addresses on both sides, so that an access outside them faults; plain
 //! allocations; and copies to and from the host.
 //!
-//! Never decides where buffers lie: `layout` does.
+//! Never decides the placement of buffers: `layout` does.
 
 use std::rc::Rc;
 

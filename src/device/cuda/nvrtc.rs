@@ -172,7 +172,7 @@ fn program_bytes(
     // SAFETY: the pointer is valid for writes.
     unsafe { size_of(program, &raw mut size) }.result()?;
     let mut bytes = vec![0u8; size];
-    // SAFETY: the buffer has the size that the library asked for.
+    // SAFETY: the buffer has the size that the library requested.
     unsafe { get(program, bytes.as_mut_ptr().cast()) }.result()?;
     Ok(bytes)
 }

@@ -15,7 +15,7 @@ use crate::llm::{PromptPart, Request, RequestOrigin};
 use crate::propose::prompt::KernelLabel;
 
 impl ModelRequests<'_> {
-    /// Starts the exchanges of new briefs, and moves every exchange on as far as it can go now.
+    /// Starts the exchanges of new briefs, and advances every exchange as far as possible.
     pub(in crate::driver) fn advance(
         &mut self,
         parts: &mut TaskParts<'_>,
@@ -71,7 +71,7 @@ impl ModelRequests<'_> {
         Ok(is_in_place.then_some(sent))
     }
 
-    /// Continues to wait for the reply to a request in a mailbox. The prompt is not written again: someone may be reading it.
+    /// Continues to wait for the reply to a request in a mailbox. The prompt is not written again: a person may be reading it.
     fn resume_mailbox_wait(
         &mut self,
         step: u64,

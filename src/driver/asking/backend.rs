@@ -15,8 +15,8 @@ use crate::task::Task;
 
 /// Renders prompts, sends requests and parses replies.
 ///
-/// `render` and `parse` are pure: the same step gives the same prompt, and the same replies give the same result. So what is
-/// missing after a kill can be made again, and no reply is paid for twice.
+/// `render` and `parse` are pure: the same step gives the same prompt, and the same replies give the same result. So a
+/// resumed run makes lost results again from what is on disk, and pays for no reply twice.
 pub trait ModelBackend: Send + Sync {
     /// Makes the next request of a step.
     ///
@@ -111,7 +111,7 @@ pub struct ParsedReplies {
     pub expected: Option<f64>,
 }
 
-/// What the replies of a step amount to.
+/// What follows from the replies of a step.
 #[derive(Clone, Debug)]
 pub enum RepliesOutcome {
     Candidate(Candidate),

@@ -7,7 +7,8 @@ use std::path::Path;
 use crate::event::{Cost, Event};
 use crate::run::JournalLine;
 
-/// The cost of each request of a journal: of a request with a reply, the cost of the reply; of one without, its worst case.
+/// The cost of each request in a journal: the cost of its reply, or its worst case if there is no reply.
+///
 /// A journal that cannot be read costs nothing, and an incomplete line is skipped: opening the journal reports both.
 pub(in crate::driver) fn recorded_costs(journal: &Path) -> Vec<Cost> {
     let Ok(file) = std::fs::File::open(journal) else {

@@ -15,7 +15,7 @@ use crate::propose::BriefOutcome;
 /// Number of steps in a row without any reply after which no more requests are sent.
 const MAX_UNANSWERED_IN_A_ROW: u32 = 3;
 
-/// What the replies of a step amount to.
+/// A proposal of a model, and the change that it expects.
 pub(in crate::driver) struct ModelProposal {
     pub(in crate::driver) outcome: BriefOutcome,
     pub(in crate::driver) edits: EditCounts,

@@ -57,7 +57,7 @@ impl<'a> ModelRequests<'a> {
     /// Restores the exchange of a step from the journal. Does nothing for a step that is not open.
     ///
     /// # Errors
-    /// If a reply on disk is not the one that the journal names.
+    /// If a reply on disk differs from the hash in the journal.
     pub(in crate::driver) fn restore(
         &mut self,
         step: u64,

@@ -26,7 +26,7 @@ use crate::verdict::DeviceIdentity;
 /// Maximum number of times that the token limit of a reply is doubled after truncated replies.
 const MAX_DOUBLINGS: usize = 8;
 
-/// Everything that the prompts of a run are made with.
+/// Everything that all prompts of a run are made from, and the client that sends them.
 pub struct TemplateBackend {
     pub client: Arc<Client>,
     pub templates: Arc<Templates>,

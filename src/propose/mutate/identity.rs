@@ -1,4 +1,4 @@
-//! Whether two kernel files are the same candidate: they are if their headers and their lexemes are equal.
+//! Whether two kernel files are the same candidate: their headers and their lexemes are equal.
 //!
 //! Comments in the code and white space do not count.
 

@@ -1,4 +1,4 @@
-//! `row_pointer`: the constant part of an index becomes a pointer of its own.
+//! `row_pointer`: moves the constant part of an index into a new pointer.
 
 use std::collections::BTreeMap;
 

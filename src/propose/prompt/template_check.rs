@@ -35,7 +35,7 @@ impl Templates {
     }
 }
 
-/// Renders every template and card of a backend, with a judged parent and one that was not judged.
+/// Renders every template and card of a backend, once with a judged parent and once with a parent that was not judged.
 fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), Failure> {
     let (_, source) = task.baseline();
     let feedback = Feedback::of_status(Status::Race);

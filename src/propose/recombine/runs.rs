@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The runs in which two lists differ: what to replace in `own`, and by what of `new`. Either range may be empty.
+/// The runs in which two lists differ: a range of `own`, and the range of `new` that replaces it. Either range may be empty.
 ///
 /// Takes time and memory in proportion to the product of the lengths.
 pub(super) fn differing_runs(own: &[String], new: &[String]) -> Vec<(Range<usize>, Range<usize>)> {
