@@ -82,7 +82,7 @@ fn workload_ids<'a>(resolved: &ResolvedConfig, task: &'a Task) -> anyhow::Result
         .settings
         .profiles
         .get(&resolved.profile)
-        .context("the task has lost its profile")?;
+        .context("the task does not have the selected profile")?;
     let selected = task.selected_workloads(profile).into_iter();
     Ok(selected.map(|workload| workload.id.as_str()).collect())
 }

@@ -202,7 +202,9 @@ fn judge_options(
     task: &Task,
 ) -> anyhow::Result<JudgeOptions> {
     let profile = task.settings.profiles.get(&resolved.profile);
-    let mut profile = profile.context("the task has lost its profile")?.clone();
+    let mut profile = profile
+        .context("the task does not have the selected profile")?
+        .clone();
     profile.seconds = arguments.seconds.unwrap_or(profile.seconds);
     profile.precision = arguments.precision.unwrap_or(profile.precision);
     Ok(JudgeOptions {

@@ -162,7 +162,9 @@ fn admit_task(
 ) -> anyhow::Result<eval::Admission> {
     let profile = task.settings.profiles.get(&arguments.profile);
     let options = eval::JudgeOptions {
-        profile: profile.context("the task has lost its profile")?.clone(),
+        profile: profile
+            .context("the task does not have the selected profile")?
+            .clone(),
         launch_seconds: arguments.launch_seconds,
         thorough: false,
         cache: Cache::Cold,

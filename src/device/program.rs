@@ -63,7 +63,7 @@ pub struct Program {
     pub compile_seconds: f64,
     /// The compiler's warnings: untrusted text, capped.
     pub log: String,
-    /// The mangled names of `TranslationUnit::entries`, in their order (CUDA; empty elsewhere).
+    /// The mangled names of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
     pub entries: Vec<String>,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,

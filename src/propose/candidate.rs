@@ -44,8 +44,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Describes a kernel file. A file with an invalid header is a candidate too, which the judge will reject: it is a family of
-    /// its own and has no tunables.
+    /// Describes a kernel file. A file with an invalid header is a candidate too: the judge will reject it. It gets
+    /// its own family and no tunables.
     pub(crate) fn from_source(source: String, detail: String, task: &Task) -> Self {
         match Kernel::parse(&source, &task.definition) {
             Ok(kernel) => Self {

@@ -52,7 +52,7 @@ pub(crate) fn serve_launch() -> anyhow::Result<()> {
         .read_to_string(&mut text)
         .context("failed to read the request")?;
     let request: LaunchRequest =
-        serde_json::from_str(&text).context("the request is not understood")?;
+        serde_json::from_str(&text).context("failed to parse the request")?;
     let response = match launch(request) {
         Ok(launches) => LaunchResponse::Launched(launches),
         Err(error) => LaunchResponse::Failure(WireFailure::from_error(&error)),

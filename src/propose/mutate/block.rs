@@ -28,7 +28,7 @@ use crate::propose::source_edits::SourceEdits;
 /// thread.
 pub(super) struct BlockSize;
 
-/// Adds a value to a tunable's list, in first place: twice the largest or half the smallest value so far.
+/// Adds a value at the front of a tunable's list: twice the largest or half the smallest value so far.
 ///
 /// ```text
 /// ROWS: [4, 2]

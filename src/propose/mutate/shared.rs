@@ -37,7 +37,7 @@ use crate::propose::source_edits::SourceEdits;
 /// Faster when all threads load the same elements from memory or from a cache that is too small.
 pub(super) struct CacheInShared;
 
-/// A larger array would leave too little shared memory for other blocks of the multiprocessor.
+/// Maximum size of an array in bytes. A larger one would leave too little shared memory for other blocks of the multiprocessor.
 const MAX_SHARED_BYTES: i64 = 16 * 1024;
 
 /// A read of an element that does not depend on the thread, and the loop around it.

@@ -41,7 +41,7 @@ use crate::propose::source_edits::SourceEdits;
 /// Faster because the later loops read registers or local memory instead of repeating loads and calls.
 pub(super) struct StageInLocal;
 
-/// Longer arrays fit neither into registers nor into the cache of a thread. In elements.
+/// Maximum length of an array, in elements. Longer arrays fit neither into registers nor into the cache of a thread.
 const MAX_ARRAY_LENGTH: i64 = 2048;
 
 impl Transformation for StageInLocal {

@@ -13,7 +13,7 @@ use super::scope::Scope;
 use crate::propose::code_layout::indent_following_lines;
 use crate::propose::source_edits::SourceEdits;
 
-/// Longer bodies are left alone, to keep the kernel readable. In syntax nodes.
+/// Maximum size of a body, in syntax nodes. Longer ones are not rewritten, to keep the kernel readable.
 const MAX_BODY_NODES: usize = 400;
 
 /// Whether a loop can be rewritten in strips: innermost, in a block, short enough, and never left early.

@@ -12,7 +12,7 @@ use crate::kernel::syntax::{FunctionNode, Syntax, descendants};
 use crate::kernel::{ArgumentHeader, Header, Kernel};
 use crate::task::Task;
 
-/// With more tunable points than this, no value that depends on a tunable counts as known.
+/// Maximum number of tunable points to evaluate. With more, no value that depends on a tunable counts as known.
 const MAX_POINTS: usize = 512;
 
 /// Evaluates an integer expression at one tunable point; `None` if the value is unknown.

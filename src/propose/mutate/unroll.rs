@@ -27,7 +27,7 @@ use crate::propose::source_edits::SourceEdits;
 /// instruction cache.
 pub(super) struct Unroll;
 
-/// Longer loops are not unrolled further. In syntax nodes.
+/// Maximum size of a loop to unroll further, in syntax nodes.
 const MAX_LOOP_NODES: usize = 600;
 
 impl Transformation for Unroll {

@@ -36,7 +36,7 @@ pub(super) struct Vectorize;
 /// Numbers of elements per iteration to try.
 const WIDTHS: [i64; 3] = [2, 4, 8];
 
-/// Longer bodies are left alone, to keep the kernel readable. In syntax nodes.
+/// Maximum size of a body, in syntax nodes. Longer ones are not rewritten, to keep the kernel readable.
 const MAX_BODY_NODES: usize = 400;
 
 /// The widest load or store of a GPU, in bytes.

@@ -8,7 +8,7 @@ use super::numbers::{describe_speedup, format_percent, format_significant};
 use super::quote::code_span;
 use crate::event::{Failed, FailedReason};
 
-/// A smaller relative change of a single workload is not reported.
+/// Minimum relative change of a single workload that is reported.
 const MIN_REPORTED_CHANGE: f64 = 0.02;
 
 impl Feedback {

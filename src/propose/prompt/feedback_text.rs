@@ -21,7 +21,7 @@ use crate::verdict::{LaunchCounters, Resources, Status};
 const LATENCY_BOUND_US: f64 = 5.0;
 const LATENCY_BOUND_SHARE: f64 = 0.3;
 
-/// What a status means to the author of the kernel.
+/// The meaning of a status, for the author of the kernel.
 pub(super) fn status_meaning(status: Status) -> &'static str {
     match status {
         // Never sent to a model; the match must be complete.

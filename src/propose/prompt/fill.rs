@@ -14,7 +14,7 @@ use super::text::estimate_tokens;
 use crate::base::{Digest, Failure};
 use crate::event::Operator;
 
-/// The history may take this fraction (1 / N) of what the fixed sections leave.
+/// Maximum share (1 / N) of the remaining budget that the history may take.
 const HISTORY_DIVISOR: u64 = 4;
 /// The most characters of a change, and of its result.
 const MAX_DETAIL_CHARS: usize = 240;

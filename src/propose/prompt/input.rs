@@ -59,7 +59,7 @@ pub(crate) struct PromptInput<'a> {
     pub max_edits: usize,
     /// The size that the whole prompt should not exceed, in tokens as [`super::estimate_tokens`] counts them.
     pub budget_tokens: u64,
-    /// Set for a second try: the first reply, whose edits could not be applied.
+    /// Set for a second try: the first reply, which had edits that could not be applied.
     pub missed: Option<MissedEdits<'a>>,
 }
 
@@ -103,7 +103,7 @@ pub struct HistoryEntry {
     pub result: String,
 }
 
-/// An earlier reply of the same step, whose edits could not be applied.
+/// An earlier reply of the same step with edits that could not be applied.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MissedEdits<'a> {
     pub reply: &'a str,

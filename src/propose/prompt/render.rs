@@ -17,7 +17,7 @@ use crate::event::Operator;
 use crate::task::DType;
 use crate::verdict::Status;
 
-/// An optional section is left out if it would take more than this fraction (1 / N) of the budget.
+/// Maximum share (1 / N) of the budget that an optional section may take. A larger section is left out.
 const OPTIONAL_SECTION_DIVISOR: u64 = 4;
 
 /// Renders a prompt.

@@ -40,11 +40,11 @@ pub struct Card {
     pub stage: CardStage,
     /// When the card applies, in one line.
     pub when: String,
-    /// The backends that it makes sense on.
+    /// The backends on which the card is offered.
     pub backends: Vec<CardBackend>,
 }
 
-/// What a strategy works on.
+/// The stage of optimisation that a strategy belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CardStage {

@@ -13,10 +13,10 @@ use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 use crate::task::Task;
 
-/// Further differences are ignored: a search would never try all their combinations.
+/// Maximum number of differences. Further ones are ignored: a search would never try all their combinations.
 const MAX_DIFFERENCES: usize = 24;
 
-/// Longer functions are not compared statement by statement.
+/// Maximum length of a function that is compared statement by statement.
 const MAX_STATEMENTS: usize = 200;
 
 /// One difference that a kernel can take over from the other one.

@@ -25,7 +25,7 @@ struct Fence<'t> {
     info: &'t str,
 }
 
-/// With more fences than this in one comment of a kernel, the comment counts as never closed.
+/// Maximum number of fences in one comment of a kernel. A comment with more counts as never closed.
 const MAX_FENCES_IN_COMMENT: usize = 8;
 
 /// Languages with which a kernel may be labelled.

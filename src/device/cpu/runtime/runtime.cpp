@@ -122,7 +122,8 @@ static void map_buffers(ControlPage& control) {
 #endif
 }
 
-// Runs before any constructor of the candidate. Everything that needs the system is done here; then it is taken away.
+// Runs before any constructor of the candidate. Does everything that needs system calls, because most of them are forbidden
+// afterwards (confine.h).
 static void set_up() {
 #if defined(__linux__)
     kforge_confine_start();
