@@ -44,7 +44,7 @@ pub(super) enum DeviceError {
 }
 
 impl DeviceError {
-    /// The error for a caller to whom a refusal can only be a bug: it has checked the kernel before.
+    /// The error for a caller that has already checked the kernel, so that a refusal can only be a bug in kforge.
     pub(super) fn into_broken(self) -> anyhow::Error {
         match self {
             Self::Refused(refusal) => anyhow::anyhow!("{}", refusal.reason),

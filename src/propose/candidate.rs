@@ -18,7 +18,7 @@ pub struct Parent {
     pub source: Arc<str>,
 }
 
-/// What became of a brief.
+/// The result of a brief.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BriefOutcome {
     Candidate(Candidate),

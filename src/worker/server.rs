@@ -84,7 +84,7 @@ fn exit_with_driver() -> anyhow::Result<()> {
             // SAFETY: the pointer leads to one valid entry.
             let ready = unsafe { libc::poll(&raw mut pipe, 1, -1) };
             if ready > 0 {
-                // SAFETY: ends the process at once. There is no reader left for whom anything must be written or cleaned up.
+                // SAFETY: ends the process at once. No reader is left, so nothing must be written or cleaned up.
                 unsafe { libc::_exit(1) }
             }
             if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {

@@ -65,7 +65,7 @@ pub(super) fn status_meaning(status: Status) -> &'static str {
     }
 }
 
-/// Everything that is known of a judged kernel: a sentence and a list. `source` is the kernel's text.
+/// The feedback on a judged kernel: a sentence and a list. `source` is the text of the kernel.
 pub(super) fn describe_feedback(
     feedback: &Feedback,
     source: &str,
