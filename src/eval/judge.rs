@@ -156,11 +156,7 @@ impl<'a> Judge<'a> {
 
     /// Times two candidates that have passed against each other on every workload of the profile. `None` if one of them fails this
     /// time.
-    pub fn duel(
-        &mut self,
-        challenger: &str,
-        incumbent: &str,
-    ) -> anyhow::Result<Option<Duel>> {
+    pub fn duel(&mut self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
         match self.time_duel(challenger, incumbent) {
             Ok(duel) => Ok(duel),
             Err(error) => error.into_finding().map(|_| None),
