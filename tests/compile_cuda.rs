@@ -1,8 +1,10 @@
 //! The CUDA compiler through its interface: what compiles, what errors say, and how sources that burden the compiler end. Needs no GPU;
-//! without NVRTC each test prints that it is skipped.
+//! without NVRTC the tests are ignored.
 
-#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,8 +29,8 @@ fn kforge() -> Command {
     command
 }
 
-/// A compiler for sm_90; `None`, with a printed reason, if there is none.
-fn compiler() -> Option<Compiler> {
+/// A compiler for sm_90.
+fn compiler() -> Result<Compiler, Missing> {
     if std::env::var_os("KFORGE_PYTHON").is_none()
         && let Some(python) = std::env::var_os("KFORGE_TEST_PYTHON")
     {
@@ -37,11 +39,8 @@ fn compiler() -> Option<Compiler> {
     }
     match Compiler::open_with_program(program(), "sm_90") {
         // A generous limit, so that a busy machine does not cause timeouts.
-        Ok(compiler) => Some(compiler.with_time_limit(Duration::from_secs(300))),
-        Err(error) => {
-            println!("skipped: {}", format!("{error:#}").replace("\n\n", "; "));
-            None
-        }
+        Ok(compiler) => Ok(compiler.with_time_limit(Duration::from_secs(300))),
+        Err(error) => Err(Missing::new("nvrtc", format!("{error:#}"))),
     }
 }
 
@@ -77,9 +76,8 @@ fn refused(compiler: &Compiler, source: &str) -> Refusal {
     }
 }
 
-#[test]
-fn every_shipped_kernel_compiles() {
-    let Some(compiler) = compiler() else { return };
+fn every_shipped_kernel_compiles() -> TestResult {
+    let compiler = compiler()?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut compiled = 0;
     for name in embedded_names() {
@@ -130,11 +128,11 @@ fn every_shipped_kernel_compiles() {
         }
     }
     assert!(compiled > 10);
+    Ok(())
 }
 
-#[test]
-fn compiled_code_features_are_counted() {
-    let Some(compiler) = compiler() else { return };
+fn compiled_code_features_are_counted() -> TestResult {
+    let compiler = compiler()?;
     let source = "#include <cuda_fp16.h>
 __global__ void k(float* a) {
   __shared__ float s[256];
@@ -182,11 +180,11 @@ __global__ void k(float* a) {
         );
     }
     assert_eq!(program.resources.shared_bytes, Some(1024));
+    Ok(())
 }
 
-#[test]
-fn spills_are_counted_and_arch_may_be_extended() {
-    let Some(compiler) = compiler() else { return };
+fn spills_are_counted_and_arch_may_be_extended() -> TestResult {
+    let compiler = compiler()?;
     let source = "__global__ void k(float* a) { float v[64];
 #pragma unroll
   for (int i = 0; i < 64; ++i) v[i] = a[i * 7 + threadIdx.x];
@@ -214,11 +212,11 @@ fn spills_are_counted_and_arch_may_be_extended() {
         panic!("another device's code compiled")
     };
     assert_eq!(refusal.status, Status::Unsupported);
+    Ok(())
 }
 
-#[test]
-fn errors_show_line_and_caret_and_no_folder() {
-    let Some(compiler) = compiler() else { return };
+fn errors_show_line_and_caret_and_no_folder() -> TestResult {
+    let compiler = compiler()?;
     let refusal = refused(
         &compiler,
         "__global__ void k(float* a) {\n  a[0] = undeclared;\n}\n",
@@ -259,11 +257,11 @@ fn errors_show_line_and_caret_and_no_folder() {
         "__global__ void k(float* a) {\n  if (a[0] > 1) {\n  a[0] = 1;\n}\n",
     );
     assert!(refusal.evidence.line.unwrap() <= 4, "{refusal:?}");
+    Ok(())
 }
 
-#[test]
-fn header_arguments_must_match_kernel_parameters() {
-    let Some(compiler) = compiler() else { return };
+fn header_arguments_must_match_kernel_parameters() -> TestResult {
+    let compiler = compiler()?;
     let two = "\n#include <cuda_bf16.h>\ntemplate <int N> __global__ void k(const __nv_bfloat16* __restrict__ a, long n) {}\n__device__ void no(float* a) {}";
     let half = ArgumentType::Pointer(DType::BFloat16);
     let fits = unit(two, "k<3>", &[half, ArgumentType::I64]);
@@ -336,6 +334,7 @@ fn header_arguments_must_match_kernel_parameters() {
         refusal.reason.contains("arguments of [4] bytes"),
         "{refusal:?}"
     );
+    Ok(())
 }
 
 /// Sources that burden the compiler, by the part of it that they burden.
@@ -382,9 +381,8 @@ fn bombs() -> Vec<(&'static str, String)> {
     ]
 }
 
-#[test]
-fn compiler_bombs_end_within_the_limits() {
-    let Some(compiler) = compiler() else { return };
+fn compiler_bombs_end_within_the_limits() -> TestResult {
+    let compiler = compiler()?;
     let limit = Duration::from_secs(2);
     let compiler = compiler.with_time_limit(limit);
     for (name, bomb) in bombs() {
@@ -424,11 +422,11 @@ fn compiler_bombs_end_within_the_limits() {
             ))
             .unwrap(),
     );
+    Ok(())
 }
 
-#[test]
-fn include_paths_outside_the_headers_leak_nothing() {
-    let Some(compiler) = compiler() else { return };
+fn include_paths_outside_the_headers_leak_nothing() -> TestResult {
+    let compiler = compiler()?;
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret.h");
     std::fs::write(&secret, "swordfish swordfish").unwrap();
@@ -462,16 +460,15 @@ fn include_paths_outside_the_headers_leak_nothing() {
             }
         }
     }
+    Ok(())
 }
 
 /// The source checks are bypassed here: the confined process must refuse the files by itself.
-#[test]
-fn compiler_process_reads_only_the_headers() {
-    let Some(compiler) = compiler() else { return };
+fn compiler_process_reads_only_the_headers() -> TestResult {
+    let compiler = compiler()?;
     let support = kforge::device::cpu::sandbox_support();
     if support.landlock.is_none() {
-        println!("skipped: no Landlock");
-        return;
+        return Err(Missing::new("landlock", "Landlock is not available"));
     }
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret.h");
@@ -499,11 +496,11 @@ fn compiler_process_reads_only_the_headers() {
         );
         assert!(!message.contains("swordfish") && !message.contains("root:") && !is_read);
     }
+    Ok(())
 }
 
-#[test]
-fn forbidden_features_are_rejected_with_their_line() {
-    let Some(compiler) = compiler() else { return };
+fn forbidden_features_are_rejected_with_their_line() -> TestResult {
+    let compiler = compiler()?;
     for (source, line) in [
         (
             "__global__ void k(float* a) {\n  float* p = (float*)malloc(16);\n  p[0] = a[0]; a[1] = p[threadIdx.x]; free(p);\n}",
@@ -529,18 +526,20 @@ fn forbidden_features_are_rejected_with_their_line() {
     // `printf` and `assert` are allowed.
     let source = "#include <cstdio>\n#include <cassert>\n__global__ void k(float* a) { assert(a[0] > 0); printf(\"%f\\n\", a[1]); }";
     ready(compiler.compile(&unit(source, "k", &[POINTER])).unwrap());
+    Ok(())
 }
 
-#[test]
-fn common_headers_are_available() {
-    let Some(compiler) = compiler() else { return };
+fn common_headers_are_available() -> TestResult {
+    let compiler = compiler()?;
     let has = |name: &str| {
         let mut folders = compiler.toolkit().includes.iter();
         folders.any(|folder| folder.join(name).is_file())
     };
     if !has("crt/mma.h") || !has("cuda/std/algorithm") {
-        println!("skipped: not all of CUDA 13's headers are installed");
-        return;
+        return Err(Missing::new(
+            "cuda-headers",
+            "not all headers of CUDA 13 are installed",
+        ));
     }
     let source = "#include <cuda_runtime.h>\n#include <stdint.h>\n#include <cstdint>\n#include <cmath>\n#include <math.h>\n#include <float.h>\n#include <climits>\n#include <algorithm>\n#include <type_traits>\n#include <limits>\n#include <cooperative_groups.h>\n#include <cooperative_groups/reduce.h>\n#include <mma.h>\n#include <cuda_fp16.h>\n#include <cuda_fp8.h>\n#include <cuda_pipeline.h>
 namespace cg = cooperative_groups;
@@ -552,11 +551,11 @@ __global__ void k(float* a) {
   a[m] = cg::reduce(warp, std::sqrt(a[0]), cg::plus<float>()) + INFINITY + FLT_MAX + M_PI + least;
 }";
     ready(compiler.compile(&unit(source, "k", &[POINTER])).unwrap());
+    Ok(())
 }
 
-#[test]
-fn cached_cubin_is_reused_unless_corrupt() {
-    let Some(compiler) = compiler() else { return };
+fn cached_cubin_is_reused_unless_corrupt() -> TestResult {
+    let compiler = compiler()?;
     let source = format!(
         "__global__ void k(float* a) {{ a[0] = {}; }}",
         std::process::id()
@@ -596,10 +595,10 @@ fn cached_cubin_is_reused_unless_corrupt() {
             });
         }
     });
+    Ok(())
 }
 
-#[test]
-fn missing_nvrtc_error_names_the_packages() {
+fn missing_nvrtc_error_names_the_packages() -> TestResult {
     let empty = tempfile::tempdir().unwrap();
     // A toolkit in a usual folder would be found.
     if [
@@ -610,8 +609,7 @@ fn missing_nvrtc_error_names_the_packages() {
     .iter()
     .any(|path| Path::new(path).exists())
     {
-        println!("skipped: a toolkit is installed");
-        return;
+        return Err(Missing::new("no-toolkit", "the CUDA toolkit is installed"));
     }
     let output = kforge()
         .args([
@@ -636,13 +634,11 @@ fn missing_nvrtc_error_names_the_packages() {
         message.contains("pip install nvidia-cuda-nvrtc"),
         "{message}"
     );
+    Ok(())
 }
 
-#[test]
-fn compile_only_compiles_every_variant() {
-    if compiler().is_none() {
-        return;
-    }
+fn compile_only_compiles_every_variant() -> TestResult {
+    compiler()?;
     let run = |kernel: &Path, arch: &str| {
         let output = kforge()
             .args([
@@ -697,4 +693,21 @@ fn compile_only_compiles_every_variant() {
     );
     assert_eq!(message["evidence"]["line"], last);
     assert_eq!(message["variants"].as_array().map(Vec::len), Some(2));
+    Ok(())
 }
+
+harness::tests!(
+    every_shipped_kernel_compiles,
+    compiled_code_features_are_counted,
+    spills_are_counted_and_arch_may_be_extended,
+    errors_show_line_and_caret_and_no_folder,
+    header_arguments_must_match_kernel_parameters,
+    compiler_bombs_end_within_the_limits,
+    include_paths_outside_the_headers_leak_nothing,
+    compiler_process_reads_only_the_headers,
+    forbidden_features_are_rejected_with_their_line,
+    common_headers_are_available,
+    cached_cubin_is_reused_unless_corrupt,
+    missing_nvrtc_error_names_the_packages,
+    compile_only_compiles_every_variant,
+);

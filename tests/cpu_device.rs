@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kforge::device::cpu::{CpuDevice, find_compiler};
+use kforge::device::cpu::CpuDevice;
 use kforge::device::{
     BoundKernel, BufferContent, Build, Compile, Compiled, Device, Edge, ExpectedValues,
     LaunchOutcome, Opened, Poison, PoisonCount, Purpose, Refusal,
@@ -24,13 +24,8 @@ const EXACT: Tolerance = Tolerance {
     atol_rms: 1e-6,
 };
 
-/// The device; `None`, with a message, if the machine has no compiler.
-fn device() -> Option<CpuDevice> {
-    if find_compiler().is_err() {
-        println!("skipped: no C++ compiler");
-        return None;
-    }
-    Some(CpuDevice::new().expect("a machine with a compiler has a device"))
+fn device() -> CpuDevice {
+    CpuDevice::new().expect("`cargo test` needs a C++ compiler")
 }
 
 /// A kernel with the parameters `(const float* x, float* y, int n)` and one launch.
@@ -185,7 +180,7 @@ fn block_sums(x: &[f64]) -> Vec<f64> {
 
 #[test]
 fn honest_kernels_compute_expected_values() {
-    let Some(device) = device() else { return };
+    let device = device();
     body("  if (i < n) y[i] = x[i] + FACTOR;").assert_computes(&device, |x| {
         x.iter().map(|x| f64::from(*x as f32 + 3.0)).collect()
     });
@@ -210,7 +205,7 @@ fn honest_kernels_compute_expected_values() {
 /// Variables of a function marked `inline` or `extern "C"` are not at namespace scope.
 #[test]
 fn shared_memory_works_in_every_kind_of_function() {
-    let Some(device) = device() else { return };
+    let device = device();
     kernel(
         "namespace { struct Summed { template <int N> static inline __device__ double of(float value) {\n  __shared__ float s[N], t[2];\n  s[threadIdx.x] = value;\n  __syncthreads();\n  double sum = 0;\n  for (int j = 0; j < N; ++j) sum += s[j];\n  return sum;\n} }; }\ninline __device__ double twice(float value) {\n  __shared__ double first[2];\n  if (threadIdx.x == 0) first[1] = value;\n  __syncthreads();\n  return first[1] * 2;\n}\nextern \"C\" __global__ void f(const float* x, float* y, int n) {\n  __shared__ alignas(16) volatile float last;\n  int i = blockIdx.x * WIDTH + threadIdx.x;\n  float value = i < n ? x[i] : 0;\n  double sum = Summed::of<WIDTH>(value);\n  double first = twice(value);\n  if (threadIdx.x == 5) last = first - first;\n  __syncthreads();\n  if (i < n) y[i] = sum + last;\n}\n",
     )
@@ -219,7 +214,7 @@ fn shared_memory_works_in_every_kind_of_function() {
 
 #[test]
 fn memory_faults_name_the_buffer() {
-    let Some(device) = device() else { return };
+    let device = device();
     let far = body("  if (i == 0) y[n + 100000] = 1;").launch_fault(&device);
     assert_eq!(far.status, Status::OutOfBounds, "{far:?}");
     assert!(
@@ -243,7 +238,7 @@ fn memory_faults_name_the_buffer() {
 
 #[test]
 fn write_past_a_buffer_damages_its_guard_zone() {
-    let Some(device) = device() else { return };
+    let device = device();
     for (body_text, damage) in [
         ("  if (i <= n) y[i] = 0;", 0),
         ("  if (i == 0) y[-2] = 0;", -5),
@@ -262,7 +257,7 @@ fn write_past_a_buffer_damages_its_guard_zone() {
 
 #[test]
 fn each_fault_has_its_own_status() {
-    let Some(device) = device() else { return };
+    let device = device();
     for (text, status, words) in [
         (
             "  *(volatile int*)nullptr = 1; y[0] = 0;",
@@ -303,7 +298,7 @@ fn each_fault_has_its_own_status() {
 
 #[test]
 fn hang_ends_at_its_deadline() {
-    let Some(device) = device() else { return };
+    let device = device();
     for text in [
         "  while (*(volatile const float*)x != 77.5f) {} y[0] = 1;",
         "  if (i == 0) while (atomicAdd((int*)&y[1], 0) != 12345) __nanosleep(100);",
@@ -329,7 +324,7 @@ fn hang_ends_at_its_deadline() {
 
 #[test]
 fn unwritten_elements_are_counted() {
-    let Some(device) = device() else { return };
+    let device = device();
     let half = body("  if (i < n / 2) y[i] = x[i];");
     let mut arm = half.open(&device).unwrap();
     for poison in [Poison::Nan, Poison::Finite { seed: 3 }] {
@@ -347,7 +342,7 @@ fn unwritten_elements_are_counted() {
 
 #[test]
 fn same_seed_fills_every_bound_kernel_alike() {
-    let Some(device) = device() else { return };
+    let device = device();
     let kernel = body("  if (i < n) y[i] = 0;");
     let (one, other) = (kernel.open(&device).unwrap(), kernel.open(&device).unwrap());
     assert_eq!(one.hash(0).unwrap(), other.hash(0).unwrap());
@@ -356,7 +351,7 @@ fn same_seed_fills_every_bound_kernel_alike() {
 
 #[test]
 fn dropped_bound_kernel_leaves_no_process() {
-    let Some(device) = device() else { return };
+    let device = device();
     let kernel = body("  if (i < n) y[i] = 41;");
     let Compiled::Ready(program) = device.compile(&kernel.unit(), Build::Fast).unwrap() else {
         panic!()
@@ -380,7 +375,7 @@ fn dropped_bound_kernel_leaves_no_process() {
 
 #[test]
 fn compile_error_names_the_line_of_the_kernel_file() {
-    let Some(device) = device() else { return };
+    let device = device();
     let broken =
         body("  __shared__ float\n    s[4];\n  s[0] = undeclared;").compile_refusal(&device);
     assert_eq!(broken.status, Status::CompileError);
@@ -395,7 +390,7 @@ fn compile_error_names_the_line_of_the_kernel_file() {
 
 #[test]
 fn wrong_argument_types_name_the_argument() {
-    let Some(device) = device() else { return };
+    let device = device();
     let mut wrong = kernel("\n\n__global__ void f(const float* x, double* y, int n) {}\n");
     let refusal = wrong.compile_refusal(&device);
     assert_eq!(refusal.status, Status::CompileError);
@@ -414,7 +409,7 @@ fn wrong_argument_types_name_the_argument() {
 
 #[test]
 fn unsupported_features_are_refused_with_their_line() {
-    let Some(device) = device() else { return };
+    let device = device();
     for text in [
         "  asm volatile(\"cp.async.wait_all;\");",
         "  nvcuda::wmma::fragment<int> a;",

@@ -1,10 +1,12 @@
 //! The CUDA device through its interface: its work on memory equals `device::numerics` bit for bit, and forbidden accesses of a kernel
-//! are detected. Without a GPU each test prints that it is skipped.
+//! are detected. Without a GPU they are ignored.
 //!
 //! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the kforge program.
 
-#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,19 +64,17 @@ const SHAPES: [[u64; 2]; 8] = [
 /// Runs one of these tests at a time: a process has one context.
 static DEVICE: Mutex<()> = Mutex::new(());
 
-fn device() -> Option<(MutexGuard<'static, ()>, CudaDevice)> {
+fn device() -> Result<(MutexGuard<'static, ()>, CudaDevice), Missing> {
     let guard = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     if !list_gpus().is_ok_and(|gpus| !gpus.is_empty()) {
-        println!("skipped: no GPU");
-        return None;
+        return Err(Missing::new("gpu", "no GPU"));
     }
     let program = std::env::var_os("KFORGE_TEST_BINARY");
     let program = PathBuf::from(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_kforge").into()));
     match CudaDevice::open_with_program(program, 0, false) {
-        Ok(device) => Some((guard, device)),
+        Ok(device) => Ok((guard, device)),
         Err(error) if error.is::<kforge::base::Failure>() => {
-            println!("skipped: {error:#}");
-            None
+            Err(Missing::new("gpu", format!("{error:#}")))
         }
         Err(error) => panic!("{error:#}"),
     }
@@ -261,11 +261,8 @@ const EVERY_THIRD: &str = "__global__ void f(signed char* y, long long a, long l
 }
 ";
 
-#[test]
-fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn fill_poison_count_and_hash_match_the_host_bit_for_bit() -> TestResult {
+    let (_guard, device) = device()?;
     let program = program(&device, EVERY_THIRD);
     for dtype in DTYPES {
         for (index, [rows, row]) in SHAPES.into_iter().enumerate() {
@@ -324,6 +321,7 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() {
             }
         }
     }
+    Ok(())
 }
 
 fn to_bits(values: &[f64]) -> Vec<u64> {
@@ -360,11 +358,8 @@ fn comparison_bits(comparison: &Comparison) -> (u64, u64, Option<[u64; 3]>, [u64
     )
 }
 
-#[test]
-fn comparisons_match_the_host_bit_for_bit() {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn comparisons_match_the_host_bit_for_bit() -> TestResult {
+    let (_guard, device) = device()?;
     let program = program(&device, EVERY_THIRD);
     let loose = Tolerance {
         rtol: 1e-2,
@@ -432,13 +427,11 @@ fn comparisons_match_the_host_bit_for_bit() {
             }
         }
     }
+    Ok(())
 }
 
-#[test]
-fn copies_have_distinct_data_and_launches_stay_in_theirs() {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn copies_have_distinct_data_and_launches_stay_in_theirs() -> TestResult {
+    let (_guard, device) = device()?;
     let program = program(&device, EVERY_THIRD);
     let plan = plan(DType::Float32, &[1000], 1, [1000, 4]);
     let timed = |copies| Purpose::Time {
@@ -499,13 +492,11 @@ fn copies_have_distinct_data_and_launches_stay_in_theirs() {
     assert_eq!(ran, [0, 1, 2]);
     let count = kernel.unwritten(1, poison).unwrap().count;
     assert_eq!(count, 3 * 667);
+    Ok(())
 }
 
-#[test]
-fn two_kernels_swap_their_placement() {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn two_kernels_swap_their_placement() -> TestResult {
+    let (_guard, device) = device()?;
     let program = program(&device, EVERY_THIRD);
     let plan = plan(DType::Int32, &[100], 1, [100, 4]);
     let mut kernels = [(); 2].map(|()| open(&device, &program, &plan, TIMED));
@@ -521,6 +512,7 @@ fn two_kernels_swap_their_placement() {
         let values = kernel.values(1).unwrap();
         assert_eq!(values[..3], [value, 0.0, value]);
     }
+    Ok(())
 }
 
 /// Changes one byte, `a` bytes from the start.
@@ -529,11 +521,8 @@ const POKE: &str = "__global__ void f(signed char* y, long long a, long long b) 
 }
 ";
 
-#[test]
-fn guard_zone_damage_is_found_on_both_sides() {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn guard_zone_damage_is_found_on_both_sides() -> TestResult {
+    let (_guard, device) = device()?;
     let program = program(&device, POKE);
     for (purpose, elements, pokes) in [
         (TIMED, 1001, [-1, -256, 1001, 1001 + 255]),
@@ -559,13 +548,11 @@ fn guard_zone_damage_is_found_on_both_sides() {
             assert_eq!(guards(kernel.as_ref(), 0), None, "{purpose:?}");
         }
     }
+    Ok(())
 }
 
-#[test]
-fn changed_device_variable_is_reported_and_restored() {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn changed_device_variable_is_reported_and_restored() -> TestResult {
+    let (_guard, device) = device()?;
     for (declaration, name) in [
         ("__device__ int kept = 3;", Some("kept")),
         (
@@ -610,6 +597,7 @@ __global__ void f(signed char* y, long long a, long long b) {{
         };
         assert_eq!(kernel.persistent_state(), expected, "{declaration}");
     }
+    Ok(())
 }
 
 /// Reads one byte, `a` bytes from the start.
@@ -619,15 +607,12 @@ const PEEK: &str = "__global__ void f(signed char* y, long long a, long long b) 
 ";
 
 /// After a fault a process has no context, so each fault happens in a child process, which runs this same test.
-#[test]
-fn accesses_outside_the_buffers_fault() {
+fn accesses_outside_the_buffers_fault() -> TestResult {
     let faults = ["write to an input", "read behind", "read before"];
     if let Ok(fault) = std::env::var(FAULT_VARIABLE) {
         return run_fault(&fault);
     }
-    if device().is_none() {
-        return;
-    }
+    drop(device()?);
     for fault in faults {
         let child = Command::new(std::env::current_exe().unwrap())
             .args([
@@ -644,12 +629,11 @@ fn accesses_outside_the_buffers_fault() {
             "{fault}:\n{out}\n{err}"
         );
     }
+    Ok(())
 }
 
-fn run_fault(fault: &str) {
-    let Some((_guard, device)) = device() else {
-        return;
-    };
+fn run_fault(fault: &str) -> TestResult {
+    let (_guard, device) = device()?;
     // Mapped memory comes in units of 2 MiB on every supported GPU.
     let elements = 2 << 20;
     let (source, buffer, at, purpose) = match fault {
@@ -676,4 +660,15 @@ fn run_fault(fault: &str) {
         "a broken device must refuse to launch"
     );
     println!("faulted as expected");
+    Ok(())
 }
+
+harness::tests!(
+    fill_poison_count_and_hash_match_the_host_bit_for_bit,
+    comparisons_match_the_host_bit_for_bit,
+    copies_have_distinct_data_and_launches_stay_in_theirs,
+    two_kernels_swap_their_placement,
+    guard_zone_damage_is_found_on_both_sides,
+    changed_device_variable_is_reported_and_restored,
+    accesses_outside_the_buffers_fault,
+);

@@ -16,20 +16,6 @@ fn rounds() -> usize {
         .unwrap_or(1)
 }
 
-fn has_compiler() -> bool {
-    let named = std::env::var("CXX").ok();
-    let names = named
-        .iter()
-        .map(String::as_str)
-        .chain(["c++", "g++", "clang++"]);
-    names.into_iter().any(|name| {
-        Command::new(name)
-            .arg("--version")
-            .output()
-            .is_ok_and(|output| output.status.success())
-    })
-}
-
 /// A row of `expected.tsv`.
 #[derive(Debug)]
 struct FixtureRow {
@@ -81,10 +67,6 @@ fn eval(task: &str, files: &[String]) -> Vec<Value> {
 
 #[test]
 fn every_fixture_gets_its_expected_status() {
-    if !has_compiler() {
-        println!("skipped: no C++ compiler");
-        return;
-    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
     let mut wrong = Vec::new();
     for round in 0..rounds() {
@@ -136,10 +118,6 @@ fn every_fixture_gets_its_expected_status() {
 
 #[test]
 fn printed_text_is_part_of_the_evidence() {
-    if !has_compiler() {
-        println!("skipped: no C++ compiler");
-        return;
-    }
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/kernels/wrong_output_printed.cu");
     let verdicts = eval("softmax", &[file.display().to_string()]);

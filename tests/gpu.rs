@@ -1,12 +1,14 @@
 //! Judges the kernels of `fixtures/gpu`, which only a GPU can tell apart, with the kforge program: each gets its expected status, and
-//! leaves the device usable. Without a GPU each test prints that it is skipped.
+//! leaves the device usable. Without a GPU they are ignored.
 //!
 //! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the program, `KFORGE_TEST_ROOT` the repository,
 //! `KFORGE_TEST_ROUNDS` the number of rounds, and `KFORGE_TEST_ROUND_SECONDS` an optional limit for the duration of a round (100 on an
 //! otherwise idle H100 or H200).
 
-#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -44,8 +46,8 @@ fn fixture_folder() -> PathBuf {
     root.join("tests/fixtures/gpu")
 }
 
-/// Exclusive use of the device; `None`, with a printed reason, if there is no GPU.
-fn device() -> Option<MutexGuard<'static, ()>> {
+/// Exclusive use of the device.
+fn device() -> Result<MutexGuard<'static, ()>, Missing> {
     use cudarc::driver::result;
     // SAFETY: only searches for the library.
     let present = unsafe { cudarc::driver::sys::is_culib_present() };
@@ -54,10 +56,9 @@ fn device() -> Option<MutexGuard<'static, ()>> {
         result::device::get_count().ok()
     };
     if !present || count().is_none_or(|devices| devices < 1) {
-        println!("skipped: no GPU");
-        return None;
+        return Err(Missing::new("gpu", "no GPU"));
     }
-    Some(DEVICE.lock().unwrap_or_else(PoisonError::into_inner))
+    Ok(DEVICE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A row of `expected.tsv`.
@@ -276,9 +277,8 @@ fn judge_round(
     })
 }
 
-#[test]
-fn every_kernel_gets_its_expected_status() {
-    let Some(_device) = device() else { return };
+fn every_kernel_gets_its_expected_status() -> TestResult {
+    let _device = device()?;
     let mut groups = BTreeMap::<_, Vec<ExpectedVerdict>>::new();
     for row in read_table() {
         let group = (row.file.starts_with("bomb_"), row.task.clone());
@@ -302,6 +302,7 @@ fn every_kernel_gets_its_expected_status() {
     }
     summary.print();
     assert!(summary.wrong.is_empty(), "{}", summary.wrong.join("\n"));
+    Ok(())
 }
 
 /// Used memory of the first device in MiB; `None` without `nvidia-smi`.
@@ -334,9 +335,8 @@ fn wait_for_memory_release(before: Option<u64>) {
     }
 }
 
-#[test]
-fn kernels_after_a_fault_or_hang_are_judged_normally() {
-    let Some(_device) = device() else { return };
+fn kernels_after_a_fault_or_hang_are_judged_normally() -> TestResult {
+    let _device = device()?;
     let before = memory_used();
     let mut files = Vec::new();
     for hostile in [
@@ -360,6 +360,7 @@ fn kernels_after_a_fault_or_hang_are_judged_normally() {
         );
     }
     wait_for_memory_release(before);
+    Ok(())
 }
 
 /// All descendants of a process.
@@ -384,9 +385,8 @@ fn descendants(process: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-#[test]
-fn kernels_after_a_killed_worker_are_judged_normally() {
-    let Some(_device) = device() else { return };
+fn kernels_after_a_killed_worker_are_judged_normally() -> TestResult {
+    let _device = device()?;
     let before = memory_used();
     // The kernel hangs until the deadline, so the worker is killed during a launch.
     let files = ["hang_loop.cu", "honest_plain.cu"].map(str::to_owned);
@@ -423,10 +423,10 @@ fn kernels_after_a_killed_worker_are_judged_normally() {
     wait_for_memory_release(before);
     let again = judge("scale", &["honest_plain.cu".to_owned()]);
     assert_eq!(status(&again[0]), Some(Status::Passed), "{:#}", again[0]);
+    Ok(())
 }
 
-#[test]
-fn table_is_complete_and_consistent() {
+fn table_is_complete_and_consistent() -> TestResult {
     let rows = read_table();
     let hostile = rows.iter().filter(|row| !row.is_honest());
     assert!(hostile.count() >= 36, "too few hostile kernels");
@@ -473,17 +473,16 @@ fn table_is_complete_and_consistent() {
     }
     let named: std::collections::BTreeSet<_> = rows.iter().map(|row| &row.file).collect();
     assert_eq!(named.len(), rows.len(), "a kernel is in the table twice");
+    Ok(())
 }
 
-#[test]
-fn fixture_tasks_are_admitted() {
-    let compiler = ["c++", "g++", "clang++"].into_iter().any(|name| {
+fn fixture_tasks_are_admitted() -> TestResult {
+    let has_compiler = ["c++", "g++", "clang++"].into_iter().any(|name| {
         let version = Command::new(name).arg("--version").output();
         version.is_ok_and(|output| output.status.success())
     });
-    if !compiler {
-        println!("skipped: no C++ compiler");
-        return;
+    if !has_compiler {
+        return Err(Missing::new("c++", "no C++ compiler"));
     }
     let tasks: Vec<_> = std::fs::read_dir(fixture_folder().join("tasks"))
         .unwrap()
@@ -502,4 +501,13 @@ fn fixture_tasks_are_admitted() {
     for admission in &admissions {
         assert_eq!(admission["admitted"], true, "{admission:#}");
     }
+    Ok(())
 }
+
+harness::tests!(
+    every_kernel_gets_its_expected_status,
+    kernels_after_a_fault_or_hang_are_judged_normally,
+    kernels_after_a_killed_worker_are_judged_normally,
+    table_is_complete_and_consistent,
+    fixture_tasks_are_admitted,
+);

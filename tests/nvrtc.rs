@@ -1,8 +1,10 @@
 //! Compiles the kernels of the CPU tests with NVRTC, and checks that `fixtures/nvrtc.tsv` lists every kernel that only one of the two
 //! compilers accepts. Needs no GPU.
 
-#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -14,18 +16,15 @@ use kforge::kernel::Kernel;
 use kforge::kernel::plan::TranslationUnit;
 use kforge::task::{Task, TaskFiles, embedded_names};
 
-/// CUDA's compiler; `None`, with a printed reason, if there is none.
-fn nvrtc() -> Option<Compiler> {
+/// CUDA's compiler.
+fn nvrtc() -> Result<Compiler, Missing> {
     if let Some(python) = std::env::var_os("KFORGE_TEST_PYTHON") {
         // SAFETY: this is the program's only test, and it has not started a thread.
         unsafe { std::env::set_var("KFORGE_PYTHON", python) };
     }
     match Compiler::open_with_program(env!("CARGO_BIN_EXE_kforge").into(), "sm_90") {
-        Ok(compiler) => Some(compiler),
-        Err(error) => {
-            println!("skipped: {}", format!("{error:#}").replace("\n\n", "; "));
-            None
-        }
+        Ok(compiler) => Ok(compiler),
+        Err(error) => Err(Missing::new("nvrtc", format!("{error:#}"))),
     }
 }
 
@@ -104,20 +103,13 @@ fn outcome(compiled: Compiled) -> (&'static str, String) {
     }
 }
 
-#[test]
-fn differences_between_nvrtc_and_cpu_match_the_table() {
-    let Some(nvrtc) = nvrtc() else { return };
+fn differences_between_nvrtc_and_cpu_match_the_table() -> TestResult {
+    let nvrtc = nvrtc()?;
     if !nvrtc.version().starts_with("NVRTC 13.") {
-        println!(
-            "skipped: the table is for NVRTC 13, this is {}",
-            nvrtc.version()
-        );
-        return;
+        let reason = format!("the table is for NVRTC 13, this is {}", nvrtc.version());
+        return Err(Missing::new("nvrtc", reason));
     }
-    let Ok(device) = CpuDevice::new() else {
-        println!("skipped: no C++ compiler");
-        return;
-    };
+    let device = CpuDevice::new().expect("`cargo test` needs a C++ compiler");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/nvrtc.tsv");
     let expected = read_table(&path);
     let (mut found, mut details) = (BTreeMap::new(), String::new());
@@ -145,4 +137,7 @@ fn differences_between_nvrtc_and_cpu_match_the_table() {
         "the results differ from `{}`:\n{details}",
         path.display()
     );
+    Ok(())
 }
+
+harness::tests!(differences_between_nvrtc_and_cpu_match_the_table,);

@@ -1,7 +1,9 @@
 //! Compares each task's oracle with an independent computation in NumPy, on the judge's own random inputs.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::path::Path;
 use std::process::Command;
 
@@ -13,7 +15,7 @@ use kforge::task::{TaskFiles, embedded_names};
 use serde_json::json;
 
 /// A Python interpreter that has NumPy; prints a line if there is none.
-fn find_python() -> Option<String> {
+fn find_python() -> Result<String, Missing> {
     let names = std::env::var("KFORGE_TEST_PYTHON")
         .ok()
         .into_iter()
@@ -24,19 +26,12 @@ fn find_python() -> Option<String> {
             .output()
             .is_ok_and(|output| output.status.success())
     });
-    if found.is_none() {
-        println!("skipped: no Python with NumPy");
-    }
-    found
+    found.ok_or_else(|| Missing::new("numpy", "no Python with NumPy"))
 }
 
-#[test]
-fn oracles_agree_with_numpy() {
-    let Some(python) = find_python() else { return };
-    let Ok(device) = CpuDevice::new() else {
-        println!("skipped: no C++ compiler");
-        return;
-    };
+fn oracles_agree_with_numpy() -> TestResult {
+    let python = find_python()?;
+    let device = CpuDevice::new().expect("`cargo test` needs a C++ compiler");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracles/check.py");
     for name in embedded_names() {
         let task = TaskFiles::find(name)
@@ -77,6 +72,7 @@ fn oracles_agree_with_numpy() {
             }
         }
     }
+    Ok(())
 }
 
 /// Writes what `check.py` reads: `case.json`, and one file of little-endian numbers per tensor.
@@ -110,3 +106,5 @@ fn write_case(example: &OracleExample, axes: &indexmap::IndexMap<String, i64>, f
         json!({"axes": axes, "scalars": example.scalars, "inputs": inputs, "outputs": outputs});
     std::fs::write(folder.join("case.json"), case.to_string()).unwrap();
 }
+
+harness::tests!(oracles_agree_with_numpy,);

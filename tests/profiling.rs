@@ -5,21 +5,13 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use kforge::device::cpu::{self, CpuDevice};
+use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
 use kforge::eval::{JudgeOptions, ProbeCases, ProbeRequest, probe};
 use kforge::task::TaskFiles;
 use kforge::worker::cpu_limits;
 
 const NAIVE: &str = include_str!("../kernels/softmax/naive.cu");
-
-fn has_compiler() -> bool {
-    let found = cpu::find_compiler().is_ok();
-    if !found {
-        println!("skipped: no C++ compiler");
-    }
-    found
-}
 
 fn kforge(arguments: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
@@ -35,9 +27,6 @@ fn kforge(arguments: &[&str]) -> Output {
 
 #[test]
 fn probe_launches_each_selected_case_once() {
-    if !has_compiler() {
-        return;
-    }
     let task = TaskFiles::find("softmax").unwrap().load().unwrap();
     let options = JudgeOptions {
         profile: task.settings.profiles["quick"].clone(),
@@ -84,9 +73,6 @@ fn probe_launches_each_selected_case_once() {
 
 #[test]
 fn missing_tools_are_reported_as_skipped_and_do_not_fail() {
-    if !has_compiler() {
-        return;
-    }
     let arguments = [
         "eval",
         "softmax",

@@ -1,7 +1,9 @@
 //! The example kernels of prompts pass, and `kforge prompt` prints what a model gets.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -60,8 +62,7 @@ fn has_gpu() -> bool {
     found().is_some()
 }
 
-#[test]
-fn every_example_kernel_passes() {
+fn every_example_kernel_passes() -> TestResult {
     let folder = tempfile::tempdir().unwrap();
     let backends: &[&str] = if has_gpu() {
         &["cpu", "cuda"]
@@ -98,18 +99,17 @@ fn every_example_kernel_passes() {
             );
         }
     }
+    Ok(())
 }
 
-#[test]
-fn every_example_kernel_compiles_for_gpus() {
+fn every_example_kernel_compiles_for_gpus() -> TestResult {
     let folder = tempfile::tempdir().unwrap();
     for (name, task, kernel) in examples(folder.path()) {
         let (task, kernel) = (task.to_str().unwrap(), kernel.to_str().unwrap());
         let compile = ["eval", task, kernel, "--compile-only", "--format", "json"];
         let output = kforge(&[&compile[..], &["--arch", "sm_90"]].concat());
         if output.status.code() == Some(3) {
-            println!("skipped: {}", text(&output.stderr));
-            return;
+            return Err(Missing::new("nvrtc", text(&output.stderr)));
         }
         let found: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{name}: {error}: {}", text(&output.stderr)));
@@ -121,10 +121,10 @@ fn every_example_kernel_compiles_for_gpus() {
             );
         }
     }
+    Ok(())
 }
 
-#[test]
-fn prompt_command_prints_prompt_and_section_table() {
+fn prompt_command_prints_prompt_and_section_table() -> TestResult {
     let output = kforge(&[
         "prompt",
         "gdn_decode",
@@ -191,10 +191,10 @@ fn prompt_command_prints_prompt_and_section_table() {
         text(&output.stdout).contains("fuse_passes")
             && !text(&output.stdout).contains("coalescing")
     );
+    Ok(())
 }
 
-#[test]
-fn verdicts_file_becomes_feedback() {
+fn verdicts_file_becomes_feedback() -> TestResult {
     let folder = tempfile::tempdir().unwrap();
     let lines =
         std::fs::read_to_string(root().join("tests/fixtures/prompts/verdicts.jsonl")).unwrap();
@@ -232,10 +232,10 @@ fn verdicts_file_becomes_feedback() {
     let output = kforge(&[&["prompt", "gelu"], &asked[..]].concat());
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("a verdict on task `softmax`, not on `gelu`"));
+    Ok(())
 }
 
-#[test]
-fn wrong_arguments_are_usage_errors() {
+fn wrong_arguments_are_usage_errors() -> TestResult {
     for (arguments, said) in [
         (
             &["prompt", "softmax", "--card", "wide_load"][..],
@@ -277,4 +277,13 @@ fn wrong_arguments_are_usage_errors() {
         );
         assert!(output.stdout.is_empty());
     }
+    Ok(())
 }
+
+harness::tests!(
+    every_example_kernel_passes,
+    every_example_kernel_compiles_for_gpus,
+    prompt_command_prints_prompt_and_section_table,
+    verdicts_file_becomes_feedback,
+    wrong_arguments_are_usage_errors,
+);

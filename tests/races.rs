@@ -1,7 +1,9 @@
 //! Removes each barrier of every correct kernel in turn, and checks that the race build reports what goes wrong.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -174,11 +176,9 @@ fn fault_lines(verdict: &Value) -> [Option<u64>; 2] {
     [&evidence["line"], &evidence["other"]["line"]].map(Value::as_u64)
 }
 
-#[test]
-fn removing_a_needed_barrier_is_detected() {
+fn removing_a_needed_barrier_is_detected() -> TestResult {
     if Command::new("g++").arg("--version").output().is_err() {
-        println!("skipped: the race build needs g++");
-        return;
+        return Err(Missing::new("g++", "the race build needs g++"));
     }
     let folder = tempfile::tempdir().unwrap();
     let (mut races, mut wrong) = (0, Vec::new());
@@ -209,13 +209,12 @@ fn removing_a_needed_barrier_is_detected() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(races >= 20, "{races} races");
+    Ok(())
 }
 
-#[test]
-fn same_seed_finds_the_same_fault() {
+fn same_seed_finds_the_same_fault() -> TestResult {
     if Command::new("g++").arg("--version").output().is_err() {
-        println!("skipped: the race build needs g++");
-        return;
+        return Err(Missing::new("g++", "the race build needs g++"));
     }
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
     for (task, file) in [
@@ -239,4 +238,10 @@ fn same_seed_finds_the_same_fault() {
             assert_ne!(first.0, "passed", "{file}");
         }
     }
+    Ok(())
 }
+
+harness::tests!(
+    removing_a_needed_barrier_is_detected,
+    same_seed_finds_the_same_fault,
+);

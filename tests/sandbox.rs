@@ -1,8 +1,10 @@
 //! Escape attempts of kernels and compilers reach nothing. Checked from outside, with files, ports and processes that would show
 //! a success.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+#[path = "support/harness.rs"]
+mod harness;
 
+use harness::{Missing, TestResult};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -40,18 +42,19 @@ fn doctor_finding(mut command: Command, name: &str) -> (String, String) {
     (text("status"), text("found"))
 }
 
-/// Whether kernels can be judged here in the full sandbox; prints a message if not.
-fn has_full_sandbox() -> bool {
-    if doctor_finding(kforge(), "C++ compiler").0 != "ok" {
-        println!("skipped: no C++ compiler");
-        return false;
-    }
+/// Fails without a C++ compiler; ignores the test without the full sandbox.
+fn require_full_sandbox() -> TestResult {
+    assert_eq!(
+        doctor_finding(kforge(), "C++ compiler").0,
+        "ok",
+        "`cargo test` needs a C++ compiler"
+    );
     let (status, found) = doctor_finding(kforge(), "sandbox");
-    if status != "ok" {
-        println!("skipped: {found}");
-        return false;
+    if status == "ok" {
+        Ok(())
+    } else {
+        Err(Missing::new("sandbox", found))
     }
-    true
 }
 
 fn verdicts(output: &Output) -> Vec<Value> {
@@ -64,11 +67,8 @@ fn verdicts(output: &Output) -> Vec<Value> {
     })
 }
 
-#[test]
-fn escape_attempts_reach_nothing() {
-    if !has_full_sandbox() {
-        return;
-    }
+fn escape_attempts_reach_nothing() -> TestResult {
+    require_full_sandbox()?;
     let folder = tempfile::tempdir().unwrap();
     // Everyone may read and write it, so only the sandbox can prevent an access.
     let open_to_all = |path: &Path, mode| {
@@ -134,6 +134,7 @@ fn escape_attempts_reach_nothing() {
     assert!(listener.accept().is_err(), "a kernel connected to the port");
     let left = orphans("kernel");
     assert!(left.is_empty(), "still running: {left:?}");
+    Ok(())
 }
 
 /// Processes with this name whose parent has ended. Kernels of other tests still have theirs.
@@ -154,11 +155,8 @@ fn orphans(name: &str) -> Vec<u32> {
 }
 
 /// A kernel can make the compiler open any path, but it can only read its own files.
-#[test]
-fn compiler_cannot_read_user_files() {
-    if !has_full_sandbox() {
-        return;
-    }
+fn compiler_cannot_read_user_files() -> TestResult {
+    require_full_sandbox()?;
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret.h");
     std::fs::write(&secret, format!("#error {SECRET}\n")).unwrap();
@@ -209,6 +207,7 @@ fn compiler_cannot_read_user_files() {
             .collect();
         assert!(shown.is_empty(), "{name}: {shown:?}");
     }
+    Ok(())
 }
 
 /// Makes a system call fail for this process and its children, as on a system that lacks it. Runs between fork and exec.
@@ -238,11 +237,8 @@ fn kforge_without(call: libc::c_long, error: i32) -> Command {
     command
 }
 
-#[test]
-fn missing_mechanism_is_reported_and_can_be_refused() {
-    if !has_full_sandbox() {
-        return;
-    }
+fn missing_mechanism_is_reported_and_can_be_refused() -> TestResult {
+    require_full_sandbox()?;
     let kernel = fixtures().join("honest_votes.cu");
     for (call, error, words, remedy) in [
         (
@@ -307,14 +303,12 @@ fn missing_mechanism_is_reported_and_can_be_refused() {
             "a run directory was created"
         );
     }
+    Ok(())
 }
 
 /// A compiler outside of the system's folders that cannot link statically: programs need a loader and are still confined.
-#[test]
-fn dynamically_linked_programs_are_confined() {
-    if !has_full_sandbox() {
-        return;
-    }
+fn dynamically_linked_programs_are_confined() -> TestResult {
+    require_full_sandbox()?;
     let folder = tempfile::tempdir().unwrap();
     let compiler = folder.path().join("c++");
     let script =
@@ -365,4 +359,12 @@ fn dynamically_linked_programs_are_confined() {
         );
         assert_eq!(verdict["sandbox"], "landlock+seccomp, with a loader");
     }
+    Ok(())
 }
+
+harness::tests!(
+    escape_attempts_reach_nothing,
+    compiler_cannot_read_user_files,
+    missing_mechanism_is_reported_and_can_be_refused,
+    dynamically_linked_programs_are_confined,
+);

@@ -40,12 +40,7 @@ impl Output {
 }
 
 impl Workspace {
-    /// `None` if there is no C++ compiler.
-    fn new() -> Option<Self> {
-        if kforge::device::cpu::find_compiler().is_err() {
-            println!("skipped: no C++ compiler");
-            return None;
-        }
+    fn new() -> Self {
         let workspace = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -60,7 +55,7 @@ impl Workspace {
             "llm": {"models": [{"provider": "command", "command": ["sh", fixture("models/replies.sh"), "model"]}]},
         });
         workspace.write("run.yaml", &config.to_string());
-        Some(workspace)
+        workspace
     }
 
     fn path(&self) -> &Path {
@@ -228,9 +223,7 @@ fn edit(change: &str, old: &str, new: &str) -> String {
 
 #[test]
 fn tuner_proposes_repairs_and_edits() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.replies(&tuning_replies());
     workspace
         .tune("run", "--steps 3")
@@ -253,9 +246,7 @@ fn tuner_proposes_repairs_and_edits() {
 
 #[test]
 fn tuner_resumes_with_more_steps() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.replies(&tuning_replies());
     let first = workspace.tune("run", "--steps 3").exits_with(0);
     let more = workspace.run("resume run --steps 5").exits_with(0);
@@ -333,9 +324,7 @@ fn run_with_warm_start(workspace: &Workspace) {
 
 #[test]
 fn warm_start_is_copied_into_the_run() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     run_with_warm_start(&workspace);
     // The warm start replaces the task's starting kernels, and no model is asked for the first step.
     assert_eq!(workspace.steps("one"), ["start"]);
@@ -351,9 +340,7 @@ fn warm_start_is_copied_into_the_run() {
 
 #[test]
 fn changed_copy_of_a_warm_start_is_refused() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     run_with_warm_start(&workspace);
     let copy = workspace.read("one/softmax/from/1.cu");
     workspace.write("one/softmax/from/1.cu", &shipped("rows.cu"));
@@ -375,9 +362,7 @@ fn changed_copy_of_a_warm_start_is_refused() {
 
 #[test]
 fn search_starts_from_the_best_kernel_of_another_run() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     run_with_warm_start(&workspace);
     let best = workspace.read("one/softmax/best.cu");
     // `evolve` tries the warm start before the task's own kernels.
@@ -400,9 +385,7 @@ fn search_starts_from_the_best_kernel_of_another_run() {
 
 #[test]
 fn no_wait_mailbox_run_resumes_when_the_reply_arrives() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     let request = "run/softmax/steps/000001/ask-1";
     workspace
         .tune("run", "--model mailbox --no-wait --steps 1")
@@ -425,9 +408,7 @@ fn no_wait_mailbox_run_resumes_when_the_reply_arrives() {
 
 #[test]
 fn invalid_warm_starts_are_refused() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.write("prose.cu", "no kernel at all\n");
     workspace.write("naive.cu", &shipped("naive.cu"));
     workspace.write("other/run.yaml", "not: [a, run");
@@ -470,9 +451,7 @@ fn invalid_warm_starts_are_refused() {
 
 #[test]
 fn warm_starts_are_deduplicated_and_named() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.write("naive.cu", &shipped("naive.cu"));
     workspace.write("again/naive.cu", &shipped("rows.cu"));
     let from = "--from naive.cu --from naive.cu --from again/naive.cu";
@@ -492,9 +471,7 @@ fn warm_starts_are_deduplicated_and_named() {
 
 #[test]
 fn promote_replaces_the_best_kernel_only_if_faster() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
 
@@ -544,9 +521,7 @@ fn promote_replaces_the_best_kernel_only_if_faster() {
 
 #[test]
 fn best_kernel_of_another_device_is_replaced_only_by_force() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
     workspace.promote("fast").exits_with(0);
@@ -566,9 +541,7 @@ fn best_kernel_of_another_device_is_replaced_only_by_force() {
 
 #[test]
 fn verdict_of_another_kernel_is_ignored() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
     workspace.promote("fast").exits_with(0);
@@ -583,9 +556,7 @@ fn verdict_of_another_kernel_is_ignored() {
 
 #[test]
 fn best_kernel_starts_a_search_only_on_request() {
-    let Some(workspace) = Workspace::new() else {
-        return;
-    };
+    let workspace = Workspace::new();
     workspace.run_with_kernel("naive", &shipped("naive.cu"));
     workspace.promote("naive").exits_with(0);
     // The best kernel does not change the task, so the old run can be resumed.

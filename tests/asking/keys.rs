@@ -16,9 +16,7 @@ const KEY: &str = "sk-planted-8f2c61d09be74a35";
 
 #[test]
 fn key_reaches_only_the_request_header() {
-    let Some(mut fixture) = ProgramFixture::new() else {
-        return;
-    };
+    let mut fixture = ProgramFixture::new();
     fixture.set("PLANTED_API_KEY", KEY);
     fixture.set("SECOND_COPY", KEY);
     fixture.set("HARMLESS", "plain");

@@ -61,9 +61,7 @@ fn thirty_kills_lose_no_reply_and_repeat_no_request() {
 #[test]
 fn killed_program_resumes() {
     const STEPS: u64 = 14;
-    let Some(fixture) = ProgramFixture::new() else {
-        return;
-    };
+    let fixture = ProgramFixture::new();
     let seed = printed_seed();
     let server = server(seed);
     fixture.config(&openai_model(&server.url, ""));

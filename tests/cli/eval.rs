@@ -1,6 +1,6 @@
 //! `kforge eval`: the form of verdicts, interruption, workers that die.
 
-use crate::workspace::{CommandResult, SOFTMAX_KERNEL, Workspace, has_compiler, worker_processes};
+use crate::workspace::{CommandResult, SOFTMAX_KERNEL, Workspace, worker_processes};
 
 /// Fields that every verdict has, whatever its status.
 const FIELDS: [&str; 21] = [
@@ -41,9 +41,6 @@ fn zeros() -> String {
 
 #[test]
 fn verdicts_have_the_documented_fields() {
-    if !has_compiler() {
-        return;
-    }
     let folder = Workspace::new();
     let correct = folder.write("correct.cu", SOFTMAX_KERNEL);
     let zeros = folder.write("zeros.cu", &zeros());
@@ -82,9 +79,6 @@ fn verdicts_have_the_documented_fields() {
 
 #[test]
 fn the_seed_of_a_verdict_reproduces_its_fault() {
-    if !has_compiler() {
-        return;
-    }
     let folder = Workspace::new();
     let zeros = folder.write("zeros.cu", &zeros());
     let arguments = ["eval", "softmax", &zeros, "--format", "json"];
@@ -109,9 +103,6 @@ fn statuses(result: &CommandResult) -> Vec<(String, String)> {
 
 #[test]
 fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
-    if !has_compiler() {
-        return;
-    }
     let folder = Workspace::new();
     folder.write("first.cu", SOFTMAX_KERNEL);
     folder.write(
@@ -160,9 +151,6 @@ fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
 
 #[test]
 fn interrupted_eval_prints_finished_verdicts() {
-    if !has_compiler() {
-        return;
-    }
     let folder = Workspace::new();
     let wrong = SOFTMAX_KERNEL.replace("(row[i] - top) / sum", "(row[i] - top)");
     folder.write("wrong.cu", &wrong);

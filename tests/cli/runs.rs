@@ -1,6 +1,6 @@
 //! `kforge evolve` and `kforge resume`: dry runs, locks, interruption, kills.
 
-use crate::workspace::{CommandResult, Workspace, has_compiler, worker_processes};
+use crate::workspace::{CommandResult, Workspace, worker_processes};
 
 #[test]
 fn dry_run_shows_choices_and_writes_nothing() {
@@ -37,9 +37,6 @@ fn dry_run_shows_choices_and_writes_nothing() {
 
 #[test]
 fn run_is_locked_can_be_interrupted_and_resumed() {
-    if !has_compiler() {
-        return;
-    }
     let folder = Workspace::new();
     let arguments = [
         "evolve",
@@ -111,9 +108,6 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
 
 #[test]
 fn workers_exit_when_the_driver_is_killed() {
-    if !has_compiler() {
-        return;
-    }
     let folder = Workspace::new();
     let arguments = [
         "evolve",

@@ -86,14 +86,6 @@ impl CommandResult {
     }
 }
 
-pub(crate) fn has_compiler() -> bool {
-    let found = kforge::device::cpu::find_compiler().is_ok();
-    if !found {
-        println!("skipped: no C++ compiler");
-    }
-    found
-}
-
 /// A correct kernel for the task `softmax`.
 pub(crate) const SOFTMAX_KERNEL: &str = "/* kforge
 launch:

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use kforge::event::{Cost, ReplyOutcome};
 use serde_json::json;
 
+use crate::requests::PROTOCOLS;
 use crate::server::{Server, ServerAction};
-use crate::wire::{PROTOCOLS, events, one_model};
+use crate::wire::{events, one_model};
 use crate::{ask, client, expect_reply, origin, request, runtime};
 
 /// Acts as `first` for the first requests, then replies normally.

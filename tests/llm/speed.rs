@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use kforge::event::ReplyOutcome;
 
+use crate::requests::PROTOCOLS;
 use crate::server::{Server, ServerAction};
-use crate::wire::{PROTOCOLS, events, one_model};
+use crate::wire::{events, one_model};
 use crate::{client, expect_reply, origin, request, runtime};
 
 /// The CPU time of this thread.

@@ -4,6 +4,7 @@ use kforge::event::{ReplyOutcome, Usage};
 use kforge::llm::PromptPart;
 use serde_json::{Value, json};
 
+use crate::requests::PROTOCOLS;
 use crate::server::{Server, ServerAction};
 use crate::{ask, ask_with, client, request};
 
@@ -96,12 +97,6 @@ fn whole(protocol: &str, text: &str, ends: &str) -> Value {
         _ => responses_whole(text, ends),
     }
 }
-
-pub(crate) const PROTOCOLS: [(&str, &str, &str); 3] = [
-    ("anthropic", "end_turn", "/v1/messages"),
-    ("openai", "stop", "/v1/chat/completions"),
-    ("responses", "completed", "/v1/responses"),
-];
 
 pub(crate) fn one_model(protocol: &str, url: &str, more: &str) -> String {
     format!(

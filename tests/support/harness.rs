@@ -26,7 +26,9 @@ impl Missing {
 
     fn is_required(&self) -> bool {
         let required = std::env::var("KFORGE_TEST_REQUIRE").unwrap_or_default();
-        required.split(',').any(|name| name.trim() == self.requirement)
+        required
+            .split(',')
+            .any(|name| name.trim() == self.requirement)
     }
 }
 

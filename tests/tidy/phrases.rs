@@ -149,6 +149,11 @@ fn words(text: &str) -> Vec<(usize, String)> {
             .trim_start()
             .trim_start_matches(['/', '!', '#', '*', ' ']);
         for part in line.split_whitespace() {
+            // A JSON key is part of a file format and keeps its name.
+            if part.starts_with(['"', '{']) && part.ends_with("\":") {
+                words.push((index + 1, String::new()));
+                continue;
+            }
             let word = part.trim_start_matches(['"', '`', '(', '*', '_']);
             let end =
                 word.trim_end_matches(['"', '`', ')', '*', '_', ',', '.', ';', ':', '?', '!']);

@@ -59,7 +59,11 @@ fn token_end(letters: &[char], at: usize) -> usize {
         '/' if next(1) == '*' => find(letters, at + 2, |rest| rest.starts_with(&['*', '/']))
             .map_or(letters.len(), |end| end + 2),
         '"' => end_of_string(letters, at),
-        '\'' if next(1) == '\\' || next(2) == '\'' => {
+        // The third letter of an escape may be a quote itself.
+        '\'' if next(1) == '\\' => {
+            find(letters, at + 3, |rest| rest[0] == '\'').map_or(letters.len(), |end| end + 1)
+        }
+        '\'' if next(2) == '\'' => {
             find(letters, at + 2, |rest| rest[0] == '\'').map_or(letters.len(), |end| end + 1)
         }
         // A lifetime: `'a` is no identifier of an item.

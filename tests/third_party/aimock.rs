@@ -3,9 +3,9 @@
 use kforge::event::{Cost, ReplyOutcome, Usage};
 use serde_json::{Value, json};
 
-use super::{ThirdPartyServer, install, start};
-use crate::wire::PROTOCOLS;
-use crate::{ask, client};
+use crate::harness::{Missing, TestResult};
+use crate::requests::{PROTOCOLS, ask, client, request};
+use crate::servers::{ThirdPartyServer, install, start};
 
 /// Its replies, by the name of the model.
 fn fixtures() -> Value {
@@ -39,7 +39,7 @@ fn fixtures() -> Value {
     ]})
 }
 
-fn server() -> Option<ThirdPartyServer> {
+fn server() -> Result<ThirdPartyServer, Missing> {
     let commands: &[&[&str]] = &[&[
         "npm",
         "install",
@@ -51,7 +51,7 @@ fn server() -> Option<ThirdPartyServer> {
     ]];
     let folder = install("aimock", commands)?;
     let files = [("fixtures.json", fixtures().to_string())];
-    Some(start(
+    Ok(start(
         &folder,
         &files,
         &[],
@@ -91,9 +91,8 @@ fn yaml(server: &ThirdPartyServer, provider: &str, model: &str, stream: bool) ->
     )
 }
 
-#[test]
-fn all_protocols_streamed_and_whole() {
-    let Some(server) = server() else { return };
+pub(crate) fn all_protocols_streamed_and_whole() -> TestResult {
+    let server = server()?;
     let mut count = 0;
     for (provider, ..) in PROTOCOLS {
         for stream in [true, false] {
@@ -117,7 +116,7 @@ fn all_protocols_streamed_and_whole() {
             );
             let cost = asker.cost(
                 &format!("{provider}/fine"),
-                &crate::request(),
+                &request(),
                 &Cost::default(),
                 &reply,
             );
@@ -144,11 +143,11 @@ fn all_protocols_streamed_and_whole() {
             );
         }
     }
+    Ok(())
 }
 
-#[test]
-fn transient_errors_are_retried_and_permanent_ones_are_not() {
-    let Some(server) = server() else { return };
+pub(crate) fn transient_errors_are_retried_and_permanent_ones_are_not() -> TestResult {
+    let server = server()?;
     for (model, least) in [("limited", 1.0), ("failing", 0.35), ("overloaded", 0.35)] {
         let reply = ask(&client(&yaml(&server, "anthropic", model, true)));
         assert_eq!(
@@ -171,11 +170,11 @@ fn transient_errors_are_retried_and_permanent_ones_are_not() {
     );
     let reply = ask(&client(&yaml(&server, "openai", "no-such-model", true)));
     assert_eq!(reply.outcome, ReplyOutcome::Fatal, "{reply:?}");
+    Ok(())
 }
 
-#[test]
-fn broken_streams_are_detected_and_not_retried() {
-    let Some(server) = server() else { return };
+pub(crate) fn broken_streams_are_detected_and_not_retried() -> TestResult {
+    let server = server()?;
     for (provider, ..) in PROTOCOLS {
         let before = request_count(&server, "cut");
         let reply = ask(&client(&yaml(&server, provider, "cut", true)));
@@ -198,4 +197,5 @@ fn broken_streams_are_detected_and_not_retried() {
             );
         }
     }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Third-party servers. Each is installed into the target folder; if that fails, its tests are skipped with a message.
+//! Installs and starts third-party servers, in folders of the target folder.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,12 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-mod aimock;
-mod litellm;
-mod llmock;
+use crate::harness::Missing;
 
 /// A running third-party server. It is killed when this is dropped.
-struct ThirdPartyServer {
+pub(crate) struct ThirdPartyServer {
     child: Child,
     port: u16,
     /// The folder with its settings.
@@ -31,8 +29,8 @@ impl Drop for ThirdPartyServer {
     }
 }
 
-/// The folder with the named server, installed once by these commands. `None`, with a message, if they fail.
-fn install(name: &str, commands: &[&[&str]]) -> Option<PathBuf> {
+/// The folder with the named server, installed once by these commands.
+pub(crate) fn install(name: &'static str, commands: &[&[&str]]) -> Result<PathBuf, Missing> {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("servers");
     let folder = root.join(name);
     std::fs::create_dir_all(&folder).unwrap();
@@ -40,7 +38,7 @@ fn install(name: &str, commands: &[&[&str]]) -> Option<PathBuf> {
     lock.lock().unwrap();
     let done = folder.join("installed");
     if done.exists() {
-        return Some(folder);
+        return Ok(folder);
     }
     for argv in commands {
         let program = match argv[0].strip_prefix("./") {
@@ -61,15 +59,17 @@ fn install(name: &str, commands: &[&[&str]]) -> Option<PathBuf> {
                 .to_owned(),
             Err(error) => error.to_string(),
         };
-        println!("skipped: {name} cannot be installed: {why}");
-        return None;
+        return Err(Missing::new(
+            name,
+            format!("{name} cannot be installed: {why}"),
+        ));
     }
     File::create(done).unwrap();
-    Some(folder)
+    Ok(folder)
 }
 
 /// Starts a server, and waits until it answers at the path `ready`. `argv` gets the port and the folder with the settings.
-fn start(
+pub(crate) fn start(
     folder: &Path,
     files: &[(&str, String)],
     environment: &[(&str, &str)],
@@ -120,7 +120,7 @@ fn start(
 
 impl ThirdPartyServer {
     /// Its response; `None` if there is none.
-    fn call(&self, method: &str, path: &str, body: &str) -> Option<String> {
+    pub(crate) fn call(&self, method: &str, path: &str, body: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_secs(10)))
@@ -137,7 +137,7 @@ impl ThirdPartyServer {
     }
 
     /// The JSON body of its response.
-    fn json(&self, method: &str, path: &str, body: &str) -> Value {
+    pub(crate) fn json(&self, method: &str, path: &str, body: &str) -> Value {
         let response = self.call(method, path, body).unwrap_or_default();
         let (head, body) = response.split_once("\r\n\r\n").unwrap_or_default();
         let is_success = head
@@ -148,7 +148,7 @@ impl ThirdPartyServer {
         serde_json::from_str(body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 }

@@ -2,8 +2,9 @@
 
 use kforge::event::ReplyOutcome;
 
-use super::{ThirdPartyServer, install, start};
-use crate::{ask, client};
+use crate::harness::{Missing, TestResult};
+use crate::requests::{ask, client};
+use crate::servers::{ThirdPartyServer, install, start};
 
 const CONFIG: &str = "model_list:
   - {model_name: fine, litellm_params: {model: openai/gpt-4o, api_key: none, mock_response: '__global__ void f() {}'}}
@@ -14,7 +15,7 @@ litellm_settings: {num_retries: 0}
 general_settings: {dangerously_permit_weak_or_unset_master_key: true}
 ";
 
-fn server() -> Option<ThirdPartyServer> {
+fn server() -> Result<ThirdPartyServer, Missing> {
     let commands: &[&[&str]] = &[
         &["python3", "-m", "venv", "venv"],
         &[
@@ -30,7 +31,7 @@ fn server() -> Option<ThirdPartyServer> {
     let files = [("config.yaml", CONFIG.to_owned())];
     // Without a download: the package has the prices of all models too.
     let environment = [("LITELLM_LOCAL_MODEL_COST_MAP", "True"), ("NO_PROXY", "*")];
-    Some(start(
+    Ok(start(
         &folder,
         &files,
         &environment,
@@ -53,9 +54,8 @@ fn server() -> Option<ThirdPartyServer> {
     ))
 }
 
-#[test]
-fn proxy_replies_and_errors_are_understood() {
-    let Some(server) = server() else { return };
+pub(crate) fn proxy_replies_and_errors_are_understood() -> TestResult {
+    let server = server()?;
     let yaml = |provider: &str, model: &str, stream: bool| {
         let url = server.url("/v1");
         format!(
@@ -101,4 +101,5 @@ fn proxy_replies_and_errors_are_understood() {
         );
         assert!(!reply.is_billable);
     }
+    Ok(())
 }

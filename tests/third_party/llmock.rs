@@ -4,8 +4,9 @@ use kforge::event::ReplyOutcome;
 use kforge::llm::{Client, Reply};
 use serde_json::{Value, json};
 
-use super::{ThirdPartyServer, install, start};
-use crate::{ask, client};
+use crate::harness::{Missing, TestResult};
+use crate::requests::{ask, client};
+use crate::servers::{ThirdPartyServer, install, start};
 
 /// The base path of each provider.
 const BASES: [(&str, &str); 3] = [
@@ -14,7 +15,7 @@ const BASES: [(&str, &str); 3] = [
     ("anthropic", "/anthropic"),
 ];
 
-fn server() -> Option<ThirdPartyServer> {
+fn server() -> Result<ThirdPartyServer, Missing> {
     let commands: &[&[&str]] = &[
         &["python3", "-m", "venv", "venv"],
         &[
@@ -27,7 +28,7 @@ fn server() -> Option<ThirdPartyServer> {
         ],
     ];
     let folder = install("llmock", commands)?;
-    Some(start(&folder, &[], &[], "/health", |port, _| {
+    Ok(start(&folder, &[], &[], "/health", |port, _| {
         [
             "venv/bin/llmock",
             "serve",
@@ -81,9 +82,8 @@ fn findings(verdict: &Value) -> Vec<&str> {
     codes.filter(|code| *code != "no_backoff").collect()
 }
 
-#[test]
-fn retries_follow_the_servers_retry_after() {
-    let Some(server) = server() else { return };
+pub(crate) fn retries_follow_the_servers_retry_after() -> TestResult {
+    let server = server()?;
     for ((provider, base), status) in BASES.into_iter().zip([500, 503, 529]) {
         let faults = json!([{"type": "fail", "status": 429, "retry_after": 1, "times": 2}]);
         let (reply, verdict, seen) = ask_with_faults(&server, provider, base, faults);
@@ -117,11 +117,11 @@ fn retries_follow_the_servers_retry_after() {
             assert!(findings(&verdict).is_empty(), "{verdict}");
         }
     }
+    Ok(())
 }
 
-#[test]
-fn stream_faults_are_detected() {
-    let Some(server) = server() else { return };
+pub(crate) fn stream_faults_are_detected() -> TestResult {
+    let server = server()?;
     for (provider, base) in BASES {
         for (kind, outcome) in [
             ("disconnect", ReplyOutcome::Lost),
@@ -147,4 +147,5 @@ fn stream_faults_are_detected() {
             assert_eq!(findings(&verdict), [""; 0], "{provider} {kind}: {verdict}");
         }
     }
+    Ok(())
 }
