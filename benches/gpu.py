@@ -30,7 +30,7 @@ def judge(task, kernels, *options, log="warn"):
         sys.exit(f"{task}: {done.stderr or done.stdout}")
 
 
-def anew(folder, path, number):
+def uncached_copy(folder, path, number):
     """A copy of a kernel that no cache has seen."""
     text = open(path).read()
     copy = os.path.join(folder, f"{number}-{os.path.basename(path)}")
@@ -47,7 +47,7 @@ def gelu(folder, _):
     """One new kernel: compile, five rounds of fresh inputs, hidden shapes, a hundred paired launches on 8192 x 8192."""
     walls = []
     for number in range(6):
-        verdicts, seconds, _ = judge("gelu", [anew(folder, "kernels/gelu/vectors.cu", number)], "--profile", "large")
+        verdicts, seconds, _ = judge("gelu", [uncached_copy(folder, "kernels/gelu/vectors.cu", number)], "--profile", "large")
         verdict = verdicts[0]
         if verdict["status"] != "passed":
             sys.exit(f"gelu: {verdict['status']}: {verdict['reason']} {verdict['evidence']}")
@@ -61,7 +61,7 @@ def gelu(folder, _):
 
 def gdn(folder, _):
     """The plain float4 decoding kernel at every batch size."""
-    verdicts, seconds, _ = judge("gdn_decode", [anew(folder, "kernels/gdn_decode/streaming.cu", 0)], "--profile", "full")
+    verdicts, seconds, _ = judge("gdn_decode", [uncached_copy(folder, "kernels/gdn_decode/streaming.cu", 0)], "--profile", "full")
     times = {one["id"]: one["candidate_us"]["median"] for one in timed(verdicts[0])}
     return {"status": verdicts[0]["status"], "wall_s": round(seconds, 3), "kernel_us": times,
             "of_plain": {name: round(times[name] / PLAIN[name], 3) for name in times if name in PLAIN},
@@ -72,7 +72,7 @@ def busy(log, begun, ended):
     """The share of the time, from the first lock of the device to the end, in which a process held the lock."""
     spans = []
     for line in log.splitlines():
-        found = re.match(r"(\S+Z)\s+DEBUG .*device held (shared|alone) for (\d+) us", line)
+        found = re.match(r"(\S+Z)\s+DEBUG .*timing lock held (shared|exclusively|shared for setup) for (\d+) us", line)
         if found:
             end = datetime.datetime.fromisoformat(found[1].replace("Z", "+00:00")).timestamp()
             spans.append((end - int(found[3]) / 1e6, end))
@@ -113,7 +113,7 @@ def stream(folder, _):
 
 def itself(folder, runs):
     """A kernel against itself, at the default precision."""
-    path = anew(folder, "kernels/gdn_decode/warp_rows.cu", 0)
+    path = uncached_copy(folder, "kernels/gdn_decode/warp_rows.cu", 0)
     rows = []
     while len(rows) < runs:
         verdicts, _, _ = judge("gdn_decode", [path], "--profile", "full", "--baseline", path)

@@ -88,7 +88,10 @@ fn gpu_settings_are_checked_without_a_gpu() {
     for (set, texts) in [
         (
             "eval.devices=some",
-            vec!["eval.devices", "`all` or a list of indices and names"],
+            vec![
+                "eval.devices",
+                "`all` or a list of indices and UUID prefixes",
+            ],
         ),
         ("eval.devices=[-1]", vec!["eval.devices"]),
         ("eval.devices=3", vec!["eval.devices"]),

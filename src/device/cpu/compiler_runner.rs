@@ -82,10 +82,21 @@ impl CompilerRunner {
         command
     }
 
-    /// Runs a command that may write in `folder` only. It may read there, in `runtime`, in the `readable` folders and in the
-    /// system's own.
+    /// Runs a command for a candidate: [`Self::run_within`] of [`TIME_LIMIT`].
     pub(super) fn run(
         &self,
+        command: Command,
+        runtime: &Path,
+        folder: &Path,
+    ) -> anyhow::Result<CompilerOutcome> {
+        self.run_within(TIME_LIMIT, command, runtime, folder)
+    }
+
+    /// Runs a command that may write in `folder` only. It may read there, in `runtime`, in the `readable` folders and in the
+    /// system's own. It is killed after `limit`.
+    pub(super) fn run_within(
+        &self,
+        limit: Duration,
         mut command: Command,
         runtime: &Path,
         folder: &Path,
@@ -112,7 +123,7 @@ impl CompilerRunner {
             .spawn()
             .with_context(|| format!("failed to run `{}`", self.path.display()))?;
         let id = child.id() as libc::pid_t;
-        let deadline = ProcessDeadline::start(id, TIME_LIMIT);
+        let deadline = ProcessDeadline::start(id, limit);
         wait_for_state_change(id, libc::WEXITED)?;
         let timed_out = deadline.stop();
         let status = child.wait().context("failed to wait for the compiler")?;

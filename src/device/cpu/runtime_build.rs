@@ -4,11 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use include_dir::{Dir, include_dir};
 
 use super::compiler_flags::{RUNTIME_FLAGS, START_FLAGS, compile_flags, runtime_object};
-use super::compiler_runner::{CompilerOutcome, CompilerRunner, LinkTask, TIME_LIMIT, is_disk_full};
+use super::compiler_runner::{CompilerOutcome, CompilerRunner, LinkTask, is_disk_full};
 use crate::base::Failure;
 use crate::device::Build;
 use crate::device::cache::{self, write_failure};
@@ -20,6 +21,15 @@ const EMPTY_UNIT: &str =
     "#include \"kforge_cuda.h\"\nKFORGE_ENTRIES_BEGIN\n{nullptr, 0},\nKFORGE_ENTRIES_END\n";
 /// A file that marks a runtime whose programs are linked dynamically, because the machine has no static libraries.
 const DYNAMIC_MARKER: &str = "loaded";
+
+/// How long one part of the runtime may take to compile. It is kforge's own code, so the limit only ends a hung compiler. A part
+/// takes a few seconds, and a minute on a busy machine.
+const PART_TIME_LIMIT: Duration = Duration::from_secs(600);
+
+/// A part of the runtime that the compiler cannot compile, with the compiler's output.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct CompilerRefused(String);
 
 /// Calls `visit` with the relative path and the contents of every source file of the runtime.
 pub(super) fn visit_sources(visit: &mut dyn FnMut(&'static Path, &'static [u8])) {
@@ -51,7 +61,8 @@ pub(super) fn build_runtime(
         .map_err(|error| write_failure(cache, &error))?;
     let folder = temporary.path();
     write_sources(folder)?;
-    RuntimeBuild { runner, folder }.build_all()?;
+    let build = RuntimeBuild { runner, folder };
+    build.build_all().map_err(|error| build.explain(error))?;
     match std::fs::rename(folder, target) {
         Ok(()) => Ok(()),
         Err(_) if target.is_dir() => Ok(()),
@@ -127,16 +138,16 @@ impl RuntimeBuild<'_> {
         self.compile(&arguments, &start, &object)?;
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {
-                let fast = self.build_fast();
-                self.build_inspected(Build::Bounds);
-                fast
+                self.build_fast()?;
+                self.build_inspected(Build::Bounds)
             });
-            let fast_math = self.precompile("fast_math", Build::Fast, true);
-            self.build_inspected(Build::Race);
+            let second = self
+                .precompile("fast_math", Build::Fast, true)
+                .and_then(|()| self.build_inspected(Build::Race));
             let first = first
                 .join()
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("compiling the runtime panicked")));
-            first.and(fast_math)
+            first.and(second)
         })
     }
 
@@ -153,17 +164,21 @@ impl RuntimeBuild<'_> {
     }
 
     /// Makes the bounds or race build. If the compiler lacks something that it needs, the build is left out.
-    fn build_inspected(&self, build: Build) {
+    ///
+    /// # Errors
+    /// If the machine failed, such as a full disk. A build that is missing for such a reason must not be cached.
+    fn build_inspected(&self, build: Build) -> anyhow::Result<()> {
         let result = self
             .compile_runtime(build)
             .and_then(|()| self.precompile(build.name(), build, false))
             .and_then(|()| self.link_empty_program(build, true));
-        if let Err(error) = result {
-            let _ = std::fs::remove_file(self.folder.join(runtime_object(build).0));
-            // For `kforge doctor`; if this fails, only the reason is lost.
-            let log = self.folder.join(failure_log_name(build));
-            let _ = std::fs::write(log, format!("{error:#}"));
-        }
+        let Err(error) = result else { return Ok(()) };
+        let refused = error.downcast::<CompilerRefused>()?;
+        let _ = std::fs::remove_file(self.folder.join(runtime_object(build).0));
+        // For `kforge doctor`; if this fails, only the reason is lost.
+        let log = self.folder.join(failure_log_name(build));
+        let _ = std::fs::write(log, refused.0);
+        Ok(())
     }
 
     /// gcc looks for `NAME.gch`; if that is a folder, it uses the file in it that fits the flags.
@@ -207,24 +222,39 @@ impl RuntimeBuild<'_> {
         self.run(command)
     }
 
+    /// # Errors
+    /// `CompilerRefused` if the compiler reports an error; anything else is the machine's fault.
     fn run(&self, command: Command) -> anyhow::Result<()> {
-        let compiler = self.runner.path.display();
-        match self.runner.run(command, self.folder, self.folder)? {
+        let outcome = self
+            .runner
+            .run_within(PART_TIME_LIMIT, command, self.folder, self.folder)?;
+        match outcome {
             CompilerOutcome::Succeeded => Ok(()),
             CompilerOutcome::Failed(_) if is_disk_full(self.folder) => {
                 let error = std::io::ErrorKind::StorageFull.into();
                 Err(write_failure(self.folder, &error).into())
             }
-            CompilerOutcome::Failed(log) => Err(Failure::environment(format!(
-                "`{compiler}` failed to compile kforge's CPU runtime:\n{log}"
+            CompilerOutcome::Failed(log) => Err(CompilerRefused(log).into()),
+            CompilerOutcome::TimedOut => Err(Failure::environment(format!(
+                "`{}` took more than {} s to compile a part of kforge's CPU runtime",
+                self.runner.path.display(),
+                PART_TIME_LIMIT.as_secs()
+            ))
+            .hint("the machine is overloaded or the compiler hangs: try again")
+            .into()),
+        }
+    }
+
+    /// A compiler error in a part that every kernel needs, with what to do about it.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<CompilerRefused>() {
+            Ok(CompilerRefused(log)) => Failure::environment(format!(
+                "`{}` failed to compile kforge's CPU runtime:\n{log}",
+                self.runner.path.display()
             ))
             .hint("use a C++17 compiler such as g++ 9 or clang++ 10: set the environment variable CXX")
-            .into()),
-            CompilerOutcome::TimedOut => Err(Failure::environment(format!(
-                "`{compiler}` took more than {} s to compile kforge's CPU runtime",
-                TIME_LIMIT.as_secs()
-            ))
-            .into()),
+            .into(),
+            Err(error) => error,
         }
     }
 }
