@@ -1,6 +1,11 @@
 //! The CUDA compiler through its interface: what compiles, what errors say, and how sources that burden the compiler end. Needs no GPU;
 //! without NVRTC the tests are ignored.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the time of each compiler bomb is reported"
+)]
+
 #[path = "support/harness.rs"]
 mod harness;
 

@@ -1,7 +1,5 @@
 //! The CPU device with a real compiler and real processes. A kernel's fault is a value, never an error.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
-
 use std::time::Duration;
 
 use kforge::device::cpu::CpuDevice;

@@ -3,6 +3,8 @@
 //!
 //! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the kforge program.
 
+#![expect(clippy::print_stdout, reason = "a child process reports its fault")]
+
 #[path = "support/harness.rs"]
 mod harness;
 

@@ -1,7 +1,5 @@
 //! `kforge eval` gives every fixture kernel its expected status, with a real compiler and real processes.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

@@ -5,6 +5,11 @@
 //! `KFORGE_TEST_ROUNDS` the number of rounds, and `KFORGE_TEST_ROUND_SECONDS` an optional limit for the duration of a round (100 on an
 //! otherwise idle H100 or H200).
 
+#![expect(
+    clippy::print_stdout,
+    reason = "each round reports its counts and times"
+)]
+
 #[path = "support/harness.rs"]
 mod harness;
 

@@ -1,5 +1,10 @@
 //! The example kernels of prompts pass, and `kforge prompt` prints what a model gets.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "an example that the CPU cannot run is reported"
+)]
+
 #[path = "support/harness.rs"]
 mod harness;
 

@@ -2,8 +2,6 @@
 //!
 //! No test compares the times of two kernels that are nearly as fast: where one must be faster, it does many times less work.
 
-#![expect(clippy::print_stdout, reason = "a skipped test prints its reason")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! Reads YAML that a user wrote. Every error shows the file, the line and a caret, and for an unknown key the nearest valid key.
 //!
-//! Knows no format; the types that are read define the keys. Values are checked elsewhere, and [`with_location`] adds the location.
+//! Knows no format; the types that are read define the keys. Values are checked elsewhere, and `with_location` adds the location.
 
 use std::fmt;
 

@@ -252,8 +252,16 @@ mod tests {
     fn challenger_wins_only_if_confirmed_and_faster() {
         use Status::{HarnessError, Inconclusive, Passed, Race, Unsupported, WrongOutput};
         let faster = &[Some(1.2)];
+        // New verdict, current best's verdict, duels, whether the new kernel wins, and a part of the reason.
+        type Case = (
+            Status,
+            Option<Status>,
+            &'static [Option<f64>],
+            bool,
+            &'static str,
+        );
         #[rustfmt::skip]
-        let cases: [(Status, Option<Status>, &'static [Option<f64>], bool, &str); 10] = [
+        let cases: [Case; 10] = [
             (Passed, None, &[], true, "there is no current best"),
             (WrongOutput, None, &[], false, "not confirmed: wrong_output"),
             (Inconclusive, Some(Race), &[], false, "not confirmed: inconclusive"),

@@ -85,7 +85,7 @@ pub struct Search {
 impl Search {
     /// A search without models: it uses kforge's own operators only.
     ///
-    /// `settings` must have passed [`SearchSettings::check`]. `window` is how many steps may be in flight, `steps` how many are
+    /// `settings` must have passed `SearchSettings::check`. `window` is how many steps may be in flight, `steps` how many are
     /// planned; `starting_kernels` are file names.
     pub fn new(
         settings: &SearchSettings,

@@ -1,5 +1,7 @@
 //! The driver from outside: real journals and processes, a scripted proposer and a scripted judge.
 
+#![expect(clippy::print_stderr, reason = "random tests print their seed")]
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;

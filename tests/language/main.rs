@@ -1,8 +1,6 @@
 //! CUDA C++ on the CPU device: small programs run on the real device, and their results are compared with values computed here
 //! independently.
 
-#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
-
 mod conversions;
 mod features;
 mod integers;

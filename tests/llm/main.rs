@@ -1,5 +1,7 @@
 //! Requests to models, against local servers: a scripted server for every fault. `tests/third_party` asks real ones.
 
+#![expect(clippy::print_stdout, reason = "times and traffic are reported")]
+
 mod faults;
 mod keys;
 mod programs;

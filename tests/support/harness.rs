@@ -35,8 +35,11 @@ impl Missing {
 /// A test that ran returns `Ok`; a failure is a panic.
 pub(crate) type TestResult = Result<(), Missing>;
 
+/// A test and its name.
+pub(crate) type NamedTest = (&'static str, fn() -> TestResult);
+
 /// Runs the named tests with the options of `cargo test`.
-pub(crate) fn run(tests: &[(&'static str, fn() -> TestResult)]) -> ExitCode {
+pub(crate) fn run(tests: &[NamedTest]) -> ExitCode {
     let trials = tests.iter().map(|(name, test)| {
         let test = *test;
         Trial::ignorable_test(*name, move || match test() {
