@@ -109,7 +109,7 @@ fn counters_report_requires_a_single_kernel() {
     let several = ["eval", "softmax", "naive.cu", "naive.cu", "--counters"];
     let output = kforge(&[&several[..], &["--counters-report", "x"]].concat());
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("several kernels"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("several are named"));
     let alone = kforge(&["eval", "softmax", "naive.cu", "--counters-report", "x"]);
     assert_eq!(alone.status.code(), Some(2), "it needs `--counters`");
 }

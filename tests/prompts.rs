@@ -236,7 +236,7 @@ fn verdicts_file_becomes_feedback() -> TestResult {
     );
     let output = kforge(&[&["prompt", "gelu"], &asked[..]].concat());
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("a verdict on task `softmax`, not on `gelu`"));
+    assert!(text(&output.stderr).contains("a verdict of task `softmax`, expected `gelu`"));
     Ok(())
 }
 

@@ -232,6 +232,8 @@ fn replied_line(step: u64, ask: u32, outcome: ReplyOutcome, response: Option<Dig
         detail: Some("why".to_owned()),
     };
     let mut line = serde_json::to_value(event).unwrap();
+    // The head of a journal line writes the step.
+    line["step"] = step.into();
     line["event"] = "replied".into();
     format!("{line}\n")
 }
