@@ -130,7 +130,7 @@ fn malformed_launch_request_is_refused() {
         assert_eq!(output.status.code(), Some(1));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
-            stderr.contains("not understood") && !stderr.contains("panicked"),
+            stderr.contains("failed to parse the request") && !stderr.contains("panicked"),
             "{stderr}"
         );
     }
