@@ -437,7 +437,7 @@ fn invalid_warm_starts_are_refused() {
         .exits_with(2)
         .shows(&["one kernel, and the config has 2 tasks"]);
     workspace
-        .run("tune softmax --no-model --output out")
+        .run("tune softmax --set llm.models=[] --output out")
         .exits_with(2)
         .shows(&["`tune` needs a model"]);
     workspace.run("tune").exits_with(2).shows(&["--config"]);
