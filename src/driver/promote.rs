@@ -253,7 +253,7 @@ mod tests {
         use Status::{HarnessError, Inconclusive, Passed, Race, Unsupported, WrongOutput};
         let faster = &[Some(1.2)];
         // New verdict, current best's verdict, duels, whether the new kernel wins, and a part of the reason.
-        type Case = (
+        type PromotionCase = (
             Status,
             Option<Status>,
             &'static [Option<f64>],
@@ -261,7 +261,7 @@ mod tests {
             &'static str,
         );
         #[rustfmt::skip]
-        let cases: [Case; 10] = [
+        let cases: [PromotionCase; 10] = [
             (Passed, None, &[], true, "there is no current best"),
             (WrongOutput, None, &[], false, "not confirmed: wrong_output"),
             (Inconclusive, Some(Race), &[], false, "not confirmed: inconclusive"),

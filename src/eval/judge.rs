@@ -14,10 +14,10 @@ use super::context::{JudgeContext, JudgeOptions};
 use super::features;
 use super::finding::JudgeResult;
 use super::inspection;
-use super::kernel_set::Contest;
+use super::kernel_set::TimedPair;
 use super::measure;
 use super::screen::CpuScreen;
-use super::stages::{self, Candidate};
+use super::stages::{self, JudgedKernel};
 use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Cache, Device};
 use crate::kernel::{DeviceLimits, Kernel};
@@ -135,7 +135,7 @@ impl<'a> Judge<'a> {
         let seed = random::fresh_seed();
         let mut tests = Vec::new();
         for (index, case) in context.workload_cases().iter().enumerate() {
-            let contest = Contest {
+            let contest = TimedPair {
                 candidate: &context.baseline,
                 opponent: Some(&context.baseline),
                 case,
@@ -174,7 +174,7 @@ impl<'a> Judge<'a> {
         let (challenger, incumbent) = (compile(challenger)?, compile(incumbent)?);
         let mut estimates = Vec::new();
         for (index, case) in cases.iter().enumerate() {
-            let contest = Contest {
+            let contest = TimedPair {
                 candidate: &challenger,
                 opponent: Some(&incumbent),
                 case,
@@ -208,7 +208,7 @@ impl<'a> Judge<'a> {
         if let Some(screen) = &mut self.screen {
             screen.run(&compiled.kernel, seed, verdict)?;
         }
-        let candidate = Candidate {
+        let candidate = JudgedKernel {
             compiled: &compiled,
             cases: &cases,
             seed,

@@ -22,7 +22,7 @@ const NO_OPPONENT: &str = "no opponent is open";
 
 /// Two kernels that are timed against each other on a case.
 #[derive(Clone, Copy)]
-pub(super) struct Contest<'c> {
+pub(super) struct TimedPair<'c> {
     pub(super) candidate: &'c CompiledKernel,
     /// `None`: the baseline.
     pub(super) opponent: Option<&'c CompiledKernel>,
@@ -65,7 +65,7 @@ impl KernelSet {
     /// Opens all kernels of a contest for timing.
     pub(super) fn open(
         context: &JudgeContext<'_>,
-        contest: Contest<'_>,
+        contest: TimedPair<'_>,
         copies: CopyCounts,
     ) -> JudgeResult<Self> {
         let (candidate, opponent) = open_timed(context, contest, copies.timed)?;
@@ -109,7 +109,7 @@ impl KernelSet {
     pub(super) fn restart_timed(
         &mut self,
         context: &JudgeContext<'_>,
-        contest: Contest<'_>,
+        contest: TimedPair<'_>,
     ) -> JudgeResult<()> {
         let (candidate, opponent) = open_timed(context, contest, 1)?;
         self.candidate = candidate;
@@ -190,7 +190,7 @@ impl KernelSet {
 
 fn open_timed(
     context: &JudgeContext<'_>,
-    contest: Contest<'_>,
+    contest: TimedPair<'_>,
     copies: usize,
 ) -> JudgeResult<(CaseKernel, CaseKernel)> {
     let purpose = Purpose::Time {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
-use super::kernel_set::{Contest, Side};
+use super::kernel_set::{Side, TimedPair};
 use super::sampling::{Samples, SamplingEnd};
 use super::timing_session::TimingSession;
 use crate::base::RandomStream;
@@ -75,7 +75,7 @@ pub(super) fn combine(estimates: &[Estimate]) -> Option<Speedup> {
 /// A finding if the candidate fails, or if its interval stays useless (`inconclusive`).
 pub(super) fn measure(
     context: &JudgeContext<'_>,
-    contest: Contest<'_>,
+    contest: TimedPair<'_>,
     seed: u64,
 ) -> JudgeResult<Measurement> {
     let _lock = context.timing_lock.exclusive()?;

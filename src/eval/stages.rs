@@ -9,19 +9,19 @@ use super::context::JudgeContext;
 use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection::{self, InspectionInput};
-use super::kernel_set::Contest;
+use super::kernel_set::TimedPair;
 use super::measure::{self, Measurement};
 use crate::verdict::{Evidence, Status, Verdict};
 
 /// A candidate in the middle of its judgement.
-pub(super) struct Candidate<'c> {
+pub(super) struct JudgedKernel<'c> {
     pub(super) compiled: &'c CompiledKernel,
     pub(super) cases: &'c [Case],
     /// Seed of the judgement.
     pub(super) seed: u64,
 }
 
-impl Candidate<'_> {
+impl JudgedKernel<'_> {
     pub(super) fn inspection(&self, is_correct: bool) -> InspectionInput<'_> {
         InspectionInput {
             kernel: &self.compiled.kernel,
@@ -35,7 +35,7 @@ impl Candidate<'_> {
 /// Checks the candidate on all cases, and adds an entry for each to the verdict.
 pub(super) fn check_all(
     context: &JudgeContext<'_>,
-    candidate: &Candidate<'_>,
+    candidate: &JudgedKernel<'_>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
     let _lock = context.timing_lock.shared()?;
@@ -79,7 +79,7 @@ pub(super) fn check_all(
 /// the cause. Otherwise returns the original finding.
 pub(super) fn explain(
     context: &JudgeContext<'_>,
-    candidate: &Candidate<'_>,
+    candidate: &JudgedKernel<'_>,
     finding: Finding,
     verdict: &mut Verdict,
 ) -> anyhow::Result<Finding> {
@@ -102,7 +102,7 @@ pub(super) fn explain(
 /// Times the candidate on all visible cases and writes the results into the verdict.
 pub(super) fn measure_all(
     context: &JudgeContext<'_>,
-    candidate: &Candidate<'_>,
+    candidate: &JudgedKernel<'_>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
     let mut estimates = Vec::new();
@@ -110,7 +110,7 @@ pub(super) fn measure_all(
     let mut shares = Vec::new();
     let cases = candidate.cases.iter().enumerate();
     for (index, case) in cases.filter(|(_, case)| !case.hidden) {
-        let contest = Contest {
+        let contest = TimedPair {
             candidate: candidate.compiled,
             opponent: None,
             case,

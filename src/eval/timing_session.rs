@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::case::derive_seed;
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
-use super::kernel_set::{Contest, CopyCounts, KernelSet, Side};
+use super::kernel_set::{CopyCounts, KernelSet, Side, TimedPair};
 use super::sampling::PairTimes;
 use crate::base::RandomStream;
 use crate::device::{Cache, LaunchOutcome, Poison};
@@ -30,7 +30,7 @@ const OCCASIONAL: usize = 4;
 /// The kernels of one measurement.
 pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,
-    contest: Contest<'s>,
+    contest: TimedPair<'s>,
     kernels: KernelSet,
     /// Runs per sample of the candidate and of its opponent.
     runs: [usize; 2],
@@ -63,7 +63,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     /// Estimates how long a run takes, and opens both kernels over as many copies of the data as that requires.
     pub(super) fn open(
         context: &'s JudgeContext<'j>,
-        contest: Contest<'s>,
+        contest: TimedPair<'s>,
         seed: u64,
     ) -> JudgeResult<Self> {
         let mut session = Self {

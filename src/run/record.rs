@@ -97,10 +97,10 @@ impl RunRecord {
         let text = files::read(&path)?;
         let origin = path.display().to_string();
         #[derive(Deserialize)]
-        struct Version {
+        struct RecordVersion {
             schema: u32,
         }
-        let version: Version = yaml::read(&text, &origin)?;
+        let version: RecordVersion = yaml::read(&text, &origin)?;
         if version.schema > SCHEMA {
             return Err(Failure::usage(format!(
                 "{origin}: written by a newer kforge (schema {}; this version reads up to {SCHEMA})",

@@ -52,7 +52,7 @@ pub fn serve() -> anyhow::Result<()> {
 /// of a candidate.
 fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     #[derive(serde::Deserialize)]
-    struct Version {
+    struct GreetingVersion {
         version: u32,
     }
     let replaced = |what: String| {
@@ -61,7 +61,7 @@ fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     };
     let invalid =
         |error: serde_json::Error| replaced(format!("failed to parse the greeting ({error})"));
-    let Version { version } = serde_json::from_str(line).map_err(invalid)?;
+    let GreetingVersion { version } = serde_json::from_str(line).map_err(invalid)?;
     if version != PROTOCOL_VERSION {
         return Err(replaced(format!(
             "the driver has version {version} of the worker protocol, this worker has {PROTOCOL_VERSION}"

@@ -19,11 +19,11 @@ struct VariableTable {
     /// First address and length of each range of writable memory.
     ranges: Vec<(u64, usize)>,
     /// Sorted by address.
-    variables: Vec<Variable>,
+    variables: Vec<SavedVariable>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Variable {
+struct SavedVariable {
     address: u64,
     bytes: u64,
     name: String,
@@ -143,7 +143,7 @@ impl VariableTable {
         let mut variables = Vec::new();
         for symbol in file.symbols() {
             if symbol.size() > 0 && is_covered(symbol.address()) {
-                variables.push(Variable {
+                variables.push(SavedVariable {
                     address: symbol.address(),
                     bytes: symbol.size(),
                     name: unmangled_name(symbol.name()?),
@@ -155,7 +155,7 @@ impl VariableTable {
     }
 
     fn name_at(&self, address: u64) -> String {
-        let contains = |variable: &&Variable| {
+        let contains = |variable: &&SavedVariable| {
             (variable.address..variable.address + variable.bytes).contains(&address)
         };
         match self.variables.iter().find(contains) {

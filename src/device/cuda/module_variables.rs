@@ -39,12 +39,12 @@ fn is_writable(file: &object::File<'_>, symbol: &object::Symbol<'_, '_>) -> bool
 /// The variables of one module.
 pub(super) struct ModuleVariables {
     gpu: Rc<Gpu>,
-    variables: Vec<Variable>,
+    variables: Vec<ModuleVariable>,
     /// Whether the driver does not reveal the address of some variable.
     has_hidden: bool,
 }
 
-struct Variable {
+struct ModuleVariable {
     name: String,
     address: CUdeviceptr,
     /// The contents before the first launch.
@@ -76,7 +76,7 @@ impl ModuleVariables {
             }
             let mut image = vec![0u8; bytes];
             memory::copy_to_host(gpu, address, &mut image)?;
-            variables.push(Variable {
+            variables.push(ModuleVariable {
                 name: source_name(name),
                 address,
                 image,

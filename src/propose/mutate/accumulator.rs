@@ -11,14 +11,14 @@ use crate::kernel::syntax::{contains, descendants, named_children};
 pub(super) struct Accumulator<'t, 'a> {
     pub name: &'a str,
     pub type_name: &'a str,
-    pub combination: Combination<'a>,
+    pub combination: AccumulatorOperation<'a>,
     /// Every use in the body.
     pub uses: Vec<Node<'t>>,
 }
 
 /// How an accumulator takes in a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Combination<'a> {
+pub(super) enum AccumulatorOperation<'a> {
     Sum,
     /// `fmaxf`, `fminf`, `max` or `min`.
     Function(&'a str),
@@ -82,7 +82,7 @@ fn combination_of<'a>(
     scope: &Scope<'_, 'a>,
     used: Node<'_>,
     name: &str,
-) -> Option<Combination<'a>> {
+) -> Option<AccumulatorOperation<'a>> {
     let assignment = std::iter::successors(used.parent(), Node::parent)
         .find(|around| around.kind() == "assignment_expression")?;
     let left = assignment
@@ -94,7 +94,7 @@ fn combination_of<'a>(
     }
     match operator_of(assignment) {
         // sum += value
-        "+=" | "-=" => (left.id() == used.id()).then_some(Combination::Sum),
+        "+=" | "-=" => (left.id() == used.id()).then_some(AccumulatorOperation::Sum),
         "=" => {
             let uses: Vec<_> = descendants(right)
                 .filter(|node| node.kind() == "identifier" && scope.text(*node) == name)
@@ -112,13 +112,12 @@ fn combination_in<'a>(
     scope: &Scope<'_, 'a>,
     right: Node<'_>,
     own: Node<'_>,
-) -> Option<Combination<'a>> {
+) -> Option<AccumulatorOperation<'a>> {
     let parent = own.parent()?;
     match right.kind() {
         // sum = sum + value
-        "binary_expression" => {
-            (parent.id() == right.id() && operator_of(right) == "+").then_some(Combination::Sum)
-        }
+        "binary_expression" => (parent.id() == right.id() && operator_of(right) == "+")
+            .then_some(AccumulatorOperation::Sum),
         "call_expression" => {
             let function = scope.text(right.child_by_field_name("function")?);
             let arguments = right.child_by_field_name("arguments")?;
@@ -127,12 +126,12 @@ fn combination_in<'a>(
             }
             match function {
                 // largest = fmaxf(largest, value)
-                "fmaxf" | "fminf" | "max" | "min" => Some(Combination::Function(function)),
+                "fmaxf" | "fminf" | "max" | "min" => Some(AccumulatorOperation::Function(function)),
                 // sum = fmaf(a, b, sum)
                 "fmaf" | "__fmaf_rn" => named_children(arguments)
                     .last()
                     .filter(|last| last.id() == own.id())
-                    .map(|_| Combination::Sum),
+                    .map(|_| AccumulatorOperation::Sum),
                 _ => None,
             }
         }

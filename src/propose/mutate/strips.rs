@@ -5,7 +5,7 @@
 
 use tree_sitter::Node;
 
-use super::accumulator::{Accumulator, Combination};
+use super::accumulator::{Accumulator, AccumulatorOperation};
 use super::effects::Effects;
 use super::loops::CountingLoop;
 use super::nodes::is_innermost;
@@ -130,11 +130,11 @@ impl<'t> Strips<'_, 't, '_> {
         let over_parts =
             format!("#pragma unroll\n{indent}for (int {part} = 0; {part} < {count}; ++{part})");
         let (declared, combined) = match accumulator.combination {
-            Combination::Sum => (
+            AccumulatorOperation::Sum => (
                 format!("{indent}{type_name} {parts}[{count}] = {{}};\n"),
                 format!("{name} += {parts}[{part}];"),
             ),
-            Combination::Function(function) => (
+            AccumulatorOperation::Function(function) => (
                 format!(
                     "{indent}{type_name} {parts}[{count}];\n{over_parts} {parts}[{part}] = {name};\n"
                 ),
