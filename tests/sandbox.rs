@@ -69,6 +69,8 @@ fn verdicts(output: &Output) -> Vec<Value> {
 
 fn escape_attempts_reach_nothing() -> TestResult {
     require_full_sandbox()?;
+    // Other programs and killed tests may have left some.
+    let before = orphans("kernel");
     let folder = tempfile::tempdir().unwrap();
     // Everyone may read and write it, so only the sandbox can prevent an access.
     let open_to_all = |path: &Path, mode| {
@@ -132,7 +134,8 @@ fn escape_attempts_reach_nothing() -> TestResult {
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), SECRET);
     assert!(!made.exists(), "a file was created");
     assert!(listener.accept().is_err(), "a kernel connected to the port");
-    let left = orphans("kernel");
+    let mut left = orphans("kernel");
+    left.retain(|process| !before.contains(process));
     assert!(left.is_empty(), "still running: {left:?}");
     Ok(())
 }
@@ -328,7 +331,7 @@ fn dynamically_linked_programs_are_confined() -> TestResult {
     };
     let (status, found) = doctor_finding(here(), "sandbox");
     assert_eq!(status, "warn");
-    assert!(found.contains("a loader"), "{found}");
+    assert!(found.contains("linked dynamically"), "{found}");
     let names = [
         "honest_votes",
         "escape_constructor",
