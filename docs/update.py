@@ -117,7 +117,7 @@ def main():
     block = "<!-- docs/update.py -->\n```text\n"
     start = text.index(block) + len(block)
     end = text.index("```", start)
-    table = "\n".join(trimmed(output, LISTED)).split("\n\n  started from")[0]
+    table = "\n".join(trimmed(output, LISTED)).split("\n\n  starting kernels")[0]
     readme.write_text(f"{text[:start]}{table}\n{text[end:]}")
     opening = [line for line in output.split("\n") if re.match(r"^(backend|profile): |^\w+: \d+ steps? ", line)]
     (ROOT / "docs/run.svg").write_text(picture(COMMAND, [f"$ {COMMAND}", *opening, "", *trimmed(output, PICTURED)]))
