@@ -1,7 +1,5 @@
 //! Profiling of a kernel that has passed, with the kforge program: the launch for a tool, and why a tool was skipped.
 
-#![expect(clippy::print_stdout, reason = "a skipped test prints why")]
-
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
@@ -81,20 +79,18 @@ fn missing_tools_are_reported_as_skipped_and_do_not_fail() {
         "cpu",
         "--counters",
         "--device-sanitize",
+        "--precision",
+        "0.5",
     ];
     let mut output = kforge(&arguments);
     for _ in 0..5 {
-        // On a busy machine the timing may be inconclusive.
+        // On a busy machine the timing may be inconclusive, even with so wide an interval.
         if output.status.success() {
             break;
         }
         output = kforge(&arguments);
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    if text.contains("inconclusive") {
-        println!("skipped: the machine is too busy to time a kernel");
-        return;
-    }
     assert!(output.status.success(), "{text}");
     for line in [
         "  counters: skipped: the device is a CPU, and the tool is for GPUs\n",
