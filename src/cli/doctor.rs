@@ -12,8 +12,8 @@ use super::output::{Format, print, print_json, print_json_lines, use_colour};
 use crate::base::Failure;
 use crate::device::cuda::compiler::{Compiler, find_toolkit};
 use crate::device::{cpu, cuda};
-use crate::llm;
 use crate::verdict::DeviceIdentity;
+use crate::{llm, report};
 
 /// Architecture for the test whether NVRTC loads; any would do.
 const PROBE_ARCH: &str = "sm_90";
@@ -352,22 +352,8 @@ fn format_checks(checks: &[DoctorCheck]) -> String {
 
 /// Wraps words to a width and indents the lines after the first. Without a width only the text's own lines are indented.
 fn wrap(text: &str, width: Option<usize>) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.lines() {
-        let mut current = String::new();
-        for word in line.split(' ') {
-            let length = current.chars().count() + 1 + word.chars().count();
-            if !current.is_empty() && width.is_some_and(|width| length > width) {
-                lines.push(std::mem::take(&mut current));
-            }
-            if !current.is_empty() {
-                current.push(' ');
-            }
-            current.push_str(word);
-        }
-        lines.push(current);
-    }
-    lines.join(&format!("\n{:INDENT$}", ""))
+    let end = width.map_or(usize::MAX, |width| width + INDENT);
+    report::wrap(text, end, INDENT).trim().to_owned()
 }
 
 #[cfg(test)]

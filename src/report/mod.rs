@@ -24,4 +24,4 @@ pub(crate) use progress_view::{ProgressFormat, ProgressView};
 pub(crate) use results::results_tables;
 pub use results::{RankedElite, StartingKernelResult, TaskResults};
 pub(crate) use spinner::Spinner;
-pub(crate) use text::pluralize;
+pub(crate) use text::{pluralize, wrap};

@@ -5,12 +5,15 @@
 use std::path::PathBuf;
 
 use super::progress::Progress;
-use super::text::{device_note, indent, pluralize};
+use super::text::{device_note, indent, pluralize, wrap};
 use crate::event::{Operator, StopReason};
 use crate::verdict::{DeviceIdentity, Speedup, Status};
 
 /// Maximum number of elites to list.
 const MAX_LISTED: usize = 5;
+
+/// Maximum width of a table in columns: that of the narrowest common terminal. A path may be wider.
+const TABLE_WIDTH: usize = 80;
 
 /// The results of a task.
 #[derive(Clone, Debug, Default)]
@@ -83,10 +86,10 @@ fn task_text(results: &TaskResults) -> String {
 /// Counts, and why the search stopped.
 fn headline(progress: &Progress) -> String {
     let stopped = progress.stopped.map_or_else(String::new, |reason| {
-        format!("; {}", stop_reason_text(reason))
+        format!("  stopped: {}\n", stop_reason_text(reason))
     });
     format!(
-        "\n{}: {} of {}, {} judged, {} passed, {} filled{stopped}\n",
+        "\n{}: {} of {}, {} judged, {} passed, {} filled\n{stopped}",
         progress.task,
         progress.steps,
         pluralize(progress.total, "step"),
@@ -120,15 +123,15 @@ fn elites_table(results: &TaskResults) -> String {
             None => "",
         };
         text += &format!(
-            "  {:>2}  {}  {confirmed:<9}  {:>5}  {}: {}\n      {}\n      {}\n",
+            "  {:>2}  {}  {confirmed:<9}  {:>5}  {}\n",
             index + 1,
             speedup_columns(elite.confirmed.unwrap_or(elite.measured)),
             elite.step,
             elite.operator.name(),
-            elite.detail,
-            elite.cell,
-            elite.source.display()
         );
+        text += &wrap(&elite.detail, TABLE_WIDTH, 6);
+        text += &wrap(&elite.cell, TABLE_WIDTH, 6);
+        text += &format!("      {}\n", elite.source.display());
     }
     if results.elites.len() > MAX_LISTED {
         let more = results.elites.len() - MAX_LISTED;
@@ -278,6 +281,21 @@ mod tests {
     #[test]
     fn table_ranks_elites_and_explains_its_numbers() {
         insta::assert_snapshot!(results_tables(&[sample()]));
+    }
+
+    #[test]
+    fn long_lines_are_wrapped_to_the_width_of_a_terminal() {
+        let mut task = sample();
+        let elite = &mut task.elites[0];
+        elite.detail =
+            "unroll `for (int i = threadIdx.x; i < columns; i += 256)` at line 32 four times"
+                .to_owned();
+        elite.cell = "block_threads 64 to 128, barriers < 1, shared_bytes 1024 to 4096, vector_width 16 or more".to_owned();
+        let text = results_tables(&[task]);
+        for line in text.lines() {
+            assert!(line.chars().count() <= TABLE_WIDTH, "{line}");
+        }
+        assert!(text.contains(" at line 32 four\n      times\n"), "{text}");
     }
 
     #[test]

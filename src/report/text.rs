@@ -14,6 +14,21 @@ pub(super) fn indent(text: &str, spaces: usize) -> String {
         .collect()
 }
 
+/// Words wrapped to lines of at most `width` columns, every line after `spaces` spaces and ended by a newline. A word that is wider
+/// than a line, such as a path, stays whole.
+pub(crate) fn wrap(text: &str, width: usize, spaces: usize) -> String {
+    let options = textwrap::Options::new(width.saturating_sub(spaces))
+        .break_words(false)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .wrap_algorithm(textwrap::WrapAlgorithm::FirstFit);
+    let lines = textwrap::wrap(text, options);
+    lines
+        .iter()
+        .map(|line| format!("{:spaces$}{line}\n", ""))
+        .collect()
+}
+
 /// The device that times were measured on. CPU times are marked as such wherever they are shown.
 pub(super) fn device_note(device: &DeviceIdentity) -> String {
     match device.cores {

@@ -2,7 +2,7 @@
 //!
 //! The static assertions in `source` check types, but a source can defeat them. These checks cannot be defeated by the source.
 
-use super::{ptx, refuse, source};
+use super::{ptx, source, source_checks};
 use crate::device::refusal::Refusal;
 use crate::kernel::plan::{EntryPoint, TranslationUnit};
 use crate::verdict::Status;
@@ -14,7 +14,7 @@ pub(super) fn check_ptx(
     names: &[String],
 ) -> Result<(), Refusal> {
     if let Some((reason, words)) = ptx::find_forbidden(ptx) {
-        return Err(match refuse::first_line_with(&unit.source, words) {
+        return Err(match source_checks::first_line_with(&unit.source, words) {
             Some(line) => Refusal::at_line(Status::Rejected, line, reason),
             None => Refusal::new(Status::Rejected, reason),
         });

@@ -16,7 +16,7 @@ use super::cubin_cache::{CubinCache, FORMAT};
 use super::nvrtc_process::{self, ChildOutcome};
 use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
-use super::{code_checks, diagnostics, headers, ptx, refuse, source, toolkit_cache};
+use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolkit_cache};
 use crate::base::{Digest, Failure};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{Compiled, Program};
@@ -178,7 +178,7 @@ impl Compiler {
         let has = |name: &str| self.toolkit.has_header(name);
         // `mma.h` includes `crt/mma.h`, which is in another package.
         let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
-        refuse::check_source(&unit.source, &is_known)?;
+        source_checks::check_source(&unit.source, &is_known)?;
         let response = match self.run_nvrtc(text, options, &expressions)? {
             NvrtcOutcome::Compiled(response) => response,
             NvrtcOutcome::Failed(log) => {
