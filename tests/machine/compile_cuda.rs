@@ -24,7 +24,7 @@ fn program() -> PathBuf {
 }
 
 fn kforge() -> Command {
-    Command::new(program())
+    crate::program::kforge([])
 }
 
 /// A compiler for sm_90.

@@ -21,6 +21,7 @@ use std::process::{Command, Output};
 use libtest_mimic::Trial;
 
 use crate::harness::{Missing, TestResult, exclusive_gpu, trial};
+use crate::program::{self, clear_environment, program, root};
 
 /// A fenced block with its directions.
 struct Block {
@@ -61,10 +62,6 @@ impl Block {
         let lines = self.text.lines().filter(|line| !line.starts_with("$ "));
         lines.map(|line| format!("{line}\n")).collect()
     }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn pages() -> Vec<PathBuf> {
@@ -131,28 +128,15 @@ fn missing(needs: &str) -> Option<&str> {
 
 /// A shell command with this build's `kforge` in front of the path.
 fn kforge(folder: &Path, line: &str) -> Command {
-    let program = Path::new(env!("CARGO_BIN_EXE_kforge"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders =
-        std::iter::once(program.parent().unwrap().to_owned()).chain(std::env::split_paths(&path));
+    let own = program().parent().unwrap().to_owned();
+    let folders = std::iter::once(own).chain(std::env::split_paths(&path));
     let mut command = Command::new("sh");
     command
         .args(["-c", line])
         .current_dir(folder)
-        .env("PATH", std::env::join_paths(folders).unwrap())
-        .env("NO_COLOR", "1");
-    for name in [
-        "KFORGE_CONFIG",
-        "KFORGE_OUTPUT",
-        "KFORGE_BACKEND",
-        "KFORGE_LOG",
-        "ANTHROPIC_API_KEY",
-        "OPENAI_API_KEY",
-        "GEMINI_API_KEY",
-        "OPENROUTER_API_KEY",
-    ] {
-        command.env_remove(name);
-    }
+        .env("PATH", std::env::join_paths(folders).unwrap());
+    clear_environment(&mut command);
     command
 }
 
@@ -362,8 +346,7 @@ fn links_between_pages_lead_somewhere() -> TestResult {
 
 /// The `Exit codes:` section of a help text, as `code meaning` lines.
 fn codes_of_help(arguments: &[&str]) -> Vec<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-        .args(arguments)
+    let output = program::kforge(arguments.iter().copied())
         .arg("--help")
         .env("COLUMNS", "80")
         .output()

@@ -7,6 +7,9 @@ mod gpu;
 mod harness;
 mod nvrtc;
 mod oracles;
+#[path = "../support/program.rs"]
+#[expect(dead_code, reason = "the other suite uses more of it")]
+mod program;
 mod prompts;
 mod races;
 mod sandbox;

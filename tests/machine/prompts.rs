@@ -2,19 +2,15 @@
 
 use crate::harness::{Missing, TestResult, exclusive_gpu, trial};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::program::{self, root};
 
 fn kforge(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kforge"));
-    command.args(arguments).current_dir(root());
-    command.output().unwrap()
+    program::kforge(arguments.iter().copied()).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

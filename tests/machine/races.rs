@@ -7,6 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::program::{json, kforge};
+
 /// Barriers that are not needed: file, line, reason.
 const REDUNDANT: &[(&str, u32, &str)] = &[
     ("honest_templates.cu", 42, OWN_MEMORY),
@@ -118,18 +120,16 @@ fn honest_kernels_without_barriers(root: &Path) -> BTreeMap<String, Vec<Removal>
     tasks
 }
 
+/// Timing that a busy machine can finish: a wide interval will do.
+const COARSE: [&str; 4] = ["--precision", "0.5", "--seconds", "3"];
+
 fn eval(task: &str, files: &[String]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-        .args(["eval", task, "--format", "json", "--profile", "quick"])
+    let output = kforge(["eval", task, "--format", "json", "--profile", "quick"])
+        .args(COARSE)
         .args(files)
         .output()
         .unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!(
-            "{task}: {error}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })
+    json(&output)
 }
 
 impl Removal {

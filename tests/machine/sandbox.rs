@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
 
+use crate::program;
+
 const SECRET: &str = "the-canary-sings-at-dawn";
 
 fn kforge() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_kforge"))
+    program::kforge([])
 }
 
 fn fixtures() -> PathBuf {
@@ -52,16 +54,6 @@ fn require_full_sandbox() -> TestResult {
     } else {
         Err(Missing::new("sandbox", found))
     }
-}
-
-fn verdicts(output: &Output) -> Vec<Value> {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!(
-            "{error}\n{}\n{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })
 }
 
 fn escape_attempts_reach_nothing() -> TestResult {
@@ -104,7 +96,7 @@ fn escape_attempts_reach_nothing() -> TestResult {
         .args(&kernels)
         .output()
         .unwrap();
-    let verdicts = verdicts(&output);
+    let verdicts = program::json::<Vec<Value>>(&output);
     let found: Vec<_> = expected
         .iter()
         .zip(&verdicts)
@@ -191,7 +183,7 @@ fn compiler_cannot_read_user_files() -> TestResult {
             .arg(&kernel)
             .output()
             .unwrap();
-        let verdict = verdicts(&output).remove(0);
+        let verdict = program::json::<Vec<Value>>(&output).remove(0);
         let status = verdict["status"].as_str().unwrap_or_default();
         let passed_by = name == "has_include" && status == "passed";
         assert!(
@@ -263,7 +255,7 @@ fn missing_mechanism_is_reported_and_can_be_refused() -> TestResult {
             .arg(&kernel)
             .output()
             .unwrap();
-        let verdict = verdicts(&output).remove(0);
+        let verdict = program::json::<Vec<Value>>(&output).remove(0);
         assert_eq!(verdict["sandbox"], words);
         assert!(
             ["passed", "inconclusive"].contains(&verdict["status"].as_str().unwrap_or_default()),
@@ -342,7 +334,7 @@ fn dynamically_linked_programs_are_confined() -> TestResult {
         .args(kernels)
         .output()
         .unwrap();
-    let verdicts = verdicts(&output);
+    let verdicts = program::json::<Vec<Value>>(&output);
     assert!(
         ["passed", "inconclusive"].contains(&verdicts[0]["status"].as_str().unwrap_or_default()),
         "{:#}",

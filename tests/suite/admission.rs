@@ -1,20 +1,15 @@
 //! `kforge tasks check`: shipped tasks are admitted, and loose tasks are refused with the reason.
 
-use std::path::Path;
-use std::process::Command;
-
 use serde_json::Value;
 
+use crate::program::{json, kforge, root};
+
 fn check(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-        .args(["tasks", "check", "--format", "json", "--profile", "quick"])
+    let output = kforge(["tasks", "check", "--format", "json", "--profile", "quick"])
         .args(arguments)
         .output()
         .unwrap();
-    let admissions = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
-    });
-    (output.status.code(), admissions)
+    (output.status.code(), json(&output))
 }
 
 /// Checks a shipped task without regimes, after replacements in its `task.yaml`. Also returns the folder, which keeps the task.
@@ -22,9 +17,7 @@ fn check_changed_task(
     task: &str,
     replacements: &[(&str, &str)],
 ) -> (Option<i32>, Value, tempfile::TempDir) {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tasks")
-        .join(task);
+    let shipped = root().join("tasks").join(task);
     let folder = tempfile::tempdir().unwrap();
     let own = folder.path().join("tasks").join(task);
     std::fs::create_dir_all(&own).unwrap();
@@ -190,18 +183,17 @@ fn unchecked_precision_is_reported_in_admission_and_verdicts() {
         (Some(0), &Value::from("unchecked"))
     );
     let task = folder.path().join("tasks/rmsnorm");
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/rmsnorm");
+    let kernels = root().join("kernels/rmsnorm");
     for (task, precision) in [
         (task.as_os_str(), Value::from("unchecked")),
         ("rmsnorm".as_ref(), Value::Null),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-            .args(["eval", "--format", "json"])
+        let output = kforge(["eval", "--format", "json"])
             .arg(task)
             .arg(kernels.join("naive.cu"))
             .output()
             .unwrap();
-        let verdicts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let verdicts: Vec<Value> = json(&output);
         assert_eq!(
             verdicts[0].get("precision").unwrap_or(&Value::Null),
             &precision
@@ -240,18 +232,14 @@ fn invalid_regimes_are_rejected_with_a_reason() {
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/softmax");
+        let shipped = root().join("tasks/softmax");
         let own = folder.path().join("softmax");
         std::fs::create_dir(&own).unwrap();
         for entry in std::fs::read_dir(shipped).unwrap().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap();
             std::fs::write(own.join(entry.file_name()), text.replacen(from, to, 1)).unwrap();
         }
-        let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-            .args(["tasks", "show"])
-            .arg(own)
-            .output()
-            .unwrap();
+        let output = kforge(["tasks", "show"]).arg(own).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(
             message.contains(error) && output.status.code() == Some(2),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
+
+use crate::program::{fixture, json, kforge};
 
 /// How many times all fixtures are judged; `KFORGE_TEST_ROUNDS` sets more for a soak test.
 fn rounds() -> usize {
@@ -48,24 +49,21 @@ fn read_table(folder: &Path) -> BTreeMap<String, Vec<FixtureRow>> {
     tasks
 }
 
+/// Timing that a busy machine can finish: a wide interval will do.
+const COARSE: [&str; 4] = ["--precision", "0.5", "--seconds", "3"];
+
 fn eval(task: &str, files: &[String]) -> Vec<Value> {
-    let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-        .args(["eval", task, "--format", "json", "--profile", "quick"])
+    let output = kforge(["eval", task, "--format", "json", "--profile", "quick"])
+        .args(COARSE)
         .args(files)
         .output()
         .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!(
-            "{task}: {error}\n{}\n{errors}",
-            String::from_utf8_lossy(&output.stdout)
-        )
-    })
+    json(&output)
 }
 
 #[test]
 fn every_fixture_gets_its_expected_status() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
+    let folder = fixture("kernels");
     let mut wrong = Vec::new();
     for round in 0..rounds() {
         for (task, fixtures) in read_table(&folder) {
@@ -116,8 +114,7 @@ fn every_fixture_gets_its_expected_status() {
 
 #[test]
 fn printed_text_is_part_of_the_evidence() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/kernels/wrong_output_printed.cu");
+    let file = fixture("kernels/wrong_output_printed.cu");
     let verdicts = eval("softmax", &[file.display().to_string()]);
     let log = verdicts[0]["evidence"]["log"].as_str().unwrap_or_default();
     assert!(log.starts_with("the sum of row 0 has "), "{verdicts:#?}");
@@ -125,7 +122,7 @@ fn printed_text_is_part_of_the_evidence() {
 
 #[test]
 fn fixture_table_covers_every_status_and_file() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/kernels");
+    let folder = fixture("kernels");
     let fixtures: Vec<_> = read_table(&folder).into_values().flatten().collect();
     for status in [
         "passed",

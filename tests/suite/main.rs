@@ -12,6 +12,8 @@ mod language;
 mod llm;
 mod mailbox;
 mod profiling;
+#[path = "../support/program.rs"]
+mod program;
 mod replies;
 mod seeds;
 mod tune;

@@ -1,7 +1,7 @@
 //! Profiling of a kernel that has passed, with the kforge program: the launch for a tool, and why a tool was skipped.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{Cache, Device};
@@ -9,16 +9,15 @@ use kforge::eval::{JudgeOptions, ProbeCases, ProbeRequest, probe};
 use kforge::task::TaskFiles;
 use kforge::worker::cpu_limits;
 
+use crate::program;
+
 const NAIVE: &str = include_str!("../../kernels/softmax/naive.cu");
 
 fn kforge(arguments: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("naive.cu"), NAIVE).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_kforge"))
-        .args(arguments)
+    program::kforge(arguments.iter().copied())
         .current_dir(folder.path())
-        .env("NO_COLOR", "1")
-        .env_remove("KFORGE_BACKEND")
         .output()
         .unwrap()
 }
@@ -113,7 +112,7 @@ fn counters_report_requires_a_single_kernel() {
 #[test]
 fn malformed_launch_request_is_refused() {
     for request in ["", "{}", "{\"version\": 0}", "\u{0}"] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kforge"))
+        let mut child = program::kforge([])
             .arg("__launch")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -2,46 +2,24 @@
 //!
 //! No test compares the times of two kernels that are nearly as fast: where one must be faster, it does many times less work.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use serde_json::{Value, json};
 
+use crate::program::{CommandResult, Workspace, fixture, kforge, root};
+
 /// A folder in which kforge runs, with a model whose replies the test has written.
-struct Workspace {
-    folder: tempfile::TempDir,
-}
+struct TuneWorkspace(Workspace);
 
-/// The output of a kforge process.
-struct Output {
-    code: i32,
-    out: String,
-    err: String,
-}
+impl std::ops::Deref for TuneWorkspace {
+    type Target = Workspace;
 
-impl Output {
-    #[track_caller]
-    fn exits_with(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
-        assert!(!self.err.contains("panicked"), "{}", self.err);
-        self
-    }
-
-    #[track_caller]
-    fn shows(self, texts: &[&str]) -> Self {
-        let all = format!("{}{}", self.out, self.err);
-        for text in texts {
-            assert!(all.contains(text), "`{text}` is missing:\n{all}");
-        }
-        self
+    fn deref(&self) -> &Workspace {
+        &self.0
     }
 }
 
-impl Workspace {
+impl TuneWorkspace {
     fn new() -> Self {
-        let workspace = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
+        let workspace = Workspace::with_small_task();
         std::fs::create_dir(workspace.path().join("model")).unwrap();
         let config = json!({
             "profile": "quick",
@@ -53,22 +31,7 @@ impl Workspace {
             "llm": {"models": [{"provider": "command", "command": ["sh", fixture("models/replies.sh"), "model"]}]},
         });
         workspace.write("run.yaml", &config.to_string());
-        workspace
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        let path = self.path().join(name);
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+        Self(workspace)
     }
 
     fn replies(&self, replies: &[String]) {
@@ -87,35 +50,12 @@ impl Workspace {
         (1..).take_while(seen).count()
     }
 
-    fn run(&self, arguments: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kforge"));
-        command
-            .args(arguments.split_whitespace())
-            .current_dir(self.path())
-            .env("NO_COLOR", "1");
-        for name in [
-            "KFORGE_CONFIG",
-            "KFORGE_OUTPUT",
-            "KFORGE_BACKEND",
-            "KFORGE_LOG",
-            // No test may ask a model that costs money.
-            "ANTHROPIC_API_KEY",
-            "OPENAI_API_KEY",
-            "GEMINI_API_KEY",
-            "OPENROUTER_API_KEY",
-        ] {
-            command.env_remove(name);
-        }
-        let output = command.output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Output {
-            code: output.status.code().unwrap_or(-1),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-        }
+    fn run(&self, arguments: &str) -> CommandResult {
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
+        self.0.run(&arguments)
     }
 
-    fn tune(&self, run: &str, arguments: &str) -> Output {
+    fn tune(&self, run: &str, arguments: &str) -> CommandResult {
         self.run(&format!(
             "tune softmax --config run.yaml --seed 7 --output {run} {arguments}"
         ))
@@ -128,7 +68,7 @@ impl Workspace {
             .exits_with(0);
     }
 
-    fn promote(&self, arguments: &str) -> Output {
+    fn promote(&self, arguments: &str) -> CommandResult {
         self.run(&format!("promote {arguments}"))
     }
 
@@ -173,16 +113,8 @@ impl Workspace {
     }
 }
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
-
 fn shipped(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("kernels/softmax")
-        .join(name);
+    let path = root().join("kernels/softmax").join(name);
     std::fs::read_to_string(path).unwrap()
 }
 
@@ -221,7 +153,7 @@ fn edit(change: &str, old: &str, new: &str) -> String {
 
 #[test]
 fn tuner_proposes_repairs_and_edits() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.replies(&tuning_replies());
     workspace
         .tune("run", "--steps 3")
@@ -244,7 +176,7 @@ fn tuner_proposes_repairs_and_edits() {
 
 #[test]
 fn tuner_resumes_with_more_steps() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.replies(&tuning_replies());
     let first = workspace.tune("run", "--steps 3").exits_with(0);
     let more = workspace.run("resume run --steps 5").exits_with(0);
@@ -262,12 +194,12 @@ fn tuner_resumes_with_more_steps() {
         (&failed[0]["step"], &failed[0]["reason"]),
         (&json!(4), &json!("no_op"))
     );
-    let header = |output: &Output| {
-        let line = output.out.lines().next();
+    let header = |output: &CommandResult| {
+        let line = output.stdout.lines().next();
         line.map(|line| line.split(':').next().unwrap().to_owned())
     };
     assert_eq!(header(&first), header(&more));
-    assert!(more.out.contains("best kernel"), "{}", more.out);
+    assert!(more.stdout.contains("best kernel"), "{}", more.stdout);
     // The prompt mentions the earlier steps.
     let last = workspace.read("model/asked-6.md");
     assert!(last.contains("the semicolon"), "the history is missing");
@@ -306,7 +238,7 @@ fn tuning_replies() -> [String; 6] {
 }
 
 /// A run that starts from the naive kernel, which the test deletes.
-fn run_with_warm_start(workspace: &Workspace) {
+fn run_with_warm_start(workspace: &TuneWorkspace) {
     workspace.write("mine.cu", &shipped("naive.cu"));
     workspace.replies(&[edit(
         "a comment",
@@ -322,7 +254,7 @@ fn run_with_warm_start(workspace: &Workspace) {
 
 #[test]
 fn warm_start_is_copied_into_the_run() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     run_with_warm_start(&workspace);
     // The warm start replaces the task's starting kernels, and no model is asked for the first step.
     assert_eq!(workspace.steps("one"), ["start"]);
@@ -338,7 +270,7 @@ fn warm_start_is_copied_into_the_run() {
 
 #[test]
 fn changed_copy_of_a_warm_start_is_refused() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     run_with_warm_start(&workspace);
     let copy = workspace.read("one/softmax/from/1.cu");
     workspace.write("one/softmax/from/1.cu", &shipped("rows.cu"));
@@ -360,7 +292,7 @@ fn changed_copy_of_a_warm_start_is_refused() {
 
 #[test]
 fn search_starts_from_the_best_kernel_of_another_run() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     run_with_warm_start(&workspace);
     let best = workspace.read("one/softmax/best.cu");
     // `evolve` tries the warm start before the task's own kernels.
@@ -383,7 +315,7 @@ fn search_starts_from_the_best_kernel_of_another_run() {
 
 #[test]
 fn no_wait_mailbox_run_resumes_when_the_reply_arrives() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     let request = "run/softmax/steps/000001/ask-1";
     workspace
         .tune("run", "--model mailbox --no-wait --steps 1")
@@ -406,7 +338,7 @@ fn no_wait_mailbox_run_resumes_when_the_reply_arrives() {
 
 #[test]
 fn invalid_warm_starts_are_refused() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.write("prose.cu", "no kernel at all\n");
     workspace.write("naive.cu", &shipped("naive.cu"));
     workspace.write("other/run.yaml", "not: [a, run");
@@ -449,14 +381,14 @@ fn invalid_warm_starts_are_refused() {
 
 #[test]
 fn warm_starts_are_deduplicated_and_named() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.write("naive.cu", &shipped("naive.cu"));
     workspace.write("again/naive.cu", &shipped("rows.cu"));
     let from = "--from naive.cu --from naive.cu --from again/naive.cu";
     let output = workspace
         .tune("out", &format!("--dry-run --format json {from}"))
         .exits_with(0);
-    let facts: Value = serde_json::from_str(&output.out).unwrap();
+    let facts: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(
         facts["tasks"][0]["starts"],
         json!(["from naive.cu", "from naive.cu (2)"])
@@ -469,7 +401,7 @@ fn warm_starts_are_deduplicated_and_named() {
 
 #[test]
 fn promote_replaces_the_best_kernel_only_if_faster() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
 
@@ -497,7 +429,7 @@ fn promote_replaces_the_best_kernel_only_if_faster() {
 
     // A faster kernel replaces it.
     let output = workspace.promote("fast --task softmax --format json");
-    let results: Value = serde_json::from_str(&output.exits_with(0).out).unwrap();
+    let results: Value = serde_json::from_str(&output.exits_with(0).stdout).unwrap();
     assert_eq!(results[0]["promoted"], true);
     let low = results[0]["duel"]["ci95"][0].as_f64().unwrap();
     assert!(low > 1.0, "{results}");
@@ -519,7 +451,7 @@ fn promote_replaces_the_best_kernel_only_if_faster() {
 
 #[test]
 fn best_kernel_of_another_device_is_replaced_only_by_force() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
     workspace.promote("fast").exits_with(0);
@@ -539,7 +471,7 @@ fn best_kernel_of_another_device_is_replaced_only_by_force() {
 
 #[test]
 fn verdict_of_another_kernel_is_ignored() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
     workspace.promote("fast").exits_with(0);
@@ -554,7 +486,7 @@ fn verdict_of_another_kernel_is_ignored() {
 
 #[test]
 fn best_kernel_starts_a_search_only_on_request() {
-    let workspace = Workspace::new();
+    let workspace = TuneWorkspace::new();
     workspace.run_with_kernel("naive", &shipped("naive.cu"));
     workspace.promote("naive").exits_with(0);
     // The best kernel does not change the task, so the old run can be resumed.
@@ -575,7 +507,7 @@ fn best_kernel_starts_a_search_only_on_request() {
 
 #[test]
 fn every_shipped_config_is_described_and_resolves() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let folder = tempfile::tempdir().unwrap();
     // For configs that start from the best known kernel.
     let best = folder.path().join("kernels/gdn_decode");
@@ -591,10 +523,8 @@ fn every_shipped_config_is_described_and_resolves() {
             first.starts_with("# ") && first.ends_with('.'),
             "{name}: {first}"
         );
-        let output = Command::new(env!("CARGO_BIN_EXE_kforge"))
-            .args(["evolve", "--backend", "cpu", "--dry-run", "--config", &name])
+        let output = kforge(["evolve", "--backend", "cpu", "--dry-run", "--config", &name])
             .env("ANTHROPIC_API_KEY", "for a test")
-            .env_remove("KFORGE_OUTPUT")
             .current_dir(folder.path())
             .output()
             .unwrap();

@@ -124,7 +124,7 @@ fn budget_flag_stops_the_run_and_resume_continues_with_more() {
     let result = fixture.evolve(&["--budget-usd", "0.2", "--steps", "10"]);
     result.assert_exit(0, &[]);
     let totals = summary(&fixture.run_directory());
-    assert_eq!(totals["tasks"][0]["stopped"], "budget", "{}", result.err);
+    assert_eq!(totals["tasks"][0]["stopped"], "budget", "{}", result.stderr);
     let (requests, spent) = (server.seen().len(), dollars(&totals));
     assert!(
         requests > 0 && spent > 0.0 && spent <= 0.2,

@@ -366,7 +366,7 @@ fn permanent_error_exits_3() {
     fixture.config(&(openai_model(&server.url, "") + "\n  concurrency: 1"));
     let result = fixture.evolve(&["--steps", "8"]);
     result.assert_exit(3, &["status 401: no such key", "kforge resume"]);
-    assert!(!result.err.contains("stack"), "{}", result.err);
+    assert!(!result.stderr.contains("stack"), "{}", result.stderr);
     let result = fixture.resume(&[]);
     result.assert_exit(0, &[]);
     let log = RequestLog::read(&fixture.run_directory());

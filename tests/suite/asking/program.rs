@@ -1,39 +1,28 @@
 //! The kforge program in an empty folder, with a config that judges quickly.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::program::{CommandResult, Workspace};
 
 /// The program, its working folder and its environment.
 pub(crate) struct ProgramFixture {
-    folder: tempfile::TempDir,
+    workspace: Workspace,
     environment: Vec<(String, String)>,
 }
 
-/// The result of a run of the program.
-#[derive(Debug)]
-pub(crate) struct ProgramResult {
-    pub(crate) code: i32,
-    pub(crate) err: String,
-}
+impl std::ops::Deref for ProgramFixture {
+    type Target = Workspace;
 
-/// Variables that would bring the machine's own settings into a test.
-const CLEARED_VARIABLES: [&str; 10] = [
-    "KFORGE_CONFIG",
-    "KFORGE_OUTPUT",
-    "KFORGE_BACKEND",
-    "KFORGE_LOG",
-    "ANTHROPIC_API_KEY",
-    "OPENAI_API_KEY",
-    "GEMINI_API_KEY",
-    "OPENROUTER_API_KEY",
-    "OPENAI_BASE_URL",
-    "ANTHROPIC_BASE_URL",
-];
+    fn deref(&self) -> &Workspace {
+        &self.workspace
+    }
+}
 
 impl ProgramFixture {
     pub(crate) fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            workspace: Workspace::with_small_task(),
             environment: Vec::new(),
         }
     }
@@ -42,17 +31,9 @@ impl ProgramFixture {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// The directory of the only run.
     pub(crate) fn run_directory(&self) -> PathBuf {
         self.path().join("run")
-    }
-
-    pub(crate) fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path().join(name), text).unwrap();
     }
 
     /// Writes `run.yaml` with these models, as YAML. Kernels are judged quickly and confirmed once.
@@ -68,49 +49,23 @@ impl ProgramFixture {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kforge"));
-        CLEARED_VARIABLES.iter().for_each(|name| {
-            command.env_remove(name);
-        });
-        command
-            .args(arguments)
-            .current_dir(self.path())
-            .env("NO_COLOR", "1")
-            .envs(self.environment.iter().cloned());
+        let mut command = self.workspace.command(arguments);
+        command.envs(self.environment.iter().cloned());
         command
     }
 
-    pub(crate) fn run(&self, arguments: &[&str]) -> ProgramResult {
-        ProgramResult::of(&self.command(arguments).output().unwrap())
+    pub(crate) fn run(&self, arguments: &[&str]) -> CommandResult {
+        CommandResult::of(&self.command(arguments).output().unwrap())
     }
 
     /// Starts the run of `run.yaml`.
-    pub(crate) fn evolve(&self, more: &[&str]) -> ProgramResult {
+    pub(crate) fn evolve(&self, more: &[&str]) -> CommandResult {
         self.run(&[&["evolve", "--config", "run.yaml"], more].concat())
     }
 
     /// Resumes it.
-    pub(crate) fn resume(&self, more: &[&str]) -> ProgramResult {
+    pub(crate) fn resume(&self, more: &[&str]) -> CommandResult {
         self.run(&[&["resume", "run"], more].concat())
-    }
-}
-
-impl ProgramResult {
-    fn of(output: &Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            err: text(&output.stderr),
-        }
-    }
-
-    /// Asserts the exit code, and that standard error contains all of these texts.
-    pub(crate) fn assert_exit(&self, code: i32, texts: &[&str]) {
-        assert_eq!(self.code, code, "{}", self.err);
-        for text in texts {
-            assert!(self.err.contains(text), "no `{text}`:\n{}", self.err);
-        }
-        assert!(!self.err.contains("panicked"), "{}", self.err);
     }
 }
 

@@ -1,17 +1,15 @@
 //! Run configs, flags and the environment: what wins, and how mistakes are reported.
 
-use crate::cli::workspace::{CommandResult, Workspace};
+use crate::program::{CommandResult, Workspace};
 
 #[test]
 fn unknown_config_key_suggests_the_nearest_key() {
     let folder = Workspace::new();
     folder.write("run.yaml", "tasks: [softmax]\nstpes: 3\n");
-    folder
-        .run(&["evolve", "--config", "run.yaml"])
-        .assert_fails(
-            2,
-            &["run.yaml:2:1: unknown key `stpes`", "did you mean `steps`?"],
-        );
+    folder.run(&["evolve", "--config", "run.yaml"]).assert_exit(
+        2,
+        &["run.yaml:2:1: unknown key `stpes`", "did you mean `steps`?"],
+    );
     let set = folder.run(&[
         "evolve",
         "--config",
@@ -19,7 +17,7 @@ fn unknown_config_key_suggests_the_nearest_key() {
         "--set",
         "search.explortion=0.5",
     ]);
-    set.assert_fails(
+    set.assert_exit(
         2,
         &[
             "unknown key `search.explortion`",
@@ -39,18 +37,18 @@ fn wrong_type_shows_the_line_and_the_expected_type() {
     folder.write("run.yaml", "tasks: [softmax]\nsteps: many\n");
     folder
         .run(&["evolve", "--config", "run.yaml"])
-        .assert_fails(2, &["run.yaml:2:8: expected a whole number", "steps: many"]);
+        .assert_exit(2, &["run.yaml:2:8: expected a whole number", "steps: many"]);
     folder.write("zero.yaml", "tasks: [softmax]\nsteps: 0\n");
     folder
         .run(&["evolve", "--config", "zero.yaml"])
-        .assert_fails(2, &["`steps`: expected at least 1"]);
+        .assert_exit(2, &["`steps`: expected at least 1"]);
     folder.write(
         "feature.yaml",
         "tasks: [softmax]\nsearch: {features: {block_thread: [1]}}\n",
     );
     folder
         .run(&["evolve", "--config", "feature.yaml"])
-        .assert_fails(
+        .assert_exit(
             2,
             &[
                 "unknown feature `block_thread`",
@@ -64,7 +62,7 @@ fn out_of_range_value_shows_its_line_only_if_it_comes_from_the_file() {
     let folder = Workspace::new();
     folder.write("run.yaml", "tasks: [softmax]\neval:\n  in_flight: 0\n");
     let evolve = ["evolve", "--config", "run.yaml"];
-    folder.run(&evolve).assert_fails(
+    folder.run(&evolve).assert_exit(
         2,
         &[
             "run.yaml:3:14: `eval.in_flight`: expected 1 to 64",
@@ -72,7 +70,7 @@ fn out_of_range_value_shows_its_line_only_if_it_comes_from_the_file() {
         ],
     );
     let set = folder.run(&[&evolve[..], &["--set", "eval.in_flight=99"]].concat());
-    set.assert_fails(2, &["error: `eval.in_flight`: expected 1 to 64"]);
+    set.assert_exit(2, &["error: `eval.in_flight`: expected 1 to 64"]);
     folder.write("run.yaml", "tasks: [softmax]\nsteps: 0\n");
     let typed = folder.run(&[&evolve[..], &["--steps", "2", "--dry-run"]].concat());
     assert_eq!(typed.code, 0, "{}", typed.stderr);
@@ -87,7 +85,7 @@ fn unknown_model_provider_is_a_usage_error() {
     );
     folder
         .run(&["evolve", "--config", "models.yaml"])
-        .assert_fails(
+        .assert_exit(
             2,
             &[
                 "models.yaml:2:",
@@ -151,5 +149,5 @@ fn flag_overrides_environment_and_environment_overrides_file() {
             .output()
             .unwrap(),
     );
-    result.assert_fails(2, &["`nowhere` is not a run"]);
+    result.assert_exit(2, &["`nowhere` is not a run"]);
 }

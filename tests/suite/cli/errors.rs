@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::cli::workspace::{CommandResult, SOFTMAX_KERNEL, Workspace};
+use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace};
 
 #[test]
 fn missing_files_and_unknown_tasks_are_usage_errors() {
     let folder = Workspace::new();
     folder
         .run(&["evolve", "--config", "gdn_decod.yaml"])
-        .assert_fails(
+        .assert_exit(
             2,
             &[
                 "no such run config: `gdn_decod.yaml`",
@@ -19,17 +19,17 @@ fn missing_files_and_unknown_tasks_are_usage_errors() {
         );
     folder
         .run(&["tasks", "show", "sofmax"])
-        .assert_fails(2, &["unknown task `sofmax`", "did you mean `softmax`?"]);
+        .assert_exit(2, &["unknown task `sofmax`", "did you mean `softmax`?"]);
     folder
         .run(&["eval", "softmax", "absent.cu"])
-        .assert_fails(2, &["cannot read `absent.cu`: no such file", "hint:"]);
+        .assert_exit(2, &["cannot read `absent.cu`: no such file", "hint:"]);
     folder
         .run(&["resume", "nowhere"])
-        .assert_fails(2, &["`nowhere` is not a run"]);
+        .assert_exit(2, &["`nowhere` is not a run"]);
     folder
         .run(&["evolve", "--config", "gdn_decode.yaml", "--set", "tasks=[]"])
-        .assert_fails(2, &["no task is named"]);
-    folder.run(&["evolve"]).assert_fails(2, &["--config"]);
+        .assert_exit(2, &["no task is named"]);
+    folder.run(&["evolve"]).assert_exit(2, &["--config"]);
 }
 
 #[test]
@@ -38,12 +38,12 @@ fn invalid_kernel_header_is_a_usage_error() {
     folder.write("bare.cu", "__global__ void softmax() {}\n");
     folder
         .run(&["eval", "softmax", "bare.cu"])
-        .assert_fails(2, &["bare.cu:1: no header", "starts with `/* kforge`"]);
+        .assert_exit(2, &["bare.cu:1: no header", "starts with `/* kforge`"]);
     folder.write(
         "name.cu",
         &SOFTMAX_KERNEL.replace("grid: rows", "grid: rwos"),
     );
-    folder.run(&["eval", "softmax", "name.cu"]).assert_fails(
+    folder.run(&["eval", "softmax", "name.cu"]).assert_exit(
         2,
         &[
             "name.cu:4: expression `rwos`: unknown name `rwos`",
@@ -125,7 +125,7 @@ fn unwritable_stdout_fails_and_closed_pipe_succeeds() {
             .output()
             .unwrap(),
     );
-    result.assert_fails(3, &["failed to print the results", "hint:"]);
+    result.assert_exit(3, &["failed to print the results", "hint:"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let result = CommandResult::of(
@@ -144,6 +144,6 @@ fn hint_lists_each_task_once() {
     // A task of the working folder with the name of a built-in one.
     folder.write("tasks/softmax/task.yaml", "");
     let result = folder.run(&["tasks", "show", "nothing_like_a_task"]);
-    result.assert_fails(2, &["unknown task `nothing_like_a_task`", "`softmax`"]);
+    result.assert_exit(2, &["unknown task `nothing_like_a_task`", "`softmax`"]);
     assert_eq!(result.stderr.matches("`softmax`").count(), 1);
 }

@@ -1,6 +1,6 @@
 //! `kforge eval`: the form of verdicts, interruption, workers that die.
 
-use crate::cli::workspace::{CommandResult, SOFTMAX_KERNEL, Workspace, worker_processes};
+use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace, worker_processes};
 
 /// Fields that every verdict has, whatever its status.
 const FIELDS: [&str; 21] = [
@@ -41,7 +41,7 @@ fn zeros() -> String {
 
 #[test]
 fn verdicts_have_the_documented_fields() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let correct = folder.write("correct.cu", SOFTMAX_KERNEL);
     let zeros = folder.write("zeros.cu", &zeros());
     let arguments = ["eval", "softmax", &correct, &zeros, "--format", "json"];
@@ -79,7 +79,7 @@ fn verdicts_have_the_documented_fields() {
 
 #[test]
 fn the_seed_of_a_verdict_reproduces_its_fault() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let zeros = folder.write("zeros.cu", &zeros());
     let arguments = ["eval", "softmax", &zeros, "--format", "json"];
     let first = verdicts(&folder.run(&arguments));
@@ -103,7 +103,7 @@ fn statuses(result: &CommandResult) -> Vec<(String, String)> {
 
 #[test]
 fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     folder.write("first.cu", SOFTMAX_KERNEL);
     folder.write(
         "second.cu",
@@ -137,7 +137,7 @@ fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let result = CommandResult::of(&child.wait_with_output().unwrap());
-    result.assert_fails(1, &["`first.cu` was not judged: a worker ended"]);
+    result.assert_exit(1, &["`first.cu` was not judged: a worker ended"]);
     let statuses = statuses(&result);
     assert_eq!(
         statuses[0],
@@ -151,7 +151,7 @@ fn harness_error_of_one_kernel_keeps_the_verdicts_of_the_others() {
 
 #[test]
 fn interrupted_eval_prints_finished_verdicts() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let wrong = SOFTMAX_KERNEL.replace("(row[i] - top) / sum", "(row[i] - top)");
     folder.write("wrong.cu", &wrong);
     let stuck = "    for (volatile int i = 0; row[0] == row[0]; i = 0) {}\n    float top";

@@ -1,6 +1,6 @@
 //! GPU settings on a machine without a GPU.
 
-use crate::cli::workspace::{CommandResult, SOFTMAX_KERNEL, Workspace};
+use crate::program::{CommandResult, SOFTMAX_KERNEL, Workspace};
 
 #[test]
 fn missing_gpu_is_an_environment_failure_with_a_hint() {
@@ -18,7 +18,7 @@ fn missing_gpu_is_an_environment_failure_with_a_hint() {
         vec!["eval", "softmax", &kernel, "--backend", "cuda"],
     ] {
         let result = run(&all);
-        result.assert_fails(3, &["hint:"]);
+        result.assert_exit(3, &["hint:"]);
         let remedies = [
             (
                 "no CUDA driver",
@@ -53,7 +53,7 @@ fn empty_cuda_visible_devices_hides_all_gpus() {
         let mut command = folder.command(&[all.as_slice(), &[backend]].concat());
         CommandResult::of(&command.env("CUDA_VISIBLE_DEVICES", "").output().unwrap())
     };
-    run("cuda").assert_fails(3, &["hint:"]);
+    run("cuda").assert_exit(3, &["hint:"]);
     let result = run("auto");
     assert_eq!(result.code, 0, "{}", result.stderr);
     assert!(result.stdout.contains("backend: cpu"), "{}", result.stdout);
@@ -109,6 +109,6 @@ fn gpu_settings_are_checked_without_a_gpu() {
             vec!["unknown key `eval.device`", "did you mean `devices`?"],
         ),
     ] {
-        dry_run(set).assert_fails(2, &texts);
+        dry_run(set).assert_exit(2, &texts);
     }
 }

@@ -1,6 +1,6 @@
 //! Help texts: snapshots at 80 columns, examples and exit codes of every command.
 
-use crate::cli::workspace::{CommandResult, Workspace};
+use crate::program::{CommandResult, Workspace};
 
 const COMMANDS: [&str; 11] = [
     "",

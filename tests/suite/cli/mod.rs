@@ -7,4 +7,3 @@ mod gpu;
 mod help;
 mod runs;
 mod tasks;
-mod workspace;

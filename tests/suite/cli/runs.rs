@@ -1,6 +1,6 @@
 //! `kforge evolve` and `kforge resume`: dry runs, locks, interruption, kills.
 
-use crate::cli::workspace::{CommandResult, Workspace, worker_processes};
+use crate::program::{CommandResult, Workspace, worker_processes};
 
 #[test]
 fn dry_run_shows_choices_and_writes_nothing() {
@@ -37,7 +37,7 @@ fn dry_run_shows_choices_and_writes_nothing() {
 
 #[test]
 fn run_is_locked_can_be_interrupted_and_resumed() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let arguments = [
         "evolve",
         "--config",
@@ -71,11 +71,11 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
         );
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    folder.run(&["resume", "out"]).assert_fails(2, &["out"]);
+    folder.run(&["resume", "out"]).assert_exit(2, &["out"]);
     // SAFETY: the child has not been waited for, so the number still belongs to it.
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
     let result = CommandResult::of(&child.wait_with_output().unwrap());
-    result.assert_fails(130, &["kforge resume out"]);
+    result.assert_exit(130, &["kforge resume out"]);
     let judged = || {
         std::fs::read_to_string(&journal)
             .unwrap()
@@ -103,16 +103,18 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
     }
     folder
         .run(&["resume", "out", "--set", "search.exploration=0.9"])
-        .assert_fails(2, &["exploration", "--accept-changes"]);
+        .assert_exit(2, &["exploration", "--accept-changes"]);
 }
 
 #[test]
 fn workers_exit_when_the_driver_is_killed() {
-    let folder = Workspace::new();
+    let folder = Workspace::with_small_task();
     let arguments = [
         "evolve",
         "--config",
         "gdn_decode.yaml",
+        "--set",
+        "tasks=[softmax]",
         "--backend",
         "cpu",
         "--output",
@@ -127,7 +129,7 @@ fn workers_exit_when_the_driver_is_killed() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let journal = folder.path().join("out/gdn_decode/events.jsonl");
+    let journal = folder.path().join("out/softmax/events.jsonl");
     let begun = std::time::Instant::now();
     while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"proposed\"")) {
         assert!(begun.elapsed().as_secs() < 120, "nothing was proposed");

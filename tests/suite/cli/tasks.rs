@@ -1,6 +1,6 @@
 //! Task lists and `kforge tasks`.
 
-use crate::cli::workspace::Workspace;
+use crate::program::Workspace;
 
 #[test]
 fn task_list_errors_name_the_line() {
@@ -22,9 +22,9 @@ fn task_list_errors_name_the_line() {
         "{}",
         result.stderr
     );
-    run("softmax\nrmsnrom\n").assert_fails(2, &["list.txt:2: unknown task `rmsnrom`", "`rmsnorm`"]);
-    run("softmax\nsoftmax\n").assert_fails(2, &["list.txt:2: duplicate task `softmax`"]);
-    run("# nothing\n").assert_fails(2, &["no task is named"]);
+    run("softmax\nrmsnrom\n").assert_exit(2, &["list.txt:2: unknown task `rmsnrom`", "`rmsnorm`"]);
+    run("softmax\nsoftmax\n").assert_exit(2, &["list.txt:2: duplicate task `softmax`"]);
+    run("# nothing\n").assert_exit(2, &["no task is named"]);
     let result = folder.run(&["evolve", "--config", "all.yaml", "--dry-run"]);
     assert!(
         result
