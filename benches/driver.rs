@@ -6,7 +6,7 @@
 //!
 //! Prints steps per second, the peak resident memory of the process, and the time to resume the finished run.
 
-#[path = "../tests/driver/scripted.rs"]
+#[path = "../tests/suite/driver/scripted.rs"]
 mod scripted;
 
 use std::path::{Path, PathBuf};

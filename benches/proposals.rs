@@ -6,7 +6,7 @@
 //! Prompts have about 100,000 tokens, replies about 2,000 in 64 events. All durable writes are included. The provider is a
 //! separate process. Prints the proposals per second and the processor time of each, for every tenth of the steps.
 
-#[path = "../tests/driver/scripted.rs"]
+#[path = "../tests/suite/driver/scripted.rs"]
 #[expect(dead_code, reason = "the driver's tests use more of it")]
 mod scripted;
 

@@ -123,7 +123,7 @@ def main():
     (ROOT / "docs/run.svg").write_text(picture(COMMAND, [f"$ {COMMAND}", *opening, "", *trimmed(output, PICTURED)]))
     if not from_file:
         environment = {**os.environ, "KFORGE_UPDATE_DOCS": "1"}
-        for tests in (["--lib", "reference"], ["--test", "docs"]):
+        for tests in (["--lib", "reference"], ["--test", "machine", "docs::", "--", "--test-threads", "1"]):
             subprocess.run(["cargo", "test", *tests], cwd=ROOT, env=environment, check=True)
 
 

@@ -1,6 +1,6 @@
 //! Properties that must hold for every text that kforge reads: one check for each kind of text.
 //!
-//! The fuzzer calls the checks with generated inputs, and `tests/seeds.rs` with the inputs in `seeds/`. A check that panics has found
+//! The fuzzer calls the checks with generated inputs, and `tests/suite/seeds.rs` with the inputs in `seeds/`. A check that panics has found
 //! a fault of kforge.
 
 mod definition;

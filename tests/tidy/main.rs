@@ -262,3 +262,12 @@ fn no_text_has_an_old_name_or_phrase() {
         .flat_map(|(path, text)| phrases::violations(&path.display().to_string(), text));
     assert_none(&found.collect::<Vec<_>>());
 }
+
+/// `tests/machine` has its own harness, for which `#[test]` means nothing: such a test would never run.
+#[test]
+fn machine_tests_are_listed() {
+    for (path, text) in texts("tests/machine", &["rs"]) {
+        let stray = text.lines().any(|line| line.trim() == "#[test]");
+        assert!(!stray, "{} has a `#[test]`", path.display());
+    }
+}

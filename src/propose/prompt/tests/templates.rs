@@ -36,7 +36,7 @@ fn cards_and_examples_exist_for_each_backend() {
     for language in [Language::Cuda, Language::Metal] {
         assert!(templates.examples(language).count() >= 5);
     }
-    // The CUDA examples are judged in `tests/prompts.rs`.
+    // The CUDA examples are judged in `tests/machine/prompts.rs`.
     for example in templates.examples(Language::Metal) {
         let name = example
             .name

@@ -1,0 +1,512 @@
+//! Judges the kernels of `fixtures/gpu`, which only a GPU can tell apart, with the kforge program: each gets its expected status, and
+//! leaves the device usable. Without a GPU they are ignored.
+//!
+//! For a machine with a GPU and without cargo: `KFORGE_TEST_BINARY` is the program, `KFORGE_TEST_ROOT` the repository,
+//! `KFORGE_TEST_ROUNDS` the number of rounds, and `KFORGE_TEST_ROUND_SECONDS` an optional limit for the duration of a round (100 on an
+//! otherwise idle H100 or H200).
+
+#![expect(
+    clippy::print_stdout,
+    reason = "each round reports its counts and times"
+)]
+
+use crate::harness::{Missing, TestResult, exclusive_gpu};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use kforge::kernel::Kernel;
+use kforge::task::TaskFiles;
+use kforge::verdict::Status;
+use serde_json::Value;
+
+/// A hostile kernel may be at most this much faster than its honest twin. The bounds of both intervals are compared, and both kernels
+/// are timed in pairs with the same baseline, so the load of the machine cancels out.
+const MAX_GAIN_OVER_TWIN: f64 = 1.05;
+/// Device memory that the driver may keep for itself, in MiB.
+const MAX_DRIVER_MIB: u64 = 64;
+
+/// A number from the environment.
+fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn binary() -> PathBuf {
+    std::env::var_os("KFORGE_TEST_BINARY")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_kforge").into())
+        .into()
+}
+
+fn fixture_folder() -> PathBuf {
+    let root = std::env::var_os("KFORGE_TEST_ROOT");
+    let root = PathBuf::from(root.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
+    root.join("tests/fixtures/gpu")
+}
+
+/// Exclusive use of the device.
+fn device() -> Result<MutexGuard<'static, ()>, Missing> {
+    use cudarc::driver::result;
+    // SAFETY: only searches for the library.
+    let present = unsafe { cudarc::driver::sys::is_culib_present() };
+    let count = || {
+        result::init().ok()?;
+        result::device::get_count().ok()
+    };
+    if !present || count().is_none_or(|devices| devices < 1) {
+        return Err(Missing::new("gpu", "no GPU"));
+    }
+    Ok(exclusive_gpu())
+}
+
+/// A row of `expected.tsv`.
+#[derive(Clone, Debug)]
+struct ExpectedVerdict {
+    file: String,
+    task: String,
+    /// The expected status, and others that are also acceptable.
+    statuses: Vec<Status>,
+    line: Option<u64>,
+    /// The honest kernel that this hostile one must not beat, if it passes.
+    twin: Option<String>,
+}
+
+impl ExpectedVerdict {
+    fn is_honest(&self) -> bool {
+        self.file.starts_with("honest_")
+    }
+}
+
+fn read_table() -> Vec<ExpectedVerdict> {
+    let text = std::fs::read_to_string(fixture_folder().join("expected.tsv")).unwrap();
+    let rows = text
+        .lines()
+        .filter(|row| !row.is_empty() && !row.starts_with('#'));
+    let status = |name: &str| -> Status {
+        serde_json::from_value(name.into()).unwrap_or_else(|_| panic!("no status `{name}`"))
+    };
+    rows.map(|row| {
+        let cells: Vec<_> = row.split('\t').collect();
+        let [file, task, first, also, line, twin] = cells.as_slice() else {
+            panic!("a row of the table must have six cells: {row}")
+        };
+        let also = also.split(',').filter(|name| *name != "-");
+        ExpectedVerdict {
+            file: (*file).to_owned(),
+            task: (*task).to_owned(),
+            statuses: [*first].into_iter().chain(also).map(status).collect(),
+            line: line.parse().ok(),
+            twin: (*twin != "-").then(|| (*twin).to_owned()),
+        }
+    })
+    .collect()
+}
+
+fn eval_command(task: &str, files: &[String], launch_seconds: &str) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .arg("eval")
+        .arg(fixture_folder().join("tasks").join(task))
+        .args(["--backend", "cuda", "--profile", "quick"])
+        .args(["--format", "json", "--launch-seconds", launch_seconds])
+        .args(files.iter().map(|file| fixture_folder().join(file)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn parse_verdicts(task: &str, output: &std::process::Output, count: usize) -> Vec<Value> {
+    let verdicts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        panic!("{task}: {error}\n{out}\n{err}")
+    });
+    assert_eq!(verdicts.len(), count, "{task}: one verdict for each kernel");
+    verdicts
+}
+
+fn judge(task: &str, files: &[String]) -> Vec<Value> {
+    let output = eval_command(task, files, "0.2").output().unwrap();
+    parse_verdicts(task, &output, files.len())
+}
+
+fn status(verdict: &Value) -> Option<Status> {
+    serde_json::from_value(verdict["status"].clone()).ok()
+}
+
+/// Judges all kernels of one task in one command, so that each runs after the faults of those before it.
+fn judge_all(rows: &[ExpectedVerdict]) -> Vec<(ExpectedVerdict, Value)> {
+    let task = &rows[0].task;
+    let files: Vec<_> = rows.iter().map(|row| row.file.clone()).collect();
+    let mut found = judge(task, &files);
+    for (row, verdict) in rows.iter().zip(&mut found) {
+        // The kernel is correct, but the machine is too busy to time it: not a finding about the kernel.
+        for _ in 0..3 {
+            if status(verdict) != Some(Status::Inconclusive) {
+                break;
+            }
+            *verdict = judge(task, std::slice::from_ref(&row.file)).remove(0);
+        }
+    }
+    rows.iter().cloned().zip(found).collect()
+}
+
+/// Everything that is wrong with a verdict, one line for each.
+fn mismatches(
+    row: &ExpectedVerdict,
+    verdict: &Value,
+    all: &BTreeMap<String, Value>,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let found = status(verdict);
+    if !found.is_some_and(|found| row.statuses.contains(&found)) {
+        let wanted: Vec<_> = row.statuses.iter().map(ToString::to_string).collect();
+        wrong.push(format!(
+            "expected {}, found {}",
+            wanted.join(" or "),
+            verdict["status"]
+        ));
+    }
+    let passed = found == Some(Status::Passed);
+    let geomean = verdict["speedup"]["geomean"].as_f64();
+    if passed != geomean.is_some_and(|speedup| speedup > 0.0) {
+        wrong.push(format!("the speedup is {geomean:?}"));
+    }
+    if verdict["backend"] != "cuda" {
+        wrong.push(format!("the backend is {}", verdict["backend"]));
+    }
+    // The line is checked only for the expected status; another acceptable one need not know it.
+    let first = found == row.statuses.first().copied();
+    if first && row.line.is_some() && verdict["evidence"]["line"].as_u64() != row.line {
+        let line = &verdict["evidence"]["line"];
+        wrong.push(format!("expected line {:?}, found {line}", row.line));
+    }
+    if let (true, Some(twin)) = (passed, &row.twin) {
+        let bound =
+            |verdict: &Value, end: usize| verdict["speedup"]["ci95"][end].as_f64().unwrap_or(0.0);
+        let twin_high = all.get(twin).map_or(0.0, |twin| bound(twin, 1));
+        if bound(verdict, 0) > MAX_GAIN_OVER_TWIN * twin_high {
+            wrong.push(format!(
+                "gains on `{twin}`: at least {:.3} against at most {twin_high:.3}",
+                bound(verdict, 0)
+            ));
+        }
+    }
+    // The contents of a file that the source includes must not appear in the verdict.
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    if passwd
+        .lines()
+        .next()
+        .is_some_and(|line| verdict.to_string().contains(line))
+    {
+        wrong.push("the verdict contains text of `/etc/passwd`".to_owned());
+    }
+    wrong
+}
+
+/// The results of several rounds.
+#[derive(Default)]
+struct Summary {
+    wrong: Vec<String>,
+    judged: usize,
+    /// Kernels that got another acceptable status.
+    by_other: Vec<String>,
+    /// Seconds in total and by part, with the kernel.
+    seconds: Vec<(f64, String, [f64; 3])>,
+}
+
+impl Summary {
+    fn add_round(&mut self, round: u32, found: &[(ExpectedVerdict, Value)]) {
+        let verdicts = found.iter();
+        let all: BTreeMap<_, _> = verdicts
+            .map(|(row, verdict)| (row.file.clone(), verdict.clone()))
+            .collect();
+        for (row, verdict) in found {
+            self.judged += 1;
+            let spent = ["compile", "check", "measure"]
+                .map(|part| verdict["seconds"][part].as_f64().unwrap_or(0.0));
+            self.seconds
+                .push((spent.iter().sum::<f64>(), row.file.clone(), spent));
+            let other = status(verdict).filter(|found| row.statuses[1..].contains(found));
+            self.by_other
+                .extend(other.map(|found| format!("{} ({found})", row.file)));
+            for mismatch in mismatches(row, verdict, &all) {
+                self.wrong.push(format!(
+                    "round {round}, {}: {mismatch}: {}",
+                    row.file, verdict["reason"]
+                ));
+            }
+        }
+    }
+
+    fn print(&mut self) {
+        println!("{} judged, {} wrong", self.judged, self.wrong.len());
+        println!("another acceptable status: {}", self.by_other.join(", "));
+        self.seconds.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for (sum, file, [compile, check, measure]) in self.seconds.iter().take(6) {
+            println!("{sum:.2} s ({compile:.2} + {check:.2} + {measure:.2}): {file}");
+        }
+    }
+}
+
+/// Judges all kernels once. Kernels that only burden the compiler are judged in parallel with the others.
+fn judge_round(
+    round: u32,
+    bombs: &[Vec<ExpectedVerdict>],
+    others: &[Vec<ExpectedVerdict>],
+) -> Vec<(ExpectedVerdict, Value)> {
+    std::thread::scope(|scope| {
+        let judging_bombs = scope.spawn(|| {
+            let rows = bombs.iter();
+            rows.flat_map(|rows| judge_all(rows)).collect::<Vec<_>>()
+        });
+        let mut found = Vec::new();
+        for rows in others {
+            let started = Instant::now();
+            found.extend(judge_all(rows));
+            println!(
+                "round {round}, {}: {} kernels in {:.1} s",
+                rows[0].task,
+                rows.len(),
+                started.elapsed().as_secs_f64()
+            );
+        }
+        found.extend(judging_bombs.join().unwrap());
+        found
+    })
+}
+
+fn every_kernel_gets_its_expected_status() -> TestResult {
+    let _device = device()?;
+    let mut groups = BTreeMap::<_, Vec<ExpectedVerdict>>::new();
+    for row in read_table() {
+        let group = (row.file.starts_with("bomb_"), row.task.clone());
+        groups.entry(group).or_default().push(row);
+    }
+    let (bombs, others): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|((is_bomb, _), _)| *is_bomb);
+    let [bombs, others] =
+        [bombs, others].map(|groups| groups.into_iter().map(|(_, rows)| rows).collect::<Vec<_>>());
+    let limit: Option<f64> = setting("KFORGE_TEST_ROUND_SECONDS");
+    let mut summary = Summary::default();
+    for round in 0..setting("KFORGE_TEST_ROUNDS").unwrap_or(1) {
+        let started = Instant::now();
+        summary.add_round(round, &judge_round(round, &bombs, &others));
+        let seconds = started.elapsed().as_secs_f64();
+        println!("round {round}: {seconds:.1} s");
+        assert!(
+            limit.is_none_or(|limit| seconds <= limit),
+            "round {round} took {seconds:.1} s"
+        );
+    }
+    summary.print();
+    assert!(summary.wrong.is_empty(), "{}", summary.wrong.join("\n"));
+    Ok(())
+}
+
+/// Used memory of the first device in MiB; `None` without `nvidia-smi`.
+fn memory_used() -> Option<u64> {
+    let output = Command::new("nvidia-smi")
+        .args(["--query-gpu=memory.used", "--format=csv,noheader,nounits"])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next()?.trim().parse().ok()
+}
+
+/// Waits until the device's used memory is back at its earlier amount.
+fn wait_for_memory_release(before: Option<u64>) {
+    let Some(before) = before else {
+        println!("no `nvidia-smi`: the device's memory is not checked");
+        return;
+    };
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let used = memory_used().unwrap_or(u64::MAX);
+        if used <= before + MAX_DRIVER_MIB {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{used} MiB are in use, {before} MiB were in use before"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn kernels_after_a_fault_or_hang_are_judged_normally() -> TestResult {
+    let _device = device()?;
+    let before = memory_used();
+    let mut files = Vec::new();
+    for hostile in [
+        "fault_read",
+        "hang_loop",
+        "fault_misaligned_store",
+        "fault_trap",
+        "hang_barrier",
+        "fault_stack",
+    ] {
+        files.extend([format!("{hostile}.cu"), "honest_plain.cu".to_owned()]);
+    }
+    let table = read_table();
+    for (index, verdict) in judge("scale", &files).iter().enumerate() {
+        let row = table.iter().find(|row| row.file == files[index]).unwrap();
+        assert!(
+            status(verdict).is_some_and(|found| row.statuses.contains(&found)),
+            "{} as number {}: {verdict:#}",
+            files[index],
+            index + 1
+        );
+    }
+    wait_for_memory_release(before);
+    Ok(())
+}
+
+/// All descendants of a process.
+fn descendants(process: u32) -> Vec<u32> {
+    let parent = |process: u32| -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The program's name comes first, in parentheses, and may contain any text.
+        let (_, rest) = text.rsplit_once(')')?;
+        rest.split_whitespace().nth(1)?.parse().ok()
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers: Vec<u32> = entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let mut found = vec![process];
+    let mut seen = 0;
+    while seen < found.len() {
+        let above = found[seen];
+        found.extend(numbers.iter().filter(|own| parent(**own) == Some(above)));
+        seen += 1;
+    }
+    found.split_off(1)
+}
+
+fn kernels_after_a_killed_worker_are_judged_normally() -> TestResult {
+    let _device = device()?;
+    let before = memory_used();
+    // The kernel hangs until the deadline, so the worker is killed during a launch.
+    let files = ["hang_loop.cu", "honest_plain.cu"].map(str::to_owned);
+    let child = eval_command("scale", &files, "8").spawn().unwrap();
+    let is_worker = |process: &u32| {
+        std::fs::read_to_string(format!("/proc/{process}/cmdline"))
+            .is_ok_and(|words| words.split('\0').any(|word| word == "__worker"))
+    };
+    std::thread::sleep(Duration::from_secs(5));
+    let workers: Vec<_> = descendants(child.id())
+        .into_iter()
+        .filter(is_worker)
+        .collect();
+    assert!(!workers.is_empty(), "no worker was found");
+    for worker in &workers {
+        // SAFETY: sends a signal to a descendant of this process; no memory is involved.
+        unsafe { libc::kill(worker.cast_signed(), libc::SIGKILL) };
+    }
+    let output = child.wait_with_output().unwrap();
+    let verdicts = parse_verdicts("scale", &output, 2);
+    // The cause of the worker's end is unknown, so no kernel is blamed; or the kernel was judged again.
+    let first = status(&verdicts[0]);
+    assert!(
+        [Some(Status::HarnessError), Some(Status::TimedOut)].contains(&first),
+        "{:#}",
+        verdicts[0]
+    );
+    assert_eq!(
+        status(&verdicts[1]),
+        Some(Status::Passed),
+        "{:#}",
+        verdicts[1]
+    );
+    wait_for_memory_release(before);
+    let again = judge("scale", &["honest_plain.cu".to_owned()]);
+    assert_eq!(status(&again[0]), Some(Status::Passed), "{:#}", again[0]);
+    Ok(())
+}
+
+fn table_is_complete_and_consistent() -> TestResult {
+    let rows = read_table();
+    let hostile = rows.iter().filter(|row| !row.is_honest());
+    assert!(hostile.count() >= 36, "too few hostile kernels");
+    let honest: Vec<_> = rows.iter().filter(|row| row.is_honest()).collect();
+    assert!(honest.len() >= 14, "too few honest kernels");
+    for row in &honest {
+        assert_eq!(row.statuses, [Status::Passed], "{}", row.file);
+    }
+    for row in &rows {
+        let path = fixture_folder().join(&row.file);
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let task = TaskFiles::find(
+            fixture_folder()
+                .join("tasks")
+                .join(&row.task)
+                .to_str()
+                .unwrap(),
+        );
+        let task = task.and_then(|files| files.load()).unwrap();
+        Kernel::parse(&text, &task.definition)
+            .unwrap_or_else(|error| panic!("{}: {error}", row.file));
+        let (_, rest) = text.split_once("*/\n").unwrap();
+        let what = format!("// {}: ", row.statuses[0]);
+        assert!(rest.starts_with(&what), "{}: no `{what}`", row.file);
+        // A hostile kernel that may pass needs a twin, to show that it gains nothing.
+        let may_pass = !row.is_honest() && row.statuses.contains(&Status::Passed);
+        assert_eq!(may_pass, row.twin.is_some(), "{}", row.file);
+        if let Some(twin) = &row.twin {
+            let twin = honest.iter().find(|other| other.file == *twin);
+            assert!(
+                twin.is_some_and(|twin| twin.task == row.task),
+                "{}: its twin is not an honest kernel of its task",
+                row.file
+            );
+        }
+    }
+    for entry in std::fs::read_dir(fixture_folder()).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(
+            !name.ends_with(".cu") || rows.iter().any(|row| row.file == name),
+            "{name} is not in the table"
+        );
+    }
+    let named: std::collections::BTreeSet<_> = rows.iter().map(|row| &row.file).collect();
+    assert_eq!(named.len(), rows.len(), "a kernel is in the table twice");
+    Ok(())
+}
+
+fn fixture_tasks_are_admitted() -> TestResult {
+    let has_compiler = ["c++", "g++", "clang++"].into_iter().any(|name| {
+        let version = Command::new(name).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    });
+    if !has_compiler {
+        return Err(Missing::new("c++", "no C++ compiler"));
+    }
+    let tasks: Vec<_> = std::fs::read_dir(fixture_folder().join("tasks"))
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    let output = Command::new(binary())
+        .args(["tasks", "check", "--format", "json", "--profile", "quick"])
+        .args(&tasks)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let admissions: Vec<Value> =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
+    assert_eq!(admissions.len(), tasks.len());
+    for admission in &admissions {
+        assert_eq!(admission["admitted"], true, "{admission:#}");
+    }
+    Ok(())
+}
+
+crate::harness::tests!(
+    every_kernel_gets_its_expected_status,
+    kernels_after_a_fault_or_hang_are_judged_normally,
+    kernels_after_a_killed_worker_are_judged_normally,
+    table_is_complete_and_consistent,
+    fixture_tasks_are_admitted,
+);

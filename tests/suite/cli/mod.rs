@@ -1,0 +1,9 @@
+//! The program from outside: results, exit codes, error messages, help.
+
+mod config;
+mod errors;
+mod eval;
+mod gpu;
+mod help;
+mod runs;
+mod tasks;

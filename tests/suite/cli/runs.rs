@@ -1,0 +1,151 @@
+//! `kforge evolve` and `kforge resume`: dry runs, locks, interruption, kills.
+
+use crate::program::{CommandResult, Workspace, worker_processes};
+
+#[test]
+fn dry_run_shows_choices_and_writes_nothing() {
+    let folder = Workspace::new();
+    let result = folder.run(&[
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--dry-run",
+        "--set",
+        "steps=7",
+        "--seed",
+        "3",
+        "--set",
+        "search.exploration=0.45",
+    ]);
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    for text in [
+        "7 steps",
+        "seed 3",
+        "b1, b4",
+        "naive.cu",
+        "exploration: 0.45",
+        "own operators",
+    ] {
+        assert!(
+            result.stdout.contains(text),
+            "`{text}` is missing:\n{}",
+            result.stdout
+        );
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn run_is_locked_can_be_interrupted_and_resumed() {
+    let folder = Workspace::with_small_task();
+    let arguments = [
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--set",
+        "tasks=[softmax]",
+        "--output",
+        "out",
+        "--seed",
+        "5",
+        "--steps",
+        "40",
+        // A busy machine can finish this timing: a wide interval will do.
+        "--set",
+        "eval.precision=0.5",
+        "--set",
+        "eval.seconds=3",
+    ];
+    let child = folder
+        .command(&arguments)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let journal = folder.path().join("out/softmax/events.jsonl");
+    let begun = std::time::Instant::now();
+    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"judged\"")) {
+        assert!(
+            begun.elapsed().as_secs() < 120,
+            "no verdict within two minutes"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    folder.run(&["resume", "out"]).assert_exit(2, &["out"]);
+    // SAFETY: the child has not been waited for, so the number still belongs to it.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let result = CommandResult::of(&child.wait_with_output().unwrap());
+    result.assert_exit(130, &["kforge resume out"]);
+    let judged = || {
+        std::fs::read_to_string(&journal)
+            .unwrap()
+            .matches("\"event\":\"judged\"")
+            .count()
+    };
+    let before = judged();
+    let result = folder.run(&["resume", "out", "--steps", "6", "--format", "json"]);
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    let summary: serde_json::Value = serde_json::from_str(&result.stdout).unwrap();
+    assert!(
+        summary["tasks"][0]["best"]["speedup"]["geomean"].is_f64(),
+        "{summary}"
+    );
+    assert!(judged() >= before);
+    assert!(folder.path().join("out/softmax/best.cu").is_file());
+    // All steps are done, and confirmed kernels are not confirmed again.
+    let result = folder.run(&["resume", "out", "--steps", "6", "--counters"]);
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    for text in [
+        "nothing was left to do",
+        "kforge eval softmax out/softmax/best.cu --counters",
+    ] {
+        assert!(result.stderr.contains(text), "{}", result.stderr);
+    }
+    folder
+        .run(&["resume", "out", "--set", "search.exploration=0.9"])
+        .assert_exit(2, &["exploration", "--accept-changes"]);
+}
+
+#[test]
+fn workers_exit_when_the_driver_is_killed() {
+    let folder = Workspace::with_small_task();
+    let arguments = [
+        "evolve",
+        "--config",
+        "gdn_decode.yaml",
+        "--set",
+        "tasks=[softmax]",
+        "--backend",
+        "cpu",
+        "--output",
+        "out",
+        "--steps",
+        "40",
+        "--set",
+        "eval.seconds=30",
+    ];
+    let mut child = folder
+        .command(&arguments)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let journal = folder.path().join("out/softmax/events.jsonl");
+    let begun = std::time::Instant::now();
+    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"proposed\"")) {
+        assert!(begun.elapsed().as_secs() < 120, "nothing was proposed");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let workers = worker_processes(child.id());
+    assert!(!workers.is_empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = std::time::Instant::now();
+    let is_there = |process: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        status.is_ok_and(|text| !text.contains("State:\tZ"))
+    };
+    while workers.iter().any(is_there) {
+        assert!(killed.elapsed().as_secs() < 5, "a worker still runs");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,259 @@
+//! Nothing paid for is lost: a run that is killed, cut, resumed or extended ends like an undisturbed one.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kforge::base::{Failure, RandomStream};
+use kforge::event::Event;
+
+use crate::driver::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
+use crate::driver::{events, process, run, state};
+
+/// Maximum time of a scripted verdict in the processes that are killed.
+const MAX_VERDICT_DELAY: Duration = Duration::from_millis(8);
+
+#[test]
+fn fifty_kills_do_not_change_the_result() {
+    const STEPS: u64 = 120;
+    let root = tempfile::tempdir().unwrap();
+    let reference = root.path().join("reference");
+    let start = Instant::now();
+    assert!(
+        process(&reference, STEPS, MAX_VERDICT_DELAY)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let run_time = start.elapsed();
+    let expected = state(&reference, "softmax", STEPS);
+
+    let seed = kforge::base::random::fresh_seed();
+    eprintln!("seed of the kill times: {seed}");
+    let mut stream = RandomStream::new(seed, "kill", 0);
+    let mut kills = 0;
+    let mut rounds = 0;
+    while kills < 50 {
+        rounds += 1;
+        let directory = root.path().join(format!("killed-{rounds}"));
+        let mut killed_here = 0;
+        loop {
+            let mut child = process(&directory, STEPS, MAX_VERDICT_DELAY)
+                .spawn()
+                .unwrap();
+            let instant = Instant::now() + run_time.mul_f64(0.25 * stream.uniform());
+            let ended = loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break Some(status);
+                }
+                if Instant::now() >= instant && kills < 50 {
+                    break None;
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            };
+            match ended {
+                Some(status) => {
+                    assert!(status.success());
+                    break;
+                }
+                None => {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    kills += 1;
+                    killed_here += 1;
+                }
+            }
+        }
+        assert_eq!(state(&directory, "softmax", STEPS), expected);
+        assert_judged_once(&directory, killed_here);
+    }
+}
+
+/// No step has two verdicts, and only steps that were being judged at a kill were judged again.
+fn assert_judged_once(directory: &Path, kills: usize) {
+    let mut judged = BTreeSet::new();
+    let mut confirmed = BTreeSet::new();
+    for event in events(directory, "softmax") {
+        match event {
+            Event::Judged(event) => assert!(judged.insert(event.step), "step {} twice", event.step),
+            Event::Confirmed(event) => assert!(confirmed.insert(event.step)),
+            _ => {}
+        }
+    }
+    let log = std::fs::read_to_string(directory.with_extension("log")).unwrap();
+    assert!(
+        !log.contains("again"),
+        "judged although the journal has the verdict: {log}"
+    );
+    let jobs = log
+        .lines()
+        .filter(|line| line.starts_with("judge "))
+        .count();
+    assert!(
+        jobs >= judged.len() && jobs <= judged.len() + 4 * kills,
+        "{jobs} jobs for {} verdicts, {kills} kills",
+        judged.len()
+    );
+}
+
+#[test]
+fn journal_cut_anywhere_resumes_to_the_same_result() {
+    const STEPS: u64 = 10;
+    let root = folder_in_memory();
+    let whole = root.path().join("whole");
+    run(
+        options(&whole, &["softmax"], STEPS),
+        &short_verdict_judges(),
+    )
+    .unwrap();
+    let expected = state(&whole, "softmax", STEPS);
+    let journal = std::fs::read(whole.join("softmax/events.jsonl")).unwrap();
+    let ends: Vec<_> = (1..=journal.len())
+        .filter(|end| journal[end - 1] == b'\n')
+        .collect();
+    // The last three records of the search itself. The `stopped` event and the confirmations follow.
+    let text = String::from_utf8(journal.clone()).unwrap();
+    let searched = text
+        .lines()
+        .filter(|line| line.contains("\"event\":\"judged\""))
+        .count();
+    assert!(searched > 3);
+    let stopped = text
+        .lines()
+        .position(|line| line.contains("\"event\":\"stopped\""))
+        .unwrap();
+    let last = ends[ends.len() - 4]..=journal.len();
+    let search_end = ends[stopped - 4]..ends[stopped - 1];
+    let cuts: Vec<_> = last.chain(search_end).collect();
+    assert!(cuts.len() > 2000);
+    std::thread::scope(|scope| {
+        for (worker, cuts) in cuts.chunks(cuts.len().div_ceil(2)).enumerate() {
+            let copy = root.path().join(format!("cut-{worker}"));
+            let (whole, journal, expected) = (&whole, &journal, &expected);
+            scope.spawn(move || {
+                for cut in cuts {
+                    copy_folder(whole, &copy);
+                    std::fs::write(copy.join("softmax/events.jsonl"), &journal[..*cut]).unwrap();
+                    run(options(&copy, &["softmax"], STEPS), &short_verdict_judges()).unwrap();
+                    assert_eq!(state(&copy, "softmax", STEPS), *expected, "cut at {cut}");
+                    std::fs::remove_dir_all(&copy).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// Judges with short verdicts, so that there are not too many places to cut.
+fn short_verdict_judges() -> ScriptedJudges {
+    ScriptedJudges(Box::new(|_| {
+        Ok(ScriptedJudge {
+            without_workloads: true,
+            ..ScriptedJudge::default()
+        })
+    }))
+}
+
+/// A folder in memory if the system has one: thousands of runs would keep a disk busy for minutes.
+fn folder_in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn order_of_verdicts_does_not_change_the_briefs() {
+    let root = tempfile::tempdir().unwrap();
+    let states = [0, 3, 9].map(|milliseconds| {
+        let directory = root.path().join(format!("{milliseconds}"));
+        let delay = Duration::from_millis(milliseconds);
+        run(options(&directory, &["softmax"], 80), &judges(delay)).unwrap();
+        state(&directory, "softmax", 80)
+    });
+    assert_eq!(states[0], states[1]);
+    assert_eq!(states[0], states[2]);
+    // The run contains every kind of step.
+    for word in [
+        "Autotune",
+        "Mutate",
+        "Recombine",
+        "NoOp",
+        "Duplicate",
+        "WrongOutput",
+    ] {
+        assert!(states[0].contains(word), "no {word}: {}", states[0]);
+    }
+}
+
+#[test]
+fn extended_run_equals_a_longer_run() {
+    let root = tempfile::tempdir().unwrap();
+    let (planned, extended) = (root.path().join("planned"), root.path().join("extended"));
+    let judges = judges(Duration::from_millis(2));
+    run(options(&planned, &["softmax"], 40), &judges).unwrap();
+    let first = run(options(&extended, &["softmax"], 25), &judges).unwrap();
+    assert_eq!(first.tasks[0].progress.steps, 25);
+    let second = run(options(&extended, &["softmax"], 40), &judges).unwrap();
+    assert_eq!(second.tasks[0].progress.steps, 40);
+    assert_eq!(
+        state(&extended, "softmax", 40),
+        state(&planned, "softmax", 40)
+    );
+}
+
+#[test]
+fn resume_works_only_on_unfinished_tasks() {
+    let root = tempfile::tempdir().unwrap();
+    let (whole, halved) = (root.path().join("whole"), root.path().join("halved"));
+    let tasks = ["softmax", "rmsnorm"];
+    run(options(&whole, &tasks, 30), &judges(Duration::ZERO)).unwrap();
+    // The compiler disappears during the second task.
+    let failing = ScriptedJudges(Box::new(|task| {
+        let second = task.name == "rmsnorm";
+        Ok(ScriptedJudge {
+            intercept: Some(Box::new(move |job| match job.step {
+                15 if second => Err(Failure::environment("the compiler is gone").into()),
+                _ => Ok(None),
+            })),
+            ..ScriptedJudge::default()
+        })
+    }));
+    let error = run(options(&halved, &tasks, 30), &failing).unwrap_err();
+    assert_eq!(error.to_string(), "the compiler is gone");
+    let finished = std::fs::read(halved.join("softmax/events.jsonl")).unwrap();
+    let done = events(&halved, "rmsnorm");
+    let judged = |event: &&Event| matches!(event, Event::Judged(_));
+    assert!((5..15).contains(&done.iter().filter(judged).count()));
+
+    let only_second = ScriptedJudges(Box::new(|task| {
+        assert_eq!(task.name, "rmsnorm", "a finished task needs no judge");
+        Ok(ScriptedJudge::default())
+    }));
+    let ended = run(options(&halved, &tasks, 30), &only_second).unwrap();
+    assert_eq!(ended.tasks.len(), 2);
+    let confirmed = |task: &kforge::driver::TaskEnd| task.best().is_some_and(|best| best.confirmed);
+    assert!(ended.tasks.iter().all(confirmed));
+    assert_eq!(
+        std::fs::read(halved.join("softmax/events.jsonl")).unwrap(),
+        finished
+    );
+    for task in tasks {
+        assert_eq!(state(&halved, task, 30), state(&whole, task, 30));
+    }
+    // Both are finished: nothing is judged, and a smaller number of steps changes nothing.
+    let no_judge = ScriptedJudges(Box::new(|task| panic!("{} is finished", task.name)));
+    let ended = run(options(&halved, &tasks, 12), &no_judge).unwrap();
+    assert!(ended.tasks.iter().all(|task| task.progress.steps == 30));
+}

@@ -1,0 +1,19 @@
+//! Tests that run on every machine with a C++ compiler, in one program: linking is slow, and tests of one program share the cores.
+//!
+//! Tests that need a GPU, NVRTC, Python, a sandbox or a third-party server are in `tests/machine`.
+
+mod admission;
+mod asking;
+mod cli;
+mod cpu_device;
+mod driver;
+mod fixtures;
+mod language;
+mod llm;
+mod mailbox;
+mod profiling;
+#[path = "../support/program.rs"]
+mod program;
+mod replies;
+mod seeds;
+mod tune;

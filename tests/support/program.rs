@@ -1,0 +1,208 @@
+//! Runs the kforge program in a folder of its own, without the settings of the machine, and checks what it says.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Variables that would bring the machine's own settings, or a key that costs money, into a test.
+const CLEARED_VARIABLES: [&str; 10] = [
+    "KFORGE_CONFIG",
+    "KFORGE_OUTPUT",
+    "KFORGE_BACKEND",
+    "KFORGE_LOG",
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENROUTER_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_BASE_URL",
+];
+
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The program of this build.
+pub(crate) fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_kforge"))
+}
+
+/// Removes what would change the output of kforge from the environment of a command that runs it.
+pub(crate) fn clear_environment(command: &mut Command) -> &mut Command {
+    for name in CLEARED_VARIABLES {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1")
+}
+
+/// The program with arguments, in the repository's folder.
+pub(crate) fn kforge<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(program());
+    clear_environment(command.args(arguments).current_dir(root()));
+    command
+}
+
+/// The JSON of its standard output.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(output: &Output) -> T {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        panic!("{error}\n{}\n{}", texts[0], texts[1])
+    })
+}
+
+/// A folder to run kforge in.
+pub(crate) struct Workspace {
+    folder: tempfile::TempDir,
+}
+
+impl Workspace {
+    /// An empty folder.
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A folder whose task `softmax` has one small workload, no hidden shapes and no regimes. A verdict takes a quarter of the
+    /// time of the shipped task's. For tests of everything but the judge.
+    pub(crate) fn with_small_task() -> Self {
+        let workspace = Self::new();
+        let shipped = root().join("tasks/softmax");
+        for entry in std::fs::read_dir(shipped).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            let mut text = std::fs::read_to_string(entry.path()).unwrap();
+            if name == "task.yaml" {
+                text = without_most_cases(&text);
+            }
+            workspace.write(&format!("tasks/softmax/{name}"), &text);
+        }
+        workspace
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        let path = self.path().join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The program with arguments, in this folder.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = kforge(arguments.iter().copied());
+        command.current_dir(self.path());
+        command
+    }
+
+    #[track_caller]
+    pub(crate) fn run(&self, arguments: &[&str]) -> CommandResult {
+        CommandResult::of(&self.command(arguments).output().unwrap())
+    }
+}
+
+/// `task.yaml` of `softmax` with a quick profile of one case.
+fn without_most_cases(text: &str) -> String {
+    let (before, rest) = text.split_once("regimes:\n").unwrap();
+    let (_, after) = rest.split_once("hidden:\n").unwrap();
+    let (kept, profile) = after.split_once("  quick: {").unwrap();
+    let (_, last) = profile.split_once("}\n").unwrap();
+    let quick = "  quick: {workloads: [r64c257], hidden_shapes: 0, rounds: 1, seconds: 0.3, precision: 0.02}\n";
+    format!("{before}regimes: {{}}\nhidden:\n{kept}{quick}{last}")
+}
+
+/// A finished command.
+#[derive(Debug)]
+pub(crate) struct CommandResult {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl CommandResult {
+    pub(crate) fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// Asserts the exit code, and that nothing panicked.
+    #[track_caller]
+    pub(crate) fn exits_with(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
+    /// Asserts that its output contains all of these texts.
+    #[track_caller]
+    pub(crate) fn shows(self, texts: &[&str]) -> Self {
+        let all = format!("{}{}", self.stdout, self.stderr);
+        for text in texts {
+            assert!(all.contains(text), "`{text}` is missing:\n{all}");
+        }
+        self
+    }
+
+    /// Asserts the exit code, and that standard error contains all of these texts.
+    #[track_caller]
+    pub(crate) fn assert_exit(&self, code: i32, texts: &[&str]) {
+        for text in texts {
+            let shown = self.stderr.contains(text);
+            assert!(shown, "`{text}` is missing:\n{}", self.stderr);
+        }
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+}
+
+/// The worker processes of a kforge process that still run.
+pub(crate) fn worker_processes(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |process: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        status.is_ok_and(|text| {
+            let has = |line: &str| text.lines().any(|found| found == line);
+            has(&format!("PPid:\t{parent}")) && !text.contains("State:\tZ")
+        })
+    };
+    // Compilers are children too.
+    let is_worker = |process: &u32| {
+        let arguments = std::fs::read_to_string(format!("/proc/{process}/cmdline"));
+        arguments.is_ok_and(|text| text.contains("__worker"))
+    };
+    numbers.filter(is_child).filter(is_worker).collect()
+}
+
+/// A path below `tests/fixtures`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name)
+}
+
+/// A correct kernel for the task `softmax`.
+pub(crate) const SOFTMAX_KERNEL: &str = "/* kforge
+launch:
+  - kernel: softmax
+    grid: rows
+    block: 1
+    args: x, output, columns
+*/
+__global__ void softmax(const float* x, float* output, int columns) {
+    const float* row = x + (size_t)blockIdx.x * columns;
+    float top = row[0], sum = 0.0f;
+    for (int i = 0; i < columns; ++i) top = fmaxf(top, row[i]);
+    for (int i = 0; i < columns; ++i) sum += expf(row[i] - top);
+    for (int i = 0; i < columns; ++i) output[(size_t)blockIdx.x * columns + i] = expf(row[i] - top) / sum;
+}
+";
