@@ -10,8 +10,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use super::protocol::WorkerResponse;
-use crate::base::process::GroupLeader;
-use crate::base::{Failure, environment};
+use crate::base::process::{GroupLeader, tie_to_parent};
+use crate::base::{Failure, environment, temporary};
 use crate::verdict::DeviceIdentity;
 
 /// Maximum length of a response line, in bytes.
@@ -52,7 +52,9 @@ impl Worker {
         if let Some(uuid) = gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
-        command.process_group(0).kill_on_drop(true);
+        temporary::pass_on(command.as_std_mut());
+        tie_to_parent(command.as_std_mut());
+        command.kill_on_drop(true);
         // An environment failure, because it is not the candidate's fault: the run stops and can be resumed.
         let child = command.spawn().map_err(|error| {
             Failure::environment(format!(

@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::wire::{CompileRequest, CompileResponse};
+use crate::base::process::Session;
+use crate::base::temporary;
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
@@ -49,9 +51,10 @@ pub(super) fn run(
     limit: Duration,
 ) -> anyhow::Result<ChildOutcome> {
     let mut stderr =
-        tempfile::tempfile().context("failed to create a file for a child's error output")?;
+        temporary::file().context("failed to create a file for a child's error output")?;
     let mut child = spawn(program, readable, limit, stderr.try_clone()?)?;
     let id = child.id() as libc::pid_t;
+    let session = Session::new(id);
     let deadline = ProcessDeadline::start(id, limit);
     // A failed write is reported below, together with how the child ended.
     let sent = child.stdin.take().map(|input| {
@@ -65,6 +68,7 @@ pub(super) fn run(
     wait_for_state_change(id, libc::WEXITED)?;
     let timed_out = deadline.stop();
     let (status, peak_memory) = reap(id)?;
+    drop(session);
     if timed_out {
         return Ok(ChildOutcome::TimedOut);
     }
@@ -109,8 +113,7 @@ fn spawn(
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(stderr)
-        .process_group(0);
+        .stderr(stderr);
     // SAFETY: between fork and exec it only makes system calls, on values created before.
     unsafe {
         command.pre_exec(move || confinement.apply());
