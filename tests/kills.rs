@@ -15,10 +15,13 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kforge::base::{RandomStream, random};
 
+/// One in this many kills is of a run with an empty cache, so that it builds the runtime.
+const COLD_SHARE: u64 = 10;
 /// Kills of one run before it may finish.
 const KILLS_PER_RUN: u64 = 25;
 
@@ -127,8 +130,10 @@ impl Scene {
         self.folder.path().join("tmp")
     }
 
-    fn cache(&self) -> PathBuf {
-        self.folder.path().join("cache")
+    fn cache(&self, is_cold: bool) -> PathBuf {
+        self.folder
+            .path()
+            .join(if is_cold { "cold" } else { "cache" })
     }
 
     /// Starts or continues a run. `steps`: where it ends; a killed run must not reach it.
@@ -155,7 +160,7 @@ impl Scene {
             .stderr(Stdio::null())
             .process_group(0);
         if self.own_cache {
-            command.env("KFORGE_CACHE_DIR", self.cache());
+            command.env("KFORGE_CACHE_DIR", self.cache(false));
         }
         for name in ["KFORGE_CONFIG", "KFORGE_OUTPUT", "KFORGE_BACKEND"] {
             command.env_remove(name);
@@ -198,9 +203,11 @@ impl Scene {
     fn assert_unlocked(&self, context: &str, run: &str) {
         let mut locks = vec![self.folder.path().join(run).join("lock")];
         if self.own_cache {
-            let names = file_names(&self.cache()).into_iter();
-            let names = names.filter(|name| name.contains("lock"));
-            locks.extend(names.map(|name| self.cache().join(name)));
+            for cache in [self.cache(false), self.cache(true)] {
+                let names = file_names(&cache).into_iter();
+                let names = names.filter(|name| name.contains("lock"));
+                locks.extend(names.map(|name| cache.join(name)));
+            }
         }
         for path in locks {
             if let Ok(file) = File::open(&path) {
@@ -224,11 +231,16 @@ impl Scene {
         );
         self.assert_gone(context, None);
         if self.own_cache {
-            let mut names = file_names(&self.cache());
-            names.extend(file_names(&self.cache().join("programs")));
-            let unfinished = ["building-", ".tmp", "new-"];
-            names.retain(|name| unfinished.iter().any(|start| name.starts_with(start)));
+            let mut names = file_names(&self.cache(false));
+            names.extend(file_names(&self.cache(false).join("programs")));
+            let is_unfinished =
+                |name: &String| name.starts_with("building-") || name.starts_with(".tmp");
+            names.retain(is_unfinished);
             assert_eq!(names, [""; 0], "{context}");
+            // The next start removes what a kill has left.
+            let mut names = file_names(&self.cache(true));
+            names.retain(is_unfinished);
+            assert!(names.len() <= 1, "{context}: {names:?}");
         }
     }
 }
@@ -294,8 +306,12 @@ fn kill_run(
     killed
 }
 
+/// Both tests adopt and reap all orphans of this process.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn killed_runs_leave_nothing_and_finish() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: plain numbers.
     let adopts = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     assert_eq!(adopts, 0);
@@ -307,6 +323,9 @@ fn killed_runs_leave_nothing_and_finish() {
     println!("KFORGE_TEST_SEED={seed}");
     let shared_before = shared_memory();
     let mut scene = Scene::new(own_cache);
+    if own_cache {
+        scene.finish("filling the cache", "first");
+    }
     let mut stream = RandomStream::new(seed, "kill", 0);
     let (mut counts, mut at_work) = ([0u64; TARGETS.len()], 0);
     for number in 0..kills {
@@ -315,7 +334,11 @@ fn killed_runs_leave_nothing_and_finish() {
         // The square makes early instants more frequent.
         let seconds = latest * stream.uniform().powi(2);
         let context = format!("kill {number} of {target:?} after {seconds:.4} s");
-        let mut child = scene.command(&run, 1_000_000).spawn().unwrap();
+        let mut command = scene.command(&run, 1_000_000);
+        if own_cache && number % COLD_SHARE == 0 {
+            command.env("KFORGE_CACHE_DIR", scene.cache(true));
+        }
+        let mut child = command.spawn().unwrap();
         let instant = Instant::now() + Duration::from_secs_f64(seconds);
         assert!(
             wait_until(&mut child, instant),
@@ -337,4 +360,59 @@ fn killed_runs_leave_nothing_and_finish() {
         "{kills} kills: {counts:?}; {at_work} while a compiler or candidate ran; the remains were gone within {:.3} s",
         scene.slowest.as_secs_f64()
     );
+}
+
+/// Text of a file, or nothing.
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[test]
+fn a_stopped_worker_frees_its_slot_and_its_step_is_judged_again() {
+    const LIMIT: Duration = Duration::from_secs(40);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut scene = Scene::new(false);
+    let messages = scene.folder.path().join("messages");
+    let journal = scene.folder.path().join("run/softmax/events.jsonl");
+    let mut command = scene.command("run", 1_000_000);
+    command.stderr(File::create(&messages).unwrap());
+    let mut child = command.spawn().unwrap();
+    let main = child.id() as i32;
+    let started = Instant::now();
+    while !read(&journal).contains("\"judged\"") {
+        assert!(
+            started.elapsed().as_secs() < 120,
+            "nothing was judged: {}",
+            read(&messages)
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let is_worker = |process: &Process| process.command.contains("__worker");
+    let workers: Vec<_> = descendants().into_iter().filter(is_worker).collect();
+    for worker in &workers {
+        kill(worker.id, libc::SIGSTOP);
+    }
+    let stopped = Instant::now();
+    let judged = || read(&journal).matches("\"event\":\"judged\"").count();
+    let (before, limit) = (judged(), LIMIT);
+    while judged() <= before + workers.len() {
+        assert!(
+            stopped.elapsed() < limit,
+            "no step was judged after its worker was stopped: {}",
+            read(&messages)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!(
+        "{} stopped; judged again after {:.1} s",
+        workers.len(),
+        stopped.elapsed().as_secs_f64()
+    );
+    let text = read(&messages);
+    assert!(text.contains("no sign of life"), "{text}");
+    let is_stopped = |process: &Process| process.state == "T" && is_worker(process);
+    assert!(!descendants().iter().any(is_stopped));
+    kill(-main, libc::SIGKILL);
+    child.wait().unwrap();
+    scene.assert_gone("a run with a stopped worker", None);
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Child;
 
-use super::{guardian, temporary};
+use super::{guardian, progress, temporary};
 
 /// How a child is tied to this process. Made before the fork, applied between fork and exec by system calls alone.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +94,7 @@ pub(crate) fn read_output(command: &mut Command, limit: Duration) -> io::Result<
         .stderr(Stdio::null());
     tie_to_parent(command);
     let mut child = command.spawn()?;
+    let _bounded = progress::bounded_wait();
     let leader = child.id() as libc::pid_t;
     let session = Session(leader);
     let started = Instant::now();

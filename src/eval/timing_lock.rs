@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::base::lock_wait::LockWait;
 use crate::device::LockFile;
 
 /// Maximum time to wait for the lock. A process that holds it longer is broken.
@@ -99,29 +100,18 @@ impl TimingLock {
         lock: fn(&File) -> Result<(), TryLockError>,
         started: Instant,
     ) -> anyhow::Result<()> {
-        let mut pause = Duration::from_micros(100);
-        loop {
-            match lock(file) {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) if started.elapsed() < MAX_WAIT => {
-                    std::thread::sleep(pause)
-                }
-                Err(TryLockError::WouldBlock) => {
-                    anyhow::bail!(
-                        "another kforge process has held `{}` for {} s",
-                        self.lock_file.path.display(),
-                        MAX_WAIT.as_secs()
-                    )
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).context(format!(
-                        "failed to lock `{}`",
-                        self.lock_file.path.display()
-                    ));
-                }
-            }
-            pause = (pause * 2).min(Duration::from_millis(2));
-        }
+        let wait = LockWait {
+            file,
+            path: &self.lock_file.path,
+            name: if self.lock_file.is_host {
+                "this machine's timing lock"
+            } else {
+                "the GPU's timing lock"
+            },
+            lock,
+            limit: MAX_WAIT,
+        };
+        Ok(wait.wait(started)?)
     }
 
     fn open_file(&self, suffix: &str) -> anyhow::Result<File> {

@@ -2,6 +2,7 @@
 //!
 //! Starts, greets and kills workers. `dispatch` decides which worker gets a request; `server` is the other end of the pipe.
 
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
+use super::deadlines::{MAX_SILENCE, MAX_STALL};
 use super::protocol::WorkerResponse;
 use crate::base::process::{GroupLeader, tie_to_parent};
 use crate::base::{Failure, environment, temporary};
@@ -24,6 +26,9 @@ pub(super) struct Worker {
     output: BufReader<ChildStdout>,
     pub(super) identity: DeviceIdentity,
 }
+
+/// Silence is counted in steps of this length, so that it does not count while the driver itself is stopped.
+const SILENCE_STEP: Duration = Duration::from_secs(1);
 
 /// A worker ended before it responded.
 #[derive(Debug, thiserror::Error)]
@@ -102,21 +107,40 @@ impl Worker {
     }
 
     async fn send(&mut self, line: &str) -> anyhow::Result<()> {
+        let process = self.child.id();
         let written = async {
             self.input.write_all(line.as_bytes()).await?;
             self.input.write_all(b"\n").await?;
             self.input.flush().await
         };
-        written.await.context("a worker has closed its pipe")
+        let written = limit_silence(process, written).await?;
+        written.context("a worker has closed its pipe")
     }
 
+    /// Waits for the response. Fails if the worker sends no sign of life, or completes nothing.
     async fn receive(&mut self) -> anyhow::Result<WorkerResponse> {
+        loop {
+            match self.receive_line().await? {
+                WorkerResponse::Alive { stalled_seconds }
+                    if stalled_seconds >= MAX_STALL.as_secs() =>
+                {
+                    bail!(
+                        "a worker (process {}) has completed nothing for {stalled_seconds} s: it is stuck, and is killed",
+                        self.child.id().unwrap_or_default()
+                    )
+                }
+                WorkerResponse::Alive { .. } => {}
+                response => return Ok(response),
+            }
+        }
+    }
+
+    async fn receive_line(&mut self) -> anyhow::Result<WorkerResponse> {
+        let process = self.child.id();
         let mut line = String::new();
-        let read = (&mut self.output)
-            .take(MAX_LINE_BYTES)
-            .read_line(&mut line)
-            .await
-            .context("failed to read from a worker")?;
+        let mut output = (&mut self.output).take(MAX_LINE_BYTES);
+        let read = limit_silence(process, output.read_line(&mut line)).await?;
+        let read = read.context("failed to read from a worker")?;
         if read == 0 {
             let status = self
                 .child
@@ -127,4 +151,24 @@ impl Worker {
         }
         serde_json::from_str(&line).context("failed to parse a worker's response")
     }
+}
+
+/// Waits for something that a living worker does soon.
+async fn limit_silence<T>(
+    process: Option<u32>,
+    waited_for: impl Future<Output = T>,
+) -> anyhow::Result<T> {
+    let mut waited_for = pin!(waited_for);
+    let mut silence = Duration::ZERO;
+    while silence < MAX_SILENCE {
+        match tokio::time::timeout(SILENCE_STEP, &mut waited_for).await {
+            Ok(result) => return Ok(result),
+            Err(_) => silence += SILENCE_STEP,
+        }
+    }
+    bail!(
+        "a worker (process {}) has sent no sign of life for {} s: it is stopped or the machine is overloaded; it is killed",
+        process.unwrap_or_default(),
+        MAX_SILENCE.as_secs()
+    )
 }

@@ -14,7 +14,7 @@ use anyhow::Context;
 
 use super::compiler_flags::{link_flags, linker_script_flag, runtime_object};
 use crate::base::process::Session;
-use crate::base::{Failure, temporary};
+use crate::base::{Failure, progress, temporary};
 use crate::device::Build;
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
@@ -124,7 +124,9 @@ impl CompilerRunner {
         let id = child.id() as libc::pid_t;
         let session = Session::new(id);
         let deadline = ProcessDeadline::start(id, limit);
+        let bounded = progress::bounded_wait();
         wait_for_state_change(id, libc::WEXITED)?;
+        drop(bounded);
         let timed_out = deadline.stop();
         let status = child.wait().context("failed to wait for the compiler")?;
         drop(session);

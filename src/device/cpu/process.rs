@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use super::control_page::CONTROL_DESCRIPTOR;
 use super::shared_memory::SharedMemory;
 use crate::base::process::{Session, kill_group};
-use crate::base::temporary;
+use crate::base::{progress, temporary};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
@@ -165,8 +165,10 @@ impl KernelProcess {
         watchdog: ProcessDeadline,
         started: Instant,
     ) -> anyhow::Result<(ProcessEnd, Duration)> {
+        let bounded = progress::bounded_wait();
         wait_for_state_change(self.id, libc::WEXITED | libc::WSTOPPED)?;
         let time = started.elapsed();
+        drop(bounded);
         // From here on the watchdog kills nothing with this id, so the process may be reaped.
         let timed_out = watchdog.stop();
         let end = self.collect_end()?;

@@ -184,7 +184,7 @@ impl Toolchain {
     /// Copies a program to the file system of the cache, then renames it in one step.
     fn insert(&self, program: &Path, name: &str) -> anyhow::Result<CacheLease> {
         let target = self.programs.path(name);
-        let temporary = tempfile::NamedTempFile::new_in(self.programs.folder())
+        let temporary = cache::unfinished_file(self.programs.folder())
             .map_err(|error| write_failure(self.programs.folder(), &error))?;
         std::fs::copy(program, temporary.path())
             .and_then(|_| {

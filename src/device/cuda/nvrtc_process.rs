@@ -15,7 +15,7 @@ use anyhow::Context;
 
 use super::wire::{CompileRequest, CompileResponse};
 use crate::base::process::Session;
-use crate::base::temporary;
+use crate::base::{progress, temporary};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
@@ -56,6 +56,7 @@ pub(super) fn run(
     let id = child.id() as libc::pid_t;
     let session = Session::new(id);
     let deadline = ProcessDeadline::start(id, limit);
+    let bounded = progress::bounded_wait();
     // A failed write is reported below, together with how the child ended.
     let sent = child.stdin.take().map(|input| {
         enlarge_pipe(&input);
@@ -66,6 +67,7 @@ pub(super) fn run(
         CompileResponse::read(output)
     });
     wait_for_state_change(id, libc::WEXITED)?;
+    drop(bounded);
     let timed_out = deadline.stop();
     let (status, peak_memory) = reap(id)?;
     drop(session);
