@@ -105,6 +105,8 @@ impl CompilerRunner {
         let mut readable = self.readable.clone();
         readable.push(runtime.to_owned());
         let limits = [
+            // For what the compiler has started, if all of kforge is killed at once.
+            (libc::RLIMIT_CPU, 2 * limit.as_secs().max(1)),
             (libc::RLIMIT_AS, MEMORY_LIMIT),
             (libc::RLIMIT_FSIZE, FILE_LIMIT),
         ];
