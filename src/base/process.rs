@@ -215,3 +215,57 @@ impl Drop for GroupGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn child_whose_parent_has_died_already_ends_before_its_program() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 7"]);
+        // What a child sees if its parent died right after the fork.
+        let tie = ParentTie {
+            parent: 0,
+            guardian: None,
+        };
+        // SAFETY: makes system calls only.
+        unsafe {
+            command.pre_exec(move || tie.die_with_parent());
+        }
+        assert_eq!(command.status().unwrap().code(), Some(1));
+    }
+
+    #[test]
+    fn stopped_child_dies_with_the_thread_that_started_it() {
+        let start = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "kill -STOP $$"]);
+            tie_to_parent(&mut command);
+            let child = command.spawn().unwrap();
+            let status = format!("/proc/{}/status", child.id());
+            while !std::fs::read_to_string(&status).is_ok_and(|text| text.contains("T (stopped)")) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            child
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn program_that_does_not_end_is_killed() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 100 & wait"]);
+        let started = Instant::now();
+        let error = read_output(&mut command, Duration::from_millis(100)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() < Duration::from_secs(30));
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 1.2; echo no >&2"]);
+        let output = read_output(&mut command, Duration::from_secs(30)).unwrap();
+        assert_eq!(output, "1.2\n");
+    }
+}

@@ -84,9 +84,9 @@ impl TimingLock {
         let started = Instant::now();
         // Held only while waiting, so that waiters get the lock in the order in which they passed the gate.
         let gate = self.open_file(".gate")?;
-        self.wait_for_lock(&gate, File::try_lock, started)?;
+        self.wait_for_lock(&gate, "a turn for", File::try_lock, started)?;
         let file = self.open_file("")?;
-        self.wait_for_lock(&file, lock, started)?;
+        self.wait_for_lock(&file, "", lock, started)?;
         Ok(TimingLockGuard {
             file: Some(file),
             since: Instant::now(),
@@ -94,20 +94,24 @@ impl TimingLock {
         })
     }
 
+    /// `what`: what the lock gives, for messages; empty for the timing lock itself.
     fn wait_for_lock(
         &self,
         file: &File,
+        what: &str,
         lock: fn(&File) -> Result<(), TryLockError>,
         started: Instant,
     ) -> anyhow::Result<()> {
+        let device = if self.lock_file.is_host {
+            "this machine's timing lock"
+        } else {
+            "the GPU's timing lock"
+        };
+        let name = format!("{what} {device}");
         let wait = LockWait {
             file,
             path: &self.lock_file.path,
-            name: if self.lock_file.is_host {
-                "this machine's timing lock"
-            } else {
-                "the GPU's timing lock"
-            },
+            name: name.trim_start(),
             lock,
             limit: MAX_WAIT,
         };
