@@ -341,12 +341,17 @@ fn killed_runs_leave_nothing_and_finish() {
             wait_until(&mut child, instant),
             "{context}: the run has ended"
         );
-        // The main process, the guardian and a worker: anything more is a compiler or a candidate.
-        at_work += u64::from(descendants().len() > 3);
+        // Workers and the guardian are children of the main process; compilers and candidates are children of workers.
+        let (own, main) = (std::process::id() as i32, child.id() as i32);
+        let mut running = descendants().into_iter();
+        at_work += u64::from(running.any(|process| ![own, main].contains(&process.parent)));
         let killed = kill_run(&mut scene, &mut child, target, &mut stream);
         counts[TARGETS.iter().position(|one| *one == killed).unwrap()] += 1;
         scene.assert_gone(&context, None);
         scene.assert_unlocked(&context, &run);
+        if (number + 1) % KILLS_PER_RUN == 0 {
+            println!("{} kills", number + 1);
+        }
         let ends_run = (number + 1) % KILLS_PER_RUN == 0 || number + 1 == kills;
         // Takes long on a busy machine; each next kill resumes the run as well.
         if own_cache && ends_run {

@@ -1,10 +1,11 @@
 //! The guardian: a small process that outlives kforge by a moment and ends what a killed kforge leaves behind.
 //!
 //! A process that is killed with SIGKILL cannot clean up. Its own children end with it (`process::ParentTie`), but not what these
-//! have started, such as the parts of a compiler. So every child of the main process leads a session and reports it to the
-//! guardian before it runs its program. The guardian reads these reports from a socket. When the socket closes, the main process
-//! has ended: the guardian kills every process of those sessions, removes the temporary folder, and ends. It has a session of its
-//! own, so a signal to kforge's process group does not reach it. It starts nothing and holds no file of the user.
+//! have started, such as the parts of a compiler. So every child of the main process leads a group, or a session if it makes
+//! groups itself, and reports it to the guardian before it runs its program. The guardian reads these reports from a socket. When
+//! the socket closes, the main process has ended: the guardian kills every process of those groups and sessions, removes the
+//! temporary folder, and ends. It has a session of its own, so a signal to kforge's process group does not reach it. It starts
+//! nothing and holds no file of the user.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,11 +21,11 @@ use std::time::{Duration, Instant};
 /// Name of the hidden command.
 pub(crate) const GUARDIAN_COMMAND: &str = "__guardian";
 
-/// A child leads this session from now on; followed by its process id.
+/// A child leads this group from now on, and perhaps a session; followed by its process id.
 const ADD: u8 = b'+';
-/// The session has ended; followed by its id.
+/// The group has ended; followed by its id.
 const FORGET: u8 = b'-';
-/// Kill what is left of the session; followed by its id.
+/// Kill what is left of the group and of the session; followed by its id.
 const END: u8 = b'!';
 /// A folder to remove at the end; followed by its path.
 const FOLDER: u8 = b'd';
@@ -93,23 +94,23 @@ fn start() -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// Reports the calling process, a new child that leads a session. Makes one system call, so it may run between fork and exec.
+/// Reports the calling process, a new child that leads a group. Makes one system call, so it may run between fork and exec.
 pub(super) fn report_child(socket: RawFd) {
     // SAFETY: no preconditions.
     send_number(socket, ADD, unsafe { libc::getpid() });
 }
 
-/// Reports that nothing is left of a session.
-pub(super) fn forget(session: libc::pid_t) {
+/// Reports that nothing is left of a group.
+pub(super) fn forget(group: libc::pid_t) {
     if let Some(Some(socket)) = SOCKET.get() {
-        send_number(socket.as_raw_fd(), FORGET, session);
+        send_number(socket.as_raw_fd(), FORGET, group);
     }
 }
 
-/// Makes the guardian kill what is left of a session.
-pub(super) fn end(session: libc::pid_t) {
+/// Makes the guardian kill what is left of a group, and of the session with the same leader.
+pub(super) fn end(group: libc::pid_t) {
     if let Some(Some(socket)) = SOCKET.get() {
-        send_number(socket.as_raw_fd(), END, session);
+        send_number(socket.as_raw_fd(), END, group);
     }
 }
 
@@ -142,7 +143,7 @@ pub(crate) fn serve() {
             libc::signal(signal, libc::SIG_IGN);
         }
     }
-    let mut sessions = Sessions::default();
+    let mut groups = ChildGroups::default();
     let mut folders = Vec::new();
     while let Some(message) = receive() {
         match message.split_first() {
@@ -154,15 +155,15 @@ pub(crate) fn serve() {
                     continue;
                 };
                 match kind {
-                    ADD => sessions.add(number),
-                    END => sessions.take(number).end(),
-                    _ => drop(sessions.take(number)),
+                    ADD => groups.add(number),
+                    END => groups.take(number).end(),
+                    _ => drop(groups.take(number)),
                 }
             }
             None => {}
         }
     }
-    sessions.end();
+    groups.end();
     for folder in folders {
         // If this fails, the next kforge removes it (`temporary`).
         let _ = std::fs::remove_dir_all(folder);
@@ -195,34 +196,40 @@ fn receive() -> Option<Vec<u8>> {
     }
 }
 
-/// Sessions with the start time of their leader, by which a later process of the same number is recognized.
+/// Groups and sessions with the start time of their leader, by which a later process of the same number is recognized.
 #[derive(Default)]
-struct Sessions(BTreeMap<libc::pid_t, Option<u64>>);
+struct ChildGroups(BTreeMap<libc::pid_t, Option<u64>>);
 
-impl Sessions {
+impl ChildGroups {
     fn add(&mut self, leader: libc::pid_t) {
         let started = ProcessEntry::read(leader).map(|process| process.started);
         self.0.insert(leader, started);
     }
 
-    /// This session alone.
-    fn take(&mut self, session: libc::pid_t) -> Self {
-        Self(self.0.remove_entry(&session).into_iter().collect())
+    fn contains(&self, process: &ProcessEntry) -> bool {
+        [process.group, process.session]
+            .iter()
+            .any(|id| self.0.contains_key(id))
     }
 
-    /// Kills all processes of these sessions, until none is left.
+    /// This group and session alone.
+    fn take(&mut self, group: libc::pid_t) -> Self {
+        Self(self.0.remove_entry(&group).into_iter().collect())
+    }
+
+    /// Kills all processes of these groups and sessions, until none is left.
     fn end(mut self) {
         let started = Instant::now();
         while !self.0.is_empty() {
             let processes = list_processes();
-            // A living leader that started at another time leads a session of others.
-            self.0.retain(|session, started| {
-                let leader = processes.iter().find(|process| process.id == *session);
+            // A living leader that started at another time is a process of others.
+            self.0.retain(|group, started| {
+                let leader = processes.iter().find(|process| process.id == *group);
                 leader.is_none_or(|leader| *started == Some(leader.started))
             });
             let members = processes
                 .iter()
-                .filter(|process| !process.is_dead && self.0.contains_key(&process.session));
+                .filter(|process| !process.is_dead && self.contains(process));
             let mut found = false;
             for member in members {
                 found = true;
@@ -244,6 +251,7 @@ struct ProcessEntry {
     id: libc::pid_t,
     /// Ended, but not reaped.
     is_dead: bool,
+    group: libc::pid_t,
     session: libc::pid_t,
     /// In clock ticks since the machine started.
     started: u64,
@@ -260,6 +268,7 @@ impl ProcessEntry {
         Some(Self {
             id,
             is_dead: matches!(*fields.first()?, "Z" | "X"),
+            group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
@@ -294,8 +303,8 @@ mod tests {
         }
         let mut leader = command.spawn().unwrap();
         let id = leader.id() as libc::pid_t;
-        let mut sessions = Sessions::default();
-        sessions.add(id);
+        let mut groups = ChildGroups::default();
+        groups.add(id);
         leader.wait().unwrap();
         let members = || {
             let all = list_processes().into_iter();
@@ -305,9 +314,9 @@ mod tests {
         assert_eq!(members(), 2);
         // A session of the same number whose leader started at another time.
         let own = std::process::id() as libc::pid_t;
-        let other = Sessions(BTreeMap::from([(own, Some(1))]));
+        let other = ChildGroups(BTreeMap::from([(own, Some(1))]));
         other.end();
-        sessions.end();
+        groups.end();
         assert_eq!(members(), 0);
     }
 }

@@ -6,6 +6,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::progress;
@@ -13,6 +14,7 @@ use super::progress;
 /// How long a wait is before it is reported, and the factor between reports.
 const FIRST_REPORT: Duration = Duration::from_secs(5);
 const REPORT_FACTOR: u32 = 4;
+const REPORT_PAUSE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 const MAX_PAUSE: Duration = Duration::from_millis(2);
 
@@ -62,7 +64,7 @@ impl LockWait<'_> {
                     waited.as_secs()
                 )));
             }
-            if waited >= report_at {
+            if waited >= report_at && may_report() {
                 tracing::warn!(
                     "waiting for {} (`{}`) for {} s, held by {}; the limit is {} s",
                     self.name,
@@ -77,6 +79,17 @@ impl LockWait<'_> {
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
+}
+
+/// At most one report of a process in `REPORT_PAUSE`: several kforge processes that share a machine wait for each other often.
+fn may_report() -> bool {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let may = last.is_none_or(|last| last.elapsed() >= REPORT_PAUSE);
+    if may {
+        *last = Some(Instant::now());
+    }
+    may
 }
 
 /// The processes that hold a lock on the file, as far as the system names them.

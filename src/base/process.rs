@@ -30,16 +30,24 @@ impl ParentTie {
         }
     }
 
-    /// Makes the calling child the leader of a new process group, and of a session if there is a guardian. The first step of a
-    /// child: from then on the guardian ends what the child starts.
+    /// Makes the calling child the leader of a new process group. The first step of a child whose own children cannot leave the
+    /// group, or do not: from then on the guardian ends them too.
     pub(crate) fn lead_group(&self) -> io::Result<()> {
         // SAFETY: plain numbers.
-        let result = unsafe {
-            match self.guardian {
-                Some(_) => libc::setsid(),
-                None => libc::setpgid(0, 0),
-            }
-        };
+        self.report(unsafe { libc::setpgid(0, 0) })
+    }
+
+    /// As `lead_group`, for a child that makes groups itself, such as a worker: with a guardian it leads a session, which holds
+    /// all these groups.
+    fn lead_session(&self) -> io::Result<()> {
+        match self.guardian {
+            // SAFETY: no preconditions.
+            Some(_) => self.report(unsafe { libc::setsid() }),
+            None => self.lead_group(),
+        }
+    }
+
+    fn report(&self, result: libc::pid_t) -> io::Result<()> {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -66,14 +74,14 @@ impl ParentTie {
     }
 }
 
-/// Ties the children of a command to this process. For every child that is not confined; `device::sandbox` does the same for
-/// the others.
+/// Ties the children of a command to this process, with all that they start. For workers and for programs of others;
+/// `device::sandbox` ties confined children.
 pub(crate) fn tie_to_parent(command: &mut Command) {
     let tie = ParentTie::new();
     // SAFETY: both steps make system calls only.
     unsafe {
         command.pre_exec(move || {
-            tie.lead_group()?;
+            tie.lead_session()?;
             tie.die_with_parent()
         });
     }
@@ -92,11 +100,18 @@ pub(crate) fn read_output(command: &mut Command, limit: Duration) -> io::Result<
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(Stdio::null());
-    tie_to_parent(command);
+    let tie = ParentTie::new();
+    // SAFETY: both steps make system calls only.
+    unsafe {
+        command.pre_exec(move || {
+            tie.lead_group()?;
+            tie.die_with_parent()
+        });
+    }
     let mut child = command.spawn()?;
     let _bounded = progress::bounded_wait();
     let leader = child.id() as libc::pid_t;
-    let session = Session(leader);
+    let group = ReportedGroup(leader);
     let started = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -105,7 +120,7 @@ pub(crate) fn read_output(command: &mut Command, limit: Duration) -> io::Result<
         if started.elapsed() >= limit {
             kill_group(leader);
             child.wait()?;
-            drop(session);
+            drop(group);
             return Err(io::ErrorKind::TimedOut.into());
         }
         std::thread::sleep(PAUSE);
@@ -129,17 +144,17 @@ pub(crate) fn kill_group(leader: libc::pid_t) {
     }
 }
 
-/// The session of a child that was reported to the guardian. Drop it when the child has been reaped: its id may be another
+/// The group or session of a child that was reported to the guardian. Drop it when the child has been reaped: its id may be another
 /// process's then.
-pub(crate) struct Session(libc::pid_t);
+pub(crate) struct ReportedGroup(libc::pid_t);
 
-impl Session {
+impl ReportedGroup {
     pub(crate) fn new(leader: libc::pid_t) -> Self {
         Self(leader)
     }
 }
 
-impl Drop for Session {
+impl Drop for ReportedGroup {
     fn drop(&mut self) {
         guardian::forget(self.0);
     }

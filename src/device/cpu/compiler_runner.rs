@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::compiler_flags::{link_flags, linker_script_flag, runtime_object};
-use crate::base::process::Session;
+use crate::base::process::ReportedGroup;
 use crate::base::{Failure, progress, temporary};
 use crate::device::Build;
 use crate::device::sandbox::Confinement;
@@ -124,14 +124,14 @@ impl CompilerRunner {
             .spawn()
             .with_context(|| format!("failed to run `{}`", self.path.display()))?;
         let id = child.id() as libc::pid_t;
-        let session = Session::new(id);
+        let group = ReportedGroup::new(id);
         let deadline = ProcessDeadline::start(id, limit);
         let bounded = progress::bounded_wait();
         wait_for_state_change(id, libc::WEXITED)?;
         drop(bounded);
         let timed_out = deadline.stop();
         let status = child.wait().context("failed to wait for the compiler")?;
-        drop(session);
+        drop(group);
         if timed_out {
             return Ok(CompilerOutcome::TimedOut);
         }

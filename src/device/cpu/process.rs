@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 
 use super::control_page::CONTROL_DESCRIPTOR;
 use super::shared_memory::SharedMemory;
-use crate::base::process::{Session, kill_group};
+use crate::base::process::{ReportedGroup, kill_group};
 use crate::base::{progress, temporary};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
@@ -58,7 +58,7 @@ pub(super) struct KernelProcess {
     id: libc::pid_t,
     is_alive: bool,
     output: File,
-    _session: Session,
+    _group: ReportedGroup,
 }
 
 impl KernelProcess {
@@ -108,7 +108,7 @@ impl KernelProcess {
             id,
             is_alive: true,
             output,
-            _session: Session::new(id),
+            _group: ReportedGroup::new(id),
         };
         let (end, _) = process.wait_for_stop(task.deadline)?;
         Ok((process, end))

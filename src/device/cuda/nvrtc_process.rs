@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::wire::{CompileRequest, CompileResponse};
-use crate::base::process::Session;
+use crate::base::process::ReportedGroup;
 use crate::base::{progress, temporary};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
@@ -54,7 +54,7 @@ pub(super) fn run(
         temporary::file().context("failed to create a file for a child's error output")?;
     let mut child = spawn(program, readable, limit, stderr.try_clone()?)?;
     let id = child.id() as libc::pid_t;
-    let session = Session::new(id);
+    let group = ReportedGroup::new(id);
     let deadline = ProcessDeadline::start(id, limit);
     let bounded = progress::bounded_wait();
     // A failed write is reported below, together with how the child ended.
@@ -70,7 +70,7 @@ pub(super) fn run(
     drop(bounded);
     let timed_out = deadline.stop();
     let (status, peak_memory) = reap(id)?;
-    drop(session);
+    drop(group);
     if timed_out {
         return Ok(ChildOutcome::TimedOut);
     }
