@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::deadlines::{MAX_SILENCE, MAX_STALL};
+use super::deadlines::{MAX_SILENCE, MAX_STALL, MAX_START_SILENCE};
 use super::protocol::WorkerResponse;
 use crate::base::process::{GroupLeader, tie_to_parent};
 use crate::base::{Failure, environment, temporary};
@@ -24,6 +24,7 @@ pub(super) struct Worker {
     pub(super) child: GroupLeader,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    has_responded: bool,
     pub(super) identity: DeviceIdentity,
 }
 
@@ -76,6 +77,7 @@ impl Worker {
             child,
             input,
             output: BufReader::new(output),
+            has_responded: false,
             identity: DeviceIdentity::default(),
         };
         match tokio::time::timeout(deadline, worker.exchange(greeting)).await {
@@ -106,14 +108,22 @@ impl Worker {
         }
     }
 
+    fn max_silence(&self) -> Duration {
+        if self.has_responded {
+            MAX_SILENCE
+        } else {
+            MAX_START_SILENCE
+        }
+    }
+
     async fn send(&mut self, line: &str) -> anyhow::Result<()> {
-        let process = self.child.id();
+        let (process, limit) = (self.child.id(), self.max_silence());
         let written = async {
             self.input.write_all(line.as_bytes()).await?;
             self.input.write_all(b"\n").await?;
             self.input.flush().await
         };
-        let written = limit_silence(process, written).await?;
+        let written = limit_silence(process, limit, written).await?;
         written.context("a worker has closed its pipe")
     }
 
@@ -136,11 +146,12 @@ impl Worker {
     }
 
     async fn receive_line(&mut self) -> anyhow::Result<WorkerResponse> {
-        let process = self.child.id();
+        let (process, limit) = (self.child.id(), self.max_silence());
         let mut line = String::new();
         let mut output = (&mut self.output).take(MAX_LINE_BYTES);
-        let read = limit_silence(process, output.read_line(&mut line)).await?;
+        let read = limit_silence(process, limit, output.read_line(&mut line)).await?;
         let read = read.context("failed to read from a worker")?;
+        self.has_responded = true;
         if read == 0 {
             let status = self
                 .child
@@ -156,11 +167,12 @@ impl Worker {
 /// Waits for something that a living worker does soon.
 async fn limit_silence<T>(
     process: Option<u32>,
+    limit: Duration,
     waited_for: impl Future<Output = T>,
 ) -> anyhow::Result<T> {
     let mut waited_for = pin!(waited_for);
     let mut silence = Duration::ZERO;
-    while silence < MAX_SILENCE {
+    while silence < limit {
         match tokio::time::timeout(SILENCE_STEP, &mut waited_for).await {
             Ok(result) => return Ok(result),
             Err(_) => silence += SILENCE_STEP,
@@ -169,6 +181,6 @@ async fn limit_silence<T>(
     bail!(
         "a worker (process {}) has sent no sign of life for {} s: it is stopped or the machine is overloaded; it is killed",
         process.unwrap_or_default(),
-        MAX_SILENCE.as_secs()
+        limit.as_secs()
     )
 }
