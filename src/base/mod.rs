@@ -7,9 +7,13 @@ pub(crate) mod environment;
 pub mod expression;
 pub(crate) mod failure;
 pub(crate) mod files;
+pub(crate) mod guardian;
+pub(crate) mod lock_wait;
 pub(crate) mod process;
+pub(crate) mod progress;
 pub mod random;
 pub(crate) mod statistics;
+pub(crate) mod temporary;
 pub(crate) mod text;
 pub mod yaml;
 

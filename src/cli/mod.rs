@@ -26,6 +26,8 @@ mod tasks;
 use exit::{Exit, exit_for};
 use output::StdoutClosed;
 
+use crate::base::{guardian, temporary};
+
 /// Search for fast GPU kernels: generate, compile, check, time, keep the best.
 #[derive(Debug, Parser)]
 #[command(name = "kforge", version, after_help = help())]
@@ -64,6 +66,19 @@ enum Command {
     /// Compile for a GPU on behalf of another kforge process.
     #[command(name = crate::device::cuda::NVRTC_COMMAND, hide = true)]
     Nvrtc,
+    /// End what another kforge process leaves behind if it is killed.
+    #[command(name = guardian::GUARDIAN_COMMAND, hide = true)]
+    Guardian,
+}
+
+impl Command {
+    /// Whether another kforge process has started this one to work for it.
+    fn is_hidden(&self) -> bool {
+        matches!(
+            self,
+            Self::Worker | Self::Launch | Self::Nvrtc | Self::Guardian
+        )
+    }
 }
 
 fn help() -> String {
@@ -96,7 +111,14 @@ pub fn run() -> ExitCode {
             return ExitCode::from(exit as u8);
         }
     };
-    match run_command(cli) {
+    if cli.command.is_hidden() {
+        temporary::inherit();
+    } else {
+        guardian::enable();
+    }
+    let ended = run_command(cli);
+    temporary::remove();
+    match ended {
         Ok(exit) => ExitCode::from(exit as u8),
         // The reader of standard output has seen enough.
         Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
@@ -121,6 +143,10 @@ fn run_command(cli: Cli) -> anyhow::Result<Exit> {
         Command::Worker => crate::worker::serve().map(|()| Exit::Done),
         Command::Launch => crate::worker::serve_launch().map(|()| Exit::Done),
         Command::Nvrtc => crate::device::cuda::serve_nvrtc().map(|()| Exit::Done),
+        Command::Guardian => {
+            guardian::serve();
+            Ok(Exit::Done)
+        }
     }
 }
 

@@ -8,11 +8,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tempfile::TempPath;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::base::Failure;
+use crate::base::lock_wait::{LockWait, LockWaitError};
 
 /// Size limit for the compiled kernels of one kind. Files in use may exceed it.
 const MAX_BYTES: u64 = 2 << 30;
@@ -23,8 +24,15 @@ const PRUNE_DIVISOR: u64 = 16;
 const UNUSED_AGE: Duration = Duration::from_secs(3 * 24 * 3600);
 /// Number of attempts if another process removes the file at the same moment.
 const MAX_INSERT_TRIES: u32 = 200;
-/// Age from which the runtimes of other versions, and the unfinished ones of killed processes, are removed.
+/// Age from which the runtimes of other versions are removed, and unfinished ones where locks do not work.
 const RUNTIME_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Start of the names of folders in which a runtime is built.
+pub(super) const BUILDING_PREFIX: &str = "building-";
+/// Start of the names of unfinished files.
+const UNFINISHED_PREFIX: &str = ".new-";
+/// A younger unfinished file may not be locked yet.
+const UNFINISHED_AGE: Duration = Duration::from_secs(30);
 
 /// The cache folder: `$KFORGE_CACHE_DIR`, `$XDG_CACHE_HOME/kforge`, `~/.cache/kforge`, or a temporary folder.
 pub(super) fn folder() -> PathBuf {
@@ -52,12 +60,32 @@ pub(super) fn write_failure(path: &Path, error: &std::io::Error) -> Failure {
 /// Writes a file atomically: a reader sees the old contents or the new ones.
 pub(super) fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(folder)?;
+    let temporary = unfinished_file(folder)?;
     std::fs::write(temporary.path(), contents)?;
     temporary
         .into_temp_path()
         .persist(path)
         .map_err(|error| error.error)
+}
+
+/// A file that gets its final name when it is complete. It is locked, so that only the remains of a killed process are removed.
+pub(super) fn unfinished_file(folder: &Path) -> std::io::Result<NamedTempFile> {
+    let file = tempfile::Builder::new()
+        .prefix(UNFINISHED_PREFIX)
+        .tempfile_in(folder)?;
+    // Without locks, its age protects it.
+    let _ = file.as_file().try_lock_shared();
+    Ok(file)
+}
+
+/// Removes the unfinished files of killed processes.
+fn remove_unfinished_files(folder: &Path) {
+    for entry in list_entries(folder) {
+        let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(UNFINISHED_PREFIX) && entry.age >= UNFINISHED_AGE {
+            remove_unused(&entry);
+        }
+    }
 }
 
 /// Marks a folder as used, so that it is not pruned soon.
@@ -66,11 +94,58 @@ pub(super) fn mark_used(folder: &Path) {
     let _ = std::fs::File::open(folder).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
-/// Removes old runtimes. Errors are ignored: the next process tries again.
+/// The lock of the process that builds a runtime in the cache.
+pub(super) struct CacheLock {
+    path: PathBuf,
+    file: File,
+}
+
+/// Opens the lock, and creates it if necessary.
+pub(super) fn open_lock(cache: &Path) -> Result<CacheLock, Failure> {
+    let path = cache.join("lock");
+    let file = File::create(&path).map_err(|error| write_failure(&path, &error))?;
+    Ok(CacheLock { path, file })
+}
+
+impl CacheLock {
+    /// Waits for the lock, which is held until this value is dropped.
+    pub(super) fn wait(&self, limit: Duration) -> Result<(), LockWaitError> {
+        let wait = LockWait {
+            file: &self.file,
+            path: &self.path,
+            name: "the lock of the cache",
+            lock: File::try_lock,
+            limit,
+        };
+        wait.wait(Instant::now())
+    }
+}
+
+/// Removes the unfinished runtimes of killed processes. The caller holds the cache's lock, so nothing builds one now.
+pub(super) fn remove_unfinished_runtimes(cache: &Path) {
+    for entry in list_entries(cache) {
+        if is_unfinished_runtime(&entry.path) {
+            let _ = std::fs::remove_dir_all(&entry.path);
+        }
+    }
+}
+
+fn is_unfinished_runtime(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(BUILDING_PREFIX)
+}
+
+/// Removes old runtimes, and unfinished ones if nothing builds one now. Errors are ignored: the next process tries again.
 pub(super) fn prune_runtimes(cache: &Path) {
+    if let Ok(lock) = open_lock(cache)
+        && lock.file.try_lock().is_ok()
+    {
+        remove_unfinished_runtimes(cache);
+    }
+    remove_unfinished_files(cache);
     for entry in list_entries(cache) {
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
-        let disposable = name.starts_with("runtime-") || name.starts_with("building-");
+        let disposable = name.starts_with("runtime-") || is_unfinished_runtime(&entry.path);
         if disposable && entry.age > RUNTIME_AGE {
             let _ = std::fs::remove_dir_all(&entry.path);
         }
@@ -96,6 +171,7 @@ pub(super) struct ImageCache {
 impl ImageCache {
     pub(super) fn open(folder: PathBuf) -> Result<Self, Failure> {
         create_folder(&folder)?;
+        remove_unfinished_files(&folder);
         Ok(Self {
             folder,
             max_bytes: MAX_BYTES,
@@ -255,7 +331,10 @@ mod tests {
         }
         mark_used(&cache.path().join("runtime-b"));
         prune_runtimes(cache.path());
-        assert_eq!(names(cache.path()), ["other", "programs", "runtime-b"]);
+        assert_eq!(
+            names(cache.path()),
+            ["lock", "other", "programs", "runtime-b"]
+        );
     }
 
     fn names(folder: &Path) -> Vec<String> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::base::lock_wait::LockWait;
 use crate::device::LockFile;
 
 /// Maximum time to wait for the lock. A process that holds it longer is broken.
@@ -83,9 +84,9 @@ impl TimingLock {
         let started = Instant::now();
         // Held only while waiting, so that waiters get the lock in the order in which they passed the gate.
         let gate = self.open_file(".gate")?;
-        self.wait_for_lock(&gate, File::try_lock, started)?;
+        self.wait_for_lock(&gate, "a turn for", File::try_lock, started)?;
         let file = self.open_file("")?;
-        self.wait_for_lock(&file, lock, started)?;
+        self.wait_for_lock(&file, "", lock, started)?;
         Ok(TimingLockGuard {
             file: Some(file),
             since: Instant::now(),
@@ -93,35 +94,28 @@ impl TimingLock {
         })
     }
 
+    /// `what`: what the lock gives, for messages; empty for the timing lock itself.
     fn wait_for_lock(
         &self,
         file: &File,
+        what: &str,
         lock: fn(&File) -> Result<(), TryLockError>,
         started: Instant,
     ) -> anyhow::Result<()> {
-        let mut pause = Duration::from_micros(100);
-        loop {
-            match lock(file) {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::WouldBlock) if started.elapsed() < MAX_WAIT => {
-                    std::thread::sleep(pause)
-                }
-                Err(TryLockError::WouldBlock) => {
-                    anyhow::bail!(
-                        "another kforge process has held `{}` for {} s",
-                        self.lock_file.path.display(),
-                        MAX_WAIT.as_secs()
-                    )
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).context(format!(
-                        "failed to lock `{}`",
-                        self.lock_file.path.display()
-                    ));
-                }
-            }
-            pause = (pause * 2).min(Duration::from_millis(2));
-        }
+        let device = if self.lock_file.is_host {
+            "this machine's timing lock"
+        } else {
+            "the GPU's timing lock"
+        };
+        let name = format!("{what} {device}");
+        let wait = LockWait {
+            file,
+            path: &self.lock_file.path,
+            name: name.trim_start(),
+            lock,
+            limit: MAX_WAIT,
+        };
+        Ok(wait.wait(started)?)
     }
 
     fn open_file(&self, suffix: &str) -> anyhow::Result<File> {

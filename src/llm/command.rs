@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::models::ModelSettings;
 use super::{Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin, sanitize_detail};
-use crate::base::process::GroupGuard;
+use crate::base::process::{GroupGuard, tie_to_parent};
 use crate::base::{Failure, environment};
 use crate::event::ReplyOutcome;
 
@@ -62,11 +62,11 @@ impl CommandProvider {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .kill_on_drop(true);
         self.withheld.iter().for_each(|name| {
             command.env_remove(name);
         });
+        tie_to_parent(command.as_std_mut());
         command.spawn()
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Starts, greets and kills workers. `dispatch` decides which worker gets a request; `server` is the other end of the pipe.
 
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
+use super::deadlines::{MAX_SILENCE, MAX_STALL, MAX_START_SILENCE};
 use super::protocol::WorkerResponse;
-use crate::base::process::GroupLeader;
-use crate::base::{Failure, environment};
+use crate::base::process::{GroupLeader, tie_to_parent};
+use crate::base::{Failure, environment, temporary};
 use crate::verdict::DeviceIdentity;
 
 /// Maximum length of a response line, in bytes.
@@ -22,8 +24,12 @@ pub(super) struct Worker {
     pub(super) child: GroupLeader,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    has_responded: bool,
     pub(super) identity: DeviceIdentity,
 }
+
+/// Silence is counted in steps of this length, so that it does not count while the driver itself is stopped.
+const SILENCE_STEP: Duration = Duration::from_secs(1);
 
 /// A worker ended before it responded.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +58,9 @@ impl Worker {
         if let Some(uuid) = gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
-        command.process_group(0).kill_on_drop(true);
+        temporary::pass_on(command.as_std_mut());
+        tie_to_parent(command.as_std_mut());
+        command.kill_on_drop(true);
         // An environment failure, because it is not the candidate's fault: the run stops and can be resumed.
         let child = command.spawn().map_err(|error| {
             Failure::environment(format!(
@@ -69,6 +77,7 @@ impl Worker {
             child,
             input,
             output: BufReader::new(output),
+            has_responded: false,
             identity: DeviceIdentity::default(),
         };
         match tokio::time::timeout(deadline, worker.exchange(greeting)).await {
@@ -99,22 +108,50 @@ impl Worker {
         }
     }
 
+    fn max_silence(&self) -> Duration {
+        if self.has_responded {
+            MAX_SILENCE
+        } else {
+            MAX_START_SILENCE
+        }
+    }
+
     async fn send(&mut self, line: &str) -> anyhow::Result<()> {
+        let (process, limit) = (self.child.id(), self.max_silence());
         let written = async {
             self.input.write_all(line.as_bytes()).await?;
             self.input.write_all(b"\n").await?;
             self.input.flush().await
         };
-        written.await.context("a worker has closed its pipe")
+        let written = limit_silence(process, limit, written).await?;
+        written.context("a worker has closed its pipe")
     }
 
+    /// Waits for the response. Fails if the worker sends no sign of life, or completes nothing.
     async fn receive(&mut self) -> anyhow::Result<WorkerResponse> {
+        loop {
+            match self.receive_line().await? {
+                WorkerResponse::Alive { stalled_seconds }
+                    if stalled_seconds >= MAX_STALL.as_secs() =>
+                {
+                    bail!(
+                        "a worker (process {}) has completed nothing for {stalled_seconds} s: it is stuck, and is killed",
+                        self.child.id().unwrap_or_default()
+                    )
+                }
+                WorkerResponse::Alive { .. } => {}
+                response => return Ok(response),
+            }
+        }
+    }
+
+    async fn receive_line(&mut self) -> anyhow::Result<WorkerResponse> {
+        let (process, limit) = (self.child.id(), self.max_silence());
         let mut line = String::new();
-        let read = (&mut self.output)
-            .take(MAX_LINE_BYTES)
-            .read_line(&mut line)
-            .await
-            .context("failed to read from a worker")?;
+        let mut output = (&mut self.output).take(MAX_LINE_BYTES);
+        let read = limit_silence(process, limit, output.read_line(&mut line)).await?;
+        let read = read.context("failed to read from a worker")?;
+        self.has_responded = true;
         if read == 0 {
             let status = self
                 .child
@@ -125,4 +162,25 @@ impl Worker {
         }
         serde_json::from_str(&line).context("failed to parse a worker's response")
     }
+}
+
+/// Waits for something that a living worker does soon.
+async fn limit_silence<T>(
+    process: Option<u32>,
+    limit: Duration,
+    waited_for: impl Future<Output = T>,
+) -> anyhow::Result<T> {
+    let mut waited_for = pin!(waited_for);
+    let mut silence = Duration::ZERO;
+    while silence < limit {
+        match tokio::time::timeout(SILENCE_STEP, &mut waited_for).await {
+            Ok(result) => return Ok(result),
+            Err(_) => silence += SILENCE_STEP,
+        }
+    }
+    bail!(
+        "a worker (process {}) has sent no sign of life for {} s: it is stopped or the machine is overloaded; it is killed",
+        process.unwrap_or_default(),
+        limit.as_secs()
+    )
 }

@@ -11,14 +11,12 @@ use anyhow::{Context, bail};
 use tokio::task::JoinSet;
 
 use super::child::Worker;
+use super::deadlines::{CONFIRMATION_FACTOR, Deadlines};
 use super::device_workers::{ActiveRequest, DeviceWorkers};
 use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
 use crate::base::Failure;
 use crate::verdict::DeviceIdentity;
 
-/// A confirmation has this many times the timing budget, and aims for an interval narrower by this factor: it gives the reported
-/// number, and there are few confirmations.
-pub(super) const CONFIRMATION_FACTOR: f64 = 3.0;
 /// Attempts to start a worker on a GPU before the GPU is quarantined, and the pause between them, in which it can recover.
 const MAX_STARTS: u32 = 3;
 const START_PAUSE: Duration = Duration::from_secs(2);
@@ -28,8 +26,7 @@ const EXIT_WAIT: Duration = Duration::from_secs(5);
 /// The devices of a pool with their workers, and the greetings to start new ones.
 pub(super) struct Dispatcher {
     greetings: Greetings,
-    /// Deadline of one request, and of a worker's start.
-    deadline: Duration,
+    deadlines: Deadlines,
     devices: Vec<DeviceWorkers>,
 }
 
@@ -56,7 +53,7 @@ impl Dispatcher {
     pub(super) fn new(
         mut greeting: Greeting,
         gpus: Vec<DeviceIdentity>,
-        deadline: Duration,
+        deadlines: Deadlines,
     ) -> anyhow::Result<Self> {
         let on_cpu = gpus.is_empty();
         let first = serde_json::to_string(&greeting)?;
@@ -78,7 +75,7 @@ impl Dispatcher {
                 usual,
                 confirming: serde_json::to_string(&greeting)?,
             },
-            deadline,
+            deadlines,
             devices: devices.into_iter().map(DeviceWorkers::new).collect(),
         })
     }
@@ -140,10 +137,15 @@ impl Dispatcher {
         let (index, _active, mut worker) = self.obtain_worker(choice).await?;
         let device = &self.devices[index];
         let line = serde_json::to_string(request)?;
-        let Ok(response) = tokio::time::timeout(self.deadline, worker.exchange(&line)).await else {
+        let deadline = if choice.confirming {
+            self.deadlines.confirmation
+        } else {
+            self.deadlines.request
+        };
+        let Ok(response) = tokio::time::timeout(deadline, worker.exchange(&line)).await else {
             bail!(
-                "a worker did not respond within {:.0} s",
-                self.deadline.as_secs_f64()
+                "a worker did not respond within {} s: it is killed",
+                deadline.as_secs()
             );
         };
         let response = response?;
@@ -155,8 +157,13 @@ impl Dispatcher {
             tokio::spawn(async move {
                 let device = &dispatcher.devices[index];
                 let started = dispatcher.start_worker(device, &dispatcher.greetings.usual);
-                if let Ok(worker) = started.await {
-                    device.put_back(worker);
+                match started.await {
+                    Ok(worker) => device.put_back(worker),
+                    // The next request tries again, and quarantines the GPU if it cannot start a worker either.
+                    Err(error) => tracing::warn!(
+                        "{}: failed to start the next worker: {error:#}",
+                        device.describe()
+                    ),
                 }
             });
         } else if !choice.confirming {
@@ -258,7 +265,7 @@ impl Dispatcher {
 
     async fn start_worker(&self, device: &DeviceWorkers, greeting: &str) -> anyhow::Result<Worker> {
         let uuid = device.gpu.as_ref().and_then(|gpu| gpu.uuid.as_deref());
-        let worker = Worker::start(uuid, greeting, self.deadline).await?;
+        let worker = Worker::start(uuid, greeting, self.deadlines.start).await?;
         device.is_proven.store(true, Ordering::Relaxed);
         Ok(worker)
     }
@@ -294,7 +301,8 @@ mod tests {
             baseline_is_proven: false,
         };
         let gpus = gpus.iter().map(gpu).collect();
-        Arc::new(Dispatcher::new(greeting, gpus, Duration::from_secs(60)).unwrap())
+        let deadlines = Deadlines::new(&greeting.options, 2, true);
+        Arc::new(Dispatcher::new(greeting, gpus, deadlines).unwrap())
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::verdict::{Duel, SelfTest, Verdict};
 
 mod child;
 mod confirm;
+mod deadlines;
 mod device_workers;
 mod dispatch;
 mod factory;

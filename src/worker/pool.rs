@@ -4,13 +4,13 @@
 //! several fresh processes. `dispatch` owns the workers; `confirm` merges the verdicts of a confirmation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::child::WorkerDied;
 use super::confirm::ConfirmationRuns;
-use super::dispatch::{CONFIRMATION_FACTOR, Dispatcher, WorkerChoice};
+use super::deadlines::Deadlines;
+use super::dispatch::{Dispatcher, WorkerChoice};
 use super::profiling::{Profiler, Profiling};
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome};
@@ -44,18 +44,14 @@ pub(crate) struct PoolOptions {
 pub(crate) struct WorkerPool {
     dispatcher: Arc<Dispatcher>,
     profiler: Profiler,
+    deadlines: Deadlines,
 }
 
 impl WorkerPool {
     pub(crate) fn new(pool: PoolOptions) -> anyhow::Result<Self> {
         let profiler = Profiler::new(pool.files.clone(), &pool.options, pool.profiling);
-        // Far longer than any judgement takes. A slow kernel has its own deadline, so exceeding this one means broken machinery.
-        let deadline = Duration::from_secs_f64(
-            180.0
-                + 20.0 * CONFIRMATION_FACTOR * pool.options.profile.seconds * pool.workloads as f64
-                + 10.0 * pool.options.launch_seconds,
-        );
         let on_gpu = !pool.gpus.is_empty();
+        let deadlines = Deadlines::new(&pool.options, pool.workloads, on_gpu);
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
             files: pool.files,
@@ -65,8 +61,9 @@ impl WorkerPool {
             baseline_is_proven: false,
         };
         Ok(Self {
-            dispatcher: Arc::new(Dispatcher::new(greeting, pool.gpus, deadline)?),
+            dispatcher: Arc::new(Dispatcher::new(greeting, pool.gpus, deadlines)?),
             profiler,
+            deadlines,
         })
     }
 
@@ -99,19 +96,32 @@ impl WorkerPool {
         self.profiler.run(verdict, source).await
     }
 
+    /// Evaluates a kernel within the deadline of its evaluation. Profiling comes after it and has limits of its own.
     async fn evaluate(&self, job: Job) -> anyhow::Result<JobOutcome> {
+        let processes = u32::try_from(self.confirming_processes()).unwrap_or(u32::MAX);
+        let limit = self.deadlines.evaluation(&job.kind, processes);
+        let Ok(outcome) = tokio::time::timeout(limit, self.run_job(&job)).await else {
+            bail!("an evaluation took more than {} s", limit.as_secs());
+        };
+        let mut outcome = outcome?;
+        if matches!(job.kind, JobKind::Confirm)
+            && let JobOutcome::Verdict {
+                verdict, report, ..
+            } = &mut outcome
+        {
+            *report = self.profile(verdict, &job.source).await;
+        }
+        Ok(outcome)
+    }
+
+    async fn run_job(&self, job: &Job) -> anyhow::Result<JobOutcome> {
         let name = format!("step {}", job.step);
-        let mut report = None;
-        let verdict = match job.kind {
+        let verdict = match &job.kind {
             JobKind::Duel { against } => {
-                return Ok(JobOutcome::Duel(self.duel(&job.source, &against).await?));
+                return Ok(JobOutcome::Duel(self.duel(&job.source, against).await?));
             }
             JobKind::Judge => self.judge(&name, &job.source, None).await?,
-            JobKind::Confirm => {
-                let mut verdict = Box::new(self.confirm(&name, &job.source).await?);
-                report = self.profile(&mut verdict, &job.source).await;
-                verdict
-            }
+            JobKind::Confirm => Box::new(self.confirm(&name, &job.source).await?),
         };
         let log = verdict
             .evidence
@@ -119,7 +129,7 @@ impl WorkerPool {
             .and_then(|evidence| evidence.log.clone());
         Ok(JobOutcome::Verdict {
             compile_log: log.unwrap_or_default(),
-            report,
+            report: None,
             verdict,
         })
     }
@@ -139,6 +149,15 @@ impl WorkerPool {
         }
     }
 
+    /// Number of fresh processes that confirm a kernel.
+    fn confirming_processes(&self) -> usize {
+        if self.dispatcher.on_gpus() {
+            CONFIRMING_PROCESSES
+        } else {
+            1
+        }
+    }
+
     /// Judges a kernel in several fresh processes with new seeds.
     async fn confirm(&self, name: &str, source: &str) -> anyhow::Result<Verdict> {
         let request = WorkerRequest::Judge {
@@ -146,12 +165,7 @@ impl WorkerPool {
             source: source.to_owned(),
             seed: None,
         };
-        let processes = if self.dispatcher.on_gpus() {
-            CONFIRMING_PROCESSES
-        } else {
-            1
-        };
-        let mut runs = ConfirmationRuns::new(processes);
+        let mut runs = ConfirmationRuns::new(self.confirming_processes());
         while runs.needs_another() {
             runs.add(*self.judge_with_retry(&request, true).await?);
         }

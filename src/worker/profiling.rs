@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::launch::{LAUNCH_COMMAND, LaunchRequest, LaunchResponse};
 use super::protocol::PROTOCOL_VERSION;
 use super::tool::{Tool, ToolOutput};
-use crate::base::random;
+use crate::base::{random, temporary};
 use crate::device::cuda::tools::sanitizer::SanitizerFinding;
 use crate::device::cuda::{self, tools};
 use crate::eval::{self, ProbeCases, ProbedLaunch, TimingLock};
@@ -364,7 +364,8 @@ fn name_workloads(rows: &mut [LaunchCounters], launched: &[ProbedLaunch]) {
 }
 
 fn temporary_folder() -> Result<tempfile::TempDir, SkipReason> {
-    tempfile::tempdir().map_err(|error| format!("failed to create a temporary folder: {error}"))
+    temporary::folder("profile-")
+        .map_err(|error| format!("failed to create a temporary folder: {error}"))
 }
 
 fn evidence_mut(verdict: &mut Verdict) -> &mut Evidence {

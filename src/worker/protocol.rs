@@ -11,7 +11,7 @@ use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 3;
+pub(super) const PROTOCOL_VERSION: u32 = 4;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,10 +56,15 @@ impl WorkerRequest {
     }
 }
 
-/// A line from a worker: one for the greeting and one for each request.
+/// A line from a worker: one for the greeting and one for each request, and signs of life before each.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WorkerResponse {
+    /// A sign of life while the worker works.
+    Alive {
+        /// For how long it has completed nothing, except waits that have a limit.
+        stalled_seconds: u64,
+    },
     Ready(DeviceIdentity),
     Verdict(Box<Verdict>),
     Duel(Option<Duel>),

@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
+use super::deadlines::BEAT;
 use super::protocol::{Greeting, PROTOCOL_VERSION, WireFailure, WorkerRequest, WorkerResponse};
-use crate::base::Failure;
+use crate::base::{Failure, progress};
 use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::{self, CudaDevice};
@@ -24,26 +26,27 @@ const MAX_SHARED_BYTES: i64 = 227 * 1024;
 
 /// Serves requests until standard input ends.
 pub fn serve() -> anyhow::Result<()> {
-    let mut output = take_stdout()?;
+    let output = Output::new(take_stdout()?);
     let mut lines = BufReader::new(std::io::stdin().lock()).lines();
     let Some(line) = lines.next() else {
         return Ok(());
     };
+    output.start_work();
     let greeted =
         parse_greeting(&line?).and_then(|greeting| Ok((greeting.files.load()?, greeting)));
     let (task, greeting) = match greeted {
         Ok(greeted) => greeted,
-        Err(failure) => return send_failure(&mut output, &failure.into()),
+        Err(failure) => return output.respond(&failure_response(&failure.into())),
     };
     let served = if greeting.on_gpu {
-        serve_on_gpu(&mut output, &task, greeting, &mut lines)
+        serve_on_gpu(&output, &task, greeting, &mut lines)
     } else {
-        serve_on_cpu(&mut output, &task, greeting, &mut lines)
+        serve_on_cpu(&output, &task, greeting, &mut lines)
     };
     match served {
         Ok(()) => Ok(()),
         // The driver still waits for the response to its greeting.
-        Err(ServeError::NotReady(error)) => send_failure(&mut output, &error),
+        Err(ServeError::NotReady(error)) => output.respond(&failure_response(&error)),
         Err(ServeError::PipeClosed(error)) => Err(error),
     }
 }
@@ -70,10 +73,58 @@ fn parse_greeting(line: &str) -> Result<Greeting, Failure> {
     serde_json::from_str(line).map_err(invalid)
 }
 
-/// Ends this process, and the processes below it, as soon as the driver has ended for any reason. Otherwise it would keep the
-/// device busy with a verdict that nothing reads.
-fn exit_with_driver() -> anyhow::Result<()> {
-    let watch = || {
+/// Standard output, for the responses and for the signs of life between them.
+#[derive(Clone)]
+struct Output(Arc<Mutex<OutputState>>);
+
+struct OutputState {
+    file: File,
+    /// Whether the driver waits for a response. Otherwise it reads nothing.
+    is_working: bool,
+}
+
+impl Output {
+    fn new(file: File) -> Self {
+        Self(Arc::new(Mutex::new(OutputState {
+            file,
+            is_working: false,
+        })))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, OutputState> {
+        // A panic leaves the state valid.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The driver has sent something and waits: signs of life are sent from now on.
+    fn start_work(&self) {
+        progress::note();
+        self.state().is_working = true;
+    }
+
+    /// Sends the response that ends the work.
+    fn respond(&self, response: &WorkerResponse) -> anyhow::Result<()> {
+        let mut state = self.state();
+        state.is_working = false;
+        send_line(&mut state.file, response)
+    }
+
+    fn send_sign_of_life(&self) {
+        let mut state = self.state();
+        if state.is_working {
+            let alive = WorkerResponse::Alive {
+                stalled_seconds: progress::stalled_time().as_secs(),
+            };
+            // If the driver has ended, this process ends too.
+            let _ = send_line(&mut state.file, &alive);
+        }
+    }
+}
+
+/// Sends signs of life while this process works, and ends it as soon as the driver has ended for any reason. Otherwise it would
+/// keep the device busy with a verdict that nothing reads.
+fn watch_driver(output: Output) -> anyhow::Result<()> {
+    let watch = move || {
         let mut pipe = libc::pollfd {
             fd: libc::STDIN_FILENO,
             // No events: the closing of the other end is always reported.
@@ -82,12 +133,14 @@ fn exit_with_driver() -> anyhow::Result<()> {
         };
         loop {
             // SAFETY: the pointer leads to one valid entry.
-            let ready = unsafe { libc::poll(&raw mut pipe, 1, -1) };
+            let ready = unsafe { libc::poll(&raw mut pipe, 1, BEAT.as_millis() as libc::c_int) };
             if ready > 0 {
                 // SAFETY: ends the process at once. The other end of the pipe is closed, so there is nothing to write or clean up.
                 unsafe { libc::_exit(1) }
             }
-            if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
+            if ready == 0 {
+                output.send_sign_of_life();
+            } else if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
                 return;
             }
         }
@@ -116,17 +169,17 @@ type RequestLines<'l> = std::io::Lines<BufReader<std::io::StdinLock<'l>>>;
 
 /// Serves any number of requests. Every kernel runs in its own processes.
 fn serve_on_cpu(
-    output: &mut File,
+    output: &Output,
     task: &Task,
     greeting: Greeting,
     lines: &mut RequestLines<'_>,
 ) -> Result<(), ServeError> {
-    exit_with_driver()?;
+    watch_driver(output.clone())?;
     let device = CpuDevice::new()?;
     let identity = device.identity();
     let mut judge = Judge::new(&device, task, greeting.options, cpu_limits(&identity))?;
     let ready = WorkerResponse::Ready(identity);
-    send_line(output, &ready).map_err(ServeError::PipeClosed)?;
+    output.respond(&ready).map_err(ServeError::PipeClosed)?;
     for line in lines {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
@@ -135,14 +188,14 @@ fn serve_on_cpu(
 
 /// Serves one request and ends the process: a candidate on a GPU runs in this process and may have damaged it.
 fn serve_on_gpu(
-    output: &mut File,
+    output: &Output,
     task: &Task,
     greeting: Greeting,
     lines: &mut RequestLines<'_>,
 ) -> Result<(), ServeError> {
     // Before any other thread exists.
     cuda::confine_writes()?;
-    exit_with_driver()?;
+    watch_driver(output.clone())?;
     let gpus = cuda::list_gpus().map_err(anyhow::Error::from)?;
     let gpu = gpus.first().context("no GPU is visible")?;
     let timing_lock = TimingLock::open(cuda::lock_file(gpu))?;
@@ -169,7 +222,7 @@ fn serve_on_gpu(
         )?);
     }
     let ready = WorkerResponse::Ready(device.identity());
-    send_line(output, &ready).map_err(ServeError::PipeClosed)?;
+    output.respond(&ready).map_err(ServeError::PipeClosed)?;
     if let Some(line) = lines.next() {
         handle_request(output, &mut judge, line).map_err(ServeError::PipeClosed)?;
     }
@@ -179,12 +232,14 @@ fn serve_on_gpu(
 }
 
 fn handle_request(
-    output: &mut File,
+    output: &Output,
     judge: &mut Judge<'_>,
     line: std::io::Result<String>,
 ) -> anyhow::Result<()> {
+    let line = line?;
+    output.start_work();
     let request: WorkerRequest =
-        serde_json::from_str(&line?).context("failed to parse a request")?;
+        serde_json::from_str(&line).context("failed to parse a request")?;
     let response = match request {
         WorkerRequest::Judge { name, source, seed } => judge
             .judge(&name, &source, seed)
@@ -197,10 +252,7 @@ fn handle_request(
             .map(WorkerResponse::Duel),
         WorkerRequest::SelfTest => judge.self_test().map(WorkerResponse::SelfTest),
     };
-    match response {
-        Ok(response) => send_line(output, &response),
-        Err(error) => send_failure(output, &error),
-    }
+    output.respond(&response.unwrap_or_else(|error| failure_response(&error)))
 }
 
 /// The limits that a kernel's header is checked against on the CPU backend.
@@ -226,11 +278,8 @@ pub(super) fn take_stdout() -> anyhow::Result<File> {
     }
 }
 
-fn send_failure(output: &mut File, error: &anyhow::Error) -> anyhow::Result<()> {
-    send_line(
-        output,
-        &WorkerResponse::Failure(WireFailure::from_error(error)),
-    )
+fn failure_response(error: &anyhow::Error) -> WorkerResponse {
+    WorkerResponse::Failure(WireFailure::from_error(error))
 }
 
 /// Writes a response as one JSON line.

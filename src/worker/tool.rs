@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::base::environment;
-use crate::base::process::GroupLeader;
+use crate::base::process::{GroupLeader, tie_to_parent};
+use crate::base::{environment, temporary};
 use crate::device::cuda::tools;
 use crate::verdict::DeviceIdentity;
 
@@ -87,7 +87,7 @@ impl Tool {
             format!("failed to {what} `{}`: {error}", self.path.display())
         };
         let file = |text: &str| -> std::io::Result<File> {
-            let mut file = tempfile::tempfile()?;
+            let mut file = temporary::file()?;
             file.write_all(text.as_bytes())?;
             file.rewind()?;
             Ok(file)
@@ -110,7 +110,9 @@ impl Tool {
         if let Some(uuid) = &self.gpu_uuid {
             command.env("CUDA_VISIBLE_DEVICES", uuid);
         }
-        command.process_group(0).kill_on_drop(true);
+        temporary::pass_on(command.as_std_mut());
+        tie_to_parent(command.as_std_mut());
+        command.kill_on_drop(true);
         let child = command.spawn().map_err(|error| failed("start", error))?;
         let mut child = GroupLeader::new(child);
         let Ok(ended) = tokio::time::timeout(limit, child.wait()).await else {

@@ -3,9 +3,14 @@
 //! Runs the compiler only to ask for its version and its folders. `toolchain` compiles with it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::base::Failure;
+use crate::base::process::read_output;
+
+/// How long a compiler may take to print its version or its folders.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A C++ compiler that runs.
 #[derive(Clone, Debug)]
@@ -28,12 +33,8 @@ pub fn find_compiler() -> Result<HostCompiler, Failure> {
         };
         // It compiles without an environment too.
         let mut command = Command::new(&path);
-        command.arg("--version").env_clear().stdin(Stdio::null());
-        let Ok(output) = command.output() else {
-            continue;
-        };
-        if output.status.success() {
-            let text = String::from_utf8_lossy(&output.stdout);
+        command.arg("--version").env_clear();
+        if let Ok(text) = read_output(&mut command, ANSWER_LIMIT) {
             let version = text.lines().next().unwrap_or_default().to_owned();
             return Ok(HostCompiler { path, version });
         }
@@ -56,15 +57,9 @@ fn find_in_path(name: &str) -> Option<PathBuf> {
 
 /// The folders in which a compiler searches for its parts, as it prints them.
 pub(super) fn search_folders(compiler: &Path) -> String {
-    let output = Command::new(compiler)
-        .arg("-print-search-dirs")
-        .env_clear()
-        .stdin(Stdio::null())
-        .output();
-    output.map_or_else(
-        |_| String::new(),
-        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
-    )
+    let mut command = Command::new(compiler);
+    command.arg("-print-search-dirs").env_clear();
+    read_output(&mut command, ANSWER_LIMIT).unwrap_or_default()
 }
 
 /// The properties of the processor that `-march=native` depends on.

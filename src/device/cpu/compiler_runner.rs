@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::compiler_flags::{link_flags, linker_script_flag, runtime_object};
-use crate::base::Failure;
+use crate::base::process::ReportedGroup;
+use crate::base::{Failure, progress, temporary};
 use crate::device::Build;
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
@@ -104,17 +105,17 @@ impl CompilerRunner {
         let mut readable = self.readable.clone();
         readable.push(runtime.to_owned());
         let limits = [
+            // For what the compiler has started, if all of kforge is killed at once.
+            (libc::RLIMIT_CPU, 2 * limit.as_secs().max(1)),
             (libc::RLIMIT_AS, MEMORY_LIMIT),
             (libc::RLIMIT_FSIZE, FILE_LIMIT),
         ];
         let confinement = Confinement::for_compiler(&readable, folder, &limits)?;
-        let log =
-            tempfile::tempfile().context("failed to create a file for the compiler's output")?;
+        let log = temporary::file().context("failed to create a file for the compiler's output")?;
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log.try_clone()?)
-            .process_group(0);
+            .stderr(log.try_clone()?);
         // SAFETY: between fork and exec it makes system calls only, on values that were made before.
         unsafe {
             command.pre_exec(move || confinement.apply());
@@ -123,10 +124,14 @@ impl CompilerRunner {
             .spawn()
             .with_context(|| format!("failed to run `{}`", self.path.display()))?;
         let id = child.id() as libc::pid_t;
+        let group = ReportedGroup::new(id);
         let deadline = ProcessDeadline::start(id, limit);
+        let bounded = progress::bounded_wait();
         wait_for_state_change(id, libc::WEXITED)?;
+        drop(bounded);
         let timed_out = deadline.stop();
         let status = child.wait().context("failed to wait for the compiler")?;
+        drop(group);
         if timed_out {
             return Ok(CompilerOutcome::TimedOut);
         }

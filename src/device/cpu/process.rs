@@ -14,7 +14,8 @@ use anyhow::{Context, bail};
 
 use super::control_page::CONTROL_DESCRIPTOR;
 use super::shared_memory::SharedMemory;
-use crate::base::process::kill_group;
+use crate::base::process::{ReportedGroup, kill_group};
+use crate::base::{progress, temporary};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
@@ -57,6 +58,7 @@ pub(super) struct KernelProcess {
     id: libc::pid_t,
     is_alive: bool,
     output: File,
+    _group: ReportedGroup,
 }
 
 impl KernelProcess {
@@ -67,15 +69,14 @@ impl KernelProcess {
     ) -> anyhow::Result<(Self, ProcessEnd)> {
         let executable = task.executable;
         let output =
-            tempfile::tempfile().context("failed to create a file for a candidate's output")?;
+            temporary::file().context("failed to create a file for a candidate's output")?;
         let mut command = Command::new(executable);
         command
             .env_clear()
             .current_dir(task.folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
-            .stderr(output.try_clone()?)
-            .process_group(0);
+            .stderr(output.try_clone()?);
         let private_bytes =
             HEAP_BYTES + u64::from(task.threads) * PRIVATE_BYTES_PER_THREAD + task.inspection_bytes;
         let limits = [
@@ -107,6 +108,7 @@ impl KernelProcess {
             id,
             is_alive: true,
             output,
+            _group: ReportedGroup::new(id),
         };
         let (end, _) = process.wait_for_stop(task.deadline)?;
         Ok((process, end))
@@ -163,8 +165,10 @@ impl KernelProcess {
         watchdog: ProcessDeadline,
         started: Instant,
     ) -> anyhow::Result<(ProcessEnd, Duration)> {
+        let bounded = progress::bounded_wait();
         wait_for_state_change(self.id, libc::WEXITED | libc::WSTOPPED)?;
         let time = started.elapsed();
+        drop(bounded);
         // From here on the watchdog kills nothing with this id, so the process may be reaped.
         let timed_out = watchdog.stop();
         let end = self.collect_end()?;

@@ -11,6 +11,7 @@ use include_dir::{Dir, include_dir};
 use super::compiler_flags::{RUNTIME_FLAGS, START_FLAGS, compile_flags, runtime_object};
 use super::compiler_runner::{CompilerOutcome, CompilerRunner, LinkTask, is_disk_full};
 use crate::base::Failure;
+use crate::base::lock_wait::LockWaitError;
 use crate::device::Build;
 use crate::device::cache::{self, write_failure};
 
@@ -25,6 +26,9 @@ const DYNAMIC_MARKER: &str = "loaded";
 /// How long one part of the runtime may take to compile. It is kforge's own code, so the limit only ends a hung compiler. A part
 /// takes a few seconds, and a minute on a busy machine.
 const PART_TIME_LIMIT: Duration = Duration::from_secs(600);
+
+/// How long to wait for another process that builds the runtime.
+const BUILD_WAIT_LIMIT: Duration = Duration::from_secs(1200);
 
 /// A part of the runtime that the compiler cannot compile, with the compiler's output.
 #[derive(Debug, thiserror::Error)]
@@ -48,15 +52,25 @@ pub(super) fn build_runtime(
     cache: &Path,
     target: &Path,
 ) -> anyhow::Result<()> {
-    let lock = cache.join("lock");
-    let lock = std::fs::File::create(&lock).map_err(|error| write_failure(&lock, &error))?;
+    let lock = cache::open_lock(cache)?;
     // A second process waits here, and then finds the runtime.
-    let _ = lock.lock();
+    match lock.wait(BUILD_WAIT_LIMIT) {
+        Ok(()) => cache::remove_unfinished_runtimes(cache),
+        Err(error @ LockWaitError::TimedOut(_)) => return Err(Failure::environment(
+            error.to_string(),
+        )
+        .hint(
+            "another kforge process builds the CPU runtime: wait until it has finished, or stop it",
+        )
+        .into()),
+        // Without locks, both build it.
+        Err(LockWaitError::Failed { .. }) => {}
+    }
     if target.is_dir() {
         return Ok(());
     }
     let temporary = tempfile::Builder::new()
-        .prefix("building-")
+        .prefix(cache::BUILDING_PREFIX)
         .tempdir_in(cache)
         .map_err(|error| write_failure(cache, &error))?;
     let folder = temporary.path();

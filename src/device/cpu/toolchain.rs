@@ -16,7 +16,7 @@ use super::compiler_runner::{
 };
 use super::diagnostics::{KERNEL_FILE, compile_error};
 use super::runtime_build::{self, build_runtime, visit_sources};
-use crate::base::Digest;
+use crate::base::{Digest, temporary};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
 use crate::device::{Build, Compiled, Program, Refusal, sandbox};
 use crate::verdict::{Resources, Status};
@@ -129,10 +129,7 @@ impl Toolchain {
         if let Some(lease) = self.programs.lease(&name) {
             return Ok(ready(lease));
         }
-        let temporary = tempfile::Builder::new()
-            .prefix("kforge-compile-")
-            .tempdir()
-            .map_err(|error| no_space_error(&error))?;
+        let temporary = temporary::folder("compile-").map_err(|error| no_space_error(&error))?;
         let folder = temporary.path();
         if let Some(refusal) = self.compile_in(folder, task)? {
             return Ok(Compiled::Refused(refusal));
@@ -187,7 +184,7 @@ impl Toolchain {
     /// Copies a program to the file system of the cache, then renames it in one step.
     fn insert(&self, program: &Path, name: &str) -> anyhow::Result<CacheLease> {
         let target = self.programs.path(name);
-        let temporary = tempfile::NamedTempFile::new_in(self.programs.folder())
+        let temporary = cache::unfinished_file(self.programs.folder())
             .map_err(|error| write_failure(self.programs.folder(), &error))?;
         std::fs::copy(program, temporary.path())
             .and_then(|_| {

@@ -11,6 +11,7 @@ use cudarc::driver::sys::{self, CUresult};
 use super::gpu::{DriverError, Gpu, call};
 use super::harness_kernels::HarnessKernels;
 use super::memory::Region;
+use crate::base::progress;
 
 /// How long to spin before sleeping between polls.
 const SPIN_TIME: Duration = Duration::from_millis(2);
@@ -78,6 +79,7 @@ impl Clock {
     /// Waits for the end event until the deadline.
     pub(super) fn wait(&self, deadline: Duration) -> WaitResult {
         let started = Instant::now();
+        let _bounded = progress::bounded_wait();
         loop {
             // Taken before the query: if this process is suspended in between, the launch may still have ended in time.
             let waited = started.elapsed();

@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::wire::{CompileRequest, CompileResponse};
+use crate::base::process::ReportedGroup;
+use crate::base::{progress, temporary};
 use crate::device::sandbox::Confinement;
 use crate::device::watchdog::{ProcessDeadline, wait_for_state_change};
 
@@ -49,10 +51,12 @@ pub(super) fn run(
     limit: Duration,
 ) -> anyhow::Result<ChildOutcome> {
     let mut stderr =
-        tempfile::tempfile().context("failed to create a file for a child's error output")?;
+        temporary::file().context("failed to create a file for a child's error output")?;
     let mut child = spawn(program, readable, limit, stderr.try_clone()?)?;
     let id = child.id() as libc::pid_t;
+    let group = ReportedGroup::new(id);
     let deadline = ProcessDeadline::start(id, limit);
+    let bounded = progress::bounded_wait();
     // A failed write is reported below, together with how the child ended.
     let sent = child.stdin.take().map(|input| {
         enlarge_pipe(&input);
@@ -63,8 +67,10 @@ pub(super) fn run(
         CompileResponse::read(output)
     });
     wait_for_state_change(id, libc::WEXITED)?;
+    drop(bounded);
     let timed_out = deadline.stop();
     let (status, peak_memory) = reap(id)?;
+    drop(group);
     if timed_out {
         return Ok(ChildOutcome::TimedOut);
     }
@@ -109,8 +115,7 @@ fn spawn(
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(stderr)
-        .process_group(0);
+        .stderr(stderr);
     // SAFETY: between fork and exec it only makes system calls, on values created before.
     unsafe {
         command.pre_exec(move || confinement.apply());

@@ -4,13 +4,17 @@
 //! Loads nothing and caches nothing. Records every path that decided the search, for `toolkit_cache`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use super::toolkit::{FileStamp, REQUIRED_HEADERS, Toolkit, file_stamp};
+use crate::base::process::read_output;
 use crate::base::{Failure, environment};
 
 /// The first display driver that runs code of CUDA 13.
 const MIN_DRIVER_FOR_CUDA_13: u32 = 580;
+/// How long a program may take to print its folders.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A location that may contain the library, the headers, or both.
 #[derive(Clone, Debug, Default)]
@@ -145,13 +149,11 @@ impl ToolkitSearch {
             .unwrap_or_default();
         self.record_witness(Path::new("/etc/ld.so.cache"));
         for program in ["ldconfig", "/sbin/ldconfig"] {
-            let listed = Command::new(program)
-                .arg("-p")
-                .env_clear()
-                .stdin(Stdio::null())
-                .output();
-            let Ok(listed) = listed else { continue };
-            let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let mut command = Command::new(program);
+            command.arg("-p").env_clear();
+            let Ok(text) = read_output(&mut command, ANSWER_LIMIT) else {
+                continue;
+            };
             let known = text.lines().filter(|line| line.contains("libnvrtc.so."));
             let known =
                 known.filter_map(|line| Path::new(line.split_once("=> ")?.1.trim()).parent());
@@ -215,13 +217,8 @@ impl ToolkitSearch {
         environment::withheld_variables().iter().for_each(|name| {
             command.env_remove(name);
         });
-        let output = command
-            .args(["-c", "import sys; print('\\n'.join(sys.path))"])
-            .stdin(Stdio::null())
-            .output();
-        let text = output
-            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-            .unwrap_or_default();
+        command.args(["-c", "import sys; print('\\n'.join(sys.path))"]);
+        let text = read_output(&mut command, ANSWER_LIMIT).unwrap_or_default();
         let listed = text
             .lines()
             .filter(|line| line.ends_with("-packages"))

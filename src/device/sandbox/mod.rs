@@ -15,6 +15,8 @@ use std::sync::OnceLock;
 
 use anyhow::Context;
 
+use crate::base::process::ParentTie;
+
 mod privileges;
 mod probe;
 mod rules;
@@ -86,6 +88,7 @@ pub(super) struct Confinement {
     rules: Option<LandlockRules>,
     policy: Option<&'static SystemCallPolicy>,
     become_nobody: bool,
+    tie: ParentTie,
     limits: Vec<Limit>,
     /// The first descriptor to close on exec.
     first_closed: u32,
@@ -124,6 +127,7 @@ impl Confinement {
             rules,
             policy: policy.as_ref().filter(|_| support.seccomp),
             become_nobody: support.runs_as_nobody,
+            tie: ParentTie::new(),
             limits,
             first_closed: 4,
             executable: Some(opened.into()),
@@ -161,6 +165,7 @@ impl Confinement {
             rules,
             policy: policy.as_ref().filter(|_| support.seccomp),
             become_nobody: false,
+            tie: ParentTie::new(),
             limits: [COMMON_LIMITS, limits].concat(),
             first_closed: 3,
             executable: None,
@@ -180,14 +185,17 @@ impl Confinement {
         Ok(())
     }
 
-    /// Confines this process. Makes system calls only, so it may run between fork and exec.
+    /// Confines this process, a new child, and ties it to its parent. Makes system calls only, so it may run between fork and
+    /// exec. Must be made by the process that forks.
     pub(super) fn apply(&self) -> io::Result<()> {
+        self.tie.lead_group()?;
         privileges::mark_close_on_exec(self.first_closed);
         for (resource, limit) in &self.limits {
             privileges::lower_limit(*resource, *limit)?;
         }
         privileges::drop_privileges(self.become_nobody)?;
-        privileges::die_with_parent()?;
+        // After the change of user, which clears it.
+        self.tie.die_with_parent()?;
         if let Some(rules) = &self.rules {
             rules.apply()?;
         }

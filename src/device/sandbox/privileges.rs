@@ -114,12 +114,6 @@ pub(super) fn mark_close_on_exec(first: u32) {
     }
 }
 
-/// Makes this process die with the thread that started it. A change of user clears this setting, so call it afterwards.
-pub(super) fn die_with_parent() -> io::Result<()> {
-    // SAFETY: plain numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
-}
-
 pub(super) fn check(result: libc::c_int) -> io::Result<()> {
     check_long(result.into())
 }

@@ -1,5 +1,8 @@
 //! `kforge evolve` and `kforge resume`: dry runs, locks, interruption, kills.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use crate::program::{CommandResult, Workspace, worker_processes};
 
 #[test]
@@ -148,4 +151,45 @@ fn workers_exit_when_the_driver_is_killed() {
         assert!(killed.elapsed().as_secs() < 5, "a worker still runs");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+#[test]
+fn stopped_worker_frees_its_slot_and_its_step_is_judged_again() {
+    let folder = Workspace::new();
+    let messages = folder.path().join("messages");
+    let mut child = folder
+        .command(&["evolve", "--config", "softmax.yaml", "--backend", "cpu"])
+        .args(["--profile", "quick", "--output", "out", "--steps", "100000"])
+        .args(["--set", "eval.seconds=0.1", "--set", "eval.precision=0.5"])
+        .stderr(std::fs::File::create(&messages).unwrap())
+        .spawn()
+        .unwrap();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let journal = folder.path().join("out/softmax/events.jsonl");
+    let judged = || read(&journal).matches("\"event\":\"judged\"").count();
+    let wait_for = |what: &str, seconds: u64, is_done: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_done() {
+            assert!(
+                begun.elapsed().as_secs() < seconds,
+                "{what}: not within {seconds} s: {}",
+                read(&messages)
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_for("a step is judged", 120, &|| judged() > 0);
+    let workers = worker_processes(child.id());
+    for worker in &workers {
+        // SAFETY: two numbers.
+        unsafe { libc::kill(*worker as i32, libc::SIGSTOP) };
+    }
+    wait_for("a stopped worker is noticed", 40, &|| {
+        read(&messages).contains("no sign of life")
+    });
+    let before = judged();
+    wait_for("a step is judged again", 60, &|| judged() > before);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(read(&messages).contains("the judge failed on step"));
 }

@@ -1,0 +1,97 @@
+//! How long a worker and an evaluation may take, derived from the settings of the judge.
+//!
+//! Kernels have deadlines of their own, which the judge enforces. A worker that exceeds a deadline of this file is broken, not
+//! its candidate. Only computes; `child` and `dispatch` wait.
+
+use std::time::Duration;
+
+use super::JobKind;
+use crate::eval::JudgeOptions;
+
+/// A confirmation has this many times the timing budget, and aims for an interval narrower by this factor: it gives the reported
+/// number, and there are few confirmations.
+pub(super) const CONFIRMATION_FACTOR: f64 = 3.0;
+
+/// A worker sends a sign of life this often while it works.
+pub(super) const BEAT: Duration = Duration::from_secs(2);
+/// A worker that is silent for this long is stopped, or its machine is: at least seven beats are missing.
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(15);
+/// As `MAX_SILENCE`, until the first sign: the program may have to be loaded from a slow disk.
+pub(super) const MAX_START_SILENCE: Duration = Duration::from_secs(120);
+/// A worker that completes nothing for this long is stuck, for example in a call of a GPU's driver. Launches, compilers and
+/// locks do not count: they have limits of their own.
+pub(super) const MAX_STALL: Duration = Duration::from_secs(180);
+
+/// Compiling, starting processes, and checking on every case.
+const BASE_SECONDS: f64 = 120.0;
+/// Number of launches of one judgement that may take as long as a launch may.
+const SLOW_LAUNCHES: f64 = 10.0;
+/// Measuring takes longer than its timing budget: inputs are drawn and outputs compared, and other processes hold the lock.
+const TIMING_OVERHEAD: f64 = 20.0;
+/// A worker builds the CPU's runtime when it starts, unless it is in the cache.
+const START_SECONDS: f64 = 600.0;
+/// Requests of one judgement: the first, another if its worker died, and a repetition after a fault of a GPU.
+const REQUESTS: u32 = 3;
+
+/// The deadlines of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// Until a worker is ready.
+    pub(super) start: Duration,
+    /// Of one request.
+    pub(super) request: Duration,
+    /// Of one request with the options of a confirmation.
+    pub(super) confirmation: Duration,
+}
+
+impl Deadlines {
+    /// `workloads`: number of timed workloads.
+    pub(super) fn new(options: &JudgeOptions, workloads: usize, on_gpu: bool) -> Self {
+        let launches = SLOW_LAUNCHES * options.launch_seconds;
+        let timing = TIMING_OVERHEAD * options.profile.seconds * workloads as f64;
+        // On a GPU, a confirmation repeats the usual request.
+        let factor = if on_gpu { 1.0 } else { CONFIRMATION_FACTOR };
+        Self {
+            start: Duration::from_secs_f64(START_SECONDS + launches),
+            request: Duration::from_secs_f64(BASE_SECONDS + launches + timing),
+            confirmation: Duration::from_secs_f64(BASE_SECONDS + launches + factor * timing),
+        }
+    }
+
+    /// Of a whole evaluation, with its repetitions. `processes`: the most fresh processes of a confirmation.
+    pub(super) fn evaluation(&self, kind: &JobKind, processes: u32) -> Duration {
+        match kind {
+            JobKind::Judge => self.start + REQUESTS * self.request,
+            JobKind::Duel { .. } => self.start + self.request,
+            JobKind::Confirm => self.start + (processes + REQUESTS) * self.confirmation,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Cache;
+    use crate::task::TaskFiles;
+
+    #[test]
+    fn deadlines_follow_the_settings() {
+        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
+        let options = |profile: &str| JudgeOptions {
+            profile: task.settings.profiles[profile].clone(),
+            launch_seconds: 10.0,
+            thorough: false,
+            cache: Cache::Cold,
+        };
+        let quick = Deadlines::new(&options("quick"), 2, false);
+        assert_eq!(quick.request.as_secs(), 232);
+        assert_eq!(quick.confirmation.as_secs(), 256);
+        let full = Deadlines::new(&options("full"), 8, true);
+        assert_eq!(full.request.as_secs(), 700);
+        assert_eq!(full.confirmation, full.request);
+        assert_eq!(
+            full.evaluation(&JobKind::Judge, 10),
+            full.start + 3 * full.request
+        );
+    }
+}
