@@ -6,7 +6,7 @@ pub(crate) mod digest;
 pub(crate) mod environment;
 pub mod expression;
 pub(crate) mod failure;
-pub(crate) mod files;
+pub mod files;
 pub(crate) mod process;
 pub mod random;
 pub(crate) mod statistics;

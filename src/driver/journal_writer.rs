@@ -35,11 +35,17 @@ impl JournalWriter {
     }
 
     /// Makes all files written so far durable, then appends the events and makes them durable too.
+    ///
+    /// Briefs alone become durable with the next events: until then nothing in the journal or outside depends on them, and a
+    /// resumed run decides a lost brief again, the same way.
     pub(super) fn append(&mut self, events: &[Event]) -> Result<()> {
-        self.batch.sync()?;
         for event in events {
             self.journal.append(event)?;
         }
+        if events.iter().all(|event| matches!(event, Event::Asked(_))) {
+            return Ok(());
+        }
+        self.batch.sync()?;
         self.journal.sync()
     }
 
@@ -98,7 +104,7 @@ impl JournalWriter {
             let file = std::fs::File::open(&path)
                 .map_err(|error| files::explain_io_error("open", &path, error))?;
             files::sync(&file, &path)?;
-            return files::sync_folder(path.parent().unwrap_or(&path));
+            return files::sync_folder(files::parent_folder(&path));
         }
         self.batch.write_in_new_folder(path, text.as_bytes())
     }

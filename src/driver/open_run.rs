@@ -64,7 +64,7 @@ impl OpenRun {
         if options.start != StartMode::New {
             RunRecord::read(&directory)?;
         }
-        files::create_folder(directory.root())?;
+        files::create_folder_durably(directory.root())?;
         let lock = RunLock::acquire(&directory.lock())?;
         let recorded = match options.start {
             StartMode::New if directory.record().exists() => {

@@ -58,9 +58,7 @@ impl RunDirectory {
     /// The folder of a task, created if it is missing.
     pub(crate) fn create_task(&self, name: &str) -> Result<TaskDirectory> {
         let task = self.task_for_reading(name)?;
-        files::create_folder(&task.root.join("steps"))?;
-        files::sync_folder(&task.root)?;
-        files::sync_folder(&self.root)?;
+        files::create_folder_durably(&task.root.join("steps"))?;
         Ok(task)
     }
 
