@@ -34,6 +34,11 @@ impl JournalWriter {
         &self.directory
     }
 
+    /// Number of lines of the journal.
+    pub(super) fn lines(&self) -> u64 {
+        self.journal.lines()
+    }
+
     /// Makes all files written so far durable, then appends the events and makes them durable too.
     ///
     /// Briefs alone become durable with the next events: until then nothing in the journal or outside depends on them, and a

@@ -6,11 +6,12 @@
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::base::{Failure, files};
 use crate::device::LockFile;
 
 /// Maximum time to wait for the lock. A process that holds it longer is broken.
@@ -113,6 +114,9 @@ impl TimingLock {
                         MAX_WAIT.as_secs()
                     )
                 }
+                Err(TryLockError::Error(error)) if files::has_no_locks(&error) => {
+                    return Err(no_locks(&self.lock_file.path).into());
+                }
                 Err(TryLockError::Error(error)) => {
                     return Err(error).context(format!(
                         "failed to lock `{}`",
@@ -144,6 +148,16 @@ impl TimingLock {
         }
         Ok(file)
     }
+}
+
+fn no_locks(path: &Path) -> Failure {
+    Failure::environment(format!(
+        "cannot lock `{}`: its file system has no file locks",
+        path.display()
+    ))
+    .hint(
+        "set the environment variable KFORGE_LOCK_DIR to a folder on a local disk, the same one for all kforge processes",
+    )
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ pub struct TaskDirectory {
 }
 
 /// Names of files in the run directory, which a task must not have. `report.html` is reserved for later.
-const RESERVED_NAMES: [&str; 5] = [
+const RESERVED_NAMES: [&str; 6] = [
     "run.yaml",
     "lock",
+    "lock.owner",
     "events.jsonl",
     "summary.json",
     "report.html",

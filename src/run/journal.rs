@@ -46,6 +46,9 @@ impl Journal {
         if let Some(torn) = scan.torn {
             save_torn_line(path, &torn, scan.next_seq)?;
             files::shorten_durably(&file, path, scan.whole_bytes)?;
+        } else if scan.whole_bytes > 0 {
+            // A process that was killed may have appended lines without a sync.
+            files::sync(&file, path)?;
         }
         Ok(Self {
             file,
@@ -73,6 +76,11 @@ impl Journal {
     /// Whether the journal has no line yet.
     pub fn is_empty(&self) -> bool {
         self.next_seq == 1
+    }
+
+    /// Number of lines, those that are not durable yet included.
+    pub(crate) fn lines(&self) -> u64 {
+        self.next_seq - 1
     }
 
     /// Adds a line. It is durable only after `sync`.
@@ -150,7 +158,7 @@ fn scan<L: JournalLine>(
                     rest.read_to_end(&mut line).map_err(fault)?;
                 }
                 if !is_torn || !reader.fill_buf().map_err(fault)?.is_empty() {
-                    return Err(damaged(path, scan.next_seq, &reason).into());
+                    return Err(damaged_line(path, scan.next_seq, &reason).into());
                 }
                 scan.torn = Some(line);
                 return Ok(scan);
@@ -181,7 +189,8 @@ fn newer_schema(path: &Path, line: u64, schema: u32) -> Failure {
     .hint("use the kforge version that wrote the journal, or a later one")
 }
 
-fn damaged(path: &Path, line: u64, reason: &str) -> Failure {
+/// The error for a line that was changed after it was written.
+pub(crate) fn damaged_line(path: &Path, line: u64, reason: &str) -> Failure {
     Failure::usage(format!("{}:{line}: {reason}", path.display())).hint(
         "the journal was edited or damaged: restore a backup copy; kforge has changed nothing",
     )

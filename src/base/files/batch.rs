@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, bail};
 
 use super::disk;
-use super::io_error::explain_io_error;
+use super::io_error::{explain_io_error, vanished_folder};
 use super::paths::{parent_folder, temporary_name};
 
 /// The most syncs at the same time. With twice as many, 1,000 steps of `benches/driver.rs` take as long on an SSD with ext4.
@@ -48,7 +48,10 @@ impl WriteBatch {
         let file = disk::write_file(&temporary, contents).map_err(|error| {
             // A full disk has no room for half a file.
             let _ = disk::remove(&temporary);
-            explain_io_error("write", &path, error)
+            match error.kind() {
+                io::ErrorKind::NotFound => vanished_folder(parent_folder(&path)),
+                _ => explain_io_error("write", &path, error),
+            }
         })?;
         self.note_folder(parent_folder(&path));
         // A file that is written twice was emptied and written again under the same temporary name.
@@ -56,31 +59,45 @@ impl WriteBatch {
         Ok(())
     }
 
-    /// As [`WriteBatch::write`], into a folder that may not exist yet.
+    /// As [`WriteBatch::write`], into a folder that may not exist yet, in a folder that may not exist yet. The folder above must
+    /// exist: a folder that vanished is not made again.
     pub(crate) fn write_in_new_folder(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
-        self.create_folder(parent_folder(&path))?;
+        let folder = parent_folder(&path);
+        if !self.folders.contains(folder) {
+            let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+            let created = match self.create_one_folder(folder) {
+                Err(error) if is_missing(&error) => self
+                    .create_one_folder(parent_folder(folder))
+                    .and_then(|()| self.create_one_folder(folder)),
+                created => created,
+            };
+            created.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => vanished_folder(folder),
+                _ => explain_io_error("create", folder, error),
+            })?;
+        }
         self.write(path, contents)
     }
 
     /// Creates a folder and its parents, if they do not exist. Their names are durable only after `sync`.
     pub(crate) fn create_folder(&mut self, folder: &Path) -> Result<()> {
-        if self.folders.contains(folder) {
-            return Ok(());
-        }
-        match disk::create_folder(folder) {
-            Ok(()) => self.note_folder(parent_folder(folder)),
-            // A process that was killed may have created it without making its name durable.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {
-                self.note_folder(parent_folder(folder));
-            }
+        match self.create_one_folder(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.create_folder(parent_folder(folder))?;
-                disk::create_folder(folder)
-                    .map_err(|error| explain_io_error("create", folder, error))?;
-                self.note_folder(parent_folder(folder));
+                self.create_one_folder(folder)
             }
-            Err(error) => return Err(explain_io_error("create", folder, error)),
+            created => created,
         }
+        .map_err(|error| explain_io_error("create", folder, error))
+    }
+
+    fn create_one_folder(&mut self, folder: &Path) -> io::Result<()> {
+        match disk::create_folder(folder) {
+            // A process that was killed may have created it without making its name durable.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+            created => created?,
+        }
+        self.note_folder(parent_folder(folder));
         Ok(())
     }
 

@@ -34,6 +34,24 @@ pub(crate) fn explain_io_error(action: &str, path: &Path, error: io::Error) -> a
     failure.into()
 }
 
+/// The failure for a folder or file that existed while kforge worked in it, and does not any more.
+pub(super) fn vanished_folder(path: &Path) -> anyhow::Error {
+    Failure::environment(format!(
+        "`{}` was moved or deleted while kforge was working there",
+        path.display()
+    ))
+    .hint("put the folder back where it was, then resume")
+    .into()
+}
+
+/// Whether a file lock failed because the file system has none.
+pub(crate) fn has_no_locks(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP)
+    )
+}
+
 /// The message of the operating system, in lower case and without the error number.
 fn system_message(error: &io::Error) -> String {
     let text = error.to_string();

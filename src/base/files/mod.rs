@@ -22,7 +22,7 @@ use super::{Digest, Failure};
 
 pub(crate) use batch::WriteBatch;
 pub use disk::{Change, observe_changes};
-pub(crate) use io_error::explain_io_error;
+pub(crate) use io_error::{explain_io_error, has_no_locks};
 pub(crate) use paths::parent_folder;
 
 /// Reads a text file.
@@ -114,7 +114,14 @@ pub(crate) fn open_for_append(path: &Path) -> Result<File> {
 }
 
 /// Appends bytes to a file and makes them durable.
+///
+/// # Errors
+/// Also if the file was deleted since it was opened: the bytes would be lost with it.
 pub(crate) fn append_durably(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+        return Err(io_error::vanished_folder(path));
+    }
     disk::append(file, path, bytes).map_err(|error| explain_io_error("write", path, error))?;
     sync(file, path)
 }
