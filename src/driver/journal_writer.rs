@@ -67,10 +67,10 @@ impl JournalWriter {
         compile_log: &str,
     ) -> Result<()> {
         let text = verdict_text(verdict)?;
-        self.batch.write(self.directory.verdict(step), &text)?;
+        self.batch.write_copy(self.directory.verdict(step), &text)?;
         if !compile_log.is_empty() {
             let path = self.directory.compile_log(step);
-            self.batch.write(path, compile_log.as_bytes())?;
+            self.batch.write_copy(path, compile_log.as_bytes())?;
         }
         Ok(())
     }

@@ -27,8 +27,8 @@ const DAMAGED: [&str; 8] = [
 /// Environment variable of the process that resumes damaged runs: the folder.
 const FOLDER: &str = "KFORGE_TEST_DAMAGE";
 
-/// The most address space of that process, in kB. Its threads have 2 MB of stack each, most of it never used.
-const MAX_KILOBYTES: u64 = 2_000_000;
+/// The most address space of that process, in kB.
+const MAX_KILOBYTES: u64 = 500_000;
 
 /// The numbers of a line outside strings: where each starts and ends.
 fn numbers(line: &str) -> Vec<std::ops::Range<usize>> {
@@ -123,15 +123,15 @@ fn damage_process() {
 
 #[test]
 fn damaged_number_ends_in_an_error_without_much_memory() {
-    let root = tempfile::tempdir_in("/dev/shm")
-        .or_else(|_| tempfile::tempdir())
-        .unwrap();
+    let root = folder_in_memory();
     let script =
         format!("ulimit -v {MAX_KILOBYTES}; exec \"$0\" --ignored --exact damage::damage_process");
     let output = Command::new("sh")
         .args(["-c", &script])
         .arg(std::env::current_exe().unwrap())
         .env(FOLDER, root.path())
+        // Otherwise the allocator reserves 64 MB of address space for each thread.
+        .env("MALLOC_ARENA_MAX", "1")
         .output()
         .unwrap();
     let at = std::fs::read_to_string(root.path().join("at")).unwrap_or_default();

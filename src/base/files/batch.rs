@@ -8,16 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
 use super::disk;
 use super::io_error::{explain_io_error, vanished_folder};
+use super::parallel;
 use super::paths::{parent_folder, temporary_name};
-
-/// The most syncs at the same time. With twice as many, 1,000 steps of `benches/driver.rs` take as long on an SSD with ext4.
-const MAX_THREADS: usize = 32;
 
 /// The most files that a batch keeps open. Many systems allow a process 1,024.
 const MAX_OPEN_FILES: usize = 256;
@@ -41,6 +39,13 @@ struct WrittenFile {
 impl WriteBatch {
     /// Writes a file; its folder must exist. The file has its name, and is durable, only after `sync`.
     pub(crate) fn write(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
+        let folder = parent_folder(&path).to_owned();
+        self.write_temporary(path, contents)?;
+        self.folders.insert(folder);
+        Ok(())
+    }
+
+    fn write_temporary(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
         if self.written.len() >= MAX_OPEN_FILES {
             self.sync()?;
         }
@@ -53,10 +58,14 @@ impl WriteBatch {
                 _ => explain_io_error("write", &path, error),
             }
         })?;
-        self.note_folder(parent_folder(&path));
         // A file that is written twice was emptied and written again under the same temporary name.
         self.written.insert(path, WrittenFile { file, temporary });
         Ok(())
+    }
+
+    /// As [`WriteBatch::write`], for a copy of what a journal has: after a loss of power it is whole or missing.
+    pub(crate) fn write_copy(&mut self, path: PathBuf, contents: &[u8]) -> Result<()> {
+        self.write_temporary(path, contents)
     }
 
     /// As [`WriteBatch::write`], into a folder that may not exist yet, in a folder that may not exist yet. The folder above must
@@ -97,14 +106,8 @@ impl WriteBatch {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
             created => created?,
         }
-        self.note_folder(parent_folder(folder));
+        self.folders.insert(parent_folder(folder).to_owned());
         Ok(())
-    }
-
-    fn note_folder(&mut self, folder: &Path) {
-        if !self.folders.contains(folder) {
-            self.folders.insert(folder.to_owned());
-        }
     }
 
     /// Makes everything written so far durable and visible.
@@ -117,57 +120,20 @@ impl WriteBatch {
         }
         self.broken = true;
         let written: Vec<_> = std::mem::take(&mut self.written).into_iter().collect();
-        in_parallel(&written, |(path, written)| {
+        let written = Arc::new(written);
+        parallel::for_each(&written, |(path, written): &(PathBuf, WrittenFile)| {
             disk::sync_file(&written.file, &written.temporary)
                 .map_err(|error| explain_io_error("sync", path, error))
         })?;
-        for (path, written) in &written {
+        for (path, written) in &*written {
             disk::rename(&written.temporary, path)
                 .map_err(|error| explain_io_error("write", path, error))?;
         }
-        let folders: Vec<PathBuf> = std::mem::take(&mut self.folders).into_iter().collect();
-        in_parallel(&folders, |folder| {
+        let folders: Vec<_> = std::mem::take(&mut self.folders).into_iter().collect();
+        parallel::for_each(&Arc::new(folders), |folder: &PathBuf| {
             disk::sync_folder(folder).map_err(|error| explain_io_error("sync", folder, error))
         })?;
         self.broken = false;
         Ok(())
-    }
-}
-
-/// Calls `action` for each item, on several threads if there are several items. Returns the first error in the order of the items.
-fn in_parallel<T: Sync>(items: &[T], action: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut first_error = None;
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(index) else {
-                return first_error;
-            };
-            if let Err(error) = action(item) {
-                first_error.get_or_insert((index, error));
-            }
-        }
-    };
-    let mut errors = std::thread::scope(|scope| {
-        // A thread that cannot be started is not missed: this one does its work.
-        let helpers = (1..items.len().min(MAX_THREADS)).filter_map(|_| {
-            let builder = std::thread::Builder::new().stack_size(64 << 10);
-            builder.spawn_scoped(scope, work).ok()
-        });
-        let helpers: Vec<_> = helpers.collect();
-        let mut errors: Vec<_> = work().into_iter().collect();
-        for helper in helpers {
-            match helper.join() {
-                Ok(error) => errors.extend(error),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        errors
-    });
-    errors.sort_by_key(|(index, _)| *index);
-    match errors.into_iter().next() {
-        Some((_, error)) => Err(error),
-        None => Ok(()),
     }
 }

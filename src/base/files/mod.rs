@@ -10,6 +10,7 @@
 mod batch;
 mod disk;
 mod io_error;
+mod parallel;
 mod paths;
 
 use std::fs::{self, File};
