@@ -6,7 +6,7 @@ pub(crate) mod digest;
 pub(crate) mod environment;
 pub mod expression;
 pub(crate) mod failure;
-pub(crate) mod files;
+pub mod files;
 pub(crate) mod guardian;
 pub(crate) mod lock_wait;
 pub(crate) mod process;

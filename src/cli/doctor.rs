@@ -11,7 +11,7 @@ use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines, use_colour};
 use crate::base::Failure;
 use crate::device::cuda::compiler::{Compiler, find_toolkit};
-use crate::device::{cpu, cuda};
+use crate::device::{cpu, cuda, lock_scope};
 use crate::verdict::DeviceIdentity;
 use crate::{llm, report};
 
@@ -112,6 +112,7 @@ pub(super) fn run(arguments: DoctorArgs) -> anyhow::Result<Exit> {
         check_inspection(),
         check_sandbox(),
         check_cores(),
+        check_timing_lock(),
         check_gpus(),
         check_gpu_tools(),
         check_nvrtc(),
@@ -195,6 +196,19 @@ fn check_cores() -> DoctorCheck {
     let remedy = "with one core, judging and compiling take turns: give the process more";
     let remedies = (cores == 1).then(|| remedy.to_owned());
     DoctorCheck::with_remedies("cores", found, remedies.into_iter().collect())
+}
+
+/// Whether kforge processes in other containers and jobs wait for this one while it times a launch.
+fn check_timing_lock() -> DoctorCheck {
+    let scope = lock_scope();
+    let folder = scope.folder.display();
+    let found = match &scope.private {
+        None => format!("{folder}, shared by all kforge processes of this machine"),
+        Some(reason) => format!("{folder}, not shared: {reason}"),
+    };
+    let remedy = "if other containers or jobs of this machine run kforge: give all of them one folder, and set KFORGE_LOCK_DIR to it";
+    let remedies = scope.private.map(|_| remedy.to_owned());
+    DoctorCheck::with_remedies("timing lock", vec![found], remedies.into_iter().collect())
 }
 
 /// The GPUs that would judge, with the number of processes that compute there.

@@ -327,7 +327,7 @@ impl TaskPromotion<'_> {
             "duel": contest.duel,
             "why": contest.why,
         });
-        files::create_folder(&self.files.kernels_folder)?;
+        files::create_folder_durably(&self.files.kernels_folder)?;
         files::replace_durably(&path, best.source.as_bytes())?;
         let text = format!("{}\n", serde_json::to_string_pretty(&verdict)?);
         files::replace_durably(&self.files.best_verdict(), text.as_bytes())

@@ -4,6 +4,7 @@
 //! never removed. Used by both compilers (`cpu::compiler`, `cuda::compiler`).
 
 use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,11 +58,12 @@ pub(super) fn write_failure(path: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
-/// Writes a file atomically: a reader sees the old contents or the new ones.
+/// Writes a file atomically: after a loss of power too it has the old contents or the new ones.
 pub(super) fn write_atomically(path: &Path, contents: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let temporary = unfinished_file(folder)?;
-    std::fs::write(temporary.path(), contents)?;
+    let mut temporary = unfinished_file(folder)?;
+    temporary.write_all(contents)?;
+    temporary.as_file().sync_data()?;
     temporary
         .into_temp_path()
         .persist(path)
@@ -210,6 +212,8 @@ impl ImageCache {
     /// Moves a complete file into the cache under `name`. If another process has just stored the same file, uses that one.
     pub(super) fn insert(&self, whole: TempPath, name: &str) -> std::io::Result<CacheLease> {
         let file = File::open(&whole)?;
+        // Otherwise a loss of power could leave half a program, and the judge would blame the candidate for its crash.
+        file.sync_data()?;
         // Locked before other processes can find it. Where locks do not work, they do not work for the others either.
         let _ = file.try_lock_shared();
         let bytes = file.metadata()?.len();

@@ -29,6 +29,7 @@ pub use interface::{
     Cache, Compile, CompulsoryWork, Device, Edge, Floor, Opened, Purpose, TimingProperties,
 };
 pub use lock::LockFile;
+pub(crate) use lock::lock_scope;
 pub use memory::{
     BufferContent, Comparison, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, Poison,
     PoisonCount,

@@ -34,12 +34,23 @@ impl JournalWriter {
         &self.directory
     }
 
+    /// Number of lines of the journal.
+    pub(super) fn lines(&self) -> u64 {
+        self.journal.lines()
+    }
+
     /// Makes all files written so far durable, then appends the events and makes them durable too.
+    ///
+    /// Briefs alone become durable with the next events: until then nothing in the journal or outside depends on them, and a
+    /// resumed run decides a lost brief again, the same way.
     pub(super) fn append(&mut self, events: &[Event]) -> Result<()> {
-        self.batch.sync()?;
         for event in events {
             self.journal.append(event)?;
         }
+        if events.iter().all(|event| matches!(event, Event::Asked(_))) {
+            return Ok(());
+        }
+        self.batch.sync()?;
         self.journal.sync()
     }
 
@@ -56,10 +67,10 @@ impl JournalWriter {
         compile_log: &str,
     ) -> Result<()> {
         let text = verdict_text(verdict)?;
-        self.batch.write(self.directory.verdict(step), &text)?;
+        self.batch.write_copy(self.directory.verdict(step), &text)?;
         if !compile_log.is_empty() {
             let path = self.directory.compile_log(step);
-            self.batch.write(path, compile_log.as_bytes())?;
+            self.batch.write_copy(path, compile_log.as_bytes())?;
         }
         Ok(())
     }
@@ -98,7 +109,7 @@ impl JournalWriter {
             let file = std::fs::File::open(&path)
                 .map_err(|error| files::explain_io_error("open", &path, error))?;
             files::sync(&file, &path)?;
-            return files::sync_folder(path.parent().unwrap_or(&path));
+            return files::sync_folder(files::parent_folder(&path));
         }
         self.batch.write_in_new_folder(path, text.as_bytes())
     }

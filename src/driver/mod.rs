@@ -159,7 +159,7 @@ async fn run_task(
         return Ok(LoopEnd::Finished);
     }
     let task = state.task.clone();
-    run.record_task_start(&task.name)?;
+    run.record_task_start(&task.name, state.writer.lines())?;
     state.reporter.start_clock();
     let open = async {
         let evaluator = evaluators.open(task.clone()).await?;

@@ -149,21 +149,26 @@ fn with_all_rates(stats: &BTreeMap<String, ModelStats>) -> BTreeMap<String, Mode
         .collect()
 }
 
+/// Adds to a sum. Providers can report any number.
+fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
+}
+
 impl ModelStats {
     fn count_reply(&mut self, replied: &Replied) {
         *self.outcomes.entry(replied.outcome).or_default() += 1;
         let usage = replied.usage.unwrap_or_default();
-        self.tokens.input += usage.input;
-        self.tokens.cached += usage.cached;
-        self.tokens.cache_write += usage.cache_write;
-        self.tokens.output += usage.output;
-        self.tokens.reasoning += usage.reasoning;
+        add(&mut self.tokens.input, usage.input);
+        add(&mut self.tokens.cached, usage.cached);
+        add(&mut self.tokens.cache_write, usage.cache_write);
+        add(&mut self.tokens.output, usage.output);
+        add(&mut self.tokens.reasoning, usage.reasoning);
         let (total, cost) = (&mut self.cost, &replied.cost);
-        total.tokens += cost.tokens;
+        add(&mut total.tokens, cost.tokens);
         total.assumed |= cost.assumed;
         total.nano_usd = match (total.nano_usd, cost.nano_usd) {
             (None, None) => None,
-            (total, cost) => Some(total.unwrap_or(0) + cost.unwrap_or(0)),
+            (total, cost) => Some(total.unwrap_or(0).saturating_add(cost.unwrap_or(0))),
         };
     }
 

@@ -14,18 +14,19 @@ use super::journal_writer::JournalWriter;
 use super::options::{RunOptions, StartMode};
 use super::proposer::Proposer;
 use super::reporter::Reporter;
-use super::resume::{self, EarlierSessions};
+use super::resume;
 use super::scheduler::Scheduler;
 use super::summary::Summary;
 use super::task_state::TaskState;
 use crate::base::files::WriteBatch;
 use crate::base::{Failure, files};
+use crate::device::lock_scope;
 use crate::event::{
     Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, TaskEnded, TaskStarted,
 };
 use crate::llm::{Budget, BudgetLimits};
 use crate::report::{Observer, Progress};
-use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord};
+use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord, TaskSessions};
 use crate::search::Search;
 use crate::task::Task;
 use crate::verdict::SelfTest;
@@ -35,9 +36,7 @@ pub(super) struct OpenRun {
     directory: RunDirectory,
     journal: Journal,
     /// By task.
-    earlier_sessions: HashMap<String, EarlierSessions>,
-    /// When a change was last accepted.
-    last_accepted: Option<String>,
+    earlier_sessions: HashMap<String, TaskSessions>,
     /// Tasks that this process has started to work on.
     started_tasks: HashSet<String>,
     _lock: RunLock,
@@ -64,7 +63,7 @@ impl OpenRun {
         if options.start != StartMode::New {
             RunRecord::read(&directory)?;
         }
-        files::create_folder(directory.root())?;
+        files::create_folder_durably(directory.root())?;
         let lock = RunLock::acquire(&directory.lock())?;
         let recorded = match options.start {
             StartMode::New if directory.record().exists() => {
@@ -73,16 +72,12 @@ impl OpenRun {
             StartMode::New => None,
             StartMode::Resume { .. } => Some(RunRecord::read(&directory)?),
         };
-        let mut earlier_sessions: HashMap<String, EarlierSessions> = HashMap::new();
-        let mut last_accepted = None;
+        let tasks = options.tasks.iter().map(|task| task.name.clone());
+        let mut earlier_sessions: HashMap<String, TaskSessions> =
+            tasks.map(|task| (task, TaskSessions::default())).collect();
         let journal = Journal::open(&directory.journal(), |head, event: RunEvent| {
-            match event {
-                RunEvent::TaskStarted(started) => {
-                    let earlier = earlier_sessions.entry(started.task).or_default();
-                    earlier.started.push(head.time.to_owned());
-                }
-                RunEvent::Accepted(_) => last_accepted = Some(head.time.to_owned()),
-                _ => {}
+            for (task, sessions) in &mut earlier_sessions {
+                sessions.apply(task, head.time, &event);
             }
             Ok(())
         })?;
@@ -90,7 +85,6 @@ impl OpenRun {
             directory,
             journal,
             earlier_sessions,
-            last_accepted,
             started_tasks: HashSet::new(),
             _lock: lock,
         };
@@ -143,6 +137,7 @@ impl OpenRun {
             host: options.record.host.clone(),
             steps: options.steps,
             in_flight: options.in_flight,
+            private_lock: lock_scope().private,
         };
         let event = if self.journal.is_empty() {
             RunEvent::Created(session)
@@ -153,9 +148,12 @@ impl OpenRun {
         if changes.is_empty() {
             return self.journal.sync();
         }
-        self.record(RunEvent::Accepted(Accepted { changes }))?;
-        self.last_accepted = Some(run::timestamp(run::now_milliseconds()));
-        Ok(())
+        let accepted = RunEvent::Accepted(Accepted { changes });
+        let now = run::timestamp(run::now_milliseconds());
+        for (task, sessions) in &mut self.earlier_sessions {
+            sessions.apply(task, &now, &accepted);
+        }
+        self.record(accepted)
     }
 
     fn record(&mut self, event: RunEvent) -> Result<()> {
@@ -187,8 +185,7 @@ impl OpenRun {
         shared: SharedParts<'a>,
     ) -> Result<TaskState<'a>> {
         let directory = self.directory.create_task(&task.name)?;
-        let mut earlier = self.earlier_sessions.remove(&task.name).unwrap_or_default();
-        earlier.last_accepted = self.last_accepted.clone();
+        let earlier = self.earlier_sessions.remove(&task.name).unwrap_or_default();
         let search = new_search(options, task);
         let mut replayed = resume::replay(&directory, task, search, &earlier)?;
         // The steps made so far are paid for, so the total is never smaller.
@@ -237,11 +234,12 @@ impl OpenRun {
         Ok(state)
     }
 
-    /// Records that this process starts to work on a task.
-    pub(super) fn record_task_start(&mut self, task: &str) -> Result<()> {
+    /// Records that this process starts to work on a task, whose journal has this number of lines.
+    pub(super) fn record_task_start(&mut self, task: &str, lines: u64) -> Result<()> {
         let task = task.to_owned();
         self.started_tasks.insert(task.clone());
-        self.record(RunEvent::TaskStarted(TaskStarted { task }))
+        let lines = Some(lines);
+        self.record(RunEvent::TaskStarted(TaskStarted { task, lines }))
     }
 
     /// Whether this process has started to work on a task.

@@ -12,7 +12,7 @@ use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use crate::base::Failure;
 use crate::event::{Brief, Event, Stopped};
-use crate::run::{self, Journal, TaskDirectory};
+use crate::run::{self, Journal, LineHead, TaskDirectory, TaskSession, TaskSessions};
 use crate::search::{Search, SearchUpdate};
 use crate::task::Task;
 use crate::verdict::Status;
@@ -38,29 +38,22 @@ pub(super) struct ReplayedTask {
     pub(super) time_spent: Duration,
 }
 
-/// What the run's journal says about earlier processes.
-#[derive(Default)]
-pub(super) struct EarlierSessions {
-    /// When each process started to work on the task, in order.
-    pub(super) started: Vec<String>,
-    /// When a change was last accepted.
-    pub(super) last_accepted: Option<String>,
-}
-
 /// Replays a task's journal, or creates it. `search`: the search before its first step.
 ///
 /// # Errors
-/// A damaged journal; or a recorded brief that `search` decides differently, unless a change was accepted.
+/// A damaged journal, or one with an impossible number; or a recorded brief that `search` decides differently, unless a change was accepted.
 pub(super) fn replay(
     directory: &TaskDirectory,
     task: &Task,
     search: Search,
-    earlier: &EarlierSessions,
+    earlier: &TaskSessions,
 ) -> Result<ReplayedTask> {
     let path = directory.journal();
     let mut replay = Replay::new(directory, search, earlier);
     let journal = Journal::open(&path, |head, event: Event| {
-        let divergence = replay.apply(head.time, &event, task);
+        let checked = event.check_numbers(head.seq);
+        checked.map_err(|text| run::damaged_line(&path, head.seq, &text))?;
+        let divergence = replay.apply(head, &event, task);
         divergence.map_err(|text| {
             Failure::usage(format!("{}:{}: {text}", path.display(), head.seq))
                 .hint("restore the kforge version, the config and the journal that the run used")
@@ -72,7 +65,7 @@ pub(super) fn replay(
 
 /// The state of a replay between two lines.
 struct Replay<'e> {
-    earlier: &'e EarlierSessions,
+    earlier: &'e TaskSessions,
     work_time: WorkTimeCounter<'e>,
     search: Search,
     sources: KernelSources,
@@ -86,7 +79,7 @@ struct Replay<'e> {
 }
 
 impl<'e> Replay<'e> {
-    fn new(directory: &TaskDirectory, search: Search, earlier: &'e EarlierSessions) -> Self {
+    fn new(directory: &TaskDirectory, search: Search, earlier: &'e TaskSessions) -> Self {
         Self {
             earlier,
             work_time: WorkTimeCounter::new(earlier),
@@ -102,12 +95,12 @@ impl<'e> Replay<'e> {
     }
 
     /// Applies one line. The error is the text of a divergence.
-    fn apply(&mut self, time: &str, event: &Event, task: &Task) -> Result<(), String> {
-        self.work_time.note_line(time);
+    fn apply(&mut self, head: &LineHead<'_>, event: &Event, task: &Task) -> Result<(), String> {
+        self.work_time.note_line(head.seq, head.time);
         self.feedback.note(event, task);
         self.model_tally.count_event(event);
-        let last_accepted = self.earlier.last_accepted.as_deref();
-        let is_after_change = last_accepted.is_none_or(|accepted| time >= accepted);
+        let has_changed = self.earlier.has_changed();
+        let is_after_change = self.earlier.is_after_change(head.seq, head.time);
         match event {
             Event::Asked(brief) => self.last_asked = self.last_asked.max(brief.step),
             Event::Sent(sent) => self.requests.entry(sent.step).or_default().note(event),
@@ -124,7 +117,7 @@ impl<'e> Replay<'e> {
             }
             // A harness error is not a measurement.
             Event::Judged(judged) if judged.verdict.status != Status::HarnessError => {
-                if last_accepted.is_some() && is_after_change {
+                if has_changed && is_after_change {
                     self.judged_since_change.insert(judged.step);
                 }
             }
@@ -136,7 +129,7 @@ impl<'e> Replay<'e> {
         for update in self.search.tell(event) {
             // After an accepted change the recorded briefs hold. Otherwise this search must decide the same ones.
             if let SearchUpdate::Diverged(divergence) = update
-                && last_accepted.is_none()
+                && !has_changed
             {
                 return Err(divergence.to_string());
             }
@@ -155,14 +148,13 @@ impl<'e> Replay<'e> {
                 open.insert(unfinished.step, brief);
             }
         }
-        let stale = match self.earlier.last_accepted {
-            Some(_) => {
-                let elites = search.archive().elites().iter().map(|elite| elite.step);
-                elites
-                    .filter(|step| !self.judged_since_change.contains(step))
-                    .collect()
-            }
-            None => Vec::new(),
+        let stale = if self.earlier.has_changed() {
+            let elites = search.archive().elites().iter().map(|elite| elite.step);
+            elites
+                .filter(|step| !self.judged_since_change.contains(step))
+                .collect()
+        } else {
+            Vec::new()
         };
         ReplayedTask {
             journal,
@@ -181,56 +173,43 @@ impl<'e> Replay<'e> {
     }
 }
 
-/// Adds up the wall time of earlier processes: for each, from the start of its work on the task to its last line.
+/// Adds up the wall time of earlier processes: for each, from the start of its work on the task to its last line. A step back of
+/// the clock counts as no time.
 struct WorkTimeCounter<'e> {
-    /// Start times of the current process and the later ones.
-    sessions: &'e [String],
-    /// Time of the current process's last line.
-    last_line: Option<String>,
+    /// The current session and the later ones.
+    sessions: &'e [TaskSession],
+    /// Time of the current session's start or last line.
+    last: Option<u64>,
     milliseconds: u64,
 }
 
 impl<'e> WorkTimeCounter<'e> {
-    fn new(earlier: &'e EarlierSessions) -> Self {
+    fn new(earlier: &'e TaskSessions) -> Self {
+        let sessions = earlier.sessions();
         Self {
-            sessions: &earlier.started,
-            last_line: None,
+            sessions,
+            last: sessions
+                .first()
+                .and_then(|first| run::parse_timestamp(&first.time)),
             milliseconds: 0,
         }
     }
 
-    fn note_line(&mut self, time: &str) {
+    fn note_line(&mut self, line: u64, time: &str) {
         while let Some(next) = self.sessions.get(1)
-            && time >= next.as_str()
+            && next.is_before(line, time)
         {
-            self.close_session();
+            self.sessions = &self.sessions[1..];
+            self.last = run::parse_timestamp(&next.time);
         }
-        match &mut self.last_line {
-            Some(last) => {
-                last.clear();
-                last.push_str(time);
-            }
-            None => self.last_line = Some(time.to_owned()),
+        let time = run::parse_timestamp(time);
+        if let (Some(last), Some(time)) = (self.last, time) {
+            self.milliseconds += time.saturating_sub(last);
         }
+        self.last = time.or(self.last);
     }
 
-    fn close_session(&mut self) {
-        let Some((started, rest)) = self.sessions.split_first() else {
-            return;
-        };
-        self.sessions = rest;
-        if let Some(last) = self.last_line.take()
-            && let (Some(started), Some(last)) =
-                (run::parse_timestamp(started), run::parse_timestamp(&last))
-        {
-            self.milliseconds += last.saturating_sub(started);
-        }
-    }
-
-    fn total(mut self) -> Duration {
-        while !self.sessions.is_empty() {
-            self.close_session();
-        }
+    fn total(self) -> Duration {
         Duration::from_millis(self.milliseconds)
     }
 }
@@ -238,19 +217,50 @@ impl<'e> WorkTimeCounter<'e> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{RunEvent, TaskStarted};
+
+    /// The time of a moment, in seconds.
+    fn time(seconds: u64) -> String {
+        run::timestamp(1_700_000_000_000 + seconds * 1000)
+    }
+
+    /// Sessions that started at these times, with these numbers of lines before them.
+    fn sessions(started: &[(u64, Option<u64>)]) -> TaskSessions {
+        let mut sessions = TaskSessions::default();
+        for (seconds, lines) in started {
+            let event = RunEvent::TaskStarted(TaskStarted {
+                task: "softmax".to_owned(),
+                lines: *lines,
+            });
+            sessions.apply("softmax", &time(*seconds), &event);
+        }
+        sessions
+    }
+
+    fn total(earlier: &TaskSessions, lines: &[u64]) -> Duration {
+        let mut counter = WorkTimeCounter::new(earlier);
+        for (line, seconds) in (1..).zip(lines) {
+            counter.note_line(line, &time(*seconds));
+        }
+        counter.total()
+    }
 
     #[test]
     fn time_between_sessions_is_not_counted() {
-        let time = |seconds: u64| run::timestamp(1_700_000_000_000 + seconds * 1000);
-        let earlier = EarlierSessions {
-            started: vec![time(0), time(100), time(150), time(200)],
-            last_accepted: None,
-        };
-        let mut counter = WorkTimeCounter::new(&earlier);
-        for seconds in [1, 10, 101, 107, 200, 203] {
-            counter.note_line(&time(seconds));
+        let lines = [1, 10, 101, 107, 200, 203];
+        let by_time = sessions(&[(0, None), (100, None), (150, None), (200, None)]);
+        let by_line = sessions(&[(0, Some(0)), (100, Some(2)), (150, Some(4)), (200, Some(4))]);
+        for earlier in [by_time, by_line] {
+            assert_eq!(total(&earlier, &lines), Duration::from_secs(10 + 7 + 3));
+            assert_eq!(total(&earlier, &[]), Duration::ZERO);
         }
-        assert_eq!(counter.total(), Duration::from_secs(10 + 7 + 3));
-        assert_eq!(WorkTimeCounter::new(&earlier).total(), Duration::ZERO);
+    }
+
+    #[test]
+    fn clock_that_steps_back_loses_only_the_step() {
+        // The clock steps back by 1,000 s within the first session and again between the two.
+        let earlier = sessions(&[(2000, Some(0)), (50, Some(3))]);
+        let lines = [2010, 1010, 1020, 60, 65];
+        assert_eq!(total(&earlier, &lines), Duration::from_secs(10 + 10 + 15));
     }
 }

@@ -6,12 +6,13 @@
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::base::lock_wait::LockWait;
+use crate::base::lock_wait::{LockWait, LockWaitError};
+use crate::base::{Failure, files};
 use crate::device::LockFile;
 
 /// Maximum time to wait for the lock. A process that holds it longer is broken.
@@ -115,7 +116,12 @@ impl TimingLock {
             lock,
             limit: MAX_WAIT,
         };
-        Ok(wait.wait(started)?)
+        match wait.wait(started) {
+            Err(LockWaitError::Failed { error, .. }) if files::has_no_locks(&error) => {
+                Err(no_locks(&self.lock_file.path).into())
+            }
+            result => Ok(result?),
+        }
     }
 
     fn open_file(&self, suffix: &str) -> anyhow::Result<File> {
@@ -138,6 +144,16 @@ impl TimingLock {
         }
         Ok(file)
     }
+}
+
+fn no_locks(path: &Path) -> Failure {
+    Failure::environment(format!(
+        "cannot lock `{}`: its file system has no file locks",
+        path.display()
+    ))
+    .hint(
+        "set the environment variable KFORGE_LOCK_DIR to a folder on a local disk, the same one for all kforge processes",
+    )
 }
 
 #[cfg(test)]

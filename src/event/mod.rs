@@ -4,6 +4,7 @@
 //! Field and variant names are the on-disk format: never change a wire name.
 
 mod brief;
+mod check;
 mod requests;
 mod run;
 mod task;

@@ -96,7 +96,8 @@ pub struct Usage {
 impl Usage {
     /// All tokens of the request and its reply.
     pub(crate) fn tokens(&self) -> u64 {
-        self.input + self.cached + self.cache_write + self.output
+        let counts = [self.input, self.cached, self.cache_write, self.output];
+        counts.into_iter().fold(0, u64::saturating_add)
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Session {
     pub steps: u64,
     /// Number of kernels that are judged at the same time.
     pub in_flight: usize,
+    /// Why other processes of the machine may not wait for this one while it times a launch. `None` if all of them wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_lock: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +61,9 @@ pub struct RecordChange {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskStarted {
     pub task: String,
+    /// Number of lines of the task's journal. `None` in runs of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u64>,
 }
 
 /// The baseline against itself on every workload: the smallest difference that the clock resolves.

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::directory::RunDirectory;
 use super::journal::Journal;
+use super::sessions::TaskSessions;
 use crate::base::Digest;
 use crate::base::files::read_recorded;
 use crate::event::{Event, RunEvent};
@@ -30,17 +31,16 @@ pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option
     if !folder.journal().is_file() {
         return Ok(None);
     }
-    let mut last_accepted = String::new();
+    let mut sessions = TaskSessions::default();
     Journal::read(&directory.journal(), |head, event: RunEvent| {
-        if matches!(event, RunEvent::Accepted(_)) {
-            head.time.clone_into(&mut last_accepted);
-        }
+        sessions.apply(task, head.time, &event);
         Ok(())
     })?;
     let mut history = KernelHistory::default();
     Journal::read(&folder.journal(), |head, event: Event| {
         // Confirmations from before an accepted change no longer count.
-        let is_stale = matches!(event, Event::Confirmed(_)) && head.time < last_accepted.as_str();
+        let is_stale =
+            matches!(event, Event::Confirmed(_)) && !sessions.is_after_change(head.seq, head.time);
         if !is_stale {
             history.apply(event);
         }

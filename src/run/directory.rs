@@ -21,9 +21,10 @@ pub struct TaskDirectory {
 }
 
 /// Names of files in the run directory, which a task must not have. `report.html` is reserved for later.
-const RESERVED_NAMES: [&str; 5] = [
+const RESERVED_NAMES: [&str; 6] = [
     "run.yaml",
     "lock",
+    "lock.owner",
     "events.jsonl",
     "summary.json",
     "report.html",
@@ -58,9 +59,7 @@ impl RunDirectory {
     /// The folder of a task, created if it is missing.
     pub(crate) fn create_task(&self, name: &str) -> Result<TaskDirectory> {
         let task = self.task_for_reading(name)?;
-        files::create_folder(&task.root.join("steps"))?;
-        files::sync_folder(&task.root)?;
-        files::sync_folder(&self.root)?;
+        files::create_folder_durably(&task.root.join("steps"))?;
         Ok(task)
     }
 

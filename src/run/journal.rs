@@ -1,11 +1,11 @@
 //! Append-only journals: one JSON object per line, synced before anyone acts on it.
 //!
-//! `Journal` owns the file and the line numbers; `line` defines the format of a line. Opening a journal drops a torn last line
+//! `Journal` owns the file and the line numbers; `line` defines the format of a line. Opening a journal drops a torn end
 //! and keeps a copy of it. Any other damage is an error with its line number: nothing is repaired.
 //! Knows nothing of searches; the caller decides what an event means.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +13,12 @@ use anyhow::{Context, Result, bail};
 use super::line::{JournalLine, LineFault, LineHead, is_complete_line, read_line, write_line};
 use crate::base::{Failure, files};
 use crate::event::SCHEMA;
+
+/// The most bytes at the end of a journal that may be torn: more than is ever appended at once.
+const MAX_TORN_BYTES: usize = 16 << 20;
+
+/// The smallest block of a file system.
+const MIN_BLOCK_BYTES: usize = 512;
 
 /// A journal that is open for appending.
 pub struct Journal {
@@ -35,23 +41,13 @@ impl Journal {
         path: &Path,
         mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
     ) -> Result<Self> {
-        let fault = |action: &'static str| {
-            move |error: std::io::Error| files::explain_io_error(action, path, error)
-        };
-        let is_new = !path.exists();
-        let file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(fault("open"))?;
-        if is_new {
-            files::sync_folder(path.parent().unwrap_or(path))?;
-        }
+        let file = files::open_for_append(path)?;
         let scan = scan(path, &file, &mut visit)?;
         if let Some(torn) = scan.torn {
             save_torn_line(path, &torn, scan.next_seq)?;
-            file.set_len(scan.whole_bytes).map_err(fault("shorten"))?;
+            files::shorten_durably(&file, path, scan.whole_bytes)?;
+        } else if scan.whole_bytes > 0 {
+            // A process that was killed may have appended lines without a sync.
             files::sync(&file, path)?;
         }
         Ok(Self {
@@ -82,6 +78,11 @@ impl Journal {
         self.next_seq == 1
     }
 
+    /// Number of lines, those that are not durable yet included.
+    pub(crate) fn lines(&self) -> u64 {
+        self.next_seq - 1
+    }
+
     /// Adds a line. It is durable only after `sync`.
     pub fn append(&mut self, event: &impl JournalLine) -> Result<()> {
         write_line(&mut self.pending, self.next_seq, event)?;
@@ -101,10 +102,7 @@ impl Journal {
             return Ok(());
         }
         self.broken = true;
-        self.file
-            .write_all(&self.pending)
-            .map_err(|error| files::explain_io_error("write", &self.path, error))?;
-        files::sync(&self.file, &self.path)?;
+        files::append_durably(&mut self.file, &self.path, &self.pending)?;
         self.broken = false;
         self.pending.clear();
         Ok(())
@@ -117,7 +115,7 @@ struct JournalScan {
     next_seq: u64,
     /// Length of all complete lines.
     whole_bytes: u64,
-    /// The last line, if it is incomplete.
+    /// What follows the complete lines, if it was not written completely.
     torn: Option<Vec<u8>>,
 }
 
@@ -148,8 +146,19 @@ fn scan<L: JournalLine>(
             }
             Err(LineFault::Invalid(reason)) => {
                 let is_last = reader.fill_buf().map_err(fault)?.is_empty();
-                if !is_last || is_complete_line(&line) {
-                    return Err(damaged(path, scan.next_seq, &reason).into());
+                let is_torn = if is_last {
+                    !is_complete_line(&line)
+                } else {
+                    has_unwritten_block(&line, scan.whole_bytes)
+                };
+                if is_torn {
+                    // After a loss of power, blocks of the last append may be missing in its middle too.
+                    let limit = MAX_TORN_BYTES - line.len().min(MAX_TORN_BYTES);
+                    let mut rest = reader.by_ref().take(limit as u64);
+                    rest.read_to_end(&mut line).map_err(fault)?;
+                }
+                if !is_torn || !reader.fill_buf().map_err(fault)?.is_empty() {
+                    return Err(damaged_line(path, scan.next_seq, &reason).into());
                 }
                 scan.torn = Some(line);
                 return Ok(scan);
@@ -160,6 +169,18 @@ fn scan<L: JournalLine>(
     }
 }
 
+/// Whether a line has a block that never reached the disk: zeros from the line's start or a block's start to a block's end.
+/// `offset`: where the line starts in the file. The last line that is durable ends before such a block.
+fn has_unwritten_block(line: &[u8], offset: u64) -> bool {
+    let Some(first) = line.iter().position(|byte| *byte == 0) else {
+        return false;
+    };
+    let zeros = line[first..].iter().take_while(|byte| **byte == 0).count();
+    let is_block_edge =
+        |position: usize| (offset + position as u64).is_multiple_of(MIN_BLOCK_BYTES as u64);
+    (first == 0 || is_block_edge(first)) && is_block_edge(first + zeros)
+}
+
 fn newer_schema(path: &Path, line: u64, schema: u32) -> Failure {
     Failure::usage(format!(
         "{}:{line}: written by a newer kforge (schema {schema}; this version reads up to {SCHEMA})",
@@ -168,7 +189,8 @@ fn newer_schema(path: &Path, line: u64, schema: u32) -> Failure {
     .hint("use the kforge version that wrote the journal, or a later one")
 }
 
-fn damaged(path: &Path, line: u64, reason: &str) -> Failure {
+/// The error for a line that was changed after it was written.
+pub(crate) fn damaged_line(path: &Path, line: u64, reason: &str) -> Failure {
     Failure::usage(format!("{}:{line}: {reason}", path.display())).hint(
         "the journal was edited or damaged: restore a backup copy; kforge has changed nothing",
     )

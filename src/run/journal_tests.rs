@@ -184,6 +184,7 @@ fn run_events_round_trip() {
     let path = root.path().join("events.jsonl");
     let event = RunEvent::TaskStarted(TaskStarted {
         task: "softmax".to_owned(),
+        lines: Some(7),
     });
     let mut journal = Journal::open::<RunEvent>(&path, |_, _| Ok(())).unwrap();
     journal.append(&event).unwrap();

@@ -1,18 +1,22 @@
 //! The lock of a run directory: one process at a time.
 //!
-//! Relies on the system's file locks, which end with the process. Never waits for a lock.
+//! Relies on the system's file locks, which end with the process. On a file system without them, such as some NFS and Lustre
+//! mounts, a file that names its owner takes their place (`owner_file`). Never waits for a lock.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::owner_file::{self, LockOwner, OwnerFile, OwnerFileError};
 use crate::base::{Failure, files};
 
-/// A held lock. The system releases it when the value is dropped or the process ends in any way.
+/// A held lock. It is released when the value is dropped. If the process is killed, the system releases it, or another process
+/// of this machine takes it over.
 pub(crate) struct RunLock {
     _file: File,
+    _owner: Option<OwnerFile>,
 }
 
 impl RunLock {
@@ -28,9 +32,26 @@ impl RunLock {
             .truncate(false)
             .open(path)
             .map_err(|error| files::explain_io_error("open", path, error))?;
+        let mut owner_path = path.as_os_str().to_owned();
+        owner_path.push(".owner");
+        let owner_path = PathBuf::from(owner_path);
+        let mut owner = None;
         match file.try_lock() {
-            Ok(()) => {}
+            // A process that sees this file system through another mount may have no locks.
+            Ok(()) => {
+                owner_file::check_unowned(&owner_path)
+                    .map_err(|error| explain_owner_error(&owner_path, error))?;
+            }
             Err(TryLockError::WouldBlock) => return Err(in_use_error(&mut file, path)),
+            Err(TryLockError::Error(error)) if files::has_no_locks(&error) => {
+                tracing::warn!(
+                    "the file system of `{}` has no file locks ({error}); `{}` is used instead",
+                    path.display(),
+                    owner_path.display()
+                );
+                let acquired = OwnerFile::acquire(&owner_path);
+                owner = Some(acquired.map_err(|error| explain_owner_error(&owner_path, error))?);
+            }
             Err(TryLockError::Error(error)) => {
                 return Err(files::explain_io_error("lock", path, error));
             }
@@ -41,8 +62,32 @@ impl RunLock {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(|error| files::explain_io_error("write", path, error))?;
-        Ok(Self { _file: file })
+        Ok(Self {
+            _file: file,
+            _owner: owner,
+        })
     }
+}
+
+fn explain_owner_error(path: &Path, error: OwnerFileError) -> anyhow::Error {
+    match error {
+        OwnerFileError::InUse(owner) => owned_error(path, owner),
+        OwnerFileError::Io(error) => files::explain_io_error("create", path, error),
+    }
+}
+
+fn owned_error(path: &Path, owner: Option<LockOwner>) -> anyhow::Error {
+    let folder = path.parent().unwrap_or(path).display();
+    let holder = owner.map_or_else(
+        || "an unknown process".to_owned(),
+        |owner| format!("process {} on `{}`", owner.process, owner.host),
+    );
+    Failure::usage(format!("`{folder}` is in use by {holder}"))
+        .hint(format!(
+            "wait until it ends; if it has ended, delete `{}`: this file system has no locks that end with a process",
+            path.display()
+        ))
+        .into()
 }
 
 fn in_use_error(file: &mut File, path: &Path) -> anyhow::Error {

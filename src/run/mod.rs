@@ -8,15 +8,19 @@ mod directory;
 mod journal;
 mod line;
 mod lock;
+mod owner_file;
 mod record;
+mod sessions;
 mod time;
 
 pub(crate) use best::{BestOfRun, best_kernel};
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::Journal;
+pub(crate) use journal::damaged_line;
 pub use line::{JournalLine, LineHead};
 pub(crate) use lock::RunLock;
 pub use record::{
     RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,
 };
+pub(crate) use sessions::{TaskSession, TaskSessions};
 pub(crate) use time::{compact_timestamp, now_milliseconds, parse_timestamp, timestamp};

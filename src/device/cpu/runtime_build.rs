@@ -77,11 +77,25 @@ pub(super) fn build_runtime(
     write_sources(folder)?;
     let build = RuntimeBuild { runner, folder };
     build.build_all().map_err(|error| build.explain(error))?;
+    sync_tree(folder).map_err(|error| write_failure(folder, &error))?;
     match std::fs::rename(folder, target) {
         Ok(()) => Ok(()),
         Err(_) if target.is_dir() => Ok(()),
         Err(error) => Err(write_failure(target, &error).into()),
     }
+}
+
+/// Makes every file below a folder durable, so that the folder is complete if it has its final name.
+fn sync_tree(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            std::fs::File::open(entry.path())?.sync_data()?;
+        }
+    }
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// The builds that the compiler could make.

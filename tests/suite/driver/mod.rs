@@ -12,7 +12,10 @@ use kforge::run::{Journal, RunDirectory, RunRecord};
 use kforge::search::Search;
 use kforge::worker::{Job, JobKind};
 
+mod damage;
+mod disk;
 mod faults;
+mod power_loss;
 mod refusals;
 mod resume;
 pub(crate) mod scripted;

@@ -154,7 +154,7 @@ fn short_verdict_judges() -> ScriptedJudges {
 }
 
 /// A folder in memory if the system has one: thousands of runs would keep a disk busy for minutes.
-fn folder_in_memory() -> tempfile::TempDir {
+pub(crate) fn folder_in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()
