@@ -1,4 +1,4 @@
-//! The foundation of all other modules: failures, hashes, random streams, statistics, expressions, files, text, YAML.
+//! The foundation of all other modules: failures, hashes, random streams, statistics, expressions, files, signals, text, YAML.
 //!
 //! Knows nothing about kernels, tasks or runs, and uses no other module of kforge.
 
@@ -7,6 +7,7 @@ pub(crate) mod environment;
 pub mod expression;
 pub(crate) mod failure;
 pub(crate) mod files;
+pub(crate) mod interrupt;
 pub(crate) mod process;
 pub mod random;
 pub(crate) mod statistics;

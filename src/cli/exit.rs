@@ -14,7 +14,7 @@ pub(super) enum Exit {
     Reference = 4,
     NothingPassed = 5,
     Waiting = 6,
-    Interrupted = 130,
+    Interrupted = crate::base::interrupt::EXIT_CODE as isize,
 }
 
 /// An exit code, and its meaning for one command.

@@ -23,6 +23,7 @@ mod resume;
 mod run_args;
 mod tasks;
 
+use crate::base::interrupt;
 use exit::{Exit, exit_for};
 use output::StdoutClosed;
 
@@ -109,6 +110,13 @@ pub fn run() -> ExitCode {
 
 fn run_command(cli: Cli) -> anyhow::Result<Exit> {
     output::init_logging(cli.verbose)?;
+    // Internal commands end with the process that started them.
+    if !matches!(
+        cli.command,
+        Command::Worker | Command::Launch | Command::Nvrtc
+    ) {
+        interrupt::start()?;
+    }
     match cli.command {
         Command::Evolve(arguments) => evolve::run(arguments),
         Command::Tune(arguments) => evolve::tune(arguments),

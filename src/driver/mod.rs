@@ -32,6 +32,7 @@ mod running;
 mod scheduler;
 mod settle;
 mod sources;
+mod step_lines;
 mod summary;
 mod task_loop;
 mod task_state;
