@@ -24,8 +24,9 @@ mod run_args;
 mod tasks;
 
 use crate::base::interrupt;
+use crate::report;
 use exit::{Exit, exit_for};
-use output::StdoutClosed;
+use output::{STDERR_WAIT, StdoutClosed};
 
 /// Search for fast GPU kernels: generate, compile, check, time, keep the best.
 #[derive(Debug, Parser)]
@@ -97,15 +98,17 @@ pub fn run() -> ExitCode {
             return ExitCode::from(exit as u8);
         }
     };
-    match run_command(cli) {
-        Ok(exit) => ExitCode::from(exit as u8),
+    let exit = match run_command(cli) {
+        Ok(exit) => exit,
         // The reader of standard output has seen enough.
-        Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<StdoutClosed>() => Exit::Done,
         Err(error) => {
             output::print_error(&error);
-            ExitCode::from(exit_for(&error) as u8)
+            exit_for(&error)
         }
-    }
+    };
+    report::flush_stderr(STDERR_WAIT);
+    ExitCode::from(exit as u8)
 }
 
 fn run_command(cli: Cli) -> anyhow::Result<Exit> {
