@@ -12,6 +12,7 @@
 //! The run is written to a folder inside the build folder and removed afterwards: 100,000 steps of 29,000 bytes need 9 GB.
 
 #[path = "../tests/driver/scripted.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
 mod scripted;
 
 use std::path::{Path, PathBuf};

@@ -11,10 +11,12 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::watch;
+
+use super::descriptors::{wait_until_ready, write_stderr_unless_blocked};
 
 /// The exit code of an interrupted command.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -117,43 +119,15 @@ fn wait_for_signals(mut pipe: std::io::PipeReader) {
     });
     if is_orderly {
         // Ready at the second signal.
-        poll(pipe.as_raw_fd(), libc::POLLIN, GRACE);
+        wait_until_ready(pipe.as_raw_fd(), libc::POLLIN, GRACE);
     }
     end_process();
-}
-
-/// Waits until a descriptor is ready for `events`. Returns false if it is not when the time is over.
-fn poll(descriptor: libc::c_int, events: libc::c_short, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut entry = libc::pollfd {
-            fd: descriptor,
-            events,
-            revents: 0,
-        };
-        // Rounded up, so that it does not poll again and again during the last millisecond.
-        let milliseconds = left.as_millis() as libc::c_int + libc::c_int::from(!left.is_zero());
-        // SAFETY: the pointer leads to one valid entry.
-        match unsafe { libc::poll(&raw mut entry, 1, milliseconds) } {
-            0 => return false,
-            1 => return entry.revents & events != 0,
-            _ if left.is_zero() => return false,
-            _ => {}
-        }
-    }
 }
 
 /// Prints the last message and ends the process.
 fn end_process() -> ! {
     let message = LAST_MESSAGE.lock().unwrap_or_else(PoisonError::into_inner);
-    // A pipe that is ready takes a short message without blocking.
-    if !message.is_empty() && poll(libc::STDERR_FILENO, libc::POLLOUT, MESSAGE_WAIT) {
-        let bytes = message.as_bytes();
-        let length = bytes.len().min(libc::PIPE_BUF);
-        // SAFETY: the pointer leads to as many bytes.
-        unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), length) };
-    }
+    write_stderr_unless_blocked(message.as_bytes(), MESSAGE_WAIT);
     // SAFETY: ends the process. Destructors could wait for what the command waits for; everything that must be kept is durable.
     unsafe { libc::_exit(libc::c_int::from(EXIT_CODE)) }
 }

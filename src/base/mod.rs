@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about kernels, tasks or runs, and uses no other module of kforge.
 
+pub(crate) mod descriptors;
 pub(crate) mod digest;
 pub(crate) mod environment;
 pub mod expression;

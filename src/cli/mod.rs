@@ -26,7 +26,7 @@ mod tasks;
 use crate::base::interrupt;
 use crate::report;
 use exit::{Exit, exit_for};
-use output::{STDERR_WAIT, StdoutClosed};
+use output::{LogRoute, STDERR_WAIT, StdoutClosed};
 
 /// Search for fast GPU kernels: generate, compile, check, time, keep the best.
 #[derive(Debug, Parser)]
@@ -112,12 +112,15 @@ pub fn run() -> ExitCode {
 }
 
 fn run_command(cli: Cli) -> anyhow::Result<Exit> {
-    output::init_logging(cli.verbose)?;
-    // Internal commands end with the process that started them.
-    if !matches!(
+    let is_internal = matches!(
         cli.command,
         Command::Worker | Command::Launch | Command::Nvrtc
-    ) {
+    );
+    if is_internal {
+        output::init_logging(cli.verbose, LogRoute::Direct)?;
+    } else {
+        output::init_logging(cli.verbose, LogRoute::Queue)?;
+        // Internal commands end with the process that started them.
         interrupt::start()?;
     }
     match cli.command {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::base::Failure;
+use crate::base::descriptors::write_stderr_unless_blocked;
 use crate::report::{self, StdoutEnd};
 
 /// The form of results on standard output.
@@ -113,12 +114,24 @@ pub(super) fn use_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A line of the log on its way to standard error. Where nothing reads it, it is dropped: the log never holds up a run.
-struct LogLine;
+/// How the log gets to standard error. Where nothing reads it, lines are dropped: the log never holds up a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogRoute {
+    /// With all other output, written by a thread.
+    Queue,
+    /// Written here, for processes that must not start a thread before they are confined.
+    Direct,
+}
 
-impl Write for LogLine {
+/// How long a line that is written directly waits for a reader.
+const DIRECT_WAIT: Duration = Duration::from_millis(100);
+
+impl Write for LogRoute {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        report::log_to_stderr(String::from_utf8_lossy(bytes).into_owned());
+        match self {
+            Self::Queue => report::log_to_stderr(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Direct => write_stderr_unless_blocked(bytes, DIRECT_WAIT),
+        }
         Ok(bytes.len())
     }
 
@@ -128,7 +141,7 @@ impl Write for LogLine {
 }
 
 /// Sends the log to standard error. `KFORGE_LOG` overrides the level with the syntax of `tracing`'s filters.
-pub(super) fn init_logging(verbosity: u8) -> Result<(), Failure> {
+pub(super) fn init_logging(verbosity: u8, route: LogRoute) -> Result<(), Failure> {
     let level = match verbosity {
         0 => "warn",
         1 => "kforge=info,warn",
@@ -147,7 +160,7 @@ pub(super) fn init_logging(verbosity: u8) -> Result<(), Failure> {
     // Fails only where a test has already set a subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| LogLine)
+        .with_writer(move || route)
         .with_ansi(colour)
         .try_init();
     Ok(())

@@ -6,5 +6,7 @@ mod eval;
 mod gpu;
 mod help;
 mod runs;
+mod signals;
+mod streams;
 mod tasks;
 mod workspace;
