@@ -3,19 +3,28 @@
 //!     cargo bench --bench driver              1,000 steps
 //!     cargo bench --bench driver -- 100000    100,000 steps
 //!     cargo bench --bench driver -- 1000 4    1,000 steps with 4 kernels in flight instead of 64
+//!     cargo bench --bench driver -- 100000 64 29000
+//!                                             verdicts of 29,000 bytes, as on a GPU (9,000: as on the CPU) instead of small ones
 //!
-//! Prints steps per second, the peak resident memory of the process, and the time to resume the finished run.
+//! Prints steps per second over all steps and for each tenth of them, the peak resident memory of the process, the size of the
+//! journal, and the time to resume the finished run.
+//!
+//! The run is written to a folder inside the build folder and removed afterwards: 100,000 steps of 29,000 bytes need 9 GB.
 
 #[path = "../tests/suite/driver/scripted.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
 mod scripted;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use kforge::driver;
-use scripted::{ScriptedProposer, judges, options, run_until};
+use kforge::event::Event;
+use kforge::report::{Observer, Progress};
+use kforge::search::SearchUpdate;
+use scripted::{ScriptedJudge, ScriptedJudges, ScriptedProposer, options, run_observed};
 
 /// Environment variable of the process that only resumes: the run directory.
 const RESUME: &str = "KFORGE_BENCH_RESUME";
@@ -23,15 +32,29 @@ const RESUME: &str = "KFORGE_BENCH_RESUME";
 /// Default number of kernels in flight. The window is twice that.
 const IN_FLIGHT: u64 = 64;
 
+/// The size of a benchmark.
+#[derive(Clone, Copy)]
+struct Size {
+    steps: u64,
+    in_flight: u64,
+    /// 0: small verdicts.
+    verdict_bytes: u64,
+}
+
 fn main() -> Result<()> {
     // `cargo bench` adds a flag of its own, which is not a number.
     let mut numbers = std::env::args()
         .skip(1)
         .filter_map(|word| word.parse().ok());
-    let steps: u64 = numbers.next().unwrap_or(1000);
-    let in_flight = numbers.next().unwrap_or(IN_FLIGHT);
+    let size = Size {
+        steps: numbers.next().unwrap_or(1000),
+        in_flight: numbers.next().unwrap_or(IN_FLIGHT),
+        verdict_bytes: numbers.next().unwrap_or(0),
+    };
+    let steps = size.steps;
     if let Some(directory) = std::env::var_os(RESUME) {
-        let seconds = run_steps(Path::new(&directory), steps, in_flight)?;
+        let mut tenths = Tenths::new(steps);
+        let seconds = run_steps(Path::new(&directory), size, &mut tenths)?;
         print_line(&format!(
             "resumed {steps} steps in {seconds:.2} s, {}",
             peak_memory()?
@@ -40,18 +63,59 @@ fn main() -> Result<()> {
     }
     let root = scratch_folder()?;
     let directory = root.path().join("run");
-    let seconds = run_steps(&directory, steps, in_flight)?;
+    let mut tenths = Tenths::new(steps);
+    let seconds = run_steps(&directory, size, &mut tenths)?;
     print_line(&format!(
-        "{steps} steps, {in_flight} in flight, in {seconds:.2} s: {:.0} steps/s, {}",
+        "{steps} steps, {} in flight, in {seconds:.2} s: {:.0} steps/s, {}",
+        size.in_flight,
         steps as f64 / seconds,
         peak_memory()?
     ));
+    print_line(&tenths.table());
+    let journal = std::fs::metadata(directory.join("softmax/events.jsonl"))?.len();
+    print_line(&format!("  journal: {:.1} MB", journal as f64 / 1e6));
+    let numbers = [steps, size.in_flight, size.verdict_bytes];
     let status = Command::new(std::env::current_exe()?)
-        .args([steps, in_flight].map(|number| number.to_string()))
+        .args(numbers.map(|number| number.to_string()))
         .env(RESUME, &directory)
         .status()?;
     ensure!(status.success(), "the resumed run failed");
     Ok(())
+}
+
+/// Measures the speed of each tenth of the steps.
+struct Tenths {
+    steps: u64,
+    /// When each tenth was complete, after the start.
+    ends: Vec<Instant>,
+}
+
+impl Tenths {
+    fn new(steps: u64) -> Self {
+        Self {
+            steps,
+            ends: vec![Instant::now()],
+        }
+    }
+
+    fn table(&self) -> String {
+        let tenth = self.steps as f64 / 10.0;
+        let speeds = self.ends.windows(2).map(|ends| {
+            let seconds = (ends[1] - ends[0]).as_secs_f64();
+            format!("{:.0}", tenth / seconds)
+        });
+        let speeds: Vec<_> = speeds.collect();
+        format!("  steps/s of each tenth: {}", speeds.join(" "))
+    }
+}
+
+impl Observer for Tenths {
+    fn event(&mut self, _event: &Event, _updates: &[SearchUpdate], progress: &Progress) {
+        let tenth = progress.steps * 10 / self.steps.max(1);
+        while (self.ends.len() as u64) <= tenth {
+            self.ends.push(Instant::now());
+        }
+    }
 }
 
 /// A folder inside the build folder. The system's temporary folder may be in memory, where a sync costs nothing.
@@ -63,16 +127,27 @@ fn scratch_folder() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(folder)?)
 }
 
-fn run_steps(directory: &Path, steps: u64, in_flight: u64) -> Result<f64> {
+fn run_steps(directory: &Path, size: Size, tenths: &mut Tenths) -> Result<f64> {
+    let Size {
+        steps, in_flight, ..
+    } = size;
+    let verdict_bytes = usize::try_from(size.verdict_bytes)?;
+    let judges = ScriptedJudges(Box::new(move |_| {
+        Ok(ScriptedJudge {
+            verdict_bytes,
+            ..ScriptedJudge::default()
+        })
+    }));
     let mut options = options(directory, &["softmax"], steps);
     options.in_flight = usize::try_from(in_flight)?;
     options.record.window = 2 * in_flight;
     let proposer = ScriptedProposer { always_new: true };
     let start = Instant::now();
-    let ended = run_until(
+    let ended = run_observed(
         options,
         proposer,
-        &judges(Duration::ZERO),
+        &judges,
+        tenths,
         driver::never_interrupted,
     )?;
     let progress = &ended.tasks.first().context("no task was run")?.progress;

@@ -1,13 +1,15 @@
-//! The foundation of all other modules: failures, hashes, random streams, statistics, expressions, files, text, YAML.
+//! The foundation of all other modules: failures, hashes, random streams, statistics, expressions, files, signals, text, YAML.
 //!
 //! Knows nothing about kernels, tasks or runs, and uses no other module of kforge.
 
+pub(crate) mod descriptors;
 pub(crate) mod digest;
 pub(crate) mod environment;
 pub mod expression;
 pub(crate) mod failure;
 pub mod files;
 pub(crate) mod guardian;
+pub(crate) mod interrupt;
 pub(crate) mod lock_wait;
 pub(crate) mod process;
 pub(crate) mod progress;

@@ -5,21 +5,28 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
 use super::dry_run;
 use super::exit::Exit;
 use super::model_flags::model_options;
-use super::output::{Format, print, print_json, print_json_lines};
+use super::output::{Format, print, print_json, print_json_lines, print_run_results};
 use super::run_args::RunArgs;
-use crate::base::{Digest, Failure, files};
+use crate::base::{Digest, Failure, files, interrupt};
 use crate::config::ResolvedConfig;
 use crate::device::cpu;
 use crate::driver::{self, Operators, RunEnd, RunOptions, StartMode};
 use crate::report::{self, ProgressFormat, ProgressView};
 use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord};
 use crate::worker::{Profiling, WorkerPools};
+
+/// How long the results of a run wait for a reader that reads nothing.
+const RESULTS_WAIT: Duration = Duration::from_secs(5);
+
+/// The same where the run was interrupted.
+const INTERRUPTED_WAIT: Duration = Duration::from_millis(300);
 
 /// Runs, or prints what would run.
 pub(super) fn execute(
@@ -56,6 +63,7 @@ pub(super) fn execute(
         Format::Jsonl => ProgressFormat::JsonLines,
     });
     view.print(&dry_run::summary_line(&resolved));
+    interrupt::set_last_message(interrupted_message(&resolved));
     let ended = run_driver(&resolved, options, &mut view);
     view.close();
     let ended = ended?;
@@ -166,14 +174,17 @@ fn report_end(
     view: &ProgressView,
     format: Format,
 ) -> anyhow::Result<Exit> {
-    let printed = print_results(resolved, ended, format);
-    // These messages go to standard error, so they are shown even where standard output is closed.
-    let directory = shell_quote(&resolved.output);
     if ended.interrupted {
-        view.print_always(&format!(
-            "\ninterrupted; nothing is lost. To continue:\n\n    kforge resume {directory}\n"
-        ));
+        if let Err(error) = print_results(resolved, ended, format, INTERRUPTED_WAIT) {
+            tracing::warn!("{error:#}");
+        }
+        interrupt::set_last_message(String::new());
+        view.print_always(&interrupted_message(resolved));
+        return Ok(Exit::Interrupted);
     }
+    let printed = print_results(resolved, ended, format, RESULTS_WAIT);
+    // Standard error, so it is shown even where standard output is closed.
+    let directory = shell_quote(&resolved.output);
     if ended.waiting {
         view.print_always(&format!(
             "\nwaiting for replies: in `{}`, each `ask-N` folder\nwith a `prompt.md` and no `response.md` is a request. Write the reply next to it\nas `response.md` (write another file first, then rename it). To continue:\n\n    kforge resume {directory}\n",
@@ -181,9 +192,6 @@ fn report_end(
         ));
     }
     printed?;
-    if ended.interrupted {
-        return Ok(Exit::Interrupted);
-    }
     if ended.waiting {
         return Ok(Exit::Waiting);
     }
@@ -197,18 +205,28 @@ fn report_end(
     })
 }
 
-fn print_results(resolved: &ResolvedConfig, ended: &RunEnd, format: Format) -> anyhow::Result<()> {
-    match format {
+fn print_results(
+    resolved: &ResolvedConfig,
+    ended: &RunEnd,
+    format: Format,
+    wait: Duration,
+) -> anyhow::Result<()> {
+    let results = match format {
         Format::Human => {
             let tasks = ended.tasks.iter().map(|task| task.results.clone());
-            print(&report::results_tables(&tasks.collect::<Vec<_>>()))
+            report::results_tables(&tasks.collect::<Vec<_>>())
         }
-        Format::Json => print(&files::read(
-            &RunDirectory::new(&resolved.output).summary(),
-        )?),
+        Format::Json => files::read(&RunDirectory::new(&resolved.output).summary())?,
         // Every event was printed when it happened.
-        Format::Jsonl => Ok(()),
-    }
+        Format::Jsonl => String::new(),
+    };
+    print_run_results(&results, &resolved.output, wait)
+}
+
+/// The message of an interrupted run.
+fn interrupted_message(resolved: &ResolvedConfig) -> String {
+    let directory = shell_quote(&resolved.output);
+    format!("\ninterrupted; nothing is lost. To continue:\n\n    kforge resume {directory}\n")
 }
 
 /// A path that can be pasted into a shell.

@@ -14,7 +14,7 @@ pub(super) enum Exit {
     Reference = 4,
     NothingPassed = 5,
     Waiting = 6,
-    Interrupted = 130,
+    Interrupted = crate::base::interrupt::EXIT_CODE as isize,
 }
 
 /// An exit code, and its meaning for one command.
@@ -29,6 +29,7 @@ const ENVIRONMENT: Meaning = (
     Exit::Environment,
     "environment: no compiler, GPU, NVRTC, key or disk space; or\n       --require-sandbox without a full sandbox",
 );
+const INTERRUPTED: Meaning = (Exit::Interrupted, "interrupted");
 const REFERENCE: Meaning = (Exit::Reference, "the oracle or a baseline failed");
 
 /// `kforge --help`: what the codes mean in general.
@@ -40,7 +41,7 @@ pub(super) const ANY_CODES: &[Meaning] = &[
     REFERENCE,
     (Exit::NothingPassed, "finished, and no candidate passed"),
     (Exit::Waiting, "waiting for replies in a mailbox"),
-    (Exit::Interrupted, "interrupted"),
+    INTERRUPTED,
 ];
 
 /// `evolve`, `tune` and `resume`.
@@ -96,6 +97,7 @@ pub(super) const READ_CODES: &[Meaning] = &[
     UNEXPECTED,
     USAGE,
     (Exit::Environment, "environment: no GPU or NVRTC, full disk"),
+    INTERRUPTED,
 ];
 
 pub(super) const CHECK_CODES: &[Meaning] = &[
@@ -104,12 +106,14 @@ pub(super) const CHECK_CODES: &[Meaning] = &[
     USAGE,
     (Exit::Environment, "environment: no compiler, full disk"),
     (Exit::Reference, "a task is refused"),
+    INTERRUPTED,
 ];
 
 pub(super) const DOCTOR_CODES: &[Meaning] = &[
     (Exit::Done, "kernels can be judged here"),
     UNEXPECTED,
     (Exit::Environment, "something is missing that judging needs"),
+    INTERRUPTED,
 ];
 
 /// The end of a command's `--help`. `note` may be empty; an example is a command and what it does.

@@ -23,10 +23,10 @@ mod resume;
 mod run_args;
 mod tasks;
 
+use crate::base::{guardian, interrupt, temporary};
+use crate::report;
 use exit::{Exit, exit_for};
-use output::StdoutClosed;
-
-use crate::base::{guardian, temporary};
+use output::{LogRoute, STDERR_WAIT, StdoutClosed};
 
 /// Search for fast GPU kernels: generate, compile, check, time, keep the best.
 #[derive(Debug, Parser)]
@@ -118,19 +118,31 @@ pub fn run() -> ExitCode {
     }
     let ended = run_command(cli);
     temporary::remove();
-    match ended {
-        Ok(exit) => ExitCode::from(exit as u8),
+    let exit = match ended {
+        Ok(exit) => exit,
         // The reader of standard output has seen enough.
-        Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<StdoutClosed>() => Exit::Done,
         Err(error) => {
             output::print_error(&error);
-            ExitCode::from(exit_for(&error) as u8)
+            exit_for(&error)
         }
-    }
+    };
+    report::flush_stderr(STDERR_WAIT);
+    ExitCode::from(exit as u8)
 }
 
 fn run_command(cli: Cli) -> anyhow::Result<Exit> {
-    output::init_logging(cli.verbose)?;
+    let is_internal = matches!(
+        cli.command,
+        Command::Worker | Command::Launch | Command::Nvrtc
+    );
+    if is_internal {
+        output::init_logging(cli.verbose, LogRoute::Direct)?;
+    } else {
+        output::init_logging(cli.verbose, LogRoute::Queue)?;
+        // Internal commands end with the process that started them.
+        interrupt::start()?;
+    }
     match cli.command {
         Command::Evolve(arguments) => evolve::run(arguments),
         Command::Tune(arguments) => evolve::tune(arguments),

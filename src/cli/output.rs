@@ -3,10 +3,14 @@
 //! Results go to standard output, everything else to standard error. Never decides what is printed.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
 use crate::base::Failure;
+use crate::base::descriptors::write_stderr_unless_blocked;
+use crate::report::{self, StdoutEnd};
 
 /// The form of results on standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -19,6 +23,9 @@ pub(super) enum Format {
     /// One JSON line for each result or event, as it happens.
     Jsonl,
 }
+
+/// How long a command waits for a reader of standard error that reads nothing.
+pub(super) const STDERR_WAIT: Duration = Duration::from_millis(500);
 
 /// Standard output was closed by its reader. Differs from a closed pipe of a worker, which is an error.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +52,38 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Prints the results of a run, after what it has printed so far. They are on disk too, so a reader that reads nothing is waited for
+/// only for `wait`; one that has closed standard output wants no more.
+///
+/// # Errors
+/// An environment failure where the results cannot be written, or nothing reads them.
+pub(super) fn print_run_results(
+    results: &str,
+    directory: &Path,
+    wait: Duration,
+) -> anyhow::Result<()> {
+    // On a terminal, progress comes before results.
+    report::flush_stderr(wait.min(STDERR_WAIT));
+    let place = || format!("the results are in `{}`", directory.display());
+    match report::finish_stdout(results, wait) {
+        StdoutEnd::Done => Ok(()),
+        StdoutEnd::NotRead => Err(Failure::environment(format!(
+            "failed to print the results: nothing read standard output for {} s",
+            wait.as_secs()
+        ))
+        .hint(place())
+        .into()),
+        StdoutEnd::Failed(error) => Err(Failure::environment(format!(
+            "failed to print the results: {error}"
+        ))
+        .hint(format!(
+            "check the file or disk that standard output goes to; {}",
+            place()
+        ))
+        .into()),
+    }
+}
+
 /// Prints results as one JSON document.
 pub(super) fn print_json(results: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(results)?))
@@ -62,14 +101,12 @@ pub(super) fn print_json_lines<T: serde::Serialize>(
 
 /// Prints an error and its causes on standard error.
 pub(super) fn print_error(error: &anyhow::Error) {
-    let mut stderr = std::io::stderr().lock();
-    let label = if use_colour(&stderr) {
+    let label = if use_colour(&std::io::stderr()) {
         "\x1b[1;31merror\x1b[0m"
     } else {
         "error"
     };
-    // Where standard error cannot be written, nothing is left to report to.
-    let _ = writeln!(stderr, "{label}: {error:#}");
+    report::print_to_stderr(format!("{label}: {error:#}\n"));
 }
 
 /// Whether to use colours on a stream: it is a terminal, and `NO_COLOR` is not set.
@@ -77,8 +114,34 @@ pub(super) fn use_colour(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// How the log gets to standard error. Where nothing reads it, lines are dropped: the log never holds up a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogRoute {
+    /// With all other output, written by a thread.
+    Queue,
+    /// Written here, for processes that must not start a thread before they are confined.
+    Direct,
+}
+
+/// How long a line that is written directly waits for a reader.
+const DIRECT_WAIT: Duration = Duration::from_millis(100);
+
+impl Write for LogRoute {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Queue => report::log_to_stderr(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Direct => write_stderr_unless_blocked(bytes, DIRECT_WAIT),
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Sends the log to standard error. `KFORGE_LOG` overrides the level with the syntax of `tracing`'s filters.
-pub(super) fn init_logging(verbosity: u8) -> Result<(), Failure> {
+pub(super) fn init_logging(verbosity: u8, route: LogRoute) -> Result<(), Failure> {
     let level = match verbosity {
         0 => "warn",
         1 => "kforge=info,warn",
@@ -97,7 +160,7 @@ pub(super) fn init_logging(verbosity: u8) -> Result<(), Failure> {
     // Fails only where a test has already set a subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || route)
         .with_ansi(colour)
         .try_init();
     Ok(())

@@ -3,7 +3,6 @@
 //! Uses `propose::prompt` as a run does. Sends nothing and needs no key.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -366,6 +365,5 @@ fn print_token_table<'f>(prompt: &Prompt, files: impl Iterator<Item = &'f Prompt
     for left in &prompt.left_out {
         let _ = writeln!(text, "left out: {left}");
     }
-    // Standard error may be closed.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    crate::report::print_to_stderr(text);
 }

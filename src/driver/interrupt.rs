@@ -1,29 +1,15 @@
-//! Ctrl-C and SIGTERM: the first one stops the run in an orderly way, the second one ends the process at once.
+//! The interruption of a run: Ctrl-C, SIGTERM and SIGHUP stop it in an orderly way.
 //!
-//! Only watches for signals; the task's loop decides how to stop.
+//! `base::interrupt` watches for signals; the task's loop decides how to stop.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::sync::watch;
 
-/// A receiver that becomes true at the first SIGINT or SIGTERM. Call it once, inside the runtime.
+use crate::base::interrupt;
+
+/// A receiver that becomes true at the first SIGINT, SIGTERM or SIGHUP. A caller that does not end soon after is ended.
 pub fn watch_signals() -> Result<watch::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: only restores the default action; no handler of ours is replaced by other code.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
-        // The receiver is gone if the run has ended.
-        let _ = sender.send(true);
-    });
-    Ok(receiver)
+    interrupt::subscribe()
 }
 
 /// A receiver that never becomes true.

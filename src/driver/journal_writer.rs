@@ -2,10 +2,11 @@
 //!
 //! Writes everything in a task's folder except warm starts (`open_run`) and replies in a mailbox. Decides nothing.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use super::step_lines::StepLines;
 use crate::base::files::{self, WriteBatch};
-use crate::event::Event;
+use crate::event::{Event, Failed, Judged};
 use crate::run::{Journal, TaskDirectory};
 use crate::verdict::Verdict;
 
@@ -18,14 +19,18 @@ const MAX_REPORT_BYTES: usize = 1 << 20;
 pub(super) struct JournalWriter {
     directory: TaskDirectory,
     journal: Journal,
+    /// Lines that can be read again.
+    lines: StepLines,
     batch: WriteBatch,
 }
 
 impl JournalWriter {
-    pub(super) fn new(directory: TaskDirectory, journal: Journal) -> Self {
+    /// `lines`: those of the journal so far.
+    pub(super) fn new(directory: TaskDirectory, journal: Journal, lines: StepLines) -> Self {
         Self {
             directory,
             journal,
+            lines,
             batch: WriteBatch::default(),
         }
     }
@@ -35,8 +40,8 @@ impl JournalWriter {
     }
 
     /// Number of lines of the journal.
-    pub(super) fn lines(&self) -> u64 {
-        self.journal.lines()
+    pub(super) fn line_count(&self) -> u64 {
+        self.journal.line_count()
     }
 
     /// Makes all files written so far durable, then appends the events and makes them durable too.
@@ -44,14 +49,40 @@ impl JournalWriter {
     /// Briefs alone become durable with the next events: until then nothing in the journal or outside depends on them, and a
     /// resumed run decides a lost brief again, the same way.
     pub(super) fn append(&mut self, events: &[Event]) -> Result<()> {
+        let mut spans = Vec::new();
         for event in events {
-            self.journal.append(event)?;
+            spans.push(self.journal.append(event)?);
         }
-        if events.iter().all(|event| matches!(event, Event::Asked(_))) {
-            return Ok(());
+        if !events.iter().all(|event| matches!(event, Event::Asked(_))) {
+            self.batch.sync()?;
+            self.journal.sync()?;
         }
-        self.batch.sync()?;
-        self.journal.sync()
+        for (event, span) in events.iter().zip(spans) {
+            self.lines.note(event, span);
+        }
+        Ok(())
+    }
+
+    /// The last verdict of a step, from the journal. `None` if the step has none, or harness errors only.
+    pub(super) fn read_verdict(&self, step: u64) -> Result<Option<Verdict>> {
+        let Some(span) = self.lines.judged(step) else {
+            return Ok(None);
+        };
+        match self.journal.read_again(span)? {
+            Event::Judged(Judged { verdict, .. }) => Ok(Some(verdict)),
+            other => bail!("step {step} has the line of `{}`", other.name()),
+        }
+    }
+
+    /// Why a step has no candidate, from the journal. `None` if it has one or is not over.
+    pub(super) fn read_failure(&self, step: u64) -> Result<Option<Failed>> {
+        let Some(span) = self.lines.failed(step) else {
+            return Ok(None);
+        };
+        match self.journal.read_again(span)? {
+            Event::Failed(failed) => Ok(Some(failed)),
+            other => bail!("step {step} has the line of `{}`", other.name()),
+        }
     }
 
     pub(super) fn write_kernel(&mut self, step: u64, source: &str) -> Result<()> {

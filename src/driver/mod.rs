@@ -32,6 +32,7 @@ mod running;
 mod scheduler;
 mod settle;
 mod sources;
+mod step_lines;
 mod summary;
 mod task_loop;
 mod task_state;
@@ -159,7 +160,7 @@ async fn run_task(
         return Ok(LoopEnd::Finished);
     }
     let task = state.task.clone();
-    run.record_task_start(&task.name, state.writer.lines())?;
+    run.record_task_start(&task.name, state.writer.line_count())?;
     state.reporter.start_clock();
     let open = async {
         let evaluator = evaluators.open(task.clone()).await?;

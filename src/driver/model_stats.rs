@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::event::{Cost, EditCounts, Event, FailedReason, Replied, ReplyOutcome, Usage};
-use crate::verdict::Verdict;
+use crate::verdict::VerdictSummary;
 
 /// Counts over the events of a task.
 #[derive(Default)]
@@ -95,13 +95,16 @@ impl ModelTally {
                 *stats.failed.entry(failed.reason).or_default() += 1;
                 stats.count_edits(failed.edits);
             }),
-            Event::Judged(judged) => self.count_verdict(judged.step, &judged.verdict),
+            Event::Judged(judged) => {
+                self.count_verdict(judged.step, &VerdictSummary::from(&judged.verdict));
+            }
             Event::Dueled(_) | Event::Confirmed(_) | Event::Stopped(_) => {}
         }
     }
 
-    fn count_verdict(&mut self, step: u64, verdict: &Verdict) {
-        let Some(speedup) = verdict.speedup.filter(|_| verdict.passed()) else {
+    /// Counts a `judged` event, as `count_event` does.
+    pub(super) fn count_verdict(&mut self, step: u64, verdict: &VerdictSummary) {
+        let Some(speedup) = verdict.passed_speedup() else {
             return;
         };
         // An elite that is judged again has been counted already.

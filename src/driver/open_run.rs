@@ -170,7 +170,7 @@ impl OpenRun {
         let mut budget = Budget::new(limits);
         for task in tasks {
             let journal = self.directory.task_for_reading(&task.name)?.journal();
-            for cost in asking::recorded_costs(&journal) {
+            for cost in asking::recorded_costs(&journal)? {
                 budget.add_spent(&cost);
             }
         }
@@ -187,7 +187,7 @@ impl OpenRun {
         let directory = self.directory.create_task(&task.name)?;
         let earlier = self.earlier_sessions.remove(&task.name).unwrap_or_default();
         let search = new_search(options, task);
-        let mut replayed = resume::replay(&directory, task, search, &earlier)?;
+        let mut replayed = resume::replay(&directory, search, &earlier)?;
         // The steps made so far are paid for, so the total is never smaller.
         let steps = options.steps.max(replayed.next_step - 1);
         replayed.search.set_steps(steps);
@@ -211,7 +211,7 @@ impl OpenRun {
             scheduler: Scheduler::new(shared.proposer, options.in_flight, replayed.stale),
             requests,
             faults: FaultPolicy::default(),
-            writer: JournalWriter::new(directory, replayed.journal),
+            writer: JournalWriter::new(directory, replayed.journal, replayed.lines),
             reporter: Reporter::new(
                 progress,
                 shared.observer,

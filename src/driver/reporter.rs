@@ -14,6 +14,7 @@ use super::summary::Summary;
 use crate::event::{Event, StopReason};
 use crate::report::{BestCandidate, Observer, Progress};
 use crate::search::{Search, SearchUpdate};
+use crate::verdict::Verdict;
 
 /// How often the observer gets the list of waiting requests.
 const TICK_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,10 +140,10 @@ impl<'a> Reporter<'a> {
             return Ok(());
         }
         let verdict = match search.best_confirmed() {
-            Some(confirmed) => Some(confirmed.verdict.clone()),
-            None => search.best().and_then(|elite| elite.verdict.clone()),
+            Some(confirmed) => Some((*confirmed.verdict).clone()),
+            None => elite_verdict(best.step, search, writer)?,
         };
-        writer.write_best(&sources.text(best.step)?, verdict.as_deref())?;
+        writer.write_best(&sources.text(best.step)?, verdict.as_ref())?;
         self.best_on_disk = Some((best.step, best.confirmed));
         Ok(())
     }
@@ -153,6 +154,18 @@ impl<'a> Reporter<'a> {
         self.summary
             .set_task(&self.progress, search.counts(), &self.model_tally, failure);
         self.summary.write(false)
+    }
+}
+
+/// The last verdict of an elite. A step that took over the verdict of a later step has that step's.
+pub(super) fn elite_verdict(
+    step: u64,
+    search: &Search,
+    writer: &JournalWriter,
+) -> Result<Option<Verdict>> {
+    match writer.read_verdict(step)? {
+        Some(verdict) => Ok(Some(verdict)),
+        None => writer.read_verdict(search.source_step(step)),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Reads the state of the task and changes nothing.
 
+use super::reporter::elite_verdict;
 use super::task_state::TaskState;
 use crate::event::Operator;
 use crate::report::{RankedElite, StartingKernelResult, TaskResults};
@@ -14,7 +15,11 @@ pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> Ta
     let (elites, refuted) = ranked_elites(state);
     let (starts, start_verdict) = starting_kernel_results(state);
     let best = state.search.best();
-    let best_verdict = best.and_then(|elite| elite.verdict.as_deref().cloned());
+    // Only names the baseline and the device, which another verdict names too.
+    let best_verdict = best.and_then(|elite| {
+        let verdict = elite_verdict(elite.step, &state.search, &state.writer);
+        verdict.ok().flatten()
+    });
     let verdict = best_verdict.or(start_verdict);
     let baseline = verdict
         .as_ref()

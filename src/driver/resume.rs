@@ -10,16 +10,17 @@ use anyhow::Result;
 use super::asking::{FeedbackLog, RecordedRequests};
 use super::model_stats::ModelTally;
 use super::sources::KernelSources;
+use super::step_lines::StepLines;
 use crate::base::Failure;
-use crate::event::{Brief, Event, Stopped};
+use crate::event::{Brief, Event, JudgedSummary, ReplayedEvent, Stopped};
 use crate::run::{self, Journal, LineHead, TaskDirectory, TaskSession, TaskSessions};
 use crate::search::{Search, SearchUpdate};
-use crate::task::Task;
 use crate::verdict::Status;
 
 /// A task as its journal describes it.
 pub(super) struct ReplayedTask {
     pub(super) journal: Journal,
+    pub(super) lines: StepLines,
     pub(super) search: Search,
     pub(super) sources: KernelSources,
     pub(super) next_step: u64,
@@ -44,16 +45,15 @@ pub(super) struct ReplayedTask {
 /// A damaged journal, or one with an impossible number; or a recorded brief that `search` decides differently, unless a change was accepted.
 pub(super) fn replay(
     directory: &TaskDirectory,
-    task: &Task,
     search: Search,
     earlier: &TaskSessions,
 ) -> Result<ReplayedTask> {
     let path = directory.journal();
     let mut replay = Replay::new(directory, search, earlier);
-    let journal = Journal::open(&path, |head, event: Event| {
+    let journal = Journal::open(&path, |head, event: ReplayedEvent| {
         let checked = event.check_numbers(head.seq);
         checked.map_err(|text| run::damaged_line(&path, head.seq, &text))?;
-        let divergence = replay.apply(head, &event, task);
+        let divergence = replay.apply(head, &event);
         divergence.map_err(|text| {
             Failure::usage(format!("{}:{}: {text}", path.display(), head.seq))
                 .hint("restore the kforge version, the config and the journal that the run used")
@@ -67,6 +67,7 @@ pub(super) fn replay(
 struct Replay<'e> {
     earlier: &'e TaskSessions,
     work_time: WorkTimeCounter<'e>,
+    lines: StepLines,
     search: Search,
     sources: KernelSources,
     last_asked: u64,
@@ -83,6 +84,7 @@ impl<'e> Replay<'e> {
         Self {
             earlier,
             work_time: WorkTimeCounter::new(earlier),
+            lines: StepLines::default(),
             search,
             sources: KernelSources::new(directory.clone()),
             last_asked: 0,
@@ -95,12 +97,44 @@ impl<'e> Replay<'e> {
     }
 
     /// Applies one line. The error is the text of a divergence.
-    fn apply(&mut self, head: &LineHead<'_>, event: &Event, task: &Task) -> Result<(), String> {
+    fn apply(&mut self, head: &LineHead<'_>, event: &ReplayedEvent) -> Result<(), String> {
         self.work_time.note_line(head.seq, head.time);
-        self.feedback.note(event, task);
-        self.model_tally.count_event(event);
+        self.lines.note_replayed(event, head.span);
         let has_changed = self.earlier.has_changed();
         let is_after_change = self.earlier.is_after_change(head.seq, head.time);
+        let updates = match event {
+            ReplayedEvent::Judged(judged) => {
+                // A harness error is not a measurement.
+                let is_measured = judged.verdict.status != Status::HarnessError;
+                if is_measured && has_changed && is_after_change {
+                    self.judged_since_change.insert(judged.step);
+                }
+                self.apply_judged(judged)
+            }
+            // Confirmations from before the change no longer count.
+            ReplayedEvent::Other(Event::Confirmed(_)) if !is_after_change => return Ok(()),
+            ReplayedEvent::Other(event) => self.apply_other(event),
+        };
+        for update in updates {
+            // After an accepted change the recorded briefs hold. Otherwise this search must decide the same ones.
+            if let SearchUpdate::Diverged(divergence) = update
+                && !has_changed
+            {
+                return Err(divergence.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_judged(&mut self, judged: &JudgedSummary) -> Vec<SearchUpdate> {
+        let JudgedSummary { step, verdict } = judged;
+        self.model_tally.count_verdict(*step, verdict);
+        self.search.tell_judged(*step, verdict)
+    }
+
+    fn apply_other(&mut self, event: &Event) -> Vec<SearchUpdate> {
+        self.feedback.note(event);
+        self.model_tally.count_event(event);
         match event {
             Event::Asked(brief) => self.last_asked = self.last_asked.max(brief.step),
             Event::Sent(sent) => self.requests.entry(sent.step).or_default().note(event),
@@ -115,26 +149,10 @@ impl<'e> Replay<'e> {
                     self.sources.add(failed.step, kernel);
                 }
             }
-            // A harness error is not a measurement.
-            Event::Judged(judged) if judged.verdict.status != Status::HarnessError => {
-                if has_changed && is_after_change {
-                    self.judged_since_change.insert(judged.step);
-                }
-            }
-            // Confirmations from before the change no longer count.
-            Event::Confirmed(_) if !is_after_change => return Ok(()),
             Event::Stopped(stopped) => self.stopped = Some(stopped.clone()),
             Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) => {}
         }
-        for update in self.search.tell(event) {
-            // After an accepted change the recorded briefs hold. Otherwise this search must decide the same ones.
-            if let SearchUpdate::Diverged(divergence) = update
-                && !has_changed
-            {
-                return Err(divergence.to_string());
-            }
-        }
-        Ok(())
+        self.search.tell(event)
     }
 
     fn finish(self, journal: Journal) -> ReplayedTask {
@@ -158,6 +176,7 @@ impl<'e> Replay<'e> {
         };
         ReplayedTask {
             journal,
+            lines: self.lines,
             sources: self.sources,
             next_step: self.last_asked + 1,
             open,

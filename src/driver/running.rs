@@ -3,6 +3,7 @@
 //! Starts work and returns its results. Never decides what to start, and never acts on a result.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::task::{JoinError, JoinSet};
@@ -19,6 +20,8 @@ use crate::worker::{Evaluator, Job, JobOutcome};
 #[derive(Default)]
 pub(super) struct RunningWork {
     tasks: JoinSet<WorkResult>,
+    /// Set when the work is cancelled, for threads that cannot be stopped from outside.
+    cancelled: Arc<AtomicBool>,
     evaluations: usize,
     evaluations_started: u64,
     proposing: bool,
@@ -99,7 +102,8 @@ impl RunningWork {
         inputs: Vec<ProposalInput>,
     ) {
         self.proposing = true;
-        self.tasks.spawn_blocking(move || {
+        let cancelled = self.cancelled.clone();
+        self.spawn_on_thread(move || {
             let propose = |input: ProposalInput| {
                 let ProposalInput { brief, parents } = input;
                 if parents.len() < brief.parents.len() {
@@ -108,20 +112,37 @@ impl RunningWork {
                 }
                 (brief.step, proposer.propose(&brief, &parents, &task))
             };
-            WorkResult::Proposed(inputs.into_iter().map(propose).collect())
+            let inputs = inputs
+                .into_iter()
+                .take_while(|_| !cancelled.load(Ordering::Relaxed));
+            WorkResult::Proposed(inputs.map(propose).collect())
         });
     }
 
     /// Renders a prompt on its own thread.
     pub(super) fn render(&mut self, backend: Arc<dyn ModelBackend>, step: ModelStep) {
-        self.tasks
-            .spawn_blocking(move || WorkResult::Rendered(step.brief.step, backend.render(&step)));
+        self.spawn_on_thread(move || WorkResult::Rendered(step.brief.step, backend.render(&step)));
     }
 
     /// Parses the replies of a step on its own thread.
     pub(super) fn parse(&mut self, backend: Arc<dyn ModelBackend>, step: ModelStep) {
-        self.tasks.spawn_blocking(move || {
+        self.spawn_on_thread(move || {
             WorkResult::Parsed(step.brief.step, Box::new(backend.parse(&step)))
+        });
+    }
+
+    /// Runs work on a thread of its own. The thread may wait long, for a lock for example, so cancelling does not wait for it: its
+    /// result is dropped.
+    fn spawn_on_thread(&mut self, work: impl FnOnce() -> WorkResult + Send + 'static) {
+        self.tasks.spawn(async move {
+            match tokio::task::spawn_blocking(work).await {
+                Ok(result) => result,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is shutting down.
+                    Err(_) => std::future::pending().await,
+                },
+            }
         });
     }
 
@@ -176,8 +197,10 @@ impl RunningWork {
         joined.map(|joined| self.count_finished(joined)).transpose()
     }
 
-    /// Cancels all work and waits until it has ended. Dropping an evaluation kills its processes.
+    /// Cancels all work. Dropping an evaluation kills its processes, and this waits for that; a thread that makes a proposal or a
+    /// prompt is left to itself.
     pub(super) async fn cancel_all(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
         self.tasks.shutdown().await;
         *self = Self {
             evaluations_started: self.evaluations_started,

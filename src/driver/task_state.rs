@@ -57,7 +57,7 @@ impl<'a> TaskState<'a> {
         for event in &events {
             let updates = self.search.tell(event);
             if let Some(requests) = &mut self.requests {
-                requests.note_event(event, &self.task);
+                requests.note_event(event);
             }
             self.reporter.count_event(event);
             self.update_progress();

@@ -3,7 +3,7 @@
 //! Compares with what any journal can contain. Whether the numbers fit the search is not checked here; the fold does that.
 
 use super::brief::ContextKernels;
-use super::task::{EditCounts, Event};
+use super::task::{EditCounts, Event, ReplayedEvent};
 
 /// More edits than a reply can have.
 const MAX_EDITS: u32 = 1_000_000;
@@ -53,6 +53,16 @@ impl Event {
             Event::Dueled(dueled) => check("against", dueled.against, 1, line),
             Event::Stopped(stopped) => check("at", stopped.at, 0, line),
             Event::Judged(_) | Event::Confirmed(_) => Ok(()),
+        }
+    }
+}
+
+impl ReplayedEvent {
+    /// Checks the numbers of an event as `Event::check_numbers` does.
+    pub(crate) fn check_numbers(&self, line: u64) -> Result<(), String> {
+        match self {
+            ReplayedEvent::Judged(judged) => check("step", judged.step, 1, line),
+            ReplayedEvent::Other(event) => event.check_numbers(line),
         }
     }
 }

@@ -16,8 +16,8 @@ pub use run::{
     TaskStarted,
 };
 pub use task::{
-    Confirmed, Dueled, EditCounts, Event, Failed, FailedReason, Judged, Proposed, StopReason,
-    Stopped,
+    Confirmed, Dueled, EditCounts, Event, Failed, FailedReason, Judged, JudgedSummary, Proposed,
+    ReplayedEvent, StopReason, Stopped,
 };
 
 /// Version of the journal format.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::brief::{Brief, Operator};
 use super::requests::{Replied, Sent};
 use crate::base::Digest;
-use crate::verdict::{Duel, Verdict};
+use crate::verdict::{Duel, Verdict, VerdictSummary};
 
 /// One event of a task's journal. The variant's name in snake case is the line's `event`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -138,6 +138,22 @@ pub struct Judged {
     #[serde(skip_serializing)]
     pub step: u64,
     pub verdict: Verdict,
+}
+
+/// A `judged` event with the part of its verdict that a resume needs. The other parts make up most of a journal, so they are read
+/// only where something asks for them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct JudgedSummary {
+    pub step: u64,
+    pub verdict: VerdictSummary,
+}
+
+/// An event as a resume reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReplayedEvent {
+    Judged(JudgedSummary),
+    /// Any other event, complete.
+    Other(Event),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

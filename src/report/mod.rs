@@ -1,17 +1,20 @@
 //! What people see of a run: progress lines, result tables, and descriptions of tasks and verdicts.
 //!
-//! Shows what the driver and the judge say. Decides nothing and waits for nothing.
+//! Shows what the driver and the judge say. Decides nothing, and waits only for a reader at the end of a command, for a limited time
+//! (`output_queue`).
 
 mod admission;
 mod compiled;
 mod describe_task;
 mod describe_verdict;
 mod observer;
+mod output_queue;
 mod profiling;
 mod progress;
 mod progress_view;
 mod results;
 mod spinner;
+mod streams;
 mod text;
 
 pub(crate) use admission::describe_admission;
@@ -24,4 +27,5 @@ pub(crate) use progress_view::{ProgressFormat, ProgressView};
 pub(crate) use results::results_tables;
 pub use results::{RankedElite, StartingKernelResult, TaskResults};
 pub(crate) use spinner::Spinner;
+pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub(crate) use text::{pluralize, wrap};

@@ -1,8 +1,9 @@
 //! A run while it happens: one progress line per task on a terminal, plain lines elsewhere, or every event as a line of JSON.
 //!
-//! Progress goes to standard error, events to standard output. Never waits and never decides.
+//! Progress goes to standard error, events to standard output, both through `streams`: a reader that reads nothing does not hold up
+//! the run. Never waits and never decides.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::observer::Observer;
 use super::progress::Progress;
+use super::streams;
 use super::text::pluralize;
 use crate::event::{Cost, Event};
 use crate::search::SearchUpdate;
@@ -31,7 +33,8 @@ pub(crate) enum ProgressFormat {
 /// Shows a run.
 pub(crate) struct ProgressView {
     format: ProgressFormat,
-    bar: Option<ProgressBar>,
+    /// A bar is on the terminal.
+    has_bar: bool,
     last_shown: Option<Instant>,
     /// When the waiting requests were last shown. `None` if none is waiting.
     last_waiting: Option<Instant>,
@@ -41,7 +44,7 @@ impl ProgressView {
     pub(crate) fn new(format: ProgressFormat) -> Self {
         Self {
             format,
-            bar: None,
+            has_bar: false,
             last_shown: None,
             last_waiting: None,
         }
@@ -56,16 +59,13 @@ impl ProgressView {
 
     /// Prints a message in every format: a problem, or something that is left to do.
     pub(crate) fn print_always(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| to_stderr(text)),
-            None => to_stderr(text),
-        }
+        streams::print_to_stderr(format!("{text}\n"));
     }
 
     /// Leaves the progress line on the screen as it is.
     pub(crate) fn close(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.abandon();
+        if std::mem::take(&mut self.has_bar) {
+            streams::close_bar();
         }
     }
 
@@ -73,13 +73,16 @@ impl ProgressView {
         if self.format != ProgressFormat::Human {
             return;
         }
-        if let Some(bar) = &self.bar {
-            bar.set_position(progress.steps);
-            bar.set_message(progress_line(progress, LineLength::Short));
+        if self.has_bar {
+            let (steps, message) = (progress.steps, progress_line(progress, LineLength::Short));
+            streams::update_bar(move |bar| {
+                bar.set_position(steps);
+                bar.set_message(message);
+            });
         } else if always || has_passed(self.last_shown) {
             self.last_shown = Some(Instant::now());
             let line = progress_line(progress, LineLength::Full);
-            to_stderr(&format!("{}: {line}", progress.task));
+            streams::log_to_stderr(format!("{}: {line}\n", progress.task));
         }
     }
 }
@@ -93,22 +96,16 @@ impl Observer for ProgressView {
     fn started(&mut self, progress: &Progress) {
         if self.format == ProgressFormat::Human && std::io::stderr().is_terminal() {
             self.close();
-            let bar = ProgressBar::with_draw_target(
-                Some(progress.total),
-                ProgressDrawTarget::stderr_with_hz(8),
-            );
-            let style = ProgressStyle::with_template("{prefix:.bold} {bar:10} {wide_msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(progress.task.clone());
-            bar.enable_steady_tick(Duration::from_secs(1));
-            self.bar = Some(bar);
+            let (task, total) = (progress.task.clone(), progress.total);
+            streams::open_bar(move || new_bar(task, total));
+            self.has_bar = true;
         }
         self.show(progress, true);
     }
 
     fn event(&mut self, event: &Event, _updates: &[SearchUpdate], progress: &Progress) {
         if self.format == ProgressFormat::JsonLines {
-            to_stdout(&json_line(&progress.task, event));
+            streams::line_to_stdout(json_line(&progress.task, event));
         } else {
             self.show(progress, false);
         }
@@ -118,8 +115,9 @@ impl Observer for ProgressView {
         if self.format != ProgressFormat::Human {
             return;
         }
-        if let Some(bar) = &self.bar {
-            bar.set_message(progress_line(progress, LineLength::Short));
+        if self.has_bar {
+            let message = progress_line(progress, LineLength::Short);
+            streams::update_bar(move |bar| bar.set_message(message));
         } else if progress.waiting.is_empty() {
             self.last_waiting = None;
         } else if has_passed(self.last_waiting) {
@@ -127,8 +125,8 @@ impl Observer for ProgressView {
             let mut waiting = progress.waiting.clone();
             // Several requests may wait for the same reason.
             waiting.dedup();
-            to_stderr(&format!(
-                "{}: waiting: {}",
+            streams::log_to_stderr(format!(
+                "{}: waiting: {}\n",
                 progress.task,
                 waiting.join("; ")
             ));
@@ -139,6 +137,16 @@ impl Observer for ProgressView {
         self.show(progress, true);
         self.close();
     }
+}
+
+fn new_bar(task: String, total: u64) -> ProgressBar {
+    let target = ProgressDrawTarget::stderr_with_hz(8);
+    let bar = ProgressBar::with_draw_target(Some(total), target);
+    let style = ProgressStyle::with_template("{prefix:.bold} {bar:10} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_prefix(task);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
 }
 
 /// How much room a progress line has.
@@ -238,16 +246,6 @@ fn json_line(task: &str, event: &Event) -> String {
         line.extend(payload);
     }
     line.to_string()
-}
-
-/// Ignores errors: the run continues if the stream is closed.
-fn to_stderr(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
-/// Ignores errors: the run continues if the stream is closed.
-fn to_stdout(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 #[cfg(test)]

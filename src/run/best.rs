@@ -11,8 +11,8 @@ use super::journal::Journal;
 use super::sessions::TaskSessions;
 use crate::base::Digest;
 use crate::base::files::read_recorded;
-use crate::event::{Event, RunEvent};
-use crate::verdict::{Status, Verdict};
+use crate::event::{Event, JudgedSummary, ReplayedEvent, RunEvent};
+use crate::verdict::{Status, VerdictSummary};
 
 /// The best kernel of a run.
 #[derive(Clone, Debug)]
@@ -37,12 +37,13 @@ pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option
         Ok(())
     })?;
     let mut history = KernelHistory::default();
-    Journal::read(&folder.journal(), |head, event: Event| {
-        // Confirmations from before an accepted change no longer count.
-        let is_stale =
-            matches!(event, Event::Confirmed(_)) && !sessions.is_after_change(head.seq, head.time);
-        if !is_stale {
-            history.apply(event);
+    Journal::read(&folder.journal(), |head, event: ReplayedEvent| {
+        match event {
+            // Confirmations from before an accepted change no longer count.
+            ReplayedEvent::Other(Event::Confirmed(_))
+                if !sessions.is_after_change(head.seq, head.time) => {}
+            ReplayedEvent::Other(event) => history.apply(event),
+            ReplayedEvent::Judged(judged) => history.apply_judged(&judged),
         }
         Ok(())
     })?;
@@ -64,10 +65,10 @@ struct KernelHistory {
     kernels: HashMap<u64, Digest>,
     /// The step whose folder has the source.
     source_steps: HashMap<Digest, u64>,
-    /// The last verdict of each step.
-    judged: HashMap<u64, Verdict>,
+    /// The speedup of each step whose last verdict is `passed`.
+    passed: HashMap<u64, f64>,
     /// The last confirmation of each step.
-    confirmed: HashMap<u64, Verdict>,
+    confirmed: HashMap<u64, VerdictSummary>,
     /// Challengers that were not faster than the incumbent.
     lost_duels: HashSet<u64>,
 }
@@ -86,16 +87,27 @@ impl KernelHistory {
                 self.kernels
                     .extend(kernel.map(|kernel| (failed.step, kernel)));
             }
-            Event::Judged(judged) if judged.verdict.status != Status::HarnessError => {
-                self.judged.insert(judged.step, judged.verdict);
-            }
             Event::Confirmed(confirmed) if confirmed.verdict.status != Status::HarnessError => {
-                self.confirmed.insert(confirmed.step, confirmed.verdict);
+                let verdict = VerdictSummary::from(&confirmed.verdict);
+                self.confirmed.insert(confirmed.step, verdict);
             }
             Event::Dueled(dueled) if dueled.duel.is_none_or(|duel| duel.ci95[0] <= 1.0) => {
                 self.lost_duels.insert(dueled.step);
             }
             _ => {}
+        }
+    }
+
+    fn apply_judged(&mut self, judged: &JudgedSummary) {
+        let verdict = &judged.verdict;
+        match verdict.passed_speedup() {
+            Some(speedup) => {
+                self.passed.insert(judged.step, speedup.geomean);
+            }
+            None if verdict.status == Status::HarnessError => {}
+            None => {
+                self.passed.remove(&judged.step);
+            }
         }
     }
 
@@ -107,22 +119,21 @@ impl KernelHistory {
                 !matches!(verdict.status, Status::Passed | Status::Inconclusive)
             })
         };
-        let unrefuted = (self.judged.iter())
-            .filter(|(step, _)| !is_refuted(step) && !self.lost_duels.contains(step));
-        fastest(self.confirmed.iter()).or_else(|| fastest(unrefuted))
+        let confirmed = self.confirmed.iter();
+        let confirmed = confirmed
+            .filter_map(|(step, verdict)| Some((*step, verdict.passed_speedup()?.geomean)));
+        let unrefuted = (self.passed.iter())
+            .filter(|(step, _)| !is_refuted(step) && !self.lost_duels.contains(step))
+            .map(|(step, speedup)| (*step, *speedup));
+        fastest(confirmed).or_else(|| fastest(unrefuted))
     }
 }
 
-/// Step of the fastest kernel that passed. Of two with the same speedup, the one with the smaller step.
-fn fastest<'a>(verdicts: impl Iterator<Item = (&'a u64, &'a Verdict)>) -> Option<u64> {
-    let speedup_of = |verdict: &Verdict| {
-        let speedup = verdict.speedup.filter(|_| verdict.passed());
-        speedup.map(|speedup| speedup.geomean)
-    };
-    let measured = verdicts.filter_map(|(step, verdict)| Some((speedup_of(verdict)?, *step)));
-    measured
-        .max_by(|one, other| one.0.total_cmp(&other.0).then(other.1.cmp(&one.1)))
-        .map(|(_, step)| step)
+/// The fastest of some steps with their speedups. Of two with the same speedup, the one with the smaller step.
+fn fastest(speedups: impl Iterator<Item = (u64, f64)>) -> Option<u64> {
+    speedups
+        .max_by(|one, other| one.1.total_cmp(&other.1).then(other.0.cmp(&one.0)))
+        .map(|(step, _)| step)
 }
 
 #[cfg(test)]
@@ -131,7 +142,7 @@ mod tests {
     use crate::base::files;
     use crate::event::{Accepted, Confirmed, Dueled, EditCounts, Judged, Operator, Proposed};
     use crate::run::TaskDirectory;
-    use crate::verdict::{Duel, Speedup};
+    use crate::verdict::{Duel, Speedup, Verdict};
 
     fn verdict(status: Status, speedup: f64) -> Verdict {
         Verdict {

@@ -1,24 +1,18 @@
 //! Append-only journals: one JSON object per line, synced before anyone acts on it.
 //!
-//! `Journal` owns the file and the line numbers; `line` defines the format of a line. Opening a journal drops a torn end
-//! and keeps a copy of it. Any other damage is an error with its line number: nothing is repaired.
-//! Knows nothing of searches; the caller decides what an event means.
+//! `Journal` owns the file and the line numbers; `line` defines the format of a line, `journal_scan` reads all lines of a file.
+//! Opening a journal drops a torn end and keeps a copy of it. Any other damage is an error with its line number: nothing is
+//! repaired. Knows nothing of searches; the caller decides what an event means.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::line::{JournalLine, LineFault, LineHead, is_complete_line, read_line, write_line};
-use crate::base::{Failure, files};
-use crate::event::SCHEMA;
-
-/// The most bytes at the end of a journal that may be torn: more than is ever appended at once.
-const MAX_TORN_BYTES: usize = 16 << 20;
-
-/// The smallest block of a file system.
-const MIN_BLOCK_BYTES: usize = 512;
+use super::journal_scan::scan;
+use super::line::{JournalLine, LineFault, LineHead, LineSpan, ParseLine, read_line, write_line};
+use crate::base::files;
 
 /// A journal that is open for appending.
 pub struct Journal {
@@ -26,6 +20,8 @@ pub struct Journal {
     path: PathBuf,
     /// Number of the next line, from 1.
     next_seq: u64,
+    /// Length of the file.
+    bytes: u64,
     /// Lines that are not written yet.
     pending: Vec<u8>,
     /// A write or a sync failed, so the contents of the disk are unknown.
@@ -37,7 +33,7 @@ impl Journal {
     ///
     /// # Errors
     /// A damaged line before the end, a line of a newer format, an I/O error, or an error of `visit`.
-    pub fn open<L: JournalLine>(
+    pub fn open<L: ParseLine>(
         path: &Path,
         mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
     ) -> Result<Self> {
@@ -54,6 +50,7 @@ impl Journal {
             file,
             path: path.to_owned(),
             next_seq: scan.next_seq,
+            bytes: scan.whole_bytes,
             pending: Vec::new(),
             broken: false,
         })
@@ -64,7 +61,7 @@ impl Journal {
     ///
     /// # Errors
     /// As for `open`; also if the file does not exist.
-    pub(crate) fn read<L: JournalLine>(
+    pub(crate) fn read<L: ParseLine>(
         path: &Path,
         mut visit: impl FnMut(&LineHead<'_>, L) -> Result<()>,
     ) -> Result<()> {
@@ -79,15 +76,36 @@ impl Journal {
     }
 
     /// Number of lines, those that are not durable yet included.
-    pub(crate) fn lines(&self) -> u64 {
+    pub(crate) fn line_count(&self) -> u64 {
         self.next_seq - 1
     }
 
-    /// Adds a line. It is durable only after `sync`.
-    pub fn append(&mut self, event: &impl JournalLine) -> Result<()> {
+    /// Adds a line, and returns where it will be in the file. It is durable only after `sync`.
+    pub fn append(&mut self, event: &impl JournalLine) -> Result<LineSpan> {
+        let start = self.pending.len();
         write_line(&mut self.pending, self.next_seq, event)?;
         self.next_seq += 1;
-        Ok(())
+        let offset = self.bytes + start as u64;
+        Ok(LineSpan::new(offset, self.pending.len() - start))
+    }
+
+    /// Reads a line again that was visited by `open`, or appended and synced.
+    ///
+    /// # Errors
+    /// An I/O error, or a line that has changed since.
+    pub(crate) fn read_again<L: ParseLine>(&self, span: LineSpan) -> Result<L> {
+        let mut line = vec![0; span.length as usize];
+        self.file
+            .read_exact_at(&mut line, span.offset)
+            .map_err(|error| files::explain_io_error("read", &self.path, error))?;
+        match read_line(&line) {
+            Ok((_, event)) => Ok(event),
+            Err(LineFault::Newer(_) | LineFault::Invalid(_)) => bail!(
+                "a line of `{}` at byte {} has changed since it was read",
+                self.path.display(),
+                span.offset
+            ),
+        }
     }
 
     /// Makes all lines durable that were added since the last call. After an error the journal accepts no more lines.
@@ -104,96 +122,10 @@ impl Journal {
         self.broken = true;
         files::append_durably(&mut self.file, &self.path, &self.pending)?;
         self.broken = false;
+        self.bytes += self.pending.len() as u64;
         self.pending.clear();
         Ok(())
     }
-}
-
-/// How far a journal could be read.
-struct JournalScan {
-    /// Number of the line after the last complete one.
-    next_seq: u64,
-    /// Length of all complete lines.
-    whole_bytes: u64,
-    /// What follows the complete lines, if it was not written completely.
-    torn: Option<Vec<u8>>,
-}
-
-/// Passes each complete line to `visit`, in order.
-fn scan<L: JournalLine>(
-    path: &Path,
-    file: &File,
-    visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
-) -> Result<JournalScan> {
-    let fault = |error: std::io::Error| files::explain_io_error("read", path, error);
-    let mut reader = BufReader::with_capacity(1 << 18, file);
-    let mut line = Vec::new();
-    let mut scan = JournalScan {
-        next_seq: 1,
-        whole_bytes: 0,
-        torn: None,
-    };
-    loop {
-        line.clear();
-        let length = reader.read_until(b'\n', &mut line).map_err(fault)?;
-        if length == 0 {
-            return Ok(scan);
-        }
-        match read_line::<L>(&line, scan.next_seq) {
-            Ok((head, event)) => visit(&head, event)?,
-            Err(LineFault::Newer(schema)) => {
-                return Err(newer_schema(path, scan.next_seq, schema).into());
-            }
-            Err(LineFault::Invalid(reason)) => {
-                let is_last = reader.fill_buf().map_err(fault)?.is_empty();
-                let is_torn = if is_last {
-                    !is_complete_line(&line)
-                } else {
-                    has_unwritten_block(&line, scan.whole_bytes)
-                };
-                if is_torn {
-                    // After a loss of power, blocks of the last append may be missing in its middle too.
-                    let limit = MAX_TORN_BYTES - line.len().min(MAX_TORN_BYTES);
-                    let mut rest = reader.by_ref().take(limit as u64);
-                    rest.read_to_end(&mut line).map_err(fault)?;
-                }
-                if !is_torn || !reader.fill_buf().map_err(fault)?.is_empty() {
-                    return Err(damaged_line(path, scan.next_seq, &reason).into());
-                }
-                scan.torn = Some(line);
-                return Ok(scan);
-            }
-        }
-        scan.next_seq += 1;
-        scan.whole_bytes += length as u64;
-    }
-}
-
-/// Whether a line has a block that never reached the disk: zeros from the line's start or a block's start to a block's end.
-/// `offset`: where the line starts in the file. The last line that is durable ends before such a block.
-fn has_unwritten_block(line: &[u8], offset: u64) -> bool {
-    let Some(first) = line.iter().position(|byte| *byte == 0) else {
-        return false;
-    };
-    let zeros = line[first..].iter().take_while(|byte| **byte == 0).count();
-    let is_block_edge =
-        |position: usize| (offset + position as u64).is_multiple_of(MIN_BLOCK_BYTES as u64);
-    (first == 0 || is_block_edge(first)) && is_block_edge(first + zeros)
-}
-
-fn newer_schema(path: &Path, line: u64, schema: u32) -> Failure {
-    Failure::usage(format!(
-        "{}:{line}: written by a newer kforge (schema {schema}; this version reads up to {SCHEMA})",
-        path.display()
-    ))
-    .hint("use the kforge version that wrote the journal, or a later one")
-}
-
-/// The error for a line that was changed after it was written.
-pub(crate) fn damaged_line(path: &Path, line: u64, reason: &str) -> Failure {
-    Failure::usage(format!("{}:{line}: {reason}", path.display())).hint(
-        "the journal was edited or damaged: restore a backup copy; kforge has changed nothing",
-    )
 }
 
 /// Saves a torn line next to the journal, under the number that the line would have had.

@@ -1,7 +1,7 @@
 //! Round trips, torn lines and damage of journals.
 
 use super::*;
-use crate::base::Digest;
+use crate::base::{Digest, Failure};
 use crate::event::{
     Brief, Dueled, Event, Failed, FailedReason, Operator, Proposed, RunEvent, StopReason, Stopped,
     TaskStarted,

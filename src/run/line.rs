@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::time;
-use crate::event::{Event, RunEvent, SCHEMA};
+use crate::event::{Event, ReplayedEvent, RunEvent, SCHEMA};
 
 /// The keys at the start of every line.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -18,15 +18,38 @@ pub struct LineHead<'a> {
     pub time: &'a str,
     /// Name of the event.
     pub event: &'a str,
+    /// Where the line is.
+    #[serde(skip)]
+    pub span: LineSpan,
+}
+
+/// Where a line is in its journal, with its newline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineSpan {
+    pub(super) offset: u64,
+    pub(super) length: u32,
+}
+
+impl LineSpan {
+    /// A length beyond 4 GiB is cut off: no line is as long.
+    pub(super) fn new(offset: u64, length: usize) -> Self {
+        Self {
+            offset,
+            length: u32::try_from(length).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// What a line can be parsed as: an event, or the part of it that a reader needs.
+pub trait ParseLine: Sized + Send {
+    /// Parses a whole line as the event `name`. `None` if no event has this name.
+    fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>>;
 }
 
 /// An event that a journal can hold. Serialized as an object with the key `event`, and without the key `step`.
-pub trait JournalLine: Serialize + Sized {
+pub trait JournalLine: Serialize + ParseLine {
     /// Step that the event belongs to, if any.
     fn step(&self) -> Option<u64>;
-
-    /// Parses a whole line as the event `name`. `None` if no event has this name.
-    fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>>;
 }
 
 /// A line as it is written. The fields are in the order of the keys on disk.
@@ -70,11 +93,8 @@ pub(super) enum LineFault {
     Invalid(String),
 }
 
-/// Parses a line, which must have the number `expected`.
-pub(super) fn read_line<L: JournalLine>(
-    line: &[u8],
-    expected: u64,
-) -> Result<(LineHead<'_>, L), LineFault> {
+/// Parses a line.
+pub(super) fn read_line<L: ParseLine>(line: &[u8]) -> Result<(LineHead<'_>, L), LineFault> {
     let invalid =
         |error: &dyn std::fmt::Display| LineFault::Invalid(format!("not a journal line: {error}"));
     let Some(text) = line.strip_suffix(b"\n") else {
@@ -100,13 +120,13 @@ pub(super) fn read_line<L: JournalLine>(
         return Err(LineFault::Invalid(reason));
     };
     let event = event.map_err(|error| invalid(&error))?;
-    if head.seq != expected {
-        return Err(LineFault::Invalid(format!(
-            "line {expected} has the number {}",
-            head.seq
-        )));
-    }
     Ok((head, event))
+}
+
+/// The fault of a line that does not have the number `expected`.
+pub(super) fn wrong_number(head: &LineHead<'_>, expected: u64) -> Option<LineFault> {
+    (head.seq != expected)
+        .then(|| LineFault::Invalid(format!("line {expected} has the number {}", head.seq)))
 }
 
 /// Whether a line was written completely, so that a fault in it is damage and not a torn write.
@@ -134,6 +154,7 @@ fn parse_head(text: &str) -> Option<LineHead<'_>> {
         seq: seq.parse().ok()?,
         time,
         event,
+        span: LineSpan::default(),
     })
 }
 
@@ -152,7 +173,9 @@ impl JournalLine for Event {
     fn step(&self) -> Option<u64> {
         Event::step(self)
     }
+}
 
+impl ParseLine for Event {
     fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
         match name {
             "asked" => payload(line, Event::Asked),
@@ -169,11 +192,22 @@ impl JournalLine for Event {
     }
 }
 
+impl ParseLine for ReplayedEvent {
+    fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
+        if name == "judged" {
+            return payload(line, ReplayedEvent::Judged);
+        }
+        Some(Event::parse(name, line)?.map(ReplayedEvent::Other))
+    }
+}
+
 impl JournalLine for RunEvent {
     fn step(&self) -> Option<u64> {
         None
     }
+}
 
+impl ParseLine for RunEvent {
     fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
         match name {
             "created" => payload(line, RunEvent::Created),

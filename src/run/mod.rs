@@ -6,6 +6,7 @@
 mod best;
 mod directory;
 mod journal;
+mod journal_scan;
 mod line;
 mod lock;
 mod owner_file;
@@ -16,8 +17,8 @@ mod time;
 pub(crate) use best::{BestOfRun, best_kernel};
 pub use directory::{RunDirectory, TaskDirectory};
 pub use journal::Journal;
-pub(crate) use journal::damaged_line;
-pub use line::{JournalLine, LineHead};
+pub(crate) use journal_scan::damaged_line;
+pub use line::{JournalLine, LineHead, LineSpan, ParseLine};
 pub(crate) use lock::RunLock;
 pub use record::{
     RunRecord, SCHEMA as RECORD_SCHEMA, TaskRecord, WarmStart, changes_not_accepted, host_name,

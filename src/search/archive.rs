@@ -5,14 +5,10 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::verdict::{Speedup, Verdict};
-
-/// How many of the fastest elites keep their whole verdict. The verdicts of the others are only in the journal.
-const MAX_KEPT_VERDICTS: usize = 16;
+use crate::verdict::Speedup;
 
 /// The bin of a feature that the judge could not determine.
 const UNKNOWN_BIN: u16 = u16::MAX;
@@ -65,8 +61,6 @@ pub struct Elite {
     pub step: u64,
     pub cell: Cell,
     pub speedup: Speedup,
-    /// Kept for the fastest elites only.
-    pub verdict: Option<Arc<Verdict>>,
 }
 
 impl Elite {
@@ -174,9 +168,6 @@ impl Archive {
             .elites
             .partition_point(|other| other.rank(&elite) == Ordering::Less);
         self.elites.insert(position, elite);
-        if let Some(first_without) = self.elites.get_mut(MAX_KEPT_VERDICTS) {
-            first_without.verdict = None;
-        }
     }
 
     /// Empties a cell.
@@ -184,13 +175,6 @@ impl Archive {
         let (step, speedup) = self.cells.remove(cell)?;
         let position = self.position(step, &speedup)?;
         Some(self.elites.remove(position))
-    }
-
-    /// Whether a candidate with this speedup may be among the elites whose verdict is kept.
-    pub(super) fn keeps_verdict(&self, speedup: &Speedup) -> bool {
-        self.elites
-            .get(MAX_KEPT_VERDICTS - 1)
-            .is_none_or(|last| speedup.geomean >= last.speedup.geomean)
     }
 
     fn position(&self, step: u64, speedup: &Speedup) -> Option<usize> {
@@ -243,7 +227,6 @@ mod tests {
             step,
             cell,
             speedup: speedup(geomean),
-            verdict: None,
         }
     }
 

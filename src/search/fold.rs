@@ -2,8 +2,6 @@
 //!
 //! `resolution` says when a step is complete and what its result is; `planner` decides briefs.
 
-use std::sync::Arc;
-
 use super::Search;
 use super::archive::{Cell, ChallengeOutcome, Elite};
 use super::ledger::{ArchiveDecision, StepOutcome, StepRecord};
@@ -12,7 +10,7 @@ use super::planner::PlannedBrief;
 use super::resolution::StepResolution;
 use super::updates::SearchUpdate;
 use crate::event::{Event, FailedReason, Proposed, StopReason};
-use crate::verdict::{Status, Verdict};
+use crate::verdict::{Status, VerdictSummary};
 
 /// What a folded step leaves in the ledger, besides its brief.
 struct FoldedCandidate {
@@ -36,17 +34,13 @@ impl FoldedCandidate {
 }
 
 impl Search {
-    /// Stores an event until its step is folded.
+    /// Stores an event other than `judged` until its step is folded.
     pub(super) fn store_event(
         &mut self,
         step: u64,
         event: &Event,
         updates: &mut Vec<SearchUpdate>,
     ) {
-        let result = match event {
-            Event::Judged(judged) => self.candidate_result(&judged.verdict),
-            _ => None,
-        };
         let pending = self.pending.entry(step).or_default();
         match event {
             Event::Asked(brief) => {
@@ -55,17 +49,32 @@ impl Search {
             }
             Event::Proposed(proposed) => pending.proposed = Some(proposed.clone()),
             Event::Failed(failed) => pending.failed = Some(failed.clone()),
-            Event::Judged(_) if result.is_none() => {
-                updates.push(SearchUpdate::HarnessError { step });
-            }
-            Event::Judged(_) => pending.judged = result,
             Event::Dueled(dueled) => pending.dueled.push(dueled.clone()),
-            Event::Sent(_) | Event::Replied(_) | Event::Confirmed(_) | Event::Stopped(_) => {}
+            Event::Judged(_)
+            | Event::Sent(_)
+            | Event::Replied(_)
+            | Event::Confirmed(_)
+            | Event::Stopped(_) => {}
+        }
+    }
+
+    /// Stores a verdict until its step is folded.
+    pub(super) fn store_verdict(
+        &mut self,
+        step: u64,
+        verdict: &VerdictSummary,
+        updates: &mut Vec<SearchUpdate>,
+    ) {
+        let result = self.candidate_result(verdict);
+        let pending = self.pending.entry(step).or_default();
+        match result {
+            Some(_) => pending.judged = result,
+            None => updates.push(SearchUpdate::HarnessError { step }),
         }
     }
 
     /// The part of a verdict that the fold needs; `None` for a harness error, which is not a result.
-    fn candidate_result(&self, verdict: &Verdict) -> Option<CandidateResult> {
+    fn candidate_result(&self, verdict: &VerdictSummary) -> Option<CandidateResult> {
         match verdict.status {
             Status::HarnessError => None,
             Status::Passed => {
@@ -74,15 +83,7 @@ impl Search {
                     return Some(CandidateResult::NotPassed(Status::Inconclusive));
                 };
                 let cell = self.archive.cell_of(&verdict.features, &speedup);
-                let verdict = self
-                    .archive
-                    .keeps_verdict(&speedup)
-                    .then(|| Arc::new(verdict.clone()));
-                Some(CandidateResult::Passed {
-                    speedup,
-                    cell,
-                    verdict,
-                })
+                Some(CandidateResult::Passed { speedup, cell })
             }
             status => Some(CandidateResult::NotPassed(status)),
         }
@@ -198,14 +199,7 @@ impl Search {
             cell: None,
         };
         match (pending.judged, decision) {
-            (
-                Some(CandidateResult::Passed {
-                    speedup,
-                    cell,
-                    verdict,
-                }),
-                Some(insert),
-            ) => {
+            (Some(CandidateResult::Passed { speedup, cell }), Some(insert)) => {
                 if let (Some(family), Some(proposed)) = (family, &folded.proposed) {
                     self.families
                         .record_speedup(family, &proposed.point, step, speedup.geomean);
@@ -219,7 +213,6 @@ impl Search {
                     step,
                     cell,
                     speedup,
-                    verdict,
                 };
                 self.insert_elite(elite, insert, updates);
             }
@@ -282,7 +275,7 @@ impl Search {
     pub(super) fn remeasure_elite(
         &mut self,
         step: u64,
-        verdict: &Verdict,
+        verdict: &VerdictSummary,
         updates: &mut Vec<SearchUpdate>,
     ) {
         let mut elites = self.archive.elites().iter();
@@ -293,12 +286,7 @@ impl Search {
         };
         self.archive.remove(&old_cell);
         let mut kept = false;
-        if let CandidateResult::Passed {
-            speedup,
-            cell,
-            verdict,
-        } = result
-        {
+        if let CandidateResult::Passed { speedup, cell } = result {
             let outcome = self.archive.challenge(&cell, &speedup);
             kept = !matches!(outcome, ChallengeOutcome::NotFaster(_));
             if kept {
@@ -306,7 +294,6 @@ impl Search {
                     step,
                     cell,
                     speedup,
-                    verdict,
                 });
             }
         }

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::event::{Brief, Event, StopReason};
-use crate::verdict::{Speedup, Status};
+use crate::verdict::{Speedup, Status, VerdictSummary};
 
 mod archive;
 mod divergence;
@@ -155,17 +155,25 @@ impl Search {
             self.record_confirmation(confirmed, &mut updates);
             return updates;
         }
-        let Some(step) = event.step() else {
-            return updates;
-        };
-        if step <= self.folded() {
-            if let Event::Judged(judged) = event {
-                self.remeasure_elite(step, &judged.verdict, &mut updates);
-            }
-            return updates;
+        if let Event::Judged(judged) = event {
+            return self.tell_judged(judged.step, &(&judged.verdict).into());
         }
-        self.store_event(step, event, &mut updates);
-        self.advance(&mut updates);
+        if let Some(step) = event.step().filter(|step| *step > self.folded()) {
+            self.store_event(step, event, &mut updates);
+            self.advance(&mut updates);
+        }
+        updates
+    }
+
+    /// Applies a `judged` event, as `tell` does. A resume passes only the part of a verdict that a search needs.
+    pub(crate) fn tell_judged(&mut self, step: u64, verdict: &VerdictSummary) -> Vec<SearchUpdate> {
+        let mut updates = Vec::new();
+        if step <= self.folded() {
+            self.remeasure_elite(step, verdict, &mut updates);
+        } else {
+            self.store_verdict(step, verdict, &mut updates);
+            self.advance(&mut updates);
+        }
         updates
     }
 
@@ -293,7 +301,7 @@ impl Search {
             updates.push(SearchUpdate::HarnessError { step });
             return;
         }
-        let speedup = valid_speedup(verdict);
+        let speedup = valid_speedup(&verdict.into());
         self.confirmations.insert(
             step,
             Confirmation {

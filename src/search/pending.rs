@@ -2,11 +2,9 @@
 //!
 //! Plain data; the fold decides when a step is complete and what follows.
 
-use std::sync::Arc;
-
 use super::archive::Cell;
 use crate::event::{Brief, Dueled, Failed, Proposed};
-use crate::verdict::{Speedup, Status, Verdict};
+use crate::verdict::{Speedup, Status, VerdictSummary};
 
 /// What the events say about one step so far.
 #[derive(Debug, Default)]
@@ -21,18 +19,13 @@ pub(super) struct PendingStep {
 /// The part of a verdict that the fold needs.
 #[derive(Clone, Debug)]
 pub(super) enum CandidateResult {
-    Passed {
-        speedup: Speedup,
-        cell: Cell,
-        /// Kept only if the candidate may be among the fastest.
-        verdict: Option<Arc<Verdict>>,
-    },
+    Passed { speedup: Speedup, cell: Cell },
     NotPassed(Status),
 }
 
 /// The speedup of a verdict that passed, if it is usable: positive, finite, and inside its interval.
-pub(super) fn valid_speedup(verdict: &Verdict) -> Option<Speedup> {
-    let speedup = verdict.speedup.filter(|_| verdict.passed())?;
+pub(super) fn valid_speedup(verdict: &VerdictSummary) -> Option<Speedup> {
+    let speedup = verdict.passed_speedup()?;
     let [low, high] = speedup.ci95;
     (low > 0.0 && low <= speedup.geomean && speedup.geomean <= high && high.is_finite())
         .then_some(speedup)

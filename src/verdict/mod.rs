@@ -110,6 +110,32 @@ impl Verdict {
     }
 }
 
+/// The part of a verdict that a search needs.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct VerdictSummary {
+    pub status: Status,
+    pub speedup: Option<Speedup>,
+    #[serde(default)]
+    pub features: IndexMap<String, f64>,
+}
+
+impl VerdictSummary {
+    /// The speedup of a verdict that passed.
+    pub(crate) fn passed_speedup(&self) -> Option<Speedup> {
+        self.speedup.filter(|_| self.status == Status::Passed)
+    }
+}
+
+impl From<&Verdict> for VerdictSummary {
+    fn from(verdict: &Verdict) -> Self {
+        Self {
+            status: verdict.status,
+            speedup: verdict.speedup,
+            features: verdict.features.clone(),
+        }
+    }
+}
+
 /// The device on which a kernel was judged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceIdentity {

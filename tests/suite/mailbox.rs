@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kforge::driver::{EarlierReply, ModelStep, RepliesOutcome, RunKernel, parse_replies};
 use kforge::event::{Brief, Event, FailedReason, Operator, ReplyOutcome};
-use kforge::run::JournalLine;
+use kforge::run::ParseLine;
 use kforge::task::TaskFiles;
 
 fn fixture(path: impl AsRef<Path>) -> PathBuf {

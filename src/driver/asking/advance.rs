@@ -208,7 +208,9 @@ impl ModelRequests<'_> {
         let (mut context, mut history) = (Vec::new(), Vec::new());
         if let Some(model) = brief.model.as_ref().filter(|_| with_context) {
             context = self.context_kernels(model, parts)?;
-            history = self.feedback.history(parts.search, known, self.max_history);
+            history = self
+                .feedback
+                .history(&parts.judged_steps(), known, self.max_history)?;
         }
         Ok(ModelStep {
             task: parts.task.clone(),
@@ -222,7 +224,7 @@ impl ModelRequests<'_> {
 
     /// The kernels that a brief wants to show besides the parents, fastest first. Kernels without a speedup keep their order.
     fn context_kernels(
-        &self,
+        &mut self,
         model: &ModelBrief,
         parts: &mut TaskParts<'_>,
     ) -> Result<Vec<(KernelLabel, RunKernel)>> {
@@ -253,7 +255,7 @@ impl ModelRequests<'_> {
     /// A kernel with its feedback. Steps after `known` have none: whether they have ended depends on timing, and the same brief
     /// must give the same prompt.
     fn run_kernel(
-        &self,
+        &mut self,
         step: u64,
         known: u64,
         parts: &mut TaskParts<'_>,
@@ -263,14 +265,16 @@ impl ModelRequests<'_> {
         }
         let search = parts.search;
         let record = search.record(step);
-        let is_known = step <= known;
+        let feedback = if step <= known {
+            self.feedback.feedback(step, &parts.judged_steps())?
+        } else {
+            None
+        };
         Ok(Some(RunKernel {
             step,
             operator: record.map_or(Operator::Start, |record| record.operator),
             source: parts.sources.text(search.source_step(step))?,
-            feedback: is_known
-                .then(|| self.feedback.feedback(step, search))
-                .flatten(),
+            feedback,
         }))
     }
 }

@@ -1,38 +1,38 @@
 //! What prompts say about earlier steps: verdicts, failures and expectations.
 //!
-//! Kept in memory and rebuilt from the journal. Words the entries with `propose::prompt`; decides nothing about a prompt's layout.
+//! Made from the lines of the journal when a prompt needs it; only the latest is kept in memory, because a run has many steps. Words
+//! the entries with `propose::prompt`; decides nothing about a prompt's layout.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use anyhow::Result;
+
+use super::task_parts::JudgedSteps;
 use crate::event::{Event, Operator};
 use crate::propose::prompt::{Feedback, HistoryEntry, describe_failed_step};
-use crate::search::{Search, StepOutcome};
-use crate::task::Task;
+use crate::search::StepOutcome;
 
 /// Number of steps that are searched for each entry of the history.
 const SCANNED_PER_ENTRY: u64 = 16;
 
+/// Number of steps whose feedback is kept in memory.
+const MAX_KEPT: usize = 256;
+
 /// Feedback on the steps of a task.
 #[derive(Default)]
 pub(in crate::driver) struct FeedbackLog {
-    feedback: HashMap<u64, Arc<Feedback>>,
-    failures: HashMap<u64, String>,
+    /// Made from the last verdict of a step. `None`: the step has none.
+    kept: HashMap<u64, Option<Arc<Feedback>>>,
     expected: HashMap<u64, f64>,
 }
 
 impl FeedbackLog {
     /// Adds an event.
-    pub(in crate::driver) fn note(&mut self, event: &Event, task: &Task) {
+    pub(in crate::driver) fn note(&mut self, event: &Event) {
         match event {
             Event::Judged(judged) => {
-                if let Some(feedback) = Feedback::from_verdict(&judged.verdict, task) {
-                    self.feedback.insert(judged.step, Arc::new(feedback));
-                }
-            }
-            Event::Failed(failed) => {
-                self.failures
-                    .insert(failed.step, describe_failed_step(failed));
+                self.kept.remove(&judged.step);
             }
             Event::Proposed(proposed) => {
                 if let Some(expected) = proposed.expected {
@@ -44,53 +44,91 @@ impl FeedbackLog {
     }
 
     /// The feedback on a step. A step whose source was judged under another step has that step's feedback.
-    pub(super) fn feedback(&self, step: u64, search: &Search) -> Option<Arc<Feedback>> {
-        let own = self.feedback.get(&step);
-        own.or_else(|| self.feedback.get(&search.source_step(step)))
-            .cloned()
+    pub(super) fn feedback(
+        &mut self,
+        step: u64,
+        steps: &JudgedSteps<'_>,
+    ) -> Result<Option<Arc<Feedback>>> {
+        match self.own_feedback(step, steps)? {
+            Some(feedback) => Ok(Some(feedback)),
+            None => self.own_feedback(steps.search.source_step(step), steps),
+        }
+    }
+
+    /// The feedback that was given under this step.
+    fn own_feedback(
+        &mut self,
+        step: u64,
+        steps: &JudgedSteps<'_>,
+    ) -> Result<Option<Arc<Feedback>>> {
+        if let Some(kept) = self.kept.get(&step) {
+            return Ok(kept.clone());
+        }
+        let verdict = steps.writer.read_verdict(step)?;
+        let feedback = verdict.and_then(|verdict| Feedback::from_verdict(&verdict, steps.task));
+        let feedback = feedback.map(Arc::new);
+        if self.kept.len() >= MAX_KEPT {
+            self.kept.clear();
+        }
+        self.kept.insert(step, feedback.clone());
+        Ok(feedback)
     }
 
     /// The most recent steps up to `known` that are worth mentioning, at most `max`, in step order: those that asked a model, and
     /// those that entered the archive.
-    pub(super) fn history(&self, search: &Search, known: u64, max: u64) -> Vec<HistoryEntry> {
+    pub(super) fn history(
+        &mut self,
+        steps: &JudgedSteps<'_>,
+        known: u64,
+        max: u64,
+    ) -> Result<Vec<HistoryEntry>> {
         let first = known.saturating_sub(max.saturating_mul(SCANNED_PER_ENTRY)) + 1;
-        let mut history: Vec<HistoryEntry> = (first..=known)
-            .rev()
-            .filter_map(|step| {
-                let record = search.record(step)?;
-                let is_worth_it = record.operator.asks_model() || record.outcome.was_added();
-                let is_start = record.operator == Operator::Start;
-                (is_worth_it && !is_start).then(|| self.history_entry(search, step))?
-            })
-            .take(usize::try_from(max).unwrap_or(usize::MAX))
-            .collect();
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let mut history = Vec::new();
+        for step in (first..=known).rev() {
+            if history.len() >= max {
+                break;
+            }
+            let Some(record) = steps.search.record(step) else {
+                continue;
+            };
+            let is_worth_it = record.operator.asks_model() || record.outcome.was_added();
+            if is_worth_it && record.operator != Operator::Start {
+                history.extend(self.history_entry(steps, step)?);
+            }
+        }
         history.reverse();
-        history
+        Ok(history)
     }
 
-    fn history_entry(&self, search: &Search, step: u64) -> Option<HistoryEntry> {
-        let record = search.record(step)?;
-        let speedup_of = |step: &u64| {
-            let feedback = self.feedback(*step, search);
-            feedback
-                .and_then(|feedback| feedback.speedup)
-                .map_or(0.0, |speedup| speedup[0])
+    fn history_entry(
+        &mut self,
+        steps: &JudgedSteps<'_>,
+        step: u64,
+    ) -> Result<Option<HistoryEntry>> {
+        let Some(record) = steps.search.record(step) else {
+            return Ok(None);
         };
-        // The candidate is compared with its fastest parent.
-        let parents = record.parents.iter().rev();
-        let parent = parents.max_by(|one, other| speedup_of(one).total_cmp(&speedup_of(other)));
         let result = match record.outcome {
             StepOutcome::Passed { .. } | StepOutcome::NotPassed(_) => {
-                let child = self.feedback(step, search)?;
-                match parent.and_then(|parent| self.feedback(*parent, search)) {
+                let Some(child) = self.feedback(step, steps)? else {
+                    return Ok(None);
+                };
+                match self.fastest_parent(&record.parents, steps)? {
                     Some(parent) => child.describe_change_from(&parent),
                     None => child.describe_outcome(),
                 }
             }
-            StepOutcome::Failed(_) => self.failures.get(&step).cloned().unwrap_or_default(),
+            StepOutcome::Failed(_) => {
+                let failed = steps.writer.read_failure(step)?;
+                failed
+                    .as_ref()
+                    .map(describe_failed_step)
+                    .unwrap_or_default()
+            }
             StepOutcome::Duplicate { of } => format!("the same code as step {of}"),
         };
-        Some(HistoryEntry {
+        Ok(Some(HistoryEntry {
             step,
             operator: record.operator,
             parents: record.parents.to_vec(),
@@ -102,6 +140,27 @@ impl FeedbackLog {
             },
             expected: self.expected.get(&step).copied(),
             result,
-        })
+        }))
+    }
+
+    /// The feedback on the fastest of the parents, with which a candidate is compared. Of equals, the first. `None` if that parent
+    /// has none.
+    fn fastest_parent(
+        &mut self,
+        parents: &[u64],
+        steps: &JudgedSteps<'_>,
+    ) -> Result<Option<Arc<Feedback>>> {
+        let speedup_of = |feedback: &Option<Arc<Feedback>>| {
+            let speedup = feedback.as_ref().and_then(|feedback| feedback.speedup);
+            speedup.map_or(0.0, |speedup| speedup[0])
+        };
+        let mut feedback = Vec::new();
+        for parent in parents {
+            feedback.push(self.feedback(*parent, steps)?);
+        }
+        // `max_by` returns the last of equals, so the order is reversed.
+        let fastest = (feedback.into_iter().rev())
+            .max_by(|one, other| speedup_of(one).total_cmp(&speedup_of(other)));
+        Ok(fastest.flatten())
     }
 }

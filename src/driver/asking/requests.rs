@@ -16,7 +16,6 @@ use crate::base::files::read_recorded;
 use crate::driver::options::ModelOptions;
 use crate::event::{Cost, Event};
 use crate::llm::Budget;
-use crate::task::Task;
 
 /// The exchanges of one task with models.
 pub(in crate::driver) struct ModelRequests<'a> {
@@ -97,8 +96,8 @@ impl<'a> ModelRequests<'a> {
     }
 
     /// Adds an event to the feedback for later prompts.
-    pub(in crate::driver) fn note_event(&mut self, event: &Event, task: &Task) {
-        self.feedback.note(event, task);
+    pub(in crate::driver) fn note_event(&mut self, event: &Event) {
+        self.feedback.note(event);
     }
 
     /// Cost so far, over all tasks of the run.

@@ -337,8 +337,6 @@ fn the_state_that_a_step_works_on_is_bounded() {
         let cells: usize = cells.map(|axis| axis.edges.len() + 2).product();
         let elites = search.archive.elites();
         assert!(elites.len() <= cells, "{} elites", elites.len());
-        let verdicts = elites.iter().filter(|elite| elite.verdict.is_some());
-        assert!(verdicts.count() <= 16, "after step {step}");
     }
     assert_eq!(run.search.stop_reason(), Some(StopReason::Steps));
 }

@@ -6,4 +6,6 @@ mod eval;
 mod gpu;
 mod help;
 mod runs;
+mod signals;
+mod streams;
 mod tasks;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use kforge::base::Failure;
 
-use crate::resume::folder_in_memory;
-use crate::run;
-use crate::scripted::{judges, options};
+use super::resume::folder_in_memory;
+use super::run;
+use super::scripted::{judges, options};
 
 const STEPS: u64 = 6;
 

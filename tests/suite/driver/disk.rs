@@ -9,8 +9,8 @@ use kforge::base::Failure;
 use kforge::driver::StartMode;
 use kforge::event::Event;
 
-use crate::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
-use crate::{events, process, run, set_environment, state};
+use super::scripted::{ScriptedJudge, ScriptedJudges, judges, options};
+use super::{events, process, run, set_environment, state};
 
 const STEPS: u64 = 60;
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 use kforge::base::RandomStream;
 use kforge::base::files::{Change, observe_changes};
 
-use crate::resume::folder_in_memory;
-use crate::scripted::{judges, options};
-use crate::{run, state};
+use super::resume::folder_in_memory;
+use super::scripted::{judges, options};
+use super::{run, state};
 
 const STEPS: u64 = 10;
 

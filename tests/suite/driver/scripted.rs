@@ -14,12 +14,12 @@ use kforge::base::{Digest, RandomStream};
 use kforge::driver::{self, Proposer, RunEnd, RunOptions, StartMode};
 use kforge::event::{Brief, Operator};
 use kforge::propose::{BriefOutcome, Candidate, Parent};
-use kforge::report::SilentObserver;
+use kforge::report::{Observer, SilentObserver};
 use kforge::run::{RECORD_SCHEMA, RunRecord, TaskRecord};
 use kforge::search;
 use kforge::task::{Task, TaskFiles};
 use kforge::verdict::{
-    DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, TimeSummary, Verdict,
+    AccessFigures, DeviceIdentity, Duel, Resources, Seconds, Speedup, Status, TimeSummary, Verdict,
     WorkloadVerdict,
 };
 use kforge::worker::{Evaluator, EvaluatorFactory, Job, JobFuture, JobKind, JobOutcome};
@@ -121,6 +121,9 @@ pub(crate) struct ScriptedJudge {
     pub(crate) delay: Duration,
     /// Verdicts have no workloads, so that their lines have only a few hundred bytes.
     pub(crate) without_workloads: bool,
+    /// Size of a verdict on its journal line: more workloads are added, with all numbers of a real one, until it is reached. 0: five
+    /// small workloads.
+    pub(crate) verdict_bytes: usize,
     /// Called with every job before it is judged. An outcome that it returns replaces the verdict.
     pub(crate) intercept: Option<Box<Intercept>>,
 }
@@ -168,10 +171,14 @@ impl Evaluator for ScriptedJudge {
 impl ScriptedJudge {
     fn outcome(&self, source: &str, confirmed: bool) -> JobOutcome {
         let workloads = if self.without_workloads { 0 } else { 5 };
+        let mut verdict = verdict(source, workloads, confirmed);
+        if self.verdict_bytes > 0 {
+            enlarge(&mut verdict, self.verdict_bytes);
+        }
         JobOutcome::Verdict {
             compile_log: String::new(),
             report: None,
-            verdict: Box::new(verdict(source, workloads, confirmed)),
+            verdict: Box::new(verdict),
         }
     }
 }
@@ -259,6 +266,78 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
     }
 }
 
+/// Adds what real verdicts have, and as many workloads as make a journal line of `bytes` bytes.
+fn enlarge(verdict: &mut Verdict, bytes: usize) {
+    let name = |letters: &str| letters.to_owned();
+    verdict.device = DeviceIdentity {
+        name: name("NVIDIA H200"),
+        arch: name("sm_90"),
+        uuid: Some(name("GPU-01234567-89ab-cdef-0123-456789abcdef")),
+        driver: Some(name("580.65.06")),
+        cores: None,
+    };
+    let mut random = RandomStream::new(0, "size", verdict.workloads.len() as u64);
+    let mut number = || 100.0 * random.uniform();
+    let access = |line: u32| AccessFigures {
+        line,
+        access: name("load"),
+        space: name("global"),
+        bytes: 4,
+        sectors_per_request: Some(4.25),
+        bank_conflicts: None,
+        pattern: Some(name("coalesced")),
+        total_bytes: 8_388_608.0,
+    };
+    verdict.accesses = (20..28).map(access).collect();
+    let axes = [
+        "batch_size",
+        "seq_len",
+        "num_q_heads",
+        "num_k_heads",
+        "head_size",
+    ];
+    let mut missing = bytes.saturating_sub(serialized_size(verdict));
+    for index in 0.. {
+        let mut times = || TimeSummary {
+            median: number(),
+            mean: number(),
+            std: number(),
+            min: number(),
+            max: number(),
+            n: 136,
+        };
+        let (candidate, baseline) = (times(), times());
+        let workload = WorkloadVerdict {
+            id: format!("batch {index}, long sequences"),
+            axes: axes.map(|axis| (name(axis), 1 << (index % 20))).into(),
+            hidden: false,
+            regime: (index % 3 == 2).then(|| name("large_rows")),
+            variant: Some(0),
+            status: verdict.status,
+            speedup: Some(candidate.median),
+            ci95: Some([candidate.min, candidate.max]),
+            candidate_us: Some(candidate),
+            baseline_us: Some(baseline),
+            floor_us: Some(number()),
+            roofline: Some(number()),
+            max_abs_error: Some(number()),
+            max_rel_error: Some(number()),
+            mean_abs_error: Some(number()),
+            tolerance_margin: Some(number()),
+        };
+        let size = serialized_size(&workload);
+        if size > missing {
+            return;
+        }
+        missing -= size;
+        verdict.workloads.push(workload);
+    }
+}
+
+fn serialized_size(value: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(value).unwrap().len()
+}
+
 /// A shipped task. The scripted judge does not use it.
 pub(crate) fn task(name: &str) -> Arc<Task> {
     static TASKS: LazyLock<Mutex<HashMap<String, Arc<Task>>>> = LazyLock::new(Mutex::default);
@@ -327,19 +406,23 @@ pub(crate) fn run_until(
     judges: &ScriptedJudges,
     interrupt: impl FnOnce() -> watch::Receiver<bool>,
 ) -> Result<RunEnd> {
+    run_observed(options, proposer, judges, &mut SilentObserver, interrupt)
+}
+
+/// As `run_until`, with an observer.
+pub(crate) fn run_observed(
+    options: RunOptions,
+    proposer: ScriptedProposer,
+    judges: &ScriptedJudges,
+    observer: &mut dyn Observer,
+    interrupt: impl FnOnce() -> watch::Receiver<bool>,
+) -> Result<RunEnd> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let interrupt = interrupt();
-        driver::run(
-            options,
-            Arc::new(proposer),
-            judges,
-            &mut SilentObserver,
-            interrupt,
-        )
-        .await
+        driver::run(options, Arc::new(proposer), judges, observer, interrupt).await
     })
 }

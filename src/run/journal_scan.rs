@@ -1,0 +1,287 @@
+//! Reading a journal: every complete line in order, parsed on all cores.
+//!
+//! A journal of a long run has gigabytes of verdicts, and parsing is most of the work of a resume. The file is read in blocks. The
+//! lines of a block are parsed by several threads, then visited in order by the caller's thread. Memory is limited to one block.
+//! Never changes the file; `journal` decides what happens to a torn line.
+
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::line::{
+    LineFault, LineHead, LineSpan, ParseLine, is_complete_line, read_line, wrong_number,
+};
+use crate::base::{Failure, files};
+use crate::event::SCHEMA;
+
+/// How much is read at once. A longer line makes its block longer.
+const BLOCK_BYTES: usize = 16 << 20;
+
+/// The most bytes at the end of a journal that may be torn: more than is ever appended at once.
+const MAX_TORN_BYTES: usize = 16 << 20;
+
+/// The smallest block of a file system.
+const MIN_DISK_BLOCK_BYTES: usize = 512;
+
+/// A part of a block that is worth a thread.
+const MIN_PART_BYTES: usize = 256 << 10;
+
+/// Maximum number of threads that parse.
+const MAX_THREADS: usize = 16;
+
+/// How far a journal could be read.
+pub(super) struct JournalScan {
+    /// Number of the line after the last complete one.
+    pub(super) next_seq: u64,
+    /// Length of all complete lines.
+    pub(super) whole_bytes: u64,
+    /// What follows the complete lines, if it was not written completely.
+    pub(super) torn: Option<Vec<u8>>,
+}
+
+/// A line of a block: its length with the newline, and what it says.
+type ParsedLine<'b, L> = (usize, Result<(LineHead<'b>, L), LineFault>);
+
+/// Passes each complete line to `visit`, in order.
+pub(super) fn scan<L: ParseLine>(
+    path: &Path,
+    file: &File,
+    visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
+) -> Result<JournalScan> {
+    let read_error = |error| files::explain_io_error("read", path, error);
+    let mut scan = JournalScan {
+        next_seq: 1,
+        whole_bytes: 0,
+        torn: None,
+    };
+    let mut blocks = Blocks::new(file);
+    loop {
+        let is_end = blocks.fill().map_err(read_error)?;
+        let whole = blocks.whole_lines(is_end);
+        for (length, line) in parse_lines::<L>(&blocks.bytes[..whole]) {
+            let start = scan.block_offset(blocks.start);
+            let line = line.and_then(|(mut head, event)| {
+                head.span = LineSpan::new(scan.whole_bytes, length);
+                wrong_number(&head, scan.next_seq).map_or(Ok((head, event)), Err)
+            });
+            match line {
+                Ok((head, event)) => visit(&head, event)?,
+                Err(LineFault::Newer(schema)) => {
+                    return Err(newer_schema(path, scan.next_seq, schema).into());
+                }
+                Err(LineFault::Invalid(reason)) => {
+                    let line = &blocks.bytes[start..start + length];
+                    let is_last = is_end && start + length == whole;
+                    let is_torn = if is_last {
+                        !is_complete_line(line)
+                    } else {
+                        has_unwritten_block(line, scan.whole_bytes)
+                    };
+                    if is_torn {
+                        scan.torn = blocks.read_torn_end(start).map_err(read_error)?;
+                    }
+                    if scan.torn.is_none() {
+                        return Err(damaged_line(path, scan.next_seq, &reason).into());
+                    }
+                    return Ok(scan);
+                }
+            }
+            scan.next_seq += 1;
+            scan.whole_bytes += length as u64;
+        }
+        if is_end {
+            return Ok(scan);
+        }
+        blocks.remove(whole);
+    }
+}
+
+impl JournalScan {
+    /// Where the next line starts in a block that starts at `block_start` of the file.
+    fn block_offset(&self, block_start: u64) -> usize {
+        // A block is in memory, so the difference fits.
+        (self.whole_bytes - block_start) as usize
+    }
+}
+
+/// A file that is read block by block.
+struct Blocks<'f> {
+    file: &'f File,
+    bytes: Vec<u8>,
+    /// Where `bytes` starts in the file.
+    start: u64,
+    /// Number of bytes after which `fill` stops.
+    wanted: usize,
+}
+
+impl<'f> Blocks<'f> {
+    fn new(file: &'f File) -> Self {
+        Self {
+            file,
+            bytes: Vec::new(),
+            start: 0,
+            wanted: BLOCK_BYTES,
+        }
+    }
+
+    /// Reads until the block is full and has the end of a line. Returns true at the end of the file.
+    fn fill(&mut self) -> std::io::Result<bool> {
+        loop {
+            // One byte more than the block, so that a block that ends where the file ends is known to be the last one.
+            let missing = (self.wanted + 1).saturating_sub(self.bytes.len()) as u64;
+            let read = self.file.take(missing).read_to_end(&mut self.bytes)? as u64;
+            if read < missing {
+                return Ok(true);
+            }
+            if self.bytes.contains(&b'\n') {
+                return Ok(false);
+            }
+            self.wanted *= 2;
+        }
+    }
+
+    /// Length of the lines to parse: those that end in the block, and at the end of the file also a last line without a newline.
+    fn whole_lines(&self, is_end: bool) -> usize {
+        if is_end {
+            return self.bytes.len();
+        }
+        let last = self.bytes.iter().rposition(|byte| *byte == b'\n');
+        last.map_or(0, |last| last + 1)
+    }
+
+    /// Everything from `start` of the block to the end of the file. `None` if it is more than is ever appended at once.
+    ///
+    /// After a loss of power, blocks of the last append may be missing in its middle too.
+    fn read_torn_end(&self, start: usize) -> std::io::Result<Option<Vec<u8>>> {
+        let mut torn = self.bytes[start..].to_vec();
+        let missing = (MAX_TORN_BYTES + 1).saturating_sub(torn.len());
+        let mut rest = self.file.take(missing as u64);
+        rest.read_to_end(&mut torn)?;
+        Ok((torn.len() <= MAX_TORN_BYTES).then_some(torn))
+    }
+
+    /// Drops the lines that were visited.
+    fn remove(&mut self, length: usize) {
+        self.bytes.drain(..length);
+        self.start += length as u64;
+        self.wanted = BLOCK_BYTES;
+    }
+}
+
+/// Parses all lines of a block. After a line that cannot be parsed the rest of its part is missing.
+fn parse_lines<L: ParseLine>(block: &[u8]) -> Vec<ParsedLine<'_, L>> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cores
+        .min(MAX_THREADS)
+        .min(block.len() / MIN_PART_BYTES)
+        .max(1);
+    let parts = split_at_lines(block, threads);
+    if let [part] = parts[..] {
+        return parse_part(part);
+    }
+    std::thread::scope(|scope| {
+        let parsing: Vec<_> = parts
+            .into_iter()
+            .map(|part| scope.spawn(|| parse_part::<L>(part)))
+            .collect();
+        let parts = parsing.into_iter().map(|part| match part.join() {
+            Ok(lines) => lines,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        parts.flatten().collect()
+    })
+}
+
+/// Splits a block into at most `count` parts of about the same length, each of whole lines.
+fn split_at_lines(block: &[u8], count: usize) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut rest = block;
+    for left in (1..=count).rev() {
+        let mut tail = &rest[rest.len() / left..];
+        if left == 1 {
+            tail = &[];
+        } else {
+            skip_line(&mut tail);
+        }
+        let (part, after) = rest.split_at(rest.len() - tail.len());
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+fn parse_part<L: ParseLine>(part: &[u8]) -> Vec<ParsedLine<'_, L>> {
+    let mut lines = Vec::new();
+    let mut rest = part;
+    while !rest.is_empty() {
+        let mut after = rest;
+        skip_line(&mut after);
+        let (line, after) = rest.split_at(rest.len() - after.len());
+        let parsed = read_line::<L>(line);
+        let is_faulty = parsed.is_err();
+        lines.push((line.len(), parsed));
+        if is_faulty {
+            break;
+        }
+        rest = after;
+    }
+    lines
+}
+
+/// Moves to the start of the next line.
+fn skip_line(rest: &mut &[u8]) {
+    // Reading from memory cannot fail.
+    let _ = rest.skip_until(b'\n');
+}
+
+/// Whether a line has a block that never reached the disk: zeros from the line's start or a block's start to a block's end.
+/// `offset`: where the line starts in the file. The last line that is durable ends before such a block.
+fn has_unwritten_block(line: &[u8], offset: u64) -> bool {
+    let Some(first) = line.iter().position(|byte| *byte == 0) else {
+        return false;
+    };
+    let zeros = line[first..].iter().take_while(|byte| **byte == 0).count();
+    let is_block_edge =
+        |position: usize| (offset + position as u64).is_multiple_of(MIN_DISK_BLOCK_BYTES as u64);
+    (first == 0 || is_block_edge(first)) && is_block_edge(first + zeros)
+}
+
+fn newer_schema(path: &Path, line: u64, schema: u32) -> Failure {
+    Failure::usage(format!(
+        "{}:{line}: written by a newer kforge (schema {schema}; this version reads up to {SCHEMA})",
+        path.display()
+    ))
+    .hint("use the kforge version that wrote the journal, or a later one")
+}
+
+/// The error for a line that was changed after it was written.
+pub(crate) fn damaged_line(path: &Path, line: u64, reason: &str) -> Failure {
+    Failure::usage(format!("{}:{line}: {reason}", path.display())).hint(
+        "the journal was edited or damaged: restore a backup copy; kforge has changed nothing",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_whole_lines_and_lose_nothing() {
+        let block = b"aa\nb\n\ncccccccccccc\nd\nee";
+        for count in 1..12 {
+            let parts = split_at_lines(block, count);
+            assert_eq!(parts.concat(), block, "{count}");
+            let inner = &parts[..parts.len() - 1];
+            let ends_at_line = |part: &&[u8]| part.is_empty() || part.ends_with(b"\n");
+            // The last line has no newline, so the part with it is followed by empty ones only.
+            let last = inner.iter().rposition(|part| !part.is_empty());
+            assert!(
+                inner[..last.unwrap_or(0)].iter().all(ends_at_line),
+                "{count}"
+            );
+        }
+    }
+}
