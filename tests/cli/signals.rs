@@ -76,7 +76,7 @@ impl Session {
         while !is_ready(self) {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended before {what}: {}", self.log());
-            assert!(started.elapsed() < Duration::from_secs(120), "no {what}");
+            assert!(started.elapsed() < Duration::from_secs(300), "no {what}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -178,7 +178,7 @@ fn signal_at_random_instants(signal: libc::c_int, count: usize, seed: u64) {
     let mut random = RandomStream::new(seed, "signals", signal as u64);
     let folder = Workspace::new();
     let mut times = Vec::new();
-    for _ in 0..count {
+    for index in 0..count {
         let has_run = folder.path().join("out/run.yaml").exists();
         let before = journal(&folder);
         let mut session = if has_run {
@@ -186,6 +186,10 @@ fn signal_at_random_instants(signal: libc::c_int, count: usize, seed: u64) {
         } else {
             Session::start_quiet(&folder, &LONG_RUN)
         };
+        if index % 10 == 1 {
+            // Not only while the workers start, on a slow machine too.
+            session.wait_for("event", |_| journal(&folder).len() > before.len());
+        }
         std::thread::sleep(Duration::from_secs_f64(3.0 * random.uniform()));
         let ended = session.child.try_wait().unwrap();
         assert!(ended.is_none(), "it ended by itself: {}", session.log());
