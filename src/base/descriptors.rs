@@ -29,14 +29,15 @@ pub(crate) fn wait_until_ready(
     }
 }
 
-/// Writes a text to standard error, and drops the rest of it if nothing reads for `limit`.
-pub(crate) fn write_stderr_unless_blocked(text: &[u8], limit: Duration) {
+/// Writes a text to standard error. If nothing reads for `limit`, drops the rest and returns false.
+pub(crate) fn write_stderr_unless_blocked(text: &[u8], limit: Duration) -> bool {
     // A pipe that is ready has room for this many bytes.
     for chunk in text.chunks(libc::PIPE_BUF) {
         if !wait_until_ready(libc::STDERR_FILENO, libc::POLLOUT, limit) {
-            return;
+            return false;
         }
         // SAFETY: the pointer leads to as many bytes.
         unsafe { libc::write(libc::STDERR_FILENO, chunk.as_ptr().cast(), chunk.len()) };
     }
+    true
 }

@@ -22,7 +22,7 @@ use super::descriptors::{wait_until_ready, write_stderr_unless_blocked};
 pub(crate) const EXIT_CODE: u8 = 130;
 
 /// How long a command may take to end in an orderly way.
-const GRACE: Duration = Duration::from_millis(1500);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How long the last message may take where nothing reads it.
 const MESSAGE_WAIT: Duration = Duration::from_millis(200);

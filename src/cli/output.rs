@@ -4,6 +4,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -130,7 +131,17 @@ impl Write for LogRoute {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         match self {
             Self::Queue => report::log_to_stderr(String::from_utf8_lossy(bytes).into_owned()),
-            Self::Direct => write_stderr_unless_blocked(bytes, DIRECT_WAIT),
+            Self::Direct => {
+                static IS_BLOCKED: AtomicBool = AtomicBool::new(false);
+                // Only the first line waits.
+                let limit = if IS_BLOCKED.load(Ordering::Relaxed) {
+                    Duration::ZERO
+                } else {
+                    DIRECT_WAIT
+                };
+                let is_written = write_stderr_unless_blocked(bytes, limit);
+                IS_BLOCKED.store(!is_written, Ordering::Relaxed);
+            }
         }
         Ok(bytes.len())
     }

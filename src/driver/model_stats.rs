@@ -2,7 +2,8 @@
 //!
 //! Counts over the events of a task, live and on resume alike. Nothing is decided from these numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,7 +16,9 @@ pub(super) struct ModelTally {
     models: BTreeMap<String, ModelStats>,
     prompts: BTreeMap<String, ModelStats>,
     /// Model and version of the last prompt of each step that asks a model.
-    requested_by: HashMap<u64, (String, Option<String>)>,
+    requested_by: HashMap<u64, (Arc<str>, Option<Arc<str>>)>,
+    /// The names of models and versions: steps share them.
+    names: HashSet<Arc<str>>,
     /// Speedup of each candidate that passed.
     speedups: HashMap<u64, f64>,
     /// The first parent of a candidate, and the relative change of its run time that the model expected.
@@ -65,13 +68,14 @@ impl ModelTally {
         match event {
             Event::Asked(brief) => {
                 if let Some(model) = &brief.model {
-                    self.requested_by
-                        .insert(brief.step, (model.name.clone(), None));
+                    let name = self.shared_name(&model.name);
+                    self.requested_by.insert(brief.step, (name, None));
                 }
             }
             Event::Sent(sent) => {
+                let prompts = self.shared_name(&sent.prompts);
                 if let Some((_, version)) = self.requested_by.get_mut(&sent.step) {
-                    *version = Some(sent.prompts.clone());
+                    *version = Some(prompts);
                 }
                 self.count_for_step(sent.step, |stats| stats.asked += 1);
             }
@@ -138,9 +142,20 @@ impl ModelTally {
         let Some((model, version)) = self.requested_by.get(&step) else {
             return;
         };
-        count(self.models.entry(model.clone()).or_default());
+        count(self.models.entry(model.to_string()).or_default());
         if let Some(version) = version {
-            count(self.prompts.entry(version.clone()).or_default());
+            count(self.prompts.entry(version.to_string()).or_default());
+        }
+    }
+
+    fn shared_name(&mut self, name: &str) -> Arc<str> {
+        match self.names.get(name) {
+            Some(name) => name.clone(),
+            None => {
+                let name: Arc<str> = name.into();
+                self.names.insert(name.clone());
+                name
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::output_queue::OutputQueue;
+use crate::base::descriptors::wait_until_ready;
 
 /// Size of the lines that wait for standard error.
 const MAX_STDERR_BYTES: usize = 1 << 20;
@@ -19,6 +20,9 @@ const MAX_STDOUT_BYTES: usize = 32 << 20;
 
 /// How much is written at once. A reader that takes as much is seen to read.
 const CHUNK_BYTES: usize = 4096;
+
+/// How often a thread is waited for that has room to write.
+const MAX_WAITS: usize = 20;
 
 /// What the thread of standard error owns: the bar on the terminal.
 type Bar = Option<ProgressBar>;
@@ -63,7 +67,7 @@ pub(crate) fn print_to_stderr(text: String) {
 
 /// Waits until standard error is written, as long as something reads it: up to `limit` without progress.
 pub(crate) fn flush_stderr(limit: Duration) {
-    STDERR.wait_until_empty(limit);
+    wait_for_reader(&STDERR, libc::STDERR_FILENO, limit);
 }
 
 /// Shows a bar below all other texts.
@@ -102,7 +106,7 @@ pub(crate) fn finish_stdout(results: &str, limit: Duration) -> StdoutEnd {
         let chunk = chunk.to_vec();
         STDOUT.push_always(chunk.len(), move |()| write_stdout(&chunk));
     }
-    if !STDOUT.wait_until_empty(limit) {
+    if !wait_for_reader(&STDOUT, libc::STDOUT_FILENO, limit) {
         return StdoutEnd::NotRead;
     }
     let error = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,6 +118,19 @@ pub(crate) fn finish_stdout(results: &str, limit: Duration) -> StdoutEnd {
             None => error.kind().into(),
         }),
     }
+}
+
+/// Waits until a queue is empty. Returns false if nothing was written for `limit` and the descriptor has no room. A thread that only
+/// had no time yet, on a busy machine, is waited for longer.
+fn wait_for_reader<T: Send + 'static>(
+    queue: &OutputQueue<T>,
+    descriptor: libc::c_int,
+    limit: Duration,
+) -> bool {
+    (0..MAX_WAITS).any(|_| {
+        queue.wait_until_empty(limit)
+            || !wait_until_ready(descriptor, libc::POLLOUT, Duration::ZERO)
+    }) && queue.wait_until_empty(Duration::ZERO)
 }
 
 /// Errors are ignored: nothing is left to report to.

@@ -26,8 +26,8 @@ const MAX_TORN_BYTES: usize = 16 << 20;
 /// The smallest block of a file system.
 const MIN_DISK_BLOCK_BYTES: usize = 512;
 
-/// A part of a block that is worth a thread.
-const MIN_PART_BYTES: usize = 256 << 10;
+/// The smallest part of a block that is worth a thread, as a share of a full block.
+const MIN_PART: usize = 64;
 
 /// Maximum number of threads that parse.
 const MAX_THREADS: usize = 16;
@@ -51,17 +51,24 @@ pub(super) fn scan<L: ParseLine>(
     file: &File,
     visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
 ) -> Result<JournalScan> {
+    scan_blocks(path, Blocks::new(file, BLOCK_BYTES), visit)
+}
+
+fn scan_blocks<L: ParseLine>(
+    path: &Path,
+    mut blocks: Blocks<'_>,
+    visit: &mut impl FnMut(&LineHead<'_>, L) -> Result<()>,
+) -> Result<JournalScan> {
     let read_error = |error| files::explain_io_error("read", path, error);
     let mut scan = JournalScan {
         next_seq: 1,
         whole_bytes: 0,
         torn: None,
     };
-    let mut blocks = Blocks::new(file);
     loop {
         let is_end = blocks.fill().map_err(read_error)?;
         let whole = blocks.whole_lines(is_end);
-        for (length, line) in parse_lines::<L>(&blocks.bytes[..whole]) {
+        for (length, line) in parse_lines::<L>(&blocks.bytes[..whole], blocks.size / MIN_PART) {
             let start = scan.block_offset(blocks.start);
             let line = line.and_then(|(mut head, event)| {
                 head.span = LineSpan::new(scan.whole_bytes, length);
@@ -113,17 +120,20 @@ struct Blocks<'f> {
     bytes: Vec<u8>,
     /// Where `bytes` starts in the file.
     start: u64,
+    /// Size of a block.
+    size: usize,
     /// Number of bytes after which `fill` stops.
     wanted: usize,
 }
 
 impl<'f> Blocks<'f> {
-    fn new(file: &'f File) -> Self {
+    fn new(file: &'f File, size: usize) -> Self {
         Self {
             file,
             bytes: Vec::new(),
             start: 0,
-            wanted: BLOCK_BYTES,
+            size,
+            wanted: size,
         }
     }
 
@@ -167,16 +177,16 @@ impl<'f> Blocks<'f> {
     fn remove(&mut self, length: usize) {
         self.bytes.drain(..length);
         self.start += length as u64;
-        self.wanted = BLOCK_BYTES;
+        self.wanted = self.size;
     }
 }
 
 /// Parses all lines of a block. After a line that cannot be parsed the rest of its part is missing.
-fn parse_lines<L: ParseLine>(block: &[u8]) -> Vec<ParsedLine<'_, L>> {
+fn parse_lines<L: ParseLine>(block: &[u8], min_part: usize) -> Vec<ParsedLine<'_, L>> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = cores
         .min(MAX_THREADS)
-        .min(block.len() / MIN_PART_BYTES)
+        .min(block.len() / min_part.max(1))
         .max(1);
     let parts = split_at_lines(block, threads);
     if let [part] = parts[..] {
@@ -266,7 +276,87 @@ pub(crate) fn damaged_line(path: &Path, line: u64, reason: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::line::write_line;
     use super::*;
+    use crate::event::{Event, Failed, FailedReason};
+
+    /// A journal of `count` lines of different lengths.
+    fn journal(count: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for step in 1..=count {
+            let detail = "x".repeat(step as usize * 37 % 500);
+            let event = Event::Failed(Failed::new(step, FailedReason::NoOp, detail));
+            write_line(&mut bytes, step, &event).unwrap();
+        }
+        bytes
+    }
+
+    /// The steps and the lines of a journal that is read in blocks of `size` bytes, and how far it was read.
+    fn scan_in_blocks(bytes: &[u8], size: usize) -> (Vec<u64>, Vec<Vec<u8>>, Result<JournalScan>) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.jsonl");
+        std::fs::write(&path, bytes).unwrap();
+        let file = File::open(&path).unwrap();
+        let (mut steps, mut lines) = (Vec::new(), Vec::new());
+        let mut visit = |head: &LineHead<'_>, event: Event| {
+            let start = head.span.offset as usize;
+            lines.push(bytes[start..start + head.span.length as usize].to_vec());
+            steps.extend(event.step());
+            Ok(())
+        };
+        let scan = scan_blocks(&path, Blocks::new(&file, size), &mut visit);
+        (steps, lines, scan)
+    }
+
+    #[test]
+    fn every_line_is_visited_in_order_at_any_block_size() {
+        let bytes = journal(40);
+        for size in [
+            1,
+            7,
+            100,
+            1000,
+            1024,
+            5000,
+            bytes.len() - 1,
+            bytes.len(),
+            1 << 20,
+        ] {
+            let (steps, lines, scan) = scan_in_blocks(&bytes, size);
+            let scan = scan.unwrap();
+            assert_eq!(steps, (1..=40).collect::<Vec<_>>(), "blocks of {size}");
+            assert_eq!(lines.concat(), bytes, "blocks of {size}");
+            assert_eq!((scan.next_seq, scan.whole_bytes), (41, bytes.len() as u64));
+            assert!(scan.torn.is_none());
+        }
+    }
+
+    #[test]
+    fn damage_is_reported_with_its_line_and_a_torn_end_is_returned_at_any_block_size() {
+        let bytes = journal(40);
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain((1..bytes.len()).filter(|index| bytes[index - 1] == b'\n'))
+            .collect();
+        for size in [1, 100, 1000, 5000, 1 << 20] {
+            for line in [1, 2, 20, 39, 40] {
+                let mut damaged = bytes.clone();
+                damaged[starts[line - 1]] = b'[';
+                let (steps, _, scan) = scan_in_blocks(&damaged, size);
+                assert_eq!(steps.len(), line - 1, "line {line}, blocks of {size}");
+                // A last line that is no JSON may be a torn write.
+                if line == 40 {
+                    assert_eq!(scan.unwrap().torn.as_deref(), Some(&damaged[starts[39]..]));
+                    continue;
+                }
+                let error = scan.err().unwrap().to_string();
+                assert!(error.contains(&format!("events.jsonl:{line}: ")), "{error}");
+            }
+            let torn = &bytes[..bytes.len() - 9];
+            let (steps, _, scan) = scan_in_blocks(torn, size);
+            assert_eq!(steps.len(), 39);
+            assert_eq!(scan.unwrap().torn.as_deref(), Some(&torn[starts[39]..]));
+        }
+    }
 
     #[test]
     fn parts_are_whole_lines_and_lose_nothing() {
