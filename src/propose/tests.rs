@@ -87,42 +87,50 @@ fn every_transformation_applies_to_some_shipped_kernel() {
 
 #[test]
 fn attempts_give_distinct_kernels_beyond_single_changes() {
-    for task in shipped_tasks() {
-        // Pairs of changes to the longest kernels take too long in a build without optimization.
-        let starts = task
-            .starting_kernels()
-            .filter(|(_, source)| source.len() < 6500);
-        for (file, source) in starts {
-            let singles = mutate::children(source, &task).count() as u64;
-            let mut seen = HashSet::from([mutate::source_identity(source)]);
-            for attempt in [
-                0,
-                singles / 2,
-                singles - 1,
-                singles,
-                singles + 1,
-                singles + 8,
-            ] {
-                let mutated = || propose_from(Operator::Mutate, attempt, &[source], &task);
-                let answer = mutated();
-                if attempt == singles {
-                    assert_eq!(answer, mutated());
-                }
-                let BriefOutcome::Candidate(proposal) = answer else {
-                    panic!("{file}: {attempt}: {answer:?}")
-                };
-                assert!(
-                    seen.insert(mutate::source_identity(&proposal.source)),
-                    "{file}: {}",
-                    proposal.detail
-                );
-                assert_eq!(
-                    proposal.detail.contains(", then "),
-                    attempt >= singles,
-                    "{}",
-                    proposal.detail
-                );
+    let tasks = shipped_tasks();
+    // One thread for each task: this is the longest test of the library.
+    std::thread::scope(|scope| {
+        for task in &tasks {
+            scope.spawn(|| assert_distinct_attempts(task));
+        }
+    });
+}
+
+fn assert_distinct_attempts(task: &Task) {
+    // Pairs of changes to the longest kernels take too long in a build without optimization.
+    let starts = task
+        .starting_kernels()
+        .filter(|(_, source)| source.len() < 6500);
+    for (file, source) in starts {
+        let singles = mutate::children(source, task).count() as u64;
+        let mut seen = HashSet::from([mutate::source_identity(source)]);
+        for attempt in [
+            0,
+            singles / 2,
+            singles - 1,
+            singles,
+            singles + 1,
+            singles + 8,
+        ] {
+            let mutated = || propose_from(Operator::Mutate, attempt, &[source], task);
+            let answer = mutated();
+            if attempt == singles {
+                assert_eq!(answer, mutated());
             }
+            let BriefOutcome::Candidate(proposal) = answer else {
+                panic!("{file}: {attempt}: {answer:?}")
+            };
+            assert!(
+                seen.insert(mutate::source_identity(&proposal.source)),
+                "{file}: {}",
+                proposal.detail
+            );
+            assert_eq!(
+                proposal.detail.contains(", then "),
+                attempt >= singles,
+                "{}",
+                proposal.detail
+            );
         }
     }
 }

@@ -17,19 +17,20 @@ mod third_party;
 
 fn main() -> std::process::ExitCode {
     harness::prepare_environment();
-    let mut tests = harness::listed(&[
-        compile_cuda::TESTS,
-        cuda_device::TESTS,
-        gpu::TESTS,
-        nvrtc::TESTS,
-        oracles::TESTS,
-        prompts::TESTS,
+    // Long tests start first, so that no core waits for one of them at the end.
+    let mut tests = docs::page_tests();
+    tests.extend(harness::listed(&[
         races::TESTS,
-        sandbox::TESTS,
         third_party::TESTS,
+        nvrtc::TESTS,
+        compile_cuda::TESTS,
+        oracles::TESTS,
+        sandbox::TESTS,
+        gpu::TESTS,
+        cuda_device::TESTS,
+        prompts::TESTS,
         docs::TESTS,
-    ]);
+    ]));
     tests.extend(prompts::example_tests());
-    tests.extend(docs::page_tests());
     harness::run(tests)
 }

@@ -108,8 +108,10 @@ fn example_passes(name: &str, kernel: &Path, backend: &str) -> TestResult {
         "--format",
         "json",
     ];
+    // A busy machine can finish this timing: a wide interval will do.
+    let coarse = ["--precision", "0.5", "--seconds", "3"];
     let _gpu = (backend == "cuda").then(exclusive_gpu);
-    let output = kforge(&[&["eval", task, kernel], &options[..]].concat());
+    let output = kforge(&[&["eval", task, kernel], &options[..], &coarse].concat());
     let verdicts: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
     let verdict = &verdicts[0];

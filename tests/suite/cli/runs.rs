@@ -148,7 +148,7 @@ fn workers_exit_when_the_driver_is_killed() {
         status.is_ok_and(|text| !text.contains("State:\tZ"))
     };
     while workers.iter().any(is_there) {
-        assert!(killed.elapsed().as_secs() < 5, "a worker still runs");
+        assert!(killed.elapsed().as_secs() < 30, "a worker still runs");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

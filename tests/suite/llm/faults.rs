@@ -120,7 +120,7 @@ fn retry_after_beyond_patience_ends_the_request() {
     let reply = ask(&client(&one_model("openai", &server.url, "")));
     assert_eq!((reply.outcome, reply.tries), (ReplyOutcome::TurnedAway, 1));
     assert_eq!(reply.retry_after, Some(Duration::from_secs(3600)));
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(60));
 }
 
 #[test]
@@ -183,59 +183,66 @@ fn permanent_errors_are_not_retried_and_give_a_hint() {
 
 #[test]
 fn lost_reply_keeps_its_text_and_is_not_retried() {
-    for (protocol, ends, _) in PROTOCOLS {
-        let all = events(protocol, &["half of ", "it"], ends);
-        let end = all
-            .iter()
-            .position(|event| event.contains("\"it\""))
-            .unwrap()
-            + 1;
-        let started: Vec<_> = all[..end]
-            .iter()
-            .map(|event| (Duration::ZERO, event.clone()))
-            .collect();
-        let mut stalled = started.clone();
-        stalled.push((Duration::from_secs(5), "data: {}\n\n".to_owned()));
-        let mut torn = started.clone();
-        torn.push((Duration::ZERO, "data: {\"type\": \"ru".to_owned()));
-        let mut dripping = started.clone();
-        dripping.extend((0..20).map(|_| (Duration::from_millis(400), ": ping\n\n".to_owned())));
-        for (name, events, ends, message) in [
-            ("cut", started.clone(), false, "broke"),
-            ("ended", started, true, "ended before the reply"),
-            ("torn", torn, true, "ended before the reply"),
-            ("stalled", stalled, true, "no data for 1 s"),
-            ("dripping", dripping, true, "longer than 3 s"),
-        ] {
-            let server = Server::start(move |_, _| ServerAction::Events(events.clone(), ends));
-            let client = client(&one_model(
-                protocol,
-                &server.url,
-                ", price: {input: 1, output: 2}",
-            ));
-            let reply = ask(&client);
-            assert_eq!(
-                (reply.outcome, reply.text.as_str()),
-                (ReplyOutcome::Lost, "half of it"),
-                "{protocol} {name}: {reply:?}"
-            );
-            assert!(
-                reply.detail.as_deref().unwrap().contains(message),
-                "{name}: {:?}",
-                reply.detail
-            );
-            assert_eq!(server.seen().len(), 1, "{protocol} {name}: sent twice");
-            let model = format!("{protocol}/m-1");
-            let reserved = client.worst_case(&model, &request());
-            let cost = client.cost(&model, &request(), &reserved, &reply);
-            assert_eq!(
-                cost,
-                Cost {
-                    assumed: true,
-                    ..reserved
-                }
-            );
+    // At the same time, because they mostly wait.
+    std::thread::scope(|scope| {
+        for (protocol, ends, _) in PROTOCOLS {
+            scope.spawn(move || assert_lost_replies(protocol, ends));
         }
+    });
+}
+
+fn assert_lost_replies(protocol: &str, ends: &str) {
+    let all = events(protocol, &["half of ", "it"], ends);
+    let end = all
+        .iter()
+        .position(|event| event.contains("\"it\""))
+        .unwrap()
+        + 1;
+    let started: Vec<_> = all[..end]
+        .iter()
+        .map(|event| (Duration::ZERO, event.clone()))
+        .collect();
+    let mut stalled = started.clone();
+    stalled.push((Duration::from_secs(5), "data: {}\n\n".to_owned()));
+    let mut torn = started.clone();
+    torn.push((Duration::ZERO, "data: {\"type\": \"ru".to_owned()));
+    let mut dripping = started.clone();
+    dripping.extend((0..20).map(|_| (Duration::from_millis(400), ": ping\n\n".to_owned())));
+    for (name, events, ends, message) in [
+        ("cut", started.clone(), false, "broke"),
+        ("ended", started, true, "ended before the reply"),
+        ("torn", torn, true, "ended before the reply"),
+        ("stalled", stalled, true, "no data for 1 s"),
+        ("dripping", dripping, true, "longer than 3 s"),
+    ] {
+        let server = Server::start(move |_, _| ServerAction::Events(events.clone(), ends));
+        let client = client(&one_model(
+            protocol,
+            &server.url,
+            ", price: {input: 1, output: 2}",
+        ));
+        let reply = ask(&client);
+        assert_eq!(
+            (reply.outcome, reply.text.as_str()),
+            (ReplyOutcome::Lost, "half of it"),
+            "{protocol} {name}: {reply:?}"
+        );
+        assert!(
+            reply.detail.as_deref().unwrap().contains(message),
+            "{name}: {:?}",
+            reply.detail
+        );
+        assert_eq!(server.seen().len(), 1, "{protocol} {name}: sent twice");
+        let model = format!("{protocol}/m-1");
+        let reserved = client.worst_case(&model, &request());
+        let cost = client.cost(&model, &request(), &reserved, &reply);
+        assert_eq!(
+            cost,
+            Cost {
+                assumed: true,
+                ..reserved
+            }
+        );
     }
 }
 
@@ -258,7 +265,7 @@ fn usage_before_the_end_is_ignored() {
 #[test]
 fn silence_before_the_first_byte_loses_the_reply() {
     for streamed in [true, false] {
-        let server = Server::start(|_, _| ServerAction::Silence(Duration::from_secs(6)));
+        let server = Server::start(|_, _| ServerAction::Silence(Duration::from_secs(15)));
         let reply = ask(&client(&one_model(
             "openai",
             &server.url,
@@ -268,11 +275,9 @@ fn silence_before_the_first_byte_loses_the_reply() {
             (reply.outcome, server.seen().len()),
             (ReplyOutcome::Lost, 1)
         );
-        assert!(
-            (reply.seconds - if streamed { 1.0 } else { 3.0 }).abs() < 0.5,
-            "{}",
-            reply.seconds
-        );
+        // A stream may be silent for 1 s, a request may take 3 s, and the server would end after 15 s.
+        let expected = if streamed { 0.99..2.9 } else { 2.99..14.0 };
+        assert!(expected.contains(&reply.seconds), "{}", reply.seconds);
     }
     let server = Server::start(|_, _| ServerAction::Silence(Duration::ZERO));
     let reply = ask(&client(&one_model("openai", &server.url, "")));
@@ -435,8 +440,14 @@ fn requests_share_slots_and_retry_after_and_report_waiting() {
                 tokio::spawn(async move { client.ask("openai/m-1", &request(), &origin()).await })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        let waiting = client.waiting_requests();
+        let waiting = async {
+            while client.waiting_requests().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            client.waiting_requests()
+        };
+        let waiting = tokio::time::timeout(Duration::from_secs(60), waiting);
+        let waiting = waiting.await.expect("a request waits");
         assert!((1..=2).contains(&waiting.len()), "{waiting:?}");
         assert_eq!(
             (waiting[0].model.as_str(), waiting[0].step),

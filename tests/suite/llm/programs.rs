@@ -114,7 +114,7 @@ fn timed_out_command_is_killed_with_its_children() {
         (reply.outcome, reply.text.as_str()),
         (ReplyOutcome::Lost, "half\n")
     );
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(30));
     let gone = |id: &str| {
         (0..50).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
