@@ -1,8 +1,8 @@
 //! A lock for file systems without file locks, such as Lustre without `-o flock`: a file that names its owner.
 //!
 //! The file is created only if it does not exist, which is atomic on network file systems too. It stays behind when its owner is
-//! killed. Another process on the same machine then sees that the owner has ended, and takes over. From another machine nobody can
-//! see that, so the user must delete the file; the error says so. Knows nothing of runs.
+//! killed. Another process on the same machine can see that the owner has ended, and takes over. A process on another machine
+//! cannot, so the user must delete the file; the error says so. Knows nothing of runs.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};

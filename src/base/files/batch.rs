@@ -1,20 +1,16 @@
 //! Files that become durable together.
 //!
-//! The order is that of the parent module, for all files at once: sync the files, rename them, sync the folders. The syncs of one
-//! phase run on several threads, because a file system combines syncs that arrive at the same time into one write of its own
-//! journal.
+//! The order is that of the parent module, for all files at once: sync the files, rename them, sync the folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
 use super::disk;
 use super::io_error::{explain_io_error, vanished_folder};
-use super::parallel;
 use super::paths::{parent_folder, temporary_name};
 
 /// The most files that a batch keeps open. Many systems allow a process 1,024.
@@ -49,14 +45,12 @@ impl WriteBatch {
         if self.written.len() >= MAX_OPEN_FILES {
             self.sync()?;
         }
-        let temporary = temporary_name(&path)?;
+        let temporary =
+            temporary_name(&path).map_err(|error| explain_io_error("write", &path, error))?;
         let file = disk::write_file(&temporary, contents).map_err(|error| {
             // A full disk has no room for half a file.
             let _ = disk::remove(&temporary);
-            match error.kind() {
-                io::ErrorKind::NotFound => vanished_folder(parent_folder(&path)),
-                _ => explain_io_error("write", &path, error),
-            }
+            explain("write", &path, error)
         })?;
         // A file that is written twice was emptied and written again under the same temporary name.
         self.written.insert(path, WrittenFile { file, temporary });
@@ -80,10 +74,7 @@ impl WriteBatch {
                     .and_then(|()| self.create_one_folder(folder)),
                 created => created,
             };
-            created.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => vanished_folder(folder),
-                _ => explain_io_error("create", folder, error),
-            })?;
+            created.map_err(|error| explain("create", folder, error))?;
         }
         self.write(path, contents)
     }
@@ -119,21 +110,30 @@ impl WriteBatch {
             bail!("no more files are written, because an earlier file could not be made durable");
         }
         self.broken = true;
-        let written: Vec<_> = std::mem::take(&mut self.written).into_iter().collect();
-        let written = Arc::new(written);
-        parallel::for_each(&written, |(path, written): &(PathBuf, WrittenFile)| {
-            disk::sync_file(&written.file, &written.temporary)
-                .map_err(|error| explain_io_error("sync", path, error))
-        })?;
-        for (path, written) in &*written {
-            disk::rename(&written.temporary, path)
-                .map_err(|error| explain_io_error("write", path, error))?;
+        let (mut files, mut renames) = (Vec::new(), Vec::new());
+        for (path, written) in std::mem::take(&mut self.written) {
+            files.push(written.file);
+            renames.push((written.temporary, path));
         }
-        let folders: Vec<_> = std::mem::take(&mut self.folders).into_iter().collect();
-        parallel::for_each(&Arc::new(folders), |folder: &PathBuf| {
-            disk::sync_folder(folder).map_err(|error| explain_io_error("sync", folder, error))
-        })?;
+        let temporaries: Vec<_> = renames.iter().map(|(from, _)| from.as_path()).collect();
+        disk::sync_files(&files, &temporaries)
+            .map_err(|(index, error)| explain("sync", &renames[index].1, error))?;
+        for (temporary, path) in &renames {
+            disk::rename(temporary, path).map_err(|error| explain("write", path, error))?;
+        }
+        let folders = std::mem::take(&mut self.folders);
+        let folders: Vec<_> = folders.iter().map(PathBuf::as_path).collect();
+        disk::sync_folders(&folders)
+            .map_err(|(index, error)| explain("sync", folders[index], error))?;
         self.broken = false;
         Ok(())
+    }
+}
+
+/// A folder of a batch existed before, so one that is missing has vanished.
+fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => vanished_folder(parent_folder(path)),
+        _ => explain_io_error(action, path, error),
     }
 }

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 
+use super::many_syncs::{SyncKind, sync_many};
+
 /// A change of the file system that has just been made.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
@@ -107,13 +109,35 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes contents and lengths of several files durable.
+///
+/// # Errors
+/// The index of the first file that failed, and why.
+pub(super) fn sync_files(files: &[File], paths: &[&Path]) -> Result<(), (usize, io::Error)> {
+    sync_many(files, SyncKind::Data)?;
+    paths
+        .iter()
+        .for_each(|path| report(&Change::SyncFile(path)));
+    Ok(())
+}
+
+/// Makes the names in several folders durable.
+///
+/// # Errors
+/// The index of the first folder that failed, and why.
+pub(super) fn sync_folders(paths: &[&Path]) -> Result<(), (usize, io::Error)> {
+    let mut folders = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        folders.push(File::open(path).map_err(|error| (index, error))?);
+    }
+    sync_many(&folders, SyncKind::Names)?;
+    paths
+        .iter()
+        .for_each(|path| report(&Change::SyncFolder(path)));
+    Ok(())
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    match File::open(path)?.sync_all() {
-        // Some network file systems cannot sync a folder, because every change of names is durable at once.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-        synced => synced?,
-    }
-    report(&Change::SyncFolder(path));
-    Ok(())
+    sync_folders(&[path]).map_err(|(_, error)| error)
 }

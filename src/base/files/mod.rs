@@ -10,7 +10,7 @@
 mod batch;
 mod disk;
 mod io_error;
-mod parallel;
+mod many_syncs;
 mod paths;
 
 use std::fs::{self, File};
@@ -65,22 +65,28 @@ pub(crate) fn create_folder_durably(path: &Path) -> Result<()> {
 /// Replaces a file atomically: after a loss of power too it has the old contents or the new ones. Which of the two is certain
 /// only after a sync of its folder, so use it for copies and caches.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
-    let temporary = paths::unique_temporary_name(path)?;
-    let write = || -> io::Result<()> {
-        let file = disk::write_file(&temporary, contents)?;
-        disk::sync_file(&file, &temporary)?;
-        disk::rename(&temporary, path)
-    };
-    write().map_err(|error| {
-        let _ = disk::remove(&temporary);
-        explain_io_error("write", path, error)
-    })
+    replace_contents(path, contents).map_err(|error| explain_io_error("write", path, error))
 }
 
-/// As [`replace`], and durable when it returns.
+/// As [`replace`], and durable when it returns. Its folder existed before, so a missing folder has vanished.
 pub(crate) fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
-    replace(path, contents)?;
-    sync_folder(parent_folder(path))
+    let folder = parent_folder(path);
+    replace_contents(path, contents).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io_error::vanished_folder(folder),
+        _ => explain_io_error("write", path, error),
+    })?;
+    sync_folder(folder)
+}
+
+fn replace_contents(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let temporary = paths::unique_temporary_name(path)?;
+    let replaced = disk::write_file(&temporary, contents)
+        .and_then(|file| disk::sync_file(&file, &temporary))
+        .and_then(|()| disk::rename(&temporary, path));
+    if replaced.is_err() {
+        let _ = disk::remove(&temporary);
+    }
+    replaced
 }
 
 /// Removes a file, if it exists. The name may come back if the power fails, so only for files that can be made again.
@@ -119,12 +125,20 @@ pub(crate) fn open_for_append(path: &Path) -> Result<File> {
 /// # Errors
 /// Also if the file was deleted since it was opened: the bytes would be lost with it.
 pub(crate) fn append_durably(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+    if was_deleted(file, path) {
         return Err(io_error::vanished_folder(path));
     }
     disk::append(file, path, bytes).map_err(|error| explain_io_error("write", path, error))?;
     sync(file, path)
+}
+
+/// Whether the file at `path`, which is open, was deleted. Some file systems always report no links, so the path counts too.
+fn was_deleted(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(open) = file.metadata() else {
+        return false;
+    };
+    open.nlink() == 0 && !fs::metadata(path).is_ok_and(|found| found.ino() == open.ino())
 }
 
 /// Cuts a file to a length and makes the length durable.

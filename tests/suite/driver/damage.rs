@@ -1,5 +1,6 @@
 //! Damaged numbers in a journal: an error that names the line, or a run that resumes; never a panic, and never much memory.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,6 +24,10 @@ const DAMAGED: [&str; 8] = [
     "1e999",
     "1e300",
 ];
+
+/// One of this many damages is resumed from. All if the environment variable `KFORGE_TEST_ALL` is set. No divisor of the number of
+/// damaged values, so that each of them occurs.
+const SAMPLE: usize = 9;
 
 /// Environment variable of the process that resumes damaged runs: the folder.
 const FOLDER: &str = "KFORGE_TEST_DAMAGE";
@@ -69,56 +74,85 @@ fn key_of(line: &str, at: usize) -> String {
     format!("{event} {}", path.chars().skip(start).collect::<String>())
 }
 
-/// Not a test: the process with little memory that resumes every damaged run. Writes the damage to the file `at` before each.
+/// The journals of a run.
+const JOURNALS: [&str; 2] = ["events.jsonl", "softmax/events.jsonl"];
+
+/// One number of one line of a journal, replaced.
+struct Damage {
+    journal: &'static str,
+    /// From 1.
+    number: usize,
+    line: String,
+    /// The whole journal.
+    text: String,
+}
+
+/// Every kind of number of a journal, replaced by every damaged one.
+fn damages(journal: &'static str, text: &str) -> Vec<Damage> {
+    let mut seen = HashSet::new();
+    let mut damages = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        for range in numbers(line) {
+            if !seen.insert(key_of(line, range.start)) {
+                continue;
+            }
+            damages.extend(DAMAGED.map(|damaged| {
+                let damaged = format!("{}{damaged}{}", &line[..range.start], &line[range.end..]);
+                let mut lines: Vec<&str> = text.lines().collect();
+                lines[index] = &damaged;
+                Damage {
+                    journal,
+                    number: index + 1,
+                    text: lines.join("\n") + "\n",
+                    line: damaged,
+                }
+            }));
+        }
+    }
+    damages
+}
+
+/// Not a test: the process with little memory that resumes every damaged run. Writes the line to the file `at` before each.
 #[test]
 #[ignore = "run by the other tests as a process of its own"]
 fn damage_process() {
     let folder = std::env::var(FOLDER).unwrap();
     let folder = Path::new(&folder);
     let judges = judges(Duration::ZERO);
-    let whole = folder.join("whole");
-    run(options(&whole, &["softmax"], STEPS), &judges).unwrap();
-    let journals = ["events.jsonl", "softmax/events.jsonl"];
-    let texts = journals.map(|name| std::fs::read_to_string(whole.join(name)).unwrap());
-    let mut seen = std::collections::HashSet::new();
-    let mut damages = 0;
-    for (name, text) in journals.iter().zip(&texts) {
-        for (index, line) in text.lines().enumerate() {
-            for number in numbers(line) {
-                if !seen.insert(key_of(line, number.start)) {
-                    continue;
-                }
-                for damaged in DAMAGED {
-                    damages += 1;
-                    let mut lines: Vec<&str> = text.lines().collect();
-                    let replaced =
-                        format!("{}{damaged}{}", &line[..number.start], &line[number.end..]);
-                    lines[index] = &replaced;
-                    std::fs::write(folder.join("at"), &replaced).unwrap();
-                    std::fs::write(whole.join(name), lines.join("\n") + "\n").unwrap();
-                    let started = Instant::now();
-                    let resumed = run(options(&whole, &["softmax"], STEPS), &judges);
-                    assert!(
-                        started.elapsed() < Duration::from_secs(10),
-                        "slow: {replaced}"
-                    );
-                    if let Err(error) = resumed {
-                        let failure = error.downcast_ref::<Failure>();
-                        let failure = failure.unwrap_or_else(|| panic!("{error:?} for {replaced}"));
-                        let place = format!("{name}:{}: ", index + 1);
-                        assert!(
-                            failure.message.contains(&place) && failure.hint.is_some(),
-                            "{failure:?}"
-                        );
-                    }
-                    for (name, text) in journals.iter().zip(&texts) {
-                        std::fs::write(whole.join(name), text).unwrap();
-                    }
-                }
-            }
+    let directory = folder.join("run");
+    run(options(&directory, &["softmax"], STEPS), &judges).unwrap();
+    let texts = JOURNALS.map(|name| {
+        let text = std::fs::read_to_string(directory.join(name)).unwrap();
+        (name, text)
+    });
+    let all: Vec<_> = texts
+        .iter()
+        .flat_map(|(name, text)| damages(name, text))
+        .collect();
+    assert!(all.len() > 300, "{} damages", all.len());
+    let every = match std::env::var_os("KFORGE_TEST_ALL") {
+        Some(_) => 1,
+        None => SAMPLE,
+    };
+    for damage in all.iter().step_by(every) {
+        for (name, text) in &texts {
+            std::fs::write(directory.join(name), text).unwrap();
         }
+        std::fs::write(directory.join(damage.journal), &damage.text).unwrap();
+        std::fs::write(folder.join("at"), &damage.line).unwrap();
+        let started = Instant::now();
+        let resumed = run(options(&directory, &["softmax"], STEPS), &judges);
+        assert!(started.elapsed() < Duration::from_secs(10), "slow");
+        let Err(error) = resumed else { continue };
+        let Some(failure) = error.downcast_ref::<Failure>() else {
+            panic!("{error:?}");
+        };
+        let place = format!("{}:{}: ", damage.journal, damage.number);
+        assert!(
+            failure.message.contains(&place) && failure.hint.is_some(),
+            "{failure:?}"
+        );
     }
-    assert!(damages > 300, "{damages} damages");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{run, state};
 const STEPS: u64 = 10;
 
 /// Number of states that are resumed, of those that differ. All if the environment variable `KFORGE_TEST_ALL` is set.
-const RESUMED_STATES: usize = 100;
+const RESUMED_STATES: usize = 40;
 
 /// Number of random states after each change, besides the extreme ones.
 const RANDOM_STATES: u64 = 4;
@@ -66,7 +66,7 @@ static RECORDED_RUN: LazyLock<RecordedRun> = LazyLock::new(|| {
     }
     let (_, changes) = RECORDING.lock().unwrap().take().unwrap();
     let mut tree = read_tree(root.path());
-    // Its contents matter to no one after its process has ended.
+    // Its contents matter only while its process lives.
     tree.remove(Path::new("run/lock"));
     RecordedRun {
         changes,
