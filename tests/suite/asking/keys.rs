@@ -130,13 +130,10 @@ fn check_children_environments(parent: u32, checked: &mut HashSet<u32>) {
         {
             let environment = std::fs::read(format!("/proc/{child}/environ")).unwrap_or_default();
             let command = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-            // Between fork and exec a child still has its parent's memory.
-            let is_copy = std::fs::read_link(format!("/proc/{child}/exe")).ok()
-                == std::fs::read_link(format!("/proc/{parent}/exe")).ok()
-                && std::fs::read(format!("/proc/{parent}/cmdline"))
-                    .ok()
-                    .as_ref()
-                    == Some(&command);
+            // Between fork and exec a child still has its parent's memory. The command line is read after the environment: if it is
+            // still the parent's, so was the environment.
+            let parents = std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+            let is_copy = command == parents;
             if !is_copy && !environment.is_empty() {
                 let found = environment
                     .windows(KEY.len())
