@@ -12,6 +12,8 @@
 //! - `KFORGE_TEST_BACKEND`: `cpu` (default) or `cuda`.
 //! - `KFORGE_TEST_BINARY`: the kforge program.
 
+#![expect(clippy::print_stdout, reason = "prints what it counted")]
+
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -112,7 +112,11 @@ impl<'e> Replay<'e> {
                 self.apply_judged(judged)
             }
             // Confirmations from before the change no longer count.
-            ReplayedEvent::Other(Event::Confirmed(_)) if !is_after_change => return Ok(()),
+            ReplayedEvent::Other(event)
+                if matches!(**event, Event::Confirmed(_)) && !is_after_change =>
+            {
+                return Ok(());
+            }
             ReplayedEvent::Other(event) => self.apply_other(event),
         };
         for update in updates {

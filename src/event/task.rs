@@ -153,7 +153,7 @@ pub struct JudgedSummary {
 pub enum ReplayedEvent {
     Judged(JudgedSummary),
     /// Any other event, complete.
-    Other(Event),
+    Other(Box<Event>),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -40,9 +40,10 @@ pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option
     Journal::read(&folder.journal(), |head, event: ReplayedEvent| {
         match event {
             // Confirmations from before an accepted change no longer count.
-            ReplayedEvent::Other(Event::Confirmed(_))
-                if !sessions.is_after_change(head.seq, head.time) => {}
-            ReplayedEvent::Other(event) => history.apply(event),
+            ReplayedEvent::Other(event)
+                if matches!(*event, Event::Confirmed(_))
+                    && !sessions.is_after_change(head.seq, head.time) => {}
+            ReplayedEvent::Other(event) => history.apply(*event),
             ReplayedEvent::Judged(judged) => history.apply_judged(&judged),
         }
         Ok(())

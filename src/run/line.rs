@@ -197,7 +197,7 @@ impl ParseLine for ReplayedEvent {
         if name == "judged" {
             return payload(line, ReplayedEvent::Judged);
         }
-        Some(Event::parse(name, line)?.map(ReplayedEvent::Other))
+        Some(Event::parse(name, line)?.map(|event| ReplayedEvent::Other(Box::new(event))))
     }
 }
 

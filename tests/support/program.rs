@@ -52,6 +52,8 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(output: &Output) -> T {
 /// A folder to run kforge in.
 pub(crate) struct Workspace {
     folder: tempfile::TempDir,
+    /// Whether its runs do not wait for other runs on this machine while they time kernels.
+    has_own_lock: bool,
 }
 
 impl Workspace {
@@ -59,13 +61,17 @@ impl Workspace {
     pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
+            has_own_lock: false,
         }
     }
 
     /// A folder whose task `softmax` has one small workload, no hidden shapes and no regimes. A verdict takes a quarter of the
-    /// time of the shipped task's. For tests of everything but the judge.
+    /// time of the shipped task's, and does not wait until no other test times a kernel. For tests of everything but the judge.
     pub(crate) fn with_small_task() -> Self {
-        let workspace = Self::new();
+        let workspace = Self {
+            has_own_lock: true,
+            ..Self::new()
+        };
         let shipped = root().join("tasks/softmax");
         for entry in std::fs::read_dir(shipped).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
@@ -99,6 +105,9 @@ impl Workspace {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = kforge(arguments.iter().copied());
         command.current_dir(self.path());
+        if self.has_own_lock {
+            command.env("KFORGE_LOCK_DIR", self.path());
+        }
         command
     }
 

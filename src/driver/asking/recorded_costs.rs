@@ -10,14 +10,16 @@ use crate::run::{Journal, ParseLine};
 
 /// A line of the journal, parsed only if it is about the cost of a request.
 enum CostLine {
-    Request(Event),
+    Request(Box<Event>),
     Other,
 }
 
 impl ParseLine for CostLine {
     fn parse(name: &str, line: &str) -> Option<serde_json::Result<Self>> {
         match name {
-            "sent" | "replied" => Some(Event::parse(name, line)?.map(Self::Request)),
+            "sent" | "replied" => {
+                Some(Event::parse(name, line)?.map(|event| Self::Request(Box::new(event))))
+            }
             _ => Some(Ok(Self::Other)),
         }
     }
@@ -35,18 +37,21 @@ pub(in crate::driver) fn recorded_costs(journal: &Path) -> Result<Vec<Cost>> {
         return Ok(costs);
     }
     Journal::read(journal, |_, line| {
-        match line {
-            CostLine::Request(Event::Sent(sent)) => {
+        let CostLine::Request(event) = line else {
+            return Ok(());
+        };
+        match *event {
+            Event::Sent(sent) => {
                 let request = (sent.step, sent.ask);
                 // A request that is sent again may have been billed the first time.
                 let earlier = unanswered.insert(request, sent.reserved);
                 costs.extend(earlier.map(as_assumed));
             }
-            CostLine::Request(Event::Replied(replied)) => {
+            Event::Replied(replied) => {
                 unanswered.remove(&(replied.step, replied.ask));
                 costs.push(replied.cost);
             }
-            CostLine::Request(_) | CostLine::Other => {}
+            _ => {}
         }
         Ok(())
     })?;

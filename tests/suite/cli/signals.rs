@@ -83,10 +83,11 @@ impl Session {
 
     /// Sends a signal and waits until the process has ended and nothing of it is left.
     fn signal(mut self, signal: libc::c_int) -> SignalledEnd {
-        let session = self.child.id();
+        let process = self.child.id();
+        let mut family = descendants(process);
         let sent = Instant::now();
         // SAFETY: the child has not been waited for, so the number still belongs to it.
-        unsafe { libc::kill(session as i32, signal) };
+        unsafe { libc::kill(process as i32, signal) };
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -101,11 +102,17 @@ impl Session {
         let after = sent.elapsed();
         // Children are killed by the system when their parent has ended.
         let ended = Instant::now();
-        while !processes_of_session(session).is_empty() {
+        loop {
+            family.retain(|live| {
+                live_process(live.number).is_some_and(|now| now.started == live.started)
+            });
+            if family.is_empty() {
+                break;
+            }
+            let waited = ended.elapsed();
             assert!(
-                ended.elapsed() < Duration::from_secs(5),
-                "processes are left: {:?}",
-                processes_of_session(session)
+                waited < Duration::from_secs(5),
+                "processes are left: {family:?}"
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -144,18 +151,50 @@ impl SignalledEnd {
     }
 }
 
-/// The processes of a session that have not ended: number and command.
-fn processes_of_session(session: u32) -> Vec<(u32, String)> {
+/// A process that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LiveProcess {
+    number: u32,
+    name: String,
+    parent: u32,
+    /// When it started, in ticks since the system's start: a number may be used again.
+    started: String,
+}
+
+fn live_processes() -> Vec<LiveProcess> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let of_session = |process: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let is_alive = !["Z", "X"].contains(&fields[0]);
-        (is_alive && fields[3] == session.to_string()).then(|| (process, name.to_owned()))
-    };
-    numbers.filter_map(of_session).collect()
+    numbers.filter_map(live_process).collect()
+}
+
+fn live_process(number: u32) -> Option<LiveProcess> {
+    let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let is_alive = !["Z", "X"].contains(&fields[0]);
+    is_alive.then(|| LiveProcess {
+        number,
+        name: name.to_owned(),
+        parent: fields[1].parse().unwrap(),
+        started: fields[19].to_owned(),
+    })
+}
+
+/// The children of a process, their children, and so on. Workers and compilers lead sessions of their own.
+fn descendants(process: u32) -> Vec<LiveProcess> {
+    let mut found: Vec<LiveProcess> = Vec::new();
+    let all = live_processes();
+    loop {
+        let is_new = |live: &&LiveProcess| {
+            let parents = found.iter().map(|parent| parent.number);
+            parents.chain([process]).any(|parent| parent == live.parent) && !found.contains(live)
+        };
+        let new: Vec<_> = all.iter().filter(is_new).cloned().collect();
+        if new.is_empty() {
+            return found;
+        }
+        found.extend(new);
+    }
 }
 
 fn journal(folder: &Workspace) -> String {
@@ -254,10 +293,10 @@ fn signal_ends_a_run_while_a_compiler_runs() {
         .stdout(Stdio::null());
     let mut session = Session::start(command, folder.path());
     session.wait_for("compiler", |session| {
-        let processes = processes_of_session(session.child.id());
+        let processes = descendants(session.child.id());
         processes
             .iter()
-            .any(|(_, name)| name.starts_with("cc1plus"))
+            .any(|process| process.name.starts_with("cc1plus"))
     });
     session.signal(libc::SIGHUP).assert_resumable();
 }

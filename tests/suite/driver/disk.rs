@@ -44,7 +44,7 @@ fn full_and_read_only_file_systems_leave_a_resumable_run() {
     let script = r#"
         set -e
         mount -t tmpfs -o size=300k tmpfs "$KFORGE_TEST_DIRECTORY"
-        run() { "$0" --ignored --exact driver_process; }
+        run() { "$0" --ignored --exact driver::driver_process; }
         run; mv "$KFORGE_TEST_DIRECTORY.error" "$1/full"
         mount -o remount,ro "$KFORGE_TEST_DIRECTORY"
         run; mv "$KFORGE_TEST_DIRECTORY.error" "$1/read-only"
