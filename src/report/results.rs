@@ -130,7 +130,7 @@ fn elites_table(results: &TaskResults) -> String {
             elite.operator.name(),
         );
         text += &wrap(&elite.detail, TABLE_WIDTH, 6);
-        text += &wrap(&elite.cell, TABLE_WIDTH, 6);
+        text += &wrap_cell(&elite.cell);
         text += &format!("      {}\n", elite.source.display());
     }
     if results.elites.len() > MAX_LISTED {
@@ -144,6 +144,15 @@ fn elites_table(results: &TaskResults) -> String {
         );
     }
     text
+}
+
+/// The description of a cell, wrapped between its axes.
+fn wrap_cell(cell: &str) -> String {
+    const NO_BREAK: &str = "\u{a0}";
+    let whole_axes = cell
+        .replace(' ', NO_BREAK)
+        .replace(&format!(",{NO_BREAK}"), ", ");
+    wrap(&whole_axes, TABLE_WIDTH, 6).replace(NO_BREAK, " ")
 }
 
 fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
@@ -290,11 +299,15 @@ mod tests {
         elite.detail =
             "unroll `for (int i = threadIdx.x; i < columns; i += 256)` at line 32 four times"
                 .to_owned();
-        elite.cell = "block_threads 64 to 128, barriers < 1, shared_bytes 1024 to 4096, vector_width 16 or more".to_owned();
+        elite.cell = "block_threads 64 to 128, vector_bytes < 8, barriers < 1, coalescing < 0.3, speedup 1 to 1.25".to_owned();
         let text = results_tables(&[task]);
         for line in text.lines() {
             assert!(line.chars().count() <= TABLE_WIDTH, "{line}");
         }
+        assert!(
+            text.contains(" barriers < 1,\n      coalescing < 0.3, speedup"),
+            "{text}"
+        );
         assert!(text.contains(" at line 32 four\n      times\n"), "{text}");
     }
 
