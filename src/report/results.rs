@@ -305,7 +305,7 @@ mod tests {
             assert!(line.chars().count() <= TABLE_WIDTH, "{line}");
         }
         assert!(
-            text.contains(" barriers < 1,\n      coalescing < 0.3, speedup"),
+            text.contains(" coalescing < 0.3,\n      speedup 1 to 1.25\n"),
             "{text}"
         );
         assert!(text.contains(" at line 32 four\n      times\n"), "{text}");
