@@ -135,7 +135,9 @@ fn kforge(folder: &Path, line: &str) -> Command {
     command
         .args(["-c", line])
         .current_dir(folder)
-        .env("PATH", std::env::join_paths(folders).unwrap());
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        // What a page prints is checked, not how fast its kernels are: they need not wait for each other.
+        .env("KFORGE_LOCK_DIR", folder);
     clear_environment(&mut command);
     command
 }

@@ -4,6 +4,7 @@
 //! here would not run, and `tests/tidy` refuses it. `KFORGE_TEST_REQUIRE` names requirements, separated by commas, that must be
 //! met: a test that lacks one of them fails. `.ci/run` sets it to what it installs.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -80,7 +81,11 @@ pub(crate) fn listed(modules: &[&'static [NamedTest]]) -> Vec<Trial> {
 
 /// Runs tests with the options of `cargo test`.
 pub(crate) fn run(tests: Vec<Trial>) -> ExitCode {
-    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Many tests wait for most of their time, for a lock or a server: with a thread for each core, cores are idle.
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    arguments.test_threads.get_or_insert(2 * cores);
+    libtest_mimic::run(&arguments, tests).exit_code()
 }
 
 /// The list of a module's tests: `tests!(first_test, module::second_test)`.
