@@ -117,7 +117,6 @@ pub fn run() -> ExitCode {
         guardian::enable();
     }
     let ended = run_command(cli);
-    temporary::remove();
     let exit = match ended {
         Ok(exit) => exit,
         // The reader of standard output has seen enough.
@@ -128,19 +127,16 @@ pub fn run() -> ExitCode {
         }
     };
     report::flush_stderr(STDERR_WAIT);
+    temporary::remove();
     ExitCode::from(exit as u8)
 }
 
 fn run_command(cli: Cli) -> anyhow::Result<Exit> {
-    let is_internal = matches!(
-        cli.command,
-        Command::Worker | Command::Launch | Command::Nvrtc
-    );
-    if is_internal {
+    if cli.command.is_hidden() {
         output::init_logging(cli.verbose, LogRoute::Direct)?;
     } else {
         output::init_logging(cli.verbose, LogRoute::Queue)?;
-        // Internal commands end with the process that started them.
+        // Hidden commands end with the process that started them.
         interrupt::start()?;
     }
     match cli.command {

@@ -70,7 +70,7 @@ pub(super) fn print_run_results(
         StdoutEnd::Done => Ok(()),
         StdoutEnd::NotRead => Err(Failure::environment(format!(
             "failed to print the results: nothing read standard output for {} s",
-            wait.as_secs()
+            wait.as_secs_f64()
         ))
         .hint(place())
         .into()),

@@ -144,7 +144,7 @@ mod asynchronous {
         accepted
     }
 
-    /// Waits for accepted requests. Those that the kernel does not report keep no result.
+    /// Waits for accepted requests. One that the kernel does not report has failed.
     fn collect(queue: u64, accepted: usize, results: &mut [Option<io::Result<()>>]) {
         let mut events = vec![Event::default(); accepted];
         let mut left = accepted;
@@ -165,6 +165,10 @@ mod asynchronous {
             let Ok(count) = usize::try_from(result) else {
                 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
                     continue;
+                }
+                // Their syncs may have failed, and a second sync would report success.
+                for result in results[..accepted].iter_mut().filter(|one| one.is_none()) {
+                    *result = Some(Err(io::Error::from_raw_os_error(libc::EIO)));
                 }
                 return;
             };
