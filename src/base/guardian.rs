@@ -202,8 +202,7 @@ struct ChildGroups(BTreeMap<libc::pid_t, Option<u64>>);
 
 impl ChildGroups {
     fn add(&mut self, leader: libc::pid_t) {
-        let started = ProcessEntry::read(leader).map(|process| process.started);
-        self.0.insert(leader, started);
+        self.0.insert(leader, process_start(leader));
     }
 
     fn contains(&self, process: &ProcessEntry) -> bool {
@@ -244,6 +243,12 @@ impl ChildGroups {
             std::thread::sleep(KILL_PAUSE);
         }
     }
+}
+
+/// When a process started, in clock ticks since the machine started. It tells the process from a later one with the same number.
+/// `None` if there is no such process.
+pub(crate) fn process_start(id: libc::pid_t) -> Option<u64> {
+    ProcessEntry::read(id).map(|process| process.started)
 }
 
 /// A process as `/proc/ID/stat` describes it.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::guardian::process_start;
 use crate::base::random;
 
 /// How often the lock is tried again if another process takes over or gives up at the same moment.
@@ -178,10 +179,7 @@ fn process_namespace() -> String {
 
 /// When a process started. `None` if there is no such process.
 fn start_time(process: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name is in parentheses and may contain anything. The start time is the 20th field after it.
-    let (_, fields) = text.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    process_start(process.try_into().ok()?)
 }
 
 #[cfg(test)]
