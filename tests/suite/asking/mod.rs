@@ -11,10 +11,10 @@ mod faults;
 mod keys;
 mod kills;
 mod mailbox;
-mod model;
+pub(crate) mod model;
 mod program;
 mod run_log;
-mod scenario;
+pub(crate) mod scenario;
 mod settings;
 
 /// Not a test: the process that the tests kill. Starts or resumes the run that its environment describes.

@@ -1,32 +1,14 @@
-//! A loss of power at any moment: every file is old or new, and the run resumes with all that was durable.
-//!
-//! A run is recorded, change by change. `DiskModel` then answers after each change what the disk may hold if the power fails: names
-//! and contents that were not synced are there, partly there, or not there. The run is resumed from such states.
+//! A model of a disk: which files and contents it may hold after a loss of power, given the changes and syncs before it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex};
-use std::time::Duration;
 
 use kforge::base::RandomStream;
-use kforge::base::files::{Change, observe_changes};
-
-use super::resume::folder_in_memory;
-use super::scripted::{judges, options};
-use super::{run, state};
-
-const STEPS: u64 = 10;
-
-/// Number of states that are resumed, of those that differ. All if the environment variable `KFORGE_TEST_ALL` is set.
-const RESUMED_STATES: usize = 40;
-
-/// Number of random states after each change, besides the extreme ones.
-const RANDOM_STATES: u64 = 4;
+use kforge::base::files::Change;
 
 /// A change of the recorded run, with a path below the recorded folder.
 #[derive(Clone)]
-enum RecordedChange {
+pub(super) enum RecordedChange {
     CreateFolder(PathBuf),
     CreateFile(PathBuf),
     Append(PathBuf, Vec<u8>),
@@ -37,46 +19,8 @@ enum RecordedChange {
     SyncFolder(PathBuf),
 }
 
-/// The folder that is recorded, and its changes so far.
-static RECORDING: Mutex<Option<(PathBuf, Vec<RecordedChange>)>> = Mutex::new(None);
-
-/// A run, every change that it made to its files, and its end.
-struct RecordedRun {
-    changes: Vec<RecordedChange>,
-    /// Its files.
-    tree: Tree,
-    /// As of `state`.
-    end: String,
-}
-
-/// Recorded once for all tests.
-static RECORDED_RUN: LazyLock<RecordedRun> = LazyLock::new(|| {
-    let root = folder_in_memory();
-    observe_changes(|change| {
-        if let Some((root, changes)) = &mut *RECORDING.lock().unwrap() {
-            changes.extend(recorded(change, root));
-        }
-    });
-    *RECORDING.lock().unwrap() = Some((root.path().to_owned(), Vec::new()));
-    let directory = root.path().join("run");
-    // Two processes, so that the second also opens what the first has left.
-    for steps in [STEPS / 2, STEPS] {
-        let options = options(&directory, &["softmax"], steps);
-        run(options, &judges(Duration::ZERO)).unwrap();
-    }
-    let (_, changes) = RECORDING.lock().unwrap().take().unwrap();
-    let mut tree = read_tree(root.path());
-    // Its contents matter only while its process lives.
-    tree.remove(Path::new("run/lock"));
-    RecordedRun {
-        changes,
-        tree,
-        end: state(&directory, "softmax", STEPS),
-    }
-});
-
 /// `None` for a change of another test.
-fn recorded(change: &Change<'_>, root: &Path) -> Option<RecordedChange> {
+pub(super) fn recorded(change: &Change<'_>, root: &Path) -> Option<RecordedChange> {
     let below = |path: &Path| path.strip_prefix(root).ok().map(Path::to_owned);
     Some(match change {
         Change::CreateFolder(path) => RecordedChange::CreateFolder(below(path)?),
@@ -122,11 +66,11 @@ enum Node {
 }
 
 /// A tree as it may be found: by path, the contents of a file, or `None` for a folder.
-type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
+pub(super) type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 /// What happens to the changes that were not synced.
 #[derive(Clone, Copy)]
-enum Fate {
+pub(super) enum Fate {
     AllLost,
     AllKept,
     /// The usual fate on file systems that write names before contents.
@@ -136,21 +80,21 @@ enum Fate {
 }
 
 /// A disk, and what may be lost on it.
-struct DiskModel {
+pub(super) struct DiskModel {
     nodes: Vec<Node>,
     /// Every complete content that a file has had under its name.
     versions: BTreeMap<PathBuf, HashSet<Vec<u8>>>,
 }
 
 impl DiskModel {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             nodes: vec![Node::Folder(FolderModel::default())],
             versions: BTreeMap::new(),
         }
     }
 
-    fn apply(&mut self, change: &RecordedChange) {
+    pub(super) fn apply(&mut self, change: &RecordedChange) {
         match change {
             RecordedChange::CreateFolder(path) => {
                 let node = self.add(Node::Folder(FolderModel::default()));
@@ -233,7 +177,7 @@ impl DiskModel {
     }
 
     /// The tree after a loss of power.
-    fn tree(&self, fate: Fate) -> Tree {
+    pub(super) fn tree(&self, fate: Fate) -> Tree {
         let seed = match fate {
             Fate::Random(seed) => seed,
             _ => 0,
@@ -277,7 +221,7 @@ impl DiskModel {
     }
 
     /// A file of the tree that never had these contents under its name. Temporary files and the ends of journals may be torn.
-    fn torn_file<'t>(&self, tree: &'t Tree) -> Option<&'t Path> {
+    pub(super) fn torn_file<'t>(&self, tree: &'t Tree) -> Option<&'t Path> {
         let mut files = tree.iter().filter_map(|(path, contents)| {
             let name = file_name(path);
             let may_be_torn =
@@ -293,7 +237,7 @@ impl DiskModel {
     }
 
     /// The contents of a file as of its last sync, if its name is durable.
-    fn durable(&self, path: &Path) -> &[u8] {
+    pub(super) fn durable(&self, path: &Path) -> &[u8] {
         let node = path
             .iter()
             .try_fold(0, |node, name| match &self.nodes[node] {
@@ -307,7 +251,7 @@ impl DiskModel {
     }
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name()
         .map_or_else(String::new, |name| name.to_str().unwrap().to_owned())
 }
@@ -362,7 +306,7 @@ fn contents(file: &FileModel, fate: Fate, stream: &mut RandomStream) -> Vec<u8> 
     torn
 }
 
-fn write_tree(tree: &Tree, folder: &Path) {
+pub(super) fn write_tree(tree: &Tree, folder: &Path) {
     for (path, contents) in tree {
         let path = folder.join(path);
         match contents {
@@ -372,7 +316,7 @@ fn write_tree(tree: &Tree, folder: &Path) {
     }
 }
 
-fn read_tree(folder: &Path) -> Tree {
+pub(super) fn read_tree(folder: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(inner) = folders.pop() {
@@ -392,118 +336,4 @@ fn read_tree(folder: &Path) -> Tree {
         }
     }
     tree
-}
-
-/// A state to resume from.
-struct LostState {
-    moment: usize,
-    tree: Tree,
-    /// The lines of the task's journal that must survive.
-    durable_journal: Vec<u8>,
-}
-
-const JOURNAL: &str = "run/softmax/events.jsonl";
-
-/// What a loss of power may leave after each of these changes, without repetitions.
-///
-/// # Errors
-/// The path of a file that may be torn.
-fn lost_states(
-    disk: &mut DiskModel,
-    changes: &[RecordedChange],
-) -> Result<Vec<LostState>, PathBuf> {
-    let mut seen = HashSet::new();
-    let mut states = Vec::new();
-    for (moment, change) in changes.iter().enumerate() {
-        disk.apply(change);
-        let first_seed = moment as u64 * RANDOM_STATES;
-        let random = (first_seed..first_seed + RANDOM_STATES).map(Fate::Random);
-        let extreme = [
-            Fate::AllLost,
-            Fate::AllKept,
-            Fate::NamesKept,
-            Fate::ContentsKept,
-        ];
-        for fate in extreme.into_iter().chain(random) {
-            let tree = disk.tree(fate);
-            let mut hasher = DefaultHasher::new();
-            tree.hash(&mut hasher);
-            if !seen.insert(hasher.finish()) {
-                continue;
-            }
-            if let Some(torn) = disk.torn_file(&tree) {
-                return Err(torn.to_owned());
-            }
-            states.push(LostState {
-                moment,
-                tree,
-                durable_journal: disk.durable(Path::new(JOURNAL)).to_vec(),
-            });
-        }
-    }
-    Ok(states)
-}
-
-#[test]
-fn power_loss_at_any_moment_leaves_whole_files_and_a_resumable_run() {
-    let recorded = &*RECORDED_RUN;
-    let mut disk = DiskModel::new();
-    let states = lost_states(&mut disk, &recorded.changes).unwrap();
-    // Nothing bypasses the observer, or the model would differ from the folder.
-    assert!(
-        disk.tree(Fate::AllKept) == recorded.tree,
-        "a change was not recorded"
-    );
-    let is_copy = |path: &PathBuf| file_name(path) == "verdict.json";
-    let mut durable = recorded.tree.clone();
-    durable.retain(|path, _| !is_copy(path));
-    let mut found = disk.tree(Fate::AllLost);
-    found.retain(|path, contents| {
-        let is_temporary = file_name(path).ends_with(".tmp");
-        !(is_copy(path) || is_temporary && contents.is_some())
-    });
-    assert!(found == durable, "the end of a run is durable");
-
-    let every = match std::env::var_os("KFORGE_TEST_ALL") {
-        Some(_) => 1,
-        None => states.len().div_ceil(RESUMED_STATES),
-    };
-    let root = folder_in_memory();
-    for lost in states.iter().step_by(every) {
-        let folder = root.path().join("lost");
-        write_tree(&lost.tree, &folder);
-        let directory = folder.join("run");
-        let moment = lost.moment;
-        run(
-            options(&directory, &["softmax"], STEPS),
-            &judges(Duration::ZERO),
-        )
-        .unwrap_or_else(|error| panic!("after change {moment}: {error:?}"));
-        let end = state(&directory, "softmax", STEPS);
-        assert_eq!(end, recorded.end, "after change {moment}");
-        let resumed = std::fs::read(folder.join(JOURNAL)).unwrap();
-        assert!(
-            resumed.starts_with(&lost.durable_journal),
-            "lines were lost after change {moment}"
-        );
-        std::fs::remove_dir_all(&folder).unwrap();
-    }
-}
-
-#[test]
-fn model_finds_files_that_are_renamed_before_they_are_synced() {
-    // The same run in the wrong order: each file is renamed first, and synced under its new name.
-    let mut wrong: Vec<RecordedChange> = Vec::new();
-    for change in &RECORDED_RUN.changes {
-        if let RecordedChange::Rename(from, to) = change {
-            let is_sync = |other: &RecordedChange| matches!(other, RecordedChange::SyncFile(path) if path == from);
-            let sync = wrong.iter().rposition(is_sync).unwrap();
-            wrong.remove(sync);
-            wrong.push(change.clone());
-            wrong.push(RecordedChange::SyncFile(to.clone()));
-        } else {
-            wrong.push(change.clone());
-        }
-    }
-    assert!(lost_states(&mut DiskModel::new(), &wrong).is_err());
 }
