@@ -1,6 +1,8 @@
-//! Reads YAML that a user wrote. Every error shows the file, the line and a caret, and for an unknown key the nearest valid key.
+//! Reads the YAML of configs, kernel headers and prompt templates. An error shows the file, and where the parser knows them the
+//! line and a caret; for an unknown key it shows the nearest valid key.
 //!
-//! Knows no format; the types that are read define the keys. Values are checked elsewhere, and `with_location` adds the location.
+//! Knows no format; the types that are read define the keys. Values are checked elsewhere; `with_location` adds file and line to
+//! such a failure. Lines and columns count from 1, columns in characters.
 
 use std::fmt;
 
@@ -38,7 +40,7 @@ pub(crate) fn read_with_line<T: DeserializeOwned>(
             .count()
             + 1;
         return Err(Failure::usage(format!(
-            "{origin}:{line}:{column}: a carriage return within a line"
+            "{origin}:{line}:{column}: a carriage return without a line feed"
         ))
         .hint("end lines with a line feed, or with a carriage return and a line feed"));
     }
@@ -63,7 +65,8 @@ fn options() -> serde_yaml::Options {
     options
 }
 
-/// Adds a location to a failure about an invalid value: that of the first key in backticks in its message, if the text has it.
+/// Adds a location to a failure about an invalid value: that of the value of the first key in backticks that the text has. Keys are
+/// dotted paths, such as `search.window`.
 pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failure {
     let quoted = failure.message.split('`').skip(1).step_by(2);
     // A message may have the value after the key: `steps: 0`.
@@ -80,7 +83,7 @@ pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failu
     Failure { message, ..failure }
 }
 
-/// Fails to deserialize exactly at the value of the key with this path, so that the parser's error has its location.
+/// A visitor that fails at the value of the key with this path. The parser's error then has the location of the value.
 #[derive(Clone, Copy)]
 struct FailAtKey<'p>(&'p [&'p str]);
 
@@ -150,7 +153,7 @@ fn with_hint(failure: Failure, hint: Option<String>) -> Failure {
     }
 }
 
-/// What is wrong, and a hint.
+/// What is wrong, and a hint if a name is close or a key is a duplicate.
 fn describe_error(error: &Error) -> (String, Option<String>) {
     let (message, hint) = match error.without_snippet() {
         Error::SerdeUnknownField {
@@ -187,7 +190,7 @@ fn parser_message(error: &Error) -> String {
         Error::InvalidScalar { ty, .. } => return format!("expected {}", describe_kind(ty)),
         Error::InvalidBooleanStrict { .. } => return format!("expected {}", describe_kind("bool")),
         Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
-            return "expected a single word".to_owned();
+            return "expected one of the allowed names".to_owned();
         }
         Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
             return format!("expected {}", describe_kind(expected));
@@ -320,7 +323,7 @@ mod tests {
             ("number: lots", "expected a number"),
             ("flag: maybe", "expected `true` or `false`"),
             ("names: one", "expected a list, such as `[a, b]`"),
-            ("choice: [auto]", "expected a single word"),
+            ("choice: [auto]", "expected one of the allowed names"),
             (
                 "choice: cpy",
                 "unknown value `cpy`\n\nhint: did you mean `cpu`?",
@@ -356,7 +359,7 @@ mod tests {
         assert!(read::<Sample>("# a\r\nsteps: 1\r\n", "run.yaml").is_ok());
         let message = error("# a\n\rsteps: 1\r");
         assert!(
-            message.starts_with("run.yaml:2:1: a carriage return within a line\n\nhint: "),
+            message.starts_with("run.yaml:2:1: a carriage return without a line feed\n\nhint: "),
             "{message}"
         );
     }

@@ -2,7 +2,7 @@
 
 use crate::verdict::DeviceIdentity;
 
-/// A count with its noun: `1 round`, `2 rounds`.
+/// A count with its noun: `1 cell`, `2 cells`. The plural is the noun with an `s`.
 pub(crate) fn pluralize(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
@@ -14,8 +14,8 @@ pub(super) fn indent(text: &str, spaces: usize) -> String {
         .collect()
 }
 
-/// Words wrapped to lines of at most `width` columns, every line after `spaces` spaces and ended by a newline. A word that is wider
-/// than a line, such as a path, stays whole.
+/// Wraps a text to lines of at most `width` columns, including the indent of `spaces` spaces. Every line ends with a newline. A word
+/// that is wider than a line, such as a path, stays whole.
 pub(crate) fn wrap(text: &str, width: usize, spaces: usize) -> String {
     let options = textwrap::Options::new(width.saturating_sub(spaces))
         .break_words(false)
@@ -29,7 +29,8 @@ pub(crate) fn wrap(text: &str, width: usize, spaces: usize) -> String {
         .collect()
 }
 
-/// The device that times were measured on. CPU times are marked as such wherever they are shown.
+/// A line that names the device that times were measured on. A device with `cores` is a CPU; its line warns that CPU times do not
+/// rank kernels for a GPU.
 pub(super) fn device_note(device: &DeviceIdentity) -> String {
     match device.cores {
         Some(cores) => format!(

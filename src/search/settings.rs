@@ -1,6 +1,7 @@
 //! The `search` section of a run config: its keys, their defaults, and their valid ranges.
 //!
-//! Checks values; the rest of `search` uses them.
+//! Checks values; the rest of `search` uses them. A run records the resolved settings, and `resume` compares them: a changed default
+//! changes only new runs, and a renamed key must still be read from old ones.
 
 use std::fmt::Display;
 
@@ -11,7 +12,8 @@ use crate::base::Failure;
 use crate::base::text::did_you_mean;
 use crate::event::Operator;
 
-/// The features that can be axes of the archive. Each is a number that the judge determines for a kernel.
+/// The features that can be axes of the archive. Each is a number that the judge determines for a kernel: `docs/configuration.md`
+/// has their units, `eval::features` their formulas.
 pub const FEATURES: [&str; 14] = [
     "block_threads",
     "vector_bytes",
@@ -32,7 +34,7 @@ pub const FEATURES: [&str; 14] = [
 /// The largest window: every brief in it is kept in memory.
 const MAX_WINDOW: u64 = 100_000;
 
-/// The most steps that a prompt may mention: their numbers are part of every brief.
+/// The maximum of `context`, and of `history`. A longer prompt helps no model, and a brief names every step of its context.
 const MAX_SHOWN_STEPS: u64 = 1000;
 
 /// The most bin edges of one axis.
@@ -45,30 +47,34 @@ pub struct SearchSettings {
     /// How parents are chosen.
     pub mode: SearchMode,
     /// The maximum number of steps in flight. The brief of step n is decided from the results of steps 1 to n - window.
-    /// Default: twice what runs at once; 1 for `tune`.
+    /// From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
     pub window: Option<u64>,
-    /// The axes of the archive: a feature, and the edges of its bins in ascending order. A value falls into the bin that starts at
-    /// the last edge not above it. More axes make more cells: more kinds of kernels are kept, and each gets fewer attempts.
+    /// The axes of the archive: a feature, and the edges of its bins in ascending order, at most 1,000. Bin 0 has the values below the
+    /// first edge, and bin i those with edge[i - 1] <= value < edge[i], counting edges from 0. More axes make more cells: more kinds
+    /// of kernels are kept, and each gets fewer attempts. A given map replaces the default one.
     pub features: IndexMap<String, Vec<f64>>,
-    /// How often each operator is used, relative to the others; 0 switches it off.
+    /// How often each operator is used, relative to the others; 0 switches it off. Operators that are not given keep their default.
     pub operators: OperatorWeights,
-    /// How strongly operators that lately added to the archive are preferred, from 0 (the weights are used as given) to 1.
+    /// How strongly operators that recently added to the archive are preferred: 0 uses the weights as given, 1
+    /// multiplies each by the gain rate of its operator relative to the mean rate (`planner`).
     pub learning: f64,
-    /// The share of briefs whose parent is drawn evenly from all cells. The others prefer the fastest elites.
+    /// The probability that a brief draws its parent evenly from all cells. The other briefs prefer the fastest elites.
     pub exploration: f64,
-    /// Stop after this many steps in a row without a proven improvement of the best kernel. Default: never.
+    /// Stop after this many steps in a row without a proven improvement: a kernel that won a duel against the best one, or whose
+    /// interval lies above that of the best one. Default: never.
     pub patience: Option<u64>,
     /// Stop once the low end of an elite's 95 % interval reaches this speedup. Default: never.
     pub target_speedup: Option<f64>,
     /// How many of the fastest elites are confirmed at the end: measured again with new seeds in fresh processes.
     pub confirm: u32,
-    /// The maximum number of kernels that a prompt shows besides the parents: elites, different ones, recent ones, failures.
+    /// The maximum number of kernels that a prompt shows besides the parents: fast elites, elites of other cells, recent kernels that
+    /// passed, and recent failures.
     pub context: u64,
     /// The maximum number of earlier steps whose outcomes a prompt lists.
     pub history: u64,
-    /// `evolve`: how often a kernel that did not pass is given to a model for repair.
+    /// `evolve`: how many times, at most, a model is asked to repair one kernel.
     pub repairs: u64,
-    /// `tune`: how many failures in a row make it restart from the best kernel, or from a new kernel while none has passed.
+    /// `tune`: the number of consecutive failures after which it restarts from the best kernel, or from a new one if none has passed.
     pub restart_after: u64,
 }
 
@@ -93,7 +99,7 @@ pub struct OperatorWeights {
     pub mutate: f64,
     /// Tunables and device functions of two parents combined.
     pub recombine: f64,
-    /// A model writes a new kernel. This operator and the following need a model.
+    /// A model writes a new kernel.
     pub propose: f64,
     /// A model edits a kernel.
     pub edit: f64,

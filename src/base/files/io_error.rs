@@ -35,12 +35,12 @@ pub(crate) fn explain_io_error(action: &str, path: &Path, error: io::Error) -> a
 }
 
 /// The failure for a folder or file that existed while kforge worked in it, and does not any more.
-pub(super) fn vanished_folder(path: &Path) -> anyhow::Error {
+pub(super) fn vanished(path: &Path) -> anyhow::Error {
     Failure::environment(format!(
         "`{}` was moved or deleted while kforge was working there",
         path.display()
     ))
-    .hint("put the folder back where it was, then resume")
+    .hint("put it back where it was, then resume")
     .into()
 }
 

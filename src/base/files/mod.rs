@@ -4,8 +4,12 @@
 //! after a crash at any point a file has its old contents or its new ones, and is never empty or torn. A folder is durable once its
 //! parent is synced. A journal grows by whole lines and is synced; only what was appended since the last sync can be torn.
 //!
-//! A failed sync is never repeated: the kernel may have dropped the pages, and a second call would then report success. Never
-//! flushes a whole file system: that would wait for data of other processes and hide which file failed.
+//! `WriteBatch` and the functions whose names end in `durably` keep the whole contract. `replace`, `create_folder` and `remove` leave
+//! out the sync of the folder on purpose: they are for copies and caches, which kforge can make again.
+//!
+//! Every durable change goes through `disk`. Otherwise `observe_changes`, and with it the test of a power loss, does not see it.
+//! This module never repeats a failed sync: the kernel may have dropped the pages, and a second call would then report success. It
+//! never flushes a whole file system: that would wait for data of other processes and hide which file failed.
 
 mod batch;
 mod disk;
@@ -50,7 +54,7 @@ pub(crate) fn read_recorded(path: &Path, digest: Digest, content: &str) -> Resul
     Ok(text)
 }
 
-/// Creates a folder and its parents. Their names may be lost if the power fails, so only for files that can be made again.
+/// Creates a folder and its parents. They may be lost if the power fails: use it only for files that kforge can make again.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|error| explain_io_error("create", path, error))
 }
@@ -62,17 +66,20 @@ pub(crate) fn create_folder_durably(path: &Path) -> Result<()> {
     batch.sync()
 }
 
-/// Replaces a file atomically: after a loss of power too it has the old contents or the new ones. Which of the two is certain
-/// only after a sync of its folder, so use it for copies and caches.
+/// Replaces a file atomically. Until its folder is synced, it may have the old or the new contents after a power failure, so use it
+/// for copies and caches.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<()> {
     replace_contents(path, contents).map_err(|error| explain_io_error("write", path, error))
 }
 
-/// As [`replace`], and durable when it returns. Its folder existed before, so a missing folder has vanished.
+/// As [`replace`], and durable when it returns.
+///
+/// # Errors
+/// If it cannot be written. A missing folder is an error too: it was deleted while kforge ran.
 pub(crate) fn replace_durably(path: &Path, contents: &[u8]) -> Result<()> {
     let folder = parent_folder(path);
     replace_contents(path, contents).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => io_error::vanished_folder(folder),
+        io::ErrorKind::NotFound => io_error::vanished(folder),
         _ => explain_io_error("write", path, error),
     })?;
     sync_folder(folder)
@@ -89,7 +96,7 @@ fn replace_contents(path: &Path, contents: &[u8]) -> io::Result<()> {
     replaced
 }
 
-/// Removes a file, if it exists. The name may come back if the power fails, so only for files that can be made again.
+/// Removes a file, if it exists. It may come back if the power fails: use it only for files that kforge can make again.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match disk::remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -109,7 +116,7 @@ pub(crate) fn sync(file: &File, path: &Path) -> Result<()> {
     disk::sync_file(file, path).map_err(|error| explain_io_error("sync", path, error))
 }
 
-/// Opens a file for reading and appending, or creates it. The name of a new file is durable on return.
+/// Opens a file for reading and appending, or creates it. The name of a new or empty file is durable on return.
 pub(crate) fn open_for_append(path: &Path) -> Result<File> {
     let (file, is_new) =
         disk::open_for_append(path).map_err(|error| explain_io_error("open", path, error))?;
@@ -123,10 +130,10 @@ pub(crate) fn open_for_append(path: &Path) -> Result<File> {
 /// Appends bytes to a file and makes them durable.
 ///
 /// # Errors
-/// Also if the file was deleted since it was opened: the bytes would be lost with it.
+/// If the bytes cannot be written or synced, or if the file was deleted since it was opened: they would be lost with it.
 pub(crate) fn append_durably(file: &mut File, path: &Path, bytes: &[u8]) -> Result<()> {
     if was_deleted(file, path) {
-        return Err(io_error::vanished_folder(path));
+        return Err(io_error::vanished(path));
     }
     disk::append(file, path, bytes).map_err(|error| explain_io_error("write", path, error))?;
     sync(file, path)
@@ -141,7 +148,7 @@ fn was_deleted(file: &File, path: &Path) -> bool {
     open.nlink() == 0 && !fs::metadata(path).is_ok_and(|found| found.ino() == open.ino())
 }
 
-/// Cuts a file to a length and makes the length durable.
+/// Cuts a file to a length in bytes and makes the length durable.
 pub(crate) fn shorten_durably(file: &File, path: &Path, length: u64) -> Result<()> {
     disk::shorten(file, path, length).map_err(|error| explain_io_error("shorten", path, error))?;
     sync(file, path)
@@ -182,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_name_the_path_and_a_remedy() {
+    fn io_errors_name_the_path() {
         let root = tempfile::tempdir().unwrap();
         let missing = root.path().join("missing/file");
         let error = read(&missing).unwrap_err();

@@ -244,15 +244,15 @@ impl Timing for CudaBoundKernel {
     }
 
     fn bind_copies(&mut self, copies: &[u32]) -> anyhow::Result<()> {
-        if copies.len() > CopyNumbers::MAX_COPIES || copies.len() != self.copy_count() {
+        if copies.len() > CopyNumbers::MAX || copies.len() != self.copy_count() {
             bail!(
                 "cannot bind {} copies: the kernel has {}, and at most {} can be bound",
                 copies.len(),
                 self.copy_count(),
-                CopyNumbers::MAX_COPIES
+                CopyNumbers::MAX
             );
         }
-        self.copy_numbers = CopyNumbers::named(copies);
+        self.copy_numbers = CopyNumbers::new(copies);
         Ok(())
     }
 

@@ -1,17 +1,18 @@
-//! How the harness kernels address a buffer that exists in several copies.
+//! How the judge's own kernels address a buffer that exists in several copies. The layout is that of `numerics.cu`: change both.
 
 use cudarc::driver::sys::CUdeviceptr;
 
 use crate::task::DType;
 
 /// Length of `Copies::numbers` in `numerics.cu`.
-const MAX_NAMED_COPIES: usize = 16;
+const MAX_NUMBERED_COPIES: usize = 16;
 
 /// All or some copies of a buffer, as a table of addresses on the device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BufferCopies {
-    /// The address of the table.
+    /// The address of `copies` device pointers, one for each copy. The bound kernel owns the table and keeps it as long as it lives.
     pub(super) table: CUdeviceptr,
+    /// Number of copies.
     pub(super) copies: u32,
     pub(super) dtype: DType,
     /// Elements of one copy.
@@ -19,27 +20,29 @@ pub(super) struct BufferCopies {
 }
 
 impl BufferCopies {
-    /// The size of one copy.
+    /// The size of one copy, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.elements * self.dtype.bytes()
     }
 }
 
-/// The numbers of a kernel's copies; by default they are 0, 1, 2, …. Same layout as `Copies` in `numerics.cu`.
+/// The number of each copy of a bound kernel's buffers, from which its inputs are drawn (`seed_of_copy` in `numerics.cu`). Without
+/// numbers, copy i has number i. Same layout as `Copies` in `numerics.cu`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct CopyNumbers {
-    named: u32,
-    numbers: [u32; MAX_NAMED_COPIES],
+    /// Number of entries in `numbers` that count; 0 without numbers.
+    count: u32,
+    numbers: [u32; MAX_NUMBERED_COPIES],
 }
 
 impl CopyNumbers {
-    pub(super) const MAX_COPIES: usize = MAX_NAMED_COPIES;
+    pub(super) const MAX: usize = MAX_NUMBERED_COPIES;
 
-    /// Takes at most `MAX_COPIES` numbers.
-    pub(super) fn named(numbers: &[u32]) -> Self {
+    /// `numbers`: one for each copy. The caller checks that there are at most `MAX`; any more are left out.
+    pub(super) fn new(numbers: &[u32]) -> Self {
         let mut copies = Self {
-            named: numbers.len().min(MAX_NAMED_COPIES) as u32,
+            count: numbers.len().min(Self::MAX) as u32,
             ..Self::default()
         };
         for (slot, number) in copies.numbers.iter_mut().zip(numbers) {

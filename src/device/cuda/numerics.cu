@@ -8,14 +8,14 @@
 
 using namespace kforge_numerics;
 
-// The numbers of the copies, at most MAX_NAMED_COPIES. If `named` is 0, copy i has number i.
-constexpr u32 MAX_NAMED_COPIES = 16;
+// The numbers of the copies, at most MAX_NUMBERED_COPIES. If `count` is 0, copy i has number i.
+constexpr u32 MAX_NUMBERED_COPIES = 16;
 struct Copies {
-    u32 named;
-    u32 numbers[MAX_NAMED_COPIES];
+    u32 count;
+    u32 numbers[MAX_NUMBERED_COPIES];
 };
 
-__device__ inline u32 copy_number(const Copies& copies, u32 index) { return copies.named == 0 ? index : copies.numbers[index]; }
+__device__ inline u32 copy_number(const Copies& copies, u32 index) { return copies.count == 0 ? index : copies.numbers[index]; }
 
 __device__ inline u64 thread_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ inline u64 thread_count() { return (u64)gridDim.x * blockDim.x; }
