@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::disk;
-use super::io_error::{explain_io_error, vanished_folder};
+use super::io_error::{explain_io_error, vanished};
 use super::paths::{parent_folder, temporary_name};
 
 /// The most files that a batch keeps open. Many systems allow a process 1,024.
@@ -133,7 +133,7 @@ impl WriteBatch {
 /// A folder of a batch existed before, so one that is missing has vanished.
 fn explain(action: &str, path: &Path, error: io::Error) -> anyhow::Error {
     match error.kind() {
-        io::ErrorKind::NotFound => vanished_folder(parent_folder(path)),
+        io::ErrorKind::NotFound => vanished(parent_folder(path)),
         _ => explain_io_error(action, path, error),
     }
 }
