@@ -358,6 +358,33 @@ mod tests {
         }
     }
 
+    /// A line of which only the head is parsed.
+    struct HeadOnly;
+
+    impl ParseLine for HeadOnly {
+        fn parse(_: &str, _: &str) -> Option<serde_json::Result<Self>> {
+            Some(Ok(Self))
+        }
+    }
+
+    #[test]
+    fn lines_that_a_lost_block_joins_are_torn_for_every_reader() {
+        let bytes = journal(40);
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.jsonl");
+        for block in 1..bytes.len() / MIN_DISK_BLOCK_BYTES {
+            let mut lost = bytes.clone();
+            let start = block * MIN_DISK_BLOCK_BYTES;
+            lost[start..start + MIN_DISK_BLOCK_BYTES].fill(0);
+            std::fs::write(&path, &lost).unwrap();
+            let file = File::open(&path).unwrap();
+            let scan = scan(&path, &file, &mut |_, HeadOnly| Ok(())).unwrap();
+            let whole = bytes[..start].iter().rposition(|byte| *byte == b'\n');
+            assert_eq!(scan.whole_bytes, whole.map_or(0, |at| at as u64 + 1));
+            assert!(scan.torn.is_some());
+        }
+    }
+
     #[test]
     fn parts_are_whole_lines_and_lose_nothing() {
         let block = b"aa\nb\n\ncccccccccccc\nd\nee";

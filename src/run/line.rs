@@ -101,6 +101,11 @@ pub(super) fn read_line<L: ParseLine>(line: &[u8]) -> Result<(LineHead<'_>, L), 
         return Err(LineFault::Invalid("the line has no newline".to_owned()));
     };
     let text = std::str::from_utf8(text).map_err(|error| invalid(&error))?;
+    // JSON has no zero bytes. They are blocks that never reached the disk, and newlines may be among them: two lines then look like
+    // one, which a reader that parses only the head would accept.
+    if text.as_bytes().contains(&0) {
+        return Err(invalid(&"it has zero bytes"));
+    }
     let head = match parse_head(text) {
         Some(head) => head,
         None => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use kforge::base::Digest;
 use kforge::base::files::observe_changes;
 use kforge::event::Event;
-use kforge::run::RunDirectory;
+use kforge::run::{Journal, ParseLine, RunDirectory};
 use serde_json::Value;
 
 use super::resume::folder_in_memory;
@@ -135,6 +135,27 @@ struct LostState {
 
 const JOURNAL: &str = "run/softmax/events.jsonl";
 
+/// A line of a journal of which only the head is parsed, as some readers do.
+struct HeadOnly;
+
+impl ParseLine for HeadOnly {
+    fn parse(_: &str, _: &str) -> Option<serde_json::Result<Self>> {
+        Some(Ok(Self))
+    }
+}
+
+/// Every reader drops the torn end of a journal.
+fn assert_journal_opens(tree: &Tree) {
+    if let Some(Some(journal)) = tree.get(Path::new(JOURNAL)) {
+        let root = folder_in_memory();
+        let path = root.path().join("events.jsonl");
+        std::fs::write(&path, journal).unwrap();
+        Journal::open(&path, |_, HeadOnly| Ok(())).unwrap();
+        std::fs::write(&path, journal).unwrap();
+        Journal::open(&path, |_, _: Event| Ok(())).unwrap();
+    }
+}
+
 /// A file that a line of the task's journal relies on, and that is not in the tree with the recorded contents.
 fn missing_file(tree: &Tree) -> Option<PathBuf> {
     let journal = tree.get(Path::new(JOURNAL))?.as_ref()?;
@@ -196,6 +217,7 @@ fn lost_states(
             if let Some(missing) = missing_file(&tree) {
                 return Err(missing);
             }
+            assert_journal_opens(&tree);
             states.push(LostState {
                 moment,
                 tree,
