@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 use super::cache::CacheLease;
 use super::refusal::{DeviceError, Refusal};
@@ -67,4 +68,15 @@ pub struct Program {
     pub entries: Vec<String>,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,
+    /// For each entry, the kinds of its parameters, in their order (CUDA; empty elsewhere).
+    pub parameters: Vec<Vec<ParameterKind>>,
+}
+
+/// How a parameter of a compiled kernel represents a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParameterKind {
+    Float32,
+    Float64,
+    /// An integer, a pointer or a structure.
+    Other,
 }

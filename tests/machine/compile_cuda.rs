@@ -44,6 +44,7 @@ fn unit(source: &str, expression: &str, arguments: &[ArgumentType]) -> Translati
         entry_points: vec![EntryPoint {
             expression: expression.to_owned(),
             arguments: arguments.to_vec(),
+            argument_names: Vec::new(),
             line: 1,
         }],
         fast_math: false,

@@ -67,6 +67,7 @@ impl TestKernel {
             entry_points: vec![EntryPoint {
                 expression: self.expression.to_owned(),
                 arguments: self.arguments.clone(),
+                argument_names: Vec::new(),
                 line: 1,
             }],
             fast_math: false,

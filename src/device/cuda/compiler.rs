@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use indexmap::IndexMap;
 
-use super::cubin_cache::{CubinCache, FORMAT};
+use super::cubin_cache::{CubinCache, CubinFacts, FORMAT};
 use super::nvrtc_process::{self, ChildOutcome};
 use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
 use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolkit_cache};
 use crate::base::{Digest, Failure};
+use crate::device::argument_checks::{mismatch_refusal, missing_kernel};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{Compiled, Program};
 use crate::kernel::plan::TranslationUnit;
@@ -179,9 +179,15 @@ impl Compiler {
         // `mma.h` includes `crt/mma.h`, which is in another package.
         let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
         source_checks::check_source(&unit.source, &is_known)?;
+        if let Some(refusal) = missing_kernel(unit) {
+            return Err(refusal.into());
+        }
         let response = match self.run_nvrtc(text, options, &expressions)? {
             NvrtcOutcome::Compiled(response) => response,
             NvrtcOutcome::Failed(log) => {
+                if let Some(refusal) = mismatch_refusal(&log, unit) {
+                    return Err(refusal.into());
+                }
                 let last_line = unit.source.lines().count().max(1) as u32;
                 return Err(diagnostics::compile_error(&log, last_line).into());
             }
@@ -191,8 +197,16 @@ impl Compiler {
         };
         let ptx = String::from_utf8_lossy(&response.ptx);
         code_checks::check_ptx(&ptx, unit, &response.names)?;
+        let parameters = response.names.iter();
+        let parameters = parameters
+            .map(|name| ptx::parameter_kinds(&ptx, name))
+            .collect();
         let features = ptx::count_features(&ptx, &response.log);
-        Ok(self.cubins.save(&key, &response, features, started)?)
+        let facts = CubinFacts {
+            features,
+            parameters,
+        };
+        Ok(self.cubins.save(&key, &response, facts, started)?)
     }
 
     /// Compiles several units, each in its own child process, in parallel on all cores.
@@ -246,7 +260,8 @@ impl Compiler {
         }
         match self.run_nvrtc(source.to_owned(), all, entries)? {
             NvrtcOutcome::Compiled(response) => {
-                self.cubins.save(&key, &response, IndexMap::new(), started)
+                self.cubins
+                    .save(&key, &response, CubinFacts::default(), started)
             }
             NvrtcOutcome::Failed(log) => {
                 bail!("kforge's device code `{name}` does not compile:\n{log}")

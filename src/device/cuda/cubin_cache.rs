@@ -11,11 +11,11 @@ use super::wire::CompileResponse;
 use super::{diagnostics, ptx};
 use crate::base::{Digest, Failure};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, Program};
+use crate::device::{Build, ParameterKind, Program};
 use crate::verdict::Resources;
 
 /// Increase it when the format of `CachedCubin` changes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Minimum time between two prunings: many processes compile a single kernel and end.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -33,6 +33,15 @@ struct CachedCubin {
     log: String,
     resources: Resources,
     facts: IndexMap<String, f64>,
+    parameters: Vec<Vec<ParameterKind>>,
+}
+
+/// What is read from the PTX of a cubin.
+#[derive(Default)]
+pub(super) struct CubinFacts {
+    pub(super) features: IndexMap<String, f64>,
+    /// For each entry, the kinds of its parameters.
+    pub(super) parameters: Vec<Vec<ParameterKind>>,
 }
 
 impl CubinCache {
@@ -61,7 +70,7 @@ impl CubinCache {
         &self,
         key: &Digest,
         response: &CompileResponse,
-        features: IndexMap<String, f64>,
+        facts: CubinFacts,
         started: Instant,
     ) -> anyhow::Result<Program> {
         let cached = CachedCubin {
@@ -69,7 +78,8 @@ impl CubinCache {
             entries: response.names.clone(),
             log: diagnostics::warnings(&response.log),
             resources: ptx::parse_resources(&response.log),
-            facts: features,
+            facts: facts.features,
+            parameters: facts.parameters,
         };
         // A cubin is named by its hash, so processes that write the same name write the same contents.
         let write = |name: &str, contents: &[u8]| {
@@ -92,6 +102,7 @@ impl CubinCache {
             log: cached.log,
             entries: cached.entries,
             features: cached.facts,
+            parameters: cached.parameters,
         }
     }
 
