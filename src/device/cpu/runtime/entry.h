@@ -15,6 +15,8 @@ template <typename Passed, typename T>
 struct ArgumentValue {
     static inline __attribute__((always_inline)) T read(const void* bytes) {
         std::remove_cv_t<T> value;
+        // A source could declare another type to fit.
+        static_assert(sizeof(value) <= 8, "an argument has 8 bytes");
         __builtin_memcpy(&value, bytes, sizeof(value));
         return value;
     }
