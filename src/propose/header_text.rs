@@ -39,9 +39,10 @@ pub(super) fn launch_value_range(source: &str, line: u32, key: &str) -> Option<R
     let (start, _, first) = lines.next()?;
     let own = |text: &str| text.len() - text.trim_start().len();
     // A single launch may be written without a list.
-    let indent = match first.trim_start().starts_with("- ") {
-        true => own(first),
-        false => own(first).checked_sub(1)?,
+    let indent = if first.trim_start().starts_with("- ") {
+        own(first)
+    } else {
+        own(first).checked_sub(1)?
     };
     let entry = lines.take_while(|(_, _, text)| text.trim().is_empty() || own(text) > indent);
     std::iter::once((start, 0, first))

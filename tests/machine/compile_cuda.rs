@@ -7,7 +7,7 @@
 )]
 
 use crate::harness::{Missing, TestResult};
-use crate::header_cases::{POINTER_CASES, accepted, refused};
+use crate::header_cases::{self, POINTER_CASES};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -721,7 +721,7 @@ fn headers_are_accepted_and_refused_as_on_the_cpu() -> TestResult {
             results.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
         (output.status.code(), results)
     };
-    let accepted = accepted();
+    let accepted = header_cases::accepted();
     let files: Vec<_> = (accepted.iter())
         .map(|(name, text)| (*name, text.as_str()))
         .collect();
@@ -733,7 +733,7 @@ fn headers_are_accepted_and_refused_as_on_the_cpu() -> TestResult {
             .unwrap()
             .starts_with("line 8: tunable `WIDTH`")
     );
-    for kernel in refused() {
+    for kernel in header_cases::refused() {
         let (code, results) = run(&[(kernel.name, &kernel.text)]);
         assert_eq!(code, Some(kernel.exit), "{}", kernel.name);
         assert_eq!(results[0]["status"], kernel.status, "{}", kernel.name);

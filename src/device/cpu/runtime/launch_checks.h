@@ -77,11 +77,14 @@ template <long long Number, class Taken> struct Value<IntegerConstant<Number>, T
     static constexpr bool same = Represents<Number, Taken, Integer<Taken>::bytes != 0>::value;
 };
 
+// NVRTC knows the narrow types only from their headers, which a kernel need not include.
+template <int Narrow, class T> struct Size { static constexpr unsigned bytes = Narrow; };
+template <class T> struct Size<0, T> { static constexpr unsigned bytes = sizeof(T); };
+
 // A class of the kernel file itself, such as `struct alignas(16) Pack { float x[4]; }`, may hold any bytes.
 template <bool IsClass, class Passed, class Taken> struct OwnClass { static constexpr bool holds = false; };
 template <class Passed, class Taken> struct OwnClass<true, Passed, Taken> {
-    static constexpr unsigned size = NarrowFloat<Passed>::bytes ? NarrowFloat<Passed>::bytes : sizeof(Passed);
-    static constexpr bool holds = __is_trivially_copyable(Taken) && sizeof(Taken) % size == 0;
+    static constexpr bool holds = __is_trivially_copyable(Taken) && sizeof(Taken) % Size<NarrowFloat<Passed>::bytes, Passed>::bytes == 0;
 };
 
 // Whether memory with elements of type `Passed` may be used as memory of type `Taken`.
