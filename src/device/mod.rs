@@ -35,5 +35,5 @@ pub use memory::{
     BufferContent, Comparison, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, Poison,
     PoisonCount,
 };
-pub use program::{Build, Compiled, ParameterKind, Program};
+pub use program::{Build, Compiled, CompiledEntry, ParameterKind, Program};
 pub use refusal::Refusal;

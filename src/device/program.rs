@@ -64,12 +64,19 @@ pub struct Program {
     pub compile_seconds: f64,
     /// The compiler's warnings: untrusted text, capped.
     pub log: String,
-    /// The mangled names of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
-    pub entries: Vec<String>,
+    /// The functions of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
+    pub entries: Vec<CompiledEntry>,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,
-    /// For each entry, the kinds of its parameters, in their order (CUDA; empty elsewhere).
-    pub parameters: Vec<Vec<ParameterKind>>,
+}
+
+/// A `__global__` function of a compiled kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompiledEntry {
+    /// The mangled name.
+    pub name: String,
+    /// The kinds of its parameters, in their order; empty for kforge's own device code.
+    pub parameters: Vec<ParameterKind>,
 }
 
 /// How a parameter of a compiled kernel represents a number.

@@ -259,7 +259,11 @@ fn header_arguments_must_match_kernel_parameters() -> TestResult {
     let two = "\n#include <cuda_bf16.h>\ntemplate <int N> __global__ void k(const __nv_bfloat16* __restrict__ a, long n) {}\n__device__ void no(float* a) {}";
     let half = ArgumentType::Pointer(DType::BFloat16);
     let fits = unit(two, "k<3>", &[half, ArgumentType::I64]);
-    assert!(ready(compiler.compile(&fits).unwrap()).entries[0].starts_with("_Z1k"));
+    assert!(
+        ready(compiler.compile(&fits).unwrap()).entries[0]
+            .name
+            .starts_with("_Z1k")
+    );
     for (expression, arguments, message) in [
         (
             "k<3>",

@@ -124,7 +124,6 @@ impl Toolchain {
                 log: String::new(),
                 entries: Vec::new(),
                 features: IndexMap::new(),
-                parameters: Vec::new(),
             })
         };
         if let Some(lease) = self.programs.lease(&name) {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use indexmap::IndexMap;
 
 use super::cubin_cache::{CubinCache, CubinFacts, FORMAT};
 use super::nvrtc_process::{self, ChildOutcome};
@@ -19,7 +20,7 @@ use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolk
 use crate::base::{Digest, Failure};
 use crate::device::argument_checks::{mismatch_refusal, missing_kernel};
 use crate::device::refusal::{DeviceError, Refusal};
-use crate::device::{Compiled, Program};
+use crate::device::{Compiled, CompiledEntry, ParameterKind, Program};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::Status;
 
@@ -197,14 +198,10 @@ impl Compiler {
         };
         let ptx = String::from_utf8_lossy(&response.ptx);
         code_checks::check_ptx(&ptx, unit, &response.names)?;
-        let parameters = response.names.iter();
-        let parameters = parameters
-            .map(|name| ptx::parameter_kinds(&ptx, name))
-            .collect();
         let features = ptx::count_features(&ptx, &response.log);
         let facts = CubinFacts {
+            entries: compiled_entries(&response, |name| ptx::parameter_kinds(&ptx, name)),
             features,
-            parameters,
         };
         Ok(self.cubins.save(&key, &response, facts, started)?)
     }
@@ -260,8 +257,11 @@ impl Compiler {
         }
         match self.run_nvrtc(source.to_owned(), all, entries)? {
             NvrtcOutcome::Compiled(response) => {
-                self.cubins
-                    .save(&key, &response, CubinFacts::default(), started)
+                let facts = CubinFacts {
+                    entries: compiled_entries(&response, |_| Vec::new()),
+                    features: IndexMap::new(),
+                };
+                self.cubins.save(&key, &response, facts, started)
             }
             NvrtcOutcome::Failed(log) => {
                 bail!("kforge's device code `{name}` does not compile:\n{log}")
@@ -383,6 +383,18 @@ impl fmt::Debug for Compiler {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} for {}", self.version(), self.arch)
     }
+}
+
+/// The entries of a response. `kinds_of`: the kinds of the parameters of an entry.
+fn compiled_entries(
+    response: &CompileResponse,
+    kinds_of: impl Fn(&str) -> Vec<ParameterKind>,
+) -> Vec<CompiledEntry> {
+    let entry = |name: &String| CompiledEntry {
+        name: name.clone(),
+        parameters: kinds_of(name),
+    };
+    response.names.iter().map(entry).collect()
 }
 
 /// The outcome of a response with an error code; `None` if the source compiled.

@@ -11,7 +11,7 @@ use super::wire::CompileResponse;
 use super::{diagnostics, ptx};
 use crate::base::{Digest, Failure};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, ParameterKind, Program};
+use crate::device::{Build, CompiledEntry, Program};
 use crate::verdict::Resources;
 
 /// Increase it when the format of `CachedCubin` changes.
@@ -29,19 +29,16 @@ pub(super) struct CubinCache {
 struct CachedCubin {
     /// Hash of the cubin, which is also the name of its file.
     cubin: String,
-    entries: Vec<String>,
+    entries: Vec<CompiledEntry>,
     log: String,
     resources: Resources,
     facts: IndexMap<String, f64>,
-    parameters: Vec<Vec<ParameterKind>>,
 }
 
 /// What is read from the PTX of a cubin.
-#[derive(Default)]
 pub(super) struct CubinFacts {
+    pub(super) entries: Vec<CompiledEntry>,
     pub(super) features: IndexMap<String, f64>,
-    /// For each entry, the kinds of its parameters.
-    pub(super) parameters: Vec<Vec<ParameterKind>>,
 }
 
 impl CubinCache {
@@ -75,11 +72,10 @@ impl CubinCache {
     ) -> anyhow::Result<Program> {
         let cached = CachedCubin {
             cubin: Digest::of(&response.cubin).to_string(),
-            entries: response.names.clone(),
+            entries: facts.entries,
             log: diagnostics::warnings(&response.log),
             resources: ptx::parse_resources(&response.log),
             facts: facts.features,
-            parameters: facts.parameters,
         };
         // A cubin is named by its hash, so processes that write the same name write the same contents.
         let write = |name: &str, contents: &[u8]| {
@@ -102,7 +98,6 @@ impl CubinCache {
             log: cached.log,
             entries: cached.entries,
             features: cached.facts,
-            parameters: cached.parameters,
         }
     }
 

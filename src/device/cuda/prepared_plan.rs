@@ -45,18 +45,16 @@ impl PreparedPlan {
         let mut launches = Vec::new();
         let mut lowest: Option<f64> = None;
         for launch in &plan.launches {
-            let name = program.entries.get(launch.entry_point);
-            let name = name.ok_or_else(|| {
+            let entry = program.entries.get(launch.entry_point);
+            let entry = entry.ok_or_else(|| {
                 anyhow::anyhow!("the compiled kernel has no entry {}", launch.entry_point)
             })?;
-            let function = module.function(name)?;
+            let function = module.function(&entry.name)?;
             check_launch(gpu, function, launch)?;
             let occupancy = occupancy(gpu, function, launch)?;
             lowest = Some(lowest.map_or(occupancy, |lowest| lowest.min(occupancy)));
             let mut launch = launch.clone();
-            if let Some(parameters) = program.parameters.get(launch.entry_point) {
-                convert_numbers(&mut launch, parameters);
-            }
+            convert_numbers(&mut launch, &entry.parameters);
             launches.push((function, launch));
         }
         let zeroed = plan.buffers.iter().enumerate();
