@@ -168,6 +168,7 @@ fn compile(
         entry_points: vec![EntryPoint {
             expression: "f".to_owned(),
             arguments: vec![ArgumentType::Pointer(DType::Float32)],
+            argument_names: Vec::new(),
             line: 1,
         }],
         fast_math: false,

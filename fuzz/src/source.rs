@@ -13,6 +13,7 @@ pub fn source(input: &[u8]) {
         entry_points: vec![EntryPoint {
             expression: "f<UNROLL>".to_owned(),
             arguments: vec![ArgumentType::Pointer(DType::Float32), ArgumentType::I64],
+            argument_names: Vec::new(),
             line: 1,
         }],
         fast_math: false,

@@ -27,6 +27,26 @@ pub(crate) fn read_with_line<T: DeserializeOwned>(
     origin: &str,
     lines_before: u32,
 ) -> Result<T, Failure> {
+    read_with_options(text, origin, lines_before, options())
+}
+
+/// As [`read`], for the header of a kernel file, which starts after `lines_before` lines. Only `true` and `false` are truth values
+/// there, because `y` and `n` are names.
+pub(crate) fn read_header<T: DeserializeOwned>(
+    text: &str,
+    lines_before: u32,
+) -> Result<T, Failure> {
+    let mut options = options();
+    options.strict_booleans = true;
+    read_with_options(text, "kernel", lines_before, options)
+}
+
+fn read_with_options<T: DeserializeOwned>(
+    text: &str,
+    origin: &str,
+    lines_before: u32,
+    options: serde_yaml::Options,
+) -> Result<T, Failure> {
     // YAML ends a line at a lone carriage return and editors do not, so all later line numbers would be wrong.
     let mut returns = text.match_indices('\r').map(|(at, _)| at);
     if let Some(at) = returns.find(|at| !text[at + 1..].starts_with('\n')) {
@@ -44,7 +64,8 @@ pub(crate) fn read_with_line<T: DeserializeOwned>(
         ))
         .hint("end lines with a line feed, or with a carriage return and a line feed"));
     }
-    parse(text).map_err(|error| to_failure(&error, text, origin, lines_before))
+    serde_yaml::from_str_with_options(text, options)
+        .map_err(|error| to_failure(&error, text, origin, lines_before))
 }
 
 /// As [`read`], for a text that is not in a file, such as the value of `--set`: errors name the origin only.

@@ -248,10 +248,7 @@ fn exit_of_verdicts(verdicts: &[Verdict], header_failure: Option<Failure>) -> an
 /// `--compile-only`: prints what the compiler reports for each kernel.
 fn compile_kernels(arguments: &EvalArgs) -> anyhow::Result<Exit> {
     let task = TaskFiles::find(&arguments.task)?.load()?;
-    let mut kernels = Vec::new();
-    for path in &arguments.kernels {
-        kernels.push((path, files::read(path.as_ref())?));
-    }
+    let (kernels, header_failure) = read_kernels(&arguments.kernels, &task)?;
     if arguments.require_sandbox {
         cpu::require_sandbox()?;
     }
@@ -270,10 +267,9 @@ fn compile_kernels(arguments: &EvalArgs) -> anyhow::Result<Exit> {
     if arguments.format == Format::Json {
         print_json(&results)?;
     }
-    let all_compile = results.iter().all(|result| result.compiled);
-    Ok(if all_compile {
-        Exit::Done
-    } else {
-        Exit::NothingPassed
-    })
+    match header_failure {
+        Some(failure) => Err(failure.into()),
+        None if results.iter().all(|result| result.compiled) => Ok(Exit::Done),
+        None => Ok(Exit::NothingPassed),
+    }
 }

@@ -5,6 +5,7 @@
 //! It never decides what is correct or fast. The oracle, the tolerances and the statistics belong to `eval`.
 
 mod aligned;
+mod argument_checks;
 mod bound_kernel;
 mod cache;
 mod compiler_log;
@@ -34,5 +35,5 @@ pub use memory::{
     BufferContent, Comparison, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, Poison,
     PoisonCount,
 };
-pub use program::{Build, Compiled, Program};
+pub use program::{Build, Compiled, CompiledEntry, ParameterKind, Program};
 pub use refusal::Refusal;

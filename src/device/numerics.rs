@@ -184,7 +184,8 @@ pub(crate) fn argument_word(argument: Argument) -> u64 {
         Argument::Buffer(_) | Argument::TensorMap(_) | Argument::Null => 0,
         Argument::I32(value) => u64::from(value as u32),
         Argument::U32(value) => u64::from(value),
-        Argument::I64(value) => value as u64,
+        Argument::I64(value) | Argument::Integer(value) => value as u64,
+        Argument::Float(value) => value.to_bits(),
         Argument::Scalar(dtype, value) => {
             let mut memory = AlignedBytes::zeroed(dtype.bytes() as usize);
             let constant = Distribution::new(DistributionKind::Value(value));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 use super::cache::CacheLease;
 use super::refusal::{DeviceError, Refusal};
@@ -63,8 +64,26 @@ pub struct Program {
     pub compile_seconds: f64,
     /// The compiler's warnings: untrusted text, capped.
     pub log: String,
-    /// The mangled names of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
-    pub entries: Vec<String>,
+    /// The functions of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
+    pub entries: Vec<CompiledEntry>,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,
+}
+
+/// A `__global__` function of a compiled kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompiledEntry {
+    /// The mangled name.
+    pub name: String,
+    /// The kinds of its parameters, in their order; empty for kforge's own device code.
+    pub parameters: Vec<ParameterKind>,
+}
+
+/// How a parameter of a compiled kernel represents a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParameterKind {
+    Float32,
+    Float64,
+    /// An integer, a pointer or a structure.
+    Other,
 }

@@ -39,6 +39,7 @@ pub(crate) fn compile_only(
         sandbox: sandbox_support().describe().to_owned(),
         variants: Vec::new(),
         evidence: None,
+        notes: Vec::new(),
         seconds: Seconds::default(),
     };
     let kernel = match Kernel::parse(source, &task.definition) {
@@ -51,6 +52,7 @@ pub(crate) fn compile_only(
             return Ok(result);
         }
     };
+    result.notes.clone_from(&kernel.header.notes);
     let variants = (0..kernel.header.variants.len()).map(Some);
     let variants: Vec<_> = std::iter::once(None).chain(variants).collect();
     let units: Vec<_> = (variants.iter())

@@ -193,6 +193,7 @@ impl<'a> Judge<'a> {
         let context = &mut self.context;
         let kernel = Kernel::parse(source, &context.task.definition)?;
         verdict.tunables = kernel.point();
+        verdict.notes.clone_from(&kernel.header.notes);
         let profile = &context.options.profile;
         let cases = select_cases(context.task, profile, &kernel, &context.limits, seed)?;
         context.prepare_references(&cases)?;
@@ -283,6 +284,7 @@ fn blank_verdict(context: &JudgeContext<'_>, name: &str, seed: u64) -> Verdict {
         builds: Vec::new(),
         features: IndexMap::new(),
         evidence: None,
+        notes: Vec::new(),
         seconds: Seconds::default(),
     }
 }

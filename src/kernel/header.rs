@@ -5,6 +5,7 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::constants::Constant;
 use crate::base::expression::Expression;
 use crate::task::DType;
 
@@ -20,6 +21,8 @@ pub struct Header {
     pub scratch: IndexMap<String, ScratchHeader>,
     pub tensor_maps: IndexMap<String, TensorMapHeader>,
     pub compile: CompileOptions,
+    /// Oddities that change nothing, such as a value listed twice: for people and models.
+    pub notes: Vec<String>,
 }
 
 /// One entry of `launch`.
@@ -41,6 +44,8 @@ pub struct LaunchHeader {
     pub overlap: bool,
     pub when: Option<LocatedExpression>,
     pub arguments: Vec<ArgumentHeader>,
+    /// The arguments as they are written.
+    pub argument_texts: Vec<String>,
 }
 
 /// An expression and its line.
@@ -62,6 +67,19 @@ pub enum ArgumentHeader {
     I32(LocatedExpression),
     U32(LocatedExpression),
     I64(LocatedExpression),
+    /// A whole number that fits 32 bits; the parameter decides the integer type. A bare axis, or an expression without a type.
+    Integer(LocatedExpression),
+    /// A number in a floating-point type, such as `f32(1e-5)`.
+    Float(DType, FloatHeader),
+    /// A constant whose type the parameter decides.
+    Constant(Constant),
+}
+
+/// The value of a floating-point argument.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FloatHeader {
+    Number(f64),
+    Expression(LocatedExpression),
 }
 
 /// Other tunable values for the workloads where a condition holds.
@@ -100,6 +118,7 @@ pub struct TensorMapHeader {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CompileOptions {
+    #[serde(deserialize_with = "super::yaml_values::read_truth")]
     pub fast_math: bool,
     pub max_registers: Option<u32>,
     /// For example `sm_90a`.

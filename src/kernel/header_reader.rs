@@ -7,90 +7,103 @@ use serde_yaml::Spanned;
 
 use super::error::HeaderError;
 use super::header::{
-    ArgumentHeader, Header, LaunchHeader, LocatedExpression, ScratchHeader, TensorMapHeader,
-    Variant,
+    Header, LaunchHeader, LocatedExpression, ScratchHeader, TensorMapHeader, Variant,
 };
-use super::header_yaml::{HeaderYaml, LaunchYaml, ScratchYaml, TensorMapYaml, read_header_yaml};
-use crate::base::expression::{Expression, split_list};
+use super::header_lists::{ListItem, list_items};
+use super::header_yaml::{
+    HeaderYaml, LaunchYaml, ScratchYaml, TensorMapYaml, VariantYaml, read_header_yaml,
+};
+use super::tunables::{TunableList, parse_tunable_value, read_tunable};
+use super::yaml_values::{ListYaml, ScalarYaml};
+use crate::base::expression::Expression;
 use crate::base::text::did_you_mean;
 use crate::task::Definition;
 
 /// The names of device limits, which every expression may use besides axes and tunables.
-const DEVICE_LIMIT_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"];
+pub(super) const DEVICE_LIMIT_NAMES: [&str; 2] = ["sm_count", "max_shared_bytes"];
 
 /// The most tunables: far more than a kernel needs.
 const MAX_TUNABLES: usize = 64;
-/// The most values of one tunable: far more than a search can try.
-const MAX_TUNABLE_VALUES: usize = 1000;
 
 impl Header {
     /// Reads and checks the header of a kernel file.
     pub(super) fn parse(text: &str, definition: &Definition) -> Result<Self, HeaderError> {
         let (yaml, lines_before) = read_header_yaml(text)?;
-        HeaderChecker {
+        let mut checker = HeaderChecker {
             definition,
             yaml: &yaml,
             lines_before,
-        }
-        .check()
+            tunables: IndexMap::new(),
+            notes: Vec::new(),
+        };
+        checker.read_tunables()?;
+        checker.check()
     }
 }
 
 /// Checks a header against its definition. Methods return the checked parts.
-struct HeaderChecker<'a> {
-    definition: &'a Definition,
-    yaml: &'a HeaderYaml,
+pub(super) struct HeaderChecker<'a> {
+    pub(super) definition: &'a Definition,
+    pub(super) yaml: &'a HeaderYaml,
     lines_before: u32,
+    pub(super) tunables: IndexMap<String, TunableList>,
+    notes: Vec<String>,
 }
 
 impl HeaderChecker<'_> {
-    fn check(&self) -> Result<Header, HeaderError> {
+    fn check(self) -> Result<Header, HeaderError> {
         let yaml = self.yaml;
-        let tunable_locations = self.check_tunables()?;
-        if yaml.launch.is_empty() {
+        let launches = yaml.launch.value.entries(yaml.launch.defined.line() as u32);
+        if launches.is_empty() {
             return Err(HeaderError::new(
-                self.lines_before + 1,
+                self.line_of(&yaml.launch),
                 "`launch` is empty: expected at least one launch",
             ));
         }
         let mut header = Header {
             launches: Vec::new(),
-            tunables: yaml
-                .tunables
-                .iter()
-                .map(|(name, values)| (name.clone(), values.value.clone()))
-                .collect(),
-            tunable_locations,
+            tunables: IndexMap::new(),
+            tunable_locations: IndexMap::new(),
             variants: Vec::new(),
             scratch: IndexMap::new(),
             tensor_maps: IndexMap::new(),
-            compile: yaml.compile.clone(),
+            compile: yaml.compile.clone().unwrap_or_default(),
+            notes: Vec::new(),
         };
-        for (name, scratch) in &yaml.scratch {
+        for (name, scratch) in yaml.scratch.iter().flatten() {
             header
                 .scratch
                 .insert(name.clone(), self.parse_scratch(name, scratch)?);
         }
-        for (name, map) in &yaml.tensor_maps {
+        for (name, map) in yaml.tensor_maps.iter().flatten() {
             header
                 .tensor_maps
                 .insert(name.clone(), self.parse_tensor_map(map)?);
         }
-        for variant in &yaml.variants {
-            header.variants.push(self.parse_variant(variant)?);
+        if let Some(variants) = &yaml.variants {
+            for (variant, line) in variants.value.entries(variants.defined.line() as u32) {
+                let line = self.lines_before + line;
+                header.variants.push(self.parse_variant(variant, line)?);
+            }
         }
-        for launch in &yaml.launch {
-            let line = self.line_of(launch);
-            header
-                .launches
-                .push(self.parse_launch(&launch.value, line)?);
+        for (launch, line) in launches {
+            let line = self.lines_before + line;
+            header.launches.push(self.parse_launch(launch, line)?);
         }
+        for (name, list) in self.tunables {
+            let location = (list.line, list.column);
+            header.tunable_locations.insert(name.clone(), location);
+            header.tunables.insert(name, list.values);
+        }
+        header.notes = self.notes;
         Ok(header)
     }
 
-    /// Checks names and values, and returns where each list starts.
-    fn check_tunables(&self) -> Result<IndexMap<String, (u32, u32)>, HeaderError> {
-        let tunables = &self.yaml.tunables;
+    /// Reads names and values of the tunables.
+    fn read_tunables(&mut self) -> Result<(), HeaderError> {
+        let Some(tunables) = &self.yaml.tunables else {
+            return Ok(());
+        };
         if let Some((_, values)) = tunables.get_index(MAX_TUNABLES) {
             let message = format!(
                 "`tunables`: expected at most {MAX_TUNABLES}, found {}",
@@ -98,44 +111,26 @@ impl HeaderChecker<'_> {
             );
             return Err(HeaderError::new(self.line_of(values), message));
         }
-        let mut locations = IndexMap::new();
         for (name, values) in tunables {
+            let items = self.items(values, name)?;
             let line = self.line_of(values);
-            self.check_tunable(name, &values.value).map_err(|message| {
-                HeaderError::new(line, format!("tunable `{name}`: {message}"))
-            })?;
-            locations.insert(name.clone(), (line, values.defined.column() as u32));
-        }
-        Ok(locations)
-    }
-
-    fn check_tunable(&self, name: &str, values: &[i64]) -> Result<(), String> {
-        let is_name_letter =
-            |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
-        let is_well_formed = name.starts_with(|first: char| first.is_ascii_uppercase())
-            && name.chars().all(is_name_letter)
-            && name.chars().filter(char::is_ascii_uppercase).count() >= 3;
-        if !is_well_formed {
-            return Err(
-                "expected a name with at least three capital letters, such as `ROWS`".to_owned(),
-            );
-        }
-        let mut constants = self.definition.constants();
-        if constants.any(|(axis, _)| axis.to_uppercase() == name) {
-            return Err("a constant axis has this name".to_owned());
-        }
-        if values.is_empty() {
-            return Err("expected at least one value".to_owned());
-        }
-        if values.len() > MAX_TUNABLE_VALUES {
-            return Err(format!(
-                "expected at most {MAX_TUNABLE_VALUES} values, found {}",
-                values.len()
-            ));
-        }
-        let is_repeated = |index: &usize| values[..*index].contains(&values[*index]);
-        if let Some(index) = (1..values.len()).find(is_repeated) {
-            return Err(format!("duplicate value `{}`", values[index]));
+            let mut constants = self.definition.constants();
+            let is_constant = constants.any(|(axis, _)| axis.to_uppercase() == *name);
+            let (values, note) = (if is_constant {
+                Err("a constant axis has this name".to_owned())
+            } else {
+                read_tunable(name, &items)
+            })
+            .map_err(|message| HeaderError::new(line, format!("tunable `{name}`: {message}")))?;
+            self.notes
+                .extend(note.map(|note| format!("line {line}: tunable `{name}` {note}")));
+            let column = tunables[name].defined.column() as u32;
+            let list = TunableList {
+                values,
+                line,
+                column,
+            };
+            self.tunables.insert(name.clone(), list);
         }
         Ok(())
     }
@@ -154,7 +149,7 @@ impl HeaderChecker<'_> {
         }
         Ok(ScratchHeader {
             dtype: scratch.value.dtype,
-            shape: self.parse_list(&scratch.value.shape)?,
+            shape: self.parse_list(&scratch.value.shape, "shape")?,
             zero: scratch.value.zero,
         })
     }
@@ -169,41 +164,38 @@ impl HeaderChecker<'_> {
         Ok(TensorMapHeader {
             line,
             of: map.of.value.clone(),
-            dims: self.parse_list(&map.dims)?,
-            strides: self.parse_list(&map.strides)?,
-            tile: self.parse_list(&map.tile)?,
+            dims: self.parse_list(&map.dims, "dims")?,
+            strides: self.parse_list(&map.strides, "strides")?,
+            tile: self.parse_list(&map.tile, "box")?,
             swizzle: map.swizzle,
         })
     }
 
-    fn parse_variant(
-        &self,
-        variant: &Spanned<IndexMap<String, Spanned<String>>>,
-    ) -> Result<Variant, HeaderError> {
-        let line = self.line_of(variant);
-        let Some(when) = variant.value.get("when") else {
+    fn parse_variant(&self, variant: &VariantYaml, line: u32) -> Result<Variant, HeaderError> {
+        let Some(when) = variant.get("when") else {
             return Err(HeaderError::new(
                 line,
                 "a variant needs a condition, such as `when: batch_size <= 4`",
             ));
         };
         let mut values = IndexMap::new();
-        for (name, value) in variant.value.iter().filter(|(name, _)| *name != "when") {
+        for (name, value) in variant.iter().filter(|(name, _)| *name != "when") {
             let line = self.line_of(value);
-            let tunables = &self.yaml.tunables;
+            let tunables = &self.tunables;
             if !tunables.contains_key(name) {
                 let message = format!("a variant sets `{name}`, which is not a tunable");
                 return Err(HeaderError::new(line, message)
                     .hint(did_you_mean(name, tunables.keys().map(String::as_str))));
             }
-            let number = value.value.parse().map_err(|_| {
-                let message = format!("`{name}`: expected a whole number, found `{}`", value.value);
+            let text = value.value.0.as_str();
+            let number = parse_tunable_value(text).ok_or_else(|| {
+                let message = format!("`{name}`: expected a whole number, found `{text}`");
                 HeaderError::new(line, message)
             })?;
             values.insert(name.clone(), number);
         }
         Ok(Variant {
-            when: self.parse_expression(&when.value, self.line_of(when), 0)?,
+            when: self.parse_scalar(when)?,
             values,
         })
     }
@@ -222,16 +214,16 @@ impl HeaderChecker<'_> {
                 "`kernel`: expected a C++ expression that names a `__global__` function",
             ));
         }
-        let optional = |value: &Option<Spanned<String>>| {
+        let optional = |value: &Option<Spanned<ScalarYaml>>| {
             value
                 .as_ref()
-                .map(|value| self.parse_expression(&value.value, self.line_of(value), 0))
+                .map(|value| self.parse_scalar(value))
                 .transpose()
         };
-        let args_line = self.line_of(&launch.args);
-        let arguments = split_list(&launch.args.value)
-            .into_iter()
-            .map(|(offset, argument)| self.parse_argument(argument, args_line, offset))
+        let items = self.items(&launch.args, "args")?;
+        let arguments = items
+            .iter()
+            .map(|item| self.parse_argument(item))
             .collect::<Result<_, _>>()?;
         let cluster = match &launch.cluster {
             Some(cluster) => self.parse_extent(cluster, "cluster")?,
@@ -248,16 +240,17 @@ impl HeaderChecker<'_> {
             overlap: launch.overlap,
             when: optional(&launch.when)?,
             arguments,
+            argument_texts: items.into_iter().map(|item| item.text).collect(),
         })
     }
 
     /// A list of one to three sizes.
     fn parse_extent(
         &self,
-        list: &Spanned<String>,
+        list: &Spanned<ListYaml>,
         key: &str,
     ) -> Result<Vec<LocatedExpression>, HeaderError> {
-        let sizes = self.parse_list(list)?;
+        let sizes = self.parse_list(list, key)?;
         if sizes.is_empty() || sizes.len() > 3 {
             let message = format!(
                 "`{key}`: expected one to three sizes, found {}",
@@ -268,82 +261,61 @@ impl HeaderChecker<'_> {
         Ok(sizes)
     }
 
-    /// `offset` is where the argument starts in the value of `args`, in bytes.
-    fn parse_argument(
-        &self,
-        argument: &str,
-        line: u32,
-        offset: usize,
-    ) -> Result<ArgumentHeader, HeaderError> {
-        for (prefix, make) in [
-            (
-                "i32(",
-                ArgumentHeader::I32 as fn(LocatedExpression) -> ArgumentHeader,
-            ),
-            ("u32(", ArgumentHeader::U32),
-            ("i64(", ArgumentHeader::I64),
-        ] {
-            if let Some(inner) = argument.strip_prefix(prefix) {
-                let Some(inner) = inner.strip_suffix(')') else {
-                    let message = format!("argument `{argument}`: the parenthesis is not closed");
-                    return Err(HeaderError::new(line, message));
-                };
-                let expression = self.parse_expression(inner, line, offset + prefix.len())?;
-                return Ok(make(expression));
-            }
-        }
-        let input = self.definition.inputs.get(argument);
-        if input.is_some_and(|input| input.shape.is_none()) {
-            return Ok(ArgumentHeader::Scalar(argument.to_owned()));
-        }
-        if self.yaml.tensor_maps.contains_key(argument) {
-            return Ok(ArgumentHeader::TensorMap(argument.to_owned()));
-        }
-        if self.definition.axes.contains_key(argument) {
-            let axis = self.parse_expression(argument, line, offset)?;
-            return Ok(ArgumentHeader::I32(axis));
-        }
-        self.check_tensor_name(argument, line)?;
-        Ok(ArgumentHeader::Tensor(argument.to_owned()))
-    }
-
     /// Checks that a name is that of an input with a shape, of an output, or of scratch.
-    fn check_tensor_name(&self, name: &str, line: u32) -> Result<(), HeaderError> {
-        let definition = self.definition;
-        let input = definition.inputs.get(name);
-        let is_tensor = input.is_some_and(|input| input.shape.is_some())
-            || definition.outputs.contains_key(name)
-            || self.yaml.scratch.contains_key(name);
-        if is_tensor {
+    pub(super) fn check_tensor_name(&self, name: &str, line: u32) -> Result<(), HeaderError> {
+        if self.is_tensor(name) {
             return Ok(());
         }
-        let is_name_letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-        if name.is_empty() || !name.chars().all(is_name_letter) {
-            let message =
-                format!("argument `{name}` is neither a name nor `i32(…)`, `u32(…)`, `i64(…)`");
-            return Err(HeaderError::new(line, message)
-                .hint("write an expression as `i32(…)`, `u32(…)` or `i64(…)`"));
-        }
+        let definition = self.definition;
         let known = definition
             .inputs
             .keys()
             .chain(definition.outputs.keys())
             .chain(definition.axes.keys())
-            .chain(self.yaml.scratch.keys());
+            .chain(self.yaml.scratch.iter().flatten().map(|(name, _)| name));
         Err(HeaderError::new(line, format!("unknown name `{name}`"))
             .hint(did_you_mean(name, known.map(String::as_str))))
     }
 
-    fn parse_list(&self, list: &Spanned<String>) -> Result<Vec<LocatedExpression>, HeaderError> {
-        let line = self.line_of(list);
-        split_list(&list.value)
-            .into_iter()
-            .map(|(offset, part)| self.parse_expression(part, line, offset))
+    pub(super) fn is_tensor(&self, name: &str) -> bool {
+        let definition = self.definition;
+        let input = definition.inputs.get(name);
+        let scratch = &self.yaml.scratch;
+        input.is_some_and(|input| input.shape.is_some())
+            || definition.outputs.contains_key(name)
+            || (scratch.as_ref()).is_some_and(|scratch| scratch.contains_key(name))
+    }
+
+    /// The items of a list, with lines of the file.
+    fn items(&self, list: &Spanned<ListYaml>, key: &str) -> Result<Vec<ListItem>, HeaderError> {
+        let mut items = list_items(list, key).map_err(|error| HeaderError {
+            line: error.line + self.lines_before,
+            ..error
+        })?;
+        for item in &mut items {
+            item.line += self.lines_before;
+        }
+        Ok(items)
+    }
+
+    fn parse_list(
+        &self,
+        list: &Spanned<ListYaml>,
+        key: &str,
+    ) -> Result<Vec<LocatedExpression>, HeaderError> {
+        let items = self.items(list, key)?;
+        items
+            .iter()
+            .map(|item| self.parse_expression(&item.text, item.line, item.offset))
             .collect()
     }
 
+    fn parse_scalar(&self, value: &Spanned<ScalarYaml>) -> Result<LocatedExpression, HeaderError> {
+        self.parse_expression(&value.value.0, self.line_of(value), 0)
+    }
+
     /// Parses an expression and checks its names. `offset` is where it starts in its YAML value, in bytes.
-    fn parse_expression(
+    pub(super) fn parse_expression(
         &self,
         text: &str,
         line: u32,
@@ -355,7 +327,7 @@ impl HeaderChecker<'_> {
             HeaderError::new(line, message)
         })?;
         let axes = self.definition.axes.keys();
-        let tunables = self.yaml.tunables.keys();
+        let tunables = self.tunables.keys();
         let known = axes
             .chain(tunables)
             .map(String::as_str)

@@ -1,6 +1,7 @@
 //! The YAML of a kernel header as it is written, and where it is in the file.
 //!
-//! Knows the keys and their kinds only; `header_reader` checks the values.
+//! Knows the keys and their kinds only; `header_reader` checks the values. Reads every form of a list: `a, b` on one line, a YAML
+//! list, and `{x: a, y: b}`.
 
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -8,51 +9,56 @@ use serde_yaml::Spanned;
 
 use super::error::HeaderError;
 use super::header::CompileOptions;
+use super::header_comment::{HeaderComment, find_header};
+use super::yaml_values::{ListYaml, OneOrMany, ScalarYaml, read_truth};
 use crate::base::Failure;
-use crate::base::yaml::read_with_line;
+use crate::base::yaml::read_header;
 use crate::task::DType;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeaderYaml {
-    pub(super) launch: Vec<Spanned<LaunchYaml>>,
+    pub(super) launch: Spanned<OneOrMany<LaunchYaml>>,
     #[serde(default)]
-    pub(super) tunables: IndexMap<String, Spanned<Vec<i64>>>,
+    pub(super) tunables: Option<IndexMap<String, Spanned<ListYaml>>>,
     #[serde(default)]
-    pub(super) variants: Vec<Spanned<IndexMap<String, Spanned<String>>>>,
+    pub(super) variants: Option<Spanned<OneOrMany<VariantYaml>>>,
     #[serde(default)]
-    pub(super) scratch: IndexMap<String, Spanned<ScratchYaml>>,
+    pub(super) scratch: Option<IndexMap<String, Spanned<ScratchYaml>>>,
     #[serde(default)]
-    pub(super) tensor_maps: IndexMap<String, Spanned<TensorMapYaml>>,
+    pub(super) tensor_maps: Option<IndexMap<String, Spanned<TensorMapYaml>>>,
     #[serde(default)]
-    pub(super) compile: CompileOptions,
+    pub(super) compile: Option<CompileOptions>,
 }
+
+/// `when`, and values of tunables.
+pub(super) type VariantYaml = IndexMap<String, Spanned<ScalarYaml>>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LaunchYaml {
     pub(super) kernel: Spanned<String>,
-    pub(super) grid: Spanned<String>,
-    pub(super) block: Spanned<String>,
+    pub(super) grid: Spanned<ListYaml>,
+    pub(super) block: Spanned<ListYaml>,
     #[serde(default)]
-    pub(super) shared: Option<Spanned<String>>,
+    pub(super) shared: Option<Spanned<ScalarYaml>>,
     #[serde(default)]
-    pub(super) cluster: Option<Spanned<String>>,
-    #[serde(default)]
+    pub(super) cluster: Option<Spanned<ListYaml>>,
+    #[serde(default, deserialize_with = "read_truth")]
     pub(super) cooperative: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read_truth")]
     pub(super) overlap: bool,
     #[serde(default)]
-    pub(super) when: Option<Spanned<String>>,
-    pub(super) args: Spanned<String>,
+    pub(super) when: Option<Spanned<ScalarYaml>>,
+    pub(super) args: Spanned<ListYaml>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScratchYaml {
     pub(super) dtype: DType,
-    pub(super) shape: Spanned<String>,
-    #[serde(default)]
+    pub(super) shape: Spanned<ListYaml>,
+    #[serde(default, deserialize_with = "read_truth")]
     pub(super) zero: bool,
 }
 
@@ -60,64 +66,80 @@ pub(super) struct ScratchYaml {
 #[serde(deny_unknown_fields)]
 pub(super) struct TensorMapYaml {
     pub(super) of: Spanned<String>,
-    pub(super) dims: Spanned<String>,
-    pub(super) strides: Spanned<String>,
+    pub(super) dims: Spanned<ListYaml>,
+    pub(super) strides: Spanned<ListYaml>,
     #[serde(rename = "box")]
-    pub(super) tile: Spanned<String>,
+    pub(super) tile: Spanned<ListYaml>,
     #[serde(default)]
     pub(super) swizzle: u32,
 }
 
 /// Reads the header of a kernel file. The number is that of the lines before the YAML.
 pub(super) fn read_header_yaml(text: &str) -> Result<(HeaderYaml, u32), HeaderError> {
-    let (body, lines_before) = header_comment(text)?;
-    let yaml =
-        read_with_line(body, "kernel", lines_before).map_err(|failure| yaml_error(&failure))?;
+    let HeaderComment {
+        body, lines_before, ..
+    } = find_header(text)?;
+    let body = &text[body];
+    let yaml = read_header(body, lines_before)
+        .map_err(|failure| yaml_error(&failure, body, lines_before))?;
     Ok((yaml, lines_before))
 }
 
-/// The YAML of the header comment, and the number of lines before it.
-fn header_comment(text: &str) -> Result<(&str, u32), HeaderError> {
-    let missing = |message: &str| {
-        HeaderError::new(1, message).hint(
-            "a kernel file starts with `/* kforge`, the launches in YAML, and `*/`: see `kernels/` for examples",
-        )
-    };
-    let start = text.len() - text.trim_start().len();
-    let Some(rest) = text[start..]
-        .strip_prefix("/*")
-        .filter(|rest| rest.trim_start_matches([' ', '\t']).starts_with("kforge"))
-    else {
-        return Err(missing(
-            "no header: the first comment does not start with `/* kforge`",
-        ));
-    };
-    let Some(end) = rest.find("*/") else {
-        return Err(missing("the header comment is not closed by `*/`"));
-    };
-    let comment = &rest[..end];
-    let Some((first, body)) = comment.split_once('\n') else {
-        return Err(missing("the header is empty"));
-    };
-    if first.trim() != "kforge" {
-        return Err(missing(
-            "the first line of the header has more than `kforge`",
-        ));
-    }
-    let lines_before = text[..start].matches('\n').count() + 1;
-    Ok((body, lines_before as u32))
-}
-
 /// The message of the YAML reader is `kernel:LINE:COLUMN: MESSAGE` and an excerpt; only the line and the message are kept.
-fn yaml_error(failure: &Failure) -> HeaderError {
+fn yaml_error(failure: &Failure, body: &str, lines_before: u32) -> HeaderError {
     let mut parts = failure.message.splitn(4, ':').skip(1);
-    let line = parts.next().and_then(|line| line.parse().ok());
+    let line: Option<u32> = parts.next().and_then(|line| line.parse().ok());
     let message = parts
         .nth(1)
         .and_then(|message| message.lines().next())
         .map_or(failure.message.as_str(), str::trim_start);
-    HeaderError {
-        hint: failure.hint.clone(),
-        ..HeaderError::new(line.unwrap_or(1), message)
+    let line = line.unwrap_or(1);
+    // Other messages name the key already.
+    let key = (!message.contains('`') || message.starts_with("expected"))
+        .then(|| key_of_line(body, line.saturating_sub(lines_before)))
+        .flatten();
+    let Some(key) = key else {
+        return HeaderError {
+            hint: failure.hint.clone(),
+            ..HeaderError::new(line, message)
+        };
+    };
+    let error = HeaderError::new(line, format!("`{key}`: {message}"));
+    match written_form(key) {
+        Some(form) => error.hint(format!("write it as `{form}`")),
+        None => HeaderError {
+            hint: failure.hint.clone(),
+            ..error
+        },
     }
+}
+
+/// The last key before the end of a line, counted from 1.
+fn key_of_line(body: &str, line: u32) -> Option<&str> {
+    let lines: Vec<_> = body.lines().take(line as usize).collect();
+    lines.iter().rev().find_map(|text| {
+        let text = text.trim_start().trim_start_matches("- ");
+        let (key, _) = text.split_once(':')?;
+        let is_key = !key.is_empty()
+            && key
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        is_key.then_some(key)
+    })
+}
+
+/// How a key is written, for a hint.
+fn written_form(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "launch" => "launch:` and below it `  - kernel: NAME",
+        "grid" => "grid: ceil_div(rows, 4), 2",
+        "block" => "block: 256, 1, 1",
+        "cluster" => "cluster: 2, 1, 1",
+        "args" => "args: x, output, i32(rows * columns), 1e-5",
+        "shared" => "shared: 4 * ROWS",
+        "tunables" => "ROWS: [4, 2, 8]",
+        "variants" => "- {when: rows <= 4, ROWS: 1}",
+        "scratch" => "partial: {dtype: float32, shape: \"rows, 16\"}",
+        _ => return None,
+    })
 }

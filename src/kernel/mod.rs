@@ -2,14 +2,20 @@
 //!
 //! Parses and checks files, works out launch plans, and inspects syntax. Compiles and runs nothing; that is `device`.
 //!
-//! `header` has the types of a header, `header_yaml` and `header_reader` read and check it; `bind` turns a header and a workload into a launch plan
+//! `header` has the types of a header; `header_comment` finds it, `header_yaml` (with `yaml_values` and `header_lists`) reads its YAML,
+//! `header_reader` (with `header_arguments`, `constants` and `tunables`) checks it; `bind` turns a header and a workload into a launch plan
 //! (`plan`); `point` handles tunable values; `syntax` is the syntax tree, and `lexer` the lexer for code that needs no tree.
 
 use crate::task::Definition;
 
 mod bind;
+mod constants;
 mod error;
 mod header;
+mod header_arguments;
+mod header_comment;
+mod header_lists;
+pub(crate) mod header_ranges;
 mod header_reader;
 mod header_yaml;
 pub(crate) mod lexer;
@@ -18,16 +24,18 @@ mod point;
 pub mod syntax;
 #[cfg(test)]
 mod tests;
+mod tunables;
+mod yaml_values;
 
 pub use bind::{BindError, BindFault, DeviceLimits, LaunchTarget, Scalars};
 pub(crate) use error::HeaderError;
-pub(crate) use header::{ArgumentHeader, Header, LaunchHeader};
+pub(crate) use header::{ArgumentHeader, Header, LaunchHeader, LocatedExpression};
 pub use point::with_point;
 
 /// A kernel file whose header fits its task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
-    /// The whole file.
+    /// The whole file, with a header of plain spaces and quotes and without a byte order mark.
     pub text: String,
     pub header: Header,
 }
@@ -35,9 +43,10 @@ pub struct Kernel {
 impl Kernel {
     /// Reads a kernel file and checks its header against the definition.
     pub fn parse(text: &str, definition: &Definition) -> Result<Self, HeaderError> {
+        let text = header_comment::clean(text);
         Ok(Self {
-            text: text.to_owned(),
-            header: Header::parse(text, definition)?,
+            header: Header::parse(&text, definition)?,
+            text: text.into_owned(),
         })
     }
 }

@@ -27,6 +27,8 @@ pub struct EntryPoint {
     /// The C++ expression, such as `gdn_decode<ROWS>`.
     pub expression: String,
     pub arguments: Vec<ArgumentType>,
+    /// The arguments as the header writes them, for messages.
+    pub argument_names: Vec<String>,
     /// The line of the launch in the kernel file, counted from 1.
     pub line: u32,
 }
@@ -41,6 +43,16 @@ pub enum ArgumentType {
     I32,
     U32,
     I64,
+    /// A whole number for an integer parameter of at least 4 bytes.
+    Integer,
+    /// A whole number for any parameter that can represent it.
+    IntegerConstant(i64),
+    /// A number for a `float` or a `double` parameter.
+    FloatConstant,
+    /// `true` or `false`, for a `bool` or an integer parameter.
+    BoolConstant,
+    /// A null pointer.
+    Null,
     /// `const __grid_constant__ CUtensorMap`.
     TensorMap,
 }
@@ -130,11 +142,15 @@ pub enum Argument {
     Buffer(usize),
     /// `Plan::tensor_maps[index]`, by value.
     TensorMap(usize),
-    /// A null pointer, for an optional input that is absent.
+    /// A null pointer: an optional input that is absent, or `nullptr`.
     Null,
     /// A scalar in its dtype.
     Scalar(DType, f64),
     I32(i32),
     U32(u32),
     I64(i64),
+    /// A whole number or a truth value. The parameter decides the type.
+    Integer(i64),
+    /// A number for a `float` or a `double` parameter, which decides the type.
+    Float(f64),
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use indexmap::IndexMap;
 
 use super::Kernel;
+use super::header_ranges::{replacement_value, value_range};
 use crate::base::Digest;
 
 impl Kernel {
@@ -47,8 +48,8 @@ impl Kernel {
 /// The kernel file with another point: each value is moved to the front of its tunable's list, and the others follow in ascending
 /// order.
 ///
-/// `None` if a name is not a tunable, if a value is not in its list, or if a list is shared by two tunables or not written as
-/// `[…]` on one line.
+/// A list in another form becomes `[…]` on one line. `None` if a name is not a tunable, if a value is not in its list, or if a list
+/// is shared by two tunables.
 pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<String> {
     let mut edits = Vec::new();
     for (name, value) in point {
@@ -68,7 +69,8 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
             .map(|value| value.to_string())
             .collect::<Vec<_>>()
             .join(", ");
-        edits.push((range, format!("[{list}]")));
+        let value = replacement_value(&kernel.text, &range, &format!("[{list}]"));
+        edits.push((range, value));
     }
     // From the last to the first, so that earlier ranges stay valid.
     edits.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
@@ -79,7 +81,7 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
     Some(text)
 }
 
-/// The byte range of a tunable's list in the file, brackets included.
+/// The byte range of a tunable's list in the file.
 fn list_range(kernel: &Kernel, name: &str) -> Option<Range<usize>> {
     let location = kernel.header.tunable_locations.get(name)?;
     // A YAML alias has the location of its anchor: two tunables that share a list cannot have two values.
@@ -94,8 +96,5 @@ fn list_range(kernel: &Kernel, name: &str) -> Option<Range<usize>> {
     };
     let line_text = kernel.text[line_start..].lines().next()?;
     let in_line = line_text.char_indices().nth(column as usize - 1)?.0;
-    let list = &line_text[in_line..];
-    let length = list.starts_with('[').then(|| list.find(']'))?? + 1;
-    let start = line_start + in_line;
-    Some(start..start + length)
+    value_range(&kernel.text, line_start + in_line)
 }

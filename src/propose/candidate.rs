@@ -52,7 +52,7 @@ impl Candidate {
                 family: kernel.family(),
                 point: kernel.point(),
                 space: kernel.space(),
-                source,
+                source: kernel.text,
                 detail,
             },
             Err(_) => Self {

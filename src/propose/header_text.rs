@@ -1,15 +1,18 @@
 //! Finds and edits parts of a kernel header as text: a launch value, a tunable's list, a section.
 //!
-//! Works line by line, so that an edit leaves every other byte of the header as it is. Never checks what a header means:
+//! Works on the text, so that an edit leaves every other byte of the header as it is. Never checks what a header means:
 //! `kernel::Kernel` parses it.
 
 use std::ops::Range;
 
 use super::source_edits::SourceEdits;
+pub(super) use crate::kernel::header_ranges::replacement_value;
+use crate::kernel::header_ranges::value_range;
 
 /// The bytes of the header comment, from `/*` to the end of `*/`.
 pub(super) fn header_range(source: &str) -> Range<usize> {
-    let start = source.len() - source.trim_start().len();
+    let is_blank = |letter: char| letter.is_whitespace() || letter == '\u{feff}';
+    let start = source.len() - source.trim_start_matches(is_blank).len();
     let end = source[start..]
         .find("*/")
         .map_or(source.len(), |end| start + end + 2);
@@ -34,25 +37,25 @@ fn header_lines(source: &str) -> impl Iterator<Item = (usize, usize, &str)> {
 pub(super) fn launch_value_range(source: &str, line: u32, key: &str) -> Option<Range<usize>> {
     let mut lines = header_lines(source).skip_while(|(_, number, _)| *number < line as usize);
     let (start, _, first) = lines.next()?;
-    let indent = first.find('-')?;
-    let entry = lines.take_while(|(_, _, text)| {
-        let own = text.len() - text.trim_start().len();
-        !text.trim().is_empty() && own > indent
-    });
+    let own = |text: &str| text.len() - text.trim_start().len();
+    // A single launch may be written without a list.
+    let indent = if first.trim_start().starts_with("- ") {
+        own(first)
+    } else {
+        own(first).checked_sub(1)?
+    };
+    let entry = lines.take_while(|(_, _, text)| text.trim().is_empty() || own(text) > indent);
     std::iter::once((start, 0, first))
         .chain(entry)
-        .find_map(|(start, _, text)| value_range(start, text, key))
+        .find_map(|(start, _, text)| line_value_range(source, start, text, key))
 }
 
-/// The list of a tunable with its brackets, if it is written on one line.
+/// The values of a tunable, in whatever form they are written.
 pub(super) fn tunable_list_range(source: &str, name: &str) -> Option<Range<usize>> {
     let section = section_range(source, "tunables")?;
     header_lines(source)
         .filter(|(start, _, _)| section.contains(start))
-        .find_map(|(start, _, text)| value_range(start, text, name))
-        .filter(|range| {
-            source[range.clone()].starts_with('[') && source[range.clone()].ends_with(']')
-        })
+        .find_map(|(start, _, text)| line_value_range(source, start, text, name))
 }
 
 /// The whole lines of a top-level section such as `tunables:`.
@@ -79,7 +82,16 @@ pub(super) fn add_tunable(
     let values: Vec<_> = values.iter().map(i64::to_string).collect();
     let line = format!("  {name}: [{}]\n", values.join(", "));
     match section_range(source, "tunables") {
-        Some(section) => edits.insert(section.end, line),
+        Some(section) => {
+            let text = &source[section.clone()];
+            let first = text.lines().next()?.trim_start_matches("tunables:");
+            let first = first.split('#').next().unwrap_or_default().trim();
+            // Nothing can be added below `tunables: {ROWS: [4]}`.
+            if !first.is_empty() {
+                return None;
+            }
+            edits.insert(section.end, line)
+        }
         None => {
             let end = header_range(source)
                 .end
@@ -91,14 +103,22 @@ pub(super) fn add_tunable(
     Some(())
 }
 
-/// The value behind `key:` in a line that starts at byte `start`.
-fn value_range(start: usize, line: &str, key: &str) -> Option<Range<usize>> {
+/// The value behind `key:` in a line that starts at byte `start`, or in the lines below it.
+fn line_value_range(source: &str, start: usize, line: &str, key: &str) -> Option<Range<usize>> {
     let text = line.trim_start().trim_start_matches("- ").trim_start();
     let rest = text.strip_prefix(key)?.strip_prefix(':')?;
-    let value = rest.split(" #").next().unwrap_or(rest);
-    let lead = value.len() - value.trim_start().len();
-    let at = start + line.len() - rest.len() + lead;
-    Some(at..at + value.trim().len())
+    let mut at = start + line.len() - rest.len();
+    let end = header_range(source).end;
+    // Comments and line breaks may come before the value.
+    loop {
+        let rest = &source[at..end];
+        at += rest.len() - rest.trim_start().len();
+        if !source[at..end].starts_with('#') {
+            break;
+        }
+        at += source[at..end].find('\n')?;
+    }
+    value_range(source, at).filter(|range| range.end <= end)
 }
 
 /// The byte offsets at which `word` occurs as a whole name or number.

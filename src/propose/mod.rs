@@ -64,9 +64,8 @@ fn autotune(brief: &Brief, source: &str, task: &Task) -> Result<Proposal, String
     if changed.is_empty() {
         return Err("the parent already has these tunable values".to_owned());
     }
-    let source = with_point(&kernel, point).ok_or(
-        "the parent's tunables do not list these values, or a list is not written on one line",
-    )?;
+    let source = with_point(&kernel, point)
+        .ok_or("the parent's tunables do not list these values, or two tunables share a list")?;
     Ok(Proposal {
         source,
         detail: changed.join(", "),

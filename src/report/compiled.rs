@@ -34,6 +34,9 @@ pub(crate) fn describe_compiled(compiled: &CompiledOnly) -> String {
         );
         text += &indent(&variant.log, 4);
     }
+    for note in &compiled.notes {
+        text += &format!("  note: {note}\n");
+    }
     if let Some(reason) = &compiled.reason {
         text += &format!("  {reason}\n");
     }

@@ -21,6 +21,9 @@ pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
             text += &format!("  {name}: {unchecked}\n");
         }
     }
+    for note in &verdict.notes {
+        text += &format!("  note: {note}\n");
+    }
     for access in poor_accesses(verdict) {
         text += &format!("  {access}\n");
     }

@@ -27,6 +27,8 @@ pub(crate) struct CompiledOnly {
     /// One entry per set of tunable values: first the values without a variant, then each variant.
     pub variants: Vec<CompiledVariant>,
     pub evidence: Option<Evidence>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     pub seconds: Seconds,
 }
 

@@ -65,6 +65,9 @@ pub struct Verdict {
     pub accesses: Vec<AccessFigures>,
     #[serde(default)]
     pub evidence: Option<Evidence>,
+    /// Oddities of the header that change nothing, such as a value that a tunable lists twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The builds that completed without a finding: `fast`, `bounds`, `race`.
     #[serde(default)]
     pub builds: Vec<String>,
@@ -99,6 +102,7 @@ impl Verdict {
             features: IndexMap::new(),
             accesses: Vec::new(),
             evidence: None,
+            notes: Vec::new(),
             builds: Vec::new(),
             seconds: Seconds::default(),
         }

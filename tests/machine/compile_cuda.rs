@@ -7,6 +7,7 @@
 )]
 
 use crate::harness::{Missing, TestResult};
+use crate::header_cases::{self, POINTER_CASES};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,6 +45,7 @@ fn unit(source: &str, expression: &str, arguments: &[ArgumentType]) -> Translati
         entry_points: vec![EntryPoint {
             expression: expression.to_owned(),
             arguments: arguments.to_vec(),
+            argument_names: Vec::new(),
             line: 1,
         }],
         fast_math: false,
@@ -257,31 +259,43 @@ fn header_arguments_must_match_kernel_parameters() -> TestResult {
     let two = "\n#include <cuda_bf16.h>\ntemplate <int N> __global__ void k(const __nv_bfloat16* __restrict__ a, long n) {}\n__device__ void no(float* a) {}";
     let half = ArgumentType::Pointer(DType::BFloat16);
     let fits = unit(two, "k<3>", &[half, ArgumentType::I64]);
-    assert!(ready(compiler.compile(&fits).unwrap()).entries[0].starts_with("_Z1k"));
+    assert!(
+        ready(compiler.compile(&fits).unwrap()).entries[0]
+            .name
+            .starts_with("_Z1k")
+    );
     for (expression, arguments, message) in [
         (
             "k<3>",
             vec![POINTER, ArgumentType::I64],
-            "argument 1: the header passes 'float*'",
+            "argument 1: the header passes `float*`, the kernel takes `const __nv_bfloat16*`",
         ),
         (
             "k<3>",
             vec![half, ArgumentType::I32],
-            "argument 2: the header passes 'int'",
+            "argument 2: the header passes `int`, the kernel takes `long`",
         ),
         (
             "k<3>",
             vec![half, half],
-            "argument 2: the header passes '__nv_bfloat16*'",
+            "argument 2: the header passes `__nv_bfloat16*`, the kernel takes `long`",
         ),
-        ("k<3>", vec![half], "takes more arguments than the 1"),
+        (
+            "k<3>",
+            vec![half],
+            "`k<3>` takes 2 arguments (`const __nv_bfloat16*`, `long`), the header passes 1",
+        ),
         (
             "k<3>",
             vec![half, ArgumentType::I64, half],
-            "takes fewer arguments than the 3",
+            "`k<3>` takes 2 arguments (`const __nv_bfloat16*`, `long`), the header passes 3",
         ),
-        ("missing", vec![half], "identifier \"missing\" is undefined"),
-        ("no", vec![POINTER], "non-__global__"),
+        ("missing", vec![half], "kernel `missing` is not in the file"),
+        (
+            "no",
+            vec![POINTER],
+            "kernel `no` is a `__device__` function",
+        ),
     ] {
         let Compiled::Refused(refusal) = compiler
             .compile(&unit(two, expression, &arguments))
@@ -291,9 +305,7 @@ fn header_arguments_must_match_kernel_parameters() -> TestResult {
         };
         assert_eq!(refusal.status, Status::CompileError);
         assert!(refusal.reason.contains(message), "{refusal:?}");
-        if expression != "no" {
-            assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
-        }
+        assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
     }
     let map = "#include <cuda.h>\n__global__ void k(const __grid_constant__ CUtensorMap m, float* a) { a[0] = 1; }";
     ready(
@@ -688,12 +700,59 @@ fn compile_only_compiles_every_variant() -> TestResult {
     Ok(())
 }
 
+/// The same texts are in the test of the CPU.
+fn headers_are_accepted_and_refused_as_on_the_cpu() -> TestResult {
+    let compiler = compiler()?;
+    for case in &POINTER_CASES {
+        let compiled = compiler.compile(&unit(case.source, "f", case.passed));
+        let reason = match compiled.unwrap() {
+            Compiled::Ready(_) => None,
+            Compiled::Refused(refusal) => Some(refusal.reason),
+        };
+        assert_eq!(reason.as_deref(), case.reason);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = |files: &[(&str, &str)]| {
+        let mut command = kforge();
+        command.args(["eval", "softmax", "--compile-only", "--format", "json"]);
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            command.arg(name);
+        }
+        let output = command.current_dir(folder.path()).output().unwrap();
+        let results = serde_json::from_slice(&output.stdout);
+        let results: Vec<serde_json::Value> =
+            results.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        (output.status.code(), results)
+    };
+    let accepted = header_cases::accepted();
+    let files: Vec<_> = (accepted.iter())
+        .map(|(name, text)| (*name, text.as_str()))
+        .collect();
+    let (code, results) = run(&files);
+    assert_eq!(code, Some(0), "{results:?}");
+    assert!(
+        results[0]["notes"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("line 8: tunable `WIDTH`")
+    );
+    for kernel in header_cases::refused() {
+        let (code, results) = run(&[(kernel.name, &kernel.text)]);
+        assert_eq!(code, Some(kernel.exit), "{}", kernel.name);
+        assert_eq!(results[0]["status"], kernel.status, "{}", kernel.name);
+        assert_eq!(results[0]["reason"], kernel.reason, "{}", kernel.name);
+    }
+    Ok(())
+}
+
 crate::harness::tests!(
     every_shipped_kernel_compiles,
     compiled_code_features_are_counted,
     spills_are_counted_and_arch_may_be_extended,
     errors_show_line_and_caret_and_no_folder,
     header_arguments_must_match_kernel_parameters,
+    headers_are_accepted_and_refused_as_on_the_cpu,
     compiler_bombs_end_within_the_limits,
     include_paths_outside_the_headers_leak_nothing,
     compiler_process_reads_only_the_headers,

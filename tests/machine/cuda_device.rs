@@ -90,6 +90,7 @@ fn program(device: &CudaDevice, source: &str) -> Program {
                 ArgumentType::I64,
                 ArgumentType::I64,
             ],
+            argument_names: Vec::new(),
             line: 1,
         }],
         fast_math: false,

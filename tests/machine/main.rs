@@ -5,6 +5,8 @@ mod cuda_device;
 mod docs;
 mod gpu;
 mod harness;
+#[path = "../support/header_cases.rs"]
+mod header_cases;
 mod nvrtc;
 mod oracles;
 #[path = "../support/program.rs"]

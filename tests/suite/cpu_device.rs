@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::header_cases::POINTER_CASES;
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
     BoundKernel, BufferContent, Build, Compile, Compiled, Device, Edge, ExpectedValues,
@@ -67,6 +68,7 @@ impl TestKernel {
             entry_points: vec![EntryPoint {
                 expression: self.expression.to_owned(),
                 arguments: self.arguments.clone(),
+                argument_names: Vec::new(),
                 line: 1,
             }],
             fast_math: false,
@@ -392,17 +394,39 @@ fn wrong_argument_types_name_the_argument() {
     let mut wrong = kernel("\n\n__global__ void f(const float* x, double* y, int n) {}\n");
     let refusal = wrong.compile_refusal(&device);
     assert_eq!(refusal.status, Status::CompileError);
-    assert!(refusal.reason.contains("argument 2"), "{refusal:?}");
+    assert_eq!(
+        refusal.reason,
+        "line 1: argument 2: the header passes `float*`, the kernel takes `double*`"
+    );
     assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
     let log = refusal.evidence.log.unwrap();
     assert!(!log.contains("/runtime-"), "{log}");
     wrong.arguments.pop();
     let refusal = wrong.compile_refusal(&device);
-    assert!(refusal.reason.contains("fewer arguments"), "{refusal:?}");
+    assert!(
+        refusal
+            .reason
+            .contains("takes 3 arguments (`const float*`, `double*`, `int`), the header passes 2"),
+        "{refusal:?}"
+    );
     wrong.expression = "no_such_kernel";
     let refusal = wrong.compile_refusal(&device);
     assert!(refusal.reason.contains("no_such_kernel"), "{refusal:?}");
     assert_eq!(refusal.evidence.line, Some(1), "{refusal:?}");
+}
+
+#[test]
+fn pointers_may_be_taken_as_other_types_of_the_same_size() {
+    let device = device();
+    for case in &POINTER_CASES {
+        let mut kernel = kernel(case.source);
+        kernel.arguments = case.passed.to_vec();
+        let reason = match device.compile(&kernel.unit(), Build::Fast).unwrap() {
+            Compiled::Ready(_) => None,
+            Compiled::Refused(refusal) => Some(refusal.reason),
+        };
+        assert_eq!(reason.as_deref(), case.reason);
+    }
 }
 
 #[test]

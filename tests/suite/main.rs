@@ -8,6 +8,8 @@ mod cli;
 mod cpu_device;
 mod driver;
 mod fixtures;
+#[path = "../support/header_cases.rs"]
+mod header_cases;
 mod language;
 mod llm;
 mod mailbox;

@@ -109,6 +109,8 @@ impl<'a> ExpressionParser<'a> {
             &[
                 ("*", BinaryOperator::Multiply),
                 ("//", BinaryOperator::Divide),
+                // As in C, where sizes are whole numbers.
+                ("/", BinaryOperator::Divide),
                 ("%", BinaryOperator::Remainder),
             ],
             Self::unary,
@@ -127,11 +129,6 @@ impl<'a> ExpressionParser<'a> {
             let Some((symbol, operator)) =
                 symbols.iter().find(|(symbol, _)| rest.starts_with(symbol))
             else {
-                if rest.starts_with('/') && !rest.starts_with("//") {
-                    return Err(self.error(
-                        "`/` is not an operator here: `//` divides integers, rounding down",
-                    ));
-                }
                 return Ok(left);
             };
             let offset = self.position;
@@ -167,10 +164,9 @@ impl<'a> ExpressionParser<'a> {
                 .find(|letter: char| !letter.is_ascii_alphanumeric())
                 .unwrap_or(rest.len());
             self.position += length;
-            return rest[..length]
-                .parse()
+            return parse_integer(&rest[..length])
                 .map(ExpressionNode::Integer)
-                .map_err(|_| {
+                .ok_or_else(|| {
                     ExpressionError::new(
                         offset,
                         format!("`{}` is not a 64-bit integer", &rest[..length]),
@@ -276,5 +272,14 @@ impl<'a> ExpressionParser<'a> {
 
     fn error(&self, message: &str) -> ExpressionError {
         ExpressionError::new(self.position, message)
+    }
+}
+
+/// A whole number as C writes it: decimal or hexadecimal, with an optional suffix such as `u`.
+fn parse_integer(text: &str) -> Option<i64> {
+    let digits = text.trim_end_matches(['u', 'U', 'l', 'L']);
+    match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(digits) => i64::from_str_radix(digits, 16).ok(),
+        None => digits.parse().ok(),
     }
 }

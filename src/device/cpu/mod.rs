@@ -35,6 +35,7 @@ mod wait_loops;
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
 pub use compiler::{HostCompiler, find_compiler};
 
+use super::argument_checks::missing_kernel;
 use super::{
     Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties,
 };
@@ -179,14 +180,14 @@ fn compile_unit(
     unit: &TranslationUnit,
     build: Build,
 ) -> anyhow::Result<Compiled> {
-    if let Some(refusal) = source_checks::refuse_unit(unit) {
+    let refusal = source_checks::refuse_unit(unit).or_else(|| missing_kernel(unit));
+    if let Some(refusal) = refusal {
         return Ok(Compiled::Refused(refusal));
     }
     toolchain.build(&toolchain::CompileTask {
-        kernel: &unit.source,
+        unit,
         text: &source::generate_cpp(unit),
         build,
-        fast_math: unit.fast_math,
     })
 }
 

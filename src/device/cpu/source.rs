@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
+use crate::device::argument_checks::passed_types;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
-use crate::kernel::plan::{ArgumentType, TranslationUnit};
+use crate::kernel::plan::TranslationUnit;
 
 /// The C++ text of a translation unit.
 pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
@@ -30,31 +31,16 @@ pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
     text.push_str(&rewrite_source(unit));
     text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
     for (index, entry) in unit.entry_points.iter().enumerate() {
-        let types: Vec<_> = (entry.arguments.iter())
-            .map(|argument| cpp_type(*argument))
-            .collect();
         let _ = writeln!(
             text,
-            "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), ::kforge::types<{}>)",
+            "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), {})",
             entry.line,
             entry.expression,
-            types.join(", ")
+            passed_types(entry)
         );
     }
     text.push_str("KFORGE_ENTRIES_END\n");
     text
-}
-
-fn cpp_type(argument: ArgumentType) -> String {
-    match argument {
-        ArgumentType::Pointer(dtype) => format!("{}*", dtype.cuda_type()),
-        ArgumentType::Scalar(dtype) => dtype.cuda_type().to_owned(),
-        ArgumentType::I32 => "int".to_owned(),
-        ArgumentType::U32 => "unsigned".to_owned(),
-        ArgumentType::I64 => "long long".to_owned(),
-        // `source_checks` has refused it before this is called.
-        ArgumentType::TensorMap => "void".to_owned(),
-    }
 }
 
 /// The kernel file with all rewrites.

@@ -17,8 +17,10 @@ use super::compiler_runner::{
 use super::diagnostics::{KERNEL_FILE, compile_error};
 use super::runtime_build::{self, build_runtime, visit_sources};
 use crate::base::{Digest, temporary};
+use crate::device::argument_checks::mismatch_refusal;
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
 use crate::device::{Build, Compiled, Program, Refusal, sandbox};
+use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Resources, Status};
 
 /// A compiler with its runtime, and the cache of compiled programs.
@@ -37,12 +39,10 @@ pub(super) struct Toolchain {
 
 /// A translation unit to compile.
 pub(super) struct CompileTask<'a> {
-    /// The kernel file, which the compiler quotes in its messages.
-    pub(super) kernel: &'a str,
+    pub(super) unit: &'a TranslationUnit,
     /// The C++ text made from it, which the compiler compiles.
     pub(super) text: &'a str,
     pub(super) build: Build,
-    pub(super) fast_math: bool,
 }
 
 impl Toolchain {
@@ -140,7 +140,7 @@ impl Toolchain {
     fn cache_key(&self, task: &CompileTask<'_>) -> Digest {
         Digest::of_parts([
             task.text.as_bytes(),
-            &[u8::from(task.fast_math)],
+            &[u8::from(task.unit.fast_math)],
             task.build.name().as_bytes(),
             self.fingerprint.to_string().as_bytes(),
         ])
@@ -148,17 +148,24 @@ impl Toolchain {
 
     /// Makes `program` in a folder. Returns the compiler's or linker's refusal, if any.
     fn compile_in(&self, folder: &Path, task: &CompileTask<'_>) -> anyhow::Result<Option<Refusal>> {
-        for (name, text) in [(KERNEL_FILE, task.kernel), ("unit.cpp", task.text)] {
+        for (name, text) in [
+            // The compiler quotes the kernel file in its messages.
+            (KERNEL_FILE, task.unit.source.as_str()),
+            ("unit.cpp", task.text),
+        ] {
             std::fs::write(folder.join(name), text).map_err(|error| no_space_error(&error))?;
         }
         let mut command = self.runner.command(&self.runtime, folder);
         command
-            .args(compile_flags(task.build, task.fast_math))
+            .args(compile_flags(task.build, task.unit.fast_math))
             .args(["-c", "unit.cpp", "-o", "unit.o"]);
         match self.runner.run(command, &self.runtime, folder)? {
             CompilerOutcome::Succeeded => {}
             CompilerOutcome::Failed(log) => {
-                return refusal_unless_disk_full(&log, folder).map(Some);
+                return match mismatch_refusal(&log, task.unit) {
+                    Some(refusal) => Ok(Some(refusal)),
+                    None => refusal_unless_disk_full(&log, folder).map(Some),
+                };
             }
             CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
         }
@@ -247,11 +254,19 @@ mod tests {
         let text = format!(
             "#include \"kforge_cuda.h\"\n// {comment}\nKFORGE_ENTRIES_BEGIN\n{{nullptr, 0}},\nKFORGE_ENTRIES_END\n"
         );
+        let unit = TranslationUnit {
+            source: String::new(),
+            constants: Vec::new(),
+            macros: Vec::new(),
+            entry_points: Vec::new(),
+            fast_math: false,
+            max_registers: None,
+            arch: None,
+        };
         let task = CompileTask {
-            kernel: "",
+            unit: &unit,
             text: &text,
             build: Build::Fast,
-            fast_math: false,
         };
         toolchain.build(&task).unwrap()
     }

@@ -1,6 +1,6 @@
 //! Checks of a compiled kernel: its PTX has no forbidden constructs, and its entries take what the header passes.
 //!
-//! The static assertions in `source` check types, but a source can defeat them. These checks cannot be defeated by the source.
+//! The checks in `source` compare types, but a source can defeat them. These checks cannot be defeated by the source.
 
 use super::{ptx, source, source_checks};
 use crate::device::refusal::Refusal;
@@ -36,7 +36,13 @@ fn argument_size_mismatch(ptx: &str, entry: &EntryPoint, name: &str) -> Option<S
         ));
     };
     let passed = source::argument_sizes(entry);
-    (taken != passed).then(|| {
+    let fits = taken.len() == passed.len()
+        && taken
+            .iter()
+            .zip(&passed)
+            .all(|(taken, (least, greatest))| (least..=greatest).contains(&taken));
+    (!fits).then(|| {
+        let passed: Vec<_> = passed.iter().map(|(_, greatest)| greatest).collect();
         format!("`{expression}` takes arguments of {taken:?} bytes, the header passes {passed:?}")
     })
 }

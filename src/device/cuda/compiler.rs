@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use indexmap::IndexMap;
 
-use super::cubin_cache::{CubinCache, FORMAT};
+use super::cubin_cache::{CubinCache, CubinFacts, FORMAT};
 use super::nvrtc_process::{self, ChildOutcome};
 use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
 use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolkit_cache};
 use crate::base::{Digest, Failure};
+use crate::device::argument_checks::{mismatch_refusal, missing_kernel};
 use crate::device::refusal::{DeviceError, Refusal};
-use crate::device::{Compiled, Program};
+use crate::device::{Compiled, CompiledEntry, ParameterKind, Program};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::Status;
 
@@ -179,9 +180,15 @@ impl Compiler {
         // `mma.h` includes `crt/mma.h`, which is in another package.
         let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
         source_checks::check_source(&unit.source, &is_known)?;
+        if let Some(refusal) = missing_kernel(unit) {
+            return Err(refusal.into());
+        }
         let response = match self.run_nvrtc(text, options, &expressions)? {
             NvrtcOutcome::Compiled(response) => response,
             NvrtcOutcome::Failed(log) => {
+                if let Some(refusal) = mismatch_refusal(&log, unit) {
+                    return Err(refusal.into());
+                }
                 let last_line = unit.source.lines().count().max(1) as u32;
                 return Err(diagnostics::compile_error(&log, last_line).into());
             }
@@ -192,7 +199,11 @@ impl Compiler {
         let ptx = String::from_utf8_lossy(&response.ptx);
         code_checks::check_ptx(&ptx, unit, &response.names)?;
         let features = ptx::count_features(&ptx, &response.log);
-        Ok(self.cubins.save(&key, &response, features, started)?)
+        let facts = CubinFacts {
+            entries: compiled_entries(&response, |name| ptx::parameter_kinds(&ptx, name)),
+            features,
+        };
+        Ok(self.cubins.save(&key, &response, facts, started)?)
     }
 
     /// Compiles several units, each in its own child process, in parallel on all cores.
@@ -246,7 +257,11 @@ impl Compiler {
         }
         match self.run_nvrtc(source.to_owned(), all, entries)? {
             NvrtcOutcome::Compiled(response) => {
-                self.cubins.save(&key, &response, IndexMap::new(), started)
+                let facts = CubinFacts {
+                    entries: compiled_entries(&response, |_| Vec::new()),
+                    features: IndexMap::new(),
+                };
+                self.cubins.save(&key, &response, facts, started)
             }
             NvrtcOutcome::Failed(log) => {
                 bail!("kforge's device code `{name}` does not compile:\n{log}")
@@ -368,6 +383,18 @@ impl fmt::Debug for Compiler {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} for {}", self.version(), self.arch)
     }
+}
+
+/// The entries of a response. `kinds_of`: the kinds of the parameters of an entry.
+fn compiled_entries(
+    response: &CompileResponse,
+    kinds_of: impl Fn(&str) -> Vec<ParameterKind>,
+) -> Vec<CompiledEntry> {
+    let entry = |name: &String| CompiledEntry {
+        name: name.clone(),
+        parameters: kinds_of(name),
+    };
+    response.names.iter().map(entry).collect()
 }
 
 /// The outcome of a response with an error code; `None` if the source compiled.

@@ -11,11 +11,11 @@ use super::wire::CompileResponse;
 use super::{diagnostics, ptx};
 use crate::base::{Digest, Failure};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, Program};
+use crate::device::{Build, CompiledEntry, Program};
 use crate::verdict::Resources;
 
 /// Increase it when the format of `CachedCubin` changes.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Minimum time between two prunings: many processes compile a single kernel and end.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -29,10 +29,16 @@ pub(super) struct CubinCache {
 struct CachedCubin {
     /// Hash of the cubin, which is also the name of its file.
     cubin: String,
-    entries: Vec<String>,
+    entries: Vec<CompiledEntry>,
     log: String,
     resources: Resources,
     facts: IndexMap<String, f64>,
+}
+
+/// What is read from the PTX of a cubin.
+pub(super) struct CubinFacts {
+    pub(super) entries: Vec<CompiledEntry>,
+    pub(super) features: IndexMap<String, f64>,
 }
 
 impl CubinCache {
@@ -61,15 +67,15 @@ impl CubinCache {
         &self,
         key: &Digest,
         response: &CompileResponse,
-        features: IndexMap<String, f64>,
+        facts: CubinFacts,
         started: Instant,
     ) -> anyhow::Result<Program> {
         let cached = CachedCubin {
             cubin: Digest::of(&response.cubin).to_string(),
-            entries: response.names.clone(),
+            entries: facts.entries,
             log: diagnostics::warnings(&response.log),
             resources: ptx::parse_resources(&response.log),
-            facts: features,
+            facts: facts.features,
         };
         // A cubin is named by its hash, so processes that write the same name write the same contents.
         let write = |name: &str, contents: &[u8]| {

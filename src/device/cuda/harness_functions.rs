@@ -62,7 +62,10 @@ impl HarnessFunctions {
             .compiler
             .compile_harness(name, &source, &["--fmad=false"], entries)?;
         let module = LoadedModule::load(&self.gpu, &std::fs::read(&program.image)?)?;
-        let functions = program.entries.iter().map(|entry| module.function(entry));
+        let functions = program
+            .entries
+            .iter()
+            .map(|entry| module.function(&entry.name));
         let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
         self.modules.borrow_mut().push(module);
         Ok(functions)

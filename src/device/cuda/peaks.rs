@@ -162,7 +162,10 @@ fn measure(context: &Rc<GpuContext>, compiler: &Compiler) -> anyhow::Result<Peak
     let names = ["peak_read", "peak_copy", "peak_float", "peak_tensor"];
     let program = compiler.compile_harness("peaks", SOURCE, &[], &names)?;
     let module = LoadedModule::load(gpu, &std::fs::read(&program.image)?)?;
-    let functions = program.entries.iter().map(|entry| module.function(entry));
+    let functions = program
+        .entries
+        .iter()
+        .map(|entry| module.function(&entry.name));
     let functions = functions.collect::<anyhow::Result<Vec<_>>>()?;
     let region = Region::new(gpu, BANDWIDTH_TEST_BYTES, false)?;
     let (blocks, threads) = (gpu.sm_count * 8, 256);

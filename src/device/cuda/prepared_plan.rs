@@ -15,7 +15,7 @@ use super::launch_limits::{check_launch, launch_attributes, launch_config, occup
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
 use crate::device::refusal::{DeviceError, Refusal};
-use crate::device::{Program, numerics};
+use crate::device::{ParameterKind, Program, numerics};
 use crate::kernel::plan::{Argument, BufferRole, Launch, Plan, TensorMap};
 use crate::task::DType;
 use crate::verdict::{Resources, Status};
@@ -45,15 +45,17 @@ impl PreparedPlan {
         let mut launches = Vec::new();
         let mut lowest: Option<f64> = None;
         for launch in &plan.launches {
-            let name = program.entries.get(launch.entry_point);
-            let name = name.ok_or_else(|| {
+            let entry = program.entries.get(launch.entry_point);
+            let entry = entry.ok_or_else(|| {
                 anyhow::anyhow!("the compiled kernel has no entry {}", launch.entry_point)
             })?;
-            let function = module.function(name)?;
+            let function = module.function(&entry.name)?;
             check_launch(gpu, function, launch)?;
             let occupancy = occupancy(gpu, function, launch)?;
             lowest = Some(lowest.map_or(occupancy, |lowest| lowest.min(occupancy)));
-            launches.push((function, launch.clone()));
+            let mut launch = launch.clone();
+            convert_numbers(&mut launch, &entry.parameters);
+            launches.push((function, launch));
         }
         let zeroed = plan.buffers.iter().enumerate();
         let zeroed = zeroed
@@ -158,6 +160,22 @@ impl PreparedPlan {
             pointers.as_mut_ptr(),
             ptr::null_mut()
         ))
+    }
+}
+
+/// Converts the numbers whose type the parameter decides, as C++ does: an integer for a `float` parameter, and so on.
+fn convert_numbers(launch: &mut Launch, parameters: &[ParameterKind]) {
+    for (argument, kind) in launch.arguments.iter_mut().zip(parameters) {
+        let value = match *argument {
+            Argument::Integer(value) => value as f64,
+            Argument::Float(value) => value,
+            _ => continue,
+        };
+        match kind {
+            ParameterKind::Float32 => *argument = Argument::Scalar(DType::Float32, value),
+            ParameterKind::Float64 => *argument = Argument::Scalar(DType::Float64, value),
+            ParameterKind::Other => {}
+        }
     }
 }
 

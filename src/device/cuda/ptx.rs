@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
+use crate::device::ParameterKind;
 use crate::verdict::Resources;
 
 /// External functions that a kernel may call: they need no memory and launch nothing.
@@ -100,6 +101,12 @@ fn external_functions(ptx: &str) -> impl Iterator<Item = &str> {
 
 /// The size in bytes of each parameter of an entry; `None` if the PTX has no such entry.
 pub(super) fn parameter_sizes(ptx: &str, entry: &str) -> Option<Vec<u64>> {
+    let parameters = parameter_list(ptx, entry)?;
+    Some(parameters.into_iter().map(parameter_size).collect())
+}
+
+/// The declarations of the parameters of an entry; `None` if there is no such entry.
+fn parameter_list<'p>(ptx: &'p str, entry: &str) -> Option<Vec<&'p str>> {
     let mut after = ptx.split(".entry ").skip(1);
     let rest = after.find_map(|rest| {
         let rest = rest.trim_start().strip_prefix(entry)?.trim_start();
@@ -112,7 +119,23 @@ pub(super) fn parameter_sizes(ptx: &str, entry: &str) -> Option<Vec<u64>> {
     let parameters = list
         .split(',')
         .filter(|parameter| parameter.contains(".param"));
-    Some(parameters.map(parameter_size).collect())
+    Some(parameters.collect())
+}
+
+/// The kinds of the parameters of an entry; empty if there is no such entry.
+pub(super) fn parameter_kinds(ptx: &str, entry: &str) -> Vec<ParameterKind> {
+    let kind = |parameter: &str| {
+        let has = |word: &str| parameter.split_whitespace().any(|other| other == word);
+        if has(".f32") {
+            ParameterKind::Float32
+        } else if has(".f64") {
+            ParameterKind::Float64
+        } else {
+            ParameterKind::Other
+        }
+    };
+    let parameters = parameter_list(ptx, entry).unwrap_or_default();
+    parameters.into_iter().map(kind).collect()
 }
 
 /// The size of a parameter such as `.param .align 64 .b8 name[128]` or `.param .u64 .ptr .align 1 name`.

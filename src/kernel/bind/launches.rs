@@ -4,7 +4,8 @@
 
 use super::names::Names;
 use super::target::{BindError, BindFault, LaunchTarget};
-use crate::kernel::header::{ArgumentHeader, Header, LaunchHeader, LocatedExpression};
+use crate::kernel::constants::Constant;
+use crate::kernel::header::{ArgumentHeader, FloatHeader, Header, LaunchHeader, LocatedExpression};
 use crate::kernel::plan::{Argument, ArgumentType, Buffer, Launch};
 use crate::task::{DType, Task};
 
@@ -140,6 +141,22 @@ fn bind_argument(
             Argument::U32(fit_integer(names.evaluate(located)?, located, "u32")?)
         }
         ArgumentHeader::I64(located) => Argument::I64(names.evaluate(located)?),
+        ArgumentHeader::Integer(located) => {
+            let value: i32 = fit_integer(names.evaluate(located)?, located, "i32")?;
+            Argument::Integer(i64::from(value))
+        }
+        ArgumentHeader::Float(dtype, FloatHeader::Number(value)) => {
+            Argument::Scalar(*dtype, *value)
+        }
+        ArgumentHeader::Float(dtype, FloatHeader::Expression(located)) => {
+            Argument::Scalar(*dtype, names.evaluate(located)? as f64)
+        }
+        ArgumentHeader::Constant(constant) => match *constant {
+            Constant::Integer(value) => Argument::Integer(value),
+            Constant::Float(value) => Argument::Float(value),
+            Constant::Bool(value) => Argument::Integer(i64::from(value)),
+            Constant::Null => Argument::Null,
+        },
     })
 }
 
@@ -169,6 +186,14 @@ pub(super) fn argument_type(
         ArgumentHeader::I32(_) => ArgumentType::I32,
         ArgumentHeader::U32(_) => ArgumentType::U32,
         ArgumentHeader::I64(_) => ArgumentType::I64,
+        ArgumentHeader::Integer(_) => ArgumentType::Integer,
+        ArgumentHeader::Float(dtype, _) => ArgumentType::Scalar(*dtype),
+        ArgumentHeader::Constant(constant) => match *constant {
+            Constant::Integer(value) => ArgumentType::IntegerConstant(value),
+            Constant::Float(_) => ArgumentType::FloatConstant,
+            Constant::Bool(_) => ArgumentType::BoolConstant,
+            Constant::Null => ArgumentType::Null,
+        },
     }
 }
 

@@ -62,6 +62,7 @@ impl Kernel {
                 .iter()
                 .map(|argument| argument_type(&self.header, task, argument, is_oracle))
                 .collect(),
+            argument_names: launch.argument_texts.clone(),
             line: launch.line,
         });
         let constants = task

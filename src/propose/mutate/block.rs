@@ -167,9 +167,14 @@ impl Transformation for ExtendTunable {
                 .flatten()
                 .filter(|value| *value > 0 && !values.contains(value))
             {
-                let rest = source[range.clone()].trim_start_matches('[').trim_start();
+                let all: Vec<_> = std::iter::once(&value)
+                    .chain(values)
+                    .map(i64::to_string)
+                    .collect();
+                let list = format!("[{}]", all.join(", "));
                 let mut edits = SourceEdits::new();
-                edits.replace(range.clone(), format!("[{value}, {rest}"));
+                let list = header_text::replacement_value(source, &range, &list);
+                edits.replace(range.clone(), list);
                 sites.push(RewriteSite {
                     label: format!("{name}={value}"),
                     line: source[..range.start].matches('\n').count() + 1,

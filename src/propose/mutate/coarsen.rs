@@ -144,8 +144,10 @@ fn loop_over_turns(
         line_start(source, range.start)..range.end,
         format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {text}\n{indent}}}"),
     );
-    let blocks = &source[grid.clone()];
-    edits.replace(grid, format!("ceil_div({blocks}, {name})"));
+    let blocks = launch.grid.first()?.expression.text();
+    let blocks = format!("ceil_div({blocks}, {name})");
+    let blocks = header_text::replacement_value(source, &grid, &blocks);
+    edits.replace(grid, blocks);
     header_text::add_tunable(source, name, &[2, 1, 4, 8], &mut edits)?;
     Some(edits)
 }

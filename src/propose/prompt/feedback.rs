@@ -12,6 +12,7 @@ use crate::verdict::{AccessFigures, Evidence, LaunchCounters, Resources, Status,
 const MAX_WORKLOADS: usize = 16;
 const MAX_ACCESSES: usize = 4;
 const MAX_COUNTERS: usize = 2;
+const MAX_NOTES: usize = 2;
 /// The most characters of a reason, and of a log.
 const MAX_REASON_CHARS: usize = 400;
 const MAX_LOG_CHARS: usize = 900;
@@ -45,6 +46,9 @@ pub struct Feedback {
     /// Empty on the CPU, which has neither memory transactions nor banks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accesses: Vec<AccessFeedback>,
+    /// Oddities of the header that change nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The slowest launches under a profiler.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counters: Vec<LaunchCounters>,
@@ -144,6 +148,9 @@ impl Feedback {
             margin: margins.min_by(f64::total_cmp).filter(|_| verdict.passed()),
             location: fault_location(evidence, hidden),
             accesses: wasteful_accesses(verdict),
+            notes: (verdict.notes.iter().take(MAX_NOTES))
+                .map(|note| truncate_chars(note, MAX_REASON_CHARS))
+                .collect(),
             counters: slowest_launches(evidence),
             log: (evidence.log.as_deref())
                 .filter(|log| !log.trim().is_empty())
@@ -165,6 +172,7 @@ impl Feedback {
             margin: None,
             location: None,
             accesses: Vec::new(),
+            notes: Vec::new(),
             counters: Vec::new(),
             log: None,
         }

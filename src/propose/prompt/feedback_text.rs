@@ -104,6 +104,9 @@ pub(super) fn describe_feedback(
     if let Some(facts) = describe_resources(&feedback.resources) {
         let _ = writeln!(text, "- compiler: {facts}");
     }
+    for note in &feedback.notes {
+        let _ = writeln!(text, "- header: {}", one_line(note, 300));
+    }
     for access in &feedback.accesses {
         let _ = writeln!(text, "- {}", describe_access(access));
     }

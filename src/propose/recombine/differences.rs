@@ -8,7 +8,7 @@ use tree_sitter::Node;
 use super::runs::differing_runs;
 use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{FunctionNode, Syntax, children, descendants};
-use crate::kernel::{Kernel, with_point};
+use crate::kernel::{Kernel, LocatedExpression, with_point};
 use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 use crate::task::Task;
@@ -62,11 +62,13 @@ fn tunable_differences(base: &Kernel, other: &Kernel) -> Vec<ParentDifference> {
         let point = IndexMap::from([(name.clone(), value)]);
         // `with_point` writes the whole file; only the list is taken, so that differences can be combined.
         let list = with_point(base, &point).and_then(|text| {
-            header_text::tunable_list_range(&text, &name).map(|range| text[range].to_owned())
+            let range = header_text::tunable_list_range(&text, &name)?;
+            Some(text[range].trim().to_owned())
         });
         let range = header_text::tunable_list_range(&base.text, &name);
         if let (Some(list), Some(range)) = (list, range) {
             let label = format!("{name}={value}");
+            let list = header_text::replacement_value(&base.text, &range, &list);
             differences.push(ParentDifference::replacement(label, range, &list));
         }
     }
@@ -102,14 +104,18 @@ fn launch_differences(base: &Kernel, other: &Kernel) -> Vec<ParentDifference> {
             continue;
         };
         let mut edits = SourceEdits::new();
-        for key in ["grid", "block", "shared"] {
-            let own = header_text::launch_value_range(&base.text, launch.line, key);
-            let new = header_text::launch_value_range(&other.text, twin.line, key);
-            if let (Some(own), Some(new)) = (own, new)
-                && base.text[own.clone()] != other.text[new.clone()]
-            {
-                edits.replace(own, &other.text[new]);
+        let mut take_over = |key: &str, own: String, new: String| {
+            let range = header_text::launch_value_range(&base.text, launch.line, key);
+            if let Some(range) = range.filter(|_| own != new) {
+                let value = header_text::replacement_value(&base.text, &range, &new);
+                edits.replace(range, value);
             }
+        };
+        take_over("grid", sizes_text(&launch.grid), sizes_text(&twin.grid));
+        take_over("block", sizes_text(&launch.block), sizes_text(&twin.block));
+        if let (Some(own), Some(new)) = (&launch.shared, &twin.shared) {
+            let text = |shared: &LocatedExpression| shared.expression.text().to_owned();
+            take_over("shared", text(own), text(new));
         }
         if !edits.is_empty() {
             differences.push(ParentDifference {
@@ -119,6 +125,12 @@ fn launch_differences(base: &Kernel, other: &Kernel) -> Vec<ParentDifference> {
         }
     }
     differences
+}
+
+/// A list of sizes as it is written on one line.
+fn sizes_text(sizes: &[LocatedExpression]) -> String {
+    let texts: Vec<_> = sizes.iter().map(|size| size.expression.text()).collect();
+    texts.join(", ")
 }
 
 /// Functions with the same name in both kernels: device functions as a whole, kernels statement by statement.

@@ -90,6 +90,7 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         ]
         .into(),
         evidence: None,
+        notes: Vec::new(),
         seconds: Seconds::default(),
     }
 }

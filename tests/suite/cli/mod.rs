@@ -4,6 +4,7 @@ mod config;
 mod errors;
 mod eval;
 mod gpu;
+mod headers;
 mod help;
 mod runs;
 mod signals;

@@ -262,6 +262,7 @@ pub(crate) fn verdict(source: &str, workloads: i64, confirmed: bool) -> Verdict 
             .map(|(name, values)| (name.to_owned(), values[stream.below(values.len())]))
             .into(),
         evidence: None,
+        notes: Vec::new(),
         seconds: Seconds::default(),
     }
 }

@@ -35,6 +35,7 @@ impl TestProgram<'_> {
             entry_points: vec![EntryPoint {
                 expression: "f".to_owned(),
                 arguments: vec![ArgumentType::Pointer(DType::Int64), ArgumentType::I32],
+                argument_names: Vec::new(),
                 line: 1,
             }],
             fast_math: false,
