@@ -8,9 +8,12 @@ use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
 mod candidate;
+mod child_check;
 mod code_layout;
 mod header_text;
+mod identity;
 pub mod mutate;
+mod names;
 pub mod prompt;
 mod proposal;
 mod recombine;

@@ -103,7 +103,7 @@ fn assert_distinct_attempts(task: &Task) {
         .filter(|(_, source)| source.len() < 6500);
     for (file, source) in starts {
         let singles = mutate::children(source, task).count() as u64;
-        let mut seen = HashSet::from([mutate::source_identity(source)]);
+        let mut seen = HashSet::from([identity::source_identity(source)]);
         for attempt in [
             0,
             singles / 2,
@@ -121,7 +121,7 @@ fn assert_distinct_attempts(task: &Task) {
                 panic!("{file}: {attempt}: {answer:?}")
             };
             assert!(
-                seen.insert(mutate::source_identity(&proposal.source)),
+                seen.insert(identity::source_identity(&proposal.source)),
                 "{file}: {}",
                 proposal.detail
             );

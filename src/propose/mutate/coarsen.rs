@@ -7,7 +7,7 @@ use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::LaunchHeader;
 use crate::kernel::syntax::{descendants, enclosing, line_of, named_children};
-use crate::propose::code_layout::{body_range, indent_following_lines, indentation, line_start};
+use crate::propose::code_layout::{body_range, indent_following_lines, indentation};
 use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 
@@ -140,9 +140,10 @@ fn loop_over_turns(
     let range = body_range(&subject.syntax, body);
     let text = indent_following_lines(&body_edits.apply_within(source, range.clone())?);
     let mut edits = SourceEdits::new();
-    edits.replace(
-        line_start(source, range.start)..range.end,
-        format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {text}\n{indent}}}"),
+    edits.replace_by_lines(
+        source,
+        range,
+        &format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {text}\n{indent}}}"),
     );
     let blocks = &source[grid.clone()];
     edits.replace(grid, format!("ceil_div({blocks}, {name})"));

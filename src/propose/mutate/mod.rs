@@ -1,7 +1,7 @@
 //! The `mutate` operator: rewrites a kernel's source by transformations of its syntax tree.
 //!
 //! Every transformation is meant to keep the results of the kernel up to rounding. None proves that: the judge checks each
-//! child. Pure and deterministic: the same source and task always give the same children. Never compiles or measures.
+//! child. `child_check` drops children that would not compile. Pure and deterministic: the same source and task always give the same children. Never compiles or measures.
 //!
 //! To add a transformation, implement `Transformation` in a new file and list it in `transformations`.
 
@@ -10,6 +10,8 @@ use std::collections::HashSet;
 use crate::base::{Digest, RandomStream};
 use crate::task::Task;
 
+use super::child_check::ParentNames;
+use super::identity::source_identity;
 use super::proposal::Proposal;
 
 mod accumulator;
@@ -24,10 +26,10 @@ mod forward_store;
 mod functions;
 mod fuse;
 mod hoist;
-mod identity;
 mod indices;
 mod interchange;
 mod loops;
+mod macros;
 mod memory;
 mod nodes;
 mod purity;
@@ -51,7 +53,6 @@ mod values;
 mod vector_accesses;
 mod vectorize;
 
-pub(super) use identity::{kernel_identity, source_identity};
 use subject::Subject;
 use transformation::{RewriteSite, Transformation};
 
@@ -96,10 +97,13 @@ pub struct Child {
 
 /// The children of a kernel, at most one for each rewrite site, in an order shuffled by the hash of `source`.
 ///
-/// Every child differs from its parent and from all earlier children, and is a kernel of the task without syntax errors.
+/// Every child differs from its parent and from all earlier children, and passes [`ParentNames::child`].
 /// A source that is not a kernel of the task has no children.
 pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Child> + 'a {
     let subject = Subject::new(source, task);
+    let names = subject
+        .as_ref()
+        .map(|subject| ParentNames::of(&subject.syntax));
     let mut pairs: Vec<(&'static str, RewriteSite)> = Vec::new();
     let mut weights = Vec::new();
     for transformation in transformations() {
@@ -121,19 +125,17 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
         while let Some(index) = stream.weighted_index(&weights) {
             weights[index] = 0.0;
             let (transformation, site) = &pairs[index];
-            let Some(child) = site.edits.apply(source) else {
+            let child = names
+                .as_ref()
+                .and_then(|names| names.child(&site.edits, None, task));
+            let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
                 continue;
             };
-            let is_new =
-                kernel_identity(&child, task).is_some_and(|identity| seen.insert(identity));
-            if !is_new {
-                continue;
-            }
             let detail = format!("{transformation} {} (line {})", site.label, site.line);
             return Some(Child {
                 transformation,
                 detail,
-                source: child,
+                source: child.source,
             });
         }
         None

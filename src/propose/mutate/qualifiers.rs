@@ -68,6 +68,13 @@ fn set_inlining(subject: &Subject<'_>, function: &FunctionNode<'_>) -> Vec<Rewri
     else {
         return Vec::new();
     };
+    // A function that calls itself cannot be inlined.
+    let name = subject.syntax.function_name(function);
+    let is_recursive = descendants(function.body)
+        .any(|node| node.child_count() == 0 && subject.text(node) == name);
+    if is_recursive {
+        return Vec::new();
+    }
     let current: Vec<_> = qualifiers
         .iter()
         .filter(|qualifier| INLINE_QUALIFIERS.contains(&subject.text(**qualifier)))
@@ -84,7 +91,9 @@ fn set_inlining(subject: &Subject<'_>, function: &FunctionNode<'_>) -> Vec<Rewri
         edits.insert(device.end_byte(), format!(" {wanted}"));
         for qualifier in &current {
             // With the space after it.
-            edits.replace(qualifier.start_byte()..qualifier.end_byte() + 1, "");
+            let has_space = subject.source()[qualifier.end_byte()..].starts_with(' ');
+            let end = qualifier.end_byte() + usize::from(has_space);
+            edits.replace(qualifier.start_byte()..end, "");
         }
         sites.push(RewriteSite {
             label: format!("{} {wanted}", subject.syntax.function_name(function)),

@@ -13,7 +13,7 @@ use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{builtin_type_bytes, children, descendants, line_of};
-use crate::propose::code_layout::{indentation, line_start, without_spaces};
+use crate::propose::code_layout::{indentation, without_spaces};
 use crate::propose::source_edits::SourceEdits;
 
 /// Loads elements that do not depend on the thread into shared memory, all threads of the block together.
@@ -152,9 +152,10 @@ fn fetch_into_shared<'t>(
     let indent = indentation(subject.source(), first.start_byte());
     let text = subject.text(*element);
     let mut edits = SourceEdits::new();
-    edits.insert(
-        line_start(subject.source(), first.start_byte()).max(body.start_byte() + 1),
-        format!(
+    edits.insert_lines(
+        subject.source(),
+        first.start_byte(),
+        &format!(
             "{indent}__shared__ {type_name} {name}[{bound}];\n{indent}for (int {variable} = {thread}; {variable} < {bound}; {variable} += {threads}) {name}[{variable}] = {text};\n{indent}__syncthreads();\n\n"
         ),
     );
