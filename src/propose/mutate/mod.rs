@@ -5,7 +5,7 @@
 //!
 //! To add a transformation, implement `Transformation` in a new file and list it in `transformations`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::base::{Digest, RandomStream};
 use crate::task::Task;
@@ -144,13 +144,22 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
 
 /// The kernel number `attempt`, counted from 0, that can be made from a parent.
 ///
-/// Kernels made by one transformation come first, then those made by two in sequence. The error says that none is left.
-pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal, String> {
-    let exhausted = || format!("no transformation is left after {attempt} attempts");
-    let attempt = usize::try_from(attempt).map_err(|_| exhausted())?;
+/// Kernels made by one transformation come first, then those made by two in sequence. `retired`: transformations that are left
+/// out, each from an attempt on. The error says that none is left.
+pub(super) fn mutate(
+    source: &str,
+    task: &Task,
+    attempt: u64,
+    retired: &BTreeMap<String, u64>,
+) -> Result<Proposal, String> {
+    let mut attempts = Attempts {
+        wanted: attempt,
+        passed: 0,
+        retired,
+    };
     let mut singles = Vec::new();
     for child in children(source, task) {
-        if singles.len() == attempt {
+        if attempts.is_wanted(&[child.transformation]) {
             return Ok(Proposal {
                 source: child.source,
                 detail: child.detail,
@@ -158,15 +167,42 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
         }
         singles.push(child);
     }
-    pair_of_transformations(source, task, &singles, attempt - singles.len()).ok_or_else(exhausted)
+    pair_of_transformations(source, task, &singles, &mut attempts)
+        .ok_or_else(|| format!("no transformation is left after {attempt} attempts"))
 }
 
-/// The kernel number `skipped`, counted from 0, made by two transformations in sequence.
+/// Counts kernels up to the attempt that is wanted.
+struct Attempts<'r> {
+    wanted: u64,
+    /// How many kernels came before.
+    passed: u64,
+    retired: &'r BTreeMap<String, u64>,
+}
+
+impl Attempts<'_> {
+    /// Whether a transformation is left out from here on.
+    fn leaves_out(&self, transformation: &str) -> bool {
+        self.retired
+            .get(transformation)
+            .is_some_and(|since| *since <= self.passed)
+    }
+
+    /// Whether the next kernel is the wanted one. Counts it, unless one of its transformations is left out.
+    fn is_wanted(&mut self, transformations: &[&str]) -> bool {
+        if transformations.iter().any(|name| self.leaves_out(name)) {
+            return false;
+        }
+        self.passed += 1;
+        self.passed > self.wanted
+    }
+}
+
+/// The wanted kernel among those made by two transformations in sequence.
 fn pair_of_transformations(
     source: &str,
     task: &Task,
     singles: &[Child],
-    mut skipped: usize,
+    attempts: &mut Attempts<'_>,
 ) -> Option<Proposal> {
     let mut seen: HashSet<_> = singles
         .iter()
@@ -182,18 +218,20 @@ fn pair_of_transformations(
             found = true;
         }
         for (first, second) in singles.iter().zip(&mut seconds) {
+            if attempts.leaves_out(first.transformation) {
+                continue;
+            }
             let Some(child) = second.find(|child| seen.insert(source_identity(&child.source)))
             else {
                 continue;
             };
             found = true;
-            if skipped == 0 {
+            if attempts.is_wanted(&[first.transformation, child.transformation]) {
                 return Some(Proposal {
                     source: child.source,
                     detail: format!("{}, then {}", first.detail, child.detail),
                 });
             }
-            skipped -= 1;
         }
         if !found {
             return None;
