@@ -40,6 +40,10 @@ const INTRINSICS: [(&str, &str); 9] = [
 ];
 
 impl Transformation for FastMath {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("less precise")
+    }
+
     fn name(&self) -> &'static str {
         "fast_math"
     }

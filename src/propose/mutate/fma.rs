@@ -24,6 +24,10 @@ use crate::propose::source_edits::SourceEdits;
 pub(super) struct Fma;
 
 impl Transformation for Fma {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("rounds once instead of twice")
+    }
+
     fn name(&self) -> &'static str {
         "fma"
     }

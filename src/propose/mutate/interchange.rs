@@ -34,6 +34,10 @@ use crate::propose::source_edits::SourceEdits;
 pub(super) struct Interchange;
 
 impl Transformation for Interchange {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("sums in another order")
+    }
+
     fn name(&self) -> &'static str {
         "interchange"
     }

@@ -49,6 +49,7 @@ mod testing;
 mod transformation;
 mod types;
 mod unroll;
+mod unsigned_index;
 mod values;
 mod vector_accesses;
 mod vectorize;
@@ -82,7 +83,7 @@ pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
         &interchange::Interchange,
         &shared::CacheInShared,
         &qualifiers::Inlining,
-        &qualifiers::UnsignedIndex,
+        &unsigned_index::UnsignedIndex,
     ]
 }
 
@@ -90,7 +91,7 @@ pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     pub transformation: &'static str,
-    /// What was changed: `split_accumulator sum x4 (line 31)`.
+    /// What was changed: `split_accumulator sum x4 (line 31; sums in another order)`.
     pub detail: String,
     pub source: String,
 }
@@ -104,7 +105,7 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
     let names = subject
         .as_ref()
         .map(|subject| ParentNames::of(&subject.syntax));
-    let mut pairs: Vec<(&'static str, RewriteSite)> = Vec::new();
+    let mut pairs: Vec<(&'static dyn Transformation, RewriteSite)> = Vec::new();
     let mut weights = Vec::new();
     for transformation in transformations() {
         let sites = subject
@@ -117,7 +118,7 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
                 .iter()
                 .map(|_| transformation.weight() / sites.len() as f64),
         );
-        pairs.extend(sites.into_iter().map(|site| (transformation.name(), site)));
+        pairs.extend(sites.into_iter().map(|site| (*transformation, site)));
     }
     let mut stream = RandomStream::new(Digest::of(source).low64(), "mutate", 0);
     let mut seen = HashSet::from([source_identity(source)]);
@@ -131,9 +132,16 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
             let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
                 continue;
             };
-            let detail = format!("{transformation} {} (line {})", site.label, site.line);
+            let caveat = transformation.caveat().map(|caveat| format!("; {caveat}"));
+            let detail = format!(
+                "{} {} (line {}{})",
+                transformation.name(),
+                site.label,
+                site.line,
+                caveat.unwrap_or_default()
+            );
             return Some(Child {
-                transformation,
+                transformation: transformation.name(),
                 detail,
                 source: child.source,
             });

@@ -30,6 +30,10 @@ use crate::propose::source_edits::SourceEdits;
 pub(super) struct Reciprocal;
 
 impl Transformation for Reciprocal {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("rounds differently")
+    }
+
     fn name(&self) -> &'static str {
         "reciprocal"
     }

@@ -146,7 +146,7 @@ impl<'a> Subject<'a> {
     }
 
     /// The value of the constant axis whose upper-case name is `name`.
-    fn constant_axis(&self, name: &str) -> Option<i64> {
+    pub(super) fn constant_axis(&self, name: &str) -> Option<i64> {
         let axes = &self.task.definition.axes;
         axes.iter()
             .find(|(axis, _)| axis.to_uppercase() == name)?
