@@ -112,6 +112,7 @@ fn single_change(task: &Task, source: &str, attempt: u64) -> Option<Candidate> {
         start: None,
         point: None,
         attempt,
+        retired: BTreeMap::new(),
     };
     match propose(
         &brief,

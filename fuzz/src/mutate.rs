@@ -42,6 +42,7 @@ fn check_proposal(kernel: &Kernel, parents: &[&str], operator: Operator, seed: u
         seed,
         start: None,
         point: Some(point),
+        retired: Default::default(),
         attempt: seed % 4,
     };
     let parent = |(source, step): (&&str, u64)| Parent {

@@ -2,6 +2,8 @@
 //!
 //! Plain data. `search` decides briefs; `propose` and the driver's model backend turn them into kernels.
 
+use std::collections::BTreeMap;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,9 @@ pub struct Brief {
     /// `mutate` and `recombine`: how often this operator was used on these parents before, so that no mutation is made twice.
     #[serde(default)]
     pub attempt: u64,
+    /// `mutate`: transformations that are no longer tried, each with the first attempt that leaves it out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub retired: BTreeMap<String, u64>,
     /// The model to ask and the material for its prompt. `None` for kforge's own operators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelBrief>,

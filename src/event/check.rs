@@ -22,6 +22,9 @@ impl Event {
             Event::Asked(brief) => {
                 check_all("parents", &brief.parents, 1, brief.step - 1)?;
                 check("attempt", brief.attempt, 0, line)?;
+                for since in brief.retired.values() {
+                    check("retired", *since, 0, line)?;
+                }
                 let Some(model) = &brief.model else {
                     return Ok(());
                 };

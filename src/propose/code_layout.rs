@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use tree_sitter::Node;
 
-use crate::kernel::syntax::{Syntax, contains};
+use crate::kernel::syntax::{Syntax, children, contains};
 
 /// The white space at the start of the line that contains byte `at`.
 pub(super) fn indentation(source: &str, at: usize) -> &str {
@@ -16,8 +16,41 @@ pub(super) fn indentation(source: &str, at: usize) -> &str {
 }
 
 /// The first byte of the line that contains byte `at`.
-pub(super) fn line_start(source: &str, at: usize) -> usize {
+fn line_start(source: &str, at: usize) -> usize {
     source[..at].rfind('\n').map_or(0, |newline| newline + 1)
+}
+
+/// Whether a line has only white space before byte `at`.
+fn starts_line(source: &str, at: usize) -> bool {
+    source[line_start(source, at)..at].trim().is_empty()
+}
+
+/// The edit that inserts whole lines before the code at byte `at`: the byte, and the text. Code before `at` on the same line
+/// stays before the new lines.
+///
+/// `lines`: each with its indentation and its line break.
+pub(super) fn lines_before(source: &str, at: usize, lines: &str) -> (usize, String) {
+    if starts_line(source, at) {
+        (line_start(source, at), lines.to_owned())
+    } else {
+        (at, format!("\n{lines}{}", indentation(source, at)))
+    }
+}
+
+/// The edit that replaces the code in `range` by whole lines: the bytes, and the text. Other code on the first and the last line
+/// stays.
+///
+/// `lines`: the first with its indentation, the last without its line break.
+pub(super) fn lines_instead(
+    source: &str,
+    range: Range<usize>,
+    lines: &str,
+) -> (Range<usize>, String) {
+    if starts_line(source, range.start) {
+        (line_start(source, range.start)..range.end, lines.to_owned())
+    } else {
+        (range, format!("\n{lines}"))
+    }
 }
 
 /// Indents every line but the first by four more spaces. Blank lines and preprocessor directives are left alone.
@@ -33,6 +66,16 @@ pub(super) fn indent_following_lines(text: &str) -> String {
         result.push_str(line);
     }
     result
+}
+
+/// The text of a statement's head, such as `for (…)`: up to its closing parenthesis. A comment before the body is left out,
+/// because other code on its line would become part of it.
+pub(super) fn head_range(statement: Node<'_>, body: Node<'_>) -> Option<Range<usize>> {
+    let close = children(statement)
+        .take_while(|child| child.id() != body.id())
+        .filter(|child| child.kind() == ")")
+        .last()?;
+    Some(statement.start_byte()..close.end_byte())
 }
 
 /// The bytes of a loop or function body without its braces: from the first statement or comment to the last.
@@ -88,6 +131,27 @@ pub(super) fn without_spaces(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_before_a_statement_stays_on_its_line() {
+        let source = "{\n  a; b;\n  c;\n}";
+        assert_eq!(
+            lines_before(source, 7, "  x;\n"),
+            (7, "\n  x;\n  ".to_owned())
+        );
+        assert_eq!(
+            lines_before(source, 12, "  x;\n"),
+            (10, "  x;\n".to_owned())
+        );
+        assert_eq!(
+            lines_instead(source, 7..9, "  x;"),
+            (7..9, "\n  x;".to_owned())
+        );
+        assert_eq!(
+            lines_instead(source, 12..14, "  x;"),
+            (10..14, "  x;".to_owned())
+        );
+    }
 
     #[test]
     fn indentation_is_found_and_added() {

@@ -8,9 +8,12 @@ use crate::kernel::{Kernel, with_point};
 use crate::task::Task;
 
 mod candidate;
+mod child_check;
 mod code_layout;
 mod header_text;
+mod identity;
 pub mod mutate;
+mod names;
 pub mod prompt;
 mod proposal;
 mod recombine;
@@ -30,7 +33,9 @@ pub fn propose(brief: &Brief, parents: &[Parent], task: &Task) -> BriefOutcome {
             detail: brief.start.clone().unwrap_or_default(),
         }),
         (Operator::Autotune, [parent, ..]) => autotune(brief, &parent.source, task),
-        (Operator::Mutate, [parent, ..]) => mutate::mutate(&parent.source, task, brief.attempt),
+        (Operator::Mutate, [parent, ..]) => {
+            mutate::mutate(&parent.source, task, brief.attempt, &brief.retired)
+        }
         (Operator::Recombine, [first, second, ..]) => {
             recombine::recombine(&first.source, &second.source, task, brief.attempt)
         }

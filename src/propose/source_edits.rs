@@ -1,8 +1,10 @@
 //! Replacements of byte ranges in a source text, collected first and applied together.
 //!
-//! Works on any text. Never parses it; `code_layout` and `header_text` find the ranges.
+//! Works on any text. Never parses it; `code_layout` and `header_text` find the ranges, `child_check` checks the result.
 
 use std::ops::Range;
+
+use super::code_layout::{lines_before, lines_instead};
 
 /// Replacements of disjoint byte ranges of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,33 @@ impl SourceEdits {
 
     pub(crate) fn insert(&mut self, at: usize, text: impl Into<String>) -> &mut Self {
         self.replace(at..at, text)
+    }
+
+    /// Inserts whole lines before the code at byte `at`. See [`lines_before`].
+    pub(crate) fn insert_lines(&mut self, source: &str, at: usize, lines: &str) -> &mut Self {
+        let (at, text) = lines_before(source, at, lines);
+        self.insert(at, text)
+    }
+
+    /// Replaces code by whole lines. See [`lines_instead`].
+    pub(crate) fn replace_by_lines(
+        &mut self,
+        source: &str,
+        range: Range<usize>,
+        lines: &str,
+    ) -> &mut Self {
+        let (range, text) = lines_instead(source, range, lines);
+        self.replace(range, text)
+    }
+
+    /// The replaced ranges with their new texts, in order.
+    pub(crate) fn sorted(&self) -> Vec<(&Range<usize>, &str)> {
+        let mut edits: Vec<_> = (self.0.iter())
+            .map(|(range, text)| (range, text.as_str()))
+            .collect();
+        // The sort is stable: insertions at one byte keep the order in which they were added.
+        edits.sort_by_key(|(range, _)| (range.start, range.end));
+        edits
     }
 
     /// Drops the edits inside `part`.
@@ -46,13 +75,8 @@ impl SourceEdits {
 
     /// The text of `part` after the edits inside it. Edits that reach outside are ignored. `None` if two edits overlap.
     pub(crate) fn apply_within(&self, text: &str, part: Range<usize>) -> Option<String> {
-        let mut edits: Vec<_> = self
-            .0
-            .iter()
-            .filter(|(range, _)| part.start <= range.start && range.end <= part.end)
-            .collect();
-        // The sort is stable: insertions at one byte keep the order in which they were added.
-        edits.sort_by_key(|(range, _)| (range.start, range.end));
+        let mut edits = self.sorted();
+        edits.retain(|(range, _)| part.start <= range.start && range.end <= part.end);
         let mut result = String::new();
         let mut at = part.start;
         for (range, replacement) in edits {

@@ -1,6 +1,6 @@
 //! kforge's own operators over all shipped kernels.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::*;
 use crate::base::{Digest, RandomStream};
@@ -25,6 +25,7 @@ fn brief(operator: Operator, attempt: u64) -> Brief {
         start: None,
         point: None,
         attempt,
+        retired: BTreeMap::new(),
     }
 }
 
@@ -103,7 +104,7 @@ fn assert_distinct_attempts(task: &Task) {
         .filter(|(_, source)| source.len() < 6500);
     for (file, source) in starts {
         let singles = mutate::children(source, task).count() as u64;
-        let mut seen = HashSet::from([mutate::source_identity(source)]);
+        let mut seen = HashSet::from([identity::source_identity(source)]);
         for attempt in [
             0,
             singles / 2,
@@ -121,7 +122,7 @@ fn assert_distinct_attempts(task: &Task) {
                 panic!("{file}: {attempt}: {answer:?}")
             };
             assert!(
-                seen.insert(mutate::source_identity(&proposal.source)),
+                seen.insert(identity::source_identity(&proposal.source)),
                 "{file}: {}",
                 proposal.detail
             );
@@ -133,6 +134,45 @@ fn assert_distinct_attempts(task: &Task) {
             );
         }
     }
+}
+
+#[test]
+fn retired_transformations_are_left_out_and_the_others_keep_their_order() {
+    let task = shipped_tasks().remove(0);
+    let (_, source) = task.starting_kernels().next().expect("a starting kernel");
+    let all: Vec<_> = mutate::children(source, &task).collect();
+    let since = 2;
+    let retired_name = all[since..]
+        .iter()
+        .map(|child| child.transformation)
+        .find(|name| {
+            all.iter()
+                .filter(|child| child.transformation == *name)
+                .count()
+                > 1
+        })
+        .expect("a transformation with several children");
+    let retired = BTreeMap::from([(retired_name.to_owned(), since as u64)]);
+    let expected: Vec<_> = all
+        .iter()
+        .enumerate()
+        .filter(|(index, child)| *index < since || child.transformation != retired_name)
+        .map(|(_, child)| child.detail.as_str())
+        .collect();
+    for (attempt, expected) in expected.iter().enumerate().take(12) {
+        let proposal = mutate::mutate(source, &task, attempt as u64, &retired);
+        assert_eq!(
+            proposal.map(|proposal| proposal.detail).as_deref(),
+            Ok(*expected)
+        );
+    }
+    // Nor are they one of two in sequence.
+    let pair = mutate::mutate(source, &task, expected.len() as u64 + 3, &retired);
+    let detail = pair.map(|proposal| proposal.detail).unwrap_or_default();
+    assert!(
+        detail.contains(", then ") && !detail.contains(retired_name),
+        "{detail}"
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn events() -> Vec<Event> {
             start: None,
             point: None,
             attempt: 0,
+            retired: Default::default(),
         }),
         Event::Proposed(Proposed {
             edits: Default::default(),

@@ -38,6 +38,7 @@ impl fmt::Display for BriefSummary<'_> {
             start,
             point,
             attempt,
+            retired,
             seed,
             ..
         } = self.0;
@@ -66,6 +67,10 @@ impl fmt::Display for BriefSummary<'_> {
         }
         if *attempt > 0 {
             write!(formatter, ", attempt {attempt}")?;
+        }
+        if !retired.is_empty() {
+            let names: Vec<_> = retired.keys().map(|name| format!("`{name}`")).collect();
+            write!(formatter, ", without {}", names.join(", "))?;
         }
         write!(formatter, " (seed {seed})")
     }

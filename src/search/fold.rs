@@ -151,10 +151,13 @@ impl Search {
             }
         };
         let outcome = folded.outcome;
+        let detail = detail.unwrap_or_default();
+        self.planner
+            .record_compilation(&planned.brief, &detail, &outcome, &self.ledger);
         let record = StepRecord {
             operator: planned.brief.operator,
             parents: planned.brief.parents.clone().into(),
-            detail: detail.unwrap_or_default().into(),
+            detail: detail.into(),
             outcome,
             family: folded.family,
         };

@@ -32,6 +32,7 @@ mod parent_pool;
 mod pending;
 mod planner;
 mod resolution;
+mod retirement;
 mod settings;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,13 @@
 //! The same state gives the same brief: a decision reads the fold through [`SearchView`] and the planner's own history, and every
 //! draw comes from the random stream of (seed, step). What a brief says to a model is decided in `model_brief`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::families::Families;
 use super::ledger::{Ledger, StepOutcome};
 use super::model_brief::{ModelHistory, choose_model_brief};
 use super::parent_pool::{MAX_DRAWS, ParentPool};
+use super::retirement::Retirement;
 use super::settings::{SearchMode, SearchSettings};
 use super::view::SearchView;
 use crate::base::RandomStream;
@@ -60,6 +61,7 @@ pub(super) struct Planner {
     /// Candidates of each operator that entered the archive; older ones weigh less.
     gains: [f64; OPERATORS.len()],
     model_history: ModelHistory,
+    retirement: Retirement,
 }
 
 impl Planner {
@@ -74,6 +76,7 @@ impl Planner {
             start: None,
             point: None,
             attempt: 0,
+            retired: BTreeMap::new(),
             model: None,
         };
         let start = usize::try_from(step - 1)
@@ -127,8 +130,21 @@ impl Planner {
             }
             Operator::Mutate | Operator::Recombine => {
                 *self.attempts.entry(brief_key(brief)).or_default() += 1;
+                self.retirement.record_brief(brief);
             }
         }
+    }
+
+    /// Records whether the candidate of a step compiled. `detail`: what its operator did.
+    pub(super) fn record_compilation(
+        &mut self,
+        brief: &Brief,
+        detail: &str,
+        outcome: &StepOutcome,
+        ledger: &Ledger,
+    ) {
+        self.retirement
+            .record_outcome(brief, detail, outcome, ledger);
     }
 
     /// Records the outcome of a brief.
@@ -192,7 +208,7 @@ impl Planner {
                         self.brief_for_model(view, operator, vec![failed], template, stream)
                     }),
                 Operator::Autotune => self.autotune_brief(view, parent, template, stream),
-                Operator::Mutate => self.repeatable_brief(operator, [parent, 0], template),
+                Operator::Mutate => self.mutate_brief(view, parent, template),
                 Operator::Recombine => self.recombine_brief(view, pool, parent, template, stream),
             };
             if brief.is_some() {
@@ -293,13 +309,19 @@ impl Planner {
             return None;
         }
         let with_other = |other: u64| {
-            (other != parent)
+            (other != parent && !self.retirement.forbids_pair([parent, other], view.ledger))
                 .then(|| self.repeatable_brief(Operator::Recombine, [parent, other], template))
                 .flatten()
         };
         (0..MAX_DRAWS)
             .find_map(|_| with_other(pool.draw(view, stream)))
             .or_else(|| steps.iter().find_map(|other| with_other(*other)))
+    }
+
+    fn mutate_brief(&self, view: &SearchView<'_>, parent: u64, template: &Brief) -> Option<Brief> {
+        let brief = self.repeatable_brief(Operator::Mutate, [parent, 0], template)?;
+        let retired = (self.retirement).for_brief(parent, brief.attempt, view.ledger);
+        Some(Brief { retired, ..brief })
     }
 
     /// A brief whose operator gives another result at every attempt; `None` once the proposer has nothing new left.
@@ -370,6 +392,7 @@ mod tests {
             start: None,
             point: None,
             attempt: 0,
+            retired: BTreeMap::new(),
             model: None,
         }
     }

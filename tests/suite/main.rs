@@ -13,6 +13,7 @@ mod header_cases;
 mod language;
 mod llm;
 mod mailbox;
+mod operators;
 mod profiling;
 #[path = "../support/program.rs"]
 mod program;

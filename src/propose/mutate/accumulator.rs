@@ -58,6 +58,7 @@ pub(super) fn find_accumulators<'t, 'a>(
                 && declaration.array_sizes.is_empty()
                 && !declaration.is_reference
                 && !declaration.is_shared
+                && !is_reachable_otherwise(scope, declaration.name)
         }) else {
             continue;
         };
@@ -75,6 +76,23 @@ pub(super) fn find_accumulators<'t, 'a>(
         }
     }
     accumulators
+}
+
+/// Whether code may reach a variable without its name: through its address, a reference to it, or a lambda.
+fn is_reachable_otherwise(scope: &Scope<'_, '_>, name: &str) -> bool {
+    let names_it = |node: Node<'_>| {
+        descendants(node).any(|inner| inner.kind() == "identifier" && scope.text(inner) == name)
+    };
+    descendants(scope.function.body).any(|node| match node.kind() {
+        "pointer_expression" => operator_of(node) == "&" && names_it(node),
+        "lambda_expression" => true,
+        "init_declarator" => {
+            node.child_by_field_name("declarator")
+                .is_some_and(|inner| inner.kind() == "reference_declarator")
+                && names_it(node)
+        }
+        _ => false,
+    })
 }
 
 /// How one use of a variable accumulates; `None` if it does anything else.

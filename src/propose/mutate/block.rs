@@ -7,7 +7,7 @@ use tree_sitter::Node;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::LaunchHeader;
-use crate::kernel::syntax::{FunctionNode, descendants};
+use crate::kernel::syntax::{FunctionNode, descendants, source_facts};
 use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 
@@ -22,7 +22,8 @@ use crate::propose::source_edits::SourceEdits;
 /// ```
 ///
 /// Legal if every number equal to the old size, in the launch's `grid` and `block` and in the function, means the threads of
-/// a block. Sizes of private arrays are excluded; otherwise this is assumed, and the judge checks it.
+/// a block. Sizes of private arrays are excluded; otherwise this is assumed, and the judge checks it. Not offered where another
+/// number seems to follow from the size, such as half of it or the number of warps, or where the function does not name the size.
 ///
 /// Larger blocks share more work and hide more latency; smaller ones waste less at the edges and leave more registers per
 /// thread.
@@ -38,7 +39,8 @@ pub(super) struct BlockSize;
 /// ROWS: [8, 4, 2]
 /// ```
 ///
-/// Legal if the code works for any value of the tunable, which the judge checks.
+/// Legal if the code works for any value of the tunable, which the judge checks. Not offered if an assertion, the size of an
+/// array, the shared memory or the block would then not be valid, or if that is unknown.
 ///
 /// May be faster because the best value is often just outside the list.
 pub(super) struct ExtendTunable;
@@ -49,10 +51,20 @@ const BLOCK_SIZES: [i64; 6] = [32, 64, 128, 256, 512, 1024];
 /// Values of a new tunable for the block size, after the size so far.
 const TUNABLE_SIZES: [i64; 4] = [32, 64, 128, 256];
 
+/// The most threads of a block.
+const MAX_THREADS: i64 = 1024;
+
+/// The most static shared memory of a block, in bytes.
+const MAX_STATIC_SHARED: u64 = 48 * 1024;
+
 /// Smaller numbers in `block` are unlikely to be the number of threads along the main dimension.
 const MIN_BLOCK_SIZE: i64 = 9;
 
 impl Transformation for BlockSize {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("assumes that the number counts threads")
+    }
+
     fn name(&self) -> &'static str {
         "block_size"
     }
@@ -63,11 +75,15 @@ impl Transformation for BlockSize {
         for (index, launch) in subject.header.launches.iter().enumerate() {
             let function = functions
                 .iter()
-                .find(|function| subject.launches_of(function).contains(&index));
+                .find(|function| subject.launches_of(function) == [index]);
+            let Some(function) = function.filter(|_| launch.shared.is_none()) else {
+                continue;
+            };
             let sizes = launch.block.iter().map(|size| size.expression.text());
             for size in sizes
                 .filter_map(|text| text.parse::<i64>().ok())
                 .filter(|size| *size >= MIN_BLOCK_SIZE)
+                .filter(|size| names_its_size(subject, launch, function, *size))
             {
                 sites.extend(block_sizes(subject, launch, function, size));
             }
@@ -80,19 +96,26 @@ impl Transformation for BlockSize {
 fn block_sizes(
     subject: &Subject<'_>,
     launch: &LaunchHeader,
-    function: Option<&FunctionNode<'_>>,
+    function: &FunctionNode<'_>,
     size: i64,
 ) -> Vec<RewriteSite> {
     let line = usize::try_from(launch.line).unwrap_or(1);
     let site = |label: String, edits: SourceEdits| RewriteSite { label, line, edits };
     let mut sites = Vec::new();
-    for new in BLOCK_SIZES.into_iter().filter(|new| *new != size) {
+    let others: i64 = launch
+        .block
+        .iter()
+        .filter_map(|other| other.expression.text().parse::<i64>().ok())
+        .filter(|other| *other != size)
+        .product();
+    let fits = |new: &i64| *new != size && new.saturating_mul(others) <= MAX_THREADS;
+    for new in BLOCK_SIZES.into_iter().filter(fits) {
         let edits = resize_block(subject, launch, function, size, &new.to_string());
         sites.extend(edits.map(|edits| site(format!("{size} -> {new}"), edits)));
     }
     let name = subject.fresh_name("BLOCK");
     let mut values = vec![size];
-    values.extend(TUNABLE_SIZES.into_iter().filter(|value| *value != size));
+    values.extend(TUNABLE_SIZES.into_iter().filter(fits));
     let edits = resize_block(subject, launch, function, size, &name).and_then(|mut edits| {
         header_text::add_tunable(subject.source(), &name, &values, &mut edits)?;
         Some(edits)
@@ -105,7 +128,7 @@ fn block_sizes(
 fn resize_block(
     subject: &Subject<'_>,
     launch: &LaunchHeader,
-    function: Option<&FunctionNode<'_>>,
+    function: &FunctionNode<'_>,
     size: i64,
     new: &str,
 ) -> Option<SourceEdits> {
@@ -118,10 +141,7 @@ fn resize_block(
             edits.replace(range.start + at..range.start + at + old.len(), new);
         }
     }
-    let literals = function
-        .into_iter()
-        .flat_map(|function| descendants(function.node));
-    for literal in literals.filter(|node| {
+    for literal in descendants(function.node).filter(|node| {
         node.kind() == "number_literal"
             && subject.text(*node) == old
             && !sizes_private_array(subject, *node)
@@ -129,6 +149,70 @@ fn resize_block(
         edits.replace(literal.byte_range(), new);
     }
     Some(edits)
+}
+
+/// Whether a function names its block size wherever it depends on it, by `blockDim` or as a number: no other number of the
+/// function, of a device function or of the grid seems to follow from the size.
+fn names_its_size(
+    subject: &Subject<'_>,
+    launch: &LaunchHeader,
+    function: &FunctionNode<'_>,
+    size: i64,
+) -> bool {
+    let logarithm = i64::from(size.ilog2());
+    let follows = |value: i64| {
+        value > 1
+            && [
+                size / 32,
+                size / 4,
+                size / 2,
+                size - 1,
+                size + 1,
+                size * 2,
+                size * 4,
+                logarithm,
+            ]
+            .contains(&value)
+    };
+    let is_number = |node: &Node<'_>| {
+        node.kind() == "number_literal"
+            || node.kind() == "identifier"
+                && !subject.header.tunables.contains_key(subject.text(*node))
+    };
+    let mut numbers = subject.functions().into_iter().flat_map(|other| {
+        let is_own = other.node.id() == function.node.id();
+        descendants(other.node)
+            .filter(is_number)
+            .filter(move |_| is_own || !other.is_global)
+            .map(move |node| (is_own, node))
+    });
+    let is_unrelated = |(is_own, node): (bool, Node<'_>)| {
+        let Some(value) = subject.constant_value(node) else {
+            return true;
+        };
+        // The size itself is replaced where it is a number of the function, and not an argument of a template.
+        let is_template_argument = std::iter::successors(node.parent(), Node::parent)
+            .take_while(|around| !around.kind().ends_with("_statement"))
+            .any(|around| around.kind() == "template_argument_list");
+        let is_replaced = is_own && node.kind() == "number_literal" && !is_template_argument;
+        !follows(value) && (value != size || is_replaced)
+    };
+    let grid_is_unrelated = launch.grid.iter().all(|grid| {
+        let mut words = grid
+            .expression
+            .text()
+            .split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        words.all(|word| !word.parse().is_ok_and(follows))
+    });
+    let names = |wanted: &str| {
+        descendants(function.node)
+            .any(|node| node.child_count() == 0 && subject.text(node) == wanted)
+    };
+    let old = size.to_string();
+    grid_is_unrelated
+        && !subject.hides_code(function.body)
+        && numbers.all(is_unrelated)
+        && (names("blockDim") || names(&old) || !names("threadIdx"))
 }
 
 /// Whether a number is the size of an array that is not shared, and so does not count threads.
@@ -143,6 +227,10 @@ fn sizes_private_array(subject: &Subject<'_>, literal: Node<'_>) -> bool {
 }
 
 impl Transformation for ExtendTunable {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("assumes that the code allows the value")
+    }
+
     fn name(&self) -> &'static str {
         "tunable"
     }
@@ -166,6 +254,7 @@ impl Transformation for ExtendTunable {
                 .into_iter()
                 .flatten()
                 .filter(|value| *value > 0 && !values.contains(value))
+                .filter(|value| allows_value(subject, name, *value))
             {
                 let all: Vec<_> = std::iter::once(&value)
                     .chain(values)
@@ -184,6 +273,59 @@ impl Transformation for ExtendTunable {
         }
         sites
     }
+}
+
+/// Whether assertions, array sizes, shared memory and block sizes stay valid if a tunable gets a value.
+fn allows_value(subject: &Subject<'_>, name: &str, value: i64) -> bool {
+    let value_of = |other: &str| {
+        if other == name {
+            return Some(value);
+        }
+        let tunable = subject.header.tunables.get(other);
+        tunable
+            .and_then(|values| values.first().copied())
+            .or_else(|| subject.constant_axis(other))
+    };
+    let evaluate = |node: Node<'_>| subject.syntax.evaluate_integer(node, &value_of);
+    // Constants of the file may be computed from the tunable.
+    let depends = |node: Node<'_>| {
+        let own_value_of = |other: &str| value_of(other).filter(|_| other != name);
+        subject
+            .syntax
+            .evaluate_integer(node, &own_value_of)
+            .is_none()
+    };
+    let code_allows = descendants(subject.syntax.root()).all(|node| match node.kind() {
+        "static_assert_declaration" => {
+            node.child_by_field_name("condition")
+                .is_some_and(|condition| {
+                    !depends(condition) || evaluate(condition).is_some_and(|holds| holds != 0)
+                })
+        }
+        "array_declarator" => node
+            .child_by_field_name("size")
+            .is_none_or(|size| !depends(size) || evaluate(size).is_none_or(|size| size > 0)),
+        // A template may allow few values.
+        "template_argument_list" => !descendants(node).any(|inner| subject.text(inner) == name),
+        "preproc_if" | "preproc_elif" => {
+            node.child_by_field_name("condition")
+                .is_none_or(|condition| {
+                    !descendants(condition).any(|inner| subject.text(inner) == name)
+                })
+        }
+        _ => true,
+    });
+    let shared = source_facts(subject.source(), &value_of).shared_bytes;
+    let blocks_allow = subject.header.launches.iter().all(|launch| {
+        let sizes = launch
+            .block
+            .iter()
+            .map(|size| size.expression.evaluate(&value_of));
+        sizes
+            .collect::<Result<Vec<_>, _>>()
+            .is_ok_and(|sizes| (1..=MAX_THREADS).contains(&sizes.iter().product()))
+    });
+    code_allows && blocks_allow && shared.is_none_or(|bytes| bytes <= MAX_STATIC_SHARED)
 }
 
 #[cfg(test)]

@@ -133,7 +133,18 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
             .stored
             .iter()
             .all(|stored| !scope.may_alias(Some(root), *stored));
-        if is_pointer && is_const_parameter && is_never_written && has_cache_hint_type(scope, node)
+        // A reference needs the element itself.
+        let is_bound = node.parent().is_some_and(|parent| {
+            parent.kind() == "for_range_loop"
+                || parent
+                    .child_by_field_name("declarator")
+                    .is_some_and(|declarator| declarator.kind() == "reference_declarator")
+        });
+        if is_pointer
+            && !is_bound
+            && is_const_parameter
+            && is_never_written
+            && has_cache_hint_type(scope, node)
         {
             found.entry(root).or_default().push(node);
         }
@@ -201,7 +212,11 @@ fn stores_by_root<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
         let is_statement = node
             .parent()
             .is_some_and(|parent| parent.kind() == "expression_statement");
-        if operator_of(node) != "=" || !is_statement || !has_cache_hint_type(scope, left) {
+        let is_list = node
+            .child_by_field_name("right")
+            .is_none_or(|right| right.kind() == "initializer_list");
+        if operator_of(node) != "=" || !is_statement || is_list || !has_cache_hint_type(scope, left)
+        {
             continue;
         }
         if let WriteTarget::Memory(Some(root)) = write_target(scope, left)

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tree_sitter::Node;
 
 use super::effects::Effects;
-use super::loops::insertion_point_before;
-use super::nodes::accesses_elements;
+use super::loops::{insert_before_statement, is_block_statement};
+use super::purity::may_fault;
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
@@ -30,7 +30,7 @@ use crate::propose::source_edits::SourceEdits;
 /// ```
 ///
 /// Legal for a pure expression with the same text if nothing between the first and the last use may change it. An expression
-/// that accesses elements must also be executed in any case, so that the moved load is not out of bounds.
+/// that may fault, such as a load, must also be executed in any case.
 ///
 /// Faster when the compiler cannot prove that the value stays the same, and so loads or computes it again.
 pub(super) struct CacheInRegister;
@@ -111,6 +111,9 @@ fn compute_once<'t>(
         return None;
     }
     let (expression, front) = (members[0], statements[first]);
+    if !is_block_statement(scope, front) {
+        return None;
+    }
     let type_name = scope.type_of(expression)?;
     let is_executed = members
         .iter()
@@ -118,7 +121,7 @@ fn compute_once<'t>(
     let is_known = members
         .iter()
         .all(|member| scope.resolves_same_before(*member, front));
-    if (accesses_elements(expression) && !is_executed) || !is_known {
+    if (may_fault(scope, expression) && !is_executed) || !is_known {
         return None;
     }
     let is_steady = (first..=last).all(|index| {
@@ -135,14 +138,12 @@ fn compute_once<'t>(
         .subject
         .fresh_name(&format!("{}_value", scope.suggest_name(expression)));
     let mut edits = SourceEdits::new();
-    edits.insert(
-        insertion_point_before(scope, front),
-        format!(
-            "{}const {type_name} {name} = {};\n",
-            indentation(scope.subject.source(), front.start_byte()),
-            scope.text(expression)
-        ),
+    let indent = indentation(scope.subject.source(), front.start_byte());
+    let declared = format!(
+        "{indent}const {type_name} {name} = {};\n",
+        scope.text(expression)
     );
+    insert_before_statement(scope, front, &declared, &mut edits);
     for member in members {
         edits.replace(member.byte_range(), name.clone());
     }

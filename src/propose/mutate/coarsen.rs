@@ -2,12 +2,16 @@
 
 use tree_sitter::Node;
 
+use super::nodes::{accesses_elements, operands};
+use super::purity::{is_pure, may_fault};
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::LaunchHeader;
-use crate::kernel::syntax::{descendants, enclosing, line_of, named_children};
-use crate::propose::code_layout::{body_range, indent_following_lines, indentation, line_start};
+use crate::kernel::syntax::{
+    FunctionNode, contains, descendants, enclosing, line_of, named_children,
+};
+use crate::propose::code_layout::{body_range, indent_following_lines, indentation};
 use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 
@@ -27,8 +31,9 @@ use crate::propose::source_edits::SourceEdits;
 /// }
 /// ```
 ///
-/// Legal for a one-dimensional grid if the body uses `blockIdx.x` once, starts with a test that makes surplus threads return
-/// (the grid is rounded up), returns from no loop, changes no parameter, and has no barrier, shared memory or lambda.
+/// Legal for a one-dimensional grid if the body uses `blockIdx.x` once, in an index that is compared with a bound before anything
+/// is accessed, so that surplus threads return (the grid is rounded up). The body must return from no loop and change no
+/// parameter. Nothing may depend on the number of blocks or on other threads: no `gridDim`, barrier, shared memory or lambda.
 ///
 /// Faster when launching blocks costs more than their work, or when the turns let the compiler reuse or overlap loads.
 pub(super) struct Coarsen;
@@ -61,8 +66,13 @@ fn coarsen_function<'t>(scope: &Scope<'t, '_>) -> Option<RewriteSite> {
     let blocks: Vec<_> = descendants(body)
         .filter(|node| node.kind() == "field_expression" && subject.text(*node) == "blockIdx.x")
         .collect();
-    let [block] = blocks[..] else { return None };
-    if !is_independent(scope) || !leaves_early(scope, &returns) || changes_parameter(scope) {
+    let [block] = &blocks[..] else { return None };
+    let surplus_returns = tests_block_first(scope, *block);
+    if !surplus_returns
+        || !is_independent(scope)
+        || !leaves_early(scope, &returns)
+        || changes_parameter(scope)
+    {
         return None;
     }
     let name = subject.fresh_name("BLOCKS");
@@ -91,12 +101,79 @@ fn is_independent(scope: &Scope<'_, '_>) -> bool {
     descendants(scope.function.body).all(|node| {
         let text = || scope.text(node);
         match node.kind() {
-            "call_expression" => !text().starts_with("__sync"),
+            "call_expression" => {
+                !text().starts_with("__sync") && !calls_block_function(scope, node)
+            }
             "type_qualifier" => text() != "__shared__",
-            "lambda_expression" | "goto_statement" => false,
+            "identifier" | "field_identifier" => !matches!(text(), "gridDim" | "sync"),
+            "namespace_identifier"
+            | "lambda_expression"
+            | "goto_statement"
+            | "gnu_asm_expression" => false,
             _ => true,
         }
-    })
+    }) && !scope.subject.hides_code(scope.function.body)
+}
+
+/// Whether a call runs a function of the file that depends on the block, such as one with a barrier.
+fn calls_block_function(scope: &Scope<'_, '_>, call: Node<'_>) -> bool {
+    let syntax = &scope.subject.syntax;
+    let called = call
+        .child_by_field_name("function")
+        .map_or("", |function| scope.text(function));
+    let called = called.split('<').next().unwrap_or_default();
+    let is_device = |function: &FunctionNode<'_>| !function.is_global;
+    let mut device_functions = scope.subject.functions().into_iter().filter(is_device);
+    // Any of them may call the others.
+    let depends = |function: FunctionNode<'_>| {
+        descendants(function.node).any(|node| {
+            let text = scope.text(node);
+            node.child_count() == 0
+                && (matches!(text, "blockIdx" | "gridDim" | "__shared__" | "asm" | "sync")
+                    || text.starts_with("__sync"))
+        })
+    };
+    let is_defined = scope
+        .subject
+        .functions()
+        .iter()
+        .any(|function| syntax.function_name(function) == called);
+    is_defined && device_functions.any(depends)
+}
+
+/// Whether an `if (index >= bound) return;` on an index made from the block comes before any access to memory.
+fn tests_block_first<'t>(scope: &Scope<'t, '_>, block: Node<'t>) -> bool {
+    let holds_block = |node: Node<'t>| {
+        contains(node, block)
+            || node.kind() == "identifier"
+                && scope
+                    .lookup_node(node)
+                    .and_then(|declaration| declaration.initializer)
+                    .is_some_and(|initializer| contains(initializer, block))
+    };
+    for statement in named_children(scope.function.body) {
+        match statement.kind() {
+            "declaration" if is_pure(scope, statement) && !may_fault(scope, statement) => {}
+            "if_statement" => {
+                let leaves = statement
+                    .child_by_field_name("consequence")
+                    .is_some_and(|then| {
+                        descendants(then).any(|node| node.kind() == "return_statement")
+                            && !accesses_elements(then)
+                    });
+                let comparison = statement
+                    .child_by_field_name("condition")
+                    .and_then(|condition| named_children(condition).next())
+                    .and_then(|condition| operands(condition, ">="));
+                return leaves
+                    && comparison.is_some_and(|(index, bound)| {
+                        holds_block(index) && !may_fault(scope, bound)
+                    });
+            }
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Whether the first `return` belongs to an `if` of the body itself, and none is inside a loop.
@@ -140,9 +217,10 @@ fn loop_over_turns(
     let range = body_range(&subject.syntax, body);
     let text = indent_following_lines(&body_edits.apply_within(source, range.clone())?);
     let mut edits = SourceEdits::new();
-    edits.replace(
-        line_start(source, range.start)..range.end,
-        format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {text}\n{indent}}}"),
+    edits.replace_by_lines(
+        source,
+        range,
+        &format!("{indent}for (int {turn} = 0; {turn} < {name}; ++{turn}) {{\n{indent}    {text}\n{indent}}}"),
     );
     let blocks = launch.grid.first()?.expression.text();
     let blocks = format!("ceil_div({blocks}, {name})");

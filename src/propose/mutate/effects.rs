@@ -28,7 +28,12 @@ pub(super) struct Effects<'a> {
 impl<'a> Effects<'a> {
     /// The effects of all code inside `region`.
     pub(super) fn of<'t>(scope: &Scope<'t, 'a>, region: Node<'t>) -> Self {
-        let mut effects = Self::default();
+        let hides_code = scope.subject.hides_code(region);
+        let mut effects = Self {
+            is_opaque: hides_code,
+            jumps: hides_code,
+            ..Self::default()
+        };
         for node in descendants(region) {
             match node.kind() {
                 "assignment_expression" => {

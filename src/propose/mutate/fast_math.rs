@@ -2,7 +2,8 @@
 
 use tree_sitter::Node;
 
-use super::nodes::operands;
+use super::nodes::{operands, operator_of};
+use super::purity::must_be_constant;
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
@@ -39,6 +40,10 @@ const INTRINSICS: [(&str, &str); 9] = [
 ];
 
 impl Transformation for FastMath {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("less precise")
+    }
+
     fn name(&self) -> &'static str {
         "fast_math"
     }
@@ -51,7 +56,7 @@ impl Transformation for FastMath {
         let mut sites: Vec<RewriteSite> = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for node in descendants(function.body) {
+            for node in descendants(function.body).filter(|node| !must_be_constant(&scope, *node)) {
                 let found = fast_intrinsic(&scope, node)
                     .or_else(|| reciprocal_root(&scope, node))
                     .or_else(|| fast_division(&scope, node));
@@ -95,9 +100,26 @@ fn fast_intrinsic<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> LabelledRewrite 
     let mut edits = SourceEdits::new();
     if name == "log1pf" {
         let argument = named_children(node.child_by_field_name("arguments")?).next()?;
-        edits
-            .replace(function.byte_range(), "__logf")
-            .insert(argument.start_byte(), "1.0f + ");
+        edits.replace(function.byte_range(), "__logf");
+        let binds_tightly = match argument.kind() {
+            "binary_expression" => matches!(operator_of(argument), "*" | "/"),
+            kind => matches!(
+                kind,
+                "identifier"
+                    | "number_literal"
+                    | "call_expression"
+                    | "subscript_expression"
+                    | "field_expression"
+                    | "parenthesized_expression"
+            ),
+        };
+        if binds_tightly {
+            edits.insert(argument.start_byte(), "1.0f + ");
+        } else {
+            edits
+                .insert(argument.start_byte(), "1.0f + (")
+                .insert(argument.end_byte(), ")");
+        }
         return Some(("log1pf -> __logf".to_owned(), edits));
     }
     let (slow, fast) = INTRINSICS.iter().find(|(slow, _)| *slow == name)?;
@@ -132,7 +154,8 @@ fn fast_division<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> LabelledRewrite {
     let without_parentheses = |node: Node<'t>| match node.kind() {
         "parenthesized_expression" => named_children(node)
             .next()
-            .map_or("", |inner| scope.text(inner)),
+            .filter(|inner| inner.kind() != "comma_expression")
+            .map_or(scope.text(node), |inner| scope.text(inner)),
         _ => scope.text(node),
     };
     let mut edits = SourceEdits::new();

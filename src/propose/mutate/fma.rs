@@ -3,6 +3,7 @@
 use tree_sitter::Node;
 
 use super::nodes::{operands, operator_of};
+use super::purity::{is_pure, must_be_constant};
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
@@ -23,6 +24,10 @@ use crate::propose::source_edits::SourceEdits;
 pub(super) struct Fma;
 
 impl Transformation for Fma {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("rounds once instead of twice")
+    }
+
     fn name(&self) -> &'static str {
         "fma"
     }
@@ -35,7 +40,7 @@ impl Transformation for Fma {
         let mut sites: Vec<RewriteSite> = Vec::new();
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
-            for node in descendants(function.body) {
+            for node in descendants(function.body).filter(|node| !must_be_constant(&scope, *node)) {
                 let text = fused_sum(&scope, node).or_else(|| fused_accumulation(&scope, node));
                 sites.extend(text.map(|text| {
                     let mut edits = SourceEdits::new();
@@ -76,7 +81,8 @@ fn fused_accumulation<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> Option<Strin
     }
     let left = node.child_by_field_name("left")?;
     let right = node.child_by_field_name("right")?;
-    let (a, b) = float_product(scope, right).filter(|_| scope.type_of(left) == Some("float"))?;
+    let (a, b) = float_product(scope, right)
+        .filter(|_| scope.type_of(left) == Some("float") && is_pure(scope, left))?;
     let (target, a, b) = (scope.text(left), scope.text(a), scope.text(b));
     Some(format!("{target} = fmaf({a}, {b}, {target})"))
 }

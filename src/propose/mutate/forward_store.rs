@@ -3,6 +3,7 @@
 use tree_sitter::Node;
 
 use super::effects::Effects;
+use super::loops::is_block_statement;
 use super::nodes::operator_of;
 use super::scope::Scope;
 use super::subject::Subject;
@@ -94,7 +95,7 @@ fn later_reads<'t>(
 ) -> Option<Vec<Node<'t>>> {
     let block = statement
         .parent()
-        .filter(|parent| parent.kind() == "compound_statement")?;
+        .filter(|_| is_block_statement(scope, statement))?;
     let text = collapse_white_space(scope.text(target));
     let mut reads = Vec::new();
     for later in named_children(block)
@@ -121,6 +122,8 @@ fn later_reads<'t>(
 }
 
 /// The value that an assignment stores: `target + value` for `target += value`.
+///
+/// `None` for types whose sum may have no type or two.
 fn stored_value<'t>(scope: &Scope<'t, '_>, assignment: Node<'t>) -> Option<String> {
     let target = assignment.child_by_field_name("left")?;
     let value = assignment.child_by_field_name("right")?;
@@ -129,6 +132,13 @@ fn stored_value<'t>(scope: &Scope<'t, '_>, assignment: Node<'t>) -> Option<Strin
     match operator {
         "" => Some(text.to_owned()),
         "+" | "-" | "*" | "/" => {
+            let types = [scope.type_of(target)?, scope.type_of(value)?];
+            let are_arithmetic = types
+                .iter()
+                .all(|name| matches!(*name, "float" | "double" | "int" | "unsigned"));
+            if types[0] != types[1] && !are_arithmetic {
+                return None;
+            }
             let is_simple = matches!(
                 value.kind(),
                 "identifier"

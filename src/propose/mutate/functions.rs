@@ -59,7 +59,7 @@ const FLOAT_FUNCTIONS: [&str; 52] = [
 ];
 
 /// Pure functions of other types. Some read the memory that an argument points to.
-const OTHER_PURE_FUNCTIONS: [&str; 33] = [
+const OTHER_PURE_FUNCTIONS: [&str; 32] = [
     "max",
     "min",
     "abs",
@@ -68,7 +68,6 @@ const OTHER_PURE_FUNCTIONS: [&str; 33] = [
     "log",
     "__ldg",
     "__ldcs",
-    "__ldcg",
     "__bfloat162float",
     "__half2float",
     "__float2bfloat16",

@@ -12,7 +12,9 @@ use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::syntax::{descendants, line_of, named_children};
-use crate::propose::code_layout::{indent_following_lines, indentation, without_spaces};
+use crate::propose::code_layout::{
+    head_range, indent_following_lines, indentation, without_spaces,
+};
 use crate::propose::source_edits::SourceEdits;
 
 /// Fuses a loop with a later one of the same block.
@@ -86,7 +88,15 @@ impl<'s, 't, 'a> LoopPair<'s, 't, 'a> {
             .node
             .parent()
             .filter(|block| block.kind() == "compound_statement")?;
-        if !first.has_same_iterations(scope, second) {
+        let means_the_same = [Some(second.start), Some(second.bound), second.step]
+            .into_iter()
+            .flatten()
+            .all(|node| scope.resolves_same_before(node, first.node));
+        if !first.has_same_iterations(scope, second)
+            || !means_the_same
+            || !first.is_in_block(scope)
+            || !second.is_in_block(scope)
+        {
             return None;
         }
         let between = named_children(block)
@@ -120,9 +130,10 @@ impl<'s, 't, 'a> LoopPair<'s, 't, 'a> {
         }
         let (first, second) = (line_of(self.first.node), line_of(self.second.node));
         let mut edits = SourceEdits::new();
-        edits.replace(
-            self.first.insertion_point(self.scope)..self.second.node.end_byte(),
-            self.text()?,
+        edits.replace_by_lines(
+            self.scope.subject.source(),
+            self.first.range_with_pragma().start..self.second.node.end_byte(),
+            &self.text()?,
         );
         Some(RewriteSite {
             label: format!("lines {first} and {second}"),
@@ -238,7 +249,7 @@ impl<'s, 't, 'a> LoopPair<'s, 't, 'a> {
             );
         }
         let source = scope.subject.source();
-        let head = source[first.node.start_byte()..first.body.start_byte()].trim_end();
+        let head = &source[head_range(first.node, first.body)?];
         let comments = self.comments_between();
         let pragma = first.pragma_line(scope);
         Some(format!(

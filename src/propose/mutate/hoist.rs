@@ -4,8 +4,8 @@ use tree_sitter::Node;
 
 use super::effects::Effects;
 use super::loops::CountingLoop;
-use super::nodes::{accesses_elements, is_field, operator_of};
-use super::purity::is_pure;
+use super::nodes::{is_field, operator_of};
+use super::purity::{is_pure, may_fault};
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
@@ -25,8 +25,8 @@ use crate::propose::source_edits::SourceEdits;
 /// for (int i = 0; i < 64; i++) output[i] = x[i] * x_once;
 /// ```
 ///
-/// Legal for a pure expression that the loop does not change. An expression that accesses elements must also be executed in
-/// any case, so that the moved load is not out of bounds.
+/// Legal for a pure expression that the loop does not change. An expression that may fault, such as a load, must also be
+/// executed in any case.
 ///
 /// Faster when the compiler cannot prove that the expression is invariant, and computes it in every iteration.
 pub(super) struct Hoist;
@@ -46,7 +46,7 @@ impl Transformation for Hoist {
             let scope = Scope::new(subject, function);
             for counting_loop in CountingLoop::all_in(&scope)
                 .iter()
-                .filter(|counting_loop| counting_loop.is_in_block())
+                .filter(|counting_loop| counting_loop.is_in_block(&scope))
             {
                 sites.extend(hoist_invariants(&scope, counting_loop));
             }
@@ -69,14 +69,9 @@ fn hoist_invariants<'t>(
             .subject
             .fresh_name(&format!("{}_once", scope.suggest_name(members[0])));
         let mut edits = SourceEdits::new();
-        edits.insert(
-            counting_loop.insertion_point(scope),
-            format!(
-                "{}const {type_name} {name} = {};\n",
-                counting_loop.indent(scope),
-                scope.text(members[0])
-            ),
-        );
+        let (indent, value) = (counting_loop.indent(scope), scope.text(members[0]));
+        let declared = format!("{indent}const {type_name} {name} = {value};\n");
+        counting_loop.insert_before(scope, &declared, &mut edits);
         for member in &members {
             edits.replace(member.byte_range(), name.clone());
         }
@@ -103,7 +98,7 @@ fn invariants<'t>(
             continue;
         }
         let is_safe =
-            !accesses_elements(node) || (runs && scope.is_unconditional(node, counting_loop.body));
+            !may_fault(scope, node) || (runs && scope.is_unconditional(node, counting_loop.body));
         let is_steady = is_safe
             && is_pure(scope, node)
             && scope.resolves_same_before(node, counting_loop.node)

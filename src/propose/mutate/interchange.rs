@@ -6,11 +6,12 @@ use super::effects::Effects;
 use super::loops::CountingLoop;
 use super::memory::memory_reads;
 use super::nodes::{is_field, operator_of};
+use super::purity::may_fault;
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::syntax::line_of;
-use crate::propose::code_layout::line_start;
+use crate::propose::code_layout::head_range;
 use crate::propose::source_edits::SourceEdits;
 
 /// Exchanges an outer loop with the inner loop that is its only statement.
@@ -33,6 +34,10 @@ use crate::propose::source_edits::SourceEdits;
 pub(super) struct Interchange;
 
 impl Transformation for Interchange {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("sums in another order")
+    }
+
     fn name(&self) -> &'static str {
         "interchange"
     }
@@ -68,22 +73,21 @@ fn interchange_loops<'t, 'a>(
         return None;
     }
     let source = scope.subject.source();
-    let head = |counting_loop: &CountingLoop<'_, '_>| {
-        counting_loop.node.start_byte()..counting_loop.body.start_byte()
-    };
-    let head_text = |counting_loop: &CountingLoop<'_, '_>| {
-        source[head(counting_loop)].trim_end().to_owned() + " "
-    };
+    let head =
+        |counting_loop: &CountingLoop<'t, 'a>| head_range(counting_loop.node, counting_loop.body);
+    let (outer_head, inner_head) = (head(outer)?, head(&inner)?);
     let mut edits = SourceEdits::new();
     edits
-        .replace(head(outer), head_text(&inner))
-        .replace(head(&inner), head_text(outer));
+        .replace(outer_head.clone(), &source[inner_head.clone()])
+        .replace(inner_head, &source[outer_head]);
     // Each pragma moves with its loop.
     for (from, to) in [(outer, &inner), (&inner, outer)] {
         if let Some(pragma) = from.pragma {
-            edits.replace(pragma.byte_range(), "").insert(
-                line_start(source, to.node.start_byte()),
-                format!("{}\n", scope.text(pragma).trim_end()),
+            let line = format!("{}\n", scope.text(pragma).trim_end());
+            edits.replace(pragma.byte_range(), "").insert_lines(
+                source,
+                to.node.start_byte(),
+                &line,
             );
         }
     }
@@ -102,7 +106,7 @@ fn can_interchange<'t, 'a>(
     let has_fixed_range = [Some(inner.start), Some(inner.bound), inner.step]
         .into_iter()
         .flatten()
-        .all(|node| scope.uses(node, outer.variable).is_empty());
+        .all(|node| scope.uses(node, outer.variable).is_empty() && !may_fault(scope, node));
     let effects = Effects::of(scope, inner.body);
     // Sums can be made in any order.
     let is_local_or_sum = |name: &&str| {

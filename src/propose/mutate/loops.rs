@@ -10,7 +10,7 @@ use super::effects::Effects;
 use super::nodes::operator_of;
 use super::scope::Scope;
 use crate::kernel::syntax::{children, descendants, named_children};
-use crate::propose::code_layout::{body_range, indentation, line_start, parenthesize_if_needed};
+use crate::propose::code_layout::{body_range, indentation, parenthesize_if_needed};
 use crate::propose::source_edits::SourceEdits;
 
 /// A loop whose variable counts up by a fixed step. The body does not change the variable, the bound or the step.
@@ -56,6 +56,9 @@ impl<'t, 'a> CountingLoop<'t, 'a> {
             _ => return None,
         };
         let body = node.child_by_field_name("body")?;
+        if scope.subject.hides_code(node) {
+            return None;
+        }
         let effects = Effects::of(scope, body);
         let is_steady = |expression: Node<'t>| {
             !effects.may_change(scope, expression) && scope.uses(expression, variable).is_empty()
@@ -96,20 +99,27 @@ impl<'t, 'a> CountingLoop<'t, 'a> {
             ..self.node.end_byte()
     }
 
-    /// The start of the first line of the loop and its pragma, where a statement can be inserted before it.
-    pub(super) fn insertion_point(&self, scope: &Scope<'_, '_>) -> usize {
-        line_start(scope.subject.source(), self.range_with_pragma().start)
+    /// Inserts whole lines before the loop and its pragma.
+    pub(super) fn insert_before(
+        &self,
+        scope: &Scope<'_, '_>,
+        lines: &str,
+        edits: &mut SourceEdits,
+    ) {
+        edits.insert_lines(
+            scope.subject.source(),
+            self.range_with_pragma().start,
+            lines,
+        );
     }
 
     pub(super) fn indent(&self, scope: &Scope<'_, 'a>) -> &'a str {
         indentation(scope.subject.source(), self.node.start_byte())
     }
 
-    /// Whether the loop is a statement of a block, so that statements can be put before and after it.
-    pub(super) fn is_in_block(&self) -> bool {
-        self.node
-            .parent()
-            .is_some_and(|parent| parent.kind() == "compound_statement")
+    /// Whether statements can be put before and after the loop.
+    pub(super) fn is_in_block(&self, scope: &Scope<'t, 'a>) -> bool {
+        is_block_statement(scope, self.node)
     }
 
     pub(super) fn step_text(&self, scope: &Scope<'_, 'a>) -> &'a str {
@@ -164,7 +174,13 @@ impl<'t, 'a> CountingLoop<'t, 'a> {
     pub(super) fn replace_variable(&self, scope: &Scope<'t, 'a>, sum: &str) -> SourceEdits {
         let mut edits = SourceEdits::new();
         for used in scope.uses(self.body, self.variable) {
-            edits.replace(used.byte_range(), parenthesize_if_needed(used, sum));
+            // A macro may put any operator next to its argument.
+            let text = if scope.subject.has_macro_functions() {
+                format!("({sum})")
+            } else {
+                parenthesize_if_needed(used, sum)
+            };
+            edits.replace(used.byte_range(), text);
         }
         edits
     }
@@ -186,10 +202,10 @@ impl<'t, 'a> CountingLoop<'t, 'a> {
         })
     }
 
-    /// Edits that replace the loop and its pragma, from the start of the line, by `text`.
-    pub(super) fn replace_with(&self, scope: &Scope<'_, '_>, text: &str) -> SourceEdits {
+    /// Edits that replace the loop and its pragma by whole lines. Other statements on the same lines stay.
+    pub(super) fn replace_with(&self, scope: &Scope<'_, '_>, lines: &str) -> SourceEdits {
         let mut edits = SourceEdits::new();
-        edits.replace(self.insertion_point(scope)..self.node.end_byte(), text);
+        edits.replace_by_lines(scope.subject.source(), self.range_with_pragma(), lines);
         edits
     }
 
@@ -244,17 +260,44 @@ pub(super) fn unroll_pragma_before<'t>(
     scope: &Scope<'t, '_>,
     statement: Node<'t>,
 ) -> Option<Node<'t>> {
-    let before = children(statement.parent()?)
-        .take_while(|child| child.id() != statement.id())
-        .filter(|child| child.kind() != "comment")
-        .last()?;
-    (before.kind() == "preproc_call" && scope.text(before).contains("unroll")).then_some(before)
+    directive_before(statement).filter(|before| scope.text(*before).contains("unroll"))
 }
 
-/// The start of the first line of a statement and its pragma, where another statement can be inserted before it.
-pub(super) fn insertion_point_before<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> usize {
-    let start = unroll_pragma_before(scope, statement)
-        .unwrap_or(statement)
-        .start_byte();
-    line_start(scope.subject.source(), start)
+/// Inserts whole lines before a statement and its pragma.
+pub(super) fn insert_before_statement<'t>(
+    scope: &Scope<'t, '_>,
+    statement: Node<'t>,
+    lines: &str,
+    edits: &mut SourceEdits,
+) {
+    let first = unroll_pragma_before(scope, statement).unwrap_or(statement);
+    edits.insert_lines(scope.subject.source(), first.start_byte(), lines);
+}
+
+/// Whether other statements can be put before and after a statement: it is in a block, which is not the body of a `switch`, and
+/// no pragma but `unroll` applies to it.
+pub(super) fn is_block_statement<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> bool {
+    let Some(block) = statement.parent() else {
+        return false;
+    };
+    let is_block = block.kind() == "compound_statement"
+        && block
+            .parent()
+            .is_none_or(|around| around.kind() != "switch_statement");
+    is_block && !has_other_pragma(scope, statement)
+}
+
+/// Whether a pragma other than `unroll` is directly before a statement.
+pub(super) fn has_other_pragma<'t>(scope: &Scope<'t, '_>, statement: Node<'t>) -> bool {
+    let first = unroll_pragma_before(scope, statement).unwrap_or(statement);
+    directive_before(first).is_some()
+}
+
+/// The directive directly before a node, without comments.
+fn directive_before(node: Node<'_>) -> Option<Node<'_>> {
+    children(node.parent()?)
+        .take_while(|child| child.id() != node.id())
+        .filter(|child| child.kind() != "comment")
+        .last()
+        .filter(|before| before.kind() == "preproc_call")
 }

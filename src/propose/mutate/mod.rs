@@ -1,15 +1,17 @@
 //! The `mutate` operator: rewrites a kernel's source by transformations of its syntax tree.
 //!
 //! Every transformation is meant to keep the results of the kernel up to rounding. None proves that: the judge checks each
-//! child. Pure and deterministic: the same source and task always give the same children. Never compiles or measures.
+//! child. `child_check` drops children that would not compile. Pure and deterministic: the same source and task always give the same children. Never compiles or measures.
 //!
 //! To add a transformation, implement `Transformation` in a new file and list it in `transformations`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::base::{Digest, RandomStream};
 use crate::task::Task;
 
+use super::child_check::ParentNames;
+use super::identity::source_identity;
 use super::proposal::Proposal;
 
 mod accumulator;
@@ -24,10 +26,10 @@ mod forward_store;
 mod functions;
 mod fuse;
 mod hoist;
-mod identity;
 mod indices;
 mod interchange;
 mod loops;
+mod macros;
 mod memory;
 mod nodes;
 mod purity;
@@ -47,11 +49,11 @@ mod testing;
 mod transformation;
 mod types;
 mod unroll;
+mod unsigned_index;
 mod values;
 mod vector_accesses;
 mod vectorize;
 
-pub(super) use identity::{kernel_identity, source_identity};
 use subject::Subject;
 use transformation::{RewriteSite, Transformation};
 
@@ -81,7 +83,7 @@ pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
         &interchange::Interchange,
         &shared::CacheInShared,
         &qualifiers::Inlining,
-        &qualifiers::UnsignedIndex,
+        &unsigned_index::UnsignedIndex,
     ]
 }
 
@@ -89,18 +91,21 @@ pub(crate) fn transformations() -> &'static [&'static dyn Transformation] {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
     pub transformation: &'static str,
-    /// What was changed: `split_accumulator sum x4 (line 31)`.
+    /// What was changed: `split_accumulator sum x4 (line 31; sums in another order)`.
     pub detail: String,
     pub source: String,
 }
 
 /// The children of a kernel, at most one for each rewrite site, in an order shuffled by the hash of `source`.
 ///
-/// Every child differs from its parent and from all earlier children, and is a kernel of the task without syntax errors.
+/// Every child differs from its parent and from all earlier children, and passes [`ParentNames::child`].
 /// A source that is not a kernel of the task has no children.
 pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Child> + 'a {
     let subject = Subject::new(source, task);
-    let mut pairs: Vec<(&'static str, RewriteSite)> = Vec::new();
+    let names = subject
+        .as_ref()
+        .map(|subject| ParentNames::of(&subject.syntax));
+    let mut pairs: Vec<(&'static dyn Transformation, RewriteSite)> = Vec::new();
     let mut weights = Vec::new();
     for transformation in transformations() {
         let sites = subject
@@ -113,7 +118,7 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
                 .iter()
                 .map(|_| transformation.weight() / sites.len() as f64),
         );
-        pairs.extend(sites.into_iter().map(|site| (transformation.name(), site)));
+        pairs.extend(sites.into_iter().map(|site| (*transformation, site)));
     }
     let mut stream = RandomStream::new(Digest::of(source).low64(), "mutate", 0);
     let mut seen = HashSet::from([source_identity(source)]);
@@ -121,19 +126,24 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
         while let Some(index) = stream.weighted_index(&weights) {
             weights[index] = 0.0;
             let (transformation, site) = &pairs[index];
-            let Some(child) = site.edits.apply(source) else {
+            let child = names
+                .as_ref()
+                .and_then(|names| names.child(&site.edits, None, task));
+            let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
                 continue;
             };
-            let is_new =
-                kernel_identity(&child, task).is_some_and(|identity| seen.insert(identity));
-            if !is_new {
-                continue;
-            }
-            let detail = format!("{transformation} {} (line {})", site.label, site.line);
+            let caveat = transformation.caveat().map(|caveat| format!("; {caveat}"));
+            let detail = format!(
+                "{} {} (line {}{})",
+                transformation.name(),
+                site.label,
+                site.line,
+                caveat.unwrap_or_default()
+            );
             return Some(Child {
-                transformation,
+                transformation: transformation.name(),
                 detail,
-                source: child,
+                source: child.source,
             });
         }
         None
@@ -142,13 +152,22 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
 
 /// The kernel number `attempt`, counted from 0, that can be made from a parent.
 ///
-/// Kernels made by one transformation come first, then those made by two in sequence. The error says that none is left.
-pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal, String> {
-    let exhausted = || format!("no transformation is left after {attempt} attempts");
-    let attempt = usize::try_from(attempt).map_err(|_| exhausted())?;
+/// Kernels made by one transformation come first, then those made by two in sequence. `retired`: transformations that are left
+/// out, each from an attempt on. The error says that none is left.
+pub(super) fn mutate(
+    source: &str,
+    task: &Task,
+    attempt: u64,
+    retired: &BTreeMap<String, u64>,
+) -> Result<Proposal, String> {
+    let mut attempts = Attempts {
+        wanted: attempt,
+        passed: 0,
+        retired,
+    };
     let mut singles = Vec::new();
     for child in children(source, task) {
-        if singles.len() == attempt {
+        if attempts.is_wanted(&[child.transformation]) {
             return Ok(Proposal {
                 source: child.source,
                 detail: child.detail,
@@ -156,15 +175,42 @@ pub(super) fn mutate(source: &str, task: &Task, attempt: u64) -> Result<Proposal
         }
         singles.push(child);
     }
-    pair_of_transformations(source, task, &singles, attempt - singles.len()).ok_or_else(exhausted)
+    pair_of_transformations(source, task, &singles, &mut attempts)
+        .ok_or_else(|| format!("no transformation is left after {attempt} attempts"))
 }
 
-/// The kernel number `skipped`, counted from 0, made by two transformations in sequence.
+/// Counts kernels up to the attempt that is wanted.
+struct Attempts<'r> {
+    wanted: u64,
+    /// How many kernels came before.
+    passed: u64,
+    retired: &'r BTreeMap<String, u64>,
+}
+
+impl Attempts<'_> {
+    /// Whether a transformation is left out from here on.
+    fn leaves_out(&self, transformation: &str) -> bool {
+        self.retired
+            .get(transformation)
+            .is_some_and(|since| *since <= self.passed)
+    }
+
+    /// Whether the next kernel is the wanted one. Counts it, unless one of its transformations is left out.
+    fn is_wanted(&mut self, transformations: &[&str]) -> bool {
+        if transformations.iter().any(|name| self.leaves_out(name)) {
+            return false;
+        }
+        self.passed += 1;
+        self.passed > self.wanted
+    }
+}
+
+/// The wanted kernel among those made by two transformations in sequence.
 fn pair_of_transformations(
     source: &str,
     task: &Task,
     singles: &[Child],
-    mut skipped: usize,
+    attempts: &mut Attempts<'_>,
 ) -> Option<Proposal> {
     let mut seen: HashSet<_> = singles
         .iter()
@@ -180,18 +226,20 @@ fn pair_of_transformations(
             found = true;
         }
         for (first, second) in singles.iter().zip(&mut seconds) {
+            if attempts.leaves_out(first.transformation) {
+                continue;
+            }
             let Some(child) = second.find(|child| seen.insert(source_identity(&child.source)))
             else {
                 continue;
             };
             found = true;
-            if skipped == 0 {
+            if attempts.is_wanted(&[first.transformation, child.transformation]) {
                 return Some(Proposal {
                     source: child.source,
                     detail: format!("{}, then {}", first.detail, child.detail),
                 });
             }
-            skipped -= 1;
         }
         if !found {
             return None;

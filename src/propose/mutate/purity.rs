@@ -5,7 +5,8 @@
 use tree_sitter::Node;
 
 use super::functions::is_pure_library_function;
-use super::memory::{WriteTarget, write_target};
+use super::memory::{WriteTarget, memory_reads, write_target};
+use super::nodes::{accesses_elements, operator_of};
 use super::scope::Scope;
 use crate::kernel::syntax::{children, descendants};
 
@@ -39,9 +40,54 @@ pub(super) fn is_pure_call<'t>(scope: &Scope<'t, '_>, call: Node<'t>) -> bool {
             .is_some_and(|name| scope.text(name).ends_with("_cast")),
         _ => {
             let name = scope.text(function);
-            is_pure_library_function(name) || is_pure_file_function(scope, name, 0)
+            if is_defined_in_file(scope, name) {
+                is_pure_file_function(scope, name, 0)
+            } else {
+                is_pure_library_function(name)
+            }
         }
     }
+}
+
+/// Whether evaluating an expression where it was not evaluated before may fault: it reads memory or elements, divides integers,
+/// or calls a function of the file that does.
+pub(super) fn may_fault<'t>(scope: &Scope<'t, '_>, expression: Node<'t>) -> bool {
+    if accesses_elements(expression) || !memory_reads(scope, expression).is_empty() {
+        return true;
+    }
+    descendants(expression).any(|node| match node.kind() {
+        "binary_expression" => {
+            matches!(operator_of(node), "/" | "%")
+                && !matches!(scope.type_of(node), Some("float" | "double"))
+                && node
+                    .child_by_field_name("right")
+                    .and_then(|right| scope.subject.constant_value(right))
+                    .is_none_or(|divisor| divisor == 0)
+        }
+        "call_expression" => node
+            .child_by_field_name("function")
+            .is_some_and(|function| is_defined_in_file(scope, scope.text(function))),
+        _ => false,
+    })
+}
+
+/// Whether an expression must be constant where it is: CUDA's functions are not.
+pub(super) fn must_be_constant(scope: &Scope<'_, '_>, expression: Node<'_>) -> bool {
+    std::iter::successors(expression.parent(), Node::parent)
+        .take_while(|around| around.kind() != "compound_statement")
+        .any(|around| match around.kind() {
+            "static_assert_declaration" | "template_argument_list" | "array_declarator" => true,
+            "declaration" => {
+                children(around).any(|child| matches!(scope.text(child), "constexpr" | "static"))
+            }
+            _ => false,
+        })
+}
+
+fn is_defined_in_file(scope: &Scope<'_, '_>, name: &str) -> bool {
+    let syntax = &scope.subject.syntax;
+    let mut functions = scope.subject.functions().into_iter();
+    functions.any(|function| syntax.function_name(&function) == name)
 }
 
 /// Whether a function of the file only computes from its arguments, or only reads behind its pointers.
@@ -57,9 +103,19 @@ fn is_pure_file_function<'t>(scope: &Scope<'t, '_>, name: &str, depth: usize) ->
     };
     let takes_reference =
         descendants(function.declarator).any(|node| node.kind() == "reference_declarator");
-    let is_template =
-        children(function.node).any(|child| child.kind() == "template_parameter_list");
-    if function.is_global || takes_reference || is_template {
+    let is_template = function
+        .node
+        .parent()
+        .is_some_and(|parent| parent.kind() == "template_declaration");
+    let reads_global_variable = descendants(function.body).any(|node| {
+        node.kind() == "identifier" && scope.subject.is_global_variable(scope.text(node))
+    });
+    if function.is_global
+        || takes_reference
+        || is_template
+        || reads_global_variable
+        || scope.subject.hides_code(function.body)
+    {
         return false;
     }
     let inner = Scope::new(scope.subject, function);

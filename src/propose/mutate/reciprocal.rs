@@ -5,7 +5,7 @@ use tree_sitter::Node;
 use super::effects::Effects;
 use super::loops::CountingLoop;
 use super::nodes::operands;
-use super::purity::is_pure;
+use super::purity::{is_pure, may_fault};
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
@@ -23,12 +23,17 @@ use crate::propose::source_edits::SourceEdits;
 /// for (int i = 0; i < columns; i++) output[i] = x[i] * inverse_sum;
 /// ```
 ///
-/// Legal if the divisor is a pure `float` expression that the loop does not change. Results differ by rounding.
+/// Legal if the divisor is a pure `float` expression that the loop does not change. A divisor that reads memory must also be
+/// executed in any case. Results differ by rounding.
 ///
 /// Faster because a multiplication is one instruction and a division is many.
 pub(super) struct Reciprocal;
 
 impl Transformation for Reciprocal {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("rounds differently")
+    }
+
     fn name(&self) -> &'static str {
         "reciprocal"
     }
@@ -39,7 +44,7 @@ impl Transformation for Reciprocal {
             let scope = Scope::new(subject, function);
             for counting_loop in CountingLoop::all_in(&scope)
                 .into_iter()
-                .filter(|counting_loop| counting_loop.is_in_block())
+                .filter(|counting_loop| counting_loop.is_in_block(&scope))
             {
                 sites.extend(invert_divisors(&scope, &counting_loop));
             }
@@ -54,6 +59,7 @@ fn invert_divisors<'t>(
     counting_loop: &CountingLoop<'t, '_>,
 ) -> Vec<RewriteSite> {
     let effects = Effects::of(scope, counting_loop.body);
+    let runs = counting_loop.runs_at_least_once(scope);
     let is_float = |node: Node<'t>| scope.type_of(node) == Some("float");
     let mut known: Vec<&str> = Vec::new();
     let mut sites = Vec::new();
@@ -62,7 +68,9 @@ fn invert_divisors<'t>(
             continue;
         };
         let text = scope.text(divisor);
-        let is_steady = scope.resolves_same_before(divisor, counting_loop.node)
+        let is_executed = runs && scope.is_unconditional(divisor, counting_loop.body);
+        let is_steady = (is_executed || !may_fault(scope, divisor))
+            && scope.resolves_same_before(divisor, counting_loop.node)
             && is_pure(scope, divisor)
             && !effects.may_change(scope, divisor);
         if !is_steady
@@ -102,13 +110,9 @@ fn invert<'t>(
         format!("({text})")
     };
     let mut edits = SourceEdits::new();
-    edits.insert(
-        counting_loop.insertion_point(scope),
-        format!(
-            "{}const float {name} = 1.0f / {value};\n",
-            counting_loop.indent(scope)
-        ),
-    );
+    let indent = counting_loop.indent(scope);
+    let declared = format!("{indent}const float {name} = 1.0f / {value};\n");
+    counting_loop.insert_before(scope, &declared, &mut edits);
     for other in descendants(counting_loop.body) {
         if let Some((_, same)) = operands(other, "/")
             .filter(|(_, same)| scope.text(*same) == text && scope.type_of(other) == Some("float"))

@@ -1,10 +1,13 @@
 //! `restrict`: pointer parameters that share no memory are declared so.
 
-use super::nodes::is_written;
+use tree_sitter::Node;
+
+use super::nodes::is_field;
+use super::purity::is_pure_call;
 use super::scope::{Declaration, Scope};
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
-use crate::kernel::syntax::line_of;
+use crate::kernel::syntax::{descendants, line_of};
 use crate::propose::source_edits::SourceEdits;
 
 /// Adds `__restrict__` to the pointer parameters of a `__global__` function, and `const` where nothing is written.
@@ -102,14 +105,45 @@ fn can_be_restrict(scope: &Scope<'_, '_>, declaration: &Declaration<'_, '_>) -> 
 /// Whether a pointer without `const` is used for nothing but reading elements.
 fn can_be_const<'t>(scope: &Scope<'t, '_>, declaration: &Declaration<'t, '_>) -> bool {
     !declaration.is_const
+        && is_named_once(scope)
+        && !scope.subject.hides_code(scope.function.body)
         && scope
             .uses(scope.function.body, declaration.name)
             .iter()
             .all(|used| {
                 used.parent().is_some_and(|parent| {
-                    parent.kind() == "subscript_expression" && !is_written(parent)
+                    parent.kind() == "subscript_expression" && is_read_by_value(scope, parent)
                 })
             })
+}
+
+/// Whether only its definition names the function, so that its type may change.
+fn is_named_once(scope: &Scope<'_, '_>) -> bool {
+    let name = scope.subject.syntax.function_name(&scope.function);
+    descendants(scope.subject.syntax.root())
+        .filter(|node| node.child_count() == 0 && scope.text(*node) == name)
+        .count()
+        == 1
+}
+
+/// Whether the code around an element only takes its value, so that the element may be `const`.
+fn is_read_by_value<'t>(scope: &Scope<'t, '_>, element: Node<'t>) -> bool {
+    let Some(parent) = element.parent() else {
+        return false;
+    };
+    match parent.kind() {
+        "binary_expression" | "unary_expression" | "cast_expression" => true,
+        "subscript_argument_list" => true,
+        "parenthesized_expression" | "field_expression" => is_read_by_value(scope, parent),
+        "assignment_expression" => is_field(parent, "right", element),
+        "init_declarator" => parent
+            .child_by_field_name("declarator")
+            .is_some_and(|declarator| declarator.kind() == "identifier"),
+        "argument_list" => parent
+            .parent()
+            .is_some_and(|call| call.kind() == "call_expression" && is_pure_call(scope, call)),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

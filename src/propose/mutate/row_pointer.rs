@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use tree_sitter::Node;
 
-use super::loops::insertion_point_before;
+use super::loops::{insert_before_statement, is_block_statement};
 use super::memory::memory_reads;
-use super::nodes::{index_of, operands};
+use super::nodes::{index_of, operands, operator_of};
 use super::purity::is_pure;
 use super::scope::Scope;
 use super::subject::Subject;
@@ -95,20 +95,21 @@ fn declare_row<'t>(
         && descendants(first.base)
             .filter(|node| node.kind() == "identifier")
             .all(|node| !scope.assigns_variable(body, subject.text(node)));
-    if !is_known || !is_steady || declaration.pointer_depth != 1 {
+    let is_plain = declaration.pointer_depth == 1 && !declaration.type_name.is_empty();
+    let can_insert = is_block_statement(scope, front) && !subject.hides_code(body);
+    if !is_known || !is_steady || !is_plain || !can_insert {
         return None;
     }
     let name = subject.fresh_name(&format!("{pointer}_row"));
     let qualifier = if declaration.is_const { "const " } else { "" };
     let indent = indentation(subject.source(), front.start_byte());
     let mut edits = SourceEdits::new();
-    edits.insert(
-        insertion_point_before(scope, front),
-        format!(
-            "{indent}{qualifier}{}* {name} = {pointer} + {base};\n",
-            declaration.type_name
-        ),
+    let declared = format!(
+        "{indent}{qualifier}{}* {name} = {pointer} + {};\n",
+        declaration.type_name,
+        subject.text(first.base)
     );
+    insert_before_statement(scope, front, &declared, &mut edits);
     for access in accesses {
         edits
             .replace(access.pointer.byte_range(), name.clone())
@@ -135,7 +136,11 @@ fn row_access<'t>(scope: &Scope<'t, '_>, element: Node<'t>) -> Option<RowAccess<
     while let Some((left, right)) = operands(base, "+") {
         (base, rest) = (left, right);
     }
+    // An unsigned difference wraps around, which a sum of pointers does not.
+    let may_wrap = scope.type_of(rest) != Some("int")
+        && descendants(rest).any(|node| matches!(operator_of(node), "-" | "~"));
     let is_fit = is_pointer
+        && !may_wrap
         && operands(base, "*").is_some()
         && is_pure(scope, base)
         && memory_reads(scope, base).is_empty();

@@ -47,6 +47,22 @@ pub(super) struct Declaration<'t, 'a> {
     pub visible_range: Range<usize>,
 }
 
+impl Declaration<'_, '_> {
+    /// Forgets what the declaration says. The name may refer to anything.
+    fn make_unknown(&mut self) {
+        self.type_name = "";
+        self.is_reference = true;
+        self.initializer = None;
+    }
+}
+
+/// Whether a declaration is between `#if` and `#endif`, so that another one may take its place.
+fn is_conditional_code(node: Node<'_>) -> bool {
+    std::iter::successors(node.parent(), Node::parent)
+        .take_while(|around| around.kind() != "function_definition")
+        .any(|around| around.kind().starts_with("preproc_"))
+}
+
 impl<'t, 'a> Scope<'t, 'a> {
     pub(super) fn new(subject: &'t Subject<'a>, function: FunctionNode<'t>) -> Self {
         let mut scope = Self {
@@ -62,7 +78,12 @@ impl<'t, 'a> Scope<'t, 'a> {
             }
         }
         for node in descendants(function.body) {
-            let kinds = ["declaration", "parameter_declaration", "for_range_loop"];
+            let kinds = [
+                "declaration",
+                "parameter_declaration",
+                "optional_parameter_declaration",
+                "for_range_loop",
+            ];
             if !kinds.contains(&node.kind()) {
                 continue;
             }
@@ -71,6 +92,7 @@ impl<'t, 'a> Scope<'t, 'a> {
                 "for_statement",
                 "if_statement",
                 "while_statement",
+                "switch_statement",
                 "lambda_expression",
             ];
             let end = if node.kind() == "for_range_loop" {
@@ -96,12 +118,25 @@ impl<'t, 'a> Scope<'t, 'a> {
         end: usize,
     ) {
         let text = |node: Node<'_>| self.subject.text(node);
+        if declarator.kind() == "structured_binding_declarator"
+            || named_children(declarator)
+                .any(|child| child.kind() == "structured_binding_declarator")
+        {
+            self.declare_bindings(node, declarator, end);
+            return;
+        }
         let has_qualifier = |word: &str| {
             children(node).any(|child| child.kind() == "type_qualifier" && text(child) == word)
         };
         let mut declaration = Declaration {
             name: "",
-            type_name: node.child_by_field_name("type").map_or("", text),
+            type_name: if has_qualifier("volatile") {
+                ""
+            } else {
+                node.child_by_field_name("type")
+                    .filter(|type_node| type_node.child_by_field_name("body").is_none())
+                    .map_or("", text)
+            },
             pointer_depth: 0,
             array_sizes: Vec::new(),
             is_const: has_qualifier("const") || has_qualifier("constexpr"),
@@ -147,7 +182,41 @@ impl<'t, 'a> Scope<'t, 'a> {
         }
         declaration.name = text(at);
         declaration.identifier = at;
+        if is_conditional_code(node) {
+            declaration.make_unknown();
+        }
         self.declarations.push(declaration);
+    }
+
+    /// Adds the names of a structured binding. Nothing is known about them.
+    fn declare_bindings(&mut self, node: Node<'t>, declarator: Node<'t>, end: usize) {
+        for identifier in descendants(declarator)
+            .filter(|inner| {
+                inner.kind() == "identifier"
+                    && inner
+                        .parent()
+                        .is_some_and(|parent| parent.kind() == "structured_binding_declarator")
+            })
+            .collect::<Vec<_>>()
+        {
+            let mut declaration = Declaration {
+                name: self.subject.text(identifier),
+                type_name: "",
+                pointer_depth: 0,
+                array_sizes: Vec::new(),
+                is_const: false,
+                is_restrict: false,
+                is_reference: true,
+                is_shared: false,
+                parameter_index: None,
+                initializer: None,
+                node,
+                identifier,
+                visible_range: declarator.start_byte()..end,
+            };
+            declaration.make_unknown();
+            self.declarations.push(declaration);
+        }
     }
 
     pub(super) fn text(&self, node: Node<'_>) -> &'a str {
@@ -259,6 +328,7 @@ impl<'t, 'a> Scope<'t, 'a> {
                 "binary_expression" => {
                     matches!(operator_of(parent), "&&" | "||") && in_field("right")
                 }
+                kind if kind.starts_with("preproc_") => true,
                 "switch_statement" | "lambda_expression" | "for_range_loop" | "case_statement" => {
                     true
                 }

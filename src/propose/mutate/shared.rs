@@ -12,8 +12,8 @@ use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::base::text::collapse_white_space;
-use crate::kernel::syntax::{builtin_type_bytes, children, descendants, line_of};
-use crate::propose::code_layout::{indentation, line_start, without_spaces};
+use crate::kernel::syntax::{builtin_type_bytes, children, descendants, enclosing, line_of};
+use crate::propose::code_layout::{indentation, without_spaces};
 use crate::propose::source_edits::SourceEdits;
 
 /// Loads elements that do not depend on the thread into shared memory, all threads of the block together.
@@ -32,7 +32,8 @@ use crate::propose::source_edits::SourceEdits;
 ///
 /// Legal for memory behind a `const` pointer parameter that the function never writes, with an index made of constants,
 /// `blockIdx` and the loop variable, and a loop from 0 to a bound of at most `MAX_SHARED_BYTES` bytes of elements. The loads
-/// come first in the function, before any thread can return.
+/// come first in the function, before any thread can return. If the index depends on the block, some thread of every block must
+/// load the elements anyway.
 ///
 /// Faster when all threads load the same elements from memory or from a cache that is too small.
 pub(super) struct CacheInShared;
@@ -63,6 +64,9 @@ impl Transformation for CacheInShared {
             .filter(|function| function.is_global)
         {
             let scope = Scope::new(subject, function);
+            if subject.hides_code(function.body) {
+                continue;
+            }
             let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
             for counting_loop in CountingLoop::all_in(&scope) {
                 if counting_loop.step_text(&scope) != "1"
@@ -125,11 +129,43 @@ fn uniform_access<'t, 'a>(
         .stored
         .iter()
         .all(|stored| !scope.may_alias(Some(pointer), *stored));
+    let depends_on_block = descendants(index).any(|inner| scope.text(inner) == "blockIdx");
     (is_uniform
+        && (!depends_on_block || is_loaded_by_every_block(scope, element))
         && fits
         && is_never_written
         && index_grows_by_one(scope, index, counting_loop.variable))
     .then_some((pointer, index))
+}
+
+/// Whether some thread of every block loads an element: the load is under no condition, and only indices of threads decide which
+/// threads return before it.
+fn is_loaded_by_every_block<'t>(scope: &Scope<'t, '_>, element: Node<'t>) -> bool {
+    let names_thread = |name: Node<'t>| {
+        scope
+            .lookup_node(name)
+            .and_then(|declaration| declaration.initializer)
+            .is_some_and(|initializer| {
+                descendants(initializer).any(|inner| scope.text(inner) == "threadIdx")
+            })
+    };
+    let only_threads_return = descendants(scope.function.body)
+        .filter(|node| node.kind() == "return_statement")
+        .all(|leave| {
+            let condition = enclosing(leave, &["if_statement"])
+                .and_then(|test| test.child_by_field_name("condition"));
+            condition.is_some_and(|condition| descendants(condition).any(names_thread))
+        });
+    let is_in_loops_alone = std::iter::successors(element.parent(), Node::parent)
+        .take_while(|around| around.id() != scope.function.body.id())
+        .all(|around| {
+            around.kind() == "for_statement" && {
+                CountingLoop::of(scope, around)
+                    .is_some_and(|counting_loop| counting_loop.runs_at_least_once(scope))
+            } || !around.kind().ends_with("_statement")
+                || matches!(around.kind(), "expression_statement" | "compound_statement")
+        });
+    only_threads_return && is_in_loops_alone
 }
 
 /// Loads the elements at the start of the function, and reads them from shared memory in the loops.
@@ -152,9 +188,10 @@ fn fetch_into_shared<'t>(
     let indent = indentation(subject.source(), first.start_byte());
     let text = subject.text(*element);
     let mut edits = SourceEdits::new();
-    edits.insert(
-        line_start(subject.source(), first.start_byte()).max(body.start_byte() + 1),
-        format!(
+    edits.insert_lines(
+        subject.source(),
+        first.start_byte(),
+        &format!(
             "{indent}__shared__ {type_name} {name}[{bound}];\n{indent}for (int {variable} = {thread}; {variable} < {bound}; {variable} += {threads}) {name}[{variable}] = {text};\n{indent}__syncthreads();\n\n"
         ),
     );

@@ -55,6 +55,10 @@ const SPLIT_COUNTS: [i64; 4] = [4, 8, 16, 32];
 const STRIP_LENGTHS: [i64; 4] = [2, 4, 8, 16];
 
 impl Transformation for SplitAccumulator {
+    fn caveat(&self) -> Option<&'static str> {
+        Some("sums in another order")
+    }
+
     fn name(&self) -> &'static str {
         "split_accumulator"
     }

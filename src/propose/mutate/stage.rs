@@ -79,7 +79,7 @@ fn can_fill_array(scope: &Scope<'_, '_>, counting_loop: &CountingLoop<'_, '_>) -
     let is_short = scope.subject.holds_at_all_points(&|evaluate| {
         Some((1..=MAX_ARRAY_LENGTH).contains(&evaluate(counting_loop.bound)?))
     });
-    counting_loop.is_in_block()
+    counting_loop.is_in_block(scope)
         && is_short
         && counting_loop.step_text(scope) == "1"
         && scope.text(counting_loop.start) == "0"
@@ -117,10 +117,8 @@ fn stage_values<'t, 'a>(
             .fresh_name(&format!("{}_kept", scope.suggest_name(node)));
         let indent = first.indent(scope);
         let mut edits = SourceEdits::new();
-        edits.insert(
-            first.insertion_point(scope),
-            format!("{indent}{type_name} {name}[{}];\n", scope.text(first.bound)),
-        );
+        let declared = format!("{indent}{type_name} {name}[{}];\n", scope.text(first.bound));
+        first.insert_before(scope, &declared, &mut edits);
         let keep = format!("{name}[{variable}] = {};", scope.text(node));
         insert_at_body_start(first, &keep, indent, &mut edits);
         for member in matching_expressions(scope, first, &text)

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use tree_sitter::Node;
 
+use super::effects::Effects;
 use super::indices::index_grows_by_one;
 use super::loops::CountingLoop;
 use super::nodes::{index_of, is_changed_directly, operator_of};
 use super::scope::Scope;
 use super::transformation::RewriteSite;
 use crate::base::text::collapse_white_space;
-use crate::kernel::syntax::{contains, descendants, line_of};
-use crate::propose::code_layout::line_start;
+use crate::kernel::syntax::{contains, descendants, line_of, named_children};
+use crate::propose::code_layout::body_range;
 use crate::propose::source_edits::SourceEdits;
 
 /// One site for each output whose elements can stay in a local array until their last change.
@@ -62,6 +63,7 @@ pub(super) fn stage_results<'t, 'a>(
             };
             let is_legal = elements.iter().all(|element| is_in_twin(*element))
                 && result.is_the_only_access()
+                && result.is_not_seen_before_the_end()
                 && result.is_set_first()
                 && result.is_one_element_per_iteration();
             // A single loop keeps its values in registers anyway.
@@ -131,6 +133,22 @@ impl<'t> StagedResult<'_, 't, '_> {
             && other_pointers.all(|other| !scope.may_alias(Some(self.name), Some(other.name)))
     }
 
+    /// Whether nothing between the start of the first loop and the end of the last one could read the memory, or end the function
+    /// before it is stored.
+    fn is_not_seen_before_the_end(&self) -> bool {
+        let block = self.first.node.parent().into_iter();
+        block
+            .flat_map(named_children)
+            .filter(|node| {
+                self.first.node.start_byte() <= node.start_byte()
+                    && node.end_byte() <= self.last.node.end_byte()
+            })
+            .all(|node| {
+                let effects = Effects::of(self.scope, node);
+                !effects.is_opaque && !effects.jumps
+            })
+    }
+
     /// Whether the first loop always sets the element before anything reads it.
     fn is_set_first(&self) -> bool {
         let element = self.elements[0];
@@ -174,13 +192,11 @@ impl<'t> StagedResult<'_, 't, '_> {
         let local = scope.subject.fresh_name(&format!("{}_kept", self.name));
         let (indent, variable) = (first.indent(scope), first.variable);
         let mut edits = SourceEdits::new();
-        edits.insert(
-            first.insertion_point(scope),
-            format!(
-                "{indent}{type_name} {local}[{}];\n",
-                scope.text(first.bound)
-            ),
+        let declared = format!(
+            "{indent}{type_name} {local}[{}];\n",
+            scope.text(first.bound)
         );
+        first.insert_before(scope, &declared, &mut edits);
         for element in self.elements {
             edits.replace(element.byte_range(), format!("{local}[{variable}]"));
         }
@@ -198,11 +214,8 @@ impl<'t> StagedResult<'_, 't, '_> {
         let body = self.last.body;
         let indent = self.last.indent(self.scope);
         if body.kind() == "compound_statement" {
-            let end = body.end_byte() - 1;
-            edits.insert(
-                line_start(self.scope.subject.source(), end).max(body.start_byte() + 1),
-                format!("{indent}    {statement}\n"),
-            );
+            let end = body_range(&self.scope.subject.syntax, body).end;
+            edits.insert(end, format!("\n{indent}    {statement}"));
         } else {
             edits
                 .insert(body.start_byte(), format!("{{\n{indent}    "))

@@ -10,6 +10,7 @@ use super::effects::Effects;
 use super::loops::CountingLoop;
 use super::nodes::is_innermost;
 use super::scope::Scope;
+use crate::kernel::syntax::descendants;
 use crate::propose::code_layout::indent_following_lines;
 use crate::propose::source_edits::SourceEdits;
 
@@ -21,10 +22,14 @@ pub(super) fn can_be_strip_mined(
     scope: &Scope<'_, '_>,
     counting_loop: &CountingLoop<'_, '_>,
 ) -> bool {
-    counting_loop.is_in_block()
+    counting_loop.is_in_block(scope)
         && is_innermost(counting_loop.body)
         && counting_loop.body.descendant_count() <= MAX_BODY_NODES
         && !Effects::of(scope, counting_loop.body).jumps
+        && descendants(counting_loop.body).all(|node| {
+            // They name the variables that they use, and an edit of a name may not fit there.
+            !matches!(node.kind(), "lambda_expression" | "gnu_asm_expression")
+        })
 }
 
 /// Whether the loop runs for at least two strips of `count` iterations, as far as is known.
@@ -85,8 +90,12 @@ impl<'t> Strips<'_, 't, '_> {
         let mut rest = String::new();
         if !counting_loop.has_trip_multiple_of(scope, count) {
             let whole = self.remainder_name();
-            let value = self.whole_strips_bound(&stride);
-            around.before = format!("{indent}const int {whole} = {value};\n{}", around.before);
+            let type_name = self.remainder_type();
+            let value = self.whole_strips_bound(type_name);
+            around.before = format!(
+                "{indent}const {type_name} {whole} = {value};\n{}",
+                around.before
+            );
             rest = self.remainder_loop(&whole)?;
             bound = whole;
         }
@@ -153,29 +162,44 @@ impl<'t> Strips<'_, 't, '_> {
         })
     }
 
-    /// The bound up to which whole strips fit, as a signed expression.
-    fn whole_strips_bound(&self, stride: &str) -> String {
+    /// A signed type that holds every value of the loop variable.
+    fn remainder_type(&self) -> &'static str {
         let (scope, counting_loop) = (self.scope, self.counting_loop);
+        let parts = [
+            Some(counting_loop.start),
+            Some(counting_loop.bound),
+            counting_loop.step,
+        ];
+        let is_small = parts.into_iter().flatten().all(|node| {
+            // The indices of CUDA are unsigned and small.
+            scope.type_of(node) == Some("int") || node.kind() == "field_expression"
+        });
+        if counting_loop.variable_type == "int" && is_small {
+            "int"
+        } else {
+            "long long"
+        }
+    }
+
+    /// The bound up to which whole strips fit, as an expression of the signed type `type_name`.
+    fn whole_strips_bound(&self, type_name: &str) -> String {
+        let (scope, counting_loop, count) = (self.scope, self.counting_loop, self.count);
         let signed = |node: Node<'t>| {
             let text = scope.text(node);
-            match scope.type_of(node) {
-                Some("int")
-                    if matches!(
-                        node.kind(),
-                        "identifier" | "number_literal" | "call_expression"
-                    ) =>
-                {
-                    text.to_owned()
-                }
-                Some("int") => format!("({text})"),
-                _ if node.kind() == "field_expression" => format!("(int){text}"),
-                _ => format!("(int)({text})"),
+            let is_word = matches!(
+                node.kind(),
+                "identifier" | "number_literal" | "call_expression" | "field_expression"
+            );
+            match (scope.type_of(node) == Some(type_name), is_word) {
+                (true, true) => text.to_owned(),
+                (true, false) => format!("({text})"),
+                (false, true) => format!("({type_name}){text}"),
+                (false, false) => format!("({type_name})({text})"),
             }
         };
-        let stride = if stride.contains('*') {
-            format!("({stride})")
-        } else {
-            stride.to_owned()
+        let stride = match counting_loop.step {
+            Some(step) if scope.text(step) != "1" => format!("({count} * {})", signed(step)),
+            _ => count.to_string(),
         };
         let bound = signed(counting_loop.bound);
         if scope.text(counting_loop.start) == "0" {

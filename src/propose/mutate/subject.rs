@@ -8,7 +8,8 @@ use std::collections::HashSet;
 use indexmap::IndexMap;
 use tree_sitter::Node;
 
-use crate::kernel::syntax::{FunctionNode, Syntax, descendants};
+use super::macros::Macros;
+use crate::kernel::syntax::{FunctionNode, Syntax, children, descendants};
 use crate::kernel::{ArgumentHeader, Header, Kernel};
 use crate::task::Task;
 
@@ -25,6 +26,11 @@ pub(crate) struct Subject<'a> {
     /// Every combination of tunable values: one empty point without tunables, no point above `MAX_POINTS`.
     points: Vec<IndexMap<String, i64>>,
     names: HashSet<&'a str>,
+    macros: Macros<'a>,
+    /// Constants of the file whose names a function declares again.
+    shadowed: HashSet<&'a str>,
+    /// Variables at namespace scope that are not constant.
+    globals: HashSet<&'a str>,
 }
 
 impl<'a> Subject<'a> {
@@ -40,13 +46,20 @@ impl<'a> Subject<'a> {
             .map(|node| syntax.text(node))
             .collect();
         let points = tunable_points(&header);
-        Some(Self {
+        let mut subject = Self {
             syntax,
             header,
             task,
             points,
             names,
-        })
+            macros: Macros::default(),
+            shadowed: HashSet::new(),
+            globals: HashSet::new(),
+        };
+        subject.macros = Macros::of(&subject.syntax, &|name| subject.is_named_constant(name));
+        subject.shadowed = shadowed_constants(&subject.syntax);
+        subject.globals = global_variables(&subject.syntax);
+        Some(subject)
     }
 
     pub(crate) fn text(&self, node: Node<'_>) -> &'a str {
@@ -55,6 +68,21 @@ impl<'a> Subject<'a> {
 
     pub(crate) fn source(&self) -> &'a str {
         self.syntax.source()
+    }
+
+    /// Whether macros or directives make code do what its syntax tree does not show.
+    pub(super) fn hides_code(&self, code: Node<'_>) -> bool {
+        self.macros.hide_code(&self.syntax, code)
+    }
+
+    /// Whether the file defines macros with parameters.
+    pub(super) fn has_macro_functions(&self) -> bool {
+        self.macros.has_functions()
+    }
+
+    /// Whether a name is a variable of the file that may change.
+    pub(super) fn is_global_variable(&self, name: &str) -> bool {
+        self.globals.contains(name)
     }
 
     pub(crate) fn functions(&self) -> Vec<FunctionNode<'_>> {
@@ -86,7 +114,7 @@ impl<'a> Subject<'a> {
                 uses_tunable.set(uses_tunable.get() || tunable.is_some());
                 tunable.or_else(|| self.constant_axis(name))
             };
-            holds(&|node| self.syntax.evaluate_integer(node, &value_of)) == Some(true)
+            holds(&|node| self.evaluate(node, &value_of)) == Some(true)
         };
         // If no tunable was read, the first point decides for all.
         points
@@ -97,7 +125,7 @@ impl<'a> Subject<'a> {
     /// The value of an expression, if it is known and the same for all tunable values.
     pub(crate) fn constant_value(&self, node: Node<'_>) -> Option<i64> {
         let point = self.points.first()?;
-        let value = self.syntax.evaluate_integer(node, &|name| {
+        let value = self.evaluate(node, &|name| {
             point
                 .get(name)
                 .copied()
@@ -107,8 +135,18 @@ impl<'a> Subject<'a> {
             .then_some(value)
     }
 
+    /// The value of an expression; `None` if a function declares one of its names again.
+    fn evaluate(&self, node: Node<'_>, value_of: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
+        let is_shadowed = !self.shadowed.is_empty()
+            && descendants(node).any(|inner| self.shadowed.contains(self.syntax.text(inner)));
+        if is_shadowed {
+            return None;
+        }
+        self.syntax.evaluate_integer(node, value_of)
+    }
+
     /// The value of the constant axis whose upper-case name is `name`.
-    fn constant_axis(&self, name: &str) -> Option<i64> {
+    pub(super) fn constant_axis(&self, name: &str) -> Option<i64> {
         let axes = &self.task.definition.axes;
         axes.iter()
             .find(|(axis, _)| axis.to_uppercase() == name)?
@@ -161,6 +199,66 @@ impl<'a> Subject<'a> {
                 }
             })
     }
+}
+
+/// The names of namespace-scope constants that a parameter or a local variable has too.
+fn shadowed_constants<'a>(syntax: &Syntax<'a>) -> HashSet<&'a str> {
+    let outer: HashSet<_> = children(syntax.root())
+        .filter(|node| node.kind() == "declaration")
+        .flat_map(|node| declared_names(syntax, node))
+        .collect();
+    let mut shadowed = HashSet::new();
+    for function in syntax.functions() {
+        let declaring = descendants(function.node)
+            .filter(|node| matches!(node.kind(), "declaration" | "parameter_declaration"));
+        shadowed.extend(
+            declaring
+                .flat_map(|node| declared_names(syntax, node))
+                .filter(|name| outer.contains(name)),
+        );
+    }
+    shadowed
+}
+
+/// The names of variables at namespace scope without `const` or `constexpr`.
+fn global_variables<'a>(syntax: &Syntax<'a>) -> HashSet<&'a str> {
+    let mut globals = HashSet::new();
+    let mut walk = descendants(syntax.root());
+    while let Some(node) = walk.next() {
+        match node.kind() {
+            "function_definition" | "comment" | "field_declaration_list" => walk.skip_children(),
+            "declaration" => {
+                let is_constant = children(node).any(|child| {
+                    matches!(syntax.text(child), "const" | "constexpr" | "__constant__")
+                });
+                if !is_constant {
+                    globals.extend(declared_names(syntax, node));
+                }
+                walk.skip_children();
+            }
+            _ => {}
+        }
+    }
+    globals
+}
+
+/// The names that a declaration or parameter declares.
+fn declared_names<'a>(syntax: &Syntax<'a>, declaration: Node<'_>) -> Vec<&'a str> {
+    let mut cursor = declaration.walk();
+    declaration
+        .children_by_field_name("declarator", &mut cursor)
+        .filter_map(|declarator| {
+            let mut at = declarator;
+            while at.kind() != "identifier" {
+                at = at.child_by_field_name("declarator").or_else(|| {
+                    children(at).find(|child| {
+                        child.kind() == "identifier" || child.kind().ends_with("declarator")
+                    })
+                })?;
+            }
+            Some(syntax.text(at))
+        })
+        .collect()
 }
 
 /// Every combination of the tunables' values; empty above `MAX_POINTS`.

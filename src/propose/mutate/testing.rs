@@ -1,8 +1,8 @@
 //! Shared by the tests of transformations: a small kernel around a given body, and the lines that a transformation changes.
 
-use super::identity::kernel_identity;
 use super::subject::Subject;
 use super::transformation::Transformation;
+use crate::propose::child_check::ParentNames;
 use crate::task::{Task, TaskFiles};
 
 /// A body that adds a row of `x` and its first row.
@@ -53,8 +53,10 @@ pub(super) fn changes_in_source(
         .unwrap_or_else(|| panic!("no site `{label}` in {sites:?}"));
     let child = site.edits.apply(source).expect("edits do not overlap");
     assert!(
-        kernel_identity(&child, &task).is_some(),
-        "not a kernel:\n{child}"
+        ParentNames::of(&subject.syntax)
+            .child(&site.edits, None, &task)
+            .is_some(),
+        "not a valid child:\n{child}"
     );
     let (before, after): (Vec<_>, Vec<_>) = (source.lines().collect(), child.lines().collect());
     let head = before

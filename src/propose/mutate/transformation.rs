@@ -13,6 +13,12 @@ pub(crate) trait Transformation: Sync {
     /// Every site where the transformation applies, with the edits that it makes there.
     fn sites(&self, subject: &Subject<'_>) -> Vec<RewriteSite>;
 
+    /// Why a child may give another result than its parent, for reports: `rounds differently`. `None` if it gives the same, up
+    /// to what a compiler may do with either.
+    fn caveat(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How early the children of this transformation are tried, relative to the others. All its sites share the weight.
     /// Transformations with the largest gains have a weight above 1.
     fn weight(&self) -> f64 {

@@ -7,12 +7,14 @@ use tree_sitter::Node;
 use super::functions::is_float_function;
 use super::nodes::operator_of;
 use super::scope::{MAX_DEPTH, Scope};
-use crate::kernel::syntax::{descendants, named_children};
+use crate::kernel::syntax::{
+    FunctionNode, builtin_type_bytes, children, descendants, named_children,
+};
 
 impl<'t, 'a> Scope<'t, 'a> {
     /// The type of an expression without qualifiers; `None` if it is unknown, a pointer or an array.
     pub(super) fn type_of(&self, node: Node<'t>) -> Option<&'a str> {
-        self.type_at_depth(node, 0)
+        self.type_at_depth(node, 0).filter(|name| !name.is_empty())
     }
 
     fn type_at_depth(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
@@ -21,7 +23,7 @@ impl<'t, 'a> Scope<'t, 'a> {
         }
         let of = |field: &str| self.type_at_depth(node.child_by_field_name(field)?, depth + 1);
         match node.kind() {
-            "number_literal" => Some(literal_type(self.text(node))),
+            "number_literal" => literal_type(self.text(node)),
             "true" | "false" => Some("bool"),
             "identifier" => self.name_type(node, depth),
             "subscript_expression" => {
@@ -35,13 +37,21 @@ impl<'t, 'a> Scope<'t, 'a> {
             }
             "unary_expression" => match operator_of(node) {
                 "!" => Some("bool"),
-                _ => of("argument"),
+                _ => promoted(of("argument")?),
             },
             "binary_expression" => match operator_of(node) {
                 "<" | "<=" | ">" | ">=" | "==" | "!=" | "&&" | "||" => Some("bool"),
+                "<<" | ">>" => promoted(of("left")?),
                 _ => arithmetic_type(of("left")?, of("right")?),
             },
-            "conditional_expression" => arithmetic_type(of("consequence")?, of("alternative")?),
+            "conditional_expression" => {
+                let (first, second) = (of("consequence")?, of("alternative")?);
+                if first == second {
+                    Some(first)
+                } else {
+                    arithmetic_type(first, second)
+                }
+            }
             "assignment_expression" => of("left"),
             "update_expression" => of("argument"),
             _ => None,
@@ -59,12 +69,25 @@ impl<'t, 'a> Scope<'t, 'a> {
                 }
             }
             Some(_) => None,
-            None => self
-                .subject
-                .is_named_constant(self.text(identifier))
-                .then_some("int")
-                .or_else(|| self.subject.constant_value(identifier).map(|_| "int")),
+            None => self.constant_type(identifier),
         }
+    }
+
+    /// The type of a tunable, an axis or a constant of the file.
+    fn constant_type(&self, identifier: Node<'t>) -> Option<&'a str> {
+        let name = self.text(identifier);
+        if self.subject.is_named_constant(name) {
+            return Some("int");
+        }
+        self.subject.constant_value(identifier)?;
+        // A name without a declaration at namespace scope is a macro or an enumerator.
+        let declaration = children(self.subject.syntax.root())
+            .filter(|node| node.kind() == "declaration")
+            .find(|node| descendants(*node).any(|inner| self.text(inner) == name));
+        declaration
+            .and_then(|node| node.child_by_field_name("type"))
+            .map(|type_node| self.text(type_node))
+            .filter(|type_name| RANKS.contains(type_name))
     }
 
     /// The type of `a.b` or `a->b`.
@@ -103,6 +126,8 @@ impl<'t, 'a> Scope<'t, 'a> {
             })
             .and_then(|member| member.child_by_field_name("type"))
             .map(|type_node| self.text(type_node))
+            // Another type may be a parameter of a template.
+            .filter(|type_name| builtin_type_bytes(type_name).is_some())
     }
 
     fn call_type(&self, node: Node<'t>, depth: usize) -> Option<&'a str> {
@@ -121,20 +146,12 @@ impl<'t, 'a> Scope<'t, 'a> {
             _ => {}
         }
         let name = self.text(function);
-        let defined = self
-            .subject
-            .functions()
-            .into_iter()
-            .find(|defined| self.subject.syntax.function_name(defined) == name);
-        if let Some(defined) = defined {
-            let returns_plain_value = defined
-                .node
-                .child_by_field_name("declarator")
-                .is_some_and(|declarator| declarator.kind() == "function_declarator");
-            let type_node = defined.node.child_by_field_name("type");
-            return type_node
-                .filter(|_| returns_plain_value)
-                .map(|type_node| self.text(type_node));
+        let functions = self.subject.functions();
+        let mut defined = functions
+            .iter()
+            .filter(|defined| self.subject.syntax.function_name(defined) == name);
+        if let Some(first) = defined.next() {
+            return self.return_type(first).filter(|_| defined.next().is_none());
         }
         match name {
             "__ldg" | "__ldcs" | "__ldcg" | "__ldca" => {
@@ -145,9 +162,34 @@ impl<'t, 'a> Scope<'t, 'a> {
                     self.element_type(argument, depth + 1)
                 }
             }
-            "max" | "min" | "abs" => self.type_at_depth(*arguments.first()?, depth + 1),
+            "abs" => promoted(self.type_at_depth(*arguments.first()?, depth + 1)?),
+            "max" | "min" => {
+                let [first, second] = arguments[..] else {
+                    return None;
+                };
+                arithmetic_type(
+                    self.type_at_depth(first, depth + 1)?,
+                    self.type_at_depth(second, depth + 1)?,
+                )
+            }
             _ => library_function_type(name),
         }
+    }
+
+    /// The type of the values that a function of the file returns, if it is neither a pointer, a reference nor a template's.
+    fn return_type(&self, function: &FunctionNode<'_>) -> Option<&'a str> {
+        let returns_plain_value = function
+            .node
+            .child_by_field_name("declarator")
+            .is_some_and(|declarator| declarator.kind() == "function_declarator");
+        let is_template = function
+            .node
+            .parent()
+            .is_some_and(|parent| parent.kind() == "template_declaration");
+        let type_node = function.node.child_by_field_name("type")?;
+        let type_name = self.text(type_node);
+        (returns_plain_value && !is_template && !matches!(type_name, "auto" | "void"))
+            .then_some(type_name)
     }
 
     /// The type of an element that a pointer or an array leads to in one step.
@@ -159,8 +201,8 @@ impl<'t, 'a> Scope<'t, 'a> {
             "identifier" => {
                 let declaration = self.lookup_node(node)?;
                 (declaration.pointer_depth + declaration.array_sizes.len() == 1
-                    && declaration.type_name != "auto")
-                    .then_some(declaration.type_name)
+                    && !matches!(declaration.type_name, "auto" | ""))
+                .then_some(declaration.type_name)
             }
             "subscript_expression" => {
                 // A row of a two-dimensional array.
@@ -229,56 +271,98 @@ fn library_function_type(name: &str) -> Option<&'static str> {
     }
 }
 
-fn literal_type(text: &str) -> &'static str {
+/// The type of a number; `None` if it depends on the number's size.
+fn literal_type(text: &str) -> Option<&'static str> {
     let text = text.trim_start_matches(['-', '+']);
-    if text.starts_with("0x") || text.starts_with("0X") {
-        return if text.ends_with(['u', 'U']) {
-            "unsigned"
-        } else {
-            "int"
-        };
-    }
-    if text.contains(['.', 'e', 'E']) {
-        return if text.ends_with(['f', 'F']) {
+    let is_hexadecimal = text.starts_with("0x") || text.starts_with("0X");
+    let is_fraction = if is_hexadecimal {
+        text.contains(['p', 'P'])
+    } else {
+        text.contains(['.', 'e', 'E'])
+    };
+    if is_fraction {
+        return Some(if text.ends_with(['f', 'F']) {
             "float"
         } else {
             "double"
-        };
+        });
     }
-    match text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '\'') {
-        "" => "int",
-        "u" | "U" => "unsigned",
-        _ => "long long",
+    let is_digit = |letter: char| {
+        letter == '\''
+            || letter.is_ascii_digit()
+            || is_hexadecimal && (letter.is_ascii_hexdigit() || matches!(letter, 'x' | 'X'))
+    };
+    let digits = text.trim_end_matches(|letter| !is_digit(letter));
+    let is_short = digits.len() < 10;
+    match &text[digits.len()..] {
+        "" if is_short => Some("int"),
+        "u" | "U" if is_short => Some("unsigned"),
+        "ll" | "LL" => Some("long long"),
+        _ => None,
     }
+}
+
+/// Integer types that arithmetic turns into `int`.
+const SMALL_INTEGERS: [&str; 11] = [
+    "bool",
+    "char",
+    "signed char",
+    "unsigned char",
+    "short",
+    "unsigned short",
+    "int8_t",
+    "uint8_t",
+    "int16_t",
+    "uint16_t",
+    "int32_t",
+];
+
+/// From the lowest rank to the highest.
+const RANKS: [&str; 8] = [
+    "int",
+    "unsigned",
+    "unsigned int",
+    "long long",
+    "size_t",
+    "unsigned long long",
+    "float",
+    "double",
+];
+
+/// Other types whose arithmetic gives the same type.
+const CLOSED_TYPES: [&str; 12] = [
+    "long",
+    "unsigned long",
+    "int64_t",
+    "uint32_t",
+    "uint64_t",
+    "__half",
+    "half",
+    "__half2",
+    "half2",
+    "__nv_bfloat16",
+    "__nv_bfloat162",
+    "nv_bfloat16",
+];
+
+/// The type of an operand after C++'s promotion of small integers; `None` if the type is unknown.
+fn promoted(name: &str) -> Option<&str> {
+    if SMALL_INTEGERS.contains(&name) {
+        return Some("int");
+    }
+    (RANKS.contains(&name) || CLOSED_TYPES.contains(&name)).then_some(name)
 }
 
 /// The type of an arithmetic operation on two types, after C++'s promotions and conversions.
 fn arithmetic_type<'a>(left: &'a str, right: &'a str) -> Option<&'a str> {
-    /// From the lowest rank to the highest.
-    const RANKS: [&str; 10] = [
-        "bool",
-        "char",
-        "short",
-        "int",
-        "unsigned",
-        "unsigned int",
-        "long long",
-        "size_t",
-        "float",
-        "double",
-    ];
+    let (left, right) = (promoted(left)?, promoted(right)?);
     if left == right {
-        return Some(if matches!(left, "bool" | "char" | "short") {
-            "int"
-        } else {
-            left
-        });
+        return Some(left);
     }
     let rank = |name: &str| RANKS.iter().position(|other| *other == name);
-    let (first, second) = (rank(left)?, rank(right)?);
-    Some(match first.max(second) {
-        0..=3 => "int",
-        _ if first > second => left,
-        _ => right,
+    Some(if rank(left)? > rank(right)? {
+        left
+    } else {
+        right
     })
 }

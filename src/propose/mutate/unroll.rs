@@ -2,12 +2,11 @@
 
 use tree_sitter::Node;
 
-use super::loops::{CountingLoop, unroll_pragma_before};
+use super::loops::{CountingLoop, has_other_pragma, unroll_pragma_before};
 use super::scope::Scope;
 use super::subject::Subject;
 use super::transformation::{RewriteSite, Transformation};
 use crate::kernel::syntax::{descendants, line_of};
-use crate::propose::code_layout::line_start;
 use crate::propose::source_edits::SourceEdits;
 
 /// Changes how far the compiler unrolls a loop.
@@ -40,7 +39,9 @@ impl Transformation for Unroll {
         for function in subject.functions() {
             let scope = Scope::new(subject, function);
             for node in descendants(function.body).filter(|node| {
-                node.kind() == "for_statement" && node.descendant_count() <= MAX_LOOP_NODES
+                node.kind() == "for_statement"
+                    && node.descendant_count() <= MAX_LOOP_NODES
+                    && can_have_pragma(&scope, *node)
             }) {
                 let pragma = unroll_pragma_before(&scope, node);
                 let now = pragma.map(|pragma| subject.text(pragma).trim());
@@ -54,6 +55,18 @@ impl Transformation for Unroll {
         }
         sites
     }
+}
+
+/// Whether a pragma can be put before a loop: it is a statement of a block, or the whole body of another loop, and has no other
+/// pragma.
+fn can_have_pragma<'t>(scope: &Scope<'t, '_>, node: Node<'t>) -> bool {
+    let is_own_statement = node.parent().is_some_and(|parent| {
+        matches!(
+            parent.kind(),
+            "compound_statement" | "for_statement" | "while_statement"
+        )
+    });
+    is_own_statement && !has_other_pragma(scope, node)
 }
 
 /// The pragmas to try; `None` removes the pragma.
@@ -91,7 +104,7 @@ fn set_pragma<'t>(
     let mut edits = SourceEdits::new();
     match pragma {
         Some(pragma) => edits.replace(pragma.byte_range(), text),
-        None => edits.insert(line_start(scope.subject.source(), node.start_byte()), text),
+        None => edits.insert_lines(scope.subject.source(), node.start_byte(), &text),
     };
     let factor = wanted.map(|wanted| wanted.trim_start_matches("#pragma unroll").trim());
     let label = match factor {

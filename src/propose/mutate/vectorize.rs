@@ -75,7 +75,7 @@ impl Transformation for Vectorize {
 
 fn can_be_widened(scope: &Scope<'_, '_>, counting_loop: &CountingLoop<'_, '_>) -> bool {
     let effects = Effects::of(scope, counting_loop.body);
-    counting_loop.is_in_block()
+    counting_loop.is_in_block(scope)
         && is_innermost(counting_loop.body)
         && counting_loop.step_text(scope) == "1"
         && counting_loop.body.descendant_count() <= MAX_BODY_NODES

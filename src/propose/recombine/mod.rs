@@ -5,18 +5,18 @@
 
 use std::collections::HashSet;
 
-use super::mutate::{kernel_identity, source_identity};
+use super::child_check::ParentNames;
+use super::identity::source_identity;
 use super::proposal::Proposal;
 use super::source_edits::SourceEdits;
 use crate::base::{Digest, RandomStream};
+use crate::kernel::syntax::Syntax;
 use crate::task::Task;
 
 mod differences;
-mod names;
 mod runs;
 
 use differences::{ParentDifference, parent_differences};
-use names::declares_every_name_once;
 
 /// The most differences that one child takes over. All of them would give roughly the other parent.
 const MAX_COMBINED: usize = 3;
@@ -38,7 +38,9 @@ pub(super) fn recombine(
     task: &Task,
     attempt: u64,
 ) -> Result<Proposal, String> {
-    let sides = [(first, second, "first"), (second, first, "second")];
+    let parsed = [Syntax::parse(first), Syntax::parse(second)];
+    let names = parsed.each_ref().map(ParentNames::of);
+    let sides = ["first", "second"];
     let differences = [
         parent_differences(first, second, task),
         parent_differences(second, first, task),
@@ -47,7 +49,6 @@ pub(super) fn recombine(
     let mut seen = HashSet::from([source_identity(first), source_identity(second)]);
     let mut skipped = attempt;
     for Combination { parent, chosen } in combinations(&differences, seed) {
-        let (base, other, name) = sides[parent];
         let chosen: Vec<_> = chosen
             .iter()
             .map(|index| &differences[parent][*index])
@@ -56,23 +57,18 @@ pub(super) fn recombine(
             edits.merged_with(&difference.edits)
         });
         // Differences may overlap: then there is no child.
-        let Some(child) = edits.apply(base) else {
+        let child = names[parent].child(&edits, Some(&names[1 - parent]), task);
+        let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
             continue;
         };
-        let is_new = kernel_identity(&child, task).is_some_and(|identity| {
-            declares_every_name_once(&child, base, other) && seen.insert(identity)
-        });
-        if !is_new {
-            continue;
-        }
         if skipped == 0 {
             let labels: Vec<_> = chosen
                 .iter()
                 .map(|difference| difference.label.as_str())
                 .collect();
             return Ok(Proposal {
-                source: child,
-                detail: format!("{name} parent with {}", labels.join(", ")),
+                source: child.source,
+                detail: format!("{} parent with {}", sides[parent], labels.join(", ")),
             });
         }
         skipped -= 1;

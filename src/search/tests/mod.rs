@@ -1,6 +1,7 @@
 //! Tests of the search against scripted proposers and verdicts, with steps in flight that finish in any order.
 
 mod order;
+mod retire;
 mod steps;
 mod tune;
 

@@ -3,23 +3,15 @@
 //! Comments in the code and white space do not count.
 
 use crate::base::Digest;
-use crate::kernel::Kernel;
 use crate::kernel::syntax::Syntax;
-use crate::task::Task;
 
 /// The identity of any text.
-pub(in crate::propose) fn source_identity(source: &str) -> Digest {
+pub(super) fn source_identity(source: &str) -> Digest {
     syntax_identity(&Syntax::parse(source))
 }
 
-/// The identity of a kernel of the task; `None` if the header does not fit the task or the code has syntax errors.
-pub(in crate::propose) fn kernel_identity(source: &str, task: &Task) -> Option<Digest> {
-    let syntax = Syntax::parse(source);
-    let is_kernel = syntax.is_sound() && Kernel::parse(source, &task.definition).is_ok();
-    is_kernel.then(|| syntax_identity(&syntax))
-}
-
-fn syntax_identity(syntax: &Syntax<'_>) -> Digest {
+/// The identity of a parsed source.
+pub(super) fn syntax_identity(syntax: &Syntax<'_>) -> Digest {
     let source = syntax.source();
     let header = source.split("*/").next().unwrap_or_default();
     let joined = |lexemes: Vec<&str>| lexemes.join(" ");
