@@ -2,6 +2,10 @@
 
 use crate::verdict::{Evidence, Status};
 
+/// Why a `<<<…>>>` in a source is rejected.
+pub(super) const NESTED_LAUNCH: &str =
+    "a kernel must not launch another: list the launches in the header";
+
 /// Why a kernel does not run on this device: `unsupported`, `compile_error`, `compile_timeout`, `launch_error`, a fault, ….
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {

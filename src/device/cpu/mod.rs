@@ -7,13 +7,19 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 mod access_sites;
+mod arch_branches;
 mod bound_kernel;
+mod checked_source;
 mod compiler;
 mod compiler_flags;
 mod compiler_runner;
 mod control_page;
 mod diagnostics;
+mod directives;
+mod expansion;
+mod explain;
 mod faults;
+mod headers;
 mod input_cache;
 mod layout;
 mod limits;
@@ -29,8 +35,10 @@ mod source;
 mod source_checks;
 #[doc(hidden)]
 pub mod texts;
+mod thread_locals;
 mod toolchain;
 mod wait_loops;
+mod words;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
 pub use compiler::{HostCompiler, find_compiler};
@@ -179,12 +187,17 @@ fn compile_unit(
     unit: &TranslationUnit,
     build: Build,
 ) -> anyhow::Result<Compiled> {
-    if let Some(refusal) = source_checks::refuse_unit(unit) {
+    if let Some(refusal) = source_checks::refuse_arguments(unit) {
         return Ok(Compiled::Refused(refusal));
     }
+    let checked = source_checks::check_source(&unit.source);
     toolchain.build(&toolchain::CompileTask {
-        kernel: &unit.source,
-        text: &source::generate_cpp(unit),
+        text: &source::generate_cpp(unit, &checked),
+        source: explain::FailedSource {
+            source: &unit.source,
+            tunables: &unit.macros,
+            checked: &checked,
+        },
         build,
         fast_math: unit.fast_math,
     })

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use anyhow::Context;
 use indexmap::IndexMap;
 
 use super::compiler::{HostCompiler, find_compiler, processor_description, search_folders};
@@ -15,6 +16,8 @@ use super::compiler_runner::{
     CompilerOutcome, CompilerRunner, LinkTask, TIME_LIMIT, is_disk_full, no_space_error,
 };
 use super::diagnostics::{KERNEL_FILE, compile_error};
+use super::expansion::{check_expansion, without_own_words};
+use super::explain::{FailedSource, explain};
 use super::runtime_build::{self, build_runtime, visit_sources};
 use crate::base::{Digest, temporary};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
@@ -37,10 +40,10 @@ pub(super) struct Toolchain {
 
 /// A translation unit to compile.
 pub(super) struct CompileTask<'a> {
-    /// The kernel file, which the compiler quotes in its messages.
-    pub(super) kernel: &'a str,
-    /// The C++ text made from it, which the compiler compiles.
+    /// The C++ text made from the kernel file, which the compiler compiles.
     pub(super) text: &'a str,
+    /// The kernel file, which the compiler quotes in its messages, and what explains its errors.
+    pub(super) source: FailedSource<'a>,
     pub(super) build: Build,
     pub(super) fast_math: bool,
 }
@@ -148,8 +151,13 @@ impl Toolchain {
 
     /// Makes `program` in a folder. Returns the compiler's or linker's refusal, if any.
     fn compile_in(&self, folder: &Path, task: &CompileTask<'_>) -> anyhow::Result<Option<Refusal>> {
-        for (name, text) in [(KERNEL_FILE, task.kernel), ("unit.cpp", task.text)] {
+        for (name, text) in [(KERNEL_FILE, task.source.source), ("unit.cpp", task.text)] {
             std::fs::write(folder.join(name), text).map_err(|error| no_space_error(&error))?;
+        }
+        if task.source.checked.joins_tokens
+            && let Some(refusal) = self.check_joined_tokens(folder, task)?
+        {
+            return Ok(Some(refusal));
         }
         let mut command = self.runner.command(&self.runtime, folder);
         command
@@ -158,7 +166,7 @@ impl Toolchain {
         match self.runner.run(command, &self.runtime, folder)? {
             CompilerOutcome::Succeeded => {}
             CompilerOutcome::Failed(log) => {
-                return refusal_unless_disk_full(&log, folder).map(Some);
+                return refusal_unless_disk_full(&log, folder, task).map(Some);
             }
             CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
         }
@@ -174,11 +182,37 @@ impl Toolchain {
         );
         match self.runner.run(link, &self.runtime, folder)? {
             CompilerOutcome::Succeeded => Ok(None),
-            CompilerOutcome::Failed(log) => refusal_unless_disk_full(&log, folder).map(Some),
+            CompilerOutcome::Failed(log) => refusal_unless_disk_full(&log, folder, task).map(Some),
             CompilerOutcome::TimedOut => {
                 anyhow::bail!("the linker took more than {} s", TIME_LIMIT.as_secs())
             }
         }
+    }
+
+    /// Runs the preprocessor on a source that joins tokens, and checks the result. Takes about 20 ms.
+    fn check_joined_tokens(
+        &self,
+        folder: &Path,
+        task: &CompileTask<'_>,
+    ) -> anyhow::Result<Option<Refusal>> {
+        let text = without_own_words(task.text);
+        std::fs::write(folder.join("joined.cpp"), text).map_err(|error| no_space_error(&error))?;
+        let mut command = self.runner.command(&self.runtime, folder);
+        command.args(compile_flags(task.build, task.fast_math));
+        if !self.compiler.version.contains("clang") {
+            // Without it, gcc reads the headers instead of the precompiled ones.
+            command.arg("-fpch-preprocess");
+        }
+        command.args(["-E", "joined.cpp", "-o", "joined.ii"]);
+        match self.runner.run(command, &self.runtime, folder)? {
+            CompilerOutcome::Succeeded => {}
+            // The compiler will report the same error.
+            CompilerOutcome::Failed(_) => return Ok(None),
+            CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
+        }
+        let expanded = std::fs::read(folder.join("joined.ii"))
+            .context("failed to read a preprocessed kernel")?;
+        Ok(check_expansion(&String::from_utf8_lossy(&expanded)))
     }
 
     /// Copies a program to the file system of the cache, then renames it in one step.
@@ -227,7 +261,11 @@ fn compile_timeout() -> Refusal {
 }
 
 /// The refusal for a failed compilation. A full disk is an error instead, because the kernel is not at fault.
-fn refusal_unless_disk_full(log: &str, folder: &Path) -> anyhow::Result<Refusal> {
+fn refusal_unless_disk_full(
+    log: &str,
+    folder: &Path,
+    task: &CompileTask<'_>,
+) -> anyhow::Result<Refusal> {
     let names_kernel = |line: &str| line.starts_with(KERNEL_FILE);
     let reports_full_disk =
         |line: &str| !names_kernel(line) && line.contains("No space left on device");
@@ -236,11 +274,12 @@ fn refusal_unless_disk_full(log: &str, folder: &Path) -> anyhow::Result<Refusal>
     if log.lines().any(reports_full_disk) || is_silent {
         return Err(no_space_error(&"no space left on device").into());
     }
-    Ok(compile_error(log))
+    Ok(explain(&task.source, log).unwrap_or_else(|| compile_error(log)))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::checked_source::CheckedSource;
     use super::*;
 
     fn build(toolchain: &Toolchain, comment: &str) -> Compiled {
@@ -248,8 +287,12 @@ mod tests {
             "#include \"kforge_cuda.h\"\n// {comment}\nKFORGE_ENTRIES_BEGIN\n{{nullptr, 0}},\nKFORGE_ENTRIES_END\n"
         );
         let task = CompileTask {
-            kernel: "",
             text: &text,
+            source: FailedSource {
+                source: "",
+                tunables: &[],
+                checked: &CheckedSource::default(),
+            },
             build: Build::Fast,
             fast_math: false,
         };
