@@ -21,6 +21,7 @@ mod refusal;
 mod sandbox;
 mod source_edits;
 mod standard_headers;
+mod thread_locals;
 mod watchdog;
 
 pub use bound_kernel::{

@@ -3,7 +3,6 @@
 //! The compiler's preprocessor decides what is present: a directive that is refused becomes an `#error` with a number, which does
 //! nothing in a group that is left out. Every edit keeps the number of lines. Uses the lexer; compiles nothing.
 
-use std::fmt::Write;
 use std::ops::Range;
 
 use super::refusal::Refusal;
@@ -42,11 +41,14 @@ impl SourceEdits {
 
     /// Refuses a directive if the compiler reaches it.
     pub(super) fn refuse(&mut self, source: &str, range: Range<usize>, refusal: Refusal) {
-        let mut marker = format!("#error {MARKER}");
-        // Writing to a String cannot fail.
-        let _ = write!(marker, "{}", self.refusals.len());
+        let marker = self.add_refusal(refusal);
+        self.replace(source, range, format!("#error {marker}"));
+    }
+
+    /// Adds a refusal. Returns the text by which [`Self::reached`] recognises it in a compiler's output.
+    pub(super) fn add_refusal(&mut self, refusal: Refusal) -> String {
         self.refusals.push(refusal);
-        self.replace(source, range, marker);
+        format!("{MARKER}{}", self.refusals.len() - 1)
     }
 
     /// The source with all edits. Of edits that overlap, the first is made.
@@ -71,16 +73,35 @@ impl SourceEdits {
         &self.refusals
     }
 
-    /// The first refusal that a compiler reached, from its output.
+    /// The first refusal whose `#error` a compiler reached, from its output.
     pub(super) fn reached(&self, log: &str) -> Option<&Refusal> {
         let errors = log.lines().filter(|line| !line.starts_with(' '));
-        let mut numbers = errors.filter_map(|line| {
-            let (_, rest) = line.split_once("error")?.1.split_once(MARKER)?;
+        let mut errors = errors.filter_map(|line| Some(line.split_once("error")?.1));
+        errors.find_map(|error| self.marked(error))
+    }
+
+    /// The first refusal whose text is in the compiled code.
+    pub(super) fn marked(&self, code: &str) -> Option<&Refusal> {
+        let mut numbers = code.split(MARKER).skip(1).filter_map(|rest| {
             let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
             digits.parse::<usize>().ok()
         });
         numbers.find_map(|number| self.refusals.get(number))
     }
+}
+
+/// Reasons that both devices give.
+pub(super) const NO_HEADER_NAME: &str = "`#include` needs the name of a header in `<…>`";
+pub(super) const ONLY_INCLUDE: &str = "only `#include <…>` of CUDA headers is accepted";
+
+/// Why a header that no device knows is refused.
+pub(super) fn unknown_header(name: &str) -> String {
+    if leaves_folder(name) {
+        return format!("`{name}` is outside the folders for headers");
+    }
+    format!(
+        "`#include <{name}>`: there is no such header: use headers of CUDA, such as `<cuda_bf16.h>`"
+    )
 }
 
 /// Whether a directive, given behind its `#`, sets line numbers or file names: `#line`, `# 7 "file"`. Generated sources have them.

@@ -16,4 +16,5 @@ mod profiling;
 mod program;
 mod replies;
 mod seeds;
+mod sources;
 mod tune;

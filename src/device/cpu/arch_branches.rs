@@ -10,6 +10,8 @@ use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive, strip
 
 /// The macro that says for which GPU a source is compiled.
 const ARCH: &str = "__CUDA_ARCH__";
+/// The macro that is defined only here.
+const CPU: &str = "KFORGE_CPU";
 /// Words of a branch that only reports that there is no code for a device.
 const STOPS: [&str; 7] = [
     "__trap",
@@ -88,6 +90,11 @@ pub(super) fn choose_fallbacks(source: &str, lexemes: &[Lexeme]) -> HashMap<usiz
     chosen
 }
 
+/// Whether a source has code that only a CPU runs, so that a fault on the CPU may say nothing about a GPU.
+pub(crate) fn has_cpu_code(source: &str) -> bool {
+    source.contains(CPU) || !choose_fallbacks(source, &lex(source)).is_empty()
+}
+
 struct BranchFinder<'a> {
     source: &'a str,
     /// `__CUDA_ARCH__`, and the macros whose values follow from it.
@@ -128,7 +135,7 @@ impl BranchFinder<'_> {
     /// Chooses the branch of a complete group.
     fn choose(&self, group: &[Branch<'_>], chosen: &mut HashMap<usize, &'static str>) {
         let depends = group.iter().any(|branch| self.depends_on_arch(branch));
-        let names_cpu = |branch: &Branch<'_>| branch.condition.contains("KFORGE_CPU");
+        let names_cpu = |branch: &Branch<'_>| branch.condition.contains(CPU);
         if !depends || group.iter().any(names_cpu) {
             return;
         }

@@ -10,7 +10,9 @@ use super::checked_source::CheckedSource;
 use super::headers::{HeaderKind, classify};
 use super::words::{edit_words, is_kept_pragma};
 use crate::device::Refusal;
-use crate::device::source_edits::{has_include_tests, header_name, is_line_marker};
+use crate::device::source_edits::{
+    NO_HEADER_NAME, ONLY_INCLUDE, has_include_tests, header_name, is_line_marker, unknown_header,
+};
 use crate::kernel::lexer::{Lexeme, starts_with_directive, strip_comments};
 use crate::verdict::Status;
 
@@ -30,8 +32,7 @@ pub(super) fn edit_directive(source: &str, lexeme: &Lexeme, checked: &mut Checke
     if is_line_marker(body) {
         checked.edits.remove(source, range);
     } else if ["include_next", "embed", "import"].into_iter().any(is) {
-        let reason = "only `#include <…>` with a CUDA header is accepted";
-        let refusal = Refusal::at_line(Status::Rejected, lexeme.line, reason);
+        let refusal = Refusal::at_line(Status::Rejected, lexeme.line, ONLY_INCLUDE);
         checked.edits.refuse(source, range, refusal);
     } else if is("include") {
         edit_include(source, lexeme, body["include".len()..].trim(), checked);
@@ -60,8 +61,7 @@ fn edit_include(source: &str, lexeme: &Lexeme, operand: &str, checked: &mut Chec
     let range = lexeme.range.clone();
     let refused = |status, reason: String| Refusal::at_line(status, lexeme.line, reason);
     let Some(name) = header_name(operand) else {
-        let reason = "`#include` needs the name of a header in `<…>`".to_owned();
-        let refusal = refused(Status::Rejected, reason);
+        let refusal = refused(Status::Rejected, NO_HEADER_NAME.to_owned());
         checked.edits.refuse(source, range, refusal);
         return;
     };
@@ -78,10 +78,7 @@ fn edit_include(source: &str, lexeme: &Lexeme, operand: &str, checked: &mut Chec
                 .push(refused(Status::Unsupported, reason));
         }
         HeaderKind::Unknown => {
-            let reason = format!(
-                "`#include <{name}>`: there is no such header: use headers of CUDA, such as `<cuda_bf16.h>`"
-            );
-            let refusal = refused(Status::Rejected, reason);
+            let refusal = refused(Status::Rejected, unknown_header(name));
             checked.edits.refuse(source, range, refusal);
         }
     }

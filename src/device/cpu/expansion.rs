@@ -4,10 +4,9 @@
 //! preprocessor on a text from [`without_own_words`].
 
 use super::diagnostics::KERNEL_FILE;
-use super::words::{
-    PTX_WORDS, THREAD_LOCAL_WORDS, is_kept_pragma, ptx_reason, thread_local_reason,
-};
+use super::words::{PTX_WORDS, is_kept_pragma, ptx_reason};
 use crate::device::Refusal;
+use crate::device::thread_locals::{THREAD_LOCAL, THREAD_LOCAL_WORDS};
 use crate::kernel::lexer::{LexemeKind, lex, starts_with_directive};
 use crate::verdict::Status;
 
@@ -43,8 +42,7 @@ pub(super) fn check_expansion(text: &str) -> Option<Refusal> {
                 return Some(Refusal::at_line(Status::Unsupported, line, reason));
             }
             LexemeKind::Identifier if THREAD_LOCAL_WORDS.contains(&word) => {
-                let reason = thread_local_reason(word);
-                return Some(Refusal::at_line(Status::Rejected, line, reason));
+                return Some(Refusal::at_line(Status::Rejected, line, THREAD_LOCAL));
             }
             _ => {}
         }

@@ -35,12 +35,12 @@ mod source;
 mod source_checks;
 #[doc(hidden)]
 pub mod texts;
-mod thread_locals;
 mod toolchain;
 mod wait_loops;
 mod words;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
+pub(crate) use arch_branches::has_cpu_code;
 pub use compiler::{HostCompiler, find_compiler};
 
 use super::{

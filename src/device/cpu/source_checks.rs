@@ -7,10 +7,10 @@
 use super::arch_branches::choose_fallbacks;
 use super::checked_source::CheckedSource;
 use super::directives::edit_directive;
-use super::thread_locals::{Scopes, edit_thread_local};
-use super::words::{THREAD_LOCAL_WORDS, Words};
+use super::words::Words;
 use crate::device::Refusal;
 use crate::device::refusal::NESTED_LAUNCH;
+use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
 use crate::kernel::lexer::{LexemeKind, are_adjacent, lex};
 use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};
 use crate::verdict::Status;
@@ -65,7 +65,12 @@ pub(super) fn check_source(source: &str) -> CheckedSource {
             LexemeKind::Identifier
                 if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
             {
-                edit_thread_local(words, index, &scopes, &mut checked);
+                checked.add_finding("", Status::Rejected, lexeme.line, THREAD_LOCAL);
+                let edit = ThreadLocalEdit {
+                    refusing: format!("::kforge::reached_thread_local({});", lexeme.line),
+                    edits: &mut checked.edits,
+                };
+                scopes.edit_thread_local(source, &lexemes, index, edit);
             }
             LexemeKind::Identifier => words.edit(index, &mut checked),
             LexemeKind::Symbol if is_launch(source, &lexemes[index..]) => {
@@ -100,4 +105,119 @@ fn joins_tokens(source: &str) -> bool {
         .iter()
         .any(|join| source.contains(join))
         || source.match_indices('\\').any(is_split)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first refusal that counts if the compiler reaches its line or fails there.
+    fn possible(source: &str) -> Option<(Status, u32)> {
+        let checked = check_source(source);
+        let lines = checked.text.matches('\n').count();
+        assert_eq!(lines, source.matches('\n').count(), "{}", checked.text);
+        let findings = checked.findings.iter().map(|finding| &finding.refusal);
+        let mut all = (checked.edits.refusals().iter())
+            .chain(&checked.empty_headers)
+            .chain(findings);
+        let first = all.next()?;
+        Some((first.status, first.evidence.line?))
+    }
+
+    #[test]
+    fn possible_refusals_name_status_and_line() {
+        for (source, expected) in [
+            ("// asm\nint assembly;\n", None),
+            (
+                "int x;\nasm volatile(\"nop\");",
+                Some((Status::Unsupported, 2)),
+            ),
+            ("#include <mma.h>", Some((Status::Unsupported, 1))),
+            ("k<<<1, 2>>>();", Some((Status::Rejected, 1))),
+            ("x = 1 << 2 < 3;", None),
+            ("#include \"/etc/passwd\"", Some((Status::Rejected, 1))),
+            ("#include <../x>", Some((Status::Rejected, 1))),
+            (
+                "#include <cuda_bf16.h>\n#pragma unroll 4\n#define LINE 1\n#ifdef X\n#endif",
+                None,
+            ),
+            ("#  include HEADER", Some((Status::Rejected, 1))),
+            ("#/* */include <sys/mman.h>", Some((Status::Rejected, 1))),
+            ("#inc\\\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#inc\\\r\nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#inc\\ \nlude <fcntl.h>", Some((Status::Rejected, 1))),
+            ("#/*\n*/include <fcntl.h>", Some((Status::Rejected, 1))),
+            (
+                "#if 0\n'\n#endif\n#include <fcntl.h>",
+                Some((Status::Rejected, 4)),
+            ),
+            (
+                "#define WAIT(n) \\\n  asm volatile(\"cp.async\")",
+                Some((Status::Unsupported, 2)),
+            ),
+            ("#define asm_free 1 // asm", None),
+            ("#include <cuda/ptx>", Some((Status::Unsupported, 1))),
+            ("#include <cuda/../x>", Some((Status::Rejected, 1))),
+            ("thread_local int x;", Some((Status::Rejected, 1))),
+        ] {
+            assert_eq!(possible(source), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_does_not_reach_the_compiler() {
+        for (source, expected) in [
+            ("asm volatile(\"x\");", "KFORGE_PTX_AT_LINE_1(\"x\");"),
+            (
+                "asm\nvolatile\n(\"x\");",
+                "KFORGE_PTX_AT_LINE_1\n\n(\"x\");",
+            ),
+            (
+                "asm volatile(\"\" ::: \"memory\");",
+                "KFORGE_EMPTY_PTX(\"\" ::: \"memory\");",
+            ),
+            (
+                "#define W(n) __asm__ \\\n  __volatile__(\"x\")",
+                "#define W(n) KFORGE_PTX_AT_LINE_1 \\\n(\"x\")",
+            ),
+            ("#undef asm", "#undef KFORGE_PTX_AT_LINE_1"),
+            ("#define J(x) x##asm", "#define J(x) x##asm"),
+            (
+                "_Pragma(\"unroll 2\") for",
+                "KFORGE_DROPPED_PRAGMA(\"unroll 2\") for",
+            ),
+            ("_Pragma(\"pack(1)\")", "_Pragma(\"pack(1)\")"),
+            ("#pragma GCC optimize(\"O0\")\nint x;", "\nint x;"),
+            ("#pragma unroll 4", "#pragma unroll 4"),
+            (
+                "#line 7\n# 1 \"/usr/include/math.h\" 3\n%: 1 \"a\"\nx",
+                "\n\n\nx",
+            ),
+            (
+                "#if __has_include(<cute/tensor.hpp>) || __has_include(<cmath>)",
+                "#if 0 || 1",
+            ),
+            ("#if __has_include(\"/etc/passwd\")", "#if 0"),
+            ("#include <vector>\n", "\n"),
+            ("thread_local int x;", "kforge_refuses_thread_local int x;"),
+        ] {
+            assert_eq!(check_source(source).text, expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn joined_words_need_a_preprocessor() {
+        for source in [
+            "a##b",
+            "a%:%:b",
+            "as\\\nm(\"x\")",
+            "a??/",
+            "thread\\ \n_local",
+        ] {
+            assert!(joins_tokens(source), "{source}");
+        }
+        for source in ["#define A(x) \\\n  x", "a \\\nb", "# a", "x\\n"] {
+            assert!(!joins_tokens(source), "{source}");
+        }
+    }
 }

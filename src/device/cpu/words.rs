@@ -5,11 +5,11 @@
 //! in a function that nothing calls. The compiler decides about everything else.
 
 use super::checked_source::CheckedSource;
+use crate::device::thread_locals::{THREAD_LOCAL, THREAD_LOCAL_WORDS};
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive};
 use crate::verdict::Status;
 
 pub(super) const PTX_WORDS: [&str; 3] = ["asm", "__asm", "__asm__"];
-pub(super) const THREAD_LOCAL_WORDS: [&str; 3] = ["thread_local", "__thread", "_Thread_local"];
 /// Words that may follow `asm`.
 const PTX_QUALIFIERS: [&str; 6] = [
     "volatile",
@@ -78,6 +78,8 @@ pub(super) fn edit_words(source: &str, directive: &Lexeme, checked: &mut Checked
     // Behind the `#`, so that the rest is read as code.
     let start = directive.range.start + 1;
     let mut lexemes = lex(&source[start..directive.range.end]);
+    // What continues a line is not part of the code.
+    lexemes.retain(|lexeme| &source[start..][lexeme.range.clone()] != "\\");
     for lexeme in &mut lexemes {
         lexeme.range = lexeme.range.start + start..lexeme.range.end + start;
         lexeme.line += directive.line - 1;
@@ -92,11 +94,7 @@ pub(super) fn edit_words(source: &str, directive: &Lexeme, checked: &mut Checked
     }
 }
 
-/// The text for a reached `thread_local`, and for the one that the compiler refuses.
-pub(super) fn thread_local_reason(word: &str) -> String {
-    format!("`{word}` is not CUDA: a thread's own variables are its local variables")
-}
-
+/// Why inline PTX is not supported.
 pub(super) fn ptx_reason(word: &str) -> String {
     format!("`{word}`: inline PTX cannot run on a CPU (`#ifdef KFORGE_CPU` selects other code)")
 }
@@ -127,8 +125,8 @@ impl Words<'_> {
         } else if word == "_Pragma" {
             self.edit_pragma(index, checked);
         } else if THREAD_LOCAL_WORDS.contains(&word.as_str()) {
-            let reason = thread_local_reason(&word);
-            checked.add_finding(REFUSED_THREAD_LOCAL, Status::Rejected, lexeme.line, reason);
+            let (status, line) = (Status::Rejected, lexeme.line);
+            checked.add_finding(REFUSED_THREAD_LOCAL, status, line, THREAD_LOCAL);
             self.replace(index..index + 1, REFUSED_THREAD_LOCAL, checked);
         } else if let Some((_, what)) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word) {
             let reason = format!("`{word}`: {what} cannot run on a CPU");

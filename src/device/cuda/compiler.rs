@@ -193,6 +193,9 @@ impl Compiler {
             }
         };
         let ptx = String::from_utf8_lossy(&response.ptx);
+        if let Some(refusal) = checked.edits.marked(&ptx) {
+            return Err(refusal.clone().into());
+        }
         code_checks::check_ptx(&ptx, unit, &response.names)?;
         let features = ptx::count_features(&ptx, &response.log);
         Ok(self.cubins.save(&key, &response, features, started)?)

@@ -8,17 +8,15 @@ use super::headers::is_standard_header;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::device::refusal::{NESTED_LAUNCH, Refusal};
 use crate::device::source_edits::{
-    SourceEdits, has_include_tests, header_name, is_line_marker, leaves_folder,
+    NO_HEADER_NAME, ONLY_INCLUDE, SourceEdits, has_include_tests, header_name, is_line_marker,
+    leaves_folder, unknown_header,
 };
+use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
 use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Evidence, Status};
-
-/// Why a `thread_local` variable is rejected.
-const THREAD_LOCAL: &str =
-    "`thread_local` is not CUDA: a thread's own variables are its local variables";
 
 /// Prefixes of headers that a machine may lack, and the library or package of each.
 const OPTIONAL_HEADERS: &[(&str, &str)] = &[
@@ -45,10 +43,24 @@ pub(super) fn check_source(
     source: &str,
     is_known: &dyn Fn(&str) -> bool,
 ) -> Result<CheckedSource, Refusal> {
+    let lexemes = lex(source);
+    let mut scopes = Scopes::default();
     let mut edits = SourceEdits::default();
-    for lexeme in &lex(source) {
+    for (index, lexeme) in lexemes.iter().enumerate() {
         let text = &source[lexeme.range.clone()];
+        scopes.read(source, &lexemes, index);
         match lexeme.kind {
+            LexemeKind::Identifier
+                if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
+            {
+                // A comment in the PTX of every function that is called.
+                let marker = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
+                let edit = ThreadLocalEdit {
+                    refusing: format!("asm volatile(\"// {marker}\");"),
+                    edits: &mut edits,
+                };
+                scopes.edit_thread_local(source, &lexemes, index, edit);
+            }
             LexemeKind::Directive => edit_directive(source, lexeme, is_known, &mut edits),
             LexemeKind::Literal if text.contains(".include") => {
                 return Err(rejected(lexeme.line, "PTX may not include files"));
@@ -145,15 +157,11 @@ fn edit_directive(
     if is_line_marker(body) {
         edits.remove(source, range);
     } else if ["include_next", "embed", "import"].into_iter().any(is) {
-        let reason = "only `#include <…>` of CUDA headers is accepted";
-        edits.refuse(source, range, rejected(line, reason));
+        edits.refuse(source, range, rejected(line, ONLY_INCLUDE));
     } else if is("include") {
         let refusal = match header_name(body["include".len()..].trim()) {
             Some(name) => refuse_include(name, line, is_known),
-            None => Some(rejected(
-                line,
-                "`#include` needs the name of a header in `<…>`",
-            )),
+            None => Some(rejected(line, NO_HEADER_NAME)),
         };
         if let Some(refusal) = refusal {
             edits.refuse(source, range, refusal);
@@ -170,22 +178,17 @@ fn edit_directive(
 
 /// Why a header cannot be included.
 fn refuse_include(name: &str, line: u32, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
-    if leaves_folder(name) {
-        let reason = format!("`{name}` is outside the CUDA header folders");
-        return Some(rejected(line, &reason));
-    }
-    if is_known(name) || is_standard_header(name) {
+    let is_there = is_known(name) || is_standard_header(name);
+    if is_there && !leaves_folder(name) {
         return None;
     }
     let mut optional = OPTIONAL_HEADERS.iter();
-    if let Some((_, library)) = optional.find(|(start, _)| name.starts_with(start)) {
+    let library = optional.find(|(start, _)| name.starts_with(start) && !leaves_folder(name));
+    if let Some((_, library)) = library {
         let reason = format!("`<{name}>` is not installed here ({library})");
         return Some(Refusal::at_line(Status::Unsupported, line, reason));
     }
-    let reason = format!(
-        "`#include <{name}>`: there is no such header: use headers of CUDA, such as `<cuda_bf16.h>`"
-    );
-    Some(rejected(line, &reason))
+    Some(rejected(line, &unknown_header(name)))
 }
 
 fn rejected(line: u32, reason: &str) -> Refusal {
