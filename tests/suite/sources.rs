@@ -51,7 +51,7 @@ fn only_what_is_compiled_and_called_counts() {
         .args(files)
         .output()
         .unwrap();
-    let verdicts = json(&output);
+    let verdicts: Vec<serde_json::Value> = json(&output);
     assert_eq!(verdicts.len(), rows.len());
     let mut wrong = Vec::new();
     for (row, verdict) in rows.iter().zip(&verdicts) {

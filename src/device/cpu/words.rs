@@ -5,6 +5,7 @@
 //! in a function that nothing calls. The compiler decides about everything else.
 
 use super::checked_source::CheckedSource;
+use crate::device::refusal::MANAGED_MEMORY;
 use crate::device::thread_locals::{THREAD_LOCAL, THREAD_LOCAL_WORDS};
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive};
 use crate::verdict::Status;
@@ -128,6 +129,8 @@ impl Words<'_> {
             let (status, line) = (Status::Rejected, lexeme.line);
             checked.add_finding(REFUSED_THREAD_LOCAL, status, line, THREAD_LOCAL);
             self.replace(index..index + 1, REFUSED_THREAD_LOCAL, checked);
+        } else if word == "__managed__" {
+            checked.add_finding(&word, Status::Rejected, lexeme.line, MANAGED_MEMORY);
         } else if let Some((_, what)) = UNSUPPORTED_WORDS.iter().find(|(known, _)| *known == word) {
             let reason = format!("`{word}`: {what} cannot run on a CPU");
             checked.add_finding(&word, Status::Unsupported, lexeme.line, reason);
