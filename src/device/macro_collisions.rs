@@ -76,6 +76,17 @@ pub(super) fn explain(
     ))
 }
 
+/// The names among `macros` that a source declares itself, as in `constexpr float M_PI = 3.14f`.
+pub(super) fn declared<'a>(source: &str, macros: &[&'a str]) -> Vec<&'a str> {
+    let mut found: Vec<_> = find(source, macros)
+        .into_iter()
+        .map(|found| found.name)
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 /// Whether a quoted line of a header uses a name where a number cannot be.
 fn quotes_declared(text: &str, name: &str) -> bool {
     text.lines().any(|line| {

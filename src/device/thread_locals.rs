@@ -17,6 +17,8 @@ pub(super) const THREAD_LOCAL: &str =
 #[derive(Debug, Default)]
 pub(super) struct Scopes {
     open: Vec<Scope>,
+    /// The name of the outermost function, and how many braces are open before its body.
+    function: Option<(String, usize)>,
     /// The index of the first lexeme of the current statement.
     statement: usize,
 }
@@ -34,12 +36,21 @@ impl Scopes {
     pub(super) fn read(&mut self, source: &str, lexemes: &[Lexeme], index: usize) {
         match &source[lexemes[index].range.clone()] {
             "{" => {
-                let scope = scope_of(source, &lexemes[self.statement..index]);
+                let statement = &lexemes[self.statement..index];
+                let scope = scope_of(source, statement);
+                if scope == Scope::Body && self.function.is_none() {
+                    let name = function_name(source, statement);
+                    self.function = name.map(|name| (name.to_owned(), self.open.len()));
+                }
                 self.open.push(scope);
                 self.statement = index + 1;
             }
             "}" => {
                 self.open.pop();
+                let is_closed = |(_, depth): &(String, usize)| *depth >= self.open.len();
+                if self.function.as_ref().is_some_and(is_closed) {
+                    self.function = None;
+                }
                 self.statement = index + 1;
             }
             ";" => self.statement = index + 1,
@@ -50,9 +61,19 @@ impl Scopes {
         }
     }
 
+    /// Whether no brace is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Whether a statement may be here.
     pub(super) fn in_function(&self) -> bool {
         self.open.last() == Some(&Scope::Body)
+    }
+
+    /// The name of the function whose body this is.
+    pub(super) fn function(&self) -> Option<&str> {
+        self.function.as_ref().map(|(name, _)| name.as_str())
     }
 
     /// Edits the `thread_local` at an index, which is in a function. `refusing` goes in front of its declaration.
@@ -117,6 +138,17 @@ fn scope_of(source: &str, statement: &[Lexeme]) -> Scope {
     } else {
         Scope::Body
     }
+}
+
+/// The name in a function's declaration: the identifier before the first parenthesis that is not an attribute's.
+fn function_name<'a>(source: &'a str, statement: &[Lexeme]) -> Option<&'a str> {
+    let text = |lexeme: &Lexeme| &source[lexeme.range.clone()];
+    statement.windows(2).find_map(|pair| {
+        let name = text(&pair[0]);
+        let is_attribute = name.starts_with("__") || name == "alignas";
+        let is_name = pair[0].kind == LexemeKind::Identifier && !is_attribute;
+        (is_name && text(&pair[1]) == "(").then_some(name)
+    })
 }
 
 /// The words behind a leading `template <…>`.

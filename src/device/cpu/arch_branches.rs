@@ -1,11 +1,13 @@
-//! Chooses the branch for other devices where a source selects inline PTX by the GPU's architecture.
+//! Chooses the branch for other devices where a source selects inline PTX or tensor cores by the GPU's architecture.
 //!
 //! `#if __CUDA_ARCH__ >= 800`, inline PTX, `#else`, C++, `#endif`: the CPU runs the C++. Code whose only variant is inline PTX
 //! stays as it is, because leaving it out would change the results. Text only; `source_checks` makes the edits.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
-use super::words::PTX_WORDS;
+use super::words::{PTX_WORDS, UNSUPPORTED_WORDS};
+use crate::device::thread_locals::Scopes;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive, strip_comments};
 
 /// The macro that says for which GPU a source is compiled.
@@ -33,61 +35,131 @@ struct Branch<'a> {
     lexemes: &'a [Lexeme],
 }
 
+/// How often functions that call others with inline PTX are looked for.
+const MAX_CALL_DEPTH: usize = 4;
+
 /// The directives to replace: the index of each, and its new text.
 pub(super) fn choose_fallbacks(source: &str, lexemes: &[Lexeme]) -> HashMap<usize, &'static str> {
-    let mut chosen = HashMap::new();
-    if !source.contains(ARCH) || !PTX_WORDS.iter().any(|word| source.contains(word)) {
-        return chosen;
+    let mut words: HashSet<String> = gpu_words().map(str::to_owned).collect();
+    if !source.contains(ARCH) || !words.iter().any(|word| source.contains(word.as_str())) {
+        return HashMap::new();
     }
+    let mut choice = choose(source, lexemes, &words);
+    // A branch may call functions with inline PTX. Functions whose own branches have been chosen are not among them.
+    for _ in 0..MAX_CALL_DEPTH {
+        let known = words.len();
+        words.extend(gpu_functions(source, lexemes, &words, &choice.left_out));
+        if words.len() == known {
+            break;
+        }
+        choice = choose(source, lexemes, &words);
+    }
+    choice.replacements
+}
+
+/// Which branches are compiled.
+#[derive(Debug, Default)]
+struct Choice {
+    replacements: HashMap<usize, &'static str>,
+    /// The indices of the lexemes that are not compiled.
+    left_out: Vec<Range<usize>>,
+}
+
+/// Chooses branches, given the words that a CPU cannot run.
+fn choose(source: &str, lexemes: &[Lexeme], words: &HashSet<String>) -> Choice {
     let mut finder = BranchFinder {
         source,
+        words,
         arch_macros: HashSet::from([ARCH.to_owned()]),
     };
+    let mut choice = Choice::default();
     // The branches of every group that is open.
     let mut open: Vec<Vec<Branch<'_>>> = Vec::new();
-    for (index, lexeme) in lexemes.iter().enumerate() {
-        if lexeme.kind != LexemeKind::Directive {
-            continue;
-        }
+    let directives = lexemes.iter().enumerate();
+    for (index, lexeme) in directives.filter(|(_, lexeme)| lexeme.kind == LexemeKind::Directive) {
         let (keyword, condition) = finder.parse(lexeme);
         if matches!(keyword, "elif" | "else" | "endif")
             && let Some(last) = open.last_mut().and_then(|group| group.last_mut())
         {
             last.lexemes = &lexemes[last.directive + 1..index];
         }
-        let branch = |keyword, condition| Branch {
-            directive: index,
-            keyword,
-            condition,
-            lexemes: &[],
+        let depends = |finder: &BranchFinder<'_>| {
+            let mut outer = open.iter().flatten();
+            outer.any(|branch| finder.mentions_arch(&branch.condition))
         };
         match keyword {
-            "if" | "ifdef" | "ifndef" => open.push(vec![branch(keyword, condition)]),
-            "elif" | "else" => {
-                if let Some(group) = open.last_mut() {
-                    group.push(branch(keyword, condition));
-                }
+            "define" if finder.mentions_arch(&condition) || depends(&finder) => {
+                finder.arch_macros.insert(macro_name(&condition).to_owned());
             }
             "endif" => {
                 if let Some(group) = open.pop() {
-                    finder.choose(&group, &mut chosen);
+                    finder.choose(&group, &mut choice);
                 }
             }
-            "define" if finder.mentions_arch(&condition) => {
-                finder.add_macro(&condition);
-            }
-            "define"
-                if open
-                    .iter()
-                    .flatten()
-                    .any(|branch| finder.depends_on_arch(branch)) =>
-            {
-                finder.add_macro(&condition);
+            "if" | "ifdef" | "ifndef" | "elif" | "else" => {
+                let branch = Branch {
+                    directive: index,
+                    keyword,
+                    condition,
+                    lexemes: &[],
+                };
+                if keyword.starts_with("if") {
+                    open.push(vec![branch]);
+                } else if let Some(group) = open.last_mut() {
+                    group.push(branch);
+                }
             }
             _ => {}
         }
     }
-    chosen
+    choice
+}
+
+/// The name of a macro, from its definition behind the keyword.
+fn macro_name(definition: &str) -> &str {
+    let name = definition.trim_start();
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    &name[..name.find(|letter| !is_name(letter)).unwrap_or(name.len())]
+}
+
+/// The functions and macros that use one of the words outside of the ranges that are left out.
+fn gpu_functions(
+    source: &str,
+    lexemes: &[Lexeme],
+    words: &HashSet<String>,
+    left_out: &[Range<usize>],
+) -> HashSet<String> {
+    let text = |lexeme: &Lexeme| &source[lexeme.range.clone()];
+    let mut scopes = Scopes::default();
+    let mut functions = HashSet::new();
+    for (index, lexeme) in lexemes.iter().enumerate() {
+        scopes.read(source, lexemes, index);
+        if left_out.iter().any(|range| range.contains(&index)) {
+            continue;
+        }
+        if lexeme.kind == LexemeKind::Directive {
+            let plain = strip_comments(text(lexeme));
+            let body = plain.trim_start_matches(['#', '%', ':']).trim_start();
+            if let Some(definition) = body.strip_prefix("define") {
+                let name = macro_name(definition);
+                if uses_word(definition, words) && !words.contains(name) {
+                    functions.insert(name.to_owned());
+                }
+            }
+        } else if lexeme.kind == LexemeKind::Identifier
+            && words.contains(text(lexeme))
+            && let Some(name) = scopes.function()
+        {
+            functions.insert(name.to_owned());
+        }
+    }
+    functions
+}
+
+fn uses_word(text: &str, words: &HashSet<String>) -> bool {
+    let lexemes = lex(text);
+    let mut found = lexemes.iter().map(|lexeme| &text[lexeme.range.clone()]);
+    found.any(|word| words.contains(word))
 }
 
 /// Whether a source has code that only a CPU runs, so that a fault on the CPU may say nothing about a GPU.
@@ -95,8 +167,16 @@ pub(crate) fn has_cpu_code(source: &str) -> bool {
     source.contains(CPU) || !choose_fallbacks(source, &lex(source)).is_empty()
 }
 
+/// Inline PTX, and words of features that a CPU lacks.
+fn gpu_words() -> impl Iterator<Item = &'static str> {
+    let others = UNSUPPORTED_WORDS.iter().map(|(word, _)| *word);
+    PTX_WORDS.into_iter().chain(others)
+}
+
 struct BranchFinder<'a> {
     source: &'a str,
+    /// The words that a CPU cannot run.
+    words: &'a HashSet<String>,
     /// `__CUDA_ARCH__`, and the macros whose values follow from it.
     arch_macros: HashSet<String>,
 }
@@ -120,71 +200,56 @@ impl BranchFinder<'_> {
         words.any(|word| self.arch_macros.contains(word))
     }
 
-    fn depends_on_arch(&self, branch: &Branch<'_>) -> bool {
-        self.mentions_arch(&branch.condition)
-    }
-
-    /// Adds the macro of a `#define`, given behind the keyword.
-    fn add_macro(&mut self, definition: &str) {
-        let name = definition.trim_start();
-        let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-        let end = name.find(|letter| !is_name(letter)).unwrap_or(name.len());
-        self.arch_macros.insert(name[..end].to_owned());
-    }
-
     /// Chooses the branch of a complete group.
-    fn choose(&self, group: &[Branch<'_>], chosen: &mut HashMap<usize, &'static str>) {
-        let depends = group.iter().any(|branch| self.depends_on_arch(branch));
+    fn choose(&self, group: &[Branch<'_>], choice: &mut Choice) {
+        let depends = |branch: &Branch<'_>| self.mentions_arch(&branch.condition);
         let names_cpu = |branch: &Branch<'_>| branch.condition.contains(CPU);
-        if !depends || group.iter().any(names_cpu) {
+        if !group.iter().any(depends) || group.iter().any(names_cpu) {
             return;
         }
         let with_ptx: Vec<_> = group.iter().map(|branch| self.has_ptx(branch)).collect();
-        let Some(last) = group.last() else { return };
-        let usable = |index: usize| !with_ptx[index] && self.is_usable(&group[index]);
-        let has_fallback = (0..group.len()).any(usable)
-            || (last.keyword != "else" && group.iter().all(|branch| self.returns(branch)));
-        if !has_fallback {
+        let usable: Vec<_> = (group.iter().zip(&with_ptx))
+            .map(|(branch, has_ptx)| !has_ptx && self.is_usable(branch))
+            .collect();
+        let ends_with_else = group.last().is_some_and(|last| last.keyword == "else");
+        let returns = !ends_with_else && group.iter().all(|branch| self.returns(branch));
+        if !returns && !usable.contains(&true) {
             return;
         }
-        for (branch, has_ptx) in group.iter().zip(&with_ptx) {
-            let is_else = branch.keyword == "else";
-            if *has_ptx && !is_else {
-                let text = if branch.keyword == "elif" {
-                    "#elif 0"
-                } else {
-                    "#if 0"
-                };
-                chosen.insert(branch.directive, text);
+        let mut replace = |branch: &Branch<'_>, value: &str| {
+            let text = match (branch.keyword, value) {
+                ("elif", "0") => "#elif 0",
+                ("elif", _) => "#elif 1",
+                (_, "0") => "#if 0",
+                _ => "#if 1",
+            };
+            choice.replacements.insert(branch.directive, text);
+        };
+        for (branch, _) in group.iter().zip(&with_ptx).filter(|(_, has_ptx)| **has_ptx) {
+            if branch.keyword != "else" {
+                replace(branch, "0");
+            } else {
+                // The last usable branch that depends on the architecture takes its place.
+                let mut others = group.iter().zip(&usable).rev();
+                let other = others.find(|(other, usable)| **usable && depends(other));
+                let Some((other, _)) = other else { continue };
+                replace(other, "1");
             }
-            if *has_ptx && is_else {
-                // The last branch without inline PTX that depends on the architecture takes its place.
-                let mut others = group.iter().zip(&with_ptx).rev();
-                let other = others.find(|(other, has_ptx)| {
-                    !**has_ptx && self.is_usable(other) && self.depends_on_arch(other)
-                });
-                if let Some((other, _)) = other {
-                    let text = if other.keyword == "elif" {
-                        "#elif 1"
-                    } else {
-                        "#if 1"
-                    };
-                    chosen.insert(other.directive, text);
-                }
-            }
+            let first = branch.directive + 1;
+            choice.left_out.push(first..first + branch.lexemes.len());
         }
     }
 
     fn has_ptx(&self, branch: &Branch<'_>) -> bool {
-        let text = |lexeme: &Lexeme| &self.source[lexeme.range.clone()];
-        branch.lexemes.iter().any(|lexeme| match lexeme.kind {
-            LexemeKind::Identifier => PTX_WORDS.contains(&text(lexeme)),
-            LexemeKind::Directive => {
-                let inner = text(lexeme).trim_start_matches(['#', '%', ':']);
-                let mut words = lex(inner).into_iter();
-                words.any(|word| PTX_WORDS.contains(&&inner[word.range]))
+        branch.lexemes.iter().any(|lexeme| {
+            let text = &self.source[lexeme.range.clone()];
+            match lexeme.kind {
+                LexemeKind::Identifier => self.words.contains(text),
+                LexemeKind::Directive => {
+                    uses_word(text.trim_start_matches(['#', '%', ':']), self.words)
+                }
+                _ => false,
             }
-            _ => false,
         })
     }
 
@@ -275,6 +340,22 @@ mod tests {
                 "#if __CUDA_ARCH__ >= 800\n#define HAS_COPY 1\n#endif\n#ifdef HAS_COPY\nasm(\"x\");\n#else\ny = x;\n#endif",
                 "4:#if 0",
             ),
+            (
+                "struct S { template <int N> void copy() { asm(\"x\"); } };\nvoid all(S s) { s.copy<1>(); }\nvoid f() {\n#if __CUDA_ARCH__ >= 800\nall(s);\n#else\ny = x;\n#endif\n}",
+                "4:#if 0",
+            ),
+            (
+                "#define COPY(a) asm(\"x\")\n#if __CUDA_ARCH__ >= 800\nCOPY(a);\n#else\ny = x;\n#endif",
+                "2:#if 0",
+            ),
+            (
+                "int copy() {\n#if __CUDA_ARCH__ >= 800\nasm(\"x\");\n#else\ny = x;\n#endif\n}\nvoid f() {\n#if __CUDA_ARCH__ >= 800\ncopy();\n#else\ny = x;\n#endif\n}",
+                "2:#if 0",
+            ),
+            (
+                "#if __CUDA_ARCH__ >= 700\nwmma::fill_fragment(c, 0);\n#else\ny = x;\n#endif",
+                "1:#if 0",
+            ),
         ] {
             assert_eq!(chosen(source), expected, "{source}");
         }
@@ -284,6 +365,7 @@ mod tests {
     fn inline_ptx_without_another_variant_is_kept() {
         for source in [
             "#if __CUDA_ARCH__ >= 800\nasm(\"x\");\n#endif",
+            "void copy() { asm(\"x\"); }\n#if __CUDA_ARCH__ >= 800\ncopy();\n#else\ncopy();\n#endif",
             "#if __CUDA_ARCH__ >= 800\nasm(\"x\");\n#else\n#endif",
             "#if __CUDA_ARCH__ >= 800\nasm(\"x\");\n#else\n__trap();\n#endif",
             "#if __CUDA_ARCH__ >= 800\nasm(\"x\");\n#else\n#error no\n#endif",

@@ -10,6 +10,7 @@ use super::checked_source::CheckedSource;
 use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
 use super::words::{DROPPED_PRAGMA, EMPTY_PTX, PTX_AT_LINE};
+use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 use crate::kernel::plan::{ArgumentType, TranslationUnit};
 
@@ -38,6 +39,7 @@ pub(super) fn generate_cpp(unit: &TranslationUnit, checked: &CheckedSource) -> S
             "#define {PTX_AT_LINE}{line}(...) ::kforge::reached_ptx({line})"
         );
     }
+    text.push_str(&freed_constants(&unit.source));
     text.push_str("# 1 \"kernel.cu\"\n");
     text.push_str(&rewrite_source(unit, &checked.text));
     text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");

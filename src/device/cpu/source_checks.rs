@@ -4,6 +4,8 @@
 //! `directives` and `words` edit it, the compiler and the process decide, and `explain` reads the compiler's errors.
 //! The checks give clear messages. They are not a defence: the sandbox confines whatever runs.
 
+use std::ops::Range;
+
 use super::arch_branches::choose_fallbacks;
 use super::checked_source::CheckedSource;
 use super::directives::edit_directive;
@@ -11,9 +13,25 @@ use super::words::Words;
 use crate::device::Refusal;
 use crate::device::refusal::NESTED_LAUNCH;
 use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
-use crate::kernel::lexer::{LexemeKind, are_adjacent, lex};
+use crate::kernel::lexer::{Lexeme, LexemeKind, are_adjacent, lex};
 use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};
 use crate::verdict::Status;
+
+/// Integer types of C that every kernel has.
+const INTEGER_TYPES: &[&str] = &[
+    "int8_t",
+    "int16_t",
+    "int32_t",
+    "int64_t",
+    "uint8_t",
+    "uint16_t",
+    "uint32_t",
+    "uint64_t",
+    "intptr_t",
+    "uintptr_t",
+    "size_t",
+    "ptrdiff_t",
+];
 
 /// A refusal if the type of an argument is not supported.
 pub(super) fn refuse_arguments(unit: &TranslationUnit) -> Option<Refusal> {
@@ -72,6 +90,11 @@ pub(super) fn check_source(source: &str) -> CheckedSource {
                 };
                 scopes.edit_thread_local(source, &lexemes, index, edit);
             }
+            LexemeKind::Identifier if matches!(text, "typedef" | "using") && scopes.is_empty() => {
+                if let Some(range) = own_integer_type(source, &lexemes[index..]) {
+                    checked.edits.remove(source, range);
+                }
+            }
             LexemeKind::Identifier => words.edit(index, &mut checked),
             LexemeKind::Symbol if is_launch(source, &lexemes[index..]) => {
                 checked.add_finding("<<<", Status::Rejected, lexeme.line, NESTED_LAUNCH);
@@ -83,8 +106,23 @@ pub(super) fn check_source(source: &str) -> CheckedSource {
     checked
 }
 
+/// The range of a declaration such as `typedef unsigned long long uint64_t;` without its `;`, as sources for NVRTC have them. Here
+/// the system declares the type, perhaps as another one of the same size.
+fn own_integer_type(source: &str, lexemes: &[Lexeme]) -> Option<Range<usize>> {
+    let texts = lexemes.iter().take(8);
+    let texts: Vec<_> = texts.map(|lexeme| &source[lexeme.range.clone()]).collect();
+    let end = texts.iter().position(|text| *text == ";")?;
+    let name = match texts.as_slice() {
+        ["using", name, "=", ..] => name,
+        ["typedef", ..] => texts.get(end.checked_sub(1)?)?,
+        _ => return None,
+    };
+    let range = lexemes[0].range.start..lexemes[end - 1].range.end;
+    INTEGER_TYPES.contains(name).then_some(range)
+}
+
 /// Whether the source starts with the `<<<` of a launch.
-fn is_launch(source: &str, lexemes: &[crate::kernel::lexer::Lexeme]) -> bool {
+fn is_launch(source: &str, lexemes: &[Lexeme]) -> bool {
     let texts = lexemes
         .iter()
         .take(3)
@@ -200,6 +238,12 @@ mod tests {
             ("#if __has_include(\"/etc/passwd\")", "#if 0"),
             ("#include <vector>\n", "\n"),
             ("thread_local int x;", "kforge_refuses_thread_local int x;"),
+            ("typedef unsigned long long uint64_t;", ";"),
+            ("using int64_t = long long;", ";"),
+            (
+                "namespace n { using int64_t = long long; }",
+                "namespace n { using int64_t = long long; }",
+            ),
         ] {
             assert_eq!(check_source(source).text, expected, "{source}");
         }

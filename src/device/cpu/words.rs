@@ -39,7 +39,7 @@ const KEPT_PRAGMAS: &[&str] = &[
 ];
 
 /// Identifiers of features that this device does not support, with the name of the feature. Nothing declares them here.
-const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
+pub(super) const UNSUPPORTED_WORDS: &[(&str, &str)] = &[
     ("wmma", "tensor cores"),
     ("nvcuda", "tensor cores"),
     ("wgmma", "tensor cores"),

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::headers::preamble;
+use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, lex};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
@@ -74,6 +75,7 @@ pub(super) fn translation_unit(unit: &TranslationUnit, checked: &str) -> String 
     for (name, value) in &unit.macros {
         let _ = writeln!(text, "#define {name} {value}");
     }
+    text.push_str(&freed_constants(&unit.source));
     text.push_str("#line 1 \"kernel.cu\"\n");
     text.push_str(checked);
     text.push('\n');

@@ -32,6 +32,11 @@
 #define __CUDACC_VER_MINOR__ 8
 #define CUDART_VERSION 12080
 
+// Sources name the namespace of the tensor cores beside code for other devices. It has no members here.
+namespace nvcuda {
+namespace wmma {}
+}  // namespace nvcuda
+
 #define __global__
 #define __device__
 #define __host__
