@@ -20,7 +20,7 @@ pub fn source(input: &[u8]) {
         max_registers: None,
         arch: None,
     };
-    if let Some(refusal) = texts::refuse(&unit) {
+    for refusal in texts::possible_refusals(&unit) {
         let line = refusal
             .evidence
             .line
@@ -28,7 +28,8 @@ pub fn source(input: &[u8]) {
         super::assert_line(line, &text, &refusal.reason);
     }
     check_line_count(&unit);
-    let refusal = texts::compile_error(&text);
+    texts::check_expansion(&text);
+    let refusal = texts::compile_error(&unit, &text);
     assert!(!refusal.reason.is_empty());
     assert!(
         refusal.reason.len() < 1024,
@@ -51,8 +52,18 @@ fn check_line_count(unit: &TranslationUnit) {
         unit.source.matches('\n').count(),
         "the number of lines changed:\n{rewritten}"
     );
-    // Only shared memory, pragmas and loop conditions are rewritten.
-    let rewritten_words = ["__shared__", "unroll", "while", "for"];
+    // Only shared memory, directives, loop conditions, inline PTX and thread-local variables are rewritten.
+    let rewritten_words = [
+        "__shared__",
+        "#",
+        "%:",
+        "while",
+        "for",
+        "asm",
+        "thread",
+        "_Thread_local",
+        "_Pragma",
+    ];
     if !rewritten_words
         .iter()
         .any(|word| unit.source.contains(word))

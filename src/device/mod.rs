@@ -14,11 +14,15 @@ pub mod cuda;
 mod facts;
 mod interface;
 mod lock;
+mod macro_collisions;
 mod memory;
 pub mod numerics;
 mod program;
 mod refusal;
 mod sandbox;
+mod source_edits;
+mod standard_headers;
+mod thread_locals;
 mod watchdog;
 
 pub use bound_kernel::{

@@ -1,6 +1,7 @@
 //! The CPU screen: a kernel for a GPU first runs on the CPU, at tiny shapes and in all builds, before it takes time on the GPU.
 //!
 //! Times nothing. A kernel that the CPU cannot run, cannot compile or does not finish passes: that says nothing about the kernel.
+//! Neither does a fault in code that the source has only for a CPU.
 
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection::{self, InspectionInput};
 use crate::device::Device;
+use crate::device::cpu::has_cpu_code;
 use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task, WorkloadChoice};
 use crate::verdict::{Status, Verdict};
@@ -74,6 +76,7 @@ impl<'a> CpuScreen<'a> {
         };
         verdict.seconds.screen = started.elapsed().as_secs_f64();
         let (word, result) = match outcome {
+            ScreenOutcome::Found(_) if has_cpu_code(&kernel.text) => ("unsupported", Ok(())),
             ScreenOutcome::Unsupported => ("unsupported", Ok(())),
             ScreenOutcome::Passed => ("passed", Ok(())),
             ScreenOutcome::Found(mut finding) => {

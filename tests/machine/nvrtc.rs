@@ -133,4 +133,37 @@ fn differences_between_nvrtc_and_cpu_match_the_table() -> TestResult {
     Ok(())
 }
 
-crate::harness::tests!(differences_between_nvrtc_and_cpu_match_the_table,);
+fn only_what_is_compiled_and_called_counts() -> TestResult {
+    let nvrtc = nvrtc()?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources");
+    let table = std::fs::read_to_string(folder.join("expected.tsv")).unwrap();
+    let task = TaskFiles::find("gelu").and_then(|files| files.load());
+    let task = task.unwrap();
+    let mut wrong = Vec::new();
+    for row in table.lines().filter(|row| !row.starts_with('#')) {
+        let cells: Vec<_> = row.split('\t').collect();
+        let [file, _cpu, _cpu_line, expected, line, _why] = cells.as_slice() else {
+            panic!("a row of the table must have six cells: {row}")
+        };
+        let compiled = nvrtc.compile(&unit(&task, &folder.join(file), false));
+        let (status, found_line, reason) = match compiled.unwrap() {
+            Compiled::Ready(_) => ("compiled".to_owned(), None, String::new()),
+            Compiled::Refused(refusal) => (
+                refusal.status.to_string(),
+                refusal.evidence.line,
+                refusal.reason,
+            ),
+        };
+        let expected_line = line.parse().ok();
+        if status != *expected || (expected_line.is_some() && found_line != expected_line) {
+            wrong.push(format!("{file}: {status}, line {found_line:?}: {reason}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+crate::harness::tests!(
+    differences_between_nvrtc_and_cpu_match_the_table,
+    only_what_is_compiled_and_called_counts,
+);

@@ -19,4 +19,5 @@ mod profiling;
 mod program;
 mod replies;
 mod seeds;
+mod sources;
 mod tune;

@@ -42,10 +42,14 @@ pub(super) enum FaultKind {
     Race = 10,
     UndefinedBehavior = 11,
     InputMutated = 12,
+    /// A thread reached code that this device cannot run.
+    Unsupported = 13,
+    /// A thread reached code that no kernel may have.
+    Rejected = 14,
 }
 
 impl FaultKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::None,
         Self::Signal,
         Self::SyncError,
@@ -59,6 +63,8 @@ impl FaultKind {
         Self::Race,
         Self::UndefinedBehavior,
         Self::InputMutated,
+        Self::Unsupported,
+        Self::Rejected,
     ];
 }
 

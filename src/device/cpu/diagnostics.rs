@@ -68,6 +68,41 @@ fn is_header(line: &str) -> bool {
     name.ends_with(".h") || name.ends_with(".hpp") || name.starts_with("from ")
 }
 
+/// The first error with everything that the compiler says about it.
+pub(super) struct ErrorBlock {
+    pub(super) message: String,
+    /// The lines of the kernel file that it names.
+    pub(super) lines: Vec<u32>,
+    /// The message, its notes and the quoted lines of source.
+    pub(super) text: String,
+}
+
+/// The first error of a compiler's output.
+pub(super) fn first_error_block(output: &str) -> Option<ErrorBlock> {
+    let lines: Vec<_> = output.lines().collect();
+    let at = (lines.iter()).position(|line| error_message(line).is_some())?;
+    // What led to an error in a header stands before it.
+    let is_context = |line: &&&str| {
+        error_message(line).is_none() && !line.contains(": note: ") && !line.contains(" warning: ")
+    };
+    let before = lines[..at].iter().rev().take_while(is_context).count();
+    let notes = lines[at + 1..].iter();
+    let after = notes
+        .take_while(|line| error_message(line).is_none())
+        .count();
+    let own = &lines[at..=at + after];
+    let context = &lines[at - before..at];
+    let mut named: Vec<_> = own.iter().filter_map(|line| kernel_line(line)).collect();
+    if named.is_empty() {
+        named.extend(context.iter().rev().find_map(|line| kernel_line(line)));
+    }
+    Some(ErrorBlock {
+        message: error_message(lines[at]).unwrap_or_default().to_owned(),
+        lines: named,
+        text: own.join("\n"),
+    })
+}
+
 /// The line of the first error in the kernel file, and its message.
 fn first_error(output: &str) -> (Option<u32>, String) {
     let lines: Vec<_> = output.lines().collect();

@@ -49,6 +49,11 @@ pub(super) fn fault_refusal(failure: &ProcessFailure<'_>) -> Refusal {
             (Status::TimedOut, reason)
         }
     };
+    let is_refused = matches!(status, Status::Unsupported | Status::Rejected);
+    if is_refused && let Some(line) = report.evidence.line {
+        // As for a refusal by the compiler: which thread reached the line does not matter.
+        return Refusal::at_line(status, line, reason);
+    }
     let reason = report.with_position(reason);
     Refusal {
         status,
@@ -158,6 +163,8 @@ impl<'a> FaultReport<'a> {
                 let reason = element.map(|element| format!("{access} of the input {element}"));
                 (Status::InputMutated, reason.unwrap_or(message))
             }
+            Some(FaultKind::Unsupported) => (Status::Unsupported, message),
+            Some(FaultKind::Rejected) => (Status::Rejected, message),
             _ => (
                 Status::Crashed,
                 self.with_message("the process ended itself"),

@@ -7,13 +7,19 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 mod access_sites;
+mod arch_branches;
 mod bound_kernel;
+mod checked_source;
 mod compiler;
 mod compiler_flags;
 mod compiler_runner;
 mod control_page;
 mod diagnostics;
+mod directives;
+mod expansion;
+mod explain;
 mod faults;
+mod headers;
 mod input_cache;
 mod layout;
 mod limits;
@@ -31,8 +37,10 @@ mod source_checks;
 pub mod texts;
 mod toolchain;
 mod wait_loops;
+mod words;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
+pub(crate) use arch_branches::has_cpu_code;
 pub use compiler::{HostCompiler, find_compiler};
 
 use super::argument_checks::missing_kernel;
@@ -180,13 +188,15 @@ fn compile_unit(
     unit: &TranslationUnit,
     build: Build,
 ) -> anyhow::Result<Compiled> {
-    let refusal = source_checks::refuse_unit(unit).or_else(|| missing_kernel(unit));
+    let refusal = source_checks::refuse_arguments(unit).or_else(|| missing_kernel(unit));
     if let Some(refusal) = refusal {
         return Ok(Compiled::Refused(refusal));
     }
+    let checked = source_checks::check_source(&unit.source);
     toolchain.build(&toolchain::CompileTask {
         unit,
-        text: &source::generate_cpp(unit),
+        text: &source::generate_cpp(unit, &checked),
+        checked: &checked,
         build,
     })
 }

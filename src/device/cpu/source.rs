@@ -1,19 +1,22 @@
 //! Generates the C++ translation unit of a candidate: constants, tunables, the kernel file, and one entry per launch.
 //!
-//! The kernel file's `__shared__` declarations, unroll pragmas and waiting loops are rewritten in place (`shared_declarations`,
+//! `source_checks` has edited the kernel file before. Its `__shared__` declarations, unroll pragmas and waiting loops are rewritten in place (`shared_declarations`,
 //! `wait_loops`). Line numbers in compiler messages stay those of the kernel file. Nothing is compiled here.
 
 use std::fmt::Write;
 use std::ops::Range;
 
+use super::checked_source::CheckedSource;
 use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
+use super::words::{DROPPED_PRAGMA, EMPTY_PTX, PTX_AT_LINE};
 use crate::device::argument_checks::passed_types;
+use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 use crate::kernel::plan::TranslationUnit;
 
-/// The C++ text of a translation unit.
-pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
+/// The C++ text of a translation unit, given its checked source.
+pub(super) fn generate_cpp(unit: &TranslationUnit, checked: &CheckedSource) -> String {
     // A `__shared__` in a macro is not rewritten. A thread-local variable works too: an operating system thread runs one block
     // at a time.
     let mut text =
@@ -27,8 +30,19 @@ pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
     for (name, value) in &unit.macros {
         let _ = writeln!(text, "#define {name} {value}");
     }
+    let _ = writeln!(
+        text,
+        "#define {DROPPED_PRAGMA}(...)\n#define {EMPTY_PTX}(...) __atomic_signal_fence(__ATOMIC_SEQ_CST)"
+    );
+    for line in &checked.ptx_lines {
+        let _ = writeln!(
+            text,
+            "#define {PTX_AT_LINE}{line}(...) ::kforge::reached_ptx({line})"
+        );
+    }
+    text.push_str(&freed_constants(&unit.source));
     text.push_str("# 1 \"kernel.cu\"\n");
-    text.push_str(&rewrite_source(unit));
+    text.push_str(&rewrite_source(unit, &checked.text));
     text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
     for (index, entry) in unit.entry_points.iter().enumerate() {
         let _ = writeln!(
@@ -43,11 +57,10 @@ pub(super) fn generate_cpp(unit: &TranslationUnit) -> String {
     text
 }
 
-/// The kernel file with all rewrites.
-fn rewrite_source(unit: &TranslationUnit) -> String {
-    let source = unit.source.as_str();
+/// The checked source with all rewrites.
+fn rewrite_source(unit: &TranslationUnit, source: &str) -> String {
     let lexemes = lex(source);
-    let mut edits = declaration_edits(unit, &lexemes);
+    let mut edits = declaration_edits(unit, source, &lexemes);
     edits.extend(wait_loop_edits(source, &lexemes));
     edits.sort_by_key(|(range, _)| range.start);
     let mut text = String::with_capacity(source.len() + 1024);
@@ -65,8 +78,11 @@ fn rewrite_source(unit: &TranslationUnit) -> String {
 }
 
 /// The replacements for `__shared__` declarations and unroll pragmas.
-fn declaration_edits(unit: &TranslationUnit, lexemes: &[Lexeme]) -> Vec<(Range<usize>, String)> {
-    let source = unit.source.as_str();
+fn declaration_edits(
+    unit: &TranslationUnit,
+    source: &str,
+    lexemes: &[Lexeme],
+) -> Vec<(Range<usize>, String)> {
     let mut edits = Vec::new();
     // One entry for each open brace: whether it opens a namespace.
     let mut scopes = Vec::new();
@@ -78,7 +94,9 @@ fn declaration_edits(unit: &TranslationUnit, lexemes: &[Lexeme]) -> Vec<(Range<u
         let lexeme = &lexemes[index];
         match (&lexeme.kind, &source[lexeme.range.clone()]) {
             (LexemeKind::Directive, line) => {
-                if let Some(replacement) = rewrite_unroll(line, lexemes.get(index + 1), unit) {
+                let next = lexemes.get(index + 1);
+                let next = next.map_or("", |lexeme| &source[lexeme.range.clone()]);
+                if let Some(replacement) = rewrite_unroll(line, next, unit) {
                     edits.push((lexeme.range.clone(), replacement));
                 }
                 if statement == index {
@@ -117,7 +135,7 @@ fn declaration_edits(unit: &TranslationUnit, lexemes: &[Lexeme]) -> Vec<(Range<u
 }
 
 /// gcc's form of `#pragma unroll`, which needs a literal count and a loop on the next line.
-fn rewrite_unroll(line: &str, next: Option<&Lexeme>, unit: &TranslationUnit) -> Option<String> {
+fn rewrite_unroll(line: &str, next: &str, unit: &TranslationUnit) -> Option<String> {
     let count = line
         .strip_prefix('#')?
         .trim_start()
@@ -133,8 +151,7 @@ fn rewrite_unroll(line: &str, next: Option<&Lexeme>, unit: &TranslationUnit) -> 
         .map(|(_, value)| *value);
     let count = count.parse().ok().or(named);
     let count = count.filter(|count| (1..=65_534).contains(count))?;
-    let is_loop = next
-        .is_some_and(|lexeme| matches!(&unit.source[lexeme.range.clone()], "for" | "while" | "do"));
+    let is_loop = matches!(next, "for" | "while" | "do");
     is_loop.then(|| format!("#pragma GCC unroll {count}"))
 }
 
@@ -166,7 +183,7 @@ mod tests {
             max_registers: None,
             arch: None,
         };
-        rewrite_source(&unit)
+        rewrite_source(&unit, source)
     }
 
     #[test]

@@ -5,15 +5,31 @@ use crate::kernel::plan::TranslationUnit;
 
 /// The C++ text of a translation unit.
 pub fn translation_unit(unit: &TranslationUnit) -> String {
-    super::source::generate_cpp(unit)
+    super::source::generate_cpp(unit, &super::source_checks::check_source(&unit.source))
 }
 
-/// A refusal if the source is not supported or not accepted.
-pub fn refuse(unit: &TranslationUnit) -> Option<Refusal> {
-    super::source_checks::refuse_unit(unit)
+/// The refusals that count if the compiler reaches their lines or fails there.
+pub fn possible_refusals(unit: &TranslationUnit) -> Vec<Refusal> {
+    let checked = super::source_checks::check_source(&unit.source);
+    let mut refusals = checked.edits.refusals().to_vec();
+    refusals.extend(super::source_checks::refuse_arguments(unit));
+    refusals.extend(checked.empty_headers);
+    refusals.extend(checked.findings.into_iter().map(|finding| finding.refusal));
+    refusals
 }
 
-/// The refusal for a compiler's output.
-pub fn compile_error(output: &str) -> Refusal {
-    super::diagnostics::compile_error(output)
+/// The refusal for a compiler's output about a translation unit.
+pub fn compile_error(unit: &TranslationUnit, output: &str) -> Refusal {
+    let failed = super::explain::FailedSource {
+        source: &unit.source,
+        tunables: &unit.macros,
+        checked: &super::source_checks::check_source(&unit.source),
+    };
+    let explained = super::explain::explain(&failed, output);
+    explained.unwrap_or_else(|| super::diagnostics::compile_error(output))
+}
+
+/// The refusal for a preprocessed text, if any.
+pub fn check_expansion(text: &str) -> Option<Refusal> {
+    super::expansion::check_expansion(text)
 }

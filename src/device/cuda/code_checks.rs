@@ -14,7 +14,8 @@ pub(super) fn check_ptx(
     names: &[String],
 ) -> Result<(), Refusal> {
     if let Some((reason, words)) = ptx::find_forbidden(ptx) {
-        return Err(match source_checks::first_line_with(&unit.source, words) {
+        let line = source_checks::first_line_with(&unit.source, words);
+        return Err(match line {
             Some(line) => Refusal::at_line(Status::Rejected, line, reason),
             None => Refusal::new(Status::Rejected, reason),
         });

@@ -171,15 +171,15 @@ impl Compiler {
         }
         let entries = unit.entry_points.iter();
         let expressions: Vec<_> = entries.map(|entry| entry.expression.as_str()).collect();
-        let text = source::translation_unit(unit);
+        let has = |name: &str| self.toolkit.has_header(name);
+        // `mma.h` includes `crt/mma.h`, which is in another package.
+        let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
+        let checked = source_checks::check_source(&unit.source, &is_known)?;
+        let text = source::translation_unit(unit, &checked.text);
         let key = self.cache_key(&text, &options, &expressions);
         if let Some(program) = self.cubins.load(&key, started) {
             return Ok(program);
         }
-        let has = |name: &str| self.toolkit.has_header(name);
-        // `mma.h` includes `crt/mma.h`, which is in another package.
-        let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
-        source_checks::check_source(&unit.source, &is_known)?;
         if let Some(refusal) = missing_kernel(unit) {
             return Err(refusal.into());
         }
@@ -190,13 +190,19 @@ impl Compiler {
                     return Err(refusal.into());
                 }
                 let last_line = unit.source.lines().count().max(1) as u32;
-                return Err(diagnostics::compile_error(&log, last_line).into());
+                let explained = source_checks::explain(unit, &checked, &log);
+                let refusal =
+                    explained.unwrap_or_else(|| diagnostics::compile_error(&log, last_line));
+                return Err(refusal.into());
             }
             NvrtcOutcome::Stopped(status, reason) => {
                 return Err(Refusal::new(status, reason).into());
             }
         };
         let ptx = String::from_utf8_lossy(&response.ptx);
+        if let Some(refusal) = checked.edits.marked(&ptx) {
+            return Err(refusal.clone().into());
+        }
         code_checks::check_ptx(&ptx, unit, &response.names)?;
         let features = ptx::count_features(&ptx, &response.log);
         let facts = CubinFacts {
@@ -278,8 +284,12 @@ impl Compiler {
             "--std=c++17".to_owned(),
             "-lineinfo".to_owned(),
             "--ptxas-options=-v".to_owned(),
-            // Unused variables: a kernel need not use all constants of the definition.
-            "-diag-suppress=177".to_owned(),
+            // 177, unused variables: a kernel need not use all constants of the definition. 47, macros defined twice: kernels and
+            // libcu++ define `M_PI` or `INT_MAX` in their own words.
+            "-diag-suppress=177,47".to_owned(),
+            // A function without annotations is host code for nvcc, and NVRTC accepts none. Sources have such helpers, which are
+            // not called or only in constants, like `constexpr int ceil_div(int, int)`.
+            "-default-device".to_owned(),
         ];
         // Cooperative groups include all of libcu++ for a few functions, which takes a second to parse.
         if !NEEDS_LIBCUDACXX.iter().any(|part| source.contains(part)) {

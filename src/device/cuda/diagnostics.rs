@@ -105,6 +105,31 @@ fn select_messages(log: &str, wanted: impl Fn(&str) -> bool) -> String {
     text
 }
 
+/// The first error with everything that NVRTC says about it.
+pub(super) struct ErrorBlock {
+    pub(super) message: String,
+    /// The line of the kernel file that it names; empty for an error in a header.
+    pub(super) lines: Vec<u32>,
+    /// The message with its excerpt, without folders of this machine.
+    pub(super) text: String,
+}
+
+/// The first error of a log.
+pub(super) fn first_error_block(log: &str) -> Option<ErrorBlock> {
+    let shown = error_messages(log);
+    let (line, message) = first_error(&shown)?;
+    let at = shown.lines().position(|line| error_text(line).is_some())?;
+    let mut lines = shown.lines().skip(at);
+    let first = lines.next()?;
+    let rest = lines.take_while(|line| line.starts_with("  "));
+    let text: Vec<_> = std::iter::once(first).chain(rest).collect();
+    Some(ErrorBlock {
+        message,
+        lines: line.into_iter().collect(),
+        text: text.join("\n"),
+    })
+}
+
 /// The first error: its line in the kernel file and its text.
 fn first_error(shown: &str) -> Option<(Option<u32>, String)> {
     let lines: Vec<_> = shown.lines().collect();

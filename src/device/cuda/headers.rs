@@ -3,6 +3,8 @@
 //! Small headers are written out here. The others include libcu++, which is slow to parse, so it is parsed only if a kernel
 //! includes one of them. Reads no files.
 
+use crate::device::standard_headers::HOST_ONLY;
+
 /// Name and contents of every provided header. A header that is not included costs nothing.
 pub(super) fn provided_headers() -> Vec<(String, String)> {
     let spelled = WRITTEN_OUT
@@ -20,7 +22,10 @@ pub(super) fn provided_headers() -> Vec<(String, String)> {
         );
         (*name, text)
     });
-    let all = spelled.chain(same).chain(standing);
+    let empty = HOST_ONLY
+        .iter()
+        .map(|name| (*name, "#pragma once\n".to_owned()));
+    let all = spelled.chain(same).chain(standing).chain(empty);
     all.map(|(name, text)| (name.to_owned(), text)).collect()
 }
 
@@ -48,8 +53,13 @@ const WRITTEN_OUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Names that nvcc knows without a header. The types equal libcu++'s, so that a source may use both.
-pub(super) const PREAMBLE: &str = "using int8_t = signed char; using int16_t = short; using int32_t = int; using int64_t = long long;
+/// The text in front of every kernel: names that nvcc knows without a header, and those that the CPU knows in addition.
+pub(super) fn preamble() -> String {
+    [TYPES, MATHEMATICS, LIMITS, FLOATS, ""].join("\n")
+}
+
+/// The types equal libcu++'s, so that a source may use both.
+const TYPES: &str = "using int8_t = signed char; using int16_t = short; using int32_t = int; using int64_t = long long;
 using uint8_t = unsigned char; using uint16_t = unsigned short; using uint32_t = unsigned; using uint64_t = unsigned long long;
 using intptr_t = long long; using uintptr_t = unsigned long long; using intmax_t = long long; using uintmax_t = unsigned long long;
 #define INFINITY __int_as_float(0x7f800000)
@@ -76,6 +86,7 @@ using ::intptr_t; using ::uintptr_t; using ::intmax_t; using ::uintmax_t;
 const MATHEMATICS: &str = "#ifndef HUGE_VALF
 #define HUGE_VALF INFINITY
 #define HUGE_VAL __longlong_as_double(0x7ff0000000000000ll)
+#define MAXFLOAT 3.40282347e+38f
 #endif
 #ifndef M_PI
 #define M_E 2.7182818284590452354
@@ -146,6 +157,9 @@ const SHARED_TEXTS: &[(&[&str], &str)] = &[
             "stddef.h",
             "cstddef",
             "stdbool.h",
+            "stdarg.h",
+            "cstdarg",
+            "new",
         ],
         "",
     ),
@@ -170,37 +184,4 @@ const FROM_LIBCUDACXX: &[&str] = &[
     "type_traits",
     "utility",
     "variant",
-];
-
-/// Headers that device code cannot use. A source may still include them in a part for the host.
-const HOST_ONLY: &[&str] = &[
-    "cerrno",
-    "chrono",
-    "cstdarg",
-    "errno.h",
-    "exception",
-    "fstream",
-    "iomanip",
-    "ios",
-    "iosfwd",
-    "iostream",
-    "map",
-    "memory",
-    "mutex",
-    "new",
-    "ostream",
-    "random",
-    "set",
-    "sstream",
-    "stdarg.h",
-    "stdexcept",
-    "string",
-    "string_view",
-    "sys/types.h",
-    "thread",
-    "time.h",
-    "unistd.h",
-    "unordered_map",
-    "unordered_set",
-    "vector",
 ];

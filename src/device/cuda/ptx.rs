@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use crate::device::ParameterKind;
+use crate::device::refusal::MANAGED_MEMORY;
 use crate::verdict::Resources;
 
 /// External functions that a kernel may call: they need no memory and launch nothing.
@@ -49,11 +50,7 @@ pub(super) fn find_forbidden(ptx: &str) -> Option<(String, &'static [&'static st
     let is_code = |line: &&str| !line.starts_with(".file");
     for line in ptx.lines().map(str::trim_start).filter(is_code) {
         if contains_word(line, ".managed") {
-            return Some((
-                "`__managed__` memory is shared with the host: use the buffers of the header"
-                    .to_owned(),
-                &["__managed__", "asm"],
-            ));
+            return Some((MANAGED_MEMORY.to_owned(), &["__managed__", "asm"]));
         }
         if contains_word(line, ".include") {
             return Some(("PTX may not include files".to_owned(), &["asm"]));

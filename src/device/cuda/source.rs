@@ -5,15 +5,16 @@
 
 use std::fmt::Write;
 
-use super::headers::PREAMBLE;
+use super::headers::preamble;
 use crate::device::argument_checks::{LAUNCH_CHECKS, passed_types};
+use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, lex};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
-/// The C++ text of a translation unit.
-pub(super) fn translation_unit(unit: &TranslationUnit) -> String {
+/// The C++ text of a translation unit, given its checked source.
+pub(super) fn translation_unit(unit: &TranslationUnit, checked: &str) -> String {
     // Writing to a String cannot fail, so the results of `writeln!` are ignored.
-    let mut text = format!("{LAUNCH_CHECKS}{PREAMBLE}");
+    let mut text = format!("{LAUNCH_CHECKS}{}", preamble());
     let takes_map = |entry: &EntryPoint| entry.arguments.contains(&ArgumentType::TensorMap);
     if unit.entry_points.iter().any(takes_map) && !declares_tensor_map(&unit.source) {
         text.push_str("#include <cuda.h>\n");
@@ -28,8 +29,9 @@ pub(super) fn translation_unit(unit: &TranslationUnit) -> String {
     for (name, value) in &unit.macros {
         let _ = writeln!(text, "#define {name} {value}");
     }
+    text.push_str(&freed_constants(&unit.source));
     text.push_str("#line 1 \"kernel.cu\"\n");
-    text.push_str(&unit.source);
+    text.push_str(checked);
     text.push('\n');
     for (index, entry) in unit.entry_points.iter().enumerate() {
         write_launch_check(&mut text, index, entry);

@@ -1,14 +1,22 @@
-//! Checks of a kernel's source before it is compiled: rejects lines that no CUDA kernel needs.
+//! Checks of a kernel's source: directives that no CUDA kernel needs, and what lies behind a compile error.
 //!
-//! The checks give early, clear messages. They are not a defense: the sandbox limits what NVRTC can read, and `ptx` inspects the
-//! result.
+//! A refused directive becomes an `#error`, so that it counts only where NVRTC's preprocessor reaches it. The checks give clear
+//! messages. They are not a defense: the sandbox limits what NVRTC can read, and `ptx` inspects the result.
 
+use super::diagnostics::first_error_block;
 use super::headers::is_standard_header;
-use crate::device::refusal::Refusal;
+use crate::device::macro_collisions::{self, CompilerError};
+use crate::device::refusal::{NESTED_LAUNCH, Refusal};
+use crate::device::source_edits::{
+    NO_HEADER_NAME, ONLY_INCLUDE, SourceEdits, has_include_tests, header_name, is_line_marker,
+    leaves_folder, unknown_header,
+};
+use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
 use crate::kernel::lexer::{
     Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
 };
-use crate::verdict::Status;
+use crate::kernel::plan::TranslationUnit;
+use crate::verdict::{Evidence, Status};
 
 /// Prefixes of headers that a machine may lack, and the library or package of each.
 const OPTIONAL_HEADERS: &[(&str, &str)] = &[
@@ -18,29 +26,103 @@ const OPTIONAL_HEADERS: &[(&str, &str)] = &[
     ("crt/", "package `nvidia-cuda-crt`"),
 ];
 
-/// Checks a source; the error is about its first bad line. `is_known`: whether the installed CUDA, CCCL or CUTLASS has a header of
-/// that name.
-pub(super) fn check_source(source: &str, is_known: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
+/// A kernel's source as NVRTC gets it.
+#[derive(Debug)]
+pub(super) struct CheckedSource {
+    /// With as many lines as the kernel file.
+    pub(super) text: String,
+    /// Refusals of directives, which count if NVRTC reaches them.
+    pub(super) edits: SourceEdits,
+}
+
+/// Checks a source and edits its directives. `is_known`: whether the installed CUDA, CCCL or CUTLASS has a header of that name.
+///
+/// # Errors
+/// A refusal that no preprocessor can lift.
+pub(super) fn check_source(
+    source: &str,
+    is_known: &dyn Fn(&str) -> bool,
+) -> Result<CheckedSource, Refusal> {
     let lexemes = lex(source);
-    let text = |lexeme: &Lexeme| &source[lexeme.range.clone()];
+    let mut scopes = Scopes::default();
+    let mut edits = SourceEdits::default();
     for (index, lexeme) in lexemes.iter().enumerate() {
-        let is_launch = || {
-            let next = lexemes[index..].iter().take(3);
-            next.map(text).eq(["<", "<", "<"]) && are_adjacent(&lexemes[index..])
-        };
+        let text = &source[lexeme.range.clone()];
+        scopes.read(source, &lexemes, index);
         match lexeme.kind {
-            LexemeKind::Directive => check_directive(text(lexeme), lexeme.line, is_known)?,
-            LexemeKind::Symbol if is_launch() => {
-                let reason = "a kernel must not launch another: list the launches in the header";
-                return Err(rejected(lexeme.line, reason));
+            LexemeKind::Identifier
+                if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
+            {
+                // A comment in the PTX of every function that is called.
+                let marker = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
+                let edit = ThreadLocalEdit {
+                    refusing: format!("asm volatile(\"// {marker}\");"),
+                    edits: &mut edits,
+                };
+                scopes.edit_thread_local(source, &lexemes, index, edit);
             }
-            LexemeKind::Literal if text(lexeme).contains(".include") => {
+            LexemeKind::Directive => edit_directive(source, lexeme, is_known, &mut edits),
+            LexemeKind::Literal if text.contains(".include") => {
                 return Err(rejected(lexeme.line, "PTX may not include files"));
             }
             _ => {}
         }
     }
-    Ok(())
+    let text = edits.apply(source);
+    Ok(CheckedSource { text, edits })
+}
+
+/// The refusal behind a failed compilation. `None`: an ordinary compile error.
+pub(super) fn explain(
+    unit: &TranslationUnit,
+    checked: &CheckedSource,
+    log: &str,
+) -> Option<Refusal> {
+    if let Some(refusal) = checked.edits.reached(log) {
+        return Some(refusal.clone());
+    }
+    let error = first_error_block(log)?;
+    let collision = macro_collisions::explain(
+        &unit.source,
+        &unit.macros,
+        &CompilerError {
+            lines: &error.lines,
+            text: &error.text,
+        },
+    );
+    if let Some((line, reason)) = collision {
+        let evidence = Evidence {
+            line,
+            log: Some(error.text),
+            ..Evidence::default()
+        };
+        return Some(Refusal {
+            status: Status::CompileError,
+            reason,
+            evidence: Box::new(evidence),
+        });
+    }
+    let line = *error.lines.first()?;
+    if error.message.contains("thread_local specifier") {
+        return Some(rejected(line, THREAD_LOCAL));
+    }
+    let launch = launch_lines(&unit.source).find(|launch| *launch == line)?;
+    Some(rejected(launch, NESTED_LAUNCH))
+}
+
+/// The lines with the `<<<` of a launch.
+pub(super) fn launch_lines(source: &str) -> impl Iterator<Item = u32> {
+    let lexemes = lex(source);
+    let is_launch = |index: &usize| {
+        let next = lexemes[*index..].iter().take(3);
+        let next = next.map(|lexeme: &Lexeme| &source[lexeme.range.clone()]);
+        next.eq(["<", "<", "<"]) && are_adjacent(&lexemes[*index..])
+    };
+    let lines: Vec<_> = (0..lexemes.len())
+        .filter(is_launch)
+        .map(|index| lexemes[index].line)
+        .collect();
+    lines.into_iter()
 }
 
 /// The first line that contains one of `words`.
@@ -57,74 +139,56 @@ pub(super) fn first_line_with(source: &str, words: &[&str]) -> Option<u32> {
     lexemes.find(is_meant).map(|lexeme| lexeme.line)
 }
 
-fn check_directive(
-    directive: &str,
-    line: u32,
+/// Edits one directive: removes line markers, and makes an `#error` of what no kernel needs.
+fn edit_directive(
+    source: &str,
+    lexeme: &Lexeme,
     is_known: &dyn Fn(&str) -> bool,
-) -> Result<(), Refusal> {
+    edits: &mut SourceEdits,
+) {
+    let directive = &source[lexeme.range.clone()];
+    let (line, range) = (lexeme.line, lexeme.range.clone());
     let plain = strip_comments(directive);
     let Some(body) = plain.strip_prefix('#').or_else(|| plain.strip_prefix("%:")) else {
-        return Ok(());
+        return;
     };
     let body = body.trim_start();
-    if body.starts_with(|first: char| first.is_ascii_digit()) || starts_with_directive(body, "line")
-    {
-        return Err(rejected(line, "line markers are not accepted"));
-    }
-    let mut others = ["include_next", "embed", "import"].iter();
-    if others.any(|name| starts_with_directive(body, name)) {
-        return Err(rejected(
-            line,
-            "only `#include <…>` of CUDA headers is accepted",
-        ));
-    }
-    if let Some((_, behind)) = body.split_once("__has_include") {
-        return match header_name(behind.trim_start_matches(['(', ' ', '\t', '_'])) {
-            Some(name) => check_location(name, line),
-            None => Ok(()),
+    let is = |name: &str| starts_with_directive(body, name);
+    if is_line_marker(body) {
+        edits.remove(source, range);
+    } else if ["include_next", "embed", "import"].into_iter().any(is) {
+        edits.refuse(source, range, rejected(line, ONLY_INCLUDE));
+    } else if is("include") {
+        let refusal = match header_name(body["include".len()..].trim()) {
+            Some(name) => refuse_include(name, line, is_known),
+            None => Some(rejected(line, NO_HEADER_NAME)),
         };
-    }
-    if !starts_with_directive(body, "include") {
-        return Ok(());
-    }
-    match header_name(body["include".len()..].trim()) {
-        Some(name) => check_include(name, line, is_known),
-        None => Err(rejected(line, "`#include` needs a header name in `<…>`")),
+        if let Some(refusal) = refusal {
+            edits.refuse(source, range, refusal);
+        }
+    } else {
+        for (test, name) in has_include_tests(directive) {
+            if leaves_folder(name) {
+                let test = range.start + test.start..range.start + test.end;
+                edits.replace_in_directive(source, test, "0");
+            }
+        }
     }
 }
 
-fn check_include(name: &str, line: u32, is_known: &dyn Fn(&str) -> bool) -> Result<(), Refusal> {
-    check_location(name, line)?;
-    // A standard header may be included in a part for the host; NVRTC reports it if it is needed.
-    if is_known(name) || is_standard_header(name) {
-        return Ok(());
+/// Why a header cannot be included.
+fn refuse_include(name: &str, line: u32, is_known: &dyn Fn(&str) -> bool) -> Option<Refusal> {
+    let is_there = is_known(name) || is_standard_header(name);
+    if is_there && !leaves_folder(name) {
+        return None;
     }
     let mut optional = OPTIONAL_HEADERS.iter();
-    if let Some((_, library)) = optional.find(|(start, _)| name.starts_with(start)) {
+    let library = optional.find(|(start, _)| name.starts_with(start) && !leaves_folder(name));
+    if let Some((_, library)) = library {
         let reason = format!("`<{name}>` is not installed here ({library})");
-        return Err(Refusal::at_line(Status::Unsupported, line, reason));
+        return Some(Refusal::at_line(Status::Unsupported, line, reason));
     }
-    let reason = format!("`#include <{name}>`: no such header in CUDA, CCCL or CUTLASS");
-    Err(rejected(line, &reason))
-}
-
-/// The name in `<…>` or `"…"`.
-fn header_name(text: &str) -> Option<&str> {
-    let within = |open: char, close: char| Some(text.strip_prefix(open)?.split_once(close)?.0);
-    within('<', '>').or_else(|| within('"', '"'))
-}
-
-/// Refuses a name that could refer to a file outside the header folders.
-fn check_location(name: &str, line: u32) -> Result<(), Refusal> {
-    let name = name.trim();
-    let leaves_folder = name.starts_with(['/', '~'])
-        || name.contains('\\')
-        || name.split('/').any(|part| part == "..");
-    if leaves_folder {
-        let reason = format!("`{name}` is outside the CUDA header folders");
-        return Err(rejected(line, &reason));
-    }
-    Ok(())
+    Some(rejected(line, &unknown_header(name)))
 }
 
 fn rejected(line: u32, reason: &str) -> Refusal {
@@ -135,8 +199,16 @@ fn rejected(line: u32, reason: &str) -> Refusal {
 mod tests {
     use super::*;
 
+    /// The refusal that counts if the compiler reaches its line.
     fn found(source: &str) -> Option<(Status, Option<u32>)> {
-        let refusal = check_source(source, &|name| name == "cuda_fp16.h").err()?;
+        let refusal = match check_source(source, &|name| name == "cuda_fp16.h") {
+            Ok(checked) => {
+                let lines = checked.text.matches('\n').count();
+                assert_eq!(lines, source.matches('\n').count(), "{source}");
+                checked.edits.refusals().first()?.clone()
+            }
+            Err(refusal) => refusal,
+        };
         Some((refusal.status, refusal.evidence.line))
     }
 
@@ -151,17 +223,28 @@ mod tests {
             "\n#inc\\\nlude \"/etc/hostname\"",
             "\n%:include \"/etc/hostname\"",
             "\n#include NAME",
-            "\n#if __has_include(\"/etc/hostname\")\n#endif",
-            "\n#if defined(A) && __has_include( </etc/hostname> )\n#endif",
             "\n#include \"mine.h\"",
-            "\n#line 7 \"other.cu\"",
-            "\nvoid f() { k<<<1, 1>>>(); }",
+            "\n#embed \"/etc/hostname\"",
             "\nvoid f() { asm(\".include \\\"/etc/hostname\\\"\"); }",
         ] {
             assert_eq!(found(source), Some((Status::Rejected, Some(2))), "{source}");
         }
         let missing = found("#include <cute/tensor.hpp>");
         assert_eq!(missing, Some((Status::Unsupported, Some(1))));
+    }
+
+    #[test]
+    fn files_outside_the_header_folders_cannot_be_probed() {
+        for source in [
+            "#if __has_include(\"/etc/hostname\")\n#endif",
+            "#if defined(A) && __has_include( </etc/hostname> )\n#endif",
+            "#define HAS __has_include(\"/etc/hostname\")",
+        ] {
+            let checked = check_source(source, &|_| false).unwrap();
+            assert!(!checked.text.contains("hostname"), "{}", checked.text);
+        }
+        let marker = check_source("#line 7 \"other.cu\"\nint x;", &|_| false).unwrap();
+        assert_eq!(marker.text, "\nint x;");
     }
 
     #[test]
@@ -175,7 +258,13 @@ mod tests {
             "a << <::b",
         ] {
             assert_eq!(found(source), None, "{source}");
+            assert_eq!(check_source(source, &|_| true).unwrap().text, source);
         }
+        assert_eq!(
+            launch_lines("\nvoid f() { k<<<1, 1>>>(); }").next(),
+            Some(2)
+        );
+        assert_eq!(launch_lines("a << <::b").next(), None);
         assert_eq!(
             first_line_with("\nint f() {\n  return new int; }", &["malloc", "new"]),
             Some(3)

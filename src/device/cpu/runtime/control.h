@@ -47,6 +47,9 @@ enum FaultKind : uint32_t {
     FAULT_RACE = 10,
     FAULT_UNDEFINED_BEHAVIOR = 11,
     FAULT_INPUT_MUTATED = 12,
+    // Detected by every build: code that the backend replaced by a call of the runtime.
+    FAULT_UNSUPPORTED = 13,
+    FAULT_REJECTED = 14,
 };
 
 // Flags of a memory access in a fault record or an access site.

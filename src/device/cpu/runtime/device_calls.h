@@ -117,6 +117,17 @@ __attribute__((noinline)) void* allocate_shared(SharedSlot& slot, size_t bytes, 
     return slot.address;
 }
 
+[[noreturn]] static void fail_at(FaultKind kind, uint32_t line, const char* message) {
+    if (control_page != nullptr) control_page->fault.line = line;
+    fail(kind, "%s", message);
+}
+
+void reached_ptx(uint32_t line) { fail_at(FAULT_UNSUPPORTED, line, "`asm`: inline PTX cannot run on a CPU (`#ifdef KFORGE_CPU` selects other code)"); }
+
+void reached_thread_local(uint32_t line) {
+    fail_at(FAULT_REJECTED, line, "`thread_local` is not CUDA: a thread's own variables are its local variables");
+}
+
 void device_trap() { abort_kernel("`__trap` was called"); }
 
 void assertion_failed(const char* expression, const char* file, int line) { abort_kernel("assertion `%s` failed at %s:%d", expression, file, line); }

@@ -23,10 +23,19 @@
 
 // Sources select their device code by these macros. The architecture is that of the reference GPU (sm_90).
 #define __CUDACC__ 1
+// As NVRTC: a source leaves out its host code by this macro.
+#define __CUDACC_RTC__ 1
+// Only here: selects other code for the CPU, for example instead of inline PTX.
+#define KFORGE_CPU 1
 #define __CUDA_ARCH__ 900
 #define __CUDACC_VER_MAJOR__ 12
 #define __CUDACC_VER_MINOR__ 8
 #define CUDART_VERSION 12080
+
+// Sources name the namespace of the tensor cores beside code for other devices. It has no members here.
+namespace nvcuda {
+namespace wmma {}
+}  // namespace nvcuda
 
 #define __global__
 #define __device__

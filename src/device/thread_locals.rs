@@ -1,0 +1,244 @@
+//! Edits a `thread_local` in a function: the variable becomes an ordinary static one, behind a statement that refuses the kernel
+//! if the function is called. In a function that nothing calls it does no harm.
+//!
+//! A thread-local variable would keep a value between launches unnoticed. Each device has its own statement, and refuses a
+//! `thread_local` outside of functions itself.
+
+use super::source_edits::SourceEdits;
+use crate::kernel::lexer::{Lexeme, LexemeKind};
+
+pub(super) const THREAD_LOCAL_WORDS: [&str; 3] = ["thread_local", "__thread", "_Thread_local"];
+
+/// Why a `thread_local` is rejected.
+pub(super) const THREAD_LOCAL: &str =
+    "`thread_local` is not CUDA: a thread's own variables are its local variables";
+
+/// The open braces before a lexeme, and where its statement starts.
+#[derive(Debug, Default)]
+pub(super) struct Scopes {
+    open: Vec<Scope>,
+    /// The name of the outermost function, and how many braces are open before its body.
+    function: Option<(String, usize)>,
+    /// The index of the first lexeme of the current statement.
+    statement: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Namespace,
+    Class,
+    /// The body of a function, a block, or an initialiser.
+    Body,
+}
+
+impl Scopes {
+    /// Reads the lexeme at an index. To be called for each in order.
+    pub(super) fn read(&mut self, source: &str, lexemes: &[Lexeme], index: usize) {
+        match &source[lexemes[index].range.clone()] {
+            "{" => {
+                let statement = &lexemes[self.statement..index];
+                let scope = scope_of(source, statement);
+                if scope == Scope::Body && self.function.is_none() {
+                    let name = function_name(source, statement);
+                    self.function = name.map(|name| (name.to_owned(), self.open.len()));
+                }
+                self.open.push(scope);
+                self.statement = index + 1;
+            }
+            "}" => {
+                self.open.pop();
+                let is_closed = |(_, depth): &(String, usize)| *depth >= self.open.len();
+                if self.function.as_ref().is_some_and(is_closed) {
+                    self.function = None;
+                }
+                self.statement = index + 1;
+            }
+            ";" => self.statement = index + 1,
+            _ if lexemes[index].kind == LexemeKind::Directive && self.statement == index => {
+                self.statement = index + 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether no brace is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether a statement may be here.
+    pub(super) fn in_function(&self) -> bool {
+        self.open.last() == Some(&Scope::Body)
+    }
+
+    /// The name of the function whose body this is.
+    pub(super) fn function(&self) -> Option<&str> {
+        self.function.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// Edits the `thread_local` at an index, which is in a function. `refusing` goes in front of its declaration.
+    pub(super) fn edit_thread_local(
+        &self,
+        source: &str,
+        lexemes: &[Lexeme],
+        index: usize,
+        edit: ThreadLocalEdit<'_>,
+    ) {
+        let ThreadLocalEdit { refusing, edits } = edit;
+        let start = lexemes[self.statement].range.start;
+        let declaration = lexemes[self.statement..].iter();
+        let mut specifiers = declaration.take_while(|lexeme| lexeme.kind == LexemeKind::Identifier);
+        let is_storage =
+            |lexeme: &Lexeme| matches!(&source[lexeme.range.clone()], "static" | "extern");
+        let storage = if specifiers.any(is_storage) {
+            ""
+        } else {
+            "static"
+        };
+        let word = lexemes[index].range.clone();
+        if start == word.start {
+            edits.replace(source, word, format!("{refusing} {storage}"));
+        } else {
+            edits.replace(source, start..start, format!("{refusing} "));
+            edits.replace(source, word, storage);
+        }
+    }
+}
+
+/// How to edit a `thread_local`.
+pub(super) struct ThreadLocalEdit<'a> {
+    /// The statement that refuses the kernel.
+    pub(super) refusing: String,
+    pub(super) edits: &'a mut SourceEdits,
+}
+
+/// What a brace opens, from the text of its statement.
+fn scope_of(source: &str, statement: &[Lexeme]) -> Scope {
+    let words = statement.iter();
+    let words = words.filter(|lexeme| lexeme.kind != LexemeKind::Directive);
+    let words: Vec<_> = words.map(|lexeme| &source[lexeme.range.clone()]).collect();
+    if words.contains(&"namespace") || matches!(words.as_slice(), ["extern", _]) {
+        return Scope::Namespace;
+    }
+    let words = behind_template_parameters(&words);
+    let is_class = |word: &str| matches!(word, "struct" | "class" | "union" | "enum");
+    let Some(class) = words.iter().position(|word| is_class(word)) else {
+        return Scope::Body;
+    };
+    // The parentheses of a function are behind its name; those of an alignment are behind this word.
+    let name = words[class..].iter().position(|word| *word == "(");
+    let is_alignment = name.is_some_and(|open| {
+        matches!(
+            words[class + open - 1],
+            "alignas" | "__align__" | "__attribute__"
+        )
+    });
+    if name.is_none() || is_alignment {
+        Scope::Class
+    } else {
+        Scope::Body
+    }
+}
+
+/// The name in a function's declaration: the identifier before the first parenthesis that is not an attribute's.
+fn function_name<'a>(source: &'a str, statement: &[Lexeme]) -> Option<&'a str> {
+    let text = |lexeme: &Lexeme| &source[lexeme.range.clone()];
+    statement.windows(2).find_map(|pair| {
+        let name = text(&pair[0]);
+        let is_attribute = name.starts_with("__") || name == "alignas";
+        let is_name = pair[0].kind == LexemeKind::Identifier && !is_attribute;
+        (is_name && text(&pair[1]) == "(").then_some(name)
+    })
+}
+
+/// The words behind a leading `template <…>`.
+fn behind_template_parameters<'a>(words: &'a [&'a str]) -> &'a [&'a str] {
+    if words.first() != Some(&"template") {
+        return words;
+    }
+    let mut depth = 0i32;
+    for (index, word) in words.iter().enumerate() {
+        match *word {
+            "<" => depth += 1,
+            ">" => {
+                depth -= 1;
+                if depth == 0 {
+                    return &words[index + 1..];
+                }
+            }
+            _ => {}
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::lexer::lex;
+
+    /// The source with every `thread_local` in a function edited.
+    fn edited(source: &str) -> String {
+        let lexemes = lex(source);
+        let mut scopes = Scopes::default();
+        let mut edits = SourceEdits::default();
+        for (index, lexeme) in lexemes.iter().enumerate() {
+            scopes.read(source, &lexemes, index);
+            let is_edited = THREAD_LOCAL_WORDS.contains(&&source[lexeme.range.clone()]);
+            if is_edited && scopes.in_function() {
+                let edit = ThreadLocalEdit {
+                    refusing: "R();".to_owned(),
+                    edits: &mut edits,
+                };
+                scopes.edit_thread_local(source, &lexemes, index, edit);
+            }
+        }
+        edits.apply(source)
+    }
+
+    #[test]
+    fn variables_in_functions_become_static() {
+        for (source, expected) in [
+            (
+                "void f() { thread_local int x; }",
+                "void f() { R(); static int x; }",
+            ),
+            (
+                "void f() { static thread_local int x; }",
+                "void f() { R(); static  int x; }",
+            ),
+            (
+                "void f() { thread_local static int x; }",
+                "void f() { R();  static int x; }",
+            ),
+            (
+                "template <class T> T& f() { g(); const __thread T x = 0; return x; }",
+                "template <class T> T& f() { g(); R(); const static T x = 0; return x; }",
+            ),
+            (
+                "struct S { void f() { if (a) { thread_local int x; } } };",
+                "struct S { void f() { if (a) { R(); static int x; } } };",
+            ),
+            (
+                "namespace n { struct S f() { thread_local int x; } }",
+                "namespace n { struct S f() { R(); static int x; } }",
+            ),
+        ] {
+            assert_eq!(edited(source), expected);
+        }
+    }
+
+    #[test]
+    fn other_variables_are_unchanged() {
+        for source in [
+            "static thread_local int x;",
+            "namespace n { thread_local int x; }",
+            "extern \"C\" { extern thread_local int x; }",
+            "struct S { static thread_local int x; };",
+            "template <class T> struct alignas(16) S { static thread_local T x; };",
+            "}} thread_local",
+        ] {
+            assert_eq!(edited(source), source);
+        }
+    }
+}
