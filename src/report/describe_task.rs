@@ -53,9 +53,11 @@ pub(crate) fn describe_task(task: &Task, origin: &str) -> String {
 fn axes_table(task: &Task) -> String {
     let mut text = "\naxes\n".to_owned();
     for (name, axis) in &task.definition.axes {
-        let value = axis
-            .value
-            .map_or_else(|| "variable".to_owned(), |value| value.to_string());
+        let computed = || match task.derived.get(name) {
+            Some(size) => size.text().to_owned(),
+            None => "variable".to_owned(),
+        };
+        let value = axis.value.map_or_else(computed, |value| value.to_string());
         text += &format!(
             "  {name:<14} {value:<9} {}\n",
             axis.description.as_deref().unwrap_or_default()
@@ -215,6 +217,9 @@ fn distribution_text(distribution: &Distribution) -> String {
     let shape = match &distribution.kind {
         DistributionKind::Normal(deviation) => format!("normal, deviation {deviation}"),
         DistributionKind::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
+        DistributionKind::UniformBelow(low, high) => {
+            format!("uniform from {low} to below `{}`", high.text())
+        }
         DistributionKind::Value(value) => format!("{value}"),
         DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) => {
             format!("cumulative, up to `{axis}`")
