@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod check_progress;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -15,6 +16,7 @@ mod execute;
 mod exit;
 mod judge_kernels;
 mod model_flags;
+mod new_task;
 mod output;
 mod promote;
 mod prompt;

@@ -29,10 +29,11 @@ mod probe;
 mod sampling;
 mod screen;
 mod stages;
+mod task_terms;
 mod timing_lock;
 mod timing_session;
 
-pub(crate) use admission::{Admission, admit};
+pub(crate) use admission::{Admission, AdmissionProgress, AdmissionRequest, admit};
 pub(crate) use compiled::compile_only;
 pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};
