@@ -60,6 +60,9 @@ struct CheckArgs {
     /// Deadline of one launch, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     launch_seconds: f64,
+    /// Test large workloads at their full size, which may take hours.
+    #[arg(long)]
+    full_size: bool,
     /// Seed of an earlier check, to repeat it.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -73,7 +76,10 @@ Corrupts the oracle's outputs and compares them as a candidate's are compared:
 zeros, the mean of each output, a copy of each input of the same shape, the
 outputs of other inputs, half the work, and reduced precision unless the task
 says `precision: unchecked`. Each must fail, on every workload, with the timed
-inputs and under every regime. The task's own kernels must pass there.";
+inputs and under every regime. The task's own kernels must pass there.
+
+A workload that would take minutes on the CPU is tested at a smaller size; the
+result names it. `--full-size` tests every workload as it is.";
 
 fn list_help() -> String {
     exit::help(
@@ -178,6 +184,7 @@ fn admit_task(
         },
         limits: crate::worker::cpu_limits(&device.identity()),
         seed: arguments.seed,
+        is_full_size: arguments.full_size,
         progress: &|step| progress.show(&task.name, step),
     };
     progress.start(&task.name);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::admission_cases::{AdmissionCase, ReducedWorkload, plan_cases};
 use super::case::{Case, derive_seed};
 use super::cases::select_cases;
 use super::check::check_case;
@@ -35,6 +36,8 @@ pub(crate) struct Admission {
     /// Number of workloads tested.
     pub workloads: usize,
     pub regimes: Vec<String>,
+    /// Workloads that are too large for a CPU, and are tested at a smaller size.
+    pub reduced: Vec<ReducedWorkload>,
     /// Number of corrupted outputs that were compared.
     pub comparisons: usize,
     /// Corrupted outputs that passed the comparison.
@@ -53,19 +56,14 @@ pub(crate) struct TaskFault {
     pub reason: String,
 }
 
-/// A case of the test. All regimes of a workload share its id.
-#[derive(Clone)]
-struct AdmissionCase {
-    workload: String,
-    case: Case,
-}
-
 /// How to test a task.
 pub(crate) struct AdmissionRequest<'r> {
     pub(crate) options: JudgeOptions,
     pub(crate) limits: DeviceLimits,
     /// The seed of an earlier test, to repeat it.
     pub(crate) seed: Option<u64>,
+    /// Whether large workloads are tested at their full size in every regime, however long it takes.
+    pub(crate) is_full_size: bool,
     /// Called before each part of the test.
     pub(crate) progress: &'r dyn Fn(&AdmissionProgress<'_>),
 }
@@ -98,6 +96,7 @@ pub(crate) fn admit(
         precision: task.settings.precision,
         workloads: task.selected_workloads(&request.options.profile).len(),
         regimes: regimes.keys().cloned().collect(),
+        reduced: Vec::new(),
         comparisons: 0,
         passed: Vec::new(),
         faults: Vec::new(),
@@ -149,13 +148,15 @@ fn check_headers(task: &Task, admission: &mut Admission) -> bool {
     all.extend(own_kernels(task));
     for (name, source) in all {
         let is_reference = name == oracle || name == task.baseline().0;
+        let parsed = Kernel::parse(source, &task.definition);
+        if let Err(error) = &parsed {
+            admission.add_fault(format!("`{name}`, header, {error}"));
+        }
         if source.contains(DRAFT_MARK) {
             admission.add_fault(format!(
                 "`{name}` is still a draft, which writes zeros: write the computation, then delete the line with `{DRAFT_MARK}`"
             ));
-        } else if let Err(error) = Kernel::parse(source, &task.definition) {
-            admission.add_fault(format!("`{name}`, header, {error}"));
-        } else {
+        } else if parsed.is_ok() {
             continue;
         }
         is_usable &= !is_reference;
@@ -197,7 +198,9 @@ impl<'t> AdmissionTest<'t, '_> {
         let Some(mut context) = self.without_fault(context)? else {
             return Ok(());
         };
-        let cases = self.cases();
+        let profile = &self.request.options.profile;
+        let (cases, reduced) = plan_cases(self.task, profile, self.request.is_full_size);
+        self.admission.reduced = reduced;
         let all: Vec<_> = cases.iter().map(|test| test.case.clone()).collect();
         let mut is_usable = true;
         for reference in [Reference::Oracle, Reference::Baseline] {
@@ -234,23 +237,6 @@ impl<'t> AdmissionTest<'t, '_> {
         }
     }
 
-    /// Every workload with the timed inputs and under every regime.
-    fn cases(&self) -> Vec<AdmissionCase> {
-        let regimes = self.task.regimes();
-        let mut cases = Vec::new();
-        for workload in self.task.selected_workloads(&self.request.options.profile) {
-            let usual = Case::of_workload(workload);
-            let regimes = regimes.iter();
-            let in_regimes = regimes.map(|(name, regime)| usual.with_regime(name, regime));
-            let all = std::iter::once(usual.clone()).chain(in_regimes);
-            cases.extend(all.map(|case| AdmissionCase {
-                workload: workload.id.clone(),
-                case,
-            }));
-        }
-        cases
-    }
-
     /// Compiles the baseline and the starting kernels for every case on which a candidate would be checked.
     fn compile_kernels(
         &mut self,
@@ -270,7 +256,14 @@ impl<'t> AdmissionTest<'t, '_> {
             let seed = self.admission.seed;
             match select_cases(self.task, &options.profile, &kernel, &context.limits, seed) {
                 Ok(selected) => {
-                    let hidden = selected.into_iter().filter(|case| case.hidden);
+                    // Workloads under regimes are among the cases already.
+                    let is_workload = |case: &Case| {
+                        let mut workloads = self.task.workloads.iter();
+                        case.regime.is_some()
+                            && workloads.any(|workload| workload.binding == case.binding)
+                    };
+                    let hidden =
+                        (selected.into_iter()).filter(|case| case.hidden && !is_workload(case));
                     tests.extend(hidden.map(|case| AdmissionCase {
                         workload: case.id.clone(),
                         case,

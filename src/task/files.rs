@@ -21,7 +21,7 @@ use super::settings_reader::read_settings;
 use super::workload::Workload;
 use crate::base::expression::Expression;
 use crate::base::text::{did_you_mean, nearest_name};
-use crate::base::{Digest, Failure};
+use crate::base::{Digest, Failure, yaml};
 
 static TASKS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tasks");
 pub(super) static KERNELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/kernels");
@@ -339,11 +339,17 @@ impl TaskFiles {
     /// The text of a file that `task.yaml` names. Reports a missing file.
     fn text(&self, key: &str, file: &str, problems: &mut Problems) -> Option<&str> {
         let text = self.files.get(file);
-        if text.is_none() {
+        // A key that is missing is reported already.
+        if text.is_none() && self.has_key(key) {
             let failure = missing_file(&self.origin, file);
             self.report(key, failure, problems);
         }
         text.map(String::as_str)
+    }
+
+    fn has_key(&self, key: &str) -> bool {
+        let settings = self.files.get("task.yaml");
+        settings.is_some_and(|text| yaml::line_of(text, key).is_some())
     }
 
     fn definition(&self, file: &str, problems: &mut Problems) -> Option<Definition> {

@@ -86,7 +86,15 @@ impl Problems {
         if count > MAX_LISTED {
             text += &format!("\n  … and {} more", count - MAX_LISTED);
         }
-        Some(Failure::usage(text))
+        let failure = Failure::usage(text);
+        let is_missing = |problem: &&Failure| problem.message.ends_with("` is missing");
+        Some(if self.list.iter().filter(is_missing).count() > 1 {
+            failure.hint(
+                "`kforge tasks new DEFINITION.json` writes all files of a task, with every key",
+            )
+        } else {
+            failure
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod fixtures;
 mod language;
 mod llm;
 mod mailbox;
+mod own_tasks;
 mod profiling;
 #[path = "../support/program.rs"]
 mod program;

@@ -237,12 +237,12 @@ impl<'d> Plan<'d> {
         let data = others.filter(|(_, other)| other.dtype.is_float());
         let first_axes = data.filter_map(|(_, other)| other.shape.as_ref()?.first());
         let own: Vec<_> = tensor.shape.iter().flatten().collect();
-        let mut candidates: Vec<_> = first_axes.filter(|axis| !own.contains(axis)).collect();
+        let mut candidates: Vec<_> = first_axes.collect();
         let is_pool = |axis: &str| {
             let words = ["page", "block", "pool", "slot", "cache", "expert", "vocab"];
             words.iter().any(|word| axis.contains(word))
         };
-        candidates.sort_by_key(|axis| !is_pool(axis));
+        candidates.sort_by_key(|axis| (!is_pool(axis), own.contains(axis)));
         candidates.first().map(|axis| (*axis).clone())
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn kernel(definition: &Definition, is_oracle: bool) -> String {
     for (output, tensor) in &definition.outputs {
         let element_type = element_type(tensor, is_oracle);
         text += &format!(
-            "    if (element < {output}_elements) {output}[element] = {element_type}(0.0f);\n"
+            "    if (element < {output}_elements) {output}[element] = ({element_type})0.0f;\n"
         );
     }
     text + "}\n"
