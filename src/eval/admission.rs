@@ -297,7 +297,9 @@ impl<'t> AdmissionTest<'t, '_> {
         if is_baseline && finding.status == Status::CompileError {
             return;
         }
-        match explain(reason, kernel, &self.task.definition, false) {
+        let log = finding.evidence.log.as_deref().unwrap_or_default();
+        let messages = format!("{reason}\n{log}");
+        match explain(&messages, kernel, &self.task.definition, false) {
             Some(hint) => self.add_kernel_fault(name, None, &format!("{reason}\nhint: {hint}")),
             None => self.add_kernel_fault(name, None, reason),
         }

@@ -225,9 +225,9 @@ impl<'a> JudgeContext<'a> {
                 Compiled::Ready(program) => compiled.programs.insert(key, program),
                 Compiled::Refused(refusal) => {
                     let log = refusal.evidence.log.unwrap_or_default();
-                    let failure = broken(format!("{}\n{log}", refusal.reason));
-                    let (reason, definition) = (&refusal.reason, &task.definition);
-                    let hint = explain(reason, &compiled.kernel, definition, is_oracle);
+                    let messages = format!("{}\n{log}", refusal.reason);
+                    let hint = explain(&messages, &compiled.kernel, &task.definition, is_oracle);
+                    let failure = broken(messages);
                     return Err(match hint {
                         Some(hint) => failure.hint(hint).into(),
                         None => failure.into(),

@@ -5,20 +5,22 @@
 use crate::kernel::{ArgumentHeader, Kernel};
 use crate::task::{AxisKind, Definition};
 
-/// What a refusal of a task's own kernel means in terms of the task, if that is known. `reason`: the compiler's first message.
+/// What a refusal of a task's own kernel means in terms of the task, if that is known. `messages`: those of the compiler.
 pub(super) fn explain(
-    reason: &str,
+    messages: &str,
     kernel: &Kernel,
     definition: &Definition,
     is_oracle: bool,
 ) -> Option<String> {
-    if is_oracle && let Some(output) = mismatched_output(reason, kernel, definition) {
+    let mut lines = messages.lines();
+    let mismatched = lines.find_map(|line| mismatched_output(line, kernel, definition));
+    if is_oracle && let Some(output) = mismatched {
         let dtype = definition.outputs.get(output)?.dtype;
         return Some(format!(
             "the outputs of an oracle are `double*` whatever their dtype: declare `double* {output}`, not a pointer to {dtype}"
         ));
     }
-    let name = undeclared_name(reason)?;
+    let name = messages.lines().find_map(undeclared_name)?;
     let (axis, kind) = definition
         .axes
         .iter()

@@ -276,8 +276,10 @@ impl TaskFiles {
         let workloads = self.workloads(&settings.workloads, definition.as_ref(), problems);
         let has_all_workloads = definition.is_some() && problems.count() == before;
         let oracle = self.text("oracle", &settings.oracle, problems);
+        // A missing oracle is reported; the rest can be validated without it.
+        let oracle = oracle.unwrap_or_default().to_owned();
         self.check_kernels(&settings, problems);
-        let (definition, oracle) = (definition?, oracle?.to_owned());
+        let definition = definition?;
         add_profiles(&mut settings, &definition, &workloads);
         let parts = TaskParts {
             settings: &settings,
@@ -479,11 +481,17 @@ fn missing_file(folder: &str, file: &str) -> Failure {
     }
     let failure = Failure::usage(format!("no such file: `{folder}/{file}`"));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<_> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
+    // Only files of the same kind: every kernel has a short name.
+    let (stem, extension) = file.rsplit_once('.').unwrap_or((file, ""));
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let stems: Vec<String> = names
+        .filter_map(|name| {
+            let (stem, other) = name.rsplit_once('.')?;
+            (other == extension).then(|| stem.to_owned())
+        })
         .collect();
-    match nearest_name(file, names.iter().map(String::as_str)) {
-        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+    match nearest_name(stem, stems.iter().map(String::as_str)) {
+        Some(near) => failure.hint(format!("did you mean `{near}.{extension}`?")),
         None => failure,
     }
 }
