@@ -55,7 +55,7 @@ enum Command {
     Promote(promote::PromoteArgs),
     /// Print the prompt of a task and the tokens of each part.
     Prompt(prompt::PromptArgs),
-    /// List, show and check tasks.
+    /// List, show, check and write tasks.
     Tasks(tasks::TasksArgs),
     /// Check what this machine has and what it lacks.
     Doctor(doctor::DoctorArgs),

@@ -14,19 +14,30 @@ pub(super) fn explain(
 ) -> Option<String> {
     let mut lines = messages.lines();
     let mismatched = lines.find_map(|line| mismatched_output(line, kernel, definition));
+    let mut hints = Vec::new();
     if is_oracle && let Some(output) = mismatched {
-        let dtype = definition.outputs.get(output)?.dtype;
-        return Some(format!(
-            "the outputs of an oracle are `double*` whatever their dtype: declare `double* {output}`, not a pointer to {dtype}"
-        ));
+        let dtype = definition.outputs.get(output).map(|output| output.dtype);
+        hints.extend(dtype.map(|dtype| {
+            format!(
+                "the outputs of an oracle are `double*` whatever their dtype: declare `double* {output}`, not a pointer to {dtype}"
+            )
+        }));
     }
-    let name = messages.lines().find_map(undeclared_name)?;
-    let (axis, kind) = definition
-        .axes
-        .iter()
-        .find(|(axis, _)| axis.to_lowercase() == name.to_lowercase())
-        .map(|(axis, found)| (axis, found.kind))?;
-    Some(match kind {
+    for name in messages.lines().filter_map(undeclared_name) {
+        let mut axes = definition.axes.iter();
+        let found = axes.find(|(axis, _)| axis.to_lowercase() == name.to_lowercase());
+        if let Some(hint) = found.map(|(axis, found)| axis_hint(axis, found.kind))
+            && !hints.contains(&hint)
+        {
+            hints.push(hint);
+        }
+    }
+    (!hints.is_empty()).then(|| hints.join("\nhint: "))
+}
+
+/// How code gets the size of an axis.
+fn axis_hint(axis: &str, kind: AxisKind) -> String {
+    match kind {
         AxisKind::Const => format!(
             "constant axes are upper case in the code: `{}`",
             axis.to_uppercase()
@@ -34,7 +45,7 @@ pub(super) fn explain(
         _ => format!(
             "`{axis}` is a variable axis: add `{axis}` to `args` in the header, and `int {axis}` to the parameters of the kernel"
         ),
-    })
+    }
 }
 
 /// The output whose argument has another type than the kernel takes.

@@ -70,8 +70,30 @@ impl Problems {
         self.list.len()
     }
 
+    /// Merges problems that differ in nothing but the line: a wrong name is on every line of a file.
+    fn merge_lines(&mut self) {
+        let mut merged: Vec<(String, Failure, usize)> = Vec::new();
+        for problem in self.list.drain(..) {
+            let kind = without_line(&problem.message);
+            match merged.iter_mut().find(|(known, ..)| *known == kind) {
+                Some((_, _, others)) => *others += 1,
+                None => merged.push((kind, problem, 0)),
+            }
+        }
+        let joined = merged.into_iter().map(|(_, problem, others)| {
+            let message = match others {
+                0 => return problem,
+                1 => format!("{} (and on 1 more line)", problem.message),
+                _ => format!("{} (and on {others} more lines)", problem.message),
+            };
+            Failure { message, ..problem }
+        });
+        self.list = joined.collect();
+    }
+
     /// One failure for all problems; `None` if there is none. `task`: the task's name.
     pub(super) fn into_failure(mut self, task: &str) -> Option<Failure> {
+        self.merge_lines();
         if self.list.len() < 2 {
             return self.list.pop();
         }
@@ -95,6 +117,19 @@ impl Problems {
         } else {
             failure
         })
+    }
+}
+
+/// A message without the line in its `FILE:LINE: `.
+fn without_line(message: &str) -> String {
+    let Some((place, rest)) = message.split_once(": ") else {
+        return message.to_owned();
+    };
+    match place.rsplit_once(':') {
+        Some((file, line)) if line.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{file}: {rest}")
+        }
+        _ => message.to_owned(),
     }
 }
 
@@ -126,5 +161,13 @@ mod tests {
         );
         assert!(text.ends_with("\n  … and 12 more"), "{text}");
         assert!(Problems::default().into_failure("t").is_none());
+        let mut problems = Problems::default();
+        for line in 1..=3 {
+            problems.push(Failure::usage(format!(
+                "t/w.jsonl:{line}: unknown axis `a`"
+            )));
+        }
+        let text = problems.into_failure("t").unwrap().to_string();
+        assert_eq!(text, "t/w.jsonl:1: unknown axis `a` (and on 2 more lines)");
     }
 }
