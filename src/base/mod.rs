@@ -17,6 +17,7 @@ pub mod random;
 pub(crate) mod statistics;
 pub(crate) mod temporary;
 pub(crate) mod text;
+pub(crate) mod value_reader;
 pub mod yaml;
 
 pub use digest::Digest;

@@ -104,6 +104,30 @@ pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failu
     Failure { message, ..failure }
 }
 
+/// The 1-based line of a key in a YAML or JSON document, or that of the longest start of its path that is there. `key` is the path,
+/// joined by dots.
+pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
+    // JSON may be indented by tabs, YAML may not.
+    let text = text.replace('\t', " ");
+    let path: Vec<&str> = key.split('.').filter(|part| !part.is_empty()).collect();
+    (1..=path.len()).rev().find_map(|length| {
+        let target = FailAtKey(&path[..length]);
+        let found =
+            serde_yaml::with_deserializer_from_str_with_options(&text, options(), |reader| {
+                target.deserialize(reader)
+            });
+        let location = found.err().filter(is_at_key)?.location()?;
+        usize::try_from(location.line()).ok()
+    })
+}
+
+/// Whether an error is that of [`FailAtKey`], and not one of the document.
+fn is_at_key(error: &Error) -> bool {
+    error.to_string().contains(AT_KEY)
+}
+
+const AT_KEY: &str = "kforge looks for this key";
+
 /// A visitor that fails at the value of the key with this path. The parser's error then has the location of the value.
 #[derive(Clone, Copy)]
 struct FailAtKey<'p>(&'p [&'p str]);
@@ -113,7 +137,7 @@ impl<'de> DeserializeSeed<'de> for FailAtKey<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
         match self.0 {
-            [] => Err(D::Error::custom("here")),
+            [] => Err(D::Error::custom(AT_KEY)),
             _ => reader.deserialize_any(self),
         }
     }
@@ -231,7 +255,7 @@ fn parser_message(error: &Error) -> String {
 }
 
 /// Plain English for the parser's name of a kind of value.
-fn describe_kind(name: &str) -> &str {
+pub(super) fn describe_kind(name: &str) -> &str {
     match name {
         "f32" | "f64" | "floating point" => "a number",
         "bool" | "boolean" => "`true` or `false`",
@@ -321,6 +345,26 @@ mod tests {
         let message = placed("`eval.in_flight: 0`: too few", "eval: {cache: hot}\n");
         assert!(message.starts_with("run.yaml: `eval"), "{message}");
         assert!(placed("`steps: 0`: too few", "steps: 0\n").starts_with("run.yaml:1:8: "));
+    }
+
+    #[test]
+    fn keys_are_found_in_yaml_and_json() {
+        let yaml = "# a task\na: 1\nb:\n  c: {d: 2}\n  e: 3\n";
+        let json =
+            "{\n\t\"a\": \"x\\ny\",\n\t\"b\": {\"c\": {\n\t\t\"d\": 2},\n\t\t\"e\": null}}\n";
+        for (text, key, line) in [
+            (yaml, "a", Some(2)),
+            (yaml, "b.c.d", Some(4)),
+            (yaml, "b.e", Some(5)),
+            (yaml, "b.c.x", Some(4)),
+            (yaml, "x", None),
+            (json, "a", Some(2)),
+            (json, "b.c.d", Some(4)),
+            (json, "b.e", Some(5)),
+            ("{\"a\": [", "b", None),
+        ] {
+            assert_eq!(line_of(text, key), line, "{key} in {text}");
+        }
     }
 
     #[test]

@@ -100,6 +100,15 @@ pub(super) const READ_CODES: &[Meaning] = &[
     INTERRUPTED,
 ];
 
+/// `tasks new`.
+pub(super) const WRITE_CODES: &[Meaning] = &[
+    (Exit::Done, "done"),
+    UNEXPECTED,
+    USAGE,
+    (Exit::Environment, "environment: full disk"),
+    INTERRUPTED,
+];
+
 pub(super) const CHECK_CODES: &[Meaning] = &[
     (Exit::Done, "every task is admitted"),
     UNEXPECTED,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod check_progress;
 mod doctor;
 mod dry_run;
 mod eval;
@@ -15,6 +16,7 @@ mod execute;
 mod exit;
 mod judge_kernels;
 mod model_flags;
+mod new_task;
 mod output;
 mod promote;
 mod prompt;
@@ -53,7 +55,7 @@ enum Command {
     Promote(promote::PromoteArgs),
     /// Print the prompt of a task and the tokens of each part.
     Prompt(prompt::PromptArgs),
-    /// List, show and check tasks.
+    /// List, show, check and write tasks.
     Tasks(tasks::TasksArgs),
     /// Check what this machine has and what it lacks.
     Doctor(doctor::DoctorArgs),

@@ -1,16 +1,18 @@
 //! `kforge tasks`: list tasks, show one, test whether tasks can be trusted.
 //!
-//! Reads task folders. `check` runs kernels on the CPU in this process's children; it judges tasks, never candidates.
+//! `new_task` writes a new one. Reads task folders. `check` runs kernels on the CPU in this process's children; it judges tasks, never candidates.
 
 use anyhow::Context;
 
+use super::check_progress::CheckProgress;
 use super::exit::{self, Exit};
+use super::new_task::{self, NewTaskArgs};
 use super::output::{Format, print, print_json, print_json_lines};
 use crate::base::Failure;
 use crate::device::cpu::CpuDevice;
 use crate::device::{Cache, Device};
 use crate::eval;
-use crate::report::{self, Spinner};
+use crate::report;
 use crate::task::{Task, TaskFiles, embedded_names, local_names};
 
 /// Arguments of `kforge tasks`.
@@ -32,6 +34,9 @@ enum TasksCommand {
     /// Validate a task's oracle and tolerances.
     #[command(after_help = check_help())]
     Check(CheckArgs),
+    /// Write the files of a new task.
+    #[command(after_help = new_task::help())]
+    New(NewTaskArgs),
     /// Show one task: axes, inputs, outputs, workloads, profiles.
     #[command(after_help = show_help())]
     Show {
@@ -53,8 +58,11 @@ struct CheckArgs {
     #[arg(long, value_name = "NAME", default_value = "full", value_parser = ["quick", "full"])]
     profile: String,
     /// Deadline of one launch, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
     launch_seconds: f64,
+    /// Test large workloads at their full size, which may take hours.
+    #[arg(long)]
+    full_size: bool,
     /// Seed of an earlier check, to repeat it.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -68,7 +76,10 @@ Corrupts the oracle's outputs and compares them as a candidate's are compared:
 zeros, the mean of each output, a copy of each input of the same shape, the
 outputs of other inputs, half the work, and reduced precision unless the task
 says `precision: unchecked`. Each must fail, on every workload, with the timed
-inputs and under every regime. The task's own kernels must pass there.";
+inputs and under every regime. The task's own kernels must pass there.
+
+A workload that would take minutes on the CPU is tested at a smaller size; the
+result names it. `--full-size` tests every workload as it is.";
 
 fn list_help() -> String {
     exit::help(
@@ -107,6 +118,7 @@ pub(super) fn run(arguments: TasksArgs) -> anyhow::Result<Exit> {
     match arguments.command {
         TasksCommand::List { format } => list_tasks(format)?,
         TasksCommand::Check(arguments) => return check_tasks(arguments),
+        TasksCommand::New(arguments) => new_task::new_task(&arguments)?,
         TasksCommand::Show { task, format } => show_task(&task, format)?,
     }
     Ok(Exit::Done)
@@ -131,18 +143,17 @@ fn check_tasks(arguments: CheckArgs) -> anyhow::Result<Exit> {
         .map(|name| TaskFiles::find(name)?.load())
         .collect::<Result<Vec<_>, _>>()?;
     let device = CpuDevice::new()?;
-    let spinner = Spinner::new();
+    let progress = CheckProgress::new(tasks.len());
     let mut admissions = Vec::new();
-    for (index, task) in tasks.iter().enumerate() {
-        let position = format!("{}/{}", index + 1, tasks.len());
-        spinner.set_message(&format!("testing {} ({position})", task.name));
-        let admission = admit_task(&device, task, &arguments)?;
+    for task in &tasks {
+        let admission = admit_task(&device, task, &arguments, &progress)?;
         match arguments.format {
-            Format::Human => spinner.suspend(|| print(&report::describe_admission(&admission)))?,
-            Format::Jsonl => spinner.suspend(|| print_json_lines([&admission]))?,
+            Format::Human => progress.suspend(|| print(&report::describe_admission(&admission)))?,
+            Format::Jsonl => progress.suspend(|| print_json_lines([&admission]))?,
             Format::Json => {}
         }
         admissions.push(admission);
+        progress.finish_task();
     }
     if arguments.format == Format::Json {
         print_json(&admissions)?;
@@ -159,18 +170,25 @@ fn admit_task(
     device: &CpuDevice,
     task: &Task,
     arguments: &CheckArgs,
+    progress: &CheckProgress,
 ) -> anyhow::Result<eval::Admission> {
     let profile = task.settings.profiles.get(&arguments.profile);
-    let options = eval::JudgeOptions {
-        profile: profile
-            .context("the task does not have the selected profile")?
-            .clone(),
-        launch_seconds: arguments.launch_seconds,
-        thorough: false,
-        cache: Cache::Cold,
+    let request = eval::AdmissionRequest {
+        options: eval::JudgeOptions {
+            profile: profile
+                .context("the task does not have the selected profile")?
+                .clone(),
+            launch_seconds: arguments.launch_seconds,
+            thorough: false,
+            cache: Cache::Cold,
+        },
+        limits: crate::worker::cpu_limits(&device.identity()),
+        seed: arguments.seed,
+        is_full_size: arguments.full_size,
+        progress: &|step| progress.show(&task.name, step),
     };
-    let limits = crate::worker::cpu_limits(&device.identity());
-    eval::admit(device, task, options, limits, arguments.seed)
+    progress.start(&task.name);
+    eval::admit(device, task, &request)
         .with_context(|| format!("failed to test task `{}`", task.name))
 }
 
@@ -183,20 +201,36 @@ fn all_task_names() -> Vec<String> {
     names
 }
 
+/// Lists every task. A broken one has a line that says so, and does not hide the others.
 fn list_tasks(format: Format) -> anyhow::Result<()> {
-    let names = all_task_names();
     let mut tasks = Vec::new();
-    for name in names {
-        let files = TaskFiles::find(&name)?;
-        tasks.push((files.load()?, files.origin));
+    let mut broken = Vec::new();
+    for name in all_task_names() {
+        let files = TaskFiles::find(&name);
+        match files.and_then(|files| Ok((files.load()?, files.origin))) {
+            Ok(task) => tasks.push(task),
+            Err(failure) => broken.push((name, failure)),
+        }
     }
     let facts = || {
-        tasks
+        let loaded = tasks
             .iter()
-            .map(|(task, origin)| report::task_json(task, origin))
+            .map(|(task, origin)| report::task_json(task, origin));
+        let others = broken
+            .iter()
+            .map(|(name, failure)| serde_json::json!({"task": name, "error": failure.message}));
+        loaded.chain(others)
     };
     match format {
-        Format::Human => print(&report::task_table(&tasks)),
+        Format::Human => {
+            let mut text = report::task_table(&tasks);
+            for (name, failure) in &broken {
+                // The failure of one problem is its text, that of several starts with their number.
+                let first = failure.message.lines().next().unwrap_or_default();
+                text += &format!("{name:<14} broken: {first}; see `kforge tasks show {name}`\n");
+            }
+            print(&text)
+        }
         Format::Json => print_json(&facts().collect::<Vec<_>>()),
         Format::Jsonl => print_json_lines(facts()),
     }

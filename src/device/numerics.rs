@@ -159,7 +159,10 @@ pub(super) fn raw_distribution(
     let (shape, first, second) = match &distribution.kind {
         DistributionKind::Normal(deviation) => (0, *deviation, 0.0),
         DistributionKind::Uniform([low, high]) => (1, *low, *high),
-        DistributionKind::Value(value) => (2, *value, 0.0),
+        // An expression without a value: the lowest.
+        DistributionKind::Value(value) | DistributionKind::UniformBelow(value, _) => {
+            (2, *value, 0.0)
+        }
         DistributionKind::Cumulative(CumulativeTotal::Size(total)) => (3, *total as f64, 0.0),
         // An axis without a size: the total is 0.
         DistributionKind::Cumulative(CumulativeTotal::Axis(_)) => (3, 0.0, 0.0),

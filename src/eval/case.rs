@@ -48,9 +48,10 @@ impl Case {
 
     /// The distribution of an input: the regime's, else the task's, else standard normal (0 for integers).
     pub(super) fn distribution(&self, task: &Task, input: &str) -> Distribution {
+        let tensor = task.definition.inputs.get(input);
+        let is_float = tensor.is_some_and(|tensor| tensor.dtype.is_float());
         let default = || {
-            let tensor = task.definition.inputs.get(input);
-            Distribution::new(if tensor.is_some_and(|tensor| tensor.dtype.is_float()) {
+            Distribution::new(if is_float {
                 DistributionKind::Normal(1.0)
             } else {
                 DistributionKind::Value(0.0)
@@ -59,7 +60,7 @@ impl Case {
         self.regime_distribution(input)
             .or_else(|| task.settings.inputs.get(input))
             .map_or_else(default, |distribution| {
-                distribution.with_axis_sizes(&self.binding.axes)
+                distribution.with_axis_sizes(&self.binding.axes, is_float)
             })
     }
 

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::case::Case;
 use super::compiled_kernel::{CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
+use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
 use crate::device::{Build, Cache, Compiled, Device};
 use crate::kernel::plan::Plan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
-use crate::task::{Profile, Task};
+use crate::task::{DRAFT_MARK, Profile, Task};
 
 /// How to judge; the same for all candidates of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,15 @@ impl<'a> JudgeContext<'a> {
         limits: DeviceLimits,
     ) -> anyhow::Result<Self> {
         let parse = |reference: Reference, text: &str| {
+            if text.contains(DRAFT_MARK) {
+                let (name, task) = (reference.name(), &task.name);
+                return Err(Failure::reference(format!(
+                    "the {name} of task `{task}` is still a draft, which writes zeros"
+                ))
+                .hint(format!(
+                    "write the computation of `run` in definition.json, then delete the line with `{DRAFT_MARK}`"
+                )));
+            }
             Kernel::parse(text, &task.definition)
                 .map(CompiledKernel::not_compiled)
                 .map_err(|error| {
@@ -175,40 +185,55 @@ impl<'a> JudgeContext<'a> {
     /// # Errors
     /// `Failure::reference` if one of them does not compile.
     pub(super) fn prepare_references(&mut self, cases: &[Case]) -> anyhow::Result<()> {
+        for reference in [Reference::Oracle, Reference::Baseline] {
+            self.prepare_reference(reference, cases)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::prepare_references`], for one of them.
+    pub(super) fn prepare_reference(
+        &mut self,
+        reference: Reference,
+        cases: &[Case],
+    ) -> anyhow::Result<()> {
         let _lock = self.timing_lock.host_work()?;
-        for (reference, compiled) in [
-            (Reference::Oracle, &mut self.oracle),
-            (Reference::Baseline, &mut self.baseline),
-        ] {
-            let broken = |reason: String| {
-                let name = reference.name();
-                let task = &self.task.name;
-                Failure::reference(format!(
-                    "the {name} of task `{task}` does not work: {reason}"
-                ))
-            };
-            for case in cases {
-                let variant = compiled
-                    .kernel
-                    .variant_for(&case.binding, &self.limits)
-                    .map_err(|error| broken(error.to_string()))?;
-                let values = compiled.kernel.tunable_values(variant);
-                let key = values_key(&values);
-                if compiled.programs.contains_key(&key) {
-                    continue;
-                }
-                let is_oracle = reference == Reference::Oracle;
-                let unit = compiled
-                    .kernel
-                    .translation_unit(self.task, &values, is_oracle);
-                match self.device.compile(&unit, Build::Fast)? {
-                    Compiled::Ready(program) => compiled.programs.insert(key, program),
-                    Compiled::Refused(refusal) => {
-                        let log = refusal.evidence.log.unwrap_or_default();
-                        return Err(broken(format!("{}\n{log}", refusal.reason)).into());
-                    }
-                };
+        let is_oracle = reference == Reference::Oracle;
+        let compiled = match reference {
+            Reference::Oracle => &mut self.oracle,
+            Reference::Baseline => &mut self.baseline,
+        };
+        let task = self.task;
+        let broken = |reason: String| {
+            let (name, task) = (reference.name(), &task.name);
+            Failure::reference(format!(
+                "the {name} of task `{task}` does not work: {reason}"
+            ))
+        };
+        for case in cases {
+            let variant = compiled
+                .kernel
+                .variant_for(&case.binding, &self.limits)
+                .map_err(|error| broken(error.to_string()))?;
+            let values = compiled.kernel.tunable_values(variant);
+            let key = values_key(&values);
+            if compiled.programs.contains_key(&key) {
+                continue;
             }
+            let unit = compiled.kernel.translation_unit(task, &values, is_oracle);
+            match self.device.compile(&unit, Build::Fast)? {
+                Compiled::Ready(program) => compiled.programs.insert(key, program),
+                Compiled::Refused(refusal) => {
+                    let log = refusal.evidence.log.unwrap_or_default();
+                    let messages = format!("{}\n{log}", refusal.reason);
+                    let hint = explain(&messages, &compiled.kernel, &task.definition, is_oracle);
+                    let failure = broken(messages);
+                    return Err(match hint {
+                        Some(hint) => failure.hint(hint).into(),
+                        None => failure.into(),
+                    });
+                }
+            };
         }
         Ok(())
     }

@@ -3,13 +3,15 @@
 //! Zeros, means, copies of inputs, outputs of other inputs, half of the work, lower precision. Runs only the oracle. `admission`
 //! decides what the results mean for a task.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::case::{Case, derive_seed};
 use super::case_kernel::{CaseKernel, UNTIMED};
 use super::compiled_kernel::Reference;
 use super::context::JudgeContext;
-use crate::device::{BufferContent, Poison, numerics};
+use crate::device::{BufferContent, Comparison, Poison, numerics};
 use crate::task::{DType, PrecisionCheck, Tolerance};
 
 /// A corrupted output that passed the comparison.
@@ -47,6 +49,59 @@ struct ReferenceOutput<'o> {
     dtype: DType,
     tolerance: Tolerance,
     expected: Vec<f64>,
+    /// Root mean square of `expected`.
+    rms: f64,
+}
+
+/// The values of a corrupted output in a range of its elements.
+type CorruptedRange<'c> = &'c dyn Fn(Range<usize>) -> Vec<f64>;
+
+/// How many elements are compared first, at three places. A corruption that fails there fails as a whole.
+const QUICK_ELEMENTS: usize = 4096;
+
+/// A ratio of error and bound that is above 1 by more than rounding.
+const CLEARLY_WRONG: f64 = 1.001;
+
+impl<'o> ReferenceOutput<'o> {
+    fn new(name: &'o str, dtype: DType, tolerance: Tolerance, expected: Vec<f64>) -> Self {
+        let squares: f64 = expected.iter().map(|value| value * value).sum();
+        Self {
+            name,
+            dtype,
+            tolerance,
+            rms: (squares / expected.len().max(1) as f64).sqrt(),
+            expected,
+        }
+    }
+
+    /// Whether some element at the start, in the middle or at the end is clearly outside the tolerance. Then the whole output is
+    /// wrong, and there is no need to make and compare all of it.
+    fn is_clearly_wrong(&self, corrupted: CorruptedRange<'_>) -> bool {
+        let length = self.expected.len();
+        let last = length.saturating_sub(QUICK_ELEMENTS);
+        [0, last / 2, last].into_iter().any(|start| {
+            let range = start..(start + QUICK_ELEMENTS).min(length);
+            let expected = &self.expected[range.clone()];
+            let squares: f64 = expected.iter().map(|value| value * value).sum();
+            let rms = (squares / expected.len().max(1) as f64).sqrt();
+            // The comparison takes the bound from the root mean square of what it gets.
+            let atol_rms = self.tolerance.atol_rms * self.rms / rms;
+            if !atol_rms.is_finite() {
+                return false;
+            }
+            let tolerance = Tolerance {
+                atol_rms,
+                ..self.tolerance
+            };
+            let found = corrupted(range);
+            let comparison = numerics::compare_values(self.dtype, &found, expected, tolerance);
+            comparison.failed > 0 && comparison.worst_ratio > CLEARLY_WRONG
+        })
+    }
+
+    fn compare(&self, found: &[f64]) -> Comparison {
+        numerics::compare_values(self.dtype, found, &self.expected, self.tolerance)
+    }
 }
 
 impl CorruptionTest<'_, '_> {
@@ -65,12 +120,9 @@ impl CorruptionTest<'_, '_> {
         let outputs = context.task.definition.outputs.iter().zip(expected);
         let outputs: Vec<_> = outputs
             .filter_map(|((name, tensor), expected)| {
-                Some(ReferenceOutput {
-                    name,
-                    dtype: tensor.dtype,
-                    tolerance: *context.task.settings.tolerance.get(name)?,
-                    expected,
-                })
+                let tolerance = *context.task.settings.tolerance.get(name)?;
+                let dtype = tensor.dtype;
+                Some(ReferenceOutput::new(name, dtype, tolerance, expected))
             })
             .collect();
         for (output, other) in outputs.iter().zip(&other_outputs) {
@@ -80,6 +132,7 @@ impl CorruptionTest<'_, '_> {
                 self.test_rounded_output(output, results);
             }
         }
+        drop(other_outputs);
         if context.task.settings.precision == PrecisionCheck::Checked {
             self.test_rounded_inputs(&mut oracle, &outputs, seed, results)?;
         }
@@ -94,24 +147,40 @@ impl CorruptionTest<'_, '_> {
         results: &mut CorruptionResults,
     ) {
         let elements = output.expected.len();
-        let zeros = vec![0.0; elements];
-        self.test("zeros", output, &zeros, results);
         let mean = output.expected.iter().sum::<f64>() / elements.max(1) as f64;
-        self.test("the mean", output, &vec![mean; elements], results);
-        self.test("the outputs of other inputs", output, other, results);
+        let zeros: CorruptedRange<'_> = &|range| vec![0.0; range.len()];
+        let stale: CorruptedRange<'_> = &|range| other[range].to_vec();
+        self.test("zeros", output, zeros, results);
+        self.test(
+            "the mean",
+            output,
+            &|range| vec![mean; range.len()],
+            results,
+        );
+        self.test("the outputs of other inputs", output, stale, results);
         if elements < 2 {
             return;
         }
         for (corruption, rest) in [
-            ("half the work, then zeros", &zeros[..]),
-            ("half the work, then outputs of other inputs", other),
+            ("half the work, then zeros", zeros),
+            ("half the work, then outputs of other inputs", stale),
         ] {
             let half = elements / 2;
-            let corrupted = [&output.expected[..half], &rest[half..]].concat();
+            let corrupted: CorruptedRange<'_> = &|range| {
+                let middle = half.clamp(range.start, range.end);
+                let mut values = output.expected[range.start..middle].to_vec();
+                values.extend(rest(middle..range.end));
+                values
+            };
+            if output.is_clearly_wrong(corrupted) {
+                results.comparisons += 1;
+                continue;
+            }
             // Half of the work may be all of it, for example if the sequences in the other half are empty.
-            let is_correct = corrupted == output.expected && *rest != output.expected;
+            let is_correct =
+                corrupted(0..elements) == output.expected && rest(0..elements) != output.expected;
             if !is_correct {
-                self.test(corruption, output, &corrupted, results);
+                self.test(corruption, output, corrupted, results);
             }
         }
     }
@@ -131,7 +200,13 @@ impl CorruptionTest<'_, '_> {
             let output_shape = outputs.get(output.name).map(|output| &output.shape);
             if input_shape == output_shape && input.dtype.is_float() == output.dtype.is_float() {
                 let corruption = format!("a copy of `{}`", input.name);
-                self.test(&corruption, output, &oracle.values(buffer)?, results);
+                let values = oracle.values(buffer)?;
+                self.test(
+                    &corruption,
+                    output,
+                    &|range| values[range].to_vec(),
+                    results,
+                );
             }
         }
         Ok(())
@@ -140,10 +215,13 @@ impl CorruptionTest<'_, '_> {
     /// The output rounded to the next lower precisions.
     fn test_rounded_output(&self, output: &ReferenceOutput<'_>, results: &mut CorruptionResults) {
         for lower in output.dtype.lower_precisions() {
-            let rounded = numerics::round_to_dtype(*lower, &output.expected);
-            if rounded != output.expected {
+            let rounded: CorruptedRange<'_> =
+                &|range| numerics::round_to_dtype(*lower, &output.expected[range]);
+            let is_changed = output.is_clearly_wrong(rounded)
+                || rounded(0..output.expected.len()) != output.expected;
+            if is_changed {
                 let corruption = format!("the output rounded to {lower}");
-                self.test(&corruption, output, &rounded, results);
+                self.test(&corruption, output, rounded, results);
             }
         }
     }
@@ -164,18 +242,14 @@ impl CorruptionTest<'_, '_> {
                 continue;
             }
             let found = oracle.oracle_values(seed, self.context.deadline())?;
-            let compared: Vec<_> = (outputs.iter().zip(&found))
-                .map(|(output, found)| {
-                    let ReferenceOutput {
-                        dtype,
-                        expected,
-                        tolerance,
-                        ..
-                    } = output;
-                    numerics::compare_values(*dtype, found, expected, *tolerance)
-                })
-                .collect();
-            results.comparisons += compared.len();
+            results.comparisons += outputs.len();
+            let mut pairs = outputs.iter().zip(&found);
+            if pairs.any(|(output, found)| output.is_clearly_wrong(&|range| found[range].to_vec()))
+            {
+                continue;
+            }
+            let pairs = outputs.iter().zip(&found);
+            let compared: Vec<_> = pairs.map(|(output, found)| output.compare(found)).collect();
             if compared.iter().all(|comparison| comparison.failed == 0) {
                 let ratios = compared.iter().map(|comparison| comparison.worst_ratio);
                 let error = ratios.fold(0.0, f64::max);
@@ -192,17 +266,14 @@ impl CorruptionTest<'_, '_> {
         &self,
         corruption: &str,
         output: &ReferenceOutput<'_>,
-        found: &[f64],
+        corrupted: CorruptedRange<'_>,
         results: &mut CorruptionResults,
     ) {
-        let ReferenceOutput {
-            dtype,
-            expected,
-            tolerance,
-            ..
-        } = output;
-        let comparison = numerics::compare_values(*dtype, found, expected, *tolerance);
         results.comparisons += 1;
+        if output.is_clearly_wrong(corrupted) {
+            return;
+        }
+        let comparison = output.compare(&corrupted(0..output.expected.len()));
         if comparison.failed == 0 {
             let missed = self.missed(corruption, Some(output.name), comparison.worst_ratio);
             results.missed.push(missed);

@@ -5,10 +5,11 @@
 //!
 //! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
 //! run hides, and `measure` times. `cases` and `hidden` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers.
-//! `admission` tests a task with `corruption`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
+//! `admission` tests a task with `corruption` on `admission_cases`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
 mod admission;
+mod admission_cases;
 mod case;
 mod case_kernel;
 mod cases;
@@ -29,10 +30,11 @@ mod probe;
 mod sampling;
 mod screen;
 mod stages;
+mod task_terms;
 mod timing_lock;
 mod timing_session;
 
-pub(crate) use admission::{Admission, admit};
+pub(crate) use admission::{Admission, AdmissionProgress, AdmissionRequest, admit};
 pub(crate) use compiled::compile_only;
 pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};

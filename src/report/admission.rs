@@ -25,6 +25,7 @@ pub(crate) fn describe_admission(admission: &Admission) -> String {
     if admission.precision == PrecisionCheck::Unchecked {
         text += "  precision: unchecked, as set in `task.yaml`; every verdict says so\n";
     }
+    text += &reduced_line(admission);
     text += &missed_table(admission);
     for fault in &admission.faults {
         let location: Vec<_> = [&fault.workload, &fault.regime]
@@ -38,6 +39,30 @@ pub(crate) fn describe_admission(admission: &Admission) -> String {
             format!("{}: ", location.join(", "))
         };
         text += &format!("  {location}{}\n", fault.reason);
+    }
+    text
+}
+
+/// The workloads that were tested at a smaller size.
+fn reduced_line(admission: &Admission) -> String {
+    let names = |is_timed: bool| {
+        let all = admission.reduced.iter();
+        let chosen = all.filter(|one| {
+            if is_timed {
+                one.timed.is_some()
+            } else {
+                one.regimes.is_some()
+            }
+        });
+        let names: Vec<_> = chosen.map(|one| one.workload.as_str()).collect();
+        names.join(", ")
+    };
+    let mut text = String::new();
+    for (is_timed, inputs) in [(true, "with the timed inputs"), (false, "under regimes")] {
+        let names = names(is_timed);
+        if !names.is_empty() {
+            text += &format!("  at a smaller size {inputs}: {names}\n");
+        }
     }
     text
 }

@@ -13,12 +13,12 @@ use crate::task::{
 /// A table with a line per task. Each task comes with the place where it was found.
 pub(crate) fn task_table(tasks: &[(Task, String)]) -> String {
     let mut text = format!(
-        "{:<14} {:<10} {:<30} {:>9}  {:<12} {}\n",
+        "{:<14} {:<14} {:<30} {:>9}  {:<12} {}\n",
         "task", "operation", "definition", "workloads", "baseline", "found in"
     );
     for (task, origin) in tasks {
         text += &format!(
-            "{:<14} {:<10} {:<30} {:>9}  {:<12} {origin}\n",
+            "{:<14} {:<14} {:<30} {:>9}  {:<12} {origin}\n",
             task.name,
             task.definition.op_type,
             task.definition.name,
@@ -53,9 +53,11 @@ pub(crate) fn describe_task(task: &Task, origin: &str) -> String {
 fn axes_table(task: &Task) -> String {
     let mut text = "\naxes\n".to_owned();
     for (name, axis) in &task.definition.axes {
-        let value = axis
-            .value
-            .map_or_else(|| "variable".to_owned(), |value| value.to_string());
+        let computed = || match task.derived.get(name) {
+            Some(size) => size.text().to_owned(),
+            None => "variable".to_owned(),
+        };
+        let value = axis.value.map_or_else(computed, |value| value.to_string());
         text += &format!(
             "  {name:<14} {value:<9} {}\n",
             axis.description.as_deref().unwrap_or_default()
@@ -68,7 +70,11 @@ fn inputs_table(task: &Task) -> String {
     let mut text = "\ninputs\n".to_owned();
     for (name, tensor) in &task.definition.inputs {
         let values = task.settings.inputs.get(name);
-        let values = values.map_or_else(|| "default".to_owned(), distribution_text);
+        let is_float = tensor.dtype.is_float();
+        let values = values.map_or_else(
+            || "default".to_owned(),
+            |distribution| distribution_text(distribution, is_float),
+        );
         text += &format!(
             "  {name:<14} {:<10} {:<52} {values}{}\n",
             tensor.dtype.to_string(),
@@ -141,7 +147,11 @@ fn regimes_table(task: &Task) -> String {
     for (name, regime) in task.regimes() {
         let inputs: Vec<_> = regime
             .iter()
-            .map(|(input, values)| format!("{input}: {}", distribution_text(values)))
+            .map(|(input, values)| {
+                let tensor = task.definition.inputs.get(input);
+                let is_float = tensor.is_none_or(|tensor| tensor.dtype.is_float());
+                format!("{input}: {}", distribution_text(values, is_float))
+            })
             .collect();
         text += &format!("  {name:<14} {}\n", inputs.join("; "));
     }
@@ -211,10 +221,16 @@ fn shape_text(tensor: &Tensor) -> String {
     )
 }
 
-fn distribution_text(distribution: &Distribution) -> String {
+/// `is_float`: whether the elements are floating-point numbers. Integers include the upper bound.
+fn distribution_text(distribution: &Distribution, is_float: bool) -> String {
     let shape = match &distribution.kind {
         DistributionKind::Normal(deviation) => format!("normal, deviation {deviation}"),
-        DistributionKind::Uniform([low, high]) => format!("uniform in [{low}, {high})"),
+        DistributionKind::Uniform([low, high]) if is_float => format!("uniform in [{low}, {high})"),
+        DistributionKind::Uniform([low, high]) => format!("integers from {low} to {high}"),
+        DistributionKind::UniformBelow(low, high) => {
+            let kind = if is_float { "uniform" } else { "integers" };
+            format!("{kind} from {low} to below `{}`", high.text())
+        }
         DistributionKind::Value(value) => format!("{value}"),
         DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) => {
             format!("cumulative, up to `{axis}`")

@@ -37,6 +37,11 @@ impl Spinner {
         self.line.enable_steady_tick(Duration::from_millis(200));
     }
 
+    /// As `set_message`, without a new start of the clock.
+    pub(crate) fn update_message(&self, message: &str) {
+        self.line.set_message(message.to_owned());
+    }
+
     /// Hides the line while `print` runs.
     pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
         self.line.suspend(print)

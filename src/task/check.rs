@@ -1,89 +1,112 @@
-//! Validates `task.yaml` against the definition and the workloads.
+//! Validates `task.yaml` against the definition and the workloads, and reports everything that is wrong.
 //!
-//! Reads no files: `files` parses the texts and calls this module. Every error carries the key of `task.yaml` that is wrong.
+//! Reads no files: `files` parses the texts and calls this module. Every problem carries the key of `task.yaml` that is wrong.
 
-use super::{
-    CumulativeTotal, Definition, Distribution, DistributionKind, Task, TaskSettings, Tensor,
-    Workload, WorkloadChoice,
-};
+use super::Task;
+use super::definition::{Definition, Tensor};
+use super::distribution::{CumulativeTotal, Distribution, DistributionKind};
+use super::settings::{Profile, TaskSettings, WorkloadChoice};
+use super::workload::Workload;
 use crate::base::Failure;
-use crate::base::text::did_you_mean;
+use crate::base::expression::Expression;
+use crate::base::text::{did_you_mean, nearest_name};
 
-/// `Err`: the key of `task.yaml` that is wrong, and the failure.
-type KeyedResult = Result<(), (String, Failure)>;
+/// A key of `task.yaml` that is wrong, and the failure.
+pub(super) type KeyedFailure = (String, Failure);
 
-/// Validates the settings against the definition and the workloads.
-pub(super) fn check(
-    settings: &TaskSettings,
-    definition: &Definition,
-    workloads: &[Workload],
-) -> KeyedResult {
-    if settings.schema != 1 {
-        return fail("schema", format!("expected 1, found {}", settings.schema));
-    }
-    if settings.baselines.is_empty() {
-        return fail("baselines", "expected at least one");
-    }
-    check_distributions(settings, definition, workloads)?;
-    check_tolerances(settings, definition)?;
-    check_hidden_ranges(settings, definition)?;
-    check_in_place(settings, definition)?;
-    check_scalars(settings, definition, workloads)?;
-    check_profiles(settings, definition, workloads)
+/// What the settings are validated against.
+pub(super) struct TaskParts<'p> {
+    pub(super) settings: &'p TaskSettings,
+    pub(super) definition: &'p Definition,
+    pub(super) workloads: &'p [Workload],
+    /// Whether all workloads were read without a problem.
+    pub(super) has_all_workloads: bool,
 }
 
-fn fail(key: impl Into<String>, message: impl Into<String>) -> KeyedResult {
-    Err((key.into(), Failure::usage(message)))
+/// Validates the settings against the definition and the workloads.
+pub(super) fn check(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
+    let mut found = Found(Vec::new());
+    let settings = parts.settings;
+    if settings.schema != 1 {
+        found.add("schema", format!("expected 1, found {}", settings.schema));
+    }
+    check_distributions(parts, &mut found);
+    check_tolerances(settings, parts.definition, &mut found);
+    check_hidden_ranges(settings, parts.definition, &mut found);
+    check_in_place(settings, parts.definition, &mut found);
+    check_scalars(parts, &mut found);
+    check_profiles(parts, &mut found);
+    found.0
+}
+
+struct Found(Vec<KeyedFailure>);
+
+impl Found {
+    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push((key.into(), Failure::usage(message)));
+    }
+
+    fn add_with_hint(
+        &mut self,
+        key: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let failure = Failure::usage(message).hint(hint);
+        self.0.push((key.into(), failure));
+    }
 }
 
 /// Every output needs a tolerance, from 0 to below 0.5.
-fn check_tolerances(settings: &TaskSettings, definition: &Definition) -> KeyedResult {
+fn check_tolerances(settings: &TaskSettings, definition: &Definition, found: &mut Found) {
     let outputs = || definition.outputs.keys().map(String::as_str);
-    for name in settings.tolerance.keys() {
-        if !definition.outputs.contains_key(name) {
-            return Err((
-                format!("tolerance.{name}"),
-                Failure::usage("no such output")
-                    .hint(did_you_mean(name, outputs().collect::<Vec<_>>())),
-            ));
-        }
+    // Missing outputs, or a missing key, are reported already.
+    if outputs().next().is_none() || settings.tolerance.is_empty() {
+        return;
     }
-    for output in outputs() {
-        let Some(tolerance) = settings.tolerance.get(output) else {
-            return fail("tolerance", format!("output `{output}` has no tolerance"));
-        };
+    for (name, tolerance) in &settings.tolerance {
+        let key = format!("tolerance.{name}");
+        if !definition.outputs.contains_key(name) {
+            let hint = did_you_mean(name, outputs().collect::<Vec<_>>());
+            found.add_with_hint(key, "no such output", hint);
+            continue;
+        }
         let is_valid = |value: f64| (0.0..0.5).contains(&value);
         if !is_valid(tolerance.rtol) || !is_valid(tolerance.atol_rms) {
-            return fail(
-                format!("tolerance.{output}"),
-                "expected numbers of at least 0 and below 0.5",
-            );
+            found.add(key, "expected numbers of at least 0 and below 0.5");
         }
     }
-    Ok(())
+    // A misspelt output is one problem, not two.
+    let names = settings.tolerance.keys();
+    let unknown = names.filter(|name| !definition.outputs.contains_key(*name));
+    let misspelt: Vec<_> = unknown
+        .filter_map(|name| nearest_name(name, outputs()))
+        .collect();
+    for output in outputs() {
+        if !settings.tolerance.contains_key(output) && !misspelt.contains(&output) {
+            let hint = format!("for example `{output}: {{rtol: 1.0e-2, atol_rms: 1.0e-3}}`");
+            let message = format!("output `{output}` has no tolerance");
+            found.add_with_hint("tolerance", message, hint);
+        }
+    }
 }
 
-fn check_hidden_ranges(settings: &TaskSettings, definition: &Definition) -> KeyedResult {
+fn check_hidden_ranges(settings: &TaskSettings, definition: &Definition, found: &mut Found) {
     for (axis, [low, high]) in &settings.hidden {
+        let key = format!("hidden.{axis}");
         if !definition.variables().any(|variable| variable == axis) {
-            return Err((
-                format!("hidden.{axis}"),
-                Failure::usage("no such variable axis")
-                    .hint(did_you_mean(axis, definition.variables())),
-            ));
-        }
-        if !(1 <= *low && low <= high) {
-            return fail(
-                format!("hidden.{axis}"),
-                format!("expected [low, high] with 1 <= low <= high, found [{low}, {high}]"),
-            );
+            let hint = did_you_mean(axis, definition.variables());
+            found.add_with_hint(key, "no such variable axis", hint);
+        } else if !(1 <= *low && low <= high) {
+            let message =
+                format!("expected [low, high] with 1 <= low <= high, found [{low}, {high}]");
+            found.add(key, message);
         }
     }
-    Ok(())
 }
 
 /// An output can share the memory only of an input of the same shape and dtype.
-fn check_in_place(settings: &TaskSettings, definition: &Definition) -> KeyedResult {
+fn check_in_place(settings: &TaskSettings, definition: &Definition, found: &mut Found) {
     for (output, input) in &settings.in_place {
         let pair = definition
             .outputs
@@ -92,7 +115,7 @@ fn check_in_place(settings: &TaskSettings, definition: &Definition) -> KeyedResu
         if pair.is_none_or(|(output, input)| {
             output.shape != input.shape || output.dtype != input.dtype
         }) {
-            return fail(
+            found.add(
                 format!("in_place.{output}"),
                 format!(
                     "expected an output and an input of the same shape and dtype, found `{output}` and `{input}`"
@@ -100,148 +123,134 @@ fn check_in_place(settings: &TaskSettings, definition: &Definition) -> KeyedResu
             );
         }
     }
-    Ok(())
 }
 
 /// Every scalar input needs a value, in `task.yaml` or in every workload.
-fn check_scalars(
-    settings: &TaskSettings,
-    definition: &Definition,
-    workloads: &[Workload],
-) -> KeyedResult {
-    for (name, tensor) in &definition.inputs {
-        let constant = settings
-            .inputs
-            .get(name)
-            .and_then(Distribution::constant_value);
-        if tensor.shape.is_some() || constant.is_some() {
+fn check_scalars(parts: &TaskParts<'_>, found: &mut Found) {
+    if !parts.has_all_workloads {
+        return;
+    }
+    for (name, tensor) in &parts.definition.inputs {
+        let given = parts.settings.inputs.get(name);
+        if tensor.shape.is_some() || given.and_then(Distribution::constant_value).is_some() {
             continue;
         }
-        if let Some(workload) = workloads
-            .iter()
-            .find(|workload| !workload.inputs.contains_key(name))
-        {
-            return fail(
-                format!("inputs.{name}"),
-                format!(
-                    "scalar `{name}` has no `value` here and none in workload `{}`",
-                    workload.id
-                ),
+        let mut workloads = parts.workloads.iter();
+        if let Some(workload) = workloads.find(|workload| !workload.inputs.contains_key(name)) {
+            let message = format!(
+                "scalar `{name}` has no `value` here and none in workload `{}`",
+                workload.id
             );
+            let hint = format!("for example `{name}: {{value: 1.0}}` under `inputs`");
+            found.add_with_hint(format!("inputs.{name}"), message, hint);
         }
     }
-    Ok(())
 }
 
-fn check_profiles(
-    settings: &TaskSettings,
-    definition: &Definition,
-    workloads: &[Workload],
-) -> KeyedResult {
+fn check_profiles(parts: &TaskParts<'_>, found: &mut Found) {
+    let settings = parts.settings;
     for (name, profile) in &settings.profiles {
         let key = format!("profiles.{name}");
         let positive = |value: f64| value > 0.0 && value <= 1e9;
         if profile.rounds == 0 || !positive(profile.seconds) || !positive(profile.precision) {
-            return fail(
-                key,
-                "expected `rounds`, `seconds` and `precision` above 0 and at most 1e9",
-            );
+            let message = "expected `rounds`, `seconds` and `precision` above 0 and at most 1e9";
+            found.add(key.clone(), message);
         }
         let has_range =
             |axis: &str| settings.hidden.contains_key(axis) || settings.derived.contains_key(axis);
-        if profile.hidden_shapes > 0 && definition.variables().any(|axis| !has_range(axis)) {
-            return fail(
-                key,
-                "`hidden_shapes` needs a range under `hidden` for every variable axis",
-            );
+        let without: Vec<_> = parts
+            .definition
+            .variables()
+            .filter(|axis| !has_range(axis))
+            .collect();
+        if profile.hidden_shapes > 0 && !without.is_empty() {
+            let message = "`hidden_shapes` needs a range under `hidden` for every variable axis";
+            let hint = format!("add {}", ranges(&without));
+            found.add_with_hint(key.clone(), message, hint);
         }
-        if let WorkloadChoice::Named(ids) = &profile.workloads {
-            check_workload_ids(format!("{key}.workloads"), ids, workloads)?;
+        if parts.has_all_workloads {
+            check_workload_ids(format!("{key}.workloads"), profile, parts.workloads, found);
         }
     }
-    for profile in ["quick", "full"] {
-        if !settings.profiles.contains_key(profile) {
-            return fail("profiles", format!("`{profile}` is missing"));
-        }
-    }
-    Ok(())
 }
 
-fn check_workload_ids(key: String, ids: &[String], workloads: &[Workload]) -> KeyedResult {
+/// Examples of ranges for axes.
+fn ranges(axes: &[&str]) -> String {
+    let ranges: Vec<_> = axes
+        .iter()
+        .map(|axis| format!("`{axis}: [1, 300]`"))
+        .collect();
+    ranges.join(", ")
+}
+
+fn check_workload_ids(key: String, profile: &Profile, workloads: &[Workload], found: &mut Found) {
+    let WorkloadChoice::Named(ids) = &profile.workloads else {
+        return;
+    };
     let known: Vec<_> = workloads
         .iter()
         .map(|workload| workload.id.as_str())
         .collect();
-    if let Some(id) = ids.iter().find(|id| !known.contains(&id.as_str())) {
-        return Err((
-            key,
-            Failure::usage(format!("no workload `{id}`")).hint(did_you_mean(id, known)),
-        ));
+    for id in ids.iter().filter(|id| !known.contains(&id.as_str())) {
+        let hint = did_you_mean(id, known.clone());
+        found.add_with_hint(key.clone(), format!("no workload `{id}`"), hint);
     }
     if ids.is_empty() {
-        return fail(key, "expected `all` or at least one workload");
+        found.add(key, "expected `all` or at least one workload");
     }
-    Ok(())
 }
 
 /// Validates the derived axes. Each must be variable, depend on axes that are not derived, be at least 1, and agree with every
 /// workload.
-pub(super) fn check_derived(task: &Task) -> KeyedResult {
-    let settings = &task.settings;
-    for (axis, size) in &task.derived {
+pub(super) fn check_derived(task: &Task) -> Vec<KeyedFailure> {
+    let mut found = Found(Vec::new());
+    let derived = |axis: &str| task.settings.derived.contains_key(axis);
+    for (axis, size) in task.derived.iter().filter(|(axis, _)| derived(axis)) {
         let key = format!("derived.{axis}");
         let variables = || task.definition.variables();
         if !variables().any(|variable| variable == axis) {
-            let failure = Failure::usage("no such variable axis");
-            return Err((key, failure.hint(did_you_mean(axis, variables()))));
-        }
-        if settings.hidden.contains_key(axis) {
-            return Err((
-                key,
-                Failure::usage("the axis also has a range under `hidden`"),
-            ));
-        }
-        if let Some((name, _)) =
-            (size.names().into_iter()).find(|(name, _)| task.derived.contains_key(*name))
-        {
-            let reason = format!("`{name}` is itself a derived axis");
-            return Err((key, Failure::usage(reason)));
-        }
-        let ends = [0, 1].map(|end| {
-            let ranges = settings.hidden.iter();
-            let axes = ranges.map(|(axis, range)| (axis.clone(), range[end]));
-            axes.collect()
-        });
-        let workloads = task.workloads.iter();
-        let bound = workloads.map(|workload| (workload.id.as_str(), &workload.binding.axes));
-        let all = ["low", "high"].into_iter().zip(&ends).chain(bound);
-        for (shape, axes) in all.filter(|(_, axes)| !axes.is_empty()) {
-            let found = task.derive_axes(axes).get(axis).copied();
-            let given = axes.get(axis).copied();
-            if found.is_none_or(|size| size < 1) || given.is_some_and(|given| found != Some(given))
-            {
-                let found =
-                    found.map_or_else(|| "not a number".to_owned(), |size| size.to_string());
-                let expected =
-                    given.map_or_else(|| "at least 1".to_owned(), |size| size.to_string());
-                let reason = format!(
-                    "`{}` is {found} on `{shape}`, expected {expected}",
-                    size.text()
-                );
-                return Err((key, Failure::usage(reason)));
-            }
+            let hint = did_you_mean(axis, variables());
+            found.add_with_hint(key, "no such variable axis", hint);
+        } else if task.settings.hidden.contains_key(axis) {
+            found.add(key, "the axis also has a range under `hidden`");
+        } else if let Some((name, _)) = size.names().into_iter().find(|(name, _)| derived(name)) {
+            found.add(key, format!("`{name}` is itself a derived axis"));
+        } else if let Some(reason) = derived_fault(task, axis, size) {
+            found.add(key, reason);
         }
     }
-    Ok(())
+    found.0
+}
+
+/// The first shape on which a derived axis is below 1, or differs from the workload.
+fn derived_fault(task: &Task, axis: &str, size: &Expression) -> Option<String> {
+    let ends = [0, 1].map(|end| {
+        let ranges = task.settings.hidden.iter();
+        let axes = ranges.map(|(axis, range)| (axis.clone(), range[end]));
+        axes.collect()
+    });
+    let workloads = task.workloads.iter();
+    let bound = workloads.map(|workload| (workload.id.as_str(), &workload.binding.axes));
+    let all = ["low", "high"].into_iter().zip(&ends).chain(bound);
+    for (shape, axes) in all.filter(|(_, axes)| !axes.is_empty()) {
+        let found = task.derive_axes(axes).get(axis).copied();
+        let given = axes.get(axis).copied();
+        if found.is_none_or(|size| size < 1) || given.is_some_and(|given| found != Some(given)) {
+            let found = found.map_or_else(|| "not a number".to_owned(), |size| size.to_string());
+            let expected = given.map_or_else(|| "at least 1".to_owned(), |size| size.to_string());
+            return Some(format!(
+                "`{}` is {found} on `{shape}`, expected {expected}",
+                size.text()
+            ));
+        }
+    }
+    None
 }
 
 /// Validates the distributions of `inputs` and `regimes` against the input tensors.
-fn check_distributions(
-    settings: &TaskSettings,
-    definition: &Definition,
-    workloads: &[Workload],
-) -> KeyedResult {
-    let inputs = || definition.inputs.keys().map(String::as_str);
+fn check_distributions(parts: &TaskParts<'_>, found: &mut Found) {
+    let settings = parts.settings;
+    let inputs = || parts.definition.inputs.keys().map(String::as_str);
     let own = settings.inputs.iter();
     let own = own.map(|(name, distribution)| (format!("inputs.{name}"), name, distribution));
     let regimes = settings.regimes.iter().flatten().flat_map(|(regime, all)| {
@@ -250,60 +259,83 @@ fn check_distributions(
         })
     });
     for (key, name, distribution) in own.chain(regimes) {
-        let Some(tensor) = definition.inputs.get(name) else {
-            return Err((
-                key,
-                Failure::usage("no such input")
-                    .hint(did_you_mean(name, inputs().collect::<Vec<_>>())),
-            ));
-        };
-        let fault = if tensor.shape.is_none() && distribution.constant_value().is_none() {
-            "a scalar accepts only `value: NUMBER`".to_owned()
-        } else if !tensor.dtype.is_float() && distribution.is_for_floats_only() {
-            "`mean` and `large_rows` apply only to floating-point inputs".to_owned()
-        } else if let DistributionKind::Cumulative(total) = &distribution.kind {
-            match cumulative_fault(total, tensor, settings, definition, workloads) {
-                Some(fault) => fault,
-                None => continue,
-            }
-        } else {
+        let Some(tensor) = parts.definition.inputs.get(name) else {
+            let hint = did_you_mean(name, inputs().collect::<Vec<_>>());
+            found.add_with_hint(key, "no such input", hint);
             continue;
         };
-        return Err((key, Failure::usage(fault)));
+        if tensor.shape.is_none() && distribution.constant_value().is_none() {
+            found.add(key, "a scalar accepts only `value: NUMBER`");
+        } else if !tensor.dtype.is_float() && distribution.is_for_floats_only() {
+            let message = "`mean` and `large_rows` apply only to floating-point inputs";
+            found.add(key, message);
+        } else {
+            check_axis_names(&key, tensor, distribution, parts, found);
+        }
     }
-    if let Some((name, _)) =
-        (settings.regimes.iter().flatten()).find(|(_, regime)| regime.is_empty())
-    {
-        let failure = Failure::usage("expected the distribution of at least one input");
-        return Err((format!("regimes.{name}"), failure));
+    for (name, regime) in settings.regimes.iter().flatten() {
+        if regime.is_empty() {
+            let message = "expected the distribution of at least one input";
+            found.add(format!("regimes.{name}"), message);
+        }
     }
-    Ok(())
+}
+
+/// Validates a distribution that names axes.
+fn check_axis_names(
+    key: &str,
+    tensor: &Tensor,
+    distribution: &Distribution,
+    parts: &TaskParts<'_>,
+    found: &mut Found,
+) {
+    let axes = || parts.definition.axes.keys().map(String::as_str);
+    match &distribution.kind {
+        DistributionKind::Cumulative(total) => {
+            if let CumulativeTotal::Axis(axis) = total
+                && !parts.definition.axes.contains_key(axis)
+            {
+                let message = format!("`cumulative`: unknown axis `{axis}`");
+                found.add_with_hint(key, message, did_you_mean(axis, axes()));
+            } else if let Some(fault) = cumulative_fault(tensor, parts) {
+                found.add(key, fault);
+            }
+        }
+        DistributionKind::UniformBelow(low, high) => {
+            for (name, _) in high.names() {
+                if !parts.definition.axes.contains_key(name) {
+                    let message = format!("`uniform`: unknown axis `{name}`");
+                    found.add_with_hint(key, message, did_you_mean(name, axes()));
+                    return;
+                }
+            }
+            for workload in parts.workloads {
+                let value = high.evaluate(&|axis| workload.binding.axes.get(axis).copied());
+                if value.is_ok_and(|value| value as f64 <= *low) {
+                    let message = format!(
+                        "`uniform`: `{}` is not above {low} in workload `{}`",
+                        high.text(),
+                        workload.id
+                    );
+                    return found.add(key, message);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// The maximum row length of a cumulative distribution: each element is computed as a sum over its row.
 const MAX_CUMULATIVE: i64 = 4097;
 
-/// Why a cumulative distribution is invalid; `None` if it is valid.
-fn cumulative_fault(
-    total: &CumulativeTotal,
-    tensor: &Tensor,
-    settings: &TaskSettings,
-    definition: &Definition,
-    workloads: &[Workload],
-) -> Option<String> {
+/// Why a cumulative distribution is invalid for a tensor; `None` if it is valid.
+fn cumulative_fault(tensor: &Tensor, parts: &TaskParts<'_>) -> Option<String> {
     if tensor.dtype.is_float() {
         return Some("`cumulative` applies only to integer inputs".to_owned());
     }
-    if let CumulativeTotal::Axis(axis) = total
-        && !definition.axes.contains_key(axis)
-    {
-        return Some(format!("`cumulative`: unknown axis `{axis}`"));
-    }
     let last = tensor.shape.as_ref().and_then(|axes| axes.last())?;
-    let sizes = workloads
-        .iter()
-        .filter_map(|workload| workload.binding.axes.get(last));
-    let hidden = settings.hidden.get(last).map(|[_, high]| high);
+    let sizes = (parts.workloads.iter()).filter_map(|workload| workload.binding.axes.get(last));
+    let hidden = parts.settings.hidden.get(last).map(|[_, high]| high);
     let longest = sizes.chain(hidden).max()?;
     (*longest > MAX_CUMULATIVE).then(|| {
         format!("`cumulative`: at most {MAX_CUMULATIVE} elements, found `{last}` = {longest}")

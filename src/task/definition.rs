@@ -1,20 +1,22 @@
 //! `definition.json`: the FlashInfer-Bench `Definition` (axes, inputs, outputs, reference).
 //!
-//! Parses and validates it, and binds its axes to sizes. Unknown fields are accepted, and the order of keys is kept. The Python
-//! reference is never executed.
+//! `definition_reader` parses and validates it; this module has its types and binds its axes to sizes. The order of keys is kept.
+//! The Python reference is never executed.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::DType;
-use crate::base::text::did_you_mean;
+use super::definition_reader::read_definition;
+use super::problems::{Problems, TaskFile};
+use crate::base::expression::Expression;
+use crate::base::text::{did_you_mean, nearest_name};
 use crate::base::{Failure, text};
 
 /// A parsed and validated `definition.json`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Definition {
     pub name: String,
-    #[serde(default)]
     pub description: Option<String>,
     pub op_type: String,
     pub axes: IndexMap<String, DefinitionAxis>,
@@ -25,33 +27,34 @@ pub struct Definition {
 }
 
 /// An axis: a dimension of the tensors.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct DefinitionAxis {
-    #[serde(rename = "type")]
     pub kind: AxisKind,
     /// The size; only for constant axes.
-    #[serde(default)]
     pub value: Option<i64>,
-    #[serde(default)]
+    /// The size of an `expr` axis, as an expression of other axes.
+    pub size: Option<Expression>,
     pub description: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AxisKind {
+    /// The same size in every workload. An `expr` axis of constant axes is constant too.
     Const,
+    /// Each workload gives its size.
     Var,
+    /// Computed from other axes.
+    Expr,
 }
 
 /// An input or output tensor, or a scalar input.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Tensor {
-    /// Names of the axes, outermost first; `None` for a scalar, which is passed by value.
+    /// Names of the axes, outermost first; `None` for a scalar input, which is passed by value. An output without axes has one
+    /// element.
     pub shape: Option<Vec<String>>,
     pub dtype: DType,
-    #[serde(default)]
     pub optional: bool,
-    #[serde(default)]
     pub description: Option<String>,
 }
 
@@ -62,58 +65,15 @@ pub struct Binding {
 }
 
 impl Definition {
-    /// Parses and validates `definition.json`; `origin` names the file in errors.
+    /// Parses and validates `definition.json`; `origin` names the file in errors. An error lists everything that is wrong.
     pub fn parse(text: &str, origin: &str) -> Result<Self, Failure> {
-        let definition: Self = serde_json::from_str(text)
-            .map_err(|error| Failure::usage(format!("{origin}: {error}")))?;
-        definition.check(origin)?;
-        Ok(definition)
-    }
-
-    fn check(&self, origin: &str) -> Result<(), Failure> {
-        for (name, axis) in &self.axes {
-            match (axis.kind, axis.value) {
-                (AxisKind::Const, None) => {
-                    return Err(Failure::usage(format!(
-                        "{origin}: axes.{name}: a `const` axis needs a `value`"
-                    )));
-                }
-                (AxisKind::Const, Some(value)) if value < 1 => {
-                    return Err(Failure::usage(format!(
-                        "{origin}: axes.{name}.value: expected at least 1, found {value}"
-                    )));
-                }
-                _ => {}
-            }
+        let mut problems = Problems::default();
+        let definition = read_definition(&TaskFile::new(origin, text), &mut problems);
+        match (problems.into_failure(origin), definition) {
+            (None, Some(definition)) => Ok(definition),
+            (Some(failure), _) => Err(failure),
+            (None, None) => Err(Failure::usage(format!("{origin}: cannot be read"))),
         }
-        for (side, tensors) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
-            for (name, tensor) in tensors {
-                for axis in tensor.shape.iter().flatten() {
-                    if !self.axes.contains_key(axis) {
-                        return Err(Failure::usage(format!(
-                            "{origin}: {side}.{name}.shape: unknown axis `{axis}`"
-                        ))
-                        .hint(did_you_mean(axis, self.axes.keys().map(String::as_str))));
-                    }
-                }
-                if side == "outputs" && tensor.shape.is_none() {
-                    return Err(Failure::usage(format!(
-                        "{origin}: outputs.{name}: an output needs a shape"
-                    )));
-                }
-                if side == "outputs" && self.inputs.contains_key(name) {
-                    return Err(Failure::usage(format!(
-                        "{origin}: outputs.{name}: an input has the same name"
-                    )));
-                }
-            }
-        }
-        if self.outputs.is_empty() {
-            return Err(Failure::usage(format!(
-                "{origin}: outputs: expected at least one"
-            )));
-        }
-        Ok(())
     }
 
     /// Names and sizes of the constant axes, in order.
@@ -134,48 +94,151 @@ impl Definition {
             .map(|(name, _)| name.as_str())
     }
 
+    /// Names and expressions of the axes that are computed from variable ones, in order.
+    pub(crate) fn computed_axes(&self) -> impl Iterator<Item = (&str, &Expression)> {
+        let computed = |axis: &&DefinitionAxis| axis.kind == AxisKind::Expr;
+        self.axes.iter().filter_map(move |(name, axis)| {
+            let axis = Some(axis).filter(computed)?;
+            Some((name.as_str(), axis.size.as_ref()?))
+        })
+    }
+
     /// Sizes of all axes, given those of the variable ones.
     ///
     /// # Errors
-    /// If an axis is unknown, has no size, is smaller than 1, or differs from its constant size.
+    /// If an axis is unknown, has no size, is smaller than 1, or differs from its constant or computed size.
     pub fn bind(&self, variables: &IndexMap<String, i64>) -> Result<Binding, Failure> {
-        for name in variables.keys() {
-            match self.axes.get(name).map(|axis| (axis.kind, axis.value)) {
-                None => {
-                    return Err(Failure::usage(format!("unknown axis `{name}`"))
-                        .hint(did_you_mean(name, self.axes.keys().map(String::as_str))));
-                }
-                Some((AxisKind::Const, value)) if value != variables.get(name).copied() => {
-                    return Err(Failure::usage(format!(
-                        "axis `{name}` is constant: expected {}",
-                        value.unwrap_or_default()
+        let mut wrong = Vec::new();
+        let binding = self.bind_sizes(variables, &mut wrong);
+        match wrong.into_iter().next() {
+            None => Ok(binding),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    /// As [`Definition::bind`], and appends everything that is wrong. An axis without a valid size has no size in the result.
+    pub(super) fn bind_sizes(
+        &self,
+        variables: &IndexMap<String, i64>,
+        wrong: &mut Vec<Failure>,
+    ) -> Binding {
+        for (name, given) in variables {
+            let axis = self.axes.get(name);
+            match axis.map(|axis| (axis.kind, axis.value)) {
+                None => wrong.push(
+                    Failure::usage(format!("unknown axis `{name}`"))
+                        .hint(did_you_mean(name, self.axes.keys().map(String::as_str))),
+                ),
+                Some((AxisKind::Const, value)) if value != Some(*given) => {
+                    let value = value.unwrap_or_default();
+                    wrong.push(Failure::usage(format!(
+                        "axis `{name}` is constant: expected {value}, found {given}"
                     )));
                 }
                 Some(_) => {}
             }
         }
-        let mut axes = IndexMap::new();
+        let names = || self.axes.keys().map(String::as_str);
+        let unknown = variables
+            .keys()
+            .filter(|name| !self.axes.contains_key(*name));
+        // A misspelt axis is one problem, not two.
+        let misspelt: Vec<&str> = unknown
+            .filter_map(|name| nearest_name(name, names()))
+            .collect();
+        let mut sizes = self.given_sizes(variables, &misspelt, wrong);
+        self.compute_sizes(variables, &mut sizes, wrong);
+        let in_order = self.axes.keys();
+        let axes = in_order.filter_map(|name| Some((name.clone(), sizes.get(name).copied()?)));
+        Binding {
+            axes: axes.collect(),
+        }
+    }
+
+    /// The sizes of the constant and variable axes. `misspelt`: axes whose lack is reported already.
+    fn given_sizes(
+        &self,
+        variables: &IndexMap<String, i64>,
+        misspelt: &[&str],
+        wrong: &mut Vec<Failure>,
+    ) -> IndexMap<String, i64> {
+        let mut sizes = IndexMap::new();
         for (name, axis) in &self.axes {
             let value = match axis.kind {
                 AxisKind::Const => axis.value,
                 AxisKind::Var => variables.get(name).copied(),
+                AxisKind::Expr => continue,
             };
-            let Some(value) = value else {
-                return Err(
-                    Failure::usage(format!("axis `{name}` has no value")).hint(format!(
+            match value {
+                None if misspelt.contains(&name.as_str()) => {}
+                None => wrong.push(Failure::usage(format!("axis `{name}` has no value")).hint(
+                    format!(
                         "the variable axes are {}",
                         text::quote_list(self.variables())
-                    )),
-                );
-            };
-            if value < 1 {
-                return Err(Failure::usage(format!(
+                    ),
+                )),
+                Some(value) if value < 1 => wrong.push(Failure::usage(format!(
                     "axis `{name}`: expected at least 1, found {value}"
-                )));
+                ))),
+                Some(value) => {
+                    sizes.insert(name.clone(), value);
+                }
             }
-            axes.insert(name.clone(), value);
         }
-        Ok(Binding { axes })
+        sizes
+    }
+
+    /// Adds the sizes of the computed axes. They may depend on each other in any order, but not in a circle.
+    fn compute_sizes(
+        &self,
+        variables: &IndexMap<String, i64>,
+        sizes: &mut IndexMap<String, i64>,
+        wrong: &mut Vec<Failure>,
+    ) {
+        let mut left: Vec<_> = self.computed_axes().collect();
+        loop {
+            let before = left.len();
+            left.retain(|(name, size)| {
+                let is_ready = (size.names().iter()).all(|(axis, _)| sizes.contains_key(*axis));
+                if is_ready {
+                    match computed_size(name, size, variables, sizes) {
+                        Ok(value) => {
+                            sizes.insert((*name).to_owned(), value);
+                        }
+                        Err(failure) => wrong.push(failure),
+                    }
+                }
+                !is_ready
+            });
+            // An axis that is left depends on one that has no size, which is reported already.
+            if left.is_empty() || left.len() == before {
+                return;
+            }
+        }
+    }
+}
+
+/// The size of a computed axis. `variables`: what the workload gives, which may include this axis.
+fn computed_size(
+    name: &str,
+    size: &Expression,
+    variables: &IndexMap<String, i64>,
+    sizes: &IndexMap<String, i64>,
+) -> Result<i64, Failure> {
+    let text = size.text();
+    let value = size
+        .evaluate(&|axis| sizes.get(axis).copied())
+        .map_err(|error| Failure::usage(format!("axis `{name}` = `{text}`: {error}")))?;
+    if value < 1 {
+        return Err(Failure::usage(format!(
+            "axis `{name}` = `{text}`: expected at least 1, found {value}"
+        )));
+    }
+    match variables.get(name) {
+        Some(given) if *given != value => Err(Failure::usage(format!(
+            "axis `{name}` = `{text}` is {value}, found {given}"
+        ))),
+        _ => Ok(value),
     }
 }
 

@@ -5,6 +5,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::base::expression::Expression;
+
 /// The distribution of an input's values: a base distribution, and modifiers that are applied in the order of the fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TypedDistribution", into = "TypedDistribution")]
@@ -31,6 +33,9 @@ pub enum DistributionKind {
     Normal(f64),
     /// Uniform in [low, high); for integers in [low, high].
     Uniform([f64; 2]),
+    /// Uniform from a number up to an expression of axes, which is excluded, for integers too. So an index is always below the size
+    /// of the axis that it selects from.
+    UniformBelow(f64, Expression),
     /// The same value for all elements.
     Value(f64),
     /// For integers: offsets of parts of random length that sum to a total. A row of n elements has n - 1 parts. Its first
@@ -40,8 +45,7 @@ pub enum DistributionKind {
 }
 
 /// The total of a cumulative distribution.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CumulativeTotal {
     Size(u64),
     /// The size of an axis, known once the axes are bound.
@@ -99,7 +103,7 @@ impl Distribution {
                 DistributionKind::Uniform([low * factor, high * factor])
             }
             DistributionKind::Value(value) => DistributionKind::Value(value * factor),
-            DistributionKind::Cumulative(ref total) => DistributionKind::Cumulative(total.clone()),
+            ref unscaled => unscaled.clone(),
         };
         Self {
             kind: shape,
@@ -113,18 +117,79 @@ impl Distribution {
         match self.kind {
             DistributionKind::Normal(deviation) => deviation,
             DistributionKind::Uniform([low, high]) => (high - low) / 4.0,
-            DistributionKind::Value(_) | DistributionKind::Cumulative(_) => 0.0,
+            DistributionKind::UniformBelow(..)
+            | DistributionKind::Value(_)
+            | DistributionKind::Cumulative(_) => 0.0,
         }
     }
 
-    /// Replaces the name of an axis by its size.
-    pub(crate) fn with_axis_sizes(&self, axes: &IndexMap<String, i64>) -> Self {
+    /// Replaces names of axes by their sizes. `is_float`: whether the elements are floating-point numbers.
+    pub(crate) fn with_axis_sizes(&self, axes: &IndexMap<String, i64>, is_float: bool) -> Self {
         let mut bound = self.clone();
-        if let DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) = &self.kind {
-            let size = axes.get(axis).and_then(|size| u64::try_from(*size).ok());
-            bound.kind = DistributionKind::Cumulative(CumulativeTotal::Size(size.unwrap_or(0)));
+        match &self.kind {
+            DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) => {
+                let size = axes.get(axis).and_then(|size| u64::try_from(*size).ok());
+                bound.kind = DistributionKind::Cumulative(CumulativeTotal::Size(size.unwrap_or(0)));
+            }
+            DistributionKind::UniformBelow(low, high) => {
+                let high = high.evaluate(&|axis| axes.get(axis).copied());
+                // Integers include both ends.
+                let high = high.map_or(*low, |high| high as f64 - f64::from(u8::from(!is_float)));
+                bound.kind = if high > *low {
+                    DistributionKind::Uniform([*low, high])
+                } else {
+                    DistributionKind::Value(*low)
+                };
+            }
+            _ => {}
         }
         bound
+    }
+}
+
+/// A number, or a text that names axes.
+#[derive(Clone)]
+enum Bound {
+    Number(f64),
+    Text(String),
+}
+
+impl Serialize for Bound {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Bound::Number(number) => serializer.serialize_f64(*number),
+            Bound::Text(text) => serializer.serialize_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BoundVisitor;
+        impl serde::de::Visitor<'_> for BoundVisitor {
+            type Value = Bound;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a number or the name of an axis")
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Bound, E> {
+                Ok(Bound::Number(number))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Bound, E> {
+                Ok(Bound::Number(number as f64))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Bound, E> {
+                Ok(Bound::Number(number as f64))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Bound, E> {
+                Ok(Bound::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(BoundVisitor)
     }
 }
 
@@ -135,11 +200,11 @@ struct TypedDistribution {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     normal: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    uniform: Option<[f64; 2]>,
+    uniform: Option<[Bound; 2]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cumulative: Option<CumulativeTotal>,
+    cumulative: Option<Bound>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     levels: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,21 +223,7 @@ impl TryFrom<TypedDistribution> for Distribution {
     type Error = String;
 
     fn try_from(typed: TypedDistribution) -> Result<Self, String> {
-        let shape = match (typed.normal, typed.uniform, typed.value, typed.cumulative) {
-            (Some(deviation), None, None, None) if deviation > 0.0 && deviation.is_finite() => {
-                DistributionKind::Normal(deviation)
-            }
-            (None, Some([low, high]), None, None)
-                if low < high && low.is_finite() && high.is_finite() =>
-            {
-                DistributionKind::Uniform([low, high])
-            }
-            (None, None, Some(value), None) if value.is_finite() => DistributionKind::Value(value),
-            (None, None, None, Some(total)) => DistributionKind::Cumulative(total),
-            _ => {
-                return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high), `value: NUMBER` and `cumulative: AXIS`".to_owned());
-            }
-        };
+        let shape = typed_kind(&typed)?;
         let plain = Self::new(shape);
         let distribution = Self {
             levels: typed.levels.unwrap_or(plain.levels),
@@ -205,6 +256,67 @@ impl TryFrom<TypedDistribution> for Distribution {
     }
 }
 
+/// The base distribution: exactly one key.
+fn typed_kind(typed: &TypedDistribution) -> Result<DistributionKind, String> {
+    let given = [
+        typed.normal.is_some(),
+        typed.uniform.is_some(),
+        typed.value.is_some(),
+        typed.cumulative.is_some(),
+    ];
+    if given.iter().filter(|given| **given).count() != 1 {
+        return Err("expected exactly one of `normal: DEVIATION` (above 0), `uniform: [LOW, HIGH]` (low < high), `value: NUMBER` and `cumulative: AXIS`".to_owned());
+    }
+    if let Some(deviation) = typed.normal {
+        if !(deviation > 0.0 && deviation.is_finite()) {
+            return Err(format!(
+                "`normal`: expected a deviation above 0, found {deviation}"
+            ));
+        }
+        return Ok(DistributionKind::Normal(deviation));
+    }
+    if let Some(value) = typed.value {
+        if !value.is_finite() {
+            return Err("`value`: expected a finite number".to_owned());
+        }
+        return Ok(DistributionKind::Value(value));
+    }
+    if let Some([low, high]) = &typed.uniform {
+        return uniform_kind(low, high);
+    }
+    match &typed.cumulative {
+        Some(Bound::Number(size)) if *size >= 0.0 && size.fract() == 0.0 && *size <= 1e15 => Ok(
+            DistributionKind::Cumulative(CumulativeTotal::Size(*size as u64)),
+        ),
+        Some(Bound::Text(axis)) => Ok(DistributionKind::Cumulative(CumulativeTotal::Axis(
+            axis.clone(),
+        ))),
+        _ => Err("`cumulative`: expected an axis or a whole number".to_owned()),
+    }
+}
+
+fn uniform_kind(low: &Bound, high: &Bound) -> Result<DistributionKind, String> {
+    let low = match low {
+        Bound::Number(low) if low.is_finite() => *low,
+        Bound::Number(_) => return Err("`uniform`: expected finite numbers".to_owned()),
+        Bound::Text(text) => {
+            return Err(format!("`uniform`: LOW must be a number, found `{text}`"));
+        }
+    };
+    match high {
+        Bound::Number(high) if low < *high && high.is_finite() => {
+            Ok(DistributionKind::Uniform([low, *high]))
+        }
+        Bound::Number(high) => Err(format!(
+            "`uniform`: expected [LOW, HIGH] with LOW < HIGH, found [{low}, {high}]"
+        )),
+        Bound::Text(text) => match Expression::parse(text) {
+            Ok(high) => Ok(DistributionKind::UniformBelow(low, high)),
+            Err(error) => Err(format!("`uniform`: `{text}`: {error}")),
+        },
+    }
+}
+
 impl From<Distribution> for TypedDistribution {
     fn from(distribution: Distribution) -> Self {
         let mut typed = Self {
@@ -221,9 +333,18 @@ impl From<Distribution> for TypedDistribution {
         };
         match distribution.kind {
             DistributionKind::Normal(deviation) => typed.normal = Some(deviation),
-            DistributionKind::Uniform(bounds) => typed.uniform = Some(bounds),
+            DistributionKind::Uniform(bounds) => typed.uniform = Some(bounds.map(Bound::Number)),
+            DistributionKind::UniformBelow(low, high) => {
+                let high = Bound::Text(high.text().to_owned());
+                typed.uniform = Some([Bound::Number(low), high]);
+            }
             DistributionKind::Value(value) => typed.value = Some(value),
-            DistributionKind::Cumulative(total) => typed.cumulative = Some(total),
+            DistributionKind::Cumulative(CumulativeTotal::Size(size)) => {
+                typed.cumulative = Some(Bound::Number(size as f64));
+            }
+            DistributionKind::Cumulative(CumulativeTotal::Axis(axis)) => {
+                typed.cumulative = Some(Bound::Text(axis));
+            }
         }
         typed
     }

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::text::quote_list;
+
 /// The type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,7 +28,53 @@ pub enum DType {
     Bool,
 }
 
+/// Other names of dtypes, and what they are called here.
+const OTHER_NAMES: [(&str, &str); 17] = [
+    ("double", "float64"),
+    ("fp64", "float64"),
+    ("f64", "float64"),
+    ("float", "float32"),
+    ("fp32", "float32"),
+    ("f32", "float32"),
+    ("half", "float16"),
+    ("fp16", "float16"),
+    ("f16", "float16"),
+    ("bf16", "bfloat16"),
+    ("fp8", "float8_e4m3fn"),
+    ("fp8_e4m3", "float8_e4m3fn"),
+    ("float8_e4m3", "float8_e4m3fn"),
+    ("fp8_e5m2", "float8_e5m2"),
+    ("long", "int64"),
+    ("int", "int32"),
+    ("i32", "int32"),
+];
+
+const NAMES: [&str; 11] = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "bool",
+];
+
 impl DType {
+    /// A hint for a name that is no dtype.
+    pub(super) fn hint_for(name: &str) -> String {
+        let plain = name.strip_prefix("torch.").unwrap_or(name).to_lowercase();
+        let known = NAMES.iter().find(|known| **known == plain);
+        let other = OTHER_NAMES.iter().find(|(other, _)| *other == plain);
+        match known.or(other.map(|(_, known)| known)) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None => format!("the dtypes are {}", quote_list(NAMES)),
+        }
+    }
+
     /// The next lower-precision floating-point formats, the most precise first; empty if there is none.
     pub(crate) fn lower_precisions(self) -> &'static [DType] {
         match self {

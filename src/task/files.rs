@@ -10,10 +10,17 @@ use include_dir::{Dir, include_dir};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::check::{check, check_derived};
-use super::{Baseline, Definition, Task, TaskSettings, Workload};
+use super::Task;
+use super::check::{TaskParts, check, check_derived};
+use super::defaults::{add_profiles, traffic};
+use super::definition::Definition;
+use super::definition_reader::read_definition;
+use super::problems::{Problems, TaskFile};
+use super::settings::{Baseline, TaskSettings};
+use super::settings_reader::read_settings;
+use super::workload::Workload;
 use crate::base::expression::Expression;
-use crate::base::text::did_you_mean;
+use crate::base::text::{did_you_mean, nearest_name};
 use crate::base::{Digest, Failure, yaml};
 
 static TASKS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tasks");
@@ -88,7 +95,8 @@ impl TaskFiles {
             );
         }
         if as_given.is_dir() {
-            return Err(Failure::usage(format!("`{name}` contains no task.yaml")));
+            return Err(Failure::usage(format!("`{name}` contains no task.yaml"))
+                .hint("`kforge tasks new NAME` writes a complete task"));
         }
         let local = local_names();
         // A set, because a shipped task may be in the working folder too.
@@ -110,11 +118,11 @@ impl TaskFiles {
             || "task".to_owned(),
             |name| name.to_string_lossy().into_owned(),
         );
-        let beside = resolved
+        let in_tree = resolved
             .ancestors()
             .nth(2)
             .map(|root| root.join("kernels").join(&name));
-        let folders: Vec<PathBuf> = beside
+        let folders: Vec<PathBuf> = in_tree
             .into_iter()
             .chain([Path::new("kernels").join(&name)])
             .collect();
@@ -126,8 +134,10 @@ impl TaskFiles {
                     .contents_utf8()
                     .map(str::to_owned)
             };
-            folders
+            // A task may keep its kernels next to `task.yaml`.
+            [folder.to_owned()]
                 .iter()
+                .chain(&folders)
                 .find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
                 .or_else(embedded)
         };
@@ -136,6 +146,10 @@ impl TaskFiles {
         Self::collect(name.clone(), origin, kernels_folder, &read, &kernel)
     }
 
+    /// Reads the files that `task.yaml` names.
+    ///
+    /// # Errors
+    /// If `task.yaml` cannot be read, or a file is missing. The failure lists everything that is wrong with the task.
     fn collect(
         name: String,
         origin: String,
@@ -143,44 +157,61 @@ impl TaskFiles {
         read: &dyn Fn(&str) -> Option<String>,
         kernel: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Failure> {
-        let mut files = BTreeMap::new();
-        let settings_text = read("task.yaml")
-            .ok_or_else(|| Failure::usage(format!("{origin}/task.yaml: cannot be read")))?;
-        let settings: TaskSettings = yaml::read(&settings_text, &format!("{origin}/task.yaml"))?;
-        files.insert("task.yaml".to_owned(), settings_text);
-        for (key, file) in [
-            ("definition", &settings.definition),
-            ("workloads", &settings.workloads),
-            ("oracle", &settings.oracle),
-        ] {
-            let text = read(file)
-                .ok_or_else(|| missing_file(&origin, key, &format!("{origin}/{file}")))?;
-            files.insert(file.clone(), text);
-        }
-        let mut kernels = BTreeMap::new();
-        let baselines = settings
-            .baselines
-            .iter()
-            .map(|(name, baseline)| (format!("baselines.{name}.kernel"), &baseline.kernel));
-        let starts = settings.start.iter().map(|file| ("start".to_owned(), file));
-        for (key, file) in baselines.chain(starts) {
-            let text = kernel(file)
-                .ok_or_else(|| missing_file(&origin, &key, &format!("kernels/{name}/{file}")))?;
-            kernels.insert(file.clone(), text);
-        }
-        Ok(Self {
+        let settings_text = read("task.yaml").ok_or_else(|| {
+            Failure::usage(format!("{origin}/task.yaml: cannot be read"))
+                .hint("check that the file is UTF-8 text and that you may read it")
+        })?;
+        let mut task_files = Self {
             name,
             origin,
-            files,
-            kernels,
+            files: BTreeMap::from([("task.yaml".to_owned(), settings_text)]),
+            kernels: BTreeMap::new(),
             baseline: None,
             kernels_folder,
-        })
+        };
+        let mut problems = Problems::default();
+        let Some(settings) = task_files.settings(&mut problems) else {
+            return Err(task_files.load_failure());
+        };
+        let mut is_complete = problems.is_empty();
+        for file in [&settings.definition, &settings.workloads, &settings.oracle] {
+            match read(file) {
+                Some(text) => {
+                    task_files.files.insert(file.clone(), text);
+                }
+                None => is_complete = false,
+            }
+        }
+        let baselines = settings.baselines.values().map(|baseline| &baseline.kernel);
+        for file in baselines.chain(&settings.start) {
+            match kernel(file) {
+                Some(text) => {
+                    task_files.kernels.insert(file.clone(), text);
+                }
+                None => is_complete = false,
+            }
+        }
+        if is_complete {
+            Ok(task_files)
+        } else {
+            Err(task_files.load_failure())
+        }
+    }
+
+    /// The failure of a task that cannot be loaded.
+    fn load_failure(&self) -> Failure {
+        match self.load() {
+            Err(failure) => failure,
+            Ok(_) => Failure::usage(format!("{}: cannot be read", self.origin)),
+        }
     }
 
     /// The same task with another baseline: the name of a baseline in `task.yaml`, or a kernel file.
     pub(crate) fn with_baseline(mut self, baseline: &str) -> Result<Self, Failure> {
-        let settings = self.settings()?;
+        let mut problems = Problems::default();
+        let Some(settings) = self.settings(&mut problems) else {
+            return Err(self.load_failure());
+        };
         if !settings.baselines.contains_key(baseline) {
             let path = Path::new(baseline);
             if !path.is_file() {
@@ -202,12 +233,14 @@ impl TaskFiles {
         Ok(self)
     }
 
-    /// Parses `task.yaml` and puts the chosen baseline first.
-    fn settings(&self) -> Result<TaskSettings, Failure> {
+    /// Parses `task.yaml` and puts the chosen baseline first. `None` if nothing of it can be read.
+    fn settings(&self, problems: &mut Problems) -> Option<TaskSettings> {
         let origin = format!("{}/task.yaml", self.origin);
-        let text = self.files.get("task.yaml");
-        let text = text.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
-        let mut settings: TaskSettings = yaml::read(text, &origin)?;
+        let Some(text) = self.files.get("task.yaml") else {
+            problems.push(Failure::usage(format!("{origin}: cannot be read")));
+            return None;
+        };
+        let mut settings = read_settings(&TaskFile::new(&origin, text), problems)?;
         if let Some(name) = &self.baseline {
             let named = settings.baselines.shift_remove(name);
             let baseline = named.unwrap_or_else(|| Baseline {
@@ -215,68 +248,207 @@ impl TaskFiles {
             });
             settings.baselines.shift_insert(0, name.clone(), baseline);
         }
-        Ok(settings)
+        Some(settings)
     }
 
     /// Parses and validates all files.
     ///
     /// # Errors
-    /// A usage failure that names the file, the line or key, and the expected value.
+    /// A usage failure that lists everything that is missing or wrong, with its file, line and key.
     pub fn load(&self) -> Result<Task, Failure> {
-        let origin = |file: &str| format!("{}/{file}", self.origin);
-        let text = |file: &str| {
-            self.files
-                .get(file)
-                .map(String::as_str)
-                .ok_or_else(|| missing_file(&self.origin, file, &origin(file)))
+        let mut problems = Problems::default();
+        let task = self.read_task(&mut problems);
+        match (problems.into_failure(&self.name), task) {
+            (None, Some(task)) => Ok(task),
+            (Some(failure), _) => Err(failure),
+            (None, None) => Err(Failure::usage(format!("{}: cannot be read", self.origin))),
+        }
+    }
+
+    /// Reads as much of the task as possible, and reports everything that is wrong.
+    fn read_task(&self, problems: &mut Problems) -> Option<Task> {
+        let Some(mut settings) = self.settings(problems) else {
+            self.read_other_files(problems);
+            return None;
         };
-        let settings = self.settings()?;
-        let definition =
-            Definition::parse(text(&settings.definition)?, &origin(&settings.definition))?;
-        let workloads = Workload::parse_all(
-            text(&settings.workloads)?,
-            &definition,
-            &origin(&settings.workloads),
-        )?;
-        let at = |key: &str, failure: Failure| Failure {
-            message: format!("{}: {key}: {}", origin("task.yaml"), failure.message),
-            ..failure
+        let definition = self.definition(&settings.definition, problems);
+        let before = problems.count();
+        let workloads = self.workloads(&settings.workloads, definition.as_ref(), problems);
+        let has_all_workloads = definition.is_some() && problems.count() == before;
+        let oracle = self.text("oracle", &settings.oracle, problems);
+        // A missing oracle is reported; the rest can be validated without it.
+        let oracle = oracle.unwrap_or_default().to_owned();
+        self.check_kernels(&settings, problems);
+        let definition = definition?;
+        add_profiles(&mut settings, &definition, &workloads);
+        let parts = TaskParts {
+            settings: &settings,
+            definition: &definition,
+            workloads: &workloads,
+            has_all_workloads,
         };
-        check(&settings, &definition, &workloads).map_err(|(key, failure)| at(&key, failure))?;
-        let expression = |key: &str, text: &str| {
-            parse_axis_expression(text, &definition).map_err(|failure| at(key, failure))
-        };
-        let derived = settings.derived.iter().map(|(axis, text)| {
-            let size = expression(&format!("derived.{axis}"), text)?;
-            Ok((axis.clone(), size))
-        });
-        let derived = derived.collect::<Result<_, Failure>>()?;
-        let kernels = settings
-            .baselines
-            .values()
-            .map(|baseline| &baseline.kernel)
-            .chain(&settings.start)
-            .filter_map(|file| Some((file.clone(), self.kernels.get(file)?.clone())))
-            .collect::<IndexMap<_, _>>();
-        let contents = self
-            .files
-            .iter()
-            .chain(&self.kernels)
-            .flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]);
+        for (key, failure) in check(&parts) {
+            self.report(&key, failure, problems);
+        }
+        let traffic = || traffic(&definition);
+        let bytes = settings.bytes.clone().unwrap_or_else(traffic);
+        let flops = settings.flops.clone().unwrap_or_else(|| "0".to_owned());
+        let bytes = self.expression("bytes", &bytes, &definition, problems);
+        let flops = self.expression("flops", &flops, &definition, problems);
+        let derived = self.derived(&settings, &definition, problems);
         let task = Task {
             name: self.name.clone(),
             derived,
-            oracle: text(&settings.oracle)?.to_owned(),
-            bytes: expression("bytes", &settings.bytes)?,
-            flops: expression("flops", &settings.flops)?,
-            digest: Digest::of_parts(contents),
+            oracle,
+            bytes: bytes?,
+            flops: flops?,
+            digest: self.digest(),
+            kernels: self.named_kernels(&settings),
             definition,
             workloads,
             settings,
-            kernels,
         };
-        check_derived(&task).map_err(|(key, failure)| at(&key, failure))?;
-        Ok(task)
+        if has_all_workloads {
+            for (key, failure) in check_derived(&task) {
+                self.report(&key, failure, problems);
+            }
+        }
+        Some(task)
+    }
+
+    /// Where `task.yaml` cannot be read: the problems of the files under their usual names.
+    fn read_other_files(&self, problems: &mut Problems) {
+        let usual = |file: &str| self.files.contains_key(file);
+        if usual("definition.json") {
+            let definition = self.definition("definition.json", problems);
+            if usual("workloads.jsonl") {
+                self.workloads("workloads.jsonl", definition.as_ref(), problems);
+            }
+        }
+    }
+
+    /// Reports a problem with a key of `task.yaml`.
+    fn report(&self, key: &str, failure: Failure, problems: &mut Problems) {
+        let origin = format!("{}/task.yaml", self.origin);
+        let text = self.files.get("task.yaml").map_or("", String::as_str);
+        let message = TaskFile::new(&origin, text).problem(key, failure.message);
+        problems.push(Failure {
+            message: message.message,
+            ..failure
+        });
+    }
+
+    /// The text of a file that `task.yaml` names. Reports a missing file.
+    fn text(&self, key: &str, file: &str, problems: &mut Problems) -> Option<&str> {
+        let text = self.files.get(file);
+        // A key that is missing is reported already.
+        if text.is_none() && self.has_key(key) {
+            let failure = missing_file(&self.origin, file);
+            self.report(key, failure, problems);
+        }
+        text.map(String::as_str)
+    }
+
+    fn has_key(&self, key: &str) -> bool {
+        let settings = self.files.get("task.yaml");
+        settings.is_some_and(|text| yaml::line_of(text, key).is_some())
+    }
+
+    fn definition(&self, file: &str, problems: &mut Problems) -> Option<Definition> {
+        let text = self.text("definition", file, problems)?;
+        let origin = format!("{}/{file}", self.origin);
+        read_definition(&TaskFile::new(&origin, text), problems)
+    }
+
+    fn workloads(
+        &self,
+        file: &str,
+        definition: Option<&Definition>,
+        problems: &mut Problems,
+    ) -> Vec<Workload> {
+        let Some(text) = self.text("workloads", file, problems) else {
+            return Vec::new();
+        };
+        let Some(definition) = definition else {
+            return Vec::new();
+        };
+        let origin = format!("{}/{file}", self.origin);
+        Workload::read_all(&TaskFile::new(&origin, text), definition, problems)
+    }
+
+    /// Reports kernels that are missing, each once.
+    fn check_kernels(&self, settings: &TaskSettings, problems: &mut Problems) {
+        let baselines = settings.baselines.iter();
+        let baselines =
+            baselines.map(|(name, baseline)| (format!("baselines.{name}"), &baseline.kernel));
+        let starts = settings.start.iter().map(|file| ("start".to_owned(), file));
+        let mut reported: Vec<&str> = Vec::new();
+        for (key, file) in baselines.chain(starts) {
+            if self.kernels.contains_key(file) || reported.contains(&file.as_str()) {
+                continue;
+            }
+            reported.push(file);
+            let failure = match settings.baselines.get(file) {
+                Some(baseline) if key == "start" => {
+                    Failure::usage(format!("expected the name of a file, found `{file}`"))
+                        .hint(format!("did you mean `{}`?", baseline.kernel))
+                }
+                _ => Failure::usage(format!("no such file: `{file}`")).hint(format!(
+                    "kernels are looked for in `{}` and `{}`",
+                    self.origin,
+                    self.kernels_folder.display()
+                )),
+            };
+            self.report(&key, failure, problems);
+        }
+    }
+
+    fn expression(
+        &self,
+        key: &str,
+        text: &str,
+        definition: &Definition,
+        problems: &mut Problems,
+    ) -> Option<Expression> {
+        match parse_axis_expression(text, definition) {
+            Ok(expression) => Some(expression),
+            Err(failure) => {
+                self.report(key, failure, problems);
+                None
+            }
+        }
+    }
+
+    /// The axes that are computed from others: those of `task.yaml`, and those of the definition.
+    fn derived(
+        &self,
+        settings: &TaskSettings,
+        definition: &Definition,
+        problems: &mut Problems,
+    ) -> IndexMap<String, Expression> {
+        let mut derived = IndexMap::new();
+        for (axis, text) in &settings.derived {
+            let key = format!("derived.{axis}");
+            let size = self.expression(&key, text, definition, problems);
+            derived.extend(size.map(|size| (axis.clone(), size)));
+        }
+        let computed = definition.computed_axes();
+        derived.extend(computed.map(|(axis, size)| (axis.to_owned(), size.clone())));
+        derived
+    }
+
+    fn named_kernels(&self, settings: &TaskSettings) -> IndexMap<String, String> {
+        let baselines = settings.baselines.values();
+        let files = baselines
+            .map(|baseline| &baseline.kernel)
+            .chain(&settings.start);
+        let named = files.filter_map(|file| Some((file.clone(), self.kernels.get(file)?.clone())));
+        named.collect()
+    }
+
+    fn digest(&self) -> Digest {
+        let contents = self.files.iter().chain(&self.kernels);
+        Digest::of_parts(contents.flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]))
     }
 }
 
@@ -301,8 +473,27 @@ pub fn local_names() -> Vec<String> {
     names
 }
 
-fn missing_file(origin: &str, key: &str, path: &str) -> Failure {
-    Failure::usage(format!("{origin}/task.yaml: {key}: no such file: `{path}`"))
+/// The failure for a file of a task folder that cannot be read.
+fn missing_file(folder: &str, file: &str) -> Failure {
+    if Path::new(folder).join(file).exists() {
+        return Failure::usage(format!("`{file}` cannot be read"))
+            .hint("check that the file is UTF-8 text and that you may read it");
+    }
+    let failure = Failure::usage(format!("no such file: `{folder}/{file}`"));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    // Only files of the same kind: every kernel has a short name.
+    let (stem, extension) = file.rsplit_once('.').unwrap_or((file, ""));
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let stems: Vec<String> = names
+        .filter_map(|name| {
+            let (stem, other) = name.rsplit_once('.')?;
+            (other == extension).then(|| stem.to_owned())
+        })
+        .collect();
+    match nearest_name(stem, stems.iter().map(String::as_str)) {
+        Some(near) => failure.hint(format!("did you mean `{near}.{extension}`?")),
+        None => failure,
+    }
 }
 
 fn hint_start(text: &str) -> String {
@@ -386,37 +577,37 @@ mod tests {
                 "task.yaml",
                 "schema: 1",
                 "schema: 2",
-                "task.yaml: schema: expected 1, found 2",
+                "task.yaml:3: schema: expected 1, found 2",
             ),
             (
                 "task.yaml",
                 "bytes: \"",
                 "bytes: \"rwos + ",
-                "task.yaml: bytes: unknown axis `rwos`",
+                "task.yaml:32: bytes: unknown axis `rwos`",
             ),
             (
                 "task.yaml",
                 "in_place: {}",
                 "derived: {colums: rows + 1}",
-                "task.yaml: derived.colums: no such variable axis\n\nhint: did you mean `columns`?",
+                "task.yaml:35: derived.colums: no such variable axis\n\nhint: did you mean `columns`?",
             ),
             (
                 "task.yaml",
                 "in_place: {}",
                 "derived: {columns: rows + 1}",
-                "task.yaml: derived.columns: the axis also has a range under `hidden`",
+                "task.yaml:35: derived.columns: the axis also has a range under `hidden`",
             ),
             (
                 "task.yaml",
                 "x: {uniform: [90.0, 98.0]}",
                 "x: {cumulative: rows}",
-                "task.yaml: inputs.x: `cumulative` applies only to integer inputs",
+                "task.yaml:17: inputs.x: `cumulative` applies only to integer inputs",
             ),
             (
                 "definition.json",
                 "\"columns\": {",
                 "\"colums\": {",
-                "unknown axis `columns`\n\nhint: did you mean `colums`?",
+                "unknown axis `columns`\n      hint: did you mean `colums`?",
             ),
         ] {
             let message = failure(file, from, to);
@@ -508,7 +699,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            message.contains("task.yaml: definition: no such file: `"),
+            message.contains("task.yaml:4: definition: no such file: `"),
             "{message}"
         );
         let message = TaskFiles::find("sofmax").unwrap_err().to_string();

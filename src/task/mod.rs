@@ -10,23 +10,28 @@ use crate::base::expression::Expression;
 
 mod best;
 mod check;
+mod defaults;
 mod definition;
+mod definition_reader;
 mod distribution;
+mod draft;
 mod dtype;
 mod files;
+mod problems;
 mod regimes;
 mod settings;
+mod settings_reader;
 mod workload;
 
 pub(crate) use best::BestKnown;
 pub use definition::{AxisKind, Binding, Definition, DefinitionAxis, Tensor};
 pub use distribution::{CumulativeTotal, Distribution, DistributionKind, Norm};
+pub(crate) use draft::{DRAFT_MARK, TaskDraft, draft_task, example_task};
 pub use dtype::DType;
 pub use files::{TaskFiles, embedded_lists, embedded_names, local_names};
 pub use settings::Tolerance;
 pub(crate) use settings::{
-    Baseline, MIN_BLOCKS, PrecisionCheck, Profile, Regime, RegimeChoice, TaskSettings,
-    WorkloadChoice,
+    MIN_BLOCKS, PrecisionCheck, Profile, Regime, RegimeChoice, TaskSettings, WorkloadChoice,
 };
 pub use workload::{InputSource, Workload};
 
@@ -46,7 +51,7 @@ pub struct Task {
     pub bytes: Expression,
     /// Number of arithmetic operations.
     pub flops: Expression,
-    /// The variable axes that are computed from other axes.
+    /// The axes that are computed from variable axes: the `derived` ones of `task.yaml`, and the `expr` axes of the definition.
     pub derived: IndexMap<String, Expression>,
     /// Hash of every file of the task folder and every kernel that it names.
     pub digest: Digest,
@@ -93,14 +98,23 @@ impl Task {
 
     /// Sizes of the derived axes for the given sizes of the other variable axes.
     pub(crate) fn derive_axes(&self, axes: &IndexMap<String, i64>) -> IndexMap<String, i64> {
-        let value = |name: &str| {
-            let constant = self.definition.axes.get(name).and_then(|axis| axis.value);
-            axes.get(name).copied().or(constant)
-        };
-        let sizes = self.derived.iter();
+        let mut sizes = IndexMap::new();
+        // The `expr` axes may depend on each other in any order.
+        for _ in 0..=self.definition.axes.len() {
+            let before = sizes.len();
+            for (axis, size) in &self.derived {
+                let value = size.evaluate(&|name| {
+                    let constant = self.definition.axes.get(name).and_then(|axis| axis.value);
+                    let known = axes.get(name).or_else(|| sizes.get(name));
+                    known.copied().or(constant)
+                });
+                sizes.extend(value.ok().map(|value| (axis.clone(), value)));
+            }
+            if sizes.len() == before {
+                break;
+            }
+        }
         sizes
-            .filter_map(|(axis, size)| Some((axis.clone(), size.evaluate(&value).ok()?)))
-            .collect()
     }
 
     /// The workloads of a profile, in the order of `workloads.jsonl`.

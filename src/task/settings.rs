@@ -1,15 +1,15 @@
 //! `task.yaml`: how a task is judged.
 //!
-//! Data types with their defaults and their parser. `check` validates them against the definition and the workloads.
+//! Data types. `settings_reader` reads them, `defaults` fills in what a task may leave out, and `check` validates them against the
+//! definition and the workloads.
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::Distribution;
 
-/// The contents of `task.yaml`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The contents of `task.yaml`; `settings_reader` reads it.
+#[derive(Clone, Debug)]
 pub struct TaskSettings {
     pub schema: u32,
     pub definition: String,
@@ -22,27 +22,22 @@ pub struct TaskSettings {
     /// By output.
     pub tolerance: IndexMap<String, Tolerance>,
     /// By input. The default is a standard normal distribution, and 0 for integers.
-    #[serde(default)]
     pub inputs: IndexMap<String, Distribution>,
     /// Input regimes, by name, which are hidden from prompts. `None`: the default regimes (see `regimes`).
-    #[serde(default)]
     pub regimes: Option<IndexMap<String, Regime>>,
     /// Ranges of the variable axes for hidden shapes.
-    #[serde(default)]
     pub hidden: IndexMap<String, HiddenRange>,
     /// Variable axes that are computed from others, such as `len_cu_seqlens: num_seqs + 1`. They have no range under `hidden`.
-    #[serde(default)]
     pub derived: IndexMap<String, String>,
-    /// Compulsory memory traffic in bytes, as an expression of the axes.
-    pub bytes: String,
-    /// Number of arithmetic operations, as an expression of the axes.
-    pub flops: String,
+    /// Compulsory memory traffic in bytes, as an expression of the axes. `None`: see `defaults`.
+    pub bytes: Option<String>,
+    /// Number of arithmetic operations, as an expression of the axes. `None`: 0.
+    pub flops: Option<String>,
     /// Outputs that share the memory of an input: name of the output to name of the input.
-    #[serde(default)]
     pub in_place: IndexMap<String, String>,
     /// Whether the tolerances are tight enough to detect a lower precision.
-    #[serde(default)]
     pub precision: PrecisionCheck,
+    /// `defaults` adds `quick` and `full` if they are missing.
     pub profiles: IndexMap<String, Profile>,
 }
 
@@ -50,7 +45,7 @@ pub struct TaskSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
-    /// Name of a file in the task's kernels folder.
+    /// Name of a kernel file.
     pub kernel: String,
 }
 
@@ -84,6 +79,7 @@ pub(crate) const MIN_BLOCKS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
+    #[serde(default)]
     pub workloads: WorkloadChoice,
     /// Number of random hidden shapes that are checked in addition to the workloads.
     #[serde(default)]
@@ -92,14 +88,32 @@ pub struct Profile {
     #[serde(default)]
     pub regimes: RegimeChoice,
     /// Correctness checks per workload, each with fresh inputs.
+    #[serde(default = "default_rounds")]
     pub rounds: u32,
     /// Time budget for timing, in seconds of wall time per workload.
+    #[serde(default = "default_seconds")]
     pub seconds: f64,
     /// Timing stops when the half width of the speedup's 95 % confidence interval reaches this fraction.
+    #[serde(default = "default_precision")]
     pub precision: f64,
     /// Minimum number of timing blocks (two pairs each) per workload; at least 20.
     #[serde(default = "min_blocks")]
     pub blocks: usize,
+}
+
+/// The default of `Profile::rounds`.
+fn default_rounds() -> u32 {
+    2
+}
+
+/// The default of `Profile::seconds`.
+fn default_seconds() -> f64 {
+    1.0
+}
+
+/// The default of `Profile::precision`.
+fn default_precision() -> f64 {
+    0.02
 }
 
 /// The default of `Profile::blocks`.
@@ -119,8 +133,9 @@ pub enum RegimeChoice {
 }
 
 /// `all`, or a list of workload ids.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum WorkloadChoice {
+    #[default]
     All,
     Named(Vec<String>),
 }

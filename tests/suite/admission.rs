@@ -60,7 +60,13 @@ fn shipped_tasks_are_admitted() {
     let shipped = kforge::task::embedded_names();
     let (code, admissions) = check(&shipped);
     for admission in &admissions {
-        assert_eq!(admission["admitted"], true, "{admission:#}");
+        // The reason first: the rest of an admission is long.
+        let (passed, faults) = (&admission["passed"], &admission["faults"]);
+        let (task, seed) = (&admission["task"], &admission["seed"]);
+        assert_eq!(
+            admission["admitted"], true,
+            "{task}, seed {seed}: faults {faults:#}, missed {passed:#}"
+        );
         assert_eq!(admission["precision"], "checked");
         assert!(admission["comparisons"].as_u64().unwrap() > 100);
     }

@@ -14,6 +14,7 @@ mod language;
 mod llm;
 mod mailbox;
 mod operators;
+mod own_tasks;
 mod profiling;
 #[path = "../support/program.rs"]
 mod program;

@@ -2,7 +2,7 @@
 
 use crate::program::{CommandResult, Workspace};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "",
     "evolve",
     "tune",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 11] = [
     "tasks list",
     "tasks show",
     "tasks check",
+    "tasks new",
     "doctor",
 ];
 

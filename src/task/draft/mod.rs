@@ -1,0 +1,71 @@
+//! Writes the text of a new task: a complete example, or a draft from a FlashInfer-Bench definition.
+//!
+//! `inputs` chooses shapes and distributions for a definition, `kernels` writes its kernels. Writes no files: `kforge tasks new`
+//! does.
+
+mod inputs;
+mod kernels;
+
+use super::definition_reader::read_definition;
+use super::problems::{Problems, TaskFile};
+use crate::base::Failure;
+use inputs::Plan;
+
+/// A line of a kernel file whose computation is still to be written. Such a kernel is refused as an oracle or a baseline.
+pub(crate) const DRAFT_MARK: &str = "kforge: draft";
+
+/// A new task: its name, and its files with their texts.
+pub(crate) struct TaskDraft {
+    pub(crate) name: String,
+    pub(crate) files: Vec<(&'static str, String)>,
+    /// Whether the kernels are complete.
+    pub(crate) is_complete: bool,
+}
+
+/// A complete task that computes something simple, to be changed into another one.
+pub(crate) fn example_task(name: &str) -> TaskDraft {
+    let files = [
+        ("definition.json", include_str!("template/definition.json")),
+        ("workloads.jsonl", include_str!("template/workloads.jsonl")),
+        ("task.yaml", include_str!("template/task.yaml")),
+        ("oracle.cu", include_str!("template/oracle.cu")),
+        ("naive.cu", include_str!("template/naive.cu")),
+    ];
+    let files = files.map(|(file, text)| (file, text.replace("NAME", name)));
+    TaskDraft {
+        name: name.to_owned(),
+        files: files.into(),
+        is_complete: true,
+    }
+}
+
+/// A draft from a definition: everything but the computation. `name`: the task's name, if it is not the definition's.
+///
+/// # Errors
+/// If the definition is wrong; the failure lists everything that is.
+pub(crate) fn draft_task(
+    text: &str,
+    origin: &str,
+    name: Option<&str>,
+) -> Result<TaskDraft, Failure> {
+    let file = TaskFile::new(origin, text);
+    let mut problems = Problems::default();
+    let definition = read_definition(&file, &mut problems);
+    if let Some(failure) = problems.into_failure(origin) {
+        return Err(failure);
+    }
+    let definition =
+        definition.ok_or_else(|| Failure::usage(format!("{origin}: cannot be read")))?;
+    let plan = Plan::new(&definition, file.text);
+    Ok(TaskDraft {
+        name: name.unwrap_or(&definition.name).to_owned(),
+        files: vec![
+            ("definition.json", format!("{}\n", file.text.trim_end())),
+            ("workloads.jsonl", plan.workloads()),
+            ("task.yaml", plan.settings()),
+            ("oracle.cu", kernels::kernel(&definition, true)),
+            ("naive.cu", kernels::kernel(&definition, false)),
+        ],
+        is_complete: false,
+    })
+}

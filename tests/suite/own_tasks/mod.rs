@@ -1,0 +1,41 @@
+//! Tasks that a user brings: drafts, definitions from elsewhere, and the messages for every usual mistake.
+
+mod definitions;
+mod drafts;
+mod mistakes;
+
+use crate::program::{CommandResult, Workspace};
+
+/// A workspace with the task `mine`, as `kforge tasks new` writes it.
+fn workspace_with_draft() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.run(&["tasks", "new", "mine"]).assert_exit(0, &[]);
+    workspace
+}
+
+impl Workspace {
+    /// Replaces a text in a file of the task `mine`.
+    #[track_caller]
+    fn change(&self, file: &str, from: &str, to: &str) {
+        let path = format!("tasks/mine/{file}");
+        let text = self.read(&path);
+        assert!(text.contains(from), "{file} has no `{from}`:\n{text}");
+        self.write(&path, &text.replacen(from, to, 1));
+    }
+
+    /// `kforge tasks show mine`.
+    fn show(&self) -> CommandResult {
+        self.run(&["tasks", "show", "mine"])
+    }
+
+    /// `kforge tasks check mine` on few workloads.
+    fn check(&self) -> CommandResult {
+        let mut command = self.command(&["tasks", "check", "mine", "--profile", "quick"]);
+        CommandResult::of(
+            &command
+                .env("KFORGE_LOCK_DIR", self.path())
+                .output()
+                .unwrap(),
+        )
+    }
+}
