@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::exit::{self, Exit};
 use super::output::{Format, print, print_json, print_json_lines};
+use super::run_args::parse_seed;
 use crate::base::Failure;
 use crate::device::cpu::CpuDevice;
 use crate::device::{Cache, Device};
@@ -56,7 +57,7 @@ struct CheckArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     launch_seconds: f64,
     /// Seed of an earlier check, to repeat it.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Form of the results.
     #[arg(long, value_enum, default_value_t)]

@@ -196,6 +196,7 @@ impl OpenRun {
             total: steps,
             budget: options.budget,
             spent_before: replayed.time_spent,
+            searched_before: replayed.time_searched,
             ..Progress::default()
         };
         let models = options.models.as_ref().zip(shared.budget);
@@ -219,6 +220,7 @@ impl OpenRun {
                 replayed.model_tally,
             ),
             recorded_stop: replayed.stopped,
+            work_recorded: false,
         };
         for step in replayed.unjudged {
             let source = state.sources.text(step)?;

@@ -89,12 +89,31 @@ impl TokenRates {
     }
 }
 
+/// Tokens estimated from bytes: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
+pub(crate) fn estimate_tokens(bytes: u64) -> u64 {
+    let tokens = (u128::from(bytes) * 2).div_ceil(7);
+    u64::try_from(tokens).unwrap_or(u64::MAX)
+}
+
+/// The cost of a request to a provider that counts no tokens, estimated from the bytes of prompt and reply. It has no price.
+pub(super) fn estimated_cost(prompt_bytes: u64, reply_bytes: u64) -> Cost {
+    // Each part is rounded up, so that no reply costs more than the longest one.
+    let tokens = estimate_tokens(prompt_bytes).saturating_add(estimate_tokens(reply_bytes));
+    Cost {
+        tokens,
+        nano_usd: None,
+        assumed: false,
+        estimated: true,
+    }
+}
+
 /// The cost of a usage.
 pub(super) fn cost_of_usage(rates: Option<&TokenRates>, usage: &Usage) -> Cost {
     Cost {
         tokens: usage.tokens(),
         nano_usd: rates.map(|rates| rates.nano_usd(usage)),
         assumed: false,
+        estimated: false,
     }
 }
 
@@ -113,6 +132,7 @@ pub(super) fn worst_case(rates: Option<&TokenRates>, input: u64, output: u64) ->
         tokens: usage.tokens(),
         nano_usd: rates.map(|rates| at_max_input_rate(rates).nano_usd(&usage)),
         assumed: true,
+        estimated: false,
     }
 }
 

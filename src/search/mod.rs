@@ -188,6 +188,11 @@ impl Search {
             .or((self.folded() >= self.steps).then_some(StopReason::Steps))
     }
 
+    /// The setting `search.patience`.
+    pub(crate) fn patience(&self) -> Option<u64> {
+        self.settings.patience
+    }
+
     /// Changes how many steps are planned. The briefs are the same as those of a search with this many steps from the start.
     pub(crate) fn set_steps(&mut self, steps: u64) -> Vec<SearchUpdate> {
         self.steps = steps;
