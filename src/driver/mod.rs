@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
 mod asking;
@@ -54,7 +55,7 @@ use crate::base::{Failure, FailureKind};
 use crate::event::StopReason;
 use crate::report::{BestCandidate, Continuation, Observer, Progress, TaskResults};
 use crate::verdict::SelfTest;
-use crate::worker::{Evaluator, EvaluatorFactory};
+use crate::worker::{Evaluator, EvaluatorFactory, WorkerFault};
 use open_run::{OpenRun, SharedParts};
 use summary::Summary;
 use task_loop::{LoopEnd, TaskLoop};
@@ -198,8 +199,34 @@ async fn run_task(
     };
     warn_of_imprecise_clock(task.baseline().0, &self_test);
     run.record_self_test(&task.name, self_test)?;
+    let mut faults = evaluator.worker_faults();
     state.scheduler.set_evaluator(evaluator);
-    TaskLoop::new(state, interrupt).run().await
+    let mut task_loop = TaskLoop::new(state, interrupt);
+    let mut looping = std::pin::pin!(task_loop.run());
+    let end = loop {
+        tokio::select! {
+            biased;
+            fault = next_fault(&mut faults) => run.record_worker_fault(&task.name, fault)?,
+            end = &mut looping => break end,
+        }
+    };
+    // The last fault may be what has ended the loop.
+    while let Some(fault) = faults.as_mut().and_then(|faults| faults.try_recv().ok()) {
+        run.record_worker_fault(&task.name, fault)?;
+    }
+    end
+}
+
+/// The next fault of a worker. Waits forever if there can be none.
+async fn next_fault(faults: &mut Option<UnboundedReceiver<WorkerFault>>) -> WorkerFault {
+    let fault = match faults {
+        Some(faults) => faults.recv().await,
+        None => None,
+    };
+    match fault {
+        Some(fault) => fault,
+        None => std::future::pending().await,
+    }
 }
 
 /// Warns if the baseline differs from itself: smaller differences between kernels cannot be trusted.
