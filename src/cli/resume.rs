@@ -48,12 +48,8 @@ fn help() -> String {
                 "continue after an interruption",
             ),
             (
-                "kforge resume outputs/first --steps 300",
-                "continue up to 300 steps per task",
-            ),
-            (
-                "kforge resume outputs/first --budget-seconds 600",
-                "ten more minutes for each task",
+                "kforge resume outputs/first --steps 300 --budget-seconds 600",
+                "up to 300 steps, and ten more minutes for each task",
             ),
             (
                 "kforge resume outputs/first --budget-usd 10",

@@ -15,7 +15,7 @@ pub(super) struct RunArgs {
     pub(super) steps: Option<u64>,
     /// Most seconds to search each task (`budget.seconds`), without the final confirmation. When a run is resumed, they are added
     /// to its budget.
-    #[arg(long, value_name = "NUMBER", value_parser = parse_seconds)]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = parse_seconds)]
     pub(super) budget_seconds: Option<f64>,
     /// Profile of the task: how much to check and to time. `auto` is `quick` on a CPU and `full` on a GPU.
     #[arg(long, value_name = "NAME")]

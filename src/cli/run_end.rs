@@ -202,6 +202,9 @@ pub(super) fn with_resume_hint(mut error: anyhow::Error, directory: &Path) -> an
             Some(hint) if hint.contains("`kforge resume`") => {
                 hint.replace("`kforge resume`", &format!("`{command}`"))
             }
+            Some(hint) if hint.contains("then resume") => {
+                hint.replace("then resume", &format!("then `{command}`"))
+            }
             Some(hint) => format!("{hint}; then `{command}` continues the run"),
             None => format!("`{command}` continues the run"),
         });
@@ -223,6 +226,9 @@ mod tests {
         for error in [
             Failure::environment("full").into(),
             Failure::environment("full").hint("make space").into(),
+            Failure::environment("full")
+                .hint("make space, then resume: nothing is lost")
+                .into(),
             Failure::environment("no key")
                 .hint("set it, then continue with `kforge resume`")
                 .into(),
@@ -232,6 +238,7 @@ mod tests {
             let text = text(error);
             assert!(text.contains(&command), "{text}");
             assert!(!text.contains("`kforge resume`"), "{text}");
+            assert_eq!(text.matches("resume").count(), 1, "{text}");
         }
         let locked = text(Failure::usage("another kforge works here").into());
         assert_eq!(locked, "another kforge works here");

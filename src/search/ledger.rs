@@ -182,3 +182,45 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validity_counts_what_cost_something_and_leaves_noise_out() {
+        let passed = StepOutcome::Passed {
+            speedup: 2.0,
+            insert: ArchiveDecision::New,
+        };
+        let failed = StepOutcome::Failed;
+        let duplicate = StepOutcome::Duplicate { of: 1 };
+        let mut counts = SearchCounts::default();
+        assert_eq!(counts.validity(), None);
+        for (operator, outcome, counted) in [
+            (Operator::Start, passed, 1),
+            (Operator::Propose, failed(FailedReason::NoCode), 2),
+            (Operator::Edit, duplicate, 3),
+            (Operator::Edit, failed(FailedReason::EditMissed), 4),
+            (Operator::Edit, failed(FailedReason::NoOp), 5),
+            (Operator::Repair, failed(FailedReason::NoReply), 6),
+            (Operator::Crossover, StepOutcome::NotPassed(Status::Race), 7),
+            // Neither evaluated nor paid for.
+            (Operator::Mutate, duplicate, 7),
+            (Operator::Mutate, failed(FailedReason::NoOp), 7),
+            // Noise, and a fault of kforge.
+            (
+                Operator::Edit,
+                StepOutcome::NotPassed(Status::Inconclusive),
+                7,
+            ),
+            (Operator::Edit, failed(FailedReason::HarnessError), 7),
+            (Operator::Mutate, passed, 8),
+        ] {
+            counts.add(operator, &outcome);
+            assert_eq!(counts.counted, counted, "{operator:?} {outcome:?}");
+        }
+        assert_eq!(counts.validity(), Some(0.25));
+        assert_eq!(counts.inconclusive(), 1);
+    }
+}
