@@ -4,11 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::execute::{RunStart, execute};
+use super::execute::execute;
 use super::exit::{self, Exit};
 use super::model_flags::{ModelArgs, NoModelArg};
 use super::resume::{ResumeFlags, resume_run};
-use super::run_args::{RunArgs, apply_flags, parse_seed};
+use super::run_args::{RunArgs, RunStart, apply_flags, parse_seed};
 use crate::base::{Failure, yaml};
 use crate::config::{self, Config};
 use crate::run;

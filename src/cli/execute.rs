@@ -12,35 +12,15 @@ use super::dry_run;
 use super::exit::Exit;
 use super::model_flags::model_options;
 use super::output::{Format, print, print_json, print_json_lines};
-use super::run_args::RunArgs;
+use super::run_args::{RunArgs, RunStart};
 use super::run_end::{self, RunReport};
 use crate::base::{Digest, files, interrupt};
 use crate::config::ResolvedConfig;
 use crate::device::cpu;
-use crate::driver::{self, Operators, RunEnd, RunOptions, StartMode};
+use crate::driver::{self, Operators, RunEnd, RunOptions};
 use crate::report::{ProgressFormat, ProgressView};
 use crate::run::{self, RECORD_SCHEMA, RunRecord, TaskRecord};
 use crate::worker::{Profiling, WorkerPools};
-
-/// How a run starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RunStart {
-    New,
-    Resume {
-        accept_changes: bool,
-        /// A flag raises a limit other than the number of steps.
-        raises_limit: bool,
-    },
-}
-
-impl RunStart {
-    fn mode(self) -> StartMode {
-        match self {
-            Self::New => StartMode::New,
-            Self::Resume { accept_changes, .. } => StartMode::Resume { accept_changes },
-        }
-    }
-}
 
 /// Runs, or prints what would run.
 pub(super) fn execute(

@@ -4,11 +4,11 @@
 
 use std::path::PathBuf;
 
-use super::execute::{RunStart, execute};
+use super::execute::execute;
 use super::exit::{self, Exit};
 use super::model_flags::{ModelArgs, NoModelArg};
 use super::recorded::recorded_config;
-use super::run_args::{RunArgs, apply_flags};
+use super::run_args::{RunArgs, RunStart, apply_flags};
 use crate::base::Failure;
 use crate::config::{self, Config};
 use crate::driver;

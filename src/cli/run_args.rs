@@ -6,6 +6,7 @@ use super::model_flags::{ModelArgs, NoModelArg};
 use super::output::Format;
 use crate::base::Failure;
 use crate::config::{self, BackendChoice, Config, ProfileChoice};
+use crate::driver::StartMode;
 
 /// Flags of every command that works on a run.
 #[derive(Debug, clap::Args)]
@@ -38,6 +39,26 @@ pub(super) struct RunArgs {
     /// Form of the results.
     #[arg(long, value_enum, default_value_t)]
     pub(super) format: Format,
+}
+
+/// How a run starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunStart {
+    New,
+    Resume {
+        accept_changes: bool,
+        /// A flag raises a limit other than the number of steps.
+        raises_limit: bool,
+    },
+}
+
+impl RunStart {
+    pub(super) fn mode(self) -> StartMode {
+        match self {
+            Self::New => StartMode::New,
+            Self::Resume { accept_changes, .. } => StartMode::Resume { accept_changes },
+        }
+    }
 }
 
 /// The config with the flags applied, except `--budget-seconds`, whose meaning depends on whether a run is resumed.

@@ -6,10 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::execute::RunStart;
 use super::exit::Exit;
 use super::output::{Format, print_run_results};
-use super::run_args::RunArgs;
+use super::run_args::{RunArgs, RunStart};
 use crate::base::text::shell_quote;
 use crate::base::{Failure, FailureKind, files, interrupt};
 use crate::driver::{RunEnd, TaskEnd};
