@@ -1,4 +1,4 @@
-//! Text for messages: suggestions for mistyped names, lists of names, white space, quoting for a shell.
+//! Text for messages: suggestions for mistyped names, lists of names, white space, quoting for a shell, tokens.
 //!
 //! Pure functions of text.
 
@@ -87,6 +87,12 @@ pub(crate) fn shell_quote(path: &Path) -> String {
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
     }
+}
+
+/// Tokens estimated from bytes: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
+pub(crate) fn estimate_tokens(bytes: u64) -> u64 {
+    let tokens = (u128::from(bytes) * 2).div_ceil(7);
+    u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

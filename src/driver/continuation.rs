@@ -28,7 +28,10 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
     flags.more_seconds = more_seconds(state, why);
     flags.patience = patience(state);
     flags.target_speedup = target_speedup(state, why);
-    flags.needs_model = why == StopReason::Exhausted;
+    if why == StopReason::Exhausted {
+        flags.needs_model = state.requests.is_none();
+        flags.needs_propose = !state.search.may_ask_models();
+    }
     if let Some(requests) = &state.requests {
         let highest = state.reporter.highest_reservation();
         let limits = requests.limits_to_continue(highest).unwrap_or_default();
@@ -50,7 +53,7 @@ fn more_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
     if why != StopReason::Seconds && left > step {
         return None;
     }
-    // `--budget-seconds` adds to the budget or to the time that was searched, whichever is longer.
+    // The flag adds to the budget or to the time that was searched, whichever is longer.
     Some(budget.max(Duration::from_secs(1)).as_secs_f64().ceil() as u64)
 }
 

@@ -196,7 +196,7 @@ impl ModelStats {
         add(&mut self.tokens.cache_write, usage.cache_write);
         add(&mut self.tokens.output, usage.output);
         add(&mut self.tokens.reasoning, usage.reasoning);
-        let (total, cost) = (&mut self.cost, &replied.cost);
+        let (total, cost) = (&mut self.cost, &replied.cost_in_tokens());
         add(&mut total.tokens, cost.tokens);
         total.assumed |= cost.assumed;
         total.estimated |= cost.estimated;

@@ -39,9 +39,9 @@ struct SummaryContents {
     updated: String,
     /// Whether every task has ended.
     finished: bool,
-    /// The command that continues the run, with the flags that it needs. `null` while it runs.
+    /// The command that continues the run, with the flags that it needs.
     #[serde(rename = "continue")]
-    resume: Option<String>,
+    resume: String,
     /// Cost of models over all tasks. Without dollars if a price is unknown.
     spent: Option<Cost>,
     tasks: Vec<TaskSummary>,
@@ -110,7 +110,8 @@ impl Summary {
             kforge: kforge.to_owned(),
             updated: String::new(),
             finished: false,
-            resume: None,
+            // A run that is killed needs no flags.
+            resume: Continuation::default().command(directory.root()),
             spent: None,
             tasks: Vec::new(),
         };
@@ -179,7 +180,7 @@ impl Summary {
 
     /// Sets the command that continues the run.
     pub(super) fn set_continuation(&mut self, continuation: &Continuation) {
-        self.contents.resume = Some(continuation.command(self.directory.root()));
+        self.contents.resume = continuation.command(self.directory.root());
     }
 
     /// Writes the file durably. `finished`: whether every task has ended.

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Digest, exact};
+use crate::base::{Digest, exact, text};
 
 /// A request was sent, or was about to be. Its prompt is durable in the step's `ask-N` folder, and its worst-case cost is reserved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,5 +139,50 @@ impl Cost {
             assumed: self.assumed || other.assumed,
             estimated: self.estimated || other.estimated,
         }
+    }
+}
+
+impl Replied {
+    /// The cost, in tokens. Older versions recorded the bytes of an exchange with `command` or `mailbox` as tokens; only such a cost
+    /// has neither a usage nor a mark.
+    pub(crate) fn cost_in_tokens(&self) -> Cost {
+        let cost = self.cost;
+        let is_marked = cost.assumed || cost.estimated || cost.nano_usd.is_some();
+        if self.usage.is_some() || is_marked || cost.tokens == 0 {
+            return cost;
+        }
+        Cost {
+            tokens: text::estimate_tokens(cost.tokens),
+            estimated: true,
+            ..cost
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_older_versions_recorded_become_estimated_tokens() {
+        let read = |more: &str| {
+            let line = format!(
+                r#"{{"step":4,"ask":1,"model":"mailbox","outcome":"complete",{more},"tries":1,"seconds":0.0}}"#
+            );
+            serde_json::from_str::<Replied>(&line)
+                .unwrap()
+                .cost_in_tokens()
+        };
+        let old = read(r#""cost":{"tokens":42164}"#);
+        assert_eq!((old.tokens, old.estimated), (12_047, true));
+        for more in [
+            r#""cost":{"tokens":42164,"estimated":true}"#,
+            r#""cost":{"tokens":42164,"assumed":true}"#,
+            r#""cost":{"tokens":42164,"nano_usd":5}"#,
+            r#""cost":{"tokens":42164},"usage":{"input":42000,"output":164}"#,
+        ] {
+            assert_eq!(read(more).tokens, 42_164, "{more}");
+        }
+        assert_eq!(read(r#""cost":{"tokens":0}"#), Cost::default());
     }
 }

@@ -31,7 +31,6 @@ mod wire;
 pub use budget::{Budget, BudgetLimits, RemainingBudget};
 pub use client::{Client, ModelFacts, WaitingRequest};
 pub use models::{ModelList, ModelSettings, ProviderName};
-pub(crate) use prices::estimate_tokens;
 pub use settings::{LlmSettings, key_variables_set};
 
 /// A prompt for a model, and the limit of its reply.

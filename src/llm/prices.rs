@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
+use crate::base::text::estimate_tokens;
 use crate::event::{Cost, Usage};
 
 /// A model's prices in dollars per million tokens.
@@ -87,12 +88,6 @@ impl TokenRates {
     fn max_input_rate(&self) -> u64 {
         self.input.max(self.cached).max(self.cache_write)
     }
-}
-
-/// Tokens estimated from bytes: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
-pub(crate) fn estimate_tokens(bytes: u64) -> u64 {
-    let tokens = (u128::from(bytes) * 2).div_ceil(7);
-    u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
 /// The cost of a request to a provider that counts no tokens, estimated from the bytes of prompt and reply. It has no price.

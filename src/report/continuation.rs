@@ -23,6 +23,8 @@ pub struct Continuation {
     pub target_speedup: Option<f64>,
     /// kforge's own operators have nothing left to try: only a model can go on. Every machine has the mailbox.
     pub needs_model: bool,
+    /// No operator may ask a model.
+    pub needs_propose: bool,
     /// The task must change first.
     pub needs_change: bool,
 }
@@ -42,6 +44,7 @@ impl Continuation {
                 (one, other) => one.or(other),
             },
             needs_model: self.needs_model || other.needs_model,
+            needs_propose: self.needs_propose || other.needs_propose,
             needs_change: self.needs_change || other.needs_change,
         }
     }
@@ -69,7 +72,10 @@ impl Continuation {
         if self.needs_model {
             command += " --model mailbox";
         }
-        if self.needs_model || self.needs_change {
+        if self.needs_propose {
+            command += " --set search.operators.propose=1";
+        }
+        if self.needs_model || self.needs_propose || self.needs_change {
             command += " --accept-changes";
         }
         command

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::llm;
+use crate::base::text;
 
 /// The text of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,5 +72,5 @@ impl Prompt {
 /// Used only for display and for filling a prompt. The reservation for a provider that counts tokens takes each byte as a token,
 /// which is the worst case.
 pub(crate) fn estimate_tokens(text: &str) -> u64 {
-    llm::estimate_tokens(text.len() as u64)
+    text::estimate_tokens(text.len() as u64)
 }
