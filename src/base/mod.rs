@@ -5,6 +5,7 @@
 pub(crate) mod descriptors;
 pub(crate) mod digest;
 pub(crate) mod environment;
+pub(crate) mod exact;
 pub mod expression;
 pub(crate) mod failure;
 pub mod files;

@@ -1,6 +1,8 @@
-//! Text for messages: suggestions for mistyped names, lists of names, white space.
+//! Text for messages: suggestions for mistyped names, lists of names, white space, quoting for a shell, tokens.
 //!
 //! Pure functions of text.
+
+use std::path::Path;
 
 /// Renamed config keys: the old name and the new name.
 const RENAMED: [(&str, &str); 2] = [("back_after", "restart_after"), ("edits", "max_edits")];
@@ -76,6 +78,23 @@ pub(crate) fn collapse_white_space(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A path that can be pasted into a shell.
+pub(crate) fn shell_quote(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:,@%".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+/// Tokens estimated from bytes: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
+pub(crate) fn estimate_tokens(bytes: u64) -> u64 {
+    let tokens = (u128::from(bytes) * 2).div_ceil(7);
+    u64::try_from(tokens).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +138,11 @@ mod tests {
         assert_eq!(quote_list(["a", "b", "c"]), "`a`, `b` and `c`");
         assert_eq!(quote_list([""; 0]), "nothing");
         assert_eq!(collapse_white_space("  a\t b\n\nc "), "a b c");
+    }
+
+    #[test]
+    fn shell_quote_protects_spaces_and_quotes() {
+        assert_eq!(shell_quote(Path::new("outputs/a-1")), "outputs/a-1");
+        assert_eq!(shell_quote(Path::new("my runs/it's")), r"'my runs/it'\''s'");
     }
 }

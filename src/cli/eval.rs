@@ -11,7 +11,7 @@ use super::execute::require_machine;
 use super::exit::{self, Exit};
 use super::judge_kernels::{EvalJob, JudgingEnd, judge_and_print};
 use super::output::{Format, print, print_json, print_json_lines};
-use super::run_args::parse_backend;
+use super::run_args::{parse_backend, parse_seed};
 use crate::base::{Failure, files};
 use crate::config::{self, Config, ProfileChoice, ResolvedConfig};
 use crate::device::cuda::compiler::Compiler;
@@ -63,7 +63,7 @@ pub(super) struct EvalArgs {
     #[arg(long)]
     require_sandbox: bool,
     /// Seed from an earlier verdict, to repeat that judgement.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Inspect every workload and shape under many schedules: races, uninitialized reads, out-of-bounds accesses, undefined
     /// behaviour. Default: the smallest shapes.

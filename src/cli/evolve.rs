@@ -8,10 +8,9 @@ use super::execute::execute;
 use super::exit::{self, Exit};
 use super::model_flags::{ModelArgs, NoModelArg};
 use super::resume::{ResumeFlags, resume_run};
-use super::run_args::{RunArgs, apply_flags};
+use super::run_args::{RunArgs, RunStart, apply_flags, parse_seed};
 use crate::base::{Failure, yaml};
 use crate::config::{self, Config};
-use crate::driver::StartMode;
 use crate::run;
 use crate::search::SearchMode;
 
@@ -63,7 +62,7 @@ struct NewRunArgs {
     #[arg(long, value_name = "DIR", env = "KFORGE_OUTPUT")]
     output: Option<PathBuf>,
     /// Seed of the search. Default: drawn, printed and recorded.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Continue the run in this directory, as `kforge resume DIR` does.
     #[arg(long, value_name = "DIR")]
@@ -170,6 +169,7 @@ fn start_run(request: RunRequest) -> anyhow::Result<Exit> {
     let mut config = file_config.clone();
     config.output = new.output.or(config.output);
     config.seed = new.seed.or(config.seed);
+    config.budget.seconds = run_args.budget_seconds.or(config.budget.seconds);
     if !new.tasks.is_empty() {
         config.tasks = new.tasks;
     }
@@ -196,5 +196,5 @@ fn start_run(request: RunRequest) -> anyhow::Result<Exit> {
     let stem = stem.map_or("run".into(), |stem| stem.to_string_lossy());
     let time = run::compact_timestamp(run::now_milliseconds());
     let resolved = config::resolve(&config, &stem, &time)?;
-    execute(resolved, StartMode::New, &run_args)
+    execute(resolved, RunStart::New, &run_args)
 }

@@ -1,37 +1,31 @@
-//! From a resolved config to a finished run: check the machine, create the directory, run the driver, print results.
+//! From a resolved config to a finished run: check the machine, create the directory, run the driver.
 //!
-//! New and resumed runs are executed in the same way. `driver` runs the search, and `report` makes the text. Never reads config
+//! New and resumed runs are executed in the same way. `driver` runs the search, and `run_end` prints the results. Never reads config
 //! files: `evolve` and `resume` do.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 
 use super::dry_run;
 use super::exit::Exit;
 use super::model_flags::model_options;
-use super::output::{Format, print, print_json, print_json_lines, print_run_results};
-use super::run_args::RunArgs;
-use crate::base::{Digest, Failure, files, interrupt};
+use super::output::{Format, print, print_json, print_json_lines};
+use super::run_args::{RunArgs, RunStart};
+use super::run_end::{self, RunReport};
+use crate::base::{Digest, files, interrupt};
 use crate::config::ResolvedConfig;
 use crate::device::cpu;
-use crate::driver::{self, Operators, RunEnd, RunOptions, StartMode};
-use crate::report::{self, ProgressFormat, ProgressView};
-use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord};
+use crate::driver::{self, Operators, RunEnd, RunOptions};
+use crate::report::{ProgressFormat, ProgressView};
+use crate::run::{self, RECORD_SCHEMA, RunRecord, TaskRecord};
 use crate::worker::{Profiling, WorkerPools};
-
-/// How long the results of a run wait for a reader that reads nothing.
-const RESULTS_WAIT: Duration = Duration::from_secs(5);
-
-/// The same where the run was interrupted.
-const INTERRUPTED_WAIT: Duration = Duration::from_millis(300);
 
 /// Runs, or prints what would run.
 pub(super) fn execute(
     mut resolved: ResolvedConfig,
-    start: StartMode,
+    start: RunStart,
     arguments: &RunArgs,
 ) -> anyhow::Result<Exit> {
     if arguments.dry_run {
@@ -41,14 +35,14 @@ pub(super) fn execute(
     // Everything that can fail comes first, so that a failure leaves no directory.
     require_machine(&resolved)?;
     let models = model_options(&resolved)?;
-    if start == StartMode::New && resolved.output_is_default {
+    if start == RunStart::New && resolved.output_is_default {
         resolved.output = create_run_directory(&resolved.output)?;
     }
     let tasks = resolved.tasks.iter();
     let prompts_version = models.as_ref().map(|models| models.prompts_version.clone());
     let options = RunOptions {
         directory: resolved.output.clone(),
-        start,
+        start: start.mode(),
         record: run_record(&resolved, prompts_version),
         tasks: tasks.map(|(_, task)| Arc::new(task.clone())).collect(),
         search: resolved.search.clone(),
@@ -63,15 +57,18 @@ pub(super) fn execute(
         Format::Jsonl => ProgressFormat::JsonLines,
     });
     view.print(&dry_run::summary_line(&resolved));
-    interrupt::set_last_message(interrupted_message(&resolved));
+    interrupt::set_last_message(run_end::interrupted_message(&resolved.output));
     let ended = run_driver(&resolved, options, &mut view);
     view.close();
-    let ended = ended?;
-    for task in ended.tasks.iter().filter(|task| task.already_finished) {
-        let best = arguments.counters.then(|| task.directory.join("best.cu"));
-        view.print_always(&nothing_left_message(&task.progress.task, best.as_deref()));
+    let ended = ended.map_err(|error| run_end::with_resume_hint(error, &resolved.output))?;
+    RunReport {
+        directory: &resolved.output,
+        ended: &ended,
+        view: &view,
+        start,
+        arguments,
     }
-    report_end(&resolved, &ended, &view, arguments.format)
+    .finish()
 }
 
 fn print_dry_run(resolved: &ResolvedConfig, format: Format) -> anyhow::Result<()> {
@@ -134,19 +131,6 @@ pub(super) fn build_pools(resolved: &ResolvedConfig) -> WorkerPools {
     }
 }
 
-/// The message for a resumed task that was already finished. `unprofiled`: the best kernel, if `--counters` was given.
-fn nothing_left_message(task: &str, unprofiled: Option<&Path>) -> String {
-    let mut text =
-        format!("{task}: nothing was left to do; `--steps` with a larger number continues\n");
-    if let Some(kernel) = unprofiled {
-        text += &format!(
-            "{task}: `--counters` reads counters while kernels are confirmed, and\nnone was. For the best kernel:\n\n    kforge eval {task} {} --counters\n\n",
-            shell_quote(kernel)
-        );
-    }
-    text
-}
-
 /// Creates the folder, with a number appended to its name where several runs start in the same second.
 fn create_run_directory(wanted: &Path) -> anyhow::Result<PathBuf> {
     if let Some(parent) = wanted.parent() {
@@ -165,79 +149,6 @@ fn create_run_directory(wanted: &Path) -> anyhow::Result<PathBuf> {
         }
     }
     anyhow::bail!("every name for the run's directory is taken")
-}
-
-/// Prints the results and what is left to do, and picks the exit code.
-fn report_end(
-    resolved: &ResolvedConfig,
-    ended: &RunEnd,
-    view: &ProgressView,
-    format: Format,
-) -> anyhow::Result<Exit> {
-    if ended.interrupted {
-        if let Err(error) = print_results(resolved, ended, format, INTERRUPTED_WAIT) {
-            tracing::warn!("{error:#}");
-        }
-        interrupt::set_last_message(String::new());
-        view.print_always(&interrupted_message(resolved));
-        return Ok(Exit::Interrupted);
-    }
-    let printed = print_results(resolved, ended, format, RESULTS_WAIT);
-    // Standard error, so it is shown even where standard output is closed.
-    let directory = shell_quote(&resolved.output);
-    if ended.waiting {
-        view.print_always(&format!(
-            "\nwaiting for replies: in `{}`, each `ask-N` folder\nwith a `prompt.md` and no `response.md` is a request. Write the reply next to it\nas `response.md` (write another file first, then rename it). To continue:\n\n    kforge resume {directory}\n",
-            resolved.output.display()
-        ));
-    }
-    printed?;
-    if ended.waiting {
-        return Ok(Exit::Waiting);
-    }
-    if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
-        return Err(Failure::reference(failure).into());
-    }
-    Ok(if ended.tasks.iter().any(|task| task.best().is_none()) {
-        Exit::NothingPassed
-    } else {
-        Exit::Done
-    })
-}
-
-fn print_results(
-    resolved: &ResolvedConfig,
-    ended: &RunEnd,
-    format: Format,
-    wait: Duration,
-) -> anyhow::Result<()> {
-    let results = match format {
-        Format::Human => {
-            let tasks = ended.tasks.iter().map(|task| task.results.clone());
-            report::results_tables(&tasks.collect::<Vec<_>>())
-        }
-        Format::Json => files::read(&RunDirectory::new(&resolved.output).summary())?,
-        // Every event was printed when it happened.
-        Format::Jsonl => String::new(),
-    };
-    print_run_results(&results, &resolved.output, wait)
-}
-
-/// The message of an interrupted run.
-fn interrupted_message(resolved: &ResolvedConfig) -> String {
-    let directory = shell_quote(&resolved.output);
-    format!("\ninterrupted; nothing is lost. To continue:\n\n    kforge resume {directory}\n")
-}
-
-/// A path that can be pasted into a shell.
-fn shell_quote(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:,@%".contains(letter);
-    if !text.is_empty() && text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
 }
 
 /// Everything that the run's results depend on, for `run.yaml`.
@@ -269,6 +180,7 @@ fn run_record(resolved: &ResolvedConfig, prompts: Option<String>) -> RunRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Failure;
 
     #[test]
     fn runs_started_in_the_same_second_get_distinct_directories() {
@@ -280,11 +192,5 @@ mod tests {
         std::fs::write(root.path().join("file"), "").unwrap();
         let error = create_run_directory(&root.path().join("file/x")).unwrap_err();
         assert!(error.downcast_ref::<Failure>().unwrap().hint.is_some());
-    }
-
-    #[test]
-    fn shell_quote_protects_spaces_and_quotes() {
-        assert_eq!(shell_quote(Path::new("outputs/a-1")), "outputs/a-1");
-        assert_eq!(shell_quote(Path::new("my runs/it's")), r"'my runs/it'\''s'");
     }
 }

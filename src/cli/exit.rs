@@ -48,7 +48,10 @@ pub(super) const ANY_CODES: &[Meaning] = &[
 pub(super) const RUN_CODES: &[Meaning] = &[
     (Exit::Done, "done"),
     UNEXPECTED,
-    USAGE,
+    (
+        Exit::Usage,
+        "usage, configuration, task or kernel file is wrong; or a resume\n       was to do more and could do nothing, because of another limit",
+    ),
     ENVIRONMENT,
     (Exit::Reference, "the oracle or a baseline of a task failed"),
     (

@@ -23,6 +23,7 @@ mod prompt;
 mod recorded;
 mod resume;
 mod run_args;
+mod run_end;
 mod tasks;
 
 use crate::base::{guardian, interrupt, temporary};

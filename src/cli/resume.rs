@@ -8,10 +8,10 @@ use super::execute::execute;
 use super::exit::{self, Exit};
 use super::model_flags::{ModelArgs, NoModelArg};
 use super::recorded::recorded_config;
-use super::run_args::{RunArgs, apply_flags};
+use super::run_args::{RunArgs, RunStart, apply_flags};
 use crate::base::Failure;
 use crate::config::{self, Config};
-use crate::driver::StartMode;
+use crate::driver;
 use crate::run::{RunDirectory, RunRecord};
 
 /// Arguments of `kforge resume`.
@@ -41,13 +41,16 @@ pub(super) struct ResumeFlags {
 
 fn help() -> String {
     exit::help(
-        "Flags replace the values that the run has recorded.",
+        "Flags replace the values that the run has recorded. `--budget-seconds` adds to\nthem. Where a run ends, it prints the flags that continue it.",
         &[
             (
                 "kforge resume outputs/first",
                 "continue after an interruption",
             ),
-            ("kforge resume outputs/first --steps 300", "add steps"),
+            (
+                "kforge resume outputs/first --steps 300 --budget-seconds 600",
+                "up to 300 steps, and ten more minutes for each task",
+            ),
             (
                 "kforge resume outputs/first --budget-usd 10",
                 "raise a budget that is spent",
@@ -79,12 +82,42 @@ pub(super) fn resume_run(
     let run_directory = RunDirectory::new(&directory);
     let record = RunRecord::read(&run_directory)?;
     let warm_starts = config::recorded_warm_starts(&run_directory, &record)?;
-    let mut config = apply_flags(recorded_config(&record, &directory)?)?;
+    let recorded = recorded_config(&record, &directory)?;
+    let mut extended = recorded.clone();
+    if let Some(seconds) = run_args.budget_seconds {
+        let searched = driver::searched_time(&run_directory, &record)?;
+        let budget = recorded.budget.seconds.unwrap_or(0.0);
+        // More than the largest budget is as good as no limit.
+        let seconds = budget.max(searched.as_secs_f64()) + seconds;
+        extended.budget.seconds = Some(seconds.min(config::MAX_SECONDS));
+    }
+    let mut config = apply_flags(extended)?;
+    let raises_limit = run_args.budget_seconds.is_some() || raises_limit(&recorded, &config);
     config::check_from_unchanged(&record.config, &config.from)?;
     config.output = Some(directory);
     let resolved = config::resolve_for_resume(&config, warm_starts)?;
-    let start = StartMode::Resume {
+    let start = RunStart::Resume {
         accept_changes: flags.accept_changes,
+        raises_limit,
     };
     execute(resolved, start, run_args)
+}
+
+/// Whether a config allows more than the recorded one, the number of steps aside.
+fn raises_limit(recorded: &Config, now: &Config) -> bool {
+    // Without a limit everything is allowed.
+    let limit = |limit: Option<f64>| limit.unwrap_or(f64::INFINITY);
+    let count = |count: Option<u64>| limit(count.map(|count| count as f64));
+    [
+        (limit(recorded.budget.seconds), limit(now.budget.seconds)),
+        (limit(recorded.budget.usd), limit(now.budget.usd)),
+        (count(recorded.budget.tokens), count(now.budget.tokens)),
+        (count(recorded.search.patience), count(now.search.patience)),
+        (
+            limit(recorded.search.target_speedup),
+            limit(now.search.target_speedup),
+        ),
+    ]
+    .iter()
+    .any(|(recorded, now)| now > recorded)
 }

@@ -6,6 +6,7 @@ use super::model_flags::{ModelArgs, NoModelArg};
 use super::output::Format;
 use crate::base::Failure;
 use crate::config::{self, BackendChoice, Config, ProfileChoice};
+use crate::driver::StartMode;
 
 /// Flags of every command that works on a run.
 #[derive(Debug, clap::Args)]
@@ -13,6 +14,10 @@ pub(super) struct RunArgs {
     /// Steps per task, in total.
     #[arg(long, value_name = "NUMBER")]
     pub(super) steps: Option<u64>,
+    /// Most seconds to search each task (`budget.seconds`), without the final confirmation. When a run is resumed, they are added
+    /// to its budget.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = parse_seconds)]
+    pub(super) budget_seconds: Option<f64>,
     /// Profile of the task: how much to check and to time. `auto` is `quick` on a CPU and `full` on a GPU.
     #[arg(long, value_name = "NAME")]
     pub(super) profile: Option<String>,
@@ -36,7 +41,27 @@ pub(super) struct RunArgs {
     pub(super) format: Format,
 }
 
-/// The config with the flags applied.
+/// How a run starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunStart {
+    New,
+    Resume {
+        accept_changes: bool,
+        /// A flag raises a limit other than the number of steps.
+        raises_limit: bool,
+    },
+}
+
+impl RunStart {
+    pub(super) fn mode(self) -> StartMode {
+        match self {
+            Self::New => StartMode::New,
+            Self::Resume { accept_changes, .. } => StartMode::Resume { accept_changes },
+        }
+    }
+}
+
+/// The config with the flags applied, except `--budget-seconds`, whose meaning depends on whether a run is resumed.
 pub(super) fn apply_flags(
     mut config: Config,
     run: &RunArgs,
@@ -55,6 +80,23 @@ pub(super) fn apply_flags(
     no_model.apply(&mut config);
     models.apply(&mut config)?;
     config::apply_overrides(&config, &run.set)
+}
+
+/// The value of a `--seed`: a number, also in the quotes in which JSON has it.
+pub(super) fn parse_seed(text: &str) -> Result<u64, String> {
+    let quoted = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    let number = quoted.unwrap_or(text).parse();
+    number.map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX))
+}
+
+/// The value of `--budget-seconds`.
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok();
+    seconds
+        .filter(|seconds| *seconds > 0.0 && *seconds <= config::MAX_SECONDS)
+        .ok_or_else(|| "expected a number above 0 and up to 1e9".to_owned())
 }
 
 /// A value of `--backend` that clap has checked.

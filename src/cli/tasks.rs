@@ -8,6 +8,7 @@ use super::check_progress::CheckProgress;
 use super::exit::{self, Exit};
 use super::new_task::{self, NewTaskArgs};
 use super::output::{Format, print, print_json, print_json_lines};
+use super::run_args::parse_seed;
 use crate::base::Failure;
 use crate::device::cpu::CpuDevice;
 use crate::device::{Cache, Device};
@@ -64,7 +65,7 @@ struct CheckArgs {
     #[arg(long)]
     full_size: bool,
     /// Seed of an earlier check, to repeat it.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Form of the results.
     #[arg(long, value_enum, default_value_t)]

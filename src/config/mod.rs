@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::Failure;
+use crate::base::{Failure, exact};
 use crate::device::Cache;
 use crate::{llm, search};
 
@@ -31,7 +31,7 @@ pub use resolved::ResolvedConfig;
 pub(crate) use warm_start::{WarmStartKernel, check_from_unchanged, recorded_warm_starts};
 
 /// The longest time that a config may name, in seconds: longer ones would overflow the system's clock.
-const MAX_SECONDS: f64 = 1e9;
+pub(crate) const MAX_SECONDS: f64 = 1e9;
 
 /// A run config as the user writes it. Every key has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,7 @@ pub struct Config {
     /// The number of steps for each task.
     pub steps: u64,
     /// The seed of every random choice of the search. Default: drawn at the start and recorded.
+    #[serde(with = "exact::optional_number")]
     pub seed: Option<u64>,
     /// The run directory. Default: `outputs/NAME-TIME`.
     pub output: Option<PathBuf>,

@@ -11,10 +11,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 
 mod asking;
 mod briefs;
+mod continuation;
 mod fault_policy;
 mod interrupt;
 mod journal_writer;
@@ -36,6 +38,7 @@ mod step_lines;
 mod summary;
 mod task_loop;
 mod task_state;
+mod work_time;
 
 pub use asking::{
     EarlierReply, ModelBackend, ModelStep, ParsedReplies, PreparedRequest, PromptDevice,
@@ -46,12 +49,13 @@ pub use operators::Operators;
 pub use options::{ModelOptions, RunOptions, StartMode};
 pub(crate) use promote::{Contest, contest};
 pub use proposer::Proposer;
+pub use work_time::searched_time;
 
 use crate::base::{Failure, FailureKind};
 use crate::event::StopReason;
-use crate::report::{BestCandidate, Observer, Progress, TaskResults};
+use crate::report::{BestCandidate, Continuation, Observer, Progress, TaskResults};
 use crate::verdict::SelfTest;
-use crate::worker::{Evaluator, EvaluatorFactory};
+use crate::worker::{Evaluator, EvaluatorFactory, WorkerFault};
 use open_run::{OpenRun, SharedParts};
 use summary::Summary;
 use task_loop::{LoopEnd, TaskLoop};
@@ -68,6 +72,18 @@ pub struct RunEnd {
     pub tasks: Vec<TaskEnd>,
 }
 
+impl RunEnd {
+    /// How the run is continued: the flags of all tasks together. An interrupted run needs none.
+    pub fn continuation(&self) -> Continuation {
+        if self.interrupted || self.waiting {
+            return Continuation::default();
+        }
+        let tasks = self.tasks.iter();
+        let flags = tasks.map(|task| task.progress.continuation.clone());
+        flags.fold(Continuation::default(), Continuation::merged)
+    }
+}
+
 /// How a task ended.
 #[derive(Clone, Debug)]
 pub struct TaskEnd {
@@ -75,8 +91,8 @@ pub struct TaskEnd {
     pub progress: Progress,
     /// The folder of the task, with `best.cu` and `best.json`.
     pub directory: PathBuf,
-    /// The task was finished before: this process judged nothing.
-    pub already_finished: bool,
+    /// This process has recorded nothing for the task, because a limit was reached before.
+    pub did_nothing: bool,
     /// Error message of a failed oracle or baseline.
     pub failure: Option<String>,
     /// The elites and the starting kernels.
@@ -87,6 +103,11 @@ impl TaskEnd {
     /// Why the search stopped. `None` if it was interrupted or failed.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.progress.stopped
+    }
+
+    /// The files that the run waits for: a reply each.
+    pub fn awaited_replies(&self) -> &[PathBuf] {
+        &self.progress.awaited
     }
 
     /// The best kernel that passed.
@@ -137,11 +158,15 @@ pub async fn run(
         end.waiting |= is_waiting;
         let is_resumable = end.interrupted || is_waiting;
         run.record_task_end(state.reporter.progress(), is_resumable, failure.clone())?;
-        end.tasks.push(end_task(&run, &mut state, failure)?);
+        if is_waiting {
+            state.note_awaited_replies();
+        }
+        end.tasks.push(end_task(&mut state, failure)?);
         if end.interrupted {
             break;
         }
     }
+    summary.set_continuation(&end.continuation());
     summary.write(!end.interrupted && !end.waiting)?;
     Ok(end)
 }
@@ -174,8 +199,34 @@ async fn run_task(
     };
     warn_of_imprecise_clock(task.baseline().0, &self_test);
     run.record_self_test(&task.name, self_test)?;
+    let mut faults = evaluator.worker_faults();
     state.scheduler.set_evaluator(evaluator);
-    TaskLoop::new(state, interrupt).run().await
+    let mut task_loop = TaskLoop::new(state, interrupt);
+    let mut looping = std::pin::pin!(task_loop.run());
+    let end = loop {
+        tokio::select! {
+            biased;
+            fault = next_fault(&mut faults) => run.record_worker_fault(&task.name, fault)?,
+            end = &mut looping => break end,
+        }
+    };
+    // The last fault may be what has ended the loop.
+    while let Some(fault) = faults.as_mut().and_then(|faults| faults.try_recv().ok()) {
+        run.record_worker_fault(&task.name, fault)?;
+    }
+    end
+}
+
+/// The next fault of a worker. Waits forever if there can be none.
+async fn next_fault(faults: &mut Option<UnboundedReceiver<WorkerFault>>) -> WorkerFault {
+    let fault = match faults {
+        Some(faults) => faults.recv().await,
+        None => None,
+    };
+    match fault {
+        Some(fault) => fault,
+        None => std::future::pending().await,
+    }
 }
 
 /// Warns if the baseline differs from itself: smaller differences between kernels cannot be trusted.
@@ -192,12 +243,14 @@ fn warn_of_imprecise_clock(baseline: &str, self_test: &[SelfTest]) {
 }
 
 /// Writes the last summary of a task and collects its results.
-fn end_task(run: &OpenRun, state: &mut TaskState<'_>, failure: Option<String>) -> Result<TaskEnd> {
+fn end_task(state: &mut TaskState<'_>, failure: Option<String>) -> Result<TaskEnd> {
+    let continuation = continuation::continuation(state, failure.is_some());
+    state.reporter.set_continuation(continuation);
     state.write_summary(failure.clone())?;
     state.reporter.show_end();
     let progress = state.reporter.progress().clone();
     Ok(TaskEnd {
-        already_finished: !run.has_started(&progress.task),
+        did_nothing: progress.stopped.is_some() && failure.is_none() && !state.work_recorded,
         progress,
         directory: state.writer.directory().root().to_owned(),
         results: results::task_results(state, failure.clone()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::event::{Cost, EditCounts, Event, FailedReason, Replied, ReplyOutcome, Usage};
-use crate::verdict::VerdictSummary;
+use crate::verdict::{Status, VerdictSummary};
 
 /// Counts over the events of a task.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(super) struct ModelTally {
     names: HashSet<Arc<str>>,
     /// Speedup of each candidate that passed.
     speedups: HashMap<u64, f64>,
+    /// The highest worst case of a request, tokens and dollars apart.
+    highest_reservation: Option<Cost>,
     /// The first parent of a candidate, and the relative change of its run time that the model expected.
     expected: HashMap<u64, (u64, f64)>,
 }
@@ -39,7 +41,9 @@ pub(super) struct ModelStats {
     proposed: u64,
     /// Candidates that passed.
     passed: u64,
-    /// passed / proposed. `null` without a candidate.
+    /// Correct candidates that were not measured precisely enough.
+    inconclusive: u64,
+    /// Share of the ended steps whose candidate passed, without `inconclusive` and kforge's own faults. `null` without such a step.
     validity: Option<f64>,
     /// Steps without a candidate, by reason.
     failed: BTreeMap<FailedReason, u64>,
@@ -77,6 +81,8 @@ impl ModelTally {
                 if let Some((_, version)) = self.requested_by.get_mut(&sent.step) {
                     *version = Some(prompts);
                 }
+                let highest = self.highest_reservation.unwrap_or_default();
+                self.highest_reservation = Some(highest.max_of_each(&sent.reserved));
                 self.count_for_step(sent.step, |stats| stats.asked += 1);
             }
             Event::Replied(replied) => {
@@ -95,7 +101,8 @@ impl ModelTally {
                 });
             }
             Event::Failed(failed) => self.count_for_step(failed.step, |stats| {
-                stats.steps += 1;
+                // The candidate of a step that kforge could not judge has been counted.
+                stats.steps += u64::from(failed.reason != FailedReason::HarnessError);
                 *stats.failed.entry(failed.reason).or_default() += 1;
                 stats.count_edits(failed.edits);
             }),
@@ -109,6 +116,9 @@ impl ModelTally {
     /// Counts a `judged` event, as `count_event` does.
     pub(super) fn count_verdict(&mut self, step: u64, verdict: &VerdictSummary) {
         let Some(speedup) = verdict.passed_speedup() else {
+            if verdict.status == Status::Inconclusive && !self.speedups.contains_key(&step) {
+                self.count_for_step(step, |stats| stats.inconclusive += 1);
+            }
             return;
         };
         // An elite that is judged again has been counted already.
@@ -125,6 +135,11 @@ impl ModelTally {
                 stats.judgement.add(expected, change);
             }
         });
+    }
+
+    /// The highest cost that was reserved for a request.
+    pub(super) fn highest_reservation(&self) -> Option<Cost> {
+        self.highest_reservation
     }
 
     /// Statistics per model.
@@ -181,9 +196,10 @@ impl ModelStats {
         add(&mut self.tokens.cache_write, usage.cache_write);
         add(&mut self.tokens.output, usage.output);
         add(&mut self.tokens.reasoning, usage.reasoning);
-        let (total, cost) = (&mut self.cost, &replied.cost);
+        let (total, cost) = (&mut self.cost, &replied.cost_in_tokens());
         add(&mut total.tokens, cost.tokens);
         total.assumed |= cost.assumed;
+        total.estimated |= cost.estimated;
         total.nano_usd = match (total.nano_usd, cost.nano_usd) {
             (None, None) => None,
             (total, cost) => Some(total.unwrap_or(0).saturating_add(cost.unwrap_or(0))),
@@ -199,7 +215,8 @@ impl ModelStats {
     fn with_rates(mut self) -> Self {
         let rate = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
         let failed = |reason| self.failed.get(&reason).copied().unwrap_or(0);
-        self.validity = rate(self.passed, self.proposed);
+        let not_counted = self.inconclusive + failed(FailedReason::HarnessError);
+        self.validity = rate(self.passed, self.steps.saturating_sub(not_counted));
         self.no_op_rate = rate(failed(FailedReason::NoOp), self.steps);
         self.miss_rate = rate(failed(FailedReason::EditMissed), self.steps);
         self.repair_rate = rate(u64::from(self.edits.repaired), u64::from(self.edits.asked));

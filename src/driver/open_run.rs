@@ -23,6 +23,7 @@ use crate::base::{Failure, files};
 use crate::device::lock_scope;
 use crate::event::{
     Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, TaskEnded, TaskStarted,
+    WorkerFailed,
 };
 use crate::llm::{Budget, BudgetLimits};
 use crate::report::{Observer, Progress};
@@ -30,6 +31,7 @@ use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord, TaskSessions};
 use crate::search::Search;
 use crate::task::Task;
 use crate::verdict::SelfTest;
+use crate::worker::WorkerFault;
 
 /// A run directory that this process has locked.
 pub(super) struct OpenRun {
@@ -196,6 +198,7 @@ impl OpenRun {
             total: steps,
             budget: options.budget,
             spent_before: replayed.time_spent,
+            searched_before: replayed.time_searched,
             ..Progress::default()
         };
         let models = options.models.as_ref().zip(shared.budget);
@@ -219,6 +222,7 @@ impl OpenRun {
                 replayed.model_tally,
             ),
             recorded_stop: replayed.stopped,
+            work_recorded: false,
         };
         for step in replayed.unjudged {
             let source = state.sources.text(step)?;
@@ -254,6 +258,17 @@ impl OpenRun {
         }
         let task = task.to_owned();
         self.record(RunEvent::SelfTested(SelfTested { task, workloads }))
+    }
+
+    /// Records that a worker could not be started again.
+    pub(super) fn record_worker_fault(&mut self, task: &str, fault: WorkerFault) -> Result<()> {
+        let WorkerFault { device, error } = fault;
+        let task = task.to_owned();
+        self.record(RunEvent::WorkerFailed(WorkerFailed {
+            task,
+            device,
+            error,
+        }))
     }
 
     /// Records how far a task has come. Does nothing for a task that was finished before. `is_resumable`: the task was interrupted

@@ -2,6 +2,7 @@
 //!
 //! Shows what the search and the requests say. Decides nothing and changes no other part of the task.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,8 +12,8 @@ use super::journal_writer::JournalWriter;
 use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::summary::Summary;
-use crate::event::{Event, StopReason};
-use crate::report::{BestCandidate, Observer, Progress};
+use crate::event::{Cost, Event, StopReason};
+use crate::report::{BestCandidate, Continuation, Observer, Progress};
 use crate::search::{Search, SearchUpdate};
 use crate::verdict::Verdict;
 
@@ -62,7 +63,7 @@ impl<'a> Reporter<'a> {
     /// When the wall-time budget is spent. `None` without a budget.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let budget = self.progress.budget?;
-        let left = budget.saturating_sub(self.progress.spent_before);
+        let left = budget.saturating_sub(self.progress.searched_before);
         self.started.checked_add(left)
     }
 
@@ -73,6 +74,22 @@ impl<'a> Reporter<'a> {
 
     pub(super) fn set_stopped(&mut self, reason: Option<StopReason>) {
         self.progress.stopped = reason;
+        self.progress.searched = self.progress.searched_before + self.started.elapsed();
+    }
+
+    /// Sets the files that the task waits for.
+    pub(super) fn set_awaited(&mut self, awaited: Vec<PathBuf>) {
+        self.progress.awaited = awaited;
+    }
+
+    /// Sets how the task is continued, once this process has ended its work on it.
+    pub(super) fn set_continuation(&mut self, continuation: Continuation) {
+        self.progress.continuation = continuation;
+    }
+
+    /// The highest cost that was reserved for a request of this task.
+    pub(super) fn highest_reservation(&self) -> Option<Cost> {
+        self.model_tally.highest_reservation()
     }
 
     /// Brings the progress up to date.
@@ -81,6 +98,8 @@ impl<'a> Reporter<'a> {
         progress.steps = search.folded();
         progress.judged = search.counts().judged;
         progress.passed = search.counts().passed;
+        progress.counted = search.counts().counted;
+        progress.inconclusive = search.counts().inconclusive();
         progress.cells = search.archive().filled_cells();
         progress.elapsed = self.started.elapsed();
         if let Some(requests) = requests {

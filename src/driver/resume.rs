@@ -11,9 +11,10 @@ use super::asking::{FeedbackLog, RecordedRequests};
 use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::step_lines::StepLines;
+use super::work_time::{LineKind, WorkTimeCounter};
 use crate::base::Failure;
 use crate::event::{Brief, Event, JudgedSummary, ReplayedEvent, Stopped};
-use crate::run::{self, Journal, LineHead, TaskDirectory, TaskSession, TaskSessions};
+use crate::run::{self, Journal, LineHead, TaskDirectory, TaskSessions};
 use crate::search::{Search, SearchUpdate};
 use crate::verdict::Status;
 
@@ -37,6 +38,8 @@ pub(super) struct ReplayedTask {
     pub(super) model_tally: ModelTally,
     /// Wall time of earlier processes.
     pub(super) time_spent: Duration,
+    /// The part of it in which the search went on.
+    pub(super) time_searched: Duration,
 }
 
 /// Replays a task's journal, or creates it. `search`: the search before its first step.
@@ -98,7 +101,8 @@ impl<'e> Replay<'e> {
 
     /// Applies one line. The error is the text of a divergence.
     fn apply(&mut self, head: &LineHead<'_>, event: &ReplayedEvent) -> Result<(), String> {
-        self.work_time.note_line(head.seq, head.time);
+        let kind = LineKind::of(event);
+        self.work_time.note_line(head.seq, head.time, kind);
         self.lines.note_replayed(event, head.span);
         let has_changed = self.earlier.has_changed();
         let is_after_change = self.earlier.is_after_change(head.seq, head.time);
@@ -191,99 +195,8 @@ impl<'e> Replay<'e> {
             feedback: self.feedback,
             model_tally: self.model_tally,
             time_spent: self.work_time.total(),
+            time_searched: self.work_time.searched(),
             search,
         }
-    }
-}
-
-/// Adds up the wall time of earlier processes: for each, from the start of its work on the task to its last line. A step back of
-/// the clock counts as no time.
-struct WorkTimeCounter<'e> {
-    /// The current session and the later ones.
-    sessions: &'e [TaskSession],
-    /// Time of the current session's start or last line.
-    last: Option<u64>,
-    milliseconds: u64,
-}
-
-impl<'e> WorkTimeCounter<'e> {
-    fn new(earlier: &'e TaskSessions) -> Self {
-        let sessions = earlier.sessions();
-        Self {
-            sessions,
-            last: sessions
-                .first()
-                .and_then(|first| run::parse_timestamp(&first.time)),
-            milliseconds: 0,
-        }
-    }
-
-    fn note_line(&mut self, line: u64, time: &str) {
-        while let Some(next) = self.sessions.get(1)
-            && next.is_before(line, time)
-        {
-            self.sessions = &self.sessions[1..];
-            self.last = run::parse_timestamp(&next.time);
-        }
-        let time = run::parse_timestamp(time);
-        if let (Some(last), Some(time)) = (self.last, time) {
-            self.milliseconds += time.saturating_sub(last);
-        }
-        self.last = time.or(self.last);
-    }
-
-    fn total(self) -> Duration {
-        Duration::from_millis(self.milliseconds)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{RunEvent, TaskStarted};
-
-    /// The time of a moment, in seconds.
-    fn time(seconds: u64) -> String {
-        run::timestamp(1_700_000_000_000 + seconds * 1000)
-    }
-
-    /// Sessions that started at these times, with these numbers of lines before them.
-    fn sessions(started: &[(u64, Option<u64>)]) -> TaskSessions {
-        let mut sessions = TaskSessions::default();
-        for (seconds, lines) in started {
-            let event = RunEvent::TaskStarted(TaskStarted {
-                task: "softmax".to_owned(),
-                lines: *lines,
-            });
-            sessions.apply("softmax", &time(*seconds), &event);
-        }
-        sessions
-    }
-
-    fn total(earlier: &TaskSessions, lines: &[u64]) -> Duration {
-        let mut counter = WorkTimeCounter::new(earlier);
-        for (line, seconds) in (1..).zip(lines) {
-            counter.note_line(line, &time(*seconds));
-        }
-        counter.total()
-    }
-
-    #[test]
-    fn time_between_sessions_is_not_counted() {
-        let lines = [1, 10, 101, 107, 200, 203];
-        let by_time = sessions(&[(0, None), (100, None), (150, None), (200, None)]);
-        let by_line = sessions(&[(0, Some(0)), (100, Some(2)), (150, Some(4)), (200, Some(4))]);
-        for earlier in [by_time, by_line] {
-            assert_eq!(total(&earlier, &lines), Duration::from_secs(10 + 7 + 3));
-            assert_eq!(total(&earlier, &[]), Duration::ZERO);
-        }
-    }
-
-    #[test]
-    fn clock_that_steps_back_loses_only_the_step() {
-        // The clock steps back by 1,000 s within the first session and again between the two.
-        let earlier = sessions(&[(2000, Some(0)), (50, Some(3))]);
-        let lines = [2010, 1010, 1020, 60, 65];
-        assert_eq!(total(&earlier, &lines), Duration::from_secs(10 + 10 + 15));
     }
 }

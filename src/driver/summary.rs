@@ -3,6 +3,7 @@
 //! A copy of what the journals say, for people and scripts. kforge never reads it. `reporter` decides when to write it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
-use crate::report::Progress;
+use crate::report::{Continuation, Progress};
 use crate::run::{self, RunDirectory};
 use crate::search::{OperatorCounts, SearchCounts};
 use crate::verdict::{Speedup, Status};
@@ -38,6 +39,9 @@ struct SummaryContents {
     updated: String,
     /// Whether every task has ended.
     finished: bool,
+    /// The command that continues the run, with the flags that it needs.
+    #[serde(rename = "continue")]
+    resume: String,
     /// Cost of models over all tasks. Without dollars if a price is unknown.
     spent: Option<Cost>,
     tasks: Vec<TaskSummary>,
@@ -54,9 +58,16 @@ struct TaskSummary {
     stopped: Option<StopReason>,
     /// Error message of a failed oracle or baseline.
     failure: Option<String>,
+    /// Files with replies that a mailbox waits for, relative to the run directory. Absent if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<PathBuf>,
     judged: u64,
     passed: u64,
-    /// passed / judged. `null` without a verdict.
+    /// Steps that cost an evaluation or a reply, without noise (`inconclusive`) and kforge's own faults.
+    counted: u64,
+    /// Correct candidates that were not measured precisely enough. Not counted.
+    inconclusive: u64,
+    /// passed / counted. `null` without a counted step.
     validity: Option<f64>,
     /// Filled cells of the archive.
     cells: usize,
@@ -99,6 +110,8 @@ impl Summary {
             kforge: kforge.to_owned(),
             updated: String::new(),
             finished: false,
+            // A run that is killed needs no flags.
+            resume: Continuation::default().command(directory.root()),
             spent: None,
             tasks: Vec::new(),
         };
@@ -125,8 +138,16 @@ impl Summary {
             total: progress.total,
             stopped: progress.stopped,
             failure,
+            waiting_for: progress
+                .awaited
+                .iter()
+                .map(|path| path.strip_prefix(self.directory.root()).unwrap_or(path))
+                .map(Path::to_owned)
+                .collect(),
             judged: counts.judged,
             passed: counts.passed,
+            counted: counts.counted,
+            inconclusive: counts.inconclusive(),
             validity: counts.validity(),
             cells: progress.cells,
             best: progress.best.map(|best| BestSummary {
@@ -155,6 +176,11 @@ impl Summary {
     pub(super) fn may_be_written(&self) -> bool {
         self.last_written
             .is_none_or(|written| written.elapsed() >= MIN_WRITE_INTERVAL)
+    }
+
+    /// Sets the command that continues the run.
+    pub(super) fn set_continuation(&mut self, continuation: &Continuation) {
+        self.contents.resume = continuation.command(self.directory.root());
     }
 
     /// Writes the file durably. `finished`: whether every task has ended.

@@ -41,6 +41,8 @@ pub(super) struct TaskState<'a> {
     pub(super) reporter: Reporter<'a>,
     /// The last `stopped` event of the journal.
     pub(super) recorded_stop: Option<Stopped>,
+    /// Whether this process has recorded anything except that the search stopped.
+    pub(super) work_recorded: bool,
 }
 
 impl<'a> TaskState<'a> {
@@ -53,6 +55,8 @@ impl<'a> TaskState<'a> {
             return Ok(());
         }
         self.writer.append(&events)?;
+        let is_work = |event: &Event| !matches!(event, Event::Stopped(_));
+        self.work_recorded |= events.iter().any(is_work);
         let mut improved = false;
         for event in &events {
             let updates = self.search.tell(event);
@@ -166,7 +170,7 @@ impl<'a> TaskState<'a> {
     /// Whether nothing is left to do: the search has stopped for a recorded reason, and its best kernels are confirmed.
     pub(super) fn is_finished(&self) -> bool {
         let progress = self.reporter.progress();
-        let is_spent = |budget| progress.spent_before >= budget;
+        let is_spent = |budget| progress.searched_before >= budget;
         let reason = match self.search.stop_reason() {
             None if progress.budget.is_some_and(is_spent) => Some(StopReason::Seconds),
             reason => reason,
@@ -176,6 +180,17 @@ impl<'a> TaskState<'a> {
             && reason == recorded
             && self.search.steps_to_confirm().is_empty()
             && !self.scheduler.has_stale()
+    }
+
+    /// Notes which replies the mailboxes do not have yet.
+    pub(super) fn note_awaited_replies(&mut self) {
+        let Some(requests) = &self.requests else {
+            return;
+        };
+        let directory = self.writer.directory();
+        let awaited = requests.awaited_replies().into_iter();
+        let paths = awaited.map(|(step, ask)| directory.response(step, ask));
+        self.reporter.set_awaited(paths.collect());
     }
 
     pub(super) fn update_progress(&mut self) {

@@ -44,6 +44,7 @@ pub(crate) struct Admission {
     pub passed: Vec<MissedCorruption>,
     /// Other faults of the task.
     pub faults: Vec<TaskFault>,
+    #[serde(serialize_with = "crate::base::exact::seed::serialize")]
     pub seed: u64,
     pub seconds: f64,
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::base::exact;
+
 /// How to make the candidate of one step: operator, parents, seed, model. The same brief always gives the same proposal or prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Brief {
@@ -18,12 +20,17 @@ pub struct Brief {
     #[serde(default)]
     pub parents: Vec<u64>,
     /// Seed of every random choice of the proposer.
+    #[serde(with = "exact::seed")]
     pub seed: u64,
     /// `start`: file name of the starting kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
     /// `autotune`: the values that the tunables get.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "exact::optional_integers"
+    )]
     pub point: Option<IndexMap<String, i64>>,
     /// `mutate` and `recombine`: how often this operator was used on these parents before, so that no mutation is made twice.
     #[serde(default)]

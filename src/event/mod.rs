@@ -13,7 +13,7 @@ pub use brief::{Brief, ContextKernels, ModelBrief, Operator};
 pub use requests::{Cost, Replied, ReplyOutcome, Sent, Usage};
 pub use run::{
     Accepted, BestOfTask, Interrupted, RecordChange, RunEvent, SelfTested, Session, TaskEnded,
-    TaskStarted,
+    TaskStarted, WorkerFailed,
 };
 pub use task::{
     Confirmed, Dueled, EditCounts, Event, Failed, FailedReason, Judged, JudgedSummary, Proposed,

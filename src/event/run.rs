@@ -21,6 +21,8 @@ pub enum RunEvent {
     TaskStarted(TaskStarted),
     /// The baseline was timed against itself.
     SelfTested(SelfTested),
+    /// A worker could not be started again.
+    WorkerFailed(WorkerFailed),
     /// A process finished its work on a task.
     TaskEnded(TaskEnded),
     /// A process was interrupted while it worked on a task.
@@ -71,6 +73,15 @@ pub struct TaskStarted {
 pub struct SelfTested {
     pub task: String,
     pub workloads: Vec<SelfTest>,
+}
+
+/// A worker could not be started where one has worked before. What it was to judge is judged by another, or the run ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerFailed {
+    pub task: String,
+    /// `the CPU`, or the GPU.
+    pub device: String,
+    pub error: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

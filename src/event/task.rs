@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::brief::{Brief, Operator};
 use super::requests::{Replied, Sent};
-use crate::base::Digest;
+use crate::base::{Digest, exact};
 use crate::verdict::{Duel, Verdict, VerdictSummary};
 
 /// One event of a task's journal. The variant's name in snake case is the line's `event`.
@@ -48,10 +48,10 @@ pub struct Proposed {
     /// Hash of the source without the values of its tunables. Candidates of one family differ only in those values.
     pub family: Digest,
     /// The current value of each tunable.
-    #[serde(default)]
+    #[serde(default, with = "exact::integers")]
     pub point: IndexMap<String, i64>,
     /// The allowed values of each tunable.
-    #[serde(default)]
+    #[serde(default, with = "exact::integer_lists")]
     pub space: IndexMap<String, Vec<i64>>,
     /// Relative change of the run time that the model expects against the first parent: -0.2 for 20 % less time.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,6 +31,8 @@ pub struct Budget {
     reserved: Amount,
     /// Whether everything that was spent had a price.
     priced: bool,
+    /// Whether a part of the tokens is estimated from bytes.
+    estimated: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,6 +114,7 @@ impl Budget {
     /// Adds a cost of an earlier process of the same run.
     pub(crate) fn add_spent(&mut self, spent: &Cost) {
         self.priced &= spent.nano_usd.is_some() || spent.tokens == 0;
+        self.estimated |= spent.estimated && spent.tokens > 0;
         self.spent = self.spent.plus(Amount::of(spent));
     }
 
@@ -126,7 +129,32 @@ impl Budget {
             tokens: self.spent.tokens,
             nano_usd: self.priced.then_some(self.spent.nano_usd),
             assumed: false,
+            estimated: self.estimated,
         }
+    }
+
+    /// The limits that a worst case exceeds now, each raised so that it fits with as much again. `None` if it fits.
+    pub(crate) fn limits_to_fit(&self, worst_case: &Cost) -> Option<BudgetLimits> {
+        if self.would_fit(worst_case) {
+            return None;
+        }
+        let left = self.remaining();
+        let used = self.spent.plus(self.reserved);
+        let raised = |limit: Option<u64>, left: Option<u64>, used: u64, cost: u64| {
+            let (limit, left) = (limit?, left?);
+            let needed = used.saturating_add(cost.saturating_mul(2));
+            (cost > left).then(|| needed.max(limit.saturating_mul(2)))
+        };
+        let nano_usd = worst_case.nano_usd.unwrap_or(0);
+        Some(BudgetLimits {
+            nano_usd: raised(self.limits.nano_usd, left.nano_usd, used.nano_usd, nano_usd),
+            tokens: raised(
+                self.limits.tokens,
+                left.tokens,
+                used.tokens,
+                worst_case.tokens,
+            ),
+        })
     }
 
     /// What may still be reserved.
@@ -148,8 +176,44 @@ mod tests {
         Cost {
             tokens,
             nano_usd,
-            assumed: false,
+            ..Cost::default()
         }
+    }
+
+    #[test]
+    fn raised_limits_fit_the_request_that_did_not() {
+        let limits = BudgetLimits::new(Some(1.0), Some(1000));
+        let mut budget = Budget::new(limits);
+        budget.add_spent(&cost(500, Some(900_000_000)));
+        assert_eq!(budget.limits_to_fit(&cost(500, Some(100_000_000))), None);
+        let raised = budget.limits_to_fit(&cost(500, Some(200_000_000)));
+        let raised = raised.unwrap();
+        assert_eq!(
+            (raised.nano_usd, raised.tokens),
+            (Some(2_000_000_000), None),
+            "only the limit that is reached"
+        );
+        let large = cost(5000, Some(1));
+        let raised = budget.limits_to_fit(&large).unwrap();
+        assert_eq!((raised.nano_usd, raised.tokens), (None, Some(10_500)));
+        let mut next = Budget::new(BudgetLimits {
+            tokens: raised.tokens,
+            ..limits
+        });
+        next.add_spent(&budget.spent());
+        assert!(next.would_fit(&large));
+    }
+
+    #[test]
+    fn estimate_is_marked_in_the_sum() {
+        let mut budget = Budget::new(BudgetLimits::default());
+        budget.add_spent(&cost(5, None));
+        assert!(!budget.spent().estimated);
+        budget.add_spent(&Cost {
+            estimated: true,
+            ..cost(5, None)
+        });
+        assert!(budget.spent().estimated);
     }
 
     #[test]

@@ -137,19 +137,22 @@ impl Client {
     }
 
     /// The most that a request can cost: every byte of the prompt as a token at the highest input rate, and a reply of full length.
+    /// For `command` and `mailbox` the tokens are estimated from the bytes of both.
     pub fn worst_case(&self, model: &str, request: &Request) -> Cost {
         let served = self.served(model);
-        let overhead = match served.map(|served| served.facts.provider) {
-            // These count bytes and add none.
-            Some(ProviderName::Command | ProviderName::Mailbox) => 0,
-            _ => MAX_OVERHEAD_TOKENS,
-        };
+        let bytes = request.bytes() as u64;
+        if served.is_some_and(|served| served.facts.provider.is_unpriced()) {
+            return Cost {
+                assumed: true,
+                ..prices::estimated_cost(bytes, request.max_output)
+            };
+        }
         let rates = served.and_then(|served| served.rates.as_ref());
-        prices::worst_case(rates, request.bytes() as u64 + overhead, request.max_output)
+        prices::worst_case(rates, bytes + MAX_OVERHEAD_TOKENS, request.max_output)
     }
 
     /// The cost of a reply: from the provider's token counts; zero if it was certainly not billed; else the reserved worst case.
-    /// A reply of `command` or `mailbox` costs its bytes and the prompt's.
+    /// The tokens of `command` and `mailbox` are estimated from the bytes of prompt and reply.
     pub fn cost(&self, model: &str, request: &Request, reserved: &Cost, reply: &Reply) -> Cost {
         let Some(served) = self.served(model) else {
             return *reserved;
@@ -159,17 +162,12 @@ impl Client {
         }
         if !reply.is_billable {
             return Cost {
-                tokens: 0,
                 nano_usd: served.rates.map(|_| 0),
-                assumed: false,
+                ..Cost::default()
             };
         }
         if served.facts.provider.is_unpriced() {
-            return Cost {
-                tokens: (request.bytes() + reply.text.len()) as u64,
-                nano_usd: None,
-                assumed: false,
-            };
+            return prices::estimated_cost(request.bytes() as u64, reply.text.len() as u64);
         }
         Cost {
             assumed: true,

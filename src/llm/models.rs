@@ -167,7 +167,11 @@ pub struct ModelSettings {
     /// The most thinking tokens, for providers with such a setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking_tokens: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "crate::base::exact::optional_number"
+    )]
     pub seed: Option<u64>,
     /// Stop sequences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

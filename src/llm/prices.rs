@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::Failure;
+use crate::base::text::estimate_tokens;
 use crate::event::{Cost, Usage};
 
 /// A model's prices in dollars per million tokens.
@@ -89,12 +90,25 @@ impl TokenRates {
     }
 }
 
+/// The cost of a request to a provider that counts no tokens, estimated from the bytes of prompt and reply. It has no price.
+pub(super) fn estimated_cost(prompt_bytes: u64, reply_bytes: u64) -> Cost {
+    // Each part is rounded up, so that no reply costs more than the longest one.
+    let tokens = estimate_tokens(prompt_bytes).saturating_add(estimate_tokens(reply_bytes));
+    Cost {
+        tokens,
+        nano_usd: None,
+        assumed: false,
+        estimated: true,
+    }
+}
+
 /// The cost of a usage.
 pub(super) fn cost_of_usage(rates: Option<&TokenRates>, usage: &Usage) -> Cost {
     Cost {
         tokens: usage.tokens(),
         nano_usd: rates.map(|rates| rates.nano_usd(usage)),
         assumed: false,
+        estimated: false,
     }
 }
 
@@ -113,6 +127,7 @@ pub(super) fn worst_case(rates: Option<&TokenRates>, input: u64, output: u64) ->
         tokens: usage.tokens(),
         nano_usd: rates.map(|rates| at_max_input_rate(rates).nano_usd(&usage)),
         assumed: true,
+        estimated: false,
     }
 }
 

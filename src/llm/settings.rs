@@ -153,7 +153,7 @@ impl LlmSettings {
         let ModelList::Listed(models) = &self.models else {
             return Ok(());
         };
-        // A budget in tokens can always be enforced: every reply has a cap, and prompts count by the byte.
+        // A budget in tokens can always be enforced: every reply has a cap, and prompts count by the byte or are estimated.
         let _ = tokens;
         let Some(usd) = usd else {
             return Ok(());
@@ -164,7 +164,7 @@ impl LlmSettings {
                     "`budget.usd: {usd}` cannot be enforced: the cost of `{}` is not known",
                     model.name
                 ))
-                .hint("use `budget.tokens`, which counts the bytes of prompts and replies"));
+                .hint("use `budget.tokens`, which counts tokens estimated from bytes"));
             }
             if model.price.is_none() {
                 return Err(Failure::usage(format!(

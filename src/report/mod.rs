@@ -5,6 +5,7 @@
 
 mod admission;
 mod compiled;
+mod continuation;
 mod describe_task;
 mod describe_verdict;
 mod observer;
@@ -19,13 +20,14 @@ mod text;
 
 pub(crate) use admission::describe_admission;
 pub(crate) use compiled::describe_compiled;
+pub use continuation::Continuation;
 pub(crate) use describe_task::{describe_task, task_json, task_table};
 pub(crate) use describe_verdict::{describe_verdict, timing_note};
 pub use observer::{Observer, SilentObserver};
 pub use progress::{BestCandidate, Progress};
 pub(crate) use progress_view::{ProgressFormat, ProgressView};
-pub(crate) use results::results_tables;
 pub use results::{RankedElite, StartingKernelResult, TaskResults};
+pub(crate) use results::{results_tables, stop_reason_text};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub(crate) use text::{pluralize, wrap};

@@ -1,7 +1,9 @@
 //! The progress of a task: counts, best candidate, time and cost. Plain data.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::continuation::Continuation;
 use crate::event::{Cost, StopReason};
 use crate::verdict::Speedup;
 
@@ -18,6 +20,10 @@ pub struct Progress {
     /// Candidates with a verdict.
     pub judged: u64,
     pub passed: u64,
+    /// Steps that cost an evaluation or a reply, without noise and kforge's own faults.
+    pub counted: u64,
+    /// Correct candidates that were not measured precisely enough. Not counted.
+    pub inconclusive: u64,
     pub best: Option<BestCandidate>,
     /// Filled cells of the archive.
     pub cells: usize,
@@ -27,12 +33,20 @@ pub struct Progress {
     pub budget: Option<Duration>,
     /// Wall time that earlier processes spent on the task.
     pub spent_before: Duration,
+    /// The part of it that counts for the budget: without confirmations.
+    pub searched_before: Duration,
+    /// Time of the search over all processes when it stopped. Zero while it runs.
+    pub searched: Duration,
     /// Cost of models so far, over all tasks of the run. `None` if the run has no models.
     pub spent: Option<Cost>,
     /// One line for each request that is waiting.
     pub waiting: Vec<String>,
     /// Why the search stopped. Confirmations may still follow.
     pub stopped: Option<StopReason>,
+    /// Replies that are missing in mailboxes when the process ends: the files to write.
+    pub awaited: Vec<PathBuf>,
+    /// How to continue once this process has ended.
+    pub continuation: Continuation,
 }
 
 /// The fastest candidate so far.
@@ -45,8 +59,8 @@ pub struct BestCandidate {
 }
 
 impl Progress {
-    /// Share of judged candidates that passed. `None` if none was judged.
+    /// Share of the counted steps whose candidate passed. `None` if there is none.
     pub(crate) fn validity(&self) -> Option<f64> {
-        (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
+        (self.counted > 0).then(|| self.passed as f64 / self.counted as f64)
     }
 }

@@ -69,22 +69,31 @@ impl ProgressView {
         }
     }
 
-    fn show(&mut self, progress: &Progress, always: bool) {
+    fn show(&mut self, progress: &Progress, moment: Moment) {
         if self.format != ProgressFormat::Human {
             return;
         }
         if self.has_bar {
-            let (steps, message) = (progress.steps, progress_line(progress, LineLength::Short));
+            let message = progress_line(progress, LineLength::Short, moment);
+            let steps = progress.steps;
             streams::update_bar(move |bar| {
                 bar.set_position(steps);
                 bar.set_message(message);
             });
-        } else if always || has_passed(self.last_shown) {
+        } else if moment != Moment::Between || has_passed(self.last_shown) {
             self.last_shown = Some(Instant::now());
-            let line = progress_line(progress, LineLength::Full);
+            let line = progress_line(progress, LineLength::Full, moment);
             streams::log_to_stderr(format!("{}: {line}\n", progress.task));
         }
     }
+}
+
+/// When a progress line is shown. The first and the last of a task are always shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Start,
+    Between,
+    End,
 }
 
 /// Whether `MIN_LINE_INTERVAL` has passed since the last line.
@@ -100,14 +109,14 @@ impl Observer for ProgressView {
             streams::open_bar(move || new_bar(task, total));
             self.has_bar = true;
         }
-        self.show(progress, true);
+        self.show(progress, Moment::Start);
     }
 
     fn event(&mut self, event: &Event, _updates: &[SearchUpdate], progress: &Progress) {
         if self.format == ProgressFormat::JsonLines {
             streams::line_to_stdout(json_line(&progress.task, event));
         } else {
-            self.show(progress, false);
+            self.show(progress, Moment::Between);
         }
     }
 
@@ -116,7 +125,7 @@ impl Observer for ProgressView {
             return;
         }
         if self.has_bar {
-            let message = progress_line(progress, LineLength::Short);
+            let message = progress_line(progress, LineLength::Short, Moment::Between);
             streams::update_bar(move |bar| bar.set_message(message));
         } else if progress.waiting.is_empty() {
             self.last_waiting = None;
@@ -134,7 +143,7 @@ impl Observer for ProgressView {
     }
 
     fn ended(&mut self, progress: &Progress) {
-        self.show(progress, true);
+        self.show(progress, Moment::End);
         self.close();
     }
 }
@@ -158,7 +167,7 @@ enum LineLength {
 }
 
 /// Steps, best, validity, rate, remaining time, cells, cost. The least important comes last, where a narrow terminal cuts the line.
-fn progress_line(progress: &Progress, length: LineLength) -> String {
+fn progress_line(progress: &Progress, length: LineLength, moment: Moment) -> String {
     let is_short = length == LineLength::Short;
     let steps = format!("{}/{}", progress.steps, progress.total);
     let mut parts = Vec::new();
@@ -182,14 +191,20 @@ fn progress_line(progress: &Progress, length: LineLength) -> String {
     let rate = (new_steps > 0 && minutes > 0.0).then(|| new_steps as f64 / minutes);
     parts.extend(rate.map(|rate| format!("{rate:.0} steps/min")));
     parts.extend(match progress.stopped {
-        Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("done".to_owned()),
+        // Work in progress and confirmations follow the stop, so only the last line says that the task is done.
+        Some(_) if moment == Moment::End => Some("done".to_owned()),
+        Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("ending".to_owned()),
         Some(_) => Some("confirming".to_owned()),
+        None if moment == Moment::End => None,
         None => rate.map(|rate| {
             let left = seconds_left(progress, rate);
             format!("{} left", duration_text(left))
         }),
     });
     parts.push(pluralize(progress.cells as u64, "cell"));
+    if !is_short && progress.inconclusive > 0 {
+        parts.push(format!("{} inconclusive", progress.inconclusive));
+    }
     let spent = progress.spent.filter(|spent| spent.tokens > 0);
     parts.extend(spent.map(cost_text));
     parts.join(", ")
@@ -211,7 +226,7 @@ fn best_text(progress: &Progress, length: LineLength) -> String {
 fn seconds_left(progress: &Progress, steps_per_minute: f64) -> f64 {
     let steps_left = progress.total.saturating_sub(progress.steps);
     let by_steps = steps_left as f64 / steps_per_minute * 60.0;
-    let spent = progress.spent_before + progress.elapsed;
+    let spent = progress.searched_before + progress.elapsed;
     progress.budget.map_or(by_steps, |budget| {
         by_steps.min(budget.saturating_sub(spent).as_secs_f64())
     })
@@ -221,6 +236,7 @@ fn seconds_left(progress: &Progress, steps_per_minute: f64) -> f64 {
 fn cost_text(spent: Cost) -> String {
     match spent.nano_usd {
         Some(nano) => format!("${:.4}", nano as f64 / 1e9),
+        None if spent.estimated => format!("about {} tokens", spent.tokens),
         None => format!("{} tokens", spent.tokens),
     }
 }
@@ -262,20 +278,21 @@ mod tests {
             steps: 20,
             steps_before: 10,
             total: 60,
-            judged: 18,
+            judged: 16,
             passed: 9,
+            counted: 18,
             cells: 4,
             elapsed: Duration::from_secs(30),
             ..Progress::default()
         };
         assert_eq!(
-            progress_line(&progress, LineLength::Full),
+            progress_line(&progress, LineLength::Full, Moment::Between),
             "step 20/60, none passed yet, 50 % valid, 20 steps/min, 2 min 00 s left, 4 cells"
         );
         progress.budget = Some(Duration::from_secs(90));
-        progress.spent_before = Duration::from_secs(15);
+        progress.searched_before = Duration::from_secs(15);
         assert_eq!(
-            progress_line(&progress, LineLength::Short),
+            progress_line(&progress, LineLength::Short, Moment::Between),
             "20/60, none passed yet, 50 % valid, 20 steps/min, 45 s left, 4 cells"
         );
         progress.best = Some(BestCandidate {
@@ -287,12 +304,17 @@ mod tests {
             confirmed: true,
         });
         progress.stopped = Some(StopReason::Seconds);
+        progress.inconclusive = 2;
         assert_eq!(
-            progress_line(&progress, LineLength::Full),
-            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, done, 4 cells"
+            progress_line(&progress, LineLength::Full, Moment::End),
+            "step 20/60, best 1.50x (step 7, confirmed), 50 % valid, 20 steps/min, done, 4 cells, 2 inconclusive"
         );
         assert_eq!(
-            progress_line(&Progress::default(), LineLength::Short),
+            progress_line(&progress, LineLength::Short, Moment::Between),
+            "20/60, best 1.50x, 50 % valid, 20 steps/min, ending, 4 cells"
+        );
+        assert_eq!(
+            progress_line(&Progress::default(), LineLength::Short, Moment::Start),
             "0/0, none passed yet, 0 cells"
         );
     }
@@ -304,7 +326,7 @@ mod tests {
             ..Progress::default()
         };
         assert_eq!(
-            progress_line(&progress, LineLength::Short),
+            progress_line(&progress, LineLength::Short, Moment::Between),
             "0/0, waiting for a: 9 s (rate limit), none passed yet, 0 cells"
         );
     }

@@ -86,10 +86,21 @@ fn task_text(results: &TaskResults) -> String {
 /// Counts, and why the search stopped.
 fn headline(progress: &Progress) -> String {
     let stopped = progress.stopped.map_or_else(String::new, |reason| {
-        format!("  stopped: {}\n", stop_reason_text(reason))
+        format!("  stopped: {}\n", stop_reason_text(progress, reason))
+    });
+    let validity = progress.validity().map_or_else(String::new, |validity| {
+        let noise = match progress.inconclusive {
+            0 => String::new(),
+            count => format!("; {count} inconclusive, not counted"),
+        };
+        format!(
+            "  valid: {:.0} % of {} that cost an evaluation or a reply{noise}\n",
+            validity * 100.0,
+            pluralize(progress.counted, "step"),
+        )
     });
     format!(
-        "\n{}: {} of {}, {} judged, {} passed, {} filled\n{stopped}",
+        "\n{}: {} of {}, {} judged, {} passed, {} filled\n{validity}{stopped}",
         progress.task,
         progress.steps,
         pluralize(progress.total, "step"),
@@ -206,14 +217,18 @@ fn speedup_columns(speedup: Speedup) -> String {
     format!("{geomean:>7.3}x  {interval:<16}")
 }
 
-fn stop_reason_text(reason: StopReason) -> &'static str {
-    match reason {
-        StopReason::Steps => "all steps were made",
-        StopReason::Seconds => "the time budget is spent",
-        StopReason::Target => "the target speedup was reached",
-        StopReason::Patience => "no improvement for `search.patience` steps",
-        StopReason::Exhausted => "nothing is left to try",
-        StopReason::Budget => "the budget for models is spent",
+/// Why the search of a task stopped, as a fragment.
+pub(crate) fn stop_reason_text(progress: &Progress, reason: StopReason) -> String {
+    match (reason, progress.budget) {
+        (StopReason::Steps, _) => "all steps were made".to_owned(),
+        (StopReason::Seconds, Some(budget)) => {
+            format!("the time budget of {:.0} s is spent", budget.as_secs_f64())
+        }
+        (StopReason::Seconds, None) => "the time budget is spent".to_owned(),
+        (StopReason::Target, _) => "the target speedup was reached".to_owned(),
+        (StopReason::Patience, _) => "no improvement for `search.patience` steps".to_owned(),
+        (StopReason::Exhausted, _) => "nothing is left to try".to_owned(),
+        (StopReason::Budget, _) => "the budget for models is spent".to_owned(),
     }
 }
 

@@ -206,7 +206,7 @@ fn lines_are_written_byte_for_byte_as_documented() {
     write(&path);
     let (kernel, family) = (Digest::of("k"), Digest::of("f"));
     let expected = [
-        r#""step":7,"event":"asked","operator":"mutate","parents":[1,2],"seed":9,"attempt":0}"#
+        r#""step":7,"event":"asked","operator":"mutate","parents":[1,2],"seed":"9","attempt":0}"#
             .to_owned(),
         format!(
             r#""step":7,"event":"proposed","kernel":"{kernel}","operator":"mutate","parents":[1],"detail":"a \"quoted\"\nline, and an event\":\"judged\"","family":"{family}","point":{{}},"space":{{}}}}"#
@@ -221,4 +221,25 @@ fn lines_are_written_byte_for_byte_as_documented() {
         let rest = line.strip_prefix(&head).unwrap();
         assert_eq!(&rest[24..], format!("\",{expected}"));
     }
+}
+
+#[test]
+fn seed_may_be_a_number_as_older_versions_wrote_it() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("events.jsonl");
+    write(&path);
+    let read = || {
+        let mut events: Vec<Event> = Vec::new();
+        Journal::open(&path, |_, event| {
+            events.push(event);
+            Ok(())
+        })
+        .unwrap();
+        events
+    };
+    let new = read();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(r#""seed":"9""#));
+    std::fs::write(&path, text.replace(r#""seed":"9""#, r#""seed":9"#)).unwrap();
+    assert_eq!(read(), new);
 }

@@ -220,6 +220,7 @@ impl ParseLine for RunEvent {
             "accepted" => payload(line, RunEvent::Accepted),
             "task_started" => payload(line, RunEvent::TaskStarted),
             "self_tested" => payload(line, RunEvent::SelfTested),
+            "worker_failed" => payload(line, RunEvent::WorkerFailed),
             "task_ended" => payload(line, RunEvent::TaskEnded),
             "interrupted" => payload(line, RunEvent::Interrupted),
             _ => None,

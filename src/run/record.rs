@@ -9,7 +9,7 @@ use serde_json::Value;
 use anyhow::{Context, Result};
 
 use super::directory::RunDirectory;
-use crate::base::{Digest, Failure, files, yaml};
+use crate::base::{Digest, Failure, exact, files, yaml};
 use crate::event::RecordChange;
 use crate::verdict::DeviceIdentity;
 
@@ -23,6 +23,7 @@ pub struct RunRecord {
     /// Version of kforge.
     pub kforge: String,
     pub host: String,
+    #[serde(with = "exact::number")]
     pub seed: u64,
     /// The brief of step n depends on the results of steps 1 to n - window.
     pub window: u64,
@@ -65,12 +66,14 @@ pub fn host_name() -> String {
 }
 
 /// Config keys that may differ on resume: they change how much is done and how fast, not the results.
-const MAY_DIFFER: [&str; 11] = [
+const MAY_DIFFER: [&str; 13] = [
     "config.steps",
     "config.budget",
     "config.output",
     "config.eval.in_flight",
     "config.eval.counters",
+    "config.search.patience",
+    "config.search.target_speedup",
     "config.llm.concurrency",
     "config.llm.timeout_seconds",
     "config.llm.idle_seconds",
@@ -125,7 +128,7 @@ impl RunRecord {
         changes
     }
 
-    /// Without what may differ: the host's name, and the keys of `FREE`.
+    /// Without what may differ: the host's name, and the keys of `MAY_DIFFER`.
     fn comparable(&self) -> Value {
         let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Value::Object(record) = &mut value {
@@ -138,7 +141,7 @@ impl RunRecord {
 
 /// Adds the differences between two values. `what`: the dotted key of both.
 fn collect_changes(what: &str, was: &Value, now: &Value, changes: &mut Vec<RecordChange>) {
-    if MAY_DIFFER.contains(&what) || was == now {
+    if MAY_DIFFER.contains(&what) || was == now || is_same_integer(was, now) {
         return;
     }
     if let (Value::Object(was), Value::Object(now)) = (was, now) {
@@ -169,6 +172,15 @@ fn collect_changes(what: &str, was: &Value, now: &Value, changes: &mut Vec<Recor
         was: value_text(Some(was)),
         now: value_text(Some(now)),
     });
+}
+
+/// Whether one value is an integer and the other the same integer as a string: older versions wrote large numbers otherwise.
+fn is_same_integer(was: &Value, now: &Value) -> bool {
+    match (was, now) {
+        (Value::Number(number), Value::String(text))
+        | (Value::String(text), Value::Number(number)) => number.to_string() == *text,
+        _ => false,
+    }
 }
 
 fn value_text(value: Option<&Value>) -> String {

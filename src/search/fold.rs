@@ -46,6 +46,7 @@ impl Search {
             Event::Asked(brief) => {
                 pending.asked = Some(brief.clone());
                 self.check_recorded_brief(step, updates);
+                self.continue_past_stop(step, updates);
             }
             Event::Proposed(proposed) => pending.proposed = Some(proposed.clone()),
             Event::Failed(failed) => pending.failed = Some(failed.clone()),
@@ -256,11 +257,7 @@ impl Search {
             let mut elites = self.archive.elites().iter();
             elites.any(|elite| elite.step == step && elite.speedup.ci95[0] >= target)
         };
-        // Patience counts from the last proven improvement, and not before the starting kernels are over.
-        let last_gain = self
-            .best_proven
-            .map_or(0, |(step, _)| step)
-            .max(self.starting_kernels.len() as u64);
+        let last_gain = self.last_gain();
         let has_lost_patience = |patience| step >= last_gain.saturating_add(patience);
         self.stopped = if self.settings.target_speedup.is_some_and(has_reached) {
             Some(StopReason::Target)
@@ -271,6 +268,30 @@ impl Search {
         } else {
             None
         };
+    }
+
+    /// The step from which patience counts: the last proven improvement, and not before the starting kernels are over.
+    fn last_gain(&self) -> u64 {
+        let proven = self.best_proven.map_or(0, |(step, _)| step);
+        proven.max(self.starting_kernels.len() as u64)
+    }
+
+    /// Number of steps since the last proven improvement, which patience limits.
+    pub(crate) fn steps_without_gain(&self) -> u64 {
+        self.folded().saturating_sub(self.last_gain())
+    }
+
+    /// Continues past a stop that the journal has passed already: `asked` was planned from steps after it. The user has lowered
+    /// a limit since, and what was found after it stays.
+    pub(super) fn continue_past_stop(&mut self, asked: u64, updates: &mut Vec<SearchUpdate>) {
+        while self.stopped.is_some() && asked > self.folded() + self.window {
+            let folded = self.folded();
+            self.stopped = None;
+            self.advance(updates);
+            if self.folded() == folded {
+                return;
+            }
+        }
     }
 
     /// Applies a new verdict to an elite, which a resume asks for after accepted changes. The elite keeps its cell, moves to

@@ -47,6 +47,17 @@ impl StepOutcome {
         )
     }
 
+    /// Whether the step counts for the share of valid steps: it cost an evaluation or a reply. Noise and faults of kforge say
+    /// nothing about the candidate.
+    fn counts_for_validity(&self, operator: Operator) -> bool {
+        match self {
+            StepOutcome::NotPassed(Status::Inconclusive)
+            | StepOutcome::Failed(FailedReason::HarnessError) => false,
+            StepOutcome::Passed { .. } | StepOutcome::NotPassed(_) => true,
+            StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => operator.asks_model(),
+        }
+    }
+
     /// Whether there was a new candidate to judge.
     pub(crate) fn has_candidate(&self) -> bool {
         matches!(self, StepOutcome::Passed { .. } | StepOutcome::NotPassed(_))
@@ -78,6 +89,8 @@ pub struct SearchCounts {
     /// Steps without a new candidate, by reason, duplicates included.
     pub failed: BTreeMap<FailedReason, u64>,
     pub operators: BTreeMap<Operator, OperatorCounts>,
+    /// Steps that cost an evaluation or a reply, without noise and kforge's own faults: what `passed` is a share of.
+    pub counted: u64,
 }
 
 /// The outcomes of one operator's steps.
@@ -91,9 +104,15 @@ pub struct OperatorCounts {
 }
 
 impl SearchCounts {
-    /// The share of judged candidates that passed; `None` if none was judged.
+    /// The share of the counted steps whose candidate passed; `None` if there is none.
     pub(crate) fn validity(&self) -> Option<f64> {
-        (self.judged > 0).then(|| self.passed as f64 / self.judged as f64)
+        (self.counted > 0).then(|| self.passed as f64 / self.counted as f64)
+    }
+
+    /// Correct candidates that were not measured precisely enough.
+    pub(crate) fn inconclusive(&self) -> u64 {
+        let inconclusive = self.verdicts.get(&Status::Inconclusive);
+        inconclusive.copied().unwrap_or(0)
     }
 
     fn add(&mut self, operator: Operator, outcome: &StepOutcome) {
@@ -105,6 +124,7 @@ impl SearchCounts {
         self.judged += u64::from(judged);
         self.passed += u64::from(passed);
         self.added += u64::from(added);
+        self.counted += u64::from(outcome.counts_for_validity(operator));
         match outcome {
             StepOutcome::Passed { .. } => *self.verdicts.entry(Status::Passed).or_default() += 1,
             StepOutcome::NotPassed(status) => *self.verdicts.entry(*status).or_default() += 1,
@@ -160,5 +180,47 @@ impl Ledger {
                 .entry(kernel)
                 .or_insert(self.records.len() as u64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validity_counts_what_cost_something_and_leaves_noise_out() {
+        let passed = StepOutcome::Passed {
+            speedup: 2.0,
+            insert: ArchiveDecision::New,
+        };
+        let failed = StepOutcome::Failed;
+        let duplicate = StepOutcome::Duplicate { of: 1 };
+        let mut counts = SearchCounts::default();
+        assert_eq!(counts.validity(), None);
+        for (operator, outcome, counted) in [
+            (Operator::Start, passed, 1),
+            (Operator::Propose, failed(FailedReason::NoCode), 2),
+            (Operator::Edit, duplicate, 3),
+            (Operator::Edit, failed(FailedReason::EditMissed), 4),
+            (Operator::Edit, failed(FailedReason::NoOp), 5),
+            (Operator::Repair, failed(FailedReason::NoReply), 6),
+            (Operator::Crossover, StepOutcome::NotPassed(Status::Race), 7),
+            // Neither evaluated nor paid for.
+            (Operator::Mutate, duplicate, 7),
+            (Operator::Mutate, failed(FailedReason::NoOp), 7),
+            // Noise, and a fault of kforge.
+            (
+                Operator::Edit,
+                StepOutcome::NotPassed(Status::Inconclusive),
+                7,
+            ),
+            (Operator::Edit, failed(FailedReason::HarnessError), 7),
+            (Operator::Mutate, passed, 8),
+        ] {
+            counts.add(operator, &outcome);
+            assert_eq!(counts.counted, counted, "{operator:?} {outcome:?}");
+        }
+        assert_eq!(counts.validity(), Some(0.25));
+        assert_eq!(counts.inconclusive(), 1);
     }
 }

@@ -189,6 +189,17 @@ impl Search {
             .or((self.folded() >= self.steps).then_some(StopReason::Steps))
     }
 
+    /// The setting `search.patience`.
+    pub(crate) fn patience(&self) -> Option<u64> {
+        self.settings.patience
+    }
+
+    /// Whether an operator that asks a model has a weight.
+    pub(crate) fn may_ask_models(&self) -> bool {
+        let weights = &self.settings.operators;
+        weights.propose + weights.edit + weights.crossover + weights.repair > 0.0
+    }
+
     /// Changes how many steps are planned. The briefs are the same as those of a search with this many steps from the start.
     pub(crate) fn set_steps(&mut self, steps: u64) -> Vec<SearchUpdate> {
         self.steps = steps;

@@ -37,6 +37,7 @@ pub(crate) struct CompiledOnly {
 pub(crate) struct CompiledVariant {
     /// 0-based index of the variant; `None` for the values without a variant.
     pub variant: Option<usize>,
+    #[serde(with = "crate::base::exact::integers")]
     pub tunables: IndexMap<String, i64>,
     pub resources: Resources,
     /// Numbers that describe the machine code, by name.

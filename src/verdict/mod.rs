@@ -6,6 +6,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::base::exact;
+
 mod compiled;
 mod status;
 mod tools;
@@ -33,7 +35,7 @@ pub struct Verdict {
     pub device: DeviceIdentity,
     /// What confined the candidate and its compiler, for example `landlock+seccomp`.
     pub sandbox: String,
-    #[serde(default)]
+    #[serde(default, with = "exact::integers")]
     pub tunables: IndexMap<String, i64>,
     /// State of the device's caches before a timed launch: `cold`, `hot`, or `warm` (always `warm` on a CPU).
     pub cache: String,
@@ -50,7 +52,8 @@ pub struct Verdict {
     pub checked_share: Option<f64>,
     #[serde(default)]
     pub voided_blocks: u64,
-    #[serde(default)]
+    /// Strings in JSON: a seed may be any 64-bit number.
+    #[serde(default, with = "exact::seeds")]
     pub seeds: Vec<u64>,
     pub baseline: Option<BaselineIdentity>,
     /// Over all timed workloads; only if `status` is `passed`.
@@ -173,6 +176,7 @@ pub struct Speedup {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadVerdict {
     pub id: String,
+    #[serde(with = "exact::integers")]
     pub axes: IndexMap<String, i64>,
     /// Whether this is a hidden case: not in any prompt, checked but never timed.
     #[serde(default)]
@@ -220,7 +224,7 @@ pub struct Resources {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evidence {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "exact::optional_seed")]
     pub seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
@@ -250,7 +254,7 @@ pub struct Evidence {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
     /// For the race build: the seed of the thread schedule.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", with = "exact::optional_seed")]
     pub schedule: Option<u64>,
     /// The input regime; absent for the distributions that are timed.
     #[serde(skip_serializing_if = "Option::is_none")]

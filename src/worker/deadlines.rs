@@ -33,6 +33,9 @@ const START_SECONDS: f64 = 600.0;
 /// Requests of one judgement: the first, another if its worker died, and a repetition after a fault of a GPU.
 const REQUESTS: u32 = 3;
 
+/// What a person can do about an exceeded deadline. Ends the messages about it.
+pub(super) const REMEDY: &str = "stop other programs that use the machine, judge fewer kernels at once (`eval.in_flight`), or raise `eval.launch_seconds`, from which the limit follows";
+
 /// The deadlines of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {

@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
+use super::WorkerFault;
 use super::child::Worker;
-use super::deadlines::{CONFIRMATION_FACTOR, Deadlines};
+use super::deadlines::{CONFIRMATION_FACTOR, Deadlines, REMEDY};
 use super::device_workers::{ActiveRequest, DeviceWorkers};
 use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
 use crate::base::Failure;
@@ -28,6 +30,8 @@ pub(super) struct Dispatcher {
     greetings: Greetings,
     deadlines: Deadlines,
     devices: Vec<DeviceWorkers>,
+    /// Receives every failure to start a worker where one has worked before.
+    faults: UnboundedSender<WorkerFault>,
 }
 
 /// Greetings as JSON lines.
@@ -54,6 +58,7 @@ impl Dispatcher {
         mut greeting: Greeting,
         gpus: Vec<DeviceIdentity>,
         deadlines: Deadlines,
+        faults: UnboundedSender<WorkerFault>,
     ) -> anyhow::Result<Self> {
         let on_cpu = gpus.is_empty();
         let first = serde_json::to_string(&greeting)?;
@@ -76,6 +81,7 @@ impl Dispatcher {
                 confirming: serde_json::to_string(&greeting)?,
             },
             deadlines,
+            faults,
             devices: devices.into_iter().map(DeviceWorkers::new).collect(),
         })
     }
@@ -122,6 +128,7 @@ impl Dispatcher {
             return Err(failure.context("a worker pool has no device")?);
         };
         for (index, error) in failures {
+            self.report_fault(&self.devices[index], &error);
             self.devices[index].quarantine(&error);
         }
         Ok(identity)
@@ -144,7 +151,7 @@ impl Dispatcher {
         };
         let Ok(response) = tokio::time::timeout(deadline, worker.exchange(&line)).await else {
             bail!(
-                "a worker did not respond within {} s: it is killed",
+                "a worker did not respond within {} s: it is killed; {REMEDY}",
                 deadline.as_secs()
             );
         };
@@ -265,9 +272,24 @@ impl Dispatcher {
 
     async fn start_worker(&self, device: &DeviceWorkers, greeting: &str) -> anyhow::Result<Worker> {
         let uuid = device.gpu.as_ref().and_then(|gpu| gpu.uuid.as_deref());
-        let worker = Worker::start(uuid, greeting, self.deadlines.start).await?;
-        device.is_proven.store(true, Ordering::Relaxed);
-        Ok(worker)
+        let started = Worker::start(uuid, greeting, self.deadlines.start).await;
+        match &started {
+            Ok(_) => device.is_proven.store(true, Ordering::Relaxed),
+            // The failure of a first worker ends the task, which is recorded.
+            Err(error) if device.is_proven.load(Ordering::Relaxed) => {
+                self.report_fault(device, error);
+            }
+            Err(_) => {}
+        }
+        started
+    }
+
+    fn report_fault(&self, device: &DeviceWorkers, error: &anyhow::Error) {
+        // Nobody listens in commands that keep no journal.
+        let _ = self.faults.send(WorkerFault {
+            device: device.describe(),
+            error: format!("{error:#}"),
+        });
     }
 }
 
@@ -275,6 +297,8 @@ impl Dispatcher {
 mod tests {
     use super::super::protocol::PROTOCOL_VERSION;
     use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
     use crate::base::FailureKind;
     use crate::device::Cache;
     use crate::eval;
@@ -302,7 +326,8 @@ mod tests {
         };
         let gpus = gpus.iter().map(gpu).collect();
         let deadlines = Deadlines::new(&greeting.options, 2, true);
-        Arc::new(Dispatcher::new(greeting, gpus, deadlines).unwrap())
+        let (faults, _) = unbounded_channel();
+        Arc::new(Dispatcher::new(greeting, gpus, deadlines, faults).unwrap())
     }
 
     #[test]

@@ -9,6 +9,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use crate::task::Task;
 use crate::verdict::{Duel, SelfTest, Verdict};
 
@@ -43,6 +45,19 @@ pub trait Evaluator: Send + Sync {
     fn self_test(&self) -> JobFuture<'_, Vec<SelfTest>> {
         Box::pin(async { Ok(Vec::new()) })
     }
+
+    /// Receives the faults of workers, so that they can be recorded. `None` if the evaluator has no workers, or a second time.
+    fn worker_faults(&self) -> Option<UnboundedReceiver<WorkerFault>> {
+        None
+    }
+}
+
+/// A worker that could not be started again. The evaluation went on without it, or was repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerFault {
+    /// `the CPU`, or the GPU.
+    pub device: String,
+    pub error: String,
 }
 
 /// Makes evaluators.

@@ -3,17 +3,18 @@
 //! Decides when a result must be repeated: because a worker died, because the device may be broken, or because a confirmation needs
 //! several fresh processes. `dispatch` owns the workers; `confirm` merges the verdicts of a confirmation.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::child::WorkerDied;
 use super::confirm::ConfirmationRuns;
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, REMEDY};
 use super::dispatch::{Dispatcher, WorkerChoice};
 use super::profiling::{Profiler, Profiling};
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
-use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome};
+use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
 use crate::eval;
 use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Status, Verdict};
@@ -45,6 +46,8 @@ pub(crate) struct WorkerPool {
     dispatcher: Arc<Dispatcher>,
     profiler: Profiler,
     deadlines: Deadlines,
+    /// Until the driver takes it.
+    faults: Mutex<Option<UnboundedReceiver<WorkerFault>>>,
 }
 
 impl WorkerPool {
@@ -60,10 +63,12 @@ impl WorkerPool {
             screen: pool.screen && on_gpu,
             baseline_is_proven: false,
         };
+        let (sender, faults) = unbounded_channel();
         Ok(Self {
-            dispatcher: Arc::new(Dispatcher::new(greeting, pool.gpus, deadlines)?),
+            dispatcher: Arc::new(Dispatcher::new(greeting, pool.gpus, deadlines, sender)?),
             profiler,
             deadlines,
+            faults: Mutex::new(Some(faults)),
         })
     }
 
@@ -101,7 +106,10 @@ impl WorkerPool {
         let processes = u32::try_from(self.confirming_processes()).unwrap_or(u32::MAX);
         let limit = self.deadlines.evaluation(&job.kind, processes);
         let Ok(outcome) = tokio::time::timeout(limit, self.run_job(&job)).await else {
-            bail!("an evaluation took more than {} s", limit.as_secs());
+            bail!(
+                "an evaluation took more than {} s; {REMEDY}",
+                limit.as_secs()
+            );
         };
         let mut outcome = outcome?;
         if matches!(job.kind, JobKind::Confirm)
@@ -241,6 +249,10 @@ impl WorkerPool {
 impl Evaluator for WorkerPool {
     fn evaluate(&self, job: Job) -> JobFuture<'_, JobOutcome> {
         Box::pin(self.evaluate(job))
+    }
+
+    fn worker_faults(&self) -> Option<UnboundedReceiver<WorkerFault>> {
+        self.faults.lock().ok()?.take()
     }
 
     fn self_test(&self) -> JobFuture<'_, Vec<SelfTest>> {

@@ -20,12 +20,8 @@ pub fn possible_refusals(unit: &TranslationUnit) -> Vec<Refusal> {
 
 /// The refusal for a compiler's output about a translation unit.
 pub fn compile_error(unit: &TranslationUnit, output: &str) -> Refusal {
-    let failed = super::explain::FailedSource {
-        source: &unit.source,
-        tunables: &unit.macros,
-        checked: &super::source_checks::check_source(&unit.source),
-    };
-    let explained = super::explain::explain(&failed, output);
+    let checked = super::source_checks::check_source(&unit.source);
+    let explained = super::explain::explain(unit, &checked, output);
     explained.unwrap_or_else(|| super::diagnostics::compile_error(output))
 }
 

@@ -49,7 +49,7 @@ pub(in crate::driver) fn recorded_costs(journal: &Path) -> Result<Vec<Cost>> {
             }
             Event::Replied(replied) => {
                 unanswered.remove(&(replied.step, replied.ask));
-                costs.push(replied.cost);
+                costs.push(replied.cost_in_tokens());
             }
             _ => {}
         }

@@ -15,7 +15,7 @@ use crate::base::Failure;
 use crate::base::files::read_recorded;
 use crate::driver::options::ModelOptions;
 use crate::event::{Cost, Event};
-use crate::llm::Budget;
+use crate::llm::{Budget, BudgetLimits};
 
 /// The exchanges of one task with models.
 pub(in crate::driver) struct ModelRequests<'a> {
@@ -126,6 +126,33 @@ impl<'a> ModelRequests<'a> {
         let mut stages = self.exchanges.values().map(|exchange| exchange.stage);
         !stages.clone().any(is_in_progress)
             && stages.any(|stage| stage == ExchangeStage::AwaitingBudget)
+    }
+
+    /// The limits of the budget that forbid the next request, raised so that it fits. `highest`: the highest reservation so far.
+    /// `None` if a request fits.
+    pub(in crate::driver) fn limits_to_continue(
+        &self,
+        highest: Option<Cost>,
+    ) -> Option<BudgetLimits> {
+        let blocked = self
+            .exchanges
+            .values()
+            .filter(|exchange| exchange.stage == ExchangeStage::AwaitingBudget);
+        let requests = blocked.filter_map(|exchange| exchange.request.as_ref());
+        let costs = requests.map(|request| request.worst_case).chain(highest);
+        let cost = costs.reduce(|one, other| one.max_of_each(&other))?;
+        self.budget.limits_to_fit(&cost)
+    }
+
+    /// Step and number of each request whose reply a mailbox does not have yet.
+    pub(in crate::driver) fn awaited_replies(&self) -> Vec<(u64, u32)> {
+        let awaited = self
+            .exchanges
+            .iter()
+            .filter(|(_, exchange)| exchange.stage == ExchangeStage::AwaitingMailbox);
+        awaited
+            .map(|(step, exchange)| (*step, exchange.ask()))
+            .collect()
     }
 
     /// Whether a mailbox has no reply yet, and this process does not wait for it.

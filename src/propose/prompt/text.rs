@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use crate::base::text;
+
 /// The text of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Prompt {
@@ -65,9 +67,10 @@ impl Prompt {
     }
 }
 
-/// Estimated tokens of a text: bytes / 3.5, rounded up. Device code has fewer bytes per token than prose.
+/// Estimated tokens of a text, as `llm` estimates them for a provider that counts none.
 ///
-/// Used only for display and for filling a prompt. A reservation in `llm` counts each byte as a token, which is the worst case.
+/// Used only for display and for filling a prompt. The reservation for a provider that counts tokens takes each byte as a token,
+/// which is the worst case.
 pub(crate) fn estimate_tokens(text: &str) -> u64 {
-    (text.len() as u64 * 2).div_ceil(7)
+    text::estimate_tokens(text.len() as u64)
 }

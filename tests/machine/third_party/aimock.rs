@@ -125,7 +125,7 @@ pub(crate) fn all_protocols_streamed_and_whole() -> TestResult {
                 Cost {
                     tokens: 1200,
                     nano_usd: Some(6_000_000),
-                    assumed: false
+                    ..Cost::default()
                 }
             );
             assert_eq!(request_count(&server, "fine"), count);

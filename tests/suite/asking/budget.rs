@@ -162,21 +162,41 @@ fn unenforceable_budget_is_refused_before_sending() {
 }
 
 #[test]
-fn bytes_of_a_command_provider_count_as_tokens() {
+fn tokens_of_a_command_provider_are_estimated_from_bytes() {
     let root = tempfile::tempdir().unwrap();
     let script = "cat > /dev/null; echo '<NO_VALID_EDIT/>'";
     let models = json!([{"provider": "command", "command": ["sh", "-c", script], "max_output_tokens": 1000}]);
     let mut scenario = Scenario::with_models(models, 2000);
-    scenario.tokens = Some(400_000);
+    scenario.tokens = Some(120_000);
     assert_eq!(
         scenario.finish(root.path()).stop_reason(),
         Some(StopReason::Budget)
     );
     let log = RequestLog::read(root.path());
     let spent = log.spent();
-    let bytes: u64 = log.replied.iter().map(|replied| replied.cost.tokens).sum();
-    assert_eq!(spent.tokens, bytes);
-    assert!(bytes <= 400_000 && bytes > 200_000, "{bytes}");
+    let tokens: u64 = log.replied.iter().map(|replied| replied.cost.tokens).sum();
+    assert_eq!(spent.tokens, tokens);
+    assert!(tokens <= 120_000 && tokens > 60_000, "{tokens}");
+    let folder = |step: u64, ask: u32| {
+        let step = format!("softmax/steps/{step:06}/ask-{ask}");
+        root.path().join(step)
+    };
+    for replied in &log.replied {
+        let folder = folder(replied.step, replied.ask);
+        let bytes = ["prompt.md", "response.md"]
+            .map(|name| std::fs::metadata(folder.join(name)).unwrap().len())
+            .iter()
+            .sum::<u64>();
+        let ratio = bytes as f64 / replied.cost.tokens as f64;
+        assert!((3.4..3.6).contains(&ratio), "{bytes} bytes: {replied:?}");
+        assert!(replied.cost.estimated && replied.usage.is_none());
+    }
+    let summary = std::fs::read_to_string(root.path().join("summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(
+        summary["spent"],
+        json!({"tokens": tokens, "estimated": true})
+    );
 }
 
 #[test]

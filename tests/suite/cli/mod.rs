@@ -1,6 +1,7 @@
 //! The program from outside: results, exit codes, error messages, help.
 
 mod config;
+mod continuing;
 mod errors;
 mod eval;
 mod gpu;

@@ -442,3 +442,85 @@ fn signal_ends_every_command() {
         );
     }
 }
+
+/// The processor time that a process has used, in ticks of the system.
+fn processor_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name in parentheses may contain spaces. User and system time are the fields 14 and 15.
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let fields = after_name.split(' ').skip(11).take(2);
+    fields.filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn signal_ends_an_admission() {
+    let folder = Workspace::new();
+    let seed = fresh_seed();
+    let mut random = RandomStream::new(seed, "admission", 0);
+    for signal in SIGNALS {
+        let mut session = Session::start_quiet(&folder, &["tasks", "check", "gelu"]);
+        // It draws inputs and compares outputs, which takes minutes.
+        session.wait_for("work", |session| processor_ticks(session.child.id()) > 50);
+        std::thread::sleep(Duration::from_secs_f64(random.uniform()));
+        let ended = session.signal(signal);
+        ended.assert_interrupted();
+        let last = ended.stderr.trim_end().lines().last().unwrap_or_default();
+        assert_eq!(last, "interrupted", "{} (seed {seed})", ended.stderr);
+    }
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "only the log is there"
+    );
+}
+
+#[test]
+fn signal_ends_a_promotion_that_has_changed_nothing() {
+    let folder = Workspace::with_small_task();
+    let run = [
+        "evolve",
+        "softmax",
+        "--backend=cpu",
+        "--no-model",
+        "--steps=3",
+        "--set=eval.precision=0.9",
+        "--set=eval.seconds=0.3",
+        "--set=search.confirm=1",
+        "--output=out",
+    ];
+    assert_eq!(folder.run(&run).code, 0);
+    let best = folder.path().join("kernels/softmax/best.cu");
+    let seed = fresh_seed();
+    let mut random = RandomStream::new(seed, "promotion", 0);
+    for signal in SIGNALS {
+        let promote = [
+            "promote",
+            "out",
+            "--set=eval.precision=0.0001",
+            "--set=eval.seconds=600",
+        ];
+        let mut session = Session::start_quiet(&folder, &promote);
+        session.wait_for("worker", |session| {
+            !crate::program::worker_processes(session.child.id()).is_empty()
+        });
+        std::thread::sleep(Duration::from_secs_f64(2.0 * random.uniform()));
+        let ended = session.signal(signal);
+        ended.assert_interrupted();
+        assert!(!best.exists(), "promoted (seed {seed}): {}", ended.stderr);
+    }
+    // The run is unharmed, and can be promoted.
+    let promote = [
+        "promote",
+        "out",
+        "--set=eval.precision=0.9",
+        "--set=eval.seconds=0.3",
+    ];
+    let result = folder.run(&promote);
+    assert!(
+        matches!(result.code, 0 | 5),
+        "{}\n{}",
+        result.stdout,
+        result.stderr
+    );
+    assert_eq!(result.code == 0, best.exists());
+}

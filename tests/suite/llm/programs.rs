@@ -16,6 +16,11 @@ fn command_client(script: &str, more: &str) -> Client {
     ))
 }
 
+/// The tokens that kforge estimates for a number of bytes.
+fn tokens(bytes: usize) -> u64 {
+    (bytes as f64 / 3.5).ceil() as u64
+}
+
 #[test]
 fn command_reads_the_prompt_and_prints_the_reply() {
     let client = command_client("cat; echo said >&2", "");
@@ -29,13 +34,19 @@ fn command_reads_the_prompt_and_prints_the_reply() {
     assert_eq!(
         reserved,
         Cost {
-            tokens: (request().bytes() + 1000) as u64,
+            tokens: tokens(request().bytes()) + tokens(1000),
             nano_usd: None,
-            assumed: true
+            assumed: true,
+            estimated: true,
         }
     );
     let cost = client.cost("command", &request(), &reserved, &reply);
-    assert_eq!(cost.tokens, (request().bytes() + reply.text.len()) as u64);
+    let estimate = tokens(request().bytes()) + tokens(reply.text.len());
+    assert_eq!(
+        (cost.tokens, cost.estimated, cost.assumed),
+        (estimate, true, false)
+    );
+    assert!(cost.tokens < reserved.tokens);
 }
 
 #[test]

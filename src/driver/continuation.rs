@@ -1,0 +1,78 @@
+//! Which limits would stop a task again at once if its run were resumed now, and values that let it go on.
+//!
+//! Reads the state of a task that has ended. Changes nothing; `report::Continuation` makes the command.
+
+use std::time::Duration;
+
+use super::task_state::TaskState;
+use crate::event::StopReason;
+use crate::report::Continuation;
+
+/// The part of the time budget below which the rest is not worth a resume.
+const MIN_TIME_LEFT: f64 = 0.05;
+
+/// The flags that continue a task. None for a task that was interrupted or waits for replies: the command alone continues it.
+pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation {
+    let progress = state.reporter.progress();
+    let mut flags = Continuation {
+        needs_change: failed,
+        ..Continuation::default()
+    };
+    let Some(why) = progress.stopped else {
+        return flags;
+    };
+    let made = state.briefs.last_step().max(progress.steps);
+    if made >= progress.total {
+        flags.steps = Some(progress.total.saturating_mul(2).max(made + 1));
+    }
+    flags.more_seconds = more_seconds(state, why);
+    flags.patience = patience(state);
+    flags.target_speedup = target_speedup(state, why);
+    if why == StopReason::Exhausted {
+        flags.needs_model = state.requests.is_none();
+        flags.needs_propose = !state.search.may_ask_models();
+    }
+    if let Some(requests) = &state.requests {
+        let highest = state.reporter.highest_reservation();
+        let limits = requests.limits_to_continue(highest).unwrap_or_default();
+        flags.nano_usd = limits.nano_usd;
+        flags.tokens = limits.tokens;
+    }
+    flags
+}
+
+/// As much time again, if the budget has no room for another step.
+fn more_seconds(state: &TaskState<'_>, why: StopReason) -> Option<u64> {
+    let progress = state.reporter.progress();
+    let budget = progress.budget?;
+    let left = budget.saturating_sub(progress.searched);
+    let step = progress
+        .searched
+        .div_f64(progress.steps.max(1) as f64)
+        .max(budget.mul_f64(MIN_TIME_LEFT));
+    if why != StopReason::Seconds && left > step {
+        return None;
+    }
+    // The flag adds to the budget or to the time that was searched, whichever is longer.
+    Some(budget.max(Duration::from_secs(1)).as_secs_f64().ceil() as u64)
+}
+
+/// Patience for as many steps again, if it is lost.
+fn patience(state: &TaskState<'_>) -> Option<u64> {
+    let patience = state.search.patience()?;
+    let without_gain = state.search.steps_without_gain();
+    (without_gain >= patience).then(|| without_gain.saturating_add(patience.max(1)))
+}
+
+/// A target above every elite, if the target was reached.
+fn target_speedup(state: &TaskState<'_>, why: StopReason) -> Option<f64> {
+    if why != StopReason::Target {
+        return None;
+    }
+    let elites = state.search.archive().elites().iter();
+    let highest = elites
+        .map(|elite| elite.speedup.ci95[1])
+        .fold(0.0, f64::max);
+    // Two decimals, rounded up.
+    Some((highest * 1.2 * 100.0).ceil() / 100.0)
+}
