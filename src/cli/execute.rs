@@ -18,6 +18,7 @@ use crate::base::{Digest, Failure, files, interrupt};
 use crate::config::ResolvedConfig;
 use crate::device::cpu;
 use crate::driver::{self, Operators, RunEnd, RunOptions, StartMode};
+use crate::event::FailedReason;
 use crate::report::{self, ProgressFormat, ProgressView};
 use crate::run::{self, RECORD_SCHEMA, RunDirectory, RunRecord, TaskRecord};
 use crate::worker::{Profiling, WorkerPools};
@@ -198,11 +199,29 @@ fn report_end(
     if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
         return Err(Failure::reference(failure).into());
     }
+    if let Some(failure) = no_reply_failure(ended) {
+        return Err(failure.into());
+    }
     Ok(if ended.tasks.iter().any(|task| task.best().is_none()) {
         Exit::NothingPassed
     } else {
         Exit::Done
     })
+}
+
+/// The failure of a run in which no model has replied and nothing else made a candidate: as for a model that cannot be used.
+fn no_reply_failure(ended: &RunEnd) -> Option<Failure> {
+    if ended.tasks.iter().any(|task| task.progress.judged > 0) {
+        return None;
+    }
+    let mut unanswered = ended.tasks.iter().flat_map(|task| &task.results.unanswered);
+    let missing = unanswered.find(|missing| missing.reason == FailedReason::NoReply)?;
+    let failure = Failure::environment(format!("no model has replied: {}", missing.detail));
+    Some(
+        failure.hint(
+            "check the model's settings and its server; each `ask-N` folder has what arrived",
+        ),
+    )
 }
 
 fn print_results(

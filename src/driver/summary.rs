@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
-use crate::report::Progress;
+use crate::report::{Progress, UnansweredSteps};
 use crate::run::{self, RunDirectory};
 use crate::search::{OperatorCounts, SearchCounts};
 use crate::verdict::{Speedup, Status};
@@ -52,7 +52,7 @@ struct TaskSummary {
     total: u64,
     /// Why the search stopped. `null` while it runs.
     stopped: Option<StopReason>,
-    /// Error message of a failed oracle or baseline.
+    /// Error message of a failed oracle or baseline, or of a model that cannot be used: the run ended because of it.
     failure: Option<String>,
     judged: u64,
     passed: u64,
@@ -64,6 +64,8 @@ struct TaskSummary {
     by_status: BTreeMap<Status, u64>,
     /// Steps without a candidate.
     by_failure: BTreeMap<FailedReason, u64>,
+    /// Steps whose model gave no candidate, by reason, with the server's words about the last.
+    unanswered: Vec<UnansweredSteps>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
     /// Statistics per model. Empty if no model was asked.
     models: BTreeMap<String, ModelStats>,
@@ -137,6 +139,7 @@ impl Summary {
             }),
             by_status: counts.verdicts.clone(),
             by_failure: counts.failed.clone(),
+            unanswered: model_tally.unanswered(),
             by_operator: by_operator
                 .map(|(operator, counts)| (*operator, OperatorSummary::new(counts)))
                 .collect(),

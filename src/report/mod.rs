@@ -25,7 +25,7 @@ pub use observer::{Observer, SilentObserver};
 pub use progress::{BestCandidate, Progress};
 pub(crate) use progress_view::{ProgressFormat, ProgressView};
 pub(crate) use results::results_tables;
-pub use results::{RankedElite, StartingKernelResult, TaskResults};
+pub use results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
 pub(crate) use text::{pluralize, wrap};

@@ -1,7 +1,8 @@
 //! The three HTTP protocols: a request as the bytes of a body, and a server's events as a reply.
 //!
-//! Pure: opens no connection (`http` does). Prompt texts are serialized in place, without a copy in between. What the protocols
-//! share is in `protocol`, `fields`, `partial_reply` and `error`; `chat`, `messages` and `responses` hold what differs.
+//! Opens no connection (`http` does). Prompt texts are serialized in place, without a copy in between. What the protocols share is
+//! in `protocol`, `fields`, `partial_reply` and `error`; `chat`, `messages` and `responses` hold what differs. `rejection` finds the
+//! field that a server does not accept.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -11,18 +12,23 @@ use super::Request;
 use super::models::ModelSettings;
 
 mod chat;
+mod count;
 mod error;
+mod field_changes;
 mod fields;
 mod joined_parts;
 mod messages;
 mod partial_reply;
 mod protocol;
+mod rejection;
 mod responses;
 
 pub(super) use error::WireError;
+pub(super) use field_changes::FieldChanges;
 pub(super) use fields::{check_model, setting_named_in};
 pub(super) use partial_reply::{EventEffect, FinishReason, PartialReply};
 pub(super) use protocol::Protocol;
+pub(super) use rejection::change_after_error;
 
 impl Protocol {
     /// The whole body of a request.
@@ -30,8 +36,9 @@ impl Protocol {
         self,
         model: &ModelSettings,
         request: &Request,
+        changes: &FieldChanges,
     ) -> serde_json::Result<Vec<u8>> {
-        let fields = fields::fields_without_text(self, model, request.max_output);
+        let fields = fields::fields_without_text(self, model, request.max_output, changes);
         let body = RequestBody {
             protocol: self,
             fields: &fields,
@@ -50,6 +57,12 @@ impl Protocol {
         data: &str,
         reply: &mut PartialReply,
     ) -> Result<EventEffect, String> {
+        match data.trim() {
+            // A sign of life.
+            "" => return Ok(EventEffect::Continue),
+            "[DONE]" | "\"[DONE]\"" => return Ok(EventEffect::Finished),
+            _ => {}
+        }
         match self {
             Protocol::Messages => messages::apply_event(data, reply),
             Protocol::Chat => chat::apply_event(data, reply),
