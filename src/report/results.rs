@@ -313,6 +313,7 @@ mod tests {
                 start(1, "naive.cu", Status::Passed, Some(speedup(1.0))),
                 start(2, "rows.cu", Status::Inconclusive, None),
             ],
+            unanswered: Vec::new(),
             baseline: "naive".to_owned(),
             device: Some(DeviceIdentity {
                 name: "a CPU".to_owned(),
@@ -348,6 +349,34 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(" at line 32 four\n      times\n"), "{text}");
+    }
+
+    #[test]
+    fn unanswered_steps_are_reported_in_the_words_of_the_server() {
+        let words = "the reply was lost three times: the stream ended before the reply";
+        let missing = |steps| UnansweredSteps {
+            reason: FailedReason::NoReply,
+            steps,
+            last: 7,
+            detail: words.to_owned(),
+        };
+        for is_solved in [true, false] {
+            let mut task = sample();
+            task.unanswered = vec![missing(2)];
+            if !is_solved {
+                task.elites.clear();
+            }
+            let text = results_tables(&[task]);
+            assert!(text.lines().all(|line| line.chars().count() <= TABLE_WIDTH));
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let expected = format!("2 steps got no reply; the last, step 7: {words}");
+            assert!(text.contains(&expected), "{text}");
+        }
+        let text = unanswered_steps(&[missing(1)]);
+        assert!(
+            text.starts_with("  1 step got no reply; step 7: "),
+            "{text}"
+        );
     }
 
     #[test]

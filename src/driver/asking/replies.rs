@@ -136,7 +136,7 @@ fn provider_failure(model: &str, reply: Reply) -> Failure {
         None => (detail, String::new()),
     };
     let tries = if reply.tries > 1 {
-        format!(" ({} tries in {:.0} s)", reply.tries, reply.seconds)
+        format!(" ({} tries in {:.1} s)", reply.tries, reply.seconds)
     } else {
         String::new()
     };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::count::count_of;
 use super::error::{WireError, is_error};
 use super::joined_parts::JoinedParts;
-use super::partial_reply::{EventEffect, PartialReply, finish_reason_of};
+use super::partial_reply::{EventEffect, FinishReason, PartialReply, finish_reason_of};
 use crate::event::Usage;
 use crate::llm::Request;
 
@@ -110,6 +110,9 @@ fn apply_choice(choice: &Value, reply: &mut PartialReply) {
     let reason = choice.get("finish_reason").and_then(Value::as_str);
     if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
         reply.finish(finish_reason_of(reason));
+    } else if choice.get("message").is_some_and(Value::is_object) {
+        // A whole message, though in a stream.
+        reply.finish(FinishReason::Complete);
     }
 }
 

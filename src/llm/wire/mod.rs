@@ -63,12 +63,26 @@ impl Protocol {
             "[DONE]" | "\"[DONE]\"" => return Ok(EventEffect::Finished),
             _ => {}
         }
-        match self {
-            Protocol::Messages => messages::apply_event(data, reply),
-            Protocol::Chat => chat::apply_event(data, reply),
-            Protocol::Responses => responses::apply_event(data, reply),
+        let apply = match self {
+            Protocol::Messages => messages::apply_event,
+            Protocol::Chat => chat::apply_event,
+            Protocol::Responses => responses::apply_event,
+        };
+        let invalid = |error| format!("invalid event in the stream: {error}");
+        match apply(data, reply) {
+            Ok(effect) => Ok(effect),
+            // A server that ends events with one line end instead of two.
+            Err(_) if data.contains('\n') => {
+                for line in data.lines() {
+                    match self.apply_event(line, reply)? {
+                        EventEffect::Continue => {}
+                        effect => return Ok(effect),
+                    }
+                }
+                Ok(EventEffect::Continue)
+            }
+            Err(error) => Err(invalid(error)),
         }
-        .map_err(|error| format!("invalid event in the stream: {error}"))
     }
 
     /// Applies a reply that was not streamed.

@@ -106,9 +106,8 @@ fn is_named(path: &str, error: &WireError, message: &str) -> bool {
         };
         let before = message[..at].chars().next_back();
         let after = message[at + name.len()..].chars().next();
-        let is_quote = |letter: Option<char>| {
-            letter.is_some_and(|letter| matches!(letter, '\'' | '"' | '`' | ':'))
-        };
+        let is_quote =
+            |letter: Option<char>| letter.is_some_and(|letter| matches!(letter, '\'' | '"' | '`'));
         let is_label = |text: &str| {
             let text = text.trim_end_matches([':', ' ']);
             LABELS.iter().any(|label| text.ends_with(label))

@@ -103,8 +103,8 @@ fn read_fenced_block(
             (text_up_to(at + 1 + count), false, lines.len())
         }
     };
-    // Models forget the last fence: then a text whose braces are closed is complete.
-    let closed = has_end_fence || matches!(end, BlockEnd::Missing) && has_closed_braces(&text);
+    // Models forget the last fence: then a whole kernel is complete.
+    let closed = has_end_fence || matches!(end, BlockEnd::Missing) && is_whole_kernel(&text);
     // Such as Markdown that contains the kernel's own block.
     let only_wraps_another =
         matches!(end, BlockEnd::Reopened(_)) && !CODE_LANGUAGES.contains(&language.as_str());
@@ -161,9 +161,27 @@ fn has_no_open_brace(text: &str) -> bool {
     code_lines.brace_depth() <= 0 && !code_lines.is_within()
 }
 
-/// Whether the text has braces, and all are closed.
-fn has_closed_braces(text: &str) -> bool {
-    text.contains('}') && has_no_open_brace(text)
+/// Whether a text without an end fence is a whole kernel: its braces are closed, and every kernel that its header launches is there.
+fn is_whole_kernel(text: &str) -> bool {
+    let (header, body) = match text.split_once("*/") {
+        Some((header, body)) if starts_with_header(text) => (header, body),
+        _ => ("", text),
+    };
+    let defines = |name: &str| {
+        let mut places = body.match_indices(name);
+        places.any(|(at, _)| body[at + name.len()..].trim_start().starts_with('('))
+    };
+    text.contains('}') && has_no_open_brace(text) && launched_kernels(header).all(defines)
+}
+
+/// The names after `kernel:` in a header.
+fn launched_kernels(header: &str) -> impl Iterator<Item = &str> {
+    let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    header.split("kernel:").skip(1).map(move |rest| {
+        let rest = rest.trim_start_matches([' ', '"', '\'']);
+        let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
+        &rest[..end]
+    })
 }
 
 /// The number of lines before the prose that follows a kernel: lines after the last closing brace without any sign of code.

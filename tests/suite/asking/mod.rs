@@ -15,6 +15,7 @@ mod model;
 mod program;
 mod run_log;
 mod scenario;
+mod servers;
 mod settings;
 
 /// Not a test: the process that the tests kill. Starts or resumes the run that its environment describes.
