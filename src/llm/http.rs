@@ -3,6 +3,7 @@
 //! Sends once; `client` decides about retries. `http_client` sets up headers and connections, `body` reads replies in the protocols of
 //! `wire`, `refusal` says what an error means.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -34,6 +35,8 @@ pub(super) struct HttpProvider {
     secrets: Secrets,
     /// What the server has taught about its fields.
     changes: Mutex<FieldChanges>,
+    /// A warning about replies that are all thoughts was logged.
+    has_warned: AtomicBool,
 }
 
 /// A response, apart from its body.
@@ -68,6 +71,7 @@ impl HttpProvider {
             timeouts,
             secrets: secrets.clone(),
             changes: Mutex::default(),
+            has_warned: AtomicBool::new(false),
         })
     }
 
@@ -164,6 +168,7 @@ impl HttpProvider {
             _ => false,
         };
         let mut retry_after = None;
+        let only_thoughts = partial.text.trim().is_empty() && !partial.reasoning.trim().is_empty();
         let (outcome, detail) = match (end, finish_reason) {
             // After its finish reason a reply's text is complete, whatever comes then. At the end of the protocol it is too.
             (_, Some(FinishReason::Complete)) | (BodyEnd::Finished, None)
@@ -196,6 +201,11 @@ impl HttpProvider {
             }
             (BodyEnd::Interrupted(why), None) => (Lost, Some(why)),
         };
+        if let Some(note) = detail.as_deref().filter(|_| only_thoughts)
+            && !self.has_warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("model `{}`: {note}", self.model.name);
+        }
         if partial.text.trim().is_empty() && !partial.reasoning.trim().is_empty() {
             // Kept for people; the tag marks it as thoughts, which are never read as a reply.
             partial.text = format!("<think>\n{}", partial.reasoning);

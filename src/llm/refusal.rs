@@ -71,7 +71,7 @@ const PERMANENT_KINDS: [&str; 14] = [
     "validation",
     "extra_forbidden",
 ];
-/// Words about a path that the server does not have.
+/// Words about a path that the server does not have. The last also occurs where a model is missing.
 const PATH_WORDS: [&str; 9] = [
     "no such endpoint",
     "unknown endpoint",
@@ -212,8 +212,13 @@ impl RefusedRequest<'_> {
         let path = path.split_once('/').map_or("", |(_, path)| path);
         let has_version =
             path.contains('v') && path.contains(|letter: char| letter.is_ascii_digit());
+        let names_path = PATH_WORDS[..PATH_WORDS.len() - 1]
+            .iter()
+            .any(|words| message.contains(words));
         if self.names_model(message) {
             self.model_hint()
+        } else if has_version && names_path {
+            "is the path of `base_url` right? The server does not have the requested one".to_owned()
         } else if self.protocol != Protocol::Messages && !has_version {
             "is the path right? `base_url` ends in `/v1` for most servers".to_owned()
         } else if self.error.is_page {

@@ -132,18 +132,20 @@ fn provider_failure(model: &str, reply: Reply) -> Failure {
         .detail
         .unwrap_or_else(|| "the provider gave no reason".to_owned());
     let (detail, advice) = match detail.split_once("; hint: ") {
-        Some((detail, advice)) => (detail.to_owned(), format!("{advice}\n      ")),
-        None => (detail, String::new()),
+        Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
+        None => (detail, None),
     };
     let tries = if reply.tries > 1 {
         format!(" ({} tries in {:.1} s)", reply.tries, reply.seconds)
     } else {
         String::new()
     };
-    let hint = match reply.outcome {
-        ReplyOutcome::Fatal => "fix this, then continue with `kforge resume`: no step is lost",
-        _ => "continue with `kforge resume` when the model is available again: no step is lost",
+    let resume = "continue with `kforge resume`";
+    let hint = match (reply.outcome, advice) {
+        (ReplyOutcome::Fatal, Some(advice)) => format!("{advice}; then {resume}: no step is lost"),
+        (ReplyOutcome::Fatal, None) => format!("fix this, then {resume}: no step is lost"),
+        (_, Some(advice)) => format!("{advice}; {resume} when the model replies: no step is lost"),
+        (_, None) => format!("{resume} when the model is available again: no step is lost"),
     };
-    Failure::environment(format!("model `{model}`: {detail}{tries}"))
-        .hint(format!("{advice}{hint}"))
+    Failure::environment(format!("model `{model}`: {detail}{tries}")).hint(hint)
 }

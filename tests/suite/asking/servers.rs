@@ -246,10 +246,9 @@ fn steps_without_a_reply_are_reported_in_the_words_of_the_server() {
         assert!(failure.message.contains(words), "{failure}");
     }
     let unanswered = &summary(root.path())["tasks"][0]["unanswered"][0];
-    assert_eq!(
-        (&unanswered["reason"], &unanswered["steps"]),
-        (&json!("no_reply"), &json!(3))
-    );
+    assert_eq!(unanswered["reason"], json!("no_reply"));
+    // Steps in flight may follow the third.
+    assert!(unanswered["steps"].as_u64().unwrap() >= 3);
     // With one step the run ends before three in a row.
     let server = half_then("data: {\"error\": {\"message\": \"GPU fell over\"}}\n\n");
     let fixture = ProgramFixture::new();
