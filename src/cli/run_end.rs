@@ -12,6 +12,7 @@ use super::run_args::{RunArgs, RunStart};
 use crate::base::text::shell_quote;
 use crate::base::{Failure, FailureKind, files, interrupt};
 use crate::driver::{RunEnd, TaskEnd};
+use crate::event::FailedReason;
 use crate::report::{self, Continuation, ProgressView};
 use crate::run::RunDirectory;
 
@@ -34,7 +35,8 @@ impl RunReport<'_> {
     /// Prints the results and what is left to do, and picks the exit code.
     ///
     /// # Errors
-    /// A failed oracle or baseline; a resume that was to do more and could do nothing; results that cannot be printed.
+    /// A failed oracle or baseline; a resume that was to do more and could do nothing; a run whose models never replied; results
+    /// that cannot be printed.
     pub(super) fn finish(&self) -> anyhow::Result<Exit> {
         let ended = self.ended;
         if ended.interrupted {
@@ -65,7 +67,7 @@ impl RunReport<'_> {
         if let Some(failure) = ended.tasks.iter().find_map(|task| task.failure.as_ref()) {
             return Err(self.reference_failure(failure).into());
         }
-        if let Some(failure) = refused {
+        if let Some(failure) = refused.or_else(|| no_reply_failure(ended)) {
             return Err(failure.into());
         }
         Ok(if ended.tasks.iter().any(|task| task.best().is_none()) {
@@ -179,6 +181,21 @@ fn reason_text(task: &TaskEnd) -> String {
     reason.map_or_else(String::new, |reason| {
         report::stop_reason_text(&task.progress, reason)
     })
+}
+
+/// The failure of a run in which no model has replied and nothing else made a candidate: as for a model that cannot be used.
+fn no_reply_failure(ended: &RunEnd) -> Option<Failure> {
+    if ended.tasks.iter().any(|task| task.progress.judged > 0) {
+        return None;
+    }
+    let mut unanswered = ended.tasks.iter().flat_map(|task| &task.results.unanswered);
+    let missing = unanswered.find(|missing| missing.reason == FailedReason::NoReply)?;
+    let failure = Failure::environment(format!("no model has replied: {}", missing.detail));
+    Some(
+        failure.hint(
+            "check the model's settings and its server; each `ask-N` folder has what arrived",
+        ),
+    )
 }
 
 /// The message of an interrupted run.

@@ -72,7 +72,7 @@ name | text | `PROVIDER/MODEL` | The model's name in this run.
 provider | name | required | `anthropic`, `openai`, `responses`, `gemini`, `openrouter`, `deepseek`, `together`, `ollama`, `command`, `mailbox` or `replay`.
 model | text | required with a server | The provider's name of the model.
 weight | number | 1 | How often it is asked, relative to the other models.
-base_url | URL | the provider's | The server, up to what the protocol adds: `http://localhost:8000/v1`.
+base_url | URL | the provider's | The server, with or without the path that the protocol adds: `http://localhost:8000/v1`.
 key_env | text | the provider's; none with `base_url` | Environment variable that holds the key; `""` for none.
 context_tokens | integer | 128000; `anthropic`, `mailbox`, `replay`: 200000; `ollama`: 32768 | The context window, in tokens.
 max_output_tokens | integer | 16384; `ollama`: 8192; `command`, `mailbox`: 262144 | Most tokens of a reply, reasoning included. For `command` and `mailbox` bytes.

@@ -151,7 +151,13 @@ pub async fn run(
         let (loop_end, failure) =
             match run_task(&mut run, &mut state, evaluators, &mut interrupt).await {
                 Ok(loop_end) => (Some(loop_end), None),
-                Err(error) => (None, Some(reference_failure(error)?)),
+                Err(error) => match reference_failure(error) {
+                    Ok(failure) => (None, Some(failure)),
+                    Err(error) => {
+                        write_failed_summary(&mut state, &error);
+                        return Err(error);
+                    }
+                },
             };
         end.interrupted = loop_end == Some(LoopEnd::Interrupted);
         let is_waiting = loop_end == Some(LoopEnd::AwaitingReplies);
@@ -256,6 +262,16 @@ fn end_task(state: &mut TaskState<'_>, failure: Option<String>) -> Result<TaskEn
         results: results::task_results(state, failure.clone()),
         failure,
     })
+}
+
+/// Writes why the run ends into the summary. The error is reported in any case, so another one while writing does not matter.
+fn write_failed_summary(state: &mut TaskState<'_>, error: &anyhow::Error) {
+    let Some(failure) = error.downcast_ref::<Failure>() else {
+        return;
+    };
+    if let Err(error) = state.write_summary(Some(failure.message.clone())) {
+        tracing::warn!("cannot write the summary: {error:#}");
+    }
 }
 
 /// The message of a failed oracle or baseline. Any other error is returned as it is.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::event::{Cost, EditCounts, Event, FailedReason, Replied, ReplyOutcome, Usage};
+use crate::event::{Cost, EditCounts, Event, Failed, FailedReason, Replied, ReplyOutcome, Usage};
+use crate::report::UnansweredSteps;
 use crate::verdict::{Status, VerdictSummary};
 
 /// Counts over the events of a task.
@@ -19,6 +20,8 @@ pub(super) struct ModelTally {
     requested_by: HashMap<u64, (Arc<str>, Option<Arc<str>>)>,
     /// The names of models and versions: steps share them.
     names: HashSet<Arc<str>>,
+    /// Steps that asked a model and got no candidate, by reason.
+    unanswered: BTreeMap<FailedReason, UnansweredSteps>,
     /// Speedup of each candidate that passed.
     speedups: HashMap<u64, f64>,
     /// The highest worst case of a request, tokens and dollars apart.
@@ -100,12 +103,15 @@ impl ModelTally {
                     stats.count_edits(proposed.edits);
                 });
             }
-            Event::Failed(failed) => self.count_for_step(failed.step, |stats| {
-                // The candidate of a step that kforge could not judge has been counted.
-                stats.steps += u64::from(failed.reason != FailedReason::HarnessError);
-                *stats.failed.entry(failed.reason).or_default() += 1;
-                stats.count_edits(failed.edits);
-            }),
+            Event::Failed(failed) => {
+                self.note_unanswered(failed);
+                self.count_for_step(failed.step, |stats| {
+                    // The candidate of a step that kforge could not judge has been counted.
+                    stats.steps += u64::from(failed.reason != FailedReason::HarnessError);
+                    *stats.failed.entry(failed.reason).or_default() += 1;
+                    stats.count_edits(failed.edits);
+                });
+            }
             Event::Judged(judged) => {
                 self.count_verdict(judged.step, &VerdictSummary::from(&judged.verdict));
             }
@@ -140,6 +146,27 @@ impl ModelTally {
     /// The highest cost that was reserved for a request.
     pub(super) fn highest_reservation(&self) -> Option<Cost> {
         self.highest_reservation
+    }
+
+    /// The steps that asked a model and got no candidate, by reason.
+    pub(super) fn unanswered(&self) -> Vec<UnansweredSteps> {
+        self.unanswered.values().cloned().collect()
+    }
+
+    fn note_unanswered(&mut self, failed: &Failed) {
+        use FailedReason::{NoCode, NoReply, Refused, Truncated};
+        if !matches!(failed.reason, NoReply | Refused | Truncated | NoCode) {
+            return;
+        }
+        let earlier = self.unanswered.get(&failed.reason);
+        let steps = earlier.map_or(0, |earlier| earlier.steps) + 1;
+        let missing = UnansweredSteps {
+            reason: failed.reason,
+            steps,
+            last: failed.step,
+            detail: failed.detail.clone().unwrap_or_default(),
+        };
+        self.unanswered.insert(failed.reason, missing);
     }
 
     /// Statistics per model.

@@ -13,7 +13,7 @@ use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::summary::Summary;
 use crate::event::{Cost, Event, StopReason};
-use crate::report::{BestCandidate, Continuation, Observer, Progress};
+use crate::report::{BestCandidate, Continuation, Observer, Progress, UnansweredSteps};
 use crate::search::{Search, SearchUpdate};
 use crate::verdict::Verdict;
 
@@ -112,6 +112,11 @@ impl<'a> Reporter<'a> {
     /// Counts a recorded event for the statistics of models.
     pub(super) fn count_event(&mut self, event: &Event) {
         self.model_tally.count_event(event);
+    }
+
+    /// The steps that asked a model and got no candidate, by reason.
+    pub(super) fn unanswered(&self) -> Vec<UnansweredSteps> {
+        self.model_tally.unanswered()
     }
 
     pub(super) fn show_start(&mut self) {

@@ -30,6 +30,7 @@ pub(super) fn task_results(state: &TaskState<'_>, failure: Option<String>) -> Ta
         elites,
         refuted,
         starts,
+        unanswered: state.reporter.unanswered(),
         baseline: baseline.map_or_else(String::new, |baseline| baseline.name.clone()),
         device: verdict.map(|verdict| verdict.device),
         best: directory.best_source(),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
-use crate::report::{Continuation, Progress};
+use crate::report::{Continuation, Progress, UnansweredSteps};
 use crate::run::{self, RunDirectory};
 use crate::search::{OperatorCounts, SearchCounts};
 use crate::verdict::{Speedup, Status};
@@ -56,7 +56,7 @@ struct TaskSummary {
     total: u64,
     /// Why the search stopped. `null` while it runs.
     stopped: Option<StopReason>,
-    /// Error message of a failed oracle or baseline.
+    /// Error message of a failed oracle or baseline, or of a model that cannot be used: the run ended because of it.
     failure: Option<String>,
     /// Files with replies that a mailbox waits for, relative to the run directory. Absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -75,6 +75,8 @@ struct TaskSummary {
     by_status: BTreeMap<Status, u64>,
     /// Steps without a candidate.
     by_failure: BTreeMap<FailedReason, u64>,
+    /// Steps whose model gave no candidate, by reason, with the server's words about the last.
+    unanswered: Vec<UnansweredSteps>,
     by_operator: BTreeMap<Operator, OperatorSummary>,
     /// Statistics per model. Empty if no model was asked.
     models: BTreeMap<String, ModelStats>,
@@ -158,6 +160,7 @@ impl Summary {
             }),
             by_status: counts.verdicts.clone(),
             by_failure: counts.failed.clone(),
+            unanswered: model_tally.unanswered(),
             by_operator: by_operator
                 .map(|(operator, counts)| (*operator, OperatorSummary::new(counts)))
                 .collect(),

@@ -27,6 +27,8 @@ struct BreakerState {
     why: String,
     /// In a row.
     failures: u32,
+    /// In a row, of the requests that probed the server.
+    failed_probes: u32,
     /// Whether a request is probing the server.
     probe_in_flight: bool,
 }
@@ -74,13 +76,13 @@ impl Permit<'_> {
     /// The server answered.
     pub(super) fn report_success(self) {
         let mut state = self.breaker.state();
-        state.failures = 0;
+        state.reset();
     }
 
     /// The server works but has too many requests. It may say how long to wait.
     pub(super) fn report_rate_limit(self, after: Option<Duration>, why: &str) {
         let mut state = self.breaker.state();
-        state.failures = 0;
+        state.reset();
         if let Some(after) = after {
             state.block_for(after, why);
         }
@@ -93,10 +95,12 @@ impl Permit<'_> {
         if let Some(after) = after {
             state.block_for(after, why);
         }
-        if let Some(further) = state.failures.checked_sub(MAX_FAILURES) {
+        // Requests that were in flight when the server went down prove nothing new: only a probe makes the pause longer.
+        if state.failures == MAX_FAILURES || self.is_probe {
             let pause = FIRST_PAUSE
-                .saturating_mul(1 << further.min(8))
+                .saturating_mul(1 << state.failed_probes.min(8))
                 .min(MAX_PAUSE);
+            state.failed_probes += 1;
             let why = format!("{MAX_FAILURES} failures in a row, the last: {why}");
             state.block_for(pause, &why);
         }
@@ -104,6 +108,12 @@ impl Permit<'_> {
 }
 
 impl BreakerState {
+    /// The server works.
+    fn reset(&mut self) {
+        self.failures = 0;
+        self.failed_probes = 0;
+    }
+
     /// Blocks requests for a time, unless they are blocked for longer already.
     fn block_for(&mut self, after: Duration, why: &str) {
         let until = Instant::now() + after;
@@ -150,6 +160,16 @@ mod tests {
         assert_eq!(blocked_seconds(&breaker), 3.0, "the later time wins");
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(blocked_seconds(&breaker), 0.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_in_flight_do_not_lengthen_the_pause() {
+        let breaker = CircuitBreaker::default();
+        let permits: Vec<_> = (0..20).map(|_| allowed_permit(&breaker)).collect();
+        for permit in permits {
+            permit.report_failure(None, "500");
+        }
+        assert_eq!(blocked_seconds(&breaker), 10.0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
+use super::body::Timeouts;
 use super::circuit_breaker::{BreakerDecision, CircuitBreaker};
 use super::command::CommandProvider;
-use super::http::{HttpProvider, Timeouts};
+use super::http::HttpProvider;
 use super::mailbox::MailboxProvider;
 use super::models::{ModelList, ModelSettings, ProviderName};
 use super::prices::{self, TokenRates};
@@ -26,6 +27,9 @@ use crate::event::{Cost, ReplyOutcome};
 
 /// The most tokens that a server adds to a prompt, for roles and the like.
 const MAX_OVERHEAD_TOKENS: u64 = 256;
+
+/// How often the fields of one request are changed because the server rejects them.
+const MAX_FIELD_CHANGES: u32 = 12;
 
 /// The models of a run. Shared by all concurrent requests.
 pub struct Client {
@@ -236,10 +240,18 @@ impl Client {
             state.count();
             let away = match served.provider.send(request, origin).await {
                 Attempt::Pending => return RequestOutcome::Pending,
+                Attempt::Changed(note) => {
+                    permit.report_success();
+                    state.changes += 1;
+                    if state.changes > MAX_FIELD_CHANGES {
+                        return state.turned_away(note, None);
+                    }
+                    continue;
+                }
                 Attempt::Ended(reply) => {
                     if reply.outcome == ReplyOutcome::Lost {
                         let why = reply.detail.as_deref().unwrap_or("a reply was lost");
-                        permit.report_failure(None, why);
+                        permit.report_failure(reply.retry_after, why);
                     } else {
                         permit.report_success();
                     }
@@ -252,16 +264,16 @@ impl Client {
             } else {
                 permit.report_failure(away.retry_after, &away.detail);
             }
-            let tries = state.tries;
+            let tries = state.tries - state.changes;
             let wait = (away.retry_after).unwrap_or_else(|| retry::backoff(tries));
             let until = Instant::now() + wait;
             if away.is_final || tries > self.retries || until > deadline {
-                return state.turned_away(away.detail, away.retry_after);
+                return state.turned_away(away.final_detail, away.retry_after);
             }
             log_retry(served, origin, &away, tries, wait);
             let _wait = self.register_wait(served, origin, Some(until), &away.detail);
             sleep_until(until).await;
-            state.last_detail = Some(away.detail);
+            state.last_detail = Some(away.final_detail);
         }
     }
 
@@ -299,6 +311,8 @@ impl Client {
 struct RetryState {
     first_sent: Option<Instant>,
     tries: u32,
+    /// How many tries ended with a change of the request's fields.
+    changes: u32,
     /// Why the server turned away the last attempt.
     last_detail: Option<String>,
 }

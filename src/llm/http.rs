@@ -1,41 +1,28 @@
-//! A model behind an HTTP server: sends one request, reads its stream, and turns every failure into a reply.
+//! A model behind an HTTP server: sends one request, and turns whatever comes back into an attempt.
 //!
-//! Sends once; `client` decides about retries. Headers and connections are set up in `http_client`; the bodies are in `wire`.
+//! Sends once; `client` decides about retries. `http_client` sets up headers and connections, `body` reads replies in the protocols of
+//! `wire`, `refusal` says what an error means.
 
-use std::ops::ControlFlow;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Response, StatusCode, Url};
-use serde_json::Value;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
+use super::body::{BodyEnd, BodyReader, Timeouts};
 use super::http_client::{error_chain, http_client, request_headers};
 use super::models::ModelSettings;
+use super::refusal::{RefusalKind, RefusedRequest, classify};
 use super::secret::Secrets;
-use super::sse::EventParser;
-use super::wire::{self, EventEffect, FinishReason, PartialReply, Protocol, WireError};
+use super::wire::{self, FieldChanges, FinishReason, PartialReply, Protocol, WireError};
 use super::{
     Attempt, AttemptFuture, Provider, Reply, Request, RequestOrigin, TurnedAway, retry,
     sanitize_detail,
 };
 use crate::base::Failure;
 use crate::event::ReplyOutcome;
-
-/// The most bytes that are read of a reply, and of an error.
-const MAX_REPLY_BYTES: usize = 64 << 20;
-const MAX_ERROR_BYTES: usize = 64 << 10;
-
-/// How long to wait for the end of a stream after its last event, so that the connection can be reused.
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// Time limits of one request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
-    pub total: Duration,
-    /// Without any byte.
-    pub idle: Duration,
-}
 
 /// A model behind a server.
 pub(super) struct HttpProvider {
@@ -46,17 +33,18 @@ pub(super) struct HttpProvider {
     model: ModelSettings,
     timeouts: Timeouts,
     secrets: Secrets,
+    /// What the server has taught about its fields.
+    changes: Mutex<FieldChanges>,
+    /// A warning about replies that are all thoughts was logged.
+    has_warned: AtomicBool,
 }
 
-/// Why reading a reply ended.
-enum StreamEnd {
-    Finished,
-    /// The connection or a time limit ended it.
-    Interrupted(String),
-    /// The server reported an error.
-    Failed(WireError),
-    /// The server sent something that is not the protocol.
-    Unreadable(String),
+/// A response, apart from its body.
+struct ResponseHead {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// The changes of the request that it belongs to.
+    sent: FieldChanges,
 }
 
 impl HttpProvider {
@@ -82,11 +70,14 @@ impl HttpProvider {
             model: model.clone(),
             timeouts,
             secrets: secrets.clone(),
+            changes: Mutex::default(),
+            has_warned: AtomicBool::new(false),
         })
     }
 
     async fn send_once(&self, request: &Request) -> Attempt {
-        let body = match self.protocol.body(&self.model, request) {
+        let changes = self.lock_changes().clone();
+        let body = match self.protocol.body(&self.model, request, &changes) {
             Ok(body) => body,
             Err(error) => return fatal(format!("cannot serialize the request: {error}")),
         };
@@ -103,7 +94,7 @@ impl HttpProvider {
             .headers(self.headers.clone())
             .body(body)
             .send();
-        let response = match timeout(first_byte_timeout, sent).await {
+        let mut response = match timeout(first_byte_timeout, sent).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return self.send_error(&error),
             Err(_) => {
@@ -114,32 +105,36 @@ impl HttpProvider {
                 );
             }
         };
-        if !response.status().is_success() {
-            return self.error_status(response, deadline).await;
-        }
-        let content_type = response.headers().get(CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok());
-        let is_event_stream = match content_type.unwrap_or_default() {
-            value if value.starts_with("text/event-stream") => true,
-            value if value.starts_with("application/json") => false,
-            _ => is_streamed,
+        let head = ResponseHead {
+            status: response.status(),
+            headers: response.headers().clone(),
+            sent: changes,
         };
-        Attempt::Ended(if is_event_stream {
-            self.read_stream(response, deadline).await
-        } else {
-            self.read_whole(response, deadline).await
-        })
+        let reader = BodyReader {
+            protocol: self.protocol,
+            timeouts: self.timeouts,
+            deadline,
+        };
+        if !head.status.is_success() {
+            let error = reader.read_error(&mut response).await;
+            return self.refused(&head, &error);
+        }
+        let declares_events = declares_events(&response, is_streamed);
+        let (partial, end) = reader.read_reply(&mut response, declares_events).await;
+        self.finish_reply(&head, partial, end)
     }
 
     /// The attempt of a request that got no response.
     fn send_error(&self, error: &reqwest::Error) -> Attempt {
         let causes = error_chain(error);
         if error.is_connect() {
+            let detail = self.scrub(&format!("no connection to {}: {causes}", self.host()));
             return Attempt::TurnedAway(TurnedAway {
                 retry_after: None,
                 is_final: false,
                 is_rate_limit: false,
-                detail: self.scrub(&format!("no connection to {}: {causes}", self.host())),
+                final_detail: detail.clone(),
+                detail,
             });
         }
         if error.is_builder() {
@@ -152,206 +147,146 @@ impl HttpProvider {
         Attempt::Ended(Reply::new(ReplyOutcome::Lost, String::new()).with_detail(detail))
     }
 
-    /// Reads events until the last one.
-    async fn read_stream(&self, mut response: Response, deadline: Instant) -> Reply {
-        let mut reply = PartialReply::default();
-        let mut events = EventParser::default();
-        let mut bytes = 0;
-        loop {
-            let chunk = self.next_chunk(&mut response, deadline).await;
-            let flow = match &chunk {
-                Ok(Some(chunk)) => {
-                    bytes += chunk.len();
-                    events.feed(chunk, |data| self.handle_event(data, &mut reply))
-                }
-                Ok(None) => {
-                    let flow = events.finish(|data| self.handle_event(data, &mut reply));
-                    match flow {
-                        // The last event was cut off: the stream ended too early.
-                        ControlFlow::Break(StreamEnd::Unreadable(_)) => ControlFlow::Continue(()),
-                        flow => flow,
-                    }
-                }
-                Err(_) => ControlFlow::Continue(()),
-            };
-            let end = match (flow, chunk) {
-                (ControlFlow::Break(end), _) => end,
-                (_, Ok(Some(_))) if bytes > MAX_REPLY_BYTES => too_long(),
-                (_, Ok(Some(_))) => continue,
-                (_, Ok(None)) => {
-                    StreamEnd::Interrupted("the stream ended before the reply".to_owned())
-                }
-                (_, Err(why)) => StreamEnd::Interrupted(why),
-            };
-            if matches!(end, StreamEnd::Finished) {
-                let drain = async { while let Ok(Some(_)) = response.chunk().await {} };
-                // The reply is complete; this only frees the connection for reuse.
-                let _ = timeout(DRAIN_TIMEOUT, drain).await;
-            }
-            return self.finish_reply(reply, end);
-        }
-    }
-
-    fn handle_event(&self, data: &str, reply: &mut PartialReply) -> ControlFlow<StreamEnd> {
-        match self.protocol.apply_event(data, reply) {
-            Ok(EventEffect::Continue) => ControlFlow::Continue(()),
-            Ok(EventEffect::Finished) => ControlFlow::Break(StreamEnd::Finished),
-            Ok(EventEffect::Failed(error)) => ControlFlow::Break(StreamEnd::Failed(error)),
-            Err(why) => ControlFlow::Break(StreamEnd::Unreadable(why)),
-        }
-    }
-
-    /// Reads a reply that is not streamed.
-    async fn read_whole(&self, mut response: Response, deadline: Instant) -> Reply {
-        let mut reply = PartialReply::default();
-        let mut bytes = Vec::new();
-        let end = loop {
-            match self.next_chunk(&mut response, deadline).await {
-                Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_REPLY_BYTES => {
-                    break too_long();
-                }
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => {
-                    break match self.protocol.apply_whole(&bytes, &mut reply) {
-                        Ok(EventEffect::Failed(error)) => StreamEnd::Failed(error),
-                        Ok(_) => StreamEnd::Finished,
-                        Err(why) => StreamEnd::Unreadable(why),
-                    };
-                }
-                Err(why) => break StreamEnd::Interrupted(why),
-            }
-        };
-        self.finish_reply(reply, end)
-    }
-
-    /// The next bytes, or why there are none: a broken connection or a time limit.
-    async fn next_chunk(
-        &self,
-        response: &mut Response,
-        deadline: Instant,
-    ) -> Result<Option<impl AsRef<[u8]> + std::ops::Deref<Target = [u8]> + use<>>, String> {
-        let idle_until = Instant::now() + self.timeouts.idle;
-        match timeout_at(idle_until.min(deadline), response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(format!("the connection broke: {}", error_chain(&error))),
-            Err(_) if idle_until < deadline => Err(format!(
-                "no data for {} s",
-                self.timeouts.idle.as_secs_f64()
-            )),
-            Err(_) => Err(format!(
-                "the reply took longer than {} s",
-                self.timeouts.total.as_secs_f64()
-            )),
+    /// The attempt that a body with a success status makes. An error without any output is a refusal: it is not billed.
+    fn finish_reply(&self, head: &ResponseHead, partial: PartialReply, end: BodyEnd) -> Attempt {
+        match end {
+            BodyEnd::Foreign(error) => self.refused(head, &error),
+            BodyEnd::Failed(error) if !partial.has_output() => self.refused(head, &error),
+            end => Attempt::Ended(self.ended_reply(partial, end)),
         }
     }
 
     /// The reply that has arrived, with its outcome.
-    fn finish_reply(&self, partial: PartialReply, end: StreamEnd) -> Reply {
+    fn ended_reply(&self, mut partial: PartialReply, end: BodyEnd) -> Reply {
         use ReplyOutcome::{Complete, Empty, Fatal, Lost, Malformed, Refused, Truncated};
-        let is_empty = partial.text.trim().is_empty();
+        partial.end_tool_input();
+        let finish_reason = partial.finish_reason.take();
         // Some servers report provisional counts: before the end they are not what is billed.
-        let has_final_usage = partial.finish_reason.is_some()
-            && matches!(end, StreamEnd::Finished | StreamEnd::Interrupted(_));
-        let (outcome, detail) = match (end, partial.finish_reason) {
-            (StreamEnd::Failed(error), _) => {
-                let outcome = if error.is_permanent() { Fatal } else { Lost };
-                (outcome, Some(describe_error(&error)))
-            }
-            (StreamEnd::Unreadable(why), _) => (Malformed, Some(why)),
-            // After its finish reason a reply's text is complete, even if the connection breaks.
-            (_, Some(FinishReason::Complete)) if is_empty => (Empty, None),
-            (_, Some(FinishReason::Complete)) => (Complete, None),
-            (_, Some(FinishReason::Truncated)) => (Truncated, None),
-            (_, Some(FinishReason::Refused(text))) => (Refused, Some(text)),
-            (_, Some(FinishReason::Unexpected(why))) => (Malformed, Some(why)),
-            (StreamEnd::Finished, None) => {
-                (Malformed, Some("the reply has no finish reason".to_owned()))
-            }
-            (StreamEnd::Interrupted(why), None) => (Lost, Some(why)),
+        let has_final_usage = match end {
+            BodyEnd::Finished => true,
+            BodyEnd::Interrupted(_) => finish_reason.is_some(),
+            _ => false,
         };
+        let mut retry_after = None;
+        let only_thoughts = partial.text.trim().is_empty() && !partial.reasoning.trim().is_empty();
+        let (outcome, detail) = match (end, finish_reason) {
+            // After its finish reason a reply's text is complete, whatever comes then. At the end of the protocol it is too.
+            (_, Some(FinishReason::Complete)) | (BodyEnd::Finished, None)
+                if partial.has_output() || partial.has_choice =>
+            {
+                take_complete_text(&mut partial)
+            }
+            (_, Some(FinishReason::Complete)) => (Empty, None),
+            (_, Some(FinishReason::ToolCall)) if !partial.tool_input.is_empty() => {
+                let input = std::mem::take(&mut partial.tool_input);
+                partial.text = format!("{}\n\n{input}", partial.text);
+                (Complete, None)
+            }
+            (_, Some(FinishReason::ToolCall)) => (
+                Malformed,
+                Some("the model calls a tool, but has none".to_owned()),
+            ),
+            (_, Some(FinishReason::Truncated)) => (Truncated, thinking_note(&partial)),
+            (_, Some(FinishReason::Refused(text))) => (Refused, Some(text)),
+            (BodyEnd::Failed(error), _) => {
+                retry_after = Some(error.retry_after.unwrap_or_else(|| retry::backoff(1)));
+                let is_permanent = classify(None, &error) == RefusalKind::Permanent;
+                let outcome = if is_permanent { Fatal } else { Lost };
+                (outcome, Some(error.describe()))
+            }
+            (BodyEnd::Unreadable(why), _) => (Malformed, Some(why)),
+            (_, Some(FinishReason::Unexpected(why))) => (Malformed, Some(why)),
+            (BodyEnd::Finished | BodyEnd::Foreign(_), None) => {
+                (Malformed, Some("the reply has no choice".to_owned()))
+            }
+            (BodyEnd::Interrupted(why), None) => (Lost, Some(why)),
+        };
+        if let Some(note) = detail.as_deref().filter(|_| only_thoughts)
+            && !self.has_warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("model `{}`: {note}", self.model.name);
+        }
+        if partial.text.trim().is_empty() && !partial.reasoning.trim().is_empty() {
+            // Kept for people; the tag marks it as thoughts, which are never read as a reply.
+            partial.text = format!("<think>\n{}", partial.reasoning);
+        }
         Reply {
             usage: partial.usage.filter(|_| has_final_usage),
             served_by: partial.served_by.map(|name| sanitize_detail(&name)),
             detail: detail.map(|detail| self.scrub(&detail)),
+            retry_after,
             ..Reply::new(outcome, self.secrets.scrub(&partial.text).into_owned())
         }
     }
 
-    /// The attempt that ends with an error status.
-    async fn error_status(&self, mut response: Response, deadline: Instant) -> Attempt {
-        let status = response.status();
-        let headers = response.headers().clone();
-        let error = self.read_error(&mut response, deadline).await;
-        let mut detail = format!("status {}: {}", status.as_u16(), describe_error(&error));
+    /// The attempt that a refusal ends: an error status, or a body without a reply. It is not billed.
+    fn refused(&self, head: &ResponseHead, error: &WireError) -> Attempt {
+        let status = head.status;
+        let mut detail = format!("status {}: {}", status.as_u16(), error.describe());
         let id = ["request-id", "x-request-id"]
             .iter()
-            .find_map(|name| headers.get(*name));
+            .find_map(|name| head.headers.get(*name));
         if let Some(id) = id.and_then(|id| id.to_str().ok()) {
             detail += &format!(" (request {})", sanitize_detail(id));
         }
-        let should_retry = retry::should_retry(&headers);
-        let is_rate_limit = status == StatusCode::TOO_MANY_REQUESTS;
-        let is_transient = is_rate_limit
-            || status.is_server_error()
-            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT);
-        let is_out_of_funds = is_rate_limit && error.is_out_of_funds();
-        if is_out_of_funds || !should_retry.unwrap_or(is_transient) && !is_transient {
-            if let Some(hint) = self.hint_for_error(status, &error) {
-                detail += &format!("; hint: {hint}");
-            }
-            return fatal(self.scrub(&detail));
+        let detail = self.scrub(&detail);
+        let should_retry = retry::should_retry(&head.headers);
+        let kind = classify((!status.is_success()).then_some(status.as_u16()), error);
+        let is_transient = matches!(kind, RefusalKind::RateLimit | RefusalKind::Transient);
+        let is_certain = status == StatusCode::TOO_MANY_REQUESTS || status.is_success();
+        if kind == RefusalKind::Filtered {
+            let reply = Reply::new(ReplyOutcome::Refused, String::new());
+            return Attempt::Ended(reply.with_detail(detail).not_billed());
         }
+        let with_hint = self.with_hint(&detail, status, error);
+        if !is_transient {
+            if let Some(note) = self.change_fields(head, error) {
+                return Attempt::Changed(note);
+            }
+            if is_certain || should_retry != Some(true) {
+                return fatal(with_hint);
+            }
+        }
+        let headers_delay = retry::retry_after(&head.headers, SystemTime::now());
         Attempt::TurnedAway(TurnedAway {
-            retry_after: retry::retry_after(&headers, SystemTime::now()),
+            retry_after: headers_delay.or(error.retry_after),
             is_final: should_retry == Some(false),
-            is_rate_limit,
-            detail: self.scrub(&detail),
+            is_rate_limit: kind == RefusalKind::RateLimit,
+            final_detail: if status.is_success() {
+                with_hint
+            } else {
+                detail.clone()
+            },
+            detail,
         })
     }
 
-    /// The error in a response's body, as JSON or as plain text.
-    async fn read_error(&self, response: &mut Response, deadline: Instant) -> WireError {
-        let mut bytes = Vec::new();
-        while bytes.len() < MAX_ERROR_BYTES
-            && let Ok(Some(chunk)) = self.next_chunk(response, deadline).await
-        {
-            bytes.extend_from_slice(&chunk);
-        }
-        match serde_json::from_slice::<Value>(&bytes) {
-            Ok(value) => WireError::from_json(&value),
-            Err(_) => WireError {
-                kind: String::new(),
-                message: String::from_utf8_lossy(&bytes).into_owned(),
-            },
-        }
+    /// The detail of a refusal with the requested URL, and with what the user can do.
+    fn with_hint(&self, detail: &str, status: StatusCode, error: &WireError) -> String {
+        let refused = RefusedRequest {
+            status: status.as_u16(),
+            error,
+            protocol: self.protocol,
+            model: &self.model,
+            host: self.url.host_str().unwrap_or_default(),
+        };
+        let hint = refused.hint().map(|hint| format!("; hint: {hint}"));
+        let hint = hint.unwrap_or_default();
+        self.scrub(&format!("{detail}{hint} (requested: {})", self.url))
     }
 
-    /// What the user can do about a permanent error.
-    fn hint_for_error(&self, status: StatusCode, error: &WireError) -> Option<String> {
-        let key = (self.model.key_env.as_deref()).filter(|name| !name.is_empty());
-        let model = &self.model.model;
-        Some(match status.as_u16() {
-            _ if error.is_out_of_funds() => {
-                "the account has no funds left, or has reached its spending limit".to_owned()
-            }
-            401 | 403 => match key {
-                Some(key) => format!("the server rejected the key in {key}"),
-                None => {
-                    "the server needs a key: name its environment variable in `key_env`".to_owned()
-                }
-            },
-            404 => format!("check that {} has a model `{model}`", self.host()),
-            300..=399 => "the server has moved: put its URL into `base_url`".to_owned(),
-            _ => {
-                let message = error.message.to_lowercase();
-                match wire::setting_named_in(self.protocol, &self.model, &message)? {
-                    "max_output_tokens" => {
-                        "the server names the output cap differently (`fields: {max_output_tokens: max_tokens}`) or has another limit (`max_output_tokens`)".to_owned()
-                    }
-                    setting => format!("the model does not accept `{setting}`: remove it from the config"),
-                }
-            }
-        })
+    /// Changes the fields of later requests if the server rejects one that is not necessary. Returns a note about it.
+    fn change_fields(&self, head: &ResponseHead, error: &WireError) -> Option<String> {
+        let change = wire::change_after_error(self.protocol, &self.model, error, &head.sent)?;
+        if self.lock_changes().add(&change) {
+            tracing::warn!("model `{}`: {change}", self.model.name);
+        }
+        Some(change.to_string())
+    }
+
+    fn lock_changes(&self) -> MutexGuard<'_, FieldChanges> {
+        // Every change under this lock is complete, so a poisoned lock is harmless.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Untrusted text without keys, on one line of limited length.
@@ -359,8 +294,13 @@ impl HttpProvider {
         sanitize_detail(&self.secrets.scrub(text))
     }
 
-    fn host(&self) -> &str {
-        self.url.host_str().unwrap_or_default()
+    /// The host with its port.
+    fn host(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        match self.url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
     }
 }
 
@@ -370,20 +310,41 @@ impl Provider for HttpProvider {
     }
 }
 
+/// Whether the headers announce an event stream.
+fn declares_events(response: &Response, is_streamed: bool) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    match content_type.unwrap_or_default() {
+        value if value.starts_with("text/event-stream") => true,
+        value if value.starts_with("application/json") || value.starts_with("text/") => false,
+        _ => is_streamed,
+    }
+}
+
+/// The outcome of a reply whose model has stopped. The text may be in the wrong place: it is moved to `text`.
+fn take_complete_text(partial: &mut PartialReply) -> (ReplyOutcome, Option<String>) {
+    if partial.text.trim().is_empty() && !partial.tool_input.is_empty() {
+        partial.text = std::mem::take(&mut partial.tool_input);
+    }
+    if !partial.text.trim().is_empty() {
+        return (ReplyOutcome::Complete, None);
+    }
+    if partial.reasoning.trim().is_empty() {
+        return (ReplyOutcome::Empty, None);
+    }
+    partial.text = std::mem::take(&mut partial.reasoning);
+    let note = "the server counts it all as thinking: `content` is empty, and the text is in `reasoning_content`";
+    (ReplyOutcome::Empty, Some(note.to_owned()))
+}
+
+/// Says where the tokens of a truncated reply went, if none of them is text.
+fn thinking_note(partial: &PartialReply) -> Option<String> {
+    let only_thought = partial.text.trim().is_empty() && !partial.reasoning.trim().is_empty();
+    only_thought
+        .then(|| "the model was still thinking when `max_output_tokens` ended the reply".to_owned())
+}
+
 fn fatal(detail: String) -> Attempt {
     let reply = Reply::new(ReplyOutcome::Fatal, String::new());
     Attempt::Ended(reply.with_detail(detail).not_billed())
-}
-
-fn too_long() -> StreamEnd {
-    StreamEnd::Unreadable(format!("the reply is longer than {MAX_REPLY_BYTES} bytes"))
-}
-
-fn describe_error(error: &WireError) -> String {
-    match (error.kind.trim(), error.message.trim()) {
-        ("", "") => "the server gives no reason".to_owned(),
-        ("", _) => error.message.clone(),
-        (kind, "") => kind.to_owned(),
-        (kind, _) => format!("{kind}: {}", error.message),
-    }
 }

@@ -1,7 +1,7 @@
 //! Requests to language models: providers behind one trait, retries, prices and budgets.
 //!
-//! One [`Client::ask`] makes at most one billable request: only a request that never left, or that the server turned away with a
-//! status, is sent again. Whatever a server does becomes a [`Reply`], never an error. This module knows nothing about kernels or
+//! One [`Client::ask`] makes at most one billable request: only a request that never left, or that the server refused, is sent
+//! again. Whatever a server does becomes a [`Reply`], never an error. This module knows nothing about kernels or
 //! prompts (`propose` does) and writes no files: the driver writes prompts and replies.
 
 use std::future::Future;
@@ -11,16 +11,19 @@ use std::time::Duration;
 
 use crate::event::{ReplyOutcome, Usage};
 
+mod body;
 mod budget;
 mod circuit_breaker;
 mod client;
 mod command;
+mod context_limit;
 mod http;
 mod http_client;
 mod mailbox;
 mod model_check;
 mod models;
 mod prices;
+mod refusal;
 mod replay;
 mod retry;
 mod secret;
@@ -142,6 +145,8 @@ pub(crate) enum Attempt {
     Ended(Reply),
     /// The server refused it temporarily and did not bill it: it may be sent again.
     TurnedAway(TurnedAway),
+    /// The server rejected a field that is not necessary, and did not bill the request. The next request is sent without it. A note.
+    Changed(String),
     /// There is no reply yet, and the provider does not wait for it.
     Pending,
 }
@@ -156,11 +161,13 @@ pub(crate) struct TurnedAway {
     /// Whether the reason is a rate limit, so that the server itself works.
     pub is_rate_limit: bool,
     pub detail: String,
+    /// The detail to report if retries do not help: it says what the user can do.
+    pub final_detail: String,
 }
 
 /// Untrusted text on one line of limited length.
 pub(crate) fn sanitize_detail(text: &str) -> String {
-    const MAX_CHARS: usize = 500;
+    const MAX_CHARS: usize = 1000;
     let mut line = String::new();
     for (count, letter) in text.trim().chars().enumerate() {
         if count == MAX_CHARS {

@@ -84,6 +84,15 @@ impl EventParser {
             self.data.clear();
             return flow;
         }
+        // llama.cpp reports an error in a field of its own.
+        if let Some(error) = line.strip_prefix(b"error:") {
+            let error = error.trim_ascii_start();
+            if error.starts_with(b"{") && !self.has_data {
+                self.data = [b"{\"error\": ", error, b"}"].concat();
+                self.has_data = true;
+            }
+            return ControlFlow::Continue(());
+        }
         let Some(value) = line.strip_prefix(b"data") else {
             return ControlFlow::Continue(());
         };
@@ -139,6 +148,12 @@ mod tests {
         }
         let single: Vec<_> = bytes.chunks(1).collect();
         assert_eq!(parse_pieces(&single), expected);
+    }
+
+    #[test]
+    fn error_field_is_an_event() {
+        let events = parse_pieces(&[b"data: 1\n\nerror: {\"code\": 500}\n\n"]);
+        assert_eq!(events, ["1", "{\"error\": {\"code\": 500}}"]);
     }
 
     #[test]

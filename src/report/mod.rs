@@ -26,7 +26,7 @@ pub(crate) use describe_verdict::{describe_verdict, timing_note};
 pub use observer::{Observer, SilentObserver};
 pub use progress::{BestCandidate, Progress};
 pub(crate) use progress_view::{ProgressFormat, ProgressView};
-pub use results::{RankedElite, StartingKernelResult, TaskResults};
+pub use results::{RankedElite, StartingKernelResult, TaskResults, UnansweredSteps};
 pub(crate) use results::{results_tables, stop_reason_text};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};

@@ -4,9 +4,11 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::progress::Progress;
 use super::text::{device_note, indent, pluralize, wrap};
-use crate::event::{Operator, StopReason};
+use crate::event::{FailedReason, Operator, StopReason};
 use crate::verdict::{DeviceIdentity, Speedup, Status};
 
 /// Maximum number of elites to list.
@@ -26,6 +28,8 @@ pub struct TaskResults {
     /// Number of elites that did not pass when they were measured again.
     pub refuted: usize,
     pub starts: Vec<StartingKernelResult>,
+    /// Steps whose model gave no candidate, by reason.
+    pub unanswered: Vec<UnansweredSteps>,
     /// Name of the baseline. Empty if nothing was judged.
     pub baseline: String,
     pub device: Option<DeviceIdentity>,
@@ -35,6 +39,18 @@ pub struct TaskResults {
     pub best_verdict: PathBuf,
     /// The folder of all steps.
     pub steps: PathBuf,
+}
+
+/// The steps whose requests led to no candidate for one reason. Part of `summary.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnansweredSteps {
+    pub reason: FailedReason,
+    /// The number of steps.
+    pub steps: u64,
+    /// The last of them.
+    pub last: u64,
+    /// Why the last of them has no candidate, in the server's words. Untrusted text.
+    pub detail: String,
 }
 
 /// An elite in the table.
@@ -116,7 +132,8 @@ fn without_elites(results: &TaskResults) -> String {
         let kernels = pluralize(results.refuted as u64, "kernel");
         text += &format!("  {kernels} looked fast but did not pass when measured again\n");
     }
-    if results.progress.judged > 0 {
+    text += &unanswered_steps(&results.unanswered);
+    if results.progress.judged > 0 || !results.unanswered.is_empty() {
         text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
     }
     text + &starting_kernels_table(&results.starts)
@@ -184,6 +201,27 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
     format!("\n  starting kernels\n{}", rows.collect::<String>())
 }
 
+/// Why models gave no candidate.
+fn unanswered_steps(unanswered: &[UnansweredSteps]) -> String {
+    let lines = unanswered.iter().map(|missing| {
+        let what = match missing.reason {
+            FailedReason::NoReply => "no reply",
+            FailedReason::Refused => "a refusal",
+            FailedReason::Truncated => "a reply that was cut off",
+            _ => "a reply without a kernel",
+        };
+        let steps = pluralize(missing.steps, "step");
+        let last = if missing.steps == 1 {
+            format!("step {}", missing.last)
+        } else {
+            format!("the last, step {}", missing.last)
+        };
+        let text = format!("{steps} got {what}; {last}: {}", missing.detail);
+        wrap(&text, TABLE_WIDTH, 2)
+    });
+    lines.collect()
+}
+
 /// Notes on the numbers, and the paths of the files.
 fn notes(results: &TaskResults) -> String {
     let elites = &results.elites;
@@ -197,6 +235,7 @@ fn notes(results: &TaskResults) -> String {
     if elites.iter().any(|elite| elite.too_noisy) {
         text += "  too noisy: correct when measured again, but not precise enough to confirm\n";
     }
+    text += &unanswered_steps(&results.unanswered);
     text += &results
         .device
         .as_ref()
@@ -289,6 +328,7 @@ mod tests {
                 start(1, "naive.cu", Status::Passed, Some(speedup(1.0))),
                 start(2, "rows.cu", Status::Inconclusive, None),
             ],
+            unanswered: Vec::new(),
             baseline: "naive".to_owned(),
             device: Some(DeviceIdentity {
                 name: "a CPU".to_owned(),
@@ -324,6 +364,34 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(" at line 32 four\n      times\n"), "{text}");
+    }
+
+    #[test]
+    fn unanswered_steps_are_reported_in_the_words_of_the_server() {
+        let words = "the reply was lost three times: the stream ended before the reply";
+        let missing = |steps| UnansweredSteps {
+            reason: FailedReason::NoReply,
+            steps,
+            last: 7,
+            detail: words.to_owned(),
+        };
+        for is_solved in [true, false] {
+            let mut task = sample();
+            task.unanswered = vec![missing(2)];
+            if !is_solved {
+                task.elites.clear();
+            }
+            let text = results_tables(&[task]);
+            assert!(text.lines().all(|line| line.chars().count() <= TABLE_WIDTH));
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let expected = format!("2 steps got no reply; the last, step 7: {words}");
+            assert!(text.contains(&expected), "{text}");
+        }
+        let text = unanswered_steps(&[missing(1)]);
+        assert!(
+            text.starts_with("  1 step got no reply; step 7: "),
+            "{text}"
+        );
     }
 
     #[test]

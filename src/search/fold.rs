@@ -176,7 +176,7 @@ impl Search {
             outcome,
             cell: folded.cell,
         });
-        self.plan_step(step + self.window, updates);
+        self.plan_steps(updates);
         self.decide_stop(step);
         if let Some(why) = self.stop_reason() {
             updates.push(SearchUpdate::Stopped { why, at: step });

@@ -5,7 +5,8 @@
 //!
 //! **The fold.** Events may arrive in any order. Steps are folded strictly in step order, each as soon as its events are
 //! complete. When step m has been folded, the brief of step m + window is decided from exactly that state and `ask` returns it;
-//! the briefs of steps 1 to window are decided at the start. The state after n steps therefore depends on the settings, the
+//! the briefs of steps 1 to window are decided at the start. A brief that asks a model, and those after it, wait until all starting
+//! kernels are folded, so that no model is asked about a kernel without a verdict. The state after n steps therefore depends on the settings, the
 //! seed, the starting kernels and the contents of the events, never on the order of arrival.
 //!
 //! **What completes a step**: a `failed` event; or a `proposed` and a `judged` event; or a `proposed` event alone, if an earlier
@@ -334,13 +335,22 @@ impl Search {
             self.stopped = Some(StopReason::Exhausted);
             return;
         }
-        for step in 1..=self.window {
-            self.plan_step(step, &mut Vec::new());
+        self.plan_steps(&mut Vec::new());
+    }
+
+    /// Decides the briefs of all steps within the window, in step order. Stops at a step that asks a model while a starting kernel
+    /// is not folded: the model would be asked about kernels without a verdict. Such a step is decided once all of them are folded.
+    fn plan_steps(&mut self, updates: &mut Vec<SearchUpdate>) {
+        while (self.planned.len() as u64) < self.window {
+            let step = self.folded() + self.planned.len() as u64 + 1;
+            if !self.plan_step(step, updates) {
+                return;
+            }
         }
     }
 
-    /// Decides the brief of a step, and compares it with the recorded one.
-    fn plan_step(&mut self, step: u64, updates: &mut Vec<SearchUpdate>) {
+    /// Decides the brief of a step, and compares it with the recorded one. Returns whether it could be decided.
+    fn plan_step(&mut self, step: u64, updates: &mut Vec<SearchUpdate>) -> bool {
         let view = SearchView {
             settings: &self.settings,
             seed: self.seed,
@@ -351,10 +361,15 @@ impl Search {
             model_pool: &self.model_pool,
         };
         let planned = self.planner.decide_brief(&view, step);
+        let all_starts_folded = self.folded() >= self.starting_kernels.len() as u64;
+        if planned.brief.operator.asks_model() && !all_starts_folded {
+            return false;
+        }
         self.planner
             .record_brief(&planned.brief, &self.ledger, &mut self.families);
         self.planned.push_back(planned);
         self.check_recorded_brief(step, updates);
+        true
     }
 
     /// Compares the planned brief of a step with the one in the journal. The recorded brief wins: the recorded proposal was made

@@ -61,6 +61,7 @@ fn recorded_mailbox_replies_give_the_judged_kernels() {
         let earlier = replies[&step].iter().map(|(ask, outcome)| EarlierReply {
             outcome: *outcome,
             text: text(format!("replies/{step:02}-{ask}.md")).into(),
+            detail: None,
         });
         let model_step = ModelStep {
             task: task.clone(),

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use kforge::kernel::Kernel;
 use kforge::propose::reply::{
     AppliedEdits, Edit, EditFault, ParsedReply, RepairKind, ReplyContent, apply_edits,
-    describe_faults, parse_reply,
+    describe_faults, parse_finished_kernel, parse_reply,
 };
 use kforge::task::{TaskFiles, embedded_names};
 use serde::Deserialize;
@@ -262,17 +262,20 @@ fn recorded_replies_parse_as_expected() {
 fn cut_replies_never_give_code() {
     let text = std::fs::read_to_string(folder().join("asked_for.md")).unwrap();
     let whole = text.trim_end().len();
+    let kernel = parse_reply(&text, true).content;
     for end in (0..whole).filter(|end| text.is_char_boundary(*end)) {
         assert_eq!(
             parse_reply(&text[..end], false).content,
             ReplyContent::Truncated
         );
-        // Also if the provider reports a complete reply: the fence is open.
+        // Also if the provider reports a complete reply, unless only the closing fence is missing.
         let content = parse_reply(&text[..end], true).content;
+        let is_whole = content == kernel && text[end..].len() <= "}\n```\n".len();
         assert!(
-            !matches!(content, ReplyContent::Code(_)),
+            is_whole || !matches!(content, ReplyContent::Code(_)),
             "{end} bytes: {content:?}"
         );
+        assert_eq!(parse_finished_kernel(&text[..end]), None, "{end} bytes");
     }
 }
 

@@ -80,6 +80,8 @@ pub struct RunKernel {
 pub struct EarlierReply {
     pub outcome: ReplyOutcome,
     pub text: Arc<str>,
+    /// What went wrong, in the server's words.
+    pub detail: Option<Arc<str>>,
 }
 
 /// A request that is ready to be sent.

@@ -77,6 +77,8 @@ pub(super) struct RecordedReply {
     pub(super) outcome: ReplyOutcome,
     /// Hash of the text. `None` if there is no text.
     pub(super) response: Option<Digest>,
+    /// What went wrong, in the server's words.
+    pub(super) detail: Option<String>,
 }
 
 impl RecordedRequests {
@@ -92,6 +94,7 @@ impl RecordedRequests {
                         ask: replied.ask,
                         outcome: replied.outcome,
                         response: replied.response,
+                        detail: replied.detail.clone(),
                     });
                 }
             }

@@ -72,6 +72,7 @@ impl ModelRequests<'_> {
         exchange.earlier_replies.push(EarlierReply {
             outcome: reply.outcome,
             text: reply.text.into(),
+            detail: reply.detail.map(Into::into),
         });
         exchange.stage = ExchangeStage::Replied;
         round.follow_ups.push(FollowUp::Parse(step));
@@ -108,17 +109,18 @@ impl ModelRequests<'_> {
     }
 
     fn count_unanswered(&mut self, outcome: &BriefOutcome) {
-        if !matches!(outcome, BriefOutcome::Failed(FailedReason::NoReply, _)) {
+        let BriefOutcome::Failed(FailedReason::NoReply, detail) = outcome else {
             self.unanswered_in_a_row = 0;
             return;
-        }
+        };
         self.unanswered_in_a_row += 1;
         let unanswered = self.unanswered_in_a_row;
         if unanswered >= MAX_UNANSWERED_IN_A_ROW {
             self.fatal.get_or_insert_with(|| {
-                Failure::environment(format!("{unanswered} steps in a row got no reply")).hint(
-                    "check that the models can be reached, then continue with `kforge resume`",
-                )
+                Failure::environment(format!(
+                    "{unanswered} steps in a row got no reply, the last because {detail}"
+                ))
+                .hint("check that the models can be reached, then continue with `kforge resume`")
             });
         }
     }
@@ -129,9 +131,21 @@ fn provider_failure(model: &str, reply: Reply) -> Failure {
     let detail = reply
         .detail
         .unwrap_or_else(|| "the provider gave no reason".to_owned());
-    let hint = match reply.outcome {
-        ReplyOutcome::Fatal => "fix this, then continue with `kforge resume`: no step is lost",
-        _ => "continue with `kforge resume` when the model is available again: no step is lost",
+    let (detail, advice) = match detail.split_once("; hint: ") {
+        Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
+        None => (detail, None),
     };
-    Failure::environment(format!("model `{model}`: {detail}")).hint(hint)
+    let tries = if reply.tries > 1 {
+        format!(" ({} tries in {:.1} s)", reply.tries, reply.seconds)
+    } else {
+        String::new()
+    };
+    let resume = "continue with `kforge resume`";
+    let hint = match (reply.outcome, advice) {
+        (ReplyOutcome::Fatal, Some(advice)) => format!("{advice}; then {resume}: no step is lost"),
+        (ReplyOutcome::Fatal, None) => format!("fix this, then {resume}: no step is lost"),
+        (_, Some(advice)) => format!("{advice}; {resume} when the model replies: no step is lost"),
+        (_, None) => format!("{resume} when the model is available again: no step is lost"),
+    };
+    Failure::environment(format!("model `{model}`: {detail}{tries}")).hint(hint)
 }

@@ -79,6 +79,7 @@ impl<'a> ModelRequests<'a> {
             exchange.earlier_replies.push(EarlierReply {
                 outcome: reply.outcome,
                 text: text.into(),
+                detail: reply.detail.map(Into::into),
             });
             exchange.stage = ExchangeStage::Replied;
         }

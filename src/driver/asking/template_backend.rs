@@ -10,16 +10,15 @@ use anyhow::Context;
 use super::backend::{
     EarlierReply, ModelBackend, ModelStep, ParsedReplies, PreparedRequest, ReplyFuture, RunKernel,
 };
-use super::parsing::parse_replies;
+use super::parsing::{parse_replies, reply_to_send_back};
 use crate::device::DeviceFacts;
 use crate::event::{Cost, ReplyOutcome};
 use crate::llm::{
     Client, ModelFacts, PromptPart, ProviderName, Reply, Request, RequestOrigin, WaitingRequest,
 };
 use crate::propose::prompt::{
-    self, KernelLabel, MissedEdits, Prompt, PromptInput, ShownKernel, Templates,
+    self, KernelLabel, Prompt, PromptInput, RejectedReply, ShownKernel, Templates,
 };
-use crate::propose::reply::{self, AppliedEdits, ReplyContent};
 use crate::search::ModelPool;
 use crate::verdict::DeviceIdentity;
 
@@ -80,7 +79,7 @@ impl TemplateBackend {
         let context: Vec<ShownKernel<'_>> = context
             .map(|(label, kernel)| shown_kernel(*label, kernel))
             .collect();
-        let missed = self.missed_edits(step);
+        let sent_back = reply_to_send_back(step, self.max_edits);
         let device = self.device.facts();
         let window = facts.context_tokens as f64 * self.context_share;
         let input = PromptInput {
@@ -96,9 +95,11 @@ impl TemplateBackend {
             card: model.card.as_deref(),
             max_edits: self.max_edits,
             budget_tokens: window as u64,
-            missed: missed
-                .as_ref()
-                .map(|(reply, message)| MissedEdits { reply, message }),
+            missed: sent_back.as_ref().map(|reply| RejectedReply {
+                reply: &reply.text,
+                message: &reply.message,
+                had_edits: reply.had_edits,
+            }),
         };
         Ok(prompt::render(&input, &self.templates)?)
     }
@@ -107,24 +108,6 @@ impl TemplateBackend {
         self.client
             .model(name)
             .with_context(|| format!("the config has no model `{name}`"))
-    }
-
-    /// The last reply and a description of its edits that matched no place. `None` if it has none.
-    fn missed_edits(&self, step: &ModelStep) -> Option<(Arc<str>, String)> {
-        let last = step.earlier_replies.last()?;
-        if last.outcome != ReplyOutcome::Complete {
-            return None;
-        }
-        let ReplyContent::Edits(edits) = reply::parse_reply(&last.text, true).content else {
-            return None;
-        };
-        let parent = step.parents.first()?;
-        match reply::apply_edits(&parent.source, &edits, self.max_edits) {
-            AppliedEdits::Missed { faults } => {
-                Some((last.text.clone(), reply::describe_faults(&faults)))
-            }
-            AppliedEdits::Changed { .. } | AppliedEdits::NoOp => None,
-        }
     }
 }
 

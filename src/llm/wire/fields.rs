@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::field_changes::FieldChanges;
 use super::protocol::Protocol;
 use crate::base::Failure;
 use crate::base::text::did_you_mean;
@@ -41,19 +42,28 @@ pub(super) fn fields_without_text(
     protocol: Protocol,
     model: &ModelSettings,
     max_output: u64,
+    changes: &FieldChanges,
 ) -> Map<String, Value> {
     let mut fields = Map::new();
     let is_streamed = model.stream.unwrap_or(true);
     fields.insert("model".to_owned(), json!(model.model));
-    if protocol == Protocol::Chat && is_streamed {
+    let own = |name: &str| !changes.left_out.contains(name);
+    if protocol == Protocol::Chat && is_streamed && own("stream_options") {
         fields.insert("stream_options".to_owned(), json!({"include_usage": true}));
     }
-    if protocol == Protocol::Responses {
+    if protocol == Protocol::Responses && own("store") {
         // Each request is self-contained: the provider need not store it.
         fields.insert("store".to_owned(), json!(false));
     }
     for (setting, value) in configured_settings(model, max_output) {
         if let Some(path) = field_path(protocol, model, setting) {
+            let path = match changes.output_cap {
+                Some(path) if setting == "max_output_tokens" => path,
+                _ => path,
+            };
+            if changes.left_out.contains(path) {
+                continue;
+            }
             set_at_path(&mut fields, path, value);
             if path == "thinking.budget_tokens" {
                 set_at_path(&mut fields, "thinking.type", json!("enabled"));
@@ -67,7 +77,11 @@ pub(super) fn fields_without_text(
 
 /// The path of a setting in the request: the model's `fields`, else the protocol's default. `None` if the protocol has no such
 /// setting.
-fn field_path<'a>(protocol: Protocol, model: &'a ModelSettings, setting: &str) -> Option<&'a str> {
+pub(super) fn field_path<'a>(
+    protocol: Protocol,
+    model: &'a ModelSettings,
+    setting: &str,
+) -> Option<&'a str> {
     match model.fields.get(setting) {
         Some(path) => Some(path),
         None => default_field_path(protocol, setting, model.provider),
@@ -125,7 +139,10 @@ pub(in crate::llm) fn setting_named_in(
 }
 
 /// The settings that have a value, in the order of `SETTINGS`.
-fn configured_settings(model: &ModelSettings, max_output: u64) -> Vec<(&'static str, Value)> {
+pub(super) fn configured_settings(
+    model: &ModelSettings,
+    max_output: u64,
+) -> Vec<(&'static str, Value)> {
     let stop = (!model.stop.is_empty()).then(|| json!(model.stop));
     let values = [
         Some(json!(max_output)),
@@ -170,7 +187,8 @@ pub(in crate::llm) fn check_model(key: &str, model: &ModelSettings) -> Result<()
         );
     }
     // `extra` may still replace an object that holds the cap.
-    let fields = Value::Object(fields_without_text(protocol, model, cap));
+    let changes = FieldChanges::default();
+    let fields = Value::Object(fields_without_text(protocol, model, cap, &changes));
     let path = field_path(protocol, model, "max_output_tokens").unwrap_or_default();
     if fields.pointer(&format!("/{}", path.replace('.', "/"))) != Some(&json!(cap)) {
         return Err(

@@ -6,8 +6,11 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-use super::error::WireError;
-use super::partial_reply::{EventEffect, FinishReason, PartialReply, RunningUsage};
+use super::count::deserialize_count;
+use super::error::{WireError, is_error};
+use super::partial_reply::{
+    EventEffect, FinishReason, PartialReply, RunningUsage, finish_reason_of,
+};
 use crate::llm::Request;
 
 /// The protocol allows at most this many cache breakpoints in a request.
@@ -76,9 +79,13 @@ pub(super) fn write_texts<M: SerializeMap>(
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct MessagesUsage {
+    #[serde(deserialize_with = "deserialize_count")]
     input_tokens: Option<u64>,
+    #[serde(deserialize_with = "deserialize_count")]
     cache_creation_input_tokens: Option<u64>,
+    #[serde(deserialize_with = "deserialize_count")]
     cache_read_input_tokens: Option<u64>,
+    #[serde(deserialize_with = "deserialize_count")]
     output_tokens: Option<u64>,
 }
 
@@ -93,19 +100,15 @@ impl From<MessagesUsage> for RunningUsage {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct MessagesEvent {
     r#type: String,
-    #[serde(default)]
     message: Option<MessageStart>,
-    #[serde(default)]
+    index: Option<u64>,
     content_block: Option<MessagesContent>,
-    #[serde(default)]
     delta: Option<MessagesDelta>,
-    #[serde(default)]
     usage: Option<MessagesUsage>,
-    #[serde(default)]
-    error: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -121,21 +124,23 @@ struct MessageStart {
 struct MessagesDelta {
     r#type: String,
     text: String,
+    thinking: String,
+    partial_json: String,
     stop_reason: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct MessagesContent {
     r#type: String,
-    #[serde(default)]
     text: String,
+    thinking: String,
+    /// The arguments of a tool call.
+    input: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct MessagesReply {
-    #[serde(default)]
-    r#type: Option<String>,
-    #[serde(default)]
     content: Vec<MessagesContent>,
     #[serde(default)]
     model: Option<String>,
@@ -143,21 +148,21 @@ struct MessagesReply {
     stop_reason: Option<String>,
     #[serde(default)]
     usage: Option<MessagesUsage>,
-    #[serde(default)]
-    error: Option<Value>,
 }
 
-fn finish_reason_of(reason: &str) -> FinishReason {
-    match reason {
-        "end_turn" | "stop_sequence" => FinishReason::Complete,
-        "max_tokens" | "model_context_window_exceeded" => FinishReason::Truncated,
-        "refusal" => FinishReason::Refused("the model refused".to_owned()),
-        other => FinishReason::Unexpected(format!("the reply ended with stop reason `{other}`")),
+fn stop_reason_of(reason: &str) -> FinishReason {
+    match finish_reason_of(reason) {
+        FinishReason::Refused(_) => FinishReason::Refused("the model refused".to_owned()),
+        FinishReason::Unexpected(_) => {
+            FinishReason::Unexpected(format!("the reply ended with stop reason `{reason}`"))
+        }
+        reason => reason,
     }
 }
 
 pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::Result<EventEffect> {
-    let event: MessagesEvent = serde_json::from_str(data)?;
+    let value: Value = serde_json::from_str(data)?;
+    let event = MessagesEvent::deserialize(&value)?;
     match event.r#type.as_str() {
         "message_start" => {
             if let Some(start) = event.message {
@@ -166,13 +171,22 @@ pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::R
             }
         }
         "content_block_start" => {
-            if let Some(block) = event.content_block.filter(|block| block.r#type == "text") {
-                reply.text.push_str(&block.text);
+            if let Some(block) = event.content_block {
+                reply.has_choice = true;
+                apply_block(&block, event.index.unwrap_or(0), true, reply);
             }
         }
         "content_block_delta" => {
-            if let Some(delta) = event.delta.filter(|delta| delta.r#type == "text_delta") {
-                reply.text.push_str(&delta.text);
+            reply.has_choice = true;
+            if let Some(delta) = event.delta {
+                match delta.r#type.as_str() {
+                    "text_delta" => reply.text.push_str(&delta.text),
+                    "thinking_delta" => reply.reasoning.push_str(&delta.thinking),
+                    "input_json_delta" => {
+                        reply.add_tool_input(&delta.partial_json, event.index.unwrap_or(0));
+                    }
+                    _ => {}
+                }
             }
         }
         "message_delta" => {
@@ -182,13 +196,13 @@ pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::R
                 reply.usage = reply.running_usage.usage();
             }
             if let Some(reason) = event.delta.and_then(|delta| delta.stop_reason) {
-                reply.finish_reason = Some(finish_reason_of(&reason));
+                reply.finish_reason = Some(stop_reason_of(&reason));
             }
         }
         "message_stop" => return Ok(EventEffect::Finished),
-        "error" => {
-            let error = event.error.unwrap_or_default();
-            return Ok(EventEffect::Failed(WireError::from_json(&error)));
+        // A proxy may send an error of another protocol.
+        "error" | "" if value.as_object().is_some_and(is_error) || event.r#type == "error" => {
+            return Ok(EventEffect::Failed(WireError::from_json(&value)));
         }
         // `ping`, ends of blocks, and future events: the protocol asks clients to ignore unknown ones.
         _ => {}
@@ -196,20 +210,37 @@ pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::R
     Ok(EventEffect::Continue)
 }
 
+/// Applies a block of content. The arguments of a tool call that are streamed come in deltas.
+fn apply_block(block: &MessagesContent, index: u64, is_streamed: bool, reply: &mut PartialReply) {
+    match block.r#type.as_str() {
+        "text" => reply.text.push_str(&block.text),
+        "thinking" => reply.reasoning.push_str(&block.thinking),
+        "tool_use" if !is_streamed => {
+            if let Some(input) = &block.input {
+                reply.add_tool_input(&input.to_string(), index);
+            }
+        }
+        _ => {}
+    }
+}
+
 pub(super) fn apply_whole(
     data: &[u8],
     reply: &mut PartialReply,
 ) -> serde_json::Result<EventEffect> {
-    let whole: MessagesReply = serde_json::from_slice(data)?;
-    if whole.r#type.as_deref() == Some("error") || whole.error.is_some() {
-        let error = whole.error.unwrap_or_default();
-        return Ok(EventEffect::Failed(WireError::from_json(&error)));
+    let value: Value = serde_json::from_slice(data)?;
+    let object = value.as_object();
+    let has_content = object.is_some_and(|object| object.contains_key("content"));
+    if !has_content {
+        return Ok(EventEffect::Failed(WireError::from_json(&value)));
     }
-    for block in whole.content.iter().filter(|block| block.r#type == "text") {
-        reply.text.push_str(&block.text);
+    let whole = MessagesReply::deserialize(&value)?;
+    reply.has_choice = true;
+    for (index, block) in (0..).zip(&whole.content) {
+        apply_block(block, index, false, reply);
     }
     reply.served_by = whole.model;
     reply.usage = (whole.usage).and_then(|usage| RunningUsage::from(usage).usage());
-    reply.finish_reason = whole.stop_reason.as_deref().map(finish_reason_of);
+    reply.finish_reason = whole.stop_reason.as_deref().map(stop_reason_of);
     Ok(EventEffect::Finished)
 }

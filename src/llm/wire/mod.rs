@@ -1,7 +1,8 @@
 //! The three HTTP protocols: a request as the bytes of a body, and a server's events as a reply.
 //!
-//! Pure: opens no connection (`http` does). Prompt texts are serialized in place, without a copy in between. What the protocols
-//! share is in `protocol`, `fields`, `partial_reply` and `error`; `chat`, `messages` and `responses` hold what differs.
+//! Opens no connection (`http` does). Prompt texts are serialized in place, without a copy in between. What the protocols share is
+//! in `protocol`, `fields`, `partial_reply` and `error`; `chat`, `messages` and `responses` hold what differs. `rejection` finds the
+//! field that a server does not accept.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -11,18 +12,23 @@ use super::Request;
 use super::models::ModelSettings;
 
 mod chat;
+mod count;
 mod error;
+mod field_changes;
 mod fields;
 mod joined_parts;
 mod messages;
 mod partial_reply;
 mod protocol;
+mod rejection;
 mod responses;
 
 pub(super) use error::WireError;
+pub(super) use field_changes::FieldChanges;
 pub(super) use fields::{check_model, setting_named_in};
 pub(super) use partial_reply::{EventEffect, FinishReason, PartialReply};
 pub(super) use protocol::Protocol;
+pub(super) use rejection::change_after_error;
 
 impl Protocol {
     /// The whole body of a request.
@@ -30,8 +36,9 @@ impl Protocol {
         self,
         model: &ModelSettings,
         request: &Request,
+        changes: &FieldChanges,
     ) -> serde_json::Result<Vec<u8>> {
-        let fields = fields::fields_without_text(self, model, request.max_output);
+        let fields = fields::fields_without_text(self, model, request.max_output, changes);
         let body = RequestBody {
             protocol: self,
             fields: &fields,
@@ -50,12 +57,32 @@ impl Protocol {
         data: &str,
         reply: &mut PartialReply,
     ) -> Result<EventEffect, String> {
-        match self {
-            Protocol::Messages => messages::apply_event(data, reply),
-            Protocol::Chat => chat::apply_event(data, reply),
-            Protocol::Responses => responses::apply_event(data, reply),
+        match data.trim() {
+            // A sign of life.
+            "" => return Ok(EventEffect::Continue),
+            "[DONE]" | "\"[DONE]\"" => return Ok(EventEffect::Finished),
+            _ => {}
         }
-        .map_err(|error| format!("invalid event in the stream: {error}"))
+        let apply = match self {
+            Protocol::Messages => messages::apply_event,
+            Protocol::Chat => chat::apply_event,
+            Protocol::Responses => responses::apply_event,
+        };
+        let invalid = |error| format!("invalid event in the stream: {error}");
+        match apply(data, reply) {
+            Ok(effect) => Ok(effect),
+            // A server that ends events with one line end instead of two.
+            Err(_) if data.contains('\n') => {
+                for line in data.lines() {
+                    match self.apply_event(line, reply)? {
+                        EventEffect::Continue => {}
+                        effect => return Ok(effect),
+                    }
+                }
+                Ok(EventEffect::Continue)
+            }
+            Err(error) => Err(invalid(error)),
+        }
     }
 
     /// Applies a reply that was not streamed.

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde::ser::SerializeMap;
 use serde_json::{Value, json};
 
-use super::error::WireError;
+use super::count::deserialize_count;
+use super::error::{WireError, is_error};
 use super::joined_parts::JoinedParts;
 use super::partial_reply::{EventEffect, FinishReason, PartialReply};
 use crate::event::Usage;
@@ -19,18 +20,15 @@ pub(super) fn write_texts<M: SerializeMap>(map: &mut M, request: &Request) -> Re
     map.serialize_entry("input", &JoinedParts(&request.parts))
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct ResponsesEvent {
     r#type: String,
-    #[serde(default)]
     delta: Option<Value>,
-    #[serde(default)]
+    output_index: Option<u64>,
     response: Option<ResponsesReply>,
-    #[serde(default)]
     code: Option<Value>,
-    #[serde(default)]
     message: Option<String>,
-    #[serde(default)]
     error: Option<Value>,
 }
 
@@ -54,6 +52,9 @@ struct ResponsesReply {
 struct OutputItem {
     #[serde(default)]
     content: Option<Vec<OutputContent>>,
+    /// Of a function call.
+    #[serde(default)]
+    arguments: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,9 +75,9 @@ struct IncompleteDetails {
 
 #[derive(Deserialize)]
 struct ResponsesUsage {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "deserialize_count")]
     input_tokens: Option<u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "deserialize_count")]
     output_tokens: Option<u64>,
     #[serde(default)]
     input_tokens_details: Option<ResponsesUsageDetails>,
@@ -87,7 +88,9 @@ struct ResponsesUsage {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ResponsesUsageDetails {
+    #[serde(deserialize_with = "deserialize_count")]
     cached_tokens: Option<u64>,
+    #[serde(deserialize_with = "deserialize_count")]
     reasoning_tokens: Option<u64>,
 }
 
@@ -115,28 +118,37 @@ fn apply_reply(whole: ResponsesReply, reply: &mut PartialReply) -> EventEffect {
     reply.served_by = whole.model.or(reply.served_by.take());
     reply.usage = whole.usage.and_then(ResponsesUsage::usage).or(reply.usage);
     let was_streamed = !reply.text.is_empty();
+    let had_calls = !reply.tool_input.is_empty();
+    let had_thoughts = !reply.reasoning.is_empty();
     let mut refusal = String::new();
     let items = whole.output.unwrap_or_default();
-    for content in items.into_iter().filter_map(|item| item.content).flatten() {
-        match content.r#type.as_str() {
-            "output_text" if !was_streamed => reply.text.push_str(&content.text),
-            "refusal" => refusal.push_str(&content.refusal),
-            _ => {}
+    reply.has_choice |= !items.is_empty();
+    for (index, item) in (0..).zip(items) {
+        if let Some(arguments) = item.arguments.filter(|_| !had_calls) {
+            reply.add_tool_input(&arguments, index);
+        }
+        for content in item.content.into_iter().flatten() {
+            match content.r#type.as_str() {
+                "output_text" | "text" if !was_streamed => reply.text.push_str(&content.text),
+                "reasoning_text" if !had_thoughts => reply.reasoning.push_str(&content.text),
+                "refusal" => refusal.push_str(&content.refusal),
+                _ => {}
+            }
         }
     }
     let details = whole.incomplete_details;
     let reason = details.and_then(|details| details.reason);
     reply.finish(if refusal.is_empty() {
-        finish_reason_of(whole.status.as_deref(), reason.as_deref())
+        finish_reason_of_status(whole.status.as_deref(), reason.as_deref())
     } else {
         FinishReason::Refused(refusal)
     });
     EventEffect::Finished
 }
 
-fn finish_reason_of(status: Option<&str>, reason: Option<&str>) -> FinishReason {
+fn finish_reason_of_status(status: Option<&str>, reason: Option<&str>) -> FinishReason {
     match (status, reason) {
-        (Some("completed"), _) => FinishReason::Complete,
+        (Some("completed"), _) | (None, None) => FinishReason::Complete,
         // An incomplete reply without a reason is cut off as well.
         (Some("incomplete"), None | Some("max_output_tokens" | "max_tokens")) => {
             FinishReason::Truncated
@@ -153,22 +165,27 @@ fn finish_reason_of(status: Option<&str>, reason: Option<&str>) -> FinishReason 
 }
 
 pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::Result<EventEffect> {
-    if data.trim() == "[DONE]" {
-        return Ok(EventEffect::Finished);
-    }
-    let event: ResponsesEvent = serde_json::from_str(data)?;
+    let value: Value = serde_json::from_str(data)?;
+    let event = ResponsesEvent::deserialize(&value)?;
     let piece = event.delta.as_ref().and_then(Value::as_str);
     let piece = piece.unwrap_or_default();
+    reply.has_choice |= !piece.is_empty();
     match event.r#type.as_str() {
         "response.output_text.delta" => reply.text.push_str(piece),
         "response.refusal.delta" => reply.add_refusal(piece),
+        "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
+            reply.reasoning.push_str(piece);
+        }
+        "response.function_call_arguments.delta" => {
+            reply.add_tool_input(piece, event.output_index.unwrap_or(0));
+        }
         "response.completed" | "response.incomplete" | "response.failed" => {
             return Ok(match event.response {
                 Some(response) => apply_reply(response, reply),
-                None => EventEffect::Failed(WireError {
-                    kind: String::new(),
-                    message: format!("`{}` without a response", event.r#type),
-                }),
+                None => EventEffect::Failed(WireError::from_message(format!(
+                    "`{}` without a response",
+                    event.r#type
+                ))),
             });
         }
         "error" => {
@@ -177,6 +194,10 @@ pub(super) fn apply_event(data: &str, reply: &mut PartialReply) -> serde_json::R
                 || json!({"code": event.code, "message": event.message.unwrap_or_default()}),
             );
             return Ok(EventEffect::Failed(WireError::from_json(&error)));
+        }
+        // A proxy may send an error of another protocol.
+        "" if value.as_object().is_some_and(is_error) => {
+            return Ok(EventEffect::Failed(WireError::from_json(&value)));
         }
         _ => {}
     }
@@ -187,5 +208,11 @@ pub(super) fn apply_whole(
     data: &[u8],
     reply: &mut PartialReply,
 ) -> serde_json::Result<EventEffect> {
-    Ok(apply_reply(serde_json::from_slice(data)?, reply))
+    let value: Value = serde_json::from_slice(data)?;
+    let is_reply = value.get("output").is_some() || value.get("status").is_some();
+    let has_error = value.get("error").is_some_and(|error| !error.is_null());
+    if has_error || !is_reply {
+        return Ok(EventEffect::Failed(WireError::from_json(&value)));
+    }
+    Ok(apply_reply(ResponsesReply::deserialize(&value)?, reply))
 }

@@ -59,8 +59,8 @@ pub(crate) struct PromptInput<'a> {
     pub max_edits: usize,
     /// The size that the whole prompt should not exceed, in tokens as [`super::estimate_tokens`] counts them.
     pub budget_tokens: u64,
-    /// Set for a second try: the first reply, which had edits that could not be applied.
-    pub missed: Option<MissedEdits<'a>>,
+    /// Set for a second try: the first reply, which had edits that could not be applied, or no kernel.
+    pub missed: Option<RejectedReply<'a>>,
 }
 
 /// A kernel that a prompt shows.
@@ -103,10 +103,12 @@ pub struct HistoryEntry {
     pub result: String,
 }
 
-/// An earlier reply of the same step with edits that could not be applied.
+/// An earlier reply of the same step that gave no candidate.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct MissedEdits<'a> {
+pub(crate) struct RejectedReply<'a> {
     pub reply: &'a str,
-    /// What was wrong with the edits, and where.
+    /// What was wrong with it, and where.
     pub message: &'a str,
+    /// It had edits, which could not be applied. Otherwise it had neither a kernel nor edits.
+    pub had_edits: bool,
 }

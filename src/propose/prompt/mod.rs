@@ -24,7 +24,7 @@ mod text;
 pub(crate) use change_text::describe_failed_step;
 pub(crate) use feedback::Feedback;
 pub use input::{HistoryEntry, KernelLabel, Language};
-pub(crate) use input::{MissedEdits, PromptInput, ShownKernel};
+pub(crate) use input::{PromptInput, RejectedReply, ShownKernel};
 pub(crate) use render::render;
 pub use templates::{Card, CardBackend, CardStage, ExampleKernel, Templates};
 pub(crate) use text::{Prompt, estimate_tokens};

@@ -106,6 +106,7 @@ fn render_missed(
         context! {
             reply => fenced_block(missed.reply, "text"),
             message => fenced_block(missed.message, "text"),
+            had_edits => missed.had_edits,
             ..common.clone()
         },
     )

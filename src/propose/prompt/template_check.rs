@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::feedback::Feedback;
-use super::input::{HistoryEntry, KernelLabel, MissedEdits, PromptInput, ShownKernel};
+use super::input::{HistoryEntry, KernelLabel, PromptInput, RejectedReply, ShownKernel};
 use super::render::render;
 use super::templates::Templates;
 use crate::base::Failure;
@@ -75,9 +75,10 @@ fn render_all(templates: &Templates, task: &Task, backend: &str) -> Result<(), F
                 card,
                 max_edits: 2,
                 budget_tokens: u64::MAX,
-                missed: Some(MissedEdits {
+                missed: Some(RejectedReply {
                     reply: "x",
                     message: "y",
+                    had_edits: feedback.is_some(),
                 }),
             };
             render(&input, templates)?;

@@ -13,6 +13,8 @@ pub(super) struct ReplyBlock {
     pub(super) text: String,
     /// Whether the block has an end. An open block may be cut off.
     pub(super) closed: bool,
+    /// Whether a closing fence ends it. Otherwise only its braces say that it is complete.
+    pub(super) has_end_fence: bool,
 }
 
 /// A line of backticks or tildes.
@@ -88,7 +90,7 @@ fn read_fenced_block(
         text.push('\n');
         text
     };
-    let (text, closed, next) = match end {
+    let (text, has_end_fence, next) = match end {
         BlockEnd::Closed(to) => (text_up_to(to), true, to + 1),
         BlockEnd::Reopened(to) => (text_up_to(to), false, to),
         BlockEnd::AfterCode(to) => {
@@ -96,8 +98,13 @@ fn read_fenced_block(
             let last = last.trim_end().trim_end_matches(fence.mark as char);
             (format!("{}{last}\n", text_up_to(to)), true, to + 1)
         }
-        BlockEnd::Missing => (text_up_to(lines.len()), false, lines.len()),
+        BlockEnd::Missing => {
+            let count = code_line_count(&lines[at + 1..]);
+            (text_up_to(at + 1 + count), false, lines.len())
+        }
     };
+    // Models forget the last fence: then a whole kernel is complete.
+    let closed = has_end_fence || matches!(end, BlockEnd::Missing) && is_whole_kernel(&text);
     // Such as Markdown that contains the kernel's own block.
     let only_wraps_another =
         matches!(end, BlockEnd::Reopened(_)) && !CODE_LANGUAGES.contains(&language.as_str());
@@ -107,6 +114,7 @@ fn read_fenced_block(
             language,
             text,
             closed,
+            has_end_fence,
         });
     }
     next
@@ -135,16 +143,45 @@ fn read_bare_kernel(lines: &[&str], at: usize, blocks: &mut Vec<ReplyBlock>) -> 
         _ if !has_fence => kept.truncate(code_line_count(&kept)),
         _ => {}
     }
-    let mut code_lines = CodeLines::default();
-    kept.iter().for_each(|line| code_lines.read(line));
     let mut text = kept.join("\n");
     text.push('\n');
     blocks.push(ReplyBlock {
         language: String::new(),
+        closed: has_fence || has_no_open_brace(&text),
         text,
-        closed: has_fence || (code_lines.brace_depth() <= 0 && !code_lines.is_within()),
+        has_end_fence: has_fence,
     });
     next
+}
+
+/// Whether every brace, comment and literal that the text opens is closed.
+fn has_no_open_brace(text: &str) -> bool {
+    let mut code_lines = CodeLines::default();
+    text.lines().for_each(|line| code_lines.read(line));
+    code_lines.brace_depth() <= 0 && !code_lines.is_within()
+}
+
+/// Whether a text without an end fence is a whole kernel: its braces are closed, and every kernel that its header launches is there.
+fn is_whole_kernel(text: &str) -> bool {
+    let (header, body) = match text.split_once("*/") {
+        Some((header, body)) if starts_with_header(text) => (header, body),
+        _ => ("", text),
+    };
+    let defines = |name: &str| {
+        let mut places = body.match_indices(name);
+        places.any(|(at, _)| body[at + name.len()..].trim_start().starts_with('('))
+    };
+    text.contains('}') && has_no_open_brace(text) && launched_kernels(header).all(defines)
+}
+
+/// The names after `kernel:` in a header.
+fn launched_kernels(header: &str) -> impl Iterator<Item = &str> {
+    let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    header.split("kernel:").skip(1).map(move |rest| {
+        let rest = rest.trim_start_matches([' ', '"', '\'']);
+        let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
+        &rest[..end]
+    })
 }
 
 /// The number of lines before the prose that follows a kernel: lines after the last closing brace without any sign of code.

@@ -5,9 +5,10 @@
 
 use serde_json::Value;
 
-use super::blocks::{ReplyBlock, starts_with_header};
+use super::blocks::{ReplyBlock, find_blocks, starts_with_header};
 use super::content::{Edit, ReplyContent};
 use super::edits;
+use super::json;
 use super::text::unescape_html;
 
 /// What a block contains.
@@ -161,13 +162,13 @@ fn clean_code(text: &str) -> String {
 }
 
 /// A kernel or edits that are members of a JSON object.
-pub(super) fn content_from_json(json: &Value) -> Option<ReplyContent> {
+pub(super) fn content_from_json(value: &Value) -> Option<ReplyContent> {
     let text = |value: &Value, names: &[&str]| {
         names
             .iter()
             .find_map(|name| value.get(name)?.as_str().map(str::to_owned))
     };
-    if let Some(list) = json.get("edits").and_then(Value::as_array) {
+    if let Some(list) = value.get("edits").and_then(Value::as_array) {
         let edits: Option<Vec<_>> = list
             .iter()
             .map(|edit| {
@@ -181,14 +182,38 @@ pub(super) fn content_from_json(json: &Value) -> Option<ReplyContent> {
         return (!edits.is_empty()).then_some(ReplyContent::Edits(edits));
     }
     if let (Some(old), Some(new)) = (
-        text(json, &["old_str", "old_string"]),
-        text(json, &["new_str", "new_string"]),
+        text(value, &["old_str", "old_string"]),
+        text(value, &["new_str", "new_string"]),
     ) {
         return Some(ReplyContent::Edits(vec![Edit { old, new }]));
     }
-    let code = text(json, &["code", "kernel", "source", "cuda"])?;
-    match block_kind(&code) {
-        BlockKind::Kernel(text) => Some(ReplyContent::Code(text)),
+    let named = text(value, &["code", "kernel", "source", "cuda"]);
+    if let Some(kernel) = named.as_deref().and_then(kernel_in) {
+        return Some(ReplyContent::Code(kernel));
+    }
+    // A tool call may have any name for the file.
+    let mut kernels: Vec<String> = Vec::new();
+    for text in json::texts_of(value) {
+        match kernel_in(text) {
+            Some(kernel) if !kernels.contains(&kernel) => kernels.push(kernel),
+            _ => {}
+        }
+    }
+    match kernels.as_slice() {
+        [kernel] => Some(ReplyContent::Code(kernel.clone())),
+        _ => None,
+    }
+}
+
+/// The kernel in a text that is nothing but a kernel, or that has one in a fenced block.
+fn kernel_in(text: &str) -> Option<String> {
+    if let BlockKind::Kernel(kernel) = block_kind(text)
+        && !text.contains("```")
+    {
+        return Some(kernel);
+    }
+    match choose_kernel(&find_blocks(text), &mut Vec::new()) {
+        ReplyContent::Code(kernel) => Some(kernel),
         _ => None,
     }
 }

@@ -52,6 +52,16 @@ pub(super) fn parse_object(text: &str) -> Result<(Value, usize), JsonError> {
     }
 }
 
+/// All texts within a value, in order.
+pub(super) fn texts_of(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(values) => values.iter().flat_map(texts_of).collect(),
+        Value::Object(fields) => fields.values().flat_map(texts_of).collect(),
+        _ => Vec::new(),
+    }
+}
+
 const UNEXPECTED_END: &str = "the text ends inside the object";
 
 struct LenientReader<'t> {

@@ -52,6 +52,28 @@ pub fn parse_reply(text: &str, complete: bool) -> ParsedReply {
     }
 }
 
+/// Parses a reply that may have been cut anywhere, because its stream broke. Only a kernel that a closing fence ends is certain to be
+/// whole; `None` if there is none, or if another kernel starts after it.
+pub fn parse_finished_kernel(text: &str) -> Option<ParsedReply> {
+    let mut notes = vec!["took a whole kernel from a reply that did not end".to_owned()];
+    let text = cleaning::clean_reply(text, &mut notes);
+    let extracted = trace::extract_trace(&text);
+    if edits::tagged_edits(&extracted.rest).is_ok_and(|edits| !edits.is_empty()) {
+        return None;
+    }
+    let mut blocks = blocks::find_blocks(&extracted.rest);
+    for block in &mut blocks {
+        block.closed = block.has_end_fence;
+    }
+    let content = code::choose_kernel(&blocks, &mut notes);
+    matches!(content, ReplyContent::Code(_)).then_some(ParsedReply {
+        trace: extracted.trace,
+        trace_fault: extracted.fault,
+        content,
+        notes,
+    })
+}
+
 fn parse_content(extracted: &trace::ExtractedTrace, notes: &mut Vec<String>) -> ReplyContent {
     let rest = extracted.rest.as_str();
     if rest.trim().is_empty() && extracted.json.is_none() {

@@ -267,3 +267,57 @@ fn cause_of_a_repair_is_read_as_the_bottleneck() {
     assert_eq!(trace.bottleneck, "the last block reads past the row");
     assert_eq!(trace.change, "a bound");
 }
+
+/// A kernel, and the same without its last line.
+const WHOLE: &str = "/* kforge\nlaunch:\n  - {kernel: f, grid: 1, block: 1, args: x}\n*/\n__global__ void f(float* x) {\n    *x = 1;\n}\n";
+
+#[test]
+fn last_fence_may_be_missing_if_the_kernel_is_whole() {
+    let code = ReplyContent::Code(WHOLE.to_owned());
+    for (text, expected) in [
+        (format!("```cuda\n{WHOLE}"), &code),
+        (format!("Here:\n\n~~~cpp\n{WHOLE}\n"), &code),
+        (
+            format!("```\n{WHOLE}\nThis version writes the value once.\n"),
+            &code,
+        ),
+        (
+            format!("```cuda\n{}", WHOLE.trim_end().trim_end_matches('}')),
+            &ReplyContent::Truncated,
+        ),
+        (
+            format!(
+                "```cuda\n{}",
+                WHOLE.replace("kernel: f", "kernel: later").as_str()
+            ),
+            &ReplyContent::Truncated,
+        ),
+        (
+            format!("```cuda\n{WHOLE}```\n\n```cuda\n{}", &WHOLE[..80]),
+            &ReplyContent::Truncated,
+        ),
+    ] {
+        assert_eq!(parse_reply(&text, true).content, *expected, "{text}");
+        assert_eq!(parse_finished_kernel(&text), None, "{text}");
+    }
+    let fenced = format!("```cuda\n{WHOLE}```\nThis");
+    assert_eq!(parse_finished_kernel(&fenced).unwrap().content, code);
+}
+
+#[test]
+fn kernel_is_read_from_the_arguments_of_any_tool() {
+    let fenced = format!("Done:\n```cuda\n{WHOLE}```\n");
+    for arguments in [
+        serde_json::json!({"code": WHOLE, "note": WHOLE.replace('1', "2")}),
+        serde_json::json!({"path": "kernel.cu", "file_text": WHOLE}),
+        serde_json::json!({"command": ["apply", {"content": WHOLE}], "bottleneck": "memory"}),
+        serde_json::json!({"answer": fenced}),
+    ] {
+        let text = format!("```json\n{arguments}\n```\n\n");
+        let content = parse_reply(&text, true).content;
+        assert_eq!(content, ReplyContent::Code(WHOLE.to_owned()), "{text}");
+    }
+    let two = serde_json::json!({"old": WHOLE, "new": WHOLE.replace('1', "2")});
+    let content = parse_reply(&format!("```json\n{two}\n```\n"), true).content;
+    assert!(!matches!(content, ReplyContent::Code(_)), "{content:?}");
+}

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::blocks::starts_with_header;
 use super::json;
 use super::percent::parse_percent;
 use super::text::truncate_chars;
@@ -190,8 +191,15 @@ fn is_trace(fields: &Map<String, Value>, is_labelled: bool) -> bool {
         .keys()
         .filter(|key| field_of_key(key).is_some())
         .count();
-    let has_content = CONTENT_KEYS.iter().any(|key| fields.contains_key(*key));
+    let has_content = CONTENT_KEYS.iter().any(|key| fields.contains_key(*key))
+        || is_labelled && fields.values().any(has_kernel);
     known >= 2 || is_labelled && (known == 1 || has_content)
+}
+
+/// Whether a value contains a kernel: a text with a header.
+fn has_kernel(value: &Value) -> bool {
+    let mut texts = json::texts_of(value).into_iter();
+    texts.any(|text| text.lines().any(starts_with_header))
 }
 
 /// Whether the text before an object labels it as JSON or as the trace.

@@ -59,6 +59,47 @@ fn starting_kernels_come_first_and_are_the_first_parents() {
 }
 
 #[test]
+fn no_model_is_asked_before_all_starting_kernels_are_folded() {
+    let model_pool = ModelPool {
+        models: vec![("model".to_owned(), 1.0)],
+        cards: Vec::new(),
+    };
+    let settings = SearchSettings {
+        operators: OperatorWeights {
+            mutate: 0.0,
+            autotune: 0.0,
+            recombine: 0.0,
+            ..OperatorWeights::default()
+        },
+        features: IndexMap::new(),
+        ..SearchSettings::default()
+    };
+    for mode in [SearchMode::Evolve, SearchMode::Tune] {
+        let settings = SearchSettings {
+            mode,
+            ..settings.clone()
+        };
+        let search = Search::new(&settings, 7, 4, 100, &starts());
+        let mut search = search.with_models(model_pool.clone());
+        let planned =
+            |search: &Search| (1..=100).filter(|step| search.ask(*step).is_some()).count();
+        assert_eq!(planned(&search), 2, "only the starting kernels");
+        let first = proposed(&search, 1, "a");
+        search.tell(&first);
+        search.tell(&judged(1, 1.5));
+        assert_eq!(planned(&search), 1);
+        let second = proposed(&search, 2, "b");
+        search.tell(&second);
+        search.tell(&judged(2, 1.2));
+        assert_eq!(planned(&search), 4, "the whole window");
+        for step in 3..=6 {
+            let model = search.ask(step).unwrap().model.unwrap();
+            assert_eq!(model.known, 2, "all starting kernels are judged");
+        }
+    }
+}
+
+#[test]
 fn the_later_step_is_the_duplicate_even_if_it_arrived_first() {
     for later_first in [false, true] {
         let mut search = manual_search();

@@ -57,8 +57,9 @@ fn run_with_fault(
 
 /// The replies to the step whose request met the fault.
 fn replies_to_faulted_step<'a>(log: &'a RequestLog, seen: &[SeenRequest]) -> Vec<&'a Replied> {
-    let prompt = prompt_digest(&seen[FAULTED_REQUEST]);
-    let sent = log.sent.iter().find(|sent| sent.prompt == prompt).unwrap();
+    // One request is in flight at a time, so the journal has them in the server's order. Several steps may have the same prompt.
+    let sent = &log.sent[FAULTED_REQUEST];
+    assert_eq!(sent.prompt, prompt_digest(&seen[FAULTED_REQUEST]));
     let replies = log
         .replied
         .iter()
@@ -66,12 +67,14 @@ fn replies_to_faulted_step<'a>(log: &'a RequestLog, seen: &[SeenRequest]) -> Vec
     replies.collect()
 }
 
-/// The index of the next request with the same prompt.
-fn index_of_retry(seen: &[SeenRequest]) -> usize {
-    let prompt = prompt_digest(&seen[FAULTED_REQUEST]);
-    let later =
-        (FAULTED_REQUEST + 1..seen.len()).find(|index| prompt_digest(&seen[*index]) == prompt);
-    later.expect("the request was sent again")
+/// The index of the second request of the step whose request met the fault.
+fn index_of_retry(log: &RequestLog, seen: &[SeenRequest]) -> usize {
+    let step = log.sent[FAULTED_REQUEST].step;
+    let mut sent = log.sent.iter();
+    let index = sent.position(|sent| (sent.step, sent.ask) == (step, 2));
+    let index = index.expect("the request was sent again");
+    assert_eq!(log.sent[index].prompt, prompt_digest(&seen[index]));
+    index
 }
 
 fn outcomes(replies: &[&Replied]) -> Vec<ReplyOutcome> {
@@ -210,7 +213,7 @@ fn lost_reply_costs_the_worst_case_and_is_requested_once_more() {
             "{name}: the partial text is kept"
         );
         assert!(replies[0].detail.is_some());
-        let again = index_of_retry(&seen);
+        let again = index_of_retry(&log, &seen);
         let text = reply_to(&document(&seen[again]), again);
         assert_exact_cost(replies[1], usage(&seen[again], &text));
         assert!(
@@ -244,7 +247,7 @@ fn truncated_reply_is_billed_exactly_and_requested_with_a_doubled_cap() {
     // Reasoning may have used the whole cap: it is doubled once.
     let cap = |seen: &SeenRequest| seen.json()["max_completion_tokens"].as_u64().unwrap();
     assert_eq!(cap(&seen[FAULTED_REQUEST]), 4000);
-    assert_eq!(cap(&seen[index_of_retry(&seen)]), 8000);
+    assert_eq!(cap(&seen[index_of_retry(&log, &seen)]), 8000);
     let doubled = seen.iter().filter(|seen| cap(seen) != 4000);
     assert_eq!(doubled.count(), 1);
     let folder = format!("softmax/steps/{:06}", replied[0].step);

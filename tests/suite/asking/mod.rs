@@ -15,6 +15,7 @@ pub(crate) mod model;
 mod program;
 mod run_log;
 pub(crate) mod scenario;
+mod servers;
 mod settings;
 
 /// Not a test: the process that the tests kill. Starts or resumes the run that its environment describes.

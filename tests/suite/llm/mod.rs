@@ -7,6 +7,7 @@ mod keys;
 mod programs;
 mod requests;
 pub(crate) mod server;
+mod servers;
 mod settings;
 mod speed;
 mod wire;

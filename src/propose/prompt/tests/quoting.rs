@@ -83,9 +83,10 @@ fn harmless_document(templates: &Templates) -> String {
     let input = PromptInput {
         operator: Operator::Edit,
         parents: &parents,
-        missed: Some(MissedEdits {
+        missed: Some(RejectedReply {
             reply: "x",
             message: "y",
+            had_edits: true,
         }),
         ..prompt_input(&task, &device)
     };
@@ -144,9 +145,10 @@ fn hostile_text_cannot_open_a_section() {
             parents: &parents,
             history: &history,
             baseline: text,
-            missed: Some(MissedEdits {
+            missed: Some(RejectedReply {
                 reply: text,
                 message: text,
+                had_edits: true,
             }),
             ..prompt_input(&task, &device)
         };
