@@ -39,6 +39,7 @@ fn ask_server(
         tokens: 0,
         nano_usd: Some(0),
         assumed: false,
+        estimated: false,
     };
     assert_eq!(cost == nothing, !reply.is_billable, "{reply:?} {cost:?}");
     (reply, server.seen())
