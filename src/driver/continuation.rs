@@ -21,9 +21,9 @@ pub(super) fn continuation(state: &TaskState<'_>, failed: bool) -> Continuation 
     let Some(why) = progress.stopped else {
         return flags;
     };
-    let made = state.briefs.last_step().max(progress.steps);
-    if made >= progress.total {
-        flags.steps = Some(progress.total.saturating_mul(2).max(made + 1));
+    // Steps that were planned and have not ended are work enough.
+    if progress.steps >= progress.total {
+        flags.steps = Some(progress.total.max(1).saturating_mul(2));
     }
     flags.more_seconds = more_seconds(state, why);
     flags.patience = patience(state);

@@ -130,7 +130,17 @@ fn budget_flag_stops_the_run_and_resume_continues_with_more() {
         requests > 0 && spent > 0.0 && spent <= 0.2,
         "{requests} {spent}"
     );
-    let result = fixture.resume(&["--budget-usd", "5"]);
+    // The budget that the run names lets it continue.
+    let mut lines = result.stdout.lines();
+    let command = lines.find_map(|line| line.strip_prefix("  to continue: kforge "));
+    let command: Vec<&str> = command.expect(&result.stdout).split(' ').collect();
+    assert_eq!(&command[..3], ["resume", "run", "--budget-usd"]);
+    let named: f64 = command[3].parse().unwrap();
+    assert!(named > 0.2 && named < 1.0, "{command:?}");
+    fixture.run(&command).assert_exit(0, &[]);
+    let next = dollars(&summary(&fixture.run_directory()));
+    assert!(server.seen().len() > requests && next > spent && next <= named);
+    let result = fixture.resume(&["--budget-usd", "5", "--steps", "12"]);
     result.assert_exit(0, &[]);
     let totals = summary(&fixture.run_directory());
     assert_eq!(totals["tasks"][0]["stopped"], "steps");
