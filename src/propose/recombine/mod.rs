@@ -39,7 +39,7 @@ pub(super) fn recombine(
     attempt: u64,
 ) -> Result<Proposal, String> {
     let parsed = [Syntax::parse(first), Syntax::parse(second)];
-    let names = parsed.each_ref().map(ParentNames::of);
+    let names = (parsed.each_ref()).map(|syntax| ParentNames::of(syntax, task));
     let sides = ["first", "second"];
     let differences = [
         parent_differences(first, second, task),
