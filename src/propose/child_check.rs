@@ -73,12 +73,17 @@ struct PositionMap {
 }
 
 impl<'s> ParentNames<'s> {
-    pub(super) fn of(syntax: &Syntax<'s>) -> Self {
+    pub(super) fn of(syntax: &Syntax<'s>, task: &Task) -> Self {
         let names = SourceNames::of(syntax);
+        let kernel = Kernel::parse(syntax.source(), &task.definition);
+        // A tunable is declared in the header.
+        let is_tunable = |name: &str| {
+            (kernel.as_ref()).is_ok_and(|kernel| kernel.header.tunables.contains_key(name))
+        };
         let undeclared = names
             .uses
             .iter()
-            .filter(|used| used.declaration.is_none())
+            .filter(|used| used.declaration.is_none() && !is_tunable(used.name))
             .map(|used| used.name)
             .collect();
         let imports = syntax

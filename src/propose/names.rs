@@ -291,7 +291,7 @@ fn scope_of(declaration: Node<'_>) -> Option<Node<'_>> {
 }
 
 /// The identifiers that a declarator such as `*name[4] = value` or `[a, b] = value` declares.
-fn declared_identifiers(declarator: Node<'_>) -> Vec<Node<'_>> {
+pub(super) fn declared_identifiers(declarator: Node<'_>) -> Vec<Node<'_>> {
     let mut at = declarator;
     loop {
         match at.kind() {

@@ -2,7 +2,8 @@
 //!
 //! By default a sample is compiled, and nothing is run. `KFORGE_TEST_CHILDREN=N` compiles up to N children of every kernel, and
 //! `KFORGE_TEST_AGREEMENT=N` runs up to N children of every kernel and transformation; each prints a table, with `--nocapture`.
-//! `benches/results/operators.md` has the measurements.
+//! `KFORGE_TEST_FOLDER` receives the compiled children as files, for another compiler, such as
+//! `kforge eval TASK FOLDER/TASK/*.cu --compile-only`. `benches/results/operators.md` has the measurements.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -377,6 +378,7 @@ fn children_of_own_operators_compile() {
     let checker = SyntaxChecker::new();
     let counts = Mutex::new(BTreeMap::<String, Counts>::new());
     let (wrong, kernels) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+    let written = AtomicUsize::new(0);
     let chosen: Vec<_> = corpus
         .kernels
         .iter()
@@ -404,6 +406,17 @@ fn children_of_own_operators_compile() {
         let combined = wanted.map_or(0, |_| COMBINED);
         for child in tried_children(task, &kernel.source, wanted.unwrap_or(sample), combined) {
             let errors = checker.errors(task, &child.source);
+            if let Some(folder) = std::env::var_os("KFORGE_TEST_FOLDER") {
+                let folder = Path::new(&folder).join(&task.name);
+                std::fs::create_dir_all(&folder).unwrap();
+                let name = Path::new(&kernel.name)
+                    .file_stem()
+                    .unwrap()
+                    .to_str()
+                    .unwrap();
+                let number = written.fetch_add(1, Ordering::Relaxed);
+                std::fs::write(folder.join(format!("{name}_{number}.cu")), &child.source).unwrap();
+            }
             let mut counts = counts.lock().unwrap();
             let entry = counts.entry(child.transformation.clone()).or_default();
             entry.children += 1;

@@ -129,10 +129,7 @@ fn constant_reads<'t, 'a>(scope: &Scope<'t, 'a>) -> BTreeMap<&'a str, Vec<Node<'
         let is_const_parameter = scope
             .unshadowed_parameter(root)
             .is_some_and(|declaration| declaration.is_const);
-        let is_never_written = effects
-            .stored
-            .iter()
-            .all(|stored| !scope.may_alias(Some(root), *stored));
+        let is_never_written = effects.never_write(scope, root);
         // A reference needs the element itself.
         let is_bound = node.parent().is_some_and(|parent| {
             parent.kind() == "for_range_loop"
@@ -169,6 +166,9 @@ impl Transformation for StreamingStore {
             .filter(|function| function.is_global)
         {
             let scope = Scope::new(subject, function);
+            if subject.hides_code(function.body) {
+                continue;
+            }
             for (root, stores) in stores_by_root(&scope) {
                 // Memory that is read should stay in the cache.
                 if reads_besides_stores(&scope, root, &stores) {

@@ -99,6 +99,21 @@ impl<'a> Effects<'a> {
     }
 }
 
+impl Effects<'_> {
+    /// Whether these effects, of a whole function, leave the memory of a parameter alone. What is called may write through any
+    /// other pointer.
+    pub(super) fn never_write(&self, scope: &Scope<'_, '_>, root: &str) -> bool {
+        let mut stored = self.stored.iter();
+        let mut others = scope.declarations.iter().filter(|other| {
+            other.parameter_index.is_some() && other.pointer_depth > 0 && other.name != root
+        });
+        !scope.subject.hides_code(scope.function.body)
+            && stored.all(|stored| !scope.may_alias(Some(root), *stored))
+            && !(self.is_opaque
+                && others.any(|other| scope.may_alias(Some(root), Some(other.name))))
+    }
+}
+
 /// Whether a declaration binds a reference, through which a variable may change unseen.
 fn declares_reference(declaration: Node<'_>) -> bool {
     let mut cursor = declaration.walk();

@@ -104,7 +104,7 @@ pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Chi
     let subject = Subject::new(source, task);
     let names = subject
         .as_ref()
-        .map(|subject| ParentNames::of(&subject.syntax));
+        .map(|subject| ParentNames::of(&subject.syntax, task));
     let mut pairs: Vec<(&'static dyn Transformation, RewriteSite)> = Vec::new();
     let mut weights = Vec::new();
     for transformation in transformations() {

@@ -125,10 +125,7 @@ fn uniform_access<'t, 'a>(
     let fits = scope.subject.holds_at_all_points(&|evaluate| {
         Some((1..=MAX_SHARED_BYTES / bytes).contains(&evaluate(counting_loop.bound)?))
     });
-    let is_never_written = Effects::of(scope, scope.function.body)
-        .stored
-        .iter()
-        .all(|stored| !scope.may_alias(Some(pointer), *stored));
+    let is_never_written = Effects::of(scope, scope.function.body).never_write(scope, pointer);
     let depends_on_block = descendants(index).any(|inner| scope.text(inner) == "blockIdx");
     (is_uniform
         && (!depends_on_block || is_loaded_by_every_block(scope, element))

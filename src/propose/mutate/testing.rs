@@ -53,7 +53,7 @@ pub(super) fn changes_in_source(
         .unwrap_or_else(|| panic!("no site `{label}` in {sites:?}"));
     let child = site.edits.apply(source).expect("edits do not overlap");
     assert!(
-        ParentNames::of(&subject.syntax)
+        ParentNames::of(&subject.syntax, &task)
             .child(&site.edits, None, &task)
             .is_some(),
         "not a valid child:\n{child}"

@@ -5,10 +5,11 @@ use std::ops::Range;
 use indexmap::IndexMap;
 use tree_sitter::Node;
 
+use super::interface::Interface;
 use super::runs::differing_runs;
 use crate::base::text::collapse_white_space;
 use crate::kernel::syntax::{FunctionNode, Syntax, children, descendants};
-use crate::kernel::{Kernel, LocatedExpression, with_point};
+use crate::kernel::{Kernel, LaunchHeader, LocatedExpression, with_point};
 use crate::propose::header_text;
 use crate::propose::source_edits::SourceEdits;
 use crate::task::Task;
@@ -26,13 +27,25 @@ pub(super) struct ParentDifference {
     pub label: String,
     /// Edits of the kernel that takes it over.
     pub edits: SourceEdits,
+    /// What the statements that are replaced do, and what the new ones do. Empty if no statements are replaced.
+    pub removed: Interface,
+    pub added: Interface,
 }
 
 impl ParentDifference {
     fn replacement(label: String, range: Range<usize>, text: &str) -> Self {
         let mut edits = SourceEdits::new();
         edits.replace(range, text);
-        Self { label, edits }
+        Self::of_edits(label, edits)
+    }
+
+    fn of_edits(label: String, edits: SourceEdits) -> Self {
+        Self {
+            label,
+            edits,
+            removed: Interface::default(),
+            added: Interface::default(),
+        }
     }
 }
 
@@ -40,13 +53,14 @@ impl ParentDifference {
 pub(super) fn parent_differences(base: &str, other: &str, task: &Task) -> Vec<ParentDifference> {
     let mut differences = Vec::new();
     let parse = |text: &str| Kernel::parse(text, &task.definition).ok();
-    if let (Some(base), Some(other)) = (parse(base), parse(other)) {
-        differences.extend(tunable_differences(&base, &other));
-        differences.extend(variants_difference(&base, &other));
-        differences.extend(launch_differences(&base, &other));
+    let kernels = parse(base).zip(parse(other));
+    if let Some((base, other)) = &kernels {
+        differences.extend(tunable_differences(base, other));
+        differences.extend(variants_difference(base, other));
     }
     let (base, other) = (Syntax::parse(base), Syntax::parse(other));
-    differences.extend(function_differences(&base, &other));
+    let kernels = kernels.as_ref().map(|(base, other)| (base, other));
+    differences.extend(function_differences(&base, &other, kernels));
     differences.truncate(MAX_DIFFERENCES);
     differences
 }
@@ -91,40 +105,52 @@ fn variants_difference(base: &Kernel, other: &Kernel) -> Option<ParentDifference
     ))
 }
 
-/// Launches of the same kernel with another grid, block or amount of shared memory.
-fn launch_differences(base: &Kernel, other: &Kernel) -> Vec<ParentDifference> {
-    let mut differences = Vec::new();
-    for launch in &base.header.launches {
-        let Some(twin) = other
-            .header
-            .launches
-            .iter()
-            .find(|twin| twin.kernel == launch.kernel)
-        else {
-            continue;
+/// Edits that give the launches of a function the grid, the block and the shared memory that they have in the other kernel.
+/// `None` if the two kernels launch it in different ways, so that no edit of a value helps.
+fn launch_edits(base: &Kernel, other: &Kernel, function: &str) -> Option<SourceEdits> {
+    let launches = |kernel: &Kernel| -> Vec<LaunchHeader> {
+        let launches = kernel.header.launches.iter();
+        let is_own = |launch: &&LaunchHeader| {
+            launch.kernel.split('<').next().map(str::trim) == Some(function)
         };
-        let mut edits = SourceEdits::new();
-        let mut take_over = |key: &str, own: String, new: String| {
-            let range = header_text::launch_value_range(&base.text, launch.line, key);
-            if let Some(range) = range.filter(|_| own != new) {
-                let value = header_text::replacement_value(&base.text, &range, &new);
-                edits.replace(range, value);
-            }
-        };
-        take_over("grid", sizes_text(&launch.grid), sizes_text(&twin.grid));
-        take_over("block", sizes_text(&launch.block), sizes_text(&twin.block));
-        if let (Some(own), Some(new)) = (&launch.shared, &twin.shared) {
-            let text = |shared: &LocatedExpression| shared.expression.text().to_owned();
-            take_over("shared", text(own), text(new));
+        launches.filter(is_own).cloned().collect()
+    };
+    let (own, new) = (launches(base), launches(other));
+    if own.len() != new.len() {
+        return None;
+    }
+    let mut edits = SourceEdits::new();
+    for (launch, twin) in own.iter().zip(&new) {
+        if launch.kernel != twin.kernel {
+            return None;
         }
-        if !edits.is_empty() {
-            differences.push(ParentDifference {
-                label: format!("the launch of {}", launch.kernel),
-                edits,
-            });
+        let (own, new) = (launch_values(launch), launch_values(twin));
+        for ((key, own), (_, new)) in own.into_iter().zip(new) {
+            match (own, new) {
+                (Some(own), Some(new)) if own != new => {
+                    let range = header_text::launch_value_range(&base.text, launch.line, key)?;
+                    let value = header_text::replacement_value(&base.text, &range, &new);
+                    edits.replace(range, value);
+                }
+                (Some(_), Some(_)) | (None, None) => {}
+                _ => return None,
+            }
         }
     }
-    differences
+    Some(edits)
+}
+
+/// The values of a launch that belong to the code of its kernel, by key, each as it is written on one line.
+fn launch_values(launch: &LaunchHeader) -> [(&'static str, Option<String>); 3] {
+    let shared = launch.shared.as_ref();
+    [
+        ("grid", Some(sizes_text(&launch.grid))),
+        ("block", Some(sizes_text(&launch.block))),
+        (
+            "shared",
+            shared.map(|shared| shared.expression.text().to_owned()),
+        ),
+    ]
 }
 
 /// A list of sizes as it is written on one line.
@@ -134,7 +160,13 @@ fn sizes_text(sizes: &[LocatedExpression]) -> String {
 }
 
 /// Functions with the same name in both kernels: device functions as a whole, kernels statement by statement.
-fn function_differences(base: &Syntax<'_>, other: &Syntax<'_>) -> Vec<ParentDifference> {
+///
+/// A kernel that the two launch differently is taken over with its launch, because its code may rely on it.
+fn function_differences(
+    base: &Syntax<'_>,
+    other: &Syntax<'_>,
+    kernels: Option<(&Kernel, &Kernel)>,
+) -> Vec<ParentDifference> {
     let others = other.functions();
     let mut differences = Vec::new();
     for function in base.functions() {
@@ -151,8 +183,33 @@ fn function_differences(base: &Syntax<'_>, other: &Syntax<'_>) -> Vec<ParentDiff
             other,
             twin: *twin,
         };
-        if normalized_text(base, function.node) != normalized_text(other, twin.node) {
-            differences.extend(pair.differences());
+        let is_equal = normalized_text(base, function.node) == normalized_text(other, twin.node);
+        let Some((own_kernel, other_kernel)) = kernels.filter(|_| function.is_global) else {
+            if !is_equal {
+                differences.extend(pair.differences());
+            }
+            continue;
+        };
+        let Some(mut launch) = launch_edits(own_kernel, other_kernel, name) else {
+            continue;
+        };
+        match (launch.is_empty(), is_equal) {
+            (true, true) => {}
+            (true, false) => differences.extend(pair.differences()),
+            (false, is_equal) => {
+                let what = if is_equal {
+                    "launch"
+                } else {
+                    "code and launch"
+                };
+                if !is_equal {
+                    launch.replace(function.node.byte_range(), other.text(twin.node));
+                }
+                differences.push(ParentDifference::of_edits(
+                    format!("the {what} of {name}"),
+                    launch,
+                ));
+            }
         }
     }
     differences
@@ -218,13 +275,25 @@ impl FunctionPair<'_, '_> {
                 .collect()
         };
         let runs = differing_runs(&texts(self.base, &own), &texts(self.other, &new));
+        let own_parameters = parameter_names(self.base, &self.function);
+        let new_parameters = parameter_names(self.other, &self.twin);
         runs.into_iter()
             .map(|(own_run, new_run)| {
+                let removed = Interface::of(self.base, &own[own_run.clone()], &own_parameters);
+                let added = Interface::of(self.other, &new[new_run.clone()], &new_parameters);
                 let range = run_range(self.base, self.function.body, &own, own_run);
                 let text =
                     &self.other.source()[run_range(self.other, self.twin.body, &new, new_run)];
                 let line = self.base.source()[..range.start].matches('\n').count() + 1;
-                ParentDifference::replacement(format!("the statements of line {line}"), range, text)
+                ParentDifference {
+                    removed,
+                    added,
+                    ..ParentDifference::replacement(
+                        format!("the statements of line {line}"),
+                        range,
+                        text,
+                    )
+                }
             })
             .collect()
     }

@@ -1,7 +1,8 @@
 //! The `recombine` operator: exchanges differences between two kernels.
 //!
 //! A child is one parent with up to three differences taken over from the other: tunable values, variants, launches, device
-//! functions, or statements of a function that both have. Pure and deterministic. Never compiles or measures.
+//! functions, or statements of a function that both have. Statements are taken over only if they change the same names as those
+//! that they replace. Pure and deterministic. Never compiles or measures.
 
 use std::collections::HashSet;
 
@@ -14,9 +15,11 @@ use crate::kernel::syntax::Syntax;
 use crate::task::Task;
 
 mod differences;
+mod interface;
 mod runs;
 
 use differences::{ParentDifference, parent_differences};
+use interface::Interface;
 
 /// The most differences that one child takes over. All of them would give roughly the other parent.
 const MAX_COMBINED: usize = 3;
@@ -39,7 +42,7 @@ pub(super) fn recombine(
     attempt: u64,
 ) -> Result<Proposal, String> {
     let parsed = [Syntax::parse(first), Syntax::parse(second)];
-    let names = parsed.each_ref().map(ParentNames::of);
+    let names = (parsed.each_ref()).map(|syntax| ParentNames::of(syntax, task));
     let sides = ["first", "second"];
     let differences = [
         parent_differences(first, second, task),
@@ -56,6 +59,15 @@ pub(super) fn recombine(
         let edits = chosen.iter().fold(SourceEdits::new(), |edits, difference| {
             edits.merged_with(&difference.edits)
         });
+        let joined = |part: fn(&ParentDifference) -> &Interface| {
+            chosen.iter().fold(Interface::default(), |all, difference| {
+                all.joined_with(part(difference))
+            })
+        };
+        let (removed, added) = (joined(|one| &one.removed), joined(|one| &one.added));
+        if !added.can_replace(&removed) {
+            continue;
+        }
         // Differences may overlap: then there is no child.
         let child = names[parent].child(&edits, Some(&names[1 - parent]), task);
         let Some(child) = child.filter(|child| seen.insert(child.identity)) else {
@@ -66,9 +78,19 @@ pub(super) fn recombine(
                 .iter()
                 .map(|difference| difference.label.as_str())
                 .collect();
+            // Statements of two kernels meet here for the first time.
+            let caveat = if added == Interface::default() {
+                ""
+            } else {
+                "; assumes that equal names mean the same"
+            };
             return Ok(Proposal {
                 source: child.source,
-                detail: format!("{} parent with {}", sides[parent], labels.join(", ")),
+                detail: format!(
+                    "{} parent with {}{caveat}",
+                    sides[parent],
+                    labels.join(", ")
+                ),
             });
         }
         skipped -= 1;

@@ -87,6 +87,49 @@ fn children_with_undeclared_names_are_dropped() {
 }
 
 #[test]
+fn tunables_of_the_other_parent_are_not_declared() {
+    let body = |size: &str| {
+        format!(
+            "    int i = blockIdx.x * {size};\n    float sum = 0.0f;\n    output[i] = twice(sum);\n"
+        )
+    };
+    let first = kernel("[1]", "return a;", &body("32"));
+    let second =
+        kernel("[1]", "return a;", &body("SIZE")).replace("  ROWS:", "  SIZE: [32]\n  ROWS:");
+    for child in all_children(&first, &second) {
+        let has_tunable = child.source.contains("SIZE: [32]");
+        assert!(
+            has_tunable || !child.source.contains("SIZE"),
+            "{}",
+            child.source
+        );
+    }
+}
+
+#[test]
+fn names_of_the_other_parent_keep_their_kind() {
+    let body = |declared: &str, used: &str| {
+        format!("    {declared}\n    int i = blockIdx.x;\n    {used}\n")
+    };
+    let first = kernel(
+        "[1]",
+        "return a;",
+        &body("float sum = x[0];", "output[i] = sum;"),
+    );
+    let second = kernel(
+        "[1]",
+        "return a;",
+        &body("float sum[2] = {x[0], x[1]};", "output[i] = sum[1];"),
+    );
+    // A child with one of the two differences would use an array as a number, or a number as an array.
+    assert!(
+        all_children(&first, &second)
+            .iter()
+            .all(|child| { child.source.contains("sum[2]") == child.source.contains("sum[1]") })
+    );
+}
+
+#[test]
 fn equal_parents_and_broken_sources_have_no_children() {
     let parent = kernel("[1]", "return a;", "    output[0] = x[0];\n");
     assert!(all_children(&parent, &parent).is_empty());
