@@ -15,9 +15,11 @@ pub struct HeaderError {
 
 impl HeaderError {
     pub(super) fn new(line: u32, message: impl Into<String>) -> Self {
+        // A name or a value in quotes may have line breaks.
+        let message = message.into().replace(['\n', '\r'], " ");
         Self {
             line,
-            message: message.into(),
+            message,
             hint: None,
         }
     }

@@ -66,10 +66,15 @@ pub(super) fn clean(text: &str) -> Cow<'_, str> {
     if without_mark.len() == text.len() && !needs_cleaning(header) {
         return Cow::Borrowed(text);
     }
-    let stars = has_star_lines(header);
-    let lines: Vec<_> = header
+    let has_stars = has_star_lines(header);
+    let lines = header
         .split('\n')
-        .map(|line| clean_line(line, stars))
+        .map(|line| if has_stars { without_star(line) } else { line });
+    let lines: Vec<_> = lines.map(clean_line).collect();
+    let indentation = common_indentation(lines.iter().map(String::as_str));
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| line.get(indentation..).unwrap_or_default())
         .collect();
     let head = &without_mark[..body.start];
     let tail = &without_mark[body.end..];
@@ -80,6 +85,16 @@ fn needs_cleaning(header: &str) -> bool {
     header.contains('\t')
         || header.chars().any(|letter| plain(letter) != letter)
         || has_star_lines(header)
+        || common_indentation(header.split('\n')) > 0
+}
+
+/// The spaces at the start of every line that is not blank.
+fn common_indentation<'a>(lines: impl Iterator<Item = &'a str>) -> usize {
+    lines
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| line.len() - line.trim_start_matches(' ').len())
+        .min()
+        .unwrap_or(0)
 }
 
 /// Whether every line of the comment starts with ` * `.
@@ -92,12 +107,14 @@ fn has_star_lines(header: &str) -> bool {
     lines.clone().next().is_some() && lines.all(is_star)
 }
 
-fn clean_line(line: &str, stars: bool) -> String {
-    let line = if stars {
-        line.replacen('*', " ", 1)
-    } else {
-        line.to_owned()
-    };
+/// A line that starts with ` * `, without it.
+fn without_star(line: &str) -> &str {
+    let rest = line.trim_start();
+    let rest = rest.strip_prefix('*').unwrap_or(rest);
+    rest.strip_prefix(' ').unwrap_or(rest)
+}
+
+fn clean_line(line: &str) -> String {
     let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
     // A key below `- kernel` is two columns further than the dash, so with tabs of two columns one more tab fits it.
     let indentation = line[..blank].replace('\t', "  ");

@@ -5,9 +5,14 @@
 use std::ops::Range;
 
 use indexmap::IndexMap;
+use serde_yaml::Spanned;
 
 use super::Kernel;
+use super::header_lists::list_items;
 use super::header_ranges::{replacement_value, value_range};
+use super::header_yaml::read_header_yaml;
+use super::tunables::read_tunable;
+use super::yaml_values::ListYaml;
 use crate::base::Digest;
 
 impl Kernel {
@@ -52,6 +57,7 @@ impl Kernel {
 /// is shared by two tunables.
 pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<String> {
     let mut edits = Vec::new();
+    let mut expected = kernel.header.tunables.clone();
     for (name, value) in point {
         let values = kernel.header.tunables.get(name)?;
         let range = list_range(kernel, name)?;
@@ -64,12 +70,13 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
             return None;
         }
         others.sort_unstable();
-        let list = std::iter::once(*value)
-            .chain(others)
-            .map(|value| value.to_string())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let value = replacement_value(&kernel.text, &range, &format!("[{list}]"));
+        let values: Vec<_> = std::iter::once(*value).chain(others).collect();
+        let list: Vec<_> = values.iter().map(i64::to_string).collect();
+        let list = list.join(", ");
+        expected.insert(name.clone(), values);
+        let mut value = replacement_value(&kernel.text, &range, &format!("[{list}]"));
+        // All later lines keep their numbers.
+        value.extend(kernel.text[range.clone()].matches('\n'));
         edits.push((range, value));
     }
     // From the last to the first, so that earlier ranges stay valid.
@@ -78,7 +85,20 @@ pub fn with_point(kernel: &Kernel, point: &IndexMap<String, i64>) -> Option<Stri
     for (range, list) in edits {
         text.replace_range(range, &list);
     }
-    Some(text)
+    // A header may be written in a form that the edits do not expect.
+    (listed_tunables(&text)? == expected).then_some(text)
+}
+
+/// The values of the tunables of a kernel file, as its header lists them.
+fn listed_tunables(text: &str) -> Option<IndexMap<String, Vec<i64>>> {
+    let (yaml, _) = read_header_yaml(text).ok()?;
+    let tunables = yaml.tunables.into_iter().flatten();
+    let values = |(name, list): (String, Spanned<ListYaml>)| {
+        let items = list_items(&list, &name).ok()?;
+        let (values, _) = read_tunable(&name, &items).ok()?;
+        Some((name, values))
+    };
+    tunables.map(values).collect()
 }
 
 /// The byte range of a tunable's list in the file.

@@ -70,7 +70,8 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<ScalarYaml, E> {
-        Ok(ScalarYaml(value.to_owned()))
+        // Line breaks of `|` and of quoted texts are spaces between lexemes.
+        Ok(ScalarYaml(value.replace(['\n', '\r'], " ")))
     }
 
     fn visit_unit<E: Error>(self) -> Result<ScalarYaml, E> {

@@ -78,4 +78,6 @@ fn autotune(brief: &Brief, source: &str, task: &Task) -> Result<Proposal, String
 }
 
 #[cfg(test)]
+mod header_form_tests;
+#[cfg(test)]
 mod tests;

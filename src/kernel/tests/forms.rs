@@ -251,6 +251,7 @@ fn with_point_rewrites_lists_of_every_form() {
             "{list}"
         );
         assert_eq!(moved.family(), kernel.family(), "{list}");
+        assert_eq!(moved.header.variants, kernel.header.variants, "{list}");
     }
     let single = parse(&VALID_HEADER.replace("[32, 64]", "32 # fixed")).unwrap();
     assert_eq!(single.header.tunables["WIDTH"], [32]);
