@@ -12,13 +12,15 @@ use crate::task::{
 
 /// A table with a line per task. Each task comes with the place where it was found.
 pub(crate) fn task_table(tasks: &[(Task, String)]) -> String {
+    let lengths = tasks.iter().map(|(task, _)| task.definition.op_type.len());
+    let width = lengths.max().unwrap_or(0).clamp(10, 30);
     let mut text = format!(
-        "{:<14} {:<14} {:<30} {:>9}  {:<12} {}\n",
+        "{:<14} {:<width$} {:<30} {:>9}  {:<12} {}\n",
         "task", "operation", "definition", "workloads", "baseline", "found in"
     );
     for (task, origin) in tasks {
         text += &format!(
-            "{:<14} {:<14} {:<30} {:>9}  {:<12} {origin}\n",
+            "{:<14} {:<width$} {:<30} {:>9}  {:<12} {origin}\n",
             task.name,
             task.definition.op_type,
             task.definition.name,

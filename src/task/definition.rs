@@ -7,8 +7,6 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::DType;
-use super::definition_reader::read_definition;
-use super::problems::{Problems, TaskFile};
 use crate::base::expression::Expression;
 use crate::base::text::{did_you_mean, nearest_name};
 use crate::base::{Failure, text};
@@ -65,17 +63,6 @@ pub struct Binding {
 }
 
 impl Definition {
-    /// Parses and validates `definition.json`; `origin` names the file in errors. An error lists everything that is wrong.
-    pub fn parse(text: &str, origin: &str) -> Result<Self, Failure> {
-        let mut problems = Problems::default();
-        let definition = read_definition(&TaskFile::new(origin, text), &mut problems);
-        match (problems.into_failure(origin), definition) {
-            (None, Some(definition)) => Ok(definition),
-            (Some(failure), _) => Err(failure),
-            (None, None) => Err(Failure::usage(format!("{origin}: cannot be read"))),
-        }
-    }
-
     /// Names and sizes of the constant axes, in order.
     pub fn constants(&self) -> impl Iterator<Item = (&str, i64)> {
         self.axes.iter().filter_map(|(name, axis)| {

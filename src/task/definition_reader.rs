@@ -14,6 +14,19 @@ use crate::base::expression::Expression;
 use crate::base::text::{did_you_mean, quote_list};
 use crate::base::value_reader::{join_keys, show_value};
 
+impl Definition {
+    /// Parses and validates `definition.json`; `origin` names the file in errors. An error lists everything that is wrong.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, Failure> {
+        let mut problems = Problems::default();
+        let definition = read_definition(&TaskFile::new(origin, text), &mut problems);
+        match (problems.into_failure(origin), definition) {
+            (None, Some(definition)) => Ok(definition),
+            (Some(failure), _) => Err(failure),
+            (None, None) => Err(Failure::usage(format!("{origin}: cannot be read"))),
+        }
+    }
+}
+
 /// Parses and validates a definition. `None` if nothing of it can be read.
 pub(super) fn read_definition(file: &TaskFile<'_>, problems: &mut Problems) -> Option<Definition> {
     let root = match serde_json::from_str(file.text) {

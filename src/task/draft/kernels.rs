@@ -2,9 +2,11 @@
 //!
 //! `JudgeContext` refuses to judge by them, because they have the mark of a draft.
 
-use super::DRAFT_MARK;
 use crate::task::definition::{AxisKind, Definition, Tensor};
 use crate::task::dtype::DType;
+
+/// A line of a kernel file whose computation is still to be written. Such a kernel is refused as an oracle or a baseline.
+pub(crate) const DRAFT_MARK: &str = "kforge: draft";
 
 /// The most lines of the reference that are quoted.
 const MAX_QUOTED_LINES: usize = 120;

@@ -10,9 +10,7 @@ use super::definition_reader::read_definition;
 use super::problems::{Problems, TaskFile};
 use crate::base::Failure;
 use inputs::Plan;
-
-/// A line of a kernel file whose computation is still to be written. Such a kernel is refused as an oracle or a baseline.
-pub(crate) const DRAFT_MARK: &str = "kforge: draft";
+pub(crate) use kernels::DRAFT_MARK;
 
 /// A new task: its name, and its files with their texts.
 pub(crate) struct TaskDraft {
