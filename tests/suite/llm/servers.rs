@@ -321,10 +321,12 @@ fn text_is_found_wherever_a_server_puts_it() {
     let parts = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "output_text", "text": "we"}, "ll"]);
     let wholes = [
         message(json!({"content": "well", "reasoning_content": "hm"})),
-        message(json!({"content": "well", "reasoning": 7, "refusal": "", "audio": []})),
+        message(
+            json!({"content": "well", "reasoning": 7, "refusal": "", "audio": [], "error": {}}),
+        ),
         message(json!({"content": parts})),
         message(json!({"content": [{"type": "text", "text": {"value": "well"}}]})),
-        json!({"choices": [{"text": "well", "finish_reason": "STOP"}]}),
+        json!({"error": {}, "choices": [{"text": "well", "finish_reason": "STOP"}]}),
         json!({"choices": [{"message": {"content": "well"}, "finish_reason": null}]}),
         json!({"model": 7, "choices": [{"message": {"content": "well"}, "finish_reason": "eos_token", "logprobs": null}]}),
     ];
