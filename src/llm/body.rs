@@ -89,7 +89,7 @@ impl BodyReader {
                 (PartialReply::default(), BodyEnd::Foreign(error))
             }
             BodyKind::Empty => {
-                let error = WireError::from_message("the body is empty");
+                let error = WireError::from_text("");
                 (PartialReply::default(), BodyEnd::Foreign(error))
             }
         }

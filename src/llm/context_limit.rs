@@ -136,7 +136,7 @@ fn first_number(text: &str) -> Option<u64> {
 }
 
 /// All whole numbers with their places, `8,192` included.
-fn numbers(text: &str) -> Vec<(usize, u64)> {
+pub(super) fn numbers(text: &str) -> Vec<(usize, u64)> {
     let mut found = Vec::new();
     let bytes = text.as_bytes();
     let mut at = 0;

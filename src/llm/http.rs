@@ -201,7 +201,10 @@ impl HttpProvider {
             }
             (BodyEnd::Interrupted(why), None) => (Lost, Some(why)),
         };
-        if let Some(note) = detail.as_deref().filter(|_| only_thoughts)
+        let detail = detail.map(|detail| self.scrub(&detail));
+        if let Some(note) = detail.as_deref()
+            && only_thoughts
+            && matches!(outcome, Empty | Truncated)
             && !self.has_warned.swap(true, Ordering::Relaxed)
         {
             tracing::warn!("model `{}`: {note}", self.model.name);
@@ -213,7 +216,7 @@ impl HttpProvider {
         Reply {
             usage: partial.usage.filter(|_| has_final_usage),
             served_by: partial.served_by.map(|name| sanitize_detail(&name)),
-            detail: detail.map(|detail| self.scrub(&detail)),
+            detail,
             retry_after,
             ..Reply::new(outcome, self.secrets.scrub(&partial.text).into_owned())
         }
@@ -238,7 +241,7 @@ impl HttpProvider {
             let reply = Reply::new(ReplyOutcome::Refused, String::new());
             return Attempt::Ended(reply.with_detail(detail).not_billed());
         }
-        let with_hint = self.with_hint(&detail, status, error);
+        let with_hint = self.with_hint(&detail, status, kind, error);
         if !is_transient {
             if let Some(note) = self.change_fields(head, error) {
                 return Attempt::Changed(note);
@@ -262,9 +265,16 @@ impl HttpProvider {
     }
 
     /// The detail of a refusal with the requested URL, and with what the user can do.
-    fn with_hint(&self, detail: &str, status: StatusCode, error: &WireError) -> String {
+    fn with_hint(
+        &self,
+        detail: &str,
+        status: StatusCode,
+        kind: RefusalKind,
+        error: &WireError,
+    ) -> String {
         let refused = RefusedRequest {
             status: status.as_u16(),
+            kind,
             error,
             protocol: self.protocol,
             model: &self.model,

@@ -3,7 +3,7 @@
 //! A refusal is an error status, or a body that is no reply: an error object, a web page, nothing. The status decides; where it is 200,
 //! the code in the body does, and after it the words. Pure; `http` acts on the result.
 
-use super::context_limit::context_limit;
+use super::context_limit::{context_limit, numbers};
 use super::models::ModelSettings;
 use super::wire::{self, Protocol, WireError};
 
@@ -39,6 +39,15 @@ const FUNDS_WORDS: [&str; 9] = [
     "billing",
 ];
 
+/// A smaller number in a message is no limit of a reply's length.
+const MIN_OUTPUT_LIMIT: u64 = 256;
+
+const FILTER_WORDS: [&str; 4] = [
+    "flagged",
+    "content management policy",
+    "content policy",
+    "safety system",
+];
 const FILTER_KINDS: [&str; 4] = [
     "content_filter",
     "content_policy",
@@ -112,7 +121,7 @@ pub(super) fn classify(status: Option<u16>, error: &WireError) -> RefusalKind {
         return RefusalKind::Permanent;
     }
     let is_client_error = status.is_none_or(|status| (400..500).contains(&status));
-    if !is_rate_limited && is_client_error && is_kind(&FILTER_KINDS) {
+    if !is_rate_limited && is_client_error && (is_kind(&FILTER_KINDS) || says(&FILTER_WORDS)) {
         return RefusalKind::Filtered;
     }
     match status.or(error.status) {
@@ -144,6 +153,7 @@ fn is_out_of_funds(error: &WireError) -> bool {
 pub(super) struct RefusedRequest<'r> {
     /// The HTTP status.
     pub(super) status: u16,
+    pub(super) kind: RefusalKind,
     pub(super) error: &'r WireError,
     pub(super) protocol: Protocol,
     pub(super) model: &'r ModelSettings,
@@ -176,7 +186,11 @@ impl RefusedRequest<'_> {
             200 if self.names_model(&message) => Some(self.model_hint()),
             200 if says(&KEY_WORDS) => Some(self.key_hint()),
             200 if says(&RATE_LIMIT_WORDS) => None,
-            200 if !self.error.kind.contains("invalid_request") => {
+            // Something else than a model server may reply there.
+            200 if self.error.is_text => Some(self.address_hint(&message)),
+            200 if self.kind == RefusalKind::Permanent
+                && !self.error.kind.contains("invalid_request") =>
+            {
                 Some(self.address_hint(&message))
             }
             _ => self.setting_hint(&message),
@@ -249,9 +263,24 @@ impl RefusedRequest<'_> {
         })
     }
 
+    /// The longest reply that the server allows, if its message about the output cap has a number below the cap.
+    fn output_limit(&self, message: &str) -> Option<u64> {
+        let cap = self.model.max_output_tokens();
+        let found = numbers(message).into_iter().map(|(_, number)| number);
+        found
+            .filter(|number| (MIN_OUTPUT_LIMIT..cap).contains(number))
+            .max()
+    }
+
     /// The hint for a setting that the server names.
     fn setting_hint(&self, message: &str) -> Option<String> {
         Some(match wire::setting_named_in(self.protocol, self.model, message)? {
+            "max_output_tokens" if self.output_limit(message).is_some() => {
+                let limit = self.output_limit(message).unwrap_or_default();
+                format!(
+                    "the server allows replies of {limit} tokens: set `max_output_tokens: {limit}` for this model"
+                )
+            }
             "max_output_tokens" => {
                 "the server names the output cap differently (`fields: {max_output_tokens: max_tokens}`) or has another limit (`max_output_tokens`)".to_owned()
             }
@@ -291,6 +320,11 @@ mod tests {
             (
                 Some(400),
                 json!({"error": {"code": "content_filter"}}),
+                Filtered,
+            ),
+            (
+                Some(403),
+                json!({"error": {"message": "Your input was flagged"}}),
                 Filtered,
             ),
             (None, json!({"error": {"code": 429}}), RateLimit),

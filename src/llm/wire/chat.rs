@@ -94,7 +94,12 @@ fn apply_chunk(chunk: &Value, reply: &mut PartialReply) -> EventEffect {
 }
 
 fn is_set(value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Bool(false)) && value.as_str() != Some("")
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
 }
 
 fn apply_choice(choice: &Value, reply: &mut PartialReply) {

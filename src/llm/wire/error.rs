@@ -53,6 +53,8 @@ pub(in crate::llm) struct WireError {
     /// The context window and the tokens that the request needs, if the error has them as numbers of their own.
     pub window: Option<u64>,
     pub needed: Option<u64>,
+    /// The message is a text, not an object. It may come from something else than a model server.
+    pub is_text: bool,
     /// The message is a web page, not an error of a model server.
     pub is_page: bool,
 }
@@ -96,7 +98,12 @@ impl WireError {
         let text = text.trim().trim_start_matches('\u{feff}').trim_start();
         if !text.starts_with('<') {
             return Self {
-                message: truncate(text),
+                message: truncate(if text.is_empty() {
+                    "the body is empty"
+                } else {
+                    text
+                }),
+                is_text: true,
                 retry_after: retry::retry_after_in_body(&Value::Null, text, SystemTime::now()),
                 ..Self::default()
             };
@@ -111,6 +118,7 @@ impl WireError {
         Self {
             message,
             status,
+            is_text: true,
             is_page: true,
             ..Self::default()
         }

@@ -84,9 +84,12 @@ pub(in crate::llm) fn change_after_error(
         0 => (names[0], names[1]),
         _ => (names[1], names[0]),
     };
-    // A cap that is only too large is named too.
-    let is_unknown = !message.contains("too large") && !message.contains("at most");
-    (is_unknown && is_named(from, error, &message))
+    // A message with a limit is about the cap's value: under another name the server might ignore it.
+    let has_limit = message
+        .split(|letter: char| !letter.is_ascii_digit())
+        .any(|digits| digits.len() >= 3 && digits.parse::<u64>().is_ok_and(|number| number > 600));
+    let is_unknown = !message.contains("invalid") || !error.fields.is_empty();
+    (is_unknown && !has_limit && is_named(from, error, &message))
         .then_some(FieldChange::RenameOutputCap { from, to })
 }
 
@@ -192,6 +195,14 @@ mod tests {
             ),
             (
                 json!({"error": {"message": "max_completion_tokens is too large: 16384. This model supports at most 8192 completion tokens", "param": "max_completion_tokens"}}),
+                None,
+            ),
+            (
+                json!({"error": {"message": "Invalid max_completion_tokens value, the valid range is [1, 8192]"}}),
+                None,
+            ),
+            (
+                json!({"error": {"message": "Invalid max_completion_tokens value"}}),
                 None,
             ),
             (

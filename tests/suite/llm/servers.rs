@@ -322,10 +322,12 @@ fn text_is_found_wherever_a_server_puts_it() {
     let parts = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "output_text", "text": "we"}, "ll"]);
     let wholes = [
         message(json!({"content": "well", "reasoning_content": "hm"})),
-        message(json!({"content": "well", "reasoning": 7, "refusal": "", "audio": []})),
+        message(
+            json!({"content": "well", "reasoning": 7, "refusal": "", "audio": [], "error": {}}),
+        ),
         message(json!({"content": parts})),
         message(json!({"content": [{"type": "text", "text": {"value": "well"}}]})),
-        json!({"choices": [{"text": "well", "finish_reason": "STOP"}]}),
+        json!({"error": {}, "choices": [{"text": "well", "finish_reason": "STOP"}]}),
         json!({"choices": [{"message": {"content": "well"}, "finish_reason": null}]}),
         json!({"model": 7, "choices": [{"message": {"content": "well"}, "finish_reason": "eos_token", "logprobs": null}]}),
     ];
@@ -466,7 +468,14 @@ fn rejected_optional_fields_are_left_out() {
 #[test]
 fn hints_follow_from_what_the_server_said() {
     let context = "This model's maximum context length is 8192 tokens. However, you requested 24000 tokens (8000 in the messages, 16000 in the completion).";
-    let cases: [(&str, u16, Value, &[&str]); 8] = [
+    let limit = "max_completion_tokens is too large: 16384. This model supports at most 4096 completion tokens";
+    let cases: [(&str, u16, Value, &[&str]); 9] = [
+        (
+            "/v1",
+            400,
+            json!({"error": {"message": limit, "param": "max_completion_tokens"}}),
+            &["set `max_output_tokens: 4096` for this model"],
+        ),
         (
             "",
             404,
