@@ -14,6 +14,7 @@ use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 const ARGUMENT_CHECKS: &str = r#"
 struct __half; struct __half2; struct __nv_bfloat16; struct __nv_bfloat162; struct __nv_fp8_e4m3; struct __nv_fp8_e5m2;
 namespace kforge_check {
+template <int Number> __device__ inline void refuse() { asm volatile("// kforge refuses line number %0" :: "n"(Number)); }
 template <class T> struct Bare { using type = T; };
 template <class T> struct Bare<const T> { using type = T; };
 template <class T> struct Bare<volatile T> { using type = T; };

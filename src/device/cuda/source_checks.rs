@@ -5,6 +5,7 @@
 
 use super::diagnostics::first_error_block;
 use super::headers::is_standard_header;
+use crate::device::launches::LaunchPlace;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::device::refusal::{NESTED_LAUNCH, Refusal};
 use crate::device::source_edits::{
@@ -12,9 +13,7 @@ use crate::device::source_edits::{
     leaves_folder, unknown_header,
 };
 use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
-use crate::kernel::lexer::{
-    Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
-};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive, strip_comments};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Evidence, Status};
 
@@ -54,14 +53,26 @@ pub(super) fn check_source(
                 if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
             {
                 // A comment in the PTX of every function that is called.
-                let marker = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
+                let number = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
                 let edit = ThreadLocalEdit {
-                    refusing: format!("asm volatile(\"// {marker}\");"),
+                    refusing: format!("::kforge_check::refuse<{number}>();"),
                     edits: &mut edits,
                 };
                 scopes.edit_thread_local(source, &lexemes, index, edit);
             }
             LexemeKind::Directive => edit_directive(source, lexeme, is_known, &mut edits),
+            LexemeKind::Symbol if text == "<" => {
+                let place = LaunchPlace {
+                    source,
+                    lexemes: &lexemes,
+                    index,
+                };
+                if place.is_launch() {
+                    let number = edits.add_refusal(rejected(lexeme.line, NESTED_LAUNCH));
+                    let refusing = format!("::kforge_check::refuse<{number}>()");
+                    place.edit(&scopes, &refusing, &mut edits);
+                }
+            }
             LexemeKind::Literal if text.contains(".include") => {
                 return Err(rejected(lexeme.line, "PTX may not include files"));
             }
@@ -106,23 +117,11 @@ pub(super) fn explain(
     if error.message.contains("thread_local specifier") {
         return Some(rejected(line, THREAD_LOCAL));
     }
-    let launch = launch_lines(&unit.source).find(|launch| *launch == line)?;
-    Some(rejected(launch, NESTED_LAUNCH))
-}
-
-/// The lines with the `<<<` of a launch.
-pub(super) fn launch_lines(source: &str) -> impl Iterator<Item = u32> {
-    let lexemes = lex(source);
-    let is_launch = |index: &usize| {
-        let next = lexemes[*index..].iter().take(3);
-        let next = next.map(|lexeme: &Lexeme| &source[lexeme.range.clone()]);
-        next.eq(["<", "<", "<"]) && are_adjacent(&lexemes[*index..])
+    let mut launches = checked.edits.refusals().iter();
+    let is_launch = |refusal: &&Refusal| {
+        refusal.evidence.line == Some(line) && refusal.reason.ends_with(NESTED_LAUNCH)
     };
-    let lines: Vec<_> = (0..lexemes.len())
-        .filter(is_launch)
-        .map(|index| lexemes[index].line)
-        .collect();
-    lines.into_iter()
+    launches.find(is_launch).cloned()
 }
 
 /// The first line that contains one of `words`.
@@ -225,6 +224,7 @@ mod tests {
             "\n#include NAME",
             "\n#include \"mine.h\"",
             "\n#embed \"/etc/hostname\"",
+            "\nvoid f() { k<<<1, 1>>>(); }",
             "\nvoid f() { asm(\".include \\\"/etc/hostname\\\"\"); }",
         ] {
             assert_eq!(found(source), Some((Status::Rejected, Some(2))), "{source}");
@@ -260,11 +260,6 @@ mod tests {
             assert_eq!(found(source), None, "{source}");
             assert_eq!(check_source(source, &|_| true).unwrap().text, source);
         }
-        assert_eq!(
-            launch_lines("\nvoid f() { k<<<1, 1>>>(); }").next(),
-            Some(2)
-        );
-        assert_eq!(launch_lines("a << <::b").next(), None);
         assert_eq!(
             first_line_with("\nint f() {\n  return new int; }", &["malloc", "new"]),
             Some(3)
