@@ -73,6 +73,11 @@ pub(super) fn check_source(
                     place.edit(&scopes, &refusing, &mut edits);
                 }
             }
+            LexemeKind::Identifier
+                if text == "__host__" && is_host_only(source, &lexemes, index) =>
+            {
+                edits.remove(source, lexeme.range.clone());
+            }
             LexemeKind::Literal if text.contains(".include") => {
                 return Err(rejected(lexeme.line, "PTX may not include files"));
             }
@@ -81,6 +86,18 @@ pub(super) fn check_source(
     }
     let text = edits.apply(source);
     Ok(CheckedSource { text, edits })
+}
+
+/// Whether a `__host__` stands without `__device__`. NVRTC accepts no such function; without any annotation it takes the function for
+/// device code, and leaves it out if nothing calls it.
+fn is_host_only(source: &str, lexemes: &[Lexeme], index: usize) -> bool {
+    let is_word = |lexeme: &&Lexeme| lexeme.kind == LexemeKind::Identifier;
+    let before = lexemes[..index].iter().rev().take_while(is_word);
+    let behind = lexemes[index..].iter().take_while(is_word);
+    let mut words = before
+        .chain(behind)
+        .map(|lexeme| &source[lexeme.range.clone()]);
+    !words.any(|word| word == "__device__" || word == "__global__")
 }
 
 /// The refusal behind a failed compilation. `None`: an ordinary compile error.
@@ -243,6 +260,14 @@ mod tests {
             let checked = check_source(source, &|_| false).unwrap();
             assert!(!checked.text.contains("hostname"), "{}", checked.text);
         }
+        let helper = check_source(
+            "inline __host__ int f();\n__host__ __device__ int g();",
+            &|_| false,
+        );
+        assert_eq!(
+            helper.unwrap().text,
+            "inline  int f();\n__host__ __device__ int g();"
+        );
         let marker = check_source("#line 7 \"other.cu\"\nint x;", &|_| false).unwrap();
         assert_eq!(marker.text, "\nint x;");
     }
