@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod cuda;
 mod facts;
 mod interface;
+mod launches;
 mod lock;
 mod macro_collisions;
 mod memory;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::refusal::Refusal;
 use crate::kernel::lexer::starts_with_directive;
 
-/// The text of an `#error` in front of the number of its refusal.
+/// The text of an `#error`, or of a comment in the PTX, in front of the number of a refusal. `cuda/source` has it too.
 const MARKER: &str = "kforge refuses line number ";
 
 /// A source with the replacements that were made in it.
@@ -41,14 +41,14 @@ impl SourceEdits {
 
     /// Refuses a directive if the compiler reaches it.
     pub(super) fn refuse(&mut self, source: &str, range: Range<usize>, refusal: Refusal) {
-        let marker = self.add_refusal(refusal);
-        self.replace(source, range, format!("#error {marker}"));
+        let number = self.add_refusal(refusal);
+        self.replace(source, range, format!("#error {MARKER}{number}"));
     }
 
-    /// Adds a refusal. Returns the text by which [`Self::reached`] recognises it in a compiler's output.
-    pub(super) fn add_refusal(&mut self, refusal: Refusal) -> String {
+    /// Adds a refusal. Returns its number.
+    pub(super) fn add_refusal(&mut self, refusal: Refusal) -> usize {
         self.refusals.push(refusal);
-        format!("{MARKER}{}", self.refusals.len() - 1)
+        self.refusals.len() - 1
     }
 
     /// The source with all edits. Of edits that overlap, the first is made.

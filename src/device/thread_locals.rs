@@ -17,10 +17,19 @@ pub(super) const THREAD_LOCAL: &str =
 #[derive(Debug, Default)]
 pub(super) struct Scopes {
     open: Vec<Scope>,
-    /// The name of the outermost function, and how many braces are open before its body.
-    function: Option<(String, usize)>,
+    function: Option<Function>,
     /// The index of the first lexeme of the current statement.
     statement: usize,
+}
+
+/// The outermost function whose body is open.
+#[derive(Debug)]
+struct Function {
+    name: String,
+    /// How many braces are open before its body.
+    depth: usize,
+    /// Whether it has `__global__` or `__device__`.
+    is_device_code: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +48,22 @@ impl Scopes {
                 let statement = &lexemes[self.statement..index];
                 let scope = scope_of(source, statement);
                 if scope == Scope::Body && self.function.is_none() {
-                    let name = function_name(source, statement);
-                    self.function = name.map(|name| (name.to_owned(), self.open.len()));
+                    self.function = function_name(source, statement).map(|name| Function {
+                        name: name.to_owned(),
+                        depth: self.open.len(),
+                        is_device_code: statement.iter().any(|lexeme| {
+                            let word = &source[lexeme.range.clone()];
+                            matches!(word, "__global__" | "__device__")
+                        }),
+                    });
                 }
                 self.open.push(scope);
                 self.statement = index + 1;
             }
             "}" => {
                 self.open.pop();
-                let is_closed = |(_, depth): &(String, usize)| *depth >= self.open.len();
+                let depth = self.open.len();
+                let is_closed = |function: &Function| function.depth >= depth;
                 if self.function.as_ref().is_some_and(is_closed) {
                     self.function = None;
                 }
@@ -73,7 +89,15 @@ impl Scopes {
 
     /// The name of the function whose body this is.
     pub(super) fn function(&self) -> Option<&str> {
-        self.function.as_ref().map(|(name, _)| name.as_str())
+        self.function
+            .as_ref()
+            .map(|function| function.name.as_str())
+    }
+
+    /// Whether this is the body of a function without `__global__` and `__device__`.
+    pub(super) fn in_host_function(&self) -> bool {
+        let function = self.function.as_ref();
+        function.is_some_and(|function| !function.is_device_code)
     }
 
     /// Edits the `thread_local` at an index, which is in a function. `refusing` goes in front of its declaration.

@@ -432,18 +432,23 @@ fn pointers_may_be_taken_as_other_types_of_the_same_size() {
 #[test]
 fn unsupported_features_are_refused_with_their_line() {
     let device = device();
-    for text in [
-        "  asm volatile(\"cp.async.wait_all;\");",
-        "  nvcuda::wmma::fragment<int> a;",
-        "  f<<<1, 1>>>(x, y, n);",
+    for (text, status) in [
+        ("  nvcuda::wmma::fragment<int> a;", Status::Unsupported),
+        ("  f<<<1, 1>>>(x, y, n);", Status::Rejected),
     ] {
         let refusal = body(&format!("\n{text}")).compile_refusal(&device);
         assert_eq!(
             (refusal.status, refusal.evidence.line),
-            (Status::Unsupported, Some(4)),
+            (status, Some(4)),
             "{refusal:?}"
         );
     }
+    let refusal = body("\n  asm volatile(\"cp.async.wait_all;\");").launch_fault(&device);
+    assert_eq!(
+        (refusal.status, refusal.evidence.line),
+        (Status::Unsupported, Some(4)),
+        "{refusal:?}"
+    );
     let mut plan = body("").plan();
     plan.launches[0].cluster = Some([2, 1, 1]);
     let Compiled::Ready(program) = device.compile(&body("").unit(), Build::Fast).unwrap() else {

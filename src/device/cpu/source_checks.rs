@@ -11,9 +11,10 @@ use super::checked_source::CheckedSource;
 use super::directives::edit_directive;
 use super::words::Words;
 use crate::device::Refusal;
+use crate::device::launches::LaunchPlace;
 use crate::device::refusal::NESTED_LAUNCH;
 use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
-use crate::kernel::lexer::{Lexeme, LexemeKind, are_adjacent, lex};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
 use crate::kernel::plan::{ArgumentType, Plan, TranslationUnit};
 use crate::verdict::Status;
 
@@ -96,8 +97,17 @@ pub(super) fn check_source(source: &str) -> CheckedSource {
                 }
             }
             LexemeKind::Identifier => words.edit(index, &mut checked),
-            LexemeKind::Symbol if is_launch(source, &lexemes[index..]) => {
-                checked.add_finding("<<<", Status::Rejected, lexeme.line, NESTED_LAUNCH);
+            LexemeKind::Symbol if text == "<" => {
+                let place = LaunchPlace {
+                    source,
+                    lexemes: &lexemes,
+                    index,
+                };
+                if place.is_launch() {
+                    checked.add_finding("<<<", Status::Rejected, lexeme.line, NESTED_LAUNCH);
+                    let refusing = format!("::kforge::reached_launch({})", lexeme.line);
+                    place.edit(&scopes, &refusing, &mut checked.edits);
+                }
             }
             _ => {}
         }
@@ -119,15 +129,6 @@ fn own_integer_type(source: &str, lexemes: &[Lexeme]) -> Option<Range<usize>> {
     };
     let range = lexemes[0].range.start..lexemes[end - 1].range.end;
     INTEGER_TYPES.contains(name).then_some(range)
-}
-
-/// Whether the source starts with the `<<<` of a launch.
-fn is_launch(source: &str, lexemes: &[Lexeme]) -> bool {
-    let texts = lexemes
-        .iter()
-        .take(3)
-        .map(|lexeme| &source[lexeme.range.clone()]);
-    texts.eq(["<", "<", "<"]) && are_adjacent(lexemes)
 }
 
 /// Whether the preprocessor makes words that are not in the source: with `##`, or from a word that a backslash continues.

@@ -11,10 +11,17 @@ use crate::device::standard_headers::freed_constants;
 use crate::kernel::lexer::{Lexeme, lex};
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
+/// A call that leaves the number of a refused line in the PTX if the function around it is compiled.
+const REFUSED_LINES: &str = r#"
+namespace kforge_check {
+template <int Number> __device__ inline void refuse() { asm volatile("// kforge refuses line number %0" :: "n"(Number)); }
+}
+"#;
+
 /// The C++ text of a translation unit, given its checked source.
 pub(super) fn translation_unit(unit: &TranslationUnit, checked: &str) -> String {
     // Writing to a String cannot fail, so the results of `writeln!` are ignored.
-    let mut text = format!("{LAUNCH_CHECKS}{}", preamble());
+    let mut text = format!("{LAUNCH_CHECKS}{REFUSED_LINES}{}", preamble());
     let takes_map = |entry: &EntryPoint| entry.arguments.contains(&ArgumentType::TensorMap);
     if unit.entry_points.iter().any(takes_map) && !declares_tensor_map(&unit.source) {
         text.push_str("#include <cuda.h>\n");

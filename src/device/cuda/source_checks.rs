@@ -5,6 +5,7 @@
 
 use super::diagnostics::first_error_block;
 use super::headers::is_standard_header;
+use crate::device::launches::LaunchPlace;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::device::refusal::{NESTED_LAUNCH, Refusal};
 use crate::device::source_edits::{
@@ -12,9 +13,7 @@ use crate::device::source_edits::{
     leaves_folder, unknown_header,
 };
 use crate::device::thread_locals::{Scopes, THREAD_LOCAL, THREAD_LOCAL_WORDS, ThreadLocalEdit};
-use crate::kernel::lexer::{
-    Lexeme, LexemeKind, are_adjacent, lex, starts_with_directive, strip_comments,
-};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex, starts_with_directive, strip_comments};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Evidence, Status};
 
@@ -54,14 +53,31 @@ pub(super) fn check_source(
                 if THREAD_LOCAL_WORDS.contains(&text) && scopes.in_function() =>
             {
                 // A comment in the PTX of every function that is called.
-                let marker = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
+                let number = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
                 let edit = ThreadLocalEdit {
-                    refusing: format!("asm volatile(\"// {marker}\");"),
+                    refusing: format!("::kforge_check::refuse<{number}>();"),
                     edits: &mut edits,
                 };
                 scopes.edit_thread_local(source, &lexemes, index, edit);
             }
             LexemeKind::Directive => edit_directive(source, lexeme, is_known, &mut edits),
+            LexemeKind::Symbol if text == "<" => {
+                let place = LaunchPlace {
+                    source,
+                    lexemes: &lexemes,
+                    index,
+                };
+                if place.is_launch() {
+                    let number = edits.add_refusal(rejected(lexeme.line, NESTED_LAUNCH));
+                    let refusing = format!("::kforge_check::refuse<{number}>()");
+                    place.edit(&scopes, &refusing, &mut edits);
+                }
+            }
+            LexemeKind::Identifier
+                if text == "__host__" && is_host_only(source, &lexemes, index) =>
+            {
+                edits.remove(source, lexeme.range.clone());
+            }
             LexemeKind::Literal if text.contains(".include") => {
                 return Err(rejected(lexeme.line, "PTX may not include files"));
             }
@@ -70,6 +86,18 @@ pub(super) fn check_source(
     }
     let text = edits.apply(source);
     Ok(CheckedSource { text, edits })
+}
+
+/// Whether a `__host__` stands without `__device__`. NVRTC accepts no such function; without any annotation it takes the function for
+/// device code, and leaves it out if nothing calls it.
+fn is_host_only(source: &str, lexemes: &[Lexeme], index: usize) -> bool {
+    let is_word = |lexeme: &&Lexeme| lexeme.kind == LexemeKind::Identifier;
+    let before = lexemes[..index].iter().rev().take_while(is_word);
+    let behind = lexemes[index..].iter().take_while(is_word);
+    let mut words = before
+        .chain(behind)
+        .map(|lexeme| &source[lexeme.range.clone()]);
+    !words.any(|word| word == "__device__" || word == "__global__")
 }
 
 /// The refusal behind a failed compilation. `None`: an ordinary compile error.
@@ -106,23 +134,11 @@ pub(super) fn explain(
     if error.message.contains("thread_local specifier") {
         return Some(rejected(line, THREAD_LOCAL));
     }
-    let launch = launch_lines(&unit.source).find(|launch| *launch == line)?;
-    Some(rejected(launch, NESTED_LAUNCH))
-}
-
-/// The lines with the `<<<` of a launch.
-pub(super) fn launch_lines(source: &str) -> impl Iterator<Item = u32> {
-    let lexemes = lex(source);
-    let is_launch = |index: &usize| {
-        let next = lexemes[*index..].iter().take(3);
-        let next = next.map(|lexeme: &Lexeme| &source[lexeme.range.clone()]);
-        next.eq(["<", "<", "<"]) && are_adjacent(&lexemes[*index..])
+    let mut launches = checked.edits.refusals().iter();
+    let is_launch = |refusal: &&Refusal| {
+        refusal.evidence.line == Some(line) && refusal.reason.ends_with(NESTED_LAUNCH)
     };
-    let lines: Vec<_> = (0..lexemes.len())
-        .filter(is_launch)
-        .map(|index| lexemes[index].line)
-        .collect();
-    lines.into_iter()
+    launches.find(is_launch).cloned()
 }
 
 /// The first line that contains one of `words`.
@@ -225,6 +241,7 @@ mod tests {
             "\n#include NAME",
             "\n#include \"mine.h\"",
             "\n#embed \"/etc/hostname\"",
+            "\nvoid f() { k<<<1, 1>>>(); }",
             "\nvoid f() { asm(\".include \\\"/etc/hostname\\\"\"); }",
         ] {
             assert_eq!(found(source), Some((Status::Rejected, Some(2))), "{source}");
@@ -243,6 +260,14 @@ mod tests {
             let checked = check_source(source, &|_| false).unwrap();
             assert!(!checked.text.contains("hostname"), "{}", checked.text);
         }
+        let helper = check_source(
+            "inline __host__ int f();\n__host__ __device__ int g();",
+            &|_| false,
+        );
+        assert_eq!(
+            helper.unwrap().text,
+            "inline  int f();\n__host__ __device__ int g();"
+        );
         let marker = check_source("#line 7 \"other.cu\"\nint x;", &|_| false).unwrap();
         assert_eq!(marker.text, "\nint x;");
     }
@@ -260,11 +285,6 @@ mod tests {
             assert_eq!(found(source), None, "{source}");
             assert_eq!(check_source(source, &|_| true).unwrap().text, source);
         }
-        assert_eq!(
-            launch_lines("\nvoid f() { k<<<1, 1>>>(); }").next(),
-            Some(2)
-        );
-        assert_eq!(launch_lines("a << <::b").next(), None);
         assert_eq!(
             first_line_with("\nint f() {\n  return new int; }", &["malloc", "new"]),
             Some(3)

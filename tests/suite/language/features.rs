@@ -377,37 +377,55 @@ fn printf_output_and_failed_assertions_are_reported() {
     assert_eq!(refusal.evidence.log.as_deref(), Some("on the way\n"));
 }
 
+/// A kernel with this text before it.
+fn after(text: &str) -> String {
+    format!("// a comment: asm\n{text}\n__global__ void f(long long* y, int n) {{ y[0] = 0; }}\n")
+}
+
+fn one_thread(source: &str) -> TestProgram<'_> {
+    TestProgram {
+        source,
+        grid: 1,
+        block: 1,
+        count: 1,
+    }
+}
+
 #[test]
 fn unsupported_features_are_named() {
     let device = device();
-    for line in [
-        "#include <mma.h>",
-        "#include <cub/cub.cuh>",
-        "#include <cute/tensor.hpp>",
-        "#include <cuda/ptx>",
-        "#include <curand_kernel.h>",
-        "__device__ void g() { asm volatile(\"membar.gl;\"); }",
+    for text in [
+        "#include <cub/cub.cuh>\n__device__ void g() { cub::BlockReduce<int, 1> a; }",
+        "#include <cute/tensor.hpp>\n__device__ void g() { cute::Tensor<int> a; }",
+        "#include <cuda/ptx>\n__device__ void g() { cuda::ptx::get_sreg_laneid(); }",
+        "#include <curand_kernel.h>\n__device__ void g() { curandState a; }",
         "__device__ void g() { auto grid = cooperative_groups::this_grid(); }",
         "__device__ void g() { nvcuda::wmma::fragment<int> a; }",
         "__cluster_dims__(2, 1, 1) __global__ void g() {}",
     ] {
-        let source = format!(
-            "// a comment: asm\n{line}\n__global__ void f(long long* y, int n) {{ y[0] = 0; }}\n"
-        );
-        match (TestProgram {
-            source: &source,
-            grid: 1,
-            block: 1,
-            count: 1,
-        })
-        .compile(&device)
-        {
+        match one_thread(&after(text)).compile(&device) {
             Compiled::Refused(refusal) => assert_eq!(
                 (refusal.status, refusal.evidence.line),
                 (Status::Unsupported, Some(2)),
                 "{refusal:?}"
             ),
-            Compiled::Ready(_) => panic!("compiled: {line}"),
+            Compiled::Ready(_) => panic!("compiled: {text}"),
         }
     }
+    let reached = "__device__ void g() { asm volatile(\"membar.gl;\"); }\n\
+        __global__ void f(long long* y, int n) { g(); }\n";
+    let refusal = one_thread(reached).launch(&device).unwrap_err();
+    assert_eq!(
+        (refusal.status, refusal.evidence.line),
+        (Status::Unsupported, Some(1)),
+        "{refusal:?}"
+    );
+}
+
+#[test]
+fn unused_unsupported_features_do_not_count() {
+    let unused = "#include <mma.h>\n#include <cub/cub.cuh>\n#include <cute/tensor.hpp>\n#include <cuda/ptx>\n\
+        #include <curand_kernel.h>\n__device__ void g() { asm volatile(\"membar.gl;\"); }";
+    let values = one_thread(&after(unused)).launch(&device()).unwrap();
+    assert_eq!(values, [0]);
 }

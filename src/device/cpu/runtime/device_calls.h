@@ -128,6 +128,8 @@ void reached_thread_local(uint32_t line) {
     fail_at(FAULT_REJECTED, line, "`thread_local` is not CUDA: a thread's own variables are its local variables");
 }
 
+void reached_launch(uint32_t line) { fail_at(FAULT_REJECTED, line, "a kernel must not launch another: list the launches in the header"); }
+
 void device_trap() { abort_kernel("`__trap` was called"); }
 
 void assertion_failed(const char* expression, const char* file, int line) { abort_kernel("assertion `%s` failed at %s:%d", expression, file, line); }

@@ -32,6 +32,9 @@
 #define __CUDACC_VER_MINOR__ 8
 #define CUDART_VERSION 12080
 
+// Launchers for the host take it. Nothing here has a stream.
+typedef struct CUstream_st* cudaStream_t;
+
 // Sources name the namespace of the tensor cores beside code for other devices. It has no members here.
 namespace nvcuda {
 namespace wmma {}

@@ -88,9 +88,10 @@ struct SharedVariable {
 };
 
 [[noreturn]] void device_trap() asm("kforge_trap");
-// Take the place of inline PTX and of a `thread_local` in a function, with the line of the kernel file.
+// Take the place of inline PTX, of a `thread_local` in a function and of a launch, with the line of the kernel file.
 [[noreturn]] void reached_ptx(uint32_t line) asm("kforge_reached_ptx");
 [[noreturn]] void reached_thread_local(uint32_t line) asm("kforge_reached_thread_local");
+[[noreturn]] void reached_launch(uint32_t line) asm("kforge_reached_launch");
 [[noreturn]] void assertion_failed(const char* expression, const char* file, int line) asm("kforge_assertion_failed");
 bool is_shared(const void* pointer) asm("kforge_is_shared");
 uint64_t device_clock() asm("kforge_clock");
