@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::collections::BTreeMap;
+
 use indexmap::IndexMap;
 
 use super::*;
@@ -160,6 +162,7 @@ fn tuning_and_recombination_keep_headers_of_every_form_valid() {
             start: None,
             point: Some(IndexMap::from([("STEP".to_owned(), 1)])),
             attempt: 0,
+            retired: BTreeMap::default(),
         };
         let BriefOutcome::Candidate(tuned) = propose(&brief, &parents[..1], &task) else {
             panic!("{}", kernel.source);
