@@ -270,3 +270,65 @@ fn with_point_rewrites_lists_of_every_form() {
         "{moved}"
     );
 }
+
+/// Damages headers at random. `KFORGE_TEST_HEADERS` sets the number of damaged headers.
+#[test]
+fn damaged_headers_are_read_or_refused_with_a_line() {
+    let count = std::env::var("KFORGE_TEST_HEADERS").map_or(500, |count| count.parse().unwrap());
+    let task = task_files().load().unwrap();
+    let block = VALID_HEADER
+        .replace("[4, 1, 2]", "\n  - 4 # four\n  - 1\n  - 2")
+        .replace("WIDTH\n", "\n    - WIDTH\n    - 1\n")
+        .replace("x, factor, y,", "[x, factor, 1e-5, true, y,")
+        .replace("partial\n", "partial]\n");
+    let sources = [VALID_HEADER, &block].map(|yaml| parse(yaml).unwrap().text);
+    let pieces = [
+        "", " ", "\n", "\t", "[", "]", "{", "}", ",", ":", "- ", "#", "\"", "'", "|", "&a ", "*a",
+        "(", ")", "é", "\u{feff}", "\r\n", "*", "\n * ", "  ", "1e5", "null", "x", "ROWS", "0x",
+        "-", "*/",
+    ];
+    let mut random = crate::base::RandomStream::new(7, "headers", 0);
+    let mut readable = 0;
+    for _ in 0..count {
+        let mut text: Vec<char> = sources[random.below(2)].chars().collect();
+        for _ in 0..=random.below(3) {
+            let at = random.below(text.len());
+            let end = (at + random.below(4)).min(text.len());
+            let piece = pieces[random.below(pieces.len())];
+            text.splice(at..end, piece.chars());
+        }
+        let text: String = text.into_iter().collect();
+        let lines = text.lines().count() as u32;
+        let kernel = match Kernel::parse(&text, &task.definition) {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                assert!((1..=lines.max(1)).contains(&error.line), "{error}\n{text}");
+                assert!(
+                    !error.message.is_empty() && !error.message.contains('\n'),
+                    "{error:?}"
+                );
+                continue;
+            }
+        };
+        readable += 1;
+        for (name, values) in kernel.space() {
+            for value in values {
+                let mut point = kernel.point();
+                point.insert(name.clone(), value);
+                let Some(moved) = with_point(&kernel, &point) else {
+                    continue;
+                };
+                let again = Kernel::parse(&moved, &task.definition)
+                    .unwrap_or_else(|error| panic!("{error}\n{text}\n{moved}"));
+                assert_eq!(
+                    (again.point(), again.space()),
+                    (point, kernel.space()),
+                    "{moved}"
+                );
+                assert_eq!(again.header.launches, kernel.header.launches, "{moved}");
+                assert_eq!(again.family(), kernel.family(), "{text}\n{moved}");
+            }
+        }
+    }
+    assert!(readable > count / 40, "{readable} of {count}");
+}
