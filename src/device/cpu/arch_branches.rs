@@ -283,7 +283,7 @@ impl BranchFinder<'_> {
             .iter()
             .map(|lexeme| &self.source[lexeme.range.clone()])
             .collect();
-        let Some((&";", rest)) = texts.split_last().map(|(last, rest)| (last, rest)) else {
+        let Some((&";", rest)) = texts.split_last() else {
             return false;
         };
         let start = rest
