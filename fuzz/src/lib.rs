@@ -89,3 +89,17 @@ fn assert_location(message: &str, origin: &str, text: &str) {
         assert_line(number.parse().expect("a line"), text, &message);
     }
 }
+
+/// As `assert_location`, for a message that may list several problems, each on a line of its own.
+fn assert_locations(message: &str, origin: &str, text: &str) {
+    if !message.contains(" problems in task `") {
+        return assert_location(message, origin, text);
+    }
+    let listed = message.lines().filter_map(|line| line.strip_prefix("  "));
+    let start = format!("{origin}:");
+    let problems: Vec<_> = listed.filter(|line| line.starts_with(&start)).collect();
+    assert!(problems.len() > 1, "fewer than two problems: {message}");
+    for problem in problems {
+        assert_location(problem, origin, text);
+    }
+}

@@ -59,6 +59,26 @@ fn check_assignments(text: &str) {
     }
 }
 
+/// A message about one problem, or one that lists several, names the file of each; a line of `task.yaml` exists.
+fn check_problems(message: &str, task: &str, text: &str) {
+    let origin = format!("{task}/");
+    let yaml = format!("{origin}task.yaml:");
+    let is_list = message.contains(" problems in task `");
+    let problems: Vec<&str> = if is_list {
+        let listed = message.lines().filter_map(|line| line.strip_prefix("  "));
+        listed.filter(|line| line.starts_with(&origin)).collect()
+    } else {
+        vec![message]
+    };
+    assert!(problems.len() > usize::from(is_list), "{message}");
+    for problem in problems {
+        assert!(problem.starts_with(&origin), "{message}");
+        if problem.starts_with(&yaml) {
+            super::assert_location(problem, yaml.trim_end_matches(':'), text);
+        }
+    }
+}
+
 fn check_task(text: &str) {
     static FILES: OnceLock<TaskFiles> = OnceLock::new();
     let mut files = FILES
@@ -68,12 +88,7 @@ fn check_task(text: &str) {
     let task = match files.load() {
         Ok(task) => task,
         Err(failure) => {
-            let origin = format!("{}/", files.origin);
-            assert!(failure.message.starts_with(&origin), "{failure}");
-            let yaml = format!("{origin}task.yaml");
-            if failure.message.starts_with(&yaml) {
-                super::assert_location(&failure.message, &yaml, text);
-            }
+            check_problems(&failure.message, &files.origin, text);
             return;
         }
     };

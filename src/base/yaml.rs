@@ -107,8 +107,8 @@ pub(crate) fn with_location(failure: Failure, text: &str, origin: &str) -> Failu
 /// The 1-based line of a key in a YAML or JSON document, or that of the longest start of its path that is there. `key` is the path,
 /// joined by dots.
 pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
-    // JSON may be indented by tabs, YAML may not.
-    let text = text.replace('\t', " ");
+    // JSON may be indented by tabs, YAML may not. YAML ends a line at a carriage return, editors do not.
+    let text = text.replace(['\t', '\r'], " ");
     let path: Vec<&str> = key.split('.').filter(|part| !part.is_empty()).collect();
     (1..=path.len()).rev().find_map(|length| {
         let target = FailAtKey(&path[..length]);
