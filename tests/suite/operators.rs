@@ -2,7 +2,9 @@
 //!
 //! By default a sample is compiled, and nothing is run. `KFORGE_TEST_CHILDREN=N` compiles up to N children of every kernel, and
 //! `KFORGE_TEST_AGREEMENT=N` runs up to N children of every kernel and transformation; each prints a table, with `--nocapture`.
-//! `KFORGE_TEST_FOLDER` receives the compiled children as files, for another compiler, such as
+//! `KFORGE_TEST_CORPUS=1` adds the shipped kernels, the judge's fixtures and the examples in prompts to the kernels of
+//! `tests/fixtures/operators`. `KFORGE_TEST_KERNEL` chooses kernels by a part of their names, `KFORGE_TEST_SHOW` prints children that
+//! fail, and `KFORGE_TEST_FOLDER` receives the compiled children as files, for another compiler, such as
 //! `kforge eval TASK FOLDER/TASK/*.cu --compile-only`. `benches/results/operators.md` has the measurements.
 
 use std::collections::BTreeMap;
@@ -49,8 +51,8 @@ struct Corpus {
 }
 
 impl Corpus {
-    /// `whole`: also the shipped kernels, the fixtures of the judge and the examples in prompts.
-    fn read(whole: bool) -> Self {
+    /// `is_whole`: also the shipped kernels, the fixtures of the judge and the examples in prompts.
+    fn read(is_whole: bool) -> Self {
         let mut corpus = Self {
             tasks: Vec::new(),
             kernels: Vec::new(),
@@ -61,7 +63,7 @@ impl Corpus {
                 corpus.add(task, &file);
             }
         }
-        if whole {
+        if is_whole {
             for folder in files(&root().join("kernels")) {
                 for file in files(&folder)
                     .iter()
@@ -365,6 +367,11 @@ fn print_table(counts: &BTreeMap<String, Counts>, kernels: usize, word: &str) {
     );
 }
 
+/// Whether the shipped kernels, the fixtures of the judge and the examples in prompts take part.
+fn is_whole() -> bool {
+    std::env::var_os("KFORGE_TEST_CORPUS").is_some()
+}
+
 fn number_of(variable: &str) -> Option<usize> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -374,7 +381,7 @@ fn number_of(variable: &str) -> Option<usize> {
 fn children_of_own_operators_compile() {
     let wanted = number_of("KFORGE_TEST_CHILDREN");
     let only = std::env::var("KFORGE_TEST_KERNEL").unwrap_or_default();
-    let corpus = Corpus::read(wanted.is_some());
+    let corpus = Corpus::read(is_whole());
     let checker = SyntaxChecker::new();
     let counts = Mutex::new(BTreeMap::<String, Counts>::new());
     let (wrong, kernels) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
@@ -561,7 +568,7 @@ fn children_of_own_operators_agree_with_their_parents() {
         return;
     };
     let only = std::env::var("KFORGE_TEST_KERNEL").unwrap_or_default();
-    let corpus = Corpus::read(std::env::var_os("KFORGE_TEST_CORPUS").is_some());
+    let corpus = Corpus::read(is_whole());
     let device = CpuDevice::new().unwrap();
     let mut counts = BTreeMap::<String, Counts>::new();
     let (mut wrong, mut kernels) = (Vec::new(), 0);

@@ -39,8 +39,8 @@ fn each_difference_makes_a_child() {
         .map(|child| format!("{}\n", child.detail))
         .collect();
     insta::assert_snapshot!(details.concat(), @r#"
-    second parent with the statements of line 12
-    first parent with the statements of line 12
+    second parent with the statements of line 12; assumes that equal names mean the same
+    first parent with the statements of line 12; assumes that equal names mean the same
     second parent with ROWS=1
     second parent with function twice
     first parent with function twice
