@@ -270,7 +270,6 @@ fn lose_power(
         );
         std::fs::remove_dir_all(&folder).unwrap();
     }
-    println!("resumed every {every}. of {} states", states.len());
 }
 
 /// Nothing bypasses the observer, and the end of a run is durable.
