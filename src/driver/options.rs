@@ -1,6 +1,6 @@
 //! What a run is asked to do: directory, tasks, search settings, budgets and models.
 //!
-//! Plain data, made by `cli` from flags and config.
+//! Plain data, made by `cli` from flags and config. Whatever changes results belongs in `record` too; the rest is here alone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,18 +12,19 @@ use crate::run::RunRecord;
 use crate::search::SearchSettings;
 use crate::task::Task;
 
-/// Everything that `run` needs besides the proposer, the evaluators and the observer.
+/// Everything that `run` needs besides the proposer, the evaluators, and the observer that shows the progress.
 pub struct RunOptions {
     pub directory: PathBuf,
     pub start: StartMode,
-    /// What the results depend on. On resume it is compared with the record in the directory, so `window` must be the recorded
+    /// What the results depend on. On resume it is compared with the record in the directory, so `record.window` must be the recorded
     /// one unless the user has changed it.
     pub record: RunRecord,
+    /// The tasks of `record`, in the same order, each once.
     pub tasks: Vec<Arc<Task>>,
     pub search: SearchSettings,
     /// Number of steps per task, those of earlier processes included.
     pub steps: u64,
-    /// Number of kernels that are judged at the same time. 0 counts as 1.
+    /// Number of kernels that are judged at the same time, as opposed to the steps of `record.window`. 0 counts as 1.
     pub in_flight: usize,
     /// Wall-time budget per task, the time of earlier processes included.
     pub budget: Option<Duration>,
@@ -38,7 +39,7 @@ pub struct ModelOptions {
     pub limits: BudgetLimits,
     /// Number of requests in progress at the same time, those to a mailbox not counted. 0 counts as 1.
     pub concurrency: usize,
-    /// Version of the prompts.
+    /// Hash of the prompt templates, for the record of the run.
     pub prompts_version: String,
 }
 

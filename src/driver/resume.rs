@@ -1,6 +1,6 @@
 //! Replays the journal of a task: folds its events into a search and collects what the last process left open.
 //!
-//! Opens the journal and drops a torn last line; writes nothing else. Starts no work.
+//! Opens the journal, or creates it, and drops a torn last line; writes nothing else. Starts no work.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -25,27 +25,31 @@ pub(super) struct ReplayedTask {
     pub(super) search: Search,
     pub(super) sources: KernelSources,
     pub(super) next_step: u64,
-    /// Steps without a candidate or a failure.
+    /// The briefs of the steps that have neither a candidate nor a failure, by step.
     pub(super) open: BTreeMap<u64, Brief>,
     /// Steps with a candidate and without a verdict.
     pub(super) unjudged: Vec<u64>,
-    /// Elites that were not judged again since the last accepted change.
+    /// The steps of the elites that must be judged again after an accepted change (`--accept-changes`). Empty without one. An
+    /// attempt that ended in a harness error does not count.
     pub(super) stale: Vec<u64>,
     pub(super) stopped: Option<Stopped>,
     /// Requests and replies of open steps.
     pub(super) requests: BTreeMap<u64, RecordedRequests>,
     pub(super) feedback: FeedbackLog,
     pub(super) model_tally: ModelTally,
-    /// Wall time of earlier processes.
+    /// Time that earlier processes worked on this task, each up to its last line.
     pub(super) time_spent: Duration,
     /// The part of it in which the search went on.
     pub(super) time_searched: Duration,
 }
 
-/// Replays a task's journal, or creates it. `search`: the search before its first step.
+/// Replays a task's journal, or creates it. `search`: a new search. `earlier`: the earlier processes of this task, from the journal of
+/// the run.
 ///
 /// # Errors
-/// A damaged journal, or one with an impossible number; or a recorded brief that `search` decides differently, unless a change was accepted.
+/// - The journal is damaged.
+/// - It has an impossible number.
+/// - `search` decides a recorded brief differently, and no change was accepted.
 pub(super) fn replay(
     directory: &TaskDirectory,
     search: Search,
@@ -56,8 +60,8 @@ pub(super) fn replay(
     let journal = Journal::open(&path, |head, event: ReplayedEvent| {
         let checked = event.check_numbers(head.seq);
         checked.map_err(|text| run::damaged_line(&path, head.seq, &text))?;
-        let divergence = replay.apply(head, &event);
-        divergence.map_err(|text| {
+        let applied = replay.apply(head, &event);
+        applied.map_err(|text| {
             Failure::usage(format!("{}:{}: {text}", path.display(), head.seq))
                 .hint("restore the kforge version, the config and the journal that the run used")
                 .into()
@@ -99,7 +103,7 @@ impl<'e> Replay<'e> {
         }
     }
 
-    /// Applies one line. The error is the text of a divergence.
+    /// Applies one line. The error says how the recorded brief differs from the one that the search decides.
     fn apply(&mut self, head: &LineHead<'_>, event: &ReplayedEvent) -> Result<(), String> {
         let kind = LineKind::of(event);
         self.work_time.note_line(head.seq, head.time, kind);

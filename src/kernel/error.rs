@@ -4,10 +4,11 @@ use std::fmt;
 
 use crate::base::Failure;
 
-/// What is wrong with a header, and where. For a candidate this is data; it becomes a failure only if a user named the file.
+/// What is wrong with a header, and where. For a candidate it becomes a `rejected` finding (`eval::finding`); for a file that a user
+/// named, a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderError {
-    /// The line in the kernel file, counted from 1.
+    /// The line in the kernel file, counted from 1. 1 also stands for a header without a place, such as a missing one.
     pub line: u32,
     pub message: String,
     pub hint: Option<String>,
@@ -30,7 +31,7 @@ impl HeaderError {
         self
     }
 
-    /// The failure for a file that a user named.
+    /// The usage failure for a file that a user named. `file`: its path, as the user wrote it.
     pub(crate) fn into_failure(self, file: &str) -> Failure {
         Failure {
             hint: self.hint,

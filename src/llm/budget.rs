@@ -1,7 +1,8 @@
 //! A run's budget for models: the worst case is reserved before a request is sent, and the real cost is settled when its reply
 //! arrives.
 //!
-//! Plain integer arithmetic without a lock: the driver owns it.
+//! Integer arithmetic without a lock: the driver owns it. Only a request that an earlier process has sent is counted without being
+//! asked whether it fits.
 
 use crate::event::Cost;
 
@@ -10,11 +11,12 @@ use crate::event::Cost;
 pub struct BudgetLimits {
     /// In billionths of a dollar.
     pub nano_usd: Option<u64>,
+    /// Input and output tokens together, those that a provider has cached included.
     pub tokens: Option<u64>,
 }
 
 impl BudgetLimits {
-    /// From the config's dollars and tokens.
+    /// From the config's dollars, rounded to a billionth, and tokens. The config has refused negative amounts.
     pub fn new(usd: Option<f64>, tokens: Option<u64>) -> Self {
         Self {
             nano_usd: usd.map(|usd| (usd * 1e9).round() as u64),
@@ -24,17 +26,18 @@ impl BudgetLimits {
 }
 
 /// What a run has spent and reserved.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Budget {
     limits: BudgetLimits,
     spent: Amount,
     reserved: Amount,
-    /// Whether everything that was spent had a price.
-    priced: bool,
+    /// Whether everything that was spent had a price. Nothing at all has one.
+    all_priced: bool,
     /// Whether a part of the tokens is estimated from bytes.
     estimated: bool,
 }
 
+/// Tokens and billionths of a dollar. Sums stop at the largest number, differences at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Amount {
     tokens: u64,
@@ -67,6 +70,7 @@ impl Amount {
 /// What a run may still reserve. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemainingBudget {
+    /// In billionths of a dollar.
     pub nano_usd: Option<u64>,
     pub tokens: Option<u64>,
 }
@@ -75,8 +79,10 @@ impl Budget {
     pub(crate) fn new(limits: BudgetLimits) -> Self {
         Self {
             limits,
-            priced: true,
-            ..Self::default()
+            spent: Amount::default(),
+            reserved: Amount::default(),
+            all_priced: true,
+            estimated: false,
         }
     }
 
@@ -91,7 +97,8 @@ impl Budget {
         fits
     }
 
-    /// Reserves the worst case of a request that an earlier process has sent, whether it fits or not.
+    /// Reserves the worst case of a request to a mailbox that an earlier process has sent, also if it no longer fits: the request
+    /// cannot be taken back.
     pub(crate) fn reserve_sent(&mut self, worst_case: &Cost) {
         self.reserved = self.reserved.plus(Amount::of(worst_case));
     }
@@ -105,7 +112,7 @@ impl Budget {
         dollars && left.tokens.is_none_or(|left| worst_case.tokens <= left)
     }
 
-    /// Releases a reservation and adds the real cost to what is spent.
+    /// Releases a reservation and adds the real cost to what is spent, also where it is more than was reserved.
     pub(crate) fn settle(&mut self, reserved: &Cost, spent: &Cost) {
         self.reserved = self.reserved.minus(Amount::of(reserved));
         self.add_spent(spent);
@@ -113,21 +120,21 @@ impl Budget {
 
     /// Adds a cost of an earlier process of the same run.
     pub(crate) fn add_spent(&mut self, spent: &Cost) {
-        self.priced &= spent.nano_usd.is_some() || spent.tokens == 0;
+        self.all_priced &= spent.nano_usd.is_some() || spent.tokens == 0;
         self.estimated |= spent.estimated && spent.tokens > 0;
         self.spent = self.spent.plus(Amount::of(spent));
     }
 
-    /// Subtracts a cost that was added for a request that turns out to be still waiting for its reply.
+    /// Takes back the cost that `add_spent` counted for a lost request to a mailbox, because its reply may still come.
     pub(crate) fn undo_spent(&mut self, counted: &Cost) {
         self.spent = self.spent.minus(Amount::of(counted));
     }
 
-    /// What was spent. Dollars are `None` if a part of it has no price.
+    /// What was spent, the worst case of lost requests included. Dollars are `None` if a part of the tokens has no price.
     pub(crate) fn spent(&self) -> Cost {
         Cost {
             tokens: self.spent.tokens,
-            nano_usd: self.priced.then_some(self.spent.nano_usd),
+            nano_usd: self.all_priced.then_some(self.spent.nano_usd),
             assumed: false,
             estimated: self.estimated,
         }

@@ -1,7 +1,8 @@
 //! Dispatches requests to the workers of a task: chooses a device, starts workers when needed, and waits for the response.
 //!
 //! A GPU worker serves one request and ends; the next one starts in the background. CPU workers stay idle for the next request. A
-//! device on which workers no longer become ready is quarantined. Judges nothing and interprets no verdict; `pool` does.
+//! device on which workers no longer become ready is quarantined: this process uses it no more. Dropping a `Worker` kills it. Judges
+//! nothing, which `eval` does in the worker, and interprets no verdict, which `pool` does.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,13 +20,14 @@ use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
 use crate::base::Failure;
 use crate::verdict::DeviceIdentity;
 
-/// Attempts to start a worker on a GPU before the GPU is quarantined, and the pause between them, in which it can recover.
+/// Attempts to start a worker on a GPU before the GPU is quarantined.
 const MAX_STARTS: u32 = 3;
+/// The pause between two attempts, in which the GPU can recover.
 const START_PAUSE: Duration = Duration::from_secs(2);
 /// How long a GPU worker may take to end after its response.
 const EXIT_WAIT: Duration = Duration::from_secs(5);
 
-/// The devices of a pool with their workers, and the greetings to start new ones.
+/// The devices of a pool with their workers, and the greetings for new ones.
 pub(super) struct Dispatcher {
     greetings: Greetings,
     deadlines: Deadlines,
@@ -34,10 +36,11 @@ pub(super) struct Dispatcher {
     faults: UnboundedSender<WorkerFault>,
 }
 
-/// Greetings as JSON lines.
+/// The first messages to a new worker, as JSON lines: the task, the options, and what to check before it is ready.
 struct Greetings {
     /// For the first worker of every device.
     first: String,
+    /// For every other worker. On a GPU it checks the baseline on one workload only.
     usual: String,
     /// For the fresh processes of a confirmation. On a GPU every process is fresh, and this is the same as `usual`.
     confirming: String,
@@ -46,7 +49,7 @@ struct Greetings {
 /// Which worker may serve a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WorkerChoice {
-    /// A fresh process with the options of a confirmation.
+    /// Whether the request belongs to a confirmation. On a CPU it then needs a fresh process with more thorough options.
     pub(super) confirming: bool,
     /// Index of the preferred device, if it is not quarantined.
     pub(super) device: Option<usize>,
@@ -134,8 +137,10 @@ impl Dispatcher {
         Ok(identity)
     }
 
-    /// Sends a request to one worker. Returns the response and the index of the device. A worker that does not respond in time is
-    /// killed.
+    /// Sends a request to one worker. Returns the response and the index of the device.
+    ///
+    /// # Errors
+    /// If no worker becomes ready, if it does not respond in time or ends, or if the judge in it failed.
     pub(super) async fn request(
         self: Arc<Self>,
         request: &WorkerRequest,
@@ -151,7 +156,7 @@ impl Dispatcher {
         };
         let Ok(response) = tokio::time::timeout(deadline, worker.exchange(&line)).await else {
             bail!(
-                "a worker did not respond within {} s: it is killed; {REMEDY}",
+                "a worker did not respond in {} s and was killed; {REMEDY}",
                 deadline.as_secs()
             );
         };
@@ -182,7 +187,11 @@ impl Dispatcher {
         }
     }
 
-    /// Starts a worker on a device to see whether the baseline still works there. Keeps it for the next request.
+    /// Starts a worker on a device to see whether the baseline still works there, on a GPU on one workload. Keeps it for the next
+    /// request.
+    ///
+    /// # Errors
+    /// If no worker becomes ready. A GPU is then quarantined.
     pub(super) async fn retest_device(&self, index: usize) -> anyhow::Result<()> {
         let device = &self.devices[index];
         let worker = self
