@@ -65,7 +65,7 @@ fn verdicts_have_the_documented_fields() {
     );
     let evidence = &verdicts[1]["evidence"];
     assert!(
-        evidence["seed"].is_u64() && evidence["index"].is_u64() && evidence["expected"].is_f64(),
+        evidence["seed"].is_string() && evidence["index"].is_u64() && evidence["expected"].is_f64(),
         "{evidence}"
     );
     let workload = &verdicts[0]["workloads"][0];
