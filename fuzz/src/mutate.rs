@@ -78,7 +78,8 @@ fn check_children(text: &str, task: &Task) {
         let line = child
             .detail
             .rsplit_once("(line ")
-            .and_then(|(_, line)| line.strip_suffix(')'));
+            // A caveat may follow.
+            .and_then(|(_, line)| line.strip_suffix(')')?.split(';').next());
         let line = line.and_then(|line| line.parse().ok());
         super::assert_line(line.expect("a line"), text, &child.detail);
     }

@@ -156,6 +156,19 @@ pub(super) fn mismatch_refusal(log: &str, unit: &TranslationUnit) -> Option<Refu
     })
 }
 
+/// The compiler's messages with the faults of the launch checks in plain words, for a log that has other errors first.
+pub(super) fn plain_messages(log: &str, unit: &TranslationUnit) -> String {
+    let plain = log.lines().map(|line| {
+        let is_error = !line.starts_with(' ') && line.contains("error: ");
+        let marker = read_marker(line).filter(|_| is_error);
+        match marker.and_then(|marker| describe_fault(&marker, unit)) {
+            Some((number, fault)) => format!("kernel.cu:{number}:1: error: {fault}\n"),
+            None => format!("{line}\n"),
+        }
+    });
+    plain.collect()
+}
+
 /// A name of `launch_checks.h` in a message, with its template arguments.
 struct Marker<'a> {
     name: &'static str,
@@ -385,6 +398,20 @@ mod tests {
             );
             assert_eq!(refusal.evidence.line, Some(7));
         }
+    }
+
+    #[test]
+    fn faults_behind_other_errors_have_plain_words_too() {
+        let log = "kernel.cu:9:1: error: 'n' was not declared\n   9 | n\nlaunch_checks.h:9:1: error: invalid application of 'sizeof' to incomplete type 'kforge_check::kforge_takes<0, 0, const short unsigned int*>'\n";
+        assert!(mismatch_refusal(log, &unit()).is_none());
+        let plain = plain_messages(log, &unit());
+        assert!(
+            plain.starts_with("kernel.cu:9:1: error: 'n' was not declared\n   9 | n\nkernel.cu:")
+        );
+        assert!(
+            plain.contains("error: argument 1 (`") && !plain.contains("kforge_takes"),
+            "{plain}"
+        );
     }
 
     #[test]

@@ -83,7 +83,12 @@ pub(super) fn inspect(
     let builds: Vec<_> = (context.device.builds().iter().copied())
         .filter(|build| *build != Build::Fast)
         .collect();
-    let programs = compile_builds(context, input.kernel, &cases, &builds)?;
+    let mut compiled = builds.clone();
+    if input.is_correct {
+        // A wrong result is compared with that of the fast build, which is in the cache.
+        compiled.push(Build::Fast);
+    }
+    let programs = compile_builds(context, input.kernel, &cases, &compiled)?;
     let inspector = Inspector {
         context,
         input,
@@ -261,27 +266,13 @@ impl CaseRun<'_, '_, '_> {
         let context = self.inspector.context;
         let input = self.inspector.input;
         let _lock = context.timing_lock.shared()?;
-        let bound = context.bind(input.kernel, self.case).map_err(|error| {
-            anyhow::anyhow!("a case that was checked can no longer be bound: {error}")
-        })?;
-        let key = (values_key(&bound.values), self.build);
-        let Some(program) = self.inspector.programs.get(&key) else {
+        // The lowest bits are the kind of the schedule, the others the seed of its random choices.
+        let schedule_seed = (self.seed.wrapping_add(schedule / SCHEDULES * 0x9e37)
+            & !(SCHEDULES - 1))
+            | (schedule % SCHEDULES);
+        let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
         };
-        let program = Program {
-            // The lowest bits are the kind of the schedule, the others the seed of its random choices.
-            schedule: (self.seed.wrapping_add(schedule / SCHEDULES * 0x9e37) & !(SCHEDULES - 1))
-                | (schedule % SCHEDULES),
-            ..program.clone()
-        };
-        let mut kernel = match context
-            .device
-            .open(&program, &bound.plan, INSPECT_PURPOSE)?
-        {
-            Opened::Ready(kernel) => CaseKernel::new(context, self.case, kernel, bound.plan),
-            Opened::Refused(refusal) => return Err(refusal.into()),
-        };
-        kernel.reset_buffers(self.seed, Poison::Nan)?;
         // After a failed fast run, the build only needs to reach the fault, not to finish.
         let deadline = if input.is_correct {
             context.deadline()
@@ -299,7 +290,7 @@ impl CaseRun<'_, '_, '_> {
             LaunchOutcome::Finished { .. } => {}
         }
         if input.is_correct {
-            self.compare_with_oracle(&kernel, &program, expected)?;
+            self.compare_with_oracle(&kernel, schedule_seed, expected)?;
         }
         // In schedule 0 threads run in order, so the requests of neighbouring warps look as on a GPU.
         if self.build != Build::Race || schedule != 0 {
@@ -312,11 +303,37 @@ impl CaseRun<'_, '_, '_> {
         Ok(RunOutcome::Clean(Some(memory_use)))
     }
 
-    /// Checks that this schedule gives a correct result, as the fast build did.
+    /// Opens a build of the kernel with the inputs of the case. `None` if the build does not exist.
+    fn open(&self, build: Build, schedule: u64) -> JudgeResult<Option<CaseKernel>> {
+        let context = self.inspector.context;
+        let kernel = self.inspector.input.kernel;
+        let bound = context.bind(kernel, self.case).map_err(|error| {
+            anyhow::anyhow!("a case that was checked can no longer be bound: {error}")
+        })?;
+        let key = (values_key(&bound.values), build);
+        let Some(program) = self.inspector.programs.get(&key) else {
+            return Ok(None);
+        };
+        let program = Program {
+            schedule,
+            ..program.clone()
+        };
+        let opened = context
+            .device
+            .open(&program, &bound.plan, INSPECT_PURPOSE)?;
+        let mut kernel = match opened {
+            Opened::Ready(kernel) => CaseKernel::new(context, self.case, kernel, bound.plan),
+            Opened::Refused(refusal) => return Err(refusal.into()),
+        };
+        kernel.reset_buffers(self.seed, Poison::Nan)?;
+        Ok(Some(kernel))
+    }
+
+    /// Checks that this schedule gives a correct result, as the fast build did on the inputs of the check.
     fn compare_with_oracle(
         &self,
         kernel: &CaseKernel,
-        program: &Program,
+        schedule: u64,
         expected: &mut Option<Vec<ExpectedValues>>,
     ) -> JudgeResult<()> {
         let context = self.inspector.context;
@@ -333,13 +350,33 @@ impl CaseRun<'_, '_, '_> {
                 expected.insert(oracle.oracle_outputs(self.seed, context.deadline())?)
             }
         };
-        kernel
-            .compare(&tolerances(context), expected, &[0], self.seed)
-            .map_err(|error| self.as_nondeterministic(error, program))?;
+        let compared = kernel.compare(&tolerances(context), expected, &[0], self.seed);
+        if let Err(error) = compared {
+            // These inputs are new: the kernel may be wrong on them under every schedule.
+            self.check_fast_build(expected)?;
+            return Err(self.as_nondeterministic(error, schedule));
+        }
         Ok(())
     }
 
-    fn as_nondeterministic(&self, error: JudgeError, program: &Program) -> JudgeError {
+    /// Checks the fast build on the same inputs.
+    fn check_fast_build(&self, expected: &[ExpectedValues]) -> JudgeResult<()> {
+        let context = self.inspector.context;
+        let Some(mut kernel) = self.open(Build::Fast, 0)? else {
+            return Ok(());
+        };
+        match kernel.launch(context.deadline())? {
+            LaunchOutcome::Fault(mut refusal) => {
+                refusal.evidence.seed = Some(self.seed);
+                Err(refusal.into())
+            }
+            LaunchOutcome::Finished { .. } => kernel
+                .compare(&tolerances(context), expected, &[0], self.seed)
+                .map(drop),
+        }
+    }
+
+    fn as_nondeterministic(&self, error: JudgeError, schedule: u64) -> JudgeError {
         let build = self.build.name();
         error.map_finding(|mut finding| {
             finding.status = Status::Nondeterministic;
@@ -348,7 +385,7 @@ impl CaseRun<'_, '_, '_> {
                 finding.reason
             );
             finding.evidence.build = Some(build.to_owned());
-            finding.evidence.schedule = (self.build == Build::Race).then_some(program.schedule);
+            finding.evidence.schedule = (self.build == Build::Race).then_some(schedule);
             finding
         })
     }

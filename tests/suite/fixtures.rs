@@ -145,6 +145,30 @@ fn printed_text_is_part_of_the_evidence() {
 }
 
 #[test]
+fn wrong_result_on_other_inputs_is_not_blamed_on_the_schedule() {
+    // With this seed the kernel is right on the inputs of the check, and wrong on those of the inspection.
+    let file = fixture("kernels/cheat_skips_zeros.cu")
+        .display()
+        .to_string();
+    let output = kforge([
+        "eval",
+        "softmax",
+        &file,
+        "--format",
+        "json",
+        "--profile",
+        "quick",
+    ])
+    .args(COARSE)
+    .args(["--seed", "5691231758778028411"])
+    .output()
+    .unwrap();
+    let verdicts: Vec<Value> = json(&output);
+    let reason = verdicts[0]["reason"].as_str().unwrap_or_default();
+    assert_eq!(verdicts[0]["status"], "wrong_output", "{reason}");
+}
+
+#[test]
 fn every_fixture_is_in_one_group() {
     for (task, rows) in read_table(&fixture("kernels")) {
         for row in rows {

@@ -21,7 +21,7 @@ use super::expansion::{check_expansion, without_own_words};
 use super::explain::explain;
 use super::runtime_build::{self, build_runtime, visit_sources};
 use crate::base::{Digest, temporary};
-use crate::device::argument_checks::mismatch_refusal;
+use crate::device::argument_checks::{mismatch_refusal, plain_messages};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
 use crate::device::{Build, Compiled, Program, Refusal, sandbox};
 use crate::kernel::plan::TranslationUnit;
@@ -175,7 +175,10 @@ impl Toolchain {
             CompilerOutcome::Failed(log) => {
                 return match mismatch_refusal(&log, task.unit) {
                     Some(refusal) => Ok(Some(refusal)),
-                    None => refusal_unless_disk_full(&log, folder, task).map(Some),
+                    None => {
+                        let log = plain_messages(&log, task.unit);
+                        refusal_unless_disk_full(&log, folder, task).map(Some)
+                    }
                 };
             }
             CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),

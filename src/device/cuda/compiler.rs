@@ -18,7 +18,7 @@ use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
 use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolkit_cache};
 use crate::base::{Digest, Failure};
-use crate::device::argument_checks::{mismatch_refusal, missing_kernel};
+use crate::device::argument_checks::{mismatch_refusal, missing_kernel, plain_messages};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{Compiled, CompiledEntry, ParameterKind, Program};
 use crate::kernel::plan::TranslationUnit;
@@ -189,6 +189,7 @@ impl Compiler {
                 if let Some(refusal) = mismatch_refusal(&log, unit) {
                     return Err(refusal.into());
                 }
+                let log = plain_messages(&log, unit);
                 let last_line = unit.source.lines().count().max(1) as u32;
                 let explained = source_checks::explain(unit, &checked, &log);
                 let refusal =

@@ -3,7 +3,7 @@
 //! A run is recorded, change by change. `DiskModel` then answers after each change what the disk may hold if the power fails: names
 //! and contents that were not synced are there, partly there, or not there. The run is resumed from such states.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, Once};
@@ -114,14 +114,14 @@ static RECORDED_MODEL_RUN: LazyLock<RecordedRun> = LazyLock::new(|| {
     )
 });
 
-/// The kernel of every step.
+/// All kernels of a run. Of two steps with the same kernel the one that is proposed later is the duplicate.
 fn kernels(directory: &Path) -> String {
     let proposed = events(directory, "softmax").into_iter();
     let kernels = proposed.filter_map(|event| match event {
-        Event::Proposed(proposed) => Some((proposed.step, proposed.kernel)),
+        Event::Proposed(proposed) => Some(format!("{:?}", proposed.kernel)),
         _ => None,
     });
-    let kernels: std::collections::BTreeMap<_, _> = kernels.collect();
+    let kernels: BTreeSet<_> = kernels.collect();
     format!("{kernels:#?}")
 }
 
