@@ -50,7 +50,7 @@ pub struct SearchSettings {
     /// From 1 to 100,000. Default: 2 × (`eval.in_flight` + `llm.concurrency` if there are models); 1 for `tune`.
     pub window: Option<u64>,
     /// The axes of the archive: a feature, and the edges of its bins in ascending order, at most 1,000. Bin 0 has the values below the
-    /// first edge, and bin i those with edge[i - 1] <= value < edge[i], counting edges from 0. More axes make more cells: more kinds
+    /// first edge, and bin i those with `edge[i - 1] <= value < edge[i]`, counting edges from 0. More axes make more cells: more kinds
     /// of kernels are kept, and each gets fewer attempts. A given map replaces the default one.
     pub features: IndexMap<String, Vec<f64>>,
     /// How often each operator is used, relative to the others; 0 switches it off. Operators that are not given keep their default.

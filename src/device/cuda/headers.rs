@@ -14,11 +14,13 @@ pub(super) fn provided_headers() -> Vec<(String, String)> {
         let names = names.iter();
         names.map(move |name| (*name, format!("#pragma once\n{text}\n")))
     });
-    // An older libcu++ lacks some headers; the compiler then reports what is missing where it is used.
+    // An older libcu++ lacks some headers; the compiler then reports what is missing where it is used. `<cuda/std/version>` may declare
+    // no namespace.
     let standing = FROM_LIBCUDACXX.iter().map(|name| {
         let text = format!(
             "#pragma once\n#if __has_include(<cuda/std/{name}>)\n#include <cuda/std/{name}>\n#else\n\
-             #include <cuda/std/version>\n#endif\nnamespace std {{ using namespace cuda::std; }}\n"
+             #include <cuda/std/version>\n#endif\nnamespace cuda {{ namespace std {{}} }}\n\
+             namespace std {{ using namespace cuda::std; }}\n"
         );
         (*name, text)
     });

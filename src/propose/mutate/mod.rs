@@ -98,7 +98,7 @@ pub struct Child {
 
 /// The children of a kernel, at most one for each rewrite site, in an order shuffled by the hash of `source`.
 ///
-/// Every child differs from its parent and from all earlier children, and passes [`ParentNames::child`].
+/// Every child differs from its parent and from all earlier children, and passes `ParentNames::child`.
 /// A source that is not a kernel of the task has no children.
 pub fn children<'a>(source: &'a str, task: &'a Task) -> impl Iterator<Item = Child> + 'a {
     let subject = Subject::new(source, task);
