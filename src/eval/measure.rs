@@ -11,7 +11,7 @@ use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use super::kernel_set::{Side, TimedPair};
-use super::sampling::{Samples, SamplingEnd};
+use super::sampling::{Samples, SamplingEnd, max_half_width};
 use super::timing_session::TimingSession;
 use crate::base::RandomStream;
 use crate::base::expression::Expression;
@@ -109,7 +109,9 @@ pub(super) fn measure(
     } = end;
     let Some(estimate) = estimate else {
         let seconds = started.elapsed().as_secs_f64();
-        return Err(inconclusive(&contest.case.id, &samples, seconds, half_width).into());
+        let max_width = max_half_width(&context.options.profile);
+        let widths = [half_width, max_width];
+        return Err(inconclusive(&contest.case.id, &samples, seconds, widths).into());
     };
     let Some([candidate, opponent]) = samples.times() else {
         return Err(anyhow::anyhow!("the clock returned a time that is not a number").into());
@@ -132,15 +134,21 @@ fn random_order(stream: &mut RandomStream) -> [Side; 2] {
     }
 }
 
-fn inconclusive(workload: &str, samples: &Samples, seconds: f64, half_width: f64) -> Finding {
+/// `widths`: half widths of the interval, as found and as the most that counts.
+fn inconclusive(workload: &str, samples: &Samples, seconds: f64, widths: [f64; 2]) -> Finding {
     let discarded = match samples.voided_blocks() {
         0 => String::new(),
         voided => format!("; {voided} more blocks were discarded because the device was throttled"),
     };
+    let [found, most] = widths.map(|width| width * 100.0);
+    let width = if found.is_finite() {
+        format!("the 95 % interval is ±{found:.1} %, and at most ±{most:.0} % counts")
+    } else {
+        "too few for an interval".to_owned()
+    };
     let reason = format!(
-        "workload `{workload}`: after {} timing blocks in {seconds:.1} s the 95 % interval is still ±{:.1} %{discarded}",
+        "correct, but not timed precisely enough: workload `{workload}`, {} timing blocks in {seconds:.1} s: {width}{discarded}",
         samples.blocks(),
-        half_width * 100.0,
     );
     Finding::new(Status::Inconclusive, reason, Evidence::default())
 }

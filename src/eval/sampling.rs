@@ -32,6 +32,11 @@ pub(super) struct Samples {
     voided_blocks: usize,
 }
 
+/// The widest half width that is useful, of the log ratio.
+pub(super) fn max_half_width(profile: &Profile) -> f64 {
+    MAX_WIDTH_FACTOR * profile.precision
+}
+
 /// How sampling ended.
 pub(super) struct SamplingEnd {
     /// Of the log ratio; `None` if the interval is useless.
@@ -80,7 +85,7 @@ impl Samples {
         let half_width = estimate.map_or(f64::INFINITY, |estimate| {
             (estimate.high - estimate.low) / 2.0
         });
-        let is_useful = half_width <= MAX_WIDTH_FACTOR * profile.precision;
+        let is_useful = half_width <= max_half_width(profile);
         // A wide interval extends the time, up to a limit. The result itself has no influence.
         let is_budget_spent = seconds >= profile.seconds && is_useful;
         let ends = half_width <= profile.precision || is_budget_spent || is_out_of_time;

@@ -4,7 +4,7 @@
 
 use super::profiling::profiling_text;
 use super::text::device_note;
-use crate::verdict::{TimeSummary, Verdict};
+use crate::verdict::{Status, TimeSummary, Verdict};
 
 /// Maximum number of inefficient memory accesses to show.
 const MAX_POOR_ACCESSES: usize = 5;
@@ -28,6 +28,9 @@ pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
         text += &format!("  {access}\n");
     }
     text += &profiling_text(verdict);
+    if verdict.status == Status::Inconclusive {
+        text += INCONCLUSIVE_HINT;
+    }
     let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
     if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
         log.lines()
@@ -35,6 +38,12 @@ pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
     }
     text
 }
+
+/// What to do about a correct kernel without a speedup.
+const INCONCLUSIVE_HINT: &str = "\
+  hint: this machine is too busy to time the kernel: close other programs, or
+  allow more time with `--seconds 5`; in a run with `--set eval.seconds=5`
+";
 
 /// Status, and the speedup or the reason.
 fn headline(verdict: &Verdict) -> String {

@@ -132,6 +132,7 @@ fn without_elites(results: &TaskResults) -> String {
         let kernels = pluralize(results.refuted as u64, "kernel");
         text += &format!("  {kernels} looked fast but did not pass when measured again\n");
     }
+    text += &noise_hint(&results.progress);
     text += &unanswered_steps(&results.unanswered);
     if results.progress.judged > 0 || !results.unanswered.is_empty() {
         text += &format!("  {:<13}{}\n", "all steps", results.steps.display());
@@ -201,6 +202,21 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
     format!("\n  starting kernels\n{}", rows.collect::<String>())
 }
 
+/// What to do if at least half of the candidates were correct and could not be timed.
+fn noise_hint(progress: &Progress) -> String {
+    if progress.inconclusive == 0 || progress.inconclusive * 2 < progress.judged {
+        return String::new();
+    }
+    let kernels = match progress.inconclusive {
+        1 => "1 kernel was correct".to_owned(),
+        count => format!("{count} kernels were correct"),
+    };
+    let text = format!(
+        "{kernels}, but this machine was too busy to time them: close other programs, or start a run with more time for each, for example `--set eval.seconds=5`"
+    );
+    wrap(&text, TABLE_WIDTH, 2)
+}
+
 /// Why models gave no candidate.
 fn unanswered_steps(unanswered: &[UnansweredSteps]) -> String {
     let lines = unanswered.iter().map(|missing| {
@@ -229,6 +245,11 @@ fn notes(results: &TaskResults) -> String {
         "\n  speedups are over the baseline `{}`, the geometric mean over the workloads\n",
         results.baseline
     );
+    let is_faster = |elite: &RankedElite| elite.confirmed.unwrap_or(elite.measured).ci95[0] > 1.0;
+    if !elites.iter().any(is_faster) {
+        text += "  no kernel was found that is certainly faster than the baseline\n";
+    }
+    text += &noise_hint(&results.progress);
     if elites.iter().any(|elite| elite.confirmed.is_some()) {
         text += "  confirmed: measured again with new seeds in fresh processes\n";
     }

@@ -144,7 +144,10 @@ pub(crate) fn stream_faults_are_detected() -> TestResult {
             let again = ask(&client_for(&server, provider, base));
             assert_eq!(again.outcome, ReplyOutcome::Complete, "{again:?}");
             let verdict = server.json("GET", "/_llmock/verdict", "");
-            assert_eq!(findings(&verdict), [""; 0], "{provider} {kind}: {verdict}");
+            // The server may have sent all of a stream before the client, which stops at the malformed chunk, closes it.
+            let mut findings = findings(&verdict);
+            findings.retain(|code| *code != "malformed_chunk_ignored" || kind != "malformed");
+            assert_eq!(findings, [""; 0], "{provider} {kind}: {verdict}");
         }
     }
     Ok(())
