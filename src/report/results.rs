@@ -207,12 +207,9 @@ fn noise_hint(progress: &Progress) -> String {
     if progress.inconclusive == 0 || progress.inconclusive * 2 < progress.judged {
         return String::new();
     }
-    let kernels = match progress.inconclusive {
-        1 => "1 kernel was correct".to_owned(),
-        count => format!("{count} kernels were correct"),
-    };
+    let kernels = pluralize(progress.inconclusive, "correct kernel");
     let text = format!(
-        "{kernels}, but this machine was too busy to time them: close other programs, or start a run with more time for each, for example `--set eval.seconds=5`"
+        "{kernels} could not be timed, because this machine was too busy: close other programs, or start a run with more time for each, for example `--set eval.seconds=5`"
     );
     wrap(&text, TABLE_WIDTH, 2)
 }
