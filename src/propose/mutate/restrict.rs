@@ -164,4 +164,15 @@ mod tests {
         "#);
         assert!(kernel(SUM_OF_ROW_AND_FIRST).contains("const float* x"));
     }
+
+    #[test]
+    fn element_that_an_object_refers_to_is_not_const() {
+        let body = "    Reference<float> first(output[rows]);\n    first = x[0];\n";
+        let all = changes(&Restrict, body, "all");
+        assert!(
+            all.contains("float* __restrict__ output")
+                && !all.contains("const float* __restrict__ output"),
+            "{all}"
+        );
+    }
 }

@@ -247,10 +247,12 @@ impl<'t, 'a> Scope<'t, 'a> {
             .filter(|first| first.parameter_index.is_some() && same.next().is_none())
     }
 
-    /// Every use of `name` inside a node.
+    /// Every use of `name` inside a node. The grammar reads `T object(name[i])` as the declaration of a function with a parameter of
+    /// type `name`, so names of types count too: such a use is unlike all others, and sites that need to know it are left out.
     pub(super) fn uses(&self, within: Node<'t>, name: &str) -> Vec<Node<'t>> {
         descendants(within)
-            .filter(|node| node.kind() == "identifier" && self.text(*node) == name)
+            .filter(|node| matches!(node.kind(), "identifier" | "type_identifier"))
+            .filter(|node| self.text(*node) == name)
             .collect()
     }
 
