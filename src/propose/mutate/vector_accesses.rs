@@ -97,9 +97,13 @@ impl<'t, 'a> AccessFinder<'_, 't, 'a> {
         }
         let modes: Vec<_> = members.iter().map(|member| access_mode(*member)).collect();
         let is_written = modes.iter().any(|mode| mode.writes);
-        // An element that is written first need not be loaded.
-        let is_read = modes.first().is_some_and(|mode| mode.reads)
-            || modes.iter().skip(1).any(|mode| mode.reads && !is_written);
+        // An element that is written first need not be loaded. The right side of an assignment is evaluated before it writes.
+        let first_write = members[0].parent().unwrap_or(members[0]);
+        let is_before =
+            |member: &Node<'t>| !is_written || member.start_byte() < first_write.end_byte();
+        let is_read = modes[0].reads
+            || (members.iter().zip(&modes).skip(1))
+                .any(|(member, mode)| mode.reads && is_before(member));
         if !self.is_alone(root, &members, is_written, all) {
             return None;
         }

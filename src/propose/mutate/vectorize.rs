@@ -258,6 +258,20 @@ mod tests {
     }
 
     #[test]
+    fn element_on_both_sides_of_an_assignment_is_loaded() {
+        for (statements, is_loaded) in [
+            ("out[i] = out[i] * 2.0f;", true),
+            ("out[i] = 2.0f; out[i] = out[i] + 1.0f;", false),
+        ] {
+            let body = format!(
+                "    float* out = output + blockIdx.x * 64;\n    for (int i = 0; i < 64; i++) {{ {statements} }}\n"
+            );
+            let changed = changes(&Vectorize, &body, "out x4");
+            assert_eq!(changed.contains("(out_wide)[0] = "), is_loaded, "{changed}");
+        }
+    }
+
+    #[test]
     fn unaligned_or_aliased_accesses_are_not_vectorized() {
         for body in [
             "    for (int i = 0; i < 64; i++) output[i + 1] = x[columns + i];\n",
