@@ -32,6 +32,7 @@ mod memory;
 mod module_variables;
 mod nvrtc;
 mod nvrtc_process;
+mod omitted_headers;
 mod peaks;
 mod prepared_plan;
 mod ptx;

@@ -6,9 +6,10 @@
 use std::fmt::Write;
 
 use super::headers::preamble;
+use super::omitted_headers::{declares, omitted_headers};
 use crate::device::argument_checks::{LAUNCH_CHECKS, passed_types};
 use crate::device::standard_headers::freed_constants;
-use crate::kernel::lexer::{Lexeme, lex};
+use crate::kernel::lexer::lex;
 use crate::kernel::plan::{ArgumentType, EntryPoint, TranslationUnit};
 
 /// A call that leaves the number of a refused line in the PTX if the function around it is compiled.
@@ -23,9 +24,12 @@ pub(super) fn translation_unit(unit: &TranslationUnit, checked: &str) -> String 
     // Writing to a String cannot fail, so the results of `writeln!` are ignored.
     let mut text = format!("{LAUNCH_CHECKS}{REFUSED_LINES}{}", preamble());
     let takes_map = |entry: &EntryPoint| entry.arguments.contains(&ArgumentType::TensorMap);
-    if unit.entry_points.iter().any(takes_map) && !declares_tensor_map(&unit.source) {
+    if unit.entry_points.iter().any(takes_map)
+        && !declares(&unit.source, &lex(&unit.source), "CUtensorMap")
+    {
         text.push_str("#include <cuda.h>\n");
     }
+    text.push_str(&omitted_headers(unit));
     for (name, value) in &unit.constants {
         let kind = match i32::try_from(*value) {
             Ok(_) => "int",
@@ -47,19 +51,6 @@ pub(super) fn translation_unit(unit: &TranslationUnit, checked: &str) -> String 
     let last = unit.source.lines().count().max(1);
     let _ = writeln!(text, "#line {last} \"kernel.cu\"");
     text
-}
-
-/// Whether a source defines `CUtensorMap` itself, as sources written for NVRTC do.
-fn declares_tensor_map(source: &str) -> bool {
-    let tokens = lex(source);
-    let text = |index: usize| {
-        let token: Option<&Lexeme> = tokens.get(index);
-        token.map_or("", |token| &source[token.range.clone()])
-    };
-    (0..tokens.len()).any(|index| {
-        let before = index.checked_sub(1).map_or("", text);
-        text(index) == "CUtensorMap" && (["{", "="].contains(&text(index + 1)) || before == "}")
-    })
 }
 
 /// Writes the check of one entry, with the line of the entry in the header.
@@ -85,23 +76,4 @@ pub(super) fn argument_sizes(entry: &EntryPoint) -> Vec<(u64, u64)> {
         ArgumentType::TensorMap => (128, 128),
     };
     entry.arguments.iter().map(size).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_tensor_map_type_is_recognized() {
-        assert!(declares_tensor_map(
-            "struct alignas(64) CUtensorMap { int x; };"
-        ));
-        assert!(declares_tensor_map(
-            "typedef struct X_st { int x; } CUtensorMap;"
-        ));
-        assert!(declares_tensor_map("using CUtensorMap = X;"));
-        assert!(!declares_tensor_map(
-            "__global__ void k(const __grid_constant__ CUtensorMap map) {}"
-        ));
-    }
 }
