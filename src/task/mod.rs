@@ -1,6 +1,6 @@
 //! Tasks: a definition, its workloads and kforge's settings for them (tolerances, regimes, baselines, profiles).
 //!
-//! `files` finds and loads a task folder; `check` validates its parts against each other. This module never compiles or runs a
+//! `files` finds a task folder, `load` reads its files; `check` validates its parts against each other. This module never compiles or runs a
 //! kernel. `eval` uses it to judge kernels.
 
 use indexmap::IndexMap;
@@ -17,6 +17,7 @@ mod distribution;
 mod draft;
 mod dtype;
 mod files;
+mod load;
 mod problems;
 mod regimes;
 mod settings;
