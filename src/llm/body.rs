@@ -71,7 +71,13 @@ impl BodyReader {
                 break kind;
             }
             match self.next_chunk(response).await {
-                Ok(Some(chunk)) => start.extend_from_slice(&chunk),
+                Ok(Some(chunk)) => {
+                    start.extend_from_slice(&chunk);
+                    // Servers keep a connection alive with empty lines, for minutes.
+                    if without_bom(&start).trim_ascii_start().is_empty() {
+                        start.clear();
+                    }
+                }
                 Ok(None) => {
                     let kind = body_kind(&start, declares_events, true);
                     break kind.unwrap_or(BodyKind::Empty);
@@ -177,8 +183,7 @@ impl BodyReader {
                 }
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
                 Ok(None) => {
-                    let body = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-                    break match self.protocol.apply_whole(body, &mut reply) {
+                    break match self.protocol.apply_whole(without_bom(&bytes), &mut reply) {
                         Ok(EventEffect::Failed(error)) => BodyEnd::Failed(error),
                         Ok(_) => BodyEnd::Finished,
                         Err(why) => BodyEnd::Unreadable(why),
@@ -223,11 +228,17 @@ impl BodyReader {
     }
 }
 
+/// A byte order mark.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+fn without_bom(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(BOM).unwrap_or(bytes)
+}
+
 /// What the bytes so far show; `None` if more are needed.
 fn body_kind(start: &[u8], declares_events: bool, is_all: bool) -> Option<BodyKind> {
-    const BOM: &[u8] = b"\xef\xbb\xbf";
     const EVENT_FIELDS: [&[u8]; 6] = [b":", b"data:", b"event:", b"id:", b"retry:", b"error:"];
-    let text = start.strip_prefix(BOM).unwrap_or(start).trim_ascii_start();
+    let text = without_bom(start).trim_ascii_start();
     match text.first() {
         None => is_all.then_some(BodyKind::Empty),
         Some(b'{' | b'[') => Some(BodyKind::Json),

@@ -551,3 +551,20 @@ fn hints_follow_from_what_the_server_said() {
         assert!(!asked.contains("completions/chat"), "{asked}");
     }
 }
+
+#[test]
+fn empty_lines_before_a_reply_take_no_memory() {
+    // Servers keep a connection alive with them. Together these are longer than a reply may be.
+    let (reply, _) = ask_server("openai", "", |_, _| {
+        let mut text = "\n".repeat(70 << 20);
+        text += &json!({
+            "model": "m-1",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "a text"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
+        })
+        .to_string();
+        body("application/json", text)
+    });
+    assert_eq!(reply.outcome, ReplyOutcome::Complete, "{reply:?}");
+    assert_eq!(reply.text, "a text");
+}
