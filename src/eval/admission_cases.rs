@@ -2,8 +2,9 @@
 //!
 //! A CPU would need hours for the largest workloads of some tasks. So each task has a budget of operations: workloads that exceed
 //! their part of it are tested at a smaller size, whose largest axes are halved until it fits. The budget for the timed inputs is
-//! the larger one. Small shapes are the harder test for a tolerance: a corrupted output has fewer elements that can fail.
-//! Pure: sizes follow from the task alone.
+//! the larger one. A corrupted output of a small shape has fewer elements that can fail, which is the harder test; but a smaller
+//! shape does not show errors that grow with the length of a sum, so the result names what was reduced, and `--full-size` reduces
+//! nothing. Pure: sizes follow from the task alone.
 
 use indexmap::IndexMap;
 use serde::Serialize;
