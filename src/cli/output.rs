@@ -108,28 +108,7 @@ pub(super) fn print_error(error: &anyhow::Error) {
         "error"
     };
     let text = format!("{label}: {error:#}");
-    let text = if std::io::stderr().is_terminal() {
-        // A terminal breaks long lines within words.
-        text.lines()
-            .map(|line| wrap_line(line, TERMINAL_WIDTH))
-            .collect()
-    } else {
-        text + "\n"
-    };
-    report::print_to_stderr(text);
-}
-
-/// The width to which messages are wrapped on a terminal: that of the narrowest common one.
-const TERMINAL_WIDTH: usize = 80;
-
-/// A line, wrapped at spaces. Its indentation is kept.
-fn wrap_line(line: &str, width: usize) -> String {
-    let text = line.trim_start();
-    let spaces = line.len() - text.len();
-    if text.is_empty() {
-        return "\n".to_owned();
-    }
-    report::wrap(text, width, spaces)
+    report::print_to_stderr(report::message_for_stderr(&text));
 }
 
 /// Whether to use colours on a stream: it is a terminal, and `NO_COLOR` is not set.

@@ -30,4 +30,4 @@ pub use results::{RankedElite, StartingKernelResult, TaskResults, UnansweredStep
 pub(crate) use results::{results_tables, stop_reason_text};
 pub(crate) use spinner::Spinner;
 pub(crate) use streams::{StdoutEnd, finish_stdout, flush_stderr, log_to_stderr, print_to_stderr};
-pub(crate) use text::{pluralize, wrap};
+pub(crate) use text::{message_for_stderr, pluralize, wrap};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::observer::Observer;
 use super::progress::Progress;
 use super::streams;
-use super::text::pluralize;
+use super::text::{message_for_stderr, pluralize};
 use crate::event::{Cost, Event};
 use crate::search::SearchUpdate;
 
@@ -53,7 +53,7 @@ impl ProgressView {
     /// Prints a message unless the format is `Quiet`.
     pub(crate) fn print(&self, text: &str) {
         if self.format != ProgressFormat::Quiet {
-            self.print_always(text);
+            streams::print_to_stderr(message_for_stderr(text));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Small pieces of text that several reports share.
 
+use std::io::IsTerminal;
+
 use crate::verdict::DeviceIdentity;
 
 /// A count with its noun: `1 cell`, `2 cells`. The plural is the noun with an `s`.
@@ -27,6 +29,25 @@ pub(crate) fn wrap(text: &str, width: usize, spaces: usize) -> String {
         .iter()
         .map(|line| format!("{:spaces$}{line}\n", ""))
         .collect()
+}
+
+/// The width to which messages are wrapped on a terminal: that of the narrowest common one.
+const TERMINAL_WIDTH: usize = 80;
+
+/// A message for standard error, ended by a newline. On a terminal its lines are wrapped at spaces, and keep their indent: a terminal
+/// would break them within words.
+pub(crate) fn message_for_stderr(text: &str) -> String {
+    if !std::io::stderr().is_terminal() {
+        return format!("{text}\n");
+    }
+    let wrapped = text.lines().map(|line| {
+        let words = line.trim_start();
+        match words {
+            "" => "\n".to_owned(),
+            _ => wrap(words, TERMINAL_WIDTH, line.len() - words.len()),
+        }
+    });
+    wrapped.collect()
 }
 
 /// A line that names the device that times were measured on. A device with `cores` is a CPU; its line warns that CPU times do not
