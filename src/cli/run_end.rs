@@ -90,7 +90,7 @@ impl RunReport<'_> {
                 let is_over = !self.ended.interrupted && !self.ended.waiting;
                 let has_failed = self.ended.tasks.iter().any(|task| task.failure.is_some());
                 if is_over && !has_failed {
-                    format!("{tables}\n  to continue: {}\n", self.command())
+                    format!("{tables}\n  to continue:\n    {}\n", self.command())
                 } else {
                     tables
                 }

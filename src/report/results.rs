@@ -107,10 +107,12 @@ fn headline(progress: &Progress) -> String {
     let validity = progress.validity().map_or_else(String::new, |validity| {
         let noise = match progress.inconclusive {
             0 => String::new(),
-            count => format!("; {count} inconclusive, not counted"),
+            count => {
+                format!("  inconclusive: {count} more, correct but not timed precisely enough\n")
+            }
         };
         format!(
-            "  valid: {:.0} % of {} that cost an evaluation or a reply{noise}\n",
+            "  valid: {:.0} % of {} that cost an evaluation or a reply\n{noise}",
             validity * 100.0,
             pluralize(progress.counted, "step"),
         )

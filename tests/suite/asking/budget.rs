@@ -132,7 +132,7 @@ fn budget_flag_stops_the_run_and_resume_continues_with_more() {
     );
     // The budget that the run names lets it continue.
     let mut lines = result.stdout.lines();
-    let command = lines.find_map(|line| line.strip_prefix("  to continue: kforge "));
+    let command = lines.find_map(|line| line.strip_prefix("    kforge "));
     let command: Vec<&str> = command.expect(&result.stdout).split(' ').collect();
     assert_eq!(&command[..3], ["resume", "run", "--budget-usd"]);
     let named: f64 = command[3].parse().unwrap();

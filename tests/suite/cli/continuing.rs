@@ -30,7 +30,7 @@ fn evolve(folder: &Workspace, more: &[&str]) -> CommandResult {
 /// The command that the results name, as arguments.
 fn named_command(result: &CommandResult) -> Vec<String> {
     let mut lines = result.stdout.lines();
-    let line = lines.find_map(|line| line.strip_prefix("  to continue: kforge "));
+    let line = lines.find_map(|line| line.strip_prefix("    kforge "));
     let line = line.unwrap_or_else(|| panic!("{}\n{}", result.stdout, result.stderr));
     line.split(' ').map(str::to_owned).collect()
 }
