@@ -1,5 +1,6 @@
 //! Runs the kforge program in a folder of its own, without the settings of the machine, and checks what it says.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -108,6 +109,14 @@ impl Workspace {
         if self.has_own_lock {
             command.env("KFORGE_LOCK_DIR", self.path());
         }
+        // Tests under `nohup` would pass on that SIGHUP is ignored.
+        // SAFETY: signal is safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            })
+        };
         command
     }
 
