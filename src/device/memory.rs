@@ -70,8 +70,7 @@ pub struct DeviceValues {
     pub(super) elements: u64,
     /// The address of each copy.
     pub(super) addresses: Vec<u64>,
-    /// Keeps the memory allocated for as long as the addresses are in use.
-    #[expect(dead_code, reason = "only its lifetime matters")]
+    /// Keeps the memory allocated for as long as the addresses are in use. Its type is the device's own.
     pub(super) owner: Rc<dyn Any>,
 }
 

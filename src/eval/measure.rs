@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
+use super::floor::cold_floor;
 use super::kernel_set::{Side, TimedPair};
 use super::sampling::{Samples, SamplingEnd, max_half_width};
 use super::timing_session::TimingSession;
 use crate::base::RandomStream;
-use crate::base::expression::Expression;
 use crate::base::statistics::{self, Estimate};
-use crate::device::{Cache, CompulsoryWork, Floor};
-use crate::task::{DType, Tensor};
+use crate::device::Floor;
 use crate::verdict::{Evidence, SelfTest, Speedup, Status, TimeSummary, WorkloadVerdict};
 
 /// Factor from the half width of a 95 % confidence interval to the difference that a test at that level detects with a power of
@@ -121,7 +120,7 @@ pub(super) fn measure(
         estimate: widen_by_process_noise(estimate, noise, [&candidate, &opponent]),
         candidate,
         opponent,
-        floor: floor_time(context, contest.case, session.candidate_runs()),
+        floor: cold_floor(context, contest.case, session.runs()),
         checked_share: session.checked_share(),
         voided_blocks: samples.voided_blocks() as u64,
     })
@@ -167,31 +166,4 @@ fn widen_by_process_noise(
         high: estimate.estimate + (estimate.high - estimate.estimate).hypot(half_width),
         ..estimate
     }
-}
-
-/// The least time that the device allows for a case with cold caches; `None` if it is unknown or the caches are hot. `runs`: per
-/// sample.
-fn floor_time(context: &JudgeContext<'_>, case: &Case, runs: usize) -> Option<Floor> {
-    if context.options.cache == Cache::Hot {
-        return None;
-    }
-    let axis = |name: &str| case.binding.axes.get(name).copied();
-    let amount = |expression: &Expression| Some(expression.evaluate(&axis).ok()? as f64);
-    let (bytes, operations) = (amount(&context.task.bytes)?, amount(&context.task.flops)?);
-    let definition = &context.task.definition;
-    let tensors = || (definition.inputs.values()).chain(definition.outputs.values());
-    let is_eight_bit = |tensor: &Tensor| tensor.dtype.bytes() == 1 && tensor.dtype != DType::Bool;
-    let is_narrow = |tensor: &Tensor| tensor.dtype.is_float() && tensor.dtype.bytes() < 4;
-    let uses_eight_bits = tensors().any(is_eight_bit);
-    context.device.floor(CompulsoryWork {
-        bytes,
-        // Tensor cores do twice as many 8-bit operations as 16-bit operations.
-        operations: if uses_eight_bits {
-            operations / 2.0
-        } else {
-            operations
-        },
-        runs,
-        on_tensor_cores: uses_eight_bits || tensors().any(is_narrow),
-    })
 }

@@ -21,6 +21,7 @@ mod corruption;
 mod example;
 mod features;
 mod finding;
+mod floor;
 mod hidden;
 mod inspection;
 mod judge;

@@ -5,9 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::case::derive_seed;
+use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::JudgeResult;
+use super::floor;
 use super::kernel_set::{CopyCounts, KernelSet, Side, TimedPair};
 use super::sampling::PairTimes;
 use crate::base::RandomStream;
@@ -20,6 +21,9 @@ const MAX_COMPARED_BYTES: u64 = 32 << 20;
 const ORACLE_CHECK_SHARE: f64 = 0.4;
 /// Share of the time that comparing the other pairs with the opponent may take.
 const OPPONENT_CHECK_SHARE: f64 = 0.2;
+/// A sample has runs for a kernel that is this much faster than the opponent, if the device's floor allows such a kernel. So a sample of
+/// the opponent is at most 16 times as long as a sample should be.
+const MIN_PART_OF_OPPONENT: f64 = 1.0 / 16.0;
 /// Launches that give a first estimate of a kernel's time.
 const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
@@ -32,8 +36,8 @@ pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,
     contest: TimedPair<'s>,
     kernels: KernelSet,
-    /// Runs per sample of the candidate and of its opponent.
-    runs: [usize; 2],
+    /// Runs per sample, the same for both kernels. Nothing that the candidate does changes it.
+    runs: usize,
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
     /// Copies that the oracle computes at once.
@@ -70,7 +74,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             context,
             contest,
             kernels: KernelSet::open(context, contest, CopyCounts::SINGLE)?,
-            runs: [1, 1],
+            runs: 1,
             short_runs: None,
             oracle_copies: 1,
             checks_every_pair: context.device.lock_file().is_host,
@@ -79,32 +83,32 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             timed_runs: 0,
             compared_runs: 0,
         };
-        let device = context.device;
-        // Both kernels get the same number of copies, and either may need much more scratch than the other.
-        let opponent_bytes = session.kernels.side(Side::Opponent)?.buffer_bytes();
-        let bytes = session.kernels.candidate.buffer_bytes().max(opponent_bytes);
-        // Without scratch: a candidate must not influence how much is compared.
-        let data_bytes = session.kernels.candidate.data_bytes().max(1);
-        if device.timing_copies(bytes, Duration::ZERO) == 1 {
+        if session.checks_every_pair {
             return Ok(session);
         }
-        let times = session.estimate_times(seed)?;
-        let fastest = times[0].min(times[1]);
+        // Only the opponent decides the number of copies and runs: the candidate's scratch and time must not.
+        let bytes = session.kernels.side(Side::Opponent)?.buffer_bytes();
+        let time = session.estimate_time(seed)?;
+        let shortest = shortest_run(context, contest.case, time);
+        let most = context.device.timing_copies(bytes, shortest);
         let copies = match context.options.cache {
-            // A sample of a fast candidate uses all copies, so that it writes more than the cache can hold.
-            Cache::Cold => device.timing_copies(bytes, fastest),
-            Cache::Hot => 1,
+            Cache::Cold => {
+                session.runs = most;
+                most
+            }
+            Cache::Hot => {
+                session.runs = context.device.runs_per_sample(shortest).min(most);
+                // One copy of the outputs is for the run that warms the caches.
+                session.runs + 1
+            }
         };
-        session.runs = times.map(|time| match context.options.cache {
-            // Both samples have the same number of runs, and so the same share of the cost of an event, unless one kernel is far
-            // slower.
-            Cache::Cold if time <= 2 * fastest => copies,
-            Cache::Cold => device.runs_per_sample(time).min(copies),
-            Cache::Hot => device.runs_per_sample(time),
-        });
+        if session.needs_single_runs()? {
+            session.runs = 1;
+        }
         if copies == 1 {
             return Ok(session);
         }
+        let data_bytes = session.kernels.candidate.data_bytes().max(1);
         let max_by_bytes = (MAX_COMPARED_BYTES / data_bytes).clamp(1, MAX_COMPARED_COPIES as u64);
         session.oracle_copies = copies.min(max_by_bytes as usize);
         let counts = CopyCounts {
@@ -114,10 +118,18 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         // Close the kernels first, to free their memory.
         drop(session.kernels);
         session.kernels = KernelSet::open(context, contest, counts)?;
-        let runs = session.runs[0];
+        let runs = session.runs;
         session.short_runs =
             (runs > 2).then(|| 1 + RandomStream::new(seed, "short", 0).below(runs - 1));
         Ok(session)
+    }
+
+    /// Whether one of the kernels that are not trusted must be timed one run at a time. The baseline is trusted.
+    fn needs_single_runs(&self) -> JudgeResult<bool> {
+        let candidate = &self.kernels.candidate.kernel;
+        let opponent = &self.kernels.side(Side::Opponent)?.kernel;
+        Ok(candidate.needs_single_runs()
+            || (self.contest.opponent.is_some() && opponent.needs_single_runs()))
     }
 
     /// Opens both timed kernels again in fresh processes.
@@ -129,7 +141,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     /// short sample of the candidate.
     pub(super) fn warm_up(&mut self, seed: u64, order: [Side; 2]) -> JudgeResult<()> {
         for side in order {
-            self.take_sample(side, seed, Poison::Nan, self.runs_of(side))?;
+            self.take_sample(side, seed, Poison::Finite { seed }, self.runs)?;
         }
         self.check_short_sample(seed)
     }
@@ -157,9 +169,9 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         Ok(pairs)
     }
 
-    /// Runs per sample of the candidate.
-    pub(super) fn candidate_runs(&self) -> usize {
-        self.runs[0]
+    /// Runs per sample.
+    pub(super) fn runs(&self) -> usize {
+        self.runs
     }
 
     /// Share of the candidate's timed runs that were compared with the oracle.
@@ -169,7 +181,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
 
     pub(super) fn log_times(&self, blocks: usize) {
         tracing::debug!(
-            "{}: {blocks} timing blocks of {:?} runs in {:?}: filling {:?}, launching {:?}, comparing with the oracle {:?} (its launches {:?})",
+            "{}: {blocks} timing blocks of {} runs in {:?}: filling {:?}, launching {:?}, comparing with the oracle {:?} (its launches {:?})",
             self.contest.case.id,
             self.runs,
             self.started.elapsed(),
@@ -180,18 +192,15 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         );
     }
 
-    /// The shortest of a few times of each kernel.
-    fn estimate_times(&mut self, seed: u64) -> JudgeResult<[Duration; 2]> {
-        let mut shortest = [Duration::MAX; 2];
+    /// The shortest of a few times of the opponent. The candidate runs as often, so that both have the same launches behind them.
+    fn estimate_time(&mut self, seed: u64) -> JudgeResult<Duration> {
+        let mut shortest = Duration::MAX;
         for turn in 0..ESTIMATE_RUNS {
             let seed = derive_seed(seed, "rough", turn);
-            for (side, shortest) in [Side::Candidate, Side::Opponent]
-                .into_iter()
-                .zip(&mut shortest)
-            {
-                let time = self.take_sample(side, seed, Poison::Nan, 1)?;
-                *shortest = (*shortest).min(time);
-            }
+            let poison = Poison::Finite { seed };
+            self.take_sample(Side::Candidate, seed, poison, 1)?;
+            let time = self.take_sample(Side::Opponent, seed, poison, 1)?;
+            shortest = shortest.min(time);
         }
         Ok(shortest)
     }
@@ -219,13 +228,6 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 let reason = refusal.reason;
                 Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into())
             }
-        }
-    }
-
-    fn runs_of(&self, side: Side) -> usize {
-        match side {
-            Side::Candidate => self.runs[0],
-            Side::Opponent => self.runs[1],
         }
     }
 
@@ -257,8 +259,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             Side::Candidate => Side::Opponent,
             Side::Opponent => Side::Candidate,
         };
-        let first = self.take_sample(leader, seed, poison, self.runs_of(leader))?;
-        let second = self.take_sample(follower, seed, poison, self.runs_of(follower))?;
+        let first = self.take_sample(leader, seed, poison, self.runs)?;
+        let second = self.take_sample(follower, seed, poison, self.runs)?;
         let (candidate, opponent) = match leader {
             Side::Candidate => (first, second),
             Side::Opponent => (second, first),
@@ -308,6 +310,14 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         self.checks_every_pair || spent <= ORACLE_CHECK_SHARE * self.started.elapsed().as_secs_f64()
     }
 
+    /// The copies of the inputs from which these copies of the outputs were computed.
+    fn input_copies(&self, outputs: &[u32]) -> Vec<u32> {
+        match self.context.options.cache {
+            Cache::Hot if !self.checks_every_pair => vec![0; outputs.len()],
+            _ => outputs.to_vec(),
+        }
+    }
+
     /// The copies that both kernels ran on.
     fn shared_copies(&self, copies: &[u32]) -> anyhow::Result<Vec<u32>> {
         let opponent = self.kernels.side(Side::Opponent)?.kernel.launched_copies();
@@ -341,14 +351,15 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     ) -> JudgeResult<()> {
         let shared = self.shared_copies(copies)?;
         let chosen = self.choose_copies(copies, &shared, stream);
+        let inputs = self.input_copies(&chosen);
         let started = Instant::now();
-        let expected = self.kernels.expected(seed, &chosen)?;
+        let expected = self.kernels.expected(seed, &inputs)?;
         self.times.oracle_launch += started.elapsed();
         self.compared_runs += chosen.len().min(copies.len()) as u64;
         // The oracle has the same inputs, and only the judge can write to its memory.
         let untouched = self.kernels.oracle.input_hashes_by_name()?;
         let candidate = &self.kernels.candidate;
-        candidate.check_inputs_unchanged(&untouched, &chosen)?;
+        candidate.check_inputs_unchanged(&untouched, &inputs)?;
         self.kernels
             .compare(Side::Candidate, &expected, &chosen, seed)?;
         let positions: Vec<usize> = (0..chosen.len())
@@ -398,4 +409,16 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         chosen.truncate(self.oracle_copies);
         chosen
     }
+}
+
+/// The time of a run that decides how many runs a sample has: the device's floor for the case, but at least the part
+/// `MIN_PART_OF_OPPONENT` of the opponent's `time`. Known without the candidate.
+fn shortest_run(context: &JudgeContext<'_>, case: &Case, time: Duration) -> Duration {
+    let floor = floor::cold_floor(context, case, 1).map(|floor| floor.measured_us);
+    let floor = floor.filter(|floor| floor.is_finite() && *floor > 0.0);
+    let Some(floor) = floor else {
+        return time;
+    };
+    let least = time.mul_f64(MIN_PART_OF_OPPONENT);
+    Duration::from_secs_f64(floor / 1e6).max(least).min(time)
 }

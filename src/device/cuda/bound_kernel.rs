@@ -5,7 +5,6 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,11 +14,12 @@ use super::buffer_copies::CopyNumbers;
 use super::clock::{Graph, WaitResult};
 use super::gpu::{self, call, kernel_error};
 use super::gpu_context::GpuContext;
+use super::judge_memory::JudgeBuffer;
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
-use super::memory::DeviceBuffer;
 use super::module_variables::{self, ModuleVariables};
-use super::prepared_plan::PreparedPlan;
+use super::prepared_plan::{PreparedPlan, RunCopies};
+use crate::base::{RandomStream, random};
 use crate::device::refusal::{DeviceError, Refusal};
 use crate::device::{
     BoundKernel, Cache, KernelEvidence, LaunchOutcome, Launching, PersistentState, Program,
@@ -38,24 +38,19 @@ pub(super) struct CudaBoundKernel {
     resources: Resources,
     purpose: Purpose,
     pub(super) copy_numbers: CopyNumbers,
-    /// The copies that the last launch used, in its order.
+    /// The copies that the last launch used, in ascending order.
     pub(super) launched_copies: Vec<u32>,
-    /// By the id of the placement and the number of runs.
-    samples: HashMap<(u64, usize), RecordedSample>,
+    /// The copy of an untimed run before the last sample.
+    pub(super) warmed_copy: Option<u32>,
+    /// The graph of the last sample. The next one gets new memory for its arguments while this one still has its own.
+    graph: Option<Graph>,
     launches: u64,
     /// The first variable that a launch changed, and the number of that launch.
     changed_variable: Option<(String, u64)>,
     /// By buffer, since the last launch; `None`: not checked yet.
     pub(super) guard_damage: RefCell<Option<Vec<Option<i64>>>>,
     /// Address tables for operations on some of the copies.
-    pub(super) selection_tables: [DeviceBuffer; 2],
-}
-
-/// Several runs as one CUDA graph.
-struct RecordedSample {
-    /// The copies in launch order.
-    copies: Vec<u32>,
-    graph: Graph,
+    pub(super) selection_tables: [JudgeBuffer; 2],
 }
 
 impl CudaBoundKernel {
@@ -70,7 +65,7 @@ impl CudaBoundKernel {
         let image = std::fs::read(&program.image)
             .with_context(|| format!("failed to read `{}`", program.image.display()))?;
         refuse_large_variables(&image)?;
-        let memory = match KernelMemory::new(gpu, plan, purpose) {
+        let memory = match KernelMemory::new(&context.judge_memory, plan, purpose) {
             Err(error) if error.is_out_of_memory() => {
                 let bytes: u64 = plan.buffers.iter().map(|buffer| buffer.bytes()).sum();
                 let reason = format!("the buffers need {} MiB: {error}", bytes >> 20);
@@ -78,12 +73,13 @@ impl CudaBoundKernel {
             }
             memory => memory?,
         };
+        context.register(&memory);
         let module = LoadedModule::load(gpu, &image).map_err(kernel_error)?;
-        let variables = ModuleVariables::find(gpu, &module, &image)?;
+        let variables = ModuleVariables::find(&context.judge_memory, &module, &image)?;
         let mut prepared = PreparedPlan::prepare(gpu, module, program, plan)?;
         prepared.encode_tensor_maps(plan, &memory)?;
-        for (zones, count) in memory.zones() {
-            context.harness.write_guard_zones(zones, count)?;
+        for zones in memory.zones() {
+            context.harness.write_guard_zones(zones)?;
         }
         let table_bytes = memory.copies() as usize * 8;
         Ok(Self {
@@ -95,13 +91,14 @@ impl CudaBoundKernel {
             purpose,
             copy_numbers: CopyNumbers::default(),
             launched_copies: Vec::new(),
-            samples: HashMap::new(),
+            warmed_copy: None,
+            graph: None,
             launches: 0,
             changed_variable: None,
             guard_damage: RefCell::new(None),
             selection_tables: [
-                DeviceBuffer::new(gpu, table_bytes)?,
-                DeviceBuffer::new(gpu, table_bytes)?,
+                context.judge_memory.allocate(table_bytes)?,
+                context.judge_memory.allocate(table_bytes)?,
             ],
             memory,
         })
@@ -114,10 +111,23 @@ impl CudaBoundKernel {
         Ok(())
     }
 
-    /// The copies that the next sample uses, in order.
-    fn launch_order(&self, runs: usize) -> Vec<u32> {
-        let order = &self.memory.data.order;
-        order[..runs.clamp(1, order.len())].to_vec()
+    /// The copies of the next sample's runs, in order. The order is drawn for each sample, so a kernel cannot know which data
+    /// comes next. With hot caches all runs have the same inputs, and each its own outputs and scratch.
+    fn draw_runs(&self, runs: usize, is_hot: bool) -> SampleCopies {
+        let mut order: Vec<u32> = (0..self.memory.copies()).collect();
+        RandomStream::new(random::fresh_seed(), "copies", 0).shuffle(&mut order);
+        // Not one of the timed copies, unless there is only one.
+        let warm_up = order[order.len() - 1];
+        let run = |rest: u32| RunCopies {
+            inputs: if is_hot { 0 } else { rest },
+            rest,
+        };
+        SampleCopies {
+            warm_up: run(warm_up),
+            timed: (order.into_iter().cycle().take(runs.max(1)))
+                .map(run)
+                .collect(),
+        }
     }
 
     /// Queues everything for one sample: cleaning, cache state, and the runs between the clock's events.
@@ -128,66 +138,66 @@ impl CudaBoundKernel {
             Purpose::Time { cache, .. } => cache,
         };
         let is_hot = cache == Some(Cache::Hot);
-        // A single run is shorter without a graph.
-        let uses_graph = runs > 1;
-        if uses_graph {
-            self.record_sample(runs, is_hot)?;
-        }
         let context = Rc::clone(&self.context);
+        let copies = self.draw_runs(runs, is_hot);
+        let mut order: Vec<u32> = copies.timed.iter().map(|copies| copies.rest).collect();
+        self.variables.hash_before(&context.harness)?;
+        // A single run is shorter without a graph.
+        let uses_graph = copies.timed.len() > 1 || self.prepared.overlaps();
+        let graph = (uses_graph.then(|| self.record(&copies.timed))).transpose()?;
+        context.gpu.synchronize()?;
         let mut clock = context.clock.borrow_mut();
+        context.show_only(&self.memory)?;
+        if cache != Some(Cache::Cold) {
+            clock.hide_flush_memory()?;
+        }
+        let local_bytes = self.prepared.local_bytes();
+        if local_bytes > 0 {
+            context.harness.scrub_local(local_bytes)?;
+        }
         context.harness.scrub_shared()?;
         match cache {
             Some(Cache::Cold) => clock.flush_cache(&context.harness)?,
-            // An untimed run on the same data.
-            Some(Cache::Hot) => self.prepared.queue(&self.memory, 0).map_err(kernel_error)?,
+            // An untimed run on the same inputs.
+            Some(Cache::Hot) => (self.prepared)
+                .queue(&self.memory, copies.warm_up)
+                .map_err(kernel_error)?,
             None => {}
         }
-        let key = (self.memory.data.id, runs);
-        let sample = self.samples.get(&key).filter(|_| uses_graph);
-        self.launched_copies = match sample {
-            Some(sample) => sample.copies.clone(),
-            None if is_hot => vec![0],
-            None => self.launch_order(1),
-        };
         clock.record_start().map_err(kernel_error)?;
-        let queued = match sample {
-            Some(sample) => sample.graph.launch(),
-            None => self.prepared.queue(&self.memory, self.launched_copies[0]),
+        let queued = match &graph {
+            Some(graph) => graph.launch(),
+            None => self.prepared.queue(&self.memory, copies.timed[0]),
         };
         queued.map_err(kernel_error)?;
-        clock.record_end().map_err(kernel_error)
+        clock.record_end().map_err(kernel_error)?;
+        order.sort_unstable();
+        order.dedup();
+        self.launched_copies = order;
+        self.warmed_copy = is_hot.then_some(copies.warm_up.rest);
+        self.graph = graph;
+        Ok(())
     }
 
     /// Queues one run between marks that a profiler understands. Without a profiler they have no effect.
     fn queue_probe(&mut self) -> Result<(), DeviceError> {
         self.launched_copies = vec![0];
         let clock = self.context.clock.borrow();
+        let run = RunCopies { inputs: 0, rest: 0 };
         clock.record_start().map_err(kernel_error)?;
         let _ = call!(cuProfilerStart());
-        let queued = self.prepared.queue(&self.memory, 0);
+        let queued = self.prepared.queue(&self.memory, run);
         let _ = call!(cuProfilerStop());
         queued.map_err(kernel_error)?;
         clock.record_end().map_err(kernel_error)
     }
 
-    /// Records a graph of several runs, each on another copy; with hot caches, all on the first copy.
-    fn record_sample(&mut self, runs: usize, is_hot: bool) -> Result<(), DeviceError> {
-        let key = (self.memory.data.id, runs);
-        if self.samples.contains_key(&key) {
-            return Ok(());
-        }
-        let copies = if is_hot {
-            vec![0]
-        } else {
-            self.launch_order(runs)
-        };
+    /// Records these runs as a graph.
+    fn record(&self, runs: &[RunCopies]) -> Result<Graph, DeviceError> {
         let graph = Graph::record(&self.context.gpu, || {
-            (copies.iter().cycle().take(runs))
-                .try_for_each(|copy| self.prepared.queue(&self.memory, *copy))
+            (runs.iter()).try_for_each(|run| self.prepared.queue(&self.memory, *run))
         });
-        let graph = graph.map_err(kernel_error)?;
-        self.samples.insert(key, RecordedSample { copies, graph });
-        Ok(())
+        graph.map_err(kernel_error)
     }
 
     /// Marks the GPU as unusable and reports the fault with what the kernel printed.
@@ -216,6 +226,13 @@ impl CudaBoundKernel {
             },
         }
     }
+}
+
+/// The copies of a sample.
+struct SampleCopies {
+    /// For the untimed run that warms the caches.
+    warm_up: RunCopies,
+    timed: Vec<RunCopies>,
 }
 
 /// Refuses a program whose variables are too large to compare after every sample.
@@ -290,13 +307,17 @@ impl Timing for CudaBoundKernel {
             return Ok(self.launch_fault(refusal));
         }
         let total = self.context.clock.borrow().elapsed()?;
-        if let Some(variable) = self.variables.restore()? {
+        if let Some(variable) = self.variables.restore(&self.context.harness)? {
             let launch = self.launches;
             self.changed_variable.get_or_insert((variable, launch));
         }
         Ok(LaunchOutcome::Finished {
             time: total.div_f64(runs.max(1) as f64),
         })
+    }
+
+    fn needs_single_runs(&self) -> bool {
+        self.prepared.local_bytes() > 0
     }
 
     fn launched_copies(&self) -> &[u32] {
@@ -312,7 +333,7 @@ impl KernelEvidence for CudaBoundKernel {
     fn persistent_state(&self) -> PersistentState {
         match &self.changed_variable {
             Some((variable, launch)) => PersistentState::Changed {
-                variable: format!("`{variable}`"),
+                variable: variable.clone(),
                 launch: *launch,
             },
             None if self.variables.has_hidden() => PersistentState::Unknown,

@@ -10,7 +10,8 @@ use cudarc::driver::sys::CUdeviceptr;
 
 use super::bound_kernel::CudaBoundKernel;
 use super::buffer_copies::BufferCopies;
-use super::memory::{copy_to_device, copy_to_host};
+use super::layout::Layout;
+use super::memory::{Access, copy_to_device, copy_to_host};
 use crate::device::aligned::AlignedBytes;
 use crate::device::{
     BufferAccess, BufferChecks, BufferContent, Comparison, DeviceValues, ExpectedOutput,
@@ -132,6 +133,7 @@ impl CudaBoundKernel {
         if buffer >= self.plan.buffers.len() {
             bail!("no such buffer: {buffer}");
         }
+        self.memory.show()?;
         Ok(self.memory.buffer_copies(&self.plan, buffer))
     }
 
@@ -159,6 +161,7 @@ impl CudaBoundKernel {
         if size_of_val(addresses) > table.bytes() {
             bail!("{} copies are selected, more than exist", addresses.len());
         }
+        self.context.judge_memory.set_access(Access::Writable)?;
         Ok(copy_to_device(
             &self.context.gpu,
             table.address(),
@@ -181,7 +184,7 @@ impl CudaBoundKernel {
             );
         }
         numerics::store(copies.dtype, values, stored.as_mut_slice());
-        for copy in 0..self.memory.copies() {
+        for copy in 0..copies.copies {
             let address = self.memory.address(buffer, copy);
             copy_to_device(&self.context.gpu, address, stored.as_slice())?;
         }
@@ -205,9 +208,10 @@ impl CudaBoundKernel {
 
     /// For each buffer, the damage to its guard zones that is nearest to its data.
     fn check_guard_zones(&self) -> anyhow::Result<Vec<Option<i64>>> {
+        self.memory.show()?;
         let mut nearest = vec![None; self.plan.buffers.len()];
-        for (zones, count) in self.memory.zones() {
-            let damage = (self.context.harness).check_guard_zones(zones, count, nearest.len())?;
+        for zones in self.memory.zones() {
+            let damage = (self.context.harness).check_guard_zones(zones, nearest.len())?;
             for (known, found) in nearest.iter_mut().zip(damage) {
                 *known = known.or(found);
             }
@@ -215,8 +219,8 @@ impl CudaBoundKernel {
         Ok(nearest)
     }
 
-    /// `launched`: in the copies that were launched, counts the elements that still hold their poison. Otherwise: in all other
-    /// copies, counts the elements that no longer hold it.
+    /// `launched`: in the copies that were launched, counts the elements that still hold their poison. Otherwise: in all copies
+    /// that no run has used, counts the elements that no longer hold it.
     fn count_poison(
         &self,
         buffer: usize,
@@ -229,7 +233,8 @@ impl CudaBoundKernel {
         let counts = harness.count_poison(copies, poison, self.copy_numbers, launched)?;
         let mut total = PoisonCount::default();
         for (copy, count) in (0u32..).zip(counts) {
-            if self.launched_copies.contains(&copy) == launched {
+            let is_warmed = self.warmed_copy == Some(copy);
+            if self.launched_copies.contains(&copy) == launched && (launched || !is_warmed) {
                 total.count += count.count;
                 total.first = total.first.or(count.first);
             }
@@ -250,6 +255,9 @@ impl CudaBoundKernel {
                 copies.len(),
                 expected.addresses.len()
             );
+        }
+        if let Some(layout) = expected.owner.downcast_ref::<Layout>() {
+            layout.set_access(Access::Writable)?;
         }
         let found = self.selected_copies(0, buffer, copies)?;
         self.upload_addresses(1, &expected.addresses)?;

@@ -10,7 +10,7 @@ use cudarc::driver::sys::{self, CUresult};
 
 use super::gpu::{DriverError, Gpu, call};
 use super::harness_kernels::HarnessKernels;
-use super::memory::Region;
+use super::memory::{Access, Region, zero_memory};
 use crate::base::progress;
 
 /// How long to spin before sleeping between polls.
@@ -24,7 +24,27 @@ pub(super) struct Clock {
     gpu: Rc<Gpu>,
     begin: sys::CUevent,
     end: sys::CUevent,
-    flush: Option<Region>,
+    flush: Option<FlushMemory>,
+}
+
+/// The memory that is used to flush the cache, twice the cache's size each. Nothing that a kernel could leave in it outlives a flush:
+/// one part is overwritten, and no kernel can write to the other.
+struct FlushMemory {
+    written: Region,
+    read: Region,
+}
+
+impl FlushMemory {
+    fn new(gpu: &Rc<Gpu>) -> Result<Self, DriverError> {
+        let bytes = 2 * gpu.cache_bytes;
+        let read = Region::new(gpu, bytes, false)?;
+        zero_memory(gpu, read.start(), read.bytes() as usize)?;
+        gpu.synchronize()?;
+        Ok(Self {
+            written: Region::new(gpu, bytes, false)?,
+            read,
+        })
+    }
 }
 
 /// The result of waiting for the device.
@@ -51,21 +71,36 @@ impl Clock {
     /// Queues a cache flush: writes twice the cache's size, then reads as much. Afterwards the cache holds none of a kernel's
     /// data and no dirty lines. The launches to be timed can be queued while it runs, so that none of them is late.
     pub(super) fn flush_cache(&mut self, harness: &HarnessKernels) -> anyhow::Result<()> {
-        let half = 2 * self.gpu.cache_bytes;
-        let region = match self.flush.take() {
-            Some(region) => region,
-            None => Region::new(&self.gpu, 2 * half, false)?,
-        };
+        let gpu = Rc::clone(&self.gpu);
+        let memory = self.flush_memory()?;
+        memory.written.set_access(Access::Writable)?;
+        memory.read.set_access(Access::Readable)?;
         let _ = call!(cuCtxResetPersistingL2Cache());
+        let (start, bytes) = (memory.written.start(), memory.written.bytes());
         call!(cuMemsetD32Async(
-            region.start(),
+            start,
             0x5eed_5eed,
-            (half / 4) as usize,
-            self.gpu.stream
+            (bytes / 4) as usize,
+            gpu.stream
         ))?;
-        harness.read_through(region.start() + half, half)?;
-        self.flush = Some(region);
+        harness.read_through(memory.read.start(), memory.read.bytes(), start)
+    }
+
+    /// Hides the memory of `flush_cache` from a kernel that is launched without a flush. Nothing may be running.
+    pub(super) fn hide_flush_memory(&self) -> Result<(), DriverError> {
+        if let Some(memory) = &self.flush {
+            memory.written.set_access(Access::Hidden)?;
+            memory.read.set_access(Access::Hidden)?;
+        }
         Ok(())
+    }
+
+    fn flush_memory(&mut self) -> Result<&FlushMemory, DriverError> {
+        let memory = match self.flush.take() {
+            Some(memory) => memory,
+            None => FlushMemory::new(&self.gpu)?,
+        };
+        Ok(self.flush.insert(memory))
     }
 
     pub(super) fn record_start(&self) -> Result<(), DriverError> {
@@ -131,7 +166,43 @@ impl Drop for Clock {
     }
 }
 
-/// A CUDA graph of several runs, recorded once and launched together, so that no launch waits for the host.
+/// An event without a time: marks a place in the stream that later work waits for.
+pub(super) struct Event {
+    gpu: Rc<Gpu>,
+    handle: sys::CUevent,
+}
+
+impl Event {
+    pub(super) fn new(gpu: &Rc<Gpu>) -> Result<Self, DriverError> {
+        let mut handle = ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        call!(cuEventCreate(&raw mut handle, flags))?;
+        Ok(Self {
+            gpu: Rc::clone(gpu),
+            handle,
+        })
+    }
+
+    pub(super) fn record(&self) -> Result<(), DriverError> {
+        call!(cuEventRecord(self.handle, self.gpu.stream))
+    }
+
+    /// Makes everything that is queued from now on wait for the place of the last `record`.
+    pub(super) fn wait(&self) -> Result<(), DriverError> {
+        call!(cuStreamWaitEvent(self.gpu.stream, self.handle, 0))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if !self.gpu.is_broken() {
+            let _ = call!(cuEventDestroy_v2(self.handle));
+        }
+    }
+}
+
+/// A CUDA graph of several runs, launched together, so that no launch waits for the host. It is launched once: a second launch would
+/// find what the first one left in the memory of its arguments.
 pub(super) struct Graph {
     gpu: Rc<Gpu>,
     handle: sys::CUgraphExec,

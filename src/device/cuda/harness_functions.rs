@@ -15,15 +15,19 @@ use crate::task::DType;
 const NUMERICS: &str = include_str!("../numerics.h");
 const KERNELS: &str = include_str!("numerics.cu");
 /// Kernels without a dtype parameter.
-const UNTYPED: [&str; 7] = [
+const UNTYPED: [&str; 8] = [
     "total",
     "not_finite",
     "hash",
     "write_guard_zones",
     "check_guard_zones",
     "scrub_shared",
+    "hash_ranges",
     "read_through",
 ];
+
+/// Fewest bytes of local memory that are overwritten.
+const MIN_LOCAL_SCRUB: u64 = 256;
 
 /// The functions of the loaded harness kernels.
 pub(super) struct HarnessFunctions {
@@ -31,6 +35,8 @@ pub(super) struct HarnessFunctions {
     compiler: Rc<Compiler>,
     untyped: HashMap<&'static str, sys::CUfunction>,
     typed: RefCell<HashMap<(DType, &'static str), sys::CUfunction>>,
+    /// By the bytes that they overwrite.
+    local_scrubs: RefCell<HashMap<u64, sys::CUfunction>>,
     /// Keeps the functions loaded.
     modules: RefCell<Vec<LoadedModule>>,
 }
@@ -43,9 +49,10 @@ impl HarnessFunctions {
             compiler: Rc::clone(compiler),
             untyped: HashMap::new(),
             typed: RefCell::default(),
+            local_scrubs: RefCell::default(),
             modules: RefCell::default(),
         };
-        let untyped = functions.compile("judge", &UNTYPED)?;
+        let untyped = functions.compile("judge", "", &UNTYPED)?;
         let untyped = UNTYPED.iter().copied().zip(untyped).collect();
         Ok(Self {
             untyped,
@@ -53,11 +60,18 @@ impl HarnessFunctions {
         })
     }
 
-    fn compile(&self, name: &str, entries: &[&str]) -> anyhow::Result<Vec<sys::CUfunction>> {
+    /// `definitions`: text before the source.
+    fn compile(
+        &self,
+        name: &str,
+        definitions: &str,
+        entries: &[&str],
+    ) -> anyhow::Result<Vec<sys::CUfunction>> {
         let source = KERNELS.replace(
             "#include \"numerics.h\"",
             &NUMERICS.replace("#pragma once", ""),
         );
+        let source = format!("{definitions}{source}");
         let program = self
             .compiler
             .compile_harness(name, &source, &["--fmad=false"], entries)?;
@@ -99,12 +113,27 @@ impl HarnessFunctions {
             entries.push(format!("compare<{number}, {number}>"));
         }
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
-        let functions = self.compile(&format!("judge-{dtype}"), &entries)?;
+        let functions = self.compile(&format!("judge-{dtype}"), "", &entries)?;
         let mut typed = self.typed.borrow_mut();
         for (name, function) in names.into_iter().zip(functions) {
             typed.insert((dtype, name), function);
         }
         (typed.get(&(dtype, name)).copied())
             .ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}` for {dtype}"))
+    }
+
+    /// The kernel that overwrites at least `bytes` bytes of every thread's local memory.
+    pub(super) fn scrub_local(&self, bytes: u64) -> anyhow::Result<sys::CUfunction> {
+        let bytes = bytes.max(MIN_LOCAL_SCRUB).next_power_of_two();
+        if let Some(function) = self.local_scrubs.borrow().get(&bytes) {
+            return Ok(*function);
+        }
+        let definitions = format!("#define LOCAL_BYTES {bytes}\n");
+        let name = format!("judge-local-{bytes}");
+        let functions = self.compile(&name, &definitions, &["scrub_local"])?;
+        let function = functions.first().copied();
+        let function = function.ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}`"))?;
+        self.local_scrubs.borrow_mut().insert(bytes, function);
+        Ok(function)
     }
 }

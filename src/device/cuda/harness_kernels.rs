@@ -14,7 +14,9 @@ use super::buffer_copies::{BufferCopies, CopyNumbers};
 use super::compiler::Compiler;
 use super::gpu::{DriverError, Gpu, call};
 use super::harness_functions::HarnessFunctions;
-use super::memory::{DeviceBuffer, copy_to_host, zero_memory};
+use super::judge_memory::{JudgeBuffer, JudgeMemory};
+use super::layout::GuardZones;
+use super::memory::{Access, copy_to_host, zero_memory};
 use crate::device::numerics::{self, RawDistribution};
 use crate::device::{Comparison, Mismatch, Poison, PoisonCount};
 use crate::task::{DType, Distribution, Tolerance};
@@ -24,6 +26,8 @@ const THREADS: u32 = 256;
 const RESULT_BYTES: usize = 1 << 20;
 /// The size of `CompareResult` in `numerics.cu`, in words.
 const COMPARE_RESULT_WORDS: usize = 7;
+/// Thread blocks that hash one range.
+const RANGE_BLOCKS: u32 = 64;
 /// Lanes and elements of a piece, as in `numerics.h`.
 const LANES: u64 = 8;
 const PIECE: u64 = 4096;
@@ -40,9 +44,10 @@ pub(super) use arguments;
 pub(super) struct HarnessKernels {
     gpu: Rc<Gpu>,
     functions: HarnessFunctions,
-    results: DeviceBuffer,
+    memory: Rc<JudgeMemory>,
+    results: JudgeBuffer,
     /// Memory for the partial sums of comparisons; grows on demand.
-    partial_sums: RefCell<DeviceBuffer>,
+    partial_sums: RefCell<JudgeBuffer>,
 }
 
 /// The size of a launch of a harness kernel.
@@ -64,16 +69,30 @@ impl LaunchSize {
 }
 
 impl HarnessKernels {
-    pub(super) fn load(gpu: &Rc<Gpu>, compiler: &Rc<Compiler>) -> anyhow::Result<Self> {
+    pub(super) fn load(memory: &Rc<JudgeMemory>, compiler: &Rc<Compiler>) -> anyhow::Result<Self> {
+        let gpu = memory.gpu();
         Ok(Self {
             gpu: Rc::clone(gpu),
             functions: HarnessFunctions::load(gpu, compiler)?,
-            results: DeviceBuffer::new(gpu, RESULT_BYTES)?,
-            partial_sums: RefCell::new(DeviceBuffer::new(gpu, 1 << 20)?),
+            results: memory.allocate(RESULT_BYTES)?,
+            partial_sums: RefCell::new(memory.allocate(1 << 20)?),
+            memory: Rc::clone(memory),
         })
     }
 
+    /// Launches a kernel that uses the judge's memory.
     fn launch(
+        &self,
+        function: sys::CUfunction,
+        size: LaunchSize,
+        arguments: &mut [*mut c_void],
+    ) -> Result<(), DriverError> {
+        self.memory.set_access(Access::Writable)?;
+        self.launch_apart(function, size, arguments)
+    }
+
+    /// Launches a kernel that does not use the judge's memory, which may be hidden.
+    fn launch_apart(
         &self,
         function: sys::CUfunction,
         size: LaunchSize,
@@ -179,6 +198,7 @@ impl HarnessKernels {
     /// Clears memory for results and returns its address.
     fn clear_results(&self, bytes: usize) -> anyhow::Result<CUdeviceptr> {
         anyhow::ensure!(bytes <= self.results.bytes(), "too many copies of a buffer");
+        self.memory.set_access(Access::Writable)?;
         zero_memory(&self.gpu, self.results.address(), bytes)?;
         Ok(self.results.address())
     }
@@ -259,7 +279,7 @@ impl HarnessKernels {
         let mut partial = self.partial_sums.borrow_mut();
         if partial.bytes() < bytes {
             self.gpu.synchronize()?;
-            *partial = DeviceBuffer::new(&self.gpu, bytes.next_power_of_two())?;
+            *partial = self.memory.allocate(bytes.next_power_of_two())?;
         }
         Ok(())
     }
@@ -278,29 +298,27 @@ impl HarnessKernels {
         Ok(words)
     }
 
-    /// Writes the pattern into `count` guard zones.
-    pub(super) fn write_guard_zones(
-        &self,
-        mut zones: CUdeviceptr,
-        count: u32,
-    ) -> anyhow::Result<()> {
+    /// Writes the pattern into guard zones.
+    pub(super) fn write_guard_zones(&self, zones: &GuardZones) -> anyhow::Result<()> {
+        let (mut list, mut key) = (zones.list_address(), zones.key);
         let function = self.functions.untyped("write_guard_zones")?;
-        Ok(self.launch(function, LaunchSize::new([count, 1]), arguments!(zones))?)
+        let size = LaunchSize::new([zones.count, 1]);
+        Ok(self.launch(function, size, arguments!(list, key))?)
     }
 
     /// For each buffer, the damage to its guard zones that is nearest to its data, in bytes from the data; negative: before it.
     pub(super) fn check_guard_zones(
         &self,
-        mut zones: CUdeviceptr,
-        count: u32,
+        zones: &GuardZones,
         buffers: usize,
     ) -> anyhow::Result<Vec<Option<i64>>> {
         let mut damage = self.clear_results(buffers * 8)?;
         let mut words = vec![0u64; buffers];
+        let (mut list, mut key) = (zones.list_address(), zones.key);
         self.launch(
             self.functions.untyped("check_guard_zones")?,
-            LaunchSize::new([count, 1]),
-            arguments!(zones, damage),
+            LaunchSize::new([zones.count, 1]),
+            arguments!(list, key, damage),
         )?;
         copy_to_host(&self.gpu, damage, &mut words)?;
         let decoded = words.into_iter().map(|word| match !word {
@@ -323,16 +341,52 @@ impl HarnessKernels {
             threads: 1024,
             shared_bytes: bytes,
         };
-        Ok(self.launch(function, size, arguments!(words))?)
+        Ok(self.launch_apart(function, size, arguments!(words))?)
     }
 
-    /// Reads `bytes` bytes, so that the cache holds them.
-    pub(super) fn read_through(&self, mut memory: CUdeviceptr, bytes: u64) -> anyhow::Result<()> {
+    /// Overwrites `bytes` bytes of the local memory of all threads, so that nothing of earlier launches remains.
+    pub(super) fn scrub_local(&self, bytes: u64) -> anyhow::Result<()> {
+        let function = self.functions.scrub_local(bytes)?;
+        let mut value = 0xffff_ffffu32;
+        let size = LaunchSize {
+            // A multiprocessor holds at most two such blocks.
+            grid: [2 * self.gpu.sm_count, 1],
+            threads: 1024,
+            shared_bytes: 0,
+        };
+        Ok(self.launch_apart(function, size, arguments!(value))?)
+    }
+
+    /// Queues a hash of each range, into `hashes`. `ranges`: start and length of each, in bytes and multiples of 8.
+    pub(super) fn hash_ranges(
+        &self,
+        ranges: &JudgeBuffer,
+        count: u32,
+        hashes: &JudgeBuffer,
+    ) -> anyhow::Result<()> {
+        self.memory.set_access(Access::Writable)?;
+        zero_memory(&self.gpu, hashes.address(), count as usize * 8)?;
+        let (mut table, mut into) = (ranges.address(), hashes.address());
+        let size = LaunchSize::new([RANGE_BLOCKS, count]);
+        self.launch(
+            self.functions.untyped("hash_ranges")?,
+            size,
+            arguments!(table, into),
+        )?;
+        Ok(())
+    }
+
+    /// Reads `bytes` bytes, so that the cache holds them. `sink`: writable memory.
+    pub(super) fn read_through(
+        &self,
+        mut memory: CUdeviceptr,
+        bytes: u64,
+        mut sink: CUdeviceptr,
+    ) -> anyhow::Result<()> {
         let mut groups = bytes / 16;
-        let mut sink = self.results.address();
         let function = self.functions.untyped("read_through")?;
         let size = self.size_for(groups, 1);
-        Ok(self.launch(function, size, arguments!(memory, groups, sink))?)
+        Ok(self.launch_apart(function, size, arguments!(memory, groups, sink))?)
     }
 }
 

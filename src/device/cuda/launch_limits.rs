@@ -137,6 +137,14 @@ fn resident_blocks(function: sys::CUfunction, launch: &Launch) -> Result<u32, Dr
     Ok(blocks.unsigned_abs())
 }
 
+/// Local memory of a thread, in bytes.
+pub(super) fn local_memory(function: sys::CUfunction) -> Result<u64, DriverError> {
+    let mut bytes = 0;
+    let attribute = Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES;
+    call!(cuFuncGetAttribute(&raw mut bytes, attribute, function))?;
+    Ok(u64::from(bytes.unsigned_abs()))
+}
+
 /// Resident threads of a launch, in whole warps, as a share of a multiprocessor's maximum.
 pub(super) fn occupancy(
     gpu: &Gpu,

@@ -1,5 +1,5 @@
 //! The placement of a kernel's buffers: for a check, each buffer between unmapped addresses; for timing, many copies at random
-//! addresses.
+//! addresses of one region. Every mapped byte that belongs to no buffer is in a guard zone.
 //!
 //! Allocates through `memory`. Writes no data and launches nothing.
 
@@ -10,7 +10,8 @@ use cudarc::driver::sys::CUdeviceptr;
 
 use super::buffer_copies::BufferCopies;
 use super::gpu::{DriverError, Gpu};
-use super::memory::{DeviceBuffer, Region};
+use super::judge_memory::{JudgeBuffer, JudgeMemory};
+use super::memory::{Access, PlainAllocation, Region};
 use crate::base::{RandomStream, random};
 use crate::device::{Edge, Purpose};
 use crate::kernel::plan::{BufferRole, Plan};
@@ -19,19 +20,21 @@ use crate::kernel::plan::{BufferRole, Plan};
 const ALIGNMENT: u64 = 256;
 /// Alignment of a buffer that ends at unmapped memory: no access of a thread is wider.
 const MIN_ALIGNMENT: u64 = 16;
-/// Longest guard zone.
+/// Longest guard zone: one thread block checks it.
 const MAX_ZONE_BYTES: u64 = 64 << 10;
-/// Number of regions over which the copies for timing are spread.
-const MAX_REGIONS: usize = 16;
-/// Length of the guard zones between buffers that share a region.
-const SHARED_REGION_ZONE_BYTES: u64 = 256;
+/// Least distance between buffers that share a region.
+const MIN_GAP_BYTES: u64 = 512;
+/// Limit for all copies of a kernel's scratch, if the data of one copy is smaller.
+const MAX_SCRATCH_BYTES: u64 = 6 << 30;
 
 /// Same layout as `Zone` in `numerics.cu`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 struct GuardZone {
     start: CUdeviceptr,
     bytes: u64,
+    /// Distance from the data to the nearest byte of the zone.
+    distance: u64,
     buffer: u32,
     behind: u32,
 }
@@ -40,31 +43,41 @@ struct GuardZone {
 pub(super) struct Layout {
     /// Unique in this process.
     pub(super) id: u64,
-    _regions: Vec<Region>,
-    _allocations: Vec<DeviceBuffer>,
+    regions: Vec<Region>,
+    _allocations: Vec<PlainAllocation>,
     /// By buffer and copy: addresses for the judge.
     addresses: Vec<Vec<CUdeviceptr>>,
     /// By buffer and copy: addresses for the kernel, which must not write to inputs.
     kernel_addresses: Vec<Vec<CUdeviceptr>>,
-    tables: DeviceBuffer,
-    zones: DeviceBuffer,
-    zone_count: u32,
+    tables: JudgeBuffer,
+    zones: GuardZones,
     pub(super) copies: u32,
-    /// The order in which launches use the copies. It belongs to the memory, so both kernels that use it meet the same addresses
-    /// in the same order.
-    pub(super) order: Vec<u32>,
+}
+
+/// All memory of a layout's regions that belongs to no buffer.
+pub(super) struct GuardZones {
+    list: JudgeBuffer,
+    pub(super) count: u32,
+    /// What the zones hold depends on this secret. It is never in memory that a kernel can read.
+    pub(super) key: u64,
+}
+
+impl GuardZones {
+    pub(super) fn list_address(&self) -> CUdeviceptr {
+        self.list.address()
+    }
 }
 
 impl Layout {
     /// Places the buffers with these indices. Zones and tables use the indices of the plan.
     pub(super) fn new(
-        gpu: &Rc<Gpu>,
+        judge: &Rc<JudgeMemory>,
         plan: &Plan,
         which: &[usize],
         purpose: Purpose,
     ) -> Result<Self, DriverError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mut builder = LayoutBuilder::new(gpu, plan);
+        let mut builder = LayoutBuilder::new(judge.gpu(), plan);
         let copies = match purpose {
             Purpose::Check { edge } => {
                 for buffer in which {
@@ -73,7 +86,7 @@ impl Layout {
                 1
             }
             Purpose::Time { copies, .. } => {
-                builder.spread_copies(which, copies.max(1))?;
+                builder.place_copies(which, copies.max(1))?;
                 copies.max(1) as u32
             }
             Purpose::Probe => {
@@ -83,8 +96,6 @@ impl Layout {
                 1
             }
         };
-        let mut order: Vec<u32> = (0..copies).collect();
-        RandomStream::new(random::fresh_seed(), "copies", 0).shuffle(&mut order);
         // A buffer of the other part has no address here.
         let table_row = |addresses: &Vec<CUdeviceptr>| {
             if addresses.is_empty() {
@@ -96,16 +107,24 @@ impl Layout {
         let table: Vec<CUdeviceptr> = builder.addresses.iter().flat_map(table_row).collect();
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            tables: DeviceBuffer::from_slice(gpu, &table)?,
-            zones: DeviceBuffer::from_slice(gpu, &builder.zones)?,
-            zone_count: builder.zones.len() as u32,
-            _regions: builder.regions,
+            tables: judge.allocate_with(&table)?,
+            zones: GuardZones {
+                list: judge.allocate_with(&builder.zones)?,
+                count: builder.zones.len() as u32,
+                key: random::fresh_seed(),
+            },
+            regions: builder.regions,
             _allocations: builder.allocations,
             addresses: builder.addresses,
             kernel_addresses: builder.kernel_addresses,
-            order,
             copies,
         })
+    }
+
+    /// Hides the buffers from kernels, or shows them. Nothing that uses them may be running.
+    pub(super) fn set_access(&self, access: Access) -> Result<(), DriverError> {
+        let mut regions = self.regions.iter();
+        regions.try_for_each(|region| region.set_access(access))
     }
 
     /// All copies of a buffer.
@@ -119,15 +138,11 @@ impl Layout {
     }
 
     pub(super) fn address(&self, buffer: usize, copy: u32) -> CUdeviceptr {
-        self.addresses[buffer][copy as usize]
+        self.addresses[buffer][(copy % self.copies) as usize]
     }
 
     pub(super) fn address_for_kernel(&self, buffer: usize, copy: u32) -> CUdeviceptr {
-        self.kernel_addresses[buffer][copy as usize]
-    }
-
-    pub(super) fn zones(&self) -> (CUdeviceptr, u32) {
-        (self.zones.address(), self.zone_count)
+        self.kernel_addresses[buffer][(copy % self.copies) as usize]
     }
 }
 
@@ -139,7 +154,11 @@ pub(super) struct KernelMemory {
 }
 
 impl KernelMemory {
-    pub(super) fn new(gpu: &Rc<Gpu>, plan: &Plan, purpose: Purpose) -> Result<Self, DriverError> {
+    pub(super) fn new(
+        judge: &Rc<JudgeMemory>,
+        plan: &Plan,
+        purpose: Purpose,
+    ) -> Result<Self, DriverError> {
         let is_scratch: Vec<bool> = (plan.buffers.iter())
             .map(|buffer| matches!(buffer.role, BufferRole::Scratch { .. }))
             .collect();
@@ -148,11 +167,31 @@ impl KernelMemory {
                 .filter(|buffer| is_scratch[*buffer] == scratch)
                 .collect()
         };
+        let (data, scratch) = (of(false), of(true));
+        let scratch_bytes: u64 = (scratch.iter())
+            .map(|buffer| plan.buffers[*buffer].bytes())
+            .sum();
         Ok(Self {
-            data: Rc::new(Layout::new(gpu, plan, &of(false), purpose)?),
-            scratch: Rc::new(Layout::new(gpu, plan, &of(true), purpose)?),
+            data: Rc::new(Layout::new(judge, plan, &data, purpose)?),
+            scratch: Rc::new(Layout::new(
+                judge,
+                plan,
+                &scratch,
+                scratch_purpose(purpose, scratch_bytes),
+            )?),
             is_scratch,
         })
+    }
+
+    /// Both parts.
+    pub(super) fn layouts(&self) -> [&Rc<Layout>; 2] {
+        [&self.data, &self.scratch]
+    }
+
+    /// Shows all buffers to kernels.
+    pub(super) fn show(&self) -> Result<(), DriverError> {
+        let mut layouts = self.layouts().into_iter();
+        layouts.try_for_each(|layout| layout.set_access(Access::Writable))
     }
 
     pub(super) fn copies(&self) -> u32 {
@@ -179,10 +218,10 @@ impl KernelMemory {
         self.of(buffer).address_for_kernel(buffer, copy)
     }
 
-    /// The guard zones of both parts: address and number.
-    pub(super) fn zones(&self) -> impl Iterator<Item = (CUdeviceptr, u32)> {
-        let both = [self.data.zones(), self.scratch.zones()];
-        both.into_iter().filter(|(_, count)| *count > 0)
+    /// The guard zones of both parts.
+    pub(super) fn zones(&self) -> impl Iterator<Item = &GuardZones> {
+        let both = self.layouts().into_iter().map(|layout| &layout.zones);
+        both.filter(|zones| zones.count > 0)
     }
 
     /// Whether both kernels have equal inputs and outputs, so that each can use the other's.
@@ -198,15 +237,34 @@ impl KernelMemory {
     }
 }
 
+/// How scratch is placed. A kernel with much scratch gets fewer copies of it, which does not change the copies of the data.
+fn scratch_purpose(purpose: Purpose, bytes: u64) -> Purpose {
+    match purpose {
+        Purpose::Time { copies, cache } => Purpose::Time {
+            copies: copies.min((MAX_SCRATCH_BYTES / bytes.max(1)).max(1) as usize),
+            cache,
+        },
+        other => other,
+    }
+}
+
 /// A layout while its buffers are being placed.
 struct LayoutBuilder<'a> {
     gpu: &'a Rc<Gpu>,
     plan: &'a Plan,
     regions: Vec<Region>,
-    allocations: Vec<DeviceBuffer>,
+    allocations: Vec<PlainAllocation>,
     addresses: Vec<Vec<CUdeviceptr>>,
     kernel_addresses: Vec<Vec<CUdeviceptr>>,
     zones: Vec<GuardZone>,
+}
+
+/// A buffer's place in a region, as offsets.
+#[derive(Clone, Copy)]
+struct Placed {
+    buffer: usize,
+    start: u64,
+    end: u64,
 }
 
 impl<'a> LayoutBuilder<'a> {
@@ -223,15 +281,15 @@ impl<'a> LayoutBuilder<'a> {
         }
     }
 
-    fn add_zone(&mut self, start: CUdeviceptr, bytes: u64, buffer: usize, behind: bool) {
-        if bytes > 0 {
-            self.zones.push(GuardZone {
-                start,
-                bytes,
-                buffer: buffer as u32,
-                behind: u32::from(behind),
-            });
+    /// Adds a region with these buffers, in the order of their places. Everything else in it becomes guard zones.
+    fn add_region(&mut self, region: Region, placed: &[Placed]) {
+        for place in placed {
+            self.addresses[place.buffer].push(region.start() + place.start);
+            self.kernel_addresses[place.buffer].push(region.read_only_start() + place.start);
         }
+        self.zones
+            .extend(zones_around(placed, region.start(), region.bytes()));
+        self.regions.push(region);
     }
 
     /// Places a buffer in its own region, at the region's start or end.
@@ -239,76 +297,114 @@ impl<'a> LayoutBuilder<'a> {
         let bytes = self.plan.buffers[buffer].bytes();
         let is_input = self.plan.buffers[buffer].role == BufferRole::Input;
         let region = Region::new(self.gpu, bytes, is_input)?;
-        let offset = match edge {
+        let start = match edge {
             Edge::Start => 0,
             Edge::End => (region.bytes() - bytes) / MIN_ALIGNMENT * MIN_ALIGNMENT,
         };
-        let start = region.start() + offset;
-        let before = offset.min(MAX_ZONE_BYTES);
-        self.add_zone(start - before, before, buffer, false);
-        let behind = (region.bytes() - offset - bytes).min(MAX_ZONE_BYTES);
-        self.add_zone(start + bytes, behind, buffer, true);
-        self.addresses[buffer].push(start);
-        self.kernel_addresses[buffer].push(region.read_only_start() + offset);
-        self.regions.push(region);
+        let end = start + bytes;
+        self.add_region(region, &[Placed { buffer, start, end }]);
         Ok(())
     }
 
     /// Places a buffer in its own allocation of exactly its size, which a sanitizer can check best.
     fn place_exactly(&mut self, buffer: usize) -> Result<(), DriverError> {
         let bytes = self.plan.buffers[buffer].bytes() as usize;
-        let allocation = DeviceBuffer::with_exact_size(self.gpu, bytes)?;
+        let allocation = PlainAllocation::new(self.gpu, bytes)?;
         self.addresses[buffer].push(allocation.address());
         self.kernel_addresses[buffer].push(allocation.address());
         self.allocations.push(allocation);
         Ok(())
     }
 
-    /// Places copies of the buffers in several regions, as evenly as possible.
-    fn spread_copies(&mut self, which: &[usize], copies: usize) -> Result<(), DriverError> {
+    /// Places several copies of the buffers in one region, each copy in a random order at random distances.
+    fn place_copies(&mut self, which: &[usize], copies: usize) -> Result<(), DriverError> {
         if which.is_empty() {
             return Ok(());
         }
         let mut stream = RandomStream::new(random::fresh_seed(), "placement", 0);
-        let regions = copies.min(MAX_REGIONS);
-        for region in 0..regions {
-            let count = (region + 1) * copies / regions - region * copies / regions;
-            self.place_copies(which, count, &mut stream)?;
-        }
-        Ok(())
-    }
-
-    /// Places several copies of the buffers in one region, each copy in a random order.
-    fn place_copies(
-        &mut self,
-        which: &[usize],
-        copies: usize,
-        stream: &mut RandomStream,
-    ) -> Result<(), DriverError> {
         let mut end = stream.below(16) as u64 * ALIGNMENT;
-        let mut offsets = Vec::new();
+        let mut placed = Vec::new();
         for _ in 0..copies {
             let mut order = which.to_vec();
             stream.shuffle(&mut order);
             for buffer in order {
-                end += SHARED_REGION_ZONE_BYTES;
-                offsets.push((buffer, end));
-                let bytes = self.plan.buffers[buffer].bytes();
-                end = (end + bytes + SHARED_REGION_ZONE_BYTES).next_multiple_of(ALIGNMENT);
-                end += stream.below(4) as u64 * ALIGNMENT;
+                let gap = MIN_GAP_BYTES + stream.below(4) as u64 * ALIGNMENT;
+                let start = (end + gap).next_multiple_of(ALIGNMENT);
+                end = start + self.plan.buffers[buffer].bytes();
+                placed.push(Placed { buffer, start, end });
             }
         }
-        let region = Region::new(self.gpu, end, false)?;
-        for (buffer, offset) in offsets {
-            let start = region.start() + offset;
-            let bytes = self.plan.buffers[buffer].bytes();
-            let zone = SHARED_REGION_ZONE_BYTES;
-            self.add_zone(start - zone, zone, buffer, false);
-            self.add_zone(start + bytes, zone, buffer, true);
-            self.addresses[buffer].push(start);
-            self.kernel_addresses[buffer].push(start);
-        }
-        self.regions.push(region);
+        let region = Region::new(self.gpu, end + MIN_GAP_BYTES, false)?;
+        self.add_region(region, &placed);
         Ok(())
+    }
+}
+
+/// All bytes of a region between, before and behind its buffers, as zones of limited length. Each belongs to the nearest buffer.
+fn zones_around(placed: &[Placed], region: CUdeviceptr, bytes: u64) -> Vec<GuardZone> {
+    let mut zones = Vec::new();
+    let mut add = |from: u64, to: u64, buffer: usize, behind: bool| {
+        let mut start = from;
+        while start < to {
+            let end = to.min(start + MAX_ZONE_BYTES);
+            zones.push(GuardZone {
+                start: region + start,
+                bytes: end - start,
+                distance: if behind { start - from } else { to - end },
+                buffer: buffer as u32,
+                behind: u32::from(behind),
+            });
+            start = end;
+        }
+    };
+    let mut previous: Option<Placed> = None;
+    for place in placed {
+        let from = match previous {
+            Some(previous) => {
+                let middle = previous.end + (place.start - previous.end) / 2;
+                add(previous.end, middle, previous.buffer, true);
+                middle
+            }
+            None => 0,
+        };
+        add(from, place.start, place.buffer, false);
+        previous = Some(*place);
+    }
+    if let Some(last) = previous {
+        add(last.end, bytes, last.buffer, true);
+    }
+    zones
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_and_buffers_cover_a_region_without_overlap() {
+        let placed = [(0, 768, 1003), (1, 2048, 2048), (0, 4096, 300_000)]
+            .map(|(buffer, start, end)| Placed { buffer, start, end });
+        let zones = zones_around(&placed, 1 << 21, 1 << 20);
+        let mut covered: Vec<(u64, u64)> = (zones.iter())
+            .map(|zone| (zone.start - (1 << 21), zone.bytes))
+            .chain(
+                placed
+                    .iter()
+                    .map(|place| (place.start, place.end - place.start)),
+            )
+            .collect();
+        covered.sort_unstable();
+        let end = covered.iter().fold(0, |end, (start, bytes)| {
+            assert_eq!(*start, end);
+            end + bytes
+        });
+        assert_eq!(end, 1 << 20);
+        assert!(zones.iter().all(|zone| zone.bytes <= MAX_ZONE_BYTES));
+        // The last byte of the region is this far behind the last buffer.
+        let last = zones.iter().max_by_key(|zone| zone.start).unwrap();
+        assert_eq!(last.distance + last.bytes, (1 << 20) - 300_000);
+        assert_eq!((last.buffer, last.behind), (0, 1));
+        let first = zones.iter().min_by_key(|zone| zone.start).unwrap();
+        assert_eq!((first.buffer, first.behind, first.distance), (0, 0, 0));
     }
 }

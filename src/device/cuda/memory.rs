@@ -1,28 +1,49 @@
-//! Device memory: mapped regions with unmapped addresses on both sides, so that an access outside them faults; plain
-//! allocations; and copies to and from the host.
+//! Device memory: mapped regions with unmapped addresses on both sides, so that an access outside them faults; and copies to and
+//! from the host.
 //!
-//! Never decides the placement of buffers: `layout` does.
+//! A region can be hidden: until it is shown again, every access by a kernel faults. Never decides the placement of buffers, or
+//! what is hidden when: `layout` and `visibility` do.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use cudarc::driver::sys::{self, CUdeviceptr};
 
 use super::gpu::{DriverError, Gpu, allocation_properties, call};
 
+/// What kernels may do with mapped memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Every access faults. The contents remain.
+    Hidden,
+    Readable,
+    Writable,
+}
+
+impl Access {
+    fn flags(self) -> sys::CUmemAccess_flags {
+        match self {
+            Self::Hidden => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_NONE,
+            Self::Readable => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ,
+            Self::Writable => sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+        }
+    }
+}
+
 /// A mapped region of device memory. The addresses before and after it are reserved and never mapped.
 pub(super) struct Region {
     gpu: Rc<Gpu>,
     handle: sys::CUmemGenericAllocationHandle,
-    writable: Mapping,
+    main: Mapping,
     /// The same memory at another address, where writes fault.
-    readable: Option<Mapping>,
+    alias: Option<Mapping>,
     bytes: u64,
 }
 
-#[derive(Clone, Copy)]
 struct Mapping {
     reserved: CUdeviceptr,
     start: CUdeviceptr,
+    access: Cell<Access>,
 }
 
 impl Region {
@@ -37,18 +58,18 @@ impl Region {
             &raw const properties,
             0
         ))?;
-        let mapped = Self::map(gpu, handle, bytes, true).and_then(|writable| {
-            let readable = alias
-                .then(|| Self::map(gpu, handle, bytes, false))
+        let mapped = Self::map(gpu, handle, bytes, Access::Writable).and_then(|main| {
+            let alias = alias
+                .then(|| Self::map(gpu, handle, bytes, Access::Readable))
                 .transpose()?;
-            Ok((writable, readable))
+            Ok((main, alias))
         });
         match mapped {
-            Ok((writable, readable)) => Ok(Self {
+            Ok((main, alias)) => Ok(Self {
                 gpu: Rc::clone(gpu),
                 handle,
-                writable,
-                readable,
+                main,
+                alias,
                 bytes,
             }),
             Err(error) => {
@@ -62,38 +83,68 @@ impl Region {
         gpu: &Gpu,
         handle: sys::CUmemGenericAllocationHandle,
         bytes: u64,
-        writable: bool,
+        access: Access,
     ) -> Result<Mapping, DriverError> {
         let mut reserved = 0;
         let whole = (bytes + 2 * gpu.granularity) as usize;
         call!(cuMemAddressReserve(&raw mut reserved, whole, 0, 0, 0))?;
         let start = reserved + gpu.granularity;
         call!(cuMemMap(start, bytes as usize, 0, handle, 0))?;
-        let flags = if writable {
-            sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-        } else {
-            sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ
+        let mapping = Mapping {
+            reserved,
+            start,
+            access: Cell::new(Access::Hidden),
         };
-        let access = sys::CUmemAccessDesc {
-            location: allocation_properties(gpu.device).location,
-            flags,
-        };
-        call!(cuMemSetAccess(start, bytes as usize, &raw const access, 1))?;
-        Ok(Mapping { reserved, start })
+        mapping.set_access(gpu, bytes, access)?;
+        Ok(mapping)
+    }
+
+    /// Changes what kernels may do with the region. Nothing that uses it may be running: a change takes effect at once.
+    pub(super) fn set_access(&self, access: Access) -> Result<(), DriverError> {
+        self.main.set_access(&self.gpu, self.bytes, access)?;
+        if let Some(alias) = &self.alias {
+            let access = match access {
+                Access::Hidden => Access::Hidden,
+                Access::Readable | Access::Writable => Access::Readable,
+            };
+            alias.set_access(&self.gpu, self.bytes, access)?;
+        }
+        Ok(())
     }
 
     /// The start address with write access, for the judge.
     pub(super) fn start(&self) -> CUdeviceptr {
-        self.writable.start
+        self.main.start
     }
 
     /// The start address for a kernel that must not write; equal to `start` if there is no alias.
     pub(super) fn read_only_start(&self) -> CUdeviceptr {
-        self.readable.unwrap_or(self.writable).start
+        self.alias.as_ref().unwrap_or(&self.main).start
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+impl Mapping {
+    /// Costs about 4 us to hide and 50 to 150 us to show a region of any size (H200), and nothing if there is no change.
+    fn set_access(&self, gpu: &Gpu, bytes: u64, access: Access) -> Result<(), DriverError> {
+        if self.access.get() == access {
+            return Ok(());
+        }
+        let descriptor = sys::CUmemAccessDesc {
+            location: allocation_properties(gpu.device).location,
+            flags: access.flags(),
+        };
+        call!(cuMemSetAccess(
+            self.start,
+            bytes as usize,
+            &raw const descriptor,
+            1
+        ))?;
+        self.access.set(access);
+        Ok(())
     }
 }
 
@@ -104,54 +155,39 @@ impl Drop for Region {
         }
         let bytes = self.bytes as usize;
         let whole = bytes + 2 * self.gpu.granularity as usize;
-        for window in [Some(self.writable), self.readable].into_iter().flatten() {
-            let _ = call!(cuMemUnmap(window.start, bytes));
-            let _ = call!(cuMemAddressFree(window.reserved, whole));
+        for mapping in [Some(&self.main), self.alias.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let _ = call!(cuMemUnmap(mapping.start, bytes));
+            let _ = call!(cuMemAddressFree(mapping.reserved, whole));
         }
         let _ = call!(cuMemRelease(self.handle));
     }
 }
 
-/// A plain allocation, mostly for the judge's tables and results.
-pub(super) struct DeviceBuffer {
+/// A plain allocation of exactly the size that was asked for, which a sanitizer can check best.
+pub(super) struct PlainAllocation {
     gpu: Rc<Gpu>,
     address: CUdeviceptr,
-    bytes: usize,
 }
 
-impl DeviceBuffer {
+impl PlainAllocation {
     pub(super) fn new(gpu: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
-        Self::with_exact_size(gpu, bytes.max(16))
-    }
-
-    /// Allocates exactly this size, so that a sanitizer knows the real end of a buffer.
-    pub(super) fn with_exact_size(gpu: &Rc<Gpu>, bytes: usize) -> Result<Self, DriverError> {
         let mut address = 0;
         call!(cuMemAlloc_v2(&raw mut address, bytes.max(1)))?;
         Ok(Self {
             gpu: Rc::clone(gpu),
             address,
-            bytes: bytes.max(1),
         })
-    }
-
-    /// A buffer that holds these values.
-    pub(super) fn from_slice<T: Copy>(gpu: &Rc<Gpu>, values: &[T]) -> Result<Self, DriverError> {
-        let table = Self::new(gpu, size_of_val(values))?;
-        copy_to_device(gpu, table.address, values)?;
-        Ok(table)
     }
 
     pub(super) fn address(&self) -> CUdeviceptr {
         self.address
     }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
-impl Drop for DeviceBuffer {
+impl Drop for PlainAllocation {
     fn drop(&mut self) {
         if !self.gpu.is_broken() {
             let _ = call!(cuMemFree_v2(self.address));

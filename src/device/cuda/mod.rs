@@ -25,6 +25,7 @@ mod gpu_list;
 mod harness_functions;
 mod harness_kernels;
 mod headers;
+mod judge_memory;
 mod launch_limits;
 mod layout;
 mod loaded_module;
@@ -120,7 +121,8 @@ impl CudaDevice {
             program,
             &identity.arch,
         )?);
-        let harness = harness_kernels::HarnessKernels::load(&gpu, &compiler)?;
+        let judge_memory = Rc::new(judge_memory::JudgeMemory::new(&gpu));
+        let harness = harness_kernels::HarnessKernels::load(&judge_memory, &compiler)?;
         let clock = RefCell::new(clock::Clock::new(&gpu)?);
         let uuid = identity.uuid.as_deref().unwrap_or_default();
         let captured_output = capture.then(captured_output::CapturedOutput::start);
@@ -128,6 +130,8 @@ impl CudaDevice {
             roofline: None,
             context: Rc::new(gpu_context::GpuContext {
                 gpu,
+                judge_memory,
+                layouts: RefCell::default(),
                 harness,
                 clock,
                 captured_output: captured_output.transpose()?,

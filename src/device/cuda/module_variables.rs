@@ -1,23 +1,39 @@
-//! The device variables of a kernel's module, in which it could keep state between launches.
+//! The memory of a kernel's module in which it could keep state between launches: variables, constants, string literals, and what
+//! lies between them.
 //!
-//! They are found in the cubin's symbol table, compared after every launch, and restored, so that no launch sees what another one
-//! left there. Other memory is handled elsewhere: `harness_kernels` overwrites shared memory, `clock` flushes the cache.
+//! Variables are found in the cubin's symbol table, compared after every launch, and restored. The pages around them are hashed
+//! before and after every launch; of a module that prints only the slots of its variables, because the driver writes in the rest.
+//! Other memory is handled elsewhere: `harness_kernels` overwrites shared and local memory, `clock`
+//! flushes the cache.
 
 use std::ffi::CString;
 use std::rc::Rc;
 
+use anyhow::Context;
 use cudarc::driver::sys::CUdeviceptr;
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 use super::gpu::{Gpu, call};
+use super::harness_kernels::HarnessKernels;
+use super::judge_memory::{JudgeBuffer, JudgeMemory};
 use super::loaded_module::LoadedModule;
-use super::memory;
+use super::memory::{self, Access};
 
-/// Sections of a cubin with variables that device code can write.
-const WRITABLE_SECTIONS: [&str; 2] = [".nv.global", ".nv.global.init"];
+/// Sections of a cubin with variables that device code can write. Constants can be written through a generic address.
+const WRITABLE_SECTIONS: [&str; 3] = [".nv.global", ".nv.global.init", ".nv.constant3"];
 
 /// Limit for the total size of a kernel's variables: all of them are compared after every sample.
 pub(super) const MAX_VARIABLE_BYTES: u64 = 256 << 20;
+
+/// The driver maps a module's memory in pages of this size.
+const PAGE_BYTES: u64 = 2 << 20;
+/// The driver places each variable at a multiple of this.
+const SLOT_BYTES: u64 = 256;
+/// Most ranges that are hashed. Further variables are compared like all others, but not what lies around them.
+const MAX_RANGES: usize = 64;
+
+/// What a changed range is called in findings.
+const UNNAMED: &str = "memory between the variables of the module";
 
 /// Total size of the variables in a cubin.
 pub(super) fn variable_bytes(cubin: &[u8]) -> anyhow::Result<u64> {
@@ -36,10 +52,18 @@ fn is_writable(file: &object::File<'_>, symbol: &object::Symbol<'_, '_>) -> bool
         && section.is_some_and(|section| section.name().is_ok_and(is_theirs))
 }
 
-/// The variables of one module.
+/// Whether the module prints. The driver then keeps what is printed in the same pages as the variables.
+fn prints(file: &object::File<'_>) -> bool {
+    let mut symbols = file.symbols();
+    symbols.any(|symbol| symbol.is_undefined() && symbol.name() == Ok("vprintf"))
+}
+
+/// The variables of one module, and the memory around them.
 pub(super) struct ModuleVariables {
     gpu: Rc<Gpu>,
+    judge: Rc<JudgeMemory>,
     variables: Vec<ModuleVariable>,
+    surroundings: Option<HashedRanges>,
     /// Whether the driver does not reveal the address of some variable.
     has_hidden: bool,
 }
@@ -51,9 +75,24 @@ struct ModuleVariable {
     image: Vec<u8>,
 }
 
+/// Memory whose hashes must not change in a launch.
+struct HashedRanges {
+    /// Start and length of each range, in bytes.
+    table: JudgeBuffer,
+    count: u32,
+    before: JudgeBuffer,
+    after: JudgeBuffer,
+}
+
 impl ModuleVariables {
-    pub(super) fn find(gpu: &Rc<Gpu>, module: &LoadedModule, cubin: &[u8]) -> anyhow::Result<Self> {
+    /// `cubin`: the loaded image.
+    pub(super) fn find(
+        judge: &Rc<JudgeMemory>,
+        module: &LoadedModule,
+        cubin: &[u8],
+    ) -> anyhow::Result<Self> {
         let file = object::File::parse(cubin)?;
+        let gpu = judge.gpu();
         let mut variables = Vec::new();
         let mut hidden = false;
         for symbol in file.symbols() {
@@ -70,7 +109,6 @@ impl ModuleVariables {
                 c_name.as_ptr()
             ));
             if located.is_err() {
-                // For example a string literal: a kernel can write to it, and the judge cannot see that.
                 hidden = true;
                 continue;
             }
@@ -84,6 +122,8 @@ impl ModuleVariables {
         }
         Ok(Self {
             gpu: Rc::clone(gpu),
+            judge: Rc::clone(judge),
+            surroundings: HashedRanges::around(judge, &variables, prints(&file))?,
             variables,
             has_hidden: hidden,
         })
@@ -93,19 +133,93 @@ impl ModuleVariables {
         self.has_hidden
     }
 
-    /// Restores all variables. Returns the name of the first variable that had changed.
-    pub(super) fn restore(&self) -> anyhow::Result<Option<String>> {
+    /// Queues hashing the memory around the variables before a launch.
+    pub(super) fn hash_before(&self, harness: &HarnessKernels) -> anyhow::Result<()> {
+        match &self.surroundings {
+            Some(ranges) => harness.hash_ranges(&ranges.table, ranges.count, &ranges.before),
+            None => Ok(()),
+        }
+    }
+
+    /// Restores all variables. Returns the name of the first variable that the launch has changed, or of the memory between them.
+    pub(super) fn restore(&self, harness: &HarnessKernels) -> anyhow::Result<Option<String>> {
+        let surroundings_changed = self.surroundings_changed(harness)?;
         let mut changed = None;
         for variable in &self.variables {
             let mut current = vec![0u8; variable.image.len()];
             memory::copy_to_host(&self.gpu, variable.address, &mut current)?;
             if current != variable.image {
-                changed.get_or_insert_with(|| variable.name.clone());
+                changed.get_or_insert_with(|| format!("`{}`", variable.name));
                 memory::copy_to_device(&self.gpu, variable.address, &variable.image)?;
             }
         }
-        Ok(changed)
+        Ok(changed.or_else(|| surroundings_changed.then(|| UNNAMED.to_owned())))
     }
+
+    fn surroundings_changed(&self, harness: &HarnessKernels) -> anyhow::Result<bool> {
+        let Some(ranges) = &self.surroundings else {
+            return Ok(false);
+        };
+        harness.hash_ranges(&ranges.table, ranges.count, &ranges.after)?;
+        self.judge.set_access(Access::Writable)?;
+        let hashes = || vec![0u64; ranges.count as usize];
+        let (mut before, mut after) = (hashes(), hashes());
+        memory::copy_to_host(&self.gpu, ranges.before.address(), &mut before)?;
+        memory::copy_to_host(&self.gpu, ranges.after.address(), &mut after)?;
+        Ok(before != after)
+    }
+}
+
+impl HashedRanges {
+    /// The memory around these variables; `None` if there are none. `prints`: whether the driver uses the same pages.
+    fn around(
+        judge: &Rc<JudgeMemory>,
+        variables: &[ModuleVariable],
+        prints: bool,
+    ) -> anyhow::Result<Option<Self>> {
+        let unit = if prints { SLOT_BYTES } else { PAGE_BYTES };
+        let ranges = ranges_around(
+            variables
+                .iter()
+                .map(|variable| (variable.address, variable.image.len() as u64)),
+            unit,
+        );
+        if ranges.is_empty() {
+            return Ok(None);
+        }
+        let table: Vec<u64> = (ranges.iter())
+            .flat_map(|(start, end)| [*start, end - start])
+            .collect();
+        Ok(Some(Self {
+            table: judge
+                .allocate_with(&table)
+                .context("failed to list the variables of a module")?,
+            count: ranges.len() as u32,
+            before: judge.allocate(ranges.len() * 8)?,
+            after: judge.allocate(ranges.len() * 8)?,
+        }))
+    }
+}
+
+/// The ranges that cover these variables (start, length) in whole units, without overlap.
+fn ranges_around(variables: impl Iterator<Item = (u64, u64)>, unit: u64) -> Vec<(u64, u64)> {
+    let mut covered: Vec<_> = variables
+        .filter(|(_, bytes)| *bytes > 0)
+        .map(|(start, bytes)| {
+            let end = (start + bytes).next_multiple_of(unit);
+            (start / unit * unit, end)
+        })
+        .collect();
+    covered.sort_unstable();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for (start, end) in covered {
+        match ranges.last_mut() {
+            Some((_, last)) if *last >= start => *last = end.max(*last),
+            _ => ranges.push((start, end)),
+        }
+    }
+    ranges.truncate(MAX_RANGES);
+    ranges
 }
 
 /// The variable's name in the source: the last identifier of its mangled name.
@@ -139,7 +253,17 @@ fn source_name(mangled: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::source_name;
+    use super::{ranges_around, source_name};
+
+    #[test]
+    fn ranges_cover_variables_in_whole_units() {
+        let variables = [(1000, 24), (256, 8), (0, 0), (5000, 1), (700, 400)];
+        assert_eq!(
+            ranges_around(variables.into_iter(), 256),
+            [(256, 1280), (4864, 5120)]
+        );
+        assert_eq!(ranges_around([(10, 0)].into_iter(), 256), []);
+    }
 
     #[test]
     fn mangled_name_yields_the_variable_name() {

@@ -242,30 +242,55 @@ __global__ void hash(const u64* buffers, u64 bytes, u64* hashes) {
 
 // ---- Guard zones ----
 
-// Bytes next to a buffer's data that a kernel must not write. Same layout as `GuardZone` in layout.rs.
+// Bytes that belong to no buffer and that a kernel must not write. Same layout as `GuardZone` in layout.rs.
 struct Zone {
     u64 start;
     u64 bytes;
+    u64 distance;  // from the data to the nearest byte of the zone
     u32 buffer;
     u32 behind;  // 1: after the data; 0: before it
 };
 
-__device__ inline u8 canary(u64 address) { return (u8)(0xa5 ^ (address * 29)); }
+// The byte of a guard zone at an address. `key` is a secret of the host, so that no kernel can restore what it has overwritten.
+__device__ inline u64 canary_word(u64 key, u64 address) { return mix(key, address / 8); }
+__device__ inline u8 canary(u64 key, u64 address) { return (u8)(canary_word(key, address) >> address % 8 * 8); }
 
-__global__ void write_guard_zones(const Zone* zones) {
-    const Zone zone = zones[blockIdx.x];
-    for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) reinterpret_cast<u8*>(zone.start)[i] = canary(zone.start + i);
+// Whole words of a zone; before and behind them are up to 7 bytes.
+__device__ inline u64 first_word(const Zone& zone) { return (zone.start + 7) / 8 * 8; }
+__device__ inline u64 words_end(const Zone& zone) {
+    const u64 first = first_word(zone), end = (zone.start + zone.bytes) / 8 * 8;
+    return end < first ? first : end;
 }
 
-// For each buffer, the damage nearest to its data: the complement of twice the distance, plus 1 if it is before the data.
-__global__ void check_guard_zones(const Zone* zones, u64* damages) {
+__global__ void write_guard_zones(const Zone* zones, u64 key) {
     const Zone zone = zones[blockIdx.x];
+    const u64 first = first_word(zone), words = words_end(zone), end = zone.start + zone.bytes;
+    for (u64 at = first + threadIdx.x * 8; at < words; at += blockDim.x * 8) *reinterpret_cast<u64*>(at) = canary_word(key, at);
+    for (u64 at = zone.start + threadIdx.x; at < first && at < end; at += blockDim.x) *reinterpret_cast<u8*>(at) = canary(key, at);
+    for (u64 at = words + threadIdx.x; at < end; at += blockDim.x) *reinterpret_cast<u8*>(at) = canary(key, at);
+}
+
+// The damage at one byte, as the complement of twice its distance, plus 1 if it is before the data; smaller is nearer.
+__device__ inline u64 damage_at(const Zone& zone, u64 at) {
+    return zone.behind != 0 ? 2 * (zone.distance + (at - zone.start)) : 2 * (zone.distance + (zone.start + zone.bytes - at)) + 1;
+}
+
+// For each buffer, the damage nearest to its data.
+__global__ void check_guard_zones(const Zone* zones, u64 key, u64* damages) {
+    const Zone zone = zones[blockIdx.x];
+    const u64 first = first_word(zone), words = words_end(zone), end = zone.start + zone.bytes;
     u64 nearest = ~0ull;
-    for (u64 i = threadIdx.x; i < zone.bytes; i += blockDim.x) {
-        if (reinterpret_cast<const u8*>(zone.start)[i] == canary(zone.start + i)) continue;
-        const u64 damage = zone.behind != 0 ? 2 * i : 2 * (zone.bytes - i) + 1;
+    const auto check = [&](u64 at) {
+        if (*reinterpret_cast<const u8*>(at) == canary(key, at)) return;
+        const u64 damage = damage_at(zone, at);
         nearest = damage < nearest ? damage : nearest;
+    };
+    for (u64 at = first + threadIdx.x * 8; at < words; at += blockDim.x * 8) {
+        if (*reinterpret_cast<const u64*>(at) == canary_word(key, at)) continue;
+        for (u64 i = 0; i < 8; ++i) check(at + i);
     }
+    for (u64 at = zone.start + threadIdx.x; at < first && at < end; at += blockDim.x) check(at);
+    for (u64 at = words + threadIdx.x; at < end; at += blockDim.x) check(at);
     if (nearest != ~0ull) atomicMax(damages + zone.buffer, ~nearest);
 }
 
@@ -278,6 +303,31 @@ __global__ void scrub_shared(u32 words) {
     __syncthreads();
     // A use of the values keeps the compiler from removing the stores.
     if (shared[(threadIdx.x * 97u) % words] == 0u) __trap();
+}
+
+// Overwrites `BYTES` bytes of the local memory of every thread that fits on the device. `LOCAL_BYTES` comes from the host.
+#ifdef LOCAL_BYTES
+__global__ void __launch_bounds__(1024, 2) scrub_local(u32 value) {
+    volatile u32 local[LOCAL_BYTES / 4];
+    for (u32 i = 0; i < LOCAL_BYTES / 4; ++i) local[i] = value;
+    // A use of the values keeps the compiler from removing the stores.
+    if (local[(threadIdx.x * 97u) % (LOCAL_BYTES / 4)] != value) __trap();
+}
+#endif
+
+// A hash of each range: memory around the variables of a module.
+struct Range {
+    u64 start;
+    u64 bytes;
+};
+
+__global__ void hash_ranges(const Range* ranges, u64* hashes) {
+    const Range range = ranges[blockIdx.y];
+    const u64* words = reinterpret_cast<const u64*>(range.start);
+    u64 share = 0;
+    for (u64 i = thread_index(); i < range.bytes / 8; i += thread_count()) share += hash_word(words[i], i);
+    for (int offset = 16; offset > 0; offset /= 2) share += __shfl_xor_sync(0xffffffffu, share, offset);
+    if (threadIdx.x % 32 == 0) atomicAdd(hashes + blockIdx.y, share);
 }
 
 // Reads memory, so that the cache holds it as clean lines.

@@ -10,8 +10,11 @@ use std::rc::Rc;
 
 use cudarc::driver::sys;
 
+use super::clock::Event;
 use super::gpu::{DriverError, Gpu, call};
-use super::launch_limits::{check_launch, launch_attributes, launch_config, occupancy};
+use super::launch_limits::{
+    check_launch, launch_attributes, launch_config, local_memory, occupancy,
+};
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
 use crate::device::refusal::{DeviceError, Refusal};
@@ -19,6 +22,15 @@ use crate::device::{ParameterKind, Program, numerics};
 use crate::kernel::plan::{Argument, BufferRole, Launch, Plan, TensorMap};
 use crate::task::DType;
 use crate::verdict::{Resources, Status};
+
+/// The copies of the buffers that one run uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RunCopies {
+    /// The copy of the inputs. With hot caches it is the same for all runs.
+    pub(super) inputs: u32,
+    /// The copy of everything else.
+    pub(super) rest: u32,
+}
 
 /// A plan whose functions are loaded and configured, ready to run on any copy of the buffers.
 pub(super) struct PreparedPlan {
@@ -28,10 +40,18 @@ pub(super) struct PreparedPlan {
     launches: Vec<(sys::CUfunction, Launch)>,
     /// By the id of the placement: for each copy, the encoded tensor maps.
     tensor_maps: HashMap<u64, Vec<Vec<sys::CUtensorMap>>>,
+    /// By buffer: whether it is an input that the kernel must not write.
+    is_input: Vec<bool>,
+    /// By tensor map: its buffer.
+    map_buffers: Vec<usize>,
     /// Buffers that are cleared before every run: index and size.
     zeroed: Vec<(usize, u64)>,
+    /// For each launch that the next one may overlap: an event after it.
+    joins: Vec<Event>,
     /// The lowest occupancy of all launches: resident warps as a share of the maximum.
     occupancy: Option<f64>,
+    /// The most local memory of a thread, in bytes.
+    local_bytes: u64,
 }
 
 impl PreparedPlan {
@@ -44,6 +64,7 @@ impl PreparedPlan {
     ) -> Result<Self, DeviceError> {
         let mut launches = Vec::new();
         let mut lowest: Option<f64> = None;
+        let mut local_bytes = 0;
         for launch in &plan.launches {
             let entry = program.entries.get(launch.entry_point);
             let entry = entry.ok_or_else(|| {
@@ -53,6 +74,7 @@ impl PreparedPlan {
             check_launch(gpu, function, launch)?;
             let occupancy = occupancy(gpu, function, launch)?;
             lowest = Some(lowest.map_or(occupancy, |lowest| lowest.min(occupancy)));
+            local_bytes = local_bytes.max(local_memory(function)?);
             let mut launch = launch.clone();
             convert_numbers(&mut launch, &entry.parameters);
             launches.push((function, launch));
@@ -64,10 +86,19 @@ impl PreparedPlan {
         Ok(Self {
             gpu: Rc::clone(gpu),
             _module: module,
+            joins: (launches.iter().skip(1))
+                .filter(|(_, launch)| launch.overlap)
+                .map(|_| Event::new(gpu))
+                .collect::<Result<_, _>>()?,
             launches,
             tensor_maps: HashMap::new(),
+            is_input: (plan.buffers.iter())
+                .map(|buffer| buffer.role == BufferRole::Input)
+                .collect(),
+            map_buffers: plan.tensor_maps.iter().map(|map| map.buffer).collect(),
             zeroed: zeroed.collect(),
             occupancy: lowest,
+            local_bytes,
         })
     }
 
@@ -105,46 +136,78 @@ impl PreparedPlan {
         }
     }
 
-    /// Queues one run on one copy of the buffers.
-    pub(super) fn queue(&self, memory: &KernelMemory, copy: u32) -> Result<(), DriverError> {
+    pub(super) fn local_bytes(&self) -> u64 {
+        self.local_bytes
+    }
+
+    /// Whether a launch may start before the one before it has ended. Such a plan must be recorded as a graph.
+    pub(super) fn overlaps(&self) -> bool {
+        !self.joins.is_empty()
+    }
+
+    /// Queues one run.
+    pub(super) fn queue(
+        &self,
+        memory: &KernelMemory,
+        copies: RunCopies,
+    ) -> Result<(), DriverError> {
         for (buffer, bytes) in &self.zeroed {
             call!(cuMemsetD8Async(
-                memory.address(*buffer, copy),
+                memory.address(*buffer, copies.rest),
                 0,
                 *bytes as usize,
                 self.gpu.stream
             ))?;
         }
+        let mut joins = self.joins.iter();
         for (index, (function, launch)) in self.launches.iter().enumerate() {
             // Launches may overlap only within a run: the first one must not start before the previous run has ended.
             let overlap = launch.overlap && index > 0;
-            self.queue_launch(*function, launch, overlap, memory, copy)?;
+            if overlap && let Some(join) = joins.next() {
+                join.record()?;
+            }
+            let launch = QueuedLaunch {
+                function: *function,
+                launch,
+                overlap,
+            };
+            self.queue_launch(launch, memory, copies)?;
         }
-        Ok(())
+        // A launch that does not wait for the one before it may end first. Nothing after this run starts before both have ended.
+        self.joins.iter().try_for_each(Event::wait)
     }
 
     fn queue_launch(
         &self,
-        function: sys::CUfunction,
-        launch: &Launch,
-        overlap: bool,
+        queued: QueuedLaunch<'_>,
         memory: &KernelMemory,
-        copy: u32,
+        copies: RunCopies,
     ) -> Result<(), DriverError> {
+        let launch = queued.launch;
+        let copy_of = |buffer: usize| {
+            if self.is_input[buffer] {
+                copies.inputs
+            } else {
+                copies.rest
+            }
+        };
         let arguments = launch.arguments.iter();
         let mut words: Vec<u64> = arguments
             .map(|argument| match argument {
-                Argument::Buffer(buffer) => memory.address_for_kernel(*buffer, copy),
+                Argument::Buffer(buffer) => memory.address_for_kernel(*buffer, copy_of(*buffer)),
                 Argument::TensorMap(_) => 0,
                 other => numerics::argument_word(*other),
             })
             .collect();
         let maps = self.tensor_maps.get(&memory.data.id);
-        let maps = maps.and_then(|maps| maps.get(copy as usize));
+        let map_of = |map: usize| {
+            let copy = copy_of(*self.map_buffers.get(map)?);
+            maps?.get(copy as usize)?.get(map)
+        };
         let mut pointers: Vec<*mut c_void> = Vec::with_capacity(words.len());
         for (word, argument) in words.iter_mut().zip(&launch.arguments) {
             let map = match argument {
-                Argument::TensorMap(map) => maps.and_then(|maps| maps.get(*map)),
+                Argument::TensorMap(map) => map_of(*map),
                 _ => None,
             };
             pointers.push(match map {
@@ -152,15 +215,23 @@ impl PreparedPlan {
                 None => ptr::from_mut(word).cast(),
             });
         }
-        let mut attributes = launch_attributes(launch, overlap);
+        let mut attributes = launch_attributes(launch, queued.overlap);
         let config = launch_config(launch, self.gpu.stream, &mut attributes);
         call!(cuLaunchKernelEx(
             &raw const config,
-            function,
+            queued.function,
             pointers.as_mut_ptr(),
             ptr::null_mut()
         ))
     }
+}
+
+/// A launch of a run.
+#[derive(Clone, Copy)]
+struct QueuedLaunch<'l> {
+    function: sys::CUfunction,
+    launch: &'l Launch,
+    overlap: bool,
 }
 
 /// Converts the numbers whose type the parameter decides, as C++ does: an integer for a `float` parameter, and so on.
