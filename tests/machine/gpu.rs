@@ -304,6 +304,28 @@ fn every_kernel_gets_its_expected_status() -> TestResult {
     Ok(())
 }
 
+/// With hot caches all launches of a sample have the same inputs. A kernel that recognises its own earlier work must not gain by it.
+fn hot_caches_spare_no_work() -> TestResult {
+    let _device = device()?;
+    let files: Vec<String> = ["honest_rest", "hot_mark", "hot_output"]
+        .map(|name| format!("{name}.cu"))
+        .to_vec();
+    let mut command = eval_command("scale", &files, "0.2");
+    let output = command.args(["--cache", "hot"]).output().unwrap();
+    let verdicts = parse_verdicts("scale", &output, files.len());
+    let bound = |index: usize, end: usize| verdicts[index]["speedup"]["ci95"][end].as_f64();
+    let twin = bound(0, 1).unwrap_or_else(|| panic!("{}", verdicts[0]));
+    for index in 1..files.len() {
+        let fastest = bound(index, 0).unwrap_or(0.0);
+        assert!(
+            fastest <= MAX_GAIN_OVER_TWIN * twin,
+            "{}: at least {fastest:.3} against at most {twin:.3}",
+            files[index]
+        );
+    }
+    Ok(())
+}
+
 /// Used memory of the first device in MiB; `None` without `nvidia-smi`.
 fn memory_used() -> Option<u64> {
     let output = Command::new("nvidia-smi")
@@ -505,6 +527,7 @@ fn fixture_tasks_are_admitted() -> TestResult {
 
 crate::harness::tests!(
     every_kernel_gets_its_expected_status,
+    hot_caches_spare_no_work,
     kernels_after_a_fault_or_hang_are_judged_normally,
     kernels_after_a_killed_worker_are_judged_normally,
     table_is_complete_and_consistent,
