@@ -17,6 +17,7 @@ mod clock;
 mod clock_monitor;
 mod code_checks;
 pub mod compiler;
+mod cubin;
 mod cubin_cache;
 mod diagnostics;
 mod gpu;
@@ -25,6 +26,8 @@ mod gpu_list;
 mod harness_functions;
 mod harness_kernels;
 mod headers;
+mod launch_arguments;
+mod launch_checks;
 mod launch_limits;
 mod layout;
 mod loaded_module;
@@ -36,6 +39,8 @@ mod omitted_headers;
 mod peaks;
 mod prepared_plan;
 mod ptx;
+mod ptx_rules;
+mod ptx_tokens;
 mod source;
 mod source_checks;
 mod toolkit;
@@ -49,6 +54,7 @@ pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
 pub(super) use peaks::load_measured;
 
+use super::cpu::GpuMacros;
 use super::interface::{Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties};
 use super::lock::{LockFile, lock_folder};
 use super::program::{Build, Compiled, Program};
@@ -142,6 +148,14 @@ impl CudaDevice {
         DeviceLimits {
             sm_count: i64::from(self.context.gpu.sm_count),
             max_shared_bytes: i64::from(self.context.gpu.max_shared_bytes),
+        }
+    }
+
+    /// The macros by which sources recognise this GPU and its compiler.
+    pub(crate) fn macros(&self) -> GpuMacros {
+        GpuMacros {
+            version: self.compiler.version_numbers(),
+            arch: self.compiler.arch().to_owned(),
         }
     }
 

@@ -11,11 +11,12 @@ use std::rc::Rc;
 use cudarc::driver::sys;
 
 use super::gpu::{DriverError, Gpu, call};
+use super::launch_arguments::check_arguments;
 use super::launch_limits::{check_launch, launch_attributes, launch_config, occupancy};
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
 use crate::device::refusal::{DeviceError, Refusal};
-use crate::device::{ParameterKind, Program, numerics};
+use crate::device::{CompiledParameter, ParameterKind, Program, numerics};
 use crate::kernel::plan::{Argument, BufferRole, Launch, Plan, TensorMap};
 use crate::task::DType;
 use crate::verdict::{Resources, Status};
@@ -49,6 +50,7 @@ impl PreparedPlan {
             let entry = entry.ok_or_else(|| {
                 anyhow::anyhow!("the compiled kernel has no entry {}", launch.entry_point)
             })?;
+            check_arguments(launch, entry)?;
             let function = module.function(&entry.name)?;
             check_launch(gpu, function, launch)?;
             let occupancy = occupancy(gpu, function, launch)?;
@@ -164,14 +166,14 @@ impl PreparedPlan {
 }
 
 /// Converts the numbers whose type the parameter decides, as C++ does: an integer for a `float` parameter, and so on.
-fn convert_numbers(launch: &mut Launch, parameters: &[ParameterKind]) {
-    for (argument, kind) in launch.arguments.iter_mut().zip(parameters) {
+fn convert_numbers(launch: &mut Launch, parameters: &[CompiledParameter]) {
+    for (argument, parameter) in launch.arguments.iter_mut().zip(parameters) {
         let value = match *argument {
             Argument::Integer(value) => value as f64,
             Argument::Float(value) => value,
             _ => continue,
         };
-        match kind {
+        match parameter.kind {
             ParameterKind::Float32 => *argument = Argument::Scalar(DType::Float32, value),
             ParameterKind::Float64 => *argument = Argument::Scalar(DType::Float64, value),
             ParameterKind::Other => {}
