@@ -13,7 +13,10 @@ use crate::verdict::{Evidence, Status};
 /// The class templates that compare arguments with parameters.
 pub(super) const LAUNCH_CHECKS: &str = include_str!("cpu/runtime/launch_checks.h");
 
-/// The C++ types of the arguments that a launch passes, as a template argument list.
+/// The namespace of `LAUNCH_CHECKS`.
+pub(super) const CHECK_NAMESPACE: &str = "kforge_check";
+
+/// The C++ types of the arguments that a launch passes, as a template argument list. They use `LAUNCH_CHECKS`.
 pub(super) fn passed_types(entry: &EntryPoint) -> String {
     let types: Vec<_> = (entry.arguments.iter())
         .map(|argument| cpp_type(*argument))
@@ -179,7 +182,8 @@ fn read_marker(line: &str) -> Option<Marker<'_>> {
     ["kforge_takes", "kforge_counts", "kforge_no_kernel"]
         .into_iter()
         .find_map(|name| {
-            let (_, rest) = line.split_once(name)?;
+            // The last one: a compiler names an alias first, then what it is.
+            let (_, rest) = line.rsplit_once(name)?;
             let list = rest.strip_prefix('<')?;
             Some(Marker {
                 name,

@@ -22,6 +22,7 @@ mod program;
 mod refusal;
 mod sandbox;
 mod source_edits;
+mod source_trace;
 mod standard_headers;
 mod thread_locals;
 mod watchdog;
@@ -40,5 +41,7 @@ pub use memory::{
     BufferContent, Comparison, DeviceValues, ExpectedOutput, ExpectedValues, Mismatch, Poison,
     PoisonCount,
 };
-pub use program::{Build, Compiled, CompiledEntry, ParameterKind, Program};
+pub use program::{Build, Compiled, CompiledEntry, CompiledParameter, ParameterKind, Program};
 pub use refusal::Refusal;
+pub use source_trace::Trace;
+pub(crate) use source_trace::TraceDifference;

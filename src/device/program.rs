@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::CacheLease;
 use super::refusal::{DeviceError, Refusal};
+use super::source_trace::Trace;
 use crate::verdict::Resources;
 
 /// How a kernel is built: for speed, or with checks that run inside it.
@@ -66,6 +67,8 @@ pub struct Program {
     pub log: String,
     /// The functions of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
     pub entries: Vec<CompiledEntry>,
+    /// What the compiler's preprocessor compiled of the source (CUDA; empty elsewhere).
+    pub trace: Trace,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,
 }
@@ -75,15 +78,26 @@ pub struct Program {
 pub struct CompiledEntry {
     /// The mangled name.
     pub name: String,
-    /// The kinds of its parameters, in their order; empty for kforge's own device code.
-    pub parameters: Vec<ParameterKind>,
+    /// Its parameters, in their order; empty for kforge's own device code.
+    pub parameters: Vec<CompiledParameter>,
+    /// Whether it waits for the launch before it.
+    pub waits: bool,
+}
+
+/// A parameter of a compiled kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompiledParameter {
+    pub kind: ParameterKind,
+    /// How many bytes the driver reads at the address of the argument.
+    pub bytes: u32,
 }
 
 /// How a parameter of a compiled kernel represents a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParameterKind {
     Float32,
     Float64,
     /// An integer, a pointer or a structure.
+    #[default]
     Other,
 }

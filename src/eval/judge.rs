@@ -207,7 +207,7 @@ impl<'a> Judge<'a> {
             verdict.features.extend(program.features.clone());
         }
         if let Some(screen) = &mut self.screen {
-            screen.run(&compiled.kernel, seed, verdict)?;
+            screen.run(&compiled, seed, verdict)?;
         }
         let candidate = JudgedKernel {
             compiled: &compiled,

@@ -1,21 +1,23 @@
 //! The CPU screen: a kernel for a GPU first runs on the CPU, at tiny shapes and in all builds, before it takes time on the GPU.
 //!
-//! Times nothing. A kernel that the CPU cannot run, cannot compile or does not finish passes: that says nothing about the kernel.
-//! Neither does a fault in code that the source has only for a CPU.
+//! Times nothing. The CPU compiles the program that the GPU's compiler compiles: code for the CPU only is left out, and a source whose
+//! conditions have other results here is refused. A kernel that the CPU cannot run, cannot compile or does not finish passes: that
+//! says nothing about the kernel.
 
 use std::time::Instant;
 
 use super::case::{Case, derive_seed};
 use super::cases::select_cases;
 use super::check::check_case;
+use super::compiled_kernel::{CompiledKernel, values_key};
 use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection::{self, InspectionInput};
-use crate::device::Device;
-use crate::device::cpu::has_cpu_code;
+use crate::device::TraceDifference;
+use crate::device::cpu::CpuDevice;
 use crate::kernel::{DeviceLimits, Kernel};
 use crate::task::{Profile, Task, WorkloadChoice};
-use crate::verdict::{Status, Verdict};
+use crate::verdict::{Evidence, Status, Verdict};
 
 /// Maximum size of the buffers of a case, in bytes. If all cases are larger, the smallest one is tried.
 const TINY_BYTES: u64 = 2 << 20;
@@ -29,6 +31,7 @@ const LAUNCH_SECONDS: f64 = 2.0;
 /// Checks kernels on the CPU at tiny shapes.
 pub(crate) struct CpuScreen<'a> {
     context: JudgeContext<'a>,
+    host: &'a CpuDevice,
 }
 
 /// The result of the screen.
@@ -40,9 +43,9 @@ enum ScreenOutcome {
 }
 
 impl<'a> CpuScreen<'a> {
-    /// `limits`: the GPU's, so that a header is evaluated as on the GPU.
+    /// `host`: from `CpuDevice::for_screen`. `limits`: the GPU's, so that a header is evaluated as on the GPU.
     pub(crate) fn new(
-        host: &'a dyn Device,
+        host: &'a CpuDevice,
         task: &'a Task,
         options: JudgeOptions,
         limits: DeviceLimits,
@@ -59,24 +62,30 @@ impl<'a> CpuScreen<'a> {
         };
         Ok(Self {
             context: JudgeContext::open(host, task, options, limits)?,
+            host,
         })
     }
 
-    /// Runs a kernel on the CPU. Writes the result of the screen into the verdict.
+    /// Runs a kernel on the CPU. Writes the result of the screen into the verdict. `compiled`: for the GPU.
     pub(super) fn run(
         &mut self,
-        kernel: &Kernel,
+        compiled: &CompiledKernel,
         seed: u64,
         verdict: &mut Verdict,
     ) -> JudgeResult<()> {
         let started = Instant::now();
-        let outcome = match self.check(kernel, seed, verdict) {
+        if let Some(difference) = self.find_difference(compiled)? {
+            let finding = difference_finding(&difference);
+            verdict.screen = Some(format!("differs: {}", finding.reason));
+            verdict.seconds.screen = started.elapsed().as_secs_f64();
+            return Err(finding.into());
+        }
+        let outcome = match self.check(&compiled.kernel, seed, verdict) {
             Ok(outcome) => outcome,
             Err(error) => ScreenOutcome::from_finding(error.into_finding()?),
         };
         verdict.seconds.screen = started.elapsed().as_secs_f64();
         let (word, result) = match outcome {
-            ScreenOutcome::Found(_) if has_cpu_code(&kernel.text) => ("unsupported", Ok(())),
             ScreenOutcome::Unsupported => ("unsupported", Ok(())),
             ScreenOutcome::Passed => ("passed", Ok(())),
             ScreenOutcome::Found(mut finding) => {
@@ -87,6 +96,27 @@ impl<'a> CpuScreen<'a> {
         };
         verdict.screen = Some(word.to_owned());
         result
+    }
+
+    /// The first difference between what the GPU's compiler and the CPU's compile, for every program of the kernel.
+    fn find_difference(&self, compiled: &CompiledKernel) -> JudgeResult<Option<TraceDifference>> {
+        let kernel = &compiled.kernel;
+        let variants = (0..kernel.header.variants.len()).map(Some);
+        let mut seen = Vec::new();
+        for variant in std::iter::once(None).chain(variants) {
+            let values = kernel.tunable_values(variant);
+            let key = values_key(&values);
+            let Some(program) = compiled.programs.get(&key).filter(|_| !seen.contains(&key)) else {
+                continue;
+            };
+            seen.push(key);
+            let unit = kernel.translation_unit(self.context.task, &values, false);
+            let difference = self.host.trace_difference(&unit, &program.trace)?;
+            if difference.is_some() {
+                return Ok(difference);
+            }
+        }
+        Ok(None)
     }
 
     fn check(
@@ -141,6 +171,26 @@ impl<'a> CpuScreen<'a> {
             None => Ok(ScreenOutcome::Passed),
         }
     }
+}
+
+/// The finding about a source that shows the screen another program than the GPU's compiler.
+fn difference_finding(difference: &TraceDifference) -> Finding {
+    let TraceDifference { line, name } = difference;
+    let reason = match (line, name) {
+        (Some(line), _) => format!(
+            "line {line}: this condition has another result for the CPU's screen than for NVRTC: \
+             remove it, or judge without `eval.screen`"
+        ),
+        (None, Some(name)) => format!(
+            "`{name}` has another value for the CPU's screen than for NVRTC: remove it, or judge without `eval.screen`"
+        ),
+        (None, None) => "the CPU's screen cannot preprocess the source, and NVRTC can: judge without `eval.screen`".to_owned(),
+    };
+    let evidence = Evidence {
+        line: *line,
+        ..Evidence::default()
+    };
+    Finding::new(Status::Rejected, reason, evidence)
 }
 
 impl ScreenOutcome {

@@ -45,7 +45,8 @@ pub struct Verdict {
     /// `unchecked` if this system does not let the judge read the state that a kernel keeps between launches; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Result of the CPU screen before the kernel ran on a GPU: `passed`, `found` or `unsupported`; absent if there was no screen.
+    /// Result of the CPU screen before the kernel ran on a GPU: `passed`, `found`, `unsupported`, or `differs: …` for a source whose
+    /// program on the CPU is another one; absent if there was no screen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub screen: Option<String>,
     /// The share of timed runs whose outputs were compared with the oracle, 0 to 1; `None` if nothing was timed.

@@ -211,7 +211,10 @@ fn serve_on_gpu(
         Judge::new(&device, task, greeting.options, limits)?
     };
     drop(lock);
-    let host = greeting.screen.then(CpuDevice::new).transpose()?;
+    let host = greeting
+        .screen
+        .then(|| CpuDevice::for_screen(device.macros()))
+        .transpose()?;
     if let Some(host) = &host {
         screen_options.profile.hidden_shapes = screen_options.profile.hidden_shapes.max(1);
         judge.set_screen(CpuScreen::new(

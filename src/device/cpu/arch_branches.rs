@@ -162,11 +162,6 @@ fn uses_word(text: &str, words: &HashSet<String>) -> bool {
     found.any(|word| words.contains(word))
 }
 
-/// Whether a source has code that only a CPU runs, so that a fault on the CPU may say nothing about a GPU.
-pub(crate) fn has_cpu_code(source: &str) -> bool {
-    source.contains(CPU) || !choose_fallbacks(source, &lex(source)).is_empty()
-}
-
 /// Inline PTX, and words of features that a CPU lacks.
 fn gpu_words() -> impl Iterator<Item = &'static str> {
     let others = UNSUPPORTED_WORDS.iter().map(|(word, _)| *word);

@@ -19,6 +19,7 @@ mod directives;
 mod expansion;
 mod explain;
 mod faults;
+mod gpu_macros;
 mod headers;
 mod input_cache;
 mod layout;
@@ -29,6 +30,7 @@ mod plan_encoding;
 mod process;
 mod runtime_build;
 mod saved_variables;
+mod screened_compiler;
 mod shared_declarations;
 mod shared_memory;
 mod source;
@@ -40,12 +42,15 @@ mod wait_loops;
 mod words;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
-pub(crate) use arch_branches::has_cpu_code;
 pub use compiler::{HostCompiler, find_compiler};
+pub(crate) use gpu_macros::GpuMacros;
+
+use screened_compiler::ScreenedCompiler;
 
 use super::argument_checks::missing_kernel;
 use super::{
-    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties,
+    Build, Compile, Compiled, Device, LockFile, Opened, Program, Purpose, TimingProperties, Trace,
+    TraceDifference,
 };
 use crate::kernel::plan::{Plan, TranslationUnit};
 use crate::verdict::DeviceIdentity;
@@ -59,6 +64,8 @@ pub struct CpuDevice {
     toolchain: toolchain::Toolchain,
     cores: u32,
     input_cache: Rc<RefCell<input_cache::InputCache>>,
+    /// For a screen: sources are compiled as NVRTC sees them, without code for the CPU.
+    screened: Option<ScreenedCompiler>,
 }
 
 impl CpuDevice {
@@ -71,7 +78,37 @@ impl CpuDevice {
             toolchain: toolchain::Toolchain::open()?,
             cores: cores(),
             input_cache: Rc::default(),
+            screened: None,
         })
+    }
+
+    /// As `new`, to compile what a GPU's compiler would: `macros` are its macros, and a source's code for the CPU is left out.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub(crate) fn for_screen(macros: GpuMacros) -> anyhow::Result<Self> {
+        let device = Self::new()?;
+        let screened = ScreenedCompiler::new(device.compiler(), macros)?;
+        Ok(Self {
+            screened: Some(screened),
+            ..device
+        })
+    }
+
+    /// The first difference between what a GPU's compiler and this one compile of a source, as far as their preprocessors decide it.
+    /// `trace`: of the GPU's compiler. `None` too without `for_screen`.
+    ///
+    /// # Errors
+    /// If the preprocessor cannot be run.
+    pub(crate) fn trace_difference(
+        &self,
+        unit: &TranslationUnit,
+        trace: &Trace,
+    ) -> anyhow::Result<Option<TraceDifference>> {
+        match &self.screened {
+            Some(screened) => screened.trace_difference(&self.toolchain, unit, trace),
+            None => Ok(None),
+        }
     }
 
     /// The compiler that was found.
@@ -140,7 +177,7 @@ impl Compile for CpuDevice {
     }
 
     fn compile(&self, unit: &TranslationUnit, build: Build) -> anyhow::Result<Compiled> {
-        compile_unit(&self.toolchain, unit, build)
+        compile_unit(&self.toolchain, self.screened.as_ref(), unit, build)
     }
 
     fn compile_builds(
@@ -148,10 +185,10 @@ impl Compile for CpuDevice {
         unit: &TranslationUnit,
         builds: &[Build],
     ) -> anyhow::Result<Vec<Compiled>> {
-        let toolchain = &self.toolchain;
+        let (toolchain, screened) = (&self.toolchain, self.screened.as_ref());
         std::thread::scope(|scope| {
             let compilations: Vec<_> = (builds.iter())
-                .map(|build| scope.spawn(move || compile_unit(toolchain, unit, *build)))
+                .map(|build| scope.spawn(move || compile_unit(toolchain, screened, unit, *build)))
                 .collect();
             let results = compilations.into_iter().map(|compilation| {
                 compilation
@@ -185,6 +222,7 @@ pub(crate) fn host_lock() -> LockFile {
 
 fn compile_unit(
     toolchain: &toolchain::Toolchain,
+    screened: Option<&ScreenedCompiler>,
     unit: &TranslationUnit,
     build: Build,
 ) -> anyhow::Result<Compiled> {
@@ -192,10 +230,16 @@ fn compile_unit(
     if let Some(refusal) = refusal {
         return Ok(Compiled::Refused(refusal));
     }
-    let checked = source_checks::check_source(&unit.source);
+    let (checked, directives) = match screened {
+        Some(screened) => (
+            source_checks::check_source_for_gpu(&unit.source),
+            screened.directives(unit),
+        ),
+        None => (source_checks::check_source(&unit.source), String::new()),
+    };
     toolchain.build(&toolchain::CompileTask {
         unit,
-        text: &source::generate_cpp(unit, &checked),
+        text: &source::generate_cpp(unit, &checked, &directives),
         checked: &checked,
         build,
     })

@@ -7,20 +7,65 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use super::checked_source::CheckedSource;
+use super::headers::{HeaderKind, classify};
 use super::shared_declarations::{declaration_end, rewrite_shared};
 use super::wait_loops::wait_loop_edits;
 use super::words::{DROPPED_PRAGMA, EMPTY_PTX, PTX_AT_LINE};
 use crate::device::argument_checks::passed_types;
+use crate::device::source_edits::header_name;
+use crate::device::source_trace::{MarkedSource, ReportAs};
 use crate::device::standard_headers::freed_constants;
-use crate::kernel::lexer::{Lexeme, LexemeKind, lex};
+use crate::kernel::lexer::{Lexeme, LexemeKind, lex, strip_comments};
 use crate::kernel::plan::TranslationUnit;
 
-/// The C++ text of a translation unit, given its checked source.
-pub(super) fn generate_cpp(unit: &TranslationUnit, checked: &CheckedSource) -> String {
+/// The C++ text of a translation unit, given its checked source. `directives`: in front of the kernel file, such as other macros.
+pub(super) fn generate_cpp(
+    unit: &TranslationUnit,
+    checked: &CheckedSource,
+    directives: &str,
+) -> String {
+    let mut text = text_before(unit, checked, directives);
+    text.push_str(&rewrite_source(unit, &checked.text));
+    text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
+    for (index, entry) in unit.entry_points.iter().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), {})",
+            entry.line,
+            entry.expression,
+            passed_types(entry)
+        );
+    }
+    text.push_str("KFORGE_ENTRIES_END\n");
+    text
+}
+
+/// The text of a unit for the preprocessor alone: it reports what is compiled.
+pub(super) fn text_to_trace(
+    unit: &TranslationUnit,
+    checked: &CheckedSource,
+    marked: &MarkedSource,
+    directives: &str,
+) -> String {
+    let mut text = text_before(unit, checked, directives);
+    text.push_str(&marked.text);
+    text.push_str("\n\n");
+    text.push_str(&marked.report(ReportAs::Words));
+    text
+}
+
+/// The text in front of the kernel file.
+fn text_before(unit: &TranslationUnit, checked: &CheckedSource, directives: &str) -> String {
     // A `__shared__` in a macro is not rewritten. A thread-local variable works too: an operating system thread runs one block
     // at a time.
     let mut text =
         String::from("#include \"kforge_cuda.h\"\n#define __shared__ static thread_local\n");
+    if !directives.is_empty() {
+        // The headers of the C++ library need the macros of their own compiler.
+        text.push_str(&included_headers(&unit.source));
+        text.push_str(directives);
+    }
     for (name, value) in &unit.constants {
         let is_int = i32::try_from(*value).is_ok();
         let kind = if is_int { "int" } else { "long long" };
@@ -42,18 +87,27 @@ pub(super) fn generate_cpp(unit: &TranslationUnit, checked: &CheckedSource) -> S
     }
     text.push_str(&freed_constants(&unit.source));
     text.push_str("# 1 \"kernel.cu\"\n");
-    text.push_str(&rewrite_source(unit, &checked.text));
-    text.push_str("\n# 1 \"launches of the header\"\nKFORGE_ENTRIES_BEGIN\n");
-    for (index, entry) in unit.entry_points.iter().enumerate() {
-        let _ = writeln!(
-            text,
-            "# {} \"kernel.cu\"\nKFORGE_ENTRY({index}, ({}), {})",
-            entry.line,
-            entry.expression,
-            passed_types(entry)
-        );
+    text
+}
+
+/// The headers that a source may include, one a line.
+fn included_headers(source: &str) -> String {
+    let mut text = String::new();
+    for lexeme in lex(source) {
+        let plain = match lexeme.kind {
+            LexemeKind::Directive => strip_comments(&source[lexeme.range]),
+            _ => continue,
+        };
+        let body = plain.trim_start_matches(['#', '%', ':']).trim_start();
+        let name = body
+            .strip_prefix("include")
+            .map(str::trim)
+            .and_then(header_name);
+        if let Some(name) = name.filter(|name| classify(name) == HeaderKind::Supported) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "#include <{name}>");
+        }
     }
-    text.push_str("KFORGE_ENTRIES_END\n");
     text
 }
 

@@ -4,6 +4,7 @@
 //! `directives` and `words` edit it, the compiler and the process decide, and `explain` reads the compiler's errors.
 //! The checks give clear messages. They are not a defence: the sandbox confines whatever runs.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::arch_branches::choose_fallbacks;
@@ -56,15 +57,28 @@ pub(super) fn refuse_plan(plan: &Plan) -> Option<Refusal> {
     })
 }
 
-/// Checks a source and makes the edits.
+/// Checks a source and makes the edits. Where a source selects between inline PTX and C++, the C++ is used.
 pub(super) fn check_source(source: &str) -> CheckedSource {
+    check(source, choose_fallbacks)
+}
+
+/// As `check_source`, for the program that a GPU runs: its inline PTX stays.
+pub(super) fn check_source_for_gpu(source: &str) -> CheckedSource {
+    check(source, |_, _| HashMap::new())
+}
+
+/// `choose`: the directives to replace, by their indices.
+fn check(
+    source: &str,
+    choose: impl Fn(&str, &[Lexeme]) -> HashMap<usize, &'static str>,
+) -> CheckedSource {
     let lexemes = lex(source);
     let mut checked = CheckedSource {
         joins_tokens: joins_tokens(source),
         ..CheckedSource::default()
     };
     let mut scopes = Scopes::default();
-    let fallbacks = choose_fallbacks(source, &lexemes);
+    let fallbacks = choose(source, &lexemes);
     let words = Words {
         source,
         lexemes: &lexemes,

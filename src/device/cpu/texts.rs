@@ -5,7 +5,8 @@ use crate::kernel::plan::TranslationUnit;
 
 /// The C++ text of a translation unit.
 pub fn translation_unit(unit: &TranslationUnit) -> String {
-    super::source::generate_cpp(unit, &super::source_checks::check_source(&unit.source))
+    let checked = super::source_checks::check_source(&unit.source);
+    super::source::generate_cpp(unit, &checked, "")
 }
 
 /// The refusals that count if the compiler reaches their lines or fails there.

@@ -23,9 +23,12 @@ use super::runtime_build::{self, build_runtime, visit_sources};
 use crate::base::{Digest, temporary};
 use crate::device::argument_checks::{mismatch_refusal, plain_messages};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, Compiled, Program, Refusal, sandbox};
+use crate::device::{Build, Compiled, Program, Refusal, Trace, sandbox};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Resources, Status};
+
+/// The result of the preprocessor in its folder.
+const PREPROCESSED: &str = "joined.ii";
 
 /// A compiler with its runtime, and the cache of compiled programs.
 #[derive(Debug)]
@@ -129,6 +132,7 @@ impl Toolchain {
                 compile_seconds: started.elapsed().as_secs_f64(),
                 log: String::new(),
                 entries: Vec::new(),
+                trace: Trace::default(),
                 features: IndexMap::new(),
             })
         };
@@ -209,23 +213,49 @@ impl Toolchain {
         task: &CompileTask<'_>,
     ) -> anyhow::Result<Option<Refusal>> {
         let text = without_own_words(task.text);
+        Ok(
+            match self.preprocess_in(folder, &text, task.unit, task.build)? {
+                CompilerOutcome::Succeeded => check_expansion(&read_preprocessed(folder)?),
+                // The compiler will report the same error.
+                CompilerOutcome::Failed(_) => None,
+                CompilerOutcome::TimedOut => Some(compile_timeout()),
+            },
+        )
+    }
+
+    /// The preprocessed text of a unit, or else the errors of the preprocessor.
+    pub(super) fn preprocess(
+        &self,
+        text: &str,
+        unit: &TranslationUnit,
+    ) -> anyhow::Result<Result<String, String>> {
+        let folder = temporary::folder("compile-").map_err(|error| no_space_error(&error))?;
+        match self.preprocess_in(folder.path(), text, unit, Build::Fast)? {
+            CompilerOutcome::Succeeded => read_preprocessed(folder.path()).map(Ok),
+            CompilerOutcome::Failed(_) if is_disk_full(folder.path()) => {
+                Err(no_space_error(&"no space left on device").into())
+            }
+            CompilerOutcome::Failed(log) => Ok(Err(log)),
+            CompilerOutcome::TimedOut => Ok(Err(String::new())),
+        }
+    }
+
+    fn preprocess_in(
+        &self,
+        folder: &Path,
+        text: &str,
+        unit: &TranslationUnit,
+        build: Build,
+    ) -> anyhow::Result<CompilerOutcome> {
         std::fs::write(folder.join("joined.cpp"), text).map_err(|error| no_space_error(&error))?;
         let mut command = self.runner.command(&self.runtime, folder);
-        command.args(compile_flags(task.build, task.unit.fast_math));
+        command.args(compile_flags(build, unit.fast_math));
         if !self.compiler.version.contains("clang") {
             // Without it, gcc reads the headers instead of the precompiled ones.
             command.arg("-fpch-preprocess");
         }
-        command.args(["-E", "joined.cpp", "-o", "joined.ii"]);
-        match self.runner.run(command, &self.runtime, folder)? {
-            CompilerOutcome::Succeeded => {}
-            // The compiler will report the same error.
-            CompilerOutcome::Failed(_) => return Ok(None),
-            CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
-        }
-        let expanded = std::fs::read(folder.join("joined.ii"))
-            .context("failed to read a preprocessed kernel")?;
-        Ok(check_expansion(&String::from_utf8_lossy(&expanded)))
+        command.args(["-E", "joined.cpp", "-o", PREPROCESSED]);
+        self.runner.run(command, &self.runtime, folder)
     }
 
     /// Copies a program to the file system of the cache, then renames it in one step.
@@ -244,6 +274,12 @@ impl Toolchain {
         let lease = self.programs.insert(temporary.into_temp_path(), name);
         Ok(lease.map_err(|error| write_failure(&target, &error))?)
     }
+}
+
+fn read_preprocessed(folder: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read(folder.join(PREPROCESSED));
+    let text = text.context("failed to read a preprocessed kernel")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Everything besides the kernel that a compiled program depends on.

@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use indexmap::IndexMap;
 
 use super::cubin_cache::{CubinCache, CubinFacts, FORMAT};
+use super::launch_checks::CheckNames;
 use super::nvrtc_process::{self, ChildOutcome};
 use super::toolkit::Toolkit;
 use super::wire::{CompileJob, CompileRequest, CompileResponse};
@@ -20,7 +21,8 @@ use super::{code_checks, diagnostics, headers, ptx, source, source_checks, toolk
 use crate::base::{Digest, Failure};
 use crate::device::argument_checks::{mismatch_refusal, missing_kernel, plain_messages};
 use crate::device::refusal::{DeviceError, Refusal};
-use crate::device::{Compiled, CompiledEntry, ParameterKind, Program};
+use crate::device::source_trace::MarkedSource;
+use crate::device::{Compiled, Program, Trace};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::Status;
 
@@ -141,6 +143,11 @@ impl Compiler {
         format!("NVRTC {}.{}", self.version.0, self.version.1)
     }
 
+    /// The compiler's version: major and minor.
+    pub(crate) fn version_numbers(&self) -> (i32, i32) {
+        self.version
+    }
+
     /// The library and the headers in use.
     pub fn toolkit(&self) -> &Toolkit {
         &self.toolkit
@@ -169,13 +176,18 @@ impl Compiler {
         if let Some(registers) = unit.max_registers {
             options.push(format!("--maxrregcount={registers}"));
         }
-        let entries = unit.entry_points.iter();
-        let expressions: Vec<_> = entries.map(|entry| entry.expression.as_str()).collect();
+        let names = CheckNames::of(&unit.source);
+        let launches = 0..unit.entry_points.len();
+        let functions: Vec<_> = launches
+            .map(|launch| names.launched_function(launch))
+            .collect();
+        let expressions: Vec<_> = functions.iter().map(String::as_str).collect();
         let has = |name: &str| self.toolkit.has_header(name);
         // `mma.h` includes `crt/mma.h`, which is in another package.
         let is_known = |name: &str| has(name) && (name != "mma.h" || has("crt/mma.h"));
         let checked = source_checks::check_source(&unit.source, &is_known)?;
-        let text = source::translation_unit(unit, &checked.text);
+        let marked = MarkedSource::new(&unit.source, &checked.text);
+        let text = source::translation_unit(unit, &marked);
         let key = self.cache_key(&text, &options, &expressions);
         if let Some(program) = self.cubins.load(&key, started) {
             return Ok(program);
@@ -183,9 +195,10 @@ impl Compiler {
         if let Some(refusal) = missing_kernel(unit) {
             return Err(refusal.into());
         }
-        let response = match self.run_nvrtc(text, options, &expressions)? {
+        let mut response = match self.run_nvrtc(text, options, &expressions)? {
             NvrtcOutcome::Compiled(response) => response,
             NvrtcOutcome::Failed(log) => {
+                let log = marked.without_marks(&log);
                 if let Some(refusal) = mismatch_refusal(&log, unit) {
                     return Err(refusal.into());
                 }
@@ -200,15 +213,16 @@ impl Compiler {
                 return Err(Refusal::new(status, reason).into());
             }
         };
+        let trace = marked.read(&response.log);
+        response.log = marked.without_marks(&response.log);
         let ptx = String::from_utf8_lossy(&response.ptx);
         if let Some(refusal) = checked.edits.marked(&ptx) {
             return Err(refusal.clone().into());
         }
-        code_checks::check_ptx(&ptx, unit, &response.names)?;
-        let features = ptx::count_features(&ptx, &response.log);
         let facts = CubinFacts {
-            entries: compiled_entries(&response, |name| ptx::parameter_kinds(&ptx, name)),
-            features,
+            entries: code_checks::check_code(&response, unit)?,
+            trace,
+            features: ptx::count_features(&ptx, &response.log),
         };
         Ok(self.cubins.save(&key, &response, facts, started)?)
     }
@@ -265,7 +279,8 @@ impl Compiler {
         match self.run_nvrtc(source.to_owned(), all, entries)? {
             NvrtcOutcome::Compiled(response) => {
                 let facts = CubinFacts {
-                    entries: compiled_entries(&response, |_| Vec::new()),
+                    entries: code_checks::harness_entries(&response),
+                    trace: Trace::default(),
                     features: IndexMap::new(),
                 };
                 self.cubins.save(&key, &response, facts, started)
@@ -394,18 +409,6 @@ impl fmt::Debug for Compiler {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} for {}", self.version(), self.arch)
     }
-}
-
-/// The entries of a response. `kinds_of`: the kinds of the parameters of an entry.
-fn compiled_entries(
-    response: &CompileResponse,
-    kinds_of: impl Fn(&str) -> Vec<ParameterKind>,
-) -> Vec<CompiledEntry> {
-    let entry = |name: &String| CompiledEntry {
-        name: name.clone(),
-        parameters: kinds_of(name),
-    };
-    response.names.iter().map(entry).collect()
 }
 
 /// The outcome of a response with an error code; `None` if the source compiled.

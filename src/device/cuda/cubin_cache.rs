@@ -11,11 +11,11 @@ use super::wire::CompileResponse;
 use super::{diagnostics, ptx};
 use crate::base::{Digest, Failure};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, CompiledEntry, Program};
+use crate::device::{Build, CompiledEntry, Program, Trace};
 use crate::verdict::Resources;
 
 /// Increase it when the format of `CachedCubin` changes.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 4;
 /// Minimum time between two prunings: many processes compile a single kernel and end.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
@@ -32,12 +32,14 @@ struct CachedCubin {
     entries: Vec<CompiledEntry>,
     log: String,
     resources: Resources,
+    trace: Trace,
     facts: IndexMap<String, f64>,
 }
 
-/// What is read from the PTX of a cubin.
+/// What is known about a cubin.
 pub(super) struct CubinFacts {
     pub(super) entries: Vec<CompiledEntry>,
+    pub(super) trace: Trace,
     pub(super) features: IndexMap<String, f64>,
 }
 
@@ -75,6 +77,7 @@ impl CubinCache {
             entries: facts.entries,
             log: diagnostics::warnings(&response.log),
             resources: ptx::parse_resources(&response.log),
+            trace: facts.trace,
             facts: facts.features,
         };
         // A cubin is named by its hash, so processes that write the same name write the same contents.
@@ -97,6 +100,7 @@ impl CubinCache {
             compile_seconds: started.elapsed().as_secs_f64(),
             log: cached.log,
             entries: cached.entries,
+            trace: cached.trace,
             features: cached.facts,
         }
     }

@@ -24,7 +24,7 @@ const NOISE_PREFIXES: &[&str] = &[
 /// NVRTC's advice about its options, which the kernel's author cannot change.
 const OPTION_ADVICE: &str = " Consider using -default-device";
 /// Names in the checks that kforge appends to the kernel file.
-const CHECK_MARKERS: &[&str] = &["kforge_check::", "kforge_entry_"];
+const CHECK_MARKERS: &[&str] = &["kforge_check_"];
 
 /// A refusal from NVRTC's log: the first error with its line, and all messages about the kernel.
 pub(super) fn compile_error(log: &str, last_line: u32) -> Refusal {

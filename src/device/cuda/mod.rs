@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+mod argument_memory;
 mod bound_kernel;
 mod buffer_copies;
 mod buffers;
@@ -17,6 +18,7 @@ mod clock;
 mod clock_monitor;
 mod code_checks;
 pub mod compiler;
+mod cubin;
 mod cubin_cache;
 mod diagnostics;
 mod gpu;
@@ -26,6 +28,8 @@ mod harness_functions;
 mod harness_kernels;
 mod headers;
 mod judge_memory;
+mod launch_arguments;
+mod launch_checks;
 mod launch_limits;
 mod layout;
 mod loaded_module;
@@ -34,9 +38,12 @@ mod module_variables;
 mod nvrtc;
 mod nvrtc_process;
 mod omitted_headers;
+mod overlap;
 mod peaks;
 mod prepared_plan;
 mod ptx;
+mod ptx_rules;
+mod ptx_tokens;
 mod source;
 mod source_checks;
 mod toolkit;
@@ -50,6 +57,7 @@ pub(crate) use nvrtc::serve as serve_nvrtc;
 pub(crate) use nvrtc_process::COMMAND as NVRTC_COMMAND;
 pub(super) use peaks::load_measured;
 
+use super::cpu::GpuMacros;
 use super::interface::{Compile, CompulsoryWork, Device, Floor, Opened, Purpose, TimingProperties};
 use super::lock::{LockFile, lock_folder};
 use super::program::{Build, Compiled, Program};
@@ -146,6 +154,14 @@ impl CudaDevice {
         DeviceLimits {
             sm_count: i64::from(self.context.gpu.sm_count),
             max_shared_bytes: i64::from(self.context.gpu.max_shared_bytes),
+        }
+    }
+
+    /// The macros by which sources recognise this GPU and its compiler.
+    pub(crate) fn macros(&self) -> GpuMacros {
+        GpuMacros {
+            version: self.compiler.version_numbers(),
+            arch: self.compiler.arch().to_owned(),
         }
     }
 

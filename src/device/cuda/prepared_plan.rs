@@ -12,16 +12,20 @@ use cudarc::driver::sys;
 
 use super::clock::Event;
 use super::gpu::{DriverError, Gpu, call};
+use super::launch_arguments::check_arguments;
 use super::launch_limits::{
     check_launch, launch_attributes, launch_config, local_memory, occupancy,
 };
 use super::layout::KernelMemory;
 use super::loaded_module::LoadedModule;
 use crate::device::refusal::{DeviceError, Refusal};
-use crate::device::{ParameterKind, Program, numerics};
+use crate::device::{CompiledParameter, ParameterKind, Program, numerics};
 use crate::kernel::plan::{Argument, BufferRole, Launch, Plan, TensorMap};
 use crate::task::DType;
 use crate::verdict::{Resources, Status};
+
+/// Why a launch with `overlap` is refused.
+const NEVER_WAITS: &str = "a launch with `overlap` never waits for the launch before it: call `cudaGridDependencySynchronize()` before the first use of its results, or leave out `overlap`";
 
 /// The copies of the buffers that one run uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +69,15 @@ impl PreparedPlan {
         let mut launches = Vec::new();
         let mut lowest: Option<f64> = None;
         let mut local_bytes = 0;
-        for launch in &plan.launches {
+        for (index, launch) in plan.launches.iter().enumerate() {
             let entry = program.entries.get(launch.entry_point);
             let entry = entry.ok_or_else(|| {
                 anyhow::anyhow!("the compiled kernel has no entry {}", launch.entry_point)
             })?;
+            check_arguments(launch, entry)?;
+            if launch.overlap && index > 0 && !entry.waits {
+                return Err(Refusal::new(Status::Rejected, NEVER_WAITS).into());
+            }
             let function = module.function(&entry.name)?;
             check_launch(gpu, function, launch)?;
             let occupancy = occupancy(gpu, function, launch)?;
@@ -235,14 +243,14 @@ struct QueuedLaunch<'l> {
 }
 
 /// Converts the numbers whose type the parameter decides, as C++ does: an integer for a `float` parameter, and so on.
-fn convert_numbers(launch: &mut Launch, parameters: &[ParameterKind]) {
-    for (argument, kind) in launch.arguments.iter_mut().zip(parameters) {
+fn convert_numbers(launch: &mut Launch, parameters: &[CompiledParameter]) {
+    for (argument, parameter) in launch.arguments.iter_mut().zip(parameters) {
         let value = match *argument {
             Argument::Integer(value) => value as f64,
             Argument::Float(value) => value,
             _ => continue,
         };
-        match kind {
+        match parameter.kind {
             ParameterKind::Float32 => *argument = Argument::Scalar(DType::Float32, value),
             ParameterKind::Float64 => *argument = Argument::Scalar(DType::Float64, value),
             ParameterKind::Other => {}

@@ -1,18 +1,14 @@
-//! Reads the PTX and the assembler's log of a compiled kernel: its resources, its parameters, its features, and constructs that
-//! are forbidden.
+//! Reads the PTX and the assembler's log of a compiled kernel: its resources, the kinds of its parameters, and its features.
 //!
-//! Text in, data out; `compiler` decides what follows from it.
+//! Text in, data out; `compiler` decides what follows from it. `ptx_rules` finds what is forbidden.
 
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
 
+use super::ptx_tokens::{Statement, Token, statements, tokenize};
 use crate::device::ParameterKind;
-use crate::device::refusal::MANAGED_MEMORY;
 use crate::verdict::Resources;
-
-/// External functions that a kernel may call: they need no memory and launch nothing.
-const ALLOWED_CALLS: &[&str] = &["vprintf", "__assertfail"];
 
 /// Resources of a module: for each, the maximum over all entries.
 pub(super) fn parse_resources(log: &str) -> Resources {
@@ -44,86 +40,27 @@ fn number_before(line: &str, words: &str) -> Option<u64> {
         .ok()
 }
 
-/// The first forbidden construct in the PTX: a reason, and the names in the source that can cause it.
-pub(super) fn find_forbidden(ptx: &str) -> Option<(String, &'static [&'static str])> {
-    // Inline assembly is copied as written, so a declaration may be anywhere in a line. `.file` lines hold paths, not code.
-    let is_code = |line: &&str| !line.starts_with(".file");
-    for line in ptx.lines().map(str::trim_start).filter(is_code) {
-        if contains_word(line, ".managed") {
-            return Some((MANAGED_MEMORY.to_owned(), &["__managed__", "asm"]));
-        }
-        if contains_word(line, ".include") {
-            return Some(("PTX may not include files".to_owned(), &["asm"]));
-        }
-    }
-    let called = external_functions(ptx).find(|name| !ALLOWED_CALLS.contains(name))?;
-    let words: &[&str] = match called {
-        "malloc" | "free" => &["malloc", "free", "new", "delete", "alloca"],
-        _ => &["asm"],
-    };
-    let reason = match called {
-        "malloc" | "free" => {
-            "memory from the device's heap is not accepted: use `scratch` in the header".to_owned()
-        }
-        other => format!("calls of the external function `{other}` are not accepted"),
-    };
-    Some((reason, words))
-}
-
-/// Whether a line contains `word` as a whole name, not as part of a longer one.
-fn contains_word(line: &str, word: &str) -> bool {
-    let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
-    line.match_indices(word).any(|(at, _)| {
-        !line[..at].ends_with(is_name) && !line[at + word.len()..].starts_with(is_name)
-    })
-}
-
-/// The functions that the PTX declares but does not define.
-fn external_functions(ptx: &str) -> impl Iterator<Item = &str> {
-    let declared = ptx.split(".extern").skip(1);
-    let declared = declared.filter_map(|rest| {
-        let rest = rest.trim_start().strip_prefix(".func")?.trim_start();
-        // The return value comes before the name.
-        match rest.strip_prefix('(') {
-            Some(returned) => Some(returned.split_once(')')?.1.trim_start()),
-            None => Some(rest),
-        }
-    });
-    declared.map(|rest| {
-        let is_name = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$');
-        let end = rest.find(|letter| !is_name(letter)).unwrap_or(rest.len());
-        &rest[..end]
-    })
-}
-
-/// The size in bytes of each parameter of an entry; `None` if the PTX has no such entry.
-pub(super) fn parameter_sizes(ptx: &str, entry: &str) -> Option<Vec<u64>> {
-    let parameters = parameter_list(ptx, entry)?;
-    Some(parameters.into_iter().map(parameter_size).collect())
-}
-
-/// The declarations of the parameters of an entry; `None` if there is no such entry.
-fn parameter_list<'p>(ptx: &'p str, entry: &str) -> Option<Vec<&'p str>> {
-    let mut after = ptx.split(".entry ").skip(1);
-    let rest = after.find_map(|rest| {
-        let rest = rest.trim_start().strip_prefix(entry)?.trim_start();
-        (rest.starts_with('(') || rest.starts_with('{') || rest.starts_with('.')).then_some(rest)
-    })?;
-    let Some(rest) = rest.strip_prefix('(') else {
-        return Some(Vec::new());
-    };
-    let list = rest.split_once(')').map_or(rest, |(list, _)| list);
-    let parameters = list
-        .split(',')
-        .filter(|parameter| parameter.contains(".param"));
-    Some(parameters.collect())
-}
-
 /// The kinds of the parameters of an entry; empty if there is no such entry.
 pub(super) fn parameter_kinds(ptx: &str, entry: &str) -> Vec<ParameterKind> {
-    let kind = |parameter: &str| {
-        let has = |word: &str| parameter.split_whitespace().any(|other| other == word);
-        if has(".f32") {
+    let tokens = tokenize(ptx).unwrap_or_default();
+    let is_head = |statement: &&Statement<'_, '_>| {
+        let mut pairs = statement.tokens.windows(2);
+        statement.tokens.last().is_some_and(|last| !last.is(";"))
+            && pairs.any(|pair| pair[0].is(".entry") && pair[1].is(entry))
+    };
+    let statements = statements(&tokens);
+    let Some(head) = statements.iter().find(is_head) else {
+        return Vec::new();
+    };
+    let declarations = head
+        .tokens
+        .split(|token| token.is(",") || token.is("(") || token.is(")"));
+    let declarations = declarations.filter(|tokens| tokens.iter().any(|token| token.is(".param")));
+    let kind = |tokens: &[Token<'_>]| {
+        let has = |word: &str| tokens.iter().any(|token| token.is(word));
+        if has("[") {
+            ParameterKind::Other
+        } else if has(".f32") {
             ParameterKind::Float32
         } else if has(".f64") {
             ParameterKind::Float64
@@ -131,21 +68,7 @@ pub(super) fn parameter_kinds(ptx: &str, entry: &str) -> Vec<ParameterKind> {
             ParameterKind::Other
         }
     };
-    let parameters = parameter_list(ptx, entry).unwrap_or_default();
-    parameters.into_iter().map(kind).collect()
-}
-
-/// The size of a parameter such as `.param .align 64 .b8 name[128]` or `.param .u64 .ptr .align 1 name`.
-fn parameter_size(parameter: &str) -> u64 {
-    let unit = parameter.split_whitespace().find_map(|word| {
-        let word = word.strip_prefix('.')?;
-        let bits: u64 = word.strip_prefix(['b', 'u', 's', 'f'])?.parse().ok()?;
-        Some(bits / 8)
-    });
-    let count = parameter
-        .split_once('[')
-        .and_then(|(_, rest)| rest.split(']').next()?.trim().parse::<u64>().ok());
-    unit.unwrap_or(0) * count.unwrap_or(1)
+    declarations.map(kind).collect()
 }
 
 /// The features of the code, by name. Instructions are counted statically, not by how often they run.
@@ -358,21 +281,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forbidden_declarations_are_found_anywhere_in_a_line() {
-        for ptx in [
-            ".global .attribute(.managed) .align 4 .u32 count;",
-            "\t{ .global .attribute(.managed) .align 4 .u32 count;",
-            ".visible .global .attribute( .managed ) .u32 count;",
-            "mov.u32 %r1, 0; .include \"/etc/hostname\"",
-        ] {
-            assert!(find_forbidden(ptx).is_some(), "{ptx}");
-        }
-        for ptx in [
-            "\t.file\t1 \"/usr/.include/cuda.h\"",
-            ".global .align 4 .u32 managed;",
-            "ld.global.u32 %r1, [%rd1];",
-        ] {
-            assert!(find_forbidden(ptx).is_none(), "{ptx}");
-        }
+    fn parameter_kinds_are_those_of_the_definition() {
+        let ptx = "// .entry k(.param .f64 a)\n.visible .entry k(.param .u64 a)\n;\n.visible .entry other(.param .f64 a)\n{ ret; }\n\
+            .weak .entry k(\n.param .u64 .ptr .align 1 k_param_0,\n.param .f32 k_param_1, .param .align 8 .b8 k_param_2[16],\n.param .f64 k_param_3\n)\n\
+            .maxntid 128, 1, 1\n{\n/* .entry k( */ ret;\n}\n";
+        use ParameterKind::{Float32, Float64, Other};
+        assert_eq!(parameter_kinds(ptx, "k"), [Other, Float32, Other, Float64]);
+        assert_eq!(parameter_kinds(ptx, "other"), [Float64]);
+        assert_eq!(parameter_kinds(ptx, "none"), []);
     }
 }

@@ -1,10 +1,11 @@
 //! Checks of a kernel's source: directives that no CUDA kernel needs, and what lies behind a compile error.
 //!
 //! A refused directive becomes an `#error`, so that it counts only where NVRTC's preprocessor reaches it. The checks give clear
-//! messages. They are not a defense: the sandbox limits what NVRTC can read, and `ptx` inspects the result.
+//! messages. They are not a defense: the sandbox limits what NVRTC can read, and `code_checks` inspects the result.
 
 use super::diagnostics::first_error_block;
 use super::headers::is_standard_header;
+use super::source::refusing_call;
 use crate::device::launches::LaunchPlace;
 use crate::device::macro_collisions::{self, CompilerError};
 use crate::device::refusal::{NESTED_LAUNCH, Refusal};
@@ -55,7 +56,7 @@ pub(super) fn check_source(
                 // A comment in the PTX of every function that is called.
                 let number = edits.add_refusal(rejected(lexeme.line, THREAD_LOCAL));
                 let edit = ThreadLocalEdit {
-                    refusing: format!("::kforge_check::refuse<{number}>();"),
+                    refusing: format!("{};", refusing_call(source, number)),
                     edits: &mut edits,
                 };
                 scopes.edit_thread_local(source, &lexemes, index, edit);
@@ -69,8 +70,7 @@ pub(super) fn check_source(
                 };
                 if place.is_launch() {
                     let number = edits.add_refusal(rejected(lexeme.line, NESTED_LAUNCH));
-                    let refusing = format!("::kforge_check::refuse<{number}>()");
-                    place.edit(&scopes, &refusing, &mut edits);
+                    place.edit(&scopes, &refusing_call(source, number), &mut edits);
                 }
             }
             LexemeKind::Identifier

@@ -1,0 +1,171 @@
+//! The macros of NVRTC, for a screen that compiles on the CPU what a GPU would run.
+//!
+//! Behind its own headers, the C++ compiler's macros are replaced with NVRTC's, so that a source gets the same answers from both. What
+//! still differs is found by comparing the traces of both preprocessors (`device::source_trace`). Text only.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::kernel::plan::TranslationUnit;
+
+/// What a screen must know of the GPU's compiler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GpuMacros {
+    /// NVRTC's version: major and minor.
+    pub(crate) version: (i32, i32),
+    /// The GPU's architecture, such as `sm_90`.
+    pub(crate) arch: String,
+}
+
+/// Beginnings of names that both compilers know, or that macros of the C library and of this backend expand to. The numbers of types are
+/// the same on both.
+const KEPT: [&str; 22] = [
+    "__ATOMIC_",
+    "__CHAR",
+    "__DBL_",
+    "__FLT_",
+    "__INT",
+    "__LDBL_",
+    "__LONG",
+    "__LP64__",
+    "__PTRDIFF_",
+    "__SCHAR_",
+    "__SHRT_",
+    "__SIG_ATOMIC_",
+    "__SIZEOF_",
+    "__SIZE_",
+    "__STDC_",
+    "__STDC__",
+    "__UINT",
+    "__USER_LABEL_PREFIX__",
+    "__WCHAR_",
+    "__WINT_",
+    "__cplusplus",
+    "__cpp_",
+];
+
+/// Macros of NVRTC with one value. The expansions of `__TIME__` and `__DATE__` are fixed on both sides.
+const FIXED: [(&str, &str); 17] = [
+    ("_BOOL", "1"),
+    ("_WCHAR_T", "1"),
+    ("__CUDACC_DEVICE_ATOMIC_BUILTINS__", "1"),
+    ("__CUDACC_RTC__", "1"),
+    ("__CUDACC__", "1"),
+    ("__CUDANVVM__", "1"),
+    ("__CUDA_RUNTIME_H__", ""),
+    ("__DRIVER_TYPES_H__", ""),
+    ("__EDG__", "1"),
+    ("__EDG_VERSION__", "608"),
+    ("__EXCEPTIONS", "1"),
+    ("__NVCC_DIAG_PRAGMA_SUPPORT__", "1"),
+    ("__RTTI", "1"),
+    ("__SIGNED_CHARS__", "1"),
+    ("__STDC_HOSTED__", "1"),
+    ("__cpp_exceptions", "199711L"),
+    ("__cpp_rtti", "199711L"),
+];
+
+/// Macros of NVRTC whose value this file does not know.
+const UNKNOWN: [&str; 1] = ["__CUDACC_VER_BUILD__"];
+
+/// Macros that this backend defines for itself.
+const OWN: [&str; 4] = ["KFORGE_CPU", "KFORGE_RACE", "KFORGE_BOUNDS", "__COUNTER__"];
+
+impl GpuMacros {
+    /// Directives that replace the macros of the C++ compiler, which `predefined` names, with those of NVRTC.
+    pub(super) fn directives(
+        &self,
+        unit: &TranslationUnit,
+        predefined: &BTreeSet<String>,
+    ) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let is_kept = |name: &str| KEPT.iter().any(|start| name.starts_with(start));
+        for name in predefined.iter().map(String::as_str).chain(OWN) {
+            if !is_kept(name) {
+                let _ = writeln!(text, "#undef {name}");
+            }
+        }
+        for (name, value) in FIXED {
+            let _ = writeln!(text, "#undef {name}\n#define {name} {value}");
+        }
+        let (major, minor) = self.version;
+        let arch = unit.arch.as_deref().unwrap_or(&self.arch);
+        let number = arch.trim_start_matches("sm_");
+        let digits = number.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        let fast = i32::from(unit.fast_math);
+        for (name, value) in [
+            ("__CUDACC_VER_MAJOR__", major.to_string()),
+            ("__CUDACC_VER_MINOR__", minor.to_string()),
+            ("__CUDA_API_VER_MAJOR__", major.to_string()),
+            ("__CUDA_API_VER_MINOR__", minor.to_string()),
+            ("CUDART_VERSION", (major * 1000 + minor * 10).to_string()),
+            ("__CUDA_ARCH__", format!("{digits}0")),
+            ("__CUDA_ARCH_LIST__", format!("{digits}0")),
+            ("__CUDA_FTZ", fast.to_string()),
+            ("__CUDA_PREC_DIV", (1 - fast).to_string()),
+            ("__CUDA_PREC_SQRT", (1 - fast).to_string()),
+            ("__USE_FAST_MATH__", fast.to_string()),
+        ] {
+            let _ = writeln!(text, "#undef {name}\n#define {name} {value}");
+        }
+        if number.ends_with('a') {
+            let _ = writeln!(
+                text,
+                "#define __CUDA_ARCH_FEAT_SM{digits}_ALL 1\n#define __CUDA_ARCH_SPECIFIC__ {digits}0\n#define __CUDA_ARCH_FAMILY_SPECIFIC__ {digits}0"
+            );
+        }
+        text
+    }
+}
+
+/// Whether a compiler defines a macro by itself, so that a source can recognise the compiler by it. Other names are macros for one and
+/// functions for the other.
+pub(super) fn recognises_compiler(name: &str, predefined: &BTreeSet<String>) -> bool {
+    let fixed = FIXED.iter().map(|(name, _)| *name);
+    let mut known = fixed.chain(UNKNOWN).chain(OWN);
+    predefined.contains(name)
+        || known.any(|known| known == name)
+        || name.starts_with("__CUDA_ARCH_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_replace_the_compilers_macros() {
+        let macros = GpuMacros {
+            version: (13, 2),
+            arch: "sm_90".to_owned(),
+        };
+        let mut unit = TranslationUnit {
+            source: String::new(),
+            constants: Vec::new(),
+            macros: Vec::new(),
+            entry_points: Vec::new(),
+            fast_math: true,
+            max_registers: None,
+            arch: Some("sm_90a".to_owned()),
+        };
+        let predefined = ["__GNUC__", "__INT_MAX__", "linux", "__cplusplus"];
+        let predefined = predefined.map(str::to_owned).into();
+        let text = macros.directives(&unit, &predefined);
+        for line in [
+            "#undef __GNUC__",
+            "#undef linux",
+            "#undef KFORGE_CPU",
+            "#define CUDART_VERSION 13020",
+            "#define __CUDA_ARCH__ 900",
+            "#define __CUDA_FTZ 1",
+            "#define __CUDA_ARCH_FEAT_SM90_ALL 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}");
+        }
+        assert!(!text.contains("__INT_MAX__") && !text.contains("__cplusplus"));
+        unit.arch = None;
+        assert!(!macros.directives(&unit, &predefined).contains("_ALL 1"));
+        assert!(recognises_compiler("__GNUC__", &predefined));
+        assert!(!recognises_compiler("__syncthreads", &predefined));
+    }
+}

@@ -1,0 +1,254 @@
+//! What a compiler's preprocessor makes of a source: which conditional groups it compiles, and which names are macros there.
+//!
+//! Marks are put into the source and read back from the compiler's messages, so the answer is the compiler's own, not a reading of
+//! the text. Two compilers with equal traces compile the same program, as far as the preprocessor decides it. Compiles nothing.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::Digest;
+use crate::kernel::lexer::{LexemeKind, lex, starts_with_directive, strip_comments};
+
+/// Directives that begin a group of lines.
+const GROUPS: [&str; 7] = [
+    "ifdef", "ifndef", "if", "elifdef", "elifndef", "elif", "else",
+];
+
+/// Words of directives, and operators that `#ifdef` does not take.
+const NOT_MACROS: [&str; 18] = [
+    "defined",
+    "define",
+    "undef",
+    "include",
+    "if",
+    "ifdef",
+    "ifndef",
+    "elif",
+    "elifdef",
+    "elifndef",
+    "else",
+    "endif",
+    "pragma",
+    "line",
+    "error",
+    "warning",
+    "__has_include",
+    "__has_include_next",
+];
+
+/// A source with marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MarkedSource {
+    /// With more lines than the source, and `#line` behind each mark.
+    pub(super) text: String,
+    /// The lines with a directive that begins a group.
+    groups: Vec<u32>,
+    /// The names in the source.
+    names: BTreeSet<String>,
+    /// In front of every mark. It contains a hash of the source, so the source does not contain it.
+    prefix: String,
+}
+
+/// What a preprocessor compiles of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The lines of the directives whose groups are compiled.
+    pub(super) groups: BTreeSet<u32>,
+    /// The names in the source that are macros at its end.
+    pub(super) macros: BTreeSet<String>,
+}
+
+/// How the marks are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReportAs {
+    /// As warnings of a compiler.
+    Warnings,
+    /// As words in the preprocessed text.
+    Words,
+}
+
+impl MarkedSource {
+    /// Marks a source whose lines are those of `original`, the kernel file.
+    pub(super) fn new(original: &str, source: &str) -> Self {
+        let prefix = format!("kforge_trace_{}", Digest::of(original));
+        let mut text = String::with_capacity(source.len() + 256);
+        let mut groups = Vec::new();
+        let mut at = 0;
+        for lexeme in lex(source) {
+            if lexeme.kind != LexemeKind::Directive || !begins_group(&source[lexeme.range.clone()])
+            {
+                continue;
+            }
+            text.push_str(&source[at..lexeme.range.end]);
+            at = lexeme.range.end;
+            let next = lexeme.line + source[lexeme.range].matches('\n').count() as u32 + 1;
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n#define {prefix}_{}\n#line {next}", lexeme.line);
+            groups.push(lexeme.line);
+        }
+        text.push_str(&source[at..]);
+        Self {
+            text,
+            groups,
+            names: names(original),
+            prefix,
+        }
+    }
+
+    /// Text for the end of the unit, outside of all declarations.
+    pub(super) fn report(&self, form: ReportAs) -> String {
+        let command = match form {
+            ReportAs::Warnings => "#warning ",
+            ReportAs::Words => "",
+        };
+        let prefix = &self.prefix;
+        let mut text = String::new();
+        for line in &self.groups {
+            let _ = writeln!(
+                text,
+                "#ifdef {prefix}_{line}\n{command}{prefix}_group_{line}\n#endif"
+            );
+        }
+        for name in &self.names {
+            let _ = writeln!(
+                text,
+                "#ifdef {name}\n{command}{prefix}_macro_{name}\n#endif"
+            );
+        }
+        text
+    }
+
+    /// The trace in a compiler's output.
+    pub(super) fn read(&self, output: &str) -> Trace {
+        let mut trace = Trace::default();
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        for (at, prefix) in output.match_indices(&self.prefix) {
+            let mark = &output[at + prefix.len()..];
+            let mark = &mark[..mark.find(|letter| !is_name(letter)).unwrap_or(mark.len())];
+            if let Some(line) = mark.strip_prefix("_group_") {
+                trace.groups.extend(line.parse::<u32>());
+            } else if let Some(name) = mark.strip_prefix("_macro_") {
+                trace.macros.insert(name.to_owned());
+            }
+        }
+        trace
+    }
+
+    /// A compiler's output without the messages about marks.
+    pub(super) fn without_marks(&self, output: &str) -> String {
+        let mut text = String::with_capacity(output.len());
+        let mut is_mark = false;
+        for line in output.split_inclusive('\n') {
+            // The caret under an excerpt belongs to it.
+            let is_caret = is_mark && line.trim() == "^";
+            is_mark = line.contains(&self.prefix);
+            if !is_mark && !is_caret {
+                text.push_str(line);
+            }
+        }
+        text
+    }
+}
+
+fn begins_group(directive: &str) -> bool {
+    let plain = strip_comments(directive);
+    let body = plain.trim_start_matches(['#', '%', ':']).trim_start();
+    GROUPS.iter().any(|name| starts_with_directive(body, name))
+}
+
+/// The names in a source that may be macros: in code and in directives.
+fn names(source: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for lexeme in lex(source) {
+        let text = &source[lexeme.range];
+        match lexeme.kind {
+            LexemeKind::Identifier => {
+                names.insert(text.to_owned());
+            }
+            LexemeKind::Directive => names.extend(words(text).map(str::to_owned)),
+            _ => {}
+        }
+    }
+    names.retain(|name| name.is_ascii() && !NOT_MACROS.contains(&name.as_str()));
+    names
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+    parts.filter(|word| !word.is_empty() && !word.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// The first difference between what two preprocessors compile of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TraceDifference {
+    /// The line in the kernel file.
+    pub(crate) line: Option<u32>,
+    /// The name that is a macro for only one of them.
+    pub(crate) name: Option<String>,
+}
+
+impl Trace {
+    /// The first difference from another trace of the same source. `known`: names that may be macros for only one of the two.
+    pub(super) fn difference(
+        &self,
+        other: &Self,
+        known: impl Fn(&str) -> bool,
+    ) -> Option<TraceDifference> {
+        if let Some(line) = self.groups.symmetric_difference(&other.groups).next() {
+            return Some(TraceDifference {
+                line: Some(*line),
+                name: None,
+            });
+        }
+        let mut names = self.macros.symmetric_difference(&other.macros);
+        let name = names.find(|name| !known(name))?;
+        Some(TraceDifference {
+            line: None,
+            name: Some(name.clone()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_keep_line_numbers_and_report_what_is_compiled() {
+        let source = "#if A \\\n  B\nint x;\n#else /* c */\nint y; // #if\n#endif\n%: ifdef __GNUC__\n#endif\n";
+        let marked = MarkedSource::new(source, source);
+        assert_eq!(marked.groups, [1, 4, 7]);
+        let prefix = &marked.prefix;
+        assert!(marked.text.starts_with(&format!(
+            "#if A \\\n  B\n#define {prefix}_1\n#line 3\nint x;\n#else"
+        )));
+        let output = format!(
+            "kernel.cu(9): warning: {prefix}_group_4\n{prefix}_group_x {prefix}_macro___GNUC__\n{prefix}"
+        );
+        let trace = marked.read(&output);
+        assert_eq!(trace.groups, BTreeSet::from([4]));
+        assert_eq!(trace.macros, BTreeSet::from(["__GNUC__".to_owned()]));
+        let log = format!("a\nx: {prefix}_group_4\n  #warning {prefix}_group_4\n   ^\n\nb\n   ^\n");
+        assert_eq!(marked.without_marks(&log), "a\n\nb\n   ^\n");
+        let names: Vec<_> = marked.names.iter().map(String::as_str).collect();
+        assert_eq!(names, ["A", "B", "__GNUC__", "int", "x", "y"]);
+    }
+
+    #[test]
+    fn differences_name_a_line_or_a_macro() {
+        let trace = |groups: &[u32], macros: &[&str]| Trace {
+            groups: groups.iter().copied().collect(),
+            macros: macros.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let first = trace(&[1, 4], &["A", "assert"]);
+        let difference = |other: &Trace| first.difference(other, |name| name == "assert");
+        assert_eq!(difference(&first), None);
+        assert_eq!(difference(&trace(&[1, 4], &["A"])), None);
+        let found = difference(&trace(&[1], &["A"])).unwrap();
+        assert_eq!((found.line, found.name), (Some(4), None));
+        let found = difference(&trace(&[1, 4], &["A", "B"])).unwrap();
+        assert_eq!((found.line, found.name.as_deref()), (None, Some("B")));
+    }
+}
