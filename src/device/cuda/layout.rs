@@ -86,7 +86,12 @@ impl Layout {
                 1
             }
             Purpose::Time { copies, .. } => {
-                builder.place_copies(which, copies.max(1))?;
+                // Apart, because inputs are read-only for the kernel.
+                let (inputs, rest): (Vec<_>, Vec<_>) = which
+                    .iter()
+                    .partition(|buffer| plan.buffers[**buffer].role == BufferRole::Input);
+                builder.place_copies(&inputs, copies.max(1), true)?;
+                builder.place_copies(&rest, copies.max(1), false)?;
                 copies.max(1) as u32
             }
             Purpose::Probe => {
@@ -316,8 +321,14 @@ impl<'a> LayoutBuilder<'a> {
         Ok(())
     }
 
-    /// Places several copies of the buffers in one region, each copy in a random order at random distances.
-    fn place_copies(&mut self, which: &[usize], copies: usize) -> Result<(), DriverError> {
+    /// Places several copies of the buffers in one region, each copy in a random order at random distances. `read_only`: for the
+    /// kernel.
+    fn place_copies(
+        &mut self,
+        which: &[usize],
+        copies: usize,
+        read_only: bool,
+    ) -> Result<(), DriverError> {
         if which.is_empty() {
             return Ok(());
         }
@@ -334,7 +345,7 @@ impl<'a> LayoutBuilder<'a> {
                 placed.push(Placed { buffer, start, end });
             }
         }
-        let region = Region::new(self.gpu, end + MIN_GAP_BYTES, false)?;
+        let region = Region::new(self.gpu, end + MIN_GAP_BYTES, read_only)?;
         self.add_region(region, &placed);
         Ok(())
     }
