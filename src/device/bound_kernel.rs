@@ -102,12 +102,6 @@ pub trait Timing: Launching {
         self.launch(deadline)
     }
 
-    /// Whether a run could leave something to the next run of the same sample that no check sees. Such a kernel is timed one run at a
-    /// time: between samples everything is overwritten or compared.
-    fn needs_single_runs(&self) -> bool {
-        false
-    }
-
     /// The copies that the last launch used.
     fn launched_copies(&self) -> &[u32] {
         &[0]

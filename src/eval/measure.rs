@@ -34,6 +34,8 @@ pub(super) struct Measurement {
     pub(super) checked_share: f64,
     /// Blocks that were discarded because the device was disturbed.
     pub(super) voided_blocks: u64,
+    /// Whether short runs were timed one at a time, because one of the kernels gains by its earlier runs.
+    pub(super) runs_apart: bool,
 }
 
 impl Measurement {
@@ -123,6 +125,7 @@ pub(super) fn measure(
         floor: cold_floor(context, contest.case, session.runs()),
         checked_share: session.checked_share(),
         voided_blocks: samples.voided_blocks() as u64,
+        runs_apart: session.runs_apart(),
     })
 }
 

@@ -28,6 +28,7 @@ mod judge;
 mod kernel_set;
 mod measure;
 mod probe;
+mod run_spacing;
 mod sampling;
 mod screen;
 mod stages;

@@ -128,6 +128,12 @@ pub(super) fn measure_all(
             }
         };
         shares.push(measurement.checked_share);
+        if measurement.runs_apart {
+            verdict.notes.push(format!(
+                "workload `{}`: each sample is one launch, because a kernel is faster in a row of its own launches than separate launches explain",
+                case.id
+            ));
+        }
         verdict.voided_blocks += measurement.voided_blocks;
         variances.push(measurement.candidate.std / measurement.candidate.median);
         measurement.write_to(&mut verdict.workloads[index]);

@@ -10,6 +10,7 @@ use super::context::JudgeContext;
 use super::finding::JudgeResult;
 use super::floor;
 use super::kernel_set::{CopyCounts, KernelSet, Side, TimedPair};
+use super::run_spacing::{RunTimes, gains_by_earlier_runs};
 use super::sampling::PairTimes;
 use crate::base::RandomStream;
 use crate::device::{Cache, LaunchOutcome, Poison};
@@ -24,6 +25,8 @@ const OPPONENT_CHECK_SHARE: f64 = 0.2;
 /// A sample has runs for a kernel that is this much faster than the opponent, if the device's floor allows such a kernel. So a sample of
 /// the opponent is at most 16 times as long as a sample should be.
 const MIN_PART_OF_OPPONENT: f64 = 1.0 / 16.0;
+/// Samples of each kind that show whether a kernel gains by its earlier runs.
+const SPACING_SAMPLES: usize = 4;
 /// Launches that give a first estimate of a kernel's time.
 const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
@@ -38,6 +41,8 @@ pub(super) struct TimingSession<'s, 'j> {
     kernels: KernelSet,
     /// Runs per sample, the same for both kernels. Nothing that the candidate does changes it.
     runs: usize,
+    /// Whether a kernel gains by what its earlier runs have left, so that each sample has one run.
+    runs_apart: bool,
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
     /// Copies that the oracle computes at once.
@@ -75,6 +80,7 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             contest,
             kernels: KernelSet::open(context, contest, CopyCounts::SINGLE)?,
             runs: 1,
+            runs_apart: false,
             short_runs: None,
             oracle_copies: 1,
             checks_every_pair: context.device.lock_file().is_host,
@@ -102,9 +108,6 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 session.runs + 1
             }
         };
-        if session.needs_single_runs()? {
-            session.runs = 1;
-        }
         if copies == 1 {
             return Ok(session);
         }
@@ -118,18 +121,45 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         // Close the kernels first, to free their memory.
         drop(session.kernels);
         session.kernels = KernelSet::open(context, contest, counts)?;
+        if session.runs > 1 && session.gains_by_earlier_runs(seed)? {
+            session.runs_apart = true;
+            session.runs = 1;
+        }
         let runs = session.runs;
         session.short_runs =
             (runs > 2).then(|| 1 + RandomStream::new(seed, "short", 0).below(runs - 1));
         Ok(session)
     }
 
-    /// Whether one of the kernels that are not trusted must be timed one run at a time. The baseline is trusted.
-    fn needs_single_runs(&self) -> JudgeResult<bool> {
-        let candidate = &self.kernels.candidate.kernel;
-        let opponent = &self.kernels.side(Side::Opponent)?.kernel;
-        Ok(candidate.needs_single_runs()
-            || (self.contest.opponent.is_some() && opponent.needs_single_runs()))
+    /// Takes samples of many runs and of one run, to see whether a kernel gains by what its earlier runs have left.
+    fn gains_by_earlier_runs(&mut self, seed: u64) -> JudgeResult<bool> {
+        let mut found = Vec::new();
+        for side in [Side::Candidate, Side::Opponent] {
+            let mut times = RunTimes {
+                together: Duration::MAX,
+                apart: Duration::MAX,
+                launches: self.kernels.side(side)?.plan.launches.len(),
+            };
+            for turn in 0..SPACING_SAMPLES {
+                let seed = derive_seed(seed, "spacing", turn);
+                let poison = Poison::Finite { seed };
+                let together = self.take_sample(side, seed, poison, self.runs)?;
+                let apart = self.take_sample(side, seed, poison, 1)?;
+                times.together = times.together.min(together);
+                times.apart = times.apart.min(apart);
+            }
+            found.push(times);
+        }
+        tracing::debug!(
+            "{}: runs together and apart: {found:?}",
+            self.contest.case.id
+        );
+        Ok(gains_by_earlier_runs([found[0], found[1]]))
+    }
+
+    /// Whether the runs of a sample were timed one at a time although they are short.
+    pub(super) fn runs_apart(&self) -> bool {
+        self.runs_apart
     }
 
     /// Opens both timed kernels again in fresh processes.

@@ -75,8 +75,9 @@ impl CudaBoundKernel {
         };
         context.register(&memory);
         let module = LoadedModule::load(gpu, &image).map_err(kernel_error)?;
-        let variables = ModuleVariables::find(&context.judge_memory, &module, &image)?;
+        let found = ModuleVariables::find(&context.judge_memory, &module, &image)?;
         let mut prepared = PreparedPlan::prepare(gpu, module, program, plan)?;
+        let variables = found.with_surroundings(prepared.local_bytes() > 0)?;
         prepared.encode_tensor_maps(plan, &memory)?;
         for zones in memory.zones() {
             context.harness.write_guard_zones(zones)?;
@@ -316,10 +317,6 @@ impl Timing for CudaBoundKernel {
         })
     }
 
-    fn needs_single_runs(&self) -> bool {
-        self.prepared.local_bytes() > 0
-    }
-
     fn launched_copies(&self) -> &[u32] {
         &self.launched_copies
     }
@@ -336,7 +333,6 @@ impl KernelEvidence for CudaBoundKernel {
                 variable: variable.clone(),
                 launch: *launch,
             },
-            None if self.variables.has_hidden() => PersistentState::Unknown,
             None => PersistentState::Unchanged,
         }
     }

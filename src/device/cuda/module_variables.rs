@@ -2,7 +2,8 @@
 //! lies between them.
 //!
 //! Variables are found in the cubin's symbol table, compared after every launch, and restored. The pages around them are hashed
-//! before and after every launch; of a module that prints only the slots of its variables, because the driver writes in the rest.
+//! before and after every launch; of a module that prints or has a stack only the slots of its variables, because the driver writes in the
+//! rest.
 //! Other memory is handled elsewhere: `harness_kernels` overwrites shared and local memory, `clock`
 //! flushes the cache.
 
@@ -18,6 +19,8 @@ use super::harness_kernels::HarnessKernels;
 use super::judge_memory::{JudgeBuffer, JudgeMemory};
 use super::loaded_module::LoadedModule;
 use super::memory::{self, Access};
+use crate::device::refusal::{DeviceError, Refusal};
+use crate::verdict::Status;
 
 /// Sections of a cubin with variables that device code can write. Constants can be written through a generic address.
 const WRITABLE_SECTIONS: [&str; 3] = [".nv.global", ".nv.global.init", ".nv.constant3"];
@@ -64,8 +67,7 @@ pub(super) struct ModuleVariables {
     judge: Rc<JudgeMemory>,
     variables: Vec<ModuleVariable>,
     surroundings: Option<HashedRanges>,
-    /// Whether the driver does not reveal the address of some variable.
-    has_hidden: bool,
+    prints: bool,
 }
 
 struct ModuleVariable {
@@ -85,22 +87,21 @@ struct HashedRanges {
 }
 
 impl ModuleVariables {
-    /// `cubin`: the loaded image.
+    /// `cubin`: the loaded image. A refusal if a variable cannot be found.
     pub(super) fn find(
         judge: &Rc<JudgeMemory>,
         module: &LoadedModule,
         cubin: &[u8],
-    ) -> anyhow::Result<Self> {
-        let file = object::File::parse(cubin)?;
+    ) -> Result<Self, DeviceError> {
+        let file = object::File::parse(cubin).map_err(anyhow::Error::from)?;
         let gpu = judge.gpu();
         let mut variables = Vec::new();
-        let mut hidden = false;
         for symbol in file.symbols() {
             if !is_writable(&file, &symbol) {
                 continue;
             }
             let name = symbol.name().unwrap_or_default();
-            let c_name = CString::new(name)?;
+            let c_name = CString::new(name).map_err(anyhow::Error::from)?;
             let (mut address, mut bytes) = (0, 0);
             let located = call!(cuModuleGetGlobal_v2(
                 &raw mut address,
@@ -109,8 +110,11 @@ impl ModuleVariables {
                 c_name.as_ptr()
             ));
             if located.is_err() {
-                hidden = true;
-                continue;
+                let name = source_name(name);
+                let reason = format!(
+                    "the driver does not reveal where variable `{name}` is, so it cannot be watched"
+                );
+                return Err(Refusal::new(Status::Rejected, reason).into());
             }
             let mut image = vec![0u8; bytes];
             memory::copy_to_host(gpu, address, &mut image)?;
@@ -123,14 +127,24 @@ impl ModuleVariables {
         Ok(Self {
             gpu: Rc::clone(gpu),
             judge: Rc::clone(judge),
-            surroundings: HashedRanges::around(judge, &variables, prints(&file))?,
+            surroundings: None,
+            prints: prints(&file),
             variables,
-            has_hidden: hidden,
         })
     }
 
-    pub(super) fn has_hidden(&self) -> bool {
-        self.has_hidden
+    /// Compares also what lies around the variables: their slots if the module prints or its kernels have a stack, because the driver
+    /// then writes in the same pages, or else their whole pages.
+    pub(super) fn with_surroundings(self, has_stack: bool) -> anyhow::Result<Self> {
+        let unit = if self.prints || has_stack {
+            SLOT_BYTES
+        } else {
+            PAGE_BYTES
+        };
+        Ok(Self {
+            surroundings: HashedRanges::around(&self.judge, &self.variables, unit)?,
+            ..self
+        })
     }
 
     /// Queues hashing the memory around the variables before a launch.
@@ -171,13 +185,12 @@ impl ModuleVariables {
 }
 
 impl HashedRanges {
-    /// The memory around these variables; `None` if there are none. `prints`: whether the driver uses the same pages.
+    /// The memory around these variables, in whole units; `None` if there are none.
     fn around(
         judge: &Rc<JudgeMemory>,
         variables: &[ModuleVariable],
-        prints: bool,
+        unit: u64,
     ) -> anyhow::Result<Option<Self>> {
-        let unit = if prints { SLOT_BYTES } else { PAGE_BYTES };
         let ranges = ranges_around(
             variables
                 .iter()

@@ -300,6 +300,10 @@ __global__ void check_guard_zones(const Zone* zones, u64 key, u64* damages) {
 __global__ void scrub_shared(u32 words) {
     extern __shared__ u32 shared[];
     for (u32 i = threadIdx.x; i < words; i += blockDim.x) shared[i] = 0xffffffffu;
+    // The first kibibyte of a block is the system's. A kernel can write to it too.
+    if (__cvta_generic_to_shared(shared) >= 1024) {
+        for (u32 i = threadIdx.x * 4; i < 1024; i += blockDim.x * 4) asm volatile("st.shared.u32 [%0], %1;" ::"r"(i), "r"(0u) : "memory");
+    }
     __syncthreads();
     // A use of the values keeps the compiler from removing the stores.
     if (shared[(threadIdx.x * 97u) % words] == 0u) __trap();

@@ -253,6 +253,12 @@ fn convert_numbers(launch: &mut Launch, parameters: &[CompiledParameter]) {
         match parameter.kind {
             ParameterKind::Float32 => *argument = Argument::Scalar(DType::Float32, value),
             ParameterKind::Float64 => *argument = Argument::Scalar(DType::Float64, value),
+            // A `float` that is constant for the grid is an array of bytes in the PTX.
+            ParameterKind::Other if parameter.bytes == 4 => {
+                if let Argument::Float(_) = *argument {
+                    *argument = Argument::Scalar(DType::Float32, value);
+                }
+            }
             ParameterKind::Other => {}
         }
     }
