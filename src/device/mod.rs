@@ -43,5 +43,4 @@ pub use memory::{
 };
 pub use program::{Build, Compiled, CompiledEntry, CompiledParameter, ParameterKind, Program};
 pub use refusal::Refusal;
-pub use source_trace::Trace;
-pub(crate) use source_trace::TraceDifference;
+pub use source_trace::{Trace, TraceDifference};

@@ -16,27 +16,11 @@ const GROUPS: [&str; 7] = [
     "ifdef", "ifndef", "if", "elifdef", "elifndef", "elif", "else",
 ];
 
-/// Words of directives, and operators that `#ifdef` does not take.
-const NOT_MACROS: [&str; 18] = [
-    "defined",
-    "define",
-    "undef",
-    "include",
-    "if",
-    "ifdef",
-    "ifndef",
-    "elif",
-    "elifdef",
-    "elifndef",
-    "else",
-    "endif",
-    "pragma",
-    "line",
-    "error",
-    "warning",
-    "__has_include",
-    "__has_include_next",
-];
+/// Words that `#ifdef` does not take, and the directive that names are read from.
+const NOT_MACROS: [&str; 4] = ["defined", "define", "__has_include", "__has_include_next"];
+
+/// Macros with another value in every compilation.
+const OF_TIME: [&str; 3] = ["__TIME__", "__DATE__", "__TIMESTAMP__"];
 
 /// A source with marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,11 +138,11 @@ impl MarkedSource {
 
 fn begins_group(directive: &str) -> bool {
     let plain = strip_comments(directive);
-    let body = plain.trim_start_matches(['#', '%', ':']).trim_start();
+    let body = directive_body(&plain);
     GROUPS.iter().any(|name| starts_with_directive(body, name))
 }
 
-/// The names in a source that may be macros: in code and in directives.
+/// The names in a source that may be macros: in code and in the bodies of macros. Those in conditions show in the groups.
 fn names(source: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for lexeme in lex(source) {
@@ -167,12 +151,22 @@ fn names(source: &str) -> BTreeSet<String> {
             LexemeKind::Identifier => {
                 names.insert(text.to_owned());
             }
-            LexemeKind::Directive => names.extend(words(text).map(str::to_owned)),
+            LexemeKind::Directive => {
+                let plain = strip_comments(text);
+                if starts_with_directive(directive_body(&plain), "define") {
+                    names.extend(words(&plain).map(str::to_owned));
+                }
+            }
             _ => {}
         }
     }
     names.retain(|name| name.is_ascii() && !NOT_MACROS.contains(&name.as_str()));
     names
+}
+
+/// A directive behind its `#`.
+fn directive_body(plain: &str) -> &str {
+    plain.trim_start_matches(['#', '%', ':']).trim_start()
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -182,11 +176,11 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// The first difference between what two preprocessors compile of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TraceDifference {
+pub struct TraceDifference {
     /// The line in the kernel file.
-    pub(crate) line: Option<u32>,
+    pub line: Option<u32>,
     /// The name that is a macro for only one of them.
-    pub(crate) name: Option<String>,
+    pub name: Option<String>,
 }
 
 impl Trace {
@@ -203,7 +197,9 @@ impl Trace {
             });
         }
         let mut names = self.macros.symmetric_difference(&other.macros);
-        let name = names.find(|name| !known(name))?;
+        let mut all = self.macros.union(&other.macros);
+        let of_time = all.find(|name| OF_TIME.contains(&name.as_str()));
+        let name = of_time.or_else(|| names.find(|name| !known(name)))?;
         Some(TraceDifference {
             line: None,
             name: Some(name.clone()),
@@ -217,7 +213,7 @@ mod tests {
 
     #[test]
     fn marks_keep_line_numbers_and_report_what_is_compiled() {
-        let source = "#if A \\\n  B\nint x;\n#else /* c */\nint y; // #if\n#endif\n%: ifdef __GNUC__\n#endif\n";
+        let source = "#if A \\\n  B\nint x;\n#else /* c */\nint y; // #if\n#endif\n%: ifdef __GNUC__\n#endif\n# define C D\n";
         let marked = MarkedSource::new(source, source);
         assert_eq!(marked.groups, [1, 4, 7]);
         let prefix = &marked.prefix;
@@ -233,7 +229,7 @@ mod tests {
         let log = format!("a\nx: {prefix}_group_4\n  #warning {prefix}_group_4\n   ^\n\nb\n   ^\n");
         assert_eq!(marked.without_marks(&log), "a\n\nb\n   ^\n");
         let names: Vec<_> = marked.names.iter().map(String::as_str).collect();
-        assert_eq!(names, ["A", "B", "__GNUC__", "int", "x", "y"]);
+        assert_eq!(names, ["C", "D", "int", "x", "y"]);
     }
 
     #[test]
@@ -250,5 +246,7 @@ mod tests {
         assert_eq!((found.line, found.name), (Some(4), None));
         let found = difference(&trace(&[1, 4], &["A", "B"])).unwrap();
         assert_eq!((found.line, found.name.as_deref()), (None, Some("B")));
+        let timed = trace(&[1, 4], &["A", "__TIME__"]);
+        assert!(timed.difference(&timed, |_| true).is_some());
     }
 }

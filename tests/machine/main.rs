@@ -7,6 +7,7 @@ mod gpu;
 mod harness;
 #[path = "../support/header_cases.rs"]
 mod header_cases;
+mod hostile_code;
 mod nvrtc;
 mod oracles;
 #[path = "../support/program.rs"]
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
         third_party::TESTS,
         nvrtc::TESTS,
         compile_cuda::TESTS,
+        hostile_code::TESTS,
         oracles::TESTS,
         sandbox::TESTS,
         gpu::TESTS,

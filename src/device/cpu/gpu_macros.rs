@@ -10,11 +10,11 @@ use crate::kernel::plan::TranslationUnit;
 
 /// What a screen must know of the GPU's compiler.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GpuMacros {
+pub struct GpuMacros {
     /// NVRTC's version: major and minor.
-    pub(crate) version: (i32, i32),
+    pub version: (i32, i32),
     /// The GPU's architecture, such as `sm_90`.
-    pub(crate) arch: String,
+    pub arch: String,
 }
 
 /// Beginnings of names that both compilers know, or that macros of the C library and of this backend expand to. The numbers of types are
@@ -44,7 +44,7 @@ const KEPT: [&str; 22] = [
     "__cpp_",
 ];
 
-/// Macros of NVRTC with one value. The expansions of `__TIME__` and `__DATE__` are fixed on both sides.
+/// Macros of NVRTC with one value.
 const FIXED: [(&str, &str); 17] = [
     ("_BOOL", "1"),
     ("_WCHAR_T", "1"),

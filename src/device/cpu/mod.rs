@@ -43,7 +43,7 @@ mod words;
 
 pub use super::sandbox::{SandboxSupport, require_sandbox, sandbox_support};
 pub use compiler::{HostCompiler, find_compiler};
-pub(crate) use gpu_macros::GpuMacros;
+pub use gpu_macros::GpuMacros;
 
 use screened_compiler::ScreenedCompiler;
 
@@ -86,7 +86,7 @@ impl CpuDevice {
     ///
     /// # Errors
     /// As `new`.
-    pub(crate) fn for_screen(macros: GpuMacros) -> anyhow::Result<Self> {
+    pub fn for_screen(macros: GpuMacros) -> anyhow::Result<Self> {
         let device = Self::new()?;
         let screened = ScreenedCompiler::new(device.compiler(), macros)?;
         Ok(Self {
@@ -100,7 +100,7 @@ impl CpuDevice {
     ///
     /// # Errors
     /// If the preprocessor cannot be run.
-    pub(crate) fn trace_difference(
+    pub fn trace_difference(
         &self,
         unit: &TranslationUnit,
         trace: &Trace,

@@ -38,7 +38,7 @@ pub(super) fn check_code(
         .map(|(entry, name)| {
             let Some(parameters) = code.parameters(name) else {
                 let reason = format!(
-                    "`{}` is not a kernel: the compiled code has no such entry",
+                    "`{}` is not a kernel: the compiled code has no entry with such parameters",
                     entry.expression
                 );
                 return Err(Refusal::at_line(Status::CompileError, entry.line, reason));

@@ -144,7 +144,7 @@ impl Compiler {
     }
 
     /// The compiler's version: major and minor.
-    pub(crate) fn version_numbers(&self) -> (i32, i32) {
+    pub fn version_numbers(&self) -> (i32, i32) {
         self.version
     }
 

@@ -120,7 +120,7 @@ fn read_parameters(file: &object::File<'_>, entry: &str) -> Option<Vec<CubinPara
         }
     }
     found.sort_by_key(|(ordinal, _)| *ordinal);
-    // Each ordinal once, in the order of the offsets, without overlap and within the whole.
+    // Each ordinal once, in the order of the offsets, without overlap.
     let mut end = 0;
     for (index, (ordinal, parameter)) in found.iter().enumerate() {
         if usize::from(*ordinal) != index || parameter.offset < end || parameter.bytes == 0 {
@@ -128,8 +128,9 @@ fn read_parameters(file: &object::File<'_>, entry: &str) -> Option<Vec<CubinPara
         }
         end = parameter.offset.checked_add(parameter.bytes)?;
     }
-    let fits = end <= total.unwrap_or(0);
-    fits.then(|| found.into_iter().map(|(_, parameter)| parameter).collect())
+    // A description in another form, as of very large parameters, leaves a part of the whole out.
+    let is_complete = end == total.unwrap_or(0);
+    is_complete.then(|| found.into_iter().map(|(_, parameter)| parameter).collect())
 }
 
 /// The ordinal of a parameter, and its place.
@@ -222,6 +223,45 @@ mod tests {
             )
         );
         assert_eq!(read_parameter(&[0; 11]), None);
+    }
+
+    /// `__global__ void k(const float* a, float* b, long long c, float d, bool e)`, compiled by NVRTC 13.5, with a variable, a call of
+    /// `malloc` and a variable in managed memory.
+    const CUBIN: &[u8] = include_bytes!("../../../tests/fixtures/cubins/five_parameters.cubin");
+
+    #[test]
+    fn entries_and_symbols_are_read() {
+        let code = CubinCode::read(CUBIN).unwrap();
+        let parameters = code.parameters("_Z1kPKfPfxfb").unwrap();
+        let places: Vec<_> = parameters
+            .iter()
+            .map(|place| (place.offset, place.bytes))
+            .collect();
+        assert_eq!(places, [(0, 8), (8, 8), (16, 8), (24, 4), (28, 1)]);
+        assert_eq!(code.missing, ["malloc"]);
+        assert!(code.has_managed && !code.has_textures);
+        assert_eq!(code.parameters("k"), None);
+    }
+
+    #[test]
+    fn damaged_files_do_not_panic() {
+        for end in (0..CUBIN.len()).step_by(7) {
+            let _ = CubinCode::read(&CUBIN[..end]);
+        }
+        let mut random = 1u64;
+        for _ in 0..4000 {
+            let mut damaged = CUBIN.to_vec();
+            for _ in 0..4 {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let at = (random >> 33) as usize % damaged.len();
+                damaged[at] = (random >> 24) as u8;
+            }
+            if let Ok(code) = CubinCode::read(&damaged) {
+                code.parameters("_Z1kPKfPfxfb");
+            }
+        }
     }
 
     #[test]

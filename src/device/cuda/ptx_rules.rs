@@ -90,7 +90,28 @@ pub(super) fn find_forbidden(ptx: &str) -> Option<ForbiddenCode> {
     };
     let statements = statements(&tokens);
     let found = statements.iter().find_map(check_statement);
-    found.or_else(|| check_blocks(&statements))
+    found
+        .or_else(|| check_blocks(&statements))
+        .or_else(|| check_order(&statements))
+}
+
+/// Whether a variable is declared behind a function: the compiler declares all variables before, so this one is from assembly that
+/// has closed its function, even if it forges the compiler's comments.
+fn check_order(statements: &[Statement<'_, '_>]) -> Option<ForbiddenCode> {
+    let mut outer = statements.iter().filter(|statement| statement.depth == 0);
+    outer.find(|statement| statement.tokens.len() == 1 && statement.has("{"))?;
+    let is_variable = |statement: &&Statement<'_, '_>| {
+        let first = statement.first().filter(|first| first.is_directive());
+        let is_other = |first: &Token<'_>| [".section", ".file", ".loc"].contains(&first.text);
+        first.is_some_and(|first| !is_other(first))
+            && !statement.has(".func")
+            && !statement.has(".entry")
+    };
+    let variable = outer.find(is_variable)?;
+    let text = variable.first().map_or("", |first| first.text);
+    Some(ForbiddenCode::in_assembly(format!(
+        "inline PTX may not contain `{text}`: declare variables and functions in C++"
+    )))
 }
 
 /// The reason to refuse an external symbol that the assembler's result needs.
@@ -239,8 +260,8 @@ mod tests {
             "ret; } {",
             "{",
             "}",
-            "// end inline asm\nret; } .func f() { // begin inline asm",
-            "\n\t// end inline asm\n\tret; } .func f() {\n\t// begin inline asm\n",
+            "// end inline asm\nret; } .global .u32 x; .func f() { // begin inline asm",
+            "\n\t// end inline asm\n\tret; } .const .u32 x; .func f() {\n\t// begin inline asm\n",
         ] {
             assert!(find_forbidden(&kernel(assembly)).is_some(), "{assembly}");
         }
@@ -266,7 +287,7 @@ mod tests {
             assert_eq!(find_forbidden(&kernel(assembly)), None, "{assembly}");
         }
         let module = ".extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);\n.extern .shared .align 16 .b8 raw[];\n\
-            .global .align 4 .u32 managed;\n.const .u32 table[2] = {1, 2};\n.weak .func f() {\n\t.local .b8 x[4];\n// demoted variable\n\t.shared .b8 y[4];\n}\n";
+            .global .align 1 .b8 $str[4] = {37, 100, 10};\n.global .align 4 .u32 managed;\n.const .u32 table[2] = {1, 2};\n.weak .func f() {\n\t.local .b8 x[4];\n// demoted variable\n\t.shared .b8 y[4];\n}\n";
         assert_eq!(find_forbidden(module), None);
     }
 }

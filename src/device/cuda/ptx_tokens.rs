@@ -259,7 +259,25 @@ mod tests {
             .global .align 4 .u32 x[2] = {1, 2}; .visible .entry k(\n.param .u64 k_param_0\n)\n.maxntid 64, 1, 1\n{\n.reg .b32 %r<2>;\n\
             .loc 1 2 3, function_name $L__info_string0+2, inlined_at 1 5 6 @!%p1 bra $L__BB0_2;\n$L__BB0_2: ld.global.v2.u32 {%r1, %r2}, [%rd1];\n\
             mbarrier.test_wait.shared::cta.b64 p, [%r1], %rd2;\n}\n.file 1 \"a.cu\", 1, 2 .file 2 \"b.cu\" .section .debug_str { .b8 1 }";
-        insta::assert_snapshot!(split(ptx).join("\n"), @"");
+        insta::assert_snapshot!(split(ptx).join("\n"), @r#"
+        0:.version 9 .0
+        0:.target sm_90a , debug
+        0:.address_size 64
+        0:.extern .func ( .param .b32 r ) vprintf ( .param .b64 a ) ;
+        0:.global .align 4 .u32 x [ 2 ] = { 1 , 2 } ;
+        0:.visible .entry k ( .param .u64 k_param_0 ) .maxntid 64 , 1 , 1
+        0:{
+        1:.reg .b32 %r < 2 > ;
+        1:.loc 1 2 3 , function_name $L__info_string0 + 2 , inlined_at 1 5 6
+        1:@ ! %p1 bra $L__BB0_2 ;
+        1:$L__BB0_2 :
+        1:ld .global .v2 .u32 { %r1 , %r2 } , [ %rd1 ] ;
+        1:mbarrier .test_wait .shared : : cta .b64 p , [ %r1 ] , %rd2 ;
+        1:}
+        0:.file 1 "a.cu" , 1 , 2
+        0:.file 2 "b.cu"
+        0:.section .debug_str { .b8 1 }
+        "#);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A refused directive becomes an `#error`, so that it counts only where NVRTC's preprocessor reaches it. The checks give clear
 //! messages. They are not a defense: the sandbox limits what NVRTC can read, and `code_checks` inspects the result.
 
-use super::diagnostics::first_error_block;
+use super::diagnostics::{ErrorBlock, first_error_block};
 use super::headers::is_standard_header;
 use super::source::refusing_call;
 use crate::device::launches::LaunchPlace;
@@ -130,6 +130,9 @@ pub(super) fn explain(
             evidence: Box::new(evidence),
         });
     }
+    if let Some(refusal) = explain_end(unit, &error) {
+        return Some(refusal);
+    }
     let line = *error.lines.first()?;
     if error.message.contains("thread_local specifier") {
         return Some(rejected(line, THREAD_LOCAL));
@@ -139,6 +142,35 @@ pub(super) fn explain(
         refusal.evidence.line == Some(line) && refusal.reason.ends_with(NESTED_LAUNCH)
     };
     launches.find(is_launch).cloned()
+}
+
+/// Explains an error in the text behind the source: a scope that the source leaves open, or an expression that names no single function.
+fn explain_end(unit: &TranslationUnit, error: &ErrorBlock) -> Option<Refusal> {
+    // Excerpts of that text are left out.
+    if error.text.lines().count() > 1 {
+        return None;
+    }
+    let has = |part: &str| error.message.contains(part);
+    let is_open = [
+        "namespace definition is not allowed",
+        "may not have extern \"C\" linkage",
+        "name followed by \"::\" must be a class or namespace name",
+    ];
+    if is_open.into_iter().any(has) {
+        let last = unit.source.lines().count().max(1) as u32;
+        let reason = "the file ends within a declaration: a `{` is not closed";
+        return Some(Refusal::at_line(Status::CompileError, last, reason));
+    }
+    let line = *error.lines.first()?;
+    has("cannot deduce \"auto\" template parameter").then(|| {
+        let mut entries = unit.entry_points.iter();
+        let entry = entries.find(|entry| entry.line == line);
+        let expression = entry.map_or("the kernel", |entry| entry.expression.as_str());
+        let reason = format!(
+            "`{expression}` names no single function: it is overloaded, or a template that needs arguments in `<…>`"
+        );
+        Refusal::at_line(Status::CompileError, line, reason)
+    })
 }
 
 /// The first line that contains one of `words`.
