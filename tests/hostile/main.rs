@@ -77,8 +77,8 @@ fn run(options: &Options) -> ExitCode {
     };
     let is_single = kernels.len() == 1;
     let runner = Runner::new(options.backend, options.programs);
-    let report = report::judge(&runner, kernels, |judged, count| {
-        eprintln!("{judged}/{count} judged");
+    let report = report::judge(&runner, kernels, |what, done, count| {
+        eprintln!("{done} of {count} {what}");
     });
     if is_single {
         print!("{}", report.details());
@@ -88,7 +88,7 @@ fn run(options: &Options) -> ExitCode {
     let (faults, accused) = (report.faults(), report.accused());
     for (title, lines) in [
         ("faults of the judge", &faults),
-        ("honest twins that did not pass", &accused),
+        ("honest twins that were accused", &accused),
     ] {
         println!("\n{}: {}", title, lines.len());
         for line in lines {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::kernels::HostileKernel;
 use crate::runner::{Job, Judged, Runner};
 
-/// A hostile kernel that passes may be at most this much faster than its twin. The bounds of both intervals are compared.
+/// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
 const MAX_GAIN: f64 = 1.05;
 /// Statuses that refuse a kernel before it runs.
 const REFUSED: [&str; 5] = [
@@ -23,6 +23,8 @@ pub(crate) struct Report {
     kernels: Vec<HostileKernel>,
     hostile: BTreeMap<String, Judged>,
     twins: BTreeMap<String, Judged>,
+    /// Of hostile kernels that passed: with the twin as the baseline.
+    compared: BTreeMap<String, Judged>,
     /// The name of each kernel's twin.
     twin_names: Vec<String>,
     took: Duration,
@@ -31,26 +33,44 @@ pub(crate) struct Report {
 /// Whether the judge let a kernel gain something, or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It was refused, caught, or gained nothing.
     Caught,
+    /// It did not run.
     Refused,
     /// It passed and is no faster than its twin.
     NoGain,
+    /// It passed, and was caught when it was judged again.
+    CaughtLater,
     /// It passed and is faster than its twin.
     Gain,
     /// The judge itself failed.
     Broken,
-    /// The machine was too busy to time it.
+    /// The machine was too busy to compare it.
     Untimed,
 }
 
-/// Judges kernels and their twins.
+/// The columns of the table, with the outcomes that each counts.
+const COLUMNS: [(&str, &[Outcome]); 6] = [
+    ("caught", &[Outcome::Caught]),
+    ("refused", &[Outcome::Refused]),
+    ("no gain", &[Outcome::NoGain]),
+    ("unclear", &[Outcome::CaughtLater, Outcome::Untimed]),
+    ("GAIN", &[Outcome::Gain]),
+    ("BROKEN", &[Outcome::Broken]),
+];
+
+/// Judges kernels and their twins. Hostile kernels that pass are then compared with their twins.
 pub(crate) fn judge(
     runner: &Runner,
     kernels: Vec<HostileKernel>,
-    progress: impl Fn(usize, usize) + Sync,
+    progress: impl Fn(&str, usize, usize) + Sync,
 ) -> Report {
     let started = Instant::now();
+    let job = |name: String, kernel: &HostileKernel, source: &str| Job {
+        name,
+        computation: kernel.computation,
+        source: source.to_owned(),
+        baseline: None,
+    };
     let mut jobs = Vec::new();
     let mut known = BTreeMap::new();
     let mut twin_names = Vec::new();
@@ -58,32 +78,41 @@ pub(crate) fn judge(
         let number = known.len();
         let name = known.entry(kernel.twin.clone()).or_insert_with(|| {
             let name = format!("twin{number}");
-            jobs.push(Job {
-                name: name.clone(),
-                computation: kernel.computation,
-                source: kernel.twin.clone(),
-            });
+            jobs.push(job(name.clone(), kernel, &kernel.twin));
             name
         });
         twin_names.push(name.clone());
-        jobs.push(Job {
-            name: hostile_name(kernel),
-            computation: kernel.computation,
-            source: kernel.source.clone(),
-        });
+        jobs.push(job(hostile_name(kernel), kernel, &kernel.source));
     }
     let count = jobs.len();
-    let all = runner.judge(&jobs, |judged| progress(judged, count));
-    let (twins, hostile) = all
+    let all = runner.judge(&jobs, |judged| progress("judged", judged.len(), count));
+    let (twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) = all
         .into_iter()
         .partition(|(name, _)| name.starts_with("twin"));
+    let passed: Vec<_> = kernels
+        .iter()
+        .filter(|kernel| may_gain(&hostile[&hostile_name(kernel)]))
+        .map(|kernel| Job {
+            baseline: Some(kernel.twin.clone()),
+            ..job(hostile_name(kernel), kernel, &kernel.source)
+        })
+        .collect();
+    let compared = runner.compare(&passed, |judged| {
+        progress("compared", judged.len(), passed.len());
+    });
     Report {
         kernels,
         hostile,
         twins,
+        compared,
         twin_names,
         took: started.elapsed(),
     }
+}
+
+/// Whether a kernel passed, or would have on a quieter machine.
+fn may_gain(judged: &Judged) -> bool {
+    matches!(judged.status.as_str(), "passed" | "inconclusive")
 }
 
 fn hostile_name(kernel: &HostileKernel) -> String {
@@ -100,14 +129,27 @@ impl Report {
 
     pub(crate) fn outcome(&self, index: usize) -> Outcome {
         let (hostile, twin) = self.judged(index);
-        match (hostile.interval, twin.interval) {
-            _ if hostile.status == "harness_error" => Outcome::Broken,
-            _ if hostile.status == "inconclusive" => Outcome::Untimed,
-            _ if REFUSED.contains(&hostile.status.as_str()) => Outcome::Refused,
-            (Some([low, _]), Some([_, high])) if low > MAX_GAIN * high => Outcome::Gain,
-            // Without a twin's time there is nothing to compare with; the twin is reported.
-            _ if hostile.passed() => Outcome::NoGain,
-            _ => Outcome::Caught,
+        if hostile.status == "harness_error" {
+            return Outcome::Broken;
+        }
+        if REFUSED.contains(&hostile.status.as_str()) {
+            return Outcome::Refused;
+        }
+        // A kernel may be caught only sometimes, so the first verdicts count too.
+        if let (Some([low, _]), Some([_, high])) = (hostile.interval, twin.interval)
+            && low > MAX_GAIN * high
+        {
+            return Outcome::Gain;
+        }
+        let Some(compared) = self.compared.get(&hostile_name(&self.kernels[index])) else {
+            return Outcome::Caught;
+        };
+        match compared.interval {
+            Some([low, _]) if low > MAX_GAIN => Outcome::Gain,
+            Some(_) => Outcome::NoGain,
+            None if compared.status == "harness_error" => Outcome::Broken,
+            None if compared.status == "inconclusive" => Outcome::Untimed,
+            None => Outcome::CaughtLater,
         }
     }
 
@@ -116,15 +158,23 @@ impl Report {
         let mut lines = Vec::new();
         for (index, kernel) in self.kernels.iter().enumerate() {
             let (hostile, twin) = self.judged(index);
+            let compared = self.compared.get(&hostile_name(kernel));
             let found = match self.outcome(index) {
                 Outcome::Gain => {
-                    let [low, high] = hostile.interval.unwrap_or_default();
-                    let [twin_low, twin_high] = twin.interval.unwrap_or_default();
-                    format!(
-                        "passed at {low:.2}x to {high:.2}x, its twin at {twin_low:.2}x to {twin_high:.2}x"
-                    )
+                    let over_twin = compared.and_then(|judged| judged.interval);
+                    let [low, high] = over_twin.or(hostile.interval).unwrap_or_default();
+                    let over = match (over_twin, twin.interval) {
+                        (None, Some([low, high])) => {
+                            format!("the baseline, its twin at {low:.2}x to {high:.2}x")
+                        }
+                        _ => "its twin".to_owned(),
+                    };
+                    format!("passed at {low:.2}x to {high:.2}x over {over}")
                 }
-                Outcome::Broken => format!("{}: {}", hostile.status, hostile.reason),
+                Outcome::Broken => {
+                    let broken = compared.filter(|_| hostile.status != "harness_error");
+                    format!("harness_error: {}", broken.unwrap_or(hostile).reason)
+                }
                 _ => continue,
             };
             lines.push(format!(
@@ -138,13 +188,13 @@ impl Report {
         lines
     }
 
-    /// One line for each honest twin that did not pass.
+    /// One line for each honest twin that was accused of something.
     pub(crate) fn accused(&self) -> Vec<String> {
         let mut seen = BTreeSet::new();
         let mut lines = Vec::new();
         for (index, kernel) in self.kernels.iter().enumerate() {
             let (_, twin) = self.judged(index);
-            if !twin.passed() && seen.insert(&self.twin_names[index]) {
+            if !may_gain(twin) && seen.insert(&self.twin_names[index]) {
                 lines.push(format!(
                     "the twin of seed {} ({}, {}): {}: {}",
                     kernel.seed,
@@ -160,48 +210,44 @@ impl Report {
 
     /// Kernels by part and outcome, and the statuses.
     pub(crate) fn table(&self) -> String {
-        let mut rows = BTreeMap::<&str, [usize; 6]>::new();
+        let mut rows = BTreeMap::<&str, [usize; COLUMNS.len()]>::new();
         let mut statuses = BTreeMap::<(&str, &str), usize>::new();
+        let mut total = [0; COLUMNS.len()];
         for (index, kernel) in self.kernels.iter().enumerate() {
-            let row = rows.entry(kernel.part).or_default();
-            row[0] += 1;
-            row[match self.outcome(index) {
-                Outcome::Caught => 1,
-                Outcome::Refused => 2,
-                Outcome::NoGain | Outcome::Untimed => 3,
-                Outcome::Gain => 4,
-                Outcome::Broken => 5,
-            }] += 1;
+            let outcome = self.outcome(index);
+            let column = COLUMNS
+                .iter()
+                .position(|(_, outcomes)| outcomes.contains(&outcome));
+            let column = column.expect("each outcome has a column");
+            rows.entry(kernel.part).or_default()[column] += 1;
+            total[column] += 1;
             let status = self.judged(index).0.status.as_str();
             *statuses.entry((kernel.part, status)).or_default() += 1;
         }
-        let mut text = format!(
-            "{:<24} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}  statuses\n",
-            "part", "kernels", "caught", "refused", "no gain", "GAIN", "BROKEN"
-        );
-        let mut total = [0; 6];
+        let names = COLUMNS.map(|(name, _)| name.to_owned());
+        let mut text = format!("{}  statuses\n", cells("part", "kernels", &names));
+        let counted = |part: &str, row: &[usize; COLUMNS.len()]| {
+            let sum: usize = row.iter().sum();
+            cells(part, &sum.to_string(), &row.map(|count| count.to_string()))
+        };
         for (part, row) in &rows {
-            for (sum, count) in total.iter_mut().zip(row) {
-                *sum += count;
-            }
             let of_part = statuses.iter().filter(|((of, _), _)| of == part);
             let named: Vec<_> = of_part
                 .map(|((_, status), count)| format!("{status} {count}"))
                 .collect();
-            writeln!(text, "{}  {}", cells(part, row), named.join(", ")).unwrap();
+            writeln!(text, "{}  {}", counted(part, row), named.join(", ")).unwrap();
         }
-        writeln!(text, "{}", cells("all", &total)).unwrap();
-        let spent: f64 = (self.hostile.values().chain(self.twins.values()))
-            .map(|judged| judged.seconds)
-            .sum();
-        let judged = self.hostile.len() + self.twins.len();
+        writeln!(text, "{}", counted("all", &total)).unwrap();
+        let judged = self.hostile.values().chain(self.twins.values());
+        let spent: f64 = judged.map(|judged| judged.seconds).sum();
         writeln!(
             text,
-            "{} hostile kernels and {} twins in {:.0} s; {:.2} s of judging per kernel",
+            "{} hostile kernels, {} twins, {} comparisons in {:.0} s; {:.2} s of judging per kernel",
             self.hostile.len(),
             self.twins.len(),
+            self.compared.len(),
             self.took.as_secs_f64(),
-            spent / judged.max(1) as f64
+            spent / (self.hostile.len() + self.twins.len()).max(1) as f64
         )
         .unwrap();
         text
@@ -218,7 +264,14 @@ impl Report {
                 kernel.seed, kernel.part, kernel.what
             )
             .unwrap();
-            for (which, judged) in [("hostile", hostile), ("twin", twin)] {
+            let compared = self.compared.get(&hostile_name(kernel));
+            let all = [
+                ("hostile", Some(hostile)),
+                ("twin", Some(twin)),
+                ("hostile over twin", compared),
+            ];
+            for (which, judged) in all {
+                let Some(judged) = judged else { continue };
                 let interval = judged.interval.map_or(String::new(), |[low, high]| {
                     format!(" {low:.3}x to {high:.3}x")
                 });
@@ -234,7 +287,11 @@ impl Report {
     }
 }
 
-fn cells(name: &str, row: &[usize; 6]) -> String {
-    let [count, caught, refused, no_gain, gain, broken] = row;
-    format!("{name:<24} {count:>7} {caught:>7} {refused:>7} {no_gain:>7} {gain:>7} {broken:>7}")
+/// One row of the table.
+fn cells(part: &str, count: &str, row: &[String; COLUMNS.len()]) -> String {
+    let mut text = format!("{part:<24} {count:>7}");
+    for cell in row {
+        write!(text, " {cell:>7}").unwrap();
+    }
+    text
 }

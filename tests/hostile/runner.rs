@@ -17,8 +17,10 @@ use crate::sketch::{Backend, Computation};
 const BATCH: usize = 20;
 /// Limit for a batch: its programs end by themselves far earlier, unless kforge itself hangs.
 const BATCH_LIMIT: Duration = Duration::from_secs(1200);
-/// How often a kernel is judged again because the machine was too busy to time it.
+/// How often a comparison is repeated because the machine was too busy to time it.
 const MAX_REPEATS: usize = 3;
+/// Timing budget of a comparison, in seconds.
+const COMPARISON_SECONDS: &str = "1";
 /// Deadline of a launch in seconds. A launch takes far less than a thousandth of it.
 const LAUNCH_SECONDS: &str = "2";
 
@@ -29,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) computation: Computation,
     pub(crate) source: String,
+    /// The kernel that its speed is measured against; the task's baseline if there is none.
+    pub(crate) baseline: Option<String>,
 }
 
 /// What the judge found.
@@ -64,10 +68,6 @@ impl Judged {
             seconds: 0.0,
         }
     }
-
-    pub(crate) fn passed(&self) -> bool {
-        self.status == "passed"
-    }
 }
 
 /// How and where kernels are judged.
@@ -87,52 +87,45 @@ impl Runner {
         }
     }
 
-    /// Judges all kernels. Returns the verdicts by name. `progress` is called after each batch with the number judged so far.
+    /// Judges all kernels. Returns the verdicts by name. `progress` is called after each batch with what is judged so far.
     pub(crate) fn judge(
         &self,
         jobs: &[Job],
-        progress: impl Fn(usize) + Sync,
+        progress: impl Fn(&BTreeMap<String, Judged>) + Sync,
     ) -> BTreeMap<String, Judged> {
         let mut by_task = BTreeMap::<Computation, Vec<&Job>>::new();
         for job in jobs {
             by_task.entry(job.computation).or_default().push(job);
         }
-        let batches: VecDeque<_> = by_task
+        let batches = by_task
             .into_values()
-            .flat_map(|jobs| jobs.chunks(BATCH).map(<[_]>::to_vec).collect::<Vec<_>>())
-            .collect();
-        let queue = Mutex::new(batches);
-        let all = Mutex::new(BTreeMap::new());
-        std::thread::scope(|scope| {
-            for number in 0..self.programs {
-                let (queue, all, progress) = (&queue, &all, &progress);
-                scope.spawn(move || {
-                    loop {
-                        let next = queue.lock().unwrap().pop_front();
-                        let Some(batch) = next else { return };
-                        let judged = self.judge_batch(number, &batch);
-                        let mut all = all.lock().unwrap();
-                        all.extend(judged);
-                        progress(all.len());
-                    }
-                });
-            }
-        });
-        all.into_inner().unwrap()
+            .flat_map(|jobs| jobs.chunks(BATCH).map(<[_]>::to_vec).collect::<Vec<_>>());
+        let run = |number, batch: &Vec<&Job>| self.run_program(number, batch);
+        in_parallel(self.programs, batches.collect(), run, progress)
     }
 
-    /// Judges one batch. Kernels whose time the machine was too busy for are judged again.
-    fn judge_batch(&self, number: usize, batch: &[&Job]) -> BTreeMap<String, Judged> {
-        let mut judged = BTreeMap::new();
-        let mut left = batch.to_vec();
-        for _ in 0..=MAX_REPEATS {
-            judged.extend(self.run_program(number, &left));
-            left.retain(|job| judged[&job.name].status == "inconclusive");
-            if left.is_empty() {
-                break;
+    /// Times kernels against their own baselines, each by a program of its own. What was not timed is tried again.
+    pub(crate) fn compare(
+        &self,
+        jobs: &[Job],
+        progress: impl Fn(&BTreeMap<String, Judged>) + Sync,
+    ) -> BTreeMap<String, Judged> {
+        // On a CPU one at a time: the programs would disturb each other.
+        let programs = match self.backend {
+            Backend::Cpu => 1,
+            Backend::Cuda => self.programs,
+        };
+        let run = |number, job: &&Job| {
+            let mut judged = self.run_program(number, &[*job]);
+            for _ in 0..MAX_REPEATS {
+                if judged[&job.name].status != "inconclusive" {
+                    break;
+                }
+                judged = self.run_program(number, &[*job]);
             }
-        }
-        judged
+            judged
+        };
+        in_parallel(programs, jobs.iter().collect(), run, progress)
     }
 
     fn run_program(&self, number: usize, jobs: &[&Job]) -> BTreeMap<String, Judged> {
@@ -148,6 +141,12 @@ impl Runner {
         }
         let mut command = self.command(jobs[0].computation, &folder);
         command.args(&files);
+        if let Some(baseline) = &jobs[0].baseline {
+            let file = folder.join("baseline.cu");
+            std::fs::write(&file, baseline).unwrap();
+            command.arg("--baseline").arg(file);
+            command.args(["--seconds", COMPARISON_SECONDS]);
+        }
         let output = run_with_limit(command, &folder);
         let (text, errors, status) = output;
         let mut judged = BTreeMap::new();
@@ -189,6 +188,33 @@ impl Runner {
         }
         command
     }
+}
+
+/// Does all work on some threads. Returns all results together.
+fn in_parallel<W: Send>(
+    threads: usize,
+    work: VecDeque<W>,
+    run: impl Fn(usize, &W) -> BTreeMap<String, Judged> + Sync,
+    progress: impl Fn(&BTreeMap<String, Judged>) + Sync,
+) -> BTreeMap<String, Judged> {
+    let queue = Mutex::new(work);
+    let all = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for number in 0..threads {
+            let (queue, all, run, progress) = (&queue, &all, &run, &progress);
+            scope.spawn(move || {
+                loop {
+                    let next = queue.lock().unwrap().pop_front();
+                    let Some(work) = next else { return };
+                    let judged = run(number, &work);
+                    let mut all = all.lock().unwrap();
+                    all.extend(judged);
+                    progress(&all);
+                }
+            });
+        }
+    });
+    all.into_inner().unwrap()
 }
 
 /// Output, errors and exit status of a command that is killed after the limit.
