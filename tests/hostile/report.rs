@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::kernels::HostileKernel;
 use crate::runner::{Job, Judged, Runner};
+use crate::sketch::with_long_rest;
 
 /// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
 const MAX_GAIN: f64 = 1.05;
@@ -93,8 +94,12 @@ pub(crate) fn judge(
         .iter()
         .filter(|kernel| may_gain(&hostile[&hostile_name(kernel)]))
         .map(|kernel| Job {
-            baseline: Some(kernel.twin.clone()),
-            ..job(hostile_name(kernel), kernel, &kernel.source)
+            baseline: Some(with_long_rest(&kernel.twin)),
+            ..job(
+                hostile_name(kernel),
+                kernel,
+                &with_long_rest(&kernel.source),
+            )
         })
         .collect();
     let compared = runner.compare(&passed, |judged| {
