@@ -52,7 +52,7 @@ const fn kind(name: &'static str, backends: &'static [Backend], draw: Draw) -> C
     }
 }
 
-pub(crate) const CHANNELS: [ChannelKind; 24] = [
+pub(crate) const CHANNELS: [ChannelKind; 25] = [
     kind("device variable", BOTH, device_variable),
     kind("static local", BOTH, static_local),
     kind("constant memory", BOTH, constant_memory),
@@ -74,6 +74,7 @@ pub(crate) const CHANNELS: [ChannelKind; 24] = [
     kind("thread-local variable", CPU, thread_local),
     kind("end of bss", CPU, end_of_bss),
     kind("C library state", CPU, library_state),
+    kind("runtime variable", CPU, runtime_variable),
     kind("stack below the frame", CPU, stack_below),
     kind("argument memory", CUDA, argument_memory),
     kind("reserved shared memory", CUDA, reserved_shared),
@@ -366,7 +367,15 @@ fn scratch_tail(stream: &mut RandomStream, _: &Sketch) -> Channel {
 
 /// An address at some distance from a pointer: within its page of 2 MiB, or so many bytes away.
 fn distant(stream: &mut RandomStream, pointer: &str) -> (String, String) {
-    match stream.below(4) {
+    match stream.below(5) {
+        4 => {
+            let pages = 1 + stream.below(64);
+            let sign = ["+", "-"][stream.below(2)];
+            (
+                format!("{pages} times 2 MiB away ({sign}) from"),
+                format!("(char*){pointer} {sign} ({pages}ll << 21)"),
+            )
+        }
         0 => {
             let offset = 4 * stream.below(1 << 19);
             (
@@ -507,7 +516,7 @@ fn end_of_bss(stream: &mut RandomStream, _: &Sketch) -> Channel {
 
 fn library_state(stream: &mut RandomStream, _: &Sketch) -> Channel {
     let mut channel = Channel::default();
-    let (what, declarations, load, store) = match stream.below(9) {
+    let (what, declarations, load, store) = match stream.below(8) {
         0 => (
             "errno",
             "extern \"C\" int* __errno_location() noexcept;",
@@ -550,17 +559,11 @@ fn library_state(stream: &mut RandomStream, _: &Sketch) -> Channel {
             "(unsigned)(unsigned long long)program_invocation_short_name",
             "program_invocation_short_name = (char*)(unsigned long long)(VALUE);",
         ),
-        7 => (
+        _ => (
             "`optind` of the C library",
             "extern \"C\" int optind;",
             "(unsigned)optind",
             "optind = (int)(VALUE);",
-        ),
-        _ => (
-            "the runtime's count of polls",
-            "extern \"C\" __thread unsigned kforge_poll_count;",
-            "kforge_poll_count",
-            "kforge_poll_count = VALUE;",
         ),
     };
     let helpers = match what {
@@ -580,6 +583,22 @@ fn library_state(stream: &mut RandomStream, _: &Sketch) -> Channel {
     channel.load = load.to_owned();
     channel.store = store.to_owned();
     channel
+}
+
+fn runtime_variable(stream: &mut RandomStream, _: &Sketch) -> Channel {
+    let (what, address) = match stream.below(7) {
+        0 => ("the runtime's own lane number", "&kforge::current_lane"),
+        1 => ("the word behind `blockIdx`", "(unsigned*)&blockIdx + 3"),
+        2 => ("the word behind `gridDim`", "(unsigned*)&gridDim + 3"),
+        3 => ("the word behind `blockDim`", "(unsigned*)&blockDim + 3"),
+        4 => ("the runtime's count of polls", "&kforge::poll_count"),
+        5 => ("`gridDim.z`", "(unsigned*)&gridDim + 2"),
+        _ => (
+            "the count of launches with shared memory",
+            "&kforge::shared_generation",
+        ),
+    };
+    at(what, address)
 }
 
 fn stack_below(stream: &mut RandomStream, _: &Sketch) -> Channel {

@@ -117,7 +117,7 @@ pub(crate) fn add_defect(stream: &mut RandomStream, sketch: &mut Sketch) -> Stri
     let [[small_rows, small_columns], [rows, columns]] = sketch.computation.timed_shapes();
     let above = sketch.computation.hidden_rows();
     // A tail is right on every timed shape: a region of one timed shape would be right too.
-    let regions = if defect.wrong == Wrong::Tails { 5 } else { 8 };
+    let regions = if defect.wrong == Wrong::Tails { 5 } else { 9 };
     let (region, condition) = match stream.below(regions) {
         0 => ("everywhere".to_owned(), "true".to_owned()),
         1 => {
@@ -148,7 +148,15 @@ pub(crate) fn add_defect(stream: &mut RandomStream, sketch: &mut Sketch) -> Stri
             "on the larger timed shape".to_owned(),
             format!("rows == {rows} && columns == {columns}"),
         ),
-        6 => (
+        6 => {
+            // The timed shapes are such multiples.
+            let multiple = [2, 4, 8][stream.below(3)];
+            (
+                format!("where the rows are a multiple of {multiple}"),
+                format!("rows % {multiple} == 0"),
+            )
+        }
+        7 => (
             "on the smaller timed shape".to_owned(),
             format!("rows == {small_rows} && columns == {small_columns}"),
         ),

@@ -8,6 +8,7 @@
 //! ```text
 //! cargo test --test hostile -- --count 2000                    # on the CPU
 //! cargo test --test hostile -- --count 500 --backend cuda
+//! cargo test --test hostile -- --count 100 --part "scratch" --backend cuda --eval "--cache hot"
 //! cargo test --test hostile -- --seed 17 [--backend cuda]      # judges one pair
 //! cargo test --test hostile -- --print 17 [--twin]             # prints one kernel
 //! ```
@@ -76,7 +77,7 @@ fn run(options: &Options) -> ExitCode {
         }
     };
     let is_single = kernels.len() == 1;
-    let runner = Runner::new(options.backend, options.programs);
+    let runner = Runner::new(options.backend, options.programs, options.eval.clone());
     let report = report::judge(&runner, kernels, |what, done, count| {
         eprintln!("{done} of {count} {what}");
     });

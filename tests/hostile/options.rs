@@ -23,6 +23,8 @@ pub(crate) struct Options {
     pub(crate) programs: usize,
     /// Only kernels of this part.
     pub(crate) part: Option<String>,
+    /// Further arguments of `kforge eval`, such as `--cache hot`.
+    pub(crate) eval: Vec<String>,
 }
 
 /// Programs that share one GPU. Each compiles and checks while another one times.
@@ -41,7 +43,7 @@ impl Options {
     fn parse_own(arguments: &[String]) -> Result<Self, String> {
         let (mut count, mut first, mut backend) = (1, 0, Backend::Cpu);
         let (mut list, mut print, mut twin) = (false, false, false);
-        let (mut programs, mut part) = (None, None);
+        let (mut programs, mut part, mut eval) = (None, None, Vec::new());
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || {
@@ -58,6 +60,7 @@ impl Options {
                 "--programs" => programs = Some(number(value()?)?),
                 "--part" => part = Some(value()?.clone()),
                 "--twin" => twin = true,
+                "--eval" => eval.extend(value()?.split_whitespace().map(str::to_owned)),
                 "--backend" => {
                     backend = match value()?.as_str() {
                         "cpu" => Backend::Cpu,
@@ -85,6 +88,7 @@ impl Options {
             backend,
             programs: programs.unwrap_or(default).max(1),
             part,
+            eval,
         })
     }
 }

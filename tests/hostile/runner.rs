@@ -75,14 +75,17 @@ pub(crate) struct Runner {
     pub(crate) backend: Backend,
     /// Programs that run at once.
     pub(crate) programs: usize,
+    /// Further arguments of `kforge eval`.
+    arguments: Vec<String>,
     folder: tempfile::TempDir,
 }
 
 impl Runner {
-    pub(crate) fn new(backend: Backend, programs: usize) -> Self {
+    pub(crate) fn new(backend: Backend, programs: usize, arguments: Vec<String>) -> Self {
         Self {
             backend,
             programs,
+            arguments,
             folder: tempfile::tempdir().unwrap(),
         }
     }
@@ -179,6 +182,7 @@ impl Runner {
             .arg(task_folder(computation))
             .args(["--backend", self.backend.name(), "--profile", "quick"])
             .args(["--format", "jsonl", "--launch-seconds", LAUNCH_SECONDS])
+            .args(&self.arguments)
             .env_remove("KFORGE_CONFIG")
             .env("NO_COLOR", "1");
         if self.backend == Backend::Cpu {

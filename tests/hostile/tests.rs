@@ -83,7 +83,11 @@ fn kernels_are_distinct_and_have_headers() {
 fn sample_gains_nothing() {
     let backend = Backend::Cpu;
     let kernels = SAMPLE.map(|seed| HostileKernel::generate(seed, backend));
-    let report = report::judge(&Runner::new(backend, 2), kernels.collect(), |_, _, _| {});
+    let report = report::judge(
+        &Runner::new(backend, 2, Vec::new()),
+        kernels.collect(),
+        |_, _, _| {},
+    );
     let wrong = [report.faults(), report.accused()].concat();
     assert!(wrong.is_empty(), "{}\n{}", report.table(), wrong.join("\n"));
 }
