@@ -15,7 +15,10 @@ pub(crate) fn add_borrowed_memory(stream: &mut RandomStream, sketch: &mut Sketch
     let (what, address) = match stream.below(6) {
         0 => ("behind the output", "(unsigned*)output + size".to_owned()),
         1 => ("before the output", format!("(unsigned*)output - {words}")),
-        2 => ("on the side of the output that is mapped", side),
+        2 => {
+            sketch.is_unseen_on_gpu = true;
+            ("on the side of the output that is mapped", side)
+        }
         3 => (
             "behind the input",
             format!("(unsigned*){input} + rows * columns"),
@@ -57,15 +60,19 @@ pub(crate) fn add_stray_read(stream: &mut RandomStream, sketch: &mut Sketch) -> 
             format!("{far} elements behind the input"),
             format!("{input} + {count} + {far}"),
         ),
-        3 => (
-            "an element of the output that nothing has written".to_owned(),
-            "output + size - 1".to_owned(),
-        ),
+        3 => {
+            sketch.is_unseen_on_gpu = true;
+            (
+                "an element of the output that nothing has written".to_owned(),
+                "output + size - 1".to_owned(),
+            )
+        }
         4 => (
             "one element behind the output".to_owned(),
             "output + size".to_owned(),
         ),
         _ => {
+            sketch.is_unseen_on_gpu = true;
             sketch.add_scratch("64", false);
             (
                 "scratch that nothing has written".to_owned(),

@@ -68,6 +68,8 @@ pub(crate) struct HostileKernel {
     pub(crate) source: String,
     /// The same computation without the trick. Many kernels share a twin.
     pub(crate) twin: String,
+    /// Whether `docs/trust.md` says that this backend does not see it.
+    pub(crate) is_known_gap: bool,
 }
 
 impl HostileKernel {
@@ -109,6 +111,7 @@ impl HostileKernel {
             computation: sketch.computation,
             source: sketch.render(&format!("Hostile kernel {seed}: {what}.")),
             twin: twin.render("The honest twin of hostile kernels."),
+            is_known_gap: backend == Backend::Cuda && sketch.is_unseen_on_gpu,
             what,
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Outcome {
     CaughtLater,
     /// It passed and is faster than its twin.
     Gain,
+    /// As `Gain`, by something that `docs/trust.md` lists as possible.
+    KnownGap,
     /// The judge itself failed.
     Broken,
     /// The machine was too busy to compare it.
@@ -50,11 +52,12 @@ pub(crate) enum Outcome {
 }
 
 /// The columns of the table, with the outcomes that each counts.
-const COLUMNS: [(&str, &[Outcome]); 6] = [
+const COLUMNS: [(&str, &[Outcome]); 7] = [
     ("caught", &[Outcome::Caught]),
     ("refused", &[Outcome::Refused]),
     ("no gain", &[Outcome::NoGain]),
     ("unclear", &[Outcome::CaughtLater, Outcome::Untimed]),
+    ("known", &[Outcome::KnownGap]),
     ("GAIN", &[Outcome::Gain]),
     ("BROKEN", &[Outcome::Broken]),
 ];
@@ -133,6 +136,13 @@ impl Report {
     }
 
     pub(crate) fn outcome(&self, index: usize) -> Outcome {
+        match self.found(index) {
+            Outcome::Gain if self.kernels[index].is_known_gap => Outcome::KnownGap,
+            found => found,
+        }
+    }
+
+    fn found(&self, index: usize) -> Outcome {
         let (hostile, twin) = self.judged(index);
         if hostile.status == "harness_error" {
             return Outcome::Broken;

@@ -119,6 +119,8 @@ pub(crate) struct Sketch {
     pub(crate) left_out_barrier: Option<Option<usize>>,
     /// Statements of the first thread at the end of the kernel.
     pub(crate) end: String,
+    /// Whether no check on a GPU sees what the kernel does, as `docs/trust.md` says.
+    pub(crate) is_unseen_on_gpu: bool,
 }
 
 impl Sketch {
@@ -137,6 +139,7 @@ impl Sketch {
             on_result: String::new(),
             left_out_barrier: None,
             end: String::new(),
+            is_unseen_on_gpu: false,
         }
     }
 
