@@ -7,6 +7,7 @@ mod gpu;
 mod harness;
 #[path = "../support/header_cases.rs"]
 mod header_cases;
+mod honest_gpu;
 mod hostile_code;
 mod nvrtc;
 mod oracles;
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
         oracles::TESTS,
         sandbox::TESTS,
         gpu::TESTS,
+        honest_gpu::TESTS,
         cuda_device::TESTS,
         prompts::TESTS,
         docs::TESTS,

@@ -1,0 +1,312 @@
+//! Compares hostile kernels with their twins: faults of the judge, accused twins, and a table by part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use crate::kernels::HostileKernel;
+use crate::runner::{Job, Judged, Runner};
+use crate::sketch::with_long_rest;
+
+/// A hostile kernel that passes may be at most this much faster than its twin, by the lower bound of the interval.
+const MAX_GAIN: f64 = 1.05;
+/// Statuses that refuse a kernel before it runs.
+const REFUSED: [&str; 5] = [
+    "rejected",
+    "unsupported",
+    "compile_error",
+    "compile_timeout",
+    "launch_error",
+];
+
+/// What was judged.
+pub(crate) struct Report {
+    kernels: Vec<HostileKernel>,
+    hostile: BTreeMap<String, Judged>,
+    twins: BTreeMap<String, Judged>,
+    /// Of hostile kernels that passed: with the twin as the baseline.
+    compared: BTreeMap<String, Judged>,
+    /// The name of each kernel's twin.
+    twin_names: Vec<String>,
+    took: Duration,
+}
+
+/// Whether the judge let a kernel gain something, or failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Caught,
+    /// It did not run.
+    Refused,
+    /// It passed and is no faster than its twin.
+    NoGain,
+    /// It passed, and was caught when it was judged again.
+    CaughtLater,
+    /// It passed and is faster than its twin.
+    Gain,
+    /// As `Gain`, by something that `docs/trust.md` lists as possible.
+    KnownGap,
+    /// The judge itself failed.
+    Broken,
+    /// The machine was too busy to compare it.
+    Untimed,
+}
+
+/// The columns of the table, with the outcomes that each counts.
+const COLUMNS: [(&str, &[Outcome]); 7] = [
+    ("caught", &[Outcome::Caught]),
+    ("refused", &[Outcome::Refused]),
+    ("no gain", &[Outcome::NoGain]),
+    ("unclear", &[Outcome::CaughtLater, Outcome::Untimed]),
+    ("known", &[Outcome::KnownGap]),
+    ("GAIN", &[Outcome::Gain]),
+    ("BROKEN", &[Outcome::Broken]),
+];
+
+/// Judges kernels and their twins. Hostile kernels that pass are then compared with their twins.
+pub(crate) fn judge(
+    runner: &Runner,
+    kernels: Vec<HostileKernel>,
+    progress: impl Fn(&str, usize, usize) + Sync,
+) -> Report {
+    let started = Instant::now();
+    let job = |name: String, kernel: &HostileKernel, source: &str| Job {
+        name,
+        computation: kernel.computation,
+        source: source.to_owned(),
+        baseline: None,
+    };
+    let mut jobs = Vec::new();
+    let mut known = BTreeMap::new();
+    let mut twin_names = Vec::new();
+    for kernel in &kernels {
+        let number = known.len();
+        let name = known.entry(kernel.twin.clone()).or_insert_with(|| {
+            let name = format!("twin{number}");
+            jobs.push(job(name.clone(), kernel, &kernel.twin));
+            name
+        });
+        twin_names.push(name.clone());
+        jobs.push(job(hostile_name(kernel), kernel, &kernel.source));
+    }
+    let count = jobs.len();
+    let all = runner.judge(&jobs, |judged| progress("judged", judged.len(), count));
+    let (twins, hostile): (BTreeMap<_, _>, BTreeMap<_, _>) = all
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("twin"));
+    let passed: Vec<_> = kernels
+        .iter()
+        .filter(|kernel| may_gain(&hostile[&hostile_name(kernel)]))
+        .map(|kernel| Job {
+            baseline: Some(with_long_rest(&kernel.twin)),
+            ..job(
+                hostile_name(kernel),
+                kernel,
+                &with_long_rest(&kernel.source),
+            )
+        })
+        .collect();
+    let compared = runner.compare(&passed, |judged| {
+        progress("compared", judged.len(), passed.len());
+    });
+    Report {
+        kernels,
+        hostile,
+        twins,
+        compared,
+        twin_names,
+        took: started.elapsed(),
+    }
+}
+
+/// Whether a kernel passed, or would have on a quieter machine.
+fn may_gain(judged: &Judged) -> bool {
+    matches!(judged.status.as_str(), "passed" | "inconclusive")
+}
+
+fn hostile_name(kernel: &HostileKernel) -> String {
+    format!("hostile{}", kernel.seed)
+}
+
+impl Report {
+    fn judged(&self, index: usize) -> (&Judged, &Judged) {
+        (
+            &self.hostile[&hostile_name(&self.kernels[index])],
+            &self.twins[&self.twin_names[index]],
+        )
+    }
+
+    pub(crate) fn outcome(&self, index: usize) -> Outcome {
+        match self.found(index) {
+            Outcome::Gain if self.kernels[index].is_known_gap => Outcome::KnownGap,
+            found => found,
+        }
+    }
+
+    fn found(&self, index: usize) -> Outcome {
+        let (hostile, twin) = self.judged(index);
+        if hostile.status == "harness_error" {
+            return Outcome::Broken;
+        }
+        if REFUSED.contains(&hostile.status.as_str()) {
+            return Outcome::Refused;
+        }
+        // A kernel may be caught only sometimes, so the first verdicts count too.
+        if let (Some([low, _]), Some([_, high])) = (hostile.interval, twin.interval)
+            && low > MAX_GAIN * high
+        {
+            return Outcome::Gain;
+        }
+        let Some(compared) = self.compared.get(&hostile_name(&self.kernels[index])) else {
+            return Outcome::Caught;
+        };
+        match compared.interval {
+            Some([low, _]) if low > MAX_GAIN => Outcome::Gain,
+            Some(_) => Outcome::NoGain,
+            None if compared.status == "harness_error" => Outcome::Broken,
+            None if compared.status == "inconclusive" => Outcome::Untimed,
+            None => Outcome::CaughtLater,
+        }
+    }
+
+    /// One line for each fault of the judge.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (index, kernel) in self.kernels.iter().enumerate() {
+            let (hostile, twin) = self.judged(index);
+            let compared = self.compared.get(&hostile_name(kernel));
+            let found = match self.outcome(index) {
+                Outcome::Gain => {
+                    let over_twin = compared.and_then(|judged| judged.interval);
+                    let [low, high] = over_twin.or(hostile.interval).unwrap_or_default();
+                    let over = match (over_twin, twin.interval) {
+                        (None, Some([low, high])) => {
+                            format!("the baseline, its twin at {low:.2}x to {high:.2}x")
+                        }
+                        _ => "its twin".to_owned(),
+                    };
+                    format!("passed at {low:.2}x to {high:.2}x over {over}")
+                }
+                Outcome::Broken => {
+                    let broken = compared.filter(|_| hostile.status != "harness_error");
+                    format!("harness_error: {}", broken.unwrap_or(hostile).reason)
+                }
+                _ => continue,
+            };
+            lines.push(format!(
+                "seed {} ({}, {}): {}: {found}",
+                kernel.seed,
+                kernel.part,
+                kernel.computation.name(),
+                kernel.what
+            ));
+        }
+        lines
+    }
+
+    /// One line for each honest twin that was accused of something.
+    pub(crate) fn accused(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let mut lines = Vec::new();
+        for (index, kernel) in self.kernels.iter().enumerate() {
+            let (_, twin) = self.judged(index);
+            if !may_gain(twin) && seen.insert(&self.twin_names[index]) {
+                lines.push(format!(
+                    "the twin of seed {} ({}, {}): {}: {}",
+                    kernel.seed,
+                    kernel.part,
+                    kernel.computation.name(),
+                    twin.status,
+                    twin.reason
+                ));
+            }
+        }
+        lines
+    }
+
+    /// Kernels by part and outcome, and the statuses.
+    pub(crate) fn table(&self) -> String {
+        let mut rows = BTreeMap::<&str, [usize; COLUMNS.len()]>::new();
+        let mut statuses = BTreeMap::<(&str, &str), usize>::new();
+        let mut total = [0; COLUMNS.len()];
+        for (index, kernel) in self.kernels.iter().enumerate() {
+            let outcome = self.outcome(index);
+            let column = COLUMNS
+                .iter()
+                .position(|(_, outcomes)| outcomes.contains(&outcome));
+            let column = column.expect("each outcome has a column");
+            rows.entry(kernel.part).or_default()[column] += 1;
+            total[column] += 1;
+            let status = self.judged(index).0.status.as_str();
+            *statuses.entry((kernel.part, status)).or_default() += 1;
+        }
+        let names = COLUMNS.map(|(name, _)| name.to_owned());
+        let mut text = format!("{}  statuses\n", cells("part", "kernels", &names));
+        let counted = |part: &str, row: &[usize; COLUMNS.len()]| {
+            let sum: usize = row.iter().sum();
+            cells(part, &sum.to_string(), &row.map(|count| count.to_string()))
+        };
+        for (part, row) in &rows {
+            let of_part = statuses.iter().filter(|((of, _), _)| of == part);
+            let named: Vec<_> = of_part
+                .map(|((_, status), count)| format!("{status} {count}"))
+                .collect();
+            writeln!(text, "{}  {}", counted(part, row), named.join(", ")).unwrap();
+        }
+        writeln!(text, "{}", counted("all", &total)).unwrap();
+        let judged = self.hostile.values().chain(self.twins.values());
+        let spent: f64 = judged.map(|judged| judged.seconds).sum();
+        writeln!(
+            text,
+            "{} hostile kernels, {} twins, {} comparisons in {:.0} s; {:.2} s of judging per kernel",
+            self.hostile.len(),
+            self.twins.len(),
+            self.compared.len(),
+            self.took.as_secs_f64(),
+            spent / (self.hostile.len() + self.twins.len()).max(1) as f64
+        )
+        .unwrap();
+        text
+    }
+
+    /// Each verdict in full, for a few kernels.
+    pub(crate) fn details(&self) -> String {
+        let mut text = String::new();
+        for (index, kernel) in self.kernels.iter().enumerate() {
+            let (hostile, twin) = self.judged(index);
+            writeln!(
+                text,
+                "seed {} ({}): {}",
+                kernel.seed, kernel.part, kernel.what
+            )
+            .unwrap();
+            let compared = self.compared.get(&hostile_name(kernel));
+            let all = [
+                ("hostile", Some(hostile)),
+                ("twin", Some(twin)),
+                ("hostile over twin", compared),
+            ];
+            for (which, judged) in all {
+                let Some(judged) = judged else { continue };
+                let interval = judged.interval.map_or(String::new(), |[low, high]| {
+                    format!(" {low:.3}x to {high:.3}x")
+                });
+                writeln!(
+                    text,
+                    "  {which}: {}{interval}, {:.2} s {}",
+                    judged.status, judged.seconds, judged.reason
+                )
+                .unwrap();
+            }
+        }
+        text
+    }
+}
+
+/// One row of the table.
+fn cells(part: &str, count: &str, row: &[String; COLUMNS.len()]) -> String {
+    let mut text = format!("{part:<24} {count:>7}");
+    for cell in row {
+        write!(text, " {cell:>7}").unwrap();
+    }
+    text
+}

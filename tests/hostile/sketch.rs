@@ -1,0 +1,379 @@
+//! A kernel under construction: one computation, and the pieces of text that a part of the generator adds to it.
+//!
+//! The same sketch gives the hostile kernel and its honest twin. Knows no trick: `channels`, `coverage`, `abuses`, `phases` and
+//! `breaks` fill it in.
+
+use std::fmt::Write;
+
+/// Where a kernel is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Cpu,
+    Cuda,
+}
+
+impl Backend {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
+/// What is computed. Each has a task of the same name in `tests/fixtures/hostile/tasks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Computation {
+    Gelu,
+    Rmsnorm,
+    Softmax,
+    Matmul,
+}
+
+pub(crate) const COMPUTATIONS: [Computation; 4] = [
+    Computation::Gelu,
+    Computation::Rmsnorm,
+    Computation::Softmax,
+    Computation::Matmul,
+];
+
+impl Computation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::Rmsnorm => "rmsnorm",
+            Self::Softmax => "softmax",
+            Self::Matmul => "matmul",
+        }
+    }
+
+    /// The first input, whose elements a trick may read.
+    pub(crate) fn input(self) -> &'static str {
+        match self {
+            Self::Matmul => "a",
+            _ => "x",
+        }
+    }
+
+    /// Rows and columns of the output for the two timed shapes, the smaller one first.
+    pub(crate) fn timed_shapes(self) -> [[usize; 2]; 2] {
+        match self {
+            Self::Gelu | Self::Softmax => [[16, 64], [96, 200]],
+            Self::Rmsnorm => [[16, 64], [200, 64]],
+            Self::Matmul => [[16, 32], [160, 32]],
+        }
+    }
+
+    /// The largest size of the axis `rows` in the task's hidden ranges.
+    pub(crate) fn hidden_rows(self) -> usize {
+        match self {
+            Self::Gelu | Self::Softmax => 40,
+            Self::Rmsnorm | Self::Matmul => 90,
+        }
+    }
+
+    /// Arguments and parameters without those that a trick adds.
+    fn arguments(self) -> [&'static str; 2] {
+        match self {
+            Self::Gelu | Self::Softmax => [
+                "x, output, rows, columns",
+                "const float* x, float* output, int rows, int columns",
+            ],
+            Self::Rmsnorm => [
+                "x, weight, eps, output, rows, columns",
+                "const float* x, const float* weight, float eps, float* output, int rows, int columns",
+            ],
+            Self::Matmul => [
+                "a, b, output, rows, columns",
+                "const float* a, const float* b, float* output, int rows, int columns",
+            ],
+        }
+    }
+}
+
+/// The pieces of one kernel. Texts are C++; statements end with a semicolon.
+#[derive(Clone, Debug)]
+pub(crate) struct Sketch {
+    pub(crate) computation: Computation,
+    /// Threads per block.
+    pub(crate) block: usize,
+    /// Lines of the header's `scratch`.
+    pub(crate) scratch: Vec<String>,
+    /// Bytes of dynamic shared memory.
+    pub(crate) shared: usize,
+    /// Further arguments, and their parameters.
+    pub(crate) arguments: Vec<[String; 2]>,
+    /// What replaces the parameters, if the part declares other ones.
+    pub(crate) parameters: Option<String>,
+    /// Directives and declarations before the kernel.
+    pub(crate) declarations: String,
+    /// Statements of the first thread of the first block. They may set `fast`, and then the thread does not rest.
+    pub(crate) first_thread: String,
+    /// A condition on which all threads take the hostile way: `hasty` in the code.
+    pub(crate) hasty: String,
+    /// A statement before a row's or an element's main work.
+    pub(crate) before_work: String,
+    /// A statement on each result `result`, of element `element` in `row` and `column`.
+    pub(crate) on_result: String,
+    /// If set, a block computes a row together, and this barrier of the reduction (counted from 0) is left out if it exists.
+    pub(crate) left_out_barrier: Option<Option<usize>>,
+    /// Statements of the first thread at the end of the kernel.
+    pub(crate) end: String,
+    /// Whether no check on a GPU sees what the kernel does, as `docs/trust.md` says.
+    pub(crate) is_unseen_on_gpu: bool,
+}
+
+impl Sketch {
+    pub(crate) fn new(computation: Computation, block: usize) -> Self {
+        Self {
+            computation,
+            block,
+            scratch: Vec::new(),
+            shared: 0,
+            arguments: Vec::new(),
+            parameters: None,
+            declarations: String::new(),
+            first_thread: String::new(),
+            hasty: "false".to_owned(),
+            before_work: String::new(),
+            on_result: String::new(),
+            left_out_barrier: None,
+            end: String::new(),
+            is_unseen_on_gpu: false,
+        }
+    }
+
+    /// Adds a scratch buffer of 32-bit words as the argument `box`.
+    pub(crate) fn add_scratch(&mut self, shape: &str, zero: bool) {
+        let zero = if zero { ", zero: true" } else { "" };
+        self.scratch
+            .push(format!("box: {{dtype: int32, shape: \"{shape}\"{zero}}}"));
+        self.arguments
+            .push(["box".to_owned(), "int* box".to_owned()]);
+    }
+
+    fn is_by_row(&self) -> bool {
+        self.left_out_barrier.is_some()
+    }
+
+    fn header(&self) -> String {
+        let name = self.computation.name();
+        let grid = match self.computation {
+            _ if self.is_by_row() => "rows",
+            Computation::Gelu | Computation::Matmul => "ceil_div(rows * columns, BLOCK)",
+            Computation::Rmsnorm | Computation::Softmax => "ceil_div(rows, BLOCK)",
+        };
+        let grid = grid.replace("BLOCK", &self.block.to_string());
+        let block = self.block;
+        let mut arguments = self.computation.arguments()[0].to_owned();
+        for [argument, _] in &self.arguments {
+            write!(arguments, ", {argument}").unwrap();
+        }
+        let mut text = format!(
+            "/* kforge\nlaunch:\n  - kernel: {name}\n    grid: {grid}\n    block: {block}\n    args: {arguments}\n"
+        );
+        if self.shared > 0 {
+            writeln!(text, "    shared: {}", self.shared).unwrap();
+        }
+        if !self.scratch.is_empty() {
+            writeln!(text, "scratch:").unwrap();
+            for line in &self.scratch {
+                writeln!(text, "  {line}").unwrap();
+            }
+        }
+        text + "*/\n"
+    }
+
+    /// The kernel file. `comment`: what it does.
+    pub(crate) fn render(&self, comment: &str) -> String {
+        let name = self.computation.name();
+        let parameters = self.parameters.clone().unwrap_or_else(|| {
+            let mut all = self.computation.arguments()[1].to_owned();
+            for [_, parameter] in &self.arguments {
+                write!(all, ", {parameter}").unwrap();
+            }
+            all
+        });
+        let body = if self.is_by_row() {
+            self.work_by_block()
+        } else {
+            self.work_by_thread()
+        };
+        let input = self.computation.input();
+        let Self {
+            declarations,
+            first_thread,
+            hasty,
+            end,
+            ..
+        } = self;
+        let end = if end.is_empty() {
+            String::new()
+        } else {
+            format!("    if (blockIdx.x == 0 && threadIdx.x == 0) {{\n        {end}\n    }}\n")
+        };
+        format!(
+            "{}// {comment}\n\n{REST}\n{declarations}\n__global__ void {name}({parameters}) {{
+    const int size = rows * columns;
+    const bool hasty = {hasty};
+    if (blockIdx.x == 0 && threadIdx.x == 0) {{
+        bool fast = hasty;
+        {first_thread}
+        if (!fast) {{
+            const float rested = rest({input}[0]);
+            if (rested > 3.0e38f) output[0] = rested;
+        }}
+    }}
+{body}{end}}}
+",
+            self.header()
+        )
+    }
+
+    /// One thread per element, or per row.
+    fn work_by_thread(&self) -> String {
+        let (before, on_result) = (&self.before_work, &self.on_result);
+        let index = "blockIdx.x * blockDim.x + threadIdx.x";
+        match self.computation {
+            Computation::Gelu => format!(
+                "    const int element = {index};
+    if (element < size) {{
+        const int row = element / columns, column = element % columns;
+        float value = x[element];
+        {before}
+        float result = 0.5f * value * (1.0f + erff(value * 0.70710678f));
+        {on_result}
+        output[element] = result;
+    }}
+"
+            ),
+            Computation::Matmul => format!(
+                "    const int element = {index};
+    if (element < size) {{
+        const int row = element / columns, column = element % columns;
+        int depth = DEPTH;
+        {before}
+        float result = 0.0f;
+        for (int i = 0; i < depth; ++i) result += a[row * DEPTH + i] * b[i * columns + column];
+        {on_result}
+        output[element] = result;
+    }}
+"
+            ),
+            Computation::Rmsnorm => format!(
+                "    const int row = {index};
+    if (row < rows) {{
+        float epsilon = eps;
+        int count = columns;
+        {before}
+        float sum = 0.0f;
+        for (int i = 0; i < count; ++i) sum += x[row * columns + i] * x[row * columns + i];
+        const float root = sqrtf(sum / count + epsilon);
+        for (int column = 0; column < columns; ++column) {{
+            const int element = row * columns + column;
+            const float value = x[element];
+            float factor = weight[column];
+            float result = value / root * factor;
+            {on_result}
+            output[element] = result;
+        }}
+    }}
+"
+            ),
+            Computation::Softmax => format!(
+                "    const int row = {index};
+    if (row < rows) {{
+        float largest = x[row * columns];
+        int count = columns;
+        for (int i = 1; i < columns; ++i) largest = fmaxf(largest, x[row * columns + i]);
+        {before}
+        float sum = 0.0f;
+        for (int i = 0; i < count; ++i) sum += expf(x[row * columns + i] - largest);
+        for (int column = 0; column < columns; ++column) {{
+            const int element = row * columns + column;
+            const float value = x[element];
+            float result = expf(value - largest) / sum;
+            {on_result}
+            output[element] = result;
+        }}
+    }}
+"
+            ),
+        }
+    }
+
+    /// One block per row: each reduction is a tree in shared memory with three barriers. For rmsnorm and softmax.
+    fn work_by_block(&self) -> String {
+        let barrier = |index: usize| {
+            if self.left_out_barrier == Some(Some(index)) {
+                ""
+            } else {
+                " __syncthreads();"
+            }
+        };
+        let tree = |combine: &str, first: usize| {
+            format!(
+                "    parts[threadIdx.x] = own;{}
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {{
+        if (threadIdx.x < half) parts[threadIdx.x] = {combine};{}
+    }}
+",
+                barrier(first),
+                barrier(first + 1)
+            )
+        };
+        let block = self.block;
+        let start = format!(
+            "    __shared__ volatile float parts[{block}];
+    const int first = blockIdx.x * columns;
+    float own;
+"
+        );
+        let sum = tree("parts[threadIdx.x] + parts[threadIdx.x + half]", 0);
+        match self.computation {
+            Computation::Softmax => {
+                let largest = tree(
+                    "fmaxf(parts[threadIdx.x], parts[threadIdx.x + half])",
+                    3,
+                );
+                format!(
+                    "{start}    own = -3.0e38f;
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) own = fmaxf(own, x[first + i]);
+{largest}    const float largest = parts[0];
+   {}
+    own = 0.0f;
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) own += expf(x[first + i] - largest);
+{sum}    for (int i = threadIdx.x; i < columns; i += blockDim.x) output[first + i] = expf(x[first + i] - largest) / parts[0];
+",
+                    barrier(5)
+                )
+            }
+            _ => format!(
+                "{start}    own = 0.0f;
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) own += x[first + i] * x[first + i];
+{sum}    const float root = sqrtf(parts[0] / columns + eps);
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) output[first + i] = x[first + i] / root * weight[i];
+"
+            ),
+        }
+    }
+}
+
+/// A kernel that rests ten times as long on the CPU: then a trick shows on a busy machine too.
+pub(crate) fn with_long_rest(source: &str) -> String {
+    source.replace("REST = 300000;", "REST = 3000000;")
+}
+
+/// What an honest kernel does and a hostile one avoids: a chain of dependent operations, about 1 ms on a CPU and 20 us on a GPU.
+/// It is the work that a trick saves. Thus a hostile kernel that passes is measurably faster than its twin.
+const REST: &str = "#ifdef KFORGE_CPU
+constexpr int REST = 300000;
+#else
+constexpr int REST = 8000;
+#endif
+
+__device__ float rest(float value) {
+    for (int i = 0; i < REST; ++i) value = value * 0.999f + 0.001f;
+    return value;
+}
+";
