@@ -22,11 +22,11 @@ const MAX_COMPARED_BYTES: u64 = 32 << 20;
 const ORACLE_CHECK_SHARE: f64 = 0.4;
 /// Share of the time that comparing the other pairs with the opponent may take.
 const OPPONENT_CHECK_SHARE: f64 = 0.2;
-/// A sample has runs for a kernel that is this much faster than the opponent, if the device's floor allows such a kernel. So a sample of
-/// the opponent is at most 16 times as long as a sample should be.
-const MIN_PART_OF_OPPONENT: f64 = 1.0 / 16.0;
+/// A sample has runs for a kernel that is this much faster than both, if the device's floor allows such a kernel. So no sample is more than
+/// 16 times as long as a sample should be.
+const MIN_PART_OF_TIME: f64 = 1.0 / 16.0;
 /// Samples of each kind that show whether a kernel gains by its earlier runs.
-const SPACING_SAMPLES: usize = 4;
+const SPACING_SAMPLES: usize = 3;
 /// Launches that give a first estimate of a kernel's time.
 const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
@@ -39,7 +39,7 @@ pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,
     contest: TimedPair<'s>,
     kernels: KernelSet,
-    /// Runs per sample, the same for both kernels. Nothing that the candidate does changes it.
+    /// Runs per sample, the same for both kernels.
     runs: usize,
     /// Whether a kernel gains by what its earlier runs have left, so that each sample has one run.
     runs_apart: bool,
@@ -92,10 +92,10 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         if session.checks_every_pair {
             return Ok(session);
         }
-        // Only the opponent decides the number of copies and runs: the candidate's scratch and time must not.
+        // The opponent decides the number of copies and runs: neither the candidate's scratch nor a short time changes it.
         let bytes = session.kernels.side(Side::Opponent)?.buffer_bytes();
-        let time = session.estimate_time(seed)?;
-        let shortest = shortest_run(context, contest.case, time);
+        let times = session.estimate_times(seed)?;
+        let shortest = shortest_run(context, contest.case, times);
         let most = context.device.timing_copies(bytes, shortest);
         let copies = match context.options.cache {
             Cache::Cold => {
@@ -222,15 +222,18 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         );
     }
 
-    /// The shortest of a few times of the opponent. The candidate runs as often, so that both have the same launches behind them.
-    fn estimate_time(&mut self, seed: u64) -> JudgeResult<Duration> {
-        let mut shortest = Duration::MAX;
+    /// The shortest of a few times of each kernel: the candidate's, then the opponent's.
+    fn estimate_times(&mut self, seed: u64) -> JudgeResult<[Duration; 2]> {
+        let mut shortest = [Duration::MAX; 2];
         for turn in 0..ESTIMATE_RUNS {
             let seed = derive_seed(seed, "rough", turn);
             let poison = Poison::Finite { seed };
-            self.take_sample(Side::Candidate, seed, poison, 1)?;
-            let time = self.take_sample(Side::Opponent, seed, poison, 1)?;
-            shortest = shortest.min(time);
+            for (side, shortest) in [Side::Candidate, Side::Opponent]
+                .into_iter()
+                .zip(&mut shortest)
+            {
+                *shortest = (*shortest).min(self.take_sample(side, seed, poison, 1)?);
+            }
         }
         Ok(shortest)
     }
@@ -442,13 +445,16 @@ impl<'s, 'j> TimingSession<'s, 'j> {
 }
 
 /// The time of a run that decides how many runs a sample has: the device's floor for the case, but at least the part
-/// `MIN_PART_OF_OPPONENT` of the opponent's `time`. Known without the candidate.
-fn shortest_run(context: &JudgeContext<'_>, case: &Case, time: Duration) -> Duration {
+/// `MIN_PART_OF_TIME` of the times of both kernels. So only a candidate that is much slower than the opponent changes the number, and
+/// makes it smaller.
+fn shortest_run(
+    context: &JudgeContext<'_>,
+    case: &Case,
+    [candidate, opponent]: [Duration; 2],
+) -> Duration {
     let floor = floor::cold_floor(context, case, 1).map(|floor| floor.measured_us);
     let floor = floor.filter(|floor| floor.is_finite() && *floor > 0.0);
-    let Some(floor) = floor else {
-        return time;
-    };
-    let least = time.mul_f64(MIN_PART_OF_OPPONENT);
-    Duration::from_secs_f64(floor / 1e6).max(least).min(time)
+    let floor = floor.map_or(opponent, |floor| Duration::from_secs_f64(floor / 1e6));
+    let least = candidate.max(opponent).mul_f64(MIN_PART_OF_TIME);
+    floor.min(opponent).max(least)
 }

@@ -26,8 +26,8 @@ const UNTYPED: [&str; 8] = [
     "read_through",
 ];
 
-/// Fewest bytes of local memory that are overwritten.
-const MIN_LOCAL_SCRUB: u64 = 256;
+/// Bytes of local memory that are overwritten in addition to those of the kernel: functions have frames at different places.
+const OTHER_FRAMES_BYTES: u64 = 1024;
 
 /// The functions of the loaded harness kernels.
 pub(super) struct HarnessFunctions {
@@ -124,7 +124,7 @@ impl HarnessFunctions {
 
     /// The kernel that overwrites at least `bytes` bytes of every thread's local memory.
     pub(super) fn scrub_local(&self, bytes: u64) -> anyhow::Result<sys::CUfunction> {
-        let bytes = bytes.max(MIN_LOCAL_SCRUB).next_power_of_two();
+        let bytes = (bytes + OTHER_FRAMES_BYTES).next_power_of_two();
         if let Some(function) = self.local_scrubs.borrow().get(&bytes) {
             return Ok(*function);
         }
