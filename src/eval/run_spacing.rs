@@ -1,17 +1,31 @@
 //! Whether runs that follow one another closely are faster than separate ones, by more than the cost of starting them explains.
 //!
 //! What a kernel leaves in shared memory, local memory or the driver's memory is overwritten or compared between samples, not between
-//! the runs of a sample. A kernel that uses it is fast in a sample of many runs and slow in samples of one run. Such a kernel is timed
-//! one run at a time. Pure: takes no times itself.
+//! the runs of a sample. A kernel that uses it is fast in a sample of many runs and slow in samples of one run. If it gains a little, it
+//! is timed one run at a time; if it gains much, it is refused. Pure: takes no times itself.
 
 use std::time::Duration;
 
-/// Difference that an honest kernel may have from the cost of starting a run of the other kernel. A separate run finds its code in no cache.
-const ALLOWED: Duration = Duration::from_micros(1);
-/// As `ALLOWED`, for each launch of a run after the first.
-const ALLOWED_FOR_LAUNCH: Duration = Duration::from_micros(2);
-/// As `ALLOWED`, as a part of the time of a run.
-const ALLOWED_PART: f64 = 0.25;
+/// How much more than the other kernel's cost of starting a separate run may cost.
+struct Allowance {
+    first_launch: Duration,
+    next_launch: Duration,
+    /// As a part of the time of a run in a row.
+    part: f64,
+}
+
+/// Above this a kernel is timed one run at a time. A separate run finds its code in no cache.
+const EXPECTED: Allowance = Allowance {
+    first_launch: Duration::from_micros(1),
+    next_launch: Duration::from_micros(2),
+    part: 0.25,
+};
+/// Above this only what earlier runs have left explains the difference.
+const POSSIBLE: Allowance = Allowance {
+    first_launch: Duration::from_micros(4),
+    next_launch: Duration::from_micros(4),
+    part: 1.0,
+};
 
 /// The times of a run of one kernel.
 #[derive(Clone, Copy, Debug)]
@@ -24,23 +38,40 @@ pub(super) struct RunTimes {
     pub(super) launches: usize,
 }
 
+/// How the runs of a sample must be spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spacing {
+    /// Many runs in a row.
+    Together,
+    /// One run in each sample.
+    Apart,
+    /// The first of the two kernels is much faster after its own runs: it carries something over.
+    CarriesOver,
+}
+
 impl RunTimes {
     fn start_cost(&self) -> Duration {
         self.apart.saturating_sub(self.together)
     }
 
-    fn allowed(&self) -> Duration {
+    fn exceeds(&self, other: Duration, allowance: &Allowance) -> bool {
         let more_launches = u32::try_from(self.launches.saturating_sub(1)).unwrap_or(u32::MAX);
-        let for_launches = ALLOWED_FOR_LAUNCH.saturating_mul(more_launches);
-        (ALLOWED + self.together.mul_f64(ALLOWED_PART)).saturating_add(for_launches)
+        let for_launches = allowance.next_launch.saturating_mul(more_launches);
+        let for_run = allowance.first_launch + self.together.mul_f64(allowance.part);
+        self.start_cost() > other.saturating_add(for_run).saturating_add(for_launches)
     }
 }
 
-/// Whether one of two kernels gains by following its own earlier runs.
-pub(super) fn gains_by_earlier_runs(times: [RunTimes; 2]) -> bool {
-    let least = times[0].start_cost().min(times[1].start_cost());
-    let mut times = times.iter();
-    times.any(|kernel| kernel.start_cost() > least.saturating_add(kernel.allowed()))
+/// Decides from the times of the candidate and its opponent.
+pub(super) fn required_spacing(candidate: RunTimes, opponent: RunTimes) -> Spacing {
+    let least = candidate.start_cost().min(opponent.start_cost());
+    if candidate.exceeds(least, &POSSIBLE) {
+        Spacing::CarriesOver
+    } else if candidate.exceeds(least, &EXPECTED) || opponent.exceeds(least, &EXPECTED) {
+        Spacing::Apart
+    } else {
+        Spacing::Together
+    }
 }
 
 #[cfg(test)]
@@ -58,11 +89,24 @@ mod tests {
     #[test]
     fn only_more_than_the_cost_of_a_start_counts() {
         let naive = times(3.0, 5.5, 1);
-        assert!(!gains_by_earlier_runs([times(2.0, 4.6, 1), naive]));
-        assert!(!gains_by_earlier_runs([times(40.0, 48.0, 1), naive]));
-        assert!(!gains_by_earlier_runs([times(6.0, 12.0, 3), naive]));
-        // Rests 10 us unless it finds a mark.
-        assert!(gains_by_earlier_runs([times(2.0, 14.0, 1), naive]));
-        assert!(gains_by_earlier_runs([naive, times(2.0, 14.0, 1)]));
+        for honest in [
+            times(2.0, 4.6, 1),
+            times(40.0, 48.0, 1),
+            times(6.0, 12.0, 3),
+        ] {
+            assert_eq!(required_spacing(honest, naive), Spacing::Together);
+        }
+        // Much code, which a separate run has to load.
+        assert_eq!(
+            required_spacing(times(20.0, 32.0, 1), naive),
+            Spacing::Apart
+        );
+        // Rests for 12 us unless it finds a mark.
+        assert_eq!(
+            required_spacing(times(2.0, 17.0, 1), naive),
+            Spacing::CarriesOver
+        );
+        // The opponent is trusted, or has been judged.
+        assert_eq!(required_spacing(naive, times(2.0, 17.0, 1)), Spacing::Apart);
     }
 }

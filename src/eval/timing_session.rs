@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
-use super::finding::JudgeResult;
+use super::finding::{Finding, JudgeResult};
 use super::floor;
 use super::kernel_set::{CopyCounts, KernelSet, Side, TimedPair};
-use super::run_spacing::{RunTimes, gains_by_earlier_runs};
+use super::run_spacing::{RunTimes, Spacing, required_spacing};
 use super::sampling::PairTimes;
 use crate::base::RandomStream;
 use crate::device::{Cache, LaunchOutcome, Poison};
+use crate::verdict::{Evidence, Status};
 
 /// Maximum number of copies of one sample that are compared with the oracle, and roughly the maximum of their bytes.
 const MAX_COMPARED_COPIES: usize = 16;
@@ -121,9 +122,8 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         // Close the kernels first, to free their memory.
         drop(session.kernels);
         session.kernels = KernelSet::open(context, contest, counts)?;
-        if session.runs > 1 && session.gains_by_earlier_runs(seed)? {
-            session.runs_apart = true;
-            session.runs = 1;
+        if session.runs > 1 {
+            session.space_runs(seed)?;
         }
         let runs = session.runs;
         session.short_runs =
@@ -132,29 +132,46 @@ impl<'s, 'j> TimingSession<'s, 'j> {
     }
 
     /// Takes samples of many runs and of one run, to see whether a kernel gains by what its earlier runs have left.
-    fn gains_by_earlier_runs(&mut self, seed: u64) -> JudgeResult<bool> {
-        let mut found = Vec::new();
-        for side in [Side::Candidate, Side::Opponent] {
-            let mut times = RunTimes {
-                together: Duration::MAX,
-                apart: Duration::MAX,
-                launches: self.kernels.side(side)?.plan.launches.len(),
-            };
-            for turn in 0..SPACING_SAMPLES {
-                let seed = derive_seed(seed, "spacing", turn);
-                let poison = Poison::Finite { seed };
-                let together = self.take_sample(side, seed, poison, self.runs)?;
-                let apart = self.take_sample(side, seed, poison, 1)?;
-                times.together = times.together.min(together);
-                times.apart = times.apart.min(apart);
-            }
-            found.push(times);
-        }
+    fn space_runs(&mut self, seed: u64) -> JudgeResult<()> {
+        let candidate = self.run_times(Side::Candidate, seed)?;
+        let opponent = self.run_times(Side::Opponent, seed)?;
         tracing::debug!(
-            "{}: runs together and apart: {found:?}",
+            "{}: runs together and apart: {candidate:?}, {opponent:?}",
             self.contest.case.id
         );
-        Ok(gains_by_earlier_runs([found[0], found[1]]))
+        match required_spacing(candidate, opponent) {
+            Spacing::Together => Ok(()),
+            Spacing::Apart => {
+                self.runs_apart = true;
+                self.runs = 1;
+                Ok(())
+            }
+            Spacing::CarriesOver => {
+                let [together, apart] =
+                    [candidate.together, candidate.apart].map(|time| time.as_secs_f64() * 1e6);
+                let reason = format!(
+                    "a launch takes {together:.1} us right after another one, and {apart:.1} us otherwise: something survives from launch to launch, perhaps in shared or local memory that the kernel reads before it writes it"
+                );
+                Err(Finding::new(Status::Stateful, reason, Evidence::default()).into())
+            }
+        }
+    }
+
+    fn run_times(&mut self, side: Side, seed: u64) -> JudgeResult<RunTimes> {
+        let mut times = RunTimes {
+            together: Duration::MAX,
+            apart: Duration::MAX,
+            launches: self.kernels.side(side)?.plan.launches.len(),
+        };
+        for turn in 0..SPACING_SAMPLES {
+            let seed = derive_seed(seed, "spacing", turn);
+            let poison = Poison::Finite { seed };
+            let together = self.take_sample(side, seed, poison, self.runs)?;
+            let apart = self.take_sample(side, seed, poison, 1)?;
+            times.together = times.together.min(together);
+            times.apart = times.apart.min(apart);
+        }
+        Ok(times)
     }
 
     /// Whether the runs of a sample were timed one at a time although they are short.
