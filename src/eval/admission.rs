@@ -9,13 +9,17 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::admission_cases::{AdmissionCase, ReducedWorkload, plan_cases};
+use super::admission_coverage::{
+    CaseCoverage, CoverageTest, DRAWS, literal_inputs, unchanged_inputs,
+};
 use super::case::{Case, derive_seed};
-use super::cases::select_cases;
+use super::cases::{CaseRequest, select_cases};
 use super::check::check_case;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::{JudgeContext, JudgeOptions};
 use super::corruption::{CorruptionResults, CorruptionTest, MissedCorruption};
 use super::finding::{Finding, JudgeResult};
+use super::hidden::Coverage;
 use super::task_terms::explain;
 use crate::base::{Failure, FailureKind, random};
 use crate::device::Device;
@@ -40,6 +44,8 @@ pub(crate) struct Admission {
     pub reduced: Vec<ReducedWorkload>,
     /// Number of corrupted outputs that were compared.
     pub comparisons: usize,
+    /// How well the cases of a judgement cover what is timed.
+    pub coverage: CaseCoverage,
     /// Corrupted outputs that passed the comparison.
     pub passed: Vec<MissedCorruption>,
     /// Other faults of the task.
@@ -99,12 +105,16 @@ pub(crate) fn admit(
         regimes: regimes.keys().cloned().collect(),
         reduced: Vec::new(),
         comparisons: 0,
+        coverage: CaseCoverage::default(),
         passed: Vec::new(),
         faults: Vec::new(),
         seed: request.seed.unwrap_or_else(random::fresh_seed),
         seconds: 0.0,
     };
     check_tolerances(task, &mut admission);
+    for reason in unchanged_inputs(task) {
+        admission.add_fault(reason);
+    }
     if check_headers(task, &mut admission) {
         let test = AdmissionTest {
             device,
@@ -199,6 +209,7 @@ impl<'t> AdmissionTest<'t, '_> {
         let Some(mut context) = self.without_fault(context)? else {
             return Ok(());
         };
+        self.test_coverage(&context);
         let profile = &self.request.options.profile;
         let (cases, reduced) = plan_cases(self.task, profile, self.request.is_full_size);
         self.admission.reduced = reduced;
@@ -217,6 +228,24 @@ impl<'t> AdmissionTest<'t, '_> {
         let tested = self.test(&context, &cases, &kernels);
         self.without_fault(tested)?;
         Ok(())
+    }
+
+    /// Draws the cases of many judgements; runs nothing.
+    fn test_coverage(&mut self, context: &JudgeContext<'_>) {
+        let test = CoverageTest {
+            task: self.task,
+            profile: &self.request.options.profile,
+            kernel: &context.baseline.kernel,
+            limits: &context.limits,
+            effort: context.effort(Coverage::Part),
+            draws: DRAWS,
+            seed: self.admission.seed,
+        };
+        let (coverage, reasons) = test.run();
+        self.admission.coverage = coverage;
+        for reason in reasons {
+            self.admission.add_fault(reason);
+        }
     }
 
     /// Turns a failure of the oracle or the baseline into a fault of the task.
@@ -253,9 +282,15 @@ impl<'t> AdmissionTest<'t, '_> {
                 continue;
             }
             let mut tests = cases.to_vec();
-            let options = &self.request.options;
-            let seed = self.admission.seed;
-            match select_cases(self.task, &options.profile, &kernel, &context.limits, seed) {
+            let request = CaseRequest {
+                task: self.task,
+                profile: &self.request.options.profile,
+                kernel: &kernel,
+                limits: &context.limits,
+                effort: context.effort(Coverage::Part),
+                seed: self.admission.seed,
+            };
+            match select_cases(&request) {
                 Ok(selected) => {
                     // Workloads under regimes are among the cases already.
                     let is_workload = |case: &Case| {
@@ -343,8 +378,40 @@ impl<'t> AdmissionTest<'t, '_> {
             self.admission.comparisons += results.comparisons;
             self.admission.passed.extend(results.missed);
         }
+        self.test_literals(context, cases)?;
         for kernel in kernels {
             self.test_kernel(context, kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that some regime shows a kernel that contains the usual value of an input.
+    fn test_literals(
+        &mut self,
+        context: &JudgeContext<'_>,
+        cases: &[AdmissionCase],
+    ) -> anyhow::Result<()> {
+        for input in literal_inputs(self.task) {
+            let mut is_rejected = false;
+            let changes = |test: &&AdmissionCase| test.case.changes(input);
+            for AdmissionCase { workload, case } in cases.iter().filter(changes) {
+                let test = CorruptionTest {
+                    context,
+                    case,
+                    workload,
+                };
+                let seed = derive_seed(self.admission.seed, "literal", 0);
+                self.admission.comparisons += 1;
+                if test.rejects_usual_value(input, seed)? {
+                    is_rejected = true;
+                    break;
+                }
+            }
+            if !is_rejected {
+                self.admission.add_fault(format!(
+                    "a kernel with the usual value of `{input}` in place of the input passes under every regime\nhint: add a regime in which `{input}` changes the result by more than the tolerance, or list it under `fixed`"
+                ));
+            }
         }
         Ok(())
     }

@@ -33,6 +33,14 @@ impl Accuracy {
         self.worst_ratio = self.worst_ratio.max(comparison.worst_ratio);
     }
 
+    /// Checks what the launches left behind, and adds what the device says about the candidate.
+    fn add_state(&mut self, kernels: &KernelSet) -> JudgeResult<()> {
+        let coverage = kernels.candidate.check_state()?;
+        self.state_unchecked |= coverage == StateCoverage::Unchecked;
+        self.resources = kernels.candidate.kernel.resources();
+        Ok(())
+    }
+
     pub(super) fn write_to(&self, entry: &mut WorkloadVerdict) {
         entry.max_abs_error = Some(self.max_abs_error);
         entry.max_rel_error = Some(self.max_rel_error);
@@ -73,8 +81,7 @@ pub(super) fn check_case(
     let mut accuracy = Accuracy::default();
     // Buffers start, or end, next to unmapped memory. With two or more rounds a case is checked both ways, otherwise one way at
     // random.
-    let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
-    let mut edge = if starts_first { Edge::Start } else { Edge::End };
+    let mut edge = first_edge(seeds);
     for round_seeds in seeds.chunks(seeds.len().div_ceil(2).max(1)) {
         let mut kernels = KernelSet::open_for_check(context, candidate, case, edge)?;
         for &seed in round_seeds {
@@ -82,15 +89,54 @@ pub(super) fn check_case(
                 .map_err(|error| name_regime(error, case))?;
         }
         // Last, because it has the lowest precedence of the findings here.
-        let coverage = kernels.candidate.check_state()?;
-        accuracy.state_unchecked |= coverage == StateCoverage::Unchecked;
-        accuracy.resources = kernels.candidate.kernel.resources();
+        accuracy.add_state(&kernels)?;
         edge = match edge {
             Edge::Start => Edge::End,
             Edge::End => Edge::Start,
         };
     }
     Ok(accuracy)
+}
+
+/// A candidate and the oracle, open for hidden cases that have the same launch plan: one process checks all of them.
+pub(super) struct OpenCheck {
+    kernels: KernelSet,
+}
+
+impl OpenCheck {
+    /// `seed`: decides at which edge buffers lie next to unmapped memory.
+    pub(super) fn open(
+        context: &JudgeContext<'_>,
+        candidate: &CompiledKernel,
+        case: &Case,
+        seed: u64,
+    ) -> JudgeResult<Self> {
+        let edge = first_edge(&[seed]);
+        let kernels = KernelSet::open_for_check(context, candidate, case, edge)?;
+        Ok(Self { kernels })
+    }
+
+    /// One round on a case with the launch plan of the case that this was opened for.
+    pub(super) fn check(
+        &mut self,
+        context: &JudgeContext<'_>,
+        case: &Case,
+        seed: u64,
+    ) -> JudgeResult<Accuracy> {
+        let mut accuracy = Accuracy::default();
+        let kernels = &mut self.kernels;
+        kernels.candidate.use_distributions(context, case);
+        kernels.oracle.use_distributions(context, case);
+        check_round(kernels, seed, &mut accuracy).map_err(|error| name_regime(error, case))?;
+        accuracy.add_state(kernels)?;
+        Ok(accuracy)
+    }
+}
+
+/// The edge of the first round of a case: random, because with a single round there is no other.
+fn first_edge(seeds: &[u64]) -> Edge {
+    let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
+    if starts_first { Edge::Start } else { Edge::End }
 }
 
 /// Adds the case's input regime to a finding.

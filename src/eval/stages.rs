@@ -3,7 +3,7 @@
 //! Each writes its results into the verdict and returns the first finding. `judge` calls them in order.
 
 use super::case::{Case, derive_seed};
-use super::check;
+use super::check::{self, Accuracy, OpenCheck};
 use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::features;
@@ -39,20 +39,16 @@ pub(super) fn check_all(
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
     let _lock = context.timing_lock.shared()?;
+    let mut checker = Checker {
+        context,
+        candidate,
+        open: None,
+    };
     for (index, case) in candidate.cases.iter().enumerate() {
-        // One round for a hidden case: there are many, and each is different.
-        let rounds = if case.hidden {
-            1
-        } else {
-            context.options.profile.rounds
-        };
-        let seeds: Vec<_> = (0..rounds)
-            .map(|round| derive_seed(candidate.seed, "check", index * 1000 + round as usize))
-            .collect();
         let kernel = &candidate.compiled.kernel;
         let variant = kernel.variant_for(&case.binding, &context.limits);
         let mut entry = check::blank_entry(case, variant.unwrap_or_default());
-        let accuracy = match check::check_case(context, candidate.compiled, case, &seeds) {
+        let accuracy = match checker.check(index, case) {
             Ok(accuracy) => accuracy,
             Err(error) => {
                 let mut finding = error.into_finding()?;
@@ -75,6 +71,37 @@ pub(super) fn check_all(
     Ok(())
 }
 
+/// Checks the cases of a candidate one after the other.
+struct Checker<'k, 'c> {
+    context: &'k JudgeContext<'c>,
+    candidate: &'k JudgedKernel<'k>,
+    /// What is open, and the case that it was opened for.
+    open: Option<(&'k Case, OpenCheck)>,
+}
+
+impl<'k> Checker<'k, '_> {
+    /// Checks a case. A hidden case gets one round, because there are many and each is different.
+    fn check(&mut self, index: usize, case: &'k Case) -> JudgeResult<Accuracy> {
+        let context = self.context;
+        let compiled = self.candidate.compiled;
+        let seed =
+            |round: u32| derive_seed(self.candidate.seed, "check", index * 1000 + round as usize);
+        if !case.hidden {
+            let seeds: Vec<_> = (0..context.options.profile.rounds).map(seed).collect();
+            return check::check_case(context, compiled, case, &seeds);
+        }
+        let opened_for = |known: &Case| known.has_launch_plan_of(case, context.task);
+        if let Some((_, open)) = self.open.as_mut().filter(|(known, _)| opened_for(known)) {
+            return open.check(context, case, seed(0));
+        }
+        // Before the next one is opened: both together may not fit into memory.
+        self.open = None;
+        let open = OpenCheck::open(context, compiled, case, seed(0))?;
+        let (_, open) = self.open.insert((case, open));
+        open.check(context, case, seed(0))
+    }
+}
+
 /// Inspects a kernel that failed a check. Returns the finding of the inspection if it has at least the same precedence: it names
 /// the cause. Otherwise returns the original finding.
 pub(super) fn explain(
@@ -89,9 +116,7 @@ pub(super) fn explain(
         return Ok(finding);
     };
     let mut input = candidate.inspection(false);
-    if !context.options.thorough {
-        input.cases = std::slice::from_ref(failed);
-    }
+    input.cases = std::slice::from_ref(failed);
     let inspection = inspection::inspect(context, input, verdict)?;
     Ok(match inspection.finding {
         Some(cause) if cause.status <= finding.status => cause,
