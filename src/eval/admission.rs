@@ -6,62 +6,31 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
-
-use super::admission_cases::{AdmissionCase, ReducedWorkload, plan_cases};
+use super::admission_cases::{AdmissionCase, plan_cases};
 use super::admission_coverage::{
     CaseCoverage, CoverageTest, DRAWS, literal_inputs, unchanged_inputs,
 };
-use super::case::{Case, derive_seed};
+use super::admission_result::{Admission, TaskFault};
+use super::case::{Case, derive_seed, operations};
 use super::cases::{CaseRequest, select_cases};
-use super::check::check_case;
+use super::check::RowOfCases;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::{JudgeContext, JudgeOptions};
-use super::corruption::{CorruptionResults, CorruptionTest, MissedCorruption};
+use super::corruption::{CorruptionResults, CorruptionTest};
 use super::finding::{Finding, JudgeResult};
 use super::hidden::Coverage;
 use super::task_terms::explain;
 use crate::base::{Failure, FailureKind, random};
 use crate::device::Device;
 use crate::kernel::{DeviceLimits, Kernel};
-use crate::task::{DRAFT_MARK, PrecisionCheck, Task};
+use crate::task::{DRAFT_MARK, Task};
 use crate::verdict::Status;
 
 /// A tolerance above this is meaningless.
 const MAX_TOLERANCE: f64 = 0.1;
 
-/// The result of the test.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Admission {
-    pub task: String,
-    pub admitted: bool,
-    /// `checked` or `unchecked`.
-    pub precision: PrecisionCheck,
-    /// Number of workloads tested.
-    pub workloads: usize,
-    pub regimes: Vec<String>,
-    /// Workloads that are too large for a CPU, and are tested at a smaller size.
-    pub reduced: Vec<ReducedWorkload>,
-    /// Number of corrupted outputs that were compared.
-    pub comparisons: usize,
-    /// How well the cases of a judgement cover what is timed.
-    pub coverage: CaseCoverage,
-    /// Corrupted outputs that passed the comparison.
-    pub passed: Vec<MissedCorruption>,
-    /// Other faults of the task.
-    pub faults: Vec<TaskFault>,
-    #[serde(serialize_with = "crate::base::exact::seed::serialize")]
-    pub seed: u64,
-    pub seconds: f64,
-}
-
-/// Something that is wrong with a task.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct TaskFault {
-    pub workload: Option<String>,
-    pub regime: Option<String>,
-    pub reason: String,
-}
+/// A hidden case that costs more is not tried with the task's own kernels: a CPU takes too long.
+const MAX_OPERATIONS: f64 = 2e8;
 
 /// How to test a task.
 pub(crate) struct AdmissionRequest<'r> {
@@ -129,16 +98,6 @@ pub(crate) fn admit(
     admission.admitted = admission.passed.is_empty() && admission.faults.is_empty();
     admission.seconds = started.elapsed().as_secs_f64();
     Ok(admission)
-}
-
-impl Admission {
-    fn add_fault(&mut self, reason: impl Into<String>) {
-        self.faults.push(TaskFault {
-            workload: None,
-            regime: None,
-            reason: reason.into(),
-        });
-    }
 }
 
 fn check_tolerances(task: &Task, admission: &mut Admission) {
@@ -298,8 +257,11 @@ impl<'t> AdmissionTest<'t, '_> {
                         case.regime.is_some()
                             && workloads.any(|workload| workload.binding == case.binding)
                     };
-                    let hidden =
-                        (selected.into_iter()).filter(|case| case.hidden && !is_workload(case));
+                    let is_tested = |case: &Case| {
+                        let cost = operations(self.task, &case.binding);
+                        case.hidden && !is_workload(case) && cost <= MAX_OPERATIONS
+                    };
+                    let hidden = selected.into_iter().filter(is_tested);
                     tests.extend(hidden.map(|case| AdmissionCase {
                         workload: case.id.clone(),
                         case,
@@ -422,11 +384,12 @@ impl<'t> AdmissionTest<'t, '_> {
         context: &JudgeContext<'_>,
         kernel: &OwnKernel<'_>,
     ) -> anyhow::Result<()> {
+        let mut row = RowOfCases::new(context, &kernel.compiled);
         for (index, test) in kernel.cases.iter().enumerate() {
             self.report(kernel.name, &test.case.id);
             let _lock = context.timing_lock.shared()?;
             let seed = derive_seed(self.admission.seed, "own kernel", index);
-            if let Err(error) = check_case(context, &kernel.compiled, &test.case, &[seed]) {
+            if let Err(error) = row.check(&test.case, seed) {
                 let finding = error.into_finding()?;
                 // A starting kernel may reach code for another device only when it runs.
                 if finding.status == Status::Unsupported && kernel.name != self.task.baseline().0 {

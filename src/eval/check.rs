@@ -98,35 +98,41 @@ pub(super) fn check_case(
     Ok(accuracy)
 }
 
-/// A candidate and the oracle, open for hidden cases that have the same launch plan: one process checks all of them.
-pub(super) struct OpenCheck {
-    kernels: KernelSet,
+/// Checks a candidate on many cases with one round each. Cases in a row that have the same launch plan are checked in one process:
+/// opening a kernel takes longer than a small launch.
+pub(super) struct RowOfCases<'k, 'c> {
+    context: &'k JudgeContext<'c>,
+    candidate: &'k CompiledKernel,
+    /// The kernels that are open, and the case that they were opened for.
+    open: Option<(Case, KernelSet)>,
 }
 
-impl OpenCheck {
-    /// `seed`: decides at which edge buffers lie next to unmapped memory.
-    pub(super) fn open(
-        context: &JudgeContext<'_>,
-        candidate: &CompiledKernel,
-        case: &Case,
-        seed: u64,
-    ) -> JudgeResult<Self> {
-        let edge = first_edge(&[seed]);
-        let kernels = KernelSet::open_for_check(context, candidate, case, edge)?;
-        Ok(Self { kernels })
+impl<'k, 'c> RowOfCases<'k, 'c> {
+    pub(super) fn new(context: &'k JudgeContext<'c>, candidate: &'k CompiledKernel) -> Self {
+        Self {
+            context,
+            candidate,
+            open: None,
+        }
     }
 
-    /// One round on a case with the launch plan of the case that this was opened for.
-    pub(super) fn check(
-        &mut self,
-        context: &JudgeContext<'_>,
-        case: &Case,
-        seed: u64,
-    ) -> JudgeResult<Accuracy> {
-        let mut accuracy = Accuracy::default();
-        let kernels = &mut self.kernels;
+    /// One round on a case.
+    pub(super) fn check(&mut self, case: &Case, seed: u64) -> JudgeResult<Accuracy> {
+        let context = self.context;
+        let fits = |(known, _): &(Case, KernelSet)| known.has_launch_plan_of(case, context.task);
+        // The old kernels are closed first: both together may not fit into memory.
+        let open = self.open.take().filter(fits);
+        let (_, kernels) = match open {
+            Some(open) => self.open.insert(open),
+            None => {
+                let edge = first_edge(&[seed]);
+                let opened = KernelSet::open_for_check(context, self.candidate, case, edge)?;
+                self.open.insert((case.clone(), opened))
+            }
+        };
         kernels.candidate.use_distributions(context, case);
         kernels.oracle.use_distributions(context, case);
+        let mut accuracy = Accuracy::default();
         check_round(kernels, seed, &mut accuracy).map_err(|error| name_regime(error, case))?;
         accuracy.add_state(kernels)?;
         Ok(accuracy)

@@ -11,6 +11,7 @@
 mod admission;
 mod admission_cases;
 mod admission_coverage;
+mod admission_result;
 mod case;
 mod case_kernel;
 mod cases;
@@ -37,7 +38,8 @@ mod task_terms;
 mod timing_lock;
 mod timing_session;
 
-pub(crate) use admission::{Admission, AdmissionProgress, AdmissionRequest, admit};
+pub(crate) use admission::{AdmissionProgress, AdmissionRequest, admit};
+pub(crate) use admission_result::Admission;
 pub(crate) use compiled::compile_only;
 pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};

@@ -3,7 +3,7 @@
 //! Each writes its results into the verdict and returns the first finding. `judge` calls them in order.
 
 use super::case::{Case, derive_seed};
-use super::check::{self, Accuracy, OpenCheck};
+use super::check::{self, RowOfCases};
 use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::features;
@@ -39,16 +39,20 @@ pub(super) fn check_all(
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
     let _lock = context.timing_lock.shared()?;
-    let mut checker = Checker {
-        context,
-        candidate,
-        open: None,
-    };
+    let mut hidden = RowOfCases::new(context, candidate.compiled);
     for (index, case) in candidate.cases.iter().enumerate() {
         let kernel = &candidate.compiled.kernel;
         let variant = kernel.variant_for(&case.binding, &context.limits);
         let mut entry = check::blank_entry(case, variant.unwrap_or_default());
-        let accuracy = match checker.check(index, case) {
+        let seed = |round: u32| derive_seed(candidate.seed, "check", index * 1000 + round as usize);
+        // One round for a hidden case: there are many, and each is different.
+        let checked = if case.hidden {
+            hidden.check(case, seed(0))
+        } else {
+            let seeds: Vec<_> = (0..context.options.profile.rounds).map(seed).collect();
+            check::check_case(context, candidate.compiled, case, &seeds)
+        };
+        let accuracy = match checked {
             Ok(accuracy) => accuracy,
             Err(error) => {
                 let mut finding = error.into_finding()?;
@@ -69,37 +73,6 @@ pub(super) fn check_all(
         verdict.workloads.push(entry);
     }
     Ok(())
-}
-
-/// Checks the cases of a candidate one after the other.
-struct Checker<'k, 'c> {
-    context: &'k JudgeContext<'c>,
-    candidate: &'k JudgedKernel<'k>,
-    /// What is open, and the case that it was opened for.
-    open: Option<(&'k Case, OpenCheck)>,
-}
-
-impl<'k> Checker<'k, '_> {
-    /// Checks a case. A hidden case gets one round, because there are many and each is different.
-    fn check(&mut self, index: usize, case: &'k Case) -> JudgeResult<Accuracy> {
-        let context = self.context;
-        let compiled = self.candidate.compiled;
-        let seed =
-            |round: u32| derive_seed(self.candidate.seed, "check", index * 1000 + round as usize);
-        if !case.hidden {
-            let seeds: Vec<_> = (0..context.options.profile.rounds).map(seed).collect();
-            return check::check_case(context, compiled, case, &seeds);
-        }
-        let opened_for = |known: &Case| known.has_launch_plan_of(case, context.task);
-        if let Some((_, open)) = self.open.as_mut().filter(|(known, _)| opened_for(known)) {
-            return open.check(context, case, seed(0));
-        }
-        // Before the next one is opened: both together may not fit into memory.
-        self.open = None;
-        let open = OpenCheck::open(context, compiled, case, seed(0))?;
-        let (_, open) = self.open.insert((case, open));
-        open.check(context, case, seed(0))
-    }
 }
 
 /// Inspects a kernel that failed a check. Returns the finding of the inspection if it has at least the same precedence: it names
