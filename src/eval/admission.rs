@@ -6,56 +6,31 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
-
-use super::admission_cases::{AdmissionCase, ReducedWorkload, plan_cases};
-use super::case::{Case, derive_seed};
-use super::cases::select_cases;
-use super::check::check_case;
+use super::admission_cases::{AdmissionCase, plan_cases};
+use super::admission_coverage::{
+    CaseCoverage, CoverageTest, DRAWS, literal_inputs, unchanged_inputs,
+};
+use super::admission_result::{Admission, TaskFault};
+use super::case::{Case, derive_seed, operations};
+use super::cases::{CaseRequest, select_cases};
+use super::check::RowOfCases;
 use super::compiled_kernel::{CompiledKernel, Reference};
 use super::context::{JudgeContext, JudgeOptions};
-use super::corruption::{CorruptionResults, CorruptionTest, MissedCorruption};
+use super::corruption::{CorruptionResults, CorruptionTest};
 use super::finding::{Finding, JudgeResult};
+use super::hidden::Coverage;
 use super::task_terms::explain;
 use crate::base::{Failure, FailureKind, random};
 use crate::device::Device;
 use crate::kernel::{DeviceLimits, Kernel};
-use crate::task::{DRAFT_MARK, PrecisionCheck, Task};
+use crate::task::{DRAFT_MARK, Task};
 use crate::verdict::Status;
 
 /// A tolerance above this is meaningless.
 const MAX_TOLERANCE: f64 = 0.1;
 
-/// The result of the test.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Admission {
-    pub task: String,
-    pub admitted: bool,
-    /// `checked` or `unchecked`.
-    pub precision: PrecisionCheck,
-    /// Number of workloads tested.
-    pub workloads: usize,
-    pub regimes: Vec<String>,
-    /// Workloads that are too large for a CPU, and are tested at a smaller size.
-    pub reduced: Vec<ReducedWorkload>,
-    /// Number of corrupted outputs that were compared.
-    pub comparisons: usize,
-    /// Corrupted outputs that passed the comparison.
-    pub passed: Vec<MissedCorruption>,
-    /// Other faults of the task.
-    pub faults: Vec<TaskFault>,
-    #[serde(serialize_with = "crate::base::exact::seed::serialize")]
-    pub seed: u64,
-    pub seconds: f64,
-}
-
-/// Something that is wrong with a task.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct TaskFault {
-    pub workload: Option<String>,
-    pub regime: Option<String>,
-    pub reason: String,
-}
+/// A hidden case that costs more is not tried with the task's own kernels: a CPU takes too long.
+const MAX_OPERATIONS: f64 = 2e8;
 
 /// How to test a task.
 pub(crate) struct AdmissionRequest<'r> {
@@ -99,12 +74,16 @@ pub(crate) fn admit(
         regimes: regimes.keys().cloned().collect(),
         reduced: Vec::new(),
         comparisons: 0,
+        coverage: CaseCoverage::default(),
         passed: Vec::new(),
         faults: Vec::new(),
         seed: request.seed.unwrap_or_else(random::fresh_seed),
         seconds: 0.0,
     };
     check_tolerances(task, &mut admission);
+    for reason in unchanged_inputs(task) {
+        admission.add_fault(reason);
+    }
     if check_headers(task, &mut admission) {
         let test = AdmissionTest {
             device,
@@ -119,16 +98,6 @@ pub(crate) fn admit(
     admission.admitted = admission.passed.is_empty() && admission.faults.is_empty();
     admission.seconds = started.elapsed().as_secs_f64();
     Ok(admission)
-}
-
-impl Admission {
-    fn add_fault(&mut self, reason: impl Into<String>) {
-        self.faults.push(TaskFault {
-            workload: None,
-            regime: None,
-            reason: reason.into(),
-        });
-    }
 }
 
 fn check_tolerances(task: &Task, admission: &mut Admission) {
@@ -199,6 +168,7 @@ impl<'t> AdmissionTest<'t, '_> {
         let Some(mut context) = self.without_fault(context)? else {
             return Ok(());
         };
+        self.test_coverage(&context);
         let profile = &self.request.options.profile;
         let (cases, reduced) = plan_cases(self.task, profile, self.request.is_full_size);
         self.admission.reduced = reduced;
@@ -217,6 +187,24 @@ impl<'t> AdmissionTest<'t, '_> {
         let tested = self.test(&context, &cases, &kernels);
         self.without_fault(tested)?;
         Ok(())
+    }
+
+    /// Draws the cases of many judgements; runs nothing.
+    fn test_coverage(&mut self, context: &JudgeContext<'_>) {
+        let test = CoverageTest {
+            task: self.task,
+            profile: &self.request.options.profile,
+            kernel: &context.baseline.kernel,
+            limits: &context.limits,
+            effort: context.effort(Coverage::Part),
+            draws: DRAWS,
+            seed: self.admission.seed,
+        };
+        let (coverage, reasons) = test.run();
+        self.admission.coverage = coverage;
+        for reason in reasons {
+            self.admission.add_fault(reason);
+        }
     }
 
     /// Turns a failure of the oracle or the baseline into a fault of the task.
@@ -253,9 +241,15 @@ impl<'t> AdmissionTest<'t, '_> {
                 continue;
             }
             let mut tests = cases.to_vec();
-            let options = &self.request.options;
-            let seed = self.admission.seed;
-            match select_cases(self.task, &options.profile, &kernel, &context.limits, seed) {
+            let request = CaseRequest {
+                task: self.task,
+                profile: &self.request.options.profile,
+                kernel: &kernel,
+                limits: &context.limits,
+                effort: context.effort(Coverage::Part),
+                seed: self.admission.seed,
+            };
+            match select_cases(&request) {
                 Ok(selected) => {
                     // Workloads under regimes are among the cases already.
                     let is_workload = |case: &Case| {
@@ -263,8 +257,11 @@ impl<'t> AdmissionTest<'t, '_> {
                         case.regime.is_some()
                             && workloads.any(|workload| workload.binding == case.binding)
                     };
-                    let hidden =
-                        (selected.into_iter()).filter(|case| case.hidden && !is_workload(case));
+                    let is_tested = |case: &Case| {
+                        let cost = operations(self.task, &case.binding);
+                        case.hidden && !is_workload(case) && cost <= MAX_OPERATIONS
+                    };
+                    let hidden = selected.into_iter().filter(is_tested);
                     tests.extend(hidden.map(|case| AdmissionCase {
                         workload: case.id.clone(),
                         case,
@@ -343,8 +340,40 @@ impl<'t> AdmissionTest<'t, '_> {
             self.admission.comparisons += results.comparisons;
             self.admission.passed.extend(results.missed);
         }
+        self.test_literals(context, cases)?;
         for kernel in kernels {
             self.test_kernel(context, kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that some regime shows a kernel that contains the usual value of an input.
+    fn test_literals(
+        &mut self,
+        context: &JudgeContext<'_>,
+        cases: &[AdmissionCase],
+    ) -> anyhow::Result<()> {
+        for input in literal_inputs(self.task) {
+            let mut is_rejected = false;
+            let changes = |test: &&AdmissionCase| test.case.changes(input);
+            for AdmissionCase { workload, case } in cases.iter().filter(changes) {
+                let test = CorruptionTest {
+                    context,
+                    case,
+                    workload,
+                };
+                let seed = derive_seed(self.admission.seed, "literal", 0);
+                self.admission.comparisons += 1;
+                if test.rejects_usual_value(input, seed)? {
+                    is_rejected = true;
+                    break;
+                }
+            }
+            if !is_rejected {
+                self.admission.add_fault(format!(
+                    "a kernel with the usual value of `{input}` in place of the input passes under every regime\nhint: add a regime in which `{input}` changes the result by more than the tolerance, or list it under `fixed`"
+                ));
+            }
         }
         Ok(())
     }
@@ -355,11 +384,12 @@ impl<'t> AdmissionTest<'t, '_> {
         context: &JudgeContext<'_>,
         kernel: &OwnKernel<'_>,
     ) -> anyhow::Result<()> {
+        let mut row = RowOfCases::new(context, &kernel.compiled);
         for (index, test) in kernel.cases.iter().enumerate() {
             self.report(kernel.name, &test.case.id);
             let _lock = context.timing_lock.shared()?;
             let seed = derive_seed(self.admission.seed, "own kernel", index);
-            if let Err(error) = check_case(context, &kernel.compiled, &test.case, &[seed]) {
+            if let Err(error) = row.check(&test.case, seed) {
                 let finding = error.into_finding()?;
                 // A starting kernel may reach code for another device only when it runs.
                 if finding.status == Status::Unsupported && kernel.name != self.task.baseline().0 {

@@ -9,15 +9,13 @@
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::case::Case;
+use super::case::{Case, operations};
 use crate::task::{Binding, Profile, Task, Workload};
 
 /// Operations of all workloads with the timed inputs. All shipped tasks that are limited by memory fit in at full size.
 const TIMED_BUDGET: f64 = 4e9;
 /// Operations of all workloads under all regimes.
 const REGIME_BUDGET: f64 = 2e9;
-/// Operations that take as long as moving a byte.
-const OPERATIONS_PER_BYTE: f64 = 2.0;
 
 /// A case of the test. All regimes of a workload share its id.
 #[derive(Clone)]
@@ -109,18 +107,6 @@ fn case_of(workload: &Workload, reduced: Option<&Binding>) -> Case {
         case.binding = binding.clone();
     }
     case
-}
-
-/// What a launch costs, about: operations and memory traffic.
-fn operations(task: &Task, binding: &Binding) -> f64 {
-    let value_of = |name: &str| binding.axes.get(name).copied();
-    // A value that does not fit 64 bits is too large for any budget.
-    let [flops, bytes] =
-        [&task.flops, &task.bytes].map(|amount| match amount.evaluate(&value_of) {
-            Ok(amount) => amount.max(0) as f64,
-            Err(_) => f64::INFINITY,
-        });
-    flops + OPERATIONS_PER_BYTE * bytes
 }
 
 /// The largest limit with which the sum of all costs, each cut off at the limit, is within the budget.

@@ -8,6 +8,9 @@ use crate::base::Digest;
 use crate::kernel::Scalars;
 use crate::task::{Binding, Distribution, DistributionKind, InputSource, Regime, Task, Workload};
 
+/// Operations that take as long as moving a byte.
+const OPERATIONS_PER_BYTE: f64 = 2.0;
+
 /// A timed workload, a hidden shape, or one of these with an input regime.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
@@ -17,6 +20,8 @@ pub(super) struct Case {
     pub(super) inputs: IndexMap<String, InputSource>,
     /// Checked but never timed.
     pub(super) hidden: bool,
+    /// Whether the sizes were drawn; otherwise a workload gives them.
+    pub(super) is_drawn: bool,
     /// Name and distributions of the input regime; `None`: the usual distributions.
     pub(super) regime: Option<(String, Regime)>,
 }
@@ -28,6 +33,7 @@ impl Case {
             binding: workload.binding.clone(),
             inputs: workload.inputs.clone(),
             hidden: false,
+            is_drawn: false,
             regime: None,
         }
     }
@@ -40,6 +46,11 @@ impl Case {
             regime: Some((name.to_owned(), regime.clone())),
             ..self.clone()
         }
+    }
+
+    /// Whether a kernel that is bound to the other case is bound to this one too: the same sizes and scalars.
+    pub(super) fn has_launch_plan_of(&self, other: &Self, task: &Task) -> bool {
+        self.binding == other.binding && self.scalars(task) == other.scalars(task)
     }
 
     pub(super) fn regime_name(&self) -> Option<String> {
@@ -68,6 +79,11 @@ impl Case {
         self.regime.as_ref()?.1.get(input)
     }
 
+    /// Whether the case's regime changes an input.
+    pub(super) fn changes(&self, input: &str) -> bool {
+        self.regime_distribution(input).is_some()
+    }
+
     /// The values of the scalar inputs: the regime's, else the workload's, else the task's.
     pub(super) fn scalars(&self, task: &Task) -> Scalars {
         let value_of = |name: &String| {
@@ -85,6 +101,30 @@ impl Case {
             .filter_map(|(name, _)| Some((name.clone(), value_of(name)?)))
             .collect()
     }
+}
+
+/// What a launch costs, about: operations and memory traffic.
+pub(super) fn operations(task: &Task, binding: &Binding) -> f64 {
+    let value_of = |name: &str| binding.axes.get(name).copied();
+    // A value that does not fit 64 bits is too large for any budget.
+    let [flops, bytes] =
+        [&task.flops, &task.bytes].map(|amount| match amount.evaluate(&value_of) {
+            Ok(amount) => amount.max(0) as f64,
+            Err(_) => f64::INFINITY,
+        });
+    flops + OPERATIONS_PER_BYTE * bytes
+}
+
+/// As [`operations`], for a shape that kforge draws itself. The axes of a task that does not count its operations may all have to be
+/// combined, so each of their combinations counts as one.
+pub(super) fn drawn_operations(task: &Task, binding: &Binding) -> f64 {
+    let known = operations(task, binding);
+    if task.settings.flops.is_some() {
+        return known;
+    }
+    let axes = binding.axes.iter();
+    let free = axes.filter(|(axis, _)| !task.derived.contains_key(*axis));
+    known + free.map(|(_, size)| *size as f64).product::<f64>()
 }
 
 /// Derives the seed for one purpose and index from the seed of a judgement.

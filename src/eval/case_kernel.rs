@@ -97,19 +97,23 @@ impl CaseKernel {
         kernel: Box<dyn BoundKernel>,
         plan: Plan,
     ) -> Self {
+        let mut bound = Self {
+            kernel,
+            plan,
+            inputs: Vec::new(),
+        };
+        bound.use_distributions(context, case);
+        bound
+    }
+
+    /// Fills the inputs from now on as in this case, which has the same launch plan.
+    pub(super) fn use_distributions(&mut self, context: &JudgeContext<'_>, case: &Case) {
         let is_input = |role: BufferRole| matches!(role, BufferRole::Input | BufferRole::InPlace);
-        let inputs = plan
-            .buffers
-            .iter()
-            .enumerate()
+        let buffers = self.plan.buffers.iter().enumerate();
+        self.inputs = buffers
             .filter(|(_, buffer)| is_input(buffer.role))
             .map(|(index, buffer)| (index, case.distribution(context.task, &buffer.name)))
             .collect();
-        Self {
-            kernel,
-            plan,
-            inputs,
-        }
     }
 
     /// Fills the inputs from a seed, poisons outputs and scratch, and renews the guard zones.

@@ -1,124 +1,131 @@
-//! Chooses the cases of a candidate: the profile's workloads, then hidden shapes and regimes. No prompt names the hidden ones.
+//! Chooses the cases of a candidate: the profile's workloads, then hidden cases. No prompt names the hidden ones.
 //!
-//! Pure: all randomness comes from the judgement's seed, which is drawn after the candidate is fixed. `hidden` draws the shapes and
-//! assigns the regimes.
+//! Pure: all randomness comes from the judgement's seed, which is drawn after the candidate is fixed. `hidden` chooses the hidden
+//! cases.
 
-use indexmap::IndexMap;
-
-use super::case::Case;
-use super::hidden;
+use super::case::{Case, operations};
+use super::hidden::{self, Effort, HiddenPlan};
 use crate::base::RandomStream;
 use crate::kernel::{BindError, BindFault, DeviceLimits, Kernel};
-use crate::task::{InputSource, Profile, Task};
+use crate::task::{Profile, Task};
 
 /// Maximum number of random shapes to try until a variant applies to one.
 const MAX_DRAWS: usize = 256;
 
-/// Chooses the cases for a kernel: the profile's workloads, then hidden cases, then more cases for variants that none of these use.
+/// What cases are chosen for.
+#[derive(Clone, Copy)]
+pub(super) struct CaseRequest<'r> {
+    pub(super) task: &'r Task,
+    pub(super) profile: &'r Profile,
+    pub(super) kernel: &'r Kernel,
+    pub(super) limits: &'r DeviceLimits,
+    pub(super) effort: Effort,
+    pub(super) seed: u64,
+}
+
+impl CaseRequest<'_> {
+    fn applies(&self, variant: usize, case: &Case) -> Result<bool, BindError> {
+        let found = self.kernel.variant_for(&case.binding, self.limits)?;
+        Ok(found == Some(variant))
+    }
+
+    /// Whether a variant applies to a case with this value of `hidden`.
+    fn applies_to_any(
+        &self,
+        variant: usize,
+        cases: &[Case],
+        hidden: bool,
+    ) -> Result<bool, BindError> {
+        for case in cases.iter().filter(|case| case.hidden == hidden) {
+            if self.applies(variant, case)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Chooses the cases for a kernel: the profile's workloads, then hidden cases, the cheapest first; among them more cases for
+/// variants that no other case uses. Hidden cases of one shape are neighbours.
 ///
 /// Each variant applies to at least one workload. It also applies to at least one hidden shape, if the profile has hidden shapes
 /// and `MAX_DRAWS` random shapes contain a match.
 ///
 /// # Errors
 /// If a variant applies to no workload of the task, or a condition of a variant cannot be evaluated.
-pub(super) fn select_cases(
-    task: &Task,
-    profile: &Profile,
-    kernel: &Kernel,
-    limits: &DeviceLimits,
-    seed: u64,
-) -> Result<Vec<Case>, BindError> {
-    let mut cases: Vec<_> = task
+pub(super) fn select_cases(request: &CaseRequest<'_>) -> Result<Vec<Case>, BindError> {
+    let CaseRequest { task, profile, .. } = *request;
+    let mut stream = RandomStream::new(request.seed, "hidden shapes", 0);
+    let timed: Vec<_> = task
         .selected_workloads(profile)
         .into_iter()
         .map(Case::of_workload)
         .collect();
-    let mut stream = RandomStream::new(seed, "hidden shapes", 0);
-    let inputs = cases
-        .first()
-        .map(|case| case.inputs.clone())
-        .unwrap_or_default();
-    if profile.hidden_shapes > 0 {
-        let shapes: Vec<_> = hidden::draw_shapes(task, profile.hidden_shapes, &mut stream)
-            .iter()
-            .filter_map(|(name, axes)| hidden_case(task, format!("hidden-{name}"), axes, &inputs))
-            .collect();
-        cases = hidden::add_hidden_cases(cases, shapes, task, profile, &mut stream);
-    }
-    for variant in 0..kernel.header.variants.len() {
-        let applies = |case: &Case| -> Result<bool, BindError> {
-            Ok(kernel.variant_for(&case.binding, limits)? == Some(variant))
-        };
+    let plan = HiddenPlan {
+        task,
+        profile,
+        timed: &timed,
+        effort: request.effort,
+    };
+    let mut cases = timed.clone();
+    cases.extend(hidden::hidden_cases(&plan, &mut stream));
+    for variant in 0..request.kernel.header.variants.len() {
         // Each variant is compiled to its own program, so each needs a check on a workload and on a hidden shape.
-        if profile.hidden_shapes > 0 && !any_case(&cases, true, applies)? {
+        if profile.hidden_shapes > 0 && !request.applies_to_any(variant, &cases, true)? {
             for _ in 0..MAX_DRAWS {
-                let axes = hidden::draw_any_shape(task, &mut stream);
-                let id = format!("hidden-{}", cases.len() + 1);
-                let Some(case) = hidden_case(task, id, &axes, &inputs) else {
+                let id = format!("hidden-variant-{variant}");
+                let Some(case) = hidden::random_case(&plan, id, &mut stream) else {
                     break;
                 };
-                if applies(&case)? {
+                if request.applies(variant, &case)? {
                     cases.push(case);
                     break;
                 }
             }
         }
-        if !any_case(&cases, false, applies)? {
-            cases.push(other_workload(task, kernel, variant, applies)?);
+        if !request.applies_to_any(variant, &cases, false)? {
+            cases.push(other_workload(request, variant)?);
         }
     }
+    let hidden = cases.split_off(timed.len());
+    cases.extend(in_order_of_cost(hidden, task));
     Ok(cases)
 }
 
-/// A hidden shape as a case; `None` if its axes do not fit the definition.
-fn hidden_case(
-    task: &Task,
-    id: String,
-    axes: &IndexMap<String, i64>,
-    inputs: &IndexMap<String, InputSource>,
-) -> Option<Case> {
-    Some(Case {
-        id,
-        binding: task.definition.bind(axes).ok()?,
-        inputs: inputs.clone(),
-        hidden: true,
-        regime: None,
-    })
-}
-
-/// Whether `applies` is true for a case with this value of `hidden`.
-fn any_case(
-    cases: &[Case],
-    hidden: bool,
-    applies: impl Fn(&Case) -> Result<bool, BindError>,
-) -> Result<bool, BindError> {
-    for case in cases.iter().filter(|case| case.hidden == hidden) {
-        if applies(case)? {
-            return Ok(true);
-        }
+/// The cheapest first, because the first finding ends a judgement. Cases with the same launch plan are neighbours.
+fn in_order_of_cost(mut hidden: Vec<Case>, task: &Task) -> Vec<Case> {
+    let cost = |case: &Case| operations(task, &case.binding);
+    hidden.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
+    let mut ordered: Vec<Case> = Vec::new();
+    for case in hidden {
+        // Equal shapes cost the same, so they are at the end.
+        let same_cost = ordered
+            .iter()
+            .rev()
+            .take_while(|known| cost(known) == cost(&case));
+        let distance = same_cost
+            .into_iter()
+            .position(|known| known.has_launch_plan_of(&case, task));
+        let place = ordered.len() - distance.unwrap_or(0);
+        ordered.insert(place, case);
     }
-    Ok(false)
+    ordered
 }
 
 /// A workload outside the profile to which the variant applies. It is marked hidden, so it is checked but not timed.
-fn other_workload(
-    task: &Task,
-    kernel: &Kernel,
-    variant: usize,
-    applies: impl Fn(&Case) -> Result<bool, BindError>,
-) -> Result<Case, BindError> {
-    for workload in &task.workloads {
+fn other_workload(request: &CaseRequest<'_>, variant: usize) -> Result<Case, BindError> {
+    for workload in &request.task.workloads {
         let case = Case {
             hidden: true,
             ..Case::of_workload(workload)
         };
-        if applies(&case)? {
+        if request.applies(variant, &case)? {
             return Ok(case);
         }
     }
     Err(BindError {
         fault: BindFault::Rejected,
-        line: kernel.header.variants[variant].when.line,
+        line: request.kernel.header.variants[variant].when.line,
         message: format!("variant {variant} applies to no workload of the task"),
     })
 }

@@ -33,6 +33,14 @@ impl Accuracy {
         self.worst_ratio = self.worst_ratio.max(comparison.worst_ratio);
     }
 
+    /// Checks what the launches left behind, and adds what the device says about the candidate.
+    fn add_state(&mut self, kernels: &KernelSet) -> JudgeResult<()> {
+        let coverage = kernels.candidate.check_state()?;
+        self.state_unchecked |= coverage == StateCoverage::Unchecked;
+        self.resources = kernels.candidate.kernel.resources();
+        Ok(())
+    }
+
     pub(super) fn write_to(&self, entry: &mut WorkloadVerdict) {
         entry.max_abs_error = Some(self.max_abs_error);
         entry.max_rel_error = Some(self.max_rel_error);
@@ -73,8 +81,7 @@ pub(super) fn check_case(
     let mut accuracy = Accuracy::default();
     // Buffers start, or end, next to unmapped memory. With two or more rounds a case is checked both ways, otherwise one way at
     // random.
-    let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
-    let mut edge = if starts_first { Edge::Start } else { Edge::End };
+    let mut edge = first_edge(seeds);
     for round_seeds in seeds.chunks(seeds.len().div_ceil(2).max(1)) {
         let mut kernels = KernelSet::open_for_check(context, candidate, case, edge)?;
         for &seed in round_seeds {
@@ -82,15 +89,60 @@ pub(super) fn check_case(
                 .map_err(|error| name_regime(error, case))?;
         }
         // Last, because it has the lowest precedence of the findings here.
-        let coverage = kernels.candidate.check_state()?;
-        accuracy.state_unchecked |= coverage == StateCoverage::Unchecked;
-        accuracy.resources = kernels.candidate.kernel.resources();
+        accuracy.add_state(&kernels)?;
         edge = match edge {
             Edge::Start => Edge::End,
             Edge::End => Edge::Start,
         };
     }
     Ok(accuracy)
+}
+
+/// Checks a candidate on many cases with one round each. Cases in a row that have the same launch plan are checked in one process:
+/// opening a kernel takes longer than a small launch.
+pub(super) struct RowOfCases<'k, 'c> {
+    context: &'k JudgeContext<'c>,
+    candidate: &'k CompiledKernel,
+    /// The kernels that are open, and the case that they were opened for.
+    open: Option<(Case, KernelSet)>,
+}
+
+impl<'k, 'c> RowOfCases<'k, 'c> {
+    pub(super) fn new(context: &'k JudgeContext<'c>, candidate: &'k CompiledKernel) -> Self {
+        Self {
+            context,
+            candidate,
+            open: None,
+        }
+    }
+
+    /// One round on a case.
+    pub(super) fn check(&mut self, case: &Case, seed: u64) -> JudgeResult<Accuracy> {
+        let context = self.context;
+        let fits = |(known, _): &(Case, KernelSet)| known.has_launch_plan_of(case, context.task);
+        // The old kernels are closed first: both together may not fit into memory.
+        let open = self.open.take().filter(fits);
+        let (_, kernels) = match open {
+            Some(open) => self.open.insert(open),
+            None => {
+                let edge = first_edge(&[seed]);
+                let opened = KernelSet::open_for_check(context, self.candidate, case, edge)?;
+                self.open.insert((case.clone(), opened))
+            }
+        };
+        kernels.candidate.use_distributions(context, case);
+        kernels.oracle.use_distributions(context, case);
+        let mut accuracy = Accuracy::default();
+        check_round(kernels, seed, &mut accuracy).map_err(|error| name_regime(error, case))?;
+        accuracy.add_state(kernels)?;
+        Ok(accuracy)
+    }
+}
+
+/// The edge of the first round of a case: random, because with a single round there is no other.
+fn first_edge(seeds: &[u64]) -> Edge {
+    let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
+    if starts_first { Edge::Start } else { Edge::End }
 }
 
 /// Adds the case's input regime to a finding.

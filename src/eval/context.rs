@@ -10,13 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::case::Case;
 use super::compiled_kernel::{CompiledKernel, Reference, values_key};
 use super::finding::JudgeResult;
+use super::hidden::{Coverage, Effort};
 use super::task_terms::explain;
 use super::timing_lock::TimingLock;
 use crate::base::Failure;
 use crate::device::{Build, Cache, Compiled, Device};
 use crate::kernel::plan::Plan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
-use crate::task::{DRAFT_MARK, Profile, Task};
+use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
+
+/// Operations that timed shapes under regimes may always cost: a few seconds on a CPU, some milliseconds on a GPU.
+const LEAST_OPERATIONS: f64 = 5e9;
+/// The same on a CPU with a profile that tries each regime once: about 0.1 s.
+const LEAST_OPERATIONS_QUICK: f64 = 1.5e8;
 
 /// How to judge; the same for all candidates of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +110,20 @@ impl<'a> JudgeContext<'a> {
     /// Deadline of one launch.
     pub(super) fn deadline(&self) -> Duration {
         Duration::from_secs_f64(self.options.launch_seconds)
+    }
+
+    /// How much work the hidden cases of a judgement may be.
+    pub(super) fn effort(&self, coverage: Coverage) -> Effort {
+        let is_host = self.device.lock_file().is_host;
+        let is_quick = is_host && self.options.profile.regimes == RegimeChoice::Once;
+        Effort {
+            coverage,
+            least_operations: if is_quick {
+                LEAST_OPERATIONS_QUICK
+            } else {
+                LEAST_OPERATIONS
+            },
+        }
     }
 
     /// The profile's workloads as cases.

@@ -139,6 +139,36 @@ impl CorruptionTest<'_, '_> {
         Ok(())
     }
 
+    /// Whether a kernel that contains the usual value of an input, in place of the value of the case's regime, fails the comparison.
+    pub(super) fn rejects_usual_value(&self, input: &str, seed: u64) -> anyhow::Result<bool> {
+        let context = self.context;
+        let Some((name, regime)) = &self.case.regime else {
+            return Ok(false);
+        };
+        let mut without = regime.clone();
+        without.shift_remove(input);
+        let usual = Case {
+            regime: Some((name.clone(), without)),
+            ..self.case.clone()
+        };
+        let _lock = context.timing_lock.shared()?;
+        let run_oracle = |case: &Case| {
+            let mut oracle = CaseKernel::open_reference(context, Reference::Oracle, case, UNTIMED)?;
+            oracle.reset_buffers(seed, Poison::Nan)?;
+            oracle.oracle_values(seed, context.deadline())
+        };
+        let (expected, found) = (run_oracle(self.case)?, run_oracle(&usual)?);
+        let outputs = context.task.definition.outputs.iter();
+        let mut compared = outputs.zip(expected).zip(&found);
+        Ok(compared.any(|(((name, tensor), expected), found)| {
+            let Some(tolerance) = context.task.settings.tolerance.get(name) else {
+                return false;
+            };
+            let output = ReferenceOutput::new(name, tensor.dtype, *tolerance, expected);
+            output.compare(found).failed > 0
+        }))
+    }
+
     /// Zeros, the mean, the outputs of other inputs, and half of the work. `other`: the same output for other inputs.
     fn test_simple_corruptions(
         &self,

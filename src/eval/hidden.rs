@@ -1,232 +1,340 @@
-//! Hidden shapes and regimes, which no prompt names: the ends of every range, primes, neighbours of powers of two, and random
-//! sizes.
+//! Chooses the hidden cases of a candidate, which no prompt names: the timed shapes under regimes, and hidden shapes.
 //!
-//! Pure: all randomness comes from the stream, whose seed is drawn after the candidate is fixed. `cases` uses this module.
+//! A judgement of a candidate gets a random part of them, within a budget of operations; a confirmation gets all. What a candidate
+//! could condition on (a size above a threshold, one timed shape, a tail) is covered before anything is left to chance. Pure: all
+//! randomness comes from the stream, whose seed is drawn after the candidate is fixed. `shapes` draws sizes, `cases` uses this
+//! module.
 
-use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
-use super::case::Case;
+use super::case::{Case, operations};
+use super::shapes::{self, Axes, ShapeSource};
 use crate::base::RandomStream;
-use crate::task::{Profile, RegimeChoice, Task};
+use crate::task::{Profile, Regime, RegimeChoice, Task};
 
-/// Maximum number of random sizes to draw until one matches.
-const MAX_DRAWS: usize = 64;
-/// The kinds of shapes that are always drawn, one shape each. Random shapes follow; the profile sets their number.
-const SHAPE_KINDS: [(&str, PickSize); 4] = [
-    ("low", |_, low, _| low),
-    ("high", |_, _, high| high),
-    ("prime", |stream, low, high| {
-        draw_matching_size(stream, low, high, is_prime)
-    }),
-    ("odd", |stream, low, high| {
-        draw_matching_size(stream, low, high, is_next_to_power_of_two)
-    }),
-];
+/// Which part of the hidden cases a judgement runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Coverage {
+    /// A random part, within a budget.
+    #[default]
+    Part,
+    /// All of them: each regime on each timed shape and on each small hidden shape, and neighbours of each timed shape.
+    All,
+}
 
-/// Draws a size from low to high, both included.
-type PickSize = fn(&mut RandomStream, i64, i64) -> i64;
+/// How much work hidden cases may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    pub(super) coverage: Coverage,
+    /// Operations that timed shapes under regimes may always cost, however cheap the workloads are.
+    pub(super) least_operations: f64,
+}
 
-/// Draws the hidden shapes: one of each kind, then `count` random ones. Returns the name and the variable axes of each.
-pub(super) fn draw_shapes(
-    task: &Task,
-    count: u32,
+/// Operations of timed shapes under regimes, as a share of those of the checks of the workloads.
+const BUDGET_SHARE: f64 = 0.5;
+/// A shape is cheap if a check of it under every regime takes at most this share of the budget.
+const CHEAP_SHARE: f64 = 0.125;
+/// The most that one case on a drawn shape may cost, as a share of the budget.
+const DRAWN_SHARE: f64 = 1.0 / 16.0;
+/// A size of at least this share of the largest timed one stands for the largest sizes of an axis.
+const UPPER_SHARE: f64 = 0.85;
+/// An axis that is never longer than this has no sizes that are tails.
+const LEAST_WITH_TAILS: i64 = 32;
+/// Random hidden shapes of a confirmation, for each one of the profile.
+const RANDOM_SHAPES_OF_ALL: u32 = 4;
+
+/// What the hidden cases are chosen for.
+pub(super) struct HiddenPlan<'p> {
+    pub(super) task: &'p Task,
+    pub(super) profile: &'p Profile,
+    /// The workloads that are timed.
+    pub(super) timed: &'p [Case],
+    pub(super) effort: Effort,
+}
+
+/// Chooses the hidden cases.
+pub(super) fn hidden_cases(plan: &HiddenPlan<'_>, stream: &mut RandomStream) -> Vec<Case> {
+    let mut regimes: Vec<_> = plan.task.regimes().into_iter().collect();
+    stream.shuffle(&mut regimes);
+    let checks = f64::from(plan.profile.rounds) * plan.timed_operations().sum::<f64>();
+    let mut selection = Selection {
+        plan,
+        source: ShapeSource::new(plan.task, plan.timed),
+        regimes,
+        next_regime: 0,
+        budget: (BUDGET_SHARE * checks).max(plan.effort.least_operations),
+        cases: Vec::new(),
+        stream,
+    };
+    selection.add_timed_shapes();
+    if plan.profile.hidden_shapes > 0 {
+        selection.add_small_shapes();
+        selection.add_neighbours();
+        selection.add_long_shapes();
+        selection.add_random_shapes();
+    }
+    selection.cases
+}
+
+/// A random hidden shape as a case.
+pub(super) fn random_case(
+    plan: &HiddenPlan<'_>,
+    id: String,
     stream: &mut RandomStream,
-) -> Vec<(String, IndexMap<String, i64>)> {
-    let mut shapes: Vec<(String, IndexMap<String, i64>)> = Vec::new();
-    for (name, pick) in SHAPE_KINDS {
-        let axes = draw_axes(task, stream, pick);
-        if shapes.iter().all(|(_, known)| *known != axes) {
-            shapes.push((name.to_owned(), axes));
-        }
-    }
-    for index in 1..=count {
-        shapes.push((index.to_string(), draw_any_shape(task, stream)));
-    }
-    shapes
+) -> Option<Case> {
+    let source = ShapeSource::new(plan.task, plan.timed);
+    let axes = source.random(f64::INFINITY, stream);
+    drawn_case(plan, &source, id, &axes, stream)
 }
 
-/// Draws a random shape within the ranges.
-pub(super) fn draw_any_shape(task: &Task, stream: &mut RandomStream) -> IndexMap<String, i64> {
-    draw_axes(task, stream, draw_size)
-}
-
-fn draw_axes(task: &Task, stream: &mut RandomStream, pick: PickSize) -> IndexMap<String, i64> {
-    let ranges = task.settings.hidden.iter();
-    let mut picked =
-        |(axis, [low, high]): (&String, &[i64; 2])| (axis.clone(), pick(stream, *low, *high));
-    let mut axes: IndexMap<_, _> = ranges.map(&mut picked).collect();
-    axes.extend(task.derive_axes(&axes));
-    axes
-}
-
-fn draw_size(stream: &mut RandomStream, low: i64, high: i64) -> i64 {
-    let span = usize::try_from(high - low).unwrap_or(0) + 1;
-    low + stream.below(span) as i64
-}
-
-/// Draws a size that matches. If none is found, returns any size.
-fn draw_matching_size(
+/// A drawn shape as a case, with the inputs of a workload. `None` if its sizes do not fit the definition.
+fn drawn_case(
+    plan: &HiddenPlan<'_>,
+    source: &ShapeSource<'_>,
+    id: String,
+    axes: &Axes,
     stream: &mut RandomStream,
-    low: i64,
-    high: i64,
-    matches: fn(i64) -> bool,
-) -> i64 {
-    let mut size = low;
-    for _ in 0..MAX_DRAWS {
-        size = draw_size(stream, low, high);
-        if matches(size) {
-            return size;
+) -> Option<Case> {
+    let timed = plan.timed.get(stream.below(plan.timed.len()));
+    let inputs = match timed {
+        Some(case) => case.inputs.clone(),
+        None => plan.task.workloads.first()?.inputs.clone(),
+    };
+    Some(Case {
+        id,
+        binding: source.bind(axes)?,
+        inputs,
+        hidden: true,
+        is_drawn: true,
+        regime: None,
+    })
+}
+
+impl HiddenPlan<'_> {
+    fn timed_operations(&self) -> impl Iterator<Item = f64> {
+        let timed = self.timed.iter();
+        timed.map(|case| operations(self.task, &case.binding))
+    }
+
+    fn is_all(&self) -> bool {
+        self.effort.coverage == Coverage::All
+    }
+}
+
+/// The choice of hidden cases, under way.
+struct Selection<'s, 'p> {
+    plan: &'s HiddenPlan<'p>,
+    source: ShapeSource<'p>,
+    /// In random order.
+    regimes: Vec<(String, Regime)>,
+    /// The index of the regime that is dealt next.
+    next_regime: usize,
+    /// Operations of timed shapes under regimes.
+    budget: f64,
+    cases: Vec<Case>,
+    stream: &'s mut RandomStream,
+}
+
+impl Selection<'_, '_> {
+    /// Adds a shape under a regime, unless it is a case already.
+    fn add(&mut self, shape: &Case, regime: Option<usize>) {
+        let regime = regime.and_then(|index| self.regimes.get(index));
+        let case = match regime {
+            Some((name, regime)) => shape.with_regime(name, regime),
+            None => shape.clone(),
+        };
+        let is_same = |known: &Case| {
+            known.binding == case.binding
+                && known.inputs == case.inputs
+                && known.regime_name() == case.regime_name()
+        };
+        if !self.plan.timed.iter().chain(&self.cases).any(is_same) {
+            self.cases.push(case);
         }
     }
-    (low..=high)
-        .take(MAX_DRAWS)
-        .find(|size| matches(*size))
-        .unwrap_or(size)
-}
 
-fn is_prime(number: i64) -> bool {
-    let mut divisors = (2..).take_while(|divisor| divisor * divisor <= number);
-    number >= 2 && divisors.all(|divisor| number % divisor != 0)
-}
-
-fn is_next_to_power_of_two(number: i64) -> bool {
-    let is_power = |number: i64| number >= 4 && number & (number - 1) == 0;
-    is_power(number - 1) || is_power(number.saturating_add(1))
-}
-
-/// Appends hidden cases to the visible ones. Shapes of a fixed kind get the regimes; the last `profile.hidden_shapes` shapes are
-/// random and keep the usual distributions.
-pub(super) fn add_hidden_cases(
-    visible: Vec<Case>,
-    shapes: Vec<Case>,
-    task: &Task,
-    profile: &Profile,
-    stream: &mut RandomStream,
-) -> Vec<Case> {
-    let mut regimes: Vec<_> = task.regimes().into_iter().collect();
-    for index in (1..regimes.len()).rev() {
-        regimes.swap(index, stream.below(index + 1));
+    /// The next regime in turn, so that few cases meet many regimes. `None` if the task has none.
+    fn deal_regime(&mut self) -> Option<usize> {
+        let dealt = self.next_regime.checked_rem(self.regimes.len());
+        self.next_regime += 1;
+        dealt
     }
-    let mut cases = visible.clone();
-    if regimes.is_empty() {
-        cases.extend(shapes);
-        return cases;
+
+    fn draw(&mut self, name: &str, axes: &Axes) -> Option<Case> {
+        let id = format!("hidden-{name}");
+        drawn_case(self.plan, &self.source, id, axes, self.stream)
     }
-    let fixed = shapes.len() - (profile.hidden_shapes as usize).min(shapes.len());
-    let fixed_shapes = &shapes[..fixed];
-    match profile.regimes {
-        RegimeChoice::Once => {
-            // Each shape gets one regime. Regimes that are left over use the smallest workload.
-            let small = visible.iter().min_by_key(|case| axes_product(case));
-            for index in 0..regimes.len().max(fixed_shapes.len()) {
-                let (name, regime) = &regimes[index % regimes.len()];
-                let shape = fixed_shapes.get(index).or(small);
-                cases.extend(shape.map(|shape| shape.with_regime(name, regime)));
+
+    /// The timed shapes under regimes: each under at least one, each cheap one under all, the others within the budget.
+    fn add_timed_shapes(&mut self) {
+        let plan = self.plan;
+        let count = self.regimes.len();
+        let mut shapes: Vec<_> = plan.timed.iter().zip(plan.timed_operations()).collect();
+        // Neighbours in size get different regimes, so that a threshold between sizes meets many.
+        shapes.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        let is_cheap = |cost: f64| cost * count as f64 <= CHEAP_SHARE * self.budget;
+        let mut left = self.budget;
+        let mut chosen = vec![Vec::new(); shapes.len()];
+        let mut next = 0;
+        for round in 0..count {
+            for ((_, cost), chosen) in shapes.iter().zip(&mut chosen) {
+                let is_free = round == 0 || plan.is_all() || is_cheap(*cost);
+                if !is_free && *cost > left {
+                    continue;
+                }
+                let in_turn = (next..next + count).map(|index| index % count);
+                let dealt = in_turn.into_iter().find(|index| !chosen.contains(index));
+                if let Some(regime) = dealt {
+                    chosen.push(regime);
+                    next = regime + 1;
+                    left -= cost;
+                }
             }
         }
-        RegimeChoice::All => {
-            for (index, case) in visible.iter().enumerate() {
-                let (name, regime) = &regimes[index % regimes.len()];
-                cases.push(case.with_regime(name, regime));
-            }
-            for shape in fixed_shapes {
-                let all = regimes.iter();
-                cases.extend(all.map(|(name, regime)| shape.with_regime(name, regime)));
+        for ((shape, _), chosen) in shapes.into_iter().zip(chosen) {
+            for regime in chosen {
+                self.add(shape, Some(regime));
             }
         }
     }
-    cases.extend_from_slice(&shapes[fixed..]);
-    cases
-}
 
-fn axes_product(case: &Case) -> i64 {
-    let sizes = case.binding.axes.values();
-    sizes.fold(1, |product, size| product.saturating_mul(*size))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::task::TaskFiles;
-
-    #[test]
-    fn every_kind_of_size_and_every_regime_is_covered() {
-        let task = TaskFiles::find("softmax").unwrap().load().unwrap();
-        for seed in 0..20 {
-            let mut stream = RandomStream::new(seed, "test", 0);
-            let shapes = draw_shapes(&task, 2, &mut stream);
-            let of = |name: &str| &shapes.iter().find(|(known, _)| known == name).unwrap().1;
-            for (axis, [low, high]) in &task.settings.hidden {
-                assert_eq!(
-                    (of("low")[axis], of("high")[axis]),
-                    (*low, *high),
-                    "seed {seed}"
-                );
-                assert!(is_prime(of("prime")[axis]), "seed {seed}: {shapes:?}");
-                assert!(
-                    is_next_to_power_of_two(of("odd")[axis]),
-                    "seed {seed}: {shapes:?}"
-                );
-                assert!((*low..=*high).contains(&of("1")[axis]), "seed {seed}");
+    /// The small shapes, each under a regime or, if the profile says so, under all. Each regime meets at least one of them.
+    fn add_small_shapes(&mut self) {
+        let drawn = self.source.small_shapes(self.stream);
+        let shapes: Vec<_> = drawn
+            .iter()
+            .filter_map(|(name, axes)| self.draw(name, axes))
+            .collect();
+        let count = self.regimes.len();
+        if self.plan.is_all() || self.plan.profile.regimes == RegimeChoice::All || count == 0 {
+            for shape in &shapes {
+                for regime in 0..count.max(1) {
+                    self.add(shape, Some(regime));
+                }
             }
-            assert_eq!(shapes.len(), 6, "seed {seed}");
-            let profile = &task.settings.profiles["quick"];
-            let cases: Vec<_> = shapes
-                .iter()
-                .map(|(name, axes)| {
-                    let mut case = Case::of_workload(&task.workloads[0]);
-                    case.id.clone_from(name);
-                    case.binding = task.definition.bind(axes).unwrap();
-                    case.hidden = true;
-                    case
+            return;
+        }
+        for index in 0..count.max(shapes.len()) {
+            if let Some(shape) = shapes.get(index % shapes.len().max(1)) {
+                self.add(shape, Some(index % count));
+            }
+        }
+    }
+
+    /// Neighbours of the timed shapes: for each axis of the largest shape on it, as far as they are cheap, and of the largest shape
+    /// that is; in a confirmation of all.
+    fn add_neighbours(&mut self) {
+        let plan = self.plan;
+        let limit = CHEAP_SHARE * self.budget;
+        for (index, shape) in plan.timed.iter().enumerate() {
+            let cost = operations(plan.task, &shape.binding);
+            let costs = plan.timed_operations();
+            let is_largest_cheap = cost <= limit
+                && !costs
+                    .into_iter()
+                    .any(|other| other > cost && other <= limit);
+            let is_longest =
+                |axis: &String| self.longest(axis) == shape.binding.axes.get(axis).copied();
+            let is_cheap_end = cost <= limit && self.source.axes().iter().any(is_longest);
+            if !(plan.is_all() || is_largest_cheap || is_cheap_end) {
+                continue;
+            }
+            let axes = self.source.near(&shape.binding, self.stream);
+            let Some(near) = self.draw(&format!("near-{}", index + 1), &axes) else {
+                continue;
+            };
+            let regime = self.deal_regime();
+            self.add(&near, regime);
+            if plan.is_all() {
+                self.add(&near, None);
+            }
+        }
+    }
+
+    /// The largest timed size of an axis.
+    fn longest(&self, axis: &str) -> Option<i64> {
+        let timed = self.plan.timed.iter();
+        timed
+            .filter_map(|case| case.binding.axes.get(axis).copied())
+            .max()
+    }
+
+    /// For each axis a shape that is as long as the longest timed one and otherwise small, unless a neighbour is. It also gets the
+    /// regimes that no other case of this length has, at a length that the budget allows.
+    fn add_long_shapes(&mut self) {
+        for axis in self.source.axes() {
+            let Some(longest) = self.longest(&axis) else {
+                continue;
+            };
+            let least = (longest as f64 * UPPER_SHARE).ceil() as i64;
+            let is_long = |case: &Case| {
+                case.binding
+                    .axes
+                    .get(&axis)
+                    .is_some_and(|size| *size >= least)
+            };
+            let is_drawn = |case: &Case| {
+                let mut timed = self.plan.timed.iter();
+                timed.all(|timed| timed.binding != case.binding)
+            };
+            let is_tail = |case: &Case| {
+                let size = case.binding.axes.get(&axis);
+                longest < LEAST_WITH_TAILS || size.is_some_and(|size| shapes::is_tail(*size))
+            };
+            let mut cases = self.cases.iter();
+            let has_drawn = cases.any(|case| is_long(case) && is_drawn(case) && is_tail(case));
+            let missing: Vec<usize> = (0..self.regimes.len())
+                .filter(|index| {
+                    let name = &self.regimes[*index].0;
+                    let of_regime = |case: &&Case| case.regime_name().as_ref() == Some(name);
+                    !self.cases.iter().filter(of_regime).any(is_long)
                 })
                 .collect();
-            for regimes in [RegimeChoice::Once, RegimeChoice::All] {
-                let profile = Profile {
-                    hidden_shapes: 2,
-                    regimes,
-                    ..profile.clone()
-                };
-                let visible = vec![Case::of_workload(&task.workloads[0])];
-                let cases = add_hidden_cases(visible, cases.clone(), &task, &profile, &mut stream);
-                for name in task.regimes().keys() {
-                    let met = cases
-                        .iter()
-                        .filter(|case| case.regime_name().as_ref() == Some(name));
-                    let wanted = if regimes == RegimeChoice::All { 4 } else { 1 };
-                    assert!(met.count() >= wanted, "seed {seed}: {name}");
+            if !has_drawn || self.plan.is_all() {
+                let most = self.plan.timed_operations().fold(0.0, f64::max);
+                let axes = self.source.along(&axis, most, self.stream);
+                let regime = self.deal_regime();
+                let shape = self.draw(&format!("long-{axis}"), &axes);
+                shape.iter().for_each(|shape| self.add(shape, regime));
+            }
+            if !missing.is_empty() {
+                let axes_count = self.source.axes().len() * missing.len();
+                let limit = self.budget / 2.0 / axes_count as f64;
+                let axes = self.source.along(&axis, limit, self.stream);
+                if let Some(shape) = self.draw(&format!("longer-{axis}"), &axes) {
+                    missing
+                        .into_iter()
+                        .for_each(|regime| self.add(&shape, Some(regime)));
                 }
-                let plain = cases.iter().filter(|case| case.regime.is_none());
-                assert_eq!(plain.count(), 3, "seed {seed}");
-                assert_eq!(cases.iter().filter(|case| !case.hidden).count(), 1);
             }
         }
     }
 
-    #[test]
-    fn derived_axes_follow_the_drawn_axes() {
-        let task = TaskFiles::find("gdn_prefill").unwrap().load().unwrap();
-        for (_, axes) in draw_shapes(&task, 20, &mut RandomStream::new(1, "test", 0)) {
-            assert_eq!(axes["len_cu_seqlens"], axes["num_seqs"] + 1);
-            assert!(task.definition.bind(&axes).is_ok());
+    /// Random shapes, as many as the profile says, each with the usual inputs or under a regime.
+    fn add_random_shapes(&mut self) {
+        let plan = self.plan;
+        let count = if plan.is_all() {
+            plan.profile
+                .hidden_shapes
+                .saturating_mul(RANDOM_SHAPES_OF_ALL)
+        } else {
+            plan.profile.hidden_shapes
+        };
+        let costs = self
+            .cases
+            .iter()
+            .filter(|case| case.id.starts_with("hidden-high"));
+        let high = costs.map(|case| operations(plan.task, &case.binding));
+        let limit = high.fold(DRAWN_SHARE * self.budget, f64::max);
+        for index in 1..=count {
+            let axes = self.source.random(limit, self.stream);
+            let Some(shape) = self.draw(&index.to_string(), &axes) else {
+                continue;
+            };
+            let is_usual = self.stream.below(self.regimes.len() + 1) == 0;
+            let regime = if is_usual { None } else { self.deal_regime() };
+            self.add(&shape, regime);
         }
-    }
-
-    #[test]
-    fn range_of_one_size_gives_one_shape() {
-        let mut task = TaskFiles::find("gdn_decode").unwrap().load().unwrap();
-        task.settings.hidden["batch_size"] = [1, 1];
-        let shapes = draw_shapes(&task, 0, &mut RandomStream::new(1, "test", 0));
-        assert_eq!(shapes.len(), 1);
-    }
-
-    #[test]
-    fn primes_and_neighbours_of_powers_of_two_are_recognized() {
-        let primes: Vec<_> = (0..20).filter(|size| is_prime(*size)).collect();
-        assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19]);
-        let odd: Vec<_> = (0..36)
-            .filter(|size| is_next_to_power_of_two(*size))
-            .collect();
-        assert_eq!(odd, [3, 5, 7, 9, 15, 17, 31, 33]);
     }
 }

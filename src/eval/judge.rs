@@ -8,11 +8,12 @@ use std::time::Instant;
 use indexmap::IndexMap;
 
 use super::case::derive_seed;
-use super::cases::select_cases;
+use super::cases::{CaseRequest, select_cases};
 use super::check;
 use super::context::{JudgeContext, JudgeOptions};
 use super::features;
 use super::finding::JudgeResult;
+use super::hidden::Coverage;
 use super::inspection;
 use super::kernel_set::TimedPair;
 use super::measure;
@@ -114,9 +115,25 @@ impl<'a> Judge<'a> {
         source: &str,
         seed: Option<u64>,
     ) -> anyhow::Result<Verdict> {
+        self.judge_covering(name, source, seed, Coverage::Part)
+    }
+
+    /// As `judge`, on a part of the hidden cases or on all. A thorough judge always takes all.
+    pub(crate) fn judge_covering(
+        &mut self,
+        name: &str,
+        source: &str,
+        seed: Option<u64>,
+        coverage: Coverage,
+    ) -> anyhow::Result<Verdict> {
+        let coverage = if self.context.options.thorough {
+            Coverage::All
+        } else {
+            coverage
+        };
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = blank_verdict(&self.context, name, seed);
-        if let Err(error) = self.judge_stages(source, seed, &mut verdict) {
+        if let Err(error) = self.judge_stages(source, coverage, &mut verdict) {
             let finding = error.into_finding()?;
             verdict.status = finding.status;
             verdict.reason = Some(finding.reason);
@@ -189,13 +206,25 @@ impl<'a> Judge<'a> {
     }
 
     /// Runs all stages and writes their results into the verdict.
-    fn judge_stages(&mut self, source: &str, seed: u64, verdict: &mut Verdict) -> JudgeResult<()> {
+    fn judge_stages(
+        &mut self,
+        source: &str,
+        coverage: Coverage,
+        verdict: &mut Verdict,
+    ) -> JudgeResult<()> {
+        let seed = verdict.seeds.first().copied().unwrap_or_default();
         let context = &mut self.context;
         let kernel = Kernel::parse(source, &context.task.definition)?;
         verdict.tunables = kernel.point();
         verdict.notes.clone_from(&kernel.header.notes);
-        let profile = &context.options.profile;
-        let cases = select_cases(context.task, profile, &kernel, &context.limits, seed)?;
+        let cases = select_cases(&CaseRequest {
+            task: context.task,
+            profile: &context.options.profile,
+            kernel: &kernel,
+            limits: &context.limits,
+            effort: context.effort(coverage),
+            seed,
+        })?;
         context.prepare_references(&cases)?;
         let compiled = context.compile(kernel, &cases)?;
         verdict.seconds.compile = compiled.seconds;

@@ -4,12 +4,14 @@
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
 //! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
-//! run hides, and `measure` times. `cases` and `hidden` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers.
-//! `admission` tests a task with `corruption` on `admission_cases`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
+//! run hides, and `measure` times. `cases`, `hidden` and `shapes` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers.
+//! `admission` tests a task with `corruption` on `admission_cases`, and its cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
 mod admission;
 mod admission_cases;
+mod admission_coverage;
+mod admission_result;
 mod case;
 mod case_kernel;
 mod cases;
@@ -27,19 +29,23 @@ mod inspection;
 mod judge;
 mod kernel_set;
 mod measure;
+mod mutants;
 mod probe;
 mod run_spacing;
 mod sampling;
 mod screen;
+mod shapes;
 mod stages;
 mod task_terms;
 mod timing_lock;
 mod timing_session;
 
-pub(crate) use admission::{Admission, AdmissionProgress, AdmissionRequest, admit};
+pub(crate) use admission::{AdmissionProgress, AdmissionRequest, admit};
+pub(crate) use admission_result::Admission;
 pub(crate) use compiled::compile_only;
 pub use context::JudgeOptions;
 pub use example::{ExampleRequest, OracleExample, oracle_example};
+pub(crate) use hidden::Coverage;
 pub use judge::Judge;
 pub use probe::{ProbeCases, ProbeRequest, ProbedLaunch, probe};
 pub(crate) use screen::CpuScreen;

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::case::Case;
 use super::case_kernel::CaseKernel;
-use super::cases::select_cases;
+use super::cases::{CaseRequest, select_cases};
 use super::compiled_kernel::CompiledKernel;
 use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeResult};
+use super::hidden::Coverage;
 use super::inspection;
 use crate::base::random;
 use crate::device::{Device, LaunchOutcome, Poison, Purpose};
@@ -116,7 +117,6 @@ fn probe_cases(
     kernel: &Kernel,
     cases: &ProbeCases,
 ) -> anyhow::Result<Vec<Case>> {
-    let profile = &context.options.profile;
     let cases: Vec<Case> = match cases {
         ProbeCases::Workloads(ids) => {
             let workloads = context.task.workloads.iter();
@@ -124,14 +124,21 @@ fn probe_cases(
             named.map(Case::of_workload).collect()
         }
         ProbeCases::Smallest { seed } => {
-            let selected = select_cases(context.task, profile, kernel, &context.limits, *seed);
+            let selected = select_cases(&CaseRequest {
+                task: context.task,
+                profile: &context.options.profile,
+                kernel,
+                limits: &context.limits,
+                effort: context.effort(Coverage::Part),
+                seed: *seed,
+            });
             let mut cases = match selected {
                 Ok(cases) => cases,
                 Err(error) => bail!("{error}"),
             };
             // A task without hidden shapes is probed on its workloads.
-            if cases.iter().any(|case| case.hidden) {
-                cases.retain(|case| case.hidden);
+            if cases.iter().any(|case| case.is_drawn) {
+                cases.retain(|case| case.is_drawn);
             }
             let smallest = inspection::smallest_cases(context, kernel, &cases).into_iter();
             smallest.take(MAX_CASES).cloned().collect()

@@ -7,11 +7,12 @@
 use std::time::Instant;
 
 use super::case::{Case, derive_seed};
-use super::cases::select_cases;
+use super::cases::{CaseRequest, select_cases};
 use super::check::check_case;
 use super::compiled_kernel::{CompiledKernel, values_key};
 use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeError, JudgeResult};
+use super::hidden::Coverage;
 use super::inspection::{self, InspectionInput};
 use crate::device::TraceDifference;
 use crate::device::cpu::CpuDevice;
@@ -126,8 +127,14 @@ impl<'a> CpuScreen<'a> {
         verdict: &mut Verdict,
     ) -> JudgeResult<ScreenOutcome> {
         let context = &mut self.context;
-        let profile = &context.options.profile;
-        let selected = select_cases(context.task, profile, kernel, &context.limits, seed);
+        let selected = select_cases(&CaseRequest {
+            task: context.task,
+            profile: &context.options.profile,
+            kernel,
+            limits: &context.limits,
+            effort: context.effort(Coverage::Part),
+            seed,
+        });
         let Ok(mut cases) = selected else {
             return Ok(ScreenOutcome::Unsupported);
         };

@@ -3,7 +3,7 @@
 //! Each writes its results into the verdict and returns the first finding. `judge` calls them in order.
 
 use super::case::{Case, derive_seed};
-use super::check;
+use super::check::{self, RowOfCases};
 use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::features;
@@ -39,20 +39,20 @@ pub(super) fn check_all(
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
     let _lock = context.timing_lock.shared()?;
+    let mut hidden = RowOfCases::new(context, candidate.compiled);
     for (index, case) in candidate.cases.iter().enumerate() {
-        // One round for a hidden case: there are many, and each is different.
-        let rounds = if case.hidden {
-            1
-        } else {
-            context.options.profile.rounds
-        };
-        let seeds: Vec<_> = (0..rounds)
-            .map(|round| derive_seed(candidate.seed, "check", index * 1000 + round as usize))
-            .collect();
         let kernel = &candidate.compiled.kernel;
         let variant = kernel.variant_for(&case.binding, &context.limits);
         let mut entry = check::blank_entry(case, variant.unwrap_or_default());
-        let accuracy = match check::check_case(context, candidate.compiled, case, &seeds) {
+        let seed = |round: u32| derive_seed(candidate.seed, "check", index * 1000 + round as usize);
+        // One round for a hidden case: there are many, and each is different.
+        let checked = if case.hidden {
+            hidden.check(case, seed(0))
+        } else {
+            let seeds: Vec<_> = (0..context.options.profile.rounds).map(seed).collect();
+            check::check_case(context, candidate.compiled, case, &seeds)
+        };
+        let accuracy = match checked {
             Ok(accuracy) => accuracy,
             Err(error) => {
                 let mut finding = error.into_finding()?;
@@ -89,9 +89,7 @@ pub(super) fn explain(
         return Ok(finding);
     };
     let mut input = candidate.inspection(false);
-    if !context.options.thorough {
-        input.cases = std::slice::from_ref(failed);
-    }
+    input.cases = std::slice::from_ref(failed);
     let inspection = inspection::inspect(context, input, verdict)?;
     Ok(match inspection.finding {
         Some(cause) if cause.status <= finding.status => cause,

@@ -25,6 +25,7 @@ pub(crate) fn describe_admission(admission: &Admission) -> String {
     if admission.precision == PrecisionCheck::Unchecked {
         text += "  precision: unchecked, as set in `task.yaml`; every verdict says so\n";
     }
+    text += &coverage_line(admission);
     text += &reduced_line(admission);
     text += &missed_table(admission);
     for fault in &admission.faults {
@@ -41,6 +42,21 @@ pub(crate) fn describe_admission(admission: &Admission) -> String {
         text += &format!("  {location}{}\n", fault.reason);
     }
     text
+}
+
+/// How many wrong kernels the cases of a judgement expose.
+fn coverage_line(admission: &Admission) -> String {
+    let coverage = &admission.coverage;
+    if coverage.mutants == 0 {
+        return String::new();
+    }
+    format!(
+        "  {} wrong kernels: a judgement exposes {:.1} % of them, a confirmation {} of {}\n",
+        coverage.mutants,
+        coverage.exposed_share * 100.0,
+        coverage.exposed_by_confirmations,
+        coverage.mutants,
+    )
 }
 
 /// The workloads that were tested at a smaller size.

@@ -25,7 +25,7 @@ pub(super) struct TaskParts<'p> {
 
 /// Validates the settings against the definition and the workloads.
 pub(super) fn check(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
-    let mut found = Found(Vec::new());
+    let mut found = Found::default();
     let settings = parts.settings;
     if settings.schema != 1 {
         found.add("schema", format!("expected 1, found {}", settings.schema));
@@ -34,19 +34,20 @@ pub(super) fn check(parts: &TaskParts<'_>) -> Vec<KeyedFailure> {
     check_tolerances(settings, parts.definition, &mut found);
     check_hidden_ranges(settings, parts.definition, &mut found);
     check_in_place(settings, parts.definition, &mut found);
-    check_scalars(parts, &mut found);
     check_profiles(parts, &mut found);
     found.0
 }
 
-struct Found(Vec<KeyedFailure>);
+/// The problems so far.
+#[derive(Default)]
+pub(super) struct Found(pub(super) Vec<KeyedFailure>);
 
 impl Found {
-    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.0.push((key.into(), Failure::usage(message)));
     }
 
-    fn add_with_hint(
+    pub(super) fn add_with_hint(
         &mut self,
         key: impl Into<String>,
         message: impl Into<String>,
@@ -125,28 +126,6 @@ fn check_in_place(settings: &TaskSettings, definition: &Definition, found: &mut 
     }
 }
 
-/// Every scalar input needs a value, in `task.yaml` or in every workload.
-fn check_scalars(parts: &TaskParts<'_>, found: &mut Found) {
-    if !parts.has_all_workloads {
-        return;
-    }
-    for (name, tensor) in &parts.definition.inputs {
-        let given = parts.settings.inputs.get(name);
-        if tensor.shape.is_some() || given.and_then(Distribution::constant_value).is_some() {
-            continue;
-        }
-        let mut workloads = parts.workloads.iter();
-        if let Some(workload) = workloads.find(|workload| !workload.inputs.contains_key(name)) {
-            let message = format!(
-                "scalar `{name}` has no `value` here and none in workload `{}`",
-                workload.id
-            );
-            let hint = format!("for example `{name}: {{value: 1.0}}` under `inputs`");
-            found.add_with_hint(format!("inputs.{name}"), message, hint);
-        }
-    }
-}
-
 fn check_profiles(parts: &TaskParts<'_>, found: &mut Found) {
     let settings = parts.settings;
     for (name, profile) in &settings.profiles {
@@ -203,7 +182,7 @@ fn check_workload_ids(key: String, profile: &Profile, workloads: &[Workload], fo
 /// Validates the derived axes. Each must be variable, depend on axes that are not derived, be at least 1, and agree with every
 /// workload.
 pub(super) fn check_derived(task: &Task) -> Vec<KeyedFailure> {
-    let mut found = Found(Vec::new());
+    let mut found = Found::default();
     let derived = |axis: &str| task.settings.derived.contains_key(axis);
     for (axis, size) in task.derived.iter().filter(|(axis, _)| derived(axis)) {
         let key = format!("derived.{axis}");

@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 
 use super::Task;
 use super::check::{TaskParts, check, check_derived};
+use super::check_constants::check_constants;
 use super::defaults::{add_profiles, traffic};
 use super::definition::Definition;
 use super::definition_reader::read_definition;
@@ -76,7 +77,7 @@ impl TaskFiles {
             workloads: &workloads,
             has_all_workloads,
         };
-        for (key, failure) in check(&parts) {
+        for (key, failure) in check(&parts).into_iter().chain(check_constants(&parts)) {
             self.report(&key, failure, problems);
         }
         let traffic = || traffic(&definition);

@@ -10,6 +10,7 @@ use crate::base::expression::Expression;
 
 mod best;
 mod check;
+mod check_constants;
 mod defaults;
 mod definition;
 mod definition_reader;
@@ -94,7 +95,12 @@ impl Task {
 
     /// The input regimes, by name.
     pub(crate) fn regimes(&self) -> IndexMap<String, Regime> {
-        regimes::task_regimes(&self.settings, &self.definition)
+        regimes::task_regimes(&self.settings, &self.definition, &self.workloads)
+    }
+
+    /// The value that an input has in every element with the usual distributions: the workload's or, without one, the task's.
+    pub(crate) fn usual_value(&self, input: &str) -> Option<f64> {
+        regimes::usual_value(input, &self.settings, &self.definition, &self.workloads)
     }
 
     /// Sizes of the derived axes for the given sizes of the other variable axes.

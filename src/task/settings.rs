@@ -25,6 +25,8 @@ pub struct TaskSettings {
     pub inputs: IndexMap<String, Distribution>,
     /// Input regimes, by name, which are hidden from prompts. `None`: the default regimes (see `regimes`).
     pub regimes: Option<IndexMap<String, Regime>>,
+    /// Inputs that never change, so a kernel may rely on their usual values.
+    pub fixed: Vec<String>,
     /// Ranges of the variable axes for hidden shapes.
     pub hidden: IndexMap<String, HiddenRange>,
     /// Variable axes that are computed from others, such as `len_cu_seqlens: num_seqs + 1`. They have no range under `hidden`.
@@ -81,10 +83,10 @@ pub(crate) const MIN_BLOCKS: usize = 20;
 pub struct Profile {
     #[serde(default)]
     pub workloads: WorkloadChoice,
-    /// Number of random hidden shapes that are checked in addition to the workloads.
+    /// Number of random hidden shapes. With 0 there are no hidden shapes at all, and regimes are checked on the workloads only.
     #[serde(default)]
     pub hidden_shapes: u32,
-    /// How many hidden shapes each regime is checked on.
+    /// How many small hidden shapes each regime is checked on.
     #[serde(default)]
     pub regimes: RegimeChoice,
     /// Correctness checks per workload, each with fresh inputs.
@@ -121,14 +123,14 @@ fn min_blocks() -> usize {
     MIN_BLOCKS
 }
 
-/// How many shapes each regime is checked on.
+/// How many small hidden shapes each regime is checked on. The workloads are checked under regimes in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegimeChoice {
-    /// Each regime on one shape: a hidden shape, or the smallest workload if there are more regimes than hidden shapes.
+    /// Each regime on one of them.
     #[default]
     Once,
-    /// Each regime on every hidden shape of a fixed kind, and a random regime on each workload's shape.
+    /// Each regime on each of them.
     All,
 }
 

@@ -14,7 +14,7 @@ use crate::base::value_reader::{ValueProblem, join_keys, read_value, show_value}
 use crate::base::yaml;
 
 /// Every key of `task.yaml`.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "schema",
     "definition",
     "workloads",
@@ -24,6 +24,7 @@ const KEYS: [&str; 15] = [
     "tolerance",
     "inputs",
     "regimes",
+    "fixed",
     "hidden",
     "derived",
     "bytes",
@@ -117,10 +118,11 @@ impl<'v> SettingsReader<'v> {
             workloads: file_name(self.value("workloads"), "workloads.jsonl"),
             oracle: file_name(self.value("oracle"), "oracle.cu"),
             baselines: self.baselines(),
-            start: self.start(),
+            start: self.names("start"),
             tolerance: self.tolerance(),
             inputs: self.entries("inputs"),
             regimes: self.regimes(),
+            fixed: self.names("fixed"),
             hidden: self.entries("hidden"),
             derived: self.expressions("derived"),
             bytes: self.expression("bytes"),
@@ -217,11 +219,11 @@ impl<'v> SettingsReader<'v> {
         baselines
     }
 
-    /// A list of files, or one file.
-    fn start(&mut self) -> Vec<String> {
-        match self.get("start") {
-            Some(Value::String(file)) => vec![file.clone()],
-            _ => self.value("start").unwrap_or_default(),
+    /// A list of names, or one name.
+    fn names(&mut self, key: &str) -> Vec<String> {
+        match self.get(key) {
+            Some(Value::String(name)) => vec![name.clone()],
+            _ => self.value(key).unwrap_or_default(),
         }
     }
 

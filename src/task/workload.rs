@@ -17,6 +17,8 @@ use crate::base::value_reader::show_value;
 pub struct Workload {
     /// The line's `uuid`.
     pub id: String,
+    /// Its line in the file, from 1.
+    pub(crate) line: usize,
     pub binding: Binding,
     /// The inputs that the line names.
     pub inputs: IndexMap<String, InputSource>,
@@ -166,6 +168,7 @@ impl LineReader<'_> {
         let binding = self.binding(body);
         Some(Workload {
             id: self.id(body),
+            line: self.line,
             inputs: self.inputs(body, &binding),
             binding,
         })

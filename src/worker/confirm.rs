@@ -3,6 +3,7 @@
 //! Pure: decides whether another process is needed and merges numbers. `pool` runs the processes.
 
 use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
+use crate::eval::Coverage;
 use crate::verdict::{Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
 
 /// The verdicts of a confirmation so far.
@@ -33,6 +34,15 @@ impl ConfirmationRuns {
             None => true,
             Some(last) if last.passed() => self.verdicts.len() < self.processes,
             Some(_) => (1..MAX_NOISY).contains(&self.noisy_in_a_row),
+        }
+    }
+
+    /// The cases of the next process: all hidden cases until a process has passed them, then a random part.
+    pub(super) fn next_coverage(&self) -> Coverage {
+        if self.verdicts.iter().any(Verdict::passed) {
+            Coverage::Part
+        } else {
+            Coverage::All
         }
     }
 

@@ -306,6 +306,7 @@ impl Dispatcher {
 mod tests {
     use super::super::protocol::PROTOCOL_VERSION;
     use super::*;
+    use crate::eval::Coverage;
     use tokio::sync::mpsc::unbounded_channel;
 
     use crate::base::FailureKind;
@@ -363,6 +364,7 @@ mod tests {
             name: "k.cu".to_owned(),
             source: String::new(),
             seed: None,
+            coverage: Coverage::Part,
         };
         let error = dispatcher
             .request(&request, WorkerChoice::default())

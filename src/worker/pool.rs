@@ -91,6 +91,7 @@ impl WorkerPool {
             name: name.to_owned(),
             source: source.to_owned(),
             seed,
+            coverage: eval::Coverage::Part,
         };
         self.judge_with_retry(&request, false).await
     }
@@ -168,13 +169,14 @@ impl WorkerPool {
 
     /// Judges a kernel in several fresh processes with new seeds.
     async fn confirm(&self, name: &str, source: &str) -> anyhow::Result<Verdict> {
-        let request = WorkerRequest::Judge {
-            name: name.to_owned(),
-            source: source.to_owned(),
-            seed: None,
-        };
         let mut runs = ConfirmationRuns::new(self.confirming_processes());
         while runs.needs_another() {
+            let request = WorkerRequest::Judge {
+                name: name.to_owned(),
+                source: source.to_owned(),
+                seed: None,
+                coverage: runs.next_coverage(),
+            };
             runs.add(*self.judge_with_retry(&request, true).await?);
         }
         runs.into_verdict().context("a confirmation ran no process")

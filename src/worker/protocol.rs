@@ -11,7 +11,7 @@ use crate::task::TaskFiles;
 use crate::verdict::{DeviceIdentity, Duel, SelfTest, Verdict};
 
 /// Version of the messages. Both ends are the same program; a difference means that the program was replaced while it ran.
-pub(super) const PROTOCOL_VERSION: u32 = 4;
+pub(super) const PROTOCOL_VERSION: u32 = 5;
 
 /// The first line to a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub(super) enum WorkerRequest {
         source: String,
         /// Repeats an earlier judgement; `None`: draw a new seed.
         seed: Option<u64>,
+        /// Whether to check a part of the hidden cases, or all for a confirmation.
+        coverage: eval::Coverage,
     },
     Duel {
         challenger: String,

@@ -244,8 +244,13 @@ fn handle_request(
     let request: WorkerRequest =
         serde_json::from_str(&line).context("failed to parse a request")?;
     let response = match request {
-        WorkerRequest::Judge { name, source, seed } => judge
-            .judge(&name, &source, seed)
+        WorkerRequest::Judge {
+            name,
+            source,
+            seed,
+            coverage,
+        } => judge
+            .judge_covering(&name, &source, seed, coverage)
             .map(|verdict| WorkerResponse::Verdict(Box::new(verdict))),
         WorkerRequest::Duel {
             challenger,

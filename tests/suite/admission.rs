@@ -181,11 +181,13 @@ fn unchecked_precision_is_reported_in_admission_and_verdicts() {
         ["the output rounded to float8_e4m3fn"]
     );
     assert_eq!(code, Some(4));
+    // With hidden shapes and the default regimes, without which a task is refused.
     let replacements = [
-        &replacements[..],
-        &[("precision: checked", "precision: unchecked")],
-    ]
-    .concat();
+        replacements[0],
+        ("regimes: {}\n", ""),
+        ("workloads: [t129, t512]", "workloads: [t129]"),
+        ("precision: checked", "precision: unchecked"),
+    ];
     let (code, admission, folder) = check_changed_task("rmsnorm", &replacements);
     assert_eq!(
         (code, &admission["precision"]),

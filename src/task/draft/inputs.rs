@@ -181,6 +181,13 @@ impl<'d> Plan<'d> {
         for (name, tensor) in &self.definition.inputs {
             text += &format!("  {name}: {}\n", self.distribution(name, tensor));
         }
+        let integers = self.definition.inputs.iter();
+        let integers = integers.filter(|(_, one)| one.shape.is_none() && !one.dtype.is_float());
+        let integers: Vec<_> = integers.map(|(name, _)| name.as_str()).collect();
+        if !integers.is_empty() {
+            text += "# Inputs that never change, so a kernel may contain their values. Give the others regimes.\n";
+            text += &format!("fixed: [{}]\n", integers.join(", "));
+        }
         let free: Vec<_> = self.free_axes().collect();
         if !free.is_empty() {
             text += "# Candidates are also checked on shapes that nobody names: for each variable axis the smallest and largest size.\nhidden:\n";

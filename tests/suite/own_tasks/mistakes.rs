@@ -328,6 +328,43 @@ fn mistakes_in_task_yaml_name_the_line_and_the_key() {
 }
 
 #[test]
+fn a_scalar_has_one_value_and_a_fixed_input_does_not_change() {
+    assert_shown(&[
+        (
+            "task.yaml",
+            "eps: {value: 0.001}",
+            "eps: {value: 1.0e-5}",
+            &[
+                "task.yaml:16: inputs.eps: `0.00001` here, but `0.001` in workload `r16` (workloads.jsonl:1)",
+                "hint: give `eps` one value",
+            ],
+        ),
+        (
+            "workloads.jsonl",
+            "\"uuid\": \"r100\", \"axes\": {\"rows\": 100}, \"inputs\": {\"x\": {\"type\": \"random\"}, \"weight\": {\"type\": \"random\"}, \"eps\": {\"type\": \"scalar\", \"value\": 0.001}}",
+            "\"uuid\": \"r100\", \"axes\": {\"rows\": 100}, \"inputs\": {\"eps\": {\"type\": \"scalar\", \"value\": 0.5}}",
+            &["inputs.eps: `0.001` here, but `0.5` in workload `r100` (workloads.jsonl:2)"],
+        ),
+        (
+            "task.yaml",
+            "# Least memory",
+            "fixed: [eps]\n# Least memory",
+            &["fixed: `eps` is fixed, but the regime `other_eps` changes it"],
+        ),
+        (
+            "task.yaml",
+            "# Least memory",
+            "fixed: [weights, x]\n# Least memory",
+            &[
+                "fixed: no such input: `weights`",
+                "did you mean `weight`?",
+                "fixed: `x` is random: only an input with one value can be fixed",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn mistakes_in_different_files_are_reported_at_once() {
     let workspace = workspace_with_draft();
     workspace.change(

@@ -1,5 +1,6 @@
 //! Tasks that a user brings: drafts, definitions from elsewhere, and the messages for every usual mistake.
 
+mod coverage;
 mod definitions;
 mod drafts;
 mod mistakes;
