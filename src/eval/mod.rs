@@ -4,7 +4,9 @@
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
 //! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
-//! run hides, and `measure` times. `cases` and `hidden` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers.
+//! run hides, and `measure` times. `cases`, `hidden` and
+//! `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers,
+//! `unwritten` looks for poison in outputs.
 //! `admission` tests a task with `corruption` on `admission_cases`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
@@ -22,6 +24,7 @@ mod example;
 mod features;
 mod finding;
 mod hidden;
+mod inspected_cases;
 mod inspection;
 mod judge;
 mod kernel_set;
@@ -33,6 +36,7 @@ mod stages;
 mod task_terms;
 mod timing_lock;
 mod timing_session;
+mod unwritten;
 
 pub(crate) use admission::{Admission, AdmissionProgress, AdmissionRequest, admit};
 pub(crate) use compiled::compile_only;

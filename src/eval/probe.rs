@@ -12,7 +12,7 @@ use super::cases::select_cases;
 use super::compiled_kernel::CompiledKernel;
 use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeResult};
-use super::inspection;
+use super::inspected_cases;
 use crate::base::random;
 use crate::device::{Device, LaunchOutcome, Poison, Purpose};
 use crate::kernel::{DeviceLimits, Kernel};
@@ -30,7 +30,7 @@ const MAX_CASES: usize = 4;
 pub enum ProbeCases {
     /// Workloads, by id.
     Workloads(Vec<String>),
-    /// The smallest hidden shapes, drawn from a seed: see `inspection::smallest_cases`.
+    /// The smallest hidden shapes, drawn from a seed: see `inspected_cases::smallest_cases`.
     Smallest { seed: u64 },
 }
 
@@ -133,7 +133,7 @@ fn probe_cases(
             if cases.iter().any(|case| case.hidden) {
                 cases.retain(|case| case.hidden);
             }
-            let smallest = inspection::smallest_cases(context, kernel, &cases).into_iter();
+            let smallest = inspected_cases::smallest_cases(context, kernel, &cases).into_iter();
             smallest.take(MAX_CASES).cloned().collect()
         }
     };

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 
 use crate::device::ParameterKind;
-use crate::device::refusal::MANAGED_MEMORY;
+use crate::device::refusal::{DEVICE_HEAP, MANAGED_MEMORY};
 use crate::verdict::Resources;
 
 /// External functions that a kernel may call: they need no memory and launch nothing.
@@ -62,9 +62,7 @@ pub(super) fn find_forbidden(ptx: &str) -> Option<(String, &'static [&'static st
         _ => &["asm"],
     };
     let reason = match called {
-        "malloc" | "free" => {
-            "memory from the device's heap is not accepted: use `scratch` in the header".to_owned()
-        }
+        "malloc" | "free" => DEVICE_HEAP.to_owned(),
         other => format!("calls of the external function `{other}` are not accepted"),
     };
     Some((reason, words))
