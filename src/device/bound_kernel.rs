@@ -116,6 +116,11 @@ pub trait KernelEvidence {
     /// Whether a launch left something behind in the kernel's own variables.
     fn persistent_state(&self) -> PersistentState;
 
+    /// The first shuffle that read a lane which took no part. `None` unless this is a build that looks for it.
+    fn absent_read(&self) -> Option<AbsentRead> {
+        None
+    }
+
     /// How the launches so far accessed memory. `None` unless this is the race build on a device that counts accesses.
     fn accesses(&self) -> Option<Vec<AccessSite>> {
         None
@@ -148,6 +153,20 @@ pub enum PersistentState {
     },
     /// This system does not let the judge see the variables.
     Unknown,
+}
+
+/// A shuffle that read a lane which took no part in it. CUDA leaves the value undefined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbsentRead {
+    /// Line of the kernel file, counted from 1; `None` if the compiler left no trace of it.
+    pub line: Option<u32>,
+    /// Of the reading thread.
+    pub block: [u32; 3],
+    pub thread: [u32; 3],
+    /// The lane that was read.
+    pub lane: u32,
+    /// Whether that lane has exited or never was; otherwise the mask does not name it.
+    pub has_exited: bool,
 }
 
 /// How one load or store of a kernel accessed memory, as far as it was sampled.

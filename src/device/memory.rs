@@ -23,11 +23,13 @@ pub enum BufferContent<'a> {
     Poison(Poison),
 }
 
-/// A pattern for memory that the kernel must write. An element that equals its poison under both patterns was not written.
+/// A pattern for memory that the kernel must write. An element that equals its poison under two patterns was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poison {
-    /// A NaN with a payload (all bits set for integers).
+    /// All bits set: a NaN. The race build recognises it.
     Nan,
+    /// NaNs with payloads and signs drawn from a seed; any bits for integers. A kernel's own NaN hardly ever equals its poison.
+    SecretNan { seed: u64 },
     /// Finite values drawn from a seed.
     Finite { seed: u64 },
 }

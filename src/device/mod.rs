@@ -28,8 +28,8 @@ mod thread_locals;
 mod watchdog;
 
 pub use bound_kernel::{
-    AccessSite, BoundKernel, BufferAccess, BufferChecks, KernelEvidence, LaunchOutcome, Launching,
-    PersistentState, Timing,
+    AbsentRead, AccessSite, BoundKernel, BufferAccess, BufferChecks, KernelEvidence, LaunchOutcome,
+    Launching, PersistentState, Timing,
 };
 pub(crate) use facts::DeviceFacts;
 pub use interface::{

@@ -43,26 +43,36 @@ void store(const double* values, void* memory, u64 elements) {
     for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::from(values[i]);
 }
 
-template <u32 dtype>
-void poison(void* memory, u64 elements, u64 seed) {
+template <u32 dtype, u32 kind>
+void poison_as(void* memory, u64 elements, u64 seed) {
     typedef typename Element<dtype>::Stored Stored;
     Stored* stored = static_cast<Stored*>(memory);
-    for (u64 i = 0; i < elements; ++i) stored[i] = Element<dtype>::finite_poison(mix(seed, i));
+    for (u64 i = 0; i < elements; ++i) stored[i] = poison_of<dtype>(kind, seed, i);
 }
 
 template <u32 dtype>
-u64 unwritten(const void* memory, u64 elements, bool finite, u64 seed, u64* first) {
+void poison(void* memory, u64 elements, u32 kind, u64 seed) {
+    if (kind == POISON_ONES) return poison_as<dtype, POISON_ONES>(memory, elements, seed);
+    if (kind == POISON_FINITE) return poison_as<dtype, POISON_FINITE>(memory, elements, seed);
+    poison_as<dtype, POISON_NAN>(memory, elements, seed);
+}
+
+template <u32 dtype, u32 kind>
+u64 count_poison(const typename Element<dtype>::Stored* stored, u64 elements, u64 seed) {
+    u64 count = 0;
+    for (u64 i = 0; i < elements; ++i) count += (u64)(stored[i] == poison_of<dtype>(kind, seed, i));
+    return count;
+}
+
+template <u32 dtype>
+u64 unwritten(const void* memory, u64 elements, u32 kind, u64 seed, u64* first) {
     typedef typename Element<dtype>::Stored Stored;
     const Stored* stored = static_cast<const Stored*>(memory);
-    const auto is_poison = [&](u64 i) { return stored[i] == (finite ? Element<dtype>::finite_poison(mix(seed, i)) : (Stored)~0ull); };
-    u64 count = 0;
-    if (finite) {
-        for (u64 i = 0; i < elements; ++i) count += (u64)(stored[i] == Element<dtype>::finite_poison(mix(seed, i)));
-    } else {
-        for (u64 i = 0; i < elements; ++i) count += (u64)(stored[i] == (Stored)~0ull);
-    }
+    const u64 count = kind == POISON_ONES     ? count_poison<dtype, POISON_ONES>(stored, elements, seed)
+                      : kind == POISON_FINITE ? count_poison<dtype, POISON_FINITE>(stored, elements, seed)
+                                              : count_poison<dtype, POISON_NAN>(stored, elements, seed);
     if (count != 0) {
-        for (*first = 0; !is_poison(*first);) ++*first;
+        for (*first = 0; stored[*first] != poison_of<dtype>(kind, seed, *first);) ++*first;
     }
     return count;
 }
@@ -174,10 +184,10 @@ void any_fill(u32 dtype, void* memory, u64 elements, const Distribution* distrib
 
 void any_store(u32 dtype, const double* values, void* memory, u64 elements) { KFORGE_EACH_DTYPE(store, values, memory, elements) }
 
-void any_poison(u32 dtype, void* memory, u64 elements, u64 seed) { KFORGE_EACH_DTYPE(poison, memory, elements, seed) }
+void any_poison(u32 dtype, void* memory, u64 elements, u32 kind, u64 seed) { KFORGE_EACH_DTYPE(poison, memory, elements, kind, seed) }
 
-u64 any_unwritten(u32 dtype, const void* memory, u64 elements, bool finite, u64 seed, u64* first) {
-    KFORGE_EACH_DTYPE(unwritten, memory, elements, finite, seed, first)
+u64 any_unwritten(u32 dtype, const void* memory, u64 elements, u32 kind, u64 seed, u64* first) {
+    KFORGE_EACH_DTYPE(unwritten, memory, elements, kind, seed, first)
 }
 
 void any_values(u32 dtype, const void* memory, u64 elements, double* into) { KFORGE_EACH_DTYPE(values, memory, elements, into) }

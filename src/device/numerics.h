@@ -217,7 +217,7 @@ KFORGE_BOTH float from_e4m3(u8 bits) {
 template <u32 dtype>
 struct Element;
 
-#define KFORGE_FLOAT_ELEMENT(dtype, type, from_double, into_double, poison_bits)                \
+#define KFORGE_FLOAT_ELEMENT(dtype, type, from_double, into_double, poison_bits, nan_bits)      \
     template <>                                                                                  \
     struct Element<dtype> {                                                                      \
         typedef type Stored;                                                                     \
@@ -227,13 +227,14 @@ struct Element;
         static KFORGE_BOTH Stored from(double value) { return from_double; }                     \
         static KFORGE_BOTH double value(Stored stored) { return into_double; }                   \
         static KFORGE_BOTH Stored finite_poison(u64 h) { return poison_bits; }                   \
+        static KFORGE_BOTH Stored nan_poison(u64 h) { return nan_bits; }                         \
     };
-KFORGE_FLOAT_ELEMENT(FLOAT64, u64, bits_of<u64>(value), bits_of<double>(stored), 0x3ff0000000000000ull | (h >> 12) | h << 63)
-KFORGE_FLOAT_ELEMENT(FLOAT32, u32, bits_of<u32>((float)value), (double)bits_of<float>(stored), 0x3f800000u | (u32)(h & 0x7fffff) | (u32)(h >> 32 << 31))
-KFORGE_FLOAT_ELEMENT(FLOAT16, u16, (u16)(narrow<5, 10>((float)value)), (double)from_half(stored), (u16)(0x3c00 | (h & 0x3ff) | h >> 32 << 15))
-KFORGE_FLOAT_ELEMENT(BFLOAT16, u16, (u16)(narrow<8, 7>((float)value)), (double)bits_of<float>((u32)stored << 16), (u16)(0x3f80 | (h & 0x7f) | h >> 32 << 15))
-KFORGE_FLOAT_ELEMENT(FLOAT8_E4M3, u8, to_e4m3((float)value), (double)from_e4m3(stored), (u8)(0x38 | (h & 7) | h >> 32 << 7))
-KFORGE_FLOAT_ELEMENT(FLOAT8_E5M2, u8, (u8)(narrow<5, 2>((float)value)), (double)from_half((u16)((u16)stored << 8)), (u8)(0x3c | (h & 3) | h >> 32 << 7))
+KFORGE_FLOAT_ELEMENT(FLOAT64, u64, bits_of<u64>(value), bits_of<double>(stored), 0x3ff0000000000000ull | (h >> 12) | h << 63, 0x7ff0000000000001ull | (h >> 12) | h << 63)
+KFORGE_FLOAT_ELEMENT(FLOAT32, u32, bits_of<u32>((float)value), (double)bits_of<float>(stored), 0x3f800000u | (u32)(h & 0x7fffff) | (u32)(h >> 32 << 31), 0x7f800001u | (u32)(h & 0x7fffff) | (u32)(h >> 32 << 31))
+KFORGE_FLOAT_ELEMENT(FLOAT16, u16, (u16)(narrow<5, 10>((float)value)), (double)from_half(stored), (u16)(0x3c00 | (h & 0x3ff) | h >> 32 << 15), (u16)(0x7c01 | (h & 0x3ff) | h >> 32 << 15))
+KFORGE_FLOAT_ELEMENT(BFLOAT16, u16, (u16)(narrow<8, 7>((float)value)), (double)bits_of<float>((u32)stored << 16), (u16)(0x3f80 | (h & 0x7f) | h >> 32 << 15), (u16)(0x7f81 | (h & 0x7f) | h >> 32 << 15))
+KFORGE_FLOAT_ELEMENT(FLOAT8_E4M3, u8, to_e4m3((float)value), (double)from_e4m3(stored), (u8)(0x38 | (h & 7) | h >> 32 << 7), (u8)(0x7f | h >> 32 << 7))
+KFORGE_FLOAT_ELEMENT(FLOAT8_E5M2, u8, (u8)(narrow<5, 2>((float)value)), (double)from_half((u16)((u16)stored << 8)), (u8)(0x3c | (h & 3) | h >> 32 << 7), (u8)(0x7d | (h & 3) | h >> 32 << 7))
 #undef KFORGE_FLOAT_ELEMENT
 
 #define KFORGE_INTEGER_ELEMENT(dtype, type, from_integer)                                        \
@@ -247,6 +248,7 @@ KFORGE_FLOAT_ELEMENT(FLOAT8_E5M2, u8, (u8)(narrow<5, 2>((float)value)), (double)
         static KFORGE_BOTH Stored from(double value) { return (Stored)(long long)value; }        \
         static KFORGE_BOTH double value(Stored stored) { return (double)stored; }                \
         static KFORGE_BOTH Stored finite_poison(u64 h) { return (Stored)(h >> 1); }              \
+        static KFORGE_BOTH Stored nan_poison(u64 h) { return (Stored)(h >> 3); }                 \
     };
 KFORGE_INTEGER_ELEMENT(INT64, long long, value)
 KFORGE_INTEGER_ELEMENT(INT32, int, (int)value)
@@ -254,6 +256,17 @@ KFORGE_INTEGER_ELEMENT(INT16, short, (short)value)
 KFORGE_INTEGER_ELEMENT(INT8, signed char, (signed char)value)
 KFORGE_INTEGER_ELEMENT(BOOL, u8, (u8)(value != 0))
 #undef KFORGE_INTEGER_ELEMENT
+
+// ---- Poison: what an element of a buffer holds before a launch ----
+
+enum PoisonKind : u32 { POISON_ONES = 0, POISON_FINITE = 1, POISON_NAN = 2 };
+
+template <u32 dtype>
+KFORGE_BOTH typename Element<dtype>::Stored poison_of(u32 kind, u64 seed, u64 index) {
+    typedef typename Element<dtype>::Stored Stored;
+    if (kind == POISON_ONES) return (Stored)~0ull;
+    return kind == POISON_FINITE ? Element<dtype>::finite_poison(mix(seed, index)) : Element<dtype>::nan_poison(mix(seed, index));
+}
 
 // ---- Comparison ----
 

@@ -56,12 +56,12 @@ struct Functions {
         seed: u64,
     ),
     store: unsafe extern "C" fn(dtype: u32, values: *const f64, memory: *mut u8, elements: u64),
-    poison: unsafe extern "C" fn(dtype: u32, memory: *mut u8, elements: u64, seed: u64),
+    poison: unsafe extern "C" fn(dtype: u32, memory: *mut u8, elements: u64, kind: u32, seed: u64),
     unwritten: unsafe extern "C" fn(
         dtype: u32,
         memory: *const u8,
         elements: u64,
-        finite: bool,
+        kind: u32,
         seed: u64,
         first: *mut u64,
     ) -> u64,
@@ -242,26 +242,35 @@ fn with_stored_values<T>(dtype: DType, given: &[f64], then: impl FnOnce(&[u8]) -
 
 /// Fills memory with a pattern that no kernel leaves in its outputs by doing its work.
 pub fn poison(dtype: DType, memory: &mut [u8], pattern: Poison) {
+    if pattern == Poison::Nan {
+        memory.fill(0xff);
+        return;
+    }
+    let (kind, seed) = poison_arguments(pattern);
+    // SAFETY: the memory holds that many aligned elements.
+    unsafe {
+        (fastest_functions().poison)(
+            dtype_number(dtype),
+            memory.as_mut_ptr(),
+            element_count(dtype, memory),
+            kind,
+            seed,
+        )
+    }
+}
+
+/// A pattern as `numerics.h` takes it: its kind, and its seed.
+pub(super) fn poison_arguments(pattern: Poison) -> (u32, u64) {
     match pattern {
-        Poison::Nan => memory.fill(0xff),
-        // SAFETY: the memory holds that many aligned elements.
-        Poison::Finite { seed } => unsafe {
-            (fastest_functions().poison)(
-                dtype_number(dtype),
-                memory.as_mut_ptr(),
-                element_count(dtype, memory),
-                seed,
-            )
-        },
+        Poison::Nan => (0, 0),
+        Poison::Finite { seed } => (1, seed),
+        Poison::SecretNan { seed } => (2, seed),
     }
 }
 
 /// Counts the elements that still hold their poison.
 pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> PoisonCount {
-    let (finite, seed) = match pattern {
-        Poison::Nan => (false, 0),
-        Poison::Finite { seed } => (true, seed),
-    };
+    let (kind, seed) = poison_arguments(pattern);
     let mut first = 0;
     // SAFETY: the memory holds that many aligned elements; `first` is valid for writes.
     let count = unsafe {
@@ -269,7 +278,7 @@ pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> PoisonCo
             dtype_number(dtype),
             memory.as_ptr(),
             element_count(dtype, memory),
-            finite,
+            kind,
             seed,
             &raw mut first,
         )
@@ -278,6 +287,16 @@ pub fn count_unwritten(dtype: DType, memory: &[u8], pattern: Poison) -> PoisonCo
         count,
         first: (count > 0).then_some(first),
     }
+}
+
+/// For each element, whether it still holds its poison.
+pub fn unwritten_elements(dtype: DType, memory: &[u8], pattern: Poison) -> Vec<bool> {
+    let mut poisoned = AlignedBytes::zeroed(memory.len());
+    poison(dtype, poisoned.as_mut_slice(), pattern);
+    let bytes = dtype.bytes() as usize;
+    let elements = memory.chunks(bytes);
+    let pairs = elements.zip(poisoned.as_slice().chunks(bytes));
+    pairs.map(|(one, other)| one == other).collect()
 }
 
 /// The elements in double precision.

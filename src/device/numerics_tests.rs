@@ -157,12 +157,15 @@ fn results_of(functions: &Functions, dtype: DType, expected: &[f64]) -> Vec<Stri
                 1e-2,
                 &raw mut compared,
             );
-            (functions.poison)(number, memory, count / 2, 9);
-            let unwritten = (functions.unwritten)(number, memory, count, true, 9, &raw mut first);
+            for kind in 0..3 {
+                (functions.poison)(number, memory, count / 2, kind, 9);
+                let unwritten =
+                    (functions.unwritten)(number, memory, count, kind, 9, &raw mut first);
+                let hash = (functions.hash)(memory, count * dtype.bytes());
+                results.push(format!("{unwritten} {first} {hash}"));
+            }
             let hash = (functions.hash)(memory, count * dtype.bytes() - 1);
-            results.push(format!(
-                "{compared:?} {unwritten} {first} {hash} {values:?}"
-            ));
+            results.push(format!("{compared:?} {hash} {values:?}"));
         }
     }
     results
@@ -389,7 +392,11 @@ fn comparison_accepts_small_errors_and_rejects_zeros_doubles_and_nan() {
 #[test]
 fn poison_is_counted_until_overwritten() {
     for dtype in ALL_DTYPES {
-        for pattern in [Poison::Nan, Poison::Finite { seed: 4 }] {
+        for pattern in [
+            Poison::Nan,
+            Poison::SecretNan { seed: 4 },
+            Poison::Finite { seed: 4 },
+        ] {
             let mut words = vec![0u64; 1000];
             let memory = bytes_of(&mut words, dtype, 900);
             poison(dtype, memory, pattern);

@@ -10,6 +10,10 @@ pub(super) const NESTED_LAUNCH: &str =
 pub(super) const MANAGED_MEMORY: &str =
     "`__managed__` memory is shared with the host: use the buffers of the header";
 
+/// Why memory from the device's heap is rejected.
+pub(super) const DEVICE_HEAP: &str =
+    "memory from the device's heap is not accepted: use `scratch` in the header";
+
 /// Why a kernel does not run on this device: `unsupported`, `compile_error`, `compile_timeout`, `launch_error`, a fault, ….
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {

@@ -12,7 +12,7 @@ use super::finding::{Finding, JudgeResult};
 use crate::base::Failure;
 use crate::device::{
     BoundKernel, BufferContent, Comparison, ExpectedValues, LaunchOutcome, Opened, PersistentState,
-    Poison, PoisonCount, Purpose,
+    Poison, Purpose,
 };
 use crate::kernel::plan::{Buffer, BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
@@ -24,23 +24,12 @@ pub(super) const UNTIMED: Purpose = Purpose::Time {
     cache: None,
 };
 
-/// Maximum share of an output's elements that may equal their finite poison by chance. For an 8-bit type it is about one element in
-/// sixteen, or one in eight if the type has two bits of mantissa.
-const MAX_CHANCE_POISON: f64 = 0.25;
-
 /// A kernel bound to the buffers of a case.
 pub(super) struct CaseKernel {
     pub(super) kernel: Box<dyn BoundKernel>,
     pub(super) plan: Plan,
     /// The input buffers with their distributions, in the order of the definition.
     inputs: Vec<(usize, Distribution)>,
-}
-
-/// Whether the judge could check the state that a kernel keeps between launches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StateCoverage {
-    Checked,
-    Unchecked,
 }
 
 impl CaseKernel {
@@ -205,6 +194,12 @@ impl CaseKernel {
         data.map(|buffer| buffer.bytes()).sum()
     }
 
+    /// Hashes of all outputs, in the order of the definition.
+    pub(super) fn output_hashes(&self) -> anyhow::Result<Vec<u64>> {
+        let outputs = self.plan.outputs.iter();
+        outputs.map(|buffer| self.kernel.hash(*buffer)).collect()
+    }
+
     /// Compares all outputs of some copies with the expected values. The first output that fails is a finding.
     pub(super) fn compare(
         &self,
@@ -240,7 +235,7 @@ impl CaseKernel {
     }
 
     /// Evidence that names a tensor and contains what the kernel has printed.
-    fn evidence_about(&self, tensor: &str) -> Evidence {
+    pub(super) fn evidence_about(&self, tensor: &str) -> Evidence {
         Evidence {
             tensor: Some(tensor.to_owned()),
             log: Some(self.kernel.printed()).filter(|text| !text.is_empty()),
@@ -248,7 +243,7 @@ impl CaseKernel {
         }
     }
 
-    fn buffers_with(&self, role: BufferRole) -> impl Iterator<Item = (usize, &Buffer)> {
+    pub(super) fn buffers_with(&self, role: BufferRole) -> impl Iterator<Item = (usize, &Buffer)> {
         let buffers = self.plan.buffers.iter().enumerate();
         buffers.filter(move |(_, buffer)| buffer.role == role)
     }
@@ -308,12 +303,17 @@ impl CaseKernel {
         Ok(())
     }
 
-    /// Checks that no launch left something behind in the kernel's own variables.
-    pub(super) fn check_state(&self) -> JudgeResult<StateCoverage> {
+    /// Checks that no launch left something behind. A kernel whose state cannot be checked is refused.
+    pub(super) fn check_state(&self) -> JudgeResult<()> {
         let (variable, launch) = match self.kernel.persistent_state() {
             PersistentState::Changed { variable, launch } => (variable, launch),
-            PersistentState::Unchanged => return Ok(StateCoverage::Checked),
-            PersistentState::Unknown => return Ok(StateCoverage::Unchecked),
+            PersistentState::Unchanged => return Ok(()),
+            PersistentState::Unknown => {
+                let reason =
+                    "the judge cannot check what a launch leaves in the kernel's variables";
+                let evidence = Evidence::default();
+                return Err(Finding::new(Status::Rejected, reason, evidence).into());
+            }
         };
         let reason = format!(
             "launch {launch} left {variable} changed, so the next launch could read it; use `scratch` in the header for memory within a launch"
@@ -340,46 +340,6 @@ impl CaseKernel {
         }
         Ok(())
     }
-
-    /// Checks that no output holds more of its finite poison than it can by chance, over all copies of the last launch.
-    pub(super) fn check_mostly_written(&self, poison: Poison) -> JudgeResult<()> {
-        let launched = self.kernel.launched_copies().len() as u64;
-        for (index, buffer) in self.buffers_with(BufferRole::Output) {
-            let count = self.kernel.unwritten(index, poison)?.count;
-            let elements = buffer.elements() * launched;
-            if count as f64 > MAX_CHANCE_POISON * elements as f64 {
-                let reason = not_written(&buffer.name, count, elements);
-                let evidence = tensor_evidence(&buffer.name);
-                return Err(Finding::new(Status::OutputUnwritten, reason, evidence).into());
-            }
-        }
-        Ok(())
-    }
-
-    /// The finding about an output that still holds its poison somewhere. A finite poison can be the correct value by chance, so
-    /// the caller decides whether the finding counts.
-    pub(super) fn find_unwritten(&self, poison: Poison) -> anyhow::Result<Option<Finding>> {
-        for (index, buffer) in self.buffers_with(BufferRole::Output) {
-            let PoisonCount { count, first } = self.kernel.unwritten(index, poison)?;
-            if count > 0 {
-                let reason = not_written(&buffer.name, count, buffer.elements());
-                let evidence = Evidence {
-                    index: first,
-                    ..self.evidence_about(&buffer.name)
-                };
-                return Ok(Some(Finding::new(
-                    Status::OutputUnwritten,
-                    reason,
-                    evidence,
-                )));
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn not_written(output: &str, count: u64, elements: u64) -> String {
-    format!("output `{output}`: {count} of {elements} elements were not written")
 }
 
 fn input_mutated(input: &str) -> Finding {
@@ -390,7 +350,7 @@ fn input_mutated(input: &str) -> Finding {
     )
 }
 
-fn tensor_evidence(tensor: &str) -> Evidence {
+pub(super) fn tensor_evidence(tensor: &str) -> Evidence {
     Evidence {
         tensor: Some(tensor.to_owned()),
         ..Evidence::default()

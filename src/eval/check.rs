@@ -2,8 +2,7 @@
 //!
 //! Times nothing. Expected values are computed only after the candidate has finished, so that there is nothing it could copy.
 
-use super::case::Case;
-use super::case_kernel::StateCoverage;
+use super::case::{Case, derive_seed};
 use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeError, JudgeResult};
@@ -19,8 +18,6 @@ pub(super) struct Accuracy {
     mean_abs_error: f64,
     /// The largest |x - r| / bound.
     worst_ratio: f64,
-    /// Whether this system did not let the judge check the state between launches.
-    pub(super) state_unchecked: bool,
     /// Resource use as reported by the device's driver.
     pub(super) resources: Option<Resources>,
 }
@@ -35,8 +32,7 @@ impl Accuracy {
 
     /// Checks what the launches left behind, and adds what the device says about the candidate.
     fn add_state(&mut self, kernels: &KernelSet) -> JudgeResult<()> {
-        let coverage = kernels.candidate.check_state()?;
-        self.state_unchecked |= coverage == StateCoverage::Unchecked;
+        kernels.candidate.check_state()?;
         self.resources = kernels.candidate.kernel.resources();
         Ok(())
     }
@@ -161,8 +157,7 @@ fn name_regime(error: JudgeError, case: &Case) -> JudgeError {
 fn check_round(kernels: &mut KernelSet, seed: u64, accuracy: &mut Accuracy) -> JudgeResult<()> {
     let mut expected: Option<Vec<ExpectedValues>> = None;
     let deadline = kernels.deadline();
-    let poisons = [Poison::Nan, Poison::Finite { seed }];
-    for (repetition, poison) in poisons.into_iter().enumerate() {
+    for (repetition, poison) in poisons(seed).into_iter().enumerate() {
         let candidate = &mut kernels.candidate;
         candidate.reset_buffers(seed, poison)?;
         let hashes = candidate.input_hashes()?;
@@ -170,26 +165,57 @@ fn check_round(kernels: &mut KernelSet, seed: u64, accuracy: &mut Accuracy) -> J
             return Err(refusal.into());
         }
         candidate.check_guards(&hashes)?;
-        let unwritten = candidate.find_unwritten(poison)?;
+        let has_poison = candidate.has_poison(poison)?;
         let expected = match &expected {
             Some(expected) => expected,
             None => expected.insert(kernels.expected(seed, &[0])?),
         };
-        let comparisons = kernels
-            .compare(Side::Candidate, expected, &[0], seed)
-            .map_err(|error| {
-                error.map_finding(|wrong| match unwritten {
-                    // A wrong element that still holds its poison was not written.
-                    Some(unwritten) => unwritten,
-                    None if repetition == 0 => wrong,
-                    None => nondeterministic(wrong),
-                })
-            })?;
+        let compared = kernels.compare(Side::Candidate, expected, &[0], seed);
+        let comparisons = match compared {
+            Ok(comparisons) => comparisons,
+            Err(wrong) => {
+                // A wrong element that still holds its poison was not written, if that is no coincidence.
+                if has_poison && let Some(unwritten) = confirm_unwritten(kernels, seed)? {
+                    return Err(unwritten.into());
+                }
+                return Err(match repetition {
+                    0 => wrong,
+                    _ => wrong.map_finding(nondeterministic),
+                });
+            }
+        };
         comparisons
             .iter()
             .for_each(|comparison| accuracy.add(comparison));
     }
     Ok(())
+}
+
+/// The two patterns of a round. No kernel can foresee them, because the seeds are drawn after it is fixed.
+fn poisons(seed: u64) -> [Poison; 2] {
+    let [nan, finite] = [0, 1].map(|index| derive_seed(seed, "poison", index));
+    [
+        Poison::SecretNan { seed: nan },
+        Poison::Finite { seed: finite },
+    ]
+}
+
+/// Launches twice more, over two new patterns. The finding about the elements that hold their poison both times, if there are any.
+fn confirm_unwritten(kernels: &mut KernelSet, seed: u64) -> JudgeResult<Option<Finding>> {
+    let deadline = kernels.deadline();
+    let mut runs = Vec::new();
+    for poison in poisons(derive_seed(seed, "confirm", 0)) {
+        let candidate = &mut kernels.candidate;
+        candidate.reset_buffers(seed, poison)?;
+        if let LaunchOutcome::Fault(refusal) = candidate.launch(deadline)? {
+            return Err(refusal.into());
+        }
+        runs.push(candidate.unwritten_elements(poison)?);
+    }
+    let [first, second] = runs.as_slice() else {
+        return Ok(None);
+    };
+    Ok(kernels.candidate.always_unwritten(first, second))
 }
 
 /// The finding about a kernel whose second result is wrong although the first one was correct.

@@ -4,7 +4,7 @@
 //! kinds on.
 
 use crate::base::Failure;
-use crate::device::Refusal;
+use crate::device::{AbsentRead, Build, Refusal};
 use crate::kernel::{BindError, BindFault, HeaderError};
 use crate::verdict::{Evidence, Status};
 
@@ -51,6 +51,31 @@ impl Finding {
         self.case.get_or_insert_with(|| id.to_owned());
         self
     }
+}
+
+/// The finding about a kernel whose result depends on a lane that took no part in a shuffle.
+pub(super) fn undefined_shuffle(read: &AbsentRead, build: Build, seed: u64) -> Finding {
+    let line = read.line.map(|line| format!("line {line}: "));
+    let why = if read.has_exited {
+        "which has exited or never was"
+    } else {
+        "which its mask does not name"
+    };
+    let ([a, b, c], [x, y, z]) = (read.block, read.thread);
+    let reason = format!(
+        "{}a shuffle reads lane {}, {why}, and the result depends on its undefined value; block ({a}, {b}, {c}), thread ({x}, {y}, {z})",
+        line.unwrap_or_default(),
+        read.lane
+    );
+    let evidence = Evidence {
+        line: read.line,
+        block: Some(read.block),
+        thread: Some(read.thread),
+        build: Some(build.name().to_owned()),
+        seed: Some(seed),
+        ..Evidence::default()
+    };
+    Finding::new(Status::UndefinedBehavior, reason, evidence)
 }
 
 impl JudgeError {

@@ -11,10 +11,12 @@ use super::case_kernel::CaseKernel;
 use super::compiled_kernel::{Reference, values_key};
 use super::context::JudgeContext;
 use super::features::MemoryUse;
-use super::finding::{Finding, JudgeError, JudgeResult};
+use super::finding::{Finding, JudgeError, JudgeResult, undefined_shuffle};
+use super::inspected_cases::{one_case_per_shape, smallest_cases};
 use super::kernel_set::tolerances;
 use crate::device::{
-    Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program, Purpose,
+    AbsentRead, Build, Compiled, Edge, ExpectedValues, LaunchOutcome, Opened, Poison, Program,
+    Purpose,
 };
 use crate::kernel::Kernel;
 use crate::verdict::{Status, Verdict};
@@ -23,12 +25,13 @@ use crate::verdict::{Status, Verdict};
 const SCHEDULES: u64 = 4;
 /// Schedules of a thorough inspection on the first case. Each other case gets one of each kind.
 const THOROUGH_SCHEDULES: u64 = 4 * SCHEDULES;
-/// Maximum size of a hidden case that is inspected, unless all hidden cases are larger.
-const SMALL_BYTES: u64 = 1 << 20;
 /// Maximum deadline of a launch that looks for the cause of a finding of the fast build.
 const EXPLAIN_DEADLINE: Duration = Duration::from_secs(3);
 /// After this time no further launch starts. A build that did not complete is not listed in the verdict's `builds`.
 const INSPECTION_BUDGET: Duration = Duration::from_secs(60);
+
+/// The bit of a schedule's seed that chooses the value of a lane that takes no part in a shuffle.
+const OTHER_ABSENT_VALUE: u64 = 1 << 63;
 
 /// One edge is enough: these builds check both ends of a buffer themselves.
 const INSPECT_PURPOSE: Purpose = Purpose::Check { edge: Edge::End };
@@ -109,54 +112,6 @@ pub(super) fn inspect(
     }
     verdict.seconds.inspect = started.elapsed().as_secs_f64();
     Ok(inspection)
-}
-
-/// One case of each shape. The hidden cases of a confirmation are many, and regimes hardly change what these builds find.
-fn one_case_per_shape(cases: &[Case]) -> Vec<&Case> {
-    let mut chosen: Vec<&Case> = Vec::new();
-    for case in cases {
-        if chosen.iter().all(|known| known.binding != case.binding) {
-            chosen.push(case);
-        }
-    }
-    chosen
-}
-
-/// The smallest case for each variant, a workload if there is one; then the smallest hidden shape, and the largest hidden shape
-/// that is still small. Code for the ends of rows and for vector accesses runs in one of them.
-pub(super) fn smallest_cases<'c>(
-    context: &JudgeContext<'_>,
-    kernel: &Kernel,
-    cases: &'c [Case],
-) -> Vec<&'c Case> {
-    let mut sized: Vec<_> = cases
-        .iter()
-        .filter_map(|case| {
-            let bound = context.bind(kernel, case).ok()?;
-            Some((bound.bytes(), bound.variant, case))
-        })
-        .collect();
-    sized.sort_by_key(|(bytes, ..)| *bytes);
-    let mut variants = Vec::new();
-    let mut chosen: Vec<&Case> = Vec::new();
-    let (hidden, visible): (Vec<_>, Vec<_>) = sized.into_iter().partition(|(.., case)| case.hidden);
-    for (_, variant, case) in visible.iter().chain(&hidden) {
-        if !variants.contains(variant) {
-            variants.push(*variant);
-            chosen.push(*case);
-        }
-    }
-    let drawn = || hidden.iter().filter(|(.., case)| case.is_drawn);
-    let ends = [
-        drawn().next(),
-        drawn().rfind(|(bytes, ..)| *bytes <= SMALL_BYTES),
-    ];
-    for (.., case) in ends.into_iter().flatten() {
-        if !chosen.iter().any(|other| std::ptr::eq(*other, *case)) {
-            chosen.push(*case);
-        }
-    }
-    chosen
 }
 
 /// Programs by tunable values and build. A build that does not compile is missing: it says nothing about the kernel.
@@ -280,7 +235,8 @@ impl CaseRun<'_, '_, '_> {
         let _lock = context.timing_lock.shared()?;
         // The lowest bits are the kind of the schedule, the others the seed of its random choices.
         let schedule_seed = (self.seed.wrapping_add(schedule / SCHEDULES * 0x9e37)
-            & !(SCHEDULES - 1))
+            & !(SCHEDULES - 1)
+            & !OTHER_ABSENT_VALUE)
             | (schedule % SCHEDULES);
         let Some(mut kernel) = self.open(self.build, schedule_seed)? else {
             return Ok(RunOutcome::Unfinished);
@@ -300,6 +256,9 @@ impl CaseRun<'_, '_, '_> {
                 return Err(refusal.into());
             }
             LaunchOutcome::Finished { .. } => {}
+        }
+        if let Some(read) = kernel.kernel.absent_read() {
+            self.check_absent_read(&read, &kernel, schedule_seed)?;
         }
         if input.is_correct {
             self.compare_with_oracle(&kernel, schedule_seed, expected)?;
@@ -339,6 +298,26 @@ impl CaseRun<'_, '_, '_> {
         };
         kernel.reset_buffers(self.seed, Poison::Nan)?;
         Ok(Some(kernel))
+    }
+
+    /// Checks that the outputs do not depend on the value of a lane that took no part in a shuffle: runs the build again with another
+    /// value. Everything else in these builds repeats.
+    fn check_absent_read(
+        &self,
+        read: &AbsentRead,
+        kernel: &CaseKernel,
+        schedule: u64,
+    ) -> JudgeResult<()> {
+        let Some(mut other) = self.open(self.build, schedule ^ OTHER_ABSENT_VALUE)? else {
+            return Ok(());
+        };
+        if let LaunchOutcome::Fault(refusal) = other.launch(self.inspector.context.deadline())? {
+            return Err(refusal.into());
+        }
+        if kernel.output_hashes()? == other.output_hashes()? {
+            return Ok(());
+        }
+        Err(undefined_shuffle(read, self.build, self.seed).into())
     }
 
     /// Checks that this schedule gives a correct result, as the fast build did on the inputs of the check.

@@ -4,8 +4,9 @@
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
 //! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
-//! run hides, and `measure` times. `cases`, `hidden` and `shapes` choose the cases. `case_kernel` and `kernel_set` bind kernels to buffers.
-//! `admission` tests a task with `corruption` on `admission_cases`, and its cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
+//! run hides, and `measure` times. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
+//! kernels to buffers, `unwritten` looks for poison in outputs. `admission` tests a task with `corruption` on `admission_cases`, and its
+//! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
 
 mod admission;
@@ -25,6 +26,7 @@ mod features;
 mod finding;
 mod floor;
 mod hidden;
+mod inspected_cases;
 mod inspection;
 mod judge;
 mod kernel_set;
@@ -39,6 +41,7 @@ mod stages;
 mod task_terms;
 mod timing_lock;
 mod timing_session;
+mod unwritten;
 
 pub(crate) use admission::{AdmissionProgress, AdmissionRequest, admit};
 pub(crate) use admission_result::Admission;

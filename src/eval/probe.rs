@@ -13,7 +13,7 @@ use super::compiled_kernel::CompiledKernel;
 use super::context::{JudgeContext, JudgeOptions};
 use super::finding::{Finding, JudgeResult};
 use super::hidden::Coverage;
-use super::inspection;
+use super::inspected_cases;
 use crate::base::random;
 use crate::device::{Device, LaunchOutcome, Poison, Purpose};
 use crate::kernel::{DeviceLimits, Kernel};
@@ -31,7 +31,7 @@ const MAX_CASES: usize = 4;
 pub enum ProbeCases {
     /// Workloads, by id.
     Workloads(Vec<String>),
-    /// The smallest hidden shapes, drawn from a seed: see `inspection::smallest_cases`.
+    /// The smallest hidden shapes, drawn from a seed: see `inspected_cases::smallest_cases`.
     Smallest { seed: u64 },
 }
 
@@ -140,7 +140,7 @@ fn probe_cases(
             if cases.iter().any(|case| case.is_drawn) {
                 cases.retain(|case| case.is_drawn);
             }
-            let smallest = inspection::smallest_cases(context, kernel, &cases).into_iter();
+            let smallest = inspected_cases::smallest_cases(context, kernel, &cases).into_iter();
             smallest.take(MAX_CASES).cloned().collect()
         }
     };

@@ -46,7 +46,7 @@ fn fixture_folder() -> PathBuf {
 }
 
 /// Exclusive use of the device.
-fn device() -> Result<MutexGuard<'static, ()>, Missing> {
+pub(crate) fn device() -> Result<MutexGuard<'static, ()>, Missing> {
     use cudarc::driver::result;
     // SAFETY: only searches for the library.
     let present = unsafe { cudarc::driver::sys::is_culib_present() };

@@ -1,5 +1,9 @@
 //! Tests that may lack something on this machine: a GPU, NVRTC, NumPy, a sandbox, a third-party server. See `harness`.
 
+mod agreement;
+#[path = "../support/agreement.rs"]
+#[expect(dead_code, reason = "the other suite uses more of it")]
+mod agreement_rules;
 mod compile_cuda;
 mod cuda_device;
 mod docs;
@@ -27,6 +31,7 @@ fn main() -> std::process::ExitCode {
         races::TESTS,
         third_party::TESTS,
         nvrtc::TESTS,
+        agreement::TESTS,
         compile_cuda::TESTS,
         hostile_code::TESTS,
         oracles::TESTS,

@@ -6,7 +6,7 @@ use crate::header_cases::POINTER_CASES;
 use kforge::device::cpu::CpuDevice;
 use kforge::device::{
     BoundKernel, BufferContent, Build, Compile, Compiled, Device, Edge, ExpectedValues,
-    LaunchOutcome, Opened, Poison, PoisonCount, Purpose, Refusal,
+    LaunchOutcome, Opened, PersistentState, Poison, PoisonCount, Purpose, Refusal,
 };
 use kforge::kernel::plan::{
     Argument, ArgumentType, Buffer, BufferRole, EntryPoint, Launch, Plan, TranslationUnit,
@@ -289,11 +289,6 @@ fn each_fault_has_its_own_status() {
             .log
             .is_some_and(|log| log.len() < 4000 && log.contains("a line"))
     );
-    let hoarding = body("  if (i == 0) for (;;) { char* p = (char*)malloc(1 << 20); if (!p) __trap(); for (int j = 0; j < 1 << 20; j += 4096) p[j] = 1; y[0] = *p; }").launch_fault(&device);
-    assert!(
-        matches!(hoarding.status, Status::Crashed | Status::LimitExceeded),
-        "{hoarding:?}"
-    );
 }
 
 #[test]
@@ -327,7 +322,11 @@ fn unwritten_elements_are_counted() {
     let device = device();
     let half = body("  if (i < n / 2) y[i] = x[i];");
     let mut arm = half.open(&device).unwrap();
-    for poison in [Poison::Nan, Poison::Finite { seed: 3 }] {
+    for poison in [
+        Poison::Nan,
+        Poison::SecretNan { seed: 3 },
+        Poison::Finite { seed: 3 },
+    ] {
         arm.write(1, &BufferContent::Poison(poison)).unwrap();
         arm.launch(DEADLINE).unwrap();
         assert_eq!(
@@ -458,4 +457,235 @@ fn unsupported_features_are_refused_with_their_line() {
         panic!()
     };
     assert_eq!(refusal.status, Status::Unsupported);
+}
+
+/// Memory in which a kernel tries to leave a mark for its next launch.
+struct Hideout {
+    declarations: &'static str,
+    /// Statements that declare `mark`, a volatile variable of 4 bytes in that memory.
+    mark: &'static str,
+    expected: Hidden,
+}
+
+/// What the judge does about a mark.
+#[derive(Debug, PartialEq)]
+enum Hidden {
+    /// It is erased, and no finding: the memory also changes without the kernel's doing.
+    Erased,
+    /// It is erased, and a finding with this name.
+    Named(&'static str),
+    /// The launch ends with this status.
+    Refused(Status),
+}
+
+const HIDEOUTS: &[Hideout] = &[
+    Hideout {
+        declarations: "__device__ int kept;",
+        mark: "volatile int& mark = kept;",
+        expected: Hidden::Named("`kept`"),
+    },
+    Hideout {
+        declarations: "",
+        mark: "static volatile int seen; volatile int& mark = seen;",
+        expected: Hidden::Named("`seen`"),
+    },
+    Hideout {
+        declarations: "__device__ __align__(64) char one = 1, other = 1;",
+        mark: "volatile int& mark = *(volatile int*)((&one < &other ? &one : &other) + 8); y[1] = one + other;",
+        expected: Hidden::Named("memory between its variables"),
+    },
+    Hideout {
+        declarations: "__device__ int last; extern \"C\" char _end;",
+        mark: "volatile int& mark = *(volatile int*)(((size_t)&_end | 4095) - 3); y[1] = last;",
+        expected: Hidden::Named("memory behind its variables"),
+    },
+    Hideout {
+        declarations: "namespace kforge { struct ControlPage; extern ControlPage* control_page; }",
+        mark: "volatile int& mark = *(volatile int*)((char*)kforge::control_page + 3000);",
+        expected: Hidden::Named("the control page"),
+    },
+    Hideout {
+        declarations: "namespace kforge { struct ControlPage; extern ControlPage* control_page; }",
+        mark: "volatile int& mark = *(volatile int*)(((size_t)kforge::control_page + 37800 | 4095) - 3);",
+        expected: Hidden::Named("the control page"),
+    },
+    Hideout {
+        declarations: "extern \"C\" char** environ;",
+        mark: "volatile int& mark = *(volatile int*)&environ;",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "extern \"C\" int* __errno_location();",
+        mark: "volatile int& mark = *(volatile int*)__errno_location();",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "",
+        mark: "volatile int& mark = *(volatile int*)((char*)__builtin_frame_address(0) - 3000);",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "",
+        mark: "volatile int& mark = *(volatile int*)((char*)__builtin_frame_address(0) - 30000);",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "",
+        mark: "__shared__ int used[4]; volatile int& mark = ((volatile int*)used)[1000];",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "",
+        mark: "volatile int& mark = (volatile int&)kforge::poll_count;",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "extern \"C\" void* sbrk(long);",
+        mark: "volatile int& mark = *(volatile int*)((char*)sbrk(0) - 64);",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "extern \"C\" char** environ;",
+        mark: "volatile int& mark = *(volatile int*)environ[-2];",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "",
+        mark: "volatile int& mark = ((volatile int*)y)[n + 3];",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "extern \"C\" char** environ;",
+        mark: "volatile int& mark = *(volatile int*)((char*)environ - (600 << 10));",
+        expected: Hidden::Refused(Status::Stateful),
+    },
+    Hideout {
+        declarations: "extern \"C\" int raise(int);",
+        mark: "volatile int none = 0; volatile int& mark = none; raise(19);",
+        expected: Hidden::Refused(Status::Stateful),
+    },
+    Hideout {
+        declarations: "extern \"C\" void* mmap(void*, size_t, int, int, int, long);",
+        mark: "void* made = mmap((void*)0x700000000000, 4096, 3, 0x100022, -1, 0); volatile int none = 0; volatile int& mark = made == (void*)-1 ? none : *(volatile int*)made;",
+        expected: Hidden::Erased,
+    },
+    Hideout {
+        declarations: "extern \"C\" int mprotect(void*, size_t, int); __constant__ int table = 7; const char* text = \"letters\";",
+        mark: "char* page = (char*)((size_t)text & ~(size_t)4095); mprotect(page, 4096, 3); volatile int& mark = *(volatile int*)page; y[1] = table;",
+        expected: Hidden::Refused(Status::Crashed),
+    },
+    Hideout {
+        declarations: "extern \"C\" int sigprocmask(int, const void*, void*);",
+        mark: "unsigned long mask[16] = {}; sigprocmask(0, nullptr, mask); volatile int& mark = *(volatile int*)mask;",
+        expected: Hidden::Refused(Status::Crashed),
+    },
+    Hideout {
+        declarations: "extern \"C\" int sigaltstack(const void*, void*);",
+        mark: "void* stack[3] = {}; sigaltstack(nullptr, stack); volatile int& mark = *(volatile int*)stack;",
+        expected: Hidden::Refused(Status::Crashed),
+    },
+    #[cfg(target_arch = "x86_64")]
+    Hideout {
+        declarations: "struct Control { operator int() const { return (__builtin_ia32_stmxcsr() >> 15 & 1) ? 0x5eed : 0; } void operator=(int) { __builtin_ia32_ldmxcsr(0x9f80); } };",
+        mark: "Control mark;",
+        expected: Hidden::Erased,
+    },
+];
+
+/// Launches three times on one block of one thread. `y[0]` says whether a launch found the mark of an earlier one.
+fn look_for_mark(device: &CpuDevice, hideout: &Hideout) -> Hidden {
+    let mut kernel = kernel(&format!(
+        "{}\n__global__ void f(const float* x, float* y, int n) {{\n{}\nconst int MARK = 0x5eed;\ny[0] = mark == MARK ? 1 : 0;\nmark = MARK;\n}}\n",
+        hideout.declarations, hideout.mark
+    ));
+    (kernel.grid, kernel.block) = (1, 1);
+    let mut arm = kernel.open(device).unwrap();
+    for launch in 0..3 {
+        fill(arm.as_mut());
+        if let LaunchOutcome::Fault(refusal) = arm.launch(DEADLINE).unwrap() {
+            return Hidden::Refused(refusal.status);
+        }
+        let found = arm.values(1).unwrap()[0];
+        assert_eq!(found, 0.0, "launch {launch}: {}", hideout.mark);
+    }
+    match arm.persistent_state() {
+        PersistentState::Changed { variable, launch } => {
+            assert_eq!(launch, 1, "{}", hideout.mark);
+            let names = HIDEOUTS.iter().map(|other| &other.expected);
+            let mut names = names.filter_map(|expected| match expected {
+                Hidden::Named(name) => Some(*name),
+                _ => None,
+            });
+            Hidden::Named(names.find(|name| *name == variable).unwrap_or("other"))
+        }
+        PersistentState::Unchanged => Hidden::Erased,
+        PersistentState::Unknown => panic!("the state is always known"),
+    }
+}
+
+#[test]
+fn no_mark_survives_a_launch() {
+    let device = device();
+    for hideout in HIDEOUTS {
+        let found = look_for_mark(&device, hideout);
+        assert_eq!(found, hideout.expected, "{}", hideout.mark);
+    }
+}
+
+#[test]
+fn launches_on_all_threads_begin_alike() {
+    let device = device();
+    // Every thread waits at barriers, so it has a stack of its own. The mark is in the part of it that the kernel does not use.
+    let marked = kernel(
+        "__global__ void f(const float* x, float* y, int n) {\n  int i = blockIdx.x * blockDim.x + threadIdx.x;\n  volatile int* mark = (volatile int*)((char*)__builtin_frame_address(0) - 2000);\n  __syncthreads();\n  if (i < n) y[i] = *mark == 0x5eed ? 1 : x[i];\n  *mark = 0x5eed;\n  __syncthreads();\n}\n",
+    );
+    let mut one_block = marked;
+    one_block.grid = 1;
+    let mut arm = one_block.open(&device).unwrap();
+    for _ in 0..3 {
+        fill(arm.as_mut());
+        arm.launch(DEADLINE).unwrap();
+        assert_eq!(arm.values(1).unwrap()[..128], arm.values(0).unwrap()[..128]);
+        assert_eq!(arm.persistent_state(), PersistentState::Unchanged);
+    }
+}
+
+#[test]
+fn honest_kernels_leave_nothing_behind() {
+    let device = device();
+    for text in [
+        "  if (i < n) { y[i] = lgammaf(fabsf(x[i]) + 1); if (i < 3) printf(\"%d %.3f\\n\", i, x[i]); }",
+        "  __shared__ float s[32]; float v = i < n ? x[i] : 0; for (int o = 16; o > 0; o /= 2) v += __shfl_xor_sync(~0u, v, o); if (threadIdx.x % 32 == 0) s[threadIdx.x / 32] = v; __syncthreads(); if (i < n) y[i] = s[0];",
+        "  static const float table[4] = {1, 2, 3, 4}; if (i < n) y[i] = table[i % 4] * x[i]; assert(n > 0);",
+    ] {
+        let mut arm = body(text).open(&device).unwrap();
+        for _ in 0..3 {
+            fill(arm.as_mut());
+            let launched = arm.launch(DEADLINE).unwrap();
+            assert!(
+                matches!(launched, LaunchOutcome::Finished { .. }),
+                "{launched:?}"
+            );
+            assert_eq!(arm.persistent_state(), PersistentState::Unchanged, "{text}");
+        }
+    }
+}
+
+#[test]
+fn device_heap_is_refused_where_a_kernel_reaches_it() {
+    let device = device();
+    let words =
+        "line 3: memory from the device's heap is not accepted: use `scratch` in the header";
+    for text in [
+        "  float* p = (float*)malloc(4); *p = 1; y[0] = *p; free(p);",
+        "  if (n < 0) *(float**)y = new float(1);",
+        "  struct Base { virtual ~Base() {} }; delete (Base*)y;",
+        "  free(calloc(4, 4));",
+    ] {
+        let refusal = body(text).compile_refusal(&device);
+        assert_eq!(refusal.status, Status::Rejected, "{text}: {refusal:?}");
+        assert_eq!(refusal.reason, words, "{text}");
+    }
+    let uncalled = "float* make(int n) { return n > 3 ? (float*)malloc(n) : new float[n]; }\n__global__ void f(const float* x, float* y, int n) { y[0] = 1; }\n";
+    kernel(uncalled).open(&device).unwrap();
 }

@@ -3,6 +3,9 @@
 //! Tests that need a GPU, NVRTC, Python, a sandbox or a third-party server are in `tests/machine`.
 
 mod admission;
+mod agreement;
+#[path = "../support/agreement.rs"]
+mod agreement_rules;
 mod asking;
 mod cli;
 mod cpu_device;

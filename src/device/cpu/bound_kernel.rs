@@ -4,6 +4,7 @@
 //! the memory is in `layout`.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,23 +12,26 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::access_sites::access_sites;
-use super::control_page::FaultKind;
+use super::control_page::{ABSENT_EXITED, ControlPage, FaultKind, SEED_ABSENT_BIT};
 use super::faults::{ProcessFailure, fault_refusal};
 use super::input_cache::{InputCache, RandomFill};
-use super::layout::{BufferLayout, lay_out_buffers};
+use super::layout::{BufferLayout, fill_with_noise, lay_out_buffers};
 use super::limits::{inspection_bytes, refuse_excess};
 use super::line_table::LineTable;
 use super::plan_encoding::encode_plan;
 use super::process::{KernelProcess, ProcessEnd, ProcessTask};
-use super::saved_variables::SavedVariables;
+use super::saved_memory::{Leftover, SavedMemory};
 use super::shared_memory::SharedMemory;
+use crate::base::random::fresh_seed;
+use crate::device::sandbox::sandbox_support;
 use crate::device::{
-    AccessSite, BufferAccess, BufferChecks, BufferContent, Build, Comparison, ExpectedOutput,
-    ExpectedValues, KernelEvidence, LaunchOutcome, Launching, Opened, PersistentState, Poison,
-    PoisonCount, Program, Refusal, Timing, numerics,
+    AbsentRead, AccessSite, BufferAccess, BufferChecks, BufferContent, Build, Comparison,
+    ExpectedOutput, ExpectedValues, KernelEvidence, LaunchOutcome, Launching, Opened,
+    PersistentState, Poison, PoisonCount, Program, Refusal, Timing, numerics,
 };
 use crate::kernel::plan::Plan;
 use crate::task::Tolerance;
+use crate::verdict::Status;
 
 /// How long a process may take to start, map its memory and stop itself.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,10 +54,12 @@ pub(super) struct CpuBoundKernel {
     executable: PathBuf,
     build: Build,
     input_cache: Rc<RefCell<InputCache>>,
-    /// `None`: this system does not allow the judge to read another process's memory.
-    saved_variables: Option<SavedVariables>,
+    /// Of the noise in the guard zones. Every launch has a new one.
+    guard_key: u64,
+    /// `None` for the builds that run once.
+    saved_memory: Option<SavedMemory>,
     launch_count: u64,
-    /// The first variable that a launch changed, and the number of that launch.
+    /// What a launch changed first, and the number of that launch.
     first_change: Option<(String, u64)>,
 }
 
@@ -70,9 +76,6 @@ impl CpuBoundKernel {
         let mut memory = SharedMemory::new(bytes)?;
         encode_plan(memory.control_mut(), plan, &layouts, environment.threads);
         memory.control_mut().seed = program.schedule;
-        for layout in &layouts {
-            layout.renew_guard_zones(memory.bytes_mut());
-        }
         let task = ProcessTask {
             executable: &program.image,
             folder: environment.folder,
@@ -102,17 +105,65 @@ impl CpuBoundKernel {
             }
             return Ok(Opened::Refused(refusal));
         }
-        Ok(Opened::Ready(Box::new(Self {
-            saved_variables: SavedVariables::open(&program.image, process.id())?,
+        let saved_memory = match program.build {
+            Build::Fast => Some(SavedMemory::open(
+                &program.image,
+                process.id(),
+                sandbox_support().seccomp,
+            )?),
+            Build::Bounds | Build::Race => None,
+        };
+        let mut kernel = Self {
+            saved_memory,
             memory,
             process,
             layouts,
             executable: program.image.clone(),
             build: program.build,
             input_cache: environment.input_cache,
+            guard_key: 0,
             launch_count: 0,
             first_change: None,
-        })))
+        };
+        kernel.renew_noise();
+        Ok(Opened::Ready(Box::new(kernel)))
+    }
+
+    /// Fills the guard zones, and what is left of the control page's memory, with new noise.
+    fn renew_noise(&mut self) {
+        self.guard_key = fresh_seed();
+        let memory = self.memory.bytes_mut();
+        fill_with_noise(memory, control_slack(&self.layouts), self.guard_key);
+        for layout in &self.layouts {
+            layout.renew_guard_zones(memory, self.guard_key);
+        }
+    }
+
+    /// Restores what the last launch changed outside of its buffers. An error of the kernel if that cannot be undone.
+    fn undo_launch(&mut self, control: &[u8]) -> anyhow::Result<Option<Refusal>> {
+        let Some(saved) = &self.saved_memory else {
+            return Ok(None);
+        };
+        let mut change = match saved.restore()? {
+            Leftover::Nothing => None,
+            Leftover::Change(what) => Some(what),
+            Leftover::Lasting(what) => {
+                let launch = self.launch_count;
+                let reason =
+                    format!("launch {launch} left {what}, so the next launch could use it");
+                return Ok(Some(Refusal::new(Status::Stateful, reason)));
+            }
+        };
+        let memory = &mut self.memory.bytes_mut()[..control.len()];
+        if memory != control {
+            memory.copy_from_slice(control);
+            change.get_or_insert_with(|| "the control page".to_owned());
+        }
+        if let Some(what) = change {
+            let launch = self.launch_count;
+            self.first_change.get_or_insert((what, launch));
+        }
+        Ok(None)
     }
 
     /// The layout and the contents of a buffer.
@@ -120,6 +171,12 @@ impl CpuBoundKernel {
         let layout = self.layouts.get(buffer).context("no such buffer")?;
         Ok((layout, &self.memory.bytes()[layout.data.clone()]))
     }
+}
+
+/// The bytes between the control page and the first buffer.
+fn control_slack(layouts: &[BufferLayout]) -> Range<usize> {
+    let end = layouts.first().map(|layout| layout.mapping.start);
+    size_of::<ControlPage>()..end.unwrap_or(size_of::<ControlPage>())
 }
 
 /// For a process whose record blames the machine, which may be false: fails if a program without a kernel cannot start either.
@@ -161,7 +218,7 @@ impl BufferAccess for CpuBoundKernel {
             }
             BufferContent::Poison(pattern) => numerics::poison(layout.dtype, memory, *pattern),
         }
-        layout.renew_guard_zones(self.memory.bytes_mut());
+        layout.renew_guard_zones(self.memory.bytes_mut(), self.guard_key);
         Ok(())
     }
 
@@ -187,7 +244,7 @@ impl BufferAccess for CpuBoundKernel {
 impl BufferChecks for CpuBoundKernel {
     fn guard_damage(&self, buffer: usize) -> anyhow::Result<Option<i64>> {
         let (layout, _) = self.data(buffer)?;
-        Ok(layout.guard_damage(self.memory.bytes()))
+        Ok(layout.guard_damage(self.memory.bytes(), self.guard_key))
     }
 
     fn unwritten(&self, buffer: usize, poison: Poison) -> anyhow::Result<PoisonCount> {
@@ -222,6 +279,12 @@ impl BufferChecks for CpuBoundKernel {
 
 impl Launching for CpuBoundKernel {
     fn launch(&mut self, deadline: Duration) -> anyhow::Result<LaunchOutcome> {
+        self.renew_noise();
+        if self.build == Build::Fast {
+            // So that a result which depends on a lane that takes no part in a shuffle differs from launch to launch.
+            self.memory.control_mut().seed ^= SEED_ABSENT_BIT;
+        }
+        let control = self.memory.bytes()[..control_slack(&self.layouts).end].to_vec();
         let (end, time) = self.process.run_plan(deadline)?;
         if end != ProcessEnd::Stopped {
             return Ok(LaunchOutcome::Fault(fault_refusal(&ProcessFailure {
@@ -236,12 +299,10 @@ impl Launching for CpuBoundKernel {
             })));
         }
         self.launch_count += 1;
-        if let Some(variables) = &mut self.saved_variables
-            && let Some(name) = variables.restore(self.process.id())?
-        {
-            self.first_change.get_or_insert((name, self.launch_count));
-        }
-        Ok(LaunchOutcome::Finished { time })
+        Ok(match self.undo_launch(&control)? {
+            Some(refusal) => LaunchOutcome::Fault(refusal),
+            None => LaunchOutcome::Finished { time },
+        })
     }
 }
 
@@ -254,14 +315,25 @@ impl KernelEvidence for CpuBoundKernel {
     }
 
     fn persistent_state(&self) -> PersistentState {
-        match (&self.first_change, &self.saved_variables) {
-            (Some((variable, launch)), _) => PersistentState::Changed {
+        match &self.first_change {
+            Some((variable, launch)) => PersistentState::Changed {
                 variable: variable.clone(),
                 launch: *launch,
             },
-            (None, Some(_)) => PersistentState::Unchanged,
-            (None, None) => PersistentState::Unknown,
+            None => PersistentState::Unchanged,
         }
+    }
+
+    fn absent_read(&self) -> Option<AbsentRead> {
+        let read = self.memory.control().absent_read;
+        let is_present = self.build != Build::Fast && read.reason != 0;
+        is_present.then(|| AbsentRead {
+            line: LineTable::open(&self.executable).line_of(read.site),
+            block: read.block,
+            thread: read.thread,
+            lane: read.lane,
+            has_exited: read.reason == ABSENT_EXITED,
+        })
     }
 
     fn accesses(&self) -> Option<Vec<AccessSite>> {

@@ -27,6 +27,12 @@ pub(super) const FAST_FLAGS: &[&str] = &[
     "-fno-stack-protector",
     NO_FORTIFY,
     "-fno-pie",
+    // So that the object file says which functions a kernel can reach.
+    "-ffunction-sections",
+    // Calls of the heap are refused, so they must not be optimised away first.
+    "-fno-builtin-malloc",
+    "-fno-builtin-calloc",
+    "-fno-builtin-free",
     "-w",
     "-fmax-errors=20",
 ];
@@ -95,6 +101,8 @@ const LINK_FLAGS: &[&str] = &[
     "-no-pie",
     "-pthread",
     "-Wl,--as-needed",
+    // Nothing is bound during a launch: that would be a change of memory.
+    "-Wl,-z,now",
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     "-Wl,-e,kforge_start",
 ];

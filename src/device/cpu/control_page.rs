@@ -4,7 +4,7 @@
 //! writes here is untrusted, because candidate code shares its address space.
 
 pub(super) const CONTROL_MAGIC: u32 = 0x6b66_6f72;
-pub(super) const CONTROL_VERSION: u32 = 2;
+pub(super) const CONTROL_VERSION: u32 = 3;
 /// The file descriptor on which the process receives the shared memory.
 pub(super) const CONTROL_DESCRIPTOR: i32 = 3;
 pub(super) const MAX_BUFFERS: usize = 64;
@@ -21,6 +21,9 @@ pub(super) const BUFFER_UNWRITTEN: u32 = 4;
 pub(super) const ACCESS_WRITE: u32 = 1;
 pub(super) const ACCESS_ATOMIC: u32 = 2;
 pub(super) const ACCESS_SHARED: u32 = 4;
+/// The bit of the seed that chooses the value of a lane that takes no part in a shuffle.
+pub(super) const SEED_ABSENT_BIT: u64 = 1 << 63;
+pub(super) const ABSENT_EXITED: u32 = 1;
 pub(super) const ARGUMENT_BUFFER: u32 = 0;
 pub(super) const ARGUMENT_BYTES: u32 = 1;
 
@@ -87,6 +90,7 @@ pub(super) struct ControlPage {
     pub(super) reserved: u32,
     pub(super) sampled_threads: u64,
     pub(super) total_threads: u64,
+    pub(super) absent_read: ControlAbsentRead,
 }
 
 #[repr(C)]
@@ -158,6 +162,18 @@ pub(super) struct ControlSite {
     pub(super) strided: u64,
 }
 
+/// A shuffle that read a lane which took no part.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ControlAbsentRead {
+    pub(super) site: u64,
+    pub(super) block: [u32; 3],
+    pub(super) thread: [u32; 3],
+    pub(super) lane: u32,
+    /// 0: there was no such shuffle.
+    pub(super) reason: u32,
+}
+
 impl ControlFault {
     /// The kind of the record. `None` if the process wrote a number that is not a kind.
     pub(super) fn fault_kind(&self) -> Option<FaultKind> {
@@ -177,9 +193,14 @@ const _: () = assert!(
         && size_of::<ControlLaunch>() == 48
         && size_of::<ControlArgument>() == 16
 );
-const _: () = assert!(size_of::<ControlFault>() == 368 && size_of::<ControlSite>() == 64);
-const _: () =
-    assert!(size_of::<ControlPage>() == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24);
+const _: () = assert!(
+    size_of::<ControlFault>() == 368
+        && size_of::<ControlSite>() == 64
+        && size_of::<ControlAbsentRead>() == 40
+);
+const _: () = assert!(
+    size_of::<ControlPage>() == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24 + 40
+);
 
 #[cfg(test)]
 mod tests {
@@ -245,11 +266,14 @@ mod tests {
             ("ACCESS_WRITE", ACCESS_WRITE.into()),
             ("ACCESS_ATOMIC", ACCESS_ATOMIC.into()),
             ("ACCESS_SHARED", ACCESS_SHARED.into()),
+            ("SEED_ABSENT_BIT", SEED_ABSENT_BIT),
+            ("ABSENT_EXITED", ABSENT_EXITED.into()),
             ("ARGUMENT_BUFFER", ARGUMENT_BUFFER.into()),
             ("ARGUMENT_BYTES", ARGUMENT_BYTES.into()),
             // Used by the runtime only.
             ("LAUNCH_COOPERATIVE", 1),
             ("ACCESS_VOLATILE", 8),
+            ("ABSENT_UNNAMED", 2),
         ];
         in_header.sort();
         here.sort();

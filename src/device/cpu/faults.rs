@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::control_page::{
     ACCESS_ATOMIC, ACCESS_SHARED, ACCESS_WRITE, ControlFault, ControlPage, FAULT_EXIT_CODE,
-    FaultKind,
+    FaultKind, SEED_ABSENT_BIT,
 };
 use super::layout::BufferLayout;
 use super::line_table::LineTable;
@@ -80,7 +80,7 @@ impl<'a> FaultReport<'a> {
         let mut evidence = Evidence {
             log: Some(failure.printed.clone()).filter(|text| !text.is_empty()),
             build: (build != Build::Fast).then(|| build.name().to_owned()),
-            schedule: (build == Build::Race).then_some(failure.control.seed),
+            schedule: (build == Build::Race).then_some(failure.control.seed & !SEED_ABSENT_BIT),
             ..Evidence::default()
         };
         if record.is_present() {

@@ -75,20 +75,18 @@ impl BufferLayout {
         ]
     }
 
-    /// Writes the guard pattern to both guard zones. `memory` is the whole shared memory.
-    pub(super) fn renew_guard_zones(&self, memory: &mut [u8]) {
+    /// Writes the guard pattern of a key to both guard zones. `memory` is the whole shared memory.
+    pub(super) fn renew_guard_zones(&self, memory: &mut [u8], key: u64) {
         for zone in self.guard_zones() {
-            for (byte, position) in memory[zone.clone()].iter_mut().zip(zone) {
-                *byte = guard_byte(position);
-            }
+            fill_with_noise(memory, zone, key);
         }
     }
 
     /// The distance in bytes between the data and the nearest damage to a guard zone: positive after the last byte, negative
     /// before the first. Damage after the data is reported first.
-    pub(super) fn guard_damage(&self, memory: &[u8]) -> Option<i64> {
+    pub(super) fn guard_damage(&self, memory: &[u8], key: u64) -> Option<i64> {
         let [before, after] = self.guard_zones();
-        let is_damaged = |(byte, position): &(&u8, usize)| **byte != guard_byte(*position);
+        let is_damaged = |(byte, position): &(&u8, usize)| **byte != noise_byte(key, *position);
         if let Some((_, position)) = memory[after.clone()].iter().zip(after).find(is_damaged) {
             return Some((position - self.data.end) as i64);
         }
@@ -98,7 +96,20 @@ impl BufferLayout {
     }
 }
 
-/// The guard pattern at a position of the shared memory.
-fn guard_byte(position: usize) -> u8 {
-    0xa5 ^ (position as u8).wrapping_mul(29)
+/// Fills a range of memory with bytes that nobody can foresee without the key.
+pub(super) fn fill_with_noise(memory: &mut [u8], range: Range<usize>, key: u64) {
+    for (byte, position) in memory[range.clone()].iter_mut().zip(range) {
+        *byte = noise_byte(key, position);
+    }
+}
+
+/// The byte at a position of the shared memory.
+fn noise_byte(key: u64, position: usize) -> u8 {
+    const WORD_BYTES: usize = 8;
+    // SplitMix64 (Steele, Lea and Flood 2014) at the position of the word.
+    let mut word =
+        key.wrapping_add(((position / WORD_BYTES) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (word ^ word >> 31).to_le_bytes()[position % WORD_BYTES]
 }

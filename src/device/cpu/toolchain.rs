@@ -19,6 +19,7 @@ use super::compiler_runner::{
 use super::diagnostics::{KERNEL_FILE, compile_error};
 use super::expansion::{check_expansion, without_own_words};
 use super::explain::explain;
+use super::heap_calls::refuse_heap_calls;
 use super::runtime_build::{self, build_runtime, visit_sources};
 use crate::base::{Digest, temporary};
 use crate::device::argument_checks::{mismatch_refusal, plain_messages};
@@ -187,6 +188,11 @@ impl Toolchain {
             }
             CompilerOutcome::TimedOut => return Ok(Some(compile_timeout())),
         }
+        if task.build == Build::Fast
+            && let Some(refusal) = refuse_heap_in(&folder.join("unit.o"), &task.unit.source)?
+        {
+            return Ok(Some(refusal));
+        }
         let link = self.runner.link_command(
             &LinkTask {
                 runtime: &self.runtime,
@@ -299,6 +305,11 @@ fn fingerprint(compiler: &HostCompiler) -> Digest {
         parts.extend([path.display().to_string(), Digest::of(contents).to_string()]);
     });
     Digest::of_parts(parts.iter().map(String::as_bytes))
+}
+
+fn refuse_heap_in(object: &Path, source: &str) -> anyhow::Result<Option<Refusal>> {
+    let object = std::fs::read(object).context("failed to read a compiled kernel")?;
+    refuse_heap_calls(&object, source).context("the compiler wrote an invalid object file")
 }
 
 fn compile_timeout() -> Refusal {

@@ -153,11 +153,11 @@ impl HarnessKernels {
     ) -> anyhow::Result<()> {
         let function = self.functions.typed(buffer.dtype, "poison")?;
         let (mut table, mut elements) = (buffer.table, buffer.elements);
-        let (mut finite, mut seed) = poison_arguments(pattern);
+        let (mut kind, mut seed) = numerics::poison_arguments(pattern);
         self.launch(
             function,
             self.size_for(elements.div_ceil(4), buffer.copies),
-            arguments!(table, elements, finite, seed, copies),
+            arguments!(table, elements, kind, seed, copies),
         )?;
         Ok(())
     }
@@ -173,12 +173,12 @@ impl HarnessKernels {
         let function = self.functions.typed(buffer.dtype, "count_poison")?;
         let mut counts = self.clear_results(buffer.copies as usize * 16)?;
         let (mut table, mut elements) = (buffer.table, buffer.elements);
-        let (mut finite, mut seed) = poison_arguments(pattern);
+        let (mut kind, mut seed) = numerics::poison_arguments(pattern);
         let mut want = u32::from(want);
         self.launch(
             function,
             self.size_for(elements, buffer.copies),
-            arguments!(table, elements, finite, seed, copies, want, counts),
+            arguments!(table, elements, kind, seed, copies, want, counts),
         )?;
         self.read_counts(buffer.copies)
     }
@@ -422,13 +422,5 @@ fn decode_comparison(elements: u64, words: &[u64]) -> Comparison {
         max_rel_error: f64::from_bits(words[3]),
         worst_ratio: f64::from_bits(words[4]),
         mean_abs_error: f64::from_bits(words[6]),
-    }
-}
-
-/// The kernel arguments for a pattern: whether it is finite, and its seed.
-fn poison_arguments(pattern: Poison) -> (u32, u64) {
-    match pattern {
-        Poison::Nan => (0, 0),
-        Poison::Finite { seed } => (1, seed),
     }
 }

@@ -69,15 +69,9 @@ __global__ void fill_rows(const u64* buffers, u64 elements, const __grid_constan
 }
 
 template <u32 dtype>
-__device__ inline typename Element<dtype>::Stored poison_of(u32 finite, u64 seed, u64 index) {
-    typedef typename Element<dtype>::Stored Stored;
-    return finite != 0 ? Element<dtype>::finite_poison(mix(seed, index)) : (Stored)~0ull;
-}
-
-template <u32 dtype>
-__global__ void poison(const u64* buffers, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies) {
+__global__ void poison(const u64* buffers, u64 elements, u32 kind, u64 seed, const __grid_constant__ Copies copies) {
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
-    store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(finite, own, i); });
+    store_all<dtype>(buffers[blockIdx.y], elements, [&](u64 i) { return poison_of<dtype>(kind, own, i); });
 }
 
 // Results start as zeros. The first index is stored as its complement, so that atomicMax finds the smallest.
@@ -100,14 +94,14 @@ __device__ inline void add_to(Count* total, u64 count, u64 first) {
 
 // Counts the elements that hold their poison (`want` 1) or another value (`want` 0). One result for each copy.
 template <u32 dtype>
-__global__ void count_poison(const u64* buffers, u64 elements, u32 finite, u64 seed, const __grid_constant__ Copies copies, u32 want,
+__global__ void count_poison(const u64* buffers, u64 elements, u32 kind, u64 seed, const __grid_constant__ Copies copies, u32 want,
                              Count* counts) {
     typedef typename Element<dtype>::Stored Stored;
     const u64 own = seed_of_copy(seed, copy_number(copies, blockIdx.y));
     const Stored* stored = reinterpret_cast<const Stored*>(buffers[blockIdx.y]);
     u64 count = 0, first = ~0ull;
     for (u64 i = thread_index(); i < elements; i += thread_count()) {
-        if ((stored[i] == poison_of<dtype>(finite, own, i)) == (want != 0)) {
+        if ((stored[i] == poison_of<dtype>(kind, own, i)) == (want != 0)) {
             ++count;
             first = i < first ? i : first;
         }

@@ -4,7 +4,7 @@
 //! Reads statements (`ptx_tokens`), never lines. `cubin` checks the result of the assembler, which reads no comments at all.
 
 use super::ptx_tokens::{Ambiguity, Statement, Token, statements, tokenize};
-use crate::device::refusal::MANAGED_MEMORY;
+use crate::device::refusal::{DEVICE_HEAP, MANAGED_MEMORY};
 
 /// External functions that a kernel may call: they need no memory and launch nothing.
 pub(super) const ALLOWED_CALLS: [&str; 2] = ["vprintf", "__assertfail"];
@@ -66,8 +66,7 @@ impl ForbiddenCode {
         let is_heap = matches!(name, "malloc" | "free");
         Self {
             reason: if is_heap {
-                "memory from the device's heap is not accepted: use `scratch` in the header"
-                    .to_owned()
+                DEVICE_HEAP.to_owned()
             } else {
                 format!("calls of the external function `{name}` are not accepted")
             },

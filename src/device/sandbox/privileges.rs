@@ -10,6 +10,7 @@ const NOBODY: u32 = 65534;
 const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
+const CAP_SYS_PTRACE: u32 = 19;
 /// An upper bound for capability numbers.
 const MAX_CAPABILITIES: u32 = 64;
 
@@ -39,8 +40,9 @@ impl CapabilityHeader {
     }
 }
 
-/// Whether this process can start others as the user `nobody` and still signal them.
+/// Whether this process can start others as the user `nobody` and still signal them and see their memory.
 pub(super) fn has_capabilities_for_nobody() -> bool {
+    const NEEDED: [u32; 4] = [CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE];
     let mut header = CapabilityHeader::new();
     let mut sets = [CapabilitySets::default(); 2];
     // SAFETY: reads the header and writes two sets, as version 3 specifies.
@@ -48,7 +50,7 @@ pub(super) fn has_capabilities_for_nobody() -> bool {
     let has = |capability: u32| sets[0].effective & 1 << capability != 0;
     // SAFETY: no preconditions.
     let is_root = unsafe { libc::geteuid() } == 0;
-    is_root && result == 0 && [CAP_KILL, CAP_SETGID, CAP_SETUID].into_iter().all(has)
+    is_root && result == 0 && NEEDED.into_iter().all(has)
 }
 
 /// Drops every capability permanently, and changes the user to `nobody` if requested.

@@ -265,6 +265,26 @@ inline __attribute__((noinline)) void compute_results(Warp& warp, uint32_t group
     for (uint32_t rest = group; rest != 0; rest &= rest - 1) warp.contexts[__builtin_ctz(rest)].result = common;
 }
 
+// The value of a lane that takes no part in a shuffle. CUDA leaves it undefined, so the judge chooses between two values that any use
+// shows: large and of opposite signs as a number of every width. The bounds and race builds record the first such shuffle.
+inline __attribute__((noinline)) uint64_t absent_value([[maybe_unused]] const Warp& warp, [[maybe_unused]] uint32_t lane, [[maybe_unused]] uint32_t source) {
+    constexpr uint64_t LARGE = 0x7bff7bff7bff7bff;
+    constexpr uint64_t NEGATIVE = 0xfbfffbfffbfffbff;
+#if defined(KFORGE_INSPECTED)
+    ControlPage::AbsentRead& read = control_page->absent_read;
+    if (read.reason == 0) {
+        const Worker& w = *worker;
+        const uint32_t thread = static_cast<uint32_t>(warp.contexts - w.contexts) + lane;
+        read.site = reinterpret_cast<uint64_t>(w.sites[thread]);
+        memcpy(read.block, &current_block, sizeof(read.block));
+        memcpy(read.thread, &w.positions[thread], sizeof(read.thread));
+        read.lane = source;
+        read.reason = (warp.live >> source & 1) != 0 ? ABSENT_UNNAMED : ABSENT_EXITED;
+    }
+#endif
+    return (control_page->seed & SEED_ABSENT_BIT) != 0 ? LARGE : NEGATIVE;
+}
+
 // All lanes of `group` have arrived with the same mask and kind: computes each result and releases the lanes.
 inline void complete(Warp& warp, uint32_t group, Collective kind) {
     warp.waiting &= ~group;
@@ -283,8 +303,7 @@ inline void complete(Warp& warp, uint32_t group, Collective kind) {
         for (uint32_t rest = group; rest != 0; rest &= rest - 1) {
             const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(rest));
             const uint32_t source = warp.sources[lane];
-            // Reading from a lane that does not take part is undefined on hardware. Here the result is a NaN.
-            warp.contexts[lane].result = (group >> source & 1) != 0 ? warp.values[source] : ~0ull;
+            warp.contexts[lane].result = (group >> source & 1) != 0 ? warp.values[source] : absent_value(warp, lane, source);
         }
     }
 }

@@ -41,6 +41,8 @@ inline __attribute__((always_inline)) long system_call(long number, long a = 0, 
 #endif
 }
 
+constexpr uint32_t OUT_OF_MEMORY = 12;  // ENOMEM
+
 // A filter under construction. Computes jump offsets, so that rules need not.
 struct Filter {
     sock_filter code[128];
@@ -53,6 +55,7 @@ struct Filter {
     void load_call() { load(offsetof(seccomp_data, nr)); }
     // The lower half of an argument: everything compared here is 32 bits wide, and both architectures are little-endian.
     void load_argument(int index) { load(offsetof(seccomp_data, args) + 8u * static_cast<unsigned>(index)); }
+    void load_upper_half(int index) { load(offsetof(seccomp_data, args) + 8u * static_cast<unsigned>(index) + 4); }
     void return_action(uint32_t action) { add(BPF_RET | BPF_K, action); }
     void return_if_equal(uint32_t value, uint32_t action) {
         add(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1);
@@ -98,18 +101,19 @@ inline void confine_start() {
     filter.install();
 }
 
-// Runs before a candidate's constructors, once all threads exist: only what a kernel may still call stays allowed. No files,
-// no threads, no shared or executable memory, and no signal handlers, so that the runtime's handlers stay installed.
-inline void confine_kernel() {
-    constexpr uint32_t ALLOWED[] = {
-        __NR_futex,           __NR_munmap,  __NR_madvise,         __NR_brk,    __NR_mremap,     __NR_rt_sigprocmask, __NR_rt_sigreturn,
-        __NR_sigaltstack,     __NR_tgkill,  __NR_write,           __NR_exit,   __NR_exit_group, __NR_sched_yield,    __NR_clock_gettime,
-        __NR_clock_nanosleep, __NR_gettid,  __NR_nanosleep,       __NR_getpid, __NR_getrandom,  __NR_restart_syscall, __NR_getcpu,
-        __NR_gettimeofday,    __NR_clock_getres, __NR_sched_getaffinity,
-    };
-    Filter filter;
-    filter.load_call();
-    for (uint32_t call : ALLOWED) filter.return_if_equal(call, SECCOMP_RET_ALLOW);
+// Calls that a kernel may make with any arguments: none of them keeps anything that a later call could read.
+constexpr uint32_t KERNEL_CALLS[] = {
+    __NR_futex,           __NR_rt_sigreturn, __NR_tgkill,        __NR_write,           __NR_exit_group,    __NR_sched_yield,        __NR_clock_gettime,
+    __NR_clock_nanosleep, __NR_gettid,       __NR_nanosleep,     __NR_getpid,          __NR_getrandom,     __NR_restart_syscall,    __NR_getcpu,
+    __NR_gettimeofday,    __NR_clock_getres, __NR_sched_getaffinity,
+};
+
+#if defined(KFORGE_BOUNDS) || defined(KFORGE_RACE)
+
+// These builds run once, and their runtime allocates memory meanwhile.
+inline void allow_memory(Filter& filter) {
+    constexpr uint32_t CALLS[] = {__NR_munmap, __NR_madvise, __NR_brk, __NR_mremap, __NR_rt_sigprocmask, __NR_sigaltstack, __NR_exit};
+    for (uint32_t call : CALLS) filter.return_if_equal(call, SECCOMP_RET_ALLOW);
     const unsigned short protect = filter.begin_call(__NR_mprotect);
     filter.load_argument(2);
     filter.return_if_any_bit(PROT_EXEC, SECCOMP_RET_TRAP);
@@ -126,6 +130,35 @@ inline void confine_kernel() {
     filter.return_if_any_bit(MAP_SHARED, SECCOMP_RET_TRAP);
     filter.return_action(SECCOMP_RET_ALLOW);
     filter.end_call(map);
+}
+
+#else
+
+// Mappings, the end of the heap, the alternate stack and the signal mask would outlive a launch. The C library's own allocations
+// fail. A signal may be blocked to end the process, but the mask cannot be read.
+inline void allow_memory(Filter& filter) {
+    filter.return_if_equal(__NR_brk, SECCOMP_RET_ERRNO | OUT_OF_MEMORY);
+    filter.return_if_equal(__NR_mmap, SECCOMP_RET_ERRNO | OUT_OF_MEMORY);
+    const unsigned short mask = filter.begin_call(__NR_rt_sigprocmask);
+    filter.load_argument(2);
+    filter.add(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0);
+    filter.return_action(SECCOMP_RET_TRAP);
+    filter.load_upper_half(2);
+    filter.add(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 0);
+    filter.return_action(SECCOMP_RET_TRAP);
+    filter.return_action(SECCOMP_RET_ALLOW);
+    filter.end_call(mask);
+}
+
+#endif
+
+// Runs before a candidate's constructors, once all threads and all memory exist: only what a kernel may still call stays allowed. No
+// files, no threads, no mappings, and no signal handlers, so that the runtime's handlers stay installed.
+inline void confine_kernel() {
+    Filter filter;
+    filter.load_call();
+    for (uint32_t call : KERNEL_CALLS) filter.return_if_equal(call, SECCOMP_RET_ALLOW);
+    allow_memory(filter);
     filter.return_action(SECCOMP_RET_TRAP);
     filter.install();
 }

@@ -12,7 +12,7 @@
 namespace kforge {
 
 constexpr uint32_t CONTROL_MAGIC = 0x6b666f72;
-constexpr uint32_t CONTROL_VERSION = 2;
+constexpr uint32_t CONTROL_VERSION = 3;
 constexpr uint32_t MAX_BUFFERS = 64;
 constexpr uint32_t MAX_LAUNCHES = 32;
 constexpr uint32_t MAX_ARGUMENTS = 1024;
@@ -30,6 +30,12 @@ constexpr uint32_t BUFFER_UNWRITTEN = 4;    // a kernel must write an element be
 constexpr uint32_t LAUNCH_COOPERATIVE = 1;  // refused: a block cannot wait for all other blocks here
 constexpr uint32_t ARGUMENT_BUFFER = 0;     // the address of a buffer plus `bytes`
 constexpr uint32_t ARGUMENT_BYTES = 1;      // the value itself
+
+// The bit of the seed that chooses the value of a lane that takes no part in a shuffle.
+constexpr uint64_t SEED_ABSENT_BIT = 0x8000000000000000;
+// Why a lane took no part.
+constexpr uint32_t ABSENT_EXITED = 1;
+constexpr uint32_t ABSENT_UNNAMED = 2;
 
 // What a process detected. `FaultKind` in control_page.rs has the same names and values.
 enum FaultKind : uint32_t {
@@ -65,7 +71,7 @@ struct ControlPage {
     uint32_t buffer_count;
     uint32_t launch_count;
     uint32_t argument_count;
-    uint64_t seed;  // of the race build's schedule
+    uint64_t seed;  // of the race build's schedule, and SEED_ABSENT_BIT
 
     struct Buffer {
         uint64_t file_offset;
@@ -129,10 +135,19 @@ struct ControlPage {
     uint32_t reserved;
     uint64_t sampled_threads;  // threads whose accesses are counted in `sites`
     uint64_t total_threads;    // threads of all launches of the plan
+
+    // The first shuffle that read a lane which took no part. Written by the bounds and race builds only.
+    struct AbsentRead {
+        uint64_t site;
+        uint32_t block[3];
+        uint32_t thread[3];
+        uint32_t lane;    // the one that was read
+        uint32_t reason;  // ABSENT_*; 0: there was no such shuffle
+    } absent_read;
 };
 
 static_assert(sizeof(ControlPage::Buffer) == 48 && sizeof(ControlPage::Launch) == 48 && sizeof(ControlPage::Argument) == 16, "the layout must match control_page.rs");
-static_assert(sizeof(ControlPage::Fault) == 368 && sizeof(ControlPage::Site) == 64, "the layout must match control_page.rs");
-static_assert(sizeof(ControlPage) == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24, "the layout must match control_page.rs");
+static_assert(sizeof(ControlPage::Fault) == 368 && sizeof(ControlPage::Site) == 64 && sizeof(ControlPage::AbsentRead) == 40, "the layout must match control_page.rs");
+static_assert(sizeof(ControlPage) == 32 + 48 * 64 + 48 * 32 + 16 * 1024 + 368 + 64 * 256 + 24 + 40, "the layout must match control_page.rs");
 
 }  // namespace kforge

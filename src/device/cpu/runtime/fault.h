@@ -74,13 +74,22 @@ inline __attribute__((format(printf, 2, 0))) void record_fault(FaultKind kind, c
     _exit(FAULT_EXIT_CODE);
 }
 
+// As `raise`, which reads the signal mask in some C libraries: a kernel may not.
+inline void raise_here(int signal) {
+#if defined(__linux__)
+    system_call(__NR_tgkill, system_call(__NR_getpid), system_call(__NR_gettid), signal);
+#else
+    raise(signal);
+#endif
+}
+
 // Ends the process for a kernel that stops itself (`__trap`, `assert`).
 [[noreturn]] inline __attribute__((format(printf, 1, 2))) void abort_kernel(const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
     record_fault(FAULT_SIGNAL, format, arguments);
     va_end(arguments);
-    raise(SIGABRT);
+    raise_here(SIGABRT);
     _exit(FAULT_EXIT_CODE);
 }
 
@@ -89,7 +98,7 @@ inline void end_with_signal(int signal, const siginfo_t* info, [[maybe_unused]] 
 #if defined(__linux__)
     if (signal == SIGABRT || signal == SIGTRAP) {
         // SA_RESETHAND has already removed its handler.
-        raise(signal);
+        raise_here(signal);
     } else if (signal == SIGSYS) {
         // A refused system call while SIGSYS is blocked makes the kernel end the process with SIGSYS.
         sigset_t blocked;

@@ -56,8 +56,8 @@ inline void relax() { asm volatile("yield" ::: "memory"); }
 
 #endif
 
-// The stacks of one operating system thread. All addresses are reserved at once and backed by memory on first touch. A
-// stack is reused as soon as its thread exits, the most recently used first.
+// The stacks of one operating system thread. All are mapped at the start, with their guards, because a candidate's process may not
+// change its mappings later; memory comes on first touch. A stack is reused as soon as its thread exits, the most recently used first.
 class StackPool {
   public:
 #if defined(KFORGE_RACE) || defined(KFORGE_BOUNDS)
@@ -66,25 +66,24 @@ class StackPool {
     static constexpr size_t STACK_BYTES = 64 << 10;
 #endif
     static constexpr size_t GUARD_STACK_BYTES = 64 << 10;
-    static constexpr uint32_t STACKS = 1025;  // one per thread of the largest block, plus one for the thread that starts the next block
+    static constexpr uint32_t MAX_STACKS = 1025;
 
-    bool reserve() {
-        void* start = mmap(nullptr, STRIDE * STACKS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    // Reserves one stack for each thread of a block, and one for the thread that starts the next block.
+    bool reserve(uint32_t block_threads) {
+        count_ = block_threads + 1;
+        void* start = mmap(nullptr, STRIDE * count_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
         if (start == MAP_FAILED) return false;
         // A huge page would cover the stacks of sixteen threads.
-        madvise(start, STRIDE * STACKS, MADV_NOHUGEPAGE);
+        madvise(start, STRIDE * count_, MADV_NOHUGEPAGE);
         base_ = static_cast<char*>(start);
+        for (uint32_t stack = 0; stack < count_; ++stack) guard(stack);
         return true;
     }
 
-    uint32_t take() {
-        if (free_count_ != 0) return free_[--free_count_];
-        guard(made_);
-        return made_++;
-    }
+    uint32_t take() { return free_count_ != 0 ? free_[--free_count_] : made_++; }
 
     uintptr_t start() const { return reinterpret_cast<uintptr_t>(base_); }
-    uintptr_t end() const { return start() + STRIDE * STACKS; }
+    uintptr_t end() const { return start() + STRIDE * count_; }
 
     void give_back(uint32_t stack) { free_[free_count_++] = static_cast<uint16_t>(stack); }
 
@@ -94,7 +93,7 @@ class StackPool {
     // Whether a fault at this address is a stack overflow.
     bool in_guard(uintptr_t address) const {
         const uintptr_t base = reinterpret_cast<uintptr_t>(base_);
-        return base_ != nullptr && address >= base && address < base + STRIDE * STACKS && (address - base) % STRIDE < GUARD_STACK_BYTES;
+        return base_ != nullptr && address >= base && address < base + STRIDE * count_ && (address - base) % STRIDE < GUARD_STACK_BYTES;
     }
 
   private:
@@ -109,9 +108,10 @@ class StackPool {
     }
 
     char* base_ = nullptr;
+    uint32_t count_ = 0;
     uint32_t made_ = 0;
     uint32_t free_count_ = 0;
-    uint16_t free_[STACKS];
+    uint16_t free_[MAX_STACKS];
 };
 
 }  // namespace kforge

@@ -11,7 +11,6 @@
 #endif
 #include <pthread.h>
 #include <sched.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -50,6 +49,8 @@ constexpr size_t SHARED_REGION_BYTES = 228 << 10;
 #endif
 constexpr size_t SHARED_GUARD_BYTES = 64 << 10;
 constexpr size_t SIGNAL_STACK_BYTES = 64 << 10;
+// How often a waiting thread looks before it lets another thread use its core.
+constexpr uint32_t SPINS_BEFORE_YIELD = 2000;
 
 static SharedVariable* shared_variables = nullptr;
 
@@ -66,10 +67,12 @@ struct Arena {
 };
 static __thread Arena arena;
 
-// The job that all operating system threads work on. `generation` counts jobs; increasing it starts one.
+// The job that all operating system threads work on. `generation` counts the jobs of a run; increasing it starts one, and 0 sends
+// the helpers to rest. `resting` counts the helpers that rest.
 static struct {
     alignas(64) uint32_t generation;
     alignas(64) uint32_t finished;
+    alignas(64) uint32_t resting;
     alignas(64) uint64_t claimed;
     alignas(64) void (*work)(Worker&);
     uint32_t threads;

@@ -255,7 +255,7 @@ static void race_end_launch() {
 
 // At the start of a run of the plan nothing counts as written. Earlier runs need no reset: block numbers keep increasing.
 static void race_begin_run(const ControlPage& control) {
-    begin_schedule(control.seed);
+    begin_schedule(control.seed & ~SEED_ABSENT_BIT);
     for (uint32_t i = 0; i < regions.buffer_count; ++i) {
         const BufferRegion& buffer = regions.buffers[i];
         if (buffer.written != nullptr) memset(buffer.written, 0, buffer.end - buffer.start);

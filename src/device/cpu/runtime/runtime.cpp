@@ -90,6 +90,7 @@ static void run_plan(const ControlPage& control) {
         if ((control.buffers[i].flags & BUFFER_ZERO) != 0) zero(control.buffers[i]);
     }
     for (uint32_t i = 0; i < control.launch_count; ++i) run_launch(control, control.launches[i]);
+    rest_helpers();
     fflush(stdout);
 }
 
@@ -149,16 +150,14 @@ static void set_up() {
     // Older versions of glibc read a file to choose the number of arenas.
     mallopt(M_ARENA_MAX, static_cast<int>(job.threads));
 #endif
+    find_machine();
     make_worker();
     for (uint32_t i = 1; i < job.threads; ++i) {
         pthread_t helper;
         if (pthread_create(&helper, nullptr, run_helper, reinterpret_cast<void*>(static_cast<uintptr_t>(i))) != 0) fail(FAULT_PROTOCOL, "failed to start thread %u of %u", i, job.threads);
         pthread_detach(helper);
     }
-    for (uint32_t i = 1; i < job.threads; ++i) {
-        while (sem_wait(&helpers_ready) != 0) {
-        }
-    }
+    rest_helpers();
     // Last, because threads inherit the allowed cores of the thread that starts them.
     pin_to_core(0);
 #if defined(__linux__)
@@ -178,7 +177,7 @@ static void run() {
     // Each variable registered itself in its constructor.
     for (SharedVariable* variable = shared_variables; variable != nullptr; variable = variable->next) job.variable_bytes += variable->bytes;
     for (;;) {
-        raise(SIGSTOP);
+        stop_process();
         run_plan(*control_page);
     }
 }

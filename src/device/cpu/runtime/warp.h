@@ -1,7 +1,7 @@
 // Warp-level intrinsics: shuffles, votes, reductions, matches.
 //
-// A lane that is named in a mask but has exited is ignored, as on hardware. A read from a lane that does not take part gives
-// a NaN. Waiting and switching is done by `collective` in runtime.h.
+// A lane that is named in a mask but has exited is ignored, as on hardware. A read from a lane that does not take part is undefined:
+// see `absent_value`. Waiting and switching is done by `collective` in runtime.h.
 
 #pragma once
 

@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "process_state.h"
+#include "rest.h"
 
 namespace kforge {
 
@@ -14,12 +14,23 @@ static void* reserve(size_t bytes) {
     return start;
 }
 
+// The most threads that a block of the plan has.
+static uint32_t largest_block() {
+    uint64_t largest = 1;
+    for (uint32_t i = 0; i < control_page->launch_count && i < MAX_LAUNCHES; ++i) {
+        const uint32_t(&block)[3] = control_page->launches[i].block;
+        const uint64_t threads = static_cast<uint64_t>(block[0]) * block[1] * block[2];
+        if (threads > largest) largest = threads;
+    }
+    return largest < MAX_THREADS ? static_cast<uint32_t>(largest) : MAX_THREADS;
+}
+
 static Worker* make_worker() {
     void* memory = mmap(nullptr, sizeof(Worker) + SIGNAL_STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) fail(FAULT_PROTOCOL, "failed to allocate the state of a thread");
     Worker* made = static_cast<Worker*>(memory);
     handle_signals_apart(static_cast<char*>(memory) + sizeof(Worker), SIGNAL_STACK_BYTES);
-    if (!made->stacks.reserve()) fail(FAULT_PROTOCOL, "failed to reserve the stacks of a block");
+    if (!made->stacks.reserve(largest_block())) fail(FAULT_PROTOCOL, "failed to reserve the stacks of a block");
 
     char* shared = static_cast<char*>(reserve(2 * (SHARED_REGION_BYTES + SHARED_GUARD_BYTES)));
     arena.statics = shared;
@@ -41,11 +52,10 @@ static Worker* make_worker() {
     return made;
 }
 
-// Spins: the wait is short during a run, and between runs the whole process is stopped.
 template <typename Condition>
 static void wait_until(Condition condition) {
     for (uint32_t spins = 0; !condition(); ++spins) {
-        if (spins < 2000) {
+        if (spins < SPINS_BEFORE_YIELD) {
             relax();
         } else {
             sched_yield();
@@ -69,20 +79,30 @@ static void pin_to_core(uint32_t thread) {
     }
 }
 
-// Counts helpers that have started. Sleeps instead of spinning: nothing is timed yet, and a new thread may need this core.
-static sem_t helpers_ready;
-
+// A helper works on jobs during a run, and rests between runs. `seen` is the last job that it has done.
 static void* run_helper(void* number) {
     pin_to_core(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(number)));
     Worker* own = make_worker();
-    sem_post(&helpers_ready);
-    for (uint32_t seen = 0;;) {
-        wait_until([seen] { return __atomic_load_n(&job.generation, __ATOMIC_ACQUIRE) != seen; });
-        ++seen;
-        job.work(*own);
-        __atomic_fetch_add(&job.finished, 1, __ATOMIC_ACQ_REL);
+    for (;;) {
+        wait_for_run();
+        for (uint32_t seen = 0;;) {
+            wait_until([seen] { return __atomic_load_n(&job.generation, __ATOMIC_ACQUIRE) != seen; });
+            seen = __atomic_load_n(&job.generation, __ATOMIC_ACQUIRE);
+            if (seen == 0) break;
+            job.work(*own);
+            __atomic_fetch_add(&job.finished, 1, __ATOMIC_ACQ_REL);
+        }
     }
     return nullptr;
+}
+
+// Waits until all helpers rest. A run that needed no helper has left them at rest.
+static void rest_helpers() {
+    if (job.generation != 0) {
+        __atomic_store_n(&job.resting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&job.generation, 0, __ATOMIC_RELEASE);
+    }
+    wait_until([] { return __atomic_load_n(&job.resting, __ATOMIC_ACQUIRE) == job.threads - 1; });
 }
 
 static void wait_for_helpers() {

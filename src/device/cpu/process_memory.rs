@@ -1,0 +1,288 @@
+//! The memory and the threads of a stopped process, seen from outside: mappings, resident pages, copies, stack pointers.
+//!
+//! The process is never asked, and nothing here knows what its memory holds. Every error means that the system does not let one
+//! process look at another, or that the process is gone.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+pub(super) const PAGE_BYTES: u64 = 4096;
+/// Bits of an entry of `/proc/PID/pagemap`: the page is in memory; it is in swap space, or a guard.
+const PAGE_IS_PRESENT: u64 = 1 << 63;
+const PAGE_IS_SWAPPED: u64 = 1 << 62;
+/// How often a thread's position is read again while the system still puts the thread to rest.
+const POSITION_ATTEMPTS: usize = 100;
+/// The largest number of ranges in one call.
+const MAX_RANGES: usize = 1024;
+
+/// A mapping that the process may write to and shares with no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mapping {
+    pub(super) range: Range<u64>,
+    /// Whether it begins as the contents of a file.
+    pub(super) has_file: bool,
+    /// Such as `[heap]`; empty if it has no name.
+    pub(super) name: String,
+}
+
+/// Consecutive pages that have memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ResidentPages {
+    pub(super) range: Range<u64>,
+    /// Otherwise they are in swap space, or guards.
+    pub(super) is_present: bool,
+}
+
+/// One part of a transfer: memory of the process, and as many bytes here.
+pub(super) struct Part<'m> {
+    pub(super) address: u64,
+    pub(super) bytes: &'m [u8],
+}
+
+/// A stopped process.
+pub(super) struct ProcessMemory {
+    process: libc::pid_t,
+    page_map: File,
+    sizes: File,
+    threads: Vec<ThreadFile>,
+}
+
+struct ThreadFile {
+    position: File,
+    /// At the first stop.
+    stack_pointer: u64,
+}
+
+impl ProcessMemory {
+    /// Opens what the system says about a process and its threads. The stack pointers at this moment are those of every stop.
+    pub(super) fn open(process: libc::pid_t) -> io::Result<Self> {
+        let path = |name: &str| format!("/proc/{process}/{name}");
+        let mut threads = Vec::new();
+        for task in std::fs::read_dir(path("task"))? {
+            let position = File::open(task?.path().join("syscall"))?;
+            let (stack_pointer, _) = read_position(&position)?;
+            threads.push(ThreadFile {
+                position,
+                stack_pointer,
+            });
+        }
+        Ok(Self {
+            process,
+            page_map: File::open(path("pagemap"))?,
+            sizes: File::open(path("statm"))?,
+            threads,
+        })
+    }
+
+    /// The mappings that the process may write to and shares with no other, by address.
+    pub(super) fn private_mappings(&self) -> io::Result<Vec<Mapping>> {
+        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.process))?;
+        text.lines()
+            .filter_map(|line| parse_mapping(line).transpose())
+            .collect()
+    }
+
+    /// The number of pages in all mappings. Differs if a mapping was added, removed or resized.
+    pub(super) fn mapped_pages(&self) -> io::Result<u64> {
+        let mut text = [0; 128];
+        let length = self.sizes.read_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(&text[..length]);
+        let first = text.split_whitespace().next();
+        first
+            .and_then(|pages| pages.parse().ok())
+            .ok_or_else(invalid)
+    }
+
+    /// The parts of a range that have memory, as ranges of whole pages. Guard pages, which have none, look like swapped ones.
+    pub(super) fn resident_pages(&self, range: &Range<u64>) -> io::Result<Vec<ResidentPages>> {
+        let pages = (range.end - range.start) / PAGE_BYTES;
+        let mut entries = vec![0; pages as usize * 8];
+        (self.page_map).read_exact_at(&mut entries, range.start / PAGE_BYTES * 8)?;
+        let mut resident: Vec<ResidentPages> = Vec::new();
+        for (page, entry) in entries.chunks_exact(8).enumerate() {
+            let entry = entry.try_into().map_or(0, u64::from_le_bytes);
+            if entry & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED) == 0 {
+                continue;
+            }
+            let is_present = entry & PAGE_IS_PRESENT != 0;
+            let start = range.start + page as u64 * PAGE_BYTES;
+            match resident.last_mut() {
+                Some(last) if last.range.end == start && last.is_present == is_present => {
+                    last.range.end += PAGE_BYTES;
+                }
+                _ => resident.push(ResidentPages {
+                    range: start..start + PAGE_BYTES,
+                    is_present,
+                }),
+            }
+        }
+        Ok(resident)
+    }
+
+    /// Whether an address can be read. A guard page cannot.
+    pub(super) fn is_readable(&self, address: u64) -> io::Result<bool> {
+        match self.read(address, &mut [0]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether every thread executes code in `code`, at the stack pointer of its first stop.
+    pub(super) fn is_at_rest(&self, code: &Range<u64>) -> io::Result<bool> {
+        for thread in &self.threads {
+            let (stack_pointer, instruction) = read_position(&thread.position)?;
+            if stack_pointer != thread.stack_pointer || !code.contains(&instruction) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads memory of the process.
+    pub(super) fn read(&self, address: u64, memory: &mut [u8]) -> io::Result<()> {
+        if memory.is_empty() {
+            return Ok(());
+        }
+        let local = libc::iovec {
+            iov_base: memory.as_mut_ptr().cast(),
+            iov_len: memory.len(),
+        };
+        let remote = remote_range(address, memory.len());
+        // SAFETY: `local` is memory of this process, borrowed for the duration of the call.
+        let copied = unsafe {
+            libc::process_vm_readv(self.process, &raw const local, 1, &raw const remote, 1, 0)
+        };
+        check_copied(copied, memory.len())
+    }
+
+    /// Writes memory of the process.
+    pub(super) fn write(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        for parts in parts.chunks(MAX_RANGES) {
+            let local: Vec<_> = parts
+                .iter()
+                .map(|part| libc::iovec {
+                    iov_base: part.bytes.as_ptr().cast_mut().cast(),
+                    iov_len: part.bytes.len(),
+                })
+                .collect();
+            let remote: Vec<_> = parts
+                .iter()
+                .map(|part| remote_range(part.address, part.bytes.len()))
+                .collect();
+            let total = parts.iter().map(|part| part.bytes.len()).sum();
+            let count = parts.len() as libc::c_ulong;
+            // SAFETY: the local ranges are borrowed for the duration of the call and only read.
+            let copied = unsafe {
+                libc::process_vm_writev(
+                    self.process,
+                    local.as_ptr(),
+                    count,
+                    remote.as_ptr(),
+                    count,
+                    0,
+                )
+            };
+            check_copied(copied, total)?;
+        }
+        Ok(())
+    }
+}
+
+fn remote_range(address: u64, bytes: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: address as *mut libc::c_void,
+        iov_len: bytes,
+    }
+}
+
+fn check_copied(copied: isize, expected: usize) -> io::Result<()> {
+    match usize::try_from(copied) {
+        Ok(copied) if copied == expected => Ok(()),
+        // A part of the range is not mapped any more.
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+fn invalid() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// The stack pointer and the address of the next instruction of a stopped thread.
+fn read_position(file: &File) -> io::Result<(u64, u64)> {
+    for _ in 0..POSITION_ATTEMPTS {
+        let mut text = [0; 256];
+        let length = file.read_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(&text[..length]);
+        let mut words = text.split_whitespace().rev();
+        let mut hexadecimal = || {
+            let digits = words.next()?.strip_prefix("0x")?;
+            u64::from_str_radix(digits, 16).ok()
+        };
+        if let (Some(instruction), Some(stack_pointer)) = (hexadecimal(), hexadecimal()) {
+            return Ok((stack_pointer, instruction));
+        }
+        // "running": the thread is on its way to a stop.
+        std::thread::yield_now();
+    }
+    Err(invalid())
+}
+
+/// A line of `/proc/PID/maps`: `START-END rwxp OFFSET DEVICE INODE NAME`. `None` if the process cannot write there, or shares it.
+fn parse_mapping(line: &str) -> io::Result<Option<Mapping>> {
+    let mut words = line.split_whitespace();
+    let mut next = || words.next().ok_or_else(invalid);
+    let (range, access) = (next()?, next()?);
+    let (_, _, inode) = (next()?, next()?, next()?);
+    if access.get(1..2) != Some("w") || !access.ends_with('p') {
+        return Ok(None);
+    }
+    let (start, end) = range.split_once('-').ok_or_else(invalid)?;
+    let address = |digits| u64::from_str_radix(digits, 16).map_err(|_| invalid());
+    Ok(Some(Mapping {
+        range: address(start)?..address(end)?,
+        has_file: inode != "0",
+        name: words.collect::<Vec<_>>().join(" "),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writable_private_mappings_are_found() {
+        let lines = [
+            "00400000-00401000 r--p 00000000 fe:00 77 /a program",
+            "004c7000-004cd000 rw-p 000c6000 fe:00 77 /a program",
+            "004cd000-004d4000 rw-p 00000000 00:00 0",
+            "7fff0000-7fff1000 rw-s 00000000 00:01 5 /memfd: (deleted)",
+            "7ffd1000-7ffd2000 rw-p 00000000 00:00 0                          [stack]",
+        ];
+        let found: Vec<_> = (lines.iter())
+            .filter_map(|line| parse_mapping(line).unwrap())
+            .map(|mapping| (mapping.range, mapping.has_file, mapping.name))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (0x4c_7000..0x4c_d000, true, "/a program".to_owned()),
+                (0x4c_d000..0x4d_4000, false, String::new()),
+                (0x7ffd_1000..0x7ffd_2000, false, "[stack]".to_owned()),
+            ]
+        );
+        for broken in ["", "x", "1-2 rw-p", "1 rw-p 0 0 0", "g-2 rw-p 0 0:0 0"] {
+            assert!(parse_mapping(broken).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn memory_of_this_process_is_seen_from_outside() {
+        let memory = ProcessMemory::open(std::process::id() as libc::pid_t);
+        // Its own threads run, so their positions are unknown.
+        assert_eq!(memory.err().unwrap().kind(), io::ErrorKind::InvalidData);
+    }
+}

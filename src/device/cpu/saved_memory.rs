@@ -1,0 +1,288 @@
+//! Undoes everything that a launch leaves behind in its process, and finds what a kernel has left there on purpose.
+//!
+//! At every stop each page that the process can write to gets its content of the first stop: variables, stacks, shared memory, the
+//! heap, the runtime's own state. Pages that had no memory then are filled with zeros. So every launch begins alike, whatever the
+//! kernel did. A change of the candidate's own variables, or of memory that belongs to nothing, is a finding. The judge works from
+//! outside while the process is stopped; the process itself is never asked.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::process_memory::{Mapping, PAGE_BYTES, Part, ProcessMemory, ResidentPages};
+use super::program_symbols::ProgramSymbols;
+use crate::base::Failure;
+
+/// The largest part of memory that is compared or cleared at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// What a launch left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Leftover {
+    /// Nothing that a kernel could use.
+    Nothing,
+    /// A name in the source or a kind of memory. It is restored.
+    Change(String),
+    /// What cannot be undone, so that the process must not be used again.
+    Lasting(String),
+}
+
+/// The memory of a process at its first stop.
+pub(super) struct SavedMemory {
+    memory: ProcessMemory,
+    symbols: ProgramSymbols,
+    areas: Vec<SavedArea>,
+    mapped_pages: u64,
+    /// Compared where the process could change its mappings without a change of their total size.
+    mappings: Option<Vec<Mapping>>,
+    zeros: Vec<u8>,
+}
+
+/// One mapping.
+struct SavedArea {
+    range: Range<u64>,
+    /// Whether the program's own variables are here, so that changes are looked at.
+    is_program: bool,
+    /// The pages that had memory at the first stop. All others were zero.
+    runs: Vec<SavedRun>,
+    /// The pages of `runs`, and guard pages. Sorted.
+    known: Vec<Range<u64>>,
+}
+
+/// Consecutive pages.
+struct SavedRun {
+    address: u64,
+    contents: Vec<u8>,
+}
+
+impl SavedArea {
+    fn save(
+        memory: &ProcessMemory,
+        symbols: &ProgramSymbols,
+        mapping: &Mapping,
+    ) -> io::Result<Self> {
+        let range = mapping.range.clone();
+        // The pages of a file have its content even before they are in memory.
+        let resident = if mapping.has_file {
+            vec![ResidentPages {
+                range: range.clone(),
+                is_present: true,
+            }]
+        } else {
+            memory.resident_pages(&range)?
+        };
+        let mut runs = Vec::new();
+        for pages in &resident {
+            if !pages.is_present && !memory.is_readable(pages.range.start)? {
+                continue;
+            }
+            let mut contents = vec![0; (pages.range.end - pages.range.start) as usize];
+            memory.read(pages.range.start, &mut contents)?;
+            runs.push(SavedRun {
+                address: pages.range.start,
+                contents,
+            });
+        }
+        let overlaps = |pages: &Range<u64>| pages.start < range.end && range.start < pages.end;
+        Ok(Self {
+            is_program: symbols.writable_pages.iter().any(overlaps),
+            range,
+            runs,
+            known: resident.into_iter().map(|pages| pages.range).collect(),
+        })
+    }
+}
+
+impl SavedMemory {
+    /// Saves the memory of a process at its first stop. `maps_are_fixed`: the process cannot change its mappings.
+    ///
+    /// # Errors
+    /// `Failure::environment` if the system does not let this process look at the memory of another.
+    pub(super) fn open(
+        executable: &Path,
+        process: libc::pid_t,
+        maps_are_fixed: bool,
+    ) -> anyhow::Result<Self> {
+        let symbols = ProgramSymbols::read_file(executable)?;
+        Self::save(symbols, process, maps_are_fixed).map_err(|error| {
+            let message =
+                format!("failed to read the memory of a candidate's process: {error}");
+            Failure::environment(message)
+                .hint("kforge must see what a kernel leaves behind: in a container, allow `process_vm_readv` and `/proc`, or add the capability SYS_PTRACE")
+                .into()
+        })
+    }
+
+    fn save(
+        symbols: ProgramSymbols,
+        process: libc::pid_t,
+        maps_are_fixed: bool,
+    ) -> io::Result<Self> {
+        let memory = ProcessMemory::open(process)?;
+        let mappings = memory.private_mappings()?;
+        let areas = mappings
+            .iter()
+            .map(|mapping| SavedArea::save(&memory, &symbols, mapping))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            mapped_pages: memory.mapped_pages()?,
+            memory,
+            symbols,
+            areas,
+            mappings: (!maps_are_fixed).then_some(mappings),
+            zeros: vec![0; CHUNK_BYTES as usize],
+        })
+    }
+
+    /// Restores the memory of the stopped process, and says what its last launch left there.
+    pub(super) fn restore(&self) -> anyhow::Result<Leftover> {
+        self.try_restore()
+            .context("failed to restore the memory of a candidate")
+    }
+
+    fn try_restore(&self) -> io::Result<Leftover> {
+        if !self.memory.is_at_rest(&self.symbols.rest)? {
+            let what = "a thread in the middle of its code";
+            return Ok(Leftover::Lasting(what.to_owned()));
+        }
+        if self.memory.mapped_pages()? != self.mapped_pages || self.has_new_mappings()? {
+            return Ok(Leftover::Lasting("memory that it mapped".to_owned()));
+        }
+        let mut first_change = None;
+        for area in &self.areas {
+            let change = self.restore_area(area)?;
+            first_change = first_change.or(change);
+        }
+        Ok(first_change.map_or(Leftover::Nothing, Leftover::Change))
+    }
+
+    fn has_new_mappings(&self) -> io::Result<bool> {
+        match &self.mappings {
+            Some(mappings) => Ok(self.memory.private_mappings()? != *mappings),
+            None => Ok(false),
+        }
+    }
+
+    /// Restores one mapping. Returns the first change that only the kernel can have made.
+    fn restore_area(&self, area: &SavedArea) -> io::Result<Option<String>> {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for run in &area.runs {
+            parts.push(Part {
+                address: run.address,
+                bytes: &run.contents,
+            });
+        }
+        let resident = self.memory.resident_pages(&area.range)?;
+        for pages in without(&resident, &area.known) {
+            let mut address = pages.start;
+            while address < pages.end {
+                let bytes = (pages.end - address).min(CHUNK_BYTES);
+                parts.push(Part {
+                    address,
+                    bytes: &self.zeros[..bytes as usize],
+                });
+                address += bytes;
+            }
+        }
+        if !area.is_program {
+            self.memory.write(&parts)?;
+            return Ok(None);
+        }
+        let mut first_change = None;
+        for part in &parts {
+            let change = self.restore_compared(part)?;
+            first_change = first_change.or(change);
+        }
+        Ok(first_change)
+    }
+
+    /// Restores the pages of a part that have changed.
+    fn restore_compared(&self, part: &Part<'_>) -> io::Result<Option<String>> {
+        let mut current = vec![0; part.bytes.len().min(CHUNK_BYTES as usize)];
+        let mut first_change = None;
+        for (index, saved) in part.bytes.chunks(CHUNK_BYTES as usize).enumerate() {
+            let address = part.address + index as u64 * CHUNK_BYTES;
+            let current = &mut current[..saved.len()];
+            self.memory.read(address, current)?;
+            if current == saved {
+                continue;
+            }
+            let mut changed = Vec::new();
+            let pages = saved.chunks(PAGE_BYTES as usize);
+            for (page, (saved, current)) in
+                pages.zip(current.chunks(PAGE_BYTES as usize)).enumerate()
+            {
+                if saved == current {
+                    continue;
+                }
+                let address = address + page as u64 * PAGE_BYTES;
+                if first_change.is_none() {
+                    let bytes = saved.iter().zip(current).enumerate();
+                    first_change = bytes
+                        .filter(|(_, (saved, current))| saved != current)
+                        .find_map(|(byte, _)| self.symbols.describe(address + byte as u64));
+                }
+                changed.push(Part {
+                    address,
+                    bytes: saved,
+                });
+            }
+            self.memory.write(&changed)?;
+        }
+        Ok(first_change)
+    }
+}
+
+/// The parts of `resident` that are in none of the known ranges. Both are sorted.
+fn without(resident: &[ResidentPages], known: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut rest = Vec::new();
+    let mut known = known.iter().peekable();
+    for pages in resident.iter().map(|pages| &pages.range) {
+        let mut start = pages.start;
+        while let Some(next) = known.peek() {
+            if next.start >= pages.end {
+                break;
+            }
+            if next.start > start {
+                rest.push(start..next.start);
+            }
+            start = start.max(next.end);
+            if next.end > pages.end {
+                break;
+            }
+            known.next();
+        }
+        if start < pages.end {
+            rest.push(start..pages.end);
+        }
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_were_saved_are_left_out() {
+        let known = [2..4, 6..8, 20..30];
+        for (resident, expected) in [
+            (vec![0..10], vec![0..2, 4..6, 8..10]),
+            (vec![2..4, 6..8], vec![]),
+            (vec![3..7], vec![4..6]),
+            (vec![0..1, 9..12, 25..40], vec![0..1, 9..12, 30..40]),
+            (vec![20..22, 24..26, 28..33], vec![30..33]),
+            (vec![], vec![]),
+        ] {
+            let resident: Vec<_> = (resident.into_iter())
+                .map(|range| ResidentPages {
+                    range,
+                    is_present: true,
+                })
+                .collect();
+            assert_eq!(without(&resident, &known), expected, "{resident:?}");
+        }
+    }
+}
