@@ -27,9 +27,10 @@ COLOURS = {
 }
 RULES = [  # The rule that matches first in a line wins.
     (re.compile(r"^\$ "), "prompt"),
+    (re.compile(r"~\d+\.\d+x"), "dim"),
+    (re.compile(r"\[\d+\.\d\d, \d+\.\d\d\]"), "dim"),
     (re.compile(r"\b\d+\.\d+x"), "good"),
     (re.compile(r"\[\d+\.\d+, \d+\.\d+\]"), "number"),
-    (re.compile(r"\byes\b"), "good"),
 ]
 
 
@@ -38,9 +39,9 @@ def pieces(line):
     base = "text"
     if line.startswith("$ "):
         base = "command"
-    elif re.match(r"\s+speedup\s+95 % interval|^\w+: \d+ of \d+ steps", line):
+    elif re.match(r"\s+confirmed\s+95 % interval|^\w+: (best|no kernel is confirmed) ", line):
         base = "head"
-    elif re.match(r"^(backend|profile|models): |^\s+(times are|measured on|speedups are|confirmed:|too noisy:)", line):
+    elif re.match(r"^(backend|profile|models): |^\s+(times are|measured on|speedups are|order:|confirmed:|~:|too noisy:)", line):
         base = "dim"
     start = 0
     while start < len(line):
@@ -83,7 +84,7 @@ def picture(title, lines):
 def trimmed(output, listed):
     """The end of a run, with the first kernels of its table only."""
     lines = output.strip("\n").split("\n")
-    start = next(index for index, line in enumerate(lines) if re.match(r"^\w+: \d+ of \d+ steps", line))
+    start = next(index for index, line in enumerate(lines) if re.match(r"^\w+: (best|no kernel is confirmed) ", line))
     kept, rank = [], 0
     for line in lines[start:]:
         if found := re.match(r"^ {2,3}(\d+)  ", line):
@@ -94,7 +95,7 @@ def trimmed(output, listed):
         if rank <= listed and not is_more:
             kept.append(line)
     end = next((index for index, line in enumerate(kept) if line.startswith("  speedups are")), len(kept))
-    notes = [line for line in kept[end:] if not re.match(r"^  (its verdict|all steps|too noisy:)", line)]
+    notes = [line for line in kept[end:] if not re.match(r"^  (its verdict|all steps|order:|too noisy:)", line)]
     return kept[:end] + notes
 
 

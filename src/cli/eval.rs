@@ -140,6 +140,7 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
     let (kernels, header_failure) = read_kernels(&arguments.kernels, &task)?;
     require_machine(&resolved)?;
     let options = judge_options(&arguments, &resolved, &task)?;
+    let timing_seconds = options.profile.seconds;
     let job = Arc::new(EvalJob {
         pool: WorkerPool::new(worker::PoolOptions {
             files: task_files,
@@ -158,6 +159,8 @@ pub(super) fn run(arguments: EvalArgs) -> anyhow::Result<Exit> {
         seed: arguments.seed,
         counters_report: arguments.counters_report,
         format: arguments.format,
+        profile: resolved.profile.clone(),
+        timing_seconds,
         // On a CPU a second kernel would only wait for the timing lock.
         in_flight: if resolved.gpus.is_empty() {
             1
@@ -241,7 +244,7 @@ fn exit_of_verdicts(verdicts: &[Verdict], header_failure: Option<Failure>) -> an
     match header_failure {
         Some(failure) => Err(failure.into()),
         None if verdicts.iter().all(Verdict::passed) => Ok(Exit::Done),
-        None => Ok(Exit::NothingPassed),
+        None => Ok(Exit::NoResult),
     }
 }
 
@@ -270,6 +273,6 @@ fn compile_kernels(arguments: &EvalArgs) -> anyhow::Result<Exit> {
     match header_failure {
         Some(failure) => Err(failure.into()),
         None if results.iter().all(|result| result.compiled) => Ok(Exit::Done),
-        None => Ok(Exit::NothingPassed),
+        None => Ok(Exit::NoResult),
     }
 }

@@ -22,6 +22,10 @@ use crate::report::{ProgressFormat, ProgressView};
 use crate::run::{self, RECORD_SCHEMA, RunRecord, TaskRecord};
 use crate::worker::{Profiling, WorkerPools};
 
+/// Explains the mark of the figures that are shown while a run works.
+const PROVISIONAL_NOTE: &str =
+    "speedups with `~` are provisional: the fastest kernels are confirmed at the end";
+
 /// Runs, or prints what would run.
 pub(super) fn execute(
     mut resolved: ResolvedConfig,
@@ -57,6 +61,7 @@ pub(super) fn execute(
         Format::Jsonl => ProgressFormat::JsonLines,
     });
     view.print(&dry_run::summary_line(&resolved));
+    view.print(PROVISIONAL_NOTE);
     interrupt::set_last_message(run_end::interrupted_message(&resolved.output));
     let ended = run_driver(&resolved, options, &mut view);
     view.close();

@@ -12,7 +12,7 @@ pub(super) enum Exit {
     Usage = 2,
     Environment = 3,
     Reference = 4,
-    NothingPassed = 5,
+    NoResult = 5,
     Waiting = 6,
     Interrupted = crate::base::interrupt::EXIT_CODE as isize,
 }
@@ -39,7 +39,10 @@ pub(super) const ANY_CODES: &[Meaning] = &[
     USAGE,
     ENVIRONMENT,
     REFERENCE,
-    (Exit::NothingPassed, "finished, and no candidate passed"),
+    (
+        Exit::NoResult,
+        "finished without a result: no kernel passed, or none is\n       confirmed faster than the baseline",
+    ),
     (Exit::Waiting, "waiting for replies in a mailbox"),
     INTERRUPTED,
 ];
@@ -55,8 +58,8 @@ pub(super) const RUN_CODES: &[Meaning] = &[
     ENVIRONMENT,
     (Exit::Reference, "the oracle or a baseline of a task failed"),
     (
-        Exit::NothingPassed,
-        "finished, and no candidate of a task passed",
+        Exit::NoResult,
+        "finished, and a task has no kernel that is confirmed faster than\n       the baseline",
     ),
     (
         Exit::Waiting,
@@ -74,7 +77,7 @@ pub(super) const EVAL_CODES: &[Meaning] = &[
     USAGE,
     ENVIRONMENT,
     REFERENCE,
-    (Exit::NothingPassed, "a kernel did not pass"),
+    (Exit::NoResult, "a kernel did not pass"),
     (
         Exit::Interrupted,
         "interrupted; finished verdicts are printed",
@@ -88,7 +91,7 @@ pub(super) const PROMOTE_CODES: &[Meaning] = &[
     ENVIRONMENT,
     REFERENCE,
     (
-        Exit::NothingPassed,
+        Exit::NoResult,
         "a task was not promoted; the output says why",
     ),
     (Exit::Interrupted, "interrupted; the rest is unchanged"),

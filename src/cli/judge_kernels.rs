@@ -27,6 +27,10 @@ pub(super) struct EvalJob {
     pub(super) seed: Option<u64>,
     pub(super) counters_report: Option<PathBuf>,
     pub(super) format: Format,
+    /// Name of the profile.
+    pub(super) profile: String,
+    /// Timing budget of each workload, in seconds.
+    pub(super) timing_seconds: f64,
     /// Kernels that are judged at once.
     pub(super) in_flight: usize,
 }
@@ -43,7 +47,7 @@ pub(super) fn judge_and_print(job: &Arc<EvalJob>) -> anyhow::Result<(JudgingEnd,
     runtime.shutdown_background();
     if judged.is_ok() || !verdicts.is_empty() {
         match job.format {
-            Format::Human => print(&report::timing_note(&verdicts))?,
+            Format::Human => print(&report::timing_note(&verdicts, &job.profile))?,
             Format::Json => print_json(&verdicts)?,
             Format::Jsonl => {}
         }
@@ -148,7 +152,9 @@ fn emit_verdict(
     verdicts: &mut Vec<Verdict>,
 ) -> anyhow::Result<()> {
     match job.format {
-        Format::Human => spinner.suspend(|| print(&report::describe_verdict(&verdict)))?,
+        Format::Human => {
+            spinner.suspend(|| print(&report::describe_verdict(&verdict, job.timing_seconds)))?
+        }
         Format::Jsonl => spinner.suspend(|| print_json_lines([&verdict]))?,
         Format::Json => {}
     }

@@ -19,15 +19,12 @@ use crate::config::{self, ProfileChoice, ResolvedConfig};
 use crate::device::cpu;
 use crate::driver::{self, Contest};
 use crate::llm;
-use crate::report::Spinner;
+use crate::report::{Spinner, suggested_seconds};
 use crate::run::{self, BestOfRun, RunDirectory, RunRecord};
 use crate::search;
 use crate::task::{BestKnown, Task, TaskFiles};
 use crate::verdict::{DeviceIdentity, Verdict};
 use crate::worker::{EvaluatorFactory, WorkerPools};
-
-/// Number of processes for a duel on a GPU. There most of the timing error is process noise, so one process is not enough.
-const GPU_DUEL_PROCESSES: usize = 5;
 
 /// Arguments of `kforge promote`.
 #[derive(Debug, clap::Args)]
@@ -57,9 +54,9 @@ pub(super) struct PromoteArgs {
 }
 
 const NOTE: &str = "\
-The run's best kernel is confirmed with new seeds in new processes, and timed in
-pairs against the current best. It is promoted if it is confirmed and the 95 %
-interval says that it is faster.";
+The run's best kernel is confirmed with new seeds in new processes. It is promoted
+if the whole 95 % interval says that it is faster than the baseline and, timed in
+pairs, faster than the current best if there is one.";
 
 fn help() -> String {
     exit::help(
@@ -118,7 +115,7 @@ pub(super) fn run(arguments: PromoteArgs) -> anyhow::Result<Exit> {
     Ok(match (is_complete?, all_promoted) {
         (false, _) => Exit::Interrupted,
         (true, true) => Exit::Done,
-        (true, false) => Exit::NothingPassed,
+        (true, false) => Exit::NoResult,
     })
 }
 
@@ -228,6 +225,9 @@ impl TaskPromotion<'_> {
         {
             return Ok(self.refused("it is already the current best kernel", found));
         }
+        if digest == Digest::of(self.task.baseline().1) {
+            return Ok(self.refused("it is the baseline itself", found));
+        }
         let other_device = self.other_device(current.as_ref());
         if let (Some(other), false) = (&other_device, self.force) {
             let why = format!(
@@ -239,8 +239,9 @@ impl TaskPromotion<'_> {
         let against = known.as_ref().filter(|_| other_device.is_none());
         let mut contest = self.contest(pools, &best, against).await?;
         if let (Some(other), true) = (&other_device, contest.won) {
-            contest.why =
-                format!("it was confirmed; the kernel that it replaces was measured on {other}");
+            contest.why = format!(
+                "it is confirmed faster than the baseline; the kernel that it replaces was measured on {other}"
+            );
         }
         if contest.won {
             self.install(&best, &mut contest, known.as_ref())?;
@@ -263,13 +264,8 @@ impl TaskPromotion<'_> {
         let spinner = Spinner::new();
         spinner.set_message(&format!("{}: judging step {}", self.task.name, best.step));
         let evaluator = pools.open(self.task.clone().into()).await?;
-        let duels = if self.resolved.gpus.is_empty() {
-            1
-        } else {
-            GPU_DUEL_PROCESSES
-        };
         let against = against.map(|known| known.source.as_str());
-        driver::contest(evaluator.as_ref(), &best.source, against, duels).await
+        driver::contest(evaluator.as_ref(), &best.source, against).await
     }
 
     fn device(&self) -> DeviceIdentity {
@@ -333,6 +329,16 @@ impl TaskPromotion<'_> {
         files::replace_durably(&self.files.best_verdict(), text.as_bytes())
     }
 
+    /// What to do if noise is the reason that nothing was promoted.
+    fn remedy(&self, contest: Option<&Contest>) -> Option<String> {
+        contest.filter(|contest| contest.too_noisy)?;
+        let profile = self.task.settings.profiles.get(&self.resolved.profile);
+        let seconds = suggested_seconds(profile.map_or(0.0, |profile| profile.seconds));
+        Some(format!(
+            "a quieter machine or more time narrows the interval: `--set eval.seconds={seconds}`"
+        ))
+    }
+
     fn refused(&self, why: &str, found: Found<'_>) -> PromotionResult {
         self.result(false, why, found)
     }
@@ -359,6 +365,7 @@ impl TaskPromotion<'_> {
             "kernel": self.files.best_source(),
             "there": current,
             "duel": contest.and_then(|contest| contest.duel),
+            "remedy": self.remedy(contest),
             "verdict": contest.map(|contest| &contest.challenger),
             "verdict_of_there": contest.and_then(|contest| contest.incumbent.as_ref()),
         });
@@ -439,6 +446,9 @@ fn describe_result(task: &str, result: &PromotionResult) -> String {
     if result.promoted {
         let path = facts["kernel"].as_str().unwrap_or_default();
         text += &format!("  now in     {path}, with its verdict in best.json\n");
+    }
+    if let Some(remedy) = facts["remedy"].as_str() {
+        text += &format!("  hint: {remedy}\n");
     }
     if facts["task_changed_since_the_run"] == json!(true) {
         text += "  note       the task has changed since the run; the kernel was judged on the new one\n";

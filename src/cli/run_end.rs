@@ -71,7 +71,7 @@ impl RunReport<'_> {
             return Err(failure.into());
         }
         Ok(if ended.tasks.iter().any(|task| task.best().is_none()) {
-            Exit::NothingPassed
+            Exit::NoResult
         } else {
             Exit::Done
         })

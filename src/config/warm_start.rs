@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::tasks::NamedTask;
 use crate::base::{Digest, Failure, files};
-use crate::kernel::Kernel;
+use crate::kernel::{self, Kernel};
 use crate::run::{self, RunDirectory, RunRecord, WarmStart};
 use crate::task::Task;
 
@@ -112,7 +112,8 @@ fn find_warm_start(
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     Ok(FoundKernel {
         name: format!("from {file_name}"),
-        source,
+        // `best.cu` of a run may have a note, which is not part of the kernel.
+        source: kernel::without_note(&source).into_owned(),
         origin: entry.to_owned(),
     })
 }

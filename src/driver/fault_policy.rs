@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow};
 
 use super::running::EvaluationPurpose;
 use crate::event::Event;
+use crate::search::DuelRequest;
 use crate::verdict::Status;
 use crate::worker::JobOutcome;
 
@@ -61,6 +62,14 @@ impl FaultPolicy {
     /// Whether all tries to confirm a step have failed.
     pub(super) fn cannot_be_confirmed(&self, step: u64) -> bool {
         let faults = self.faults.get(&(step, EvaluationPurpose::Confirm));
+        faults.is_some_and(|faults| *faults >= MAX_TRIES)
+    }
+
+    /// Whether all tries to compare a kernel with a starting kernel have failed.
+    pub(super) fn cannot_be_compared(&self, request: DuelRequest) -> bool {
+        let DuelRequest { step, against } = request;
+        let purpose = EvaluationPurpose::Compare { against };
+        let faults = self.faults.get(&(step, purpose));
         faults.is_some_and(|faults| *faults >= MAX_TRIES)
     }
 

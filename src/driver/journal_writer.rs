@@ -3,6 +3,7 @@
 //! Writes everything in a task's folder except warm starts (`open_run`) and replies in a mailbox. Decides nothing.
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 
 use super::step_lines::StepLines;
 use crate::base::files::{self, WriteBatch};
@@ -97,7 +98,7 @@ impl JournalWriter {
         verdict: &Verdict,
         compile_log: &str,
     ) -> Result<()> {
-        let text = verdict_text(verdict)?;
+        let text = pretty_json(verdict)?;
         self.batch.write_copy(self.directory.verdict(step), &text)?;
         if !compile_log.is_empty() {
             let path = self.directory.compile_log(step);
@@ -160,15 +161,25 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// Writes `best.cu`, and `best.json` if there is a verdict. Durable on return.
-    pub(super) fn write_best(&self, source: &str, verdict: Option<&Verdict>) -> Result<()> {
+    /// Writes `best.cu`, and `best.json` if there is a verdict. Durable on return. `note`: what `best.json` says first about a kernel
+    /// that is not confirmed to be faster than the baseline.
+    pub(super) fn write_best(
+        &self,
+        source: &str,
+        verdict: Option<&Verdict>,
+        note: Option<&str>,
+    ) -> Result<()> {
+        let Some(verdict) = verdict else {
+            // A verdict of another kernel must not stay.
+            files::remove(&self.directory.best_verdict())?;
+            return files::replace_durably(&self.directory.best_source(), source.as_bytes());
+        };
+        let text = pretty_json(&BestVerdict {
+            unconfirmed: note,
+            verdict,
+        })?;
         files::replace_durably(&self.directory.best_source(), source.as_bytes())?;
-        match verdict {
-            Some(verdict) => {
-                files::replace_durably(&self.directory.best_verdict(), &verdict_text(verdict)?)
-            }
-            None => Ok(()),
-        }
+        files::replace_durably(&self.directory.best_verdict(), &text)
     }
 
     /// Removes `best.cu` and `best.json`.
@@ -178,8 +189,18 @@ impl JournalWriter {
     }
 }
 
-fn verdict_text(verdict: &Verdict) -> Result<Vec<u8>> {
-    let mut text = serde_json::to_vec_pretty(verdict)?;
+/// The contents of `best.json`.
+#[derive(Serialize)]
+struct BestVerdict<'a> {
+    /// Why the kernel is not a result, with its figure. Absent for a kernel that is confirmed to be faster than the baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unconfirmed: Option<&'a str>,
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+}
+
+fn pretty_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     Ok(text)
 }

@@ -53,7 +53,7 @@ pub use work_time::searched_time;
 
 use crate::base::{Failure, FailureKind};
 use crate::event::StopReason;
-use crate::report::{BestCandidate, Continuation, Observer, Progress, TaskResults};
+use crate::report::{BestCandidate, Continuation, EndOfWork, Observer, Progress, TaskResults};
 use crate::verdict::SelfTest;
 use crate::worker::{Evaluator, EvaluatorFactory, WorkerFault};
 use open_run::{OpenRun, SharedParts};
@@ -110,9 +110,9 @@ impl TaskEnd {
         &self.progress.awaited
     }
 
-    /// The best kernel that passed.
+    /// The best kernel: confirmed to be faster than the baseline.
     pub fn best(&self) -> Option<BestCandidate> {
-        self.progress.best
+        self.progress.confirmed_best()
     }
 }
 
@@ -163,6 +163,12 @@ pub async fn run(
         let is_waiting = loop_end == Some(LoopEnd::AwaitingReplies);
         end.waiting |= is_waiting;
         let is_resumable = end.interrupted || is_waiting;
+        state.reporter.set_end(match loop_end {
+            None => EndOfWork::Failed,
+            Some(LoopEnd::Interrupted) => EndOfWork::Interrupted,
+            Some(LoopEnd::AwaitingReplies) => EndOfWork::Waiting,
+            Some(LoopEnd::Finished) => EndOfWork::Finished,
+        });
         run.record_task_end(state.reporter.progress(), is_resumable, failure.clone())?;
         if is_waiting {
             state.note_awaited_replies();
@@ -269,6 +275,7 @@ fn write_failed_summary(state: &mut TaskState<'_>, error: &anyhow::Error) {
     let Some(failure) = error.downcast_ref::<Failure>() else {
         return;
     };
+    state.reporter.set_end(EndOfWork::Failed);
     if let Err(error) = state.write_summary(Some(failure.message.clone())) {
         tracing::warn!("cannot write the summary: {error:#}");
     }

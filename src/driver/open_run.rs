@@ -19,14 +19,14 @@ use super::scheduler::Scheduler;
 use super::summary::Summary;
 use super::task_state::TaskState;
 use crate::base::files::WriteBatch;
-use crate::base::{Failure, files};
+use crate::base::{Digest, Failure, files};
 use crate::device::lock_scope;
 use crate::event::{
     Accepted, BestOfTask, Interrupted, RunEvent, SelfTested, Session, TaskEnded, TaskStarted,
     WorkerFailed,
 };
 use crate::llm::{Budget, BudgetLimits};
-use crate::report::{Observer, Progress};
+use crate::report::{Observer, Progress, Standing};
 use crate::run::{self, Journal, RunDirectory, RunLock, RunRecord, TaskSessions};
 use crate::search::Search;
 use crate::task::Task;
@@ -199,6 +199,9 @@ impl OpenRun {
             budget: options.budget,
             spent_before: replayed.time_spent,
             searched_before: replayed.time_searched,
+            baseline: task.baseline().0.to_owned(),
+            timing_seconds: timing_seconds(&options.record, task),
+            directory: self.directory.root().to_owned(),
             ..Progress::default()
         };
         let models = options.models.as_ref().zip(shared.budget);
@@ -294,7 +297,7 @@ impl OpenRun {
             best: progress.best.map(|best| BestOfTask {
                 step: best.step,
                 speedup: best.speedup,
-                confirmed: best.confirmed,
+                confirmed: best.standing == Standing::Faster,
             }),
         }))
     }
@@ -320,6 +323,13 @@ fn already_a_run(directory: &RunDirectory) -> Failure {
     .hint("continue it with `kforge resume`, or choose another directory with `--output`")
 }
 
+/// The timing budget of each workload, in seconds. 0 if the run's profile is unknown.
+fn timing_seconds(record: &RunRecord, task: &Task) -> f64 {
+    let profile = record.config["profile"].as_str();
+    let profile = profile.and_then(|name| task.settings.profiles.get(name));
+    profile.map_or(0.0, |profile| profile.seconds)
+}
+
 /// The search of a task before its first step.
 fn new_search(options: &RunOptions, task: &Task) -> Search {
     let starts: Vec<_> = task
@@ -331,4 +341,5 @@ fn new_search(options: &RunOptions, task: &Task) -> Search {
     let RunRecord { seed, window, .. } = options.record;
     Search::new(&options.search, seed, window, u64::MAX, &starts)
         .with_models(pool.unwrap_or_default())
+        .with_baseline(Digest::of(task.baseline().1))
 }

@@ -1,4 +1,5 @@
-//! Whether a challenger may replace the best known kernel of a task: both are judged again and timed against each other.
+//! Whether a challenger may become the best known kernel of a task: it must be confirmed to be faster than the baseline, and than the
+//! best known kernel if there is one. Both are judged again and timed against each other.
 //!
 //! Decides only. Reads and writes no file; `cli::promote` does.
 
@@ -6,27 +7,29 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use crate::base::statistics::{Estimate, mean_of_estimates};
-use crate::verdict::{Duel, Status, Verdict};
+use crate::verdict::{Duel, DuelOutcome, Speedup, Status, Verdict};
 use crate::worker::{Evaluator, Job, JobKind, JobOutcome};
 
 /// The result of a contest between a challenger and the best known kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Contest {
-    /// Whether the challenger replaces the best known kernel.
+    /// Whether the challenger becomes the best known kernel.
     pub won: bool,
     /// The reason, as a sentence fragment.
     pub why: String,
+    /// Whether the challenger has not won because times varied too much: a quieter machine or more time could change that.
+    pub too_noisy: bool,
     /// The confirmation of the challenger.
     pub challenger: Verdict,
     /// The verdict of the best known kernel, if it was judged.
     pub incumbent: Option<Verdict>,
-    /// Incumbent's time / challenger's time, over all duels.
+    /// Incumbent's time / challenger's time.
     pub duel: Option<Duel>,
 }
 
-/// Confirms the challenger in fresh processes with new seeds, judges the incumbent again, and times the two against each other
-/// `duels` times. The challenger wins if it is confirmed and either faster by its interval, or there is no incumbent that passes.
+/// Confirms the challenger in fresh processes with new seeds, judges the incumbent again, and times the two against each other. The
+/// challenger wins if the whole interval of its confirmation is above 1, and it is also faster than the incumbent by the interval of the
+/// duel, or there is no incumbent that passes.
 ///
 /// # Errors
 /// Broken machinery only: a kernel that fails has lost.
@@ -34,26 +37,37 @@ pub(crate) async fn contest(
     evaluator: &dyn Evaluator,
     challenger: &str,
     incumbent: Option<&str>,
-    duels: usize,
 ) -> Result<Contest> {
     let challenger: Arc<str> = challenger.into();
-    let mut contest = Contest {
+    let contest = Contest {
         won: false,
         why: String::new(),
+        too_noisy: false,
         challenger: judge(evaluator, &challenger, JobKind::Confirm).await?,
         incumbent: None,
         duel: None,
     };
-    if !contest.challenger.passed() {
-        let status = status_text(&contest.challenger);
-        return Ok(contest.ends(false, format!("it was not confirmed: {status}")));
-    }
-    let Some(incumbent) = incumbent else {
-        let why = "it was confirmed, and there is no current best";
-        return Ok(contest.ends(true, why.to_owned()));
+    let contest = match contest.against_baseline() {
+        Ok(contest) => contest,
+        Err(lost) => return Ok(lost),
     };
-    let incumbent: Arc<str> = incumbent.into();
-    let verdict = judge_incumbent(evaluator, &incumbent).await?;
+    match incumbent {
+        Some(incumbent) => {
+            let incumbent: Arc<str> = incumbent.into();
+            contest_incumbent(evaluator, contest, [&challenger, &incumbent]).await
+        }
+        None => Ok(contest.won(", and there is no current best")),
+    }
+}
+
+/// The part of a contest against the incumbent. `kernels`: challenger and incumbent.
+async fn contest_incumbent(
+    evaluator: &dyn Evaluator,
+    mut contest: Contest,
+    kernels: [&Arc<str>; 2],
+) -> Result<Contest> {
+    let [challenger, incumbent] = kernels;
+    let verdict = judge_incumbent(evaluator, incumbent).await?;
     let (status, text) = (verdict.status, status_text(&verdict));
     contest.incumbent = Some(verdict);
     match status {
@@ -61,41 +75,80 @@ pub(crate) async fn contest(
         Status::Passed | Status::Inconclusive => {}
         Status::Unsupported => {
             let why = format!("the current best cannot run on this device: {text}");
-            return Ok(contest.ends(false, why));
+            return Ok(contest.lost(why));
         }
-        _ => {
-            let why = format!("it was confirmed, and the current best no longer passes: {text}");
-            return Ok(contest.ends(true, why));
-        }
+        _ => return Ok(contest.won(&format!(", and the current best no longer passes: {text}"))),
     }
-    match run_duels(evaluator, &challenger, &incumbent, duels).await? {
+    match run_duel(evaluator, challenger, incumbent).await? {
         Some(duel) => Ok(contest.decided_by(duel)),
         None => {
-            let why = "the two kernels could not be timed against each other: one of them failed";
-            Ok(contest.ends(false, why.to_owned()))
+            contest.too_noisy = true;
+            let why = "it could not be timed against the current best: the times varied too much, or one of the two failed";
+            Ok(contest.lost(why.to_owned()))
         }
     }
 }
 
 impl Contest {
-    fn ends(mut self, won: bool, why: String) -> Self {
-        self.won = won;
-        self.why = why;
-        self
+    /// The contest if the challenger is confirmed to be faster than the baseline, else as an error the contest that it has lost.
+    fn against_baseline(mut self) -> Result<Self, Self> {
+        let verdict = &self.challenger;
+        let Some(speedup) = verdict.speedup.filter(|_| verdict.passed()) else {
+            self.too_noisy = verdict.status == Status::Inconclusive;
+            let why = format!("it was not confirmed: {}", status_text(verdict));
+            return Err(self.lost(why));
+        };
+        if speedup.is_faster() {
+            return Ok(self);
+        }
+        let over = self.over_baseline(&speedup);
+        if speedup.is_slower() {
+            return Err(self.lost(format!("it is slower than the baseline: {over}")));
+        }
+        self.too_noisy = true;
+        let why = format!("it is not clearly faster than the baseline: {over}");
+        Err(self.lost(why))
+    }
+
+    /// `1.010x [0.931, 1.116] over `naive``
+    fn over_baseline(&self, speedup: &Speedup) -> String {
+        let baseline = self.challenger.baseline.as_ref();
+        let name = baseline.map_or("", |baseline| &baseline.name);
+        let Speedup { geomean, ci95 } = speedup;
+        format!(
+            "{geomean:.3}x [{:.3}, {:.3}] over `{name}`",
+            ci95[0], ci95[1]
+        )
+    }
+
+    fn lost(self, why: String) -> Self {
+        Self { why, ..self }
+    }
+
+    /// `and`: what follows after the comparison with the baseline.
+    fn won(self, and: &str) -> Self {
+        let why = format!("it is confirmed faster than the baseline{and}");
+        Self {
+            won: true,
+            why,
+            ..self
+        }
     }
 
     fn decided_by(mut self, duel: Duel) -> Self {
-        let [low, high] = duel.ci95;
-        let result = if low > 1.0 {
-            "it is faster than the current best"
-        } else if high < 1.0 {
-            "it is slower than the current best"
-        } else {
-            "its interval does not show that it is faster than the current best"
+        let (outcome, [low, high]) = (duel.outcome(), duel.ci95);
+        let result = match outcome {
+            DuelOutcome::Faster => "it is faster than the current best",
+            DuelOutcome::Slower => "it is slower than the current best",
+            DuelOutcome::Unclear => {
+                "its interval does not show that it is faster than the current best"
+            }
         };
+        self.won = outcome == DuelOutcome::Faster;
+        self.too_noisy = outcome == DuelOutcome::Unclear;
+        self.why = format!("{result}: {:.3}x [{low:.3}, {high:.3}]", duel.ratio);
         self.duel = Some(duel);
-        let why = format!("{result}: {:.3}x [{low:.3}, {high:.3}]", duel.ratio);
-        self.ends(low > 1.0, why)
+        self
     }
 }
 
@@ -119,25 +172,16 @@ async fn judge(evaluator: &dyn Evaluator, source: &Arc<str>, kind: JobKind) -> R
     }
 }
 
-/// The combined result of several duels. `None` if one of the kernels failed.
-async fn run_duels(
+/// Times the two kernels against each other. `None` without a result.
+async fn run_duel(
     evaluator: &dyn Evaluator,
     challenger: &Arc<str>,
     incumbent: &Arc<str>,
-    duels: usize,
 ) -> Result<Option<Duel>> {
-    let mut results = Vec::new();
-    for _ in 0..duels.max(1) {
-        let against = incumbent.clone();
-        match evaluate(evaluator, challenger, JobKind::Duel { against }).await? {
-            JobOutcome::Duel(Some(duel)) => results.push(duel),
-            JobOutcome::Duel(None) => return Ok(None),
-            JobOutcome::Verdict { .. } => bail!("the judge returned a verdict instead of a duel"),
-        }
-    }
-    match combine_duels(&results) {
-        Some(duel) => Ok(Some(duel)),
-        None => bail!("the duels have no number"),
+    let against = incumbent.clone();
+    match evaluate(evaluator, challenger, JobKind::Compare { against }).await? {
+        JobOutcome::Duel(duel) => Ok(duel),
+        JobOutcome::Verdict { .. } => bail!("the judge returned a verdict instead of a duel"),
     }
 }
 
@@ -163,34 +207,18 @@ fn status_text(verdict: &Verdict) -> String {
     }
 }
 
-/// One ratio from several duels. Its interval includes the noise between processes.
-fn combine_duels(duels: &[Duel]) -> Option<Duel> {
-    if let [duel] = duels {
-        return Some(*duel);
-    }
-    let estimates = duels.iter().map(|duel| Estimate {
-        estimate: duel.ratio.ln(),
-        low: duel.ci95[0].ln(),
-        high: duel.ci95[1].ln(),
-    });
-    let mean = mean_of_estimates(&estimates.collect::<Vec<_>>())?;
-    Some(Duel {
-        ratio: mean.estimate.exp(),
-        ci95: [mean.low.exp(), mean.high.exp()],
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::worker::JobFuture;
 
-    /// Judges by the text of a kernel: `new` and `old` have a status each, and each duel has the next ratio.
+    /// Judges by the text of a kernel: `new` and `old` have a status each. The confirmed interval of `new` and the ratio of the duel are
+    /// fixed.
     struct ScriptedEvaluator {
         new: Status,
         old: Status,
-        ratios: &'static [Option<f64>],
-        duels_run: std::sync::Mutex<usize>,
+        interval: [f64; 2],
+        ratio: Option<f64>,
     }
 
     impl Evaluator for ScriptedEvaluator {
@@ -202,18 +230,20 @@ mod tests {
             let confirmed = matches!(job.kind, JobKind::Confirm);
             assert_eq!(confirmed, &*job.source == "new" && !is_duel(&job));
             let outcome = if is_duel(&job) {
-                let mut duels_run = self.duels_run.lock().unwrap();
-                let ratio = self.ratios[*duels_run % self.ratios.len()];
-                *duels_run += 1;
-                JobOutcome::Duel(ratio.map(|ratio| Duel {
+                JobOutcome::Duel(self.ratio.map(|ratio| Duel {
                     ratio,
                     ci95: [ratio * 0.99, ratio * 1.01],
                 }))
             } else {
                 let reason = "of a test".to_owned();
+                let [low, high] = self.interval;
                 let verdict = Verdict {
                     status,
                     confirmed,
+                    speedup: (status == Status::Passed).then_some(Speedup {
+                        geomean: (low * high).sqrt(),
+                        ci95: self.interval,
+                    }),
                     ..Verdict::harness_error("softmax", "", "cpu", reason)
                 };
                 JobOutcome::Verdict {
@@ -227,73 +257,72 @@ mod tests {
     }
 
     fn is_duel(job: &Job) -> bool {
-        matches!(job.kind, JobKind::Duel { .. })
+        matches!(job.kind, JobKind::Compare { .. })
     }
 
     fn contest_of(
-        new: Status,
-        old: Option<Status>,
-        ratios: &'static [Option<f64>],
-        duels: usize,
+        [new, old]: [Option<Status>; 2],
+        interval: [f64; 2],
+        ratio: Option<f64>,
     ) -> Result<Contest> {
         let evaluator = ScriptedEvaluator {
-            new,
+            new: new.unwrap(),
             old: old.unwrap_or(Status::Passed),
-            ratios,
-            duels_run: Default::default(),
+            interval,
+            ratio,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        runtime.block_on(contest(&evaluator, "new", old.map(|_| "old"), duels))
+        runtime.block_on(contest(&evaluator, "new", old.map(|_| "old")))
     }
 
     #[test]
-    fn challenger_wins_only_if_confirmed_and_faster() {
+    fn challenger_wins_only_if_confirmed_faster_than_baseline_and_incumbent() {
         use Status::{HarnessError, Inconclusive, Passed, Race, Unsupported, WrongOutput};
-        let faster = &[Some(1.2)];
-        // New verdict, current best's verdict, duels, whether the new kernel wins, and a part of the reason.
+        const FASTER: [f64; 2] = [1.3, 1.5];
+        const UNCLEAR: [f64; 2] = [0.931, 1.116];
+        const SLOWER: [f64; 2] = [0.8, 0.9];
+        let duel = Some(1.2);
+        // New verdict and its interval, current best's verdict, duel, whether the new kernel wins, whether noise is the reason, and a part
+        // of the reason.
         type PromotionCase = (
-            Status,
+            (Status, [f64; 2]),
             Option<Status>,
-            &'static [Option<f64>],
+            Option<f64>,
+            bool,
             bool,
             &'static str,
         );
         #[rustfmt::skip]
-        let cases: [PromotionCase; 10] = [
-            (Passed, None, &[], true, "there is no current best"),
-            (WrongOutput, None, &[], false, "not confirmed: wrong_output"),
-            (Inconclusive, Some(Race), &[], false, "not confirmed: inconclusive"),
-            (Passed, Some(Race), &[], true, "no longer passes: race: of a test"),
-            (Passed, Some(Unsupported), &[], false, "cannot run on this device"),
-            (Passed, Some(Passed), faster, true, "faster than the current best: 1.200x"),
-            (Passed, Some(Inconclusive), faster, true, "faster than the current best"),
-            (Passed, Some(Passed), &[Some(1.005)], false, "does not show"),
-            (Passed, Some(Passed), &[Some(0.8)], false, "slower than the current best"),
-            (Passed, Some(Passed), &[None], false, "could not be timed"),
+        let cases: [PromotionCase; 14] = [
+            ((Passed, FASTER), None, None, true, false, "faster than the baseline, and there is no current best"),
+            ((Passed, UNCLEAR), None, None, false, true, "not clearly faster than the baseline: 1.019x [0.931, 1.116]"),
+            ((Passed, SLOWER), None, None, false, false, "slower than the baseline: 0.849x"),
+            ((Passed, [1.0, 1.1]), None, None, false, true, "not clearly faster"),
+            ((WrongOutput, FASTER), None, None, false, false, "not confirmed: wrong_output"),
+            ((Inconclusive, FASTER), Some(Race), None, false, true, "not confirmed: inconclusive"),
+            ((Passed, FASTER), Some(Race), None, true, false, "no longer passes: race: of a test"),
+            ((Passed, SLOWER), Some(Race), None, false, false, "slower than the baseline"),
+            ((Passed, UNCLEAR), Some(Passed), duel, false, true, "not clearly faster than the baseline"),
+            ((Passed, FASTER), Some(Unsupported), None, false, false, "cannot run on this device"),
+            ((Passed, FASTER), Some(Passed), duel, true, false, "faster than the current best: 1.200x"),
+            ((Passed, FASTER), Some(Inconclusive), duel, true, false, "faster than the current best"),
+            ((Passed, FASTER), Some(Passed), Some(1.005), false, true, "does not show"),
+            ((Passed, FASTER), Some(Passed), None, false, true, "could not be timed"),
         ];
-        for (new, old, ratios, won, why) in cases {
-            let contest = contest_of(new, old, ratios, 1).unwrap();
-            assert_eq!(contest.won, won, "{contest:?}");
+        for ((new, interval), old, ratio, won, too_noisy, why) in cases {
+            let contest = contest_of([Some(new), old], interval, ratio).unwrap();
+            assert_eq!(
+                (contest.won, contest.too_noisy),
+                (won, too_noisy),
+                "{contest:?}"
+            );
             assert!(contest.why.contains(why), "{why}: {}", contest.why);
         }
-        assert!(contest_of(HarnessError, None, &[], 1).is_err());
-        assert!(contest_of(Passed, Some(HarnessError), &[], 1).is_err());
-    }
-
-    #[test]
-    fn disagreeing_duels_do_not_promote() {
-        let both = Some(Status::Passed);
-        let agreed = contest_of(Status::Passed, both, &[Some(1.2), Some(1.21)], 4).unwrap();
-        assert!(
-            agreed.won && agreed.duel.unwrap().ci95[0] > 1.15,
-            "{agreed:?}"
-        );
-        // Each interval is narrow, and no two agree.
-        let ratios = &[Some(1.5), Some(0.8), Some(1.6), Some(0.9)];
-        let torn = contest_of(Status::Passed, both, ratios, 4).unwrap();
-        assert!(!torn.won, "{torn:?}");
-        assert!(torn.why.contains("does not show"), "{}", torn.why);
+        let slower = contest_of([Some(Passed); 2], FASTER, Some(0.8)).unwrap();
+        assert!(!slower.won && slower.why.contains("slower than the current best"));
+        assert!(contest_of([Some(HarnessError), None], FASTER, None).is_err());
+        assert!(contest_of([Some(Passed), Some(HarnessError)], FASTER, None).is_err());
     }
 }

@@ -13,8 +13,12 @@ use super::model_stats::ModelTally;
 use super::sources::KernelSources;
 use super::summary::Summary;
 use crate::event::{Cost, Event, StopReason};
-use crate::report::{BestCandidate, Continuation, Observer, Progress, UnansweredSteps};
-use crate::search::{Search, SearchUpdate};
+use crate::kernel;
+use crate::report::{
+    BestCandidate, Comparison, Continuation, EndOfWork, Observer, Progress, Standing,
+    UnansweredSteps, note_of_best,
+};
+use crate::search::{Elite, Search, SearchUpdate};
 use crate::verdict::Verdict;
 
 /// How often the observer gets the list of waiting requests.
@@ -26,8 +30,8 @@ pub(super) struct Reporter<'a> {
     observer: &'a mut dyn Observer,
     summary: &'a mut Summary,
     model_tally: ModelTally,
-    /// The candidate in `best.cu`, and whether it is confirmed.
-    best_on_disk: Option<(u64, bool)>,
+    /// The candidate in `best.cu`.
+    best_on_disk: Option<BestCandidate>,
     /// When this process started to work on the task.
     started: Instant,
     last_tick: Instant,
@@ -87,6 +91,11 @@ impl<'a> Reporter<'a> {
         self.progress.continuation = continuation;
     }
 
+    /// Sets how this process has ended its work on the task.
+    pub(super) fn set_end(&mut self, end: EndOfWork) {
+        self.progress.end = Some(end);
+    }
+
     /// The highest cost that was reserved for a request of this task.
     pub(super) fn highest_reservation(&self) -> Option<Cost> {
         self.model_tally.highest_reservation()
@@ -106,7 +115,19 @@ impl<'a> Reporter<'a> {
             progress.spent = Some(requests.spent());
             progress.waiting = requests.waiting_lines();
         }
-        progress.best = best_candidate(search);
+        let is_searching = progress.stopped.is_none();
+        progress.to_confirm =
+            search.steps_to_confirm().len() + usize::from(search.comparison_to_make().is_some());
+        progress.best = best_candidate(search, is_searching);
+        progress.comparison = search.comparison().map(|(request, duel)| Comparison {
+            step: request.step,
+            against: request.against,
+            kernel: search
+                .starting_kernel(request.against)
+                .unwrap_or_default()
+                .to_owned(),
+            duel,
+        });
     }
 
     /// Counts a recorded event for the statistics of models.
@@ -160,15 +181,23 @@ impl<'a> Reporter<'a> {
             self.best_on_disk = None;
             return Ok(());
         };
-        if self.best_on_disk == Some((best.step, best.confirmed)) {
+        if self.best_on_disk == Some(best) {
             return Ok(());
         }
-        let verdict = match search.best_confirmed() {
-            Some(confirmed) => Some((*confirmed.verdict).clone()),
+        let confirmation = search.confirmation(best.step);
+        let verdict = match confirmation.filter(|_| best.standing.is_confirmed()) {
+            Some(confirmation) => Some((*confirmation.verdict).clone()),
             None => elite_verdict(best.step, search, writer)?,
         };
-        writer.write_best(&sources.text(best.step)?, verdict.as_ref())?;
-        self.best_on_disk = Some((best.step, best.confirmed));
+        let source = sources.text(best.step)?;
+        match note_of_best(&best) {
+            None => writer.write_best(&source, verdict.as_ref(), None)?,
+            Some(note) => {
+                let source = kernel::with_note(&source, &note, best.step);
+                writer.write_best(&source, verdict.as_ref(), Some(&note))?;
+            }
+        }
+        self.best_on_disk = Some(best);
         Ok(())
     }
 
@@ -193,20 +222,42 @@ pub(super) fn elite_verdict(
     }
 }
 
-/// The fastest confirmed kernel. If none is confirmed, the fastest elite that was not refuted.
-fn best_candidate(search: &Search) -> Option<BestCandidate> {
-    let confirmed = search.best_confirmed().and_then(|confirmed| {
-        Some(BestCandidate {
+/// The best kernel. If there is none, the elite with the highest figure that was not refuted: the confirmed figure if there is one, else
+/// the search's. Once everything is measured again, only the elites count for which that was tried.
+fn best_candidate(search: &Search, is_searching: bool) -> Option<BestCandidate> {
+    if let Some(confirmed) = search.best_confirmed() {
+        return Some(BestCandidate {
             step: confirmed.step,
             speedup: confirmed.speedup?,
-            confirmed: true,
-        })
-    });
-    confirmed.or_else(|| {
-        search.best().map(|elite| BestCandidate {
-            step: elite.step,
-            speedup: elite.speedup,
-            confirmed: false,
-        })
+            standing: Standing::Faster,
+        });
+    }
+    let is_measured_again = !is_searching && search.steps_to_confirm().is_empty();
+    let elites = search.unrefuted_elites();
+    let reported =
+        elites.filter(|elite| !is_measured_again || search.confirmation(elite.step).is_some());
+    let candidates = reported.map(|elite| candidate_of_elite(elite, search));
+    // Of equals the first, which has the highest figure in the search.
+    candidates.reduce(|best, other| {
+        if other.speedup.geomean > best.speedup.geomean {
+            other
+        } else {
+            best
+        }
     })
+}
+
+fn candidate_of_elite(elite: &Elite, search: &Search) -> BestCandidate {
+    let confirmation = search.confirmation(elite.step);
+    let confirmed = confirmation.and_then(|confirmation| confirmation.speedup);
+    BestCandidate {
+        step: elite.step,
+        speedup: confirmed.unwrap_or(elite.speedup),
+        standing: match (confirmed, confirmation) {
+            (Some(_), _) if search.is_baseline(elite.step) => Standing::NotClear,
+            (Some(speedup), _) => Standing::of_confirmed(&speedup),
+            (None, Some(_)) => Standing::TooNoisy,
+            (None, None) => Standing::Provisional,
+        },
+    }
 }

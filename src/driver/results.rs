@@ -62,18 +62,22 @@ fn ranked_elites(state: &TaskState<'_>) -> (Vec<RankedElite>, usize) {
             cell: search.archive().describe_cell(&elite.cell),
             measured: elite.speedup,
             confirmed: confirmation.and_then(|confirmation| confirmation.speedup),
-            too_noisy: confirmation.is_some_and(|confirmation| confirmation.speedup.is_none()),
+            too_noisy: confirmation.is_some_and(is_too_noisy),
             source: state.writer.directory().source(source_step),
         });
     }
     let speedup_of = |elite: &RankedElite| {
-        elite
-            .confirmed
-            .map_or(f64::NEG_INFINITY, |speedup| speedup.geomean)
+        let confirmed = elite.confirmed;
+        confirmed.map_or(f64::NEG_INFINITY, |speedup| speedup.geomean)
     };
     // The sort is stable.
     elites.sort_by(|one, other| speedup_of(other).total_cmp(&speedup_of(one)));
     (elites, refuted)
+}
+
+/// Whether a candidate was correct when it was measured again, and has no figure.
+fn is_too_noisy(confirmation: &Confirmation) -> bool {
+    confirmation.speedup.is_none() && !confirmation.refutes()
 }
 
 /// The starting kernels that were tried, and the verdict of the first of them that has one.
@@ -88,6 +92,7 @@ fn starting_kernel_results(state: &TaskState<'_>) -> (Vec<StartingKernelResult>,
         // The copy for people is good enough for a table.
         let verdict = std::fs::read(state.writer.directory().verdict(step)).ok();
         let verdict = verdict.and_then(|text| serde_json::from_slice::<Verdict>(&text).ok());
+        let confirmation = state.search.confirmation(step);
         results.push(StartingKernelResult {
             step,
             name: name.to_owned(),
@@ -96,7 +101,10 @@ fn starting_kernel_results(state: &TaskState<'_>) -> (Vec<StartingKernelResult>,
                 StepOutcome::NotPassed(status) => Some(status),
                 StepOutcome::Failed(_) | StepOutcome::Duplicate { .. } => None,
             },
-            speedup: verdict.as_ref().and_then(|verdict| verdict.speedup),
+            measured: verdict.as_ref().and_then(|verdict| verdict.speedup),
+            confirmed: confirmation.and_then(|confirmation| confirmation.speedup),
+            too_noisy: confirmation.is_some_and(is_too_noisy),
+            refuted: confirmation.is_some_and(Confirmation::refutes),
         });
         first_verdict = first_verdict.or(verdict);
     }

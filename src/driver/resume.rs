@@ -121,7 +121,8 @@ impl<'e> Replay<'e> {
             }
             // Confirmations from before the change no longer count.
             ReplayedEvent::Other(event)
-                if matches!(**event, Event::Confirmed(_)) && !is_after_change =>
+                if matches!(**event, Event::Confirmed(_) | Event::Compared(_))
+                    && !is_after_change =>
             {
                 return Ok(());
             }
@@ -162,13 +163,15 @@ impl<'e> Replay<'e> {
                 }
             }
             Event::Stopped(stopped) => self.stopped = Some(stopped.clone()),
-            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) => {}
+            Event::Judged(_) | Event::Dueled(_) | Event::Confirmed(_) | Event::Compared(_) => {}
         }
         self.search.tell(event)
     }
 
     fn finish(self, journal: Journal) -> ReplayedTask {
-        let search = self.search;
+        let mut search = self.search;
+        // The machine may be quieter now.
+        search.retry_noisy_confirmations();
         let mut unjudged = Vec::new();
         let mut open = BTreeMap::new();
         for unfinished in search.unfinished() {

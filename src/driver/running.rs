@@ -57,6 +57,8 @@ pub(super) enum EvaluationPurpose {
     Duel { against: u64 },
     /// To confirm an elite.
     Confirm,
+    /// To time the best kernel against the best starting kernel, whose step is `against`.
+    Compare { against: u64 },
     /// To find out whether the judge works, with the baseline as the kernel.
     CheckJudge,
 }

@@ -14,7 +14,7 @@ use super::running::{EvaluationPurpose, ProposalInput, RunningWork};
 use super::sources::KernelSources;
 use crate::event::Brief;
 use crate::propose::Parent;
-use crate::search::Search;
+use crate::search::{DuelRequest, Search};
 use crate::task::Task;
 use crate::worker::{Evaluator, Job, JobKind};
 
@@ -127,6 +127,20 @@ impl Scheduler {
 
     pub(super) fn confirm(&mut self, step: u64, source: Arc<str>) -> Result<()> {
         self.evaluate(step, source, JobKind::Confirm, EvaluationPurpose::Confirm)
+    }
+
+    /// Times the best kernel against a starting kernel.
+    pub(super) fn compare(
+        &mut self,
+        request: DuelRequest,
+        sources: &mut KernelSources,
+    ) -> Result<()> {
+        let DuelRequest { step, against } = request;
+        let source = sources.text(step)?;
+        let kind = JobKind::Compare {
+            against: sources.text(against)?,
+        };
+        self.evaluate(step, source, kind, EvaluationPurpose::Compare { against })
     }
 
     /// Judges the baseline if the search waits only for steps that were given up. The baseline passes if the judge works.

@@ -12,7 +12,9 @@ use super::round::Round;
 use super::running::{Evaluation, EvaluationPurpose, WorkResult};
 use super::task_state::TaskState;
 use crate::base::{Digest, Failure};
-use crate::event::{Brief, Confirmed, Dueled, Event, Failed, FailedReason, Judged, Proposed};
+use crate::event::{
+    Brief, Compared, Confirmed, Dueled, Event, Failed, FailedReason, Judged, Proposed,
+};
 use crate::propose::{BriefOutcome, Candidate};
 use crate::verdict::Verdict;
 use crate::worker::JobOutcome;
@@ -174,7 +176,7 @@ impl TaskState<'_> {
         outcome: JobOutcome,
         round: &mut Round,
     ) -> Result<()> {
-        use EvaluationPurpose::{CheckJudge, Confirm, Duel, Judge, Rejudge};
+        use EvaluationPurpose::{CheckJudge, Compare, Confirm, Duel, Judge, Rejudge};
         let fault = harness_fault(&outcome);
         match (purpose, outcome) {
             (
@@ -225,6 +227,14 @@ impl TaskState<'_> {
                 }));
                 Ok(())
             }
+            (Compare { against }, JobOutcome::Duel(duel)) => {
+                round.events.push(Event::Compared(Compared {
+                    step,
+                    against,
+                    duel,
+                }));
+                Ok(())
+            }
             _ => bail!("the evaluation of step {step} has an outcome of another kind"),
         }
     }
@@ -261,7 +271,7 @@ impl TaskState<'_> {
                     }));
                 }
             }
-            EvaluationPurpose::Confirm => {
+            EvaluationPurpose::Confirm | EvaluationPurpose::Compare { .. } => {
                 self.faults.count_fault(step, purpose, &error);
             }
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::model_stats::{ModelStats, ModelTally};
 use crate::base::files;
 use crate::event::{Cost, FailedReason, Operator, StopReason};
-use crate::report::{Continuation, Progress, UnansweredSteps};
+use crate::report::{Comparison, Continuation, Progress, UnansweredSteps, WhyUnconfirmed};
 use crate::run::{self, RunDirectory};
 use crate::search::{OperatorCounts, SearchCounts};
 use crate::verdict::{Speedup, Status};
@@ -71,7 +71,14 @@ struct TaskSummary {
     validity: Option<f64>,
     /// Filled cells of the archive.
     cells: usize,
+    /// What was found, in one line.
+    headline: String,
+    /// The best kernel: confirmed to be faster than the baseline. `null` if there is none.
     best: Option<BestSummary>,
+    /// Without a best kernel: the fastest of the others, and why it is not the best. `null` if nothing passed.
+    best_unconfirmed: Option<UnconfirmedSummary>,
+    /// The best kernel against the best starting kernel. `null` if it is one, or the two were not timed against each other.
+    against_start: Option<Comparison>,
     by_status: BTreeMap<Status, u64>,
     /// Steps without a candidate.
     by_failure: BTreeMap<FailedReason, u64>,
@@ -91,6 +98,20 @@ struct BestSummary {
     step: u64,
     speedup: Speedup,
     confirmed: bool,
+    /// Path of the kernel, relative to the run directory.
+    kernel: String,
+}
+
+#[derive(Serialize)]
+struct UnconfirmedSummary {
+    step: u64,
+    /// Of its confirmation if `confirmed`, else of the search.
+    speedup: Speedup,
+    confirmed: bool,
+    why: WhyUnconfirmed,
+    /// The same for people.
+    reason: Option<String>,
+    remedy: Option<String>,
     /// Path of the kernel, relative to the run directory.
     kernel: String,
 }
@@ -152,12 +173,15 @@ impl Summary {
             inconclusive: counts.inconclusive(),
             validity: counts.validity(),
             cells: progress.cells,
-            best: progress.best.map(|best| BestSummary {
+            headline: progress.headline(),
+            best: progress.confirmed_best().map(|best| BestSummary {
                 step: best.step,
                 speedup: best.speedup,
-                confirmed: best.confirmed,
-                kernel: format!("{}/best.cu", progress.task),
+                confirmed: true,
+                kernel: best_path(progress),
             }),
+            best_unconfirmed: best_unconfirmed(progress),
+            against_start: progress.comparison.clone(),
             by_status: counts.verdicts.clone(),
             by_failure: counts.failed.clone(),
             unanswered: model_tally.unanswered(),
@@ -195,6 +219,23 @@ impl Summary {
         text.push(b'\n');
         files::replace_durably(&self.directory.summary(), &text)
     }
+}
+
+fn best_unconfirmed(progress: &Progress) -> Option<UnconfirmedSummary> {
+    let (best, why) = progress.best.zip(progress.why_unconfirmed())?;
+    Some(UnconfirmedSummary {
+        step: best.step,
+        speedup: best.speedup,
+        confirmed: best.standing.is_confirmed(),
+        why,
+        reason: progress.unconfirmed_reason(),
+        remedy: progress.unconfirmed_remedy(),
+        kernel: best_path(progress),
+    })
+}
+
+fn best_path(progress: &Progress) -> String {
+    format!("{}/best.cu", progress.task)
 }
 
 impl OperatorSummary {

@@ -1,4 +1,5 @@
-//! The loop of one task: ask, propose, judge, record, until the search stops; then confirm the best kernels.
+//! The loop of one task: ask, propose, judge, record, until the search stops; then confirm the best kernels, and time the best of
+//! them against the best starting kernel.
 //!
 //! Decides what happens when; the parts of `TaskState` do it. Work runs next to the loop and comes back as results. All results
 //! that are ready become durable together, before anything is built on them.
@@ -63,6 +64,9 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
         if matches!(end, Ok(LoopEnd::Finished)) {
             end = self.confirm_best().await;
         }
+        if matches!(end, Ok(LoopEnd::Finished)) {
+            end = self.compare_best().await;
+        }
         self.state.scheduler.running.cancel_all().await;
         self.state.update_progress();
         if end.is_ok() {
@@ -117,12 +121,33 @@ impl<'l, 'a> TaskLoop<'l, 'a> {
             };
             let source = self.state.sources.text(step)?;
             self.state.scheduler.confirm(step, source)?;
-            while !self.state.scheduler.running.is_empty() {
-                if self.wait_for_events(None).await? == Flow::Interrupted {
-                    return Ok(LoopEnd::Interrupted);
-                }
+            if self.wait_until_idle().await? == Flow::Interrupted {
+                return Ok(LoopEnd::Interrupted);
             }
         }
+    }
+
+    /// Times the best kernel against the best starting kernel, unless it is one.
+    async fn compare_best(&mut self) -> Result<LoopEnd> {
+        while let Some(request) = self.state.search.comparison_to_make()
+            && !self.state.faults.cannot_be_compared(request)
+        {
+            let sources = &mut self.state.sources;
+            self.state.scheduler.compare(request, sources)?;
+            if self.wait_until_idle().await? == Flow::Interrupted {
+                return Ok(LoopEnd::Interrupted);
+            }
+        }
+        Ok(LoopEnd::Finished)
+    }
+
+    async fn wait_until_idle(&mut self) -> Result<Flow> {
+        while !self.state.scheduler.running.is_empty() {
+            if self.wait_for_events(None).await? == Flow::Interrupted {
+                return Ok(Flow::Interrupted);
+            }
+        }
+        Ok(Flow::Continue)
     }
 
     fn is_searching(&self) -> bool {

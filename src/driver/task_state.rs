@@ -167,7 +167,8 @@ impl<'a> TaskState<'a> {
         self.record(vec![Event::Stopped(stopped)])
     }
 
-    /// Whether nothing is left to do: the search has stopped for a recorded reason, and its best kernels are confirmed.
+    /// Whether nothing is left to do: the search has stopped for a recorded reason, and its best kernels are confirmed and
+    /// compared.
     pub(super) fn is_finished(&self) -> bool {
         let progress = self.reporter.progress();
         let is_spent = |budget| progress.searched_before >= budget;
@@ -179,6 +180,7 @@ impl<'a> TaskState<'a> {
         reason.is_some()
             && reason == recorded
             && self.search.steps_to_confirm().is_empty()
+            && self.search.comparison_to_make().is_none()
             && !self.scheduler.has_stale()
     }
 

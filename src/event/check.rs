@@ -54,6 +54,7 @@ impl Event {
                 check_edits(&failed.edits)
             }
             Event::Dueled(dueled) => check("against", dueled.against, 1, line),
+            Event::Compared(compared) => check("against", compared.against, 1, line),
             Event::Stopped(stopped) => check("at", stopped.at, 0, line),
             Event::Judged(_) | Event::Confirmed(_) => Ok(()),
         }

@@ -30,6 +30,8 @@ pub enum Event {
     Dueled(Dueled),
     /// A candidate was measured again with new seeds in fresh processes.
     Confirmed(Confirmed),
+    /// The best kernel and the best starting kernel were timed against each other in fresh processes.
+    Compared(Compared),
     /// The search of this task stopped.
     Stopped(Stopped),
 }
@@ -176,6 +178,17 @@ pub struct Confirmed {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Step of the best kernel. Written by the head of the journal line.
+    #[serde(skip_serializing)]
+    pub step: u64,
+    /// Step of the starting kernel.
+    pub against: u64,
+    /// Time of the starting kernel / time of the best kernel. `None` if there is no precise result, or one of the two failed.
+    pub duel: Option<Duel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stopped {
     pub why: StopReason,
     /// Last step that counts.
@@ -212,6 +225,7 @@ impl Event {
             Event::Judged(_) => "judged",
             Event::Dueled(_) => "dueled",
             Event::Confirmed(_) => "confirmed",
+            Event::Compared(_) => "compared",
             Event::Stopped(_) => "stopped",
         }
     }
@@ -227,6 +241,7 @@ impl Event {
             Event::Judged(event) => Some(event.step),
             Event::Dueled(event) => Some(event.step),
             Event::Confirmed(event) => Some(event.step),
+            Event::Compared(event) => Some(event.step),
             Event::Stopped(_) => None,
         }
     }

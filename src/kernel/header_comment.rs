@@ -98,7 +98,7 @@ fn common_indentation<'a>(lines: impl Iterator<Item = &'a str>) -> usize {
 }
 
 /// Whether every line of the comment starts with ` * `.
-fn has_star_lines(header: &str) -> bool {
+pub(super) fn has_star_lines(header: &str) -> bool {
     let mut lines = header.lines().filter(|line| !line.trim().is_empty());
     let is_star = |line: &str| {
         let rest = line.trim_start();

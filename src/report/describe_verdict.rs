@@ -2,6 +2,7 @@
 //!
 //! Pure: from a verdict to text.
 
+use super::headline::suggested_seconds;
 use super::profiling::profiling_text;
 use super::text::device_note;
 use crate::verdict::{Status, TimeSummary, Verdict};
@@ -12,9 +13,10 @@ const MAX_POOR_ACCESSES: usize = 5;
 /// Minimum ratio of bank passes to necessary passes at which bank conflicts are shown.
 const MIN_BANK_CONFLICTS: f64 = 1.5;
 
-/// A verdict as a table, with its log if the kernel did not pass.
-pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
+/// A verdict as a table, with its log if the kernel did not pass. `timing_seconds`: the timing budget that it had for each workload.
+pub(crate) fn describe_verdict(verdict: &Verdict, timing_seconds: f64) -> String {
     let mut text = headline(verdict);
+    text += &not_faster_note(verdict, timing_seconds);
     text += &workloads_table(verdict);
     for (name, unchecked) in [("precision", &verdict.precision), ("state", &verdict.state)] {
         if let Some(unchecked) = unchecked {
@@ -29,7 +31,7 @@ pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
     }
     text += &profiling_text(verdict);
     if verdict.status == Status::Inconclusive {
-        text += INCONCLUSIVE_HINT;
+        text += &inconclusive_hint(timing_seconds);
     }
     let evidence = verdict.evidence.as_ref().filter(|_| !verdict.passed());
     if let Some(log) = evidence.and_then(|evidence| evidence.log.as_ref()) {
@@ -40,10 +42,24 @@ pub(crate) fn describe_verdict(verdict: &Verdict) -> String {
 }
 
 /// What to do about a correct kernel without a speedup.
-const INCONCLUSIVE_HINT: &str = "\
-  hint: this machine is too busy to time the kernel: close other programs, or
-  allow more time with `--seconds 5`; in a run with `--set eval.seconds=5`
-";
+fn inconclusive_hint(timing_seconds: f64) -> String {
+    let seconds = suggested_seconds(timing_seconds);
+    format!(
+        "  hint: this machine is too busy to time the kernel: close other programs, or\n  allow more time with `--seconds {seconds}`; in a run with `--set eval.seconds={seconds}`\n"
+    )
+}
+
+/// That a kernel that passed is not faster than the baseline, or not certainly. Empty for others.
+fn not_faster_note(verdict: &Verdict, timing_seconds: f64) -> String {
+    match &verdict.speedup {
+        Some(speedup) if speedup.is_slower() => "  slower than the baseline\n".to_owned(),
+        Some(speedup) if !speedup.is_faster() => format!(
+            "  not clearly faster than the baseline: the interval contains 1; a quieter\n  machine, or more time with `--seconds {}`, narrows it\n",
+            suggested_seconds(timing_seconds)
+        ),
+        _ => String::new(),
+    }
+}
 
 /// Status, and the speedup or the reason.
 fn headline(verdict: &Verdict) -> String {
@@ -119,12 +135,17 @@ fn poor_accesses(verdict: &Verdict) -> Vec<String> {
     poor.take(MAX_POOR_ACCESSES).collect()
 }
 
-/// The device that the times of these verdicts were measured on. Empty if nothing was timed.
-pub(crate) fn timing_note(verdicts: &[Verdict]) -> String {
+/// The device that the times of these verdicts were measured on, and that they are not confirmed. Empty if nothing was timed.
+pub(crate) fn timing_note(verdicts: &[Verdict], profile: &str) -> String {
     let is_timed = |verdict: &&Verdict| {
         let mut workloads = verdict.workloads.iter();
         workloads.any(|workload| workload.speedup.is_some())
     };
     let first = verdicts.iter().find(is_timed);
-    first.map_or_else(String::new, |verdict| device_note(&verdict.device))
+    first.map_or_else(String::new, |verdict| {
+        format!(
+            "{}  profile `{profile}`, one process: not confirmed, as in a search\n",
+            device_note(&verdict.device)
+        )
+    })
 }

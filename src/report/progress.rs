@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::continuation::Continuation;
 use crate::event::{Cost, StopReason};
-use crate::verdict::Speedup;
+use crate::verdict::{Duel, Speedup};
 
 /// How far a task has come.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +26,18 @@ pub struct Progress {
     pub counted: u64,
     /// Correct candidates that were not measured precisely enough. Not counted.
     pub inconclusive: u64,
+    /// The candidate to report: one that is confirmed to be faster than the baseline, else the fastest of the others.
     pub best: Option<BestCandidate>,
+    /// The best kernel against the best starting kernel. `None` if it was not made, or the best kernel is a starting kernel.
+    pub comparison: Option<Comparison>,
+    /// Confirmations and comparisons that are missing.
+    pub to_confirm: usize,
+    /// Name of the baseline.
+    pub baseline: String,
+    /// Timing budget of each workload, in seconds.
+    pub timing_seconds: f64,
+    /// The run's directory.
+    pub directory: PathBuf,
     /// Filled cells of the archive.
     pub cells: usize,
     /// Time since this process started to work on the task.
@@ -47,18 +60,83 @@ pub struct Progress {
     pub awaited: Vec<PathBuf>,
     /// How to continue once this process has ended.
     pub continuation: Continuation,
+    /// How this process has ended its work on the task. `None` while it works.
+    pub end: Option<EndOfWork>,
 }
 
-/// The fastest candidate so far.
+/// How a process has ended its work on a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOfWork {
+    Finished,
+    Interrupted,
+    /// Replies in a mailbox are missing.
+    Waiting,
+    Failed,
+}
+
+/// The candidate that a task reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BestCandidate {
     pub step: u64,
+    /// Of its confirmation if that has one, else of the search.
     pub speedup: Speedup,
-    /// It was measured again with new seeds in fresh processes.
-    pub confirmed: bool,
+    pub standing: Standing,
+}
+
+/// What is known about the speedup of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Confirmed, and the whole interval is above 1. Only this one is a result.
+    Faster,
+    /// Confirmed, and the interval contains 1.
+    NotClear,
+    /// Confirmed, and the whole interval is below 1.
+    Slower,
+    /// Correct when it was measured again, but the interval stayed too wide.
+    TooNoisy,
+    /// Measured by the search only.
+    Provisional,
+}
+
+impl Standing {
+    /// The standing of a candidate with this confirmed speedup.
+    pub(crate) fn of_confirmed(speedup: &Speedup) -> Self {
+        if speedup.is_faster() {
+            Self::Faster
+        } else if speedup.is_slower() {
+            Self::Slower
+        } else {
+            Self::NotClear
+        }
+    }
+
+    /// Whether the figure is that of a confirmation.
+    pub(crate) fn is_confirmed(self) -> bool {
+        match self {
+            Self::Faster | Self::NotClear | Self::Slower => true,
+            Self::TooNoisy | Self::Provisional => false,
+        }
+    }
+}
+
+/// A kernel of the search timed against a starting kernel, in pairs in fresh processes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    pub step: u64,
+    /// Step of the starting kernel.
+    pub against: u64,
+    /// Its name.
+    pub kernel: String,
+    /// Time of the starting kernel / time of the other. `None` if one of them failed, or was not timed precisely enough.
+    pub duel: Option<Duel>,
 }
 
 impl Progress {
+    /// The best kernel: one that is confirmed to be faster than the baseline.
+    pub fn confirmed_best(&self) -> Option<BestCandidate> {
+        self.best.filter(|best| best.standing == Standing::Faster)
+    }
+
     /// Share of the counted steps whose candidate passed. `None` if there is none.
     pub(crate) fn validity(&self) -> Option<f64> {
         (self.counted > 0).then(|| self.passed as f64 / self.counted as f64)

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::headline::{provisional, with_interval};
 use super::observer::Observer;
-use super::progress::Progress;
+use super::progress::{Progress, Standing};
 use super::streams;
 use super::text::{message_for_stderr, pluralize};
 use crate::event::{Cost, Event};
 use crate::search::SearchUpdate;
+use crate::verdict::{Duel, Status};
 
 /// Minimum time between two plain lines.
 const MIN_LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -112,12 +114,18 @@ impl Observer for ProgressView {
         self.show(progress, Moment::Start);
     }
 
-    fn event(&mut self, event: &Event, _updates: &[SearchUpdate], progress: &Progress) {
+    fn event(&mut self, event: &Event, updates: &[SearchUpdate], progress: &Progress) {
         if self.format == ProgressFormat::JsonLines {
             streams::line_to_stdout(json_line(&progress.task, event));
-        } else {
-            self.show(progress, Moment::Between);
+            return;
         }
+        if self.format == ProgressFormat::Human
+            && let Some(text) = measured_again_text(event, updates, progress)
+        {
+            let line = format!("{}: {text}", progress.task);
+            streams::log_to_stderr(message_for_stderr(&line));
+        }
+        self.show(progress, Moment::Between);
     }
 
     fn waiting(&mut self, progress: &Progress) {
@@ -193,8 +201,8 @@ fn progress_line(progress: &Progress, length: LineLength, moment: Moment) -> Str
     parts.extend(match progress.stopped {
         // Work in progress and confirmations follow the stop, so only the last line says that the task is done.
         Some(_) if moment == Moment::End => Some("done".to_owned()),
-        Some(_) if progress.best.is_none_or(|best| best.confirmed) => Some("ending".to_owned()),
-        Some(_) => Some("confirming".to_owned()),
+        Some(_) if progress.to_confirm > 0 => Some("confirming".to_owned()),
+        Some(_) => Some("ending".to_owned()),
         None if moment == Moment::End => None,
         None => rate.map(|rate| {
             let left = seconds_left(progress, rate);
@@ -215,11 +223,69 @@ fn best_text(progress: &Progress, length: LineLength) -> String {
         return "none passed yet".to_owned();
     };
     let speedup = best.speedup.geomean;
-    if length == LineLength::Short {
-        return format!("best {speedup:.2}x");
+    let figure = if best.standing.is_confirmed() {
+        format!("{speedup:.2}x")
+    } else {
+        provisional(speedup)
+    };
+    let standing = match best.standing {
+        Standing::Faster => "confirmed",
+        Standing::NotClear => "not clearly faster",
+        Standing::Slower => "slower",
+        Standing::TooNoisy => "too noisy",
+        Standing::Provisional => "unconfirmed",
+    };
+    match (length, best.standing) {
+        // The mark of a provisional figure is explained where the run starts.
+        (LineLength::Short, Standing::Faster | Standing::Provisional) => format!("best {figure}"),
+        (LineLength::Short, _) => format!("{figure} {standing}"),
+        (LineLength::Full, _) => format!("best {figure} (step {}, {standing})", best.step),
     }
-    let confirmed = if best.confirmed { ", confirmed" } else { "" };
-    format!("best {speedup:.2}x (step {}{confirmed})", best.step)
+}
+
+/// What a confirmation or a comparison has changed: the figure of the search and the new one. `None` for other events.
+fn measured_again_text(
+    event: &Event,
+    updates: &[SearchUpdate],
+    progress: &Progress,
+) -> Option<String> {
+    let confirmed = match event {
+        Event::Confirmed(confirmed) => confirmed,
+        Event::Compared(compared) => {
+            let name = &progress.comparison.as_ref()?.kernel;
+            let result = match &compared.duel {
+                Some(Duel { ratio, ci95 }) => {
+                    format!("{ratio:.3}x [{:.3}, {:.3}]", ci95[0], ci95[1])
+                }
+                None => "no precise result".to_owned(),
+            };
+            let step = compared.step;
+            return Some(format!("step {step} against {name}, in pairs: {result}"));
+        }
+        _ => return None,
+    };
+    let mut updates = updates.iter();
+    let searched = updates.find_map(|update| match update {
+        SearchUpdate::Confirmed { searched, .. } => *searched,
+        _ => None,
+    });
+    let searched = searched.map_or_else(String::new, |searched| {
+        format!("the search said {}, ", provisional(searched.geomean))
+    });
+    let (step, verdict) = (confirmed.step, &confirmed.verdict);
+    let result = match (verdict.status, &verdict.speedup) {
+        (Status::Passed, Some(speedup)) => {
+            let note = match Standing::of_confirmed(speedup) {
+                Standing::Slower => ": slower than the baseline",
+                Standing::NotClear => ": not clearly faster than the baseline",
+                _ => "",
+            };
+            format!("the confirmation {}{note}", with_interval(speedup))
+        }
+        (Status::Inconclusive, _) => "the confirmation was too noisy".to_owned(),
+        (status, _) => format!("the confirmation {status}"),
+    };
+    Some(format!("step {step}: {searched}{result}"))
 }
 
 /// Time until the steps are made or the time budget is spent, whichever comes first.
@@ -301,7 +367,7 @@ mod tests {
                 geomean: 1.5,
                 ci95: [1.4, 1.6],
             },
-            confirmed: true,
+            standing: Standing::Faster,
         });
         progress.stopped = Some(StopReason::Seconds);
         progress.inconclusive = 2;
@@ -313,6 +379,33 @@ mod tests {
             progress_line(&progress, LineLength::Short, Moment::Between),
             "20/60, best 1.50x, 50 % valid, 20 steps/min, ending, 4 cells"
         );
+        progress.to_confirm = 1;
+        for (standing, short, full) in [
+            (
+                Standing::Provisional,
+                "best ~1.50x",
+                "best ~1.50x (step 7, unconfirmed)",
+            ),
+            (
+                Standing::TooNoisy,
+                "~1.50x too noisy",
+                "best ~1.50x (step 7, too noisy)",
+            ),
+            (
+                Standing::Slower,
+                "1.50x slower",
+                "best 1.50x (step 7, slower)",
+            ),
+        ] {
+            progress.best = progress.best.map(|best| BestCandidate { standing, ..best });
+            let line = |length| progress_line(&progress, length, Moment::Between);
+            assert_eq!(
+                line(LineLength::Short),
+                format!("20/60, {short}, 50 % valid, 20 steps/min, confirming, 4 cells")
+            );
+            let line = line(LineLength::Full);
+            assert!(line.contains(&format!(", {full}, ")), "{line}");
+        }
         assert_eq!(
             progress_line(&Progress::default(), LineLength::Short, Moment::Start),
             "0/0, none passed yet, 0 cells"

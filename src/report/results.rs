@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::progress::Progress;
-use super::text::{device_note, indent, pluralize, wrap};
+use super::headline::{WhyUnconfirmed, provisional, suggested_seconds};
+use super::progress::{Comparison, Progress};
+use super::text::{device_note, indent, pluralize, wrap, wrap_after_first};
 use crate::event::{FailedReason, Operator, StopReason};
-use crate::verdict::{DeviceIdentity, Speedup, Status};
+use crate::verdict::{DeviceIdentity, Duel, DuelOutcome, Speedup, Status};
 
 /// Maximum number of elites to list.
 const MAX_LISTED: usize = 5;
@@ -23,7 +24,7 @@ pub struct TaskResults {
     pub progress: Progress,
     /// Error message of a failed oracle or baseline.
     pub failure: Option<String>,
-    /// The elites, the best one first.
+    /// The elites: confirmed ones first, by their confirmed speedup, then the others by that of the search.
     pub elites: Vec<RankedElite>,
     /// Number of elites that did not pass when they were measured again.
     pub refuted: usize,
@@ -76,7 +77,14 @@ pub struct StartingKernelResult {
     pub name: String,
     /// `None` if it was not judged.
     pub status: Option<Status>,
-    pub speedup: Option<Speedup>,
+    /// The speedup of the search.
+    pub measured: Option<Speedup>,
+    /// The speedup of its confirmation. `None` if it is not confirmed.
+    pub confirmed: Option<Speedup>,
+    /// Its confirmation was correct, but the interval stayed too wide.
+    pub too_noisy: bool,
+    /// It did not pass when it was measured again.
+    pub refuted: bool,
 }
 
 /// The tables of all tasks.
@@ -85,7 +93,9 @@ pub(crate) fn results_tables(tasks: &[TaskResults]) -> String {
 }
 
 fn task_text(results: &TaskResults) -> String {
-    let mut text = headline(&results.progress);
+    let progress = &results.progress;
+    let mut text = found_text(progress);
+    text += &counts(progress);
     if let Some(failure) = &results.failure {
         text += &indent(failure, 2);
     }
@@ -94,13 +104,27 @@ fn task_text(results: &TaskResults) -> String {
     } else {
         text += &elites_table(results);
         text += &starting_kernels_table(&results.starts);
+        text += &comparison_text(results);
         text += &notes(results);
     }
     text
 }
 
+/// What was found; if there is no best kernel, why, and what to do.
+fn found_text(progress: &Progress) -> String {
+    let first = format!("{}: {}", progress.task, progress.headline());
+    let mut text = format!("\n{}", wrap_after_first(&first, TABLE_WIDTH, 2));
+    if let Some(reason) = progress.unconfirmed_reason() {
+        text += &wrap(&reason, TABLE_WIDTH, 2);
+    }
+    if let Some(remedy) = progress.unconfirmed_remedy() {
+        text += &wrap_after_first(&format!("  hint: {remedy}"), TABLE_WIDTH, 2);
+    }
+    text
+}
+
 /// Counts, and why the search stopped.
-fn headline(progress: &Progress) -> String {
+fn counts(progress: &Progress) -> String {
     let stopped = progress.stopped.map_or_else(String::new, |reason| {
         format!("  stopped: {}\n", stop_reason_text(progress, reason))
     });
@@ -118,8 +142,7 @@ fn headline(progress: &Progress) -> String {
         )
     });
     format!(
-        "\n{}: {} of {}, {} judged, {} passed, {} filled\n{validity}{stopped}",
-        progress.task,
+        "  {} of {}, {} judged, {} passed, {} filled\n{validity}{stopped}",
         progress.steps,
         pluralize(progress.total, "step"),
         progress.judged,
@@ -144,19 +167,23 @@ fn without_elites(results: &TaskResults) -> String {
 
 fn elites_table(results: &TaskResults) -> String {
     let mut text = format!(
-        "\n  {:>2}  {:>8}  {:<16}  {:<9}  {:>5}  {}\n",
-        "", "speedup", "95 % interval", "confirmed", "step", "made by"
+        "\n  {:>2}  {:>9}  {:<16}  {:>8}  {:<14}  {:>5}  {}\n",
+        "", "confirmed", "95 % interval", "search", "95 % interval", "step", "made by"
     );
     for (index, elite) in results.elites.iter().take(MAX_LISTED).enumerate() {
-        let confirmed = match elite.confirmed {
-            Some(_) => "yes",
-            None if elite.too_noisy => "too noisy",
-            None => "",
+        let confirmed = ConfirmedColumn {
+            speedup: elite.confirmed,
+            otherwise: if elite.too_noisy {
+                TOO_NOISY
+            } else {
+                NO_FIGURE
+            },
         };
         text += &format!(
-            "  {:>2}  {}  {confirmed:<9}  {:>5}  {}\n",
+            "  {:>2}  {}  {}  {:>5}  {}\n",
             index + 1,
-            speedup_columns(elite.confirmed.unwrap_or(elite.measured)),
+            confirmed.text(),
+            search_columns(elite.measured),
             elite.step,
             elite.operator.name(),
         );
@@ -177,6 +204,41 @@ fn elites_table(results: &TaskResults) -> String {
     text
 }
 
+/// What a column of figures has where there is none.
+const NO_FIGURE: &str = "-";
+const TOO_NOISY: &str = "too noisy";
+
+/// The figure of a confirmation, or why there is none.
+struct ConfirmedColumn {
+    speedup: Option<Speedup>,
+    otherwise: &'static str,
+}
+
+impl ConfirmedColumn {
+    fn text(&self) -> String {
+        let (figure, interval) = match &self.speedup {
+            Some(Speedup { geomean, ci95 }) => (format!("{geomean:.3}x"), interval_text(ci95, 3)),
+            None => (self.otherwise.to_owned(), String::new()),
+        };
+        format!("{figure:>9}  {interval:<16}")
+    }
+}
+
+/// The figure of the search: provisional, so with fewer digits.
+fn search_columns(speedup: Speedup) -> String {
+    let Speedup { geomean, ci95 } = speedup;
+    format!(
+        "{:>8}  {:<14}",
+        provisional(geomean),
+        interval_text(&ci95, 2)
+    )
+}
+
+/// `[1.885, 1.960]`
+fn interval_text([low, high]: &[f64; 2], digits: usize) -> String {
+    format!("[{low:.digits$}, {high:.digits$}]")
+}
+
 /// The description of a cell, wrapped between its axes.
 fn wrap_cell(cell: &str) -> String {
     const NO_BREAK: &str = "\u{a0}";
@@ -191,27 +253,84 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
         return String::new();
     }
     let rows = starts.iter().map(|start| {
-        let columns = match (start.speedup, start.status) {
-            (Some(speedup), _) => speedup_columns(speedup),
-            (None, Some(status)) => format!("{:>8}  {:<16}", "-", status.to_string()),
-            (None, None) => format!("{:>8}  {:<16}", "-", "not judged"),
+        let confirmed = ConfirmedColumn {
+            speedup: start.confirmed,
+            otherwise: match start {
+                start if start.too_noisy => TOO_NOISY,
+                start if start.refuted => "failed",
+                _ => NO_FIGURE,
+            },
         };
-        format!(
-            "      {columns}  {:<9}  {:>5}  {}\n",
-            "", start.step, start.name
-        )
+        let columns = match (start.measured, start.status) {
+            (Some(speedup), _) => format!("{}  {}", confirmed.text(), search_columns(speedup)),
+            (None, Some(status)) => without_figures(&status.to_string()),
+            (None, None) => without_figures("not judged"),
+        };
+        format!("      {columns}  {:>5}  {}\n", start.step, start.name)
     });
     format!("\n  starting kernels\n{}", rows.collect::<String>())
 }
 
-/// What to do if at least half of the candidates were correct and could not be timed.
+/// A reason in place of all figures of a row.
+fn without_figures(reason: &str) -> String {
+    format!("{NO_FIGURE:>9}  {reason:<42}")
+}
+
+/// The best kernel against the best starting kernel. Empty if there is no best kernel.
+fn comparison_text(results: &TaskResults) -> String {
+    let Some(best) = results.progress.confirmed_best() else {
+        return String::new();
+    };
+    let Some(comparison) = &results.progress.comparison else {
+        let mut starts = results.starts.iter();
+        let start = starts.find(|start| start.step == best.step);
+        return start.map_or_else(String::new, |start| {
+            let text = format!("the best kernel is the starting kernel {}", start.name);
+            format!("\n{}", wrap(&text, TABLE_WIDTH, 2))
+        });
+    };
+    let Comparison {
+        step,
+        against,
+        kernel,
+        duel,
+    } = comparison;
+    let what = match duel.as_ref().map(Duel::outcome) {
+        Some(DuelOutcome::Faster) => "is faster",
+        Some(DuelOutcome::Slower) => "is slower",
+        Some(DuelOutcome::Unclear) => "is not clearly faster",
+        None => "failed, or the times varied too much",
+    };
+    let columns = ConfirmedColumn {
+        speedup: duel.map(|duel| Speedup {
+            geomean: duel.ratio,
+            ci95: duel.ci95,
+        }),
+        otherwise: NO_FIGURE,
+    };
+    let row = format!("      {}  step {step} {what}", columns.text());
+    format!(
+        "\n{}{row}\n",
+        wrap(
+            &format!(
+                "the best kernel against the best starting kernel, {kernel} (step {against}), in pairs"
+            ),
+            TABLE_WIDTH,
+            2
+        )
+    )
+}
+
+/// What to do if at least half of the candidates were correct and could not be timed. Empty if the first lines say it already.
 fn noise_hint(progress: &Progress) -> String {
-    if progress.inconclusive == 0 || progress.inconclusive * 2 < progress.judged {
+    let is_said = progress.why_unconfirmed() == Some(WhyUnconfirmed::TooNoisy);
+    if is_said || progress.inconclusive == 0 || progress.inconclusive * 2 < progress.judged {
         return String::new();
     }
     let kernels = pluralize(progress.inconclusive, "correct kernel");
+    let seconds = suggested_seconds(progress.timing_seconds);
     let text = format!(
-        "{kernels} could not be timed, because this machine was too busy: close other programs, or start a run with more time for each, for example `--set eval.seconds=5`"
+        "{kernels} could not be timed, because this machine was too busy: close other programs, or start a run with more time for each, for example `--set eval.seconds={seconds}`"
     );
     wrap(&text, TABLE_WIDTH, 2)
 }
@@ -244,14 +363,12 @@ fn notes(results: &TaskResults) -> String {
         "\n  speedups are over the baseline `{}`, the geometric mean over the workloads\n",
         results.baseline
     );
-    let is_faster = |elite: &RankedElite| elite.confirmed.unwrap_or(elite.measured).ci95[0] > 1.0;
-    if !elites.iter().any(is_faster) {
-        text += "  no kernel was found that is certainly faster than the baseline\n";
-    }
+    text += "  order: confirmed kernels by that figure, then the others by that of the search\n";
     text += &noise_hint(&results.progress);
     if elites.iter().any(|elite| elite.confirmed.is_some()) {
         text += "  confirmed: measured again with new seeds in fresh processes\n";
     }
+    text += "  ~: provisional, the figure of the search\n";
     if elites.iter().any(|elite| elite.too_noisy) {
         text += "  too noisy: correct when measured again, but not precise enough to confirm\n";
     }
@@ -260,20 +377,18 @@ fn notes(results: &TaskResults) -> String {
         .device
         .as_ref()
         .map_or_else(String::new, device_note);
+    let best = match results.progress.confirmed_best() {
+        Some(_) => "best kernel",
+        None => "unconfirmed",
+    };
     for (name, path) in [
-        ("best kernel", &results.best),
+        (best, &results.best),
         ("its verdict", &results.best_verdict),
         ("all steps", &results.steps),
     ] {
         text += &format!("  {name:<13}{}\n", path.display());
     }
     text
-}
-
-fn speedup_columns(speedup: Speedup) -> String {
-    let Speedup { geomean, ci95 } = speedup;
-    let interval = format!("[{:.3}, {:.3}]", ci95[0], ci95[1]);
-    format!("{geomean:>7.3}x  {interval:<16}")
 }
 
 /// Why the search of a task stopped, as a fragment.
@@ -294,6 +409,7 @@ pub(crate) fn stop_reason_text(progress: &Progress, reason: StopReason) -> Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{BestCandidate, EndOfWork, Standing};
 
     fn speedup(geomean: f64) -> Speedup {
         Speedup {
@@ -314,7 +430,7 @@ mod tests {
             detail: detail.to_owned(),
             cell: "block_threads 64 to 128, barriers < 1".to_owned(),
             measured: speedup(2.0),
-            too_noisy: confirmed.is_none(),
+            too_noisy: confirmed.is_none() && operator == Operator::Start,
             confirmed,
             source: format!("out/softmax/steps/{step:06}/kernel.cu").into(),
         }
@@ -325,7 +441,10 @@ mod tests {
             step,
             name: name.to_owned(),
             status: Some(status),
-            speedup,
+            measured: speedup,
+            confirmed: None,
+            too_noisy: step == 2,
+            refuted: false,
         };
         let detail = "split the sum `total` in 16";
         TaskResults {
@@ -337,6 +456,23 @@ mod tests {
                 passed: 30,
                 cells: 7,
                 stopped: Some(StopReason::Steps),
+                best: Some(BestCandidate {
+                    step: 12,
+                    speedup: speedup(2.1),
+                    standing: Standing::Faster,
+                }),
+                comparison: Some(Comparison {
+                    step: 12,
+                    against: 1,
+                    kernel: "naive.cu".to_owned(),
+                    duel: Some(Duel {
+                        ratio: 2.05,
+                        ci95: [1.99, 2.11],
+                    }),
+                }),
+                baseline: "naive".to_owned(),
+                end: Some(EndOfWork::Finished),
+                directory: "out".into(),
                 ..Progress::default()
             },
             elites: vec![
@@ -365,6 +501,51 @@ mod tests {
     #[test]
     fn table_ranks_elites_and_explains_its_numbers() {
         insta::assert_snapshot!(results_tables(&[sample()]));
+    }
+
+    #[test]
+    fn run_without_a_confirmed_faster_kernel_says_so_in_its_first_line() {
+        let mut task = sample();
+        task.elites[0].confirmed = None;
+        task.elites[0].too_noisy = true;
+        task.progress.comparison = None;
+        task.progress.best = Some(BestCandidate {
+            step: 12,
+            speedup: speedup(2.0),
+            standing: Standing::TooNoisy,
+        });
+        let text = results_tables(&[task]);
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some(""));
+        assert_eq!(
+            lines.next(),
+            Some("softmax: no kernel is confirmed faster than the baseline (~2.00x: too noisy)")
+        );
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn comparison_with_the_starting_kernel_says_what_its_interval_says() {
+        for (ci95, words) in [
+            ([1.99, 2.11], "step 12 is faster\n"),
+            ([0.8, 0.9], "step 12 is slower\n"),
+            ([0.98, 1.02], "step 12 is not clearly faster\n"),
+        ] {
+            let mut task = sample();
+            if let Some(comparison) = &mut task.progress.comparison {
+                comparison.duel = Some(Duel { ratio: 1.0, ci95 });
+            }
+            let text = results_tables(&[task]);
+            assert!(text.contains(words), "{text}");
+        }
+        let mut task = sample();
+        task.progress.comparison = None;
+        task.starts[0].step = 12;
+        let text = results_tables(&[task]);
+        assert!(
+            text.contains("\n  the best kernel is the starting kernel naive.cu\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -400,6 +581,7 @@ mod tests {
             task.unanswered = vec![missing(2)];
             if !is_solved {
                 task.elites.clear();
+                task.progress.best = None;
             }
             let text = results_tables(&[task]);
             assert!(text.lines().all(|line| line.chars().count() <= TABLE_WIDTH));
@@ -418,6 +600,8 @@ mod tests {
     fn task_without_a_passing_kernel_says_so() {
         let mut task = sample();
         task.elites.clear();
+        task.progress.best = None;
+        task.progress.comparison = None;
         task.failure = Some("the baseline `naive` fails\n\nhint: fix it".to_owned());
         let text = results_tables(&[task]);
         assert!(text.contains("\n  no candidate passed\n"), "{text}");

@@ -31,6 +31,21 @@ pub(crate) fn wrap(text: &str, width: usize, spaces: usize) -> String {
         .collect()
 }
 
+/// As `wrap`, but the first line keeps the indent that the text has, and the others are indented by `spaces` more.
+pub(crate) fn wrap_after_first(text: &str, width: usize, spaces: usize) -> String {
+    let words = text.trim_start();
+    let indent = text.len() - words.len();
+    let wrapped = wrap(words, width, indent);
+    let Some((first, _)) = wrapped.split_once('\n') else {
+        return wrapped;
+    };
+    let rest = words[first.trim_start().len()..].trim_start();
+    match rest {
+        "" => wrapped,
+        rest => format!("{first}\n{}", wrap(rest, width, indent + spaces)),
+    }
+}
+
 /// The width to which messages are wrapped on a terminal: that of the narrowest common one.
 const TERMINAL_WIDTH: usize = 80;
 

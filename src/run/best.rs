@@ -21,8 +21,8 @@ pub(crate) struct BestOfRun {
     pub source: String,
 }
 
-/// The fastest confirmed kernel of a task. If none is confirmed, the fastest that passed, was not refuted since and lost no duel.
-/// `None` if there is no such kernel.
+/// The best kernel of a task: the fastest that is confirmed to be faster than the baseline. If there is none, the fastest of the others
+/// that passed, were not refuted since and lost no duel, each by its last figure. `None` if there is no such kernel.
 ///
 /// # Errors
 /// If the journal cannot be read, or the kernel's file differs from the hash in the journal.
@@ -120,13 +120,18 @@ impl KernelHistory {
                 !matches!(verdict.status, Status::Passed | Status::Inconclusive)
             })
         };
-        let confirmed = self.confirmed.iter();
-        let confirmed = confirmed
-            .filter_map(|(step, verdict)| Some((*step, verdict.passed_speedup()?.geomean)));
+        let confirmed = |step: &u64| self.confirmed.get(step)?.passed_speedup();
+        let faster = (self.confirmed.keys())
+            .filter_map(|step| Some((*step, confirmed(step)?)))
+            .filter(|(_, speedup)| speedup.is_faster())
+            .map(|(step, speedup)| (step, speedup.geomean));
         let unrefuted = (self.passed.iter())
             .filter(|(step, _)| !is_refuted(step) && !self.lost_duels.contains(step))
-            .map(|(step, speedup)| (*step, *speedup));
-        fastest(confirmed).or_else(|| fastest(unrefuted))
+            .map(|(step, searched)| {
+                let figure = confirmed(step).map_or(*searched, |speedup| speedup.geomean);
+                (*step, figure)
+            });
+        fastest(faster).or_else(|| fastest(unrefuted))
     }
 }
 
@@ -263,6 +268,23 @@ mod tests {
         assert_eq!(run.best(), Some(2));
         run.record(&[confirmed(2, Status::Passed, 1.4)]);
         assert_eq!(run.best(), Some(2));
+    }
+
+    #[test]
+    fn a_confirmed_kernel_is_the_best_only_if_it_is_faster_than_the_baseline() {
+        let mut run = TestRun::new();
+        // The interval of the second contains 1.
+        run.record(&[
+            confirmed(4, Status::Passed, 0.083),
+            confirmed(3, Status::Passed, 1.05),
+        ]);
+        assert_eq!(run.best(), Some(2), "1.5x in the search");
+        run.record(&[confirmed(2, Status::Inconclusive, 0.0)]);
+        assert_eq!(run.best(), Some(2), "too noisy refutes nothing");
+        run.record(&[confirmed(2, Status::Passed, 0.9)]);
+        assert_eq!(run.best(), Some(3), "the fastest of all figures");
+        run.record(&[confirmed(4, Status::Passed, 1.2)]);
+        assert_eq!(run.best(), Some(4), "the only one that is faster");
     }
 
     #[test]

@@ -191,6 +191,7 @@ impl ParseLine for Event {
             "judged" => payload(line, Event::Judged),
             "dueled" => payload(line, Event::Dueled),
             "confirmed" => payload(line, Event::Confirmed),
+            "compared" => payload(line, Event::Compared),
             "stopped" => payload(line, Event::Stopped),
             _ => None,
         }

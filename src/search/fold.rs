@@ -55,6 +55,7 @@ impl Search {
             | Event::Sent(_)
             | Event::Replied(_)
             | Event::Confirmed(_)
+            | Event::Compared(_)
             | Event::Stopped(_) => {}
         }
     }

@@ -18,12 +18,13 @@
 //! `dueled` event has the result of timing both against each other.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
+use crate::base::Digest;
 use crate::event::{Brief, Event, StopReason};
-use crate::verdict::{Speedup, Status, VerdictSummary};
+use crate::verdict::{Duel, Speedup, VerdictSummary};
 
 mod archive;
+mod confirmation;
 mod divergence;
 mod families;
 mod fold;
@@ -50,7 +51,7 @@ pub(crate) use view::ModelPool;
 
 use families::Families;
 use ledger::Ledger;
-use pending::{PendingStep, valid_speedup};
+use pending::PendingStep;
 use planner::{PlannedBrief, Planner};
 use view::SearchView;
 
@@ -63,6 +64,8 @@ pub struct Search {
     steps: u64,
     starting_kernels: Vec<String>,
     model_pool: ModelPool,
+    /// The baseline's source. `None` if it is unknown.
+    baseline: Option<Digest>,
 
     archive: Archive,
     ledger: Ledger,
@@ -80,6 +83,8 @@ pub struct Search {
     /// How many of the last folded steps, without a gap, had an exhausted brief and brought no candidate.
     exhausted_in_a_row: u64,
     confirmations: BTreeMap<u64, Confirmation>,
+    /// Kernels that were timed against a starting kernel. `None`: without a result.
+    comparisons: BTreeMap<DuelRequest, Option<Duel>>,
     /// Steps whose source is in the folder of a later step that proposed it first, and that later step.
     source_steps: BTreeMap<u64, u64>,
 }
@@ -103,6 +108,7 @@ impl Search {
             steps,
             starting_kernels: starting_kernels.to_vec(),
             model_pool: ModelPool::default(),
+            baseline: None,
             archive: Archive::new(&settings.features),
             ledger: Ledger::default(),
             families: Families::default(),
@@ -114,6 +120,7 @@ impl Search {
             best_proven: None,
             exhausted_in_a_row: 0,
             confirmations: BTreeMap::new(),
+            comparisons: BTreeMap::new(),
             source_steps: BTreeMap::new(),
         };
         search.plan_first_steps();
@@ -133,6 +140,15 @@ impl Search {
         };
         search.plan_first_steps();
         search
+    }
+
+    /// The same search with a baseline: a candidate with its source is never the best kernel.
+    #[must_use]
+    pub(crate) fn with_baseline(self, baseline: Digest) -> Self {
+        Self {
+            baseline: Some(baseline),
+            ..self
+        }
     }
 
     /// The brief of a step. `None` for steps that are folded or further ahead than the window, and if the search is over.
@@ -155,6 +171,10 @@ impl Search {
         let mut updates = Vec::new();
         if let Event::Confirmed(confirmed) = event {
             self.record_confirmation(confirmed, &mut updates);
+            return updates;
+        }
+        if let Event::Compared(compared) = event {
+            self.record_comparison(compared);
             return updates;
         }
         if let Event::Judged(judged) = event {
@@ -227,6 +247,12 @@ impl Search {
         self.ledger.get(step)
     }
 
+    /// The name of the starting kernel that a step has tried.
+    pub(crate) fn starting_kernel(&self, step: u64) -> Option<&str> {
+        let index = usize::try_from(step.checked_sub(1)?).ok()?;
+        self.starting_kernels.get(index).map(String::as_str)
+    }
+
     /// The step whose folder has the source of `step`: the step itself, unless it took over the verdict of a later step.
     pub(crate) fn source_step(&self, step: u64) -> u64 {
         self.source_steps.get(&step).copied().unwrap_or(step)
@@ -244,89 +270,6 @@ impl Search {
                 proposed,
             })
         })
-    }
-
-    /// The fastest elite by its estimate, without those that a confirmation refuted.
-    pub(crate) fn best(&self) -> Option<&Elite> {
-        self.archive
-            .elites()
-            .iter()
-            .find(|elite| !self.is_refuted(elite.step))
-    }
-
-    /// The kernel to report: the fastest by its confirmed measurement, and of equals the earliest.
-    pub(crate) fn best_confirmed(&self) -> Option<&Confirmation> {
-        let speed = |confirmation: &Confirmation| {
-            confirmation
-                .speedup
-                .map_or(f64::NEG_INFINITY, |speedup| speedup.geomean)
-        };
-        // `max_by` returns the last of equals, so the order is reversed.
-        let passed = self
-            .confirmations
-            .values()
-            .rev()
-            .filter(|confirmation| confirmation.speedup.is_some());
-        passed.max_by(|one, other| speed(one).total_cmp(&speed(other)))
-    }
-
-    pub(crate) fn confirmation(&self, step: u64) -> Option<&Confirmation> {
-        self.confirmations.get(&step)
-    }
-
-    /// The elites to confirm next, fastest first: enough that `search.confirm` of them can pass.
-    ///
-    /// Call it again after the `confirmed` events of these steps. A `harness_error` confirms nothing, so the list need not become
-    /// empty after one.
-    pub(crate) fn steps_to_confirm(&self) -> Vec<u64> {
-        let mut wanted = self.settings.confirm as usize;
-        let mut steps = Vec::new();
-        for elite in self.archive.elites() {
-            if wanted == 0 {
-                break;
-            }
-            match self.confirmations.get(&elite.step) {
-                Some(confirmation) if confirmation.speedup.is_none() => {}
-                Some(_) => wanted -= 1,
-                None => {
-                    steps.push(elite.step);
-                    wanted -= 1;
-                }
-            }
-        }
-        steps
-    }
-
-    fn is_refuted(&self, step: u64) -> bool {
-        self.confirmations
-            .get(&step)
-            .is_some_and(Confirmation::refutes)
-    }
-
-    /// Confirmations affect what is reported, never the briefs: a run that is extended after its end gets the same briefs.
-    fn record_confirmation(
-        &mut self,
-        confirmed: &crate::event::Confirmed,
-        updates: &mut Vec<SearchUpdate>,
-    ) {
-        let (step, verdict) = (confirmed.step, &confirmed.verdict);
-        if verdict.status == Status::HarnessError {
-            updates.push(SearchUpdate::HarnessError { step });
-            return;
-        }
-        let speedup = valid_speedup(&verdict.into());
-        self.confirmations.insert(
-            step,
-            Confirmation {
-                step,
-                speedup,
-                verdict: Arc::new(verdict.clone()),
-            },
-        );
-        updates.push(SearchUpdate::Confirmed {
-            step,
-            passed: speedup.is_some(),
-        });
     }
 
     /// Decides the briefs that need no result. Without a starting kernel and without models there are none.

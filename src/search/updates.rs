@@ -25,8 +25,12 @@ pub enum SearchUpdate {
     DuelWanted(DuelRequest),
     /// A verdict was a harness error: the step still waits for a verdict.
     HarnessError { step: u64 },
-    /// A candidate was measured again at the end of the run.
-    Confirmed { step: u64, passed: bool },
+    /// A candidate was measured again at the end of the run. `searched`: the figure of the search.
+    Confirmed {
+        step: u64,
+        passed: bool,
+        searched: Option<Speedup>,
+    },
     /// An elite was judged again after its step had been folded. `kept`: it is still an elite.
     Remeasured { step: u64, kept: bool },
     /// The search is over; `at` is the last step that counts.
@@ -36,7 +40,7 @@ pub enum SearchUpdate {
 }
 
 /// Two kernels that must be timed against each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DuelRequest {
     /// The challenger.
     pub step: u64,

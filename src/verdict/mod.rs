@@ -173,6 +173,18 @@ pub struct Speedup {
     pub ci95: [f64; 2],
 }
 
+impl Speedup {
+    /// Whether the whole interval says that the candidate is faster than the baseline.
+    pub fn is_faster(&self) -> bool {
+        self.ci95[0] > 1.0
+    }
+
+    /// Whether the whole interval says that the candidate is slower than the baseline.
+    pub fn is_slower(&self) -> bool {
+        self.ci95[1] < 1.0
+    }
+}
+
 /// The result on one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadVerdict {
@@ -349,4 +361,27 @@ impl SelfTest {
 pub struct Duel {
     pub ratio: f64,
     pub ci95: [f64; 2],
+}
+
+impl Duel {
+    /// What the whole interval says.
+    pub(crate) fn outcome(&self) -> DuelOutcome {
+        let [low, high] = self.ci95;
+        if low > 1.0 {
+            DuelOutcome::Faster
+        } else if high < 1.0 {
+            DuelOutcome::Slower
+        } else {
+            DuelOutcome::Unclear
+        }
+    }
+}
+
+/// What the interval of a duel says about the challenger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DuelOutcome {
+    Faster,
+    Slower,
+    /// The interval contains 1.
+    Unclear,
 }

@@ -1,10 +1,11 @@
-//! Merges the verdicts of several fresh processes on one kernel into the confirmed verdict, whose speedup is the reported one.
+//! Merges the verdicts of several fresh processes on one kernel into the confirmed verdict, whose speedup is the reported one, and
+//! their duels into one ratio.
 //!
 //! Pure: decides whether another process is needed and merges numbers. `pool` runs the processes.
 
 use crate::base::statistics::{Estimate, SampleSummary, mean_of_estimates};
 use crate::eval::Coverage;
-use crate::verdict::{Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
+use crate::verdict::{Duel, Speedup, Status, TimeSummary, Verdict, WorkloadVerdict};
 
 /// The verdicts of a confirmation so far.
 pub(super) struct ConfirmationRuns {
@@ -119,6 +120,23 @@ fn mean_speedup(
     let mean = mean_of_estimates(&estimates)?;
     Some(Speedup {
         geomean: mean.estimate.exp(),
+        ci95: [mean.low.exp(), mean.high.exp()],
+    })
+}
+
+/// One ratio from the duels of several processes. Its interval includes the differences between processes. `None` without a number.
+pub(super) fn merge_duels(duels: &[Duel]) -> Option<Duel> {
+    if let [duel] = duels {
+        return Some(*duel);
+    }
+    let estimates = duels.iter().map(|duel| Estimate {
+        estimate: duel.ratio.ln(),
+        low: duel.ci95[0].ln(),
+        high: duel.ci95[1].ln(),
+    });
+    let mean = mean_of_estimates(&estimates.collect::<Vec<_>>())?;
+    Some(Duel {
+        ratio: mean.estimate.exp(),
         ci95: [mean.low.exp(), mean.high.exp()],
     })
 }
@@ -295,6 +313,23 @@ mod tests {
             assert_eq!((whole.status, runs), (Status::WrongOutput, statuses.len()));
         }
         assert_eq!(confirmation(1, &[noisy, passed]).1, 2);
+    }
+
+    #[test]
+    fn disagreeing_duels_have_a_wide_interval() {
+        let duels = |ratios: &[f64]| {
+            let duels = ratios.iter().map(|ratio| Duel {
+                ratio: *ratio,
+                ci95: [ratio * 0.99, ratio * 1.01],
+            });
+            merge_duels(&duels.collect::<Vec<_>>())
+        };
+        assert_eq!(duels(&[]), None);
+        assert_eq!(duels(&[1.2]).unwrap().ci95, [1.2 * 0.99, 1.2 * 1.01]);
+        assert!(duels(&[1.2, 1.21, 1.2, 1.21, 1.2]).unwrap().ci95[0] > 1.15);
+        // Each interval is narrow, and no two agree.
+        let torn = duels(&[1.5, 0.8, 1.6, 0.9, 1.2]).unwrap().ci95;
+        assert!(torn[0] < 1.0 && torn[1] > 1.0, "{torn:?}");
     }
 
     #[test]

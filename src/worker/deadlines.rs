@@ -66,6 +66,7 @@ impl Deadlines {
         match kind {
             JobKind::Judge => self.start + REQUESTS * self.request,
             JobKind::Duel { .. } => self.start + self.request,
+            JobKind::Compare { .. } => processes * (self.start + self.confirmation),
             JobKind::Confirm => self.start + (processes + REQUESTS) * self.confirmation,
         }
     }

@@ -88,6 +88,8 @@ pub enum JobKind {
     Duel { against: Arc<str> },
     /// Check and time it again with new seeds in fresh processes.
     Confirm,
+    /// Time it against another kernel in fresh processes, as precisely as a confirmation. Both have passed before.
+    Compare { against: Arc<str> },
 }
 
 /// The result of a job, of the kind that was requested.
@@ -100,6 +102,6 @@ pub enum JobOutcome {
         /// The profiler's own report file, if one was requested and made.
         report: Option<Vec<u8>>,
     },
-    /// `None` if one of the two kernels did not pass this time.
+    /// `None` if one of the two kernels did not pass this time, or was not timed precisely enough.
     Duel(Option<Duel>),
 }

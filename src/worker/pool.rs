@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::child::WorkerDied;
-use super::confirm::ConfirmationRuns;
+use super::confirm::{ConfirmationRuns, merge_duels};
 use super::deadlines::{Deadlines, REMEDY};
 use super::dispatch::{Dispatcher, WorkerChoice};
 use super::profiling::{Profiler, Profiling};
@@ -127,7 +127,12 @@ impl WorkerPool {
         let name = format!("step {}", job.step);
         let verdict = match &job.kind {
             JobKind::Duel { against } => {
-                return Ok(JobOutcome::Duel(self.duel(&job.source, against).await?));
+                let choice = WorkerChoice::default();
+                let duel = self.duel(&job.source, against, choice).await?;
+                return Ok(JobOutcome::Duel(duel));
+            }
+            JobKind::Compare { against } => {
+                return Ok(JobOutcome::Duel(self.compare(&job.source, against).await?));
             }
             JobKind::Judge => self.judge(&name, &job.source, None).await?,
             JobKind::Confirm => Box::new(self.confirm(&name, &job.source).await?),
@@ -143,19 +148,39 @@ impl WorkerPool {
         })
     }
 
-    async fn duel(&self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
+    async fn duel(
+        &self,
+        challenger: &str,
+        incumbent: &str,
+        choice: WorkerChoice,
+    ) -> anyhow::Result<Option<Duel>> {
         let request = WorkerRequest::Duel {
             challenger: challenger.to_owned(),
             incumbent: incumbent.to_owned(),
         };
-        let dispatcher = Arc::clone(&self.dispatcher);
-        match dispatcher
-            .request(&request, WorkerChoice::default())
+        match Arc::clone(&self.dispatcher)
+            .request(&request, choice)
             .await?
         {
             (WorkerResponse::Duel(duel), _) => Ok(duel),
             _ => bail!("a worker's response to `duel` has the wrong type"),
         }
+    }
+
+    /// Times two kernels against each other in as many fresh processes as a confirmation has. `None` if one of them has no result.
+    async fn compare(&self, challenger: &str, incumbent: &str) -> anyhow::Result<Option<Duel>> {
+        let choice = WorkerChoice {
+            confirming: true,
+            device: None,
+        };
+        let mut duels = Vec::new();
+        for _ in 0..self.confirming_processes() {
+            match self.duel(challenger, incumbent, choice).await? {
+                Some(duel) => duels.push(duel),
+                None => return Ok(None),
+            }
+        }
+        Ok(merge_duels(&duels))
     }
 
     /// Number of fresh processes that confirm a kernel.

@@ -5,7 +5,7 @@
 //!
 //! - `<!-- file: PATH -->`: the block is a file; write it to PATH.
 //! - `<!-- with: ARGS -->`: add ARGS to every `kforge` command of the block, so that it ends soon.
-//! - `<!-- exit: N -->`: the last command exits with N instead of 0.
+//! - `<!-- exit: N -->`: the last command exits with N instead of 0; `N or M`: with one of them.
 //! - `<!-- exact -->`: standard output is exactly what the page shows.
 //! - `<!-- needs: WORDS -->`: skip the block where one of the words is not available here: `gpu`, `nvrtc`, `jq`; `pip`, `key`,
 //!   `build` and `server` never are in a test.
@@ -163,11 +163,12 @@ fn is_too_busy(output: &Output) -> bool {
     output.status.code() == Some(5) && said.iter().any(|text| is_noisy(text))
 }
 
-fn check_exit_code(place: &str, command: &str, expected: i32, output: &Output) {
+/// `expected`: one code, or several with `or` between them.
+fn check_exit_code(place: &str, command: &str, expected: &str, output: &Output) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().unwrap_or(-1);
     assert!(
-        code == expected,
+        expected.split(" or ").any(|one| one == code.to_string()),
         "{place}: `{command}` exits with {code}, expected {expected}\n{}\n{}",
         text(&output.stdout),
         text(&output.stderr)
@@ -273,12 +274,11 @@ impl Page {
             let output = kforge(folder, &line).output().unwrap();
             let is_last = index + 1 == commands.len();
             let expected = block.direction("exit").filter(|_| is_last);
-            let expected = expected.map_or(0, |code| code.parse().unwrap());
             if is_too_busy(&output) {
                 let reason = format!("{place}: needs a calm machine, as does the rest of the page");
                 return Err(Missing::new("calm", reason));
             }
-            check_exit_code(&place, &line, expected, &output);
+            check_exit_code(&place, &line, expected.unwrap_or("0"), &output);
             let stdout = String::from_utf8_lossy(&output.stdout);
             updated += &format!("$ {command}\n{stdout}");
             if block.direction("exact").is_some() && !self.updates {

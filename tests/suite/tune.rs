@@ -34,6 +34,17 @@ impl TuneWorkspace {
         Self(workspace)
     }
 
+    /// With a baseline that is many times slower than the slow kernel, and this many times slower again than the naive one.
+    fn with_slow_baseline() -> Self {
+        let workspace = Self::new();
+        workspace.write("tasks/softmax/slowest.cu", &naive_with_passes(128));
+        let task = workspace.read("tasks/softmax/task.yaml");
+        let changed = task.replace("naive: {kernel: naive.cu}", "slowest: {kernel: slowest.cu}");
+        assert_ne!(task, changed);
+        workspace.write("tasks/softmax/task.yaml", &changed);
+        workspace
+    }
+
     fn replies(&self, replies: &[String]) {
         for (number, reply) in (1..).zip(replies) {
             self.write(&format!("model/reply-{number}.md"), reply);
@@ -65,7 +76,7 @@ impl TuneWorkspace {
     fn run_with_kernel(&self, name: &str, source: &str) {
         self.write(&format!("{name}.cu"), source);
         self.tune(name, &format!("--steps 1 --from {name}.cu"))
-            .exits_with(0);
+            .comes_to_its_end();
     }
 
     fn promote(&self, arguments: &str) -> CommandResult {
@@ -127,11 +138,16 @@ fn kernel(change: &str, text: &str) -> String {
 
 /// The naive kernel with 15 more passes over the exponentials of each row: slower by far more than any noise.
 fn slow_kernel() -> String {
+    naive_with_passes(16)
+}
+
+/// The naive kernel with this number of passes over the exponentials of each row.
+fn naive_with_passes(passes: u32) -> String {
     let naive = shipped("naive.cu");
     let loop_start = "    for (int i = 0; i < columns; i++) {\n        sum +=";
     // The compiler must keep the passes: 0.0f * sum is not 0 for every sum.
     let passes = format!(
-        "    for (int pass = 0; pass < 16; pass++) {{\n    sum = 0.0f * sum;\n{loop_start}"
+        "    for (int pass = 0; pass < {passes}; pass++) {{\n    sum = 0.0f * sum;\n{loop_start}"
     );
     let loop_end = " - largest);\n    }\n\n    for";
     let slow = naive.replacen(loop_start, &passes, 1).replacen(
@@ -157,7 +173,7 @@ fn tuner_proposes_repairs_and_edits() {
     workspace.replies(&tuning_replies());
     workspace
         .tune("run", "--steps 3")
-        .exits_with(0)
+        .comes_to_its_end()
         .shows(&["softmax", "confirmed"]);
     assert_eq!(workspace.steps("run"), ["propose", "repair 1", "edit 2"]);
     assert_eq!(workspace.requests_seen(), 3);
@@ -178,8 +194,8 @@ fn tuner_proposes_repairs_and_edits() {
 fn tuner_resumes_with_more_steps() {
     let workspace = TuneWorkspace::new();
     workspace.replies(&tuning_replies());
-    let first = workspace.tune("run", "--steps 3").exits_with(0);
-    let more = workspace.run("resume run --steps 5").exits_with(0);
+    let first = workspace.tune("run", "--steps 3").comes_to_its_end();
+    let more = workspace.run("resume run --steps 5").comes_to_its_end();
     // Both steps edit the best of the two kernels that passed. Which one that is depends on the machine.
     let steps = workspace.steps("run");
     assert_eq!(steps.len(), 5);
@@ -199,13 +215,13 @@ fn tuner_resumes_with_more_steps() {
         line.map(|line| line.split(':').next().unwrap().to_owned())
     };
     assert_eq!(header(&first), header(&more));
-    assert!(more.stdout.contains("best kernel"), "{}", more.stdout);
+    assert!(more.stdout.contains("/best.cu"), "{}", more.stdout);
     // The prompt mentions the earlier steps.
     let last = workspace.read("model/asked-6.md");
     assert!(last.contains("the semicolon"), "the history is missing");
     workspace
         .run("resume run --steps 5")
-        .exits_with(0)
+        .comes_to_its_end()
         .shows(&["nothing was left to do"]);
     assert_eq!(workspace.requests_seen(), 6);
 }
@@ -247,7 +263,7 @@ fn run_with_warm_start(workspace: &TuneWorkspace) {
     )]);
     workspace
         .tune("one", "--steps 1 --from mine.cu")
-        .exits_with(0)
+        .comes_to_its_end()
         .shows(&["starts from mine.cu", "from mine.cu"]);
     std::fs::remove_file(workspace.path().join("mine.cu")).unwrap();
 }
@@ -263,7 +279,7 @@ fn warm_start_is_copied_into_the_run() {
     assert_eq!(workspace.read("one/softmax/from/1.cu"), shipped("naive.cu"));
 
     // The original file is no longer needed.
-    workspace.run("resume one --steps 2").exits_with(0);
+    workspace.run("resume one --steps 2").comes_to_its_end();
     assert_eq!(workspace.steps("one"), ["start", "edit 1"]);
     assert_eq!(workspace.requests_seen(), 1);
 }
@@ -294,11 +310,11 @@ fn changed_copy_of_a_warm_start_is_refused() {
 fn search_starts_from_the_best_kernel_of_another_run() {
     let workspace = TuneWorkspace::new();
     run_with_warm_start(&workspace);
-    let best = workspace.read("one/softmax/best.cu");
+    let best = workspace.read("one/softmax/steps/000001/kernel.cu");
     // `evolve` tries the warm start before the task's own kernels.
     workspace
         .run("evolve softmax --config run.yaml --no-model --steps 2 --seed 7 --output two --from one")
-        .exits_with(0)
+        .comes_to_its_end()
         .shows(&["from one"]);
     let asked = workspace.events("two", "asked");
     assert_eq!(
@@ -311,6 +327,42 @@ fn search_starts_from_the_best_kernel_of_another_run() {
         .run("tune softmax gelu --config run.yaml --output three --from one")
         .exits_with(2)
         .shows(&["no kernel of `gelu` has passed in `one`", "hint:"]);
+}
+
+#[test]
+fn unconfirmed_best_file_is_a_valid_kernel_and_starts_a_search_without_its_note() {
+    let workspace = TuneWorkspace::new();
+    run_with_warm_start(&workspace);
+    let kernel = workspace.read("one/softmax/steps/000001/kernel.cu");
+    let best = workspace.read("one/softmax/best.cu");
+    let second = best.lines().nth(1).unwrap();
+    assert!(
+        second.starts_with("# UNCONFIRMED: ") && second.ends_with("(kforge, step 1)"),
+        "{second}"
+    );
+    assert!(second.len() <= 80, "{second}");
+    assert_eq!(best.replacen(&format!("{second}\n"), "", 1), kernel);
+    let verdict: Value = serde_json::from_str(&workspace.read("one/softmax/best.json")).unwrap();
+    let note = verdict["unconfirmed"].as_str().unwrap();
+    assert!(second.contains(note), "{note}");
+    let judged = workspace
+        .run("eval softmax one/softmax/best.cu --backend cpu --seconds 20 --precision 0.9 --format json")
+        .exits_with(0);
+    let judged: Value = serde_json::from_str(&judged.stdout).unwrap();
+    assert_eq!(judged[0]["status"], "passed");
+    // The same kernel twice is one warm start.
+    let output = workspace
+        .tune(
+            "two",
+            "--dry-run --format json --from one --from one/softmax/best.cu",
+        )
+        .exits_with(0);
+    let facts: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(facts["tasks"][0]["starts"], json!(["from one"]));
+    workspace
+        .tune("three", "--steps 1 --from one/softmax/best.cu")
+        .comes_to_its_end();
+    assert_eq!(workspace.read("three/softmax/from/1.cu"), kernel);
 }
 
 #[test]
@@ -330,7 +382,7 @@ fn no_wait_mailbox_run_resumes_when_the_reply_arrives() {
     );
     workspace
         .run("resume run")
-        .exits_with(0)
+        .comes_to_its_end()
         .shows(&["written by hand"]);
     assert_eq!(workspace.steps("run"), ["propose"]);
     assert_eq!(workspace.events("run", "sent").len(), 1, "sent once");
@@ -400,14 +452,39 @@ fn warm_starts_are_deduplicated_and_named() {
 }
 
 #[test]
-fn promote_replaces_the_best_kernel_only_if_faster() {
+fn promote_needs_a_kernel_that_is_confirmed_faster_than_the_baseline() {
     let workspace = TuneWorkspace::new();
+    // The baseline is the naive kernel.
+    workspace.run_with_kernel("slow", &slow_kernel());
+    let summary: Value = serde_json::from_str(&workspace.read("slow/summary.json")).unwrap();
+    let task = &summary["tasks"][0];
+    assert_eq!(task["best"], Value::Null, "{task}");
+    assert_eq!(task["best_unconfirmed"]["why"], "slower");
+    workspace.run("resume slow").exits_with(5).shows(&[
+        "softmax: no kernel is confirmed faster than the baseline",
+        ": slower)",
+    ]);
+    workspace
+        .promote("slow")
+        .exits_with(5)
+        .shows(&["softmax: not promoted: it is slower than the baseline: 0."]);
+    workspace.run_with_kernel("naive", &shipped("naive.cu"));
+    workspace
+        .promote("naive")
+        .exits_with(5)
+        .shows(&["it is the baseline itself"]);
+    assert!(!workspace.path().join("kernels").exists());
+}
+
+#[test]
+fn promote_replaces_the_best_kernel_only_if_faster() {
+    let workspace = TuneWorkspace::with_slow_baseline();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
 
-    // Without a best kernel, a confirmed one is promoted.
+    // Without a best kernel, one that is confirmed faster than the baseline is promoted.
     workspace.promote("slow").exits_with(0).shows(&[
-        "softmax: promoted",
+        "softmax: promoted: it is confirmed faster than the baseline",
         "there is no current best",
         "step 1 of slow",
     ]);
@@ -451,7 +528,7 @@ fn promote_replaces_the_best_kernel_only_if_faster() {
 
 #[test]
 fn best_kernel_of_another_device_is_replaced_only_by_force() {
-    let workspace = TuneWorkspace::new();
+    let workspace = TuneWorkspace::with_slow_baseline();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
     workspace.promote("fast").exits_with(0);
@@ -470,8 +547,38 @@ fn best_kernel_of_another_device_is_replaced_only_by_force() {
 }
 
 #[test]
+fn stored_kernel_that_no_longer_passes_is_replaced_only_by_a_faster_one_than_the_baseline() {
+    let workspace = TuneWorkspace::with_slow_baseline();
+    workspace.run_with_kernel("fast", &shipped("naive.cu"));
+    let wrong = shipped("naive.cu").replace(" / sum;", " / (2.0f * sum);");
+    assert_ne!(wrong, shipped("naive.cu"));
+    workspace.write("kernels/softmax/best.cu", &wrong);
+    // The baseline has changed since the run: against the new one the kernel is slower.
+    let slow = workspace.read("tasks/softmax/task.yaml");
+    let changed = slow.replace(
+        "slowest: {kernel: slowest.cu}",
+        "naive: {kernel: fastest.cu}",
+    );
+    workspace.write("tasks/softmax/task.yaml", &changed);
+    workspace.write("tasks/softmax/fastest.cu", &shipped("naive.cu"));
+    let slower = slow_kernel();
+    workspace.run_with_kernel("slow", &slower);
+    workspace
+        .promote("slow")
+        .exits_with(5)
+        .shows(&["slower than the baseline"]);
+    assert_eq!(workspace.best(), wrong);
+    workspace.write("tasks/softmax/task.yaml", &slow);
+    workspace.promote("slow").exits_with(0).shows(&[
+        "no longer passes: wrong_output",
+        "the task has changed since the run",
+    ]);
+    assert_eq!(workspace.best(), slower);
+}
+
+#[test]
 fn verdict_of_another_kernel_is_ignored() {
-    let workspace = TuneWorkspace::new();
+    let workspace = TuneWorkspace::with_slow_baseline();
     workspace.run_with_kernel("slow", &slow_kernel());
     workspace.run_with_kernel("fast", &shipped("naive.cu"));
     workspace.promote("fast").exits_with(0);
@@ -486,14 +593,14 @@ fn verdict_of_another_kernel_is_ignored() {
 
 #[test]
 fn best_kernel_starts_a_search_only_on_request() {
-    let workspace = TuneWorkspace::new();
+    let workspace = TuneWorkspace::with_slow_baseline();
     workspace.run_with_kernel("naive", &shipped("naive.cu"));
     workspace.promote("naive").exits_with(0);
     // The best kernel does not change the task, so the old run can be resumed.
-    workspace.run("resume naive --steps 2").exits_with(0);
+    workspace.run("resume naive --steps 2").comes_to_its_end();
     workspace
         .tune("warm", "--steps 2 --from best")
-        .exits_with(0)
+        .comes_to_its_end()
         .shows(&["starts from kernels/softmax/best.cu"]);
     assert_eq!(workspace.steps("warm"), ["start", "edit 1"]);
     assert_eq!(workspace.events("warm", "asked")[0]["start"], "from best");
@@ -502,7 +609,7 @@ fn best_kernel_starts_a_search_only_on_request() {
         shipped("naive.cu")
     );
     std::fs::remove_dir_all(workspace.path().join("kernels")).unwrap();
-    workspace.run("resume warm --steps 3").exits_with(0);
+    workspace.run("resume warm --steps 3").comes_to_its_end();
 }
 
 #[test]

@@ -162,6 +162,20 @@ impl CommandResult {
         self
     }
 
+    /// Asserts that a run has come to its end: with a result, or without a kernel that is confirmed faster than the baseline. For tests in
+    /// which the machine or the kernels decide that.
+    #[track_caller]
+    pub(crate) fn comes_to_its_end(self) -> Self {
+        assert!(
+            matches!(self.code, 0 | 5),
+            "{}\n{}",
+            self.stdout,
+            self.stderr
+        );
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
     /// Asserts that its output contains all of these texts.
     #[track_caller]
     pub(crate) fn shows(self, texts: &[&str]) -> Self {

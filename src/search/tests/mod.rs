@@ -13,7 +13,7 @@ use super::ledger::ArchiveDecision;
 use super::*;
 use crate::base::{Digest, RandomStream};
 use crate::event::{Confirmed, Dueled, Failed, FailedReason, Judged, Operator, Proposed, Stopped};
-use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds, Verdict};
+use crate::verdict::{DeviceIdentity, Duel, Resources, Seconds, Status, Verdict};
 
 impl Search {
     /// The step that has this source, folded or not. A driver reports another proposal with the same source as a duplicate of it.

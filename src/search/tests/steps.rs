@@ -285,11 +285,13 @@ fn the_best_is_the_fastest_confirmed_kernel() {
             ),
         })
     };
+    let searched_figure = Some(search.archive().elites()[0].speedup);
     assert_eq!(
         search.tell(&confirm(first[0], 0.0)),
         vec![SearchUpdate::Confirmed {
             step: first[0],
-            passed: false
+            passed: false,
+            searched: searched_figure,
         }]
     );
     search.tell(&confirm(first[1], 1.8));
@@ -301,6 +303,64 @@ fn the_best_is_the_fastest_confirmed_kernel() {
         search.steps_to_confirm(),
         vec![search.archive().elites()[3].step]
     );
+}
+
+/// A confirmation that passed, with an interval of ± 1 %.
+fn confirmed_with(step: u64, speedup: f64) -> Event {
+    Event::Confirmed(Confirmed {
+        step,
+        verdict: verdict(Status::Passed, Some(speedup), 0.01, 64.0),
+    })
+}
+
+#[test]
+fn only_a_kernel_that_is_confirmed_faster_than_the_baseline_is_the_best() {
+    let mut search = run_to_end(120, SEQUENTIAL).search;
+    let steps = search.steps_to_confirm();
+    for (step, speedup, best) in [
+        (steps[0], 1.005, None),
+        (steps[1], 0.083, None),
+        (steps[2], 1.02, Some(steps[2])),
+        (steps[0], 1.03, Some(steps[0])),
+    ] {
+        search.tell(&confirmed_with(step, speedup));
+        let found = search.best_confirmed().map(|confirmed| confirmed.step);
+        assert_eq!(found, best, "{speedup}");
+    }
+}
+
+#[test]
+fn the_baseline_itself_is_never_the_best() {
+    let run = run_to_end(120, SEQUENTIAL);
+    let step = run.search.steps_to_confirm()[0];
+    let baseline = run.source(step).kernel();
+    let mut search = run.search.with_baseline(baseline);
+    search.tell(&confirmed_with(step, 2.0));
+    assert!(search.is_baseline(step) && search.best_confirmed().is_none());
+    let next = search.steps_to_confirm()[0];
+    search.tell(&confirmed_with(next, 1.5));
+    assert_eq!(search.best_confirmed().unwrap().step, next);
+}
+
+#[test]
+fn a_surely_slower_elite_is_confirmed_only_if_there_is_no_faster_one() {
+    let mut search = run_to_end(60, SEQUENTIAL).search;
+    let steps = search.steps_to_confirm();
+    assert!(steps.len() > 1);
+    for step in &steps[1..] {
+        search.tell(&judged(*step, 0.5));
+    }
+    let all: Vec<_> = search.archive().elites().to_vec();
+    for elite in &all[1..] {
+        search.tell(&judged(elite.step, 0.5));
+    }
+    assert_eq!(search.steps_to_confirm(), [steps[0]]);
+    let refuted = Event::Confirmed(Confirmed {
+        step: steps[0],
+        verdict: verdict(Status::Race, None, 0.01, 64.0),
+    });
+    search.tell(&refuted);
+    assert_eq!(search.steps_to_confirm().len(), 1, "something to report");
 }
 
 #[test]

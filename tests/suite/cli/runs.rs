@@ -79,6 +79,23 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
     let result = CommandResult::of(&child.wait_with_output().unwrap());
     result.assert_exit(130, &["kforge resume out"]);
+    // The first line of the results, and the kernel, say that nothing is confirmed.
+    let first = result.stdout.lines().find(|line| !line.is_empty());
+    let first = first.unwrap_or_default();
+    assert!(
+        first.starts_with("softmax: no kernel is confirmed faster than the baseline (")
+            && first.ends_with("interrupted)"),
+        "{first}"
+    );
+    let best = folder.path().join("out/softmax/best.cu");
+    if let Ok(source) = std::fs::read_to_string(&best) {
+        assert!(source.contains("# UNCONFIRMED: ~"), "{source}");
+        let verdict = folder.read("out/softmax/best.json");
+        assert!(
+            verdict.starts_with("{\n  \"unconfirmed\": \"~"),
+            "{verdict}"
+        );
+    }
     let judged = || {
         std::fs::read_to_string(&journal)
             .unwrap()
@@ -89,10 +106,12 @@ fn run_is_locked_can_be_interrupted_and_resumed() {
     let result = folder.run(&["resume", "out", "--steps", "6", "--format", "json"]);
     assert_eq!(result.code, 0, "{}", result.stderr);
     let summary: serde_json::Value = serde_json::from_str(&result.stdout).unwrap();
+    let found = &summary["tasks"][0]["best"];
     assert!(
-        summary["tasks"][0]["best"]["speedup"]["geomean"].is_f64(),
+        found["speedup"]["ci95"][0].as_f64().unwrap() > 1.0,
         "{summary}"
     );
+    assert!(!folder.read("out/softmax/best.cu").contains("UNCONFIRMED"));
     assert!(judged() >= before);
     assert!(folder.path().join("out/softmax/best.cu").is_file());
     // All steps are done, and confirmed kernels are not confirmed again.

@@ -180,22 +180,6 @@ fn refuted_kernel_is_not_reported_as_best() {
 }
 
 #[test]
-fn kernel_too_noisy_to_confirm_is_reported_as_unconfirmed() {
-    let root = tempfile::tempdir().unwrap();
-    let directory = root.path().join("run");
-    let ended = run(
-        options(&directory, &["softmax"], 12),
-        &confirming_with(Status::Inconclusive),
-    )
-    .unwrap();
-    let task = &ended.tasks[0];
-    assert!(!task.best().unwrap().confirmed);
-    assert!(directory.join("softmax/best.cu").exists());
-    assert_eq!(task.results.refuted, 0);
-    assert!(task.results.elites.iter().any(|elite| elite.too_noisy));
-}
-
-#[test]
 fn judge_that_always_fails_ends_a_resumable_run() {
     let root = tempfile::tempdir().unwrap();
     let (plain, faulty) = (root.path().join("plain"), root.path().join("faulty"));

@@ -15,6 +15,7 @@ use kforge::worker::{Job, JobKind};
 mod damage;
 mod disk;
 mod faults;
+mod headline;
 mod power_loss;
 mod refusals;
 mod resume;
@@ -70,6 +71,7 @@ fn log_job(job: &Job, log: &Path, journal: &Path) -> anyhow::Result<()> {
         JobKind::Judge => ("judge", "judged"),
         JobKind::Duel { .. } => ("duel", "dueled"),
         JobKind::Confirm => ("confirm", "confirmed"),
+        JobKind::Compare { .. } => ("compare", "compared"),
     };
     let line_start = format!("\"step\":{},\"event\":\"{event}\"", job.step);
     let is_recorded = std::fs::read_to_string(journal)?.contains(&line_start);

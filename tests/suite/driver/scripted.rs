@@ -156,7 +156,7 @@ impl Evaluator for ScriptedJudge {
             Ok(match &job.kind {
                 JobKind::Judge => self.outcome(&job.source, false),
                 JobKind::Confirm => self.outcome(&job.source, true),
-                JobKind::Duel { against } => {
+                JobKind::Duel { against } | JobKind::Compare { against } => {
                     let ratio = speed(&job.source) / speed(against);
                     JobOutcome::Duel(Some(Duel {
                         ratio,
