@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use kforge::device::cpu::CpuDevice;
+use kforge::device::cpu::{CpuDevice, GpuMacros};
 use kforge::device::cuda::compiler::Compiler;
 use kforge::device::{Build, Compile, Compiled};
 use kforge::kernel::Kernel;
@@ -163,7 +163,41 @@ fn only_what_is_compiled_and_called_counts() -> TestResult {
     Ok(())
 }
 
+/// No usual kernel is refused by a screen because its conditions differ.
+fn usual_kernels_show_the_screen_the_same_program() -> TestResult {
+    let nvrtc = nvrtc()?;
+    let macros = GpuMacros {
+        version: nvrtc.version_numbers(),
+        arch: "sm_90".to_owned(),
+    };
+    let screen = CpuDevice::for_screen(macros).expect("`cargo test` needs a C++ compiler");
+    let mut units = corpus();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources");
+    let task = TaskFiles::find("gelu").and_then(|files| files.load());
+    let task = task.unwrap();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|end| end == "cu") {
+            let label = entry.file_name().to_string_lossy().into_owned();
+            units.insert(label, unit(&task, &entry.path(), false));
+        }
+    }
+    let mut found = Vec::new();
+    let mut same = 0;
+    for (file, unit) in units {
+        if let Compiled::Ready(program) = nvrtc.compile(&unit).unwrap() {
+            match screen.trace_difference(&unit, &program.trace).unwrap() {
+                Some(difference) => found.push(format!("{file}: {difference:?}")),
+                None => same += 1,
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    assert!(same > 50, "{same}");
+    Ok(())
+}
+
 crate::harness::tests!(
+    usual_kernels_show_the_screen_the_same_program,
     differences_between_nvrtc_and_cpu_match_the_table,
     only_what_is_compiled_and_called_counts,
 );

@@ -177,10 +177,7 @@ impl Compiler {
             options.push(format!("--maxrregcount={registers}"));
         }
         let names = CheckNames::of(&unit.source);
-        let launches = 0..unit.entry_points.len();
-        let functions: Vec<_> = launches
-            .map(|launch| names.launched_function(launch))
-            .collect();
+        let functions = names.expressions(unit.entry_points.len());
         let expressions: Vec<_> = functions.iter().map(String::as_str).collect();
         let has = |name: &str| self.toolkit.has_header(name);
         // `mma.h` includes `crt/mma.h`, which is in another package.
@@ -215,6 +212,8 @@ impl Compiler {
         };
         let trace = marked.read(&response.log);
         response.log = marked.without_marks(&response.log);
+        let found = names.functions(std::mem::take(&mut response.names));
+        response.names = found.ok_or_else(|| source_checks::forged_names(&unit.source))?;
         let ptx = String::from_utf8_lossy(&response.ptx);
         if let Some(refusal) = checked.edits.marked(&ptx) {
             return Err(refusal.clone().into());

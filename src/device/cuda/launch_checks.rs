@@ -21,6 +21,9 @@ const END_OF_DECLARATION: &str = ";";
 /// The result of a launch's expression is a template argument. The template is only declared, so nothing can be changed about it.
 const LAUNCH: &str = "template <auto> struct Launch;";
 
+/// Functions whose names frame the names of the launches.
+const FRAME: [&str; 2] = ["first", "last"];
+
 /// Takes the function out of a launch.
 const LAUNCHED: &str = "template <class T> struct Launched;
 template <template <auto> class Launch, auto Function> struct Launched<Launch<Function>> {
@@ -54,8 +57,38 @@ impl CheckNames {
         format!("{CHECK_NAMESPACE}_launches_{}", self.hash)
     }
 
+    /// Declarations in front of the source, whose mangled names frame those of the launches. They are never defined, so nothing of
+    /// them is compiled.
+    pub(super) fn frame_declarations(&self) -> String {
+        let frame = FRAME.map(|name| format!("__global__ void {name}();"));
+        format!("namespace {} {{ {} }}\n", self.checks(), frame.join(" "))
+    }
+
+    /// All expressions whose mangled names NVRTC returns: the frame's first, one for each launch, the frame's last.
+    pub(super) fn expressions(&self, launches: usize) -> Vec<String> {
+        let framed = |name: &str| format!("::{}::{name}", self.checks());
+        let functions = (0..launches).map(|launch| self.launched_function(launch));
+        let mut all: Vec<_> = functions.collect();
+        all.insert(0, framed(FRAME[0]));
+        all.push(framed(FRAME[1]));
+        all
+    }
+
+    /// The mangled names of the launches' functions. `None` if the source has added names of its own with `#pragma nv_mangled_name`: then
+    /// NVRTC returns them in another order.
+    pub(super) fn functions(&self, mut names: Vec<String>) -> Option<Vec<String>> {
+        let namespace = self.checks();
+        let is_framed = |name: &String, expected: &str| {
+            let (outer, inner) = (namespace.len(), expected.len());
+            *name == format!("_ZN{outer}{namespace}{inner}{expected}Ev")
+        };
+        let last = names.pop().filter(|name| is_framed(name, FRAME[1]));
+        let first = names.first().filter(|name| is_framed(name, FRAME[0]));
+        (last.is_some() && first.is_some()).then(|| names.split_off(1))
+    }
+
     /// The expression whose mangled name is that of a launch's function. It exists only if the checks have been compiled.
-    pub(super) fn launched_function(&self, launch: usize) -> String {
+    fn launched_function(&self, launch: usize) -> String {
         format!("::{}::Checked<{launch}>::function()", self.checks())
     }
 }
@@ -157,6 +190,30 @@ mod tests {
             max_registers: None,
             arch: None,
         }
+    }
+
+    #[test]
+    fn names_of_another_order_are_refused() {
+        let names = CheckNames::of("x");
+        let framed = |name: &str| format!("_ZN45{}{}{name}Ev", names.checks(), name.len());
+        assert_eq!(names.checks().len(), 45);
+        let (first, last) = (framed("first"), framed("last"));
+        let found =
+            |list: &[&str]| names.functions(list.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(
+            found(&[&first, "_Z1kv", "j", &last]).unwrap(),
+            ["_Z1kv", "j"]
+        );
+        for list in [
+            &[first.as_str(), "_Z1kv"][..],
+            &["_Z1kv", "_Z1kv", &last],
+            &[&last, "_Z1kv", &first],
+            &[&first],
+            &[],
+        ] {
+            assert_eq!(found(list), None, "{list:?}");
+        }
+        assert_eq!(names.expressions(1).len(), 3);
     }
 
     #[test]

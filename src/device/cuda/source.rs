@@ -21,8 +21,9 @@ pub(super) fn translation_unit(unit: &TranslationUnit, marked: &MarkedSource) ->
     // Writing to a String cannot fail, so the results of `writeln!` are ignored.
     let names = CheckNames::of(&unit.source);
     let mut text = format!(
-        "namespace {} {{ {REFUSE} }}\n{}",
+        "namespace {} {{ {REFUSE} }}\n{}{}",
         names.checks(),
+        names.frame_declarations(),
         preamble()
     );
     let takes_map = |entry: &EntryPoint| entry.arguments.contains(&ArgumentType::TensorMap);

@@ -144,6 +144,15 @@ pub(super) fn explain(
     launches.find(is_launch).cloned()
 }
 
+/// The refusal of a source that changes the names that NVRTC returns.
+pub(super) fn forged_names(source: &str) -> Refusal {
+    let reason = "`#pragma nv_mangled_name` is not accepted: the judge asks for the names of compiled functions";
+    match first_line_with(source, &["nv_mangled_name", "_Pragma"]) {
+        Some(line) => rejected(line, reason),
+        None => Refusal::new(Status::Rejected, reason),
+    }
+}
+
 /// Explains an error in the text behind the source: a scope that the source leaves open, or an expression that names no single function.
 fn explain_end(unit: &TranslationUnit, error: &ErrorBlock) -> Option<Refusal> {
     // Excerpts of that text are left out.
