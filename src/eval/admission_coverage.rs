@@ -207,13 +207,13 @@ mod tests {
         for name in embedded_names() {
             let task = TaskFiles::find(name).unwrap().load().unwrap();
             assert_eq!(unchanged_inputs(&task), [""; 0], "{name}");
-            for (profile, least) in [("quick", 1.5e8), ("full", 5e9)] {
+            for (profile, least) in [("quick", 5e8), ("full", 2e9)] {
                 let settings = &task.settings.profiles[profile];
                 let (coverage, reasons) = covered(&task, settings, least);
                 assert_eq!(reasons, [""; 0], "{name}, {profile}");
                 // Most wrong kernels fail in every judgement; each fails in every confirmation.
                 let share = coverage.exposed_share;
-                let wanted = if profile == "quick" { 0.99 } else { 0.75 };
+                let wanted = if profile == "quick" { 0.99 } else { 0.6 };
                 assert!(share > wanted, "{name}, {profile}: {coverage:?}");
                 println!("{name}, {profile}: {coverage:?}");
             }
@@ -225,7 +225,7 @@ mod tests {
         let mut task = TaskFiles::find("rmsnorm").unwrap().load().unwrap();
         let mut profile = task.settings.profiles["quick"].clone();
         profile.hidden_shapes = 0;
-        let (_, reasons) = covered(&task, &profile, 1.5e8);
+        let (_, reasons) = covered(&task, &profile, 5e8);
         let text = reasons.join("\n");
         assert!(text.contains(", except on timed shapes passes "), "{text}");
         assert!(

@@ -19,10 +19,12 @@ use crate::kernel::plan::Plan;
 use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
 use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
 
-/// Operations that timed shapes under regimes may always cost: a few seconds on a CPU, some milliseconds on a GPU.
-const LEAST_OPERATIONS: f64 = 5e9;
-/// The same on a CPU with a profile that tries each regime once: about 0.1 s.
-const LEAST_OPERATIONS_QUICK: f64 = 1.5e8;
+/// Operations that timed shapes under regimes may always cost, on a CPU: some tenths of a second.
+const LEAST_OPERATIONS_ON_CPU: f64 = 5e8;
+/// The same with a profile that tries all regimes.
+const LEAST_OPERATIONS_OF_ALL: f64 = 2e9;
+/// The same on a GPU, with any profile.
+const LEAST_OPERATIONS_ON_GPU: f64 = 2.5e10;
 
 /// How to judge; the same for all candidates of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,14 +117,14 @@ impl<'a> JudgeContext<'a> {
     /// How much work the hidden cases of a judgement may be.
     pub(super) fn effort(&self, coverage: Coverage) -> Effort {
         let is_host = self.device.lock_file().is_host;
-        let is_quick = is_host && self.options.profile.regimes == RegimeChoice::Once;
+        let least_operations = match self.options.profile.regimes {
+            _ if !is_host => LEAST_OPERATIONS_ON_GPU,
+            RegimeChoice::Once => LEAST_OPERATIONS_ON_CPU,
+            RegimeChoice::All => LEAST_OPERATIONS_OF_ALL,
+        };
         Effort {
             coverage,
-            least_operations: if is_quick {
-                LEAST_OPERATIONS_QUICK
-            } else {
-                LEAST_OPERATIONS
-            },
+            least_operations,
         }
     }
 

@@ -199,7 +199,8 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// The small shapes, each under a regime or, if the profile says so, under all. Each regime meets at least one of them.
+    /// The small shapes, each under a regime; the smallest and the largest under all, if the profile says so. Each regime meets at least
+    /// one of them.
     fn add_small_shapes(&mut self) {
         let drawn = self.source.small_shapes(self.stream);
         let shapes: Vec<_> = drawn
@@ -207,17 +208,18 @@ impl Selection<'_, '_> {
             .filter_map(|(name, axes)| self.draw(name, axes))
             .collect();
         let count = self.regimes.len();
-        if self.plan.is_all() || self.plan.profile.regimes == RegimeChoice::All || count == 0 {
-            for shape in &shapes {
+        let is_thorough = self.plan.profile.regimes == RegimeChoice::All;
+        for (shape, (name, _)) in shapes.iter().zip(&drawn) {
+            let is_end = ["low", "high"].contains(&name.as_str());
+            if self.plan.is_all() || (is_thorough && is_end) || count == 0 {
                 for regime in 0..count.max(1) {
                     self.add(shape, Some(regime));
                 }
             }
-            return;
         }
         for index in 0..count.max(shapes.len()) {
             if let Some(shape) = shapes.get(index % shapes.len().max(1)) {
-                self.add(shape, Some(index % count));
+                self.add(shape, index.checked_rem(count));
             }
         }
     }

@@ -130,7 +130,7 @@ pub enum RegimeChoice {
     /// Each regime on one of them.
     #[default]
     Once,
-    /// Each regime on each of them.
+    /// Each regime on the smallest and on the largest of them.
     All,
 }
 
