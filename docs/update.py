@@ -39,7 +39,7 @@ def pieces(line):
     base = "text"
     if line.startswith("$ "):
         base = "command"
-    elif re.match(r"\s+confirmed\s+95 % interval|^\w+: (best|no kernel is confirmed) ", line):
+    elif re.match(r"\s+confirmed\s+95 % interval|^\w+: (best|no kernel confirmed) ", line):
         base = "head"
     elif re.match(r"^(backend|profile|models): |^\s+(times are|measured on|speedups are|order:|confirmed:|~:|too noisy:)", line):
         base = "dim"
@@ -84,15 +84,15 @@ def picture(title, lines):
 def trimmed(output, listed):
     """The end of a run, with the first kernels of its table only."""
     lines = output.strip("\n").split("\n")
-    start = next(index for index, line in enumerate(lines) if re.match(r"^\w+: (best|no kernel is confirmed) ", line))
+    start = next(index for index, line in enumerate(lines) if re.match(r"^\w+: (best|no kernel confirmed) ", line))
     kept, rank = [], 0
     for line in lines[start:]:
         if found := re.match(r"^ {2,3}(\d+)  ", line):
             rank = int(found.group(1))
         elif not line.startswith("      "):
             rank = 0
-        is_more = re.match(r"^      and \d+ more", line)
-        if rank <= listed and not is_more:
+        is_detail = re.match(r"^      and \d+ more|^  valid:", line)
+        if rank <= listed and not is_detail:
             kept.append(line)
     end = next((index for index, line in enumerate(kept) if line.startswith("  speedups are")), len(kept))
     notes = [line for line in kept[end:] if not re.match(r"^  (its verdict|all steps|order:|too noisy:)", line)]

@@ -54,9 +54,9 @@ pub(super) struct PromoteArgs {
 }
 
 const NOTE: &str = "\
-The run's best kernel is confirmed with new seeds in new processes. It is promoted
-if the whole 95 % interval says that it is faster than the baseline and, timed in
-pairs, faster than the current best if there is one.";
+The run's best kernel is confirmed with new seeds in new processes. It is
+promoted if the whole 95 % interval says that it is faster than the baseline
+and, timed in pairs, than the current best if there is one.";
 
 fn help() -> String {
     exit::help(
@@ -208,7 +208,8 @@ struct Found<'a> {
 impl TaskPromotion<'_> {
     async fn promote(&self, pools: &WorkerPools) -> anyhow::Result<PromotionResult> {
         let name = &self.task.name;
-        let Some(best) = run::best_kernel(self.directory, name)? else {
+        let baseline = Digest::of(self.task.baseline().1);
+        let Some(best) = run::best_kernel(self.directory, name, baseline)? else {
             return Ok(self.refused("no kernel of this run has passed", Found::default()));
         };
         let known = self.files.best_known()?;
@@ -225,7 +226,7 @@ impl TaskPromotion<'_> {
         {
             return Ok(self.refused("it is already the current best kernel", found));
         }
-        if digest == Digest::of(self.task.baseline().1) {
+        if digest == baseline {
             return Ok(self.refused("it is the baseline itself", found));
         }
         let other_device = self.other_device(current.as_ref());
@@ -335,7 +336,7 @@ impl TaskPromotion<'_> {
         let profile = self.task.settings.profiles.get(&self.resolved.profile);
         let seconds = suggested_seconds(profile.map_or(0.0, |profile| profile.seconds));
         Some(format!(
-            "a quieter machine or more time narrows the interval: `--set eval.seconds={seconds}`"
+            "a quieter machine or more time narrows it: `--set eval.seconds={seconds}`"
         ))
     }
 

@@ -92,7 +92,7 @@ fn find_warm_start(
         return best_known_kernel(named, task);
     }
     if path.is_dir() {
-        return best_kernel_of_run(entry, &task.name);
+        return best_kernel_of_run(entry, task);
     }
     if !path.is_file() {
         return Err(
@@ -136,7 +136,7 @@ fn best_known_kernel(named: &NamedTask, task: &Task) -> Result<FoundKernel, Fail
     })
 }
 
-fn best_kernel_of_run(entry: &str, task: &str) -> Result<FoundKernel, Failure> {
+fn best_kernel_of_run(entry: &str, task: &Task) -> Result<FoundKernel, Failure> {
     let path = Path::new(entry);
     let directory = RunDirectory::new(path);
     let as_usage = |error: anyhow::Error| match error.downcast::<Failure>() {
@@ -144,10 +144,12 @@ fn best_kernel_of_run(entry: &str, task: &str) -> Result<FoundKernel, Failure> {
         Err(error) => Failure::usage(format!("{error:#}")).hint("is it a run directory?"),
     };
     RunRecord::read(&directory).map_err(as_usage)?;
-    let best = run::best_kernel(&directory, task).map_err(as_usage)?;
+    let baseline = Digest::of(task.baseline().1);
+    let best = run::best_kernel(&directory, &task.name, baseline).map_err(as_usage)?;
     let Some(best) = best else {
         return Err(Failure::usage(format!(
-            "`from`: no kernel of `{task}` has passed in `{entry}`"
+            "`from`: no kernel of `{}` has passed in `{entry}`",
+            task.name
         ))
         .hint("name another run, a kernel file, or `best`; `kforge resume` continues that run"));
     };

@@ -163,12 +163,7 @@ pub async fn run(
         let is_waiting = loop_end == Some(LoopEnd::AwaitingReplies);
         end.waiting |= is_waiting;
         let is_resumable = end.interrupted || is_waiting;
-        state.reporter.set_end(match loop_end {
-            None => EndOfWork::Failed,
-            Some(LoopEnd::Interrupted) => EndOfWork::Interrupted,
-            Some(LoopEnd::AwaitingReplies) => EndOfWork::Waiting,
-            Some(LoopEnd::Finished) => EndOfWork::Finished,
-        });
+        state.reporter.set_end(end_of_work(loop_end));
         run.record_task_end(state.reporter.progress(), is_resumable, failure.clone())?;
         if is_waiting {
             state.note_awaited_replies();
@@ -181,6 +176,16 @@ pub async fn run(
     summary.set_continuation(&end.continuation());
     summary.write(!end.interrupted && !end.waiting)?;
     Ok(end)
+}
+
+/// `None`: the oracle or a baseline has failed.
+fn end_of_work(loop_end: Option<LoopEnd>) -> EndOfWork {
+    match loop_end {
+        None => EndOfWork::Failed,
+        Some(LoopEnd::Interrupted) => EndOfWork::Interrupted,
+        Some(LoopEnd::AwaitingReplies) => EndOfWork::Waiting,
+        Some(LoopEnd::Finished) => EndOfWork::Finished,
+    }
 }
 
 /// Runs a task to its end. A finished task is left as it is, and gets no evaluator.

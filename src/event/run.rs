@@ -100,6 +100,7 @@ pub struct TaskEnded {
 pub struct BestOfTask {
     pub step: u64,
     pub speedup: Speedup,
+    /// Confirmed to be faster than the baseline. Otherwise the task has no best kernel, and this is the fastest other one.
     pub confirmed: bool,
 }
 

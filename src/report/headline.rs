@@ -80,7 +80,7 @@ impl Progress {
             (None, why) => brief_reason(why).to_owned(),
             (Some(best), why) => format!("{}: {}", figure(&best), brief_reason(why)),
         };
-        format!("no kernel is confirmed faster than the baseline ({brief})")
+        format!("no kernel confirmed faster than the baseline ({brief})")
     }
 
     /// Why there is no best kernel, as a sentence with the best other figure. `None` if there is one, or the headline says it all.
@@ -136,9 +136,6 @@ impl Progress {
             WhyUnconfirmed::NotClear => Some(format!(
                 "a quieter machine or more time narrows the interval: {more_time}"
             )),
-            WhyUnconfirmed::Interrupted if self.best.is_some() => {
-                Some(format!("`{command}` continues"))
-            }
             WhyUnconfirmed::NotMeasured => Some(format!("`{command}` tries again")),
             _ => None,
         }
@@ -152,7 +149,7 @@ fn brief_reason(why: WhyUnconfirmed) -> &'static str {
         WhyUnconfirmed::Waiting => "waiting for replies",
         WhyUnconfirmed::Failed => "the run failed",
         WhyUnconfirmed::TooNoisy => "too noisy",
-        WhyUnconfirmed::NotClear => "not clearly faster",
+        WhyUnconfirmed::NotClear => "unclear",
         WhyUnconfirmed::Slower => "slower",
         WhyUnconfirmed::NotMeasured => "not measured again",
         WhyUnconfirmed::NothingPassed => "nothing passed",
@@ -234,12 +231,7 @@ mod tests {
         assert!(found.confirmed_best().is_some() && found.unconfirmed_remedy().is_none());
         for (standing, end, brief, remedy) in [
             (TooNoisy, finished, "~1.69x: too noisy", "kforge resume out"),
-            (
-                NotClear,
-                finished,
-                "1.694x: not clearly faster",
-                "eval.seconds=5",
-            ),
+            (NotClear, finished, "1.694x: unclear", "eval.seconds=5"),
             (Slower, finished, "1.694x: slower", ""),
             (
                 Provisional,
@@ -252,7 +244,7 @@ mod tests {
                 Provisional,
                 Some(EndOfWork::Interrupted),
                 "~1.69x: interrupted",
-                "resume",
+                "",
             ),
             (
                 Provisional,
@@ -264,7 +256,7 @@ mod tests {
             let progress = progress(standing, end);
             assert_eq!(
                 progress.headline(),
-                format!("no kernel is confirmed faster than the baseline ({brief})")
+                format!("no kernel confirmed faster than the baseline ({brief})")
             );
             assert!(progress.confirmed_best().is_none());
             let reason = progress.unconfirmed_reason().unwrap();

@@ -236,6 +236,9 @@ fn best_text(progress: &Progress, length: LineLength) -> String {
         Standing::Provisional => "unconfirmed",
     };
     match (length, best.standing) {
+        (LineLength::Short, Standing::NotClear | Standing::Slower) => {
+            format!("{figure} not faster")
+        }
         // The mark of a provisional figure is explained where the run starts.
         (LineLength::Short, Standing::Faster | Standing::Provisional) => format!("best {figure}"),
         (LineLength::Short, _) => format!("{figure} {standing}"),
@@ -283,7 +286,7 @@ fn measured_again_text(
             format!("the confirmation {}{note}", with_interval(speedup))
         }
         (Status::Inconclusive, _) => "the confirmation was too noisy".to_owned(),
-        (status, _) => format!("the confirmation {status}"),
+        (status, _) => format!("it did not pass again: {status}"),
     };
     Some(format!("step {step}: {searched}{result}"))
 }
@@ -333,9 +336,9 @@ fn json_line(task: &str, event: &Event) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{StopReason, Stopped};
+    use crate::event::{Confirmed, StopReason, Stopped};
     use crate::report::BestCandidate;
-    use crate::verdict::Speedup;
+    use crate::verdict::{Speedup, Verdict};
 
     #[test]
     fn progress_line_shows_steps_best_rate_and_time_left() {
@@ -393,7 +396,7 @@ mod tests {
             ),
             (
                 Standing::Slower,
-                "1.50x slower",
+                "1.50x not faster",
                 "best 1.50x (step 7, slower)",
             ),
         ] {
@@ -409,6 +412,47 @@ mod tests {
         assert_eq!(
             progress_line(&Progress::default(), LineLength::Short, Moment::Start),
             "0/0, none passed yet, 0 cells"
+        );
+    }
+
+    #[test]
+    fn a_confirmation_says_what_the_search_had_said() {
+        let progress = Progress::default();
+        let text = |status, speedup: Option<[f64; 3]>| {
+            let verdict = Verdict {
+                status,
+                speedup: speedup.map(|[low, geomean, high]| Speedup {
+                    geomean,
+                    ci95: [low, high],
+                }),
+                ..Verdict::harness_error("softmax", "", "cpu", String::new())
+            };
+            let update = SearchUpdate::Confirmed {
+                step: 19,
+                passed: speedup.is_some(),
+                searched: Some(Speedup {
+                    geomean: 2.39,
+                    ci95: [2.3, 2.5],
+                }),
+            };
+            let event = Event::Confirmed(Confirmed { step: 19, verdict });
+            measured_again_text(&event, &[update], &progress).unwrap()
+        };
+        assert_eq!(
+            text(Status::Passed, Some([1.4, 1.43, 1.46])),
+            "step 19: the search said ~2.39x, the confirmation 1.430x [1.400, 1.460]"
+        );
+        assert_eq!(
+            text(Status::Passed, Some([0.931, 1.01, 1.116])),
+            "step 19: the search said ~2.39x, the confirmation 1.010x [0.931, 1.116]: not clearly faster than the baseline"
+        );
+        assert_eq!(
+            text(Status::Inconclusive, None),
+            "step 19: the search said ~2.39x, the confirmation was too noisy"
+        );
+        assert_eq!(
+            text(Status::Race, None),
+            "step 19: the search said ~2.39x, it did not pass again: race"
         );
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::headline::{WhyUnconfirmed, provisional, suggested_seconds};
+use super::headline::{WhyUnconfirmed, suggested_seconds};
 use super::progress::{Comparison, Progress};
 use super::text::{device_note, indent, pluralize, wrap, wrap_after_first};
 use crate::event::{FailedReason, Operator, StopReason};
@@ -167,7 +167,7 @@ fn without_elites(results: &TaskResults) -> String {
 
 fn elites_table(results: &TaskResults) -> String {
     let mut text = format!(
-        "\n  {:>2}  {:>9}  {:<16}  {:>8}  {:<14}  {:>5}  {}\n",
+        "\n  {:>2}  {:>9}  {:<14}  {:>7}  {:<13}  {:>5}  {}\n",
         "", "confirmed", "95 % interval", "search", "95 % interval", "step", "made by"
     );
     for (index, elite) in results.elites.iter().take(MAX_LISTED).enumerate() {
@@ -217,26 +217,37 @@ struct ConfirmedColumn {
 impl ConfirmedColumn {
     fn text(&self) -> String {
         let (figure, interval) = match &self.speedup {
-            Some(Speedup { geomean, ci95 }) => (format!("{geomean:.3}x"), interval_text(ci95, 3)),
+            Some(speedup) => {
+                let digits = digits_for(speedup, 3);
+                (
+                    format!("{:.digits$}x", speedup.geomean),
+                    interval_text(speedup, digits),
+                )
+            }
             None => (self.otherwise.to_owned(), String::new()),
         };
-        format!("{figure:>9}  {interval:<16}")
+        format!("{figure:>9}  {interval:<14}")
     }
 }
 
 /// The figure of the search: provisional, so with fewer digits.
 fn search_columns(speedup: Speedup) -> String {
-    let Speedup { geomean, ci95 } = speedup;
-    format!(
-        "{:>8}  {:<14}",
-        provisional(geomean),
-        interval_text(&ci95, 2)
-    )
+    let digits = digits_for(&speedup, 2);
+    let figure = format!("~{:.digits$}x", speedup.geomean);
+    format!("{figure:>7}  {:<13}", interval_text(&speedup, digits))
 }
 
 /// `[1.885, 1.960]`
-fn interval_text([low, high]: &[f64; 2], digits: usize) -> String {
+fn interval_text(speedup: &Speedup, digits: usize) -> String {
+    let [low, high] = speedup.ci95;
     format!("[{low:.digits$}, {high:.digits$}]")
+}
+
+/// Digits after the point: this many below 10, and fewer above, so that a column keeps its width.
+fn digits_for(speedup: &Speedup, digits: usize) -> usize {
+    let limits = [10.0, 100.0].into_iter();
+    let fewer = limits.filter(|limit| speedup.ci95[1] >= *limit).count();
+    digits.saturating_sub(fewer)
 }
 
 /// The description of a cell, wrapped between its axes.
@@ -273,7 +284,7 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
 
 /// A reason in place of all figures of a row.
 fn without_figures(reason: &str) -> String {
-    format!("{NO_FIGURE:>9}  {reason:<42}")
+    format!("{NO_FIGURE:>9}  {reason:<38}")
 }
 
 /// The best kernel against the best starting kernel. Empty if there is no best kernel.
@@ -399,7 +410,7 @@ pub(crate) fn stop_reason_text(progress: &Progress, reason: StopReason) -> Strin
             format!("the time budget of {:.0} s is spent", budget.as_secs_f64())
         }
         (StopReason::Seconds, None) => "the time budget is spent".to_owned(),
-        (StopReason::Target, _) => "the target speedup was reached".to_owned(),
+        (StopReason::Target, _) => "the target speedup was reached in the search".to_owned(),
         (StopReason::Patience, _) => "no improvement for `search.patience` steps".to_owned(),
         (StopReason::Exhausted, _) => "nothing is left to try".to_owned(),
         (StopReason::Budget, _) => "the budget for models is spent".to_owned(),
@@ -519,7 +530,7 @@ mod tests {
         assert_eq!(lines.next(), Some(""));
         assert_eq!(
             lines.next(),
-            Some("softmax: no kernel is confirmed faster than the baseline (~2.00x: too noisy)")
+            Some("softmax: no kernel confirmed faster than the baseline (~2.00x: too noisy)")
         );
         insta::assert_snapshot!(text);
     }

@@ -23,10 +23,15 @@ pub(crate) struct BestOfRun {
 
 /// The best kernel of a task: the fastest that is confirmed to be faster than the baseline. If there is none, the fastest of the others
 /// that passed, were not refuted since and lost no duel, each by its last figure. `None` if there is no such kernel.
+/// The baseline itself is chosen only if nothing else has passed.
 ///
 /// # Errors
 /// If the journal cannot be read, or the kernel's file differs from the hash in the journal.
-pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option<BestOfRun>> {
+pub(crate) fn best_kernel(
+    directory: &RunDirectory,
+    task: &str,
+    baseline: Digest,
+) -> Result<Option<BestOfRun>> {
     let folder = directory.task_for_reading(task)?;
     if !folder.journal().is_file() {
         return Ok(None);
@@ -48,7 +53,7 @@ pub(crate) fn best_kernel(directory: &RunDirectory, task: &str) -> Result<Option
         }
         Ok(())
     })?;
-    let Some(step) = history.best() else {
+    let Some(step) = history.best(baseline) else {
         return Ok(None);
     };
     let Some(kernel) = history.kernels.get(&step) else {
@@ -113,25 +118,32 @@ impl KernelHistory {
     }
 
     /// Step of the best kernel.
-    fn best(&self) -> Option<u64> {
+    fn best(&self, baseline: Digest) -> Option<u64> {
         let is_refuted = |step: &u64| {
             let verdict = self.confirmed.get(step);
             verdict.is_some_and(|verdict| {
                 !matches!(verdict.status, Status::Passed | Status::Inconclusive)
             })
         };
+        let is_baseline = |step: &u64| self.kernels.get(step) == Some(&baseline);
         let confirmed = |step: &u64| self.confirmed.get(step)?.passed_speedup();
         let faster = (self.confirmed.keys())
+            .filter(|step| !is_baseline(step))
             .filter_map(|step| Some((*step, confirmed(step)?)))
             .filter(|(_, speedup)| speedup.is_faster())
             .map(|(step, speedup)| (step, speedup.geomean));
-        let unrefuted = (self.passed.iter())
-            .filter(|(step, _)| !is_refuted(step) && !self.lost_duels.contains(step))
-            .map(|(step, searched)| {
-                let figure = confirmed(step).map_or(*searched, |speedup| speedup.geomean);
-                (*step, figure)
-            });
-        fastest(faster).or_else(|| fastest(unrefuted))
+        let unrefuted = || {
+            let passed = self.passed.iter();
+            passed
+                .filter(|(step, _)| !is_refuted(step) && !self.lost_duels.contains(step))
+                .map(|(step, searched)| {
+                    let figure = confirmed(step).map_or(*searched, |speedup| speedup.geomean);
+                    (*step, figure)
+                })
+        };
+        fastest(faster)
+            .or_else(|| fastest(unrefuted().filter(|(step, _)| !is_baseline(step))))
+            .or_else(|| fastest(unrefuted()))
     }
 }
 
@@ -159,6 +171,11 @@ mod tests {
             }),
             ..Verdict::harness_error("softmax", "", "cpu", String::new())
         }
+    }
+
+    /// A kernel that the run has not tried.
+    fn baseline() -> Digest {
+        Digest::of("the baseline")
     }
 
     fn proposed(step: u64) -> Event {
@@ -206,7 +223,9 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let directory = RunDirectory::new(root.path());
             assert!(
-                best_kernel(&directory, "softmax").unwrap().is_none(),
+                best_kernel(&directory, "softmax", baseline())
+                    .unwrap()
+                    .is_none(),
                 "no folder"
             );
             let task = directory.create_task("softmax").unwrap();
@@ -244,7 +263,7 @@ mod tests {
 
         /// Step of the best kernel.
         fn best(&self) -> Option<u64> {
-            let best = best_kernel(&self.directory, "softmax").unwrap()?;
+            let best = best_kernel(&self.directory, "softmax", baseline()).unwrap()?;
             assert_eq!(best.source, format!("kernel {}", best.step));
             Some(best.step)
         }
@@ -288,6 +307,24 @@ mod tests {
     }
 
     #[test]
+    fn the_baseline_is_chosen_only_if_nothing_else_has_passed() {
+        let mut run = TestRun::new();
+        let best = |run: &TestRun| {
+            let baseline = Digest::of("kernel 4");
+            best_kernel(&run.directory, "softmax", baseline)
+                .unwrap()
+                .map(|best| best.step)
+        };
+        run.record(&[confirmed(4, Status::Passed, 1.3)]);
+        assert_eq!(best(&run), Some(3));
+        run.record(&[
+            confirmed(3, Status::Race, 0.0),
+            confirmed(2, Status::Race, 0.0),
+        ]);
+        assert_eq!(best(&run), Some(4));
+    }
+
+    #[test]
     fn torn_last_line_is_ignored_and_kept() {
         let run = TestRun::new();
         let whole = std::fs::read(run.task.journal()).unwrap();
@@ -318,7 +355,7 @@ mod tests {
     fn edited_kernel_file_is_an_error() {
         let run = TestRun::new();
         files::replace(&run.task.source(4), b"another").unwrap();
-        let error = best_kernel(&run.directory, "softmax")
+        let error = best_kernel(&run.directory, "softmax", baseline())
             .unwrap_err()
             .to_string();
         assert!(

@@ -122,7 +122,7 @@ fn budget_flag_stops_the_run_and_resume_continues_with_more() {
     fixture.config(&openai_model(&server.url, ""));
     // Enough for one request but not for two.
     let result = fixture.evolve(&["--budget-usd", "0.2", "--steps", "10"]);
-    result.assert_exit(0, &[]);
+    result.assert_run_ended(&[]);
     let totals = summary(&fixture.run_directory());
     assert_eq!(totals["tasks"][0]["stopped"], "budget", "{}", result.stderr);
     let (requests, spent) = (server.seen().len(), dollars(&totals));
@@ -137,11 +137,11 @@ fn budget_flag_stops_the_run_and_resume_continues_with_more() {
     assert_eq!(&command[..3], ["resume", "run", "--budget-usd"]);
     let named: f64 = command[3].parse().unwrap();
     assert!(named > 0.2 && named < 1.0, "{command:?}");
-    fixture.run(&command).assert_exit(0, &[]);
+    fixture.run(&command).assert_run_ended(&[]);
     let next = dollars(&summary(&fixture.run_directory()));
     assert!(server.seen().len() > requests && next > spent && next <= named);
     let result = fixture.resume(&["--budget-usd", "5", "--steps", "12"]);
-    result.assert_exit(0, &[]);
+    result.assert_run_ended(&[]);
     let totals = summary(&fixture.run_directory());
     assert_eq!(totals["tasks"][0]["stopped"], "steps");
     assert!(server.seen().len() > requests && dollars(&totals) > spent);

@@ -359,7 +359,7 @@ fn program_reports_what_it_waits_for() {
     fixture.config(&(openai_model(&server.url, "") + "\n  concurrency: 1"));
     fixture
         .evolve(&["--steps", "5"])
-        .assert_exit(0, &["softmax: waiting: local:", "status 429"]);
+        .assert_run_ended(&["softmax: waiting: local:", "status 429"]);
     let requests = server.seen();
     assert!(
         (requests[1].at - requests[0].at).as_secs_f64() >= 4.0,
@@ -387,7 +387,7 @@ fn permanent_error_exits_3() {
     result.assert_exit(3, &["status 401: no such key", "kforge resume"]);
     assert!(!result.stderr.contains("stack"), "{}", result.stderr);
     let result = fixture.resume(&[]);
-    result.assert_exit(0, &[]);
+    result.assert_run_ended(&[]);
     let log = RequestLog::read(&fixture.run_directory());
     assert_eq!(log.replied.len(), server.seen().len());
 }

@@ -81,7 +81,7 @@ fn run_and_watch_children(fixture: &ProgramFixture) -> (String, usize) {
     };
     let stderr = std::fs::read_to_string(path).unwrap();
     let end = &stderr[stderr.len().saturating_sub(3000)..];
-    assert!(status.success(), "{end}");
+    assert!(matches!(status.code(), Some(0 | 5)), "{end}");
     (stderr, children.len())
 }
 

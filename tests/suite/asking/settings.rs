@@ -35,7 +35,7 @@ fn search_mixes_models_with_own_operators_and_sends_configured_settings() {
     let sampling = ", temperature: 0.3, top_p: 0.9, top_k: 40, fields: {top_k: sampler.top_k}, effort: high, seed: 11, stop: [END], extra: {service_tier: flex}";
     fixture.config(&openai_model(&server.url, sampling));
     let result = fixture.evolve(&["--steps", "11"]);
-    result.assert_exit(0, &[]);
+    result.assert_run_ended(&[]);
     assert_eq!(
         request_fields(&server),
         json!({
@@ -103,7 +103,7 @@ fn flags_override_config_and_tune_edits_one_kernel() {
         "--max-output-tokens",
         "3000",
     ]);
-    result.assert_exit(0, &[]);
+    result.assert_run_ended(&[]);
     assert_eq!(
         request_fields(&server),
         json!({

@@ -94,14 +94,14 @@ fn continues(folder: &Workspace, result: &CommandResult, flags: &[&str]) -> Comm
 fn steps_and_time() {
     let folder = Workspace::with_small_task();
     let result = evolve(&folder, &["--steps=3", "--budget-seconds=600"]);
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
     let result = continues(&folder, &result, &["--steps", "6"]);
     assert_eq!(summary(&folder)["tasks"][0]["steps"], 6);
 
     // The same number of steps: nothing is left to do, which is no error.
     let command = ["resume", "out", "--steps=6"];
     let idle = folder.run(&command);
-    idle.assert_exit(0, &["nothing was left to do: all steps were made"]);
+    idle.assert_run_ended(&["nothing was left to do: all steps were made"]);
     assert_eq!(
         command_in_text(&idle.stderr),
         named_command(&result),
@@ -132,7 +132,7 @@ fn steps_and_time() {
 fn spent_time_is_named_by_every_resume_until_time_is_added() {
     let folder = Workspace::with_small_task();
     let result = evolve(&folder, &["--steps=5000", "--budget-seconds=2"]);
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
     assert!(result.stdout.contains("the time budget of 2 s is spent"));
     let steps = asked(&folder);
     for more in ["--steps=6000", "--steps=7000", "--steps=7000"] {
@@ -146,13 +146,10 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
         );
     }
     // Without a wish for more it is not an error.
-    folder.run(&["resume", "out"]).assert_exit(
-        0,
-        &[
-            "nothing was left to do",
-            "kforge resume out --budget-seconds",
-        ],
-    );
+    folder.run(&["resume", "out"]).assert_run_ended(&[
+        "nothing was left to do",
+        "kforge resume out --budget-seconds",
+    ]);
     for text in ["0", "-5", "nan", "inf", "much"] {
         let result = folder.run(&["resume", "out", "--budget-seconds", text]);
         result.assert_exit(2, &["expected a number above 0"]);
@@ -160,7 +157,7 @@ fn spent_time_is_named_by_every_resume_until_time_is_added() {
     assert_eq!(asked(&folder), steps);
     // Time is added, however little it is compared with the time that is spent.
     let result = folder.run(&["evolve", "--resume", "out", "--budget-seconds=1.5"]);
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
     let more = asked(&folder);
     assert!(more > steps);
     let result = continues(&folder, &result, &["--budget-seconds"]);
@@ -204,13 +201,13 @@ fn patience_and_target() {
     result.assert_exit(2, &["no improvement", "--set search.patience="]);
     let before = asked(&folder);
     let next = run(&folder, &command_in_text(&result.stderr));
-    assert_eq!(next.code, 0, "{}", next.stderr);
+    next.assert_run_ended(&[]);
     assert!(asked(&folder) > before, "{}", next.stdout);
 
     // A lower limit keeps what was found after it.
     let steps = summary(&folder)["tasks"][0]["steps"].as_u64().unwrap();
     let result = folder.run(&["resume", "out", "--set=search.patience=1"]);
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
     let kept = summary(&folder)["tasks"][0]["steps"].as_u64().unwrap();
     assert!(kept + 4 >= steps, "{kept} of {steps}");
 }
@@ -254,7 +251,7 @@ fn budget_for_models() {
         .chain(["--set=search.operators={mutate: 0, recombine: 0, autotune: 0}"])
         .collect();
     let result = folder.run(&arguments);
-    assert_eq!(result.code, 0, "{}\n{}", result.stdout, result.stderr);
+    result.assert_run_ended(&[]);
     assert!(
         result.stdout.contains("the budget for models is spent"),
         "{}",
@@ -267,11 +264,12 @@ fn budget_for_models() {
     assert!(tokens <= 30_000 && tokens > 10_000, "{spent}");
     for more in [&[][..], &["--steps=500"]] {
         let result = folder.run(&[&["resume", "out"], more].concat());
-        let code = if more.is_empty() { 0 } else { 2 };
-        result.assert_exit(
-            code,
-            &["the budget for models is spent", "--budget-tokens "],
-        );
+        let texts = ["the budget for models is spent", "--budget-tokens "];
+        if more.is_empty() {
+            result.assert_run_ended(&texts);
+        } else {
+            result.assert_exit(2, &texts);
+        }
     }
     let result = continues(&folder, &result, &["--budget-tokens"]);
     let after = summary(&folder)["spent"]["tokens"].as_u64().unwrap();
@@ -351,7 +349,7 @@ fn model_that_cannot_be_asked_names_the_command() {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(program, mode).unwrap();
     let result = run(&folder, &command_in_text(&result.stderr));
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
     assert!(result.stdout.contains("all steps were made"));
 }
 
@@ -367,7 +365,7 @@ fn failed_oracle_names_the_command() {
     result.assert_exit(4, &["`kforge resume out --accept-changes`"]);
     folder.write("tasks/softmax/oracle.cu", &oracle);
     let result = run(&folder, &command_in_text(&result.stderr));
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
 }
 
 #[test]
@@ -450,7 +448,7 @@ fn seeds_survive_readers_that_keep_numbers_as_doubles() {
     let dry: Value = serde_json::from_str(&dry.stdout).unwrap();
     assert_eq!(dry["config"]["seed"], "18446744073709551615");
     // The recorded seed is the same number.
-    folder.run(&["resume", "out"]).assert_exit(0, &[]);
+    folder.run(&["resume", "out"]).assert_run_ended(&[]);
 }
 
 /// Integers of more than 16 digits, with their places. Digits of a hash or of a fraction do not count.
@@ -494,7 +492,7 @@ fn journal_with_seeds_as_numbers_still_resumes() {
     assert!(long_numbers(&old).len() >= changed);
     folder.write("out/softmax/events.jsonl", &old);
     let result = folder.run(&["resume", "out", "--steps=5"]);
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    result.assert_run_ended(&[]);
     assert_eq!(asked(&folder), 5);
     assert_eq!(
         folder
@@ -554,5 +552,5 @@ fn failed_start_of_a_worker_is_in_the_journal() {
     // The journal with the new event can be read.
     folder
         .run(&["resume", "out", "--steps=3"])
-        .assert_exit(0, &[]);
+        .assert_run_ended(&[]);
 }

@@ -488,7 +488,7 @@ fn signal_ends_a_promotion_that_has_changed_nothing() {
         "--set=search.confirm=1",
         "--output=out",
     ];
-    assert_eq!(folder.run(&run).code, 0);
+    folder.run(&run).assert_run_ended(&[]);
     let best = folder.path().join("kernels/softmax/best.cu");
     let seed = fresh_seed();
     let mut random = RandomStream::new(seed, "promotion", 0);
