@@ -42,7 +42,7 @@ pub struct Verdict {
     /// `unchecked` if the task's tolerance cannot detect a lower precision; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
-    /// `unchecked` if this system does not let the judge read the state that a kernel keeps between launches; absent otherwise.
+    /// `unchecked` in verdicts of earlier versions, where the judge could not read what a kernel keeps between launches; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Result of the CPU screen before the kernel ran on a GPU: `passed`, `found`, `unsupported`, or `differs: …` for a source whose

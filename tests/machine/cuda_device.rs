@@ -295,7 +295,11 @@ fn fill_poison_count_and_hash_match_the_host_bit_for_bit() -> TestResult {
                     "{what}: {distribution:?}"
                 );
             }
-            for pattern in [Poison::Nan, Poison::Finite { seed: 77 }] {
+            for pattern in [
+                Poison::Nan,
+                Poison::SecretNan { seed: 76 },
+                Poison::Finite { seed: 77 },
+            ] {
                 let mut host = HostBuffer::new(dtype, elements).poisoned(pattern);
                 kernel.write(1, &BufferContent::Poison(pattern)).unwrap();
                 assert!(

@@ -83,7 +83,7 @@ impl CpuBoundKernel {
             inspection_bytes: inspection_bytes(program.build, plan),
             deadline: START_DEADLINE,
         };
-        let (process, end) = KernelProcess::spawn(&task, &memory)?;
+        let (mut process, end) = KernelProcess::spawn(&task, &memory)?;
         if end != ProcessEnd::Stopped {
             // Constructors run before the first stop, so the candidate may be at fault.
             let refusal = fault_refusal(&ProcessFailure {
@@ -105,6 +105,7 @@ impl CpuBoundKernel {
             }
             return Ok(Opened::Refused(refusal));
         }
+        (process.take_output()).context("failed to read what a candidate printed")?;
         let saved_memory = match program.build {
             Build::Fast => Some(SavedMemory::open(
                 &program.image,
@@ -299,6 +300,8 @@ impl Launching for CpuBoundKernel {
             })));
         }
         self.launch_count += 1;
+        let taken = self.process.take_output();
+        taken.context("failed to read what a candidate printed")?;
         Ok(match self.undo_launch(&control)? {
             Some(refusal) => LaunchOutcome::Fault(refusal),
             None => LaunchOutcome::Finished { time },

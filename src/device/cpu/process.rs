@@ -4,6 +4,7 @@
 //! runs outside the measured time. Only how the process ended is trusted, nothing that it writes.
 
 use std::fs::File;
+use std::io::Seek;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -57,7 +58,10 @@ pub(super) struct ProcessTask<'a> {
 pub(super) struct KernelProcess {
     id: libc::pid_t,
     is_alive: bool,
+    /// What the process prints to. It shares the position with the process.
     output: File,
+    /// The beginning of what earlier runs have printed.
+    printed: Vec<u8>,
     _group: ReportedGroup,
 }
 
@@ -108,6 +112,7 @@ impl KernelProcess {
             id,
             is_alive: true,
             output,
+            printed: Vec::new(),
             _group: ReportedGroup::new(id),
         };
         let (end, _) = process.wait_for_stop(task.deadline)?;
@@ -144,14 +149,21 @@ impl KernelProcess {
         self.finish_wait(watchdog, started)
     }
 
-    /// What the candidate printed: untrusted, capped. Does not move the position of its file.
+    /// What the candidate printed: untrusted, capped.
     pub(super) fn printed(&self) -> String {
-        let mut text = vec![0; SHOWN_OUTPUT_LIMIT];
-        let mut length = 0;
-        while let Ok(read @ 1..) = self.output.read_at(&mut text[length..], length as u64) {
-            length += read;
+        let mut text = self.printed.clone();
+        read_start(&self.output, &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Empties the file that the stopped process prints to. Otherwise its size would say how much earlier runs have printed.
+    pub(super) fn take_output(&mut self) -> std::io::Result<()> {
+        if self.output.stream_position()? > 0 {
+            read_start(&self.output, &mut self.printed);
+            self.output.set_len(0)?;
+            self.output.rewind()?;
         }
-        String::from_utf8_lossy(&text[..length]).into_owned()
+        Ok(())
     }
 
     /// Waits until all of the process has stopped or ended, without continuing it.
@@ -222,6 +234,16 @@ impl KernelProcess {
             libc::waitpid(self.id, std::ptr::null_mut(), 0);
         }
     }
+}
+
+/// Adds the start of a file to a text, up to the limit. Does not move the position of the file.
+fn read_start(file: &File, text: &mut Vec<u8>) {
+    let mut start = vec![0; SHOWN_OUTPUT_LIMIT.saturating_sub(text.len())];
+    let mut length = 0;
+    while let Ok(read @ 1..) = file.read_at(&mut start[length..], length as u64) {
+        length += read;
+    }
+    text.extend_from_slice(&start[..length]);
 }
 
 impl Drop for KernelProcess {

@@ -280,9 +280,40 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_this_process_is_seen_from_outside() {
-        let memory = ProcessMemory::open(std::process::id() as libc::pid_t);
-        // Its own threads run, so their positions are unknown.
-        assert_eq!(memory.err().unwrap().kind(), io::ErrorKind::InvalidData);
+    fn stopped_process_is_seen_and_changed_from_outside() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let id = child.id() as libc::pid_t;
+        let mut status = 0;
+        // SAFETY: a child of this process; `status` is valid to write to.
+        unsafe {
+            libc::kill(id, libc::SIGSTOP);
+            libc::waitpid(id, &raw mut status, libc::WUNTRACED);
+        }
+        let memory = ProcessMemory::open(id).unwrap();
+        let mappings = memory.private_mappings().unwrap();
+        let stack = mappings.iter().find(|mapping| mapping.name == "[stack]");
+        let range = stack.unwrap().range.clone();
+        let pages = memory.resident_pages(&range).unwrap();
+        let last = pages.last().unwrap();
+        assert!(last.is_present && range.contains(&last.range.start));
+        let address = last.range.end - 64;
+        memory
+            .write(&[Part {
+                address,
+                bytes: b"marked",
+            }])
+            .unwrap();
+        let mut found = [0; 6];
+        memory.read(address, &mut found).unwrap();
+        assert_eq!(&found, b"marked");
+        assert!(memory.is_readable(address).unwrap() && !memory.is_readable(8).unwrap());
+        assert!(memory.is_at_rest(&(0..u64::MAX)).unwrap());
+        assert!(!memory.is_at_rest(&(0..8)).unwrap());
+        assert!(memory.mapped_pages().unwrap() > 10);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
