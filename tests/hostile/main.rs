@@ -1,7 +1,7 @@
 //! Fuzzes the judge: generates hostile kernels with honest twins, and judges both.
 //!
 //! A hostile kernel that passes and is faster than its twin is a fault of the judge. So is a worker that breaks, and an honest twin
-//! that does not pass. A kernel is named by its seed.
+//! that is accused of something. A kernel is named by its seed, in one version of this program.
 //!
 //! `cargo test` judges a small sample. `.ci/run` judges `KFORGE_HOSTILE_KERNELS` others, 150 without the variable. By hand:
 //!

@@ -69,7 +69,7 @@ impl Options {
                     };
                 }
                 // Of `cargo test`.
-                "--nocapture" => {}
+                "--nocapture" | "--quiet" => {}
                 other => return Err(format!("unknown option `{other}`")),
             }
         }
