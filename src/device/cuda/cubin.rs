@@ -225,13 +225,100 @@ mod tests {
         assert_eq!(read_parameter(&[0; 11]), None);
     }
 
-    /// `__global__ void k(const float* a, float* b, long long c, float d, bool e)`, compiled by NVRTC 13.5, with a variable, a call of
-    /// `malloc` and a variable in managed memory.
-    const CUBIN: &[u8] = include_bytes!("../../../tests/fixtures/cubins/five_parameters.cubin");
+    /// A section of a test file.
+    struct Section {
+        name: &'static str,
+        kind: u32,
+        /// The section that names or symbols belong to.
+        link: u32,
+        data: Vec<u8>,
+    }
+
+    /// A symbol table entry: name, info, other, section, value, size.
+    fn symbol(name: u32, info: u8, other: u8, section: u16) -> Vec<u8> {
+        let mut entry = name.to_le_bytes().to_vec();
+        entry.extend([info, other]);
+        entry.extend(section.to_le_bytes());
+        entry.extend([0; 8]);
+        entry.extend(16u64.to_le_bytes());
+        entry
+    }
+
+    /// An ELF file of 64 bits for a GPU with these sections, the last of which names them.
+    fn elf(sections: &[Section]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        file.extend([2, 0, 190, 0, 1, 0, 0, 0]);
+        file.resize(64, 0);
+        let mut headers = vec![0; 64];
+        let names = sections.last().unwrap();
+        for section in sections {
+            let named = names.data.windows(section.name.len() + 1);
+            let name = named.clone().position(|window| {
+                window.ends_with(&[0]) && window.starts_with(section.name.as_bytes())
+            });
+            headers.extend((name.unwrap() as u32).to_le_bytes());
+            headers.extend(section.kind.to_le_bytes());
+            headers.extend([0; 16]);
+            headers.extend((file.len() as u64).to_le_bytes());
+            headers.extend((section.data.len() as u64).to_le_bytes());
+            headers.extend(section.link.to_le_bytes());
+            headers.extend([1, 0, 0, 0]);
+            headers.extend(8u64.to_le_bytes());
+            headers.extend(if section.kind == 2 { 24u64 } else { 0 }.to_le_bytes());
+            file.extend(&section.data);
+            file.resize(file.len().next_multiple_of(8), 0);
+        }
+        let at = (file.len() as u64).to_le_bytes();
+        file[40..48].copy_from_slice(&at);
+        file[52..54].copy_from_slice(&64u16.to_le_bytes());
+        file[58..60].copy_from_slice(&64u16.to_le_bytes());
+        let count = sections.len() as u16 + 1;
+        file[60..62].copy_from_slice(&count.to_le_bytes());
+        file[62..64].copy_from_slice(&(count - 1).to_le_bytes());
+        file.extend(headers);
+        file
+    }
+
+    /// `__global__ void k(const float* a, float* b, long long c, float d, bool e)` as NVRTC describes it, with a call of `malloc` and
+    /// a variable in managed memory.
+    fn five_parameters() -> Vec<u8> {
+        let mut info = Vec::new();
+        for (ordinal, (offset, bytes)) in (0..).zip([(0, 8), (8, 8), (16, 8), (24, 4), (28, 1)]) {
+            info.extend(parameter(ordinal, offset, bytes));
+        }
+        info.extend([3, PARAMETER_BYTES, 29, 0]);
+        let names = b"\0_Z1kPKfPfxfb\0malloc\0kept\0";
+        let symbols = [
+            symbol(0, 0, 0, 0),
+            symbol(1, 0x12, IS_ENTRY, 3),
+            symbol(14, 0x10, 0, 0),
+            symbol(21, 0x11, IS_MANAGED, 4),
+        ];
+        let section = |name, kind, link, data: &[u8]| Section {
+            name,
+            kind,
+            link,
+            data: data.to_vec(),
+        };
+        elf(&[
+            section(".strtab", 3, 0, names),
+            section(".symtab", 2, 1, &symbols.concat()),
+            section(".text._Z1kPKfPfxfb", 1, 0, &[0; 16]),
+            section(".nv.global", 1, 0, &[0; 16]),
+            section(".nv.info._Z1kPKfPfxfb", 0x7000_0000, 0, &info),
+            section(
+                ".shstrtab",
+                3,
+                0,
+                b"\0.strtab\0.symtab\0.text._Z1kPKfPfxfb\0.nv.global\0.nv.info._Z1kPKfPfxfb\0.shstrtab\0",
+            ),
+        ])
+    }
 
     #[test]
     fn entries_and_symbols_are_read() {
-        let code = CubinCode::read(CUBIN).unwrap();
+        let code = CubinCode::read(&five_parameters()).unwrap();
         let parameters = code.parameters("_Z1kPKfPfxfb").unwrap();
         let places: Vec<_> = parameters
             .iter()
@@ -245,12 +332,13 @@ mod tests {
 
     #[test]
     fn damaged_files_do_not_panic() {
-        for end in (0..CUBIN.len()).step_by(7) {
-            let _ = CubinCode::read(&CUBIN[..end]);
+        let whole = five_parameters();
+        for end in 0..whole.len() {
+            let _ = CubinCode::read(&whole[..end]);
         }
         let mut random = 1u64;
         for _ in 0..4000 {
-            let mut damaged = CUBIN.to_vec();
+            let mut damaged = whole.clone();
             for _ in 0..4 {
                 random = random
                     .wrapping_mul(6_364_136_223_846_793_005)
