@@ -393,7 +393,6 @@ fn the_screen_and_nvrtc_see_one_program() -> TestResult {
         "defined(__SANITIZE_THREAD__)",
         "defined(__AVX2__)",
         "defined(__FAST_MATH__)",
-        "defined(__COUNTER__)",
         "defined(__ELF__)",
         "defined(__SIZEOF_INT128__) && 0",
         "defined(KFORGE_RACE)",
@@ -420,6 +419,7 @@ fn the_screen_and_nvrtc_see_one_program() -> TestResult {
         "defined(__INT_MAX__)",
         "defined(__CUDACC_VER_BUILD__)",
         "defined(__has_attribute)",
+        "defined(__COUNTER__)",
         "defined(__ATOMIC_SEQ_CST)",
     ] {
         let source = format!(

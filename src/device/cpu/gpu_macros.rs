@@ -69,7 +69,10 @@ const FIXED: [(&str, &str); 17] = [
 const UNKNOWN: [&str; 1] = ["__CUDACC_VER_BUILD__"];
 
 /// Macros that this backend defines for itself.
-const OWN: [&str; 4] = ["KFORGE_CPU", "KFORGE_RACE", "KFORGE_BOUNDS", "__COUNTER__"];
+const OWN: [&str; 3] = ["KFORGE_CPU", "KFORGE_RACE", "KFORGE_BOUNDS"];
+
+/// Macros that NVRTC lacks, and that macros of this backend expand to.
+const NEEDED: [&str; 1] = ["__COUNTER__"];
 
 impl GpuMacros {
     /// Directives that replace the macros of the C++ compiler, which `predefined` names, with those of NVRTC.
@@ -123,7 +126,7 @@ impl GpuMacros {
 /// functions for the other.
 pub(super) fn recognises_compiler(name: &str, predefined: &BTreeSet<String>) -> bool {
     let fixed = FIXED.iter().map(|(name, _)| *name);
-    let mut known = fixed.chain(UNKNOWN).chain(OWN);
+    let mut known = fixed.chain(UNKNOWN).chain(OWN).chain(NEEDED);
     predefined.contains(name)
         || known.any(|known| known == name)
         || name.starts_with("__CUDA_ARCH_")
