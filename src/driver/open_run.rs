@@ -199,7 +199,7 @@ impl OpenRun {
             budget: options.budget,
             spent_before: replayed.time_spent,
             searched_before: replayed.time_searched,
-            baseline: task.baseline().0.to_owned(),
+            baseline: baseline_name(task),
             timing_seconds: timing_seconds(&options.record, task),
             directory: self.directory.root().to_owned(),
             ..Progress::default()
@@ -321,6 +321,12 @@ fn already_a_run(directory: &RunDirectory) -> Failure {
         directory.root().display()
     ))
     .hint("continue it with `kforge resume`, or choose another directory with `--output`")
+}
+
+/// The name of the baseline in `task.yaml`, which verdicts have too.
+fn baseline_name(task: &Task) -> String {
+    let names = task.settings.baselines.keys();
+    names.cloned().next().unwrap_or_default()
 }
 
 /// The timing budget of each workload, in seconds. 0 if the run's profile is unknown.

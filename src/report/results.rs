@@ -370,10 +370,11 @@ fn unanswered_steps(unanswered: &[UnansweredSteps]) -> String {
 /// Notes on the numbers, and the paths of the files.
 fn notes(results: &TaskResults) -> String {
     let elites = &results.elites;
-    let mut text = format!(
-        "\n  speedups are over the baseline `{}`, the geometric mean over the workloads\n",
+    let over = format!(
+        "speedups are over the baseline `{}`, the geometric mean over the workloads",
         results.baseline
     );
+    let mut text = format!("\n{}", wrap(&over, TABLE_WIDTH, 2));
     text += "  order: confirmed kernels by that figure, then the others by that of the search\n";
     text += &noise_hint(&results.progress);
     if elites.iter().any(|elite| elite.confirmed.is_some()) {
