@@ -67,8 +67,8 @@ pub struct Program {
     pub log: String,
     /// The functions of `TranslationUnit::entry_points`, in their order (CUDA; empty elsewhere).
     pub entries: Vec<CompiledEntry>,
-    /// What the compiler's preprocessor compiled of the source (CUDA; empty elsewhere).
-    pub trace: Trace,
+    /// What the compiler's preprocessor compiled of the source (CUDA; empty elsewhere). Boxed, because it is mostly unused.
+    pub trace: Box<Trace>,
     /// Features of the compiled code by name, such as `vector_load_bytes` and `mma` (CUDA; empty elsewhere).
     pub features: IndexMap<String, f64>,
 }

@@ -24,7 +24,7 @@ use super::runtime_build::{self, build_runtime, visit_sources};
 use crate::base::{Digest, temporary};
 use crate::device::argument_checks::{mismatch_refusal, plain_messages};
 use crate::device::cache::{self, CacheLease, ImageCache, write_failure};
-use crate::device::{Build, Compiled, Program, Refusal, Trace, sandbox};
+use crate::device::{Build, Compiled, Program, Refusal, sandbox};
 use crate::kernel::plan::TranslationUnit;
 use crate::verdict::{Resources, Status};
 
@@ -133,7 +133,7 @@ impl Toolchain {
                 compile_seconds: started.elapsed().as_secs_f64(),
                 log: String::new(),
                 entries: Vec::new(),
-                trace: Trace::default(),
+                trace: Box::default(),
                 features: IndexMap::new(),
             })
         };

@@ -100,7 +100,7 @@ impl CubinCache {
             compile_seconds: started.elapsed().as_secs_f64(),
             log: cached.log,
             entries: cached.entries,
-            trace: cached.trace,
+            trace: Box::new(cached.trace),
             features: cached.facts,
         }
     }
