@@ -105,9 +105,10 @@ pub(crate) fn judge(
             )
         })
         .collect();
-    let compared = runner.compare(&passed, |judged| {
+    let mut compared = runner.compare(&passed, |judged| {
         progress("compared", judged.len(), passed.len());
     });
+    confirm_gains(runner, &passed, &mut compared);
     Report {
         kernels,
         hostile,
@@ -115,6 +116,22 @@ pub(crate) fn judge(
         compared,
         twin_names,
         took: started.elapsed(),
+    }
+}
+
+/// Compares what gained once more. The smaller gain counts: of hundreds of intervals a few miss the truth.
+fn confirm_gains(runner: &Runner, jobs: &[Job], compared: &mut BTreeMap<String, Judged>) {
+    let low = |judged: &Judged| judged.interval.map(|[low, _]| low);
+    let gained: Vec<_> = jobs
+        .iter()
+        .filter(|job| low(&compared[&job.name]).is_some_and(|low| low > MAX_GAIN))
+        .cloned()
+        .collect();
+    for (name, again) in runner.compare(&gained, |_| {}) {
+        // A kernel that is caught this time has gained all the same.
+        if low(&again).is_some_and(|again| Some(again) < low(&compared[&name])) {
+            compared.insert(name, again);
+        }
     }
 }
 
