@@ -199,8 +199,7 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// The small shapes, each under a regime; the smallest and the largest under all, if the profile says so. Each regime meets at least
-    /// one of them.
+    /// The small shapes, each under a regime; the smallest and the largest under all, if the profile says so.
     fn add_small_shapes(&mut self) {
         let drawn = self.source.small_shapes(self.stream);
         let shapes: Vec<_> = drawn
@@ -217,10 +216,9 @@ impl Selection<'_, '_> {
                 }
             }
         }
-        for index in 0..count.max(shapes.len()) {
-            if let Some(shape) = shapes.get(index % shapes.len().max(1)) {
-                self.add(shape, index.checked_rem(count));
-            }
+        for shape in &shapes {
+            let regime = self.deal_regime();
+            self.add(shape, regime);
         }
     }
 
