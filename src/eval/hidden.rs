@@ -234,8 +234,9 @@ impl Selection<'_, '_> {
                 && !costs
                     .into_iter()
                     .any(|other| other > cost && other <= limit);
-            let is_longest =
-                |axis: &String| self.longest(axis) == shape.binding.axes.get(axis).copied();
+            let is_longest = |axis: &String| {
+                self.source.longest_timed(axis) == shape.binding.axes.get(axis).copied()
+            };
             let is_cheap_end = cost <= limit && self.source.axes().iter().any(is_longest);
             if !(plan.is_all() || is_largest_cheap || is_cheap_end) {
                 continue;
@@ -252,19 +253,11 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// The largest timed size of an axis.
-    fn longest(&self, axis: &str) -> Option<i64> {
-        let timed = self.plan.timed.iter();
-        timed
-            .filter_map(|case| case.binding.axes.get(axis).copied())
-            .max()
-    }
-
     /// For each axis a shape that is as long as the longest timed one and otherwise small, unless a neighbour is. It also gets the
     /// regimes that no other case of this length has, at a length that the budget allows.
     fn add_long_shapes(&mut self) {
         for axis in self.source.axes() {
-            let Some(longest) = self.longest(&axis) else {
+            let Some(longest) = self.source.longest_timed(&axis) else {
                 continue;
             };
             let least = (longest as f64 * UPPER_SHARE).ceil() as i64;
