@@ -20,7 +20,7 @@ use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
 use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
 
 /// Operations that timed shapes under regimes may always cost, on a CPU: some tenths of a second.
-const MIN_OPERATIONS_ON_CPU: f64 = 5e8;
+const MIN_OPERATIONS_ON_CPU: f64 = 2e8;
 /// The same with a profile that tries all regimes.
 const MIN_OPERATIONS_OF_ALL: f64 = 2e9;
 /// The same on a GPU, with any profile.

@@ -199,8 +199,7 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// The small shapes, each under a regime; the smallest and the largest under all, if the profile says so. Each regime meets at least
-    /// one of them.
+    /// The small shapes, each under a regime; the smallest and the largest under all, if the profile says so.
     fn add_small_shapes(&mut self) {
         let drawn = self.source.small_shapes(self.stream);
         let shapes: Vec<_> = drawn
@@ -217,10 +216,9 @@ impl Selection<'_, '_> {
                 }
             }
         }
-        for index in 0..count.max(shapes.len()) {
-            if let Some(shape) = shapes.get(index % shapes.len().max(1)) {
-                self.add(shape, index.checked_rem(count));
-            }
+        for shape in &shapes {
+            let regime = self.deal_regime();
+            self.add(shape, regime);
         }
     }
 
@@ -236,8 +234,9 @@ impl Selection<'_, '_> {
                 && !costs
                     .into_iter()
                     .any(|other| other > cost && other <= limit);
-            let is_longest =
-                |axis: &String| self.longest(axis) == shape.binding.axes.get(axis).copied();
+            let is_longest = |axis: &String| {
+                self.source.longest_timed(axis) == shape.binding.axes.get(axis).copied()
+            };
             let is_cheap_end = cost <= limit && self.source.axes().iter().any(is_longest);
             if !(plan.is_all() || is_largest_cheap || is_cheap_end) {
                 continue;
@@ -254,19 +253,11 @@ impl Selection<'_, '_> {
         }
     }
 
-    /// The largest timed size of an axis.
-    fn longest(&self, axis: &str) -> Option<i64> {
-        let timed = self.plan.timed.iter();
-        timed
-            .filter_map(|case| case.binding.axes.get(axis).copied())
-            .max()
-    }
-
     /// For each axis a shape that is as long as the longest timed one and otherwise small, unless a neighbour is. It also gets the
     /// regimes that no other case of this length has, at a length that the budget allows.
     fn add_long_shapes(&mut self) {
         for axis in self.source.axes() {
-            let Some(longest) = self.longest(&axis) else {
+            let Some(longest) = self.source.longest_timed(&axis) else {
                 continue;
             };
             let least = (longest as f64 * UPPER_SHARE).ceil() as i64;

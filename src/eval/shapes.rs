@@ -115,7 +115,7 @@ impl<'t> ShapeSource<'t> {
         axes
     }
 
-    /// A long shape: one axis is near its largest size and no multiple of 8, the others are as small as hidden shapes. All shrink,
+    /// A long shape: one axis is near its largest timed size and no multiple of 8, the others are as small as hidden shapes. All shrink,
     /// this axis last and not into its `hidden` range, until a launch costs at most `limit` operations.
     pub(super) fn along(&self, axis: &str, limit: f64, stream: &mut RandomStream) -> Axes {
         let mut axes = Axes::new();
@@ -124,8 +124,9 @@ impl<'t> ShapeSource<'t> {
             for (other, [low, high]) in &self.task.settings.hidden {
                 axes.insert(other.clone(), draw_by_logarithm(stream, *low, *high));
             }
-            if let Some([low, high]) = self.ranges.get(axis) {
-                axes.insert(axis.to_owned(), draw_upper_end(stream, *low, *high));
+            if let Some(longest) = self.longest_timed(axis) {
+                let size = draw_upper_end(stream, self.lowest(axis), longest);
+                axes.insert(axis.to_owned(), size);
             }
             axes = self.shrink(axes, Some((axis.to_owned(), least)), limit);
             if !self.is_timed(&axes) {
@@ -143,6 +144,14 @@ impl<'t> ShapeSource<'t> {
             return 1;
         };
         draw_size(stream, end + 1, end.saturating_mul(2)).min(*longest)
+    }
+
+    /// The largest timed size of an axis.
+    pub(super) fn longest_timed(&self, axis: &str) -> Option<i64> {
+        let timed = self.timed.iter();
+        timed
+            .filter_map(|timed| timed.axes.get(axis).copied())
+            .max()
     }
 
     /// The smallest size of an axis.

@@ -127,7 +127,7 @@ fn min_blocks() -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegimeChoice {
-    /// Each regime on one of them.
+    /// Each of them under one regime.
     #[default]
     Once,
     /// Each regime on the smallest and on the largest of them.

@@ -176,10 +176,10 @@ fn unchecked_precision_is_reported_in_admission_and_verdicts() {
         ONE_RMSNORM,
     ];
     let (code, admission, _folder) = check_changed_task("rmsnorm", &replacements);
-    assert_eq!(
-        missed_corruptions(&admission),
-        ["the output rounded to float8_e4m3fn"]
-    );
+    // With the timed inputs, and with other values of `eps`, which every task gets.
+    let mut missed = missed_corruptions(&admission);
+    missed.dedup();
+    assert_eq!(missed, ["the output rounded to float8_e4m3fn"]);
     assert_eq!(code, Some(4));
     // With hidden shapes and the default regimes, without which a task is refused.
     let replacements = [
