@@ -91,7 +91,7 @@ def trimmed(output, listed):
             rank = int(found.group(1))
         elif not line.startswith("      "):
             rank = 0
-        is_detail = re.match(r"^      and \d+ more|^  valid:", line)
+        is_detail = re.match(r"^      and \d+ more|^  (valid|inconclusive|stopped):", line)
         if rank <= listed and not is_detail:
             kept.append(line)
     end = next((index for index, line in enumerate(kept) if line.startswith("  speedups are")), len(kept))

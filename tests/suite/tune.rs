@@ -37,11 +37,16 @@ impl TuneWorkspace {
     /// With a baseline that is many times slower than the slow kernel, and this many times slower again than the naive one.
     fn with_slow_baseline() -> Self {
         let workspace = Self::new();
-        workspace.write("tasks/softmax/slowest.cu", &naive_with_passes(1024));
+        workspace.write("tasks/softmax/slowest.cu", &naive_with_passes(256));
         let task = workspace.read("tasks/softmax/task.yaml");
         let changed = task.replace("naive: {kernel: naive.cu}", "slowest: {kernel: slowest.cu}");
         assert_ne!(task, changed);
         workspace.write("tasks/softmax/task.yaml", &changed);
+        // A promotion times three pairs of kernels, whose speeds are far apart.
+        let config = workspace
+            .read("run.yaml")
+            .replace("\"seconds\":20", "\"seconds\":2");
+        workspace.write("run.yaml", &config);
         workspace
     }
 
