@@ -325,8 +325,8 @@ fn already_a_run(directory: &RunDirectory) -> Failure {
 
 /// The name of the baseline in `task.yaml`, which verdicts have too.
 fn baseline_name(task: &Task) -> String {
-    let names = task.settings.baselines.keys();
-    names.cloned().next().unwrap_or_default()
+    let mut names = task.settings.baselines.keys();
+    names.next().cloned().unwrap_or_default()
 }
 
 /// The timing budget of each workload, in seconds. 0 if the run's profile is unknown.

@@ -49,7 +49,7 @@ pub(crate) async fn contest(
     };
     let contest = match contest.against_baseline() {
         Ok(contest) => contest,
-        Err(lost) => return Ok(lost),
+        Err(lost) => return Ok(*lost),
     };
     match incumbent {
         Some(incumbent) => {
@@ -91,23 +91,24 @@ async fn contest_incumbent(
 
 impl Contest {
     /// The contest if the challenger is confirmed to be faster than the baseline, else as an error the contest that it has lost.
-    fn against_baseline(mut self) -> Result<Self, Self> {
+    fn against_baseline(mut self) -> Result<Self, Box<Self>> {
         let verdict = &self.challenger;
         let Some(speedup) = verdict.speedup.filter(|_| verdict.passed()) else {
             self.too_noisy = verdict.status == Status::Inconclusive;
             let why = format!("it was not confirmed: {}", status_text(verdict));
-            return Err(self.lost(why));
+            return Err(Box::new(self.lost(why)));
         };
         if speedup.is_faster() {
             return Ok(self);
         }
         let over = self.over_baseline(&speedup);
         if speedup.is_slower() {
-            return Err(self.lost(format!("it is slower than the baseline: {over}")));
+            let why = format!("it is slower than the baseline: {over}");
+            return Err(Box::new(self.lost(why)));
         }
         self.too_noisy = true;
         let why = format!("it is not clearly faster than the baseline: {over}");
-        Err(self.lost(why))
+        Err(Box::new(self.lost(why)))
     }
 
     /// `1.010x [0.931, 1.116] over `naive``

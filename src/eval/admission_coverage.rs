@@ -217,7 +217,6 @@ mod tests {
                 let is_cheap = profile == "quick" && name != "gdn_prefill";
                 let wanted = if is_cheap { 0.99 } else { 0.5 };
                 assert!(share > wanted, "{name}, {profile}: {coverage:?}");
-                println!("{name}, {profile}: {coverage:?}");
             }
         }
     }

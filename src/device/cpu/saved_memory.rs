@@ -269,16 +269,17 @@ mod tests {
     fn pages_that_were_saved_are_left_out() {
         let known = [2..4, 6..8, 20..30];
         for (resident, expected) in [
-            (vec![0..10], vec![0..2, 4..6, 8..10]),
-            (vec![2..4, 6..8], vec![]),
-            (vec![3..7], vec![4..6]),
-            (vec![0..1, 9..12, 25..40], vec![0..1, 9..12, 30..40]),
-            (vec![20..22, 24..26, 28..33], vec![30..33]),
-            (vec![], vec![]),
+            (&[(0, 10)][..], &[(0, 2), (4, 6), (8, 10)][..]),
+            (&[(2, 4), (6, 8)], &[]),
+            (&[(3, 7)], &[(4, 6)]),
+            (&[(0, 1), (9, 12), (25, 40)], &[(0, 1), (9, 12), (30, 40)]),
+            (&[(20, 22), (24, 26), (28, 33)], &[(30, 33)]),
+            (&[], &[]),
         ] {
-            let resident: Vec<_> = (resident.into_iter())
-                .map(|range| ResidentPages {
-                    range,
+            let expected: Vec<_> = (expected.iter()).map(|(start, end)| *start..*end).collect();
+            let resident: Vec<_> = (resident.iter())
+                .map(|(start, end)| ResidentPages {
+                    range: *start..*end,
                     is_present: true,
                 })
                 .collect();
