@@ -315,12 +315,11 @@ fn hot_caches_spare_no_work() -> TestResult {
     let verdicts = parse_verdicts("scale", &output, files.len());
     let bound = |index: usize, end: usize| verdicts[index]["speedup"]["ci95"][end].as_f64();
     let twin = bound(0, 1).unwrap_or_else(|| panic!("{}", verdicts[0]));
-    for index in 1..files.len() {
+    for (index, file) in files.iter().enumerate().skip(1) {
         let fastest = bound(index, 0).unwrap_or(0.0);
         assert!(
             fastest <= MAX_GAIN_OVER_TWIN * twin,
-            "{}: at least {fastest:.3} against at most {twin:.3}",
-            files[index]
+            "{file}: at least {fastest:.3} against at most {twin:.3}"
         );
     }
     Ok(())
