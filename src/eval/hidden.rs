@@ -40,7 +40,7 @@ const DRAWN_SHARE: f64 = 1.0 / 16.0;
 /// A size of at least this share of the largest timed one stands for the largest sizes of an axis.
 const UPPER_SHARE: f64 = 0.85;
 /// An axis that is never longer than this has no sizes that are tails.
-const LEAST_WITH_TAILS: i64 = 32;
+const MIN_WITH_TAILS: i64 = 32;
 /// Random hidden shapes of a confirmation, for each one of the profile.
 const RANDOM_SHAPES_OF_ALL: u32 = 4;
 
@@ -273,7 +273,7 @@ impl Selection<'_, '_> {
             };
             let is_tail = |case: &Case| {
                 let size = case.binding.axes.get(&axis);
-                longest < LEAST_WITH_TAILS || size.is_some_and(|size| shapes::is_tail(*size))
+                longest < MIN_WITH_TAILS || size.is_some_and(|size| shapes::is_tail(*size))
             };
             let mut cases = self.cases.iter();
             let has_drawn = cases.any(|case| is_long(case) && is_drawn(case) && is_tail(case));
