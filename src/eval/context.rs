@@ -20,11 +20,11 @@ use crate::kernel::{BindError, DeviceLimits, Kernel, LaunchTarget};
 use crate::task::{DRAFT_MARK, Profile, RegimeChoice, Task};
 
 /// Operations that timed shapes under regimes may always cost, on a CPU: some tenths of a second.
-const LEAST_OPERATIONS_ON_CPU: f64 = 2e8;
+const MIN_OPERATIONS_ON_CPU: f64 = 2e8;
 /// The same with a profile that tries all regimes.
-const LEAST_OPERATIONS_OF_ALL: f64 = 2e9;
+const MIN_OPERATIONS_OF_ALL: f64 = 2e9;
 /// The same on a GPU, with any profile.
-const LEAST_OPERATIONS_ON_GPU: f64 = 2.5e10;
+const MIN_OPERATIONS_ON_GPU: f64 = 2.5e10;
 
 /// How to judge; the same for all candidates of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,9 +118,9 @@ impl<'a> JudgeContext<'a> {
     pub(super) fn effort(&self, coverage: Coverage) -> Effort {
         let is_host = self.device.lock_file().is_host;
         let least_operations = match self.options.profile.regimes {
-            _ if !is_host => LEAST_OPERATIONS_ON_GPU,
-            RegimeChoice::Once => LEAST_OPERATIONS_ON_CPU,
-            RegimeChoice::All => LEAST_OPERATIONS_OF_ALL,
+            _ if !is_host => MIN_OPERATIONS_ON_GPU,
+            RegimeChoice::Once => MIN_OPERATIONS_ON_CPU,
+            RegimeChoice::All => MIN_OPERATIONS_OF_ALL,
         };
         Effort {
             coverage,
