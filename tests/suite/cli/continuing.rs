@@ -247,7 +247,7 @@ fn budget_for_models() {
         .iter()
         .copied()
         .filter(|argument| *argument != "--no-model")
-        .chain(["--steps=400", CHATTING_MODEL, "--budget-tokens=30000"])
+        .chain(["--steps=400", CHATTING_MODEL, "--budget-tokens=60000"])
         .chain(["--set=search.operators={mutate: 0, recombine: 0, autotune: 0}"])
         .collect();
     let result = folder.run(&arguments);
@@ -261,7 +261,7 @@ fn budget_for_models() {
     let spent = &summary(&folder)["spent"];
     assert_eq!(spent["estimated"], true, "{spent}");
     let tokens = spent["tokens"].as_u64().unwrap();
-    assert!(tokens <= 30_000 && tokens > 10_000, "{spent}");
+    assert!(tokens <= 60_000 && tokens > 30_000, "{spent}");
     for more in [&[][..], &["--steps=500"]] {
         let result = folder.run(&[&["resume", "out"], more].concat());
         let texts = ["the budget for models is spent", "--budget-tokens "];
