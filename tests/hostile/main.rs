@@ -3,7 +3,8 @@
 //! A hostile kernel that passes and is faster than its twin is a fault of the judge. So is a worker that breaks, and an honest twin
 //! that is accused of something. A kernel is named by its seed, in one version of this program.
 //!
-//! `cargo test` judges a small sample. `.ci/run` judges `KFORGE_HOSTILE_KERNELS` others, 150 without the variable. By hand:
+//! `cargo test` judges a small sample. `.ci/run` judges `KFORGE_HOSTILE_KERNELS`, 150 without the
+//! variable, from seed `KFORGE_HOSTILE_FIRST` on, 1 without it. By hand:
 //!
 //! ```text
 //! cargo test --test hostile -- --count 2000                    # on the CPU
