@@ -151,8 +151,6 @@ pub enum PersistentState {
         variable: String,
         launch: u64,
     },
-    /// This system does not let the judge see the variables.
-    Unknown,
 }
 
 /// A shuffle that read a lane which took no part in it. CUDA leaves the value undefined.

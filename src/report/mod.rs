@@ -8,6 +8,7 @@ mod compiled;
 mod continuation;
 mod describe_task;
 mod describe_verdict;
+mod figure_columns;
 mod headline;
 mod observer;
 mod output_queue;

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::figure_columns::{
+    ConfirmedColumn, NO_FIGURE, TOO_NOISY, search_columns, without_figures,
+};
 use super::headline::{WhyUnconfirmed, suggested_seconds};
 use super::progress::{Comparison, Progress};
 use super::text::{device_note, indent, pluralize, wrap, wrap_after_first};
@@ -204,52 +207,6 @@ fn elites_table(results: &TaskResults) -> String {
     text
 }
 
-/// What a column of figures has where there is none.
-const NO_FIGURE: &str = "-";
-const TOO_NOISY: &str = "too noisy";
-
-/// The figure of a confirmation, or why there is none.
-struct ConfirmedColumn {
-    speedup: Option<Speedup>,
-    otherwise: &'static str,
-}
-
-impl ConfirmedColumn {
-    fn text(&self) -> String {
-        let (figure, interval) = match &self.speedup {
-            Some(speedup) => {
-                let digits = digits_for(speedup, 3);
-                (
-                    format!("{:.digits$}x", speedup.geomean),
-                    interval_text(speedup, digits),
-                )
-            }
-            None => (self.otherwise.to_owned(), String::new()),
-        };
-        format!("{figure:>9}  {interval:<14}")
-    }
-}
-
-/// The figure of the search: provisional, so with fewer digits.
-fn search_columns(speedup: Speedup) -> String {
-    let digits = digits_for(&speedup, 2);
-    let figure = format!("~{:.digits$}x", speedup.geomean);
-    format!("{figure:>7}  {:<13}", interval_text(&speedup, digits))
-}
-
-/// `[1.885, 1.960]`
-fn interval_text(speedup: &Speedup, digits: usize) -> String {
-    let [low, high] = speedup.ci95;
-    format!("[{low:.digits$}, {high:.digits$}]")
-}
-
-/// Digits after the point: this many below 10, and fewer above, so that a column keeps its width.
-fn digits_for(speedup: &Speedup, digits: usize) -> usize {
-    let limits = [10.0, 100.0].into_iter();
-    let fewer = limits.filter(|limit| speedup.ci95[1] >= *limit).count();
-    digits.saturating_sub(fewer)
-}
-
 /// The description of a cell, wrapped between its axes.
 fn wrap_cell(cell: &str) -> String {
     const NO_BREAK: &str = "\u{a0}";
@@ -280,11 +237,6 @@ fn starting_kernels_table(starts: &[StartingKernelResult]) -> String {
         format!("      {columns}  {:>5}  {}\n", start.step, start.name)
     });
     format!("\n  starting kernels\n{}", rows.collect::<String>())
-}
-
-/// A reason in place of all figures of a row.
-fn without_figures(reason: &str) -> String {
-    format!("{NO_FIGURE:>9}  {reason:<38}")
 }
 
 /// The best kernel against the best starting kernel. Empty if there is no best kernel.

@@ -629,7 +629,6 @@ fn look_for_mark(device: &CpuDevice, hideout: &Hideout) -> Hidden {
             Hidden::Named(names.find(|name| *name == variable).unwrap_or("other"))
         }
         PersistentState::Unchanged => Hidden::Erased,
-        PersistentState::Unknown => panic!("the state is always known"),
     }
 }
 

@@ -123,7 +123,7 @@ pub(super) fn link_flags(is_static: bool) -> Vec<&'static str> {
     [LINK_FLAGS, static_flag].concat()
 }
 
-/// Collects the candidate's variables in sections of their own, for `saved_variables`. The bounds and race builds run once only.
+/// Collects the candidate's variables in sections of their own, for `saved_memory`. The bounds and race builds run once only.
 pub(super) fn linker_script_flag(runtime: &Path, build: Build) -> Option<String> {
     let script = runtime.join("state.ld");
     (build == Build::Fast).then(|| format!("-Wl,-T,{}", script.display()))

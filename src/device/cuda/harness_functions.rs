@@ -28,6 +28,8 @@ const UNTYPED: [&str; 8] = [
 
 /// Bytes of local memory that are overwritten in addition to those of the kernel: functions have frames at different places.
 const OTHER_FRAMES_BYTES: u64 = 1024;
+/// Most bytes of a thread that are overwritten: on a GPU with 132 multiprocessors they are 2 GiB in all.
+const MAX_LOCAL_SCRUB: u64 = 8 << 10;
 
 /// The functions of the loaded harness kernels.
 pub(super) struct HarnessFunctions {
@@ -122,9 +124,10 @@ impl HarnessFunctions {
             .ok_or_else(|| anyhow::anyhow!("no harness kernel `{name}` for {dtype}"))
     }
 
-    /// The kernel that overwrites at least `bytes` bytes of every thread's local memory.
+    /// The kernel that overwrites `bytes` bytes of every thread's local memory, or `MAX_LOCAL_SCRUB` if they are more.
     pub(super) fn scrub_local(&self, bytes: u64) -> anyhow::Result<sys::CUfunction> {
-        let bytes = (bytes + OTHER_FRAMES_BYTES).next_power_of_two();
+        let bytes = bytes.saturating_add(OTHER_FRAMES_BYTES);
+        let bytes = bytes.min(MAX_LOCAL_SCRUB).next_power_of_two();
         if let Some(function) = self.local_scrubs.borrow().get(&bytes) {
             return Ok(*function);
         }
