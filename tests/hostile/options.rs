@@ -28,7 +28,7 @@ pub(crate) struct Options {
 }
 
 /// Programs that share one GPU. Each compiles and checks while another one times.
-const PROGRAMS_ON_A_GPU: usize = 4;
+const PROGRAMS_ON_A_GPU: usize = 8;
 
 impl Options {
     /// `None` if no argument is an option of this program.

@@ -19,8 +19,10 @@ const BATCH: usize = 20;
 const BATCH_LIMIT: Duration = Duration::from_secs(1200);
 /// How often a comparison is repeated because the machine was too busy to time it.
 const MAX_REPEATS: usize = 3;
-/// Timing budget of a comparison, in seconds.
-const COMPARISON_SECONDS: &str = "1";
+/// Timing budget in seconds of a first judgement on a GPU, where few samples are enough. On a CPU it is the profile's.
+const GPU_JUDGEMENT_SECONDS: &str = "0.1";
+/// Timing budget of a comparison in seconds, on a CPU and on a GPU.
+const COMPARISON_SECONDS: [&str; 2] = ["1", "0.4"];
 /// Deadline of a launch in seconds. A launch takes far less than a thousandth of it.
 const LAUNCH_SECONDS: &str = "2";
 
@@ -148,8 +150,14 @@ impl Runner {
             let file = folder.join("baseline.cu");
             std::fs::write(&file, baseline).unwrap();
             command.arg("--baseline").arg(file);
-            command.args(["--seconds", COMPARISON_SECONDS]);
         }
+        let [on_cpu, on_gpu] = COMPARISON_SECONDS;
+        match (self.backend, jobs[0].baseline.is_some()) {
+            (Backend::Cpu, true) => command.args(["--seconds", on_cpu]),
+            (Backend::Cpu, false) => &mut command,
+            (Backend::Cuda, true) => command.args(["--seconds", on_gpu]),
+            (Backend::Cuda, false) => command.args(["--seconds", GPU_JUDGEMENT_SECONDS]),
+        };
         let output = run_with_limit(command, &folder);
         let (text, errors, status) = output;
         let mut judged = BTreeMap::new();
