@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 use crate::verdict::Speedup;
 
@@ -14,7 +15,7 @@ use crate::verdict::Speedup;
 const UNKNOWN_BIN: u16 = u16::MAX;
 
 /// One axis of the grid.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ArchiveAxis {
     pub feature: String,
     /// Ascending. Bin i starts at edge i - 1.
@@ -22,7 +23,7 @@ pub(super) struct ArchiveAxis {
 }
 
 impl ArchiveAxis {
-    fn bin(&self, value: Option<f64>) -> u16 {
+    pub(super) fn bin(&self, value: Option<f64>) -> u16 {
         match value {
             Some(value) if !value.is_nan() => {
                 self.edges.partition_point(|edge| *edge <= value) as u16
@@ -110,7 +111,6 @@ impl Archive {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn axes(&self) -> &[ArchiveAxis] {
         &self.axes
     }

@@ -28,6 +28,7 @@ mod confirmation;
 mod divergence;
 mod families;
 mod fold;
+mod incumbents;
 mod ledger;
 mod model_brief;
 mod parent_pool;
@@ -43,6 +44,7 @@ mod view;
 
 pub(crate) use archive::{Archive, Elite};
 pub(crate) use divergence::Divergence;
+pub use incumbents::Incumbents;
 pub(crate) use ledger::{OperatorCounts, SearchCounts, StepOutcome, StepRecord};
 pub use settings::{FEATURES, OperatorWeights, SearchMode, SearchSettings};
 pub(crate) use updates::{Confirmation, UnfinishedStep};

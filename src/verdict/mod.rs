@@ -57,6 +57,15 @@ pub struct Verdict {
     #[serde(default, with = "exact::seeds")]
     pub seeds: Vec<u64>,
     pub baseline: Option<BaselineIdentity>,
+    /// How far the kernel was timed; absent if it was not timed, and in verdicts of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<Timing>,
+    /// Why and when timing ended early; absent unless `timing` is `dismissed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dismissal: Option<Dismissal>,
+    /// What a complete judgement does and this one did not, such as `bounds and race builds`. Nothing of it is claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_done: Vec<String>,
     /// Over all timed workloads; only if `status` is `passed`.
     pub speedup: Option<Speedup>,
     pub workloads: Vec<WorkloadVerdict>,
@@ -100,6 +109,9 @@ impl Verdict {
             voided_blocks: 0,
             seeds: Vec::new(),
             baseline: None,
+            timing: None,
+            dismissal: None,
+            not_done: Vec::new(),
             speedup: None,
             workloads: Vec::new(),
             resources: Resources::default(),
@@ -116,6 +128,27 @@ impl Verdict {
     pub fn passed(&self) -> bool {
         self.status == Status::Passed
     }
+}
+
+/// How far a kernel was timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Timing {
+    /// Until the interval was narrow enough or the timing budget was spent.
+    Full,
+    /// Until it was surely slower than an incumbent. The interval is honest but wide.
+    Dismissed,
+}
+
+/// Why timing ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dismissal {
+    /// The look at the timings that dismissed the kernel, from 1.
+    pub look: u32,
+    /// The number of planned looks.
+    pub looks: u32,
+    /// The speedup of the incumbent that the kernel cannot reach.
+    pub bar: f64,
 }
 
 /// The part of a verdict that a search needs.
