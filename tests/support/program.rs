@@ -109,11 +109,13 @@ impl Workspace {
         if self.has_own_lock {
             command.env("KFORGE_LOCK_DIR", self.path());
         }
-        // Tests under `nohup` would pass on that SIGHUP is ignored.
+        // A shell lets its background commands ignore SIGINT, and `nohup` lets them ignore SIGHUP. The program would too.
         // SAFETY: signal is safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
                 Ok(())
             })
         };
