@@ -35,6 +35,7 @@ pub struct Incumbents {
 }
 
 impl Incumbents {
+    #[expect(dead_code, reason = "the driver sends them with each request")]
     pub(super) fn of(archive: &Archive) -> Self {
         let is_early = |axis: &ArchiveAxis| !LATE_FEATURES.contains(&axis.feature.as_str());
         let early: Vec<usize> = archive

@@ -79,6 +79,9 @@ fn verdict(status: Status, speedup: Option<f64>, half: f64, threads: f64) -> Ver
         voided_blocks: 0,
         seeds: vec![],
         baseline: None,
+        timing: None,
+        dismissal: None,
+        not_done: Vec::new(),
         speedup: speedup.map(|geomean| Speedup {
             geomean,
             ci95: [geomean * (1.0 - half), geomean * (1.0 + half)],
