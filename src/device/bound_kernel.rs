@@ -34,6 +34,15 @@ pub trait BufferAccess {
     /// A hash of these copies, in this order.
     fn hash_copies(&self, buffer: usize, copies: &[u32]) -> anyhow::Result<u64>;
 
+    /// Hashes of several buffers, of these copies or of all. A device may answer faster than one buffer at a time.
+    fn hash_all(&self, buffers: &[usize], copies: Option<&[u32]>) -> anyhow::Result<Vec<u64>> {
+        let hash = |buffer: &usize| match copies {
+            Some(copies) => self.hash_copies(*buffer, copies),
+            None => self.hash(*buffer),
+        };
+        buffers.iter().map(hash).collect()
+    }
+
     /// The elements of the first copy in double precision.
     fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>>;
 

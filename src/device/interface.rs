@@ -144,6 +144,9 @@ pub enum Purpose {
     /// To time it, over this many copies of its data. `cache` is the state of the caches when the clock starts; `None` if no
     /// time is wanted.
     Time { copies: usize, cache: Option<Cache> },
+    /// To compute expected values, for this many copies of the data. Only for the oracle, which is trusted: no memory is hidden from
+    /// it, and its state is not watched.
+    Expect { copies: usize },
     /// To launch it under a tool of the device's vendor. Every buffer is its own allocation of exactly its size, and the
     /// launch is marked for profilers.
     Probe,

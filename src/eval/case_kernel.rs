@@ -18,11 +18,8 @@ use crate::kernel::plan::{Buffer, BufferRole, Plan};
 use crate::task::{Distribution, Tolerance};
 use crate::verdict::{Evidence, Status};
 
-/// For a kernel that is launched but not timed.
-pub(super) const UNTIMED: Purpose = Purpose::Time {
-    copies: 1,
-    cache: None,
-};
+/// For the oracle on one copy of the data.
+pub(super) const EXPECTED: Purpose = Purpose::Expect { copies: 1 };
 
 /// A kernel bound to the buffers of a case.
 pub(super) struct CaseKernel {
@@ -251,9 +248,9 @@ impl CaseKernel {
     /// Hashes of all inputs that the kernel must not write, by buffer.
     pub(super) fn input_hashes(&self) -> anyhow::Result<Vec<(usize, u64)>> {
         let inputs = self.buffers_with(BufferRole::Input);
-        inputs
-            .map(|(index, _)| Ok((index, self.kernel.hash(index)?)))
-            .collect()
+        let inputs: Vec<usize> = inputs.map(|(index, _)| index).collect();
+        let hashes = self.kernel.hash_all(&inputs, None)?;
+        Ok(inputs.into_iter().zip(hashes).collect())
     }
 
     /// As `input_hashes`, by the inputs' names.
@@ -270,12 +267,17 @@ impl CaseKernel {
         untouched: &[(String, u64)],
         copies: &[u32],
     ) -> JudgeResult<()> {
-        for (index, buffer) in self.buffers_with(BufferRole::Input) {
-            let Some((_, hash)) = untouched.iter().find(|(name, _)| *name == buffer.name) else {
-                continue;
-            };
-            if self.kernel.hash_copies(index, copies)? != *hash {
-                return Err(input_mutated(&buffer.name).into());
+        let inputs = self.buffers_with(BufferRole::Input);
+        let (inputs, expected): (Vec<usize>, Vec<u64>) = inputs
+            .filter_map(|(index, buffer)| {
+                let known = untouched.iter().find(|(name, _)| *name == buffer.name);
+                known.map(|(_, hash)| (index, *hash))
+            })
+            .unzip();
+        let found = self.kernel.hash_all(&inputs, Some(copies))?;
+        for ((index, expected), found) in inputs.iter().zip(expected).zip(found) {
+            if found != expected {
+                return Err(input_mutated(&self.plan.buffers[*index].name).into());
             }
         }
         Ok(())
@@ -295,8 +297,10 @@ impl CaseKernel {
                 return Err(Finding::new(Status::OutOfBounds, reason, evidence).into());
             }
         }
-        for (index, before) in hashes {
-            if self.kernel.hash(*index)? != *before {
+        let buffers: Vec<usize> = hashes.iter().map(|(index, _)| *index).collect();
+        let after = self.kernel.hash_all(&buffers, None)?;
+        for ((index, before), after) in hashes.iter().zip(after) {
+            if after != *before {
                 return Err(input_mutated(&self.plan.buffers[*index].name).into());
             }
         }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::case::{Case, derive_seed};
-use super::case_kernel::{CaseKernel, UNTIMED};
+use super::case_kernel::{CaseKernel, EXPECTED};
 use super::compiled_kernel::Reference;
 use super::context::JudgeContext;
 use crate::device::{BufferContent, Comparison, Poison, numerics};
@@ -110,7 +110,7 @@ impl CorruptionTest<'_, '_> {
         let context = self.context;
         let _lock = context.timing_lock.shared()?;
         let mut oracle =
-            CaseKernel::open_reference(context, Reference::Oracle, self.case, UNTIMED)?;
+            CaseKernel::open_reference(context, Reference::Oracle, self.case, EXPECTED)?;
         let mut run_oracle = |input_seed: u64| {
             oracle.reset_buffers(input_seed, Poison::Nan)?;
             oracle.oracle_values(input_seed, context.deadline())
@@ -153,7 +153,8 @@ impl CorruptionTest<'_, '_> {
         };
         let _lock = context.timing_lock.shared()?;
         let run_oracle = |case: &Case| {
-            let mut oracle = CaseKernel::open_reference(context, Reference::Oracle, case, UNTIMED)?;
+            let mut oracle =
+                CaseKernel::open_reference(context, Reference::Oracle, case, EXPECTED)?;
             oracle.reset_buffers(seed, Poison::Nan)?;
             oracle.oracle_values(seed, context.deadline())
         };

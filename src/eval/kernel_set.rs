@@ -92,10 +92,7 @@ impl KernelSet {
         case: &Case,
         copies: usize,
     ) -> JudgeResult<Self> {
-        let purpose = Purpose::Time {
-            copies,
-            cache: None,
-        };
+        let purpose = Purpose::Expect { copies };
         Ok(Self {
             candidate,
             opponent,

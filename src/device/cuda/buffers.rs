@@ -45,6 +45,24 @@ impl BufferAccess for CudaBoundKernel {
         Ok(combine_hashes(&self.context.harness.hash(copies)?))
     }
 
+    /// Waits for the GPU once, not once for each buffer.
+    fn hash_all(&self, buffers: &[usize], copies: Option<&[u32]>) -> anyhow::Result<Vec<u64>> {
+        self.ensure_usable()?;
+        let harness = &self.context.harness;
+        let count = copies.map_or(self.memory.copies() as usize, <[u32]>::len);
+        let mut queued = harness.begin_hashes(buffers.len() * count)?;
+        for buffer in buffers {
+            // The stream's order lets all buffers use one selection table.
+            let selected = match copies {
+                Some(copies) => self.selected_copies(0, *buffer, copies)?,
+                None => self.buffer_copies(*buffer)?,
+            };
+            harness.queue_hashes(&mut queued, selected)?;
+        }
+        let hashes = harness.read_hashes(queued)?;
+        Ok(hashes.chunks(count.max(1)).map(combine_hashes).collect())
+    }
+
     fn values(&self, buffer: usize) -> anyhow::Result<Vec<f64>> {
         let dtype = self.buffer_copies(buffer)?.dtype;
         Ok(numerics::values(

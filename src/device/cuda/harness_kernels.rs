@@ -50,6 +50,12 @@ pub(super) struct HarnessKernels {
     partial_sums: RefCell<JudgeBuffer>,
 }
 
+/// Hashes that the GPU computes, one after the other in the results of the harness kernels.
+pub(super) struct QueuedHashes {
+    start: CUdeviceptr,
+    count: usize,
+}
+
 /// The size of a launch of a harness kernel.
 #[derive(Clone, Copy)]
 struct LaunchSize {
@@ -286,15 +292,40 @@ impl HarnessKernels {
 
     /// A hash of each copy.
     pub(super) fn hash(&self, buffer: BufferCopies) -> anyhow::Result<Vec<u64>> {
-        let mut hashes = self.clear_results(buffer.copies as usize * 8)?;
+        let mut queued = self.begin_hashes(buffer.copies as usize)?;
+        self.queue_hashes(&mut queued, buffer)?;
+        self.read_hashes(queued)
+    }
+
+    /// Clears memory for the hashes of this many copies, of one buffer or of several.
+    pub(super) fn begin_hashes(&self, count: usize) -> anyhow::Result<QueuedHashes> {
+        Ok(QueuedHashes {
+            start: self.clear_results(count * 8)?,
+            count: 0,
+        })
+    }
+
+    /// Queues a hash of each copy of a buffer.
+    pub(super) fn queue_hashes(
+        &self,
+        queued: &mut QueuedHashes,
+        buffer: BufferCopies,
+    ) -> anyhow::Result<()> {
+        let mut hashes = queued.start + queued.count as u64 * 8;
         let (mut table, mut bytes) = (buffer.table, buffer.bytes());
         self.launch(
             self.functions.untyped("hash")?,
             self.size_for(bytes / 8, buffer.copies),
             arguments!(table, bytes, hashes),
         )?;
-        let mut words = vec![0u64; buffer.copies as usize];
-        copy_to_host(&self.gpu, hashes, &mut words)?;
+        queued.count += buffer.copies as usize;
+        Ok(())
+    }
+
+    /// Waits for all queued hashes.
+    pub(super) fn read_hashes(&self, queued: QueuedHashes) -> anyhow::Result<Vec<u64>> {
+        let mut words = vec![0u64; queued.count];
+        copy_to_host(&self.gpu, queued.start, &mut words)?;
         Ok(words)
     }
 

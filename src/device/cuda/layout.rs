@@ -85,7 +85,7 @@ impl Layout {
                 }
                 1
             }
-            Purpose::Time { copies, .. } => {
+            Purpose::Time { copies, .. } | Purpose::Expect { copies } => {
                 // Apart, because inputs are read-only for the kernel.
                 let (inputs, rest): (Vec<_>, Vec<_>) = which
                     .iter()
@@ -244,10 +244,14 @@ impl KernelMemory {
 
 /// How scratch is placed. A kernel with much scratch gets fewer copies of it, which does not change the copies of the data.
 fn scratch_purpose(purpose: Purpose, bytes: u64) -> Purpose {
+    let most = (MAX_SCRATCH_BYTES / bytes.max(1)).max(1) as usize;
     match purpose {
         Purpose::Time { copies, cache } => Purpose::Time {
-            copies: copies.min((MAX_SCRATCH_BYTES / bytes.max(1)).max(1) as usize),
+            copies: copies.min(most),
             cache,
+        },
+        Purpose::Expect { copies } => Purpose::Expect {
+            copies: copies.min(most),
         },
         other => other,
     }
