@@ -16,6 +16,7 @@ use super::WorkerFault;
 use super::child::Worker;
 use super::deadlines::{CONFIRMATION_FACTOR, Deadlines, REMEDY};
 use super::device_workers::{ActiveRequest, DeviceWorkers};
+use super::precompile::Compilation;
 use super::protocol::{Greeting, WorkerRequest, WorkerResponse};
 use crate::base::Failure;
 use crate::verdict::DeviceIdentity;
@@ -146,7 +147,21 @@ impl Dispatcher {
         request: &WorkerRequest,
         choice: WorkerChoice,
     ) -> anyhow::Result<(WorkerResponse, usize)> {
+        self.request_after(Compilation::NONE, request, choice).await
+    }
+
+    /// As `request`, for a kernel that is being compiled: the worker may start meanwhile.
+    ///
+    /// # Errors
+    /// As `request`.
+    pub(super) async fn request_after(
+        self: Arc<Self>,
+        compilation: Compilation,
+        request: &WorkerRequest,
+        choice: WorkerChoice,
+    ) -> anyhow::Result<(WorkerResponse, usize)> {
         let (index, _active, mut worker) = self.obtain_worker(choice).await?;
+        compilation.wait().await;
         let device = &self.devices[index];
         let line = serde_json::to_string(request)?;
         let deadline = if choice.confirming {

@@ -4,7 +4,7 @@
 //! is a `JobOutcome`; an `Err` is broken machinery. This module does not judge kernels: `eval` does, inside the worker.
 //!
 //! On the driver's side `pool` judges, repeats and confirms; `dispatch` chooses a device and sends a request; `child` owns a
-//! process. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
+//! process. `precompile` compiles while a worker starts. `server` is the worker's side. `profiling` runs NVIDIA's tools on kernels that have passed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ mod dispatch;
 mod factory;
 mod launch;
 mod pool;
+mod precompile;
 mod profiling;
 mod protocol;
 mod server;

@@ -12,6 +12,7 @@ use super::child::WorkerDied;
 use super::confirm::{ConfirmationRuns, merge_duels};
 use super::deadlines::{Deadlines, REMEDY};
 use super::dispatch::{Dispatcher, WorkerChoice};
+use super::precompile::{Compilation, Precompiler};
 use super::profiling::{Profiler, Profiling};
 use super::protocol::{Greeting, PROTOCOL_VERSION, WorkerRequest, WorkerResponse};
 use super::{Evaluator, Job, JobFuture, JobKind, JobOutcome, WorkerFault};
@@ -44,6 +45,8 @@ pub(crate) struct PoolOptions {
 /// Judges the kernels of one task in worker processes.
 pub(crate) struct WorkerPool {
     dispatcher: Arc<Dispatcher>,
+    /// `None` if the CPU judges.
+    precompiler: Option<Precompiler>,
     profiler: Profiler,
     deadlines: Deadlines,
     /// Until the driver takes it.
@@ -54,6 +57,8 @@ impl WorkerPool {
     pub(crate) fn new(pool: PoolOptions) -> anyhow::Result<Self> {
         let profiler = Profiler::new(pool.files.clone(), &pool.options, pool.profiling);
         let on_gpu = !pool.gpus.is_empty();
+        let arch = pool.gpus.first().map(|gpu| gpu.arch.as_str());
+        let precompiler = Precompiler::start(&pool.files, arch);
         let deadlines = Deadlines::new(&pool.options, pool.workloads, on_gpu);
         let greeting = Greeting {
             version: PROTOCOL_VERSION,
@@ -66,6 +71,7 @@ impl WorkerPool {
         let (sender, faults) = unbounded_channel();
         Ok(Self {
             dispatcher: Arc::new(Dispatcher::new(greeting, pool.gpus, deadlines, sender)?),
+            precompiler,
             profiler,
             deadlines,
             faults: Mutex::new(Some(faults)),
@@ -252,6 +258,13 @@ impl WorkerPool {
         Ok(verdict)
     }
 
+    fn start_compilation(&self, request: &WorkerRequest) -> Compilation {
+        match (&self.precompiler, request) {
+            (Some(precompiler), WorkerRequest::Judge { source, .. }) => precompiler.compile(source),
+            _ => Compilation::NONE,
+        }
+    }
+
     /// Judges a kernel once. Tries another worker if the first one dies. Also returns the index of the device.
     async fn judge_once(
         &self,
@@ -260,7 +273,9 @@ impl WorkerPool {
     ) -> anyhow::Result<(Box<Verdict>, usize)> {
         let mut attempt = 1;
         loop {
-            match Arc::clone(&self.dispatcher).request(request, choice).await {
+            let dispatcher = Arc::clone(&self.dispatcher);
+            let compilation = self.start_compilation(request);
+            match dispatcher.request_after(compilation, request, choice).await {
                 Ok((WorkerResponse::Verdict(verdict), device)) => return Ok((verdict, device)),
                 Ok(_) => bail!("a worker's response to `judge` has the wrong type"),
                 Err(error) if error.is::<WorkerDied>() && attempt < MAX_ATTEMPTS => {
