@@ -2,8 +2,11 @@
 //!
 //! Keeps state only; `dispatch` starts workers and sends requests.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
+
+use tokio::task::JoinHandle;
 
 use super::child::Worker;
 use crate::verdict::DeviceIdentity;
@@ -13,6 +16,8 @@ pub(super) struct DeviceWorkers {
     /// `None`: the CPU of this machine.
     pub(super) gpu: Option<DeviceIdentity>,
     idle: Mutex<Vec<Worker>>,
+    /// Workers that start in the background, the oldest first. `None` in the result: it failed.
+    starting: Mutex<VecDeque<JoinHandle<Option<Worker>>>>,
     pub(super) active_requests: AtomicUsize,
     /// Whether a worker has become ready here, that is, the oracle and the baseline work on this device.
     pub(super) is_proven: AtomicBool,
@@ -25,6 +30,7 @@ impl DeviceWorkers {
         Self {
             gpu,
             idle: Mutex::default(),
+            starting: Mutex::default(),
             active_requests: AtomicUsize::new(0),
             is_proven: AtomicBool::new(false),
             quarantine_reason: OnceLock::new(),
@@ -70,6 +76,18 @@ impl DeviceWorkers {
                 return Some(worker);
             }
         }
+    }
+
+    pub(super) fn put_starting(&self, starting: JoinHandle<Option<Worker>>) {
+        if let Ok(mut all) = self.starting.lock() {
+            all.push_back(starting);
+        }
+    }
+
+    /// Waits for the oldest worker that starts in the background. `None` if there is none, or if it failed.
+    pub(super) async fn take_starting(&self) -> Option<Worker> {
+        let oldest = self.starting.lock().ok()?.pop_front()?;
+        oldest.await.ok()?
     }
 
     pub(super) fn put_back(&self, worker: Worker) {
