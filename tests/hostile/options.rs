@@ -27,8 +27,8 @@ pub(crate) struct Options {
     pub(crate) eval: Vec<String>,
 }
 
-/// Programs that share one GPU. Each compiles and checks while another one times.
-const PROGRAMS_ON_A_GPU: usize = 8;
+/// Programs that share one GPU, each with three workers. More contexts on one GPU slow each other down.
+const PROGRAMS_ON_A_GPU: usize = 2;
 
 impl Options {
     /// `None` if no argument is an option of this program.

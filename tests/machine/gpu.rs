@@ -26,8 +26,8 @@ use serde_json::Value;
 /// A hostile kernel may be at most this much faster than its honest twin. The bounds of both intervals are compared, and both kernels
 /// are timed in pairs with the same baseline, so the load of the machine cancels out.
 const MAX_GAIN_OVER_TWIN: f64 = 1.05;
-/// Programs that judge at once.
-const PROGRAMS: usize = 4;
+/// Programs that judge at once, each with three workers. More contexts on one GPU slow each other down: four programs took longer than one.
+const PROGRAMS: usize = 2;
 /// Kernels that one program judges, one after the other.
 const KERNELS_PER_PROGRAM: usize = 40;
 /// Device memory that the driver may keep for itself, in MiB.
