@@ -16,6 +16,7 @@ pub(crate) mod process;
 pub(crate) mod progress;
 pub mod random;
 pub(crate) mod statistics;
+pub(crate) mod student;
 pub(crate) mod temporary;
 pub(crate) mod text;
 pub(crate) mod value_reader;

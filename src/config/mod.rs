@@ -102,6 +102,8 @@ pub struct EvalConfig {
     pub seconds: Option<f64>,
     /// The half width of the speedup's 95 % interval at which timing stops. Default: from the task's profile.
     pub precision: Option<f64>,
+    /// Whether a kernel that surely cannot reach the best of its kind is timed no further.
+    pub racing: bool,
     /// Whether to fail if a part of the sandbox is missing.
     pub require_sandbox: bool,
 }
@@ -158,6 +160,7 @@ impl Default for EvalConfig {
             launch_seconds: 10.0,
             seconds: None,
             precision: None,
+            racing: true,
             require_sandbox: false,
         }
     }

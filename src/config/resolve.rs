@@ -100,6 +100,7 @@ fn resolve_with(
         counters: config.eval.counters,
         device_sanitize: config.eval.device_sanitize,
         launch_seconds: config.eval.launch_seconds,
+        racing: config.eval.racing,
         require_sandbox: config.eval.require_sandbox,
         window,
         search: config.search.clone(),

@@ -40,6 +40,8 @@ pub struct ResolvedConfig {
     /// Whether `compute-sanitizer` runs confirmed kernels.
     pub device_sanitize: bool,
     pub launch_seconds: f64,
+    /// Whether kernels race against the best of their kind.
+    pub racing: bool,
     pub require_sandbox: bool,
     pub window: u64,
     pub search: search::SearchSettings,

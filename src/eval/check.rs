@@ -30,6 +30,15 @@ impl Accuracy {
         self.worst_ratio = self.worst_ratio.max(comparison.worst_ratio);
     }
 
+    /// Adds the errors of other rounds on the same case.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.max_abs_error = self.max_abs_error.max(other.max_abs_error);
+        self.max_rel_error = self.max_rel_error.max(other.max_rel_error);
+        self.mean_abs_error = self.mean_abs_error.max(other.mean_abs_error);
+        self.worst_ratio = self.worst_ratio.max(other.worst_ratio);
+        self.resources = other.resources.or(self.resources.take());
+    }
+
     /// Checks what the launches left behind, and adds what the device says about the candidate.
     fn add_state(&mut self, kernels: &KernelSet) -> JudgeResult<()> {
         kernels.candidate.check_state()?;
@@ -74,10 +83,33 @@ pub(super) fn check_case(
     case: &Case,
     seeds: &[u64],
 ) -> JudgeResult<Accuracy> {
+    let rounds = Rounds {
+        seeds,
+        edge: first_edge(seeds),
+    };
+    check_rounds(context, candidate, case, rounds)
+}
+
+/// Rounds on one case.
+#[derive(Clone, Copy)]
+pub(super) struct Rounds<'r> {
+    /// One for each round.
+    pub(super) seeds: &'r [u64],
+    /// Where the buffers are in the first round.
+    pub(super) edge: Edge,
+}
+
+/// As `check_case`, for rounds that follow others.
+pub(super) fn check_rounds(
+    context: &JudgeContext<'_>,
+    candidate: &CompiledKernel,
+    case: &Case,
+    rounds: Rounds<'_>,
+) -> JudgeResult<Accuracy> {
     let mut accuracy = Accuracy::default();
     // Buffers start, or end, next to unmapped memory. With two or more rounds a case is checked both ways, otherwise one way at
     // random.
-    let mut edge = first_edge(seeds);
+    let Rounds { seeds, mut edge } = rounds;
     for round_seeds in seeds.chunks(seeds.len().div_ceil(2).max(1)) {
         let mut kernels = KernelSet::open_for_check(context, candidate, case, edge)?;
         for &seed in round_seeds {
@@ -86,12 +118,16 @@ pub(super) fn check_case(
         }
         // Last, because it has the lowest precedence of the findings here.
         accuracy.add_state(&kernels)?;
-        edge = match edge {
-            Edge::Start => Edge::End,
-            Edge::End => Edge::Start,
-        };
+        edge = other_edge(edge);
     }
     Ok(accuracy)
+}
+
+pub(super) fn other_edge(edge: Edge) -> Edge {
+    match edge {
+        Edge::Start => Edge::End,
+        Edge::End => Edge::Start,
+    }
 }
 
 /// Checks a candidate on many cases with one round each. Cases in a row that have the same launch plan are checked in one process:
@@ -136,7 +172,7 @@ impl<'k, 'c> RowOfCases<'k, 'c> {
 }
 
 /// The edge of the first round of a case: random, because with a single round there is no other.
-fn first_edge(seeds: &[u64]) -> Edge {
+pub(super) fn first_edge(seeds: &[u64]) -> Edge {
     let starts_first = seeds.first().is_some_and(|seed| seed % 2 == 0);
     if starts_first { Edge::Start } else { Edge::End }
 }

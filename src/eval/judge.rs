@@ -1,9 +1,7 @@
 //! Runs the stages of a judgement in order, and writes the verdict.
 //!
-//! Header, compilation, CPU screen, checks, inspection, timing: the first finding ends a judgement. Also runs duels and the
-//! self-test. The stages themselves are in `context`, `screen`, `stages` and `inspection`.
-
-use std::time::Instant;
+//! Header, compilation, CPU screen, then checks, inspection and timing: the first finding ends a judgement. Also runs duels and the
+//! self-test. The stages themselves are in `context`, `screen` and `stages`.
 
 use indexmap::IndexMap;
 
@@ -14,14 +12,15 @@ use super::context::{JudgeContext, JudgeOptions};
 use super::features;
 use super::finding::JudgeResult;
 use super::hidden::Coverage;
-use super::inspection;
 use super::kernel_set::TimedPair;
 use super::measure;
+use super::request::JudgeRequest;
 use super::screen::CpuScreen;
 use super::stages::{self, JudgedKernel};
 use crate::base::{Digest, Failure, random};
-use crate::device::{Build, Cache, Device};
+use crate::device::{Cache, Device};
 use crate::kernel::{DeviceLimits, Kernel};
+use crate::search::Incumbents;
 use crate::task::{PrecisionCheck, Task};
 use crate::verdict::{
     BaselineIdentity, Duel, Resources, SCHEMA, Seconds, SelfTest, Status, Verdict,
@@ -108,7 +107,11 @@ impl<'a> Judge<'a> {
         self.screen = Some(Box::new(screen));
     }
 
-    /// Judges one kernel. `seed` repeats an earlier judgement; without it a new seed is drawn here, after the candidate is fixed.
+    /// Judges one kernel completely. `seed` repeats an earlier judgement; without it a new seed is drawn here, after the candidate is
+    /// fixed.
+    ///
+    /// # Errors
+    /// If the machinery is broken. A fault of the kernel is a verdict.
     pub fn judge(
         &mut self,
         name: &str,
@@ -118,7 +121,23 @@ impl<'a> Judge<'a> {
         self.judge_covering(name, source, seed, Coverage::Part)
     }
 
-    /// As `judge`, on a part of the hidden cases or on all. A thorough judge always takes all.
+    /// Judges one kernel against incumbents. If it surely cannot reach them, the judgement ends early, and the verdict says so.
+    ///
+    /// # Errors
+    /// As for `judge`.
+    pub fn judge_racing(
+        &mut self,
+        name: &str,
+        source: &str,
+        incumbents: &Incumbents,
+    ) -> anyhow::Result<Verdict> {
+        self.judge_candidate(&JudgeRequest {
+            incumbents: Some(incumbents),
+            ..JudgeRequest::new(name, source)
+        })
+    }
+
+    /// As `judge`, on a part of the hidden cases or on all.
     pub(crate) fn judge_covering(
         &mut self,
         name: &str,
@@ -126,14 +145,22 @@ impl<'a> Judge<'a> {
         seed: Option<u64>,
         coverage: Coverage,
     ) -> anyhow::Result<Verdict> {
-        let coverage = if self.context.options.thorough {
-            Coverage::All
-        } else {
-            coverage
-        };
+        self.judge_candidate(&JudgeRequest {
+            seed,
+            coverage,
+            ..JudgeRequest::new(name, source)
+        })
+    }
+
+    /// As `judge`, within a search. A thorough judge always takes all hidden cases.
+    pub(crate) fn judge_candidate(
+        &mut self,
+        request: &JudgeRequest<'_>,
+    ) -> anyhow::Result<Verdict> {
+        let JudgeRequest { name, seed, .. } = *request;
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = blank_verdict(&self.context, name, seed);
-        if let Err(error) = self.judge_stages(source, coverage, &mut verdict) {
+        if let Err(error) = self.judge_stages(request, &mut verdict) {
             let finding = error.into_finding()?;
             verdict.status = finding.status;
             verdict.reason = Some(finding.reason);
@@ -205,16 +232,20 @@ impl<'a> Judge<'a> {
         }))
     }
 
-    /// Runs all stages and writes their results into the verdict.
+    /// Compiles, screens, and runs all other stages.
     fn judge_stages(
         &mut self,
-        source: &str,
-        coverage: Coverage,
+        request: &JudgeRequest<'_>,
         verdict: &mut Verdict,
     ) -> JudgeResult<()> {
+        let coverage = if self.context.options.thorough {
+            Coverage::All
+        } else {
+            request.coverage
+        };
         let seed = verdict.seeds.first().copied().unwrap_or_default();
         let context = &mut self.context;
-        let kernel = Kernel::parse(source, &context.task.definition)?;
+        let kernel = Kernel::parse(request.source, &context.task.definition)?;
         verdict.tunables = kernel.point();
         verdict.notes.clone_from(&kernel.header.notes);
         let cases = select_cases(&CaseRequest {
@@ -243,29 +274,7 @@ impl<'a> Judge<'a> {
             cases: &cases,
             seed,
         };
-        let context = &self.context;
-        let started = Instant::now();
-        let checked = stages::check_all(context, &candidate, verdict);
-        verdict.seconds.check = started.elapsed().as_secs_f64();
-        if let Err(error) = checked {
-            return Err(match error.into_finding() {
-                Ok(finding) => stages::explain(context, &candidate, finding, verdict)?.into(),
-                Err(broken) => broken.into(),
-            });
-        }
-        verdict.builds.push(Build::Fast.name().to_owned());
-        // Before timing: inspection is cheaper, and its findings have a higher precedence.
-        let inspection = inspection::inspect(context, candidate.inspection(true), verdict)?;
-        if let Some(finding) = inspection.finding {
-            return Err(finding.into());
-        }
-        if let Some(memory_use) = inspection.memory_use {
-            memory_use.write_to(verdict);
-        }
-        let started = Instant::now();
-        let measured = stages::measure_all(context, &candidate, verdict);
-        verdict.seconds.measure = started.elapsed().as_secs_f64();
-        measured
+        stages::run(&self.context, &candidate, request.incumbents, verdict)
     }
 }
 

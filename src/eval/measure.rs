@@ -3,16 +3,20 @@
 //! A block has one of the orders ABBA and BAAB, chosen at random. Both kernels of a pair get the same fresh data, and the
 //! candidate's timed outputs are checked. If process noise is large on the device, both kernels start in fresh processes every
 //! few blocks, so that the samples include it. `timing_session` takes the samples and checks the outputs; `sampling` decides when
-//! to stop.
+//! to stop, and `racing` whether a candidate is dismissed before.
 
 use std::time::{Duration, Instant};
+
+use anyhow::Context;
 
 use super::case::{Case, derive_seed};
 use super::context::JudgeContext;
 use super::finding::{Finding, JudgeResult};
 use super::floor::cold_floor;
 use super::kernel_set::{Side, TimedPair};
+use super::racing::{FIRST_LOOK_BLOCKS, LookPlan, Reading, SLOW_LOOK_BLOCKS, SLOW_LOOK_SECONDS};
 use super::sampling::{Samples, SamplingEnd, max_half_width};
+use super::timed_outputs::CheckedRuns;
 use super::timing_session::TimingSession;
 use crate::base::RandomStream;
 use crate::base::statistics::{self, Estimate};
@@ -30,12 +34,6 @@ pub(super) struct Measurement {
     pub(super) candidate: TimeSummary,
     opponent: TimeSummary,
     pub(super) floor: Option<Floor>,
-    /// The share of the candidate's timed runs whose outputs were compared with the oracle's.
-    pub(super) checked_share: f64,
-    /// Blocks that were discarded because the device was disturbed.
-    pub(super) voided_blocks: u64,
-    /// Whether short runs were timed one at a time, because one of the kernels gains by its earlier runs.
-    pub(super) runs_apart: bool,
 }
 
 impl Measurement {
@@ -63,14 +61,18 @@ impl Measurement {
 
 /// The geometric mean of the speedups of all workloads; `None` if there are none.
 pub(super) fn combine(estimates: &[Estimate]) -> Option<Speedup> {
-    let combined = statistics::geometric_mean(estimates)?;
-    Some(Speedup {
-        geomean: combined.estimate.exp(),
-        ci95: [combined.low.exp(), combined.high.exp()],
-    })
+    statistics::geometric_mean(estimates).map(speedup)
 }
 
-/// Times both kernels of a contest against each other. Holds the timing lock exclusively.
+/// The speedup from an estimate of its logarithm.
+pub(super) fn speedup(log: Estimate) -> Speedup {
+    Speedup {
+        geomean: log.estimate.exp(),
+        ci95: [log.low.exp(), log.high.exp()],
+    }
+}
+
+/// Times both kernels of a contest against each other, in one timing session. Holds the timing lock exclusively.
 ///
 /// # Errors
 /// A finding if the candidate fails, or if its interval stays useless (`inconclusive`).
@@ -79,54 +81,217 @@ pub(super) fn measure(
     contest: TimedPair<'_>,
     seed: u64,
 ) -> JudgeResult<Measurement> {
-    let _lock = context.timing_lock.exclusive()?;
-    let mut stream = RandomStream::new(seed, "order", 0);
-    let started = Instant::now();
-    let mut session = TimingSession::open(context, contest, seed)?;
-    let mut samples = Samples::default();
-    let end = loop {
-        let block = samples.blocks() + samples.voided_blocks();
-        let blocks_per_process = context.device.blocks_per_process();
-        if blocks_per_process.map_or(block == 0, |blocks| block.is_multiple_of(blocks)) {
-            if block > 0 {
-                session.restart()?;
+    let mut timing = CaseTiming::new(context, contest, seed);
+    timing.sample_in_full(&mut |_| false)?;
+    timing.measurement()
+}
+
+/// The timing of one case. It can pause: samples are kept while no timing session is open.
+///
+/// A session is closed at each pause. On a GPU every open session lengthens all launches, because its memory must be hidden, and
+/// several sessions may not fit into memory. On a CPU opening costs little, because processes are replaced every few blocks anyway.
+pub(super) struct CaseTiming<'m, 'j> {
+    context: &'m JudgeContext<'j>,
+    contest: TimedPair<'m>,
+    seed: u64,
+    stream: RandomStream,
+    samples: Samples,
+    /// Pairs of processes so far.
+    processes: usize,
+    sessions: usize,
+    /// Time in sessions.
+    seconds: f64,
+    checked: CheckedRuns,
+    /// Runs per sample in the last session.
+    runs: usize,
+    runs_apart: bool,
+    end: Option<SamplingEnd>,
+}
+
+impl<'m, 'j> CaseTiming<'m, 'j> {
+    pub(super) fn new(context: &'m JudgeContext<'j>, contest: TimedPair<'m>, seed: u64) -> Self {
+        Self {
+            context,
+            contest,
+            seed,
+            stream: RandomStream::new(seed, "order", 0),
+            samples: Samples::default(),
+            processes: 0,
+            sessions: 0,
+            seconds: 0.0,
+            checked: CheckedRuns::default(),
+            runs: 1,
+            runs_apart: false,
+            end: None,
+        }
+    }
+
+    pub(super) fn case(&self) -> &'m Case {
+        self.contest.case
+    }
+
+    /// Whether short runs were timed one at a time, because one of the kernels gains by its earlier runs.
+    pub(super) fn runs_apart(&self) -> bool {
+        self.runs_apart
+    }
+
+    pub(super) fn checked_share(&self) -> f64 {
+        self.checked.share()
+    }
+
+    /// Whether sampling has ended by itself.
+    pub(super) fn is_complete(&self) -> bool {
+        self.end.is_some()
+    }
+
+    pub(super) fn voided_blocks(&self) -> u64 {
+        self.samples.voided_blocks() as u64
+    }
+
+    /// What the samples say at a look.
+    pub(super) fn reading(&self) -> Reading {
+        reading_of(&self.samples, self.context.device.process_noise())
+    }
+
+    /// Takes the few samples of a first look. Each block has processes of its own, if the device replaces them at all: a few blocks must
+    /// show process noise too.
+    pub(super) fn sample_for_first_look(&mut self) -> JudgeResult<()> {
+        let profile = &self.context.options.profile;
+        let blocks_per_process = self.context.device.blocks_per_process().map(|_| 1);
+        self.run_session(blocks_per_process, &mut |samples, seconds| {
+            let enough = if seconds >= SLOW_LOOK_SECONDS {
+                SLOW_LOOK_BLOCKS
+            } else {
+                FIRST_LOOK_BLOCKS
+            };
+            samples.blocks() >= enough || samples.is_out_of_time(profile, seconds)
+        })
+    }
+
+    /// Takes samples until the interval is narrow enough or the budget is spent, or until `is_over` says so of the samples at a planned
+    /// look. Returns whether the samples are complete.
+    pub(super) fn sample_in_full(
+        &mut self,
+        is_over: &mut dyn FnMut(Reading) -> bool,
+    ) -> JudgeResult<bool> {
+        let profile = &self.context.options.profile;
+        let process_noise = self.context.device.process_noise();
+        let mut looks = LookPlan::default();
+        let mut end = None;
+        let blocks_per_process = self.context.device.blocks_per_process();
+        self.run_session(blocks_per_process, &mut |samples, seconds| {
+            end = samples.check(profile, seconds);
+            let is_over = end.is_none()
+                && looks.is_due(samples.blocks())
+                && is_over(reading_of(samples, process_noise));
+            end.is_some() || is_over
+        })?;
+        self.end = end;
+        Ok(self.end.is_some())
+    }
+
+    /// Opens a timing session and takes blocks until `is_done` says so of the samples and the seconds of all sessions. Holds the timing
+    /// lock exclusively.
+    fn run_session(
+        &mut self,
+        blocks_per_process: Option<usize>,
+        is_done: &mut dyn FnMut(&Samples, f64) -> bool,
+    ) -> JudgeResult<()> {
+        let _lock = self.context.timing_lock.exclusive()?;
+        let started = Instant::now();
+        let device = self.context.device;
+        let session_seed = match self.sessions {
+            0 => self.seed,
+            again => derive_seed(self.seed, "session", again),
+        };
+        self.sessions += 1;
+        let mut session = TimingSession::open(self.context, self.contest, session_seed)?;
+        let first = self.samples.blocks() + self.samples.voided_blocks();
+        loop {
+            let block = self.samples.blocks() + self.samples.voided_blocks();
+            let in_session = block - first;
+            if blocks_per_process
+                .map_or(in_session == 0, |blocks| in_session.is_multiple_of(blocks))
+            {
+                if in_session > 0 {
+                    session.restart()?;
+                }
+                // In random order, because the kernel that ran last finds its memory in warmer caches.
+                let order = random_order(&mut self.stream);
+                session.warm_up(derive_seed(self.seed, "warm-up", block), order)?;
+                self.processes += 1;
             }
-            // In random order, because the kernel that ran last finds its memory in warmer caches.
-            let order = random_order(&mut stream);
-            session.warm_up(derive_seed(seed, "warm-up", block), order)?;
+            let leaders = random_order(&mut self.stream);
+            let pairs = session.time_block(self.seed, block, leaders, &mut self.stream)?;
+            // Where processes stay, blocks are independent but for the noise that the device states.
+            let processes = blocks_per_process.map_or(block, |_| self.processes);
+            self.samples
+                .add_block(&pairs, processes, device.disturbance().is_some());
+            let seconds = self.seconds + started.elapsed().as_secs_f64();
+            if is_done(&self.samples, seconds) {
+                break;
+            }
         }
-        let leaders = random_order(&mut stream);
-        let pairs = session.time_block(seed, block, leaders, &mut stream)?;
-        samples.add_block(&pairs, context.device.disturbance().is_some());
-        let seconds = started.elapsed().as_secs_f64();
-        if let Some(end) = samples.check(&context.options.profile, seconds) {
-            break end;
+        session.log_times(self.samples.blocks());
+        self.runs = session.runs();
+        self.runs_apart |= session.runs_apart();
+        self.checked.add(session.checked_runs());
+        self.seconds += started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// The result of complete samples.
+    ///
+    /// # Errors
+    /// A finding if the interval is useless (`inconclusive`).
+    pub(super) fn measurement(&self) -> JudgeResult<Measurement> {
+        let (estimate, half_width) = match &self.end {
+            Some(end) => (end.estimate, end.half_width),
+            None => (None, f64::INFINITY),
+        };
+        let Some(estimate) = estimate else {
+            let widths = [half_width, max_half_width(&self.context.options.profile)];
+            let id = &self.contest.case.id;
+            return Err(inconclusive(id, &self.samples, self.seconds, widths).into());
+        };
+        let [candidate, opponent] = self.times()?;
+        let noise = self.context.device.process_noise();
+        let estimate = widen_by_process_noise(estimate, noise, [&candidate, &opponent]);
+        Ok(self.measurement_with(estimate, [candidate, opponent]))
+    }
+
+    /// The result of the samples so far, with the estimate of a look.
+    pub(super) fn early_measurement(&self, estimate: Estimate) -> JudgeResult<Measurement> {
+        Ok(self.measurement_with(estimate, self.times()?))
+    }
+
+    fn times(&self) -> anyhow::Result<[TimeSummary; 2]> {
+        let times = self.samples.times();
+        times.context("the clock returned a time that is not a number")
+    }
+
+    fn measurement_with(
+        &self,
+        estimate: Estimate,
+        [candidate, opponent]: [TimeSummary; 2],
+    ) -> Measurement {
+        Measurement {
+            estimate,
+            candidate,
+            opponent,
+            floor: cold_floor(self.context, self.contest.case, self.runs),
         }
-    };
-    session.log_times(samples.blocks());
-    let SamplingEnd {
-        estimate,
-        half_width,
-    } = end;
-    let Some(estimate) = estimate else {
-        let seconds = started.elapsed().as_secs_f64();
-        let max_width = max_half_width(&context.options.profile);
-        let widths = [half_width, max_width];
-        return Err(inconclusive(&contest.case.id, &samples, seconds, widths).into());
-    };
-    let Some([candidate, opponent]) = samples.times() else {
-        return Err(anyhow::anyhow!("the clock returned a time that is not a number").into());
-    };
-    let noise = context.device.process_noise();
-    Ok(Measurement {
-        estimate: widen_by_process_noise(estimate, noise, [&candidate, &opponent]),
-        candidate,
-        opponent,
-        floor: cold_floor(context, contest.case, session.runs()),
-        checked_share: session.checked_share(),
-        voided_blocks: samples.voided_blocks() as u64,
-        runs_apart: session.runs_apart(),
-    })
+    }
+}
+
+/// What samples say at a look. `process_noise`: of the device.
+fn reading_of(samples: &Samples, process_noise: Duration) -> Reading {
+    let noise = samples
+        .times()
+        .map_or(f64::INFINITY, |[candidate, opponent]| {
+            relative_process_noise(process_noise, [&candidate, &opponent])
+        });
+    Reading::of(samples, noise)
 }
 
 fn random_order(stream: &mut RandomStream) -> [Side; 2] {
@@ -161,12 +326,17 @@ fn widen_by_process_noise(
     process_noise: Duration,
     times: [&TimeSummary; 2],
 ) -> Estimate {
-    let noise_us = process_noise.as_secs_f64() * 1e6;
-    let relative = times.map(|times| noise_us / times.median);
-    let half_width = statistics::Z95 * relative[0].hypot(relative[1]);
+    let half_width = statistics::Z95 * relative_process_noise(process_noise, times);
     Estimate {
         low: estimate.estimate - (estimate.estimate - estimate.low).hypot(half_width),
         high: estimate.estimate + (estimate.high - estimate.estimate).hypot(half_width),
         ..estimate
     }
+}
+
+/// The standard deviation of the log ratio's error that all samples of one process share.
+fn relative_process_noise(process_noise: Duration, times: [&TimeSummary; 2]) -> f64 {
+    let noise_us = process_noise.as_secs_f64() * 1e6;
+    let [one, other] = times.map(|times| noise_us / times.median);
+    one.hypot(other)
 }

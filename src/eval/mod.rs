@@ -3,8 +3,8 @@
 //! Written once, over the `device` traits. Never decides which kernels to keep, never writes a file, and never turns a
 //! candidate's fault into an error: that is a [`Verdict`](crate::verdict::Verdict).
 //!
-//! `judge` runs the stages (`stages`): `context` compiles, `check` checks, `screen` and `inspection` look for faults that a fast
-//! run hides, and `measure` times. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
+//! `judge` compiles with `context`, and `stages` runs the other stages: `check` and `case_checks` check, `screen` and `inspection` look
+//! for faults that a fast run hides, `measure` and `timed_cases` time, and `racing` dismisses what cannot reach its incumbents. `cases`, `hidden`, `shapes` and `inspected_cases` choose the cases. `case_kernel` and `kernel_set` bind
 //! kernels to buffers, `unwritten` looks for poison in outputs. `admission` tests a task with `corruption` on `admission_cases`, and its
 //! cases with `mutants`; `probe`, `example` and `compiled` serve `kforge` commands that need a part of the
 //! judge.
@@ -14,6 +14,7 @@ mod admission_cases;
 mod admission_coverage;
 mod admission_result;
 mod case;
+mod case_checks;
 mod case_kernel;
 mod cases;
 mod check;
@@ -33,12 +34,16 @@ mod kernel_set;
 mod measure;
 mod mutants;
 mod probe;
+mod racing;
+mod request;
 mod run_spacing;
 mod sampling;
 mod screen;
 mod shapes;
 mod stages;
 mod task_terms;
+mod timed_cases;
+mod timed_outputs;
 mod timing_lock;
 mod timing_session;
 mod unwritten;

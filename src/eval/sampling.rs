@@ -23,10 +23,14 @@ pub(super) struct PairTimes {
 }
 
 /// The samples so far.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Samples {
     /// ln(opponent / candidate), the mean over the pairs of each block.
     log_ratios: Vec<f64>,
+    /// The same from the shortest time of each kernel in the block.
+    shortest_log_ratios: Vec<f64>,
+    /// The processes of each block, numbered. Blocks of the same processes share an error.
+    processes: Vec<usize>,
     candidate_us: Vec<f64>,
     opponent_us: Vec<f64>,
     voided_blocks: usize,
@@ -45,8 +49,9 @@ pub(super) struct SamplingEnd {
 }
 
 impl Samples {
-    /// Adds a timing block. A voided block is only counted: all of its pairs are discarded, whatever they show.
-    pub(super) fn add_block(&mut self, pairs: &[PairTimes], is_void: bool) {
+    /// Adds a timing block that these processes have run. A voided block is only counted: all of its pairs are discarded, whatever they
+    /// show.
+    pub(super) fn add_block(&mut self, pairs: &[PairTimes], processes: usize, is_void: bool) {
         if is_void {
             self.voided_blocks += 1;
             return;
@@ -56,10 +61,33 @@ impl Samples {
             .map(|pair| (pair.opponent / pair.candidate).ln());
         self.log_ratios
             .push(ratios.sum::<f64>() / pairs.len() as f64);
+        let shortest = |of: fn(&PairTimes) -> f64| pairs.iter().map(of).fold(f64::MAX, f64::min);
+        let [opponent, candidate] = [
+            shortest(|pair| pair.opponent),
+            shortest(|pair| pair.candidate),
+        ];
+        self.shortest_log_ratios.push((opponent / candidate).ln());
+        self.processes.push(processes);
         self.candidate_us
             .extend(pairs.iter().map(|pair| pair.candidate * 1e6));
         self.opponent_us
             .extend(pairs.iter().map(|pair| pair.opponent * 1e6));
+    }
+
+    /// The log ratios whose errors are independent: the mean over the blocks of each pair of processes. From the mean of a block's pairs,
+    /// and from its shortest times.
+    pub(super) fn independent_ratios(&self) -> Vec<[f64; 2]> {
+        let blocks = self.log_ratios.iter().zip(&self.shortest_log_ratios);
+        let blocks: Vec<_> = blocks.zip(&self.processes).collect();
+        let of_same_processes = blocks.chunk_by(|one, next| one.1 == next.1);
+        let means = of_same_processes.map(|blocks| {
+            let count = blocks.len() as f64;
+            let mean = |of: fn((&f64, &f64)) -> f64| {
+                blocks.iter().map(|block| of(block.0)).sum::<f64>() / count
+            };
+            [mean(|block| *block.0), mean(|block| *block.1)]
+        });
+        means.collect()
     }
 
     /// Number of valid timing blocks.
@@ -71,11 +99,16 @@ impl Samples {
         self.voided_blocks
     }
 
+    /// Whether no more samples may be taken, after `seconds`.
+    pub(super) fn is_out_of_time(&self, profile: &Profile, seconds: f64) -> bool {
+        self.blocks() + self.voided_blocks >= MAX_BLOCKS
+            || seconds >= MAX_BUDGET_FACTOR * profile.seconds
+    }
+
     /// Whether sampling ends now, after `seconds`. `None`: take more samples.
     pub(super) fn check(&self, profile: &Profile, seconds: f64) -> Option<SamplingEnd> {
         let blocks = self.blocks();
-        let is_out_of_time = blocks + self.voided_blocks >= MAX_BLOCKS
-            || seconds >= MAX_BUDGET_FACTOR * profile.seconds;
+        let is_out_of_time = self.is_out_of_time(profile, seconds);
         let is_check_due = blocks >= profile.blocks.max(MIN_BLOCKS)
             && blocks.is_multiple_of(BLOCKS_BETWEEN_CHECKS);
         if !is_check_due && !is_out_of_time {

@@ -1,17 +1,27 @@
-//! The stages that run on all cases of a candidate: checking, explaining a failed check, and timing.
+//! Runs the stages of a judgement after compilation, in one of two orders.
 //!
-//! Each writes its results into the verdict and returns the first finding. `judge` calls them in order.
+//! Without incumbents: all checks, inspection, timing. With incumbents: the cheapest first, and no more than a candidate needs that
+//! cannot reach them. Both run the same checks with the same inputs; a finding ends a judgement in both. Writes into the verdict what was
+//! not done.
 
-use super::case::{Case, derive_seed};
-use super::check::{self, RowOfCases};
+use std::time::Instant;
+
+use super::case::Case;
+use super::case_checks::CaseChecks;
 use super::compiled_kernel::CompiledKernel;
 use super::context::JudgeContext;
-use super::features;
 use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection::{self, InspectionInput};
-use super::kernel_set::TimedPair;
-use super::measure::{self, Measurement};
-use crate::verdict::{Evidence, Status, Verdict};
+use super::racing::{Race, Standing};
+use super::timed_cases::TimedCases;
+use crate::device::Build;
+use crate::search::Incumbents;
+use crate::verdict::{Dismissal, Status, Timing, Verdict};
+
+/// In `not_done`: the inspection on the CPU.
+const INSPECTED_BUILDS: &str = "bounds and race builds";
+/// In `not_done`: the rest of the timing.
+const FULL_TIMING: &str = "full timing";
 
 /// A candidate in the middle of its judgement.
 pub(super) struct JudgedKernel<'c> {
@@ -32,49 +42,169 @@ impl JudgedKernel<'_> {
     }
 }
 
-/// Checks the candidate on all cases, and adds an entry for each to the verdict.
-pub(super) fn check_all(
+/// Runs all stages that the candidate needs, and writes their results into the verdict.
+///
+/// # Errors
+/// The first finding.
+pub(super) fn run(
     context: &JudgeContext<'_>,
     candidate: &JudgedKernel<'_>,
+    incumbents: Option<&Incumbents>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
-    let _lock = context.timing_lock.shared()?;
-    let mut hidden = RowOfCases::new(context, candidate.compiled);
-    for (index, case) in candidate.cases.iter().enumerate() {
-        let kernel = &candidate.compiled.kernel;
-        let variant = kernel.variant_for(&case.binding, &context.limits);
-        let mut entry = check::blank_entry(case, variant.unwrap_or_default());
-        let seed = |round: u32| derive_seed(candidate.seed, "check", index * 1000 + round as usize);
-        // One round for a hidden case: there are many, and each is different.
-        let checked = if case.hidden {
-            hidden.check(case, seed(0))
-        } else {
-            let seeds: Vec<_> = (0..context.options.profile.rounds).map(seed).collect();
-            check::check_case(context, candidate.compiled, case, &seeds)
-        };
-        let accuracy = match checked {
-            Ok(accuracy) => accuracy,
-            Err(error) => {
-                let mut finding = error.into_finding()?;
-                finding.case = Some(case.id.clone());
-                entry.status = finding.status;
-                verdict.workloads.push(entry);
-                return Err(finding.into());
-            }
-        };
-        if let Some(resources) = &accuracy.resources {
-            verdict.resources = resources.clone();
-        }
-        accuracy.write_to(&mut entry);
-        entry.status = Status::Passed;
-        verdict.workloads.push(entry);
+    let mut stages = Stages {
+        context,
+        candidate,
+        checks: CaseChecks::new(context, candidate),
+        timed: TimedCases::new(context, candidate),
+        is_inspected: false,
+    };
+    let result = match incumbents {
+        Some(incumbents) => stages.run_cheapest_first(incumbents, verdict),
+        None => stages.run_all(verdict),
+    };
+    verdict.voided_blocks = stages.timed.voided_blocks();
+    verdict.workloads = stages.checks.into_entries();
+    result
+}
+
+/// The stages of one judgement.
+struct Stages<'c, 'j> {
+    context: &'c JudgeContext<'j>,
+    candidate: &'c JudgedKernel<'c>,
+    checks: CaseChecks<'c, 'j>,
+    timed: TimedCases<'c, 'j>,
+    is_inspected: bool,
+}
+
+impl Stages<'_, '_> {
+    /// Everything. Inspection is cheaper than timing, and its findings have a higher precedence.
+    fn run_all(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
+        self.check(verdict, |checks, verdict| checks.check_rest(verdict))?;
+        verdict.builds.push(Build::Fast.name().to_owned());
+        self.inspect(verdict)?;
+        self.time(verdict, |timed, checks| timed.time_in_full(None, checks))?;
+        self.timed.write_full(&mut self.checks, verdict)
     }
-    Ok(())
+
+    /// The cheapest first, and not more than the candidate needs to lose.
+    fn run_cheapest_first(
+        &mut self,
+        incumbents: &Incumbents,
+        verdict: &mut Verdict,
+    ) -> JudgeResult<()> {
+        self.check(verdict, |checks, verdict| checks.check_cheapest(verdict))?;
+        self.check(verdict, |checks, verdict| checks.check_timed_once(verdict))?;
+        let Some(bar) = incumbents.bar(&verdict.features) else {
+            return self.run_all(verdict);
+        };
+        let mut race = Race::new(bar, self.timed.count());
+        let standing = self.time(verdict, |timed, checks| timed.first_look(&mut race, checks))?;
+        if let Standing::Dismissed(dismissal) = standing {
+            return self.dismiss(&race, dismissal, verdict);
+        }
+        self.check(verdict, |checks, verdict| checks.check_rest(verdict))?;
+        verdict.builds.push(Build::Fast.name().to_owned());
+        // The inspected builds cost more than the rest of the timing, so they wait if the candidate seems to lose.
+        if self.timed.seems_to_reach(&race) {
+            self.inspect(verdict)?;
+        }
+        let standing = self.time(verdict, |timed, checks| {
+            timed.time_in_full(Some(&mut race), checks)
+        })?;
+        if let Standing::Dismissed(dismissal) = standing {
+            return self.dismiss(&race, dismissal, verdict);
+        }
+        if !self.is_inspected && self.timed.speedup()?.ci95[1] >= bar {
+            self.inspect(verdict)?;
+        }
+        self.timed.write_full(&mut self.checks, verdict)?;
+        verdict.not_done = self.builds_not_done();
+        Ok(())
+    }
+
+    /// Runs a part of the checks. A finding is explained by inspection, if that can find its cause.
+    fn check(
+        &mut self,
+        verdict: &mut Verdict,
+        check: impl FnOnce(&mut CaseChecks<'_, '_>, &mut Verdict) -> JudgeResult<()>,
+    ) -> JudgeResult<()> {
+        let started = Instant::now();
+        let checked = check(&mut self.checks, verdict);
+        verdict.seconds.check += started.elapsed().as_secs_f64();
+        checked.or_else(|error| {
+            let finding = error.into_finding()?;
+            Err(explain(self.context, self.candidate, finding, verdict)?.into())
+        })
+    }
+
+    /// Runs the inspected builds.
+    fn inspect(&mut self, verdict: &mut Verdict) -> JudgeResult<()> {
+        self.is_inspected = true;
+        let input = self.candidate.inspection(true);
+        let inspection = inspection::inspect(self.context, input, verdict)?;
+        if let Some(finding) = inspection.finding {
+            return Err(finding.into());
+        }
+        if let Some(memory_use) = inspection.memory_use {
+            memory_use.write_to(verdict);
+        }
+        Ok(())
+    }
+
+    /// Runs a part of the timing. After a finding here a candidate is inspected if it was not: a race has a higher precedence.
+    fn time<T>(
+        &mut self,
+        verdict: &mut Verdict,
+        time: impl FnOnce(&mut TimedCases<'_, '_>, &mut CaseChecks<'_, '_>) -> JudgeResult<T>,
+    ) -> JudgeResult<T> {
+        let started = Instant::now();
+        let result = time(&mut self.timed, &mut self.checks);
+        verdict.seconds.measure += started.elapsed().as_secs_f64();
+        let error = match result {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let finding = error.into_finding()?;
+        if !self.is_inspected {
+            self.inspect(verdict)?;
+        }
+        if matches!(finding.status, Status::Inconclusive | Status::Suspicious) {
+            verdict.timing = Some(Timing::Full);
+        }
+        self.timed.write_complete(&mut self.checks)?;
+        Err(JudgeError::Finding(finding))
+    }
+
+    /// Ends the judgement of a candidate that cannot reach the bar.
+    fn dismiss(
+        &mut self,
+        race: &Race,
+        dismissal: Dismissal,
+        verdict: &mut Verdict,
+    ) -> JudgeResult<()> {
+        self.timed
+            .write_dismissed(race, dismissal, &mut self.checks, verdict)?;
+        verdict.not_done = self.checks.not_done();
+        verdict.not_done.extend(self.builds_not_done());
+        verdict.not_done.push(FULL_TIMING.to_owned());
+        Ok(())
+    }
+
+    fn builds_not_done(&self) -> Vec<String> {
+        let builds = self.context.device.builds();
+        let has_inspected_builds = builds.iter().any(|build| *build != Build::Fast);
+        let is_missing = has_inspected_builds && !self.is_inspected;
+        is_missing
+            .then(|| INSPECTED_BUILDS.to_owned())
+            .into_iter()
+            .collect()
+    }
 }
 
 /// Inspects a kernel that failed a check. Returns the finding of the inspection if it has at least the same precedence: it names
 /// the cause. Otherwise returns the original finding.
-pub(super) fn explain(
+fn explain(
     context: &JudgeContext<'_>,
     candidate: &JudgedKernel<'_>,
     finding: Finding,
@@ -92,70 +222,4 @@ pub(super) fn explain(
         Some(cause) if cause.status <= finding.status => cause,
         _ => finding,
     })
-}
-
-/// Times the candidate on all visible cases and writes the results into the verdict.
-pub(super) fn measure_all(
-    context: &JudgeContext<'_>,
-    candidate: &JudgedKernel<'_>,
-    verdict: &mut Verdict,
-) -> JudgeResult<()> {
-    let mut estimates = Vec::new();
-    let mut variances = Vec::new();
-    let mut shares = Vec::new();
-    let cases = candidate.cases.iter().enumerate();
-    for (index, case) in cases.filter(|(_, case)| !case.hidden) {
-        let contest = TimedPair {
-            candidate: candidate.compiled,
-            opponent: None,
-            case,
-        };
-        let seed = derive_seed(candidate.seed, "measure", index);
-        let measured = measure::measure(context, contest, seed)
-            .and_then(|measurement| check_floor(measurement, case));
-        let measurement = match measured {
-            Ok(measurement) => measurement,
-            Err(error) => {
-                let mut finding = error.into_finding()?;
-                finding.case = Some(case.id.clone());
-                verdict.workloads[index].status = finding.status;
-                return Err(finding.into());
-            }
-        };
-        shares.push(measurement.checked_share);
-        if measurement.runs_apart {
-            verdict.notes.push(format!(
-                "workload `{}`: each sample is one launch, because a kernel is faster in a row of its own launches than separate launches explain",
-                case.id
-            ));
-        }
-        verdict.voided_blocks += measurement.voided_blocks;
-        variances.push(measurement.candidate.std / measurement.candidate.median);
-        measurement.write_to(&mut verdict.workloads[index]);
-        estimates.push(measurement.estimate);
-    }
-    verdict.checked_share = Some(shares.iter().sum::<f64>() / shares.len().max(1) as f64);
-    verdict.speedup = measure::combine(&estimates);
-    if verdict.speedup.is_none() {
-        return Err(anyhow::anyhow!("no workload was measured").into());
-    }
-    features::add_timing_features(verdict, &variances);
-    verdict.status = Status::Passed;
-    Ok(())
-}
-
-/// Checks that a time is not below the physical floor.
-fn check_floor(measurement: Measurement, case: &Case) -> JudgeResult<Measurement> {
-    let time = measurement.candidate.median;
-    match measurement.floor {
-        Some(floor) if time < floor.physical_us => {
-            let reason = format!(
-                "workload `{}`: {time:.2} us is below the floor: the device cannot move the data and do the arithmetic in this time",
-                case.id
-            );
-            let finding = Finding::new(Status::Suspicious, reason, Evidence::default());
-            Err(JudgeError::Finding(finding))
-        }
-        _ => Ok(measurement),
-    }
 }

@@ -1,7 +1,7 @@
-//! The kernels of one measurement while they are timed: takes samples and checks the timed outputs.
+//! The kernels of one measurement while they are timed: decides how many runs a sample has, and takes samples.
 //!
-//! If a run is shorter than the clock can time, a sample is many runs, each on its own copy of the data. Outputs are compared
-//! with the oracle's, or with the opponent's if the oracle is slow. Decides nothing about the result; `measure` does.
+//! If a run is shorter than the clock can time, a sample is many runs, each on its own copy of the data. `timed_outputs` checks what
+//! the runs wrote. Decides nothing about the result; `measure` does.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::floor;
 use super::kernel_set::{CopyCounts, KernelSet, Side, TimedPair};
 use super::run_spacing::{RunTimes, Spacing, required_spacing};
 use super::sampling::PairTimes;
+use super::timed_outputs::{CheckedRuns, OutputChecks};
 use crate::base::RandomStream;
 use crate::device::{Cache, LaunchOutcome, Poison};
 use crate::verdict::{Evidence, Status};
@@ -19,10 +20,6 @@ use crate::verdict::{Evidence, Status};
 /// Maximum number of copies of one sample that are compared with the oracle, and roughly the maximum of their bytes.
 const MAX_COMPARED_COPIES: usize = 16;
 const MAX_COMPARED_BYTES: u64 = 32 << 20;
-/// Share of the time that comparing with the oracle may take on a GPU. A kernel cannot predict which pairs are compared.
-const ORACLE_CHECK_SHARE: f64 = 0.4;
-/// Share of the time that comparing the other pairs with the opponent may take.
-const OPPONENT_CHECK_SHARE: f64 = 0.2;
 /// A sample has runs for a kernel that is this much faster than both, if the device's floor allows such a kernel. So no sample is more than
 /// 16 times as long as a sample should be.
 const MIN_PART_OF_TIME: f64 = 1.0 / 16.0;
@@ -32,9 +29,6 @@ const SPACING_SAMPLES: usize = 3;
 const ESTIMATE_RUNS: usize = 3;
 /// Probability of a short sample of the candidate before a pair.
 const SHORT_SAMPLE_PROBABILITY: f64 = 0.06;
-/// An occasional check is made once in this many times, on average.
-const OCCASIONAL: usize = 4;
-
 /// The kernels of one measurement.
 pub(super) struct TimingSession<'s, 'j> {
     context: &'s JudgeContext<'j>,
@@ -46,27 +40,15 @@ pub(super) struct TimingSession<'s, 'j> {
     runs_apart: bool,
     /// Runs of a short sample of the candidate, after which no other copy may be written; `None`: no short samples.
     short_runs: Option<usize>,
-    /// Copies that the oracle computes at once.
-    oracle_copies: usize,
-    /// Whether every pair is compared with the oracle, however long it takes.
-    checks_every_pair: bool,
-    started: Instant,
+    checks: OutputChecks,
     times: StageTimes,
-    /// The candidate's timed runs, and those of them that were compared with the oracle.
-    timed_runs: u64,
-    compared_runs: u64,
 }
 
-/// Time that the stages took so far.
+/// Time that taking samples took so far.
 #[derive(Default)]
 struct StageTimes {
     fill: Duration,
     launch: Duration,
-    /// Comparing with the oracle, including its launches.
-    oracle_check: Duration,
-    oracle_launch: Duration,
-    /// Comparing with the opponent instead.
-    opponent_check: Duration,
 }
 
 impl<'s, 'j> TimingSession<'s, 'j> {
@@ -83,19 +65,15 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             runs: 1,
             runs_apart: false,
             short_runs: None,
-            oracle_copies: 1,
-            checks_every_pair: context.device.lock_file().is_host,
-            started: Instant::now(),
+            checks: OutputChecks::new(context.device.lock_file().is_host, context.options.cache),
             times: StageTimes::default(),
-            timed_runs: 0,
-            compared_runs: 0,
         };
-        if session.checks_every_pair {
+        if session.checks.checks_every_pair() {
             return Ok(session);
         }
         // The opponent decides the number of copies and runs: neither the candidate's scratch nor a short time changes it.
         let bytes = session.kernels.side(Side::Opponent)?.buffer_bytes();
-        let times = session.estimate_times(seed)?;
+        let times = session.estimate_times(seed, bytes)?;
         let shortest = shortest_run(context, contest.case, times);
         let most = context.device.timing_copies(bytes, shortest);
         let copies = match context.options.cache {
@@ -114,10 +92,10 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         }
         let data_bytes = session.kernels.candidate.data_bytes().max(1);
         let max_by_bytes = (MAX_COMPARED_BYTES / data_bytes).clamp(1, MAX_COMPARED_COPIES as u64);
-        session.oracle_copies = copies.min(max_by_bytes as usize);
+        session.checks.oracle_copies = copies.min(max_by_bytes as usize);
         let counts = CopyCounts {
             timed: copies,
-            oracle: session.oracle_copies,
+            oracle: session.checks.oracle_copies,
         };
         // Close the kernels first, to free their memory.
         drop(session.kernels);
@@ -221,26 +199,23 @@ impl<'s, 'j> TimingSession<'s, 'j> {
         self.runs
     }
 
-    /// Share of the candidate's timed runs that were compared with the oracle.
-    pub(super) fn checked_share(&self) -> f64 {
-        self.compared_runs as f64 / self.timed_runs.max(1) as f64
+    pub(super) fn checked_runs(&self) -> CheckedRuns {
+        self.checks.runs()
     }
 
     pub(super) fn log_times(&self, blocks: usize) {
+        let [all, oracle_check, oracle_launch] = self.checks.times();
         tracing::debug!(
-            "{}: {blocks} timing blocks of {} runs in {:?}: filling {:?}, launching {:?}, comparing with the oracle {:?} (its launches {:?})",
+            "{}: {blocks} timing blocks of {} runs in {all:?}: filling {:?}, launching {:?}, comparing with the oracle {oracle_check:?} (its launches {oracle_launch:?})",
             self.contest.case.id,
             self.runs,
-            self.started.elapsed(),
             self.times.fill,
-            self.times.launch,
-            self.times.oracle_check,
-            self.times.oracle_launch
+            self.times.launch
         );
     }
 
     /// The shortest of a few times of each kernel: the candidate's, then the opponent's.
-    fn estimate_times(&mut self, seed: u64) -> JudgeResult<[Duration; 2]> {
+    fn estimate_times(&mut self, seed: u64, bytes: u64) -> JudgeResult<[Duration; 2]> {
         let mut shortest = [Duration::MAX; 2];
         for turn in 0..ESTIMATE_RUNS {
             let seed = derive_seed(seed, "rough", turn);
@@ -250,6 +225,15 @@ impl<'s, 'j> TimingSession<'s, 'j> {
                 .zip(&mut shortest)
             {
                 *shortest = (*shortest).min(self.take_sample(side, seed, poison, 1)?);
+            }
+            // Further launches can only lower the times. If a sample is one run even at half of them, they change nothing.
+            let half = shortest_run(
+                self.context,
+                self.contest.case,
+                shortest.map(|time| time / 2),
+            );
+            if self.context.device.timing_copies(bytes, half) == 1 {
+                break;
             }
         }
         Ok(shortest)
@@ -315,149 +299,12 @@ impl<'s, 'j> TimingSession<'s, 'j> {
             Side::Candidate => (first, second),
             Side::Opponent => (second, first),
         };
-        self.check_pair(seed, poison, stream)?;
+        self.checks
+            .check_pair(&mut self.kernels, seed, poison, stream)?;
         Ok(PairTimes {
             candidate: candidate.as_secs_f64(),
             opponent: opponent.as_secs_f64(),
         })
-    }
-
-    /// Checks the candidate's timed run: guard zones, outputs, and state.
-    fn check_pair(
-        &mut self,
-        seed: u64,
-        poison: Poison,
-        stream: &mut RandomStream,
-    ) -> JudgeResult<()> {
-        let started = Instant::now();
-        let copies = self.kernels.candidate.kernel.launched_copies().to_vec();
-        self.kernels.candidate.check_guards(&[])?;
-        let with_oracle = self.has_time_for_oracle();
-        let checked = if with_oracle {
-            self.compare_with_oracle(seed, poison, &copies, stream)
-        } else {
-            self.compare_with_opponent(&copies, seed)
-        };
-        self.timed_runs += copies.len() as u64;
-        checked.map_err(|error| {
-            error.map_finding(|mut finding| {
-                finding.reason = format!("during timing: {}", finding.reason);
-                finding
-            })
-        })?;
-        if with_oracle {
-            self.times.oracle_check += started.elapsed();
-        } else {
-            self.times.opponent_check += started.elapsed();
-        }
-        self.kernels.candidate.check_state()?;
-        Ok(())
-    }
-
-    /// Whether this pair is compared with the oracle.
-    fn has_time_for_oracle(&self) -> bool {
-        let spent = self.times.oracle_check.as_secs_f64();
-        self.checks_every_pair || spent <= ORACLE_CHECK_SHARE * self.started.elapsed().as_secs_f64()
-    }
-
-    /// The copies of the inputs from which these copies of the outputs were computed.
-    fn input_copies(&self, outputs: &[u32]) -> Vec<u32> {
-        match self.context.options.cache {
-            Cache::Hot if !self.checks_every_pair => vec![0; outputs.len()],
-            _ => outputs.to_vec(),
-        }
-    }
-
-    /// The copies that both kernels ran on.
-    fn shared_copies(&self, copies: &[u32]) -> anyhow::Result<Vec<u32>> {
-        let opponent = self.kernels.side(Side::Opponent)?.kernel.launched_copies();
-        let shared = copies.iter().filter(|copy| opponent.contains(copy));
-        Ok(shared.copied().collect())
-    }
-
-    /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so
-    /// slow that few pairs are compared with it: otherwise most timed runs would be unchecked.
-    fn compare_with_opponent(&self, copies: &[u32], seed: u64) -> JudgeResult<()> {
-        let is_oracle_slow = 2 * self.times.oracle_launch >= self.times.oracle_check;
-        let spent = self.times.opponent_check.as_secs_f64();
-        let limit = OPPONENT_CHECK_SHARE * self.started.elapsed().as_secs_f64();
-        if !is_oracle_slow || spent > limit {
-            return Ok(());
-        }
-        let shared = self.shared_copies(copies)?;
-        if shared.is_empty() {
-            return Ok(());
-        }
-        self.kernels.compare_sides(&shared, seed)
-    }
-
-    /// Compares some copies of the candidate, chosen at random, with the oracle, and the other copies with the opponent.
-    fn compare_with_oracle(
-        &mut self,
-        seed: u64,
-        poison: Poison,
-        copies: &[u32],
-        stream: &mut RandomStream,
-    ) -> JudgeResult<()> {
-        let shared = self.shared_copies(copies)?;
-        let chosen = self.choose_copies(copies, &shared, stream);
-        let inputs = self.input_copies(&chosen);
-        let started = Instant::now();
-        let expected = self.kernels.expected(seed, &inputs)?;
-        self.times.oracle_launch += started.elapsed();
-        self.compared_runs += chosen.len().min(copies.len()) as u64;
-        // The oracle has the same inputs, and only the judge can write to its memory.
-        let untouched = self.kernels.oracle.input_hashes_by_name()?;
-        let candidate = &self.kernels.candidate;
-        candidate.check_inputs_unchanged(&untouched, &inputs)?;
-        self.kernels
-            .compare(Side::Candidate, &expected, &chosen, seed)?;
-        let positions: Vec<usize> = (0..chosen.len())
-            .filter(|position| shared.contains(&chosen[*position]))
-            .collect();
-        // The opponent is known to be correct, so an occasional check is enough.
-        if (self.checks_every_pair || stream.below(OCCASIONAL) == 0) && !positions.is_empty() {
-            let copies: Vec<u32> = positions.iter().map(|position| chosen[*position]).collect();
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|all| all.select_copies(&positions))
-                .collect();
-            let compared = self
-                .kernels
-                .compare(Side::Opponent, &expected, &copies, seed);
-            if let Err(error) = compared {
-                let reason = error.into_finding()?.reason;
-                return Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into());
-            }
-        }
-        if copies.len() <= self.oracle_copies {
-            return Ok(());
-        }
-        // The opponent did not run on all copies. In the others, a whole output cannot hold its poison by chance.
-        if shared.len() < copies.len() {
-            self.kernels.candidate.check_mostly_written(poison)?;
-        }
-        if shared.is_empty() {
-            return Ok(());
-        }
-        self.kernels.compare_sides(&shared, seed)
-    }
-
-    /// Chooses the copies that are compared with the oracle: as many as it computes at once.
-    fn choose_copies(&self, copies: &[u32], shared: &[u32], stream: &mut RandomStream) -> Vec<u32> {
-        let mut chosen = copies.to_vec();
-        stream.shuffle(&mut chosen);
-        // Include a copy that the opponent ran on, so that the opponent is checked too. But if only one copy is compared, do so
-        // only occasionally: otherwise all other copies would never be compared.
-        if let Some(copy) = shared.get(stream.below(shared.len().max(1)))
-            && (self.oracle_copies > 1 || stream.below(OCCASIONAL) == 0)
-        {
-            chosen.retain(|other| other != copy);
-            chosen.insert(0, *copy);
-        }
-        chosen.extend_from_slice(&copies.repeat(self.oracle_copies));
-        chosen.truncate(self.oracle_copies);
-        chosen
     }
 }
 

@@ -1,0 +1,308 @@
+//! Simulated candidates near the bar, judged by the real decisions: how often a look dismisses a candidate that reaches the bar, how soon
+//! it dismisses one that does not, and how often the interval of a dismissed one is right.
+
+use super::*;
+use crate::base::RandomStream;
+use crate::base::statistics::hodges_lehmann;
+use crate::eval::sampling::PairTimes;
+
+/// Simulated candidates of a test. `KFORGE_TEST_CANDIDATES` sets more: the figures in `benches/results/racing.md` are of 100,000.
+fn candidates() -> u64 {
+    let number = std::env::var("KFORGE_TEST_CANDIDATES").ok();
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(2000)
+}
+
+/// What disturbs the times of a simulated machine.
+#[derive(Clone, Copy, Debug)]
+enum Noise {
+    /// 2 % for each sample.
+    Quiet,
+    /// 2 % for each sample, and 3 % that all samples of a process share.
+    Process,
+    /// 5 % for each sample; one sample in ten is interrupted and takes much longer.
+    Interrupted,
+    /// As `Interrupted`, but only the candidate is interrupted.
+    CandidateInterrupted,
+    /// As `Interrupted`, but only the baseline is interrupted.
+    BaselineInterrupted,
+    /// 1 % for each sample of a t distribution with 2 degrees of freedom, which has no variance.
+    HeavyTailed,
+    /// The clock of the machine drifts by 30 %, and the ratio of the kernels by 1 %.
+    Drifting,
+    /// The candidate's samples vary by 6 %, the baseline's by 1 %, or the other way round.
+    UnequalCandidate,
+    UnequalBaseline,
+}
+
+const KINDS: [Noise; 9] = [
+    Noise::Quiet,
+    Noise::Process,
+    Noise::Interrupted,
+    Noise::CandidateInterrupted,
+    Noise::BaselineInterrupted,
+    Noise::HeavyTailed,
+    Noise::Drifting,
+    Noise::UnequalCandidate,
+    Noise::UnequalBaseline,
+];
+
+/// A standard normal draw, by Box and Muller.
+fn normal(stream: &mut RandomStream) -> f64 {
+    (-2.0 * (1.0 - stream.uniform()).ln()).sqrt() * (std::f64::consts::TAU * stream.uniform()).cos()
+}
+
+fn exponential(stream: &mut RandomStream) -> f64 {
+    -(1.0 - stream.uniform()).ln()
+}
+
+/// The samples of one workload on a simulated machine.
+struct Simulation {
+    noise: Noise,
+    log_speedup: f64,
+    stream: RandomStream,
+    samples: Samples,
+    /// Blocks and samples so far.
+    blocks: usize,
+    launches: f64,
+    processes: usize,
+    /// What all samples of a process share: the candidate's and the baseline's.
+    shared: [f64; 2],
+    /// Frequency and phase of a drift.
+    drift: [f64; 2],
+}
+
+impl Simulation {
+    fn new(noise: Noise, log_speedup: f64, mut stream: RandomStream) -> Self {
+        let drift = [0.02 + 0.5 * stream.uniform(), 7.0 * stream.uniform()];
+        Self {
+            noise,
+            log_speedup,
+            stream,
+            samples: Samples::default(),
+            blocks: 0,
+            launches: 0.0,
+            processes: 0,
+            shared: [0.0; 2],
+            drift,
+        }
+    }
+
+    /// Time of one sample, as a factor. `side`: 0 for the candidate, 1 for the baseline.
+    fn sample(&mut self, side: usize) -> f64 {
+        self.launches += 1.0;
+        let [frequency, phase] = self.drift;
+        let stream = &mut self.stream;
+        let interruption = |stream: &mut RandomStream| {
+            if stream.uniform() < 0.1 {
+                exponential(stream)
+            } else {
+                0.0
+            }
+        };
+        let log = match self.noise {
+            Noise::Quiet | Noise::Process => 0.02 * normal(stream),
+            Noise::Interrupted => 0.05 * normal(stream) + interruption(stream),
+            Noise::CandidateInterrupted | Noise::BaselineInterrupted => {
+                let hit = usize::from(matches!(self.noise, Noise::BaselineInterrupted));
+                let more = interruption(stream);
+                0.02 * normal(stream) + if side == hit { more } else { 0.0 }
+            }
+            // Normal / sqrt(exponential): 2 degrees of freedom.
+            Noise::HeavyTailed => 0.01 * normal(stream) / exponential(stream).sqrt(),
+            Noise::Drifting => {
+                let wave = |scale: f64| (scale * frequency * self.launches + phase).sin();
+                let own = if side == 0 { 0.01 * wave(0.5) } else { 0.0 };
+                0.02 * normal(stream) + 0.3 * wave(1.0) + own
+            }
+            Noise::UnequalCandidate | Noise::UnequalBaseline => {
+                let wide = usize::from(matches!(self.noise, Noise::UnequalBaseline));
+                let deviation = if side == wide { 0.06 } else { 0.01 };
+                deviation * normal(stream)
+            }
+        };
+        (log + self.shared[side]).exp()
+    }
+
+    /// Takes samples until there are this many blocks. `per_process`: blocks of a process.
+    fn run_to(&mut self, blocks: usize, per_process: usize) {
+        let first = self.blocks;
+        while self.blocks < blocks {
+            if (self.blocks - first).is_multiple_of(per_process) {
+                self.processes += 1;
+                if matches!(self.noise, Noise::Process) {
+                    self.shared = [0, 1].map(|_| 0.03 * normal(&mut self.stream));
+                }
+            }
+            let speedup = self.log_speedup.exp();
+            let mut pairs = Vec::new();
+            for leader in [0, 1] {
+                let times = [leader, 1 - leader].map(|side| (side, self.sample(side)));
+                let of = |side| times.iter().find(|time| time.0 == side).unwrap().1;
+                pairs.push(PairTimes {
+                    candidate: of(0),
+                    opponent: speedup * of(1),
+                });
+            }
+            self.samples.add_block(&pairs, self.processes, false);
+            self.blocks += 1;
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::of(&self.samples, 0.0)
+    }
+}
+
+/// The log speedup that a full timing finds on a machine with this noise if the kernels are equal.
+fn centre(noise: Noise) -> f64 {
+    let mut machine = Simulation::new(noise, 0.0, RandomStream::new(3, "centre", 0));
+    machine.run_to(600, 2);
+    let mirrored: Vec<f64> = (machine.samples.independent_ratios().iter())
+        .map(|ratios| ratios[0])
+        .collect();
+    match noise {
+        Noise::CandidateInterrupted | Noise::BaselineInterrupted => {
+            hodges_lehmann(&mirrored).unwrap().estimate
+        }
+        _ => 0.0,
+    }
+}
+
+/// Races one candidate as the judge does. Returns how it stands in the end, and the interval if it is dismissed.
+fn race(noise: Noise, workloads: usize, log_speedup: f64, index: u64) -> (Standing, [f64; 2]) {
+    let mut race = Race::new(1.0, workloads);
+    let mut machines: Vec<_> = (0..workloads as u64)
+        .map(|workload| {
+            let stream = RandomStream::new(29 + workload, "racing", index);
+            Simulation::new(noise, log_speedup, stream)
+        })
+        .collect();
+    for machine in &mut machines {
+        machine.run_to(FIRST_LOOK_BLOCKS, 1);
+    }
+    let readings = |machines: &[Simulation]| -> Vec<Reading> {
+        machines.iter().map(Simulation::reading).collect()
+    };
+    let mut standing = race.look(&readings(&machines));
+    for workload in 0..workloads {
+        for blocks in LATER_LOOKS {
+            if standing == Standing::Open {
+                machines[workload].run_to(blocks, 2);
+                standing = race.look(&readings(&machines));
+            }
+        }
+        if standing == Standing::Open {
+            machines[workload].run_to(20, 2);
+        }
+    }
+    let interval = race.interval(&readings(&machines)).unwrap();
+    (standing, [interval.low, interval.high])
+}
+
+/// The share of candidates that are dismissed, and of these the share at the first look.
+fn dismissed(noise: Noise, log_speedup: f64, count: u64) -> [f64; 2] {
+    let centre = centre(noise);
+    let (mut all, mut first) = (0.0, 0.0);
+    for index in 0..count {
+        let workloads = [1, 2, 5][index as usize % 3];
+        let (standing, _) = race(noise, workloads, log_speedup - centre, index);
+        if let Standing::Dismissed(dismissal) = standing {
+            all += 1.0;
+            first += f64::from(u8::from(dismissal.look == 1));
+        }
+    }
+    [all / count as f64, first / f64::max(all, 1.0)]
+}
+
+#[test]
+fn candidates_that_reach_the_bar_are_rarely_dismissed() {
+    let count = candidates();
+    let mut total = 0.0;
+    for noise in KINDS {
+        let [share, _] = dismissed(noise, 0.0, count / KINDS.len() as u64);
+        println!(
+            "{noise:?}: {:.3} % of candidates at the bar are dismissed",
+            share * 100.0
+        );
+        total += share / KINDS.len() as f64;
+        assert!(share < 0.02, "{noise:?}: {share}");
+    }
+    assert!(total < 0.01, "{total}");
+}
+
+#[test]
+fn losers_are_dismissed_soon() {
+    for noise in KINDS {
+        for (speedup, least, least_first) in [(0.8, 0.6, 0.3), (0.5, 0.95, 0.75), (0.03, 1.0, 0.99)]
+        {
+            let [share, first] = dismissed(noise, f64::ln(speedup), candidates() / 20);
+            println!(
+                "{noise:?}, {speedup}: {share:.3} dismissed, {first:.3} of them at the first look"
+            );
+            assert!(
+                share >= least && first >= least_first,
+                "{noise:?}, {speedup}: {share}, {first}"
+            );
+        }
+    }
+}
+
+#[test]
+fn interval_of_a_dismissed_candidate_contains_its_speedup() {
+    for noise in KINDS {
+        let centre = centre(noise);
+        let (mut dismissed, mut right) = (0.0, 0.0);
+        for index in 0..candidates() / 10 {
+            let workloads = [1, 2, 5][index as usize % 3];
+            let speedup = f64::ln(0.7);
+            let (standing, [low, high]) = race(noise, workloads, speedup - centre, 7000 + index);
+            if standing != Standing::Open {
+                dismissed += 1.0;
+                right += f64::from(u8::from(low <= speedup && speedup <= high));
+            }
+        }
+        println!(
+            "{noise:?}: {:.3} of {dismissed} intervals",
+            right / dismissed
+        );
+        assert!(
+            right / dismissed >= 0.95,
+            "{noise:?}: {right} of {dismissed}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_decided_from_too_little() {
+    let mut lone = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(1, "lone", 0));
+    lone.run_to(1, 1);
+    let mut race = Race::new(1.0, 1);
+    assert_eq!(race.look(&[lone.reading()]), Standing::Open);
+    assert_eq!(race.interval(&[lone.reading()]), None);
+    assert_eq!(Race::new(1.0, 0).look(&[]), Standing::Open);
+    // A workload of which nothing is known leaves everything open.
+    let mut known = Simulation::new(Noise::Quiet, -9.0, RandomStream::new(2, "known", 0));
+    known.run_to(4, 1);
+    assert_eq!(
+        race.look(&[known.reading(), lone.reading()]),
+        Standing::Open
+    );
+}
+
+#[test]
+fn all_looks_spend_the_whole_probability() {
+    for workloads in [1, 2, 7] {
+        let mut race = Race::new(1.0, workloads);
+        let mut spent = 0.0;
+        for _ in 0..race.looks {
+            race.look += 1;
+            spent += race.share();
+        }
+        assert!(
+            (spent - 1.0).abs() < 1e-12,
+            "{workloads} workloads: {spent}"
+        );
+    }
+}

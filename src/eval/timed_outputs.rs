@@ -1,0 +1,227 @@
+//! Checks the outputs of timed launches: guard zones, outputs, inputs and state of the candidate, after every pair.
+//!
+//! Outputs are compared with the oracle's, or with the opponent's if the oracle is slow. Takes no samples: `timing_session` does.
+
+use std::time::{Duration, Instant};
+
+use super::finding::JudgeResult;
+use super::kernel_set::{KernelSet, Side};
+use crate::base::RandomStream;
+use crate::device::{Cache, Poison};
+
+/// Share of the time that comparing with the oracle may take on a GPU. A kernel cannot predict which pairs are compared.
+const ORACLE_CHECK_SHARE: f64 = 0.4;
+/// Share of the time that comparing the other pairs with the opponent may take.
+const OPPONENT_CHECK_SHARE: f64 = 0.2;
+/// An occasional check is made once in this many times, on average.
+const OCCASIONAL: usize = 4;
+
+/// The candidate's timed runs, and those of them that were compared with the oracle.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CheckedRuns {
+    timed: u64,
+    compared: u64,
+}
+
+impl CheckedRuns {
+    pub(super) fn add(&mut self, other: Self) {
+        self.timed += other.timed;
+        self.compared += other.compared;
+    }
+
+    /// Share of the timed runs that were compared.
+    pub(super) fn share(self) -> f64 {
+        self.compared as f64 / self.timed.max(1) as f64
+    }
+}
+
+/// The checks of one timing session.
+pub(super) struct OutputChecks {
+    /// Copies that the oracle computes at once.
+    pub(super) oracle_copies: usize,
+    /// Whether every pair is compared with the oracle, however long it takes.
+    checks_every_pair: bool,
+    cache: Cache,
+    started: Instant,
+    /// Time of comparing with the oracle, including its launches.
+    oracle_check: Duration,
+    oracle_launch: Duration,
+    /// Time of comparing with the opponent instead.
+    opponent_check: Duration,
+    runs: CheckedRuns,
+}
+
+impl OutputChecks {
+    /// For a session with one copy of the data.
+    pub(super) fn new(checks_every_pair: bool, cache: Cache) -> Self {
+        Self {
+            oracle_copies: 1,
+            checks_every_pair,
+            cache,
+            started: Instant::now(),
+            oracle_check: Duration::ZERO,
+            oracle_launch: Duration::ZERO,
+            opponent_check: Duration::ZERO,
+            runs: CheckedRuns::default(),
+        }
+    }
+
+    pub(super) fn checks_every_pair(&self) -> bool {
+        self.checks_every_pair
+    }
+
+    pub(super) fn runs(&self) -> CheckedRuns {
+        self.runs
+    }
+
+    /// Time since the session was opened, of comparing with the oracle, and of the oracle's launches.
+    pub(super) fn times(&self) -> [Duration; 3] {
+        [
+            self.started.elapsed(),
+            self.oracle_check,
+            self.oracle_launch,
+        ]
+    }
+
+    /// Checks the candidate's timed run: guard zones, outputs, and state.
+    pub(super) fn check_pair(
+        &mut self,
+        kernels: &mut KernelSet,
+        seed: u64,
+        poison: Poison,
+        stream: &mut RandomStream,
+    ) -> JudgeResult<()> {
+        let started = Instant::now();
+        let copies = kernels.candidate.kernel.launched_copies().to_vec();
+        kernels.candidate.check_guards(&[])?;
+        let with_oracle = self.has_time_for_oracle();
+        let checked = if with_oracle {
+            self.compare_with_oracle(kernels, seed, poison, &copies, stream)
+        } else {
+            self.compare_with_opponent(kernels, &copies, seed)
+        };
+        self.runs.timed += copies.len() as u64;
+        checked.map_err(|error| {
+            error.map_finding(|mut finding| {
+                finding.reason = format!("during timing: {}", finding.reason);
+                finding
+            })
+        })?;
+        if with_oracle {
+            self.oracle_check += started.elapsed();
+        } else {
+            self.opponent_check += started.elapsed();
+        }
+        kernels.candidate.check_state()?;
+        Ok(())
+    }
+
+    /// Whether this pair is compared with the oracle.
+    fn has_time_for_oracle(&self) -> bool {
+        let spent = self.oracle_check.as_secs_f64();
+        self.checks_every_pair || spent <= ORACLE_CHECK_SHARE * self.started.elapsed().as_secs_f64()
+    }
+
+    /// The copies of the inputs from which these copies of the outputs were computed.
+    fn input_copies(&self, outputs: &[u32]) -> Vec<u32> {
+        match self.cache {
+            Cache::Hot if !self.checks_every_pair => vec![0; outputs.len()],
+            _ => outputs.to_vec(),
+        }
+    }
+
+    /// Compares the candidate's outputs with the opponent's, which is correct and had the same inputs. Only if the oracle is so
+    /// slow that few pairs are compared with it: otherwise most timed runs would be unchecked.
+    fn compare_with_opponent(
+        &self,
+        kernels: &KernelSet,
+        copies: &[u32],
+        seed: u64,
+    ) -> JudgeResult<()> {
+        let is_oracle_slow = 2 * self.oracle_launch >= self.oracle_check;
+        let spent = self.opponent_check.as_secs_f64();
+        let limit = OPPONENT_CHECK_SHARE * self.started.elapsed().as_secs_f64();
+        if !is_oracle_slow || spent > limit {
+            return Ok(());
+        }
+        let shared = shared_copies(kernels, copies)?;
+        if shared.is_empty() {
+            return Ok(());
+        }
+        kernels.compare_sides(&shared, seed)
+    }
+
+    /// Compares some copies of the candidate, chosen at random, with the oracle, and the other copies with the opponent.
+    fn compare_with_oracle(
+        &mut self,
+        kernels: &mut KernelSet,
+        seed: u64,
+        poison: Poison,
+        copies: &[u32],
+        stream: &mut RandomStream,
+    ) -> JudgeResult<()> {
+        let shared = shared_copies(kernels, copies)?;
+        let chosen = self.choose_copies(copies, &shared, stream);
+        let inputs = self.input_copies(&chosen);
+        let started = Instant::now();
+        let expected = kernels.expected(seed, &inputs)?;
+        self.oracle_launch += started.elapsed();
+        self.runs.compared += chosen.len().min(copies.len()) as u64;
+        // The oracle has the same inputs, and only the judge can write to its memory.
+        let untouched = kernels.oracle.input_hashes_by_name()?;
+        let candidate = &kernels.candidate;
+        candidate.check_inputs_unchanged(&untouched, &inputs)?;
+        kernels.compare(Side::Candidate, &expected, &chosen, seed)?;
+        let positions: Vec<usize> = (0..chosen.len())
+            .filter(|position| shared.contains(&chosen[*position]))
+            .collect();
+        // The opponent is known to be correct, so an occasional check is enough.
+        if (self.checks_every_pair || stream.below(OCCASIONAL) == 0) && !positions.is_empty() {
+            let copies: Vec<u32> = positions.iter().map(|position| chosen[*position]).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|all| all.select_copies(&positions))
+                .collect();
+            let compared = kernels.compare(Side::Opponent, &expected, &copies, seed);
+            if let Err(error) = compared {
+                let reason = error.into_finding()?.reason;
+                return Err(anyhow::anyhow!("the baseline failed during timing: {reason}").into());
+            }
+        }
+        if copies.len() <= self.oracle_copies {
+            return Ok(());
+        }
+        // The opponent did not run on all copies. In the others, a whole output cannot hold its poison by chance.
+        if shared.len() < copies.len() {
+            kernels.candidate.check_mostly_written(poison)?;
+        }
+        if shared.is_empty() {
+            return Ok(());
+        }
+        kernels.compare_sides(&shared, seed)
+    }
+
+    /// Chooses the copies that are compared with the oracle: as many as it computes at once.
+    fn choose_copies(&self, copies: &[u32], shared: &[u32], stream: &mut RandomStream) -> Vec<u32> {
+        let mut chosen = copies.to_vec();
+        stream.shuffle(&mut chosen);
+        // Include a copy that the opponent ran on, so that the opponent is checked too. But if only one copy is compared, do so
+        // only occasionally: otherwise all other copies would never be compared.
+        if let Some(copy) = shared.get(stream.below(shared.len().max(1)))
+            && (self.oracle_copies > 1 || stream.below(OCCASIONAL) == 0)
+        {
+            chosen.retain(|other| other != copy);
+            chosen.insert(0, *copy);
+        }
+        chosen.extend_from_slice(&copies.repeat(self.oracle_copies));
+        chosen.truncate(self.oracle_copies);
+        chosen
+    }
+}
+
+/// The copies that both kernels ran on.
+fn shared_copies(kernels: &KernelSet, copies: &[u32]) -> anyhow::Result<Vec<u32>> {
+    let opponent = kernels.side(Side::Opponent)?.kernel.launched_copies();
+    let shared = copies.iter().filter(|copy| opponent.contains(copy));
+    Ok(shared.copied().collect())
+}
