@@ -3,8 +3,6 @@
 //! Header, compilation, CPU screen, checks, inspection, timing: the first finding ends a judgement. Also runs duels and the
 //! self-test. The stages themselves are in `context`, `screen`, `stages` and `inspection`.
 
-use std::time::Instant;
-
 use indexmap::IndexMap;
 
 use super::case::derive_seed;
@@ -18,6 +16,7 @@ use super::inspection;
 use super::kernel_set::TimedPair;
 use super::measure;
 use super::screen::CpuScreen;
+use super::stage_times::Phase;
 use super::stages::{self, JudgedKernel};
 use crate::base::{Digest, Failure, random};
 use crate::device::{Build, Cache, Device};
@@ -104,7 +103,8 @@ impl<'a> Judge<'a> {
     }
 
     /// Sets the screen that kernels must pass first.
-    pub(crate) fn set_screen(&mut self, screen: CpuScreen<'a>) {
+    pub(crate) fn set_screen(&mut self, mut screen: CpuScreen<'a>) {
+        screen.set_times(self.context.times.clone());
         self.screen = Some(Box::new(screen));
     }
 
@@ -133,6 +133,8 @@ impl<'a> Judge<'a> {
         };
         let seed = seed.unwrap_or_else(random::fresh_seed);
         let mut verdict = blank_verdict(&self.context, name, seed);
+        let times = self.context.times.clone();
+        times.clear();
         if let Err(error) = self.judge_stages(source, coverage, &mut verdict) {
             let finding = error.into_finding()?;
             verdict.status = finding.status;
@@ -143,6 +145,7 @@ impl<'a> Judge<'a> {
             evidence.workload = evidence.workload.or(finding.case);
             verdict.evidence = Some(evidence);
         }
+        times.write_to(&mut verdict.seconds);
         Ok(verdict)
     }
 
@@ -227,7 +230,6 @@ impl<'a> Judge<'a> {
         })?;
         context.prepare_references(&cases)?;
         let compiled = context.compile(kernel, &cases)?;
-        verdict.seconds.compile = compiled.seconds;
         if let Some(program) = compiled.programs.values().next() {
             verdict.resources = program.resources.clone();
         }
@@ -236,6 +238,7 @@ impl<'a> Judge<'a> {
             verdict.features.extend(program.features.clone());
         }
         if let Some(screen) = &mut self.screen {
+            let _phase = self.context.times.phase(Phase::Screen);
             screen.run(&compiled, seed, verdict)?;
         }
         let candidate = JudgedKernel {
@@ -244,9 +247,7 @@ impl<'a> Judge<'a> {
             seed,
         };
         let context = &self.context;
-        let started = Instant::now();
         let checked = stages::check_all(context, &candidate, verdict);
-        verdict.seconds.check = started.elapsed().as_secs_f64();
         if let Err(error) = checked {
             return Err(match error.into_finding() {
                 Ok(finding) => stages::explain(context, &candidate, finding, verdict)?.into(),
@@ -262,10 +263,7 @@ impl<'a> Judge<'a> {
         if let Some(memory_use) = inspection.memory_use {
             memory_use.write_to(verdict);
         }
-        let started = Instant::now();
-        let measured = stages::measure_all(context, &candidate, verdict);
-        verdict.seconds.measure = started.elapsed().as_secs_f64();
-        measured
+        stages::measure_all(context, &candidate, verdict)
     }
 }
 

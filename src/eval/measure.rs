@@ -13,6 +13,7 @@ use super::finding::{Finding, JudgeResult};
 use super::floor::cold_floor;
 use super::kernel_set::{Side, TimedPair};
 use super::sampling::{Samples, SamplingEnd, max_half_width};
+use super::stage_times::Phase;
 use super::timing_session::TimingSession;
 use crate::base::RandomStream;
 use crate::base::statistics::{self, Estimate};
@@ -79,6 +80,7 @@ pub(super) fn measure(
     contest: TimedPair<'_>,
     seed: u64,
 ) -> JudgeResult<Measurement> {
+    let _phase = context.times.phase(Phase::Timing);
     let _lock = context.timing_lock.exclusive()?;
     let mut stream = RandomStream::new(seed, "order", 0);
     let started = Instant::now();

@@ -11,6 +11,7 @@ use super::finding::{Finding, JudgeError, JudgeResult};
 use super::inspection::{self, InspectionInput};
 use super::kernel_set::TimedPair;
 use super::measure::{self, Measurement};
+use super::stage_times::Phase;
 use crate::verdict::{Evidence, Status, Verdict};
 
 /// A candidate in the middle of its judgement.
@@ -38,6 +39,7 @@ pub(super) fn check_all(
     candidate: &JudgedKernel<'_>,
     verdict: &mut Verdict,
 ) -> JudgeResult<()> {
+    let _phase = context.times.phase(Phase::Check);
     let _lock = context.timing_lock.shared()?;
     let mut hidden = RowOfCases::new(context, candidate.compiled);
     for (index, case) in candidate.cases.iter().enumerate() {
